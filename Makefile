@@ -1,0 +1,94 @@
+# keysmith. `make help` lists what can be made.
+#
+# The crate is built with plain cargo; cargo-pgrx works too, and is not needed.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+export PG_CONFIG
+
+# The pg_config to build against, found when it is first needed: setup may have to
+# install it.
+pg_config = $(shell source scripts/common.sh; find_pg_config)
+pg_major  = $(shell source scripts/common.sh; major "$(pg_config)")
+
+BUILD  = $(or $(CARGO_TARGET_DIR),target)/release
+VENV   = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/venv
+SCRIPT = sql/keysmith--$(shell sed -nE "s/^default_version = '(.*)'/\1/p" keysmith.control).sql
+cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build script check-script install uninstall demo stop psql \
+        test test-core test-server installcheck lint bench bench-instructions clean
+
+help: ## list what can be made
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+setup: ## install missing packages (Debian, Ubuntu)
+	@scripts/setup.sh
+
+build: setup ## build the library
+	$(call cargo,build) --workspace
+
+script: build ## write the install script from the library
+	$(BUILD)/keysmith-schema $(BUILD)/libkeysmith.so keysmith.control $(SCRIPT)
+
+check-script: build
+	@$(BUILD)/keysmith-schema $(BUILD)/libkeysmith.so keysmith.control $(BUILD)/script.sql
+	@diff -u $(SCRIPT) $(BUILD)/script.sql || \
+	    { echo "$(SCRIPT) is stale: run make script, and commit it" >&2; exit 1; }
+
+# A library that a server has open is replaced, not overwritten.
+install: build ## install into PG_CONFIG's PostgreSQL
+	@lib=$(DESTDIR)$$($(pg_config) --pkglibdir) && ext=$(DESTDIR)$$($(pg_config) --sharedir)/extension && \
+	source scripts/common.sh && run() { if [ -w "$$1" ] || [ -n "$(DESTDIR)" ]; then "$${@:2}"; else as_root "$${@:2}"; fi; } && \
+	mkdir -p "$$lib" "$$ext" 2>/dev/null || true; \
+	run "$$lib" install -m 755 $(BUILD)/libkeysmith.so "$$lib/keysmith.so.new" && \
+	run "$$lib" mv "$$lib/keysmith.so.new" "$$lib/keysmith.so" && \
+	run "$$ext" install -m 644 keysmith.control sql/keysmith--*.sql "$$ext/" && \
+	echo "installed into $$lib and $$ext"
+
+uninstall: ## remove from PG_CONFIG's PostgreSQL
+	@source scripts/common.sh && \
+	as_root rm -f "$$($(pg_config) --pkglibdir)/keysmith.so" "$$($(pg_config) --sharedir)/extension/keysmith"{.control,--*.sql}
+
+demo: install ## show the main job on a private cluster
+	@scripts/demo.sh
+
+stop: ## end the demo's cluster
+	@scripts/cluster.sh stop
+
+psql: ## connect to the demo's cluster
+	@$$($(pg_config) --bindir)/psql $$(scripts/cluster.sh where) demo
+
+test: test-core test-server ## run every test
+
+test-core: setup ## test the rules that need no server
+	$(CARGO) test --release -p keysmith-core
+
+test-server: install check-script $(VENV)/done
+	PG_CONFIG=$(pg_config) $(VENV)/bin/pytest tests
+
+$(VENV)/done: tests/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet -r $<
+	touch $@
+
+# As for every extension: against the running server that PGHOST and its kin name.
+installcheck: ## run the regression suites against a running server
+	pg_test/run $(pg_config)
+
+lint: setup ## check formatting and lints
+	$(CARGO) fmt --all --check
+	$(call cargo,clippy) --workspace --all-targets -- -D warnings
+
+bench: install $(VENV)/done ## measure throughput
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/throughput.py
+
+bench-instructions: install $(VENV)/done ## count instructions per call
+	@scripts/setup.sh valgrind
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/instructions.py
+
+clean: stop ## remove what was built, and the demo's cluster
+	@[ ! -L target/cluster ] || rm -rf "$$(readlink -f target/cluster)"
+	rm -rf target pg_test/results pg_test/output_iso
+	[ -z "$(CARGO_TARGET_DIR)" ] || $(CARGO) clean

@@ -1,0 +1,109 @@
+//! What is kept of a key in its stead.
+//!
+//! The *key digest* is the plain SHA-256 of the whole key: what other systems
+//! store, and what a caller who hashes on its own side hands in. What we *store*
+//! is a digest of that digest, so that a stolen table, or a key digest seen in a
+//! log, opens nothing: neither is what the other door takes.
+
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256};
+
+/// Length of every digest here.
+pub const DIGEST_LEN: usize = 32;
+
+/// Sets our outer hash apart from every other use of SHA-256.
+const DOMAIN: &[u8; 16] = b"keysmith.key.v1\0";
+
+/// The SHA-256 of a whole key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct KeyDigest(pub [u8; DIGEST_LEN]);
+
+impl KeyDigest {
+    #[inline]
+    pub fn of(key: &[u8]) -> Self {
+        KeyDigest(Sha256::digest(key).into())
+    }
+
+    /// A digest that was computed elsewhere.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(KeyDigest)
+    }
+
+    /// What is stored where no pepper is configured (generation 0).
+    #[inline]
+    pub fn stored(&self) -> [u8; DIGEST_LEN] {
+        Sha256::new().chain_update(DOMAIN).chain_update(self.0).finalize().into()
+    }
+
+    /// What is stored under a pepper: useless without it.
+    #[inline]
+    pub fn stored_with(&self, pepper: &PepperKey) -> [u8; DIGEST_LEN] {
+        pepper.0.clone().chain_update(self.0).finalize().into_bytes().into()
+    }
+}
+
+/// A pepper made ready for use: its HMAC state, computed once.
+#[derive(Clone)]
+pub struct PepperKey(Hmac<Sha256>);
+
+impl PepperKey {
+    pub fn new(pepper: &[u8]) -> Self {
+        // HMAC takes a key of any length, so this has no error to report.
+        let keyed = <Hmac<Sha256> as Mac>::new_from_slice(pepper);
+        PepperKey(keyed.unwrap_or_else(|_| unreachable!("HMAC keys have no bad length")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    // Digests outlive releases: these values are what databases hold.
+    #[test]
+    fn the_stored_forms_are_stable() {
+        let digest = KeyDigest::of(b"abc");
+        assert_eq!(
+            hex(&digest.0),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        // sha256("keysmith.key.v1" || NUL || sha256("abc")), computed elsewhere.
+        assert_eq!(
+            hex(&digest.stored()),
+            "49ab69f53ada54628796389e5a2c22fab331f6e6c5fef674c3317f7c8c977954"
+        );
+    }
+
+    #[test]
+    fn hmac_is_the_standard_one() {
+        // RFC 4231, test case 6: a key longer than one block.
+        let key = PepperKey::new(&[0xaa; 131]);
+        let mac: [u8; 32] = key
+            .0
+            .clone()
+            .chain_update(b"Test Using Larger Than Block-Size Key - Hash Key First")
+            .finalize()
+            .into_bytes()
+            .into();
+        assert_eq!(hex(&mac), "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+    }
+
+    #[test]
+    fn each_pepper_stores_another_digest() {
+        let digest = KeyDigest::of(b"abc");
+        let one = digest.stored_with(&PepperKey::new(&[1; 32]));
+        let two = digest.stored_with(&PepperKey::new(&[2; 32]));
+        assert_ne!(one, two);
+        assert_ne!(one, digest.stored());
+    }
+
+    #[test]
+    fn only_32_bytes_are_a_digest() {
+        assert!(KeyDigest::from_slice(&[0; 31]).is_none());
+        assert!(KeyDigest::from_slice(&[0; 33]).is_none());
+        assert!(KeyDigest::from_slice(&[0; 32]).is_some());
+    }
+}

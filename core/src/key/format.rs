@@ -1,0 +1,139 @@
+//! The written form of a key: `prefix + 43 base62 characters + checksum`.
+//!
+//! The checksum is the CRC-32 of all before it, as six base62 digits. It lets a
+//! typo be refused before any lookup, and lets secret scanners match keys without
+//! false alarms. The prefix ends in `_`, which no base62 text contains, so the
+//! last `_` always divides prefix and body.
+
+/// Base62 digits in ascending order of their ASCII codes.
+pub const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// Characters of secret: 43 × log2(62) = 256 bits.
+pub const SECRET_LEN: usize = 43;
+/// Characters of checksum: 62^6 > 2^32.
+pub const CHECKSUM_LEN: usize = 6;
+/// What follows the prefix.
+pub const BODY_LEN: usize = SECRET_LEN + CHECKSUM_LEN;
+/// The longest prefix, its closing `_` included.
+pub const MAX_PREFIX_LEN: usize = 32;
+
+/// A key taken apart. Borrows from the key it was parsed from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Parts<'a> {
+    pub prefix: &'a str,
+    pub secret: &'a str,
+    pub checksum: &'a str,
+}
+
+/// Takes a key apart if it is one that could have been minted: a well-formed
+/// prefix, a base62 body of the right length and the checksum of both.
+pub fn parse(key: &[u8]) -> Option<Parts<'_>> {
+    let (covered, checksum) = split_checksum(key)?;
+    if checksum_of(covered) != *checksum {
+        return None;
+    }
+    // All bytes were found to be ASCII, so this cannot fail.
+    let key = core::str::from_utf8(key).ok()?;
+    let (prefix, body) = key.split_at(key.len() - BODY_LEN);
+    let (secret, checksum) = body.split_at(SECRET_LEN);
+    Some(Parts { prefix, secret, checksum })
+}
+
+/// Whether `parse` would take the key apart, without doing so.
+#[inline]
+pub fn is_well_formed(key: &[u8]) -> bool {
+    split_checksum(key).is_some_and(|(covered, checksum)| checksum_of(covered) == *checksum)
+}
+
+/// Splits a key of the right shape into what the checksum covers and the checksum.
+#[inline]
+fn split_checksum(key: &[u8]) -> Option<(&[u8], &[u8; CHECKSUM_LEN])> {
+    let prefix_len = key.len().checked_sub(BODY_LEN)?;
+    if !is_prefix(&key[..prefix_len]) || !key[prefix_len..].iter().all(|&b| is_base62(b)) {
+        return None;
+    }
+    key.split_last_chunk::<CHECKSUM_LEN>()
+}
+
+/// `[a-z0-9_]`, at most 32, ending in `_` and with something before it.
+pub fn is_prefix(prefix: &[u8]) -> bool {
+    (2..=MAX_PREFIX_LEN).contains(&prefix.len())
+        && prefix.ends_with(b"_")
+        && prefix.iter().all(|&b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
+#[inline]
+fn is_base62(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+}
+
+/// The checksum that belongs after `covered` (prefix and secret).
+pub fn checksum_of(covered: &[u8]) -> [u8; CHECKSUM_LEN] {
+    let mut rest = crc32fast::hash(covered);
+    let mut digits = [b'0'; CHECKSUM_LEN];
+    for digit in digits.iter_mut().rev() {
+        *digit = ALPHABET[(rest % 62) as usize];
+        rest /= 62;
+    }
+    digits
+}
+
+/// How many characters of the secret a displayed prefix shows.
+const SHOWN_OF_SECRET: usize = 5;
+/// How many closing characters of the key a snippet shows.
+const SHOWN_OF_END: usize = 4;
+
+/// What may be displayed of a key to tell it from its siblings: `sk_live_4fK9q`.
+pub fn display_prefix(parts: Parts<'_>) -> String {
+    format!("{}{}", parts.prefix, &parts.secret[..SHOWN_OF_SECRET])
+}
+
+/// The other usual way to display a key: `sk_live_...9f8a`.
+pub fn display_snippet(parts: Parts<'_>) -> String {
+    format!("{}...{}", parts.prefix, &parts.checksum[CHECKSUM_LEN - SHOWN_OF_END..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "sk_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg";
+
+    fn with_checksum(covered: &str) -> String {
+        let checksum = checksum_of(covered.as_bytes());
+        format!("{covered}{}", core::str::from_utf8(&checksum).unwrap())
+    }
+
+    #[test]
+    fn the_format_is_stable() {
+        // Minted keys outlive releases: this exact key must parse forever.
+        let key = with_checksum(KEY);
+        assert_eq!(key, "sk_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg2LOcWk");
+        let parts = parse(key.as_bytes()).unwrap();
+        assert_eq!(parts.prefix, "sk_live_");
+        assert_eq!(parts.secret.len(), SECRET_LEN);
+        assert_eq!(display_prefix(parts), "sk_live_01234");
+        assert_eq!(display_snippet(parts), "sk_live_...OcWk");
+    }
+
+    #[test]
+    fn prefixes_are_bounded() {
+        assert!(is_prefix(b"a_"));
+        assert!(is_prefix(b"a__"));
+        assert!(is_prefix(format!("{}_", "x".repeat(31)).as_bytes()));
+        for bad in ["", "_", "a", "A_", "a-_", "é_", "a_b", &format!("{}_", "x".repeat(32))] {
+            assert!(!is_prefix(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_parses() {
+        let no_prefix = with_checksum(&"0".repeat(SECRET_LEN));
+        let bad_secret = with_checksum(&format!("sk_{}", "-".repeat(SECRET_LEN)));
+        for bad in ["", "_", "sk_live_", KEY, &no_prefix, &bad_secret, "é", "\u{0}"] {
+            assert!(parse(bad.as_bytes()).is_none(), "{bad}");
+            assert!(!is_well_formed(bad.as_bytes()), "{bad}");
+        }
+        assert!(parse(&[0xff; 57]).is_none());
+    }
+}

@@ -1,0 +1,9 @@
+//! keysmith's rules, free of PostgreSQL.
+//!
+//! What a key looks like, what is stored of it, and who may do what with it are
+//! decided here, on borrowed bytes and without I/O (minting alone asks the
+//! operating system for entropy). The extension crate feeds these rules from its
+//! tables; tests feed them without a server, in seconds.
+
+pub mod key;
+pub mod policy;

@@ -1,0 +1,102 @@
+//! The networks a key may be used from.
+
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// Most networks a key may list.
+pub const MAX_NETWORKS: usize = 1000;
+
+/// A list of networks, wherever it is kept.
+pub trait Allowlist {
+    fn admits(&self, address: IpAddr) -> bool;
+}
+
+impl Allowlist for [IpNet] {
+    fn admits(&self, address: IpAddr) -> bool {
+        self.iter().any(|network| contains(*network, address))
+    }
+}
+
+/// Whether an address lies in a network. An IPv4 address is the same whether it
+/// is written as such or mapped into IPv6 (`::ffff:203.0.113.7`), on either side.
+#[inline]
+pub fn contains(network: IpNet, address: IpAddr) -> bool {
+    unmapped(network).contains(&address.to_canonical())
+}
+
+/// The IPv4 network that an IPv4-mapped IPv6 network stands for.
+#[inline]
+fn unmapped(network: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    if let IpNet::V6(v6) = network
+        && let Some(v4) = v6.addr().to_ipv4_mapped()
+        && let Some(bits) = v6.prefix_len().checked_sub(MAPPED_BITS)
+        && let Ok(v4) = ipnet::Ipv4Net::new(v4, bits)
+    {
+        return IpNet::V4(v4);
+    }
+    network
+}
+
+/// Reads one network. The error says what would be accepted.
+pub fn parse(text: &str) -> Result<IpNet, String> {
+    let network = match text.parse::<IpNet>() {
+        Ok(network) => network,
+        Err(_) => match text.parse::<IpAddr>() {
+            Ok(address) => IpNet::from(address),
+            Err(_) => {
+                return Err("must be networks such as 203.0.113.0/24 or 2001:db8::/32".into());
+            }
+        },
+    };
+    if network.addr() != network.network() {
+        return Err(format!("has a network with host bits set; write {}", network.trunc()));
+    }
+    Ok(network)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admits(network: &str, address: &str) -> bool {
+        [parse(network).unwrap()].as_slice().admits(address.parse().unwrap())
+    }
+
+    #[test]
+    fn edges_of_networks() {
+        for (network, address, expected) in [
+            ("203.0.113.0/24", "203.0.113.0", true),
+            ("203.0.113.0/24", "203.0.113.255", true),
+            ("203.0.113.0/24", "203.0.112.255", false),
+            ("203.0.113.0/24", "203.0.114.0", false),
+            ("0.0.0.0/0", "255.255.255.255", true),
+            ("0.0.0.0/0", "::1", false),
+            ("::/0", "203.0.113.7", false),
+            ("203.0.113.7", "203.0.113.7", true),
+            ("203.0.113.7/32", "203.0.113.8", false),
+            ("2001:db8::/32", "2001:db8:ffff::1", true),
+            ("2001:db8::/32", "2001:db9::", false),
+            ("2001:db8::1/128", "2001:db8::1", true),
+        ] {
+            assert_eq!(admits(network, address), expected, "{network} ~ {address}");
+        }
+    }
+
+    #[test]
+    fn mapped_addresses_are_their_ipv4_selves() {
+        assert!(admits("203.0.113.0/24", "::ffff:203.0.113.9"));
+        assert!(!admits("203.0.113.0/24", "::ffff:203.0.114.9"));
+        assert!(admits("::ffff:203.0.113.0/120", "203.0.113.9"));
+        assert!(!admits("::ffff:203.0.113.0/120", "203.0.114.9"));
+    }
+
+    #[test]
+    fn host_bits_are_corrected_in_the_message() {
+        assert!(parse("203.0.113.7/24").unwrap_err().ends_with("write 203.0.113.0/24"));
+        assert!(parse("2001:db8::1/32").unwrap_err().ends_with("write 2001:db8::/32"));
+        for bad in ["", "x", "203.0.113.0/33", "203.0.113", "203.0.113.0/", "::/129", "1.2.3.4/ 8"] {
+            assert!(parse(bad).unwrap_err().starts_with("must be"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The names users give to things, and what they may look like.
+
+/// Environments and keyspaces: short, lower-case, fit for prefixes and channels.
+pub fn is_identifier(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes[0].is_ascii_lowercase()
+        && bytes.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+}
+
+pub const IDENTIFIER_RULE: &str =
+    "must have 1 to 63 characters of a-z, 0-9, _ and -, the first of them a letter";
+
+/// Tenants, members, roles, plans: any printable text of reasonable length.
+pub fn is_name(name: &str) -> bool {
+    let length = name.chars().count();
+    (1..=200).contains(&length)
+        && !name.chars().any(char::is_control)
+        && !name.starts_with(char::is_whitespace)
+        && !name.ends_with(char::is_whitespace)
+}
+
+pub const NAME_RULE: &str =
+    "must have 1 to 200 characters, no control characters and no space at either end";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers() {
+        for good in ["a", "default", "rimp-2", "a_b", &"x".repeat(63)] {
+            assert!(is_identifier(good), "{good}");
+        }
+        for bad in ["", "A", "1a", "_a", "a b", "é", "a\u{0}", &"x".repeat(64)] {
+            assert!(!is_identifier(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for good in ["a", "Acme, Inc.", "ünïcode ✓", "'; DROP TABLE", &"é".repeat(200)] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", " a", "a ", "a\nb", "a\u{0}b", "\u{7f}", &"é".repeat(201)] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}

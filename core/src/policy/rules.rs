@@ -1,0 +1,232 @@
+//! The rules of a decision, in the order in which they are asked.
+
+use super::allowlist::Allowlist;
+use super::scope::Held;
+use super::verdict::Reason;
+use std::net::IpAddr;
+
+/// Microseconds since some epoch, the same one on every side.
+pub type Instant = i64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Secret,
+    Publishable,
+}
+
+impl Kind {
+    pub fn parse(name: &[u8]) -> Option<Kind> {
+        match name {
+            b"secret" => Some(Kind::Secret),
+            b"publishable" => Some(Kind::Publishable),
+            _ => None,
+        }
+    }
+}
+
+/// What is asked of a key.
+pub struct Demand<'a> {
+    /// Only keys of this environment will do.
+    pub environment: Option<&'a [u8]>,
+    /// The least kind that will do, by its name; a name of no kind admits nothing.
+    pub kind: Option<&'a [u8]>,
+    /// All of these are needed. A null among them is a scope nobody has.
+    pub scopes: &'a [Option<&'a [u8]>],
+    pub address: Option<IpAddr>,
+    pub now: Instant,
+}
+
+/// What the tables say of a key that was found.
+pub struct Found<'a> {
+    pub environment: &'a [u8],
+    pub kind: Option<Kind>,
+    pub revoked_at: Option<Instant>,
+    pub expires_at: Option<Instant>,
+    pub disabled: bool,
+    pub tenant_suspended: bool,
+    pub owner_gone: bool,
+    pub allowlist: Option<&'a dyn Allowlist>,
+    pub held: Held<'a>,
+}
+
+type Rule = fn(&Found, &Demand) -> Option<Reason>;
+
+/// The rules about a key that was found in the keyspace asked for. Each gives the
+/// reason to refuse, or nothing. The first reason stands.
+pub const RULES: [Rule; 9] = [
+    |found, demand| {
+        let other = demand.environment.is_some_and(|wanted| wanted != found.environment);
+        other.then_some(Reason::WrongEnvironment)
+    },
+    |found, demand| reached(found.revoked_at, demand.now).then_some(Reason::Revoked),
+    |found, demand| reached(found.expires_at, demand.now).then_some(Reason::Expired),
+    |found, _| found.disabled.then_some(Reason::Disabled),
+    |found, _| found.tenant_suspended.then_some(Reason::TenantSuspended),
+    |found, _| found.owner_gone.then_some(Reason::OwnerGone),
+    |found, demand| match (found.allowlist, demand.address) {
+        (None, _) => None,
+        (Some(_), None) => Some(Reason::IpUnknown),
+        (Some(list), Some(address)) => (!list.admits(address)).then_some(Reason::IpNotAllowed),
+    },
+    |found, demand| (!kind_suffices(found.kind, demand.kind)).then_some(Reason::KindNotAllowed),
+    |found, demand| {
+        let held = |scope: &Option<&[u8]>| scope.is_some_and(|scope| found.held.covers(scope));
+        (!demand.scopes.iter().all(held)).then_some(Reason::InsufficientScope)
+    },
+];
+
+/// Decides about a key that was found.
+#[inline]
+pub fn decide(found: &Found, demand: &Demand) -> Reason {
+    RULES.iter().find_map(|rule| rule(found, demand)).unwrap_or(Reason::Ok)
+}
+
+/// A moment is over as soon as it comes.
+fn reached(moment: Option<Instant>, now: Instant) -> bool {
+    moment.is_some_and(|moment| moment <= now)
+}
+
+/// A secret key does whatever a publishable one does.
+fn kind_suffices(kind: Option<Kind>, wanted: Option<&[u8]>) -> bool {
+    match wanted.map(Kind::parse) {
+        None => true,
+        Some(None) => false,
+        Some(Some(Kind::Publishable)) => kind.is_some(),
+        Some(Some(Kind::Secret)) => kind == Some(Kind::Secret),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scope::{GrantList, Implications};
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::LazyLock;
+
+    static NONE: LazyLock<Implications> = LazyLock::new(Implications::default);
+
+    fn good() -> (Found<'static>, Demand<'static>) {
+        let own: &'static [&'static [u8]] = &[b"images:write"];
+        let held =
+            Held { within: [Some(GrantList::Borrowed(own)), None, None], implications: &NONE };
+        let found = Found {
+            environment: b"live",
+            kind: Some(Kind::Secret),
+            revoked_at: None,
+            expires_at: None,
+            disabled: false,
+            tenant_suspended: false,
+            owner_gone: false,
+            allowlist: None,
+            held,
+        };
+        let demand = Demand {
+            environment: None,
+            kind: None,
+            scopes: &[Some(b"images:write")],
+            address: None,
+            now: 1000,
+        };
+        (found, demand)
+    }
+
+    struct Admits(bool);
+    impl Allowlist for Admits {
+        fn admits(&self, _: IpAddr) -> bool {
+            self.0
+        }
+    }
+
+    /// Each way of spoiling a good case, in the order of the rules.
+    fn spoil(found: &mut Found<'static>, demand: &mut Demand<'static>, reason: Reason) {
+        match reason {
+            Reason::WrongEnvironment => demand.environment = Some(b"test"),
+            Reason::Revoked => found.revoked_at = Some(1000),
+            Reason::Expired => found.expires_at = Some(1000),
+            Reason::Disabled => found.disabled = true,
+            Reason::TenantSuspended => found.tenant_suspended = true,
+            Reason::OwnerGone => found.owner_gone = true,
+            Reason::IpNotAllowed => {
+                found.allowlist = Some(&Admits(false));
+                demand.address = Some(IpAddr::from([192, 0, 2, 1]));
+            }
+            Reason::KindNotAllowed => {
+                found.kind = Some(Kind::Publishable);
+                demand.kind = Some(b"secret");
+            }
+            Reason::InsufficientScope => demand.scopes = &[Some(b"images:write"), Some(b"other")],
+            _ => unreachable!("not a reason of a rule"),
+        }
+    }
+
+    const ORDER: [Reason; 9] = [
+        Reason::WrongEnvironment,
+        Reason::Revoked,
+        Reason::Expired,
+        Reason::Disabled,
+        Reason::TenantSuspended,
+        Reason::OwnerGone,
+        Reason::IpNotAllowed,
+        Reason::KindNotAllowed,
+        Reason::InsufficientScope,
+    ];
+
+    proptest! {
+        #[test]
+        fn the_first_reason_stands(spoiled in proptest::collection::vec(any::<bool>(), ORDER.len())) {
+            let (mut found, mut demand) = good();
+            let mut expected = Reason::Ok;
+            for (reason, _) in ORDER.into_iter().zip(spoiled).filter(|(_, spoiled)| *spoiled) {
+                spoil(&mut found, &mut demand, reason);
+                if expected == Reason::Ok {
+                    expected = reason;
+                }
+            }
+            prop_assert_eq!(decide(&found, &demand), expected);
+        }
+    }
+
+    #[test]
+    fn moments_still_to_come_do_not_refuse() {
+        let (mut found, demand) = good();
+        found.revoked_at = Some(1001);
+        found.expires_at = Some(1001);
+        assert_eq!(decide(&found, &demand), Reason::Ok);
+    }
+
+    #[test]
+    fn an_allowlist_needs_an_address() {
+        let (mut found, mut demand) = good();
+        found.allowlist = Some(&Admits(true));
+        assert_eq!(decide(&found, &demand), Reason::IpUnknown);
+        demand.address = Some(IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(decide(&found, &demand), Reason::Ok);
+    }
+
+    #[test]
+    fn kinds() {
+        let (mut found, mut demand) = good();
+        for (kind, wanted, expected) in [
+            (Some(Kind::Secret), Some(&b"publishable"[..]), Reason::Ok),
+            (Some(Kind::Publishable), Some(b"publishable"), Reason::Ok),
+            (Some(Kind::Publishable), None, Reason::Ok),
+            (Some(Kind::Publishable), Some(b"secret"), Reason::KindNotAllowed),
+            (Some(Kind::Secret), Some(b"SECRET"), Reason::KindNotAllowed),
+            (Some(Kind::Secret), Some(b""), Reason::KindNotAllowed),
+            (None, Some(b"secret"), Reason::KindNotAllowed),
+        ] {
+            (found.kind, demand.kind) = (kind, wanted);
+            assert_eq!(decide(&found, &demand), expected, "{kind:?} {wanted:?}");
+        }
+    }
+
+    #[test]
+    fn a_null_or_empty_scope_is_held_by_nobody() {
+        let (mut found, mut demand) = good();
+        found.held.within = [None; 3];
+        demand.scopes = &[None];
+        assert_eq!(decide(&found, &demand), Reason::InsufficientScope);
+        demand.scopes = &[];
+        assert_eq!(decide(&found, &demand), Reason::Ok);
+    }
+}

@@ -1,0 +1,224 @@
+//! Scopes: names of permissions, what covers them and what they imply.
+
+use std::collections::HashMap;
+
+/// The longest scope name.
+pub const MAX_SCOPE_LEN: usize = 128;
+
+/// A permission's name: segments of `[A-Za-z0-9_./-]` joined by colons.
+pub fn is_scope(name: &str) -> bool {
+    name.len() <= MAX_SCOPE_LEN
+        && name.split(':').all(|segment| {
+            !segment.is_empty()
+                && segment
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'-'))
+        })
+}
+
+/// What may be granted: a scope, `*`, or `prefix:*`.
+pub fn is_grant(name: &str) -> bool {
+    name == "*" || name.strip_suffix(":*").map_or_else(|| is_scope(name), is_scope)
+}
+
+pub const SCOPE_RULE: &str =
+    "must have 1 to 128 characters: segments of A-Z, a-z, 0-9, _, ., / and -, joined by colons";
+
+/// Whether a grant covers a scope by its name alone.
+#[inline]
+pub fn covers(grant: &[u8], scope: &[u8]) -> bool {
+    match grant {
+        b"" => false,
+        b"*" => !scope.is_empty(),
+        // "images:*" covers "images:write", and "images:*" itself, but not "images:".
+        [family @ .., b'*'] if family.ends_with(b":") => {
+            scope.len() > family.len() && scope.starts_with(family)
+        }
+        _ => grant == scope,
+    }
+}
+
+/// Which scopes come along with which, through any number of steps.
+#[derive(Default)]
+pub struct Implications {
+    /// For a scope: every other scope whose holder thereby holds it.
+    implied_by: HashMap<Box<[u8]>, Vec<Box<[u8]>>>,
+}
+
+impl Implications {
+    /// From each scope's own list. Cycles are harmless: they make equals.
+    pub fn new<'a>(direct: impl IntoIterator<Item = (&'a [u8], Vec<&'a [u8]>)>) -> Self {
+        let direct: HashMap<&[u8], Vec<&[u8]>> = direct.into_iter().collect();
+        let mut implied_by: HashMap<Box<[u8]>, Vec<Box<[u8]>>> = HashMap::new();
+        for &scope in direct.keys() {
+            let mut reached: Vec<&[u8]> = Vec::new();
+            let mut open: Vec<&[u8]> = direct[scope].clone();
+            while let Some(next) = open.pop() {
+                if next != scope && !reached.contains(&next) {
+                    reached.push(next);
+                    open.extend(direct.get(next).into_iter().flatten());
+                }
+            }
+            for implied in reached {
+                implied_by.entry(implied.into()).or_default().push(scope.into());
+            }
+        }
+        Implications { implied_by }
+    }
+
+    fn implying(&self, scope: &[u8]) -> &[Box<[u8]>] {
+        if self.implied_by.is_empty() {
+            return &[];
+        }
+        self.implied_by.get(scope).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// A list of grants, from a key's row or from the policy.
+#[derive(Clone, Copy)]
+pub enum GrantList<'a> {
+    Borrowed(&'a [&'a [u8]]),
+    Owned(&'a [Box<[u8]>]),
+}
+
+impl<'a> GrantList<'a> {
+    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+        let (borrowed, owned): (&[&[u8]], &[Box<[u8]>]) = match self {
+            GrantList::Borrowed(list) => (list, &[]),
+            GrantList::Owned(list) => (&[], list),
+        };
+        borrowed.iter().copied().chain(owned.iter().map(|grant| &**grant))
+    }
+
+    fn covers(self, scope: &[u8], implications: &Implications) -> bool {
+        let by_name = |wanted: &[u8]| self.iter().any(|grant| covers(grant, wanted));
+        by_name(scope) || implications.implying(scope).iter().any(|implying| by_name(implying))
+    }
+}
+
+/// All that a key holds: what each of several lists allows, such as its own scopes,
+/// its role's and its owner's. A list that is `None` narrows nothing.
+#[derive(Clone, Copy)]
+pub struct Held<'a> {
+    pub within: [Option<GrantList<'a>>; 3],
+    pub implications: &'a Implications,
+}
+
+impl<'a> Held<'a> {
+    #[inline]
+    pub fn covers(&self, scope: &[u8]) -> bool {
+        self.within.iter().flatten().all(|list| list.covers(scope, self.implications))
+    }
+
+    /// The grants to show: those of each list that the other lists cover too.
+    pub fn effective(&self) -> Vec<&'a [u8]> {
+        const ALL: &[u8] = b"*";
+        let lists = || self.within.iter().flatten();
+        let mut grants: Vec<&'a [u8]> = match lists().count() {
+            0 => return vec![ALL],
+            1 => lists().flat_map(|list| list.iter()).collect(),
+            _ => {
+                lists().flat_map(|list| list.iter()).filter(|grant| self.covers(grant)).collect()
+            }
+        };
+        grants.sort_unstable();
+        grants.dedup();
+        grants
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["a", "images:write", "read-only", "a:b:c", "v1/images.read", "A_1"] {
+            assert!(is_scope(good) && is_grant(good), "{good}");
+        }
+        for bad in ["", ":", "a:", ":a", "a::b", "a b", "é", "a|b", "a&b", "(a)", "a'", "\u{0}"] {
+            assert!(!is_scope(bad) && !is_grant(bad), "{bad}");
+        }
+        for grant in ["*", "images:*", "a:b:*"] {
+            assert!(is_grant(grant) && !is_scope(grant), "{grant}");
+        }
+        for bad in ["**", "a*", "*:a", "a:*:b", ":*", "*:*"] {
+            assert!(!is_grant(bad), "{bad}");
+        }
+        assert!(!is_scope(&"x".repeat(129)));
+    }
+
+    #[test]
+    fn wildcards_cover_whole_segments_only() {
+        for (grant, scope, expected) in [
+            ("*", "anything:at:all", true),
+            ("images:*", "images:write", true),
+            ("images:*", "images:write:all", true),
+            ("images:*", "images:*", true),
+            ("images:*", "images", false),
+            ("images:*", "images:", false),
+            ("images:*", "imagesx:write", false),
+            ("images:write", "images:write", true),
+            ("images:write", "images:*", false),
+            ("images:write", "images", false),
+            ("read", "read-only", false),
+            ("a*", "ab", false),
+            ("", "", false),
+            ("*", "", false),
+        ] {
+            assert_eq!(covers(grant.as_bytes(), scope.as_bytes()), expected, "{grant} ~ {scope}");
+        }
+    }
+
+    fn implications(direct: &[(&'static str, &[&'static str])]) -> Implications {
+        Implications::new(
+            direct.iter().map(|(s, l)| (s.as_bytes(), l.iter().map(|i| i.as_bytes()).collect())),
+        )
+    }
+
+    fn held_within<'a>(
+        lists: [Option<&'a [&'a [u8]]>; 2],
+        implications: &'a Implications,
+    ) -> Held<'a> {
+        let [one, two] = lists.map(|list| list.map(GrantList::Borrowed));
+        Held { within: [one, two, None], implications }
+    }
+
+    #[test]
+    fn implications_reach_through_steps_and_cycles() {
+        let table = implications(&[("admin", &["write"]), ("write", &["read"]), ("read", &["write"])]);
+        let admin: &[&[u8]] = &[b"admin"];
+        let read: &[&[u8]] = &[b"read"];
+        let held = |list| held_within([Some(list), None], &table);
+        assert!(held(admin).covers(b"read"));
+        assert!(held(read).covers(b"write"));
+        assert!(!held(read).covers(b"admin"));
+    }
+
+    #[test]
+    fn a_wildcard_also_gives_what_its_members_imply() {
+        let table = implications(&[("images:write", &["files:read"])]);
+        let images: &[&[u8]] = &[b"images:*"];
+        let held = held_within([Some(images), None], &table);
+        assert!(held.covers(b"files:read"));
+        assert!(!held.covers(b"files:write"));
+    }
+
+    #[test]
+    fn a_key_never_reaches_above_its_role() {
+        let none = Implications::default();
+        let own: &[&[u8]] = &[b"images:*", b"videos:read"];
+        let role: &[&[u8]] = &[b"images:write", b"users:read"];
+        let held = held_within([Some(own), Some(role)], &none);
+        assert!(held.covers(b"images:write"));
+        for above in ["images:read", "videos:read", "users:read"] {
+            assert!(!held.covers(above.as_bytes()), "{above}");
+        }
+        assert_eq!(held.effective(), [b"images:write"]);
+        let unlimited = held_within([None, None], &none);
+        assert!(unlimited.covers(b"anything"));
+        assert_eq!(unlimited.effective(), [b"*"]);
+        let nothing = held_within([Some(&[]), None], &none);
+        assert!(!nothing.covers(b"anything") && nothing.effective().is_empty());
+    }
+}

@@ -1,0 +1,146 @@
+//! The answers a decision can have, and how each is told to the outside world.
+
+/// The exact cause of an answer, for the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    Ok,
+    Missing,
+    MalformedKey,
+    NotFound,
+    WrongKeyspace,
+    WrongEnvironment,
+    Revoked,
+    Expired,
+    Disabled,
+    TenantSuspended,
+    OwnerGone,
+    IpNotAllowed,
+    IpUnknown,
+    KindNotAllowed,
+    InsufficientScope,
+}
+
+impl Reason {
+    /// All reasons, in the order of the rules that give them.
+    pub const ALL: [Reason; 15] = [
+        Reason::Ok,
+        Reason::Missing,
+        Reason::MalformedKey,
+        Reason::NotFound,
+        Reason::WrongKeyspace,
+        Reason::WrongEnvironment,
+        Reason::Revoked,
+        Reason::Expired,
+        Reason::Disabled,
+        Reason::TenantSuspended,
+        Reason::OwnerGone,
+        Reason::IpNotAllowed,
+        Reason::IpUnknown,
+        Reason::KindNotAllowed,
+        Reason::InsufficientScope,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::Ok => "ok",
+            Reason::Missing => "missing",
+            Reason::MalformedKey => "malformed_key",
+            Reason::NotFound => "not_found",
+            Reason::WrongKeyspace => "wrong_keyspace",
+            Reason::WrongEnvironment => "wrong_environment",
+            Reason::Revoked => "revoked",
+            Reason::Expired => "expired",
+            Reason::Disabled => "disabled",
+            Reason::TenantSuspended => "tenant_suspended",
+            Reason::OwnerGone => "owner_gone",
+            Reason::IpNotAllowed => "ip_not_allowed",
+            Reason::IpUnknown => "ip_unknown",
+            Reason::KindNotAllowed => "kind_not_allowed",
+            Reason::InsufficientScope => "insufficient_scope",
+        }
+    }
+
+    /// What the outside world is told: several reasons share an answer, so that a
+    /// caller without a good key learns nothing about the keys there are.
+    pub const fn answer(self) -> Answer {
+        match self {
+            Reason::Ok => Answer::Ok,
+            Reason::Missing => Answer::MissingAuthorization,
+            Reason::MalformedKey
+            | Reason::NotFound
+            | Reason::WrongKeyspace
+            | Reason::WrongEnvironment
+            | Reason::Revoked
+            | Reason::Expired
+            | Reason::Disabled
+            | Reason::TenantSuspended
+            | Reason::OwnerGone => Answer::InvalidApiKey,
+            Reason::IpNotAllowed | Reason::IpUnknown => Answer::IpNotAllowed,
+            Reason::KindNotAllowed => Answer::InsufficientKind,
+            Reason::InsufficientScope => Answer::InsufficientScope,
+        }
+    }
+}
+
+/// An answer in the canonical vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    Ok,
+    MissingAuthorization,
+    InvalidApiKey,
+    IpNotAllowed,
+    InsufficientKind,
+    InsufficientScope,
+}
+
+impl Answer {
+    /// The HTTP status that fits.
+    pub const fn status(self) -> i32 {
+        match self {
+            Answer::Ok => 200,
+            Answer::MissingAuthorization | Answer::InvalidApiKey => 401,
+            Answer::IpNotAllowed | Answer::InsufficientKind | Answer::InsufficientScope => 403,
+        }
+    }
+
+    pub const fn code(self) -> &'static str {
+        match self {
+            Answer::Ok => "ok",
+            Answer::MissingAuthorization => "missing_authorization",
+            Answer::InvalidApiKey => "invalid_api_key",
+            Answer::IpNotAllowed => "ip_not_allowed",
+            Answer::InsufficientKind => "insufficient_kind",
+            Answer::InsufficientScope => "insufficient_scope",
+        }
+    }
+
+    pub const fn message(self) -> &'static str {
+        match self {
+            Answer::Ok => "The API key is valid.",
+            Answer::MissingAuthorization => "No API key was given.",
+            Answer::InvalidApiKey => "The API key is not valid.",
+            Answer::IpNotAllowed => "The API key may not be used from this address.",
+            Answer::InsufficientKind => "This request needs a secret API key.",
+            Answer::InsufficientScope => "The API key lacks a scope that this request needs.",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ok_is_a_success() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.answer().status() == 200, reason == Reason::Ok, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn every_reason_is_listed_once() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{reason:?}");
+        }
+    }
+}

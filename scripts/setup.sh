@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Installs what building and running needs, on Debian and Ubuntu; elsewhere says
+# what is missing. Does nothing where nothing is.
+source "$(dirname "$0")/common.sh"
+
+missing=() packages=()
+need() { # what it is, its Debian packages, a command that succeeds if it is there
+    local what=$1 debian=$2
+    shift 2
+    if ! "$@" >/dev/null 2>&1; then
+        missing+=("$what")
+        read -ra more <<<"$debian"
+        packages+=("${more[@]}")
+    fi
+}
+
+has_libclang() { ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang.so* || [ -n "${LIBCLANG_PATH:-}" ]; }
+# The newest supported PostgreSQL that the distribution has.
+server_packages() {
+    local version
+    for version in $(supported | sort -rn); do
+        if apt-cache show "postgresql-$version" >/dev/null 2>&1; then
+            echo "postgresql-$version postgresql-server-dev-$version"
+            return
+        fi
+    done
+    echo "postgresql-$(supported | sort -rn | head -n 1) postgresql-server-dev-$(supported | sort -rn | head -n 1)"
+}
+
+[ ! -x "$(command -v apt-get)" ] || find_pg_config >/dev/null || [ -n "$(ls /var/lib/apt/lists/*_Packages 2>/dev/null)" ] ||
+    as_root apt-get update -qq
+
+need "Rust 1.95 or newer, with cargo (https://rustup.rs)" "" cargo --version
+need "a C compiler" "gcc libc6-dev" cc --version
+need "libclang, for bindgen" "libclang-dev" has_libclang
+need "a PostgreSQL server of version $(supported | paste -sd' ') with its headers" "$(server_packages)" find_pg_config
+need "Python 3 with venv, for the tests" "python3 python3-venv" python3 -c 'import venv, ensurepip'
+for extra in "$@"; do
+    case $extra in
+        valgrind) need "valgrind, to count instructions" "valgrind libc6-dbg" valgrind --version ;;
+    esac
+done
+
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if ! command -v apt-get >/dev/null || [ ${#packages[@]} -eq 0 ] || ! command -v cargo >/dev/null; then
+    echo "These are missing:" >&2
+    printf '  %s\n' "${missing[@]}" >&2
+    die "install them, and set PG_CONFIG if PostgreSQL is in an unusual place"
+fi
+say "Installing ${packages[*]}"
+export DEBIAN_FRONTEND=noninteractive
+as_root apt-get update -qq
+as_root apt-get install -y --no-install-recommends "${packages[@]}"

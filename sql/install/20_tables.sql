@@ -1,0 +1,146 @@
+-- Tables. Only the functions of this extension read and write them.
+--
+-- Names are compared as bytes (COLLATE "C"): probes are faster, and an index
+-- stays valid when the operating system's collations change.
+--
+-- Keyspaces are referred to by name: it is what callers pass, it never changes,
+-- and no probe is needed to compare it.
+
+CREATE TABLE keysmith.keyspace (
+    keyspace        text COLLATE "C" PRIMARY KEY
+                    CHECK (keyspace ~ '^[a-z][a-z0-9_-]{0,62}$'),
+    event_channel   text COLLATE "C" NOT NULL UNIQUE
+                    DEFAULT 'keysmith_' || pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', ''),
+    empty_scopes    text COLLATE "C" NOT NULL DEFAULT 'all'
+                    CHECK (empty_scopes IN ('all', 'defaults', 'none')),
+    default_scopes  text[] COLLATE "C" NOT NULL DEFAULT '{}',
+    max_active_keys integer CHECK (max_active_keys BETWEEN 1 AND 1000000),
+    at_max          text COLLATE "C" NOT NULL DEFAULT 'error'
+                    CHECK (at_max IN ('error', 'replace')),
+    label_length    integer NOT NULL DEFAULT 100 CHECK (label_length BETWEEN 1 AND 1000),
+    has_imports     boolean NOT NULL DEFAULT false,
+    created_at      timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE keysmith.keyspace IS 'One product''s keys: their formats, defaults and bounds';
+COMMENT ON COLUMN keysmith.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
+COMMENT ON COLUMN keysmith.keyspace.empty_scopes IS 'What a key without scopes may do: all that its role allows, the defaults, or nothing';
+COMMENT ON COLUMN keysmith.keyspace.default_scopes IS 'What a key without scopes gets where empty_scopes is defaults';
+COMMENT ON COLUMN keysmith.keyspace.max_active_keys IS 'How many keys a tenant may have at once; null for any number';
+COMMENT ON COLUMN keysmith.keyspace.at_max IS 'What the next mint does then: error, or replace the oldest';
+COMMENT ON COLUMN keysmith.keyspace.label_length IS 'Most characters of a label';
+COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
+
+CREATE TABLE keysmith.keyspace_prefix (
+    keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+    kind        text COLLATE "C" NOT NULL CHECK (kind IN ('secret', 'publishable')),
+    environment text COLLATE "C" NOT NULL CHECK (environment ~ '^[a-z][a-z0-9_-]{0,62}$'),
+    prefix      text COLLATE "C" NOT NULL CHECK (prefix ~ '^[a-z0-9_]{1,31}_$'),
+    PRIMARY KEY (keyspace, kind, environment)
+);
+COMMENT ON TABLE keysmith.keyspace_prefix IS 'What the keys of a keyspace start with, by kind and environment';
+
+CREATE TABLE keysmith.scope (
+    keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+    scope       text COLLATE "C" NOT NULL CHECK (scope ~ '^[A-Za-z0-9_./-]+(:[A-Za-z0-9_./-]+)*$' AND length(scope) <= 128),
+    description text,
+    implies     text[] COLLATE "C" NOT NULL DEFAULT '{}',
+    PRIMARY KEY (keyspace, scope)
+);
+COMMENT ON TABLE keysmith.scope IS 'The scopes that keys of a keyspace may hold; while there are none, any name will do';
+
+CREATE TABLE keysmith.role (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+    role     text COLLATE "C" NOT NULL CHECK (length(role) BETWEEN 1 AND 200),
+    scopes   text[] COLLATE "C" NOT NULL,
+    PRIMARY KEY (keyspace, role)
+);
+COMMENT ON TABLE keysmith.role IS 'Named sets of scopes';
+
+CREATE TABLE keysmith.route (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+    method   text COLLATE "C" NOT NULL,
+    pattern  text COLLATE "C" NOT NULL,
+    variant  text COLLATE "C" NOT NULL DEFAULT '',
+    scopes   text COLLATE "C" NOT NULL,
+    PRIMARY KEY (keyspace, method, pattern, variant)
+);
+COMMENT ON TABLE keysmith.route IS 'Which scopes a method and path require';
+
+CREATE TABLE keysmith.tenant (
+    tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    suspended_at     timestamptz,
+    created_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    keyspace         text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+    name             text COLLATE "C" NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
+    plan             text COLLATE "C" CHECK (length(plan) BETWEEN 1 AND 200),
+    suspended_reason text,
+    metadata         jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
+    UNIQUE (keyspace, name),
+    UNIQUE (tenant_id, keyspace),
+    CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
+);
+COMMENT ON TABLE keysmith.tenant IS 'The customers of a keyspace; they own keys';
+
+CREATE TABLE keysmith.member (
+    tenant_id uuid NOT NULL,
+    keyspace  text COLLATE "C" NOT NULL,
+    member    text COLLATE "C" NOT NULL CHECK (length(member) BETWEEN 1 AND 200),
+    role      text COLLATE "C" NOT NULL,
+    PRIMARY KEY (tenant_id, member),
+    FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith.tenant (tenant_id, keyspace),
+    FOREIGN KEY (keyspace, role) REFERENCES keysmith.role
+);
+COMMENT ON TABLE keysmith.member IS 'Persons and service accounts of a tenant; keys may be theirs';
+
+-- What a decision reads of most keys comes first, fixed widths before others:
+-- such columns are reached without walking the row.
+CREATE TABLE keysmith.key (
+    key_id         uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    tenant_id      uuid NOT NULL,
+    created_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    expires_at     timestamptz,
+    disabled_at    timestamptz,
+    revoked_at     timestamptz,
+    generation     smallint NOT NULL CHECK (generation >= 0),
+    digest         bytea NOT NULL CHECK (pg_catalog.octet_length(digest) = 32),
+    keyspace       text COLLATE "C" NOT NULL,
+    environment    text COLLATE "C" NOT NULL CHECK (environment ~ '^[a-z][a-z0-9_-]{0,62}$'),
+    kind           text COLLATE "C" NOT NULL CHECK (kind IN ('secret', 'publishable')),
+    role           text COLLATE "C",
+    owner          text COLLATE "C" CHECK (length(owner) BETWEEN 1 AND 200),
+    scopes         text[] COLLATE "C" NOT NULL DEFAULT '{}'
+                   CHECK (pg_catalog.cardinality(scopes) <= 1000
+                          AND pg_catalog.array_position(scopes, NULL) IS NULL),
+    allowlist      cidr[]
+                   CHECK (pg_catalog.cardinality(allowlist) BETWEEN 1 AND 1000
+                          AND pg_catalog.array_position(allowlist, NULL) IS NULL),
+    metadata       jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
+    label          text CHECK (length(label) <= 1000),
+    key_prefix     text COLLATE "C" CHECK (length(key_prefix) <= 64),
+    key_snippet    text COLLATE "C" CHECK (length(key_snippet) <= 64),
+    created_by     text NOT NULL,
+    revoked_reason text CHECK (length(revoked_reason) <= 1000),
+    rotated_to     uuid REFERENCES keysmith.key,
+    regenerated    boolean NOT NULL DEFAULT false,
+    imported       boolean NOT NULL DEFAULT false,
+    UNIQUE (digest, keyspace),
+    FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith.tenant (tenant_id, keyspace),
+    FOREIGN KEY (keyspace, role) REFERENCES keysmith.role,
+    CHECK ((revoked_at IS NULL) = (revoked_reason IS NULL)),
+    -- A key that has a successor is over, or has a time at which it will be.
+    CHECK (rotated_to IS NULL OR revoked_at IS NOT NULL OR expires_at IS NOT NULL)
+);
+CREATE INDEX key_of_tenant ON keysmith.key (tenant_id, created_at);
+COMMENT ON TABLE keysmith.key IS 'Keys, as digests of digests; the keys themselves are nowhere';
+COMMENT ON COLUMN keysmith.key.generation IS 'Of the pepper that the digest was made with; 0 for none';
+COMMENT ON COLUMN keysmith.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
+COMMENT ON COLUMN keysmith.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,scope,role,route,tenant,member,key}'::text[] LOOP
+        PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
+    END LOOP;
+END $$;

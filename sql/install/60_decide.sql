@@ -1,0 +1,71 @@
+-- Deciding.
+
+CREATE TYPE keysmith.verdict AS (
+    ok                boolean,
+    status            integer,
+    code              text,
+    message           text,
+    reason            text,
+    key_id            uuid,
+    tenant            text,
+    tenant_id         uuid,
+    keyspace          text,
+    environment       text,
+    kind              text,
+    owner             text,
+    role              text,
+    scopes            text[],
+    metadata          jsonb,
+    expires_at        timestamptz,
+    limit_name        text,
+    limit_remaining   bigint,
+    retry_after       interval,
+    credits_remaining bigint,
+    request_id        uuid
+);
+COMMENT ON TYPE keysmith.verdict IS
+'The answer to "may this key do this, from here, now?"';
+COMMENT ON COLUMN keysmith.verdict.ok IS 'Whether the request may go on';
+COMMENT ON COLUMN keysmith.verdict.status IS 'The HTTP status that fits';
+COMMENT ON COLUMN keysmith.verdict.code IS 'For the outside world';
+COMMENT ON COLUMN keysmith.verdict.message IS 'For the outside world';
+COMMENT ON COLUMN keysmith.verdict.reason IS 'The exact cause, for the operator';
+COMMENT ON COLUMN keysmith.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
+COMMENT ON COLUMN keysmith.verdict.expires_at IS 'No event tells of it: check again then';
+COMMENT ON COLUMN keysmith.verdict.request_id IS 'A name for this decision';
+
+CREATE FUNCTION keysmith.verify(
+    api_key text,
+    scopes text[] DEFAULT '{}',
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    kind text DEFAULT NULL,
+    environment text DEFAULT NULL
+) RETURNS keysmith.verdict
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
+COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, text, text) IS
+'Decides about a key; writes nothing, and works in read-only transactions and on standbys';
+
+CREATE FUNCTION keysmith.verify_digest(
+    digest bytea,
+    scopes text[] DEFAULT '{}',
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    kind text DEFAULT NULL,
+    environment text DEFAULT NULL
+) RETURNS keysmith.verdict
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
+COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, text, text) IS
+'Decides about a key by its SHA-256, for callers who hash on their side';
+
+CREATE FUNCTION keysmith.verify_many(
+    api_keys text[],
+    scopes text[] DEFAULT '{}',
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    kind text DEFAULT NULL,
+    environment text DEFAULT NULL
+) RETURNS SETOF keysmith.verdict
+LANGUAGE c PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_verify_many';
+COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text) IS
+'Decides about each of many keys: a verdict each, in their order';

@@ -1,0 +1,5 @@
+-- Nothing is anyone's until it is granted.
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA keysmith FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA keysmith FROM PUBLIC;
+REVOKE ALL ON SCHEMA keysmith FROM PUBLIC;

@@ -1,0 +1,174 @@
+//! A call from SQL: its arguments, typed and named, and its result.
+
+use crate::error::{Error, Result};
+use crate::text;
+use crate::varlena::{self, ArrayView};
+use pgrx::pg_sys::{self, Datum};
+use std::net::IpAddr;
+
+/// Declares functions that SQL can call: `"sql_symbol" => path::to::function`,
+/// each of them `fn(&Call) -> Result<Option<Datum>>`, where `None` is null.
+macro_rules! sql_functions {
+    ($($symbol:ident => $function:path;)*) => {$(
+        const _: () = {
+            #[unsafe(export_name = concat!("pg_finfo_", stringify!($symbol)))]
+            extern "C" fn finfo() -> &'static pgrx::pg_sys::Pg_finfo_record {
+                const V1: pgrx::pg_sys::Pg_finfo_record =
+                    pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+                &V1
+            }
+
+            #[unsafe(no_mangle)]
+            unsafe extern "C-unwind" fn $symbol(
+                fcinfo: pgrx::pg_sys::FunctionCallInfo,
+            ) -> pgrx::pg_sys::Datum {
+                // SAFETY: PostgreSQL passes a valid call frame. The guard turns
+                // panics, and PostgreSQL's errors that crossed Rust frames, into
+                // errors again.
+                let outcome = unsafe {
+                    pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
+                        $function(&$crate::call::Call::new(fcinfo))
+                    })
+                };
+                match outcome {
+                    Ok(Some(datum)) => datum,
+                    Ok(None) => {
+                        // SAFETY: as above.
+                        unsafe { (*fcinfo).isnull = true };
+                        pgrx::pg_sys::Datum::null()
+                    }
+                    // SAFETY: this frame holds nothing else that needs dropping.
+                    Err(error) => unsafe { error.raise() },
+                }
+            }
+        };
+    )*};
+}
+pub(crate) use sql_functions;
+
+/// One call's frame.
+pub struct Call(pg_sys::FunctionCallInfo);
+
+impl Call {
+    /// # Safety
+    /// The frame must be valid for as long as the `Call` is used, and its arguments
+    /// must be of the types that the methods below are asked for.
+    pub unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Self {
+        Call(fcinfo)
+    }
+
+    pub fn frame(&self) -> pg_sys::FunctionCallInfo {
+        self.0
+    }
+
+    #[inline]
+    pub fn datum(&self, n: usize) -> Option<Datum> {
+        // SAFETY: the SQL declaration has the argument `n`.
+        let argument = unsafe { &*(*self.0).args.as_ptr().add(n) };
+        (!argument.isnull).then_some(argument.value)
+    }
+
+    /// The bytes of a text or bytea, unless they are more than `most`: then they
+    /// are not even fetched. Borrowed where the argument is stored plainly.
+    #[inline]
+    pub fn bytes(&self, n: usize, most: usize) -> Option<Bytes<'_>> {
+        self.datum(n).map(|datum| {
+            // SAFETY: the argument is a varlena, which lives as long as the call.
+            unsafe { Bytes::new(datum, most) }
+        })
+    }
+
+    /// A text, which may be null.
+    pub fn text(&self, n: usize, name: &str) -> Result<Option<String>> {
+        const MOST: usize = 64 * 1024;
+        match self.bytes(n, MOST) {
+            None => Ok(None),
+            Some(Bytes::TooLong) => Err(Error::argument(name, "is far too long")),
+            Some(Bytes::Read(bytes)) => text::from_server(bytes)
+                .map(Some)
+                .ok_or_else(|| Error::argument(name, "must be text that has a UTF-8 form")),
+        }
+    }
+
+    /// A text that must be there.
+    pub fn required_text(&self, n: usize, name: &str) -> Result<String> {
+        self.text(n, name)?.ok_or_else(|| must_not_be_null(name))
+    }
+
+    pub fn boolean(&self, n: usize, name: &str) -> Result<bool> {
+        self.datum(n).map(|datum| datum.value() != 0).ok_or_else(|| must_not_be_null(name))
+    }
+
+    pub fn integer(&self, n: usize) -> Option<i32> {
+        self.datum(n).map(|datum| datum.value() as i32)
+    }
+
+    pub fn timestamp(&self, n: usize) -> Option<i64> {
+        self.datum(n).map(|datum| datum.value() as i64)
+    }
+
+    pub fn uuid(&self, n: usize, name: &str) -> Result<[u8; 16]> {
+        // SAFETY: a uuid is passed as a pointer to its 16 bytes.
+        let uuid = self.datum(n).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() });
+        uuid.ok_or_else(|| must_not_be_null(name))
+    }
+
+    pub fn interval(&self, n: usize, name: &str) -> Result<pg_sys::Interval> {
+        // SAFETY: an interval is passed as a pointer to its struct.
+        let interval = self.datum(n).map(|datum| unsafe { *datum.cast_mut_ptr::<pg_sys::Interval>() });
+        interval.ok_or_else(|| must_not_be_null(name))
+    }
+
+    #[inline]
+    pub fn address(&self, n: usize) -> Option<IpAddr> {
+        // SAFETY: an inet is a varlena; it is short and lives as long as the call.
+        let bytes = self.datum(n).map(|datum| unsafe { varlena::bytes(datum) })?;
+        varlena::network(bytes).map(|(address, _)| address)
+    }
+
+    /// The elements of a text[], a null among them as such.
+    #[inline]
+    pub fn texts(&self, n: usize) -> Option<Vec<Option<&[u8]>>> {
+        // SAFETY: the argument is an array, which lives as long as the call.
+        let array = self.datum(n).map(|datum| unsafe { ArrayView::new(varlena::bytes(datum)) })?;
+        Some(array.iter().collect())
+    }
+
+    /// The elements of a text[] as strings; none for a null array.
+    pub fn strings(&self, n: usize, name: &str) -> Result<Vec<String>> {
+        let texts = self.texts(n).unwrap_or_default();
+        let string = |text: Option<&[u8]>| {
+            let bytes = text.ok_or_else(|| Error::argument(name, "must not contain a null"))?;
+            text::from_server(bytes)
+                .ok_or_else(|| Error::argument(name, "must be text that has a UTF-8 form"))
+        };
+        texts.into_iter().map(string).collect()
+    }
+}
+
+pub fn must_not_be_null(name: &str) -> Error {
+    Error::argument(name, "must not be null")
+}
+
+/// The content of a varlena argument.
+#[derive(Clone, Copy)]
+pub enum Bytes<'a> {
+    Read(&'a [u8]),
+    TooLong,
+}
+
+impl Bytes<'_> {
+    /// # Safety
+    /// The datum must be a varlena that outlives the result.
+    #[inline]
+    pub unsafe fn new(datum: Datum, most: usize) -> Self {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if varlena::length(datum) > most {
+                Bytes::TooLong
+            } else {
+                Bytes::Read(varlena::bytes(datum))
+            }
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The columns of our tables, numbered from 1 in the order of their creation.
+//! A test compares these lists with the tables of an installed extension.
+
+macro_rules! columns {
+    ($($table:ident { $($column:ident)* })*) => {$(
+        #[allow(non_upper_case_globals, non_camel_case_types, dead_code)]
+        pub mod $table {
+            enum Order { _before_the_first, $($column),* }
+            $(pub const $column: i16 = Order::$column as i16;)*
+        }
+    )*};
+}
+
+columns! {
+    keyspace {
+        keyspace event_channel empty_scopes default_scopes max_active_keys at_max label_length
+        has_imports created_at
+    }
+    keyspace_prefix { keyspace kind environment prefix }
+    scope { keyspace scope description implies }
+    role { keyspace role scopes }
+    tenant {
+        tenant_id suspended_at created_at keyspace name plan suspended_reason metadata
+    }
+    member { tenant_id keyspace member role }
+    key {
+        key_id tenant_id created_at expires_at disabled_at revoked_at generation digest keyspace
+        environment kind role owner scopes allowlist metadata label key_prefix key_snippet
+        created_by revoked_reason rotated_to regenerated imported
+    }
+}

@@ -1,0 +1,241 @@
+//! Rows by index, under a snapshot of this very moment, without SPI.
+//!
+//! A transaction at REPEATABLE READ sees the database as it was when it began, and
+//! so would every query it runs. Decisions must not: a key revoked since then is
+//! refused. So each takes the snapshot that PostgreSQL takes for its own catalogs.
+//! That snapshot is new at every call, whatever the isolation level, takes no
+//! transaction id, and works on standbys and in parallel mode.
+//!
+//! These scans check no privileges: whoever may call a function may have it look.
+
+use super::tables::Table;
+use crate::varlena::{self, ArrayView};
+use pgrx::pg_sys::{self, Datum, Oid};
+use std::marker::PhantomData;
+
+/// The widest of our tables.
+const MAX_COLUMNS: usize = 32;
+
+/// What the tables hold now; the same for all scans under it.
+pub struct Snapshot(pg_sys::Snapshot);
+
+impl Snapshot {
+    /// Must follow `Catalog::open`, see there.
+    #[inline]
+    pub fn now(table: Table) -> Snapshot {
+        // SAFETY: our tables have no syscache, so the snapshot is a new one. It is
+        // registered, since an invalidation may let go of an unregistered one.
+        unsafe { Snapshot(pg_sys::RegisterSnapshot(pg_sys::GetCatalogSnapshot(table.table))) }
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: registered in `now`, once. After an error the abort does it.
+            unsafe { pg_sys::UnregisterSnapshot(self.0) };
+        }
+    }
+}
+
+/// An open table, locked against being dropped until it is closed.
+pub struct Relation {
+    relation: pg_sys::Relation,
+    index: Oid,
+}
+
+const LOCK: i32 = pg_sys::AccessShareLock as i32;
+
+impl Relation {
+    #[inline]
+    pub fn open(table: Table) -> Relation {
+        // SAFETY: PostgreSQL raises an error if the table is gone.
+        Relation { relation: unsafe { pg_sys::table_open(table.table, LOCK) }, index: table.index }
+    }
+
+    /// All rows whose leading index columns equal the keys, in index order.
+    #[inline]
+    pub fn scan<'a, const N: usize>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        keys: [ScanKey<'a>; N],
+    ) -> Scan<'a> {
+        let mut keys = keys.map(|key| key.0);
+        // SAFETY: the relation is open and locked, the snapshot registered, all three
+        // for as long as the scan lasts; the keys themselves are copied.
+        let scan = unsafe {
+            pg_sys::systable_beginscan(
+                self.relation,
+                self.index,
+                true,
+                snapshot.0,
+                N as i32,
+                keys.as_mut_ptr(),
+            )
+        };
+        Scan { scan, relation: self }
+    }
+}
+
+impl Drop for Relation {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened in `open` with the same lock; after an error the abort
+            // closes it.
+            unsafe { pg_sys::table_close(self.relation, LOCK) };
+        }
+    }
+}
+
+/// A column that equals a value, which is borrowed for as long as the scan lasts.
+#[derive(Clone, Copy)]
+pub struct ScanKey<'a>(pg_sys::ScanKeyData, PhantomData<&'a ()>);
+
+impl<'a> ScanKey<'a> {
+    #[inline]
+    pub fn uuid(column: i16, value: &'a [u8; 16]) -> Self {
+        Self::equal(column, pg_sys::F_UUID_EQ, Datum::from(value.as_ptr()))
+    }
+
+    #[inline]
+    pub fn bytes(column: i16, value: &'a Varlena) -> Self {
+        Self::equal(column, pg_sys::F_BYTEAEQ, value.datum())
+    }
+
+    /// Texts of ours are compared as bytes.
+    #[inline]
+    pub fn text(column: i16, value: &'a Varlena) -> Self {
+        Self::equal(column, pg_sys::F_TEXTEQ, value.datum())
+    }
+
+    #[inline]
+    fn equal(column: i16, function: u32, value: Datum) -> Self {
+        let mut key = pg_sys::ScanKeyData::default();
+        // SAFETY: fills in the structure; the functions are PostgreSQL's own.
+        unsafe {
+            pg_sys::ScanKeyInit(
+                &mut key,
+                column,
+                pg_sys::BTEqualStrategyNumber as u16,
+                Oid::from(function),
+                value,
+            );
+        }
+        ScanKey(key, PhantomData)
+    }
+}
+
+/// Bytes with a varlena's header before them.
+pub struct Varlena(Vec<u32>);
+
+impl Varlena {
+    #[inline]
+    pub fn new(content: &[u8]) -> Varlena {
+        const HEADER: usize = 4;
+        let size = HEADER + content.len();
+        let mut words = vec![0u32; size.div_ceil(HEADER)];
+        // SAFETY: the buffer has `size` bytes or more, and is aligned for the header.
+        unsafe {
+            let start = words.as_mut_ptr().cast::<u8>();
+            pgrx::set_varsize_4b(start.cast(), size as i32);
+            std::ptr::copy_nonoverlapping(content.as_ptr(), start.add(HEADER), content.len());
+        }
+        Varlena(words)
+    }
+
+    fn datum(&self) -> Datum {
+        Datum::from(self.0.as_ptr())
+    }
+}
+
+/// A running scan.
+pub struct Scan<'a> {
+    scan: pg_sys::SysScanDesc,
+    relation: &'a Relation,
+}
+
+impl Scan<'_> {
+    /// The next row. It lies in a pinned page: it is good until the scan goes on.
+    #[inline]
+    pub fn next(&mut self) -> Option<Row<'_>> {
+        // SAFETY: the scan is open; the row has the relation's columns, which are
+        // no more than the arrays hold.
+        unsafe {
+            let tuple = pg_sys::systable_getnext(self.scan);
+            if tuple.is_null() {
+                return None;
+            }
+            let description = (*self.relation.relation).rd_att;
+            assert!((*description).natts as usize <= MAX_COLUMNS, "a table of ours is too wide");
+            let mut values = [Datum::null(); MAX_COLUMNS];
+            let mut nulls = [true; MAX_COLUMNS];
+            pg_sys::heap_deform_tuple(
+                tuple,
+                description,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+            Some(Row { values, nulls, _scan: PhantomData })
+        }
+    }
+}
+
+impl Drop for Scan<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: begun in `scan`, once; after an error the abort ends it.
+            unsafe { pg_sys::systable_endscan(self.scan) };
+        }
+    }
+}
+
+/// A row, its columns numbered as in `columns`. The accessors must be asked for the
+/// type that the column has.
+pub struct Row<'a> {
+    values: [Datum; MAX_COLUMNS],
+    nulls: [bool; MAX_COLUMNS],
+    _scan: PhantomData<&'a ()>,
+}
+
+impl<'a> Row<'a> {
+    #[inline]
+    pub fn datum(&self, column: i16) -> Option<Datum> {
+        let index = usize::from(column.unsigned_abs()).checked_sub(1)?;
+        (!*self.nulls.get(index)?).then(|| self.values[index])
+    }
+
+    #[inline]
+    pub fn bytes(&self, column: i16) -> Option<&'a [u8]> {
+        // SAFETY: a text or bytea of this row, which lies in the pinned page, or was
+        // fetched into the current memory context.
+        self.datum(column).map(|datum| unsafe { varlena::bytes(datum) })
+    }
+
+    #[inline]
+    pub fn array(&self, column: i16) -> Option<ArrayView<'a>> {
+        self.bytes(column).map(ArrayView::new)
+    }
+
+    #[inline]
+    pub fn uuid(&self, column: i16) -> Option<[u8; 16]> {
+        // SAFETY: a uuid of this row: 16 bytes in the page.
+        self.datum(column).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
+    }
+
+    #[inline]
+    pub fn timestamp(&self, column: i16) -> Option<i64> {
+        self.datum(column).map(|datum| datum.value() as i64)
+    }
+
+    pub fn integer(&self, column: i16) -> Option<i32> {
+        self.datum(column).map(|datum| datum.value() as i32)
+    }
+
+    pub fn smallint(&self, column: i16) -> Option<i16> {
+        self.datum(column).map(|datum| datum.value() as i16)
+    }
+
+    pub fn boolean(&self, column: i16) -> bool {
+        self.datum(column).is_some_and(|datum| datum.value() as u8 != 0)
+    }
+}

@@ -1,0 +1,5 @@
+//! Deciding: the way of a key from a call to its verdict.
+
+mod lookup;
+mod verdict;
+mod verify;

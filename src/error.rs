@@ -1,0 +1,137 @@
+//! Errors as callers see them: an SQLSTATE of our own, a message that names the
+//! argument, and a hint where there is a remedy.
+
+use crate::text;
+use std::ffi::{CString, c_char, c_int};
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The SQLSTATEs, named after the HTTP status that fits each. `docs/errors.md`
+/// describes them to users.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// An argument that can't be used.
+    InvalidArgument,
+    /// There is no such thing, or it is over: an unknown or a revoked key, an
+    /// unknown tenant, keyspace, member or role.
+    NotFound,
+    /// It is there already, or not in the state that the act needs.
+    Conflict,
+    /// The tenant has as many keys as its keyspace allows.
+    KeyLimit,
+    /// A standby had not replayed in time.
+    ReplayTimeout,
+    /// The pepper file can't be used.
+    Pepper,
+    /// The tables are not what this library expects.
+    Installation,
+}
+
+impl Code {
+    pub const fn sqlstate(self) -> &'static [u8; 5] {
+        match self {
+            Code::InvalidArgument => b"KS400",
+            Code::NotFound => b"KS404",
+            Code::Conflict => b"KS409",
+            Code::KeyLimit => b"KS429",
+            Code::ReplayTimeout => b"KS504",
+            Code::Pepper => b"KS510",
+            Code::Installation => b"KS500",
+        }
+    }
+
+    /// PostgreSQL's packing: six bits a character.
+    fn packed(self) -> c_int {
+        let six_bits = |c: &u8| c_int::from(c.wrapping_sub(b'0') & 0x3f);
+        self.sqlstate().iter().rev().fold(0, |packed, c| (packed << 6) | six_bits(c))
+    }
+}
+
+pub struct Error {
+    code: Code,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl Error {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Error { code, message: message.into(), detail: None, hint: None }
+    }
+
+    /// `label must have at most 100 characters`
+    pub fn argument(name: &str, rule: impl AsRef<str>) -> Self {
+        Error::new(Code::InvalidArgument, format!("{name} {}", rule.as_ref()))
+    }
+
+    pub fn not_found(what: impl Into<String>) -> Self {
+        Error::new(Code::NotFound, what)
+    }
+
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Reports the error to PostgreSQL, which does not return.
+    ///
+    /// # Safety
+    /// PostgreSQL leaves by a long jump: no frame between here and the C caller may
+    /// hold anything that needs dropping.
+    pub unsafe fn raise(self) -> ! {
+        let packed = self.code.packed();
+        let message = text::to_server(&self.message);
+        let detail = self.detail.as_deref().map(text::to_server);
+        let hint = self.hint.as_deref().map(text::to_server);
+        drop(self);
+        // SAFETY: errstart(elog::ERROR) starts a report that errfinish ends; strings are
+        // copied by errmsg and its kin, and printed by "%s" alone. What is left on
+        // the Rust heap is released before the jump, by `consume`.
+        unsafe {
+            elog::errstart(elog::ERROR, std::ptr::null());
+            elog::errcode(packed);
+            consume(Some(message), elog::errmsg);
+            consume(detail, elog::errdetail);
+            consume(hint, elog::errhint);
+            elog::errfinish(c"keysmith".as_ptr(), 0, std::ptr::null());
+        }
+        // errfinish does not return from an ERROR.
+        std::process::abort()
+    }
+}
+
+/// Hands a text to one of the report functions, and frees it.
+///
+/// # Safety
+/// A report must have been started.
+unsafe fn consume(
+    text: Option<CString>,
+    report: unsafe extern "C-unwind" fn(*const c_char, ...) -> c_int,
+) {
+    if let Some(text) = text {
+        // SAFETY: "%s" takes the one C string that follows; it is copied.
+        unsafe { report(c"%s".as_ptr(), text.as_ptr()) };
+    }
+}
+
+/// PostgreSQL's report functions. pgrx leaves them out, since its own reports know
+/// no SQLSTATE but PostgreSQL's.
+mod elog {
+    use super::{c_char, c_int};
+
+    pub const ERROR: c_int = pgrx::pg_sys::elog::PgLogLevel::ERROR as c_int;
+
+    unsafe extern "C-unwind" {
+        pub fn errstart(level: c_int, domain: *const c_char) -> bool;
+        pub fn errcode(sqlstate: c_int) -> c_int;
+        pub fn errmsg(format: *const c_char, ...) -> c_int;
+        pub fn errdetail(format: *const c_char, ...) -> c_int;
+        pub fn errhint(format: *const c_char, ...) -> c_int;
+        pub fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
+    }
+}

@@ -1,0 +1,50 @@
+//! Settings. None that a session may SET weakens anything.
+
+use pgrx::pg_sys;
+use std::ffi::{CStr, c_char};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+
+/// Where PostgreSQL keeps the value of `keysmith.pepper_file`.
+static PEPPER_FILE: AtomicPtr<c_char> = AtomicPtr::new(null_mut());
+
+/// The file with the peppers; empty for none, which is the default: an installation
+/// works at once, and a pepper can be added at any time. It is read when the library
+/// is loaded, so the server must be restarted for it; sessions can neither change
+/// the setting nor see its value.
+pub fn pepper_file() -> Option<String> {
+    let value = PEPPER_FILE.load(Relaxed);
+    if value.is_null() {
+        return None;
+    }
+    // SAFETY: PostgreSQL keeps a C string there.
+    let path = unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned();
+    (!path.is_empty()).then_some(path)
+}
+
+pub fn define() {
+    // SAFETY: called from _PG_init; all strings are static, and so is the place of
+    // the value. Backends that load the library late may define it as well.
+    unsafe {
+        let context = if pg_sys::process_shared_preload_libraries_in_progress {
+            pg_sys::GucContext::PGC_POSTMASTER
+        } else {
+            pg_sys::GucContext::PGC_SIGHUP
+        };
+        pg_sys::DefineCustomStringVariable(
+            c"keysmith.pepper_file".as_ptr(),
+            c"File outside the data directory with the peppers that key digests are made with."
+                .as_ptr(),
+            c"One line a generation, number:hex. Empty means none. Read when the library is loaded."
+                .as_ptr(),
+            PEPPER_FILE.as_ptr(),
+            c"".as_ptr(),
+            context,
+            pg_sys::GUC_SUPERUSER_ONLY as i32,
+            None,
+            None,
+            None,
+        );
+        pg_sys::MarkGUCPrefixReserved(c"keysmith".as_ptr());
+    }
+}

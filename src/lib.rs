@@ -1,0 +1,44 @@
+//! keysmith: API keys inside PostgreSQL.
+
+mod call;
+mod catalog;
+mod decide;
+mod error;
+mod guc;
+mod manage;
+mod pepper;
+mod request_id;
+mod text;
+mod varlena;
+
+#[cfg(not(panic = "unwind"))]
+compile_error!("PostgreSQL's errors are panics on their way through Rust, so panic must be unwind");
+
+pgrx::pg_module_magic!();
+
+pgrx::extension_sql_file!("../sql/install/10_schema.sql", name = "schema", bootstrap);
+pgrx::extension_sql_file!("../sql/install/20_tables.sql", name = "tables", requires = ["schema"]);
+pgrx::extension_sql_file!("../sql/install/30_policy_triggers.sql", name = "policy_triggers", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/install/40_keys_view.sql", name = "keys_view", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/install/50_manage.sql", name = "manage", requires = ["keys_view", "policy_triggers"]);
+pgrx::extension_sql_file!("../sql/install/60_decide.sql", name = "decide", requires = ["manage"]);
+pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges", finalize);
+
+/// Called when the library is loaded: by the postmaster where it is preloaded, else
+/// by the first session of a backend that calls one of its functions.
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn _PG_init() {
+    // SAFETY: nothing else is on this frame; see `sql_functions!`.
+    let outcome = unsafe {
+        pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
+            guc::define();
+            // A server that can't read its peppers would refuse every key: it must
+            // say so when it is started, not to each caller.
+            pepper::peppers().map(|_| ())
+        })
+    };
+    if let Err(error) = outcome {
+        // SAFETY: as above.
+        unsafe { error.raise() }
+    }
+}

@@ -1,0 +1,309 @@
+//! What all acts on keys share: the bounds of their fields, and how they are stored.
+
+use super::sql::{self, Param};
+use crate::call::Call;
+use crate::catalog::policy::Policy;
+use crate::catalog::scan::{Relation, ScanKey, Snapshot};
+use crate::catalog::{Catalog, columns};
+use crate::error::{Code, Error, Result};
+use crate::pepper;
+use crate::varlena::{self, ArrayView};
+use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
+use keysmith_core::key::{format, secret};
+use keysmith_core::policy::allowlist::MAX_NETWORKS;
+use keysmith_core::policy::scope::{SCOPE_RULE, is_grant};
+use pgrx::pg_sys::{self, Datum};
+use std::ffi::CStr;
+
+/// Most scopes a key or a role may hold.
+pub const MAX_SCOPES: usize = 1000;
+/// Most bytes of metadata, which every verdict carries.
+const MAX_METADATA: usize = 64 * 1024;
+
+pub fn check_length(name: &str, text: Option<&str>, most: usize) -> Result<()> {
+    match text.map(|text| text.chars().count()) {
+        Some(length) if length > most => {
+            Err(Error::argument(name, format!("must have at most {most} characters, not {length}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub fn check_metadata_size(name: &str, size: usize) -> Result<()> {
+    if size > MAX_METADATA {
+        return Err(Error::argument(name, format!("must have at most {MAX_METADATA} bytes")));
+    }
+    Ok(())
+}
+
+/// A jsonb argument that must be null or an object.
+pub fn metadata(call: &Call, n: usize) -> Result<Option<Datum>> {
+    const NAME: &str = "metadata";
+    let Some(datum) = call.datum(n) else { return Ok(None) };
+    // SAFETY: a jsonb argument, which lives as long as the call; its first word tells
+    // what it is at the top.
+    let content = unsafe {
+        check_metadata_size(NAME, varlena::length(datum))?;
+        varlena::bytes(datum)
+    };
+    const OBJECT: u32 = 0x2000_0000;
+    match content.first_chunk() {
+        Some(word) if u32::from_ne_bytes(*word) & OBJECT != 0 => Ok(Some(datum)),
+        _ => Err(Error::argument(NAME, "must be a JSON object")),
+    }
+}
+
+/// Grants that are well-formed, and not too many.
+pub fn check_grants(name: &str, grants: &[String]) -> Result<()> {
+    if grants.len() > MAX_SCOPES {
+        let count = grants.len();
+        return Err(Error::argument(name, format!("must have at most {MAX_SCOPES} scopes, not {count}")));
+    }
+    match grants.iter().find(|grant| !is_grant(grant)) {
+        None => Ok(()),
+        Some(bad) => {
+            let shown: String = bad.chars().take(60).collect();
+            Err(Error::argument(name, format!("has {shown:?}; a scope {SCOPE_RULE}"))
+                .hint("A grant may also be * or end in :*."))
+        }
+    }
+}
+
+/// The same for scopes of a keyspace, which must be in its catalogue.
+pub fn check_known_grants(policy: &Policy, grants: &[String]) -> Result<()> {
+    check_grants("scopes", grants)?;
+    match grants.iter().find(|grant| !policy.knows_grant(grant.as_bytes())) {
+        None => Ok(()),
+        Some(unknown) => {
+            Err(Error::argument("scopes", format!("has {unknown:?}, which the keyspace does not define"))
+                .hint("Define it with keysmith.define_scope."))
+        }
+    }
+}
+
+pub fn check_label(policy: &Policy, label: Option<&str>) -> Result<()> {
+    check_length("label", label, policy.label_length)?;
+    match label {
+        Some(label) if label.chars().any(char::is_control) => {
+            Err(Error::argument("label", "must have no control characters"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub fn check_role(policy: &Policy, role: Option<&str>, keyspace: &str) -> Result<()> {
+    match role {
+        Some(role) if !policy.has_role(role.as_bytes()) => {
+            let shown: String = role.chars().take(200).collect();
+            Err(Error::not_found(format!("role {shown:?} does not exist in keyspace {keyspace:?}"))
+                .hint("Define it with keysmith.define_role."))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The owner must be a member now. The row is locked until the transaction ends, so
+/// that a removal waits for the key and its check sees it.
+pub fn check_owner(tenant_id: &[u8; 16], owner: Option<&str>) -> Result<()> {
+    let Some(owner) = owner else { return Ok(()) };
+    let found = sql::execute(
+        "SELECT FROM keysmith.member WHERE tenant_id = $1 AND member = $2 FOR KEY SHARE",
+        &[Param::uuid(tenant_id), Param::text(owner)],
+    )?;
+    if found == 0 { Err(unknown_member(owner)) } else { Ok(()) }
+}
+
+pub fn unknown_member(member: &str) -> Error {
+    let shown: String = member.chars().take(200).collect();
+    Error::not_found(format!("{shown:?} is not a member of the tenant"))
+        .hint("Add members with keysmith.set_member.")
+}
+
+/// A cidr[] argument; one without networks is none.
+pub fn allowlist(datum: Option<Datum>) -> Result<Option<Datum>> {
+    const NAME: &str = "allowlist";
+    let Some(datum) = datum else { return Ok(None) };
+    // SAFETY: an array argument, which lives as long as the call.
+    let networks = ArrayView::new(unsafe { varlena::bytes(datum) });
+    match networks.len() {
+        0 => return Ok(None),
+        n if n > MAX_NETWORKS => {
+            return Err(Error::argument(NAME, format!("must have at most {MAX_NETWORKS} networks, not {n}")));
+        }
+        _ => {}
+    }
+    if networks.iter().any(|network| network.is_none()) {
+        return Err(Error::argument(NAME, "must not contain a null"));
+    }
+    Ok(Some(datum))
+}
+
+pub fn clock() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// A moment to come; an infinite one is none.
+pub fn expiry(expires_at: Option<i64>) -> Result<Option<i64>> {
+    const INFINITY: i64 = i64::MAX;
+    match expires_at {
+        None | Some(INFINITY) => Ok(None),
+        Some(moment) if moment <= clock() => {
+            Err(Error::argument("expires_at", "must be in the future"))
+        }
+        moment => Ok(moment),
+    }
+}
+
+/// What can be stored and shown of a new key, and the key itself, once.
+pub struct Fresh {
+    pub api_key: String,
+    pub generation: i16,
+    pub digest: [u8; DIGEST_LEN],
+    pub key_prefix: String,
+    pub key_snippet: String,
+}
+
+impl Fresh {
+    pub fn generate(policy: &Policy, kind: &str, environment: &str) -> Result<Fresh> {
+        let prefix = policy
+            .prefixes
+            .iter()
+            .find(|known| known.kind == kind && known.environment == environment)
+            .ok_or_else(|| no_prefix(kind, environment))?;
+        let api_key = secret::generate(&prefix.prefix).map_err(|error| {
+            Error::new(Code::Installation, format!("the operating system has no entropy: {error}"))
+        })?;
+        let Some(parts) = format::parse(api_key.as_bytes()) else {
+            return Err(Error::new(Code::Installation, "a new key is not well-formed"));
+        };
+        let (generation, digest) = pepper::peppers()?.store(&KeyDigest::of(api_key.as_bytes()));
+        Ok(Fresh {
+            generation,
+            digest,
+            key_prefix: format::display_prefix(parts),
+            key_snippet: format::display_snippet(parts),
+            api_key,
+        })
+    }
+}
+
+pub fn no_prefix(kind: &str, environment: &str) -> Error {
+    let shown: String = environment.chars().take(63).collect();
+    Error::argument("environment", format!("has no prefix for {kind} keys in {shown:?}"))
+        .hint("The keyspace's prefixes say which kinds and environments it has.")
+}
+
+/// Makes room for one more key of a tenant, as its keyspace says. The tenant's row
+/// is locked first, so that of two sessions the second counts what the first added:
+/// rows are counted as they are now, not as they were when the transaction began.
+pub fn make_room(policy: &Policy, tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
+    let Some(most) = policy.max_active_keys else { return Ok(Vec::new()) };
+    sql::execute(
+        "SELECT FROM keysmith.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
+        &[Param::uuid(tenant_id)],
+    )?;
+    let counting = counting_keys(tenant_id)?;
+    let excess = (counting.len() + 1).saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
+    if excess > 0 && !policy.replaces_at_max {
+        let message = format!("the tenant has {} active keys, and may have {most}", counting.len());
+        return Err(Error::new(Code::KeyLimit, message)
+            .hint("Revoke one, or rotate one: a key in its grace does not count."));
+    }
+    Ok(counting.into_iter().take(excess).collect())
+}
+
+/// The keys of a tenant that count as active, the oldest first.
+fn counting_keys(tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
+    use columns::key as column;
+    let table = Catalog::open()?.tables.key_by_tenant;
+    let snapshot = Snapshot::now(table);
+    let keys = Relation::open(table);
+    let mut scan = keys.scan(&snapshot, [ScanKey::uuid(column::tenant_id, tenant_id)]);
+    let now = clock();
+    let mut counting = Vec::new();
+    while let Some(row) = scan.next() {
+        let over = row.datum(column::revoked_at).is_some()
+            || row.timestamp(column::expires_at).is_some_and(|moment| moment <= now);
+        // A key with a successor is in its grace.
+        if !over && row.datum(column::rotated_to).is_none() {
+            counting.extend(row.uuid(column::key_id));
+        }
+    }
+    Ok(counting)
+}
+
+/// The composite value of a new key, `keysmith.minted`, without the key itself,
+/// which is never a parameter of a statement: see `with_api_key`.
+pub fn minted(key_id: &[u8; 16]) -> Result<Datum> {
+    let rows = sql::query(
+        "SELECT ROW(key_id, NULL, key_prefix, key_snippet, label, environment, kind, scopes,
+                    expires_at, created_at)::keysmith.minted
+         FROM keysmith.key WHERE key_id = $1",
+        &[Param::uuid(key_id)],
+    )?;
+    rows.first().and_then(|row| row.transferred(1)).ok_or_else(|| unknown_key(key_id))
+}
+
+/// Puts the key into the one value that ever has it. To be called outside of SPI,
+/// whose memory goes with its session.
+pub fn with_api_key(minted: Datum, api_key: &str) -> Datum {
+    with_column(minted, API_KEY_COLUMN, crate::text::datum(api_key))
+}
+
+/// Of the type `keysmith.minted`, counted from 0.
+const API_KEY_COLUMN: usize = 1;
+
+/// A composite value with one column replaced.
+fn with_column(row: Datum, column: usize, value: Datum) -> Datum {
+    // SAFETY: the row is a composite value of a named type that has this column; the
+    // arrays are as long as its description; the new row is in the current context.
+    unsafe {
+        let header = row.cast_mut_ptr::<pg_sys::HeapTupleHeaderData>();
+        let datum = (*header).t_choice.t_datum;
+        let description = pg_sys::lookup_rowtype_tupdesc(datum.datum_typeid, datum.datum_typmod);
+        let columns = (*description).natts as usize;
+        let mut values = vec![Datum::null(); columns];
+        let mut nulls = vec![true; columns];
+        let mut tuple = pg_sys::HeapTupleData {
+            t_len: (datum.datum_len_ as u32) >> 2,
+            t_data: header,
+            ..Default::default()
+        };
+        pg_sys::heap_deform_tuple(&mut tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
+        values[column] = value;
+        nulls[column] = false;
+        let changed =
+            pg_sys::heap_form_tuple(description, values.as_mut_ptr(), nulls.as_mut_ptr());
+        if (*description).tdrefcount >= 0 {
+            pg_sys::DecrTupleDescRefCount(description);
+        }
+        pg_sys::HeapTupleHeaderGetDatum((*changed).t_data)
+    }
+}
+
+/// The text form of an id, for messages.
+pub fn shown(key_id: &[u8; 16]) -> String {
+    // SAFETY: uuid_out takes a pointer to 16 bytes and gives a C string.
+    unsafe {
+        let argument = [Some(Datum::from(key_id.as_ptr()))];
+        let text = pgrx::direct_function_call_as_datum(pg_sys::uuid_out, &argument);
+        text.map_or(String::new(), |text| {
+            CStr::from_ptr(text.cast_mut_ptr()).to_string_lossy().into_owned()
+        })
+    }
+}
+
+pub fn uuid_datum(uuid: &[u8; 16]) -> Datum {
+    // SAFETY: 16 bytes of the current memory context, filled in at once.
+    unsafe {
+        let copy = pg_sys::palloc(16).cast::<[u8; 16]>();
+        *copy = *uuid;
+        Datum::from(copy)
+    }
+}
+
+/// The one error for a key that is not there and one that is over.
+pub fn unknown_key(key_id: &[u8; 16]) -> Error {
+    Error::not_found(format!("key {} does not exist or is revoked", shown(key_id)))
+}

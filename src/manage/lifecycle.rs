@@ -1,0 +1,434 @@
+//! What becomes of a key: altered, rotated, regenerated, disabled, revoked.
+
+use super::authority;
+use super::event::{self, Subject};
+use super::key::{self, Fresh, unknown_key};
+use super::keyspace::policy;
+use super::listing;
+use super::mint::{self, Draft};
+use super::patch::{Change, Patch};
+use super::sql::{self, Param, Row};
+use super::tenant;
+use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
+use crate::error::{Code, Error, Result};
+use crate::pepper;
+use keysmith_core::key::MAX_KEY_LEN;
+use keysmith_core::key::digest::KeyDigest;
+use keysmith_core::policy::allowlist::{self, MAX_NETWORKS};
+use pgrx::pg_sys::{self, Datum, Interval};
+use std::ffi::CString;
+
+sql_functions! {
+    keysmith_alter_key => alter_key;
+    keysmith_rotate => rotate;
+    keysmith_regenerate => regenerate;
+    keysmith_disable => disable;
+    keysmith_enable => enable;
+    keysmith_revoke => revoke;
+    keysmith_report_leak => report_leak;
+}
+
+/// A key that an act is about. Its row is locked until the transaction ends.
+struct Subjected {
+    key_id: [u8; 16],
+    tenant_id: [u8; 16],
+    keyspace: String,
+    environment: String,
+    kind: String,
+    expires_at: Option<i64>,
+    disabled: bool,
+    rotated_to: Option<[u8; 16]>,
+}
+
+impl Subjected {
+    /// Locks a key that is not revoked. Sessions that act on one key at once take
+    /// turns, and each sees what the one before it did.
+    fn lock(key_id: &[u8; 16]) -> Result<Subjected> {
+        let rows = sql::query(
+            "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
+                    rotated_to
+             FROM keysmith.key WHERE key_id = $1 AND revoked_at IS NULL FOR NO KEY UPDATE",
+            &[Param::uuid(key_id)],
+        )?;
+        let read = |row: Row| {
+            Some(Subjected {
+                key_id: *key_id,
+                tenant_id: row.uuid(1)?,
+                keyspace: row.text(2)?,
+                environment: row.text(3)?,
+                kind: row.text(4)?,
+                expires_at: row.timestamp(5),
+                disabled: row.boolean(6),
+                rotated_to: row.uuid(7),
+            })
+        };
+        rows.first().and_then(read).ok_or_else(|| unknown_key(key_id))
+    }
+
+    fn is_expired(&self) -> bool {
+        self.expires_at.is_some_and(|moment| moment <= key::clock())
+    }
+
+    fn check_is_active(&self) -> Result<()> {
+        let conflict = |what: &str| {
+            Error::new(Code::Conflict, format!("key {} {what}", key::shown(&self.key_id)))
+        };
+        if let Some(successor) = &self.rotated_to {
+            let what = format!("was rotated already; its successor is {}", key::shown(successor));
+            return Err(conflict(&what));
+        }
+        if self.is_expired() {
+            return Err(conflict("is expired"));
+        }
+        if self.disabled {
+            return Err(conflict("is disabled").hint("Enable it first."));
+        }
+        Ok(())
+    }
+}
+
+/// What a patch asks of a key.
+struct Changes {
+    label: Change<String>,
+    scopes: Option<Vec<String>>,
+    role: Change<String>,
+    owner: Change<String>,
+    allowlist: Option<Vec<String>>,
+    expires_at: Change<i64>,
+    metadata: bool,
+}
+
+impl Changes {
+    fn read(datum: Option<Datum>) -> Result<Changes> {
+        let mut patch = Patch::read("changes", datum)?;
+        let changes = Changes {
+            label: patch.text("label")?,
+            scopes: patch.texts("scopes")?,
+            role: patch.text("role")?,
+            owner: patch.text("owner")?,
+            allowlist: patch.texts("allowlist")?.map(networks).transpose()?,
+            expires_at: match patch.text("expires_at")? {
+                Some(Some(text)) => Some(key::expiry(Some(timestamp("expires_at", &text)?))?),
+                other => other.map(|_| None),
+            },
+            metadata: patch.object("metadata")?,
+        };
+        for unsupported in ["limits", "credits"] {
+            let given = patch.value(unsupported)?.is_some_and(|value| !value.is_null());
+            mint::refuse_unsupported(unsupported, given)?;
+        }
+        patch.finish()?;
+        Ok(changes)
+    }
+}
+
+/// Networks in their canonical form.
+fn networks(texts: Vec<String>) -> Result<Vec<String>> {
+    const NAME: &str = "allowlist";
+    if texts.len() > MAX_NETWORKS {
+        let count = texts.len();
+        return Err(Error::argument(NAME, format!("must have at most {MAX_NETWORKS} networks, not {count}")));
+    }
+    let canonical = |text: String| {
+        allowlist::parse(&text).map(|network| network.to_string()).map_err(|rule| Error::argument(NAME, rule))
+    };
+    texts.into_iter().map(canonical).collect()
+}
+
+/// Reads a moment in any form that PostgreSQL does.
+fn timestamp(name: &str, text: &str) -> Result<i64> {
+    let bad = || Error::argument(name, "must be a timestamp such as 2030-01-31T12:00:00Z");
+    let input = CString::new(text).map_err(|_| bad())?;
+    // SAFETY: timestamptz_in takes a C string, an oid and a modifier. It changes
+    // nothing, so that its error can be caught and told as ours.
+    let parsed = pgrx::PgTryBuilder::new(|| unsafe {
+        pgrx::direct_function_call_as_datum(
+            pg_sys::timestamptz_in,
+            &[
+                Some(Datum::from(input.as_ptr())),
+                Some(Datum::from(pg_sys::Oid::INVALID)),
+                Some(Datum::from(-1i32)),
+            ],
+        )
+    })
+    .catch_others(|_| None)
+    .execute();
+    parsed.map(|datum| datum.value() as i64).ok_or_else(bad)
+}
+
+fn alter_key(call: &Call) -> Result<Option<Datum>> {
+    let key_id = call.uuid(0, "key_id")?;
+    let mut changes = Changes::read(call.datum(1))?;
+    authority::act(|_| {
+        let subject = Subjected::lock(&key_id)?;
+        let policy = policy(&subject.keyspace)?;
+        let expiry = changes.expires_at;
+        if subject.rotated_to.is_some() && expiry.is_some_and(|new| !ends_sooner(new, subject.expires_at)) {
+            return Err(Error::argument("expires_at", "can't be put off: the key was rotated"));
+        }
+        // An expired key that comes to life again takes a place.
+        if subject.is_expired() && expiry.is_some() {
+            for surplus in key::make_room(&policy, &subject.tenant_id)? {
+                end(&surplus, "replaced")?;
+            }
+        }
+        if let Some(label) = &changes.label {
+            key::check_label(&policy, label.as_deref())?;
+        }
+        if let Some(role) = &changes.role {
+            key::check_role(&policy, role.as_deref(), &subject.keyspace)?;
+        }
+        if let Some(owner) = &changes.owner {
+            key::check_owner(&subject.tenant_id, owner.as_deref())?;
+        }
+        if let Some(scopes) = &mut changes.scopes {
+            key::check_known_grants(&policy, scopes)?;
+            mint::fill_in_defaults(&policy, scopes);
+        }
+        sql::execute(
+            "UPDATE keysmith.key SET
+                 label = CASE WHEN $2 THEN $3 ELSE label END,
+                 scopes = CASE WHEN $4 THEN $5 ELSE scopes END,
+                 role = CASE WHEN $6 THEN $7 ELSE role END,
+                 owner = CASE WHEN $8 THEN $9 ELSE owner END,
+                 allowlist = CASE WHEN $10 THEN nullif($11::cidr[], '{}') ELSE allowlist END,
+                 expires_at = CASE WHEN $12 THEN $13 ELSE expires_at END,
+                 metadata = CASE WHEN $14
+                     THEN coalesce(nullif($15 -> 'metadata', 'null'), '{}') ELSE metadata END
+             WHERE key_id = $1",
+            &[
+                Param::uuid(&key_id),
+                Param::boolean(changes.label.is_some()),
+                Param::text_or_null(changes.label.as_ref().and_then(Option::as_deref)),
+                Param::boolean(changes.scopes.is_some()),
+                Param::texts(changes.scopes.as_deref().unwrap_or_default()),
+                Param::boolean(changes.role.is_some()),
+                Param::text_or_null(changes.role.as_ref().and_then(Option::as_deref)),
+                Param::boolean(changes.owner.is_some()),
+                Param::text_or_null(changes.owner.as_ref().and_then(Option::as_deref)),
+                Param::boolean(changes.allowlist.is_some()),
+                Param::texts(changes.allowlist.as_deref().unwrap_or_default()),
+                Param::boolean(expiry.is_some()),
+                Param::timestamp(expiry.flatten()),
+                Param::boolean(changes.metadata),
+                Param::given(pg_sys::JSONBOID, call.datum(1)),
+            ],
+        )?;
+        event::send("alter", &subject.keyspace, Subject::key(&key_id))?;
+        listing::entry(&key_id)
+    })
+}
+
+/// Whether a new end comes before the old one. No end is the last of all.
+fn ends_sooner(new: Option<i64>, old: Option<i64>) -> bool {
+    new.is_some_and(|new| old.is_none_or(|old| new <= old))
+}
+
+fn rotate(call: &Call) -> Result<Option<Datum>> {
+    let key_id = call.uuid(0, "key_id")?;
+    let grace = call.interval(1, "grace")?;
+    check_grace(&grace)?;
+    let (row, api_key) = authority::act(|caller| {
+        let old = Subjected::lock(&key_id)?;
+        old.check_is_active()?;
+        let (successor, api_key) = succeed(&caller.role, &old, false)?;
+        let is_over_at_once = grace.time == 0 && grace.day == 0 && grace.month == 0;
+        sql::execute(
+            "UPDATE keysmith.key SET
+                 rotated_to = $2,
+                 revoked_at = CASE WHEN $3 THEN pg_catalog.clock_timestamp() END,
+                 revoked_reason = CASE WHEN $3 THEN 'rotated' END,
+                 expires_at = CASE WHEN $3 THEN expires_at
+                     ELSE least(expires_at, pg_catalog.clock_timestamp() + $4) END
+             WHERE key_id = $1",
+            &[
+                Param::uuid(&key_id),
+                Param::uuid(&successor),
+                Param::boolean(is_over_at_once),
+                Param::given(pg_sys::INTERVALOID, call.datum(1)),
+            ],
+        )?;
+        event::send("rotate", &old.keyspace, Subject::key(&key_id))?;
+        Ok((key::minted(&successor)?, api_key))
+    })?;
+    Ok(Some(key::with_api_key(row, &api_key)))
+}
+
+fn check_grace(grace: &Interval) -> Result<()> {
+    const DAY: i128 = 86_400_000_000;
+    const MOST: i128 = 366 * DAY;
+    let length = i128::from(grace.time)
+        + i128::from(grace.day) * DAY
+        + i128::from(grace.month) * 30 * DAY;
+    let parts_agree = grace.time >= 0 && grace.day >= 0 && grace.month >= 0;
+    if !parts_agree || length > MOST {
+        return Err(Error::argument("grace", "must be from 0 to 366 days"));
+    }
+    Ok(())
+}
+
+/// Stores a new key that inherits everything of an old one.
+fn succeed(created_by: &str, old: &Subjected, regenerated: bool) -> Result<([u8; 16], String)> {
+    let policy = policy(&old.keyspace)?;
+    let fresh = Fresh::generate(&policy, &old.kind, &old.environment)?;
+    let rows = sql::query(
+        "INSERT INTO keysmith.key (
+             tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
+             scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by, regenerated)
+         SELECT tenant_id, expires_at, $2, $3, keyspace, environment, kind, role, owner,
+             scopes, allowlist, metadata, label, $4, $5, $6, $7
+         FROM keysmith.key WHERE key_id = $1
+         RETURNING key_id",
+        &[
+            Param::uuid(&old.key_id),
+            Param::smallint(fresh.generation),
+            Param::bytes(&fresh.digest),
+            Param::text(&fresh.key_prefix),
+            Param::text(&fresh.key_snippet),
+            Param::text(created_by),
+            Param::boolean(regenerated),
+        ],
+    )?;
+    let key_id =
+        rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| unknown_key(&old.key_id))?;
+    Ok((key_id, fresh.api_key))
+}
+
+/// Replaces a tenant's one key at once, as products with a single key per account
+/// do: the key that `regenerate` made last, or else the only one there is. Where
+/// there are several and none of them is such, a further one is made.
+fn regenerate(call: &Call) -> Result<Option<Datum>> {
+    let mut draft = Draft {
+        tenant: call.required_text(0, "tenant")?,
+        label: call.text(1, "label")?,
+        environment: call.text(2, "environment")?,
+        kind: mint::kind(call.required_text(3, "kind")?)?,
+        keyspace: call.required_text(4, "keyspace")?,
+        ..Draft::default()
+    };
+    let (row, api_key) = authority::act(|caller| {
+        let policy = policy(&draft.keyspace)?;
+        let tenant_id = tenant::find(&draft.tenant, &draft.keyspace)?;
+        let environment = draft.settle(&policy, &tenant_id)?;
+        let Some(old) = legacy_key(&tenant_id, &draft.kind, &environment)? else {
+            return mint::mint_for(caller, &policy, &tenant_id, &draft, &environment, true);
+        };
+        let old = Subjected::lock(&old)?;
+        let (successor, api_key) = succeed(&caller.role, &old, true)?;
+        if draft.label.is_some() {
+            sql::execute(
+                "UPDATE keysmith.key SET label = $2 WHERE key_id = $1",
+                &[Param::uuid(&successor), Param::text_or_null(draft.label.as_deref())],
+            )?;
+        }
+        sql::execute(
+            "UPDATE keysmith.key SET rotated_to = $2, revoked_at = pg_catalog.clock_timestamp(),
+                 revoked_reason = 'regenerated'
+             WHERE key_id = $1",
+            &[Param::uuid(&old.key_id), Param::uuid(&successor)],
+        )?;
+        event::send("revoke", &old.keyspace, Subject::key(&old.key_id))?;
+        Ok((key::minted(&successor)?, api_key))
+    })?;
+    Ok(Some(key::with_api_key(row, &api_key)))
+}
+
+/// The key that a regeneration replaces. Regenerations of one tenant take turns.
+fn legacy_key(tenant_id: &[u8; 16], kind: &str, environment: &str) -> Result<Option<[u8; 16]>> {
+    sql::execute(
+        "SELECT FROM keysmith.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
+        &[Param::uuid(tenant_id)],
+    )?;
+    let rows = sql::query(
+        "SELECT key_id, regenerated FROM keysmith.key
+         WHERE tenant_id = $1 AND kind = $2 AND environment = $3 AND revoked_at IS NULL
+           AND (expires_at IS NULL OR expires_at > pg_catalog.clock_timestamp())
+           AND rotated_to IS NULL
+         ORDER BY regenerated DESC, created_at DESC LIMIT 2",
+        &[Param::uuid(tenant_id), Param::text(kind), Param::text(environment)],
+    )?;
+    let is_the_one = |row: &Row| row.boolean(2) || rows.count == 1;
+    Ok(rows.first().filter(is_the_one).and_then(|row| row.uuid(1)))
+}
+
+fn disable(call: &Call) -> Result<Option<Datum>> {
+    switch(
+        call,
+        "disable",
+        "UPDATE keysmith.key SET disabled_at = coalesce(disabled_at, pg_catalog.clock_timestamp())
+         WHERE key_id = $1",
+    )
+}
+
+fn enable(call: &Call) -> Result<Option<Datum>> {
+    switch(call, "enable", "UPDATE keysmith.key SET disabled_at = NULL WHERE key_id = $1")
+}
+
+fn switch(call: &Call, event: &str, statement: &str) -> Result<Option<Datum>> {
+    let key_id = call.uuid(0, "key_id")?;
+    authority::act(|_| {
+        let subject = Subjected::lock(&key_id)?;
+        sql::execute(statement, &[Param::uuid(&key_id)])?;
+        event::send(event, &subject.keyspace, Subject::key(&key_id))
+    })?;
+    Ok(None)
+}
+
+fn revoke(call: &Call) -> Result<Option<Datum>> {
+    let key_id = call.uuid(0, "key_id")?;
+    let reason = call.text(1, "reason")?;
+    key::check_length("reason", reason.as_deref(), 1000)?;
+    authority::act(|_| end(&key_id, reason.as_deref().unwrap_or("revoked")))?;
+    Ok(None)
+}
+
+/// Revokes a key.
+pub fn end(key_id: &[u8; 16], reason: &str) -> Result<()> {
+    let subject = Subjected::lock(key_id)?;
+    sql::execute(
+        "UPDATE keysmith.key
+         SET revoked_at = pg_catalog.clock_timestamp(), revoked_reason = $2
+         WHERE key_id = $1",
+        &[Param::uuid(key_id), Param::text(reason)],
+    )?;
+    event::send("revoke", &subject.keyspace, Subject::key(key_id))
+}
+
+/// Revokes a secret key that was found where it should not be, in every keyspace
+/// that has it. Whoever holds the key may do this much to it.
+fn report_leak(call: &Call) -> Result<Option<Datum>> {
+    let unknown = || Error::not_found("api_key is not a key that could be revoked");
+    let digest = match call.bytes(0, MAX_KEY_LEN) {
+        None => return Err(must_not_be_null("api_key")),
+        Some(Bytes::TooLong) => return Err(unknown()),
+        Some(Bytes::Read(key)) => KeyDigest::of(key),
+    };
+    let source = call.required_text(1, "source")?;
+    key::check_length("source", Some(&source), 500)?;
+    let candidates: Vec<_> = pepper::peppers()?.candidates(&digest).collect();
+    let revoked = authority::act(|_| {
+        let mut keys: Vec<([u8; 16], String)> = Vec::new();
+        for (generation, digest) in &candidates {
+            let rows = sql::query(
+                "SELECT key_id, kind FROM keysmith.key
+                 WHERE digest = $1 AND generation = $2 AND revoked_at IS NULL ORDER BY key_id",
+                &[Param::bytes(digest), Param::smallint(*generation)],
+            )?;
+            keys.extend(rows.iter().filter_map(|row| Some((row.uuid(1)?, row.text(2)?))));
+        }
+        if keys.is_empty() {
+            return Err(unknown());
+        }
+        keys.retain(|(_, kind)| kind == "secret");
+        if keys.is_empty() {
+            return Err(Error::new(Code::Conflict, "api_key is publishable, and so no secret"));
+        }
+        for (key_id, _) in &keys {
+            end(key_id, &format!("leaked: {source}"))?;
+        }
+        Ok(keys)
+    })?;
+    let ids = revoked.iter().map(|(key_id, _)| key::uuid_datum(key_id));
+    listing::return_set(call, ids);
+    Ok(None)
+}

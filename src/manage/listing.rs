@@ -1,0 +1,70 @@
+//! Keys as they are shown: without digests, and without the keys.
+
+use super::authority;
+use super::sql::{self, Param};
+use super::tenant;
+use crate::call::{Call, sql_functions};
+use crate::error::Result;
+use pgrx::pg_sys::{self, Datum};
+
+sql_functions! {
+    keysmith_list_keys => list_keys;
+}
+
+/// One key, as a row of the view `keys`.
+pub fn entry(key_id: &[u8; 16]) -> Result<Option<Datum>> {
+    let rows =
+        sql::query("SELECT k FROM keysmith.keys k WHERE key_id = $1", &[Param::uuid(key_id)])?;
+    Ok(rows.first().and_then(|row| row.transferred(1)))
+}
+
+fn list_keys(call: &Call) -> Result<Option<Datum>> {
+    let tenant = call.required_text(0, "tenant")?;
+    let keyspace = call.required_text(1, "keyspace")?;
+    let include_revoked = call.boolean(2, "include_revoked")?;
+    // SAFETY: the function is declared to return a set of rows of the view.
+    let result = unsafe { result_set(call, 0) };
+    authority::look(|| {
+        let tenant_id = tenant::find(&tenant, &keyspace)?;
+        let rows = sql::query(
+            "SELECT v.* FROM keysmith.key k JOIN keysmith.keys v USING (key_id)
+             WHERE k.tenant_id = $1 AND ($2 OR k.revoked_at IS NULL)
+             ORDER BY k.created_at, k.key_id",
+            &[Param::uuid(&tenant_id), Param::boolean(include_revoked)],
+        )?;
+        for row in rows.iter() {
+            // SAFETY: the row has the columns of the view; it is copied.
+            unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
+        }
+        Ok(())
+    })?;
+    Ok(None)
+}
+
+/// Returns a set of values of a type that is no row.
+pub fn return_set(call: &Call, values: impl Iterator<Item = Datum>) {
+    // SAFETY: the function is declared to return a set of that type; the values are
+    // copied.
+    unsafe {
+        let result = result_set(call, pg_sys::SRF_SINGLE_USE_EXPECTED);
+        for mut value in values {
+            let mut is_null = false;
+            pg_sys::tuplestore_putvalues(
+                result.setResult,
+                result.setDesc,
+                &mut value,
+                &mut is_null,
+            );
+        }
+    }
+}
+
+/// # Safety
+/// The function must be declared to return a set.
+unsafe fn result_set(call: &Call, flags: u32) -> &pg_sys::ReturnSetInfo {
+    // SAFETY: PostgreSQL raises an error where a set can't be taken.
+    unsafe {
+        pg_sys::InitMaterializedSRF(call.frame(), flags);
+        &*(*call.frame()).resultinfo.cast::<pg_sys::ReturnSetInfo>()
+    }
+}

@@ -1,0 +1,239 @@
+//! New keys: minted here, or imported from elsewhere.
+
+use super::authority::{self, Caller};
+use super::event::{self, Subject};
+use super::key::{self, Fresh};
+use super::keyspace::policy;
+use super::lifecycle;
+use super::sql::{self, Param};
+use super::tenant;
+use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
+use crate::catalog::policy::{EmptyScopes, Policy};
+use crate::error::{Code, Error, Result};
+use crate::pepper;
+use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
+use keysmith_core::policy::rules::Kind;
+use pgrx::pg_sys::{self, Datum};
+
+sql_functions! {
+    keysmith_mint => mint;
+    keysmith_import_key => import_key;
+}
+
+/// The environment of a key that names none, where the keyspace has it.
+const USUAL_ENVIRONMENT: &str = "live";
+
+/// What a new key shall be.
+#[derive(Default)]
+pub struct Draft {
+    pub tenant: String,
+    pub keyspace: String,
+    pub label: Option<String>,
+    pub environment: Option<String>,
+    pub kind: String,
+    pub scopes: Vec<String>,
+    pub role: Option<String>,
+    pub owner: Option<String>,
+    pub allowlist: Option<Datum>,
+    pub expires_at: Option<i64>,
+    pub metadata: Option<Datum>,
+}
+
+impl Draft {
+    /// Reads the tenant, which comes first, and the arguments from the label on.
+    fn read(call: &Call, label: usize) -> Result<Draft> {
+        refuse_unsupported("limits", call.datum(label + 8).is_some())?;
+        refuse_unsupported("credits", call.datum(label + 9).is_some())?;
+        Ok(Draft {
+            tenant: call.required_text(0, "tenant")?,
+            label: call.text(label, "label")?,
+            environment: call.text(label + 1, "environment")?,
+            kind: kind(call.required_text(label + 2, "kind")?)?,
+            scopes: call.strings(label + 3, "scopes")?,
+            role: call.text(label + 4, "role")?,
+            owner: call.text(label + 5, "owner")?,
+            allowlist: key::allowlist(call.datum(label + 6))?,
+            expires_at: key::expiry(call.timestamp(label + 7))?,
+            metadata: key::metadata(call, label + 10)?,
+            keyspace: call.required_text(label + 11, "keyspace")?,
+        })
+    }
+
+    /// Checks what needs the keyspace and the tenant, and fills in defaults.
+    pub fn settle(&mut self, policy: &Policy, tenant_id: &[u8; 16]) -> Result<String> {
+        key::check_label(policy, self.label.as_deref())?;
+        key::check_known_grants(policy, &self.scopes)?;
+        key::check_role(policy, self.role.as_deref(), &self.keyspace)?;
+        key::check_owner(tenant_id, self.owner.as_deref())?;
+        fill_in_defaults(policy, &mut self.scopes);
+        environment(policy, &self.kind, self.environment.as_deref())
+    }
+}
+
+/// A key without scopes gets the keyspace's defaults, where it says so.
+pub fn fill_in_defaults(policy: &Policy, scopes: &mut Vec<String>) {
+    if scopes.is_empty() && policy.empty_scopes == EmptyScopes::Defaults {
+        let text = |scope: &[u8]| String::from_utf8_lossy(scope).into_owned();
+        scopes.extend(policy.default_scopes.iter().map(|scope| text(scope)));
+    }
+}
+
+pub fn refuse_unsupported(name: &str, is_given: bool) -> Result<()> {
+    if is_given {
+        return Err(Error::argument(name, "must be null: this version can't enforce it"));
+    }
+    Ok(())
+}
+
+pub fn kind(kind: String) -> Result<String> {
+    match Kind::parse(kind.as_bytes()) {
+        Some(_) => Ok(kind),
+        None => Err(Error::argument("kind", "must be secret or publishable")),
+    }
+}
+
+/// The environment that was asked for, or else the usual one, or else the only one.
+pub fn environment(policy: &Policy, kind: &str, asked: Option<&str>) -> Result<String> {
+    let mut known = policy.prefixes.iter().filter(|known| known.kind == kind);
+    let wanted = asked.unwrap_or(USUAL_ENVIRONMENT);
+    if known.clone().any(|known| known.environment == wanted) {
+        return Ok(wanted.into());
+    }
+    match (asked, known.next(), known.next()) {
+        (None, Some(only), None) => Ok(only.environment.clone()),
+        _ => Err(key::no_prefix(kind, wanted)),
+    }
+}
+
+fn mint(call: &Call) -> Result<Option<Datum>> {
+    let mut draft = Draft::read(call, 1)?;
+    let (row, api_key) = authority::act(|caller| {
+        let policy = policy(&draft.keyspace)?;
+        let tenant_id = tenant::find(&draft.tenant, &draft.keyspace)?;
+        let environment = draft.settle(&policy, &tenant_id)?;
+        mint_for(caller, &policy, &tenant_id, &draft, &environment, false)
+    })?;
+    Ok(Some(key::with_api_key(row, &api_key)))
+}
+
+/// Stores a new key for a draft that was settled.
+pub fn mint_for(
+    caller: &Caller,
+    policy: &Policy,
+    tenant_id: &[u8; 16],
+    draft: &Draft,
+    environment: &str,
+    regenerated: bool,
+) -> Result<(Datum, String)> {
+    let fresh = Fresh::generate(policy, &draft.kind, environment)?;
+    let stored = Stored {
+        generation: fresh.generation,
+        digest: &fresh.digest,
+        key_prefix: Some(&fresh.key_prefix),
+        key_snippet: Some(&fresh.key_snippet),
+        imported: false,
+        regenerated,
+    };
+    let row = store(caller, policy, tenant_id, draft, environment, &stored, "mint")?;
+    Ok((row, fresh.api_key))
+}
+
+/// What is stored in place of a key.
+struct Stored<'a> {
+    generation: i16,
+    digest: &'a [u8; DIGEST_LEN],
+    key_prefix: Option<&'a str>,
+    key_snippet: Option<&'a str>,
+    imported: bool,
+    regenerated: bool,
+}
+
+fn store(
+    caller: &Caller,
+    policy: &Policy,
+    tenant_id: &[u8; 16],
+    draft: &Draft,
+    environment: &str,
+    stored: &Stored,
+    event: &str,
+) -> Result<Datum> {
+    for surplus in key::make_room(policy, tenant_id)? {
+        lifecycle::end(&surplus, "replaced")?;
+    }
+    let rows = sql::query(
+        "INSERT INTO keysmith.key (
+             tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
+             scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by,
+             imported, regenerated)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, coalesce($12, '{}'), $13, $14, $15,
+                 $16, $17, $18)
+         ON CONFLICT (digest, keyspace) DO NOTHING
+         RETURNING key_id",
+        &[
+            Param::uuid(tenant_id),
+            Param::timestamp(draft.expires_at),
+            Param::smallint(stored.generation),
+            Param::bytes(stored.digest),
+            Param::text(&draft.keyspace),
+            Param::text(environment),
+            Param::text(&draft.kind),
+            Param::text_or_null(draft.role.as_deref()),
+            Param::text_or_null(draft.owner.as_deref()),
+            Param::texts(&draft.scopes),
+            Param::given(pg_sys::CIDRARRAYOID, draft.allowlist),
+            Param::given(pg_sys::JSONBOID, draft.metadata),
+            Param::text_or_null(draft.label.as_deref()),
+            Param::text_or_null(stored.key_prefix),
+            Param::text_or_null(stored.key_snippet),
+            Param::text(&caller.role),
+            Param::boolean(stored.imported),
+            Param::boolean(stored.regenerated),
+        ],
+    )?;
+    let key_id = rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| {
+        let keyspace = &draft.keyspace;
+        Error::new(Code::Conflict, format!("a key with this digest already exists in keyspace {keyspace:?}"))
+    })?;
+    event::send(event, &draft.keyspace, Subject::key(&key_id))?;
+    key::minted(&key_id)
+}
+
+fn import_key(call: &Call) -> Result<Option<Datum>> {
+    let digest = match call.bytes(1, DIGEST_LEN) {
+        None => return Err(must_not_be_null("digest")),
+        Some(Bytes::Read(bytes)) => KeyDigest::from_slice(bytes),
+        Some(Bytes::TooLong) => None,
+    };
+    let digest = digest
+        .ok_or_else(|| Error::argument("digest", "must have 32 bytes: the SHA-256 of the whole key"))?;
+    if call.required_text(2, "algorithm")? != "sha256" {
+        return Err(Error::argument("algorithm", "must be sha256"));
+    }
+    let mut draft = Draft::read(call, 3)?;
+    let key_prefix = call.text(15, "key_prefix")?;
+    let key_snippet = call.text(16, "key_snippet")?;
+    key::check_length("key_prefix", key_prefix.as_deref(), 64)?;
+    key::check_length("key_snippet", key_snippet.as_deref(), 64)?;
+    let (generation, digest) = pepper::peppers()?.store(&digest);
+    let row = authority::act(|caller| {
+        let policy = policy(&draft.keyspace)?;
+        let tenant_id = tenant::find(&draft.tenant, &draft.keyspace)?;
+        let environment = draft.settle(&policy, &tenant_id)?;
+        if !policy.has_imports {
+            sql::execute(
+                "UPDATE keysmith.keyspace SET has_imports = true WHERE keyspace = $1",
+                &[Param::text(&draft.keyspace)],
+            )?;
+        }
+        let stored = Stored {
+            generation,
+            digest: &digest,
+            key_prefix: key_prefix.as_deref(),
+            key_snippet: key_snippet.as_deref(),
+            imported: true,
+            regenerated: false,
+        };
+        store(caller, &policy, &tenant_id, &draft, &environment, &stored, "import")
+    })?;
+    Ok(Some(row))
+}

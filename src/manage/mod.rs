@@ -1,0 +1,13 @@
+//! Management: what changes keyspaces, tenants and keys.
+
+mod authority;
+mod event;
+mod key;
+mod keyspace;
+mod lifecycle;
+mod listing;
+mod mint;
+mod patch;
+mod replay;
+mod sql;
+mod tenant;

@@ -1,0 +1,129 @@
+//! A patch: a JSON object that names what changes, and leaves all else as it is.
+//! A field that nobody knows, or of the wrong type, is an error.
+
+use super::key;
+use crate::call::must_not_be_null;
+use crate::error::{Error, Result};
+use crate::text;
+use pgrx::pg_sys::{self, Datum};
+use serde_json::{Map, Value};
+use std::ffi::CStr;
+
+pub struct Patch {
+    name: &'static str,
+    fields: Map<String, Value>,
+    known: Vec<&'static str>,
+}
+
+/// A field's change: absent, null, or a value.
+pub type Change<T> = Option<Option<T>>;
+
+impl Patch {
+    /// Reads a jsonb argument.
+    pub fn read(name: &'static str, datum: Option<Datum>) -> Result<Patch> {
+        let datum = datum.ok_or_else(|| must_not_be_null(name))?;
+        match parse(name, datum)? {
+            Value::Object(fields) => Ok(Patch { name, fields, known: Vec::new() }),
+            _ => Err(Error::argument(name, "must be a JSON object")),
+        }
+    }
+
+    fn take(&mut self, field: &'static str) -> Option<Value> {
+        self.known.push(field);
+        self.fields.remove(field)
+    }
+
+    fn mistyped(&self, field: &str, expected: &str) -> Error {
+        Error::argument(&format!("{}.{field}", self.name), format!("must be {expected}"))
+    }
+
+    /// A field whose form its owner checks.
+    pub fn value(&mut self, field: &'static str) -> Result<Option<Value>> {
+        Ok(self.take(field))
+    }
+
+    pub fn text(&mut self, field: &'static str) -> Result<Change<String>> {
+        match self.take(field) {
+            None => Ok(None),
+            Some(Value::Null) => Ok(Some(None)),
+            Some(Value::String(text)) => Ok(Some(Some(text))),
+            Some(_) => Err(self.mistyped(field, "a string or null")),
+        }
+    }
+
+    /// A list of strings; null means an empty one.
+    pub fn texts(&mut self, field: &'static str) -> Result<Option<Vec<String>>> {
+        const EXPECTED: &str = "an array of strings or null";
+        match self.take(field) {
+            None => Ok(None),
+            Some(Value::Null) => Ok(Some(Vec::new())),
+            Some(Value::Array(items)) => items
+                .into_iter()
+                .map(|item| match item {
+                    Value::String(text) => Ok(text),
+                    _ => Err(self.mistyped(field, EXPECTED)),
+                })
+                .collect::<Result<_>>()
+                .map(Some),
+            Some(_) => Err(self.mistyped(field, EXPECTED)),
+        }
+    }
+
+    pub fn integer(&mut self, field: &'static str) -> Result<Change<i32>> {
+        match self.take(field) {
+            None => Ok(None),
+            Some(Value::Null) => Ok(Some(None)),
+            Some(value) => match value.as_i64().map(i32::try_from) {
+                Some(Ok(integer)) => Ok(Some(Some(integer))),
+                _ => Err(self.mistyped(field, "an integer or null")),
+            },
+        }
+    }
+
+    /// Whether a field is there, and an object or null. SQL takes the value from the
+    /// patch itself, which keeps every digit of its numbers.
+    pub fn object(&mut self, field: &'static str) -> Result<bool> {
+        match self.take(field) {
+            None => Ok(false),
+            Some(Value::Null) => Ok(true),
+            Some(value @ Value::Object(_)) => {
+                key::check_metadata_size(field, value.to_string().len())?;
+                Ok(true)
+            }
+            Some(_) => Err(self.mistyped(field, "a JSON object or null")),
+        }
+    }
+
+    /// Must follow the last field: whatever was not taken is unknown.
+    pub fn finish(self) -> Result<()> {
+        match self.fields.keys().next() {
+            None => Ok(()),
+            Some(unknown) => {
+                let shown: String = unknown.chars().take(60).collect();
+                Err(Error::argument(self.name, format!("has an unknown field {shown:?}"))
+                    .hint(format!("The fields are: {}.", self.known.join(", "))))
+            }
+        }
+    }
+}
+
+/// More than anyone means to change at once.
+const MOST: usize = 1024 * 1024;
+
+/// A jsonb value as Rust has it.
+pub fn parse(name: &str, datum: Datum) -> Result<Value> {
+    // SAFETY: a jsonb argument, which lives as long as the call. Its text is a C
+    // string in the database's encoding.
+    let text = unsafe {
+        if crate::varlena::length(datum) > MOST {
+            return Err(Error::argument(name, "must have at most 1 MB"));
+        }
+        let json = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
+        let root = &raw mut (*json.cast::<pg_sys::Jsonb>()).root;
+        let bytes = pg_sys::JsonbToCString(std::ptr::null_mut(), root, 256);
+        text::from_server(CStr::from_ptr(bytes).to_bytes())
+    };
+    let text = text.ok_or_else(|| Error::argument(name, "must have a UTF-8 form"))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Error::argument(name, "must be plain JSON").detail(error.to_string()))
+}

@@ -1,0 +1,205 @@
+//! Statements of ours, run by SPI. Everything they touch is named with its schema,
+//! and the search path is one that no one can put anything into: see `authority`.
+
+use crate::error::{Code, Error, Result};
+use crate::text;
+use pgrx::pg_sys::{self, Datum, Oid};
+use std::ffi::{CStr, CString, c_char, c_int};
+
+/// A value for `$n`.
+pub struct Param {
+    oid: Oid,
+    datum: Option<Datum>,
+}
+
+impl Param {
+    pub fn text(value: &str) -> Param {
+        Param { oid: pg_sys::TEXTOID, datum: Some(text::datum(value)) }
+    }
+
+    pub fn text_or_null(value: Option<&str>) -> Param {
+        Param { oid: pg_sys::TEXTOID, datum: value.map(text::datum) }
+    }
+
+    pub fn texts(values: &[String]) -> Param {
+        let mut elements: Vec<Datum> = values.iter().map(|value| text::datum(value)).collect();
+        // SAFETY: the elements are texts; the array is made in the current context.
+        let array = unsafe {
+            pg_sys::construct_array(
+                elements.as_mut_ptr(),
+                elements.len() as c_int,
+                pg_sys::TEXTOID,
+                -1,
+                false,
+                pg_sys::TYPALIGN_INT as c_char,
+            )
+        };
+        Param { oid: pg_sys::TEXTARRAYOID, datum: Some(array.into()) }
+    }
+
+    pub fn uuid(value: &[u8; 16]) -> Param {
+        // SAFETY: 16 bytes of the current memory context, filled in at once.
+        let copy = unsafe {
+            let copy = pg_sys::palloc(16).cast::<[u8; 16]>();
+            *copy = *value;
+            copy
+        };
+        Param { oid: pg_sys::UUIDOID, datum: Some(Datum::from(copy)) }
+    }
+
+    pub fn bytes(value: &[u8]) -> Param {
+        // A bytea has a text's layout.
+        // SAFETY: the length is that of the slice.
+        let copy = unsafe {
+            pg_sys::cstring_to_text_with_len(value.as_ptr().cast(), value.len() as c_int)
+        };
+        Param { oid: pg_sys::BYTEAOID, datum: Some(copy.into()) }
+    }
+
+    pub fn integer(value: Option<i32>) -> Param {
+        Param { oid: pg_sys::INT4OID, datum: value.map(Datum::from) }
+    }
+
+    pub fn smallint(value: i16) -> Param {
+        Param { oid: pg_sys::INT2OID, datum: Some(Datum::from(value)) }
+    }
+
+    pub fn boolean(value: bool) -> Param {
+        Param { oid: pg_sys::BOOLOID, datum: Some(Datum::from(value)) }
+    }
+
+    pub fn timestamp(value: Option<i64>) -> Param {
+        Param { oid: pg_sys::TIMESTAMPTZOID, datum: value.map(Datum::from) }
+    }
+
+    /// A value that came with the call, passed on as it is.
+    pub fn given(oid: Oid, datum: Option<Datum>) -> Param {
+        Param { oid, datum }
+    }
+}
+
+/// Runs `body` with statements at its command. What it returns must be Rust's own,
+/// or copied out by `Row::composite`: SPI's memory goes with the session.
+pub fn session<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    // SAFETY: a session is finished whether the body fails or not. An error that
+    // PostgreSQL raises unwinds to the caller's abort, which ends the session.
+    unsafe {
+        if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as c_int {
+            return Err(Error::new(Code::Installation, "SPI_connect failed"));
+        }
+        let result = body();
+        pg_sys::SPI_finish();
+        result
+    }
+}
+
+/// Runs a statement and gives its rows, which are good until the next one.
+pub fn query(statement: &str, params: &[Param]) -> Result<Rows> {
+    let statement = CString::new(statement).unwrap_or_default();
+    let mut oids: Vec<Oid> = params.iter().map(|param| param.oid).collect();
+    let mut values: Vec<Datum> =
+        params.iter().map(|param| param.datum.unwrap_or(Datum::null())).collect();
+    let nulls: Vec<c_char> = params
+        .iter()
+        .map(|param| if param.datum.is_some() { b' ' } else { b'n' } as c_char)
+        .collect();
+    // SAFETY: inside a session; the arrays have as many elements as is said.
+    let code = unsafe {
+        pg_sys::SPI_execute_with_args(
+            statement.as_ptr(),
+            params.len() as c_int,
+            oids.as_mut_ptr(),
+            values.as_mut_ptr(),
+            nulls.as_ptr(),
+            false,
+            0,
+        )
+    };
+    if code < 0 {
+        return Err(Error::new(Code::Installation, format!("SPI failed with code {code}")));
+    }
+    // SAFETY: set by the call above.
+    unsafe { Ok(Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize }) }
+}
+
+/// Runs a statement that changes rows, and tells how many.
+pub fn execute(statement: &str, params: &[Param]) -> Result<usize> {
+    query(statement, params).map(|rows| rows.count)
+}
+
+pub struct Rows {
+    table: *mut pg_sys::SPITupleTable,
+    pub count: usize,
+}
+
+impl Rows {
+    pub fn first(&self) -> Option<Row<'_>> {
+        self.iter().next()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+        let count = if self.table.is_null() { 0 } else { self.count };
+        (0..count).map(|index| Row { rows: self, index })
+    }
+}
+
+pub struct Row<'a> {
+    rows: &'a Rows,
+    index: usize,
+}
+
+impl Row<'_> {
+    /// The value of a column, counted from 1.
+    pub fn datum(&self, column: usize) -> Option<Datum> {
+        let mut is_null = false;
+        // SAFETY: the table has this row; SPI checks the column's number.
+        let datum = unsafe {
+            let tuple = *(*self.rows.table).vals.add(self.index);
+            let description = (*self.rows.table).tupdesc;
+            pg_sys::SPI_getbinval(tuple, description, column as c_int, &mut is_null)
+        };
+        (!is_null).then_some(datum)
+    }
+
+    /// A value in its text form, whatever its type.
+    pub fn text(&self, column: usize) -> Option<String> {
+        // SAFETY: as above; SPI gives null or a C string, which is copied.
+        unsafe {
+            let tuple = *(*self.rows.table).vals.add(self.index);
+            let value =
+                pg_sys::SPI_getvalue(tuple, (*self.rows.table).tupdesc, column as c_int);
+            if value.is_null() {
+                return None;
+            }
+            let text = text::from_server(CStr::from_ptr(value).to_bytes());
+            pg_sys::pfree(value.cast());
+            text
+        }
+    }
+
+    pub fn boolean(&self, column: usize) -> bool {
+        self.datum(column).is_some_and(|datum| datum.value() as u8 != 0)
+    }
+
+    pub fn timestamp(&self, column: usize) -> Option<i64> {
+        self.datum(column).map(|datum| datum.value() as i64)
+    }
+
+    pub fn uuid(&self, column: usize) -> Option<[u8; 16]> {
+        // SAFETY: asked for columns that are uuids: a pointer to 16 bytes.
+        self.datum(column).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
+    }
+
+    /// A value passed by reference and of variable length, such as a row, copied to
+    /// the memory context from which the session was begun.
+    pub fn transferred(&self, column: usize) -> Option<Datum> {
+        // SAFETY: asked for columns of variable length; SPI copies them.
+        self.datum(column).map(|datum| unsafe { pg_sys::SPI_datumTransfer(datum, false, -1) })
+    }
+
+    /// The whole row, to be copied into a result.
+    pub fn tuple(&self) -> pg_sys::HeapTuple {
+        // SAFETY: the table has this row.
+        unsafe { *(*self.rows.table).vals.add(self.index) }
+    }
+}

@@ -1,0 +1,193 @@
+//! Tenants and their members.
+
+use super::authority;
+use super::event::{self, Subject};
+use super::key;
+use super::keyspace::policy;
+use super::patch::Patch;
+use super::sql::{self, Param};
+use crate::call::{Call, sql_functions};
+use crate::error::{Code, Error, Result};
+use keysmith_core::policy::name::{NAME_RULE, is_name};
+use pgrx::pg_sys::{self, Datum};
+
+sql_functions! {
+    keysmith_create_tenant => create_tenant;
+    keysmith_alter_tenant => alter_tenant;
+    keysmith_suspend_tenant => suspend_tenant;
+    keysmith_resume_tenant => resume_tenant;
+    keysmith_set_member => set_member;
+    keysmith_remove_member => remove_member;
+}
+
+/// The id of a tenant that must be there.
+pub fn find(tenant: &str, keyspace: &str) -> Result<[u8; 16]> {
+    let rows = sql::query(
+        "SELECT tenant_id FROM keysmith.tenant WHERE keyspace = $1 AND name = $2",
+        &[Param::text(keyspace), Param::text(tenant)],
+    )?;
+    rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| unknown(tenant, keyspace))
+}
+
+fn unknown(tenant: &str, keyspace: &str) -> Error {
+    let shown: String = tenant.chars().take(200).collect();
+    Error::not_found(format!("tenant {shown:?} does not exist in keyspace {keyspace:?}"))
+}
+
+fn create_tenant(call: &Call) -> Result<Option<Datum>> {
+    let name = call.required_text(0, "name")?;
+    let keyspace = call.required_text(1, "keyspace")?;
+    let plan = call.text(2, "plan")?;
+    let metadata = key::metadata(call, 3)?;
+    if !is_name(&name) {
+        return Err(Error::argument("name", NAME_RULE));
+    }
+    check_plan(plan.as_deref())?;
+    let tenant_id = authority::act(|_| {
+        policy(&keyspace)?;
+        let rows = sql::query(
+            "INSERT INTO keysmith.tenant (keyspace, name, plan, metadata)
+             VALUES ($1, $2, $3, coalesce($4, '{}'))
+             ON CONFLICT (keyspace, name) DO NOTHING RETURNING tenant_id",
+            &[
+                Param::text(&keyspace),
+                Param::text(&name),
+                Param::text_or_null(plan.as_deref()),
+                Param::given(pg_sys::JSONBOID, metadata),
+            ],
+        )?;
+        rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| {
+            let message = format!("tenant {name:?} already exists in keyspace {keyspace:?}");
+            Error::new(Code::Conflict, message)
+        })
+    })?;
+    Ok(Some(key::uuid_datum(&tenant_id)))
+}
+
+fn check_plan(plan: Option<&str>) -> Result<()> {
+    match plan {
+        Some(plan) if !is_name(plan) => Err(Error::argument("plan", NAME_RULE)),
+        _ => Ok(()),
+    }
+}
+
+fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
+    let tenant = call.required_text(0, "tenant")?;
+    let mut patch = Patch::read("changes", call.datum(1))?;
+    let keyspace = call.required_text(2, "keyspace")?;
+    let plan = patch.text("plan")?;
+    let has_metadata = patch.object("metadata")?;
+    patch.finish()?;
+    check_plan(plan.as_ref().and_then(Option::as_deref))?;
+    authority::act(|_| {
+        policy(&keyspace)?;
+        let altered = sql::execute(
+            "UPDATE keysmith.tenant SET
+                 plan = CASE WHEN $3 THEN $4 ELSE plan END,
+                 metadata = CASE WHEN $5
+                     THEN coalesce(nullif($6 -> 'metadata', 'null'), '{}') ELSE metadata END
+             WHERE keyspace = $1 AND name = $2",
+            &[
+                Param::text(&keyspace),
+                Param::text(&tenant),
+                Param::boolean(plan.is_some()),
+                Param::text_or_null(plan.flatten().as_deref()),
+                Param::boolean(has_metadata),
+                Param::given(pg_sys::JSONBOID, call.datum(1)),
+            ],
+        )?;
+        if altered == 0 {
+            return Err(unknown(&tenant, &keyspace));
+        }
+        event::send("alter_tenant", &keyspace, Subject::tenant(&tenant))
+    })?;
+    Ok(None)
+}
+
+fn suspend_tenant(call: &Call) -> Result<Option<Datum>> {
+    let reason = call.text(2, "reason")?;
+    key::check_length("reason", reason.as_deref(), 1000)?;
+    change_tenant(
+        call,
+        "suspend",
+        "UPDATE keysmith.tenant SET suspended_at = coalesce(suspended_at, pg_catalog.clock_timestamp()),
+             suspended_reason = coalesce($3, suspended_reason)
+         WHERE keyspace = $1 AND name = $2",
+        Some(Param::text_or_null(reason.as_deref())),
+    )
+}
+
+fn resume_tenant(call: &Call) -> Result<Option<Datum>> {
+    change_tenant(
+        call,
+        "resume",
+        "UPDATE keysmith.tenant SET suspended_at = NULL, suspended_reason = NULL
+         WHERE keyspace = $1 AND name = $2",
+        None,
+    )
+}
+
+/// An act on one tenant, whose first arguments are its name and keyspace.
+fn change_tenant(
+    call: &Call,
+    event: &str,
+    statement: &str,
+    more: Option<Param>,
+) -> Result<Option<Datum>> {
+    let tenant = call.required_text(0, "tenant")?;
+    let keyspace = call.required_text(1, "keyspace")?;
+    authority::act(|_| {
+        policy(&keyspace)?;
+        let mut params = vec![Param::text(&keyspace), Param::text(&tenant)];
+        params.extend(more);
+        if sql::execute(statement, &params)? == 0 {
+            return Err(unknown(&tenant, &keyspace));
+        }
+        event::send(event, &keyspace, Subject::tenant(&tenant))
+    })?;
+    Ok(None)
+}
+
+fn set_member(call: &Call) -> Result<Option<Datum>> {
+    let tenant = call.required_text(0, "tenant")?;
+    let member = call.required_text(1, "member")?;
+    let role = call.required_text(2, "role")?;
+    let keyspace = call.required_text(3, "keyspace")?;
+    if !is_name(&member) {
+        return Err(Error::argument("member", NAME_RULE));
+    }
+    authority::act(|_| {
+        key::check_role(&*policy(&keyspace)?, Some(&role), &keyspace)?;
+        sql::execute(
+            "INSERT INTO keysmith.member (tenant_id, keyspace, member, role)
+             VALUES ($1, $2, $3, $4)
+             ON CONFLICT (tenant_id, member) DO UPDATE SET role = excluded.role",
+            &[
+                Param::uuid(&find(&tenant, &keyspace)?),
+                Param::text(&keyspace),
+                Param::text(&member),
+                Param::text(&role),
+            ],
+        )?;
+        event::send("set_member", &keyspace, Subject::tenant(&tenant))
+    })?;
+    Ok(None)
+}
+
+fn remove_member(call: &Call) -> Result<Option<Datum>> {
+    let tenant = call.required_text(0, "tenant")?;
+    let member = call.required_text(1, "member")?;
+    let keyspace = call.required_text(2, "keyspace")?;
+    authority::act(|_| {
+        policy(&keyspace)?;
+        let removed = sql::execute(
+            "DELETE FROM keysmith.member WHERE tenant_id = $1 AND member = $2",
+            &[Param::uuid(&find(&tenant, &keyspace)?), Param::text(&member)],
+        )?;
+        if removed == 0 {
+            return Err(key::unknown_member(&member));
+        }
+        event::send("remove_member", &keyspace, Subject::tenant(&tenant))
+    })?;
+    Ok(None)
+}

@@ -1,0 +1,60 @@
+//! The configured peppers, read once a process.
+
+use crate::error::{Code, Error, Result};
+use crate::guc;
+use keysmith_core::key::pepper::Peppers;
+use pgrx::pg_sys;
+use std::ffi::CStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+static PEPPERS: OnceLock<Peppers> = OnceLock::new();
+
+/// All peppers. When the library is preloaded, the postmaster reads them once and
+/// its children inherit them; else each backend reads them with its first call.
+#[inline]
+pub fn peppers() -> Result<&'static Peppers> {
+    if let Some(peppers) = PEPPERS.get() {
+        return Ok(peppers);
+    }
+    let peppers = match guc::pepper_file() {
+        None => Peppers::default(),
+        Some(path) => read(Path::new(&path)).map_err(|why| {
+            Error::new(Code::Pepper, format!("keysmith.pepper_file {why}"))
+                .hint("See \"Peppers\" in docs/security.md.")
+        })?,
+    };
+    Ok(PEPPERS.get_or_init(|| peppers))
+}
+
+/// Reads a file that only the server's own user can. The reasons for not doing so
+/// complete the sentence "keysmith.pepper_file …", and never quote the file.
+fn read(path: &Path) -> std::result::Result<Peppers, String> {
+    let path = path.canonicalize().map_err(|error| format!("can't be opened: {error}"))?;
+    if data_directory().is_some_and(|data| path.starts_with(data)) {
+        return Err("must be outside the data directory, or backups would hold both".into());
+    }
+    let metadata = path.metadata().map_err(|error| format!("can't be read: {error}"))?;
+    // SAFETY: asks for the process's user, which always succeeds.
+    let ours = metadata.uid() == unsafe { libc::geteuid() };
+    // The file may also be root's, readable by a group of the server's user.
+    let others = if ours { 0o077 } else { 0o027 };
+    if !metadata.is_file() || metadata.mode() & others != 0 {
+        return Err("must be a file that no one but the server's user can read or change".into());
+    }
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("can't be read: {error}"))?;
+    Peppers::parse(&text)
+}
+
+fn data_directory() -> Option<PathBuf> {
+    // SAFETY: set before any library is loaded, and a C string from then on.
+    let path = unsafe {
+        if pg_sys::DataDir.is_null() {
+            return None;
+        }
+        CStr::from_ptr(pg_sys::DataDir)
+    };
+    let path = PathBuf::from(path.to_string_lossy().into_owned());
+    Some(path.canonicalize().unwrap_or(path))
+}

@@ -1,0 +1,58 @@
+//! Text between PostgreSQL, in the database's encoding, and Rust, in UTF-8.
+
+use pgrx::pg_sys;
+use std::ffi::{CStr, CString, c_char, c_int};
+
+/// Text in the database's encoding as a Rust string; `None` if it has no UTF-8
+/// form, as bytes in an SQL_ASCII database may not.
+pub fn from_server(bytes: &[u8]) -> Option<String> {
+    // SAFETY: the length is that of the slice; the conversion reads no further,
+    // and answers with its argument or with a C string of its own.
+    unsafe {
+        let encoding = pg_sys::GetDatabaseEncoding();
+        let utf8 = pg_sys::pg_enc::PG_UTF8 as c_int;
+        let sql_ascii = pg_sys::pg_enc::PG_SQL_ASCII as c_int;
+        if encoding == utf8 || encoding == sql_ascii {
+            return String::from_utf8(bytes.to_vec()).ok();
+        }
+        let source = bytes.as_ptr().cast::<c_char>();
+        let converted =
+            pg_sys::pg_server_to_any(source, c_int::try_from(bytes.len()).ok()?, utf8);
+        if converted.cast_const() == source {
+            return String::from_utf8(bytes.to_vec()).ok();
+        }
+        let text = CStr::from_ptr(converted).to_str().map(str::to_owned).ok();
+        pg_sys::pfree(converted.cast());
+        text
+    }
+}
+
+/// A Rust string in the database's encoding, for PostgreSQL to copy. Text ends at
+/// a NUL, which no text in a database holds.
+pub fn to_server(text: &str) -> CString {
+    let text = text.split('\0').next().unwrap_or_default();
+    let utf8 = CString::new(text).unwrap_or_default();
+    // SAFETY: as above; a NUL-terminated string of known length.
+    unsafe {
+        let encoding = pg_sys::GetDatabaseEncoding();
+        if encoding == pg_sys::pg_enc::PG_UTF8 as c_int {
+            return utf8;
+        }
+        let Ok(length) = c_int::try_from(text.len()) else { return utf8 };
+        let converted =
+            pg_sys::pg_any_to_server(utf8.as_ptr(), length, pg_sys::pg_enc::PG_UTF8 as c_int);
+        if converted.cast_const() == utf8.as_ptr() {
+            return utf8;
+        }
+        let server = CStr::from_ptr(converted).to_owned();
+        pg_sys::pfree(converted.cast());
+        server
+    }
+}
+
+/// A text datum in the database's encoding, in the current memory context.
+pub fn datum(text: &str) -> pg_sys::Datum {
+    let server = to_server(text);
+    // SAFETY: a C string, which is copied.
+    unsafe { pg_sys::cstring_to_text(server.as_ptr()) }.into()
+}

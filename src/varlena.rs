@@ -1,0 +1,173 @@
+//! Values of variable length, read where they lie: text, arrays, networks.
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use keysmith_core::policy::allowlist::{self, Allowlist};
+use pgrx::pg_sys::{self, Datum};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Length of a plain header. Arrays' inner offsets count it; `bytes` leaves it out.
+const HEADER: usize = 4;
+
+#[cfg(not(target_endian = "little"))]
+compile_error!("varlena headers are read as little-endian machines write them");
+
+/// The length of a value's content, without fetching or decompressing it.
+///
+/// # Safety
+/// The datum must be a valid varlena.
+#[inline]
+pub unsafe fn length(datum: Datum) -> usize {
+    let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: a varlena's header tells its own form.
+    unsafe {
+        if pgrx::varatt_is_1b_e(pointer) || pgrx::varatt_is_4b_c(pointer) {
+            pg_sys::toast_raw_datum_size(datum).saturating_sub(HEADER)
+        } else {
+            pgrx::varsize_any_exhdr(pointer)
+        }
+    }
+}
+
+/// The value itself if it lies in the row, else a copy of it in the current memory
+/// context: a row may go, and what is stored outside of it with it.
+///
+/// # Safety
+/// The datum must be a valid varlena.
+#[inline]
+pub unsafe fn fetched(datum: Datum) -> Datum {
+    let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: a varlena's header tells its own form.
+    unsafe {
+        if pgrx::varatt_is_1b_e(pointer) {
+            return Datum::from(pg_sys::pg_detoast_datum_packed(pointer));
+        }
+    }
+    datum
+}
+
+/// A value's content: in place where it is stored plainly, else fetched into the
+/// current memory context.
+///
+/// # Safety
+/// The datum must be a valid varlena that outlives the result.
+#[inline]
+pub unsafe fn bytes<'a>(datum: Datum) -> &'a [u8] {
+    // SAFETY: detoasting gives a plain varlena, whose header tells its length.
+    unsafe {
+        let mut pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
+        if pgrx::varatt_is_1b_e(pointer) || pgrx::varatt_is_4b_c(pointer) {
+            pointer = pg_sys::pg_detoast_datum_packed(pointer);
+        }
+        std::slice::from_raw_parts(
+            pgrx::vardata_any(pointer).cast::<u8>(),
+            pgrx::varsize_any_exhdr(pointer),
+        )
+    }
+}
+
+/// An array of a type of variable length, read without copying or allocating.
+/// Nothing is trusted: whatever does not fit inside the bytes is not there.
+#[derive(Clone, Copy)]
+pub struct ArrayView<'a> {
+    content: &'a [u8],
+    items: usize,
+    data: usize,
+    has_nulls: bool,
+}
+
+impl<'a> ArrayView<'a> {
+    /// `content` is what follows the varlena's header.
+    #[inline]
+    pub fn new(content: &'a [u8]) -> Self {
+        Self::read(content).unwrap_or(ArrayView { content, items: 0, data: 0, has_nulls: false })
+    }
+
+    fn read(content: &'a [u8]) -> Option<Self> {
+        // ArrayType: ndim, dataoffset, elemtype, then dims and lower bounds.
+        let dimensions = usize::try_from(int(content, 0)?).ok()?;
+        let offset = usize::try_from(int(content, 4)?).ok()?;
+        let mut items: usize = usize::from(dimensions > 0);
+        for dimension in 0..dimensions {
+            items = items.checked_mul(usize::try_from(int(content, 12 + 4 * dimension)?).ok()?)?;
+        }
+        // Without nulls the offset is 0, and data follows the padded header.
+        let plain = (HEADER + 12 + 8 * dimensions).next_multiple_of(8);
+        let data = if offset == 0 { plain } else { offset }.checked_sub(HEADER)?;
+        Some(ArrayView { content, items, data, has_nulls: offset != 0 })
+    }
+
+    pub fn len(&self) -> usize {
+        self.items
+    }
+
+    #[inline]
+    pub fn iter(self) -> impl Iterator<Item = Option<&'a [u8]>> {
+        let mut next = self.data;
+        (0..self.items).map_while(move |index| {
+            if self.has_nulls && !self.is_present(index)? {
+                return Some(None);
+            }
+            let (element, end) = element(self.content, next)?;
+            next = end;
+            Some(Some(element))
+        })
+    }
+
+    /// Reads the bitmap of nulls, which ends where the data begins.
+    fn is_present(&self, index: usize) -> Option<bool> {
+        let dimensions = usize::try_from(int(self.content, 0)?).ok()?;
+        let byte = self.content.get(12 + 8 * dimensions + index / 8)?;
+        Some(byte & (1 << (index % 8)) != 0)
+    }
+}
+
+#[inline]
+fn int(content: &[u8], at: usize) -> Option<i32> {
+    content.get(at..)?.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
+}
+
+/// The element at an offset, and where the next may begin.
+#[inline]
+fn element(content: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    let first = *content.get(at)?;
+    // Only a short header's first byte is odd; before all else there may be padding.
+    let at = if first & 1 == 0 { (at + HEADER).next_multiple_of(4) - HEADER } else { at };
+    let first = *content.get(at)?;
+    if first & 1 == 1 {
+        let size = usize::from(first >> 1);
+        return Some((content.get(at + 1..at + size)?, at + size));
+    }
+    let size = usize::try_from(int(content, at)? >> 2).ok()?;
+    Some((content.get(at + HEADER..at + size)?, at + size))
+}
+
+/// An inet or cidr: family, prefix length and address.
+#[inline]
+pub fn network(content: &[u8]) -> Option<(IpAddr, u8)> {
+    let (&[family, bits], address) = content.split_first_chunk()?;
+    let address = match family {
+        PGSQL_AF_INET => IpAddr::V4(Ipv4Addr::from(*address.first_chunk()?)),
+        PGSQL_AF_INET6 => IpAddr::V6(Ipv6Addr::from(*address.first_chunk()?)),
+        _ => return None,
+    };
+    Some((address, bits))
+}
+
+/// The families as PostgreSQL's inet.h has them: AF_INET and the number after it.
+const PGSQL_AF_INET: u8 = 2;
+const PGSQL_AF_INET6: u8 = PGSQL_AF_INET + 1;
+
+/// A key's cidr[] as it is stored.
+pub struct StoredAllowlist<'a>(pub ArrayView<'a>);
+
+impl Allowlist for StoredAllowlist<'_> {
+    fn admits(&self, address: IpAddr) -> bool {
+        self.0.iter().flatten().filter_map(network).any(|(network, bits)| {
+            let network = match network {
+                IpAddr::V4(v4) => Ipv4Net::new(v4, bits).map(IpNet::V4),
+                IpAddr::V6(v6) => Ipv6Net::new(v6, bits).map(IpNet::V6),
+            };
+            network.is_ok_and(|network| allowlist::contains(network, address))
+        })
+    }
+}

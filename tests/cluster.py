@@ -1,0 +1,137 @@
+"""Real PostgreSQL clusters for tests and benchmarks, each in a folder of its own."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
+
+
+def pg_config(what):
+    return subprocess.check_output([PG_CONFIG, f"--{what}"], text=True).strip()
+
+
+BIN = Path(pg_config("bindir"))
+
+# PostgreSQL refuses to run as root: servers run as postgres then.
+_SERVER_USER = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
+
+
+def environment():
+    """What a server or client inherits: nothing that would lead it elsewhere."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PG") and k != "RUST_BACKTRACE"}
+    return kept | {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
+
+
+def run(program, *arguments, as_server=False, check=True, **options):
+    """Runs one of PostgreSQL's programs and returns the completed process."""
+    as_user = {}
+    if as_server and _SERVER_USER:
+        as_user = {"user": _SERVER_USER.pw_uid, "group": _SERVER_USER.pw_gid, "extra_groups": []}
+    options = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | options
+    done = subprocess.run(
+        [str(BIN / program), *map(str, arguments)], cwd="/", env=environment(), **as_user, **options
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"{program} failed:\n{done.stdout}\n{done.stderr or ''}")
+    return done
+
+
+class Cluster:
+    """A cluster on a socket of its own. Nothing else can reach it."""
+
+    def __init__(self, name="main", port=5432):
+        # A socket's path is short, so this is not below pytest's long folders.
+        self.dir = Path(tempfile.mkdtemp(prefix=f"keysmith-{name}-"))
+        self.data = self.dir / "data"
+        self.log = self.dir / "log"
+        self.port = port
+        if _SERVER_USER:
+            os.chown(self.dir, _SERVER_USER.pw_uid, _SERVER_USER.pw_gid)
+        self.dir.chmod(0o755)
+
+    def init(self, *arguments, preload=True, **settings):
+        run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync",
+            *(arguments or ("-E", "UTF8", "--locale=C.UTF-8")), as_server=True)
+        defaults = {
+            "listen_addresses": "",
+            "port": self.port,
+            "unix_socket_directories": str(self.dir),
+            "fsync": "off",
+            "max_connections": 200,
+            "max_prepared_transactions": 10,
+            "wal_level": "replica",
+            "shared_preload_libraries": "keysmith" if preload else "",
+        }
+        self.configure(**(defaults | settings))
+        return self
+
+    def configure(self, **settings):
+        with open(self.data / "postgresql.conf", "a") as conf:
+            for name, value in settings.items():
+                conf.write(f"{name.replace('__', '.')} = '{value}'\n")
+
+    def start(self, check=True):
+        return run("pg_ctl", "-D", self.data, "-l", self.log, "-w", "-t", 120, "start",
+                   as_server=True, check=check, stdout=subprocess.DEVNULL)
+
+    def stop(self, mode="fast"):
+        run("pg_ctl", "-D", self.data, "-m", mode, "-w", "stop", as_server=True, check=False)
+
+    def restart(self):
+        self.stop()
+        self.start()
+
+    def kill(self):
+        """The postmaster, with no chance to tidy up."""
+        os.kill(int((self.data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+
+    def remove(self):
+        if (self.data / "postmaster.pid").exists():
+            self.stop("immediate")
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def dsn(self, dbname="postgres", user="postgres"):
+        return f"host={self.dir} port={self.port} dbname={dbname} user={user}"
+
+    def connect(self, dbname="postgres", user="postgres", autocommit=True, **options):
+        return psycopg.connect(self.dsn(dbname, user), autocommit=autocommit, **options)
+
+    def execute(self, statement, dbname="postgres"):
+        with self.connect(dbname) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def program(self, program, *arguments, dbname="postgres", **options):
+        """Runs a client program against this cluster."""
+        return run(program, "-h", self.dir, "-p", self.port, "-U", "postgres",
+                   *arguments, *(["-d", dbname] if dbname else []), **options)
+
+    def psql(self, script, dbname="postgres", **options):
+        return self.program("psql", "-X", "-v", "ON_ERROR_STOP=1", "-f", "-", dbname=dbname,
+                            input=script, **options).stdout
+
+    def backup(self, name, port):
+        """A streaming standby of this cluster, not yet started."""
+        standby = Cluster(name, port)
+        run("pg_basebackup", "-h", self.dir, "-p", self.port, "-U", "postgres", "-D", standby.data,
+            "-R", "-c", "fast", "--no-sync", as_server=True)
+        standby.configure(port=port, unix_socket_directories=str(standby.dir))
+        return standby
+
+
+@contextmanager
+def running(name="main", *arguments, **settings):
+    cluster = Cluster(name)
+    try:
+        cluster.init(*arguments, **settings).start()
+        yield cluster
+    finally:
+        cluster.remove()

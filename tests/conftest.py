@@ -1,0 +1,107 @@
+"""A cluster for all tests, and a database with the extension for each of them."""
+
+import itertools
+
+import psycopg
+import pytest
+from psycopg.rows import namedtuple_row
+
+import cluster as clusters
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    with clusters.running() as running:
+        running.execute("CREATE DATABASE with_keysmith")
+        running.execute("CREATE EXTENSION keysmith", dbname="with_keysmith")
+        yield running
+
+
+@pytest.fixture
+def dbname(cluster):
+    """A database with the extension, made for this test."""
+    name = f"test{next(_numbers)}"
+    cluster.execute(f"CREATE DATABASE {name} TEMPLATE with_keysmith")
+    yield name
+    cluster.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def connect(cluster, dbname):
+    """Opens sessions to this test's database."""
+    sessions = []
+
+    def open_session(**options):
+        session = cluster.connect(dbname, **options)
+        session.row_factory = namedtuple_row
+        session.prepare_threshold = None
+        sessions.append(session)
+        return session
+
+    yield open_session
+    for session in sessions:
+        session.close()
+
+
+@pytest.fixture
+def db(connect):
+    return Database(connect())
+
+
+class Database:
+    """A session, and shorthands for what most tests do with it."""
+
+    def __init__(self, session):
+        self.session = session
+
+    def rows(self, statement, *parameters):
+        cursor = self.session.execute(statement, parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def row(self, statement, *parameters):
+        (row,) = self.rows(statement, *parameters)
+        return row
+
+    def value(self, statement, *parameters):
+        (value,) = self.row(statement, *parameters)
+        return value
+
+    def call(self, function, *positional, **named):
+        """Calls a function of ours by named arguments and returns its rows."""
+        arguments = ["%s"] * len(positional) + [f"{name} => %s" for name in named]
+        return self.rows(f"SELECT * FROM keysmith.{function}({', '.join(arguments)})",
+                         *positional, *named.values())
+
+    def one(self, function, *positional, **named):
+        (row,) = self.call(function, *positional, **named)
+        return row
+
+    def tenant(self, name="acme", **options):
+        return self.one("create_tenant", name, **options)[0]
+
+    def mint(self, tenant="acme", **options):
+        return self.one("mint", tenant, **options)
+
+    def verify(self, api_key, **options):
+        return self.one("verify", api_key, **options)
+
+    def reason(self, api_key, **options):
+        return self.verify(api_key, **options).reason
+
+    def status_of(self, key_id):
+        return self.value("SELECT status FROM keysmith.keys WHERE key_id = %s", key_id)
+
+    def refused(self, sqlstate, function, *positional, **named):
+        """Checks that a call fails with an SQLSTATE, and returns the message."""
+        with pytest.raises(psycopg.Error) as error:
+            self.call(function, *positional, **named)
+        assert error.value.sqlstate == sqlstate, error.value
+        return error.value.diag.message_primary
+
+
+@pytest.fixture
+def database():
+    """For tests that open sessions of their own."""
+    return Database
