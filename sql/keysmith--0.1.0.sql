@@ -143,7 +143,7 @@ CREATE TABLE keysmith.key (
     key_snippet    text COLLATE "C" CHECK (length(key_snippet) <= 64),
     created_by     text NOT NULL,
     revoked_reason text CHECK (length(revoked_reason) <= 1000),
-    rotated_to     uuid REFERENCES keysmith.key,
+    rotated_to     uuid,
     regenerated    boolean NOT NULL DEFAULT false,
     imported       boolean NOT NULL DEFAULT false,
     UNIQUE (digest, keyspace),
@@ -170,7 +170,37 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:22
+-- src/lib.rs:21
+-- requires:
+--   tables
+
+-- Backends remember each keyspace's policy. Whoever changes it, by whatever path
+-- (these functions, a restore, logical replication, a hand edit), tells them so.
+
+CREATE FUNCTION keysmith.policy_changed() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
+COMMENT ON FUNCTION keysmith.policy_changed() IS
+'Trigger on the policy tables: has every backend read the policy anew';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,scope,role}'::text[] LOOP
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith.%1$I
+                 FOR EACH ROW EXECUTE FUNCTION keysmith.policy_changed();
+             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith.%1$I
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.policy_changed();
+             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_changed;
+             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
+            name);
+    END LOOP;
+END $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:26
 -- requires:
 --   tables
 
@@ -233,37 +263,7 @@ COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:21
--- requires:
---   tables
-
--- Backends remember each keyspace's policy. Whoever changes it, by whatever path
--- (these functions, a restore, logical replication, a hand edit), tells them so.
-
-CREATE FUNCTION keysmith.policy_changed() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
-COMMENT ON FUNCTION keysmith.policy_changed() IS
-'Trigger on the policy tables: has every backend read the policy anew';
-
-DO $$
-DECLARE
-    name text;
-BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,scope,role}'::text[] LOOP
-        EXECUTE pg_catalog.format(
-            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith.%1$I
-                 FOR EACH ROW EXECUTE FUNCTION keysmith.policy_changed();
-             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith.%1$I
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.policy_changed();
-             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_changed;
-             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
-            name);
-    END LOOP;
-END $$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:23
+-- src/lib.rs:31
 -- requires:
 --   keys_view
 --   policy_triggers
@@ -469,7 +469,7 @@ COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:24
+-- src/lib.rs:36
 -- requires:
 --   manage
 
@@ -547,7 +547,7 @@ COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text)
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:25
+-- src/lib.rs:37
 -- finalize
 -- Nothing is anyone's until it is granted.
 

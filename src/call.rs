@@ -115,7 +115,8 @@ impl Call {
 
     pub fn interval(&self, n: usize, name: &str) -> Result<pg_sys::Interval> {
         // SAFETY: an interval is passed as a pointer to its struct.
-        let interval = self.datum(n).map(|datum| unsafe { *datum.cast_mut_ptr::<pg_sys::Interval>() });
+        let interval =
+            self.datum(n).map(|datum| unsafe { *datum.cast_mut_ptr::<pg_sys::Interval>() });
         interval.ok_or_else(|| must_not_be_null(name))
     }
 

@@ -18,9 +18,21 @@ pgrx::pg_module_magic!();
 
 pgrx::extension_sql_file!("../sql/install/10_schema.sql", name = "schema", bootstrap);
 pgrx::extension_sql_file!("../sql/install/20_tables.sql", name = "tables", requires = ["schema"]);
-pgrx::extension_sql_file!("../sql/install/30_policy_triggers.sql", name = "policy_triggers", requires = ["tables"]);
-pgrx::extension_sql_file!("../sql/install/40_keys_view.sql", name = "keys_view", requires = ["tables"]);
-pgrx::extension_sql_file!("../sql/install/50_manage.sql", name = "manage", requires = ["keys_view", "policy_triggers"]);
+pgrx::extension_sql_file!(
+    "../sql/install/30_policy_triggers.sql",
+    name = "policy_triggers",
+    requires = ["tables"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/40_keys_view.sql",
+    name = "keys_view",
+    requires = ["tables"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/50_manage.sql",
+    name = "manage",
+    requires = ["keys_view", "policy_triggers"]
+);
 pgrx::extension_sql_file!("../sql/install/60_decide.sql", name = "decide", requires = ["manage"]);
 pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges", finalize);
 

@@ -16,8 +16,7 @@ pub fn from_server(bytes: &[u8]) -> Option<String> {
             return String::from_utf8(bytes.to_vec()).ok();
         }
         let source = bytes.as_ptr().cast::<c_char>();
-        let converted =
-            pg_sys::pg_server_to_any(source, c_int::try_from(bytes.len()).ok()?, utf8);
+        let converted = pg_sys::pg_server_to_any(source, c_int::try_from(bytes.len()).ok()?, utf8);
         if converted.cast_const() == source {
             return String::from_utf8(bytes.to_vec()).ok();
         }

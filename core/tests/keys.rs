@@ -1,5 +1,7 @@
 //! Properties of keys: every minted key parses, and nothing near one does.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use keysmith_core::key::format::{self, ALPHABET, BODY_LEN, SECRET_LEN};
 use keysmith_core::key::secret::generate;
 use proptest::prelude::*;

@@ -120,7 +120,7 @@ CREATE TABLE keysmith.key (
     key_snippet    text COLLATE "C" CHECK (length(key_snippet) <= 64),
     created_by     text NOT NULL,
     revoked_reason text CHECK (length(revoked_reason) <= 1000),
-    rotated_to     uuid REFERENCES keysmith.key,
+    rotated_to     uuid,
     regenerated    boolean NOT NULL DEFAULT false,
     imported       boolean NOT NULL DEFAULT false,
     UNIQUE (digest, keyspace),

@@ -59,7 +59,10 @@ fn policy_changed(call: &Call) -> Result<Option<Datum>> {
         is_trigger.then_some(node.cast::<pg_sys::TriggerData>())
     };
     let Some(trigger) = context else {
-        return Err(Error::new(Code::InvalidArgument, "policy_changed can be called by triggers alone"));
+        return Err(Error::new(
+            Code::InvalidArgument,
+            "policy_changed can be called by triggers alone",
+        ));
     };
     // SAFETY: the trigger manager fills the structure in.
     unsafe {

@@ -83,9 +83,8 @@ impl Policy {
         use columns::keyspace_prefix as column;
         each_row(tables.prefix, snapshot, keyspace, |row| {
             // All three columns are ASCII, as the table's constraints have it.
-            let text = |column| {
-                row.bytes(column).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-            };
+            let text =
+                |column| row.bytes(column).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
             let columns = (text(column::kind), text(column::environment), text(column::prefix));
             if let (Some(kind), Some(environment), Some(prefix)) = columns {
                 self.prefixes.push(Prefix { kind, environment, prefix });

@@ -169,12 +169,7 @@ impl Scan<'_> {
             assert!((*description).natts as usize <= MAX_COLUMNS, "a table of ours is too wide");
             let mut values = [Datum::null(); MAX_COLUMNS];
             let mut nulls = [true; MAX_COLUMNS];
-            pg_sys::heap_deform_tuple(
-                tuple,
-                description,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-            );
+            pg_sys::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
             Some(Row { values, nulls, _scan: PhantomData })
         }
     }

@@ -3,8 +3,8 @@
 use crate::catalog::columns;
 use crate::catalog::scan::{Relation, Row, ScanKey, Snapshot, Varlena};
 use crate::catalog::{Catalog, Table, Tables};
-use crate::pepper;
 use crate::error::Result;
+use crate::pepper;
 use keysmith_core::key::digest::KeyDigest;
 
 /// The open tables and the moment at which they are read.
@@ -45,9 +45,8 @@ impl Reader {
         let mut elsewhere = false;
         for (generation, stored) in pepper::peppers()?.candidates(digest) {
             let stored = Varlena::new(&stored);
-            let mut scan = self
-                .keys
-                .scan(&self.snapshot, [ScanKey::bytes(column::digest, &stored)]);
+            let mut scan =
+                self.keys.scan(&self.snapshot, [ScanKey::bytes(column::digest, &stored)]);
             while let Some(row) = scan.next() {
                 if row.smallint(column::generation) != Some(generation) {
                     continue;
@@ -79,10 +78,8 @@ impl Reader {
         use columns::member as column;
         let members = Relation::open(self.members_table);
         let member = Varlena::new(member);
-        let keys = [
-            ScanKey::uuid(column::tenant_id, tenant_id),
-            ScanKey::text(column::member, &member),
-        ];
+        let keys =
+            [ScanKey::uuid(column::tenant_id, tenant_id), ScanKey::text(column::member, &member)];
         let mut scan = members.scan(&self.snapshot, keys);
         with(scan.next().as_ref())
     }

@@ -73,7 +73,10 @@ impl Verdict {
             row.set(Column::Role, holder.role.map(text));
             row.set(Column::Scopes, Some(text_array(holder.scopes)));
             // SAFETY: a jsonb of the key's row.
-            row.set(Column::Metadata, holder.metadata.map(|json| unsafe { varlena::fetched(json) }));
+            row.set(
+                Column::Metadata,
+                holder.metadata.map(|json| unsafe { varlena::fetched(json) }),
+            );
             row.set(Column::ExpiresAt, holder.expires_at);
         }
         let request_id = crate::request_id::next();

@@ -151,8 +151,7 @@ impl<'a> Decision<'a> {
                 &opened
             }
         };
-        let lookup =
-            reader.key(&digest, self.keyspace, |row| self.verdict_on(reader, row))?;
+        let lookup = reader.key(&digest, self.keyspace, |row| self.verdict_on(reader, row))?;
         Ok(match lookup {
             Lookup::Here(verdict) => verdict,
             Lookup::InOtherKeyspace => self.refusal(Reason::WrongKeyspace),

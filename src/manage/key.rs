@@ -57,7 +57,10 @@ pub fn metadata(call: &Call, n: usize) -> Result<Option<Datum>> {
 pub fn check_grants(name: &str, grants: &[String]) -> Result<()> {
     if grants.len() > MAX_SCOPES {
         let count = grants.len();
-        return Err(Error::argument(name, format!("must have at most {MAX_SCOPES} scopes, not {count}")));
+        return Err(Error::argument(
+            name,
+            format!("must have at most {MAX_SCOPES} scopes, not {count}"),
+        ));
     }
     match grants.iter().find(|grant| !is_grant(grant)) {
         None => Ok(()),
@@ -74,10 +77,11 @@ pub fn check_known_grants(policy: &Policy, grants: &[String]) -> Result<()> {
     check_grants("scopes", grants)?;
     match grants.iter().find(|grant| !policy.knows_grant(grant.as_bytes())) {
         None => Ok(()),
-        Some(unknown) => {
-            Err(Error::argument("scopes", format!("has {unknown:?}, which the keyspace does not define"))
-                .hint("Define it with keysmith.define_scope."))
-        }
+        Some(unknown) => Err(Error::argument(
+            "scopes",
+            format!("has {unknown:?}, which the keyspace does not define"),
+        )
+        .hint("Define it with keysmith.define_scope.")),
     }
 }
 
@@ -128,7 +132,10 @@ pub fn allowlist(datum: Option<Datum>) -> Result<Option<Datum>> {
     match networks.len() {
         0 => return Ok(None),
         n if n > MAX_NETWORKS => {
-            return Err(Error::argument(NAME, format!("must have at most {MAX_NETWORKS} networks, not {n}")));
+            return Err(Error::argument(
+                NAME,
+                format!("must have at most {MAX_NETWORKS} networks, not {n}"),
+            ));
         }
         _ => {}
     }
@@ -206,7 +213,7 @@ pub fn make_room(policy: &Policy, tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>>
     let counting = counting_keys(tenant_id)?;
     let excess = (counting.len() + 1).saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
     if excess > 0 && !policy.replaces_at_max {
-        let message = format!("the tenant has {} active keys, and may have {most}", counting.len());
+        let message = format!("the tenant has reached the keyspace's limit of active keys, {most}");
         return Err(Error::new(Code::KeyLimit, message)
             .hint("Revoke one, or rotate one: a key in its grace does not count."));
     }
@@ -273,8 +280,7 @@ fn with_column(row: Datum, column: usize, value: Datum) -> Datum {
         pg_sys::heap_deform_tuple(&mut tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
         values[column] = value;
         nulls[column] = false;
-        let changed =
-            pg_sys::heap_form_tuple(description, values.as_mut_ptr(), nulls.as_mut_ptr());
+        let changed = pg_sys::heap_form_tuple(description, values.as_mut_ptr(), nulls.as_mut_ptr());
         if (*description).tdrefcount >= 0 {
             pg_sys::DecrTupleDescRefCount(description);
         }

@@ -157,7 +157,10 @@ fn read_prefixes(value: Value) -> Result<Vec<[String; 3]>> {
     let mut prefixes = Vec::new();
     for (kind, environments) in kinds {
         if Kind::parse(kind.as_bytes()).is_none() {
-            return Err(Error::argument("prefixes", "must be for the kinds secret and publishable"));
+            return Err(Error::argument(
+                "prefixes",
+                "must be for the kinds secret and publishable",
+            ));
         }
         let Value::Object(environments) = environments else { return Err(mistyped()) };
         for (environment, prefix) in environments {
@@ -251,7 +254,10 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
     }
     key::check_length("description", description.as_deref(), 1000)?;
     if implies.len() > key::MAX_SCOPES {
-        return Err(Error::argument("implies", format!("must have at most {} scopes", key::MAX_SCOPES)));
+        return Err(Error::argument(
+            "implies",
+            format!("must have at most {} scopes", key::MAX_SCOPES),
+        ));
     }
     if !implies.iter().all(|implied| is_scope(implied)) {
         return Err(Error::argument("implies", format!("has a scope that {SCOPE_RULE}")));

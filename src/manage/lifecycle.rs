@@ -127,10 +127,15 @@ fn networks(texts: Vec<String>) -> Result<Vec<String>> {
     const NAME: &str = "allowlist";
     if texts.len() > MAX_NETWORKS {
         let count = texts.len();
-        return Err(Error::argument(NAME, format!("must have at most {MAX_NETWORKS} networks, not {count}")));
+        return Err(Error::argument(
+            NAME,
+            format!("must have at most {MAX_NETWORKS} networks, not {count}"),
+        ));
     }
     let canonical = |text: String| {
-        allowlist::parse(&text).map(|network| network.to_string()).map_err(|rule| Error::argument(NAME, rule))
+        allowlist::parse(&text)
+            .map(|network| network.to_string())
+            .map_err(|rule| Error::argument(NAME, rule))
     };
     texts.into_iter().map(canonical).collect()
 }
@@ -163,7 +168,9 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         let subject = Subjected::lock(&key_id)?;
         let policy = policy(&subject.keyspace)?;
         let expiry = changes.expires_at;
-        if subject.rotated_to.is_some() && expiry.is_some_and(|new| !ends_sooner(new, subject.expires_at)) {
+        if subject.rotated_to.is_some()
+            && expiry.is_some_and(|new| !ends_sooner(new, subject.expires_at))
+        {
             return Err(Error::argument("expires_at", "can't be put off: the key was rotated"));
         }
         // An expired key that comes to life again takes a place.
@@ -257,9 +264,8 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
 fn check_grace(grace: &Interval) -> Result<()> {
     const DAY: i128 = 86_400_000_000;
     const MOST: i128 = 366 * DAY;
-    let length = i128::from(grace.time)
-        + i128::from(grace.day) * DAY
-        + i128::from(grace.month) * 30 * DAY;
+    let length =
+        i128::from(grace.time) + i128::from(grace.day) * DAY + i128::from(grace.month) * 30 * DAY;
     let parts_agree = grace.time >= 0 && grace.day >= 0 && grace.month >= 0;
     if !parts_agree || length > MOST {
         return Err(Error::argument("grace", "must be from 0 to 366 days"));

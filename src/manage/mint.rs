@@ -192,7 +192,10 @@ fn store(
     )?;
     let key_id = rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| {
         let keyspace = &draft.keyspace;
-        Error::new(Code::Conflict, format!("a key with this digest already exists in keyspace {keyspace:?}"))
+        Error::new(
+            Code::Conflict,
+            format!("a key with this digest already exists in keyspace {keyspace:?}"),
+        )
     })?;
     event::send(event, &draft.keyspace, Subject::key(&key_id))?;
     key::minted(&key_id)
@@ -204,8 +207,9 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
         Some(Bytes::Read(bytes)) => KeyDigest::from_slice(bytes),
         Some(Bytes::TooLong) => None,
     };
-    let digest = digest
-        .ok_or_else(|| Error::argument("digest", "must have 32 bytes: the SHA-256 of the whole key"))?;
+    let digest = digest.ok_or_else(|| {
+        Error::argument("digest", "must have 32 bytes: the SHA-256 of the whole key")
+    })?;
     if call.required_text(2, "algorithm")? != "sha256" {
         return Err(Error::argument("algorithm", "must be sha256"));
     }

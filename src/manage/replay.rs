@@ -57,7 +57,9 @@ fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
                     format!("{count} of {standbys} standbys have not replayed up to {target}"),
                 )
                 .detail(behind.join("; "))
-                .hint("They may still accept keys that were revoked. Wait again, or detach them."));
+                .hint(
+                    "They may still accept keys that were revoked. Wait again, or detach them.",
+                ));
             }
             nudge_and_rest()?;
         }

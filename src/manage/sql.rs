@@ -166,8 +166,7 @@ impl Row<'_> {
         // SAFETY: as above; SPI gives null or a C string, which is copied.
         unsafe {
             let tuple = *(*self.rows.table).vals.add(self.index);
-            let value =
-                pg_sys::SPI_getvalue(tuple, (*self.rows.table).tupdesc, column as c_int);
+            let value = pg_sys::SPI_getvalue(tuple, (*self.rows.table).tupdesc, column as c_int);
             if value.is_null() {
                 return None;
             }
@@ -190,11 +189,15 @@ impl Row<'_> {
         self.datum(column).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
     }
 
-    /// A value passed by reference and of variable length, such as a row, copied to
-    /// the memory context from which the session was begun.
+    /// A value of variable length, such as a row, copied to the memory context from
+    /// which the session was begun. A short one lies packed in its tuple: readers of
+    /// rows need it plain.
     pub fn transferred(&self, column: usize) -> Option<Datum> {
         // SAFETY: asked for columns of variable length; SPI copies them.
-        self.datum(column).map(|datum| unsafe { pg_sys::SPI_datumTransfer(datum, false, -1) })
+        self.datum(column).map(|datum| unsafe {
+            let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
+            pg_sys::SPI_datumTransfer(Datum::from(plain), false, -1)
+        })
     }
 
     /// The whole row, to be copied into a result.

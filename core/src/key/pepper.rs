@@ -4,7 +4,7 @@
 //! 32 bytes; blank lines and lines that start with `#` are skipped. New keys take
 //! the highest generation. Older ones stay as long as keys are stored under them.
 
-use super::digest::{KeyDigest, PepperKey, DIGEST_LEN};
+use super::digest::{DIGEST_LEN, KeyDigest, PepperKey};
 
 /// Least bytes of a pepper: as many as the digest it guards.
 const MIN_PEPPER_LEN: usize = 32;
@@ -96,10 +96,7 @@ mod tests {
         let generations: Vec<i16> = peppers.candidates(&digest).map(|c| c.0).collect();
         assert_eq!(generations, [3, 1, UNPEPPERED]);
         assert_eq!(peppers.store(&digest).0, 3);
-        assert_eq!(
-            peppers.store(&digest).1,
-            digest.stored_with(&PepperKey::new(&[0xbb; 32]))
-        );
+        assert_eq!(peppers.store(&digest).1, digest.stored_with(&PepperKey::new(&[0xbb; 32])));
     }
 
     #[test]

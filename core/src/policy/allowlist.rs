@@ -95,7 +95,8 @@ mod tests {
     fn host_bits_are_corrected_in_the_message() {
         assert!(parse("203.0.113.7/24").unwrap_err().ends_with("write 203.0.113.0/24"));
         assert!(parse("2001:db8::1/32").unwrap_err().ends_with("write 2001:db8::/32"));
-        for bad in ["", "x", "203.0.113.0/33", "203.0.113", "203.0.113.0/", "::/129", "1.2.3.4/ 8"] {
+        for bad in ["", "x", "203.0.113.0/33", "203.0.113", "203.0.113.0/", "::/129", "1.2.3.4/ 8"]
+        {
             assert!(parse(bad).unwrap_err().starts_with("must be"), "{bad}");
         }
     }

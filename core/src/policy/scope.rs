@@ -117,9 +117,7 @@ impl<'a> Held<'a> {
         let mut grants: Vec<&'a [u8]> = match lists().count() {
             0 => return vec![ALL],
             1 => lists().flat_map(|list| list.iter()).collect(),
-            _ => {
-                lists().flat_map(|list| list.iter()).filter(|grant| self.covers(grant)).collect()
-            }
+            _ => lists().flat_map(|list| list.iter()).filter(|grant| self.covers(grant)).collect(),
         };
         grants.sort_unstable();
         grants.dedup();
@@ -186,7 +184,8 @@ mod tests {
 
     #[test]
     fn implications_reach_through_steps_and_cycles() {
-        let table = implications(&[("admin", &["write"]), ("write", &["read"]), ("read", &["write"])]);
+        let table =
+            implications(&[("admin", &["write"]), ("write", &["read"]), ("read", &["write"])]);
         let admin: &[&[u8]] = &[b"admin"];
         let read: &[&[u8]] = &[b"read"];
         let held = |list| held_within([Some(list), None], &table);

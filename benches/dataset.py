@@ -1,0 +1,92 @@
+"""What every benchmark runs on: valid keys of many tenants, the same at each run."""
+
+import hashlib
+import random
+import string
+import sys
+import uuid
+import zlib
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import cluster as clusters  # noqa: E402, F401 (for the benchmarks)
+
+ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+PREFIX = "sk_live_"
+SECRET_LENGTH = 43
+CHECKSUM_LENGTH = 6
+DOMAIN = b"keysmith.key.v1\0"
+
+SCOPES = ["images:read", "images:write"]
+KEYS_PER_TENANT = 100
+
+
+def make_keys(count, seed=1):
+    """Keys in the form that mint gives them; of another seed, all of them are others."""
+    random_source = random.Random(seed)
+    return [_make_key(random_source) for _ in range(count)]
+
+
+def _make_key(random_source):
+    covered = PREFIX + "".join(random_source.choices(ALPHABET, k=SECRET_LENGTH))
+    return covered + _checksum(covered)
+
+
+def _checksum(covered):
+    rest = zlib.crc32(covered.encode())
+    digits = []
+    for _ in range(CHECKSUM_LENGTH):
+        rest, digit = divmod(rest, len(ALPHABET))
+        digits.append(ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+def misspell(key):
+    """The key with its last character changed, so that its checksum is wrong."""
+    return key[:-1] + ("0" if key[-1] != "0" else "1")
+
+
+def key_digest(key):
+    return hashlib.sha256(key.encode()).digest()
+
+
+def fill(connection, keys):
+    """Creates the extension and stores the keys, much faster than minting each would."""
+    connection.execute("CREATE EXTENSION keysmith")
+    for scope in SCOPES:
+        connection.execute("SELECT keysmith.define_scope('default', %s)", [scope])
+    random_source = random.Random(len(keys))
+    tenants = [_make_uuid(random_source) for _ in range(-(-len(keys) // KEYS_PER_TENANT))]
+    copy(connection, "keysmith.tenant", ["tenant_id", "keyspace", "name"],
+          ((tenant, "default", f"tenant-{n}") for n, tenant in enumerate(tenants)))
+    copy(connection, "keysmith.key", _KEY_COLUMNS,
+          (_key_row(_make_uuid(random_source), tenants[n % len(tenants)], key)
+           for n, key in enumerate(keys)))
+
+
+def settle(connection):
+    """Leaves nothing for the first readers to do, nor for a background process."""
+    connection.execute("VACUUM (FREEZE, ANALYZE)")
+    connection.execute("CHECKPOINT")
+
+
+_KEY_COLUMNS = ["key_id", "tenant_id", "generation", "digest", "keyspace", "environment", "kind",
+                "scopes", "label", "key_prefix", "key_snippet", "created_by"]
+
+
+def _key_row(key_id, tenant_id, key):
+    digest = hashlib.sha256(DOMAIN + key_digest(key)).digest()
+    shown = key[:len(PREFIX) + 5], f"{PREFIX}...{key[-4:]}"
+    return (key_id, tenant_id, 0, digest, "default", "live", "secret", SCOPES, "benchmark",
+            *shown, "postgres")
+
+
+def _make_uuid(random_source):
+    return uuid.UUID(int=random_source.getrandbits(128), version=4)
+
+
+def copy(connection, table, columns, rows):
+    with connection.cursor() as cursor:
+        with cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)

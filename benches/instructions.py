@@ -1,0 +1,151 @@
+"""Instructions per decision, counted by callgrind, beside a committed baseline.
+
+Where a clock tells two runs apart by several percent, counts repeat. A loop is run over
+fewer keys and over more: the difference is what its calls cost, without what begins and
+ends a statement. From it the same for a loop over a trivial function is taken, so that
+the executor's own work is not ours.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import dataset
+import report
+from dataset import clusters
+
+HERE = Path(__file__).parent
+BASELINE = HERE / "instructions.json"
+MOST_GROWTH = 0.05
+
+KEYS = 100_000
+FEWER, MORE = 1_000, 3_000
+
+SETTINGS = {"max_parallel_workers_per_gather": 0, "jit": "off", "autovacuum": "off"}
+
+# The server calls it once for each statement that it is sent, before all else.
+STATEMENT_BEGINS = "SetCurrentStatementStartTimestamp"
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A query that calls a function for each of some keys. Single-user mode takes a
+    statement per line, so these are lines."""
+
+    counted: str
+    reason: str
+    rows: str
+
+    def statement(self, keys):
+        return f"SELECT count({self.counted}) FROM {self.rows}".replace(":keys", str(keys))
+
+    def reasons(self):
+        """A query for all that the function answers."""
+        return f"SELECT DISTINCT {self.reason} FROM {self.rows}".replace(":keys", str(MORE))
+
+
+def as_value(call, keys="known"):
+    """The function alone: its result is a value that nobody takes apart."""
+    # OFFSET keeps the planner from merging the loops, so that all have one shape.
+    rows = f"(SELECT {call} AS v FROM {keys} WHERE n <= :keys OFFSET 0) AS called"
+    return Loop("v", "(v).reason", rows)
+
+
+def as_table(call, column="v.ok"):
+    """As applications call it, whence the executor makes a table of the result."""
+    return Loop(column, "v.reason", f"known, LATERAL {call} AS v WHERE n <= :keys")
+
+
+def by_batch(call, column="v.ok"):
+    rows = f"batches, LATERAL {call} AS v WHERE n * {FEWER} <= :keys"
+    return Loop(column, "v.reason", rows)
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    loop: Loop
+    empty: Loop
+    expected: str
+    is_ours: bool = True
+
+
+VALUES = as_value("length(api_key)")
+TABLES = as_table("length(api_key)", "v")
+BATCHES = by_batch("cardinality(api_keys)", "v")
+
+CASES = [
+    Case("verify, scope required",
+         as_value("keysmith.verify(api_key, '{images:write}')"), VALUES, "ok"),
+    Case("verify", as_value("keysmith.verify(api_key)"), VALUES, "ok"),
+    Case("verify, malformed key",
+         as_value("keysmith.verify(api_key)", "misspelt"), VALUES, "malformed_key"),
+    Case("verify, unknown key",
+         as_value("keysmith.verify(api_key)", "unknown"), VALUES, "not_found"),
+    Case("verify, scope required, in FROM",
+         as_table("keysmith.verify(api_key, '{images:write}')"), TABLES, "ok"),
+    Case(f"verify_many, each of {FEWER:,} keys",
+         by_batch("keysmith.verify_many(api_keys)"), BATCHES, "ok"),
+    Case("plpgsql, scope required",
+         as_value("peer_verify(api_key, '{images:write}')"), VALUES, "ok", is_ours=False),
+]
+
+
+def prepare(cluster):
+    """Fills the database and stops the server. Returns the server's version."""
+    keys = dataset.make_keys(KEYS)
+    looked_for = keys[:: KEYS // MORE][:MORE]
+    with cluster.connect() as connection:
+        dataset.fill(connection, keys)
+        make_keys_table(connection, "plaintext", keys)
+        make_keys_table(connection, "known", looked_for)
+        make_keys_table(connection, "misspelt", map(dataset.misspell, looked_for))
+        make_keys_table(connection, "unknown", dataset.make_keys(MORE, seed=2))
+        connection.execute(
+            f"CREATE TABLE batches AS SELECT n, array_agg(api_key) AS api_keys"
+            f" FROM (SELECT (n - 1) / {FEWER} + 1 AS n, api_key FROM known) AS k GROUP BY n")
+        connection.execute((HERE / "plpgsql_peer.sql").read_text())
+        connection.execute("DROP TABLE plaintext")
+        dataset.settle(connection)
+        for case in CASES:
+            check(connection, case)
+        version = connection.info.server_version // 10000
+    cluster.stop()
+    return version
+
+
+def make_keys_table(connection, name, keys):
+    connection.execute(f"CREATE TABLE {name} (n integer, api_key text)")
+    dataset.copy(connection, name, ["n", "api_key"], enumerate(keys, start=1))
+
+
+def check(connection, case):
+    """Makes sure that what is counted is what the name says."""
+    found = [reason for (reason,) in connection.execute(case.loop.reasons())]
+    if found != [case.expected]:
+        raise SystemExit(f"{case.name}: expected {case.expected}, found {found}")
+
+
+def count(cluster, loop, profile):
+    """Instructions per key of a loop, in a server process of its own."""
+    # The first pass fills all caches. The last statement only ends the one before.
+    statements = [loop.statement(MORE), loop.statement(FEWER), loop.statement(MORE), "SELECT 1"]
+    done = clusters.run(
+        shutil.which("valgrind"), "--tool=callgrind", "--vgdb=no", "--trace-children=no",
+        f"--callgrind-out-file={profile}", f"--dump-before={STATEMENT_BEGINS}",
+        clusters.BIN / "postgres", "--single", "-D", cluster.data, "postgres",
+        as_server=True, input="\n".join(statements) + "\n")
+    counted = [int(n) for n in re.findall(r'count = "(\d+)"', done.stdout)]
+    if counted != [MORE, FEWER, MORE]:
+        raise SystemExit(f"{loop.rows} failed:\n{done.stdout}")
+    # The dump before the first statement is the start-up's.
+    fewer, more = (total(f"{profile}.{n}") for n in (3, 4))
+    return (more - fewer) / (MORE - FEWER)
+
+
+def total(dump):
+    return int(re.search(r"^(?:totals|summary): (\d+)", Path(dump).read_text(), re.MULTILINE)[1])

@@ -1,0 +1,250 @@
+"""Bad input: deciding answers, management raises an error of its own and changes
+nothing, and nothing crashes."""
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from cluster import running
+
+UNKNOWN = "00000000-0000-0000-0000-000000000000"
+HOSTILE = ["", " ", "'", '"', "\\", "%s%n%d", "$1", "--", "a\tb", "x" * 100_000, "ünïcödé", "🔑",
+           "'; DROP TABLE keysmith.key; --", "\u202e", "null", "{}", "*", "%(x)s"]
+BIG = 500 * 1024 * 1024
+
+
+def snapshot_of(db):
+    return [db.rows(f"SELECT * FROM keysmith.{table} ORDER BY 1, 2, 3")
+            for table in ("keyspace", "keyspace_prefix", "scope", "role", "tenant", "member", "key")]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_deciding_answers_whatever_it_is_given(db, text):
+    db.tenant()
+    key = db.mint(scopes=["a"]).api_key
+    assert db.reason(text) == "malformed_key"
+    assert db.reason(key, scopes=[text]) == "insufficient_scope"
+    assert db.reason(key, scopes=["a", text, None]) == "insufficient_scope"
+    assert db.reason(key, scopes=[None]) == "insufficient_scope"
+    assert db.reason(key, keyspace=text) == "wrong_keyspace"
+    assert db.reason(key, kind=text) == "kind_not_allowed"
+    assert db.reason(key, environment=text) == "wrong_environment"
+    assert db.reason(key + text) == ("ok" if text == "" else "malformed_key")
+    assert db.reason(text + key) in ("ok", "malformed_key")
+    assert db.verify(key, scopes=None).ok
+    assert db.reason(key, keyspace=None) == "wrong_keyspace"
+
+
+@pytest.mark.parametrize("size", [1, 57, 1024, 1025, 10**6, BIG])
+def test_keys_of_any_length(db, size):
+    for fill in ("a", "_", "0"):
+        assert db.value("SELECT reason FROM keysmith.verify(repeat(%s, %s))", fill, size) \
+            == "malformed_key"
+    db.tenant()
+    db.row("SELECT keysmith.import_key('acme', sha256(repeat('a', 1024)::bytea))")
+    expected = {1024: "ok"}.get(size, "not_found" if size < 1024 else "malformed_key")
+    assert db.value("SELECT reason FROM keysmith.verify(repeat('a', %s))", size) == expected
+
+
+def test_compressed_and_stored_out_of_line(db):
+    db.rows("CREATE TABLE given (key text)")
+    db.rows("INSERT INTO given SELECT repeat('x', 10000000)")
+    db.rows("ALTER TABLE given ALTER key SET STORAGE external")
+    db.rows("INSERT INTO given SELECT repeat('y', 10000000)")
+    assert db.rows("SELECT v.reason FROM given, keysmith.verify(key) v") == [("malformed_key",)] * 2
+
+
+def test_ten_thousand_scopes(db):
+    db.tenant()
+    scopes = [f"s:{n}" for n in range(10_000)]
+    assert "scopes" in db.refused("KS400", "mint", "acme", scopes=scopes)
+    assert "implies" in db.refused("KS400", "define_scope", "default", "a", implies=scopes)
+    assert "scopes" in db.refused("KS400", "define_role", "default", "a", scopes)
+    key = db.mint(scopes=scopes[:1000]).api_key
+    assert db.reason(key, scopes=scopes) == "insufficient_scope"
+    assert db.verify(key, scopes=scopes[:1000]).ok
+
+
+def test_arrays_of_other_shapes(db):
+    db.tenant()
+    key = db.row("SELECT * FROM keysmith.mint('acme', scopes => '[5:6]={a,b}')")
+    ok = "SELECT ok FROM keysmith.verify(%s, scopes => {})"
+    for scopes, expected in [("'{{a,b},{b,a}}'", True), ("'{{a,b},{b,c}}'", False),
+                             ("'[-3:-2]={a,b}'", True), ("'{a,NULL}'", False), ("'{NULL}'", False),
+                             ("array_fill('a'::text, '{3,3,3}')", True),
+                             ("array_append(array_fill(NULL::text, '{9}'), 'a')", False)]:
+        assert db.value(ok.format(scopes), key.api_key) == expected, scopes
+
+
+@pytest.mark.parametrize("function, arguments, named", [
+    ("create_tenant", {"name": None}, "name"),
+    ("create_tenant", {"name": ""}, "name"),
+    ("create_tenant", {"name": "x" * 201}, "name"),
+    ("create_tenant", {"name": "a\nb"}, "name"),
+    ("create_tenant", {"name": " a"}, "name"),
+    ("create_tenant", {"name": "x" * 1_000_000}, "name"),
+    ("create_tenant", {"name": "a", "keyspace": None}, "keyspace"),
+    ("create_tenant", {"name": "a", "plan": ""}, "plan"),
+    ("create_tenant", {"name": "a", "metadata": Jsonb([1])}, "metadata"),
+    ("create_tenant", {"name": "a", "metadata": Jsonb("x")}, "metadata"),
+    ("create_tenant", {"name": "a", "metadata": Jsonb(None)}, "metadata"),
+    ("create_tenant", {"name": "a", "metadata": Jsonb({"a": "x" * 70_000})}, "metadata"),
+    ("create_keyspace", {"name": None}, "name"),
+    ("create_keyspace", {"name": ""}, "name"),
+    ("create_keyspace", {"name": "Upper"}, "name"),
+    ("create_keyspace", {"name": "a b"}, "name"),
+    ("create_keyspace", {"name": "x" * 64}, "name"),
+    ("create_keyspace", {"name": "a", "prefixes": Jsonb({"secret": {"live": "no underscore"}})}, "prefixes"),
+    ("create_keyspace", {"name": "a", "prefixes": Jsonb({"secret": {"live": "x" * 32 + "_"}})}, "prefixes"),
+    ("create_keyspace", {"name": "a", "prefixes": Jsonb({"secret": {"LIVE": "a_"}})}, "prefixes"),
+    ("create_keyspace", {"name": "a", "prefixes": Jsonb({"secret": "a_"})}, "prefixes"),
+    ("create_keyspace", {"name": "a", "prefixes": Jsonb({"other": {"live": "a_"}})}, "prefixes"),
+    ("create_keyspace", {"name": "a", "prefixes": Jsonb([])}, "prefixes"),
+    ("create_keyspace", {"name": "a", "empty_scopes": "some"}, "empty_scopes"),
+    ("create_keyspace", {"name": "a", "default_scopes": ["a b"]}, "default_scopes"),
+    ("create_keyspace", {"name": "a", "default_scopes": [None]}, "default_scopes"),
+    ("create_keyspace", {"name": "a", "max_active_keys": 0}, "max_active_keys"),
+    ("create_keyspace", {"name": "a", "max_active_keys": -1}, "max_active_keys"),
+    ("create_keyspace", {"name": "a", "at_max": "x"}, "at_max"),
+    ("create_keyspace", {"name": "a", "label_length": 0}, "label_length"),
+    ("create_keyspace", {"name": "a", "label_length": 1001}, "label_length"),
+    ("mint", {"tenant": None}, "tenant"),
+    ("mint", {"tenant": "acme", "label": "x" * 101}, "label"),
+    ("mint", {"tenant": "acme", "label": "a\x07"}, "label"),
+    ("mint", {"tenant": "acme", "label": "x" * 1_000_000}, "label"),
+    ("mint", {"tenant": "acme", "environment": "nowhere"}, "environment"),
+    ("mint", {"tenant": "acme", "kind": "master"}, "kind"),
+    ("mint", {"tenant": "acme", "kind": None}, "kind"),
+    ("mint", {"tenant": "acme", "scopes": [None]}, "scopes"),
+    ("mint", {"tenant": "acme", "scopes": [""]}, "scopes"),
+    ("mint", {"tenant": "acme", "scopes": ["a:"]}, "scopes"),
+    ("mint", {"tenant": "acme", "scopes": ["*:a"]}, "scopes"),
+    ("mint", {"tenant": "acme", "scopes": ["'; DROP TABLE x"]}, "scopes"),
+    ("mint", {"tenant": "acme", "metadata": Jsonb([])}, "metadata"),
+    ("mint", {"tenant": "acme", "limits": Jsonb([])}, "limits"),
+    ("mint", {"tenant": "acme", "credits": 5}, "credits"),
+    ("mint", {"tenant": "acme", "keyspace": None}, "keyspace"),
+    ("define_scope", {"keyspace": "default", "scope": "*"}, "scope"),
+    ("define_scope", {"keyspace": "default", "scope": "x" * 129}, "scope"),
+    ("define_scope", {"keyspace": "default", "scope": "a", "implies": ["*"]}, "implies"),
+    ("define_scope", {"keyspace": "default", "scope": "a", "description": "x" * 1001}, "description"),
+    ("define_role", {"keyspace": "default", "role": "", "scopes": []}, "role"),
+    ("define_role", {"keyspace": "default", "role": "r", "scopes": ["a b"]}, "scopes"),
+    ("set_member", {"tenant": "acme", "member": "", "role": "r"}, "member"),
+    ("revoke", {"key_id": None}, "key_id"),
+    ("revoke", {"key_id": UNKNOWN, "reason": "x" * 1001}, "reason"),
+    ("rotate", {"key_id": None}, "key_id"),
+    ("rotate", {"key_id": UNKNOWN, "grace": None}, "grace"),
+    ("enable", {"key_id": None}, "key_id"),
+    ("disable", {"key_id": None}, "key_id"),
+    ("alter_key", {"key_id": None, "changes": Jsonb({})}, "key_id"),
+    ("alter_key", {"key_id": UNKNOWN, "changes": None}, "changes"),
+    ("alter_tenant", {"tenant": "acme", "changes": Jsonb({"name": "x"})}, "changes"),
+    ("alter_tenant", {"tenant": "acme", "changes": Jsonb({"plan": 5})}, "plan"),
+    ("report_leak", {"api_key": None, "source": "x"}, "api_key"),
+    ("report_leak", {"api_key": "x", "source": None}, "source"),
+    ("report_leak", {"api_key": "x", "source": "x" * 501}, "source"),
+    ("list_keys", {"tenant": None}, "tenant"),
+    ("list_keys", {"tenant": "acme", "include_revoked": None}, "include_revoked"),
+    ("event_channel", {"keyspace": None}, "keyspace"),
+    ("wait_for_replay", {"timeout": "-1 s"}, "timeout"),
+    ("wait_for_replay", {"timeout": "25 hours"}, "timeout"),
+    ("wait_for_replay", {"timeout": None}, "timeout"),
+    ("regenerate", {"tenant": "acme", "kind": "x"}, "kind"),
+])
+def test_management_names_the_argument_and_changes_nothing(db, function, arguments, named):
+    db.tenant()
+    before = snapshot_of(db)
+    assert named in db.refused("KS400", function, **arguments)
+    assert snapshot_of(db) == before
+
+
+@pytest.mark.parametrize("function, arguments", [
+    ("mint", ("nobody",)), ("regenerate", ("nobody",)), ("list_keys", ("nobody",)),
+    ("suspend_tenant", ("nobody",)), ("resume_tenant", ("nobody",)),
+    ("alter_tenant", ("nobody", Jsonb({}))), ("set_member", ("nobody", "m", "r")),
+    ("remove_member", ("nobody", "m")), ("remove_member", ("acme", "m")),
+    ("set_member", ("acme", "m", "no role")), ("create_tenant", ("x", "nowhere")),
+    ("mint", ("acme", None, None, "secret", [], "no role")),
+    ("mint", ("acme", None, None, "secret", [], None, "no member")),
+    ("alter_keyspace", ("nowhere", Jsonb({}))), ("event_channel", ("nowhere",)),
+    ("define_scope", ("nowhere", "a")), ("define_role", ("nowhere", "a", [])),
+    ("alter_key", (UNKNOWN, Jsonb({}))), ("report_leak", ("x", "y")),
+])
+def test_what_is_not_there(db, function, arguments):
+    db.tenant()
+    before = snapshot_of(db)
+    db.refused("KS404", function, *arguments)
+    assert snapshot_of(db) == before
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_names_are_kept_as_they_are_or_refused(db, text):
+    for function in ("create_tenant", "create_keyspace"):
+        try:
+            db.call(function, text)
+        except psycopg.Error as error:
+            assert error.sqlstate == "KS400"
+    db.tenant("plain")
+    try:
+        key = db.mint("plain", label=text[:90], metadata=Jsonb({text[:90]: text}))
+    except psycopg.Error as error:
+        assert error.sqlstate == "KS400"
+    else:
+        assert db.verify(key.api_key).metadata == {text[:90]: text}
+    for act in (lambda: db.call("list_keys", text), lambda: db.call("suspend_tenant", text),
+                lambda: db.call("event_channel", text), lambda: db.call("report_leak", text, text[:99]),
+                lambda: db.call("set_member", "plain", text, text)):
+        try:
+            act()
+        except psycopg.Error as error:
+            assert error.sqlstate in ("KS400", "KS404"), error
+
+
+def test_huge_patches(db):
+    db.tenant()
+    key = db.mint()
+    deep = "[" * 5000 + "]" * 5000
+    for patch in ('{"metadata": {"a": ' + deep + "}}", '{"label": ' + deep + "}",
+                  '{"metadata": {"a": 1e400}}', '{"x": "' + "x" * 2_000_000 + '"}'):
+        message = db.refused("KS400", "alter_key", key.key_id, patch)
+        assert "changes" in message
+    message = db.refused("KS400", "alter_key", key.key_id, Jsonb({"label": "a\u0001b"}))
+    assert "label" in message
+
+
+@pytest.mark.parametrize("encoding, locale", [("LATIN1", "C"), ("SQL_ASCII", "C"), ("EUC_JP", "C")])
+def test_other_encodings(encoding, locale):
+    with running("encoding", "-E", encoding, f"--locale={locale}") as cluster:
+        with cluster.connect(client_encoding=encoding.lower() if encoding != "SQL_ASCII" else "utf8") as session:
+            session.prepare_threshold = None
+            session.execute("CREATE EXTENSION keysmith")
+
+            def value(statement):
+                return session.execute(statement.encode()).fetchone()[0]
+
+            def sqlstate(statement):
+                with pytest.raises(psycopg.Error) as error:
+                    session.execute(statement)
+                return error.value.sqlstate
+
+            name = {"LATIN1": rb"E'M\xe9l'", "EUC_JP": rb"E'\xc6\xfc'"}.get(encoding, b"'ascii'")
+            session.execute(b"SELECT keysmith.create_tenant(" + name + b")")
+            (label, tenant) = session.execute(
+                b"SELECT k.label = " + name + b", v.tenant = " + name + b" FROM keysmith.mint(" + name
+                + b", label => " + name + b") m, keysmith.verify(m.api_key) v, keysmith.list_keys("
+                + name + b") k").fetchone() or (True, True)
+            assert (label, tenant) == (True, True)
+            assert sqlstate(b"SELECT keysmith.create_tenant(" + name + b")") == "KS409"
+            assert value("SELECT reason FROM keysmith.verify('x')") == "malformed_key"
+            if encoding == "SQL_ASCII":
+                bad = rb"E'\xff\xfe'"
+                assert sqlstate(b"SELECT keysmith.create_tenant(" + bad + b")") == "KS400"
+                reason = b"SELECT reason FROM keysmith.verify(" + bad + b")"
+                assert session.execute(reason).fetchone()[0] == "malformed_key"
+
+
+def test_a_trigger_function_called_by_hand(db):
+    with pytest.raises(psycopg.Error) as error:
+        db.rows("SELECT keysmith.policy_changed()")
+    assert error.value.sqlstate == "KS400"

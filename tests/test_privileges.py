@@ -1,0 +1,154 @@
+"""Who may do what, and what a hostile search path can reach."""
+
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+
+SOURCE = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def role(cluster, dbname):
+    cluster.execute("CREATE ROLE app LOGIN")
+    yield "app"
+    cluster.execute("DROP OWNED BY app", dbname)
+    cluster.execute("DROP ROLE app")
+
+
+def test_public_may_do_nothing(db):
+    assert db.value("SELECT count(*) FROM pg_proc p, aclexplode(coalesce(proacl, acldefault('f', "
+                    "proowner))) a WHERE pronamespace = 'keysmith'::regnamespace AND a.grantee = 0") == 0
+    assert db.value("SELECT count(*) FROM pg_class c, aclexplode(relacl) a "
+                    "WHERE relnamespace = 'keysmith'::regnamespace AND a.grantee = 0") == 0
+    assert not db.value("SELECT has_schema_privilege('public', 'keysmith', 'USAGE')")
+
+
+def test_a_grant_of_functions_is_all_an_application_needs(cluster, dbname, db, role, database):
+    db.rows(f"GRANT USAGE ON SCHEMA keysmith TO {role}")
+    db.rows(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA keysmith TO {role}")
+    with cluster.connect(dbname, user=role, row_factory=psycopg.rows.namedtuple_row) as session:
+        app = database(session)
+        app.tenant()
+        key = app.mint()
+        assert app.verify(key.api_key).ok
+        (listed,) = app.call("list_keys", "acme")
+        assert listed.created_by == role
+        app.call("revoke", key.key_id)
+        assert app.value("SELECT current_user") == role
+        for table in ("key", "tenant", "keyspace", "keys"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                app.rows(f"SELECT * FROM keysmith.{table}")
+
+
+def test_the_owners_place_is_left_after_errors(cluster, dbname, db, role, database):
+    db.rows(f"GRANT USAGE ON SCHEMA keysmith TO {role}")
+    db.rows(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA keysmith TO {role}")
+    with cluster.connect(dbname, user=role, row_factory=psycopg.rows.namedtuple_row) as session:
+        app = database(session)
+        app.rows("SET search_path = public")
+        app.rows("""DO $$ BEGIN PERFORM keysmith.revoke(gen_random_uuid());
+                    EXCEPTION WHEN sqlstate 'KS404' THEN NULL; END $$""")
+        app.rows("""DO $$ BEGIN PERFORM keysmith.create_tenant('acme');
+                    PERFORM keysmith.create_tenant('acme');
+                    EXCEPTION WHEN sqlstate 'KS409' THEN NULL; END $$""")
+        assert app.row("SELECT current_user, current_setting('search_path')") == (role, "public")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.rows("SELECT * FROM keysmith.key")
+
+
+HOSTILE = """
+    CREATE SCHEMA evil;
+    CREATE TABLE evil.pwned (what text);
+    GRANT ALL ON SCHEMA evil TO PUBLIC; GRANT ALL ON evil.pwned TO PUBLIC;
+    CREATE FUNCTION evil.note(what text) RETURNS boolean LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO evil.pwned VALUES (what || ' as ' || current_user); RETURN true; END $$;
+    CREATE FUNCTION evil.eq(text, text) RETURNS boolean LANGUAGE sql AS $$ SELECT evil.note('=text') $$;
+    CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.eq);
+    CREATE FUNCTION evil.eq(uuid, uuid) RETURNS boolean LANGUAGE sql AS $$ SELECT evil.note('=uuid') $$;
+    CREATE OPERATOR evil.= (LEFTARG = uuid, RIGHTARG = uuid, FUNCTION = evil.eq);
+    CREATE FUNCTION evil.pg_notify(text, text) RETURNS void LANGUAGE sql AS $$ SELECT evil.note('notify') $$;
+    CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+        $$ SELECT '-infinity'::timestamptz WHERE evil.note('clock') $$;
+    CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE sql AS
+        $$ SELECT '-infinity'::timestamptz WHERE evil.note('now') $$;
+    CREATE DOMAIN evil.jsonb AS text;
+    CREATE DOMAIN evil.text AS pg_catalog.text CHECK (evil.note('text'));
+    CREATE TYPE evil.verdict AS (x int);
+    CREATE TABLE evil.key (x int); CREATE TABLE evil.tenant (x int);
+    SET search_path = evil, pg_temp, pg_catalog;
+"""
+
+
+@pytest.mark.parametrize("before_install", [True, False])
+def test_a_hostile_search_path_is_of_no_use(cluster, dbname, db, before_install):
+    if before_install:
+        db.rows("DROP EXTENSION keysmith CASCADE")
+    db.session.execute(HOSTILE)
+    if before_install:
+        db.rows("CREATE EXTENSION keysmith")
+    db.rows("CREATE TEMP TABLE key (x int); CREATE TEMP TABLE tenant (x int); "
+            "CREATE TEMP TABLE keyspace (x int)")
+    cast = "::pg_catalog.text"
+    db.session.execute(f"SELECT keysmith.create_tenant('acme'{cast})")
+    db.session.execute(f"SELECT keysmith.define_scope('default'{cast}, 'a'{cast})")
+    db.session.execute(f"SELECT keysmith.define_role('default'{cast}, 'r'{cast}, '{{a}}'::pg_catalog.text[])")
+    db.session.execute(f"SELECT keysmith.set_member('acme'{cast}, 'ann'{cast}, 'r'{cast})")
+    key = db.session.execute(f"SELECT * FROM keysmith.mint('acme'{cast})").fetchone()
+    verify = f"SELECT * FROM keysmith.verify(%s{cast})"
+    assert db.session.execute(verify, (key.api_key,)).fetchone().ok
+    db.session.execute("SELECT keysmith.alter_key(%s::uuid, '{\"label\": \"x\"}'::pg_catalog.jsonb)", (key.key_id,))
+    new = db.session.execute("SELECT * FROM keysmith.rotate(%s::uuid)", (key.key_id,)).fetchone()
+    db.session.execute(f"SELECT * FROM keysmith.list_keys('acme'{cast})")
+    db.session.execute("SELECT * FROM keysmith.keys").fetchall()
+    db.session.execute("SELECT keysmith.revoke(%s::uuid)", (new.key_id,))
+    assert not db.session.execute(verify, (new.api_key,)).fetchone().ok
+    db.rows("RESET search_path")
+    assert db.rows("SELECT * FROM evil.pwned") == []
+
+
+def test_a_schema_that_someone_else_made_is_not_taken_over(cluster, dbname, db):
+    db.rows("DROP EXTENSION keysmith CASCADE; CREATE SCHEMA keysmith")
+    with pytest.raises(psycopg.errors.DuplicateSchema):
+        db.rows("CREATE EXTENSION keysmith")
+    with pytest.raises(psycopg.Error):
+        db.rows("DROP SCHEMA keysmith; CREATE SCHEMA other; CREATE EXTENSION keysmith SCHEMA other")
+
+
+def test_settings_of_ours_cannot_be_invented(db):
+    with pytest.raises(psycopg.Error, match="keysmith"):
+        db.rows("SET keysmith.anything = 'x'")
+
+
+# The library and its install script
+
+def test_columns_are_numbered_as_the_library_has_them(db):
+    text = (SOURCE / "src/catalog/columns.rs").read_text().split("columns! {", 1)[1]
+    tables = re.findall(r"(\w+) \{([^{}]*)\}", text)
+    assert len(tables) >= 7
+    for table, columns in tables:
+        actual = db.rows("SELECT attnum, attname FROM pg_attribute WHERE attnum > 0 AND attrelid = "
+                         "%s::regclass ORDER BY attnum", f"keysmith.{table}")
+        assert [tuple(row) for row in actual] == list(enumerate(columns.split(), 1)), table
+
+
+def test_every_function_of_the_library_is_declared_and_no_other(db):
+    exported = set()
+    for path in (SOURCE / "src").rglob("*.rs"):
+        for block in re.findall(r"^sql_functions! \{(.*?)^\}", path.read_text(), re.S | re.M):
+            exported |= set(re.findall(r"(\w+) =>", block))
+    declared = {row.prosrc for row in db.rows(
+        "SELECT prosrc FROM pg_proc WHERE pronamespace = 'keysmith'::regnamespace "
+        "AND prolang = (SELECT oid FROM pg_language WHERE lanname = 'c')")}
+    assert exported == declared
+
+
+def test_every_object_has_a_comment(db):
+    missing = db.rows("""
+        SELECT objid, classid::regclass, pg_describe_object(classid, objid, 0)
+        FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
+          AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'keysmith')
+          AND classid IN ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_namespace'::regclass)
+          AND obj_description(objid, classid::regclass::name) IS NULL""")
+    assert missing == []

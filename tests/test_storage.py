@@ -1,0 +1,323 @@
+"""What is stored, and what becomes of it: peppers, dumps, crashes, standbys."""
+
+import hashlib
+import hmac
+import os
+import subprocess
+import time
+
+import psycopg
+import pytest
+
+import cluster as clusters
+from cluster import Cluster, running
+from conftest import Database
+
+PEPPER = {1: "11" * 32, 2: "22" * 48}
+
+
+def session(cluster, dbname="postgres", **options):
+    connection = cluster.connect(dbname, **options)
+    connection.row_factory = psycopg.rows.namedtuple_row
+    connection.prepare_threshold = None
+    return Database(connection)
+
+
+# Plaintext
+
+def test_no_plaintext_is_left_anywhere(tmp_path):
+    """Keys of every origin are looked for in the data directory, WAL and log included."""
+    with running("plaintext", log_statement="none", log_min_messages="debug1",
+                 log_error_verbosity="verbose") as cluster:
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        keys = [db.mint().api_key for _ in range(20)]
+        first = db.call("list_keys", "acme")[0].key_id
+        keys.append(db.one("rotate", first).api_key)
+        keys.append(db.one("regenerate", "acme").api_key)
+        for key in keys:
+            db.verify(key)
+            db.verify(key + "x")
+            db.call("verify_many", [key])
+        db.call("report_leak", keys[5], "a page")
+        db.refused("KS404", "report_leak", keys[5], "a page")
+        db.rows("ANALYZE; CHECKPOINT")
+        db.session.close()
+        cluster.stop()
+        haystack = b"".join(
+            path.read_bytes() for path in [*cluster.data.rglob("*"), cluster.log] if path.is_file())
+        assert b"acme" in haystack
+        for key in keys:
+            assert key.encode() not in haystack
+            assert key[-40:].encode() not in haystack
+
+
+def test_nested_statement_logging_sees_no_key():
+    """A logger of nested statements and their parameters finds no key among them."""
+    with running("nested", shared_preload_libraries="auto_explain,keysmith",
+                 auto_explain__log_min_duration="0", auto_explain__log_nested_statements="on",
+                 auto_explain__log_verbose="on") as cluster:
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        key = db.mint().api_key
+        db.rows("SET auto_explain.log_nested_statements = on")
+        db.verify(key)
+        nested = cluster.log.read_text()
+        assert "INSERT INTO keysmith.key" in nested
+        assert db.one("rotate", db.call("list_keys", "acme")[0].key_id).api_key \
+            not in cluster.log.read_text()
+
+
+# Peppers
+
+@pytest.fixture
+def peppered():
+    cluster = Cluster("pepper")
+    file = cluster.dir / "peppers"
+
+    def write(text, mode=0o600):
+        file.write_text(text)
+        file.chmod(mode)
+        if clusters._SERVER_USER:
+            os.chown(file, clusters._SERVER_USER.pw_uid, clusters._SERVER_USER.pw_gid)
+
+    cluster.write_peppers = write
+    cluster.init()
+    yield cluster
+    cluster.remove()
+
+
+def test_pepper_generations_side_by_side(peppered):
+    peppered.start()
+    db = session(peppered)
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    keys = [db.mint()]
+    peppered.configure(keysmith__pepper_file=peppered.dir / "peppers")
+    for text in (f"1:{PEPPER[1]}\n", f"# newest first or last\n2:{PEPPER[2]}\n1:{PEPPER[1]}\n"):
+        peppered.write_peppers(text)
+        peppered.restart()
+        db = session(peppered)
+        assert all(db.verify(key.api_key).ok for key in keys)
+        keys.append(db.mint())
+    assert db.rows("SELECT generation FROM keysmith.key ORDER BY created_at") == [(0,), (1,), (2,)]
+    for key, generation in zip(keys[1:], (1, 2)):
+        digest = hashlib.sha256(key.api_key.encode()).digest()
+        pepper = bytes.fromhex(PEPPER[generation])
+        stored = db.value("SELECT digest FROM keysmith.key WHERE key_id = %s", key.key_id)
+        assert stored == hmac.digest(pepper, digest, "sha256")
+        assert db.one("verify_digest", digest).ok
+    # A key moves to the newest generation when it is rotated.
+    rotated = db.one("rotate", keys[0].key_id)
+    assert db.value("SELECT generation FROM keysmith.key WHERE key_id = %s", rotated.key_id) == 2
+    assert db.call("report_leak", keys[1].api_key, "x") == [(keys[1].key_id,)]
+    # Without the pepper the table opens nothing.
+    peppered.write_peppers(f"3:{'33' * 32}\n")
+    peppered.restart()
+    db = session(peppered)
+    assert [db.reason(key.api_key) for key in keys[1:]] == ["not_found"] * 2
+    # No one but a superuser sees where the file is.
+    db.rows("CREATE ROLE someone LOGIN")
+    with peppered.connect(user="someone") as other, pytest.raises(psycopg.Error, match="superuser|permission"):
+        other.execute("SHOW keysmith.pepper_file")
+    with pytest.raises(psycopg.Error, match="cannot be changed"):
+        db.rows("SET keysmith.pepper_file = ''")
+
+
+@pytest.mark.parametrize("text, mode, complaint", [
+    (None, 0o600, "can't be opened"),
+    ("", 0o600, "no line"),
+    ("1:abc", 0o600, "line 1"),
+    ("1:" + "zz" * 32, 0o600, "line 1"),
+    (f"1:{PEPPER[1]}", 0o644, "no one but the server's user"),
+    (f"1:{PEPPER[1]}", 0o620, "no one but the server's user"),
+])
+def test_a_pepper_file_that_cannot_be_used_stops_the_start(peppered, text, mode, complaint):
+    peppered.configure(keysmith__pepper_file=peppered.dir / "peppers")
+    if text is not None:
+        peppered.write_peppers(text, mode)
+    assert peppered.start(check=False).returncode != 0
+    log = peppered.log.read_text()
+    assert complaint in log and "keysmith.pepper_file" in log
+    assert PEPPER[1] not in log
+
+
+def test_a_pepper_file_in_the_data_directory_is_refused(peppered):
+    peppered.write_peppers(f"1:{PEPPER[1]}")
+    (peppered.dir / "peppers").rename(peppered.data / "peppers")
+    peppered.configure(keysmith__pepper_file=peppered.data / "peppers")
+    assert peppered.start(check=False).returncode != 0
+    assert "outside the data directory" in peppered.log.read_text()
+
+
+# Dumps
+
+def fill(db):
+    db.call("create_keyspace", "other", prefixes=psycopg.types.json.Jsonb({"secret": {"live": "o_"}}))
+    db.call("define_scope", "default", "read", "See things")
+    db.call("define_scope", "default", "write", "Change things", ["read"])
+    db.call("define_role", "default", "editor", ["write"])
+    for keyspace in ("default", "other"):
+        db.tenant("acme", keyspace=keyspace, plan="pro")
+    db.call("set_member", "acme", "ann", "editor")
+    keys = [db.mint(owner="ann", label="it's \\ a \t; label".replace("\t", " ")), db.mint(role="editor")]
+    keys += [db.one("rotate", keys[1].key_id, "1 day"), db.mint(keyspace="other")]
+    db.call("revoke", db.mint().key_id, "over")
+    db.row("SELECT keysmith.import_key('acme', sha256('legacy'))")
+    return keys
+
+
+def dump(cluster, dbname, *options):
+    text = cluster.program("pg_dump", *options, dbname=dbname).stdout
+    # Newer versions of pg_dump protect each dump with a random word.
+    return "\n".join(line for line in text.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
+
+
+@pytest.mark.parametrize("format", ["plain", "inserts", "custom"])
+def test_a_dump_restores_whole(cluster, dbname, db, format, tmp_path):
+    keys = fill(db)
+    first = dump(cluster, dbname)
+    restored = f"{dbname}_{format}"
+    cluster.execute(f"CREATE DATABASE {restored}")
+    try:
+        if format != "custom":
+            options = ["--inserts"] if format == "inserts" else []
+            script = cluster.program("pg_dump", *options, dbname=dbname).stdout
+            cluster.psql(script, dbname=restored)
+        else:
+            archive = tmp_path / "dump"
+            archive.write_bytes(cluster.program(
+                "pg_dump", "-Fc", dbname=dbname, text=False, stderr=subprocess.PIPE).stdout)
+            cluster.program("pg_restore", "--exit-on-error", archive, dbname=restored)
+        assert dump(cluster, restored) == first
+        there = session(cluster, restored)
+        for key in keys[:3]:
+            assert there.verify(key.api_key).ok
+        assert there.verify(keys[3].api_key, keyspace="other").ok
+        assert there.verify("legacy").ok
+        assert there.verify(keys[0].api_key, scopes=["read"]).scopes == ["write"]
+        there.session.close()
+    finally:
+        cluster.execute(f"DROP DATABASE {restored} WITH (FORCE)")
+
+
+def test_every_table_and_sequence_is_in_the_dump_list(db):
+    missing = db.rows("""
+        SELECT c.oid::regclass FROM pg_class c
+        WHERE relnamespace = 'keysmith'::regnamespace AND relkind IN ('r', 'S', 'p')
+        EXCEPT
+        SELECT unnest(extconfig)::regclass FROM pg_extension WHERE extname = 'keysmith'""")
+    assert missing == []
+
+
+# Crashes
+
+@pytest.mark.parametrize("act", ["mint", "revoke", "disable", "suspend", "alter", "remove_member"])
+def test_what_was_acknowledged_outlives_a_crash(act):
+    """Even where synchronous_commit is off, and the WAL writer gets no turn."""
+    with running("crash", fsync="on", synchronous_commit="off", wal_writer_delay="10s",
+                 autovacuum="off") as cluster:
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.call("define_role", "default", "r", ["*"])
+        db.tenant()
+        db.call("set_member", "acme", "ann", "r")
+        key = db.mint(owner="ann", scopes=["a"])
+        db.rows("CREATE TABLE lost (n int); CHECKPOINT")
+        {
+            "mint": lambda: None,
+            "revoke": lambda: db.call("revoke", key.key_id),
+            "disable": lambda: db.call("disable", key.key_id),
+            "suspend": lambda: db.call("suspend_tenant", "acme"),
+            "alter": lambda: db.call("alter_key", key.key_id, '{"scopes": ["b"]}'),
+            "remove_member": lambda: db.call("remove_member", "acme", "ann"),
+        }[act]()
+        if act == "mint":
+            key = db.mint()
+        db.rows("INSERT INTO lost VALUES (1)")
+        cluster.kill()
+        time.sleep(0.5)
+        (cluster.data / "postmaster.pid").unlink(missing_ok=True)
+        for _ in range(50):
+            if cluster.start(check=False).returncode == 0:
+                break
+            time.sleep(0.2)
+        db = session(cluster)
+        assert db.verify(key.api_key, scopes=["a"]).ok == (act == "mint")
+        # The control: an ordinary commit after it was lost.
+        assert db.value("SELECT count(*) FROM lost") == 0
+
+
+# Standbys
+
+@pytest.fixture(scope="module")
+def primary_and_standby():
+    with running("primary", wal_level="replica", max_wal_senders=4) as primary:
+        standby = primary.backup("standby", port=5433)
+        try:
+            standby.start()
+            yield primary, standby
+        finally:
+            standby.remove()
+
+
+def test_a_standby_decides_as_the_primary_does(primary_and_standby):
+    primary, standby = primary_and_standby
+    db = session(primary)
+    db.rows("DROP EXTENSION IF EXISTS keysmith CASCADE; CREATE EXTENSION keysmith")
+    db.call("define_role", "default", "r", ["read"])
+    db.tenant()
+    key = db.mint(role="r")
+    assert db.one("wait_for_replay")[0] == 1
+    there = session(standby)
+    assert there.value("SELECT pg_is_in_recovery()")
+    assert there.verify(key.api_key, scopes=["read"]).ok
+    assert there.reason(key.api_key, scopes=["write"]) == "insufficient_scope"
+    assert there.call("verify_many", [key.api_key, "x"])[1].reason == "malformed_key"
+    # The policy that the standby remembers is dropped by what it replays.
+    db.call("define_role", "default", "r", ["write"])
+    db.call("wait_for_replay")
+    assert there.verify(key.api_key, scopes=["write"]).ok
+    db.call("revoke", key.key_id)
+    db.call("wait_for_replay")
+    assert there.reason(key.api_key) == "revoked"
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        there.mint()
+    there.refused("KS409", "wait_for_replay")
+
+
+def test_waiting_names_the_standby_that_lags(primary_and_standby):
+    primary, standby = primary_and_standby
+    db = session(primary)
+    db.rows("DROP EXTENSION IF EXISTS keysmith CASCADE; CREATE EXTENSION keysmith")
+    db.tenant()
+    key = db.mint()
+    db.call("wait_for_replay")
+    there = session(standby)
+    there.rows("SELECT pg_wal_replay_pause()")
+    try:
+        db.call("revoke", key.key_id)
+        with pytest.raises(psycopg.Error) as error:
+            db.call("wait_for_replay", "300 milliseconds")
+        assert error.value.sqlstate == "KS504"
+        assert "1 of 1" in error.value.diag.message_primary
+        assert "bytes behind" in error.value.diag.message_detail
+        assert there.verify(key.api_key).ok
+    finally:
+        there.rows("SELECT pg_wal_replay_resume()")
+    assert db.one("wait_for_replay", "30 seconds")[0] == 1
+    assert there.reason(key.api_key) == "revoked"
+
+
+def test_waiting_in_the_transaction_that_revokes_is_an_error(primary_and_standby):
+    primary, _ = primary_and_standby
+    db = session(primary, autocommit=False)
+    db.rows("CREATE TABLE anything ()")
+    assert "after the commit" in db.refused("KS409", "wait_for_replay")
+    db.session.rollback()
+
+
+def test_without_standbys_there_is_nothing_to_wait_for(db):
+    assert db.one("wait_for_replay")[0] == 0
