@@ -6,7 +6,7 @@ use crate::varlena::{self, ArrayView};
 use pgrx::pg_sys::{self, Datum};
 use std::net::IpAddr;
 
-/// Declares functions that SQL can call: `"sql_symbol" => path::to::function`,
+/// Declares functions that SQL can call: `sql_symbol => path::to::function`,
 /// each of them `fn(&Call) -> Result<Option<Datum>>`, where `None` is null.
 macro_rules! sql_functions {
     ($($symbol:ident => $function:path;)*) => {$(
@@ -28,6 +28,7 @@ macro_rules! sql_functions {
                 let outcome = unsafe {
                     pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
                         $function(&$crate::call::Call::new(fcinfo))
+                            .map_err($crate::error::Error::into_report)
                     })
                 };
                 match outcome {
@@ -38,7 +39,7 @@ macro_rules! sql_functions {
                         pgrx::pg_sys::Datum::null()
                     }
                     // SAFETY: this frame holds nothing else that needs dropping.
-                    Err(error) => unsafe { error.raise() },
+                    Err(report) => unsafe { report.raise() },
                 }
             }
         };
@@ -127,23 +128,26 @@ impl Call {
         varlena::network(bytes).map(|(address, _)| address)
     }
 
-    /// The elements of a text[], a null among them as such.
+    /// A text[], or whatever other array.
     #[inline]
-    pub fn texts(&self, n: usize) -> Option<Vec<Option<&[u8]>>> {
+    pub fn array(&self, n: usize) -> Option<ArrayView<'_>> {
         // SAFETY: the argument is an array, which lives as long as the call.
-        let array = self.datum(n).map(|datum| unsafe { ArrayView::new(varlena::bytes(datum)) })?;
-        Some(array.iter().collect())
+        self.datum(n).map(|datum| unsafe { ArrayView::new(varlena::bytes(datum)) })
     }
 
     /// The elements of a text[] as strings; none for a null array.
     pub fn strings(&self, n: usize, name: &str) -> Result<Vec<String>> {
-        let texts = self.texts(n).unwrap_or_default();
+        const MOST: usize = 100_000;
+        let Some(array) = self.array(n) else { return Ok(Vec::new()) };
+        if array.len() > MOST {
+            return Err(Error::argument(name, "has far too many elements"));
+        }
         let string = |text: Option<&[u8]>| {
             let bytes = text.ok_or_else(|| Error::argument(name, "must not contain a null"))?;
             text::from_server(bytes)
                 .ok_or_else(|| Error::argument(name, "must be text that has a UTF-8 form"))
         };
-        texts.into_iter().map(string).collect()
+        array.iter().map(string).collect()
     }
 }
 

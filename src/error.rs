@@ -78,26 +78,40 @@ impl Error {
         self
     }
 
+    /// The error in the database's encoding, ready to be raised.
+    pub fn into_report(self) -> Report {
+        Report {
+            sqlstate: self.code.packed(),
+            message: text::to_server(&self.message),
+            detail: self.detail.as_deref().map(text::to_server),
+            hint: self.hint.as_deref().map(text::to_server),
+        }
+    }
+}
+
+/// An error on its way out of Rust.
+pub struct Report {
+    sqlstate: c_int,
+    message: CString,
+    detail: Option<CString>,
+    hint: Option<CString>,
+}
+
+impl Report {
     /// Reports the error to PostgreSQL, which does not return.
     ///
     /// # Safety
     /// PostgreSQL leaves by a long jump: no frame between here and the C caller may
     /// hold anything that needs dropping.
     pub unsafe fn raise(self) -> ! {
-        let packed = self.code.packed();
-        let message = text::to_server(&self.message);
-        let detail = self.detail.as_deref().map(text::to_server);
-        let hint = self.hint.as_deref().map(text::to_server);
-        drop(self);
-        // SAFETY: errstart(elog::ERROR) starts a report that errfinish ends; strings are
-        // copied by errmsg and its kin, and printed by "%s" alone. What is left on
-        // the Rust heap is released before the jump, by `consume`.
+        // SAFETY: errstart(ERROR) starts a report that errfinish ends. Each text is
+        // copied and freed by `consume`, so that nothing is left when it jumps.
         unsafe {
             elog::errstart(elog::ERROR, std::ptr::null());
-            elog::errcode(packed);
-            consume(Some(message), elog::errmsg);
-            consume(detail, elog::errdetail);
-            consume(hint, elog::errhint);
+            elog::errcode(self.sqlstate);
+            consume(Some(self.message), elog::errmsg);
+            consume(self.detail, elog::errdetail);
+            consume(self.hint, elog::errhint);
             elog::errfinish(c"keysmith".as_ptr(), 0, std::ptr::null());
         }
         // errfinish does not return from an ERROR.

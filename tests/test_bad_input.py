@@ -65,6 +65,18 @@ def test_ten_thousand_scopes(db):
     assert db.verify(key, scopes=scopes[:1000]).ok
 
 
+def test_millions_of_scopes(db):
+    db.tenant()
+    key = db.mint(scopes=["a"]).api_key
+    many = "array_fill('a'::text, '{10000000}')"
+    assert db.value(f"SELECT ok FROM keysmith.verify(%s, scopes => {many})", key)
+    assert db.value(f"SELECT reason FROM keysmith.verify(%s, scopes => {many} || '{{b}}')", key) \
+        == "insufficient_scope"
+    with pytest.raises(psycopg.Error) as error:
+        db.rows(f"SELECT keysmith.mint('acme', scopes => {many})")
+    assert error.value.sqlstate == "KS400"
+
+
 def test_arrays_of_other_shapes(db):
     db.tenant()
     key = db.row("SELECT * FROM keysmith.mint('acme', scopes => '[5:6]={a,b}')")

@@ -150,3 +150,18 @@ def test_the_extension_can_be_dropped_and_made_anew_under_open_sessions(db, conn
     assert other.reason(key.api_key) == "not_found"
     other.tenant()
     assert db.verify(other.mint().api_key).ok
+
+
+@pytest.mark.parametrize("maintenance", [
+    "REINDEX TABLE CONCURRENTLY keysmith.key", "REINDEX TABLE keysmith.key", "VACUUM FULL keysmith.key",
+    "CLUSTER keysmith.key USING key_of_tenant", "ANALYZE keysmith.key", "REINDEX SCHEMA keysmith",
+])
+def test_maintenance_under_open_sessions(db, connect, database, maintenance):
+    db.tenant()
+    key = db.mint()
+    other = database(connect())
+    assert other.verify(key.api_key).ok
+    db.rows(maintenance)
+    assert other.verify(key.api_key).ok
+    db.call("revoke", key.key_id)
+    assert not other.verify(key.api_key).ok

@@ -286,6 +286,13 @@ def test_regenerate_leaves_labelled_keys_alone(db):
     assert all(db.verify(key.api_key).ok for key in [*labelled, again])
 
 
+def test_regenerate_does_not_get_around_a_disablement(db):
+    db.tenant()
+    key = db.mint()
+    db.call("disable", key.key_id)
+    db.refused("KS409", "regenerate", "acme")
+
+
 def test_regenerate_without_a_key_makes_one(db):
     db.tenant()
     assert db.verify(db.one("regenerate", "acme").api_key).ok

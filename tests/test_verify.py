@@ -230,6 +230,24 @@ def test_no_pins_locks_or_snapshots_are_left_behind(db):
     assert notices == []
 
 
+def test_a_typo_is_refused_without_a_look_up(db):
+    db.tenant()
+    key = db.mint().api_key
+    typos = [key[:-1], key + "0", key[:20] + key[21] + key[20] + key[22:],
+             key[:30] + ("a" if key[30] != "a" else "b") + key[31:], key.replace("_live_", "_test_")]
+    typos = [typo for typo in typos if typo != key]
+    unknown = db.mint().api_key
+    with db.session.transaction():
+        db.rows("DELETE FROM keysmith.key WHERE key_id = (SELECT key_id FROM keysmith.verify(%s))",
+                unknown)
+        scans = "SELECT pg_stat_get_xact_numscans('keysmith.key_digest_keyspace_key'::regclass)"
+        before = db.value(scans)
+        assert {db.reason(typo) for typo in typos} == {"malformed_key"}
+        assert db.value(scans) == before
+        assert db.reason(unknown) == "not_found"
+        assert db.value(scans) == before + 1
+
+
 # verify_many and verify_digest
 
 def test_verify_many_answers_in_order(db):

@@ -1,5 +1,5 @@
-//! The columns of our tables, numbered from 1 in the order of their creation.
-//! A test compares these lists with the tables of an installed extension.
+//! The columns of our tables, numbered from 1 in the order of their creation. Each
+//! backend compares these lists with the tables before it reads them: see `tables`.
 
 macro_rules! columns {
     ($($table:ident { $($column:ident)* })*) => {$(
@@ -7,6 +7,7 @@ macro_rules! columns {
         pub mod $table {
             enum Order { _before_the_first, $($column),* }
             $(pub const $column: i16 = Order::$column as i16;)*
+            pub const NAMES: &[&str] = &[$(stringify!($column)),*];
         }
     )*};
 }

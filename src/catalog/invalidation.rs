@@ -18,7 +18,7 @@ sql_functions! {
 
 static STALE: AtomicBool = AtomicBool::new(false);
 static REGISTERED: AtomicBool = AtomicBool::new(false);
-static WATCHED: [AtomicU32; 5] = [const { AtomicU32::new(0) }; 5];
+static WATCHED: [AtomicU32; 7] = [const { AtomicU32::new(0) }; 7];
 
 /// Receives what other sessions have committed. True if what is remembered must be
 /// forgotten; the mark is cleared, so that a change from now on sets it again.

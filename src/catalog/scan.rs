@@ -11,6 +11,7 @@
 use super::tables::Table;
 use crate::varlena::{self, ArrayView};
 use pgrx::pg_sys::{self, Datum, Oid};
+use std::ffi::CStr;
 use std::marker::PhantomData;
 
 /// The widest of our tables.
@@ -51,6 +52,21 @@ impl Relation {
     pub fn open(table: Table) -> Relation {
         // SAFETY: PostgreSQL raises an error if the table is gone.
         Relation { relation: unsafe { pg_sys::table_open(table.table, LOCK) }, index: table.index }
+    }
+
+    /// Whether the table has these columns, in this order.
+    pub fn has_columns(&self, names: &[&str]) -> bool {
+        // SAFETY: the relation is open, and its description has `natts` attributes.
+        unsafe {
+            let description = (*self.relation).rd_att;
+            let attributes = (*description)
+                .attrs
+                .as_slice(usize::try_from((*description).natts).unwrap_or_default());
+            let name = |attribute: &pg_sys::FormData_pg_attribute| {
+                CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes()
+            };
+            attributes.iter().map(name).eq(names.iter().map(|name| name.as_bytes()))
+        }
     }
 
     /// All rows whose leading index columns equal the keys, in index order.

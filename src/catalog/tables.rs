@@ -1,5 +1,7 @@
 //! Where our tables are: the OIDs of tables, indexes and types.
 
+use super::columns;
+use super::scan::Relation;
 use crate::error::{Code, Error, Result};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
@@ -38,7 +40,7 @@ impl Tables {
         let table = |name: &CStr, index: &CStr| -> Result<Table> {
             Ok(Table { table: relation(name)?, index: relation(index)? })
         };
-        Ok(Tables {
+        let tables = Tables {
             keyspace: table(c"keyspace", c"keyspace_pkey")?,
             prefix: table(c"keyspace_prefix", c"keyspace_prefix_pkey")?,
             scope: table(c"scope", c"scope_pkey")?,
@@ -48,14 +50,35 @@ impl Tables {
             key: table(c"key", c"key_digest_keyspace_key")?,
             key_by_tenant: table(c"key", c"key_of_tenant")?,
             verdict: row_type(c"verdict", schema)?,
-        })
+        };
+        tables.check_columns()?;
+        Ok(tables)
     }
 
-    /// The tables whose changes make what we remember stale. The key table is among
-    /// them because it goes when the extension is dropped; rows of tenants, members
-    /// and keys are never remembered.
-    pub fn watched(&self) -> [Oid; 5] {
-        [self.keyspace, self.prefix, self.scope, self.role, self.key].map(|table| table.table)
+    /// Columns are read by their numbers, so a library that is newer or older than
+    /// the tables must not read them at all.
+    fn check_columns(&self) -> Result<()> {
+        let expected = [
+            (self.keyspace, columns::keyspace::NAMES),
+            (self.prefix, columns::keyspace_prefix::NAMES),
+            (self.scope, columns::scope::NAMES),
+            (self.role, columns::role::NAMES),
+            (self.tenant, columns::tenant::NAMES),
+            (self.member, columns::member::NAMES),
+            (self.key, columns::key::NAMES),
+        ];
+        if expected.iter().all(|(table, names)| Relation::open(*table).has_columns(names)) {
+            return Ok(());
+        }
+        Err(mismatch("the library does not fit the extension's tables"))
+    }
+
+    /// All tables: rows of the policy's, and the form of each of them, make what we
+    /// remember stale when they change.
+    pub fn watched(&self) -> [Oid; 7] {
+        let all =
+            [self.keyspace, self.prefix, self.scope, self.role, self.tenant, self.member, self.key];
+        all.map(|table| table.table)
     }
 }
 
@@ -77,11 +100,13 @@ fn row_type(name: &CStr, schema: Oid) -> Result<Oid> {
 fn found(oid: Oid, name: &CStr) -> Result<Oid> {
     if oid == Oid::INVALID {
         let name = name.to_string_lossy();
-        return Err(Error::new(
-            Code::Installation,
-            format!("the extension's own keysmith.{name} is missing"),
-        )
-        .hint("Run DROP EXTENSION keysmith and CREATE EXTENSION keysmith, or restore a backup."));
+        return Err(mismatch(&format!("the extension's own keysmith.{name} is missing")));
     }
     Ok(oid)
+}
+
+fn mismatch(message: &str) -> Error {
+    Error::new(Code::Installation, message).hint(
+        "Library and extension may be of different versions: see ALTER EXTENSION keysmith UPDATE.",
+    )
 }

@@ -7,7 +7,7 @@ use crate::catalog::policy::Policy;
 use crate::catalog::scan::Row;
 use crate::catalog::{Catalog, columns};
 use crate::error::Result;
-use crate::varlena::{self, ArrayView, StoredAllowlist};
+use crate::varlena::{RequiredScopes, StoredAllowlist};
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use keysmith_core::key::{MAX_KEY_LEN, format};
 use keysmith_core::policy::allowlist::Allowlist;
@@ -51,7 +51,7 @@ fn verify_digest(call: &Call) -> Result<Option<Datum>> {
 
 fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
-    let scopes = call.texts(1).unwrap_or_default();
+    let scopes = RequiredScopes(call.array(1));
     let decision = Decision::new(call, &catalog, &scopes)?;
     let verdict = decision.verdict(None, presented)?;
     Ok(Some(verdict.into_datum()))
@@ -60,16 +60,14 @@ fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
 /// A verdict for each key of an array, in its order, all under one snapshot.
 fn verify_many(call: &Call) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
-    let scopes = call.texts(1).unwrap_or_default();
+    let scopes = RequiredScopes(call.array(1));
     let decision = Decision::new(call, &catalog, &scopes)?;
     // SAFETY: the function is declared to return a set of verdicts.
     let result = unsafe {
         pg_sys::InitMaterializedSRF(call.frame(), 0);
         &*(*call.frame()).resultinfo.cast::<pg_sys::ReturnSetInfo>()
     };
-    let Some(array) = call.datum(0) else { return Ok(None) };
-    // SAFETY: a text array that lives as long as the call.
-    let keys = ArrayView::new(unsafe { varlena::bytes(array) });
+    let Some(keys) = call.array(0) else { return Ok(None) };
     let reader = Reader::open(&catalog);
     let mut scratch = pgrx::PgMemoryContexts::new("keysmith verify_many");
     for key in keys.iter() {
@@ -108,7 +106,7 @@ impl<'a> Decision<'a> {
     fn new(
         call: &'a Call,
         catalog: &'a Catalog,
-        scopes: &'a [Option<&'a [u8]>],
+        scopes: &'a RequiredScopes<'a>,
     ) -> Result<Decision<'a>> {
         // A name too long is as good as one that nothing has.
         let name = |n| match call.bytes(n, MAX_NAME_LEN) {

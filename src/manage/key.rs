@@ -7,7 +7,7 @@ use crate::catalog::scan::{Relation, ScanKey, Snapshot};
 use crate::catalog::{Catalog, columns};
 use crate::error::{Code, Error, Result};
 use crate::pepper;
-use crate::varlena::{self, ArrayView};
+use crate::varlena;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use keysmith_core::key::{format, secret};
 use keysmith_core::policy::allowlist::MAX_NETWORKS;
@@ -124,11 +124,9 @@ pub fn unknown_member(member: &str) -> Error {
 }
 
 /// A cidr[] argument; one without networks is none.
-pub fn allowlist(datum: Option<Datum>) -> Result<Option<Datum>> {
+pub fn allowlist(call: &Call, n: usize) -> Result<Option<Datum>> {
     const NAME: &str = "allowlist";
-    let Some(datum) = datum else { return Ok(None) };
-    // SAFETY: an array argument, which lives as long as the call.
-    let networks = ArrayView::new(unsafe { varlena::bytes(datum) });
+    let Some(networks) = call.array(n) else { return Ok(None) };
     match networks.len() {
         0 => return Ok(None),
         n if n > MAX_NETWORKS => {
@@ -142,7 +140,7 @@ pub fn allowlist(datum: Option<Datum>) -> Result<Option<Datum>> {
     if networks.iter().any(|network| network.is_none()) {
         return Err(Error::argument(NAME, "must not contain a null"));
     }
-    Ok(Some(datum))
+    Ok(call.datum(n))
 }
 
 pub fn clock() -> i64 {

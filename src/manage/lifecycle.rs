@@ -320,6 +320,7 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
             return mint::mint_for(caller, &policy, &tenant_id, &draft, &environment, true);
         };
         let old = Subjected::lock(&old)?;
+        old.check_is_active()?;
         let (successor, api_key) = succeed(&caller.role, &old, true)?;
         if draft.label.is_some() {
             sql::execute(

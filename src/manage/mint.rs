@@ -52,7 +52,7 @@ impl Draft {
             scopes: call.strings(label + 3, "scopes")?,
             role: call.text(label + 4, "role")?,
             owner: call.text(label + 5, "owner")?,
-            allowlist: key::allowlist(call.datum(label + 6))?,
+            allowlist: key::allowlist(call, label + 6)?,
             expires_at: key::expiry(call.timestamp(label + 7))?,
             metadata: key::metadata(call, label + 10)?,
             keyspace: call.required_text(label + 11, "keyspace")?,

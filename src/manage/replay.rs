@@ -37,34 +37,34 @@ fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
             "wait_for_replay must be called after the commit, in a transaction of its own",
         ));
     }
-    let standbys = authority::look(|| {
-        // SAFETY: reads the clock.
-        let now = || unsafe { pg_sys::GetCurrentTimestamp() };
-        let deadline = i128::from(now()) + length;
-        let target = sql::query("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[])?
-            .first()
-            .and_then(|row| row.text(1))
-            .unwrap_or_default();
-        loop {
-            let (standbys, behind) = lagging(&target)?;
-            if behind.is_empty() {
-                return Ok(standbys);
-            }
-            if i128::from(now()) >= deadline {
-                let count = behind.len();
-                return Err(Error::new(
-                    Code::ReplayTimeout,
-                    format!("{count} of {standbys} standbys have not replayed up to {target}"),
-                )
-                .detail(behind.join("; "))
-                .hint(
-                    "They may still accept keys that were revoked. Wait again, or detach them.",
-                ));
-            }
-            nudge_and_rest()?;
+    // SAFETY: reads the clock.
+    let now = || i128::from(unsafe { pg_sys::GetCurrentTimestamp() });
+    let deadline = now() + length;
+    let target = authority::look(committed_position)?;
+    // Each look is a session of its own, so that waiting long takes no memory.
+    loop {
+        let (standbys, behind) = authority::look(|| lagging(&target))?;
+        if behind.is_empty() {
+            return Ok(Some(Datum::from(standbys)));
         }
-    })?;
-    Ok(Some(Datum::from(standbys)))
+        if now() >= deadline {
+            let count = behind.len();
+            return Err(Error::new(
+                Code::ReplayTimeout,
+                format!("{count} of {standbys} standbys have not replayed up to {target}"),
+            )
+            .detail(behind.join("; "))
+            .hint("They may still accept keys that were revoked. Wait again, or detach them."));
+        }
+        authority::look(nudge)?;
+        rest();
+    }
+}
+
+/// Up to where the log is flushed, as every acknowledged act of management is.
+fn committed_position() -> Result<String> {
+    let rows = sql::query("SELECT pg_catalog.pg_current_wal_flush_lsn()", &[])?;
+    Ok(rows.first().and_then(|row| row.text(1)).unwrap_or_default())
 }
 
 /// How many standbys there are, and those that have not replayed up to a position.
@@ -85,12 +85,16 @@ fn lagging(target: &str) -> Result<(i32, Vec<String>)> {
 
 /// A standby tells how far it has replayed when it receives something. On an idle
 /// primary that could take ten seconds, so a small message goes out with each round.
-fn nudge_and_rest() -> Result<()> {
+fn nudge() -> Result<()> {
     sql::execute("SELECT pg_catalog.pg_logical_emit_message(false, 'keysmith', '')", &[])?;
-    // SAFETY: flushes what was just written; waits on this process's own latch, and
-    // reacts to cancellation and shutdown.
+    // SAFETY: flushes what was just written.
+    unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) };
+    Ok(())
+}
+
+fn rest() {
+    // SAFETY: waits on this process's own latch, and ends with the postmaster.
     unsafe {
-        pg_sys::XLogFlush(pg_sys::XactLastRecEnd);
         pg_sys::WaitLatch(
             pg_sys::MyLatch,
             (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
@@ -100,5 +104,4 @@ fn nudge_and_rest() -> Result<()> {
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
     pgrx::check_for_interrupts!();
-    Ok(())
 }

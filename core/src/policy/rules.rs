@@ -1,7 +1,7 @@
 //! The rules of a decision, in the order in which they are asked.
 
 use super::allowlist::Allowlist;
-use super::scope::Held;
+use super::scope::{Held, Required};
 use super::verdict::Reason;
 use std::net::IpAddr;
 
@@ -30,8 +30,7 @@ pub struct Demand<'a> {
     pub environment: Option<&'a [u8]>,
     /// The least kind that will do, by its name; a name of no kind admits nothing.
     pub kind: Option<&'a [u8]>,
-    /// All of these are needed. A null among them is a scope nobody has.
-    pub scopes: &'a [Option<&'a [u8]>],
+    pub scopes: &'a dyn Required,
     pub address: Option<IpAddr>,
     pub now: Instant,
 }
@@ -69,10 +68,7 @@ pub const RULES: [Rule; 9] = [
         (Some(list), Some(address)) => (!list.admits(address)).then_some(Reason::IpNotAllowed),
     },
     |found, demand| (!kind_suffices(found.kind, demand.kind)).then_some(Reason::KindNotAllowed),
-    |found, demand| {
-        let held = |scope: &Option<&[u8]>| scope.is_some_and(|scope| found.held.covers(scope));
-        (!demand.scopes.iter().all(held)).then_some(Reason::InsufficientScope)
-    },
+    |found, demand| (!demand.scopes.is_held(&found.held)).then_some(Reason::InsufficientScope),
 ];
 
 /// Decides about a key that was found.
@@ -103,6 +99,17 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::LazyLock;
 
+    struct Scopes(&'static [Option<&'static [u8]>]);
+    impl Required for Scopes {
+        fn is_held(&self, held: &Held) -> bool {
+            self.0.is_held(held)
+        }
+    }
+    static WRITE: Scopes = Scopes(&[Some(b"images:write")]);
+    static WRITE_AND_OTHER: Scopes = Scopes(&[Some(b"images:write"), Some(b"other")]);
+    static NULL: Scopes = Scopes(&[None]);
+    static NOTHING: Scopes = Scopes(&[]);
+
     static NONE: LazyLock<Implications> = LazyLock::new(Implications::default);
 
     fn good() -> (Found<'static>, Demand<'static>) {
@@ -120,13 +127,8 @@ mod tests {
             allowlist: None,
             held,
         };
-        let demand = Demand {
-            environment: None,
-            kind: None,
-            scopes: &[Some(b"images:write")],
-            address: None,
-            now: 1000,
-        };
+        let demand =
+            Demand { environment: None, kind: None, scopes: &WRITE, address: None, now: 1000 };
         (found, demand)
     }
 
@@ -154,7 +156,7 @@ mod tests {
                 found.kind = Some(Kind::Publishable);
                 demand.kind = Some(b"secret");
             }
-            Reason::InsufficientScope => demand.scopes = &[Some(b"images:write"), Some(b"other")],
+            Reason::InsufficientScope => demand.scopes = &WRITE_AND_OTHER,
             _ => unreachable!("not a reason of a rule"),
         }
     }
@@ -224,9 +226,9 @@ mod tests {
     fn a_null_or_empty_scope_is_held_by_nobody() {
         let (mut found, mut demand) = good();
         found.held.within = [None; 3];
-        demand.scopes = &[None];
+        demand.scopes = &NULL;
         assert_eq!(decide(&found, &demand), Reason::InsufficientScope);
-        demand.scopes = &[];
+        demand.scopes = &NOTHING;
         assert_eq!(decide(&found, &demand), Reason::Ok);
     }
 }

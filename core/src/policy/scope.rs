@@ -125,6 +125,18 @@ impl<'a> Held<'a> {
     }
 }
 
+/// Scopes that are needed, all of them, wherever they are listed.
+pub trait Required {
+    fn is_held(&self, held: &Held) -> bool;
+}
+
+/// A null is a scope that nobody has.
+impl Required for [Option<&[u8]>] {
+    fn is_held(&self, held: &Held) -> bool {
+        self.iter().all(|scope| scope.is_some_and(|scope| held.covers(scope)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
