@@ -25,10 +25,15 @@ MOST_GROWTH = 0.05
 KEYS = 100_000
 FEWER, MORE = 1_000, 3_000
 
-SETTINGS = {"max_parallel_workers_per_gather": 0, "jit": "off", "autovacuum": "off"}
+SETTINGS = {
+    "max_parallel_workers_per_gather": 0,
+    "jit": "off",
+    "autovacuum": "off",
+    # Statistics are sent off once a second: how often would depend on the clock.
+    "track_counts": "off",
+}
 
-# The server calls it once for each statement that it is sent, to execute it. What is
-# outside of it depends on the clock: statistics are sent off every second.
+# The server calls it once for each statement that it is sent, to execute it.
 EXECUTION = "PortalRun"
 
 
@@ -148,3 +153,59 @@ def count(cluster, loop, profile):
 
 def total(dump):
     return int(re.search(r"^totals: (\d+)", Path(dump).read_text(), re.MULTILINE)[1])
+
+
+def count_all(cluster, profiles):
+    """Instructions per key, by the name of the case."""
+    profile = cluster.dir / "profile"
+    empty = {loop: count(cluster, loop, profile) for loop in {case.empty for case in CASES}}
+    counts = {}
+    for case in CASES:
+        counts[case.name] = round(count(cluster, case.loop, profile) - empty[case.empty])
+        if profiles:
+            profiles.mkdir(parents=True, exist_ok=True)
+            shutil.copy(f"{profile}.3", profiles / f"{re.sub(r'[^a-z0-9]+', '-', case.name)}.out")
+        print(f"{case.name}: {counts[case.name]:,}", flush=True)
+    return counts
+
+
+def table(counts, baseline):
+    rows = []
+    for name, now in counts.items():
+        before = baseline.get(name)
+        change = f"{now / before - 1:+.2%}" if before else "new"
+        rows.append([name, f"{now:,}", f"{before:,}" if before else "", change])
+    return report.markdown_table(["instructions for a key", "now", "baseline", "change"], rows)
+
+
+def grown(counts, baseline):
+    """Our cases that cost noticeably more than they did."""
+    return [case.name for case in CASES if case.is_ours and case.name in baseline
+            and counts[case.name] > baseline[case.name] * (1 + MOST_GROWTH)]
+
+
+def read_options():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--update", action="store_true", help="make these counts the baseline")
+    parser.add_argument("--profiles", type=Path, metavar="FOLDER",
+                        help="keep what callgrind_annotate reads: a file for each case")
+    return parser.parse_args()
+
+
+def main():
+    options = read_options()
+    with clusters.running("instructions", **SETTINGS) as cluster:
+        version = prepare(cluster)
+        counts = count_all(cluster, options.profiles)
+    # Each major version has a baseline of its own: its share of the work differs.
+    baselines = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+    baseline = baselines.get(str(version), {})
+    print(table(counts, baseline))
+    if options.update:
+        BASELINE.write_text(json.dumps(baselines | {str(version): counts}, indent=4) + "\n")
+    elif names := grown(counts, baseline):
+        sys.exit(f"grown by more than {MOST_GROWTH:.0%}: {'; '.join(names)}")
+
+
+if __name__ == "__main__":
+    main()

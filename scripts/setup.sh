@@ -3,19 +3,21 @@
 # what is missing. Does nothing where nothing is.
 source "$(dirname "$0")/common.sh"
 
-missing=() packages=()
+missing=() packages=() by_hand=
 need() { # what it is, its Debian packages, a command that succeeds if it is there
     local what=$1 debian=$2
     shift 2
     if ! "$@" >/dev/null 2>&1; then
         missing+=("$what")
+        [ -n "$debian" ] || by_hand=yes
         read -ra more <<<"$debian"
         packages+=("${more[@]}")
     fi
 }
 
+has_rust() { cargo --version && [ "$(printf '1.95\n%s\n' "$(cargo --version | cut -d' ' -f2)" | sort -V | head -n 1)" = 1.95 ]; }
 has_libclang() { ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang.so* || [ -n "${LIBCLANG_PATH:-}" ]; }
-# The newest supported PostgreSQL that the distribution has.
+# The newest supported PostgreSQL that the distribution has, if any.
 server_packages() {
     local version
     for version in $(supported | sort -rn); do
@@ -24,13 +26,12 @@ server_packages() {
             return
         fi
     done
-    echo "postgresql-$(supported | sort -rn | head -n 1) postgresql-server-dev-$(supported | sort -rn | head -n 1)"
 }
 
 [ ! -x "$(command -v apt-get)" ] || find_pg_config >/dev/null || [ -n "$(ls /var/lib/apt/lists/*_Packages 2>/dev/null)" ] ||
     as_root apt-get update -qq
 
-need "Rust 1.95 or newer, with cargo (https://rustup.rs)" "" cargo --version
+need "Rust 1.95 or newer, with cargo (https://rustup.rs)" "" has_rust
 need "a C compiler" "gcc libc6-dev" cc --version
 need "libclang, for bindgen" "libclang-dev" has_libclang
 need "a PostgreSQL server of version $(supported | paste -sd' ') with its headers" "$(server_packages)" find_pg_config
@@ -43,7 +44,7 @@ done
 
 [ ${#missing[@]} -gt 0 ] || exit 0
 
-if ! command -v apt-get >/dev/null || [ ${#packages[@]} -eq 0 ] || ! command -v cargo >/dev/null; then
+if ! command -v apt-get >/dev/null || [ -n "$by_hand" ]; then
     echo "These are missing:" >&2
     printf '  %s\n' "${missing[@]}" >&2
     die "install them, and set PG_CONFIG if PostgreSQL is in an unusual place"

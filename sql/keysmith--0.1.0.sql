@@ -42,6 +42,7 @@ CREATE TABLE keysmith.keyspace (
                     CHECK (at_max IN ('error', 'replace')),
     label_length    integer NOT NULL DEFAULT 100 CHECK (label_length BETWEEN 1 AND 1000),
     has_imports     boolean NOT NULL DEFAULT false,
+    generation      smallint NOT NULL DEFAULT 0 CHECK (generation >= 0),
     created_at      timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE keysmith.keyspace IS 'One product''s keys: their formats, defaults and bounds';
@@ -52,6 +53,7 @@ COMMENT ON COLUMN keysmith.keyspace.max_active_keys IS 'How many keys a tenant m
 COMMENT ON COLUMN keysmith.keyspace.at_max IS 'What the next mint does then: error, or replace the oldest';
 COMMENT ON COLUMN keysmith.keyspace.label_length IS 'Most characters of a label';
 COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
+COMMENT ON COLUMN keysmith.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
 
 CREATE TABLE keysmith.keyspace_prefix (
     keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
@@ -170,36 +172,6 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:21
--- requires:
---   tables
-
--- Backends remember each keyspace's policy. Whoever changes it, by whatever path
--- (these functions, a restore, logical replication, a hand edit), tells them so.
-
-CREATE FUNCTION keysmith.policy_changed() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
-COMMENT ON FUNCTION keysmith.policy_changed() IS
-'Trigger on the policy tables: has every backend read the policy anew';
-
-DO $$
-DECLARE
-    name text;
-BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,scope,role}'::text[] LOOP
-        EXECUTE pg_catalog.format(
-            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith.%1$I
-                 FOR EACH ROW EXECUTE FUNCTION keysmith.policy_changed();
-             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith.%1$I
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.policy_changed();
-             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_changed;
-             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
-            name);
-    END LOOP;
-END $$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/lib.rs:26
 -- requires:
 --   tables
@@ -260,6 +232,36 @@ CREATE TYPE keysmith.minted AS (
     created_at  timestamptz
 );
 COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:21
+-- requires:
+--   tables
+
+-- Backends remember each keyspace's policy. Whoever changes it, by whatever path
+-- (these functions, a restore, logical replication, a hand edit), tells them so.
+
+CREATE FUNCTION keysmith.policy_changed() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
+COMMENT ON FUNCTION keysmith.policy_changed() IS
+'Trigger on the policy tables: has every backend read the policy anew';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,scope,role}'::text[] LOOP
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith.%1$I
+                 FOR EACH ROW EXECUTE FUNCTION keysmith.policy_changed();
+             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith.%1$I
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.policy_changed();
+             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_changed;
+             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
+            name);
+    END LOOP;
+END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 static PEPPER_FILE: AtomicPtr<c_char> = AtomicPtr::new(null_mut());
 
 /// The file with the peppers; empty for none, which is the default: an installation
-/// works at once, and a pepper can be added at any time. It is read when the library
-/// is loaded, so the server must be restarted for it; sessions can neither change
-/// the setting nor see its value.
+/// works at once, and a pepper can be added at any time. The setting exists only
+/// where the library is preloaded, and takes a restart. A session that loads the
+/// library itself could bring a value of its own.
 pub fn pepper_file() -> Option<String> {
     let value = PEPPER_FILE.load(Relaxed);
     if value.is_null() {
@@ -24,27 +24,22 @@ pub fn pepper_file() -> Option<String> {
 
 pub fn define() {
     // SAFETY: called from _PG_init; all strings are static, and so is the place of
-    // the value. Backends that load the library late may define it as well.
+    // the value.
     unsafe {
-        let context = if pg_sys::process_shared_preload_libraries_in_progress {
-            pg_sys::GucContext::PGC_POSTMASTER
-        } else {
-            pg_sys::GucContext::PGC_SIGHUP
-        };
-        pg_sys::DefineCustomStringVariable(
-            c"keysmith.pepper_file".as_ptr(),
-            c"File outside the data directory with the peppers that key digests are made with."
-                .as_ptr(),
-            c"One line a generation, number:hex. Empty means none. Read when the library is loaded."
-                .as_ptr(),
-            PEPPER_FILE.as_ptr(),
-            c"".as_ptr(),
-            context,
-            pg_sys::GUC_SUPERUSER_ONLY as i32,
-            None,
-            None,
-            None,
-        );
+        if pg_sys::process_shared_preload_libraries_in_progress {
+            pg_sys::DefineCustomStringVariable(
+                c"keysmith.pepper_file".as_ptr(),
+                c"File outside the data directory with the peppers of key digests.".as_ptr(),
+                c"One line a generation, number:hex. Empty means none. Read at the start.".as_ptr(),
+                PEPPER_FILE.as_ptr(),
+                c"".as_ptr(),
+                pg_sys::GucContext::PGC_POSTMASTER,
+                pg_sys::GUC_SUPERUSER_ONLY as i32,
+                None,
+                None,
+                None,
+            );
+        }
         pg_sys::MarkGUCPrefixReserved(c"keysmith".as_ptr());
     }
 }

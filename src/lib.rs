@@ -46,7 +46,7 @@ unsafe extern "C-unwind" fn _PG_init() {
             guc::define();
             // A server that can't read its peppers would refuse every key: it must
             // say so when it is started, not to each caller.
-            pepper::peppers().map(|_| ()).map_err(error::Error::into_report)
+            pepper::load().map_err(error::Error::into_report)
         })
     };
     if let Err(report) = outcome {

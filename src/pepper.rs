@@ -1,4 +1,4 @@
-//! The configured peppers, read once a process.
+//! The configured peppers, read by the postmaster and inherited by its children.
 
 use crate::error::{Code, Error, Result};
 use crate::guc;
@@ -11,21 +11,22 @@ use std::sync::OnceLock;
 
 static PEPPERS: OnceLock<Peppers> = OnceLock::new();
 
-/// All peppers. When the library is preloaded, the postmaster reads them once and
-/// its children inherit them; else each backend reads them with its first call.
+/// All peppers. There are none where the library isn't preloaded: keys that were
+/// stored under one are not found then, and no key is minted beside them.
 #[inline]
-pub fn peppers() -> Result<&'static Peppers> {
-    if let Some(peppers) = PEPPERS.get() {
-        return Ok(peppers);
-    }
-    let peppers = match guc::pepper_file() {
-        None => Peppers::default(),
-        Some(path) => read(Path::new(&path)).map_err(|why| {
-            Error::new(Code::Pepper, format!("keysmith.pepper_file {why}"))
-                .hint("See \"Peppers\" in docs/security.md.")
-        })?,
-    };
-    Ok(PEPPERS.get_or_init(|| peppers))
+pub fn peppers() -> &'static Peppers {
+    PEPPERS.get_or_init(Peppers::default)
+}
+
+/// Reads the file that is configured, if any.
+pub fn load() -> Result<()> {
+    let Some(path) = guc::pepper_file() else { return Ok(()) };
+    let peppers = read(Path::new(&path)).map_err(|why| {
+        Error::new(Code::Pepper, format!("keysmith.pepper_file {why}"))
+            .hint("See \"Peppers\" in docs/security.md.")
+    })?;
+    PEPPERS.get_or_init(|| peppers);
+    Ok(())
 }
 
 /// Reads a file that only the server's own user can. The reasons for not doing so
@@ -40,7 +41,8 @@ fn read(path: &Path) -> std::result::Result<Peppers, String> {
     let ours = metadata.uid() == unsafe { libc::geteuid() };
     // The file may also be root's, readable by a group of the server's user.
     let others = if ours { 0o077 } else { 0o027 };
-    if !metadata.is_file() || metadata.mode() & others != 0 {
+    let is_owned = ours || metadata.uid() == 0;
+    if !metadata.is_file() || !is_owned || metadata.mode() & others != 0 {
         return Err("must be a file that no one but the server's user can read or change".into());
     }
     let text = std::fs::read_to_string(&path).map_err(|error| format!("can't be read: {error}"))?;

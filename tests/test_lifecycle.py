@@ -286,6 +286,17 @@ def test_regenerate_leaves_labelled_keys_alone(db):
     assert all(db.verify(key.api_key).ok for key in [*labelled, again])
 
 
+def test_a_rotated_legacy_key_is_still_the_legacy_key(db):
+    db.tenant()
+    labelled = db.mint(label="Production")
+    db.mint(label="Staging")
+    rotated = db.one("rotate", db.one("regenerate", "acme").key_id)
+    db.one("regenerate", "acme")
+    assert db.reason(rotated.api_key) == "revoked"
+    assert db.verify(labelled.api_key).ok
+    assert len(db.call("list_keys", "acme")) == 3
+
+
 def test_regenerate_does_not_get_around_a_disablement(db):
     db.tenant()
     key = db.mint()
@@ -478,6 +489,13 @@ def test_import_by_digest(db):
 def test_only_32_bytes_are_imported(db, digest):
     db.tenant()
     assert "digest" in db.refused("KS400", "import_key", "acme", digest)
+
+
+def test_what_is_shown_of_an_imported_key_is_one_line(db):
+    db.tenant()
+    for field in ("key_prefix", "key_snippet"):
+        for bad in ("a\nb", "x" * 65):
+            assert field in db.refused("KS400", "import_key", "acme", b"x" * 32, **{field: bad})
 
 
 def test_only_sha256_is_imported(db):

@@ -5,6 +5,7 @@ import hmac
 import os
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -96,7 +97,8 @@ def test_pepper_generations_side_by_side(peppered):
     db.tenant()
     keys = [db.mint()]
     peppered.configure(keysmith__pepper_file=peppered.dir / "peppers")
-    for text in (f"1:{PEPPER[1]}\n", f"# newest first or last\n2:{PEPPER[2]}\n1:{PEPPER[1]}\n"):
+    for text in (f"0:unpeppered\n1:{PEPPER[1]}\n",
+                 f"# newest first or last\n2:{PEPPER[2]}\n1:{PEPPER[1]}\n0:unpeppered\n"):
         peppered.write_peppers(text)
         peppered.restart()
         db = session(peppered)
@@ -118,12 +120,69 @@ def test_pepper_generations_side_by_side(peppered):
     peppered.restart()
     db = session(peppered)
     assert [db.reason(key.api_key) for key in keys[1:]] == ["not_found"] * 2
+    # A key that was stored before there was a pepper needs a line that says so.
+    unpeppered = db.value("SELECT count(*) FROM keysmith.key WHERE generation = 0")
+    assert unpeppered == 1 and db.reason(keys[0].api_key) == "not_found"
     # No one but a superuser sees where the file is.
     db.rows("CREATE ROLE someone LOGIN")
     with peppered.connect(user="someone") as other, pytest.raises(psycopg.Error, match="superuser|permission"):
         other.execute("SHOW keysmith.pepper_file")
     with pytest.raises(psycopg.Error, match="cannot be changed"):
         db.rows("SET keysmith.pepper_file = ''")
+
+
+def test_with_a_pepper_a_row_that_a_thief_adds_opens_nothing(peppered):
+    peppered.write_peppers(f"1:{PEPPER[1]}\n")
+    peppered.configure(keysmith__pepper_file=peppered.dir / "peppers")
+    peppered.start()
+    db = session(peppered)
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    db.mint()
+    known = "sk_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg2LOcWk"
+    plain = hashlib.sha256(known.encode()).digest()
+    for generation in (0, 1, 2):
+        db.rows("INSERT INTO keysmith.key (tenant_id, generation, digest, keyspace, environment, "
+                "kind, created_by) SELECT tenant_id, %s, %s, keyspace, 'live', 'secret', 'thief' "
+                "FROM keysmith.tenant", generation,
+                hashlib.sha256(b"keysmith.key.v1\0" + plain).digest() if generation == 0
+                else hmac.digest(b"guess", plain + bytes([generation]), "sha256"))
+    assert db.reason(known) == "not_found"
+
+
+def test_no_session_steps_around_the_pepper(peppered):
+    """Without preload there is no pepper, whatever a session brings: peppered keys are
+    refused, and none is stored beside them that a dump would open."""
+    peppered.write_peppers(f"1:{PEPPER[1]}\n")
+    peppered.configure(keysmith__pepper_file=peppered.dir / "peppers")
+    peppered.start()
+    db = session(peppered)
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    key = db.mint()
+    with pytest.raises(psycopg.Error, match="cannot be changed"):
+        peppered.connect(options="-c keysmith.pepper_file=")
+    peppered.configure(shared_preload_libraries="")
+    peppered.restart()
+    for options in ("", f"-c keysmith.pepper_file={peppered.dir / 'peppers'}"):
+        db = session(peppered, options=options)
+        assert db.reason(key.api_key) == "not_found"
+        db.refused("KS510", "mint", "acme")
+        db.refused("KS510", "rotate", key.key_id)
+        db.refused("KS510", "import_key", "acme", b"x" * 32)
+
+
+def test_a_key_is_imported_once_under_any_pepper(peppered):
+    peppered.start()
+    db = session(peppered)
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    db.call("import_key", "acme", b"x" * 32)
+    peppered.write_peppers(f"0:unpeppered\n1:{PEPPER[1]}\n")
+    peppered.configure(keysmith__pepper_file=peppered.dir / "peppers")
+    peppered.restart()
+    db = session(peppered)
+    db.refused("KS409", "import_key", "acme", b"x" * 32)
 
 
 @pytest.mark.parametrize("text, mode, complaint", [
@@ -309,6 +368,34 @@ def test_waiting_names_the_standby_that_lags(primary_and_standby):
         there.rows("SELECT pg_wal_replay_resume()")
     assert db.one("wait_for_replay", "30 seconds")[0] == 1
     assert there.reason(key.api_key) == "revoked"
+
+
+def test_a_standby_that_detaches_is_not_taken_for_one_that_knows(primary_and_standby):
+    primary, standby = primary_and_standby
+    db = session(primary)
+    db.rows("DROP EXTENSION IF EXISTS keysmith CASCADE; CREATE EXTENSION keysmith")
+    db.tenant()
+    key = db.mint()
+    db.call("wait_for_replay")
+    there = session(standby)
+    there.rows("SELECT pg_wal_replay_pause()")
+    try:
+        db.call("revoke", key.key_id)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(db.refused, "KS504", "wait_for_replay", "2 seconds")
+            time.sleep(0.5)
+            primary.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+            assert "1 of 1" in waiting.result(10)
+        assert there.verify(key.api_key).ok
+        # It reconnects while a later wait goes on, and is seen to do so.
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(db.one, "wait_for_replay", "60 seconds")
+            time.sleep(0.2)
+            there.rows("SELECT pg_wal_replay_resume()")
+            waiting.result(70)
+    finally:
+        there.rows("SELECT pg_wal_replay_resume()")
+    db.call("wait_for_replay", "60 seconds")
 
 
 def test_waiting_in_the_transaction_that_revokes_is_an_error(primary_and_standby):

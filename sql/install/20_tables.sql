@@ -19,6 +19,7 @@ CREATE TABLE keysmith.keyspace (
                     CHECK (at_max IN ('error', 'replace')),
     label_length    integer NOT NULL DEFAULT 100 CHECK (label_length BETWEEN 1 AND 1000),
     has_imports     boolean NOT NULL DEFAULT false,
+    generation      smallint NOT NULL DEFAULT 0 CHECK (generation >= 0),
     created_at      timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE keysmith.keyspace IS 'One product''s keys: their formats, defaults and bounds';
@@ -29,6 +30,7 @@ COMMENT ON COLUMN keysmith.keyspace.max_active_keys IS 'How many keys a tenant m
 COMMENT ON COLUMN keysmith.keyspace.at_max IS 'What the next mint does then: error, or replace the oldest';
 COMMENT ON COLUMN keysmith.keyspace.label_length IS 'Most characters of a label';
 COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
+COMMENT ON COLUMN keysmith.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
 
 CREATE TABLE keysmith.keyspace_prefix (
     keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,

@@ -15,7 +15,7 @@ macro_rules! columns {
 columns! {
     keyspace {
         keyspace event_channel empty_scopes default_scopes max_active_keys at_max label_length
-        has_imports created_at
+        has_imports generation created_at
     }
     keyspace_prefix { keyspace kind environment prefix }
     scope { keyspace scope description implies }

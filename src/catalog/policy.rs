@@ -32,6 +32,8 @@ pub struct Policy {
     pub replaces_at_max: bool,
     pub label_length: usize,
     pub has_imports: bool,
+    /// Of the newest pepper that a key was stored with.
+    pub generation: i16,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -49,6 +51,7 @@ impl Policy {
             replaces_at_max: false,
             label_length: 100,
             has_imports: false,
+            generation: 0,
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
@@ -70,6 +73,7 @@ impl Policy {
                 .and_then(|length| usize::try_from(length).ok())
                 .unwrap_or(policy.label_length);
             policy.has_imports = row.boolean(column::has_imports);
+            policy.generation = row.smallint(column::generation).unwrap_or_default();
         });
         if policy.exists {
             policy.load_prefixes(tables, &snapshot, keyspace);

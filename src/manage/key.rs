@@ -86,10 +86,15 @@ pub fn check_known_grants(policy: &Policy, grants: &[String]) -> Result<()> {
 }
 
 pub fn check_label(policy: &Policy, label: Option<&str>) -> Result<()> {
-    check_length("label", label, policy.label_length)?;
-    match label {
-        Some(label) if label.chars().any(char::is_control) => {
-            Err(Error::argument("label", "must have no control characters"))
+    check_line("label", label, policy.label_length)
+}
+
+/// A text that is shown on one line.
+pub fn check_line(name: &str, text: Option<&str>, most: usize) -> Result<()> {
+    check_length(name, text, most)?;
+    match text {
+        Some(text) if text.chars().any(char::is_control) => {
+            Err(Error::argument(name, "must have no control characters"))
         }
         _ => Ok(()),
     }
@@ -182,7 +187,7 @@ impl Fresh {
         let Some(parts) = format::parse(api_key.as_bytes()) else {
             return Err(Error::new(Code::Installation, "a new key is not well-formed"));
         };
-        let (generation, digest) = pepper::peppers()?.store(&KeyDigest::of(api_key.as_bytes()));
+        let (generation, digest) = pepper::peppers().store(&KeyDigest::of(api_key.as_bytes()));
         Ok(Fresh {
             generation,
             digest,
@@ -191,6 +196,25 @@ impl Fresh {
             api_key,
         })
     }
+}
+
+/// Notes with which pepper a keyspace's keys are stored. A session that has only an
+/// older one, or none, must not store keys beside them that a dump would open.
+pub fn note_generation(policy: &Policy, keyspace: &str, generation: i16) -> Result<()> {
+    if generation < policy.generation {
+        return Err(Error::new(
+            Code::Pepper,
+            format!("keys of keyspace {keyspace:?} are stored with pepper {}", policy.generation),
+        )
+        .hint("Preload the library, and keep that line in the file of keysmith.pepper_file."));
+    }
+    if generation > policy.generation {
+        sql::execute(
+            "UPDATE keysmith.keyspace SET generation = $2 WHERE keyspace = $1 AND generation < $2",
+            &[Param::text(keyspace), Param::smallint(generation)],
+        )?;
+    }
+    Ok(())
 }
 
 pub fn no_prefix(kind: &str, environment: &str) -> Error {

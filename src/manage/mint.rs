@@ -157,6 +157,7 @@ fn store(
     stored: &Stored,
     event: &str,
 ) -> Result<Datum> {
+    key::note_generation(policy, &draft.keyspace, stored.generation)?;
     for surplus in key::make_room(policy, tenant_id)? {
         lifecycle::end(&surplus, "replaced")?;
     }
@@ -190,15 +191,22 @@ fn store(
             Param::boolean(stored.regenerated),
         ],
     )?;
-    let key_id = rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| {
-        let keyspace = &draft.keyspace;
-        Error::new(
-            Code::Conflict,
-            format!("a key with this digest already exists in keyspace {keyspace:?}"),
-        )
-    })?;
+    let key_id =
+        rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| duplicate(&draft.keyspace))?;
     event::send(event, &draft.keyspace, Subject::key(&key_id))?;
     key::minted(&key_id)
+}
+
+fn duplicate(keyspace: &str) -> Error {
+    let message = format!("a key with this digest already exists in keyspace {keyspace:?}");
+    Error::new(Code::Conflict, message)
+}
+
+/// What is shown of a key that was not made here.
+fn display(call: &Call, n: usize, name: &str) -> Result<Option<String>> {
+    let text = call.text(n, name)?;
+    key::check_line(name, text.as_deref(), 64)?;
+    Ok(text)
 }
 
 fn import_key(call: &Call) -> Result<Option<Datum>> {
@@ -214,15 +222,25 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::argument("algorithm", "must be sha256"));
     }
     let mut draft = Draft::read(call, 3)?;
-    let key_prefix = call.text(15, "key_prefix")?;
-    let key_snippet = call.text(16, "key_snippet")?;
-    key::check_length("key_prefix", key_prefix.as_deref(), 64)?;
-    key::check_length("key_snippet", key_snippet.as_deref(), 64)?;
-    let (generation, digest) = pepper::peppers()?.store(&digest);
+    let key_prefix = display(call, 15, "key_prefix")?;
+    let key_snippet = display(call, 16, "key_snippet")?;
+    let peppers = pepper::peppers();
+    let stored_already: Vec<_> = peppers.candidates(&digest).collect();
+    let (generation, digest) = peppers.store(&digest);
     let row = authority::act(|caller| {
         let policy = policy(&draft.keyspace)?;
         let tenant_id = tenant::find(&draft.tenant, &draft.keyspace)?;
         let environment = draft.settle(&policy, &tenant_id)?;
+        // The same key stored under an older pepper has another digest.
+        for (generation, digest) in &stored_already {
+            let count = sql::execute(
+                "SELECT FROM keysmith.key WHERE digest = $1 AND keyspace = $2 AND generation = $3",
+                &[Param::bytes(digest), Param::text(&draft.keyspace), Param::smallint(*generation)],
+            )?;
+            if count > 0 {
+                return Err(duplicate(&draft.keyspace));
+            }
+        }
         if !policy.has_imports {
             sql::execute(
                 "UPDATE keysmith.keyspace SET has_imports = true WHERE keyspace = $1",

@@ -5,6 +5,7 @@ use super::sql::{self, Param};
 use crate::call::{Call, sql_functions};
 use crate::error::{Code, Error, Result};
 use pgrx::pg_sys::{self, Datum};
+use std::collections::BTreeMap;
 
 sql_functions! {
     keysmith_wait_for_replay => wait_for_replay;
@@ -41,17 +42,19 @@ fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
     let now = || i128::from(unsafe { pg_sys::GetCurrentTimestamp() });
     let deadline = now() + length;
     let target = authority::look(committed_position)?;
+    let mut standbys = Standbys::default();
     // Each look is a session of its own, so that waiting long takes no memory.
     loop {
-        let (standbys, behind) = authority::look(|| lagging(&target))?;
+        authority::look(|| standbys.look(&target))?;
+        let behind = standbys.behind();
         if behind.is_empty() {
-            return Ok(Some(Datum::from(standbys)));
+            return Ok(Some(Datum::from(standbys.count())));
         }
         if now() >= deadline {
-            let count = behind.len();
+            let (late, all) = (behind.len(), standbys.count());
             return Err(Error::new(
                 Code::ReplayTimeout,
-                format!("{count} of {standbys} standbys have not replayed up to {target}"),
+                format!("{late} of {all} standbys have not replayed up to {target}"),
             )
             .detail(behind.join("; "))
             .hint("They may still accept keys that were revoked. Wait again, or detach them."));
@@ -67,20 +70,57 @@ fn committed_position() -> Result<String> {
     Ok(rows.first().and_then(|row| row.text(1)).unwrap_or_default())
 }
 
-/// How many standbys there are, and those that have not replayed up to a position.
-fn lagging(target: &str) -> Result<(i32, Vec<String>)> {
-    let rows = sql::query(
-        "SELECT pg_catalog.format('%s (%s) is %s, %s bytes behind',
-                    application_name, coalesce(pg_catalog.host(client_addr), 'local'), state,
-                    coalesce(pg_catalog.pg_wal_lsn_diff($1::pg_lsn, replay_lsn)::text, 'unknown')),
-                coalesce(replay_lsn >= $1::pg_lsn, false)
-         FROM pg_catalog.pg_stat_replication
-         WHERE state <> 'backup'
-         ORDER BY application_name, pid",
-        &[Param::text(target)],
-    )?;
-    let behind = rows.iter().filter(|row| !row.boolean(2)).filter_map(|row| row.text(1)).collect();
-    Ok((i32::try_from(rows.count).unwrap_or(i32::MAX), behind))
+/// What is known of each standby, by its name and address, and by its number among
+/// those that share them. One that goes away stays: it may go on answering.
+#[derive(Default)]
+struct Standbys(BTreeMap<(String, i64), Standby>);
+
+struct Standby {
+    state: String,
+    has_replayed: bool,
+}
+
+impl Standbys {
+    fn look(&mut self, target: &str) -> Result<()> {
+        for standby in self.0.values_mut().filter(|standby| !standby.has_replayed) {
+            standby.state = "detached".into();
+        }
+        // Who is connected is remembered for a transaction, unless told otherwise.
+        sql::execute("SELECT pg_catalog.pg_stat_clear_snapshot()", &[])?;
+        // Those ahead are numbered first, so that of several that share a name none
+        // is taken for another that lags.
+        let rows = sql::query(
+            "SELECT name, row_number() OVER (PARTITION BY name ORDER BY replay_lsn DESC NULLS LAST),
+                    pg_catalog.format('%s, %s bytes behind', state, coalesce(
+                        pg_catalog.pg_wal_lsn_diff($1::pg_lsn, replay_lsn)::text, 'unknown')),
+                    coalesce(replay_lsn >= $1::pg_lsn, false)
+             FROM (SELECT pg_catalog.format('%s (%s)', application_name,
+                              coalesce(pg_catalog.host(client_addr), 'local')) AS name,
+                          state, replay_lsn
+                   FROM pg_catalog.pg_stat_replication
+                   WHERE state <> 'backup'
+                     AND application_name NOT IN ('pg_basebackup', 'pg_receivewal')) standby",
+            &[Param::text(target)],
+        )?;
+        for row in rows.iter() {
+            if let (Some(name), Some(number), Some(state)) =
+                (row.text(1), row.bigint(2), row.text(3))
+            {
+                let standby = Standby { state, has_replayed: row.boolean(4) };
+                self.0.insert((name, number), standby);
+            }
+        }
+        Ok(())
+    }
+
+    fn behind(&self) -> Vec<String> {
+        let behind = self.0.iter().filter(|(_, standby)| !standby.has_replayed);
+        behind.map(|((name, _), standby)| format!("{name} is {}", standby.state)).collect()
+    }
+
+    fn count(&self) -> i32 {
+        i32::try_from(self.0.len()).unwrap_or(i32::MAX)
+    }
 }
 
 /// A standby tells how far it has replayed when it receives something. On an idle

@@ -184,6 +184,10 @@ impl Row<'_> {
         self.datum(column).map(|datum| datum.value() as i64)
     }
 
+    pub fn bigint(&self, column: usize) -> Option<i64> {
+        self.datum(column).map(|datum| datum.value() as i64)
+    }
+
     pub fn uuid(&self, column: usize) -> Option<[u8; 16]> {
         // SAFETY: asked for columns that are uuids: a pointer to 16 bytes.
         self.datum(column).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })

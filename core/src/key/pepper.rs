@@ -3,6 +3,9 @@
 //! One line a generation, `number:hex`, the number from 1 up and the hex at least
 //! 32 bytes; blank lines and lines that start with `#` are skipped. New keys take
 //! the highest generation. Older ones stay as long as keys are stored under them.
+//!
+//! Keys that were stored before there was a pepper are accepted only if a line
+//! `0:unpeppered` says so: whoever can write to the table could add such rows.
 
 use super::digest::{DIGEST_LEN, KeyDigest, PepperKey};
 
@@ -12,14 +15,28 @@ const MIN_PEPPER_LEN: usize = 32;
 /// Generation of a digest that was stored without a pepper.
 pub const UNPEPPERED: i16 = 0;
 
-/// All configured peppers, newest first.
-#[derive(Clone, Default)]
-pub struct Peppers(Vec<(i16, PepperKey)>);
+/// What the line of the generation without a pepper holds in place of one.
+const NO_PEPPER: &str = "unpeppered";
+
+/// All configured peppers.
+#[derive(Clone)]
+pub struct Peppers {
+    newest_first: Vec<(i16, PepperKey)>,
+    accepts_unpeppered: bool,
+}
+
+/// Where none is configured, all keys are stored without one.
+impl Default for Peppers {
+    fn default() -> Self {
+        Peppers { newest_first: Vec::new(), accepts_unpeppered: true }
+    }
+}
 
 impl Peppers {
     /// Reads a pepper file's text. The error names the line and never its content.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut peppers: Vec<(i16, PepperKey)> = Vec::new();
+        let mut accepts_unpeppered = false;
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -28,6 +45,10 @@ impl Peppers {
             let fail = |why: &str| format!("line {}: {why}", index + 1);
             let (number, hex) =
                 line.split_once(':').ok_or_else(|| fail("must be generation:hex"))?;
+            if (number.trim(), hex.trim()) == ("0", NO_PEPPER) {
+                accepts_unpeppered = true;
+                continue;
+            }
             let generation: i16 = match number.trim().parse() {
                 Ok(n) if n >= 1 => n,
                 _ => return Err(fail("the generation must be a number from 1 to 32767")),
@@ -45,12 +66,15 @@ impl Peppers {
             return Err("no line of the form generation:hex".into());
         }
         peppers.sort_by(|(a, _), (b, _)| b.cmp(a));
-        Ok(Peppers(peppers))
+        Ok(Peppers { newest_first: peppers, accepts_unpeppered })
     }
 
     /// Under which generation new keys are stored, and how.
     pub fn store(&self, digest: &KeyDigest) -> (i16, [u8; DIGEST_LEN]) {
-        self.candidates(digest).next().unwrap_or((UNPEPPERED, digest.stored()))
+        match self.newest_first.first() {
+            Some((generation, pepper)) => (*generation, digest.stored_with(pepper)),
+            None => (UNPEPPERED, digest.stored()),
+        }
     }
 
     /// Each form in which a key may be stored, the likeliest first.
@@ -58,10 +82,11 @@ impl Peppers {
         &'a self,
         digest: &'a KeyDigest,
     ) -> impl Iterator<Item = (i16, [u8; DIGEST_LEN])> + 'a {
-        self.0
+        let unpeppered = self.accepts_unpeppered.then_some(());
+        self.newest_first
             .iter()
             .map(|(generation, pepper)| (*generation, digest.stored_with(pepper)))
-            .chain(core::iter::once_with(|| (UNPEPPERED, digest.stored())))
+            .chain(unpeppered.into_iter().map(|()| (UNPEPPERED, digest.stored())))
     }
 }
 
@@ -88,15 +113,27 @@ mod tests {
         format!("{generation}:{}\n", byte.repeat(32))
     }
 
+    fn generations(peppers: &Peppers) -> Vec<i16> {
+        peppers.candidates(&KeyDigest::of(b"key")).map(|candidate| candidate.0).collect()
+    }
+
     #[test]
     fn the_newest_generation_stores_and_all_are_looked_up() {
         let text = format!("# peppers\n\n{}{}", line(1, "aa"), line(3, "bb"));
         let peppers = Peppers::parse(&text).unwrap();
         let digest = KeyDigest::of(b"key");
-        let generations: Vec<i16> = peppers.candidates(&digest).map(|c| c.0).collect();
-        assert_eq!(generations, [3, 1, UNPEPPERED]);
+        assert_eq!(generations(&peppers), [3, 1]);
         assert_eq!(peppers.store(&digest).0, 3);
         assert_eq!(peppers.store(&digest).1, digest.stored_with(&PepperKey::new(&[0xbb; 32])));
+    }
+
+    #[test]
+    fn unpeppered_keys_are_accepted_where_the_file_says_so() {
+        let text = format!("0:unpeppered\n{}", line(1, "aa"));
+        let peppers = Peppers::parse(&text).unwrap();
+        assert_eq!(generations(&peppers), [1, UNPEPPERED]);
+        assert_eq!(peppers.store(&KeyDigest::of(b"key")).0, 1);
+        assert_eq!(generations(&Peppers::default()), [UNPEPPERED]);
     }
 
     #[test]
@@ -113,6 +150,7 @@ mod tests {
             ("# only\n", "no line"),
             ("nonsense", "line 1"),
             ("0:aa", "line 1"),
+            ("0:unpeppered", "no line"),
             ("-1:aa", "line 1"),
             ("40000:aa", "line 1"),
             ("1:xyz", "line 1"),
