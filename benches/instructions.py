@@ -164,7 +164,7 @@ def count_all(cluster, profiles):
         counts[case.name] = round(count(cluster, case.loop, profile) - empty[case.empty])
         if profiles:
             profiles.mkdir(parents=True, exist_ok=True)
-            shutil.copy(f"{profile}.3", profiles / f"{re.sub(r'[^a-z0-9]+', '-', case.name)}.out")
+            shutil.copy(f"{profile}.3", profiles / f"{re.sub(r'[^a-z0-9]+', '-', case.name.lower())}.out")
         print(f"{case.name}: {counts[case.name]:,}", flush=True)
     return counts
 

@@ -45,33 +45,37 @@ CREATE TYPE peer_verdict AS (
 CREATE FUNCTION peer_verify(api_key text, required text[] DEFAULT '{}', ip inet DEFAULT NULL)
 RETURNS peer_verdict LANGUAGE plpgsql AS $$
 DECLARE
-    k record;
-    status integer := 401;
+    found_key record;
+    status integer;
     reason text;
 BEGIN
-    IF api_key !~ '^sk_(live|test)_[0-9A-Za-z]{49}$' THEN
+    IF pg_catalog.octet_length(api_key) <> 57 OR NOT pg_catalog.starts_with(api_key, 'sk_') THEN
         RETURN ROW(false, 401, 'invalid_api_key', 'malformed_key', NULL, NULL, NULL, NULL, NULL,
                    NULL, NULL, NULL, NULL, pg_catalog.gen_random_uuid())::public.peer_verdict;
     END IF;
-    SELECT p.*, t.name AS tenant, t.suspended_at INTO k
-    FROM public.peer_key p JOIN public.peer_tenant t USING (tenant_id)
-    WHERE p.digest = pg_catalog.sha256(pg_catalog.convert_to(api_key, 'UTF8'));
+    SELECT k.*, t.name, t.suspended_at INTO found_key
+    FROM public.peer_key k JOIN public.peer_tenant t USING (tenant_id)
+    WHERE k.digest = pg_catalog.sha256(pg_catalog.convert_to(api_key, 'UTF8'));
     IF NOT FOUND THEN
         RETURN ROW(false, 401, 'invalid_api_key', 'not_found', NULL, NULL, NULL, NULL, NULL,
                    NULL, NULL, NULL, NULL, pg_catalog.gen_random_uuid())::public.peer_verdict;
     END IF;
-    IF k.revoked_at IS NOT NULL THEN
+    IF found_key.revoked_at IS NOT NULL THEN
+        status := 401;
         reason := 'revoked';
-    ELSIF k.expires_at <= pg_catalog.clock_timestamp() THEN
+    ELSIF found_key.expires_at <= pg_catalog.clock_timestamp() THEN
+        status := 401;
         reason := 'expired';
-    ELSIF k.disabled_at IS NOT NULL THEN
+    ELSIF found_key.disabled_at IS NOT NULL THEN
+        status := 401;
         reason := 'disabled';
-    ELSIF k.suspended_at IS NOT NULL THEN
+    ELSIF found_key.suspended_at IS NOT NULL THEN
+        status := 401;
         reason := 'tenant_suspended';
-    ELSIF k.allowlist IS NOT NULL AND (ip <<= ANY (k.allowlist)) IS NOT TRUE THEN
+    ELSIF found_key.allowlist IS NOT NULL AND (ip <<= ANY (found_key.allowlist)) IS NOT TRUE THEN
         status := 403;
         reason := 'ip_not_allowed';
-    ELSIF NOT required <@ k.scopes THEN
+    ELSIF NOT required <@ found_key.scopes THEN
         status := 403;
         reason := 'insufficient_scope';
     ELSE
@@ -80,8 +84,9 @@ BEGIN
     END IF;
     RETURN ROW(status = 200, status,
                CASE WHEN status = 401 THEN 'invalid_api_key' ELSE reason END, reason,
-               k.key_id, k.tenant, k.tenant_id, k.environment, k.kind, k.owner, k.scopes,
-               k.metadata, k.expires_at, pg_catalog.gen_random_uuid())::public.peer_verdict;
+               found_key.key_id, found_key.name, found_key.tenant_id, found_key.environment,
+               found_key.kind, found_key.owner, found_key.scopes, found_key.metadata,
+               found_key.expires_at, pg_catalog.gen_random_uuid())::public.peer_verdict;
 END $$;
 
 INSERT INTO peer_tenant
