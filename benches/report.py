@@ -28,7 +28,7 @@ def processor():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines()
                  if line.startswith("model name")]
     model = names[0] if names else platform.machine()
-    return f"{model}, {len(os.sched_getaffinity(0))} of them"
+    return f"{len(os.sched_getaffinity(0))} × {model}"
 
 
 def command():

@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:19
+-- src/lib.rs:20
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:20
+-- src/lib.rs:21
 -- requires:
 --   schema
 
@@ -41,6 +41,15 @@ CREATE TABLE keysmith.keyspace (
     at_max          text COLLATE "C" NOT NULL DEFAULT 'error'
                     CHECK (at_max IN ('error', 'replace')),
     label_length    integer NOT NULL DEFAULT 100 CHECK (label_length BETWEEN 1 AND 1000),
+    schemes         text[] COLLATE "C" NOT NULL DEFAULT '{bearer,key,x_api_key}'
+                    CHECK (schemes <@ '{bearer,key,x_api_key}' AND pg_catalog.cardinality(schemes) > 0),
+    unlisted_routes text COLLATE "C" NOT NULL DEFAULT 'any_key'
+                    CHECK (unlisted_routes IN ('any_key', 'refuse')),
+    display_id      text COLLATE "C" CHECK (length(display_id) <= 64),
+    display_prefix  text COLLATE "C" NOT NULL DEFAULT '{prefix}{secret:5}'
+                    CHECK (length(display_prefix) <= 64),
+    display_snippet text COLLATE "C" NOT NULL DEFAULT '{prefix}...{end:4}'
+                    CHECK (length(display_snippet) <= 64),
     has_imports     boolean NOT NULL DEFAULT false,
     generation      smallint NOT NULL DEFAULT 0 CHECK (generation >= 0),
     created_at      timestamptz NOT NULL DEFAULT pg_catalog.now()
@@ -52,6 +61,11 @@ COMMENT ON COLUMN keysmith.keyspace.default_scopes IS 'What a key without scopes
 COMMENT ON COLUMN keysmith.keyspace.max_active_keys IS 'How many keys a tenant may have at once; null for any number';
 COMMENT ON COLUMN keysmith.keyspace.at_max IS 'What the next mint does then: error, or replace the oldest';
 COMMENT ON COLUMN keysmith.keyspace.label_length IS 'Most characters of a label';
+COMMENT ON COLUMN keysmith.keyspace.schemes IS 'In which headers keys are looked for';
+COMMENT ON COLUMN keysmith.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
+COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
+COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
+COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
 COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
 COMMENT ON COLUMN keysmith.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
 
@@ -63,6 +77,24 @@ CREATE TABLE keysmith.keyspace_prefix (
     PRIMARY KEY (keyspace, kind, environment)
 );
 COMMENT ON TABLE keysmith.keyspace_prefix IS 'What the keys of a keyspace start with, by kind and environment';
+
+CREATE TABLE keysmith.answer (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+    answer   text COLLATE "C" NOT NULL,
+    status   integer CHECK (status BETWEEN 400 AND 599),
+    code     text COLLATE "C" CHECK (length(code) BETWEEN 1 AND 100),
+    message  text CHECK (length(message) BETWEEN 1 AND 1000),
+    PRIMARY KEY (keyspace, answer)
+);
+COMMENT ON TABLE keysmith.answer IS 'What a keyspace tells the outside world in place of a canonical code';
+
+CREATE TABLE keysmith.plan_feature (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+    feature  text COLLATE "C" NOT NULL,
+    plans    text[] COLLATE "C" NOT NULL,
+    PRIMARY KEY (keyspace, feature)
+);
+COMMENT ON TABLE keysmith.plan_feature IS 'Features that only tenants of certain plans may use';
 
 CREATE TABLE keysmith.scope (
     keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
@@ -86,10 +118,10 @@ CREATE TABLE keysmith.route (
     method   text COLLATE "C" NOT NULL,
     pattern  text COLLATE "C" NOT NULL,
     variant  text COLLATE "C" NOT NULL DEFAULT '',
-    scopes   text COLLATE "C" NOT NULL,
+    scopes   text COLLATE "C" NOT NULL CHECK (length(scopes) <= 4096),
     PRIMARY KEY (keyspace, method, pattern, variant)
 );
-COMMENT ON TABLE keysmith.route IS 'Which scopes a method and path require';
+COMMENT ON TABLE keysmith.route IS 'Which scopes a method and path require, as an expression';
 
 CREATE TABLE keysmith.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
@@ -146,9 +178,11 @@ CREATE TABLE keysmith.key (
     created_by     text NOT NULL,
     revoked_reason text CHECK (length(revoked_reason) <= 1000),
     rotated_to     uuid,
+    display_id     text COLLATE "C" CHECK (length(display_id) BETWEEN 1 AND 100),
     regenerated    boolean NOT NULL DEFAULT false,
     imported       boolean NOT NULL DEFAULT false,
     UNIQUE (digest, keyspace),
+    UNIQUE (keyspace, display_id),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith.tenant (tenant_id, keyspace),
     FOREIGN KEY (keyspace, role) REFERENCES keysmith.role,
     CHECK ((revoked_at IS NULL) = (revoked_reason IS NULL)),
@@ -165,14 +199,44 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,scope,role,route,tenant,member,key}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
     END LOOP;
 END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:26
+-- src/lib.rs:22
+-- requires:
+--   tables
+
+-- Backends remember each keyspace's policy. Whoever changes it, by whatever path
+-- (these functions, a restore, logical replication, a hand edit), tells them so.
+
+CREATE FUNCTION keysmith.policy_changed() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
+COMMENT ON FUNCTION keysmith.policy_changed() IS
+'Trigger on the policy tables: has every backend read the policy anew';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route}'::text[] LOOP
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith.%1$I
+                 FOR EACH ROW EXECUTE FUNCTION keysmith.policy_changed();
+             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith.%1$I
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.policy_changed();
+             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_changed;
+             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
+            name);
+    END LOOP;
+END $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:27
 -- requires:
 --   tables
 
@@ -206,7 +270,8 @@ SELECT k.key_id,
        k.revoked_at,
        k.revoked_reason,
        k.rotated_to,
-       k.metadata
+       k.metadata,
+       k.display_id
 FROM keysmith.key k
 JOIN keysmith.tenant t USING (tenant_id);
 COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
@@ -216,6 +281,7 @@ COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the ke
 COMMENT ON COLUMN keysmith.keys.limits IS 'Rate limits; this version has none';
 COMMENT ON COLUMN keysmith.keys.credits IS 'Credits that are left; this version has none';
 COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last used; this version does not record it';
+COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
 
 -- What a new key is returned as. No other value ever holds api_key.
@@ -229,43 +295,14 @@ CREATE TYPE keysmith.minted AS (
     kind        text,
     scopes      text[],
     expires_at  timestamptz,
-    created_at  timestamptz
+    created_at  timestamptz,
+    display_id  text
 );
 COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:21
--- requires:
---   tables
-
--- Backends remember each keyspace's policy. Whoever changes it, by whatever path
--- (these functions, a restore, logical replication, a hand edit), tells them so.
-
-CREATE FUNCTION keysmith.policy_changed() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
-COMMENT ON FUNCTION keysmith.policy_changed() IS
-'Trigger on the policy tables: has every backend read the policy anew';
-
-DO $$
-DECLARE
-    name text;
-BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,scope,role}'::text[] LOOP
-        EXECUTE pg_catalog.format(
-            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith.%1$I
-                 FOR EACH ROW EXECUTE FUNCTION keysmith.policy_changed();
-             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith.%1$I
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.policy_changed();
-             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_changed;
-             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
-            name);
-    END LOOP;
-END $$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:31
+-- src/lib.rs:32
 -- requires:
 --   keys_view
 --   policy_triggers
@@ -281,10 +318,15 @@ CREATE FUNCTION keysmith.create_keyspace(
     default_scopes text[] DEFAULT '{}',
     max_active_keys integer DEFAULT NULL,
     at_max text DEFAULT NULL,
-    label_length integer DEFAULT NULL
+    label_length integer DEFAULT NULL,
+    schemes text[] DEFAULT NULL,
+    unlisted_routes text DEFAULT NULL,
+    display jsonb DEFAULT NULL,
+    codes jsonb DEFAULT NULL,
+    plan_features jsonb DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb) IS
 'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -315,6 +357,38 @@ CREATE FUNCTION keysmith.define_role(
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
 COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
 'Names a set of scopes, or changes what it holds; keys with the role follow at once';
+
+CREATE FUNCTION keysmith.define_route(
+    keyspace text,
+    method text,
+    pattern text,
+    scopes text[],
+    variant text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text) IS
+'Says which scopes a method and path require, all of a list; each may be an expression';
+
+CREATE FUNCTION keysmith.define_route(
+    keyspace text,
+    method text,
+    pattern text,
+    scopes text,
+    variant text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text) IS
+'Says which scopes a method and path require, as one expression such as a | (b & c)';
+
+CREATE FUNCTION keysmith.remove_route(
+    keyspace text,
+    method text,
+    pattern text,
+    variant text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_route';
+COMMENT ON FUNCTION keysmith.remove_route(text, text, text, text) IS
+'Takes a route out of the list; it is then one that is not listed';
 
 -- Tenants and their members.
 
@@ -471,7 +545,7 @@ COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:36
+-- src/lib.rs:37
 -- requires:
 --   manage
 
@@ -546,10 +620,56 @@ CREATE FUNCTION keysmith.verify_many(
 LANGUAGE c PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_verify_many';
 COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text) IS
 'Decides about each of many keys: a verdict each, in their order';
+
+CREATE FUNCTION keysmith.authenticate(
+    headers jsonb,
+    method text,
+    path text,
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    variant text DEFAULT NULL
+) RETURNS keysmith.verdict
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
+COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text) IS
+'Decides about a request: finds the key in its headers, and what its route requires';
+
+CREATE TYPE keysmith.explanation AS (
+    step    integer,
+    rule    text,
+    outcome text,
+    reason  text,
+    saw     text
+);
+COMMENT ON TYPE keysmith.explanation IS 'What a rule saw; the first that refuses decides';
+
+CREATE FUNCTION keysmith.explain_verify(
+    api_key text DEFAULT NULL,
+    scopes text[] DEFAULT '{}',
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    kind text DEFAULT NULL,
+    environment text DEFAULT NULL,
+    headers jsonb DEFAULT NULL,
+    method text DEFAULT NULL,
+    path text DEFAULT NULL,
+    variant text DEFAULT NULL
+) RETURNS SETOF keysmith.explanation
+LANGUAGE c PARALLEL RESTRICTED ROWS 12 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
+COMMENT ON FUNCTION keysmith.explain_verify(text, text[], inet, text, text, text, jsonb, text, text, text) IS
+'Shows what each rule sees in what verify is asked, or, given headers or a path, authenticate';
+
+CREATE FUNCTION keysmith.client_ip(
+    headers jsonb,
+    peer inet,
+    trusted_proxies cidr[] DEFAULT '{}'
+) RETURNS inet
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
+COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
+'The client behind trusted proxies: the first address from the right that is not one of them';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:37
+-- src/lib.rs:38
 -- finalize
 -- Nothing is anyone's until it is granted.
 

@@ -1,6 +1,7 @@
 //! A call from SQL: its arguments, typed and named, and its result.
 
 use crate::error::{Error, Result};
+use crate::jsonb::Json;
 use crate::text;
 use crate::varlena::{self, ArrayView};
 use pgrx::pg_sys::{self, Datum};
@@ -128,6 +129,13 @@ impl Call {
         varlena::network(bytes).map(|(address, _)| address)
     }
 
+    /// A jsonb.
+    #[inline]
+    pub fn json(&self, n: usize) -> Option<Json<'_>> {
+        // SAFETY: the argument is a jsonb, which lives as long as the call.
+        self.datum(n).map(|datum| Json::new(unsafe { varlena::bytes(datum) }))
+    }
+
     /// A text[], or whatever other array.
     #[inline]
     pub fn array(&self, n: usize) -> Option<ArrayView<'_>> {
@@ -175,5 +183,17 @@ impl Bytes<'_> {
                 Bytes::Read(varlena::bytes(datum))
             }
         }
+    }
+}
+
+/// Where a function puts the set that it returns.
+///
+/// # Safety
+/// The function must be declared to return a set.
+pub unsafe fn result_set(call: &Call, flags: u32) -> &pg_sys::ReturnSetInfo {
+    // SAFETY: PostgreSQL raises an error where a set can't be taken.
+    unsafe {
+        pg_sys::InitMaterializedSRF(call.frame(), flags);
+        &*(*call.frame()).resultinfo.cast::<pg_sys::ReturnSetInfo>()
     }
 }

@@ -12,6 +12,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Code {
     /// An argument that can't be used.
     InvalidArgument,
+    /// It is not for this tenant.
+    NotAllowed,
     /// There is no such thing, or it is over: an unknown or a revoked key, an
     /// unknown tenant, keyspace, member or role.
     NotFound,
@@ -31,6 +33,7 @@ impl Code {
     pub const fn sqlstate(self) -> &'static [u8; 5] {
         match self {
             Code::InvalidArgument => b"KS400",
+            Code::NotAllowed => b"KS403",
             Code::NotFound => b"KS404",
             Code::Conflict => b"KS409",
             Code::KeyLimit => b"KS429",

@@ -5,6 +5,7 @@ mod catalog;
 mod decide;
 mod error;
 mod guc;
+mod jsonb;
 mod manage;
 mod pepper;
 mod request_id;

@@ -2,7 +2,6 @@
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use keysmith_core::policy::allowlist::{self, Allowlist};
-use keysmith_core::policy::scope::{Held, Required};
 use pgrx::pg_sys::{self, Datum};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -157,16 +156,6 @@ pub fn network(content: &[u8]) -> Option<(IpAddr, u8)> {
 /// The families as PostgreSQL's inet.h has them: AF_INET and the number after it.
 const PGSQL_AF_INET: u8 = 2;
 const PGSQL_AF_INET6: u8 = PGSQL_AF_INET + 1;
-
-/// The scopes of a text[] argument, of whatever length: nothing is collected.
-pub struct RequiredScopes<'a>(pub Option<ArrayView<'a>>);
-
-impl Required for RequiredScopes<'_> {
-    fn is_held(&self, held: &Held) -> bool {
-        let mut scopes = self.0.into_iter().flat_map(ArrayView::iter);
-        scopes.all(|scope| scope.is_some_and(|scope| held.covers(scope)))
-    }
-}
 
 /// A key's cidr[] as it is stored.
 pub struct StoredAllowlist<'a>(pub ArrayView<'a>);

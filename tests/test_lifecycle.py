@@ -15,7 +15,7 @@ def test_mint_returns_the_key_once(db):
     minted = db.mint(label="Production", scopes=["images:write"])
     assert minted._fields == (
         "key_id", "api_key", "key_prefix", "key_snippet", "label", "environment", "kind",
-        "scopes", "expires_at", "created_at",
+        "scopes", "expires_at", "created_at", "display_id",
     )
     assert KEY.fullmatch(minted.api_key)
     assert minted.key_prefix == minted.api_key[:13]
@@ -43,7 +43,7 @@ def test_list_shows_no_secret(db):
         "key_id", "tenant", "keyspace", "label", "status", "kind", "environment", "key_prefix",
         "key_snippet", "scopes", "role", "owner", "allowlist", "limits", "credits", "expires_at",
         "created_at", "created_by", "last_used_at", "revoked_at", "revoked_reason", "rotated_to",
-        "metadata",
+        "metadata", "display_id",
     )
     assert (listed.key_id, listed.tenant, listed.status) == (minted.key_id, "acme", "active")
     assert listed.metadata == {"team": "a"}

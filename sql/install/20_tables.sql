@@ -18,6 +18,15 @@ CREATE TABLE keysmith.keyspace (
     at_max          text COLLATE "C" NOT NULL DEFAULT 'error'
                     CHECK (at_max IN ('error', 'replace')),
     label_length    integer NOT NULL DEFAULT 100 CHECK (label_length BETWEEN 1 AND 1000),
+    schemes         text[] COLLATE "C" NOT NULL DEFAULT '{bearer,key,x_api_key}'
+                    CHECK (schemes <@ '{bearer,key,x_api_key}' AND pg_catalog.cardinality(schemes) > 0),
+    unlisted_routes text COLLATE "C" NOT NULL DEFAULT 'any_key'
+                    CHECK (unlisted_routes IN ('any_key', 'refuse')),
+    display_id      text COLLATE "C" CHECK (length(display_id) <= 64),
+    display_prefix  text COLLATE "C" NOT NULL DEFAULT '{prefix}{secret:5}'
+                    CHECK (length(display_prefix) <= 64),
+    display_snippet text COLLATE "C" NOT NULL DEFAULT '{prefix}...{end:4}'
+                    CHECK (length(display_snippet) <= 64),
     has_imports     boolean NOT NULL DEFAULT false,
     generation      smallint NOT NULL DEFAULT 0 CHECK (generation >= 0),
     created_at      timestamptz NOT NULL DEFAULT pg_catalog.now()
@@ -29,6 +38,11 @@ COMMENT ON COLUMN keysmith.keyspace.default_scopes IS 'What a key without scopes
 COMMENT ON COLUMN keysmith.keyspace.max_active_keys IS 'How many keys a tenant may have at once; null for any number';
 COMMENT ON COLUMN keysmith.keyspace.at_max IS 'What the next mint does then: error, or replace the oldest';
 COMMENT ON COLUMN keysmith.keyspace.label_length IS 'Most characters of a label';
+COMMENT ON COLUMN keysmith.keyspace.schemes IS 'In which headers keys are looked for';
+COMMENT ON COLUMN keysmith.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
+COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
+COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
+COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
 COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
 COMMENT ON COLUMN keysmith.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
 
@@ -40,6 +54,24 @@ CREATE TABLE keysmith.keyspace_prefix (
     PRIMARY KEY (keyspace, kind, environment)
 );
 COMMENT ON TABLE keysmith.keyspace_prefix IS 'What the keys of a keyspace start with, by kind and environment';
+
+CREATE TABLE keysmith.answer (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+    answer   text COLLATE "C" NOT NULL,
+    status   integer CHECK (status BETWEEN 400 AND 599),
+    code     text COLLATE "C" CHECK (length(code) BETWEEN 1 AND 100),
+    message  text CHECK (length(message) BETWEEN 1 AND 1000),
+    PRIMARY KEY (keyspace, answer)
+);
+COMMENT ON TABLE keysmith.answer IS 'What a keyspace tells the outside world in place of a canonical code';
+
+CREATE TABLE keysmith.plan_feature (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+    feature  text COLLATE "C" NOT NULL,
+    plans    text[] COLLATE "C" NOT NULL,
+    PRIMARY KEY (keyspace, feature)
+);
+COMMENT ON TABLE keysmith.plan_feature IS 'Features that only tenants of certain plans may use';
 
 CREATE TABLE keysmith.scope (
     keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
@@ -63,10 +95,10 @@ CREATE TABLE keysmith.route (
     method   text COLLATE "C" NOT NULL,
     pattern  text COLLATE "C" NOT NULL,
     variant  text COLLATE "C" NOT NULL DEFAULT '',
-    scopes   text COLLATE "C" NOT NULL,
+    scopes   text COLLATE "C" NOT NULL CHECK (length(scopes) <= 4096),
     PRIMARY KEY (keyspace, method, pattern, variant)
 );
-COMMENT ON TABLE keysmith.route IS 'Which scopes a method and path require';
+COMMENT ON TABLE keysmith.route IS 'Which scopes a method and path require, as an expression';
 
 CREATE TABLE keysmith.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
@@ -123,9 +155,11 @@ CREATE TABLE keysmith.key (
     created_by     text NOT NULL,
     revoked_reason text CHECK (length(revoked_reason) <= 1000),
     rotated_to     uuid,
+    display_id     text COLLATE "C" CHECK (length(display_id) BETWEEN 1 AND 100),
     regenerated    boolean NOT NULL DEFAULT false,
     imported       boolean NOT NULL DEFAULT false,
     UNIQUE (digest, keyspace),
+    UNIQUE (keyspace, display_id),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith.tenant (tenant_id, keyspace),
     FOREIGN KEY (keyspace, role) REFERENCES keysmith.role,
     CHECK ((revoked_at IS NULL) = (revoked_reason IS NULL)),
@@ -142,7 +176,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,scope,role,route,tenant,member,key}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
     END LOOP;
 END $$;

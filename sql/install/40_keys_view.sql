@@ -28,7 +28,8 @@ SELECT k.key_id,
        k.revoked_at,
        k.revoked_reason,
        k.rotated_to,
-       k.metadata
+       k.metadata,
+       k.display_id
 FROM keysmith.key k
 JOIN keysmith.tenant t USING (tenant_id);
 COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
@@ -38,6 +39,7 @@ COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the ke
 COMMENT ON COLUMN keysmith.keys.limits IS 'Rate limits; this version has none';
 COMMENT ON COLUMN keysmith.keys.credits IS 'Credits that are left; this version has none';
 COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last used; this version does not record it';
+COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
 
 -- What a new key is returned as. No other value ever holds api_key.
@@ -51,6 +53,7 @@ CREATE TYPE keysmith.minted AS (
     kind        text,
     scopes      text[],
     expires_at  timestamptz,
-    created_at  timestamptz
+    created_at  timestamptz,
+    display_id  text
 );
 COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';

@@ -9,10 +9,15 @@ CREATE FUNCTION keysmith.create_keyspace(
     default_scopes text[] DEFAULT '{}',
     max_active_keys integer DEFAULT NULL,
     at_max text DEFAULT NULL,
-    label_length integer DEFAULT NULL
+    label_length integer DEFAULT NULL,
+    schemes text[] DEFAULT NULL,
+    unlisted_routes text DEFAULT NULL,
+    display jsonb DEFAULT NULL,
+    codes jsonb DEFAULT NULL,
+    plan_features jsonb DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb) IS
 'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -43,6 +48,38 @@ CREATE FUNCTION keysmith.define_role(
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
 COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
 'Names a set of scopes, or changes what it holds; keys with the role follow at once';
+
+CREATE FUNCTION keysmith.define_route(
+    keyspace text,
+    method text,
+    pattern text,
+    scopes text[],
+    variant text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text) IS
+'Says which scopes a method and path require, all of a list; each may be an expression';
+
+CREATE FUNCTION keysmith.define_route(
+    keyspace text,
+    method text,
+    pattern text,
+    scopes text,
+    variant text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text) IS
+'Says which scopes a method and path require, as one expression such as a | (b & c)';
+
+CREATE FUNCTION keysmith.remove_route(
+    keyspace text,
+    method text,
+    pattern text,
+    variant text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_route';
+COMMENT ON FUNCTION keysmith.remove_route(text, text, text, text) IS
+'Takes a route out of the list; it is then one that is not listed';
 
 -- Tenants and their members.
 

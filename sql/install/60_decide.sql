@@ -69,3 +69,49 @@ CREATE FUNCTION keysmith.verify_many(
 LANGUAGE c PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_verify_many';
 COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text) IS
 'Decides about each of many keys: a verdict each, in their order';
+
+CREATE FUNCTION keysmith.authenticate(
+    headers jsonb,
+    method text,
+    path text,
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    variant text DEFAULT NULL
+) RETURNS keysmith.verdict
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
+COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text) IS
+'Decides about a request: finds the key in its headers, and what its route requires';
+
+CREATE TYPE keysmith.explanation AS (
+    step    integer,
+    rule    text,
+    outcome text,
+    reason  text,
+    saw     text
+);
+COMMENT ON TYPE keysmith.explanation IS 'What a rule saw; the first that refuses decides';
+
+CREATE FUNCTION keysmith.explain_verify(
+    api_key text DEFAULT NULL,
+    scopes text[] DEFAULT '{}',
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    kind text DEFAULT NULL,
+    environment text DEFAULT NULL,
+    headers jsonb DEFAULT NULL,
+    method text DEFAULT NULL,
+    path text DEFAULT NULL,
+    variant text DEFAULT NULL
+) RETURNS SETOF keysmith.explanation
+LANGUAGE c PARALLEL RESTRICTED ROWS 12 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
+COMMENT ON FUNCTION keysmith.explain_verify(text, text[], inet, text, text, text, jsonb, text, text, text) IS
+'Shows what each rule sees in what verify is asked, or, given headers or a path, authenticate';
+
+CREATE FUNCTION keysmith.client_ip(
+    headers jsonb,
+    peer inet,
+    trusted_proxies cidr[] DEFAULT '{}'
+) RETURNS inet
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
+COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
+'The client behind trusted proxies: the first address from the right that is not one of them';

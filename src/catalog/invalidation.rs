@@ -6,7 +6,7 @@
 //! command. All that the callback may do is set a mark: it runs at moments when
 //! nothing may fail.
 
-use super::tables::Tables;
+use super::tables::{self, Tables};
 use crate::call::{Call, sql_functions};
 use crate::error::{Code, Error, Result};
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -18,7 +18,7 @@ sql_functions! {
 
 static STALE: AtomicBool = AtomicBool::new(false);
 static REGISTERED: AtomicBool = AtomicBool::new(false);
-static WATCHED: [AtomicU32; 7] = [const { AtomicU32::new(0) }; 7];
+static WATCHED: [AtomicU32; tables::WATCHED] = [const { AtomicU32::new(0) }; tables::WATCHED];
 
 /// Receives what other sessions have committed. True if what is remembered must be
 /// forgotten; the mark is cleared, so that a change from now on sets it again.

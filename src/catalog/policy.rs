@@ -5,7 +5,12 @@ use super::scan::{Relation, Row, ScanKey, Snapshot, Varlena};
 use super::tables::{Table, Tables};
 use crate::error::Result;
 use crate::varlena::ArrayView;
+use keysmith_core::key::display;
+use keysmith_core::policy::expression::Expression;
+use keysmith_core::policy::header::Schemes;
+use keysmith_core::policy::route::{Match, Path, Routes};
 use keysmith_core::policy::scope::{self, GrantList, Held, Implications};
+use keysmith_core::policy::verdict::Answer;
 use std::collections::HashMap;
 
 type Bytes = Box<[u8]>;
@@ -31,6 +36,11 @@ pub struct Policy {
     pub max_active_keys: Option<i32>,
     pub replaces_at_max: bool,
     pub label_length: usize,
+    pub schemes: Schemes,
+    pub refuses_unlisted_routes: bool,
+    pub display_id: Option<String>,
+    pub display_prefix: String,
+    pub display_snippet: String,
     pub has_imports: bool,
     /// Of the newest pepper that a key was stored with.
     pub generation: i16,
@@ -38,6 +48,18 @@ pub struct Policy {
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
     implications: Implications,
+    routes: Routes<Expression>,
+    answers: [Option<Wording>; Answer::ALL.len()],
+    /// Features that only some plans have, with those plans.
+    plan_features: HashMap<Bytes, Vec<Bytes>>,
+}
+
+/// What a keyspace says in place of a canonical answer, where it says anything.
+#[derive(Default)]
+pub struct Wording {
+    pub status: Option<i32>,
+    pub code: Option<Bytes>,
+    pub message: Option<Bytes>,
 }
 
 impl Policy {
@@ -50,12 +72,20 @@ impl Policy {
             max_active_keys: None,
             replaces_at_max: false,
             label_length: 100,
+            schemes: Schemes::default(),
+            refuses_unlisted_routes: false,
+            display_id: None,
+            display_prefix: display::DEFAULT_PREFIX.into(),
+            display_snippet: display::DEFAULT_SNIPPET.into(),
             has_imports: false,
             generation: 0,
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
             implications: Implications::default(),
+            routes: Routes::default(),
+            answers: [const { None }; Answer::ALL.len()],
+            plan_features: HashMap::new(),
         };
         let snapshot = Snapshot::now(tables.keyspace);
         each_row(tables.keyspace, &snapshot, keyspace, |row| {
@@ -72,6 +102,12 @@ impl Policy {
                 .integer(column::label_length)
                 .and_then(|length| usize::try_from(length).ok())
                 .unwrap_or(policy.label_length);
+            let schemes = texts(row.array(column::schemes));
+            policy.schemes = Schemes::parse(schemes.iter().map(|name| &**name)).unwrap_or_default();
+            policy.refuses_unlisted_routes = row.bytes(column::unlisted_routes) != Some(b"any_key");
+            policy.display_id = row.text(column::display_id);
+            policy.display_prefix = row.text(column::display_prefix).unwrap_or_default();
+            policy.display_snippet = row.text(column::display_snippet).unwrap_or_default();
             policy.has_imports = row.boolean(column::has_imports);
             policy.generation = row.smallint(column::generation).unwrap_or_default();
         });
@@ -79,6 +115,9 @@ impl Policy {
             policy.load_prefixes(tables, &snapshot, keyspace);
             policy.load_scopes(tables, &snapshot, keyspace);
             policy.load_roles(tables, &snapshot, keyspace);
+            policy.load_routes(tables, &snapshot, keyspace);
+            policy.load_answers(tables, &snapshot, keyspace);
+            policy.load_plan_features(tables, &snapshot, keyspace);
         }
         Ok(policy)
     }
@@ -118,6 +157,63 @@ impl Policy {
                 self.roles.insert(role.into(), texts(row.array(column::scopes)));
             }
         });
+    }
+
+    fn load_routes(&mut self, tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) {
+        use columns::route as column;
+        each_row(tables.route, snapshot, keyspace, |row| {
+            let bytes = |column| row.bytes(column).unwrap_or_default();
+            // One that can't be read, which define_route does not write, can't be met.
+            let expression =
+                row.text(column::scopes).and_then(|text| Expression::parse(&text).ok());
+            self.routes.add(
+                bytes(column::method),
+                bytes(column::pattern),
+                bytes(column::variant),
+                expression.unwrap_or(Expression::Any(Vec::new())),
+            );
+        });
+    }
+
+    fn load_answers(&mut self, tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) {
+        use columns::answer as column;
+        each_row(tables.answer, snapshot, keyspace, |row| {
+            let answer = row.text(column::answer).and_then(|code| Answer::from_code(&code));
+            if let Some(answer) = answer {
+                self.answers[answer as usize] = Some(Wording {
+                    status: row.integer(column::status),
+                    code: row.bytes(column::code).map(Bytes::from),
+                    message: row.bytes(column::message).map(Bytes::from),
+                });
+            }
+        });
+    }
+
+    fn load_plan_features(&mut self, tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) {
+        use columns::plan_feature as column;
+        each_row(tables.plan_feature, snapshot, keyspace, |row| {
+            if let Some(feature) = row.bytes(column::feature) {
+                self.plan_features.insert(feature.into(), texts(row.array(column::plans)));
+            }
+        });
+    }
+
+    /// What a request needs, if its route is listed.
+    pub fn route(&self, method: &[u8], path: &Path, variant: &[u8]) -> Match<'_, Expression> {
+        self.routes.find(method, path, variant)
+    }
+
+    /// What is said in place of a canonical answer.
+    pub fn wording(&self, answer: Answer) -> Option<&Wording> {
+        self.answers[answer as usize].as_ref()
+    }
+
+    /// Whether tenants of a plan may use a feature.
+    pub fn has_feature(&self, plan: Option<&str>, feature: &str) -> bool {
+        let plans = self.plan_features.get(feature.as_bytes());
+        plans.is_none_or(|plans| {
+            plans.iter().any(|with| plan.is_some_and(|plan| **with == *plan.as_bytes()))
+        })
     }
 
     pub fn has_role(&self, role: &[u8]) -> bool {

@@ -9,6 +9,7 @@
 //! These scans check no privileges: whoever may call a function may have it look.
 
 use super::tables::Table;
+use crate::text;
 use crate::varlena::{self, ArrayView};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CStr;
@@ -220,6 +221,11 @@ impl<'a> Row<'a> {
         // SAFETY: a text or bytea of this row, which lies in the pinned page, or was
         // fetched into the current memory context.
         self.datum(column).map(|datum| unsafe { varlena::bytes(datum) })
+    }
+
+    /// A text in Rust's encoding; `None` also for one that has no such form.
+    pub fn text(&self, column: i16) -> Option<String> {
+        self.bytes(column).and_then(text::from_server)
     }
 
     #[inline]

@@ -20,6 +20,9 @@ pub struct Tables {
     pub prefix: Table,
     pub scope: Table,
     pub role: Table,
+    pub route: Table,
+    pub answer: Table,
+    pub plan_feature: Table,
     pub tenant: Table,
     pub member: Table,
     pub key: Table,
@@ -45,6 +48,9 @@ impl Tables {
             prefix: table(c"keyspace_prefix", c"keyspace_prefix_pkey")?,
             scope: table(c"scope", c"scope_pkey")?,
             role: table(c"role", c"role_pkey")?,
+            route: table(c"route", c"route_pkey")?,
+            answer: table(c"answer", c"answer_pkey")?,
+            plan_feature: table(c"plan_feature", c"plan_feature_pkey")?,
             tenant: table(c"tenant", c"tenant_pkey")?,
             member: table(c"member", c"member_pkey")?,
             key: table(c"key", c"key_digest_keyspace_key")?,
@@ -63,6 +69,9 @@ impl Tables {
             (self.prefix, columns::keyspace_prefix::NAMES),
             (self.scope, columns::scope::NAMES),
             (self.role, columns::role::NAMES),
+            (self.route, columns::route::NAMES),
+            (self.answer, columns::answer::NAMES),
+            (self.plan_feature, columns::plan_feature::NAMES),
             (self.tenant, columns::tenant::NAMES),
             (self.member, columns::member::NAMES),
             (self.key, columns::key::NAMES),
@@ -75,12 +84,25 @@ impl Tables {
 
     /// All tables: rows of the policy's, and the form of each of them, make what we
     /// remember stale when they change.
-    pub fn watched(&self) -> [Oid; 7] {
-        let all =
-            [self.keyspace, self.prefix, self.scope, self.role, self.tenant, self.member, self.key];
+    pub fn watched(&self) -> [Oid; WATCHED] {
+        let all = [
+            self.keyspace,
+            self.prefix,
+            self.scope,
+            self.role,
+            self.route,
+            self.answer,
+            self.plan_feature,
+            self.tenant,
+            self.member,
+            self.key,
+        ];
         all.map(|table| table.table)
     }
 }
+
+/// How many tables there are.
+pub const WATCHED: usize = 10;
 
 fn row_type(name: &CStr, schema: Oid) -> Result<Oid> {
     // SAFETY: a look-up in the cache of types, which gives InvalidOid if there is none.

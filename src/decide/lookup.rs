@@ -3,7 +3,6 @@
 use crate::catalog::columns;
 use crate::catalog::scan::{Relation, Row, ScanKey, Snapshot, Varlena};
 use crate::catalog::{Catalog, Table, Tables};
-use crate::error::Result;
 use crate::pepper;
 use keysmith_core::key::digest::KeyDigest;
 
@@ -40,7 +39,7 @@ impl Reader {
         digest: &KeyDigest,
         keyspace: &[u8],
         with: impl FnOnce(&Row) -> T,
-    ) -> Result<Lookup<T>> {
+    ) -> Lookup<T> {
         use columns::key as column;
         let mut elsewhere = false;
         for (generation, stored) in pepper::peppers().candidates(digest) {
@@ -52,12 +51,12 @@ impl Reader {
                     continue;
                 }
                 if row.bytes(column::keyspace) == Some(keyspace) {
-                    return Ok(Lookup::Here(with(&row)));
+                    return Lookup::Here(with(&row));
                 }
                 elsewhere = true;
             }
         }
-        Ok(if elsewhere { Lookup::InOtherKeyspace } else { Lookup::Nowhere })
+        if elsewhere { Lookup::InOtherKeyspace } else { Lookup::Nowhere }
     }
 
     /// Hands on the row of a tenant.

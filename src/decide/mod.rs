@@ -1,5 +1,10 @@
 //! Deciding: the way of a key from a call to its verdict.
 
+mod authenticate;
+mod client_ip;
+mod decision;
+mod explain;
 mod lookup;
+mod needs;
 mod verdict;
 mod verify;

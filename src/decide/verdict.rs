@@ -1,6 +1,7 @@
 //! A verdict as a row.
 
 use crate::catalog::Catalog;
+use crate::catalog::policy::Policy;
 use crate::varlena;
 use keysmith_core::policy::verdict::Reason;
 use pgrx::pg_sys::{self, Datum};
@@ -54,13 +55,22 @@ pub struct Verdict(pg_sys::HeapTuple);
 
 impl Verdict {
     #[inline]
-    pub fn form(catalog: &Catalog, reason: Reason, holder: Option<&Holder>) -> Verdict {
+    pub fn form(
+        catalog: &Catalog,
+        policy: &Policy,
+        reason: Reason,
+        holder: Option<&Holder>,
+    ) -> Verdict {
         let mut row = Values { values: [Datum::null(); COLUMNS], nulls: [true; COLUMNS] };
         let answer = reason.answer();
         row.set(Column::Ok, Some(Datum::from(reason == Reason::Ok)));
-        row.set(Column::Status, Some(Datum::from(answer.status())));
-        row.set(Column::Code, Some(text(answer.code().as_bytes())));
-        row.set(Column::Message, Some(text(answer.message().as_bytes())));
+        let wording = policy.wording(answer);
+        let status = wording.and_then(|wording| wording.status).unwrap_or(answer.status());
+        let code = wording.and_then(|wording| wording.code.as_deref());
+        let message = wording.and_then(|wording| wording.message.as_deref());
+        row.set(Column::Status, Some(Datum::from(status)));
+        row.set(Column::Code, Some(text(code.unwrap_or(answer.code().as_bytes()))));
+        row.set(Column::Message, Some(text(message.unwrap_or(answer.message().as_bytes()))));
         row.set(Column::Reason, Some(text(reason.name().as_bytes())));
         if let Some(holder) = holder {
             row.set(Column::KeyId, holder.key_id);

@@ -9,7 +9,7 @@ use crate::error::{Code, Error, Result};
 use crate::pepper;
 use crate::varlena;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
-use keysmith_core::key::{format, secret};
+use keysmith_core::key::{display, format, secret};
 use keysmith_core::policy::allowlist::MAX_NETWORKS;
 use keysmith_core::policy::scope::{SCOPE_RULE, is_grant};
 use pgrx::pg_sys::{self, Datum};
@@ -17,6 +17,8 @@ use std::ffi::CStr;
 
 /// Most scopes a key or a role may hold.
 pub const MAX_SCOPES: usize = 1000;
+/// What a plan may have or lack.
+pub const FEATURES: [&str; 5] = ["scopes", "allowlist", "expires_at", "publishable", "grace"];
 /// Most bytes of metadata, which every verdict carries.
 const MAX_METADATA: usize = 64 * 1024;
 
@@ -181,9 +183,7 @@ impl Fresh {
             .iter()
             .find(|known| known.kind == kind && known.environment == environment)
             .ok_or_else(|| no_prefix(kind, environment))?;
-        let api_key = secret::generate(&prefix.prefix).map_err(|error| {
-            Error::new(Code::Installation, format!("the operating system has no entropy: {error}"))
-        })?;
+        let api_key = secret::generate(&prefix.prefix).map_err(|_| no_entropy())?;
         let Some(parts) = format::parse(api_key.as_bytes()) else {
             return Err(Error::new(Code::Installation, "a new key is not well-formed"));
         };
@@ -191,11 +191,34 @@ impl Fresh {
         Ok(Fresh {
             generation,
             digest,
-            key_prefix: format::display_prefix(parts),
-            key_snippet: format::display_snippet(parts),
+            key_prefix: display::show(&policy.display_prefix, parts),
+            key_snippet: display::show(&policy.display_snippet, parts),
             api_key,
         })
     }
+}
+
+fn no_entropy() -> Error {
+    Error::new(Code::Installation, "the operating system has no entropy to give")
+}
+
+/// A new id for a key, as its keyspace shows ids, if it does. Short ids may have been
+/// taken, so a few are tried.
+pub fn new_display_id(policy: &Policy, keyspace: &str) -> Result<Option<String>> {
+    const TRIES: usize = 20;
+    let Some(template) = &policy.display_id else { return Ok(None) };
+    for _ in 0..TRIES {
+        let id = display::id(template, secret::random).map_err(|_| no_entropy())?;
+        let taken = sql::execute(
+            "SELECT FROM keysmith.key WHERE keyspace = $1 AND display_id = $2",
+            &[Param::text(keyspace), Param::text(&id)],
+        )?;
+        if taken == 0 {
+            return Ok(Some(id));
+        }
+    }
+    Err(Error::new(Code::Conflict, "the keyspace's ids are used up")
+        .hint("Give its display.id template a longer random part."))
 }
 
 /// Notes with which pepper a keyspace's keys are stored. A session that has only an
@@ -267,7 +290,7 @@ fn counting_keys(tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
 pub fn minted(key_id: &[u8; 16]) -> Result<Datum> {
     let rows = sql::query(
         "SELECT ROW(key_id, NULL, key_prefix, key_snippet, label, environment, kind, scopes,
-                    expires_at, created_at)::keysmith.minted
+                    expires_at, created_at, display_id)::keysmith.minted
          FROM keysmith.key WHERE key_id = $1",
         &[Param::uuid(key_id)],
     )?;

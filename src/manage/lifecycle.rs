@@ -8,7 +8,7 @@ use super::listing;
 use super::mint::{self, Draft};
 use super::patch::{Change, Patch};
 use super::sql::{self, Param, Row};
-use super::tenant;
+use super::tenant::Tenant;
 use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
 use crate::error::{Code, Error, Result};
 use crate::pepper;
@@ -179,6 +179,11 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
                 end(&surplus, "replaced")?;
             }
         }
+        let tenant = Tenant::with_id(&subject.tenant_id)?;
+        let lists = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+        tenant.check_feature(&policy, "scopes", lists(&changes.scopes))?;
+        tenant.check_feature(&policy, "allowlist", lists(&changes.allowlist))?;
+        tenant.check_feature(&policy, "expires_at", expiry.flatten().is_some())?;
         if let Some(label) = &changes.label {
             key::check_label(&policy, label.as_deref())?;
         }
@@ -238,8 +243,10 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
     let (row, api_key) = authority::act(|caller| {
         let old = Subjected::lock(&key_id)?;
         old.check_is_active()?;
-        let (successor, api_key) = succeed(&caller.role, &old, false)?;
         let is_over_at_once = grace.time == 0 && grace.day == 0 && grace.month == 0;
+        let tenant = Tenant::with_id(&old.tenant_id)?;
+        tenant.check_feature(&*policy(&old.keyspace)?, "grace", !is_over_at_once)?;
+        let (successor, api_key) = succeed(&caller.role, &old, false)?;
         sql::execute(
             "UPDATE keysmith.key SET
                  rotated_to = $2,
@@ -281,9 +288,10 @@ fn succeed(created_by: &str, old: &Subjected, regenerated: bool) -> Result<([u8;
     let rows = sql::query(
         "INSERT INTO keysmith.key (
              tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
-             scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by, regenerated)
+             scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by, regenerated,
+             display_id)
          SELECT tenant_id, expires_at, $2, $3, keyspace, environment, kind, role, owner,
-             scopes, allowlist, metadata, label, $4, $5, $6, regenerated OR $7
+             scopes, allowlist, metadata, label, $4, $5, $6, regenerated OR $7, $8
          FROM keysmith.key WHERE key_id = $1
          RETURNING key_id",
         &[
@@ -294,6 +302,7 @@ fn succeed(created_by: &str, old: &Subjected, regenerated: bool) -> Result<([u8;
             Param::text(&fresh.key_snippet),
             Param::text(created_by),
             Param::boolean(regenerated),
+            Param::text_or_null(key::new_display_id(&policy, &old.keyspace)?.as_deref()),
         ],
     )?;
     let key_id =
@@ -315,10 +324,10 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
     };
     let (row, api_key) = authority::act(|caller| {
         let policy = policy(&draft.keyspace)?;
-        let tenant_id = tenant::find(&draft.tenant, &draft.keyspace)?;
-        let environment = draft.settle(&policy, &tenant_id)?;
-        let Some(old) = legacy_key(&tenant_id, &draft.kind, &environment)? else {
-            return mint::mint_for(caller, &policy, &tenant_id, &draft, &environment, true);
+        let tenant = Tenant::find(&draft.tenant, &draft.keyspace)?;
+        let environment = draft.settle(&policy, &tenant)?;
+        let Some(old) = legacy_key(&tenant.id, &draft.kind, &environment)? else {
+            return mint::mint_for(caller, &policy, &tenant.id, &draft, &environment, true);
         };
         let old = Subjected::lock(&old)?;
         old.check_is_active()?;

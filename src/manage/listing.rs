@@ -2,8 +2,8 @@
 
 use super::authority;
 use super::sql::{self, Param};
-use super::tenant;
-use crate::call::{Call, sql_functions};
+use super::tenant::Tenant;
+use crate::call::{Call, result_set, sql_functions};
 use crate::error::Result;
 use pgrx::pg_sys::{self, Datum};
 
@@ -25,7 +25,7 @@ fn list_keys(call: &Call) -> Result<Option<Datum>> {
     // SAFETY: the function is declared to return a set of rows of the view.
     let result = unsafe { result_set(call, 0) };
     authority::look(|| {
-        let tenant_id = tenant::find(&tenant, &keyspace)?;
+        let tenant_id = Tenant::find(&tenant, &keyspace)?.id;
         let rows = sql::query(
             "SELECT v.* FROM keysmith.key k JOIN keysmith.keys v USING (key_id)
              WHERE k.tenant_id = $1 AND ($2 OR k.revoked_at IS NULL)
@@ -56,15 +56,5 @@ pub fn return_set(call: &Call, values: impl Iterator<Item = Datum>) {
                 &mut is_null,
             );
         }
-    }
-}
-
-/// # Safety
-/// The function must be declared to return a set.
-unsafe fn result_set(call: &Call, flags: u32) -> &pg_sys::ReturnSetInfo {
-    // SAFETY: PostgreSQL raises an error where a set can't be taken.
-    unsafe {
-        pg_sys::InitMaterializedSRF(call.frame(), flags);
-        &*(*call.frame()).resultinfo.cast::<pg_sys::ReturnSetInfo>()
     }
 }

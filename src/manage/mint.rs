@@ -6,7 +6,7 @@ use super::key::{self, Fresh};
 use super::keyspace::policy;
 use super::lifecycle;
 use super::sql::{self, Param};
-use super::tenant;
+use super::tenant::Tenant;
 use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
 use crate::catalog::policy::{EmptyScopes, Policy};
 use crate::error::{Code, Error, Result};
@@ -60,11 +60,15 @@ impl Draft {
     }
 
     /// Checks what needs the keyspace and the tenant, and fills in defaults.
-    pub fn settle(&mut self, policy: &Policy, tenant_id: &[u8; 16]) -> Result<String> {
+    pub fn settle(&mut self, policy: &Policy, tenant: &Tenant) -> Result<String> {
+        tenant.check_feature(policy, "scopes", !self.scopes.is_empty())?;
+        tenant.check_feature(policy, "allowlist", self.allowlist.is_some())?;
+        tenant.check_feature(policy, "expires_at", self.expires_at.is_some())?;
+        tenant.check_feature(policy, "publishable", self.kind == "publishable")?;
         key::check_label(policy, self.label.as_deref())?;
         key::check_known_grants(policy, &self.scopes)?;
         key::check_role(policy, self.role.as_deref(), &self.keyspace)?;
-        key::check_owner(tenant_id, self.owner.as_deref())?;
+        key::check_owner(&tenant.id, self.owner.as_deref())?;
         fill_in_defaults(policy, &mut self.scopes);
         environment(policy, &self.kind, self.environment.as_deref())
     }
@@ -109,9 +113,9 @@ fn mint(call: &Call) -> Result<Option<Datum>> {
     let mut draft = Draft::read(call, 1)?;
     let (row, api_key) = authority::act(|caller| {
         let policy = policy(&draft.keyspace)?;
-        let tenant_id = tenant::find(&draft.tenant, &draft.keyspace)?;
-        let environment = draft.settle(&policy, &tenant_id)?;
-        mint_for(caller, &policy, &tenant_id, &draft, &environment, false)
+        let tenant = Tenant::find(&draft.tenant, &draft.keyspace)?;
+        let environment = draft.settle(&policy, &tenant)?;
+        mint_for(caller, &policy, &tenant.id, &draft, &environment, false)
     })?;
     Ok(Some(key::with_api_key(row, &api_key)))
 }
@@ -165,9 +169,9 @@ fn store(
         "INSERT INTO keysmith.key (
              tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by,
-             imported, regenerated)
+             imported, regenerated, display_id)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, coalesce($12, '{}'), $13, $14, $15,
-                 $16, $17, $18)
+                 $16, $17, $18, $19)
          ON CONFLICT (digest, keyspace) DO NOTHING
          RETURNING key_id",
         &[
@@ -189,6 +193,7 @@ fn store(
             Param::text(&caller.role),
             Param::boolean(stored.imported),
             Param::boolean(stored.regenerated),
+            Param::text_or_null(key::new_display_id(policy, &draft.keyspace)?.as_deref()),
         ],
     )?;
     let key_id =
@@ -229,8 +234,8 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
     let (generation, digest) = peppers.store(&digest);
     let row = authority::act(|caller| {
         let policy = policy(&draft.keyspace)?;
-        let tenant_id = tenant::find(&draft.tenant, &draft.keyspace)?;
-        let environment = draft.settle(&policy, &tenant_id)?;
+        let tenant = Tenant::find(&draft.tenant, &draft.keyspace)?;
+        let environment = draft.settle(&policy, &tenant)?;
         // The same key stored under an older pepper has another digest.
         for (generation, digest) in &stored_already {
             let count = sql::execute(
@@ -255,7 +260,7 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
             imported: true,
             regenerated: false,
         };
-        store(caller, &policy, &tenant_id, &draft, &environment, &stored, "import")
+        store(caller, &policy, &tenant.id, &draft, &environment, &stored, "import")
     })?;
     Ok(Some(row))
 }

@@ -1,6 +1,7 @@
 //! Management: what changes keyspaces, tenants and keys.
 
 mod authority;
+mod catalogue;
 mod event;
 mod key;
 mod keyspace;

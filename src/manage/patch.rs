@@ -23,9 +23,14 @@ impl Patch {
     pub fn read(name: &'static str, datum: Option<Datum>) -> Result<Patch> {
         let datum = datum.ok_or_else(|| must_not_be_null(name))?;
         match parse(name, datum)? {
-            Value::Object(fields) => Ok(Patch { name, fields, known: Vec::new() }),
+            Value::Object(fields) => Ok(Patch::new(name, fields)),
             _ => Err(Error::argument(name, "must be a JSON object")),
         }
+    }
+
+    /// Reads the fields of an object inside of one.
+    pub fn new(name: &'static str, fields: Map<String, Value>) -> Patch {
+        Patch { name, fields, known: Vec::new() }
     }
 
     fn take(&mut self, field: &'static str) -> Option<Value> {

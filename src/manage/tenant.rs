@@ -5,8 +5,9 @@ use super::event::{self, Subject};
 use super::key;
 use super::keyspace::policy;
 use super::patch::Patch;
-use super::sql::{self, Param};
+use super::sql::{self, Param, Rows};
 use crate::call::{Call, sql_functions};
+use crate::catalog::policy::Policy;
 use crate::error::{Code, Error, Result};
 use keysmith_core::policy::name::{NAME_RULE, is_name};
 use pgrx::pg_sys::{self, Datum};
@@ -20,13 +21,47 @@ sql_functions! {
     keysmith_remove_member => remove_member;
 }
 
-/// The id of a tenant that must be there.
-pub fn find(tenant: &str, keyspace: &str) -> Result<[u8; 16]> {
-    let rows = sql::query(
-        "SELECT tenant_id FROM keysmith.tenant WHERE keyspace = $1 AND name = $2",
-        &[Param::text(keyspace), Param::text(tenant)],
-    )?;
-    rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| unknown(tenant, keyspace))
+/// A tenant that must be there.
+pub struct Tenant {
+    pub id: [u8; 16],
+    pub plan: Option<String>,
+}
+
+impl Tenant {
+    pub fn find(tenant: &str, keyspace: &str) -> Result<Tenant> {
+        let rows = sql::query(
+            "SELECT tenant_id, plan FROM keysmith.tenant WHERE keyspace = $1 AND name = $2",
+            &[Param::text(keyspace), Param::text(tenant)],
+        )?;
+        Self::read(&rows).ok_or_else(|| unknown(tenant, keyspace))
+    }
+
+    /// The tenant of a key.
+    pub fn with_id(id: &[u8; 16]) -> Result<Tenant> {
+        let rows = sql::query(
+            "SELECT tenant_id, plan FROM keysmith.tenant WHERE tenant_id = $1",
+            &[Param::uuid(id)],
+        )?;
+        Self::read(&rows).ok_or_else(|| Error::not_found("the tenant does not exist"))
+    }
+
+    fn read(rows: &Rows) -> Option<Tenant> {
+        rows.first().and_then(|row| Some(Tenant { id: row.uuid(1)?, plan: row.text(2) }))
+    }
+
+    /// Checks that the tenant's plan has a feature, if it is asked for.
+    pub fn check_feature(&self, policy: &Policy, feature: &str, is_used: bool) -> Result<()> {
+        if !is_used || policy.has_feature(self.plan.as_deref(), feature) {
+            return Ok(());
+        }
+        let plan =
+            self.plan.as_deref().map_or("no plan".into(), |plan| format!("the plan {plan:?}"));
+        Err(Error::new(
+            Code::NotAllowed,
+            format!("{feature} can't be used by a tenant with {plan}"),
+        )
+        .hint("The keyspace's plan_features say which plans have it."))
+    }
 }
 
 fn unknown(tenant: &str, keyspace: &str) -> Error {
@@ -163,7 +198,7 @@ fn set_member(call: &Call) -> Result<Option<Datum>> {
              VALUES ($1, $2, $3, $4)
              ON CONFLICT (tenant_id, member) DO UPDATE SET role = excluded.role",
             &[
-                Param::uuid(&find(&tenant, &keyspace)?),
+                Param::uuid(&Tenant::find(&tenant, &keyspace)?.id),
                 Param::text(&keyspace),
                 Param::text(&member),
                 Param::text(&role),
@@ -182,7 +217,7 @@ fn remove_member(call: &Call) -> Result<Option<Datum>> {
         policy(&keyspace)?;
         let removed = sql::execute(
             "DELETE FROM keysmith.member WHERE tenant_id = $1 AND member = $2",
-            &[Param::uuid(&find(&tenant, &keyspace)?), Param::text(&member)],
+            &[Param::uuid(&Tenant::find(&tenant, &keyspace)?.id), Param::text(&member)],
         )?;
         if removed == 0 {
             return Err(key::unknown_member(&member));

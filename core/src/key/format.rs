@@ -78,21 +78,6 @@ pub fn checksum_of(covered: &[u8]) -> [u8; CHECKSUM_LEN] {
     digits
 }
 
-/// How many characters of the secret a displayed prefix shows.
-const SHOWN_OF_SECRET: usize = 5;
-/// How many closing characters of the key a snippet shows.
-const SHOWN_OF_END: usize = 4;
-
-/// What may be displayed of a key to tell it from its siblings: `sk_live_4fK9q`.
-pub fn display_prefix(parts: Parts<'_>) -> String {
-    format!("{}{}", parts.prefix, &parts.secret[..SHOWN_OF_SECRET])
-}
-
-/// The other usual way to display a key: `sk_live_...9f8a`.
-pub fn display_snippet(parts: Parts<'_>) -> String {
-    format!("{}...{}", parts.prefix, &parts.checksum[CHECKSUM_LEN - SHOWN_OF_END..])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,8 +97,6 @@ mod tests {
         let parts = parse(key.as_bytes()).unwrap();
         assert_eq!(parts.prefix, "sk_live_");
         assert_eq!(parts.secret.len(), SECRET_LEN);
-        assert_eq!(display_prefix(parts), "sk_live_01234");
-        assert_eq!(display_snippet(parts), "sk_live_...OcWk");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A key, from its random birth to the digest that is kept of it.
 
 pub mod digest;
+pub mod display;
 pub mod format;
 pub mod pepper;
 pub mod secret;

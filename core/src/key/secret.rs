@@ -26,6 +26,12 @@ pub fn generate(prefix: &str) -> Result<String, getrandom::Error> {
     }
 }
 
+/// Random base62 characters, for names that can't be guessed.
+pub fn random(count: usize) -> Result<String, getrandom::Error> {
+    let mut random = Entropy::default();
+    (0..count).map(|_| random.character().map(char::from)).collect()
+}
+
 /// A CRC-32 tells any swap of neighbours inside what it covers. The one swap it
 /// may miss, once in some four billion keys, is across its own edge: the last
 /// character of the secret and the first of the checksum. Such keys aren't minted.

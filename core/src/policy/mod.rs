@@ -1,7 +1,11 @@
 //! Who may do what: the rules of a decision and the terms they are written in.
 
 pub mod allowlist;
+pub mod expression;
+pub mod forwarded;
+pub mod header;
 pub mod name;
+pub mod route;
 pub mod rules;
 pub mod scope;
 pub mod verdict;

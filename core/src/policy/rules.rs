@@ -48,33 +48,62 @@ pub struct Found<'a> {
     pub held: Held<'a>,
 }
 
-type Rule = fn(&Found, &Demand) -> Option<Reason>;
+/// A rule: its name, and the reason to refuse if it finds one.
+pub struct Rule {
+    pub name: &'static str,
+    pub refuses: fn(&Found, &Demand) -> Option<Reason>,
+}
 
-/// The rules about a key that was found in the keyspace asked for. Each gives the
-/// reason to refuse, or nothing. The first reason stands.
+/// The rules about a key that was found in the keyspace asked for. The first reason
+/// to refuse stands.
 pub const RULES: [Rule; 9] = [
-    |found, demand| {
-        let other = demand.environment.is_some_and(|wanted| wanted != found.environment);
-        other.then_some(Reason::WrongEnvironment)
+    Rule { name: "environment", refuses: environment },
+    Rule { name: "revocation", refuses: revocation },
+    Rule { name: "expiry", refuses: expiry },
+    Rule { name: "disablement", refuses: |key, _| key.disabled.then_some(Reason::Disabled) },
+    Rule {
+        name: "tenant",
+        refuses: |key, _| key.tenant_suspended.then_some(Reason::TenantSuspended),
     },
-    |found, demand| reached(found.revoked_at, demand.now).then_some(Reason::Revoked),
-    |found, demand| reached(found.expires_at, demand.now).then_some(Reason::Expired),
-    |found, _| found.disabled.then_some(Reason::Disabled),
-    |found, _| found.tenant_suspended.then_some(Reason::TenantSuspended),
-    |found, _| found.owner_gone.then_some(Reason::OwnerGone),
-    |found, demand| match (found.allowlist, demand.address) {
+    Rule { name: "owner", refuses: |key, _| key.owner_gone.then_some(Reason::OwnerGone) },
+    Rule { name: "address", refuses: address },
+    Rule { name: "kind", refuses: kind },
+    Rule { name: "scopes", refuses: scopes },
+];
+
+fn environment(key: &Found, demand: &Demand) -> Option<Reason> {
+    let other = demand.environment.is_some_and(|wanted| wanted != key.environment);
+    other.then_some(Reason::WrongEnvironment)
+}
+
+fn revocation(key: &Found, demand: &Demand) -> Option<Reason> {
+    reached(key.revoked_at, demand.now).then_some(Reason::Revoked)
+}
+
+fn expiry(key: &Found, demand: &Demand) -> Option<Reason> {
+    reached(key.expires_at, demand.now).then_some(Reason::Expired)
+}
+
+fn address(key: &Found, demand: &Demand) -> Option<Reason> {
+    match (key.allowlist, demand.address) {
         (None, _) => None,
         (Some(_), None) => Some(Reason::IpUnknown),
         (Some(list), Some(address)) => (!list.admits(address)).then_some(Reason::IpNotAllowed),
-    },
-    |found, demand| (!kind_suffices(found.kind, demand.kind)).then_some(Reason::KindNotAllowed),
-    |found, demand| (!demand.scopes.is_held(&found.held)).then_some(Reason::InsufficientScope),
-];
+    }
+}
+
+fn kind(key: &Found, demand: &Demand) -> Option<Reason> {
+    (!kind_suffices(key.kind, demand.kind)).then_some(Reason::KindNotAllowed)
+}
+
+fn scopes(key: &Found, demand: &Demand) -> Option<Reason> {
+    (!demand.scopes.is_held(&key.held)).then_some(Reason::InsufficientScope)
+}
 
 /// Decides about a key that was found.
 #[inline]
 pub fn decide(found: &Found, demand: &Demand) -> Reason {
-    RULES.iter().find_map(|rule| rule(found, demand)).unwrap_or(Reason::Ok)
+    RULES.iter().find_map(|rule| (rule.refuses)(found, demand)).unwrap_or(Reason::Ok)
 }
 
 /// A moment is over as soon as it comes.

@@ -5,6 +5,7 @@
 pub enum Reason {
     Ok,
     Missing,
+    MalformedHeader,
     MalformedKey,
     NotFound,
     WrongKeyspace,
@@ -22,9 +23,10 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the rules that give them.
-    pub const ALL: [Reason; 15] = [
+    pub const ALL: [Reason; 16] = [
         Reason::Ok,
         Reason::Missing,
+        Reason::MalformedHeader,
         Reason::MalformedKey,
         Reason::NotFound,
         Reason::WrongKeyspace,
@@ -44,6 +46,7 @@ impl Reason {
         match self {
             Reason::Ok => "ok",
             Reason::Missing => "missing",
+            Reason::MalformedHeader => "malformed_header",
             Reason::MalformedKey => "malformed_key",
             Reason::NotFound => "not_found",
             Reason::WrongKeyspace => "wrong_keyspace",
@@ -66,6 +69,7 @@ impl Reason {
         match self {
             Reason::Ok => Answer::Ok,
             Reason::Missing => Answer::MissingAuthorization,
+            Reason::MalformedHeader => Answer::InvalidAuthorization,
             Reason::MalformedKey
             | Reason::NotFound
             | Reason::WrongKeyspace
@@ -87,6 +91,7 @@ impl Reason {
 pub enum Answer {
     Ok,
     MissingAuthorization,
+    InvalidAuthorization,
     InvalidApiKey,
     IpNotAllowed,
     InsufficientKind,
@@ -94,11 +99,29 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// All answers; a keyspace may put another vocabulary in place of this one.
+    pub const ALL: [Answer; 7] = [
+        Answer::Ok,
+        Answer::MissingAuthorization,
+        Answer::InvalidAuthorization,
+        Answer::InvalidApiKey,
+        Answer::IpNotAllowed,
+        Answer::InsufficientKind,
+        Answer::InsufficientScope,
+    ];
+
+    /// The answer with a canonical code.
+    pub fn from_code(code: &str) -> Option<Answer> {
+        Answer::ALL.into_iter().find(|answer| answer.code() == code)
+    }
+
     /// The HTTP status that fits.
     pub const fn status(self) -> i32 {
         match self {
             Answer::Ok => 200,
-            Answer::MissingAuthorization | Answer::InvalidApiKey => 401,
+            Answer::MissingAuthorization | Answer::InvalidAuthorization | Answer::InvalidApiKey => {
+                401
+            }
             Answer::IpNotAllowed | Answer::InsufficientKind | Answer::InsufficientScope => 403,
         }
     }
@@ -107,6 +130,7 @@ impl Answer {
         match self {
             Answer::Ok => "ok",
             Answer::MissingAuthorization => "missing_authorization",
+            Answer::InvalidAuthorization => "invalid_authorization",
             Answer::InvalidApiKey => "invalid_api_key",
             Answer::IpNotAllowed => "ip_not_allowed",
             Answer::InsufficientKind => "insufficient_kind",
@@ -118,6 +142,7 @@ impl Answer {
         match self {
             Answer::Ok => "The API key is valid.",
             Answer::MissingAuthorization => "No API key was given.",
+            Answer::InvalidAuthorization => "The header with the API key is not well-formed.",
             Answer::InvalidApiKey => "The API key is not valid.",
             Answer::IpNotAllowed => "The API key may not be used from this address.",
             Answer::InsufficientKind => "This request needs a secret API key.",
@@ -141,6 +166,10 @@ mod tests {
     fn every_reason_is_listed_once() {
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index, "{reason:?}");
+        }
+        for (index, answer) in Answer::ALL.into_iter().enumerate() {
+            assert_eq!(answer as usize, index, "{answer:?}");
+            assert_eq!(Answer::from_code(answer.code()), Some(answer));
         }
     }
 }

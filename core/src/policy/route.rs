@@ -1,0 +1,364 @@
+//! Routes: which method and path require what.
+//!
+//! A pattern is a path whose segments are literal, `{name}` for any one segment, or,
+//! at its end, `*` for one segment or more. Of the patterns that match a path, the
+//! most specific one wins: from the left, a literal before a `{name}` before a `*`.
+//! A method may be `*` too; one that is named wins.
+
+use std::collections::HashMap;
+
+/// The longest path that is looked at, in bytes.
+pub const MAX_PATH_LEN: usize = 8192;
+/// Most segments of a path or a pattern.
+const MAX_SEGMENTS: usize = 64;
+
+/// Whether a method is one, or `*`.
+pub fn is_method(method: &str) -> bool {
+    method == "*"
+        || (1..=32).contains(&method.len())
+            && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-' || b == b'_')
+}
+
+pub const METHOD_RULE: &str = "must be an HTTP method such as GET, or *";
+
+/// Checks a pattern. The error completes "pattern …".
+pub fn check_pattern(pattern: &str) -> Result<(), String> {
+    let Some(path) = pattern.strip_prefix('/') else {
+        return Err("must begin with /".into());
+    };
+    if pattern.len() > MAX_PATH_LEN || path.split('/').count() > MAX_SEGMENTS {
+        return Err(format!("must have at most {MAX_SEGMENTS} segments"));
+    }
+    let segments: Vec<&str> = path.split('/').collect();
+    for (index, segment) in segments.iter().enumerate() {
+        let is_last = index + 1 == segments.len();
+        let is_parameter =
+            segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).is_some_and(|name| {
+                !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            });
+        let is_literal = !segment.is_empty()
+            && !matches!(*segment, "." | "..")
+            && !segment.chars().any(|c| matches!(c, '{' | '}' | '*' | '?' | '#' | '%' | '\\'))
+            && !segment.chars().any(|c| c.is_control() || c.is_whitespace());
+        match *segment {
+            "*" if is_last => {}
+            "*" => return Err("may have * as its last segment only; write {name} before it".into()),
+            "" if is_last && segments.len() == 1 => {}
+            "" => return Err("must not have empty segments, nor end with /".into()),
+            _ if is_parameter || is_literal => {}
+            _ => {
+                return Err(format!("has the segment {segment:?}; write a literal, {{name}} or *"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A path as it is matched: decoded, without its query.
+pub struct Path(Vec<Vec<u8>>);
+
+impl Path {
+    /// Takes a path apart. `None` for one that servers may understand in different
+    /// ways: with `.` or `..`, empty or encoded separators, backslashes, control
+    /// characters. Such a path matches nothing, and nothing may let it pass.
+    pub fn parse(path: &[u8]) -> Option<Path> {
+        let end = path.iter().position(|b| matches!(b, b'?' | b'#')).unwrap_or(path.len());
+        let path = path[..end].strip_prefix(b"/")?;
+        if path.len() > MAX_PATH_LEN {
+            return None;
+        }
+        if path.is_empty() {
+            return Some(Path(Vec::new()));
+        }
+        // One / at the end makes no difference.
+        let path = path.strip_suffix(b"/").unwrap_or(path);
+        let mut segments = Vec::new();
+        for segment in path.split(|b| *b == b'/') {
+            segments.push(decode(segment)?);
+            if segments.len() > MAX_SEGMENTS {
+                return None;
+            }
+        }
+        Some(Path(segments))
+    }
+}
+
+fn decode(segment: &[u8]) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(segment.len());
+    let mut rest = segment;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        decoded.push(if byte == b'%' {
+            let (&[high, low], after) = rest.split_first_chunk()?;
+            rest = after;
+            let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
+            digit(high)? * 16 + digit(low)?
+        } else {
+            byte
+        });
+    }
+    let is_harmless = !decoded.is_empty()
+        && decoded != b"."
+        && decoded != b".."
+        && !decoded.iter().any(|b| b.is_ascii_control() || matches!(b, b'/' | b'\\'));
+    is_harmless.then_some(decoded)
+}
+
+/// How a look-up in the table ends.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Match<'a, T> {
+    Route(&'a T),
+    /// The path and method are listed, but not in this variant.
+    UnknownVariant,
+    Unlisted,
+}
+
+/// All routes of a keyspace.
+pub struct Routes<T> {
+    root: Node<T>,
+}
+
+struct Node<T> {
+    literals: HashMap<Box<[u8]>, Node<T>>,
+    parameter: Option<Box<Node<T>>>,
+    /// What ends here, by method.
+    here: Vec<Entry<T>>,
+    /// What a `*` from here on matches.
+    rest: Vec<Entry<T>>,
+}
+
+struct Entry<T> {
+    method: Box<[u8]>,
+    variants: Vec<(Box<[u8]>, T)>,
+}
+
+impl<T> Default for Node<T> {
+    fn default() -> Self {
+        Node { literals: HashMap::new(), parameter: None, here: Vec::new(), rest: Vec::new() }
+    }
+}
+
+impl<T> Default for Routes<T> {
+    fn default() -> Self {
+        Routes { root: Node::default() }
+    }
+}
+
+impl<T> Routes<T> {
+    /// Adds a route. The pattern must be one that `check_pattern` accepts.
+    pub fn add(&mut self, method: &[u8], pattern: &[u8], variant: &[u8], value: T) {
+        let mut node = &mut self.root;
+        let path = pattern.strip_prefix(b"/").unwrap_or(pattern);
+        let is_open = pattern.ends_with(b"/*");
+        for segment in path.split(|b| *b == b'/') {
+            match segment {
+                b"" | b"*" => {}
+                [b'{', ..] => node = node.parameter.get_or_insert_default(),
+                literal => node = node.literals.entry(literal.into()).or_default(),
+            }
+        }
+        let entries = if is_open { &mut node.rest } else { &mut node.here };
+        let known = entries.iter().position(|entry| *entry.method == *method);
+        let index = known.unwrap_or_else(|| {
+            entries.push(Entry { method: method.into(), variants: Vec::new() });
+            entries.len() - 1
+        });
+        entries[index].variants.push((variant.into(), value));
+    }
+
+    /// The most specific route for a request. No variant is the variant "".
+    pub fn find(&self, method: &[u8], path: &Path, variant: &[u8]) -> Match<'_, T> {
+        let Some(entry) = self.root.find(method, &path.0) else { return Match::Unlisted };
+        match entry.variants.iter().find(|(name, _)| **name == *variant) {
+            Some((_, value)) => Match::Route(value),
+            None => Match::UnknownVariant,
+        }
+    }
+}
+
+impl<T> Node<T> {
+    fn find(&self, method: &[u8], segments: &[Vec<u8>]) -> Option<&Entry<T>> {
+        let Some((segment, after)) = segments.split_first() else {
+            return with_method(&self.here, method);
+        };
+        let literal = || self.literals.get(segment.as_slice())?.find(method, after);
+        let parameter = || self.parameter.as_ref()?.find(method, after);
+        literal().or_else(parameter).or_else(|| with_method(&self.rest, method))
+    }
+}
+
+fn with_method<'a, T>(entries: &'a [Entry<T>], method: &[u8]) -> Option<&'a Entry<T>> {
+    let named =
+        |wanted: &[u8]| entries.iter().find(|entry| entry.method.eq_ignore_ascii_case(wanted));
+    named(method).or_else(|| named(b"*"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn table(routes: &[(&str, &str, &str)]) -> Routes<String> {
+        let mut table = Routes::default();
+        for (method, pattern, variant) in routes {
+            assert!(is_method(method), "{method}");
+            check_pattern(pattern).unwrap();
+            let name = format!("{method} {pattern} {variant}");
+            table.add(
+                method.as_bytes(),
+                pattern.as_bytes(),
+                variant.as_bytes(),
+                name.trim().into(),
+            );
+        }
+        table
+    }
+
+    fn find<'a>(table: &'a Routes<String>, method: &str, path: &str) -> Option<&'a str> {
+        match table.find(method.as_bytes(), &Path::parse(path.as_bytes())?, b"") {
+            Match::Route(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_most_specific_route_wins() {
+        let table = table(&[
+            ("GET", "/", ""),
+            ("GET", "/v1/images", ""),
+            ("GET", "/v1/images/{id}", ""),
+            ("GET", "/v1/images/latest", ""),
+            ("*", "/v1/images/{id}", ""),
+            ("*", "/v1/*", ""),
+            ("POST", "/v1/{kind}/latest", ""),
+            ("GET", "/v1/images/{id}/parts/*", ""),
+        ]);
+        for (method, path, expected) in [
+            ("GET", "/", Some("GET /")),
+            ("GET", "/v1/images", Some("GET /v1/images")),
+            ("get", "/v1/images/", Some("GET /v1/images")),
+            ("GET", "/v1/images?page=2", Some("GET /v1/images")),
+            ("GET", "/v1/images/7", Some("GET /v1/images/{id}")),
+            ("PUT", "/v1/images/7", Some("* /v1/images/{id}")),
+            ("GET", "/v1/images/latest", Some("GET /v1/images/latest")),
+            ("GET", "/v1/images/l%61test", Some("GET /v1/images/latest")),
+            // From the left: the literal "images" is tried before {kind}.
+            ("POST", "/v1/images/latest", Some("* /v1/images/{id}")),
+            ("POST", "/v1/videos/latest", Some("POST /v1/{kind}/latest")),
+            ("POST", "/v1/images", Some("* /v1/*")),
+            ("GET", "/v1/images/7/parts", Some("* /v1/*")),
+            ("GET", "/v1/images/7/parts/1", Some("GET /v1/images/{id}/parts/*")),
+            ("GET", "/v1/images/7/parts/1/2", Some("GET /v1/images/{id}/parts/*")),
+            ("GET", "/v1", None),
+            ("GET", "/v2/images", None),
+            ("GET", "/V1/images", None),
+        ] {
+            assert_eq!(find(&table, method, path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn variants_are_named_by_the_caller() {
+        let table = table(&[("POST", "/c", ""), ("POST", "/c", "image-only"), ("GET", "/c", "x")]);
+        let path = Path::parse(b"/c").unwrap();
+        let look = |method: &[u8], variant: &[u8]| table.find(method, &path, variant);
+        assert_eq!(look(b"POST", b""), Match::Route(&"POST /c".into()));
+        assert_eq!(look(b"POST", b"image-only"), Match::Route(&"POST /c image-only".into()));
+        assert_eq!(look(b"POST", b"image_only"), Match::UnknownVariant);
+        assert_eq!(look(b"GET", b""), Match::UnknownVariant);
+        assert_eq!(look(b"PUT", b""), Match::Unlisted);
+    }
+
+    #[test]
+    fn ambiguous_paths_are_none() {
+        for bad in [
+            "",
+            "v1",
+            "//",
+            "/a//b",
+            "//a",
+            "/.",
+            "/a/..",
+            "/a/../b",
+            "/%2e%2e/a",
+            "/a/%2E",
+            "/a%2fb",
+            "/a%5cb",
+            "/a\\b",
+            "/a\nb",
+            "/a%00",
+            "/a%",
+            "/a%2",
+            "/a%zz",
+            "/\u{7f}",
+            "?",
+            "*",
+        ] {
+            assert!(Path::parse(bad.as_bytes()).is_none(), "{bad:?}");
+        }
+        for good in ["/", "/a", "/a/", "/a.b", "/...", "/%20a", "/é", "/?x=../..", "/a#/../"] {
+            assert!(Path::parse(good.as_bytes()).is_some(), "{good:?}");
+        }
+        assert!(Path::parse(format!("/{}", "a/".repeat(65)).as_bytes()).is_none());
+        assert!(Path::parse(format!("/{}", "a".repeat(MAX_PATH_LEN + 1)).as_bytes()).is_none());
+    }
+
+    #[test]
+    fn patterns() {
+        for good in ["/", "/*", "/a", "/a/{id}", "/a/{id}/*", "/v1.0/a-b_c~d:e@f", "/é"] {
+            assert_eq!(check_pattern(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "", "a", "/a/", "//", "/a//b", "/*/a", "/a*", "/{}", "/{a", "/a}", "/{a-b}", "/{a}b",
+            "/a?b", "/a#", "/%61", "/..", "/./a", "/a b", "/a\n", "/a\\b",
+        ] {
+            assert!(check_pattern(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    /// What `find` must answer, by trying every pattern.
+    fn naive(routes: &[String], path: &str) -> Option<String> {
+        let path: Vec<&str> = path[1..].split('/').collect();
+        let matches = |pattern: &&String| {
+            let segments: Vec<&str> = pattern[1..].split('/').collect();
+            let is_open = segments.last() == Some(&"*");
+            let fixed = if is_open { &segments[..segments.len() - 1] } else { &segments[..] };
+            (if is_open { path.len() > fixed.len() } else { path.len() == fixed.len() })
+                && fixed.iter().zip(&path).all(|(s, p)| s.starts_with('{') || s == p)
+        };
+        let rank = |pattern: &&String| -> Vec<u8> {
+            let rank = |segment: &str| match segment.as_bytes()[0] {
+                b'*' => 2,
+                b'{' => 1,
+                _ => 0,
+            };
+            pattern[1..].split('/').map(rank).collect()
+        };
+        routes.iter().filter(matches).min_by_key(rank).cloned()
+    }
+
+    proptest! {
+        #[test]
+        fn find_agrees_with_trying_every_pattern(
+            routes in proptest::collection::vec("(/[ab]|/\\{x\\}){1,4}(/\\*)?", 1..12),
+            path in "(/[abc]){1,5}",
+        ) {
+            let mut routes = routes;
+            routes.sort();
+            routes.dedup();
+            let listed: Vec<(&str, &str, &str)> =
+                routes.iter().map(|pattern| ("GET", pattern.as_str(), "")).collect();
+            let table = table(&listed);
+            let expected = naive(&routes, &path).map(|pattern| format!("GET {pattern}"));
+            prop_assert_eq!(find(&table, "GET", &path), expected.as_deref());
+        }
+
+        #[test]
+        fn any_bytes_are_taken_without_panic(path in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let table = table(&[("GET", "/*", "")]);
+            if let Some(path) = Path::parse(&path) {
+                let _ = table.find(b"GET", &path, b"");
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! One decision: what is asked, the policy by which it is answered, and the answer.
+
+use super::lookup::{Lookup, Reader};
+use super::needs::Needs;
+use super::verdict::{Holder, Verdict};
+use crate::call::{Bytes, Call};
+use crate::catalog::policy::Policy;
+use crate::catalog::scan::Row;
+use crate::catalog::{Catalog, columns};
+use crate::error::Result;
+use crate::varlena::StoredAllowlist;
+use keysmith_core::key::digest::KeyDigest;
+use keysmith_core::key::format;
+use keysmith_core::policy::allowlist::Allowlist;
+use keysmith_core::policy::rules::{self, Demand, Found, Kind};
+use keysmith_core::policy::verdict::Reason;
+use pgrx::pg_sys;
+use std::rc::Rc;
+
+/// What was handed in for a key.
+#[derive(Clone, Copy)]
+pub enum Presented<'a> {
+    Nothing,
+    Key(&'a [u8]),
+    Digest(KeyDigest),
+    /// Something that no key could be.
+    Garbage,
+    /// A header that holds none.
+    MalformedHeader,
+}
+
+/// A short text argument. One that is too long is as good as one that nothing has.
+pub fn name<'a>(call: &'a Call, n: usize) -> Option<&'a [u8]> {
+    const MOST: usize = 256;
+    match call.bytes(n, MOST) {
+        None => None,
+        Some(Bytes::TooLong) => Some(&b""[..]),
+        Some(Bytes::Read(name)) => Some(name),
+    }
+}
+
+pub struct Decision<'a> {
+    catalog: &'a Catalog,
+    policy: Rc<Policy>,
+    keyspace: &'a [u8],
+    pub demand: Demand<'a>,
+}
+
+impl<'a> Decision<'a> {
+    pub fn new(
+        catalog: &'a Catalog,
+        keyspace: &'a [u8],
+        needs: &'a Needs<'a>,
+    ) -> Result<Decision<'a>> {
+        let demand = Demand {
+            environment: None,
+            kind: None,
+            scopes: needs,
+            address: None,
+            // SAFETY: reads the clock.
+            now: unsafe { pg_sys::GetCurrentTimestamp() },
+        };
+        Ok(Decision { catalog, policy: catalog.policy(keyspace)?, keyspace, demand })
+    }
+
+    pub fn has_imports(&self) -> bool {
+        self.policy.has_imports
+    }
+
+    /// The answer; with tables that are open already, or with its own.
+    pub fn verdict(&self, reader: Option<&Reader>, presented: Presented) -> Result<Verdict> {
+        let digest = match self.digest(presented) {
+            Ok(digest) => digest,
+            Err(reason) => return Ok(self.refusal(reason)),
+        };
+        let opened;
+        let reader = match reader {
+            Some(reader) => reader,
+            None => {
+                opened = Reader::open(self.catalog);
+                &opened
+            }
+        };
+        Ok(
+            match self.look_up(reader, &digest, |found, holder| {
+                let reason = rules::decide(found, &self.demand);
+                Verdict::form(self.catalog, &self.policy, reason, Some(holder))
+            }) {
+                Ok(verdict) => verdict,
+                Err(reason) => self.refusal(reason),
+            },
+        )
+    }
+
+    /// A refusal that tells of no key.
+    fn refusal(&self, reason: Reason) -> Verdict {
+        Verdict::form(self.catalog, &self.policy, reason, None)
+    }
+
+    /// The digest by which to look for a key, or why there is none to look for.
+    pub fn digest(&self, presented: Presented) -> std::result::Result<KeyDigest, Reason> {
+        match presented {
+            Presented::Nothing => Err(Reason::Missing),
+            Presented::MalformedHeader => Err(Reason::MalformedHeader),
+            Presented::Garbage => Err(Reason::MalformedKey),
+            // Imported keys have formats of their own; elsewhere typos end here.
+            Presented::Key(key) if !self.policy.has_imports && !format::is_well_formed(key) => {
+                Err(Reason::MalformedKey)
+            }
+            Presented::Key(key) => Ok(KeyDigest::of(key)),
+            Presented::Digest(digest) => Ok(digest),
+        }
+    }
+
+    /// Hands on what the tables say of a key, or says why it is none of this keyspace.
+    pub fn look_up<T>(
+        &self,
+        reader: &Reader,
+        digest: &KeyDigest,
+        with: impl FnOnce(&Found, &Holder) -> T,
+    ) -> std::result::Result<T, Reason> {
+        match reader.key(digest, self.keyspace, |row| self.gather(reader, row, with)) {
+            Lookup::Here(result) => Ok(result),
+            Lookup::InOtherKeyspace => Err(Reason::WrongKeyspace),
+            Lookup::Nowhere => Err(Reason::NotFound),
+        }
+    }
+
+    /// Gathers what there is to a key: its row, its tenant's, its owner's.
+    fn gather<T>(&self, reader: &Reader, key: &Row, with: impl FnOnce(&Found, &Holder) -> T) -> T {
+        use columns::key as column;
+        let tenant_id = key.uuid(column::tenant_id).unwrap_or_default();
+        let own: Vec<&[u8]> = match key.array(column::scopes) {
+            Some(scopes) if scopes.len() > 0 => scopes.iter().flatten().collect(),
+            _ => Vec::new(),
+        };
+        let allowlist = key.array(column::allowlist).map(StoredAllowlist);
+        reader.tenant(&tenant_id, |tenant| {
+            let conclude = |owner_gone: bool, owners_role: Option<&[u8]>| {
+                let role = key.bytes(column::role);
+                let held = self.policy.held(&own, [role, owners_role]);
+                let suspended = columns::tenant::suspended_at;
+                let found = Found {
+                    environment: key.bytes(column::environment).unwrap_or_default(),
+                    kind: key.bytes(column::kind).and_then(Kind::parse),
+                    revoked_at: key.timestamp(column::revoked_at),
+                    expires_at: key.timestamp(column::expires_at),
+                    disabled: key.datum(column::disabled_at).is_some(),
+                    // A foreign key sees to it that there is a tenant; without one
+                    // nobody could be let in.
+                    tenant_suspended: tenant.is_none_or(|row| row.datum(suspended).is_some()),
+                    owner_gone,
+                    allowlist: allowlist.as_ref().map(|list| list as &dyn Allowlist),
+                    held,
+                };
+                let holder = Holder {
+                    key_id: key.datum(column::key_id),
+                    tenant: tenant.and_then(|row| row.datum(columns::tenant::name)),
+                    tenant_id: key.datum(column::tenant_id),
+                    keyspace: key.datum(column::keyspace),
+                    environment: key.datum(column::environment),
+                    kind: key.datum(column::kind),
+                    owner: key.datum(column::owner),
+                    role: role.or(owners_role),
+                    scopes: &held.effective(),
+                    metadata: key.datum(column::metadata),
+                    expires_at: key.datum(column::expires_at),
+                };
+                with(&found, &holder)
+            };
+            match key.bytes(column::owner) {
+                None => conclude(false, None),
+                Some(owner) => reader.member(&tenant_id, owner, |member| {
+                    let role = member.and_then(|row| row.bytes(columns::member::role));
+                    conclude(member.is_none(), role)
+                }),
+            }
+        })
+    }
+}

@@ -1,0 +1,241 @@
+//! `explain_verify`: what each rule saw, for those who have to know why.
+
+use super::authenticate;
+use super::decision::{Decision, Presented, name};
+use super::lookup::Reader;
+use super::needs::Needs;
+use super::verdict::Holder;
+use crate::call::{Bytes, Call, result_set, sql_functions};
+use crate::catalog::Catalog;
+use crate::error::Result;
+use crate::{text, varlena};
+use keysmith_core::key::MAX_KEY_LEN;
+use keysmith_core::policy::route::MAX_PATH_LEN;
+use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
+use keysmith_core::policy::verdict::Reason;
+use pgrx::pg_sys::{self, Datum};
+use std::ffi::CStr;
+
+sql_functions! {
+    keysmith_explain_verify => explain_verify;
+}
+
+/// A row of the explanation. A rule that had nothing to look at was not reached.
+struct Step {
+    rule: &'static str,
+    outcome: Outcome,
+    saw: String,
+}
+
+#[derive(Clone, Copy)]
+enum Outcome {
+    Pass,
+    Refuse(Reason),
+    NotReached,
+}
+
+fn explain_verify(call: &Call) -> Result<Option<Datum>> {
+    let catalog = Catalog::open()?;
+    let keyspace = name(call, 3).unwrap_or_default();
+    let policy = catalog.policy(keyspace)?;
+    let presented = match (call.json(6), call.bytes(0, MAX_KEY_LEN)) {
+        (Some(headers), _) => authenticate::presented(Some(headers), policy.schemes),
+        (None, None) => Presented::Nothing,
+        (None, Some(Bytes::TooLong)) => Presented::Garbage,
+        (None, Some(Bytes::Read(key))) => Presented::Key(key),
+    };
+    let is_request = call.datum(6).is_some() || call.datum(7).is_some() || call.datum(8).is_some();
+    let needs = if is_request {
+        let path = call.bytes(8, MAX_PATH_LEN);
+        authenticate::needs(&policy, name(call, 7), path, name(call, 9))
+    } else {
+        Needs::Listed(call.array(1))
+    };
+    let mut decision = Decision::new(&catalog, keyspace, &needs)?;
+    decision.demand.address = call.address(2);
+    decision.demand.kind = name(call, 4);
+    decision.demand.environment = name(call, 5);
+    let steps = steps(&catalog, &decision, presented, &needs);
+    // SAFETY: the function is declared to return a set of explanations.
+    let result = unsafe { result_set(call, 0) };
+    for (index, step) in steps.iter().enumerate() {
+        step.put(index, result);
+    }
+    Ok(None)
+}
+
+fn steps(catalog: &Catalog, decision: &Decision, presented: Presented, needs: &Needs) -> Vec<Step> {
+    let digest = decision.digest(presented);
+    let refused =
+        |reasons: &[Reason]| digest.as_ref().err().copied().filter(|r| reasons.contains(r));
+    let absent = refused(&[Reason::Missing, Reason::MalformedHeader]);
+    let mut steps = vec![
+        Step {
+            rule: "presented",
+            outcome: absent.map_or(Outcome::Pass, Outcome::Refuse),
+            saw: what_was_presented(presented),
+        },
+        Step {
+            rule: "format",
+            outcome: match (absent, refused(&[Reason::MalformedKey])) {
+                (Some(_), _) => Outcome::NotReached,
+                (None, Some(reason)) => Outcome::Refuse(reason),
+                (None, None) => Outcome::Pass,
+            },
+            saw: match (absent, &digest) {
+                (Some(_), _) => String::new(),
+                (None, Ok(_)) if decision.has_imports() => {
+                    "any format, as keys were imported".into()
+                }
+                (None, Ok(_)) => "well-formed".into(),
+                (None, Err(_)) => "not the form of a key, or a wrong checksum".into(),
+            },
+        },
+    ];
+    let reader = Reader::open(catalog);
+    let looked_up = digest.map(|digest| {
+        decision.look_up(&reader, &digest, |found, holder| {
+            steps_on(found, holder, &decision.demand, needs)
+        })
+    });
+    let (outcome, saw, rest) = match looked_up {
+        Err(_) => (Outcome::NotReached, "", None),
+        Ok(Err(Reason::WrongKeyspace)) => {
+            (Outcome::Refuse(Reason::WrongKeyspace), "a key of another keyspace", None)
+        }
+        Ok(Err(reason)) => (Outcome::Refuse(reason), "no such key", None),
+        Ok(Ok(rest)) => (Outcome::Pass, "a key of the keyspace", Some(rest)),
+    };
+    steps.push(Step { rule: "found", outcome, saw: saw.into() });
+    steps.extend(rest.unwrap_or_else(|| {
+        let not_reached =
+            |name| Step { rule: name, outcome: Outcome::NotReached, saw: String::new() };
+        RULES.iter().map(|rule| not_reached(rule.name)).collect()
+    }));
+    steps
+}
+
+/// Asks every rule, also those after the one that decides.
+fn steps_on(found: &Found, holder: &Holder, demand: &Demand, needs: &Needs) -> Vec<Step> {
+    RULES
+        .iter()
+        .map(|rule| Step {
+            rule: rule.name,
+            outcome: (rule.refuses)(found, demand).map_or(Outcome::Pass, Outcome::Refuse),
+            saw: what_it_saw(rule.name, found, holder, demand, needs),
+        })
+        .collect()
+}
+
+fn what_was_presented(presented: Presented) -> String {
+    match presented {
+        Presented::Nothing => "no key".into(),
+        Presented::MalformedHeader => "a header that is not well-formed".into(),
+        Presented::Garbage => "a text that is too long for a key".into(),
+        Presented::Digest(_) => "a digest".into(),
+        Presented::Key(key) => format!("a text of {} bytes", key.len()),
+    }
+}
+
+fn what_it_saw(
+    rule: &str,
+    found: &Found,
+    holder: &Holder,
+    demand: &Demand,
+    needs: &Needs,
+) -> String {
+    let asked = |value: Option<&[u8]>| value.map_or("any".into(), lossy);
+    match rule {
+        "environment" => {
+            format!("{}; {} was asked for", lossy(found.environment), asked(demand.environment))
+        }
+        "revocation" => moment(found.revoked_at, "not revoked", "revoked at"),
+        "expiry" => moment(found.expires_at, "does not expire", "expires at"),
+        "disablement" => if found.disabled { "disabled" } else { "enabled" }.into(),
+        "tenant" => {
+            let state = if found.tenant_suspended { "suspended" } else { "not suspended" };
+            format!("{} is {state}", text_of(holder.tenant))
+        }
+        "owner" => match (holder.owner, found.owner_gone) {
+            (None, _) => "no owner".into(),
+            (owner, true) => format!("{} is no longer a member", text_of(owner)),
+            (owner, false) => format!("{} is a member", text_of(owner)),
+        },
+        "address" => {
+            let address = demand.address.map_or("no address".into(), |address| address.to_string());
+            let list = if found.allowlist.is_some() { "an allowlist" } else { "no allowlist" };
+            format!("{list}; {address}")
+        }
+        "kind" => {
+            let kind = match found.kind {
+                Some(Kind::Secret) => "secret",
+                Some(Kind::Publishable) => "publishable",
+                None => "unknown",
+            };
+            format!("{kind}; {} was asked for", asked(demand.kind))
+        }
+        _ => {
+            let held: Vec<String> = holder.scopes.iter().map(|scope| lossy(scope)).collect();
+            let held = if held.is_empty() { "none".into() } else { held.join(", ") };
+            format!("holds {}; {needs}", shortened(&held))
+        }
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    text::from_server(bytes).unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned())
+}
+
+fn text_of(datum: Option<Datum>) -> String {
+    // SAFETY: a text of a pinned row.
+    datum.map_or(String::new(), |datum| lossy(unsafe { varlena::bytes(datum) }))
+}
+
+/// Long lists are cut, and marked.
+pub fn shortened(text: &str) -> String {
+    const MOST: usize = 200;
+    if text.chars().count() <= MOST {
+        return text.into();
+    }
+    text.chars().take(MOST).chain(['…']).collect()
+}
+
+fn moment(moment: Option<Instant>, never: &str, at: &str) -> String {
+    let Some(moment) = moment else { return never.into() };
+    // SAFETY: timestamptz_out takes a timestamp and gives a C string.
+    unsafe {
+        let argument = [Some(Datum::from(moment))];
+        pgrx::direct_function_call_as_datum(pg_sys::timestamptz_out, &argument)
+            .map_or(String::new(), |shown| {
+                format!("{at} {}", CStr::from_ptr(shown.cast_mut_ptr()).to_string_lossy())
+            })
+    }
+}
+
+impl Step {
+    /// Adds a row of the type `keysmith.explanation`.
+    fn put(&self, index: usize, result: &pg_sys::ReturnSetInfo) {
+        let (outcome, reason) = match self.outcome {
+            Outcome::Pass => ("pass", None),
+            Outcome::Refuse(reason) => ("refuse", Some(reason.name())),
+            Outcome::NotReached => ("not reached", None),
+        };
+        let mut values = [
+            Datum::from(i32::try_from(index + 1).unwrap_or_default()),
+            text::datum(self.rule),
+            text::datum(outcome),
+            reason.map_or(Datum::null(), text::datum),
+            text::datum(&self.saw),
+        ];
+        let mut nulls = [false, false, false, reason.is_none(), self.saw.is_empty()];
+        // SAFETY: the store is one of rows with these columns; they are copied.
+        unsafe {
+            pg_sys::tuplestore_putvalues(
+                result.setResult,
+                result.setDesc,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+        }
+    }
+}

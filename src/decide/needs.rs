@@ -1,0 +1,69 @@
+//! What a request needs of a key's scopes.
+
+use super::explain::shortened;
+use crate::varlena::ArrayView;
+use keysmith_core::policy::expression::{self, Expression};
+use keysmith_core::policy::scope::{Held, Required};
+use std::fmt;
+
+/// From whichever side it was asked for.
+pub enum Needs<'a> {
+    /// Each element of a text[]: a scope or an expression. Nothing is collected, so
+    /// that an array of any length will do.
+    Listed(Option<ArrayView<'a>>),
+    /// What the route's definition says.
+    Route(&'a Expression),
+    /// Any good key.
+    Nothing,
+    /// No key at all: the request fits no route, and must fit one.
+    Impossible,
+}
+
+impl Required for Needs<'_> {
+    fn is_held(&self, held: &Held) -> bool {
+        match self {
+            Needs::Listed(None) | Needs::Nothing => true,
+            Needs::Listed(Some(list)) => {
+                list.iter().all(|element| element.is_some_and(|element| is_met(element, held)))
+            }
+            Needs::Route(expression) => expression.holds(&|scope| held.covers(scope)),
+            Needs::Impossible => false,
+        }
+    }
+}
+
+/// Completes "holds …; …".
+impl fmt::Display for Needs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Needs::Listed(list) => {
+                let element = |element: Option<&[u8]>| {
+                    element
+                        .map_or("null".into(), |bytes| String::from_utf8_lossy(bytes).into_owned())
+                };
+                let listed = list.iter().flat_map(|list| list.iter()).take(100).map(element);
+                let listed = listed.collect::<Vec<_>>().join(", ");
+                match listed.as_str() {
+                    "" => f.write_str("needs none"),
+                    listed => write!(f, "needs {}", shortened(listed)),
+                }
+            }
+            Needs::Route(expression) => match expression.to_string().as_str() {
+                "" => f.write_str("the route needs none"),
+                needed => write!(f, "the route needs {}", shortened(needed)),
+            },
+            Needs::Nothing => f.write_str("the route is not listed, and open to any key"),
+            Needs::Impossible => f.write_str("the request fits no route"),
+        }
+    }
+}
+
+/// What can't be read is not met. An empty element is no scope.
+fn is_met(element: &[u8], held: &Held) -> bool {
+    if !expression::is_compound(element) {
+        return held.covers(element);
+    }
+    let text = std::str::from_utf8(element).unwrap_or_default().trim();
+    let expression = Expression::parse(text);
+    !text.is_empty() && expression.is_ok_and(|expression| expression.holds(&|s| held.covers(s)))
+}

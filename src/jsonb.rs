@@ -1,0 +1,91 @@
+//! A jsonb value, read where it lies: no copy, no allocation, nothing trusted.
+
+/// A value inside a jsonb.
+#[derive(Clone, Copy)]
+pub enum Json<'a> {
+    Object(Container<'a>),
+    Array(Container<'a>),
+    Text(&'a [u8]),
+    Null,
+    /// A number or a boolean.
+    Other,
+}
+
+/// An object's keys and values, or an array's elements.
+#[derive(Clone, Copy)]
+pub struct Container<'a> {
+    entries: &'a [u8],
+    data: &'a [u8],
+    count: usize,
+}
+
+// The layout is PostgreSQL's jsonb.h: a word with the count and what it is, a word
+// for each child (for objects first all keys, then all values), then their data.
+const COUNT: u32 = 0x0fff_ffff;
+const IS_SCALAR: u32 = 0x1000_0000;
+const IS_OBJECT: u32 = 0x2000_0000;
+const LENGTH: u32 = 0x0fff_ffff;
+const KIND: u32 = 0x7000_0000;
+const KIND_TEXT: u32 = 0x0000_0000;
+const KIND_NULL: u32 = 0x4000_0000;
+const KIND_CONTAINER: u32 = 0x5000_0000;
+const IS_OFFSET: u32 = 0x8000_0000;
+const WORD: usize = 4;
+
+impl<'a> Json<'a> {
+    /// `content` is what follows the varlena's header.
+    #[inline]
+    pub fn new(content: &'a [u8]) -> Json<'a> {
+        let Some((container, head)) = read(content) else { return Json::Other };
+        match head {
+            _ if head & IS_OBJECT != 0 => Json::Object(container),
+            _ if head & IS_SCALAR != 0 => container.children().next().unwrap_or(Json::Other),
+            _ => Json::Array(container),
+        }
+    }
+}
+
+fn read(content: &[u8]) -> Option<(Container<'_>, u32)> {
+    let head = word(content, 0)?;
+    let count = (head & COUNT) as usize;
+    let children = if head & IS_OBJECT != 0 { count.checked_mul(2)? } else { count };
+    let (entries, data) = content.get(WORD..)?.split_at_checked(children.checked_mul(WORD)?)?;
+    Some((Container { entries, data, count }, head))
+}
+
+fn word(bytes: &[u8], index: usize) -> Option<u32> {
+    bytes.get(index * WORD..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+impl<'a> Container<'a> {
+    /// All children, in the order in which they are stored.
+    #[inline]
+    pub fn children(self) -> impl Iterator<Item = Json<'a>> {
+        let mut start = 0;
+        (0..self.entries.len() / WORD).map_while(move |index| {
+            let entry = word(self.entries, index)?;
+            let length = (entry & LENGTH) as usize;
+            let end = if entry & IS_OFFSET != 0 { length } else { start + length };
+            let child = self.data.get(start..end);
+            // A container is aligned, and its length includes the padding.
+            let aligned = self.data.get(start.next_multiple_of(WORD)..end);
+            start = end;
+            Some(match entry & KIND {
+                KIND_TEXT => Json::Text(child?),
+                KIND_NULL => Json::Null,
+                KIND_CONTAINER => Json::new(aligned?),
+                _ => Json::Other,
+            })
+        })
+    }
+
+    /// An object's keys with their values.
+    #[inline]
+    pub fn pairs(self) -> impl Iterator<Item = (&'a [u8], Json<'a>)> {
+        let keys = self.children().take(self.count);
+        keys.zip(self.children().skip(self.count)).filter_map(|(key, value)| match key {
+            Json::Text(key) => Some((key, value)),
+            _ => None,
+        })
+    }
+}

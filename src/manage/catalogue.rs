@@ -1,0 +1,183 @@
+//! What is defined in a keyspace: scopes, roles, routes.
+
+use super::authority;
+use super::event::{self, Subject};
+use super::key;
+use super::keyspace::policy;
+use super::sql::{self, Param};
+use crate::call::{Call, sql_functions};
+use crate::error::{Error, Result};
+use keysmith_core::policy::expression::{self, Expression};
+use keysmith_core::policy::name::{NAME_RULE, is_name};
+use keysmith_core::policy::route::{self, METHOD_RULE, is_method};
+use keysmith_core::policy::scope::{SCOPE_RULE, is_scope};
+use pgrx::pg_sys::Datum;
+
+sql_functions! {
+    keysmith_define_scope => define_scope;
+    keysmith_define_role => define_role;
+    keysmith_define_route => define_route;
+    keysmith_define_route_by_text => define_route_by_text;
+    keysmith_remove_route => remove_route;
+}
+
+fn define_scope(call: &Call) -> Result<Option<Datum>> {
+    let keyspace = call.required_text(0, "keyspace")?;
+    let scope = call.required_text(1, "scope")?;
+    let description = call.text(2, "description")?;
+    let implies = call.strings(3, "implies")?;
+    if !is_scope(&scope) {
+        return Err(Error::argument("scope", SCOPE_RULE));
+    }
+    key::check_length("description", description.as_deref(), 1000)?;
+    if implies.len() > key::MAX_SCOPES {
+        return Err(Error::argument(
+            "implies",
+            format!("must have at most {} scopes", key::MAX_SCOPES),
+        ));
+    }
+    if !implies.iter().all(|implied| is_scope(implied)) {
+        return Err(Error::argument("implies", format!("has a scope that {SCOPE_RULE}")));
+    }
+    authority::act(|_| {
+        policy(&keyspace)?;
+        sql::execute(
+            "INSERT INTO keysmith.scope (keyspace, scope, description, implies)
+             VALUES ($1, $2, $3, $4)
+             ON CONFLICT (keyspace, scope)
+             DO UPDATE SET description = excluded.description, implies = excluded.implies",
+            &[
+                Param::text(&keyspace),
+                Param::text(&scope),
+                Param::text_or_null(description.as_deref()),
+                Param::texts(&implies),
+            ],
+        )?;
+        event::send("define_scope", &keyspace, Subject::default())
+    })?;
+    Ok(None)
+}
+
+fn define_role(call: &Call) -> Result<Option<Datum>> {
+    let keyspace = call.required_text(0, "keyspace")?;
+    let role = call.required_text(1, "role")?;
+    let scopes = call.strings(2, "scopes")?;
+    if !is_name(&role) {
+        return Err(Error::argument("role", NAME_RULE));
+    }
+    authority::act(|_| {
+        key::check_known_grants(&*policy(&keyspace)?, &scopes)?;
+        sql::execute(
+            "INSERT INTO keysmith.role (keyspace, role, scopes) VALUES ($1, $2, $3)
+             ON CONFLICT (keyspace, role) DO UPDATE SET scopes = excluded.scopes",
+            &[Param::text(&keyspace), Param::text(&role), Param::texts(&scopes)],
+        )?;
+        event::send("define_role", &keyspace, Subject::default())
+    })?;
+    Ok(None)
+}
+
+/// With a list of scopes, all of which are needed; each may be an expression.
+fn define_route(call: &Call) -> Result<Option<Datum>> {
+    let scopes = call.strings(3, "scopes")?;
+    store_route(call, scopes)
+}
+
+/// With one expression, or a list in its text form.
+fn define_route_by_text(call: &Call) -> Result<Option<Datum>> {
+    let text = call.text(3, "scopes")?.unwrap_or_default();
+    let list = text.trim().strip_prefix('{').and_then(|text| text.strip_suffix('}'));
+    let scopes = match list {
+        None => vec![text],
+        Some(list) => list
+            .split(',')
+            .map(|element| element.trim().trim_matches('"').to_string())
+            .filter(|element| !element.is_empty())
+            .collect(),
+    };
+    store_route(call, scopes)
+}
+
+struct Route {
+    keyspace: String,
+    method: String,
+    pattern: String,
+    variant: String,
+}
+
+impl Route {
+    fn read(call: &Call, variant: usize) -> Result<Route> {
+        let route = Route {
+            keyspace: call.required_text(0, "keyspace")?,
+            method: call.required_text(1, "method")?.to_ascii_uppercase(),
+            pattern: call.required_text(2, "pattern")?,
+            variant: call.text(variant, "variant")?.unwrap_or_default(),
+        };
+        if !is_method(&route.method) {
+            return Err(Error::argument("method", METHOD_RULE));
+        }
+        route::check_pattern(&route.pattern).map_err(|rule| Error::argument("pattern", rule))?;
+        if !route.variant.is_empty() && !is_name(&route.variant) {
+            return Err(Error::argument("variant", NAME_RULE));
+        }
+        Ok(route)
+    }
+
+    fn params(&self) -> Vec<Param> {
+        [&self.keyspace, &self.method, &self.pattern, &self.variant]
+            .map(|text| Param::text(text))
+            .into()
+    }
+}
+
+fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
+    const NAME: &str = "scopes";
+    let route = Route::read(call, 4)?;
+    let fail = |rule: String| Error::argument(NAME, format!("has an expression that {rule}"));
+    for scope in &scopes {
+        Expression::parse(scope).map_err(fail)?;
+    }
+    let required = match scopes.as_slice() {
+        [] => String::new(),
+        [one] => one.clone(),
+        several => format!("({})", several.join(") & (")),
+    };
+    if required.len() > expression::MAX_LEN {
+        return Err(fail(format!("is longer than {} bytes", expression::MAX_LEN)));
+    }
+    let named = Expression::parse(&required).map_err(fail)?;
+    authority::act(|_| {
+        let policy = policy(&route.keyspace)?;
+        let scopes: Vec<String> = named.scopes().into_iter().map(String::from).collect();
+        key::check_known_grants(&policy, &scopes)?;
+        let mut params = route.params();
+        params.push(Param::text(&required));
+        sql::execute(
+            "INSERT INTO keysmith.route (keyspace, method, pattern, variant, scopes)
+             VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (keyspace, method, pattern, variant)
+             DO UPDATE SET scopes = excluded.scopes",
+            &params,
+        )?;
+        event::send("define_route", &route.keyspace, Subject::default())
+    })?;
+    Ok(None)
+}
+
+fn remove_route(call: &Call) -> Result<Option<Datum>> {
+    let route = Route::read(call, 3)?;
+    authority::act(|_| {
+        policy(&route.keyspace)?;
+        let removed = sql::execute(
+            "DELETE FROM keysmith.route
+             WHERE keyspace = $1 AND method = $2 AND pattern = $3 AND variant = $4",
+            &route.params(),
+        )?;
+        if removed == 0 {
+            let Route { method, pattern, .. } = &route;
+            return Err(Error::not_found(format!("route {method} {pattern} is not defined so")));
+        }
+        event::send("remove_route", &route.keyspace, Subject::default())
+    })?;
+    Ok(None)
+}
