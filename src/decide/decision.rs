@@ -30,7 +30,7 @@ pub enum Presented<'a> {
 }
 
 /// A short text argument. One that is too long is as good as one that nothing has.
-pub fn name<'a>(call: &'a Call, n: usize) -> Option<&'a [u8]> {
+pub fn name(call: &Call, n: usize) -> Option<&[u8]> {
     const MOST: usize = 256;
     match call.bytes(n, MOST) {
         None => None,

@@ -1,4 +1,4 @@
-//! What becomes of a key: altered, rotated, regenerated, disabled, revoked.
+//! What becomes of a key: rotated, regenerated, disabled, revoked.
 
 use super::authority;
 use super::event::{self, Subject};
@@ -6,7 +6,6 @@ use super::key::{self, Fresh, unknown_key};
 use super::keyspace::policy;
 use super::listing;
 use super::mint::{self, Draft};
-use super::patch::{Change, Patch};
 use super::sql::{self, Param, Row};
 use super::tenant::Tenant;
 use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
@@ -14,12 +13,9 @@ use crate::error::{Code, Error, Result};
 use crate::pepper;
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::key::digest::KeyDigest;
-use keysmith_core::policy::allowlist::{self, MAX_NETWORKS};
 use pgrx::pg_sys::{self, Datum, Interval};
-use std::ffi::CString;
 
 sql_functions! {
-    keysmith_alter_key => alter_key;
     keysmith_rotate => rotate;
     keysmith_regenerate => regenerate;
     keysmith_disable => disable;
@@ -29,21 +25,21 @@ sql_functions! {
 }
 
 /// A key that an act is about. Its row is locked until the transaction ends.
-struct Subjected {
-    key_id: [u8; 16],
-    tenant_id: [u8; 16],
-    keyspace: String,
+pub struct Subjected {
+    pub key_id: [u8; 16],
+    pub tenant_id: [u8; 16],
+    pub keyspace: String,
     environment: String,
     kind: String,
-    expires_at: Option<i64>,
+    pub expires_at: Option<i64>,
     disabled: bool,
-    rotated_to: Option<[u8; 16]>,
+    pub rotated_to: Option<[u8; 16]>,
 }
 
 impl Subjected {
     /// Locks a key that is not revoked. Sessions that act on one key at once take
     /// turns, and each sees what the one before it did.
-    fn lock(key_id: &[u8; 16]) -> Result<Subjected> {
+    pub fn lock(key_id: &[u8; 16]) -> Result<Subjected> {
         let rows = sql::query(
             "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
                     rotated_to
@@ -65,7 +61,7 @@ impl Subjected {
         rows.first().and_then(read).ok_or_else(|| unknown_key(key_id))
     }
 
-    fn is_expired(&self) -> bool {
+    pub fn is_expired(&self) -> bool {
         self.expires_at.is_some_and(|moment| moment <= key::clock())
     }
 
@@ -85,155 +81,6 @@ impl Subjected {
         }
         Ok(())
     }
-}
-
-/// What a patch asks of a key.
-struct Changes {
-    label: Change<String>,
-    scopes: Option<Vec<String>>,
-    role: Change<String>,
-    owner: Change<String>,
-    allowlist: Option<Vec<String>>,
-    expires_at: Change<i64>,
-    metadata: bool,
-}
-
-impl Changes {
-    fn read(datum: Option<Datum>) -> Result<Changes> {
-        let mut patch = Patch::read("changes", datum)?;
-        let changes = Changes {
-            label: patch.text("label")?,
-            scopes: patch.texts("scopes")?,
-            role: patch.text("role")?,
-            owner: patch.text("owner")?,
-            allowlist: patch.texts("allowlist")?.map(networks).transpose()?,
-            expires_at: match patch.text("expires_at")? {
-                Some(Some(text)) => Some(key::expiry(Some(timestamp("expires_at", &text)?))?),
-                other => other.map(|_| None),
-            },
-            metadata: patch.object("metadata")?,
-        };
-        for unsupported in ["limits", "credits"] {
-            let given = patch.value(unsupported)?.is_some_and(|value| !value.is_null());
-            mint::refuse_unsupported(unsupported, given)?;
-        }
-        patch.finish()?;
-        Ok(changes)
-    }
-}
-
-/// Networks in their canonical form.
-fn networks(texts: Vec<String>) -> Result<Vec<String>> {
-    const NAME: &str = "allowlist";
-    if texts.len() > MAX_NETWORKS {
-        let count = texts.len();
-        return Err(Error::argument(
-            NAME,
-            format!("must have at most {MAX_NETWORKS} networks, not {count}"),
-        ));
-    }
-    let canonical = |text: String| {
-        allowlist::parse(&text)
-            .map(|network| network.to_string())
-            .map_err(|rule| Error::argument(NAME, rule))
-    };
-    texts.into_iter().map(canonical).collect()
-}
-
-/// Reads a moment in any form that PostgreSQL does.
-fn timestamp(name: &str, text: &str) -> Result<i64> {
-    let bad = || Error::argument(name, "must be a timestamp such as 2030-01-31T12:00:00Z");
-    let input = CString::new(text).map_err(|_| bad())?;
-    // SAFETY: timestamptz_in takes a C string, an oid and a modifier. It changes
-    // nothing, so that its error can be caught and told as ours.
-    let parsed = pgrx::PgTryBuilder::new(|| unsafe {
-        pgrx::direct_function_call_as_datum(
-            pg_sys::timestamptz_in,
-            &[
-                Some(Datum::from(input.as_ptr())),
-                Some(Datum::from(pg_sys::Oid::INVALID)),
-                Some(Datum::from(-1i32)),
-            ],
-        )
-    })
-    .catch_others(|_| None)
-    .execute();
-    parsed.map(|datum| datum.value() as i64).ok_or_else(bad)
-}
-
-fn alter_key(call: &Call) -> Result<Option<Datum>> {
-    let key_id = call.uuid(0, "key_id")?;
-    let mut changes = Changes::read(call.datum(1))?;
-    authority::act(|_| {
-        let subject = Subjected::lock(&key_id)?;
-        let policy = policy(&subject.keyspace)?;
-        let expiry = changes.expires_at;
-        if subject.rotated_to.is_some()
-            && expiry.is_some_and(|new| !ends_sooner(new, subject.expires_at))
-        {
-            return Err(Error::argument("expires_at", "can't be put off: the key was rotated"));
-        }
-        // An expired key that comes to life again takes a place.
-        if subject.is_expired() && expiry.is_some() {
-            for surplus in key::make_room(&policy, &subject.tenant_id)? {
-                end(&surplus, "replaced")?;
-            }
-        }
-        let tenant = Tenant::with_id(&subject.tenant_id)?;
-        let lists = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-        tenant.check_feature(&policy, "scopes", lists(&changes.scopes))?;
-        tenant.check_feature(&policy, "allowlist", lists(&changes.allowlist))?;
-        tenant.check_feature(&policy, "expires_at", expiry.flatten().is_some())?;
-        if let Some(label) = &changes.label {
-            key::check_label(&policy, label.as_deref())?;
-        }
-        if let Some(role) = &changes.role {
-            key::check_role(&policy, role.as_deref(), &subject.keyspace)?;
-        }
-        if let Some(owner) = &changes.owner {
-            key::check_owner(&subject.tenant_id, owner.as_deref())?;
-        }
-        if let Some(scopes) = &mut changes.scopes {
-            key::check_known_grants(&policy, scopes)?;
-            mint::fill_in_defaults(&policy, scopes);
-        }
-        sql::execute(
-            "UPDATE keysmith.key SET
-                 label = CASE WHEN $2 THEN $3 ELSE label END,
-                 scopes = CASE WHEN $4 THEN $5 ELSE scopes END,
-                 role = CASE WHEN $6 THEN $7 ELSE role END,
-                 owner = CASE WHEN $8 THEN $9 ELSE owner END,
-                 allowlist = CASE WHEN $10 THEN nullif($11::cidr[], '{}') ELSE allowlist END,
-                 expires_at = CASE WHEN $12 THEN $13 ELSE expires_at END,
-                 metadata = CASE WHEN $14
-                     THEN coalesce(nullif($15 -> 'metadata', 'null'), '{}') ELSE metadata END
-             WHERE key_id = $1",
-            &[
-                Param::uuid(&key_id),
-                Param::boolean(changes.label.is_some()),
-                Param::text_or_null(changes.label.as_ref().and_then(Option::as_deref)),
-                Param::boolean(changes.scopes.is_some()),
-                Param::texts(changes.scopes.as_deref().unwrap_or_default()),
-                Param::boolean(changes.role.is_some()),
-                Param::text_or_null(changes.role.as_ref().and_then(Option::as_deref)),
-                Param::boolean(changes.owner.is_some()),
-                Param::text_or_null(changes.owner.as_ref().and_then(Option::as_deref)),
-                Param::boolean(changes.allowlist.is_some()),
-                Param::texts(changes.allowlist.as_deref().unwrap_or_default()),
-                Param::boolean(expiry.is_some()),
-                Param::timestamp(expiry.flatten()),
-                Param::boolean(changes.metadata),
-                Param::given(pg_sys::JSONBOID, call.datum(1)),
-            ],
-        )?;
-        event::send("alter", &subject.keyspace, Subject::key(&key_id))?;
-        listing::entry(&key_id)
-    })
-}
-
-/// Whether a new end comes before the old one. No end is the last of all.
-fn ends_sooner(new: Option<i64>, old: Option<i64>) -> bool {
-    new.is_some_and(|new| old.is_none_or(|old| new <= old))
 }
 
 fn rotate(call: &Call) -> Result<Option<Datum>> {

@@ -1,5 +1,6 @@
 //! Management: what changes keyspaces, tenants and keys.
 
+mod alter;
 mod authority;
 mod catalogue;
 mod event;
@@ -8,6 +9,7 @@ mod keyspace;
 mod lifecycle;
 mod listing;
 mod mint;
+mod options;
 mod patch;
 mod replay;
 mod sql;
