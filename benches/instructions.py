@@ -1,12 +1,12 @@
 """Instructions per decision, counted by callgrind, beside a committed baseline.
 
-Where a clock tells two runs apart by several percent, counts repeat to the last digit on
-one machine. (Elsewhere they nearly do: the length of the temporary folder's path moves
-memory, and so counts by up to 0.2 %; another libc or processor has other ways to compare
-and copy.) A loop is run over
-fewer keys and over more: the difference is what its calls cost, without what begins and
-ends a statement. From it the same for a loop over a trivial function is taken, so that
-the executor's own work is not ours.
+Where a clock tells two runs apart by several percent, counts repeat to the last digit, as
+long as nothing moves in memory: another length of the temporary folder's path, or of the
+library, changes them by some 0.2 %, and so may another libc or processor.
+
+A loop is run over fewer keys and over more: the difference is what its calls cost, without
+what begins and ends a statement. From it the same for a loop over a trivial function is
+taken, so that the executor's own work is not counted as ours.
 """
 
 import argparse
@@ -147,7 +147,8 @@ def count(cluster, loop, profile):
     statements = [loop.statement(keys) for keys in (MORE, FEWER, MORE)]
     done = clusters.run(
         VALGRIND, "--tool=callgrind", "--vgdb=no", "--trace-children=no",
-        f"--callgrind-out-file={profile}", f"--toggle-collect={EXECUTION}", f"--dump-after={EXECUTION}",
+        f"--callgrind-out-file={profile}",
+        f"--toggle-collect={EXECUTION}", f"--dump-after={EXECUTION}",
         clusters.BIN / "postgres", "--single", "-D", cluster.data, "postgres",
         as_server=True, input="\n".join(statements) + "\n")
     if done.stdout.count('count = "') != 3:
@@ -163,13 +164,15 @@ def total(dump):
 def count_all(cluster, profiles):
     """Instructions per key, by the name of the case."""
     profile = cluster.dir / "profile"
-    empty = {loop: count(cluster, loop, profile) for loop in {case.empty for case in CASES}}
+    empty = {loop: count(cluster, loop, profile)
+             for loop in dict.fromkeys(case.empty for case in CASES)}
     counts = {}
     for case in CASES:
         counts[case.name] = round(count(cluster, case.loop, profile) - empty[case.empty])
         if profiles:
             profiles.mkdir(parents=True, exist_ok=True)
-            shutil.copy(f"{profile}.3", profiles / f"{re.sub(r'[^a-z0-9]+', '-', case.name.lower())}.out")
+            name = re.sub(r"[^a-z0-9]+", "-", case.name.lower())
+            shutil.copy(f"{profile}.3", profiles / f"{name}.out")
         print(f"{case.name}: {counts[case.name]:,}", flush=True)
     return counts
 

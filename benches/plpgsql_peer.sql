@@ -73,7 +73,8 @@ BEGIN
     ELSIF found_key.suspended_at IS NOT NULL THEN
         status := 401;
         reason := 'tenant_suspended';
-    ELSIF found_key.allowlist IS NOT NULL AND (ip <<= ANY (found_key.allowlist)) IS NOT TRUE THEN
+    ELSIF found_key.allowlist IS NOT NULL
+          AND (ip <<= ANY (found_key.allowlist)) IS NOT TRUE THEN
         status := 403;
         reason := 'ip_not_allowed';
     ELSIF NOT required <@ found_key.scopes THEN
@@ -94,6 +95,7 @@ INSERT INTO peer_tenant
 SELECT tenant_id, name, suspended_at FROM keysmith.tenant;
 
 INSERT INTO peer_key
-SELECT pg_catalog.sha256(pg_catalog.convert_to(s.api_key, 'UTF8')), k.key_id, k.tenant_id, k.environment, k.kind, k.owner,
+SELECT pg_catalog.sha256(pg_catalog.convert_to(s.api_key, 'UTF8')),
+       k.key_id, k.tenant_id, k.environment, k.kind, k.owner,
        k.scopes, k.allowlist, k.metadata, k.expires_at, k.disabled_at, k.revoked_at
 FROM plaintext s, keysmith.verify(s.api_key) v JOIN keysmith.key k USING (key_id);

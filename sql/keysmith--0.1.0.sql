@@ -41,6 +41,7 @@ CREATE TABLE keysmith.keyspace (
     at_max          text COLLATE "C" NOT NULL DEFAULT 'error'
                     CHECK (at_max IN ('error', 'replace')),
     label_length    integer NOT NULL DEFAULT 100 CHECK (label_length BETWEEN 1 AND 1000),
+    wildcards       boolean NOT NULL DEFAULT true,
     schemes         text[] COLLATE "C" NOT NULL DEFAULT '{bearer,key,x_api_key}'
                     CHECK (schemes <@ '{bearer,key,x_api_key}' AND pg_catalog.cardinality(schemes) > 0),
     unlisted_routes text COLLATE "C" NOT NULL DEFAULT 'any_key'
@@ -61,6 +62,7 @@ COMMENT ON COLUMN keysmith.keyspace.default_scopes IS 'What a key without scopes
 COMMENT ON COLUMN keysmith.keyspace.max_active_keys IS 'How many keys a tenant may have at once; null for any number';
 COMMENT ON COLUMN keysmith.keyspace.at_max IS 'What the next mint does then: error, or replace the oldest';
 COMMENT ON COLUMN keysmith.keyspace.label_length IS 'Most characters of a label';
+COMMENT ON COLUMN keysmith.keyspace.wildcards IS 'Whether keys may hold * and family:*, besides scopes by name';
 COMMENT ON COLUMN keysmith.keyspace.schemes IS 'In which headers keys are looked for';
 COMMENT ON COLUMN keysmith.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
 COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
@@ -119,9 +121,10 @@ CREATE TABLE keysmith.route (
     pattern  text COLLATE "C" NOT NULL,
     variant  text COLLATE "C" NOT NULL DEFAULT '',
     scopes   text COLLATE "C" NOT NULL CHECK (length(scopes) <= 4096),
+    kind     text COLLATE "C" CHECK (kind IN ('secret', 'publishable')),
     PRIMARY KEY (keyspace, method, pattern, variant)
 );
-COMMENT ON TABLE keysmith.route IS 'Which scopes a method and path require, as an expression';
+COMMENT ON TABLE keysmith.route IS 'What a method and path require: an expression of scopes, and a kind';
 
 CREATE TABLE keysmith.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
@@ -284,6 +287,11 @@ COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last used; thi
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
 
+CREATE VIEW keysmith.routes WITH (security_barrier) AS
+SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind
+FROM keysmith.route;
+COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
+
 -- What a new key is returned as. No other value ever holds api_key.
 CREATE TYPE keysmith.minted AS (
     key_id      uuid,
@@ -323,10 +331,11 @@ CREATE FUNCTION keysmith.create_keyspace(
     unlisted_routes text DEFAULT NULL,
     display jsonb DEFAULT NULL,
     codes jsonb DEFAULT NULL,
-    plan_features jsonb DEFAULT NULL
+    plan_features jsonb DEFAULT NULL,
+    wildcards boolean DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean) IS
 'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -363,10 +372,11 @@ CREATE FUNCTION keysmith.define_route(
     method text,
     pattern text,
     scopes text[],
-    variant text DEFAULT NULL
+    variant text DEFAULT NULL,
+    kind text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text) IS
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text) IS
 'Says which scopes a method and path require, all of a list; each may be an expression';
 
 CREATE FUNCTION keysmith.define_route(
@@ -374,10 +384,11 @@ CREATE FUNCTION keysmith.define_route(
     method text,
     pattern text,
     scopes text,
-    variant text DEFAULT NULL
+    variant text DEFAULT NULL,
+    kind text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text) IS
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text) IS
 'Says which scopes a method and path require, as one expression such as a | (b & c)';
 
 CREATE FUNCTION keysmith.remove_route(
@@ -656,7 +667,7 @@ CREATE FUNCTION keysmith.explain_verify(
 ) RETURNS SETOF keysmith.explanation
 LANGUAGE c PARALLEL RESTRICTED ROWS 12 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
 COMMENT ON FUNCTION keysmith.explain_verify(text, text[], inet, text, text, text, jsonb, text, text, text) IS
-'Shows what each rule sees in what verify is asked, or, given headers or a path, authenticate';
+'Shows what each rule sees in what verify is asked, or, given a method and a path, authenticate';
 
 CREATE FUNCTION keysmith.client_ip(
     headers jsonb,

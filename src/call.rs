@@ -145,18 +145,22 @@ impl Call {
 
     /// The elements of a text[] as strings; none for a null array.
     pub fn strings(&self, n: usize, name: &str) -> Result<Vec<String>> {
-        const MOST: usize = 100_000;
-        let Some(array) = self.array(n) else { return Ok(Vec::new()) };
-        if array.len() > MOST {
-            return Err(Error::argument(name, "has far too many elements"));
-        }
-        let string = |text: Option<&[u8]>| {
-            let bytes = text.ok_or_else(|| Error::argument(name, "must not contain a null"))?;
-            text::from_server(bytes)
-                .ok_or_else(|| Error::argument(name, "must be text that has a UTF-8 form"))
-        };
-        array.iter().map(string).collect()
+        self.array(n).map_or(Ok(Vec::new()), |array| strings(array, name))
     }
+}
+
+/// The elements of an array of texts as strings.
+pub fn strings(array: ArrayView, name: &str) -> Result<Vec<String>> {
+    const MOST: usize = 100_000;
+    if array.len() > MOST {
+        return Err(Error::argument(name, "has far too many elements"));
+    }
+    let string = |text: Option<&[u8]>| {
+        let bytes = text.ok_or_else(|| Error::argument(name, "must not contain a null"))?;
+        text::from_server(bytes)
+            .ok_or_else(|| Error::argument(name, "must be text that has a UTF-8 form"))
+    };
+    array.iter().map(string).collect()
 }
 
 pub fn must_not_be_null(name: &str) -> Error {

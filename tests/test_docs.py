@@ -284,7 +284,7 @@ def signature(text):
     return re.sub(r"\s*([(),])\s*", r"\1", " ".join(text.split())).lower()
 
 
-@pytest.mark.parametrize("name", ["verdict", "minted", "keys"])
+@pytest.mark.parametrize("name", ["verdict", "explanation", "minted", "keys"])
 def test_every_column_is_described(cluster, name):
     columns = cluster.execute(f"""
         SELECT attname FROM pg_attribute

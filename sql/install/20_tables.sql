@@ -18,6 +18,7 @@ CREATE TABLE keysmith.keyspace (
     at_max          text COLLATE "C" NOT NULL DEFAULT 'error'
                     CHECK (at_max IN ('error', 'replace')),
     label_length    integer NOT NULL DEFAULT 100 CHECK (label_length BETWEEN 1 AND 1000),
+    wildcards       boolean NOT NULL DEFAULT true,
     schemes         text[] COLLATE "C" NOT NULL DEFAULT '{bearer,key,x_api_key}'
                     CHECK (schemes <@ '{bearer,key,x_api_key}' AND pg_catalog.cardinality(schemes) > 0),
     unlisted_routes text COLLATE "C" NOT NULL DEFAULT 'any_key'
@@ -38,6 +39,7 @@ COMMENT ON COLUMN keysmith.keyspace.default_scopes IS 'What a key without scopes
 COMMENT ON COLUMN keysmith.keyspace.max_active_keys IS 'How many keys a tenant may have at once; null for any number';
 COMMENT ON COLUMN keysmith.keyspace.at_max IS 'What the next mint does then: error, or replace the oldest';
 COMMENT ON COLUMN keysmith.keyspace.label_length IS 'Most characters of a label';
+COMMENT ON COLUMN keysmith.keyspace.wildcards IS 'Whether keys may hold * and family:*, besides scopes by name';
 COMMENT ON COLUMN keysmith.keyspace.schemes IS 'In which headers keys are looked for';
 COMMENT ON COLUMN keysmith.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
 COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
@@ -96,9 +98,10 @@ CREATE TABLE keysmith.route (
     pattern  text COLLATE "C" NOT NULL,
     variant  text COLLATE "C" NOT NULL DEFAULT '',
     scopes   text COLLATE "C" NOT NULL CHECK (length(scopes) <= 4096),
+    kind     text COLLATE "C" CHECK (kind IN ('secret', 'publishable')),
     PRIMARY KEY (keyspace, method, pattern, variant)
 );
-COMMENT ON TABLE keysmith.route IS 'Which scopes a method and path require, as an expression';
+COMMENT ON TABLE keysmith.route IS 'What a method and path require: an expression of scopes, and a kind';
 
 CREATE TABLE keysmith.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),

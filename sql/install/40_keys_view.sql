@@ -42,6 +42,11 @@ COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last used; thi
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
 
+CREATE VIEW keysmith.routes WITH (security_barrier) AS
+SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind
+FROM keysmith.route;
+COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
+
 -- What a new key is returned as. No other value ever holds api_key.
 CREATE TYPE keysmith.minted AS (
     key_id      uuid,

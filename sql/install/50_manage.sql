@@ -14,10 +14,11 @@ CREATE FUNCTION keysmith.create_keyspace(
     unlisted_routes text DEFAULT NULL,
     display jsonb DEFAULT NULL,
     codes jsonb DEFAULT NULL,
-    plan_features jsonb DEFAULT NULL
+    plan_features jsonb DEFAULT NULL,
+    wildcards boolean DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean) IS
 'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -54,10 +55,11 @@ CREATE FUNCTION keysmith.define_route(
     method text,
     pattern text,
     scopes text[],
-    variant text DEFAULT NULL
+    variant text DEFAULT NULL,
+    kind text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text) IS
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text) IS
 'Says which scopes a method and path require, all of a list; each may be an expression';
 
 CREATE FUNCTION keysmith.define_route(
@@ -65,10 +67,11 @@ CREATE FUNCTION keysmith.define_route(
     method text,
     pattern text,
     scopes text,
-    variant text DEFAULT NULL
+    variant text DEFAULT NULL,
+    kind text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text) IS
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text) IS
 'Says which scopes a method and path require, as one expression such as a | (b & c)';
 
 CREATE FUNCTION keysmith.remove_route(

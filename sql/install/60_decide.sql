@@ -105,7 +105,7 @@ CREATE FUNCTION keysmith.explain_verify(
 ) RETURNS SETOF keysmith.explanation
 LANGUAGE c PARALLEL RESTRICTED ROWS 12 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
 COMMENT ON FUNCTION keysmith.explain_verify(text, text[], inet, text, text, text, jsonb, text, text, text) IS
-'Shows what each rule sees in what verify is asked, or, given headers or a path, authenticate';
+'Shows what each rule sees in what verify is asked, or, given a method and a path, authenticate';
 
 CREATE FUNCTION keysmith.client_ip(
     headers jsonb,

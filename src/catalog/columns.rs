@@ -15,7 +15,7 @@ macro_rules! columns {
 columns! {
     keyspace {
         keyspace event_channel empty_scopes default_scopes max_active_keys at_max label_length
-        schemes unlisted_routes display_id display_prefix display_snippet has_imports generation
+        wildcards schemes unlisted_routes display_id display_prefix display_snippet has_imports generation
         created_at
     }
     keyspace_prefix { keyspace kind environment prefix }
@@ -23,7 +23,7 @@ columns! {
     plan_feature { keyspace feature plans }
     scope { keyspace scope description implies }
     role { keyspace role scopes }
-    route { keyspace method pattern variant scopes }
+    route { keyspace method pattern variant scopes kind }
     tenant {
         tenant_id suspended_at created_at keyspace name plan suspended_reason metadata
     }

@@ -36,6 +36,7 @@ pub struct Policy {
     pub max_active_keys: Option<i32>,
     pub replaces_at_max: bool,
     pub label_length: usize,
+    pub wildcards: bool,
     pub schemes: Schemes,
     pub refuses_unlisted_routes: bool,
     pub display_id: Option<String>,
@@ -48,10 +49,16 @@ pub struct Policy {
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
     implications: Implications,
-    routes: Routes<Expression>,
+    routes: Routes<Route>,
     answers: [Option<Wording>; Answer::ALL.len()],
     /// Features that only some plans have, with those plans.
     plan_features: HashMap<Bytes, Vec<Bytes>>,
+}
+
+/// What a route requires.
+pub struct Route {
+    pub scopes: Expression,
+    pub kind: Option<Bytes>,
 }
 
 /// What a keyspace says in place of a canonical answer, where it says anything.
@@ -72,6 +79,7 @@ impl Policy {
             max_active_keys: None,
             replaces_at_max: false,
             label_length: 100,
+            wildcards: true,
             schemes: Schemes::default(),
             refuses_unlisted_routes: false,
             display_id: None,
@@ -102,6 +110,7 @@ impl Policy {
                 .integer(column::label_length)
                 .and_then(|length| usize::try_from(length).ok())
                 .unwrap_or(policy.label_length);
+            policy.wildcards = row.boolean(column::wildcards);
             let schemes = texts(row.array(column::schemes));
             policy.schemes = Schemes::parse(schemes.iter().map(|name| &**name)).unwrap_or_default();
             policy.refuses_unlisted_routes = row.bytes(column::unlisted_routes) != Some(b"any_key");
@@ -170,7 +179,10 @@ impl Policy {
                 bytes(column::method),
                 bytes(column::pattern),
                 bytes(column::variant),
-                expression.unwrap_or(Expression::Any(Vec::new())),
+                Route {
+                    scopes: expression.unwrap_or(Expression::Any(Vec::new())),
+                    kind: row.bytes(column::kind).map(Bytes::from),
+                },
             );
         });
     }
@@ -199,7 +211,7 @@ impl Policy {
     }
 
     /// What a request needs, if its route is listed.
-    pub fn route(&self, method: &[u8], path: &Path, variant: &[u8]) -> Match<'_, Expression> {
+    pub fn route(&self, method: &[u8], path: &Path, variant: &[u8]) -> Match<'_, Route> {
         self.routes.find(method, path, variant)
     }
 

@@ -8,7 +8,7 @@ use crate::catalog::policy::Policy;
 use crate::error::Result;
 use crate::jsonb::Json;
 use keysmith_core::policy::header::{Credential, Finder, Schemes, Value};
-use keysmith_core::policy::route::{MAX_PATH_LEN, Match, Path};
+use keysmith_core::policy::route::{Match, Path, is_requested_method};
 use pgrx::pg_sys::Datum;
 
 sql_functions! {
@@ -19,8 +19,9 @@ fn authenticate(call: &Call) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
     let keyspace = name(call, 4).unwrap_or_default();
     let policy = catalog.policy(keyspace)?;
-    let needs = needs(&policy, name(call, 1), call.bytes(2, MAX_PATH_LEN), name(call, 5));
-    let mut decision = Decision::new(&catalog, keyspace, &needs)?;
+    let required = required(call, &policy, 1, 5);
+    let mut decision = Decision::new(&catalog, keyspace, &required.needs)?;
+    decision.demand.kind = required.kind;
     decision.demand.address = call.address(3);
     let verdict = decision.verdict(None, presented(call.json(0), policy.schemes))?;
     Ok(Some(verdict.into_datum()))
@@ -61,23 +62,45 @@ fn header_value(value: Json<'_>) -> Value<'_> {
     }
 }
 
-/// What the request's route requires. A request without a method or a path, or with
-/// one that servers may understand in different ways, gets nowhere.
-pub fn needs<'a>(
+/// What the request's route requires: of the key's scopes, and of its kind.
+pub struct Required<'a> {
+    pub needs: Needs<'a>,
+    pub kind: Option<&'a [u8]>,
+}
+
+/// Reads method and path, from the argument `method` on, and `variant`. A request
+/// without them, or with a path that servers may understand in different ways, gets
+/// nowhere.
+pub fn required<'a>(
+    call: &Call,
     policy: &'a Policy,
-    method: Option<&[u8]>,
-    path: Option<Bytes>,
-    variant: Option<&[u8]>,
-) -> Needs<'a> {
-    let (Some(method), Some(Bytes::Read(path))) = (method, path) else { return Needs::Impossible };
-    let Some(path) = Path::parse(path) else { return Needs::Impossible };
-    if method.is_empty() {
-        return Needs::Impossible;
-    }
-    match policy.route(method, &path, variant.unwrap_or_default()) {
-        Match::Route(expression) => Needs::Route(expression),
-        Match::UnknownVariant => Needs::Impossible,
-        Match::Unlisted if policy.refuses_unlisted_routes => Needs::Impossible,
-        Match::Unlisted => Needs::Nothing,
+    method: usize,
+    variant: usize,
+) -> Required<'a> {
+    const MOST: usize = 1024;
+    const MOST_WITH_QUERY: usize = 64 * 1024;
+    let impossible = |why| Required { needs: Needs::Impossible(why), kind: None };
+    let method_name = match call.bytes(method, MOST) {
+        Some(Bytes::Read(name)) if is_requested_method(name) => name,
+        _ => return impossible("the request has no method"),
+    };
+    let Some(Bytes::Read(path)) = call.bytes(method + 1, MOST_WITH_QUERY) else {
+        return impossible("the request has no path, or one that is too long");
+    };
+    let Some(path) = Path::parse(path) else {
+        return impossible("servers may understand the path in different ways");
+    };
+    let variant = match call.bytes(variant, MOST) {
+        None => &b""[..],
+        Some(Bytes::Read(variant)) => variant,
+        Some(Bytes::TooLong) => return impossible("the variant is too long"),
+    };
+    match policy.route(method_name, &path, variant) {
+        Match::Route(route) => {
+            Required { needs: Needs::Route(&route.scopes), kind: route.kind.as_deref() }
+        }
+        Match::UnknownVariant => impossible("the route has no such variant"),
+        Match::Unlisted if policy.refuses_unlisted_routes => impossible("the route is not listed"),
+        Match::Unlisted => Required { needs: Needs::Nothing, kind: None },
     }
 }

@@ -1,6 +1,6 @@
 //! `explain_verify`: what each rule saw, for those who have to know why.
 
-use super::authenticate;
+use super::authenticate::{self, Required};
 use super::decision::{Decision, Presented, name};
 use super::lookup::Reader;
 use super::needs::Needs;
@@ -10,7 +10,6 @@ use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::{text, varlena};
 use keysmith_core::key::MAX_KEY_LEN;
-use keysmith_core::policy::route::MAX_PATH_LEN;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
 use keysmith_core::policy::verdict::Reason;
 use pgrx::pg_sys::{self, Datum};
@@ -44,18 +43,18 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
         (None, Some(Bytes::TooLong)) => Presented::Garbage,
         (None, Some(Bytes::Read(key))) => Presented::Key(key),
     };
-    let is_request = call.datum(6).is_some() || call.datum(7).is_some() || call.datum(8).is_some();
-    let needs = if is_request {
-        let path = call.bytes(8, MAX_PATH_LEN);
-        authenticate::needs(&policy, name(call, 7), path, name(call, 9))
+    let is_request = call.datum(7).is_some() || call.datum(8).is_some();
+    let required = if is_request {
+        authenticate::required(call, &policy, 7, 9)
     } else {
-        Needs::Listed(call.array(1))
+        Required { needs: Needs::Listed(call.array(1)), kind: None }
     };
-    let mut decision = Decision::new(&catalog, keyspace, &needs)?;
+    let needs = &required.needs;
+    let mut decision = Decision::new(&catalog, keyspace, needs)?;
     decision.demand.address = call.address(2);
-    decision.demand.kind = name(call, 4);
+    decision.demand.kind = name(call, 4).or(required.kind);
     decision.demand.environment = name(call, 5);
-    let steps = steps(&catalog, &decision, presented, &needs);
+    let steps = steps(&catalog, &decision, presented, needs);
     // SAFETY: the function is declared to return a set of explanations.
     let result = unsafe { result_set(call, 0) };
     for (index, step) in steps.iter().enumerate() {

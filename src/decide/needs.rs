@@ -2,8 +2,8 @@
 
 use super::explain::shortened;
 use crate::varlena::ArrayView;
-use keysmith_core::policy::expression::{self, Expression};
-use keysmith_core::policy::scope::{Held, Required};
+use keysmith_core::policy::expression::Expression;
+use keysmith_core::policy::scope::{self, Held, Required};
 use std::fmt;
 
 /// From whichever side it was asked for.
@@ -15,8 +15,8 @@ pub enum Needs<'a> {
     Route(&'a Expression),
     /// Any good key.
     Nothing,
-    /// No key at all: the request fits no route, and must fit one.
-    Impossible,
+    /// More than any key has: the request gets nowhere, for the reason given.
+    Impossible(&'static str),
 }
 
 impl Required for Needs<'_> {
@@ -27,7 +27,7 @@ impl Required for Needs<'_> {
                 list.iter().all(|element| element.is_some_and(|element| is_met(element, held)))
             }
             Needs::Route(expression) => expression.holds(&|scope| held.covers(scope)),
-            Needs::Impossible => false,
+            Needs::Impossible(_) => false,
         }
     }
 }
@@ -53,14 +53,14 @@ impl fmt::Display for Needs<'_> {
                 needed => write!(f, "the route needs {}", shortened(needed)),
             },
             Needs::Nothing => f.write_str("the route is not listed, and open to any key"),
-            Needs::Impossible => f.write_str("the request fits no route"),
+            Needs::Impossible(why) => f.write_str(why),
         }
     }
 }
 
-/// What can't be read is not met. An empty element is no scope.
+/// What is neither a scope nor an expression is not met, nor is nothing at all.
 fn is_met(element: &[u8], held: &Held) -> bool {
-    if !expression::is_compound(element) {
+    if scope::is_plain(element) {
         return held.covers(element);
     }
     let text = std::str::from_utf8(element).unwrap_or_default().trim();

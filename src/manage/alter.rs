@@ -114,7 +114,6 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         }
         let tenant = Tenant::with_id(&subject.tenant_id)?;
         let lists = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-        tenant.check_feature(&policy, "scopes", lists(&changes.scopes))?;
         tenant.check_feature(&policy, "allowlist", lists(&changes.allowlist))?;
         tenant.check_feature(&policy, "expires_at", expiry.flatten().is_some())?;
         if let Some(label) = &changes.label {
@@ -127,7 +126,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
             key::check_owner(&subject.tenant_id, owner.as_deref())?;
         }
         if let Some(scopes) = &mut changes.scopes {
-            key::check_known_grants(&policy, scopes)?;
+            key::check_key_grants(&policy, scopes)?;
             mint::fill_in_defaults(&policy, scopes);
         }
         sql::execute(

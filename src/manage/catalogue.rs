@@ -4,14 +4,17 @@ use super::authority;
 use super::event::{self, Subject};
 use super::key;
 use super::keyspace::policy;
+use super::mint;
 use super::sql::{self, Param};
-use crate::call::{Call, sql_functions};
-use crate::error::{Error, Result};
+use crate::call::{Call, must_not_be_null, sql_functions, strings};
+use crate::error::{Code, Error, Result};
+use crate::varlena::{self, ArrayView};
 use keysmith_core::policy::expression::{self, Expression};
 use keysmith_core::policy::name::{NAME_RULE, is_name};
 use keysmith_core::policy::route::{self, METHOD_RULE, is_method};
 use keysmith_core::policy::scope::{SCOPE_RULE, is_scope};
-use pgrx::pg_sys::Datum;
+use pgrx::pg_sys::{self, Datum};
+use std::ffi::CString;
 
 sql_functions! {
     keysmith_define_scope => define_scope;
@@ -79,23 +82,38 @@ fn define_role(call: &Call) -> Result<Option<Datum>> {
 
 /// With a list of scopes, all of which are needed; each may be an expression.
 fn define_route(call: &Call) -> Result<Option<Datum>> {
-    let scopes = call.strings(3, "scopes")?;
-    store_route(call, scopes)
+    call.datum(3).ok_or_else(|| must_not_be_null("scopes"))?;
+    store_route(call, call.strings(3, "scopes")?)
 }
 
-/// With one expression, or a list in its text form.
+/// With one expression, or a list in its text form: that is how a driver or a literal
+/// without a type sends one.
 fn define_route_by_text(call: &Call) -> Result<Option<Datum>> {
-    let text = call.text(3, "scopes")?.unwrap_or_default();
-    let list = text.trim().strip_prefix('{').and_then(|text| text.strip_suffix('}'));
-    let scopes = match list {
-        None => vec![text],
-        Some(list) => list
-            .split(',')
-            .map(|element| element.trim().trim_matches('"').to_string())
-            .filter(|element| !element.is_empty())
-            .collect(),
-    };
-    store_route(call, scopes)
+    let text = call.required_text(3, "scopes")?;
+    if text.trim_start().starts_with('{') {
+        store_route(call, read_list(&text)?)
+    } else if text.trim().is_empty() {
+        store_route(call, Vec::new())
+    } else {
+        store_route(call, vec![text])
+    }
+}
+
+fn read_list(text: &str) -> Result<Vec<String>> {
+    const NAME: &str = "scopes";
+    let bad = || Error::argument(NAME, "must be an expression, or a list such as {a,b}");
+    let input = CString::new(text).map_err(|_| bad())?;
+    // SAFETY: array_in takes a C string, the type of the elements and a modifier. It
+    // changes nothing, so that its error can be caught and told as ours.
+    let parsed = pgrx::PgTryBuilder::new(|| unsafe {
+        let text = input.as_ptr().cast_mut();
+        Some(pg_sys::OidInputFunctionCall(pg_sys::F_ARRAY_IN.into(), text, pg_sys::TEXTOID, -1))
+    })
+    .catch_others(|_| None)
+    .execute();
+    let array = parsed.ok_or_else(bad)?;
+    // SAFETY: an array of texts, which was just made.
+    strings(ArrayView::new(unsafe { varlena::bytes(array) }), NAME)
 }
 
 struct Route {
@@ -135,6 +153,9 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
     let route = Route::read(call, 4)?;
     let fail = |rule: String| Error::argument(NAME, format!("has an expression that {rule}"));
     for scope in &scopes {
+        if scope.trim().is_empty() {
+            return Err(Error::argument(NAME, "must not contain an empty scope"));
+        }
         Expression::parse(scope).map_err(fail)?;
     }
     let required = match scopes.as_slice() {
@@ -146,17 +167,31 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
         return Err(fail(format!("is longer than {} bytes", expression::MAX_LEN)));
     }
     let named = Expression::parse(&required).map_err(fail)?;
+    let kind = call.text(5, "kind")?.map(mint::kind).transpose()?;
     authority::act(|_| {
         let policy = policy(&route.keyspace)?;
         let scopes: Vec<String> = named.scopes().into_iter().map(String::from).collect();
         key::check_known_grants(&policy, &scopes)?;
         let mut params = route.params();
+        // Patterns that differ in the names of their parameters match the same paths.
+        let same = sql::query(
+            "SELECT pattern FROM keysmith.route
+             WHERE keyspace = $1 AND method = $2 AND variant = $4 AND pattern <> $3
+               AND regexp_replace(pattern, '{[^}]*}', '{}', 'g')
+                 = regexp_replace($3, '{[^}]*}', '{}', 'g')",
+            &params,
+        )?;
+        if let Some(other) = same.first().and_then(|row| row.text(1)) {
+            let message = format!("pattern matches the same paths as {other}, which is defined");
+            return Err(Error::new(Code::Conflict, message));
+        }
         params.push(Param::text(&required));
+        params.push(Param::text_or_null(kind.as_deref()));
         sql::execute(
-            "INSERT INTO keysmith.route (keyspace, method, pattern, variant, scopes)
-             VALUES ($1, $2, $3, $4, $5)
+            "INSERT INTO keysmith.route (keyspace, method, pattern, variant, scopes, kind)
+             VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (keyspace, method, pattern, variant)
-             DO UPDATE SET scopes = excluded.scopes",
+             DO UPDATE SET scopes = excluded.scopes, kind = excluded.kind",
             &params,
         )?;
         event::send("define_route", &route.keyspace, Subject::default())
@@ -175,7 +210,7 @@ fn remove_route(call: &Call) -> Result<Option<Datum>> {
         )?;
         if removed == 0 {
             let Route { method, pattern, .. } = &route;
-            return Err(Error::not_found(format!("route {method} {pattern} is not defined so")));
+            return Err(Error::not_found(format!("route {method} {pattern} does not exist")));
         }
         event::send("remove_route", &route.keyspace, Subject::default())
     })?;

@@ -11,14 +11,14 @@ use crate::varlena;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use keysmith_core::key::{display, format, secret};
 use keysmith_core::policy::allowlist::MAX_NETWORKS;
-use keysmith_core::policy::scope::{SCOPE_RULE, is_grant};
+use keysmith_core::policy::scope::{SCOPE_RULE, is_grant, is_scope};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
 
 /// Most scopes a key or a role may hold.
 pub const MAX_SCOPES: usize = 1000;
 /// What a plan may have or lack.
-pub const FEATURES: [&str; 5] = ["scopes", "allowlist", "expires_at", "publishable", "grace"];
+pub const FEATURES: [&str; 4] = ["allowlist", "expires_at", "publishable", "grace"];
 /// Most bytes of metadata, which every verdict carries.
 const MAX_METADATA: usize = 64 * 1024;
 
@@ -85,6 +85,18 @@ pub fn check_known_grants(policy: &Policy, grants: &[String]) -> Result<()> {
         )
         .hint("Define it with keysmith.define_scope.")),
     }
+}
+
+/// The same for what a key holds, which may have to be scopes by name.
+pub fn check_key_grants(policy: &Policy, grants: &[String]) -> Result<()> {
+    check_known_grants(policy, grants)?;
+    if !policy.wildcards && grants.iter().any(|grant| !is_scope(grant)) {
+        return Err(Error::argument(
+            "scopes",
+            "must be scopes by name: the keyspace has no wildcards",
+        ));
+    }
+    Ok(())
 }
 
 pub fn check_label(policy: &Policy, label: Option<&str>) -> Result<()> {

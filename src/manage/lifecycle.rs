@@ -9,6 +9,7 @@ use super::mint::{self, Draft};
 use super::sql::{self, Param, Row};
 use super::tenant::Tenant;
 use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
+use crate::catalog::policy::Policy;
 use crate::error::{Code, Error, Result};
 use crate::pepper;
 use keysmith_core::key::MAX_KEY_LEN;
@@ -158,8 +159,8 @@ fn succeed(created_by: &str, old: &Subjected, regenerated: bool) -> Result<([u8;
 }
 
 /// Replaces a tenant's one key at once, as products with a single key per account
-/// do: the key that `regenerate` made last, or else the only one there is. Where
-/// there are several and none of them is such, a further one is made.
+/// do. Where tenants may have several keys, that is the one that `regenerate` made
+/// last, or else the only one without a label; if there is none, one is made.
 fn regenerate(call: &Call) -> Result<Option<Datum>> {
     let mut draft = Draft {
         tenant: call.required_text(0, "tenant")?,
@@ -173,7 +174,8 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
         let policy = policy(&draft.keyspace)?;
         let tenant = Tenant::find(&draft.tenant, &draft.keyspace)?;
         let environment = draft.settle(&policy, &tenant)?;
-        let Some(old) = legacy_key(&tenant.id, &draft.kind, &environment)? else {
+        let Some(old) = legacy_key(&policy, &tenant.id, &draft.kind, &environment)? else {
+            draft.check_plan(&policy, &tenant)?;
             return mint::mint_for(caller, &policy, &tenant.id, &draft, &environment, true);
         };
         let old = Subjected::lock(&old)?;
@@ -198,7 +200,12 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
 }
 
 /// The key that a regeneration replaces. Regenerations of one tenant take turns.
-fn legacy_key(tenant_id: &[u8; 16], kind: &str, environment: &str) -> Result<Option<[u8; 16]>> {
+fn legacy_key(
+    policy: &Policy,
+    tenant_id: &[u8; 16],
+    kind: &str,
+    environment: &str,
+) -> Result<Option<[u8; 16]>> {
     sql::execute(
         "SELECT FROM keysmith.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
         &[Param::uuid(tenant_id)],
@@ -207,9 +214,14 @@ fn legacy_key(tenant_id: &[u8; 16], kind: &str, environment: &str) -> Result<Opt
         "SELECT key_id, regenerated FROM keysmith.key
          WHERE tenant_id = $1 AND kind = $2 AND environment = $3 AND revoked_at IS NULL
            AND (expires_at IS NULL OR expires_at > pg_catalog.clock_timestamp())
-           AND rotated_to IS NULL
+           AND rotated_to IS NULL AND (regenerated OR label IS NULL OR $4)
          ORDER BY regenerated DESC, created_at DESC LIMIT 2",
-        &[Param::uuid(tenant_id), Param::text(kind), Param::text(environment)],
+        &[
+            Param::uuid(tenant_id),
+            Param::text(kind),
+            Param::text(environment),
+            Param::boolean(policy.max_active_keys == Some(1)),
+        ],
     )?;
     let is_the_one = |row: &Row| row.boolean(2) || rows.count == 1;
     Ok(rows.first().filter(is_the_one).and_then(|row| row.uuid(1)))

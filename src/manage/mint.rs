@@ -61,16 +61,21 @@ impl Draft {
 
     /// Checks what needs the keyspace and the tenant, and fills in defaults.
     pub fn settle(&mut self, policy: &Policy, tenant: &Tenant) -> Result<String> {
-        tenant.check_feature(policy, "scopes", !self.scopes.is_empty())?;
-        tenant.check_feature(policy, "allowlist", self.allowlist.is_some())?;
-        tenant.check_feature(policy, "expires_at", self.expires_at.is_some())?;
-        tenant.check_feature(policy, "publishable", self.kind == "publishable")?;
         key::check_label(policy, self.label.as_deref())?;
-        key::check_known_grants(policy, &self.scopes)?;
+        key::check_key_grants(policy, &self.scopes)?;
         key::check_role(policy, self.role.as_deref(), &self.keyspace)?;
         key::check_owner(&tenant.id, self.owner.as_deref())?;
         fill_in_defaults(policy, &mut self.scopes);
         environment(policy, &self.kind, self.environment.as_deref())
+    }
+}
+
+impl Draft {
+    /// Checks that the tenant's plan has what the key uses.
+    pub fn check_plan(&self, policy: &Policy, tenant: &Tenant) -> Result<()> {
+        tenant.check_feature(policy, "allowlist", self.allowlist.is_some())?;
+        tenant.check_feature(policy, "expires_at", self.expires_at.is_some())?;
+        tenant.check_feature(policy, "publishable", self.kind == "publishable")
     }
 }
 
@@ -114,6 +119,7 @@ fn mint(call: &Call) -> Result<Option<Datum>> {
     let (row, api_key) = authority::act(|caller| {
         let policy = policy(&draft.keyspace)?;
         let tenant = Tenant::find(&draft.tenant, &draft.keyspace)?;
+        draft.check_plan(&policy, &tenant)?;
         let environment = draft.settle(&policy, &tenant)?;
         mint_for(caller, &policy, &tenant.id, &draft, &environment, false)
     })?;
@@ -235,6 +241,7 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
     let row = authority::act(|caller| {
         let policy = policy(&draft.keyspace)?;
         let tenant = Tenant::find(&draft.tenant, &draft.keyspace)?;
+        draft.check_plan(&policy, &tenant)?;
         let environment = draft.settle(&policy, &tenant)?;
         // The same key stored under an older pepper has another digest.
         for (generation, digest) in &stored_already {

@@ -21,6 +21,7 @@ pub struct Options {
     at_max: Option<String>,
     label_length: Option<i32>,
     schemes: Option<Vec<String>>,
+    wildcards: Option<bool>,
     unlisted_routes: Option<String>,
     display: Option<Display>,
     codes: Option<Vec<Wording>>,
@@ -66,6 +67,7 @@ impl Options {
             unlisted_routes: call.text(8, "unlisted_routes")?,
             display: json(9, "display")?.map(read_display).transpose()?,
             codes: json(10, "codes")?.map(read_codes).transpose()?,
+            wildcards: call.datum(12).map(|_| call.boolean(12, "wildcards")).transpose()?,
             plan_features: json(11, "plan_features")?.map(read_plan_features).transpose()?,
         };
         options.check()?;
@@ -81,7 +83,12 @@ impl Options {
             max_active_keys: patch.integer("max_active_keys")?,
             at_max: patch.text("at_max")?.map(|choice| choice.unwrap_or("error".into())),
             label_length: patch.integer("label_length")?.map(|length| length.unwrap_or(100)),
-            schemes: patch.texts("schemes")?,
+            schemes: if patch.is_null("schemes") {
+                patch.value("schemes")?.map(|_| Schemes::NAMES.map(String::from).into())
+            } else {
+                patch.texts("schemes")?
+            },
+            wildcards: patch.boolean("wildcards")?.map(|choice| choice.unwrap_or(true)),
             unlisted_routes: patch
                 .text("unlisted_routes")?
                 .map(|choice| choice.unwrap_or("any_key".into())),
@@ -130,7 +137,8 @@ impl Options {
                  unlisted_routes = coalesce($11, unlisted_routes),
                  display_id = CASE WHEN $12 THEN $13 ELSE display_id END,
                  display_prefix = coalesce($14, display_prefix),
-                 display_snippet = coalesce($15, display_snippet)
+                 display_snippet = coalesce($15, display_snippet),
+                 wildcards = coalesce($16, wildcards)
              WHERE keyspace = $1",
             &[
                 Param::text(keyspace),
@@ -148,6 +156,7 @@ impl Options {
                 Param::text_or_null(display.and_then(|display| display.id.as_deref())),
                 Param::text_or_null(display.map(|display| display.prefix.as_str())),
                 Param::text_or_null(display.map(|display| display.snippet.as_str())),
+                Param::boolean_or_null(self.wildcards),
             ],
         )?;
         Ok(())
@@ -360,7 +369,10 @@ fn read_plan_features(value: Value) -> Result<Vec<PlanFeature>> {
     let mut fields = object(NAME, value)?;
     let mut features = Vec::new();
     for feature in key::FEATURES {
-        if let Some(plans) = fields.texts(feature)? {
+        // A feature that is null is for everyone, as one that is not named.
+        if fields.is_null(feature) {
+            fields.value(feature)?;
+        } else if let Some(plans) = fields.texts(feature)? {
             if plans.len() > key::MAX_SCOPES || !plans.iter().all(|plan| is_name(plan)) {
                 return Err(Error::argument(NAME, format!("has a plan that {NAME_RULE}")));
             }

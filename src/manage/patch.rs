@@ -42,6 +42,19 @@ impl Patch {
         Error::argument(&format!("{}.{field}", self.name), format!("must be {expected}"))
     }
 
+    pub fn is_null(&self, field: &str) -> bool {
+        self.fields.get(field).is_some_and(Value::is_null)
+    }
+
+    pub fn boolean(&mut self, field: &'static str) -> Result<Change<bool>> {
+        match self.take(field) {
+            None => Ok(None),
+            Some(Value::Null) => Ok(Some(None)),
+            Some(Value::Bool(value)) => Ok(Some(Some(value))),
+            Some(_) => Err(self.mistyped(field, "true, false or null")),
+        }
+    }
+
     /// A field whose form its owner checks.
     pub fn value(&mut self, field: &'static str) -> Result<Option<Value>> {
         Ok(self.take(field))

@@ -3,7 +3,9 @@
 
 use crate::error::{Code, Error, Result};
 use crate::text;
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 use std::ffi::{CStr, CString, c_char, c_int};
 
 /// A value for `$n`.
@@ -68,6 +70,10 @@ impl Param {
         Param { oid: pg_sys::BOOLOID, datum: Some(Datum::from(value)) }
     }
 
+    pub fn boolean_or_null(value: Option<bool>) -> Param {
+        Param { oid: pg_sys::BOOLOID, datum: value.map(Datum::from) }
+    }
+
     pub fn timestamp(value: Option<i64>) -> Param {
         Param { oid: pg_sys::TIMESTAMPTZOID, datum: value.map(Datum::from) }
     }
@@ -104,7 +110,7 @@ pub fn query(statement: &str, params: &[Param]) -> Result<Rows> {
         .map(|param| if param.datum.is_some() { b' ' } else { b'n' } as c_char)
         .collect();
     // SAFETY: inside a session; the arrays have as many elements as is said.
-    let code = unsafe {
+    let run = || unsafe {
         pg_sys::SPI_execute_with_args(
             statement.as_ptr(),
             params.len() as c_int,
@@ -115,11 +121,24 @@ pub fn query(statement: &str, params: &[Param]) -> Result<Rows> {
             0,
         )
     };
+    let code = pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(run))
+        .catch_when(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, without_its_row)
+        .execute();
     if code < 0 {
         return Err(Error::new(Code::Installation, format!("SPI failed with code {code}")));
     }
     // SAFETY: set by the call above.
     unsafe { Ok(Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize }) }
+}
+
+/// Every bound is checked before a row is written. Should one be forgotten, the row
+/// with its digest must not be in the error's detail.
+fn without_its_row(error: CaughtError) -> c_int {
+    if let CaughtError::PostgresError(report) = &error {
+        let message = report.message().to_owned();
+        pgrx::ereport!(PgLogLevel::ERROR, PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, message);
+    }
+    error.rethrow()
 }
 
 /// Runs a statement that changes rows, and tells how many.

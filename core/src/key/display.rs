@@ -1,7 +1,7 @@
 //! How a key is shown where the key itself must not be: by templates such as
 //! `{prefix}...{end:4}`, which gives `sk_live_...9f8a`.
 
-use super::format::{CHECKSUM_LEN, Parts};
+use super::format::{CHECKSUM_LEN, MAX_PREFIX_LEN, Parts};
 
 /// The usual ways to show a key.
 pub const DEFAULT_PREFIX: &str = "{prefix}{secret:5}";
@@ -11,6 +11,20 @@ pub const DEFAULT_SNIPPET: &str = "{prefix}...{end:4}";
 const MAX_SECRET: usize = 8;
 const RANDOM: std::ops::RangeInclusive<usize> = 4..=32;
 const MAX_TEMPLATE_LEN: usize = 64;
+
+/// What keys may be shown as, whatever their prefix.
+const MAX_SHOWN_LEN: usize = 64;
+const MAX_ID_LEN: usize = 100;
+
+/// The longest text that a template can make.
+fn longest(pieces: &[Piece]) -> usize {
+    let length = |piece: &Piece| match piece {
+        Piece::Literal(text) => text.chars().count(),
+        Piece::Prefix => MAX_PREFIX_LEN,
+        Piece::Secret(count) | Piece::End(count) | Piece::Random(count) => *count,
+    };
+    pieces.iter().map(length).sum()
+}
 
 /// A piece of a template.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +40,7 @@ enum Piece<'a> {
 }
 
 fn pieces(template: &str) -> Option<Vec<Piece<'_>>> {
-    if template.len() > MAX_TEMPLATE_LEN || template.chars().any(char::is_control) {
+    if template.chars().count() > MAX_TEMPLATE_LEN || template.chars().any(char::is_control) {
         return None;
     }
     let mut pieces = Vec::new();
@@ -61,21 +75,23 @@ fn pieces(template: &str) -> Option<Vec<Piece<'_>>> {
 /// key must look the same.
 pub fn is_template(template: &str) -> bool {
     let random = |piece: &Piece| matches!(piece, Piece::Random(_));
-    pieces(template).is_some_and(|pieces| !pieces.is_empty() && !pieces.iter().any(random))
+    pieces(template).is_some_and(|pieces| {
+        !pieces.is_empty() && !pieces.iter().any(random) && longest(&pieces) <= MAX_SHOWN_LEN
+    })
 }
 
-pub const TEMPLATE_RULE: &str = "must be a text of at most 64 characters with {prefix}, {secret:1} to {secret:8} or {end:1} to {end:6}";
+pub const TEMPLATE_RULE: &str = "must make at most 64 characters, of {prefix}, {secret:1} to {secret:8}, {end:1} to {end:6} and text";
 
 /// Whether a template makes an id: it must have a random part, and nothing of a key.
 pub fn is_id_template(template: &str) -> bool {
     pieces(template).is_some_and(|pieces| {
         pieces.iter().any(|piece| matches!(piece, Piece::Random(_)))
             && pieces.iter().all(|piece| matches!(piece, Piece::Random(_) | Piece::Literal(_)))
+            && longest(&pieces) <= MAX_ID_LEN
     })
 }
 
-pub const ID_TEMPLATE_RULE: &str =
-    "must be a text of at most 64 characters with a part such as {random:8}";
+pub const ID_TEMPLATE_RULE: &str = "must make at most 100 characters, of text and {random:4} to {random:32}, the latter once at least";
 
 /// Shows a key. A template that is none shows nothing.
 pub fn show(template: &str, parts: Parts<'_>) -> String {
@@ -154,10 +170,13 @@ mod tests {
             "a\nb",
             &"x".repeat(65),
             "{{prefix}}",
+            "{prefix}{prefix}{secret:1}",
         ] {
             assert!(!is_template(bad), "{bad}");
         }
+        assert!(is_template(&"ä".repeat(64)) && !is_template(&"ä".repeat(65)));
         assert!(is_id_template("key_{random:4}") && is_id_template("{random:32}"));
+        assert!(!is_id_template(&"{random:32}".repeat(4)));
         for bad in ["", "key_", "{random:3}", "{random:33}", "{prefix}{random:8}", "{random}"] {
             assert!(!is_id_template(bad), "{bad}");
         }

@@ -75,11 +75,6 @@ impl fmt::Display for Expression {
     }
 }
 
-/// Whether a text is more than the name of a scope, and so has to be parsed.
-pub fn is_compound(text: &[u8]) -> bool {
-    text.iter().any(|byte| matches!(byte, b'|' | b'&' | b'(' | b')' | b' ' | b'\t'))
-}
-
 struct Parser<'a> {
     rest: &'a str,
     whole: &'a str,

@@ -22,6 +22,9 @@ impl Default for Schemes {
 }
 
 impl Schemes {
+    /// All of them, by name.
+    pub const NAMES: [&'static str; 3] = ["bearer", "key", "x_api_key"];
+
     const NONE: Schemes = Schemes { bearer: false, key: false, x_api_key: false };
 
     /// The schemes of these names, one at least. `None` for an unknown name.

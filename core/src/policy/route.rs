@@ -9,6 +9,8 @@ use std::collections::HashMap;
 
 /// The longest path that is looked at, in bytes.
 pub const MAX_PATH_LEN: usize = 8192;
+/// The longest pattern, in bytes.
+const MAX_PATTERN_LEN: usize = 1000;
 /// Most segments of a path or a pattern.
 const MAX_SEGMENTS: usize = 64;
 
@@ -21,13 +23,21 @@ pub fn is_method(method: &str) -> bool {
 
 pub const METHOD_RULE: &str = "must be an HTTP method such as GET, or *";
 
+/// Whether the method of a request is one.
+pub fn is_requested_method(method: &[u8]) -> bool {
+    (1..=32).contains(&method.len())
+        && method.iter().all(|b| b.is_ascii_alphabetic() || matches!(b, b'-' | b'_'))
+}
+
 /// Checks a pattern. The error completes "pattern …".
 pub fn check_pattern(pattern: &str) -> Result<(), String> {
     let Some(path) = pattern.strip_prefix('/') else {
         return Err("must begin with /".into());
     };
-    if pattern.len() > MAX_PATH_LEN || path.split('/').count() > MAX_SEGMENTS {
-        return Err(format!("must have at most {MAX_SEGMENTS} segments"));
+    if pattern.len() > MAX_PATTERN_LEN || path.split('/').count() > MAX_SEGMENTS {
+        return Err(format!(
+            "must have at most {MAX_SEGMENTS} segments and {MAX_PATTERN_LEN} bytes"
+        ));
     }
     let segments: Vec<&str> = path.split('/').collect();
     for (index, segment) in segments.iter().enumerate() {
@@ -38,7 +48,9 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
             });
         let is_literal = !segment.is_empty()
             && !matches!(*segment, "." | "..")
-            && !segment.chars().any(|c| matches!(c, '{' | '}' | '*' | '?' | '#' | '%' | '\\'))
+            && !segment
+                .chars()
+                .any(|c| matches!(c, '{' | '}' | '*' | '?' | '#' | '%' | '\\' | ';'))
             && !segment.chars().any(|c| c.is_control() || c.is_whitespace());
         match *segment {
             "*" if is_last => {}
@@ -59,14 +71,15 @@ pub struct Path(Vec<Vec<u8>>);
 
 impl Path {
     /// Takes a path apart. `None` for one that servers may understand in different
-    /// ways: with `.` or `..`, empty or encoded separators, backslashes, control
+    /// ways: with `.` or `..`, empty or encoded separators, backslashes, semicolons (some
+    /// cut a segment there), fragments, what is encoded twice, what is no UTF-8, control
     /// characters. Such a path matches nothing, and nothing may let it pass.
     pub fn parse(path: &[u8]) -> Option<Path> {
-        let end = path.iter().position(|b| matches!(b, b'?' | b'#')).unwrap_or(path.len());
-        let path = path[..end].strip_prefix(b"/")?;
-        if path.len() > MAX_PATH_LEN {
+        let end = path.iter().position(|b| *b == b'?').unwrap_or(path.len());
+        if end > MAX_PATH_LEN {
             return None;
         }
+        let path = path[..end].strip_prefix(b"/")?;
         if path.is_empty() {
             return Some(Path(Vec::new()));
         }
@@ -97,11 +110,18 @@ fn decode(segment: &[u8]) -> Option<Vec<u8>> {
             byte
         });
     }
-    let is_harmless = !decoded.is_empty()
-        && decoded != b"."
-        && decoded != b".."
-        && !decoded.iter().any(|b| b.is_ascii_control() || matches!(b, b'/' | b'\\'));
-    is_harmless.then_some(decoded)
+    is_harmless(&decoded).then_some(decoded)
+}
+
+/// Whether a decoded segment means the same to every server.
+fn is_harmless(segment: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(segment) else { return false };
+    let still_encoded = segment.windows(3).any(|three| {
+        three[0] == b'%' && three[1].is_ascii_hexdigit() && three[2].is_ascii_hexdigit()
+    });
+    !matches!(text, "" | "." | "..")
+        && !still_encoded
+        && !text.chars().any(|c| c.is_control() || matches!(c, '/' | '\\' | ';' | '#'))
 }
 
 /// How a look-up in the table ends.
@@ -190,7 +210,9 @@ impl<T> Node<T> {
 fn with_method<'a, T>(entries: &'a [Entry<T>], method: &[u8]) -> Option<&'a Entry<T>> {
     let named =
         |wanted: &[u8]| entries.iter().find(|entry| entry.method.eq_ignore_ascii_case(wanted));
-    named(method).or_else(|| named(b"*"))
+    // Servers answer HEAD by what they have for GET.
+    let as_get = || if method.eq_ignore_ascii_case(b"HEAD") { named(b"GET") } else { None };
+    named(method).or_else(as_get).or_else(|| named(b"*"))
 }
 
 #[cfg(test)]
@@ -245,6 +267,8 @@ mod tests {
             // From the left: the literal "images" is tried before {kind}.
             ("POST", "/v1/images/latest", Some("* /v1/images/{id}")),
             ("POST", "/v1/videos/latest", Some("POST /v1/{kind}/latest")),
+            ("HEAD", "/v1/images", Some("GET /v1/images")),
+            ("HEAD", "/v1/images/7", Some("GET /v1/images/{id}")),
             ("POST", "/v1/images", Some("* /v1/*")),
             ("GET", "/v1/images/7/parts", Some("* /v1/*")),
             ("GET", "/v1/images/7/parts/1", Some("GET /v1/images/{id}/parts/*")),
@@ -290,17 +314,27 @@ mod tests {
             "/a%",
             "/a%2",
             "/a%zz",
+            "/a;b",
+            "/a/..;/b",
+            "/a%3bb",
+            "/a#/../b",
+            "/a%23",
+            "/%252e%252e/a",
+            "/%c0%af",
+            "/\u{85}",
             "/\u{7f}",
             "?",
             "*",
         ] {
             assert!(Path::parse(bad.as_bytes()).is_none(), "{bad:?}");
         }
-        for good in ["/", "/a", "/a/", "/a.b", "/...", "/%20a", "/é", "/?x=../..", "/a#/../"] {
+        for good in
+            ["/", "/a", "/a/", "/a.b", "/...", "/%20a", "/é", "/%c3%a9", "/50%25", "/?x=../..;#"]
+        {
             assert!(Path::parse(good.as_bytes()).is_some(), "{good:?}");
         }
         assert!(Path::parse(format!("/{}", "a/".repeat(65)).as_bytes()).is_none());
-        assert!(Path::parse(format!("/{}", "a".repeat(MAX_PATH_LEN + 1)).as_bytes()).is_none());
+        assert!(Path::parse(format!("/{}", "a".repeat(MAX_PATH_LEN)).as_bytes()).is_none());
     }
 
     #[test]
@@ -310,7 +344,7 @@ mod tests {
         }
         for bad in [
             "", "a", "/a/", "//", "/a//b", "/*/a", "/a*", "/{}", "/{a", "/a}", "/{a-b}", "/{a}b",
-            "/a?b", "/a#", "/%61", "/..", "/./a", "/a b", "/a\n", "/a\\b",
+            "/a?b", "/a;b", "/a#", "/%61", "/..", "/./a", "/a b", "/a\n", "/a\\b",
         ] {
             assert!(check_pattern(bad).is_err(), "{bad:?}");
         }

@@ -16,6 +16,12 @@ pub fn is_scope(name: &str) -> bool {
         })
 }
 
+/// Whether an element of a request's list is a plain grant, and no expression.
+#[inline]
+pub fn is_plain(element: &[u8]) -> bool {
+    std::str::from_utf8(element).is_ok_and(is_grant)
+}
+
 /// What may be granted: a scope, `*`, or `prefix:*`.
 pub fn is_grant(name: &str) -> bool {
     name == "*" || name.strip_suffix(":*").map_or_else(|| is_scope(name), is_scope)
@@ -107,7 +113,8 @@ pub struct Held<'a> {
 impl<'a> Held<'a> {
     #[inline]
     pub fn covers(&self, scope: &[u8]) -> bool {
-        self.within.iter().flatten().all(|list| list.covers(scope, self.implications))
+        !scope.is_empty()
+            && self.within.iter().flatten().all(|list| list.covers(scope, self.implications))
     }
 
     /// The grants to show: those of each list that the other lists cover too.

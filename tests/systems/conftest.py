@@ -1,0 +1,48 @@
+"""Five products in one database."""
+
+import json
+
+import pytest
+
+from .products import NAMES, Product, load
+
+
+@pytest.fixture(scope="session")
+def with_systems(cluster):
+    """A database with all five products in it, to copy."""
+    cluster.execute("CREATE DATABASE with_systems TEMPLATE with_keysmith")
+    load(cluster, "with_systems", *NAMES)
+    return "with_systems"
+
+
+@pytest.fixture
+def dbname(cluster, with_systems):
+    """Every test of a product has the other four beside it."""
+    cluster.execute(f"CREATE DATABASE system TEMPLATE {with_systems}")
+    yield "system"
+    cluster.execute("DROP DATABASE system WITH (FORCE)")
+
+
+@pytest.fixture
+def product(db):
+    """A product by its name, with a customer called acme."""
+    def named(name):
+        product = Product(db, name)
+        product.tenant("acme")
+        return product
+    return named
+
+
+@pytest.fixture
+def products(product):
+    return {name: product(name) for name in NAMES}
+
+
+@pytest.fixture
+def listen(connect):
+    """Listens to a product's events; the result is called for those that came."""
+    def on(product):
+        session = connect()
+        session.execute(f"LISTEN {product.db.one('event_channel', product.name)[0]}")
+        return lambda: [json.loads(sent.payload) for sent in session.notifies(timeout=0.3)]
+    return on

@@ -1,0 +1,71 @@
+"""Published products, each a keyspace, and what their servers would do with it."""
+
+import json
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples/systems"
+NAMES = ["rimp", "riskinmind", "ryvion", "clipia", "rymi"]
+
+
+def load(cluster, dbname, *names):
+    for name in names:
+        cluster.psql((EXAMPLES / f"{name}.sql").read_text(), dbname=dbname)
+
+
+def bearer(key):
+    return {"Authorization": f"Bearer {key.api_key}"}
+
+
+class Product:
+    """A product's keyspace, as its server uses it."""
+
+    def __init__(self, db, name):
+        self.db, self.name = db, name
+
+    def tenant(self, name, **options):
+        return self.db.tenant(name, keyspace=self.name, **options)
+
+    def mint(self, tenant="acme", **options):
+        return self.db.mint(tenant, keyspace=self.name, **options)
+
+    def regenerate(self, tenant="acme", **options):
+        return self.db.one("regenerate", tenant, keyspace=self.name, **options)
+
+    def revoke(self, key):
+        self.db.call("revoke", key.key_id)
+
+    def keys(self, tenant="acme", **options):
+        return self.db.call("list_keys", tenant, keyspace=self.name, **options)
+
+    def verify(self, key, **options):
+        return self.db.verify(key.api_key, keyspace=self.name, **options)
+
+    def refused(self, sqlstate, function, *positional, **named):
+        return self.db.refused(sqlstate, function, *positional, keyspace=self.name, **named)
+
+    def ask(self, request, headers, **options):
+        """The verdict on a request such as "GET /v1/models"."""
+        method, path = request.split()
+        return self.db.one("authenticate", json.dumps(headers), method, path,
+                           keyspace=self.name, **options)
+
+    def answer(self, request, key, **options):
+        """Status and code that a key gets in answer to a request."""
+        return self.answer_to(request, bearer(key), **options)
+
+    def answer_to(self, request, headers, **options):
+        verdict = self.ask(request, headers, **options)
+        assert verdict.ok == (verdict.status == 200)
+        return verdict.status, verdict.code
+
+    def is_nowhere(self, key):
+        """Whether nothing that is stored or shown has the key, or most of its secret."""
+        tables = self.db.rows("""
+            SELECT oid::regclass FROM pg_class
+            WHERE relnamespace = 'keysmith'::regnamespace AND relkind IN ('r', 'v')""")
+        stored = "\n".join(
+            self.db.value(f"SELECT coalesce(string_agg(t::text, E'\n'), '') FROM {table} t")
+            for table, in tables)
+        assert str(key.key_id) in stored
+        secret = key.api_key[-40:-6]
+        return secret not in stored and secret.encode().hex() not in stored

@@ -1,0 +1,136 @@
+"""ryvion: its page on authentication."""
+
+import pytest
+
+from .products import bearer
+
+OK = (200, "ok")
+INVALID = (401, "invalid_api_key")
+INSUFFICIENT = (403, "insufficient_scope")
+
+INFERENCE = ["POST /v1/chat/completions", "POST /v1/embeddings"]
+MODELS = ["GET /v1/models", "GET /v1/models/llama"]
+UPLOADS = ["POST /api/v1/knowledge-bases/kb_1/documents"]
+READ_KNOWLEDGE = ["GET /api/v1/knowledge-bases", "GET /api/v1/knowledge-bases/kb_1",
+                  "GET /api/v1/knowledge-bases/kb_1/documents"]
+MANAGE_KNOWLEDGE = ["POST /api/v1/knowledge-bases", "DELETE /api/v1/knowledge-bases/kb_1"]
+AGENTS = ["GET /api/v1/agents", "POST /api/v1/agents", "DELETE /api/v1/agents/a_1"]
+READ_MEMORIES = ["GET /api/v1/memories", "GET /api/v1/memories/m_1"]
+READ_BILLING = ["GET /api/v1/billing", "GET /api/v1/billing/invoices"]
+CHANGE_BILLING = ["POST /api/v1/billing", "PUT /api/v1/billing/card"]
+KEYS = ["POST /api/v1/auth/api-keys", "GET /api/v1/auth/api-keys"]
+OTHERS = ["POST /api/v1/memories", "GET /api/v1/anything/else"]
+FOR_ANY_KEY = ["GET /api/v1/auth/me", "POST /mcp"]
+
+SCOPED = [*INFERENCE, *MODELS, *UPLOADS, *READ_KNOWLEDGE, *MANAGE_KNOWLEDGE, *AGENTS,
+          *READ_MEMORIES, *READ_BILLING, *CHANGE_BILLING, *KEYS, *OTHERS]
+GIVES = {
+    "buyer": [*INFERENCE, *MODELS, *UPLOADS, *READ_KNOWLEDGE, *MANAGE_KNOWLEDGE, *AGENTS,
+              *READ_BILLING, *CHANGE_BILLING],
+    "read-only": [*MODELS, *READ_KNOWLEDGE, *READ_MEMORIES, *READ_BILLING],
+    "write-only": [*INFERENCE, *UPLOADS],
+}
+
+
+@pytest.fixture
+def ryvion(product):
+    return product("ryvion")
+
+
+# The two ways
+
+def test_both_headers_are_equivalent(ryvion):
+    key = ryvion.mint(scopes=["read-only"])
+    for request in SCOPED + FOR_ANY_KEY:
+        answers = {ryvion.answer_to(request, headers) for headers in (
+            bearer(key), {"X-API-Key": key.api_key}, {"x-api-key": key.api_key})}
+        assert len(answers) == 1, request
+
+
+def test_there_is_no_third_way(ryvion):
+    key = ryvion.mint().api_key
+    for headers in ({"Authorization": f"Key {key}"}, {"Authorization": key}, {"Api-Key": key}):
+        assert ryvion.ask("GET /v1/models", headers).status == 401
+
+
+def test_two_headers_must_hold_the_same_key(ryvion):
+    one, two = ryvion.mint(), ryvion.mint()
+    assert ryvion.ask("GET /v1/models", bearer(one) | {"X-API-Key": one.api_key}).ok
+    assert ryvion.ask("GET /v1/models", bearer(one) | {"X-API-Key": two.api_key}).status == 401
+
+
+def test_mcp_takes_the_same_key(ryvion):
+    key = ryvion.mint()
+    assert (ryvion.answer("POST /mcp", key), ryvion.answer("GET /mcp", key)) == (OK, OK)
+
+
+# Managing
+
+def test_a_key_is_made_with_a_name_and_shown_once(ryvion):
+    key = ryvion.mint(label="my-new-key")
+    assert (key.label, ryvion.answer("GET /v1/models", key)) == ("my-new-key", OK)
+    assert ryvion.is_nowhere(key)
+
+
+def test_keys_are_listed(ryvion):
+    made = [ryvion.mint(label=label) for label in ("development", "production")]
+    assert [key.label for key in ryvion.keys()] == ["development", "production"]
+    assert [key.key_id for key in ryvion.keys()] == [key.key_id for key in made]
+
+
+def test_a_revoked_key_is_invalid_at_once(ryvion):
+    key, other = ryvion.mint(), ryvion.mint()
+    ryvion.revoke(key)
+    assert ryvion.answer("GET /v1/models", key) == INVALID
+    assert ryvion.answer("GET /v1/models", other) == OK
+
+
+def test_rotation_is_a_new_key_and_a_revocation(ryvion):
+    old = ryvion.mint(label="production")
+    new = ryvion.mint(label="production")
+    assert [ryvion.answer("GET /v1/models", key) for key in (old, new)] == [OK, OK]
+    ryvion.revoke(old)
+    assert [ryvion.answer("GET /v1/models", key) for key in (old, new)] == [INVALID, OK]
+
+
+# Scopes
+
+@pytest.mark.parametrize("scope", GIVES)
+def test_a_scope_gives_this_and_nothing_else(ryvion, scope):
+    key = ryvion.mint(scopes=[scope])
+    for request in SCOPED:
+        expected = OK if request in GIVES[scope] else INSUFFICIENT
+        assert ryvion.answer(request, key) == expected, request
+
+
+def test_a_key_that_is_not_scoped_does_everything(ryvion):
+    key = ryvion.mint()
+    assert {ryvion.answer(request, key) for request in SCOPED} == {OK}
+
+
+@pytest.mark.parametrize("scope", GIVES)
+def test_a_key_of_any_scope_may_ask_who_it_is(ryvion, scope):
+    key = ryvion.mint(scopes=[scope])
+    verdict = ryvion.ask("GET /api/v1/auth/me", bearer(key))
+    assert (verdict.ok, verdict.tenant, verdict.scopes) == (True, "acme", [scope])
+
+
+def test_scopes_are_those_of_the_table(ryvion):
+    assert "admin" in ryvion.refused("KS400", "mint", "acme", scopes=["admin"])
+
+
+# Errors
+
+@pytest.mark.parametrize("headers, answer", [
+    ({}, (401, "missing_authorization")),
+    ({"X-API-Key": ""}, (401, "invalid_authorization")),
+    ({"Authorization": "Bearer YOUR_API_KEY"}, INVALID),
+    ({"X-API-Key": "YOUR_API_KEY"}, INVALID),
+])
+def test_a_missing_or_invalid_key_is_401(ryvion, headers, answer):
+    assert ryvion.answer_to("GET /v1/models", headers) == answer
+
+
+def test_an_insufficient_scope_is_403(ryvion):
+    key = ryvion.mint(scopes=["read-only"])
+    assert ryvion.answer("POST /v1/chat/completions", key) == INSUFFICIENT
