@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:20
+-- src/lib.rs:22
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:21
+-- src/lib.rs:23
 -- requires:
 --   schema
 
@@ -209,7 +209,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:22
+-- src/lib.rs:24
 -- requires:
 --   tables
 
@@ -239,9 +239,9 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:27
+-- src/lib.rs:29
 -- requires:
---   tables
+--   policy_triggers
 
 -- Keys as they are shown: never a digest, never a secret.
 
@@ -310,10 +310,9 @@ COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:32
+-- src/lib.rs:34
 -- requires:
 --   keys_view
---   policy_triggers
 
 -- Management. As whom these act, see src/manage/authority.rs.
 
@@ -556,7 +555,7 @@ COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:37
+-- src/lib.rs:39
 -- requires:
 --   manage
 
@@ -680,7 +679,7 @@ COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:38
+-- src/lib.rs:40
 -- finalize
 -- Nothing is anyone's until it is granted.
 

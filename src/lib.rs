@@ -17,6 +17,8 @@ compile_error!("PostgreSQL's errors are panics on their way through Rust, so pan
 
 pgrx::pg_module_magic!();
 
+// Each requires the one before it: the order in which pgrx writes pieces that don't
+// depend on one another changes from build to build.
 pgrx::extension_sql_file!("../sql/install/10_schema.sql", name = "schema", bootstrap);
 pgrx::extension_sql_file!("../sql/install/20_tables.sql", name = "tables", requires = ["schema"]);
 pgrx::extension_sql_file!(
@@ -27,12 +29,12 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../sql/install/40_keys_view.sql",
     name = "keys_view",
-    requires = ["tables"]
+    requires = ["policy_triggers"]
 );
 pgrx::extension_sql_file!(
     "../sql/install/50_manage.sql",
     name = "manage",
-    requires = ["keys_view", "policy_triggers"]
+    requires = ["keys_view"]
 );
 pgrx::extension_sql_file!("../sql/install/60_decide.sql", name = "decide", requires = ["manage"]);
 pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges", finalize);
