@@ -1,6 +1,7 @@
 """What every benchmark runs on: valid keys of many tenants, the same at each run."""
 
 import hashlib
+import json
 import random
 import string
 import sys
@@ -18,6 +19,8 @@ CHECKSUM_LENGTH = 6
 DOMAIN = b"keysmith.key.v1\0"
 
 SCOPES = ["images:read", "images:write"]
+ROUTES = 200
+ROLES = 50
 KEYS_PER_TENANT = 100
 
 
@@ -46,6 +49,13 @@ def misspell(key):
     return key[:-1] + ("0" if key[-1] != "0" else "1")
 
 
+def headers(key):
+    """A request's headers, as a framework hands them over."""
+    return json.dumps({
+        "host": "api.example", "accept": "*/*", "user-agent": "curl/8.0",
+        "content-type": "application/json", "authorization": f"Bearer {key}"})
+
+
 def key_digest(key):
     return hashlib.sha256(key.encode()).digest()
 
@@ -55,6 +65,12 @@ def fill(connection, keys):
     connection.execute("CREATE EXTENSION keysmith")
     for scope in SCOPES:
         connection.execute("SELECT keysmith.define_scope('default', %s)", [scope])
+    connection.execute(
+        "SELECT keysmith.define_route('default', 'GET', '/v1/r' || n || '/{id}/items', %s::text)"
+        " FROM generate_series(1, %s) n", [SCOPES[0], ROUTES])
+    connection.execute(
+        "SELECT keysmith.define_role('default', 'role' || n, %s) FROM generate_series(1, %s) n",
+        [SCOPES, ROLES])
     random_source = random.Random(len(keys))
     tenants = [_make_uuid(random_source) for _ in range(-(-len(keys) // KEYS_PER_TENANT))]
     copy(connection, "keysmith.tenant", ["tenant_id", "keyspace", "name"],

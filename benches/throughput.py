@@ -86,11 +86,15 @@ def contenders(keys):
     look_up = f"SELECT {', '.join(VERDICT_COLUMNS)} FROM peer WHERE digest = :key"
     verify = "SELECT * FROM keysmith.verify(:key)"
     verify_scope = "SELECT * FROM keysmith.verify(:key, :scopes)"
+    authenticate = (f"SELECT * FROM keysmith.authenticate(:key::jsonb, 'GET',"
+                    f" '/v1/r{dataset.ROUTES // 2}/7/items')")
     return [
         Contender(SELECT_1, "SELECT 1", known, None),
         Contender(LOOKUP, look_up, digests, "ok"),
         Contender("verify", verify, known, "ok"),
         Contender("verify, scope required", verify_scope, known, "ok"),
+        Contender(f"authenticate, {dataset.ROUTES} routes", authenticate,
+                  [dataset.headers(key) for key in known], "ok"),
         Contender("verify, malformed key", verify, [dataset.misspell(key) for key in known],
                   "malformed_key"),
         Contender("verify, unknown key", verify, unknown, "not_found"),

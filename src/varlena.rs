@@ -157,17 +157,46 @@ pub fn network(content: &[u8]) -> Option<(IpAddr, u8)> {
 const PGSQL_AF_INET: u8 = 2;
 const PGSQL_AF_INET6: u8 = PGSQL_AF_INET + 1;
 
-/// A key's cidr[] as it is stored.
+/// Which stored value this is, if it lies outside of its row: such a value is never
+/// changed, only replaced by another.
+///
+/// # Safety
+/// The datum must be a valid varlena.
+#[inline]
+pub unsafe fn stored_apart(datum: Datum) -> Option<StoredId> {
+    let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: the header tells the form; a pointer to disk has the structure after its
+    // two bytes of header, at any alignment.
+    unsafe {
+        if !pgrx::varatt_is_1b_e(pointer) {
+            return None;
+        }
+        let external = pointer.cast::<pg_sys::varattrib_1b_e>();
+        if u32::from((*external).va_tag) != pg_sys::vartag_external::VARTAG_ONDISK {
+            return None;
+        }
+        let place = (&raw const (*external).va_data).cast::<pg_sys::varatt_external>();
+        let place = place.read_unaligned();
+        Some((place.va_toastrelid.to_u32(), place.va_valueid.to_u32()))
+    }
+}
+
+/// The table and the value's number in it.
+pub type StoredId = (u32, u32);
+
+/// The networks of a cidr[].
+pub fn networks(array: ArrayView<'_>) -> impl Iterator<Item = IpNet> {
+    array.iter().flatten().filter_map(network).filter_map(|(address, bits)| match address {
+        IpAddr::V4(v4) => Ipv4Net::new(v4, bits).ok().map(IpNet::V4),
+        IpAddr::V6(v6) => Ipv6Net::new(v6, bits).ok().map(IpNet::V6),
+    })
+}
+
+/// A cidr[] as it is stored or passed, for lists that are short.
 pub struct StoredAllowlist<'a>(pub ArrayView<'a>);
 
 impl Allowlist for StoredAllowlist<'_> {
     fn admits(&self, address: IpAddr) -> bool {
-        self.0.iter().flatten().filter_map(network).any(|(network, bits)| {
-            let network = match network {
-                IpAddr::V4(v4) => Ipv4Net::new(v4, bits).map(IpNet::V4),
-                IpAddr::V6(v6) => Ipv6Net::new(v6, bits).map(IpNet::V6),
-            };
-            network.is_ok_and(|network| allowlist::contains(network, address))
-        })
+        networks(self.0).any(|network| allowlist::contains(network, address))
     }
 }

@@ -27,7 +27,7 @@ def test_every_lifecycle_change_sends_one(db, listen):
     db.call("define_role", "default", "r", [])
     received = listen()
     first = db.mint()
-    db.call("alter_key", first.key_id, Jsonb({"label": "x"}))
+    db.call("alter_key", first.key_id, Jsonb({"metadata": {"x": 1}}))
     db.call("disable", first.key_id)
     db.call("enable", first.key_id)
     second = db.one("rotate", first.key_id)

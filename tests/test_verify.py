@@ -4,6 +4,7 @@ import hashlib
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from cluster import running
 

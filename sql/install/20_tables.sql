@@ -169,6 +169,9 @@ CREATE TABLE keysmith.key (
     -- A key that has a successor is over, or has a time at which it will be.
     CHECK (rotated_to IS NULL OR revoked_at IS NOT NULL OR expires_at IS NOT NULL)
 );
+-- A long allowlist is fetched once and remembered by the place where it is stored, so
+-- it must not be compressed into the row.
+ALTER TABLE keysmith.key ALTER COLUMN allowlist SET STORAGE EXTERNAL;
 CREATE INDEX key_of_tenant ON keysmith.key (tenant_id, created_at);
 COMMENT ON TABLE keysmith.key IS 'Keys, as digests of digests; the keys themselves are nowhere';
 COMMENT ON COLUMN keysmith.key.generation IS 'Of the pepper that the digest was made with; 0 for none';

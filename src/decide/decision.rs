@@ -1,5 +1,6 @@
 //! One decision: what is asked, the policy by which it is answered, and the answer.
 
+use super::allowlists;
 use super::lookup::{Lookup, Reader};
 use super::needs::Needs;
 use super::verdict::{Holder, Verdict};
@@ -8,7 +9,6 @@ use crate::catalog::policy::Policy;
 use crate::catalog::scan::Row;
 use crate::catalog::{Catalog, columns};
 use crate::error::Result;
-use crate::varlena::StoredAllowlist;
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::format;
 use keysmith_core::policy::allowlist::Allowlist;
@@ -134,7 +134,11 @@ impl<'a> Decision<'a> {
             Some(scopes) if scopes.len() > 0 => scopes.iter().flatten().collect(),
             _ => Vec::new(),
         };
-        let allowlist = key.array(column::allowlist).map(StoredAllowlist);
+        let key_id = key.uuid(column::key_id).unwrap_or_default();
+        let allowlist = key.datum(column::allowlist).map(|list| {
+            // SAFETY: the column is a cidr[], and the row is pinned.
+            unsafe { allowlists::of_key(key_id, list) }
+        });
         reader.tenant(&tenant_id, |tenant| {
             let conclude = |owner_gone: bool, owners_role: Option<&[u8]>| {
                 let role = key.bytes(column::role);

@@ -1,5 +1,6 @@
 //! Deciding: the way of a key from a call to its verdict.
 
+mod allowlists;
 mod authenticate;
 mod client_ip;
 mod decision;

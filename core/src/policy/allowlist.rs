@@ -17,6 +17,53 @@ impl Allowlist for [IpNet] {
     }
 }
 
+/// Many networks, sorted for a quick answer.
+pub struct Ranges {
+    v4: Vec<(u128, u128)>,
+    v6: Vec<(u128, u128)>,
+}
+
+impl Ranges {
+    pub fn new(networks: impl Iterator<Item = IpNet>) -> Ranges {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for network in networks.map(unmapped) {
+            let range = (number(network.network()), number(network.broadcast()));
+            if network.addr().is_ipv4() { v4.push(range) } else { v6.push(range) }
+        }
+        Ranges { v4: merged(v4), v6: merged(v6) }
+    }
+}
+
+impl Allowlist for Ranges {
+    fn admits(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let ranges = if address.is_ipv4() { &self.v4 } else { &self.v6 };
+        let address = number(address);
+        let after = ranges.partition_point(|(first, _)| *first <= address);
+        after.checked_sub(1).is_some_and(|index| address <= ranges[index].1)
+    }
+}
+
+/// First and last addresses, in order, that neither overlap nor touch.
+fn merged(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
+    ranges.sort_unstable();
+    ranges.dedup_by(|(first, last), before| {
+        let joins = *first <= before.1.saturating_add(1);
+        if joins {
+            before.1 = before.1.max(*last);
+        }
+        joins
+    });
+    ranges
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    }
+}
+
 /// Whether an address lies in a network. An IPv4 address is the same whether it
 /// is written as such or mapped into IPv6 (`::ffff:203.0.113.7`), on either side.
 #[inline]
@@ -58,6 +105,8 @@ pub fn parse(text: &str) -> Result<IpNet, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn admits(network: &str, address: &str) -> bool {
         [parse(network).unwrap()].as_slice().admits(address.parse().unwrap())
@@ -89,6 +138,34 @@ mod tests {
         assert!(!admits("203.0.113.0/24", "::ffff:203.0.114.9"));
         assert!(admits("::ffff:203.0.113.0/120", "203.0.113.9"));
         assert!(!admits("::ffff:203.0.113.0/120", "203.0.114.9"));
+    }
+
+    fn networks() -> impl Strategy<Value = Vec<IpNet>> {
+        let v4 = (any::<u16>(), 8..=32u8)
+            .prop_map(|(low, bits)| IpNet::new(Ipv4Addr::from(u32::from(low) << 8).into(), bits));
+        let v6 = (any::<u16>(), 90..=128u8).prop_map(|(low, bits)| {
+            IpNet::new(Ipv6Addr::from(0xffff_0000_0000 | u128::from(low) << 8).into(), bits)
+        });
+        let network = prop_oneof![v4, v6].prop_map(|network| network.unwrap().trunc());
+        proptest::collection::vec(network, 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_admit_what_the_list_does(list in networks(), low in 0..0x1000_0000u32, high in any::<bool>()) {
+            let ranges = Ranges::new(list.iter().copied());
+            let low = if high { low } else { low & 0xff_ffff };
+            for address in [IpAddr::from(Ipv4Addr::from(low)), Ipv6Addr::from(u128::from(low)).into(),
+                            Ipv4Addr::from(low).to_ipv6_mapped().into()] {
+                prop_assert_eq!(ranges.admits(address), list.as_slice().admits(address), "{}", address);
+            }
+            // The edges of each network.
+            for network in &list {
+                for address in [network.network(), network.broadcast()] {
+                    prop_assert_eq!(ranges.admits(address), list.as_slice().admits(address));
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,59 @@
+//! A key's allowlist. A short one is read in its row. A long one lies outside of it:
+//! it is fetched once a backend, sorted, and remembered by which stored value it is.
+//! An allowlist that is altered is another value, so what is remembered is never stale.
+
+use crate::varlena::{self, ArrayView, StoredAllowlist, StoredId};
+use keysmith_core::policy::allowlist::{Allowlist, Ranges};
+use pgrx::pg_sys::Datum;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// The key is part of the name, lest the numbers of stored values, which are used
+/// again after four billion of them, ever lead to another key's list.
+type Name = (StoredId, [u8; 16]);
+
+/// At most some 20 MB, where each is as long as can be.
+const MOST_REMEMBERED: usize = 512;
+
+thread_local! {
+    static REMEMBERED: RefCell<HashMap<Name, Rc<Ranges>>> = RefCell::new(HashMap::new());
+}
+
+pub enum KeysAllowlist<'a> {
+    InRow(StoredAllowlist<'a>),
+    Sorted(Rc<Ranges>),
+}
+
+impl Allowlist for KeysAllowlist<'_> {
+    #[inline]
+    fn admits(&self, address: IpAddr) -> bool {
+        match self {
+            KeysAllowlist::InRow(list) => list.admits(address),
+            KeysAllowlist::Sorted(ranges) => ranges.admits(address),
+        }
+    }
+}
+
+/// # Safety
+/// The datum must be the cidr[] of a key's row, and outlive the result.
+#[inline]
+pub unsafe fn of_key<'a>(key_id: [u8; 16], datum: Datum) -> KeysAllowlist<'a> {
+    // SAFETY: as the caller promises.
+    let (apart, view) =
+        unsafe { (varlena::stored_apart(datum), || ArrayView::new(varlena::bytes(datum))) };
+    let Some(stored) = apart else { return KeysAllowlist::InRow(StoredAllowlist(view())) };
+    let name = (stored, key_id);
+    REMEMBERED.with_borrow_mut(|remembered| {
+        if let Some(ranges) = remembered.get(&name) {
+            return KeysAllowlist::Sorted(ranges.clone());
+        }
+        let ranges = Rc::new(Ranges::new(varlena::networks(view())));
+        if remembered.len() >= MOST_REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(name, ranges.clone());
+        KeysAllowlist::Sorted(ranges)
+    })
+}
