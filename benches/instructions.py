@@ -94,7 +94,7 @@ CASES = [
          as_value("keysmith.verify(api_key, '{images:write}')"), VALUES, "ok"),
     Case("verify", as_value("keysmith.verify(api_key)"), VALUES, "ok"),
     Case(f"authenticate, {dataset.ROUTES} routes",
-         as_value(f"keysmith.authenticate(headers, 'GET', '/v1/r{dataset.ROUTES // 2}/7/items')"),
+         as_value(f"keysmith.authenticate(headers, 'GET', '/v1/r{dataset.ROUTES // 2}/7/items')", "requests"),
          VALUES, "ok"),
     Case("verify, malformed key",
          as_value("keysmith.verify(api_key)", "misspelt"), VALUES, "malformed_key"),
@@ -119,6 +119,9 @@ def prepare(cluster):
         make_keys_table(connection, "known", looked_for)
         make_keys_table(connection, "misspelt", map(dataset.misspell, looked_for))
         make_keys_table(connection, "unknown", dataset.make_keys(MORE, seed=2))
+        connection.execute("CREATE TABLE requests (n integer, headers jsonb)")
+        dataset.copy(connection, "requests", ["n", "headers"],
+                     enumerate(map(dataset.headers, looked_for), start=1))
         connection.execute(
             f"CREATE TABLE batches AS SELECT n, array_agg(api_key) AS api_keys"
             f" FROM (SELECT (n - 1) / {FEWER} + 1 AS n, api_key FROM known) AS k GROUP BY n")

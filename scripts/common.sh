@@ -39,7 +39,8 @@ is_supported() { supported | grep -qx "$1"; }
 # PostgreSQL refuses to run as root, so servers of ours run as `postgres` then.
 as_server_user() {
     if [ "$(id -u)" = 0 ]; then
-        runuser -u postgres -- "$@"
+        # From where that user can be: the clone may lie in root's home.
+        (cd / && runuser -u postgres -- "$@")
     else
         "$@"
     fi
