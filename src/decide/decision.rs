@@ -68,10 +68,10 @@ impl<'a> Decision<'a> {
     }
 
     /// The answer; with tables that are open already, or with its own.
-    pub fn verdict(&self, reader: Option<&Reader>, presented: Presented) -> Result<Verdict> {
+    pub fn verdict(&self, reader: Option<&Reader>, presented: Presented) -> Verdict {
         let digest = match self.digest(presented) {
             Ok(digest) => digest,
-            Err(reason) => return Ok(self.refusal(reason)),
+            Err(reason) => return self.refusal(reason),
         };
         let opened;
         let reader = match reader {
@@ -81,15 +81,11 @@ impl<'a> Decision<'a> {
                 &opened
             }
         };
-        Ok(
-            match self.look_up(reader, &digest, |found, holder| {
-                let reason = rules::decide(found, &self.demand);
-                Verdict::form(self.catalog, &self.policy, reason, Some(holder))
-            }) {
-                Ok(verdict) => verdict,
-                Err(reason) => self.refusal(reason),
-            },
-        )
+        let decided = self.look_up(reader, &digest, |found, holder| {
+            let reason = rules::decide(found, &self.demand);
+            Verdict::form(self.catalog, &self.policy, reason, Some(holder))
+        });
+        decided.unwrap_or_else(|reason| self.refusal(reason))
     }
 
     /// A refusal that tells of no key.

@@ -2,16 +2,20 @@
 
 use crate::catalog::columns;
 use crate::catalog::scan::{Relation, Row, ScanKey, Snapshot, Varlena};
-use crate::catalog::{Catalog, Table, Tables};
+use crate::catalog::{Catalog, Tables};
 use crate::pepper;
 use keysmith_core::key::digest::KeyDigest;
+use std::cell::OnceCell;
+use std::rc::Rc;
 
-/// The open tables and the moment at which they are read.
+/// The moment at which tables are read, and the tables, each opened when it is needed
+/// first and kept for the rest of a batch.
 pub struct Reader {
+    tables: Rc<Tables>,
     snapshot: Snapshot,
     keys: Relation,
-    tenants: Relation,
-    members_table: Table,
+    tenants: OnceCell<Relation>,
+    members: OnceCell<Relation>,
 }
 
 /// How a look-up by digest ends.
@@ -24,12 +28,12 @@ pub enum Lookup<T> {
 impl Reader {
     #[inline]
     pub fn open(catalog: &Catalog) -> Reader {
-        let tables: &Tables = &catalog.tables;
         Reader {
-            snapshot: Snapshot::now(tables.key),
-            keys: Relation::open(tables.key),
-            tenants: Relation::open(tables.tenant),
-            members_table: tables.member,
+            tables: catalog.tables.clone(),
+            snapshot: Snapshot::now(catalog.tables.key),
+            keys: Relation::open(catalog.tables.key),
+            tenants: OnceCell::new(),
+            members: OnceCell::new(),
         }
     }
 
@@ -62,8 +66,9 @@ impl Reader {
     /// Hands on the row of a tenant.
     #[inline]
     pub fn tenant<T>(&self, tenant_id: &[u8; 16], with: impl FnOnce(Option<&Row>) -> T) -> T {
+        let tenants = self.tenants.get_or_init(|| Relation::open(self.tables.tenant));
         let key = ScanKey::uuid(columns::tenant::tenant_id, tenant_id);
-        let mut scan = self.tenants.scan(&self.snapshot, [key]);
+        let mut scan = tenants.scan(&self.snapshot, [key]);
         with(scan.next().as_ref())
     }
 
@@ -75,7 +80,7 @@ impl Reader {
         with: impl FnOnce(Option<&Row>) -> T,
     ) -> T {
         use columns::member as column;
-        let members = Relation::open(self.members_table);
+        let members = self.members.get_or_init(|| Relation::open(self.tables.member));
         let member = Varlena::new(member);
         let keys =
             [ScanKey::uuid(column::tenant_id, tenant_id), ScanKey::text(column::member, &member)];
