@@ -141,6 +141,22 @@ fn element(content: &[u8], at: usize) -> Option<(&[u8], usize)> {
     Some((content.get(at + HEADER..at + size)?, at + size))
 }
 
+/// A text[], in the current memory context.
+pub fn text_array(mut texts: Vec<Datum>) -> Datum {
+    // SAFETY: the elements are texts, as many as is said.
+    unsafe {
+        pg_sys::construct_array(
+            texts.as_mut_ptr(),
+            texts.len() as i32,
+            pg_sys::TEXTOID,
+            -1,
+            false,
+            pg_sys::TYPALIGN_INT as std::ffi::c_char,
+        )
+    }
+    .into()
+}
+
 /// An inet or cidr: family, prefix length and address.
 #[inline]
 pub fn network(content: &[u8]) -> Option<(IpAddr, u8)> {

@@ -20,7 +20,7 @@ fn authenticate(call: &Call) -> Result<Option<Datum>> {
     let keyspace = name(call, 4).unwrap_or_default();
     let policy = catalog.policy(keyspace)?;
     let required = required(call, &policy, 1, 5);
-    let mut decision = Decision::new(&catalog, keyspace, &required.needs)?;
+    let mut decision = Decision::new(&catalog, policy.clone(), keyspace, &required.needs);
     decision.demand.kind = required.kind;
     decision.demand.address = call.address(3);
     let verdict = decision.verdict(None, presented(call.json(0), policy.schemes));

@@ -8,7 +8,6 @@ use crate::call::{Bytes, Call};
 use crate::catalog::policy::Policy;
 use crate::catalog::scan::Row;
 use crate::catalog::{Catalog, columns};
-use crate::error::Result;
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::format;
 use keysmith_core::policy::allowlist::Allowlist;
@@ -49,9 +48,10 @@ pub struct Decision<'a> {
 impl<'a> Decision<'a> {
     pub fn new(
         catalog: &'a Catalog,
+        policy: Rc<Policy>,
         keyspace: &'a [u8],
         needs: &'a Needs<'a>,
-    ) -> Result<Decision<'a>> {
+    ) -> Decision<'a> {
         let demand = Demand {
             environment: None,
             kind: None,
@@ -60,7 +60,7 @@ impl<'a> Decision<'a> {
             // SAFETY: reads the clock.
             now: unsafe { pg_sys::GetCurrentTimestamp() },
         };
-        Ok(Decision { catalog, policy: catalog.policy(keyspace)?, keyspace, demand })
+        Decision { catalog, policy, keyspace, demand }
     }
 
     pub fn has_imports(&self) -> bool {
@@ -94,7 +94,7 @@ impl<'a> Decision<'a> {
     }
 
     /// The digest by which to look for a key, or why there is none to look for.
-    pub fn digest(&self, presented: Presented) -> std::result::Result<KeyDigest, Reason> {
+    pub fn digest(&self, presented: Presented) -> Result<KeyDigest, Reason> {
         match presented {
             Presented::Nothing => Err(Reason::Missing),
             Presented::MalformedHeader => Err(Reason::MalformedHeader),
@@ -114,7 +114,7 @@ impl<'a> Decision<'a> {
         reader: &Reader,
         digest: &KeyDigest,
         with: impl FnOnce(&Found, &Holder) -> T,
-    ) -> std::result::Result<T, Reason> {
+    ) -> Result<T, Reason> {
         match reader.key(digest, self.keyspace, |row| self.gather(reader, row, with)) {
             Lookup::Here(result) => Ok(result),
             Lookup::InOtherKeyspace => Err(Reason::WrongKeyspace),

@@ -50,7 +50,7 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
         Required { needs: Needs::Listed(call.array(1)), kind: None }
     };
     let needs = &required.needs;
-    let mut decision = Decision::new(&catalog, keyspace, needs)?;
+    let mut decision = Decision::new(&catalog, policy.clone(), keyspace, needs);
     decision.demand.address = call.address(2);
     decision.demand.kind = name(call, 4).or(required.kind);
     decision.demand.environment = name(call, 5);

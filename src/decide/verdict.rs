@@ -81,7 +81,10 @@ impl Verdict {
             row.set(Column::Kind, holder.kind);
             row.set(Column::Owner, holder.owner);
             row.set(Column::Role, holder.role.map(text));
-            row.set(Column::Scopes, Some(text_array(holder.scopes)));
+            row.set(
+                Column::Scopes,
+                Some(varlena::text_array(holder.scopes.iter().map(|scope| text(scope)).collect())),
+            );
             // SAFETY: a jsonb of the key's row.
             row.set(
                 Column::Metadata,
@@ -143,20 +146,4 @@ impl Values {
 fn text(bytes: &[u8]) -> Datum {
     // SAFETY: the length is that of the slice, which is far below a text's limit.
     unsafe { pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as i32) }.into()
-}
-
-fn text_array(texts: &[&[u8]]) -> Datum {
-    let mut elements: Vec<Datum> = texts.iter().map(|bytes| text(bytes)).collect();
-    // SAFETY: the elements are texts; the array is made in the current context.
-    unsafe {
-        pg_sys::construct_array(
-            elements.as_mut_ptr(),
-            elements.len() as i32,
-            pg_sys::TEXTOID,
-            -1,
-            false,
-            pg_sys::TYPALIGN_INT as std::ffi::c_char,
-        )
-    }
-    .into()
 }

@@ -74,7 +74,8 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
 
 /// What the arguments after the first ask: scopes, ip, keyspace, kind, environment.
 fn asked<'a>(call: &'a Call, catalog: &'a Catalog, needs: &'a Needs<'a>) -> Result<Decision<'a>> {
-    let mut decision = Decision::new(catalog, name(call, 3).unwrap_or_default(), needs)?;
+    let keyspace = name(call, 3).unwrap_or_default();
+    let mut decision = Decision::new(catalog, catalog.policy(keyspace)?, keyspace, needs);
     decision.demand.address = call.address(2);
     decision.demand.kind = name(call, 4);
     decision.demand.environment = name(call, 5);

@@ -12,9 +12,9 @@ use super::sql::{self, Param};
 use super::tenant::Tenant;
 use crate::call::{Call, sql_functions};
 use crate::error::{Error, Result};
+use crate::text;
 use keysmith_core::policy::allowlist::{self, MAX_NETWORKS};
 use pgrx::pg_sys::{self, Datum};
-use std::ffi::CString;
 
 sql_functions! {
     keysmith_alter_key => alter_key;
@@ -58,13 +58,7 @@ impl Changes {
 /// Networks in their canonical form.
 fn networks(texts: Vec<String>) -> Result<Vec<String>> {
     const NAME: &str = "allowlist";
-    if texts.len() > MAX_NETWORKS {
-        let count = texts.len();
-        return Err(Error::argument(
-            NAME,
-            format!("must have at most {MAX_NETWORKS} networks, not {count}"),
-        ));
-    }
+    key::check_count(NAME, "networks", texts.len(), MAX_NETWORKS)?;
     let canonical = |text: String| {
         allowlist::parse(&text)
             .map(|network| network.to_string())
@@ -75,23 +69,9 @@ fn networks(texts: Vec<String>) -> Result<Vec<String>> {
 
 /// Reads a moment in any form that PostgreSQL does.
 fn timestamp(name: &str, text: &str) -> Result<i64> {
-    let bad = || Error::argument(name, "must be a timestamp such as 2030-01-31T12:00:00Z");
-    let input = CString::new(text).map_err(|_| bad())?;
-    // SAFETY: timestamptz_in takes a C string, an oid and a modifier. It changes
-    // nothing, so that its error can be caught and told as ours.
-    let parsed = pgrx::PgTryBuilder::new(|| unsafe {
-        pgrx::direct_function_call_as_datum(
-            pg_sys::timestamptz_in,
-            &[
-                Some(Datum::from(input.as_ptr())),
-                Some(Datum::from(pg_sys::Oid::INVALID)),
-                Some(Datum::from(-1i32)),
-            ],
-        )
-    })
-    .catch_others(|_| None)
-    .execute();
-    parsed.map(|datum| datum.value() as i64).ok_or_else(bad)
+    text::parsed(pg_sys::F_TIMESTAMPTZ_IN, pg_sys::Oid::INVALID, text)
+        .map(|datum| datum.value() as i64)
+        .ok_or_else(|| Error::argument(name, "must be a timestamp such as 2030-01-31T12:00:00Z"))
 }
 
 fn alter_key(call: &Call) -> Result<Option<Datum>> {

@@ -8,13 +8,13 @@ use super::mint;
 use super::sql::{self, Param};
 use crate::call::{Call, must_not_be_null, sql_functions, strings};
 use crate::error::{Code, Error, Result};
+use crate::text;
 use crate::varlena::{self, ArrayView};
 use keysmith_core::policy::expression::{self, Expression};
 use keysmith_core::policy::name::{NAME_RULE, is_name};
 use keysmith_core::policy::route::{self, METHOD_RULE, is_method};
 use keysmith_core::policy::scope::{SCOPE_RULE, is_scope};
 use pgrx::pg_sys::{self, Datum};
-use std::ffi::CString;
 
 sql_functions! {
     keysmith_define_scope => define_scope;
@@ -33,12 +33,7 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::argument("scope", SCOPE_RULE));
     }
     key::check_length("description", description.as_deref(), 1000)?;
-    if implies.len() > key::MAX_SCOPES {
-        return Err(Error::argument(
-            "implies",
-            format!("must have at most {} scopes", key::MAX_SCOPES),
-        ));
-    }
+    key::check_count("implies", "scopes", implies.len(), key::MAX_SCOPES)?;
     if !implies.iter().all(|implied| is_scope(implied)) {
         return Err(Error::argument("implies", format!("has a scope that {SCOPE_RULE}")));
     }
@@ -101,17 +96,8 @@ fn define_route_by_text(call: &Call) -> Result<Option<Datum>> {
 
 fn read_list(text: &str) -> Result<Vec<String>> {
     const NAME: &str = "scopes";
-    let bad = || Error::argument(NAME, "must be an expression, or a list such as {a,b}");
-    let input = CString::new(text).map_err(|_| bad())?;
-    // SAFETY: array_in takes a C string, the type of the elements and a modifier. It
-    // changes nothing, so that its error can be caught and told as ours.
-    let parsed = pgrx::PgTryBuilder::new(|| unsafe {
-        let text = input.as_ptr().cast_mut();
-        Some(pg_sys::OidInputFunctionCall(pg_sys::F_ARRAY_IN.into(), text, pg_sys::TEXTOID, -1))
-    })
-    .catch_others(|_| None)
-    .execute();
-    let array = parsed.ok_or_else(bad)?;
+    let array = text::parsed(pg_sys::F_ARRAY_IN, pg_sys::TEXTOID, text)
+        .ok_or_else(|| Error::argument(NAME, "must be an expression, or a list such as {a,b}"))?;
     // SAFETY: an array of texts, which was just made.
     strings(ArrayView::new(unsafe { varlena::bytes(array) }), NAME)
 }

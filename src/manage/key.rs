@@ -6,6 +6,7 @@ use crate::catalog::policy::Policy;
 use crate::catalog::scan::{Relation, ScanKey, Snapshot};
 use crate::catalog::{Catalog, columns};
 use crate::error::{Code, Error, Result};
+use crate::jsonb::Json;
 use crate::pepper;
 use crate::varlena;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
@@ -31,6 +32,17 @@ pub fn check_length(name: &str, text: Option<&str>, most: usize) -> Result<()> {
     }
 }
 
+/// A list of so many things at most.
+pub fn check_count(name: &str, things: &str, count: usize, most: usize) -> Result<()> {
+    if count > most {
+        return Err(Error::argument(
+            name,
+            format!("must have at most {most} {things}, not {count}"),
+        ));
+    }
+    Ok(())
+}
+
 pub fn check_metadata_size(name: &str, size: usize) -> Result<()> {
     if size > MAX_METADATA {
         return Err(Error::argument(name, format!("must have at most {MAX_METADATA} bytes")));
@@ -42,28 +54,17 @@ pub fn check_metadata_size(name: &str, size: usize) -> Result<()> {
 pub fn metadata(call: &Call, n: usize) -> Result<Option<Datum>> {
     const NAME: &str = "metadata";
     let Some(datum) = call.datum(n) else { return Ok(None) };
-    // SAFETY: a jsonb argument, which lives as long as the call; its first word tells
-    // what it is at the top.
-    let content = unsafe {
-        check_metadata_size(NAME, varlena::length(datum))?;
-        varlena::bytes(datum)
-    };
-    const OBJECT: u32 = 0x2000_0000;
-    match content.first_chunk() {
-        Some(word) if u32::from_ne_bytes(*word) & OBJECT != 0 => Ok(Some(datum)),
+    // SAFETY: a jsonb argument, which lives as long as the call.
+    check_metadata_size(NAME, unsafe { varlena::length(datum) })?;
+    match call.json(n) {
+        Some(Json::Object(_)) => Ok(Some(datum)),
         _ => Err(Error::argument(NAME, "must be a JSON object")),
     }
 }
 
 /// Grants that are well-formed, and not too many.
 pub fn check_grants(name: &str, grants: &[String]) -> Result<()> {
-    if grants.len() > MAX_SCOPES {
-        let count = grants.len();
-        return Err(Error::argument(
-            name,
-            format!("must have at most {MAX_SCOPES} scopes, not {count}"),
-        ));
-    }
+    check_count(name, "scopes", grants.len(), MAX_SCOPES)?;
     match grants.iter().find(|grant| !is_grant(grant)) {
         None => Ok(()),
         Some(bad) => {
@@ -146,16 +147,10 @@ pub fn unknown_member(member: &str) -> Error {
 pub fn allowlist(call: &Call, n: usize) -> Result<Option<Datum>> {
     const NAME: &str = "allowlist";
     let Some(networks) = call.array(n) else { return Ok(None) };
-    match networks.len() {
-        0 => return Ok(None),
-        n if n > MAX_NETWORKS => {
-            return Err(Error::argument(
-                NAME,
-                format!("must have at most {MAX_NETWORKS} networks, not {n}"),
-            ));
-        }
-        _ => {}
+    if networks.len() == 0 {
+        return Ok(None);
     }
+    check_count(NAME, "networks", networks.len(), MAX_NETWORKS)?;
     if networks.iter().any(|network| network.is_none()) {
         return Err(Error::argument(NAME, "must not contain a null"));
     }
@@ -354,15 +349,6 @@ pub fn shown(key_id: &[u8; 16]) -> String {
         text.map_or(String::new(), |text| {
             CStr::from_ptr(text.cast_mut_ptr()).to_string_lossy().into_owned()
         })
-    }
-}
-
-pub fn uuid_datum(uuid: &[u8; 16]) -> Datum {
-    // SAFETY: 16 bytes of the current memory context, filled in at once.
-    unsafe {
-        let copy = pg_sys::palloc(16).cast::<[u8; 16]>();
-        *copy = *uuid;
-        Datum::from(copy)
     }
 }
 

@@ -304,7 +304,7 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
         }
         Ok(keys)
     })?;
-    let ids = revoked.iter().map(|(key_id, _)| key::uuid_datum(key_id));
+    let ids = revoked.iter().map(|(key_id, _)| sql::uuid_datum(key_id));
     listing::return_set(call, ids);
     Ok(None)
 }

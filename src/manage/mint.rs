@@ -68,9 +68,7 @@ impl Draft {
         fill_in_defaults(policy, &mut self.scopes);
         environment(policy, &self.kind, self.environment.as_deref())
     }
-}
 
-impl Draft {
     /// Checks that the tenant's plan has what the key uses.
     pub fn check_plan(&self, policy: &Policy, tenant: &Tenant) -> Result<()> {
         tenant.check_feature(policy, "allowlist", self.allowlist.is_some())?;

@@ -1,6 +1,7 @@
 //! Waiting until the standbys know.
 
 use super::authority;
+use super::key;
 use super::sql::{self, Param};
 use crate::call::{Call, sql_functions};
 use crate::error::{Code, Error, Result};
@@ -38,8 +39,7 @@ fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
             "wait_for_replay must be called after the commit, in a transaction of its own",
         ));
     }
-    // SAFETY: reads the clock.
-    let now = || i128::from(unsafe { pg_sys::GetCurrentTimestamp() });
+    let now = || i128::from(key::clock());
     let deadline = now() + length;
     let target = authority::look(committed_position)?;
     let mut standbys = Standbys::default();

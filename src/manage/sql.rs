@@ -3,6 +3,7 @@
 
 use crate::error::{Code, Error, Result};
 use crate::text;
+use crate::varlena;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
@@ -24,29 +25,12 @@ impl Param {
     }
 
     pub fn texts(values: &[String]) -> Param {
-        let mut elements: Vec<Datum> = values.iter().map(|value| text::datum(value)).collect();
-        // SAFETY: the elements are texts; the array is made in the current context.
-        let array = unsafe {
-            pg_sys::construct_array(
-                elements.as_mut_ptr(),
-                elements.len() as c_int,
-                pg_sys::TEXTOID,
-                -1,
-                false,
-                pg_sys::TYPALIGN_INT as c_char,
-            )
-        };
-        Param { oid: pg_sys::TEXTARRAYOID, datum: Some(array.into()) }
+        let texts = values.iter().map(|value| text::datum(value)).collect();
+        Param { oid: pg_sys::TEXTARRAYOID, datum: Some(varlena::text_array(texts)) }
     }
 
     pub fn uuid(value: &[u8; 16]) -> Param {
-        // SAFETY: 16 bytes of the current memory context, filled in at once.
-        let copy = unsafe {
-            let copy = pg_sys::palloc(16).cast::<[u8; 16]>();
-            *copy = *value;
-            copy
-        };
-        Param { oid: pg_sys::UUIDOID, datum: Some(Datum::from(copy)) }
+        Param { oid: pg_sys::UUIDOID, datum: Some(uuid_datum(value)) }
     }
 
     pub fn bytes(value: &[u8]) -> Param {
@@ -81,6 +65,16 @@ impl Param {
     /// A value that came with the call, passed on as it is.
     pub fn given(oid: Oid, datum: Option<Datum>) -> Param {
         Param { oid, datum }
+    }
+}
+
+/// A uuid in the current memory context.
+pub fn uuid_datum(uuid: &[u8; 16]) -> Datum {
+    // SAFETY: 16 bytes of the current memory context, filled in at once.
+    unsafe {
+        let copy = pg_sys::palloc(16).cast::<[u8; 16]>();
+        *copy = *uuid;
+        Datum::from(copy)
     }
 }
 

@@ -96,7 +96,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
             Error::new(Code::Conflict, message)
         })
     })?;
-    Ok(Some(key::uuid_datum(&tenant_id)))
+    Ok(Some(sql::uuid_datum(&tenant_id)))
 }
 
 fn check_plan(plan: Option<&str>) -> Result<()> {
