@@ -52,6 +52,11 @@ impl PepperKey {
         let keyed = <Hmac<Sha256> as Mac>::new_from_slice(pepper);
         PepperKey(keyed.unwrap_or_else(|_| unreachable!("HMAC keys have no bad length")))
     }
+
+    /// A seal over content that begins with a domain of its own.
+    pub fn seal(&self, content: &[u8]) -> [u8; DIGEST_LEN] {
+        self.0.clone().chain_update(content).finalize().into_bytes().into()
+    }
 }
 
 #[cfg(test)]

@@ -69,6 +69,15 @@ impl Peppers {
         Ok(Peppers { newest_first: peppers, accepts_unpeppered })
     }
 
+    /// The generation under which all that is new is stored.
+    pub fn newest(&self) -> i16 {
+        self.newest_first.first().map_or(UNPEPPERED, |(generation, _)| *generation)
+    }
+
+    pub fn get(&self, generation: i16) -> Option<&PepperKey> {
+        self.newest_first.iter().find(|(known, _)| *known == generation).map(|(_, key)| key)
+    }
+
     /// Under which generation new keys are stored, and how.
     pub fn store(&self, digest: &KeyDigest) -> (i16, [u8; DIGEST_LEN]) {
         match self.newest_first.first() {
