@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:22
+-- src/lib.rs:25
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:23
+-- src/lib.rs:26
 -- requires:
 --   schema
 
@@ -46,6 +46,8 @@ CREATE TABLE keysmith.keyspace (
                     CHECK (schemes <@ '{bearer,key,x_api_key}' AND pg_catalog.cardinality(schemes) > 0),
     unlisted_routes text COLLATE "C" NOT NULL DEFAULT 'any_key'
                     CHECK (unlisted_routes IN ('any_key', 'refuse')),
+    managed_by      text COLLATE "C" NOT NULL DEFAULT 'any_secret'
+                    CHECK (length(managed_by) BETWEEN 1 AND 128),
     display_id      text COLLATE "C" CHECK (length(display_id) <= 64),
     display_prefix  text COLLATE "C" NOT NULL DEFAULT '{prefix}{secret:5}'
                     CHECK (length(display_prefix) <= 64),
@@ -65,6 +67,7 @@ COMMENT ON COLUMN keysmith.keyspace.label_length IS 'Most characters of a label'
 COMMENT ON COLUMN keysmith.keyspace.wildcards IS 'Whether keys may hold * and family:*, besides scopes by name';
 COMMENT ON COLUMN keysmith.keyspace.schemes IS 'In which headers keys are looked for';
 COMMENT ON COLUMN keysmith.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
+COMMENT ON COLUMN keysmith.keyspace.managed_by IS 'Which keys manage their tenant''s keys: any_secret, nobody, or those with a scope, by its name';
 COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
 COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
 COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
@@ -201,18 +204,49 @@ COMMENT ON COLUMN keysmith.key.generation IS 'Of the pepper that the digest was 
 COMMENT ON COLUMN keysmith.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
 COMMENT ON COLUMN keysmith.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
+CREATE TABLE keysmith.access (
+    role       regrole NOT NULL,
+    level      text COLLATE "C" NOT NULL CHECK (level IN ('verifier', 'issuer', 'auditor', 'admin')),
+    tenant_id  uuid REFERENCES keysmith.tenant,
+    granted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    UNIQUE (role, level, tenant_id),
+    CHECK (tenant_id IS NULL OR level = 'issuer')
+);
+COMMENT ON TABLE keysmith.access IS 'What grant_access gave to which role; who may execute what is PostgreSQL''s to say';
+COMMENT ON COLUMN keysmith.access.tenant_id IS 'Whose keys an issuer manages; null for those of the tenant that is signed in';
+
+CREATE TABLE keysmith.audit_entry (
+    keyspace     text COLLATE "C" NOT NULL,
+    entry        bigint NOT NULL,
+    at           timestamptz NOT NULL,
+    action       text COLLATE "C" NOT NULL,
+    role         text COLLATE "C" NOT NULL,
+    session_role text COLLATE "C" NOT NULL,
+    acting_key   uuid,
+    client       inet,
+    tenant       text COLLATE "C",
+    key_id       uuid,
+    before       jsonb,
+    after        jsonb,
+    generation   smallint NOT NULL,
+    hash         bytea NOT NULL,
+    PRIMARY KEY (keyspace, entry)
+);
+COMMENT ON TABLE keysmith.audit_entry IS 'What was done, in a chain for each keyspace; * is the chain of what concerns none alone';
+COMMENT ON COLUMN keysmith.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
+
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,access,audit_entry}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
     END LOOP;
 END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:24
+-- src/lib.rs:27
 -- requires:
 --   tables
 
@@ -242,13 +276,25 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:29
+-- src/lib.rs:32
 -- requires:
 --   policy_triggers
 
 -- Keys as they are shown: never a digest, never a secret.
 
-CREATE VIEW keysmith.keys WITH (security_barrier) AS
+-- What the caller may see. In a view, whose tables are read with its owner's rights,
+-- these still look at who asks; as sub-selects they are evaluated once a query.
+CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
+COMMENT ON FUNCTION keysmith.sees_everything() IS
+'Whether the caller sees all tenants: administrators and auditors who act for no key';
+
+CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
+COMMENT ON FUNCTION keysmith.own_tenants() IS
+'The tenants that the caller sees, if it does not see all';
+
+CREATE VIEW keysmith.key_listing WITH (security_barrier) AS
 SELECT k.key_id,
        t.name AS tenant,
        k.keyspace,
@@ -280,6 +326,15 @@ SELECT k.key_id,
        k.display_id
 FROM keysmith.key k
 JOIN keysmith.tenant t USING (tenant_id);
+COMMENT ON VIEW keysmith.key_listing IS 'All keys, for the functions of this extension';
+
+CREATE VIEW keysmith.keys WITH (security_barrier) AS
+SELECT *
+FROM keysmith.key_listing l
+WHERE (SELECT keysmith.sees_everything())
+   OR l.key_id IN (
+       SELECT k.key_id FROM keysmith.key k
+       WHERE k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
 COMMENT ON COLUMN keysmith.keys.status IS 'active, disabled, expired or revoked, as of now';
 COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell it from its siblings';
@@ -313,7 +368,7 @@ COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:34
+-- src/lib.rs:37
 -- requires:
 --   keys_view
 
@@ -334,10 +389,11 @@ CREATE FUNCTION keysmith.create_keyspace(
     display jsonb DEFAULT NULL,
     codes jsonb DEFAULT NULL,
     plan_features jsonb DEFAULT NULL,
-    wildcards boolean DEFAULT NULL
+    wildcards boolean DEFAULT NULL,
+    managed_by text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, text) IS
 'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -555,10 +611,32 @@ CREATE FUNCTION keysmith.wait_for_replay(timeout interval DEFAULT '10 seconds') 
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_wait_for_replay';
 COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
 'Returns, with their number, when all attached standbys have replayed what is committed';
+
+-- Access.
+
+CREATE FUNCTION keysmith.grant_access(
+    role regrole,
+    level text,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
+COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
+'Lets a role verify, issue (for one tenant, or the one that is signed in), audit or administer';
+
+CREATE FUNCTION keysmith.revoke_access(
+    role regrole,
+    level text DEFAULT NULL,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke_access';
+COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
+'Takes away what grant_access gave: all of it, a level, or a tenant of an issuer';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:39
+-- src/lib.rs:42
 -- requires:
 --   manage
 
@@ -604,10 +682,11 @@ CREATE FUNCTION keysmith.verify(
     ip inet DEFAULT NULL,
     keyspace text DEFAULT 'default',
     kind text DEFAULT NULL,
-    environment text DEFAULT NULL
+    environment text DEFAULT NULL,
+    sign_in boolean DEFAULT false
 ) RETURNS keysmith.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
-COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, text, text) IS
+COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, text, text, boolean) IS
 'Decides about a key; writes nothing, and works in read-only transactions and on standbys';
 
 CREATE FUNCTION keysmith.verify_digest(
@@ -616,10 +695,11 @@ CREATE FUNCTION keysmith.verify_digest(
     ip inet DEFAULT NULL,
     keyspace text DEFAULT 'default',
     kind text DEFAULT NULL,
-    environment text DEFAULT NULL
+    environment text DEFAULT NULL,
+    sign_in boolean DEFAULT false
 ) RETURNS keysmith.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
-COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, text, text) IS
+COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, text, text, boolean) IS
 'Decides about a key by its SHA-256, for callers who hash on their side';
 
 CREATE FUNCTION keysmith.verify_many(
@@ -682,12 +762,162 @@ COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:43
+-- requires:
+--   decide
+
+-- Identity: who is asking, for row-level security, defaults and triggers.
+--
+-- STABLE, so that a sub-select such as (SELECT keysmith.current_tenant_id()) is
+-- evaluated once a query. PARALLEL RESTRICTED, since it is the leader's: a parallel
+-- plan evaluates the sub-select there and hands the value to its workers.
+
+CREATE FUNCTION keysmith.current_tenant() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_tenant';
+COMMENT ON FUNCTION keysmith.current_tenant() IS
+'The name of the tenant that the transaction acts for; unique in its keyspace only';
+
+CREATE FUNCTION keysmith.current_tenant_id() RETURNS uuid
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_tenant_id';
+COMMENT ON FUNCTION keysmith.current_tenant_id() IS
+'The id of the tenant that the transaction acts for';
+
+CREATE FUNCTION keysmith.current_keyspace() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_keyspace';
+COMMENT ON FUNCTION keysmith.current_keyspace() IS
+'The keyspace of the key that the transaction acts for';
+
+CREATE FUNCTION keysmith.current_key() RETURNS uuid
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_key';
+COMMENT ON FUNCTION keysmith.current_key() IS
+'The key that the transaction acts for; good as a column''s default';
+
+CREATE FUNCTION keysmith.current_environment() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_environment';
+COMMENT ON FUNCTION keysmith.current_environment() IS
+'The environment of the key that the transaction acts for';
+
+CREATE FUNCTION keysmith.current_owner() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_owner';
+COMMENT ON FUNCTION keysmith.current_owner() IS
+'The member whose key the transaction acts for';
+
+CREATE FUNCTION keysmith.has_scope(scope text) RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope';
+COMMENT ON FUNCTION keysmith.has_scope(text) IS
+'Whether the key that the transaction acts for has a scope, or meets an expression of scopes';
+
+CREATE FUNCTION keysmith.whoami() RETURNS jsonb
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
+COMMENT ON FUNCTION keysmith.whoami() IS
+'A profile of the key that the transaction acts for, and of its tenant';
+
+CREATE FUNCTION keysmith.sign_out() RETURNS void
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';
+COMMENT ON FUNCTION keysmith.sign_out() IS
+'Ends the identity before the transaction ends';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:48
+-- requires:
+--   identity
+
+-- The audit.
+
+CREATE VIEW keysmith.audit WITH (security_barrier) AS
+SELECT a.keyspace,
+       a.entry,
+       a.at,
+       a.action,
+       a.tenant,
+       a.key_id,
+       a.role,
+       a.session_role,
+       a.acting_key,
+       a.client,
+       a.before,
+       a.after,
+       pg_catalog.encode(a.hash, 'hex') AS hash
+FROM keysmith.audit_entry a
+WHERE (SELECT keysmith.sees_everything())
+   OR (a.keyspace, a.tenant) IN (
+       SELECT t.keyspace, t.name FROM keysmith.tenant t
+       WHERE t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
+COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
+COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
+COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
+COMMENT ON COLUMN keysmith.audit.acting_key IS 'The key that the transaction acted for';
+
+CREATE FUNCTION keysmith.audit_heads(
+    OUT keyspace text,
+    OUT entry bigint,
+    OUT hash text,
+    OUT at timestamptz
+) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT DISTINCT ON (a.keyspace) a.keyspace, a.entry, pg_catalog.encode(a.hash, 'hex'), a.at
+    FROM keysmith.audit_entry a
+    ORDER BY a.keyspace, a.entry DESC
+$$;
+COMMENT ON FUNCTION keysmith.audit_heads() IS
+'The last entry of each chain: kept elsewhere, it shows later that none was cut off';
+
+CREATE FUNCTION keysmith.audit_verify(
+    heads jsonb DEFAULT NULL,
+    OUT keyspace text,
+    OUT ok boolean,
+    OUT entries bigint,
+    OUT first_bad bigint,
+    OUT problem text
+) RETURNS SETOF record
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_verify';
+COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
+'Checks each keyspace''s chain, also against heads that were kept, and names the first bad entry';
+
+-- What there is, in numbers.
+
+CREATE FUNCTION keysmith.status(
+    OUT topic text,
+    OUT name text,
+    OUT value text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'keys', k.keyspace || ', ' || k.status, pg_catalog.count(*)::text
+    FROM keysmith.key_listing k GROUP BY k.keyspace, k.status
+    UNION ALL
+    SELECT 'peppers',
+           CASE k.generation WHEN 0 THEN 'without a pepper' ELSE 'pepper ' || k.generation END,
+           pg_catalog.count(*) || ' keys'
+    FROM keysmith.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
+    ORDER BY 1, 2
+$$;
+COMMENT ON FUNCTION keysmith.status() IS
+'Counters: keys by state, and by the pepper that they are stored with';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:53
 -- finalize
 -- Nothing is anyone's until it is granted.
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA keysmith FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA keysmith FROM PUBLIC;
 REVOKE ALL ON SCHEMA keysmith FROM PUBLIC;
+
+-- But everyone may know who they are, and policies, which run with the rights of who
+-- asks, may ask it for them.
+GRANT USAGE ON SCHEMA keysmith TO PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    keysmith.current_tenant(),
+    keysmith.current_tenant_id(),
+    keysmith.current_keyspace(),
+    keysmith.current_key(),
+    keysmith.current_environment(),
+    keysmith.current_owner(),
+    keysmith.has_scope(text),
+    keysmith.whoami()
+TO PUBLIC;
 /* </end connected objects> */
 

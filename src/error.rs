@@ -14,6 +14,8 @@ pub enum Code {
     InvalidArgument,
     /// It is not for this tenant.
     NotAllowed,
+    /// The key that the transaction acts for is over.
+    IdentityOver,
     /// There is no such thing, or it is over: an unknown or a revoked key, an
     /// unknown tenant, keyspace, member or role.
     NotFound,
@@ -34,6 +36,7 @@ impl Code {
         match self {
             Code::InvalidArgument => b"KS400",
             Code::NotAllowed => b"KS403",
+            Code::IdentityOver => b"KS401",
             Code::NotFound => b"KS404",
             Code::Conflict => b"KS409",
             Code::KeyLimit => b"KS429",

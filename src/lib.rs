@@ -1,15 +1,18 @@
 //! keysmith: API keys inside PostgreSQL.
 
+mod audit;
 mod call;
 mod catalog;
 mod decide;
 mod error;
 mod guc;
+mod identity;
 mod jsonb;
 mod manage;
 mod pepper;
 mod request_id;
 mod text;
+mod transaction;
 mod varlena;
 
 #[cfg(not(panic = "unwind"))]
@@ -37,6 +40,16 @@ pgrx::extension_sql_file!(
     requires = ["keys_view"]
 );
 pgrx::extension_sql_file!("../sql/install/60_decide.sql", name = "decide", requires = ["manage"]);
+pgrx::extension_sql_file!(
+    "../sql/install/65_identity.sql",
+    name = "identity",
+    requires = ["decide"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/66_audit.sql",
+    name = "audit",
+    requires = ["identity"]
+);
 pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges", finalize);
 
 /// Called when the library is loaded: by the postmaster where it is preloaded, else
@@ -47,6 +60,7 @@ unsafe extern "C-unwind" fn _PG_init() {
     let outcome = unsafe {
         pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
             guc::define();
+            transaction::register();
             // A server that can't read its peppers would refuse every key: it must
             // say so when it is started, not to each caller.
             pepper::load().map_err(error::Error::into_report)

@@ -26,6 +26,11 @@ pub fn from_server(bytes: &[u8]) -> Option<String> {
     }
 }
 
+/// The same for showing it: what has no UTF-8 form is replaced.
+pub fn lossy(bytes: &[u8]) -> String {
+    from_server(bytes).unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned())
+}
+
 /// A Rust string in the database's encoding, for PostgreSQL to copy. Text ends at
 /// a NUL, which no text in a database holds.
 pub fn to_server(text: &str) -> CString {

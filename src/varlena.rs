@@ -157,6 +157,23 @@ pub fn text_array(mut texts: Vec<Datum>) -> Datum {
     .into()
 }
 
+/// A uuid[], in the current memory context.
+pub fn uuid_array(uuids: &[[u8; 16]]) -> Datum {
+    let mut elements: Vec<Datum> = uuids.iter().map(|uuid| Datum::from(uuid.as_ptr())).collect();
+    // SAFETY: the elements point to uuids, as many as is said; they are copied.
+    unsafe {
+        pg_sys::construct_array(
+            elements.as_mut_ptr(),
+            elements.len() as i32,
+            pg_sys::UUIDOID,
+            16,
+            false,
+            pg_sys::TYPALIGN_CHAR as std::ffi::c_char,
+        )
+    }
+    .into()
+}
+
 /// An inet or cidr: family, prefix length and address.
 #[inline]
 pub fn network(content: &[u8]) -> Option<(IpAddr, u8)> {

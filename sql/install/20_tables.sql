@@ -23,6 +23,8 @@ CREATE TABLE keysmith.keyspace (
                     CHECK (schemes <@ '{bearer,key,x_api_key}' AND pg_catalog.cardinality(schemes) > 0),
     unlisted_routes text COLLATE "C" NOT NULL DEFAULT 'any_key'
                     CHECK (unlisted_routes IN ('any_key', 'refuse')),
+    managed_by      text COLLATE "C" NOT NULL DEFAULT 'any_secret'
+                    CHECK (length(managed_by) BETWEEN 1 AND 128),
     display_id      text COLLATE "C" CHECK (length(display_id) <= 64),
     display_prefix  text COLLATE "C" NOT NULL DEFAULT '{prefix}{secret:5}'
                     CHECK (length(display_prefix) <= 64),
@@ -42,6 +44,7 @@ COMMENT ON COLUMN keysmith.keyspace.label_length IS 'Most characters of a label'
 COMMENT ON COLUMN keysmith.keyspace.wildcards IS 'Whether keys may hold * and family:*, besides scopes by name';
 COMMENT ON COLUMN keysmith.keyspace.schemes IS 'In which headers keys are looked for';
 COMMENT ON COLUMN keysmith.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
+COMMENT ON COLUMN keysmith.keyspace.managed_by IS 'Which keys manage their tenant''s keys: any_secret, nobody, or those with a scope, by its name';
 COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
 COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
 COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
@@ -178,11 +181,42 @@ COMMENT ON COLUMN keysmith.key.generation IS 'Of the pepper that the digest was 
 COMMENT ON COLUMN keysmith.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
 COMMENT ON COLUMN keysmith.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
+CREATE TABLE keysmith.access (
+    role       regrole NOT NULL,
+    level      text COLLATE "C" NOT NULL CHECK (level IN ('verifier', 'issuer', 'auditor', 'admin')),
+    tenant_id  uuid REFERENCES keysmith.tenant,
+    granted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    UNIQUE (role, level, tenant_id),
+    CHECK (tenant_id IS NULL OR level = 'issuer')
+);
+COMMENT ON TABLE keysmith.access IS 'What grant_access gave to which role; who may execute what is PostgreSQL''s to say';
+COMMENT ON COLUMN keysmith.access.tenant_id IS 'Whose keys an issuer manages; null for those of the tenant that is signed in';
+
+CREATE TABLE keysmith.audit_entry (
+    keyspace     text COLLATE "C" NOT NULL,
+    entry        bigint NOT NULL,
+    at           timestamptz NOT NULL,
+    action       text COLLATE "C" NOT NULL,
+    role         text COLLATE "C" NOT NULL,
+    session_role text COLLATE "C" NOT NULL,
+    acting_key   uuid,
+    client       inet,
+    tenant       text COLLATE "C",
+    key_id       uuid,
+    before       jsonb,
+    after        jsonb,
+    generation   smallint NOT NULL,
+    hash         bytea NOT NULL,
+    PRIMARY KEY (keyspace, entry)
+);
+COMMENT ON TABLE keysmith.audit_entry IS 'What was done, in a chain for each keyspace; * is the chain of what concerns none alone';
+COMMENT ON COLUMN keysmith.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
+
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,access,audit_entry}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
     END LOOP;
 END $$;

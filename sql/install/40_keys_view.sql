@@ -1,6 +1,18 @@
 -- Keys as they are shown: never a digest, never a secret.
 
-CREATE VIEW keysmith.keys WITH (security_barrier) AS
+-- What the caller may see. In a view, whose tables are read with its owner's rights,
+-- these still look at who asks; as sub-selects they are evaluated once a query.
+CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
+COMMENT ON FUNCTION keysmith.sees_everything() IS
+'Whether the caller sees all tenants: administrators and auditors who act for no key';
+
+CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
+COMMENT ON FUNCTION keysmith.own_tenants() IS
+'The tenants that the caller sees, if it does not see all';
+
+CREATE VIEW keysmith.key_listing WITH (security_barrier) AS
 SELECT k.key_id,
        t.name AS tenant,
        k.keyspace,
@@ -32,6 +44,15 @@ SELECT k.key_id,
        k.display_id
 FROM keysmith.key k
 JOIN keysmith.tenant t USING (tenant_id);
+COMMENT ON VIEW keysmith.key_listing IS 'All keys, for the functions of this extension';
+
+CREATE VIEW keysmith.keys WITH (security_barrier) AS
+SELECT *
+FROM keysmith.key_listing l
+WHERE (SELECT keysmith.sees_everything())
+   OR l.key_id IN (
+       SELECT k.key_id FROM keysmith.key k
+       WHERE k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
 COMMENT ON COLUMN keysmith.keys.status IS 'active, disabled, expired or revoked, as of now';
 COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell it from its siblings';

@@ -15,10 +15,11 @@ CREATE FUNCTION keysmith.create_keyspace(
     display jsonb DEFAULT NULL,
     codes jsonb DEFAULT NULL,
     plan_features jsonb DEFAULT NULL,
-    wildcards boolean DEFAULT NULL
+    wildcards boolean DEFAULT NULL,
+    managed_by text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, text) IS
 'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -236,3 +237,25 @@ CREATE FUNCTION keysmith.wait_for_replay(timeout interval DEFAULT '10 seconds') 
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_wait_for_replay';
 COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
 'Returns, with their number, when all attached standbys have replayed what is committed';
+
+-- Access.
+
+CREATE FUNCTION keysmith.grant_access(
+    role regrole,
+    level text,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
+COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
+'Lets a role verify, issue (for one tenant, or the one that is signed in), audit or administer';
+
+CREATE FUNCTION keysmith.revoke_access(
+    role regrole,
+    level text DEFAULT NULL,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke_access';
+COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
+'Takes away what grant_access gave: all of it, a level, or a tenant of an issuer';

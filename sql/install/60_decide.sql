@@ -40,10 +40,11 @@ CREATE FUNCTION keysmith.verify(
     ip inet DEFAULT NULL,
     keyspace text DEFAULT 'default',
     kind text DEFAULT NULL,
-    environment text DEFAULT NULL
+    environment text DEFAULT NULL,
+    sign_in boolean DEFAULT false
 ) RETURNS keysmith.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
-COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, text, text) IS
+COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, text, text, boolean) IS
 'Decides about a key; writes nothing, and works in read-only transactions and on standbys';
 
 CREATE FUNCTION keysmith.verify_digest(
@@ -52,10 +53,11 @@ CREATE FUNCTION keysmith.verify_digest(
     ip inet DEFAULT NULL,
     keyspace text DEFAULT 'default',
     kind text DEFAULT NULL,
-    environment text DEFAULT NULL
+    environment text DEFAULT NULL,
+    sign_in boolean DEFAULT false
 ) RETURNS keysmith.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
-COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, text, text) IS
+COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, text, text, boolean) IS
 'Decides about a key by its SHA-256, for callers who hash on their side';
 
 CREATE FUNCTION keysmith.verify_many(

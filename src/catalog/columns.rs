@@ -15,8 +15,8 @@ macro_rules! columns {
 columns! {
     keyspace {
         keyspace event_channel empty_scopes default_scopes max_active_keys at_max label_length
-        wildcards schemes unlisted_routes display_id display_prefix display_snippet has_imports generation
-        created_at
+        wildcards schemes unlisted_routes managed_by display_id display_prefix display_snippet
+        has_imports generation created_at
     }
     keyspace_prefix { keyspace kind environment prefix }
     answer { keyspace answer status code message }
@@ -32,5 +32,10 @@ columns! {
         key_id tenant_id created_at expires_at disabled_at revoked_at generation digest keyspace
         environment kind role owner scopes allowlist metadata label key_prefix key_snippet
         created_by revoked_reason rotated_to display_id regenerated imported
+    }
+    access { role level tenant_id granted_at }
+    audit_entry {
+        keyspace entry at action role session_role acting_key client tenant key_id before after
+        generation hash
     }
 }

@@ -12,7 +12,7 @@ use policy::Policy;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-pub use tables::Tables;
+pub use tables::{SCHEMA, Tables};
 
 /// What this backend remembers of the catalog.
 struct Remembered {

@@ -39,6 +39,9 @@ pub struct Policy {
     pub wildcards: bool,
     pub schemes: Schemes,
     pub refuses_unlisted_routes: bool,
+    /// What makes a key one that manages keys: `any_secret`, or a scope; `None` if
+    /// nothing does.
+    pub managed_by: Option<Bytes>,
     pub display_id: Option<String>,
     pub display_prefix: String,
     pub display_snippet: String,
@@ -82,6 +85,7 @@ impl Policy {
             wildcards: true,
             schemes: Schemes::default(),
             refuses_unlisted_routes: false,
+            managed_by: Some(Bytes::from(&b"any_secret"[..])),
             display_id: None,
             display_prefix: display::DEFAULT_PREFIX.into(),
             display_snippet: display::DEFAULT_SNIPPET.into(),
@@ -114,6 +118,10 @@ impl Policy {
             let schemes = texts(row.array(column::schemes));
             policy.schemes = Schemes::parse(schemes.iter().map(|name| &**name)).unwrap_or_default();
             policy.refuses_unlisted_routes = row.bytes(column::unlisted_routes) != Some(b"any_key");
+            policy.managed_by = row
+                .bytes(column::managed_by)
+                .filter(|by| *by != b"nobody")
+                .map(Bytes::from);
             policy.display_id = row.text(column::display_id);
             policy.display_prefix = row.text(column::display_prefix).unwrap_or_default();
             policy.display_snippet = row.text(column::display_snippet).unwrap_or_default();

@@ -94,6 +94,54 @@ impl Relation {
     }
 }
 
+impl Relation {
+    /// Hands on the last row, in index order, whose leading index columns equal the
+    /// keys.
+    pub fn last<T, const N: usize>(
+        &self,
+        snapshot: &Snapshot,
+        keys: [ScanKey; N],
+        with: impl FnOnce(&Row) -> T,
+    ) -> Option<T> {
+        let mut keys = keys.map(|key| key.0);
+        // SAFETY: as in `scan`; the index is closed after the scan, and after an error
+        // by the abort. The row has the relation's columns.
+        unsafe {
+            let index = pg_sys::index_open(self.index, LOCK);
+            let scan = pg_sys::systable_beginscan_ordered(
+                self.relation,
+                index,
+                snapshot.0,
+                N as i32,
+                keys.as_mut_ptr(),
+            );
+            let tuple = pg_sys::systable_getnext_ordered(
+                scan,
+                pg_sys::ScanDirection::BackwardScanDirection,
+            );
+            let result = (!tuple.is_null()).then(|| with(&self.row(tuple)));
+            pg_sys::systable_endscan_ordered(scan);
+            pg_sys::index_close(index, LOCK);
+            result
+        }
+    }
+
+    /// # Safety
+    /// A tuple of this relation, which stays as it is for as long as the row is used.
+    #[inline]
+    unsafe fn row<'a>(&self, tuple: pg_sys::HeapTuple) -> Row<'a> {
+        let mut values = [Datum::null(); MAX_COLUMNS];
+        let mut nulls = [true; MAX_COLUMNS];
+        // SAFETY: the tuple has the relation's columns, which the arrays can hold.
+        unsafe {
+            let description = (*self.relation).rd_att;
+            assert!((*description).natts as usize <= MAX_COLUMNS, "a table of ours is too wide");
+            pg_sys::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
+        }
+        Row { values, nulls, _scan: PhantomData }
+    }
+}
+
 impl Drop for Relation {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -175,19 +223,11 @@ impl Scan<'_> {
     /// The next row. It lies in a pinned page: it is good until the scan goes on.
     #[inline]
     pub fn next(&mut self) -> Option<Row<'_>> {
-        // SAFETY: the scan is open; the row has the relation's columns, which are
-        // no more than the arrays hold.
+        // SAFETY: the scan is open; the tuple stays until the scan goes on, which the
+        // row's lifetime forbids.
         unsafe {
             let tuple = pg_sys::systable_getnext(self.scan);
-            if tuple.is_null() {
-                return None;
-            }
-            let description = (*self.relation.relation).rd_att;
-            assert!((*description).natts as usize <= MAX_COLUMNS, "a table of ours is too wide");
-            let mut values = [Datum::null(); MAX_COLUMNS];
-            let mut nulls = [true; MAX_COLUMNS];
-            pg_sys::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
-            Some(Row { values, nulls, _scan: PhantomData })
+            (!tuple.is_null()).then(|| self.relation.row(tuple))
         }
     }
 }
@@ -250,6 +290,14 @@ impl<'a> Row<'a> {
 
     pub fn smallint(&self, column: i16) -> Option<i16> {
         self.datum(column).map(|datum| datum.value() as i16)
+    }
+
+    pub fn bigint(&self, column: i16) -> Option<i64> {
+        self.datum(column).map(|datum| datum.value() as i64)
+    }
+
+    pub fn oid(&self, column: i16) -> Option<Oid> {
+        self.datum(column).map(|datum| Oid::from(datum.value() as u32))
     }
 
     pub fn boolean(&self, column: i16) -> bool {

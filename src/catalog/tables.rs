@@ -26,8 +26,12 @@ pub struct Tables {
     pub tenant: Table,
     pub member: Table,
     pub key: Table,
+    /// The same table, its rows found by id.
+    pub key_by_id: Table,
     /// The same table, its rows found by tenant.
     pub key_by_tenant: Table,
+    pub access: Table,
+    pub audit_entry: Table,
     /// The row type of a verdict.
     pub verdict: Oid,
 }
@@ -54,7 +58,10 @@ impl Tables {
             tenant: table(c"tenant", c"tenant_pkey")?,
             member: table(c"member", c"member_pkey")?,
             key: table(c"key", c"key_digest_keyspace_key")?,
+            key_by_id: table(c"key", c"key_pkey")?,
             key_by_tenant: table(c"key", c"key_of_tenant")?,
+            access: table(c"access", c"access_role_level_tenant_id_key")?,
+            audit_entry: table(c"audit_entry", c"audit_entry_pkey")?,
             verdict: row_type(c"verdict", schema)?,
         };
         tables.check_columns()?;
@@ -75,6 +82,8 @@ impl Tables {
             (self.tenant, columns::tenant::NAMES),
             (self.member, columns::member::NAMES),
             (self.key, columns::key::NAMES),
+            (self.access, columns::access::NAMES),
+            (self.audit_entry, columns::audit_entry::NAMES),
         ];
         if expected.iter().all(|(table, names)| Relation::open(*table).has_columns(names)) {
             return Ok(());
@@ -96,13 +105,15 @@ impl Tables {
             self.tenant,
             self.member,
             self.key,
+            self.access,
+            self.audit_entry,
         ];
         all.map(|table| table.table)
     }
 }
 
 /// How many tables there are.
-pub const WATCHED: usize = 10;
+pub const WATCHED: usize = 12;
 
 fn row_type(name: &CStr, schema: Oid) -> Result<Oid> {
     // SAFETY: a look-up in the cache of types, which gives InvalidOid if there is none.

@@ -23,6 +23,7 @@ fn authenticate(call: &Call) -> Result<Option<Datum>> {
     let mut decision = Decision::new(&catalog, policy.clone(), keyspace, &required.needs);
     decision.demand.kind = required.kind;
     decision.demand.address = call.address(3);
+    decision.signs_in = true;
     let verdict = decision.verdict(None, presented(call.json(0), policy.schemes));
     Ok(Some(verdict.into_datum()))
 }

@@ -8,6 +8,7 @@ use crate::call::{Bytes, Call};
 use crate::catalog::policy::Policy;
 use crate::catalog::scan::Row;
 use crate::catalog::{Catalog, columns};
+use crate::identity::{self, Identity};
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::format;
 use keysmith_core::policy::allowlist::Allowlist;
@@ -43,6 +44,8 @@ pub struct Decision<'a> {
     policy: Rc<Policy>,
     keyspace: &'a [u8],
     pub demand: Demand<'a>,
+    /// Whether the transaction is to act for the key from now on, if it is let in.
+    pub signs_in: bool,
 }
 
 impl<'a> Decision<'a> {
@@ -60,7 +63,7 @@ impl<'a> Decision<'a> {
             // SAFETY: reads the clock.
             now: unsafe { pg_sys::GetCurrentTimestamp() },
         };
-        Decision { catalog, policy, keyspace, demand }
+        Decision { catalog, policy, keyspace, demand, signs_in: false }
     }
 
     pub fn has_imports(&self) -> bool {
@@ -73,6 +76,7 @@ impl<'a> Decision<'a> {
             Ok(digest) => digest,
             Err(reason) => return self.refusal(reason),
         };
+        let found_at = identity::transactions_ended();
         let opened;
         let reader = match reader {
             Some(reader) => reader,
@@ -83,6 +87,11 @@ impl<'a> Decision<'a> {
         };
         let decided = self.look_up(reader, &digest, |found, holder| {
             let reason = rules::decide(found, &self.demand);
+            if self.signs_in {
+                let identity = (reason == Reason::Ok)
+                    .then(|| Identity::new(holder, self.demand.address, found_at));
+                identity::sign_in(identity.flatten());
+            }
             Verdict::form(self.catalog, &self.policy, reason, Some(holder))
         });
         decided.unwrap_or_else(|reason| self.refusal(reason))
@@ -90,6 +99,9 @@ impl<'a> Decision<'a> {
 
     /// A refusal that tells of no key.
     fn refusal(&self, reason: Reason) -> Verdict {
+        if self.signs_in {
+            identity::sign_in(None);
+        }
         Verdict::form(self.catalog, &self.policy, reason, None)
     }
 
@@ -123,7 +135,12 @@ impl<'a> Decision<'a> {
     }
 
     /// Gathers what there is to a key: its row, its tenant's, its owner's.
-    fn gather<T>(&self, reader: &Reader, key: &Row, with: impl FnOnce(&Found, &Holder) -> T) -> T {
+    pub fn gather<T>(
+        &self,
+        reader: &Reader,
+        key: &Row,
+        with: impl FnOnce(&Found, &Holder) -> T,
+    ) -> T {
         use columns::key as column;
         let tenant_id = key.uuid(column::tenant_id).unwrap_or_default();
         let own: Vec<&[u8]> = match key.array(column::scopes) {
@@ -162,6 +179,8 @@ impl<'a> Decision<'a> {
                     kind: key.datum(column::kind),
                     owner: key.datum(column::owner),
                     role: role.or(owners_role),
+                    own: &own,
+                    roles: [role, owners_role],
                     scopes: &held.effective(),
                     metadata: key.datum(column::metadata),
                     expires_at: key.datum(column::expires_at),

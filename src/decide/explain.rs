@@ -8,7 +8,8 @@ use super::verdict::Holder;
 use crate::call::{Bytes, Call, result_set, sql_functions};
 use crate::catalog::Catalog;
 use crate::error::Result;
-use crate::{text, varlena};
+use crate::text::{self, lossy};
+use crate::varlena;
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
 use keysmith_core::policy::verdict::Reason;
@@ -179,10 +180,6 @@ fn what_it_saw(
             format!("holds {}; {needs}", shortened(&held))
         }
     }
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    text::from_server(bytes).unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned())
 }
 
 fn text_of(datum: Option<Datum>) -> String {

@@ -63,6 +63,14 @@ impl Reader {
         if elsewhere { Lookup::InOtherKeyspace } else { Lookup::Nowhere }
     }
 
+    /// Finds a key by its id.
+    pub fn key_with_id<T>(&self, key_id: &[u8; 16], with: impl FnOnce(&Row) -> T) -> Option<T> {
+        let keys = Relation::open(self.tables.key_by_id);
+        let key = ScanKey::uuid(columns::key::key_id, key_id);
+        let mut scan = keys.scan(&self.snapshot, [key]);
+        scan.next().as_ref().map(with)
+    }
+
     /// Hands on the row of a tenant.
     #[inline]
     pub fn tenant<T>(&self, tenant_id: &[u8; 16], with: impl FnOnce(Option<&Row>) -> T) -> T {

@@ -3,9 +3,9 @@
 mod allowlists;
 mod authenticate;
 mod client_ip;
-mod decision;
+pub mod decision;
 mod explain;
-mod lookup;
-mod needs;
-mod verdict;
+pub mod lookup;
+pub mod needs;
+pub mod verdict;
 mod verify;

@@ -59,7 +59,7 @@ impl fmt::Display for Needs<'_> {
 }
 
 /// What is neither a scope nor an expression is not met, nor is nothing at all.
-fn is_met(element: &[u8], held: &Held) -> bool {
+pub fn is_met(element: &[u8], held: &Held) -> bool {
     if scope::is_plain(element) {
         return held.covers(element);
     }

@@ -46,6 +46,9 @@ pub struct Holder<'a> {
     pub owner: Option<Datum>,
     pub role: Option<&'a [u8]>,
     pub scopes: &'a [&'a [u8]],
+    /// The key's own scopes, and the names of its own role and of its owner's.
+    pub own: &'a [&'a [u8]],
+    pub roles: [Option<&'a [u8]>; 2],
     pub metadata: Option<Datum>,
     pub expires_at: Option<Datum>,
 }

@@ -39,7 +39,8 @@ fn verify_digest(call: &Call) -> Result<Option<Datum>> {
 fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
     let needs = Needs::Listed(call.array(1));
-    let decision = asked(call, &catalog, &needs)?;
+    let mut decision = asked(call, &catalog, &needs)?;
+    decision.signs_in = call.boolean(6, "sign_in")?;
     let verdict = decision.verdict(None, presented);
     Ok(Some(verdict.into_datum()))
 }

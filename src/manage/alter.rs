@@ -1,7 +1,7 @@
 //! `alter_key`: a patch of a key.
 
-use super::authority;
-use super::event::{self, Subject};
+use super::authority::{self, Needs};
+use super::giver;
 use super::key;
 use super::keyspace::policy;
 use super::lifecycle::{self, Subjected};
@@ -10,6 +10,7 @@ use super::mint;
 use super::patch::{Change, Patch};
 use super::sql::{self, Param};
 use super::tenant::Tenant;
+use crate::audit::{Act, Subject};
 use crate::call::{Call, sql_functions};
 use crate::error::{Error, Result};
 use crate::text;
@@ -77,9 +78,10 @@ fn timestamp(name: &str, text: &str) -> Result<i64> {
 fn alter_key(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     let mut changes = Changes::read(call.datum(1))?;
-    authority::act(|_| {
-        let subject = Subjected::lock(&key_id)?;
-        let policy = policy(&subject.keyspace)?;
+    authority::act(Needs::Keys, |caller| {
+        let subject = Subjected::lock(caller, &key_id)?;
+        let policy = policy(caller, &subject.keyspace)?;
+        let act = Act::on(caller, &subject.keyspace, Subject::Key(&key_id))?;
         let expiry = changes.expires_at;
         if subject.rotated_to.is_some()
             && expiry.is_some_and(|new| !ends_sooner(new, subject.expires_at))
@@ -89,7 +91,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         // An expired key that comes to life again takes a place.
         if subject.is_expired() && expiry.is_some() {
             for surplus in key::make_room(&policy, &subject.tenant_id)? {
-                lifecycle::end(&surplus, "replaced")?;
+                lifecycle::end(caller, &surplus, "replaced")?;
             }
         }
         let tenant = Tenant::with_id(&subject.tenant_id)?;
@@ -138,7 +140,8 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
                 Param::given(pg_sys::JSONBOID, call.datum(1)),
             ],
         )?;
-        event::send("alter", &subject.keyspace, Subject::key(&key_id))?;
+        giver::check(caller, &key_id)?;
+        act.done("alter")?;
         listing::entry(&key_id)
     })
 }

@@ -1,52 +1,240 @@
-//! As whom management acts.
+//! Who may manage what, and as whom it is done.
 //!
-//! A management function may be called by whom it was granted to. Having checked
-//! its arguments it acts as the extension's owner, since no one else may touch the
-//! tables, and under a search path that holds nothing but PostgreSQL's own.
+//! EXECUTE says who may call a function. What it may reach is in `keysmith.access`:
+//! everything for administrators, some tenants for issuers. Where the transaction acts
+//! for a key, the key must allow it too, and nothing of another tenant is there at all.
+//!
+//! Having found that the caller may, an act goes on as the extension's owner, since no
+//! one else may touch the tables, and under a search path that holds nothing but
+//! PostgreSQL's own.
 
+use super::giver::Bounds;
 use super::sql;
-use crate::catalog::Catalog;
-use crate::error::Result;
+use crate::catalog::scan::{Relation, Snapshot};
+use crate::catalog::{Catalog, columns};
+use crate::error::{Code, Error, Result};
+use crate::identity::{self, Identity};
 use crate::text;
+use keysmith_core::policy::verdict::{Answer, Reason};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, c_int};
+use std::rc::Rc;
+
+/// What an act takes, besides the right to call its function.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: what is handed in is authority enough, or there is nothing to guard.
+    Nothing,
+    /// To administer: keyspaces, catalogues, tenants, access.
+    Admin,
+    /// To manage keys: all of them, or those of some tenants.
+    Keys,
+    /// To see keys and what became of them.
+    Sight,
+}
 
 /// Who called.
 pub struct Caller {
     pub role: String,
+    pub session_role: String,
+    /// The key that the transaction acts for.
+    pub key: Option<Rc<Identity>>,
+    /// How far that key may go in giving.
+    pub bounds: Option<Bounds>,
+    reach: Reach,
+}
+
+enum Reach {
+    Everything,
+    Tenants(Vec<[u8; 16]>),
 }
 
 /// Runs an act of management. Its effects are flushed when they commit, whatever
 /// `synchronous_commit` says: a revocation that was acknowledged, or a key that was
 /// handed out, must outlive a crash.
-pub fn act<T>(body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
-    let catalog = Catalog::open()?;
-    let caller = Caller { role: current_role() };
-    let owner = OwnersPlace::take(&catalog);
-    let result = sql::session(|| body(&caller));
-    owner.leave();
+pub fn act<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
+    let result = look(needs, body);
+    identity::doubt();
     // SAFETY: sets a flag of the transaction.
     unsafe { pg_sys::ForceSyncCommit() };
     result
 }
 
-/// Runs something that only reads, as the owner.
-pub fn look<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Runs something that only reads.
+pub fn look<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let catalog = Catalog::open()?;
-    let owner = OwnersPlace::take(&catalog);
+    let mut caller = Caller::of(&catalog, needs)?;
+    as_owner(&catalog, || {
+        if let Some(key) = &caller.key {
+            caller.bounds = Bounds::of(key)?;
+        }
+        body(&caller)
+    })
+}
+
+/// Runs statements as the extension's owner, whoever called.
+pub fn as_owner<T>(catalog: &Catalog, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let owner = OwnersPlace::take(owner(catalog));
     let result = sql::session(body);
     owner.leave();
     result
 }
 
-fn current_role() -> String {
+impl Caller {
+    fn of(catalog: &Catalog, needs: Needs) -> Result<Caller> {
+        let key = identity::current()?;
+        // SAFETY: looks up who the current and the session's user are.
+        let (user, session) = unsafe { (pg_sys::GetUserId(), pg_sys::GetSessionUserId()) };
+        let caller = Caller {
+            role: name_of(user),
+            session_role: name_of(session),
+            reach: Reach::of(catalog, user, needs == Needs::Sight, key.as_deref()),
+            key,
+            bounds: None,
+        };
+        caller.check(catalog, needs)?;
+        Ok(caller)
+    }
+
+    fn check(&self, catalog: &Catalog, needs: Needs) -> Result<()> {
+        let reaches_something = match &self.reach {
+            Reach::Everything => true,
+            Reach::Tenants(tenants) => !tenants.is_empty(),
+        };
+        match (needs, &self.key) {
+            (Needs::Nothing, _) => Ok(()),
+            (Needs::Admin, Some(_)) => {
+                Err(not_allowed("a transaction that acts for a key can't administer")
+                    .hint("End its identity with keysmith.sign_out() first."))
+            }
+            (Needs::Admin, None) if matches!(self.reach, Reach::Everything) => Ok(()),
+            (Needs::Keys | Needs::Sight, None) if reaches_something => Ok(()),
+            (Needs::Keys | Needs::Sight, Some(key)) if reaches_something => manages(catalog, key),
+            (Needs::Admin, _) => Err(self.without_access("'admin'")),
+            (Needs::Keys, _) => Err(self.without_access("'admin', or 'issuer' of a tenant")),
+            (Needs::Sight, _) => {
+                Err(self.without_access("'admin', 'auditor', or 'issuer' of a tenant"))
+            }
+        }
+    }
+
+    fn without_access(&self, levels: &str) -> Error {
+        not_allowed(format!("role {:?} has no access that allows this", self.role))
+            .hint(format!("It takes keysmith.grant_access(role, {levels})."))
+    }
+
+    /// Whether there is such a tenant, as far as the caller is concerned.
+    pub fn reaches(&self, tenant_id: &[u8; 16]) -> bool {
+        match &self.reach {
+            Reach::Everything => true,
+            Reach::Tenants(tenants) => tenants.contains(tenant_id),
+        }
+    }
+}
+
+impl Reach {
+    fn of(catalog: &Catalog, user: Oid, is_looking: bool, key: Option<&Identity>) -> Reach {
+        let reach = Reach::of_role(catalog, user, is_looking, key);
+        let Some(key) = key else { return reach };
+        let within = match reach {
+            Reach::Everything => true,
+            Reach::Tenants(tenants) => tenants.contains(&key.tenant_id),
+        };
+        Reach::Tenants(if within { vec![key.tenant_id] } else { Vec::new() })
+    }
+
+    fn of_role(catalog: &Catalog, user: Oid, is_looking: bool, key: Option<&Identity>) -> Reach {
+        use columns::access as column;
+        // SAFETY: looks at the memberships of roles.
+        let is = |role: Oid| unsafe { pg_sys::has_privs_of_role(user, role) };
+        if is(owner(catalog)) {
+            return Reach::Everything;
+        }
+        let snapshot = Snapshot::now(catalog.tables.access);
+        let access = Relation::open(catalog.tables.access);
+        let mut scan = access.scan(&snapshot, []);
+        let mut tenants = Vec::new();
+        while let Some(row) = scan.next() {
+            if !row.oid(column::role).is_some_and(is) {
+                continue;
+            }
+            match row.bytes(column::level) {
+                Some(b"admin") => return Reach::Everything,
+                Some(b"auditor") if is_looking => return Reach::Everything,
+                Some(b"issuer") => {
+                    let own = row.uuid(column::tenant_id);
+                    tenants.extend(own.or(key.map(|key| key.tenant_id)));
+                }
+                _ => {}
+            }
+        }
+        Reach::Tenants(tenants)
+    }
+}
+
+/// What the caller may see in the views: everything, or these tenants.
+pub fn sight() -> Result<Option<Vec<[u8; 16]>>> {
+    let catalog = Catalog::open()?;
+    let key = identity::current()?;
+    // SAFETY: looks up who the current user is.
+    let user = unsafe { pg_sys::GetUserId() };
+    match Reach::of(&catalog, user, true, key.as_deref()) {
+        Reach::Everything => Ok(None),
+        Reach::Tenants(tenants) => Ok(Some(tenants)),
+    }
+}
+
+/// Checks that a key manages the keys of its tenant, as its keyspace has it.
+fn manages(catalog: &Catalog, key: &Identity) -> Result<()> {
+    let policy = catalog.policy(&key.keyspace)?;
+    let reason = match policy.managed_by.as_deref() {
+        None => return Err(not_allowed("the keys of this keyspace do not manage keys")),
+        Some(_) if !key.is_secret => Reason::KindNotAllowed,
+        Some(b"any_secret") => return Ok(()),
+        Some(scope) if key.holds(scope)? => return Ok(()),
+        Some(_) => Reason::InsufficientScope,
+    };
+    Err(refused(&policy, reason))
+}
+
+/// A refusal in the words of the keyspace, as a verdict would have them.
+fn refused(policy: &crate::catalog::policy::Policy, reason: Reason) -> Error {
+    let answer: Answer = reason.answer();
+    let wording = policy.wording(answer);
+    let own = |text: Option<&[u8]>, usual: &str| {
+        text.and_then(text::from_server).unwrap_or_else(|| usual.into())
+    };
+    let code = own(wording.and_then(|wording| wording.code.as_deref()), answer.code());
+    let message = own(wording.and_then(|wording| wording.message.as_deref()), answer.message());
+    let status = wording.and_then(|wording| wording.status).unwrap_or(answer.status());
+    let detail = serde_json::json!({ "status": status, "code": code, "reason": reason.name() });
+    not_allowed(message).detail(detail.to_string())
+}
+
+pub fn not_allowed(message: impl Into<String>) -> Error {
+    Error::new(Code::NotAllowed, message)
+}
+
+fn name_of(role: Oid) -> String {
     // SAFETY: gives a C string, or null for a role that is just being dropped.
     unsafe {
-        let name = pg_sys::GetUserNameFromId(pg_sys::GetUserId(), true);
+        let name = pg_sys::GetUserNameFromId(role, true);
         if name.is_null() {
             return String::from("unknown");
         }
         text::from_server(CStr::from_ptr(name).to_bytes()).unwrap_or_default()
+    }
+}
+
+/// The extension's owner, who owns its tables.
+fn owner(catalog: &Catalog) -> Oid {
+    const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: PostgreSQL raises an error if the table is gone.
+    unsafe {
+        let relation = pg_sys::table_open(catalog.tables.key.table, LOCK);
+        let owner = (*(*relation).rd_rel).relowner;
+        pg_sys::table_close(relation, LOCK);
+        owner
     }
 }
 
@@ -60,17 +248,11 @@ struct OwnersPlace {
 }
 
 impl OwnersPlace {
-    fn take(catalog: &Catalog) -> OwnersPlace {
+    fn take(owner: Oid) -> OwnersPlace {
         let mut place = OwnersPlace { user: Oid::INVALID, security: 0, nesting: 0 };
         // SAFETY: what a SECURITY DEFINER function with a SET clause does at its
         // start, in the same order.
         unsafe {
-            let relation = pg_sys::table_open(
-                catalog.tables.key.table,
-                pg_sys::AccessShareLock as pg_sys::LOCKMODE,
-            );
-            let owner = (*(*relation).rd_rel).relowner;
-            pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             pg_sys::GetUserIdAndSecContext(&mut place.user, &mut place.security);
             place.nesting = pg_sys::NewGUCNestLevel();
             set_for_now(c"search_path", c"pg_catalog, pg_temp");

@@ -1,11 +1,11 @@
 //! What is defined in a keyspace: scopes, roles, routes.
 
-use super::authority;
-use super::event::{self, Subject};
+use super::authority::{self, Needs};
 use super::key;
-use super::keyspace::policy;
+use super::keyspace::{self, policy};
 use super::mint;
 use super::sql::{self, Param};
+use crate::audit::{Act, Subject};
 use crate::call::{Call, must_not_be_null, sql_functions, strings};
 use crate::error::{Code, Error, Result};
 use crate::text;
@@ -37,8 +37,10 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
     if !implies.iter().all(|implied| is_scope(implied)) {
         return Err(Error::argument("implies", format!("has a scope that {SCOPE_RULE}")));
     }
-    authority::act(|_| {
-        policy(&keyspace)?;
+    authority::act(Needs::Admin, |caller| {
+        policy(caller, &keyspace)?;
+        keyspace::lock(&keyspace)?;
+        let act = Act::on(caller, &keyspace, Subject::Scope(&scope))?;
         sql::execute(
             "INSERT INTO keysmith.scope (keyspace, scope, description, implies)
              VALUES ($1, $2, $3, $4)
@@ -51,7 +53,7 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
                 Param::texts(&implies),
             ],
         )?;
-        event::send("define_scope", &keyspace, Subject::default())
+        act.done("define_scope")
     })?;
     Ok(None)
 }
@@ -63,14 +65,16 @@ fn define_role(call: &Call) -> Result<Option<Datum>> {
     if !is_name(&role) {
         return Err(Error::argument("role", NAME_RULE));
     }
-    authority::act(|_| {
-        key::check_known_grants(&*policy(&keyspace)?, &scopes)?;
+    authority::act(Needs::Admin, |caller| {
+        key::check_known_grants(&*policy(caller, &keyspace)?, &scopes)?;
+        keyspace::lock(&keyspace)?;
+        let act = Act::on(caller, &keyspace, Subject::Role(&role))?;
         sql::execute(
             "INSERT INTO keysmith.role (keyspace, role, scopes) VALUES ($1, $2, $3)
              ON CONFLICT (keyspace, role) DO UPDATE SET scopes = excluded.scopes",
             &[Param::text(&keyspace), Param::text(&role), Param::texts(&scopes)],
         )?;
-        event::send("define_role", &keyspace, Subject::default())
+        act.done("define_role")
     })?;
     Ok(None)
 }
@@ -127,6 +131,10 @@ impl Route {
         Ok(route)
     }
 
+    fn subject(&self) -> Subject<'_> {
+        Subject::Route { method: &self.method, pattern: &self.pattern, variant: &self.variant }
+    }
+
     fn params(&self) -> Vec<Param> {
         [&self.keyspace, &self.method, &self.pattern, &self.variant]
             .map(|text| Param::text(text))
@@ -154,10 +162,12 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
     }
     let named = Expression::parse(&required).map_err(fail)?;
     let kind = call.text(5, "kind")?.map(mint::kind).transpose()?;
-    authority::act(|_| {
-        let policy = policy(&route.keyspace)?;
+    authority::act(Needs::Admin, |caller| {
+        let policy = policy(caller, &route.keyspace)?;
         let scopes: Vec<String> = named.scopes().into_iter().map(String::from).collect();
         key::check_known_grants(&policy, &scopes)?;
+        keyspace::lock(&route.keyspace)?;
+        let act = Act::on(caller, &route.keyspace, route.subject())?;
         let mut params = route.params();
         // Patterns that differ in the names of their parameters match the same paths.
         let same = sql::query(
@@ -180,15 +190,17 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
              DO UPDATE SET scopes = excluded.scopes, kind = excluded.kind",
             &params,
         )?;
-        event::send("define_route", &route.keyspace, Subject::default())
+        act.done("define_route")
     })?;
     Ok(None)
 }
 
 fn remove_route(call: &Call) -> Result<Option<Datum>> {
     let route = Route::read(call, 3)?;
-    authority::act(|_| {
-        policy(&route.keyspace)?;
+    authority::act(Needs::Admin, |caller| {
+        policy(caller, &route.keyspace)?;
+        keyspace::lock(&route.keyspace)?;
+        let act = Act::on(caller, &route.keyspace, route.subject())?;
         let removed = sql::execute(
             "DELETE FROM keysmith.route
              WHERE keyspace = $1 AND method = $2 AND pattern = $3 AND variant = $4",
@@ -198,7 +210,7 @@ fn remove_route(call: &Call) -> Result<Option<Datum>> {
             let Route { method, pattern, .. } = &route;
             return Err(Error::not_found(format!("route {method} {pattern} does not exist")));
         }
-        event::send("remove_route", &route.keyspace, Subject::default())
+        act.done("remove_route")
     })?;
     Ok(None)
 }

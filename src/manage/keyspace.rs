@@ -1,10 +1,10 @@
 //! Keyspaces: one product's keys each.
 
-use super::authority;
-use super::event::{self, Subject};
+use super::authority::{self, Caller, Needs};
 use super::options::{self, Options};
 use super::patch::Patch;
 use super::sql::{self, Param};
+use crate::audit::{Act, Subject};
 use crate::call::{Call, sql_functions};
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
@@ -24,7 +24,7 @@ sql_functions! {
 const DEFAULT: &str = "default";
 
 /// The policy of a keyspace that must be there, with all changes up to now.
-pub fn policy(keyspace: &str) -> Result<Rc<Policy>> {
+pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
     let current = || Catalog::open()?.policy(keyspace.as_bytes());
     let policy = current()?;
     if policy.exists {
@@ -35,8 +35,11 @@ pub fn policy(keyspace: &str) -> Result<Rc<Policy>> {
         return Err(Error::not_found(format!("keyspace {shown:?} does not exist"))
             .hint("Make it with keysmith.create_keyspace."));
     }
-    insert(DEFAULT)?;
-    options::set_prefixes(DEFAULT, &options::default_prefixes())?;
+    let act = Act::on(caller, DEFAULT, Subject::Keyspace)?;
+    if insert(DEFAULT)? {
+        options::set_prefixes(DEFAULT, &options::default_prefixes())?;
+        act.done("create_keyspace")?;
+    }
     current()
 }
 
@@ -49,17 +52,29 @@ fn insert(keyspace: &str) -> Result<bool> {
     Ok(inserted == 1)
 }
 
+/// Acts on what a keyspace defines take turns, so that each notes what the one before
+/// it left.
+pub fn lock(keyspace: &str) -> Result<()> {
+    sql::execute(
+        "SELECT FROM keysmith.keyspace WHERE keyspace = $1 FOR NO KEY UPDATE",
+        &[Param::text(keyspace)],
+    )?;
+    Ok(())
+}
+
 fn create_keyspace(call: &Call) -> Result<Option<Datum>> {
     let name = call.required_text(0, "name")?;
     if !is_identifier(&name) {
         return Err(Error::argument("name", IDENTIFIER_RULE));
     }
     let options = Options::given(call)?;
-    authority::act(|_| {
+    authority::act(Needs::Admin, |caller| {
+        let act = Act::on(caller, &name, Subject::Keyspace)?;
         if !insert(&name)? {
             return Err(Error::new(Code::Conflict, format!("keyspace {name:?} already exists")));
         }
-        options.apply(&name)
+        options.apply(&name)?;
+        act.done("create_keyspace")
     })?;
     Ok(None)
 }
@@ -69,18 +84,20 @@ fn alter_keyspace(call: &Call) -> Result<Option<Datum>> {
     let mut patch = Patch::read("changes", call.datum(1))?;
     let options = Options::changed(&mut patch)?;
     patch.finish()?;
-    authority::act(|_| {
-        policy(&name)?;
+    authority::act(Needs::Admin, |caller| {
+        policy(caller, &name)?;
+        lock(&name)?;
+        let act = Act::on(caller, &name, Subject::Keyspace)?;
         options.apply(&name)?;
-        event::send("alter_keyspace", &name, Subject::default())
+        act.done("alter_keyspace")
     })?;
     Ok(None)
 }
 
 fn event_channel(call: &Call) -> Result<Option<Datum>> {
     let name = call.required_text(0, "keyspace")?;
-    authority::act(|_| {
-        policy(&name)?;
+    authority::act(Needs::Nothing, |caller| {
+        policy(caller, &name)?;
         let rows = sql::query(
             "SELECT event_channel FROM keysmith.keyspace WHERE keyspace = $1",
             &[Param::text(&name)],

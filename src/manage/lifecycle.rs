@@ -1,13 +1,14 @@
 //! What becomes of a key: rotated, regenerated, disabled, revoked.
 
-use super::authority;
-use super::event::{self, Subject};
+use super::authority::{self, Caller, Needs};
+use super::giver;
 use super::key::{self, Fresh, unknown_key};
 use super::keyspace::policy;
 use super::listing;
 use super::mint::{self, Draft};
 use super::sql::{self, Param, Row};
 use super::tenant::Tenant;
+use crate::audit::{Act, Subject};
 use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
 use crate::catalog::policy::Policy;
 use crate::error::{Code, Error, Result};
@@ -40,7 +41,19 @@ pub struct Subjected {
 impl Subjected {
     /// Locks a key that is not revoked. Sessions that act on one key at once take
     /// turns, and each sees what the one before it did.
-    pub fn lock(key_id: &[u8; 16]) -> Result<Subjected> {
+    /// One that the caller does not reach is one that is not there.
+    pub fn lock(caller: &Caller, key_id: &[u8; 16]) -> Result<Subjected> {
+        let subject = Subjected::lock_any(key_id)?;
+        if !caller.reaches(&subject.tenant_id) {
+            return Err(unknown_key(key_id));
+        }
+        if let Some(key) = &caller.key {
+            giver::check_environment(key, subject.environment.as_bytes())?;
+        }
+        Ok(subject)
+    }
+
+    fn lock_any(key_id: &[u8; 16]) -> Result<Subjected> {
         let rows = sql::query(
             "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
                     rotated_to
@@ -88,13 +101,14 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     let grace = call.interval(1, "grace")?;
     check_grace(&grace)?;
-    let (row, api_key) = authority::act(|caller| {
-        let old = Subjected::lock(&key_id)?;
+    let (row, api_key) = authority::act(Needs::Keys, |caller| {
+        let old = Subjected::lock(caller, &key_id)?;
         old.check_is_active()?;
+        let act = Act::on(caller, &old.keyspace, Subject::Key(&key_id))?;
         let is_over_at_once = grace.time == 0 && grace.day == 0 && grace.month == 0;
         let tenant = Tenant::with_id(&old.tenant_id)?;
-        tenant.check_feature(&*policy(&old.keyspace)?, "grace", !is_over_at_once)?;
-        let (successor, api_key) = succeed(&caller.role, &old, false)?;
+        tenant.check_feature(&*policy(caller, &old.keyspace)?, "grace", !is_over_at_once)?;
+        let (successor, api_key) = succeed(caller, &old, false)?;
         sql::execute(
             "UPDATE keysmith.key SET
                  rotated_to = $2,
@@ -110,7 +124,7 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
                 Param::given(pg_sys::INTERVALOID, call.datum(1)),
             ],
         )?;
-        event::send("rotate", &old.keyspace, Subject::key(&key_id))?;
+        act.done("rotate")?;
         Ok((key::minted(&successor)?, api_key))
     })?;
     Ok(Some(key::with_api_key(row, &api_key)))
@@ -129,8 +143,8 @@ fn check_grace(grace: &Interval) -> Result<()> {
 }
 
 /// Stores a new key that inherits everything of an old one.
-fn succeed(created_by: &str, old: &Subjected, regenerated: bool) -> Result<([u8; 16], String)> {
-    let policy = policy(&old.keyspace)?;
+fn succeed(caller: &Caller, old: &Subjected, regenerated: bool) -> Result<([u8; 16], String)> {
+    let policy = policy(caller, &old.keyspace)?;
     let fresh = Fresh::generate(&policy, &old.kind, &old.environment)?;
     key::note_generation(&policy, &old.keyspace, fresh.generation)?;
     let rows = sql::query(
@@ -148,13 +162,15 @@ fn succeed(created_by: &str, old: &Subjected, regenerated: bool) -> Result<([u8;
             Param::bytes(&fresh.digest),
             Param::text(&fresh.key_prefix),
             Param::text(&fresh.key_snippet),
-            Param::text(created_by),
+            Param::text(&caller.role),
             Param::boolean(regenerated),
             Param::text_or_null(key::new_display_id(&policy, &old.keyspace)?.as_deref()),
         ],
     )?;
     let key_id =
         rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| unknown_key(&old.key_id))?;
+    giver::check(caller, &key_id)?;
+    Act::made(caller, &old.keyspace, Subject::Key(&key_id)).done("mint")?;
     Ok((key_id, fresh.api_key))
 }
 
@@ -170,17 +186,18 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
         keyspace: call.required_text(4, "keyspace")?,
         ..Draft::default()
     };
-    let (row, api_key) = authority::act(|caller| {
-        let policy = policy(&draft.keyspace)?;
-        let tenant = Tenant::find(&draft.tenant, &draft.keyspace)?;
-        let environment = draft.settle(&policy, &tenant)?;
+    let (row, api_key) = authority::act(Needs::Keys, |caller| {
+        let policy = policy(caller, &draft.keyspace)?;
+        let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
+        let environment = draft.settle(caller, &policy, &tenant)?;
         let Some(old) = legacy_key(&policy, &tenant.id, &draft.kind, &environment)? else {
             draft.check_plan(&policy, &tenant)?;
             return mint::mint_for(caller, &policy, &tenant.id, &draft, &environment, true);
         };
-        let old = Subjected::lock(&old)?;
+        let old = Subjected::lock(caller, &old)?;
         old.check_is_active()?;
-        let (successor, api_key) = succeed(&caller.role, &old, true)?;
+        let act = Act::on(caller, &old.keyspace, Subject::Key(&old.key_id))?;
+        let (successor, api_key) = succeed(caller, &old, true)?;
         if draft.label.is_some() {
             sql::execute(
                 "UPDATE keysmith.key SET label = $2 WHERE key_id = $1",
@@ -193,7 +210,7 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
              WHERE key_id = $1",
             &[Param::uuid(&old.key_id), Param::uuid(&successor)],
         )?;
-        event::send("revoke", &old.keyspace, Subject::key(&old.key_id))?;
+        act.done("revoke")?;
         Ok((key::minted(&successor)?, api_key))
     })?;
     Ok(Some(key::with_api_key(row, &api_key)))
@@ -231,21 +248,26 @@ fn disable(call: &Call) -> Result<Option<Datum>> {
     switch(
         call,
         "disable",
+        false,
         "UPDATE keysmith.key SET disabled_at = coalesce(disabled_at, pg_catalog.clock_timestamp())
          WHERE key_id = $1",
     )
 }
 
 fn enable(call: &Call) -> Result<Option<Datum>> {
-    switch(call, "enable", "UPDATE keysmith.key SET disabled_at = NULL WHERE key_id = $1")
+    switch(call, "enable", true, "UPDATE keysmith.key SET disabled_at = NULL WHERE key_id = $1")
 }
 
-fn switch(call: &Call, event: &str, statement: &str) -> Result<Option<Datum>> {
+fn switch(call: &Call, action: &str, gives: bool, statement: &str) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
-    authority::act(|_| {
-        let subject = Subjected::lock(&key_id)?;
+    authority::act(Needs::Keys, |caller| {
+        let subject = Subjected::lock(caller, &key_id)?;
+        let act = Act::on(caller, &subject.keyspace, Subject::Key(&key_id))?;
         sql::execute(statement, &[Param::uuid(&key_id)])?;
-        event::send(event, &subject.keyspace, Subject::key(&key_id))
+        if gives {
+            giver::check(caller, &key_id)?;
+        }
+        act.done(action)
     })?;
     Ok(None)
 }
@@ -254,20 +276,28 @@ fn revoke(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     let reason = call.text(1, "reason")?;
     key::check_length("reason", reason.as_deref(), 1000)?;
-    authority::act(|_| end(&key_id, reason.as_deref().unwrap_or("revoked")))?;
+    authority::act(Needs::Keys, |caller| {
+        let subject = Subjected::lock(caller, &key_id)?;
+        end_locked(caller, &subject, reason.as_deref().unwrap_or("revoked"))
+    })?;
     Ok(None)
 }
 
-/// Revokes a key.
-pub fn end(key_id: &[u8; 16], reason: &str) -> Result<()> {
-    let subject = Subjected::lock(key_id)?;
+/// Revokes a key, whoever has a reason to.
+pub fn end(caller: &Caller, key_id: &[u8; 16], reason: &str) -> Result<()> {
+    end_locked(caller, &Subjected::lock_any(key_id)?, reason)
+}
+
+fn end_locked(caller: &Caller, subject: &Subjected, reason: &str) -> Result<()> {
+    let key_id = &subject.key_id;
+    let act = Act::on(caller, &subject.keyspace, Subject::Key(key_id))?;
     sql::execute(
         "UPDATE keysmith.key
          SET revoked_at = pg_catalog.clock_timestamp(), revoked_reason = $2
          WHERE key_id = $1",
         &[Param::uuid(key_id), Param::text(reason)],
     )?;
-    event::send("revoke", &subject.keyspace, Subject::key(key_id))
+    act.done("revoke")
 }
 
 /// Revokes a secret key that was found where it should not be, in every keyspace
@@ -282,7 +312,7 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
     let source = call.required_text(1, "source")?;
     key::check_length("source", Some(&source), 500)?;
     let candidates: Vec<_> = pepper::peppers().candidates(&digest).collect();
-    let revoked = authority::act(|_| {
+    let revoked = authority::act(Needs::Nothing, |caller| {
         let mut keys: Vec<([u8; 16], String)> = Vec::new();
         for (generation, digest) in &candidates {
             let rows = sql::query(
@@ -300,7 +330,7 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
             return Err(Error::new(Code::Conflict, "api_key is publishable, and so no secret"));
         }
         for (key_id, _) in &keys {
-            end(key_id, &format!("leaked: {source}"))?;
+            end(caller, key_id, &format!("leaked: {source}"))?;
         }
         Ok(keys)
     })?;

@@ -1,6 +1,6 @@
 //! Keys as they are shown: without digests, and without the keys.
 
-use super::authority;
+use super::authority::{self, Needs};
 use super::sql::{self, Param};
 use super::tenant::Tenant;
 use crate::call::{Call, result_set, sql_functions};
@@ -14,7 +14,7 @@ sql_functions! {
 /// One key, as a row of the view `keys`.
 pub fn entry(key_id: &[u8; 16]) -> Result<Option<Datum>> {
     let rows =
-        sql::query("SELECT k FROM keysmith.keys k WHERE key_id = $1", &[Param::uuid(key_id)])?;
+        sql::query("SELECT ROW(k.*)::keysmith.keys FROM keysmith.key_listing k WHERE key_id = $1", &[Param::uuid(key_id)])?;
     Ok(rows.first().and_then(|row| row.transferred(1)))
 }
 
@@ -24,10 +24,10 @@ fn list_keys(call: &Call) -> Result<Option<Datum>> {
     let include_revoked = call.boolean(2, "include_revoked")?;
     // SAFETY: the function is declared to return a set of rows of the view.
     let result = unsafe { result_set(call, 0) };
-    authority::look(|| {
-        let tenant_id = Tenant::find(&tenant, &keyspace)?.id;
+    authority::look(Needs::Sight, |caller| {
+        let tenant_id = Tenant::find(caller, &tenant, &keyspace)?.id;
         let rows = sql::query(
-            "SELECT v.* FROM keysmith.key k JOIN keysmith.keys v USING (key_id)
+            "SELECT v.* FROM keysmith.key k JOIN keysmith.key_listing v USING (key_id)
              WHERE k.tenant_id = $1 AND ($2 OR k.revoked_at IS NULL)
              ORDER BY k.created_at, k.key_id",
             &[Param::uuid(&tenant_id), Param::boolean(include_revoked)],

@@ -1,12 +1,13 @@
 //! New keys: minted here, or imported from elsewhere.
 
-use super::authority::{self, Caller};
-use super::event::{self, Subject};
+use super::authority::{self, Caller, Needs};
+use super::giver;
 use super::key::{self, Fresh};
 use super::keyspace::policy;
 use super::lifecycle;
 use super::sql::{self, Param};
 use super::tenant::Tenant;
+use crate::audit::{Act, Subject};
 use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
 use crate::catalog::policy::{EmptyScopes, Policy};
 use crate::error::{Code, Error, Result};
@@ -60,7 +61,8 @@ impl Draft {
     }
 
     /// Checks what needs the keyspace and the tenant, and fills in defaults.
-    pub fn settle(&mut self, policy: &Policy, tenant: &Tenant) -> Result<String> {
+    pub fn settle(&mut self, caller: &Caller, policy: &Policy, tenant: &Tenant) -> Result<String> {
+        giver::fill_in(caller, policy, self)?;
         key::check_label(policy, self.label.as_deref())?;
         key::check_key_grants(policy, &self.scopes)?;
         key::check_role(policy, self.role.as_deref(), &self.keyspace)?;
@@ -114,11 +116,11 @@ pub fn environment(policy: &Policy, kind: &str, asked: Option<&str>) -> Result<S
 
 fn mint(call: &Call) -> Result<Option<Datum>> {
     let mut draft = Draft::read(call, 1)?;
-    let (row, api_key) = authority::act(|caller| {
-        let policy = policy(&draft.keyspace)?;
-        let tenant = Tenant::find(&draft.tenant, &draft.keyspace)?;
+    let (row, api_key) = authority::act(Needs::Keys, |caller| {
+        let policy = policy(caller, &draft.keyspace)?;
+        let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
         draft.check_plan(&policy, &tenant)?;
-        let environment = draft.settle(&policy, &tenant)?;
+        let environment = draft.settle(caller, &policy, &tenant)?;
         mint_for(caller, &policy, &tenant.id, &draft, &environment, false)
     })?;
     Ok(Some(key::with_api_key(row, &api_key)))
@@ -163,11 +165,11 @@ fn store(
     draft: &Draft,
     environment: &str,
     stored: &Stored,
-    event: &str,
+    action: &str,
 ) -> Result<Datum> {
     key::note_generation(policy, &draft.keyspace, stored.generation)?;
     for surplus in key::make_room(policy, tenant_id)? {
-        lifecycle::end(&surplus, "replaced")?;
+        lifecycle::end(caller, &surplus, "replaced")?;
     }
     let rows = sql::query(
         "INSERT INTO keysmith.key (
@@ -202,7 +204,8 @@ fn store(
     )?;
     let key_id =
         rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| duplicate(&draft.keyspace))?;
-    event::send(event, &draft.keyspace, Subject::key(&key_id))?;
+    giver::check(caller, &key_id)?;
+    Act::made(caller, &draft.keyspace, Subject::Key(&key_id)).done(action)?;
     key::minted(&key_id)
 }
 
@@ -236,11 +239,11 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
     let peppers = pepper::peppers();
     let stored_already: Vec<_> = peppers.candidates(&digest).collect();
     let (generation, digest) = peppers.store(&digest);
-    let row = authority::act(|caller| {
-        let policy = policy(&draft.keyspace)?;
-        let tenant = Tenant::find(&draft.tenant, &draft.keyspace)?;
+    let row = authority::act(Needs::Keys, |caller| {
+        let policy = policy(caller, &draft.keyspace)?;
+        let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
         draft.check_plan(&policy, &tenant)?;
-        let environment = draft.settle(&policy, &tenant)?;
+        let environment = draft.settle(caller, &policy, &tenant)?;
         // The same key stored under an older pepper has another digest.
         for (generation, digest) in &stored_already {
             let count = sql::execute(

@@ -1,16 +1,19 @@
 //! Management: what changes keyspaces, tenants and keys.
 
+mod access;
 mod alter;
-mod authority;
+pub mod authority;
 mod catalogue;
-mod event;
+pub mod event;
+mod giver;
 mod key;
 mod keyspace;
 mod lifecycle;
 mod listing;
 mod mint;
 mod options;
-mod patch;
+pub mod patch;
+pub mod profile;
 mod replay;
-mod sql;
+pub mod sql;
 mod tenant;

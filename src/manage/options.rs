@@ -9,6 +9,7 @@ use keysmith_core::key::{display, format};
 use keysmith_core::policy::header::{SCHEMES_RULE, Schemes};
 use keysmith_core::policy::name::{IDENTIFIER_RULE, NAME_RULE, is_identifier, is_name};
 use keysmith_core::policy::rules::Kind;
+use keysmith_core::policy::scope::is_scope;
 use keysmith_core::policy::verdict::Answer;
 use serde_json::Value;
 
@@ -23,6 +24,7 @@ pub struct Options {
     schemes: Option<Vec<String>>,
     wildcards: Option<bool>,
     unlisted_routes: Option<String>,
+    managed_by: Option<String>,
     display: Option<Display>,
     codes: Option<Vec<Wording>>,
     plan_features: Option<Vec<PlanFeature>>,
@@ -65,6 +67,7 @@ impl Options {
             label_length: call.integer(6),
             schemes: call.datum(7).map(|_| call.strings(7, "schemes")).transpose()?,
             unlisted_routes: call.text(8, "unlisted_routes")?,
+            managed_by: call.text(13, "managed_by")?,
             display: json(9, "display")?.map(read_display).transpose()?,
             codes: json(10, "codes")?.map(read_codes).transpose()?,
             wildcards: call.datum(12).map(|_| call.boolean(12, "wildcards")).transpose()?,
@@ -92,6 +95,9 @@ impl Options {
             unlisted_routes: patch
                 .text("unlisted_routes")?
                 .map(|choice| choice.unwrap_or("any_key".into())),
+            managed_by: patch
+                .text("managed_by")?
+                .map(|choice| choice.unwrap_or("any_secret".into())),
             display: patch.value("display")?.map(read_display).transpose()?,
             codes: patch.value("codes")?.map(read_codes).transpose()?,
             plan_features: patch.value("plan_features")?.map(read_plan_features).transpose()?,
@@ -106,6 +112,9 @@ impl Options {
         within("max_active_keys", self.max_active_keys.flatten(), 1_000_000)?;
         within("label_length", self.label_length, 1000)?;
         one_of("unlisted_routes", self.unlisted_routes.as_deref(), &["any_key", "refuse"])?;
+        if self.managed_by.as_deref().is_some_and(|scope| !is_scope(scope)) {
+            return Err(Error::argument("managed_by", "must be any_secret, nobody or a scope"));
+        }
         if let Some(schemes) = &self.schemes
             && Schemes::parse(schemes.iter().map(String::as_bytes)).is_none()
         {
@@ -138,7 +147,8 @@ impl Options {
                  display_id = CASE WHEN $12 THEN $13 ELSE display_id END,
                  display_prefix = coalesce($14, display_prefix),
                  display_snippet = coalesce($15, display_snippet),
-                 wildcards = coalesce($16, wildcards)
+                 wildcards = coalesce($16, wildcards),
+                 managed_by = coalesce($17, managed_by)
              WHERE keyspace = $1",
             &[
                 Param::text(keyspace),
@@ -157,6 +167,7 @@ impl Options {
                 Param::text_or_null(display.map(|display| display.prefix.as_str())),
                 Param::text_or_null(display.map(|display| display.snippet.as_str())),
                 Param::boolean_or_null(self.wildcards),
+                Param::text_or_null(self.managed_by.as_deref()),
             ],
         )?;
         Ok(())

@@ -1,6 +1,6 @@
 //! Waiting until the standbys know.
 
-use super::authority;
+use super::authority::{self, Needs};
 use super::key;
 use super::sql::{self, Param};
 use crate::call::{Call, sql_functions};
@@ -41,11 +41,11 @@ fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
     }
     let now = || i128::from(key::clock());
     let deadline = now() + length;
-    let target = authority::look(committed_position)?;
+    let target = authority::look(Needs::Nothing, |_| committed_position())?;
     let mut standbys = Standbys::default();
     // Each look is a session of its own, so that waiting long takes no memory.
     loop {
-        authority::look(|| standbys.look(&target))?;
+        authority::look(Needs::Nothing, |_| standbys.look(&target))?;
         let behind = standbys.behind();
         if behind.is_empty() {
             return Ok(Some(Datum::from(standbys.count())));
@@ -59,7 +59,7 @@ fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
             .detail(behind.join("; "))
             .hint("They may still accept keys that were revoked. Wait again, or detach them."));
         }
-        authority::look(nudge)?;
+        authority::look(Needs::Nothing, |_| nudge())?;
         rest();
     }
 }

@@ -33,6 +33,10 @@ impl Param {
         Param { oid: pg_sys::UUIDOID, datum: Some(uuid_datum(value)) }
     }
 
+    pub fn uuid_or_null(value: Option<&[u8; 16]>) -> Param {
+        Param { oid: pg_sys::UUIDOID, datum: value.map(uuid_datum) }
+    }
+
     pub fn bytes(value: &[u8]) -> Param {
         // A bytea has a text's layout.
         // SAFETY: the length is that of the slice.
@@ -48,6 +52,10 @@ impl Param {
 
     pub fn smallint(value: i16) -> Param {
         Param { oid: pg_sys::INT2OID, datum: Some(Datum::from(value)) }
+    }
+
+    pub fn bigint(value: i64) -> Param {
+        Param { oid: pg_sys::INT8OID, datum: Some(Datum::from(value)) }
     }
 
     pub fn boolean(value: bool) -> Param {
@@ -199,6 +207,24 @@ impl Row<'_> {
 
     pub fn bigint(&self, column: usize) -> Option<i64> {
         self.datum(column).map(|datum| datum.value() as i64)
+    }
+
+    pub fn smallint(&self, column: usize) -> Option<i16> {
+        self.datum(column).map(|datum| datum.value() as i16)
+    }
+
+    /// The content of a bytea.
+    pub fn bytes(&self, column: usize) -> Option<Vec<u8>> {
+        // SAFETY: asked for columns that are varlenas, which the row holds.
+        self.datum(column).map(|datum| unsafe { varlena::bytes(datum) }.to_vec())
+    }
+
+    /// The elements of a text[].
+    pub fn texts(&self, column: usize) -> Vec<Vec<u8>> {
+        let Some(datum) = self.datum(column) else { return Vec::new() };
+        // SAFETY: asked for columns that are arrays, which the row holds.
+        let array = varlena::ArrayView::new(unsafe { varlena::bytes(datum) });
+        array.iter().flatten().map(<[u8]>::to_vec).collect()
     }
 
     pub fn uuid(&self, column: usize) -> Option<[u8; 16]> {

@@ -1,11 +1,11 @@
 //! Tenants and their members.
 
-use super::authority;
-use super::event::{self, Subject};
+use super::authority::{self, Caller, Needs};
 use super::key;
 use super::keyspace::policy;
 use super::patch::Patch;
 use super::sql::{self, Param, Rows};
+use crate::audit::{Act, Subject};
 use crate::call::{Call, sql_functions};
 use crate::catalog::policy::Policy;
 use crate::error::{Code, Error, Result};
@@ -28,12 +28,25 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    pub fn find(tenant: &str, keyspace: &str) -> Result<Tenant> {
+    /// One that the caller does not reach is one that is not there.
+    pub fn find(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
         let rows = sql::query(
             "SELECT tenant_id, plan FROM keysmith.tenant WHERE keyspace = $1 AND name = $2",
             &[Param::text(keyspace), Param::text(tenant)],
         )?;
-        Self::read(&rows).ok_or_else(|| unknown(tenant, keyspace))
+        Self::read(&rows)
+            .filter(|found| caller.reaches(&found.id))
+            .ok_or_else(|| unknown(tenant, keyspace))
+    }
+
+    /// The same, its row locked: acts on a tenant take turns.
+    fn lock(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
+        let found = Tenant::find(caller, tenant, keyspace)?;
+        sql::execute(
+            "SELECT FROM keysmith.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
+            &[Param::uuid(&found.id)],
+        )?;
+        Ok(found)
     }
 
     /// The tenant of a key.
@@ -78,8 +91,9 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::argument("name", NAME_RULE));
     }
     check_plan(plan.as_deref())?;
-    let tenant_id = authority::act(|_| {
-        policy(&keyspace)?;
+    let tenant_id = authority::act(Needs::Admin, |caller| {
+        policy(caller, &keyspace)?;
+        let act = Act::on(caller, &keyspace, Subject::Tenant(&name))?;
         let rows = sql::query(
             "INSERT INTO keysmith.tenant (keyspace, name, plan, metadata)
              VALUES ($1, $2, $3, coalesce($4, '{}'))
@@ -91,10 +105,12 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
                 Param::given(pg_sys::JSONBOID, metadata),
             ],
         )?;
-        rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| {
+        let created = rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| {
             let message = format!("tenant {name:?} already exists in keyspace {keyspace:?}");
             Error::new(Code::Conflict, message)
-        })
+        })?;
+        act.done("create_tenant")?;
+        Ok(created)
     })?;
     Ok(Some(sql::uuid_datum(&tenant_id)))
 }
@@ -114,9 +130,11 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
     let has_metadata = patch.object("metadata")?;
     patch.finish()?;
     check_plan(plan.as_ref().and_then(Option::as_deref))?;
-    authority::act(|_| {
-        policy(&keyspace)?;
-        let altered = sql::execute(
+    authority::act(Needs::Admin, |caller| {
+        policy(caller, &keyspace)?;
+        Tenant::lock(caller, &tenant, &keyspace)?;
+        let act = Act::on(caller, &keyspace, Subject::Tenant(&tenant))?;
+        sql::execute(
             "UPDATE keysmith.tenant SET
                  plan = CASE WHEN $3 THEN $4 ELSE plan END,
                  metadata = CASE WHEN $5
@@ -131,10 +149,7 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
                 Param::given(pg_sys::JSONBOID, call.datum(1)),
             ],
         )?;
-        if altered == 0 {
-            return Err(unknown(&tenant, &keyspace));
-        }
-        event::send("alter_tenant", &keyspace, Subject::tenant(&tenant))
+        act.done("alter_tenant")
     })?;
     Ok(None)
 }
@@ -165,20 +180,20 @@ fn resume_tenant(call: &Call) -> Result<Option<Datum>> {
 /// An act on one tenant, whose first arguments are its name and keyspace.
 fn change_tenant(
     call: &Call,
-    event: &str,
+    action: &str,
     statement: &str,
     more: Option<Param>,
 ) -> Result<Option<Datum>> {
     let tenant = call.required_text(0, "tenant")?;
     let keyspace = call.required_text(1, "keyspace")?;
-    authority::act(|_| {
-        policy(&keyspace)?;
+    authority::act(Needs::Admin, |caller| {
+        policy(caller, &keyspace)?;
+        Tenant::lock(caller, &tenant, &keyspace)?;
+        let act = Act::on(caller, &keyspace, Subject::Tenant(&tenant))?;
         let mut params = vec![Param::text(&keyspace), Param::text(&tenant)];
         params.extend(more);
-        if sql::execute(statement, &params)? == 0 {
-            return Err(unknown(&tenant, &keyspace));
-        }
-        event::send(event, &keyspace, Subject::tenant(&tenant))
+        sql::execute(statement, &params)?;
+        act.done(action)
     })?;
     Ok(None)
 }
@@ -191,20 +206,23 @@ fn set_member(call: &Call) -> Result<Option<Datum>> {
     if !is_name(&member) {
         return Err(Error::argument("member", NAME_RULE));
     }
-    authority::act(|_| {
-        key::check_role(&*policy(&keyspace)?, Some(&role), &keyspace)?;
+    authority::act(Needs::Admin, |caller| {
+        key::check_role(&*policy(caller, &keyspace)?, Some(&role), &keyspace)?;
+        let tenant_id = Tenant::lock(caller, &tenant, &keyspace)?.id;
+        let subject = Subject::Member { tenant: &tenant, member: &member };
+        let act = Act::on(caller, &keyspace, subject)?;
         sql::execute(
             "INSERT INTO keysmith.member (tenant_id, keyspace, member, role)
              VALUES ($1, $2, $3, $4)
              ON CONFLICT (tenant_id, member) DO UPDATE SET role = excluded.role",
             &[
-                Param::uuid(&Tenant::find(&tenant, &keyspace)?.id),
+                Param::uuid(&tenant_id),
                 Param::text(&keyspace),
                 Param::text(&member),
                 Param::text(&role),
             ],
         )?;
-        event::send("set_member", &keyspace, Subject::tenant(&tenant))
+        act.done("set_member")
     })?;
     Ok(None)
 }
@@ -213,16 +231,19 @@ fn remove_member(call: &Call) -> Result<Option<Datum>> {
     let tenant = call.required_text(0, "tenant")?;
     let member = call.required_text(1, "member")?;
     let keyspace = call.required_text(2, "keyspace")?;
-    authority::act(|_| {
-        policy(&keyspace)?;
+    authority::act(Needs::Admin, |caller| {
+        policy(caller, &keyspace)?;
+        let tenant_id = Tenant::lock(caller, &tenant, &keyspace)?.id;
+        let subject = Subject::Member { tenant: &tenant, member: &member };
+        let act = Act::on(caller, &keyspace, subject)?;
         let removed = sql::execute(
             "DELETE FROM keysmith.member WHERE tenant_id = $1 AND member = $2",
-            &[Param::uuid(&Tenant::find(&tenant, &keyspace)?.id), Param::text(&member)],
+            &[Param::uuid(&tenant_id), Param::text(&member)],
         )?;
         if removed == 0 {
             return Err(key::unknown_member(&member));
         }
-        event::send("remove_member", &keyspace, Subject::tenant(&tenant))
+        act.done("remove_member")
     })?;
     Ok(None)
 }

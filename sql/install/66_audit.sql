@@ -1,0 +1,72 @@
+-- The audit.
+
+CREATE VIEW keysmith.audit WITH (security_barrier) AS
+SELECT a.keyspace,
+       a.entry,
+       a.at,
+       a.action,
+       a.tenant,
+       a.key_id,
+       a.role,
+       a.session_role,
+       a.acting_key,
+       a.client,
+       a.before,
+       a.after,
+       pg_catalog.encode(a.hash, 'hex') AS hash
+FROM keysmith.audit_entry a
+WHERE (SELECT keysmith.sees_everything())
+   OR (a.keyspace, a.tenant) IN (
+       SELECT t.keyspace, t.name FROM keysmith.tenant t
+       WHERE t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
+COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
+COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
+COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
+COMMENT ON COLUMN keysmith.audit.acting_key IS 'The key that the transaction acted for';
+
+CREATE FUNCTION keysmith.audit_heads(
+    OUT keyspace text,
+    OUT entry bigint,
+    OUT hash text,
+    OUT at timestamptz
+) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT DISTINCT ON (a.keyspace) a.keyspace, a.entry, pg_catalog.encode(a.hash, 'hex'), a.at
+    FROM keysmith.audit_entry a
+    ORDER BY a.keyspace, a.entry DESC
+$$;
+COMMENT ON FUNCTION keysmith.audit_heads() IS
+'The last entry of each chain: kept elsewhere, it shows later that none was cut off';
+
+CREATE FUNCTION keysmith.audit_verify(
+    heads jsonb DEFAULT NULL,
+    OUT keyspace text,
+    OUT ok boolean,
+    OUT entries bigint,
+    OUT first_bad bigint,
+    OUT problem text
+) RETURNS SETOF record
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_verify';
+COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
+'Checks each keyspace''s chain, also against heads that were kept, and names the first bad entry';
+
+-- What there is, in numbers.
+
+CREATE FUNCTION keysmith.status(
+    OUT topic text,
+    OUT name text,
+    OUT value text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'keys', k.keyspace || ', ' || k.status, pg_catalog.count(*)::text
+    FROM keysmith.key_listing k GROUP BY k.keyspace, k.status
+    UNION ALL
+    SELECT 'peppers',
+           CASE k.generation WHEN 0 THEN 'without a pepper' ELSE 'pepper ' || k.generation END,
+           pg_catalog.count(*) || ' keys'
+    FROM keysmith.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
+    ORDER BY 1, 2
+$$;
+COMMENT ON FUNCTION keysmith.status() IS
+'Counters: keys by state, and by the pepper that they are stored with';

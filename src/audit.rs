@@ -1,0 +1,438 @@
+//! The audit: every act of management, in a chain for each keyspace.
+//!
+//! An act is noted when it is done, and written when its transaction is about to
+//! commit. Only then is the end of the chain taken, and of several keyspaces in a
+//! fixed order: nobody waits for anything while holding one, so that sessions neither
+//! fork a chain nor deadlock.
+
+use crate::call::{Call, result_set, sql_functions};
+use crate::catalog::scan::{Relation, ScanKey, Snapshot, Varlena};
+use crate::catalog::{Catalog, columns};
+use crate::error::{Code, Error, Result};
+use crate::manage::authority::{self, Caller};
+use crate::manage::event;
+use crate::manage::patch;
+use crate::manage::sql::{self, Param};
+use crate::pepper;
+use crate::transaction::Memory;
+use keysmith_core::chain::{self, Chain, Fault, START, Seal};
+use pgrx::pg_sys::{self, Datum, Oid, SubTransactionId};
+use std::collections::BTreeMap;
+
+sql_functions! {
+    keysmith_audit_verify => audit_verify;
+}
+
+/// The chain of what concerns no keyspace alone.
+pub const EVERYWHERE: &str = "*";
+
+/// What an act is about: how its state is read before and after.
+#[derive(Clone, Copy)]
+pub enum Subject<'a> {
+    Key(&'a [u8; 16]),
+    Keyspace,
+    Scope(&'a str),
+    Role(&'a str),
+    Route { method: &'a str, pattern: &'a str, variant: &'a str },
+    Tenant(&'a str),
+    Member { tenant: &'a str, member: &'a str },
+    Access(Oid),
+}
+
+/// An act on its way.
+pub struct Act<'a> {
+    caller: &'a Caller,
+    keyspace: &'a str,
+    subject: Subject<'a>,
+    before: Option<String>,
+}
+
+/// An act that was done, to be written at commit.
+struct Note {
+    keyspace: String,
+    at: i64,
+    action: String,
+    role: String,
+    session_role: String,
+    acting_key: Option<[u8; 16]>,
+    tenant: Option<String>,
+    key_id: Option<[u8; 16]>,
+    before: Option<String>,
+    after: Option<String>,
+}
+
+thread_local! {
+    static NOTES: Memory<Note> = const { Memory::new() };
+}
+
+impl<'a> Act<'a> {
+    /// Takes note of what there is, before it is changed. Rows that others may change
+    /// must be locked by now.
+    pub fn on(caller: &'a Caller, keyspace: &'a str, subject: Subject<'a>) -> Result<Act<'a>> {
+        let before = subject.state(keyspace)?.0;
+        Ok(Act { caller, keyspace, subject, before })
+    }
+
+    /// The making of something that was not there before.
+    pub fn made(caller: &'a Caller, keyspace: &'a str, subject: Subject<'a>) -> Act<'a> {
+        Act { caller, keyspace, subject, before: None }
+    }
+
+    /// Takes note of the outcome, and sends the event of that name.
+    pub fn done(self, action: &str) -> Result<()> {
+        let (after, tenant) = self.subject.state(self.keyspace)?;
+        let key_id = match self.subject {
+            Subject::Key(key_id) => Some(*key_id),
+            _ => None,
+        };
+        event::send(action, self.keyspace, key_id.as_ref(), tenant.as_deref())?;
+        let note = Note {
+            keyspace: self.keyspace.into(),
+            // SAFETY: reads the clock.
+            at: unsafe { pg_sys::GetCurrentTimestamp() },
+            action: action.into(),
+            role: self.caller.role.clone(),
+            session_role: self.caller.session_role.clone(),
+            acting_key: self.caller.key.as_ref().map(|key| key.key_id),
+            tenant,
+            key_id,
+            before: self.before,
+            after,
+        };
+        NOTES.with(|notes| notes.put(note));
+        Ok(())
+    }
+}
+
+impl Subject<'_> {
+    /// The state as JSON without secrets, if there is any, and the tenant's name.
+    fn state(&self, keyspace: &str) -> Result<(Option<String>, Option<String>)> {
+        let keyspace_param = || Param::text(keyspace);
+        let (statement, params) = match *self {
+            Subject::Key(key_id) => (
+                "SELECT pg_catalog.to_jsonb(k) - '{status,last_used_at}'::text[], k.tenant
+                 FROM keysmith.key_listing k WHERE k.key_id = $1",
+                vec![Param::uuid(key_id)],
+            ),
+            Subject::Keyspace => (
+                "SELECT pg_catalog.to_jsonb(k) - 'event_channel'
+                     || pg_catalog.jsonb_build_object(
+                     'prefixes', (SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(p) - 'keyspace'
+                                         ORDER BY p.kind, p.environment)
+                                  FROM keysmith.keyspace_prefix p WHERE p.keyspace = $1),
+                     'codes', (SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(a) - 'keyspace'
+                                      ORDER BY a.answer)
+                               FROM keysmith.answer a WHERE a.keyspace = $1),
+                     'plan_features', (SELECT pg_catalog.jsonb_object_agg(f.feature, f.plans)
+                                       FROM keysmith.plan_feature f WHERE f.keyspace = $1)),
+                     NULL::text
+                 FROM keysmith.keyspace k WHERE k.keyspace = $1",
+                vec![keyspace_param()],
+            ),
+            Subject::Scope(scope) => (
+                "SELECT pg_catalog.to_jsonb(s), NULL::text FROM keysmith.scope s
+                 WHERE s.keyspace = $1 AND s.scope = $2",
+                vec![keyspace_param(), Param::text(scope)],
+            ),
+            Subject::Role(role) => (
+                "SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith.role r
+                 WHERE r.keyspace = $1 AND r.role = $2",
+                vec![keyspace_param(), Param::text(role)],
+            ),
+            Subject::Route { method, pattern, variant } => (
+                "SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith.route r
+                 WHERE r.keyspace = $1 AND r.method = $2 AND r.pattern = $3 AND r.variant = $4",
+                vec![keyspace_param(), Param::text(method), Param::text(pattern), Param::text(variant)],
+            ),
+            Subject::Tenant(tenant) => (
+                "SELECT pg_catalog.to_jsonb(t), t.name FROM keysmith.tenant t
+                 WHERE t.keyspace = $1 AND t.name = $2",
+                vec![keyspace_param(), Param::text(tenant)],
+            ),
+            Subject::Member { tenant, member } => (
+                "SELECT (SELECT pg_catalog.to_jsonb(m) FROM keysmith.member m
+                         WHERE m.tenant_id = t.tenant_id AND m.member = $3), t.name
+                 FROM keysmith.tenant t WHERE t.keyspace = $1 AND t.name = $2",
+                vec![keyspace_param(), Param::text(tenant), Param::text(member)],
+            ),
+            Subject::Access(role) => (
+                "SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+                     'role', a.role, 'level', a.level, 'tenant_id', a.tenant_id)
+                     ORDER BY a.level, a.tenant_id), NULL::text
+                 FROM keysmith.access a WHERE a.role = $1",
+                vec![Param::given(pg_sys::OIDOID, Some(Datum::from(role)))],
+            ),
+        };
+        let rows = sql::query(statement, &params)?;
+        Ok(rows.first().map_or((None, None), |row| (row.text(1), row.text(2))))
+    }
+}
+
+pub fn forget() {
+    NOTES.with(|notes| drop(notes.take()));
+}
+
+pub fn released(ended: SubTransactionId, parent: SubTransactionId) {
+    NOTES.with(|notes| notes.released(ended, parent));
+}
+
+pub fn rolled_back(ended: SubTransactionId) {
+    NOTES.with(|notes| notes.rolled_back(ended));
+}
+
+pub fn before_prepare() -> Result<()> {
+    let is_managing = NOTES.with(|notes| notes.change(|list| !list.is_empty()));
+    if is_managing {
+        return Err(Error::new(Code::Conflict, "a transaction that manages keys can't be prepared")
+            .hint("Its events, and its place in the audit, need a commit in one phase."));
+    }
+    Ok(())
+}
+
+/// Writes what this transaction did.
+pub fn before_commit() -> Result<()> {
+    let notes = NOTES.with(Memory::take);
+    if notes.is_empty() || is_extension_gone() {
+        return Ok(());
+    }
+    let catalog = Catalog::open()?;
+    let mut chains: BTreeMap<(u32, String), Vec<Note>> = BTreeMap::new();
+    for (_, note) in notes {
+        chains.entry((lock_number(&note.keyspace), note.keyspace.clone())).or_default().push(note);
+    }
+    // SAFETY: statements need a snapshot around them, which a commit has no more. It is
+    // popped below; an error's abort pops it too.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let result = authority::as_owner(&catalog, || {
+        let rows = sql::query("SELECT pg_catalog.host(pg_catalog.inet_client_addr())", &[])?;
+        let client = rows.first().and_then(|row| row.text(1));
+        for ((lock, keyspace), notes) in &chains {
+            append(&catalog, *lock, keyspace, notes, client.as_deref())?;
+        }
+        Ok(())
+    });
+    // SAFETY: pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
+}
+
+/// A transaction may also drop the extension, and its audit with it.
+fn is_extension_gone() -> bool {
+    // SAFETY: a look-up by name, which gives InvalidOid if there is none.
+    unsafe { pg_sys::get_namespace_oid(crate::catalog::SCHEMA.as_ptr(), true) == Oid::INVALID }
+}
+
+/// FNV-1a. Chains that share a number merely take turns.
+fn lock_number(keyspace: &str) -> u32 {
+    keyspace.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+fn append(
+    catalog: &Catalog,
+    lock: u32,
+    keyspace: &str,
+    notes: &[Note],
+    client: Option<&str>,
+) -> Result<()> {
+    let table = catalog.tables.audit_entry;
+    // SAFETY: a lock on an object of the audit table, held until the transaction ends.
+    unsafe {
+        pg_sys::LockDatabaseObject(
+            table.table,
+            Oid::from(lock),
+            0,
+            pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
+        );
+    }
+    let (mut entry, mut previous, generation) = end_of(catalog, keyspace);
+    let peppers = pepper::peppers();
+    if peppers.newest() < generation {
+        return Err(Error::new(
+            Code::Pepper,
+            format!("the audit of keyspace {keyspace:?} is sealed with pepper {generation}"),
+        )
+        .hint("Preload the library, and keep that line in the file of keysmith.pepper_file."));
+    }
+    for note in notes {
+        entry += 1;
+        let at = note.at.to_be_bytes();
+        let fields = [
+            Some(keyspace.as_bytes()),
+            Some(&at[..]),
+            Some(note.action.as_bytes()),
+            Some(note.role.as_bytes()),
+            Some(note.session_role.as_bytes()),
+            note.acting_key.as_ref().map(|id| &id[..]),
+            client.map(str::as_bytes),
+            note.tenant.as_deref().map(str::as_bytes),
+            note.key_id.as_ref().map(|id| &id[..]),
+            note.before.as_deref().map(str::as_bytes),
+            note.after.as_deref().map(str::as_bytes),
+        ];
+        let sealed = chain::seal(peppers, peppers.newest(), &previous, entry, &fields);
+        previous = sealed.ok_or_else(|| Error::new(Code::Pepper, "the newest pepper is gone"))?;
+        sql::execute(
+            "INSERT INTO keysmith.audit_entry (keyspace, entry, at, action, role, session_role,
+                 acting_key, client, tenant, key_id, before, after, generation, hash)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8::inet, $9, $10, $11::jsonb, $12::jsonb, $13, $14)",
+            &[
+                Param::text(keyspace),
+                Param::bigint(entry),
+                Param::timestamp(Some(note.at)),
+                Param::text(&note.action),
+                Param::text(&note.role),
+                Param::text(&note.session_role),
+                Param::uuid_or_null(note.acting_key.as_ref()),
+                Param::text_or_null(client),
+                Param::text_or_null(note.tenant.as_deref()),
+                Param::uuid_or_null(note.key_id.as_ref()),
+                Param::text_or_null(note.before.as_deref()),
+                Param::text_or_null(note.after.as_deref()),
+                Param::smallint(peppers.newest()),
+                Param::bytes(&previous),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// The last entry of a chain, as of now: a transaction at REPEATABLE READ must not
+/// chain its own to one that has successors.
+fn end_of(catalog: &Catalog, keyspace: &str) -> (i64, Seal, i16) {
+    use columns::audit_entry as column;
+    let snapshot = Snapshot::now(catalog.tables.audit_entry);
+    let entries = Relation::open(catalog.tables.audit_entry);
+    let keyspace = Varlena::new(&crate::text::to_server(keyspace).into_bytes());
+    entries
+        .last(&snapshot, [ScanKey::text(column::keyspace, &keyspace)], |row| {
+            let seal = row.bytes(column::hash).and_then(|hash| hash.try_into().ok());
+            (
+                row.bigint(column::entry).unwrap_or_default(),
+                seal.unwrap_or(START),
+                row.smallint(column::generation).unwrap_or_default(),
+            )
+        })
+        .unwrap_or((0, START, 0))
+}
+
+/// Seals that were kept elsewhere, by keyspace.
+type Kept = BTreeMap<String, Vec<(i64, Vec<u8>)>>;
+
+/// Reads `[{"keyspace": …, "entry": …, "hash": …}, …]`, as `audit_heads` has them.
+fn read_kept(datum: Option<Datum>) -> Result<Kept> {
+    const NAME: &str = "heads";
+    let mut kept = Kept::new();
+    let Some(datum) = datum else { return Ok(kept) };
+    let unreadable = || {
+        Error::argument(NAME, "must be an array of objects with keyspace, entry and hash")
+            .hint("SELECT jsonb_agg(h) FROM keysmith.audit_heads() h gives one to keep.")
+    };
+    let value = patch::parse(NAME, datum)?;
+    for head in value.as_array().ok_or_else(unreadable)? {
+        let keyspace = head["keyspace"].as_str().ok_or_else(unreadable)?;
+        let entry = head["entry"].as_i64().ok_or_else(unreadable)?;
+        let hash = head["hash"].as_str().and_then(unhex).ok_or_else(unreadable)?;
+        kept.entry(keyspace.into()).or_default().push((entry, hash));
+    }
+    Ok(kept)
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |c: &u8| char::from(*c).to_digit(16);
+    let pair = |pair: &[u8]| u8::try_from(digit(pair.first()?)? * 16 + digit(pair.get(1)?)?).ok();
+    text.as_bytes().chunks(2).map(pair).collect()
+}
+
+fn audit_verify(call: &Call) -> Result<Option<Datum>> {
+    let mut kept = read_kept(call.datum(0))?;
+    // SAFETY: the function is declared to return a set of rows of five columns.
+    let result = unsafe { result_set(call, 0) };
+    authority::look(authority::Needs::Nothing, |_| {
+        let rows = sql::query(
+            "SELECT keyspace FROM keysmith.keyspace UNION SELECT keyspace FROM keysmith.audit_entry
+             ORDER BY 1",
+            &[],
+        )?;
+        let mut keyspaces: Vec<String> = rows.iter().filter_map(|row| row.text(1)).collect();
+        keyspaces.extend(kept.keys().filter(|name| !keyspaces.contains(name)).cloned().collect::<Vec<_>>());
+        for keyspace in keyspaces {
+            let chain = follow(&keyspace, kept.remove(&keyspace).unwrap_or_default())?;
+            // What is here was made by someone, and that was noted.
+            let unmade = (chain.entries == 0)
+                .then(|| Fault { entry: 1, problem: "entry 1 is missing".into() });
+            let fault = chain.fault.or(unmade);
+            put(result, &keyspace, chain.entries, fault.as_ref());
+        }
+        Ok(())
+    })?;
+    Ok(None)
+}
+
+fn follow(keyspace: &str, kept: Vec<(i64, Vec<u8>)>) -> Result<Chain> {
+    const BATCH: usize = 1000;
+    let mut chain = Chain::new(kept);
+    let mut last = i64::MIN;
+    loop {
+        pgrx::check_for_interrupts!();
+        let rows = sql::query(
+            "SELECT entry, at, action, role, session_role, acting_key, pg_catalog.host(client),
+                    tenant, key_id, before, after, generation, hash
+             FROM keysmith.audit_entry WHERE keyspace = $1 AND entry > $2
+             ORDER BY entry LIMIT 1000",
+            &[Param::text(keyspace), Param::bigint(last)],
+        )?;
+        for row in rows.iter() {
+            let entry = row.bigint(1).unwrap_or_default();
+            last = entry;
+            let at = row.timestamp(2).unwrap_or_default().to_be_bytes();
+            let texts = [3, 4, 5, 7, 8, 10, 11].map(|column| row.text(column));
+            let [action, role, session_role, client, tenant, before, after] =
+                [0, 1, 2, 3, 4, 5, 6].map(|n: usize| texts[n].as_deref().map(str::as_bytes));
+            let (acting_key, key_id) = (row.uuid(6), row.uuid(9));
+            let fields = [
+                Some(keyspace.as_bytes()),
+                Some(&at[..]),
+                action,
+                role,
+                session_role,
+                acting_key.as_ref().map(|id| &id[..]),
+                client,
+                tenant,
+                key_id.as_ref().map(|id| &id[..]),
+                before,
+                after,
+            ];
+            let seal = row.bytes(13).unwrap_or_default();
+            let generation = row.smallint(12).unwrap_or_default();
+            chain.follow(
+                pepper::peppers(),
+                &chain::Record { entry, generation, seal: &seal, fields: &fields },
+            );
+        }
+        if rows.count < BATCH {
+            chain.finish();
+            return Ok(chain);
+        }
+    }
+}
+
+fn put(result: &pg_sys::ReturnSetInfo, keyspace: &str, entries: i64, fault: Option<&Fault>) {
+    let text = |text: &str| crate::text::datum(text);
+    let mut values = [
+        text(keyspace),
+        Datum::from(fault.is_none()),
+        Datum::from(entries),
+        fault.map_or(Datum::null(), |fault| Datum::from(fault.entry)),
+        fault.map_or(Datum::null(), |fault| text(&fault.problem)),
+    ];
+    let mut nulls = [false, false, false, fault.is_none(), fault.is_none()];
+    // SAFETY: the row has the columns that the function is declared with; it is copied.
+    unsafe {
+        pg_sys::tuplestore_putvalues(
+            result.setResult,
+            result.setDesc,
+            values.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+        );
+    }
+}

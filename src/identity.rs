@@ -1,0 +1,277 @@
+//! Who is asking: the identity that a successful decision gives to its transaction.
+//!
+//! It lives in this backend's memory and nowhere else, so that nothing that SQL can
+//! set, read or send makes one. It ends with the transaction, and rolling back a
+//! savepoint brings back the one before.
+//!
+//! Before each use it is checked that nothing was committed anywhere since it was
+//! last found good; if something was, the key is decided upon anew. PostgreSQL
+//! counts the transactions that changed anything, so while nobody does, a check costs
+//! no more than reading that count.
+
+use crate::call::{Bytes, Call, sql_functions};
+use crate::catalog::Catalog;
+use crate::catalog::policy::Policy;
+use crate::decide::decision::Decision;
+use crate::decide::lookup::Reader;
+use crate::decide::needs::{self, Needs};
+use crate::decide::verdict::Holder;
+use crate::error::{Code, Error, Result};
+use crate::manage::profile;
+use crate::transaction::Memory;
+use crate::varlena;
+use keysmith_core::policy::rules;
+use keysmith_core::policy::scope::Held;
+use keysmith_core::policy::verdict::Reason;
+use pgrx::pg_sys::{self, Datum, SubTransactionId};
+use std::net::IpAddr;
+use std::rc::Rc;
+
+sql_functions! {
+    keysmith_current_tenant => current_tenant;
+    keysmith_current_tenant_id => current_tenant_id;
+    keysmith_current_keyspace => current_keyspace;
+    keysmith_current_key => current_key;
+    keysmith_current_environment => current_environment;
+    keysmith_current_owner => current_owner;
+    keysmith_has_scope => has_scope;
+    keysmith_whoami => whoami;
+    keysmith_sign_out => sign_out_at_will;
+}
+
+type Bytes16 = [u8; 16];
+type Text = Box<[u8]>;
+
+/// A key that was let in, as it was when it was last found good.
+#[derive(Clone)]
+pub struct Identity {
+    pub key_id: Bytes16,
+    pub tenant_id: Bytes16,
+    pub tenant: Text,
+    pub keyspace: Text,
+    pub environment: Text,
+    pub owner: Option<Text>,
+    pub is_secret: bool,
+    /// Its own scopes, and the names of its own role and of its owner's.
+    pub scopes: Vec<Text>,
+    pub roles: [Option<Text>; 2],
+    expires_at: Option<i64>,
+    address: Option<IpAddr>,
+    /// The count of transactions before it was found good.
+    found_at: u64,
+}
+
+thread_local! {
+    /// The last entry is in force; `None` there says that there is no identity.
+    static IDENTITIES: Memory<Option<Rc<Identity>>> = const { Memory::new() };
+}
+
+/// How many transactions of this server have ended that could have changed anything.
+/// It is counted before a commit returns, and on standbys as commits are replayed.
+#[inline]
+pub fn transactions_ended() -> u64 {
+    // SAFETY: in shared memory for as long as the server runs. Only one that has just
+    // been counted up could be missed, whose commit has not returned yet.
+    unsafe { std::ptr::read_volatile(&raw const (*pg_sys::ShmemVariableCache).xactCompletionCount) }
+}
+
+impl Identity {
+    /// Of a key that was just found good; `found_at` was read before its row was.
+    pub fn new(holder: &Holder, address: Option<IpAddr>, found_at: u64) -> Option<Identity> {
+        // SAFETY: uuids and texts of the pinned rows.
+        let uuid = |datum: Option<Datum>| datum.map(|d| unsafe { *d.cast_mut_ptr::<Bytes16>() });
+        // SAFETY: as above.
+        let text = |datum: Option<Datum>| datum.map(|d| Text::from(unsafe { varlena::bytes(d) }));
+        Some(Identity {
+            key_id: uuid(holder.key_id)?,
+            tenant_id: uuid(holder.tenant_id)?,
+            tenant: text(holder.tenant)?,
+            keyspace: text(holder.keyspace)?,
+            environment: text(holder.environment)?,
+            owner: text(holder.owner),
+            is_secret: text(holder.kind).as_deref() == Some(b"secret"),
+            scopes: holder.own.iter().map(|scope| Text::from(*scope)).collect(),
+            roles: holder.roles.map(|role| role.map(Text::from)),
+            expires_at: holder.expires_at.map(|datum| datum.value() as i64),
+            address,
+            found_at,
+        })
+    }
+
+    #[inline]
+    fn is_fresh(&self) -> bool {
+        // SAFETY: reads the clock.
+        let is_over = |at: i64| at <= unsafe { pg_sys::GetCurrentTimestamp() };
+        self.found_at == transactions_ended() && !self.expires_at.is_some_and(is_over)
+    }
+
+    /// The key as it is now, if it would still be let in.
+    fn found_again(&self) -> Result<Identity> {
+        let found_at = transactions_ended();
+        let catalog = Catalog::open()?;
+        let policy = catalog.policy(&self.keyspace)?;
+        let needs = Needs::Nothing;
+        let mut decision = Decision::new(&catalog, policy, &self.keyspace, &needs);
+        decision.demand.address = self.address;
+        let reader = Reader::open(&catalog);
+        let found = reader.key_with_id(&self.key_id, |row| {
+            decision.gather(&reader, row, |found, holder| {
+                match rules::decide(found, &decision.demand) {
+                    Reason::Ok => Identity::new(holder, self.address, found_at).ok_or(Reason::NotFound),
+                    reason => Err(reason),
+                }
+            })
+        });
+        found.unwrap_or(Err(Reason::NotFound)).map_err(is_over)
+    }
+
+    /// Whether the key holds a scope by what it and its roles have now.
+    pub fn holds(&self, required: &[u8]) -> Result<bool> {
+        let policy = Catalog::open()?.policy(&self.keyspace)?;
+        Ok(self.held(&policy, |held| needs::is_met(required, held)))
+    }
+
+    /// Hands on what the key holds under its keyspace's policy.
+    pub fn held<T>(&self, policy: &Policy, with: impl FnOnce(&Held) -> T) -> T {
+        let own: Vec<&[u8]> = self.scopes.iter().map(|scope| &**scope).collect();
+        let roles = [self.roles[0].as_deref(), self.roles[1].as_deref()];
+        with(&policy.held(&own, roles))
+    }
+}
+
+/// Half of a transaction must not go on as nobody, over tables that seem empty.
+fn is_over(reason: Reason) -> Error {
+    let why = match reason {
+        Reason::Revoked => "the key that this transaction acts for was revoked",
+        Reason::Expired => "the key that this transaction acts for has expired",
+        Reason::Disabled => "the key that this transaction acts for was disabled",
+        Reason::TenantSuspended => "the tenant that this transaction acts for was suspended",
+        Reason::OwnerGone => "the owner of the key that this transaction acts for was removed",
+        Reason::IpNotAllowed | Reason::IpUnknown => {
+            "the key that this transaction acts for may no longer be used from its address"
+        }
+        _ => "the key that this transaction acts for is gone",
+    };
+    Error::new(Code::IdentityOver, why).hint("Roll back, and authenticate again.")
+}
+
+/// The identity in force, found good as of now.
+#[inline]
+pub fn current() -> Result<Option<Rc<Identity>>> {
+    let known = IDENTITIES.with(|memory| {
+        memory.change(|list| list.last().and_then(|(_, identity)| identity.clone()))
+    });
+    let Some(identity) = known else { return Ok(None) };
+    if identity.is_fresh() {
+        return Ok(Some(identity));
+    }
+    let again = Rc::new(identity.found_again()?);
+    IDENTITIES.with(|memory| {
+        memory.change(|list| {
+            if let Some((_, in_force)) = list.last_mut() {
+                *in_force = Some(again.clone());
+            }
+        });
+    });
+    Ok(Some(again))
+}
+
+/// Puts an identity in force, or ends the one that is.
+pub fn sign_in(identity: Option<Identity>) {
+    IDENTITIES.with(|memory| {
+        // SAFETY: a look at the transaction's state.
+        let now = unsafe { pg_sys::GetCurrentSubTransactionId() };
+        let identity = identity.map(Rc::new);
+        memory.change(|list| match list.last_mut() {
+            Some((owner, in_force)) if *owner == now => *in_force = identity,
+            None if identity.is_none() => {}
+            _ => list.push((now, identity)),
+        });
+    });
+}
+
+/// Has the identity looked at anew, since this transaction itself changes keys.
+pub fn doubt() {
+    IDENTITIES.with(|memory| {
+        memory.change(|list| {
+            for identity in list.iter_mut().filter_map(|(_, identity)| identity.as_mut()) {
+                *identity = Rc::new(Identity { found_at: u64::MAX, ..(**identity).clone() });
+            }
+        });
+    });
+}
+
+pub fn forget() {
+    IDENTITIES.with(|memory| drop(memory.take()));
+}
+
+/// A savepoint was released: what was put in force since then stays.
+pub fn released(ended: SubTransactionId, parent: SubTransactionId) {
+    IDENTITIES.with(|memory| {
+        memory.released(ended, parent);
+        // Of several that belong to one level now, the last is in force.
+        memory.change(|list| {
+            let Some((last, _)) = list.last() else { return };
+            let last = *last;
+            let first = list.iter().position(|(owner, _)| *owner == last).unwrap_or(0);
+            list.drain(first..list.len() - 1);
+        });
+    });
+}
+
+pub fn rolled_back(ended: SubTransactionId) {
+    IDENTITIES.with(|memory| memory.rolled_back(ended));
+}
+
+fn text_datum(text: &[u8]) -> Datum {
+    // SAFETY: bytes of a text of this database, of its length.
+    unsafe { pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32) }.into()
+}
+
+fn uuid_datum(uuid: &Bytes16) -> Datum {
+    crate::manage::sql::uuid_datum(uuid)
+}
+
+fn current_tenant(_: &Call) -> Result<Option<Datum>> {
+    Ok(current()?.map(|identity| text_datum(&identity.tenant)))
+}
+
+fn current_tenant_id(_: &Call) -> Result<Option<Datum>> {
+    Ok(current()?.map(|identity| uuid_datum(&identity.tenant_id)))
+}
+
+fn current_keyspace(_: &Call) -> Result<Option<Datum>> {
+    Ok(current()?.map(|identity| text_datum(&identity.keyspace)))
+}
+
+fn current_key(_: &Call) -> Result<Option<Datum>> {
+    Ok(current()?.map(|identity| uuid_datum(&identity.key_id)))
+}
+
+fn current_environment(_: &Call) -> Result<Option<Datum>> {
+    Ok(current()?.map(|identity| text_datum(&identity.environment)))
+}
+
+fn current_owner(_: &Call) -> Result<Option<Datum>> {
+    Ok(current()?.and_then(|identity| identity.owner.as_deref().map(text_datum)))
+}
+
+/// A scope, or an expression of scopes. Nobody holds anything; nor does anybody hold
+/// what is no scope.
+fn has_scope(call: &Call) -> Result<Option<Datum>> {
+    const MOST: usize = 4096;
+    let holds = match (current()?, call.bytes(0, MOST)) {
+        (Some(identity), Some(Bytes::Read(scope))) => identity.holds(scope)?,
+        _ => false,
+    };
+    Ok(Some(Datum::from(holds)))
+}
+
+fn whoami(_: &Call) -> Result<Option<Datum>> {
+    current()?.map_or(Ok(None), |identity| profile::of(&identity))
+}
+
+fn sign_out_at_will(_: &Call) -> Result<Option<Datum>> {
+    sign_in(None);
+    Ok(None)
+}

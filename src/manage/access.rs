@@ -1,0 +1,203 @@
+//! `grant_access`, `revoke_access`: who may call what.
+
+use super::authority::{self, Caller, Needs};
+use super::keyspace::policy;
+use super::sql::{self, Param};
+use super::tenant::Tenant;
+use crate::audit::{Act, EVERYWHERE, Subject};
+use crate::call::{Call, must_not_be_null, sql_functions};
+use crate::error::{Error, Result};
+use crate::varlena;
+use pgrx::pg_sys::{self, Datum, Oid};
+
+sql_functions! {
+    keysmith_grant_access => grant_access;
+    keysmith_revoke_access => revoke_access;
+    keysmith_sees_everything => sees_everything;
+    keysmith_own_tenants => own_tenants;
+}
+
+/// What a level comes with. Everything else is for administrators alone.
+struct Level {
+    name: &'static str,
+    functions: &'static [&'static str],
+    views: &'static [&'static str],
+}
+
+const LEVELS: [Level; 4] = [
+    Level {
+        name: "verifier",
+        functions: &[
+            "verify",
+            "verify_digest",
+            "verify_many",
+            "authenticate",
+            "client_ip",
+            "sign_out",
+            "event_channel",
+        ],
+        views: &[],
+    },
+    Level {
+        name: "issuer",
+        functions: &[
+            "mint",
+            "import_key",
+            "alter_key",
+            "rotate",
+            "regenerate",
+            "disable",
+            "enable",
+            "revoke",
+            "report_leak",
+            "list_keys",
+            "wait_for_replay",
+            "event_channel",
+            "sign_out",
+            "sees_everything",
+            "own_tenants",
+        ],
+        views: &["keys"],
+    },
+    Level {
+        name: "auditor",
+        functions: &[
+            "list_keys",
+            "explain_verify",
+            "audit_verify",
+            "audit_heads",
+            "status",
+            "event_channel",
+            "client_ip",
+            "sees_everything",
+            "own_tenants",
+        ],
+        views: &["keys", "routes", "audit"],
+    },
+    Level { name: "admin", functions: &[], views: &["keys", "routes", "audit"] },
+];
+
+/// Functions that are not for calling: triggers.
+const NOT_FOR_CALLING: &str = "trigger";
+
+impl Level {
+    fn read(call: &Call, n: usize) -> Result<Option<&'static Level>> {
+        let Some(name) = call.text(n, "level")? else { return Ok(None) };
+        let known = LEVELS.iter().find(|level| level.name == name);
+        known.map(Some).ok_or_else(|| {
+            Error::argument("level", "must be verifier, issuer, auditor or admin")
+        })
+    }
+
+    /// Gives a role all that the level comes with.
+    fn grant(&self, role: &str) -> Result<()> {
+        let functions: Vec<String> = self.functions.iter().map(|name| (*name).into()).collect();
+        let rows = sql::query(
+            "SELECT pg_catalog.string_agg(oid::regprocedure::text, ', ') FROM pg_catalog.pg_proc
+             WHERE pronamespace = 'keysmith'::regnamespace AND prorettype <> $3::regtype
+               AND ($1 OR proname = ANY ($2))",
+            &[
+                Param::boolean(self.name == "admin"),
+                Param::texts(&functions),
+                Param::text(NOT_FOR_CALLING),
+            ],
+        )?;
+        if let Some(signatures) = rows.first().and_then(|row| row.text(1)) {
+            sql::execute(&format!("GRANT EXECUTE ON FUNCTION {signatures} TO {role}"), &[])?;
+        }
+        for view in self.views {
+            sql::execute(&format!("GRANT SELECT ON keysmith.{view} TO {role}"), &[])?;
+        }
+        Ok(())
+    }
+}
+
+/// A role: its OID, and its name ready for a statement.
+fn role(call: &Call) -> Result<(Oid, String)> {
+    let role = call.datum(0).ok_or_else(|| must_not_be_null("role"))?;
+    let oid = Oid::from(role.value() as u32);
+    let rows = sql::query(
+        "SELECT pg_catalog.quote_ident(rolname) FROM pg_catalog.pg_roles WHERE oid = $1",
+        &[Param::given(pg_sys::OIDOID, Some(role))],
+    )?;
+    let name = rows.first().and_then(|row| row.text(1));
+    name.map(|name| (oid, name)).ok_or_else(|| Error::argument("role", "must be a role"))
+}
+
+/// The tenant that an issuer is bound to, if any is named.
+fn tenant(call: &Call, caller: &Caller) -> Result<Option<[u8; 16]>> {
+    let Some(tenant) = call.text(2, "tenant")? else { return Ok(None) };
+    let keyspace = call.required_text(3, "keyspace")?;
+    policy(caller, &keyspace)?;
+    Tenant::find(caller, &tenant, &keyspace).map(|tenant| Some(tenant.id))
+}
+
+fn grant_access(call: &Call) -> Result<Option<Datum>> {
+    let level = Level::read(call, 1)?.ok_or_else(|| must_not_be_null("level"))?;
+    if call.datum(2).is_some() && level.name != "issuer" {
+        return Err(Error::argument("tenant", "must be null, except for issuers"));
+    }
+    authority::act(Needs::Admin, |caller| {
+        let (oid, name) = role(call)?;
+        let tenant = tenant(call, caller)?;
+        let act = Act::on(caller, EVERYWHERE, Subject::Access(oid))?;
+        sql::execute(
+            "INSERT INTO keysmith.access (role, level, tenant_id)
+             SELECT $1::regrole, $2, $3 WHERE NOT EXISTS (
+                 SELECT FROM keysmith.access
+                 WHERE role = $1 AND level = $2 AND tenant_id IS NOT DISTINCT FROM $3)",
+            &[
+                Param::given(pg_sys::OIDOID, call.datum(0)),
+                Param::text(level.name),
+                Param::uuid_or_null(tenant.as_ref()),
+            ],
+        )?;
+        level.grant(&name)?;
+        act.done("grant_access")
+    })?;
+    Ok(None)
+}
+
+/// Takes away what a role was given: all of it, a level, or a tenant of an issuer.
+/// What other levels come with stays.
+fn revoke_access(call: &Call) -> Result<Option<Datum>> {
+    let level = Level::read(call, 1)?;
+    authority::act(Needs::Admin, |caller| {
+        let (oid, name) = role(call)?;
+        let tenant = tenant(call, caller)?;
+        let act = Act::on(caller, EVERYWHERE, Subject::Access(oid))?;
+        let removed = sql::execute(
+            "DELETE FROM keysmith.access
+             WHERE role = $1 AND ($2 IS NULL OR level = $2) AND ($3 IS NULL OR tenant_id = $3)",
+            &[
+                Param::given(pg_sys::OIDOID, call.datum(0)),
+                Param::text_or_null(level.map(|level| level.name)),
+                Param::uuid_or_null(tenant.as_ref()),
+            ],
+        )?;
+        if removed == 0 {
+            return Err(Error::not_found(format!("role {name} has no such access")));
+        }
+        sql::execute(&format!("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA keysmith FROM {name}"), &[])?;
+        sql::execute(&format!("REVOKE ALL ON ALL TABLES IN SCHEMA keysmith FROM {name}"), &[])?;
+        let rows = sql::query(
+            "SELECT DISTINCT level FROM keysmith.access WHERE role = $1",
+            &[Param::given(pg_sys::OIDOID, call.datum(0))],
+        )?;
+        let left: Vec<String> = rows.iter().filter_map(|row| row.text(1)).collect();
+        for level in LEVELS.iter().filter(|level| left.iter().any(|left| left == level.name)) {
+            level.grant(&name)?;
+        }
+        act.done("revoke_access")
+    })?;
+    Ok(None)
+}
+
+fn sees_everything(_: &Call) -> Result<Option<Datum>> {
+    Ok(Some(Datum::from(authority::sight()?.is_none())))
+}
+
+fn own_tenants(_: &Call) -> Result<Option<Datum>> {
+    let tenants = authority::sight()?.unwrap_or_default();
+    Ok(Some(varlena::uuid_array(&tenants)))
+}

@@ -1,0 +1,126 @@
+//! A key that makes keys gives no more than it has.
+
+use super::authority::{self, Caller};
+use super::key;
+use super::mint::Draft;
+use super::sql::{self, Param, Row};
+use crate::catalog::Catalog;
+use crate::catalog::policy::{EmptyScopes, Policy};
+use crate::error::{Error, Result};
+use crate::identity::Identity;
+use crate::text::lossy;
+use keysmith_core::policy::scope::Held;
+use pgrx::pg_sys;
+
+/// What a draft leaves open, it has from its giver: so the new key follows when the
+/// giver's owner is demoted or removed.
+pub fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()> {
+    let Some(giver) = caller.key.as_deref() else { return Ok(()) };
+    let text = |text: &Option<Box<[u8]>>| text.as_deref().map(lossy);
+    if draft.environment.is_none() {
+        draft.environment = Some(lossy(&giver.environment));
+    }
+    if draft.owner.is_none() {
+        draft.owner = text(&giver.owner);
+    }
+    if draft.role.is_none() {
+        draft.role = text(&giver.roles[0]);
+    }
+    if draft.scopes.is_empty() {
+        draft.scopes = match policy.empty_scopes {
+            EmptyScopes::All => giver.scopes.iter().map(|scope| lossy(scope)).collect(),
+            EmptyScopes::Defaults => giver.held(policy, |held| {
+                let defaults = policy.default_scopes.iter();
+                defaults.filter(|scope| held.covers(scope)).map(|scope| lossy(scope)).collect()
+            }),
+            EmptyScopes::None => Vec::new(),
+        };
+    }
+    let Some(bounds) = &caller.bounds else { return Ok(()) };
+    if draft.allowlist.is_none()
+        && let Some(networks) = &bounds.allowlist
+    {
+        draft.allowlist = crate::text::parsed(pg_sys::F_ARRAY_IN, pg_sys::CIDROID, networks);
+    }
+    draft.expires_at = draft.expires_at.or(bounds.expires_at);
+    Ok(())
+}
+
+/// What bounds a giver besides its scopes. It is read before anything is changed: a key
+/// may change itself.
+pub struct Bounds {
+    allowlist: Option<String>,
+    expires_at: Option<i64>,
+}
+
+impl Bounds {
+    pub fn of(giver: &Identity) -> Result<Option<Bounds>> {
+        let rows = sql::query(
+            "SELECT allowlist, expires_at FROM keysmith.key WHERE key_id = $1",
+            &[Param::uuid(&giver.key_id)],
+        )?;
+        let read = |row: Row| Bounds { allowlist: row.text(1), expires_at: row.timestamp(2) };
+        Ok(rows.first().map(read))
+    }
+}
+
+/// Checks a key, as it has become, against the key that made or changed it.
+pub fn check(caller: &Caller, key_id: &[u8; 16]) -> Result<()> {
+    let (Some(giver), Some(bounds)) = (caller.key.as_deref(), &caller.bounds) else {
+        return Ok(());
+    };
+    let rows = sql::query(
+        "SELECT k.keyspace, k.scopes, k.role, m.role, k.environment,
+                $2 IS NULL OR k.allowlist IS NOT NULL AND NOT EXISTS (
+                    SELECT FROM pg_catalog.unnest(k.allowlist) n
+                    WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest($2::cidr[]) own
+                                      WHERE n <<= own)),
+                $3 IS NULL OR coalesce(k.expires_at <= $3, false)
+         FROM keysmith.key k
+         LEFT JOIN keysmith.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
+         WHERE k.key_id = $1",
+        &[
+            Param::uuid(key_id),
+            Param::text_or_null(bounds.allowlist.as_deref()),
+            Param::timestamp(bounds.expires_at),
+        ],
+    )?;
+    let Some(row) = rows.first() else { return Err(key::unknown_key(key_id)) };
+    check_environment(giver, row.text(5).unwrap_or_default().as_bytes())?;
+    if !row.boolean(6) {
+        return Err(beyond("allowlist", "networks of the allowlist of the key that gives it"));
+    }
+    if !row.boolean(7) {
+        return Err(beyond("expires_at", "a moment before the key that gives it expires"));
+    }
+    let keyspace = row.text(1).unwrap_or_default();
+    check_scopes(giver, &*Catalog::open()?.policy(keyspace.as_bytes())?, &row)
+}
+
+/// A key of one environment does nothing to those of another.
+pub fn check_environment(giver: &Identity, environment: &[u8]) -> Result<()> {
+    if *giver.environment == *environment {
+        return Ok(());
+    }
+    Err(beyond("environment", &format!("{:?}, the one of the key that acts", lossy(&giver.environment))))
+}
+
+fn check_scopes(giver: &Identity, policy: &Policy, row: &Row) -> Result<()> {
+    let scopes = row.texts(2);
+    let own: Vec<&[u8]> = scopes.iter().map(Vec::as_slice).collect();
+    let roles = [3, 4].map(|column| row.text(column));
+    let roles = [roles[0].as_deref().map(str::as_bytes), roles[1].as_deref().map(str::as_bytes)];
+    let given: Held = policy.held(&own, roles);
+    let surplus = giver.held(policy, |held| {
+        given.effective().into_iter().find(|scope| !held.covers(scope)).map(lossy)
+    });
+    match surplus {
+        None => Ok(()),
+        Some(scope) => Err(beyond("scopes", &format!("scopes that the key that gives them has; {scope:?} is none"))),
+    }
+}
+
+fn beyond(name: &str, allowed: &str) -> Error {
+    authority::not_allowed(format!("{name} must be {allowed}"))
+}
+

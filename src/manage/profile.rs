@@ -1,0 +1,34 @@
+//! `whoami`: what there is to tell of the key that the transaction acts for.
+
+use super::authority;
+use super::sql::{self, Param};
+use crate::catalog::Catalog;
+use crate::error::Result;
+use crate::identity::Identity;
+use pgrx::pg_sys::Datum;
+
+/// The profile as a jsonb. `metadata` is the tenant's, as an account's profile has it.
+pub fn of(identity: &Identity) -> Result<Option<Datum>> {
+    let catalog = Catalog::open()?;
+    let policy = catalog.policy(&identity.keyspace)?;
+    let effective: Vec<String> = identity
+        .held(&policy, |held| held.effective().into_iter().map(crate::text::lossy).collect());
+    authority::as_owner(&catalog, || {
+        let rows = sql::query(
+            "SELECT pg_catalog.jsonb_build_object(
+                 'key_id', k.key_id, 'display_id', k.display_id, 'label', k.label,
+                 'key_prefix', k.key_prefix, 'key_snippet', k.key_snippet,
+                 'kind', k.kind, 'environment', k.environment, 'keyspace', k.keyspace,
+                 'owner', k.owner, 'role', coalesce(k.role, m.role), 'scopes', $2,
+                 'created_at', k.created_at, 'expires_at', k.expires_at,
+                 'key_metadata', k.metadata, 'tenant', t.name, 'tenant_id', t.tenant_id,
+                 'plan', t.plan, 'metadata', t.metadata)
+             FROM keysmith.key k
+             JOIN keysmith.tenant t ON t.tenant_id = k.tenant_id
+             LEFT JOIN keysmith.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
+             WHERE k.key_id = $1",
+            &[Param::uuid(&identity.key_id), Param::texts(&effective)],
+        )?;
+        Ok(rows.first().and_then(|row| row.transferred(1)))
+    })
+}
