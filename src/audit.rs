@@ -142,7 +142,12 @@ impl Subject<'_> {
             Subject::Route { method, pattern, variant } => (
                 "SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith.route r
                  WHERE r.keyspace = $1 AND r.method = $2 AND r.pattern = $3 AND r.variant = $4",
-                vec![keyspace_param(), Param::text(method), Param::text(pattern), Param::text(variant)],
+                vec![
+                    keyspace_param(),
+                    Param::text(method),
+                    Param::text(pattern),
+                    Param::text(variant),
+                ],
             ),
             Subject::Tenant(tenant) => (
                 "SELECT pg_catalog.to_jsonb(t), t.name FROM keysmith.tenant t
@@ -183,8 +188,11 @@ pub fn rolled_back(ended: SubTransactionId) {
 pub fn before_prepare() -> Result<()> {
     let is_managing = NOTES.with(|notes| notes.change(|list| !list.is_empty()));
     if is_managing {
-        return Err(Error::new(Code::Conflict, "a transaction that manages keys can't be prepared")
-            .hint("Its events, and its place in the audit, need a commit in one phase."));
+        return Err(Error::new(
+            Code::Conflict,
+            "a transaction that manages keys can't be prepared",
+        )
+        .hint("Its events, and its place in the audit, need a commit in one phase."));
     }
     Ok(())
 }
@@ -224,7 +232,9 @@ fn is_extension_gone() -> bool {
 
 /// FNV-1a. Chains that share a number merely take turns.
 fn lock_number(keyspace: &str) -> u32 {
-    keyspace.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    keyspace
+        .bytes()
+        .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 fn append(
@@ -354,7 +364,9 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
             &[],
         )?;
         let mut keyspaces: Vec<String> = rows.iter().filter_map(|row| row.text(1)).collect();
-        keyspaces.extend(kept.keys().filter(|name| !keyspaces.contains(name)).cloned().collect::<Vec<_>>());
+        keyspaces.extend(
+            kept.keys().filter(|name| !keyspaces.contains(name)).cloned().collect::<Vec<_>>(),
+        );
         for keyspace in keyspaces {
             let chain = follow(&keyspace, kept.remove(&keyspace).unwrap_or_default())?;
             // What is here was made by someone, and that was noted.

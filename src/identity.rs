@@ -117,7 +117,9 @@ impl Identity {
         let found = reader.key_with_id(&self.key_id, |row| {
             decision.gather(&reader, row, |found, holder| {
                 match rules::decide(found, &decision.demand) {
-                    Reason::Ok => Identity::new(holder, self.address, found_at).ok_or(Reason::NotFound),
+                    Reason::Ok => {
+                        Identity::new(holder, self.address, found_at).ok_or(Reason::NotFound)
+                    }
                     reason => Err(reason),
                 }
             })

@@ -45,10 +45,11 @@ pgrx::extension_sql_file!(
     name = "identity",
     requires = ["decide"]
 );
+pgrx::extension_sql_file!("../sql/install/66_audit.sql", name = "audit", requires = ["identity"]);
 pgrx::extension_sql_file!(
-    "../sql/install/66_audit.sql",
-    name = "audit",
-    requires = ["identity"]
+    "../sql/install/67_isolation.sql",
+    name = "isolation",
+    requires = ["audit"]
 );
 pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges", finalize);
 

@@ -37,9 +37,8 @@ fn fallible(step: fn() -> crate::error::Result<()>) {
     // SAFETY: as in `sql_functions!`: the guard turns panics into errors, and this
     // frame holds nothing that needs dropping when the report leaves it.
     unsafe {
-        let outcome = pg_sys::panic::pgrx_extern_c_guard(|| {
-            step().map_err(crate::error::Error::into_report)
-        });
+        let outcome =
+            pg_sys::panic::pgrx_extern_c_guard(|| step().map_err(crate::error::Error::into_report));
         if let Err(report) = outcome {
             report.raise();
         }

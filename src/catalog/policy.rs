@@ -118,10 +118,8 @@ impl Policy {
             let schemes = texts(row.array(column::schemes));
             policy.schemes = Schemes::parse(schemes.iter().map(|name| &**name)).unwrap_or_default();
             policy.refuses_unlisted_routes = row.bytes(column::unlisted_routes) != Some(b"any_key");
-            policy.managed_by = row
-                .bytes(column::managed_by)
-                .filter(|by| *by != b"nobody")
-                .map(Bytes::from);
+            policy.managed_by =
+                row.bytes(column::managed_by).filter(|by| *by != b"nobody").map(Bytes::from);
             policy.display_id = row.text(column::display_id);
             policy.display_prefix = row.text(column::display_prefix).unwrap_or_default();
             policy.display_snippet = row.text(column::display_snippet).unwrap_or_default();

@@ -35,6 +35,10 @@ const LEVELS: [Level; 4] = [
             "client_ip",
             "sign_out",
             "event_channel",
+            // These act with the caller's rights on the caller's tables.
+            "isolate",
+            "release",
+            "column_type",
         ],
         views: &[],
     },
@@ -84,9 +88,9 @@ impl Level {
     fn read(call: &Call, n: usize) -> Result<Option<&'static Level>> {
         let Some(name) = call.text(n, "level")? else { return Ok(None) };
         let known = LEVELS.iter().find(|level| level.name == name);
-        known.map(Some).ok_or_else(|| {
-            Error::argument("level", "must be verifier, issuer, auditor or admin")
-        })
+        known
+            .map(Some)
+            .ok_or_else(|| Error::argument("level", "must be verifier, issuer, auditor or admin"))
     }
 
     /// Gives a role all that the level comes with.

@@ -102,7 +102,10 @@ pub fn check_environment(giver: &Identity, environment: &[u8]) -> Result<()> {
     if *giver.environment == *environment {
         return Ok(());
     }
-    Err(beyond("environment", &format!("{:?}, the one of the key that acts", lossy(&giver.environment))))
+    Err(beyond(
+        "environment",
+        &format!("{:?}, the one of the key that acts", lossy(&giver.environment)),
+    ))
 }
 
 fn check_scopes(giver: &Identity, policy: &Policy, row: &Row) -> Result<()> {
@@ -116,11 +119,13 @@ fn check_scopes(giver: &Identity, policy: &Policy, row: &Row) -> Result<()> {
     });
     match surplus {
         None => Ok(()),
-        Some(scope) => Err(beyond("scopes", &format!("scopes that the key that gives them has; {scope:?} is none"))),
+        Some(scope) => Err(beyond(
+            "scopes",
+            &format!("scopes that the key that gives them has; {scope:?} is none"),
+        )),
     }
 }
 
 fn beyond(name: &str, allowed: &str) -> Error {
     authority::not_allowed(format!("{name} must be {allowed}"))
 }
-

@@ -13,8 +13,10 @@ sql_functions! {
 
 /// One key, as a row of the view `keys`.
 pub fn entry(key_id: &[u8; 16]) -> Result<Option<Datum>> {
-    let rows =
-        sql::query("SELECT ROW(k.*)::keysmith.keys FROM keysmith.key_listing k WHERE key_id = $1", &[Param::uuid(key_id)])?;
+    let rows = sql::query(
+        "SELECT ROW(k.*)::keysmith.keys FROM keysmith.key_listing k WHERE key_id = $1",
+        &[Param::uuid(key_id)],
+    )?;
     Ok(rows.first().and_then(|row| row.transferred(1)))
 }
 
