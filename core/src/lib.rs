@@ -9,4 +9,5 @@ pub mod buckets;
 pub mod gcra;
 pub mod key;
 pub mod policy;
+pub mod refill;
 pub mod siphash;

@@ -244,6 +244,10 @@ impl<'a> Row<'a> {
         self.datum(column).map(|datum| datum.value() as i64)
     }
 
+    pub fn bigint(&self, column: i16) -> Option<i64> {
+        self.datum(column).map(|datum| datum.value() as i64)
+    }
+
     pub fn integer(&self, column: i16) -> Option<i32> {
         self.datum(column).map(|datum| datum.value() as i32)
     }

@@ -3,9 +3,12 @@
 mod allowlists;
 mod authenticate;
 mod client_ip;
+mod credits;
 mod decision;
 mod explain;
+mod limits;
 mod lookup;
 mod needs;
+mod toll;
 mod verdict;
 mod verify;

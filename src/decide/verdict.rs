@@ -1,5 +1,6 @@
 //! A verdict as a row.
 
+use super::toll::{Account, Standing};
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
 use crate::varlena;
@@ -48,6 +49,7 @@ pub struct Holder<'a> {
     pub scopes: &'a [&'a [u8]],
     pub metadata: Option<Datum>,
     pub expires_at: Option<Datum>,
+    pub account: Account<'a>,
 }
 
 /// The row of a verdict, in the memory context in which it was formed.
@@ -60,6 +62,7 @@ impl Verdict {
         policy: &Policy,
         reason: Reason,
         holder: Option<&Holder>,
+        standing: &Standing,
     ) -> Verdict {
         let mut row = Values { values: [Datum::null(); COLUMNS], nulls: [true; COLUMNS] };
         let answer = reason.answer();
@@ -92,6 +95,17 @@ impl Verdict {
             );
             row.set(Column::ExpiresAt, holder.expires_at);
         }
+        let mut wait = pg_sys::Interval::default();
+        row.set(Column::LimitName, standing.limit.map(|(name, _)| text(name)));
+        row.set(
+            Column::LimitRemaining,
+            standing.limit.map(|(_, remaining)| Datum::from(i64::from(remaining))),
+        );
+        if let Some(microseconds) = standing.retry_after {
+            wait.time = microseconds;
+            row.set(Column::RetryAfter, Some(Datum::from(&raw const wait)));
+        }
+        row.set(Column::CreditsRemaining, standing.credits_remaining.map(Datum::from));
         let request_id = crate::request_id::next();
         row.set(Column::RequestId, Some(Datum::from(request_id.as_ptr())));
         // SAFETY: the type is ours and has the columns listed above. All that the

@@ -3,10 +3,12 @@
 mod alter;
 mod authority;
 mod catalogue;
+pub mod credits;
 mod event;
 mod key;
 mod keyspace;
 mod lifecycle;
+mod limits;
 mod listing;
 mod mint;
 mod options;

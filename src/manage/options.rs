@@ -1,6 +1,8 @@
 //! What may be chosen for a keyspace: read, checked, stored.
 
 use super::key;
+use super::limits;
+use super::mint::USUAL_ENVIRONMENT;
 use super::patch::{self, Change, Patch};
 use super::sql::{self, Param};
 use crate::call::Call;
@@ -26,6 +28,9 @@ pub struct Options {
     display: Option<Display>,
     codes: Option<Vec<Wording>>,
     plan_features: Option<Vec<PlanFeature>>,
+    /// As they are stored.
+    limits: Change<String>,
+    charges: Option<Vec<String>>,
 }
 
 /// The templates by which keys are shown.
@@ -69,6 +74,8 @@ impl Options {
             codes: json(10, "codes")?.map(read_codes).transpose()?,
             wildcards: call.datum(12).map(|_| call.boolean(12, "wildcards")).transpose()?,
             plan_features: json(11, "plan_features")?.map(read_plan_features).transpose()?,
+            limits: limits::given(call, 13)?.map(Some),
+            charges: call.datum(14).map(|_| call.strings(14, "charges")).transpose()?,
         };
         options.check()?;
         Ok(options)
@@ -95,6 +102,12 @@ impl Options {
             display: patch.value("display")?.map(read_display).transpose()?,
             codes: patch.value("codes")?.map(read_codes).transpose()?,
             plan_features: patch.value("plan_features")?.map(read_plan_features).transpose()?,
+            limits: limits::changed(patch)?,
+            charges: if patch.is_null("charges") {
+                patch.value("charges")?.map(|_| vec![USUAL_ENVIRONMENT.into()])
+            } else {
+                patch.texts("charges")?
+            },
         };
         options.check()?;
         Ok(options)
@@ -110,6 +123,12 @@ impl Options {
             && Schemes::parse(schemes.iter().map(String::as_bytes)).is_none()
         {
             return Err(Error::argument("schemes", SCHEMES_RULE));
+        }
+        let charges = self.charges.as_deref().unwrap_or_default();
+        key::check_count("charges", "environments", charges.len(), 100)?;
+        if !charges.iter().all(|environment| is_identifier(environment)) {
+            let rule = format!("has an environment that {IDENTIFIER_RULE}");
+            return Err(Error::argument("charges", rule));
         }
         key::check_grants("default_scopes", self.default_scopes.as_deref().unwrap_or_default())
     }
@@ -138,7 +157,9 @@ impl Options {
                  display_id = CASE WHEN $12 THEN $13 ELSE display_id END,
                  display_prefix = coalesce($14, display_prefix),
                  display_snippet = coalesce($15, display_snippet),
-                 wildcards = coalesce($16, wildcards)
+                 wildcards = coalesce($16, wildcards),
+                 limits = CASE WHEN $17 THEN $18 ELSE limits END,
+                 charges = CASE WHEN $19 THEN $20 ELSE charges END
              WHERE keyspace = $1",
             &[
                 Param::text(keyspace),
@@ -157,6 +178,10 @@ impl Options {
                 Param::text_or_null(display.map(|display| display.prefix.as_str())),
                 Param::text_or_null(display.map(|display| display.snippet.as_str())),
                 Param::boolean_or_null(self.wildcards),
+                Param::boolean(self.limits.is_some()),
+                Param::text_or_null(self.limits.as_ref().and_then(Option::as_deref)),
+                Param::boolean(self.charges.is_some()),
+                Param::texts(self.charges.as_deref().unwrap_or_default()),
             ],
         )?;
         Ok(())

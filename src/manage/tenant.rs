@@ -1,9 +1,11 @@
 //! Tenants and their members.
 
 use super::authority;
+use super::credits::{self, Credits, Holder};
 use super::event::{self, Subject};
 use super::key;
 use super::keyspace::policy;
+use super::limits;
 use super::patch::Patch;
 use super::sql::{self, Param, Rows};
 use crate::call::{Call, sql_functions};
@@ -74,6 +76,8 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     let keyspace = call.required_text(1, "keyspace")?;
     let plan = call.text(2, "plan")?;
     let metadata = key::metadata(call, 3)?;
+    let limits = limits::given(call, 4)?;
+    let credits = Credits::given(call, 5)?;
     if !is_name(&name) {
         return Err(Error::argument("name", NAME_RULE));
     }
@@ -81,20 +85,25 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     let tenant_id = authority::act(|_| {
         policy(&keyspace)?;
         let rows = sql::query(
-            "INSERT INTO keysmith.tenant (keyspace, name, plan, metadata)
-             VALUES ($1, $2, $3, coalesce($4, '{}'))
+            "INSERT INTO keysmith.tenant (keyspace, name, plan, metadata, limits)
+             VALUES ($1, $2, $3, coalesce($4, '{}'), $5)
              ON CONFLICT (keyspace, name) DO NOTHING RETURNING tenant_id",
             &[
                 Param::text(&keyspace),
                 Param::text(&name),
                 Param::text_or_null(plan.as_deref()),
                 Param::given(pg_sys::JSONBOID, metadata),
+                Param::text_or_null(limits.as_deref()),
             ],
         )?;
-        rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| {
+        let tenant_id = rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| {
             let message = format!("tenant {name:?} already exists in keyspace {keyspace:?}");
             Error::new(Code::Conflict, message)
-        })
+        })?;
+        if credits.is_some() {
+            credits::set(Holder::Tenant(&tenant_id), credits.as_ref())?;
+        }
+        Ok(tenant_id)
     })?;
     Ok(Some(sql::uuid_datum(&tenant_id)))
 }
@@ -112,6 +121,8 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
     let keyspace = call.required_text(2, "keyspace")?;
     let plan = patch.text("plan")?;
     let has_metadata = patch.object("metadata")?;
+    let limits = limits::changed(&mut patch)?;
+    let credits = Credits::changed(&mut patch)?;
     patch.finish()?;
     check_plan(plan.as_ref().and_then(Option::as_deref))?;
     authority::act(|_| {
@@ -120,7 +131,8 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
             "UPDATE keysmith.tenant SET
                  plan = CASE WHEN $3 THEN $4 ELSE plan END,
                  metadata = CASE WHEN $5
-                     THEN coalesce(nullif($6 -> 'metadata', 'null'), '{}') ELSE metadata END
+                     THEN coalesce(nullif($6 -> 'metadata', 'null'), '{}') ELSE metadata END,
+                 limits = CASE WHEN $7 THEN $8 ELSE limits END
              WHERE keyspace = $1 AND name = $2",
             &[
                 Param::text(&keyspace),
@@ -129,10 +141,16 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
                 Param::text_or_null(plan.flatten().as_deref()),
                 Param::boolean(has_metadata),
                 Param::given(pg_sys::JSONBOID, call.datum(1)),
+                Param::boolean(limits.is_some()),
+                Param::text_or_null(limits.flatten().as_deref()),
             ],
         )?;
         if altered == 0 {
             return Err(unknown(&tenant, &keyspace));
+        }
+        if let Some(credits) = &credits {
+            let id = Tenant::find(&tenant, &keyspace)?.id;
+            credits::set(Holder::Tenant(&id), credits.as_ref())?;
         }
         event::send("alter_tenant", &keyspace, Subject::tenant(&tenant))
     })?;
