@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:25
+-- src/lib.rs:27
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:26
+-- src/lib.rs:28
 -- requires:
 --   schema
 
@@ -55,7 +55,10 @@ CREATE TABLE keysmith.keyspace (
                     CHECK (length(display_snippet) <= 64),
     has_imports     boolean NOT NULL DEFAULT false,
     generation      smallint NOT NULL DEFAULT 0 CHECK (generation >= 0),
-    created_at      timestamptz NOT NULL DEFAULT pg_catalog.now()
+    created_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    limits          text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    charges         text[] COLLATE "C" NOT NULL DEFAULT '{live}'
+                    CHECK (pg_catalog.array_position(charges, NULL) IS NULL)
 );
 COMMENT ON TABLE keysmith.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -72,6 +75,8 @@ COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the 
 COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
 COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
 COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
+COMMENT ON COLUMN keysmith.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
+COMMENT ON COLUMN keysmith.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
 
 CREATE TABLE keysmith.keyspace_prefix (
@@ -125,9 +130,13 @@ CREATE TABLE keysmith.route (
     variant  text COLLATE "C" NOT NULL DEFAULT '',
     scopes   text COLLATE "C" NOT NULL CHECK (length(scopes) <= 4096),
     kind     text COLLATE "C" CHECK (kind IN ('secret', 'publishable')),
+    weight   integer NOT NULL DEFAULT 1 CHECK (weight >= 0),
+    limits   text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     PRIMARY KEY (keyspace, method, pattern, variant)
 );
 COMMENT ON TABLE keysmith.route IS 'What a method and path require: an expression of scopes, and a kind';
+COMMENT ON COLUMN keysmith.route.weight IS 'How many calls one counts for in rate limits';
+COMMENT ON COLUMN keysmith.route.limits IS 'Rate limits of each key on the route, in place of others of the same name';
 
 CREATE TABLE keysmith.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
@@ -138,11 +147,13 @@ CREATE TABLE keysmith.tenant (
     plan             text COLLATE "C" CHECK (length(plan) BETWEEN 1 AND 200),
     suspended_reason text,
     metadata         jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
+    limits           text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     UNIQUE (keyspace, name),
     UNIQUE (tenant_id, keyspace),
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
 COMMENT ON TABLE keysmith.tenant IS 'The customers of a keyspace; they own keys';
+COMMENT ON COLUMN keysmith.tenant.limits IS 'Rate limits of all its keys of an environment together';
 
 CREATE TABLE keysmith.member (
     tenant_id uuid NOT NULL,
@@ -187,6 +198,8 @@ CREATE TABLE keysmith.key (
     display_id     text COLLATE "C" CHECK (length(display_id) BETWEEN 1 AND 100),
     regenerated    boolean NOT NULL DEFAULT false,
     imported       boolean NOT NULL DEFAULT false,
+    origin         uuid,
+    limits         text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     UNIQUE (digest, keyspace),
     UNIQUE (keyspace, display_id),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith.tenant (tenant_id, keyspace),
@@ -202,6 +215,8 @@ CREATE INDEX key_of_tenant ON keysmith.key (tenant_id, created_at);
 COMMENT ON TABLE keysmith.key IS 'Keys, as digests of digests; the keys themselves are nowhere';
 COMMENT ON COLUMN keysmith.key.generation IS 'Of the pepper that the digest was made with; 0 for none';
 COMMENT ON COLUMN keysmith.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
+COMMENT ON COLUMN keysmith.key.origin IS 'The first key of the line that it was rotated in; limits and credits are the line''s';
+COMMENT ON COLUMN keysmith.key.limits IS 'Its rate limits; a line each: calls, window, burst, name';
 COMMENT ON COLUMN keysmith.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
 CREATE TABLE keysmith.access (
@@ -234,19 +249,36 @@ CREATE TABLE keysmith.audit_entry (
 );
 COMMENT ON TABLE keysmith.audit_entry IS 'What was done, in a chain for each keyspace; * is the chain of what concerns none alone';
 COMMENT ON COLUMN keysmith.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
+-- Spending updates a balance in place: pages are left half empty, so that the new row
+-- finds room beside the old one and no index changes.
+CREATE TABLE keysmith.credit (
+    credit_id   uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    key_id      uuid UNIQUE REFERENCES keysmith.key,
+    tenant_id   uuid UNIQUE REFERENCES keysmith.tenant,
+    balance     bigint NOT NULL CHECK (balance >= 0),
+    refill      bigint CHECK (refill >= 1),
+    every       text COLLATE "C" CHECK (every IN ('day', 'month')),
+    refilled_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    CHECK (pg_catalog.num_nonnulls(key_id, tenant_id) = 1),
+    CHECK ((refill IS NULL) = (every IS NULL))
+) WITH (fillfactor = 50);
+COMMENT ON TABLE keysmith.credit IS 'What keys and tenants have to spend';
+COMMENT ON COLUMN keysmith.credit.key_id IS 'The first key of a line of rotations';
+COMMENT ON COLUMN keysmith.credit.refill IS 'What a refill raises the balance to, if it is lower';
+COMMENT ON COLUMN keysmith.credit.refilled_at IS 'A refill is due when a day or month of UTC has begun since';
 
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,access,audit_entry}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,access,audit_entry}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
     END LOOP;
 END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:27
+-- src/lib.rs:29
 -- requires:
 --   tables
 
@@ -276,7 +308,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:32
+-- src/lib.rs:34
 -- requires:
 --   policy_triggers
 
@@ -313,8 +345,16 @@ SELECT k.key_id,
        k.role,
        k.owner,
        k.allowlist,
-       NULL::jsonb AS limits,
-       NULL::bigint AS credits,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(k.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits,
+       CASE
+           WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+           THEN greatest(c.balance, c.refill)
+           ELSE c.balance
+       END AS credits,
        k.expires_at,
        k.created_at,
        k.created_by,
@@ -325,7 +365,8 @@ SELECT k.key_id,
        k.metadata,
        k.display_id
 FROM keysmith.key k
-JOIN keysmith.tenant t USING (tenant_id);
+JOIN keysmith.tenant t USING (tenant_id)
+LEFT JOIN keysmith.credit c ON c.key_id = coalesce(k.origin, k.key_id);
 COMMENT ON VIEW keysmith.key_listing IS 'All keys, for the functions of this extension';
 
 CREATE VIEW keysmith.keys WITH (security_barrier) AS
@@ -339,15 +380,20 @@ COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
 COMMENT ON COLUMN keysmith.keys.status IS 'active, disabled, expired or revoked, as of now';
 COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell it from its siblings';
 COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.keys.limits IS 'Rate limits; this version has none';
-COMMENT ON COLUMN keysmith.keys.credits IS 'Credits that are left; this version has none';
+COMMENT ON COLUMN keysmith.keys.limits IS 'Its own rate limits; those of its tenant, keyspace and routes hold besides';
+COMMENT ON COLUMN keysmith.keys.credits IS 'Its own credits that are left; null where its tenant pays, if anyone does';
 COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last used; this version does not record it';
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
 
 CREATE VIEW keysmith.routes WITH (security_barrier) AS
-SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind
-FROM keysmith.route;
+SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits
+FROM keysmith.route r;
 COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
 
 -- What a new key is returned as. No other value ever holds api_key.
@@ -368,7 +414,7 @@ COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:37
+-- src/lib.rs:39
 -- requires:
 --   keys_view
 
@@ -390,10 +436,12 @@ CREATE FUNCTION keysmith.create_keyspace(
     codes jsonb DEFAULT NULL,
     plan_features jsonb DEFAULT NULL,
     wildcards boolean DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    charges text[] DEFAULT NULL,
     managed_by text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, text) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text) IS
 'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -431,10 +479,12 @@ CREATE FUNCTION keysmith.define_route(
     pattern text,
     scopes text[],
     variant text DEFAULT NULL,
-    kind text DEFAULT NULL
+    kind text DEFAULT NULL,
+    weight integer DEFAULT 1,
+    limits jsonb DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text) IS
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
 'Says which scopes a method and path require, all of a list; each may be an expression';
 
 CREATE FUNCTION keysmith.define_route(
@@ -443,10 +493,12 @@ CREATE FUNCTION keysmith.define_route(
     pattern text,
     scopes text,
     variant text DEFAULT NULL,
-    kind text DEFAULT NULL
+    kind text DEFAULT NULL,
+    weight integer DEFAULT 1,
+    limits jsonb DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text) IS
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
 'Says which scopes a method and path require, as one expression such as a | (b & c)';
 
 CREATE FUNCTION keysmith.remove_route(
@@ -465,10 +517,12 @@ CREATE FUNCTION keysmith.create_tenant(
     name text,
     keyspace text DEFAULT 'default',
     plan text DEFAULT NULL,
-    metadata jsonb DEFAULT NULL
+    metadata jsonb DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    credits jsonb DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
-COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb) IS
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb) IS
 'Makes a tenant and returns its id';
 
 CREATE FUNCTION keysmith.alter_tenant(
@@ -478,7 +532,7 @@ CREATE FUNCTION keysmith.alter_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes a tenant''s plan or metadata, as a JSON object names them';
+'Changes a tenant''s plan, metadata, limits or credits, as a JSON object names them';
 
 CREATE FUNCTION keysmith.suspend_tenant(
     tenant text,
@@ -607,6 +661,16 @@ LANGUAGE c ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_list_keys';
 COMMENT ON FUNCTION keysmith.list_keys(text, text, boolean) IS
 'The keys of a tenant, the oldest first';
 
+CREATE FUNCTION keysmith.add_credits(
+    amount bigint,
+    key_id uuid DEFAULT NULL,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS bigint
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_credits';
+COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
+'Adds to the credits of a key or a tenant, and returns how many it has then';
+
 CREATE FUNCTION keysmith.wait_for_replay(timeout interval DEFAULT '10 seconds') RETURNS integer
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_wait_for_replay';
 COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
@@ -636,7 +700,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/lib.rs:44
 -- requires:
 --   manage
 
@@ -674,6 +738,10 @@ COMMENT ON COLUMN keysmith.verdict.message IS 'For the outside world';
 COMMENT ON COLUMN keysmith.verdict.reason IS 'The exact cause, for the operator';
 COMMENT ON COLUMN keysmith.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
 COMMENT ON COLUMN keysmith.verdict.expires_at IS 'No event tells of it: check again then';
+COMMENT ON COLUMN keysmith.verdict.limit_name IS 'The rate limit that refused, or else that has the fewest calls left';
+COMMENT ON COLUMN keysmith.verdict.limit_remaining IS 'The calls left in it';
+COMMENT ON COLUMN keysmith.verdict.retry_after IS 'When the same request passes, unless others come first; null if never, or nobody knows';
+COMMENT ON COLUMN keysmith.verdict.credits_remaining IS 'What is left after some were spent';
 COMMENT ON COLUMN keysmith.verdict.request_id IS 'A name for this decision';
 
 CREATE FUNCTION keysmith.verify(
@@ -681,25 +749,29 @@ CREATE FUNCTION keysmith.verify(
     scopes text[] DEFAULT '{}',
     ip inet DEFAULT NULL,
     keyspace text DEFAULT 'default',
+    spend bigint DEFAULT 0,
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
-    sign_in boolean DEFAULT false
+    sign_in boolean DEFAULT false,
+    weight integer DEFAULT 1
 ) RETURNS keysmith.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
-COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, text, text, boolean) IS
-'Decides about a key; writes nothing, and works in read-only transactions and on standbys';
+COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer) IS
+'Decides about a key; writes nothing unless it spends, and works in read-only transactions and on standbys';
 
 CREATE FUNCTION keysmith.verify_digest(
     digest bytea,
     scopes text[] DEFAULT '{}',
     ip inet DEFAULT NULL,
     keyspace text DEFAULT 'default',
+    spend bigint DEFAULT 0,
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
-    sign_in boolean DEFAULT false
+    sign_in boolean DEFAULT false,
+    weight integer DEFAULT 1
 ) RETURNS keysmith.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
-COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, text, text, boolean) IS
+COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
 'Decides about a key by its SHA-256, for callers who hash on their side';
 
 CREATE FUNCTION keysmith.verify_many(
@@ -720,10 +792,12 @@ CREATE FUNCTION keysmith.authenticate(
     path text,
     ip inet DEFAULT NULL,
     keyspace text DEFAULT 'default',
-    variant text DEFAULT NULL
+    variant text DEFAULT NULL,
+    spend bigint DEFAULT 0,
+    weight integer DEFAULT NULL
 ) RETURNS keysmith.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
-COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text) IS
+COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
 'Decides about a request: finds the key in its headers, and what its route requires';
 
 CREATE TYPE keysmith.explanation AS (
@@ -745,10 +819,12 @@ CREATE FUNCTION keysmith.explain_verify(
     headers jsonb DEFAULT NULL,
     method text DEFAULT NULL,
     path text DEFAULT NULL,
-    variant text DEFAULT NULL
+    variant text DEFAULT NULL,
+    spend bigint DEFAULT 0,
+    weight integer DEFAULT NULL
 ) RETURNS SETOF keysmith.explanation
-LANGUAGE c PARALLEL RESTRICTED ROWS 12 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
-COMMENT ON FUNCTION keysmith.explain_verify(text, text[], inet, text, text, text, jsonb, text, text, text) IS
+LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
+COMMENT ON FUNCTION keysmith.explain_verify(text, text[], inet, text, text, text, jsonb, text, text, text, bigint, integer) IS
 'Shows what each rule sees in what verify is asked, or, given a method and a path, authenticate';
 
 CREATE FUNCTION keysmith.client_ip(
@@ -759,10 +835,15 @@ CREATE FUNCTION keysmith.client_ip(
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
 COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
 'The client behind trusted proxies: the first address from the right that is not one of them';
+
+CREATE FUNCTION keysmith.limit_status(OUT name text, OUT value text) RETURNS SETOF record
+LANGUAGE c PARALLEL RESTRICTED ROWS 5 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
+COMMENT ON FUNCTION keysmith.limit_status() IS
+'Whether rate limits are kept, how many are under way, and since when calls are counted';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:43
+-- src/lib.rs:45
 -- requires:
 --   decide
 
@@ -819,7 +900,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:48
+-- src/lib.rs:50
 -- requires:
 --   identity
 
@@ -898,7 +979,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
+-- src/lib.rs:51
 -- requires:
 --   audit
 
@@ -1104,7 +1185,7 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:58
+-- src/lib.rs:56
 -- finalize
 -- Nothing is anyone's until it is granted.
 

@@ -150,7 +150,9 @@ impl Subject<'_> {
                 ],
             ),
             Subject::Tenant(tenant) => (
-                "SELECT pg_catalog.to_jsonb(t), t.name FROM keysmith.tenant t
+                "SELECT pg_catalog.to_jsonb(t) || pg_catalog.jsonb_build_object('credits', c.balance),
+                     t.name
+                 FROM keysmith.tenant t LEFT JOIN keysmith.credit c ON c.tenant_id = t.tenant_id
                  WHERE t.keyspace = $1 AND t.name = $2",
                 vec![keyspace_param(), Param::text(tenant)],
             ),
@@ -287,7 +289,7 @@ fn append(
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8::inet, $9, $10, $11::jsonb, $12::jsonb, $13, $14)",
             &[
                 Param::text(keyspace),
-                Param::bigint(entry),
+                Param::bigint(Some(entry)),
                 Param::timestamp(Some(note.at)),
                 Param::text(&note.action),
                 Param::text(&note.role),
@@ -391,7 +393,7 @@ fn follow(keyspace: &str, kept: Vec<(i64, Vec<u8>)>) -> Result<Chain> {
                     tenant, key_id, before, after, generation, hash
              FROM keysmith.audit_entry WHERE keyspace = $1 AND entry > $2
              ORDER BY entry LIMIT 1000",
-            &[Param::text(keyspace), Param::bigint(last)],
+            &[Param::text(keyspace), Param::bigint(Some(last))],
         )?;
         for row in rows.iter() {
             let entry = row.bigint(1).unwrap_or_default();

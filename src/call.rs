@@ -105,6 +105,10 @@ impl Call {
         self.datum(n).map(|datum| datum.value() as i32)
     }
 
+    pub fn bigint(&self, n: usize) -> Option<i64> {
+        self.datum(n).map(|datum| datum.value() as i64)
+    }
+
     pub fn timestamp(&self, n: usize) -> Option<i64> {
         self.datum(n).map(|datum| datum.value() as i64)
     }

@@ -23,6 +23,8 @@ pub enum Code {
     Conflict,
     /// The tenant has as many keys as its keyspace allows.
     KeyLimit,
+    /// What is asked for needs the library to be preloaded.
+    NotPreloaded,
     /// A standby had not replayed in time.
     ReplayTimeout,
     /// The pepper file can't be used.
@@ -40,6 +42,7 @@ impl Code {
             Code::NotFound => b"KS404",
             Code::Conflict => b"KS409",
             Code::KeyLimit => b"KS429",
+            Code::NotPreloaded => b"KS503",
             Code::ReplayTimeout => b"KS504",
             Code::Pepper => b"KS510",
             Code::Installation => b"KS500",

@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering::Relaxed};
 
 /// Where PostgreSQL keeps the value of `keysmith.pepper_file`.
 static PEPPER_FILE: AtomicPtr<c_char> = AtomicPtr::new(null_mut());
@@ -22,6 +22,16 @@ pub fn pepper_file() -> Option<String> {
     (!path.is_empty()).then_some(path)
 }
 
+/// Where PostgreSQL keeps the value of `keysmith.max_buckets`.
+static MAX_BUCKETS: AtomicI32 = AtomicI32::new(65_536);
+
+/// How many rate limits can be under way at once: those that had a call within the time
+/// that they take to be unused again. The default takes less than 5 MB, and serves tens
+/// of thousands of keys with a limit each.
+pub fn max_buckets() -> i32 {
+    MAX_BUCKETS.load(Relaxed)
+}
+
 pub fn define() {
     // SAFETY: called from _PG_init; all strings are static, and so is the place of
     // the value.
@@ -35,6 +45,22 @@ pub fn define() {
                 c"".as_ptr(),
                 pg_sys::GucContext::PGC_POSTMASTER,
                 pg_sys::GUC_SUPERUSER_ONLY as i32,
+                None,
+                None,
+                None,
+            );
+            pg_sys::DefineCustomIntVariable(
+                c"keysmith.max_buckets".as_ptr(),
+                c"Most rate limits that can be under way at once.".as_ptr(),
+                c"Each takes some 70 bytes of shared memory. When there is no room, calls that \
+                  would need some are refused."
+                    .as_ptr(),
+                MAX_BUCKETS.as_ptr(),
+                65_536,
+                16,
+                16 * 1024 * 1024,
+                pg_sys::GucContext::PGC_POSTMASTER,
+                0,
                 None,
                 None,
                 None,

@@ -8,9 +8,11 @@ mod error;
 mod guc;
 mod identity;
 mod jsonb;
+mod limit;
 mod manage;
 mod pepper;
 mod request_id;
+mod shmem;
 mod text;
 mod transaction;
 mod varlena;
@@ -62,6 +64,9 @@ unsafe extern "C-unwind" fn _PG_init() {
         pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
             guc::define();
             transaction::register();
+            if pgrx::pg_sys::process_shared_preload_libraries_in_progress {
+                shmem::install();
+            }
             // A server that can't read its peppers would refuse every key: it must
             // say so when it is started, not to each caller.
             pepper::load().map_err(error::Error::into_report)

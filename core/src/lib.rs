@@ -5,6 +5,10 @@
 //! operating system for entropy). The extension crate feeds these rules from its
 //! tables; tests feed them without a server, in seconds.
 
+pub mod buckets;
 pub mod chain;
+pub mod gcra;
 pub mod key;
 pub mod policy;
+pub mod refill;
+pub mod siphash;

@@ -32,7 +32,10 @@ CREATE TABLE keysmith.keyspace (
                     CHECK (length(display_snippet) <= 64),
     has_imports     boolean NOT NULL DEFAULT false,
     generation      smallint NOT NULL DEFAULT 0 CHECK (generation >= 0),
-    created_at      timestamptz NOT NULL DEFAULT pg_catalog.now()
+    created_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    limits          text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    charges         text[] COLLATE "C" NOT NULL DEFAULT '{live}'
+                    CHECK (pg_catalog.array_position(charges, NULL) IS NULL)
 );
 COMMENT ON TABLE keysmith.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -49,6 +52,8 @@ COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the 
 COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
 COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
 COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
+COMMENT ON COLUMN keysmith.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
+COMMENT ON COLUMN keysmith.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
 
 CREATE TABLE keysmith.keyspace_prefix (
@@ -102,9 +107,13 @@ CREATE TABLE keysmith.route (
     variant  text COLLATE "C" NOT NULL DEFAULT '',
     scopes   text COLLATE "C" NOT NULL CHECK (length(scopes) <= 4096),
     kind     text COLLATE "C" CHECK (kind IN ('secret', 'publishable')),
+    weight   integer NOT NULL DEFAULT 1 CHECK (weight >= 0),
+    limits   text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     PRIMARY KEY (keyspace, method, pattern, variant)
 );
 COMMENT ON TABLE keysmith.route IS 'What a method and path require: an expression of scopes, and a kind';
+COMMENT ON COLUMN keysmith.route.weight IS 'How many calls one counts for in rate limits';
+COMMENT ON COLUMN keysmith.route.limits IS 'Rate limits of each key on the route, in place of others of the same name';
 
 CREATE TABLE keysmith.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
@@ -115,11 +124,13 @@ CREATE TABLE keysmith.tenant (
     plan             text COLLATE "C" CHECK (length(plan) BETWEEN 1 AND 200),
     suspended_reason text,
     metadata         jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
+    limits           text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     UNIQUE (keyspace, name),
     UNIQUE (tenant_id, keyspace),
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
 COMMENT ON TABLE keysmith.tenant IS 'The customers of a keyspace; they own keys';
+COMMENT ON COLUMN keysmith.tenant.limits IS 'Rate limits of all its keys of an environment together';
 
 CREATE TABLE keysmith.member (
     tenant_id uuid NOT NULL,
@@ -164,6 +175,8 @@ CREATE TABLE keysmith.key (
     display_id     text COLLATE "C" CHECK (length(display_id) BETWEEN 1 AND 100),
     regenerated    boolean NOT NULL DEFAULT false,
     imported       boolean NOT NULL DEFAULT false,
+    origin         uuid,
+    limits         text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     UNIQUE (digest, keyspace),
     UNIQUE (keyspace, display_id),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith.tenant (tenant_id, keyspace),
@@ -179,6 +192,8 @@ CREATE INDEX key_of_tenant ON keysmith.key (tenant_id, created_at);
 COMMENT ON TABLE keysmith.key IS 'Keys, as digests of digests; the keys themselves are nowhere';
 COMMENT ON COLUMN keysmith.key.generation IS 'Of the pepper that the digest was made with; 0 for none';
 COMMENT ON COLUMN keysmith.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
+COMMENT ON COLUMN keysmith.key.origin IS 'The first key of the line that it was rotated in; limits and credits are the line''s';
+COMMENT ON COLUMN keysmith.key.limits IS 'Its rate limits; a line each: calls, window, burst, name';
 COMMENT ON COLUMN keysmith.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
 CREATE TABLE keysmith.access (
@@ -211,12 +226,29 @@ CREATE TABLE keysmith.audit_entry (
 );
 COMMENT ON TABLE keysmith.audit_entry IS 'What was done, in a chain for each keyspace; * is the chain of what concerns none alone';
 COMMENT ON COLUMN keysmith.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
+-- Spending updates a balance in place: pages are left half empty, so that the new row
+-- finds room beside the old one and no index changes.
+CREATE TABLE keysmith.credit (
+    credit_id   uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    key_id      uuid UNIQUE REFERENCES keysmith.key,
+    tenant_id   uuid UNIQUE REFERENCES keysmith.tenant,
+    balance     bigint NOT NULL CHECK (balance >= 0),
+    refill      bigint CHECK (refill >= 1),
+    every       text COLLATE "C" CHECK (every IN ('day', 'month')),
+    refilled_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    CHECK (pg_catalog.num_nonnulls(key_id, tenant_id) = 1),
+    CHECK ((refill IS NULL) = (every IS NULL))
+) WITH (fillfactor = 50);
+COMMENT ON TABLE keysmith.credit IS 'What keys and tenants have to spend';
+COMMENT ON COLUMN keysmith.credit.key_id IS 'The first key of a line of rotations';
+COMMENT ON COLUMN keysmith.credit.refill IS 'What a refill raises the balance to, if it is lower';
+COMMENT ON COLUMN keysmith.credit.refilled_at IS 'A refill is due when a day or month of UTC has begun since';
 
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,access,audit_entry}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,access,audit_entry}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
     END LOOP;
 END $$;

@@ -31,8 +31,16 @@ SELECT k.key_id,
        k.role,
        k.owner,
        k.allowlist,
-       NULL::jsonb AS limits,
-       NULL::bigint AS credits,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(k.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits,
+       CASE
+           WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+           THEN greatest(c.balance, c.refill)
+           ELSE c.balance
+       END AS credits,
        k.expires_at,
        k.created_at,
        k.created_by,
@@ -43,7 +51,8 @@ SELECT k.key_id,
        k.metadata,
        k.display_id
 FROM keysmith.key k
-JOIN keysmith.tenant t USING (tenant_id);
+JOIN keysmith.tenant t USING (tenant_id)
+LEFT JOIN keysmith.credit c ON c.key_id = coalesce(k.origin, k.key_id);
 COMMENT ON VIEW keysmith.key_listing IS 'All keys, for the functions of this extension';
 
 CREATE VIEW keysmith.keys WITH (security_barrier) AS
@@ -57,15 +66,20 @@ COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
 COMMENT ON COLUMN keysmith.keys.status IS 'active, disabled, expired or revoked, as of now';
 COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell it from its siblings';
 COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.keys.limits IS 'Rate limits; this version has none';
-COMMENT ON COLUMN keysmith.keys.credits IS 'Credits that are left; this version has none';
+COMMENT ON COLUMN keysmith.keys.limits IS 'Its own rate limits; those of its tenant, keyspace and routes hold besides';
+COMMENT ON COLUMN keysmith.keys.credits IS 'Its own credits that are left; null where its tenant pays, if anyone does';
 COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last used; this version does not record it';
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
 
 CREATE VIEW keysmith.routes WITH (security_barrier) AS
-SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind
-FROM keysmith.route;
+SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits
+FROM keysmith.route r;
 COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
 
 -- What a new key is returned as. No other value ever holds api_key.

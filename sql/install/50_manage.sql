@@ -16,10 +16,12 @@ CREATE FUNCTION keysmith.create_keyspace(
     codes jsonb DEFAULT NULL,
     plan_features jsonb DEFAULT NULL,
     wildcards boolean DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    charges text[] DEFAULT NULL,
     managed_by text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, text) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text) IS
 'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -57,10 +59,12 @@ CREATE FUNCTION keysmith.define_route(
     pattern text,
     scopes text[],
     variant text DEFAULT NULL,
-    kind text DEFAULT NULL
+    kind text DEFAULT NULL,
+    weight integer DEFAULT 1,
+    limits jsonb DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text) IS
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
 'Says which scopes a method and path require, all of a list; each may be an expression';
 
 CREATE FUNCTION keysmith.define_route(
@@ -69,10 +73,12 @@ CREATE FUNCTION keysmith.define_route(
     pattern text,
     scopes text,
     variant text DEFAULT NULL,
-    kind text DEFAULT NULL
+    kind text DEFAULT NULL,
+    weight integer DEFAULT 1,
+    limits jsonb DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text) IS
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
 'Says which scopes a method and path require, as one expression such as a | (b & c)';
 
 CREATE FUNCTION keysmith.remove_route(
@@ -91,10 +97,12 @@ CREATE FUNCTION keysmith.create_tenant(
     name text,
     keyspace text DEFAULT 'default',
     plan text DEFAULT NULL,
-    metadata jsonb DEFAULT NULL
+    metadata jsonb DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    credits jsonb DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
-COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb) IS
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb) IS
 'Makes a tenant and returns its id';
 
 CREATE FUNCTION keysmith.alter_tenant(
@@ -104,7 +112,7 @@ CREATE FUNCTION keysmith.alter_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes a tenant''s plan or metadata, as a JSON object names them';
+'Changes a tenant''s plan, metadata, limits or credits, as a JSON object names them';
 
 CREATE FUNCTION keysmith.suspend_tenant(
     tenant text,
@@ -232,6 +240,16 @@ CREATE FUNCTION keysmith.list_keys(
 LANGUAGE c ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_list_keys';
 COMMENT ON FUNCTION keysmith.list_keys(text, text, boolean) IS
 'The keys of a tenant, the oldest first';
+
+CREATE FUNCTION keysmith.add_credits(
+    amount bigint,
+    key_id uuid DEFAULT NULL,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS bigint
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_credits';
+COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
+'Adds to the credits of a key or a tenant, and returns how many it has then';
 
 CREATE FUNCTION keysmith.wait_for_replay(timeout interval DEFAULT '10 seconds') RETURNS integer
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_wait_for_replay';

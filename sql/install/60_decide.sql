@@ -32,6 +32,10 @@ COMMENT ON COLUMN keysmith.verdict.message IS 'For the outside world';
 COMMENT ON COLUMN keysmith.verdict.reason IS 'The exact cause, for the operator';
 COMMENT ON COLUMN keysmith.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
 COMMENT ON COLUMN keysmith.verdict.expires_at IS 'No event tells of it: check again then';
+COMMENT ON COLUMN keysmith.verdict.limit_name IS 'The rate limit that refused, or else that has the fewest calls left';
+COMMENT ON COLUMN keysmith.verdict.limit_remaining IS 'The calls left in it';
+COMMENT ON COLUMN keysmith.verdict.retry_after IS 'When the same request passes, unless others come first; null if never, or nobody knows';
+COMMENT ON COLUMN keysmith.verdict.credits_remaining IS 'What is left after some were spent';
 COMMENT ON COLUMN keysmith.verdict.request_id IS 'A name for this decision';
 
 CREATE FUNCTION keysmith.verify(
@@ -39,25 +43,29 @@ CREATE FUNCTION keysmith.verify(
     scopes text[] DEFAULT '{}',
     ip inet DEFAULT NULL,
     keyspace text DEFAULT 'default',
+    spend bigint DEFAULT 0,
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
-    sign_in boolean DEFAULT false
+    sign_in boolean DEFAULT false,
+    weight integer DEFAULT 1
 ) RETURNS keysmith.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
-COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, text, text, boolean) IS
-'Decides about a key; writes nothing, and works in read-only transactions and on standbys';
+COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer) IS
+'Decides about a key; writes nothing unless it spends, and works in read-only transactions and on standbys';
 
 CREATE FUNCTION keysmith.verify_digest(
     digest bytea,
     scopes text[] DEFAULT '{}',
     ip inet DEFAULT NULL,
     keyspace text DEFAULT 'default',
+    spend bigint DEFAULT 0,
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
-    sign_in boolean DEFAULT false
+    sign_in boolean DEFAULT false,
+    weight integer DEFAULT 1
 ) RETURNS keysmith.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
-COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, text, text, boolean) IS
+COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
 'Decides about a key by its SHA-256, for callers who hash on their side';
 
 CREATE FUNCTION keysmith.verify_many(
@@ -78,10 +86,12 @@ CREATE FUNCTION keysmith.authenticate(
     path text,
     ip inet DEFAULT NULL,
     keyspace text DEFAULT 'default',
-    variant text DEFAULT NULL
+    variant text DEFAULT NULL,
+    spend bigint DEFAULT 0,
+    weight integer DEFAULT NULL
 ) RETURNS keysmith.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
-COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text) IS
+COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
 'Decides about a request: finds the key in its headers, and what its route requires';
 
 CREATE TYPE keysmith.explanation AS (
@@ -103,10 +113,12 @@ CREATE FUNCTION keysmith.explain_verify(
     headers jsonb DEFAULT NULL,
     method text DEFAULT NULL,
     path text DEFAULT NULL,
-    variant text DEFAULT NULL
+    variant text DEFAULT NULL,
+    spend bigint DEFAULT 0,
+    weight integer DEFAULT NULL
 ) RETURNS SETOF keysmith.explanation
-LANGUAGE c PARALLEL RESTRICTED ROWS 12 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
-COMMENT ON FUNCTION keysmith.explain_verify(text, text[], inet, text, text, text, jsonb, text, text, text) IS
+LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
+COMMENT ON FUNCTION keysmith.explain_verify(text, text[], inet, text, text, text, jsonb, text, text, text, bigint, integer) IS
 'Shows what each rule sees in what verify is asked, or, given a method and a path, authenticate';
 
 CREATE FUNCTION keysmith.client_ip(
@@ -117,3 +129,8 @@ CREATE FUNCTION keysmith.client_ip(
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
 COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
 'The client behind trusted proxies: the first address from the right that is not one of them';
+
+CREATE FUNCTION keysmith.limit_status(OUT name text, OUT value text) RETURNS SETOF record
+LANGUAGE c PARALLEL RESTRICTED ROWS 5 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
+COMMENT ON FUNCTION keysmith.limit_status() IS
+'Whether rate limits are kept, how many are under way, and since when calls are counted';

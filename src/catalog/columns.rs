@@ -16,23 +16,24 @@ columns! {
     keyspace {
         keyspace event_channel empty_scopes default_scopes max_active_keys at_max label_length
         wildcards schemes unlisted_routes managed_by display_id display_prefix display_snippet
-        has_imports generation created_at
+        has_imports generation created_at limits charges
     }
     keyspace_prefix { keyspace kind environment prefix }
     answer { keyspace answer status code message }
     plan_feature { keyspace feature plans }
     scope { keyspace scope description implies }
     role { keyspace role scopes }
-    route { keyspace method pattern variant scopes kind }
+    route { keyspace method pattern variant scopes kind weight limits }
     tenant {
-        tenant_id suspended_at created_at keyspace name plan suspended_reason metadata
+        tenant_id suspended_at created_at keyspace name plan suspended_reason metadata limits
     }
     member { tenant_id keyspace member role }
     key {
         key_id tenant_id created_at expires_at disabled_at revoked_at generation digest keyspace
         environment kind role owner scopes allowlist metadata label key_prefix key_snippet
-        created_by revoked_reason rotated_to display_id regenerated imported
+        created_by revoked_reason rotated_to display_id regenerated imported origin limits
     }
+    credit { credit_id key_id tenant_id balance refill every refilled_at }
     access { role level tenant_id granted_at }
     audit_entry {
         keyspace entry at action role session_role acting_key client tenant key_id before after

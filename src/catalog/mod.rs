@@ -5,7 +5,7 @@ pub mod columns;
 pub mod invalidation;
 pub mod policy;
 pub mod scan;
-mod tables;
+pub mod tables;
 
 use crate::error::Result;
 use policy::Policy;

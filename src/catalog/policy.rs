@@ -48,6 +48,10 @@ pub struct Policy {
     pub has_imports: bool,
     /// Of the newest pepper that a key was stored with.
     pub generation: i16,
+    /// Rate limits of all keys of an environment together, as they are stored.
+    pub limits: Option<Bytes>,
+    /// The environments in which credits are spent.
+    charges: Vec<Bytes>,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -62,6 +66,12 @@ pub struct Policy {
 pub struct Route {
     pub scopes: Expression,
     pub kind: Option<Bytes>,
+    /// How many calls one counts for.
+    pub weight: u32,
+    /// Rate limits of each key on this route, as they are stored.
+    pub limits: Option<Bytes>,
+    /// What tells it from the keyspace's other routes.
+    pub name: Bytes,
 }
 
 /// What a keyspace says in place of a canonical answer, where it says anything.
@@ -91,6 +101,8 @@ impl Policy {
             display_snippet: display::DEFAULT_SNIPPET.into(),
             has_imports: false,
             generation: 0,
+            limits: None,
+            charges: vec![b"live".as_slice().into()],
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
@@ -125,6 +137,8 @@ impl Policy {
             policy.display_snippet = row.text(column::display_snippet).unwrap_or_default();
             policy.has_imports = row.boolean(column::has_imports);
             policy.generation = row.smallint(column::generation).unwrap_or_default();
+            policy.limits = row.bytes(column::limits).map(Bytes::from);
+            policy.charges = texts(row.array(column::charges));
         });
         if policy.exists {
             policy.load_prefixes(tables, &snapshot, keyspace);
@@ -188,6 +202,12 @@ impl Policy {
                 Route {
                     scopes: expression.unwrap_or(Expression::Any(Vec::new())),
                     kind: row.bytes(column::kind).map(Bytes::from),
+                    weight: row.integer(column::weight).map_or(1, i32::unsigned_abs),
+                    limits: row.bytes(column::limits).map(Bytes::from),
+                    name: [column::method, column::pattern, column::variant]
+                        .map(bytes)
+                        .join(&b'\n')
+                        .into(),
                 },
             );
         });
@@ -232,6 +252,11 @@ impl Policy {
         plans.is_none_or(|plans| {
             plans.iter().any(|with| plan.is_some_and(|plan| **with == *plan.as_bytes()))
         })
+    }
+
+    /// Whether credits are spent in an environment.
+    pub fn charges(&self, environment: &[u8]) -> bool {
+        self.charges.iter().any(|charging| **charging == *environment)
     }
 
     pub fn has_role(&self, role: &[u8]) -> bool {

@@ -284,16 +284,16 @@ impl<'a> Row<'a> {
         self.datum(column).map(|datum| datum.value() as i64)
     }
 
+    pub fn bigint(&self, column: i16) -> Option<i64> {
+        self.datum(column).map(|datum| datum.value() as i64)
+    }
+
     pub fn integer(&self, column: i16) -> Option<i32> {
         self.datum(column).map(|datum| datum.value() as i32)
     }
 
     pub fn smallint(&self, column: i16) -> Option<i16> {
         self.datum(column).map(|datum| datum.value() as i16)
-    }
-
-    pub fn bigint(&self, column: i16) -> Option<i64> {
-        self.datum(column).map(|datum| datum.value() as i64)
     }
 
     pub fn oid(&self, column: i16) -> Option<Oid> {

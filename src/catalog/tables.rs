@@ -30,6 +30,9 @@ pub struct Tables {
     pub key_by_id: Table,
     /// The same table, its rows found by tenant.
     pub key_by_tenant: Table,
+    /// Credits, found by the key or by the tenant that has them.
+    pub credit_of_key: Table,
+    pub credit_of_tenant: Table,
     pub access: Table,
     pub audit_entry: Table,
     /// The row type of a verdict.
@@ -60,6 +63,8 @@ impl Tables {
             key: table(c"key", c"key_digest_keyspace_key")?,
             key_by_id: table(c"key", c"key_pkey")?,
             key_by_tenant: table(c"key", c"key_of_tenant")?,
+            credit_of_key: table(c"credit", c"credit_key_id_key")?,
+            credit_of_tenant: table(c"credit", c"credit_tenant_id_key")?,
             access: table(c"access", c"access_role_level_tenant_id_key")?,
             audit_entry: table(c"audit_entry", c"audit_entry_pkey")?,
             verdict: row_type(c"verdict", schema)?,
@@ -82,6 +87,7 @@ impl Tables {
             (self.tenant, columns::tenant::NAMES),
             (self.member, columns::member::NAMES),
             (self.key, columns::key::NAMES),
+            (self.credit_of_key, columns::credit::NAMES),
             (self.access, columns::access::NAMES),
             (self.audit_entry, columns::audit_entry::NAMES),
         ];
@@ -105,6 +111,7 @@ impl Tables {
             self.tenant,
             self.member,
             self.key,
+            self.credit_of_key,
             self.access,
             self.audit_entry,
         ];
@@ -113,7 +120,7 @@ impl Tables {
 }
 
 /// How many tables there are.
-pub const WATCHED: usize = 12;
+pub const WATCHED: usize = 13;
 
 fn row_type(name: &CStr, schema: Oid) -> Result<Oid> {
     // SAFETY: a look-up in the cache of types, which gives InvalidOid if there is none.

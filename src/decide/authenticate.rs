@@ -2,9 +2,10 @@
 
 use super::decision::{Decision, Presented, name};
 use super::needs::Needs;
+use super::toll;
 use crate::call::{Bytes, Call, sql_functions};
 use crate::catalog::Catalog;
-use crate::catalog::policy::Policy;
+use crate::catalog::policy::{Policy, Route};
 use crate::error::Result;
 use crate::jsonb::Json;
 use keysmith_core::policy::header::{Credential, Finder, Schemes, Value};
@@ -15,16 +16,31 @@ sql_functions! {
     keysmith_authenticate => authenticate;
 }
 
+/// Where the arguments are.
+mod position {
+    pub const HEADERS: usize = 0;
+    pub const METHOD: usize = 1;
+    pub const IP: usize = 3;
+    pub const KEYSPACE: usize = 4;
+    pub const VARIANT: usize = 5;
+    pub const SPEND: usize = 6;
+    pub const WEIGHT: usize = 7;
+}
+
 fn authenticate(call: &Call) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
-    let keyspace = name(call, 4).unwrap_or_default();
+    let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
     let policy = catalog.policy(keyspace)?;
-    let required = required(call, &policy, 1, 5);
+    let required = required(call, &policy, position::METHOD, position::VARIANT);
     let mut decision = Decision::new(&catalog, policy.clone(), keyspace, &required.needs);
     decision.demand.kind = required.kind;
-    decision.demand.address = call.address(3);
+    decision.demand.address = call.address(position::IP);
     decision.signs_in = true;
-    let verdict = decision.verdict(None, presented(call.json(0), policy.schemes));
+    decision.toll.route = required.route;
+    decision.toll.spend = toll::spend(call, position::SPEND)?;
+    decision.toll.weight = toll::weight(call, position::WEIGHT)?.unwrap_or(required.weight());
+    let presented = presented(call.json(position::HEADERS), policy.schemes);
+    let verdict = decision.verdict(None, presented)?;
     Ok(Some(verdict.into_datum()))
 }
 
@@ -67,6 +83,15 @@ fn header_value(value: Json<'_>) -> Value<'_> {
 pub struct Required<'a> {
     pub needs: Needs<'a>,
     pub kind: Option<&'a [u8]>,
+    /// Its definition, if it is listed.
+    pub route: Option<&'a Route>,
+}
+
+impl Required<'_> {
+    /// How many calls the request counts for.
+    pub fn weight(&self) -> u32 {
+        self.route.map_or(1, |route| route.weight)
+    }
 }
 
 /// Reads method and path, from the argument `method` on, and `variant`. A request
@@ -80,7 +105,7 @@ pub fn required<'a>(
 ) -> Required<'a> {
     const MOST: usize = 1024;
     const MOST_WITH_QUERY: usize = 64 * 1024;
-    let impossible = |why| Required { needs: Needs::Impossible(why), kind: None };
+    let impossible = |why| Required { needs: Needs::Impossible(why), kind: None, route: None };
     let method_name = match call.bytes(method, MOST) {
         Some(Bytes::Read(name)) if is_requested_method(name) => name,
         _ => return impossible("the request has no method"),
@@ -97,11 +122,13 @@ pub fn required<'a>(
         Some(Bytes::TooLong) => return impossible("the variant is too long"),
     };
     match policy.route(method_name, &path, variant) {
-        Match::Route(route) => {
-            Required { needs: Needs::Route(&route.scopes), kind: route.kind.as_deref() }
-        }
+        Match::Route(route) => Required {
+            needs: Needs::Route(&route.scopes),
+            kind: route.kind.as_deref(),
+            route: Some(route),
+        },
         Match::UnknownVariant => impossible("the route has no such variant"),
         Match::Unlisted if policy.refuses_unlisted_routes => impossible("the route is not listed"),
-        Match::Unlisted => Required { needs: Needs::Nothing, kind: None },
+        Match::Unlisted => Required { needs: Needs::Nothing, kind: None, route: None },
     }
 }

@@ -3,11 +3,13 @@
 use super::allowlists;
 use super::lookup::{Lookup, Reader};
 use super::needs::Needs;
+use super::toll::{Account, Standing, Toll};
 use super::verdict::{Holder, Verdict};
 use crate::call::{Bytes, Call};
 use crate::catalog::policy::Policy;
 use crate::catalog::scan::Row;
 use crate::catalog::{Catalog, columns};
+use crate::error::Result;
 use crate::identity::{self, Identity};
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::format;
@@ -46,6 +48,7 @@ pub struct Decision<'a> {
     pub demand: Demand<'a>,
     /// Whether the transaction is to act for the key from now on, if it is let in.
     pub signs_in: bool,
+    pub toll: Toll<'a>,
 }
 
 impl<'a> Decision<'a> {
@@ -63,7 +66,7 @@ impl<'a> Decision<'a> {
             // SAFETY: reads the clock.
             now: unsafe { pg_sys::GetCurrentTimestamp() },
         };
-        Decision { catalog, policy, keyspace, demand, signs_in: false }
+        Decision { catalog, policy, keyspace, demand, signs_in: false, toll: Toll::default() }
     }
 
     pub fn has_imports(&self) -> bool {
@@ -71,10 +74,10 @@ impl<'a> Decision<'a> {
     }
 
     /// The answer; with tables that are open already, or with its own.
-    pub fn verdict(&self, reader: Option<&Reader>, presented: Presented) -> Verdict {
+    pub fn verdict(&self, reader: Option<&Reader>, presented: Presented) -> Result<Verdict> {
         let digest = match self.digest(presented) {
             Ok(digest) => digest,
-            Err(reason) => return self.refusal(reason),
+            Err(reason) => return Ok(self.refusal(reason)),
         };
         let found_at = identity::transactions_ended();
         let opened;
@@ -86,15 +89,20 @@ impl<'a> Decision<'a> {
             }
         };
         let decided = self.look_up(reader, &digest, |found, holder| {
-            let reason = rules::decide(found, &self.demand);
+            let mut reason = rules::decide(found, &self.demand);
+            let mut standing = Standing::default();
+            if reason == Reason::Ok {
+                (reason, standing) =
+                    self.toll.collect(self.catalog, &self.policy, &holder.account)?;
+            }
             if self.signs_in {
                 let identity = (reason == Reason::Ok)
                     .then(|| Identity::new(holder, self.demand.address, found_at));
                 identity::sign_in(identity.flatten());
             }
-            Verdict::form(self.catalog, &self.policy, reason, Some(holder))
+            Ok(Verdict::form(self.catalog, &self.policy, reason, Some(holder), &standing))
         });
-        decided.unwrap_or_else(|reason| self.refusal(reason))
+        decided.unwrap_or_else(|reason| Ok(self.refusal(reason)))
     }
 
     /// A refusal that tells of no key.
@@ -102,11 +110,11 @@ impl<'a> Decision<'a> {
         if self.signs_in {
             identity::sign_in(None);
         }
-        Verdict::form(self.catalog, &self.policy, reason, None)
+        Verdict::form(self.catalog, &self.policy, reason, None, &Standing::default())
     }
 
     /// The digest by which to look for a key, or why there is none to look for.
-    pub fn digest(&self, presented: Presented) -> Result<KeyDigest, Reason> {
+    pub fn digest(&self, presented: Presented) -> std::result::Result<KeyDigest, Reason> {
         match presented {
             Presented::Nothing => Err(Reason::Missing),
             Presented::MalformedHeader => Err(Reason::MalformedHeader),
@@ -126,7 +134,7 @@ impl<'a> Decision<'a> {
         reader: &Reader,
         digest: &KeyDigest,
         with: impl FnOnce(&Found, &Holder) -> T,
-    ) -> Result<T, Reason> {
+    ) -> std::result::Result<T, Reason> {
         match reader.key(digest, self.keyspace, |row| self.gather(reader, row, with)) {
             Lookup::Here(result) => Ok(result),
             Lookup::InOtherKeyspace => Err(Reason::WrongKeyspace),
@@ -184,6 +192,14 @@ impl<'a> Decision<'a> {
                     scopes: &held.effective(),
                     metadata: key.datum(column::metadata),
                     expires_at: key.datum(column::expires_at),
+                    account: Account {
+                        keyspace: self.keyspace,
+                        environment: found.environment,
+                        key: key.uuid(column::origin).unwrap_or(key_id),
+                        tenant: tenant_id,
+                        limits: key.bytes(column::limits),
+                        tenants_limits: tenant.and_then(|row| row.bytes(columns::tenant::limits)),
+                    },
                 };
                 with(&found, &holder)
             };

@@ -1,15 +1,19 @@
 //! `explain_verify`: what each rule saw, for those who have to know why.
 
 use super::authenticate::{self, Required};
+use super::credits::{self, Charge};
 use super::decision::{Decision, Presented, name};
+use super::limits;
 use super::lookup::Reader;
 use super::needs::Needs;
+use super::toll::{self, Toll};
 use super::verdict::Holder;
 use crate::call::{Bytes, Call, result_set, sql_functions};
 use crate::catalog::Catalog;
+use crate::catalog::policy::Policy;
 use crate::error::Result;
 use crate::text::{self, lossy};
-use crate::varlena;
+use crate::{limit, varlena};
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
 use keysmith_core::policy::verdict::Reason;
@@ -48,14 +52,19 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     let required = if is_request {
         authenticate::required(call, &policy, 7, 9)
     } else {
-        Required { needs: Needs::Listed(call.array(1)), kind: None }
+        Required { needs: Needs::Listed(call.array(1)), kind: None, route: None }
     };
     let needs = &required.needs;
     let mut decision = Decision::new(&catalog, policy.clone(), keyspace, needs);
     decision.demand.address = call.address(2);
     decision.demand.kind = name(call, 4).or(required.kind);
     decision.demand.environment = name(call, 5);
-    let steps = steps(&catalog, &decision, presented, needs);
+    decision.toll = Toll {
+        route: required.route,
+        spend: toll::spend(call, 10)?,
+        weight: toll::weight(call, 11)?.unwrap_or(required.weight()),
+    };
+    let steps = steps(&catalog, &policy, &decision, presented, needs);
     // SAFETY: the function is declared to return a set of explanations.
     let result = unsafe { result_set(call, 0) };
     for (index, step) in steps.iter().enumerate() {
@@ -64,7 +73,13 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-fn steps(catalog: &Catalog, decision: &Decision, presented: Presented, needs: &Needs) -> Vec<Step> {
+fn steps(
+    catalog: &Catalog,
+    policy: &Policy,
+    decision: &Decision,
+    presented: Presented,
+    needs: &Needs,
+) -> Vec<Step> {
     let digest = decision.digest(presented);
     let refused =
         |reasons: &[Reason]| digest.as_ref().err().copied().filter(|r| reasons.contains(r));
@@ -95,7 +110,9 @@ fn steps(catalog: &Catalog, decision: &Decision, presented: Presented, needs: &N
     let reader = Reader::open(catalog);
     let looked_up = digest.map(|digest| {
         decision.look_up(&reader, &digest, |found, holder| {
-            steps_on(found, holder, &decision.demand, needs)
+            let mut steps = steps_on(found, holder, &decision.demand, needs);
+            steps.extend(charges(catalog, policy, holder, &decision.toll));
+            steps
         })
     });
     let (outcome, saw, rest) = match looked_up {
@@ -110,7 +127,8 @@ fn steps(catalog: &Catalog, decision: &Decision, presented: Presented, needs: &N
     steps.extend(rest.unwrap_or_else(|| {
         let not_reached =
             |name| Step { rule: name, outcome: Outcome::NotReached, saw: String::new() };
-        RULES.iter().map(|rule| not_reached(rule.name)).collect()
+        let names = RULES.iter().map(|rule| rule.name).chain([LIMITS, CREDITS]);
+        names.map(not_reached).collect()
     }));
     steps
 }
@@ -125,6 +143,44 @@ fn steps_on(found: &Found, holder: &Holder, demand: &Demand, needs: &Needs) -> V
             saw: what_it_saw(rule.name, found, holder, demand, needs),
         })
         .collect()
+}
+
+/// What a request is charged, once all rules let it pass.
+const LIMITS: &str = "limits";
+const CREDITS: &str = "credits";
+
+/// Looks at limits and credits, and takes nothing from them.
+fn charges(catalog: &Catalog, policy: &Policy, holder: &Holder, toll: &Toll) -> [Step; 2] {
+    let step = |rule, reason, saw| {
+        let outcome = if reason == Reason::Ok { Outcome::Pass } else { Outcome::Refuse(reason) };
+        Step { rule, outcome, saw }
+    };
+    let account = &holder.account;
+    let limits = if !limits::apply(policy, account, toll.route) {
+        step(LIMITS, Reason::Ok, "no limits".into())
+    } else if let Some(claims) = limits::claims(policy, account, toll.route) {
+        let (reason, standing) = toll::told(limit::peek(&claims, toll.weight));
+        let saw = standing.limit.map_or("no limits".into(), |(name, remaining)| {
+            let weight = toll.weight;
+            let taken = if reason == Reason::Ok { weight } else { 0 };
+            let left = remaining.saturating_add(taken);
+            format!("{}: {left} calls left; the request counts for {weight}", lossy(name))
+        });
+        step(LIMITS, reason, saw)
+    } else {
+        let saw = "limits that can't be kept: the library must be preloaded".into();
+        step(LIMITS, Reason::LimitsUnavailable, saw)
+    };
+    let spend = toll.spend;
+    let (reason, saw) = match credits::look(catalog, policy, account, spend) {
+        Charge::Nothing => (Reason::Ok, "nothing is spent".into()),
+        Charge::Spent { left } => {
+            (Reason::Ok, format!("{spend} of {}", left.saturating_add(spend)))
+        }
+        Charge::Exhausted { .. } => (Reason::CreditsExhausted, format!("fewer than {spend}")),
+        Charge::Unavailable => (Reason::CreditsUnavailable, "nothing can be written here".into()),
+    };
+    [limits, step(CREDITS, reason, saw)]
 }
 
 fn what_was_presented(presented: Presented) -> String {

@@ -3,9 +3,12 @@
 mod allowlists;
 mod authenticate;
 mod client_ip;
+mod credits;
 pub mod decision;
 mod explain;
+mod limits;
 pub mod lookup;
 pub mod needs;
+mod toll;
 pub mod verdict;
 mod verify;

@@ -1,5 +1,6 @@
 //! A verdict as a row.
 
+use super::toll::{Account, Standing};
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
 use crate::varlena;
@@ -51,6 +52,7 @@ pub struct Holder<'a> {
     pub roles: [Option<&'a [u8]>; 2],
     pub metadata: Option<Datum>,
     pub expires_at: Option<Datum>,
+    pub account: Account<'a>,
 }
 
 /// The row of a verdict, in the memory context in which it was formed.
@@ -63,6 +65,7 @@ impl Verdict {
         policy: &Policy,
         reason: Reason,
         holder: Option<&Holder>,
+        standing: &Standing,
     ) -> Verdict {
         let mut row = Values { values: [Datum::null(); COLUMNS], nulls: [true; COLUMNS] };
         let answer = reason.answer();
@@ -95,6 +98,17 @@ impl Verdict {
             );
             row.set(Column::ExpiresAt, holder.expires_at);
         }
+        let mut wait = pg_sys::Interval::default();
+        row.set(Column::LimitName, standing.limit.map(|(name, _)| text(name)));
+        row.set(
+            Column::LimitRemaining,
+            standing.limit.map(|(_, remaining)| Datum::from(i64::from(remaining))),
+        );
+        if let Some(microseconds) = standing.retry_after {
+            wait.time = microseconds;
+            row.set(Column::RetryAfter, Some(Datum::from(&raw const wait)));
+        }
+        row.set(Column::CreditsRemaining, standing.credits_remaining.map(Datum::from));
         let request_id = crate::request_id::next();
         row.set(Column::RequestId, Some(Datum::from(request_id.as_ptr())));
         // SAFETY: the type is ours and has the columns listed above. All that the

@@ -3,6 +3,7 @@
 use super::decision::{Decision, Presented, name};
 use super::lookup::Reader;
 use super::needs::Needs;
+use super::toll;
 use crate::call::{Bytes, Call, result_set, sql_functions};
 use crate::catalog::Catalog;
 use crate::error::Result;
@@ -14,6 +15,21 @@ sql_functions! {
     keysmith_verify => verify;
     keysmith_verify_digest => verify_digest;
     keysmith_verify_many => verify_many;
+}
+
+/// Where the arguments of `verify` and `verify_digest` are, after what is presented.
+mod position {
+    pub const SCOPES: usize = 1;
+    pub const IP: usize = 2;
+    pub const KEYSPACE: usize = 3;
+    pub const SPEND: usize = 4;
+    pub const KIND: usize = 5;
+    pub const ENVIRONMENT: usize = 6;
+    pub const SIGN_IN: usize = 7;
+    pub const WEIGHT: usize = 8;
+    /// `verify_many` has neither of those that are about a single request.
+    pub const KIND_OF_MANY: usize = 4;
+    pub const ENVIRONMENT_OF_MANY: usize = 5;
 }
 
 fn verify(call: &Call) -> Result<Option<Datum>> {
@@ -38,18 +54,24 @@ fn verify_digest(call: &Call) -> Result<Option<Datum>> {
 
 fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
-    let needs = Needs::Listed(call.array(1));
+    let needs = Needs::Listed(call.array(position::SCOPES));
     let mut decision = asked(call, &catalog, &needs)?;
-    decision.signs_in = call.boolean(6, "sign_in")?;
-    let verdict = decision.verdict(None, presented);
+    decision.demand.kind = name(call, position::KIND);
+    decision.demand.environment = name(call, position::ENVIRONMENT);
+    decision.signs_in = call.boolean(position::SIGN_IN, "sign_in")?;
+    decision.toll.spend = toll::spend(call, position::SPEND)?;
+    decision.toll.weight = toll::required_weight(call, position::WEIGHT)?;
+    let verdict = decision.verdict(None, presented)?;
     Ok(Some(verdict.into_datum()))
 }
 
 /// A verdict for each key of an array, in its order, all under one snapshot.
 fn verify_many(call: &Call) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
-    let needs = Needs::Listed(call.array(1));
-    let decision = asked(call, &catalog, &needs)?;
+    let needs = Needs::Listed(call.array(position::SCOPES));
+    let mut decision = asked(call, &catalog, &needs)?;
+    decision.demand.kind = name(call, position::KIND_OF_MANY);
+    decision.demand.environment = name(call, position::ENVIRONMENT_OF_MANY);
     // SAFETY: the function is declared to return a set of verdicts.
     let result = unsafe { result_set(call, 0) };
     let Some(keys) = call.array(0) else { return Ok(None) };
@@ -64,21 +86,20 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
         };
         // SAFETY: the row is copied into the store before the scratch is reset.
         unsafe {
-            scratch.switch_to(|_| {
-                decision.verdict(Some(&reader), presented).put(result.setResult);
-            });
+            scratch.switch_to(|_| -> Result<()> {
+                decision.verdict(Some(&reader), presented)?.put(result.setResult);
+                Ok(())
+            })?;
             scratch.reset();
         }
     }
     Ok(None)
 }
 
-/// What the arguments after the first ask: scopes, ip, keyspace, kind, environment.
+/// What the arguments that all have in common ask: scopes, ip, keyspace.
 fn asked<'a>(call: &'a Call, catalog: &'a Catalog, needs: &'a Needs<'a>) -> Result<Decision<'a>> {
-    let keyspace = name(call, 3).unwrap_or_default();
+    let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
     let mut decision = Decision::new(catalog, catalog.policy(keyspace)?, keyspace, needs);
-    decision.demand.address = call.address(2);
-    decision.demand.kind = name(call, 4);
-    decision.demand.environment = name(call, 5);
+    decision.demand.address = call.address(position::IP);
     Ok(decision)
 }

@@ -1,10 +1,12 @@
 //! `alter_key`: a patch of a key.
 
 use super::authority::{self, Needs};
+use super::credits::{self, Credits, Holder};
 use super::giver;
 use super::key;
 use super::keyspace::policy;
 use super::lifecycle::{self, Subjected};
+use super::limits;
 use super::listing;
 use super::mint;
 use super::patch::{Change, Patch};
@@ -30,6 +32,8 @@ struct Changes {
     allowlist: Option<Vec<String>>,
     expires_at: Change<i64>,
     metadata: bool,
+    limits: Change<String>,
+    credits: Change<Credits>,
 }
 
 impl Changes {
@@ -46,11 +50,9 @@ impl Changes {
                 other => other.map(|_| None),
             },
             metadata: patch.object("metadata")?,
+            limits: limits::changed(&mut patch)?,
+            credits: Credits::changed(&mut patch)?,
         };
-        for unsupported in ["limits", "credits"] {
-            let given = patch.value(unsupported)?.is_some_and(|value| !value.is_null());
-            mint::refuse_unsupported(unsupported, given)?;
-        }
         patch.finish()?;
         Ok(changes)
     }
@@ -98,6 +100,8 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         let lists = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
         tenant.check_feature(&policy, "allowlist", lists(&changes.allowlist))?;
         tenant.check_feature(&policy, "expires_at", expiry.flatten().is_some())?;
+        let limits = changes.limits.as_ref().map(Option::as_deref);
+        tenant.check_feature(&policy, "limits", limits.flatten().is_some())?;
         if let Some(label) = &changes.label {
             key::check_label(&policy, label.as_deref())?;
         }
@@ -120,7 +124,8 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
                  allowlist = CASE WHEN $10 THEN nullif($11::cidr[], '{}') ELSE allowlist END,
                  expires_at = CASE WHEN $12 THEN $13 ELSE expires_at END,
                  metadata = CASE WHEN $14
-                     THEN coalesce(nullif($15 -> 'metadata', 'null'), '{}') ELSE metadata END
+                     THEN coalesce(nullif($15 -> 'metadata', 'null'), '{}') ELSE metadata END,
+                 limits = CASE WHEN $16 THEN $17 ELSE limits END
              WHERE key_id = $1",
             &[
                 Param::uuid(&key_id),
@@ -138,8 +143,13 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
                 Param::timestamp(expiry.flatten()),
                 Param::boolean(changes.metadata),
                 Param::given(pg_sys::JSONBOID, call.datum(1)),
+                Param::boolean(limits.is_some()),
+                Param::text_or_null(limits.flatten()),
             ],
         )?;
+        if let Some(credits) = &changes.credits {
+            credits::set(caller, Holder::Key(&subject.origin), credits.as_ref())?;
+        }
         giver::check(caller, &key_id)?;
         act.done("alter")?;
         listing::entry(&key_id)

@@ -123,6 +123,10 @@ impl Caller {
             .hint(format!("It takes keysmith.grant_access(role, {levels})."))
     }
 
+    pub fn administers(&self) -> bool {
+        self.key.is_none() && matches!(self.reach, Reach::Everything)
+    }
+
     /// Whether there is such a tenant, as far as the caller is concerned.
     pub fn reaches(&self, tenant_id: &[u8; 16]) -> bool {
         match &self.reach {

@@ -3,6 +3,7 @@
 use super::authority::{self, Needs};
 use super::key;
 use super::keyspace::{self, policy};
+use super::limits;
 use super::mint;
 use super::sql::{self, Param};
 use crate::audit::{Act, Subject};
@@ -162,6 +163,11 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
     }
     let named = Expression::parse(&required).map_err(fail)?;
     let kind = call.text(5, "kind")?.map(mint::kind).transpose()?;
+    let weight = call.integer(6).ok_or_else(|| must_not_be_null("weight"))?;
+    if weight < 0 {
+        return Err(Error::argument("weight", "must not be negative"));
+    }
+    let limits = limits::given(call, 7)?;
     authority::act(Needs::Admin, |caller| {
         let policy = policy(caller, &route.keyspace)?;
         let scopes: Vec<String> = named.scopes().into_iter().map(String::from).collect();
@@ -183,11 +189,15 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
         }
         params.push(Param::text(&required));
         params.push(Param::text_or_null(kind.as_deref()));
+        params.push(Param::integer(Some(weight)));
+        params.push(Param::text_or_null(limits.as_deref()));
         sql::execute(
-            "INSERT INTO keysmith.route (keyspace, method, pattern, variant, scopes, kind)
-             VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO keysmith.route (
+                 keyspace, method, pattern, variant, scopes, kind, weight, limits)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
              ON CONFLICT (keyspace, method, pattern, variant)
-             DO UPDATE SET scopes = excluded.scopes, kind = excluded.kind",
+             DO UPDATE SET scopes = excluded.scopes, kind = excluded.kind,
+                 weight = excluded.weight, limits = excluded.limits",
             &params,
         )?;
         act.done("define_route")

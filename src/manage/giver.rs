@@ -9,6 +9,7 @@ use crate::catalog::policy::{EmptyScopes, Policy};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::text::lossy;
+use keysmith_core::policy::limits;
 use keysmith_core::policy::scope::Held;
 use pgrx::pg_sys;
 
@@ -42,6 +43,7 @@ pub fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()
     {
         draft.allowlist = crate::text::parsed(pg_sys::F_ARRAY_IN, pg_sys::CIDROID, networks);
     }
+    draft.limits = draft.limits.take().or_else(|| bounds.limits.clone());
     draft.expires_at = draft.expires_at.or(bounds.expires_at);
     Ok(())
 }
@@ -51,15 +53,20 @@ pub fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()
 pub struct Bounds {
     allowlist: Option<String>,
     expires_at: Option<i64>,
+    limits: Option<String>,
 }
 
 impl Bounds {
     pub fn of(giver: &Identity) -> Result<Option<Bounds>> {
         let rows = sql::query(
-            "SELECT allowlist, expires_at FROM keysmith.key WHERE key_id = $1",
+            "SELECT allowlist, expires_at, limits FROM keysmith.key WHERE key_id = $1",
             &[Param::uuid(&giver.key_id)],
         )?;
-        let read = |row: Row| Bounds { allowlist: row.text(1), expires_at: row.timestamp(2) };
+        let read = |row: Row| Bounds {
+            allowlist: row.text(1),
+            expires_at: row.timestamp(2),
+            limits: row.text(3),
+        };
         Ok(rows.first().map(read))
     }
 }
@@ -75,7 +82,8 @@ pub fn check(caller: &Caller, key_id: &[u8; 16]) -> Result<()> {
                     SELECT FROM pg_catalog.unnest(k.allowlist) n
                     WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest($2::cidr[]) own
                                       WHERE n <<= own)),
-                $3 IS NULL OR coalesce(k.expires_at <= $3, false)
+                $3 IS NULL OR coalesce(k.expires_at <= $3, false),
+                k.limits
          FROM keysmith.key k
          LEFT JOIN keysmith.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
          WHERE k.key_id = $1",
@@ -92,6 +100,12 @@ pub fn check(caller: &Caller, key_id: &[u8; 16]) -> Result<()> {
     }
     if !row.boolean(7) {
         return Err(beyond("expires_at", "a moment before the key that gives it expires"));
+    }
+    let limits = row.text(8);
+    if let Some(own) = &bounds.limits
+        && !limits::are_within(limits.as_deref().map(str::as_bytes), own.as_bytes())
+    {
+        return Err(beyond("limits", "at least as tight as those of the key that gives them"));
     }
     let keyspace = row.text(1).unwrap_or_default();
     check_scopes(giver, &*Catalog::open()?.policy(keyspace.as_bytes())?, &row)

@@ -19,7 +19,7 @@ use std::ffi::CStr;
 /// Most scopes a key or a role may hold.
 pub const MAX_SCOPES: usize = 1000;
 /// What a plan may have or lack.
-pub const FEATURES: [&str; 4] = ["allowlist", "expires_at", "publishable", "grace"];
+pub const FEATURES: [&str; 5] = ["allowlist", "expires_at", "publishable", "grace", "limits"];
 /// Most bytes of metadata, which every verdict carries.
 const MAX_METADATA: usize = 64 * 1024;
 

@@ -29,6 +29,8 @@ sql_functions! {
 /// A key that an act is about. Its row is locked until the transaction ends.
 pub struct Subjected {
     pub key_id: [u8; 16],
+    /// The first key of its line, which credits and the counts of limits are kept for.
+    pub origin: [u8; 16],
     pub tenant_id: [u8; 16],
     pub keyspace: String,
     environment: String,
@@ -56,13 +58,14 @@ impl Subjected {
     fn lock_any(key_id: &[u8; 16]) -> Result<Subjected> {
         let rows = sql::query(
             "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
-                    rotated_to
+                    rotated_to, coalesce(origin, key_id)
              FROM keysmith.key WHERE key_id = $1 AND revoked_at IS NULL FOR NO KEY UPDATE",
             &[Param::uuid(key_id)],
         )?;
         let read = |row: Row| {
             Some(Subjected {
                 key_id: *key_id,
+                origin: row.uuid(8)?,
                 tenant_id: row.uuid(1)?,
                 keyspace: row.text(2)?,
                 environment: row.text(3)?,
@@ -151,9 +154,10 @@ fn succeed(caller: &Caller, old: &Subjected, regenerated: bool) -> Result<([u8; 
         "INSERT INTO keysmith.key (
              tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by, regenerated,
-             display_id)
+             display_id, origin, limits)
          SELECT tenant_id, expires_at, $2, $3, keyspace, environment, kind, role, owner,
-             scopes, allowlist, metadata, label, $4, $5, $6, regenerated OR $7, $8
+             scopes, allowlist, metadata, label, $4, $5, $6, regenerated OR $7, $8,
+             coalesce(origin, key_id), limits
          FROM keysmith.key WHERE key_id = $1
          RETURNING key_id",
         &[

@@ -1,10 +1,12 @@
 //! New keys: minted here, or imported from elsewhere.
 
 use super::authority::{self, Caller, Needs};
+use super::credits::{self, Credits, Holder};
 use super::giver;
 use super::key::{self, Fresh};
 use super::keyspace::policy;
 use super::lifecycle;
+use super::limits;
 use super::sql::{self, Param};
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
@@ -22,7 +24,7 @@ sql_functions! {
 }
 
 /// The environment of a key that names none, where the keyspace has it.
-const USUAL_ENVIRONMENT: &str = "live";
+pub const USUAL_ENVIRONMENT: &str = "live";
 
 /// What a new key shall be.
 #[derive(Default)]
@@ -38,13 +40,14 @@ pub struct Draft {
     pub allowlist: Option<Datum>,
     pub expires_at: Option<i64>,
     pub metadata: Option<Datum>,
+    /// As they are stored.
+    pub limits: Option<String>,
+    pub credits: Option<Credits>,
 }
 
 impl Draft {
     /// Reads the tenant, which comes first, and the arguments from the label on.
     fn read(call: &Call, label: usize) -> Result<Draft> {
-        refuse_unsupported("limits", call.datum(label + 8).is_some())?;
-        refuse_unsupported("credits", call.datum(label + 9).is_some())?;
         Ok(Draft {
             tenant: call.required_text(0, "tenant")?,
             label: call.text(label, "label")?,
@@ -55,6 +58,8 @@ impl Draft {
             owner: call.text(label + 5, "owner")?,
             allowlist: key::allowlist(call, label + 6)?,
             expires_at: key::expiry(call.timestamp(label + 7))?,
+            limits: limits::given(call, label + 8)?,
+            credits: call.bigint(label + 9).map(Credits::plain).transpose()?,
             metadata: key::metadata(call, label + 10)?,
             keyspace: call.required_text(label + 11, "keyspace")?,
         })
@@ -75,6 +80,7 @@ impl Draft {
     pub fn check_plan(&self, policy: &Policy, tenant: &Tenant) -> Result<()> {
         tenant.check_feature(policy, "allowlist", self.allowlist.is_some())?;
         tenant.check_feature(policy, "expires_at", self.expires_at.is_some())?;
+        tenant.check_feature(policy, "limits", self.limits.is_some())?;
         tenant.check_feature(policy, "publishable", self.kind == "publishable")
     }
 }
@@ -85,13 +91,6 @@ pub fn fill_in_defaults(policy: &Policy, scopes: &mut Vec<String>) {
         let text = |scope: &[u8]| String::from_utf8_lossy(scope).into_owned();
         scopes.extend(policy.default_scopes.iter().map(|scope| text(scope)));
     }
-}
-
-pub fn refuse_unsupported(name: &str, is_given: bool) -> Result<()> {
-    if is_given {
-        return Err(Error::argument(name, "must be null: this version can't enforce it"));
-    }
-    Ok(())
 }
 
 pub fn kind(kind: String) -> Result<String> {
@@ -175,9 +174,9 @@ fn store(
         "INSERT INTO keysmith.key (
              tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by,
-             imported, regenerated, display_id)
+             imported, regenerated, display_id, limits)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, coalesce($12, '{}'), $13, $14, $15,
-                 $16, $17, $18, $19)
+                 $16, $17, $18, $19, $20)
          ON CONFLICT (digest, keyspace) DO NOTHING
          RETURNING key_id",
         &[
@@ -200,10 +199,14 @@ fn store(
             Param::boolean(stored.imported),
             Param::boolean(stored.regenerated),
             Param::text_or_null(key::new_display_id(policy, &draft.keyspace)?.as_deref()),
+            Param::text_or_null(draft.limits.as_deref()),
         ],
     )?;
     let key_id =
         rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| duplicate(&draft.keyspace))?;
+    if draft.credits.is_some() {
+        credits::set(caller, Holder::Key(&key_id), draft.credits.as_ref())?;
+    }
     giver::check(caller, &key_id)?;
     Act::made(caller, &draft.keyspace, Subject::Key(&key_id)).done(action)?;
     key::minted(&key_id)

@@ -1,6 +1,8 @@
 //! What may be chosen for a keyspace: read, checked, stored.
 
 use super::key;
+use super::limits;
+use super::mint::USUAL_ENVIRONMENT;
 use super::patch::{self, Change, Patch};
 use super::sql::{self, Param};
 use crate::call::Call;
@@ -28,6 +30,9 @@ pub struct Options {
     display: Option<Display>,
     codes: Option<Vec<Wording>>,
     plan_features: Option<Vec<PlanFeature>>,
+    /// As they are stored.
+    limits: Change<String>,
+    charges: Option<Vec<String>>,
 }
 
 /// The templates by which keys are shown.
@@ -67,11 +72,13 @@ impl Options {
             label_length: call.integer(6),
             schemes: call.datum(7).map(|_| call.strings(7, "schemes")).transpose()?,
             unlisted_routes: call.text(8, "unlisted_routes")?,
-            managed_by: call.text(13, "managed_by")?,
+            managed_by: call.text(15, "managed_by")?,
             display: json(9, "display")?.map(read_display).transpose()?,
             codes: json(10, "codes")?.map(read_codes).transpose()?,
             wildcards: call.datum(12).map(|_| call.boolean(12, "wildcards")).transpose()?,
             plan_features: json(11, "plan_features")?.map(read_plan_features).transpose()?,
+            limits: limits::given(call, 13)?.map(Some),
+            charges: call.datum(14).map(|_| call.strings(14, "charges")).transpose()?,
         };
         options.check()?;
         Ok(options)
@@ -101,6 +108,12 @@ impl Options {
             display: patch.value("display")?.map(read_display).transpose()?,
             codes: patch.value("codes")?.map(read_codes).transpose()?,
             plan_features: patch.value("plan_features")?.map(read_plan_features).transpose()?,
+            limits: limits::changed(patch)?,
+            charges: if patch.is_null("charges") {
+                patch.value("charges")?.map(|_| vec![USUAL_ENVIRONMENT.into()])
+            } else {
+                patch.texts("charges")?
+            },
         };
         options.check()?;
         Ok(options)
@@ -119,6 +132,12 @@ impl Options {
             && Schemes::parse(schemes.iter().map(String::as_bytes)).is_none()
         {
             return Err(Error::argument("schemes", SCHEMES_RULE));
+        }
+        let charges = self.charges.as_deref().unwrap_or_default();
+        key::check_count("charges", "environments", charges.len(), 100)?;
+        if !charges.iter().all(|environment| is_identifier(environment)) {
+            let rule = format!("has an environment that {IDENTIFIER_RULE}");
+            return Err(Error::argument("charges", rule));
         }
         key::check_grants("default_scopes", self.default_scopes.as_deref().unwrap_or_default())
     }
@@ -148,7 +167,9 @@ impl Options {
                  display_prefix = coalesce($14, display_prefix),
                  display_snippet = coalesce($15, display_snippet),
                  wildcards = coalesce($16, wildcards),
-                 managed_by = coalesce($17, managed_by)
+                 managed_by = coalesce($17, managed_by),
+                 limits = CASE WHEN $18 THEN $19 ELSE limits END,
+                 charges = CASE WHEN $20 THEN $21 ELSE charges END
              WHERE keyspace = $1",
             &[
                 Param::text(keyspace),
@@ -168,6 +189,10 @@ impl Options {
                 Param::text_or_null(display.map(|display| display.snippet.as_str())),
                 Param::boolean_or_null(self.wildcards),
                 Param::text_or_null(self.managed_by.as_deref()),
+                Param::boolean(self.limits.is_some()),
+                Param::text_or_null(self.limits.as_ref().and_then(Option::as_deref)),
+                Param::boolean(self.charges.is_some()),
+                Param::texts(self.charges.as_deref().unwrap_or_default()),
             ],
         )?;
         Ok(())

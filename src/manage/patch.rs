@@ -98,6 +98,17 @@ impl Patch {
         }
     }
 
+    pub fn bigint(&mut self, field: &'static str) -> Result<Change<i64>> {
+        match self.take(field) {
+            None => Ok(None),
+            Some(Value::Null) => Ok(Some(None)),
+            Some(value) => match value.as_i64() {
+                Some(integer) => Ok(Some(Some(integer))),
+                None => Err(self.mistyped(field, "an integer or null")),
+            },
+        }
+    }
+
     /// Whether a field is there, and an object or null. SQL takes the value from the
     /// patch itself, which keeps every digit of its numbers.
     pub fn object(&mut self, field: &'static str) -> Result<bool> {

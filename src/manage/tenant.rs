@@ -1,8 +1,10 @@
 //! Tenants and their members.
 
 use super::authority::{self, Caller, Needs};
+use super::credits::{self, Credits, Holder};
 use super::key;
 use super::keyspace::policy;
+use super::limits;
 use super::patch::Patch;
 use super::sql::{self, Param, Rows};
 use crate::audit::{Act, Subject};
@@ -40,7 +42,7 @@ impl Tenant {
     }
 
     /// The same, its row locked: acts on a tenant take turns.
-    fn lock(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
+    pub fn lock(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
         let found = Tenant::find(caller, tenant, keyspace)?;
         sql::execute(
             "SELECT FROM keysmith.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
@@ -87,6 +89,8 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     let keyspace = call.required_text(1, "keyspace")?;
     let plan = call.text(2, "plan")?;
     let metadata = key::metadata(call, 3)?;
+    let limits = limits::given(call, 4)?;
+    let credits = Credits::given(call, 5)?;
     if !is_name(&name) {
         return Err(Error::argument("name", NAME_RULE));
     }
@@ -95,20 +99,24 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
         policy(caller, &keyspace)?;
         let act = Act::on(caller, &keyspace, Subject::Tenant(&name))?;
         let rows = sql::query(
-            "INSERT INTO keysmith.tenant (keyspace, name, plan, metadata)
-             VALUES ($1, $2, $3, coalesce($4, '{}'))
+            "INSERT INTO keysmith.tenant (keyspace, name, plan, metadata, limits)
+             VALUES ($1, $2, $3, coalesce($4, '{}'), $5)
              ON CONFLICT (keyspace, name) DO NOTHING RETURNING tenant_id",
             &[
                 Param::text(&keyspace),
                 Param::text(&name),
                 Param::text_or_null(plan.as_deref()),
                 Param::given(pg_sys::JSONBOID, metadata),
+                Param::text_or_null(limits.as_deref()),
             ],
         )?;
         let created = rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| {
             let message = format!("tenant {name:?} already exists in keyspace {keyspace:?}");
             Error::new(Code::Conflict, message)
         })?;
+        if credits.is_some() {
+            credits::set(caller, Holder::Tenant(&created), credits.as_ref())?;
+        }
         act.done("create_tenant")?;
         Ok(created)
     })?;
@@ -128,17 +136,20 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
     let keyspace = call.required_text(2, "keyspace")?;
     let plan = patch.text("plan")?;
     let has_metadata = patch.object("metadata")?;
+    let limits = limits::changed(&mut patch)?;
+    let credits = Credits::changed(&mut patch)?;
     patch.finish()?;
     check_plan(plan.as_ref().and_then(Option::as_deref))?;
     authority::act(Needs::Admin, |caller| {
         policy(caller, &keyspace)?;
-        Tenant::lock(caller, &tenant, &keyspace)?;
+        let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let act = Act::on(caller, &keyspace, Subject::Tenant(&tenant))?;
         sql::execute(
             "UPDATE keysmith.tenant SET
                  plan = CASE WHEN $3 THEN $4 ELSE plan END,
                  metadata = CASE WHEN $5
-                     THEN coalesce(nullif($6 -> 'metadata', 'null'), '{}') ELSE metadata END
+                     THEN coalesce(nullif($6 -> 'metadata', 'null'), '{}') ELSE metadata END,
+                 limits = CASE WHEN $7 THEN $8 ELSE limits END
              WHERE keyspace = $1 AND name = $2",
             &[
                 Param::text(&keyspace),
@@ -147,8 +158,13 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
                 Param::text_or_null(plan.flatten().as_deref()),
                 Param::boolean(has_metadata),
                 Param::given(pg_sys::JSONBOID, call.datum(1)),
+                Param::boolean(limits.is_some()),
+                Param::text_or_null(limits.flatten().as_deref()),
             ],
         )?;
+        if let Some(credits) = &credits {
+            credits::set(caller, Holder::Tenant(&id), credits.as_ref())?;
+        }
         act.done("alter_tenant")
     })?;
     Ok(None)

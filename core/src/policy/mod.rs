@@ -4,6 +4,7 @@ pub mod allowlist;
 pub mod expression;
 pub mod forwarded;
 pub mod header;
+pub mod limits;
 pub mod name;
 pub mod route;
 pub mod rules;

@@ -19,11 +19,15 @@ pub enum Reason {
     IpUnknown,
     KindNotAllowed,
     InsufficientScope,
+    RateLimited,
+    LimitsUnavailable,
+    CreditsExhausted,
+    CreditsUnavailable,
 }
 
 impl Reason {
     /// All reasons, in the order of the rules that give them.
-    pub const ALL: [Reason; 16] = [
+    pub const ALL: [Reason; 20] = [
         Reason::Ok,
         Reason::Missing,
         Reason::MalformedHeader,
@@ -40,6 +44,10 @@ impl Reason {
         Reason::IpUnknown,
         Reason::KindNotAllowed,
         Reason::InsufficientScope,
+        Reason::RateLimited,
+        Reason::LimitsUnavailable,
+        Reason::CreditsExhausted,
+        Reason::CreditsUnavailable,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -60,6 +68,10 @@ impl Reason {
             Reason::IpUnknown => "ip_unknown",
             Reason::KindNotAllowed => "kind_not_allowed",
             Reason::InsufficientScope => "insufficient_scope",
+            Reason::RateLimited => "rate_limited",
+            Reason::LimitsUnavailable => "limits_unavailable",
+            Reason::CreditsExhausted => "credits_exhausted",
+            Reason::CreditsUnavailable => "credits_unavailable",
         }
     }
 
@@ -82,6 +94,8 @@ impl Reason {
             Reason::IpNotAllowed | Reason::IpUnknown => Answer::IpNotAllowed,
             Reason::KindNotAllowed => Answer::InsufficientKind,
             Reason::InsufficientScope => Answer::InsufficientScope,
+            Reason::RateLimited | Reason::LimitsUnavailable => Answer::RateLimited,
+            Reason::CreditsExhausted | Reason::CreditsUnavailable => Answer::CreditsExhausted,
         }
     }
 }
@@ -96,11 +110,13 @@ pub enum Answer {
     IpNotAllowed,
     InsufficientKind,
     InsufficientScope,
+    RateLimited,
+    CreditsExhausted,
 }
 
 impl Answer {
     /// All answers; a keyspace may put another vocabulary in place of this one.
-    pub const ALL: [Answer; 7] = [
+    pub const ALL: [Answer; 9] = [
         Answer::Ok,
         Answer::MissingAuthorization,
         Answer::InvalidAuthorization,
@@ -108,6 +124,8 @@ impl Answer {
         Answer::IpNotAllowed,
         Answer::InsufficientKind,
         Answer::InsufficientScope,
+        Answer::RateLimited,
+        Answer::CreditsExhausted,
     ];
 
     /// The answer with a canonical code.
@@ -123,6 +141,7 @@ impl Answer {
                 401
             }
             Answer::IpNotAllowed | Answer::InsufficientKind | Answer::InsufficientScope => 403,
+            Answer::RateLimited | Answer::CreditsExhausted => 429,
         }
     }
 
@@ -135,6 +154,8 @@ impl Answer {
             Answer::IpNotAllowed => "ip_not_allowed",
             Answer::InsufficientKind => "insufficient_kind",
             Answer::InsufficientScope => "insufficient_scope",
+            Answer::RateLimited => "rate_limited",
+            Answer::CreditsExhausted => "credits_exhausted",
         }
     }
 
@@ -147,6 +168,8 @@ impl Answer {
             Answer::IpNotAllowed => "The API key may not be used from this address.",
             Answer::InsufficientKind => "This request needs a secret API key.",
             Answer::InsufficientScope => "The API key lacks a scope that this request needs.",
+            Answer::RateLimited => "Too many requests: try again later.",
+            Answer::CreditsExhausted => "The credits are used up.",
         }
     }
 }

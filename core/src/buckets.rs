@@ -1,0 +1,270 @@
+//! A bounded set of buckets: a part of the table that all sessions share.
+//!
+//! A bucket that is full again equals none, so its place is taken when one is needed.
+//! When there is none to take, nothing is forgotten to make one: the caller is told. And
+//! no owner keeps the others out: see `SHARE`.
+
+use crate::gcra::{Bucket, Rate};
+
+/// The most places of a part.
+pub const PLACES: usize = 1024;
+/// An owner may hold a third as many places as are left, or one where any is left. That
+/// is a quarter of all where it is alone, and a quarter of what the others leave
+/// otherwise: it takes two dozen owners who all take what they can to fill a part.
+const SHARE: usize = 3;
+/// Counters of places by owner. Several owners share one, which costs a closer look.
+const COUNTERS: usize = 64;
+
+/// Who a bucket is counted for.
+pub type Owner = u64;
+/// Of buckets that are few, and count for nobody.
+pub const NOBODY: Owner = 0;
+
+#[derive(Clone, Copy)]
+struct Place {
+    name: u128,
+    bucket: Bucket,
+    owner: Owner,
+    next: u16,
+}
+
+/// No place. Places are numbered from 0.
+const NONE: u16 = u16::MAX;
+
+pub struct Part {
+    capacity: u16,
+    occupied: u16,
+    /// Places from here on were never used; of the others, those given up are in a chain.
+    begun: u16,
+    given_up: u16,
+    counters: [u16; COUNTERS],
+    chains: [u16; PLACES],
+    places: [Place; PLACES],
+}
+
+impl Part {
+    pub fn new(capacity: usize) -> Part {
+        const VACANT: Place =
+            Place { name: 0, bucket: Bucket::full(Rate::SLOWEST), owner: NOBODY, next: NONE };
+        Part {
+            capacity: u16::try_from(capacity.min(PLACES)).unwrap_or(0),
+            occupied: 0,
+            begun: 0,
+            given_up: NONE,
+            counters: [0; COUNTERS],
+            chains: [NONE; PLACES],
+            places: [VACANT; PLACES],
+        }
+    }
+
+    /// The bucket of a name, if it has a place.
+    pub fn find(&self, name: u128) -> Option<Bucket> {
+        self.place_of(name).map(|place| place.bucket)
+    }
+
+    /// Puts a bucket into its place, or a new one. False if there is no room for it.
+    pub fn put(&mut self, name: u128, bucket: Bucket, owner: Owner, now: u64) -> bool {
+        if let Some(index) = self.index_of(name) {
+            if let Some(place) = self.places.get_mut(usize::from(index)) {
+                place.bucket = bucket;
+            }
+            return true;
+        }
+        if !self.may_have_another(self.counted(owner), owner) {
+            self.sweep(now);
+            let held = self.walk().filter(|place| place.owner == owner).count();
+            if !self.may_have_another(held, owner) {
+                return false;
+            }
+        }
+        self.add(name, bucket, owner)
+    }
+
+    /// How many buckets are not full.
+    pub fn in_use(&self, now: u64) -> usize {
+        self.walk().filter(|place| !place.bucket.is_full(now)).count()
+    }
+
+    fn may_have_another(&self, held: usize, owner: Owner) -> bool {
+        let left = usize::from(self.capacity.saturating_sub(self.occupied));
+        left > 0 && (owner == NOBODY || held == 0 || held < left / SHARE)
+    }
+
+    /// As many places as the owner has, or more.
+    fn counted(&self, owner: Owner) -> usize {
+        self.counters.get(counter(owner)).copied().map_or(0, usize::from)
+    }
+
+    fn add(&mut self, name: u128, bucket: Bucket, owner: Owner) -> bool {
+        let index = match self.given_up {
+            NONE if self.begun < self.capacity => self.begun,
+            index => index,
+        };
+        let Some(place) = self.places.get_mut(usize::from(index)) else { return false };
+        let Some(first) = self.chains.get_mut(chain(name)) else { return false };
+        if index == self.given_up {
+            self.given_up = place.next;
+        } else {
+            self.begun += 1;
+        }
+        *place = Place { name, bucket, owner, next: *first };
+        *first = index;
+        self.occupied += 1;
+        if let Some(count) = self.counters.get_mut(counter(owner)) {
+            *count += 1;
+        }
+        true
+    }
+
+    /// Takes the places of all buckets that are full again.
+    fn sweep(&mut self, now: u64) {
+        for first in &mut self.chains {
+            let mut kept = NONE;
+            let mut index = *first;
+            while let Some(place) = self.places.get_mut(usize::from(index)) {
+                let next = place.next;
+                if place.bucket.is_full(now) {
+                    place.next = self.given_up;
+                    self.given_up = index;
+                    self.occupied -= 1;
+                    if let Some(count) = self.counters.get_mut(counter(place.owner)) {
+                        *count -= 1;
+                    }
+                } else {
+                    place.next = kept;
+                    kept = index;
+                }
+                index = next;
+            }
+            *first = kept;
+        }
+    }
+
+    fn index_of(&self, name: u128) -> Option<u16> {
+        let mut index = *self.chains.get(chain(name))?;
+        while let Some(place) = self.places.get(usize::from(index)) {
+            if place.name == name {
+                return Some(index);
+            }
+            index = place.next;
+        }
+        None
+    }
+
+    fn place_of(&self, name: u128) -> Option<&Place> {
+        self.index_of(name).and_then(|index| self.places.get(usize::from(index)))
+    }
+
+    /// All places that are occupied.
+    fn walk(&self) -> impl Iterator<Item = &Place> {
+        self.chains.iter().flat_map(|first| {
+            std::iter::successors(self.places.get(usize::from(*first)), |place| {
+                self.places.get(usize::from(place.next))
+            })
+        })
+    }
+}
+
+/// The name's low bits; a table of several parts chooses among them by the high ones.
+fn chain(name: u128) -> usize {
+    name as usize % PLACES
+}
+
+fn counter(owner: Owner) -> usize {
+    owner as usize % COUNTERS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn second() -> Rate {
+        Rate::new(1, 1_000_000, 1).unwrap()
+    }
+
+    /// A bucket that is full again a second from now.
+    fn used(now: u64) -> Bucket {
+        Bucket::full(second()).taken(now, 1)
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_map_that_forgets_full_ones(
+            capacity in 1usize..40,
+            acts in proptest::collection::vec((0u128..60, 0u64..6, 0u64..400_000), 1..300),
+        ) {
+            let mut part = Part::new(capacity);
+            let mut model: HashMap<u128, (Bucket, Owner)> = HashMap::new();
+            let mut now = 0;
+            for (name, owner, pause) in acts {
+                now += pause;
+                // Some names share a chain.
+                let name = if name % 3 == 0 { name } else { (name % 3) + ((name as usize * PLACES) as u128) };
+                let live: Vec<_> = model.values().filter(|(bucket, _)| !bucket.is_full(now)).collect();
+                prop_assert_eq!(part.in_use(now), live.len());
+                let held = live.iter().filter(|(_, other)| *other == owner).count();
+                let left = capacity - live.len();
+                let there = model.get(&name).is_some_and(|(bucket, _)| !bucket.is_full(now));
+                let has_place = part.find(name).is_some();
+                let put = part.put(name, used(now), owner, now);
+                // A place is had if it was there, or as far as the share goes.
+                let fits = left > 0 && (owner == NOBODY || held == 0 || held < left / SHARE);
+                prop_assert_eq!(put, has_place || fits);
+                prop_assert!(put || !there);
+                if put {
+                    let owner = if has_place { model.get(&name).map_or(owner, |known| known.1) } else { owner };
+                    model.insert(name, (used(now), owner));
+                }
+                for (name, (bucket, _)) in &model {
+                    if !bucket.is_full(now) {
+                        prop_assert_eq!(part.find(*name), Some(*bucket));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_owner_has_a_quarter_and_newcomers_get_in() {
+        let mut part = Part::new(PLACES);
+        let mut name = 0u128;
+        let mut fill = |part: &mut Part, owner: Owner| {
+            let mut put = 0;
+            loop {
+                name += 1;
+                if !part.put(name, used(0), owner, 0) {
+                    return put;
+                }
+                put += 1;
+            }
+        };
+        let alone = fill(&mut part, 1);
+        assert!((PLACES / 4 - 1..=PLACES / 4 + 1).contains(&alone), "{alone}");
+        for owner in 2..20 {
+            assert!(fill(&mut part, owner) > 0, "{owner}");
+            assert_eq!(fill(&mut part, 1), 0);
+        }
+    }
+
+    #[test]
+    fn a_full_part_refuses_until_a_bucket_is_full() {
+        let mut part = Part::new(2);
+        assert!(part.put(1, used(0), 1, 0) && part.put(2, used(500_000), 2, 500_000));
+        assert!(!part.put(3, used(600_000), 3, 600_000));
+        assert!(!part.put(3, used(600_000), NOBODY, 600_000));
+        // What is there is served all the same.
+        assert!(part.put(1, used(700_000), 1, 700_000));
+        assert!(part.put(3, used(1_500_000), 3, 1_500_000));
+        assert_eq!(part.find(2), None);
+        assert!(part.find(1).is_some());
+    }
+
+    #[test]
+    fn a_part_without_places_has_room_for_nothing() {
+        let mut part = Part::new(0);
+        assert!(!part.put(1, used(0), 1, 0));
+        assert_eq!(part.in_use(0), 0);
+    }
+}

@@ -1,0 +1,330 @@
+//! Rate limits: the generic cell rate algorithm, exact to the single call.
+//!
+//! A bucket holds `burst` calls and is refilled with `limit` calls a `window`. All that
+//! is kept of it is when it will be full again, its theoretical arrival time. Times are
+//! counted in the limit-th part of a microsecond: a call takes `window` of these parts to
+//! come back, so nothing is ever rounded.
+
+/// The most calls a limit or a burst may have.
+pub const MAX_CALLS: u32 = 1_000_000_000;
+/// The shortest and the longest window, in microseconds.
+pub const MIN_WINDOW: u64 = 1_000;
+pub const MAX_WINDOW: u64 = 366 * 86_400 * 1_000_000;
+
+/// So many calls a window, and so many at once. A value is within the bounds above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    limit: u32,
+    window: u64,
+    burst: u32,
+}
+
+impl Rate {
+    pub const SLOWEST: Rate = Rate { limit: 1, window: MAX_WINDOW, burst: 1 };
+
+    /// Whether more could pass under this rate than under another.
+    pub fn exceeds(self, other: Rate) -> bool {
+        let per_time = |rate: Rate, window: u64| u128::from(rate.limit) * u128::from(window);
+        self.burst > other.burst || per_time(self, other.window) > per_time(other, self.window)
+    }
+
+    /// `None` if a number is out of bounds.
+    pub fn new(limit: u32, window: u64, burst: u32) -> Option<Rate> {
+        let calls = 1..=MAX_CALLS;
+        let fits = calls.contains(&limit)
+            && calls.contains(&burst)
+            && (MIN_WINDOW..=MAX_WINDOW).contains(&window);
+        fits.then_some(Rate { limit, window, burst })
+    }
+
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    pub fn window(&self) -> u64 {
+        self.window
+    }
+
+    pub fn burst(&self) -> u32 {
+        self.burst
+    }
+
+    /// What a bucket that was used up takes to be full again.
+    fn whole(&self) -> u128 {
+        self.parts(self.burst)
+    }
+
+    fn parts(&self, calls: u32) -> u128 {
+        u128::from(calls) * u128::from(self.window)
+    }
+
+    fn moment(&self, now: u64) -> u128 {
+        u128::from(now) * u128::from(self.limit)
+    }
+}
+
+/// The state of a bucket. A rate that was altered since finds as many calls used as
+/// there were, or all of its own: so raising a limit helps at once, and lowering one
+/// leaves an empty bucket at worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    full_at: u128,
+    rate: Rate,
+}
+
+/// Whether a call may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    Allowed {
+        remaining: u32,
+    },
+    /// The call passes in so many microseconds and no sooner; with `None` it never does,
+    /// as it weighs more than the bucket holds.
+    Refused {
+        remaining: u32,
+        retry_after: Option<u64>,
+    },
+}
+
+impl Bucket {
+    /// A bucket that was never used. It equals one that is full again.
+    pub const fn full(rate: Rate) -> Bucket {
+        Bucket { full_at: 0, rate }
+    }
+
+    /// Whether nothing is lost by forgetting the bucket. `now` is of a clock that never
+    /// goes back, in microseconds.
+    pub fn is_full(&self, now: u64) -> bool {
+        self.full_at <= self.rate.moment(now)
+    }
+
+    /// The bucket at a rate, which is mostly the one it had.
+    pub fn at_rate(self, rate: Rate, now: u64) -> Bucket {
+        if self.rate == rate {
+            return self;
+        }
+        let used = self.missing(now).saturating_mul(u128::from(rate.window));
+        let used = used.div_ceil(u128::from(self.rate.window)).min(rate.whole());
+        Bucket { full_at: rate.moment(now) + used, rate }
+    }
+
+    /// Looks whether a call of some weight may pass, and takes nothing.
+    pub fn check(&self, now: u64, weight: u32) -> Check {
+        let missing = self.missing(now);
+        let whole = self.rate.whole();
+        let wanted = missing.saturating_add(self.rate.parts(weight));
+        let calls = |parts: u128| u32::try_from(parts / u128::from(self.rate.window)).unwrap_or(0);
+        match wanted.checked_sub(whole) {
+            // A call that takes nothing does not ask whether there is something.
+            _ if weight == 0 => Check::Allowed { remaining: calls(whole.saturating_sub(missing)) },
+            None | Some(0) => Check::Allowed { remaining: calls(whole - wanted) },
+            Some(excess) => Check::Refused {
+                remaining: calls(whole.saturating_sub(missing)),
+                retry_after: (weight <= self.rate.burst).then(|| {
+                    let wait = excess.div_ceil(u128::from(self.rate.limit));
+                    u64::try_from(wait).unwrap_or(u64::MAX)
+                }),
+            },
+        }
+    }
+
+    /// The bucket after a call that was allowed.
+    pub fn taken(self, now: u64, weight: u32) -> Bucket {
+        let from = self.full_at.max(self.rate.moment(now));
+        Bucket { full_at: from.saturating_add(self.rate.parts(weight)), ..self }
+    }
+
+    /// The bucket after a call was given back.
+    pub fn given_back(self, weight: u32) -> Bucket {
+        Bucket { full_at: self.full_at.saturating_sub(self.rate.parts(weight)), ..self }
+    }
+
+    fn missing(&self, now: u64) -> u128 {
+        self.full_at.saturating_sub(self.rate.moment(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rate(limit: u32, window: u64, burst: u32) -> Rate {
+        Rate::new(limit, window, burst).unwrap()
+    }
+
+    /// A bucket as one would draw it: calls in it, in window-th parts, refilled by time.
+    struct Model {
+        rate: Rate,
+        level: u128,
+        at: u64,
+    }
+
+    impl Model {
+        fn passes(&mut self, now: u64, weight: u32) -> bool {
+            let most = u128::from(self.rate.burst) * u128::from(self.rate.window);
+            let refilled = u128::from(now - self.at) * u128::from(self.rate.limit);
+            self.level = (self.level + refilled).min(most);
+            self.at = now;
+            let wanted = u128::from(weight) * u128::from(self.rate.window);
+            let passes = wanted <= self.level;
+            if passes {
+                self.level -= wanted;
+            }
+            passes
+        }
+    }
+
+    fn rates() -> impl Strategy<Value = Rate> {
+        let calls = || prop_oneof![1u32..20, 1u32..=MAX_CALLS];
+        let windows = prop_oneof![MIN_WINDOW..10_000, MIN_WINDOW..=MAX_WINDOW];
+        (calls(), windows, calls()).prop_map(|(limit, window, burst)| rate(limit, window, burst))
+    }
+
+    fn pass(bucket: &mut Bucket, now: u64, weight: u32) -> bool {
+        let allowed = matches!(bucket.check(now, weight), Check::Allowed { .. });
+        if allowed {
+            *bucket = bucket.taken(now, weight);
+        }
+        allowed
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_what_the_model_is(
+            rate in rates(),
+            start in 0u64..u64::MAX / 4,
+            calls in proptest::collection::vec((prop_oneof![0u64..50, 0u64..10_000_000], 0u32..30), 0..100),
+        ) {
+            let mut bucket = Bucket::full(rate);
+            let level = u128::from(rate.burst) * u128::from(rate.window);
+            let mut model = Model { rate, level, at: start };
+            let mut now = start;
+            for (pause, weight) in calls {
+                now += pause;
+                prop_assert_eq!(pass(&mut bucket, now, weight), model.passes(now, weight));
+                let Check::Allowed { remaining } = bucket.check(now, 0) else { panic!("refused nothing") };
+                prop_assert_eq!(u128::from(remaining), model.level / u128::from(rate.window));
+            }
+        }
+
+        #[test]
+        fn never_more_than_burst_and_what_came_back(
+            rate in rates(),
+            pauses in proptest::collection::vec(0u64..3_000, 1..200),
+        ) {
+            let mut bucket = Bucket::full(rate);
+            let (mut now, mut passed) = (7u64, 0u128);
+            for pause in &pauses {
+                now += pause;
+                passed += u128::from(pass(&mut bucket, now, 1));
+                let back = u128::from(now - 7) * u128::from(rate.limit) / u128::from(rate.window);
+                prop_assert!(passed <= u128::from(rate.burst) + back);
+            }
+        }
+
+        #[test]
+        fn the_wait_is_exact(rate in rates(), now in 0u64..1 << 50, used in 0u32..40, weight in 1u32..40) {
+            let mut bucket = Bucket::full(rate);
+            for _ in 0..used {
+                pass(&mut bucket, now, 1);
+            }
+            if let Check::Refused { retry_after, .. } = bucket.check(now, weight) {
+                prop_assert_eq!(retry_after.is_none(), weight > rate.burst);
+                if let Some(wait) = retry_after {
+                    let allowed = |moment| matches!(bucket.check(moment, weight), Check::Allowed { .. });
+                    prop_assert!(wait > 0 && allowed(now + wait));
+                    prop_assert!(!allowed(now + wait - 1));
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_given_back_is_there_again(rate in rates(), now in 0u64..1 << 50, used in 0u32..30, weight in 0u32..30) {
+            let mut bucket = Bucket::full(rate);
+            for _ in 0..used {
+                pass(&mut bucket, now, 1);
+            }
+            let before = bucket;
+            if pass(&mut bucket, now, weight) {
+                let after = bucket.given_back(weight);
+                prop_assert_eq!(after.check(now, 1), before.check(now, 1));
+            }
+        }
+
+        /// Neither panics nor opens, whatever the clock and the rates do.
+        #[test]
+        fn odd_clocks_do_not_open(
+            rate in rates(),
+            clock in proptest::collection::vec(prop_oneof![any::<u64>(), 0u64..10_000], 1..60),
+        ) {
+            let mut bucket = Bucket::full(rate);
+            let (mut earliest, mut latest, mut passed) = (u64::MAX, 0u64, 0u128);
+            for now in clock {
+                earliest = earliest.min(now);
+                latest = latest.max(now);
+                passed += u128::from(pass(&mut bucket, now, 1));
+                let back = u128::from(latest - earliest) * u128::from(rate.limit) / u128::from(rate.window);
+                prop_assert!(passed <= u128::from(rate.burst) + back);
+            }
+        }
+
+        #[test]
+        fn a_rate_that_changes_never_gives_more_than_it_has(
+            old in rates(), new in rates(), now in 0u64..1 << 50, used in 0u32..40,
+        ) {
+            let mut bucket = Bucket::full(old);
+            let mut passed = 0;
+            for _ in 0..used {
+                passed += u32::from(pass(&mut bucket, now, 1));
+            }
+            let Check::Allowed { remaining } = bucket.at_rate(new, now).check(now, 0) else {
+                panic!("refused nothing")
+            };
+            prop_assert_eq!(remaining, new.burst.saturating_sub(passed));
+        }
+    }
+
+    #[test]
+    fn three_a_second_are_three_a_second() {
+        let mut bucket = Bucket::full(rate(3, 1_000_000, 3));
+        for _ in 0..3 {
+            assert!(pass(&mut bucket, 5, 1));
+        }
+        let refused = Check::Refused { remaining: 0, retry_after: Some(333_334) };
+        assert_eq!(bucket.check(5, 1), refused);
+        // After a whole window, all three are back, and not one more.
+        for _ in 0..3 {
+            assert!(pass(&mut bucket, 1_000_005, 1));
+        }
+        assert_eq!(bucket.check(1_000_005, 1), refused);
+    }
+
+    #[test]
+    fn a_call_that_weighs_more_than_the_bucket_never_passes() {
+        let bucket = Bucket::full(rate(5, 1_000, 2));
+        assert_eq!(bucket.check(0, 3), Check::Refused { remaining: 2, retry_after: None });
+        assert_eq!(bucket.check(0, u32::MAX), Check::Refused { remaining: 2, retry_after: None });
+        assert_eq!(bucket.check(0, 2), Check::Allowed { remaining: 0 });
+    }
+
+    #[test]
+    fn bounds() {
+        assert!(Rate::new(0, 1_000, 1).is_none());
+        assert!(Rate::new(1, 999, 1).is_none());
+        assert!(Rate::new(1, MAX_WINDOW + 1, 1).is_none());
+        assert!(Rate::new(1, 1_000, 0).is_none());
+        assert!(Rate::new(MAX_CALLS + 1, 1_000, 1).is_none());
+        assert!(Rate::new(1, 1_000, MAX_CALLS + 1).is_none());
+        assert!(Rate::new(MAX_CALLS, MAX_WINDOW, MAX_CALLS).is_some());
+    }
+
+    #[test]
+    fn full_again_equals_never_used() {
+        let mut bucket = Bucket::full(rate(1, 1_000, 1));
+        assert!(bucket.is_full(0));
+        assert!(pass(&mut bucket, 10, 1));
+        assert!(!bucket.is_full(10) && !bucket.is_full(1_009));
+        assert!(bucket.is_full(1_010));
+    }
+}

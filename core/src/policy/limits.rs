@@ -1,0 +1,224 @@
+//! Named rate limits, and the text that they are stored as.
+//!
+//! A limit is a line, `1000/1 hour/2000/name`: so many calls a window, so many at once.
+//! The window is in the largest unit that it is a whole number of. The name comes last,
+//! as it may hold anything but a line's end.
+
+use super::name::is_name;
+use crate::gcra::{MAX_CALLS, MAX_WINDOW, MIN_WINDOW, Rate};
+
+/// Most limits that a holder may have.
+pub const MAX_LIMITS: usize = 16;
+/// The longest name of a limit, in characters.
+pub const MAX_NAME: usize = 63;
+
+/// A limit, its name as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit<'a> {
+    pub name: &'a [u8],
+    pub rate: Rate,
+}
+
+const UNITS: [(&str, u64); 6] = [
+    ("day", 86_400_000_000),
+    ("hour", 3_600_000_000),
+    ("minute", 60_000_000),
+    ("second", 1_000_000),
+    ("millisecond", 1_000),
+    ("microsecond", 1),
+];
+
+/// Puts a limit together. The error completes "limits …".
+pub fn rate(limit: i64, window: i64, burst: i64) -> Result<Rate, String> {
+    let calls = |name: &str, calls: i64| {
+        u32::try_from(calls)
+            .ok()
+            .filter(|calls| (1..=MAX_CALLS).contains(calls))
+            .ok_or_else(|| format!("must have a {name} from 1 to {MAX_CALLS}, not {calls}"))
+    };
+    let (limit, burst) = (calls("limit", limit)?, calls("burst", burst)?);
+    let window = u64::try_from(window).ok().filter(|w| (MIN_WINDOW..=MAX_WINDOW).contains(w));
+    window
+        .and_then(|window| Rate::new(limit, window, burst))
+        .ok_or_else(|| "must have a window from 1 millisecond to 366 days".into())
+}
+
+/// Checks the names of a holder's limits. The error completes "limits …".
+pub fn check_names(names: &[&str]) -> Result<(), String> {
+    if !(1..=MAX_LIMITS).contains(&names.len()) {
+        return Err(format!("must have from 1 to {MAX_LIMITS} elements, not {}", names.len()));
+    }
+    for (index, name) in names.iter().enumerate() {
+        if !is_name(name) || name.chars().count() > MAX_NAME {
+            return Err(format!(
+                "must have names of 1 to {MAX_NAME} characters, without control characters \
+                 and without a space at either end"
+            ));
+        }
+        if names.iter().take(index).any(|other| other == name) {
+            return Err(format!("must have different names; {name:?} is there twice"));
+        }
+    }
+    Ok(())
+}
+
+/// The line of a limit.
+pub fn line(name: &str, rate: Rate) -> String {
+    let window = rate.window();
+    let (unit, length) =
+        UNITS.into_iter().find(|(_, length)| window % length == 0).unwrap_or(("microsecond", 1));
+    let count = window / length;
+    let s = if count == 1 { "" } else { "s" };
+    format!("{}/{count} {unit}{s}/{}/{name}", rate.limit(), rate.burst())
+}
+
+/// The limits of a stored text. `None` stands for a line that can't be read, which
+/// nobody may take for no limit.
+pub fn stored(text: &[u8]) -> impl Iterator<Item = Option<Limit<'_>>> {
+    text.split(|byte| *byte == b'\n').map(read)
+}
+
+/// Whether whoever has the limits `given` is held at least as tightly as by `own`: each
+/// of those is there by its name, and lets through no more, neither at once nor in time.
+pub fn are_within(given: Option<&[u8]>, own: &[u8]) -> bool {
+    let given: Vec<_> = given.into_iter().flat_map(stored).flatten().collect();
+    stored(own).all(|limit| {
+        limit.is_some_and(|own| {
+            let holds = |limit: &Limit| limit.name == own.name && !limit.rate.exceeds(own.rate);
+            given.iter().any(holds)
+        })
+    })
+}
+
+fn read(line: &[u8]) -> Option<Limit<'_>> {
+    let mut parts = line.splitn(4, |byte| *byte == b'/');
+    let (limit, window, burst) = (parts.next()?, parts.next()?, parts.next()?);
+    let name = parts.next().filter(|name| !name.is_empty())?;
+    let rate = Rate::new(calls(limit)?, length(window)?, calls(burst)?)?;
+    Some(Limit { name, rate })
+}
+
+fn calls(text: &[u8]) -> Option<u32> {
+    u32::try_from(number(text)?).ok()
+}
+
+fn length(text: &[u8]) -> Option<u64> {
+    let space = text.iter().position(|byte| *byte == b' ')?;
+    let (count, unit) = text.split_at_checked(space)?;
+    let unit = unit.get(1..)?;
+    let unit = unit.strip_suffix(b"s").unwrap_or(unit);
+    let (_, length) = UNITS.iter().find(|(name, _)| name.as_bytes() == unit)?;
+    number(count)?.checked_mul(*length)
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+    fn whoever_gives_holds_the_given_as_tightly() {
+        let own = b"100/1 second/100/a\n10/1 day/10/b";
+        for (given, within) in [
+            ("100/1 second/100/a\n10/1 day/10/b", true),
+            ("50/1 second/100/a\n10/2 days/5/b\n1/1 second/1/c", true),
+            ("6000/1 minute/100/a\n10/1 day/10/b", true),
+            ("100/1 second/101/a\n10/1 day/10/b", false),
+            ("101/1 second/100/a\n10/1 day/10/b", false),
+            ("10/1 day/10/b", false),
+            ("1/1 day/1/other", false),
+        ] {
+            assert_eq!(are_within(Some(given.as_bytes()), own), within, "{given}");
+        }
+        assert!(!are_within(None, own));
+        assert!(!are_within(Some(b"100/1 second/100/a"), b"unreadable"));
+    }
+
+    #[test]
+        fn what_is_written_is_read(
+            limits in proptest::collection::vec(
+                ("[ -~é]{1,63}", 1..=i64::from(MAX_CALLS), 1_000i64..=MAX_WINDOW as i64, 1..=i64::from(MAX_CALLS)),
+                1..5),
+        ) {
+            let rates: Vec<Rate> = limits.iter().map(|(_, l, w, b)| rate(*l, *w, *b).unwrap()).collect();
+            let lines: Vec<String> =
+                limits.iter().zip(&rates).map(|((name, ..), rate)| line(name, *rate)).collect();
+            let text = lines.join("\n");
+            let read: Vec<_> = stored(text.as_bytes()).map(Option::unwrap).collect();
+            prop_assert_eq!(read.len(), limits.len());
+            for ((limit, rate), (name, ..)) in read.iter().zip(&rates).zip(&limits) {
+                prop_assert_eq!(limit.name, name.as_bytes());
+                prop_assert_eq!(limit.rate, *rate);
+            }
+        }
+
+        #[test]
+        fn anything_else_is_read_as_unreadable(text in proptest::collection::vec(any::<u8>(), 0..60)) {
+            prop_assert!(stored(&text).count() >= 1);
+        }
+    }
+
+    #[test]
+    fn windows_are_in_their_largest_unit() {
+        let shown = |window| line("x", rate(5, window, 6).unwrap());
+        assert_eq!(shown(3_600_000_000), "5/1 hour/6/x");
+        assert_eq!(shown(90_000_000), "5/90 seconds/6/x");
+        assert_eq!(shown(604_800_000_000), "5/7 days/6/x");
+        assert_eq!(shown(1_001), "5/1001 microseconds/6/x");
+        assert_eq!(shown(1_000), "5/1 millisecond/6/x");
+    }
+
+    #[test]
+    fn lines_that_are_none() {
+        for bad in [
+            "",
+            "x",
+            "1/1 hour/1",
+            "1/1 hour/1/",
+            "0/1 hour/1/x",
+            "1/1 hour/0/x",
+            "1/0 hours/1/x",
+            "1/1 year/1/x",
+            "1/1hour/1/x",
+            "1/ hour/1/x",
+            "-1/1 hour/1/x",
+            "1/1 hour/9999999999/x",
+            "1/99999999999999999999 days/1/x",
+            "1/1 microsecond/1/x",
+            "a/1 hour/1/x",
+        ] {
+            assert_eq!(read(bad.as_bytes()), None, "{bad}");
+        }
+        let odd = read(b"1/2 hours/3/a/b c").unwrap();
+        assert_eq!((odd.name, odd.rate), (&b"a/b c"[..], Rate::new(1, 7_200_000_000, 3).unwrap()));
+    }
+
+    #[test]
+    fn bounds() {
+        assert!(rate(0, 1_000_000, 1).unwrap_err().contains("limit from 1"));
+        assert!(rate(-1, 1_000_000, 1).unwrap_err().contains("limit from 1"));
+        assert!(rate(1, 1_000_000, 0).unwrap_err().contains("burst from 1"));
+        assert!(rate(1, 999, 1).unwrap_err().contains("window"));
+        assert!(rate(1, -5, 1).unwrap_err().contains("window"));
+        assert!(check_names(&[]).is_err());
+        assert!(check_names(&["a"; 2]).unwrap_err().contains("twice"));
+        for bad in ["", " a", "a\nb", &"x".repeat(64)] {
+            assert!(check_names(&[bad]).is_err(), "{bad}");
+        }
+        let many: Vec<String> = (0..17).map(|n| n.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(check_names(&many).is_err());
+        assert!(check_names(&many[..16]).is_ok());
+    }
+}

@@ -1,0 +1,88 @@
+//! Which rate limits a request is held to: those of the key, of its tenant and of its
+//! keyspace, and those of the route, which take the place of limits of the same name.
+
+use super::toll::Account;
+use crate::catalog::policy::{Policy, Route};
+use crate::limit::{self, Claim};
+use keysmith_core::buckets::{NOBODY, Owner};
+use keysmith_core::policy::limits::{Limit, stored};
+use keysmith_core::siphash::SipHasher;
+use pgrx::pg_sys;
+
+/// Whether there are any.
+#[inline]
+pub fn apply(policy: &Policy, account: &Account, route: Option<&Route>) -> bool {
+    account.limits.is_some()
+        || account.tenants_limits.is_some()
+        || policy.limits.is_some()
+        || route.is_some_and(|route| route.limits.is_some())
+}
+
+/// Who has a limit: all calls that are its are counted together.
+#[derive(Clone, Copy)]
+enum Holder {
+    Key = 1,
+    Tenant = 2,
+    Keyspace = 3,
+    /// The key, on a route.
+    Route = 4,
+}
+
+/// All of them; `None` if they can't be kept, as there is no table or one can't be read.
+pub fn claims<'a>(
+    policy: &'a Policy,
+    account: &'a Account,
+    route: Option<&'a Route>,
+) -> Option<Vec<Claim<'a>>> {
+    let hasher = limit::hasher()?;
+    let mut owner = hasher.clone();
+    owner.fixed(&account.tenant);
+    // Of 64 bits, one in no time is NOBODY: then the next.
+    let owner = (owner.finish() as Owner).max(NOBODY + 1);
+    let base = base(hasher, account);
+    let on_route = match route.and_then(|route| route.limits.as_deref()) {
+        Some(text) => stored(text).collect::<Option<Vec<Limit>>>()?,
+        None => Vec::new(),
+    };
+    let mut claims = Vec::with_capacity(8);
+    for (holder, text) in [
+        (Holder::Key, account.limits),
+        (Holder::Tenant, account.tenants_limits),
+        (Holder::Keyspace, policy.limits.as_deref()),
+    ] {
+        let Some(text) = text else { continue };
+        let mut hasher = base.clone();
+        hasher.fixed(&[holder as u8]);
+        match holder {
+            Holder::Key | Holder::Route => hasher.fixed(&account.key),
+            Holder::Tenant => hasher.fixed(&account.tenant),
+            Holder::Keyspace => &mut hasher,
+        };
+        let owner = if matches!(holder, Holder::Keyspace) { NOBODY } else { owner };
+        for limit in stored(text) {
+            let limit = limit?;
+            if on_route.iter().all(|other| other.name != limit.name) {
+                claims.push(claim(&hasher, limit, owner));
+            }
+        }
+    }
+    if let Some(route) = route {
+        let mut hasher = base;
+        hasher.fixed(&[Holder::Route as u8]).fixed(&account.key).sized(&route.name);
+        claims.extend(on_route.into_iter().map(|limit| claim(&hasher, limit, owner)));
+    }
+    Some(claims)
+}
+
+fn base(mut hasher: SipHasher, account: &Account) -> SipHasher {
+    // SAFETY: set when the session was begun.
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    hasher.fixed(&database.to_ne_bytes()).sized(account.keyspace).sized(account.environment);
+    hasher
+}
+
+fn claim<'a>(hasher: &SipHasher, limit: Limit<'a>, owner: Owner) -> Claim<'a> {
+    let mut hasher = hasher.clone();
+    hasher.fixed(limit.name);
+    Claim { name: limit.name, rate: limit.rate, bucket: hasher.finish(), owner }
+}

@@ -1,0 +1,85 @@
+//! Rate limits as they are given, checked and made ready to be stored.
+
+use super::patch::{self, Change, Patch};
+use crate::call::Call;
+use crate::error::{Code, Error, Result};
+use crate::limit;
+use crate::text;
+use keysmith_core::gcra::Rate;
+use keysmith_core::policy::limits;
+use pgrx::pg_sys;
+use serde_json::Value;
+
+const NAME: &str = "limits";
+
+/// An argument of type jsonb.
+pub fn given(call: &Call, n: usize) -> Result<Option<String>> {
+    match call.datum(n) {
+        None => Ok(None),
+        Some(datum) => read(patch::parse(NAME, datum)?).map(Some),
+    }
+}
+
+/// A field of a patch; null is for no limits.
+pub fn changed(patch: &mut Patch) -> Result<Change<String>> {
+    match patch.value(NAME)? {
+        None => Ok(None),
+        Some(Value::Null) => Ok(Some(None)),
+        Some(value) => read(value).map(|text| Some(Some(text))),
+    }
+}
+
+/// `[{"name": "burst", "limit": 1000, "window": "1 hour", "burst": 1000}]`
+fn read(value: Value) -> Result<String> {
+    let mistyped = || {
+        Error::argument(NAME, "must be an array of objects")
+            .hint(r#"Such as [{"name": "burst", "limit": 100, "window": "1 minute"}]."#)
+    };
+    let Value::Array(items) = value else { return Err(mistyped()) };
+    let mut named = Vec::new();
+    for item in items {
+        let Value::Object(fields) = item else { return Err(mistyped()) };
+        named.push(read_one(Patch::new(NAME, fields))?);
+    }
+    let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
+    limits::check_names(&names).map_err(|rule| Error::argument(NAME, rule))?;
+    if !limit::is_there() {
+        return Err(Error::new(
+            Code::NotPreloaded,
+            "limits can't be kept: the library is not preloaded",
+        )
+        .hint("Add keysmith to shared_preload_libraries, and restart the server."));
+    }
+    let lines: Vec<String> = named.iter().map(|(name, rate)| limits::line(name, *rate)).collect();
+    Ok(lines.join("\n"))
+}
+
+fn read_one(mut fields: Patch) -> Result<(String, Rate)> {
+    let missing = |field: &str| Error::argument(NAME, format!("must each have a {field}"));
+    let name = fields.text("name")?.flatten();
+    let limit = fields.bigint("limit")?.flatten();
+    let window = fields.text("window")?.flatten();
+    let burst = fields.bigint("burst")?.flatten();
+    fields.finish()?;
+    let name = name.ok_or_else(|| missing("name"))?;
+    let limit = limit.ok_or_else(|| missing("limit"))?;
+    let window = microseconds(&window.ok_or_else(|| missing("window"))?)?;
+    let rate = limits::rate(limit, window, burst.unwrap_or(limit));
+    rate.map(|rate| (name, rate)).map_err(|rule| Error::argument(NAME, rule))
+}
+
+/// Reads an interval in any form that PostgreSQL does. A day has 24 hours; months and
+/// years have no one length.
+fn microseconds(text: &str) -> Result<i64> {
+    const DAY: i64 = 86_400_000_000;
+    let bad = || {
+        Error::argument("limits.window", "must be an interval such as 1 second, 1 hour or 30 days")
+            .hint("Months and years differ in length: give days.")
+    };
+    let datum = text::parsed(pg_sys::F_INTERVAL_IN, pg_sys::Oid::INVALID, text).ok_or_else(bad)?;
+    // SAFETY: the input function of intervals has just made it.
+    let interval = unsafe { *datum.cast_mut_ptr::<pg_sys::Interval>() };
+    let days = i64::from(interval.day).checked_mul(DAY);
+    let length = days.and_then(|days| days.checked_add(interval.time));
+    length.filter(|_| interval.month == 0).ok_or_else(bad)
+}
