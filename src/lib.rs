@@ -5,11 +5,13 @@ mod catalog;
 mod decide;
 mod error;
 mod guc;
+mod identity;
 mod jsonb;
 mod manage;
 mod pepper;
 mod request_id;
 mod text;
+mod tracking;
 mod varlena;
 
 #[cfg(not(panic = "unwind"))]
@@ -21,10 +23,21 @@ pgrx::pg_module_magic!();
 // depend on one another changes from build to build.
 pgrx::extension_sql_file!("../sql/install/10_schema.sql", name = "schema", bootstrap);
 pgrx::extension_sql_file!("../sql/install/20_tables.sql", name = "tables", requires = ["schema"]);
+pgrx::extension_sql_file!("../sql/install/25_usage.sql", name = "usage", requires = ["tables"]);
+pgrx::extension_sql_file!(
+    "../sql/install/26_usage_rollups.sql",
+    name = "usage_rollups",
+    requires = ["usage"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/27_usage_maintain.sql",
+    name = "usage_maintain",
+    requires = ["usage_rollups"]
+);
 pgrx::extension_sql_file!(
     "../sql/install/30_policy_triggers.sql",
     name = "policy_triggers",
-    requires = ["tables"]
+    requires = ["usage_maintain"]
 );
 pgrx::extension_sql_file!(
     "../sql/install/40_keys_view.sql",
@@ -32,11 +45,26 @@ pgrx::extension_sql_file!(
     requires = ["policy_triggers"]
 );
 pgrx::extension_sql_file!(
-    "../sql/install/50_manage.sql",
-    name = "manage",
+    "../sql/install/45_visibility.sql",
+    name = "visibility",
     requires = ["keys_view"]
 );
+pgrx::extension_sql_file!(
+    "../sql/install/50_manage.sql",
+    name = "manage",
+    requires = ["visibility"]
+);
 pgrx::extension_sql_file!("../sql/install/60_decide.sql", name = "decide", requires = ["manage"]);
+pgrx::extension_sql_file!(
+    "../sql/install/70_usage_views.sql",
+    name = "usage_views",
+    requires = ["decide"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/71_tracking.sql",
+    name = "tracking",
+    requires = ["usage_views"]
+);
 pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges", finalize);
 
 /// Called when the library is loaded: by the postmaster where it is preloaded, else

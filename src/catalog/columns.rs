@@ -33,4 +33,5 @@ columns! {
         environment kind role owner scopes allowlist metadata label key_prefix key_snippet
         created_by revoked_reason rotated_to display_id regenerated imported
     }
+    touch { key_id tenant_id schema relation operation rows first_at last_at request_id }
 }

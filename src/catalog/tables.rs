@@ -28,6 +28,7 @@ pub struct Tables {
     pub key: Table,
     /// The same table, its rows found by tenant.
     pub key_by_tenant: Table,
+    pub touch: Table,
     /// The row type of a verdict.
     pub verdict: Oid,
 }
@@ -55,6 +56,7 @@ impl Tables {
             member: table(c"member", c"member_pkey")?,
             key: table(c"key", c"key_digest_keyspace_key")?,
             key_by_tenant: table(c"key", c"key_of_tenant")?,
+            touch: table(c"touch", c"touch_of_key")?,
             verdict: row_type(c"verdict", schema)?,
         };
         tables.check_columns()?;
@@ -75,6 +77,7 @@ impl Tables {
             (self.tenant, columns::tenant::NAMES),
             (self.member, columns::member::NAMES),
             (self.key, columns::key::NAMES),
+            (self.touch, columns::touch::NAMES),
         ];
         if expected.iter().all(|(table, names)| Relation::open(*table).has_columns(names)) {
             return Ok(());
@@ -96,13 +99,14 @@ impl Tables {
             self.tenant,
             self.member,
             self.key,
+            self.touch,
         ];
         all.map(|table| table.table)
     }
 }
 
 /// How many tables there are.
-pub const WATCHED: usize = 10;
+pub const WATCHED: usize = 11;
 
 fn row_type(name: &CStr, schema: Oid) -> Result<Oid> {
     // SAFETY: a look-up in the cache of types, which gives InvalidOid if there is none.

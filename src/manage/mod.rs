@@ -14,3 +14,4 @@ mod patch;
 mod replay;
 mod sql;
 mod tenant;
+mod usage;

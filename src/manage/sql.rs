@@ -50,6 +50,10 @@ impl Param {
         Param { oid: pg_sys::INT2OID, datum: Some(Datum::from(value)) }
     }
 
+    pub fn bigint(value: Option<i64>) -> Param {
+        Param { oid: pg_sys::INT8OID, datum: value.map(Datum::from) }
+    }
+
     pub fn boolean(value: bool) -> Param {
         Param { oid: pg_sys::BOOLOID, datum: Some(Datum::from(value)) }
     }
