@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:27
+-- src/lib.rs:28
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:28
+-- src/lib.rs:29
 -- requires:
 --   schema
 
@@ -278,9 +278,593 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:29
+-- src/lib.rs:30
 -- requires:
 --   tables
+
+-- One row a request of a known key, kept by day. The parent has no key and no index: a
+-- dump leaves out what an extension's table has, and could not attach partitions to it.
+
+CREATE TABLE keysmith.usage_event (
+    at          timestamptz NOT NULL,
+    incarnation bigint NOT NULL,
+    sequence    bigint NOT NULL,
+    request_id  uuid NOT NULL,
+    key_id      uuid NOT NULL,
+    tenant_id   uuid NOT NULL,
+    keyspace    text COLLATE "C" NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    method      text COLLATE "C",
+    endpoint    text,
+    status      integer NOT NULL,
+    outcome     text COLLATE "C" NOT NULL,
+    ip          inet,
+    latency     interval
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE keysmith.usage_event IS 'Requests of known keys, one row each, a partition a day';
+
+DO $$
+BEGIN
+    PERFORM pg_catalog.pg_extension_config_dump('keysmith.usage_event', '');
+END $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:31
+-- requires:
+--   usage
+
+-- Usage, counted. Statement triggers on the table of requests and on each partition
+-- append what changed to usage_delta, which blocks no one; usage_fold() adds that up.
+-- Whoever reads totals adds what is not folded yet, so that they are always exact.
+--
+-- Totals outlive the rows that they were counted from. How many of a period's rows were
+-- dropped is `gone`: what is left can be paged.
+
+CREATE TABLE keysmith.usage_hour (
+    tenant_id   uuid NOT NULL,
+    period      timestamptz NOT NULL,
+    key_id      uuid NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    status      integer NOT NULL,
+    outcome     text COLLATE "C" NOT NULL,
+    requests    bigint NOT NULL,
+    timed       bigint NOT NULL,
+    latency     interval NOT NULL,
+    gone        bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant_id, period, key_id, environment, status, outcome)
+) WITH (fillfactor = 80);
+CREATE INDEX usage_hour_of_key ON keysmith.usage_hour (key_id, period);
+CREATE INDEX usage_hour_by_period ON keysmith.usage_hour (period);
+COMMENT ON TABLE keysmith.usage_hour IS 'Requests by key, environment, status and outcome, an hour each';
+COMMENT ON COLUMN keysmith.usage_hour.timed IS 'Of how many requests the latency is known';
+COMMENT ON COLUMN keysmith.usage_hour.latency IS 'The sum of those latencies';
+COMMENT ON COLUMN keysmith.usage_hour.gone IS 'Of how many requests the rows were dropped';
+
+CREATE TABLE keysmith.usage_day (
+    LIKE keysmith.usage_hour INCLUDING DEFAULTS,
+    PRIMARY KEY (tenant_id, period, key_id, environment, status, outcome)
+) WITH (fillfactor = 80);
+CREATE INDEX usage_day_of_key ON keysmith.usage_day (key_id, period);
+CREATE INDEX usage_day_by_period ON keysmith.usage_day (period);
+-- Few days have rows left, whatever the number of days that are remembered.
+CREATE INDEX usage_day_with_rows ON keysmith.usage_day (period) WHERE requests > gone;
+COMMENT ON TABLE keysmith.usage_day IS 'Requests by key, environment, status and outcome, a day each';
+
+CREATE TABLE keysmith.usage_endpoint_hour (
+    tenant_id   uuid NOT NULL,
+    period      timestamptz NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    method      text COLLATE "C" NOT NULL,
+    endpoint    text COLLATE "C" NOT NULL,
+    requests    bigint NOT NULL,
+    refused     bigint NOT NULL,
+    timed       bigint NOT NULL,
+    latency     interval NOT NULL,
+    PRIMARY KEY (tenant_id, period, environment, method, endpoint)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE keysmith.usage_endpoint_hour IS 'Requests by method and endpoint, an hour each';
+
+CREATE TABLE keysmith.usage_endpoint_day (
+    LIKE keysmith.usage_endpoint_hour,
+    PRIMARY KEY (tenant_id, period, environment, method, endpoint)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE keysmith.usage_endpoint_day IS 'Requests by method and endpoint, a day each';
+
+CREATE TABLE keysmith.usage_last (
+    key_id  uuid PRIMARY KEY,
+    used_at timestamptz NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON TABLE keysmith.usage_last IS 'When each key was last let in';
+
+-- The rows of one holder (a key or a tenant) and hour are numbered from the oldest, and
+-- each thousandth is remembered: a page is found without walking there.
+CREATE TABLE keysmith.usage_mark (
+    holder      uuid NOT NULL,
+    period      timestamptz NOT NULL,
+    position    bigint NOT NULL,
+    at          timestamptz NOT NULL,
+    incarnation bigint NOT NULL,
+    sequence    bigint NOT NULL,
+    PRIMARY KEY (holder, period, position)
+);
+CREATE INDEX usage_mark_by_period ON keysmith.usage_mark (period);
+COMMENT ON TABLE keysmith.usage_mark IS 'Each thousandth request of a key or tenant in an hour';
+
+CREATE TABLE keysmith.usage_delta (
+    period       timestamptz NOT NULL,
+    tenant_id    uuid NOT NULL,
+    key_id       uuid,
+    environment  text COLLATE "C" NOT NULL,
+    status       integer,
+    outcome      text COLLATE "C",
+    method       text COLLATE "C",
+    endpoint     text COLLATE "C",
+    requests     bigint NOT NULL,
+    refused      bigint NOT NULL,
+    timed        bigint NOT NULL,
+    latency      interval NOT NULL,
+    used_at      timestamptz,
+    changed_from timestamptz
+);
+CREATE INDEX usage_delta_of_key ON keysmith.usage_delta (tenant_id, key_id);
+COMMENT ON TABLE keysmith.usage_delta IS
+'What changed since the last fold, by hour: of a key, or where key_id is null, of an endpoint';
+COMMENT ON COLUMN keysmith.usage_delta.changed_from IS
+'The oldest row that came or went; null if rows were only amended';
+
+-- Locked by who folds. A lock of the rollups themselves would wait for vacuum.
+CREATE TABLE keysmith.usage_folder ();
+COMMENT ON TABLE keysmith.usage_folder IS 'Always empty; its lock is that of the one session that folds';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,usage_last,
+                            usage_mark,usage_delta,usage_folder}'::text[] LOOP
+        PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
+    END LOOP;
+END $$;
+
+CREATE FUNCTION keysmith.usage_counted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    moved boolean := true;
+BEGIN
+    -- While a dump is restored no partition has its trigger yet: those come after the
+    -- rows, whose counts are in the dump. This trigger on the parent is the extension's
+    -- own, and was there before; rows that come through the parent then are counted.
+    IF TG_RELID = 'keysmith.usage_event'::regclass AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_inherits i
+        JOIN pg_catalog.pg_trigger t ON t.tgrelid = i.inhrelid
+        WHERE i.inhparent = TG_RELID AND t.tgname = 'usage_inserted'
+    ) THEN
+        RETURN NULL;
+    END IF;
+
+    -- The three statements differ in the rows that they read. Both groupings of each
+    -- are made in one pass. An endpoint's length is bounded by what an index can hold.
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO keysmith.usage_delta
+        SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
+               count(*), count(*) FILTER (WHERE outcome <> 'ok'), count(latency),
+               coalesce(sum(latency), '0'),
+               least(max(at) FILTER (WHERE outcome = 'ok'), clock_timestamp()), min(at)
+        FROM (
+            SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
+                   status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
+                   coalesce(left(endpoint, 255), '') AS endpoint,
+                   least(greatest(latency, '0'), '1 day') AS latency
+            FROM new_rows
+        ) AS rows
+        GROUP BY GROUPING SETS (
+            (period, tenant_id, environment, key_id, status, outcome),
+            (period, tenant_id, environment, method, endpoint))
+        HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO keysmith.usage_delta
+        SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
+               -count(*), -count(*) FILTER (WHERE outcome <> 'ok'), -count(latency),
+               -coalesce(sum(latency), '0'), NULL, min(at)
+        FROM (
+            SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
+                   status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
+                   coalesce(left(endpoint, 255), '') AS endpoint,
+                   least(greatest(latency, '0'), '1 day') AS latency
+            FROM old_rows
+        ) AS rows
+        GROUP BY GROUPING SETS (
+            (period, tenant_id, environment, key_id, status, outcome),
+            (period, tenant_id, environment, method, endpoint))
+        HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
+    ELSE
+        -- What an application learns after its answer amends rows, and moves none.
+        moved := EXISTS (
+            SELECT at, incarnation, sequence, key_id, tenant_id FROM old_rows
+            EXCEPT ALL
+            SELECT at, incarnation, sequence, key_id, tenant_id FROM new_rows);
+        INSERT INTO keysmith.usage_delta
+        SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
+               sum(sign), coalesce(sum(sign) FILTER (WHERE outcome <> 'ok'), 0),
+               coalesce(sum(sign) FILTER (WHERE latency IS NOT NULL), 0),
+               coalesce(sum(sign * latency), '0'),
+               least(max(at) FILTER (WHERE outcome = 'ok' AND sign = 1), clock_timestamp()),
+               CASE WHEN moved THEN min(at) END
+        FROM (
+            SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
+                   status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
+                   coalesce(left(endpoint, 255), '') AS endpoint,
+                   least(greatest(latency, '0'), '1 day') AS latency, sign
+            FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows
+        ) AS rows
+        GROUP BY GROUPING SETS (
+            (period, tenant_id, environment, key_id, status, outcome),
+            (period, tenant_id, environment, method, endpoint))
+        HAVING (grouping(key_id) = 0 OR method <> '' OR endpoint <> '')
+           AND (moved OR sum(sign) <> 0 OR sum(sign * latency) <> '0'
+                OR sum(sign) FILTER (WHERE latency IS NOT NULL) <> 0
+                OR sum(sign) FILTER (WHERE outcome <> 'ok') <> 0);
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION keysmith.usage_counted() IS
+'Trigger on the requests and their partitions: appends what changed to usage_delta';
+
+CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith.usage_event
+    REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
+CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith.usage_event
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
+CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.usage_event
+    REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:36
+-- requires:
+--   usage_rollups
+
+-- Partitions made ahead, deltas folded, old rows dropped.
+
+CREATE FUNCTION keysmith.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
+RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+DECLARE
+    today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+    parent  constant text := 'keysmith.usage_event';
+    bound   constant text := 'YYYY-MM-DD "00:00+00"';
+    days    date[];
+    wanted  text[];
+    name    text;
+    day     date;
+    grantee oid;
+    made    integer := 0;
+BEGIN
+    first_day := coalesce(first_day, today - 1);
+    last_day := coalesce(last_day, today + 3);
+    IF NOT isfinite(first_day) OR NOT isfinite(last_day) OR last_day - first_day NOT BETWEEN 0 AND 1000 THEN
+        RAISE EXCEPTION 'last_day must be at most 1000 days after first_day, and not before it'
+            USING ERRCODE = 'KS400';
+    END IF;
+    -- Null stands for the partition of all days that have none.
+    days := ARRAY(SELECT first_day + n FROM generate_series(0, last_day - first_day) AS n) || NULL::date;
+    wanted := ARRAY(SELECT coalesce('usage_' || to_char(d, 'YYYYMMDD'), 'usage_default')
+                    FROM unnest(days) WITH ORDINALITY AS u (d, n) ORDER BY n);
+    IF NOT EXISTS (SELECT FROM unnest(wanted) AS w WHERE to_regclass('keysmith.' || w) IS NULL) THEN
+        RETURN 0;
+    END IF;
+
+    -- Who comes second waits here, and then finds everything made. Writers go on.
+    LOCK TABLE ONLY keysmith.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
+    FOR n IN 1 .. cardinality(days) LOOP
+        name := wanted[n];
+        day := days[n];
+        CONTINUE WHEN to_regclass('keysmith.' || name) IS NOT NULL;
+        EXECUTE format('CREATE TABLE keysmith.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+                       name, parent);
+        EXECUTE format('COMMENT ON TABLE keysmith.%I IS %L', name,
+                       'Requests of ' || coalesce(to_char(day, 'YYYY-MM-DD') || ' (UTC)', 'days that have no partition'));
+        -- Default privileges are for tables that someone makes to be read.
+        FOR grantee IN
+            SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
+            WHERE c.oid = to_regclass('keysmith.' || name) AND a.grantee <> c.relowner
+        LOOP
+            EXECUTE format('REVOKE ALL ON keysmith.%I FROM %s', name,
+                           CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
+        END LOOP;
+        EXECUTE format(
+            'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith.%1$I
+                 REFERENCING NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
+             CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith.%1$I
+                 REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
+             CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.%1$I
+                 REFERENCING OLD TABLE AS old_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted()', name);
+        IF day IS NOT NULL AND to_regclass('keysmith.usage_default') IS NOT NULL THEN
+            -- Rows that came before their day's partition move there, and both triggers
+            -- count them: nothing is lost or doubled. To attach takes this lock anyhow.
+            LOCK TABLE ONLY keysmith.usage_default IN ACCESS EXCLUSIVE MODE;
+            EXECUTE format(
+                'WITH moved AS (DELETE FROM keysmith.usage_default
+                                WHERE at >= %2$L AND at < %3$L RETURNING *)
+                 INSERT INTO keysmith.%1$I SELECT * FROM moved',
+                name, to_char(day, bound), to_char(day + 1, bound));
+        END IF;
+        EXECUTE format(
+            'CREATE UNIQUE INDEX %2$I ON keysmith.%1$I (incarnation, sequence);
+             CREATE INDEX %3$I ON keysmith.%1$I (request_id);
+             CREATE INDEX %4$I ON keysmith.%1$I (key_id, at, incarnation, sequence);
+             CREATE INDEX %5$I ON keysmith.%1$I (tenant_id, at, incarnation, sequence)',
+            name, name || '_event', name || '_request', name || '_of_key', name || '_of_tenant');
+        IF day IS NULL THEN
+            EXECUTE format('ALTER TABLE %s ATTACH PARTITION keysmith.%I DEFAULT', parent, name);
+        ELSE
+            EXECUTE format('ALTER TABLE %s ATTACH PARTITION keysmith.%I FOR VALUES FROM (%L) TO (%L)',
+                           parent, name, to_char(day, bound), to_char(day + 1, bound));
+        END IF;
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END $$;
+COMMENT ON FUNCTION keysmith.usage_prepare(date, date) IS
+'Makes the partitions that requests of these days need, and tells how many it made';
+
+CREATE FUNCTION keysmith.usage_fold() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- How many endpoints of a tenant and environment a period remembers by name.
+    most_endpoints constant bigint := 500;
+    -- How many rows lie between two marks.
+    stride  constant bigint := 1000;
+    folded  bigint;
+    tenants uuid[];
+    holders uuid[];
+    periods timestamptz[];
+    changes timestamptz[];
+    todo    record;
+BEGIN
+    BEGIN
+        LOCK TABLE keysmith.usage_folder IN EXCLUSIVE MODE NOWAIT;
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN NULL;
+    END;
+
+    -- One statement: no reader sees a delta in both places, or in neither.
+    WITH taken AS MATERIALIZED (
+        DELETE FROM keysmith.usage_delta RETURNING *
+    ), hours AS (
+        INSERT INTO keysmith.usage_hour AS u
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
+        SELECT tenant_id, period, key_id, environment, status, outcome,
+               sum(requests), sum(timed), sum(latency)
+        FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
+        ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), days AS (
+        INSERT INTO keysmith.usage_day AS u
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
+        SELECT tenant_id, date_trunc('day', period, 'UTC'), key_id, environment, status, outcome,
+               sum(requests), sum(timed), sum(latency)
+        FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
+        ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), lasts AS (
+        INSERT INTO keysmith.usage_last AS u (key_id, used_at)
+        SELECT key_id, max(used_at) FROM taken WHERE used_at IS NOT NULL AND key_id IS NOT NULL GROUP BY 1
+        ON CONFLICT (key_id) DO UPDATE SET used_at = greatest(u.used_at, excluded.used_at)
+    ), by_endpoint AS (
+        SELECT span, tenant_id, date_trunc(span, period, 'UTC') AS period, environment, method, endpoint,
+               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
+               sum(latency) AS latency
+        FROM taken, (VALUES ('hour'), ('day')) AS spans (span)
+        WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5, 6
+    ), known AS (
+        -- What has a row keeps it; rows are never removed. So an endpoint that came too
+        -- late to have one never gets one in that period, and its amendments find the
+        -- same place as itself.
+        SELECT n.*, coalesce(h.endpoint, d.endpoint) IS NOT NULL AS is_known
+        FROM by_endpoint n
+        LEFT JOIN keysmith.usage_endpoint_hour h ON n.span = 'hour'
+            AND (h.tenant_id, h.period, h.environment, h.method, h.endpoint)
+              = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
+        LEFT JOIN keysmith.usage_endpoint_day d ON n.span = 'day'
+            AND (d.tenant_id, d.period, d.environment, d.method, d.endpoint)
+              = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
+    ), room AS (
+        SELECT span, tenant_id, period, environment,
+               most_endpoints - CASE span
+                   WHEN 'hour' THEN (
+                       SELECT count(*) FROM keysmith.usage_endpoint_hour h
+                       WHERE (h.tenant_id, h.period, h.environment) = (k.tenant_id, k.period, k.environment))
+                   ELSE (
+                       SELECT count(*) FROM keysmith.usage_endpoint_day d
+                       WHERE (d.tenant_id, d.period, d.environment) = (k.tenant_id, k.period, k.environment))
+               END AS free
+        FROM known k WHERE NOT is_known GROUP BY 1, 2, 3, 4
+    ), ranked AS (
+        SELECT k.*, r.free, row_number() OVER (
+                   PARTITION BY k.span, k.tenant_id, k.period, k.environment, k.is_known
+                   ORDER BY k.requests DESC, k.method, k.endpoint) AS rank
+        FROM known k LEFT JOIN room r USING (span, tenant_id, period, environment)
+    ), bounded AS (
+        SELECT span, tenant_id, period, environment,
+               CASE WHEN is_known OR rank <= free THEN method ELSE '' END AS method,
+               CASE WHEN is_known OR rank <= free THEN endpoint ELSE '(other)' END AS endpoint,
+               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
+               sum(latency) AS latency
+        FROM ranked GROUP BY 1, 2, 3, 4, 5, 6
+    ), endpoint_hours AS (
+        INSERT INTO keysmith.usage_endpoint_hour AS u
+            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
+        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
+        FROM bounded WHERE span = 'hour'
+        ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            refused = u.refused + excluded.refused,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), endpoint_days AS (
+        INSERT INTO keysmith.usage_endpoint_day AS u
+            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
+        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
+        FROM bounded WHERE span = 'day'
+        ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            refused = u.refused + excluded.refused,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), changed AS (
+        SELECT tenant_id, holder, period, min(changed_from) AS changed_from
+        FROM taken, unnest(ARRAY[key_id, tenant_id]) AS holder
+        WHERE key_id IS NOT NULL AND changed_from IS NOT NULL GROUP BY 1, 2, 3
+    )
+    SELECT (SELECT count(*) FROM taken), array_agg(c.tenant_id), array_agg(c.holder),
+           array_agg(c.period), array_agg(c.changed_from)
+    INTO folded, tenants, holders, periods, changes
+    FROM changed c;
+
+    -- Marks before what changed stay right. Rows that came since the statement above may
+    -- be among those that are numbered now: their deltas are still there, and tell
+    -- readers and the next fold which marks not to trust.
+    DELETE FROM keysmith.usage_mark m
+    USING unnest(holders, periods, changes) AS c (holder, period, changed_from)
+    WHERE m.holder = c.holder AND m.period = c.period AND m.at >= c.changed_from;
+    FOR todo IN
+        SELECT c.holder, c.period, c.period + interval '1 hour' AS ends, c.holder = c.tenant_id AS is_tenant, coalesce(m.position, 0) AS position,
+               coalesce(m.at, c.period) AS at, coalesce(m.incarnation, -9223372036854775808) AS incarnation,
+               coalesce(m.sequence, -9223372036854775808) AS sequence
+        FROM unnest(tenants, holders, periods) AS c (tenant_id, holder, period)
+        LEFT JOIN LATERAL (
+            SELECT * FROM keysmith.usage_mark m WHERE m.holder = c.holder AND m.period = c.period
+            ORDER BY m.position DESC LIMIT 1
+        ) AS m ON true
+        WHERE stride <= -coalesce(m.position, 0) + (
+            SELECT sum(h.requests - h.gone) FROM keysmith.usage_hour h
+            WHERE h.tenant_id = c.tenant_id AND h.period = c.period
+              AND (c.holder = c.tenant_id OR h.key_id = c.holder))
+    LOOP
+        EXECUTE format(
+            'INSERT INTO keysmith.usage_mark
+             SELECT $1, $2, $3 + n, at, incarnation, sequence
+             FROM (SELECT at, incarnation, sequence,
+                          row_number() OVER (ORDER BY at, incarnation, sequence) AS n
+                   FROM keysmith.usage_event
+                   WHERE %I = $1 AND at >= $4 AND at < $8
+                     AND (at, incarnation, sequence) > ($4, $5, $6)) AS rows
+             WHERE n %% $7 = 0',
+            CASE WHEN todo.is_tenant THEN 'tenant_id' ELSE 'key_id' END)
+        USING todo.holder, todo.period, todo.position, todo.at, todo.incarnation, todo.sequence, stride,
+              todo.ends;
+    END LOOP;
+    RETURN folded;
+END $$;
+COMMENT ON FUNCTION keysmith.usage_fold() IS
+'Adds up what changed since the last fold, and tells how many deltas that were; null if another session is at it';
+
+CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
+DECLARE
+    retention text := coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '30 days');
+    later     constant text := 'busy, to be tried again';
+    oldest    date;
+    expired   date;
+    name      text;
+    dropped   text[] := '{}';
+    busy      text[] := '{}';
+    number    bigint;
+BEGIN
+    IF retention::interval <= '0' THEN
+        RAISE EXCEPTION 'keysmith.usage_retention must be more than nothing, not %', retention
+            USING ERRCODE = 'KS400';
+    END IF;
+    oldest := ((clock_timestamp() - retention::interval) AT TIME ZONE 'UTC')::date;
+
+    task := 'partitions';
+    BEGIN
+        outcome := keysmith.usage_prepare() || ' made';
+    EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+        outcome := later;
+    END;
+    RETURN NEXT;
+
+    task := 'totals';
+    number := keysmith.usage_fold();
+    outcome := coalesce(number || ' deltas folded', later);
+    RETURN NEXT;
+
+    -- What a leaked key touched long ago still matters, statement by statement no more.
+    task := 'touches';
+    WITH old AS (
+        DELETE FROM keysmith.touch WHERE last_at < oldest RETURNING *
+    ), summed AS (
+        INSERT INTO keysmith.touch 
+            (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
+        SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
+        FROM old GROUP BY 1, 2, 3, 4, 5
+    )
+    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) INTO number FROM old;
+    outcome := number || ' summed up';
+    RETURN NEXT;
+
+    -- Dropping comes last: it locks the table of requests until the commit.
+    task := 'retention';
+    FOR expired IN
+        SELECT to_date(substr(c.relname, 7), 'YYYYMMDD')
+        FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'keysmith.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
+          AND to_date(substr(c.relname, 7), 'YYYYMMDD') < oldest
+        UNION
+        -- Rows that came too late for their partition get one, and go the same way.
+        (SELECT DISTINCT (at AT TIME ZONE 'UTC')::date FROM keysmith.usage_event
+         WHERE tableoid = to_regclass('keysmith.usage_default') AND isfinite(at)
+           AND at < oldest::timestamp AT TIME ZONE 'UTC' LIMIT 10)
+        ORDER BY 1
+    LOOP
+        name := 'usage_' || to_char(expired, 'YYYYMMDD');
+        BEGIN
+            PERFORM keysmith.usage_prepare(expired, expired);
+            -- Readers go on, and no row is amended any more.
+            EXECUTE format('LOCK TABLE ONLY keysmith.%I IN SHARE ROW EXCLUSIVE MODE', name);
+            IF keysmith.usage_fold() IS NULL THEN
+                RAISE lock_not_available;
+            END IF;
+            UPDATE keysmith.usage_day SET gone = requests
+            WHERE period = expired::timestamp AT TIME ZONE 'UTC' AND gone <> requests;
+            UPDATE keysmith.usage_hour SET gone = requests
+            WHERE period >= expired::timestamp AT TIME ZONE 'UTC'
+              AND period < (expired + 1)::timestamp AT TIME ZONE 'UTC' AND gone <> requests;
+            DELETE FROM keysmith.usage_mark
+            WHERE period >= expired::timestamp AT TIME ZONE 'UTC'
+              AND period < (expired + 1)::timestamp AT TIME ZONE 'UTC';
+            EXECUTE format('DROP TABLE keysmith.%I', name);
+            dropped := dropped || name;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            busy := busy || name;
+        END;
+    END LOOP;
+    outcome := cardinality(dropped) || ' partitions dropped';
+    IF cardinality(busy) > 0 THEN
+        outcome := outcome || format(', %s %s', array_to_string(busy, ', '), later);
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION keysmith.maintain() IS
+'Makes partitions, adds up totals and drops what is older than keysmith.usage_retention';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:41
+-- requires:
+--   usage_maintain
 
 -- Backends remember each keyspace's policy. Whoever changes it, by whatever path
 -- (these functions, a restore, logical replication, a hand edit), tells them so.
@@ -308,7 +892,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:34
+-- src/lib.rs:46
 -- requires:
 --   policy_triggers
 
@@ -358,7 +942,10 @@ SELECT k.key_id,
        k.expires_at,
        k.created_at,
        k.created_by,
-       NULL::timestamptz AS last_used_at,
+       -- Folded or not. Who does not ask for the column does not pay for it.
+       greatest((SELECT l.used_at FROM keysmith.usage_last l WHERE l.key_id = k.key_id),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith.usage_delta d
+                 WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id)) AS last_used_at,
        k.revoked_at,
        k.revoked_reason,
        k.rotated_to,
@@ -382,7 +969,7 @@ COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell
 COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
 COMMENT ON COLUMN keysmith.keys.limits IS 'Its own rate limits; those of its tenant, keyspace and routes hold besides';
 COMMENT ON COLUMN keysmith.keys.credits IS 'Its own credits that are left; null where its tenant pays, if anyone does';
-COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last used; this version does not record it';
+COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last let in; refused requests are no use of it';
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
 
@@ -414,7 +1001,7 @@ COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:39
+-- src/lib.rs:51
 -- requires:
 --   keys_view
 
@@ -700,7 +1287,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:44
+-- src/lib.rs:56
 -- requires:
 --   manage
 
@@ -843,7 +1430,7 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:45
+-- src/lib.rs:57
 -- requires:
 --   decide
 
@@ -900,7 +1487,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:50
+-- src/lib.rs:62
 -- requires:
 --   identity
 
@@ -979,7 +1566,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:51
+-- src/lib.rs:63
 -- requires:
 --   audit
 
@@ -1185,7 +1772,406 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:56
+-- src/lib.rs:68
+-- requires:
+--   isolation
+
+-- Usage as it is read: views, pages, charts. A caller who may see one tenant only sees
+-- nothing of the others: the filter is inside of each view.
+
+CREATE VIEW keysmith.usage WITH (security_barrier) AS
+SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id, k.label,
+       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id
+FROM keysmith.usage_event e
+JOIN keysmith.tenant t USING (tenant_id)
+LEFT JOIN keysmith.key k USING (key_id)
+WHERE (SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+COMMENT ON VIEW keysmith.usage IS 'Requests of known keys, one row each, refused ones too';
+COMMENT ON COLUMN keysmith.usage.outcome IS 'ok, or the reason why it was refused';
+
+CREATE VIEW keysmith.usage_hourly WITH (security_barrier) AS
+SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
+       pg_catalog.sum(u.requests)::bigint AS requests,
+       pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
+       u.tenant_id
+FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+      FROM keysmith.usage_hour
+      UNION ALL
+      SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+      FROM keysmith.usage_delta WHERE key_id IS NOT NULL) AS u
+JOIN keysmith.tenant t USING (tenant_id)
+WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
+HAVING pg_catalog.sum(u.requests) <> 0;
+COMMENT ON VIEW keysmith.usage_hourly IS 'How many requests, by hour, key, environment, status and outcome';
+COMMENT ON COLUMN keysmith.usage_hourly.latency IS 'The mean of those that are known';
+
+CREATE VIEW keysmith.usage_daily WITH (security_barrier) AS
+SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
+       u.key_id, u.status, u.outcome,
+       pg_catalog.sum(u.requests)::bigint AS requests,
+       pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
+       u.tenant_id
+FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+      FROM keysmith.usage_day
+      UNION ALL
+      SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, key_id, environment, status,
+             outcome, requests, timed, latency
+      FROM keysmith.usage_delta WHERE key_id IS NOT NULL) AS u
+JOIN keysmith.tenant t USING (tenant_id)
+WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
+HAVING pg_catalog.sum(u.requests) <> 0;
+COMMENT ON VIEW keysmith.usage_daily IS 'How many requests, by day (UTC), key, environment, status and outcome';
+COMMENT ON COLUMN keysmith.usage_daily.latency IS 'The mean of those that are known';
+
+CREATE VIEW keysmith.usage_endpoints WITH (security_barrier) AS
+SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
+       nullif(u.method, '') AS method, nullif(u.endpoint, '') AS endpoint,
+       pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.refused)::bigint AS refused,
+       pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
+       u.tenant_id
+FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency
+      FROM keysmith.usage_endpoint_day
+      UNION ALL
+      SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, environment, method, endpoint,
+             requests, refused, timed, latency
+      FROM keysmith.usage_delta WHERE key_id IS NULL) AS u
+JOIN keysmith.tenant t USING (tenant_id)
+WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
+HAVING pg_catalog.sum(u.requests) <> 0;
+COMMENT ON VIEW keysmith.usage_endpoints IS 'How many requests, by day (UTC), method and endpoint';
+COMMENT ON COLUMN keysmith.usage_endpoints.endpoint IS '(other) for those beyond the 500 of a tenant that are counted apart';
+
+CREATE VIEW keysmith.top_keys WITH (security_barrier) AS
+SELECT d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
+       pg_catalog.sum(d.requests)::bigint AS requests,
+       coalesce(pg_catalog.sum(d.requests) FILTER (WHERE d.outcome <> 'ok'), 0)::bigint AS refused,
+       pg_catalog.max(d.day) AS last_day, d.tenant_id
+FROM keysmith.usage_daily d
+LEFT JOIN keysmith.key k USING (key_id)
+WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30
+GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
+ORDER BY requests DESC, d.key_id;
+COMMENT ON VIEW keysmith.top_keys IS 'The keys of the last 30 days, those with most requests first';
+
+CREATE VIEW keysmith.top_refusals WITH (security_barrier) AS
+SELECT d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
+       pg_catalog.sum(d.requests)::bigint AS requests, pg_catalog.max(d.day) AS last_day, d.tenant_id
+FROM keysmith.usage_daily d
+LEFT JOIN keysmith.key k USING (key_id)
+WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30 AND d.outcome <> 'ok'
+GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
+ORDER BY requests DESC, d.outcome, d.key_id;
+COMMENT ON VIEW keysmith.top_refusals IS 'What was refused in the last 30 days, the most frequent first';
+
+CREATE FUNCTION keysmith.usage_logs(
+    tenant text,
+    key_id uuid DEFAULT NULL,
+    page integer DEFAULT 1,
+    per_page integer DEFAULT 50,
+    keyspace text DEFAULT 'default'
+) RETURNS jsonb
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_logs';
+COMMENT ON FUNCTION keysmith.usage_logs(text, uuid, integer, integer, text) IS
+'A page of a tenant''s requests, newest first';
+
+-- All of it sees what its caller's query sees: a STABLE function takes no new snapshot.
+-- So the total, the place and the rows are of one moment.
+CREATE FUNCTION keysmith.usage_page(tenant_id uuid, key_id uuid, page integer, per_page integer)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    wanted  constant bigint := (usage_page.page::bigint - 1) * usage_page.per_page;
+    whose   constant uuid := coalesce(usage_page.key_id, usage_page.tenant_id);
+    place   record;
+    mark    record;
+    entries jsonb := '[]';
+BEGIN
+    -- The newest day and hour that have rows of the page, the oldest one, and how many
+    -- rows are newer than the first of these hours.
+    WITH days AS (
+        SELECT day, sum(n) AS n, sum(sum(n)) OVER (ORDER BY day DESC) AS upto FROM (
+            SELECT d.period AS day, d.requests - d.gone AS n FROM keysmith.usage_day d
+            WHERE d.tenant_id = usage_page.tenant_id AND d.requests > d.gone
+              AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+            UNION ALL
+            SELECT date_trunc('day', d.period, 'UTC'), d.requests FROM keysmith.usage_delta d
+            WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
+              AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+        ) AS counts GROUP BY day
+    ), span AS (
+        SELECT max(day) AS newest, min(day) AS oldest, min(upto - n) AS skipped
+        FROM days WHERE upto > wanted AND upto - n < wanted + usage_page.per_page
+    ), hours AS (
+        SELECT hour, sum(n) AS n, (SELECT skipped FROM span) + sum(sum(n)) OVER (ORDER BY hour DESC) AS upto
+        FROM (
+            SELECT h.period AS hour, h.requests - h.gone AS n FROM keysmith.usage_hour h, span
+            WHERE h.tenant_id = usage_page.tenant_id
+              AND (usage_page.key_id IS NULL OR h.key_id = usage_page.key_id)
+              AND h.period >= span.oldest AND h.period < span.newest + interval '24 hours'
+            UNION ALL
+            SELECT d.period, d.requests FROM keysmith.usage_delta d, span
+            WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
+              AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+              AND d.period >= span.oldest AND d.period < span.newest + interval '24 hours'
+        ) AS counts GROUP BY hour
+    ), found AS (
+        SELECT max(hour) AS newest, min(hour) AS oldest, min(upto - n) AS skipped
+        FROM hours WHERE n > 0 AND upto > wanted AND upto - n < wanted + usage_page.per_page
+    )
+    SELECT (SELECT coalesce(sum(n), 0) FROM days) AS total, f.newest, f.oldest,
+           f.newest + interval '1 hour' AS ends, (wanted - f.skipped)::bigint AS skip,
+           (h.n - (wanted - f.skipped))::bigint AS rank
+    INTO place FROM found f LEFT JOIN hours h ON h.hour = f.newest;
+
+    -- The page begins at the row of that rank in its hour, counted from the oldest; the
+    -- next mark above is near it. A mark with changes before it that are not folded is
+    -- not where it says.
+    IF place.newest IS NOT NULL THEN
+        SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith.usage_mark m
+        WHERE m.holder = whose AND m.period = place.newest AND m.position >= place.rank
+          AND m.at < coalesce((
+              SELECT min(d.changed_from) FROM keysmith.usage_delta d
+              WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
+                AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+                AND d.period = place.newest), 'infinity')
+        ORDER BY m.position LIMIT 1;
+        EXECUTE format(
+            'SELECT coalesce(jsonb_agg(jsonb_build_object(
+                 ''at'', at, ''request_id'', request_id, ''key_id'', key_id, ''environment'', environment,
+                 ''method'', method, ''endpoint'', endpoint, ''status'', status, ''outcome'', outcome,
+                 ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
+                 ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
+             FROM (SELECT * FROM keysmith.usage_event
+                   WHERE tenant_id = $1 %s AND at >= $3 AND at < $4
+                     AND (at, incarnation, sequence) <= ($5, $6, $7)
+                   ORDER BY at DESC, incarnation DESC, sequence DESC OFFSET $8 LIMIT $9) AS rows',
+            CASE WHEN usage_page.key_id IS NOT NULL THEN 'AND key_id = $2' END)
+        INTO entries
+        USING usage_page.tenant_id, usage_page.key_id, place.oldest, place.ends,
+              coalesce(mark.at, 'infinity'), coalesce(mark.incarnation, 9223372036854775807),
+              coalesce(mark.sequence, 9223372036854775807),
+              coalesce(mark.position - place.rank, place.skip), usage_page.per_page;
+    END IF;
+    RETURN jsonb_build_object('data', entries, 'meta', jsonb_build_object(
+        'total', place.total, 'page', usage_page.page, 'limit', usage_page.per_page));
+END $$;
+COMMENT ON FUNCTION keysmith.usage_page(uuid, uuid, integer, integer) IS
+'What usage_logs returns, for those who may read the tables';
+
+CREATE FUNCTION keysmith.usage_chart(
+    tenant text DEFAULT NULL,
+    key_id uuid DEFAULT NULL,
+    per text DEFAULT 'hour',
+    bars integer DEFAULT 24,
+    width integer DEFAULT 80,
+    until timestamptz DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS SETOF text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    is_hour constant boolean := usage_chart.per = 'hour';
+    shown   constant text := CASE WHEN is_hour THEN 'MM-DD HH24:00' ELSE 'YYYY-MM-DD' END;
+    step    constant interval := CASE WHEN is_hour THEN '1 hour' ELSE '24 hours' END;
+    -- Encodings other than UTF-8 have no blocks.
+    is_utf8 constant boolean := getdatabaseencoding() = 'UTF8';
+    let_in  constant text := CASE WHEN is_utf8 THEN chr(9608) ELSE '#' END;
+    refused constant text := CASE WHEN is_utf8 THEN chr(9617) ELSE '-' END;
+    nothing constant text := CASE WHEN is_utf8 THEN chr(183) ELSE '.' END;
+    newest  timestamptz;
+    -- psql puts a space at either side. What is left of the bars has a fixed width.
+    room    constant integer := usage_chart.width - 2 - CASE WHEN is_hour THEN 32 ELSE 31 END;
+BEGIN
+    IF usage_chart.per IS NULL OR usage_chart.per NOT IN ('hour', 'day') THEN
+        RAISE EXCEPTION 'per must be hour or day' USING ERRCODE = 'KS400';
+    ELSIF usage_chart.bars IS NULL OR usage_chart.bars NOT BETWEEN 1 AND 1000 THEN
+        RAISE EXCEPTION 'bars must be 1 to 1000' USING ERRCODE = 'KS400';
+    ELSIF usage_chart.width IS NULL OR usage_chart.width NOT BETWEEN 50 AND 500 THEN
+        RAISE EXCEPTION 'width must be 50 to 500' USING ERRCODE = 'KS400';
+    ELSIF NOT isfinite(usage_chart.until) THEN
+        RAISE EXCEPTION 'until must be a time, not infinity' USING ERRCODE = 'KS400';
+    END IF;
+    newest := date_trunc(usage_chart.per, coalesce(usage_chart.until, clock_timestamp()), 'UTC');
+
+    RETURN NEXT left(format('requests per %s, UTC%s', usage_chart.per,
+                            coalesce(', of ' || usage_chart.tenant, '')), usage_chart.width - 2);
+    RETURN QUERY
+    WITH counts AS (
+        SELECT u.hour AS period, u.requests, u.outcome FROM keysmith.usage_hourly u
+        WHERE is_hour AND u.keyspace = usage_chart.keyspace
+          AND (usage_chart.tenant IS NULL OR u.tenant = usage_chart.tenant)
+          AND (usage_chart.key_id IS NULL OR u.key_id = usage_chart.key_id)
+          AND u.hour > newest - step * usage_chart.bars AND u.hour <= newest
+        UNION ALL
+        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome FROM keysmith.usage_daily u
+        WHERE NOT is_hour AND u.keyspace = usage_chart.keyspace
+          AND (usage_chart.tenant IS NULL OR u.tenant = usage_chart.tenant)
+          AND (usage_chart.key_id IS NULL OR u.key_id = usage_chart.key_id)
+          AND u.day > ((newest - step * usage_chart.bars) AT TIME ZONE 'UTC')::date
+          AND u.day <= (newest AT TIME ZONE 'UTC')::date
+    ), filled AS (
+        SELECT newest - step * n AS period, coalesce(sum(c.requests), 0) AS requests,
+               coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0) AS refusals
+        FROM generate_series(0, usage_chart.bars - 1) AS n
+        LEFT JOIN counts c ON c.period = newest - step * n
+        GROUP BY n
+    ), scaled AS (
+        SELECT *, sum(requests) OVER () AS total,
+               -- Whatever there is has a block, however small.
+               greatest(round(requests * room / nullif(max(requests) OVER (), 0)),
+                        (requests > refusals)::integer + (refusals > 0)::integer)::integer AS blocks,
+               greatest(round(refusals * room / nullif(max(requests) OVER (), 0)),
+                        (refusals > 0)::integer)::integer AS grey,
+               ARRAY(SELECT CASE WHEN number < 10000000 THEN number::text
+                         ELSE trunc(number / power(1000::numeric, thousands), 1)
+                              || substr('kMGTPE', thousands, 1) END
+                     FROM unnest(ARRAY[requests, refusals]) WITH ORDINALITY AS u (number, n),
+                          LATERAL (SELECT (length(number::text) - 1) / 3 AS thousands) AS t
+                     ORDER BY n) AS numbers
+        FROM filled
+    ), lines AS (
+        SELECT period, total, to_char(period AT TIME ZONE 'UTC', shown)
+               || '  ' || lpad(numbers[1], 8) || '  ' || lpad(numbers[2], 7) || '  '
+               || CASE WHEN requests = 0 THEN nothing
+                      ELSE repeat(let_in, blocks - least(grey, blocks - (requests > refusals)::integer))
+                           || repeat(refused, least(grey, blocks - (requests > refusals)::integer))
+                  END AS line
+        FROM scaled
+    )
+    SELECT text FROM (
+        SELECT 1 AS part, NULL::timestamptz AS period,
+               rpad('', length(shown) - CASE WHEN is_hour THEN 2 ELSE 0 END) || '  requests  refused' AS text
+        UNION ALL
+        SELECT 2, period, line FROM lines
+        UNION ALL
+        SELECT 3, NULL, CASE WHEN max(total) = 0 THEN 'no requests in this time'
+                             ELSE format('%s let in  %s refused', let_in, refused) END
+        FROM lines
+    ) AS parts ORDER BY part, period;
+END $$;
+COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
+'Draws how many requests there were, as bars that fit a terminal';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:73
+-- requires:
+--   usage_views
+
+-- Which key changed how many rows of which table: a row a statement, in the same
+-- transaction as what it tells of.
+
+CREATE TABLE keysmith.touch (
+    key_id     uuid NOT NULL,
+    tenant_id  uuid NOT NULL,
+    schema     text NOT NULL,
+    relation   text NOT NULL,
+    operation  text COLLATE "C" NOT NULL,
+    rows       bigint,
+    first_at   timestamptz NOT NULL,
+    last_at    timestamptz NOT NULL,
+    request_id uuid
+);
+CREATE INDEX touch_of_key ON keysmith.touch (key_id);
+CREATE INDEX touch_by_time ON keysmith.touch USING brin (last_at);
+COMMENT ON TABLE keysmith.touch IS 'What keys did to tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith.touch.relation IS 'What the table was called then';
+COMMENT ON COLUMN keysmith.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
+
+DO $$
+BEGIN
+    PERFORM pg_catalog.pg_extension_config_dump('keysmith.touch', '');
+END $$;
+
+CREATE FUNCTION keysmith.log_usage() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_log_usage';
+COMMENT ON FUNCTION keysmith.log_usage() IS
+'Statement trigger for application tables: notes which key changed how many rows; see track';
+
+CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    kind      "char";
+    has_parts boolean;
+    declared  text;
+    rows_of   text;
+BEGIN
+    SELECT c.relkind, c.relkind = 'p' OR c.relhassubclass INTO kind, has_parts
+    FROM pg_catalog.pg_class c WHERE c.oid = relation;
+    IF kind IS NULL OR kind NOT IN ('r', 'p') THEN
+        RAISE EXCEPTION 'relation must be a table, not %', coalesce(relation::text, 'null')
+            USING ERRCODE = 'KS400';
+    ELSIF EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation
+                  AND c.relnamespace = 'keysmith'::regnamespace) THEN
+        RAISE EXCEPTION 'relation must be a table of your own, not one of keysmith''s'
+            USING ERRCODE = 'KS400';
+    END IF;
+    -- An ordinary table's rows are counted by PostgreSQL as they are changed: what is
+    -- read before and after a statement costs nothing a row. Rows of partitions and
+    -- children are counted there, not here, so for those a copy of each is asked for.
+    FOR declared, rows_of IN VALUES ('insert', 'NEW'), ('update', 'NEW'), ('delete', 'OLD') LOOP
+        IF has_parts THEN
+            EXECUTE format(
+                'CREATE OR REPLACE TRIGGER keysmith_%1$s AFTER %1$s ON %2$s REFERENCING %3$s TABLE AS changed
+                     FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage()',
+                declared, relation, rows_of);
+        ELSE
+            EXECUTE format(
+                'CREATE OR REPLACE TRIGGER keysmith_before_%1$s BEFORE %1$s ON %2$s
+                     FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage();
+                 CREATE OR REPLACE TRIGGER keysmith_%1$s AFTER %1$s ON %2$s
+                     FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage()',
+                declared, relation);
+        END IF;
+    END LOOP;
+    EXECUTE format('CREATE OR REPLACE TRIGGER keysmith_truncate AFTER TRUNCATE ON %s
+                        FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage()', relation);
+END $$;
+COMMENT ON FUNCTION keysmith.track(regclass) IS
+'Has statements that change a table noted, with the key that acts';
+
+CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    trigger name;
+BEGIN
+    FOR trigger IN
+        SELECT t.tgname FROM pg_catalog.pg_trigger t
+        WHERE t.tgrelid = relation AND t.tgfoid = 'keysmith.log_usage()'::regprocedure
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', trigger, relation);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; what was noted stays';
+
+CREATE VIEW keysmith.touches WITH (security_barrier) AS
+SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
+       t.first_at, t.last_at, t.request_id, t.tenant_id
+FROM keysmith.touch t
+JOIN keysmith.tenant n USING (tenant_id)
+WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith.touches.relation IS 'What the table was called then';
+COMMENT ON COLUMN keysmith.touches.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
+
+CREATE FUNCTION keysmith.blast_radius(
+    key_id uuid,
+    OUT relation text,
+    OUT rows bigint,
+    OUT first_at timestamptz,
+    OUT last_at timestamptz
+) RETURNS SETOF record
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_blast_radius';
+COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
+'Which tracked tables a key changed, and how many of their rows';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:78
 -- finalize
 -- Nothing is anyone's until it is granted.
 

@@ -55,6 +55,8 @@ pub struct Identity {
     /// Its own scopes, and the names of its own role and of its owner's.
     pub scopes: Vec<Text>,
     pub roles: [Option<Text>; 2],
+    /// Of the decision that let it in.
+    pub request_id: Option<[u8; 16]>,
     expires_at: Option<i64>,
     address: Option<IpAddr>,
     /// The count of transactions before it was found good.
@@ -91,6 +93,7 @@ impl Identity {
             owner: text(holder.owner),
             is_secret: text(holder.kind).as_deref() == Some(b"secret"),
             scopes: holder.own.iter().map(|scope| Text::from(*scope)).collect(),
+            request_id: None,
             roles: holder.roles.map(|role| role.map(Text::from)),
             expires_at: holder.expires_at.map(|datum| datum.value() as i64),
             address,

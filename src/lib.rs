@@ -14,6 +14,7 @@ mod pepper;
 mod request_id;
 mod shmem;
 mod text;
+mod tracking;
 mod transaction;
 mod varlena;
 
@@ -26,10 +27,21 @@ pgrx::pg_module_magic!();
 // depend on one another changes from build to build.
 pgrx::extension_sql_file!("../sql/install/10_schema.sql", name = "schema", bootstrap);
 pgrx::extension_sql_file!("../sql/install/20_tables.sql", name = "tables", requires = ["schema"]);
+pgrx::extension_sql_file!("../sql/install/25_usage.sql", name = "usage", requires = ["tables"]);
+pgrx::extension_sql_file!(
+    "../sql/install/26_usage_rollups.sql",
+    name = "usage_rollups",
+    requires = ["usage"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/27_usage_maintain.sql",
+    name = "usage_maintain",
+    requires = ["usage_rollups"]
+);
 pgrx::extension_sql_file!(
     "../sql/install/30_policy_triggers.sql",
     name = "policy_triggers",
-    requires = ["tables"]
+    requires = ["usage_maintain"]
 );
 pgrx::extension_sql_file!(
     "../sql/install/40_keys_view.sql",
@@ -52,6 +64,16 @@ pgrx::extension_sql_file!(
     "../sql/install/67_isolation.sql",
     name = "isolation",
     requires = ["audit"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/70_usage_views.sql",
+    name = "usage_views",
+    requires = ["isolation"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/71_tracking.sql",
+    name = "tracking",
+    requires = ["usage_views"]
 );
 pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges", finalize);
 

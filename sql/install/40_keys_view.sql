@@ -44,7 +44,10 @@ SELECT k.key_id,
        k.expires_at,
        k.created_at,
        k.created_by,
-       NULL::timestamptz AS last_used_at,
+       -- Folded or not. Who does not ask for the column does not pay for it.
+       greatest((SELECT l.used_at FROM keysmith.usage_last l WHERE l.key_id = k.key_id),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith.usage_delta d
+                 WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id)) AS last_used_at,
        k.revoked_at,
        k.revoked_reason,
        k.rotated_to,
@@ -68,7 +71,7 @@ COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell
 COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
 COMMENT ON COLUMN keysmith.keys.limits IS 'Its own rate limits; those of its tenant, keyspace and routes hold besides';
 COMMENT ON COLUMN keysmith.keys.credits IS 'Its own credits that are left; null where its tenant pays, if anyone does';
-COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last used; this version does not record it';
+COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last let in; refused requests are no use of it';
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
 

@@ -39,4 +39,5 @@ columns! {
         keyspace entry at action role session_role acting_key client tenant key_id before after
         generation hash
     }
+    touch { key_id tenant_id schema relation operation rows first_at last_at request_id }
 }

@@ -35,6 +35,7 @@ pub struct Tables {
     pub credit_of_tenant: Table,
     pub access: Table,
     pub audit_entry: Table,
+    pub touch: Table,
     /// The row type of a verdict.
     pub verdict: Oid,
 }
@@ -67,6 +68,7 @@ impl Tables {
             credit_of_tenant: table(c"credit", c"credit_tenant_id_key")?,
             access: table(c"access", c"access_role_level_tenant_id_key")?,
             audit_entry: table(c"audit_entry", c"audit_entry_pkey")?,
+            touch: table(c"touch", c"touch_of_key")?,
             verdict: row_type(c"verdict", schema)?,
         };
         tables.check_columns()?;
@@ -90,6 +92,7 @@ impl Tables {
             (self.credit_of_key, columns::credit::NAMES),
             (self.access, columns::access::NAMES),
             (self.audit_entry, columns::audit_entry::NAMES),
+            (self.touch, columns::touch::NAMES),
         ];
         if expected.iter().all(|(table, names)| Relation::open(*table).has_columns(names)) {
             return Ok(());
@@ -114,13 +117,14 @@ impl Tables {
             self.credit_of_key,
             self.access,
             self.audit_entry,
+            self.touch,
         ];
         all.map(|table| table.table)
     }
 }
 
 /// How many tables there are.
-pub const WATCHED: usize = 13;
+pub const WATCHED: usize = 14;
 
 fn row_type(name: &CStr, schema: Oid) -> Result<Oid> {
     // SAFETY: a look-up in the cache of types, which gives InvalidOid if there is none.

@@ -39,6 +39,9 @@ const LEVELS: [Level; 4] = [
             "isolate",
             "release",
             "column_type",
+            "track",
+            "untrack",
+            "log_usage",
         ],
         views: &[],
     },
@@ -55,13 +58,16 @@ const LEVELS: [Level; 4] = [
             "revoke",
             "report_leak",
             "list_keys",
+            "usage_logs",
+            "usage_chart",
+            "blast_radius",
             "wait_for_replay",
             "event_channel",
             "sign_out",
             "sees_everything",
             "own_tenants",
         ],
-        views: &["keys"],
+        views: USAGE,
     },
     Level {
         name: "auditor",
@@ -71,18 +77,47 @@ const LEVELS: [Level; 4] = [
             "audit_verify",
             "audit_heads",
             "status",
+            "usage_logs",
+            "usage_chart",
+            "blast_radius",
             "event_channel",
             "client_ip",
             "sees_everything",
             "own_tenants",
         ],
-        views: &["keys", "routes", "audit"],
+        views: VIEWS,
     },
-    Level { name: "admin", functions: &[], views: &["keys", "routes", "audit"] },
+    Level { name: "admin", functions: &["log_usage"], views: VIEWS },
 ];
 
-/// Functions that are not for calling: triggers.
-const NOT_FOR_CALLING: &str = "trigger";
+/// What issuers see of their tenants, and others of all.
+const USAGE: &[&str] = &[
+    "keys",
+    "usage",
+    "usage_hourly",
+    "usage_daily",
+    "usage_endpoints",
+    "top_keys",
+    "top_refusals",
+    "touches",
+];
+
+const VIEWS: &[&str] = &[
+    "keys",
+    "routes",
+    "audit",
+    "usage",
+    "usage_hourly",
+    "usage_daily",
+    "usage_endpoints",
+    "top_keys",
+    "top_refusals",
+    "touches",
+];
+
+/// What the owner's functions call, and nobody else. Nor does anyone call triggers: of
+/// those, `log_usage` is for making triggers with.
+const INTERNAL: [&str; 3] = ["usage_page", "usage_prepare", "usage_fold"];
 
 impl Level {
     fn read(call: &Call, n: usize) -> Result<Option<&'static Level>> {
@@ -98,12 +133,12 @@ impl Level {
         let functions: Vec<String> = self.functions.iter().map(|name| (*name).into()).collect();
         let rows = sql::query(
             "SELECT pg_catalog.string_agg(oid::regprocedure::text, ', ') FROM pg_catalog.pg_proc
-             WHERE pronamespace = 'keysmith'::regnamespace AND prorettype <> $3::regtype
-               AND ($1 OR proname = ANY ($2))",
+             WHERE pronamespace = 'keysmith'::regnamespace AND (proname = ANY ($2)
+                 OR $1 AND prorettype <> 'trigger'::regtype AND proname <> ALL ($3))",
             &[
                 Param::boolean(self.name == "admin"),
                 Param::texts(&functions),
-                Param::text(NOT_FOR_CALLING),
+                Param::texts(&INTERNAL.map(String::from)),
             ],
         )?;
         if let Some(signatures) = rows.first().and_then(|row| row.text(1)) {

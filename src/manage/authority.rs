@@ -29,7 +29,7 @@ pub enum Needs {
     Admin,
     /// To manage keys: all of them, or those of some tenants.
     Keys,
-    /// To see keys and what became of them.
+    /// To see what became of keys.
     Sight,
 }
 
@@ -109,7 +109,8 @@ impl Caller {
             }
             (Needs::Admin, None) if matches!(self.reach, Reach::Everything) => Ok(()),
             (Needs::Keys | Needs::Sight, None) if reaches_something => Ok(()),
-            (Needs::Keys | Needs::Sight, Some(key)) if reaches_something => manages(catalog, key),
+            (Needs::Sight, Some(_)) if reaches_something => Ok(()),
+            (Needs::Keys, Some(key)) if reaches_something => manages(catalog, key),
             (Needs::Admin, _) => Err(self.without_access("'admin'")),
             (Needs::Keys, _) => Err(self.without_access("'admin', or 'issuer' of a tenant")),
             (Needs::Sight, _) => {
@@ -121,6 +122,11 @@ impl Caller {
     fn without_access(&self, levels: &str) -> Error {
         not_allowed(format!("role {:?} has no access that allows this", self.role))
             .hint(format!("It takes keysmith.grant_access(role, {levels})."))
+    }
+
+    /// Checks that the key, if the transaction acts for one, manages keys.
+    pub fn must_manage(&self) -> Result<()> {
+        self.key.as_deref().map_or(Ok(()), |key| manages(&Catalog::open()?, key))
     }
 
     pub fn administers(&self) -> bool {

@@ -27,6 +27,7 @@ fn list_keys(call: &Call) -> Result<Option<Datum>> {
     // SAFETY: the function is declared to return a set of rows of the view.
     let result = unsafe { result_set(call, 0) };
     authority::look(Needs::Sight, |caller| {
+        caller.must_manage()?;
         let tenant_id = Tenant::find(caller, &tenant, &keyspace)?.id;
         let rows = sql::query(
             "SELECT v.* FROM keysmith.key k JOIN keysmith.key_listing v USING (key_id)

@@ -19,3 +19,4 @@ pub mod profile;
 mod replay;
 pub mod sql;
 mod tenant;
+mod usage;

@@ -50,12 +50,12 @@ impl Param {
         Param { oid: pg_sys::INT4OID, datum: value.map(Datum::from) }
     }
 
-    pub fn bigint(value: Option<i64>) -> Param {
-        Param { oid: pg_sys::INT8OID, datum: value.map(Datum::from) }
-    }
-
     pub fn smallint(value: i16) -> Param {
         Param { oid: pg_sys::INT2OID, datum: Some(Datum::from(value)) }
+    }
+
+    pub fn bigint(value: Option<i64>) -> Param {
+        Param { oid: pg_sys::INT8OID, datum: value.map(Datum::from) }
     }
 
     pub fn boolean(value: bool) -> Param {

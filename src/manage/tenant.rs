@@ -79,7 +79,7 @@ impl Tenant {
     }
 }
 
-fn unknown(tenant: &str, keyspace: &str) -> Error {
+pub fn unknown(tenant: &str, keyspace: &str) -> Error {
     let shown: String = tenant.chars().take(200).collect();
     Error::not_found(format!("tenant {shown:?} does not exist in keyspace {keyspace:?}"))
 }

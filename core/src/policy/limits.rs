@@ -65,8 +65,10 @@ pub fn check_names(names: &[&str]) -> Result<(), String> {
 /// The line of a limit.
 pub fn line(name: &str, rate: Rate) -> String {
     let window = rate.window();
-    let (unit, length) =
-        UNITS.into_iter().find(|(_, length)| window % length == 0).unwrap_or(("microsecond", 1));
+    let (unit, length) = UNITS
+        .into_iter()
+        .find(|(_, length)| window.is_multiple_of(*length))
+        .unwrap_or(("microsecond", 1));
     let count = window / length;
     let s = if count == 1 { "" } else { "s" };
     format!("{}/{count} {unit}{s}/{}/{name}", rate.limit(), rate.burst())
@@ -126,8 +128,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    proptest! {
-        #[test]
+    #[test]
     fn whoever_gives_holds_the_given_as_tightly() {
         let own = b"100/1 second/100/a\n10/1 day/10/b";
         for (given, within) in [
@@ -145,7 +146,8 @@ mod tests {
         assert!(!are_within(Some(b"100/1 second/100/a"), b"unreadable"));
     }
 
-    #[test]
+    proptest! {
+        #[test]
         fn what_is_written_is_read(
             limits in proptest::collection::vec(
                 ("[ -~é]{1,63}", 1..=i64::from(MAX_CALLS), 1_000i64..=MAX_WINDOW as i64, 1..=i64::from(MAX_CALLS)),

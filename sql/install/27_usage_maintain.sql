@@ -1,0 +1,332 @@
+-- Partitions made ahead, deltas folded, old rows dropped.
+
+CREATE FUNCTION keysmith.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
+RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+DECLARE
+    today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+    parent  constant text := 'keysmith.usage_event';
+    bound   constant text := 'YYYY-MM-DD "00:00+00"';
+    days    date[];
+    wanted  text[];
+    name    text;
+    day     date;
+    grantee oid;
+    made    integer := 0;
+BEGIN
+    first_day := coalesce(first_day, today - 1);
+    last_day := coalesce(last_day, today + 3);
+    IF NOT isfinite(first_day) OR NOT isfinite(last_day) OR last_day - first_day NOT BETWEEN 0 AND 1000 THEN
+        RAISE EXCEPTION 'last_day must be at most 1000 days after first_day, and not before it'
+            USING ERRCODE = 'KS400';
+    END IF;
+    -- Null stands for the partition of all days that have none.
+    days := ARRAY(SELECT first_day + n FROM generate_series(0, last_day - first_day) AS n) || NULL::date;
+    wanted := ARRAY(SELECT coalesce('usage_' || to_char(d, 'YYYYMMDD'), 'usage_default')
+                    FROM unnest(days) WITH ORDINALITY AS u (d, n) ORDER BY n);
+    IF NOT EXISTS (SELECT FROM unnest(wanted) AS w WHERE to_regclass('keysmith.' || w) IS NULL) THEN
+        RETURN 0;
+    END IF;
+
+    -- Who comes second waits here, and then finds everything made. Writers go on.
+    LOCK TABLE ONLY keysmith.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
+    FOR n IN 1 .. cardinality(days) LOOP
+        name := wanted[n];
+        day := days[n];
+        CONTINUE WHEN to_regclass('keysmith.' || name) IS NOT NULL;
+        EXECUTE format('CREATE TABLE keysmith.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+                       name, parent);
+        EXECUTE format('COMMENT ON TABLE keysmith.%I IS %L', name,
+                       'Requests of ' || coalesce(to_char(day, 'YYYY-MM-DD') || ' (UTC)', 'days that have no partition'));
+        -- Default privileges are for tables that someone makes to be read.
+        FOR grantee IN
+            SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
+            WHERE c.oid = to_regclass('keysmith.' || name) AND a.grantee <> c.relowner
+        LOOP
+            EXECUTE format('REVOKE ALL ON keysmith.%I FROM %s', name,
+                           CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
+        END LOOP;
+        EXECUTE format(
+            'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith.%1$I
+                 REFERENCING NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
+             CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith.%1$I
+                 REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
+             CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.%1$I
+                 REFERENCING OLD TABLE AS old_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted()', name);
+        IF day IS NOT NULL AND to_regclass('keysmith.usage_default') IS NOT NULL THEN
+            -- Rows that came before their day's partition move there, and both triggers
+            -- count them: nothing is lost or doubled. To attach takes this lock anyhow.
+            LOCK TABLE ONLY keysmith.usage_default IN ACCESS EXCLUSIVE MODE;
+            EXECUTE format(
+                'WITH moved AS (DELETE FROM keysmith.usage_default
+                                WHERE at >= %2$L AND at < %3$L RETURNING *)
+                 INSERT INTO keysmith.%1$I SELECT * FROM moved',
+                name, to_char(day, bound), to_char(day + 1, bound));
+        END IF;
+        EXECUTE format(
+            'CREATE UNIQUE INDEX %2$I ON keysmith.%1$I (incarnation, sequence);
+             CREATE INDEX %3$I ON keysmith.%1$I (request_id);
+             CREATE INDEX %4$I ON keysmith.%1$I (key_id, at, incarnation, sequence);
+             CREATE INDEX %5$I ON keysmith.%1$I (tenant_id, at, incarnation, sequence)',
+            name, name || '_event', name || '_request', name || '_of_key', name || '_of_tenant');
+        IF day IS NULL THEN
+            EXECUTE format('ALTER TABLE %s ATTACH PARTITION keysmith.%I DEFAULT', parent, name);
+        ELSE
+            EXECUTE format('ALTER TABLE %s ATTACH PARTITION keysmith.%I FOR VALUES FROM (%L) TO (%L)',
+                           parent, name, to_char(day, bound), to_char(day + 1, bound));
+        END IF;
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END $$;
+COMMENT ON FUNCTION keysmith.usage_prepare(date, date) IS
+'Makes the partitions that requests of these days need, and tells how many it made';
+
+CREATE FUNCTION keysmith.usage_fold() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- How many endpoints of a tenant and environment a period remembers by name.
+    most_endpoints constant bigint := 500;
+    -- How many rows lie between two marks.
+    stride  constant bigint := 1000;
+    folded  bigint;
+    tenants uuid[];
+    holders uuid[];
+    periods timestamptz[];
+    changes timestamptz[];
+    todo    record;
+BEGIN
+    BEGIN
+        LOCK TABLE keysmith.usage_folder IN EXCLUSIVE MODE NOWAIT;
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN NULL;
+    END;
+
+    -- One statement: no reader sees a delta in both places, or in neither.
+    WITH taken AS MATERIALIZED (
+        DELETE FROM keysmith.usage_delta RETURNING *
+    ), hours AS (
+        INSERT INTO keysmith.usage_hour AS u
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
+        SELECT tenant_id, period, key_id, environment, status, outcome,
+               sum(requests), sum(timed), sum(latency)
+        FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
+        ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), days AS (
+        INSERT INTO keysmith.usage_day AS u
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
+        SELECT tenant_id, date_trunc('day', period, 'UTC'), key_id, environment, status, outcome,
+               sum(requests), sum(timed), sum(latency)
+        FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
+        ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), lasts AS (
+        INSERT INTO keysmith.usage_last AS u (key_id, used_at)
+        SELECT key_id, max(used_at) FROM taken WHERE used_at IS NOT NULL AND key_id IS NOT NULL GROUP BY 1
+        ON CONFLICT (key_id) DO UPDATE SET used_at = greatest(u.used_at, excluded.used_at)
+    ), by_endpoint AS (
+        SELECT span, tenant_id, date_trunc(span, period, 'UTC') AS period, environment, method, endpoint,
+               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
+               sum(latency) AS latency
+        FROM taken, (VALUES ('hour'), ('day')) AS spans (span)
+        WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5, 6
+    ), known AS (
+        -- What has a row keeps it; rows are never removed. So an endpoint that came too
+        -- late to have one never gets one in that period, and its amendments find the
+        -- same place as itself.
+        SELECT n.*, coalesce(h.endpoint, d.endpoint) IS NOT NULL AS is_known
+        FROM by_endpoint n
+        LEFT JOIN keysmith.usage_endpoint_hour h ON n.span = 'hour'
+            AND (h.tenant_id, h.period, h.environment, h.method, h.endpoint)
+              = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
+        LEFT JOIN keysmith.usage_endpoint_day d ON n.span = 'day'
+            AND (d.tenant_id, d.period, d.environment, d.method, d.endpoint)
+              = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
+    ), room AS (
+        SELECT span, tenant_id, period, environment,
+               most_endpoints - CASE span
+                   WHEN 'hour' THEN (
+                       SELECT count(*) FROM keysmith.usage_endpoint_hour h
+                       WHERE (h.tenant_id, h.period, h.environment) = (k.tenant_id, k.period, k.environment))
+                   ELSE (
+                       SELECT count(*) FROM keysmith.usage_endpoint_day d
+                       WHERE (d.tenant_id, d.period, d.environment) = (k.tenant_id, k.period, k.environment))
+               END AS free
+        FROM known k WHERE NOT is_known GROUP BY 1, 2, 3, 4
+    ), ranked AS (
+        SELECT k.*, r.free, row_number() OVER (
+                   PARTITION BY k.span, k.tenant_id, k.period, k.environment, k.is_known
+                   ORDER BY k.requests DESC, k.method, k.endpoint) AS rank
+        FROM known k LEFT JOIN room r USING (span, tenant_id, period, environment)
+    ), bounded AS (
+        SELECT span, tenant_id, period, environment,
+               CASE WHEN is_known OR rank <= free THEN method ELSE '' END AS method,
+               CASE WHEN is_known OR rank <= free THEN endpoint ELSE '(other)' END AS endpoint,
+               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
+               sum(latency) AS latency
+        FROM ranked GROUP BY 1, 2, 3, 4, 5, 6
+    ), endpoint_hours AS (
+        INSERT INTO keysmith.usage_endpoint_hour AS u
+            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
+        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
+        FROM bounded WHERE span = 'hour'
+        ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            refused = u.refused + excluded.refused,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), endpoint_days AS (
+        INSERT INTO keysmith.usage_endpoint_day AS u
+            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
+        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
+        FROM bounded WHERE span = 'day'
+        ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            refused = u.refused + excluded.refused,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), changed AS (
+        SELECT tenant_id, holder, period, min(changed_from) AS changed_from
+        FROM taken, unnest(ARRAY[key_id, tenant_id]) AS holder
+        WHERE key_id IS NOT NULL AND changed_from IS NOT NULL GROUP BY 1, 2, 3
+    )
+    SELECT (SELECT count(*) FROM taken), array_agg(c.tenant_id), array_agg(c.holder),
+           array_agg(c.period), array_agg(c.changed_from)
+    INTO folded, tenants, holders, periods, changes
+    FROM changed c;
+
+    -- Marks before what changed stay right. Rows that came since the statement above may
+    -- be among those that are numbered now: their deltas are still there, and tell
+    -- readers and the next fold which marks not to trust.
+    DELETE FROM keysmith.usage_mark m
+    USING unnest(holders, periods, changes) AS c (holder, period, changed_from)
+    WHERE m.holder = c.holder AND m.period = c.period AND m.at >= c.changed_from;
+    FOR todo IN
+        SELECT c.holder, c.period, c.period + interval '1 hour' AS ends, c.holder = c.tenant_id AS is_tenant, coalesce(m.position, 0) AS position,
+               coalesce(m.at, c.period) AS at, coalesce(m.incarnation, -9223372036854775808) AS incarnation,
+               coalesce(m.sequence, -9223372036854775808) AS sequence
+        FROM unnest(tenants, holders, periods) AS c (tenant_id, holder, period)
+        LEFT JOIN LATERAL (
+            SELECT * FROM keysmith.usage_mark m WHERE m.holder = c.holder AND m.period = c.period
+            ORDER BY m.position DESC LIMIT 1
+        ) AS m ON true
+        WHERE stride <= -coalesce(m.position, 0) + (
+            SELECT sum(h.requests - h.gone) FROM keysmith.usage_hour h
+            WHERE h.tenant_id = c.tenant_id AND h.period = c.period
+              AND (c.holder = c.tenant_id OR h.key_id = c.holder))
+    LOOP
+        EXECUTE format(
+            'INSERT INTO keysmith.usage_mark
+             SELECT $1, $2, $3 + n, at, incarnation, sequence
+             FROM (SELECT at, incarnation, sequence,
+                          row_number() OVER (ORDER BY at, incarnation, sequence) AS n
+                   FROM keysmith.usage_event
+                   WHERE %I = $1 AND at >= $4 AND at < $8
+                     AND (at, incarnation, sequence) > ($4, $5, $6)) AS rows
+             WHERE n %% $7 = 0',
+            CASE WHEN todo.is_tenant THEN 'tenant_id' ELSE 'key_id' END)
+        USING todo.holder, todo.period, todo.position, todo.at, todo.incarnation, todo.sequence, stride,
+              todo.ends;
+    END LOOP;
+    RETURN folded;
+END $$;
+COMMENT ON FUNCTION keysmith.usage_fold() IS
+'Adds up what changed since the last fold, and tells how many deltas that were; null if another session is at it';
+
+CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
+DECLARE
+    retention text := coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '30 days');
+    later     constant text := 'busy, to be tried again';
+    oldest    date;
+    expired   date;
+    name      text;
+    dropped   text[] := '{}';
+    busy      text[] := '{}';
+    number    bigint;
+BEGIN
+    IF retention::interval <= '0' THEN
+        RAISE EXCEPTION 'keysmith.usage_retention must be more than nothing, not %', retention
+            USING ERRCODE = 'KS400';
+    END IF;
+    oldest := ((clock_timestamp() - retention::interval) AT TIME ZONE 'UTC')::date;
+
+    task := 'partitions';
+    BEGIN
+        outcome := keysmith.usage_prepare() || ' made';
+    EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+        outcome := later;
+    END;
+    RETURN NEXT;
+
+    task := 'totals';
+    number := keysmith.usage_fold();
+    outcome := coalesce(number || ' deltas folded', later);
+    RETURN NEXT;
+
+    -- What a leaked key touched long ago still matters, statement by statement no more.
+    task := 'touches';
+    WITH old AS (
+        DELETE FROM keysmith.touch WHERE last_at < oldest RETURNING *
+    ), summed AS (
+        INSERT INTO keysmith.touch 
+            (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
+        SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
+        FROM old GROUP BY 1, 2, 3, 4, 5
+    )
+    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) INTO number FROM old;
+    outcome := number || ' summed up';
+    RETURN NEXT;
+
+    -- Dropping comes last: it locks the table of requests until the commit.
+    task := 'retention';
+    FOR expired IN
+        SELECT to_date(substr(c.relname, 7), 'YYYYMMDD')
+        FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'keysmith.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
+          AND to_date(substr(c.relname, 7), 'YYYYMMDD') < oldest
+        UNION
+        -- Rows that came too late for their partition get one, and go the same way.
+        (SELECT DISTINCT (at AT TIME ZONE 'UTC')::date FROM keysmith.usage_event
+         WHERE tableoid = to_regclass('keysmith.usage_default') AND isfinite(at)
+           AND at < oldest::timestamp AT TIME ZONE 'UTC' LIMIT 10)
+        ORDER BY 1
+    LOOP
+        name := 'usage_' || to_char(expired, 'YYYYMMDD');
+        BEGIN
+            PERFORM keysmith.usage_prepare(expired, expired);
+            -- Readers go on, and no row is amended any more.
+            EXECUTE format('LOCK TABLE ONLY keysmith.%I IN SHARE ROW EXCLUSIVE MODE', name);
+            IF keysmith.usage_fold() IS NULL THEN
+                RAISE lock_not_available;
+            END IF;
+            UPDATE keysmith.usage_day SET gone = requests
+            WHERE period = expired::timestamp AT TIME ZONE 'UTC' AND gone <> requests;
+            UPDATE keysmith.usage_hour SET gone = requests
+            WHERE period >= expired::timestamp AT TIME ZONE 'UTC'
+              AND period < (expired + 1)::timestamp AT TIME ZONE 'UTC' AND gone <> requests;
+            DELETE FROM keysmith.usage_mark
+            WHERE period >= expired::timestamp AT TIME ZONE 'UTC'
+              AND period < (expired + 1)::timestamp AT TIME ZONE 'UTC';
+            EXECUTE format('DROP TABLE keysmith.%I', name);
+            dropped := dropped || name;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            busy := busy || name;
+        END;
+    END LOOP;
+    outcome := cardinality(dropped) || ' partitions dropped';
+    IF cardinality(busy) > 0 THEN
+        outcome := outcome || format(', %s %s', array_to_string(busy, ', '), later);
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION keysmith.maintain() IS
+'Makes partitions, adds up totals and drops what is older than keysmith.usage_retention';

@@ -1,0 +1,279 @@
+-- Usage as it is read: views, pages, charts. A caller who may see one tenant only sees
+-- nothing of the others: the filter is inside of each view.
+
+CREATE VIEW keysmith.usage WITH (security_barrier) AS
+SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id, k.label,
+       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id
+FROM keysmith.usage_event e
+JOIN keysmith.tenant t USING (tenant_id)
+LEFT JOIN keysmith.key k USING (key_id)
+WHERE (SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+COMMENT ON VIEW keysmith.usage IS 'Requests of known keys, one row each, refused ones too';
+COMMENT ON COLUMN keysmith.usage.outcome IS 'ok, or the reason why it was refused';
+
+CREATE VIEW keysmith.usage_hourly WITH (security_barrier) AS
+SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
+       pg_catalog.sum(u.requests)::bigint AS requests,
+       pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
+       u.tenant_id
+FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+      FROM keysmith.usage_hour
+      UNION ALL
+      SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+      FROM keysmith.usage_delta WHERE key_id IS NOT NULL) AS u
+JOIN keysmith.tenant t USING (tenant_id)
+WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
+HAVING pg_catalog.sum(u.requests) <> 0;
+COMMENT ON VIEW keysmith.usage_hourly IS 'How many requests, by hour, key, environment, status and outcome';
+COMMENT ON COLUMN keysmith.usage_hourly.latency IS 'The mean of those that are known';
+
+CREATE VIEW keysmith.usage_daily WITH (security_barrier) AS
+SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
+       u.key_id, u.status, u.outcome,
+       pg_catalog.sum(u.requests)::bigint AS requests,
+       pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
+       u.tenant_id
+FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+      FROM keysmith.usage_day
+      UNION ALL
+      SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, key_id, environment, status,
+             outcome, requests, timed, latency
+      FROM keysmith.usage_delta WHERE key_id IS NOT NULL) AS u
+JOIN keysmith.tenant t USING (tenant_id)
+WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
+HAVING pg_catalog.sum(u.requests) <> 0;
+COMMENT ON VIEW keysmith.usage_daily IS 'How many requests, by day (UTC), key, environment, status and outcome';
+COMMENT ON COLUMN keysmith.usage_daily.latency IS 'The mean of those that are known';
+
+CREATE VIEW keysmith.usage_endpoints WITH (security_barrier) AS
+SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
+       nullif(u.method, '') AS method, nullif(u.endpoint, '') AS endpoint,
+       pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.refused)::bigint AS refused,
+       pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
+       u.tenant_id
+FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency
+      FROM keysmith.usage_endpoint_day
+      UNION ALL
+      SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, environment, method, endpoint,
+             requests, refused, timed, latency
+      FROM keysmith.usage_delta WHERE key_id IS NULL) AS u
+JOIN keysmith.tenant t USING (tenant_id)
+WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
+HAVING pg_catalog.sum(u.requests) <> 0;
+COMMENT ON VIEW keysmith.usage_endpoints IS 'How many requests, by day (UTC), method and endpoint';
+COMMENT ON COLUMN keysmith.usage_endpoints.endpoint IS '(other) for those beyond the 500 of a tenant that are counted apart';
+
+CREATE VIEW keysmith.top_keys WITH (security_barrier) AS
+SELECT d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
+       pg_catalog.sum(d.requests)::bigint AS requests,
+       coalesce(pg_catalog.sum(d.requests) FILTER (WHERE d.outcome <> 'ok'), 0)::bigint AS refused,
+       pg_catalog.max(d.day) AS last_day, d.tenant_id
+FROM keysmith.usage_daily d
+LEFT JOIN keysmith.key k USING (key_id)
+WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30
+GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
+ORDER BY requests DESC, d.key_id;
+COMMENT ON VIEW keysmith.top_keys IS 'The keys of the last 30 days, those with most requests first';
+
+CREATE VIEW keysmith.top_refusals WITH (security_barrier) AS
+SELECT d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
+       pg_catalog.sum(d.requests)::bigint AS requests, pg_catalog.max(d.day) AS last_day, d.tenant_id
+FROM keysmith.usage_daily d
+LEFT JOIN keysmith.key k USING (key_id)
+WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30 AND d.outcome <> 'ok'
+GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
+ORDER BY requests DESC, d.outcome, d.key_id;
+COMMENT ON VIEW keysmith.top_refusals IS 'What was refused in the last 30 days, the most frequent first';
+
+CREATE FUNCTION keysmith.usage_logs(
+    tenant text,
+    key_id uuid DEFAULT NULL,
+    page integer DEFAULT 1,
+    per_page integer DEFAULT 50,
+    keyspace text DEFAULT 'default'
+) RETURNS jsonb
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_logs';
+COMMENT ON FUNCTION keysmith.usage_logs(text, uuid, integer, integer, text) IS
+'A page of a tenant''s requests, newest first';
+
+-- All of it sees what its caller's query sees: a STABLE function takes no new snapshot.
+-- So the total, the place and the rows are of one moment.
+CREATE FUNCTION keysmith.usage_page(tenant_id uuid, key_id uuid, page integer, per_page integer)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    wanted  constant bigint := (usage_page.page::bigint - 1) * usage_page.per_page;
+    whose   constant uuid := coalesce(usage_page.key_id, usage_page.tenant_id);
+    place   record;
+    mark    record;
+    entries jsonb := '[]';
+BEGIN
+    -- The newest day and hour that have rows of the page, the oldest one, and how many
+    -- rows are newer than the first of these hours.
+    WITH days AS (
+        SELECT day, sum(n) AS n, sum(sum(n)) OVER (ORDER BY day DESC) AS upto FROM (
+            SELECT d.period AS day, d.requests - d.gone AS n FROM keysmith.usage_day d
+            WHERE d.tenant_id = usage_page.tenant_id AND d.requests > d.gone
+              AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+            UNION ALL
+            SELECT date_trunc('day', d.period, 'UTC'), d.requests FROM keysmith.usage_delta d
+            WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
+              AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+        ) AS counts GROUP BY day
+    ), span AS (
+        SELECT max(day) AS newest, min(day) AS oldest, min(upto - n) AS skipped
+        FROM days WHERE upto > wanted AND upto - n < wanted + usage_page.per_page
+    ), hours AS (
+        SELECT hour, sum(n) AS n, (SELECT skipped FROM span) + sum(sum(n)) OVER (ORDER BY hour DESC) AS upto
+        FROM (
+            SELECT h.period AS hour, h.requests - h.gone AS n FROM keysmith.usage_hour h, span
+            WHERE h.tenant_id = usage_page.tenant_id
+              AND (usage_page.key_id IS NULL OR h.key_id = usage_page.key_id)
+              AND h.period >= span.oldest AND h.period < span.newest + interval '24 hours'
+            UNION ALL
+            SELECT d.period, d.requests FROM keysmith.usage_delta d, span
+            WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
+              AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+              AND d.period >= span.oldest AND d.period < span.newest + interval '24 hours'
+        ) AS counts GROUP BY hour
+    ), found AS (
+        SELECT max(hour) AS newest, min(hour) AS oldest, min(upto - n) AS skipped
+        FROM hours WHERE n > 0 AND upto > wanted AND upto - n < wanted + usage_page.per_page
+    )
+    SELECT (SELECT coalesce(sum(n), 0) FROM days) AS total, f.newest, f.oldest,
+           f.newest + interval '1 hour' AS ends, (wanted - f.skipped)::bigint AS skip,
+           (h.n - (wanted - f.skipped))::bigint AS rank
+    INTO place FROM found f LEFT JOIN hours h ON h.hour = f.newest;
+
+    -- The page begins at the row of that rank in its hour, counted from the oldest; the
+    -- next mark above is near it. A mark with changes before it that are not folded is
+    -- not where it says.
+    IF place.newest IS NOT NULL THEN
+        SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith.usage_mark m
+        WHERE m.holder = whose AND m.period = place.newest AND m.position >= place.rank
+          AND m.at < coalesce((
+              SELECT min(d.changed_from) FROM keysmith.usage_delta d
+              WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
+                AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+                AND d.period = place.newest), 'infinity')
+        ORDER BY m.position LIMIT 1;
+        EXECUTE format(
+            'SELECT coalesce(jsonb_agg(jsonb_build_object(
+                 ''at'', at, ''request_id'', request_id, ''key_id'', key_id, ''environment'', environment,
+                 ''method'', method, ''endpoint'', endpoint, ''status'', status, ''outcome'', outcome,
+                 ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
+                 ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
+             FROM (SELECT * FROM keysmith.usage_event
+                   WHERE tenant_id = $1 %s AND at >= $3 AND at < $4
+                     AND (at, incarnation, sequence) <= ($5, $6, $7)
+                   ORDER BY at DESC, incarnation DESC, sequence DESC OFFSET $8 LIMIT $9) AS rows',
+            CASE WHEN usage_page.key_id IS NOT NULL THEN 'AND key_id = $2' END)
+        INTO entries
+        USING usage_page.tenant_id, usage_page.key_id, place.oldest, place.ends,
+              coalesce(mark.at, 'infinity'), coalesce(mark.incarnation, 9223372036854775807),
+              coalesce(mark.sequence, 9223372036854775807),
+              coalesce(mark.position - place.rank, place.skip), usage_page.per_page;
+    END IF;
+    RETURN jsonb_build_object('data', entries, 'meta', jsonb_build_object(
+        'total', place.total, 'page', usage_page.page, 'limit', usage_page.per_page));
+END $$;
+COMMENT ON FUNCTION keysmith.usage_page(uuid, uuid, integer, integer) IS
+'What usage_logs returns, for those who may read the tables';
+
+CREATE FUNCTION keysmith.usage_chart(
+    tenant text DEFAULT NULL,
+    key_id uuid DEFAULT NULL,
+    per text DEFAULT 'hour',
+    bars integer DEFAULT 24,
+    width integer DEFAULT 80,
+    until timestamptz DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS SETOF text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    is_hour constant boolean := usage_chart.per = 'hour';
+    shown   constant text := CASE WHEN is_hour THEN 'MM-DD HH24:00' ELSE 'YYYY-MM-DD' END;
+    step    constant interval := CASE WHEN is_hour THEN '1 hour' ELSE '24 hours' END;
+    -- Encodings other than UTF-8 have no blocks.
+    is_utf8 constant boolean := getdatabaseencoding() = 'UTF8';
+    let_in  constant text := CASE WHEN is_utf8 THEN chr(9608) ELSE '#' END;
+    refused constant text := CASE WHEN is_utf8 THEN chr(9617) ELSE '-' END;
+    nothing constant text := CASE WHEN is_utf8 THEN chr(183) ELSE '.' END;
+    newest  timestamptz;
+    -- psql puts a space at either side. What is left of the bars has a fixed width.
+    room    constant integer := usage_chart.width - 2 - CASE WHEN is_hour THEN 32 ELSE 31 END;
+BEGIN
+    IF usage_chart.per IS NULL OR usage_chart.per NOT IN ('hour', 'day') THEN
+        RAISE EXCEPTION 'per must be hour or day' USING ERRCODE = 'KS400';
+    ELSIF usage_chart.bars IS NULL OR usage_chart.bars NOT BETWEEN 1 AND 1000 THEN
+        RAISE EXCEPTION 'bars must be 1 to 1000' USING ERRCODE = 'KS400';
+    ELSIF usage_chart.width IS NULL OR usage_chart.width NOT BETWEEN 50 AND 500 THEN
+        RAISE EXCEPTION 'width must be 50 to 500' USING ERRCODE = 'KS400';
+    ELSIF NOT isfinite(usage_chart.until) THEN
+        RAISE EXCEPTION 'until must be a time, not infinity' USING ERRCODE = 'KS400';
+    END IF;
+    newest := date_trunc(usage_chart.per, coalesce(usage_chart.until, clock_timestamp()), 'UTC');
+
+    RETURN NEXT left(format('requests per %s, UTC%s', usage_chart.per,
+                            coalesce(', of ' || usage_chart.tenant, '')), usage_chart.width - 2);
+    RETURN QUERY
+    WITH counts AS (
+        SELECT u.hour AS period, u.requests, u.outcome FROM keysmith.usage_hourly u
+        WHERE is_hour AND u.keyspace = usage_chart.keyspace
+          AND (usage_chart.tenant IS NULL OR u.tenant = usage_chart.tenant)
+          AND (usage_chart.key_id IS NULL OR u.key_id = usage_chart.key_id)
+          AND u.hour > newest - step * usage_chart.bars AND u.hour <= newest
+        UNION ALL
+        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome FROM keysmith.usage_daily u
+        WHERE NOT is_hour AND u.keyspace = usage_chart.keyspace
+          AND (usage_chart.tenant IS NULL OR u.tenant = usage_chart.tenant)
+          AND (usage_chart.key_id IS NULL OR u.key_id = usage_chart.key_id)
+          AND u.day > ((newest - step * usage_chart.bars) AT TIME ZONE 'UTC')::date
+          AND u.day <= (newest AT TIME ZONE 'UTC')::date
+    ), filled AS (
+        SELECT newest - step * n AS period, coalesce(sum(c.requests), 0) AS requests,
+               coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0) AS refusals
+        FROM generate_series(0, usage_chart.bars - 1) AS n
+        LEFT JOIN counts c ON c.period = newest - step * n
+        GROUP BY n
+    ), scaled AS (
+        SELECT *, sum(requests) OVER () AS total,
+               -- Whatever there is has a block, however small.
+               greatest(round(requests * room / nullif(max(requests) OVER (), 0)),
+                        (requests > refusals)::integer + (refusals > 0)::integer)::integer AS blocks,
+               greatest(round(refusals * room / nullif(max(requests) OVER (), 0)),
+                        (refusals > 0)::integer)::integer AS grey,
+               ARRAY(SELECT CASE WHEN number < 10000000 THEN number::text
+                         ELSE trunc(number / power(1000::numeric, thousands), 1)
+                              || substr('kMGTPE', thousands, 1) END
+                     FROM unnest(ARRAY[requests, refusals]) WITH ORDINALITY AS u (number, n),
+                          LATERAL (SELECT (length(number::text) - 1) / 3 AS thousands) AS t
+                     ORDER BY n) AS numbers
+        FROM filled
+    ), lines AS (
+        SELECT period, total, to_char(period AT TIME ZONE 'UTC', shown)
+               || '  ' || lpad(numbers[1], 8) || '  ' || lpad(numbers[2], 7) || '  '
+               || CASE WHEN requests = 0 THEN nothing
+                      ELSE repeat(let_in, blocks - least(grey, blocks - (requests > refusals)::integer))
+                           || repeat(refused, least(grey, blocks - (requests > refusals)::integer))
+                  END AS line
+        FROM scaled
+    )
+    SELECT text FROM (
+        SELECT 1 AS part, NULL::timestamptz AS period,
+               rpad('', length(shown) - CASE WHEN is_hour THEN 2 ELSE 0 END) || '  requests  refused' AS text
+        UNION ALL
+        SELECT 2, period, line FROM lines
+        UNION ALL
+        SELECT 3, NULL, CASE WHEN max(total) = 0 THEN 'no requests in this time'
+                             ELSE format('%s let in  %s refused', let_in, refused) END
+        FROM lines
+    ) AS parts ORDER BY part, period;
+END $$;
+COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
+'Draws how many requests there were, as bars that fit a terminal';

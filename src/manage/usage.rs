@@ -1,0 +1,123 @@
+//! What was done, for those who may know: pages of requests, and what a key changed.
+//!
+//! Who may know is asked as the caller; what there is, is read as the owner.
+
+use super::authority::{self, Needs};
+use super::sql::{self, Param};
+use super::tenant::Tenant;
+use crate::call::{Call, result_set, sql_functions};
+use crate::error::{Error, Result};
+use pgrx::pg_sys::{self, Datum};
+
+sql_functions! {
+    keysmith_usage_logs => usage_logs;
+    keysmith_blast_radius => blast_radius;
+}
+
+fn usage_logs(call: &Call) -> Result<Option<Datum>> {
+    let tenant = call.required_text(0, "tenant")?;
+    let key_id = call.datum(1).map(|_| call.uuid(1, "key_id")).transpose()?;
+    let page = call
+        .integer(2)
+        .filter(|page| *page >= 1)
+        .ok_or_else(|| Error::argument("page", "must be 1 or more"))?;
+    let per_page = call
+        .integer(3)
+        .filter(|rows| (1..=1000).contains(rows))
+        .ok_or_else(|| Error::argument("per_page", "must be 1 to 1000"))?;
+    let keyspace = call.required_text(4, "keyspace")?;
+    authority::look(Needs::Sight, |caller| {
+        let found = Tenant::find(caller, &tenant, &keyspace)?;
+        if let Some(key_id) = &key_id
+            && tenant_of(key_id)? != Some(found.id)
+        {
+            return Err(unknown_key());
+        }
+        let rows = sql::query(
+            "SELECT keysmith.usage_page($1, $2, $3, $4)",
+            &[
+                Param::uuid(&found.id),
+                Param::given(pg_sys::UUIDOID, call.datum(1)),
+                Param::integer(Some(page)),
+                Param::integer(Some(per_page)),
+            ],
+        )?;
+        Ok(rows.first().and_then(|row| row.transferred(1)))
+    })
+}
+
+/// What a key changed in one table.
+struct Touched {
+    schema: Option<String>,
+    relation: Option<String>,
+    rows: Option<i64>,
+    first_at: Option<i64>,
+    last_at: Option<i64>,
+}
+
+fn blast_radius(call: &Call) -> Result<Option<Datum>> {
+    let key_id = call.uuid(0, "key_id")?;
+    // SAFETY: the function is declared to return a set of rows.
+    let result = unsafe { result_set(call, 0) };
+    let touched = authority::look(Needs::Sight, |caller| {
+        if !tenant_of(&key_id)?.is_some_and(|tenant_id| caller.reaches(&tenant_id)) {
+            return Err(unknown_key());
+        }
+        let rows = sql::query(
+            "SELECT schema, relation, pg_catalog.sum(rows)::bigint, pg_catalog.min(first_at),
+                    pg_catalog.max(last_at)
+             FROM keysmith.touch WHERE key_id = $1 GROUP BY schema, relation
+             ORDER BY 3 DESC NULLS FIRST, 1, 2",
+            &[Param::uuid(&key_id)],
+        )?;
+        let touched = rows.iter().map(|row| Touched {
+            schema: row.text(1),
+            relation: row.text(2),
+            rows: row.bigint(3),
+            first_at: row.timestamp(4),
+            last_at: row.timestamp(5),
+        });
+        Ok(touched.collect::<Vec<_>>())
+    })?;
+    // Names are shown as the caller's search path has them, and tables that are no more
+    // as they were called.
+    sql::session(|| {
+        for touched in &touched {
+            let rows = sql::query(
+                "SELECT CASE WHEN pg_catalog.pg_table_is_visible((
+                            SELECT c.oid FROM pg_catalog.pg_class c
+                            JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+                            WHERE n.nspname OPERATOR(pg_catalog.=) $1
+                              AND c.relname OPERATOR(pg_catalog.=) $2))
+                        THEN pg_catalog.quote_ident($2)
+                        ELSE pg_catalog.format('%I.%I', $1, $2) END,
+                        $3, $4, $5",
+                &[
+                    Param::text_or_null(touched.schema.as_deref()),
+                    Param::text_or_null(touched.relation.as_deref()),
+                    Param::bigint(touched.rows),
+                    Param::timestamp(touched.first_at),
+                    Param::timestamp(touched.last_at),
+                ],
+            )?;
+            for row in rows.iter() {
+                // SAFETY: the row has the columns that the function is declared to
+                // return; it is copied.
+                unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
+            }
+        }
+        Ok(())
+    })?;
+    Ok(None)
+}
+
+fn tenant_of(key_id: &[u8; 16]) -> Result<Option<[u8; 16]>> {
+    let rows =
+        sql::query("SELECT tenant_id FROM keysmith.key WHERE key_id = $1", &[Param::uuid(key_id)])?;
+    Ok(rows.first().and_then(|row| row.uuid(1)))
+}
+
+/// Another tenant's key and one that never was are the same to who asks.
+fn unknown_key() -> Error {
+    Error::not_found("key_id is of no key of the tenant")
+}
