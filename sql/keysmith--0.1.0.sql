@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:22
+-- src/lib.rs:24
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:23
+-- src/lib.rs:25
 -- requires:
 --   schema
 
@@ -53,7 +53,10 @@ CREATE TABLE keysmith.keyspace (
                     CHECK (length(display_snippet) <= 64),
     has_imports     boolean NOT NULL DEFAULT false,
     generation      smallint NOT NULL DEFAULT 0 CHECK (generation >= 0),
-    created_at      timestamptz NOT NULL DEFAULT pg_catalog.now()
+    created_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    usage_log       text COLLATE "C" NOT NULL DEFAULT 'everything'
+                    CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
+    usage_details   boolean NOT NULL DEFAULT true
 );
 COMMENT ON TABLE keysmith.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -69,6 +72,8 @@ COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the 
 COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
 COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
 COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
+COMMENT ON COLUMN keysmith.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';
+COMMENT ON COLUMN keysmith.keyspace.usage_details IS 'Whether such records have endpoint and address';
 COMMENT ON COLUMN keysmith.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
 
 CREATE TABLE keysmith.keyspace_prefix (
@@ -212,9 +217,157 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:24
+-- src/lib.rs:26
 -- requires:
 --   tables
+
+-- Usage: a row for each request of a known key, and what else is known of requests.
+-- The library writes these; how, see src/usage/.
+
+-- Partitioned by day. Partitions are made at run time, each with its own indexes: a key
+-- or an index of the parent, which is the extension's, would keep a dump from being
+-- restored.
+CREATE TABLE keysmith.usage_event (
+    at          timestamptz NOT NULL,
+    incarnation bigint NOT NULL,
+    sequence    bigint NOT NULL,
+    request_id  uuid NOT NULL,
+    key_id      uuid NOT NULL,
+    tenant_id   uuid NOT NULL,
+    keyspace    text COLLATE "C" NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    method      text COLLATE "C",
+    endpoint    text,
+    status      integer NOT NULL,
+    outcome     text COLLATE "C" NOT NULL,
+    ip          inet,
+    latency     interval
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE keysmith.usage_event IS 'Requests of known keys, refused ones included';
+COMMENT ON COLUMN keysmith.usage_event.incarnation IS 'The life of the server''s memory in which the record waited; 0 for rows that transactions wrote themselves';
+COMMENT ON COLUMN keysmith.usage_event.sequence IS 'The record''s number in it: no two rows have both';
+COMMENT ON COLUMN keysmith.usage_event.status IS 'What the verdict said, or the application in its place';
+COMMENT ON COLUMN keysmith.usage_event.outcome IS 'The verdict''s reason';
+
+CREATE SEQUENCE keysmith.usage_sequence;
+COMMENT ON SEQUENCE keysmith.usage_sequence IS 'Numbers of the rows that transactions write themselves';
+
+CREATE TABLE keysmith.usage_unknown (
+    keyspace text COLLATE "C" NOT NULL,
+    reason   text COLLATE "C" NOT NULL,
+    hour     timestamptz NOT NULL,
+    requests bigint NOT NULL,
+    PRIMARY KEY (keyspace, reason, hour)
+);
+COMMENT ON TABLE keysmith.usage_unknown IS 'How many requests came without a known key';
+COMMENT ON COLUMN keysmith.usage_unknown.keyspace IS 'Empty for keyspaces that do not exist';
+
+CREATE TABLE keysmith.usage_unknown_sample (
+    at       timestamptz NOT NULL,
+    keyspace text COLLATE "C" NOT NULL,
+    reason   text COLLATE "C" NOT NULL,
+    method   text COLLATE "C",
+    endpoint text,
+    ip       inet
+);
+CREATE INDEX usage_unknown_sample_at ON keysmith.usage_unknown_sample (at);
+COMMENT ON TABLE keysmith.usage_unknown_sample IS 'The newest thousand of such requests that were sampled, one a second at most';
+
+-- The database's oid and the server's identifier tell the lives of this database from
+-- those that came with a copy or a dump.
+CREATE TABLE keysmith.usage_incarnation (
+    incarnation   bigint NOT NULL,
+    database      oid NOT NULL,
+    server        bigint NOT NULL,
+    started_at    timestamptz NOT NULL,
+    most_waiting  bigint NOT NULL,
+    last_sequence bigint NOT NULL DEFAULT 0,
+    stored        bigint NOT NULL DEFAULT 0,
+    dropped       bigint NOT NULL DEFAULT 0,
+    last_flush_at timestamptz,
+    closed_at     timestamptz,
+    lost_at_most  bigint,
+    lost_from     timestamptz,
+    lost_until    timestamptz,
+    PRIMARY KEY (incarnation, database)
+);
+COMMENT ON TABLE keysmith.usage_incarnation IS 'The lives of the shared memory in which records wait, and what their ends may have cost';
+COMMENT ON COLUMN keysmith.usage_incarnation.most_waiting IS 'How many records can wait at once';
+COMMENT ON COLUMN keysmith.usage_incarnation.closed_at IS 'When all was stored, while nothing came since';
+COMMENT ON COLUMN keysmith.usage_incarnation.lost_at_most IS 'How many records its end may have cost, where it was not a proper one';
+COMMENT ON COLUMN keysmith.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
+
+CREATE TABLE keysmith.usage_set_aside (
+    set_aside_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    incarnation  bigint NOT NULL,
+    sequence     bigint NOT NULL,
+    at           timestamptz,
+    request_id   uuid NOT NULL,
+    key_id       uuid,
+    error        text NOT NULL
+);
+CREATE INDEX usage_set_aside_at ON keysmith.usage_set_aside (set_aside_at);
+COMMENT ON TABLE keysmith.usage_set_aside IS 'The newest thousand records that could not be stored, and why';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{usage_sequence,usage_unknown,usage_unknown_sample,usage_incarnation,usage_set_aside}'::text[] LOOP
+        PERFORM pg_catalog.pg_extension_config_dump(('keysmith.' || name)::pg_catalog.regclass, '');
+    END LOOP;
+END $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:27
+-- requires:
+--   usage
+
+-- Partitions of usage_event, made ahead of their days and dropped after their time.
+
+CREATE FUNCTION keysmith.usage_prepare() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    today date := (pg_catalog.now() AT TIME ZONE 'UTC')::date;
+    day   date;
+    name  text;
+BEGIN
+    IF pg_catalog.to_regclass('keysmith.usage_default') IS NOT NULL
+       AND pg_catalog.to_regclass('keysmith.usage_' || pg_catalog.to_char(today + 1, 'YYYYMMDD')) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('keysmith.usage_event'));
+    IF pg_catalog.to_regclass('keysmith.usage_default') IS NULL THEN
+        CREATE TABLE keysmith.usage_default PARTITION OF keysmith.usage_event DEFAULT;
+        CREATE INDEX ON keysmith.usage_default (request_id);
+    END IF;
+    FOR day IN SELECT today + n FROM pg_catalog.generate_series(-1, 3) AS n LOOP
+        name := 'usage_' || pg_catalog.to_char(day, 'YYYYMMDD');
+        CONTINUE WHEN pg_catalog.to_regclass('keysmith.' || name) IS NOT NULL;
+        EXECUTE pg_catalog.format(
+            'CREATE TABLE keysmith.%I PARTITION OF keysmith.usage_event FOR VALUES FROM (%L) TO (%L)',
+            name, day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
+        EXECUTE pg_catalog.format('CREATE INDEX ON keysmith.%I (request_id)', name);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION keysmith.usage_prepare() IS
+'Makes the partitions of usage records for the days around today';
+
+CREATE FUNCTION keysmith.maintain() RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM keysmith.usage_prepare();
+    RETURN 'partitions are there';
+END $$;
+COMMENT ON FUNCTION keysmith.maintain() IS
+'Does what the tables of usage need from time to time';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:32
+-- requires:
+--   usage_maintain
 
 -- Backends remember each keyspace's policy. Whoever changes it, by whatever path
 -- (these functions, a restore, logical replication, a hand edit), tells them so.
@@ -242,7 +395,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:29
+-- src/lib.rs:37
 -- requires:
 --   policy_triggers
 
@@ -313,7 +466,7 @@ COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:34
+-- src/lib.rs:42
 -- requires:
 --   keys_view
 
@@ -334,10 +487,12 @@ CREATE FUNCTION keysmith.create_keyspace(
     display jsonb DEFAULT NULL,
     codes jsonb DEFAULT NULL,
     plan_features jsonb DEFAULT NULL,
-    wildcards boolean DEFAULT NULL
+    wildcards boolean DEFAULT NULL,
+    usage_log text DEFAULT NULL,
+    usage_details boolean DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, text, boolean) IS
 'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -558,7 +713,7 @@ COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:39
+-- src/lib.rs:47
 -- requires:
 --   manage
 
@@ -682,7 +837,36 @@ COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:48
+-- requires:
+--   decide
+
+-- Usage, as applications complete it and operators watch it.
+
+CREATE FUNCTION keysmith.log_request(
+    status_code integer DEFAULT NULL,
+    latency interval DEFAULT NULL,
+    endpoint text DEFAULT NULL,
+    method text DEFAULT NULL,
+    request_id uuid DEFAULT NULL
+) RETURNS boolean
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_log_request';
+COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
+'Completes the record of a request; of the newest in this transaction, or of the one that is named';
+
+CREATE FUNCTION keysmith.usage_status(OUT name text, OUT value text) RETURNS SETOF record
+LANGUAGE c ROWS 30 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
+COMMENT ON FUNCTION keysmith.usage_status() IS
+'How usage records fare: room, counts since the start of the server, the worker, losses';
+
+CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
+COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
+'Returns when all usage records that were made up to now in this database are stored';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:53
 -- finalize
 -- Nothing is anyone's until it is granted.
 

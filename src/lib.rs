@@ -9,7 +9,9 @@ mod jsonb;
 mod manage;
 mod pepper;
 mod request_id;
+mod shmem;
 mod text;
+mod usage;
 mod varlena;
 
 #[cfg(not(panic = "unwind"))]
@@ -21,10 +23,16 @@ pgrx::pg_module_magic!();
 // depend on one another changes from build to build.
 pgrx::extension_sql_file!("../sql/install/10_schema.sql", name = "schema", bootstrap);
 pgrx::extension_sql_file!("../sql/install/20_tables.sql", name = "tables", requires = ["schema"]);
+pgrx::extension_sql_file!("../sql/install/25_usage.sql", name = "usage", requires = ["tables"]);
+pgrx::extension_sql_file!(
+    "../sql/install/26_usage_maintain.sql",
+    name = "usage_maintain",
+    requires = ["usage"]
+);
 pgrx::extension_sql_file!(
     "../sql/install/30_policy_triggers.sql",
     name = "policy_triggers",
-    requires = ["tables"]
+    requires = ["usage_maintain"]
 );
 pgrx::extension_sql_file!(
     "../sql/install/40_keys_view.sql",
@@ -37,6 +45,11 @@ pgrx::extension_sql_file!(
     requires = ["keys_view"]
 );
 pgrx::extension_sql_file!("../sql/install/60_decide.sql", name = "decide", requires = ["manage"]);
+pgrx::extension_sql_file!(
+    "../sql/install/65_usage_functions.sql",
+    name = "usage_functions",
+    requires = ["decide"]
+);
 pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges", finalize);
 
 /// Called when the library is loaded: by the postmaster where it is preloaded, else
@@ -47,6 +60,8 @@ unsafe extern "C-unwind" fn _PG_init() {
     let outcome = unsafe {
         pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
             guc::define();
+            shmem::install();
+            usage::install();
             // A server that can't read its peppers would refuse every key: it must
             // say so when it is started, not to each caller.
             pepper::load().map_err(error::Error::into_report)

@@ -5,5 +5,6 @@
 //! operating system for entropy). The extension crate feeds these rules from its
 //! tables; tests feed them without a server, in seconds.
 
+pub mod event;
 pub mod key;
 pub mod policy;

@@ -30,7 +30,10 @@ CREATE TABLE keysmith.keyspace (
                     CHECK (length(display_snippet) <= 64),
     has_imports     boolean NOT NULL DEFAULT false,
     generation      smallint NOT NULL DEFAULT 0 CHECK (generation >= 0),
-    created_at      timestamptz NOT NULL DEFAULT pg_catalog.now()
+    created_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    usage_log       text COLLATE "C" NOT NULL DEFAULT 'everything'
+                    CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
+    usage_details   boolean NOT NULL DEFAULT true
 );
 COMMENT ON TABLE keysmith.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -46,6 +49,8 @@ COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the 
 COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
 COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
 COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
+COMMENT ON COLUMN keysmith.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';
+COMMENT ON COLUMN keysmith.keyspace.usage_details IS 'Whether such records have endpoint and address';
 COMMENT ON COLUMN keysmith.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
 
 CREATE TABLE keysmith.keyspace_prefix (

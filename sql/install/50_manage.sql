@@ -15,10 +15,12 @@ CREATE FUNCTION keysmith.create_keyspace(
     display jsonb DEFAULT NULL,
     codes jsonb DEFAULT NULL,
     plan_features jsonb DEFAULT NULL,
-    wildcards boolean DEFAULT NULL
+    wildcards boolean DEFAULT NULL,
+    usage_log text DEFAULT NULL,
+    usage_details boolean DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, text, boolean) IS
 'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void

@@ -16,7 +16,7 @@ columns! {
     keyspace {
         keyspace event_channel empty_scopes default_scopes max_active_keys at_max label_length
         wildcards schemes unlisted_routes display_id display_prefix display_snippet has_imports generation
-        created_at
+        created_at usage_log usage_details
     }
     keyspace_prefix { keyspace kind environment prefix }
     answer { keyspace answer status code message }

@@ -22,6 +22,14 @@ pub enum EmptyScopes {
     None,
 }
 
+/// Which requests of known keys leave a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum UsageLog {
+    Everything,
+    Refusals,
+    Nothing,
+}
+
 pub struct Prefix {
     pub kind: String,
     pub environment: String,
@@ -45,6 +53,9 @@ pub struct Policy {
     pub has_imports: bool,
     /// Of the newest pepper that a key was stored with.
     pub generation: i16,
+    pub usage_log: UsageLog,
+    /// Whether records have endpoint and address.
+    pub usage_details: bool,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -87,6 +98,8 @@ impl Policy {
             display_snippet: display::DEFAULT_SNIPPET.into(),
             has_imports: false,
             generation: 0,
+            usage_log: UsageLog::Everything,
+            usage_details: true,
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
@@ -119,6 +132,12 @@ impl Policy {
             policy.display_snippet = row.text(column::display_snippet).unwrap_or_default();
             policy.has_imports = row.boolean(column::has_imports);
             policy.generation = row.smallint(column::generation).unwrap_or_default();
+            policy.usage_log = match row.bytes(column::usage_log) {
+                Some(b"refusals") => UsageLog::Refusals,
+                Some(b"nothing") => UsageLog::Nothing,
+                _ => UsageLog::Everything,
+            };
+            policy.usage_details = row.boolean(column::usage_details);
         });
         if policy.exists {
             policy.load_prefixes(tables, &snapshot, keyspace);

@@ -23,8 +23,19 @@ fn authenticate(call: &Call) -> Result<Option<Datum>> {
     let mut decision = Decision::new(&catalog, policy.clone(), keyspace, &required.needs);
     decision.demand.kind = required.kind;
     decision.demand.address = call.address(3);
+    decision.request.method = logged(call, 1);
+    decision.request.path = logged(call, 2);
     let verdict = decision.verdict(None, presented(call.json(0), policy.schemes));
     Ok(Some(verdict.into_datum()))
+}
+
+/// An argument as usage records take it: one that is too long to decide about is
+/// cut there.
+fn logged(call: &Call, n: usize) -> Option<&[u8]> {
+    match call.bytes(n, usize::MAX) {
+        Some(Bytes::Read(text)) => Some(text),
+        _ => None,
+    }
 }
 
 /// The key in a request's headers: an object of names with a text, or an array of

@@ -8,6 +8,7 @@ use crate::call::{Bytes, Call};
 use crate::catalog::policy::Policy;
 use crate::catalog::scan::Row;
 use crate::catalog::{Catalog, columns};
+use crate::usage;
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::format;
 use keysmith_core::policy::allowlist::Allowlist;
@@ -43,6 +44,8 @@ pub struct Decision<'a> {
     policy: Rc<Policy>,
     keyspace: &'a [u8],
     pub demand: Demand<'a>,
+    /// Method and path of the request, where they are known.
+    pub request: usage::Request<'a>,
 }
 
 impl<'a> Decision<'a> {
@@ -60,7 +63,7 @@ impl<'a> Decision<'a> {
             // SAFETY: reads the clock.
             now: unsafe { pg_sys::GetCurrentTimestamp() },
         };
-        Decision { catalog, policy, keyspace, demand }
+        Decision { catalog, policy, keyspace, demand, request: usage::Request::default() }
     }
 
     pub fn has_imports(&self) -> bool {
@@ -83,14 +86,22 @@ impl<'a> Decision<'a> {
         };
         let decided = self.look_up(reader, &digest, |found, holder| {
             let reason = rules::decide(found, &self.demand);
-            Verdict::form(self.catalog, &self.policy, reason, Some(holder))
+            let verdict = Verdict::form(self.catalog, &self.policy, reason, Some(holder));
+            usage::decided(&self.policy, &self.noted(), holder, reason, &verdict);
+            verdict
         });
         decided.unwrap_or_else(|reason| self.refusal(reason))
     }
 
     /// A refusal that tells of no key.
     fn refusal(&self, reason: Reason) -> Verdict {
+        usage::unknown(&self.policy, self.keyspace, &self.noted(), reason);
         Verdict::form(self.catalog, &self.policy, reason, None)
+    }
+
+    /// The request, as usage records tell of it.
+    fn noted(&self) -> usage::Request<'a> {
+        usage::Request { address: self.demand.address, at: self.demand.now, ..self.request }
     }
 
     /// The digest by which to look for a key, or why there is none to look for.

@@ -9,3 +9,5 @@ mod lookup;
 mod needs;
 mod verdict;
 mod verify;
+
+pub use verdict::{Holder, Verdict};

@@ -32,6 +32,11 @@ pub fn act<T>(body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
 
 /// Runs something that only reads, as the owner.
 pub fn look<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    as_owner(body)
+}
+
+/// Runs something as the owner, whose commit need not be flushed.
+pub fn as_owner<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     let catalog = Catalog::open()?;
     let owner = OwnersPlace::take(&catalog);
     let result = sql::session(body);

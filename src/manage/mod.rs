@@ -1,7 +1,7 @@
 //! Management: what changes keyspaces, tenants and keys.
 
 mod alter;
-mod authority;
+pub mod authority;
 mod catalogue;
 mod event;
 mod key;
@@ -12,5 +12,5 @@ mod mint;
 mod options;
 mod patch;
 mod replay;
-mod sql;
+pub mod sql;
 mod tenant;

@@ -26,6 +26,8 @@ pub struct Options {
     display: Option<Display>,
     codes: Option<Vec<Wording>>,
     plan_features: Option<Vec<PlanFeature>>,
+    usage_log: Option<String>,
+    usage_details: Option<bool>,
 }
 
 /// The templates by which keys are shown.
@@ -69,6 +71,8 @@ impl Options {
             codes: json(10, "codes")?.map(read_codes).transpose()?,
             wildcards: call.datum(12).map(|_| call.boolean(12, "wildcards")).transpose()?,
             plan_features: json(11, "plan_features")?.map(read_plan_features).transpose()?,
+            usage_log: call.text(13, "usage_log")?,
+            usage_details: call.datum(14).map(|_| call.boolean(14, "usage_details")).transpose()?,
         };
         options.check()?;
         Ok(options)
@@ -95,6 +99,8 @@ impl Options {
             display: patch.value("display")?.map(read_display).transpose()?,
             codes: patch.value("codes")?.map(read_codes).transpose()?,
             plan_features: patch.value("plan_features")?.map(read_plan_features).transpose()?,
+            usage_log: patch.text("usage_log")?.map(|choice| choice.unwrap_or("everything".into())),
+            usage_details: patch.boolean("usage_details")?.map(|choice| choice.unwrap_or(true)),
         };
         options.check()?;
         Ok(options)
@@ -106,6 +112,7 @@ impl Options {
         within("max_active_keys", self.max_active_keys.flatten(), 1_000_000)?;
         within("label_length", self.label_length, 1000)?;
         one_of("unlisted_routes", self.unlisted_routes.as_deref(), &["any_key", "refuse"])?;
+        one_of("usage_log", self.usage_log.as_deref(), &["everything", "refusals", "nothing"])?;
         if let Some(schemes) = &self.schemes
             && Schemes::parse(schemes.iter().map(String::as_bytes)).is_none()
         {
@@ -138,7 +145,9 @@ impl Options {
                  display_id = CASE WHEN $12 THEN $13 ELSE display_id END,
                  display_prefix = coalesce($14, display_prefix),
                  display_snippet = coalesce($15, display_snippet),
-                 wildcards = coalesce($16, wildcards)
+                 wildcards = coalesce($16, wildcards),
+                 usage_log = coalesce($17, usage_log),
+                 usage_details = coalesce($18, usage_details)
              WHERE keyspace = $1",
             &[
                 Param::text(keyspace),
@@ -157,6 +166,8 @@ impl Options {
                 Param::text_or_null(display.map(|display| display.prefix.as_str())),
                 Param::text_or_null(display.map(|display| display.snippet.as_str())),
                 Param::boolean_or_null(self.wildcards),
+                Param::text_or_null(self.usage_log.as_deref()),
+                Param::boolean_or_null(self.usage_details),
             ],
         )?;
         Ok(())
