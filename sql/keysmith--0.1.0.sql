@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:28
+-- src/lib.rs:29
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:29
+-- src/lib.rs:30
 -- requires:
 --   schema
 
@@ -58,7 +58,10 @@ CREATE TABLE keysmith.keyspace (
     created_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
     limits          text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     charges         text[] COLLATE "C" NOT NULL DEFAULT '{live}'
-                    CHECK (pg_catalog.array_position(charges, NULL) IS NULL)
+                    CHECK (pg_catalog.array_position(charges, NULL) IS NULL),
+    usage_log       text COLLATE "C" NOT NULL DEFAULT 'everything'
+                    CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
+    usage_details   boolean NOT NULL DEFAULT true
 );
 COMMENT ON TABLE keysmith.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -77,6 +80,8 @@ COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet'
 COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
 COMMENT ON COLUMN keysmith.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
 COMMENT ON COLUMN keysmith.keyspace.charges IS 'The environments in which credits are spent';
+COMMENT ON COLUMN keysmith.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';
+COMMENT ON COLUMN keysmith.keyspace.usage_details IS 'Whether such records have endpoint and address';
 COMMENT ON COLUMN keysmith.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
 
 CREATE TABLE keysmith.keyspace_prefix (
@@ -278,13 +283,16 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:30
+-- src/lib.rs:31
 -- requires:
 --   tables
 
--- One row a request of a known key, kept by day. The parent has no key and no index: a
--- dump leaves out what an extension's table has, and could not attach partitions to it.
+-- Usage: a row for each request of a known key, and what else is known of requests.
+-- The library writes these; how, see src/usage/.
 
+-- Partitioned by day. Partitions are made at run time, each with its own indexes: a key
+-- or an index of the parent, which is the extension's, would keep a dump from being
+-- restored.
 CREATE TABLE keysmith.usage_event (
     at          timestamptz NOT NULL,
     incarnation bigint NOT NULL,
@@ -301,16 +309,84 @@ CREATE TABLE keysmith.usage_event (
     ip          inet,
     latency     interval
 ) PARTITION BY RANGE (at);
-COMMENT ON TABLE keysmith.usage_event IS 'Requests of known keys, one row each, a partition a day';
+COMMENT ON TABLE keysmith.usage_event IS 'Requests of known keys, refused ones included';
+COMMENT ON COLUMN keysmith.usage_event.incarnation IS 'The life of the server''s memory in which the record waited; 0 for rows that transactions wrote themselves';
+COMMENT ON COLUMN keysmith.usage_event.sequence IS 'The record''s number in it: no two rows have both';
+COMMENT ON COLUMN keysmith.usage_event.status IS 'What the verdict said, or the application in its place';
+COMMENT ON COLUMN keysmith.usage_event.outcome IS 'The verdict''s reason';
+
+CREATE SEQUENCE keysmith.usage_sequence;
+COMMENT ON SEQUENCE keysmith.usage_sequence IS 'Numbers of the rows that transactions write themselves';
+
+CREATE TABLE keysmith.usage_unknown (
+    keyspace text COLLATE "C" NOT NULL,
+    reason   text COLLATE "C" NOT NULL,
+    hour     timestamptz NOT NULL,
+    requests bigint NOT NULL,
+    PRIMARY KEY (keyspace, reason, hour)
+);
+COMMENT ON TABLE keysmith.usage_unknown IS 'How many requests came without a known key';
+COMMENT ON COLUMN keysmith.usage_unknown.keyspace IS 'Empty for keyspaces that do not exist';
+
+CREATE TABLE keysmith.usage_unknown_sample (
+    at       timestamptz NOT NULL,
+    keyspace text COLLATE "C" NOT NULL,
+    reason   text COLLATE "C" NOT NULL,
+    method   text COLLATE "C",
+    endpoint text,
+    ip       inet
+);
+CREATE INDEX usage_unknown_sample_at ON keysmith.usage_unknown_sample (at);
+COMMENT ON TABLE keysmith.usage_unknown_sample IS 'The newest thousand of such requests that were sampled, one a second at most';
+
+-- The database's oid and the server's identifier tell the lives of this database from
+-- those that came with a copy or a dump.
+CREATE TABLE keysmith.usage_incarnation (
+    incarnation   bigint NOT NULL,
+    database      oid NOT NULL,
+    server        bigint NOT NULL,
+    started_at    timestamptz NOT NULL,
+    most_waiting  bigint NOT NULL,
+    last_sequence bigint NOT NULL DEFAULT 0,
+    stored        bigint NOT NULL DEFAULT 0,
+    dropped       bigint NOT NULL DEFAULT 0,
+    last_flush_at timestamptz,
+    closed_at     timestamptz,
+    lost_at_most  bigint,
+    lost_from     timestamptz,
+    lost_until    timestamptz,
+    PRIMARY KEY (incarnation, database)
+);
+COMMENT ON TABLE keysmith.usage_incarnation IS 'The lives of the shared memory in which records wait, and what their ends may have cost';
+COMMENT ON COLUMN keysmith.usage_incarnation.most_waiting IS 'How many records can wait at once';
+COMMENT ON COLUMN keysmith.usage_incarnation.closed_at IS 'When all was stored, while nothing came since';
+COMMENT ON COLUMN keysmith.usage_incarnation.lost_at_most IS 'How many records its end may have cost, where it was not a proper one';
+COMMENT ON COLUMN keysmith.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
+
+CREATE TABLE keysmith.usage_set_aside (
+    set_aside_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    incarnation  bigint NOT NULL,
+    sequence     bigint NOT NULL,
+    at           timestamptz,
+    request_id   uuid NOT NULL,
+    key_id       uuid,
+    error        text NOT NULL
+);
+CREATE INDEX usage_set_aside_at ON keysmith.usage_set_aside (set_aside_at);
+COMMENT ON TABLE keysmith.usage_set_aside IS 'The newest thousand records that could not be stored, and why';
 
 DO $$
+DECLARE
+    name text;
 BEGIN
-    PERFORM pg_catalog.pg_extension_config_dump('keysmith.usage_event', '');
+    FOREACH name IN ARRAY '{usage_sequence,usage_unknown,usage_unknown_sample,usage_incarnation,usage_set_aside}'::text[] LOOP
+        PERFORM pg_catalog.pg_extension_config_dump(('keysmith.' || name)::pg_catalog.regclass, '');
+    END LOOP;
 END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:31
+-- src/lib.rs:32
 -- requires:
 --   usage
 
@@ -523,7 +599,7 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.usage_event
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:36
+-- src/lib.rs:37
 -- requires:
 --   usage_rollups
 
@@ -862,7 +938,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/lib.rs:42
 -- requires:
 --   usage_maintain
 
@@ -892,7 +968,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:46
+-- src/lib.rs:47
 -- requires:
 --   policy_triggers
 
@@ -1001,7 +1077,7 @@ COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:51
+-- src/lib.rs:52
 -- requires:
 --   keys_view
 
@@ -1025,10 +1101,12 @@ CREATE FUNCTION keysmith.create_keyspace(
     wildcards boolean DEFAULT NULL,
     limits jsonb DEFAULT NULL,
     charges text[] DEFAULT NULL,
-    managed_by text DEFAULT NULL
+    managed_by text DEFAULT NULL,
+    usage_log text DEFAULT NULL,
+    usage_details boolean DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean) IS
 'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -1287,7 +1365,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:56
+-- src/lib.rs:57
 -- requires:
 --   manage
 
@@ -1430,9 +1508,38 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:57
+-- src/lib.rs:58
 -- requires:
 --   decide
+
+-- Usage, as applications complete it and operators watch it.
+
+CREATE FUNCTION keysmith.log_request(
+    status_code integer DEFAULT NULL,
+    latency interval DEFAULT NULL,
+    endpoint text DEFAULT NULL,
+    method text DEFAULT NULL,
+    request_id uuid DEFAULT NULL
+) RETURNS boolean
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_log_request';
+COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
+'Completes the record of a request; of the newest in this transaction, or of the one that is named';
+
+CREATE FUNCTION keysmith.usage_status(OUT name text, OUT value text) RETURNS SETOF record
+LANGUAGE c ROWS 30 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
+COMMENT ON FUNCTION keysmith.usage_status() IS
+'How usage records fare: room, counts since the start of the server, the worker, losses';
+
+CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
+COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
+'Returns when all usage records that were made up to now in this database are stored';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:63
+-- requires:
+--   usage_functions
 
 -- Identity: who is asking, for row-level security, defaults and triggers.
 --
@@ -1487,7 +1594,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:62
+-- src/lib.rs:68
 -- requires:
 --   identity
 
@@ -1566,7 +1673,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:63
+-- src/lib.rs:69
 -- requires:
 --   audit
 
@@ -1772,7 +1879,7 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:68
+-- src/lib.rs:74
 -- requires:
 --   isolation
 
@@ -2058,7 +2165,7 @@ COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, tim
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:73
+-- src/lib.rs:79
 -- requires:
 --   usage_views
 
@@ -2171,7 +2278,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:78
+-- src/lib.rs:84
 -- finalize
 -- Nothing is anyone's until it is granted.
 

@@ -87,6 +87,10 @@ impl Error {
         self
     }
 
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The error in the database's encoding, ready to be raised.
     pub fn into_report(self) -> Report {
         Report {

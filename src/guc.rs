@@ -1,5 +1,6 @@
 //! Settings. None that a session may SET weakens anything.
 
+use crate::usage::settings;
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char};
 use std::ptr::null_mut;
@@ -66,6 +67,7 @@ pub fn define() {
                 None,
             );
         }
+        settings::define();
         pg_sys::MarkGUCPrefixReserved(c"keysmith".as_ptr());
     }
 }

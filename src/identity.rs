@@ -56,7 +56,7 @@ pub struct Identity {
     pub scopes: Vec<Text>,
     pub roles: [Option<Text>; 2],
     /// Of the decision that let it in.
-    pub request_id: Option<[u8; 16]>,
+    pub request_id: [u8; 16],
     expires_at: Option<i64>,
     address: Option<IpAddr>,
     /// The count of transactions before it was found good.
@@ -79,7 +79,12 @@ pub fn transactions_ended() -> u64 {
 
 impl Identity {
     /// Of a key that was just found good; `found_at` was read before its row was.
-    pub fn new(holder: &Holder, address: Option<IpAddr>, found_at: u64) -> Option<Identity> {
+    pub fn new(
+        holder: &Holder,
+        address: Option<IpAddr>,
+        request_id: [u8; 16],
+        found_at: u64,
+    ) -> Option<Identity> {
         // SAFETY: uuids and texts of the pinned rows.
         let uuid = |datum: Option<Datum>| datum.map(|d| unsafe { *d.cast_mut_ptr::<Bytes16>() });
         // SAFETY: as above.
@@ -93,7 +98,7 @@ impl Identity {
             owner: text(holder.owner),
             is_secret: text(holder.kind).as_deref() == Some(b"secret"),
             scopes: holder.own.iter().map(|scope| Text::from(*scope)).collect(),
-            request_id: None,
+            request_id,
             roles: holder.roles.map(|role| role.map(Text::from)),
             expires_at: holder.expires_at.map(|datum| datum.value() as i64),
             address,
@@ -120,9 +125,8 @@ impl Identity {
         let found = reader.key_with_id(&self.key_id, |row| {
             decision.gather(&reader, row, |found, holder| {
                 match rules::decide(found, &decision.demand) {
-                    Reason::Ok => {
-                        Identity::new(holder, self.address, found_at).ok_or(Reason::NotFound)
-                    }
+                    Reason::Ok => Identity::new(holder, self.address, self.request_id, found_at)
+                        .ok_or(Reason::NotFound),
                     reason => Err(reason),
                 }
             })

@@ -16,6 +16,7 @@ mod shmem;
 mod text;
 mod tracking;
 mod transaction;
+mod usage;
 mod varlena;
 
 #[cfg(not(panic = "unwind"))]
@@ -55,9 +56,14 @@ pgrx::extension_sql_file!(
 );
 pgrx::extension_sql_file!("../sql/install/60_decide.sql", name = "decide", requires = ["manage"]);
 pgrx::extension_sql_file!(
+    "../sql/install/62_usage_functions.sql",
+    name = "usage_functions",
+    requires = ["decide"]
+);
+pgrx::extension_sql_file!(
     "../sql/install/65_identity.sql",
     name = "identity",
-    requires = ["decide"]
+    requires = ["usage_functions"]
 );
 pgrx::extension_sql_file!("../sql/install/66_audit.sql", name = "audit", requires = ["identity"]);
 pgrx::extension_sql_file!(
@@ -89,6 +95,7 @@ unsafe extern "C-unwind" fn _PG_init() {
             if pgrx::pg_sys::process_shared_preload_libraries_in_progress {
                 shmem::install();
             }
+            usage::install();
             // A server that can't read its peppers would refuse every key: it must
             // say so when it is started, not to each caller.
             pepper::load().map_err(error::Error::into_report)

@@ -2,7 +2,7 @@
 //! there is none, and what would live in it says so.
 
 use crate::error::{Error, Result};
-use crate::limit;
+use crate::{limit, usage};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::ptr::null_mut;
@@ -32,7 +32,7 @@ impl Place {
     }
 }
 
-static REGIONS: [&Region; 1] = [&limit::REGION];
+static REGIONS: [&Region; 2] = [&limit::REGION, &usage::ring::REGION];
 
 /// The hooks that were there before ours.
 static PREVIOUS: OnceLock<(pg_sys::shmem_request_hook_type, pg_sys::shmem_startup_hook_type)> =

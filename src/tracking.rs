@@ -225,9 +225,7 @@ fn note(
         }
         set(touch::first_at, time);
         set(touch::last_at, time);
-        if let Some(request_id) = &acting.request_id {
-            set(touch::request_id, Datum::from(&raw const *request_id));
-        }
+        set(touch::request_id, Datum::from(&raw const acting.request_id));
         let table = pg_sys::table_open(catalog.tables.touch.table, lock);
         let row = pg_sys::heap_form_tuple((*table).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
         // Despite its name, for any table without constraints beyond its columns'.

@@ -7,6 +7,7 @@
 
 pub mod buckets;
 pub mod chain;
+pub mod event;
 pub mod gcra;
 pub mod key;
 pub mod policy;

@@ -35,7 +35,10 @@ CREATE TABLE keysmith.keyspace (
     created_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
     limits          text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     charges         text[] COLLATE "C" NOT NULL DEFAULT '{live}'
-                    CHECK (pg_catalog.array_position(charges, NULL) IS NULL)
+                    CHECK (pg_catalog.array_position(charges, NULL) IS NULL),
+    usage_log       text COLLATE "C" NOT NULL DEFAULT 'everything'
+                    CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
+    usage_details   boolean NOT NULL DEFAULT true
 );
 COMMENT ON TABLE keysmith.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -54,6 +57,8 @@ COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet'
 COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
 COMMENT ON COLUMN keysmith.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
 COMMENT ON COLUMN keysmith.keyspace.charges IS 'The environments in which credits are spent';
+COMMENT ON COLUMN keysmith.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';
+COMMENT ON COLUMN keysmith.keyspace.usage_details IS 'Whether such records have endpoint and address';
 COMMENT ON COLUMN keysmith.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
 
 CREATE TABLE keysmith.keyspace_prefix (

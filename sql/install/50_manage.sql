@@ -18,10 +18,12 @@ CREATE FUNCTION keysmith.create_keyspace(
     wildcards boolean DEFAULT NULL,
     limits jsonb DEFAULT NULL,
     charges text[] DEFAULT NULL,
-    managed_by text DEFAULT NULL
+    managed_by text DEFAULT NULL,
+    usage_log text DEFAULT NULL,
+    usage_details boolean DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean) IS
 'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void

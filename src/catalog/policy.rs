@@ -22,6 +22,14 @@ pub enum EmptyScopes {
     None,
 }
 
+/// Which requests of known keys leave a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum UsageLog {
+    Everything,
+    Refusals,
+    Nothing,
+}
+
 pub struct Prefix {
     pub kind: String,
     pub environment: String,
@@ -52,6 +60,9 @@ pub struct Policy {
     pub limits: Option<Bytes>,
     /// The environments in which credits are spent.
     charges: Vec<Bytes>,
+    pub usage_log: UsageLog,
+    /// Whether records have endpoint and address.
+    pub usage_details: bool,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -103,6 +114,8 @@ impl Policy {
             generation: 0,
             limits: None,
             charges: vec![b"live".as_slice().into()],
+            usage_log: UsageLog::Everything,
+            usage_details: true,
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
@@ -139,6 +152,12 @@ impl Policy {
             policy.generation = row.smallint(column::generation).unwrap_or_default();
             policy.limits = row.bytes(column::limits).map(Bytes::from);
             policy.charges = texts(row.array(column::charges));
+            policy.usage_log = match row.bytes(column::usage_log) {
+                Some(b"refusals") => UsageLog::Refusals,
+                Some(b"nothing") => UsageLog::Nothing,
+                _ => UsageLog::Everything,
+            };
+            policy.usage_details = row.boolean(column::usage_details);
         });
         if policy.exists {
             policy.load_prefixes(tables, &snapshot, keyspace);

@@ -36,12 +36,23 @@ fn authenticate(call: &Call) -> Result<Option<Datum>> {
     decision.demand.kind = required.kind;
     decision.demand.address = call.address(position::IP);
     decision.signs_in = true;
+    decision.request.method = logged(call, position::METHOD);
+    decision.request.path = logged(call, position::METHOD + 1);
     decision.toll.route = required.route;
     decision.toll.spend = toll::spend(call, position::SPEND)?;
     decision.toll.weight = toll::weight(call, position::WEIGHT)?.unwrap_or(required.weight());
     let presented = presented(call.json(position::HEADERS), policy.schemes);
     let verdict = decision.verdict(None, presented)?;
     Ok(Some(verdict.into_datum()))
+}
+
+/// An argument as usage records take it: one that is too long to decide about is
+/// cut there.
+fn logged(call: &Call, n: usize) -> Option<&[u8]> {
+    match call.bytes(n, usize::MAX) {
+        Some(Bytes::Read(text)) => Some(text),
+        _ => None,
+    }
 }
 
 /// The key in a request's headers: an object of names with a text, or an array of

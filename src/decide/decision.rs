@@ -11,6 +11,7 @@ use crate::catalog::scan::Row;
 use crate::catalog::{Catalog, columns};
 use crate::error::Result;
 use crate::identity::{self, Identity};
+use crate::usage;
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::format;
 use keysmith_core::policy::allowlist::Allowlist;
@@ -49,6 +50,8 @@ pub struct Decision<'a> {
     /// Whether the transaction is to act for the key from now on, if it is let in.
     pub signs_in: bool,
     pub toll: Toll<'a>,
+    /// Method and path of the request, where they are known.
+    pub request: usage::Request<'a>,
 }
 
 impl<'a> Decision<'a> {
@@ -66,7 +69,15 @@ impl<'a> Decision<'a> {
             // SAFETY: reads the clock.
             now: unsafe { pg_sys::GetCurrentTimestamp() },
         };
-        Decision { catalog, policy, keyspace, demand, signs_in: false, toll: Toll::default() }
+        Decision {
+            catalog,
+            policy,
+            keyspace,
+            demand,
+            signs_in: false,
+            toll: Toll::default(),
+            request: usage::Request::default(),
+        }
     }
 
     pub fn has_imports(&self) -> bool {
@@ -95,12 +106,16 @@ impl<'a> Decision<'a> {
                 (reason, standing) =
                     self.toll.collect(self.catalog, &self.policy, &holder.account)?;
             }
+            let verdict =
+                Verdict::form(self.catalog, &self.policy, reason, Some(holder), &standing);
             if self.signs_in {
+                let request_id = verdict.request_id;
                 let identity = (reason == Reason::Ok)
-                    .then(|| Identity::new(holder, self.demand.address, found_at));
+                    .then(|| Identity::new(holder, self.demand.address, request_id, found_at));
                 identity::sign_in(identity.flatten());
             }
-            Ok(Verdict::form(self.catalog, &self.policy, reason, Some(holder), &standing))
+            usage::decided(&self.policy, &self.noted(), holder, reason, &verdict);
+            Ok(verdict)
         });
         decided.unwrap_or_else(|reason| Ok(self.refusal(reason)))
     }
@@ -110,7 +125,13 @@ impl<'a> Decision<'a> {
         if self.signs_in {
             identity::sign_in(None);
         }
+        usage::unknown(&self.policy, self.keyspace, &self.noted(), reason);
         Verdict::form(self.catalog, &self.policy, reason, None, &Standing::default())
+    }
+
+    /// The request, as usage records tell of it.
+    fn noted(&self) -> usage::Request<'a> {
+        usage::Request { address: self.demand.address, at: self.demand.now, ..self.request }
     }
 
     /// The digest by which to look for a key, or why there is none to look for.

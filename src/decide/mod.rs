@@ -12,3 +12,5 @@ pub mod needs;
 mod toll;
 pub mod verdict;
 mod verify;
+
+pub use verdict::{Holder, Verdict};

@@ -56,7 +56,11 @@ pub struct Holder<'a> {
 }
 
 /// The row of a verdict, in the memory context in which it was formed.
-pub struct Verdict(pg_sys::HeapTuple);
+pub struct Verdict {
+    tuple: pg_sys::HeapTuple,
+    pub status: i32,
+    pub request_id: [u8; 16],
+}
 
 impl Verdict {
     #[inline]
@@ -124,14 +128,14 @@ impl Verdict {
             if (*description).tdrefcount >= 0 {
                 pg_sys::DecrTupleDescRefCount(description);
             }
-            Verdict(tuple)
+            Verdict { tuple, status, request_id }
         }
     }
 
     /// The row as a value of its composite type.
     pub fn into_datum(self) -> Datum {
         // SAFETY: the tuple was formed with a composite type's description.
-        unsafe { pg_sys::HeapTupleHeaderGetDatum((*self.0).t_data) }
+        unsafe { pg_sys::HeapTupleHeaderGetDatum((*self.tuple).t_data) }
     }
 
     /// Adds the row to a set-returning function's result.
@@ -140,7 +144,7 @@ impl Verdict {
     /// The store must be that of a set of verdicts.
     pub unsafe fn put(self, store: *mut pg_sys::Tuplestorestate) {
         // SAFETY: as the caller promises; the row is copied.
-        unsafe { pg_sys::tuplestore_puttuple(store, self.0) };
+        unsafe { pg_sys::tuplestore_puttuple(store, self.tuple) };
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Options {
     /// As they are stored.
     limits: Change<String>,
     charges: Option<Vec<String>>,
+    usage_log: Option<String>,
+    usage_details: Option<bool>,
 }
 
 /// The templates by which keys are shown.
@@ -79,6 +81,8 @@ impl Options {
             plan_features: json(11, "plan_features")?.map(read_plan_features).transpose()?,
             limits: limits::given(call, 13)?.map(Some),
             charges: call.datum(14).map(|_| call.strings(14, "charges")).transpose()?,
+            usage_log: call.text(16, "usage_log")?,
+            usage_details: call.datum(17).map(|_| call.boolean(17, "usage_details")).transpose()?,
         };
         options.check()?;
         Ok(options)
@@ -114,6 +118,8 @@ impl Options {
             } else {
                 patch.texts("charges")?
             },
+            usage_log: patch.text("usage_log")?.map(|choice| choice.unwrap_or("everything".into())),
+            usage_details: patch.boolean("usage_details")?.map(|choice| choice.unwrap_or(true)),
         };
         options.check()?;
         Ok(options)
@@ -128,6 +134,7 @@ impl Options {
         if self.managed_by.as_deref().is_some_and(|scope| !is_scope(scope)) {
             return Err(Error::argument("managed_by", "must be any_secret, nobody or a scope"));
         }
+        one_of("usage_log", self.usage_log.as_deref(), &["everything", "refusals", "nothing"])?;
         if let Some(schemes) = &self.schemes
             && Schemes::parse(schemes.iter().map(String::as_bytes)).is_none()
         {
@@ -169,7 +176,9 @@ impl Options {
                  wildcards = coalesce($16, wildcards),
                  managed_by = coalesce($17, managed_by),
                  limits = CASE WHEN $18 THEN $19 ELSE limits END,
-                 charges = CASE WHEN $20 THEN $21 ELSE charges END
+                 charges = CASE WHEN $20 THEN $21 ELSE charges END,
+                 usage_log = coalesce($22, usage_log),
+                 usage_details = coalesce($23, usage_details)
              WHERE keyspace = $1",
             &[
                 Param::text(keyspace),
@@ -193,6 +202,8 @@ impl Options {
                 Param::text_or_null(self.limits.as_ref().and_then(Option::as_deref)),
                 Param::boolean(self.charges.is_some()),
                 Param::texts(self.charges.as_deref().unwrap_or_default()),
+                Param::text_or_null(self.usage_log.as_deref()),
+                Param::boolean_or_null(self.usage_details),
             ],
         )?;
         Ok(())

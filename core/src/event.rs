@@ -1,0 +1,366 @@
+//! What is recorded of a request: fixed in size, so that it can wait in shared memory
+//! and be copied there without asking anyone for memory.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Room that a record takes at most.
+pub const MAX_LEN: usize = 496;
+
+/// Most bytes of each text. Names are no longer than their tables allow; methods and
+/// endpoints are cut.
+pub const MOST_NAME: usize = 63;
+pub const MOST_OUTCOME: usize = 32;
+pub const MOST_METHOD: usize = 32;
+pub const MOST_ENDPOINT: usize = 200;
+
+/// A request of a known key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// Microseconds, in PostgreSQL's count.
+    pub at: i64,
+    pub request_id: [u8; 16],
+    pub key_id: [u8; 16],
+    pub tenant_id: [u8; 16],
+    pub keyspace: &'a [u8],
+    pub environment: &'a [u8],
+    pub outcome: &'a [u8],
+    pub ip: Option<IpAddr>,
+    pub learned: Learned<'a>,
+}
+
+/// What the application may learn only after the decision, and tell then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Learned<'a> {
+    pub status: Option<i32>,
+    /// Microseconds.
+    pub latency: Option<i64>,
+    pub method: Option<&'a [u8]>,
+    pub endpoint: Option<&'a [u8]>,
+}
+
+impl<'a> Learned<'a> {
+    /// What was known, with what is told now put over it.
+    pub fn amended(self, told: Learned<'a>) -> Learned<'a> {
+        Learned {
+            status: told.status.or(self.status),
+            latency: told.latency.or(self.latency),
+            method: told.method.or(self.method),
+            endpoint: told.endpoint.or(self.endpoint),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record<'a> {
+    Event(Event<'a>),
+    /// What was told of a request whose event is on its way, or stored already.
+    Amendment {
+        request_id: [u8; 16],
+        told: Learned<'a>,
+    },
+}
+
+const EVENT: u8 = 1;
+const AMENDMENT: u8 = 2;
+
+/// Marks of what is there.
+const HAS_STATUS: u8 = 1;
+const HAS_LATENCY: u8 = 2;
+const HAS_METHOD: u8 = 4;
+const HAS_ENDPOINT: u8 = 8;
+
+impl<'a> Record<'a> {
+    /// Writes the record and tells its length. Texts that are too long are cut, as
+    /// bytes: callers cut them before, between characters.
+    pub fn encode(&self, into: &mut [u8; MAX_LEN]) -> usize {
+        let mut writer = Writer { into, used: 0 };
+        match self {
+            Record::Event(event) => {
+                writer.put(&[EVENT]);
+                writer.put(&event.request_id);
+                writer.put_learned(&event.learned);
+                writer.put(&event.at.to_le_bytes());
+                writer.put(&event.key_id);
+                writer.put(&event.tenant_id);
+                writer.put_text(event.keyspace, MOST_NAME);
+                writer.put_text(event.environment, MOST_NAME);
+                writer.put_text(event.outcome, MOST_OUTCOME);
+                match event.ip {
+                    None => writer.put(&[0]),
+                    Some(IpAddr::V4(address)) => {
+                        writer.put(&[4]);
+                        writer.put(&address.octets());
+                    }
+                    Some(IpAddr::V6(address)) => {
+                        writer.put(&[6]);
+                        writer.put(&address.octets());
+                    }
+                }
+            }
+            Record::Amendment { request_id, told } => {
+                writer.put(&[AMENDMENT]);
+                writer.put(request_id);
+                writer.put_learned(told);
+            }
+        }
+        writer.used
+    }
+
+    /// Reads what `encode` wrote; `None` if it is anything else.
+    pub fn decode(bytes: &'a [u8]) -> Option<Record<'a>> {
+        let mut reader = Reader(bytes);
+        let [kind] = reader.take()?;
+        let request_id = reader.take()?;
+        let learned = reader.take_learned()?;
+        match kind {
+            AMENDMENT => Some(Record::Amendment { request_id, told: learned }),
+            EVENT => Some(Record::Event(Event {
+                request_id,
+                learned,
+                at: i64::from_le_bytes(reader.take()?),
+                key_id: reader.take()?,
+                tenant_id: reader.take()?,
+                keyspace: reader.take_text()?,
+                environment: reader.take_text()?,
+                outcome: reader.take_text()?,
+                ip: match reader.take()? {
+                    [0] => None,
+                    [4] => Some(IpAddr::V4(Ipv4Addr::from(reader.take::<4>()?))),
+                    [6] => Some(IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?))),
+                    _ => return None,
+                },
+            })),
+            _ => None,
+        }
+    }
+}
+
+struct Writer<'a> {
+    into: &'a mut [u8; MAX_LEN],
+    used: usize,
+}
+
+impl Writer<'_> {
+    /// The bounds of the texts add up to less than the room, as a test shows.
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(place) = self.into.get_mut(self.used..self.used + bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.used += bytes.len();
+        }
+    }
+
+    #[inline]
+    fn put_text(&mut self, text: &[u8], most: usize) {
+        let text = text.get(..most).unwrap_or(text);
+        self.put(&[text.len() as u8]);
+        self.put(text);
+    }
+
+    fn put_learned(&mut self, learned: &Learned) {
+        let mark = |is_there: bool, mark: u8| if is_there { mark } else { 0 };
+        self.put(&[mark(learned.status.is_some(), HAS_STATUS)
+            | mark(learned.latency.is_some(), HAS_LATENCY)
+            | mark(learned.method.is_some(), HAS_METHOD)
+            | mark(learned.endpoint.is_some(), HAS_ENDPOINT)]);
+        if let Some(status) = learned.status {
+            self.put(&status.to_le_bytes());
+        }
+        if let Some(latency) = learned.latency {
+            self.put(&latency.to_le_bytes());
+        }
+        if let Some(method) = learned.method {
+            self.put_text(method, MOST_METHOD);
+        }
+        if let Some(endpoint) = learned.endpoint {
+            self.put_text(endpoint, MOST_ENDPOINT);
+        }
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    fn take_text(&mut self) -> Option<&'a [u8]> {
+        let [length] = self.take()?;
+        let (text, rest) = self.0.split_at_checked(usize::from(length))?;
+        self.0 = rest;
+        Some(text)
+    }
+
+    fn take_learned(&mut self) -> Option<Learned<'a>> {
+        let [marks] = self.take()?;
+        let mut learned = Learned::default();
+        if marks & HAS_STATUS != 0 {
+            learned.status = Some(i32::from_le_bytes(self.take()?));
+        }
+        if marks & HAS_LATENCY != 0 {
+            learned.latency = Some(i64::from_le_bytes(self.take()?));
+        }
+        if marks & HAS_METHOD != 0 {
+            learned.method = Some(self.take_text()?);
+        }
+        if marks & HAS_ENDPOINT != 0 {
+            learned.endpoint = Some(self.take_text()?);
+        }
+        Some(learned)
+    }
+}
+
+/// A text that fits into `most` bytes: itself, or its beginning with a mark that tells
+/// of the cut. `clip` says how many of the first bytes are whole characters, within a
+/// limit. The result is put into `room`.
+pub fn cut<'a>(
+    text: &'a [u8],
+    most: usize,
+    mark: &[u8],
+    clip: impl FnOnce(&[u8], usize) -> usize,
+    room: &'a mut Vec<u8>,
+) -> &'a [u8] {
+    if text.len() <= most {
+        return text;
+    }
+    let limit = most.saturating_sub(mark.len());
+    // Nothing beyond the limit, and what one more character may take, is looked at.
+    let looked_at = text.get(..most).unwrap_or(text);
+    let kept = clip(looked_at, limit).min(limit);
+    room.clear();
+    room.extend_from_slice(text.get(..kept).unwrap_or_default());
+    room.extend_from_slice(mark.get(..most - kept).unwrap_or(mark));
+    room
+}
+
+/// A path without its query and fragment, which are not for logs: what is in them may
+/// be secret.
+pub fn without_query(path: &[u8]) -> &[u8] {
+    path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// How many bytes of UTF-8 are whole characters within a limit.
+    fn clip(text: &[u8], limit: usize) -> usize {
+        let text = std::str::from_utf8(text)
+            .unwrap_or_else(|error| std::str::from_utf8(&text[..error.valid_up_to()]).unwrap());
+        (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0)
+    }
+
+    fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(any::<u8>(), 0..=most)
+    }
+
+    fn ip() -> impl Strategy<Value = Option<IpAddr>> {
+        proptest::option::of(prop_oneof![
+            any::<[u8; 4]>().prop_map(|octets| IpAddr::V4(octets.into())),
+            any::<[u8; 16]>().prop_map(|octets| IpAddr::V6(octets.into())),
+        ])
+    }
+
+    #[test]
+    fn the_longest_record_fits() {
+        let long = [b'x'; 1000];
+        let event = Record::Event(Event {
+            keyspace: &long,
+            environment: &long,
+            outcome: &long,
+            ip: Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+            learned: Learned {
+                status: Some(1),
+                latency: Some(1),
+                method: Some(&long),
+                endpoint: Some(&long),
+            },
+            ..Event::default()
+        });
+        let mut room = [0; MAX_LEN];
+        let length = event.encode(&mut room);
+        let Some(Record::Event(read)) = Record::decode(&room[..length]) else { panic!() };
+        assert_eq!(read.ip, Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
+        assert_eq!(read.keyspace.len(), MOST_NAME);
+        assert_eq!(read.environment.len(), MOST_NAME);
+        assert_eq!(read.outcome.len(), MOST_OUTCOME);
+        assert_eq!(read.learned.method.map(<[u8]>::len), Some(MOST_METHOD));
+        assert_eq!(read.learned.endpoint.map(<[u8]>::len), Some(MOST_ENDPOINT));
+        assert!(length <= MAX_LEN);
+    }
+
+    #[test]
+    fn what_is_told_goes_over_what_was_known() {
+        let known = Learned { status: Some(200), method: Some(b"GET"), ..Learned::default() };
+        let told = Learned { status: Some(503), latency: Some(7), ..Learned::default() };
+        let both = known.amended(told);
+        assert_eq!(both.status, Some(503));
+        assert_eq!(both.latency, Some(7));
+        assert_eq!(both.method, Some(&b"GET"[..]));
+        assert_eq!(both.endpoint, None);
+    }
+
+    #[test]
+    fn a_query_is_not_kept() {
+        assert_eq!(without_query(b"/v1/images?key=secret"), b"/v1/images");
+        assert_eq!(without_query(b"/v1#?"), b"/v1");
+        assert_eq!(without_query(b"?"), b"");
+        assert_eq!(without_query(b"/v1"), b"/v1");
+    }
+
+    proptest! {
+        #[test]
+        fn events_come_back_as_they_were(
+            at in any::<i64>(), ids in any::<[[u8; 16]; 3]>(), keyspace in bytes(MOST_NAME),
+            environment in bytes(MOST_NAME), outcome in bytes(MOST_OUTCOME), ip in ip(),
+            status in any::<Option<i32>>(), latency in any::<Option<i64>>(),
+            method in proptest::option::of(bytes(MOST_METHOD)),
+            endpoint in proptest::option::of(bytes(MOST_ENDPOINT)),
+            is_event in any::<bool>(),
+        ) {
+            let learned = Learned {
+                status, latency, method: method.as_deref(), endpoint: endpoint.as_deref(),
+            };
+            let record = if is_event {
+                Record::Event(Event {
+                    at, request_id: ids[0], key_id: ids[1], tenant_id: ids[2],
+                    keyspace: &keyspace, environment: &environment, outcome: &outcome, ip, learned,
+                })
+            } else {
+                Record::Amendment { request_id: ids[0], told: learned }
+            };
+            let mut room = [0xaa; MAX_LEN];
+            let length = record.encode(&mut room);
+            prop_assert_eq!(Record::decode(&room[..length]), Some(record));
+            // Every beginning of it is something else.
+            for shorter in 0..length {
+                prop_assert_eq!(Record::decode(&room[..shorter]), None);
+            }
+        }
+
+        #[test]
+        fn whatever_is_decoded_does_no_harm(garbage in bytes(MAX_LEN)) {
+            let _ = Record::decode(&garbage);
+        }
+
+        #[test]
+        fn cuts_are_between_characters_and_marked(text in "\\PC{0,300}", most in 3usize..250) {
+            let mut room = Vec::new();
+            let kept = cut(text.as_bytes(), most, "…".as_bytes(), clip, &mut room);
+            prop_assert!(kept.len() <= most);
+            let kept = std::str::from_utf8(kept).unwrap();
+            if text.len() <= most {
+                prop_assert_eq!(kept, &text);
+            } else {
+                let whole = kept.strip_suffix('…').unwrap();
+                prop_assert!(text.starts_with(whole));
+                // No more was cut than had to be.
+                prop_assert!(whole.len() + 4 > most - 3);
+            }
+        }
+    }
+}

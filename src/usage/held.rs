@@ -1,0 +1,182 @@
+//! The newest record, held back until its transaction ends or the next decision comes,
+//! so that `log_request` can complete it. The request happened, so its record goes on
+//! whether the transaction commits, aborts or is prepared.
+
+use super::{can_write, drop_record, in_place, presence, settings};
+use keysmith_core::event::{Learned, MAX_LEN, Record};
+use pgrx::pg_sys::{self, XactEvent};
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::sync::atomic::Ordering::SeqCst;
+
+struct Held {
+    request_id: [u8; 16],
+    /// 0 if there is none.
+    length: usize,
+    bytes: [u8; MAX_LEN],
+    /// The database's place whose worker was told to wait for it.
+    place: Option<usize>,
+}
+
+thread_local! {
+    static HELD: RefCell<Held> = const {
+        RefCell::new(Held { request_id: [0; 16], length: 0, bytes: [0; MAX_LEN], place: None })
+    };
+}
+
+/// At which moment a record is handed on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Running,
+    BeforeCommit,
+    /// The transaction can write no more, and nothing may fail.
+    Over,
+}
+
+/// Holds a record back. The one before it goes on.
+pub fn hold(request_id: &[u8; 16], record: &[u8], now: i64) {
+    let found = presence::find_place();
+    hand_on();
+    HELD.with_borrow_mut(|held| {
+        if let Some(place) = held.bytes.get_mut(..record.len()) {
+            place.copy_from_slice(record);
+            held.length = record.len();
+            held.request_id = *request_id;
+            held.place = None;
+        }
+        // The worker, while it knows of the record, stays. On a standby there is none.
+        // SAFETY: asks for the server's state.
+        if let Some((ring, place)) = found
+            && !unsafe { pg_sys::RecoveryInProgress() }
+            && let Some(signals) = ring.signals.get(place)
+        {
+            signals.held.fetch_add(1, SeqCst);
+            held.place = Some(place);
+            presence::ensure(ring, place, now);
+        }
+    });
+}
+
+/// Lets the record that is held back go on, in the middle of a transaction.
+pub fn hand_on() {
+    release(Moment::Running);
+}
+
+/// Puts what was told over the record that is held back, if it is that of the request,
+/// or of any where none is named.
+pub fn amend(request_id: Option<&[u8; 16]>, told: Learned) -> bool {
+    HELD.with_borrow_mut(|held| {
+        if held.length == 0 || request_id.is_some_and(|named| *named != held.request_id) {
+            return false;
+        }
+        let before = held.bytes;
+        let Some(bytes) = before.get(..held.length) else { return false };
+        let Some(Record::Event(mut event)) = Record::decode(bytes) else { return false };
+        event.learned = event.learned.amended(told);
+        held.length = Record::Event(event).encode(&mut held.bytes);
+        true
+    })
+}
+
+fn release(moment: Moment) {
+    // Held by nobody else: the callbacks run when no other code of ours does.
+    let _ = HELD.try_with(|held| {
+        let Ok(mut held) = held.try_borrow_mut() else { return };
+        if held.length == 0 {
+            return;
+        }
+        let Held { bytes, length, .. } = *held;
+        let place = held.place.take();
+        held.length = 0;
+        drop(held);
+        accept(bytes.get(..length).unwrap_or_default(), moment);
+        if let Some((ring, _)) = presence::place()
+            && let Some(signals) = place.and_then(|place| ring.signals.get(place))
+        {
+            signals.held.fetch_sub(1, SeqCst);
+        }
+    });
+}
+
+/// Sends an amendment after a record that has gone on. False where it can't be taken.
+pub fn send(amendment: &[u8], now: i64) -> bool {
+    let is_taken = presence::find_place().is_some() || can_write();
+    if is_taken {
+        accept(amendment, Moment::Running);
+        if let Some((ring, place)) = presence::place() {
+            presence::ensure(ring, place, now);
+        }
+    }
+    is_taken
+}
+
+/// Brings a record to where it is to wait: in shared memory or, where that is not
+/// possible or not enough, in this backend until the transaction is about to commit.
+fn accept(record: &[u8], moment: Moment) {
+    let can_write = moment != Moment::Over && can_write();
+    if can_write && settings::is_durable() {
+        return later(record, moment);
+    }
+    match presence::place() {
+        // SAFETY: asks for the server's state.
+        Some((ring, place)) if unsafe { pg_sys::RecoveryInProgress() } => {
+            ring.count(place, |counters| counters.not_logged += 1);
+        }
+        Some((ring, place)) => {
+            if ring.push(place, record) {
+                return;
+            }
+            if can_write && settings::writes_through() {
+                return later(record, moment);
+            }
+            drop_record();
+        }
+        None if can_write => later(record, moment),
+        None => drop_record(),
+    }
+}
+
+fn later(record: &[u8], moment: Moment) {
+    in_place::keep(record);
+    if moment == Moment::Running {
+        in_place::write_if_many();
+    }
+}
+
+/// Called by PostgreSQL at the end of each transaction. Only before a commit may
+/// anything fail; otherwise all that is done is to copy, and to count.
+unsafe extern "C-unwind" fn at_transaction_end(event: XactEvent::Type, _argument: *mut c_void) {
+    match event {
+        XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE => {
+            release(Moment::BeforeCommit);
+            if in_place::is_empty() {
+                return;
+            }
+            // SAFETY: PostgreSQL's errors, which are panics here, go on as errors.
+            unsafe { pg_sys::panic::pgrx_extern_c_guard(before_commit) }
+        }
+        XactEvent::XACT_EVENT_COMMIT
+        | XactEvent::XACT_EVENT_ABORT
+        | XactEvent::XACT_EVENT_PREPARE => {
+            release(Moment::Over);
+            in_place::give_up(|record| accept(record, Moment::Over));
+        }
+        _ => {}
+    }
+}
+
+/// Writes what is to be written in place.
+fn before_commit() {
+    if can_write() {
+        in_place::write();
+    }
+}
+
+/// Has PostgreSQL call us at the end of transactions.
+///
+/// # Safety
+/// Only from `_PG_init`.
+pub unsafe fn install() {
+    // SAFETY: the callback lives as long as the library, which is never unloaded.
+    unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut()) };
+}

@@ -1,0 +1,394 @@
+//! Where usage records wait in shared memory: slots of one size, and for each database
+//! a queue of them.
+//!
+//! One lock guards all that is in `State`; it is held for as long as it takes to copy a
+//! record. Nothing under it can fail, wait, or ask for memory. A slot in a queue is
+//! not changed until the worker, having stored it, takes it out: the worker reads
+//! slots without the lock.
+
+use super::settings;
+use super::unknown::Unknown;
+use crate::error::Result;
+use crate::shmem::{Place, Region};
+use keysmith_core::event::MAX_LEN;
+use pgrx::pg_sys;
+use std::cell::UnsafeCell;
+use std::ffi::c_char;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// How many databases of a server can have a queue. The records of others are written
+/// in place.
+pub const MOST_DATABASES: usize = 64;
+
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+pub static REGION: Region =
+    Region { name: c"keysmith_usage", locks: || 1, size, initialise, place: Place::unknown() };
+
+#[repr(C)]
+pub struct Ring {
+    lock: *mut pg_sys::LWLock,
+    /// When this memory came into being: a name for the time until the next such event.
+    pub incarnation: i64,
+    /// Whether the server had been shut down properly before.
+    pub started_cleanly: bool,
+    pub capacity: u32,
+    /// How many slots one database may take, so that none takes all.
+    pub share: u32,
+    pub signals: [Signals; MOST_DATABASES],
+    state: UnsafeCell<State>,
+}
+
+/// What is read and written without the lock.
+#[repr(C)]
+pub struct Signals {
+    /// How many events backends hold back until the end of their transactions.
+    pub held: AtomicU32,
+    /// Whether there is a worker, as a number of `Presence`.
+    pub worker: AtomicU32,
+}
+
+#[repr(C)]
+pub struct State {
+    free: u32,
+    /// Slots from here on have never been used.
+    fresh: u32,
+    pub used: u32,
+    /// The number of the newest record. One count serves all databases, so that a copy
+    /// of a database never meets a number that it has.
+    sequence: u64,
+    pub databases: [Database; MOST_DATABASES],
+}
+
+#[repr(C)]
+pub struct Database {
+    /// 0 where the place is free.
+    pub oid: u32,
+    head: u32,
+    tail: u32,
+    pub count: u32,
+    /// Numbers of the newest record taken in, and of the newest that was dealt with.
+    pub sequence: u64,
+    pub done: u64,
+    pub counters: Counters,
+    pub worker: WorkerPlace,
+    pub unknown: Unknown,
+}
+
+/// Since the server started.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Counters {
+    pub accepted: u64,
+    pub stored: u64,
+    pub dropped: u64,
+    pub written_through: u64,
+    pub set_aside: u64,
+    pub discarded: u64,
+    pub not_logged: u64,
+    pub amendments: u64,
+    pub unmatched: u64,
+    pub failed_batches: u64,
+    pub failed_starts: u64,
+}
+
+/// What is known of a database's worker.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct WorkerPlace {
+    pub pid: i32,
+    /// When it was asked for, or came, or when asking may be tried again.
+    pub since: i64,
+    pub latch: *mut pg_sys::Latch,
+    /// Somebody waits for all to be stored.
+    pub asked: bool,
+    woken: bool,
+    pub last_flush: i64,
+    pub last_error: [u8; MOST_ERROR],
+}
+
+pub const MOST_ERROR: usize = 200;
+
+#[repr(C)]
+struct Slot {
+    next: u32,
+    length: u16,
+    sequence: u64,
+    bytes: [u8; MAX_LEN],
+}
+
+// SAFETY: shared memory with a lock for `state` and atomics for the rest; what else
+// there is never changes.
+unsafe impl Sync for Ring {}
+
+/// PostgreSQL's own functions, without pgrx's care for errors: these raise none here,
+/// and they are called for each decision.
+mod lwlock {
+    use pgrx::pg_sys::{LWLock, LWLockMode};
+    unsafe extern "C-unwind" {
+        pub fn LWLockAcquire(lock: *mut LWLock, mode: LWLockMode::Type) -> bool;
+        pub fn LWLockRelease(lock: *mut LWLock);
+    }
+}
+
+fn slots() -> u32 {
+    u32::try_from(settings::buffer() / size_of::<Slot>()).unwrap_or(NONE - 1)
+}
+
+fn size() -> usize {
+    size_of::<Ring>().next_multiple_of(64) + slots() as usize * size_of::<Slot>()
+}
+
+unsafe fn initialise(place: *mut u8) -> Result<()> {
+    let ring = place.cast::<Ring>();
+    // SAFETY: the memory is ours alone, of the size asked for; all zeros are a valid
+    // value of everything in it.
+    unsafe {
+        std::ptr::write_bytes(place, 0, size());
+        (*ring).lock = &raw mut (*pg_sys::GetNamedLWLockTranche(REGION.name.as_ptr())).lock;
+        (*ring).incarnation = pg_sys::GetCurrentTimestamp();
+        (*ring).started_cleanly = was_shut_down();
+        (*ring).capacity = slots();
+        (*ring).share = slots() - slots() / 4;
+        let state = (*ring).state.get();
+        (*state).free = NONE;
+        for database in &mut (*state).databases {
+            (database.head, database.tail) = (NONE, NONE);
+        }
+    }
+    Ok(())
+}
+
+/// What the control file says of the server's last end.
+unsafe fn was_shut_down() -> bool {
+    // SAFETY: reads the file; the result is ours.
+    unsafe {
+        let mut is_intact = false;
+        let control = pg_sys::get_controlfile(pg_sys::DataDir, &mut is_intact);
+        let state = (*control).state;
+        pg_sys::pfree(control.cast());
+        is_intact
+            && (state == pg_sys::DBState::DB_SHUTDOWNED
+                || state == pg_sys::DBState::DB_SHUTDOWNED_IN_RECOVERY)
+    }
+}
+
+/// The ring, where the library is preloaded.
+#[inline]
+pub fn ring() -> Option<&'static Ring> {
+    // SAFETY: null, or the memory that the postmaster filled in, which stays.
+    unsafe { REGION.place.memory.load(Relaxed).cast::<Ring>().as_ref() }
+}
+
+/// A record as it lies in its slot.
+#[derive(Clone, Copy)]
+pub struct Waiting {
+    pub sequence: u64,
+    pub bytes: &'static [u8],
+}
+
+impl Ring {
+    /// # Panics
+    /// `body` must not, nor raise an error.
+    #[inline]
+    pub fn locked<T>(&self, body: impl FnOnce(&mut State) -> T) -> T {
+        // SAFETY: the lock was made with the memory; it keeps others from the state.
+        unsafe {
+            lwlock::LWLockAcquire(self.lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            let result = body(&mut *self.state.get());
+            lwlock::LWLockRelease(self.lock);
+            result
+        }
+    }
+
+    /// The slot of that number.
+    #[inline]
+    fn slot(&self, index: u32) -> *mut Slot {
+        // SAFETY: the slots follow the ring, as many as its capacity; numbers of slots
+        // are below that.
+        unsafe {
+            (&raw const *self)
+                .cast::<c_char>()
+                .cast_mut()
+                .add(size_of::<Ring>().next_multiple_of(64))
+                .cast::<Slot>()
+                .add(index as usize)
+        }
+    }
+
+    /// Takes a record in. False if there is no room, which is for the caller to count.
+    #[inline]
+    pub fn push(&self, database: usize, record: &[u8]) -> bool {
+        let mut wake = null_mut();
+        let is_in = self.locked(|state| {
+            let is_in = self.append(state, database, record);
+            if let Some(database) = state.databases.get_mut(database) {
+                database.counters.accepted += u64::from(is_in);
+                if database.count >= self.wakes_at() && !database.worker.woken {
+                    database.worker.woken = true;
+                    wake = database.worker.latch;
+                }
+            }
+            is_in
+        });
+        if !wake.is_null() {
+            // SAFETY: a latch of shared memory. Its process may be gone: then another
+            // is woken for nothing, or none.
+            unsafe { pg_sys::SetLatch(wake) };
+        }
+        is_in
+    }
+
+    /// Many records are stored before the interval is over.
+    pub fn wakes_at(&self) -> u32 {
+        settings::batch_size().min(self.share / 4).max(1)
+    }
+
+    #[inline]
+    fn append(&self, state: &mut State, database: usize, record: &[u8]) -> bool {
+        let State { free, fresh, used, sequence, databases } = state;
+        let Some(database) = databases.get_mut(database) else { return false };
+        if database.count >= self.share || record.len() > MAX_LEN {
+            return false;
+        }
+        let index = if *free != NONE {
+            let index = *free;
+            // SAFETY: a slot that is in no queue, under the lock.
+            *free = unsafe { (*self.slot(index)).next };
+            index
+        } else if *fresh < self.capacity {
+            *fresh += 1;
+            *fresh - 1
+        } else {
+            return false;
+        };
+        *sequence += 1;
+        database.sequence = *sequence;
+        // SAFETY: as above; the record is no longer than the slot's room.
+        unsafe {
+            let slot = self.slot(index);
+            (*slot).next = NONE;
+            (*slot).length = record.len() as u16;
+            (*slot).sequence = database.sequence;
+            let bytes = (&raw mut (*slot).bytes).cast::<u8>();
+            std::ptr::copy_nonoverlapping(record.as_ptr(), bytes, record.len());
+            if database.tail == NONE {
+                database.head = index;
+            } else {
+                (*self.slot(database.tail)).next = index;
+            }
+        }
+        database.tail = index;
+        database.count += 1;
+        *used += 1;
+        true
+    }
+
+    /// The first records of a queue, which stay in it. Only for the database's worker,
+    /// who alone takes records out.
+    pub fn peek(&self, database: usize, most: u32) -> Vec<Waiting> {
+        let (mut index, count) = self.locked(|state| match state.databases.get_mut(database) {
+            Some(database) => {
+                database.worker.woken = false;
+                (database.head, database.count)
+            }
+            None => (NONE, 0),
+        });
+        let mut records = Vec::with_capacity(count.min(most) as usize);
+        for _ in 0..count.min(most) {
+            // SAFETY: a slot of the queue; all of it but the last one's `next`, which
+            // is not followed, stays as it is until it is taken out.
+            unsafe {
+                let slot = self.slot(index);
+                let bytes = (&raw const (*slot).bytes).cast::<u8>();
+                records.push(Waiting {
+                    sequence: (*slot).sequence,
+                    bytes: std::slice::from_raw_parts(bytes, usize::from((*slot).length)),
+                });
+                if records.len() < count.min(most) as usize {
+                    index = (*slot).next;
+                }
+            }
+        }
+        records
+    }
+
+    /// Takes the first `n` records of a queue out, and counts what became of them.
+    pub fn take_out(&self, database: usize, n: u32, count: impl FnOnce(&mut Counters)) {
+        self.locked(|state| {
+            let State { free, used, databases, .. } = state;
+            let Some(database) = databases.get_mut(database) else { return };
+            for _ in 0..n {
+                if database.head == NONE {
+                    break;
+                }
+                let index = database.head;
+                // SAFETY: a slot of the queue, under the lock.
+                unsafe {
+                    let slot = self.slot(index);
+                    database.head = (*slot).next;
+                    database.done = (*slot).sequence;
+                    (*slot).next = *free;
+                }
+                *free = index;
+                *used -= 1;
+                database.count -= 1;
+            }
+            if database.head == NONE {
+                database.tail = NONE;
+            }
+            count(&mut database.counters);
+        });
+    }
+
+    /// Counts something for a database.
+    pub fn count(&self, database: usize, count: impl FnOnce(&mut Counters)) {
+        self.with(database, |database| count(&mut database.counters));
+    }
+
+    pub fn with<T>(&self, database: usize, body: impl FnOnce(&mut Database) -> T) -> Option<T> {
+        self.locked(|state| state.databases.get_mut(database).map(body))
+    }
+
+    /// The place of a database, a new one if need be. `None` if all are taken.
+    pub fn place_of(&self, oid: u32) -> Option<usize> {
+        self.locked(|state| {
+            let place = |oid| state.databases.iter().position(|database| database.oid == oid);
+            let index = place(oid).or_else(|| place(0))?;
+            state.databases.get_mut(index)?.oid = oid;
+            Some(index)
+        })
+    }
+
+    /// The databases that have a place.
+    pub fn databases(&self) -> Vec<u32> {
+        let mut oids = [0; MOST_DATABASES];
+        self.locked(|state| {
+            for (oid, database) in oids.iter_mut().zip(&state.databases) {
+                *oid = database.oid;
+            }
+        });
+        oids.into_iter().filter(|oid| *oid != 0).collect()
+    }
+
+    /// Gives up the place of a database that is no more, with all that waited there.
+    pub fn forget(&self, oid: u32) {
+        let index = self.locked(|state| state.databases.iter().position(|d| d.oid == oid));
+        if let Some(index) = index {
+            self.take_out(index, u32::MAX, |_| {});
+            self.locked(|state| {
+                if let Some(database) = state.databases.get_mut(index) {
+                    // SAFETY: zeros are a valid value of everything in it.
+                    *database = unsafe { std::mem::zeroed() };
+                    (database.head, database.tail) = (NONE, NONE);
+                }
+            });
+            if let Some(signals) = self.signals.get(index) {
+                signals.held.store(0, Relaxed);
+                signals.worker.store(0, Relaxed);
+            }
+        }
+    }
+}
