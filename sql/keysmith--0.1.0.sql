@@ -849,7 +849,7 @@ COMMENT ON FUNCTION keysmith.usage_fold() IS
 CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
-    retention text := coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '30 days');
+    retention text := coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '90 days');
     later     constant text := 'busy, to be tried again';
     oldest    date;
     expired   date;
@@ -858,11 +858,10 @@ DECLARE
     busy      text[] := '{}';
     number    bigint;
 BEGIN
-    IF retention::interval <= '0' THEN
-        RAISE EXCEPTION 'keysmith.usage_retention must be more than nothing, not %', retention
-            USING ERRCODE = 'KS400';
-    END IF;
-    oldest := ((clock_timestamp() - retention::interval) AT TIME ZONE 'UTC')::date;
+    -- 0 keeps all.
+    oldest := CASE WHEN retention::interval > '0'
+        THEN ((clock_timestamp() - retention::interval) AT TIME ZONE 'UTC')::date
+        ELSE '-infinity' END;
 
     task := 'partitions';
     BEGIN
@@ -1650,26 +1649,6 @@ CREATE FUNCTION keysmith.audit_verify(
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_verify';
 COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 'Checks each keyspace''s chain, also against heads that were kept, and names the first bad entry';
-
--- What there is, in numbers.
-
-CREATE FUNCTION keysmith.status(
-    OUT topic text,
-    OUT name text,
-    OUT value text
-) RETURNS SETOF record
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'keys', k.keyspace || ', ' || k.status, pg_catalog.count(*)::text
-    FROM keysmith.key_listing k GROUP BY k.keyspace, k.status
-    UNION ALL
-    SELECT 'peppers',
-           CASE k.generation WHEN 0 THEN 'without a pepper' ELSE 'pepper ' || k.generation END,
-           pg_catalog.count(*) || ' keys'
-    FROM keysmith.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
-    ORDER BY 1, 2
-$$;
-COMMENT ON FUNCTION keysmith.status() IS
-'Counters: keys by state, and by the pepper that they are stored with';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2279,6 +2258,36 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 
 /* <begin connected objects> */
 -- src/lib.rs:84
+-- requires:
+--   tracking
+
+-- What there is, in numbers.
+
+CREATE FUNCTION keysmith.status(
+    OUT topic text,
+    OUT name text,
+    OUT value text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'keys', k.keyspace || ', ' || k.status, pg_catalog.count(*)::text
+    FROM keysmith.key_listing k GROUP BY k.keyspace, k.status
+    UNION ALL
+    SELECT 'peppers',
+           CASE k.generation WHEN 0 THEN 'without a pepper' ELSE 'pepper ' || k.generation END,
+           pg_catalog.count(*) || ' keys'
+    FROM keysmith.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
+    UNION ALL
+    SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
+    UNION ALL
+    SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
+    ORDER BY 1, 2
+$$;
+COMMENT ON FUNCTION keysmith.status() IS
+'Counters: keys by state and by pepper, rate limits since the last start, usage and its worker';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:85
 -- finalize
 -- Nothing is anyone's until it is granted.
 

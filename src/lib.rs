@@ -81,6 +81,7 @@ pgrx::extension_sql_file!(
     name = "tracking",
     requires = ["usage_views"]
 );
+pgrx::extension_sql_file!("../sql/install/80_status.sql", name = "status", requires = ["tracking"]);
 pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges", finalize);
 
 /// Called when the library is loaded: by the postmaster where it is preloaded, else

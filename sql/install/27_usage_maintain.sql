@@ -244,7 +244,7 @@ COMMENT ON FUNCTION keysmith.usage_fold() IS
 CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
-    retention text := coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '30 days');
+    retention text := coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '90 days');
     later     constant text := 'busy, to be tried again';
     oldest    date;
     expired   date;
@@ -253,11 +253,10 @@ DECLARE
     busy      text[] := '{}';
     number    bigint;
 BEGIN
-    IF retention::interval <= '0' THEN
-        RAISE EXCEPTION 'keysmith.usage_retention must be more than nothing, not %', retention
-            USING ERRCODE = 'KS400';
-    END IF;
-    oldest := ((clock_timestamp() - retention::interval) AT TIME ZONE 'UTC')::date;
+    -- 0 keeps all.
+    oldest := CASE WHEN retention::interval > '0'
+        THEN ((clock_timestamp() - retention::interval) AT TIME ZONE 'UTC')::date
+        ELSE '-infinity' END;
 
     task := 'partitions';
     BEGIN

@@ -34,6 +34,7 @@ const LEVELS: [Level; 4] = [
             "authenticate",
             "client_ip",
             "sign_out",
+            "log_request",
             "event_channel",
             // These act with the caller's rights on the caller's tables.
             "isolate",
@@ -77,6 +78,9 @@ const LEVELS: [Level; 4] = [
             "audit_verify",
             "audit_heads",
             "status",
+            "limit_status",
+            "usage_status",
+            "flush_usage",
             "usage_logs",
             "usage_chart",
             "blast_radius",
