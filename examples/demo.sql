@@ -32,6 +32,37 @@ FROM keysmith.verify(left(:'minted_api_key', -1) || '_');
 SELECT ok, status, code, reason FROM keysmith.verify(:'minted_api_key', '{images:write}');
 
 \echo
+\echo '=== A table that shows each tenant its own rows: those of the key that is signed in'
+CREATE TABLE photo (
+    tenant_id uuid DEFAULT keysmith.current_tenant_id(),
+    name      text,
+    PRIMARY KEY (tenant_id, name)
+);
+\set ECHO none
+SET client_min_messages = error;
+DROP ROLE IF EXISTS demo_app;
+CREATE ROLE demo_app;
+ALTER TABLE photo OWNER TO demo_app;
+\set ECHO queries
+SELECT keysmith.isolate('photo', 'tenant_id');
+SELECT keysmith.grant_access('demo_app', 'verifier');
+SELECT keysmith.create_tenant('globex');
+SELECT api_key AS other_key FROM keysmith.mint('globex') \gset
+
+SET ROLE demo_app;
+BEGIN;
+SELECT ok FROM keysmith.verify(:'minted_api_key', sign_in => true);
+INSERT INTO photo (name) VALUES ('sunset');
+SELECT keysmith.current_tenant(), name FROM photo;
+COMMIT;
+
+BEGIN;
+SELECT ok FROM keysmith.verify(:'other_key', sign_in => true);
+SELECT keysmith.current_tenant(), count(*) AS photos FROM photo;
+COMMIT;
+RESET ROLE;
+
+\echo
 \echo '=== Revoke it'
 SELECT keysmith.revoke(:'minted_key_id', 'end of the demo');
 
@@ -43,3 +74,9 @@ SELECT ok, status, code, reason FROM keysmith.verify(:'minted_api_key');
 \echo '=== The list of keys'
 SELECT key_prefix, key_snippet, label, status, revoked_reason
 FROM keysmith.list_keys('acme', include_revoked => true);
+
+\echo
+\echo '=== Who did what, in a chain that shows what was done to it'
+SELECT entry, action, tenant, role, after ->> 'revoked_reason' AS reason
+FROM keysmith.audit WHERE keyspace = 'default' ORDER BY entry;
+SELECT * FROM keysmith.audit_verify();

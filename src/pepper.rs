@@ -23,7 +23,7 @@ pub fn load() -> Result<()> {
     let Some(path) = guc::pepper_file() else { return Ok(()) };
     let peppers = read(Path::new(&path)).map_err(|why| {
         Error::new(Code::Pepper, format!("keysmith.pepper_file {why}"))
-            .hint("See \"Peppers\" in docs/security.md.")
+            .hint("See \"Peppers\" in SECURITY.md.")
     })?;
     PEPPERS.get_or_init(|| peppers);
     Ok(())
