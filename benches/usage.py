@@ -13,6 +13,8 @@ import time
 import report
 from dataset import clusters
 
+INSERTS = 200
+
 
 def act(session):
     """Has a new tenant's key in force."""
@@ -55,7 +57,7 @@ def tracking(cluster, turns):
             statement = f"INSERT INTO {table} (id, customer, note) VALUES (%s, %s, 'ten pieces, in blue')"
 
             def run():
-                for n in range(500):
+                for n in range(INSERTS):
                     session.execute(statement, (first + n, n), prepare=True)
             return run
 
@@ -66,11 +68,14 @@ def tracking(cluster, turns):
                 "FROM generate_series(0, 9999) AS g")
 
         rows = []
-        for name, statements in (("insert of 1 row", one_by_one), ("insert of 10,000 rows", at_once)):
+        for name, statements, waits in (("insert of 1 row", one_by_one, "on"),
+                                        ("the same, not waiting for the disk", one_by_one, "off"),
+                                        ("insert of 10,000 rows", at_once, "on")):
+            session.execute(f"SET synchronous_commit = {waits}")
             result = interleaved({table: (lambda table=table: statements(table)())
                                   for table in ("untracked", "tracked")}, turns)
             session.execute("VACUUM")
-            count = 500 if statements is one_by_one else 1
+            count = INSERTS if statements is one_by_one else 1
             (base, _), (taken, ratio) = result.values()
             rows.append([name, f"{base / count * 1e6:,.0f} µs", f"{taken / count * 1e6:,.0f} µs",
                          f"{(ratio - 1) * 100:+.1f} %"])
@@ -118,11 +123,12 @@ def main():
     parser.add_argument("--turns", type=int, default=60)
     arguments = parser.parse_args()
     print(f"{report.processor()}: `{report.command()}`\n")
-    with clusters.running("bench", autovacuum="off", shared_buffers="512MB") as cluster:
+    with clusters.running("bench", autovacuum="off", shared_buffers="512MB", fsync="on") as cluster:
         cluster.execute("CREATE DATABASE bench")
         cluster.execute("CREATE EXTENSION keysmith", "bench")
         tracking(cluster, arguments.turns)
-        pages(cluster, arguments.requests, arguments.turns)
+        if arguments.requests:
+            pages(cluster, arguments.requests, arguments.turns)
 
 
 if __name__ == "__main__":

@@ -741,8 +741,14 @@ BEGIN
 
     -- What a leaked key touched long ago still matters, statement by statement no more.
     task := 'touches';
-    WITH old AS (
-        DELETE FROM keysmith.touch WHERE last_at < oldest RETURNING *
+    WITH RECURSIVE keys AS (
+        (SELECT key_id FROM keysmith.touch ORDER BY key_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.key_id FROM keysmith.touch t WHERE t.key_id > k.key_id ORDER BY t.key_id LIMIT 1)
+        FROM keys k WHERE k.key_id IS NOT NULL
+    ), old AS (
+        DELETE FROM keysmith.touch t USING keys k
+        WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
     ), summed AS (
         INSERT INTO keysmith.touch 
             (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
@@ -1627,8 +1633,9 @@ CREATE TABLE keysmith.touch (
     last_at    timestamptz NOT NULL,
     request_id uuid
 );
-CREATE INDEX touch_of_key ON keysmith.touch (key_id);
-CREATE INDEX touch_by_time ON keysmith.touch USING brin (last_at);
+-- One index for both who asks for a key and who looks for what is old, key by key: each
+-- more would cost every statement on a tracked table.
+CREATE INDEX touch_of_key ON keysmith.touch (key_id, last_at);
 COMMENT ON TABLE keysmith.touch IS 'What keys did to tracked tables; old statements are summed up';
 COMMENT ON COLUMN keysmith.touch.relation IS 'What the table was called then';
 COMMENT ON COLUMN keysmith.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';

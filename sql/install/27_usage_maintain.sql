@@ -278,8 +278,14 @@ BEGIN
 
     -- What a leaked key touched long ago still matters, statement by statement no more.
     task := 'touches';
-    WITH old AS (
-        DELETE FROM keysmith.touch WHERE last_at < oldest RETURNING *
+    WITH RECURSIVE keys AS (
+        (SELECT key_id FROM keysmith.touch ORDER BY key_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.key_id FROM keysmith.touch t WHERE t.key_id > k.key_id ORDER BY t.key_id LIMIT 1)
+        FROM keys k WHERE k.key_id IS NOT NULL
+    ), old AS (
+        DELETE FROM keysmith.touch t USING keys k
+        WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
     ), summed AS (
         INSERT INTO keysmith.touch 
             (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
