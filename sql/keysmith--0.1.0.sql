@@ -526,12 +526,12 @@ BEGIN
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                count(*), count(*) FILTER (WHERE outcome <> 'ok'), count(latency),
                coalesce(sum(latency), '0'),
-               least(max(at) FILTER (WHERE outcome = 'ok'), clock_timestamp()), min(at)
+               max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok'), min(at)
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
                    coalesce(left(endpoint, 255), '') AS endpoint,
-                   least(greatest(latency, '0'), '1 day') AS latency
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency
             FROM new_rows
         ) AS rows
         GROUP BY GROUPING SETS (
@@ -547,7 +547,7 @@ BEGIN
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
                    coalesce(left(endpoint, 255), '') AS endpoint,
-                   least(greatest(latency, '0'), '1 day') AS latency
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency
             FROM old_rows
         ) AS rows
         GROUP BY GROUPING SETS (
@@ -565,13 +565,13 @@ BEGIN
                sum(sign), coalesce(sum(sign) FILTER (WHERE outcome <> 'ok'), 0),
                coalesce(sum(sign) FILTER (WHERE latency IS NOT NULL), 0),
                coalesce(sum(sign * latency), '0'),
-               least(max(at) FILTER (WHERE outcome = 'ok' AND sign = 1), clock_timestamp()),
+               max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok' AND sign = 1),
                CASE WHEN moved THEN min(at) END
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
                    coalesce(left(endpoint, 255), '') AS endpoint,
-                   least(greatest(latency, '0'), '1 day') AS latency, sign
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency, sign
             FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows
         ) AS rows
         GROUP BY GROUPING SETS (
@@ -852,11 +852,15 @@ DECLARE
     retention text := coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '90 days');
     later     constant text := 'busy, to be tried again';
     oldest    date;
+    days      date[];
     expired   date;
     name      text;
     dropped   text[] := '{}';
     busy      text[] := '{}';
-    number    bigint;
+    folded    bigint;
+    summed    bigint;
+    starts    timestamptz;
+    is_there  boolean;
 BEGIN
     -- 0 keeps all.
     oldest := CASE WHEN retention::interval > '0'
@@ -872,27 +876,39 @@ BEGIN
     RETURN NEXT;
 
     task := 'totals';
-    number := keysmith.usage_fold();
-    outcome := coalesce(number || ' deltas folded', later);
+    folded := keysmith.usage_fold();
+    outcome := coalesce(folded || ' deltas folded', later);
     RETURN NEXT;
 
     -- What a leaked key touched long ago still matters, statement by statement no more.
     task := 'touches';
-    WITH old AS (
-        DELETE FROM keysmith.touch WHERE last_at < oldest RETURNING *
+    WITH RECURSIVE keys AS (
+        (SELECT key_id FROM keysmith.touch ORDER BY key_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.key_id FROM keysmith.touch t WHERE t.key_id > k.key_id ORDER BY t.key_id LIMIT 1)
+        FROM keys k WHERE k.key_id IS NOT NULL
+    ), old AS (
+        DELETE FROM keysmith.touch t USING keys k
+        WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
     ), summed AS (
         INSERT INTO keysmith.touch 
             (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
         SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
         FROM old GROUP BY 1, 2, 3, 4, 5
     )
-    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) INTO number FROM old;
-    outcome := number || ' summed up';
+    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation))
+    INTO summed FROM old;
+    outcome := summed || ' summed up';
     RETURN NEXT;
 
     -- Dropping comes last: it locks the table of requests until the commit.
     task := 'retention';
-    FOR expired IN
+    IF folded IS NULL THEN
+        outcome := later;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    days := ARRAY(
         SELECT to_date(substr(c.relname, 7), 'YYYYMMDD')
         FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'keysmith.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
@@ -902,26 +918,52 @@ BEGIN
         (SELECT DISTINCT (at AT TIME ZONE 'UTC')::date FROM keysmith.usage_event
          WHERE tableoid = to_regclass('keysmith.usage_default') AND isfinite(at)
            AND at < oldest::timestamp AT TIME ZONE 'UTC' LIMIT 10)
-        ORDER BY 1
-    LOOP
+        UNION
+        -- Days whose partition someone took away by hand.
+        (WITH RECURSIVE left_over AS (
+             SELECT min(period) AS period FROM keysmith.usage_day WHERE requests > gone
+             UNION ALL
+             SELECT (SELECT min(d.period) FROM keysmith.usage_day d
+                     WHERE d.requests > d.gone AND d.period > l.period)
+             FROM left_over l WHERE l.period IS NOT NULL
+         )
+         SELECT (period AT TIME ZONE 'UTC')::date FROM left_over
+         WHERE isfinite(period) AND NOT EXISTS (
+                   SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+                   WHERE i.inhparent = 'keysmith.usage_event'::regclass
+                     AND c.relname = 'usage_' || to_char(period AT TIME ZONE 'UTC', 'YYYYMMDD'))
+           AND NOT EXISTS (
+                   SELECT FROM keysmith.usage_event e
+                   WHERE e.at >= period AND e.at < period + interval '24 hours')
+           AND NOT EXISTS (
+                   SELECT FROM keysmith.usage_delta d
+                   WHERE d.period >= left_over.period AND d.period < left_over.period + interval '24 hours'))
+        ORDER BY 1);
+    FOREACH expired IN ARRAY days LOOP
         name := 'usage_' || to_char(expired, 'YYYYMMDD');
+        starts := expired::timestamp AT TIME ZONE 'UTC';
         BEGIN
-            PERFORM keysmith.usage_prepare(expired, expired);
-            -- Readers go on, and no row is amended any more.
-            EXECUTE format('LOCK TABLE ONLY keysmith.%I IN SHARE ROW EXCLUSIVE MODE', name);
-            IF keysmith.usage_fold() IS NULL THEN
-                RAISE lock_not_available;
+            IF expired < oldest THEN
+                PERFORM keysmith.usage_prepare(expired, expired);
             END IF;
-            UPDATE keysmith.usage_day SET gone = requests
-            WHERE period = expired::timestamp AT TIME ZONE 'UTC' AND gone <> requests;
+            is_there := EXISTS (
+                SELECT FROM pg_catalog.pg_inherits i
+                WHERE i.inhparent = 'keysmith.usage_event'::regclass
+                  AND i.inhrelid = to_regclass('keysmith.' || name));
+            IF is_there THEN
+                -- Readers go on, and no row is amended any more.
+                EXECUTE format('LOCK TABLE ONLY keysmith.%I IN SHARE ROW EXCLUSIVE MODE', name);
+                PERFORM keysmith.usage_fold();
+            END IF;
+            UPDATE keysmith.usage_day SET gone = requests WHERE period = starts AND gone <> requests;
             UPDATE keysmith.usage_hour SET gone = requests
-            WHERE period >= expired::timestamp AT TIME ZONE 'UTC'
-              AND period < (expired + 1)::timestamp AT TIME ZONE 'UTC' AND gone <> requests;
+            WHERE period >= starts AND period < starts + interval '24 hours' AND gone <> requests;
             DELETE FROM keysmith.usage_mark
-            WHERE period >= expired::timestamp AT TIME ZONE 'UTC'
-              AND period < (expired + 1)::timestamp AT TIME ZONE 'UTC';
-            EXECUTE format('DROP TABLE keysmith.%I', name);
-            dropped := dropped || name;
+            WHERE period >= starts AND period < starts + interval '24 hours';
+            IF is_there THEN
+                EXECUTE format('DROP TABLE keysmith.%I', name);
+                dropped := dropped || name;
+            END IF;
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             busy := busy || name;
         END;
@@ -2065,9 +2107,9 @@ DECLARE
     step    constant interval := CASE WHEN is_hour THEN '1 hour' ELSE '24 hours' END;
     -- Encodings other than UTF-8 have no blocks.
     is_utf8 constant boolean := getdatabaseencoding() = 'UTF8';
-    let_in  constant text := CASE WHEN is_utf8 THEN chr(9608) ELSE '#' END;
-    refused constant text := CASE WHEN is_utf8 THEN chr(9617) ELSE '-' END;
-    nothing constant text := CASE WHEN is_utf8 THEN chr(183) ELSE '.' END;
+    let_in  constant text := chr(CASE WHEN is_utf8 THEN 9608 ELSE ascii('#') END);
+    refused constant text := chr(CASE WHEN is_utf8 THEN 9617 ELSE ascii('-') END);
+    nothing constant text := chr(CASE WHEN is_utf8 THEN 183 ELSE ascii('.') END);
     newest  timestamptz;
     -- psql puts a space at either side. What is left of the bars has a fixed width.
     room    constant integer := usage_chart.width - 2 - CASE WHEN is_hour THEN 32 ELSE 31 END;
@@ -2162,8 +2204,9 @@ CREATE TABLE keysmith.touch (
     last_at    timestamptz NOT NULL,
     request_id uuid
 );
-CREATE INDEX touch_of_key ON keysmith.touch (key_id);
-CREATE INDEX touch_by_time ON keysmith.touch USING brin (last_at);
+-- One index for both who asks for a key and who looks for what is old, key by key: each
+-- more would cost every statement on a tracked table.
+CREATE INDEX touch_of_key ON keysmith.touch (key_id, last_at);
 COMMENT ON TABLE keysmith.touch IS 'What keys did to tracked tables; old statements are summed up';
 COMMENT ON COLUMN keysmith.touch.relation IS 'What the table was called then';
 COMMENT ON COLUMN keysmith.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';

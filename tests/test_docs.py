@@ -284,7 +284,9 @@ def signature(text):
     return re.sub(r"\s*([(),])\s*", r"\1", " ".join(text.split())).lower()
 
 
-@pytest.mark.parametrize("name", ["verdict", "explanation", "minted", "keys"])
+@pytest.mark.parametrize("name", [
+    "verdict", "explanation", "minted", "keys", "usage", "usage_hourly", "usage_daily",
+    "usage_endpoints", "top_keys", "top_refusals", "touches"])
 def test_every_column_is_described(cluster, name):
     columns = cluster.execute(f"""
         SELECT attname FROM pg_attribute

@@ -134,12 +134,12 @@ BEGIN
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                count(*), count(*) FILTER (WHERE outcome <> 'ok'), count(latency),
                coalesce(sum(latency), '0'),
-               least(max(at) FILTER (WHERE outcome = 'ok'), clock_timestamp()), min(at)
+               max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok'), min(at)
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
                    coalesce(left(endpoint, 255), '') AS endpoint,
-                   least(greatest(latency, '0'), '1 day') AS latency
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency
             FROM new_rows
         ) AS rows
         GROUP BY GROUPING SETS (
@@ -155,7 +155,7 @@ BEGIN
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
                    coalesce(left(endpoint, 255), '') AS endpoint,
-                   least(greatest(latency, '0'), '1 day') AS latency
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency
             FROM old_rows
         ) AS rows
         GROUP BY GROUPING SETS (
@@ -173,13 +173,13 @@ BEGIN
                sum(sign), coalesce(sum(sign) FILTER (WHERE outcome <> 'ok'), 0),
                coalesce(sum(sign) FILTER (WHERE latency IS NOT NULL), 0),
                coalesce(sum(sign * latency), '0'),
-               least(max(at) FILTER (WHERE outcome = 'ok' AND sign = 1), clock_timestamp()),
+               max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok' AND sign = 1),
                CASE WHEN moved THEN min(at) END
         FROM (
             SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
                    status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
                    coalesce(left(endpoint, 255), '') AS endpoint,
-                   least(greatest(latency, '0'), '1 day') AS latency, sign
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency, sign
             FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows
         ) AS rows
         GROUP BY GROUPING SETS (

@@ -247,11 +247,15 @@ DECLARE
     retention text := coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '90 days');
     later     constant text := 'busy, to be tried again';
     oldest    date;
+    days      date[];
     expired   date;
     name      text;
     dropped   text[] := '{}';
     busy      text[] := '{}';
-    number    bigint;
+    folded    bigint;
+    summed    bigint;
+    starts    timestamptz;
+    is_there  boolean;
 BEGIN
     -- 0 keeps all.
     oldest := CASE WHEN retention::interval > '0'
@@ -267,27 +271,39 @@ BEGIN
     RETURN NEXT;
 
     task := 'totals';
-    number := keysmith.usage_fold();
-    outcome := coalesce(number || ' deltas folded', later);
+    folded := keysmith.usage_fold();
+    outcome := coalesce(folded || ' deltas folded', later);
     RETURN NEXT;
 
     -- What a leaked key touched long ago still matters, statement by statement no more.
     task := 'touches';
-    WITH old AS (
-        DELETE FROM keysmith.touch WHERE last_at < oldest RETURNING *
+    WITH RECURSIVE keys AS (
+        (SELECT key_id FROM keysmith.touch ORDER BY key_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.key_id FROM keysmith.touch t WHERE t.key_id > k.key_id ORDER BY t.key_id LIMIT 1)
+        FROM keys k WHERE k.key_id IS NOT NULL
+    ), old AS (
+        DELETE FROM keysmith.touch t USING keys k
+        WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
     ), summed AS (
         INSERT INTO keysmith.touch 
             (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
         SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
         FROM old GROUP BY 1, 2, 3, 4, 5
     )
-    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) INTO number FROM old;
-    outcome := number || ' summed up';
+    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation))
+    INTO summed FROM old;
+    outcome := summed || ' summed up';
     RETURN NEXT;
 
     -- Dropping comes last: it locks the table of requests until the commit.
     task := 'retention';
-    FOR expired IN
+    IF folded IS NULL THEN
+        outcome := later;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    days := ARRAY(
         SELECT to_date(substr(c.relname, 7), 'YYYYMMDD')
         FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'keysmith.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
@@ -297,26 +313,52 @@ BEGIN
         (SELECT DISTINCT (at AT TIME ZONE 'UTC')::date FROM keysmith.usage_event
          WHERE tableoid = to_regclass('keysmith.usage_default') AND isfinite(at)
            AND at < oldest::timestamp AT TIME ZONE 'UTC' LIMIT 10)
-        ORDER BY 1
-    LOOP
+        UNION
+        -- Days whose partition someone took away by hand.
+        (WITH RECURSIVE left_over AS (
+             SELECT min(period) AS period FROM keysmith.usage_day WHERE requests > gone
+             UNION ALL
+             SELECT (SELECT min(d.period) FROM keysmith.usage_day d
+                     WHERE d.requests > d.gone AND d.period > l.period)
+             FROM left_over l WHERE l.period IS NOT NULL
+         )
+         SELECT (period AT TIME ZONE 'UTC')::date FROM left_over
+         WHERE isfinite(period) AND NOT EXISTS (
+                   SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+                   WHERE i.inhparent = 'keysmith.usage_event'::regclass
+                     AND c.relname = 'usage_' || to_char(period AT TIME ZONE 'UTC', 'YYYYMMDD'))
+           AND NOT EXISTS (
+                   SELECT FROM keysmith.usage_event e
+                   WHERE e.at >= period AND e.at < period + interval '24 hours')
+           AND NOT EXISTS (
+                   SELECT FROM keysmith.usage_delta d
+                   WHERE d.period >= left_over.period AND d.period < left_over.period + interval '24 hours'))
+        ORDER BY 1);
+    FOREACH expired IN ARRAY days LOOP
         name := 'usage_' || to_char(expired, 'YYYYMMDD');
+        starts := expired::timestamp AT TIME ZONE 'UTC';
         BEGIN
-            PERFORM keysmith.usage_prepare(expired, expired);
-            -- Readers go on, and no row is amended any more.
-            EXECUTE format('LOCK TABLE ONLY keysmith.%I IN SHARE ROW EXCLUSIVE MODE', name);
-            IF keysmith.usage_fold() IS NULL THEN
-                RAISE lock_not_available;
+            IF expired < oldest THEN
+                PERFORM keysmith.usage_prepare(expired, expired);
             END IF;
-            UPDATE keysmith.usage_day SET gone = requests
-            WHERE period = expired::timestamp AT TIME ZONE 'UTC' AND gone <> requests;
+            is_there := EXISTS (
+                SELECT FROM pg_catalog.pg_inherits i
+                WHERE i.inhparent = 'keysmith.usage_event'::regclass
+                  AND i.inhrelid = to_regclass('keysmith.' || name));
+            IF is_there THEN
+                -- Readers go on, and no row is amended any more.
+                EXECUTE format('LOCK TABLE ONLY keysmith.%I IN SHARE ROW EXCLUSIVE MODE', name);
+                PERFORM keysmith.usage_fold();
+            END IF;
+            UPDATE keysmith.usage_day SET gone = requests WHERE period = starts AND gone <> requests;
             UPDATE keysmith.usage_hour SET gone = requests
-            WHERE period >= expired::timestamp AT TIME ZONE 'UTC'
-              AND period < (expired + 1)::timestamp AT TIME ZONE 'UTC' AND gone <> requests;
+            WHERE period >= starts AND period < starts + interval '24 hours' AND gone <> requests;
             DELETE FROM keysmith.usage_mark
-            WHERE period >= expired::timestamp AT TIME ZONE 'UTC'
-              AND period < (expired + 1)::timestamp AT TIME ZONE 'UTC';
-            EXECUTE format('DROP TABLE keysmith.%I', name);
-            dropped := dropped || name;
+            WHERE period >= starts AND period < starts + interval '24 hours';
+            IF is_there THEN
+                EXECUTE format('DROP TABLE keysmith.%I', name);
+                dropped := dropped || name;
+            END IF;
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             busy := busy || name;
         END;

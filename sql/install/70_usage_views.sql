@@ -201,9 +201,9 @@ DECLARE
     step    constant interval := CASE WHEN is_hour THEN '1 hour' ELSE '24 hours' END;
     -- Encodings other than UTF-8 have no blocks.
     is_utf8 constant boolean := getdatabaseencoding() = 'UTF8';
-    let_in  constant text := CASE WHEN is_utf8 THEN chr(9608) ELSE '#' END;
-    refused constant text := CASE WHEN is_utf8 THEN chr(9617) ELSE '-' END;
-    nothing constant text := CASE WHEN is_utf8 THEN chr(183) ELSE '.' END;
+    let_in  constant text := chr(CASE WHEN is_utf8 THEN 9608 ELSE ascii('#') END);
+    refused constant text := chr(CASE WHEN is_utf8 THEN 9617 ELSE ascii('-') END);
+    nothing constant text := chr(CASE WHEN is_utf8 THEN 183 ELSE ascii('.') END);
     newest  timestamptz;
     -- psql puts a space at either side. What is left of the bars has a fixed width.
     room    constant integer := usage_chart.width - 2 - CASE WHEN is_hour THEN 32 ELSE 31 END;

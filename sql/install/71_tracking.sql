@@ -12,8 +12,9 @@ CREATE TABLE keysmith.touch (
     last_at    timestamptz NOT NULL,
     request_id uuid
 );
-CREATE INDEX touch_of_key ON keysmith.touch (key_id);
-CREATE INDEX touch_by_time ON keysmith.touch USING brin (last_at);
+-- One index for both who asks for a key and who looks for what is old, key by key: each
+-- more would cost every statement on a tracked table.
+CREATE INDEX touch_of_key ON keysmith.touch (key_id, last_at);
 COMMENT ON TABLE keysmith.touch IS 'What keys did to tracked tables; old statements are summed up';
 COMMENT ON COLUMN keysmith.touch.relation IS 'What the table was called then';
 COMMENT ON COLUMN keysmith.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';

@@ -1,0 +1,135 @@
+"""What usage costs: statements on tracked tables beside the same on untracked ones, and
+pages of a log of many requests.
+
+Contenders take turns, in another order each time, so that what else the machine does
+meets all of them alike. Ratios are taken within a turn, and their median is shown.
+"""
+
+import argparse
+import random
+import statistics
+import time
+
+import report
+from dataset import clusters
+
+INSERTS = 200
+
+
+def act(session):
+    """Has a new tenant's key in force."""
+    tenant_id, = session.execute("SELECT keysmith.create_tenant('acting')").fetchone()
+    key_id, = session.execute("SELECT key_id FROM keysmith.mint('acting')").fetchone()
+    session.execute("SELECT set_config('standin.key', %s, false)", (str(key_id),))
+    session.execute("SELECT set_config('standin.key_tenant', %s, false)", (str(tenant_id),))
+
+
+def timed(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def interleaved(contenders, turns):
+    """The median time of each contender, and the median of the ratios to the first."""
+    times = {name: [] for name in contenders}
+    for _ in range(turns):
+        for name in random.sample(list(contenders), len(contenders)):
+            times[name].append(timed(contenders[name]))
+    first = next(iter(contenders))
+    return {name: (statistics.median(taken),
+                   statistics.median(t / base for t, base in zip(taken, times[first])))
+            for name, taken in times.items()}
+
+
+def tracking(cluster, turns):
+    with cluster.connect("bench") as session:
+        act(session)
+        for table in ("untracked", "tracked"):
+            session.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, customer bigint NOT NULL, note text, "
+                            f"at timestamptz NOT NULL DEFAULT now()); CREATE INDEX ON {table} (customer)")
+        session.execute("SELECT keysmith.track('tracked')")
+        # Both kinds of statements begin with tables of the same size.
+        next_id = iter(range(1, 10**12, 10_000))
+
+        def one_by_one(table):
+            first = next(next_id)
+            statement = f"INSERT INTO {table} (id, customer, note) VALUES (%s, %s, 'ten pieces, in blue')"
+
+            def run():
+                for n in range(INSERTS):
+                    session.execute(statement, (first + n, n), prepare=True)
+            return run
+
+        def at_once(table):
+            first = next(next_id)
+            return lambda: session.execute(
+                f"INSERT INTO {table} (id, customer, note) SELECT {first} + g, g, 'ten pieces, in blue' "
+                "FROM generate_series(0, 9999) AS g")
+
+        rows = []
+        for name, statements, waits in (("insert of 1 row", one_by_one, "on"),
+                                        ("the same, not waiting for the disk", one_by_one, "off"),
+                                        ("insert of 10,000 rows", at_once, "on")):
+            session.execute(f"SET synchronous_commit = {waits}")
+            result = interleaved({table: (lambda table=table: statements(table)())
+                                  for table in ("untracked", "tracked")}, turns)
+            session.execute("VACUUM")
+            count = INSERTS if statements is one_by_one else 1
+            (base, _), (taken, ratio) = result.values()
+            rows.append([name, f"{base / count * 1e6:,.0f} µs", f"{taken / count * 1e6:,.0f} µs",
+                         f"{(ratio - 1) * 100:+.1f} %"])
+        print(report.markdown_table(["statement", "untracked", "tracked", "more"], rows))
+
+
+def pages(cluster, requests, turns):
+    with cluster.connect("bench") as session:
+        session.execute("SELECT keysmith.usage_prepare()")
+        tenant_id, = session.execute("SELECT keysmith.create_tenant('acme')").fetchone()
+        keys = [session.execute("SELECT key_id FROM keysmith.mint('acme')").fetchone()[0] for _ in range(4)]
+        batch = 10_000
+
+        def write(first):
+            session.execute(
+                "INSERT INTO keysmith.usage_event (at, incarnation, sequence, request_id, key_id, tenant_id, "
+                "keyspace, environment, method, endpoint, status, outcome, ip, latency) "
+                "SELECT now() - interval '1 day' * (1 - (%(first)s + g)::float8 / %(all)s), 1, %(first)s + g, "
+                "gen_random_uuid(), (%(keys)s::uuid[])[1 + g %% 4], %(tenant)s, 'default', 'live', 'GET', "
+                "'/v1/images', 200, 'ok', '192.0.2.1', '12 ms' FROM generate_series(1, %(batch)s) AS g",
+                {"first": first, "all": requests, "keys": keys, "tenant": tenant_id, "batch": batch})
+            session.execute("SELECT keysmith.usage_fold()")
+
+        taken = timed(lambda: [write(first) for first in range(0, requests, batch)])
+        session.execute("VACUUM ANALYZE")
+        print(f"\n{requests:,} requests written and folded in batches of {batch:,}: "
+              f"{requests / taken:,.0f} a second\n")
+
+        def page(number):
+            return lambda: session.execute(
+                "SELECT keysmith.usage_logs('acme', key_id => %s, page => %s)", (keys[0], number)).fetchone()
+
+        last = requests // 4 // 50
+        contenders = {f"page {n:,}": page(n) for n in (1, 1000, last) if n <= last}
+        for run in contenders.values():
+            run()
+        rows = [[name, f"{seconds * 1e3:.2f} ms", f"{ratio:.2f}"]
+                for name, (seconds, ratio) in interleaved(contenders, turns).items()]
+        print(report.markdown_table(["usage_logs, by key", "time", "to page 1"], rows))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--turns", type=int, default=60)
+    arguments = parser.parse_args()
+    print(f"{report.processor()}: `{report.command()}`\n")
+    with clusters.running("bench", autovacuum="off", shared_buffers="512MB", fsync="on") as cluster:
+        cluster.execute("CREATE DATABASE bench")
+        cluster.execute("CREATE EXTENSION keysmith", "bench")
+        tracking(cluster, arguments.turns)
+        if arguments.requests:
+            pages(cluster, arguments.requests, arguments.turns)
+
+
+if __name__ == "__main__":
+    main()

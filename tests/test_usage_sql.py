@@ -1,0 +1,686 @@
+"""Usage as SQL sees it: totals, pages, partitions, retention, views, charts."""
+
+import random
+import subprocess
+import threading
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+
+import psycopg
+import pytest
+
+from conftest import Database
+
+COLUMNS = ("at, incarnation, sequence, request_id, key_id, tenant_id, keyspace, environment, method, "
+           "endpoint, status, outcome, ip, latency")
+OUTCOMES = [("ok", 200), ("ok", 500), ("insufficient_scope", 403), ("revoked", 401)]
+TODAY = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+class Usage:
+    """A database with tenants and keys, and requests written as the flusher writes them."""
+
+    def __init__(self, db, tenants=("acme",), keys=2):
+        self.db = db
+        self.random = random.Random(7)
+        self.sequence = 0
+        self.tenants = {name: db.tenant(name) for name in tenants}
+        self.keys = [(db.mint(name).key_id, tenant_id)
+                     for name, tenant_id in self.tenants.items() for _ in range(keys)]
+        db.call("usage_prepare")
+
+    def row(self, at=None, key=None, outcome=None, endpoint=None, latency=None, status=None):
+        key_id, tenant_id = key or self.random.choice(self.keys)
+        drawn, drawn_status = self.random.choice(OUTCOMES)
+        self.sequence += 1
+        return (at or TODAY - timedelta(seconds=self.random.randrange(86400)), 1, self.sequence,
+                uuid.uuid4(), key_id, tenant_id, "default", "live", "GET",
+                endpoint or self.random.choice(["/a", "/b", None]), status or drawn_status,
+                outcome or drawn, "10.0.0.1", latency)
+
+    def write(self, rows, table="keysmith.usage_event"):
+        with self.db.session.cursor() as cursor, \
+                cursor.copy(f"COPY {table} ({COLUMNS}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
+
+    def add(self, count=1, **options):
+        rows = [self.row(**options) for _ in range(count)]
+        self.write(rows)
+        return rows
+
+
+@pytest.fixture
+def usage(db):
+    return Usage(db)
+
+
+def partition(day):
+    return f"keysmith.usage_{day:%Y%m%d}"
+
+
+# What totals must be: those of the rows themselves, by one statement and so at one moment.
+BY_KEY = """
+    SELECT * FROM (
+        SELECT date_trunc('{span}', at, 'UTC') AS period, tenant_id, key_id, environment, status,
+               outcome, count(*)::bigint
+        FROM keysmith.usage_event GROUP BY 1, 2, 3, 4, 5, 6) AS rows
+    FULL JOIN (
+        SELECT {column} AS period, tenant_id, key_id, environment, status, outcome, requests
+        FROM keysmith.usage_{span_ly}) AS totals
+    USING (period, tenant_id, key_id, environment, status, outcome)
+    WHERE count IS DISTINCT FROM requests"""
+BY_ENDPOINT = """
+    SELECT * FROM (
+        SELECT (at AT TIME ZONE 'UTC')::date AS day, tenant_id, coalesce(endpoint, '') AS endpoint,
+               count(*)::bigint, count(*) FILTER (WHERE outcome <> 'ok') AS not_ok,
+               sum(latency) / nullif(count(latency), 0) AS mean
+        FROM keysmith.usage_event WHERE endpoint IS NOT NULL OR method IS NOT NULL GROUP BY 1, 2, 3) AS rows
+    FULL JOIN (
+        SELECT day, tenant_id, coalesce(endpoint, '') AS endpoint, requests, refused, latency
+        FROM keysmith.usage_endpoints) AS totals
+    USING (day, tenant_id, endpoint)
+    WHERE (count, not_ok, mean) IS DISTINCT FROM (requests, refused, latency)"""
+DIFFERENCES = [
+    BY_KEY.format(span="hour", span_ly="hourly", column="hour"),
+    BY_KEY.format(span="day", span_ly="daily", column="day::timestamp AT TIME ZONE 'UTC'"),
+    BY_ENDPOINT,
+]
+
+
+def assert_totals(db):
+    for statement in DIFFERENCES:
+        assert db.rows(statement) == []
+
+
+# Totals
+
+def test_totals_are_those_of_the_rows_whatever_is_done_to_them(usage):
+    """Rows come, are amended, moved and removed, through the parent and directly; totals
+    are compared before and after folding."""
+    db, draw = usage.db, usage.random
+    for step in range(60):
+        usage.add(draw.randrange(1, 30), latency=draw.choice([None, "5 ms", "1 s"]))
+        usage.write([usage.row(at=TODAY + timedelta(seconds=1))], partition(TODAY))
+        table = draw.choice(["keysmith.usage_event", partition(TODAY - timedelta(days=1))])
+        some = f"sequence % 7 = {draw.randrange(7)}"
+        db.rows(draw.choice([
+            f"UPDATE {table} SET status = 404, latency = '7 ms', endpoint = '/c' WHERE {some}",
+            f"UPDATE {table} SET outcome = 'ok' WHERE {some}",
+            f"UPDATE keysmith.usage_event SET at = at + interval '90 minutes' WHERE {some}",
+            f"DELETE FROM {table} WHERE sequence % 31 = {draw.randrange(31)}",
+            "SELECT 1",
+        ]))
+        assert_totals(db)
+        if step % 5 == 0:
+            assert db.one("usage_fold")[0] > 0
+            assert db.value("SELECT count(*) FROM keysmith.usage_delta") == 0
+            assert_totals(db)
+    assert db.value("SELECT sum(requests) FROM keysmith.usage_hourly") > 500
+
+
+def test_totals_are_exact_at_every_moment_with_sixteen_writers(usage, connect):
+    """Writers write by every path while one session folds, and another asks at once for
+    the number of rows and for the totals."""
+    db = usage.db
+    until = threading.Event()
+    today = partition(TODAY)
+
+    def write(number):
+        session = connect()
+        draw = random.Random(number)
+        for n in range(40):
+            table = draw.choice(["keysmith.usage_event", today])
+            key_id, tenant_id = draw.choice(usage.keys)
+            session.execute(
+                f"INSERT INTO {table} ({COLUMNS}) SELECT %s + interval '1 minute' * (g %% 180), %s, "
+                "%s + g, gen_random_uuid(), %s, %s, 'default', 'live', 'GET', '/x', 200, 'ok', NULL, NULL "
+                "FROM generate_series(1, 20) AS g",
+                (TODAY, number, n * 20, key_id, tenant_id))
+            session.execute(draw.choice([
+                f"UPDATE {table} SET status = 201 WHERE incarnation = {number} AND sequence % 5 = 0",
+                f"DELETE FROM {table} WHERE incarnation = {number} AND sequence % 11 = 0",
+                "SELECT 1"]))
+
+    def fold():
+        session = connect()
+        folds = 0
+        while not until.is_set():
+            folds += session.execute("SELECT keysmith.usage_fold()").fetchone()[0]
+        return folds
+
+    def look():
+        session = connect()
+        looks = 0
+        while not until.is_set():
+            rows, hours, days = session.execute(
+                "SELECT (SELECT count(*) FROM keysmith.usage_event), "
+                "(SELECT coalesce(sum(requests), 0) FROM keysmith.usage_hourly) AS hours, "
+                "(SELECT coalesce(sum(requests), 0) FROM keysmith.usage_daily) AS days").fetchone()
+            assert rows == hours == days
+            looks += 1
+        return looks
+
+    with ThreadPoolExecutor(18) as pool:
+        folding, looking = pool.submit(fold), pool.submit(look)
+        try:
+            for writer in [pool.submit(write, number) for number in range(100, 116)]:
+                writer.result(120)
+        finally:
+            until.set()
+        assert folding.result(30) > 100 and looking.result(30) > 5
+    assert_totals(db)
+    # And the marks that were made meanwhile lead to the right pages.
+    db.one("usage_fold")
+    assert_pages(usage, "acme", None, per_page=997)
+
+
+def test_only_one_session_folds(usage, connect):
+    usage.add(10)
+    other = connect(autocommit=False)
+    assert other.execute("SELECT keysmith.usage_fold()").fetchone()[0] > 0
+    assert usage.db.one("usage_fold")[0] is None
+    tasks = dict(usage.db.call("maintain"))
+    assert tasks["totals"] == tasks["retention"] == "busy, to be tried again"
+    # Writers don't wait for it, nor do readers, who see what was there before.
+    usage.add(10)
+    assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_hourly") == 20
+    other.rollback()
+    assert usage.db.one("usage_fold")[0] > 0
+    assert_totals(usage.db)
+
+
+def test_endpoints_of_a_period_are_bounded(usage):
+    key = usage.keys[0]
+    at = TODAY + timedelta(hours=1)
+    for number in range(4):
+        usage.write([usage.row(at=at, key=key, endpoint=f"/{number}/{n}") for n in range(300)])
+        usage.db.one("usage_fold")
+    # What is known stays known, what is not stays one of the others, as amendments show.
+    usage.db.rows("UPDATE keysmith.usage_event SET endpoint = '/new' WHERE endpoint = '/3/1'")
+    usage.db.rows("UPDATE keysmith.usage_event SET endpoint = '/0/0' WHERE endpoint = '/0/1'")
+    usage.db.one("usage_fold")
+    counts = dict(usage.db.rows("SELECT endpoint, requests FROM keysmith.usage_endpoints"))
+    assert len(counts) == 500 and sum(counts.values()) == 1200
+    assert counts["(other)"] == 700 and counts["/0/0"] == 2
+    assert usage.db.value("SELECT count(*) FROM keysmith.usage_endpoint_hour") == 501
+    # Longer than an index could hold.
+    usage.write([usage.row(at=at, key=key, endpoint=chr(0x1F511) * 100_000)])
+    assert usage.db.one("usage_fold")[0] > 0
+
+
+def test_a_latency_out_of_all_bounds_fails_nothing(usage):
+    usage.add(1, latency="178000000 years")
+    usage.add(1, latency="-178000000 years")
+    usage.db.one("usage_fold")
+    usage.add(3, latency="178000000 years")
+    usage.db.one("usage_fold")
+    assert usage.db.value("SELECT max(latency) FROM keysmith.usage_daily") <= timedelta(days=1)
+
+
+# Last use
+
+def test_last_used_at(usage):
+    db = usage.db
+    (used, tenant_id), (refused, _) = usage.keys
+    before = db.value("SELECT xmin FROM keysmith.key WHERE key_id = %s", used)
+    newest = TODAY - timedelta(hours=3)
+    for at in (newest - timedelta(hours=1), newest, newest - timedelta(days=1)):
+        usage.add(at=at, key=(used, tenant_id), outcome="ok", status=200)
+    usage.add(at=TODAY, key=(refused, tenant_id), outcome="revoked", status=401)
+    last = "SELECT last_used_at FROM keysmith.keys WHERE key_id = %s"
+    for _ in ("not folded", "folded", "folded twice"):
+        assert db.value(last, used) == newest
+        assert db.value(last, refused) is None
+        assert {row.key_id: row.last_used_at for row in db.call("list_keys", "acme")} == \
+            {used: newest, refused: None}
+        db.one("usage_fold")
+    # A later one is seen at once, an older one changes nothing, a clock gone mad neither.
+    usage.add(at=newest + timedelta(hours=1), key=(used, tenant_id), outcome="ok")
+    assert db.value(last, used) == newest + timedelta(hours=1)
+    usage.add(at=TODAY + timedelta(days=3650), key=(used, tenant_id), outcome="ok")
+    assert db.value("SELECT last_used_at <= clock_timestamp() FROM keysmith.keys WHERE key_id = %s", used)
+    assert db.value("SELECT xmin FROM keysmith.key WHERE key_id = %s", used) == before
+
+
+# Pages
+
+def expected_rows(db, tenant_id, key_id):
+    return [row.request_id for row in db.rows(
+        "SELECT request_id FROM keysmith.usage_event WHERE tenant_id = %s AND (%s::uuid IS NULL OR key_id = %s) "
+        "ORDER BY at DESC, incarnation DESC, sequence DESC", tenant_id, key_id, key_id)]
+
+
+def assert_pages(usage, tenant, key_id, per_page):
+    """All pages, one after the other, are all rows in their order; the total is right."""
+    rows = expected_rows(usage.db, usage.tenants[tenant], key_id)
+    seen = []
+    for page in range(1, len(rows) // per_page + 3):
+        answer = usage.db.one("usage_logs", tenant, key_id=key_id, page=page, per_page=per_page)[0]
+        assert answer["meta"] == {"total": len(rows), "page": page, "limit": per_page}
+        assert len(answer["data"]) == max(0, min(per_page, len(rows) - (page - 1) * per_page))
+        seen += [uuid.UUID(entry["request_id"]) for entry in answer["data"]]
+    assert seen == rows
+
+
+def test_pages_joined_are_all_rows_in_order(db):
+    usage = Usage(db, tenants=("acme", "other"), keys=3)
+    draw = usage.random
+    for step in range(12):
+        # Some at the very same time, some days without any, some far off.
+        usage.add(draw.randrange(1, 40), at=TODAY - timedelta(minutes=draw.randrange(3000)))
+        usage.add(draw.randrange(1, 40))
+        usage.add(2, at=TODAY - timedelta(days=draw.randrange(400)))
+        usage.add(1, at=TODAY + timedelta(days=draw.randrange(5, 4000)))
+        if step % 3 == 0:
+            db.one("usage_fold")
+        db.rows(f"DELETE FROM keysmith.usage_event WHERE sequence % 17 = {step}")
+    for folded in (False, True):
+        for tenant, tenant_id in usage.tenants.items():
+            keys = [key_id for key_id, owner in usage.keys if owner == tenant_id]
+            for key_id in [None, *keys]:
+                for per_page in (1, 7, 50, 1000):
+                    if per_page > 1 or key_id:
+                        assert_pages(usage, tenant, key_id, per_page)
+        db.one("usage_fold")
+
+
+def test_pages_of_a_busy_hour(usage):
+    """Where marks are used: thousands of rows an hour, with rows that come late, go, and
+    move before, between and after marks, folded or not."""
+    db, draw = usage.db, usage.random
+    hour = TODAY + timedelta(hours=2)
+    usage.write([usage.row(at=hour + timedelta(milliseconds=n // 3)) for n in range(6000)])
+    assert_pages(usage, "acme", usage.keys[0][0], 700)
+    db.one("usage_fold")
+    assert db.value("SELECT count(*) FROM keysmith.usage_mark") >= 9
+    for step in range(8):
+        change = draw.randrange(4)
+        at = hour + timedelta(milliseconds=draw.randrange(2000))
+        if change == 0:
+            usage.add(draw.randrange(1, 700), at=at)
+        elif change == 1:
+            db.rows("DELETE FROM keysmith.usage_event WHERE at = (SELECT at FROM keysmith.usage_event "
+                    "WHERE at >= %s LIMIT 1)", at)
+        elif change == 2:
+            db.rows("UPDATE keysmith.usage_event SET at = %s WHERE sequence %% 97 = %s",
+                    at, draw.randrange(97))
+        else:
+            db.rows("UPDATE keysmith.usage_event SET status = 500 WHERE sequence %% 3 = 0 AND at >= %s", hour)
+        for key_id in (None, usage.keys[0][0]):
+            assert_pages(usage, "acme", key_id, per_page=draw.choice([333, 500, 1000]))
+        if step % 2:
+            db.one("usage_fold")
+    # A row at the very beginning, and rows of one time only.
+    usage.add(1, at=hour)
+    usage.add(2500, at=hour + timedelta(minutes=30), key=usage.keys[1])
+    db.one("usage_fold")
+    for key_id in (None, usage.keys[1][0]):
+        assert_pages(usage, "acme", key_id, per_page=500)
+
+
+def test_amending_rows_leaves_their_marks(usage):
+    hour = TODAY + timedelta(hours=2)
+    usage.write([usage.row(at=hour + timedelta(milliseconds=n), key=usage.keys[0]) for n in range(2500)])
+    usage.db.one("usage_fold")
+    marks = usage.db.rows("SELECT *, xmin FROM keysmith.usage_mark")
+    assert len(marks) == 4
+    usage.db.rows("UPDATE keysmith.usage_event SET status = 418, latency = '1 ms'")
+    usage.db.one("usage_fold")
+    assert usage.db.rows("SELECT *, xmin FROM keysmith.usage_mark") == marks
+    # Those before a late row stay, too.
+    usage.add(1, at=hour + timedelta(milliseconds=1500), key=usage.keys[0])
+    usage.db.one("usage_fold")
+    assert {row for row in usage.db.rows("SELECT *, xmin FROM keysmith.usage_mark")} & set(marks) == \
+        {mark for mark in marks if mark.position == 1000}
+
+
+def test_an_entry_has_what_was_logged(usage):
+    at = TODAY + timedelta(hours=1, microseconds=5)
+    (row,) = usage.add(1, at=at, outcome="insufficient_scope", status=403, endpoint="/x", latency="12.5 ms")
+    (entry,) = usage.db.one("usage_logs", "acme")[0]["data"]
+    assert datetime.fromisoformat(entry.pop("at")) == at
+    assert entry == {"request_id": str(row[3]), "key_id": str(row[4]), "environment": "live",
+                     "method": "GET", "endpoint": "/x", "status": 403, "outcome": "insufficient_scope",
+                     "ip": "10.0.0.1", "latency": 12.5}
+
+
+@pytest.mark.parametrize("options, named", [
+    ({"page": 0}, "page"), ({"page": -1}, "page"), ({"page": None}, "page"),
+    ({"per_page": 0}, "per_page"), ({"per_page": 1001}, "per_page"), ({"per_page": None}, "per_page"),
+    ({"tenant": None}, "tenant"), ({"keyspace": None}, "keyspace"),
+])
+def test_pages_that_cannot_be(usage, options, named):
+    assert named in usage.db.refused("KS400", "usage_logs", **({"tenant": "acme"} | options))
+
+
+def test_pages_of_no_one(usage):
+    db = usage.db
+    assert "nobody" in db.refused("KS404", "usage_logs", "nobody")
+    db.refused("KS404", "usage_logs", "acme", keyspace="elsewhere")
+    unknown = db.refused("KS404", "usage_logs", "acme", key_id=uuid.uuid4())
+    db.tenant("other")
+    assert db.refused("KS404", "usage_logs", "other", key_id=usage.keys[0][0]) == unknown
+    assert db.one("usage_logs", "other")[0] == {"data": [], "meta": {"total": 0, "page": 1, "limit": 50}}
+    last = db.one("usage_logs", "acme", page=2**31 - 1, per_page=1000)[0]
+    assert last["data"] == [] and last["meta"]["total"] == 0
+
+
+# Partitions
+
+def test_partitions_are_made_once_by_any_number_of_sessions(db, connect):
+    sessions = [connect() for _ in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        made = list(pool.map(
+            lambda session: session.execute("SELECT keysmith.usage_prepare()").fetchone()[0], sessions))
+    assert sorted(made) == [0] * 11 + [6]
+    names = {partition(TODAY + timedelta(days=n)) for n in range(-1, 4)} | {"keysmith.usage_default"}
+    partitions = {name for name, in db.rows(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'keysmith.usage_event'::regclass")}
+    assert partitions == names
+    for name in names:
+        assert db.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = %s::regclass", name) == 3
+        assert db.value("SELECT count(*) FROM pg_index WHERE indrelid = %s::regclass", name) == 4
+    assert db.one("usage_prepare")[0] == 0
+
+
+def test_partitions_are_made_without_a_transaction_id_if_all_are_there(usage):
+    with usage.db.session.transaction():
+        usage.db.call("usage_prepare")
+        assert usage.db.value("SELECT pg_current_xact_id_if_assigned()") is None
+
+
+def test_partitions_carry_no_grants(db, cluster, dbname):
+    cluster.execute("CREATE ROLE reader")
+    try:
+        db.rows("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO reader, PUBLIC")
+        db.call("usage_prepare")
+        assert db.rows("SELECT relname, a FROM pg_class, aclexplode(relacl) a "
+                       "WHERE relname LIKE 'usage_2%' AND a.grantee <> relowner") == []
+    finally:
+        cluster.execute("DROP OWNED BY reader", dbname)
+        cluster.execute("DROP ROLE reader")
+
+
+def test_rows_before_their_partition(usage):
+    """Rows of a day without a partition are kept apart, and move when it is made."""
+    db = usage.db
+    day = TODAY + timedelta(days=40)
+    usage.add(30, at=day)
+    usage.add(5, at=day + timedelta(days=1))
+    assert db.value("SELECT count(*) FROM keysmith.usage_default") == 35
+    assert_totals(db)
+    assert db.one("usage_prepare", day.date(), day.date())[0] == 1
+    assert db.value("SELECT count(*) FROM keysmith.usage_default") == 5
+    assert db.value(f"SELECT count(*) FROM ONLY {partition(day)}") == 30
+    assert_totals(db)
+    db.one("usage_fold")
+    assert_totals(db)
+    assert_pages(usage, "acme", None, 10)
+
+
+@pytest.mark.parametrize("first, last", [
+    ("2030-01-02", "2030-01-01"), ("2030-01-01", "2033-01-01"), ("-infinity", "infinity")])
+def test_days_that_no_one_needs(db, first, last):
+    assert "last_day" in db.refused("KS400", "usage_prepare", first, last)
+
+
+# Retention
+
+def old_rows(usage):
+    """Rows of 60 and 45 days ago with partitions of their own, of 50 days ago without."""
+    for days in (60, 45):
+        day = (TODAY - timedelta(days=days)).date()
+        usage.db.call("usage_prepare", day, day)
+    for days, count in ((60, 20), (45, 10), (50, 7)):
+        usage.add(count, at=TODAY - timedelta(days=days) + timedelta(hours=5))
+
+
+def test_old_rows_go_and_their_totals_stay(usage):
+    db = usage.db
+    old_rows(usage)
+    usage.add(15)
+    before = db.rows("SELECT * FROM keysmith.usage_daily ORDER BY 1, 2, 3, 4, 5, 6, 7")
+    assert dict(db.call("maintain"))["retention"] == "3 partitions dropped"
+    assert db.value("SELECT count(*) FROM keysmith.usage_event") == 15
+    assert db.rows("SELECT * FROM keysmith.usage_daily ORDER BY 1, 2, 3, 4, 5, 6, 7") == before
+    assert db.value("SELECT sum(requests) FROM keysmith.usage_hourly") == 52
+    assert_pages(usage, "acme", None, 10)
+    # Rows that come later still are counted with those that went, and paged alone.
+    usage.add(3, at=TODAY - timedelta(days=60) + timedelta(hours=5))
+    assert db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 55
+    for _ in range(2):
+        assert_pages(usage, "acme", None, 10)
+        db.one("usage_fold")
+    assert dict(db.call("maintain"))["retention"] == "1 partitions dropped"
+    assert db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 55
+    assert_pages(usage, "acme", None, 10)
+    assert dict(db.call("maintain"))["retention"] == "0 partitions dropped"
+
+
+def test_dropping_waits_for_no_one(usage, connect):
+    old_rows(usage)
+    other = connect(autocommit=False)
+    other.execute(f"SELECT count(*) FROM {partition(TODAY - timedelta(days=60))}")
+    outcome = dict(usage.db.call("maintain"))["retention"]
+    assert outcome.startswith("2 partitions dropped, usage_") and "to be tried again" in outcome
+    assert usage.db.value("SELECT count(*) FROM keysmith.usage_event") == 20
+    assert_pages(usage, "acme", None, 10)
+    other.rollback()
+    assert dict(usage.db.call("maintain"))["retention"] == "1 partitions dropped"
+    assert_pages(usage, "acme", None, 10)
+
+
+def test_a_partition_that_was_dropped_by_hand_is_no_page(usage):
+    old_rows(usage)
+    usage.add(4)
+    usage.db.one("usage_fold")
+    usage.db.rows(f"DROP TABLE {partition(TODAY - timedelta(days=45))}")
+    usage.db.call("maintain")
+    assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 41
+    assert_pages(usage, "acme", None, 10)
+
+
+def test_maintaining_at_the_same_time_harms_nothing(usage, connect):
+    old_rows(usage)
+    sessions = [connect() for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for tasks in pool.map(lambda s: s.execute("SELECT * FROM keysmith.maintain()").fetchall(), sessions):
+            assert [task for task, _ in tasks] == ["partitions", "totals", "touches", "retention"]
+    usage.db.call("maintain")
+    assert usage.db.value("SELECT count(*) FROM keysmith.usage_event") == 0
+    assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_hourly") == 37
+    assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 37
+
+
+# Dumps
+
+def dump(cluster, dbname, *options):
+    text = cluster.program("pg_dump", *options, dbname=dbname).stdout
+    return "\n".join(line for line in text.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
+
+
+DUMPS = {"plain": [], "inserts": ["--inserts"], "root": ["--load-via-partition-root"],
+         "custom": ["-Fc"], "custom_root": ["-Fc", "--load-via-partition-root"]}
+
+
+@pytest.mark.parametrize("form", DUMPS)
+def test_a_dump_restores_usage_and_counts_nothing_twice(cluster, dbname, usage, tmp_path, form):
+    db = usage.db
+    hour = TODAY + timedelta(hours=2)
+    usage.write([usage.row(at=hour + timedelta(milliseconds=n)) for n in range(1500)])
+    old_rows(usage)
+    db.one("usage_fold")
+    usage.add(40)
+    usage.add(3, at=TODAY + timedelta(days=99))
+    assert db.value("SELECT count(*) FROM keysmith.usage_delta") > 0
+    first = dump(cluster, dbname)
+    totals = db.rows("SELECT * FROM keysmith.usage_hourly ORDER BY 1, 2, 3, 4, 5, 6, 7")
+    source = dbname
+    restored = []
+    try:
+        for turn in range(2):
+            target = f"{dbname}_{form}{turn}"
+            cluster.execute(f"CREATE DATABASE {target}")
+            restored.append(target)
+            if form.startswith("custom"):
+                archive = tmp_path / f"dump{turn}"
+                archive.write_bytes(cluster.program(
+                    "pg_dump", *DUMPS[form], dbname=source, text=False, stderr=subprocess.PIPE).stdout)
+                cluster.program("pg_restore", "--exit-on-error", archive, dbname=target)
+            else:
+                cluster.psql(cluster.program("pg_dump", *DUMPS[form], dbname=source).stdout, dbname=target)
+            assert dump(cluster, target) == first
+            source = target
+        with cluster.connect(source, row_factory=psycopg.rows.namedtuple_row) as session:
+            there = Database(session)
+            assert there.rows("SELECT * FROM keysmith.usage_hourly ORDER BY 1, 2, 3, 4, 5, 6, 7") == totals
+            assert_totals(there)
+            usage.db = there
+            assert_pages(usage, "acme", None, 500)
+            # New rows are counted at once, by every path, without anything being prepared.
+            usage.add(5)
+            usage.write([usage.row(at=TODAY)], partition(TODAY))
+            assert there.value("SELECT sum(requests) FROM keysmith.usage_hourly") \
+                == sum(row.requests for row in totals) + 6
+            assert there.one("usage_prepare")[0] == 0
+            there.call("maintain")
+            assert_pages(usage, "acme", None, 500)
+    finally:
+        for name in restored:
+            cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+# Views
+
+VIEWS = ["usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys", "top_refusals"]
+
+
+def sees_only(db, tenant_id):
+    """Has the session see one tenant's rows."""
+    db.rows("SELECT set_config('standin.tenant', %s, false)", str(tenant_id))
+
+
+def test_views_show_own_tenants_alone(db):
+    usage = Usage(db, tenants=("acme", "other"))
+    usage.add(200)
+    everything = {view: db.rows(f"SELECT * FROM keysmith.{view}") for view in VIEWS}
+    sees_only(db, usage.tenants["acme"])
+    for view in VIEWS:
+        rows = db.rows(f"SELECT * FROM keysmith.{view}")
+        assert rows and {row.tenant for row in rows} == {"acme"}
+        assert Counter(rows) == Counter(row for row in everything[view] if row.tenant == "acme")
+    assert db.one("usage_logs", "acme")[0]["meta"]["total"] > 0
+    shown = db.refused("KS404", "usage_logs", "other")
+    assert shown.replace("other", "nobody") == db.refused("KS404", "usage_logs", "nobody")
+    assert not any("other" in line for line, in db.call("usage_chart"))
+
+
+def test_views_do_not_leak_by_cheap_functions(db):
+    usage = Usage(db, tenants=("acme", "other"))
+    usage.add(100)
+    db.rows("""CREATE FUNCTION leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
+               $$ BEGIN RAISE NOTICE 'saw %', $1; RETURN true; END $$""")
+    sees_only(db, usage.tenants["acme"])
+    notices = []
+    db.session.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    for view in VIEWS:
+        db.rows(f"SELECT count(*) FROM keysmith.{view} WHERE leak(tenant_id::text)")
+    assert set(notices) == {f"saw {usage.tenants['acme']}"}
+
+
+def test_the_most_used_and_the_most_refused(usage):
+    first, second = usage.keys
+    usage.add(5, key=first, outcome="ok", status=200)
+    usage.add(2, key=first, outcome="revoked", status=401)
+    usage.add(3, key=second, outcome="insufficient_scope", status=403)
+    usage.add(9, key=second, outcome="revoked", status=401, at=TODAY - timedelta(days=40))
+    top = usage.db.rows("SELECT key_id, requests, refused FROM keysmith.top_keys")
+    assert top == [(first[0], 7, 2), (second[0], 3, 3)]
+    refusals = usage.db.rows("SELECT outcome, status, key_id, requests FROM keysmith.top_refusals")
+    assert refusals == [("insufficient_scope", 403, second[0], 3), ("revoked", 401, first[0], 2)]
+
+
+# Charts
+
+UNTIL = datetime(2026, 3, 1, 2, 30, tzinfo=timezone.utc)
+
+
+def chart(db, **options):
+    return [line for line, in db.call("usage_chart", **({"until": UNTIL, "bars": 4, "width": 60} | options))]
+
+
+def test_a_chart_of_hours(usage):
+    key = usage.keys[0]
+    for hours, let_in, refused in ((1, 100, 0), (2, 50, 25), (3, 0, 1)):
+        at = UNTIL - timedelta(hours=hours - 1)
+        usage.add(let_in, at=at, key=key, outcome="ok")
+        usage.add(refused, at=at, key=key, outcome="revoked")
+    usage.add(7, at=UNTIL - timedelta(hours=9), outcome="ok")
+    assert chart(usage.db, tenant="acme") == [
+        "requests per hour, UTC, of acme",
+        "             requests  refused",
+        "02-28 23:00         0        0  ·",
+        "03-01 00:00         1        1  ░",
+        "03-01 01:00        75       25  █████████████░░░░░░░",
+        "03-01 02:00       100        0  ██████████████████████████",
+        "█ let in  ░ refused",
+    ]
+    assert chart(usage.db, key_id=usage.keys[1][0])[2:] == [
+        "02-28 23:00         0        0  ·",
+        "03-01 00:00         0        0  ·",
+        "03-01 01:00         0        0  ·",
+        "03-01 02:00         0        0  ·",
+        "no requests in this time",
+    ]
+
+
+def test_a_chart_of_days_with_wide_numbers_and_names(usage):
+    db = usage.db
+    name = "x" * 200
+    tenant_id = db.tenant(name)
+    key_id = db.mint(name).key_id
+    for days, requests in ((0, 3 * 10**18), (1, 9_999_999), (2, 10_000_000)):
+        db.rows("INSERT INTO keysmith.usage_day VALUES (%s, %s, %s, 'live', 200, 'ok', %s, 0, '0')",
+                tenant_id, UNTIL.replace(hour=0, minute=0) - timedelta(days=days), key_id, requests)
+    assert chart(db, tenant=name, per="day") == [
+        "requests per day, UTC, of " + "x" * 32,
+        "            requests  refused",
+        "2026-02-26         0        0  ·",
+        "2026-02-27     10.0M        0  █",
+        "2026-02-28   9999999        0  █",
+        "2026-03-01      3.0E        0  " + "█" * 27,
+        "█ let in  ░ refused",
+    ]
+    for width in (50, 51, 80, 500):
+        for per in ("hour", "day"):
+            lines = chart(db, tenant=name, per=per, width=width, bars=50)
+            assert len(lines) == 53 and max(map(len, lines)) <= width - 2
+    assert max(map(len, chart(db, per="day", width=500))) == 498
+
+
+def test_a_chart_where_there_are_no_blocks(cluster):
+    cluster.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    try:
+        cluster.execute("CREATE EXTENSION keysmith", "latin")
+        with cluster.connect("latin", row_factory=psycopg.rows.namedtuple_row) as session:
+            usage = Usage(Database(session))
+            usage.add(10, at=UNTIL, outcome="ok")
+            usage.add(10, at=UNTIL, outcome="revoked")
+            assert chart(usage.db)[-3:] == [
+                "03-01 01:00         0        0  .",
+                "03-01 02:00        20       10  #############-------------",
+                "# let in  - refused",
+            ]
+    finally:
+        cluster.execute("DROP DATABASE latin WITH (FORCE)")
+
+
+@pytest.mark.parametrize("options", [
+    {"per": "week"}, {"per": None}, {"bars": 0}, {"bars": 1001}, {"bars": None}, {"width": 49},
+    {"width": 501}, {"width": None}, {"until": "infinity"}])
+def test_charts_that_cannot_be(db, options):
+    (name,) = options
+    assert db.refused("KS400", "usage_chart", **options).startswith(name)
