@@ -29,6 +29,11 @@ impl Snapshot {
         // registered, since an invalidation may let go of an unregistered one.
         unsafe { Snapshot(pg_sys::RegisterSnapshot(pg_sys::GetCatalogSnapshot(table.table))) }
     }
+
+    /// For PostgreSQL, for as long as this lives.
+    pub fn registered(&self) -> pg_sys::Snapshot {
+        self.0
+    }
 }
 
 impl Drop for Snapshot {

@@ -14,7 +14,8 @@ pub fn of(identity: &Identity) -> Result<Option<Datum>> {
     let effective: Vec<String> = identity
         .held(&policy, |held| held.effective().into_iter().map(crate::text::lossy).collect());
     authority::as_owner(&catalog, || {
-        let rows = sql::query(
+        let rows = sql::query_now(
+            &catalog,
             "SELECT pg_catalog.jsonb_build_object(
                  'key_id', k.key_id, 'display_id', k.display_id, 'label', k.label,
                  'key_prefix', k.key_prefix, 'key_snippet', k.key_snippet,

@@ -1,6 +1,8 @@
 //! Statements of ours, run by SPI. Everything they touch is named with its schema,
 //! and the search path is one that no one can put anything into: see `authority`.
 
+use crate::catalog::Catalog;
+use crate::catalog::scan::Snapshot;
 use crate::error::{Code, Error, Result};
 use crate::text;
 use crate::varlena;
@@ -103,6 +105,23 @@ pub fn session<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Runs a statement and gives its rows, which are good until the next one.
 pub fn query(statement: &str, params: &[Param]) -> Result<Rows> {
+    run(statement, params, false)
+}
+
+/// Runs a statement that only reads, under a snapshot of this very moment: that of a
+/// transaction at REPEATABLE READ may be older than the key it acts for.
+pub fn query_now(catalog: &Catalog, statement: &str, params: &[Param]) -> Result<Rows> {
+    let snapshot = Snapshot::now(catalog.tables.key);
+    // SAFETY: what SPI reads by when it may only read. After an error the abort takes
+    // it from the stack.
+    unsafe { pg_sys::PushActiveSnapshot(snapshot.registered()) };
+    let rows = run(statement, params, true);
+    // SAFETY: pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    rows
+}
+
+fn run(statement: &str, params: &[Param], only_reads: bool) -> Result<Rows> {
     let statement = CString::new(statement).unwrap_or_default();
     let mut oids: Vec<Oid> = params.iter().map(|param| param.oid).collect();
     let mut values: Vec<Datum> =
@@ -112,18 +131,18 @@ pub fn query(statement: &str, params: &[Param]) -> Result<Rows> {
         .map(|param| if param.datum.is_some() { b' ' } else { b'n' } as c_char)
         .collect();
     // SAFETY: inside a session; the arrays have as many elements as is said.
-    let run = || unsafe {
+    let execute = || unsafe {
         pg_sys::SPI_execute_with_args(
             statement.as_ptr(),
             params.len() as c_int,
             oids.as_mut_ptr(),
             values.as_mut_ptr(),
             nulls.as_ptr(),
-            false,
+            only_reads,
             0,
         )
     };
-    let code = pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(run))
+    let code = pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(execute))
         .catch_when(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, without_its_row)
         .execute();
     if code < 0 {
