@@ -100,7 +100,9 @@ fn release(moment: Moment) {
 
 /// Sends an amendment after a record that has gone on. False where it can't be taken.
 pub fn send(amendment: &[u8], now: i64) -> bool {
-    let is_taken = presence::find_place().is_some() || can_write();
+    // SAFETY: asks for the server's state.
+    let is_standby = unsafe { pg_sys::RecoveryInProgress() };
+    let is_taken = !is_standby && (presence::find_place().is_some() || can_write());
     if is_taken {
         accept(amendment, Moment::Running);
         if let Some((ring, place)) = presence::place() {
