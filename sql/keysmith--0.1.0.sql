@@ -1747,6 +1747,16 @@ BEGIN
             USING ERRCODE = 'KS400';
     END IF;
 
+    IF EXISTS (
+        SELECT FROM pg_catalog.pg_attribute a
+        JOIN pg_catalog.pg_collation c ON c.oid = a.attcollation
+        WHERE a.attrelid = relation AND a.attname IN (tenant_column, environment_column)
+          AND NOT c.collisdeterministic
+    ) THEN
+        RAISE EXCEPTION 'tenant_column and environment_column must have a deterministic collation'
+            USING ERRCODE = 'KS400', HINT = 'By another, two tenants'' names may be equal.';
+    END IF;
+
     -- Sub-selects are evaluated once a query, and what they give can be looked up in an
     -- index; bare calls would be made for each row.
     type_name := keysmith.column_type(relation, 'tenant_column', tenant_column);
@@ -1799,8 +1809,11 @@ BEGIN
         RAISE NOTICE 'table % has policies of its own: they say which of a tenant''s rows are visible',
             relation;
     ELSE
+        -- It calls a function of ours, so that it goes when the extension is dropped with
+        -- all that depends on it: what would be left without keysmith_tenant is an open table.
         EXECUTE pg_catalog.format(
-            'CREATE POLICY keysmith_access ON %s USING (true) WITH CHECK (true)', relation);
+            'CREATE POLICY keysmith_access ON %s USING ((SELECT keysmith.current_key()) IS NOT NULL)',
+            relation);
         EXECUTE pg_catalog.format(
             'COMMENT ON POLICY keysmith_access ON %s IS %L', relation,
             'All rows that keysmith_tenant leaves.');
@@ -1851,15 +1864,29 @@ BEGIN
         END IF;
     END LOOP;
     FOR item IN
-        SELECT i.inhrelid::regclass AS name
-        FROM pg_catalog.pg_inherits i
-        WHERE i.inhparent = relation AND NOT EXISTS (
-            SELECT FROM pg_catalog.pg_policy p
-            WHERE p.polrelid = i.inhrelid AND p.polname = 'keysmith_tenant')
+        WITH RECURSIVE part(oid) AS (
+            SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = relation
+            UNION
+            SELECT i.inhrelid FROM part JOIN pg_catalog.pg_inherits i ON i.inhparent = part.oid
+        ), whole(oid) AS (
+            SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = relation
+            UNION
+            SELECT i.inhparent FROM whole JOIN pg_catalog.pg_inherits i ON i.inhrelid = whole.oid
+        )
+        SELECT t.oid::regclass AS name, t.is_part
+        FROM (SELECT part.oid, true AS is_part FROM part
+              UNION ALL SELECT whole.oid, false FROM whole) t
+        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_policy p
+                          WHERE p.polrelid = t.oid AND p.polname = 'keysmith_tenant')
         ORDER BY 1
     LOOP
-        RAISE WARNING 'table % is part of %, and can be read past it', item.name, relation
-            USING HINT = 'Isolate it too, or let nobody use it directly.';
+        IF item.is_part THEN
+            RAISE WARNING 'table % is part of %, and can be read past it', item.name, relation
+                USING HINT = 'Isolate it too, or let nobody use it directly.';
+        ELSE
+            RAISE WARNING 'all rows of % can be read through %, of which it is part',
+                relation, item.name USING HINT = 'Isolate that table.';
+        END IF;
     END LOOP;
     IF NOT EXISTS (
         SELECT FROM pg_catalog.pg_index i

@@ -362,7 +362,7 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
     authority::look(authority::Needs::Nothing, |_| {
         let rows = sql::query(
             "SELECT keyspace FROM keysmith.keyspace UNION SELECT keyspace FROM keysmith.audit_entry
-             ORDER BY 1",
+             UNION SELECT '*' FROM keysmith.access ORDER BY 1",
             &[],
         )?;
         let mut keyspaces: Vec<String> = rows.iter().filter_map(|row| row.text(1)).collect();
@@ -424,7 +424,7 @@ fn follow(keyspace: &str, kept: Vec<(i64, Vec<u8>)>) -> Result<Chain> {
             );
         }
         if rows.count < BATCH {
-            chain.finish();
+            chain.finish(pepper::peppers());
             return Ok(chain);
         }
     }

@@ -96,7 +96,6 @@ unsafe extern "C-unwind" fn _PG_init() {
             if pgrx::pg_sys::process_shared_preload_libraries_in_progress {
                 shmem::install();
             }
-            usage::install();
             // A server that can't read its peppers would refuse every key: it must
             // say so when it is started, not to each caller.
             pepper::load().map_err(error::Error::into_report)

@@ -4,6 +4,7 @@
 //! The callbacks are registered once, raw: pgrx's own are for one transaction, and
 //! know nothing of PREPARE.
 
+use crate::usage::held as usage;
 use crate::{audit, identity};
 use pgrx::pg_sys::{self, SubTransactionId, SubXactEvent, XactEvent};
 use std::cell::Cell;
@@ -21,13 +22,22 @@ pub fn register() {
 /// is no way back, and nothing is done that could fail.
 unsafe extern "C-unwind" fn at_transaction(event: XactEvent::Type, _: *mut c_void) {
     match event {
-        XactEvent::XACT_EVENT_PRE_COMMIT => fallible(audit::before_commit),
-        XactEvent::XACT_EVENT_PRE_PREPARE => fallible(audit::before_prepare),
+        XactEvent::XACT_EVENT_PRE_COMMIT => fallible(|| {
+            audit::before_commit()?;
+            usage::before_commit();
+            Ok(())
+        }),
+        XactEvent::XACT_EVENT_PRE_PREPARE => fallible(|| {
+            audit::before_prepare()?;
+            usage::before_commit();
+            Ok(())
+        }),
         XactEvent::XACT_EVENT_COMMIT
         | XactEvent::XACT_EVENT_ABORT
         | XactEvent::XACT_EVENT_PREPARE => {
             identity::forget();
             audit::forget();
+            usage::transaction_is_over();
         }
         _ => {}
     }

@@ -1,8 +1,9 @@
 //! A chain of records, each sealed over its content and the seal before it.
 //!
 //! Whoever changes, removes, reorders or inserts a record must seal anew all that
-//! follow. With a pepper nobody can who doesn't have it; without one, or to cut off
-//! the end, it can be done, and only a seal that was kept elsewhere shows it.
+//! follow. With a pepper nobody can who doesn't have it, as long as the file of peppers
+//! doesn't accept what is unpeppered. Without one, or to cut off the end, it can be done,
+//! and only a seal that was kept elsewhere shows it.
 
 use crate::key::pepper::{Peppers, UNPEPPERED};
 use sha2::{Digest, Sha256};
@@ -117,8 +118,17 @@ impl Chain {
         }
     }
 
-    /// Must follow the last record: are all there that were kept?
-    pub fn finish(&mut self) {
+    /// Must follow the last record: are all there that were kept? And a chain that none
+    /// of the peppers seals could be anyone's, where they are configured.
+    pub fn finish(&mut self, peppers: &Peppers) {
+        if self.fault.is_none()
+            && self.entries > 0
+            && self.generation == UNPEPPERED
+            && !peppers.accepts_unpeppered()
+        {
+            let problem = "no entry is sealed with a pepper, and the peppers are for all".into();
+            self.fault = Some(Fault { entry: 1, problem });
+        }
         let last_kept = self.kept.iter().map(|(entry, _)| *entry).max().unwrap_or(0);
         if self.fault.is_none() && last_kept > self.last {
             let first = self.last + 1;
@@ -147,6 +157,11 @@ mod tests {
         Peppers::parse(&format!("{}{}", line(1, "aa"), line(2, "bb"))).unwrap()
     }
 
+    fn accepting() -> Peppers {
+        Peppers::parse(&format!("0:unpeppered\n1:{}\n2:{}", "aa".repeat(32), "bb".repeat(32)))
+            .unwrap()
+    }
+
     fn borrowed(fields: &[Option<Vec<u8>>]) -> Vec<Option<&[u8]>> {
         fields.iter().map(|field| field.as_deref()).collect()
     }
@@ -165,15 +180,19 @@ mod tests {
     }
 
     fn check(rows: &[Row], kept: Vec<(i64, Vec<u8>)>) -> Chain {
+        check_with(&accepting(), rows, kept)
+    }
+
+    fn check_with(peppers: &Peppers, rows: &[Row], kept: Vec<(i64, Vec<u8>)>) -> Chain {
         let mut chain = Chain::new(kept);
         for (entry, generation, seal, fields) in rows {
             let fields = borrowed(fields);
             chain.follow(
-                &peppers(),
+                peppers,
                 &Record { entry: *entry, generation: *generation, seal, fields: &fields },
             );
         }
-        chain.finish();
+        chain.finish(peppers);
         chain
     }
 
@@ -243,6 +262,16 @@ mod tests {
         rows.push((2, 0, forged, field("b")));
         let fault = check(&rows, vec![]).fault.unwrap();
         assert!(fault.entry == 2 && fault.problem.contains("older pepper"), "{fault:?}");
+    }
+
+    #[test]
+    fn without_the_pepper_no_chain_can_take_the_place_of_another() {
+        let rows = chain(&[(0, vec![Some(b"a".to_vec())])]);
+        let fault = check_with(&peppers(), &rows, vec![]).fault.unwrap();
+        assert!(fault.entry == 1 && fault.problem.contains("no entry"), "{fault:?}");
+        // An older chain that went on under a pepper is vouched for by its end.
+        let rows = chain(&[(0, vec![Some(b"a".to_vec())]), (1, vec![None])]);
+        assert_eq!(check_with(&peppers(), &rows, vec![]).fault, None);
     }
 
     #[test]

@@ -254,6 +254,10 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,access,audit_entry}'::text[] LOOP
-        PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
+        PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name,
+            -- A role that was dropped is a bare number, which may be another's elsewhere.
+            CASE name WHEN 'access'
+                THEN 'WHERE role::pg_catalog.oid IN (SELECT oid FROM pg_catalog.pg_roles)'
+                ELSE '' END);
     END LOOP;
 END $$;

@@ -414,7 +414,9 @@ impl Flusher {
 
     /// Throws away what belongs to an extension that is no more.
     pub fn discard(&mut self) {
-        self.ring.take_out(self.place, u32::MAX, |_| {});
+        let waiting = self.ring.with(self.place, |database| database.count).unwrap_or_default();
+        self.ring
+            .take_out(self.place, waiting, |counters| counters.discarded += u64::from(waiting));
         self.ring.with(self.place, |database| {
             let all = database.unknown;
             database.unknown.subtract(&all);
@@ -547,16 +549,23 @@ pub fn extension_exists() -> bool {
     exists.unwrap_or(true)
 }
 
-fn caught(error: &CaughtError) -> Failure {
+/// What an error that was caught says.
+pub fn message(error: &CaughtError) -> String {
     match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => Failure {
-            message: report.message().into(),
-            is_passing: is_passing(report.sql_error_code() as i32),
-        },
-        CaughtError::RustPanic { ereport, .. } => {
-            Failure { message: ereport.message().into(), is_passing: false }
-        }
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => report.message().into(),
     }
+}
+
+fn caught(error: &CaughtError) -> Failure {
+    let is_passing = match error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+            is_passing(report.sql_error_code() as i32)
+        }
+        CaughtError::RustPanic { .. } => false,
+    };
+    Failure { message: message(error), is_passing }
 }
 
 /// Whether an SQLSTATE is of a class that tells of the server's state, or of others'

@@ -4,9 +4,8 @@
 
 use super::{can_write, drop_record, in_place, presence, settings};
 use keysmith_core::event::{Learned, MAX_LEN, Record};
-use pgrx::pg_sys::{self, XactEvent};
+use pgrx::pg_sys;
 use std::cell::RefCell;
-use std::ffi::c_void;
 use std::sync::atomic::Ordering::SeqCst;
 
 struct Held {
@@ -46,8 +45,9 @@ pub fn hold(request_id: &[u8; 16], record: &[u8], now: i64) {
         }
         // The worker, while it knows of the record, stays. On a standby there is none.
         // SAFETY: asks for the server's state.
+        let is_standby = unsafe { pg_sys::RecoveryInProgress() };
         if let Some((ring, place)) = found
-            && !unsafe { pg_sys::RecoveryInProgress() }
+            && !is_standby
             && let Some(signals) = ring.signals.get(place)
         {
             signals.held.fetch_add(1, SeqCst);
@@ -100,7 +100,9 @@ fn release(moment: Moment) {
 
 /// Sends an amendment after a record that has gone on. False where it can't be taken.
 pub fn send(amendment: &[u8], now: i64) -> bool {
-    let is_taken = presence::find_place().is_some() || can_write();
+    // SAFETY: asks for the server's state.
+    let is_standby = unsafe { pg_sys::RecoveryInProgress() };
+    let is_taken = !is_standby && (presence::find_place().is_some() || can_write());
     if is_taken {
         accept(amendment, Moment::Running);
         if let Some((ring, place)) = presence::place() {
@@ -143,40 +145,16 @@ fn later(record: &[u8], moment: Moment) {
     }
 }
 
-/// Called by PostgreSQL at the end of each transaction. Only before a commit may
-/// anything fail; otherwise all that is done is to copy, and to count.
-unsafe extern "C-unwind" fn at_transaction_end(event: XactEvent::Type, _argument: *mut c_void) {
-    match event {
-        XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE => {
-            release(Moment::BeforeCommit);
-            if in_place::is_empty() {
-                return;
-            }
-            // SAFETY: PostgreSQL's errors, which are panics here, go on as errors.
-            unsafe { pg_sys::panic::pgrx_extern_c_guard(before_commit) }
-        }
-        XactEvent::XACT_EVENT_COMMIT
-        | XactEvent::XACT_EVENT_ABORT
-        | XactEvent::XACT_EVENT_PREPARE => {
-            release(Moment::Over);
-            in_place::give_up(|record| accept(record, Moment::Over));
-        }
-        _ => {}
-    }
-}
-
-/// Writes what is to be written in place.
-fn before_commit() {
-    if can_write() {
+/// Hands on what is held back, and writes what is to be written in place.
+pub fn before_commit() {
+    release(Moment::BeforeCommit);
+    if !in_place::is_empty() && can_write() {
         in_place::write();
     }
 }
 
-/// Has PostgreSQL call us at the end of transactions.
-///
-/// # Safety
-/// Only from `_PG_init`.
-pub unsafe fn install() {
-    // SAFETY: the callback lives as long as the library, which is never unloaded.
-    unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut()) };
+/// All that is done when nothing may fail is to copy, and to count.
+pub fn transaction_is_over() {
+    release(Moment::Over);
+    in_place::give_up(|record| accept(record, Moment::Over));
 }

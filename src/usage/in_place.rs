@@ -76,19 +76,26 @@ pub fn write() {
         }
         // SAFETY: sets a flag of the transaction: its commit is flushed.
         unsafe { pg_sys::ForceSyncCommit() };
-    } else if !in_subtransaction(|| store(&kept)) {
+    } else if let Err(why) = in_subtransaction(|| store(&kept)) {
         kept.iter().for_each(|_| drop_record());
+        pgrx::log!("keysmith: usage of {} requests could not be written: {why}", kept.len());
     }
 }
 
 fn store(kept: &[Box<[u8]>]) -> Result<()> {
+    let catalog = Catalog::open()?;
     let records = kept.iter().filter_map(|record| Record::decode(record));
     let records: Vec<(i64, Record)> = records.map(|record| (0, record)).collect();
-    let stored = authority::as_owner(&Catalog::open()?, || {
+    // SAFETY: what statements at the end of a transaction need; popped below, or with
+    // the (sub)transaction.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let stored = authority::as_owner(&catalog, || {
         store::be_brief();
         prepare()?;
         store::records(&records, store::Numbers::OfSequence)
     })?;
+    // SAFETY: as above.
+    unsafe { pg_sys::PopActiveSnapshot() };
     if let Some((ring, place)) = super::presence::place() {
         ring.count(place, |counters| counters.written_through += stored.events as u64);
     }
@@ -106,18 +113,20 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// Runs something that may fail. False if it did; then it has no effect.
-fn in_subtransaction(body: impl FnOnce() -> Result<()>) -> bool {
+/// Runs something that may fail. If it does, it has no effect.
+fn in_subtransaction(body: impl FnOnce() -> Result<()>) -> std::result::Result<(), String> {
     // SAFETY: what PL/pgSQL does for a block with an exception handler.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
-        let done = pgrx::PgTryBuilder::new(AssertUnwindSafe(|| body().is_ok()))
-            .catch_others(|_| false)
-            .execute();
-        if done {
+        let done = pgrx::PgTryBuilder::new(AssertUnwindSafe(|| {
+            body().map_err(|error| error.message().into())
+        }))
+        .catch_others(|error| Err(super::flush::message(&error)))
+        .execute();
+        if done.is_ok() {
             pg_sys::ReleaseCurrentSubTransaction();
         } else {
             PREPARED.set(i64::MIN);

@@ -5,7 +5,7 @@
 //! which stores it with the transaction. `store` is how both write rows.
 
 mod flush;
-mod held;
+pub mod held;
 mod in_place;
 mod log_request;
 mod presence;
@@ -25,12 +25,6 @@ use pgrx::pg_sys::{self, Datum};
 use std::ffi::c_int;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
-
-/// Has PostgreSQL call us at the end of transactions. Only from `_PG_init`.
-pub fn install() {
-    // SAFETY: as said.
-    unsafe { held::install() }
-}
 
 /// What is known of a request at its decision.
 #[derive(Clone, Copy, Default)]

@@ -104,6 +104,7 @@ fn ask_for_worker(ring: &Ring, place: usize, now: i64) {
     // SAFETY: as above.
     let oid = unsafe { pg_sys::MyDatabaseId };
     if is_mine == Some(true) && !register(oid) {
+        ring.starved_at.store(now, SeqCst);
         ring.with(place, |database| {
             database.counters.failed_starts += 1;
             database.worker.since = now + TRIES_AGAIN_AFTER;

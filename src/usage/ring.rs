@@ -15,7 +15,7 @@ use pgrx::pg_sys;
 use std::cell::UnsafeCell;
 use std::ffi::c_char;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
 
 /// How many databases of a server can have a queue. The records of others are written
 /// in place.
@@ -37,6 +37,8 @@ pub struct Ring {
     pub capacity: u32,
     /// How many slots one database may take, so that none takes all.
     pub share: u32,
+    /// When a worker could last not be had, since others took all processes.
+    pub starved_at: AtomicI64,
     pub signals: [Signals; MOST_DATABASES],
     state: UnsafeCell<State>,
 }

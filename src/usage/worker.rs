@@ -15,8 +15,11 @@ const LOOKS_AROUND: i64 = 500_000;
 const MAINTAINS: i64 = 60_000_000;
 /// Requests without a known key are stored less often: a flood of them costs little.
 const STORES_UNKNOWN: i64 = 5_000_000;
-/// Idle for as many flush intervals, it goes.
-const IDLE_INTERVALS: i64 = 60;
+/// Idle for as many flush intervals, it goes. PostgreSQL has eight processes for all
+/// workers by default.
+const IDLE_INTERVALS: i64 = 10;
+/// How long others are thought to want a process after they got none, in microseconds.
+const STARVED_FOR: i64 = 5_000_000;
 
 /// How long a stopping server's worker waits for the other backends' last records.
 const WAITS_FOR_OTHERS: i64 = 3_000_000;
@@ -174,8 +177,7 @@ impl Worker {
                     }
                 }
             }
-            let idle = now() - self.busy_at;
-            if idle > settings::flush_interval().saturating_mul(IDLE_INTERVALS) && self.leave() {
+            if now() - self.busy_at >= self.patience() && self.leave() {
                 return;
             }
             self.wait();
@@ -256,6 +258,15 @@ impl Worker {
             self.is_open = false;
         }
         self.is_open
+    }
+
+    /// How long to stay with nothing to do: not at all where other databases wait for a
+    /// process.
+    fn patience(&self) -> i64 {
+        if now() - self.flusher.ring.starved_at.load(SeqCst) < STARVED_FOR {
+            return 0;
+        }
+        settings::flush_interval().saturating_mul(IDLE_INTERVALS)
     }
 
     fn wait(&self) {

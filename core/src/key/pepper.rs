@@ -74,6 +74,11 @@ impl Peppers {
         self.newest_first.first().map_or(UNPEPPERED, |(generation, _)| *generation)
     }
 
+    /// Whether what was made without a pepper is still taken.
+    pub fn accepts_unpeppered(&self) -> bool {
+        self.accepts_unpeppered
+    }
+
     pub fn get(&self, generation: i16) -> Option<&PepperKey> {
         self.newest_first.iter().find(|(known, _)| *known == generation).map(|(_, key)| key)
     }

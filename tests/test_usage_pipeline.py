@@ -1,0 +1,537 @@
+"""Usage records on their way: from the decision to the table, whatever happens between."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from cluster import running
+from conftest import Database
+
+UNKNOWN_KEY = "sk_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg2LOcWk"
+
+
+def session(cluster, dbname="postgres", **options):
+    connection = cluster.connect(dbname, **options)
+    connection.row_factory = psycopg.rows.namedtuple_row
+    connection.prepare_threshold = None
+    return Database(connection)
+
+
+@contextmanager
+def cluster_with_key(name, *arguments, **settings):
+    """A cluster of its own, a session, and a key."""
+    with running(name, *arguments, **settings) as cluster:
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        yield cluster, db, db.mint().api_key
+
+
+@pytest.fixture
+def key(db):
+    db.tenant()
+    return db.mint().api_key
+
+
+def status(db):
+    return dict(db.rows("SELECT name, value FROM keysmith.usage_status()"))
+
+
+def count(db, name):
+    return int(status(db)[name])
+
+
+def flush(db):
+    db.call("flush_usage")
+
+
+def events(db, columns="*", order="sequence"):
+    flush(db)
+    return db.rows(f"SELECT {columns} FROM keysmith.usage_event ORDER BY {order}")
+
+
+def stored(db):
+    return db.value("SELECT count(*) FROM keysmith.usage_event")
+
+
+def wait_until(condition, seconds=15):
+    deadline = time.time() + seconds
+    while not (result := condition()):
+        assert time.time() < deadline, "it did not come about in time"
+        time.sleep(0.02)
+    return result
+
+
+def crash(cluster, db):
+    """Kills the postmaster, and starts it again when its children are gone."""
+    cluster.kill()
+    db.session.close()
+    wait_until(lambda: cluster.start(check=False).returncode == 0)
+
+
+# One row for each request
+
+def test_each_request_of_a_known_key_leaves_a_row(db, key):
+    accepted = db.verify(key)
+    refused = db.verify(key, environment="test")
+    headers = psycopg.types.json.Jsonb({"authorization": f"Bearer {key}"})
+    request = db.one("authenticate", headers, "POST", "/v1/images?token=secret#x", "2001:db8::1")
+    rows = events(db)
+    assert [row.request_id for row in rows] == [
+        accepted.request_id, refused.request_id, request.request_id]
+    assert [(row.status, row.outcome) for row in rows] == [
+        (200, "ok"), (refused.status, "wrong_environment"), (200, "ok")]
+    assert [(row.method, row.endpoint) for row in rows] == [
+        (None, None), (None, None), ("POST", "/v1/images")]
+    assert str(rows[2].ip) == "2001:db8::1"
+    for row in rows:
+        assert (row.key_id, row.tenant_id) == (accepted.key_id, accepted.tenant_id)
+        assert (row.keyspace, row.environment, row.latency) == ("default", "live", None)
+    assert db.value("SELECT bool_and(at BETWEEN now() - interval '1 minute' AND now()) "
+                    "FROM keysmith.usage_event")
+    assert len({(row.incarnation, row.sequence) for row in rows}) == 3
+
+
+@pytest.mark.parametrize("ending", ["COMMIT", "ROLLBACK", "ROLLBACK TO s", "PREPARE TRANSACTION 'p'"])
+def test_the_request_happened_whatever_becomes_of_its_transaction(db, key, ending):
+    db.rows("BEGIN")
+    first = db.verify(key)
+    db.rows("SAVEPOINT s")
+    second = db.verify(key)
+    db.rows(ending)
+    if ending.startswith("PREPARE"):
+        db.rows("ROLLBACK PREPARED 'p'")
+    elif ending.endswith("s"):
+        db.rows("COMMIT")
+    assert [row.request_id for row in events(db)] == [first.request_id, second.request_id]
+
+
+def test_an_error_or_an_end_of_the_session_does_not_undo_the_request(connect, database, db, key):
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        db.rows("SELECT 1 / (v.status - 200) FROM keysmith.verify(%s) AS v", key)
+    other = connect()
+    other.execute("BEGIN")
+    database(other).verify(key)
+    other.close()
+    wait_until(lambda: len(events(db)) == 2)
+
+
+def test_verify_many_leaves_a_row_for_each(db, key):
+    keys = [key, db.mint().api_key, UNKNOWN_KEY, None] * 300
+    db.call("verify_many", keys)
+    assert len(events(db)) == 600
+    assert db.value("SELECT sum(requests) FROM keysmith.usage_unknown") == 600
+
+
+def test_an_explanation_is_no_request(db, key):
+    db.call("explain_verify", key)
+    assert events(db) == [] and count(db, "accepted") == 0
+
+
+def test_concurrent_sessions_are_counted_exactly(connect, db, key):
+    sessions = [connect() for _ in range(8)]
+
+    def decide(session):
+        for _ in range(100):
+            session.execute("SELECT (keysmith.verify(%s)).ok FROM generate_series(1, 10)", (key,))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(decide, sessions))
+    flush(db)
+    assert stored(db) == 8000
+    assert db.value("SELECT count(DISTINCT (incarnation, sequence)) FROM keysmith.usage_event") == 8000
+    assert db.value("SELECT count(DISTINCT request_id) FROM keysmith.usage_event") == 8000
+    assert (count(db, "accepted"), count(db, "stored"), count(db, "dropped")) == (8000, 8000, 0)
+
+
+# What a decision costs
+
+@pytest.mark.parametrize("mode", ["READ WRITE", "READ ONLY"])
+def test_a_decision_writes_nothing(cluster, mode):
+    with cluster_with_key("nothing", keysmith__usage_flush_interval="1h", autovacuum="off",
+                          bgwriter_delay="10s") as (_, db, key):
+        db.verify(key)
+        flush(db)
+
+        def decide():
+            db.rows(f"BEGIN TRANSACTION {mode}")
+            before = db.value("SELECT pg_current_wal_insert_lsn()")
+            assert db.verify(key).ok
+            assert db.verify(UNKNOWN_KEY).reason == "not_found"
+            db.call("log_request", 201, "1 ms", "/x")
+            assert db.value("SELECT txid_current_if_assigned()") is None
+            db.rows("COMMIT")
+            return db.value("SELECT pg_current_wal_insert_lsn() = %s", before)
+
+        # Other processes write now and then, but not each time.
+        assert any([decide() for _ in range(3)])
+        flush(db)
+        assert db.value("SELECT count(*) FROM keysmith.usage_event WHERE status = 201") == 0
+        # The newest decision was about no known key.
+        assert stored(db) == 4
+
+
+# What the application adds
+
+def test_log_request_completes_the_newest_request(db, key):
+    db.rows("BEGIN")
+    db.verify(key)
+    db.verify(key)
+    assert db.one("log_request", 503, "12.5 ms", "/v1/images?x", "PUT")[0]
+    # Null leaves what is there.
+    assert db.one("log_request", latency="2 s")[0]
+    db.rows("COMMIT")
+    first, second = events(db, "status, latency::text, endpoint, method")
+    assert first == (200, None, None, None)
+    assert second == (503, "00:00:02", "/v1/images", "PUT")
+    # The transaction is over, and with it what could be completed without a name.
+    assert not db.one("log_request", 500)[0]
+    assert [row.status for row in events(db)] == [200, 503]
+
+
+def test_a_request_of_no_known_key_is_not_taken_for_the_one_before(db, key):
+    db.rows("BEGIN")
+    db.verify(key)
+    db.verify("nonsense")
+    assert not db.one("log_request", 500)[0]
+    db.rows("COMMIT")
+    assert [row.status for row in events(db)] == [200]
+
+
+def test_log_request_by_id(db, key, connect, database):
+    other = database(connect())
+    # In the same transaction, when the record has gone on already.
+    db.rows("BEGIN")
+    first = db.verify(key).request_id
+    db.verify(key)
+    assert db.one("log_request", 201, request_id=first)[0]
+    db.rows("COMMIT")
+    # From another session: before the row is there, and after.
+    second = db.verify(key).request_id
+    other.one("log_request", 202, endpoint="/é", request_id=second)
+    third = db.verify(key).request_id
+    flush(db)
+    other.one("log_request", 203, "1 s", method="GET", request_id=third)
+    # It may overtake the record, which a transaction holds back.
+    db.rows("BEGIN")
+    fourth = db.verify(key).request_id
+    other.one("log_request", 204, request_id=fourth)
+    flush(other)
+    db.rows("COMMIT")
+    flush(db)
+    rows = dict(db.rows("SELECT request_id, status FROM keysmith.usage_event"))
+    assert [rows[name] for name in (first, second, third, fourth)] == [201, 202, 203, 204]
+    assert db.row("SELECT endpoint FROM keysmith.usage_event WHERE status = 202") == ("/é",)
+    assert db.row("SELECT method, latency::text FROM keysmith.usage_event WHERE status = 203") == (
+        "GET", "00:00:01")
+    assert len(rows) == 5
+    # What names no request changes nothing, and does no harm.
+    db.one("log_request", 299, request_id="00000000-0000-0000-0000-000000000000")
+    assert 299 not in [row.status for row in events(db)]
+
+
+@pytest.mark.parametrize("arguments, name", [
+    ({"status_code": -1}, "status_code"),
+    ({"status_code": 10000}, "status_code"),
+    ({"status_code": 99}, "status_code"),
+    ({"latency": "-1 ms"}, "latency"),
+    ({"latency": "100 years"}, "latency"),
+    ({"latency": "-178000000 years"}, "latency"),
+])
+def test_bad_values_are_refused_and_change_nothing(db, key, arguments, name):
+    db.rows("BEGIN")
+    db.verify(key)
+    db.rows("SAVEPOINT s")
+    assert db.refused("KS400", "log_request", **arguments).startswith(name)
+    db.rows("ROLLBACK TO s; COMMIT")
+    assert events(db, "status, latency") == [(200, None)]
+
+
+def test_long_texts_are_cut_between_characters_and_marked(db, key):
+    db.rows("BEGIN")
+    db.verify(key)
+    db.one("log_request", endpoint="/" + "é" * 500_000, method="M" * 1000)
+    db.rows("COMMIT")
+    ((endpoint, method),) = events(db, "endpoint, method")
+    assert endpoint == "/" + "é" * 98 + "…" and len(endpoint.encode()) == 200
+    assert method == "M" * 29 + "…"
+
+
+@pytest.mark.parametrize("encoding, endpoint, mark", [
+    ("LATIN1", "/" + "é" * 1000, "..."),
+    ("EUC_JP", "/x" + "日本" * 500, "..."),
+    ("SQL_ASCII", "/" + "e" * 1000, "..."),
+], ids=["LATIN1", "EUC_JP", "SQL_ASCII"])
+def test_every_encoding_is_cut_as_it_should(cluster, encoding, endpoint, mark):
+    cluster.execute(f"CREATE DATABASE encoded ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    try:
+        db = session(cluster, "encoded")
+        if encoding == "SQL_ASCII":
+            db.rows("SET client_encoding = 'SQL_ASCII'")
+        db.rows("CREATE EXTENSION keysmith")
+        db.rows("SELECT keysmith.create_tenant('acme')")
+        stored_key = db.value("SELECT api_key FROM keysmith.mint('acme')")
+        stored_key = stored_key.decode() if isinstance(stored_key, bytes) else stored_key
+        db.rows("BEGIN")
+        db.rows("SELECT keysmith.verify(%s)", stored_key)
+        db.rows("SELECT keysmith.log_request(endpoint => %s::text)", endpoint)
+        db.rows("COMMIT")
+        db.rows("SELECT keysmith.flush_usage()")
+        length, tail = db.row("SELECT octet_length(endpoint), right(endpoint, 3) FROM keysmith.usage_event")
+        tail = tail.decode() if isinstance(tail, bytes) else tail
+        assert tail == mark
+        assert 198 <= length <= 200
+        if encoding == "EUC_JP":
+            assert db.value("SELECT endpoint FROM keysmith.usage_event").startswith("/x日本日本")
+        db.session.close()
+    finally:
+        cluster.execute("DROP DATABASE encoded WITH (FORCE)")
+
+
+# What is logged
+
+def test_a_keyspace_chooses_what_is_logged(db):
+    db.one("create_keyspace", "quiet", usage_log="refusals", usage_details=False)
+    db.tenant("acme", keyspace="quiet")
+    key = db.mint(keyspace="quiet").api_key
+    ask = {"keyspace": "quiet", "ip": "10.0.0.1"}
+    db.verify(key, **ask)
+    db.verify(key, environment="test", **ask)
+    db.verify("nonsense", **ask)
+    headers = psycopg.types.json.Jsonb({"x-api-key": key})
+    db.one("alter_keyspace", "quiet", '{"usage_log": "everything"}')
+    db.one("authenticate", headers, "GET", "/secret", "10.0.0.1", keyspace="quiet")
+    assert events(db, "outcome, method, endpoint, ip") == [
+        ("wrong_environment", None, None, None), ("ok", "GET", None, None)]
+    assert db.value("SELECT ip FROM keysmith.usage_unknown_sample") is None
+    db.one("alter_keyspace", "quiet", '{"usage_log": "nothing"}')
+    unknown = count(db, "unknown")
+    db.verify(key, environment="test", **ask)
+    db.verify("nonsense", **ask)
+    assert len(events(db)) == 2 and count(db, "unknown") == unknown
+    # Null is the usual choice.
+    db.one("alter_keyspace", "quiet", '{"usage_log": null, "usage_details": null}')
+    db.verify(key, **ask)
+    assert str(events(db)[-1].ip) == "10.0.0.1"
+    message = db.refused("KS400", "create_keyspace", "other", usage_log="some")
+    assert message == "usage_log must be one of: everything, refusals, nothing"
+    db.refused("KS400", "alter_keyspace", "quiet", '{"usage_details": "yes"}')
+
+
+def test_users_can_not_change_the_settings(cluster, dbname, db):
+    settings = db.rows("SELECT name, context FROM pg_settings WHERE name LIKE 'keysmith.usage%'")
+    assert len(settings) == 6
+    cluster.execute("CREATE ROLE someone LOGIN")
+    try:
+        with cluster.connect(dbname, user="someone") as other:
+            for name, context in settings:
+                assert context in ("postmaster", "sighup", "superuser")
+                with pytest.raises(psycopg.Error):
+                    other.execute(f"SET {name} = DEFAULT")
+    finally:
+        cluster.execute("DROP ROLE someone")
+    # As an interval it can be used as it is shown.
+    assert db.value("SELECT current_setting('keysmith.usage_retention')::interval = '90 days'")
+
+
+# Garbage
+
+def test_a_flood_of_garbage_leaves_everything_as_it_was(db, key):
+    db.verify(key, ip="10.1.1.1")
+    flush(db)
+    size = "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c " \
+           "WHERE relnamespace = 'keysmith'::regnamespace AND relname LIKE 'usage%'"
+    for keyspace in ("default", "none_such"):
+        db.verify("x", keyspace=keyspace)
+    flush(db)
+    before = db.value(size)
+    used = count(db, "used")
+    db.rows("SELECT count(v.ok) FROM generate_series(1, 20000) AS n, "
+            "LATERAL keysmith.verify('garbage' || n, ip => '10.9.9.9') AS v")
+    db.rows("SELECT count(v.ok) FROM generate_series(1, 1000) AS n, "
+            "LATERAL keysmith.verify('garbage', keyspace => 'made_up_' || n) AS v")
+    db.verify(UNKNOWN_KEY)
+    db.verify(None)
+    assert count(db, "used") == used
+    flush(db)
+    assert stored(db) == 1
+    counts = db.rows("SELECT keyspace, reason, sum(requests) FROM keysmith.usage_unknown "
+                     "GROUP BY 1, 2 ORDER BY 1, 2")
+    assert counts == [("", "malformed_key", 1001), ("default", "malformed_key", 20001),
+                      ("default", "missing", 1), ("default", "not_found", 1)]
+    assert 1 <= db.value("SELECT count(*) FROM keysmith.usage_unknown_sample") < 30
+    assert db.value("SELECT count(*) FROM keysmith.usage_unknown_sample s "
+                    "WHERE s::text LIKE '%garbage%'") == 0
+    assert db.value(size) - before <= 65536
+
+
+def test_samples_tell_where_garbage_comes_from(db):
+    headers = psycopg.types.json.Jsonb({"authorization": "Basic x"})
+    db.one("authenticate", headers, "GET", "/v1/" + "x" * 5000, "192.0.2.1")
+    flush(db)
+    sample = db.row("SELECT * FROM keysmith.usage_unknown_sample")
+    assert (sample.keyspace, sample.reason, sample.method) == ("", "malformed_header", "GET")
+    assert str(sample.ip) == "192.0.2.1" and len(sample.endpoint.encode()) == 200
+
+
+def test_more_kinds_of_garbage_than_there_is_room_for_are_counted_together(db):
+    for n in range(60):
+        db.one("create_keyspace", f"k{n}")
+    db.rows("SELECT count(v.ok) FROM generate_series(0, 59) AS n, "
+            "LATERAL keysmith.verify('garbage', keyspace => 'k' || n) AS v")
+    flush(db)
+    assert db.value("SELECT sum(requests) FROM keysmith.usage_unknown") == 60
+    assert db.value("SELECT sum(requests) FROM keysmith.usage_unknown WHERE reason = 'other'") == 12
+    db.rows("SELECT keysmith.verify('garbage', keyspace => 'k59')")
+    flush(db)
+    assert db.value("SELECT requests FROM keysmith.usage_unknown WHERE keyspace = 'k59'") == 1
+
+
+# Where shared memory does not do
+
+@contextmanager
+def worker_held_up(cluster, dbname="postgres"):
+    """The worker can store nothing meanwhile; others can."""
+    with cluster.connect(dbname, autocommit=False) as blocker:
+        blocker.execute("LOCK TABLE keysmith.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
+        yield
+        blocker.rollback()
+
+
+@pytest.mark.parametrize("overflow", ["write-through", "drop"])
+def test_a_full_ring(overflow):
+    with cluster_with_key("full", keysmith__usage_buffer="64kB",
+                          keysmith__usage_overflow=overflow) as (cluster, db, key):
+        many = "SELECT count((keysmith.verify(%s)).ok) FROM generate_series(1, 300)"
+        db.verify(key)
+        flush(db)
+        with worker_held_up(cluster):
+            assert db.value(many, key) == 300
+            now = status(db)
+            assert now["waiting"] == now["share"] == "96"
+            with cluster.connect(autocommit=False) as reader:
+                reader.execute("SET TRANSACTION READ ONLY")
+                assert reader.execute(many, (key,)).fetchone() == (300,)
+            assert count(db, "dropped") - int(now["dropped"]) == 300
+            db.rows("BEGIN")
+            db.rows(many, key)
+            db.rows("ROLLBACK")
+        flush(db)
+        now = status(db)
+        in_place = 204 if overflow == "write-through" else 0
+        assert int(now["written_through"]) == in_place
+        assert int(now["dropped"]) == 300 + 300 + (204 - in_place)
+        assert stored(db) == 1 + 96 + in_place
+        assert db.value("SELECT count(*) FROM keysmith.usage_event WHERE incarnation = 0") == in_place
+        assert db.value("SELECT count(DISTINCT (incarnation, sequence)) FROM keysmith.usage_event") \
+            == stored(db)
+
+
+def test_without_preload_rows_are_written_in_place():
+    with cluster_with_key("plain", preload=False) as (cluster, db, key):
+        verdict = db.verify(key)
+        # Before the commit, and not before its time.
+        assert db.rows("SELECT request_id, incarnation FROM keysmith.usage_event") == [
+            (verdict.request_id, 0)]
+        db.rows("BEGIN")
+        first = db.verify(key)
+        second = db.verify(key)
+        db.one("log_request", 201, request_id=first.request_id)
+        db.one("log_request", 202, "5 ms", "/x")
+        assert stored(db) == 1
+        db.rows("COMMIT")
+        rows = dict(db.rows("SELECT request_id, status FROM keysmith.usage_event"))
+        assert rows == {verdict.request_id: 200, first.request_id: 201, second.request_id: 202}
+        # Later, by name.
+        assert db.one("log_request", 500, request_id=verdict.request_id)[0]
+        assert db.value("SELECT status FROM keysmith.usage_event WHERE request_id = %s",
+                        verdict.request_id) == 500
+        # A transaction that can't write keeps working, and counts what it lost.
+        db.rows("BEGIN READ ONLY")
+        assert db.verify(key).ok
+        db.rows("COMMIT")
+        assert stored(db) == 3 and count(db, "dropped_by_this_session") == 1
+        db.call("verify_many", [key] * 12_000)
+        assert stored(db) == 12_003
+        db.call("flush_usage")
+        db.rows("BEGIN")
+        db.verify(key)
+        db.rows("ROLLBACK")
+        assert count(db, "dropped_by_this_session") == 2
+
+
+def test_in_place_writing_never_fails_the_request():
+    with cluster_with_key("harmless", preload=False) as (cluster, db, key):
+        db.verify(key)
+        db.rows("ALTER TABLE keysmith.usage_event ADD CONSTRAINT no CHECK (status <> 200) NOT VALID")
+        db.rows("CREATE TABLE t (n integer)")
+        db.rows("BEGIN")
+        assert db.verify(key).ok
+        db.rows("INSERT INTO t VALUES (1)")
+        db.rows("COMMIT")
+        assert db.value("SELECT count(*) FROM t") == 1
+        assert stored(db) == 1 and count(db, "dropped_by_this_session") == 1
+        # Only who asks for durability has it fail.
+        db.rows("SET keysmith.usage_durability = 'commit'")
+        with pytest.raises(psycopg.errors.CheckViolation):
+            db.verify(key)
+
+
+def test_as_durable_as_the_transaction():
+    with cluster_with_key("durable", keysmith__usage_durability="commit",
+                          keysmith__usage_flush_interval="1h", synchronous_commit="off") as (
+                              cluster, db, key):
+        request = db.verify(key)
+        crash(cluster, db)
+        db = session(cluster)
+        assert db.rows("SELECT request_id FROM keysmith.usage_event") == [(request.request_id,)]
+        # Where nothing can be written it goes the usual way.
+        db.rows("BEGIN READ ONLY")
+        db.verify(key)
+        db.rows("COMMIT")
+        assert len(events(db)) == 2
+
+
+def test_a_hot_standby_logs_nothing_and_says_so():
+    with cluster_with_key("primary") as (cluster, db, key):
+        standby = cluster.backup("standby", 5433)
+        try:
+            standby.start()
+            replica = session(standby)
+            wait_until(lambda: replica.verify(key).ok)
+            lost = count(replica, "not_logged")
+            replica.rows("BEGIN")
+            assert replica.verify(key).ok
+            assert not replica.one("log_request", 200, request_id=db.verify(key).request_id)[0]
+            replica.rows("COMMIT")
+            replica.call("flush_usage")
+            now = status(replica)
+            assert now["mode"].startswith("not logged")
+            assert int(now["not_logged"]) == lost + 1 and now["worker_pid"] is None
+            assert now["waiting"] == "0"
+            # Promoted, it logs.
+            replica.rows("SELECT pg_promote()")
+            wait_until(lambda: not replica.value("SELECT pg_is_in_recovery()"))
+            request = replica.verify(key)
+            assert request.request_id in [row.request_id for row in events(replica)]
+        finally:
+            standby.remove()
+
+
+def test_more_databases_than_there_are_places():
+    with running("many", max_connections=20) as cluster:
+        cluster.execute("CREATE EXTENSION keysmith", dbname="template1")
+        # Places of databases that are gone are used again.
+        for n in range(70):
+            cluster.execute(f"CREATE DATABASE d{n} STRATEGY file_copy")
+            cluster.execute("SELECT keysmith.verify('x')", dbname=f"d{n}")
+            if n < 60:
+                cluster.execute(f"DROP DATABASE d{n}")
+        db = session(cluster, "d69")
+        db.tenant()
+        db.verify(db.mint().api_key)
+        assert len(events(db)) == 1
+        assert db.value("SELECT incarnation FROM keysmith.usage_event") > 0

@@ -1,0 +1,393 @@
+"""The usage worker's manners: it is there when needed, in nobody's way, and loses nothing."""
+
+import os
+import re
+import signal
+import threading
+import time
+
+import psycopg
+import pytest
+
+from cluster import running
+from test_usage_pipeline import (cluster_with_key, count, crash, events, flush, session, status,
+                                 stored, wait_until, worker_held_up)
+
+
+@pytest.fixture(scope="module")
+def keeper():
+    """A cluster whose worker stays long, and stores seldom."""
+    with running("keeper", keysmith__usage_flush_interval="10min") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def dbname(keeper):
+    keeper.execute("CREATE DATABASE worked")
+    yield "worked"
+    keeper.execute("DROP DATABASE IF EXISTS worked WITH (FORCE)")
+
+
+@pytest.fixture
+def db(keeper, dbname):
+    db = session(keeper, dbname)
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    yield db
+    db.session.close()
+
+
+@pytest.fixture
+def key(db):
+    return db.mint().api_key
+
+
+def worker_pid(db):
+    pid = status(db)["worker_pid"]
+    return int(pid) if pid else None
+
+
+def started_worker(db, key):
+    db.verify(key)
+    return wait_until(lambda: worker_pid(db))
+
+
+# Others come first
+
+@pytest.mark.parametrize("statement", [
+    "DROP DATABASE worked",
+    "ALTER DATABASE worked RENAME TO renamed",
+    "CREATE DATABASE copied TEMPLATE worked",
+])
+def test_nobody_waits_for_the_worker(keeper, db, key, statement):
+    started_worker(db, key)
+    flush(db)
+    db.session.close()
+    try:
+        begun = time.time()
+        # PostgreSQL itself gives the others five seconds to go.
+        keeper.execute(statement)
+        assert time.time() - begun < 3
+        name = {"DROP": None, "ALTE": "renamed", "CREA": "copied"}[statement[:4]]
+        if name:
+            other = session(keeper, name)
+            assert stored(other) == 1
+            other.verify(key)
+            assert len(events(other)) == 2
+            assert other.value("SELECT count(DISTINCT (incarnation, sequence)) "
+                               "FROM keysmith.usage_event") == 2
+            other.session.close()
+    finally:
+        for name in ("renamed", "copied"):
+            keeper.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def test_what_waits_when_the_worker_makes_way_is_stored_by_the_next(keeper, db, key):
+    with worker_held_up(keeper, "worked"):
+        started_worker(db, key)
+    db.session.close()
+    with keeper.connect("worked", autocommit=False) as blocker:
+        blocker.execute("LOCK TABLE keysmith.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
+        with keeper.connect() as other:
+            with pytest.raises(psycopg.errors.ObjectInUse):
+                # The blocker itself is in the way, but the worker must be gone.
+                other.execute("ALTER DATABASE worked RENAME TO renamed")
+        blocker.rollback()
+    db = session(keeper, "worked")
+    assert len(events(db)) == 1
+
+
+def test_dropping_the_extension_and_creating_it_again(keeper, db, key):
+    pid = started_worker(db, key)
+    flush(db)
+    with worker_held_up(keeper, "worked"):
+        for _ in range(10):
+            db.verify(key)
+    db.rows("DROP EXTENSION keysmith CASCADE")
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    again = db.mint().api_key
+    db.verify(again)
+    wait_until(lambda: len(events(db)) >= 1)
+    assert db.value("SELECT count(*) FROM keysmith.usage_event e JOIN keysmith.key k USING (key_id)") == 1
+    db.rows("DROP EXTENSION keysmith CASCADE")
+    os.kill(pid, 0)
+    db.rows("CREATE EXTENSION keysmith")
+    wait_until(lambda: status(db)["waiting"] == "0")
+
+
+def test_a_worker_that_finds_no_extension_leaves():
+    with cluster_with_key("gone", keysmith__usage_flush_interval="50ms") as (cluster, db, key):
+        started_worker(db, key)
+        flush(db)
+        db.rows("DROP EXTENSION keysmith CASCADE")
+        wait_until(lambda: not db.value("SELECT count(*) FROM pg_stat_activity "
+                                        "WHERE backend_type = 'keysmith usage worker'"))
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        db.verify(db.mint().api_key)
+        assert len(events(db)) == 1
+
+
+def test_idle_it_goes_and_comes_back():
+    with cluster_with_key("idle", keysmith__usage_flush_interval="50ms") as (cluster, db, key):
+        first = started_worker(db, key)
+        flush(db)
+        wait_until(lambda: worker_pid(db) is None)
+        # What transactions hold back keeps it.
+        db.rows("BEGIN")
+        second = started_worker(db, key)
+        assert second != first
+        time.sleep(1.5)
+        assert worker_pid(db) == second
+        db.rows("COMMIT")
+        wait_until(lambda: stored(db) == 2)
+        # Everything was stored when it left.
+        wait_until(lambda: worker_pid(db) is None)
+        assert db.value("SELECT closed_at > last_flush_at FROM keysmith.usage_incarnation")
+
+
+def test_no_process_for_a_worker_is_no_reason_to_refuse():
+    with cluster_with_key("crowded", max_worker_processes=1, keysmith__usage_buffer="64kB") as (
+            cluster, db, key):
+        # The logical replication launcher has the only one.
+        assert all(db.verify(key).ok for _ in range(200))
+        now = status(db)
+        assert int(now["failed_starts"]) >= 1 and now["worker_pid"] is None
+        assert (now["waiting"], now["written_through"]) == ("96", "104")
+        assert db.refused("KS504", "flush_usage", "100 ms")
+
+
+def test_databases_take_turns_where_processes_are_few():
+    with cluster_with_key("turns", max_worker_processes=2) as (cluster, db, key):
+        db.verify(key)
+        flush(db)
+        for n in range(3):
+            cluster.execute(f"CREATE DATABASE d{n}")
+            other = session(cluster, f"d{n}")
+            other.rows("CREATE EXTENSION keysmith")
+            other.tenant()
+            other.verify(other.mint().api_key)
+            assert len(events(other)) == 1
+            other.session.close()
+
+
+# Signals
+
+def test_a_worker_that_is_terminated_stores_what_there_is(keeper, db, key):
+    pid = started_worker(db, key)
+    for _ in range(50):
+        db.verify(key)
+    db.rows("SELECT pg_terminate_backend(%s)", pid)
+    wait_until(lambda: worker_pid(db) != pid)
+    assert stored(db) == 51
+    db.verify(key)
+    assert len(events(db)) == 52
+
+
+def test_a_worker_that_is_cancelled_goes_on(keeper, db, key):
+    pid = started_worker(db, key)
+    with worker_held_up(keeper, "worked"):
+        for _ in range(50):
+            db.verify(key)
+        waiter = threading.Thread(target=lambda: flush(session(keeper, "worked")))
+        waiter.start()
+        wait_until(lambda: db.value("SELECT wait_event_type = 'Lock' FROM pg_stat_activity "
+                                    "WHERE pid = %s", pid))
+        db.rows("SELECT pg_cancel_backend(%s)", pid)
+        time.sleep(0.2)
+    waiter.join()
+    assert len(events(db)) == 51 and worker_pid(db) == pid
+
+
+def test_settings_are_read_again(keeper, db, key):
+    started_worker(db, key)
+    flush(db)
+    db.verify(key)
+    time.sleep(1)
+    assert stored(db) == 1
+    try:
+        keeper.execute("ALTER SYSTEM SET keysmith.usage_flush_interval = '50ms'")
+        keeper.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: stored(db) == 2)
+    finally:
+        keeper.execute("ALTER SYSTEM RESET keysmith.usage_flush_interval")
+        keeper.execute("SELECT pg_reload_conf()")
+
+
+def test_what_a_database_is_set_to_does_not_change_the_worker(keeper, db, key):
+    for setting in ("default_transaction_read_only = on", "statement_timeout = '1ms'",
+                    "search_path = public", "session_replication_role = replica"):
+        db.rows(f"ALTER DATABASE worked SET {setting}")
+    started_worker(db, key)
+    assert len(events(db)) == 1
+
+
+# Ends of the server
+
+def decide_until_cut_off(cluster, key, n, decided):
+    with cluster.connect() as connection:
+        try:
+            while True:
+                connection.execute("SELECT (keysmith.verify(%s)).ok FROM generate_series(1, 20)",
+                                   (key,))
+                decided[n] += 20
+        except psycopg.Error:
+            pass
+
+
+def under_load(cluster, key, end):
+    """Has four sessions decide, ends the server, and tells how many decisions they had."""
+    decided = [0] * 4
+    threads = [threading.Thread(target=decide_until_cut_off, args=(cluster, key, n, decided))
+               for n in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    end()
+    for thread in threads:
+        thread.join()
+    return sum(decided)
+
+
+def test_a_fast_shutdown_loses_nothing():
+    with cluster_with_key("fast", keysmith__usage_flush_interval="10s") as (cluster, db, key):
+        db.rows("BEGIN")
+        db.verify(key)
+        decided = under_load(cluster, key, cluster.stop)
+        db.session.close()
+        cluster.start()
+        db = session(cluster)
+        # Statements that were cut off count as well: each of the four may have one.
+        assert decided + 1 <= stored(db) <= decided + 1 + 80
+        assert db.value("SELECT stored FROM keysmith.usage_incarnation") == stored(db)
+        assert db.value("SELECT closed_at IS NOT NULL FROM keysmith.usage_incarnation")
+        db.verify(key)
+        flush(db)
+        assert db.value("SELECT count(*) FROM keysmith.usage_incarnation "
+                        "WHERE lost_at_most IS NOT NULL") == 0
+        assert count(db, "losses") == 0
+
+
+def test_a_shutdown_right_after_the_first_request():
+    with cluster_with_key("early") as (cluster, db, key):
+        db.verify(key)
+        cluster.stop()
+        db.session.close()
+        cluster.start()
+        assert stored(session(cluster)) == 1
+
+
+@pytest.mark.parametrize("end", ["postmaster", "worker", "immediate"])
+def test_a_sudden_end_is_reported_with_its_bound(end):
+    with cluster_with_key("sudden", keysmith__usage_flush_interval="10min") as (cluster, db, key):
+        pid = started_worker(db, key)
+        for _ in range(10):
+            db.verify(key)
+        flush(db)
+        flushed_at = db.value("SELECT last_flush_at FROM keysmith.usage_incarnation")
+        for _ in range(20):
+            db.verify(key)
+        most = db.value("SELECT most_waiting FROM keysmith.usage_incarnation")
+        if end == "worker":
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: connects(cluster))
+        elif end == "immediate":
+            cluster.stop("immediate")
+            cluster.start()
+        else:
+            crash(cluster, db)
+        db = session(cluster)
+        db.verify(key)
+        flush(db)
+        assert stored(db) == 12
+        loss = db.row("SELECT * FROM keysmith.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        assert 20 <= loss.lost_at_most == most
+        assert loss.lost_from == flushed_at < loss.lost_until
+        assert re.search(r"WARNING:  keysmith: usage of at most \d+ requests may have been lost "
+                         r"between .* and ", cluster.log.read_text())
+        assert count(db, "lost_at_most") == most
+        # It is reported once.
+        cluster.restart()
+        db = session(cluster)
+        db.verify(key)
+        flush(db)
+        assert count(db, "losses") == 1
+
+
+def connects(cluster):
+    try:
+        cluster.execute("SELECT 1")
+        return True
+    except psycopg.Error:
+        return False
+
+
+# Errors
+
+def test_a_record_that_can_not_be_stored_is_set_aside(keeper, db, key):
+    started_worker(db, key)
+    flush(db)
+    db.rows("ALTER TABLE keysmith.usage_event ADD CONSTRAINT no_teapots CHECK (status <> 418)")
+    for n in range(100):
+        db.rows("BEGIN")
+        poisonous = db.verify(key).request_id if n == 37 else db.verify(key) and None
+        if poisonous:
+            db.one("log_request", 418)
+            teapot = poisonous
+        db.rows("COMMIT")
+    flush(db)
+    assert stored(db) == 100
+    assert db.value("SELECT count(DISTINCT request_id) FROM keysmith.usage_event") == 100
+    assert count(db, "set_aside") == 1
+    aside = db.row("SELECT * FROM keysmith.usage_set_aside")
+    assert aside.request_id == teapot and "no_teapots" in aside.error
+    assert "no_teapots" in status(db)["last_error"]
+
+
+def test_a_fault_that_is_not_the_records_own_keeps_them(keeper, db, key):
+    started_worker(db, key)
+    flush(db)
+    db.rows("ALTER TABLE keysmith.usage_event ADD CONSTRAINT nothing CHECK (status < 0) NOT VALID")
+    for _ in range(40):
+        db.verify(key)
+    db.refused("KS504", "flush_usage", "4 s")
+    aside = count(db, "set_aside")
+    assert aside == 10 and count(db, "waiting") == 30
+    db.rows("ALTER TABLE keysmith.usage_event DROP CONSTRAINT nothing")
+    wait_until(lambda: stored(db) == 31, 30)
+
+
+def test_a_lock_on_the_tables_delays_and_loses_nothing(keeper, db, key):
+    started_worker(db, key)
+    with keeper.connect("worked", autocommit=False) as blocker:
+        blocker.execute("LOCK TABLE keysmith.usage_event IN ACCESS EXCLUSIVE MODE")
+        for _ in range(20):
+            db.verify(key)
+        db.refused("KS504", "flush_usage", "3 s")
+        assert "lock timeout" in status(db)["last_error"]
+        blocker.rollback()
+    assert len(events(db)) == 21 and count(db, "set_aside") == 0
+
+
+# Dumps
+
+def test_a_dump_restores_usage(keeper, db, key):
+    for _ in range(5):
+        db.verify(key)
+    db.verify("garbage")
+    before = events(db)
+    unknown = db.rows("SELECT * FROM keysmith.usage_unknown")
+    dump = keeper.program("pg_dump", "-Fp", dbname="worked", stderr=None).stdout
+    keeper.execute("CREATE DATABASE restored")
+    try:
+        keeper.psql(dump, dbname="restored", stdout=-1)
+        other = session(keeper, "restored")
+        assert other.rows("SELECT * FROM keysmith.usage_event ORDER BY sequence") == before
+        assert other.rows("SELECT * FROM keysmith.usage_unknown") == unknown
+        # Another database's lives are none of this one's losses.
+        other.verify(key)
+        assert len(events(other)) == 6 and count(other, "losses") == 0
+        other.session.close()
+    finally:
+        keeper.execute("DROP DATABASE restored WITH (FORCE)")
