@@ -235,11 +235,16 @@ CREATE TABLE keysmith.audit_entry (
 COMMENT ON TABLE keysmith.audit_entry IS 'What was done, in a chain for each keyspace; * is the chain of what concerns none alone';
 COMMENT ON COLUMN keysmith.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
 
+-- A role that was dropped leaves a number behind, which may be another role's where the
+-- dump is restored.
+SELECT pg_catalog.pg_extension_config_dump('keysmith.access',
+    'WHERE role::pg_catalog.oid IN (SELECT oid FROM pg_catalog.pg_roles)');
+
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,access,audit_entry}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,audit_entry}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
     END LOOP;
 END $$;
@@ -856,11 +861,7 @@ CREATE FUNCTION keysmith.audit_heads(
     OUT hash text,
     OUT at timestamptz
 ) RETURNS SETOF record
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT DISTINCT ON (a.keyspace) a.keyspace, a.entry, pg_catalog.encode(a.hash, 'hex'), a.at
-    FROM keysmith.audit_entry a
-    ORDER BY a.keyspace, a.entry DESC
-$$;
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_heads';
 COMMENT ON FUNCTION keysmith.audit_heads() IS
 'The last entry of each chain: kept elsewhere, it shows later that none was cut off';
 
@@ -883,22 +884,13 @@ CREATE FUNCTION keysmith.status(
     OUT name text,
     OUT value text
 ) RETURNS SETOF record
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'keys', k.keyspace || ', ' || k.status, pg_catalog.count(*)::text
-    FROM keysmith.key_listing k GROUP BY k.keyspace, k.status
-    UNION ALL
-    SELECT 'peppers',
-           CASE k.generation WHEN 0 THEN 'without a pepper' ELSE 'pepper ' || k.generation END,
-           pg_catalog.count(*) || ' keys'
-    FROM keysmith.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
-    ORDER BY 1, 2
-$$;
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
 'Counters: keys by state, and by the pepper that they are stored with';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
+-- src/lib.rs:49
 -- requires:
 --   audit
 
@@ -1104,7 +1096,7 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:58
+-- src/lib.rs:54
 -- finalize
 -- Nothing is anyone's until it is granted.
 

@@ -94,6 +94,9 @@ impl Chain {
         if entry > expected {
             return Some((expected, missing(expected, entry - 1)));
         }
+        if entry < 1 {
+            return Some((entry, format!("entry {entry} was put before the first")));
+        }
         if entry < expected {
             return Some((entry, format!("entry {entry} is there twice")));
         }
@@ -117,12 +120,18 @@ impl Chain {
         }
     }
 
-    /// Must follow the last record: are all there that were kept?
-    pub fn finish(&mut self) {
+    /// Must follow the last record: are all there that were kept? And is the last one
+    /// sealed with a pepper that must have been in use by then?
+    pub fn finish(&mut self, generation: i16) {
         let last_kept = self.kept.iter().map(|(entry, _)| *entry).max().unwrap_or(0);
         if self.fault.is_none() && last_kept > self.last {
             let first = self.last + 1;
             self.fault = Some(Fault { entry: first, problem: missing(first, last_kept) });
+        }
+        if self.fault.is_none() && self.generation < generation && self.entries > 0 {
+            let why = format!("is sealed with an older pepper than {generation}, or with none");
+            let problem = format!("entry {} {why}, as no chain of these keys can end", self.last);
+            self.fault = Some(Fault { entry: self.last, problem });
         }
     }
 }
@@ -173,7 +182,7 @@ mod tests {
                 &Record { entry: *entry, generation: *generation, seal, fields: &fields },
             );
         }
-        chain.finish();
+        chain.finish(0);
         chain
     }
 
@@ -243,6 +252,17 @@ mod tests {
         rows.push((2, 0, forged, field("b")));
         let fault = check(&rows, vec![]).fault.unwrap();
         assert!(fault.entry == 2 && fault.problem.contains("older pepper"), "{fault:?}");
+    }
+
+    #[test]
+    fn a_chain_that_was_sealed_anew_without_the_pepper_is_older_than_its_keys() {
+        let mut forged = Chain::new(vec![]);
+        let sealed = seal(&Peppers::default(), 0, &START, 1, &[]).unwrap();
+        forged.follow(&peppers(), &Record { entry: 1, generation: 0, seal: &sealed, fields: &[] });
+        forged.finish(0);
+        assert_eq!(forged.fault, None);
+        forged.finish(1);
+        assert!(forged.fault.is_some_and(|fault| fault.entry == 1));
     }
 
     #[test]

@@ -212,11 +212,16 @@ CREATE TABLE keysmith.audit_entry (
 COMMENT ON TABLE keysmith.audit_entry IS 'What was done, in a chain for each keyspace; * is the chain of what concerns none alone';
 COMMENT ON COLUMN keysmith.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
 
+-- A role that was dropped leaves a number behind, which may be another role's where the
+-- dump is restored.
+SELECT pg_catalog.pg_extension_config_dump('keysmith.access',
+    'WHERE role::pg_catalog.oid IN (SELECT oid FROM pg_catalog.pg_roles)');
+
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,access,audit_entry}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,audit_entry}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
     END LOOP;
 END $$;

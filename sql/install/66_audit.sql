@@ -31,11 +31,7 @@ CREATE FUNCTION keysmith.audit_heads(
     OUT hash text,
     OUT at timestamptz
 ) RETURNS SETOF record
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT DISTINCT ON (a.keyspace) a.keyspace, a.entry, pg_catalog.encode(a.hash, 'hex'), a.at
-    FROM keysmith.audit_entry a
-    ORDER BY a.keyspace, a.entry DESC
-$$;
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_heads';
 COMMENT ON FUNCTION keysmith.audit_heads() IS
 'The last entry of each chain: kept elsewhere, it shows later that none was cut off';
 
@@ -58,15 +54,6 @@ CREATE FUNCTION keysmith.status(
     OUT name text,
     OUT value text
 ) RETURNS SETOF record
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'keys', k.keyspace || ', ' || k.status, pg_catalog.count(*)::text
-    FROM keysmith.key_listing k GROUP BY k.keyspace, k.status
-    UNION ALL
-    SELECT 'peppers',
-           CASE k.generation WHEN 0 THEN 'without a pepper' ELSE 'pepper ' || k.generation END,
-           pg_catalog.count(*) || ' keys'
-    FROM keysmith.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
-    ORDER BY 1, 2
-$$;
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
 'Counters: keys by state, and by the pepper that they are stored with';

@@ -56,7 +56,6 @@ const LEVELS: [Level; 4] = [
             "report_leak",
             "list_keys",
             "wait_for_replay",
-            "event_channel",
             "sign_out",
             "sees_everything",
             "own_tenants",

@@ -1,7 +1,7 @@
 //! New keys: minted here, or imported from elsewhere.
 
 use super::authority::{self, Caller, Needs};
-use super::giver;
+use super::giver::{self, Owner};
 use super::key::{self, Fresh};
 use super::keyspace::policy;
 use super::lifecycle;
@@ -169,7 +169,7 @@ fn store(
 ) -> Result<Datum> {
     key::note_generation(policy, &draft.keyspace, stored.generation)?;
     for surplus in key::make_room(policy, tenant_id)? {
-        lifecycle::end(caller, &surplus, "replaced")?;
+        lifecycle::replace(caller, &surplus)?;
     }
     let rows = sql::query(
         "INSERT INTO keysmith.key (
@@ -204,7 +204,7 @@ fn store(
     )?;
     let key_id =
         rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| duplicate(&draft.keyspace))?;
-    giver::check(caller, &key_id)?;
+    giver::check(caller, &key_id, Owner::OfTheGiver)?;
     Act::made(caller, &draft.keyspace, Subject::Key(&key_id)).done(action)?;
     key::minted(&key_id)
 }

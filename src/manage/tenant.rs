@@ -109,7 +109,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
             let message = format!("tenant {name:?} already exists in keyspace {keyspace:?}");
             Error::new(Code::Conflict, message)
         })?;
-        act.done("create_tenant")?;
+        act.noted("create_tenant")?;
         Ok(created)
     })?;
     Ok(Some(sql::uuid_datum(&tenant_id)))
