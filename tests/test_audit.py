@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import struct
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -53,6 +54,7 @@ def test_every_act_leaves_an_entry(db):
     db.call("disable", key.key_id)
     db.call("enable", key.key_id)
     successor = db.one("rotate", key.key_id)
+    db.one("regenerate", "acme")
     regenerated = db.one("regenerate", "acme", label="legacy")
     imported = db.one("import_key", "acme", b"x" * 32)
     db.call("revoke", imported.key_id, "why not")
@@ -67,11 +69,11 @@ def test_every_act_leaves_an_entry(db):
     assert entries(db) == [
         "create_keyspace", "alter_keyspace", "create_tenant", "define_scope", "define_role",
         "define_route", "define_route", "remove_route", "set_member", "alter_tenant",
-        "mint", "alter", "disable", "enable", "mint", "rotate", "mint", "revoke", "import", "revoke",
+        "mint", "alter", "disable", "enable", "mint", "rotate", "mint", "mint", "revoke", "import", "revoke",
         "revoke", "remove_member", "suspend", "resume"]
     of_key = db.rows("SELECT action, before, after FROM keysmith.audit WHERE key_id = %s ORDER BY entry",
                      key.key_id)
-    assert [row.action for row in of_key] == ["mint", "alter", "disable", "enable", "rotate", "revoke"]
+    assert [row.action for row in of_key] == ["mint", "alter", "disable", "enable", "rotate"]
     assert of_key[0].before is None and of_key[0].after["owner"] == "ann"
     for one, next in zip(of_key, of_key[1:]):
         assert one.after == next.before
@@ -150,7 +152,9 @@ def test_who_did_it(cluster, dbname, db, roles):
 
 
 def test_from_where():
-    with running("remote", listen_addresses="127.0.0.1", port=54329) as cluster:
+    cluster = clusters.Cluster("remote", port=54329)
+    try:
+        cluster.init(listen_addresses="127.0.0.1").start()
         cluster.execute("CREATE EXTENSION keysmith")
         with psycopg.connect(f"host=127.0.0.1 port={cluster.port} dbname=postgres user=postgres",
                              autocommit=True, row_factory=psycopg.rows.namedtuple_row) as session:
@@ -161,6 +165,8 @@ def test_from_where():
             assert faults(db) == {}
             db.rows("UPDATE keysmith.audit_entry SET client = '127.0.0.1/8' WHERE action = 'create_tenant'")
             assert faults(db)["default"][0] == 2
+    finally:
+        cluster.remove()
 
 
 def test_what_was_not_done_is_not_in_it(db, connect, database):
@@ -260,10 +266,10 @@ def test_many_acts_of_one_transaction(db):
 
 @pytest.fixture
 def written(db):
-    """A chain of ten entries of which each column has a value."""
+    """A chain of nine entries."""
     db.tenant()
     key = db.mint()
-    for label in "abcdefg":
+    for label in "abcdef":
         db.call("alter_key", key.key_id, Jsonb({"label": label}))
     assert faults(db) == {} and len(entries(db)) == 9
     return db
@@ -556,16 +562,17 @@ def test_who_waits_to_commit_holds_up_nobody_else(db, connect, database):
 def test_a_killed_server_keeps_what_it_acknowledged():
     with running("killed", fsync="on") as cluster:
         cluster.psql("CREATE EXTENSION keysmith; SELECT keysmith.create_tenant('acme')")
-        with cluster.connect() as session:
-            session.execute("SET synchronous_commit = off")
-            for _ in range(20):
-                session.execute("SELECT keysmith.mint('acme')")
-            kept = json.dumps(session.execute(
-                "SELECT jsonb_agg(h) FROM keysmith.audit_heads() h").fetchone()[0])
-            session.execute("BEGIN; SELECT keysmith.mint('acme')")
-            cluster.kill()
-        clusters.run("pg_ctl", "-D", cluster.data, "-m", "immediate", "-w", "stop", as_server=True,
-                     check=False)
+        session = cluster.connect()
+        session.execute("SET synchronous_commit = off")
+        for _ in range(20):
+            session.execute("SELECT keysmith.mint('acme')")
+        kept = json.dumps(session.execute(
+            "SELECT jsonb_agg(h) FROM keysmith.audit_heads() h").fetchone()[0])
+        session.execute("BEGIN; SELECT keysmith.mint('acme')")
+        cluster.kill()
+        session.close()
+        time.sleep(0.5)
+        (cluster.data / "postmaster.pid").unlink(missing_ok=True)
         restart(cluster)
         with cluster.connect(row_factory=psycopg.rows.namedtuple_row) as session:
             db = Database(session)
@@ -578,4 +585,5 @@ def restart(cluster):
     for _ in range(100):
         if cluster.start(check=False).returncode == 0:
             return
+        time.sleep(0.2)
     raise AssertionError("the server does not start")

@@ -91,7 +91,12 @@ impl Caller {
         let caller = Caller {
             role: name_of(user),
             session_role: name_of(session),
-            reach: Reach::of(catalog, user, matches!(needs, Needs::Sight | Needs::Oversight), key.as_deref()),
+            reach: Reach::of(
+                catalog,
+                user,
+                matches!(needs, Needs::Sight | Needs::Oversight),
+                key.as_deref(),
+            ),
             key,
             bounds: None,
         };
@@ -110,13 +115,11 @@ impl Caller {
                 Err(not_allowed("a transaction that acts for a key can't administer")
                     .hint("End its identity with keysmith.sign_out() first."))
             }
-            (Needs::Oversight, Some(_)) => {
-                Err(not_allowed("a transaction that acts for a key can't see what is not its tenant's")
-                    .hint("End its identity with keysmith.sign_out() first."))
-            }
-            (Needs::Admin | Needs::Oversight, None)
-                if matches!(self.reach, Reach::Everything) =>
-            {
+            (Needs::Oversight, Some(_)) => Err(not_allowed(
+                "a transaction that acts for a key can't see what is not its tenant's",
+            )
+            .hint("End its identity with keysmith.sign_out() first.")),
+            (Needs::Admin | Needs::Oversight, None) if matches!(self.reach, Reach::Everything) => {
                 Ok(())
             }
             (Needs::Keys | Needs::Sight, None) if reaches_something => Ok(()),

@@ -107,7 +107,10 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
         && let Some(own) = &giver.owner
         && row.text(8).is_none_or(|owner| owner.as_bytes() != &**own)
     {
-        return Err(beyond("owner", &format!("{:?}, the one of the key that gives it", lossy(own))));
+        return Err(beyond(
+            "owner",
+            &format!("{:?}, the one of the key that gives it", lossy(own)),
+        ));
     }
     let keyspace = row.text(1).unwrap_or_default();
     check_scopes(giver, &*Catalog::open()?.policy(keyspace.as_bytes())?, &row)
