@@ -498,6 +498,21 @@ def test_peppers(tmp_path):
         assert faults(db)["default"][0] == 5
 
 
+def test_a_dump_restores_chains_that_go_on(cluster, dbname, written):
+    kept = heads(written)
+    text = cluster.program("pg_dump", dbname=dbname).stdout
+    cluster.execute("CREATE DATABASE restored")
+    try:
+        cluster.psql(text, dbname="restored")
+        with cluster.connect("restored", row_factory=psycopg.rows.namedtuple_row) as session:
+            restored = Database(session)
+            assert faults(restored, kept) == {}
+            restored.mint()
+            assert faults(restored, kept) == {} and len(entries(restored)) == 10
+    finally:
+        cluster.execute("DROP DATABASE restored WITH (FORCE)")
+
+
 # Many at once
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
