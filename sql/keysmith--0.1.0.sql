@@ -73,7 +73,7 @@ COMMENT ON COLUMN keysmith.keyspace.label_length IS 'Most characters of a label'
 COMMENT ON COLUMN keysmith.keyspace.wildcards IS 'Whether keys may hold * and family:*, besides scopes by name';
 COMMENT ON COLUMN keysmith.keyspace.schemes IS 'In which headers keys are looked for';
 COMMENT ON COLUMN keysmith.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
-COMMENT ON COLUMN keysmith.keyspace.managed_by IS 'Which keys manage their tenant''s keys: any_secret, nobody, or those with a scope, by its name';
+COMMENT ON COLUMN keysmith.keyspace.managed_by IS 'Which keys manage their tenant''s keys: any_secret, nobody, or those that hold scopes, by an expression';
 COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
 COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
 COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
@@ -272,11 +272,16 @@ COMMENT ON COLUMN keysmith.credit.key_id IS 'The first key of a line of rotation
 COMMENT ON COLUMN keysmith.credit.refill IS 'What a refill raises the balance to, if it is lower';
 COMMENT ON COLUMN keysmith.credit.refilled_at IS 'A refill is due when a day or month of UTC has begun since';
 
+-- A role that was dropped leaves a number behind, which may be another role's where the
+-- dump is restored.
+SELECT pg_catalog.pg_extension_config_dump('keysmith.access',
+    'WHERE role::pg_catalog.oid IN (SELECT oid FROM pg_catalog.pg_roles)');
+
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,access,audit_entry}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,audit_entry}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
     END LOOP;
 END $$;
@@ -1672,11 +1677,7 @@ CREATE FUNCTION keysmith.audit_heads(
     OUT hash text,
     OUT at timestamptz
 ) RETURNS SETOF record
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT DISTINCT ON (a.keyspace) a.keyspace, a.entry, pg_catalog.encode(a.hash, 'hex'), a.at
-    FROM keysmith.audit_entry a
-    ORDER BY a.keyspace, a.entry DESC
-$$;
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_heads';
 COMMENT ON FUNCTION keysmith.audit_heads() IS
 'The last entry of each chain: kept elsewhere, it shows later that none was cut off';
 
@@ -2338,20 +2339,7 @@ CREATE FUNCTION keysmith.status(
     OUT name text,
     OUT value text
 ) RETURNS SETOF record
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'keys', k.keyspace || ', ' || k.status, pg_catalog.count(*)::text
-    FROM keysmith.key_listing k GROUP BY k.keyspace, k.status
-    UNION ALL
-    SELECT 'peppers',
-           CASE k.generation WHEN 0 THEN 'without a pepper' ELSE 'pepper ' || k.generation END,
-           pg_catalog.count(*) || ' keys'
-    FROM keysmith.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
-    UNION ALL
-    SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
-    UNION ALL
-    SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
-    ORDER BY 1, 2
-$$;
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
 'Counters: keys by state and by pepper, rate limits since the last start, usage and its worker';
 /* </end connected objects> */

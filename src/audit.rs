@@ -9,17 +9,18 @@ use crate::call::{Call, result_set, sql_functions};
 use crate::catalog::scan::{Relation, ScanKey, Snapshot, Varlena};
 use crate::catalog::{Catalog, columns};
 use crate::error::{Code, Error, Result};
-use crate::manage::authority::{self, Caller};
+use crate::manage::authority::{self, Caller, Needs};
 use crate::manage::event;
 use crate::manage::patch;
 use crate::manage::sql::{self, Param};
 use crate::pepper;
 use crate::transaction::Memory;
-use keysmith_core::chain::{self, Chain, Fault, START, Seal};
+use keysmith_core::chain::{self, Chain, Fault, SEAL_LEN, START, Seal};
 use pgrx::pg_sys::{self, Datum, Oid, SubTransactionId};
 use std::collections::BTreeMap;
 
 sql_functions! {
+    keysmith_audit_heads => audit_heads;
     keysmith_audit_verify => audit_verify;
 }
 
@@ -81,11 +82,19 @@ impl<'a> Act<'a> {
     /// Takes note of the outcome, and sends the event of that name.
     pub fn done(self, action: &str) -> Result<()> {
         let (after, tenant) = self.subject.state(self.keyspace)?;
-        let key_id = match self.subject {
-            Subject::Key(key_id) => Some(*key_id),
-            _ => None,
-        };
-        event::send(action, self.keyspace, key_id.as_ref(), tenant.as_deref())?;
+        event::send(action, self.keyspace, self.subject.key_id(), tenant.as_deref())?;
+        self.note(action, after, tenant);
+        Ok(())
+    }
+
+    /// Takes note of what nobody can have known of before, and so needs no event.
+    pub fn noted(self, action: &str) -> Result<()> {
+        let (after, tenant) = self.subject.state(self.keyspace)?;
+        self.note(action, after, tenant);
+        Ok(())
+    }
+
+    fn note(self, action: &str, after: Option<String>, tenant: Option<String>) {
         let note = Note {
             keyspace: self.keyspace.into(),
             // SAFETY: reads the clock.
@@ -95,16 +104,22 @@ impl<'a> Act<'a> {
             session_role: self.caller.session_role.clone(),
             acting_key: self.caller.key.as_ref().map(|key| key.key_id),
             tenant,
-            key_id,
+            key_id: self.subject.key_id().copied(),
             before: self.before,
             after,
         };
         NOTES.with(|notes| notes.put(note));
-        Ok(())
     }
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    fn key_id(&self) -> Option<&'a [u8; 16]> {
+        match *self {
+            Subject::Key(key_id) => Some(key_id),
+            _ => None,
+        }
+    }
+
     /// The state as JSON without secrets, if there is any, and the tenant's name.
     fn state(&self, keyspace: &str) -> Result<(Option<String>, Option<String>)> {
         let keyspace_param = || Param::text(keyspace);
@@ -214,7 +229,7 @@ pub fn before_commit() -> Result<()> {
     // popped below; an error's abort pops it too.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
     let result = authority::as_owner(&catalog, || {
-        let rows = sql::query("SELECT pg_catalog.host(pg_catalog.inet_client_addr())", &[])?;
+        let rows = sql::query("SELECT pg_catalog.inet_client_addr()", &[])?;
         let client = rows.first().and_then(|row| row.text(1));
         for ((lock, keyspace), notes) in &chains {
             append(&catalog, *lock, keyspace, notes, client.as_deref())?;
@@ -330,6 +345,30 @@ fn end_of(catalog: &Catalog, keyspace: &str) -> (i64, Seal, i16) {
 /// Seals that were kept elsewhere, by keyspace.
 type Kept = BTreeMap<String, Vec<(i64, Vec<u8>)>>;
 
+/// The last entry of each chain, to be kept elsewhere.
+fn audit_heads(call: &Call) -> Result<Option<Datum>> {
+    put_all(
+        call,
+        "SELECT DISTINCT ON (a.keyspace)
+             a.keyspace, a.entry, pg_catalog.encode(a.hash, 'hex'), a.at
+         FROM keysmith.audit_entry a ORDER BY a.keyspace, a.entry DESC",
+    )
+}
+
+/// Returns a statement's rows, which are of all tenants.
+pub fn put_all(call: &Call, statement: &str) -> Result<Option<Datum>> {
+    // SAFETY: the function is declared to return a set of rows like the statement's.
+    let result = unsafe { result_set(call, 0) };
+    authority::look(Needs::Oversight, |_| {
+        for row in sql::query(statement, &[])?.iter() {
+            // SAFETY: the row has the columns that are declared; it is copied.
+            unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
+        }
+        Ok(())
+    })?;
+    Ok(None)
+}
+
 /// Reads `[{"keyspace": …, "entry": …, "hash": …}, …]`, as `audit_heads` has them.
 fn read_kept(datum: Option<Datum>) -> Result<Kept> {
     const NAME: &str = "heads";
@@ -344,6 +383,9 @@ fn read_kept(datum: Option<Datum>) -> Result<Kept> {
         let keyspace = head["keyspace"].as_str().ok_or_else(unreadable)?;
         let entry = head["entry"].as_i64().ok_or_else(unreadable)?;
         let hash = head["hash"].as_str().and_then(unhex).ok_or_else(unreadable)?;
+        if entry < 1 || hash.len() != SEAL_LEN {
+            return Err(unreadable());
+        }
         kept.entry(keyspace.into()).or_default().push((entry, hash));
     }
     Ok(kept)
@@ -359,18 +401,27 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
     let mut kept = read_kept(call.datum(0))?;
     // SAFETY: the function is declared to return a set of rows of five columns.
     let result = unsafe { result_set(call, 0) };
-    authority::look(authority::Needs::Nothing, |_| {
+    authority::look(Needs::Oversight, |_| {
+        // Of which there is a chain, or should be, and what the keys are stored with.
         let rows = sql::query(
-            "SELECT keyspace FROM keysmith.keyspace UNION SELECT keyspace FROM keysmith.audit_entry
-             UNION SELECT '*' FROM keysmith.access ORDER BY 1",
+            "SELECT c.keyspace, pg_catalog.max(c.generation)::pg_catalog.int2 FROM (
+                  SELECT keyspace, generation FROM keysmith.keyspace
+                  UNION ALL SELECT keyspace, generation FROM keysmith.key
+                  UNION ALL SELECT keyspace, 0 FROM keysmith.audit_entry
+                  UNION ALL SELECT '*', 0 FROM keysmith.access) c
+              GROUP BY c.keyspace ORDER BY c.keyspace",
             &[],
         )?;
-        let mut keyspaces: Vec<String> = rows.iter().filter_map(|row| row.text(1)).collect();
-        keyspaces.extend(
-            kept.keys().filter(|name| !keyspaces.contains(name)).cloned().collect::<Vec<_>>(),
-        );
-        for keyspace in keyspaces {
-            let chain = follow(&keyspace, kept.remove(&keyspace).unwrap_or_default())?;
+        let mut keyspaces: BTreeMap<String, i16> = rows
+            .iter()
+            .filter_map(|row| Some((row.text(1)?, row.smallint(2).unwrap_or_default())))
+            .collect();
+        for keyspace in kept.keys() {
+            keyspaces.entry(keyspace.clone()).or_default();
+        }
+        for (keyspace, generation) in keyspaces {
+            let kept = kept.remove(&keyspace).unwrap_or_default();
+            let chain = follow(&keyspace, generation, kept)?;
             // What is here was made by someone, and that was noted.
             let unmade = (chain.entries == 0)
                 .then(|| Fault { entry: 1, problem: "entry 1 is missing".into() });
@@ -382,14 +433,14 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-fn follow(keyspace: &str, kept: Vec<(i64, Vec<u8>)>) -> Result<Chain> {
+fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<Chain> {
     const BATCH: usize = 1000;
     let mut chain = Chain::new(kept);
     let mut last = i64::MIN;
     loop {
         pgrx::check_for_interrupts!();
         let rows = sql::query(
-            "SELECT entry, at, action, role, session_role, acting_key, pg_catalog.host(client),
+            "SELECT entry, at, action, role, session_role, acting_key, client,
                     tenant, key_id, before, after, generation, hash
              FROM keysmith.audit_entry WHERE keyspace = $1 AND entry > $2
              ORDER BY entry LIMIT 1000",
@@ -424,7 +475,8 @@ fn follow(keyspace: &str, kept: Vec<(i64, Vec<u8>)>) -> Result<Chain> {
             );
         }
         if rows.count < BATCH {
-            chain.finish(pepper::peppers());
+            // Each key's making was noted, with the pepper that it is stored with.
+            chain.finish(generation);
             return Ok(chain);
         }
     }

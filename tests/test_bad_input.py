@@ -213,6 +213,71 @@ def test_hostile_names_are_kept_as_they_are_or_refused(db, text):
             assert error.sqlstate in ("KS400", "KS404"), error
 
 
+STORED = ["keyspace", "scope", "role", "route", "tenant", "member", "key", "access"]
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "a\x01b", "'||pg_sleep(9)||'", "$$x$$", "x\ny", "E'\\''"])
+def test_hostile_texts_in_every_managing_function(db, text):
+    """Each is kept as it is, or refused with an error of ours and without a trace."""
+    db.tenant("plain")
+    db.call("define_role", "default", "r", ["a"])
+    db.call("set_member", "plain", "ann", "r")
+    key = db.mint("plain")
+    named = Jsonb({"label": text, "metadata": {text[:90]: text}})
+    calls = [
+        ("create_tenant", {"name": text}), ("create_tenant", {"name": "x", "plan": text}),
+        ("create_tenant", {"name": "y", "metadata": Jsonb({text[:90]: text})}),
+        ("alter_tenant", {"tenant": "plain", "changes": Jsonb({"plan": text})}),
+        ("alter_tenant", {"tenant": "plain", "changes": Jsonb({text: 1})}),
+        ("suspend_tenant", {"tenant": "plain", "reason": text}), ("resume_tenant", {"tenant": text}),
+        ("set_member", {"tenant": "plain", "member": text, "role": "r"}),
+        ("set_member", {"tenant": "plain", "member": "bob", "role": text}),
+        ("remove_member", {"tenant": "plain", "member": text}),
+        ("define_scope", {"keyspace": "default", "scope": "a", "description": text}),
+        ("define_scope", {"keyspace": "default", "scope": text}),
+        ("define_role", {"keyspace": "default", "role": text, "scopes": ["a"]}),
+        ("create_keyspace", {"name": "k", "managed_by": text}),
+        ("create_keyspace", {"name": "l", "codes": Jsonb({"ok": {"message": text}})}),
+        ("alter_keyspace", {"name": "default", "changes": Jsonb({"managed_by": text})}),
+        ("mint", {"tenant": "plain", "label": text}), ("mint", {"tenant": "plain", "owner": text}),
+        ("mint", {"tenant": "plain", "role": text}), ("mint", {"tenant": "plain", "scopes": [text]}),
+        ("mint", {"tenant": "plain", "environment": text}), ("mint", {"tenant": text}),
+        ("regenerate", {"tenant": "plain", "label": text}),
+        ("import_key", {"tenant": "plain", "digest": b"x" * 32, "key_prefix": text}),
+        ("alter_key", {"key_id": key.key_id, "changes": named}),
+        ("alter_key", {"key_id": key.key_id, "changes": Jsonb({"expires_at": text})}),
+        ("alter_key", {"key_id": key.key_id, "changes": Jsonb({"allowlist": [text]})}),
+        ("grant_access", {"role": "pg_monitor", "level": text}),
+        ("grant_access", {"role": "pg_monitor", "level": "issuer", "tenant": text, "keyspace": text}),
+        ("revoke_access", {"role": "pg_monitor", "level": text}),
+        ("audit_verify", {"heads": Jsonb([{"keyspace": text, "entry": 1, "hash": text}])}),
+        ("report_leak", {"api_key": text, "source": text}),
+        ("revoke", {"key_id": key.key_id, "reason": text}),
+    ]
+    for function, named in calls:
+        before = [db.rows(f"SELECT t::text FROM keysmith.{table} t ORDER BY 1") for table in STORED]
+        try:
+            db.call(function, **named)
+        except psycopg.Error as error:
+            assert error.sqlstate in ("KS400", "KS404"), (function, named, error)
+            assert len(error.diag.message_primary) < 1000
+            assert [db.rows(f"SELECT t::text FROM keysmith.{table} t ORDER BY 1")
+                    for table in STORED] == before, function
+    noted = db.rows("SELECT after FROM keysmith.audit WHERE action = 'suspend'")
+    assert all(row.after["suspended_reason"] == text for row in noted)
+    assert all(row.ok for row in db.call("audit_verify"))
+
+
+@pytest.mark.parametrize("statement", [
+    """SELECT keysmith.alter_key(gen_random_uuid(), '{"label": "a\\u0000b"}')""",
+    """SELECT keysmith.alter_tenant('a', '{"metadata": {"a\\u0000": 1}}')""",
+    """SELECT keysmith.audit_verify('[{"keyspace": "\\u0000"}]')""",
+])
+def test_nulls_in_json_are_refused_by_its_type(db, statement):
+    with pytest.raises(psycopg.errors.UntranslatableCharacter):
+        db.rows(statement)
+
+
 def test_huge_patches(db):
     db.tenant()
     key = db.mint()

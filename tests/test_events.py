@@ -95,5 +95,5 @@ def test_a_prepared_transaction_says_why_it_cannot_be(db, connect, database):
     db.tenant()
     session = database(connect(autocommit=False))
     session.mint()
-    with pytest.raises(psycopg.Error, match="NOTIFY"):
+    with pytest.raises(psycopg.Error, match="can't be prepared"):
         session.rows("PREPARE TRANSACTION 'x'")

@@ -95,6 +95,9 @@ impl Chain {
         if entry > expected {
             return Some((expected, missing(expected, entry - 1)));
         }
+        if entry < 1 {
+            return Some((entry, format!("entry {entry} was put before the first")));
+        }
         if entry < expected {
             return Some((entry, format!("entry {entry} is there twice")));
         }
@@ -118,21 +121,18 @@ impl Chain {
         }
     }
 
-    /// Must follow the last record: are all there that were kept? And a chain that none
-    /// of the peppers seals could be anyone's, where they are configured.
-    pub fn finish(&mut self, peppers: &Peppers) {
-        if self.fault.is_none()
-            && self.entries > 0
-            && self.generation == UNPEPPERED
-            && !peppers.accepts_unpeppered()
-        {
-            let problem = "no entry is sealed with a pepper, and the peppers are for all".into();
-            self.fault = Some(Fault { entry: 1, problem });
-        }
+    /// Must follow the last record: are all there that were kept? And is the last one
+    /// sealed with a pepper that must have been in use by then?
+    pub fn finish(&mut self, generation: i16) {
         let last_kept = self.kept.iter().map(|(entry, _)| *entry).max().unwrap_or(0);
         if self.fault.is_none() && last_kept > self.last {
             let first = self.last + 1;
             self.fault = Some(Fault { entry: first, problem: missing(first, last_kept) });
+        }
+        if self.fault.is_none() && self.generation < generation && self.entries > 0 {
+            let why = format!("is sealed with an older pepper than {generation}, or with none");
+            let problem = format!("entry {} {why}, as no chain of these keys can end", self.last);
+            self.fault = Some(Fault { entry: self.last, problem });
         }
     }
 }
@@ -157,11 +157,6 @@ mod tests {
         Peppers::parse(&format!("{}{}", line(1, "aa"), line(2, "bb"))).unwrap()
     }
 
-    fn accepting() -> Peppers {
-        Peppers::parse(&format!("0:unpeppered\n1:{}\n2:{}", "aa".repeat(32), "bb".repeat(32)))
-            .unwrap()
-    }
-
     fn borrowed(fields: &[Option<Vec<u8>>]) -> Vec<Option<&[u8]>> {
         fields.iter().map(|field| field.as_deref()).collect()
     }
@@ -180,19 +175,15 @@ mod tests {
     }
 
     fn check(rows: &[Row], kept: Vec<(i64, Vec<u8>)>) -> Chain {
-        check_with(&accepting(), rows, kept)
-    }
-
-    fn check_with(peppers: &Peppers, rows: &[Row], kept: Vec<(i64, Vec<u8>)>) -> Chain {
         let mut chain = Chain::new(kept);
         for (entry, generation, seal, fields) in rows {
             let fields = borrowed(fields);
             chain.follow(
-                peppers,
+                &peppers(),
                 &Record { entry: *entry, generation: *generation, seal, fields: &fields },
             );
         }
-        chain.finish(peppers);
+        chain.finish(0);
         chain
     }
 
@@ -265,13 +256,14 @@ mod tests {
     }
 
     #[test]
-    fn without_the_pepper_no_chain_can_take_the_place_of_another() {
-        let rows = chain(&[(0, vec![Some(b"a".to_vec())])]);
-        let fault = check_with(&peppers(), &rows, vec![]).fault.unwrap();
-        assert!(fault.entry == 1 && fault.problem.contains("no entry"), "{fault:?}");
-        // An older chain that went on under a pepper is vouched for by its end.
-        let rows = chain(&[(0, vec![Some(b"a".to_vec())]), (1, vec![None])]);
-        assert_eq!(check_with(&peppers(), &rows, vec![]).fault, None);
+    fn a_chain_that_was_sealed_anew_without_the_pepper_is_older_than_its_keys() {
+        let mut forged = Chain::new(vec![]);
+        let sealed = seal(&Peppers::default(), 0, &START, 1, &[]).unwrap();
+        forged.follow(&peppers(), &Record { entry: 1, generation: 0, seal: &sealed, fields: &[] });
+        forged.finish(0);
+        assert_eq!(forged.fault, None);
+        forged.finish(1);
+        assert!(forged.fault.is_some_and(|fault| fault.entry == 1));
     }
 
     #[test]

@@ -12,6 +12,8 @@ SELECT keysmith.create_keyspace('clipia',
     schemes => '{bearer,key,x_api_key}',
     -- Whatever is not listed below does not exist.
     unlisted_routes => 'refuse',
+    -- Keys are made and revoked in the dashboard, by no request with a key.
+    managed_by => 'nobody',
     -- A key that is missing is told like one that is wrong.
     codes => '{"missing_authorization": {"code": "invalid_api_key",
                                          "message": "The API key is not valid."},

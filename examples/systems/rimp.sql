@@ -13,7 +13,9 @@ SELECT keysmith.create_keyspace('rimp',
     -- Its requests name keys as key_abc.
     display => '{"id": "key_{random:8}"}',
     codes => '{"insufficient_scope": "insufficient_role"}',
-    plan_features => '{"allowlist": ["enterprise"]}');
+    plan_features => '{"allowlist": ["enterprise"]}',
+    -- An admin's key makes, restricts and revokes keys.
+    managed_by => 'admin');
 
 SELECT keysmith.define_scope('rimp', 'images:write', 'Make images, and compare images');
 SELECT keysmith.define_scope('rimp', 'videos:write', 'Make videos');

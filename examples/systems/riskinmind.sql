@@ -11,6 +11,8 @@ SELECT keysmith.create_keyspace('riskinmind',
     -- regenerate is for. Choose 'replace' for the other way.
     max_active_keys => 1,
     at_max => 'error',
+    -- A customer's key is generated, regenerated and revoked by requests that carry it.
+    managed_by => 'any_secret',
     schemes => '{bearer}',
     display => '{"id": "key_{random:5}", "snippet": "{prefix}...{end:4}"}');
 

@@ -7,6 +7,8 @@ SELECT keysmith.create_keyspace('rymi',
     -- There are publishable keys; how they look, the page does not say.
     prefixes => '{"secret": {"live": "rymi_"}, "publishable": {"live": "rymi_pk_"}}',
     label_length => 100,
+    -- Publishable keys manage none: 403.
+    managed_by => 'any_secret',
     schemes => '{bearer}',
     -- rymi_abcd1 in lists. The profile shows rymi_live_..., the same for every key.
     display => '{"prefix": "{prefix}{secret:5}", "snippet": "{prefix}live_..."}');

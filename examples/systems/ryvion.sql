@@ -11,7 +11,9 @@ SELECT keysmith.create_keyspace('ryvion',
     empty_scopes => 'all',
     schemes => '{bearer,x_api_key}',
     -- What is not listed below is the last route's; only "/" is left to refuse.
-    unlisted_routes => 'refuse');
+    unlisted_routes => 'refuse',
+    -- An existing key makes and lists keys: one that may do everything, as below.
+    managed_by => 'buyer & read-only & write-only');
 
 SELECT keysmith.define_scope('ryvion', 'buyer',
     'Full access to inference, knowledge bases, agents and billing');

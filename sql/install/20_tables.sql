@@ -50,7 +50,7 @@ COMMENT ON COLUMN keysmith.keyspace.label_length IS 'Most characters of a label'
 COMMENT ON COLUMN keysmith.keyspace.wildcards IS 'Whether keys may hold * and family:*, besides scopes by name';
 COMMENT ON COLUMN keysmith.keyspace.schemes IS 'In which headers keys are looked for';
 COMMENT ON COLUMN keysmith.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
-COMMENT ON COLUMN keysmith.keyspace.managed_by IS 'Which keys manage their tenant''s keys: any_secret, nobody, or those with a scope, by its name';
+COMMENT ON COLUMN keysmith.keyspace.managed_by IS 'Which keys manage their tenant''s keys: any_secret, nobody, or those that hold scopes, by an expression';
 COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
 COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
 COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
@@ -249,15 +249,16 @@ COMMENT ON COLUMN keysmith.credit.key_id IS 'The first key of a line of rotation
 COMMENT ON COLUMN keysmith.credit.refill IS 'What a refill raises the balance to, if it is lower';
 COMMENT ON COLUMN keysmith.credit.refilled_at IS 'A refill is due when a day or month of UTC has begun since';
 
+-- A role that was dropped leaves a number behind, which may be another role's where the
+-- dump is restored.
+SELECT pg_catalog.pg_extension_config_dump('keysmith.access',
+    'WHERE role::pg_catalog.oid IN (SELECT oid FROM pg_catalog.pg_roles)');
+
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,access,audit_entry}'::text[] LOOP
-        PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name,
-            -- A role that was dropped is a bare number, which may be another's elsewhere.
-            CASE name WHEN 'access'
-                THEN 'WHERE role::pg_catalog.oid IN (SELECT oid FROM pg_catalog.pg_roles)'
-                ELSE '' END);
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,audit_entry}'::text[] LOOP
+        PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
     END LOOP;
 END $$;

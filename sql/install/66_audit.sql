@@ -31,11 +31,7 @@ CREATE FUNCTION keysmith.audit_heads(
     OUT hash text,
     OUT at timestamptz
 ) RETURNS SETOF record
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT DISTINCT ON (a.keyspace) a.keyspace, a.entry, pg_catalog.encode(a.hash, 'hex'), a.at
-    FROM keysmith.audit_entry a
-    ORDER BY a.keyspace, a.entry DESC
-$$;
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_heads';
 COMMENT ON FUNCTION keysmith.audit_heads() IS
 'The last entry of each chain: kept elsewhere, it shows later that none was cut off';
 

@@ -63,7 +63,6 @@ const LEVELS: [Level; 4] = [
             "usage_chart",
             "blast_radius",
             "wait_for_replay",
-            "event_channel",
             "sign_out",
             "sees_everything",
             "own_tenants",

@@ -2,7 +2,7 @@
 
 use super::authority::{self, Needs};
 use super::credits::{self, Credits, Holder};
-use super::giver;
+use super::giver::{self, Owner};
 use super::key;
 use super::keyspace::policy;
 use super::lifecycle::{self, Subjected};
@@ -93,7 +93,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         // An expired key that comes to life again takes a place.
         if subject.is_expired() && expiry.is_some() {
             for surplus in key::make_room(&policy, &subject.tenant_id)? {
-                lifecycle::end(caller, &surplus, "replaced")?;
+                lifecycle::replace(caller, &surplus)?;
             }
         }
         let tenant = Tenant::with_id(&subject.tenant_id)?;
@@ -150,7 +150,8 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         if let Some(credits) = &changes.credits {
             credits::set(caller, Holder::Key(&subject.origin), credits.as_ref())?;
         }
-        giver::check(caller, &key_id)?;
+        let owner = if changes.owner.is_some() { Owner::OfTheGiver } else { Owner::AsBefore };
+        giver::check(caller, &key_id, owner)?;
         act.done("alter")?;
         listing::entry(&key_id)
     })

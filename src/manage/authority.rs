@@ -9,12 +9,13 @@
 //! PostgreSQL's own.
 
 use super::giver::Bounds;
-use super::sql;
+use super::sql::{self, Param};
 use crate::catalog::scan::{Relation, Snapshot};
 use crate::catalog::{Catalog, columns};
 use crate::error::{Code, Error, Result};
 use crate::identity::{self, Identity};
 use crate::text;
+use crate::varlena;
 use keysmith_core::policy::verdict::{Answer, Reason};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, c_int};
@@ -31,6 +32,8 @@ pub enum Needs {
     Keys,
     /// To see what became of keys.
     Sight,
+    /// To see all that there is, of every tenant.
+    Oversight,
 }
 
 /// Who called.
@@ -66,7 +69,7 @@ pub fn look<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<
     let mut caller = Caller::of(&catalog, needs)?;
     as_owner(&catalog, || {
         if let Some(key) = &caller.key {
-            caller.bounds = Bounds::of(key)?;
+            caller.bounds = Some(Bounds::of(key)?);
         }
         body(&caller)
     })
@@ -88,7 +91,12 @@ impl Caller {
         let caller = Caller {
             role: name_of(user),
             session_role: name_of(session),
-            reach: Reach::of(catalog, user, needs == Needs::Sight, key.as_deref()),
+            reach: Reach::of(
+                catalog,
+                user,
+                matches!(needs, Needs::Sight | Needs::Oversight),
+                key.as_deref(),
+            ),
             key,
             bounds: None,
         };
@@ -107,16 +115,32 @@ impl Caller {
                 Err(not_allowed("a transaction that acts for a key can't administer")
                     .hint("End its identity with keysmith.sign_out() first."))
             }
-            (Needs::Admin, None) if matches!(self.reach, Reach::Everything) => Ok(()),
+            (Needs::Oversight, Some(_)) => Err(not_allowed(
+                "a transaction that acts for a key can't see what is not its tenant's",
+            )
+            .hint("End its identity with keysmith.sign_out() first.")),
+            (Needs::Admin | Needs::Oversight, None) if matches!(self.reach, Reach::Everything) => {
+                Ok(())
+            }
             (Needs::Keys | Needs::Sight, None) if reaches_something => Ok(()),
             (Needs::Sight, Some(_)) if reaches_something => Ok(()),
             (Needs::Keys, Some(key)) if reaches_something => manages(catalog, key),
-            (Needs::Admin, _) => Err(self.without_access("'admin'")),
+            (Needs::Oversight, None) => Err(self.without_access("'admin' or 'auditor'")),
+            (Needs::Admin, None) => Err(self.without_access("'admin'")),
             (Needs::Keys, _) => Err(self.without_access("'admin', or 'issuer' of a tenant")),
             (Needs::Sight, _) => {
                 Err(self.without_access("'admin', 'auditor', or 'issuer' of a tenant"))
             }
         }
+    }
+
+    /// The tenants that the caller reaches, for a statement; null for all.
+    pub fn tenants(&self) -> Param {
+        let tenants = match &self.reach {
+            Reach::Everything => None,
+            Reach::Tenants(tenants) => Some(varlena::uuid_array(tenants)),
+        };
+        Param::given(pg_sys::UUIDARRAYOID, tenants)
     }
 
     fn without_access(&self, levels: &str) -> Error {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::text::lossy;
 use keysmith_core::policy::limits;
-use keysmith_core::policy::scope::Held;
+use keysmith_core::policy::scope::{GrantList, Held};
 use pgrx::pg_sys;
 
 /// What a draft leaves open, it has from its giver: so the new key follows when the
@@ -38,6 +38,7 @@ pub fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()
         };
     }
     let Some(bounds) = &caller.bounds else { return Ok(()) };
+    // What is handed on needs no plan: the giver has it already.
     if draft.allowlist.is_none()
         && let Some(networks) = &bounds.allowlist
     {
@@ -57,7 +58,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    pub fn of(giver: &Identity) -> Result<Option<Bounds>> {
+    pub fn of(giver: &Identity) -> Result<Bounds> {
         let rows = sql::query(
             "SELECT allowlist, expires_at, limits FROM keysmith.key WHERE key_id = $1",
             &[Param::uuid(&giver.key_id)],
@@ -67,23 +68,31 @@ impl Bounds {
             expires_at: row.timestamp(2),
             limits: row.text(3),
         };
-        Ok(rows.first().map(read))
+        rows.first().map(read).ok_or_else(|| key::unknown_key(&giver.key_id))
     }
 }
 
+/// In whose name a key may come to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The giver's own, if it has an owner: the key is handed out, or is put in the
+    /// name of another.
+    OfTheGiver,
+    /// Whoever it was.
+    AsBefore,
+}
+
 /// Checks a key, as it has become, against the key that made or changed it.
-pub fn check(caller: &Caller, key_id: &[u8; 16]) -> Result<()> {
-    let (Some(giver), Some(bounds)) = (caller.key.as_deref(), &caller.bounds) else {
-        return Ok(());
-    };
+pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
+    let Some(giver) = caller.key.as_deref() else { return Ok(()) };
+    let Some(bounds) = &caller.bounds else { return Err(key::unknown_key(&giver.key_id)) };
     let rows = sql::query(
         "SELECT k.keyspace, k.scopes, k.role, m.role, k.environment,
                 $2 IS NULL OR k.allowlist IS NOT NULL AND NOT EXISTS (
                     SELECT FROM pg_catalog.unnest(k.allowlist) n
                     WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest($2::cidr[]) own
                                       WHERE n <<= own)),
-                $3 IS NULL OR coalesce(k.expires_at <= $3, false),
-                k.limits
+                $3 IS NULL OR coalesce(k.expires_at <= $3, false), k.owner, k.limits
          FROM keysmith.key k
          LEFT JOIN keysmith.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
          WHERE k.key_id = $1",
@@ -101,11 +110,20 @@ pub fn check(caller: &Caller, key_id: &[u8; 16]) -> Result<()> {
     if !row.boolean(7) {
         return Err(beyond("expires_at", "a moment before the key that gives it expires"));
     }
-    let limits = row.text(8);
+    let limits = row.text(9);
     if let Some(own) = &bounds.limits
         && !limits::are_within(limits.as_deref().map(str::as_bytes), own.as_bytes())
     {
         return Err(beyond("limits", "at least as tight as those of the key that gives them"));
+    }
+    if owner == Owner::OfTheGiver
+        && let Some(own) = &giver.owner
+        && row.text(8).is_none_or(|owner| owner.as_bytes() != &**own)
+    {
+        return Err(beyond(
+            "owner",
+            &format!("{:?}, the one of the key that gives it", lossy(own)),
+        ));
     }
     let keyspace = row.text(1).unwrap_or_default();
     check_scopes(giver, &*Catalog::open()?.policy(keyspace.as_bytes())?, &row)
@@ -131,13 +149,41 @@ fn check_scopes(giver: &Identity, policy: &Policy, row: &Row) -> Result<()> {
     let surplus = giver.held(policy, |held| {
         given.effective().into_iter().find(|scope| !held.covers(scope)).map(lossy)
     });
-    match surplus {
-        None => Ok(()),
-        Some(scope) => Err(beyond(
+    if let Some(scope) = surplus {
+        return Err(beyond(
             "scopes",
             &format!("scopes that the key that gives them has; {scope:?} is none"),
-        )),
+        ));
     }
+    giver.held(policy, |held| check_for_later(giver, held, &given, roles))
+}
+
+/// What a role holds may grow later, and who owns a key may rise. So a key is bound by
+/// scopes of its own that the giver has, or else by all that binds the giver.
+fn check_for_later(
+    giver: &Identity,
+    held: &Held,
+    given: &Held,
+    roles: [Option<&[u8]>; 2],
+) -> Result<()> {
+    let [own, ..] = given.within;
+    if own.is_some_and(|own| own.iter().all(|scope| held.covers(scope))) {
+        return Ok(());
+    }
+    let [givers_own, givers_roles @ ..] = held.within;
+    let binds = |list: Option<GrantList>| list.is_some_and(|list| !list.iter().any(|s| s == b"*"));
+    if binds(givers_own) {
+        return Err(beyond("scopes", "scopes that the key that gives them has, by name"));
+    }
+    for (list, name) in givers_roles.into_iter().zip(&giver.roles) {
+        let is_shared = name.is_some() && roles.contains(&name.as_deref());
+        if binds(list) && !is_shared {
+            let name = name.as_deref().map(lossy).unwrap_or_default();
+            return Err(beyond("role", &format!("{name:?}, which binds the key that gives it"))
+                .hint("Or name scopes that the key has: they bind the new key too."));
+        }
+    }
+    Ok(())
 }
 
 fn beyond(name: &str, allowed: &str) -> Error {

@@ -38,7 +38,7 @@ pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
     let act = Act::on(caller, DEFAULT, Subject::Keyspace)?;
     if insert(DEFAULT)? {
         options::set_prefixes(DEFAULT, &options::default_prefixes())?;
-        act.done("create_keyspace")?;
+        act.noted("create_keyspace")?;
     }
     current()
 }
@@ -74,7 +74,7 @@ fn create_keyspace(call: &Call) -> Result<Option<Datum>> {
             return Err(Error::new(Code::Conflict, format!("keyspace {name:?} already exists")));
         }
         options.apply(&name)?;
-        act.done("create_keyspace")
+        act.noted("create_keyspace")
     })?;
     Ok(None)
 }

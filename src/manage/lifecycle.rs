@@ -1,7 +1,7 @@
 //! What becomes of a key: rotated, regenerated, disabled, revoked.
 
 use super::authority::{self, Caller, Needs};
-use super::giver;
+use super::giver::{self, Owner};
 use super::key::{self, Fresh, unknown_key};
 use super::keyspace::policy;
 use super::listing;
@@ -43,24 +43,24 @@ pub struct Subjected {
 impl Subjected {
     /// Locks a key that is not revoked. Sessions that act on one key at once take
     /// turns, and each sees what the one before it did.
-    /// One that the caller does not reach is one that is not there.
+    /// One that the caller does not reach is one that is not there: it is not even
+    /// locked, or waiting for it would tell.
     pub fn lock(caller: &Caller, key_id: &[u8; 16]) -> Result<Subjected> {
-        let subject = Subjected::lock_any(key_id)?;
-        if !caller.reaches(&subject.tenant_id) {
-            return Err(unknown_key(key_id));
-        }
+        let subject = Subjected::lock_within(caller.tenants(), key_id)?;
         if let Some(key) = &caller.key {
             giver::check_environment(key, subject.environment.as_bytes())?;
         }
         Ok(subject)
     }
 
-    fn lock_any(key_id: &[u8; 16]) -> Result<Subjected> {
+    fn lock_within(tenants: Param, key_id: &[u8; 16]) -> Result<Subjected> {
         let rows = sql::query(
             "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
                     rotated_to, coalesce(origin, key_id)
-             FROM keysmith.key WHERE key_id = $1 AND revoked_at IS NULL FOR NO KEY UPDATE",
-            &[Param::uuid(key_id)],
+             FROM keysmith.key
+             WHERE key_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR tenant_id = ANY ($2))
+             FOR NO KEY UPDATE",
+            &[Param::uuid(key_id), tenants],
         )?;
         let read = |row: Row| {
             Some(Subjected {
@@ -111,7 +111,7 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
         let is_over_at_once = grace.time == 0 && grace.day == 0 && grace.month == 0;
         let tenant = Tenant::with_id(&old.tenant_id)?;
         tenant.check_feature(&*policy(caller, &old.keyspace)?, "grace", !is_over_at_once)?;
-        let (successor, api_key) = succeed(caller, &old, false)?;
+        let (successor, api_key) = succeed(caller, &old, false, None)?;
         sql::execute(
             "UPDATE keysmith.key SET
                  rotated_to = $2,
@@ -146,7 +146,12 @@ fn check_grace(grace: &Interval) -> Result<()> {
 }
 
 /// Stores a new key that inherits everything of an old one.
-fn succeed(caller: &Caller, old: &Subjected, regenerated: bool) -> Result<([u8; 16], String)> {
+fn succeed(
+    caller: &Caller,
+    old: &Subjected,
+    regenerated: bool,
+    label: Option<&str>,
+) -> Result<([u8; 16], String)> {
     let policy = policy(caller, &old.keyspace)?;
     let fresh = Fresh::generate(&policy, &old.kind, &old.environment)?;
     key::note_generation(&policy, &old.keyspace, fresh.generation)?;
@@ -156,8 +161,8 @@ fn succeed(caller: &Caller, old: &Subjected, regenerated: bool) -> Result<([u8; 
              scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by, regenerated,
              display_id, origin, limits)
          SELECT tenant_id, expires_at, $2, $3, keyspace, environment, kind, role, owner,
-             scopes, allowlist, metadata, label, $4, $5, $6, regenerated OR $7, $8,
-             coalesce(origin, key_id), limits
+             scopes, allowlist, metadata, coalesce($9, label), $4, $5, $6,
+             regenerated OR $7, $8, coalesce(origin, key_id), limits
          FROM keysmith.key WHERE key_id = $1
          RETURNING key_id",
         &[
@@ -169,12 +174,13 @@ fn succeed(caller: &Caller, old: &Subjected, regenerated: bool) -> Result<([u8; 
             Param::text(&caller.role),
             Param::boolean(regenerated),
             Param::text_or_null(key::new_display_id(&policy, &old.keyspace)?.as_deref()),
+            Param::text_or_null(label),
         ],
     )?;
     let key_id =
         rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| unknown_key(&old.key_id))?;
-    giver::check(caller, &key_id)?;
-    Act::made(caller, &old.keyspace, Subject::Key(&key_id)).done("mint")?;
+    giver::check(caller, &key_id, Owner::OfTheGiver)?;
+    Act::made(caller, &old.keyspace, Subject::Key(&key_id)).noted("mint")?;
     Ok((key_id, fresh.api_key))
 }
 
@@ -195,19 +201,13 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
         let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
         let environment = draft.settle(caller, &policy, &tenant)?;
         let Some(old) = legacy_key(&policy, &tenant.id, &draft.kind, &environment)? else {
-            draft.check_plan(&policy, &tenant)?;
+            tenant.check_feature(&policy, "publishable", draft.kind == "publishable")?;
             return mint::mint_for(caller, &policy, &tenant.id, &draft, &environment, true);
         };
         let old = Subjected::lock(caller, &old)?;
         old.check_is_active()?;
         let act = Act::on(caller, &old.keyspace, Subject::Key(&old.key_id))?;
-        let (successor, api_key) = succeed(caller, &old, true)?;
-        if draft.label.is_some() {
-            sql::execute(
-                "UPDATE keysmith.key SET label = $2 WHERE key_id = $1",
-                &[Param::uuid(&successor), Param::text_or_null(draft.label.as_deref())],
-            )?;
-        }
+        let (successor, api_key) = succeed(caller, &old, true, draft.label.as_deref())?;
         sql::execute(
             "UPDATE keysmith.key SET rotated_to = $2, revoked_at = pg_catalog.clock_timestamp(),
                  revoked_reason = 'regenerated'
@@ -269,7 +269,7 @@ fn switch(call: &Call, action: &str, gives: bool, statement: &str) -> Result<Opt
         let act = Act::on(caller, &subject.keyspace, Subject::Key(&key_id))?;
         sql::execute(statement, &[Param::uuid(&key_id)])?;
         if gives {
-            giver::check(caller, &key_id)?;
+            giver::check(caller, &key_id, Owner::AsBefore)?;
         }
         act.done(action)
     })?;
@@ -287,9 +287,9 @@ fn revoke(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// Revokes a key, whoever has a reason to.
-pub fn end(caller: &Caller, key_id: &[u8; 16], reason: &str) -> Result<()> {
-    end_locked(caller, &Subjected::lock_any(key_id)?, reason)
+/// Revokes a key that makes room for another.
+pub fn replace(caller: &Caller, key_id: &[u8; 16]) -> Result<()> {
+    end_locked(caller, &Subjected::lock(caller, key_id)?, "replaced")
 }
 
 fn end_locked(caller: &Caller, subject: &Subjected, reason: &str) -> Result<()> {
@@ -334,7 +334,9 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
             return Err(Error::new(Code::Conflict, "api_key is publishable, and so no secret"));
         }
         for (key_id, _) in &keys {
-            end(caller, key_id, &format!("leaked: {source}"))?;
+            let everyones = Param::given(pg_sys::UUIDARRAYOID, None);
+            let subject = Subjected::lock_within(everyones, key_id)?;
+            end_locked(caller, &subject, &format!("leaked: {source}"))?;
         }
         Ok(keys)
     })?;

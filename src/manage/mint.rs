@@ -2,7 +2,7 @@
 
 use super::authority::{self, Caller, Needs};
 use super::credits::{self, Credits, Holder};
-use super::giver;
+use super::giver::{self, Owner};
 use super::key::{self, Fresh};
 use super::keyspace::policy;
 use super::lifecycle;
@@ -168,7 +168,7 @@ fn store(
 ) -> Result<Datum> {
     key::note_generation(policy, &draft.keyspace, stored.generation)?;
     for surplus in key::make_room(policy, tenant_id)? {
-        lifecycle::end(caller, &surplus, "replaced")?;
+        lifecycle::replace(caller, &surplus)?;
     }
     let rows = sql::query(
         "INSERT INTO keysmith.key (
@@ -207,7 +207,7 @@ fn store(
     if draft.credits.is_some() {
         credits::set(caller, Holder::Key(&key_id), draft.credits.as_ref())?;
     }
-    giver::check(caller, &key_id)?;
+    giver::check(caller, &key_id, Owner::OfTheGiver)?;
     Act::made(caller, &draft.keyspace, Subject::Key(&key_id)).done(action)?;
     key::minted(&key_id)
 }

@@ -18,5 +18,6 @@ pub mod patch;
 pub mod profile;
 mod replay;
 pub mod sql;
+mod status;
 mod tenant;
 mod usage;

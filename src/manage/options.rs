@@ -8,10 +8,11 @@ use super::sql::{self, Param};
 use crate::call::Call;
 use crate::error::{Error, Result};
 use keysmith_core::key::{display, format};
+use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::{SCHEMES_RULE, Schemes};
 use keysmith_core::policy::name::{IDENTIFIER_RULE, NAME_RULE, is_identifier, is_name};
 use keysmith_core::policy::rules::Kind;
-use keysmith_core::policy::scope::is_scope;
+use keysmith_core::policy::scope::MAX_SCOPE_LEN;
 use keysmith_core::policy::verdict::Answer;
 use serde_json::Value;
 
@@ -131,8 +132,11 @@ impl Options {
         within("max_active_keys", self.max_active_keys.flatten(), 1_000_000)?;
         within("label_length", self.label_length, 1000)?;
         one_of("unlisted_routes", self.unlisted_routes.as_deref(), &["any_key", "refuse"])?;
-        if self.managed_by.as_deref().is_some_and(|scope| !is_scope(scope)) {
-            return Err(Error::argument("managed_by", "must be any_secret, nobody or a scope"));
+        if self.managed_by.as_deref().is_some_and(|by| !is_requirement(by)) {
+            return Err(Error::argument(
+                "managed_by",
+                "must be any_secret, nobody, or what it takes: scopes joined by & and |",
+            ));
         }
         one_of("usage_log", self.usage_log.as_deref(), &["everything", "refusals", "nothing"])?;
         if let Some(schemes) = &self.schemes
@@ -428,4 +432,9 @@ fn read_plan_features(value: Value) -> Result<Vec<PlanFeature>> {
     }
     fields.finish()?;
     Ok(features)
+}
+
+/// A scope, or an expression of scopes, that isn't longer than a scope may be.
+fn is_requirement(text: &str) -> bool {
+    !text.trim().is_empty() && text.len() <= MAX_SCOPE_LEN && Expression::parse(text).is_ok()
 }

@@ -117,7 +117,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
         if credits.is_some() {
             credits::set(caller, Holder::Tenant(&created), credits.as_ref())?;
         }
-        act.done("create_tenant")?;
+        act.noted("create_tenant")?;
         Ok(created)
     })?;
     Ok(Some(sql::uuid_datum(&tenant_id)))

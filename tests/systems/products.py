@@ -1,7 +1,11 @@
 """Published products, each a keyspace, and what their servers would do with it."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
+
+import psycopg
+import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples/systems"
 NAMES = ["rimp", "riskinmind", "ryvion", "clipia", "rymi"]
@@ -14,6 +18,16 @@ def load(cluster, dbname, *names):
 
 def bearer(key):
     return {"Authorization": f"Bearer {key.api_key}"}
+
+
+class Refused(Exception):
+    """How an act of a key was refused."""
+
+    def __init__(self, error):
+        super().__init__(error.diag.message_primary)
+        self.sqlstate = error.sqlstate
+        detail = error.diag.message_detail
+        self.answer = json.loads(detail) if detail else None
 
 
 class Product:
@@ -33,6 +47,22 @@ class Product:
 
     def revoke(self, key):
         self.db.call("revoke", key.key_id)
+
+    @contextmanager
+    def signed_in(self, key, **options):
+        """A transaction that acts for a key, as the product's server opens one for a request."""
+        try:
+            with self.db.session.transaction():
+                assert self.verify(key, sign_in=True, **options).ok
+                yield self
+        except psycopg.Error as error:
+            raise Refused(error) from None
+
+    def refusal(self, key, function, *positional, **named):
+        """How an act by the authority of a key is refused."""
+        with pytest.raises(Refused) as refused, self.signed_in(key):
+            self.db.call(function, *positional, **named)
+        return refused.value
 
     def keys(self, tenant="acme", **options):
         return self.db.call("list_keys", tenant, keyspace=self.name, **options)

@@ -136,3 +136,12 @@ def test_generating_needs_generate(clipia, scopes, answer):
 @pytest.mark.parametrize("scopes", [["generate"], ["read"]])
 def test_reading_needs_no_scope(clipia, reading, scopes):
     assert clipia.answer(reading, clipia.mint(scopes=scopes)) == OK
+
+
+def test_keys_are_managed_in_the_dashboard_alone(clipia):
+    key = clipia.mint()
+    for function, arguments, named in [
+            ("mint", ("acme",), {"keyspace": "clipia"}), ("list_keys", ("acme",), {"keyspace": "clipia"}),
+            ("revoke", (key.key_id,), {}), ("rotate", (key.key_id,), {})]:
+        assert clipia.refusal(key, function, *arguments, **named).sqlstate == "KS403"
+    assert clipia.answer(GENERATE, key) == OK

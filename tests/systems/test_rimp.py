@@ -194,3 +194,35 @@ def test_a_key_that_is_not_found_or_revoked_is_invalid(rimp, product):
     key = rimp.mint()
     rimp.revoke(key)
     assert rimp.answer("GET /v1/models", key) == INVALID
+
+
+# Keys that manage keys
+
+def test_an_admins_key_makes_restricts_and_revokes_keys(rimp):
+    rimp.db.call("alter_tenant", "acme", Jsonb({"plan": "enterprise"}), "rimp")
+    for user, role in (("root", "admin"), ("ann", "developer")):
+        rimp.db.call("set_member", "acme", user, role, "rimp")
+    admin, anns = rimp.mint(owner="root"), rimp.mint(owner="ann")
+    with rimp.signed_in(admin):
+        made = rimp.mint(scopes=["images:write"])
+        rimp.db.call("alter_key", anns.key_id, NETWORKS)
+        rimp.db.call("alter_key", made.key_id, NETWORKS)
+    assert rimp.verify(made, ip="203.0.113.9").owner == "root"
+    assert rimp.answer("GET /v1/models", anns, ip="198.51.100.1") == WRONG_ADDRESS
+    with rimp.signed_in(admin):
+        rimp.revoke(made)
+    assert rimp.answer("GET /v1/models", made, ip="203.0.113.9") == INVALID
+
+
+def test_other_keys_manage_none(rimp):
+    rimp.db.call("set_member", "acme", "ann", "developer", "rimp")
+    for options in ({"owner": "ann"}, {"scopes": ["webhooks:manage"]}):
+        refused = rimp.refusal(rimp.mint(**options), "mint", "acme", keyspace="rimp")
+        assert (refused.sqlstate, refused.answer["code"]) == ("KS403", "insufficient_role")
+
+
+def test_an_admins_sandbox_key_makes_no_live_key(rimp):
+    test = rimp.mint(environment="test")
+    assert rimp.refusal(test, "mint", "acme", environment="live", keyspace="rimp").sqlstate == "KS403"
+    with rimp.signed_in(test):
+        assert rimp.mint().environment == "test"

@@ -115,3 +115,16 @@ def test_revoking_is_for_good(riskinmind):
 def test_a_new_key_can_follow_a_revoked_one(riskinmind):
     riskinmind.revoke(riskinmind.mint())
     assert riskinmind.ask(PREDICT, bearer(riskinmind.mint())).ok
+
+
+# Keys that manage keys
+
+def test_a_customers_key_regenerates_and_revokes_itself(riskinmind):
+    first = riskinmind.regenerate()
+    with riskinmind.signed_in(first):
+        assert [key.key_id for key in riskinmind.keys()] == [first.key_id]
+        second = riskinmind.regenerate()
+    assert not riskinmind.verify(first).ok and riskinmind.verify(second).ok
+    with riskinmind.signed_in(second):
+        riskinmind.revoke(second)
+    assert riskinmind.keys() == []

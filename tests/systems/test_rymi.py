@@ -192,3 +192,44 @@ def test_a_key_that_is_unknown_or_revoked_already_is_404(rymi):
     rymi.revoke(key)
     for key_id in (key.key_id, "00000000-0000-0000-0000-000000000000"):
         rymi.db.refused("KS404", "revoke", key_id)
+
+
+# Keys that manage keys
+
+def test_a_secret_key_manages_secret_keys(rymi):
+    current = rymi.mint(label="Production 2026-Q1")
+    with rymi.signed_in(current):
+        new = rymi.mint(label="Production 2026-Q2")
+        assert [key.label for key in rymi.keys()] == ["Production 2026-Q1", "Production 2026-Q2"]
+    with rymi.signed_in(new):
+        rymi.revoke(current)
+        legacy = rymi.regenerate()
+    assert (status(rymi, current), status(rymi, new), status(rymi, legacy)) == (401, 200, 200)
+
+
+def test_a_publishable_key_that_manages_by_its_own_authority_is_403(rymi):
+    public, secret = rymi.mint(kind="publishable"), rymi.mint()
+    for function, arguments, named in [
+            ("list_keys", ("acme",), {"keyspace": "rymi"}), ("mint", ("acme",), {"keyspace": "rymi"}),
+            ("revoke", (secret.key_id,), {}), ("regenerate", ("acme",), {"keyspace": "rymi"})]:
+        refused = rymi.refusal(public, function, *arguments, **named)
+        assert (refused.sqlstate, refused.answer["status"]) == ("KS403", 403)
+    assert status(rymi, secret) == 200
+
+
+def test_a_key_of_another_account_is_404(rymi):
+    rymi.tenant("globex")
+    theirs = rymi.mint("globex")
+    assert rymi.refusal(rymi.mint(), "revoke", theirs.key_id).sqlstate == "KS404"
+    assert status(rymi, theirs) == 200
+
+
+def test_the_profile_is_of_the_account(rymi):
+    rymi.db.call("alter_tenant", "acme", '{"metadata": {"telephony_provider": "twilio"}}', "rymi")
+    for kind in ("secret", "publishable"):
+        key = rymi.mint(kind=kind)
+        with rymi.signed_in(key):
+            profile = rymi.db.value("SELECT keysmith.whoami()")
+        assert profile["key_snippet"] == {"secret": "rymi_live_...", "publishable": "rymi_pk_live_..."}[kind]
+        assert profile["metadata"]["telephony_provider"] == "twilio"
+        assert key.api_key[-40:] not in str(profile)

@@ -134,3 +134,29 @@ def test_a_missing_or_invalid_key_is_401(ryvion, headers, answer):
 def test_an_insufficient_scope_is_403(ryvion):
     key = ryvion.mint(scopes=["read-only"])
     assert ryvion.answer("POST /v1/chat/completions", key) == INSUFFICIENT
+
+
+# Keys that manage keys
+
+def test_an_existing_key_makes_and_lists_keys(ryvion):
+    existing = ryvion.mint()
+    with ryvion.signed_in(existing):
+        made = ryvion.mint(label="my-new-key", scopes=["read-only"])
+        assert {key.key_id for key in ryvion.keys()} == {existing.key_id, made.key_id}
+    assert ryvion.verify(made).scopes == ["read-only"]
+
+
+@pytest.mark.parametrize("scope", GIVES)
+def test_a_scoped_key_makes_no_key(ryvion, scope):
+    refused = ryvion.refusal(ryvion.mint(scopes=[scope]), "mint", "acme", keyspace="ryvion")
+    assert (refused.sqlstate, refused.answer["code"]) == ("KS403", "insufficient_scope")
+
+
+def test_the_current_user(ryvion):
+    ryvion.db.call("alter_tenant", "acme", '{"plan": "pro", "metadata": {"email": "a@example.com"}}', "ryvion")
+    key = ryvion.mint(label="monitoring", scopes=["read-only"])
+    with ryvion.signed_in(key):
+        profile = ryvion.db.value("SELECT keysmith.whoami()")
+    assert (profile["tenant"], profile["plan"], profile["label"], profile["scopes"]) \
+        == ("acme", "pro", "monitoring", ["read-only"])
+    assert profile["metadata"] == {"email": "a@example.com"}

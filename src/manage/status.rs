@@ -1,0 +1,29 @@
+//! `status`: what there is, in numbers.
+
+use crate::audit::put_all;
+use crate::call::{Call, sql_functions};
+use crate::error::Result;
+use pgrx::pg_sys::Datum;
+
+sql_functions! {
+    keysmith_status => status;
+}
+
+/// What there is, in numbers.
+fn status(call: &Call) -> Result<Option<Datum>> {
+    put_all(
+        call,
+        "SELECT 'keys'::text AS topic, k.keyspace || ', ' || k.status AS name,
+                pg_catalog.count(*)::text AS value
+         FROM keysmith.key_listing k GROUP BY k.keyspace, k.status
+         UNION ALL
+         SELECT 'peppers',
+                CASE k.generation WHEN 0 THEN 'without a pepper'
+                    ELSE 'pepper ' || k.generation END,
+                pg_catalog.count(*) || ' keys'
+         FROM keysmith.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
+         UNION ALL SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
+         UNION ALL SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
+         ORDER BY 1, 2",
+    )
+}

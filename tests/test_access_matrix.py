@@ -1,0 +1,348 @@
+"""Who may use what: every object of the schema, for every level of access."""
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+NOBODY, VERIFIER, ISSUER, AUDITOR, ADMIN = "nobody", "verifier", "issuer", "auditor", "admin"
+LEVELS = [NOBODY, VERIFIER, ISSUER, "identity_issuer", AUDITOR, ADMIN]
+ALL = {NOBODY, VERIFIER, ISSUER, AUDITOR, ADMIN}
+
+# What is listed for issuers is for both sorts of them.
+FUNCTIONS = {
+    **dict.fromkeys(["current_tenant", "current_tenant_id", "current_keyspace", "current_key",
+                     "current_environment", "current_owner", "has_scope", "whoami"], ALL),
+    **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "isolate", "release",
+                     "column_type"], {VERIFIER, ADMIN}),
+    **dict.fromkeys(["mint", "import_key", "alter_key", "rotate", "regenerate", "disable", "enable",
+                     "revoke", "report_leak", "wait_for_replay"], {ISSUER, ADMIN}),
+    **dict.fromkeys(["list_keys", "sees_everything", "own_tenants"], {ISSUER, AUDITOR, ADMIN}),
+    **dict.fromkeys(["explain_verify", "audit_verify", "audit_heads", "status"], {AUDITOR, ADMIN}),
+    **dict.fromkeys(["client_ip", "event_channel"], {VERIFIER, AUDITOR, ADMIN}),
+    "sign_out": {VERIFIER, ISSUER, ADMIN},
+    **dict.fromkeys(["create_keyspace", "alter_keyspace", "create_tenant", "alter_tenant",
+                     "suspend_tenant", "resume_tenant", "set_member", "remove_member",
+                     "define_scope", "define_role", "define_route", "remove_route",
+                     "grant_access", "revoke_access"], {ADMIN}),
+    "policy_changed": set(),
+}
+# Read, and never written.
+RELATIONS = {
+    "keys": {ISSUER, AUDITOR, ADMIN},
+    "routes": {AUDITOR, ADMIN},
+    "audit": {AUDITOR, ADMIN},
+    **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
+                     "role", "route", "tenant", "member", "key", "access", "audit_entry"], set()),
+}
+SEQUENCES = {}
+# What functions return can be named by anyone; that gives nothing.
+TYPES = dict.fromkeys(["verdict", "minted", "explanation"], ALL)
+
+
+@pytest.fixture
+def roles(cluster, dbname, db):
+    for role in LEVELS:
+        cluster.execute(f"CREATE ROLE {role} LOGIN")
+    db.tenant()
+    db.tenant("globex")
+    for level in (VERIFIER, AUDITOR, ADMIN):
+        db.call("grant_access", level, level)
+    db.call("grant_access", ISSUER, ISSUER, tenant="acme")
+    db.call("grant_access", "identity_issuer", ISSUER)
+    yield
+    for role in LEVELS:
+        cluster.execute(f"DROP OWNED BY {role}", dbname)
+        cluster.execute(f"DROP ROLE {role}")
+
+
+@pytest.fixture
+def as_role(cluster, dbname, roles, database):
+    sessions = []
+
+    def open_session(role):
+        session = cluster.connect(dbname, user=role, row_factory=psycopg.rows.namedtuple_row)
+        session.prepare_threshold = None
+        sessions.append(session)
+        return database(session)
+
+    yield open_session
+    for session in sessions:
+        session.close()
+
+
+def expected_of(table):
+    return {(name, level) for name, levels in table.items() for level in LEVELS
+            if level in levels or level == "identity_issuer" and ISSUER in levels}
+
+
+def check(found, table, names):
+    assert set(names) == set(table), "an object is not listed, or is there no more"
+    assert set(found) == expected_of(table)
+
+
+def test_functions(db, roles):
+    rows = db.rows("""
+        SELECT p.proname, r, has_function_privilege(r, p.oid, 'EXECUTE')
+        FROM pg_proc p, unnest(%s::text[]) r WHERE pronamespace = 'keysmith'::regnamespace""", LEVELS)
+    check([row[:2] for row in rows if row[2]], FUNCTIONS, [row[0] for row in rows])
+    # Of functions of one name, each is for the same roles.
+    assert not {row[:2] for row in rows if row[2]} & {row[:2] for row in rows if not row[2]}
+
+
+def relations(db, kinds, privileges):
+    return db.rows("""
+        SELECT c.relname, r, has_table_privilege(r, c.oid, %s)
+        FROM pg_class c, unnest(%s::text[]) r
+        WHERE relnamespace = 'keysmith'::regnamespace AND relkind = ANY (%s)""",
+        privileges, LEVELS, kinds)
+
+
+def test_tables_and_views(db, roles):
+    kinds = list("rvmfp")
+    rows = relations(db, kinds, "SELECT")
+    check([row[:2] for row in rows if row[2]], RELATIONS, [row[0] for row in rows])
+    for privilege in ("INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"):
+        assert not [row for row in relations(db, kinds, privilege) if row[2]]
+    columns = db.rows("""
+        SELECT c.relname, a.attname, r FROM pg_class c, pg_attribute a, unnest(%s::text[]) r
+        WHERE relnamespace = 'keysmith'::regnamespace AND a.attrelid = c.oid AND a.attnum > 0
+          AND relkind = 'r' AND has_column_privilege(r, c.oid, a.attnum, 'SELECT, INSERT, UPDATE')""",
+        LEVELS)
+    assert columns == []
+
+
+def test_sequences(db, roles):
+    rows = db.rows("""
+        SELECT c.relname, r, has_sequence_privilege(r, c.oid, 'USAGE, SELECT, UPDATE')
+        FROM pg_class c, unnest(%s::text[]) r
+        WHERE relnamespace = 'keysmith'::regnamespace AND relkind = 'S'""", LEVELS)
+    check([row[:2] for row in rows if row[2]], SEQUENCES, [row[0] for row in rows])
+
+
+def test_types(db, roles):
+    rows = db.rows("""
+        SELECT t.typname, r, has_type_privilege(r, t.oid, 'USAGE')
+        FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid, unnest(%s::text[]) r
+        WHERE typnamespace = 'keysmith'::regnamespace
+          AND (t.typtype <> 'c' OR c.relkind = 'c') AND t.typcategory <> 'A'""", LEVELS)
+    check([row[:2] for row in rows if row[2]], TYPES, [row[0] for row in rows])
+
+
+def test_the_schema_can_be_used_and_not_added_to(db, roles):
+    for role in LEVELS:
+        assert db.value("SELECT has_schema_privilege(%s, 'keysmith', 'USAGE')", role)
+        assert not db.value("SELECT has_schema_privilege(%s, 'keysmith', 'CREATE')", role)
+
+
+def test_nothing_shows_a_digest(db):
+    shown = db.rows("""
+        SELECT c.relname, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+        WHERE relnamespace = 'keysmith'::regnamespace AND relkind IN ('v', 'c') AND attnum > 0
+          AND (attname ~ 'digest' OR atttypid = 'bytea'::regtype)""")
+    assert shown == []
+
+
+# What the levels reach
+
+def error_of(db, statement, *parameters):
+    with pytest.raises(psycopg.Error) as error, db.session.transaction():
+        db.rows(statement, *parameters)
+    return error.value
+
+
+def test_an_issuer_reaches_its_tenant_alone(db, as_role):
+    app = as_role(ISSUER)
+    ours, theirs = app.mint(), db.mint("globex")
+    assert [row.key_id for row in app.call("list_keys", "acme")] == [ours.key_id]
+    assert app.rows("SELECT tenant FROM keysmith.keys") == [("acme",)]
+    assert app.value("SELECT count(*) FROM keysmith.keys WHERE key_id = %s", theirs.key_id) == 0
+    for function, more in [("list_keys", ()), ("mint", ()), ("regenerate", ()),
+                           ("import_key", (b"x" * 32,))]:
+        there = app.refused("KS404", function, "globex", *more)
+        assert there.replace("globex", "nobody") == app.refused("KS404", function, "nobody", *more)
+    unknown = db.value("SELECT gen_random_uuid()")
+    for function, more in [("rotate", ()), ("disable", ()), ("enable", ()), ("revoke", ()),
+                           ("alter_key", (Jsonb({"label": "x"}),))]:
+        there = app.refused("KS404", function, theirs.key_id, *more)
+        missing = app.refused("KS404", function, unknown, *more)
+        assert there.replace(str(theirs.key_id), str(unknown)) == missing
+    assert db.verify(theirs.api_key).ok
+    app.call("revoke", ours.key_id)
+
+
+def test_a_cheap_filter_of_ones_own_sees_no_more(db, as_role):
+    """The view filters before what a caller's function gets to see."""
+    db.mint("globex", label="secret label")
+    app = as_role(ISSUER)
+    app.mint(label="ours")
+    app.rows("""CREATE FUNCTION pg_temp.peek(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS
+                $$ BEGIN RAISE NOTICE 'saw %', $1; RETURN true; END $$""")
+    notices = []
+    app.session.add_notice_handler(lambda diag: notices.append(diag.message_primary))
+    app.rows("SELECT label FROM keysmith.keys WHERE pg_temp.peek(label)")
+    assert notices == ["saw ours"]
+
+
+def test_an_issuer_for_the_identity_needs_one(db, as_role):
+    app, key = as_role("identity_issuer"), db.mint()
+    db.call("grant_access", "identity_issuer", VERIFIER)
+    assert "no access" in app.refused("KS403", "mint", "acme")
+    assert app.rows("SELECT * FROM keysmith.keys") == []
+    with app.session.transaction():
+        assert app.verify(key.api_key, sign_in=True).ok
+        app.mint()
+        assert app.rows("SELECT DISTINCT tenant FROM keysmith.keys") == [("acme",)]
+        assert error_of(app, "SELECT keysmith.mint('globex')").sqlstate == "KS404"
+
+
+def test_an_auditor_sees_all_and_changes_nothing(db, as_role):
+    db.mint()
+    db.mint("globex")
+    app = as_role(AUDITOR)
+    assert len(app.rows("SELECT * FROM keysmith.keys")) == 2
+    assert app.value("SELECT count(*) FROM keysmith.audit") > 4
+    assert {row.ok for row in app.call("audit_verify")} == {True}
+    assert app.call("status") and app.call("audit_heads")
+    for statement in ("mint('acme')", "revoke(gen_random_uuid())", "create_tenant('x')",
+                      "grant_access('auditor', 'admin')", "revoke_access('admin')"):
+        assert error_of(app, f"SELECT keysmith.{statement}").sqlstate == "42501"
+    # Nor with the right to call.
+    db.rows("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA keysmith TO auditor, issuer")
+    for role in (AUDITOR, ISSUER):
+        session = as_role(role)
+        for statement in (f"grant_access('{role}', 'admin')", "create_tenant('x')",
+                          "revoke_access('admin')"):
+            assert error_of(session, f"SELECT keysmith.{statement}").sqlstate == "KS403"
+    assert error_of(app, "SELECT keysmith.mint('acme')").sqlstate == "KS403"
+    for statement in ("audit_verify()", "audit_heads()", "status()"):
+        assert error_of(as_role(ISSUER), f"SELECT keysmith.{statement}").sqlstate == "KS403"
+
+
+def test_the_right_to_call_is_not_enough_to_manage(db, as_role):
+    db.rows("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA keysmith TO nobody")
+    db.rows("GRANT SELECT ON keysmith.keys, keysmith.audit TO nobody")
+    db.mint()
+    app = as_role(NOBODY)
+    assert app.rows("SELECT * FROM keysmith.keys") == app.rows("SELECT * FROM keysmith.audit") == []
+    for statement in ("mint('acme')", "list_keys('acme')", "create_tenant('x')", "audit_verify()",
+                      "grant_access('nobody', 'admin')", "audit_heads()", "status()"):
+        error = error_of(app, f"SELECT keysmith.{statement}")
+        assert error.sqlstate == "KS403" and "grant_access" in error.diag.message_hint
+
+
+def test_an_admin_administers_by_functions_alone(db, as_role):
+    app = as_role(ADMIN)
+    app.tenant("new")
+    key = app.mint("new")
+    assert app.status_of(key.key_id) == "active"
+    for table in ("key", "tenant", "access", "audit_entry", "keyspace"):
+        for statement in (f"SELECT FROM keysmith.{table}", f"DELETE FROM keysmith.{table}"):
+            assert error_of(app, statement).sqlstate == "42501"
+    assert error_of(app, "SELECT FROM keysmith.key_listing").sqlstate == "42501"
+    assert db.row("SELECT created_by FROM keysmith.keys WHERE key_id = %s", key.key_id) == (ADMIN,)
+    # An administrator gives access, even to itself, and no more than there is.
+    app.call("grant_access", "nobody", "verifier")
+    assert as_role(NOBODY).verify(key.api_key).ok
+
+
+def test_membership(cluster, dbname, db, as_role):
+    app = as_role(NOBODY)
+    db.rows("GRANT issuer TO nobody")
+    assert app.mint().key_id
+    assert app.value("SELECT created_by FROM keysmith.keys") == NOBODY
+    # Without INHERIT the role has to be taken on.
+    db.rows("ALTER ROLE nobody NOINHERIT")
+    assert error_of(app, "SELECT keysmith.mint('acme')").sqlstate == "42501"
+    app.rows("SET ROLE issuer")
+    assert app.mint().key_id
+    app.rows("RESET ROLE")
+    db.rows("REVOKE issuer FROM nobody")
+    assert error_of(app, "SELECT keysmith.mint('acme')").sqlstate == "42501"
+    assert db.row("SELECT role, session_role FROM keysmith.audit WHERE keyspace = 'default' "
+                  "ORDER BY entry DESC LIMIT 1") \
+        == (ISSUER, NOBODY)
+
+
+def test_revoked_access_is_gone_at_once(db, as_role):
+    app = as_role(VERIFIER)
+    key = db.mint()
+    db.call("grant_access", VERIFIER, ISSUER, tenant="acme")
+    db.call("grant_access", VERIFIER, ISSUER, tenant="globex")
+    db.call("grant_access", VERIFIER, ISSUER, tenant="globex")
+    assert app.mint() and app.mint("globex") and app.verify(key.api_key).ok
+    db.call("revoke_access", VERIFIER, ISSUER, tenant="globex")
+    app.refused("KS404", "mint", "globex")
+    assert app.mint().key_id
+    db.call("revoke_access", VERIFIER, ISSUER)
+    assert error_of(app, "SELECT keysmith.mint('acme')").sqlstate == "42501"
+    assert app.verify(key.api_key).ok
+    for named in ({"level": ISSUER}, {"level": ADMIN}, {"level": ISSUER, "tenant": "acme"}):
+        db.refused("KS404", "revoke_access", VERIFIER, **named)
+    db.call("revoke_access", VERIFIER)
+    assert error_of(app, "SELECT keysmith.verify('x')").sqlstate == "42501"
+    assert app.value("SELECT keysmith.current_tenant()") is None
+    db.refused("KS404", "revoke_access", VERIFIER)
+
+
+@pytest.mark.parametrize("positional, named, sqlstate", [
+    ((None, "admin"), {}, "KS400"), (("nobody", None), {}, "KS400"),
+    (("nobody", "root"), {}, "KS400"), (("nobody", "Admin"), {}, "KS400"), (("-", "admin"), {}, "KS400"),
+    (("nobody", "verifier"), {"tenant": "acme"}, "KS400"),
+    (("nobody", "issuer"), {"tenant": "none"}, "KS404"),
+    (("nobody", "issuer"), {"tenant": "acme", "keyspace": "none"}, "KS404"),
+    (("nobody", "issuer"), {"tenant": "acme", "keyspace": None}, "KS400"),
+    (("none", "issuer"), {}, "42704"), (("4294967295", "admin"), {}, "KS400"),
+])
+def test_access_is_given_as_it_is_asked_for_or_not(db, roles, positional, named, sqlstate):
+    before = db.rows("SELECT * FROM keysmith.access ORDER BY 1, 2, 3")
+    db.refused(sqlstate, "grant_access", *positional, **named)
+    assert db.rows("SELECT * FROM keysmith.access ORDER BY 1, 2, 3") == before
+
+
+def test_roles_of_any_name(cluster, dbname, db):
+    name = 'a "b"; DROP TABLE keysmith.key; -- %s\\'
+    quoted = db.value("SELECT quote_ident(%s)", name)
+    cluster.execute(f"CREATE ROLE {quoted}")
+    try:
+        db.call("grant_access", quoted, "verifier")
+        assert db.value("SELECT has_function_privilege(%s, 'keysmith.sign_out()', 'EXECUTE')", name)
+        assert name in db.value("SELECT after::text FROM keysmith.audit WHERE keyspace = '*'") \
+            .replace('\\"', '"').replace('""', '"').replace("\\\\", "\\")
+        db.call("revoke_access", quoted)
+    finally:
+        cluster.execute(f"DROP OWNED BY {quoted}", dbname)
+        cluster.execute(f"DROP ROLE {quoted}")
+
+
+def test_roles_that_are_renamed_or_dropped(cluster, dbname, db):
+    cluster.execute("CREATE ROLE first LOGIN")
+    db.tenant()
+    db.call("grant_access", "first", "issuer", tenant="acme")
+    cluster.execute("ALTER ROLE first RENAME TO second")
+    with cluster.connect(dbname, user="second") as session:
+        session.execute("SELECT keysmith.mint('acme')")
+    cluster.execute("DROP OWNED BY second", dbname)
+    cluster.execute("DROP ROLE second")
+    # What is left names nobody, and is not carried to where its number may be another's.
+    assert db.value("SELECT count(*) FROM keysmith.access") == 1
+    dumped = cluster.program("pg_dump", dbname=dbname).stdout
+    assert "issuer" not in dumped.split("COPY keysmith.access")[1].split("\\.")[0]
+
+
+def test_access_outlives_a_dump(cluster, dbname, db, as_role):
+    text = cluster.program("pg_dump", dbname=dbname).stdout
+    cluster.execute("CREATE DATABASE restored")
+    try:
+        cluster.psql(text, dbname="restored")
+        for role in LEVELS:
+            given = "SELECT proname FROM pg_proc p WHERE pronamespace = 'keysmith'::regnamespace " \
+                "AND has_function_privilege(%s, oid, 'EXECUTE') ORDER BY 1"
+            with cluster.connect("restored") as session:
+                assert session.execute(given, (role,)).fetchall() == db.rows(given, role)
+        with cluster.connect("restored", user=ISSUER) as session:
+            session.execute("SELECT keysmith.mint('acme')")
+            with pytest.raises(psycopg.Error) as error:
+                session.execute("SELECT keysmith.mint('globex')")
+            assert error.value.sqlstate == "KS404"
+    finally:
+        cluster.execute("DROP DATABASE restored WITH (FORCE)")

@@ -1,0 +1,143 @@
+"""What a thief can do with tables, dumps and digests. More of this is in test_storage.py."""
+
+import hashlib
+import os
+
+import psycopg
+import pytest
+
+import cluster as clusters
+from cluster import Cluster, running
+from conftest import Database
+
+ONE, TWO = f"1:{'11' * 32}\n", f"2:{'22' * 32}\n"
+DOMAIN = b"keysmith.key.v1\0"
+
+
+def session(cluster, dbname="postgres"):
+    connection = cluster.connect(dbname, row_factory=psycopg.rows.namedtuple_row)
+    connection.prepare_threshold = None
+    return Database(connection)
+
+
+@pytest.fixture
+def peppered():
+    """A server with a pepper, which can be given others."""
+    cluster = Cluster("stolen")
+
+    def pepper(text):
+        file = cluster.dir / "peppers"
+        file.write_text(text)
+        file.chmod(0o600)
+        if clusters._SERVER_USER:
+            os.chown(file, clusters._SERVER_USER.pw_uid, clusters._SERVER_USER.pw_gid)
+        cluster.restart()
+        return session(cluster)
+
+    cluster.init(keysmith__pepper_file=cluster.dir / "peppers")
+    cluster.pepper = pepper
+    try:
+        yield cluster
+    finally:
+        cluster.remove()
+
+
+def stolen(db):
+    return [digest for digest, in db.rows("SELECT digest FROM keysmith.key ORDER BY created_at")]
+
+
+def answers(db, keys, digests):
+    """The reasons that a thief gets for keys, their digests, and what the table holds."""
+    return {db.reason(key.api_key) for key in keys} \
+        | {db.one("verify_digest", hashlib.sha256(key.api_key.encode()).digest()).reason for key in keys} \
+        | {db.one("verify_digest", digest).reason for digest in digests}
+
+
+def test_a_stolen_dump_authenticates_nobody_where_the_pepper_is_not(peppered):
+    db = peppered.pepper(ONE)
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    keys = [db.mint() for _ in range(3)]
+    keys.append(db.one("rotate", keys[0].key_id))
+    assert db.verify(keys[1].api_key).ok
+    text = peppered.program("pg_dump").stdout
+    with running("thief") as thief:
+        thief.execute("CREATE DATABASE loot")
+        thief.psql(text, dbname="loot")
+        theirs = session(thief, "loot")
+        assert theirs.value("SELECT count(*) FROM keysmith.key") == 4
+        assert answers(theirs, keys, stolen(theirs)) == {"not_found"}
+        # Nor after they say that there is no pepper.
+        theirs.rows("UPDATE keysmith.key SET generation = 0")
+        assert answers(theirs, keys, stolen(theirs)) == {"not_found"}
+    # Nor does another pepper of that number.
+    guessed = peppered.pepper(f"1:{'12' * 32}\n")
+    assert answers(guessed, keys, stolen(guessed)) == {"not_found"}
+    assert peppered.pepper(ONE).verify(keys[1].api_key).ok
+
+
+def test_the_tables_owner_makes_no_key_without_the_pepper(peppered):
+    """They know the algorithm and can write, but have no pepper."""
+    db = peppered.pepper(ONE)
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    honest = db.mint()
+    chosen = honest.api_key[:8] + "0" * (len(honest.api_key) - 8)
+    inner = hashlib.sha256(chosen.encode()).digest()
+    guesses = [hashlib.sha256(DOMAIN + inner).digest(), inner, hashlib.sha256(inner).digest()]
+    for generation in (0, 1, 2, 32767):
+        for guess in guesses:
+            db.rows("""INSERT INTO keysmith.key (tenant_id, generation, digest, keyspace, environment,
+                           kind, created_by)
+                       SELECT tenant_id, %s, %s, keyspace, 'live', 'secret', 'thief' FROM keysmith.tenant
+                       ON CONFLICT (digest, keyspace) DO UPDATE SET generation = excluded.generation""",
+                    generation, guess)
+        db.rows("UPDATE keysmith.keyspace SET has_imports = true, generation = 0")
+        assert db.reason(chosen) == db.one("verify_digest", inner).reason == "not_found"
+    # A digest that is moved to another row is that of the key that it was made for.
+    assert db.verify(honest.api_key).ok
+
+
+def test_without_a_pepper_a_stolen_table_opens_nothing_by_digest(db):
+    """What is stored is not what verify_digest takes."""
+    db.tenant()
+    keys = [db.mint() for _ in range(3)]
+    for key, digest in zip(keys, stolen(db)):
+        taken = hashlib.sha256(key.api_key.encode()).digest()
+        assert digest == hashlib.sha256(DOMAIN + taken).digest() and digest != taken
+        assert db.one("verify_digest", taken).ok
+        assert db.one("verify_digest", digest).reason == "not_found"
+        assert db.reason(digest.hex()) == "malformed_key"
+    # Nor does importing what is stored lead anywhere but to a key nobody has.
+    db.one("import_key", "acme", stolen(db)[0])
+    assert [db.verify(key.api_key).key_id for key in keys] == [key.key_id for key in keys]
+
+
+def peppers(db):
+    return dict(db.rows("SELECT name, value FROM keysmith.status() WHERE topic = 'peppers'"))
+
+
+def test_status_counts_keys_by_pepper(peppered):
+    db = peppered.pepper(ONE)
+    peppered.configure(keysmith__pepper_file="")
+    peppered.restart()
+    db = session(peppered)
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    assert peppers(db) == {}
+    old = db.mint()
+    db.mint()
+    assert peppers(db) == {"without a pepper": "2 keys"}
+    peppered.configure(keysmith__pepper_file=peppered.dir / "peppers")
+    db = peppered.pepper("0:unpeppered\n" + ONE)
+    db.mint()
+    db = peppered.pepper("0:unpeppered\n" + ONE + TWO)
+    db.mint()
+    assert peppers(db) == {"without a pepper": "2 keys", "pepper 1": "1 keys", "pepper 2": "1 keys"}
+    # A key moves when it is rotated; one that is over is not counted.
+    rotated = db.one("rotate", old.key_id)
+    assert peppers(db) == {"without a pepper": "1 keys", "pepper 1": "1 keys", "pepper 2": "2 keys"}
+    db.call("revoke", rotated.key_id)
+    assert peppers(db)["pepper 2"] == "1 keys"
+    states = dict(db.rows("SELECT name, value FROM keysmith.status() WHERE topic = 'keys'"))
+    assert states == {"default, active": "3", "default, revoked": "2"}
