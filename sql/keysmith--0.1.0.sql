@@ -1082,7 +1082,7 @@ BEGIN
               UNION ALL SELECT whole.oid, false FROM whole) t
         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_policy p
                           WHERE p.polrelid = t.oid AND p.polname = 'keysmith_tenant')
-        ORDER BY 1
+        ORDER BY 2 DESC, 1
     LOOP
         IF item.is_part THEN
             RAISE WARNING 'table % is part of %, and can be read past it', item.name, relation
