@@ -1095,7 +1095,8 @@ BEGIN
     IF NOT EXISTS (
         SELECT FROM pg_catalog.pg_index i
         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-        WHERE i.indrelid = relation AND i.indisvalid AND a.attname = tenant_column
+        WHERE i.indrelid = relation AND i.indisvalid AND i.indpred IS NULL
+          AND a.attname = tenant_column
     ) THEN
         RAISE NOTICE 'table % has no index that begins with %', relation,
             pg_catalog.quote_ident(tenant_column)
