@@ -18,7 +18,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
-        test test-core test-server installcheck lint bench bench-instructions clean
+        test test-core test-server installcheck lint bench bench-instructions bench-isolation clean
 
 help: ## list what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -66,6 +66,7 @@ test-core: setup ## test the rules that need no server
 	$(CARGO) test --release -p keysmith-core
 
 test-server: install check-script $(VENV)/done
+	@scripts/setup.sh pgbouncer
 	PG_CONFIG=$(pg_config) $(VENV)/bin/pytest tests
 
 $(VENV)/done: tests/requirements.txt
@@ -87,6 +88,9 @@ bench: install $(VENV)/done ## measure throughput
 bench-instructions: install $(VENV)/done ## count instructions per call
 	@scripts/setup.sh valgrind
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/instructions.py
+
+bench-isolation: install $(VENV)/done ## measure row-level security
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/isolation.py
 
 clean: stop ## remove what was built, and the demo's cluster
 	@[ ! -L target/cluster ] || rm -rf "$$(readlink -f target/cluster)"

@@ -9,6 +9,7 @@ use crate::{audit, identity};
 use pgrx::pg_sys::{self, SubTransactionId, SubXactEvent, XactEvent};
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 
 pub fn register() {
     // SAFETY: called once, from _PG_init; the library is never unloaded.
@@ -77,11 +78,14 @@ unsafe extern "C-unwind" fn at_savepoint(
 /// Things that a transaction remembers, each with the (sub)transaction that they
 /// were put down in: rolling it back forgets them. The list is taken out and put
 /// back, so that no borrow can be in the way when a callback comes.
-pub struct Memory<T>(Cell<Vec<(SubTransactionId, T)>>);
+///
+/// It is never dropped: a process that a library ends by `exit` aborts its transaction
+/// after thread-locals that need dropping are gone, and the callback would find none.
+pub struct Memory<T>(ManuallyDrop<Cell<Vec<(SubTransactionId, T)>>>);
 
 impl<T> Memory<T> {
     pub const fn new() -> Self {
-        Memory(Cell::new(Vec::new()))
+        Memory(ManuallyDrop::new(Cell::new(Vec::new())))
     }
 
     pub fn put(&self, value: T) {

@@ -798,6 +798,17 @@ def test_before_the_commit_nothing_has_ended(db, connect, database, anns):
     acting.rows("ROLLBACK")
 
 
+def test_a_change_that_is_committed_in_two_phases(db, connect, database, anns):
+    acting = database(connect())
+    acting.rows("BEGIN")
+    sign_in(acting, anns)
+    db.rows("BEGIN; UPDATE keysmith.key SET disabled_at = now(); PREPARE TRANSACTION 'two'")
+    assert tenant_of(acting) == "acme"
+    db.rows("COMMIT PREPARED 'two'")
+    assert "disabled" in over(acting)
+    acting.rows("ROLLBACK")
+
+
 def test_an_end_that_is_taken_back(db, connect, database, anns):
     acting = database(connect())
     acting.rows("BEGIN")

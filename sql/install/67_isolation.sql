@@ -178,7 +178,7 @@ BEGIN
               UNION ALL SELECT whole.oid, false FROM whole) t
         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_policy p
                           WHERE p.polrelid = t.oid AND p.polname = 'keysmith_tenant')
-        ORDER BY 1
+        ORDER BY 2 DESC, 1
     LOOP
         IF item.is_part THEN
             RAISE WARNING 'table % is part of %, and can be read past it', item.name, relation
@@ -191,7 +191,8 @@ BEGIN
     IF NOT EXISTS (
         SELECT FROM pg_catalog.pg_index i
         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-        WHERE i.indrelid = relation AND i.indisvalid AND a.attname = tenant_column
+        WHERE i.indrelid = relation AND i.indisvalid AND i.indpred IS NULL
+          AND a.attname = tenant_column
     ) THEN
         RAISE NOTICE 'table % has no index that begins with %', relation,
             pg_catalog.quote_ident(tenant_column)
