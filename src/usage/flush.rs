@@ -273,6 +273,7 @@ impl Flusher {
         if is_to_blame && self.in_a_row < MOST_IN_A_ROW && self.set_aside(failure) {
             self.tries = 0;
             self.in_a_row += 1;
+            self.wait = SHORT_WAIT;
             self.limit = self.limit.saturating_mul(2).min(settings::batch_size());
             return;
         }
@@ -414,7 +415,8 @@ impl Flusher {
     /// Throws away what belongs to an extension that is no more.
     pub fn discard(&mut self) {
         let waiting = self.ring.with(self.place, |database| database.count).unwrap_or_default();
-        self.ring.take_out(self.place, waiting, |counters| counters.discarded += u64::from(waiting));
+        self.ring
+            .take_out(self.place, waiting, |counters| counters.discarded += u64::from(waiting));
         self.ring.with(self.place, |database| {
             let all = database.unknown;
             database.unknown.subtract(&all);

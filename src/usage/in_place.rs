@@ -112,9 +112,7 @@ fn prepare() -> Result<()> {
 }
 
 /// Runs something that may fail. If it does, it has no effect.
-fn in_subtransaction(
-    body: impl FnOnce() -> Result<()>,
-) -> std::result::Result<(), String> {
+fn in_subtransaction(body: impl FnOnce() -> Result<()>) -> std::result::Result<(), String> {
     // SAFETY: what PL/pgSQL does for a block with an exception handler.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
