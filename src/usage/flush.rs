@@ -274,6 +274,7 @@ impl Flusher {
         if is_to_blame && self.in_a_row < MOST_IN_A_ROW && self.set_aside(failure) {
             self.tries = 0;
             self.in_a_row += 1;
+            self.wait = SHORT_WAIT;
             self.limit = self.limit.saturating_mul(2).min(settings::batch_size());
             return;
         }

@@ -357,14 +357,16 @@ impl Worker {
     /// Stores what there is. When the server stops, waits for the other backends, which
     /// stop as well: their last records come now.
     fn shut_down(&mut self) {
-        let start = now();
+        let mut start = now();
         loop {
             // SAFETY: what was to be cancelled has been.
             unsafe { pg_sys::QueryCancelPending = 0 };
             if !self.is_open && extension_exists() {
                 self.is_open = self.flusher.open().is_ok();
             }
-            while self.is_open && self.flusher.batch() == Outcome::Stored {}
+            while self.is_open && self.flusher.batch() == Outcome::Stored {
+                start = now();
+            }
             if self.is_open {
                 self.flusher.unknown();
             }
