@@ -49,7 +49,7 @@ fn send(request_id: [u8; 16], told: Learned) -> bool {
     held::send(room.get(..length).unwrap_or_default(), now)
 }
 
-fn text<'a>(call: &'a Call, n: usize) -> Option<&'a [u8]> {
+fn text(call: &Call, n: usize) -> Option<&[u8]> {
     match call.bytes(n, usize::MAX) {
         Some(Bytes::Read(text)) => Some(text),
         _ => None,

@@ -159,11 +159,15 @@ unsafe fn initialise(place: *mut c_void) {
         for database in &mut (*state).databases {
             (database.head, database.tail) = (NONE, NONE);
         }
+        super::leftovers::take_up(&*ring);
     }
 }
 
 /// What the control file says of the server's last end.
-unsafe fn was_shut_down() -> bool {
+///
+/// # Safety
+/// Only in the postmaster.
+pub unsafe fn was_shut_down() -> bool {
     // SAFETY: reads the file; the result is ours.
     unsafe {
         let mut is_intact = false;
@@ -342,6 +346,11 @@ impl Ring {
             }
             count(&mut database.counters);
         });
+    }
+
+    /// How many records wait, of all databases.
+    pub fn waiting(&self) -> u32 {
+        self.locked(|state| state.used)
     }
 
     /// Counts something for a database.
