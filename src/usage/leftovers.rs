@@ -29,22 +29,22 @@ pub fn take_up(ring: &Ring) {
 
 fn put_back(ring: &Ring, content: &[u8]) {
     let Some(mut rest) = content.strip_prefix(MAGIC) else { return };
-    while let Some((record, after)) = first_record(rest) {
-        rest = after;
-        if let Some(place) = ring.place_of(record.0)
-            && !ring.push(place, record.1)
+    while let Some((oid, record)) = take_record(&mut rest) {
+        if let Some(place) = ring.place_of(oid)
+            && !ring.push(place, record)
         {
             ring.count(place, |counters| counters.dropped += 1);
         }
     }
 }
 
-/// A database's oid and a record.
-fn first_record(content: &[u8]) -> Option<((u32, &[u8]), &[u8])> {
+/// Takes a database's oid and a record from the front.
+fn take_record<'a>(content: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
     let (oid, rest) = content.split_first_chunk()?;
     let (length, rest) = rest.split_first_chunk()?;
     let (record, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
-    Some(((u32::from_le_bytes(*oid), record), rest))
+    *content = rest;
+    Some((u32::from_le_bytes(*oid), record))
 }
 
 /// After a proper end only: of what a worker was at when it was cut off, nobody could
@@ -52,9 +52,9 @@ fn first_record(content: &[u8]) -> Option<((u32, &[u8]), &[u8])> {
 unsafe extern "C-unwind" fn at_exit(code: c_int, _argument: Datum) {
     let Some(ring) = ring() else { return };
     // SAFETY: the control file is the server's own; the postmaster is alone by now.
-    if code == 0
+    let is_proper = code == 0 && unsafe { was_shut_down() };
+    if is_proper
         && ring.waiting() > 0
-        && unsafe { was_shut_down() }
         && let Err(error) = write(ring)
     {
         pgrx::log!("keysmith: usage of {} requests is lost: {error}", ring.waiting());
