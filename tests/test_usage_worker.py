@@ -251,18 +251,21 @@ def under_load(cluster, key, end):
 
 
 def test_a_fast_shutdown_loses_nothing():
-    with cluster_with_key("fast", keysmith__usage_flush_interval="10s") as (cluster, db, key):
+    # With room for all: what a transaction that rolls back finds no room for is dropped.
+    with cluster_with_key("fast", keysmith__usage_flush_interval="10s",
+                          keysmith__usage_buffer="256MB") as (cluster, db, key):
         db.rows("BEGIN")
         db.verify(key)
         decided = under_load(cluster, key, cluster.stop)
         db.session.close()
         cluster.start()
         db = session(cluster)
+        # What came too late for the worker was kept, and is stored now.
+        flush(db)
         # Statements that were cut off count as well: each of the four may have one.
         assert decided + 1 <= stored(db) <= decided + 1 + 80
-        assert db.value("SELECT stored FROM keysmith.usage_incarnation") == db.value(
+        assert db.value("SELECT sum(stored) FROM keysmith.usage_incarnation") == db.value(
             "SELECT count(*) FROM keysmith.usage_event WHERE incarnation > 0")
-        assert db.value("SELECT closed_at IS NOT NULL FROM keysmith.usage_incarnation")
         db.verify(key)
         flush(db)
         assert db.value("SELECT count(*) FROM keysmith.usage_incarnation "
