@@ -565,36 +565,36 @@ def test_a_dump_restores_usage_and_counts_nothing_twice(cluster, dbname, usage, 
 VIEWS = ["usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys", "top_refusals"]
 
 
-def sees_only(db, tenant_id):
-    """Has the session see one tenant's rows."""
-    db.rows("SELECT set_config('standin.tenant', %s, false)", str(tenant_id))
-
-
-def test_views_show_own_tenants_alone(db):
+def test_views_show_own_tenants_alone(db, sees_only):
     usage = Usage(db, tenants=("acme", "other"))
     usage.add(200)
     everything = {view: db.rows(f"SELECT * FROM keysmith.{view}") for view in VIEWS}
-    sees_only(db, usage.tenants["acme"])
-    for view in VIEWS:
-        rows = db.rows(f"SELECT * FROM keysmith.{view}")
-        assert rows and {row.tenant for row in rows} == {"acme"}
-        assert Counter(rows) == Counter(row for row in everything[view] if row.tenant == "acme")
-    assert db.one("usage_logs", "acme")[0]["meta"]["total"] > 0
-    shown = db.refused("KS404", "usage_logs", "other")
-    assert shown.replace("other", "nobody") == db.refused("KS404", "usage_logs", "nobody")
-    assert not any("other" in line for line, in db.call("usage_chart"))
+    with sees_only("acme"):
+        for view in VIEWS:
+            rows = db.rows(f"SELECT * FROM keysmith.{view}")
+            assert rows and {row.tenant for row in rows} == {"acme"}
+            assert Counter(rows) == Counter(row for row in everything[view] if row.tenant == "acme")
+        assert db.one("usage_logs", "acme")[0]["meta"]["total"] > 0
+        shown = db.refused("KS404", "usage_logs", "other")
+        assert shown.replace("other", "nobody") == db.refused("KS404", "usage_logs", "nobody")
+        theirs = next(key_id for key_id, tenant_id in usage.keys if tenant_id == usage.tenants["other"])
+        db.refused("KS404", "usage_logs", "acme", key_id=theirs)
+        for named in ({"tenant": "other"}, {"key_id": theirs}):
+            assert db.call("usage_chart", **named)[-1] == ("no requests in this time",)
+        drawn = db.call("usage_chart", per="day", bars=2)
+    assert drawn[1:] == db.call("usage_chart", tenant="acme", per="day", bars=2)[1:]
 
 
-def test_views_do_not_leak_by_cheap_functions(db):
+def test_views_do_not_leak_by_cheap_functions(db, sees_only):
     usage = Usage(db, tenants=("acme", "other"))
     usage.add(100)
     db.rows("""CREATE FUNCTION leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
                $$ BEGIN RAISE NOTICE 'saw %', $1; RETURN true; END $$""")
-    sees_only(db, usage.tenants["acme"])
     notices = []
     db.session.add_notice_handler(lambda notice: notices.append(notice.message_primary))
-    for view in VIEWS:
-        db.rows(f"SELECT count(*) FROM keysmith.{view} WHERE leak(tenant_id::text)")
+    with sees_only("acme"):
+        for view in VIEWS:
+            db.rows(f"SELECT count(*) FROM keysmith.{view} WHERE leak(tenant_id::text)")
     assert set(notices) == {f"saw {usage.tenants['acme']}"}
 
 
