@@ -1,4 +1,4 @@
-"""What usage costs: statements on tracked tables beside the same on untracked ones, and
+"""What usage costs: requests that write to tracked tables beside the same on untracked ones, and
 pages of a log of many requests.
 
 Contenders take turns, in another order each time, so that what else the machine does
@@ -81,9 +81,9 @@ def tracking(cluster, turns):
             return run
 
         rows = []
-        for name, statements, waits in (("insert of 1 row", one_by_one, "on"),
+        for name, statements, waits in (("a request that inserts 1 row", one_by_one, "on"),
                                         ("the same, not waiting for the disk", one_by_one, "off"),
-                                        ("insert of 10,000 rows", at_once, "on")):
+                                        ("a request that inserts 10,000 rows", at_once, "on")):
             session.execute(f"SET synchronous_commit = {waits}")
             result = interleaved({table: (lambda table=table: statements(table)())
                                   for table in ("untracked", "tracked")}, turns)

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import threading
+import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -437,11 +438,11 @@ def test_days_that_no_one_needs(db, first, last):
 # Retention
 
 def old_rows(usage):
-    """Rows of 60 and 45 days ago with partitions of their own, of 50 days ago without."""
-    for days in (60, 45):
+    """Rows of 120 and 105 days ago with partitions of their own, of 110 days ago without."""
+    for days in (120, 105):
         day = (TODAY - timedelta(days=days)).date()
         usage.db.call("usage_prepare", day, day)
-    for days, count in ((60, 20), (45, 10), (50, 7)):
+    for days, count in ((120, 20), (105, 10), (110, 7)):
         usage.add(count, at=TODAY - timedelta(days=days) + timedelta(hours=5))
 
 
@@ -456,7 +457,7 @@ def test_old_rows_go_and_their_totals_stay(usage):
     assert db.value("SELECT sum(requests) FROM keysmith.usage_hourly") == 52
     assert_pages(usage, "acme", None, 10)
     # Rows that come later still are counted with those that went, and paged alone.
-    usage.add(3, at=TODAY - timedelta(days=60) + timedelta(hours=5))
+    usage.add(3, at=TODAY - timedelta(days=120) + timedelta(hours=5))
     assert db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 55
     for _ in range(2):
         assert_pages(usage, "acme", None, 10)
@@ -470,7 +471,7 @@ def test_old_rows_go_and_their_totals_stay(usage):
 def test_dropping_waits_for_no_one(usage, connect):
     old_rows(usage)
     other = connect(autocommit=False)
-    other.execute(f"SELECT count(*) FROM {partition(TODAY - timedelta(days=60))}")
+    other.execute(f"SELECT count(*) FROM {partition(TODAY - timedelta(days=120))}")
     outcome = dict(usage.db.call("maintain"))["retention"]
     assert outcome.startswith("2 partitions dropped, usage_") and "to be tried again" in outcome
     assert usage.db.value("SELECT count(*) FROM keysmith.usage_event") == 20
@@ -484,7 +485,7 @@ def test_a_partition_that_was_dropped_by_hand_is_no_page(usage):
     old_rows(usage)
     usage.add(4)
     usage.db.one("usage_fold")
-    usage.db.rows(f"DROP TABLE {partition(TODAY - timedelta(days=45))}")
+    usage.db.rows(f"DROP TABLE {partition(TODAY - timedelta(days=105))}")
     usage.db.call("maintain")
     assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 41
     assert_pages(usage, "acme", None, 10)
@@ -500,6 +501,46 @@ def test_maintaining_at_the_same_time_harms_nothing(usage, connect):
     assert usage.db.value("SELECT count(*) FROM keysmith.usage_event") == 0
     assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_hourly") == 37
     assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 37
+
+
+@pytest.fixture
+def keep(cluster, db):
+    """Has the server keep rows for as long as is said."""
+    def keep_for(retention):
+        cluster.execute(f"ALTER SYSTEM SET keysmith.usage_retention = '{retention}'")
+        cluster.execute("SELECT pg_reload_conf()")
+        until(db, f"SELECT current_setting('keysmith.usage_retention')::interval = '{retention}'")
+
+    yield keep_for
+    cluster.execute("ALTER SYSTEM RESET keysmith.usage_retention")
+    cluster.execute("SELECT pg_reload_conf()")
+    until(db, "SELECT current_setting('keysmith.usage_retention')::interval = '90 days'")
+
+
+def until(db, statement):
+    end = time.monotonic() + 30
+    while not db.value(statement):
+        assert time.monotonic() < end, statement
+        time.sleep(0.02)
+
+
+def test_rows_are_kept_for_as_long_as_it_is_set(usage, keep):
+    """0 keeps all; what goes is told by the day."""
+    db = usage.db
+    key_id, tenant_id = usage.keys[0]
+    db.rows("INSERT INTO keysmith.touch SELECT %s, %s, 'public', 'orders', 'insert', 1, at, at "
+            "FROM unnest(ARRAY[now() - interval '3000 days', now() - interval '2999 days']) AS at",
+            key_id, tenant_id)
+    old_rows(usage)
+    usage.add(5, at=TODAY - timedelta(days=3000))
+    for retention, left, dropped, summed in (("0", 42, 0, 0), ("3001d", 42, 0, 0),
+                                             ("2000d", 37, 1, 1), ("107d", 10, 2, 0)):
+        keep(retention)
+        outcomes = dict(db.call("maintain"))
+        assert outcomes["retention"] == f"{dropped} partitions dropped"
+        assert outcomes["touches"] == f"{summed} summed up"
+        assert db.value("SELECT count(*) FROM keysmith.usage_event") == left
+        assert db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 42
 
 
 # Dumps
