@@ -263,8 +263,8 @@ def test_a_dump_restores_whole(cluster, dbname, db, format, tmp_path):
 
 
 def test_every_table_and_sequence_is_in_the_dump_list(db):
-    """A partitioned table has no rows; its partitions are no part of the extension, and so
-    dumped like anyone's tables."""
+    """Partitioned tables hold no rows; their partitions, made at run time, are no members of
+    the extension, and are dumped whole."""
     missing = db.rows("""
         SELECT c.oid::regclass FROM pg_class c
         WHERE relnamespace = 'keysmith'::regnamespace AND relkind IN ('r', 'S')

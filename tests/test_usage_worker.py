@@ -276,7 +276,23 @@ def test_a_shutdown_right_after_the_first_request():
         cluster.stop()
         db.session.close()
         cluster.start()
-        assert stored(session(cluster)) == 1
+        db = session(cluster)
+        assert len(events(db)) == 1 and count(db, "losses") == 0
+
+
+def test_what_no_worker_could_store_outlasts_a_restart():
+    with cluster_with_key("leftover", max_worker_processes=1) as (cluster, db, key):
+        # The logical replication launcher has the only process.
+        requests = [db.verify(key).request_id for _ in range(20)]
+        for processes in (1, 8):
+            cluster.configure(max_worker_processes=processes)
+            cluster.restart()
+        db = session(cluster)
+        assert count(db, "waiting") == 20
+        assert [row.request_id for row in events(db)] == requests
+        assert count(db, "losses") == 0
+        cluster.restart()
+        assert stored(session(cluster)) == 20
 
 
 @pytest.mark.parametrize("end", ["postmaster", "worker", "immediate"])

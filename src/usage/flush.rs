@@ -132,6 +132,11 @@ impl Flusher {
         closed.is_ok()
     }
 
+    /// Whether something waits to be tried again.
+    pub fn has_failed(&self) -> bool {
+        self.waits_until > 0
+    }
+
     pub fn may_try(&self) -> bool {
         now() >= self.waits_until
     }
@@ -465,25 +470,25 @@ fn server() -> i64 {
     unsafe { pg_sys::GetSystemIdentifier() as i64 }
 }
 
-/// A life that was not closed may have ended with records in memory; so may the last
-/// one, closed or not, if the server was not shut down properly.
+/// The life before this one: after a proper end nothing is lost, as what waited was
+/// kept; else it is reported.
 const LOSSES: &str = "
     UPDATE keysmith.usage_incarnation AS i
-    SET lost_at_most = i.most_waiting,
-        lost_from = coalesce(i.closed_at, i.last_flush_at, i.started_at),
-        lost_until = c.started_at
+    SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
+        lost_from = CASE WHEN NOT $4 THEN coalesce(i.closed_at, i.last_flush_at, i.started_at) END,
+        lost_until = CASE WHEN NOT $4 THEN c.started_at END,
+        closed_at = CASE WHEN $4 THEN coalesce(i.closed_at, c.started_at) ELSE i.closed_at END
     FROM keysmith.usage_incarnation AS c
     WHERE c.incarnation = $1 AND c.database = $2
-      AND i.database = $2 AND i.server = $3 AND i.incarnation < $1 AND i.lost_at_most IS NULL
-      AND (i.closed_at IS NULL
-           OR NOT $4 AND i.incarnation = (
-               SELECT pg_catalog.max(l.incarnation) FROM keysmith.usage_incarnation AS l
-               WHERE l.database = $2 AND l.server = $3 AND l.incarnation < $1))
+      AND i.database = $2 AND i.lost_at_most IS NULL AND i.incarnation = (
+          SELECT pg_catalog.max(l.incarnation) FROM keysmith.usage_incarnation AS l
+          WHERE l.database = $2 AND l.server = $3 AND l.incarnation < $1)
     RETURNING pg_catalog.format('usage of at most %s requests may have been lost between %s and %s',
-                                i.lost_at_most, i.lost_from, i.lost_until)";
+                                i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most";
 
 fn losses(rows: &Rows) -> Vec<String> {
-    rows.iter().filter_map(|row| row.text(1)).collect()
+    let reported = rows.iter().filter(|row| row.bigint(2).is_some());
+    reported.filter_map(|row| row.text(1)).collect()
 }
 
 fn bigint(value: i64) -> Param {

@@ -43,9 +43,9 @@ pub fn hold(request_id: &[u8; 16], record: &[u8], now: i64) {
             held.request_id = *request_id;
             held.place = None;
         }
-        // The worker, while it knows of the record, stays. On a standby there is none.
         // SAFETY: asks for the server's state.
         let is_standby = unsafe { pg_sys::RecoveryInProgress() };
+        // The worker, while it knows of the record, stays. On a standby there is none.
         if let Some((ring, place)) = found
             && !is_standby
             && let Some(signals) = ring.signals.get(place)

@@ -7,6 +7,7 @@
 mod flush;
 pub mod held;
 mod in_place;
+mod leftovers;
 mod log_request;
 mod presence;
 pub mod ring;

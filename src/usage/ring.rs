@@ -159,12 +159,16 @@ unsafe fn initialise(place: *mut u8) -> Result<()> {
         for database in &mut (*state).databases {
             (database.head, database.tail) = (NONE, NONE);
         }
+        super::leftovers::take_up(&*ring);
     }
     Ok(())
 }
 
 /// What the control file says of the server's last end.
-unsafe fn was_shut_down() -> bool {
+///
+/// # Safety
+/// Only in the postmaster.
+pub unsafe fn was_shut_down() -> bool {
     // SAFETY: reads the file; the result is ours.
     unsafe {
         let mut is_intact = false;
@@ -343,6 +347,11 @@ impl Ring {
             }
             count(&mut database.counters);
         });
+    }
+
+    /// How many records wait, of all databases.
+    pub fn waiting(&self) -> u32 {
+        self.locked(|state| state.used)
     }
 
     /// Counts something for a database.

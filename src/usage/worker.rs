@@ -24,6 +24,8 @@ const STARVED_FOR: i64 = 5_000_000;
 /// How long a stopping server's worker waits for the other backends' last records.
 const WAITS_FOR_OTHERS: i64 = 3_000_000;
 const WAITS_FOR_HELD: i64 = 10_000_000;
+/// How often to try at least: the signal itself may have cut an attempt off.
+const LAST_TRIES: u32 = 3;
 
 /// The entry of the worker; its argument is the database's oid.
 #[unsafe(no_mangle)]
@@ -140,6 +142,8 @@ struct Worker {
     flushed_at: i64,
     unknown_at: i64,
     maintained_at: i64,
+    /// Whether something was, since.
+    has_stored: bool,
     busy_at: i64,
 }
 
@@ -152,6 +156,7 @@ impl Worker {
             flushed_at: 0,
             unknown_at: 0,
             maintained_at: start,
+            has_stored: false,
             busy_at: start,
         }
     }
@@ -171,10 +176,7 @@ impl Worker {
             if self.is_open {
                 self.flush_if_due();
                 if now() - self.maintained_at >= MAINTAINS {
-                    self.maintained_at = now();
-                    if self.still_has_extension() {
-                        self.flusher.maintain();
-                    }
+                    self.maintain();
                 }
             }
             if now() - self.busy_at >= self.patience() && self.leave() {
@@ -220,7 +222,8 @@ impl Worker {
         else {
             return;
         };
-        let is_due = now() - self.flushed_at >= settings::flush_interval();
+        let is_due = now() - self.flushed_at >= settings::flush_interval()
+            || (self.flusher.has_failed() && self.flusher.may_try());
         if (count > 0 && is_due) || is_asked || self.flusher.is_worth_it(count) {
             self.flusher.ring.with(self.flusher.place, |d| d.worker.asked = false);
             self.flushed_at = now();
@@ -234,12 +237,23 @@ impl Worker {
         }
     }
 
+    fn maintain(&mut self) {
+        self.maintained_at = now();
+        self.has_stored = false;
+        if self.still_has_extension() {
+            self.flusher.maintain();
+        }
+    }
+
     /// Batch after batch, as long as nobody minds.
     fn drain(&mut self) {
         while self.flusher.may_try() && !shutdown_requested() && !self.is_wanted_gone() {
             match self.flusher.batch() {
                 Outcome::Empty => return,
-                Outcome::Stored => self.busy_at = now(),
+                Outcome::Stored => {
+                    self.busy_at = now();
+                    self.has_stored = true;
+                }
                 Outcome::Failed => {
                     self.busy_at = now();
                     if !self.still_has_extension() {
@@ -306,6 +320,11 @@ impl Worker {
         if self.is_open && self.flusher.may_try() {
             self.flusher.batch();
         }
+        self.leave_the_rest();
+    }
+
+    /// Goes, and has a successor started for what is left.
+    fn leave_the_rest(&self) {
         if self.flusher.is_empty() {
             return;
         }
@@ -331,6 +350,10 @@ impl Worker {
         if !self.flusher.is_empty() {
             self.busy_at = now();
             return false;
+        }
+        // Where requests are few, each worker may be gone before its time to maintain.
+        if self.is_open && self.has_stored {
+            self.maintain();
         }
         if self.is_open && !self.flusher.close() && self.still_has_extension() {
             return false;
@@ -358,11 +381,12 @@ impl Worker {
     /// stop as well: their last records come now.
     fn shut_down(&mut self) {
         let mut start = now();
+        let mut tries = 0;
         loop {
             // SAFETY: what was to be cancelled has been.
             unsafe { pg_sys::QueryCancelPending = 0 };
-            if !self.is_open && extension_exists() {
-                self.is_open = self.flusher.open().is_ok();
+            if !self.is_open {
+                self.open();
             }
             while self.is_open && self.flusher.batch() == Outcome::Stored {
                 start = now();
@@ -370,8 +394,9 @@ impl Worker {
             if self.is_open {
                 self.flusher.unknown();
             }
-            if !server_is_stopping() {
-                break;
+            tries += 1;
+            if !server_is_stopping() && (tries >= LAST_TRIES || self.flusher.is_empty()) {
+                break self.leave_the_rest();
             }
             let held = self.flusher.ring.signals.get(self.flusher.place);
             let is_held = held.is_some_and(|signals| signals.held.load(SeqCst) > 0);
@@ -383,7 +408,7 @@ impl Worker {
             } else {
                 waited < WAITS_FOR_OTHERS && (others || !self.flusher.is_empty())
             };
-            if !waits {
+            if !waits && tries >= LAST_TRIES {
                 break;
             }
             wait_for_latch(10);

@@ -1,0 +1,85 @@
+//! What no worker could store before the server stopped: it came too late for one to
+//! start, or there was no process for one. The postmaster, who goes last, puts it into
+//! a file, and into the ring again when the server starts.
+
+use super::ring::{MOST_DATABASES, Ring, ring, was_shut_down};
+use pgrx::pg_sys::{self, Datum};
+use std::ffi::{CStr, c_int};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+/// What a file of ours begins with.
+const MAGIC: &[u8; 8] = b"KSUSAGE1";
+
+/// Reads the file, if there is one, and has it written at the end. Called by the
+/// postmaster, also when it begins anew after a crash.
+pub fn take_up(ring: &Ring) {
+    let path = path();
+    if let Ok(content) = fs::read(&path) {
+        // Whatever comes now, these are not read a second time.
+        if fs::remove_file(&path).is_ok() && ring.started_cleanly {
+            put_back(ring, &content);
+        }
+    }
+    // SAFETY: the callback lives as long as the library. Backends don't inherit it.
+    unsafe { pg_sys::on_shmem_exit(Some(at_exit), Datum::null()) };
+}
+
+fn put_back(ring: &Ring, content: &[u8]) {
+    let Some(mut rest) = content.strip_prefix(MAGIC) else { return };
+    while let Some((database, record, after)) = first_record(rest) {
+        rest = after;
+        if let Some(place) = ring.place_of(database)
+            && !ring.push(place, record)
+        {
+            ring.count(place, |counters| counters.dropped += 1);
+        }
+    }
+}
+
+/// A database's oid, a record of it, and what follows.
+fn first_record(content: &[u8]) -> Option<(u32, &[u8], &[u8])> {
+    let (oid, rest) = content.split_first_chunk()?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let (record, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+    Some((u32::from_le_bytes(*oid), record, rest))
+}
+
+/// After a proper end only: of what a worker was at when it was cut off, nobody could
+/// tell whether it is stored.
+unsafe extern "C-unwind" fn at_exit(code: c_int, _argument: Datum) {
+    let Some(ring) = ring() else { return };
+    // SAFETY: the control file is the server's own; the postmaster is alone by now.
+    let is_proper = code == 0 && unsafe { was_shut_down() };
+    if is_proper
+        && ring.waiting() > 0
+        && let Err(error) = write(ring)
+    {
+        pgrx::log!("keysmith: usage of {} requests is lost: {error}", ring.waiting());
+    }
+}
+
+fn write(ring: &Ring) -> io::Result<()> {
+    let mut content = MAGIC.to_vec();
+    for place in 0..MOST_DATABASES {
+        let oid = ring.with(place, |database| database.oid).unwrap_or_default();
+        for record in ring.peek(place, u32::MAX) {
+            content.extend_from_slice(&oid.to_le_bytes());
+            content.extend_from_slice(&(record.bytes.len() as u16).to_le_bytes());
+            content.extend_from_slice(record.bytes);
+        }
+    }
+    let mut options = OpenOptions::new();
+    let mut file: File = options.write(true).create(true).truncate(true).mode(0o600).open(path())?;
+    file.write_all(&content)?;
+    file.sync_all()
+}
+
+/// Beside the statistics, which PostgreSQL keeps over a restart in the same way.
+fn path() -> PathBuf {
+    // SAFETY: set before any library is loaded.
+    let data = unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned();
+    PathBuf::from(data).join("pg_stat/keysmith_usage")
+}
