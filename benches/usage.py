@@ -1,4 +1,4 @@
-"""What usage costs: statements on tracked tables beside the same on untracked ones, and
+"""What usage costs: requests that write to tracked tables beside the same on untracked ones, and
 pages of a log of many requests.
 
 Contenders take turns, in another order each time, so that what else the machine does
@@ -9,6 +9,7 @@ import argparse
 import random
 import statistics
 import time
+from contextlib import contextmanager
 
 import report
 from dataset import clusters
@@ -16,12 +17,19 @@ from dataset import clusters
 INSERTS = 200
 
 
-def act(session):
-    """Has a new tenant's key in force."""
-    tenant_id, = session.execute("SELECT keysmith.create_tenant('acting')").fetchone()
-    key_id, = session.execute("SELECT key_id FROM keysmith.mint('acting')").fetchone()
-    session.execute("SELECT set_config('standin.key', %s, false)", (str(key_id),))
-    session.execute("SELECT set_config('standin.key_tenant', %s, false)", (str(tenant_id),))
+def new_key(session):
+    """A key of a new tenant."""
+    session.execute("SELECT keysmith.create_tenant('acting')")
+    api_key, = session.execute("SELECT api_key FROM keysmith.mint('acting')").fetchone()
+    return api_key
+
+
+@contextmanager
+def acting_for(session, api_key):
+    """A transaction with the key in force."""
+    with session.transaction():
+        session.execute("SELECT keysmith.verify(%s, sign_in => true)", (api_key,))
+        yield
 
 
 def timed(run):
@@ -44,7 +52,7 @@ def interleaved(contenders, turns):
 
 def tracking(cluster, turns):
     with cluster.connect("bench") as session:
-        act(session)
+        api_key = new_key(session)
         for table in ("untracked", "tracked"):
             session.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, customer bigint NOT NULL, note text, "
                             f"at timestamptz NOT NULL DEFAULT now()); CREATE INDEX ON {table} (customer)")
@@ -58,19 +66,24 @@ def tracking(cluster, turns):
 
             def run():
                 for n in range(INSERTS):
-                    session.execute(statement, (first + n, n), prepare=True)
+                    with acting_for(session, api_key):
+                        session.execute(statement, (first + n, n), prepare=True)
             return run
 
         def at_once(table):
             first = next(next_id)
-            return lambda: session.execute(
-                f"INSERT INTO {table} (id, customer, note) SELECT {first} + g, g, 'ten pieces, in blue' "
-                "FROM generate_series(0, 9999) AS g")
+
+            def run():
+                with acting_for(session, api_key):
+                    session.execute(
+                        f"INSERT INTO {table} (id, customer, note) SELECT {first} + g, g, 'ten pieces, in blue' "
+                        "FROM generate_series(0, 9999) AS g")
+            return run
 
         rows = []
-        for name, statements, waits in (("insert of 1 row", one_by_one, "on"),
+        for name, statements, waits in (("a request that inserts 1 row", one_by_one, "on"),
                                         ("the same, not waiting for the disk", one_by_one, "off"),
-                                        ("insert of 10,000 rows", at_once, "on")):
+                                        ("a request that inserts 10,000 rows", at_once, "on")):
             session.execute(f"SET synchronous_commit = {waits}")
             result = interleaved({table: (lambda table=table: statements(table)())
                                   for table in ("untracked", "tracked")}, turns)

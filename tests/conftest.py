@@ -1,6 +1,7 @@
 """A cluster for all tests, and a database with the extension for each of them."""
 
 import itertools
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -99,6 +100,25 @@ class Database:
             self.call(function, *positional, **named)
         assert error.value.sqlstate == sqlstate, error.value
         return error.value.diag.message_primary
+
+
+@pytest.fixture
+def sees_only(cluster, dbname, db):
+    """Has the test's session be, for a while, a role that issues the keys of one tenant."""
+    role = "sees_one_tenant"
+    cluster.execute(f"CREATE ROLE {role}")
+
+    @contextmanager
+    def as_issuer_of(tenant):
+        db.call("grant_access", role, "issuer", tenant=tenant)
+        db.rows(f"SET ROLE {role}")
+        yield
+        db.rows("RESET ROLE")
+        db.call("revoke_access", role)
+
+    yield as_issuer_of
+    cluster.execute(f"DROP OWNED BY {role}", dbname)
+    cluster.execute(f"DROP ROLE {role}")
 
 
 @pytest.fixture

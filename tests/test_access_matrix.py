@@ -1,5 +1,8 @@
 """Who may use what: every object of the schema, for every level of access."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
@@ -12,29 +15,40 @@ ALL = {NOBODY, VERIFIER, ISSUER, AUDITOR, ADMIN}
 FUNCTIONS = {
     **dict.fromkeys(["current_tenant", "current_tenant_id", "current_keyspace", "current_key",
                      "current_environment", "current_owner", "has_scope", "whoami"], ALL),
-    **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "isolate", "release",
-                     "column_type"], {VERIFIER, ADMIN}),
+    # What isolates and tracks does so with its caller's rights, on its caller's tables.
+    **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "log_request",
+                     "isolate", "release", "column_type", "track", "untrack", "log_usage"],
+                    {VERIFIER, ADMIN}),
     **dict.fromkeys(["mint", "import_key", "alter_key", "rotate", "regenerate", "disable", "enable",
                      "revoke", "report_leak", "wait_for_replay"], {ISSUER, ADMIN}),
-    **dict.fromkeys(["list_keys", "sees_everything", "own_tenants"], {ISSUER, AUDITOR, ADMIN}),
-    **dict.fromkeys(["explain_verify", "audit_verify", "audit_heads", "status"], {AUDITOR, ADMIN}),
+    **dict.fromkeys(["list_keys", "usage_logs", "usage_chart", "blast_radius", "sees_everything",
+                     "own_tenants"], {ISSUER, AUDITOR, ADMIN}),
+    # To store what waits changes nothing, and shows it.
+    **dict.fromkeys(["explain_verify", "audit_verify", "audit_heads", "status", "limit_status",
+                     "usage_status", "flush_usage"], {AUDITOR, ADMIN}),
     **dict.fromkeys(["client_ip", "event_channel"], {VERIFIER, AUDITOR, ADMIN}),
     "sign_out": {VERIFIER, ISSUER, ADMIN},
     **dict.fromkeys(["create_keyspace", "alter_keyspace", "create_tenant", "alter_tenant",
                      "suspend_tenant", "resume_tenant", "set_member", "remove_member",
                      "define_scope", "define_role", "define_route", "remove_route",
-                     "grant_access", "revoke_access"], {ADMIN}),
-    "policy_changed": set(),
+                     "grant_access", "revoke_access", "add_credits", "maintain"], {ADMIN}),
+    # What others of these call, and triggers.
+    **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold"],
+                    set()),
 }
 # Read, and never written.
 RELATIONS = {
-    "keys": {ISSUER, AUDITOR, ADMIN},
-    "routes": {AUDITOR, ADMIN},
-    "audit": {AUDITOR, ADMIN},
+    **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys",
+                     "top_refusals", "touches"], {ISSUER, AUDITOR, ADMIN}),
+    **dict.fromkeys(["routes", "audit"], {AUDITOR, ADMIN}),
     **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
-                     "role", "route", "tenant", "member", "key", "access", "audit_entry"], set()),
+                     "role", "route", "tenant", "member", "key", "credit", "access", "audit_entry",
+                     "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
+                     "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
+                     "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "usage_mark",
+                     "usage_delta", "usage_folder"], set()),
 }
-SEQUENCES = {}
+SEQUENCES = {"usage_sequence": set()}
 # What functions return can be named by anyone; that gives nothing.
 TYPES = dict.fromkeys(["verdict", "minted", "explanation"], ALL)
 
@@ -106,7 +120,7 @@ def test_tables_and_views(db, roles):
     columns = db.rows("""
         SELECT c.relname, a.attname, r FROM pg_class c, pg_attribute a, unnest(%s::text[]) r
         WHERE relnamespace = 'keysmith'::regnamespace AND a.attrelid = c.oid AND a.attnum > 0
-          AND relkind = 'r' AND has_column_privilege(r, c.oid, a.attnum, 'SELECT, INSERT, UPDATE')""",
+          AND relkind IN ('r', 'p') AND has_column_privilege(r, c.oid, a.attnum, 'SELECT, INSERT, UPDATE')""",
         LEVELS)
     assert columns == []
 
@@ -143,6 +157,13 @@ def test_nothing_shows_a_digest(db):
 
 
 # What the levels reach
+
+def until(db, statement):
+    end = time.monotonic() + 30
+    while not db.value(statement):
+        assert time.monotonic() < end, statement
+        time.sleep(0.02)
+
 
 def error_of(db, statement, *parameters):
     with pytest.raises(psycopg.Error) as error, db.session.transaction():
@@ -193,6 +214,141 @@ def test_an_issuer_for_the_identity_needs_one(db, as_role):
         app.mint()
         assert app.rows("SELECT DISTINCT tenant FROM keysmith.keys") == [("acme",)]
         assert error_of(app, "SELECT keysmith.mint('globex')").sqlstate == "KS404"
+
+
+USAGE = ["usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys", "top_refusals",
+         "touches"]
+
+
+@pytest.fixture
+def used(db):
+    """A key of each of two tenants, both let in, refused, and at work on a tracked table."""
+    db.rows("CREATE TABLE orders (id int)")
+    db.call("track", "orders")
+    keys = {}
+    for tenant in ("acme", "globex"):
+        keys[tenant] = key = db.mint(tenant, scopes=["a"])
+        headers = Jsonb({"authorization": f"Bearer {key.api_key}"})
+        with db.session.transaction():
+            assert db.one("authenticate", headers, "GET", "/orders", None).ok
+            db.rows("INSERT INTO orders VALUES (1)")
+        assert db.reason(key.api_key, scopes=["b"]) == "insufficient_scope"
+    db.call("flush_usage")
+    return keys
+
+
+def test_an_issuer_sees_the_usage_of_its_tenant_alone(db, roles, used, as_role):
+    app, ours, theirs = as_role(ISSUER), used["acme"], used["globex"]
+    for view in USAGE:
+        everything = db.rows(f"SELECT * FROM keysmith.{view}")
+        assert {row.tenant for row in everything} == {"acme", "globex"}, view
+        seen = app.rows(f"SELECT * FROM keysmith.{view}")
+        assert sorted(map(str, seen)) == sorted(str(r) for r in everything if r.tenant == "acme")
+    assert app.one("usage_logs", "acme")[0]["meta"]["total"] == 2
+    unknown = db.value("SELECT gen_random_uuid()")
+    there = app.refused("KS404", "usage_logs", "globex")
+    assert there.replace("globex", "nobody") == app.refused("KS404", "usage_logs", "nobody")
+    assert app.refused("KS404", "usage_logs", "acme", key_id=theirs.key_id) \
+        == app.refused("KS404", "usage_logs", "acme", key_id=unknown)
+    assert app.one("blast_radius", ours.key_id).rows == 1
+    assert app.refused("KS404", "blast_radius", theirs.key_id) \
+        == app.refused("KS404", "blast_radius", unknown)
+    drawn = {name: app.call("usage_chart", **named) for name, named in {
+        "all": {}, "ours": {"key_id": ours.key_id}, "theirs": {"key_id": theirs.key_id},
+        "their tenant": {"tenant": "globex"}}.items()}
+    assert drawn["all"][1:] == drawn["ours"][1:]
+    assert drawn["theirs"][-1] == drawn["their tenant"][-1] == ("no requests in this time",)
+
+
+def test_an_issuer_for_the_identity_sees_that_tenants_usage(db, roles, used, as_role):
+    db.call("grant_access", "identity_issuer", VERIFIER)
+    app = as_role("identity_issuer")
+    for view in USAGE:
+        assert app.rows(f"SELECT * FROM keysmith.{view}") == []
+    app.refused("KS403", "usage_logs", "globex")
+    with app.session.transaction():
+        assert app.verify(used["globex"].api_key, sign_in=True).ok
+        for view in USAGE:
+            assert {row.tenant for row in app.rows(f"SELECT * FROM keysmith.{view}")} == {"globex"}
+        assert app.one("usage_logs", "globex")[0]["meta"]["total"] >= 2
+        assert error_of(app, "SELECT keysmith.usage_logs('acme')").sqlstate == "KS404"
+
+
+def test_a_verifier_sees_no_usage(db, roles, used, as_role):
+    app = as_role(VERIFIER)
+    calls = ["usage_logs('acme')", "usage_chart()", f"blast_radius('{used['acme'].key_id}')",
+             "usage_status()", "flush_usage()", "limit_status()", "status()", "maintain()"]
+    for statement in [*(f"SELECT keysmith.{call}" for call in calls),
+                      *(f"SELECT FROM keysmith.{view}" for view in USAGE)]:
+        assert error_of(app, statement).sqlstate == "42501", statement
+        with app.session.transaction():
+            assert app.verify(used["acme"].api_key, sign_in=True).ok
+            assert error_of(app, statement).sqlstate == "42501", statement
+
+
+def test_an_auditor_and_an_admin_see_the_usage_of_all(db, roles, used, as_role):
+    for role in (AUDITOR, ADMIN):
+        app = as_role(role)
+        for view in USAGE:
+            assert {row.tenant for row in app.rows(f"SELECT * FROM keysmith.{view}")} \
+                == {"acme", "globex"}
+        for tenant, key in used.items():
+            assert app.one("usage_logs", tenant)[0]["meta"]["total"] == 2
+            assert app.one("blast_radius", key.key_id).rows == 1
+        app.call("flush_usage")
+        assert app.call("usage_status") and app.call("limit_status")
+
+
+def test_partitions_that_are_made_later_are_nobodys(db, roles):
+    db.rows("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC, nobody, auditor")
+    assert db.value("SELECT keysmith.usage_prepare()") > 0
+    given = db.rows("""
+        SELECT c.relname, r, privilege
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid, unnest(%s::text[]) r,
+             unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) privilege
+        WHERE i.inhparent = 'keysmith.usage_event'::regclass
+          AND has_table_privilege(r, c.oid, privilege)""", LEVELS)
+    assert given == []
+
+
+def test_access_is_given_and_taken_while_partitions_are_made(db, roles, connect, database):
+    other = database(connect())
+    other.rows("SET lock_timeout = '5s'")
+    with db.session.transaction():
+        assert db.value("SELECT keysmith.usage_prepare()") > 0
+        other.call("grant_access", "nobody", AUDITOR)
+        other.call("revoke_access", "nobody")
+    assert not db.value("SELECT has_table_privilege('nobody', 'keysmith.usage', 'SELECT')")
+
+
+def test_access_that_several_give_at_once_is_given(db, roles, connect, database):
+    def give(role):
+        database(connect()).call("grant_access", role, ADMIN)
+
+    watcher = database(connect())
+    with ThreadPoolExecutor() as pool:
+        with db.session.transaction():
+            db.call("revoke_access", VERIFIER)
+            others = [pool.submit(give, role) for role in ("nobody", ISSUER)]
+            until(watcher, "SELECT count(*) = 2 FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                           "AND datname = current_database()")
+        for other in others:
+            other.result(30)
+    for role in ("nobody", ISSUER):
+        assert db.value("SELECT has_function_privilege(%s, 'keysmith.maintain()', 'EXECUTE')", role)
+
+
+def test_what_was_given_by_hand_is_taken_as_well(db, roles):
+    db.call("grant_access", "nobody", VERIFIER)
+    db.rows("GRANT SELECT (label) ON keysmith.key TO nobody; GRANT ALL ON keysmith.tenant TO nobody; "
+            "GRANT ALL ON SEQUENCE keysmith.usage_sequence TO nobody; "
+            "GRANT EXECUTE ON FUNCTION keysmith.maintain() TO nobody")
+    db.call("revoke_access", "nobody")
+    assert not db.row("""
+        SELECT has_column_privilege('nobody', 'keysmith.key', 'label', 'SELECT')
+            OR has_table_privilege('nobody', 'keysmith.tenant', 'SELECT')
+            OR has_sequence_privilege('nobody', 'keysmith.usage_sequence', 'USAGE')
+            OR has_function_privilege('nobody', 'keysmith.maintain()', 'EXECUTE')""")[0]
 
 
 def test_an_auditor_sees_all_and_changes_nothing(db, as_role):

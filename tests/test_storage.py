@@ -271,6 +271,11 @@ def test_every_table_and_sequence_is_in_the_dump_list(db):
         EXCEPT
         SELECT unnest(extconfig)::regclass FROM pg_extension WHERE extname = 'keysmith'""")
     assert missing == []
+    db.rows("SELECT keysmith.usage_prepare()")
+    assert db.rows("""
+        SELECT objid::regclass FROM pg_depend d JOIN pg_inherits i ON i.inhrelid = d.objid
+        WHERE d.classid = 'pg_class'::regclass AND deptype = 'e'
+          AND refclassid = 'pg_extension'::regclass""") == []
 
 
 # Crashes

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import threading
+import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -437,11 +438,11 @@ def test_days_that_no_one_needs(db, first, last):
 # Retention
 
 def old_rows(usage):
-    """Rows of 60 and 45 days ago with partitions of their own, of 50 days ago without."""
-    for days in (60, 45):
+    """Rows of 120 and 105 days ago with partitions of their own, of 110 days ago without."""
+    for days in (120, 105):
         day = (TODAY - timedelta(days=days)).date()
         usage.db.call("usage_prepare", day, day)
-    for days, count in ((60, 20), (45, 10), (50, 7)):
+    for days, count in ((120, 20), (105, 10), (110, 7)):
         usage.add(count, at=TODAY - timedelta(days=days) + timedelta(hours=5))
 
 
@@ -456,7 +457,7 @@ def test_old_rows_go_and_their_totals_stay(usage):
     assert db.value("SELECT sum(requests) FROM keysmith.usage_hourly") == 52
     assert_pages(usage, "acme", None, 10)
     # Rows that come later still are counted with those that went, and paged alone.
-    usage.add(3, at=TODAY - timedelta(days=60) + timedelta(hours=5))
+    usage.add(3, at=TODAY - timedelta(days=120) + timedelta(hours=5))
     assert db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 55
     for _ in range(2):
         assert_pages(usage, "acme", None, 10)
@@ -470,7 +471,7 @@ def test_old_rows_go_and_their_totals_stay(usage):
 def test_dropping_waits_for_no_one(usage, connect):
     old_rows(usage)
     other = connect(autocommit=False)
-    other.execute(f"SELECT count(*) FROM {partition(TODAY - timedelta(days=60))}")
+    other.execute(f"SELECT count(*) FROM {partition(TODAY - timedelta(days=120))}")
     outcome = dict(usage.db.call("maintain"))["retention"]
     assert outcome.startswith("2 partitions dropped, usage_") and "to be tried again" in outcome
     assert usage.db.value("SELECT count(*) FROM keysmith.usage_event") == 20
@@ -484,7 +485,7 @@ def test_a_partition_that_was_dropped_by_hand_is_no_page(usage):
     old_rows(usage)
     usage.add(4)
     usage.db.one("usage_fold")
-    usage.db.rows(f"DROP TABLE {partition(TODAY - timedelta(days=45))}")
+    usage.db.rows(f"DROP TABLE {partition(TODAY - timedelta(days=105))}")
     usage.db.call("maintain")
     assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 41
     assert_pages(usage, "acme", None, 10)
@@ -500,6 +501,46 @@ def test_maintaining_at_the_same_time_harms_nothing(usage, connect):
     assert usage.db.value("SELECT count(*) FROM keysmith.usage_event") == 0
     assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_hourly") == 37
     assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 37
+
+
+@pytest.fixture
+def keep(cluster, db):
+    """Has the server keep rows for as long as is said."""
+    def keep_for(retention):
+        cluster.execute(f"ALTER SYSTEM SET keysmith.usage_retention = '{retention}'")
+        cluster.execute("SELECT pg_reload_conf()")
+        until(db, f"SELECT current_setting('keysmith.usage_retention')::interval = '{retention}'")
+
+    yield keep_for
+    cluster.execute("ALTER SYSTEM RESET keysmith.usage_retention")
+    cluster.execute("SELECT pg_reload_conf()")
+    until(db, "SELECT current_setting('keysmith.usage_retention')::interval = '90 days'")
+
+
+def until(db, statement):
+    end = time.monotonic() + 30
+    while not db.value(statement):
+        assert time.monotonic() < end, statement
+        time.sleep(0.02)
+
+
+def test_rows_are_kept_for_as_long_as_it_is_set(usage, keep):
+    """0 keeps all; what goes is told by the day."""
+    db = usage.db
+    key_id, tenant_id = usage.keys[0]
+    db.rows("INSERT INTO keysmith.touch SELECT %s, %s, 'public', 'orders', 'insert', 1, at, at "
+            "FROM unnest(ARRAY[now() - interval '3000 days', now() - interval '2999 days']) AS at",
+            key_id, tenant_id)
+    old_rows(usage)
+    usage.add(5, at=TODAY - timedelta(days=3000))
+    for retention, left, dropped, summed in (("0", 42, 0, 0), ("3001d", 42, 0, 0),
+                                             ("2000d", 37, 1, 1), ("107d", 10, 2, 0)):
+        keep(retention)
+        outcomes = dict(db.call("maintain"))
+        assert outcomes["retention"] == f"{dropped} partitions dropped"
+        assert outcomes["touches"] == f"{summed} summed up"
+        assert db.value("SELECT count(*) FROM keysmith.usage_event") == left
+        assert db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 42
 
 
 # Dumps
@@ -565,36 +606,36 @@ def test_a_dump_restores_usage_and_counts_nothing_twice(cluster, dbname, usage, 
 VIEWS = ["usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys", "top_refusals"]
 
 
-def sees_only(db, tenant_id):
-    """Has the session see one tenant's rows."""
-    db.rows("SELECT set_config('standin.tenant', %s, false)", str(tenant_id))
-
-
-def test_views_show_own_tenants_alone(db):
+def test_views_show_own_tenants_alone(db, sees_only):
     usage = Usage(db, tenants=("acme", "other"))
     usage.add(200)
     everything = {view: db.rows(f"SELECT * FROM keysmith.{view}") for view in VIEWS}
-    sees_only(db, usage.tenants["acme"])
-    for view in VIEWS:
-        rows = db.rows(f"SELECT * FROM keysmith.{view}")
-        assert rows and {row.tenant for row in rows} == {"acme"}
-        assert Counter(rows) == Counter(row for row in everything[view] if row.tenant == "acme")
-    assert db.one("usage_logs", "acme")[0]["meta"]["total"] > 0
-    shown = db.refused("KS404", "usage_logs", "other")
-    assert shown.replace("other", "nobody") == db.refused("KS404", "usage_logs", "nobody")
-    assert not any("other" in line for line, in db.call("usage_chart"))
+    with sees_only("acme"):
+        for view in VIEWS:
+            rows = db.rows(f"SELECT * FROM keysmith.{view}")
+            assert rows and {row.tenant for row in rows} == {"acme"}
+            assert Counter(rows) == Counter(row for row in everything[view] if row.tenant == "acme")
+        assert db.one("usage_logs", "acme")[0]["meta"]["total"] > 0
+        shown = db.refused("KS404", "usage_logs", "other")
+        assert shown.replace("other", "nobody") == db.refused("KS404", "usage_logs", "nobody")
+        theirs = next(key_id for key_id, tenant_id in usage.keys if tenant_id == usage.tenants["other"])
+        db.refused("KS404", "usage_logs", "acme", key_id=theirs)
+        for named in ({"tenant": "other"}, {"key_id": theirs}):
+            assert db.call("usage_chart", **named)[-1] == ("no requests in this time",)
+        drawn = db.call("usage_chart", per="day", bars=2)
+    assert drawn[1:] == db.call("usage_chart", tenant="acme", per="day", bars=2)[1:]
 
 
-def test_views_do_not_leak_by_cheap_functions(db):
+def test_views_do_not_leak_by_cheap_functions(db, sees_only):
     usage = Usage(db, tenants=("acme", "other"))
     usage.add(100)
     db.rows("""CREATE FUNCTION leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
                $$ BEGIN RAISE NOTICE 'saw %', $1; RETURN true; END $$""")
-    sees_only(db, usage.tenants["acme"])
     notices = []
     db.session.add_notice_handler(lambda notice: notices.append(notice.message_primary))
-    for view in VIEWS:
-        db.rows(f"SELECT count(*) FROM keysmith.{view} WHERE leak(tenant_id::text)")
+    with sees_only("acme"):
+        for view in VIEWS:
+            db.rows(f"SELECT count(*) FROM keysmith.{view} WHERE leak(tenant_id::text)")
     assert set(notices) == {f"saw {usage.tenants['acme']}"}
 
 

@@ -180,6 +180,7 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::argument("tenant", "must be null, except for issuers"));
     }
     authority::act(Needs::Admin, |caller| {
+        one_at_a_time()?;
         let (oid, name) = role(call)?;
         let tenant = tenant(call, caller)?;
         let act = Act::on(caller, EVERYWHERE, Subject::Access(oid))?;
@@ -205,6 +206,7 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
 fn revoke_access(call: &Call) -> Result<Option<Datum>> {
     let level = Level::read(call, 1)?;
     authority::act(Needs::Admin, |caller| {
+        one_at_a_time()?;
         let (oid, name) = role(call)?;
         let tenant = tenant(call, caller)?;
         let act = Act::on(caller, EVERYWHERE, Subject::Access(oid))?;
@@ -220,8 +222,7 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
         if removed == 0 {
             return Err(Error::not_found(format!("role {name} has no such access")));
         }
-        sql::execute(&format!("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA keysmith FROM {name}"), &[])?;
-        sql::execute(&format!("REVOKE ALL ON ALL TABLES IN SCHEMA keysmith FROM {name}"), &[])?;
+        take_all(oid, &name)?;
         let rows = sql::query(
             "SELECT DISTINCT level FROM keysmith.access WHERE role = $1",
             &[Param::given(pg_sys::OIDOID, call.datum(0))],
@@ -233,6 +234,36 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
         act.done("revoke_access")
     })?;
     Ok(None)
+}
+
+/// Takes away every privilege that a role itself has. Only what it was given is touched:
+/// the rest, partitions above all, may be changed by others at the same time.
+fn take_all(oid: Oid, name: &str) -> Result<()> {
+    let given = sql::query(
+        "SELECT 'FUNCTION ' || p.oid::regprocedure::text
+         FROM pg_catalog.pg_proc p
+         WHERE p.pronamespace = 'keysmith'::regnamespace AND EXISTS (
+             SELECT FROM pg_catalog.aclexplode(p.proacl) a WHERE a.grantee = $1)
+         UNION ALL
+         SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass::text
+         FROM pg_catalog.pg_class c
+         WHERE c.relnamespace = 'keysmith'::regnamespace AND (
+             EXISTS (SELECT FROM pg_catalog.aclexplode(c.relacl) a WHERE a.grantee = $1)
+             OR EXISTS (SELECT FROM pg_catalog.pg_attribute t, pg_catalog.aclexplode(t.attacl) a
+                        WHERE t.attrelid = c.oid AND a.grantee = $1))",
+        &[Param::given(pg_sys::OIDOID, Some(Datum::from(oid)))],
+    )?;
+    for object in given.iter().filter_map(|row| row.text(1)) {
+        sql::execute(&format!("REVOKE ALL ON {object} FROM {name}"), &[])?;
+    }
+    Ok(())
+}
+
+/// Who gives and who takes do so one after the other: two that change the privileges of
+/// one object at once would fail.
+fn one_at_a_time() -> Result<()> {
+    sql::execute("LOCK TABLE keysmith.access IN SHARE ROW EXCLUSIVE MODE", &[])?;
+    Ok(())
 }
 
 fn sees_everything(_: &Call) -> Result<Option<Datum>> {

@@ -1,4 +1,5 @@
-//! Keys as they are shown: without digests, and without the keys.
+//! Sets of rows: keys as they are shown, without digests and without the keys, and what
+//! else is listed.
 
 use super::authority::{self, Needs};
 use super::sql::{self, Param};
@@ -37,6 +38,20 @@ fn list_keys(call: &Call) -> Result<Option<Datum>> {
         )?;
         for row in rows.iter() {
             // SAFETY: the row has the columns of the view; it is copied.
+            unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
+        }
+        Ok(())
+    })?;
+    Ok(None)
+}
+
+/// Returns a statement's rows, which are of all tenants.
+pub fn put_all(call: &Call, statement: &str) -> Result<Option<Datum>> {
+    // SAFETY: the function is declared to return a set of rows like the statement's.
+    let result = unsafe { result_set(call, 0) };
+    authority::look(Needs::Oversight, |_| {
+        for row in sql::query(statement, &[])?.iter() {
+            // SAFETY: the row has the columns that are declared; it is copied.
             unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
         }
         Ok(())

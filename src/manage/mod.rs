@@ -11,7 +11,7 @@ mod key;
 mod keyspace;
 mod lifecycle;
 mod limits;
-mod listing;
+pub mod listing;
 mod mint;
 mod options;
 pub mod patch;

@@ -1,6 +1,6 @@
 //! `status`: what there is, in numbers.
 
-use crate::audit::put_all;
+use super::listing::put_all;
 use crate::call::{Call, sql_functions};
 use crate::error::Result;
 use pgrx::pg_sys::Datum;

@@ -142,6 +142,8 @@ struct Worker {
     flushed_at: i64,
     unknown_at: i64,
     maintained_at: i64,
+    /// Whether something was, since.
+    has_stored: bool,
     busy_at: i64,
 }
 
@@ -154,6 +156,7 @@ impl Worker {
             flushed_at: 0,
             unknown_at: 0,
             maintained_at: start,
+            has_stored: false,
             busy_at: start,
         }
     }
@@ -173,10 +176,7 @@ impl Worker {
             if self.is_open {
                 self.flush_if_due();
                 if now() - self.maintained_at >= MAINTAINS {
-                    self.maintained_at = now();
-                    if self.still_has_extension() {
-                        self.flusher.maintain();
-                    }
+                    self.maintain();
                 }
             }
             if now() - self.busy_at >= self.patience() && self.leave() {
@@ -237,12 +237,23 @@ impl Worker {
         }
     }
 
+    fn maintain(&mut self) {
+        self.maintained_at = now();
+        self.has_stored = false;
+        if self.still_has_extension() {
+            self.flusher.maintain();
+        }
+    }
+
     /// Batch after batch, as long as nobody minds.
     fn drain(&mut self) {
         while self.flusher.may_try() && !shutdown_requested() && !self.is_wanted_gone() {
             match self.flusher.batch() {
                 Outcome::Empty => return,
-                Outcome::Stored => self.busy_at = now(),
+                Outcome::Stored => {
+                    self.busy_at = now();
+                    self.has_stored = true;
+                }
                 Outcome::Failed => {
                     self.busy_at = now();
                     if !self.still_has_extension() {
@@ -339,6 +350,10 @@ impl Worker {
         if !self.flusher.is_empty() {
             self.busy_at = now();
             return false;
+        }
+        // Where requests are few, each worker may be gone before its time to maintain.
+        if self.is_open && self.has_stored {
+            self.maintain();
         }
         if self.is_open && !self.flusher.close() && self.still_has_extension() {
             return false;

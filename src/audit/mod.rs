@@ -5,24 +5,19 @@
 //! fixed order: nobody waits for anything while holding one, so that sessions neither
 //! fork a chain nor deadlock.
 
-use crate::call::{Call, result_set, sql_functions};
+mod proof;
+
 use crate::catalog::scan::{Relation, ScanKey, Snapshot, Varlena};
 use crate::catalog::{Catalog, columns};
 use crate::error::{Code, Error, Result};
-use crate::manage::authority::{self, Caller, Needs};
+use crate::manage::authority::{self, Caller};
 use crate::manage::event;
-use crate::manage::patch;
 use crate::manage::sql::{self, Param};
 use crate::pepper;
 use crate::transaction::Memory;
-use keysmith_core::chain::{self, Chain, Fault, SEAL_LEN, START, Seal};
+use keysmith_core::chain::{self, START, Seal};
 use pgrx::pg_sys::{self, Datum, Oid, SubTransactionId};
 use std::collections::BTreeMap;
-
-sql_functions! {
-    keysmith_audit_heads => audit_heads;
-    keysmith_audit_verify => audit_verify;
-}
 
 /// The chain of what concerns no keyspace alone.
 pub const EVERYWHERE: &str = "*";
@@ -340,165 +335,4 @@ fn end_of(catalog: &Catalog, keyspace: &str) -> (i64, Seal, i16) {
             )
         })
         .unwrap_or((0, START, 0))
-}
-
-/// Seals that were kept elsewhere, by keyspace.
-type Kept = BTreeMap<String, Vec<(i64, Vec<u8>)>>;
-
-/// The last entry of each chain, to be kept elsewhere.
-fn audit_heads(call: &Call) -> Result<Option<Datum>> {
-    put_all(
-        call,
-        "SELECT DISTINCT ON (a.keyspace)
-             a.keyspace, a.entry, pg_catalog.encode(a.hash, 'hex'), a.at
-         FROM keysmith.audit_entry a ORDER BY a.keyspace, a.entry DESC",
-    )
-}
-
-/// Returns a statement's rows, which are of all tenants.
-pub fn put_all(call: &Call, statement: &str) -> Result<Option<Datum>> {
-    // SAFETY: the function is declared to return a set of rows like the statement's.
-    let result = unsafe { result_set(call, 0) };
-    authority::look(Needs::Oversight, |_| {
-        for row in sql::query(statement, &[])?.iter() {
-            // SAFETY: the row has the columns that are declared; it is copied.
-            unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
-        }
-        Ok(())
-    })?;
-    Ok(None)
-}
-
-/// Reads `[{"keyspace": …, "entry": …, "hash": …}, …]`, as `audit_heads` has them.
-fn read_kept(datum: Option<Datum>) -> Result<Kept> {
-    const NAME: &str = "heads";
-    let mut kept = Kept::new();
-    let Some(datum) = datum else { return Ok(kept) };
-    let unreadable = || {
-        Error::argument(NAME, "must be an array of objects with keyspace, entry and hash")
-            .hint("SELECT jsonb_agg(h) FROM keysmith.audit_heads() h gives one to keep.")
-    };
-    let value = patch::parse(NAME, datum)?;
-    for head in value.as_array().ok_or_else(unreadable)? {
-        let keyspace = head["keyspace"].as_str().ok_or_else(unreadable)?;
-        let entry = head["entry"].as_i64().ok_or_else(unreadable)?;
-        let hash = head["hash"].as_str().and_then(unhex).ok_or_else(unreadable)?;
-        if entry < 1 || hash.len() != SEAL_LEN {
-            return Err(unreadable());
-        }
-        kept.entry(keyspace.into()).or_default().push((entry, hash));
-    }
-    Ok(kept)
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: &u8| char::from(*c).to_digit(16);
-    let pair = |pair: &[u8]| u8::try_from(digit(pair.first()?)? * 16 + digit(pair.get(1)?)?).ok();
-    text.as_bytes().chunks(2).map(pair).collect()
-}
-
-fn audit_verify(call: &Call) -> Result<Option<Datum>> {
-    let mut kept = read_kept(call.datum(0))?;
-    // SAFETY: the function is declared to return a set of rows of five columns.
-    let result = unsafe { result_set(call, 0) };
-    authority::look(Needs::Oversight, |_| {
-        // Of which there is a chain, or should be, and what the keys are stored with.
-        let rows = sql::query(
-            "SELECT c.keyspace, pg_catalog.max(c.generation)::pg_catalog.int2 FROM (
-                  SELECT keyspace, generation FROM keysmith.keyspace
-                  UNION ALL SELECT keyspace, generation FROM keysmith.key
-                  UNION ALL SELECT keyspace, 0 FROM keysmith.audit_entry
-                  UNION ALL SELECT '*', 0 FROM keysmith.access) c
-              GROUP BY c.keyspace ORDER BY c.keyspace",
-            &[],
-        )?;
-        let mut keyspaces: BTreeMap<String, i16> = rows
-            .iter()
-            .filter_map(|row| Some((row.text(1)?, row.smallint(2).unwrap_or_default())))
-            .collect();
-        for keyspace in kept.keys() {
-            keyspaces.entry(keyspace.clone()).or_default();
-        }
-        for (keyspace, generation) in keyspaces {
-            let kept = kept.remove(&keyspace).unwrap_or_default();
-            let chain = follow(&keyspace, generation, kept)?;
-            // What is here was made by someone, and that was noted.
-            let unmade = (chain.entries == 0)
-                .then(|| Fault { entry: 1, problem: "entry 1 is missing".into() });
-            let fault = chain.fault.or(unmade);
-            put(result, &keyspace, chain.entries, fault.as_ref());
-        }
-        Ok(())
-    })?;
-    Ok(None)
-}
-
-fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<Chain> {
-    const BATCH: usize = 1000;
-    let mut chain = Chain::new(kept);
-    let mut last = i64::MIN;
-    loop {
-        pgrx::check_for_interrupts!();
-        let rows = sql::query(
-            "SELECT entry, at, action, role, session_role, acting_key, client,
-                    tenant, key_id, before, after, generation, hash
-             FROM keysmith.audit_entry WHERE keyspace = $1 AND entry > $2
-             ORDER BY entry LIMIT 1000",
-            &[Param::text(keyspace), Param::bigint(Some(last))],
-        )?;
-        for row in rows.iter() {
-            let entry = row.bigint(1).unwrap_or_default();
-            last = entry;
-            let at = row.timestamp(2).unwrap_or_default().to_be_bytes();
-            let texts = [3, 4, 5, 7, 8, 10, 11].map(|column| row.text(column));
-            let [action, role, session_role, client, tenant, before, after] =
-                [0, 1, 2, 3, 4, 5, 6].map(|n: usize| texts[n].as_deref().map(str::as_bytes));
-            let (acting_key, key_id) = (row.uuid(6), row.uuid(9));
-            let fields = [
-                Some(keyspace.as_bytes()),
-                Some(&at[..]),
-                action,
-                role,
-                session_role,
-                acting_key.as_ref().map(|id| &id[..]),
-                client,
-                tenant,
-                key_id.as_ref().map(|id| &id[..]),
-                before,
-                after,
-            ];
-            let seal = row.bytes(13).unwrap_or_default();
-            let generation = row.smallint(12).unwrap_or_default();
-            chain.follow(
-                pepper::peppers(),
-                &chain::Record { entry, generation, seal: &seal, fields: &fields },
-            );
-        }
-        if rows.count < BATCH {
-            // Each key's making was noted, with the pepper that it is stored with.
-            chain.finish(generation);
-            return Ok(chain);
-        }
-    }
-}
-
-fn put(result: &pg_sys::ReturnSetInfo, keyspace: &str, entries: i64, fault: Option<&Fault>) {
-    let text = |text: &str| crate::text::datum(text);
-    let mut values = [
-        text(keyspace),
-        Datum::from(fault.is_none()),
-        Datum::from(entries),
-        fault.map_or(Datum::null(), |fault| Datum::from(fault.entry)),
-        fault.map_or(Datum::null(), |fault| text(&fault.problem)),
-    ];
-    let mut nulls = [false, false, false, fault.is_none(), fault.is_none()];
-    // SAFETY: the row has the columns that the function is declared with; it is copied.
-    unsafe {
-        pg_sys::tuplestore_putvalues(
-            result.setResult,
-            result.setDesc,
-            values.as_mut_ptr(),
-            nulls.as_mut_ptr(),
-        );
-    }
 }
