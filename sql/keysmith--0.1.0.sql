@@ -906,6 +906,12 @@ BEGIN
     outcome := summed || ' summed up';
     RETURN NEXT;
 
+    task := 'requests without a known key';
+    DELETE FROM keysmith.usage_unknown WHERE hour < oldest;
+    GET DIAGNOSTICS number = ROW_COUNT;
+    outcome := number || ' counts dropped';
+    RETURN NEXT;
+
     -- Dropping comes last: it locks the table of requests until the commit.
     task := 'retention';
     IF folded IS NULL THEN

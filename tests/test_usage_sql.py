@@ -531,6 +531,8 @@ def test_rows_are_kept_for_as_long_as_it_is_set(usage, keep):
     db.rows("INSERT INTO keysmith.touch SELECT %s, %s, 'public', 'orders', 'insert', 1, at, at "
             "FROM unnest(ARRAY[now() - interval '3000 days', now() - interval '2999 days']) AS at",
             key_id, tenant_id)
+    db.rows("INSERT INTO keysmith.usage_unknown SELECT 'default', 'not_found', at, 7 "
+            "FROM unnest(ARRAY[now() - interval '3000 days', now()]) AS at")
     old_rows(usage)
     usage.add(5, at=TODAY - timedelta(days=3000))
     for retention, left, dropped, summed in (("0", 42, 0, 0), ("3001d", 42, 0, 0),
@@ -539,6 +541,8 @@ def test_rows_are_kept_for_as_long_as_it_is_set(usage, keep):
         outcomes = dict(db.call("maintain"))
         assert outcomes["retention"] == f"{dropped} partitions dropped"
         assert outcomes["touches"] == f"{summed} summed up"
+        unknown = db.value("SELECT count(*) FROM keysmith.usage_unknown")
+        assert unknown == (2 if retention in ("0", "3001d") else 1)
         assert db.value("SELECT count(*) FROM keysmith.usage_event") == left
         assert db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 42
 
