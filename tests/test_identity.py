@@ -95,9 +95,29 @@ def test_all_that_there_is_to_know(db):
         "key_prefix": key.key_prefix, "kind": "secret", "environment": "test",
         "keyspace": "default", "owner": "ann", "role": "editor", "scopes": ["read", "write"],
         "expires_at": None, "key_metadata": {"a": 1}, "tenant": "acme",
-        "tenant_id": str(tenant_id), "plan": "pro", "metadata": {"region": "eu"}}
+        "tenant_id": str(tenant_id), "plan": "pro", "metadata": {"region": "eu"},
+        "credits": None}
     assert key.api_key not in json.dumps(profile)
     db.rows("COMMIT")
+
+
+def test_the_profile_has_the_credits_of_who_pays(db):
+    db.tenant(credits=Jsonb({"balance": 10, "refill": 50, "every": "day"}))
+    shared, own = db.mint(), db.mint(credits=3)
+    successor = db.one("rotate", own.key_id, "1 hour")
+
+    def credits(key, spend=0):
+        db.rows("BEGIN")
+        assert sign_in(db, key, spend=spend).ok
+        held = db.value("SELECT keysmith.whoami() -> 'credits'")
+        db.rows("COMMIT")
+        return held
+
+    assert [credits(key) for key in (shared, own, successor)] == [10, 3, 3]
+    assert (credits(shared, spend=4), credits(own, spend=1)) == (6, 2)
+    assert [credits(key) for key in (shared, own, successor)] == [6, 2, 2]
+    db.rows("UPDATE keysmith.credit SET refilled_at = refilled_at - interval '1 day'")
+    assert [credits(key) for key in (shared, own)] == [50, 2]
 
 
 def test_authenticate_signs_in(db, keys):

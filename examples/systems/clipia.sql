@@ -12,6 +12,9 @@ SELECT keysmith.create_keyspace('clipia',
     schemes => '{bearer,key,x_api_key}',
     -- Whatever is not listed below does not exist.
     unlisted_routes => 'refuse',
+    -- Live keys charge what a request spends to the account's balance, the credits of its
+    -- tenant. Test keys charge nothing, whatever the server says that a request costs.
+    charges => '{live}',
     -- Keys are made and revoked in the dashboard, by no request with a key.
     managed_by => 'nobody',
     -- A key that is missing is told like one that is wrong.

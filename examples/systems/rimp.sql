@@ -14,6 +14,9 @@ SELECT keysmith.create_keyspace('rimp',
     display => '{"id": "key_{random:8}"}',
     codes => '{"insufficient_scope": "insufficient_role"}',
     plan_features => '{"allowlist": ["enterprise"]}',
+    -- Requests with live keys are billed: their server passes what they cost as spend. It
+    -- may do so with test keys too, which are charged nothing.
+    charges => '{live}',
     -- An admin's key makes, restricts and revokes keys.
     managed_by => 'admin');
 
@@ -21,6 +24,11 @@ SELECT keysmith.define_scope('rimp', 'images:write', 'Make images, and compare i
 SELECT keysmith.define_scope('rimp', 'videos:write', 'Make videos');
 SELECT keysmith.define_scope('rimp', 'generations:read', 'See what was made');
 SELECT keysmith.define_scope('rimp', 'webhooks:manage', 'Make, see, change and remove webhooks');
+-- Tiers are plans. The page has no numbers, and each customer's limits are given with the
+-- plan, such as keysmith.create_tenant('acme', keyspace => 'rimp', plan => 'starter',
+-- limits => '[{"name": "tier", "limit": 1000, "window": "1 hour"}]', credits => '5000').
+-- Calls of live and of test keys are counted apart.
+
 -- Not in rimp's list: a name for what none of its scopes allows, such as managing keys.
 SELECT keysmith.define_scope('rimp', 'admin', 'All that no other scope allows');
 

@@ -21,7 +21,7 @@ SELECT keysmith.define_route('riskinmind', 'GET', '/api/v1/keys', '');
 SELECT keysmith.define_route('riskinmind', 'POST', '/api/v1/keys/generate', '');
 SELECT keysmith.define_route('riskinmind', 'POST', '/api/v1/keys/regenerate', '');
 SELECT keysmith.define_route('riskinmind', 'POST', '/api/v1/keys/revoke', '');
--- Who may ask for the logs is decided; the logs themselves are not kept yet.
+-- usage_logs has the logs, by page; where a customer has rate limits, also what they refused.
 SELECT keysmith.define_route('riskinmind', 'GET', '/api/v1/keys/logs', '');
 SELECT keysmith.define_route('riskinmind', 'POST', '/api/v1/loans/predict', '');
 

@@ -10,10 +10,13 @@ SELECT keysmith.create_keyspace('rymi',
     -- Publishable keys manage none: 403.
     managed_by => 'any_secret',
     schemes => '{bearer}',
+    codes => '{"insufficient_kind": {"message": "Publishable keys manage no secret keys."}}',
     -- rymi_abcd1 in lists. The profile shows rymi_live_..., the same for every key.
     display => '{"prefix": "{prefix}{secret:5}", "snippet": "{prefix}live_..."}');
 
 -- There are no scopes. Managing secret keys takes a secret key.
+-- The profile is what whoami tells of a key and of its account, whose telephony provider
+-- and the like are in the tenant's metadata.
 SELECT keysmith.define_route('rymi', 'GET', '/v1/auth/me', '');
 SELECT keysmith.define_route('rymi', 'GET', '/v1/auth/api-keys', '', kind => 'secret');
 SELECT keysmith.define_route('rymi', 'POST', '/v1/auth/api-keys', '', kind => 'secret');

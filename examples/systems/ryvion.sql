@@ -22,11 +22,19 @@ SELECT keysmith.define_scope('ryvion', 'read-only',
 SELECT keysmith.define_scope('ryvion', 'write-only',
     'Run inference, and upload to knowledge bases');
 
+-- A new account has a free tier, of which the page says no more. Credits that come back
+-- are one: keysmith.create_tenant('acme', keyspace => 'ryvion', plan => 'free',
+-- credits => '{"refill": 1000, "every": "month"}').
+
 -- The page names /v1/models, /api/v1/auth and /mcp. The other paths are stand-ins.
 --
--- Inference. That a buyer may list models is taken to be part of it.
-SELECT keysmith.define_route('ryvion', 'POST', '/v1/chat/completions', 'buyer | write-only');
-SELECT keysmith.define_route('ryvion', 'POST', '/v1/embeddings', 'buyer | write-only');
+-- Inference. That a buyer may list models is taken to be part of it. There are rate
+-- limits, says the page, and has no numbers: these are examples, for each key on a route.
+-- A customer or a key may have more of them, given with create_tenant or mint.
+SELECT keysmith.define_route('ryvion', 'POST', '/v1/chat/completions', 'buyer | write-only',
+    limits => '[{"name": "inference", "limit": 600, "window": "1 hour", "burst": 60}]');
+SELECT keysmith.define_route('ryvion', 'POST', '/v1/embeddings', 'buyer | write-only',
+    limits => '[{"name": "inference", "limit": 1200, "window": "1 hour", "burst": 120}]');
 SELECT keysmith.define_route('ryvion', 'GET', '/v1/models', 'buyer | read-only');
 SELECT keysmith.define_route('ryvion', 'GET', '/v1/models/{model}', 'buyer | read-only');
 

@@ -23,9 +23,20 @@ pub fn of(identity: &Identity) -> Result<Option<Datum>> {
                  'owner', k.owner, 'role', coalesce(k.role, m.role), 'scopes', $2,
                  'created_at', k.created_at, 'expires_at', k.expires_at,
                  'key_metadata', k.metadata, 'tenant', t.name, 'tenant_id', t.tenant_id,
-                 'plan', t.plan, 'metadata', t.metadata)
+                 'plan', t.plan, 'metadata', t.metadata, 'credits', CASE
+                     WHEN c.refilled_at < pg_catalog.date_trunc(
+                         c.every, pg_catalog.clock_timestamp(), 'UTC')
+                     THEN greatest(c.balance, c.refill)
+                     ELSE c.balance
+                 END)
              FROM keysmith.key k
              JOIN keysmith.tenant t ON t.tenant_id = k.tenant_id
+             -- Its own credits, or else its tenant's: those that it spends.
+             LEFT JOIN keysmith.credit c ON c.credit_id = coalesce(
+                 (SELECT own.credit_id FROM keysmith.credit own
+                  WHERE own.key_id = coalesce(k.origin, k.key_id)),
+                 (SELECT shared.credit_id FROM keysmith.credit shared
+                  WHERE shared.tenant_id = t.tenant_id))
              LEFT JOIN keysmith.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
              WHERE k.key_id = $1",
             &[Param::uuid(&identity.key_id), Param::texts(&effective)],

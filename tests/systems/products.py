@@ -58,6 +58,17 @@ class Product:
         except psycopg.Error as error:
             raise Refused(error) from None
 
+    @contextmanager
+    def serving(self, request, key, **options):
+        """A transaction in which the server does what a request asks for, as its key may."""
+        try:
+            with self.db.session.transaction():
+                verdict = self.ask(request, bearer(key), **options)
+                assert verdict.ok, verdict.reason
+                yield verdict
+        except psycopg.Error as error:
+            raise Refused(error) from None
+
     def refusal(self, key, function, *positional, **named):
         """How an act by the authority of a key is refused."""
         with pytest.raises(Refused) as refused, self.signed_in(key):
@@ -66,6 +77,20 @@ class Product:
 
     def keys(self, tenant="acme", **options):
         return self.db.call("list_keys", tenant, keyspace=self.name, **options)
+
+    def give(self, **changes):
+        """Gives acme limits, credits and the like."""
+        self.db.call("alter_tenant", "acme", json.dumps(changes), self.name)
+
+    def logs(self, tenant="acme", **options):
+        """A page of a customer's requests, when all that were made are in it."""
+        self.db.call("flush_usage")
+        return self.db.one("usage_logs", tenant, keyspace=self.name, **options)[0]
+
+    def last_uses(self):
+        """When each of acme's keys was last used."""
+        self.db.call("flush_usage")
+        return {key.key_id: key.last_used_at for key in self.keys()}
 
     def verify(self, key, **options):
         return self.db.verify(key.api_key, keyspace=self.name, **options)

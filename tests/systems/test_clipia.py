@@ -98,6 +98,73 @@ def test_a_key_is_shown_once_and_tied_to_its_account(clipia):
     assert clipia.ask("GET /v1/account", bearer(key)).tenant == "acme"
 
 
+def test_keys_are_secrets_of_servers(clipia):
+    assert clipia.mint().kind == "secret"
+    assert "publishable" in clipia.refused("KS400", "mint", "acme", kind="publishable")
+
+
+def test_a_compromised_key_is_revoked_and_another_made(clipia):
+    leaked, other = clipia.mint(), clipia.mint()
+    reported = clipia.db.one("report_leak", leaked.api_key, "a public repository")
+    assert reported == (leaked.key_id,)
+    new = clipia.mint()
+    assert [clipia.answer(GENERATE, key) for key in (leaked, other, new)] == [INVALID, OK, OK]
+
+
+# Credits
+
+EXHAUSTED = (429, "credits_exhausted")
+
+
+def balance(clipia, key):
+    """What GET /v1/account shows."""
+    with clipia.serving("GET /v1/account", key):
+        return clipia.db.value("SELECT (keysmith.whoami() -> 'credits')::bigint")
+
+
+def test_live_keys_charge_the_accounts_balance(clipia):
+    clipia.tenant("globex", credits=Jsonb(10))
+    clipia.give(credits=10)
+    one, two, theirs = clipia.mint(), clipia.mint(), clipia.mint("globex")
+    for key, left in ((one, 7), (two, 4), (one, 1)):
+        assert clipia.ask(GENERATE, bearer(key), spend=3).credits_remaining == left
+    assert [balance(clipia, key) for key in (one, two, theirs)] == [1, 1, 10]
+
+
+def test_test_keys_charge_no_credits(clipia):
+    test = clipia.mint(environment="test")
+    assert clipia.answer(GENERATE, test, spend=3) == OK
+    clipia.give(credits=10)
+    assert clipia.answer(GENERATE, test, spend=3) == OK
+    assert balance(clipia, test) == 10
+
+
+def test_the_account_shows_its_balance_to_any_key(clipia):
+    clipia.give(credits=10)
+    for options in ({"scopes": ["read"]}, {"scopes": ["generate"]}, {"environment": "test"}):
+        assert balance(clipia, clipia.mint(**options)) == 10
+    clipia.db.call("add_credits", 5, tenant="acme", keyspace="clipia")
+    assert balance(clipia, clipia.mint()) == 15
+
+
+def test_an_empty_balance_is_told(clipia):
+    clipia.give(credits=5)
+    key = clipia.mint()
+    assert [clipia.answer(GENERATE, key, spend=spend) for spend in (3, 3, 2, 1)] == [
+        OK, EXHAUSTED, OK, EXHAUSTED]
+    assert [clipia.answer(reading, key) for reading in READING] == [OK] * 4
+
+
+def test_a_generation_that_is_refused_or_fails_charges_nothing(clipia):
+    clipia.give(credits=5)
+    key = clipia.mint()
+    assert clipia.answer(GENERATE, clipia.mint(scopes=["read"]), spend=3) == INSUFFICIENT
+    with pytest.raises(ZeroDivisionError), clipia.serving(GENERATE, key, spend=3) as verdict:
+        assert verdict.credits_remaining == 2
+        1 / 0
+    assert balance(clipia, key) == 5
+
+
 # Scopes
 
 def test_a_key_has_both_scopes_by_default(clipia):
@@ -136,6 +203,33 @@ def test_generating_needs_generate(clipia, scopes, answer):
 @pytest.mark.parametrize("scopes", [["generate"], ["read"]])
 def test_reading_needs_no_scope(clipia, reading, scopes):
     assert clipia.answer(reading, clipia.mint(scopes=scopes)) == OK
+
+
+@pytest.fixture
+def server(cluster, clipia, dbname):
+    """The role of clipia's server, with a table of generations."""
+    cluster.execute("CREATE ROLE clipia_server")
+    clipia.db.rows("""
+        CREATE TABLE generation (id text, account uuid DEFAULT keysmith.current_tenant_id());
+        GRANT SELECT, INSERT ON generation TO clipia_server""")
+    clipia.db.call("isolate", "generation", "account")
+    yield "clipia_server"
+    clipia.db.rows("DROP OWNED BY clipia_server")
+    cluster.execute("DROP ROLE clipia_server")
+
+
+def test_status_and_result_are_of_ones_own_generations(clipia, server):
+    clipia.tenant("globex")
+    ours, theirs = clipia.mint(scopes=["generate"]), clipia.mint("globex")
+    for key, generation in ((ours, "r_1"), (theirs, "r_2")):
+        with clipia.serving(GENERATE, key):
+            clipia.db.rows(f"SET LOCAL ROLE {server}")
+            clipia.db.rows("INSERT INTO generation VALUES (%s)", generation)
+    for key, own in ((ours, ["r_1"]), (theirs, ["r_2"])):
+        for reading in READING[2:]:
+            with clipia.serving(reading, key):
+                clipia.db.rows(f"SET LOCAL ROLE {server}")
+                assert [found for found, in clipia.db.rows("SELECT id FROM generation")] == own
 
 
 def test_keys_are_managed_in_the_dashboard_alone(clipia):

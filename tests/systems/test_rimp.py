@@ -6,6 +6,8 @@ import re
 import pytest
 from psycopg.types.json import Jsonb
 
+from .products import Refused
+
 OK = (200, "ok")
 MISSING = (401, "missing_authorization")
 MALFORMED = (401, "invalid_authorization")
@@ -126,6 +128,37 @@ def test_scopes_never_reach_above_the_role(rimp):
     assert allowed(rimp, key) == ALLOWS["generations:read"]
 
 
+# Billing and limits
+
+TIER = Jsonb([{"name": "tier", "limit": 2, "window": "1 day"}])
+TOO_MANY = (429, "rate_limited")
+
+
+def test_live_keys_are_billed_and_test_keys_are_not(rimp):
+    rimp.give(credits=5)
+    live, test = rimp.mint(), rimp.mint(environment="test")
+    for key, left in ((live, 3), (test, 3), (live, 1), (test, 1)):
+        with rimp.serving("POST /v1/images", key, spend=2):
+            assert rimp.db.value("SELECT (keysmith.whoami() -> 'credits')::bigint") == left
+
+
+def test_live_keys_have_the_limits_of_their_tier(rimp):
+    rimp.tenant("starter", plan="starter", limits=TIER)
+    keys = [rimp.mint("starter") for _ in range(3)]
+    assert [rimp.answer("GET /v1/models", key) for key in keys] == [OK, OK, TOO_MANY]
+    verdict = rimp.verify(keys[0])
+    assert (verdict.limit_name, verdict.limit_remaining) == ("tier", 0)
+    assert verdict.retry_after.total_seconds() > 0
+    assert rimp.answer("GET /v1/models", rimp.mint()) == OK
+
+
+def test_calls_of_test_keys_are_counted_apart(rimp):
+    rimp.tenant("starter", limits=TIER)
+    live, test = rimp.mint("starter"), rimp.mint("starter", environment="test")
+    asked = [rimp.answer("GET /v1/models", key) for key in (live, live, live, test, test, test)]
+    assert asked == [OK, OK, TOO_MANY] * 2
+
+
 # Rotation and revocation
 
 def test_rotation_in_three_steps(rimp):
@@ -226,3 +259,34 @@ def test_an_admins_sandbox_key_makes_no_live_key(rimp):
     assert rimp.refusal(test, "mint", "acme", environment="live", keyspace="rimp").sqlstate == "KS403"
     with rimp.signed_in(test):
         assert rimp.mint().environment == "test"
+
+
+def named(rimp, display_id):
+    """The key of a request's path, among those that the transaction's key may see."""
+    return rimp.db.value("SELECT key_id FROM keysmith.list_keys(keysmith.current_tenant(), 'rimp')"
+                         " WHERE display_id = %s", display_id)
+
+
+def test_the_requests_of_the_page_in_turn(rimp):
+    rimp.give(plan="enterprise")
+    rimp.db.call("set_member", "acme", "root", "admin", "rimp")
+    admin, old = rimp.mint(owner="root"), rimp.mint(label="production")
+    with rimp.serving("POST /v1/api-keys", admin):
+        new = rimp.mint(label="production-2026-q2")
+    with rimp.serving(f"PATCH /v1/api-keys/{new.display_id}", admin):
+        rimp.db.call("alter_key", named(rimp, new.display_id), NETWORKS)
+    with rimp.serving(f"DELETE /v1/api-keys/{old.display_id}", admin):
+        rimp.db.call("revoke", named(rimp, old.display_id))
+    assert rimp.answer("GET /v1/models", old) == INVALID
+    assert rimp.answer("GET /v1/models", new, ip="2001:db8::9") == OK
+    assert rimp.answer("GET /v1/models", new, ip="198.51.100.1") == WRONG_ADDRESS
+
+
+def test_an_admins_key_manages_no_other_customers_keys(rimp):
+    rimp.tenant("globex")
+    theirs, ours = rimp.mint("globex"), rimp.mint()
+    for act, arguments in (("revoke", ()), ("alter_key", (Jsonb({"label": "ours"}),))):
+        with pytest.raises(Refused) as refused, rimp.serving("PATCH /v1/api-keys/key_abc", ours):
+            rimp.db.call(act, theirs.key_id, *arguments)
+        assert refused.value.sqlstate == "KS404"
+    assert rimp.answer("GET /v1/models", theirs) == OK

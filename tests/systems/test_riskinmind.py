@@ -1,11 +1,12 @@
 """riskinmind: its page on API keys."""
 
 import re
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from psycopg.types.json import Jsonb
 
-from .products import bearer
+from .products import Refused, bearer
 
 OK = (200, "ok")
 INVALID = (401, "invalid_api_key")
@@ -128,3 +129,97 @@ def test_a_customers_key_regenerates_and_revokes_itself(riskinmind):
     with riskinmind.signed_in(second):
         riskinmind.revoke(second)
     assert riskinmind.keys() == []
+
+
+# Logs
+
+# What the server answers, in the page's names. It passes what limit it has for usual.
+LOGS = """
+    SELECT jsonb_build_object(
+        'success', true,
+        'data', coalesce((
+            SELECT jsonb_agg(jsonb_build_object('endpoint', entry -> 'endpoint',
+                'method', entry -> 'method', 'statusCode', entry -> 'status',
+                'timestamp', entry -> 'at') ORDER BY n)
+            FROM jsonb_array_elements(logs -> 'data') WITH ORDINALITY AS d (entry, n)), '[]'),
+        'meta', logs -> 'meta')
+    FROM keysmith.usage_logs(keysmith.current_tenant(), page => %s, per_page => %s,
+                             keyspace => 'riskinmind') AS logs"""
+
+
+def ask_for_logs(riskinmind, key, page=1, limit=10):
+    riskinmind.db.call("flush_usage")
+    with riskinmind.serving("GET /api/v1/keys/logs", key):
+        return riskinmind.db.value(LOGS, page, limit)
+
+
+def test_the_logs_have_these_fields(riskinmind):
+    key = riskinmind.mint()
+    riskinmind.ask(PREDICT, bearer(key))
+    logs = ask_for_logs(riskinmind, key)
+    assert logs["success"] is True
+    (entry,) = logs["data"]
+    at = datetime.fromisoformat(entry.pop("timestamp"))
+    assert abs(datetime.now(timezone.utc) - at) < timedelta(minutes=1)
+    assert entry == {"endpoint": "/api/v1/loans/predict", "method": "POST", "statusCode": 200}
+    assert logs["meta"] == {"total": 1, "page": 1, "limit": 10}
+
+
+def test_the_status_is_what_the_application_answered(riskinmind):
+    key = riskinmind.mint()
+    with riskinmind.serving(PREDICT, key):
+        assert riskinmind.db.one("log_request", 422)[0]
+    later = riskinmind.ask(PREDICT, bearer(key))
+    assert riskinmind.db.one("log_request", 503, request_id=later.request_id)[0]
+    statuses = [entry["statusCode"] for entry in ask_for_logs(riskinmind, key)["data"]]
+    assert statuses == [503, 422]
+
+
+def test_logs_come_by_page_newest_first(riskinmind):
+    key = riskinmind.mint()
+    for n in range(23):
+        riskinmind.ask(f"GET /api/v1/loans/{n}", bearer(key))
+    riskinmind.db.call("flush_usage")
+    pages = [riskinmind.logs(page=page, per_page=10) for page in (1, 2, 3, 4)]
+    assert [page["meta"] for page in pages] == [
+        {"total": 23, "page": page, "limit": 10} for page in (1, 2, 3, 4)]
+    assert [len(page["data"]) for page in pages] == [10, 10, 3, 0]
+    listed = [entry["endpoint"] for page in pages for entry in page["data"]]
+    assert listed == [f"/api/v1/loans/{n}" for n in range(22, -1, -1)]
+    assert [entry["endpoint"] for entry in ask_for_logs(riskinmind, key, 3)["data"]] == listed[20:]
+
+
+@pytest.mark.parametrize("page, limit", [(0, 10), (-1, 10), (1, 0), (1, 1001)])
+def test_impossible_pages_are_errors(riskinmind, page, limit):
+    riskinmind.refused("KS400", "usage_logs", "acme", page=page, per_page=limit)
+
+
+def test_logs_tell_volumes_and_rate_limits(riskinmind):
+    riskinmind.give(limits=[{"name": "calls", "limit": 2, "window": "1 day"}])
+    key = riskinmind.mint()
+    for _ in range(5):
+        riskinmind.ask(PREDICT, bearer(key))
+    assert [entry["status"] for entry in riskinmind.logs()["data"]] == [429, 429, 429, 200, 200]
+    volumes = riskinmind.db.rows("SELECT outcome, sum(requests) FROM keysmith.usage_daily"
+                                 " WHERE keyspace = 'riskinmind' GROUP BY outcome ORDER BY outcome")
+    assert volumes == [("ok", 2), ("rate_limited", 3)]
+
+
+def test_logs_outlive_the_key_that_they_are_of(riskinmind):
+    first = riskinmind.mint()
+    riskinmind.ask(PREDICT, bearer(first))
+    second = riskinmind.regenerate()
+    (entry,) = ask_for_logs(riskinmind, second)["data"]
+    assert entry["endpoint"] == "/api/v1/loans/predict"
+    assert riskinmind.logs(key_id=first.key_id)["meta"]["total"] == 1
+
+
+def test_logs_are_of_the_customer_who_asks(riskinmind):
+    riskinmind.tenant("other")
+    ours, theirs = riskinmind.mint(), riskinmind.mint("other")
+    riskinmind.ask(PREDICT, bearer(theirs))
+    assert ask_for_logs(riskinmind, ours)["data"] == []
+    for arguments in (("other",), ("acme", theirs.key_id)):
+        with pytest.raises(Refused) as refused, riskinmind.serving("GET /api/v1/keys/logs", ours):
+            riskinmind.db.call("usage_logs", *arguments, keyspace="riskinmind")
+        assert refused.value.sqlstate == "KS404"

@@ -1,17 +1,21 @@
 """rymi: its page on profiles and secret API keys."""
 
 import hashlib
+import json
 import re
 
+import psycopg
 import pytest
 
-from .products import bearer
+from .products import Refused, bearer
 
 OK = (200, "ok")
 ME = "GET /v1/auth/me"
 ENDPOINTS = [ME, "GET /v1/auth/api-keys", "POST /v1/auth/api-keys",
              "DELETE /v1/auth/api-keys/d1e2f3a4", "POST /v1/auth/regenerate-key"]
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+PUBLISHABLE = "Publishable keys manage no secret keys."
 
 # What the server lists, with the names that the page has for it.
 LIST = """
@@ -51,10 +55,14 @@ def test_the_profile_shows_no_part_of_the_secret(rymi):
 def test_the_list_has_each_active_key_with_these_fields(rymi):
     made = [rymi.mint(label=label) for label in ("Production", "Staging")]
     rymi.revoke(rymi.mint(label="gone"))
+    assert status(rymi, made[0]) == 200
+    rymi.db.call("flush_usage")
     listed = rymi.db.rows(LIST)
     assert listed[0]._fields == ("id", "key_prefix", "label", "last_used_at", "created_at")
-    assert listed == [(key.key_id, key.key_prefix, key.label, None, key.created_at)
-                      for key in made]
+    assert listed[0].last_used_at > made[0].created_at
+    last_uses = [listed[0].last_used_at, None]
+    assert listed == [(key.key_id, key.key_prefix, key.label, last_use, key.created_at)
+                      for key, last_use in zip(made, last_uses)]
 
 
 def test_the_list_is_of_secret_keys(rymi):
@@ -63,7 +71,10 @@ def test_the_list_is_of_secret_keys(rymi):
 
 
 def test_the_key_is_returned_only_at_its_creation(rymi):
-    assert rymi.is_nowhere(rymi.mint(label="Production"))
+    key = rymi.mint(label="Production")
+    assert rymi.is_nowhere(key)
+    digest = hashlib.sha256(key.api_key.encode()).digest()
+    assert rymi.db.one("verify_digest", digest, keyspace="rymi").key_id == key.key_id
 
 
 @pytest.mark.parametrize("label", [None, "x" * 100, "é" * 100, "🔑" * 100])
@@ -119,6 +130,24 @@ def test_rotation_without_downtime(rymi):
     assert (status(rymi, old), status(rymi, new)) == (200, 200)
     rymi.revoke(old)
     assert (status(rymi, old), status(rymi, new)) == (401, 200)
+
+
+def test_the_last_use_tells_when_traffic_has_moved(rymi):
+    old, new = rymi.mint(label="Production"), rymi.mint(label="Production 2026-Q2")
+    assert status(rymi, old) == 200
+    before = rymi.last_uses()
+    assert before[old.key_id] is not None and before[new.key_id] is None
+    assert status(rymi, new) == 200
+    after = rymi.last_uses()
+    assert after[new.key_id] > after[old.key_id] == before[old.key_id]
+    rymi.revoke(old)
+    assert (status(rymi, old), status(rymi, new)) == (401, 200)
+
+
+def test_a_refused_request_is_no_use_of_a_key(rymi):
+    public = rymi.mint(kind="publishable")
+    assert rymi.ask("GET /v1/auth/api-keys", bearer(public)).status == 403
+    assert rymi.last_uses() == {public.key_id: None}
 
 
 # The legacy key
@@ -184,7 +213,8 @@ def test_a_publishable_key_that_manages_secret_keys_is_403(rymi):
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS[1:])
 def test_a_publishable_key_is_403_by_its_header_too(rymi, endpoint):
-    assert rymi.ask(endpoint, bearer(rymi.mint(kind="publishable"))).status == 403
+    verdict = rymi.ask(endpoint, bearer(rymi.mint(kind="publishable")))
+    assert (verdict.status, verdict.message) == (403, PUBLISHABLE)
 
 
 def test_a_key_that_is_unknown_or_revoked_already_is_404(rymi):
@@ -192,6 +222,18 @@ def test_a_key_that_is_unknown_or_revoked_already_is_404(rymi):
     rymi.revoke(key)
     for key_id in (key.key_id, "00000000-0000-0000-0000-000000000000"):
         rymi.db.refused("KS404", "revoke", key_id)
+        assert rymi.refusal(rymi.mint(), "revoke", key_id).sqlstate == "KS404"
+
+
+def test_an_error_of_the_server_is_500(rymi):
+    """The SQLSTATEs of errors that are the request's begin with KS4, and others don't."""
+    key = rymi.mint()
+    rymi.db.rows("SET default_transaction_read_only = on")
+    for function, arguments in (("revoke", [key.key_id]), ("mint", ["acme"])):
+        with pytest.raises(psycopg.Error) as error:
+            rymi.db.call(function, *arguments)
+        assert not error.value.sqlstate.startswith("KS4")
+    assert status(rymi, key) == 200
 
 
 # Keys that manage keys
@@ -214,6 +256,7 @@ def test_a_publishable_key_that_manages_by_its_own_authority_is_403(rymi):
             ("revoke", (secret.key_id,), {}), ("regenerate", ("acme",), {"keyspace": "rymi"})]:
         refused = rymi.refusal(public, function, *arguments, **named)
         assert (refused.sqlstate, refused.answer["status"]) == ("KS403", 403)
+        assert str(refused) == PUBLISHABLE
     assert status(rymi, secret) == 200
 
 
@@ -221,11 +264,47 @@ def test_a_key_of_another_account_is_404(rymi):
     rymi.tenant("globex")
     theirs = rymi.mint("globex")
     assert rymi.refusal(rymi.mint(), "revoke", theirs.key_id).sqlstate == "KS404"
+    assert rymi.refusal(rymi.mint(), "list_keys", "globex", "rymi").sqlstate == "KS404"
     assert status(rymi, theirs) == 200
 
 
+# What the server answers, in the page's names.
+PROFILE = """
+    SELECT jsonb_build_object('id', me -> 'tenant_id', 'api_key_prefix', me -> 'key_snippet')
+           || (me -> 'metadata')
+    FROM keysmith.whoami() AS me"""
+TELEPHONY = {"telephony_provider": "twilio", "plivo_connected": False,
+             "plivo_account_name": None, "plivo_account_country": None}
+
+
+def test_the_profile_has_these_fields(rymi):
+    account = rymi.tenant("globex", metadata=json.dumps(TELEPHONY))
+    key = rymi.mint("globex")
+    with rymi.serving(ME, key):
+        profile = rymi.db.value(PROFILE)
+    assert profile == {"id": str(account), "api_key_prefix": "rymi_live_...", **TELEPHONY}
+
+
+def test_the_requests_of_the_page_in_turn(rymi):
+    current = rymi.mint(label="Production")
+    with rymi.serving("POST /v1/auth/api-keys", current):
+        made = rymi.mint(label="Production 2026-Q2")
+    with rymi.serving("GET /v1/auth/api-keys", made):
+        assert [key.id for key in rymi.db.rows(LIST)] == [current.key_id, made.key_id]
+    with rymi.serving(f"DELETE /v1/auth/api-keys/{current.key_id}", made):
+        rymi.revoke(current)
+    assert status(rymi, current) == 401
+    with pytest.raises(Refused) as again, rymi.serving(
+            f"DELETE /v1/auth/api-keys/{current.key_id}", made):
+        rymi.revoke(current)
+    assert again.value.sqlstate == "KS404"
+    with rymi.serving("POST /v1/auth/regenerate-key", made):
+        legacy = rymi.regenerate()
+    assert (status(rymi, made), status(rymi, legacy)) == (200, 200)
+
+
 def test_the_profile_is_of_the_account(rymi):
-    rymi.db.call("alter_tenant", "acme", '{"metadata": {"telephony_provider": "twilio"}}', "rymi")
+    rymi.give(metadata={"telephony_provider": "twilio"})
     for kind in ("secret", "publishable"):
         key = rymi.mint(kind=kind)
         with rymi.signed_in(key):

@@ -1,6 +1,7 @@
 """ryvion: its page on authentication."""
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from .products import bearer
 
@@ -78,6 +79,15 @@ def test_keys_are_listed(ryvion):
     assert [key.key_id for key in ryvion.keys()] == [key.key_id for key in made]
 
 
+def test_the_list_tells_which_keys_are_not_used(ryvion):
+    used, unused = ryvion.mint(), ryvion.mint()
+    assert ryvion.answer("GET /v1/models", used) == OK
+    last_uses = ryvion.last_uses()
+    assert last_uses[used.key_id] is not None and last_uses[unused.key_id] is None
+    ryvion.revoke(unused)
+    assert ryvion.last_uses() == {used.key_id: last_uses[used.key_id]}
+
+
 def test_a_revoked_key_is_invalid_at_once(ryvion):
     key, other = ryvion.mint(), ryvion.mint()
     ryvion.revoke(key)
@@ -134,6 +144,38 @@ def test_a_missing_or_invalid_key_is_401(ryvion, headers, answer):
 def test_an_insufficient_scope_is_403(ryvion):
     key = ryvion.mint(scopes=["read-only"])
     assert ryvion.answer("POST /v1/chat/completions", key) == INSUFFICIENT
+
+
+def test_too_many_requests_are_429(ryvion):
+    key, other = ryvion.mint(), ryvion.mint()
+    chat = "POST /v1/chat/completions"
+    verdict = ryvion.ask(chat, bearer(key), weight=60)
+    assert (verdict.ok, verdict.limit_name, verdict.limit_remaining) == (True, "inference", 0)
+    for headers in (bearer(key), {"X-API-Key": key.api_key}):
+        verdict = ryvion.ask(chat, headers)
+        assert (verdict.status, verdict.code) == (429, "rate_limited")
+        assert 0 < verdict.retry_after.total_seconds() <= 6
+    assert ryvion.answer("POST /v1/embeddings", key) == ryvion.answer(chat, other) == OK
+
+
+def test_a_customer_and_a_key_may_have_limits_too(ryvion):
+    limit = [{"name": "calls", "limit": 1, "window": "1 day"}]
+    limited = ryvion.mint(limits=Jsonb(limit))
+    assert [ryvion.ask("GET /v1/models", bearer(limited)).status for _ in range(2)] == [200, 429]
+    ryvion.give(limits=limit)
+    keys = [ryvion.mint() for _ in range(2)]
+    assert [ryvion.ask("POST /mcp", bearer(key)).status for key in keys] == [200, 429]
+
+
+def test_a_new_account_has_a_free_tier(ryvion):
+    ryvion.tenant("new", plan="free", credits=Jsonb({"refill": 100, "every": "month"}))
+    key = ryvion.mint("new")
+    verdict = ryvion.ask("POST /v1/embeddings", bearer(key), spend=100)
+    assert (verdict.ok, verdict.credits_remaining) == (True, 0)
+    verdict = ryvion.ask("POST /v1/embeddings", bearer(key), spend=1)
+    assert (verdict.status, verdict.code) == (429, "credits_exhausted")
+    assert 0 < verdict.retry_after.days * 86400 + verdict.retry_after.seconds <= 31 * 86400
+    assert ryvion.answer("GET /v1/models", key) == OK
 
 
 # Keys that manage keys

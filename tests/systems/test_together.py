@@ -103,6 +103,70 @@ def test_events_go_to_the_product_that_they_are_of(products, keys, listen):
     assert heard == {name: [] for name in NAMES} | {"rymi": [str(keys["rymi"].key_id)]}
 
 
+# Usage, limits and credits
+
+def test_usage_of_one_is_in_no_others_logs(products, keys):
+    for requests, (name, product) in enumerate(products.items(), 1):
+        for _ in range(requests):
+            assert product.ask(HARMLESS[name], bearer(keys[name])).ok
+    for requests, (name, product) in enumerate(products.items(), 1):
+        logs = product.logs()
+        assert logs["meta"]["total"] == len(logs["data"]) == requests
+        assert {(entry["key_id"], f"{entry['method']} {entry['endpoint']}")
+                for entry in logs["data"]} == {(str(keys[name].key_id), HARMLESS[name])}
+        for other in NAMES:
+            if other != name:
+                product.refused("KS404", "usage_logs", "acme", key_id=keys[other].key_id)
+
+
+def test_trying_a_key_elsewhere_is_no_use_of_it(products, keys):
+    for name, product in products.items():
+        for other in NAMES:
+            if other != name:
+                assert product.ask(HARMLESS[name], bearer(keys[other])).status == 401
+    for name, product in products.items():
+        assert product.last_uses() == {keys[name].key_id: None}
+        assert product.logs()["meta"]["total"] == 0
+
+
+@pytest.mark.parametrize("used_up", NAMES)
+def test_limits_of_one_leave_the_others(products, keys, used_up):
+    for product in products.values():
+        product.give(limits=[{"name": "calls", "limit": 2, "window": "1 day"}])
+    assert products[used_up].verify(keys[used_up], weight=2).ok
+    statuses = {name: product.ask(HARMLESS[name], bearer(keys[name])).status
+                for name, product in products.items()}
+    assert statuses == {name: 429 if name == used_up else 200 for name in NAMES}
+
+
+@pytest.mark.parametrize("spent", NAMES)
+def test_credits_of_one_pay_for_no_other(products, keys, spent):
+    for product in products.values():
+        product.give(credits=2)
+    assert products[spent].verify(keys[spent], spend=2).credits_remaining == 0
+    left = {name: product.verify(keys[name], spend=1).credits_remaining
+            for name, product in products.items()}
+    assert left == {name: None if name == spent else 1 for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_identity_in_one_sees_and_manages_nothing_of_the_others(products, keys, name):
+    for other in NAMES:
+        if other == name:
+            continue
+        with products[name].signed_in(keys[name]):
+            assert products[name].db.value("SELECT keysmith.current_keyspace()") == name
+            assert products[name].db.value(
+                "SELECT count(*) FROM keysmith.keys WHERE keyspace <> %s", name) == 0
+        for function, arguments, named in [
+                ("list_keys", ("acme",), {"keyspace": other}),
+                ("usage_logs", ("acme",), {"keyspace": other}),
+                ("revoke", (keys[other].key_id,), {})]:
+            refused = products[name].refusal(keys[name], function, *arguments, **named)
+            assert refused.sqlstate in ("KS403", "KS404"), function
+        assert products[other].verify(keys[other]).ok
+
+
 # The document
 
 def test_the_document_names_every_test_and_no_other():
