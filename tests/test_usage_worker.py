@@ -251,22 +251,23 @@ def under_load(cluster, key, end):
 
 
 def test_a_fast_shutdown_loses_nothing():
-    with cluster_with_key("fast", keysmith__usage_flush_interval="10s") as (cluster, db, key):
+    # With room for all: what a transaction that rolls back finds no room for is dropped.
+    with cluster_with_key("fast", keysmith__usage_flush_interval="10s",
+                          keysmith__usage_buffer="256MB") as (cluster, db, key):
         db.rows("BEGIN")
         db.verify(key)
         decided = under_load(cluster, key, cluster.stop)
         db.session.close()
         cluster.start()
         db = session(cluster)
-        # What came too late for the worker is stored with what comes now. Statements that
-        # were cut off count as well: each of the four may have one.
-        db.verify(key)
+        # What came too late for the worker was kept, and is stored now.
         flush(db)
-        assert decided + 2 <= stored(db) <= decided + 2 + 80
+        # Statements that were cut off count as well: each of the four may have one.
+        assert decided + 1 <= stored(db) <= decided + 1 + 80
         assert db.value("SELECT sum(stored) FROM keysmith.usage_incarnation") == db.value(
             "SELECT count(*) FROM keysmith.usage_event WHERE incarnation > 0")
-        assert db.rows("SELECT closed_at IS NOT NULL FROM keysmith.usage_incarnation "
-                       "ORDER BY incarnation") == [(True,), (False,)]
+        db.verify(key)
+        flush(db)
         assert db.value("SELECT count(*) FROM keysmith.usage_incarnation "
                         "WHERE lost_at_most IS NOT NULL") == 0
         assert count(db, "losses") == 0

@@ -29,9 +29,8 @@ pub fn take_up(ring: &Ring) {
 
 fn put_back(ring: &Ring, content: &[u8]) {
     let Some(mut rest) = content.strip_prefix(MAGIC) else { return };
-    while let Some((database, record, after)) = first_record(rest) {
-        rest = after;
-        if let Some(place) = ring.place_of(database)
+    while let Some((oid, record)) = take_record(&mut rest) {
+        if let Some(place) = ring.place_of(oid)
             && !ring.push(place, record)
         {
             ring.count(place, |counters| counters.dropped += 1);
@@ -39,12 +38,13 @@ fn put_back(ring: &Ring, content: &[u8]) {
     }
 }
 
-/// A database's oid, a record of it, and what follows.
-fn first_record(content: &[u8]) -> Option<(u32, &[u8], &[u8])> {
+/// Takes a database's oid and a record from the front.
+fn take_record<'a>(content: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
     let (oid, rest) = content.split_first_chunk()?;
     let (length, rest) = rest.split_first_chunk()?;
     let (record, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
-    Some((u32::from_le_bytes(*oid), record, rest))
+    *content = rest;
+    Some((u32::from_le_bytes(*oid), record))
 }
 
 /// After a proper end only: of what a worker was at when it was cut off, nobody could
