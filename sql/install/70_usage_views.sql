@@ -219,8 +219,8 @@ BEGIN
     END IF;
     newest := date_trunc(usage_chart.per, coalesce(usage_chart.until, clock_timestamp()), 'UTC');
 
-    RETURN NEXT left(format('requests per %s, UTC%s', usage_chart.per,
-                            coalesce(', of ' || usage_chart.tenant, '')), usage_chart.width - 2);
+    RETURN QUERY SELECT left(format('requests per %s, UTC%s', usage_chart.per,
+                                    coalesce(', of ' || usage_chart.tenant, '')), usage_chart.width - 2);
     RETURN QUERY
     WITH counts AS (
         SELECT u.hour AS period, u.requests, u.outcome FROM keysmith.usage_hourly u
