@@ -117,12 +117,13 @@ def make_lookup_table(connection, keys):
     connection.execute("ALTER TABLE peer ADD PRIMARY KEY (digest)")
 
 
-def transactions_per_second(cluster, contender, clients, seconds):
+def transactions_per_second(cluster, contender, clients, seconds, **settings):
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     with tempfile.TemporaryDirectory() as folder:
         output = cluster.program(
             "pgbench", "-n", "-M", "prepared", "-T", seconds, "-c", clients,
-            "-j", min(clients, 2), *contender.arguments(Path(folder)), "postgres",
-            dbname=None).stdout
+            "-j", min(clients, 2), *contender.arguments(Path(folder)),
+            f"dbname=postgres options='{options}'", dbname=None).stdout
     rate = re.search(r"^tps = ([0-9.]+)", output, re.MULTILINE)
     if not rate:
         raise SystemExit(f"{contender.name}: no transaction in {seconds} s; try more --seconds")
