@@ -18,7 +18,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
-        test test-core test-server installcheck lint bench bench-instructions bench-isolation clean
+        test test-core test-server installcheck lint bench bench-drain bench-instructions bench-isolation clean
 
 help: ## list what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -84,6 +84,10 @@ lint: setup ## check formatting and lints
 
 bench: install $(VENV)/done ## measure throughput
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/throughput.py
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/hot_keys.py
+
+bench-drain: install $(VENV)/done ## measure how fast usage is stored
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/drain.py
 
 bench-instructions: install $(VENV)/done ## count instructions per call
 	@scripts/setup.sh valgrind

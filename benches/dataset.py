@@ -71,13 +71,31 @@ def fill(connection, keys):
     connection.execute(
         "SELECT keysmith.define_role('default', 'role' || n, %s) FROM generate_series(1, %s) n",
         [SCOPES, ROLES])
-    random_source = random.Random(len(keys))
+    add_keys(connection, keys)
+
+
+def add_keys(connection, keys, keyspace="default", tenant="tenant", limits=None):
+    """Keys of new tenants, which are named after `tenant`. `limits` is as it is stored."""
+    random_source = random.Random(keys[0])
     tenants = [_make_uuid(random_source) for _ in range(-(-len(keys) // KEYS_PER_TENANT))]
     copy(connection, "keysmith.tenant", ["tenant_id", "keyspace", "name"],
-          ((tenant, "default", f"tenant-{n}") for n, tenant in enumerate(tenants)))
+         ((tenant_id, keyspace, f"{tenant}-{n}") for n, tenant_id in enumerate(tenants)))
     copy(connection, "keysmith.key", _KEY_COLUMNS,
-          (_key_row(_make_uuid(random_source), tenants[n % len(tenants)], key)
-           for n, key in enumerate(keys)))
+         (_key_row(_make_uuid(random_source), tenants[n % len(tenants)], key, keyspace, limits)
+          for n, key in enumerate(keys)))
+
+
+def add_quiet_keys(connection, keys):
+    """Keys of a keyspace that logs nothing."""
+    connection.execute("SELECT keysmith.create_keyspace('quiet', usage_log => 'nothing')")
+    for scope in SCOPES:
+        connection.execute("SELECT keysmith.define_scope('quiet', %s)", [scope])
+    add_keys(connection, keys, keyspace="quiet")
+
+
+def add_limited_keys(connection, keys):
+    """Keys with a limit that no benchmark reaches."""
+    add_keys(connection, keys, tenant="limited", limits="100000000/1 hour/100000000/hourly")
 
 
 def settle(connection):
@@ -90,13 +108,13 @@ def settle(connection):
 
 
 _KEY_COLUMNS = ["key_id", "tenant_id", "generation", "digest", "keyspace", "environment", "kind",
-                "scopes", "label", "key_prefix", "key_snippet", "created_by"]
+                "scopes", "limits", "label", "key_prefix", "key_snippet", "created_by"]
 
 
-def _key_row(key_id, tenant_id, key):
+def _key_row(key_id, tenant_id, key, keyspace, limits):
     digest = hashlib.sha256(DOMAIN + key_digest(key)).digest()
     shown = key[:len(PREFIX) + 5], f"{PREFIX}...{key[-4:]}"
-    return (key_id, tenant_id, 0, digest, "default", "live", "secret", SCOPES, "benchmark",
+    return (key_id, tenant_id, 0, digest, keyspace, "live", "secret", SCOPES, limits, "benchmark",
             *shown, "postgres")
 
 

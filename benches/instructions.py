@@ -93,6 +93,10 @@ CASES = [
     Case("verify, scope required",
          as_value("keysmith.verify(api_key, '{images:write}')"), VALUES, "ok"),
     Case("verify", as_value("keysmith.verify(api_key)"), VALUES, "ok"),
+    Case("verify, nothing logged",
+         as_value("keysmith.verify(api_key, keyspace => 'quiet')", "quiet"), VALUES, "ok"),
+    Case("verify, one limit", as_value("keysmith.verify(api_key)", "limited"), VALUES, "ok"),
+    Case("verify, sign in", as_value("keysmith.verify(api_key, sign_in => true)"), VALUES, "ok"),
     Case(f"authenticate, {dataset.ROUTES} routes",
          as_value(f"keysmith.authenticate(headers, 'GET', '/v1/r{dataset.ROUTES // 2}/7/items')", "requests"),
          VALUES, "ok"),
@@ -119,6 +123,11 @@ def prepare(cluster):
         make_keys_table(connection, "known", looked_for)
         make_keys_table(connection, "misspelt", map(dataset.misspell, looked_for))
         make_keys_table(connection, "unknown", dataset.make_keys(MORE, seed=2))
+        for name, add, seed in (("quiet", dataset.add_quiet_keys, 3),
+                                ("limited", dataset.add_limited_keys, 4)):
+            others = dataset.make_keys(MORE, seed)
+            add(connection, others)
+            make_keys_table(connection, name, others)
         connection.execute("CREATE TABLE requests (n integer, headers jsonb)")
         dataset.copy(connection, "requests", ["n", "headers"],
                      enumerate(map(dataset.headers, looked_for), start=1))

@@ -3,10 +3,14 @@
 Every contender is run in many short rounds, in another order each time, so that what
 else the machine does meets all of them alike. Ratios are taken within a round, and
 their median over the rounds is shown.
+
+A second table is about hot keys, few of them: what logging and a limit add to a decision,
+and what the same costs where a plpgsql function writes rows for it.
 """
 
 import argparse
 import datetime
+import functools
 import random
 import re
 import statistics
@@ -18,7 +22,8 @@ import dataset
 import report
 from dataset import clusters
 
-RESULTS = Path(__file__).parent / "results" / "throughput.md"
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "throughput.md"
 
 # pgbench has no expressions for text, so a key per script, of which it picks one at
 # random for each transaction; other keys in each round. Every client prepares every
@@ -53,13 +58,15 @@ class Contender:
     statement: str
     values: list
     expected: object
+    # What the script does before; nothing of it depends on the round.
+    first: str = ""
 
     def arguments(self, folder):
         """Writes the scripts and returns how to tell pgbench of them."""
         arguments = ["-D", "scopes={images:write}"]
         for n, value in enumerate(self.values):
             script = folder / f"{n}.sql"
-            script.write_text(self.statement.replace(":key", f":key{n}") + ";\n")
+            script.write_text(self.first + self.statement.replace(":key", f":key{n}") + ";\n")
             arguments += ["-f", script, "-D", f"key{n}={value}"]
         return arguments
 
@@ -110,12 +117,13 @@ def make_lookup_table(connection, keys):
     connection.execute("ALTER TABLE peer ADD PRIMARY KEY (digest)")
 
 
-def transactions_per_second(cluster, contender, clients, seconds):
+def transactions_per_second(cluster, contender, clients, seconds, **settings):
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     with tempfile.TemporaryDirectory() as folder:
         output = cluster.program(
             "pgbench", "-n", "-M", "prepared", "-T", seconds, "-c", clients,
-            "-j", min(clients, 2), *contender.arguments(Path(folder)), "postgres",
-            dbname=None).stdout
+            "-j", min(clients, 2), *contender.arguments(Path(folder)),
+            f"dbname=postgres options='{options}'", dbname=None).stdout
     rate = re.search(r"^tps = ([0-9.]+)", output, re.MULTILINE)
     if not rate:
         raise SystemExit(f"{contender.name}: no transaction in {seconds} s; try more --seconds")

@@ -96,7 +96,8 @@ impl Identity {
             keyspace: text(holder.keyspace)?,
             environment: text(holder.environment)?,
             owner: text(holder.owner),
-            is_secret: text(holder.kind).as_deref() == Some(b"secret"),
+            // SAFETY: as above.
+            is_secret: holder.kind.is_some_and(|d| unsafe { varlena::bytes(d) } == b"secret"),
             scopes: holder.own.iter().map(|scope| Text::from(*scope)).collect(),
             request_id,
             roles: holder.roles.map(|role| role.map(Text::from)),

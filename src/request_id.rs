@@ -1,5 +1,6 @@
-//! Names for requests: random uuids, made in the backend.
+//! Names for requests: uuids that begin with the time, made in the backend.
 
+use keysmith_core::request_id;
 use std::cell::RefCell;
 
 /// How many are made of one draw from the operating system, which costs more than
@@ -16,9 +17,9 @@ thread_local! {
         const { RefCell::new(Pool { bytes: [0; 16 * BATCH], used: 16 * BATCH }) };
 }
 
-/// A random (version 4) uuid. Where the operating system has no entropy to give,
-/// the nil uuid: a decision does not fail for want of a name.
-pub fn next() -> [u8; 16] {
+/// A name for a request of that moment. Where the operating system has no entropy to
+/// give, the nil uuid: a decision does not fail for want of a name.
+pub fn next(moment: i64) -> [u8; 16] {
     POOL.with_borrow_mut(|pool| {
         if pool.used == pool.bytes.len() {
             if getrandom::fill(&mut pool.bytes).is_err() {
@@ -26,11 +27,9 @@ pub fn next() -> [u8; 16] {
             }
             pool.used = 0;
         }
-        let mut uuid = [0; 16];
-        uuid.copy_from_slice(&pool.bytes[pool.used..pool.used + 16]);
+        let mut random = [0; 16];
+        random.copy_from_slice(&pool.bytes[pool.used..pool.used + 16]);
         pool.used += 16;
-        uuid[6] = uuid[6] & 0x0f | 0x40;
-        uuid[8] = uuid[8] & 0x3f | 0x80;
-        uuid
+        request_id::at(moment, random)
     })
 }

@@ -95,3 +95,13 @@ fn attach(region: &Region) -> Result<()> {
         outcome
     }
 }
+
+/// PostgreSQL's own functions, without pgrx's care for errors: these raise none here,
+/// and they are called for each decision.
+pub mod lwlock {
+    use pgrx::pg_sys::{LWLock, LWLockMode};
+    unsafe extern "C-unwind" {
+        pub fn LWLockAcquire(lock: *mut LWLock, mode: LWLockMode::Type) -> bool;
+        pub fn LWLockRelease(lock: *mut LWLock);
+    }
+}

@@ -12,4 +12,5 @@ pub mod gcra;
 pub mod key;
 pub mod policy;
 pub mod refill;
+pub mod request_id;
 pub mod siphash;

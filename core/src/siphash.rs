@@ -21,23 +21,29 @@ impl SipHasher {
     }
 
     /// Adds bytes that are always as many at this place.
+    #[inline]
     pub fn fixed(&mut self, bytes: &[u8]) -> &mut SipHasher {
-        let held = self.length % 8;
-        let (first, rest) = bytes.split_at((8 - held).min(bytes.len()));
-        for (index, byte) in first.iter().enumerate() {
-            self.tail |= u64::from(*byte) << (8 * (held + index));
-        }
-        self.length = self.length.wrapping_add(bytes.len());
-        if held + first.len() < 8 {
-            return self;
-        }
-        self.word(self.tail);
-        let (words, last) = rest.as_chunks::<8>();
+        let (words, last) = bytes.as_chunks::<8>();
         for word in words {
-            self.word(u64::from_le_bytes(*word));
+            self.part(u64::from_le_bytes(*word), 8);
         }
-        self.tail = last.iter().rev().fold(0, |tail, byte| (tail << 8) | u64::from(*byte));
+        if !last.is_empty() {
+            let part = last.iter().rev().fold(0, |part, byte| (part << 8) | u64::from(*byte));
+            self.part(part, last.len());
+        }
         self
+    }
+
+    /// Adds up to eight bytes, the first of them lowest. The others are zero.
+    #[inline]
+    fn part(&mut self, part: u64, length: usize) {
+        let held = self.length % 8;
+        self.length = self.length.wrapping_add(length);
+        self.tail |= part << (8 * held);
+        if held + length >= 8 {
+            self.word(self.tail);
+            self.tail = if held == 0 { 0 } else { part >> (8 * (8 - held)) };
+        }
     }
 
     /// Adds bytes and how many they are, so that no two sequences of these look alike.

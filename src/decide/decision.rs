@@ -106,8 +106,7 @@ impl<'a> Decision<'a> {
                 (reason, standing) =
                     self.toll.collect(self.catalog, &self.policy, &holder.account)?;
             }
-            let verdict =
-                Verdict::form(self.catalog, &self.policy, reason, Some(holder), &standing);
+            let verdict = self.answer(reason, Some(holder), &standing);
             if self.signs_in {
                 let request_id = verdict.request_id;
                 let identity = (reason == Reason::Ok)
@@ -126,7 +125,12 @@ impl<'a> Decision<'a> {
             identity::sign_in(None);
         }
         usage::unknown(&self.policy, self.keyspace, &self.noted(), reason);
-        Verdict::form(self.catalog, &self.policy, reason, None, &Standing::default())
+        self.answer(reason, None, &Standing::default())
+    }
+
+    #[inline]
+    fn answer(&self, reason: Reason, holder: Option<&Holder>, standing: &Standing) -> Verdict {
+        Verdict::form(self.catalog, &self.policy, reason, holder, standing, self.demand.now)
     }
 
     /// The request, as usage records tell of it.

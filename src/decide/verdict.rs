@@ -70,6 +70,7 @@ impl Verdict {
         reason: Reason,
         holder: Option<&Holder>,
         standing: &Standing,
+        moment: i64,
     ) -> Verdict {
         let mut row = Values { values: [Datum::null(); COLUMNS], nulls: [true; COLUMNS] };
         let answer = reason.answer();
@@ -113,7 +114,7 @@ impl Verdict {
             row.set(Column::RetryAfter, Some(Datum::from(&raw const wait)));
         }
         row.set(Column::CreditsRemaining, standing.credits_remaining.map(Datum::from));
-        let request_id = crate::request_id::next();
+        let request_id = crate::request_id::next(moment);
         row.set(Column::RequestId, Some(Datum::from(request_id.as_ptr())));
         // SAFETY: the type is ours and has the columns listed above. All that the
         // values point to is copied into the tuple; the description is released.

@@ -44,7 +44,8 @@ pub fn hasher() -> Option<SipHasher> {
 /// Takes so many calls from all limits, or from none.
 pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Outcome<'a> {
     let Some(table) = Table::shared() else { return Outcome::Unavailable };
-    let mut taken: Vec<Option<Bucket>> = Vec::with_capacity(claims.len());
+    // Nothing is put back from the last one.
+    let mut taken: Vec<Option<Bucket>> = Vec::with_capacity(claims.len().saturating_sub(1));
     let mut locked = Locked::all(table, claims);
     let now = table::now();
     // Nothing below allocates, or can fail: sessions wait for these locks.
@@ -57,7 +58,9 @@ pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Outcome<'a> {
         let before = part.find(claim.bucket);
         let after = at_rate(before, claim, now).taken(now, weight);
         if part.put(claim.bucket, after, claim.owner, now) {
-            taken.push(before);
+            if taken.len() + 1 < claims.len() {
+                taken.push(before);
+            }
             continue;
         }
         // What was taken from the limits before it is put back.

@@ -3,7 +3,7 @@
 use super::Claim;
 use crate::error::{Code, Error, Result};
 use crate::guc;
-use crate::shmem::{Place, Region};
+use crate::shmem::{Place, Region, lwlock};
 use keysmith_core::buckets::{PLACES, Part};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -143,7 +143,7 @@ impl Lock {
         // SAFETY: there are as many locks as parts.
         unsafe {
             let lock = &raw mut (*table.locks.add(index)).lock;
-            pg_sys::LWLockAcquire(lock, mode);
+            lwlock::LWLockAcquire(lock, mode);
             Lock(lock)
         }
     }
@@ -153,7 +153,7 @@ impl Drop for Lock {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: taken in `take`. After an error the abort releases it.
-            unsafe { pg_sys::LWLockRelease(self.0) };
+            unsafe { lwlock::LWLockRelease(self.0) };
         }
     }
 }
@@ -161,21 +161,27 @@ impl Drop for Lock {
 /// The parts of some claims, for one session alone.
 pub struct Locked {
     table: Table,
-    _locks: Vec<Lock>,
+    _first: Option<Lock>,
+    _others: Vec<Lock>,
 }
 
 impl Locked {
     /// Locks are taken in the order of parts, so that sessions don't wait in a circle.
     /// A decision has far fewer limits than PostgreSQL lets a session have locks.
     pub fn all(table: Table, claims: &[Claim]) -> Locked {
+        let take = |index| Lock::take(&table, index, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        // Mostly there is one: then no memory is asked for.
+        if let [claim] = claims {
+            return Locked { table, _first: Some(take(table.part_of(claim))), _others: Vec::new() };
+        }
         let mut parts: Vec<usize> = claims.iter().map(|claim| table.part_of(claim)).collect();
         parts.sort_unstable();
         parts.dedup();
         let mut locks = Vec::with_capacity(parts.len());
         for index in parts {
-            locks.push(Lock::take(&table, index, pg_sys::LWLockMode::LW_EXCLUSIVE));
+            locks.push(take(index));
         }
-        Locked { table, _locks: locks }
+        Locked { table, _first: None, _others: locks }
     }
 
     /// The part of one of the claims.

@@ -9,7 +9,7 @@
 use super::settings;
 use super::unknown::Unknown;
 use crate::error::Result;
-use crate::shmem::{Place, Region};
+use crate::shmem::{Place, Region, lwlock};
 use keysmith_core::event::MAX_LEN;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
@@ -124,16 +124,6 @@ struct Slot {
 // SAFETY: shared memory with a lock for `state` and atomics for the rest; what else
 // there is never changes.
 unsafe impl Sync for Ring {}
-
-/// PostgreSQL's own functions, without pgrx's care for errors: these raise none here,
-/// and they are called for each decision.
-mod lwlock {
-    use pgrx::pg_sys::{LWLock, LWLockMode};
-    unsafe extern "C-unwind" {
-        pub fn LWLockAcquire(lock: *mut LWLock, mode: LWLockMode::Type) -> bool;
-        pub fn LWLockRelease(lock: *mut LWLock);
-    }
-}
 
 fn slots() -> u32 {
     u32::try_from(settings::buffer() / size_of::<Slot>()).unwrap_or(NONE - 1)

@@ -1,0 +1,118 @@
+"""How fast the worker stores usage records that wait, and what a record costs it.
+
+The worker is held still while records come in, as many as it is to store. Then it goes on,
+and the clock runs until all are stored and on disk.
+"""
+
+import argparse
+import os
+import signal
+import statistics
+import time
+from pathlib import Path
+
+import dataset
+import report
+from dataset import clusters
+
+RESULTS = Path(__file__).parent / "results" / "drain.md"
+
+SETTINGS = {
+    "shared_buffers": "512MB",
+    "max_wal_size": "4GB",
+    "fsync": "on",
+    # Turns are alike: nothing but the worker works.
+    "autovacuum": "off",
+    "keysmith__usage_buffer": "1GB",
+}
+
+KINDS = {"a hundred keys": 100, "ten thousand keys": 10_000}
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def worker(connection):
+    """The worker's process, once there is one."""
+    connection.execute("SELECT keysmith.verify((SELECT api_key FROM plaintext LIMIT 1))")
+    for _ in range(200):
+        found = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'keysmith usage worker'").fetchone()
+        if found:
+            return found[0]
+        time.sleep(0.05)
+    raise SystemExit("the worker did not start")
+
+
+def processor_seconds(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def stored(connection):
+    return connection.execute("SELECT count(*) FROM keysmith.usage_event").fetchone()[0]
+
+
+def drain(connection, keys, events):
+    """Seconds, and seconds of the worker's processor time, for so many records."""
+    pid = worker(connection)
+    connection.execute("SELECT keysmith.flush_usage()")
+    connection.execute("CHECKPOINT")
+    before = stored(connection)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        connection.execute(
+            "SELECT count(keysmith.verify(api_key, ip => '192.0.2.1'))"
+            " FROM generate_series(0, %s - 1) AS g JOIN plaintext ON n = g %% %s", [events, keys])
+        used = processor_seconds(pid)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    start = time.perf_counter()
+    connection.execute("SELECT keysmith.flush_usage('10 minutes')")
+    taken = time.perf_counter() - start
+    used = processor_seconds(pid) - used
+    if stored(connection) != before + events:
+        raise SystemExit(f"{stored(connection) - before} records were stored, not {events}")
+    return taken, used
+
+
+def measure(events, turns):
+    keys = dataset.make_keys(max(KINDS.values()))
+    rows = []
+    with clusters.running("drain", **SETTINGS) as cluster:
+        with cluster.connect() as connection:
+            dataset.fill(connection, keys)
+            connection.execute("CREATE TABLE plaintext (n integer PRIMARY KEY, api_key text)")
+            dataset.copy(connection, "plaintext", ["n", "api_key"], enumerate(keys))
+            dataset.settle(connection)
+            measured = {kind: [] for kind in KINDS}
+            for _ in range(turns):
+                for kind, count in KINDS.items():
+                    measured[kind].append(drain(connection, count, events))
+            version = connection.info.server_version
+    for kind, results in measured.items():
+        taken = statistics.median(taken for taken, _ in results)
+        used = statistics.median(used for _, used in results)
+        rows.append([kind, f"{events / taken:,.0f}", f"{taken / events * 1e6:.1f} µs",
+                     f"{used / events * 1e6:.1f} µs"])
+    header = ["records of", "records a second", "time for each", "processor time for each"]
+    return report.markdown_table(header, rows), f"{version // 10000}.{version % 10000}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--turns", type=int, default=5)
+    options = parser.parse_args()
+    text, version = measure(options.events, options.turns)
+    print(text)
+    RESULTS.write_text(f"""# Storing usage records
+
+PostgreSQL {version}, {report.processor()}, with fsync. {options.events:,} records waited
+in each of {options.turns} turns, with the default settings of batches; medians. Made by
+`{report.command()}`.
+
+{text}
+""")
+
+
+if __name__ == "__main__":
+    main()

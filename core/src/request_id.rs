@@ -1,0 +1,48 @@
+//! The form of a request's name: a version 7 uuid (RFC 9562), which begins with the time.
+//! Requests are stored in about the order in which they come. An index of names in that
+//! order grows at its end; one of random names would be read and written all over.
+
+/// Between the beginnings of Unix's count of time and PostgreSQL's, in milliseconds.
+const POSTGRES_EPOCH: i64 = 946_684_800_000;
+
+/// A name made of a moment, in microseconds of PostgreSQL's count, and of random bytes,
+/// of which 62 bits stay. The time is told to a quarter of a microsecond at best.
+pub fn at(moment: i64, random: [u8; 16]) -> [u8; 16] {
+    let milliseconds = moment.div_euclid(1000).saturating_add(POSTGRES_EPOCH);
+    let milliseconds = u64::try_from(milliseconds).unwrap_or(0) & 0xffff_ffff_ffff;
+    let fraction = moment.rem_euclid(1000).unsigned_abs() * 4096 / 1000;
+    let time = (milliseconds << 16) | 0x7000 | fraction;
+    let random = (u128::from_be_bytes(random) as u64) >> 2;
+    ((u128::from(time) << 64) | (0b10 << 62) | u128::from(random)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn form_is_that_of_version_7() {
+        // The example of RFC 9562: 2022-02-22 19:22:22 UTC.
+        let moment = (0x017f_22e2_79b0 - POSTGRES_EPOCH) * 1000;
+        let name = u128::from_be_bytes(at(moment, [0xff; 16]));
+        assert_eq!(name, 0x017f_22e2_79b0_7000_bfff_ffff_ffff_ffff);
+        let name = u128::from_be_bytes(at(moment + 999, [0; 16]));
+        assert_eq!(name, 0x017f_22e2_79b0_7ffb_8000_0000_0000_0000);
+    }
+
+    proptest! {
+        #[test]
+        fn later_names_sort_behind(
+            earlier in 0i64..1 << 60, later in 1i64..1 << 40, random in any::<[[u8; 16]; 2]>()
+        ) {
+            prop_assert!(at(earlier, random[0]) < at(earlier + later, random[1]));
+        }
+
+        #[test]
+        fn any_moment_has_a_form(moment in any::<i64>(), random in any::<[u8; 16]>()) {
+            let name = at(moment, random);
+            prop_assert_eq!((name[6] >> 4, name[8] >> 6), (7, 0b10));
+        }
+    }
+}
