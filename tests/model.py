@@ -18,7 +18,7 @@ import re
 import zlib
 
 RULES = ["presented", "format", "found", "environment", "revocation", "expiry", "disablement",
-         "tenant", "owner", "address", "kind", "scopes"]
+         "tenant", "owner", "address", "kind", "scopes", "limits", "credits"]
 
 # The canonical code of each reason, and the status of each code.
 CODES = {

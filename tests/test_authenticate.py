@@ -505,7 +505,7 @@ def test_authenticating_writes_nothing(db, connect, database, isolation):
     for _ in range(50):
         assert session.one("authenticate", headers, "GET", "/x").ok
         assert session.one("authenticate", Jsonb({}), "GET", "/x").reason == "missing"
-        assert len(session.call("explain_verify", headers=headers, method="GET", path="/x")) == 12
+        assert len(session.call("explain_verify", headers=headers, method="GET", path="/x")) == 14
     assert session.value("SELECT pg_current_xact_id_if_assigned()") is None
     assert session.value("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() "
                          "AND relation::regclass::text LIKE 'keysmith%%'") == 0

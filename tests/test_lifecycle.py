@@ -179,7 +179,8 @@ def test_alter_expiry(db):
     ({"metadata": "x"}, "metadata"),
     ({"environment": "test"}, "environment"),
     ({"key_id": UNKNOWN}, "key_id"),
-    ({"limits": [{"name": "x", "limit": 1, "window": "1 s"}]}, "limits"),
+    ({"limits": [{"name": "x", "limit": 0, "window": "1 s"}]}, "limits"),
+    ({"limits": "x"}, "limits"), ({"credits": -1}, "credits"), ({"credits": "x"}, "credits"),
     ([], "changes"), ("x", "changes"), (None, "changes"), (5, "changes"),
 ])
 def test_a_bad_patch_changes_nothing(db, changes, named):
