@@ -864,6 +864,7 @@ DECLARE
     busy      text[] := '{}';
     folded    bigint;
     summed    bigint;
+    forgotten bigint;
     starts    timestamptz;
     is_there  boolean;
 BEGIN
@@ -908,8 +909,8 @@ BEGIN
 
     task := 'requests without a known key';
     DELETE FROM keysmith.usage_unknown WHERE hour < oldest;
-    GET DIAGNOSTICS number = ROW_COUNT;
-    outcome := number || ' counts dropped';
+    GET DIAGNOSTICS forgotten = ROW_COUNT;
+    outcome := forgotten || ' counts dropped';
     RETURN NEXT;
 
     -- Dropping comes last: it locks the table of requests until the commit.
