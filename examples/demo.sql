@@ -76,6 +76,12 @@ SELECT key_prefix, key_snippet, label, status, revoked_reason
 FROM keysmith.list_keys('acme', include_revoked => true);
 
 \echo
+\echo '=== What was asked with its keys: a worker stores it, a moment later'
+SELECT keysmith.flush_usage();
+SELECT status, outcome, count(*) AS requests FROM keysmith.usage
+WHERE tenant = 'acme' GROUP BY status, outcome ORDER BY status;
+
+\echo
 \echo '=== Who did what, in a chain that shows what was done to it'
 SELECT entry, action, tenant, role, after ->> 'revoked_reason' AS reason
 FROM keysmith.audit WHERE keyspace = 'default' ORDER BY entry;
