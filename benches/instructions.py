@@ -161,7 +161,7 @@ def count(cluster, loop, profile):
     # The first pass fills all caches.
     statements = [loop.statement(keys) for keys in (MORE, FEWER, MORE)]
     done = clusters.run(
-        VALGRIND, "--tool=callgrind", "--vgdb=no", "--trace-children=no",
+        VALGRIND, "--tool=callgrind", "--compress-strings=no", "--vgdb=no", "--trace-children=no",
         f"--callgrind-out-file={profile}",
         f"--toggle-collect={EXECUTION}", f"--dump-after={EXECUTION}",
         clusters.BIN / "postgres", "--single", "-D", cluster.data, "postgres",
@@ -176,13 +176,13 @@ def total(dump):
     return int(re.search(r"^totals: (\d+)", Path(dump).read_text(), re.MULTILINE)[1])
 
 
-def count_all(cluster, profiles):
+def count_all(cluster, cases, profiles):
     """Instructions per key, by the name of the case."""
     profile = cluster.dir / "profile"
     empty = {loop: count(cluster, loop, profile)
-             for loop in dict.fromkeys(case.empty for case in CASES)}
+             for loop in dict.fromkeys(case.empty for case in cases)}
     counts = {}
-    for case in CASES:
+    for case in cases:
         counts[case.name] = round(count(cluster, case.loop, profile) - empty[case.empty])
         if profiles:
             profiles.mkdir(parents=True, exist_ok=True)
@@ -203,13 +203,16 @@ def table(counts, baseline):
 
 def grown(counts, baseline):
     """Our cases that cost noticeably more than they did."""
-    return [case.name for case in CASES if case.is_ours and case.name in baseline
-            and counts[case.name] > baseline[case.name] * (1 + MOST_GROWTH)]
+    ours = (case.name for case in CASES if case.is_ours)
+    return [name for name in ours if name in counts and name in baseline
+            and counts[name] > baseline[name] * (1 + MOST_GROWTH)]
 
 
 def read_options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--update", action="store_true", help="make these counts the baseline")
+    parser.add_argument("--only", default="", metavar="TEXT",
+                        help="count just the cases whose names contain it")
     parser.add_argument("--profiles", type=Path, metavar="FOLDER",
                         help="keep what callgrind_annotate reads: a file for each case")
     return parser.parse_args()
@@ -221,13 +224,14 @@ def main():
         sys.exit("valgrind is not installed")
     with clusters.running("instructions", **SETTINGS) as cluster:
         version = prepare(cluster)
-        counts = count_all(cluster, options.profiles)
+        counts = count_all(
+            cluster, [case for case in CASES if options.only in case.name], options.profiles)
     # Each major version has a baseline of its own: its share of the work differs.
     baselines = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     baseline = baselines.get(str(version), {})
     print(table(counts, baseline))
     if options.update:
-        BASELINE.write_text(json.dumps(baselines | {str(version): counts}, indent=4) + "\n")
+        BASELINE.write_text(json.dumps(baselines | {str(version): baseline | counts}, indent=4) + "\n")
     elif names := grown(counts, baseline):
         sys.exit(f"grown by more than {MOST_GROWTH:.0%}: {'; '.join(names)}")
 

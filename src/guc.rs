@@ -33,6 +33,16 @@ pub fn max_buckets() -> i32 {
     MAX_BUCKETS.load(Relaxed)
 }
 
+/// Where PostgreSQL keeps the value of `keysmith.directory_size`.
+static DIRECTORY_SIZE: AtomicI32 = AtomicI32::new(131_072);
+
+/// How many keys the server remembers the place of, so that decisions about them need
+/// no index. The default takes 10 MB, and serves 100,000 keys in use; what does not fit
+/// is looked up as every row is.
+pub fn directory_size() -> i32 {
+    DIRECTORY_SIZE.load(Relaxed)
+}
+
 pub fn define() {
     // SAFETY: called from _PG_init; all strings are static, and so is the place of
     // the value.
@@ -59,6 +69,21 @@ pub fn define() {
                 MAX_BUCKETS.as_ptr(),
                 65_536,
                 16,
+                16 * 1024 * 1024,
+                pg_sys::GucContext::PGC_POSTMASTER,
+                0,
+                None,
+                None,
+                None,
+            );
+            pg_sys::DefineCustomIntVariable(
+                c"keysmith.directory_size".as_ptr(),
+                c"Number of keys whose place in the table is remembered.".as_ptr(),
+                c"Each takes 80 bytes of shared memory. 0 has every key looked up by the index."
+                    .as_ptr(),
+                DIRECTORY_SIZE.as_ptr(),
+                131_072,
+                0,
                 16 * 1024 * 1024,
                 pg_sys::GucContext::PGC_POSTMASTER,
                 0,

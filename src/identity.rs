@@ -19,11 +19,11 @@ use crate::decide::verdict::Holder;
 use crate::error::{Code, Error, Result};
 use crate::manage::profile;
 use crate::transaction::Memory;
-use crate::varlena;
 use keysmith_core::policy::rules;
 use keysmith_core::policy::scope::Held;
 use keysmith_core::policy::verdict::Reason;
 use pgrx::pg_sys::{self, Datum, SubTransactionId};
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -84,27 +84,22 @@ impl Identity {
         address: Option<IpAddr>,
         request_id: [u8; 16],
         found_at: u64,
-    ) -> Option<Identity> {
-        // SAFETY: uuids and texts of the pinned rows.
-        let uuid = |datum: Option<Datum>| datum.map(|d| unsafe { *d.cast_mut_ptr::<Bytes16>() });
-        // SAFETY: as above.
-        let text = |datum: Option<Datum>| datum.map(|d| Text::from(unsafe { varlena::bytes(d) }));
-        Some(Identity {
-            key_id: uuid(holder.key_id)?,
-            tenant_id: uuid(holder.tenant_id)?,
-            tenant: text(holder.tenant)?,
-            keyspace: text(holder.keyspace)?,
-            environment: text(holder.environment)?,
-            owner: text(holder.owner),
-            // SAFETY: as above.
-            is_secret: holder.kind.is_some_and(|d| unsafe { varlena::bytes(d) } == b"secret"),
+    ) -> Identity {
+        Identity {
+            key_id: holder.key_id,
+            tenant_id: holder.tenant_id,
+            tenant: holder.tenant.unwrap_or_default().into(),
+            keyspace: holder.keyspace.into(),
+            environment: holder.environment.into(),
+            owner: holder.owner.map(Text::from),
+            is_secret: holder.kind == b"secret",
             scopes: holder.own.iter().map(|scope| Text::from(*scope)).collect(),
             request_id,
             roles: holder.roles.map(|role| role.map(Text::from)),
-            expires_at: holder.expires_at.map(|datum| datum.value() as i64),
+            expires_at: holder.expires_at,
             address,
             found_at,
-        })
+        }
     }
 
     #[inline]
@@ -124,10 +119,11 @@ impl Identity {
         decision.demand.address = self.address;
         let reader = Reader::open(&catalog);
         let found = reader.key_with_id(&self.key_id, |row| {
-            decision.gather(&reader, row, |found, holder| {
+            decision.gather(&reader, row, &Cell::default(), |found, holder| {
                 match rules::decide(found, &decision.demand) {
-                    Reason::Ok => Identity::new(holder, self.address, self.request_id, found_at)
-                        .ok_or(Reason::NotFound),
+                    Reason::Ok => {
+                        Ok(Identity::new(holder, self.address, self.request_id, found_at))
+                    }
                     reason => Err(reason),
                 }
             })

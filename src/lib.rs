@@ -3,7 +3,9 @@
 mod audit;
 mod call;
 mod catalog;
+mod composite;
 mod decide;
+mod direct;
 mod error;
 mod guc;
 mod identity;

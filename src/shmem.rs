@@ -1,6 +1,7 @@
 //! Shared memory of our own, asked for while the library is preloaded. Where it isn't
 //! there is none, and what would live in it says so.
 
+use crate::catalog::directory;
 use crate::error::{Error, Result};
 use crate::{limit, usage};
 use pgrx::pg_sys;
@@ -32,7 +33,7 @@ impl Place {
     }
 }
 
-static REGIONS: [&Region; 2] = [&limit::REGION, &usage::ring::REGION];
+static REGIONS: [&Region; 3] = [&directory::REGION, &limit::REGION, &usage::ring::REGION];
 
 /// The hooks that were there before ours.
 static PREVIOUS: OnceLock<(pg_sys::shmem_request_hook_type, pg_sys::shmem_startup_hook_type)> =
@@ -96,12 +97,5 @@ fn attach(region: &Region) -> Result<()> {
     }
 }
 
-/// PostgreSQL's own functions, without pgrx's care for errors: these raise none here,
-/// and they are called for each decision.
-pub mod lwlock {
-    use pgrx::pg_sys::{LWLock, LWLockMode};
-    unsafe extern "C-unwind" {
-        pub fn LWLockAcquire(lock: *mut LWLock, mode: LWLockMode::Type) -> bool;
-        pub fn LWLockRelease(lock: *mut LWLock);
-    }
-}
+/// See `direct`.
+pub(crate) use crate::direct as lwlock;

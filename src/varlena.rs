@@ -28,6 +28,24 @@ pub unsafe fn length(datum: Datum) -> usize {
     }
 }
 
+/// The length of a value as it lies in memory when it was `fetched`, its header
+/// included, or more than that.
+///
+/// # Safety
+/// The datum must be a valid varlena.
+#[inline]
+pub unsafe fn size(datum: Datum) -> usize {
+    let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: a varlena's header tells its own form.
+    unsafe {
+        if pgrx::varatt_is_1b_e(pointer) {
+            length(datum) + HEADER
+        } else {
+            pgrx::varsize_any(pointer)
+        }
+    }
+}
+
 /// The value itself if it lies in the row, else a copy of it in the current memory
 /// context: a row may go, and what is stored outside of it with it.
 ///

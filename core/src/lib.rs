@@ -7,6 +7,7 @@
 
 pub mod buckets;
 pub mod chain;
+pub mod directory;
 pub mod event;
 pub mod gcra;
 pub mod key;

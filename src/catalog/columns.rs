@@ -1,6 +1,8 @@
 //! The columns of our tables, numbered from 1 in the order of their creation. Each
 //! backend compares these lists with the tables before it reads them: see `tables`.
 
+use pgrx::pg_sys;
+
 macro_rules! columns {
     ($($table:ident { $($column:ident)* })*) => {$(
         #[allow(non_upper_case_globals, non_camel_case_types, dead_code)]
@@ -41,3 +43,31 @@ columns! {
     }
     touch { key_id tenant_id schema relation operation rows first_at last_at request_id }
 }
+
+/// The columns of the type `verdict`, and their types.
+pub const VERDICT: [(&str, pg_sys::BuiltinOid); 21] = {
+    use pg_sys::BuiltinOid::*;
+    [
+        ("ok", BOOLOID),
+        ("status", INT4OID),
+        ("code", TEXTOID),
+        ("message", TEXTOID),
+        ("reason", TEXTOID),
+        ("key_id", UUIDOID),
+        ("tenant", TEXTOID),
+        ("tenant_id", UUIDOID),
+        ("keyspace", TEXTOID),
+        ("environment", TEXTOID),
+        ("kind", TEXTOID),
+        ("owner", TEXTOID),
+        ("role", TEXTOID),
+        ("scopes", TEXTARRAYOID),
+        ("metadata", JSONBOID),
+        ("expires_at", TIMESTAMPTZOID),
+        ("limit_name", TEXTOID),
+        ("limit_remaining", INT8OID),
+        ("retry_after", INTERVALOID),
+        ("credits_remaining", INT8OID),
+        ("request_id", UUIDOID),
+    ]
+};

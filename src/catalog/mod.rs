@@ -2,6 +2,7 @@
 //! without SPI, and each keyspace's policy, kept until it changes.
 
 pub mod columns;
+pub mod directory;
 pub mod invalidation;
 pub mod policy;
 pub mod scan;

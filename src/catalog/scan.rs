@@ -9,11 +9,14 @@
 //! These scans check no privileges: whoever may call a function may have it look.
 
 use super::tables::Table;
+use crate::direct;
 use crate::text;
 use crate::varlena::{self, ArrayView};
+use keysmith_core::directory::Place;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CStr;
 use std::marker::PhantomData;
+use std::ops::Deref;
 
 /// The widest of our tables.
 const MAX_COLUMNS: usize = 32;
@@ -27,7 +30,11 @@ impl Snapshot {
     pub fn now(table: Table) -> Snapshot {
         // SAFETY: our tables have no syscache, so the snapshot is a new one. It is
         // registered, since an invalidation may let go of an unregistered one.
-        unsafe { Snapshot(pg_sys::RegisterSnapshot(pg_sys::GetCatalogSnapshot(table.table))) }
+        unsafe {
+            Snapshot(direct::guarded(|| {
+                direct::RegisterSnapshot(direct::GetCatalogSnapshot(table.table))
+            }))
+        }
     }
 
     /// For PostgreSQL, for as long as this lives.
@@ -40,12 +47,14 @@ impl Drop for Snapshot {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: registered in `now`, once. After an error the abort does it.
-            unsafe { pg_sys::UnregisterSnapshot(self.0) };
+            unsafe { direct::UnregisterSnapshot(self.0) };
         }
     }
 }
 
-/// An open table, locked against being dropped until it is closed.
+/// An open table, locked against being dropped until it is closed. The lock is not kept
+/// for the rest of the transaction: who truncates a table or updates the extension need
+/// not wait for every transaction that was let in.
 pub struct Relation {
     relation: pg_sys::Relation,
     index: Oid,
@@ -56,23 +65,56 @@ const LOCK: i32 = pg_sys::AccessShareLock as i32;
 impl Relation {
     #[inline]
     pub fn open(table: Table) -> Relation {
-        // SAFETY: PostgreSQL raises an error if the table is gone.
-        Relation { relation: unsafe { pg_sys::table_open(table.table, LOCK) }, index: table.index }
+        // SAFETY: PostgreSQL raises an error if the table is gone; what `table_open` checks
+        // beside that, our tables are known for. Nothing inside needs dropping.
+        let relation = unsafe {
+            direct::guarded(|| {
+                direct::LockRelationOid(table.table, LOCK);
+                let relation = direct::RelationIdGetRelation(table.table);
+                if relation.is_null() { pg_sys::table_open(table.table, LOCK) } else { relation }
+            })
+        };
+        Relation { relation, index: table.index }
+    }
+
+    /// The row that lies at a place and is there to be seen, if any.
+    #[inline]
+    pub fn fetch<'a>(&'a self, snapshot: &'a Snapshot, place: Place) -> Option<Pinned<'a>> {
+        let mut tuple = pg_sys::HeapTupleData {
+            t_self: pg_sys::ItemPointerData {
+                ip_blkid: pg_sys::BlockIdData {
+                    bi_hi: (place.block >> 16) as u16,
+                    bi_lo: place.block as u16,
+                },
+                ip_posid: place.offset,
+            },
+            ..Default::default()
+        };
+        let mut buffer = 0;
+        // SAFETY: the relation is open and locked, the snapshot registered, and the page
+        // is there. The page stays pinned until the row is dropped; after an error the
+        // abort lets go of it. Nothing inside needs dropping.
+        unsafe {
+            let is_there = place.is_known()
+                && direct::guarded(|| {
+                    has_block(self.relation, place.block)
+                        && direct::heap_fetch(
+                            self.relation,
+                            snapshot.0,
+                            &mut tuple,
+                            &mut buffer,
+                            false,
+                        )
+                });
+            is_there.then(|| Pinned { row: self.row(&mut tuple), buffer })
+        }
     }
 
     /// Whether the table has these columns, in this order.
     pub fn has_columns(&self, names: &[&str]) -> bool {
-        // SAFETY: the relation is open, and its description has `natts` attributes.
-        unsafe {
-            let description = (*self.relation).rd_att;
-            let attributes = (*description)
-                .attrs
-                .as_slice(usize::try_from((*description).natts).unwrap_or_default());
-            let name = |attribute: &pg_sys::FormData_pg_attribute| {
-                CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes()
-            };
-            attributes.iter().map(name).eq(names.iter().map(|name| name.as_bytes()))
-        }
+        // SAFETY: the relation is open, and so its description stays.
+        let attributes = unsafe { attributes((*self.relation).rd_att) };
+        attributes.iter().map(attribute_name).eq(names.iter().map(|name| name.as_bytes()))
     }
 
     /// All rows whose leading index columns equal the keys, in index order.
@@ -141,18 +183,88 @@ impl Relation {
         unsafe {
             let description = (*self.relation).rd_att;
             assert!((*description).natts as usize <= MAX_COLUMNS, "a table of ours is too wide");
-            pg_sys::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
+            direct::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let at = (*tuple).t_self;
+            let block = (u32::from(at.ip_blkid.bi_hi) << 16) | u32::from(at.ip_blkid.bi_lo);
+            let place = Place { block, offset: at.ip_posid };
+            Row { values, nulls, place, _scan: PhantomData }
         }
-        Row { values, nulls, _scan: PhantomData }
+    }
+}
+
+/// The columns that a description has.
+///
+/// # Safety
+/// The description must be valid, and stay for as long as the result is used.
+pub unsafe fn attributes<'a>(
+    description: pg_sys::TupleDesc,
+) -> &'a [pg_sys::FormData_pg_attribute] {
+    // SAFETY: as the caller promises; it has `natts` attributes.
+    unsafe {
+        (*description).attrs.as_slice(usize::try_from((*description).natts).unwrap_or_default())
+    }
+}
+
+pub fn attribute_name(attribute: &pg_sys::FormData_pg_attribute) -> &[u8] {
+    // SAFETY: a name ends in a zero.
+    unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) }.to_bytes()
+}
+
+/// Whether a table has so many blocks. To read one that it hasn't is an error.
+///
+/// A table shrinks under a lock that excludes ours, and has all sessions forget how long
+/// it was: what is remembered of its length may be too short, and never too long.
+///
+/// # Safety
+/// The relation must be open and locked. This may raise an error.
+#[inline]
+unsafe fn has_block(relation: pg_sys::Relation, block: u32) -> bool {
+    const MAIN: pg_sys::ForkNumber::Type = pg_sys::ForkNumber::MAIN_FORKNUM;
+    // SAFETY: as the caller promises; storage that is not open yet is null.
+    unsafe {
+        let storage = (*relation).rd_smgr;
+        if !storage.is_null() {
+            let known = (*storage).smgr_cached_nblocks[MAIN as usize];
+            if known != pg_sys::InvalidBlockNumber && block < known {
+                return true;
+            }
+        }
+        block < pg_sys::RelationGetNumberOfBlocksInFork(relation, MAIN)
+    }
+}
+
+/// A row in a page that is held in memory for as long as this lives.
+pub struct Pinned<'a> {
+    row: Row<'a>,
+    buffer: pg_sys::Buffer,
+}
+
+impl<'a> Deref for Pinned<'a> {
+    type Target = Row<'a>;
+
+    fn deref(&self) -> &Row<'a> {
+        &self.row
+    }
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: pinned in `fetch`, once. After an error the abort lets go of it.
+            unsafe { direct::ReleaseBuffer(self.buffer) };
+        }
     }
 }
 
 impl Drop for Relation {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: opened in `open` with the same lock; after an error the abort
-            // closes it.
-            unsafe { pg_sys::table_close(self.relation, LOCK) };
+            // SAFETY: opened and locked in `open`, once; after an error the abort closes it.
+            unsafe {
+                let mut locked = (*self.relation).rd_lockInfo.lockRelId;
+                direct::RelationClose(self.relation);
+                direct::UnlockRelationId(&mut locked, LOCK);
+            }
         }
     }
 }
@@ -251,10 +363,16 @@ impl Drop for Scan<'_> {
 pub struct Row<'a> {
     values: [Datum; MAX_COLUMNS],
     nulls: [bool; MAX_COLUMNS],
+    place: Place,
     _scan: PhantomData<&'a ()>,
 }
 
 impl<'a> Row<'a> {
+    /// Where it lies.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
     #[inline]
     pub fn datum(&self, column: i16) -> Option<Datum> {
         let index = usize::from(column.unsigned_abs()).checked_sub(1)?;

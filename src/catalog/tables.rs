@@ -1,7 +1,8 @@
 //! Where our tables are: the OIDs of tables, indexes and types.
 
 use super::columns;
-use super::scan::Relation;
+use super::scan::{Relation, attribute_name, attributes};
+use crate::composite::RowType;
 use crate::error::{Code, Error, Result};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
@@ -36,8 +37,9 @@ pub struct Tables {
     pub access: Table,
     pub audit_entry: Table,
     pub touch: Table,
-    /// The row type of a verdict.
-    pub verdict: Oid,
+    /// The row type of a verdict, and the relation that stands for it.
+    pub verdict: RowType,
+    verdict_relation: Oid,
 }
 
 impl Tables {
@@ -70,6 +72,7 @@ impl Tables {
             audit_entry: table(c"audit_entry", c"audit_entry_pkey")?,
             touch: table(c"touch", c"touch_of_key")?,
             verdict: row_type(c"verdict", schema)?,
+            verdict_relation: relation(c"verdict")?,
         };
         tables.check_columns()?;
         Ok(tables)
@@ -100,7 +103,7 @@ impl Tables {
         Err(mismatch("the library does not fit the extension's tables"))
     }
 
-    /// All tables: rows of the policy's, and the form of each of them, make what we
+    /// All tables, and the type of verdicts: rows of the policy's, and the form of each of them, make what we
     /// remember stale when they change.
     pub fn watched(&self) -> [Oid; WATCHED] {
         let all = [
@@ -119,14 +122,19 @@ impl Tables {
             self.audit_entry,
             self.touch,
         ];
-        all.map(|table| table.table)
+        let mut watched = [self.verdict_relation; WATCHED];
+        for (place, table) in watched.iter_mut().zip(all) {
+            *place = table.table;
+        }
+        watched
     }
 }
 
-/// How many tables there are.
-pub const WATCHED: usize = 14;
+/// How many tables there are, and the type.
+pub const WATCHED: usize = 15;
 
-fn row_type(name: &CStr, schema: Oid) -> Result<Oid> {
+/// The row type of that name, if it has the columns that verdicts are written with.
+fn row_type(name: &CStr, schema: Oid) -> Result<RowType> {
     // SAFETY: a look-up in the cache of types, which gives InvalidOid if there is none.
     let oid = unsafe {
         pg_sys::GetSysCacheOid(
@@ -138,7 +146,26 @@ fn row_type(name: &CStr, schema: Oid) -> Result<Oid> {
             pg_sys::Datum::null(),
         )
     };
-    found(oid, name)
+    let oid = found(oid, name)?;
+    let expected = columns::VERDICT.iter().map(|(name, oid)| (name.as_bytes(), oid.value(), false));
+    // SAFETY: PostgreSQL raises an error if there is no such type; the description is
+    // released after its use.
+    let (is_expected, row_type) = unsafe {
+        let description = pg_sys::lookup_rowtype_tupdesc(oid, -1);
+        let columns = attributes(description)
+            .iter()
+            .map(|column| (attribute_name(column), column.atttypid, column.attisdropped));
+        let is_expected = columns.eq(expected);
+        let row_type = RowType::new(description);
+        if (*description).tdrefcount >= 0 {
+            pg_sys::DecrTupleDescRefCount(description);
+        }
+        (is_expected, row_type)
+    };
+    if !is_expected {
+        return Err(mismatch("the library does not fit the extension's type verdict"));
+    }
+    Ok(row_type)
 }
 
 fn found(oid: Oid, name: &CStr) -> Result<Oid> {

@@ -43,7 +43,7 @@ fn authenticate(call: &Call) -> Result<Option<Datum>> {
     decision.toll.weight = toll::weight(call, position::WEIGHT)?.unwrap_or(required.weight());
     let presented = presented(call.json(position::HEADERS), policy.schemes);
     let verdict = decision.verdict(None, presented)?;
-    Ok(Some(verdict.into_datum()))
+    Ok(Some(verdict.row.into_datum()))
 }
 
 /// An argument as usage records take it: one that is too long to decide about is

@@ -8,16 +8,18 @@ use super::verdict::{Holder, Verdict};
 use crate::call::{Bytes, Call};
 use crate::catalog::policy::Policy;
 use crate::catalog::scan::Row;
-use crate::catalog::{Catalog, columns};
+use crate::catalog::{Catalog, columns, directory};
 use crate::error::Result;
 use crate::identity::{self, Identity};
 use crate::usage;
+use keysmith_core::directory::{Entry, Places};
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::format;
 use keysmith_core::policy::allowlist::Allowlist;
 use keysmith_core::policy::rules::{self, Demand, Found, Kind};
 use keysmith_core::policy::verdict::Reason;
 use pgrx::pg_sys;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 /// What was handed in for a key.
@@ -86,37 +88,89 @@ impl<'a> Decision<'a> {
 
     /// The answer; with tables that are open already, or with its own.
     pub fn verdict(&self, reader: Option<&Reader>, presented: Presented) -> Result<Verdict> {
+        let found_at = identity::transactions_ended();
+        let opened = OnceCell::new();
+        let open = || reader.unwrap_or_else(|| opened.get_or_init(|| Reader::open(self.catalog)));
+        let known = self.known(presented);
+        if let Some(known) = &known
+            && let Some(entry) = known.entry.filter(|entry| self.takes(entry))
+            && let Some(row) = open().key_at(&entry, self.keyspace)
+        {
+            let places = Cell::new(entry.places);
+            let verdict = self.gather(open(), &row, &places, |found, holder| {
+                self.conclude(found, holder, found_at)
+            });
+            known.note(&Entry { places: places.get(), ..entry });
+            return verdict;
+        }
         let digest = match self.digest(presented) {
             Ok(digest) => digest,
             Err(reason) => return Ok(self.refusal(reason)),
         };
-        let found_at = identity::transactions_ended();
-        let opened;
-        let reader = match reader {
-            Some(reader) => reader,
-            None => {
-                opened = Reader::open(self.catalog);
-                &opened
+        let looked_up = open().key(&digest, self.keyspace, |row| {
+            let places = Cell::new(Places { key: row.place(), ..Places::default() });
+            let verdict = self.gather(open(), row, &places, |found, holder| {
+                self.conclude(found, holder, found_at)
+            });
+            if let Some(known) = &known {
+                self.note(known, presented, row, places.get());
             }
-        };
-        let decided = self.look_up(reader, &digest, |found, holder| {
-            let mut reason = rules::decide(found, &self.demand);
-            let mut standing = Standing::default();
-            if reason == Reason::Ok {
-                (reason, standing) =
-                    self.toll.collect(self.catalog, &self.policy, &holder.account)?;
-            }
-            let verdict = self.answer(reason, Some(holder), &standing);
-            if self.signs_in {
-                let request_id = verdict.request_id;
-                let identity = (reason == Reason::Ok)
-                    .then(|| Identity::new(holder, self.demand.address, request_id, found_at));
-                identity::sign_in(identity.flatten());
-            }
-            usage::decided(&self.policy, &self.noted(), holder, reason, &verdict);
-            Ok(verdict)
+            verdict
         });
-        decided.unwrap_or_else(|reason| Ok(self.refusal(reason)))
+        match looked_up {
+            Lookup::Here(verdict) => verdict,
+            Lookup::InOtherKeyspace => Ok(self.refusal(Reason::WrongKeyspace)),
+            Lookup::Nowhere => Ok(self.refusal(Reason::NotFound)),
+        }
+    }
+
+    /// What the directory tells of a key.
+    #[inline]
+    fn known(&self, presented: Presented) -> Option<directory::Known> {
+        use directory::{Form, look_up};
+        match presented {
+            Presented::Key(key) if self.has_imports() || format::has_length_of_key(key) => {
+                look_up(self.keyspace, Form::Key, key)
+            }
+            Presented::Digest(digest) => look_up(self.keyspace, Form::Digest, &digest.0),
+            _ => None,
+        }
+    }
+
+    /// Whether a key could be looked for, as `digest` has it.
+    fn takes(&self, entry: &Entry) -> bool {
+        self.has_imports() || entry.is_well_formed
+    }
+
+    /// Has the directory know of a key that was found.
+    fn note(&self, known: &directory::Known, presented: Presented, row: &Row, places: Places) {
+        use columns::key as column;
+        let is_well_formed = match presented {
+            Presented::Key(key) => format::is_well_formed(key),
+            _ => true,
+        };
+        let digest = row.bytes(column::digest).and_then(|digest| digest.try_into().ok());
+        if let (Some(digest), Some(generation)) = (digest, row.smallint(column::generation)) {
+            known.note(&Entry { digest, generation, is_well_formed, places });
+        }
+    }
+
+    /// The answer about a key that was found.
+    fn conclude(&self, found: &Found, holder: &Holder, found_at: u64) -> Result<Verdict> {
+        let mut reason = rules::decide(found, &self.demand);
+        let mut standing = Standing::default();
+        if reason == Reason::Ok {
+            (reason, standing) = self.toll.collect(self.catalog, &self.policy, &holder.account)?;
+        }
+        let verdict = self.answer(reason, Some(holder), &standing);
+        if self.signs_in {
+            let request_id = verdict.request_id;
+            let identity = (reason == Reason::Ok)
+                .then(|| Identity::new(holder, self.demand.address, request_id, found_at));
+            identity::sign_in(identity);
+        }
+        usage::decided(&self.policy, &self.noted(), holder, reason, &verdict);
+        Ok(verdict)
     }
 
     /// A refusal that tells of no key.
@@ -160,18 +214,21 @@ impl<'a> Decision<'a> {
         digest: &KeyDigest,
         with: impl FnOnce(&Found, &Holder) -> T,
     ) -> std::result::Result<T, Reason> {
-        match reader.key(digest, self.keyspace, |row| self.gather(reader, row, with)) {
+        let nowhere = Cell::default();
+        match reader.key(digest, self.keyspace, |row| self.gather(reader, row, &nowhere, with)) {
             Lookup::Here(result) => Ok(result),
             Lookup::InOtherKeyspace => Err(Reason::WrongKeyspace),
             Lookup::Nowhere => Err(Reason::NotFound),
         }
     }
 
-    /// Gathers what there is to a key: its row, its tenant's, its owner's.
+    /// Gathers what there is to a key: its row, its tenant's, its owner's. They are
+    /// looked for in their places first, which are then noted.
     pub fn gather<T>(
         &self,
         reader: &Reader,
         key: &Row,
+        places: &Cell<Places>,
         with: impl FnOnce(&Found, &Holder) -> T,
     ) -> T {
         use columns::key as column;
@@ -185,7 +242,7 @@ impl<'a> Decision<'a> {
             // SAFETY: the column is a cidr[], and the row is pinned.
             unsafe { allowlists::of_key(key_id, list) }
         });
-        reader.tenant(&tenant_id, |tenant| {
+        reader.tenant(&tenant_id, places, |tenant| {
             let conclude = |owner_gone: bool, owners_role: Option<&[u8]>| {
                 let role = key.bytes(column::role);
                 let held = self.policy.held(&own, [role, owners_role]);
@@ -204,19 +261,19 @@ impl<'a> Decision<'a> {
                     held,
                 };
                 let holder = Holder {
-                    key_id: key.datum(column::key_id),
-                    tenant: tenant.and_then(|row| row.datum(columns::tenant::name)),
-                    tenant_id: key.datum(column::tenant_id),
-                    keyspace: key.datum(column::keyspace),
-                    environment: key.datum(column::environment),
-                    kind: key.datum(column::kind),
-                    owner: key.datum(column::owner),
+                    key_id,
+                    tenant: tenant.and_then(|row| row.bytes(columns::tenant::name)),
+                    tenant_id,
+                    keyspace: self.keyspace,
+                    environment: found.environment,
+                    kind: key.bytes(column::kind).unwrap_or_default(),
+                    owner: key.bytes(column::owner),
                     role: role.or(owners_role),
                     own: &own,
                     roles: [role, owners_role],
                     scopes: &held.effective(),
                     metadata: key.datum(column::metadata),
-                    expires_at: key.datum(column::expires_at),
+                    expires_at: found.expires_at,
                     account: Account {
                         keyspace: self.keyspace,
                         environment: found.environment,
@@ -230,7 +287,7 @@ impl<'a> Decision<'a> {
             };
             match key.bytes(column::owner) {
                 None => conclude(false, None),
-                Some(owner) => reader.member(&tenant_id, owner, |member| {
+                Some(owner) => reader.member(&tenant_id, owner, places, |member| {
                     let role = member.and_then(|row| row.bytes(columns::member::role));
                     conclude(member.is_none(), role)
                 }),

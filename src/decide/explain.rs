@@ -12,8 +12,8 @@ use crate::call::{Bytes, Call, result_set, sql_functions};
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
 use crate::error::Result;
+use crate::limit;
 use crate::text::{self, lossy};
-use crate::{limit, varlena};
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
 use keysmith_core::policy::verdict::Reason;
@@ -210,12 +210,12 @@ fn what_it_saw(
         "disablement" => if found.disabled { "disabled" } else { "enabled" }.into(),
         "tenant" => {
             let state = if found.tenant_suspended { "suspended" } else { "not suspended" };
-            format!("{} is {state}", text_of(holder.tenant))
+            format!("{} is {state}", lossy(holder.tenant.unwrap_or_default()))
         }
         "owner" => match (holder.owner, found.owner_gone) {
             (None, _) => "no owner".into(),
-            (owner, true) => format!("{} is no longer a member", text_of(owner)),
-            (owner, false) => format!("{} is a member", text_of(owner)),
+            (Some(owner), true) => format!("{} is no longer a member", lossy(owner)),
+            (Some(owner), false) => format!("{} is a member", lossy(owner)),
         },
         "address" => {
             let address = demand.address.map_or("no address".into(), |address| address.to_string());
@@ -236,11 +236,6 @@ fn what_it_saw(
             format!("holds {}; {needs}", shortened(&held))
         }
     }
-}
-
-fn text_of(datum: Option<Datum>) -> String {
-    // SAFETY: a text of a pinned row.
-    datum.map_or(String::new(), |datum| lossy(unsafe { varlena::bytes(datum) }))
 }
 
 /// Long lists are cut, and marked.

@@ -1,11 +1,12 @@
 //! Finding a key, its tenant and its owner.
 
 use crate::catalog::columns;
-use crate::catalog::scan::{Relation, Row, ScanKey, Snapshot, Varlena};
+use crate::catalog::scan::{Pinned, Relation, Row, ScanKey, Snapshot, Varlena};
 use crate::catalog::{Catalog, Tables};
 use crate::pepper;
+use keysmith_core::directory::{Entry, Places};
 use keysmith_core::key::digest::KeyDigest;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 /// The moment at which tables are read, and the tables, each opened when it is needed
@@ -13,7 +14,7 @@ use std::rc::Rc;
 pub struct Reader {
     tables: Rc<Tables>,
     snapshot: Snapshot,
-    keys: Relation,
+    keys: OnceCell<Relation>,
     tenants: OnceCell<Relation>,
     members: OnceCell<Relation>,
 }
@@ -31,10 +32,26 @@ impl Reader {
         Reader {
             tables: catalog.tables.clone(),
             snapshot: Snapshot::now(catalog.tables.key),
-            keys: Relation::open(catalog.tables.key),
+            keys: OnceCell::new(),
             tenants: OnceCell::new(),
             members: OnceCell::new(),
         }
+    }
+
+    #[inline]
+    fn keys(&self) -> &Relation {
+        self.keys.get_or_init(|| Relation::open(self.tables.key))
+    }
+
+    /// The key's row, if it still lies where it did.
+    #[inline]
+    pub fn key_at(&self, entry: &Entry, keyspace: &[u8]) -> Option<Pinned<'_>> {
+        use columns::key as column;
+        let row = self.keys().fetch(&self.snapshot, entry.places.key)?;
+        let is_it = row.bytes(column::digest) == Some(&entry.digest)
+            && row.smallint(column::generation) == Some(entry.generation)
+            && row.bytes(column::keyspace) == Some(keyspace);
+        is_it.then_some(row)
     }
 
     /// Finds a key by its digest and hands its row on, while it is pinned.
@@ -49,7 +66,7 @@ impl Reader {
         for (generation, stored) in pepper::peppers().candidates(digest) {
             let stored = Varlena::new(&stored);
             let mut scan =
-                self.keys.scan(&self.snapshot, [ScanKey::bytes(column::digest, &stored)]);
+                self.keys().scan(&self.snapshot, [ScanKey::bytes(column::digest, &stored)]);
             while let Some(row) = scan.next() {
                 if row.smallint(column::generation) != Some(generation) {
                     continue;
@@ -71,28 +88,53 @@ impl Reader {
         scan.next().as_ref().map(with)
     }
 
-    /// Hands on the row of a tenant.
+    /// Hands on the row of a tenant: from where it lay, or else by the index.
     #[inline]
-    pub fn tenant<T>(&self, tenant_id: &[u8; 16], with: impl FnOnce(Option<&Row>) -> T) -> T {
+    pub fn tenant<T>(
+        &self,
+        tenant_id: &[u8; 16],
+        places: &Cell<Places>,
+        with: impl FnOnce(Option<&Row>) -> T,
+    ) -> T {
+        use columns::tenant as column;
         let tenants = self.tenants.get_or_init(|| Relation::open(self.tables.tenant));
-        let key = ScanKey::uuid(columns::tenant::tenant_id, tenant_id);
-        let mut scan = tenants.scan(&self.snapshot, [key]);
-        with(scan.next().as_ref())
+        if let Some(row) = tenants.fetch(&self.snapshot, places.get().tenant)
+            && row.uuid(column::tenant_id).as_ref() == Some(tenant_id)
+        {
+            return with(Some(&row));
+        }
+        let mut scan = tenants.scan(&self.snapshot, [ScanKey::uuid(column::tenant_id, tenant_id)]);
+        let row = scan.next();
+        if let Some(row) = &row {
+            places.set(Places { tenant: row.place(), ..places.get() });
+        }
+        with(row.as_ref())
     }
 
-    /// Hands on the row of a tenant's member.
+    /// Hands on the row of a tenant's member: from where it lay, or else by the index.
     pub fn member<T>(
         &self,
         tenant_id: &[u8; 16],
         member: &[u8],
+        places: &Cell<Places>,
         with: impl FnOnce(Option<&Row>) -> T,
     ) -> T {
         use columns::member as column;
         let members = self.members.get_or_init(|| Relation::open(self.tables.member));
-        let member = Varlena::new(member);
+        if let Some(row) = members.fetch(&self.snapshot, places.get().member)
+            && row.uuid(column::tenant_id).as_ref() == Some(tenant_id)
+            && row.bytes(column::member) == Some(member)
+        {
+            return with(Some(&row));
+        }
+        let name = Varlena::new(member);
         let keys =
-            [ScanKey::uuid(column::tenant_id, tenant_id), ScanKey::text(column::member, &member)];
+            [ScanKey::uuid(column::tenant_id, tenant_id), ScanKey::text(column::member, &name)];
         let mut scan = members.scan(&self.snapshot, keys);
-        with(scan.next().as_ref())
+        let row = scan.next();
+        if let Some(row) = &row {
+            places.set(Places { member: row.place(), ..places.get() });
+        }
+        with(row.as_ref())
     }
 }

@@ -1,63 +1,36 @@
 //! A verdict as a row.
 
 use super::toll::{Account, Standing};
-use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
+use crate::catalog::{Catalog, columns};
+use crate::composite::{self, Composite, ROOM_OF_ELEMENT};
 use crate::varlena;
 use keysmith_core::policy::verdict::Reason;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 
-/// The columns of the type `keysmith.verdict`, in its order.
-#[derive(Clone, Copy)]
-#[allow(dead_code)]
-enum Column {
-    Ok,
-    Status,
-    Code,
-    Message,
-    Reason,
-    KeyId,
-    Tenant,
-    TenantId,
-    Keyspace,
-    Environment,
-    Kind,
-    Owner,
-    Role,
-    Scopes,
-    Metadata,
-    ExpiresAt,
-    LimitName,
-    LimitRemaining,
-    RetryAfter,
-    CreditsRemaining,
-    RequestId,
-}
-
-const COLUMNS: usize = Column::RequestId as usize + 1;
-
-/// What a verdict tells of a key that was found: values as its row has them.
+/// What is known of a key that was found.
 pub struct Holder<'a> {
-    pub key_id: Option<Datum>,
-    pub tenant: Option<Datum>,
-    pub tenant_id: Option<Datum>,
-    pub keyspace: Option<Datum>,
-    pub environment: Option<Datum>,
-    pub kind: Option<Datum>,
-    pub owner: Option<Datum>,
+    pub key_id: [u8; 16],
+    pub tenant: Option<&'a [u8]>,
+    pub tenant_id: [u8; 16],
+    pub keyspace: &'a [u8],
+    pub environment: &'a [u8],
+    pub kind: &'a [u8],
+    pub owner: Option<&'a [u8]>,
     pub role: Option<&'a [u8]>,
     pub scopes: &'a [&'a [u8]],
     /// The key's own scopes, and the names of its own role and of its owner's.
     pub own: &'a [&'a [u8]],
     pub roles: [Option<&'a [u8]>; 2],
+    /// As it is stored in the key's row.
     pub metadata: Option<Datum>,
-    pub expires_at: Option<Datum>,
+    pub expires_at: Option<i64>,
     pub account: Account<'a>,
 }
 
-/// The row of a verdict, in the memory context in which it was formed.
+/// A verdict's row, and what else is asked of it.
 pub struct Verdict {
-    tuple: pg_sys::HeapTuple,
+    pub row: Composite,
     pub status: i32,
     pub request_id: [u8; 16],
 }
@@ -72,100 +45,59 @@ impl Verdict {
         standing: &Standing,
         moment: i64,
     ) -> Verdict {
-        let mut row = Values { values: [Datum::null(); COLUMNS], nulls: [true; COLUMNS] };
         let answer = reason.answer();
-        row.set(Column::Ok, Some(Datum::from(reason == Reason::Ok)));
         let wording = policy.wording(answer);
         let status = wording.and_then(|wording| wording.status).unwrap_or(answer.status());
         let code = wording.and_then(|wording| wording.code.as_deref());
+        let code = code.unwrap_or(answer.code().as_bytes());
         let message = wording.and_then(|wording| wording.message.as_deref());
-        row.set(Column::Status, Some(Datum::from(status)));
-        row.set(Column::Code, Some(text(code.unwrap_or(answer.code().as_bytes()))));
-        row.set(Column::Message, Some(text(message.unwrap_or(answer.message().as_bytes()))));
-        row.set(Column::Reason, Some(text(reason.name().as_bytes())));
-        if let Some(holder) = holder {
-            row.set(Column::KeyId, holder.key_id);
-            row.set(Column::Tenant, holder.tenant);
-            row.set(Column::TenantId, holder.tenant_id);
-            row.set(Column::Keyspace, holder.keyspace);
-            row.set(Column::Environment, holder.environment);
-            row.set(Column::Kind, holder.kind);
-            row.set(Column::Owner, holder.owner);
-            row.set(Column::Role, holder.role.map(text));
-            row.set(
-                Column::Scopes,
-                Some(varlena::text_array(holder.scopes.iter().map(|scope| text(scope)).collect())),
-            );
-            // SAFETY: a jsonb of the key's row.
-            row.set(
-                Column::Metadata,
-                holder.metadata.map(|json| unsafe { varlena::fetched(json) }),
-            );
-            row.set(Column::ExpiresAt, holder.expires_at);
-        }
-        let mut wait = pg_sys::Interval::default();
-        row.set(Column::LimitName, standing.limit.map(|(name, _)| text(name)));
-        row.set(
-            Column::LimitRemaining,
-            standing.limit.map(|(_, remaining)| Datum::from(i64::from(remaining))),
-        );
-        if let Some(microseconds) = standing.retry_after {
-            wait.time = microseconds;
-            row.set(Column::RetryAfter, Some(Datum::from(&raw const wait)));
-        }
-        row.set(Column::CreditsRemaining, standing.credits_remaining.map(Datum::from));
+        let message = message.unwrap_or(answer.message().as_bytes());
+        let reason_name = reason.name().as_bytes();
+        let limit_name = standing.limit.map(|(name, _)| name);
+        // SAFETY: a jsonb of the key's row.
+        let metadata = holder
+            .and_then(|holder| holder.metadata)
+            .map(|json| unsafe { (varlena::fetched(json), varlena::size(json)) });
         let request_id = crate::request_id::next(moment);
-        row.set(Column::RequestId, Some(Datum::from(request_id.as_ptr())));
-        // SAFETY: the type is ours and has the columns listed above. All that the
-        // values point to is copied into the tuple; the description is released.
-        unsafe {
-            let description = pg_sys::lookup_rowtype_tupdesc(catalog.tables.verdict, -1);
-            assert!((*description).natts as usize == COLUMNS, "the type verdict was altered");
-            let tuple = pg_sys::heap_form_tuple(
-                description,
-                row.values.as_mut_ptr(),
-                row.nulls.as_mut_ptr(),
-            );
-            if (*description).tdrefcount >= 0 {
-                pg_sys::DecrTupleDescRefCount(description);
-            }
-            Verdict { tuple, status, request_id }
-        }
+
+        let of_holder = |holder: &Holder| {
+            let texts = [holder.tenant, holder.owner, holder.role].into_iter().flatten();
+            let texts = texts.chain([holder.keyspace, holder.environment, holder.kind]);
+            let scopes = holder.scopes.iter().map(|scope| scope.len() + ROOM_OF_ELEMENT);
+            texts.map(<[u8]>::len).chain(scopes).sum::<usize>()
+        };
+        let room = code.len()
+            + message.len()
+            + reason_name.len()
+            + limit_name.map_or(0, <[u8]>::len)
+            + holder.map_or(0, of_holder)
+            + metadata.map_or(0, |(_, size)| size);
+        // SAFETY: the type was found to have these columns.
+        let mut row =
+            unsafe { composite::row(catalog.tables.verdict, columns::VERDICT.len(), room) };
+        row.boolean(reason == Reason::Ok);
+        row.integer(Some(status));
+        // The canonical vocabulary is ASCII, which is the same in every encoding.
+        row.text(Some(code));
+        row.text(Some(message));
+        row.text(Some(reason_name));
+        row.uuid(holder.map(|holder| &holder.key_id));
+        row.text(holder.and_then(|holder| holder.tenant));
+        row.uuid(holder.map(|holder| &holder.tenant_id));
+        row.text(holder.map(|holder| holder.keyspace));
+        row.text(holder.map(|holder| holder.environment));
+        row.text(holder.map(|holder| holder.kind));
+        row.text(holder.and_then(|holder| holder.owner));
+        row.text(holder.and_then(|holder| holder.role));
+        row.texts(holder.map(|holder| holder.scopes));
+        // SAFETY: fetched, so that it lies in no other place.
+        unsafe { row.stored(metadata.map(|(json, _)| json)) };
+        row.bigint(holder.and_then(|holder| holder.expires_at));
+        row.text(limit_name);
+        row.bigint(standing.limit.map(|(_, remaining)| i64::from(remaining)));
+        row.interval(standing.retry_after);
+        row.bigint(standing.credits_remaining);
+        row.uuid(Some(&request_id));
+        Verdict { row: row.finish(), status, request_id }
     }
-
-    /// The row as a value of its composite type.
-    pub fn into_datum(self) -> Datum {
-        // SAFETY: the tuple was formed with a composite type's description.
-        unsafe { pg_sys::HeapTupleHeaderGetDatum((*self.tuple).t_data) }
-    }
-
-    /// Adds the row to a set-returning function's result.
-    ///
-    /// # Safety
-    /// The store must be that of a set of verdicts.
-    pub unsafe fn put(self, store: *mut pg_sys::Tuplestorestate) {
-        // SAFETY: as the caller promises; the row is copied.
-        unsafe { pg_sys::tuplestore_puttuple(store, self.tuple) };
-    }
-}
-
-struct Values {
-    values: [Datum; COLUMNS],
-    nulls: [bool; COLUMNS],
-}
-
-impl Values {
-    fn set(&mut self, column: Column, value: Option<Datum>) {
-        if let Some(value) = value {
-            self.values[column as usize] = value;
-            self.nulls[column as usize] = false;
-        }
-    }
-}
-
-/// A text in the database's encoding. What the canonical vocabulary says is ASCII,
-/// which is the same in every one of them.
-fn text(bytes: &[u8]) -> Datum {
-    // SAFETY: the length is that of the slice, which is far below a text's limit.
-    unsafe { pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as i32) }.into()
 }

@@ -62,7 +62,7 @@ fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
     decision.toll.spend = toll::spend(call, position::SPEND)?;
     decision.toll.weight = toll::required_weight(call, position::WEIGHT)?;
     let verdict = decision.verdict(None, presented)?;
-    Ok(Some(verdict.into_datum()))
+    Ok(Some(verdict.row.into_datum()))
 }
 
 /// A verdict for each key of an array, in its order, all under one snapshot.
@@ -87,7 +87,7 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
         // SAFETY: the row is copied into the store before the scratch is reset.
         unsafe {
             scratch.switch_to(|_| -> Result<()> {
-                decision.verdict(Some(&reader), presented)?.put(result.setResult);
+                decision.verdict(Some(&reader), presented)?.row.put(result.setResult);
                 Ok(())
             })?;
             scratch.reset();

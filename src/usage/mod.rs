@@ -19,10 +19,9 @@ mod worker;
 
 use crate::catalog::policy::{Policy, UsageLog};
 use crate::decide::{Holder, Verdict};
-use crate::varlena;
 use keysmith_core::event::{self, Event, Learned, MAX_LEN, Record};
 use keysmith_core::policy::verdict::Reason;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys;
 use std::ffi::c_int;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -54,20 +53,13 @@ pub fn decided(
         return held::hand_on();
     }
     let (mut method_room, mut endpoint_room) = (Vec::new(), Vec::new());
-    // SAFETY: the columns' types, of a row that is pinned.
-    let (uuid, text) = unsafe {
-        (
-            |datum: Option<Datum>| datum.map_or([0; 16], |d| *d.cast_mut_ptr::<[u8; 16]>()),
-            |datum: Option<Datum>| datum.map_or(&b""[..], |d| varlena::bytes(d)),
-        )
-    };
     let record = Record::Event(Event {
         at: request.at,
         request_id: verdict.request_id,
-        key_id: uuid(holder.key_id),
-        tenant_id: uuid(holder.tenant_id),
-        keyspace: text(holder.keyspace),
-        environment: text(holder.environment),
+        key_id: holder.key_id,
+        tenant_id: holder.tenant_id,
+        keyspace: holder.keyspace,
+        environment: holder.environment,
         outcome: reason.name().as_bytes(),
         ip: request.address.filter(|_| policy.usage_details),
         learned: learned(

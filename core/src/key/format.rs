@@ -39,6 +39,12 @@ pub fn parse(key: &[u8]) -> Option<Parts<'_>> {
     Some(Parts { prefix, secret, checksum })
 }
 
+/// Whether a key is neither too short nor too long to be one that was minted.
+#[inline]
+pub fn has_length_of_key(key: &[u8]) -> bool {
+    (BODY_LEN + 2..=BODY_LEN + MAX_PREFIX_LEN).contains(&key.len())
+}
+
 /// Whether `parse` would take the key apart, without doing so.
 #[inline]
 pub fn is_well_formed(key: &[u8]) -> bool {

@@ -1,0 +1,277 @@
+//! What was found out about keys before: a table in memory that all sessions share.
+//!
+//! An entry tells in which form a key is stored, which never changes, and where its rows
+//! lay when they were last read, which may: a place says where to look, and only what
+//! lies there decides. So an entry can cost a look in vain, and never a wrong answer.
+//!
+//! Entries are found by a keyed hash of 128 bits, whose key nobody learns: no other key
+//! can be made that has the same one. Readers and writers take no lock: each slot has a
+//! version, odd while it is written, and whoever reads a slot that changed meanwhile has
+//! found nothing.
+
+use crate::key::digest::DIGEST_LEN;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, fence};
+
+/// Slots that a hash may be found in.
+pub const WAYS: usize = 4;
+
+/// Where a row lies in its table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub block: u32,
+    /// From 1 up; 0 is no place.
+    pub offset: u16,
+}
+
+impl Place {
+    pub fn is_known(self) -> bool {
+        self.offset != 0
+    }
+
+    fn packed(self) -> u64 {
+        (u64::from(self.block) << 16) | u64::from(self.offset)
+    }
+
+    fn unpacked(word: u64) -> Place {
+        Place { block: (word >> 16) as u32, offset: word as u16 }
+    }
+}
+
+/// The rows that a decision about a key reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    pub key: Place,
+    pub tenant: Place,
+    pub member: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// As the key is stored, and under which pepper.
+    pub digest: [u8; DIGEST_LEN],
+    pub generation: i16,
+    /// Whether the key has the form and the checksum of one that was minted.
+    pub is_well_formed: bool,
+    pub places: Places,
+}
+
+const GENERATION_SHIFT: u32 = 48;
+const GENERATION_MASK: u64 = 0x7fff;
+const WELL_FORMED: u64 = 1 << 63;
+
+/// The hash's two words, the digest's four, and one for each place.
+const WORDS: usize = 9;
+
+impl Entry {
+    fn packed(&self, tag: u128) -> [u64; WORDS] {
+        let mut words = [0; WORDS];
+        words[0] = tag as u64;
+        words[1] = (tag >> 64) as u64;
+        for (word, bytes) in words[2..6].iter_mut().zip(self.digest.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        words[6] = self.places.key.packed()
+            | ((u64::from(self.generation.unsigned_abs()) & GENERATION_MASK) << GENERATION_SHIFT)
+            | if self.is_well_formed { WELL_FORMED } else { 0 };
+        words[7] = self.places.tenant.packed();
+        words[8] = self.places.member.packed();
+        words
+    }
+
+    fn unpacked(words: &[u64; WORDS]) -> Entry {
+        let mut digest = [0; DIGEST_LEN];
+        for (bytes, word) in digest.as_chunks_mut::<8>().0.iter_mut().zip(&words[2..6]) {
+            *bytes = word.to_le_bytes();
+        }
+        Entry {
+            digest,
+            generation: ((words[6] >> GENERATION_SHIFT) & GENERATION_MASK) as i16,
+            is_well_formed: words[6] & WELL_FORMED != 0,
+            places: Places {
+                key: Place::unpacked(words[6]),
+                tenant: Place::unpacked(words[7]),
+                member: Place::unpacked(words[8]),
+            },
+        }
+    }
+}
+
+/// Room for an entry. All zeros are an empty one.
+#[derive(Default)]
+#[repr(C)]
+pub struct Slot {
+    version: AtomicU64,
+    words: [AtomicU64; WORDS],
+}
+
+impl Slot {
+    fn holds(&self, tag: u128) -> bool {
+        self.words[0].load(Relaxed) == tag as u64
+            && self.words[1].load(Relaxed) == (tag >> 64) as u64
+    }
+
+    fn read(&self, tag: u128) -> Option<Entry> {
+        let version = self.version.load(Acquire);
+        let words: [u64; WORDS] = std::array::from_fn(|n| self.words[n].load(Relaxed));
+        fence(Acquire);
+        let was_written = version != 0 && version.is_multiple_of(2);
+        let is_whole = was_written && self.version.load(Relaxed) == version;
+        let is_it = words[0] == tag as u64 && words[1] == (tag >> 64) as u64;
+        (is_whole && is_it).then(|| Entry::unpacked(&words))
+    }
+
+    /// Writes an entry, unless somebody else is about to.
+    fn write(&self, tag: u128, entry: &Entry) {
+        let version = self.version.load(Relaxed);
+        if !version.is_multiple_of(2)
+            || self.version.compare_exchange(version, version + 1, Acquire, Relaxed).is_err()
+        {
+            return;
+        }
+        fence(Release);
+        for (place, word) in self.words.iter().zip(entry.packed(tag)) {
+            place.store(word, Relaxed);
+        }
+        self.version.store(version.wrapping_add(2), Release);
+    }
+}
+
+/// Slots, as many as a multiple of `WAYS`.
+#[derive(Clone, Copy)]
+pub struct Directory<'a>(&'a [Slot]);
+
+impl<'a> Directory<'a> {
+    pub fn new(slots: &'a [Slot]) -> Directory<'a> {
+        Directory(slots)
+    }
+
+    fn set(&self, tag: u128) -> &'a [Slot] {
+        let sets = self.0.len() / WAYS;
+        if sets == 0 {
+            return &[];
+        }
+        // Scaled by the high half rather than divided by the number of sets.
+        let set = ((u128::from((tag >> 64) as u64) * sets as u128) >> 64) as usize;
+        self.0.get(set * WAYS..(set + 1) * WAYS).unwrap_or_default()
+    }
+
+    #[inline]
+    pub fn find(&self, tag: u128) -> Option<Entry> {
+        self.set(tag).iter().find(|slot| slot.holds(tag))?.read(tag)
+    }
+
+    /// Notes an entry, in place of another one where there is no room.
+    pub fn put(&self, tag: u128, entry: &Entry) {
+        let set = self.set(tag);
+        let free = || set.iter().find(|slot| slot.version.load(Relaxed) == 0);
+        let any = || set.get(tag as usize % WAYS);
+        if let Some(slot) = set.iter().find(|slot| slot.holds(tag)).or_else(free).or_else(any) {
+            slot.write(tag, entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::atomic::AtomicBool;
+
+    fn slots(count: usize) -> Vec<Slot> {
+        (0..count).map(|_| Slot::default()).collect()
+    }
+
+    /// An entry all of whose parts follow from one number.
+    fn entry(n: u64) -> Entry {
+        let place = |n: u64| Place { block: n as u32, offset: (n as u16).max(1) };
+        let mut digest = [0; DIGEST_LEN];
+        for bytes in digest.as_chunks_mut::<8>().0 {
+            *bytes = n.to_le_bytes();
+        }
+        Entry {
+            digest,
+            generation: (n % 32_768) as i16,
+            is_well_formed: n.is_multiple_of(2),
+            places: Places { key: place(n), tenant: place(n + 1), member: place(n + 2) },
+        }
+    }
+
+    #[test]
+    fn nothing_is_found_in_no_room() {
+        let directory = Directory::new(&[]);
+        directory.put(7, &entry(7));
+        assert_eq!(directory.find(7), None);
+    }
+
+    #[test]
+    fn an_unused_slot_holds_nothing_of_the_hash_zero() {
+        let slots = slots(WAYS);
+        assert_eq!(Directory::new(&slots).find(0), None);
+    }
+
+    #[test]
+    fn the_newest_of_a_full_set_are_found() {
+        let slots = slots(WAYS);
+        let directory = Directory::new(&slots);
+        for n in 0..100 {
+            directory.put(n, &entry(n as u64));
+            assert_eq!(directory.find(n), Some(entry(n as u64)));
+        }
+        assert_eq!((0..100).filter(|n| directory.find(*n).is_some()).count(), WAYS);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_put_is_found(
+            tags in proptest::collection::vec(any::<u128>(), 1..WAYS), n in any::<u32>()
+        ) {
+            let slots = slots(64 * WAYS);
+            let directory = Directory::new(&slots);
+            for (more, tag) in tags.iter().enumerate() {
+                directory.put(*tag, &entry(u64::from(n) + more as u64));
+            }
+            for (more, tag) in tags.iter().enumerate() {
+                let last = tags.iter().rposition(|other| other == tag).unwrap_or(more);
+                prop_assert_eq!(directory.find(*tag), Some(entry(u64::from(n) + last as u64)));
+            }
+            prop_assert_eq!(directory.find(!tags[0]).filter(|_| !tags.contains(&!tags[0])), None);
+        }
+
+        #[test]
+        fn every_place_survives(block in any::<u32>(), offset in any::<u16>()) {
+            let place = Place { block, offset };
+            prop_assert_eq!(Place::unpacked(place.packed()), place);
+        }
+    }
+
+    /// Entries that are written over one another are read whole or not at all.
+    #[test]
+    fn no_entry_is_read_half_written() {
+        const TAGS: u128 = 2 * WAYS as u128;
+        let slots = slots(WAYS);
+        let directory = Directory::new(&slots);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for writer in 0..2 {
+                let is_over = &is_over;
+                scope.spawn(move || {
+                    for round in 0..if cfg!(miri) { 50 } else { 200_000 } {
+                        let tag = u128::from(round * 2 + writer) % TAGS;
+                        directory.put(tag, &entry(tag as u64 + TAGS as u64 * round));
+                    }
+                    is_over.store(true, Relaxed);
+                });
+            }
+            while !is_over.load(Relaxed) {
+                for tag in 0..TAGS {
+                    if let Some(found) = directory.find(tag) {
+                        let n = u64::from_le_bytes(found.digest[..8].try_into().unwrap());
+                        assert_eq!(found, entry(n));
+                        assert_eq!(u128::from(n) % TAGS, tag);
+                    }
+                }
+            }
+        });
+    }
+}
