@@ -14,3 +14,4 @@ pub mod policy;
 pub mod refill;
 pub mod request_id;
 pub mod siphash;
+pub mod tally;

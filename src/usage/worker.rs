@@ -1,10 +1,11 @@
 //! The background worker of a database: started by its first event, gone when there
 //! have been none for a while, and never in anybody's way.
 
-use super::flush::{Flusher, Outcome, extension_exists, now};
+use super::flush::{Flusher, Step};
 use super::presence::{self, ABSENT, RUNNING, STARTING};
 use super::ring::ring;
 use super::settings;
+use super::transaction::{extension_exists, now};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::{CStr, c_int};
 use std::ptr::null_mut;
@@ -231,7 +232,7 @@ impl Worker {
         }
         if is_asked || now() - self.unknown_at >= STORES_UNKNOWN {
             self.unknown_at = now();
-            if self.flusher.unknown() == Outcome::Stored {
+            if self.flusher.unknown() == Step::Stored {
                 self.busy_at = now();
             }
         }
@@ -249,12 +250,12 @@ impl Worker {
     fn drain(&mut self) {
         while self.flusher.may_try() && !shutdown_requested() && !self.is_wanted_gone() {
             match self.flusher.batch() {
-                Outcome::Empty => return,
-                Outcome::Stored => {
+                Step::Empty => return,
+                Step::Stored => {
                     self.busy_at = now();
                     self.has_stored = true;
                 }
-                Outcome::Failed => {
+                Step::Failed => {
                     self.busy_at = now();
                     if !self.still_has_extension() {
                         return;
@@ -388,7 +389,7 @@ impl Worker {
             if !self.is_open {
                 self.open();
             }
-            while self.is_open && self.flusher.batch() == Outcome::Stored {
+            while self.is_open && self.flusher.batch() == Step::Stored {
                 start = now();
             }
             if self.is_open {
