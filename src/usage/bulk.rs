@@ -52,8 +52,8 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
                 return None;
             }
             let estate = pg_sys::CreateExecutorState();
-            let result = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>())
-                .cast::<pg_sys::ResultRelInfo>();
+            let result =
+                pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
             pg_sys::InitResultRelInfo(result, relation, 0, null_mut(), 0);
             pg_sys::ExecOpenIndices(result, false);
             let table = Table { relation, result, estate };

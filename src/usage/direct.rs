@@ -73,7 +73,8 @@ struct Parent {
 impl Parent {
     fn open() -> Option<Parent> {
         // SAFETY: PostgreSQL raises an error if the table is gone meanwhile.
-        let parent = Parent { relation: unsafe { pg_sys::table_open(named(c"usage_event")?, LOCK) } };
+        let parent =
+            Parent { relation: unsafe { pg_sys::table_open(named(c"usage_event")?, LOCK) } };
         if parent.is_as_made() {
             return Some(parent);
         }
@@ -138,8 +139,7 @@ impl Parent {
         let is_as_made = unsafe {
             let (from, to) = ((*self.relation).rd_att, (*table.relation()).rd_att);
             // A partition that is being restored has its trigger last.
-            counts_inserts(table.relation())
-                && pg_sys::convert_tuples_by_name(from, to).is_null()
+            counts_inserts(table.relation()) && pg_sys::convert_tuples_by_name(from, to).is_null()
         };
         if is_as_made {
             return Some(table);

@@ -325,4 +325,3 @@ impl Flusher {
         });
     }
 }
-

@@ -15,6 +15,7 @@ mod leftovers;
 mod lives;
 mod log_request;
 mod presence;
+mod process;
 pub mod ring;
 mod rows;
 pub mod settings;

@@ -180,7 +180,10 @@ fn amend(told: HashMap<[u8; 16], Learned>) -> Result<Vec<[u8; 16]>> {
             &[
                 Param::uuid(&request_id),
                 Param::integer(told.status),
-                Param::given(pg_sys::INTERVALOID, told.latency.map(|latency| rows::interval(0, latency))),
+                Param::given(
+                    pg_sys::INTERVALOID,
+                    told.latency.map(|latency| rows::interval(0, latency)),
+                ),
                 Param::given(pg_sys::TEXTOID, told.method.map(rows::bytes)),
                 Param::given(pg_sys::TEXTOID, told.endpoint.map(rows::bytes)),
             ],
