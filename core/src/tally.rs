@@ -70,7 +70,7 @@ impl<'a> Tally<'a> {
     /// All groups, those of a tenant and of a key together.
     pub fn into_sorted(self) -> Vec<(Group<'a>, Counts)> {
         let mut groups: Vec<_> = self.groups.into_iter().collect();
-        groups.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        groups.sort_unstable_by_key(|(group, _)| *group);
         groups
     }
 }
