@@ -229,9 +229,10 @@ const MOST_INDEX_COLUMNS: usize = pg_sys::INDEX_MAX_KEYS as usize;
 fn order<const COLUMNS: usize>(rows: &[Row<COLUMNS>], uuid: Option<usize>) -> Vec<usize> {
     let Some(column) = uuid else { return (0..rows.len()).collect() };
     let key = |row: &Row<COLUMNS>| match (row.values.get(column), row.nulls.get(column)) {
-        // SAFETY: a uuid is a pointer to 16 bytes.
         (Some(value), Some(false)) => {
-            u128::from_be_bytes(unsafe { *value.cast_mut_ptr::<[u8; 16]>() })
+            // SAFETY: a uuid is a pointer to 16 bytes.
+            let uuid = unsafe { *value.cast_mut_ptr::<[u8; 16]>() };
+            u128::from_be_bytes(uuid)
         }
         _ => u128::MAX,
     };

@@ -72,9 +72,10 @@ struct Parent {
 
 impl Parent {
     fn open() -> Option<Parent> {
+        let oid = named(c"usage_event")?;
         // SAFETY: PostgreSQL raises an error if the table is gone meanwhile.
-        let parent =
-            Parent { relation: unsafe { pg_sys::table_open(named(c"usage_event")?, LOCK) } };
+        let relation = unsafe { pg_sys::table_open(oid, LOCK) };
+        let parent = Parent { relation };
         if parent.is_as_made() {
             return Some(parent);
         }
