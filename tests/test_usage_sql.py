@@ -390,7 +390,7 @@ def test_partitions_are_made_once_by_any_number_of_sessions(db, connect):
     assert partitions == names
     for name in names:
         assert db.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = %s::regclass", name) == 3
-        assert db.value("SELECT count(*) FROM pg_index WHERE indrelid = %s::regclass", name) == 4
+        assert db.value("SELECT count(*) FROM pg_index WHERE indrelid = %s::regclass", name) == 3
     assert db.one("usage_prepare")[0] == 0
 
 

@@ -15,3 +15,4 @@ pub mod policy;
 pub mod refill;
 pub mod request_id;
 pub mod siphash;
+pub mod tally;

@@ -1,23 +1,16 @@
-//! The worker's transactions: what is in the ring becomes rows, each once.
+//! Batches: what is in the ring becomes rows, each once, whatever fails between.
 
+use super::late::Late;
+use super::lives::{Life, Progress};
 use super::ring::{MOST_ERROR, Ring};
 use super::store::{self, Numbers, Stored};
+use super::transaction::{Failure, Outcome, now, transaction};
 use super::unknown::Unknown;
-use super::{presence, settings};
-use crate::catalog::Catalog;
-use crate::error::Result;
-use crate::manage::authority;
-use crate::manage::sql::{self, Param, Rows};
+use super::{presence, settings, unknown_rows};
+use crate::manage::sql::{self, Param};
 use keysmith_core::event::Record;
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::pg_sys::{self, BackendState, Datum};
-use std::panic::AssertUnwindSafe;
+use pgrx::pg_sys;
 use std::sync::atomic::Ordering::SeqCst;
-
-/// Amendments may overtake their events, which transactions hold back: they are tried
-/// again for this long, in microseconds, and no more than so many.
-const AMENDMENTS_WAIT: i64 = 60_000_000;
-const MOST_AMENDMENTS: usize = 1_000;
 
 /// How often a record alone is tried before it is set aside.
 const TRIES: u32 = 3;
@@ -32,7 +25,7 @@ const LONGEST_WAIT: i64 = 10_000_000;
 pub struct Flusher {
     pub ring: &'static Ring,
     pub place: usize,
-    oid: u32,
+    life: Life,
     /// How many records are tried at once: fewer after a failure, to find its cause.
     limit: u32,
     tries: u32,
@@ -40,28 +33,17 @@ pub struct Flusher {
     /// Until when nothing is tried.
     waits_until: i64,
     wait: i64,
-    amendments: Vec<(i64, Vec<u8>)>,
+    late: Late,
     /// The newest record that is known to be stored.
     stored_up_to: u64,
 }
 
-/// Why a transaction failed.
-pub struct Failure {
-    message: String,
-    /// It may pass: nothing is wrong with what was to be stored.
-    is_passing: bool,
-}
-
+/// What became of a step of the worker's.
 #[derive(PartialEq, Eq)]
-pub enum Outcome {
+pub enum Step {
     Stored,
     Empty,
     Failed,
-}
-
-pub fn now() -> i64 {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
 impl Flusher {
@@ -69,67 +51,26 @@ impl Flusher {
         Flusher {
             ring,
             place,
-            oid,
+            life: Life { ring, oid },
             limit: settings::batch_size(),
             tries: 0,
             in_a_row: 0,
             waits_until: 0,
             wait: SHORT_WAIT,
-            amendments: Vec::new(),
+            late: Late::default(),
             stored_up_to: 0,
         }
     }
 
-    /// Opens this life's entry in the book of lives, and reports what an end without a
-    /// flush may have cost the one before.
-    pub fn open(&mut self) -> std::result::Result<(), Failure> {
-        let (ring, oid) = (self.ring, self.oid);
-        let (stored_up_to, losses) = transaction("opening", || {
-            let rows = sql::query(
-                "INSERT INTO keysmith.usage_incarnation
-                     (incarnation, database, server, started_at, most_waiting)
-                 VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT (incarnation, database) DO UPDATE SET closed_at = NULL
-                 RETURNING last_sequence",
-                &[
-                    bigint(ring.incarnation),
-                    oid_param(oid),
-                    bigint(server()),
-                    Param::timestamp(Some(ring.incarnation)),
-                    bigint(most_waiting(ring)),
-                ],
-            )?;
-            let stored_up_to = rows.first().and_then(|row| row.bigint(1)).unwrap_or_default();
-            let rows = sql::query(
-                LOSSES,
-                &[
-                    bigint(ring.incarnation),
-                    oid_param(oid),
-                    bigint(server()),
-                    Param::boolean(ring.started_cleanly),
-                ],
-            )?;
-            Ok((stored_up_to, losses(&rows)))
-        })?;
-        self.stored_up_to = stored_up_to.unsigned_abs();
-        for loss in losses {
-            pgrx::warning!("keysmith: {loss}");
-        }
+    /// Opens this life's entry in the book of lives.
+    pub fn open(&mut self) -> Outcome<()> {
+        self.stored_up_to = self.life.open()?;
         Ok(())
     }
 
-    /// Notes that all is stored, so that an end of the server costs nothing from here.
+    /// Notes that all is stored.
     pub fn close(&mut self) -> bool {
-        let (incarnation, oid) = (self.ring.incarnation, self.oid);
-        let closed = transaction("closing", || {
-            sql::execute(
-                "UPDATE keysmith.usage_incarnation
-                 SET closed_at = pg_catalog.clock_timestamp()
-                 WHERE incarnation = $1 AND database = $2",
-                &[bigint(incarnation), oid_param(oid)],
-            )
-        });
-        closed.is_ok()
+        self.life.close().is_ok()
     }
 
     /// Whether something waits to be tried again.
@@ -142,111 +83,75 @@ impl Flusher {
     }
 
     /// Stores a batch.
-    pub fn batch(&mut self) -> Outcome {
+    pub fn batch(&mut self) -> Step {
         let waiting = self.ring.peek(self.place, self.limit.min(settings::batch_size()));
-        let overdue = now();
-        self.amendments.retain(|(until, _)| *until > overdue);
-        if waiting.is_empty() && self.amendments.is_empty() {
+        let begun = now();
+        self.late.forget_overdue();
+        if waiting.is_empty() && self.late.is_empty() {
             self.waits_until = 0;
-            return Outcome::Empty;
+            return Step::Empty;
         }
         let mut records: Vec<(i64, Record)> = Vec::with_capacity(waiting.len());
-        let decoded = |bytes| Record::decode(bytes);
         for record in &waiting {
             if record.sequence > self.stored_up_to
-                && let Some(decoded) = decoded(record.bytes)
+                && let Some(decoded) = Record::decode(record.bytes)
             {
                 records.push((record.sequence as i64, decoded));
             }
         }
-        for (_, amendment) in &self.amendments {
-            records.extend(decoded(amendment).map(|record| (0, record)));
-        }
+        records.extend(self.late.records().map(|record| (0, record)));
         let last = waiting.last().map(|record| record.sequence);
         match self.store(&records, last) {
             Ok(stored) => {
-                let amendments = self.unmatched(&records, &stored);
-                let given_up = amendments.1;
-                let amended = records
-                    .iter()
-                    .filter(|(sequence, record)| {
-                        *sequence > 0 && matches!(record, Record::Amendment { .. })
-                    })
-                    .count() as u64;
+                let (late, given_up) = self.late.after(&records, &stored.unmatched);
+                let is_new_amendment = |(sequence, record): &&(i64, Record)| {
+                    *sequence > 0 && matches!(record, Record::Amendment { .. })
+                };
+                let amended = records.iter().filter(is_new_amendment).count() as u64;
                 drop(records);
-                self.amendments = amendments.0;
+                self.late = late;
                 self.stored_up_to = last.unwrap_or(self.stored_up_to);
                 self.ring.take_out(self.place, waiting.len() as u32, |counters| {
                     counters.stored += stored.events as u64;
                     counters.amendments += amended;
                     counters.unmatched += given_up;
                 });
-                self.ring.with(self.place, |database| database.worker.last_flush = overdue);
+                self.ring.with(self.place, |database| database.worker.last_flush = begun);
                 self.succeeded();
-                if waiting.is_empty() { Outcome::Empty } else { Outcome::Stored }
+                if waiting.is_empty() { Step::Empty } else { Step::Stored }
             }
             Err(failure) => {
                 drop(records);
-                self.failed(&failure, waiting.len() as u32);
-                Outcome::Failed
+                if !self.is_overtaken() {
+                    self.failed(&failure, waiting.len() as u32);
+                }
+                Step::Failed
             }
         }
     }
 
-    fn store(
-        &self,
-        records: &[(i64, Record)],
-        last: Option<u64>,
-    ) -> std::result::Result<Stored, Failure> {
+    fn store(&self, records: &[(i64, Record)], last: Option<u64>) -> Outcome<Stored> {
         let incarnation = self.ring.incarnation;
         let dropped = self.ring.with(self.place, |database| database.counters.dropped);
         transaction("storing", || {
             let stored = store::records(records, Numbers::OfRing { incarnation })?;
-            sql::execute(
-                "INSERT INTO keysmith.usage_incarnation AS i
-                     (incarnation, database, server, started_at, most_waiting,
-                      last_sequence, stored, dropped, last_flush_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())
-                 ON CONFLICT (incarnation, database) DO UPDATE
-                 SET last_sequence = greatest(i.last_sequence, excluded.last_sequence),
-                     stored = i.stored + excluded.stored, dropped = excluded.dropped,
-                     last_flush_at = excluded.last_flush_at, closed_at = NULL",
-                &[
-                    bigint(incarnation),
-                    oid_param(self.oid),
-                    bigint(server()),
-                    Param::timestamp(Some(incarnation)),
-                    bigint(most_waiting(self.ring)),
-                    bigint(last.unwrap_or_default() as i64),
-                    bigint(stored.events as i64),
-                    bigint(dropped.unwrap_or_default() as i64),
-                ],
-            )?;
+            self.life.note(&Progress {
+                from: self.stored_up_to,
+                to: last.unwrap_or(self.stored_up_to),
+                stored: stored.events,
+                dropped: dropped.unwrap_or_default(),
+            })?;
             Ok(stored)
         })
     }
 
-    /// Amendments that found no event, to be tried again, and how many are given up.
-    fn unmatched(&self, records: &[(i64, Record)], stored: &Stored) -> (Vec<(i64, Vec<u8>)>, u64) {
-        let until = now() + AMENDMENTS_WAIT;
-        let mut kept: Vec<(i64, Vec<u8>)> = Vec::new();
-        let mut given_up = 0;
-        for (sequence, record) in records {
-            let Record::Amendment { request_id, .. } = record else { continue };
-            if !stored.unmatched.contains(request_id) {
-                continue;
-            }
-            let mut room = [0; keysmith_core::event::MAX_LEN];
-            let length = record.encode(&mut room);
-            let bytes = room.get(..length).unwrap_or_default().to_vec();
-            let before = self.amendments.iter().find(|(_, known)| *known == bytes);
-            match before {
-                Some((until, _)) if *sequence == 0 => kept.push((*until, bytes)),
-                _ if kept.len() < MOST_AMENDMENTS => kept.push((until, bytes)),
-                _ => given_up += 1,
-            }
+    /// Whether more is stored than was known, so that the batch is another one now.
+    fn is_overtaken(&mut self) -> bool {
+        let known = self.stored_up_to;
+        if let Ok(stored_up_to) = self.life.stored_up_to() {
+            self.stored_up_to = stored_up_to.max(known);
         }
-        (kept, given_up)
+        self.stored_up_to > known
     }
 
     fn succeeded(&mut self) {
@@ -307,8 +212,8 @@ impl Flusher {
                      (incarnation, sequence, at, request_id, key_id, error)
                  VALUES ($1, $2, $3, $4, $5, $6)",
                 &[
-                    bigint(incarnation),
-                    bigint(record.sequence as i64),
+                    Param::bigint(Some(incarnation)),
+                    Param::bigint(Some(record.sequence as i64)),
                     Param::timestamp(at),
                     Param::uuid(&request_id),
                     Param::given(pg_sys::UUIDOID, key_id.as_ref().map(sql::uuid_datum)),
@@ -331,56 +236,19 @@ impl Flusher {
     }
 
     /// Stores the counts and samples of requests without a known key.
-    pub fn unknown(&mut self) -> Outcome {
+    pub fn unknown(&mut self) -> Step {
         let copy: Option<Unknown> = self.ring.with(self.place, |database| database.unknown);
         let Some(copy) = copy.filter(|unknown| !unknown.is_empty()) else {
-            return Outcome::Empty;
+            return Step::Empty;
         };
-        let taken = copy.taken();
-        let done = transaction("storing unknown", || {
-            let other = (taken.other > 0).then_some((&b""[..], &b"other"[..], taken.other));
-            let pairs = taken.pairs.iter().map(|p| (p.keyspace(), p.reason(), p.requests));
-            for (keyspace, reason, requests) in pairs.chain(other) {
-                sql::execute(
-                    "INSERT INTO keysmith.usage_unknown AS u (keyspace, reason, hour, requests)
-                     VALUES ($1, $2, pg_catalog.date_trunc('hour', pg_catalog.now()), $3)
-                     ON CONFLICT (keyspace, reason, hour)
-                     DO UPDATE SET requests = u.requests + excluded.requests",
-                    &[text(keyspace), text(reason), bigint(requests as i64)],
-                )?;
-            }
-            for sample in &taken.samples {
-                let Some(Record::Event(event)) = Record::decode(sample) else { continue };
-                let ip = event.ip.map(|address| address.to_string());
-                sql::execute(
-                    "INSERT INTO keysmith.usage_unknown_sample
-                         (at, keyspace, reason, method, endpoint, ip)
-                     VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.inet)",
-                    &[
-                        Param::timestamp(Some(event.at)),
-                        text(event.keyspace),
-                        text(event.outcome),
-                        Param::given(pg_sys::TEXTOID, event.learned.method.map(store::bytes)),
-                        Param::given(pg_sys::TEXTOID, event.learned.endpoint.map(store::bytes)),
-                        Param::text_or_null(ip.as_deref()),
-                    ],
-                )?;
-            }
-            sql::execute(
-                "DELETE FROM keysmith.usage_unknown_sample
-                 WHERE at < (SELECT s.at FROM keysmith.usage_unknown_sample s
-                             ORDER BY s.at DESC OFFSET 1000 LIMIT 1)",
-                &[],
-            )
-        });
-        match done {
+        match transaction("storing unknown", || unknown_rows::store(&copy.taken())) {
             Ok(_) => {
                 self.ring.with(self.place, |database| database.unknown.subtract(&copy));
-                Outcome::Stored
+                Step::Stored
             }
             Err(failure) => {
                 self.remember(&failure.message);
-                Outcome::Failed
+                Step::Failed
             }
         }
     }
@@ -415,7 +283,7 @@ impl Flusher {
         let held = self.ring.signals.get(self.place).map(|s| s.held.load(SeqCst));
         let is_empty =
             self.ring.with(self.place, |d| d.count == 0 && d.unknown.is_empty()).unwrap_or(true);
-        is_empty && held.unwrap_or_default() == 0 && self.amendments.is_empty()
+        is_empty && held.unwrap_or_default() == 0 && self.late.is_empty()
     }
 
     /// Throws away what belongs to an extension that is no more.
@@ -427,7 +295,7 @@ impl Flusher {
             let all = database.unknown;
             database.unknown.subtract(&all);
         });
-        self.amendments.clear();
+        self.late = Late::default();
     }
 
     /// Whether so many waiting records should be stored before the interval is over.
@@ -456,127 +324,4 @@ impl Flusher {
             database.counters.failed_batches += 1;
         });
     }
-}
-
-/// How many requests a sudden end can cost at most: those in this database's share of
-/// the ring, and one that each backend holds back.
-fn most_waiting(ring: &Ring) -> i64 {
-    // SAFETY: set when the server starts.
-    i64::from(ring.share) + i64::from(unsafe { pg_sys::MaxBackends })
-}
-
-fn server() -> i64 {
-    // SAFETY: set when the server starts.
-    unsafe { pg_sys::GetSystemIdentifier() as i64 }
-}
-
-/// The life before this one: after a proper end nothing is lost, as what waited was
-/// kept; else it is reported.
-const LOSSES: &str = "
-    UPDATE keysmith.usage_incarnation AS i
-    SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
-        lost_from = CASE WHEN NOT $4 THEN coalesce(i.closed_at, i.last_flush_at, i.started_at) END,
-        lost_until = CASE WHEN NOT $4 THEN c.started_at END,
-        closed_at = CASE WHEN $4 THEN coalesce(i.closed_at, c.started_at) ELSE i.closed_at END
-    FROM keysmith.usage_incarnation AS c
-    WHERE c.incarnation = $1 AND c.database = $2
-      AND i.database = $2 AND i.lost_at_most IS NULL AND i.incarnation = (
-          SELECT pg_catalog.max(l.incarnation) FROM keysmith.usage_incarnation AS l
-          WHERE l.database = $2 AND l.server = $3 AND l.incarnation < $1)
-    RETURNING pg_catalog.format('usage of at most %s requests may have been lost between %s and %s',
-                                i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most";
-
-fn losses(rows: &Rows) -> Vec<String> {
-    let reported = rows.iter().filter(|row| row.bigint(2).is_some());
-    reported.filter_map(|row| row.text(1)).collect()
-}
-
-fn bigint(value: i64) -> Param {
-    Param::given(pg_sys::INT8OID, Some(Datum::from(value)))
-}
-
-fn oid_param(oid: u32) -> Param {
-    Param::given(pg_sys::OIDOID, Some(Datum::from(oid)))
-}
-
-fn text(bytes: &[u8]) -> Param {
-    Param::given(pg_sys::TEXTOID, Some(store::bytes(bytes)))
-}
-
-/// Runs something in a transaction of its own, as the extension's owner.
-fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> std::result::Result<T, Failure> {
-    bare_transaction(what, || authority::as_owner(&Catalog::open()?, body))
-}
-
-/// Runs something in a transaction of its own.
-fn bare_transaction<T>(
-    what: &str,
-    body: impl FnOnce() -> Result<T>,
-) -> std::result::Result<T, Failure> {
-    let activity = std::ffi::CString::new(format!("keysmith usage: {what}")).unwrap_or_default();
-    let run = AssertUnwindSafe(|| {
-        // SAFETY: what a background worker does for a transaction.
-        unsafe {
-            pg_sys::SetCurrentStatementStartTimestamp();
-            pg_sys::StartTransactionCommand();
-            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-            pg_sys::pgstat_report_activity(BackendState::STATE_RUNNING, activity.as_ptr());
-        }
-        let done = body()
-            .map_err(|error| Failure { message: error.message().into(), is_passing: false })?;
-        // SAFETY: as above.
-        unsafe {
-            pg_sys::PopActiveSnapshot();
-            pg_sys::CommitTransactionCommand();
-        }
-        Ok(done)
-    });
-    let outcome = pgrx::PgTryBuilder::new(run).catch_others(|error| Err(caught(&error))).execute();
-    // SAFETY: after a failure the transaction, if there is one, is rolled back. Then
-    // nothing is left of it but the memory in which workers live.
-    unsafe {
-        if outcome.is_err() {
-            pg_sys::AbortCurrentTransaction();
-        }
-        pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-        pg_sys::pgstat_report_stat(true);
-        pg_sys::pgstat_report_activity(BackendState::STATE_IDLE, std::ptr::null());
-    }
-    outcome
-}
-
-/// Whether the extension is there, as far as can be seen.
-pub fn extension_exists() -> bool {
-    let exists = bare_transaction("looking for the extension", || {
-        // SAFETY: a look-up by name, inside a transaction.
-        let oid = unsafe { pg_sys::get_extension_oid(c"keysmith".as_ptr(), true) };
-        Ok(oid != pg_sys::Oid::INVALID)
-    });
-    exists.unwrap_or(true)
-}
-
-/// What an error that was caught says.
-pub fn message(error: &CaughtError) -> String {
-    match error {
-        CaughtError::PostgresError(report)
-        | CaughtError::ErrorReport(report)
-        | CaughtError::RustPanic { ereport: report, .. } => report.message().into(),
-    }
-}
-
-fn caught(error: &CaughtError) -> Failure {
-    let is_passing = match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-            is_passing(report.sql_error_code() as i32)
-        }
-        CaughtError::RustPanic { .. } => false,
-    };
-    Failure { message: message(error), is_passing }
-}
-
-/// Whether an SQLSTATE is of a class that tells of the server's state, or of others'
-/// doings, and not of the data.
-fn is_passing(packed: i32) -> bool {
-    let character = |place: i32| ((packed >> (6 * place)) & 0x3f) as u8 + b'0';
-    matches!(&[character(0), character(1)], b"08" | b"25" | b"40" | b"53" | b"55" | b"57" | b"58")
 }

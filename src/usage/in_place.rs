@@ -124,7 +124,7 @@ fn in_subtransaction(body: impl FnOnce() -> Result<()>) -> std::result::Result<(
         let done = pgrx::PgTryBuilder::new(AssertUnwindSafe(|| {
             body().map_err(|error| error.message().into())
         }))
-        .catch_others(|error| Err(super::flush::message(&error)))
+        .catch_others(|error| Err(super::transaction::message(&error)))
         .execute();
         if done.is_ok() {
             pg_sys::ReleaseCurrentSubTransaction();

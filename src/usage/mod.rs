@@ -2,19 +2,28 @@
 //!
 //! A decision leaves a record, which `held` keeps back for `log_request` and then hands
 //! on: to the `ring` in shared memory, whence the `worker` stores it, or to `in_place`,
-//! which stores it with the transaction. `store` is how both write rows.
+//! which stores it with the transaction. `store` is how both write rows: the worker's go
+//! `direct`ly into their partitions.
 
+mod bulk;
+mod direct;
 mod flush;
 pub mod held;
 mod in_place;
+mod late;
 mod leftovers;
+mod lives;
 mod log_request;
 mod presence;
+mod process;
 pub mod ring;
+mod rows;
 pub mod settings;
 mod status;
 mod store;
+mod transaction;
 mod unknown;
+mod unknown_rows;
 mod worker;
 
 use crate::catalog::policy::{Policy, UsageLog};

@@ -185,6 +185,15 @@ pub struct Waiting {
     pub bytes: &'static [u8],
 }
 
+/// Records that come one after the other in a queue, by their slots.
+struct Chain {
+    first: u32,
+    last: u32,
+    count: u32,
+    /// The number of the first one.
+    sequence: u64,
+}
+
 impl Ring {
     /// # Panics
     /// `body` must not, nor raise an error.
@@ -311,32 +320,60 @@ impl Ring {
         records
     }
 
-    /// Takes the first `n` records of a queue out, and counts what became of them.
+    /// Takes the first `n` records of a queue out, and counts what became of them. The
+    /// lock is held no longer for many than for one: others decide meanwhile.
     pub fn take_out(&self, database: usize, n: u32, count: impl FnOnce(&mut Counters)) {
+        let chain = self.first(database, n);
         self.locked(|state| {
             let State { free, used, databases, .. } = state;
             let Some(database) = databases.get_mut(database) else { return };
-            for _ in 0..n {
-                if database.head == NONE {
-                    break;
-                }
-                let index = database.head;
-                // SAFETY: a slot of the queue, under the lock.
+            if let Some(chain) = chain
+                && self.is_still_first(&chain, database)
+            {
+                // SAFETY: slots of the queue, under the lock.
                 unsafe {
-                    let slot = self.slot(index);
-                    database.head = (*slot).next;
-                    database.done = (*slot).sequence;
-                    (*slot).next = *free;
+                    let last = self.slot(chain.last);
+                    database.head = (*last).next;
+                    database.done = (*last).sequence;
+                    (*last).next = *free;
                 }
-                *free = index;
-                *used -= 1;
-                database.count -= 1;
-            }
-            if database.head == NONE {
-                database.tail = NONE;
+                *free = chain.first;
+                *used -= chain.count;
+                database.count -= chain.count;
+                if database.head == NONE {
+                    database.tail = NONE;
+                }
             }
             count(&mut database.counters);
         });
+    }
+
+    /// The first records of a queue, `n` of them or all. `None` if there are none.
+    fn first(&self, database: usize, n: u32) -> Option<Chain> {
+        let (first, count) = self.locked(|state| {
+            let database = state.databases.get(database)?;
+            (database.head != NONE).then_some((database.head, database.count.min(n)))
+        })?;
+        // SAFETY: a slot that has been in use.
+        let sequence = unsafe { (*self.slot(first)).sequence };
+        let mut last = first;
+        for _ in 1..count {
+            // SAFETY: a slot of the queue, which has a next one. If somebody else takes
+            // them out meanwhile, which `is_still_first` will tell, this leads astray,
+            // but not beyond the slots that there are.
+            last = unsafe { (*self.slot(last)).next };
+            if last >= self.capacity {
+                return None;
+            }
+        }
+        (count > 0).then_some(Chain { first, last, count, sequence })
+    }
+
+    /// Called under the lock.
+    fn is_still_first(&self, chain: &Chain, database: &Database) -> bool {
+        // SAFETY: a slot that has been in use; no two records have the same number.
+        let sequence = unsafe { (*self.slot(chain.first)).sequence };
+        database.head == chain.first && database.count >= chain.count && sequence == chain.sequence
     }
 
     /// How many records wait, of all databases.

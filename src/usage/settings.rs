@@ -13,9 +13,10 @@ static BUFFER: AtomicI32 = AtomicI32::new(16 * 1024);
 /// transaction, and the flush of its commit, each time.
 static FLUSH_INTERVAL: AtomicI32 = AtomicI32::new(1000);
 
-/// Large enough that a commit's cost is spread thin, small enough to take tens of
-/// milliseconds, so that nobody waits for a worker in the middle of one.
-static BATCH_SIZE: AtomicI32 = AtomicI32::new(2000);
+/// Large enough that a commit's cost is spread thin, and that a key's requests are counted
+/// together; small enough to take a tenth of a second, so that nobody waits long for a
+/// worker in the middle of one.
+static BATCH_SIZE: AtomicI32 = AtomicI32::new(10_000);
 
 /// By default nothing is lost that could be kept.
 static OVERFLOW: AtomicI32 = AtomicI32::new(Overflow::WriteThrough as i32);

@@ -1,13 +1,14 @@
-//! Rows of usage: many records by one statement. Called as the extension's owner, with
-//! statements at command.
+//! Rows of usage: many records at once. Called as the extension's owner, with statements
+//! at command.
 
+use super::direct;
+use super::rows::{self, EVENT, Texts};
 use crate::error::{Code, Error, Result};
 use crate::manage::sql::{self, Param};
 use keysmith_core::event::{Event, Learned, Record};
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys;
 use std::collections::HashMap;
-use std::ffi::{CStr, c_char};
-use std::net::IpAddr;
+use std::ffi::CStr;
 use std::ptr::null_mut;
 
 /// Where the numbers of the rows come from.
@@ -26,9 +27,6 @@ pub struct Stored {
     pub unmatched: Vec<[u8; 16]>,
 }
 
-/// The columns of `keysmith.usage_event`.
-const COLUMNS: usize = 14;
-
 /// Stores records, each with its number.
 pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
     // An amendment comes after its event, so those of one batch meet here.
@@ -39,7 +37,7 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
             *known = known.amended(*learned);
         }
     }
-    let mut batch = Batch::new()?;
+    let mut events: Vec<(i64, Event)> = Vec::with_capacity(records.len());
     for (sequence, record) in records {
         if let Record::Event(event) = record {
             let mut event = *event;
@@ -48,10 +46,22 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
             {
                 event.learned = event.learned.amended(learned);
             }
-            batch.add(&event, *sequence, numbers);
+            events.push((*sequence, event));
         }
     }
-    Ok(Stored { events: batch.insert(numbers)?, unmatched: amend(told)? })
+    let left: Vec<_> = match numbers {
+        Numbers::OfRing { incarnation } => direct::store(&events, incarnation),
+        Numbers::OfSequence => events.iter().collect(),
+    };
+    if !left.is_empty() {
+        let mut batch = Batch::new()?;
+        let mut texts = Texts::default();
+        for (sequence, event) in left {
+            batch.add(event, *sequence, numbers, &mut texts);
+        }
+        batch.insert(numbers)?;
+    }
+    Ok(Stored { events: events.len(), unmatched: amend(told)? })
 }
 
 /// Rows on their way into the table, in a store that statements can name.
@@ -66,19 +76,12 @@ const NAME: &CStr = c"batch";
 
 impl Batch {
     fn new() -> Result<Batch> {
-        // SAFETY: look-ups by name, which give InvalidOid if there is none.
-        let table = unsafe {
-            let schema = pg_sys::get_namespace_oid(c"keysmith".as_ptr(), true);
-            pg_sys::get_relname_relid(c"usage_event".as_ptr(), schema)
-        };
-        if table == pg_sys::Oid::INVALID {
-            return Err(missing());
-        }
+        let table = direct::named(c"usage_event").ok_or_else(missing)?;
         // SAFETY: PostgreSQL raises an error if the table is gone meanwhile. The store
         // is in SPI's memory, which goes with the session.
         unsafe {
             let relation = pg_sys::table_open(table, LOCK);
-            if usize::try_from((*(*relation).rd_att).natts) != Ok(COLUMNS) {
+            if usize::try_from((*(*relation).rd_att).natts) != Ok(EVENT) {
                 pg_sys::table_close(relation, LOCK);
                 return Err(missing());
             }
@@ -87,71 +90,53 @@ impl Batch {
         }
     }
 
-    fn add(&mut self, event: &Event, sequence: i64, numbers: Numbers) {
+    fn add<'a>(
+        &mut self,
+        event: &'a Event<'a>,
+        sequence: i64,
+        numbers: Numbers,
+        texts: &mut Texts<'a>,
+    ) {
         let incarnation = match numbers {
             Numbers::OfRing { incarnation } => incarnation,
             Numbers::OfSequence => 0,
         };
-        let learned = &event.learned;
-        let row: [Option<Datum>; COLUMNS] = [
-            Some(Datum::from(event.at)),
-            Some(Datum::from(incarnation)),
-            Some(Datum::from(sequence)),
-            Some(Datum::from(event.request_id.as_ptr())),
-            Some(Datum::from(event.key_id.as_ptr())),
-            Some(Datum::from(event.tenant_id.as_ptr())),
-            Some(bytes(event.keyspace)),
-            Some(bytes(event.environment)),
-            learned.method.map(bytes),
-            learned.endpoint.map(bytes),
-            Some(Datum::from(learned.status.unwrap_or_default())),
-            Some(bytes(event.outcome)),
-            event.ip.map(inet),
-            learned.latency.map(interval),
-        ];
-        let mut values = row.map(|value| value.unwrap_or(Datum::null()));
-        let mut nulls = row.map(|value| value.is_none());
+        let mut row = rows::event(event, incarnation, sequence, texts);
+        let (values, nulls) = row.as_mut_ptrs();
         // SAFETY: the values are of the columns' types; they are copied.
         unsafe {
-            pg_sys::tuplestore_putvalues(
-                self.rows,
-                (*self.relation).rd_att,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-            );
+            pg_sys::tuplestore_putvalues(self.rows, (*self.relation).rd_att, values, nulls);
         }
         self.count += 1;
     }
 
-    fn insert(self, numbers: Numbers) -> Result<usize> {
-        if self.count > 0 {
-            let sequence = match numbers {
-                Numbers::OfRing { .. } => "sequence",
-                Numbers::OfSequence => {
-                    "pg_catalog.nextval('keysmith.usage_sequence'::pg_catalog.regclass)"
-                }
-            };
-            self.register()?;
-            sql::execute(
-                &format!(
-                    "INSERT INTO keysmith.usage_event
-                         (at, incarnation, sequence, request_id, key_id, tenant_id, keyspace,
-                          environment, method, endpoint, status, outcome, ip, latency)
-                     SELECT at, incarnation, {sequence}, request_id, key_id, tenant_id, keyspace,
-                          environment, method, endpoint, status, outcome, ip, latency
-                     FROM batch"
-                ),
-                &[],
-            )?;
-        }
-        // SAFETY: registered above or not; opened in `new`. The transaction keeps the
+    fn insert(self, numbers: Numbers) -> Result<()> {
+        let sequence = match numbers {
+            Numbers::OfRing { .. } => "sequence",
+            Numbers::OfSequence => {
+                "pg_catalog.nextval('keysmith.usage_sequence'::pg_catalog.regclass)"
+            }
+        };
+        self.register()?;
+        sql::execute(
+            &format!(
+                "INSERT INTO keysmith.usage_event
+                     (at, incarnation, sequence, request_id, key_id, tenant_id, keyspace,
+                      environment, method, endpoint, status, outcome, ip, latency)
+                 SELECT at, incarnation, {sequence}, request_id, key_id, tenant_id, keyspace,
+                      environment, method, endpoint, status, outcome, ip, latency
+                 FROM batch"
+            ),
+            &[],
+        )?;
+        // SAFETY: registered above; opened in `new`. The transaction keeps the
         // lock until it ends.
         unsafe {
             pg_sys::SPI_unregister_relation(NAME.as_ptr());
             pg_sys::tuplestore_end(self.rows);
             pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
         }
-        Ok(self.count)
+        Ok(())
     }
 
     /// Gives the rows a name that statements of this session know.
@@ -195,9 +180,12 @@ fn amend(told: HashMap<[u8; 16], Learned>) -> Result<Vec<[u8; 16]>> {
             &[
                 Param::uuid(&request_id),
                 Param::integer(told.status),
-                Param::given(pg_sys::INTERVALOID, told.latency.map(interval)),
-                Param::given(pg_sys::TEXTOID, told.method.map(bytes)),
-                Param::given(pg_sys::TEXTOID, told.endpoint.map(bytes)),
+                Param::given(
+                    pg_sys::INTERVALOID,
+                    told.latency.map(|latency| rows::interval(0, latency)),
+                ),
+                Param::given(pg_sys::TEXTOID, told.method.map(rows::bytes)),
+                Param::given(pg_sys::TEXTOID, told.endpoint.map(rows::bytes)),
             ],
         )?;
         if updated == 0 {
@@ -226,42 +214,6 @@ fn set_for_now(name: &CStr, value: &CStr) {
             0,
             false,
         );
-    }
-}
-
-/// A text as it is, in the database's encoding.
-pub fn bytes(text: &[u8]) -> Datum {
-    // SAFETY: the length is that of the slice.
-    unsafe { pg_sys::cstring_to_text_with_len(text.as_ptr().cast::<c_char>(), text.len() as i32) }
-        .into()
-}
-
-/// An inet has a text's layout: family, length of its network, address.
-fn inet(address: IpAddr) -> Datum {
-    const INET: u8 = 2;
-    const INET6: u8 = 3;
-    let mut value = [0; 18];
-    let used = match address {
-        IpAddr::V4(address) => {
-            value[..2].copy_from_slice(&[INET, 32]);
-            value[2..6].copy_from_slice(&address.octets());
-            6
-        }
-        IpAddr::V6(address) => {
-            value[..2].copy_from_slice(&[INET6, 128]);
-            value[2..].copy_from_slice(&address.octets());
-            18
-        }
-    };
-    bytes(&value[..used])
-}
-
-fn interval(microseconds: i64) -> Datum {
-    // SAFETY: memory of the structure's size, filled in at once.
-    unsafe {
-        let interval = pg_sys::palloc0(size_of::<pg_sys::Interval>()).cast::<pg_sys::Interval>();
-        (*interval).time = microseconds;
-        Datum::from(interval)
     }
 }
 

@@ -1,12 +1,14 @@
 //! The background worker of a database: started by its first event, gone when there
 //! have been none for a while, and never in anybody's way.
 
-use super::flush::{Flusher, Outcome, extension_exists, now};
+use super::flush::{Flusher, Step};
 use super::presence::{self, ABSENT, RUNNING, STARTING};
-use super::ring::ring;
+use super::process::{
+    attend, database_is_wanted, server_is_stopping, shutdown_requested, wait_for_latch,
+};
 use super::settings;
-use pgrx::pg_sys::{self, Datum};
-use std::ffi::{CStr, c_int};
+use super::transaction::{extension_exists, now};
+use pgrx::pg_sys;
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -27,116 +29,7 @@ const WAITS_FOR_HELD: i64 = 10_000_000;
 /// How often to try at least: the signal itself may have cut an attempt off.
 const LAST_TRIES: u32 = 3;
 
-/// The entry of the worker; its argument is the database's oid.
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn keysmith_usage_worker(argument: Datum) {
-    // SAFETY: nothing else is on this frame; an error ends the process.
-    unsafe { pg_sys::panic::pgrx_extern_c_guard(|| work(argument.value() as u32)) }
-}
-
-/// Ends the current work, which is tried again, and then the worker: see `shut_down`.
-unsafe extern "C-unwind" fn on_sigterm(_signal: c_int) {
-    // SAFETY: flags for signal handlers, and our own latch.
-    unsafe {
-        pg_sys::ShutdownRequestPending = 1;
-        pg_sys::QueryCancelPending = 1;
-        pg_sys::InterruptPending = 1;
-        pg_sys::SetLatch(pg_sys::MyLatch);
-    }
-}
-
-unsafe extern "C-unwind" fn on_sighup(_signal: c_int) {
-    // SAFETY: a flag for signal handlers, and our own latch.
-    unsafe {
-        pg_sys::ConfigReloadPending = 1;
-        pg_sys::SetLatch(pg_sys::MyLatch);
-    }
-}
-
-/// Gives the place up when the process ends, however it does.
-unsafe extern "C-unwind" fn at_exit(_code: c_int, place: Datum) {
-    let place = place.value();
-    let Some(ring) = ring() else { return };
-    // SAFETY: set when the process started.
-    let pid = unsafe { pg_sys::MyProcPid };
-    ring.with(place, |database| {
-        if database.worker.pid == pid {
-            database.worker.pid = 0;
-            database.worker.latch = null_mut();
-            if let Some(signals) = ring.signals.get(place)
-                && signals.worker.load(SeqCst) == RUNNING
-            {
-                signals.worker.store(ABSENT, SeqCst);
-            }
-        }
-    });
-}
-
-fn work(oid: u32) {
-    let Some(ring) = ring() else { return };
-    // SAFETY: what background workers do first.
-    unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as c_int, Some(on_sigterm));
-        pg_sys::pqsignal(pg_sys::SIGHUP as c_int, Some(on_sighup));
-        pg_sys::BackgroundWorkerUnblockSignals();
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(
-            oid.into(),
-            pg_sys::Oid::INVALID,
-            pg_sys::BGWORKER_BYPASS_ALLOWCONN,
-        );
-    }
-    let Some(place) = ring.place_of(oid) else { return };
-    let is_alone = ring.with(place, |database| {
-        let is_alone = database.worker.pid == 0;
-        if is_alone && let Some(signals) = ring.signals.get(place) {
-            // SAFETY: both are set for as long as the process lives.
-            unsafe {
-                database.worker.pid = pg_sys::MyProcPid;
-                database.worker.latch = pg_sys::MyLatch;
-            }
-            database.worker.since = now();
-            signals.worker.store(RUNNING, SeqCst);
-        }
-        is_alone
-    });
-    if is_alone != Some(true) {
-        return;
-    }
-    // SAFETY: the callback lives as long as the library.
-    unsafe { pg_sys::before_shmem_exit(Some(at_exit), Datum::from(place)) };
-    be_independent();
-    Worker::new(Flusher::new(ring, place, oid)).run();
-}
-
-/// What databases and roles are set to must not change how the worker works.
-fn be_independent() {
-    const SETTINGS: [(&CStr, &CStr); 9] = [
-        (c"search_path", c"pg_catalog, pg_temp"),
-        (c"default_transaction_read_only", c"off"),
-        (c"default_transaction_isolation", c"read committed"),
-        (c"session_replication_role", c"origin"),
-        (c"row_security", c"on"),
-        (c"statement_timeout", c"0"),
-        (c"idle_in_transaction_session_timeout", c"0"),
-        // Nobody is kept waiting long by a worker that waits for somebody else.
-        (c"lock_timeout", c"2s"),
-        // What is stored leaves the ring: it must be on disk. Standbys may lag.
-        (c"synchronous_commit", c"local"),
-    ];
-    for (name, value) in SETTINGS {
-        // SAFETY: settings of PostgreSQL's, in a process of ours.
-        unsafe {
-            pg_sys::SetConfigOption(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_OVERRIDE,
-            );
-        }
-    }
-}
-
-struct Worker {
+pub struct Worker {
     flusher: Flusher,
     is_open: bool,
     flushed_at: i64,
@@ -148,7 +41,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(flusher: Flusher) -> Worker {
+    pub fn new(flusher: Flusher) -> Worker {
         let start = now();
         Worker {
             flusher,
@@ -161,13 +54,13 @@ impl Worker {
         }
     }
 
-    fn run(&mut self) {
+    pub fn run(&mut self) {
         loop {
-            self.attend();
+            attend();
             if shutdown_requested() {
                 return self.shut_down();
             }
-            if self.is_wanted_gone() {
+            if database_is_wanted() {
                 return self.make_way();
             }
             if !self.is_open && self.flusher.may_try() && !self.open() {
@@ -184,22 +77,6 @@ impl Worker {
             }
             self.wait();
         }
-    }
-
-    /// Interrupts and changed settings.
-    fn attend(&self) {
-        let attended = pgrx::PgTryBuilder::new(|| {
-            pgrx::check_for_interrupts!();
-            // SAFETY: set by the signal's handler.
-            unsafe {
-                if pg_sys::ConfigReloadPending != 0 {
-                    pg_sys::ConfigReloadPending = 0;
-                    pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
-                }
-            }
-        });
-        // A cancellation that finds nothing to cancel.
-        attended.catch_others(|_| ()).execute();
     }
 
     /// Makes all ready for the first batch. False if there is nothing to be done here.
@@ -231,7 +108,7 @@ impl Worker {
         }
         if is_asked || now() - self.unknown_at >= STORES_UNKNOWN {
             self.unknown_at = now();
-            if self.flusher.unknown() == Outcome::Stored {
+            if self.flusher.unknown() == Step::Stored {
                 self.busy_at = now();
             }
         }
@@ -247,21 +124,21 @@ impl Worker {
 
     /// Batch after batch, as long as nobody minds.
     fn drain(&mut self) {
-        while self.flusher.may_try() && !shutdown_requested() && !self.is_wanted_gone() {
+        while self.flusher.may_try() && !shutdown_requested() && !database_is_wanted() {
             match self.flusher.batch() {
-                Outcome::Empty => return,
-                Outcome::Stored => {
+                Step::Empty => return,
+                Step::Stored => {
                     self.busy_at = now();
                     self.has_stored = true;
                 }
-                Outcome::Failed => {
+                Step::Failed => {
                     self.busy_at = now();
                     if !self.still_has_extension() {
                         return;
                     }
                 }
             }
-            self.attend();
+            attend();
         }
     }
 
@@ -288,30 +165,6 @@ impl Worker {
         let microseconds = if self.flusher.may_try() { due } else { LOOKS_AROUND / 10 };
         let milliseconds = (microseconds.min(LOOKS_AROUND) / 1000).max(1);
         wait_for_latch(milliseconds);
-    }
-
-    /// Whether someone drops, renames or copies the database, which takes a lock that
-    /// excludes those who connect, and waits a few seconds for all others to go.
-    fn is_wanted_gone(&self) -> bool {
-        let tag = pg_sys::LOCKTAG {
-            locktag_field1: 0,
-            locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
-            // SAFETY: set for as long as the process lives.
-            locktag_field3: unsafe { pg_sys::MyDatabaseId }.to_u32(),
-            locktag_field4: 0,
-            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
-            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-        };
-        let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-        // SAFETY: the lock of a session, which needs no transaction; given back at once.
-        unsafe {
-            let taken = pg_sys::LockAcquire(&tag, mode, true, true);
-            if taken == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
-                return true;
-            }
-            pg_sys::LockRelease(&tag, mode, true);
-        }
-        false
     }
 
     /// Goes at once, for somebody who waits. What is left is for a successor, who can
@@ -388,7 +241,7 @@ impl Worker {
             if !self.is_open {
                 self.open();
             }
-            while self.is_open && self.flusher.batch() == Outcome::Stored {
+            while self.is_open && self.flusher.batch() == Step::Stored {
                 start = now();
             }
             if self.is_open {
@@ -416,32 +269,5 @@ impl Worker {
         if self.is_open && self.flusher.is_empty() {
             self.flusher.close();
         }
-    }
-}
-
-fn shutdown_requested() -> bool {
-    // SAFETY: set by the signal's handler.
-    unsafe { pg_sys::ShutdownRequestPending != 0 }
-}
-
-/// What the postmaster has written of its state, in the line that `pg_ctl` reads. A
-/// worker alone that was told to end doesn't wait for others.
-fn server_is_stopping() -> bool {
-    const STATUS_LINE: usize = 7;
-    // SAFETY: set when the server started.
-    let directory = unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned();
-    let file = std::fs::read_to_string(format!("{directory}/postmaster.pid"));
-    file.is_ok_and(|file| {
-        file.lines().nth(STATUS_LINE).is_some_and(|line| line.trim() == "stopping")
-    })
-}
-
-fn wait_for_latch(milliseconds: i64) {
-    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // SAFETY: our own latch.
-    unsafe {
-        let latch = pg_sys::MyLatch;
-        pg_sys::WaitLatch(latch, events as c_int, milliseconds, pg_sys::PG_WAIT_EXTENSION);
-        pg_sys::ResetLatch(latch);
     }
 }

@@ -1,0 +1,190 @@
+//! Requests counted: what a batch of them adds to the totals of hours, by key and by
+//! endpoint.
+
+use crate::event::Event;
+use std::collections::HashMap;
+
+/// In microseconds.
+const HOUR: i64 = 60 * 60 * 1_000_000;
+const DAY: i64 = 24 * HOUR;
+
+/// What is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Group<'a> {
+    pub tenant_id: [u8; 16],
+    pub of: Of<'a>,
+    /// When the hour begins, in UTC.
+    pub period: i64,
+    pub environment: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Of<'a> {
+    Key { key_id: [u8; 16], status: i32, outcome: &'a [u8] },
+    Endpoint { method: &'a [u8], endpoint: &'a [u8] },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub requests: i64,
+    pub refused: i64,
+    /// Of how many requests the latency is known.
+    pub timed: i64,
+    /// The sum of those latencies, each a day at most: whole days, and microseconds.
+    pub latency_days: i32,
+    pub latency: i64,
+    /// When a key was last let in.
+    pub used_at: Option<i64>,
+    /// The oldest of the requests.
+    pub changed_from: Option<i64>,
+}
+
+#[derive(Default)]
+pub struct Tally<'a> {
+    groups: HashMap<Group<'a>, Counts>,
+}
+
+impl<'a> Tally<'a> {
+    /// Counts a request. `now` is for clocks that went ahead: no use is later.
+    pub fn add(&mut self, event: &Event<'a>, now: i64) {
+        let learned = &event.learned;
+        let group = Group {
+            tenant_id: event.tenant_id,
+            of: Of::Key {
+                key_id: event.key_id,
+                status: learned.status.unwrap_or_default(),
+                outcome: event.outcome,
+            },
+            period: event.at.saturating_sub(event.at.rem_euclid(HOUR)),
+            environment: event.environment,
+        };
+        self.groups.entry(group).or_default().add(event, now);
+        let method = learned.method.unwrap_or_default();
+        let endpoint = learned.endpoint.unwrap_or_default();
+        if !method.is_empty() || !endpoint.is_empty() {
+            let group = Group { of: Of::Endpoint { method, endpoint }, ..group };
+            self.groups.entry(group).or_default().add(event, now);
+        }
+    }
+
+    /// All groups, those of a tenant and of a key together.
+    pub fn into_sorted(self) -> Vec<(Group<'a>, Counts)> {
+        let mut groups: Vec<_> = self.groups.into_iter().collect();
+        groups.sort_unstable_by_key(|(group, _)| *group);
+        groups
+    }
+}
+
+impl Counts {
+    fn add(&mut self, event: &Event, now: i64) {
+        let is_let_in = event.outcome == b"ok";
+        self.requests += 1;
+        self.refused += i64::from(!is_let_in);
+        if let Some(latency) = event.learned.latency {
+            self.timed += 1;
+            if latency >= DAY {
+                self.latency_days = self.latency_days.saturating_add(1);
+            } else {
+                self.latency = self.latency.saturating_add(latency.max(0));
+            }
+        }
+        if is_let_in {
+            self.used_at = self.used_at.max(Some(event.at.min(now)));
+        }
+        let oldest = self.changed_from.map_or(event.at, |oldest| oldest.min(event.at));
+        self.changed_from = Some(oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Learned;
+    use proptest::prelude::*;
+
+    const OUTCOMES: [&[u8]; 3] = [b"ok", b"revoked", b"expired"];
+    const TEXTS: [Option<&[u8]>; 3] = [None, Some(b""), Some(b"/v1")];
+
+    prop_compose! {
+        fn event()(
+            at in prop_oneof![-3 * HOUR..3 * HOUR, any::<i64>()], key in 0u8..3,
+            status in proptest::option::of(200..203), outcome in 0usize..3,
+            method in 0usize..3, endpoint in 0usize..3,
+            latency in proptest::option::of(prop_oneof![-5..100i64, any::<i64>()]),
+        ) -> Event<'static> {
+            Event {
+                at,
+                key_id: [key; 16],
+                tenant_id: [key / 2; 16],
+                environment: b"live",
+                outcome: OUTCOMES[outcome],
+                learned: Learned { status, latency, method: TEXTS[method], endpoint: TEXTS[endpoint] },
+                ..Event::default()
+            }
+        }
+    }
+
+    /// Whether an event belongs to a group, said in another way.
+    fn is_of(group: &Group, event: &Event) -> bool {
+        let learned = &event.learned;
+        let hours_apart = i128::from(event.at) - i128::from(group.period);
+        (0..i128::from(HOUR)).contains(&hours_apart)
+            && group.tenant_id == event.tenant_id
+            && match group.of {
+                Of::Key { key_id, status, outcome } => {
+                    (key_id, status, outcome)
+                        == (event.key_id, learned.status.unwrap_or(0), event.outcome)
+                }
+                Of::Endpoint { method, endpoint } => {
+                    (method, endpoint)
+                        == (learned.method.unwrap_or(b""), learned.endpoint.unwrap_or(b""))
+                }
+            }
+    }
+
+    proptest! {
+        #[test]
+        fn each_request_is_counted_once_by_key_and_once_by_endpoint(
+            events in proptest::collection::vec(event(), 0..60), now in -HOUR..HOUR,
+        ) {
+            // The very first hour that can be told begins before the first microsecond.
+            let events: Vec<_> = events.into_iter().filter(|e| e.at > i64::MIN + HOUR).collect();
+            let mut tally = Tally::default();
+            events.iter().for_each(|event| tally.add(event, now));
+            let groups = tally.into_sorted();
+            let of_keys = groups.iter().filter(|(group, _)| matches!(group.of, Of::Key { .. }));
+            prop_assert_eq!(of_keys.map(|(_, c)| c.requests).sum::<i64>(), events.len() as i64);
+            let named = |event: &&Event| {
+                let told = [event.learned.method, event.learned.endpoint];
+                told.iter().any(|text| text.is_some_and(|text| !text.is_empty()))
+            };
+            let of_endpoints = groups.iter().filter(|(g, _)| matches!(g.of, Of::Endpoint { .. }));
+            prop_assert_eq!(
+                of_endpoints.map(|(_, c)| c.requests).sum::<i64>(),
+                events.iter().filter(named).count() as i64
+            );
+            for (group, counts) in &groups {
+                let own: Vec<_> = events.iter().filter(|event| is_of(group, event)).collect();
+                let let_in = || own.iter().filter(|event| event.outcome == b"ok");
+                let latencies = || own.iter().filter_map(|event| event.learned.latency);
+                let sum = i128::from(counts.latency_days) * i128::from(DAY) + i128::from(counts.latency);
+                prop_assert_eq!(counts.requests, own.len() as i64);
+                prop_assert_eq!(counts.refused, own.len() as i64 - let_in().count() as i64);
+                prop_assert_eq!(counts.timed, latencies().count() as i64);
+                prop_assert_eq!(sum, latencies().map(|l| i128::from(l.clamp(0, DAY))).sum::<i128>());
+                prop_assert_eq!(counts.used_at, let_in().map(|event| event.at.min(now)).max());
+                prop_assert_eq!(counts.changed_from, own.iter().map(|event| event.at).min());
+            }
+            prop_assert!(groups.is_sorted_by(|(one, _), (other, _)| one < other));
+        }
+    }
+
+    #[test]
+    fn the_ends_of_time_are_no_reason_to_fail() {
+        let mut tally = Tally::default();
+        for at in [i64::MIN, i64::MAX] {
+            tally.add(&Event { at, ..Event::default() }, 0);
+        }
+        assert_eq!(tally.into_sorted().len(), 2);
+    }
+}

@@ -1,0 +1,153 @@
+//! The book of lives: when the server's shared memory came into being, what of its
+//! records is stored, and what an end of it may have cost.
+
+use super::ring::Ring;
+use super::transaction::{Outcome, transaction};
+use crate::error::{Code, Error, Result};
+use crate::manage::sql::{self, Param, Rows};
+use pgrx::pg_sys;
+
+/// The entry of this life, for one database.
+#[derive(Clone, Copy)]
+pub struct Life {
+    pub ring: &'static Ring,
+    pub oid: u32,
+}
+
+/// What a batch adds to the entry.
+pub struct Progress {
+    /// Up to which record all was known to be stored before, and is now.
+    pub from: u64,
+    pub to: u64,
+    pub stored: usize,
+    pub dropped: u64,
+}
+
+impl Life {
+    /// Opens the entry, tells up to which record all is stored, and reports what an end
+    /// without a flush may have cost the life before.
+    pub fn open(&self) -> Outcome<u64> {
+        let (stored_up_to, losses) = transaction("opening", || {
+            let rows = sql::query(
+                "INSERT INTO keysmith.usage_incarnation
+                     (incarnation, database, server, started_at, most_waiting)
+                 VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (incarnation, database) DO UPDATE SET closed_at = NULL
+                 RETURNING last_sequence",
+                &self.params(),
+            )?;
+            let stored_up_to = rows.first().and_then(|row| row.bigint(1)).unwrap_or_default();
+            let [incarnation, database, server, ..] = self.params();
+            let started_cleanly = Param::boolean(self.ring.started_cleanly);
+            let rows = sql::query(LOSSES, &[incarnation, database, server, started_cleanly])?;
+            Ok((stored_up_to, losses(&rows)))
+        })?;
+        for loss in losses {
+            pgrx::warning!("keysmith: {loss}");
+        }
+        Ok(stored_up_to.unsigned_abs())
+    }
+
+    /// Up to which record all is stored, as committed.
+    pub fn stored_up_to(&self) -> Outcome<u64> {
+        let [incarnation, database, ..] = self.params();
+        transaction("looking what is stored", || {
+            let rows = sql::query(
+                "SELECT last_sequence FROM keysmith.usage_incarnation
+                 WHERE incarnation = $1 AND database = $2",
+                &[incarnation, database],
+            )?;
+            let stored_up_to = rows.first().and_then(|row| row.bigint(1)).unwrap_or_default();
+            Ok(stored_up_to.unsigned_abs())
+        })
+    }
+
+    /// Notes what is stored, in the transaction that stores it. If another has stored
+    /// more meanwhile than is known here, that is an error: nothing is stored twice.
+    pub fn note(&self, progress: &Progress) -> Result<()> {
+        let [incarnation, database, server, started_at, most_waiting] = self.params();
+        let noted = sql::execute(
+            "INSERT INTO keysmith.usage_incarnation AS i
+                 (incarnation, database, server, started_at, most_waiting,
+                  last_sequence, stored, dropped, last_flush_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())
+             ON CONFLICT (incarnation, database) DO UPDATE
+             SET last_sequence = greatest(i.last_sequence, excluded.last_sequence),
+                 stored = i.stored + excluded.stored, dropped = excluded.dropped,
+                 last_flush_at = excluded.last_flush_at, closed_at = NULL
+             WHERE i.last_sequence <= $9",
+            &[
+                incarnation,
+                database,
+                server,
+                started_at,
+                most_waiting,
+                Param::bigint(Some(progress.to as i64)),
+                Param::bigint(Some(progress.stored as i64)),
+                Param::bigint(Some(progress.dropped as i64)),
+                Param::bigint(Some(progress.from as i64)),
+            ],
+        )?;
+        match noted {
+            0 => Err(Error::new(Code::Conflict, "usage records are stored already")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that all is stored, so that an end of the server costs nothing from here.
+    pub fn close(&self) -> Outcome<usize> {
+        let [incarnation, database, ..] = self.params();
+        transaction("closing", || {
+            sql::execute(
+                "UPDATE keysmith.usage_incarnation
+                 SET closed_at = pg_catalog.clock_timestamp()
+                 WHERE incarnation = $1 AND database = $2",
+                &[incarnation, database],
+            )
+        })
+    }
+
+    fn params(&self) -> [Param; 5] {
+        let incarnation = self.ring.incarnation;
+        [
+            Param::bigint(Some(incarnation)),
+            Param::given(pg_sys::OIDOID, Some(self.oid.into())),
+            Param::bigint(Some(server())),
+            Param::timestamp(Some(incarnation)),
+            Param::bigint(Some(most_waiting(self.ring))),
+        ]
+    }
+}
+
+/// How many requests a sudden end can cost at most: those in this database's share of
+/// the ring, and one that each backend holds back.
+fn most_waiting(ring: &Ring) -> i64 {
+    // SAFETY: set when the server starts.
+    i64::from(ring.share) + i64::from(unsafe { pg_sys::MaxBackends })
+}
+
+fn server() -> i64 {
+    // SAFETY: set when the server starts.
+    unsafe { pg_sys::GetSystemIdentifier() as i64 }
+}
+
+/// The life before this one: after a proper end nothing is lost, as what waited was
+/// kept; else it is reported.
+const LOSSES: &str = "
+    UPDATE keysmith.usage_incarnation AS i
+    SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
+        lost_from = CASE WHEN NOT $4 THEN coalesce(i.closed_at, i.last_flush_at, i.started_at) END,
+        lost_until = CASE WHEN NOT $4 THEN c.started_at END,
+        closed_at = CASE WHEN $4 THEN coalesce(i.closed_at, c.started_at) ELSE i.closed_at END
+    FROM keysmith.usage_incarnation AS c
+    WHERE c.incarnation = $1 AND c.database = $2
+      AND i.database = $2 AND i.lost_at_most IS NULL AND i.incarnation = (
+          SELECT pg_catalog.max(l.incarnation) FROM keysmith.usage_incarnation AS l
+          WHERE l.database = $2 AND l.server = $3 AND l.incarnation < $1)
+    RETURNING pg_catalog.format('usage of at most %s requests may have been lost between %s and %s',
+                                i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most";
+
+fn losses(rows: &Rows) -> Vec<String> {
+    let reported = rows.iter().filter(|row| row.bigint(2).is_some());
+    reported.filter_map(|row| row.text(1)).collect()
+}

@@ -1,0 +1,97 @@
+//! The worker's transactions, what became of them, and whether it is worth trying again.
+
+use crate::catalog::Catalog;
+use crate::error::Result;
+use crate::manage::authority;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pg_sys::{self, BackendState};
+use std::panic::AssertUnwindSafe;
+
+/// Why a transaction failed.
+pub struct Failure {
+    pub message: String,
+    /// It may pass: nothing is wrong with what was to be stored.
+    pub is_passing: bool,
+}
+
+pub type Outcome<T> = std::result::Result<T, Failure>;
+
+pub fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// Runs something in a transaction of its own, as the extension's owner.
+pub fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
+    bare_transaction(what, || authority::as_owner(&Catalog::open()?, body))
+}
+
+/// Runs something in a transaction of its own.
+fn bare_transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
+    let activity = std::ffi::CString::new(format!("keysmith usage: {what}")).unwrap_or_default();
+    let run = AssertUnwindSafe(|| {
+        // SAFETY: what a background worker does for a transaction.
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            pg_sys::pgstat_report_activity(BackendState::STATE_RUNNING, activity.as_ptr());
+        }
+        let done = body()
+            .map_err(|error| Failure { message: error.message().into(), is_passing: false })?;
+        // SAFETY: as above.
+        unsafe {
+            pg_sys::PopActiveSnapshot();
+            pg_sys::CommitTransactionCommand();
+        }
+        Ok(done)
+    });
+    let outcome = pgrx::PgTryBuilder::new(run).catch_others(|error| Err(caught(&error))).execute();
+    // SAFETY: after a failure the transaction, if there is one, is rolled back. Then
+    // nothing is left of it but the memory in which workers live.
+    unsafe {
+        if outcome.is_err() {
+            pg_sys::AbortCurrentTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        pg_sys::pgstat_report_stat(true);
+        pg_sys::pgstat_report_activity(BackendState::STATE_IDLE, std::ptr::null());
+    }
+    outcome
+}
+
+/// Whether the extension is there, as far as can be seen.
+pub fn extension_exists() -> bool {
+    let exists = bare_transaction("looking for the extension", || {
+        // SAFETY: a look-up by name, inside a transaction.
+        let oid = unsafe { pg_sys::get_extension_oid(c"keysmith".as_ptr(), true) };
+        Ok(oid != pg_sys::Oid::INVALID)
+    });
+    exists.unwrap_or(true)
+}
+
+/// What an error that was caught says.
+pub fn message(error: &CaughtError) -> String {
+    match error {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => report.message().into(),
+    }
+}
+
+fn caught(error: &CaughtError) -> Failure {
+    let is_passing = match error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+            is_passing(report.sql_error_code() as i32)
+        }
+        CaughtError::RustPanic { .. } => false,
+    };
+    Failure { message: message(error), is_passing }
+}
+
+/// Whether an SQLSTATE is of a class that tells of the server's state, or of others'
+/// doings, and not of the data.
+fn is_passing(packed: i32) -> bool {
+    let character = |place: i32| ((packed >> (6 * place)) & 0x3f) as u8 + b'0';
+    matches!(&[character(0), character(1)], b"08" | b"25" | b"40" | b"53" | b"55" | b"57" | b"58")
+}

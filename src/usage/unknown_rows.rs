@@ -1,0 +1,51 @@
+//! The rows of requests without a known key.
+
+use super::rows;
+use super::unknown::Taken;
+use crate::error::Result;
+use crate::manage::sql::{self, Param};
+use keysmith_core::event::Record;
+use pgrx::pg_sys;
+
+pub fn store(taken: &Taken) -> Result<()> {
+    let other = (taken.other > 0).then_some((&b""[..], &b"other"[..], taken.other));
+    let pairs = taken.pairs.iter().map(|p| (p.keyspace(), p.reason(), p.requests));
+    for (keyspace, reason, requests) in pairs.chain(other) {
+        sql::execute(
+            "INSERT INTO keysmith.usage_unknown AS u (keyspace, reason, hour, requests)
+             VALUES ($1, $2, pg_catalog.date_trunc('hour', pg_catalog.now()), $3)
+             ON CONFLICT (keyspace, reason, hour)
+             DO UPDATE SET requests = u.requests + excluded.requests",
+            &[text(keyspace), text(reason), Param::bigint(Some(requests as i64))],
+        )?;
+    }
+    for sample in &taken.samples {
+        let Some(Record::Event(event)) = Record::decode(sample) else { continue };
+        let ip = event.ip.map(|address| address.to_string());
+        sql::execute(
+            "INSERT INTO keysmith.usage_unknown_sample
+                 (at, keyspace, reason, method, endpoint, ip)
+             VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.inet)",
+            &[
+                Param::timestamp(Some(event.at)),
+                text(event.keyspace),
+                text(event.outcome),
+                Param::given(pg_sys::TEXTOID, event.learned.method.map(rows::bytes)),
+                Param::given(pg_sys::TEXTOID, event.learned.endpoint.map(rows::bytes)),
+                Param::text_or_null(ip.as_deref()),
+            ],
+        )?;
+    }
+    // The newest thousand are enough to tell where they come from.
+    sql::execute(
+        "DELETE FROM keysmith.usage_unknown_sample
+         WHERE at < (SELECT s.at FROM keysmith.usage_unknown_sample s
+                     ORDER BY s.at DESC OFFSET 1000 LIMIT 1)",
+        &[],
+    )?;
+    Ok(())
+}
+
+fn text(bytes: &[u8]) -> Param {
+    Param::given(pg_sys::TEXTOID, Some(rows::bytes(bytes)))
+}
