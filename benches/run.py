@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cost
+import documents
 import frameworks
 import growth
 import report
@@ -148,6 +149,7 @@ def main():
             if data:
                 draw(name, data)
     summary(kept, CHARTS)
+    documents.write(kept)
 
 
 if __name__ == "__main__":
