@@ -8,6 +8,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -135,6 +136,8 @@ def read_options():
 
 
 def main():
+    # So that the clusters are removed then too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     options = read_options()
     mode = FULL if options.full else SHORT
     kept = Kept(options.kept)
