@@ -55,7 +55,7 @@ def driver():
 
 
 def keysmith():
-    verdict = connection.execute("SELECT * FROM keysmith.verify(%s, %s, ip => %s)",
+    verdict = connection.execute("SELECT ok, status, code, key_id, tenant FROM keysmith.verify(%s, %s, ip => %s)",
                                  (random.choice(ours), ["images:write"], "192.0.2.1")).fetchone()
     return verdict[0]
 
