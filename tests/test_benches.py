@@ -71,12 +71,23 @@ def test_loops_call_the_functions_for_each_key(scenery):
         count, = connection.execute(statement, [2]).fetchone()
         batches = name == cost.EMPTY_BATCH
         assert (0 < count < 10) if batches else count == 2 * len(keys["plain"]), name
+    # Rows that are right in number may still be one call's, again and again.
+    connection.execute("SET track_functions = 'all'")
+    before = _calls(connection)
+    connection.execute(cost.loops()[cost.MANY], [3])
+    assert _calls(connection) - before == 3 * (len(keys["plain"]) // cost.BATCH + 1)
     answers = dict(connection.execute(f"""
         SELECT 'known', reason FROM plain_keys, {cost.verify('plain')} GROUP BY 2
         UNION SELECT 'unknown', reason FROM plain_variants, {cost.verify('plain', 'unknown_key')} GROUP BY 2
         UNION SELECT 'malformed', reason FROM plain_variants, {cost.verify('plain', 'malformed_key')} GROUP BY 2
         """).fetchall())
     assert answers == {"known": "ok", "unknown": "not_found", "malformed": "malformed_key"}
+
+
+def _calls(connection):
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    return connection.execute("SELECT coalesce(sum(calls), 0) FROM pg_stat_user_functions"
+                              " WHERE funcname = 'verify_many'").fetchone()[0]
 
 
 def test_keys_that_are_numbered_are_keys(scenery):
