@@ -13,6 +13,7 @@ pg_major  = $(shell source scripts/common.sh; major "$(pg_config)")
 
 BUILD  = $(or $(CARGO_TARGET_DIR),target)/release
 VENV   = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/venv
+BENCH_VENV = $(VENV)-bench
 SCRIPT = sql/keysmith--$(shell sed -nE "s/^default_version = '(.*)'/\1/p" keysmith.control).sql
 cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
 
@@ -82,9 +83,21 @@ lint: setup ## check formatting and lints
 	$(CARGO) fmt --all --check
 	$(call cargo,clippy) --workspace --all-targets -- -D warnings
 
-bench: install $(VENV)/done ## measure throughput
-	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/throughput.py
-	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/hot_keys.py
+# FULL=1 takes hours. ONLY="growth cost" measures some of the charts, RESUME=1 what is missing.
+bench: install $(BENCH_VENV)/done benches/frameworks/node_modules/.package-lock.json ## measure all that the documents show
+	PG_CONFIG=$(pg_config) $(BENCH_VENV)/bin/python benches/run.py --kept $(BUILD)/../bench \
+	    $(if $(FULL),--full) $(if $(RESUME),--resume) $(if $(ONLY),--only $(ONLY))
+
+# What is compared with: only for benchmarks.
+$(BENCH_VENV)/done: benches/frameworks/requirements.txt tests/requirements.txt
+	python3 -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/pip install --quiet -r $<
+	touch $@
+
+benches/frameworks/node_modules/.package-lock.json: benches/frameworks/package-lock.json
+	@scripts/setup.sh node
+	cd benches/frameworks && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
 
 bench-drain: install $(VENV)/done ## measure how fast usage is stored
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/drain.py
@@ -98,5 +111,5 @@ bench-isolation: install $(VENV)/done ## measure row-level security
 
 clean: stop ## remove what was built, and the demo's cluster
 	@[ ! -L target/cluster ] || rm -rf "$$(readlink -f target/cluster)"
-	rm -rf target pg_test/results pg_test/output_iso
+	rm -rf target pg_test/results pg_test/output_iso benches/frameworks/node_modules
 	[ -z "$(CARGO_TARGET_DIR)" ] || $(CARGO) clean

@@ -22,6 +22,7 @@ SCOPES = ["images:read", "images:write"]
 ROUTES = 200
 ROLES = 50
 KEYS_PER_TENANT = 100
+UNREACHED_LIMIT = "100000000/1 hour/100000000/hourly"
 
 
 def make_keys(count, seed=1):
@@ -42,6 +43,12 @@ def _checksum(covered):
         rest, digit = divmod(rest, len(ALPHABET))
         digits.append(ALPHABET[digit])
     return "".join(reversed(digits))
+
+
+def numbered_key(n):
+    """A valid key that its number tells, so that ten million needn't be kept."""
+    covered = PREFIX + hashlib.sha256(str(n).encode()).hexdigest()[:SECRET_LENGTH]
+    return covered + _checksum(covered)
 
 
 def misspell(key):
@@ -74,15 +81,16 @@ def fill(connection, keys):
     add_keys(connection, keys)
 
 
-def add_keys(connection, keys, keyspace="default", tenant="tenant", limits=None):
+def add_keys(connection, keys, keyspace="default", tenant="tenant", limits=None, scopes=SCOPES,
+             allowlist=None, keys_per_tenant=KEYS_PER_TENANT):
     """Keys of new tenants, which are named after `tenant`. `limits` is as it is stored."""
     random_source = random.Random(keys[0])
-    tenants = [_make_uuid(random_source) for _ in range(-(-len(keys) // KEYS_PER_TENANT))]
+    tenants = [_make_uuid(random_source) for _ in range(-(-len(keys) // keys_per_tenant))]
     copy(connection, "keysmith.tenant", ["tenant_id", "keyspace", "name"],
          ((tenant_id, keyspace, f"{tenant}-{n}") for n, tenant_id in enumerate(tenants)))
     copy(connection, "keysmith.key", _KEY_COLUMNS,
          (_key_row(_make_uuid(random_source), tenants[n % len(tenants)], key, keyspace, limits)
-          for n, key in enumerate(keys)))
+          + (scopes, allowlist) for n, key in enumerate(keys)))
 
 
 def add_quiet_keys(connection, keys):
@@ -95,7 +103,7 @@ def add_quiet_keys(connection, keys):
 
 def add_limited_keys(connection, keys):
     """Keys with a limit that no benchmark reaches."""
-    add_keys(connection, keys, tenant="limited", limits="100000000/1 hour/100000000/hourly")
+    add_keys(connection, keys, tenant="limited", limits=UNREACHED_LIMIT)
 
 
 def settle(connection):
@@ -108,14 +116,14 @@ def settle(connection):
 
 
 _KEY_COLUMNS = ["key_id", "tenant_id", "generation", "digest", "keyspace", "environment", "kind",
-                "scopes", "limits", "label", "key_prefix", "key_snippet", "created_by"]
+                "limits", "label", "key_prefix", "key_snippet", "created_by", "scopes", "allowlist"]
 
 
 def _key_row(key_id, tenant_id, key, keyspace, limits):
     digest = hashlib.sha256(DOMAIN + key_digest(key)).digest()
     shown = key[:len(PREFIX) + 5], f"{PREFIX}...{key[-4:]}"
-    return (key_id, tenant_id, 0, digest, keyspace, "live", "secret", SCOPES, limits, "benchmark",
-            *shown, "postgres")
+    return (key_id, tenant_id, 0, digest, keyspace, "live", "secret", limits, "benchmark", *shown,
+            "postgres")
 
 
 def _make_uuid(random_source):

@@ -34,3 +34,9 @@ def processor():
 def command():
     """How to run this again, from the project's folder."""
     return " ".join(["python", f"benches/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
+def surroundings(data):
+    """When and where a chart's figures come from: the first words of its page."""
+    return (f"{data['date']}, PostgreSQL {data['version']}, {data['processor']}; `{data['made_by']}`,\n"
+            f"{data['took'] / 60:,.0f} minutes.")

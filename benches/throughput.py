@@ -1,211 +1,220 @@
-"""Decisions per second, beside `SELECT 1` and beside a plain look-up by primary key.
+"""Decisions per second and their latency, beside `SELECT 1`, a look-up and plpgsql."""
 
-Every contender is run in many short rounds, in another order each time, so that what
-else the machine does meets all of them alike. Ratios are taken within a round, and
-their median over the rounds is shown.
-
-A second table is about hot keys, few of them: what logging and a limit add to a decision,
-and what the same costs where a plpgsql function writes rows for it.
-"""
-
-import argparse
-import datetime
-import functools
 import random
-import re
-import statistics
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
 
 import dataset
+import pgbench
+import plot
+import ratios
 import report
-from dataset import clusters
-
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "throughput.md"
+from pgbench import Contender
+from scene import ADDRESS, VERDICT_COLUMNS, worker_of
 
 # pgbench has no expressions for text, so a key per script, of which it picks one at
 # random for each transaction; other keys in each round. Every client prepares every
 # script: more of them would measure that, these few take about 1 % of a round.
 SCRIPTS = 4
 
-SETTINGS = {
-    "shared_buffers": "512MB",
-    "autovacuum": "off",
-    # What a session comes to by itself after five executions of each statement. Here
-    # that would be a noticeable part of a round, and no part of `SELECT 1`.
-    "plan_cache_mode": "force_generic_plan",
-}
+# Keys of the contenders that write rows. Few keys more would have them wait for each
+# other's locks; these are in the statement, since so many scripts would be prepared all
+# the time.
+HOT = 100
 
-VERDICT_COLUMNS = [
-    "ok", "status", "code", "message", "reason", "key_id", "tenant", "tenant_id", "keyspace",
-    "environment", "kind", "owner", "role", "scopes", "metadata", "expires_at", "limit_name",
-    "limit_remaining", "retry_after", "credits_remaining", "request_id",
-]
-
-
-@dataclass
-class Contender:
-    """A statement; `:key` stands for one of the values, which differ by script.
-
-    Values and `:scopes` are bind parameters, as they are where an application calls.
-    A scope written into a script would be mangled: pgbench takes its colon for the
-    beginning of a variable.
-    """
-
-    name: str
-    statement: str
-    values: list
-    expected: object
-    # What the script does before; nothing of it depends on the round.
-    first: str = ""
-
-    def arguments(self, folder):
-        """Writes the scripts and returns how to tell pgbench of them."""
-        arguments = ["-D", "scopes={images:write}"]
-        for n, value in enumerate(self.values):
-            script = folder / f"{n}.sql"
-            script.write_text(self.first + self.statement.replace(":key", f":key{n}") + ";\n")
-            arguments += ["-f", script, "-D", f"key{n}={value}"]
-        return arguments
-
-    def check(self, connection):
-        """Makes sure that what is measured is what the name says."""
-        statement = self.statement.replace(":key", "%(key)s").replace(":scopes", "%(scopes)s")
-        for value in self.values:
-            cursor = connection.execute(statement, {"key": value, "scopes": "{images:write}"})
-            row = dict(zip([column.name for column in cursor.description], cursor.fetchone()))
-            found = row.get("reason")
-            if found != self.expected:
-                raise SystemExit(f"{self.name}: expected {self.expected}, found {found}")
-
-
-SELECT_1 = "SELECT 1"
+FLOOR = "SELECT 1"
 LOOKUP = "primary-key look-up"
+VERIFY = "verify"
+FULL = "verify, logged, one limit"
+PLPGSQL = "plpgsql"
+BATCH = 1000
+MANY = f"verify_many of {BATCH:,}, each"
+HOT_VERIFY = "verify, logged, 100 hot keys"
+HOT_PLPGSQL = "plpgsql, logging, 100 hot keys"
+
+# These are measured with each number of clients, others with a few.
+AT_EACH = [FLOOR, LOOKUP, VERIFY, FULL, PLPGSQL]
+FEW_CLIENTS = (1, 8)
+CLIENTS = (1, 2, 4, 8, 16)
+PEERS = [LOOKUP, PLPGSQL, HOT_PLPGSQL]
 
 
 def contenders(keys):
     """All contenders, with keys drawn anew."""
-    known = random.sample(keys, SCRIPTS)
-    unknown = dataset.make_keys(SCRIPTS, seed=random.random())
-    digests = ["\\x" + dataset.key_digest(key).hex() for key in known]
-    look_up = f"SELECT {', '.join(VERDICT_COLUMNS)} FROM peer WHERE digest = :key"
-    verify = "SELECT * FROM keysmith.verify(:key)"
-    verify_scope = "SELECT * FROM keysmith.verify(:key, :scopes)"
-    authenticate = (f"SELECT * FROM keysmith.authenticate(:key::jsonb, 'GET',"
-                    f" '/v1/r{dataset.ROUTES // 2}/7/items')")
+    def drawn(kind):
+        return random.sample(keys[kind], SCRIPTS)
+
+    def verify(name, kind, keyspace="quiet", values=None, expected="ok"):
+        statement = (f"SELECT * FROM keysmith.verify(:key, :scopes, ip => '{ADDRESS}',"
+                     f" keyspace => '{keyspace}')")
+        return Contender(name, statement, values or drawn(kind), expected)
+
+    plain = drawn("plain")
+    many = "{" + ",".join(random.sample(keys["plain"], BATCH)) + "}"
+    hot = random.sample(keys["logged"], HOT)
+    hot_key = "('{" + ",".join(hot) + "}'::text[])[:n]"
+    pick = f"\\set n random(1, {HOT})\n"
+    hot_plpgsql = f"SELECT * FROM peer_verify_with_rows({hot_key}, :scopes, '{ADDRESS}')"
     return [
-        Contender(SELECT_1, "SELECT 1", known, None),
-        Contender(LOOKUP, look_up, digests, "ok"),
-        Contender("verify", verify, known, "ok"),
-        Contender("verify, scope required", verify_scope, known, "ok"),
-        Contender(f"authenticate, {dataset.ROUTES} routes", authenticate,
-                  [dataset.headers(key) for key in known], "ok"),
-        Contender("verify, malformed key", verify, [dataset.misspell(key) for key in known],
-                  "malformed_key"),
-        Contender("verify, unknown key", verify, unknown, "not_found"),
+        Contender(FLOOR, "SELECT 1"),
+        Contender(LOOKUP, f"SELECT {', '.join(VERDICT_COLUMNS)} FROM peer WHERE digest = :key",
+                  ["\\x" + dataset.key_digest(key).hex() for key in plain], "ok"),
+        verify(VERIFY, "plain"),
+        verify("verify, logged", "logged", "default"),
+        verify("verify, one limit", "limited"),
+        verify(FULL, "logged_limited", "default"),
+        verify("verify, allowlist", "allowlisted"),
+        verify("verify, 20 scopes", "scoped"),
+        verify("verify, unknown key", None, values=dataset.make_keys(SCRIPTS, seed=random.random()),
+               expected="not_found"),
+        verify("verify, malformed key", None, values=[dataset.misspell(key) for key in plain],
+               expected="malformed_key"),
+        Contender(f"authenticate, {dataset.ROUTES} routes",
+                  "SELECT * FROM keysmith.authenticate(:key::jsonb, 'GET',"
+                  f" '/v1/r{dataset.ROUTES // 2}/7/items', ip => '{ADDRESS}', keyspace => 'quiet')",
+                  [dataset.headers(key) for key in plain], "ok"),
+        Contender(MANY, "SELECT * FROM keysmith.verify_many(:key, :scopes,"
+                  f" ip => '{ADDRESS}', keyspace => 'quiet')", [many], "ok", sampled=1),
+        Contender(PLPGSQL, f"SELECT * FROM peer_verify(:key, :scopes, '{ADDRESS}')", plain, "ok"),
+        Contender(HOT_VERIFY, f"SELECT * FROM keysmith.verify({hot_key}, :scopes, ip => '{ADDRESS}')",
+                  expected="ok", first=pick),
+        Contender(HOT_PLPGSQL, hot_plpgsql, expected="ok", first=pick),
+        Contender(f"{HOT_PLPGSQL}, asynchronous commit", hot_plpgsql, expected="ok", first=pick,
+                  settings={"synchronous_commit": "off"}),
     ]
 
 
-def make_lookup_table(connection, keys):
-    """Each key's verdict by the key's digest: what a look-up alone would cost."""
-    connection.execute(
-        f"CREATE TABLE peer AS SELECT * FROM ROWS FROM (unnest(%s::bytea[]),"
-        f" keysmith.verify_many(%s)) AS verdicts (digest, {', '.join(VERDICT_COLUMNS)})",
-        [[dataset.key_digest(key) for key in keys], keys])
-    connection.execute("ALTER TABLE peer ADD PRIMARY KEY (digest)")
+def measure(mode, scene, say):
+    cluster = scene.start()
+    names = [contender.name for contender in contenders(scene.keys)]
+    measured = {name: {clients: [] for clients in CLIENTS if clients in FEW_CLIENTS or name in AT_EACH}
+                for name in names}
+    with cluster.connect() as connection:
+        for contender in contenders(scene.keys):
+            contender.check(connection)
+        for number in range(mode.rounds):
+            say(f"round {number + 1} of {mode.rounds}")
+            for clients in CLIENTS:
+                for contender in pgbench.shuffled(contenders(scene.keys)):
+                    if clients not in measured[contender.name]:
+                        continue
+                    # What the last one logged is stored, so that it is in nobody's way.
+                    worker_of(connection)
+                    found = pgbench.run(cluster, contender, clients, mode.seconds)
+                    if contender.name == MANY:
+                        found |= {"rate": found["rate"] * BATCH, "client": found["client"] / BATCH,
+                                  "server": found["server"] / BATCH}
+                    measured[contender.name][clients].append(found)
+        # Records for which there was no room, so that their own transactions stored them.
+        in_place, logged = connection.execute(
+            "SELECT count(*) FILTER (WHERE incarnation = 0), count(*) FROM keysmith.usage_event").fetchone()
+    return {"measured": measured, "logged": logged, "in_place": in_place, "seconds": mode.seconds}
 
 
-def transactions_per_second(cluster, contender, clients, seconds, **settings):
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    with tempfile.TemporaryDirectory() as folder:
-        output = cluster.program(
-            "pgbench", "-n", "-M", "prepared", "-T", seconds, "-c", clients,
-            "-j", min(clients, 2), *contender.arguments(Path(folder)),
-            f"dbname=postgres options='{options}'", dbname=None).stdout
-    rate = re.search(r"^tps = ([0-9.]+)", output, re.MULTILINE)
-    if not rate:
-        raise SystemExit(f"{contender.name}: no transaction in {seconds} s; try more --seconds")
-    return float(rate[1])
+def rates(data, name, clients):
+    return [found["rate"] for found in data["measured"][name][str(clients)]]
 
 
-def measure(cluster, keys, options):
-    """Transactions per second by number of clients and contender, one for each round."""
-    measured = {(clients, contender.name): []
-                for clients in options.clients for contender in contenders(keys)}
-    for number in range(options.rounds):
-        for clients in options.clients:
-            for contender in shuffled(contenders(keys)):
-                measured[clients, contender.name].append(
-                    transactions_per_second(cluster, contender, clients, options.seconds))
-        print(f"round {number + 1} of {options.rounds}", flush=True)
-    return measured
+def ratio(data, name, other, clients):
+    return ratios.median_ratio(rates(data, name, clients), rates(data, other, clients))
 
 
-def shuffled(items):
-    return random.sample(items, len(items))
+def page(data):
+    rows, latencies, spent = [], [], []
+    for clients in CLIENTS:
+        for name, by_clients in data["measured"].items():
+            if str(clients) not in by_clients:
+                continue
+            found = by_clients[str(clients)]
+            of = [f"{ratio(data, name, other, clients):.1%}" for other in (FLOOR, LOOKUP, PLPGSQL)]
+            rows.append([name, clients, ratios.number(ratios.quartiles(rates(data, name, clients))[1]),
+                         ratios.spread(rates(data, name, clients)), *of])
+            latencies.append([name, clients, *(median(found, of) for of in ("p50", "p95", "p99"))])
+            spent.append([name, clients, *(median(found, of) for of in ("client", "server")), *(
+                f"{spent_ratio(data, name, other, clients):.1%}" for other in (FLOOR, LOOKUP, PLPGSQL))])
+    head = ["contender", "clients"]
+    throughput = report.markdown_table(
+        [*head, "a second", "p25..p75", "of SELECT 1", "of the look-up", "of plpgsql"], rows)
+    waits = report.markdown_table([*head, "p50, µs", "p95, µs", "p99, µs"], latencies)
+    processor = report.markdown_table(
+        [*head, "pgbench, µs", "session, µs", "both, of SELECT 1", "of the look-up", "of plpgsql"], spent)
+    return f"""# Throughput and latency
+
+{report.surroundings(data)} Clients and server share the processors.
+Rounds of {data["seconds"]} s; pgbench, prepared statements.
+
+![Decisions a second by number of clients](throughput.svg)
+
+![Latency with eight clients](latency.svg)
+
+{throughput}
+
+The look-up is a `SELECT` of a verdict's columns from a plain table: it decides nothing, and
+trusts that the row is current. plpgsql decides as `plpgsql_peer.sql` does; where it logs, it
+updates the key's row and inserts one of the request, as in `plpgsql_rows.sql`, keeps no totals
+and limits nothing. `verify` is of a keyspace that logs nothing, unless it says `logged`.
+
+Of {data["logged"]:,} requests that were logged, {data["in_place"]:,} found no room in the buffer and
+were stored by their own transactions.
+
+## Processor time
+
+What pgbench and its sessions spend on a transaction, medians over the rounds, and how it compares:
+less is better here. Throughput follows from it where all processors are busy; it depends less on
+what else the machine does. The worker that stores what is logged comes on top: see [cost](cost.md).
+
+{processor}
+
+## Latency
+
+Of a transaction, seen from pgbench; medians over the rounds.
+
+{waits}
+"""
 
 
-def table(measured):
-    rows = []
-    for (clients, name), rates in measured.items():
-        low, median, high = quartiles(rates)
-        ratios = [median_ratio(rates, measured[clients, other]) for other in (SELECT_1, LOOKUP)]
-        rows.append([name, clients, f"{median:,.0f}", f"{low:,.0f}..{high:,.0f}", *ratios])
-    header = ["contender", "clients", "median tps", "p25..p75", "of SELECT 1", "of the look-up"]
-    return report.markdown_table(header, rows)
+def median(found, what):
+    return ratios.number(ratios.quartiles([one[what] for one in found])[1])
 
 
-def quartiles(values):
-    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+def spent_ratio(data, name, other, clients):
+    """Of the processor time of both sides: how much of the other's it is."""
+    mine, others = ([one["client"] + one["server"] for one in data["measured"][which][str(clients)]]
+                    for which in (name, other))
+    return ratios.median_ratio(mine, others)
 
 
-def median_ratio(rates, others):
-    return f"{statistics.median(a / b for a, b in zip(rates, others)):.1%}"
+def plots(data):
+    curves = [(name, [(clients, ratios.quartiles(rates(data, name, clients))[1]) for clients in CLIENTS])
+              for name in (VERIFY, PLPGSQL, LOOKUP, FULL, FLOOR)]
+    # Those that wait for a disk would leave no room for the others.
+    names = [name for name in data["measured"] if name != MANY and not name.startswith(HOT_PLPGSQL)]
+    waits = []
+    for name in names:
+        found = data["measured"][name]["8"]
+        p50, p95 = (ratios.quartiles([one[of] for one in found])[1] for of in ("p50", "p95"))
+        waits.append(plot.Bar(name, p50, p50, p95, color(name)))
+    return {
+        "throughput": plot.lines("Decisions a second", "transactions a second", curves, "clients"),
+        "latency": plot.bars("Latency with eight clients", "µs of a transaction, p50; whiskers to p95", waits),
+    }
 
 
-def write_results(text, version, options):
-    today = datetime.date.today().isoformat()
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(f"""# Throughput
-
-{today}, PostgreSQL {version}, {report.processor()}; clients and server share them.
-{options.keys:,} keys; {options.rounds} rounds of {options.seconds} s each. Made by
-`{report.command()}`.
-
-{text}
-
-The look-up is a prepared `SELECT` of a verdict's columns from a plain table, by primary key:
-it decides nothing, and trusts that the row is current.
-""")
+def color(name):
+    if name == FLOOR:
+        return plot.FLOOR
+    return plot.PEER if any(name.startswith(peer) for peer in PEERS) else plot.OURS
 
 
-def read_options():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seconds", type=int, default=2, help="length of each measurement")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--keys", type=int, default=100_000)
-    return parser.parse_args()
-
-
-def main():
-    options = read_options()
-    keys = dataset.make_keys(options.keys)
-    with clusters.running("throughput", **SETTINGS) as cluster:
-        with cluster.connect() as connection:
-            dataset.fill(connection, keys)
-            make_lookup_table(connection, keys)
-            dataset.settle(connection)
-            for contender in contenders(keys):
-                contender.check(connection)
-            version = connection.execute("SHOW server_version_num").fetchone()[0]
-        version = f"{int(version) // 10000}.{int(version) % 10000}"
-        text = table(measure(cluster, keys, options))
-    print(text)
-    write_results(text, version, options)
-
-
-if __name__ == "__main__":
-    main()
+def targets(data):
+    def one(name, other, clients, least):
+        return (f"{name}: {least} × {other} with {clients} client{'s' if clients > 1 else ''}",
+                ratio(data, name, other, clients), least, "at least")
+    def spent(name, other, clients, most):
+        return (f"{name}: {most} × the processor time of {other} with {clients} clients",
+                spent_ratio(data, name, other, clients), most, "at most")
+    return [
+        *(one(VERIFY, FLOOR, clients, 0.95) for clients in FEW_CLIENTS),
+        *(one(VERIFY, LOOKUP, clients, 1.0) for clients in FEW_CLIENTS),
+        *(one(FULL, VERIFY, clients, 0.95) for clients in FEW_CLIENTS),
+        one(HOT_VERIFY, HOT_PLPGSQL, 8, 5),
+        spent(VERIFY, FLOOR, 8, 1.05), spent(VERIFY, LOOKUP, 8, 1.0), spent(FULL, VERIFY, 8, 1.05),
+    ]

@@ -17,7 +17,14 @@ need() { # what it is, its Debian packages, a command that succeeds if it is the
 
 has_rust() { cargo --version && [ "$(printf '1.95\n%s\n' "$(cargo --version | cut -d' ' -f2)" | sort -V | head -n 1)" = 1.95 ]; }
 has_libclang() { ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang.so* || [ -n "${LIBCLANG_PATH:-}" ]; }
+has_node() { npm --version && [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ]; }
 has_pgbouncer() { PATH=$PATH:/usr/sbin command -v pgbouncer; }
+# Only where the distribution's is new enough.
+node_packages() {
+    local version
+    version=$(apt-cache show nodejs 2>/dev/null | sed -nE 's/^Version: ([0-9]+).*/\1/p' | head -n 1)
+    [ "${version:-0}" -lt 20 ] || echo "nodejs npm"
+}
 # The newest supported PostgreSQL that the distribution has, if any.
 server_packages() {
     local version
@@ -41,6 +48,7 @@ for extra in "$@"; do
     case $extra in
         pgbouncer) need "pgbouncer, to test with a pooler" "pgbouncer" has_pgbouncer ;;
         valgrind) need "valgrind, to count instructions" "valgrind libc6-dbg" valgrind --version ;;
+        node) need "Node.js 20 or newer with npm (https://nodejs.org), for a benchmark" "$(node_packages)" has_node ;;
     esac
 done
 

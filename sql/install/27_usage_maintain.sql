@@ -237,9 +237,12 @@ BEGIN
             ORDER BY m.position DESC LIMIT 1
         ) AS m ON true
         WHERE stride <= -coalesce(m.position, 0) + (
+            -- A range of keys, one or all, so that a key's index entry is found without
+            -- reading those of its tenant's other keys.
             SELECT sum(h.requests - h.gone) FROM keysmith.usage_hour h
             WHERE h.tenant_id = c.tenant_id AND h.period = c.period
-              AND (c.holder = c.tenant_id OR h.key_id = c.holder))
+              AND h.key_id >= CASE WHEN c.holder = c.tenant_id THEN '00000000-0000-0000-0000-000000000000' ELSE c.holder END
+              AND h.key_id <= CASE WHEN c.holder = c.tenant_id THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE c.holder END)
     LOOP
         -- From mark to mark. To number all rows would take twice as long as to pass them.
         step := format(

@@ -1,0 +1,162 @@
+"""What frameworks offer instead: their API-key packages, in-process, on the same server.
+
+Each runs in one worker, beside the same driver that asks keysmith, and beside that driver with
+`SELECT 1`: no decision in the database can be faster than that.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import plot
+import ratios
+import report
+from dataset import clusters
+
+FOLDER = Path(__file__).parent / "frameworks"
+LEAST = 10
+
+DRIVER, OURS, THEIRS = "driver", "keysmith", "framework"
+
+# What is compared: the worker, how many requests it has under way, and what its rows are called.
+PAIRS = {
+    "python": ("django_rest", 1, {
+        DRIVER: "psycopg, SELECT 1",
+        OURS: "psycopg, verify",
+        THEIRS: "djangorestframework-api-key"}),
+    "node": ("better_auth", 1, {
+        DRIVER: "node-postgres, SELECT 1",
+        OURS: "node-postgres, verify",
+        THEIRS: "better-auth"}),
+    "node, 8 at once": ("better_auth", 8, {
+        DRIVER: "node-postgres, SELECT 1, 8 at once",
+        OURS: "node-postgres, verify, 8 at once",
+        THEIRS: "better-auth, 8 at once"}),
+}
+PROGRAMS = {
+    "django_rest": [sys.executable, FOLDER / "django_rest.py"],
+    "better_auth": ["node", FOLDER / "better_auth.mjs"],
+}
+
+
+class Worker:
+    """A process that does what it is told by lines of JSON."""
+
+    def __init__(self, program, cluster):
+        environment = os.environ | {"PGHOST": str(cluster.dir), "PGPORT": str(cluster.port), "PGUSER": "postgres",
+                                    "PGDATABASE": "postgres", "NODE_ENV": "production"}
+        self.name = program
+        self.process = subprocess.Popen(list(map(str, PROGRAMS[program])), stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True, env=environment)
+
+    def ask(self, command, **details):
+        self.process.stdin.write(json.dumps({"command": command, **details}) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{self.name} ended with {self.process.wait()}")
+        return json.loads(answer)
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
+@contextmanager
+def workers(cluster):
+    found = {}
+    try:
+        for program in PROGRAMS:
+            found[program] = Worker(program, cluster)
+        yield found
+    finally:
+        for worker in found.values():
+            worker.end()
+
+
+def measure(mode, scene, say):
+    cluster = scene.start()
+    keys = random.sample(scene.keys["logged_limited"], mode.framework_keys)
+    measured = {pair: {contender: [] for contender in names} for pair, (_, _, names) in PAIRS.items()}
+    with workers(cluster) as running, cluster.connect() as connection:
+        say("making their keys")
+        versions = {}
+        for worker in running.values():
+            versions |= worker.ask("prepare", keys=keys)
+        connection.execute("VACUUM ANALYZE")
+        turns = [(pair, contender) for pair, found in measured.items() for contender in found]
+        for worker, at_once, names in PAIRS.values():
+            for contender in names:
+                running[worker].ask("run", contender=contender, seconds=0.5, at_once=at_once)
+        for number in range(mode.rounds):
+            say(f"round {number + 1} of {mode.rounds}")
+            for pair, contender in random.sample(turns, len(turns)):
+                worker, at_once, _ = PAIRS[pair]
+                measured[pair][contender].append(running[worker].ask(
+                    "run", contender=contender, seconds=mode.seconds, at_once=at_once))
+                connection.execute("SELECT keysmith.flush_usage('2 minutes')")
+    return {"measured": measured, "versions": versions | _pinned(), "keys": len(keys), "seconds": mode.seconds}
+
+
+def _pinned():
+    packages = json.loads((FOLDER / "package.json").read_text())["dependencies"]
+    lines = (FOLDER / "requirements.txt").read_text().splitlines()
+    return packages | dict(line.split("==") for line in lines if "==" in line)
+
+
+def rates(data, pair, contender):
+    return [found["calls"] / found["seconds"] for found in data["measured"][pair][contender]]
+
+
+def ratio(data, pair, contender, other):
+    return ratios.median_ratio(rates(data, pair, contender), rates(data, pair, other))
+
+
+def page(data):
+    rows = []
+    for pair, (_, _, names) in PAIRS.items():
+        for contender, name in names.items():
+            found = data["measured"][pair][contender]
+            spent = ratios.quartiles([one["processor"] / one["calls"] * 1e6 for one in found])[1]
+            rows.append([name, ratios.number(ratios.quartiles(rates(data, pair, contender))[1]),
+                         ratios.spread(rates(data, pair, contender)), ratios.number(spent),
+                         f"{ratio(data, pair, contender, THEIRS):.2f} ×"])
+    table = report.markdown_table(
+        ["worker", "a second", "p25..p75", "its own processor time, µs a call", "of the framework's"], rows)
+    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items()
+                         if not name.startswith(("@better-auth/core", "@better-auth/utils", "better-call")))
+    return f"""# Beside frameworks' packages
+
+{report.surroundings(data)} One worker each,
+in-process, on the same server; {data["keys"]:,} keys each, rounds of {data["seconds"]} s. {versions}.
+
+![Decisions a second of one worker](frameworks.svg)
+
+{table}
+
+djangorestframework-api-key is asked as a view does, by `HasAPIKey().has_permission(request, view)`:
+one look-up by prefix, and a digest in Python. It knows neither scopes nor limits, and logs nothing.
+better-auth is asked by `auth.api.verifyApiKey` for a permission, with its rate limiting turned off: a
+look-up, and an update of when the key was last used. `verify` is asked for a scope, checks a limit and
+logs the request; five columns of its verdict are read. Through a driver it can be no faster than `SELECT 1` of that driver is.
+"""
+
+
+def plots(data):
+    rows = []
+    for pair, (_, _, names) in PAIRS.items():
+        for contender, name in names.items():
+            low, median, high = ratios.quartiles(rates(data, pair, contender))
+            color = {DRIVER: plot.FLOOR, OURS: plot.OURS, THEIRS: plot.PEER}[contender]
+            rows.append(plot.Bar(name, median, low, high, color))
+    return {"frameworks": plot.bars("Beside frameworks' packages", "decisions a second of one worker, median and "
+                                    "quartiles", rows)}
+
+
+def targets(data):
+    return [(f"{names[OURS]}: {LEAST} × {names[THEIRS]}", ratio(data, pair, OURS, THEIRS), LEAST, "at least")
+            for pair, (_, _, names) in PAIRS.items()]

@@ -1,0 +1,146 @@
+"""The clusters that charts are measured on, and the keys in them.
+
+Most charts share one: 100,000 keys, an eighth of each kind, and what others would keep for
+the same keys.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import dataset
+from dataset import clusters
+
+HERE = Path(__file__).parent
+
+SETTINGS = {
+    "shared_buffers": "1GB",
+    "max_wal_size": "4GB",
+    "autovacuum": "off",
+    # Rows that transactions write wait for the disk, as they do where they matter.
+    "fsync": "on",
+    # What a session comes to by itself after five executions of each statement. Here
+    # that would be a noticeable part of a round, and no part of `SELECT 1`.
+    "plan_cache_mode": "force_generic_plan",
+}
+
+# Room for all that a long loop logs, so that the loop is measured and not the worker.
+ROOMY = {"keysmith__usage_buffer": "1GB"}
+
+MANY_SCOPES = dataset.SCOPES + [f"family{n}:read" for n in range(18)]
+ADDRESS = "192.0.2.1"
+
+# How the keys of each kind differ from the first; those of the keyspace `quiet` are not logged.
+KINDS = {
+    "plain": {"keyspace": "quiet"},
+    "limited": {"keyspace": "quiet", "limits": dataset.UNREACHED_LIMIT},
+    "allowlisted": {"keyspace": "quiet", "allowlist": ["192.0.2.0/24"]},
+    "scoped": {"keyspace": "quiet", "scopes": MANY_SCOPES},
+    "logged": {},
+    "logged_limited": {"limits": dataset.UNREACHED_LIMIT},
+    "one_tenant": {"keys_per_tenant": 10**9},
+    "own_tenant": {"keys_per_tenant": 1},
+}
+
+VERDICT_COLUMNS = [
+    "ok", "status", "code", "message", "reason", "key_id", "tenant", "tenant_id", "keyspace",
+    "environment", "kind", "owner", "role", "scopes", "metadata", "expires_at", "limit_name",
+    "limit_remaining", "retry_after", "credits_remaining", "request_id",
+]
+
+
+def keys_of(count):
+    """Keys by kind, so many in all; the same at each run."""
+    share = count // len(KINDS)
+    return {kind: dataset.make_keys(share, seed) for seed, kind in enumerate(KINDS, start=10)}
+
+
+def keyspace_of(kind):
+    return KINDS[kind].get("keyspace", "default")
+
+
+def fill(connection, keys):
+    """Stores the keys, and with them: a table of plain texts by kind, the plpgsql peer, and
+    the table `peer` for look-ups by primary key."""
+    first, *others = KINDS
+    connection.execute("CREATE EXTENSION keysmith")
+    connection.execute("SELECT keysmith.create_keyspace('quiet', usage_log => 'nothing')")
+    for keyspace in ("default", "quiet"):
+        for scope in MANY_SCOPES:
+            connection.execute("SELECT keysmith.define_scope(%s, %s)", [keyspace, scope])
+        connection.execute(
+            "SELECT keysmith.define_route(%s, 'GET', '/v1/r' || n || '/{id}/items', %s::text)"
+            " FROM generate_series(1, %s) n", [keyspace, dataset.SCOPES[0], dataset.ROUTES])
+    connection.execute("CREATE TABLE plaintext (api_key text, kind text)")
+    for kind, options in KINDS.items():
+        dataset.add_keys(connection, keys[kind], tenant=kind, **options)
+        dataset.copy(connection, "plaintext", ["api_key", "kind"], ((key, kind) for key in keys[kind]))
+        connection.execute(f"CREATE TABLE {kind}_keys (n integer PRIMARY KEY, api_key text)")
+        dataset.copy(connection, f"{kind}_keys", ["n", "api_key"], enumerate(keys[kind], start=1))
+    for script in ("plpgsql_peer.sql", "plpgsql_rows.sql"):
+        connection.execute((HERE / script).read_text())
+    connection.execute("VACUUM FULL peer_key")
+    columns = ", ".join(VERDICT_COLUMNS)
+    for kind in KINDS:
+        verdicts = (f"SELECT sha256(convert_to(api_key, 'UTF8')) AS digest, {columns} FROM {kind}_keys,"
+                    f" keysmith.verify(api_key, ip => '{ADDRESS}', keyspace => '{keyspace_of(kind)}')")
+        connection.execute(f"CREATE TABLE peer AS {verdicts}" if kind == first else f"INSERT INTO peer {verdicts}")
+    connection.execute("ALTER TABLE peer ADD PRIMARY KEY (digest)")
+    connection.execute("SELECT keysmith.flush_usage('10 minutes')")
+    dataset.settle(connection)
+
+
+class Scene:
+    """The cluster that charts share, made when the first of them asks for it."""
+
+    def __init__(self, stack, count):
+        self.stack = stack
+        self.count = count
+        self.keys = None
+        self.cluster = None
+
+    def start(self, **settings):
+        """The cluster with just these settings beside `SETTINGS`."""
+        if self.cluster is None:
+            self.keys = keys_of(self.count)
+            self.cluster = self.stack.enter_context(clusters.running("bench", **SETTINGS))
+            with self.cluster.connect() as connection:
+                fill(connection, self.keys)
+        with self.cluster.connect() as connection:
+            connection.execute("ALTER SYSTEM RESET ALL")
+            for name, value in settings.items():
+                connection.execute(f"ALTER SYSTEM SET {name.replace('__', '.')} = '{value}'")
+        self.cluster.restart()
+        return self.cluster
+
+
+def worker_of(connection):
+    """The process that stores what is logged. A record has just woken it, so it stays for
+    some seconds, in which no end of it is taken for another process's."""
+    connection.execute("SELECT keysmith.verify(api_key) FROM logged_keys LIMIT 1")
+    connection.execute("SELECT keysmith.flush_usage('10 minutes')")
+    for _ in range(200):
+        found = connection.execute("SELECT pid FROM pg_stat_activity"
+                                   " WHERE backend_type = 'keysmith usage worker'").fetchone()
+        if found:
+            return found[0]
+        time.sleep(0.05)
+    raise SystemExit("the worker did not start")
+
+
+def processor_seconds(pid):
+    """What a process has spent so far, to the nanosecond where the kernel tells."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+    except FileNotFoundError:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def timed(connection, statement, *arguments):
+    """Seconds of the clock, and of the session's processor time, that a statement takes."""
+    pid = connection.info.backend_pid
+    used, start = processor_seconds(pid), time.perf_counter()
+    connection.execute(statement, *arguments)
+    taken = time.perf_counter() - start
+    return taken, processor_seconds(pid) - used

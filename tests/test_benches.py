@@ -1,0 +1,162 @@
+"""Benchmarks measure what their names say: each contender's answer is looked at, on few keys."""
+
+import dataclasses
+import json
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from cluster import running
+
+BENCHES = Path(__file__).resolve().parent.parent / "benches"
+sys.path.insert(0, str(BENCHES))
+
+import cost  # noqa: E402
+import dataset  # noqa: E402
+import documents  # noqa: E402
+import frameworks  # noqa: E402
+import growth  # noqa: E402
+import pgbench  # noqa: E402
+import plot  # noqa: E402
+import ratios  # noqa: E402
+import run  # noqa: E402
+import scene  # noqa: E402
+import spread  # noqa: E402
+import throughput  # noqa: E402
+
+KEYS = 8000
+
+
+@pytest.fixture(scope="module")
+def scenery():
+    keys = scene.keys_of(KEYS)
+    with running("benches", **scene.SETTINGS | {"shared_buffers": "128MB", "fsync": "off"}) as cluster:
+        with cluster.connect() as connection:
+            scene.fill(connection, keys)
+            yield cluster, connection, keys
+
+
+def test_every_contender_answers_what_its_name_says(scenery):
+    _, connection, keys = scenery
+    contenders = throughput.contenders(keys) + list(spread.contenders(KEYS // len(scene.KINDS)).values())
+    assert {contender.expected for contender in contenders} == {None, "ok", "not_found", "malformed_key"}
+    for contender in contenders:
+        contender.check(connection)
+
+
+def test_a_contender_that_answers_something_else_is_noticed(scenery):
+    _, connection, keys = scenery
+    for contender in throughput.contenders(keys):
+        wrong = dataclasses.replace(contender, expected="revoked")
+        with pytest.raises(SystemExit, match="expected revoked"):
+            wrong.check(connection)
+
+
+def test_pgbench_tells_rate_latency_and_processor_time(scenery):
+    cluster, connection, keys = scenery
+    scene.worker_of(connection)
+    verify = next(one for one in throughput.contenders(keys) if one.name == throughput.VERIFY)
+    found = pgbench.run(cluster, verify, 2, 1)
+    assert found["rate"] > 10 and 0 < found["p50"] <= found["p95"] <= found["p99"]
+    # Two clients can't have spent more than the time of both, nor less than a decision takes.
+    assert 1 < found["server"] < 2e6 / found["rate"] * 1.5 and found["client"] > 0
+
+
+def test_loops_call_the_functions_for_each_key(scenery):
+    _, connection, keys = scenery
+    cost.make_variants(connection, keys["plain"])
+    for name, statement in cost.loops().items():
+        count, = connection.execute(statement, [2]).fetchone()
+        batches = name == cost.EMPTY_BATCH
+        assert (0 < count < 10) if batches else count == 2 * len(keys["plain"]), name
+    # Rows that are right in number may still be one call's, again and again.
+    connection.execute("SET track_functions = 'all'")
+    before = _calls(connection)
+    connection.execute(cost.loops()[cost.MANY], [3])
+    assert _calls(connection) - before == 3 * (len(keys["plain"]) // cost.BATCH + 1)
+    answers = dict(connection.execute(f"""
+        SELECT 'known', reason FROM plain_keys, {cost.verify('plain')} GROUP BY 2
+        UNION SELECT 'unknown', reason FROM plain_variants, {cost.verify('plain', 'unknown_key')} GROUP BY 2
+        UNION SELECT 'malformed', reason FROM plain_variants, {cost.verify('plain', 'malformed_key')} GROUP BY 2
+        """).fetchall())
+    assert answers == {"known": "ok", "unknown": "not_found", "malformed": "malformed_key"}
+
+
+def _calls(connection):
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    return connection.execute("SELECT coalesce(sum(calls), 0) FROM pg_stat_user_functions"
+                              " WHERE funcname = 'verify_many'").fetchone()[0]
+
+
+def test_keys_that_are_numbered_are_keys(scenery):
+    cluster, _, _ = scenery
+    cluster.execute("CREATE DATABASE numbered")
+    with cluster.connect("numbered") as connection:
+        growth.fill(connection, 1500, 700)
+        assert connection.execute(
+            f"SELECT (v).reason, count(*) FROM (SELECT {growth.VERIFY} AS v FROM sample) AS called GROUP BY 1"
+        ).fetchall() == [("ok", 700)]
+        assert connection.execute("SELECT count(*), count(DISTINCT tenant_id) FROM keysmith.key").fetchone() \
+            == (1500, 15)
+        # What was stored without looking up what it refers to, does refer to it.
+        connection.execute("ALTER TABLE keysmith.key DROP CONSTRAINT key_tenant_id_keyspace_fkey, ADD FOREIGN KEY"
+                           " (tenant_id, keyspace) REFERENCES keysmith.tenant (tenant_id, keyspace)")
+
+
+def test_memory_is_read_after_each_part(scenery):
+    cluster, _, _ = scenery
+    cluster.execute("CREATE DATABASE keys_1000")
+    with cluster.connect("keys_1000") as connection:
+        growth.fill(connection, 1000, 1000)
+    series = growth._memory(cluster, 1000, growth.VERIFY)
+    assert len(series) == growth.STEPS
+    assert all(100_000 < found["contexts"] < found["own"] * 10 for found in series)
+
+
+@pytest.mark.parametrize("found, is_flat", [([10, 10, 10], True), ([10, 10, 12], False)])
+def test_growth_of_memory_is_told(found, is_flat):
+    data = {"memory": {"verify": [{"contexts": size} for size in found]}}
+    assert (growth.grown(data, "verify") <= 1.01) is is_flat
+
+
+def test_ratios_are_taken_within_rounds():
+    # A machine that is twice as slow in one round says nothing about the contenders.
+    assert ratios.median_ratio([90, 45, 180], [100, 50, 200]) == 0.9
+    with pytest.raises(ValueError):
+        ratios.median_ratio([1, 2], [1])
+
+
+def test_pictures_are_drawn_and_say_what_they_show():
+    pictures = [plot.bars("Title & more", "µs", [plot.Bar("a < b", 3, 1, 4), plot.Bar("none", 0, 0, 0)]),
+                plot.lines("Title & more", "µs", [("a < b", [(1, 2), (8, 4)]), ("c", [(1, 2), (8, 4)])], "clients"),
+                plot.lines("Title & more", "µs", [("a < b", [(10, 0)])], "keys", logarithmic=True)]
+    for picture in pictures:
+        texts = [element.text for element in ElementTree.fromstring(picture).iter() if (element.text or "").strip()]
+        assert "Title & more" in texts and "a < b" in texts
+        assert "nan" not in picture and "inf" not in picture
+
+
+def test_what_is_kept_is_read_again(tmp_path):
+    kept = run.Kept(tmp_path / "new")
+    assert kept.read("cost") is None
+    # JSON has no numbers as names: pages are always made of what was read.
+    assert kept.write("cost", {"measured": {1: 2}}) == {"measured": {"1": 2}} == kept.read("cost")
+
+
+@pytest.mark.parametrize("path, name", [(documents.README, "throughput"), (documents.PERFORMANCE, "million")])
+def test_documents_have_places_for_figures(path, name, tmp_path):
+    copy = tmp_path / "copy.md"
+    copy.write_text(path.read_text())
+    documents._replace(copy, name, "new figures")
+    assert f"<!-- {name}: made by make bench -->\nnew figures\n<!-- end of {name} -->" in copy.read_text()
+    with pytest.raises(SystemExit, match="no place for others"):
+        documents._replace(copy, "others", "new figures")
+
+
+def test_contenders_are_pinned():
+    packages = json.loads((BENCHES / "frameworks" / "package.json").read_text())["dependencies"]
+    locked = json.loads((BENCHES / "frameworks" / "package-lock.json").read_text())["packages"]
+    assert all(locked[f"node_modules/{name}"]["version"] == version for name, version in packages.items())
+    assert {"djangorestframework-api-key", "better-auth", "pg"} <= set(frameworks._pinned())
