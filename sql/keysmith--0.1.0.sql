@@ -1565,6 +1565,19 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 -- requires:
 --   decide
 
+-- Deciding before PostgREST does what a request asks for.
+
+CREATE FUNCTION keysmith.pre_request() RETURNS void
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
+COMMENT ON FUNCTION keysmith.pre_request() IS
+'PostgREST''s db-pre-request: authenticates by request.headers, request.method and request.path, and raises PT401, PT403 or PT429';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:63
+-- requires:
+--   pre_request
+
 -- Usage, as applications complete it and operators watch it.
 
 CREATE FUNCTION keysmith.log_request(
@@ -1590,7 +1603,7 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:63
+-- src/lib.rs:68
 -- requires:
 --   usage_functions
 
@@ -1647,7 +1660,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:68
+-- src/lib.rs:73
 -- requires:
 --   identity
 
@@ -1702,7 +1715,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:69
+-- src/lib.rs:74
 -- requires:
 --   audit
 
@@ -1936,7 +1949,7 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:74
+-- src/lib.rs:79
 -- requires:
 --   isolation
 
@@ -2222,7 +2235,7 @@ COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, tim
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:79
+-- src/lib.rs:84
 -- requires:
 --   usage_views
 
@@ -2336,7 +2349,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:84
+-- src/lib.rs:89
 -- requires:
 --   tracking
 
@@ -2353,7 +2366,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:85
+-- src/lib.rs:90
 -- finalize
 -- Nothing is anyone's until it is granted.
 
