@@ -18,6 +18,7 @@ need() { # what it is, its Debian packages, a command that succeeds if it is the
 has_rust() { cargo --version && [ "$(printf '1.95\n%s\n' "$(cargo --version | cut -d' ' -f2)" | sort -V | head -n 1)" = 1.95 ]; }
 has_libclang() { ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang.so* || [ -n "${LIBCLANG_PATH:-}" ]; }
 has_pgbouncer() { PATH=$PATH:/usr/sbin command -v pgbouncer; }
+has_node() { npm --version && node -e 'process.exit("headersDistinct" in http.IncomingMessage.prototype ? 0 : 1)'; }
 # The newest supported PostgreSQL that the distribution has, if any.
 server_packages() {
     local version
@@ -40,6 +41,12 @@ need "Python 3 with venv, for the tests" "python3 python3-venv" python3 -c 'impo
 for extra in "$@"; do
     case $extra in
         pgbouncer) need "pgbouncer, to test with a pooler" "pgbouncer" has_pgbouncer ;;
+        examples)
+            need "Node.js 18.3 or newer with npm, for the examples" "nodejs npm" has_node
+            need "Ruby with Sequel and Rack, for the examples" \
+                "ruby ruby-sequel ruby-pg ruby-rack ruby-webrick" \
+                ruby -e 'require "sequel"; require "pg"; require "rack"; require "webrick"'
+            ;;
         valgrind) need "valgrind, to count instructions" "valgrind libc6-dbg" valgrind --version ;;
     esac
 done
