@@ -21,7 +21,7 @@ VERIFY = """
 POLICY_VIOLATION = 1008
 
 pool = AsyncConnectionPool(min_size=1, max_size=2, open=False)
-sessions = set()
+sessions, checks = set(), set()
 
 
 class Session:
@@ -43,8 +43,7 @@ class Session:
             self.verdict = verdict
             if verdict.expires_at:
                 seconds = (verdict.expires_at - datetime.now(UTC)).total_seconds()
-                self.alarm = asyncio.get_running_loop().call_later(
-                    max(seconds, 0.01), lambda: asyncio.create_task(self.recheck()))
+                self.alarm = asyncio.get_running_loop().call_later(max(seconds, 0.01), self.doubt)
         elif self.connection:
             await self.connection.close(POLICY_VIOLATION, verdict.code)
         return verdict
@@ -55,6 +54,12 @@ class Session:
         except OperationalError:
             # Nobody can say that the key is still good.
             await self.connection.close(POLICY_VIOLATION, "unavailable")
+
+    def doubt(self):
+        """Checks, and waits for nothing: a client may be slow to say goodbye."""
+        task = asyncio.create_task(self.recheck())
+        checks.add(task)
+        task.add_done_callback(checks.discard)
 
     def is_meant_by(self, event):
         """Whether an event may be about its key: about all that it names no key of."""
@@ -108,10 +113,13 @@ async def listen():
                 channel, = await cursor.fetchone()
                 await database.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                 # What was sent while nobody listened is lost: ask about all.
-                await asyncio.gather(*(session.recheck() for session in [*sessions]))
+                for session in sessions:
+                    session.doubt()
                 async for notice in database.notifies():
-                    meant = [session for session in sessions if session.is_meant_by(read(notice.payload))]
-                    await asyncio.gather(*(session.recheck() for session in meant))
+                    event = read(notice.payload)
+                    for session in sessions:
+                        if session.is_meant_by(event):
+                            session.doubt()
         except OperationalError:
             await asyncio.sleep(1)
 
