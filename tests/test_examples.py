@@ -100,6 +100,20 @@ def test_what_is_not_listed_is_refused(site):
     assert (response.status, response.code) == (403, "insufficient_scope")
 
 
+@pytest.mark.parametrize("path", ["PHOTOS", "photos/", "/photos", "photos//", "%70hotos", "photos%2F",
+                                  "x/../photos", "./photos", "photos;x", "photos?y", "photos%00"])
+def test_no_spelling_of_a_path_goes_round_its_scopes(site, path):
+    http, db = site
+    key = db.mint(scopes=["other"]).api_key
+    if isinstance(http, examples.GraphQL):
+        path = path.lower().replace("photos", "graphql").replace("%70hotos", "%67raphql")
+        response = http.send("POST", f"/{path}", key, {"query": "{ allPhotos { nodes { name } } }"})
+    else:
+        response = http.send("GET", f"/{path}", key)
+    assert response.status >= 300
+    assert not {"photos", "data"} & set(response.body)
+
+
 def test_the_client_is_who_called_the_proxy(site):
     http, db = site
     key = db.mint(scopes=["photos:read"], allowlist=["203.0.113.0/24"]).api_key
@@ -117,6 +131,33 @@ def test_a_request_that_fails_leaves_nothing_behind(site):
         assert http.list().status == 401
     assert http.names(key) == []
     assert not db.rows("SELECT 1 FROM pg_stat_activity WHERE usename = 'app' AND state LIKE 'idle in%'")
+
+
+@pytest.fixture
+def late(site):
+    """A table that takes its time to commit, and may refuse to."""
+    _, db = site
+    db.rows("""
+        CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF NEW.name = 'never' THEN RAISE 'it can''t be'; END IF;
+            PERFORM pg_sleep(0.5);
+            RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER late AFTER INSERT ON photo DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION late()""")
+    yield
+    db.rows("DROP FUNCTION late CASCADE")
+
+
+def test_what_is_answered_is_committed(site, late):
+    http, db = site
+    key = db.mint(scopes=["photos:*"]).api_key
+    assert http.added(key, "slow")
+    assert [tuple(row) for row in db.rows("SELECT name FROM photo")] == [("slow",)]
+    response = http.add(key, "never")
+    assert response.status >= 400 or response.body.get("errors")
+    assert http.names(key) == ["slow"]
 
 
 def test_tenants_do_not_mix_in_the_pool(site):
