@@ -5,7 +5,7 @@
 source "$(dirname "$0")/common.sh"
 
 PLACE=${CARGO_TARGET_DIR:-$ROOT/target}/examples
-MOST_SECONDS=300
+MOST_SECONDS=180
 
 # fetch NAME MANIFEST... -- COMMAND...: runs the command unless it was done for these.
 fetch() {
@@ -24,7 +24,8 @@ fetch() {
     if timeout "$MOST_SECONDS" "$@" >"$place/log" 2>&1; then
         echo "$sum" >"$place/done"
     else
-        echo "the packages of $name can't be had: $(tail -n 1 "$place/log")" | tee "$place/failed" >&2
+        echo "the packages of $name can't be had: $(grep -im 1 error "$place/log" || echo "no answer in time")" |
+            tee "$place/failed" >&2
     fi
 }
 
@@ -36,7 +37,8 @@ python_packages() {
 
 node_packages() {
     cp "examples/$1/package.json" "examples/$1/package-lock.json" "$PLACE/$1/"
-    npm ci --prefix "$PLACE/$1" --no-audit --no-fund --ignore-scripts --fetch-timeout=15000 --fetch-retries=2
+    npm ci --prefix "$PLACE/$1" --no-audit --no-fund --ignore-scripts --fetch-timeout=15000 \
+        --fetch-retries=2 --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000
 }
 
 export -f python_packages node_packages
