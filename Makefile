@@ -67,7 +67,8 @@ test-core: setup ## test the rules that need no server
 	$(CARGO) test --release -p keysmith-core
 
 test-server: install check-script $(VENV)/done
-	@scripts/setup.sh pgbouncer
+	@scripts/setup.sh pgbouncer examples
+	@scripts/examples.sh
 	PG_CONFIG=$(pg_config) $(VENV)/bin/pytest tests
 
 $(VENV)/done: tests/requirements.txt

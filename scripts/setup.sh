@@ -25,6 +25,7 @@ node_packages() {
     version=$(apt-cache show nodejs 2>/dev/null | sed -nE 's/^Version: ([0-9]+).*/\1/p' | head -n 1)
     [ "${version:-0}" -lt 20 ] || echo "nodejs npm"
 }
+has_node_of_examples() { npm --version && node -e 'process.exit("headersDistinct" in http.IncomingMessage.prototype ? 0 : 1)'; }
 # The newest supported PostgreSQL that the distribution has, if any.
 server_packages() {
     local version
@@ -47,6 +48,12 @@ need "Python 3 with venv, for the tests" "python3 python3-venv" python3 -c 'impo
 for extra in "$@"; do
     case $extra in
         pgbouncer) need "pgbouncer, to test with a pooler" "pgbouncer" has_pgbouncer ;;
+        examples)
+            need "Node.js 18.3 or newer with npm, for the examples" "nodejs npm" has_node_of_examples
+            need "Ruby with Sequel and Rack, for the examples" \
+                "ruby ruby-sequel ruby-pg ruby-rack ruby-webrick" \
+                ruby -e 'require "sequel"; require "pg"; require "rack"; require "webrick"'
+            ;;
         valgrind) need "valgrind, to count instructions" "valgrind libc6-dbg" valgrind --version ;;
         node) need "Node.js 20 or newer with npm (https://nodejs.org), for a benchmark" "$(node_packages)" has_node ;;
     esac

@@ -31,21 +31,30 @@ pub enum Code {
     Pepper,
     /// The tables are not what this library expects.
     Installation,
+    /// A refused request, with its HTTP status, as PostgREST reads it.
+    Refused(Status),
+    /// The same with a message and a detail in JSON, which PostgREST takes apart.
+    RefusedWithHeaders,
 }
 
+/// The three digits of an HTTP status.
+pub type Status = [u8; 3];
+
 impl Code {
-    pub const fn sqlstate(self) -> &'static [u8; 5] {
+    pub const fn sqlstate(self) -> [u8; 5] {
         match self {
-            Code::InvalidArgument => b"KS400",
-            Code::NotAllowed => b"KS403",
-            Code::IdentityOver => b"KS401",
-            Code::NotFound => b"KS404",
-            Code::Conflict => b"KS409",
-            Code::KeyLimit => b"KS429",
-            Code::NotPreloaded => b"KS503",
-            Code::ReplayTimeout => b"KS504",
-            Code::Pepper => b"KS510",
-            Code::Installation => b"KS500",
+            Code::InvalidArgument => *b"KS400",
+            Code::NotAllowed => *b"KS403",
+            Code::IdentityOver => *b"KS401",
+            Code::NotFound => *b"KS404",
+            Code::Conflict => *b"KS409",
+            Code::KeyLimit => *b"KS429",
+            Code::NotPreloaded => *b"KS503",
+            Code::ReplayTimeout => *b"KS504",
+            Code::Pepper => *b"KS510",
+            Code::Installation => *b"KS500",
+            Code::Refused([a, b, c]) => [b'P', b'T', a, b, c],
+            Code::RefusedWithHeaders => *b"PGRST",
         }
     }
 

@@ -1,5 +1,6 @@
 //! Settings. None that a session may SET weakens anything.
 
+use crate::decide::pre_request_settings;
 use crate::usage::settings;
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char};
@@ -93,6 +94,7 @@ pub fn define() {
             );
         }
         settings::define();
+        pre_request_settings::define();
         pg_sys::MarkGUCPrefixReserved(c"keysmith".as_ptr());
     }
 }

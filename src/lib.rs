@@ -58,9 +58,14 @@ pgrx::extension_sql_file!(
 );
 pgrx::extension_sql_file!("../sql/install/60_decide.sql", name = "decide", requires = ["manage"]);
 pgrx::extension_sql_file!(
+    "../sql/install/61_pre_request.sql",
+    name = "pre_request",
+    requires = ["decide"]
+);
+pgrx::extension_sql_file!(
     "../sql/install/62_usage_functions.sql",
     name = "usage_functions",
-    requires = ["decide"]
+    requires = ["pre_request"]
 );
 pgrx::extension_sql_file!(
     "../sql/install/65_identity.sql",

@@ -16,7 +16,7 @@ FUNCTIONS = {
     **dict.fromkeys(["current_tenant", "current_tenant_id", "current_keyspace", "current_key",
                      "current_environment", "current_owner", "has_scope", "whoami"], ALL),
     # What isolates and tracks does so with its caller's rights, on its caller's tables.
-    **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "log_request",
+    **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "pre_request", "log_request",
                      "isolate", "release", "column_type", "track", "untrack", "log_usage"],
                     {VERIFIER, ADMIN}),
     **dict.fromkeys(["mint", "import_key", "alter_key", "rotate", "regenerate", "disable", "enable",

@@ -27,7 +27,7 @@ mod position {
     pub const WEIGHT: usize = 7;
 }
 
-fn authenticate(call: &Call) -> Result<Option<Datum>> {
+pub fn authenticate(call: &Call) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
     let policy = catalog.policy(keyspace)?;

@@ -27,7 +27,7 @@ fn client_ip(call: &Call) -> Result<Option<Datum>> {
 }
 
 /// The values of a header. One that is no text is an entry that can't be read.
-fn collect<'a>(headers: Container<'a>, name: &[u8], values: &mut Vec<&'a [u8]>) {
+pub fn collect<'a>(headers: Container<'a>, name: &[u8], values: &mut Vec<&'a [u8]>) {
     const UNREADABLE: &[u8] = b"?";
     let text = |value| match value {
         Json::Text(text) => Some(text),
@@ -42,7 +42,7 @@ fn collect<'a>(headers: Container<'a>, name: &[u8], values: &mut Vec<&'a [u8]>) 
     }
 }
 
-fn inet(address: IpAddr) -> Option<Datum> {
+pub fn inet(address: IpAddr) -> Option<Datum> {
     let text = CString::new(address.to_string()).ok()?;
     // SAFETY: inet_in takes a C string, which is that of an address.
     unsafe {

@@ -9,6 +9,8 @@ mod explain;
 mod limits;
 pub mod lookup;
 pub mod needs;
+mod pre_request;
+pub mod pre_request_settings;
 mod toll;
 pub mod verdict;
 mod verify;

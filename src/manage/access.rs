@@ -32,6 +32,7 @@ const LEVELS: [Level; 4] = [
             "verify_digest",
             "verify_many",
             "authenticate",
+            "pre_request",
             "client_ip",
             "sign_out",
             "log_request",

@@ -26,6 +26,25 @@ pub fn client_address(
     if !trusted(peer) {
         return Some(peer);
     }
+    named(trusted, x_forwarded_for, forwarded).unwrap_or(Some(peer))
+}
+
+/// The same where the peer is a trusted proxy for sure, and its address is not known.
+pub fn client_behind_proxy(
+    trusted: impl Fn(IpAddr) -> bool,
+    x_forwarded_for: &[&[u8]],
+    forwarded: &[&[u8]],
+) -> Option<IpAddr> {
+    named(trusted, x_forwarded_for, forwarded).flatten()
+}
+
+/// Whom the headers of a trusted proxy name as the client, as far as they can be read;
+/// `None` if there are none.
+fn named(
+    trusted: impl Fn(IpAddr) -> bool,
+    x_forwarded_for: &[&[u8]],
+    forwarded: &[&[u8]],
+) -> Option<Option<IpAddr>> {
     let by_x_forwarded_for = || {
         let entries = x_forwarded_for.iter().rev().flat_map(|v| v.rsplit(|b| *b == b','));
         client(&trusted, entries.map(x_forwarded_for_address))
@@ -35,11 +54,11 @@ pub fn client_address(
         client(&trusted, elements.map(forwarded_address))
     };
     match (is_present(x_forwarded_for), is_present(forwarded)) {
-        (false, false) => Some(peer),
-        (true, false) => by_x_forwarded_for(),
-        (false, true) => by_forwarded(),
+        (false, false) => None,
+        (true, false) => Some(by_x_forwarded_for()),
+        (false, true) => Some(by_forwarded()),
         // If they differ, one was not written by the proxy, and which one is unknown.
-        (true, true) => by_x_forwarded_for().filter(|one| by_forwarded() == Some(*one)),
+        (true, true) => Some(by_x_forwarded_for().filter(|one| by_forwarded() == Some(*one))),
     }
 }
 
@@ -254,6 +273,17 @@ mod tests {
             assert_eq!(behind_proxy(&["192.0.2.1"], blank), Some(ip("192.0.2.1")));
             assert_eq!(behind_proxy(blank, &["for=192.0.2.1"]), Some(ip("192.0.2.1")));
         }
+    }
+
+    #[test]
+    fn behind_a_proxy_without_an_address_only_headers_tell() {
+        let client = |x: &[&str], f: &[&str]| client_behind_proxy(is_proxy, &bytes(x), &bytes(f));
+        assert_eq!(client(&[], &[]), None);
+        assert_eq!(client(&[" "], &[""]), None);
+        assert_eq!(client(&["192.0.2.66, 203.0.113.7, 10.0.0.5"], &[]), Some(ip("203.0.113.7")));
+        assert_eq!(client(&[], &["for=203.0.113.7"]), Some(ip("203.0.113.7")));
+        assert_eq!(client(&["203.0.113.7"], &["for=192.0.2.66"]), None);
+        assert_eq!(client(&["203.0.113.7, unknown"], &[]), None);
     }
 
     #[test]

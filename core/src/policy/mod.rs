@@ -6,6 +6,7 @@ pub mod forwarded;
 pub mod header;
 pub mod limits;
 pub mod name;
+pub mod proxies;
 pub mod route;
 pub mod rules;
 pub mod scope;

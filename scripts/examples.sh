@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Fetches what the examples of frameworks need, as their manifests pin it, into the
+# build directory. What a registry does not give in time is said, and not waited for:
+# the tests of that example are skipped then, with the reason.
+source "$(dirname "$0")/common.sh"
+
+PLACE=${CARGO_TARGET_DIR:-$ROOT/target}/examples
+MOST_SECONDS=180
+
+# fetch NAME MANIFEST... -- COMMAND...: runs the command unless it was done for these.
+fetch() {
+    local name=$1 manifests=() place sum
+    shift
+    while [ "$1" != -- ]; do
+        manifests+=("$1")
+        shift
+    done
+    shift
+    place=$PLACE/$name
+    sum=$(cat "${manifests[@]}" | cksum)
+    [ "$(cat "$place/done" 2>/dev/null)" != "$sum" ] || return 0
+    rm -rf "$place"
+    mkdir -p "$place"
+    if timeout "$MOST_SECONDS" "$@" >"$place/log" 2>&1; then
+        echo "$sum" >"$place/done"
+    else
+        echo "the packages of $name can't be had: $(grep -Em 1 '^(ERROR|npm error)' "$place/log" || echo "no answer in time")" |
+            tee "$place/failed" >&2
+    fi
+}
+
+python_packages() {
+    python3 -m venv "$PLACE/python/venv"
+    "$PLACE/python/venv/bin/pip" install --quiet --disable-pip-version-check --timeout 15 --retries 2 \
+        $(printf -- '-r %s ' examples/{django,fastapi,live}/requirements.txt)
+}
+
+node_packages() {
+    cp "examples/$1/package.json" "examples/$1/package-lock.json" "$PLACE/$1/"
+    npm ci --prefix "$PLACE/$1" --no-audit --no-fund --ignore-scripts --fetch-timeout=15000 \
+        --fetch-retries=2 --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000
+}
+
+export -f python_packages node_packages
+export PLACE
+
+fetch python examples/{django,fastapi,live}/requirements.txt -- bash -ec python_packages
+for name in express postgraphile; do
+    fetch "$name" "examples/$name/package-lock.json" -- bash -ec "node_packages $name"
+done
