@@ -186,6 +186,12 @@ impl<T> Routes<T> {
         entries[index].variants.push((variant.into(), value));
     }
 
+    /// All variants of the most specific route for a request.
+    pub fn variants(&self, method: &[u8], path: &Path) -> impl Iterator<Item = &T> {
+        let entry = self.root.find(method, &path.0);
+        entry.into_iter().flat_map(|entry| entry.variants.iter().map(|(_, value)| value))
+    }
+
     /// The most specific route for a request. No variant is the variant "".
     pub fn find(&self, method: &[u8], path: &Path, variant: &[u8]) -> Match<'_, T> {
         let Some(entry) = self.root.find(method, &path.0) else { return Match::Unlisted };
