@@ -2687,7 +2687,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT m.member FROM verifier v JOIN pg_auth_members m ON m.roleid = v.oid
     ), tenant_column AS (
         -- What tells tenants apart where tables are isolated, and what is filled in with one.
-        SELECT i.oid, a.attname, a.atttypid
+        SELECT DISTINCT i.oid, a.attname, a.atttypid
         FROM isolated i
         JOIN pg_policy p ON p.polrelid = i.oid AND p.polname = 'keysmith_tenant'
         JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
@@ -2731,6 +2731,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
     WHERE c.relnamespace <> 'keysmith'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
       AND c.oid NOT IN (SELECT oid FROM isolated)
+      AND NOT EXISTS (SELECT FROM pg_inherits h JOIN isolated i ON i.oid = h.inhparent WHERE h.inhrelid = c.oid)
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s fills in the tenant that is signed in, and is not isolated',
                                           c.oid::regclass),
@@ -2856,6 +2857,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                max(value) FILTER (WHERE name = 'used')::bigint AS used,
                max(value) FILTER (WHERE name = 'capacity')::bigint AS capacity,
                max(value) FILTER (WHERE name = 'waiting')::bigint AS waiting,
+               max(value) FILTER (WHERE name = 'share')::bigint AS share,
                max(value) FILTER (WHERE name = 'worker') AS worker,
                max(value) FILTER (WHERE name = 'failed_starts')::bigint AS failed_starts,
                max(value) FILTER (WHERE name = 'failures')::bigint AS failures,
@@ -2873,9 +2875,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'usage', format('%s records were dropped since the server started', dropped),
            'a larger keysmith.usage_buffer, or usage_overflow = write-through' FROM n WHERE dropped > 0
     UNION ALL
-    SELECT 'warning', 'usage', format('the buffer is nearly full: %s of %s', used, capacity),
+    SELECT 'warning', 'usage', format('the buffer is nearly full: %s records of %s wait', waiting, share),
            'a larger keysmith.usage_buffer; usage_status() tells how the worker fares'
-    FROM n WHERE used * 10 >= capacity * 8
+    FROM n WHERE used * 10 >= capacity * 8 OR waiting * 10 >= share * 8
     UNION ALL
     SELECT 'error', 'usage', format('%s records wait, and the worker could not be started %s times',
                                     waiting, failed_starts),
@@ -2938,7 +2940,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'error', 'audit', format('keyspace %s has no audit, and was made by someone', k.keyspace),
            'SELECT * FROM keysmith.audit_verify()'
     FROM keysmith.keyspace k
-    WHERE NOT EXISTS (SELECT FROM keysmith.audit_entry a WHERE a.keyspace = k.keyspace)
+    WHERE k.created_at < now()
+      AND NOT EXISTS (SELECT FROM keysmith.audit_entry a WHERE a.keyspace = k.keyspace)
 $$;
 COMMENT ON FUNCTION keysmith.doctor_usage() IS
 'The part of doctor() that looks at usage records and their worker, limits and the audit';
