@@ -143,7 +143,7 @@ SPOILT = {
                  "to_char(now() AT TIME ZONE 'UTC' + '1 day', 'YYYYMMDD'); END $$", "warning", "usage", "tomorrow"),
     "deltas": ("INSERT INTO keysmith.usage_delta (period, tenant_id, environment, requests, refused, timed, latency) "
                "SELECT now(), '00000000-0000-0000-0000-000000000000', 'live', 1, 0, 0, '0' "
-               "FROM generate_series(1, 100001)", "warning", "usage", "100001 changes"),
+               "FROM generate_series(1, 100001)", "warning", "usage", "changes of totals"),
     "a loss": ("INSERT INTO keysmith.usage_incarnation (incarnation, database, server, started_at, most_waiting, "
                "lost_at_most, lost_from, lost_until) VALUES (7, 0, 0, now(), 9, 9, now(), now())", "warning",
                "usage", "cost 9 records"),

@@ -32,7 +32,7 @@ CROSS JOIN LATERAL keysmith.import_key(
     label => k.name,
     scopes => ARRAY(
         SELECT p.key || ':' || action
-        FROM jsonb_each(nullif(k.permissions, '')::jsonb) AS p,
+        FROM jsonb_each(nullif(nullif(k.permissions, ''), 'null')::jsonb) AS p,
              jsonb_array_elements_text(p.value) AS action),
     expires_at => k."expiresAt",
     limits => CASE WHEN k."rateLimitEnabled" THEN jsonb_build_array(jsonb_build_object(
