@@ -286,7 +286,8 @@ def signature(text):
 
 @pytest.mark.parametrize("name", [
     "verdict", "explanation", "minted", "keys", "usage", "usage_hourly", "usage_daily",
-    "usage_endpoints", "top_keys", "top_refusals", "touches"])
+    "usage_endpoints", "top_keys", "top_refusals", "touches", "tenants", "expiring_soon", "stale_keys",
+    "recent_refusals", "overprivileged_keys"])
 def test_every_column_is_described(cluster, name):
     columns = cluster.execute(f"""
         SELECT attname FROM pg_attribute
