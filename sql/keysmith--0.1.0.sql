@@ -2600,7 +2600,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     HAVING count(*) > 0
     UNION ALL
     SELECT 'warning', 'pepper', format('%s keys were imported, and there is no pepper: '
-               'what can be guessed of them, a stolen dump confirms', count(*)),
+               'a stolen dump lets short ones be guessed', count(*)),
            'keysmith.pepper_file, and rotate the keys'
     FROM keysmith.key k
     WHERE newest_pepper = 0 AND k.imported AND k.revoked_at IS NULL
@@ -2644,7 +2644,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                       AND o.whose = '')) AS longest
         FROM settings s
     )
-    SELECT 'warning', 'logging', format('%s = %s%s: the log gets what statements are called with, keys too',
+    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too',
                                         v.name, v.value, v.whose),
            format('ALTER %s SET log_parameter_max_length = 0', v.place)
     FROM valued v
@@ -2653,7 +2653,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            OR v.name = 'log_transaction_sample_rate' AND v.value <> '0')
       AND v.longest <> '0'
     UNION ALL
-    SELECT 'warning', 'logging', format('%s = %s%s: the log gets what failing statements are called with',
+    SELECT 'warning', 'logging', format('%s = %s%s logs bound values of what fails',
                                         v.name, v.value, v.whose),
            format('ALTER %s SET %s = 0', v.place, v.name)
     FROM valued v WHERE v.name = 'log_parameter_max_length_on_error' AND v.value <> '0'
@@ -2800,7 +2800,7 @@ CREATE FUNCTION keysmith.doctor_access(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'error', 'access', format('a role that was dropped, number %s, still is %s: the next of that number will be',
+    SELECT 'error', 'access', format('role number %s was dropped, and still is %s; so is the next of that number',
                                      a.role::oid, string_agg(DISTINCT a.level, ', ')),
            format('DELETE FROM keysmith.access WHERE role = %s', a.role::oid)
     FROM keysmith.access a
@@ -2893,7 +2893,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM keysmith.usage_set_aside WHERE set_aside_at > now() - interval '7 days' HAVING count(*) > 0
     UNION ALL
     SELECT 'warning', 'usage', format('a crash may have cost %s records, between %s and %s',
-                                      sum(lost_at_most), min(lost_from), max(lost_until)),
+                                      sum(lost_at_most), to_char(min(lost_from), 'YYYY-MM-DD HH24:MI'),
+                                      to_char(max(lost_until), 'YYYY-MM-DD HH24:MI')),
            'usage_durability = commit, if none may be lost'
     FROM keysmith.usage_incarnation
     WHERE lost_at_most > 0 AND lost_until > now() - interval '7 days' HAVING count(*) > 0

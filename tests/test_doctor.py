@@ -80,6 +80,8 @@ def amiss(db, level, subject, *words):
     (row,) = found
     assert all(word in row.finding for word in words), row
     assert row.remedy
+    # One column a line, as the documents have it, a terminal of 100 columns shows it.
+    assert len(row.finding) <= 89 and len(row.remedy) <= 89, row
     assert subject not in [row.subject for row in db.call("doctor") if row.level == "ok"]
     return row
 
