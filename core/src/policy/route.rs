@@ -250,6 +250,24 @@ mod tests {
     }
 
     #[test]
+    fn all_variants_of_the_route_that_wins() {
+        let table = table(&[
+            ("GET", "/images/{id}", ""),
+            ("GET", "/images/{id}", "large"),
+            ("GET", "/images/*", "other"),
+            ("POST", "/images/{id}", ""),
+        ]);
+        let variants = |method: &str, path: &str| {
+            let path = Path::parse(path.as_bytes()).unwrap();
+            table.variants(method.as_bytes(), &path).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(variants("GET", "/images/1"), ["GET /images/{id}", "GET /images/{id} large"]);
+        assert_eq!(variants("GET", "/images/1/2"), ["GET /images/* other"]);
+        assert!(variants("PUT", "/images/1").is_empty());
+        assert!(variants("GET", "/videos").is_empty());
+    }
+
+    #[test]
     fn the_most_specific_route_wins() {
         let table = table(&[
             ("GET", "/", ""),
