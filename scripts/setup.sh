@@ -44,6 +44,7 @@ need "Rust 1.95 or newer, with cargo (https://rustup.rs)" "" has_rust
 need "a C compiler" "gcc libc6-dev" cc --version
 need "libclang, for bindgen" "libclang-dev" has_libclang
 need "a PostgreSQL server of version $(supported | paste -sd' ') with its headers" "$(server_packages)" find_pg_config
+need "git, to test a hook for it" "git" git --version
 need "Python 3 with venv, for the tests" "python3 python3-venv" python3 -c 'import venv, ensurepip'
 for extra in "$@"; do
     case $extra in

@@ -89,6 +89,17 @@ pgrx::extension_sql_file!(
     requires = ["usage_views"]
 );
 pgrx::extension_sql_file!("../sql/install/80_status.sql", name = "status", requires = ["tracking"]);
+pgrx::extension_sql_file!(
+    "../sql/install/82_admin_views.sql",
+    name = "admin_views",
+    requires = ["status"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/84_scanner.sql",
+    name = "scanner",
+    requires = ["admin_views"]
+);
+pgrx::extension_sql_file!("../sql/install/86_doctor.sql", name = "doctor", requires = ["scanner"]);
 pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges", finalize);
 
 /// Called when the library is loaded: by the postmaster where it is preloaded, else

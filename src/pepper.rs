@@ -29,6 +29,19 @@ pub fn load() -> Result<()> {
     Ok(())
 }
 
+/// What is wrong with the file by now, if anything: it was read when the server started,
+/// and the next start reads it again.
+pub fn complaint() -> Option<String> {
+    let path = guc::pepper_file()?;
+    match read(Path::new(&path)) {
+        Err(why) => Some(why),
+        Ok(found) if found.newest() != peppers().newest() => {
+            Some("was changed since the server started, and is read at the next start".into())
+        }
+        Ok(_) => None,
+    }
+}
+
 /// Reads a file that only the server's own user can. The reasons for not doing so
 /// complete the sentence "keysmith.pepper_file …", and never quote the file.
 fn read(path: &Path) -> std::result::Result<Peppers, String> {

@@ -25,7 +25,7 @@ FUNCTIONS = {
                      "own_tenants"], {ISSUER, AUDITOR, ADMIN}),
     # To store what waits changes nothing, and shows it.
     **dict.fromkeys(["explain_verify", "audit_verify", "audit_heads", "status", "limit_status",
-                     "usage_status", "flush_usage"], {AUDITOR, ADMIN}),
+                     "usage_status", "flush_usage", "doctor", "scanner_patterns", "scopes_used"], {AUDITOR, ADMIN}),
     **dict.fromkeys(["client_ip", "event_channel"], {VERIFIER, AUDITOR, ADMIN}),
     "sign_out": {VERIFIER, ISSUER, ADMIN},
     **dict.fromkeys(["create_keyspace", "alter_keyspace", "create_tenant", "alter_tenant",
@@ -33,14 +33,16 @@ FUNCTIONS = {
                      "define_scope", "define_role", "define_route", "remove_route",
                      "grant_access", "revoke_access", "add_credits", "maintain"], {ADMIN}),
     # What others of these call, and triggers.
-    **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold"],
-                    set()),
+    **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold",
+                     "doctor_findings", "doctor_library", "doctor_logging", "doctor_isolation",
+                     "doctor_access", "doctor_usage", "has_bare_call"], set()),
 }
 # Read, and never written.
 RELATIONS = {
     **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys",
-                     "top_refusals", "touches"], {ISSUER, AUDITOR, ADMIN}),
-    **dict.fromkeys(["routes", "audit"], {AUDITOR, ADMIN}),
+                     "top_refusals", "touches", "tenants", "expiring_soon", "stale_keys",
+                     "recent_refusals"], {ISSUER, AUDITOR, ADMIN}),
+    **dict.fromkeys(["routes", "audit", "overprivileged_keys"], {AUDITOR, ADMIN}),
     **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
                      "role", "route", "tenant", "member", "key", "credit", "access", "audit_entry",
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
@@ -381,7 +383,7 @@ def test_the_right_to_call_is_not_enough_to_manage(db, as_role):
     app = as_role(NOBODY)
     assert app.rows("SELECT * FROM keysmith.keys") == app.rows("SELECT * FROM keysmith.audit") == []
     for statement in ("mint('acme')", "list_keys('acme')", "create_tenant('x')", "audit_verify()",
-                      "grant_access('nobody', 'admin')", "audit_heads()", "status()"):
+                      "grant_access('nobody', 'admin')", "audit_heads()", "status()", "doctor()", "scanner_patterns()"):
         error = error_of(app, f"SELECT keysmith.{statement}")
         assert error.sqlstate == "KS403" and "grant_access" in error.diag.message_hint
 

@@ -240,6 +240,16 @@ def test_links_lead_somewhere(path):
             assert anchor in anchors(target.read_text()), where
 
 
+def test_the_index_answers_what_a_newcomer_asks():
+    """Each question once, and each with a link; that links lead somewhere is tested above."""
+    index = section((ROOT / "README.md").read_text(), "How do I …")
+    rows = [row for row in re.findall(r"^\| (.+?) \| (.+) \|$", index, re.M) if row[0] != "I want to …"]
+    questions = [question for question, _ in rows]
+    assert len(questions) >= 20 and len(set(questions)) == len(questions)
+    for question, answer in rows:
+        assert LINK.search(answer), question
+
+
 # Lists
 
 REFERENCE = ROOT / "docs/reference.md"
@@ -286,7 +296,8 @@ def signature(text):
 
 @pytest.mark.parametrize("name", [
     "verdict", "explanation", "minted", "keys", "usage", "usage_hourly", "usage_daily",
-    "usage_endpoints", "top_keys", "top_refusals", "touches"])
+    "usage_endpoints", "top_keys", "top_refusals", "touches", "tenants", "expiring_soon", "stale_keys",
+    "recent_refusals", "overprivileged_keys"])
 def test_every_column_is_described(cluster, name):
     columns = cluster.execute(f"""
         SELECT attname FROM pg_attribute

@@ -38,7 +38,8 @@ CREATE TABLE keysmith.keyspace (
                     CHECK (pg_catalog.array_position(charges, NULL) IS NULL),
     usage_log       text COLLATE "C" NOT NULL DEFAULT 'everything'
                     CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
-    usage_details   boolean NOT NULL DEFAULT true
+    usage_details   boolean NOT NULL DEFAULT true,
+    has_bar_imports boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE keysmith.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -55,6 +56,7 @@ COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the 
 COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
 COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
 COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
+COMMENT ON COLUMN keysmith.keyspace.has_bar_imports IS 'Whether keys may be stored of which only the part behind a | was hashed';
 COMMENT ON COLUMN keysmith.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
 COMMENT ON COLUMN keysmith.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';

@@ -391,6 +391,7 @@ BEGIN
             IF is_there THEN
                 EXECUTE format('DROP TABLE keysmith.%I', name);
                 dropped := dropped || name;
+                RAISE NOTICE 'dropped %', name;
             END IF;
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             busy := busy || name;

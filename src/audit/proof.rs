@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::manage::authority::{self, Needs};
 use crate::manage::listing::put_all;
 use crate::manage::patch;
+use crate::manage::progress;
 use crate::manage::sql::{self, Param};
 use crate::pepper;
 use keysmith_core::chain::{self, Chain, Fault, SEAL_LEN};
@@ -96,8 +97,11 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
 
 fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<Chain> {
     const BATCH: usize = 1000;
+    /// Seconds' work, for who waits.
+    const NOTICE_EVERY: i64 = 10_000;
     let mut chain = Chain::new(kept);
     let mut last = i64::MIN;
+    let mut read = 0;
     loop {
         pgrx::check_for_interrupts!();
         let rows = sql::query(
@@ -134,6 +138,10 @@ fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<
                 pepper::peppers(),
                 &chain::Record { entry, generation, seal: &seal, fields: &fields },
             );
+        }
+        read += rows.count as i64;
+        if read % NOTICE_EVERY == 0 && rows.count > 0 {
+            progress::checked(keyspace, read);
         }
         if rows.count < BATCH {
             // Each key's making was noted, with the pepper that it is stored with.

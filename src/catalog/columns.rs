@@ -19,6 +19,7 @@ columns! {
         keyspace event_channel empty_scopes default_scopes max_active_keys at_max label_length
         wildcards schemes unlisted_routes managed_by display_id display_prefix display_snippet
         has_imports generation created_at limits charges usage_log usage_details
+        has_bar_imports
     }
     keyspace_prefix { keyspace kind environment prefix }
     answer { keyspace answer status code message }

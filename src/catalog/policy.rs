@@ -5,7 +5,7 @@ use super::scan::{Relation, Row, ScanKey, Snapshot, Varlena};
 use super::tables::{Table, Tables};
 use crate::error::Result;
 use crate::varlena::ArrayView;
-use keysmith_core::key::display;
+use keysmith_core::key::{display, foreign};
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::Schemes;
 use keysmith_core::policy::route::{Match, Path, Routes};
@@ -54,6 +54,8 @@ pub struct Policy {
     pub display_prefix: String,
     pub display_snippet: String,
     pub has_imports: bool,
+    /// Whether keys may be stored of which only the part behind a `|` was hashed.
+    pub has_bar_imports: bool,
     /// Of the newest pepper that a key was stored with.
     pub generation: i16,
     /// Rate limits of all keys of an environment together, as they are stored.
@@ -111,6 +113,7 @@ impl Policy {
             display_prefix: display::DEFAULT_PREFIX.into(),
             display_snippet: display::DEFAULT_SNIPPET.into(),
             has_imports: false,
+            has_bar_imports: false,
             generation: 0,
             limits: None,
             charges: vec![b"live".as_slice().into()],
@@ -149,6 +152,7 @@ impl Policy {
             policy.display_prefix = row.text(column::display_prefix).unwrap_or_default();
             policy.display_snippet = row.text(column::display_snippet).unwrap_or_default();
             policy.has_imports = row.boolean(column::has_imports);
+            policy.has_bar_imports = row.boolean(column::has_bar_imports);
             policy.generation = row.smallint(column::generation).unwrap_or_default();
             policy.limits = row.bytes(column::limits).map(Bytes::from);
             policy.charges = texts(row.array(column::charges));
@@ -258,6 +262,17 @@ impl Policy {
     /// What a request needs, if its route is listed.
     pub fn route(&self, method: &[u8], path: &Path, variant: &[u8]) -> Match<'_, Route> {
         self.routes.find(method, path, variant)
+    }
+
+    /// What a request needs, in each of its variants.
+    pub fn variants(&self, method: &[u8], path: &Path) -> impl Iterator<Item = &Route> {
+        self.routes.variants(method, path)
+    }
+
+    /// What a key's digest is of.
+    #[inline]
+    pub fn hashed_part<'key>(&self, key: &'key [u8]) -> &'key [u8] {
+        if self.has_bar_imports { foreign::behind_bar(key) } else { key }
     }
 
     /// What is said in place of a canonical answer.

@@ -202,7 +202,7 @@ impl<'a> Decision<'a> {
             Presented::Key(key) if !self.policy.has_imports && !format::is_well_formed(key) => {
                 Err(Reason::MalformedKey)
             }
-            Presented::Key(key) => Ok(KeyDigest::of(key)),
+            Presented::Key(key) => Ok(KeyDigest::of(self.policy.hashed_part(key))),
             Presented::Digest(digest) => Ok(digest),
         }
     }

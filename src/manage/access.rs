@@ -78,6 +78,9 @@ const LEVELS: [Level; 4] = [
             "audit_verify",
             "audit_heads",
             "status",
+            "doctor",
+            "scanner_patterns",
+            "scopes_used",
             "limit_status",
             "usage_status",
             "flush_usage",
@@ -104,6 +107,10 @@ const USAGE: &[&str] = &[
     "top_keys",
     "top_refusals",
     "touches",
+    "tenants",
+    "expiring_soon",
+    "stale_keys",
+    "recent_refusals",
 ];
 
 const VIEWS: &[&str] = &[
@@ -117,11 +124,27 @@ const VIEWS: &[&str] = &[
     "top_keys",
     "top_refusals",
     "touches",
+    "tenants",
+    "expiring_soon",
+    "stale_keys",
+    "recent_refusals",
+    "overprivileged_keys",
 ];
 
 /// What the owner's functions call, and nobody else. Nor does anyone call triggers: of
 /// those, `log_usage` is for making triggers with.
-const INTERNAL: [&str; 3] = ["usage_page", "usage_prepare", "usage_fold"];
+const INTERNAL: [&str; 10] = [
+    "usage_page",
+    "usage_prepare",
+    "usage_fold",
+    "doctor_findings",
+    "doctor_library",
+    "doctor_logging",
+    "doctor_isolation",
+    "doctor_access",
+    "doctor_usage",
+    "has_bare_call",
+];
 
 impl Level {
     fn read(call: &Call, n: usize) -> Result<Option<&'static Level>> {

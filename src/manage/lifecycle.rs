@@ -13,8 +13,8 @@ use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
 use crate::catalog::policy::Policy;
 use crate::error::{Code, Error, Result};
 use crate::pepper;
-use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::key::digest::KeyDigest;
+use keysmith_core::key::{MAX_KEY_LEN, foreign};
 use pgrx::pg_sys::{self, Datum, Interval};
 
 sql_functions! {
@@ -308,14 +308,20 @@ fn end_locked(caller: &Caller, subject: &Subjected, reason: &str) -> Result<()> 
 /// that has it. Whoever holds the key may do this much to it.
 fn report_leak(call: &Call) -> Result<Option<Datum>> {
     let unknown = || Error::not_found("api_key is not a key that could be revoked");
-    let digest = match call.bytes(0, MAX_KEY_LEN) {
+    let key = match call.bytes(0, MAX_KEY_LEN) {
         None => return Err(must_not_be_null("api_key")),
         Some(Bytes::TooLong) => return Err(unknown()),
-        Some(Bytes::Read(key)) => KeyDigest::of(key),
+        Some(Bytes::Read(key)) => key,
     };
     let source = call.required_text(1, "source")?;
     key::check_length("source", Some(&source), 500)?;
-    let candidates: Vec<_> = pepper::peppers().candidates(&digest).collect();
+    // Whoever has a key has also what was hashed of it.
+    let mut digests = vec![KeyDigest::of(key)];
+    if foreign::behind_bar(key) != key {
+        digests.push(KeyDigest::of(foreign::behind_bar(key)));
+    }
+    let candidates: Vec<_> =
+        digests.iter().flat_map(|digest| pepper::peppers().candidates(digest)).collect();
     let revoked = authority::act(Needs::Nothing, |caller| {
         let mut keys: Vec<([u8; 16], String)> = Vec::new();
         for (generation, digest) in &candidates {

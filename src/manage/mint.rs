@@ -7,6 +7,7 @@ use super::key::{self, Fresh};
 use super::keyspace::policy;
 use super::lifecycle;
 use super::limits;
+use super::progress;
 use super::sql::{self, Param};
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
@@ -233,9 +234,11 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
     let digest = digest.ok_or_else(|| {
         Error::argument("digest", "must have 32 bytes: the SHA-256 of the whole key")
     })?;
-    if call.required_text(2, "algorithm")? != "sha256" {
-        return Err(Error::argument("algorithm", "must be sha256"));
-    }
+    let behind_bar = match call.required_text(2, "algorithm")?.as_str() {
+        "sha256" => false,
+        "sha256-behind-bar" => true,
+        _ => return Err(Error::argument("algorithm", "must be sha256 or sha256-behind-bar")),
+    };
     let mut draft = Draft::read(call, 3)?;
     let key_prefix = display(call, 15, "key_prefix")?;
     let key_snippet = display(call, 16, "key_snippet")?;
@@ -257,10 +260,12 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
                 return Err(duplicate(&draft.keyspace));
             }
         }
-        if !policy.has_imports {
+        if !policy.has_imports || behind_bar && !policy.has_bar_imports {
             sql::execute(
-                "UPDATE keysmith.keyspace SET has_imports = true WHERE keyspace = $1",
-                &[Param::text(&draft.keyspace)],
+                "UPDATE keysmith.keyspace
+                 SET has_imports = true, has_bar_imports = has_bar_imports OR $2
+                 WHERE keyspace = $1",
+                &[Param::text(&draft.keyspace), Param::boolean(behind_bar)],
             )?;
         }
         let stored = Stored {
@@ -273,5 +278,6 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
         };
         store(caller, &policy, &tenant.id, &draft, &environment, &stored, "import")
     })?;
+    progress::imported();
     Ok(Some(row))
 }

@@ -2,6 +2,7 @@
 
 pub mod digest;
 pub mod display;
+pub mod foreign;
 pub mod format;
 pub mod pepper;
 pub mod secret;

@@ -186,6 +186,12 @@ impl<T> Routes<T> {
         entries[index].variants.push((variant.into(), value));
     }
 
+    /// All variants of the most specific route for a request.
+    pub fn variants(&self, method: &[u8], path: &Path) -> impl Iterator<Item = &T> {
+        let entry = self.root.find(method, &path.0);
+        entry.into_iter().flat_map(|entry| entry.variants.iter().map(|(_, value)| value))
+    }
+
     /// The most specific route for a request. No variant is the variant "".
     pub fn find(&self, method: &[u8], path: &Path, variant: &[u8]) -> Match<'_, T> {
         let Some(entry) = self.root.find(method, &path.0) else { return Match::Unlisted };
@@ -241,6 +247,24 @@ mod tests {
             Match::Route(name) => Some(name),
             _ => None,
         }
+    }
+
+    #[test]
+    fn all_variants_of_the_route_that_wins() {
+        let table = table(&[
+            ("GET", "/images/{id}", ""),
+            ("GET", "/images/{id}", "large"),
+            ("GET", "/images/*", "other"),
+            ("POST", "/images/{id}", ""),
+        ]);
+        let variants = |method: &str, path: &str| {
+            let path = Path::parse(path.as_bytes()).unwrap();
+            table.variants(method.as_bytes(), &path).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(variants("GET", "/images/1"), ["GET /images/{id}", "GET /images/{id} large"]);
+        assert_eq!(variants("GET", "/images/1/2"), ["GET /images/* other"]);
+        assert!(variants("PUT", "/images/1").is_empty());
+        assert!(variants("GET", "/videos").is_empty());
     }
 
     #[test]

@@ -1,0 +1,129 @@
+-- What an administrator looks at in psql. A caller who may see one tenant only sees
+-- nothing of the others: the filter is inside of each view.
+
+CREATE VIEW keysmith.tenants WITH (security_barrier) AS
+SELECT t.name AS tenant,
+       t.keyspace,
+       t.plan,
+       CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS status,
+       (SELECT pg_catalog.count(*) FROM keysmith.key k
+        WHERE k.tenant_id = t.tenant_id AND k.revoked_at IS NULL AND k.disabled_at IS NULL
+          AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
+       (SELECT pg_catalog.count(*) FROM keysmith.key k WHERE k.tenant_id = t.tenant_id) AS keys,
+       (SELECT pg_catalog.count(*) FROM keysmith.member m WHERE m.tenant_id = t.tenant_id) AS members,
+       CASE
+           WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+           THEN greatest(c.balance, c.refill)
+           ELSE c.balance
+       END AS credits,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits,
+       greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith.key k
+                 JOIN keysmith.usage_last l USING (key_id) WHERE k.tenant_id = t.tenant_id),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith.usage_delta d
+                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL)) AS last_used_at,
+       t.created_at,
+       t.suspended_at,
+       t.suspended_reason,
+       t.metadata,
+       t.tenant_id
+FROM keysmith.tenant t
+LEFT JOIN keysmith.credit c ON c.tenant_id = t.tenant_id
+WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
+COMMENT ON COLUMN keysmith.tenants.active_keys IS 'Keys that are not disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.tenants.keys IS 'All of its keys, revoked ones too';
+COMMENT ON COLUMN keysmith.tenants.credits IS 'Its own credits that are left; null where it has none to spend';
+COMMENT ON COLUMN keysmith.tenants.limits IS 'Rate limits of all its keys of an environment together';
+COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'When a key of it was last let in';
+
+CREATE VIEW keysmith.expiring_soon WITH (security_barrier) AS
+SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
+       k.expires_at, pg_catalog.date_trunc('second', k.expires_at - pg_catalog.clock_timestamp()) AS ends_in,
+       k.last_used_at, k.rotated_to, k.key_id
+FROM keysmith.keys k
+WHERE k.status = 'active' AND k.expires_at < pg_catalog.clock_timestamp() + interval '30 days'
+ORDER BY k.expires_at, k.key_id;
+COMMENT ON VIEW keysmith.expiring_soon IS 'Active keys that end within 30 days, those that end first above';
+COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'Its successor: one that has none ends without';
+
+CREATE VIEW keysmith.stale_keys WITH (security_barrier) AS
+SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
+       k.created_at, k.last_used_at,
+       pg_catalog.date_trunc('second',
+           pg_catalog.clock_timestamp() - coalesce(k.last_used_at, k.created_at)) AS unused_for,
+       k.key_id
+FROM keysmith.keys k
+JOIN keysmith.keyspace s USING (keyspace)
+WHERE k.status = 'active' AND s.usage_log = 'everything'
+  AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true)
+ORDER BY unused_for DESC, k.key_id;
+COMMENT ON VIEW keysmith.stale_keys IS 'Active keys that were never let in, or not for 90 days';
+COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'Since it was last let in, or else made';
+
+CREATE VIEW keysmith.recent_refusals WITH (security_barrier) AS
+SELECT e.at, t.name AS tenant, e.keyspace, e.environment, k.label, k.key_snippet,
+       e.outcome AS reason, e.status, e.method, e.endpoint, e.ip, e.key_id, e.request_id
+FROM keysmith.usage_event e
+JOIN keysmith.tenant t USING (tenant_id)
+LEFT JOIN keysmith.key k USING (key_id)
+WHERE e.outcome <> 'ok' AND e.at > pg_catalog.clock_timestamp() - interval '24 hours'
+  AND ((SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]))
+UNION ALL
+SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL
+FROM keysmith.usage_unknown_sample u
+WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith.sees_everything())
+ORDER BY at DESC;
+COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
+COMMENT ON COLUMN keysmith.recent_refusals.key_id IS 'Null for requests without a known key, of which samples are kept';
+
+CREATE FUNCTION keysmith.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_scopes_used';
+COMMENT ON FUNCTION keysmith.scopes_used(text, text, text, text[]) IS
+'Those scopes that cover what a route names; null for a request that fits no route';
+
+-- A wildcard is as good as the scopes of the catalogue that it covers, if there is one.
+CREATE VIEW keysmith.overprivileged_keys WITH (security_barrier) AS
+SELECT t.name AS tenant, k.keyspace, k.label, k.key_snippet, k.scopes,
+       ARRAY(SELECT u.scope FROM pg_catalog.unnest(g.scopes) AS u (scope)
+             WHERE u.scope <> ALL (r.used) ORDER BY u.scope) AS unused_scopes,
+       r.used AS used_scopes, r.requests, r.untold, k.key_id
+FROM keysmith.key k
+JOIN keysmith.tenant t USING (tenant_id)
+JOIN keysmith.keyspace s ON s.keyspace = k.keyspace
+CROSS JOIN LATERAL (
+    SELECT coalesce(pg_catalog.array_agg(DISTINCT coalesce(c.scope, h.scope)), '{}') AS scopes
+    FROM pg_catalog.unnest(CASE
+             WHEN pg_catalog.cardinality(k.scopes) > 0 THEN k.scopes
+             WHEN s.empty_scopes = 'all' AND k.role IS NULL AND k.owner IS NULL THEN '{*}' END) AS h (scope)
+    LEFT JOIN keysmith.scope c ON c.keyspace = k.keyspace
+         AND (h.scope = '*' OR h.scope LIKE '%:*'
+              AND pg_catalog.starts_with(c.scope, pg_catalog.left(h.scope, -1)))
+) AS g
+CROSS JOIN LATERAL (
+    SELECT ARRAY(SELECT DISTINCT n.scope FROM pg_catalog.unnest(
+               pg_catalog.array_agg(pg_catalog.array_to_string(e.used, ' '))) AS l (line),
+               pg_catalog.regexp_split_to_table(l.line, ' ') AS n (scope)
+               WHERE n.scope <> '' ORDER BY n.scope) AS used,
+           pg_catalog.sum(e.requests)::bigint AS requests,
+           coalesce(pg_catalog.sum(e.requests) FILTER (WHERE e.used IS NULL), 0)::bigint AS untold,
+           pg_catalog.count(e.used) AS told
+    FROM (SELECT pg_catalog.count(*) AS requests,
+                 keysmith.scopes_used(k.keyspace, v.method, v.endpoint, g.scopes) AS used
+          FROM keysmith.usage_event v
+          WHERE v.key_id = k.key_id AND v.outcome = 'ok'
+            AND v.at > pg_catalog.clock_timestamp() - interval '30 days'
+          GROUP BY v.method, v.endpoint) AS e
+) AS r
+WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
+  AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
+  AND r.told > 0 AND NOT g.scopes <@ r.used
+  AND ((SELECT keysmith.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
+COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'Its scopes that no route it used names; wildcards by the catalogue';
+COMMENT ON COLUMN keysmith.overprivileged_keys.used_scopes IS 'Its scopes that a route it used names';
+COMMENT ON COLUMN keysmith.overprivileged_keys.requests IS 'How often it was let in';
+COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'How many of these fit no route, and so may have needed anything';

@@ -1,0 +1,476 @@
+-- doctor(): what is amiss, and what to do. Each of the functions below looks at one part
+-- and returns a row for each thing that it finds; they are run as the extension's owner.
+
+-- Whether a policy's expression calls a function of ours once per row. In a sub-select
+-- that depends on no row it is called once per query. The text of such a tree is a list
+-- of nested braces; braces in names have a backslash before them.
+CREATE FUNCTION keysmith.has_bare_call(expression pg_catalog.pg_node_tree) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    depth     integer := 0;
+    -- How deep the sub-select lies that is being read; 0 outside of any.
+    subselect integer := 0;
+    token     text;
+BEGIN
+    FOR token IN
+        SELECT m[1] FROM regexp_matches(regexp_replace(expression::text, '\\.', '', 'g'),
+                                        '(\{SUBLINK|\{FUNCEXPR :funcid \d+|\{|\})', 'g') AS m
+    LOOP
+        IF token = '}' THEN
+            subselect := CASE WHEN subselect = depth THEN 0 ELSE subselect END;
+            depth := depth - 1;
+            CONTINUE;
+        END IF;
+        depth := depth + 1;
+        IF subselect > 0 THEN
+            CONTINUE;
+        ELSIF token = '{SUBLINK' THEN
+            subselect := depth;
+        ELSIF token LIKE '{FUNCEXPR%' AND EXISTS (
+            SELECT FROM pg_proc p WHERE p.pronamespace = 'keysmith'::regnamespace
+              AND p.oid = substring(token FROM '\d+$')::oid
+        ) THEN
+            RETURN true;
+        END IF;
+    END LOOP;
+    RETURN false;
+END $$;
+COMMENT ON FUNCTION keysmith.has_bare_call(pg_catalog.pg_node_tree) IS
+'Whether a policy calls a function of ours outside of a sub-select, and so once per row';
+
+CREATE FUNCTION keysmith.doctor_library(
+    is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN EXISTS (SELECT FROM keysmith.key WHERE limits IS NOT NULL AND revoked_at IS NULL)
+                  OR EXISTS (SELECT FROM keysmith.tenant WHERE limits IS NOT NULL)
+                  OR EXISTS (SELECT FROM keysmith.keyspace WHERE limits IS NOT NULL OR generation > 0)
+                THEN 'error' ELSE 'warning' END,
+           'library', 'is not preloaded: no rate limits, no peppers, and transactions write usage',
+           'shared_preload_libraries = ''keysmith'', and a restart'
+    WHERE NOT is_preloaded
+    UNION ALL
+    SELECT 'error', 'library', format('is of version %s, and the extension of %s', version, e.extversion),
+           'ALTER EXTENSION keysmith UPDATE, or a restart if the library is the older one'
+    FROM pg_extension e WHERE e.extname = 'keysmith' AND e.extversion <> version
+    UNION ALL
+    SELECT 'error', 'library', format('trigger %s of %s is off: changes of it go unnoticed',
+                                      t.tgname, t.tgrelid::regclass),
+           format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.tgrelid::regclass, t.tgname)
+    FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE p.pronamespace = 'keysmith'::regnamespace AND p.proname = 'policy_changed' AND t.tgenabled <> 'A'
+    UNION ALL
+    SELECT 'error', 'library', format('index %s is not valid', i.indexrelid::regclass),
+           format('REINDEX INDEX %s', i.indexrelid::regclass)
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    WHERE c.relnamespace = 'keysmith'::regnamespace AND NOT (i.indisvalid AND i.indisready)
+    UNION ALL
+    SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'SECURITY.md, "Peppers"'
+    WHERE pepper_problem IS NOT NULL
+    UNION ALL
+    SELECT 'error', 'pepper', 'keys are stored with ' || CASE p WHEN '0' THEN 'none, which the file does not allow'
+               ELSE format('pepper %s, which is not there', p) END || ': they are refused',
+           CASE p WHEN '0' THEN 'the line 0:unpeppered, until they are rotated'
+               ELSE 'put it back into the file, and restart' END
+    FROM unnest(lost_peppers) AS p
+    UNION ALL
+    SELECT 'warning', 'pepper', format('%s active keys are stored with an older pepper than %s',
+                                       count(*), newest_pepper),
+           'rotate() moves a key to the newest'
+    FROM keysmith.key k
+    WHERE k.generation < newest_pepper AND k.revoked_at IS NULL AND k.rotated_to IS NULL
+      AND NOT k.generation::text = ANY (lost_peppers)
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'pepper', format('%s keys were imported, and there is no pepper: '
+               'a stolen dump lets short ones be guessed', count(*)),
+           'keysmith.pepper_file, and rotate the keys'
+    FROM keysmith.key k
+    WHERE newest_pepper = 0 AND k.imported AND k.revoked_at IS NULL
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT 'error', 'server', format('%s is off: a crash can bring revoked keys back', s.name),
+           format('ALTER SYSTEM SET %s = on', s.name)
+    FROM pg_settings s WHERE s.name IN ('fsync', 'full_page_writes') AND s.setting = 'off'
+    UNION ALL
+    SELECT 'warning', 'server', 'ssl is off, and the server listens beyond this machine: keys travel readably',
+           'ALTER SYSTEM SET ssl = on, and hostssl in pg_hba.conf'
+    FROM pg_settings l, pg_settings s
+    WHERE s.name = 'ssl' AND s.setting = 'off' AND l.name = 'listen_addresses'
+      AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
+                  WHERE a NOT IN ('', 'localhost', '::1') AND a NOT LIKE '127.%')
+$$;
+COMMENT ON FUNCTION keysmith.doctor_library(boolean, text, text, text[], smallint) IS
+'The part of doctor() that looks at the library, peppers and the server';
+
+-- What other sessions have is what this one would have after RESET ALL, or what roles
+-- and the database have of their own.
+CREATE FUNCTION keysmith.doctor_logging(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH settings AS (
+        SELECT s.name, s.reset_val AS value, '' AS whose, 0 AS role, 'SYSTEM' AS place FROM pg_settings s
+        UNION ALL
+        SELECT split_part(c, '=', 1), substr(c, strpos(c, '=') + 1),
+               coalesce(' of role ' || quote_ident(r.rolname), ' of this database'), d.setrole::bigint,
+               coalesce('ROLE ' || quote_ident(r.rolname),
+                        'DATABASE ' || quote_ident(current_database()))
+        FROM pg_db_role_setting d CROSS JOIN unnest(d.setconfig) AS c
+        LEFT JOIN pg_roles r ON r.oid = d.setrole
+        WHERE d.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+    ), valued AS (
+        SELECT s.*, coalesce(
+                   (SELECT o.value FROM settings o WHERE o.name = 'log_parameter_max_length'
+                      AND o.whose = s.whose LIMIT 1),
+                   (SELECT o.value FROM settings o WHERE o.name = 'log_parameter_max_length'
+                      AND o.whose = '')) AS longest
+        FROM settings s
+    )
+    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too',
+                                        v.name, v.value, v.whose),
+           format('ALTER %s SET log_parameter_max_length = 0', v.place)
+    FROM valued v
+    WHERE (v.name = 'log_statement' AND v.value = 'all'
+           OR v.name IN ('log_min_duration_statement', 'log_min_duration_sample') AND v.value <> '-1'
+           OR v.name = 'log_transaction_sample_rate' AND v.value <> '0')
+      AND v.longest <> '0'
+    UNION ALL
+    SELECT 'warning', 'logging', format('%s = %s%s logs bound values of what fails',
+                                        v.name, v.value, v.whose),
+           format('ALTER %s SET %s = 0', v.place, v.name)
+    FROM valued v WHERE v.name = 'log_parameter_max_length_on_error' AND v.value <> '0'
+    UNION ALL
+    SELECT 'warning', 'logging', format('auto_explain, with %s%s, logs what functions are called with',
+                                        o.name, o.whose),
+           format('ALTER %s SET %s = %s', o.place, o.name, CASE o.name WHEN 'auto_explain.log_verbose' THEN 'off' ELSE '0' END)
+    FROM valued o
+    WHERE (o.name = 'auto_explain.log_verbose' AND o.value IN ('on', 'true', '1', 'yes')
+           OR o.name = 'auto_explain.log_parameter_max_length' AND o.value <> '0')
+      AND EXISTS (SELECT FROM settings m
+                  WHERE m.name = 'auto_explain.log_min_duration' AND m.value <> '-1')
+$$;
+COMMENT ON FUNCTION keysmith.doctor_logging() IS
+'The part of doctor() that looks for settings that write keys to the server''s log';
+
+CREATE FUNCTION keysmith.doctor_isolation(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE isolated AS (
+        -- By isolate(), or by policies that someone wrote with functions of ours.
+        SELECT DISTINCT c.oid, c.oid::regclass AS name, c.relowner, c.relrowsecurity, c.relforcerowsecurity
+        FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+        WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid
+                      WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+                        AND d.refclassid = 'pg_proc'::regclass
+                        AND f.pronamespace = 'keysmith'::regnamespace)
+    ), verifier AS (
+        SELECT a.role::oid AS oid FROM keysmith.access a WHERE a.level = 'verifier'
+        UNION
+        SELECT m.member FROM verifier v JOIN pg_auth_members m ON m.roleid = v.oid
+    ), tenant_column AS (
+        -- What tells tenants apart where tables are isolated, and what is filled in with one.
+        SELECT DISTINCT i.oid, a.attname, a.atttypid
+        FROM isolated i
+        JOIN pg_policy p ON p.polrelid = i.oid AND p.polname = 'keysmith_tenant'
+        JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.oid AND d.refobjsubid > 0
+        JOIN pg_attribute a ON a.attrelid = i.oid AND a.attnum = d.refobjsubid
+    ), above AS (
+        SELECT i.oid, i.name AS base FROM isolated i
+        UNION
+        SELECT w.ev_class, above.base
+        FROM above
+        JOIN pg_depend d ON d.refobjid = above.oid AND d.refclassid = 'pg_class'::regclass
+             AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite w ON w.oid = d.objid
+        JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
+    )
+    SELECT 'error', 'isolation', format('table %s has policies, and row security is off: all see all', i.name),
+           format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', i.name)
+    FROM isolated i WHERE NOT i.relrowsecurity
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s: its owner %s sees all rows', i.name, i.relowner::regrole),
+           format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', i.name)
+    FROM isolated i WHERE i.relrowsecurity AND NOT i.relforcerowsecurity
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s is owned by %s, which verifies and so could open it',
+                                          i.name, i.relowner::regrole),
+           format('ALTER TABLE %s OWNER TO another role', i.name)
+    FROM isolated i WHERE i.relowner IN (SELECT oid FROM verifier)
+    UNION ALL
+    SELECT 'error', 'isolation', format('role %s verifies, and row security does not hold it: it %s',
+                                        r.oid::regrole, CASE WHEN r.rolsuper THEN 'is a superuser'
+                                                             ELSE 'has BYPASSRLS' END),
+           format('ALTER ROLE %s %s', r.oid::regrole,
+                  CASE WHEN r.rolsuper THEN 'NOSUPERUSER' ELSE 'NOBYPASSRLS' END)
+    FROM pg_roles r JOIN verifier v USING (oid) WHERE r.rolsuper OR r.rolbypassrls
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s has the column %I of isolated tables, and is not isolated',
+                                          c.oid::regclass, t.attname),
+           format('keysmith.isolate(%L, %L), if its rows are of tenants', c.oid::regclass, t.attname)
+    FROM (SELECT DISTINCT attname, atttypid FROM tenant_column) t
+    JOIN pg_attribute a ON a.attname = t.attname AND a.atttypid = t.atttypid AND a.attnum > 0
+    JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+    WHERE c.relnamespace <> 'keysmith'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
+      AND c.oid NOT IN (SELECT oid FROM isolated)
+      AND NOT EXISTS (SELECT FROM pg_inherits h JOIN isolated i ON i.oid = h.inhparent WHERE h.inhrelid = c.oid)
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s fills in the tenant that is signed in, and is not isolated',
+                                          c.oid::regclass),
+           format('keysmith.isolate(%L, %L)', c.oid::regclass, a.attname)
+    FROM pg_attrdef f
+    JOIN pg_class c ON c.oid = f.adrelid AND c.relkind IN ('r', 'p')
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = f.adnum
+    WHERE NOT c.relrowsecurity AND c.oid NOT IN (SELECT oid FROM isolated)
+      AND (a.attname, a.atttypid) NOT IN (SELECT attname, atttypid FROM tenant_column)
+      AND EXISTS (SELECT FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid
+                  WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+                    AND d.refclassid = 'pg_proc'::regclass AND p.pronamespace = 'keysmith'::regnamespace
+                    AND p.proname IN ('current_tenant', 'current_tenant_id'))
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s has row security and no policy: only its owner sees rows',
+                                          c.oid::regclass),
+           format('keysmith.isolate(%L, …), or a policy of your own', c.oid::regclass)
+    FROM pg_class c
+    WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+      AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s is a part of %s that can be read past it',
+                                          c.oid::regclass, i.name),
+           format('REVOKE ALL ON %s FROM those who have it, or isolate it too', c.oid::regclass)
+    FROM isolated i
+    JOIN pg_inherits h ON h.inhparent = i.oid
+    JOIN pg_class c ON c.oid = h.inhrelid AND c.oid NOT IN (SELECT oid FROM isolated)
+    WHERE EXISTS (SELECT FROM aclexplode(c.relacl) x
+                  WHERE x.grantee <> c.relowner AND x.privilege_type IN ('SELECT', 'UPDATE', 'DELETE', 'INSERT'))
+    UNION ALL
+    SELECT 'warning', 'isolation', CASE c.relkind
+               WHEN 'm' THEN format('materialized view %s holds rows of all tenants of %s', c.oid::regclass, w.base)
+               ELSE format('view %s reads %s as its owner %s, who sees all rows',
+                           c.oid::regclass, w.base, r.oid::regrole) END,
+           CASE c.relkind WHEN 'm' THEN 'a table in its place, or let nobody read it'
+               ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
+    FROM above w
+    JOIN pg_class c ON c.oid = w.oid AND c.relkind IN ('v', 'm')
+    JOIN pg_roles r ON r.oid = c.relowner
+    WHERE c.relkind = 'm'
+       OR (r.rolsuper OR r.rolbypassrls) AND NOT coalesce((
+              SELECT o.option_value::boolean FROM pg_options_to_table(c.reloptions) o
+              WHERE o.option_name = 'security_invoker'), false)
+    UNION ALL
+    SELECT 'warning', 'policies', format('policy %I of %s calls a function of ours for each row',
+                                         p.polname, p.polrelid::regclass),
+           'put the call into a sub-select: (SELECT keysmith.current_tenant_id())'
+    FROM pg_policy p
+    WHERE keysmith.has_bare_call(p.polqual) OR keysmith.has_bare_call(p.polwithcheck)
+    UNION ALL
+    SELECT 'warning', 'policies', format('table %s has no index that begins with %I', i.name, t.attname),
+           format('CREATE INDEX ON %s (%I)', i.name, t.attname)
+    FROM isolated i
+    JOIN tenant_column t USING (oid)
+    JOIN pg_class c USING (oid)
+    WHERE c.reltuples >= 10000 AND t.atttypid = ANY ('{uuid,text,varchar}'::regtype[]) AND NOT EXISTS (
+        SELECT FROM pg_index x JOIN pg_attribute a ON a.attrelid = x.indrelid
+        WHERE x.indrelid = i.oid AND x.indisvalid AND a.attname IN (
+              SELECT o.attname FROM tenant_column o WHERE o.oid = i.oid) AND a.attnum = x.indkey[0])
+$$;
+COMMENT ON FUNCTION keysmith.doctor_isolation() IS
+'The part of doctor() that looks at isolated tables, and at those that are not';
+
+CREATE FUNCTION keysmith.doctor_access(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'error', 'access', format('role number %s was dropped, and still is %s; so is the next of that number',
+                                     a.role::oid, string_agg(DISTINCT a.level, ', ')),
+           format('DELETE FROM keysmith.access WHERE role = %s', a.role::oid)
+    FROM keysmith.access a
+    WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.role) GROUP BY a.role::oid
+    UNION ALL
+    SELECT 'error', 'access', format('%s has rights on %s, which only functions should touch',
+                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END,
+                                     c.oid::regclass),
+           format('REVOKE ALL ON %s FROM %s', c.oid::regclass,
+                  CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+    FROM pg_class c CROSS JOIN LATERAL (
+        SELECT a.grantee FROM aclexplode(c.relacl) a
+        UNION SELECT a.grantee FROM pg_attribute t, aclexplode(t.attacl) a WHERE t.attrelid = c.oid) x
+    WHERE c.relnamespace = 'keysmith'::regnamespace AND c.relkind IN ('r', 'p', 'S') AND x.grantee <> c.relowner
+    UNION ALL
+    SELECT 'error', 'access', format('PUBLIC may call %s', p.oid::regprocedure),
+           format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', p.oid::regprocedure)
+    FROM pg_proc p
+    WHERE p.pronamespace = 'keysmith'::regnamespace
+      AND p.proname NOT IN ('current_tenant', 'current_tenant_id', 'current_keyspace', 'current_key',
+                            'current_environment', 'current_owner', 'has_scope', 'whoami')
+      AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                  WHERE a.grantee = 0)
+      AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+                    AND d.deptype = 'e')
+    UNION ALL
+    SELECT 'error', 'access', format('%s may make objects in the schema keysmith',
+                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
+           format('REVOKE CREATE ON SCHEMA keysmith FROM %s',
+                  CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+    FROM pg_namespace n, aclexplode(n.nspacl) x
+    WHERE n.nspname = 'keysmith' AND x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner
+    UNION ALL
+    SELECT 'warning', 'access', format('role %s, which has access, is also a member of %s', a.role, p.rolname),
+           format('REVOKE %s FROM %s', p.rolname, a.role)
+    FROM (SELECT DISTINCT role FROM keysmith.access) a
+    JOIN pg_roles r ON r.oid = a.role AND NOT r.rolsuper
+    JOIN pg_roles p ON p.rolname IN ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
+                                     'pg_write_server_files', 'pg_execute_server_program')
+     AND pg_has_role(r.oid, p.oid, 'MEMBER')
+$$;
+COMMENT ON FUNCTION keysmith.doctor_access() IS
+'The part of doctor() that looks for rights that nobody should have';
+
+CREATE FUNCTION keysmith.doctor_usage(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH numbers AS MATERIALIZED (
+        SELECT u.name, u.value FROM keysmith.usage_status() u
+        UNION ALL SELECT l.name, l.value FROM keysmith.limit_status() l
+    ), n AS (
+        SELECT max(value) FILTER (WHERE name = 'mode') AS mode,
+               max(value) FILTER (WHERE name = 'dropped')::bigint AS dropped,
+               max(value) FILTER (WHERE name = 'used')::bigint AS used,
+               max(value) FILTER (WHERE name = 'capacity')::bigint AS capacity,
+               max(value) FILTER (WHERE name = 'waiting')::bigint AS waiting,
+               max(value) FILTER (WHERE name = 'share')::bigint AS share,
+               max(value) FILTER (WHERE name = 'worker') AS worker,
+               max(value) FILTER (WHERE name = 'failed_starts')::bigint AS failed_starts,
+               max(value) FILTER (WHERE name = 'failures')::bigint AS failures,
+               max(value) FILTER (WHERE name = 'last_error') AS last_error,
+               max(value) FILTER (WHERE name = 'limit buckets in use')::bigint AS buckets,
+               max(value) FILTER (WHERE name = 'limit buckets at most')::bigint AS most_buckets,
+               max(value) FILTER (WHERE name = 'calls refused for want of a bucket')::bigint AS refused
+        FROM numbers
+    ), today AS (
+        SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
+    )
+    SELECT 'warning', 'usage', mode, 'fewer databases with keysmith in this server' FROM n
+    WHERE mode LIKE 'in place: other databases%'
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s records were dropped since the server started', dropped),
+           'a larger keysmith.usage_buffer, or usage_overflow = write-through' FROM n WHERE dropped > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('the buffer is nearly full: %s records of %s wait', waiting, share),
+           'a larger keysmith.usage_buffer; usage_status() tells how the worker fares'
+    FROM n WHERE used * 10 >= capacity * 8 OR waiting * 10 >= share * 8
+    UNION ALL
+    SELECT 'error', 'usage', format('%s records wait, and the worker could not be started %s times',
+                                    waiting, failed_starts),
+           'a larger max_worker_processes, and a restart'
+    FROM n WHERE failed_starts > 0 AND waiting > 0 AND worker <> 'running'
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s batches failed; the last error: %s', failures, last_error),
+           'usage_status() and the server''s log tell more' FROM n WHERE failures > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', count(*)),
+           'SELECT error FROM keysmith.usage_set_aside'
+    FROM keysmith.usage_set_aside WHERE set_aside_at > now() - interval '7 days' HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('a crash may have cost %s records, between %s and %s',
+                                      sum(lost_at_most), to_char(min(lost_from), 'YYYY-MM-DD HH24:MI'),
+                                      to_char(max(lost_until), 'YYYY-MM-DD HH24:MI')),
+           'usage_durability = commit, if none may be lost'
+    FROM keysmith.usage_incarnation
+    WHERE lost_at_most > 0 AND lost_until > now() - interval '7 days' HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'usage', 'requests were stored in the partition of days that have none',
+           'SELECT * FROM keysmith.maintain()'
+    FROM today WHERE EXISTS (
+        SELECT FROM keysmith.usage_event e WHERE e.tableoid = to_regclass('keysmith.usage_default'))
+    UNION ALL
+    SELECT 'warning', 'usage', 'there is no partition for tomorrow''s requests', 'SELECT * FROM keysmith.maintain()'
+    FROM today
+    WHERE to_regclass('keysmith.usage_' || to_char(day + 1, 'YYYYMMDD')) IS NULL
+      AND EXISTS (SELECT FROM keysmith.usage_event e WHERE e.at >= day::timestamp AT TIME ZONE 'UTC')
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s days are kept beyond keysmith.usage_retention', count(*)),
+           'SELECT * FROM keysmith.maintain()'
+    FROM today, pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
+         LATERAL (SELECT coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '90 days')::interval
+                  AS kept) AS r
+    WHERE i.inhparent = 'keysmith.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
+      AND r.kept > '0' AND to_date(substr(c.relname, 7), 'YYYYMMDD') < day - r.kept - interval '2 days'
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s changes of totals wait to be added up', count(*)),
+           'SELECT * FROM keysmith.maintain()'
+    FROM keysmith.usage_delta HAVING count(*) > 100000
+    UNION ALL
+    SELECT 'warning', 'limits', format('the table of limits is nearly full: %s of %s', buckets, most_buckets),
+           'a larger keysmith.max_buckets, and a restart' FROM n WHERE buckets * 10 >= most_buckets * 8
+    UNION ALL
+    SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', refused),
+           'a larger keysmith.max_buckets, and a restart' FROM n WHERE refused > 0
+    UNION ALL
+    -- The newest thousand entries of each chain: cheap, and no proof. audit_verify() is one.
+    SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
+           'SELECT * FROM keysmith.audit_verify()'
+    FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
+          FROM (SELECT keyspace FROM keysmith.keyspace UNION SELECT '*') c
+          CROSS JOIN LATERAL (
+              SELECT a.entry FROM keysmith.audit_entry a
+              WHERE a.keyspace = c.keyspace ORDER BY a.entry DESC LIMIT 1000) e) g
+    WHERE g.entry <> coalesce(g.previous + 1, CASE WHEN g.entry < 1000 THEN 1 ELSE g.entry END)
+    GROUP BY g.keyspace
+    UNION ALL
+    SELECT 'error', 'audit', format('keyspace %s has no audit, and was made by someone', k.keyspace),
+           'SELECT * FROM keysmith.audit_verify()'
+    FROM keysmith.keyspace k
+    WHERE k.created_at < now()
+      AND NOT EXISTS (SELECT FROM keysmith.audit_entry a WHERE a.keyspace = k.keyspace)
+$$;
+COMMENT ON FUNCTION keysmith.doctor_usage() IS
+'The part of doctor() that looks at usage records and their worker, limits and the audit';
+
+CREATE FUNCTION keysmith.doctor_findings(
+    is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH findings AS MATERIALIZED (
+        SELECT * FROM keysmith.doctor_library(is_preloaded, version, pepper_problem, lost_peppers, newest_pepper)
+        UNION ALL SELECT * FROM keysmith.doctor_logging()
+        UNION ALL SELECT * FROM keysmith.doctor_isolation()
+        UNION ALL SELECT * FROM keysmith.doctor_access()
+        UNION ALL SELECT * FROM keysmith.doctor_usage()
+    )
+    SELECT level, subject, finding, remedy FROM (
+        SELECT array_position('{error,warning}', f.level) AS rank, 0 AS place, f.* FROM findings f
+        UNION ALL
+        SELECT 3, place, 'ok', s.subject, s.finding, NULL
+        FROM (VALUES
+            (1, 'library', format('preloaded, of version %s as the extension', version)),
+            (2, 'server', 'writes what it commits, and hides what it sends'),
+            (3, 'pepper', CASE newest_pepper WHEN 0 THEN 'none; keys of 256 random bits need none'
+                              ELSE format('all keys are stored with pepper %s', newest_pepper) END),
+            (4, 'logging', 'no setting writes bound keys to the log'),
+            (5, 'isolation', 'no table shows a tenant what is another''s'),
+            (6, 'policies', 'ask once per query who is signed in'),
+            (7, 'access', 'nobody has a right that grant_access does not give'),
+            (8, 'usage', 'records are stored, and nothing was lost'),
+            (9, 'limits', 'there is room to count calls'),
+            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal')
+        ) AS s (place, subject, finding)
+        WHERE s.subject NOT IN (SELECT f.subject FROM findings f)
+    ) AS rows
+    ORDER BY rank, place, subject, finding
+$$;
+COMMENT ON FUNCTION keysmith.doctor_findings(boolean, text, text, text[], smallint) IS
+'What doctor() returns, given what only the library knows';
+
+CREATE FUNCTION keysmith.doctor(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
+COMMENT ON FUNCTION keysmith.doctor() IS
+'Looks the installation over: what is amiss, and what to do; errors first, ok where nothing is';

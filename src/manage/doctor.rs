@@ -1,0 +1,54 @@
+//! `doctor`: what is amiss with the installation. What the catalogs and settings tell is
+//! looked at in SQL; here is what only the library knows.
+
+use super::authority::{self, Needs};
+use super::sql::{self, Param};
+use crate::call::{Call, result_set, sql_functions};
+use crate::error::Result;
+use crate::limit;
+use crate::pepper::{self, peppers};
+use keysmith_core::key::pepper::UNPEPPERED;
+use pgrx::pg_sys::{self, Datum};
+
+sql_functions! {
+    keysmith_doctor => doctor;
+}
+
+fn doctor(call: &Call) -> Result<Option<Datum>> {
+    // SAFETY: the function is declared to return a set of rows like the statement's.
+    let result = unsafe { result_set(call, 0) };
+    authority::look(Needs::Oversight, |_| {
+        let lost = lost_peppers()?;
+        let rows = sql::query(
+            "SELECT d.level, d.subject, d.finding, d.remedy
+             FROM keysmith.doctor_findings($1, $2, $3, $4, $5) d",
+            &[
+                Param::boolean(limit::is_there()),
+                Param::text(env!("CARGO_PKG_VERSION")),
+                Param::text_or_null(pepper::complaint().as_deref()),
+                Param::texts(&lost),
+                Param::smallint(peppers().newest()),
+            ],
+        )?;
+        for row in rows.iter() {
+            // SAFETY: the row has the columns that are declared; it is copied.
+            unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
+        }
+        Ok(())
+    })?;
+    Ok(None)
+}
+
+/// The generations of peppers that keys are stored with, and that aren't there.
+fn lost_peppers() -> Result<Vec<String>> {
+    let rows = sql::query(
+        "SELECT DISTINCT generation FROM keysmith.key WHERE revoked_at IS NULL ORDER BY 1",
+        &[],
+    )?;
+    let is_there = |generation: i16| match generation {
+        UNPEPPERED => peppers().accepts_unpeppered(),
+        _ => peppers().get(generation).is_some(),
+    };
+    let stored = rows.iter().filter_map(|row| row.smallint(1));
+    Ok(stored.filter(|generation| !is_there(*generation)).map(|g| g.to_string()).collect())
+}

@@ -1,0 +1,59 @@
+//! `scanner_patterns`: what keys look like, for those who search for leaked ones.
+
+use super::authority::{self, Needs};
+use super::keyspace::policy;
+use super::options;
+use super::sql::{self, Param};
+use crate::call::{Call, result_set, sql_functions};
+use crate::error::Result;
+use keysmith_core::key::format::BODY_LEN;
+use pgrx::pg_sys::{self, Datum};
+
+sql_functions! {
+    keysmith_scanner_patterns => scanner_patterns;
+}
+
+/// A row for each keyspace that has secret keys of our making. The prefixes are those of
+/// now, and those of keys that were minted before they were changed.
+fn scanner_patterns(call: &Call) -> Result<Option<Datum>> {
+    let keyspace = call.text(0, "keyspace")?;
+    // The default keyspace is there before its row is.
+    let usual: Vec<String> = options::default_prefixes()
+        .into_iter()
+        .filter_map(|[kind, _, prefix]| (kind == "secret").then_some(prefix))
+        .collect();
+    // SAFETY: the function is declared to return a set of rows like the statement's.
+    let result = unsafe { result_set(call, 0) };
+    authority::look(Needs::Oversight, |caller| {
+        if let Some(keyspace) = &keyspace {
+            policy(caller, keyspace)?;
+        }
+        // A group around the key, for scanners that report a group. What follows a key
+        // is looked at, or a longer token of another product would be taken for one.
+        let rows = sql::query(
+            "SELECT p.keyspace, 'keysmith-' || p.keyspace,
+                    '((' || pg_catalog.string_agg(p.prefix, '|' ORDER BY p.prefix) || ')[0-9A-Za-z]{'
+                    || $3 || '})($|[^0-9A-Za-z])'
+             FROM (SELECT keyspace, prefix FROM keysmith.keyspace_prefix WHERE kind = 'secret'
+                   UNION
+                   SELECT keyspace, substring(key_prefix FROM '^[a-z0-9_]{1,31}_')
+                   FROM keysmith.key WHERE kind = 'secret' AND NOT imported AND revoked_at IS NULL
+                   UNION
+                   SELECT 'default', pg_catalog.unnest($2)
+                   WHERE NOT EXISTS (SELECT FROM keysmith.keyspace WHERE keyspace = 'default')) p
+             WHERE p.prefix IS NOT NULL AND ($1 IS NULL OR p.keyspace = $1)
+             GROUP BY p.keyspace ORDER BY p.keyspace",
+            &[
+                Param::text_or_null(keyspace.as_deref()),
+                Param::texts(&usual),
+                Param::text(&BODY_LEN.to_string()),
+            ],
+        )?;
+        for row in rows.iter() {
+            // SAFETY: the row has the columns that are declared; it is copied.
+            unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
+        }
+        Ok(())
+    })?;
+    Ok(None)
+}

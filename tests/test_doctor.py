@@ -1,0 +1,336 @@
+"""doctor(): a sound installation gives ok alone; each thing that is amiss is named."""
+
+import os
+import socket
+import time
+
+import psycopg
+import pytest
+
+from cluster import Cluster, running
+from conftest import Database
+
+SUBJECTS = ["library", "server", "pepper", "logging", "isolation", "policies", "access", "usage",
+            "limits", "audit"]
+
+
+def session(cluster, dbname="postgres", **options):
+    connection = cluster.connect(dbname, **options)
+    connection.row_factory = psycopg.rows.namedtuple_row
+    connection.prepare_threshold = None
+    return Database(connection)
+
+
+def findings(db):
+    """What is not ok."""
+    return [row for row in db.call("doctor") if row.level != "ok"]
+
+
+@pytest.fixture(scope="module")
+def sound():
+    """A cluster as it should be; the others are quick and unsafe."""
+    with running("sound", fsync="on", synchronous_commit="off") as cluster:
+        cluster.execute("CREATE EXTENSION keysmith")
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def patient(sound):
+    """A database of the sound cluster, with an isolated table and a role that verifies."""
+    sound.execute("CREATE DATABASE patient")
+    sound.execute("CREATE EXTENSION keysmith", dbname="patient")
+    db = session(sound, "patient")
+    db.rows("""
+        CREATE ROLE keeper; CREATE ROLE app LOGIN;
+        CREATE TABLE photo (tenant_id uuid PRIMARY KEY, name text);
+        ALTER TABLE photo OWNER TO keeper;
+        GRANT SELECT ON photo TO app;
+        SELECT keysmith.isolate('photo', 'tenant_id');
+        SELECT keysmith.grant_access('app', 'verifier')""")
+    for name in ("one", "two", "three"):
+        db.tenant(name)
+    assert findings(db) == []
+    yield db
+    db.session.close()
+
+
+@pytest.fixture
+def spoilt(patient):
+    """What is spoilt in it is made good again."""
+    with patient.session.transaction(force_rollback=True):
+        yield patient
+
+
+def test_a_sound_installation_is_ok_in_use(patient):
+    db = patient
+    db.tenant()
+    key = db.mint(scopes=["a"], limits=psycopg.types.json.Jsonb([{"name": "x", "limit": 5, "window": "1 min"}]))
+    assert db.verify(key.api_key).ok
+    db.call("revoke", key.key_id)
+    db.call("flush_usage")
+    rows = db.call("doctor")
+    assert [(row.level, row.subject) for row in rows] == [("ok", subject) for subject in SUBJECTS]
+    assert all(row.finding and row.remedy is None for row in rows)
+
+
+def amiss(db, level, subject, *words):
+    """Checks that there is one finding, of that level and subject, with these words."""
+    found = findings(db)
+    assert [(row.level, row.subject) for row in found] == [(level, subject)], found
+    (row,) = found
+    assert all(word in row.finding for word in words), row
+    assert row.remedy
+    # One column a line, as the documents have it, a terminal of 100 columns shows it.
+    assert len(row.finding) <= 89 and len(row.remedy) <= 89, row
+    assert subject not in [row.subject for row in db.call("doctor") if row.level == "ok"]
+    return row
+
+
+# Statements, each of which spoils something; what is found; and a word of it.
+SPOILT = {
+    "row security off": ("ALTER TABLE photo DISABLE ROW LEVEL SECURITY", "error", "isolation", "all see all"),
+    "not forced": ("ALTER TABLE photo NO FORCE ROW LEVEL SECURITY", "warning", "isolation", "its owner keeper"),
+    "owned by a verifier": ("ALTER TABLE photo OWNER TO app", "warning", "isolation", "owned by app"),
+    "a verifier bypasses": ("ALTER ROLE app BYPASSRLS", "error", "isolation", "BYPASSRLS"),
+    "a member of a verifier bypasses": ("CREATE ROLE pool BYPASSRLS; GRANT app TO pool", "error", "isolation",
+                                        "role pool"),
+    "a verifying superuser": ("ALTER ROLE app SUPERUSER", "error", "isolation", "is a superuser"),
+    "a table like it": ("CREATE TABLE album (tenant_id uuid)", "warning", "isolation", "album"),
+    "a default": ("CREATE TABLE album (owner_id uuid DEFAULT keysmith.current_tenant_id())", "warning",
+                  "isolation", "fills in"),
+    "no policy": ("CREATE TABLE album (id int); ALTER TABLE album ENABLE ROW LEVEL SECURITY", "warning",
+                  "isolation", "no policy"),
+    "a part": ("CREATE TABLE part () INHERITS (photo); GRANT SELECT ON part TO app", "warning", "isolation",
+               "past it"),
+    "a view": ("CREATE VIEW all_photos AS SELECT * FROM photo", "warning", "isolation", "view public.all_photos"),
+    "a view of a view": ("CREATE VIEW mine WITH (security_invoker) AS SELECT * FROM photo; "
+                         "CREATE VIEW all_photos AS SELECT * FROM mine", "warning", "isolation", "all_photos"),
+    "a materialized view": ("CREATE MATERIALIZED VIEW kept AS SELECT * FROM photo", "warning", "isolation",
+                            "materialized view public.kept"),
+    "a bare call": ("CREATE POLICY mine ON photo USING (tenant_id = keysmith.current_tenant_id())", "warning",
+                    "policies", "policy mine"),
+    "a bare call in a check": ("CREATE POLICY mine ON photo FOR INSERT WITH CHECK (keysmith.has_scope('a'))",
+                               "warning", "policies", "policy mine"),
+    "a bare call beside one that is not": (
+        "CREATE POLICY mine ON photo USING (tenant_id = (SELECT keysmith.current_tenant_id()) "
+        "OR keysmith.has_scope('a'))", "warning", "policies", "policy mine"),
+    "no index": ("ALTER TABLE photo DROP CONSTRAINT photo_pkey; INSERT INTO photo "
+                 "SELECT gen_random_uuid() FROM generate_series(1, 10000); ANALYZE photo", "warning",
+                 "policies", "no index"),
+    "a dropped role": ("CREATE ROLE leaver; SELECT keysmith.grant_access('leaver', 'auditor'); "
+                       "DROP OWNED BY leaver; DROP ROLE leaver", "error", "access", "auditor"),
+    "a right on a table": ("GRANT SELECT ON keysmith.key TO app", "error", "access", "keysmith.key"),
+    "a right on a column": ("GRANT SELECT (digest) ON keysmith.key TO app", "error", "access", "keysmith.key"),
+    "a right on a sequence": ("GRANT USAGE ON SEQUENCE keysmith.usage_sequence TO PUBLIC", "error", "access",
+                              "PUBLIC"),
+    "a function for all": ("GRANT EXECUTE ON FUNCTION keysmith.maintain() TO PUBLIC", "error", "access",
+                           "maintain"),
+    "a schema for all": ("GRANT CREATE ON SCHEMA keysmith TO app", "error", "access", "make objects"),
+    "a reader of all": ("GRANT pg_read_all_data TO app", "warning", "access", "pg_read_all_data"),
+    "another version": ("UPDATE pg_extension SET extversion = '0.0.1' WHERE extname = 'keysmith'", "error",
+                        "library", "0.0.1"),
+    "a trigger that is off": ("ALTER TABLE keysmith.role DISABLE TRIGGER policy_changed", "error", "library", "keysmith.role"),
+    "an invalid index": ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = "
+                         "'keysmith.key_of_tenant'::regclass", "error", "library", "key_of_tenant"),
+    "an imported key": ("SELECT keysmith.create_tenant('t'); SELECT keysmith.import_key('t', sha256('x'))",
+                        "warning", "pepper", "imported"),
+    "a late row": ("SELECT keysmith.usage_prepare(); INSERT INTO keysmith.usage_event "
+                   "SELECT '2030-01-01', 0, 1, u, u, u, 'default', 'live', NULL, NULL, 200, 'ok' "
+                   "FROM gen_random_uuid() u", "warning", "usage", "days that have none"),
+    "days that stay": ("SELECT keysmith.usage_prepare('2020-01-01', '2020-01-02')", "warning", "usage",
+                       "2 days are kept"),
+    "tomorrow": ("SELECT keysmith.usage_prepare(); INSERT INTO keysmith.usage_event SELECT now(), 0, 1, u, u, u, "
+                 "'default', 'live', NULL, NULL, 200, 'ok' FROM gen_random_uuid() u; "
+                 "DO $$ BEGIN EXECUTE 'DROP TABLE keysmith.usage_' || "
+                 "to_char(now() AT TIME ZONE 'UTC' + '1 day', 'YYYYMMDD'); END $$", "warning", "usage", "tomorrow"),
+    "deltas": ("INSERT INTO keysmith.usage_delta (period, tenant_id, environment, requests, refused, timed, latency) "
+               "SELECT now(), '00000000-0000-0000-0000-000000000000', 'live', 1, 0, 0, '0' "
+               "FROM generate_series(1, 100001)", "warning", "usage", "changes of totals"),
+    "a loss": ("INSERT INTO keysmith.usage_incarnation (incarnation, database, server, started_at, most_waiting, "
+               "lost_at_most, lost_from, lost_until) VALUES (7, 0, 0, now(), 9, 9, now(), now())", "warning",
+               "usage", "cost 9 records"),
+    "what could not be stored": ("INSERT INTO keysmith.usage_set_aside (incarnation, sequence, request_id, error) "
+                                 "VALUES (1, 1, gen_random_uuid(), 'why')", "warning", "usage", "1 records"),
+    "a gap": ("DELETE FROM keysmith.audit_entry WHERE keyspace = 'default' AND entry = 2", "error", "audit",
+              "entry 3"),
+    "a cut beginning": ("DELETE FROM keysmith.audit_entry WHERE keyspace = 'default' AND entry < 2", "error",
+                        "audit", "entry 2"),
+    "no audit": ("DELETE FROM keysmith.audit_entry "
+                 "WHERE keyspace = 'default'", "error", "audit", "no audit"),
+}
+
+
+@pytest.mark.parametrize("statements, level, subject, word", SPOILT.values(), ids=SPOILT)
+def test_what_is_spoilt_is_named(spoilt, statements, level, subject, word):
+    spoilt.rows(statements)
+    amiss(spoilt, level, subject, word)
+
+
+@pytest.mark.parametrize("statements", [
+    "CREATE POLICY mine ON photo USING (tenant_id = (SELECT keysmith.current_tenant_id()))",
+    "CREATE POLICY mine ON photo USING (name = (SELECT keysmith.current_tenant() || '{')) ",
+    "CREATE POLICY mine ON photo USING (EXISTS (SELECT FROM photo p WHERE keysmith.has_scope('a')))",
+    "CREATE VIEW mine WITH (security_invoker) AS SELECT * FROM photo",
+    "CREATE TABLE part () INHERITS (photo)",
+    "CREATE TABLE album (tenant_id text)",
+    "CREATE TEMPORARY TABLE album (tenant_id uuid)",
+    "SELECT keysmith.create_tenant('a'); SELECT keysmith.create_keyspace('b')",
+    "SELECT keysmith.usage_prepare()",
+])
+def test_what_is_right_is_left_alone(spoilt, statements):
+    spoilt.rows(statements)
+    assert findings(spoilt) == []
+
+
+LOGGING = [
+    ({"log_statement": "all"}, "log_statement = all"),
+    ({"log_min_duration_statement": "0"}, "log_min_duration_statement = 0"),
+    ({"log_min_duration_sample": "5"}, "log_min_duration_sample = 5"),
+    ({"log_transaction_sample_rate": "0.5"}, "log_transaction_sample_rate = 0.5"),
+    ({"log_parameter_max_length_on_error": "-1"}, "log_parameter_max_length_on_error = -1"),
+]
+
+
+@pytest.mark.parametrize("settings, word", LOGGING, ids=[word for _, word in LOGGING])
+def test_logging_of_parameters_is_named_wherever_it_is_set(sound, patient, settings, word):
+    ((name, value),) = settings.items()
+    for place, whose in [("SYSTEM", ""), ("ROLE app", " of role app"), ("DATABASE patient", " of this database"),
+                         ("ROLE app IN DATABASE patient", " of role app")]:
+        patient.rows(f"ALTER {place} SET {name} = '{value}'")
+        patient.rows("SELECT pg_reload_conf()")
+        try:
+            until(lambda: findings(patient))
+            assert amiss(patient, "warning", "logging", word + whose).remedy.startswith("ALTER ")
+            if name != "log_parameter_max_length_on_error" and place != "ROLE app IN DATABASE patient":
+                # Where none of the values is logged, nothing is amiss.
+                patient.rows(f"ALTER {place} SET log_parameter_max_length = 0")
+                patient.rows("SELECT pg_reload_conf()")
+                until(lambda: not findings(patient))
+        finally:
+            patient.rows(f"ALTER {place} RESET {name}")
+            patient.rows(f"ALTER {place} RESET log_parameter_max_length")
+            patient.rows("SELECT pg_reload_conf()")
+        until(lambda: not findings(patient))
+
+
+def until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_the_log_has_what_the_warning_says(sound, patient):
+    """With the setting a bound key is in the log, and with the remedy it is not."""
+    patient.tenant("reader")
+    key = patient.mint("reader")
+    for longest, expected in [("-1", True), ("0", False)]:
+        size = sound.log.stat().st_size
+        patient.rows(f"SET log_statement = 'all'; SET log_parameter_max_length = {longest}")
+        # Values are apart from the statement's text where it is prepared.
+        patient.session.execute("SELECT ok FROM keysmith.verify(%s)", (key.api_key,), prepare=True)
+        patient.rows("RESET ALL")
+        assert (key.api_key in sound.log.read_text()[size:]) == expected
+
+
+def test_a_server_that_forgets_and_tells(cluster, db):
+    """The quick clusters of the tests write without flushing."""
+    (row,) = findings(db)
+    assert (row.level, row.subject) == ("error", "server") and "fsync" in row.finding
+
+
+def test_a_server_without_preload():
+    cluster = Cluster("bare", port=free_port())
+    try:
+        cluster.init(preload=False, fsync="on", session_preload_libraries="auto_explain",
+                     auto_explain__log_min_duration="0", auto_explain__log_verbose="on",
+                     listen_addresses="127.0.0.1,*").start()
+        cluster.execute("CREATE EXTENSION keysmith")
+        db = session(cluster)
+        found = [(row.level, row.subject) for row in findings(db)]
+        assert found == [("warning", "library"), ("warning", "logging"), ("warning", "server")]
+        db.tenant()
+        db.rows("UPDATE keysmith.tenant SET limits = '5/1 min/5/x'")
+        assert findings(db)[0][:2] == ("error", "library")
+    finally:
+        cluster.remove()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_peppers():
+    cluster = Cluster("pepper")
+    file = cluster.dir / "peppers"
+
+    def write(*lines, mode=0o600):
+        file.write_text("\n".join(lines) + "\n")
+        os.chmod(file, mode)
+        owner = cluster.dir.stat()
+        os.chown(file, owner.st_uid, owner.st_gid)
+
+    one, two = "1:" + "11" * 32, "2:" + "22" * 32
+    try:
+        write(one)
+        cluster.init(fsync="on", keysmith__pepper_file=file).start()
+        cluster.execute("CREATE EXTENSION keysmith")
+        db = session(cluster)
+        db.tenant()
+        key = db.mint()
+        assert findings(db) == []
+        write(one, mode=0o644)
+        amiss(db, "error", "pepper", "no one but the server's user")
+        write(one, two)
+        amiss(db, "error", "pepper", "was changed since")
+        cluster.restart()
+        db = session(cluster)
+        amiss(db, "warning", "pepper", "1 active keys", "older pepper than 2")
+        db.call("rotate", key.key_id)
+        assert findings(db) == []
+        kept = db.mint()
+        write(one)
+        cluster.restart()
+        db = session(cluster)
+        amiss(db, "error", "pepper", "pepper 2, which is not there")
+        assert not db.verify(kept.api_key).ok
+    finally:
+        cluster.remove()
+
+
+def test_a_worker_that_can_not_start_and_a_buffer_that_fills():
+    with running("starved", fsync="on", max_worker_processes="0", keysmith__usage_buffer="64kB",
+                 keysmith__max_buckets="16", keysmith__usage_overflow="drop") as cluster:
+        cluster.execute("CREATE EXTENSION keysmith")
+        db = session(cluster)
+        db.tenant()
+        key = db.mint()
+        for _ in range(300):
+            db.verify(key.api_key)
+        found = {(row.level, row.subject): row.finding for row in findings(db)}
+        text = "\n".join(row.finding for row in findings(db))
+        assert ("error", "usage") in found and "could not be started" in text
+        assert "nearly full" in text and "records were dropped" in text
+        limits = psycopg.types.json.Jsonb([{"name": "x", "limit": 1, "window": "1 hour"}])
+        for n in range(40):
+            # A tenant alone takes a part of the table at most.
+            db.tenant(f"tenant {n}")
+            db.verify(db.mint(f"tenant {n}", limits=limits).api_key)
+        text = "\n".join(row.finding for row in findings(db) if row.subject == "limits")
+        assert "for want of room" in text and "nearly full" in text
+
+
+def test_on_a_standby(sound):
+    standby = sound.backup("second", 5433)
+    try:
+        standby.start()
+        sound.execute("CREATE ROLE watcher LOGIN")
+        sound.execute("SELECT keysmith.grant_access('watcher', 'auditor')")
+        sound.execute("SELECT keysmith.wait_for_replay()")
+        rows = session(standby, user="watcher").call("doctor")
+        assert [(row.level, row.subject) for row in rows] == [("ok", subject) for subject in SUBJECTS]
+    finally:
+        standby.remove()
+        sound.execute("SELECT keysmith.revoke_access('watcher'); DROP OWNED BY watcher; DROP ROLE watcher")
