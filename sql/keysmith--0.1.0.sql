@@ -1940,6 +1940,42 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 -- requires:
 --   isolation
 
+-- What a restore to the past would undo.
+
+CREATE FUNCTION keysmith.revocations_since(
+    since timestamptz,
+    OUT at timestamptz,
+    OUT action text,
+    OUT keyspace text,
+    OUT tenant text,
+    OUT key_id uuid,
+    OUT name text,
+    OUT reason text,
+    OUT changes jsonb
+) RETURNS SETOF record
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
+COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
+'What was ended or changed since a moment, so that a database restored to it can do it again';
+
+CREATE FUNCTION keysmith.replay_revocations(
+    revocations jsonb,
+    OUT action text,
+    OUT keyspace text,
+    OUT tenant text,
+    OUT key_id uuid,
+    OUT name text,
+    OUT outcome text
+) RETURNS SETOF record
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_replay_revocations';
+COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
+'Does again, in a restored database, what revocations_since listed; twice is as once';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:79
+-- requires:
+--   restore
+
 -- Usage as it is read: views, pages, charts. A caller who may see one tenant only sees
 -- nothing of the others: the filter is inside of each view.
 
@@ -2222,7 +2258,7 @@ COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, tim
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:79
+-- src/lib.rs:84
 -- requires:
 --   usage_views
 
@@ -2336,7 +2372,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:84
+-- src/lib.rs:89
 -- requires:
 --   tracking
 
@@ -2353,7 +2389,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:85
+-- src/lib.rs:90
 -- finalize
 -- Nothing is anyone's until it is granted.
 

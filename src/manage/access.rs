@@ -76,6 +76,7 @@ const LEVELS: [Level; 4] = [
             "explain_verify",
             "audit_verify",
             "audit_heads",
+            "revocations_since",
             "status",
             "limit_status",
             "usage_status",

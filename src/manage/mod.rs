@@ -17,6 +17,7 @@ mod options;
 pub mod patch;
 pub mod profile;
 mod replay;
+mod revocations;
 pub mod sql;
 mod status;
 mod tenant;
