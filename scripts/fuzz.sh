@@ -19,7 +19,7 @@ for target in "${targets[@]}"; do
     log=$(mktemp)
     nice cargo +nightly fuzz run "$target" "corpus/$target" "seeds/$target" -- \
         -max_total_time="$seconds" -max_len=4096 -print_final_stats=1 >"$log" 2>&1 ||
-        { tail -n 40 "$log" >&2; die "$target has a finding"; }
+        { tail -n 40 "$log" | cut -c1-300 >&2; die "$target has a finding"; }
     echo "$target: $(sed -nE 's/^stat::number_of_executed_units: //p' "$log") executions," \
         "$(sed -nE 's/.*cov: ([0-9]+) .*/\1/p' "$log" | tail -n 1) edges, no finding"
     rm "$log"
