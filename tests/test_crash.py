@@ -214,6 +214,8 @@ def test_what_was_acknowledged_outlives_any_death():
             for load in loads:
                 load.join()
                 assert load.error is None, f"round {number}, seed {SEED}: {load.error!r}"
+            # Until the server has noticed, it lets one in, to be thrown out again.
+            wait_until(lambda: is_cut_off(db), 60)
             db.session.close()
             db = again(cluster)
             keys = list(ledger.fates)
