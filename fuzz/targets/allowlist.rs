@@ -15,7 +15,13 @@ fuzz_target!(|data: &[u8]| {
     for network in &networks {
         assert_eq!(allowlist::parse(&network.to_string()).as_ref(), Ok(network));
         assert!(allowlist::contains(*network, network.network()));
-        assert!(allowlist::contains(*network, network.broadcast()));
+        // IPv4 addresses are not part of an IPv6 network, even of one that has the whole
+        // range in it to which they are mapped.
+        let is_around_mapped =
+            matches!(network, IpNet::V6(_)) && network.broadcast().to_canonical().is_ipv4();
+        if !is_around_mapped || network.prefix_len() >= 96 {
+            assert!(allowlist::contains(*network, network.broadcast()));
+        }
     }
     let ranges = Ranges::new(networks.iter().copied());
     let edges = networks.iter().flat_map(|network| {
