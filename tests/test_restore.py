@@ -95,23 +95,26 @@ RESTORES = {
 IN_PARALLEL = "options='-c session_replication_role=replica'"
 
 
-@pytest.mark.parametrize("with_extension", [False, True], ids=["empty", "with the extension"])
+@pytest.mark.parametrize("template, formats", [
+    ("template0", list(RESTORES)), ("with_keysmith", ["plain", "directory in parallel"])])
 def test_all_that_there_is_restores_in_every_format(
-        cluster, dbname, issuer_is_dropped, filled, with_extension, tmp_path):
+        cluster, dbname, issuer_is_dropped, filled, template, formats, tmp_path):
+    """Into an empty database, and into one where the extension is and nothing else."""
     db, keys = filled
     # All dumps are of one moment: the worker may add up in between.
     with cluster.connect(dbname, autocommit=False) as moment:
         moment.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         (snapshot,) = moment.execute("SELECT pg_export_snapshot()").fetchone()
         first = dump(cluster, dbname, f"--snapshot={snapshot}")
-        for number, (name, (options, how)) in enumerate(RESTORES.items()):
+        for number, name in enumerate(formats):
+            options, _ = RESTORES[name]
             archive = tmp_path / str(number)
             cluster.program("pg_dump", f"--snapshot={snapshot}", *options, "-f", archive, dbname=dbname)
     seen = contents(db)
-    for number, (name, (options, how)) in enumerate(RESTORES.items()):
+    for number, name in enumerate(formats):
+        _, how = RESTORES[name]
         archive = tmp_path / str(number)
         restored = f"{dbname}_restored"
-        template = "with_keysmith" if with_extension else "template0"
         cluster.execute(f"CREATE DATABASE {restored} TEMPLATE {template}")
         try:
             if how is None:
@@ -120,7 +123,6 @@ def test_all_that_there_is_restores_in_every_format(
                 where = f"dbname={restored} {IN_PARALLEL}" if "-j" in how else restored
                 cluster.program("pg_restore", *how, archive, dbname=where)
             assert dump(cluster, restored) == first, name
-            # A dump of the restored one restores as well, to the same.
             there = session(cluster, restored)
             for what, rows in contents(there).items():
                 assert rows == seen[what], f"{name}: {what}"

@@ -166,7 +166,7 @@ impl Entry {
             "alter" => self.alter(caller),
             "suspend" => self.on_tenant(
                 caller,
-                |tenant| Subject::Tenant(tenant),
+                Subject::Tenant,
                 "UPDATE keysmith.tenant
                  SET suspended_at = least($2, pg_catalog.clock_timestamp()), suspended_reason = $3
                  WHERE tenant_id = $1 AND suspended_at IS NULL",
@@ -414,7 +414,7 @@ fn uuid(text: &str) -> Result<[u8; 16]> {
 }
 
 fn put(result: &pg_sys::ReturnSetInfo, entry: &Entry, outcome: Outcome) {
-    let text = |text: &str| text::datum(text);
+    let text = text::datum;
     let cells = [
         Some(text(&entry.action)),
         Some(text(&entry.keyspace)),
