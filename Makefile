@@ -19,7 +19,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
-        test test-core test-server installcheck lint bench bench-drain bench-instructions bench-isolation clean
+        test test-core test-server installcheck lint bench bench-drain bench-instructions bench-isolation fuzz crash soak clean
 
 help: ## list what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -109,6 +109,15 @@ bench-instructions: install $(VENV)/done ## count instructions per call
 
 bench-isolation: install $(VENV)/done ## measure row-level security
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/isolation.py
+
+fuzz: ## fuzz what reads bytes from outside, SECONDS=600 a target
+	@scripts/fuzz.sh $(or $(SECONDS),600)
+
+crash: install $(VENV)/done ## kill processes under load, ROUNDS=200 times
+	PG_CONFIG=$(pg_config) KEYSMITH_CRASH_ROUNDS=$(or $(ROUNDS),200) $(VENV)/bin/pytest -s tests/test_crash.py
+
+soak: install $(VENV)/done ## a mixed load for MINUTES=30, watching memory and counts
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/soak.py $(or $(MINUTES),30)
 
 clean: stop ## remove what was built, and the demo's cluster
 	@[ ! -L target/cluster ] || rm -rf "$$(readlink -f target/cluster)"

@@ -79,9 +79,14 @@ pgrx::extension_sql_file!(
     requires = ["audit"]
 );
 pgrx::extension_sql_file!(
+    "../sql/install/68_restore.sql",
+    name = "restore",
+    requires = ["isolation"]
+);
+pgrx::extension_sql_file!(
     "../sql/install/70_usage_views.sql",
     name = "usage_views",
-    requires = ["isolation"]
+    requires = ["restore"]
 );
 pgrx::extension_sql_file!(
     "../sql/install/71_tracking.sql",

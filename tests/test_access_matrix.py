@@ -24,14 +24,15 @@ FUNCTIONS = {
     **dict.fromkeys(["list_keys", "usage_logs", "usage_chart", "blast_radius", "sees_everything",
                      "own_tenants"], {ISSUER, AUDITOR, ADMIN}),
     # To store what waits changes nothing, and shows it.
-    **dict.fromkeys(["explain_verify", "audit_verify", "audit_heads", "status", "limit_status",
+    **dict.fromkeys(["explain_verify", "audit_verify", "audit_heads", "revocations_since", "status", "limit_status",
                      "usage_status", "flush_usage", "doctor", "scanner_patterns", "scopes_used"], {AUDITOR, ADMIN}),
     **dict.fromkeys(["client_ip", "event_channel"], {VERIFIER, AUDITOR, ADMIN}),
     "sign_out": {VERIFIER, ISSUER, ADMIN},
     **dict.fromkeys(["create_keyspace", "alter_keyspace", "create_tenant", "alter_tenant",
                      "suspend_tenant", "resume_tenant", "set_member", "remove_member",
                      "define_scope", "define_role", "define_route", "remove_route",
-                     "grant_access", "revoke_access", "add_credits", "maintain"], {ADMIN}),
+                     "grant_access", "revoke_access", "add_credits", "maintain",
+                     "replay_revocations"], {ADMIN}),
     # What others of these call, and triggers.
     **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold",
                      "doctor_findings", "doctor_library", "doctor_logging", "doctor_isolation",

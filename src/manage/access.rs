@@ -77,6 +77,7 @@ const LEVELS: [Level; 4] = [
             "explain_verify",
             "audit_verify",
             "audit_heads",
+            "revocations_since",
             "status",
             "doctor",
             "scanner_patterns",

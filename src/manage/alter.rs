@@ -59,7 +59,7 @@ impl Changes {
 }
 
 /// Networks in their canonical form.
-fn networks(texts: Vec<String>) -> Result<Vec<String>> {
+pub fn networks(texts: Vec<String>) -> Result<Vec<String>> {
     const NAME: &str = "allowlist";
     key::check_count(NAME, "networks", texts.len(), MAX_NETWORKS)?;
     let canonical = |text: String| {
@@ -71,7 +71,7 @@ fn networks(texts: Vec<String>) -> Result<Vec<String>> {
 }
 
 /// Reads a moment in any form that PostgreSQL does.
-fn timestamp(name: &str, text: &str) -> Result<i64> {
+pub fn timestamp(name: &str, text: &str) -> Result<i64> {
     text::parsed(pg_sys::F_TIMESTAMPTZ_IN, pg_sys::Oid::INVALID, text)
         .map(|datum| datum.value() as i64)
         .ok_or_else(|| Error::argument(name, "must be a timestamp such as 2030-01-31T12:00:00Z"))

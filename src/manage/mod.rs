@@ -19,6 +19,7 @@ pub mod patch;
 pub mod profile;
 pub mod progress;
 mod replay;
+mod revocations;
 mod scanner;
 mod scopes_used;
 pub mod sql;

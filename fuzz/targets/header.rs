@@ -1,0 +1,51 @@
+//! Headers: a line of the input is one, `name: value`; a value of one byte below 2 is no
+//! text. Whatever their order, the same key is found or none.
+
+#![no_main]
+
+use keysmith_core::policy::header::{Credential, Finder, Schemes, Value};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&which, rest)) = data.split_first() else { return };
+    let schemes =
+        Schemes { bearer: which & 1 != 0, key: which & 2 != 0, x_api_key: which & 4 != 0 };
+    let headers: Vec<(&[u8], Value)> = rest
+        .split(|byte| *byte == b'\n')
+        .map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+            let (name, value) = line.split_at(colon);
+            let value = match value.strip_prefix(b":").unwrap_or_default() {
+                [0] => Value::Null,
+                [1] => Value::Other,
+                text => Value::Text(text),
+            };
+            (name, value)
+        })
+        .collect();
+    let forwards = found(schemes, headers.iter());
+    let backwards = found(schemes, headers.iter().rev());
+    assert!(forwards == backwards, "the order of headers matters");
+    if let Credential::Key(key) = forwards {
+        assert!(!key.is_empty() && key.iter().all(u8::is_ascii_graphic));
+        let is_in_one = headers.iter().any(|(name, value)| match value {
+            Value::Text(text) => {
+                Finder::new(schemes).is_relevant(name) && text.windows(key.len()).any(|w| w == key)
+            }
+            _ => false,
+        });
+        assert!(is_in_one, "a key that no header has");
+    }
+});
+
+fn found<'a, 'h>(
+    schemes: Schemes,
+    headers: impl Iterator<Item = &'h (&'a [u8], Value<'a>)>,
+) -> Credential<'a>
+where
+    'a: 'h,
+{
+    let mut finder = Finder::new(schemes);
+    headers.for_each(|(name, value)| finder.add(name, *value));
+    finder.credential()
+}
