@@ -13,4 +13,5 @@ pub mod key;
 pub mod policy;
 pub mod refill;
 pub mod request_id;
+pub mod rows;
 pub mod siphash;
