@@ -2474,9 +2474,9 @@ BEGIN
                 quote_ident(column_name), format_type(item.atttypid, item.atttypmod)
                 USING ERRCODE = 'KS400', HINT = 'What is stored is a digest of up to 78 characters. Rules of a domain would hold for it, not for the value.';
         ELSIF EXISTS (SELECT FROM pg_catalog.pg_depend d, keysmith.row_parts(relation) p
-                      WHERE d.classid = 'pg_class'::regclass AND d.objid = p.part AND d.objsubid = 0
-                        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.part AND d.deptype = 'i'
-                        AND d.refobjsubid = (SELECT a.attnum FROM pg_catalog.pg_attribute a
+                      WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = p.part AND d.refobjsubid = 0
+                        AND d.classid = 'pg_class'::regclass AND d.objid = p.part AND d.deptype = 'i'
+                        AND d.objsubid = (SELECT a.attnum FROM pg_catalog.pg_attribute a
                                              WHERE a.attrelid = p.part AND a.attname = column_name)) THEN
             RAISE EXCEPTION 'columns must not be those that rows are partitioned by, and %.% is', relation,
                 quote_ident(column_name) USING ERRCODE = 'KS400';
@@ -2633,7 +2633,7 @@ BEGIN
     IF state ->> 'finished_at' IS NOT NULL OR state -> 'started_at' IS NULL THEN
         state := jsonb_build_object(
             'started_at', clock_timestamp(), 'pass', 1, 'page', 0, 'rows', 0, 'pages_done', 0, 'pages',
-            (SELECT sum(pg_relation_size(p.part)) / current_setting('block_size')::bigint
+            (SELECT sum(pg_relation_size(p.part))::bigint / current_setting('block_size')::bigint
              FROM keysmith.row_parts(relation) p));
     END IF;
     EXECUTE format('COMMENT ON TRIGGER %I ON %s IS %L', hash_trigger, relation,

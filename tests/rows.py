@@ -6,6 +6,7 @@ import hmac
 import os
 
 import pytest
+from psycopg.rows import tuple_row
 
 import cluster as clusters
 from cluster import Cluster
@@ -57,6 +58,11 @@ def text_under_pepper(value, generation=1):
 
 def of_bytes(value):
     return b"ks\x01\0\0" + sha256(value)
+
+
+def values(db, query):
+    """The one row of a query whose columns may have equal names."""
+    return db.session.cursor(row_factory=tuple_row).execute(query).fetchone()
 
 
 def files(cluster):

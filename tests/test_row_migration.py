@@ -41,7 +41,7 @@ def progress(db):
 
 def test_existing_rows_are_digested(users, notices):
     users.call("protect", "users", "email", "phone=hmac")
-    assert ("NOTICE", "rows of users that are there keep their values of email") in notices
+    assert ("NOTICE", "rows of public.users that are there keep their values of email") in notices
     assert users.value("SELECT count(*) FROM users WHERE email = 'user' || id") == ROWS
     assert progress(users).phase == "not begun"
     migrate(users)
@@ -49,8 +49,8 @@ def test_existing_rows_are_digested(users, notices):
     row = progress(users)
     assert (row.phase, row.rows_digested, row.pages_done, row[0]) == ("done", ROWS, row.pages_total, "users")
     assert row.started_at < row.finished_at
-    assert len([message for _, message in notices if "pages of users are done" in message]) >= 5
-    assert any(message == f"all of users is digested; {ROWS} rows were" for _, message in notices)
+    assert len([message for _, message in notices if "pages of public.users are done" in message]) >= 5
+    assert any(message == f"all of public.users is digested; {ROWS} rows were" for _, message in notices)
     migrate(users)
     check_all(users)
     assert progress(users).rows_digested == 0
