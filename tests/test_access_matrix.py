@@ -17,7 +17,11 @@ FUNCTIONS = {
                      "current_environment", "current_owner", "has_scope", "whoami"], ALL),
     # What isolates and tracks does so with its caller's rights, on its caller's tables.
     **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "log_request",
-                     "isolate", "release", "column_type", "track", "untrack", "log_usage"],
+                     "isolate", "release", "column_type", "track", "untrack", "log_usage",
+                     "protect", "unprotect", "protect_existing", "begin_hashing", "step_hashing",
+                     "hash_pages", "hash_columns", "trigger_arguments", "digest", "digests",
+                     "matches", "is_digest", "seal_rows", "unseal_rows", "verify_rows",
+                     "seal_problem", "seal_row", "row_table", "row_parts"],
                     {VERIFIER, ADMIN}),
     **dict.fromkeys(["mint", "import_key", "alter_key", "rotate", "regenerate", "disable", "enable",
                      "revoke", "report_leak", "wait_for_replay"], {ISSUER, ADMIN}),
@@ -33,14 +37,15 @@ FUNCTIONS = {
                      "define_scope", "define_role", "define_route", "remove_route",
                      "grant_access", "revoke_access", "add_credits", "maintain"], {ADMIN}),
     # What others of these call, and triggers.
-    **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold"],
-                    set()),
+    **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold",
+                     "matches_support"], set()),
 }
 # Read, and never written.
 RELATIONS = {
     **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys",
                      "top_refusals", "touches"], {ISSUER, AUDITOR, ADMIN}),
     **dict.fromkeys(["routes", "audit"], {AUDITOR, ADMIN}),
+    "hashing_progress": {VERIFIER, AUDITOR, ADMIN},
     **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
                      "role", "route", "tenant", "member", "key", "credit", "access", "audit_entry",
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",

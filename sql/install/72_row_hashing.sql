@@ -180,6 +180,7 @@ BEGIN
     FOR column_name IN
         SELECT regexp_replace(w, '=(sha256|hmac)$', '') FROM unnest(wanted) w
         EXCEPT SELECT regexp_replace(b, '=(sha256|hmac)$', '') FROM unnest(before) b
+        ORDER BY 1
     LOOP
         clean := clean - column_name;
         IF NOT pg_catalog.row_security_active(relation)
@@ -380,8 +381,8 @@ BEGIN
     beyond := first_page + pages;
     IF part IS NOT NULL AND 10 * least((state ->> 'pages_done')::bigint, (state ->> 'pages')::bigint)
                             / greatest((state ->> 'pages')::bigint, 1) > percent THEN
-        RAISE NOTICE '% of % pages of % are done, % rows digested', state ->> 'pages_done',
-            state ->> 'pages', relation, state ->> 'rows';
+        RAISE NOTICE '% of % pages of % are done, % rows digested',
+            least((state ->> 'pages_done')::bigint, (state ->> 'pages')::bigint), state ->> 'pages', relation, state ->> 'rows';
     END IF;
     EXECUTE format('COMMENT ON TRIGGER %I ON %s IS %L', hash_trigger, relation, state);
 END $$;
@@ -420,7 +421,7 @@ SELECT t.tgrelid::regclass AS relation,
             WHEN s.state ->> 'finished_at' IS NULL THEN 'digesting rows'
             ELSE 'done' END AS phase,
        s.state ->> 'part' AS part,
-       (s.state ->> 'pass')::int AS pass,
+       (s.state ->> 'pass')::int AS round,
        (s.state ->> 'pages')::bigint AS pages_total,
        least((s.state ->> 'pages_done')::bigint, (s.state ->> 'pages')::bigint) AS pages_done,
        (s.state ->> 'rows')::bigint AS rows_digested,
