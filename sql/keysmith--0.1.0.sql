@@ -2766,7 +2766,7 @@ SELECT t.tgrelid::regclass AS relation,
        (s.state ->> 'pass')::int AS round,
        (s.state ->> 'pages')::bigint AS pages_total,
        least((s.state ->> 'pages_done')::bigint, (s.state ->> 'pages')::bigint) AS pages_done,
-       (s.state ->> 'rows')::bigint AS rows_digested,
+       (s.state ->> 'rows')::bigint AS rows_done,
        (s.state ->> 'started_at')::timestamptz AS started_at,
        (s.state ->> 'finished_at')::timestamptz AS finished_at
 FROM pg_catalog.pg_trigger t,

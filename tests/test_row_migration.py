@@ -47,13 +47,13 @@ def test_existing_rows_are_digested(users, notices):
     migrate(users)
     check_all(users)
     row = progress(users)
-    assert (row.phase, row.rows_digested, row.pages_done, row[0]) == ("done", ROWS, row.pages_total, "users")
+    assert (row.phase, row.rows_done, row.pages_done, row[0]) == ("done", ROWS, row.pages_total, "users")
     assert row.started_at < row.finished_at
     assert len([message for _, message in notices if "pages of public.users are done" in message]) >= 3
     assert any(message == f"all of public.users is digested; {ROWS} rows were" for _, message in notices)
     migrate(users)
     check_all(users)
-    assert progress(users).rows_digested == 0
+    assert progress(users).rows_done == 0
 
 
 def test_in_parts_of_tables_and_bytes(db):
@@ -65,7 +65,7 @@ def test_in_parts_of_tables_and_bytes(db):
     db.call("protect", "users", "token")
     migrate(db, pages=2)
     assert db.value("SELECT count(*) FROM users WHERE token = keysmith.digest(decode(md5(id::text), 'hex'))") == 1500
-    assert progress(db).rows_digested == 1500
+    assert progress(db).rows_done == 1500
 
 
 def test_an_interrupted_migration_goes_on(users):
@@ -76,12 +76,12 @@ def test_an_interrupted_migration_goes_on(users):
     with pytest.raises(psycopg.Error, match="enough"):
         migrate(users, pages=3)
     before = progress(users)
-    assert before.phase == "digesting rows" and 0 < before.rows_digested < 2000
-    assert users.value("SELECT count(*) FROM users WHERE keysmith.is_digest(email)") == before.rows_digested
+    assert before.phase == "digesting rows" and 0 < before.rows_done < 2000
+    assert users.value("SELECT count(*) FROM users WHERE keysmith.is_digest(email)") == before.rows_done
     users.rows("DROP TRIGGER stop ON users")
     migrate(users)
     after = progress(users)
-    assert after.started_at == before.started_at and after.rows_digested == ROWS
+    assert after.started_at == before.started_at and after.rows_done == ROWS
     check_all(users)
 
 
