@@ -77,7 +77,7 @@ fn hash_columns(call: &Call) -> Result<Option<Datum>> {
     let plan = memo::remembered(call, || Plan::of(&trigger))?;
     let mut changes = Vec::with_capacity(plan.columns.len());
     for column in &plan.columns {
-        if let Some(value) = trigger.value(trigger.new(), column.number)
+        if let Some(value) = trigger.value(trigger.after(), column.number)
             && let Some(digest) = digested(&trigger, plan, column, value)?
         {
             changes.push((column.number, digest));
@@ -93,7 +93,7 @@ fn digested(
     column: &Column,
     value: Datum,
 ) -> Result<Option<Datum>> {
-    let old = trigger.old();
+    let old = trigger.before();
     let (this, other) =
         if old.is_some() { (Pass::Update, Pass::Insert) } else { (Pass::Insert, Pass::Update) };
     let was = old.and_then(|old| trigger.value(old, column.number));

@@ -91,7 +91,7 @@ fn seal_row(call: &Call) -> Result<Option<Datum>> {
         return Ok(Some(trigger.result(&[])));
     }
     // SAFETY: the row is of the relation.
-    let row = unsafe { plan.row(trigger.new(), trigger.description()) };
+    let row = unsafe { plan.row(trigger.after(), trigger.description()) };
     let seal = row.seal(pepper::peppers());
     Ok(Some(trigger.result(&[(plan.seal, varlena_of(&seal))])))
 }
@@ -101,12 +101,12 @@ fn seal_row(call: &Call) -> Result<Option<Datum>> {
 /// whatever, does mend it.
 fn is_to_stay_broken(trigger: &RowTrigger, sealed: &Sealed) -> bool {
     let Sealed { plan, family, is_partition } = sealed;
-    // SAFETY: the column is a bytea; both rows live as long as the call.
     let content = |row: HeapTuple| {
+        // SAFETY: the column is a bytea; both rows live as long as the call.
         trigger.value(row, plan.seal).map(|datum| unsafe { varlena::bytes(datum) })
     };
-    let given = content(trigger.new());
-    let Some(old) = trigger.old() else {
+    let given = content(trigger.after());
+    let Some(old) = trigger.before() else {
         // An update that moves the row to another partition inserts it there.
         return *is_partition && cycle::left(Pass::Update, *family, &plan.name, given);
     };

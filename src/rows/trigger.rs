@@ -53,11 +53,11 @@ impl<'a> RowTrigger<'a> {
     }
 
     /// The row before an update.
-    pub fn old(&self) -> Option<HeapTuple> {
+    pub fn before(&self) -> Option<HeapTuple> {
         self.is_update().then_some(self.0.tg_trigtuple)
     }
 
-    pub fn new(&self) -> HeapTuple {
+    pub fn after(&self) -> HeapTuple {
         if self.is_update() { self.0.tg_newtuple } else { self.0.tg_trigtuple }
     }
 
@@ -70,7 +70,7 @@ impl<'a> RowTrigger<'a> {
     /// What the trigger returns: the new row with these values.
     pub fn result(&self, changes: &[(i16, Datum)]) -> Datum {
         // SAFETY: the new row is of the relation.
-        let row = unsafe { table::with_values(self.new(), self.description(), changes) };
+        let row = unsafe { table::with_values(self.after(), self.description(), changes) };
         Datum::from(row)
     }
 }
