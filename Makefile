@@ -19,7 +19,8 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
-        test test-core test-server installcheck lint bench bench-drain bench-instructions bench-isolation fuzz crash soak clean
+        test test-core test-server installcheck lint bench bench-drain bench-instructions bench-isolation bench-rows \
+        fuzz crash soak clean
 
 help: ## list what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -110,6 +111,8 @@ bench-instructions: install $(VENV)/done ## count instructions per call
 bench-isolation: install $(VENV)/done ## measure row-level security
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/isolation.py
 
+bench-rows: install $(VENV)/done ## measure row hashing
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_hashing.py
 fuzz: ## fuzz what reads bytes from outside, SECONDS=600 a target
 	@scripts/fuzz.sh $(or $(SECONDS),600)
 

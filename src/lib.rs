@@ -14,6 +14,7 @@ mod limit;
 mod manage;
 mod pepper;
 mod request_id;
+mod rows;
 mod shmem;
 mod text;
 mod tracking;
@@ -93,7 +94,21 @@ pgrx::extension_sql_file!(
     name = "tracking",
     requires = ["usage_views"]
 );
-pgrx::extension_sql_file!("../sql/install/80_status.sql", name = "status", requires = ["tracking"]);
+pgrx::extension_sql_file!(
+    "../sql/install/72_row_hashing.sql",
+    name = "row_hashing",
+    requires = ["tracking"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/73_row_seals.sql",
+    name = "row_seals",
+    requires = ["row_hashing"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/80_status.sql",
+    name = "status",
+    requires = ["row_seals"]
+);
 pgrx::extension_sql_file!(
     "../sql/install/82_admin_views.sql",
     name = "admin_views",

@@ -17,7 +17,11 @@ FUNCTIONS = {
                      "current_environment", "current_owner", "has_scope", "whoami"], ALL),
     # What isolates and tracks does so with its caller's rights, on its caller's tables.
     **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "pre_request", "log_request",
-                     "isolate", "release", "column_type", "track", "untrack", "log_usage"],
+                     "isolate", "release", "column_type", "track", "untrack", "log_usage",
+                     "protect", "unprotect", "protect_existing", "begin_hashing", "step_hashing",
+                     "hash_pages", "hash_columns", "trigger_arguments", "digest", "digests",
+                     "matches", "is_digest", "seal_rows", "unseal_rows", "verify_rows",
+                     "seal_problem", "seal_row", "row_table", "row_parts"],
                     {VERIFIER, ADMIN}),
     **dict.fromkeys(["mint", "import_key", "alter_key", "rotate", "regenerate", "disable", "enable",
                      "revoke", "report_leak", "wait_for_replay"], {ISSUER, ADMIN}),
@@ -36,7 +40,7 @@ FUNCTIONS = {
     # What others of these call, and triggers.
     **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold",
                      "doctor_findings", "doctor_library", "doctor_logging", "doctor_isolation",
-                     "doctor_access", "doctor_usage", "has_bare_call"], set()),
+                     "doctor_access", "doctor_usage", "has_bare_call", "matches_support"], set()),
 }
 # Read, and never written.
 RELATIONS = {
@@ -44,6 +48,7 @@ RELATIONS = {
                      "top_refusals", "touches", "tenants", "expiring_soon", "stale_keys",
                      "recent_refusals"], {ISSUER, AUDITOR, ADMIN}),
     **dict.fromkeys(["routes", "audit", "overprivileged_keys"], {AUDITOR, ADMIN}),
+    "hashing_progress": {VERIFIER, AUDITOR, ADMIN},
     **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
                      "role", "route", "tenant", "member", "key", "credit", "access", "audit_entry",
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",

@@ -14,5 +14,6 @@ pub mod key;
 pub mod policy;
 pub mod refill;
 pub mod request_id;
+pub mod rows;
 pub mod siphash;
 pub mod tally;

@@ -44,8 +44,28 @@ const LEVELS: [Level; 4] = [
             "track",
             "untrack",
             "log_usage",
+            "protect",
+            "unprotect",
+            "protect_existing",
+            "begin_hashing",
+            "step_hashing",
+            "hash_pages",
+            "hash_columns",
+            "trigger_arguments",
+            "seal_rows",
+            "unseal_rows",
+            "verify_rows",
+            "seal_problem",
+            "seal_row",
+            "row_table",
+            "row_parts",
+            // Values beside their digests: whoever may ask can try values.
+            "digest",
+            "digests",
+            "matches",
+            "is_digest",
         ],
-        views: &[],
+        views: &["hashing_progress"],
     },
     Level {
         name: "issuer",
@@ -95,7 +115,7 @@ const LEVELS: [Level; 4] = [
         ],
         views: VIEWS,
     },
-    Level { name: "admin", functions: &["log_usage"], views: VIEWS },
+    Level { name: "admin", functions: &["log_usage", "hash_columns", "seal_row"], views: VIEWS },
 ];
 
 /// What issuers see of their tenants, and others of all.
@@ -130,14 +150,16 @@ const VIEWS: &[&str] = &[
     "stale_keys",
     "recent_refusals",
     "overprivileged_keys",
+    "hashing_progress",
 ];
 
 /// What the owner's functions call, and nobody else. Nor does anyone call triggers: of
-/// those, `log_usage` is for making triggers with.
-const INTERNAL: [&str; 10] = [
+/// those, `log_usage`, `hash_columns` and `seal_row` are for making triggers with.
+const INTERNAL: [&str; 11] = [
     "usage_page",
     "usage_prepare",
     "usage_fold",
+    "matches_support",
     "doctor_findings",
     "doctor_library",
     "doctor_logging",
@@ -170,7 +192,7 @@ impl Level {
             ],
         )?;
         if let Some(signatures) = rows.first().and_then(|row| row.text(1)) {
-            sql::execute(&format!("GRANT EXECUTE ON FUNCTION {signatures} TO {role}"), &[])?;
+            sql::execute(&format!("GRANT EXECUTE ON ROUTINE {signatures} TO {role}"), &[])?;
         }
         for view in self.views {
             sql::execute(&format!("GRANT SELECT ON keysmith.{view} TO {role}"), &[])?;
@@ -265,7 +287,7 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
 /// the rest, partitions above all, may be changed by others at the same time.
 fn take_all(oid: Oid, name: &str) -> Result<()> {
     let given = sql::query(
-        "SELECT 'FUNCTION ' || p.oid::regprocedure::text
+        "SELECT 'ROUTINE ' || p.oid::regprocedure::text
          FROM pg_catalog.pg_proc p
          WHERE p.pronamespace = 'keysmith'::regnamespace AND EXISTS (
              SELECT FROM pg_catalog.aclexplode(p.proacl) a WHERE a.grantee = $1)

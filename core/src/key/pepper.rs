@@ -79,6 +79,11 @@ impl Peppers {
         self.accepts_unpeppered
     }
 
+    /// The generations that have a pepper, the newest first.
+    pub fn generations(&self) -> impl Iterator<Item = i16> + '_ {
+        self.newest_first.iter().map(|(generation, _)| *generation)
+    }
+
     pub fn get(&self, generation: i16) -> Option<&PepperKey> {
         self.newest_first.iter().find(|(known, _)| *known == generation).map(|(_, key)| key)
     }

@@ -1,0 +1,82 @@
+"""What the tests of row hashing share: a cluster with a pepper, and what is stored there,
+computed by other means."""
+
+import hashlib
+import hmac
+import os
+
+import pytest
+from psycopg.rows import tuple_row
+
+import cluster as clusters
+from cluster import Cluster
+
+PEPPERS = {1: "11" * 32, 2: "22" * 32}
+
+
+def write_peppers(cluster, generations):
+    file = cluster.dir / "peppers"
+    file.write_text("0:unpeppered\n" + "".join(f"{n}:{PEPPERS[n]}\n" for n in generations))
+    file.chmod(0o600)
+    if clusters._SERVER_USER:
+        os.chown(file, clusters._SERVER_USER.pw_uid, clusters._SERVER_USER.pw_gid)
+    return file
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of this file's own: with a pepper, and the WAL with all that it can have."""
+    running = Cluster("rows")
+    try:
+        running.init(wal_level="logical", keysmith__pepper_file=write_peppers(running, [1]))
+        running.start()
+        running.execute("CREATE DATABASE with_keysmith")
+        running.execute("CREATE EXTENSION keysmith", dbname="with_keysmith")
+        yield running
+    finally:
+        running.remove()
+
+
+def sha256(value):
+    value = value.encode() if isinstance(value, str) else value
+    return hashlib.sha256(b"keysmith.value.v1\0" + value).digest()
+
+
+def under_pepper(value, generation=1):
+    value = value.encode() if isinstance(value, str) else value
+    content = b"keysmith.value.v1\0" + hashlib.sha256(value).digest()
+    return hmac.digest(bytes.fromhex(PEPPERS[generation]), content, "sha256")
+
+
+def text(value):
+    return "ks-sha256:" + sha256(value).hex()
+
+
+def text_under_pepper(value, generation=1):
+    return f"ks-hmac-{generation}:" + under_pepper(value, generation).hex()
+
+
+def of_bytes(value):
+    return b"ks\x01\0\0" + sha256(value)
+
+
+def values(db, query):
+    """The one row of a query whose columns may have equal names."""
+    return db.session.cursor(row_factory=tuple_row).execute(query).fetchone()
+
+
+def files(cluster):
+    """All that is in the data directory, and in its WAL."""
+    cluster.execute("CHECKPOINT")
+    data = b"".join(path.read_bytes() for path in cluster.data.rglob("*")
+                    if path.is_file() and "pg_wal" not in path.parts)
+    wal = b"".join(path.read_bytes() for path in (cluster.data / "pg_wal").iterdir() if path.is_file())
+    return data, wal
+
+
+@pytest.fixture
+def notices(db):
+    """What was said beside results: severity and message."""
+    found = []
+    db.session.add_notice_handler(lambda diag: found.append((diag.severity, diag.message_primary)))
+    return found
