@@ -17,6 +17,7 @@ need() { # what it is, its Debian packages, a command that succeeds if it is the
 
 has_rust() { cargo --version && [ "$(printf '1.95\n%s\n' "$(cargo --version | cut -d' ' -f2)" | sort -V | head -n 1)" = 1.95 ]; }
 has_libclang() { ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang.so* || [ -n "${LIBCLANG_PATH:-}" ]; }
+has_source_tools() { bison --version && flex --version && perl --version && bzip2 --help && ls /usr/share/keyrings/debian-archive-keyring.gpg; }
 has_pgbouncer() { PATH=$PATH:/usr/sbin command -v pgbouncer; }
 # The newest supported PostgreSQL that the distribution has, if any.
 server_packages() {
@@ -40,6 +41,7 @@ need "Python 3 with venv, for the tests" "python3 python3-venv" python3 -c 'impo
 for extra in "$@"; do
     case $extra in
         pgbouncer) need "pgbouncer, to test with a pooler" "pgbouncer" has_pgbouncer ;;
+        postgres-source) need "bison, flex and perl, to build PostgreSQL" "bison flex perl bzip2 debian-archive-keyring" has_source_tools ;;
         valgrind) need "valgrind, to count instructions" "valgrind libc6-dbg" valgrind --version ;;
     esac
 done

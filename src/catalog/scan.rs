@@ -9,6 +9,7 @@
 //! These scans check no privileges: whoever may call a function may have it look.
 
 use super::tables::Table;
+use crate::major;
 use crate::text;
 use crate::varlena::{self, ArrayView};
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -62,12 +63,9 @@ impl Relation {
 
     /// Whether the table has these columns, in this order.
     pub fn has_columns(&self, names: &[&str]) -> bool {
-        // SAFETY: the relation is open, and its description has `natts` attributes.
+        // SAFETY: the relation is open for as long as its description is looked at.
         unsafe {
-            let description = (*self.relation).rd_att;
-            let attributes = (*description)
-                .attrs
-                .as_slice(usize::try_from((*description).natts).unwrap_or_default());
+            let attributes = major::attributes((*self.relation).rd_att);
             let name = |attribute: &pg_sys::FormData_pg_attribute| {
                 CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes()
             };

@@ -5,6 +5,7 @@ use super::flush::{Flusher, Outcome, extension_exists, now};
 use super::presence::{self, ABSENT, RUNNING, STARTING};
 use super::ring::ring;
 use super::settings;
+use crate::major;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::{CStr, c_int};
 use std::ptr::null_mut;
@@ -76,8 +77,8 @@ fn work(oid: u32) {
     let Some(ring) = ring() else { return };
     // SAFETY: what background workers do first.
     unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as c_int, Some(on_sigterm));
-        pg_sys::pqsignal(pg_sys::SIGHUP as c_int, Some(on_sighup));
+        major::handle_signal(pg_sys::SIGTERM, on_sigterm);
+        major::handle_signal(pg_sys::SIGHUP, on_sighup);
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
             oid.into(),

@@ -1,0 +1,81 @@
+"""A filled cluster of an older major, carried over by pg_upgrade.
+
+It takes a second server, in which the library is installed too: `make test-majors` has
+them, and names the older ones.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import cluster as clusters
+import filled
+import objects
+from cluster import Cluster
+from conftest import Database
+
+OLDER = [path for path in os.environ.get("KEYSMITH_OLDER_SERVERS", "").split(":") if path]
+
+
+def bin_of(pg_config):
+    return Path(subprocess.check_output([pg_config, "--bindir"], text=True).strip())
+
+
+def major(pg_config):
+    return subprocess.check_output([pg_config, "--version"], text=True).split()[1].split(".")[0]
+
+
+def session(cluster):
+    connection = cluster.connect("product", row_factory=psycopg.rows.namedtuple_row)
+    connection.prepare_threshold = None
+    return Database(connection)
+
+
+def dump(cluster):
+    """By the newer pg_dump, which reads the older cluster too."""
+    text = cluster.program("pg_dump", dbname="product", bin=clusters.BIN).stdout
+    return [line for line in text.splitlines()
+            if not line.startswith(("\\restrict", "\\unrestrict", "-- Dumped from database version"))]
+
+
+def initialised(name, bin):
+    """An empty cluster. 18 would have checksums if it were not told, and 15 has none."""
+    cluster = Cluster(name, bin=bin)
+    help_text = clusters.run("initdb", "--help", bin=bin).stdout
+    without = ["--no-data-checksums"] if "--no-data-checksums" in help_text else []
+    return cluster.init("-E", "UTF8", "--locale=C.UTF-8", *without)
+
+
+@pytest.mark.parametrize("older", OLDER or [None], ids=major if OLDER else None)
+def test_a_cluster_is_upgraded_whole(older):
+    if older is None:
+        pytest.skip("needs an older server: run make test-majors")
+    old, new = initialised("old", bin_of(older)), initialised("new", clusters.BIN)
+    try:
+        old.start()
+        old.execute("CREATE DATABASE product")
+        db = session(old)
+        db.rows("CREATE EXTENSION keysmith")
+        kept = filled.fill(db)
+        dumped = dump(old)
+        audited = db.rows("SELECT * FROM keysmith.audit_heads()")
+        db.session.close()
+        old.stop()
+
+        clusters.run("pg_upgrade", "-b", old.bin, "-B", new.bin, "-d", old.data, "-D", new.data,
+                     "-s", new.dir, "-U", "postgres", "--no-sync", as_server=True, cwd=new.dir)
+        new.start()
+        assert dump(new) == dumped
+        db = session(new)
+        assert db.rows("SELECT * FROM keysmith.audit_heads()") == audited
+        filled.check(db, kept)
+        new.execute("CREATE DATABASE fresh")
+        new.execute("CREATE EXTENSION keysmith", "fresh")
+        with new.connect("fresh") as fresh:
+            assert objects.differences(objects.describe(db.session), objects.describe(fresh)) == []
+    finally:
+        old.remove()
+        new.remove()
