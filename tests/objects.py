@@ -63,16 +63,16 @@ _FACETS = [
            ('access method', (SELECT amname FROM pg_am WHERE oid = relam)),
            ('partitioned', CASE WHEN relkind = 'p' THEN pg_get_partkeydef(oid) END),
            ('view', CASE WHEN relkind IN ('v', 'm') THEN pg_get_viewdef(oid) END)
-       ) facets (what, value)""",
+       ) facets (what, value) WHERE relkind <> 'c'""",
     # By number too: there is code that reads them so.
     """SELECT r.object || ' column ' || attname, what, value
        FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid AND attnum > 0 AND NOT attisdropped
        LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = attnum, LATERAL (VALUES
            ('number', attnum::text), ('type', format_type(atttypid, atttypmod)),
            ('not null', attnotnull::text), ('default', pg_get_expr(adbin, adrelid)),
-           ('generated', attgenerated || attidentity), ('collation', attcollation::regcollation::text),
-           ('storage', attstorage || attcompression), ('options', attoptions::text),
-           ('privileges', attacl::text), ('comment', col_description(r.oid, attnum))
+           ('generated', attgenerated::text || attidentity::text), ('collation', attcollation::regcollation::text),
+           ('storage', attstorage::text || attcompression::text), ('options', attoptions::text),
+           ('statistics', nullif(attstattarget, -1)::text), ('privileges', attacl::text), ('comment', col_description(r.oid, attnum))
        ) facets (what, value)""",
     """SELECT r.object || ' index ' || i.indexrelid::regclass, what, value
        FROM relation r JOIN pg_index i ON i.indrelid = r.oid
@@ -92,7 +92,7 @@ _FACETS = [
            ('comment', obj_description(t.oid, 'pg_trigger'))) facets (what, value)""",
     """SELECT r.object || ' policy ' || polname, what, value
        FROM relation r JOIN pg_policy p ON polrelid = r.oid, LATERAL (VALUES
-           ('for', polcmd::text || polpermissive || polroles::regrole[]::text),
+           ('for', polcmd::text || polpermissive::text || polroles::regrole[]::text),
            ('using', pg_get_expr(polqual, polrelid)), ('check', pg_get_expr(polwithcheck, polrelid)),
            ('comment', obj_description(p.oid, 'pg_policy'))) facets (what, value)""",
     """SELECT r.object || ' rule ' || rulename, 'definition', pg_get_ruledef(u.oid)
