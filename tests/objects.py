@@ -64,14 +64,16 @@ _FACETS = [
            ('partitioned', CASE WHEN relkind = 'p' THEN pg_get_partkeydef(oid) END),
            ('view', CASE WHEN relkind IN ('v', 'm') THEN pg_get_viewdef(oid) END)
        ) facets (what, value) WHERE relkind <> 'c'""",
-    # By number too: there is code that reads them so.
+    # By number too: there is code that reads them so. Some builds of PostgreSQL stamp each
+    # column with an option whose number differs at every creation.
     """SELECT r.object || ' column ' || attname, what, value
        FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid AND attnum > 0 AND NOT attisdropped
        LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = attnum, LATERAL (VALUES
            ('number', attnum::text), ('type', format_type(atttypid, atttypmod)),
            ('not null', attnotnull::text), ('default', pg_get_expr(adbin, adrelid)),
            ('generated', attgenerated::text || attidentity::text), ('collation', attcollation::regcollation::text),
-           ('storage', attstorage::text || attcompression::text), ('options', attoptions::text),
+           ('storage', attstorage::text || attcompression::text), ('options', (SELECT string_agg(option, ', ' ORDER BY option) FROM unnest(attoptions) option
+                        WHERE NOT starts_with(option, 'pg_attver='))),
            ('statistics', nullif(attstattarget, -1)::text), ('privileges', attacl::text), ('comment', col_description(r.oid, attnum))
        ) facets (what, value)""",
     """SELECT r.object || ' index ' || i.indexrelid::regclass, what, value
