@@ -25,7 +25,7 @@ def fill(db):
     keys = {
         "of a member": db.mint(owner="ann", label="it's \\ a label"),
         "of a role": db.mint(role="editor"),
-        "limited": db.mint(limits=Jsonb([{"name": "slow", "limit": 20, "window": "1 year"}])),
+        "limited": db.mint(limits=Jsonb([{"name": "slow", "limit": 20, "window": "365 days"}])),
         "rich": db.mint(credits=10),
         "of a rich tenant": db.mint("umbrella"),
         "fenced": db.mint(allowlist=["203.0.113.0/24"]),

@@ -5,6 +5,8 @@ for a function its definition. Nothing in them depends on oids or on when things
 made, so that two equal installations have equal descriptions.
 """
 
+from psycopg.rows import tuple_row
+
 # The members, and what belongs to them without being a member itself.
 _MEMBERS = """
     WITH extension AS (SELECT * FROM pg_extension WHERE extname = 'keysmith'),
@@ -112,16 +114,16 @@ _KNOWN = {"pg_class", "pg_namespace", "pg_proc", "pg_type"}
 
 def describe(connection):
     """{(object, facet): value} of all that the extension in a database consists of."""
-    with connection.transaction():
+    with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
         # Names come with their schemas.
-        connection.execute("SET LOCAL search_path = pg_catalog")
-        members = connection.execute(
+        cursor.execute("SET LOCAL search_path = pg_catalog")
+        members = cursor.execute(
             f"{_MEMBERS} SELECT m.object, m.classid::regclass::text FROM member m").fetchall()
         unknown = [name for name, classid in members if classid not in _KNOWN]
         assert members and not unknown, f"how are these compared? {unknown}"
         described = {}
         for facet in _FACETS:
-            for name, what, value in connection.execute(_MEMBERS + facet):
+            for name, what, value in cursor.execute(_MEMBERS + facet):
                 assert (name, what) not in described, f"two of {name}: {what}"
                 described[name, what] = value
     return described
