@@ -6,6 +6,8 @@ stand between them.
 
 from psycopg.types.json import Jsonb
 
+ROLES = "app_user, key_issuer"
+
 
 def fill(db):
     """Fills a database and returns what `check` needs to know of it."""
@@ -58,6 +60,11 @@ def fill(db):
     db.verify(keys["rich"].api_key, spend=4)
     db.call("flush_usage")
     return {"keys": {name: key.api_key for name, key in keys.items()}, "elsewhere": elsewhere.api_key}
+
+
+def drop_roles(db):
+    """With all that was granted to them, so that the privileges are those of a fresh database."""
+    db.rows(f"DROP OWNED BY {ROLES}; DROP ROLE {ROLES}")
 
 
 def _request(db, api_key):

@@ -19,7 +19,6 @@ from conftest import Database
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "sql"
 CURRENT = re.search(r"default_version = '(.*)'", (ROOT / "keysmith.control").read_text())[1]
-ROLES = "app_user, key_issuer"
 
 
 def versions(folder):
@@ -76,7 +75,7 @@ def upgraded(cluster, start, end):
         # The session that knew the old version is not the one that goes on.
         db = session(cluster, "upgraded")
         filled.check(db, kept)
-        db.rows(f"DROP OWNED BY {ROLES}; DROP ROLE {ROLES}")
+        filled.drop_roles(db)
         with cluster.connect("fresh") as fresh:
             found = objects.differences(objects.describe(db.session), objects.describe(fresh))
         db.session.close()
@@ -84,7 +83,7 @@ def upgraded(cluster, start, end):
     finally:
         for name in names:
             cluster.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        for role in ROLES.split(", "):
+        for role in filled.ROLES.split(", "):
             cluster.execute(f"DROP ROLE IF EXISTS {role}")
 
 
