@@ -22,6 +22,14 @@ _MEMBERS = """
         OR m.classid = 'pg_type'::regclass AND m.objid = c.reltype AND c.relkind = 'c')
 """
 
+def _privileges(kind, acl, owner):
+    """None at all is short for the default ones, and their order says nothing."""
+    return f"""(SELECT string_agg(item::text, ', ' ORDER BY item::text)
+                FROM unnest(coalesce({acl}, acldefault({kind}, {owner}))) item)"""
+
+
+_KIND = """(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END)::"char\""""
+
 # Each gives (object, facet, value).
 _FACETS = [
     # That it is there at all, and what is said about every kind of object.
@@ -36,29 +44,31 @@ _FACETS = [
     """SELECT 'extension', 'dump list: ' || d.relation::regclass, 'WHERE ' || d.condition
        FROM extension, unnest(extconfig, extcondition) d (relation, condition)""",
 
-    """SELECT m.object, what, value FROM member m JOIN pg_namespace n
+    f"""SELECT m.object, what, value FROM member m JOIN pg_namespace n
        ON m.classid = 'pg_namespace'::regclass AND n.oid = m.objid, LATERAL (VALUES
-           ('owner', nspowner::regrole::text), ('privileges', nspacl::text)) facets (what, value)""",
+           ('owner', nspowner::regrole::text),
+           ('privileges', {_privileges("'n'", 'nspacl', 'nspowner')})) facets (what, value)""",
     """SELECT n.object, 'default privileges of ' || d.defaclobjtype::text, d.defaclacl::text
        FROM member n JOIN pg_default_acl d
        ON n.classid = 'pg_namespace'::regclass AND d.defaclnamespace = n.objid""",
 
-    """SELECT m.object, what, value FROM member m JOIN pg_proc p
+    f"""SELECT m.object, what, value FROM member m JOIN pg_proc p
        ON m.classid = 'pg_proc'::regclass AND p.oid = m.objid, LATERAL (VALUES
            ('definition', pg_get_functiondef(p.oid)), ('owner', proowner::regrole::text),
-           ('privileges', proacl::text)) facets (what, value)""",
+           ('privileges', {_privileges("'f'", 'proacl', 'proowner')})) facets (what, value)""",
 
-    """SELECT m.object, what, value FROM member m JOIN pg_type t
+    f"""SELECT m.object, what, value FROM member m JOIN pg_type t
        ON m.classid = 'pg_type'::regclass AND t.oid = m.objid, LATERAL (VALUES
            ('kind', typtype::text), ('owner', typowner::regrole::text),
-           ('privileges', typacl::text), ('base', format_type(typbasetype, typtypmod)),
+           ('privileges', {_privileges("'T'", 'typacl', 'typowner')}), ('base', format_type(typbasetype, typtypmod)),
            ('default', typdefault), ('not null', typnotnull::text)) facets (what, value)""",
     """SELECT m.object, 'labels', string_agg(enumlabel, ', ' ORDER BY enumsortorder)
        FROM member m JOIN pg_enum e ON m.classid = 'pg_type'::regclass AND e.enumtypid = m.objid
        GROUP BY m.object""",
 
-    """SELECT object, what, value FROM relation r, LATERAL (VALUES
-           ('kind', relkind::text), ('owner', relowner::regrole::text), ('privileges', relacl::text),
+    f"""SELECT object, what, value FROM relation r, LATERAL (VALUES
+           ('kind', relkind::text), ('owner', relowner::regrole::text),
+           ('privileges', {_privileges(_KIND, 'relacl', 'relowner')}),
            ('options', reloptions::text), ('persistence', relpersistence::text),
            ('replica identity', relreplident::text),
            ('row security', relrowsecurity || ', forced: ' || relforcerowsecurity),

@@ -42,8 +42,10 @@ def dump(cluster):
 
 
 def described(connection):
-    """pg_upgrade carries initial privileges over only where they are not the default ones."""
-    return {(name, what): value for (name, what), value in objects.describe(connection).items()
+    """But for what a dump, and so an upgrade, says in other words: initial privileges that
+    are the default ones, and the parentheses of conditions."""
+    return {(name, what): value.translate({40: None, 41: None}) if what == "definition" else value
+            for (name, what), value in objects.describe(connection).items()
             if what != "initial privileges"}
 
 
