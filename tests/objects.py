@@ -94,12 +94,13 @@ _FACETS = [
            ('definition', pg_get_indexdef(i.indexrelid)), ('options', c.reloptions::text),
            ('used', indisvalid || ', replica identity: ' || indisreplident || ', clustered: ' || indisclustered),
            ('comment', obj_description(i.indexrelid, 'pg_class'))) facets (what, value)""",
+    # From 18 on, NOT NULL is one too; it is compared with the columns.
     """SELECT coalesce(r.object, m.object) || ' constraint ' || conname, what, value
        FROM pg_constraint c LEFT JOIN relation r ON conrelid = r.oid
        LEFT JOIN member m ON m.classid = 'pg_type'::regclass AND contypid = m.objid, LATERAL (VALUES
            ('definition', pg_get_constraintdef(c.oid)),
            ('comment', obj_description(c.oid, 'pg_constraint'))) facets (what, value)
-       WHERE coalesce(r.object, m.object) IS NOT NULL""",
+       WHERE coalesce(r.object, m.object) IS NOT NULL AND contype <> 'n'""",
     """SELECT r.object || ' trigger ' || tgname, what, value
        FROM relation r JOIN pg_trigger t ON tgrelid = r.oid AND NOT tgisinternal, LATERAL (VALUES
            ('definition', pg_get_triggerdef(t.oid)), ('enabled', tgenabled::text),
