@@ -19,8 +19,8 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
-        test test-core test-server installcheck lint bench bench-drain bench-instructions bench-isolation bench-rows \
-        fuzz crash soak clean
+        test test-core test-server test-majors installcheck lint bench bench-drain bench-instructions bench-isolation \
+        bench-rows fuzz crash soak clean
 
 help: ## list what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -76,6 +76,9 @@ $(VENV)/done: tests/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -r $<
 	touch $@
+
+test-majors: setup ## run every test on every supported PostgreSQL
+	@CARGO_TARGET_DIR=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target) scripts/test-majors.sh
 
 # As for every extension: against the running server that PGHOST and its kin name.
 installcheck: ## run the regression suites against a running server

@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:31
+-- src/lib.rs:33
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:32
+-- src/lib.rs:34
 -- requires:
 --   schema
 
@@ -61,7 +61,8 @@ CREATE TABLE keysmith.keyspace (
                     CHECK (pg_catalog.array_position(charges, NULL) IS NULL),
     usage_log       text COLLATE "C" NOT NULL DEFAULT 'everything'
                     CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
-    usage_details   boolean NOT NULL DEFAULT true
+    usage_details   boolean NOT NULL DEFAULT true,
+    has_bar_imports boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE keysmith.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -78,6 +79,7 @@ COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the 
 COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
 COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
 COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
+COMMENT ON COLUMN keysmith.keyspace.has_bar_imports IS 'Whether keys may be stored of which only the part behind a | was hashed';
 COMMENT ON COLUMN keysmith.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
 COMMENT ON COLUMN keysmith.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';
@@ -288,7 +290,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:33
+-- src/lib.rs:35
 -- requires:
 --   tables
 
@@ -391,7 +393,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:34
+-- src/lib.rs:36
 -- requires:
 --   usage
 
@@ -604,7 +606,7 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.usage_event
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:39
+-- src/lib.rs:41
 -- requires:
 --   usage_rollups
 
@@ -1001,6 +1003,7 @@ BEGIN
             IF is_there THEN
                 EXECUTE format('DROP TABLE keysmith.%I', name);
                 dropped := dropped || name;
+                RAISE NOTICE 'dropped %', name;
             END IF;
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             busy := busy || name;
@@ -1017,7 +1020,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:44
+-- src/lib.rs:46
 -- requires:
 --   usage_maintain
 
@@ -1047,7 +1050,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:49
+-- src/lib.rs:51
 -- requires:
 --   policy_triggers
 
@@ -1156,7 +1159,7 @@ COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:54
+-- src/lib.rs:56
 -- requires:
 --   keys_view
 
@@ -1444,7 +1447,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:59
+-- src/lib.rs:61
 -- requires:
 --   manage
 
@@ -1587,9 +1590,22 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:60
+-- src/lib.rs:62
 -- requires:
 --   decide
+
+-- Deciding before PostgREST does what a request asks for.
+
+CREATE FUNCTION keysmith.pre_request() RETURNS void
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
+COMMENT ON FUNCTION keysmith.pre_request() IS
+'PostgREST''s db-pre-request: authenticates by request.headers, request.method and request.path, and raises PT401, PT403 or PT429';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:67
+-- requires:
+--   pre_request
 
 -- Usage, as applications complete it and operators watch it.
 
@@ -1616,7 +1632,7 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:65
+-- src/lib.rs:72
 -- requires:
 --   usage_functions
 
@@ -1673,7 +1689,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:70
+-- src/lib.rs:77
 -- requires:
 --   identity
 
@@ -1728,7 +1744,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:71
+-- src/lib.rs:78
 -- requires:
 --   audit
 
@@ -1962,9 +1978,45 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:76
+-- src/lib.rs:83
 -- requires:
 --   isolation
+
+-- What a restore to the past would undo.
+
+CREATE FUNCTION keysmith.revocations_since(
+    since timestamptz,
+    OUT at timestamptz,
+    OUT action text,
+    OUT keyspace text,
+    OUT tenant text,
+    OUT key_id uuid,
+    OUT name text,
+    OUT reason text,
+    OUT changes jsonb
+) RETURNS SETOF record
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
+COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
+'What was ended or changed since a moment, so that a database restored to it can do it again';
+
+CREATE FUNCTION keysmith.replay_revocations(
+    revocations jsonb,
+    OUT action text,
+    OUT keyspace text,
+    OUT tenant text,
+    OUT key_id uuid,
+    OUT name text,
+    OUT outcome text
+) RETURNS SETOF record
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_replay_revocations';
+COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
+'Does again, in a restored database, what revocations_since listed; twice is as once';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:88
+-- requires:
+--   restore
 
 -- Usage as it is read: views, pages, charts. A caller who may see one tenant only sees
 -- nothing of the others: the filter is inside of each view.
@@ -2248,7 +2300,7 @@ COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, tim
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:81
+-- src/lib.rs:93
 -- requires:
 --   usage_views
 
@@ -2362,9 +2414,604 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:86
+-- src/lib.rs:98
 -- requires:
 --   tracking
+
+-- Digests in place of values, in applications' own tables. All of this acts as the caller.
+
+CREATE FUNCTION keysmith.digest(value text, algorithm text DEFAULT 'sha256') RETURNS text
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_text';
+COMMENT ON FUNCTION keysmith.digest(text, text) IS
+'What a protected column of text stores in place of a value; sha256, or hmac with the server''s pepper';
+
+CREATE FUNCTION keysmith.digest(value bytea, algorithm text DEFAULT 'sha256') RETURNS bytea
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_bytes';
+COMMENT ON FUNCTION keysmith.digest(bytea, text) IS
+'What a protected column of bytea stores in place of a value; sha256, or hmac with the server''s pepper';
+
+CREATE FUNCTION keysmith.digests(value text) RETURNS text[]
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_text';
+COMMENT ON FUNCTION keysmith.digests(text) IS
+'All that a protected column may store of a value, by either algorithm and under any pepper: WHERE email = ANY (keysmith.digests($1))';
+
+CREATE FUNCTION keysmith.digests(value bytea) RETURNS bytea[]
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_bytes';
+COMMENT ON FUNCTION keysmith.digests(bytea) IS
+'All that a protected column may store of a value, by either algorithm and under any pepper';
+
+CREATE FUNCTION keysmith.is_digest(stored text) RETURNS boolean
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_text';
+COMMENT ON FUNCTION keysmith.is_digest(text) IS 'Whether a text has the form of a stored digest';
+
+CREATE FUNCTION keysmith.is_digest(stored bytea) RETURNS boolean
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_bytes';
+COMMENT ON FUNCTION keysmith.is_digest(bytea) IS 'Whether bytes have the form of a stored digest';
+
+CREATE FUNCTION keysmith.matches_support(internal) RETURNS internal
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_matches_support';
+COMMENT ON FUNCTION keysmith.matches_support(internal) IS
+'Has the planner look up matches in an index; PostgreSQL calls it';
+
+CREATE FUNCTION keysmith.matches(value text, stored text) RETURNS boolean
+LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith.matches_support
+AS 'MODULE_PATHNAME', 'keysmith_matches_text';
+COMMENT ON FUNCTION keysmith.matches(text, text) IS
+'Whether that is what is stored of a value; an index of the column is used';
+
+CREATE FUNCTION keysmith.matches(value bytea, stored bytea) RETURNS boolean
+LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith.matches_support
+AS 'MODULE_PATHNAME', 'keysmith_matches_bytes';
+COMMENT ON FUNCTION keysmith.matches(bytea, bytea) IS
+'Whether that is what is stored of a value; an index of the column is used';
+
+CREATE FUNCTION keysmith.hash_columns() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_hash_columns';
+COMMENT ON FUNCTION keysmith.hash_columns() IS
+'Row trigger before INSERT or UPDATE: stores digests in place of the values of the columns that it names; see protect';
+
+CREATE FUNCTION keysmith.trigger_arguments(relation regclass, trigger text) RETURNS text[]
+LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'keysmith_trigger_arguments';
+COMMENT ON FUNCTION keysmith.trigger_arguments(regclass, text) IS
+'The arguments of a table''s trigger; null if it has no such trigger';
+
+CREATE FUNCTION keysmith.hash_pages(relation regclass, first_page bigint, beyond bigint) RETURNS bigint
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_hash_pages';
+COMMENT ON FUNCTION keysmith.hash_pages(regclass, bigint, bigint) IS
+'Has the values of some pages of a protected table digested, and tells in how many rows; protect_existing calls it';
+
+CREATE FUNCTION keysmith.row_table(relation regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_class c
+                   WHERE c.oid = relation AND c.relkind IN ('r', 'p')
+                     AND c.relnamespace NOT IN ('keysmith'::regnamespace, 'pg_catalog'::regnamespace)) THEN
+        RAISE EXCEPTION 'relation must be a table of an application, not %', coalesce(relation::text, 'null')
+            USING ERRCODE = 'KS400';
+    END IF;
+END $$;
+COMMENT ON FUNCTION keysmith.row_table(regclass) IS
+'Raises an error for what is no table of an application; protect and seal_rows call it';
+
+-- Partitions get their triggers from the table that they are part of, children do not.
+CREATE FUNCTION keysmith.row_parts(relation regclass) RETURNS TABLE (part regclass, needs_trigger boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE family(oid) AS (
+        SELECT relation::oid
+        UNION
+        SELECT i.inhrelid FROM family JOIN pg_catalog.pg_inherits i ON i.inhparent = family.oid
+    )
+    SELECT c.oid::regclass, c.oid = relation OR NOT c.relispartition
+    FROM family JOIN pg_catalog.pg_class c ON c.oid = family.oid
+    WHERE c.relkind IN ('r', 'p')
+    ORDER BY c.oid
+$$;
+COMMENT ON FUNCTION keysmith.row_parts(regclass) IS
+'A table with its partitions and children; protect and seal_rows call it';
+
+CREATE FUNCTION keysmith.protect(relation regclass, VARIADIC columns text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    hash_trigger CONSTANT text := '~keysmith_1_hash';
+    before    text[];
+    wanted    text[];
+    clean     jsonb := '[]';
+    state     jsonb;
+    column_name text;
+    algorithm text;
+    written   text;
+    found_one boolean;
+    item      record;
+BEGIN
+    PERFORM keysmith.row_table(relation);
+    IF columns IS NULL OR cardinality(columns) = 0 OR array_position(columns, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'columns must name at least one column, and no null' USING ERRCODE = 'KS400';
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_trigger t
+               WHERE t.tgrelid = relation AND t.tgname = hash_trigger AND t.tgparentid <> 0) THEN
+        RAISE EXCEPTION 'table % is protected as part of the table that it is a partition of', relation
+            USING ERRCODE = 'KS409';
+    END IF;
+    before := coalesce(keysmith.trigger_arguments(relation, hash_trigger), '{}');
+    wanted := before;
+    FOREACH written IN ARRAY columns LOOP
+        algorithm := coalesce(substring(written FROM '=(sha256|hmac)$'), 'sha256');
+        column_name := regexp_replace(written, '=(sha256|hmac)$', '');
+        SELECT a.attname, a.attnum, a.atttypid, a.atttypmod, a.attgenerated INTO item
+            FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = relation AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'columns must name columns of %, which % is not', relation, quote_ident(column_name)
+                USING ERRCODE = 'KS400', HINT = 'A column is named by itself, as email, or with its algorithm, as email=sha256 or email=hmac.';
+        ELSIF item.attgenerated <> '' THEN
+            RAISE EXCEPTION 'columns must not be generated, and %.% is', relation, quote_ident(column_name)
+                USING ERRCODE = 'KS400';
+        ELSIF NOT (item.atttypid IN ('text'::regtype, 'bytea'::regtype)
+                   OR item.atttypid = 'varchar'::regtype AND (item.atttypmod < 0 OR item.atttypmod >= 4 + 78)) THEN
+            RAISE EXCEPTION 'columns must be text, bytea, or varchar of 78 or more, and %.% is %', relation,
+                quote_ident(column_name), format_type(item.atttypid, item.atttypmod)
+                USING ERRCODE = 'KS400', HINT = 'What is stored is a digest of up to 78 characters. Rules of a domain would hold for it, not for the value.';
+        ELSIF EXISTS (SELECT FROM pg_catalog.pg_depend d, keysmith.row_parts(relation) p
+                      WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = p.part AND d.refobjsubid = 0
+                        AND d.classid = 'pg_class'::regclass AND d.objid = p.part AND d.deptype = 'i'
+                        AND d.objsubid = (SELECT a.attnum FROM pg_catalog.pg_attribute a
+                                             WHERE a.attrelid = p.part AND a.attname = column_name)) THEN
+            RAISE EXCEPTION 'columns must not be those that rows are partitioned by, and %.% is', relation,
+                quote_ident(column_name) USING ERRCODE = 'KS400';
+        ELSIF EXISTS (SELECT FROM pg_catalog.pg_constraint c
+                      WHERE c.contype = 'f' AND c.confupdtype = 'c'
+                        AND (c.conrelid = relation AND item.attnum = ANY (c.conkey)
+                             OR c.confrelid = relation AND item.attnum = ANY (c.confkey))) THEN
+            RAISE EXCEPTION 'columns must not be of a foreign key with ON UPDATE CASCADE, and %.% is', relation,
+                quote_ident(column_name)
+                USING ERRCODE = 'KS400', HINT = 'What is cascaded is a digest, and would be digested again.';
+        END IF;
+        -- Raises an error where there is no pepper.
+        PERFORM keysmith.digest(''::text, algorithm);
+        SELECT coalesce(array_agg(w), '{}') INTO wanted FROM unnest(wanted) w
+            WHERE regexp_replace(w, '=(sha256|hmac)$', '') <> column_name;
+        wanted := wanted || (column_name || '=' || algorithm);
+    END LOOP;
+    IF wanted @> before AND before @> wanted THEN
+        RETURN;
+    END IF;
+
+    FOR item IN SELECT p.part FROM keysmith.row_parts(relation) p WHERE p.needs_trigger LOOP
+        EXECUTE format(
+            'CREATE OR REPLACE TRIGGER %I BEFORE INSERT OR UPDATE ON %s
+                 FOR EACH ROW EXECUTE FUNCTION keysmith.hash_columns(%s)',
+            hash_trigger, item.part, (SELECT string_agg(quote_literal(w), ', ') FROM unnest(wanted) w));
+    END LOOP;
+    FOR item IN
+        SELECT t.tgname, t.tgrelid::regclass AS part
+        FROM pg_catalog.pg_trigger t JOIN keysmith.row_parts(relation) p ON p.part = t.tgrelid
+        WHERE t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0 AND t.tgname > hash_trigger
+          AND t.tgfoid <> 'keysmith.hash_columns()'::regprocedure AND t.tgname <> '~keysmith_2_seal'
+    LOOP
+        RAISE WARNING 'trigger % of % runs after the digests are made: what it sets is stored as it is',
+            quote_ident(item.tgname), item.part USING HINT = 'Triggers run in the order of their names.';
+    END LOOP;
+
+    -- No one else can write before this transaction ends. Where no value looks like a digest
+    -- now, each that ever will is one: that is how protect_existing knows what is done.
+    SELECT obj_description(t.oid, 'pg_trigger')::jsonb INTO state
+        FROM pg_catalog.pg_trigger t WHERE t.tgrelid = relation AND t.tgname = hash_trigger;
+    clean := coalesce(state -> 'clean', '[]');
+    FOR column_name IN
+        SELECT regexp_replace(w, '=(sha256|hmac)$', '') FROM unnest(wanted) w
+        EXCEPT SELECT regexp_replace(b, '=(sha256|hmac)$', '') FROM unnest(before) b
+        ORDER BY 1
+    LOOP
+        clean := clean - column_name;
+        IF NOT pg_catalog.row_security_active(relation)
+            AND pg_catalog.has_column_privilege(relation, column_name, 'SELECT') THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE keysmith.is_digest(%I))', relation, column_name)
+                INTO found_one;
+            IF found_one THEN
+                RAISE WARNING 'values of %.% look like digests already', relation, quote_ident(column_name)
+                    USING HINT = 'They are left as they are. protect_existing asks what they are.';
+            ELSE
+                clean := clean || to_jsonb(column_name);
+            END IF;
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE NOT keysmith.is_digest(%I))', relation, column_name)
+                INTO found_one;
+            IF found_one THEN
+                RAISE NOTICE 'rows of % that are there keep their values of %', relation, quote_ident(column_name)
+                    USING HINT = format('CALL keysmith.protect_existing(%L) has them digested.', relation);
+            END IF;
+        END IF;
+    END LOOP;
+    EXECUTE format('COMMENT ON TRIGGER %I ON %s IS %L', hash_trigger, relation,
+                   coalesce(state, '{}') || jsonb_build_object('clean', clean));
+END $$;
+COMMENT ON FUNCTION keysmith.protect(regclass, text[]) IS
+'Has a table store digests of what is written to the named columns; name=hmac for one with the server''s pepper';
+
+CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF algorithm IS NULL OR algorithm NOT IN ('sha256', 'hmac') THEN
+        RAISE EXCEPTION 'algorithm must be sha256 or hmac' USING ERRCODE = 'KS400';
+    END IF;
+    PERFORM keysmith.protect(relation, VARIADIC
+        (SELECT array_agg(c || '=' || algorithm) FROM unnest(columns) c));
+END $$;
+COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
+'Has a table store digests of what is written to the named columns, by one algorithm: sha256 or hmac';
+
+CREATE FUNCTION keysmith.unprotect(relation regclass, VARIADIC columns text[] DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    hash_trigger CONSTANT text := '~keysmith_1_hash';
+    remaining text[];
+    item      record;
+BEGIN
+    remaining := keysmith.trigger_arguments(relation, hash_trigger);
+    IF remaining IS NULL THEN
+        RAISE EXCEPTION 'table % is not protected', relation USING ERRCODE = 'KS404';
+    END IF;
+    IF columns IS NULL OR array_position(columns, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'columns must not be null' USING ERRCODE = 'KS400';
+    END IF;
+    FOR item IN SELECT c AS name FROM unnest(columns) c
+                WHERE c <> ALL (SELECT regexp_replace(r, '=(sha256|hmac)$', '') FROM unnest(remaining) r) LOOP
+        RAISE EXCEPTION 'column % of % is not protected', quote_ident(item.name), relation USING ERRCODE = 'KS404';
+    END LOOP;
+    SELECT coalesce(array_agg(r), '{}') INTO remaining FROM unnest(remaining) r
+        WHERE cardinality(columns) > 0 AND regexp_replace(r, '=(sha256|hmac)$', '') <> ALL (columns);
+    FOR item IN SELECT p.part FROM keysmith.row_parts(relation) p WHERE p.needs_trigger LOOP
+        IF cardinality(remaining) = 0 THEN
+            EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', hash_trigger, item.part);
+        ELSE
+            EXECUTE format(
+                'CREATE OR REPLACE TRIGGER %I BEFORE INSERT OR UPDATE ON %s
+                     FOR EACH ROW EXECUTE FUNCTION keysmith.hash_columns(%s)',
+                hash_trigger, item.part, (SELECT string_agg(quote_literal(r), ', ') FROM unnest(remaining) r));
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION keysmith.unprotect(regclass, text[]) IS
+'Undoes protect, for some columns or all: what is written from now on is stored as it is; digests stay';
+
+CREATE FUNCTION keysmith.begin_hashing(relation regclass, trust_digests boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    hash_trigger CONSTANT text := '~keysmith_1_hash';
+    arguments text[];
+    state     jsonb;
+    clean     jsonb;
+    column_name text;
+    has_both  boolean;
+BEGIN
+    arguments := keysmith.trigger_arguments(relation, hash_trigger);
+    IF arguments IS NULL THEN
+        RAISE EXCEPTION 'table % is not protected', relation
+            USING ERRCODE = 'KS404', HINT = 'Call keysmith.protect first.';
+    ELSIF EXISTS (SELECT FROM keysmith.row_parts(relation) p WHERE row_security_active(p.part)) THEN
+        RAISE EXCEPTION 'row-level security may hide rows of % from this role', relation
+            USING ERRCODE = 'KS403', HINT = 'A superuser, or a role with BYPASSRLS, sees all rows.';
+    END IF;
+    SELECT coalesce(obj_description(t.oid, 'pg_trigger')::jsonb, '{}') INTO state
+        FROM pg_catalog.pg_trigger t WHERE t.tgrelid = relation AND t.tgname = hash_trigger;
+    clean := coalesce(state -> 'clean', '[]');
+    FOR column_name IN SELECT regexp_replace(a, '=(sha256|hmac)$', '') FROM unnest(arguments) a LOOP
+        CONTINUE WHEN clean ? column_name;
+        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', relation);
+        EXECUTE format(
+            'SELECT EXISTS (SELECT FROM %1$s WHERE keysmith.is_digest(%2$I))
+                AND EXISTS (SELECT FROM %1$s WHERE NOT keysmith.is_digest(%2$I))', relation, column_name)
+            INTO has_both;
+        IF has_both AND trust_digests IS NOT TRUE THEN
+            RAISE EXCEPTION 'some values of %.% looked like digests when it was protected', relation,
+                quote_ident(column_name)
+                USING ERRCODE = 'KS409',
+                      HINT = 'If they are digests of ours, and no value that was written as such, pass trust_digests => true.';
+        END IF;
+        clean := clean || to_jsonb(column_name);
+    END LOOP;
+    IF state ->> 'finished_at' IS NOT NULL OR state -> 'started_at' IS NULL THEN
+        state := jsonb_build_object(
+            'started_at', clock_timestamp(), 'pass', 1, 'page', 0, 'rows', 0, 'pages_done', 0, 'pages',
+            (SELECT sum(pg_relation_size(p.part))::bigint / current_setting('block_size')::bigint
+             FROM keysmith.row_parts(relation) p));
+    END IF;
+    EXECUTE format('COMMENT ON TRIGGER %I ON %s IS %L', hash_trigger, relation,
+                   state || jsonb_build_object('clean', clean));
+END $$;
+COMMENT ON FUNCTION keysmith.begin_hashing(regclass, boolean) IS
+'Begins or resumes the work of protect_existing, which calls it';
+
+CREATE FUNCTION keysmith.step_hashing(
+    relation regclass,
+    pages bigint,
+    hashed bigint,
+    OUT part regclass,
+    OUT first_page bigint,
+    OUT beyond bigint
+) RETURNS record
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    hash_trigger CONSTANT text := '~keysmith_1_hash';
+    state     jsonb;
+    size      bigint;
+    plain     boolean := false;
+    item      record;
+    percent   int;
+BEGIN
+    IF pages IS NULL OR pages < 1 THEN
+        RAISE EXCEPTION 'pages must be 1 or more' USING ERRCODE = 'KS400';
+    END IF;
+    SELECT obj_description(t.oid, 'pg_trigger')::jsonb INTO state
+        FROM pg_catalog.pg_trigger t WHERE t.tgrelid = relation AND t.tgname = hash_trigger;
+    IF state IS NULL THEN
+        RAISE EXCEPTION 'table % is not protected any more', relation USING ERRCODE = 'KS404';
+    END IF;
+    percent := 10 * least((state ->> 'pages_done')::bigint, (state ->> 'pages')::bigint)
+               / greatest((state ->> 'pages')::bigint, 1);
+    state := state || jsonb_build_object('rows', (state ->> 'rows')::bigint + coalesce(hashed, 0));
+    IF hashed IS NOT NULL THEN
+        state := state || jsonb_build_object('page', (state ->> 'page')::bigint + pages,
+                                             'pages_done', (state ->> 'pages_done')::bigint + pages);
+    END IF;
+    -- The part that it is at, or the next after it: by name, since a restore numbers anew.
+    FOR item IN
+        SELECT p.part AS found, format('%I.%I', n.nspname, c.relname) AS name
+        FROM keysmith.row_parts(relation) p
+        JOIN pg_catalog.pg_class c ON c.oid = p.part AND c.relkind = 'r'
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE state ->> 'part' IS NULL OR format('%I.%I', n.nspname, c.relname) COLLATE "C" >= (state ->> 'part')
+        ORDER BY format('%I.%I', n.nspname, c.relname) COLLATE "C"
+    LOOP
+        IF item.name IS DISTINCT FROM state ->> 'part' THEN
+            state := state || jsonb_build_object('part', item.name, 'page', 0);
+        END IF;
+        size := pg_relation_size(item.found) / current_setting('block_size')::bigint;
+        IF (state ->> 'page')::bigint < size THEN
+            part := item.found;
+            EXIT;
+        END IF;
+    END LOOP;
+    IF part IS NULL THEN
+        -- Rows that were updated have moved, maybe to pages that were done. No one writes
+        -- new values that are no digests, so when none is seen at once, none is left.
+        FOR item IN
+            SELECT regexp_replace(a, '=(sha256|hmac)$', '') AS name
+            FROM unnest(keysmith.trigger_arguments(relation, hash_trigger)) a
+        LOOP
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE NOT keysmith.is_digest(%I))', relation, item.name)
+                INTO plain;
+            EXIT WHEN plain;
+        END LOOP;
+        IF plain THEN
+            state := state || jsonb_build_object('part', NULL, 'page', 0, 'pass', (state ->> 'pass')::int + 1);
+            SELECT p.part, n.nspname, c.relname INTO item
+                FROM keysmith.row_parts(relation) p
+                JOIN pg_catalog.pg_class c ON c.oid = p.part AND c.relkind = 'r'
+                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                ORDER BY format('%I.%I', n.nspname, c.relname) COLLATE "C" LIMIT 1;
+            part := item.part;
+            state := state || jsonb_build_object('part', format('%I.%I', item.nspname, item.relname));
+        ELSE
+            state := state || jsonb_build_object('finished_at', clock_timestamp(), 'part', NULL);
+            RAISE NOTICE 'all of % is digested; % rows were', relation, state ->> 'rows'
+                USING HINT = 'What they held is in dead rows until VACUUM FULL, and in the WAL until that is recycled.';
+        END IF;
+    END IF;
+    first_page := (state ->> 'page')::bigint;
+    beyond := first_page + pages;
+    IF part IS NOT NULL AND 10 * least((state ->> 'pages_done')::bigint, (state ->> 'pages')::bigint)
+                            / greatest((state ->> 'pages')::bigint, 1) > percent THEN
+        RAISE NOTICE '% of % pages of % are done, % rows digested',
+            least((state ->> 'pages_done')::bigint, (state ->> 'pages')::bigint), state ->> 'pages', relation, state ->> 'rows';
+    END IF;
+    EXECUTE format('COMMENT ON TRIGGER %I ON %s IS %L', hash_trigger, relation, state);
+END $$;
+COMMENT ON FUNCTION keysmith.step_hashing(regclass, bigint, bigint) IS
+'Notes what protect_existing has done, and tells it which pages are next';
+
+-- No search path is set: a procedure that sets one can't commit, and the table's other
+-- triggers are to find what they find otherwise.
+CREATE PROCEDURE keysmith.protect_existing(
+    relation regclass,
+    pages bigint DEFAULT 100,
+    trust_digests boolean DEFAULT false
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    next_part pg_catalog.regclass;
+    first_page pg_catalog.int8;
+    beyond pg_catalog.int8;
+    hashed pg_catalog.int8;
+BEGIN
+    PERFORM keysmith.begin_hashing(relation, trust_digests);
+    LOOP
+        SELECT s.part, s.first_page, s.beyond INTO next_part, first_page, beyond
+            FROM keysmith.step_hashing(relation, pages, hashed) s;
+        COMMIT;
+        EXIT WHEN next_part IS NULL;
+        hashed := keysmith.hash_pages(next_part, first_page, beyond);
+    END LOOP;
+END $$;
+COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
+'Has the rows of a protected table that were there before digested in place, some pages a transaction; called again it goes on';
+
+CREATE VIEW keysmith.hashing_progress AS
+SELECT t.tgrelid::regclass AS relation,
+       CASE WHEN s.state ->> 'started_at' IS NULL THEN 'not begun'
+            WHEN s.state ->> 'finished_at' IS NULL THEN 'digesting rows'
+            ELSE 'done' END AS phase,
+       s.state ->> 'part' AS part,
+       (s.state ->> 'pass')::int AS round,
+       (s.state ->> 'pages')::bigint AS pages_total,
+       least((s.state ->> 'pages_done')::bigint, (s.state ->> 'pages')::bigint) AS pages_done,
+       (s.state ->> 'rows')::bigint AS rows_done,
+       (s.state ->> 'started_at')::timestamptz AS started_at,
+       (s.state ->> 'finished_at')::timestamptz AS finished_at
+FROM pg_catalog.pg_trigger t,
+     LATERAL (SELECT pg_catalog.obj_description(t.oid, 'pg_trigger')::jsonb AS state) s
+WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
+  AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure AND s.state IS NOT NULL;
+COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables, and how far protect_existing is with each';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:103
+-- requires:
+--   row_hashing
+
+-- Seals over rows of applications' own tables. All of this acts as the caller.
+
+CREATE FUNCTION keysmith.seal_row() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_row';
+COMMENT ON FUNCTION keysmith.seal_row() IS
+'Row trigger before INSERT or UPDATE: keeps a digest over the other columns; see seal_rows';
+
+CREATE FUNCTION keysmith.seal_problem("row" record, arguments text[]) RETURNS text
+LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'keysmith_seal_problem';
+COMMENT ON FUNCTION keysmith.seal_problem(record, text[]) IS
+'What is wrong with a row''s seal; null if nothing is; verify_rows calls it';
+
+CREATE FUNCTION keysmith.seal_rows(relation regclass, columns text[], seal_column text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    seal_trigger CONSTANT text := '~keysmith_2_seal';
+    before   text[];
+    wanted   text[];
+    kind     oid;
+    item     record;
+BEGIN
+    PERFORM keysmith.row_table(relation);
+    IF columns IS NULL OR array_position(columns, NULL) IS NOT NULL OR seal_column IS NULL THEN
+        RAISE EXCEPTION 'columns and seal_column must not be null' USING ERRCODE = 'KS400';
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_trigger t
+               WHERE t.tgrelid = relation AND t.tgname = seal_trigger AND t.tgparentid <> 0) THEN
+        RAISE EXCEPTION 'table % is sealed as part of the table that it is a partition of', relation
+            USING ERRCODE = 'KS409';
+    END IF;
+    FOR item IN
+        SELECT c.name, a.attgenerated
+        FROM unnest(columns) c(name)
+        LEFT JOIN pg_catalog.pg_attribute a
+            ON a.attrelid = relation AND a.attname = c.name AND a.attnum > 0 AND NOT a.attisdropped
+        WHERE a.attname IS NULL OR a.attgenerated <> '' OR a.attname = seal_column
+    LOOP
+        IF item.attgenerated <> '' THEN
+            RAISE EXCEPTION 'columns must not be generated, and %.% is', relation, quote_ident(item.name)
+                USING ERRCODE = 'KS400', HINT = 'It is computed from other columns: seal those.';
+        END IF;
+        RAISE EXCEPTION 'columns must name columns of % beside the seal, which % is not', relation,
+            quote_ident(item.name) USING ERRCODE = 'KS400';
+    END LOOP;
+    -- A row's key is sealed with it, so that no other row can have its values.
+    IF cardinality(columns) > 0 THEN
+        SELECT array_agg(DISTINCT name ORDER BY name) INTO columns FROM (
+            SELECT unnest(columns) AS name
+            UNION ALL
+            SELECT a.attname::text FROM pg_catalog.pg_index i
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+            WHERE i.indrelid = relation AND i.indisprimary AND a.attgenerated = ''
+        ) covered;
+    END IF;
+    SELECT a.atttypid INTO kind FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = relation AND a.attname = seal_column AND a.attnum > 0 AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I bytea', relation, seal_column);
+        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', relation, seal_column,
+                       'A digest over the row, kept by keysmith.seal_rows');
+    ELSIF kind <> 'bytea'::regtype THEN
+        RAISE EXCEPTION 'seal_column must be of type bytea, and %.% is %', relation, quote_ident(seal_column),
+            format_type(kind, NULL) USING ERRCODE = 'KS400';
+    END IF;
+    -- The table goes by the name that it had when it was first sealed.
+    before := keysmith.trigger_arguments(relation, seal_trigger);
+    SELECT ARRAY[seal_column, coalesce(before[2], format('%I.%I', n.nspname, c.relname))] || columns INTO wanted
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = relation;
+    IF wanted IS NOT DISTINCT FROM before THEN
+        RETURN;
+    END IF;
+    FOR item IN SELECT p.part FROM keysmith.row_parts(relation) p WHERE p.needs_trigger LOOP
+        EXECUTE format(
+            'CREATE OR REPLACE TRIGGER %I BEFORE INSERT OR UPDATE ON %s
+                 FOR EACH ROW EXECUTE FUNCTION keysmith.seal_row(%s)',
+            seal_trigger, item.part, (SELECT string_agg(quote_literal(w), ', ') FROM unnest(wanted) w));
+    END LOOP;
+    RAISE NOTICE 'rows of % that are there are not sealed', relation
+        USING HINT = format('UPDATE %s SET %I = '''' seals them, as they are now.', relation, seal_column);
+END $$;
+COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
+'Has a table keep a digest over the named columns of each row, or over all, in a column of that name';
+
+CREATE FUNCTION keysmith.seal_rows(relation regclass, VARIADIC columns text[] DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM keysmith.seal_rows(relation, columns, 'row_seal');
+END $$;
+COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[]) IS
+'Has a table keep a digest over the named columns of each row, or over all, in the column row_seal';
+
+CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    item record;
+BEGIN
+    IF keysmith.trigger_arguments(relation, '~keysmith_2_seal') IS NULL THEN
+        RAISE EXCEPTION 'rows of % are not sealed', relation USING ERRCODE = 'KS404';
+    END IF;
+    FOR item IN SELECT p.part FROM keysmith.row_parts(relation) p WHERE p.needs_trigger LOOP
+        EXECUTE format('DROP TRIGGER IF EXISTS "~keysmith_2_seal" ON %s', item.part);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION keysmith.unseal_rows(regclass) IS
+'Undoes seal_rows: seals are not kept any more, and stay as they are';
+
+CREATE FUNCTION keysmith.verify_rows(
+    relation regclass,
+    OUT part regclass,
+    OUT row_id tid,
+    OUT primary_key jsonb,
+    OUT problem text
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+DECLARE
+    arguments text[];
+    item      record;
+BEGIN
+    arguments := keysmith.trigger_arguments(relation, '~keysmith_2_seal');
+    IF arguments IS NULL THEN
+        RAISE EXCEPTION 'rows of % are not sealed', relation
+            USING ERRCODE = 'KS404', HINT = 'Call keysmith.seal_rows first.';
+    END IF;
+    FOR item IN
+        SELECT p.part AS found, (
+            SELECT string_agg(format('%L, "~row".%I', a.attname, a.attname), ', ' ORDER BY k.at)
+            FROM pg_catalog.pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, at), pg_catalog.pg_attribute a
+            WHERE i.indrelid = p.part AND i.indisprimary AND a.attrelid = p.part AND a.attnum = k.attnum
+        ) AS key
+        FROM keysmith.row_parts(relation) p
+        JOIN pg_catalog.pg_class c ON c.oid = p.part AND c.relkind = 'r'
+    LOOP
+        part := item.found;
+        FOR row_id, primary_key, problem IN EXECUTE format(
+            'SELECT * FROM (
+                 SELECT "~row".ctid, %s, keysmith.seal_problem("~row", $1) AS problem
+                 FROM ONLY %s AS "~row" OFFSET 0
+             ) checked WHERE problem IS NOT NULL',
+            coalesce('jsonb_build_object(' || item.key || ')', 'NULL::jsonb'), item.found) USING arguments
+        LOOP
+            RETURN NEXT;
+        END LOOP;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
+'The rows of a sealed table whose seal is missing or does not fit; deleted rows can''t be seen';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:108
+-- requires:
+--   row_seals
 
 -- What there is, in numbers.
 
@@ -2379,11 +3026,648 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:87
+-- src/lib.rs:113
+-- requires:
+--   status
+
+-- What an administrator looks at in psql. A caller who may see one tenant only sees
+-- nothing of the others: the filter is inside of each view.
+
+CREATE VIEW keysmith.tenants WITH (security_barrier) AS
+SELECT t.name AS tenant,
+       t.keyspace,
+       t.plan,
+       CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS status,
+       (SELECT pg_catalog.count(*) FROM keysmith.key k
+        WHERE k.tenant_id = t.tenant_id AND k.revoked_at IS NULL AND k.disabled_at IS NULL
+          AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
+       (SELECT pg_catalog.count(*) FROM keysmith.key k WHERE k.tenant_id = t.tenant_id) AS keys,
+       (SELECT pg_catalog.count(*) FROM keysmith.member m WHERE m.tenant_id = t.tenant_id) AS members,
+       CASE
+           WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+           THEN greatest(c.balance, c.refill)
+           ELSE c.balance
+       END AS credits,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits,
+       greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith.key k
+                 JOIN keysmith.usage_last l USING (key_id) WHERE k.tenant_id = t.tenant_id),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith.usage_delta d
+                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL)) AS last_used_at,
+       t.created_at,
+       t.suspended_at,
+       t.suspended_reason,
+       t.metadata,
+       t.tenant_id
+FROM keysmith.tenant t
+LEFT JOIN keysmith.credit c ON c.tenant_id = t.tenant_id
+WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
+COMMENT ON COLUMN keysmith.tenants.active_keys IS 'Keys that are not disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.tenants.keys IS 'All of its keys, revoked ones too';
+COMMENT ON COLUMN keysmith.tenants.credits IS 'Its own credits that are left; null where it has none to spend';
+COMMENT ON COLUMN keysmith.tenants.limits IS 'Rate limits of all its keys of an environment together';
+COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'When a key of it was last let in';
+
+CREATE VIEW keysmith.expiring_soon WITH (security_barrier) AS
+SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
+       k.expires_at, pg_catalog.date_trunc('second', k.expires_at - pg_catalog.clock_timestamp()) AS ends_in,
+       k.last_used_at, k.rotated_to, k.key_id
+FROM keysmith.keys k
+WHERE k.status = 'active' AND k.expires_at < pg_catalog.clock_timestamp() + interval '30 days'
+ORDER BY k.expires_at, k.key_id;
+COMMENT ON VIEW keysmith.expiring_soon IS 'Active keys that end within 30 days, those that end first above';
+COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'Its successor: one that has none ends without';
+
+CREATE VIEW keysmith.stale_keys WITH (security_barrier) AS
+SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
+       k.created_at, k.last_used_at,
+       pg_catalog.date_trunc('second',
+           pg_catalog.clock_timestamp() - coalesce(k.last_used_at, k.created_at)) AS unused_for,
+       k.key_id
+FROM keysmith.keys k
+JOIN keysmith.keyspace s USING (keyspace)
+WHERE k.status = 'active' AND s.usage_log = 'everything'
+  AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true)
+ORDER BY unused_for DESC, k.key_id;
+COMMENT ON VIEW keysmith.stale_keys IS 'Active keys that were never let in, or not for 90 days';
+COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'Since it was last let in, or else made';
+
+CREATE VIEW keysmith.recent_refusals WITH (security_barrier) AS
+SELECT e.at, t.name AS tenant, e.keyspace, e.environment, k.label, k.key_snippet,
+       e.outcome AS reason, e.status, e.method, e.endpoint, e.ip, e.key_id, e.request_id
+FROM keysmith.usage_event e
+JOIN keysmith.tenant t USING (tenant_id)
+LEFT JOIN keysmith.key k USING (key_id)
+WHERE e.outcome <> 'ok' AND e.at > pg_catalog.clock_timestamp() - interval '24 hours'
+  AND ((SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]))
+UNION ALL
+SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL
+FROM keysmith.usage_unknown_sample u
+WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith.sees_everything())
+ORDER BY at DESC;
+COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
+COMMENT ON COLUMN keysmith.recent_refusals.key_id IS 'Null for requests without a known key, of which samples are kept';
+
+CREATE FUNCTION keysmith.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_scopes_used';
+COMMENT ON FUNCTION keysmith.scopes_used(text, text, text, text[]) IS
+'Those scopes that cover what a route names; null for a request that fits no route';
+
+-- A wildcard is as good as the scopes of the catalogue that it covers, if there is one.
+CREATE VIEW keysmith.overprivileged_keys WITH (security_barrier) AS
+SELECT t.name AS tenant, k.keyspace, k.label, k.key_snippet, k.scopes,
+       ARRAY(SELECT u.scope FROM pg_catalog.unnest(g.scopes) AS u (scope)
+             WHERE u.scope <> ALL (r.used) ORDER BY u.scope) AS unused_scopes,
+       r.used AS used_scopes, r.requests, r.untold, k.key_id
+FROM keysmith.key k
+JOIN keysmith.tenant t USING (tenant_id)
+JOIN keysmith.keyspace s ON s.keyspace = k.keyspace
+CROSS JOIN LATERAL (
+    SELECT coalesce(pg_catalog.array_agg(DISTINCT coalesce(c.scope, h.scope)), '{}') AS scopes
+    FROM pg_catalog.unnest(CASE
+             WHEN pg_catalog.cardinality(k.scopes) > 0 THEN k.scopes
+             WHEN s.empty_scopes = 'all' AND k.role IS NULL AND k.owner IS NULL THEN '{*}' END) AS h (scope)
+    LEFT JOIN keysmith.scope c ON c.keyspace = k.keyspace
+         AND (h.scope = '*' OR h.scope LIKE '%:*'
+              AND pg_catalog.starts_with(c.scope, pg_catalog.left(h.scope, -1)))
+) AS g
+CROSS JOIN LATERAL (
+    SELECT ARRAY(SELECT DISTINCT n.scope FROM pg_catalog.unnest(
+               pg_catalog.array_agg(pg_catalog.array_to_string(e.used, ' '))) AS l (line),
+               pg_catalog.regexp_split_to_table(l.line, ' ') AS n (scope)
+               WHERE n.scope <> '' ORDER BY n.scope) AS used,
+           pg_catalog.sum(e.requests)::bigint AS requests,
+           coalesce(pg_catalog.sum(e.requests) FILTER (WHERE e.used IS NULL), 0)::bigint AS untold,
+           pg_catalog.count(e.used) AS told
+    FROM (SELECT pg_catalog.count(*) AS requests,
+                 keysmith.scopes_used(k.keyspace, v.method, v.endpoint, g.scopes) AS used
+          FROM keysmith.usage_event v
+          WHERE v.key_id = k.key_id AND v.outcome = 'ok'
+            AND v.at > pg_catalog.clock_timestamp() - interval '30 days'
+          GROUP BY v.method, v.endpoint) AS e
+) AS r
+WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
+  AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
+  AND r.told > 0 AND NOT g.scopes <@ r.used
+  AND ((SELECT keysmith.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
+COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'Its scopes that no route it used names; wildcards by the catalogue';
+COMMENT ON COLUMN keysmith.overprivileged_keys.used_scopes IS 'Its scopes that a route it used names';
+COMMENT ON COLUMN keysmith.overprivileged_keys.requests IS 'How often it was let in';
+COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'How many of these fit no route, and so may have needed anything';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:118
+-- requires:
+--   admin_views
+
+-- For those who search code and logs for leaked keys.
+
+CREATE FUNCTION keysmith.scanner_patterns(
+    keyspace text DEFAULT NULL,
+    OUT keyspace text,
+    OUT name text,
+    OUT regex text
+) RETURNS SETOF record
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_scanner_patterns';
+COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
+'For each keyspace a regular expression of its secret keys, for scanners that look for leaked ones';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:123
+-- requires:
+--   scanner
+
+-- doctor(): what is amiss, and what to do. Each of the functions below looks at one part
+-- and returns a row for each thing that it finds; they are run as the extension's owner.
+
+-- Whether a policy's expression calls a function of ours once per row. In a sub-select
+-- that depends on no row it is called once per query. The text of such a tree is a list
+-- of nested braces; braces in names have a backslash before them.
+CREATE FUNCTION keysmith.has_bare_call(expression pg_catalog.pg_node_tree) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    depth     integer := 0;
+    -- How deep the sub-select lies that is being read; 0 outside of any.
+    subselect integer := 0;
+    token     text;
+BEGIN
+    FOR token IN
+        SELECT m[1] FROM regexp_matches(regexp_replace(expression::text, '\\.', '', 'g'),
+                                        '(\{SUBLINK|\{FUNCEXPR :funcid \d+|\{|\})', 'g') AS m
+    LOOP
+        IF token = '}' THEN
+            subselect := CASE WHEN subselect = depth THEN 0 ELSE subselect END;
+            depth := depth - 1;
+            CONTINUE;
+        END IF;
+        depth := depth + 1;
+        IF subselect > 0 THEN
+            CONTINUE;
+        ELSIF token = '{SUBLINK' THEN
+            subselect := depth;
+        ELSIF token LIKE '{FUNCEXPR%' AND EXISTS (
+            SELECT FROM pg_proc p WHERE p.pronamespace = 'keysmith'::regnamespace
+              AND p.oid = substring(token FROM '\d+$')::oid
+        ) THEN
+            RETURN true;
+        END IF;
+    END LOOP;
+    RETURN false;
+END $$;
+COMMENT ON FUNCTION keysmith.has_bare_call(pg_catalog.pg_node_tree) IS
+'Whether a policy calls a function of ours outside of a sub-select, and so once per row';
+
+CREATE FUNCTION keysmith.doctor_library(
+    is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN EXISTS (SELECT FROM keysmith.key WHERE limits IS NOT NULL AND revoked_at IS NULL)
+                  OR EXISTS (SELECT FROM keysmith.tenant WHERE limits IS NOT NULL)
+                  OR EXISTS (SELECT FROM keysmith.keyspace WHERE limits IS NOT NULL OR generation > 0)
+                THEN 'error' ELSE 'warning' END,
+           'library', 'is not preloaded: no rate limits, no peppers, and transactions write usage',
+           'shared_preload_libraries = ''keysmith'', and a restart'
+    WHERE NOT is_preloaded
+    UNION ALL
+    SELECT 'error', 'library', format('is of version %s, and the extension of %s', version, e.extversion),
+           'ALTER EXTENSION keysmith UPDATE, or a restart if the library is the older one'
+    FROM pg_extension e WHERE e.extname = 'keysmith' AND e.extversion <> version
+    UNION ALL
+    SELECT 'error', 'library', format('trigger %s of %s is off: changes of it go unnoticed',
+                                      t.tgname, t.tgrelid::regclass),
+           format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.tgrelid::regclass, t.tgname)
+    FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE p.pronamespace = 'keysmith'::regnamespace AND p.proname = 'policy_changed' AND t.tgenabled <> 'A'
+    UNION ALL
+    SELECT 'error', 'library', format('index %s is not valid', i.indexrelid::regclass),
+           format('REINDEX INDEX %s', i.indexrelid::regclass)
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    WHERE c.relnamespace = 'keysmith'::regnamespace AND NOT (i.indisvalid AND i.indisready)
+    UNION ALL
+    SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'SECURITY.md, "Peppers"'
+    WHERE pepper_problem IS NOT NULL
+    UNION ALL
+    SELECT 'error', 'pepper', 'keys are stored with ' || CASE p WHEN '0' THEN 'none, which the file does not allow'
+               ELSE format('pepper %s, which is not there', p) END || ': they are refused',
+           CASE p WHEN '0' THEN 'the line 0:unpeppered, until they are rotated'
+               ELSE 'put it back into the file, and restart' END
+    FROM unnest(lost_peppers) AS p
+    UNION ALL
+    SELECT 'warning', 'pepper', format('%s active keys are stored with an older pepper than %s',
+                                       count(*), newest_pepper),
+           'rotate() moves a key to the newest'
+    FROM keysmith.key k
+    WHERE k.generation < newest_pepper AND k.revoked_at IS NULL AND k.rotated_to IS NULL
+      AND NOT k.generation::text = ANY (lost_peppers)
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'pepper', format('%s keys were imported, and there is no pepper: '
+               'a stolen dump lets short ones be guessed', count(*)),
+           'keysmith.pepper_file, and rotate the keys'
+    FROM keysmith.key k
+    WHERE newest_pepper = 0 AND k.imported AND k.revoked_at IS NULL
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT 'error', 'server', format('%s is off: a crash can bring revoked keys back', s.name),
+           format('ALTER SYSTEM SET %s = on', s.name)
+    FROM pg_settings s WHERE s.name IN ('fsync', 'full_page_writes') AND s.setting = 'off'
+    UNION ALL
+    SELECT 'warning', 'server', 'ssl is off, and the server listens beyond this machine: keys travel readably',
+           'ALTER SYSTEM SET ssl = on, and hostssl in pg_hba.conf'
+    FROM pg_settings l, pg_settings s
+    WHERE s.name = 'ssl' AND s.setting = 'off' AND l.name = 'listen_addresses'
+      AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
+                  WHERE a NOT IN ('', 'localhost', '::1') AND a NOT LIKE '127.%')
+$$;
+COMMENT ON FUNCTION keysmith.doctor_library(boolean, text, text, text[], smallint) IS
+'The part of doctor() that looks at the library, peppers and the server';
+
+-- What other sessions have is what this one would have after RESET ALL, or what roles
+-- and the database have of their own.
+CREATE FUNCTION keysmith.doctor_logging(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH settings AS (
+        SELECT s.name, s.reset_val AS value, '' AS whose, 0 AS role, 'SYSTEM' AS place FROM pg_settings s
+        UNION ALL
+        SELECT split_part(c, '=', 1), substr(c, strpos(c, '=') + 1),
+               coalesce(' of role ' || quote_ident(r.rolname), ' of this database'), d.setrole::bigint,
+               coalesce('ROLE ' || quote_ident(r.rolname),
+                        'DATABASE ' || quote_ident(current_database()))
+        FROM pg_db_role_setting d CROSS JOIN unnest(d.setconfig) AS c
+        LEFT JOIN pg_roles r ON r.oid = d.setrole
+        WHERE d.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+    ), valued AS (
+        SELECT s.*, coalesce(
+                   (SELECT o.value FROM settings o WHERE o.name = 'log_parameter_max_length'
+                      AND o.whose = s.whose LIMIT 1),
+                   (SELECT o.value FROM settings o WHERE o.name = 'log_parameter_max_length'
+                      AND o.whose = '')) AS longest
+        FROM settings s
+    )
+    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too',
+                                        v.name, v.value, v.whose),
+           format('ALTER %s SET log_parameter_max_length = 0', v.place)
+    FROM valued v
+    WHERE (v.name = 'log_statement' AND v.value = 'all'
+           OR v.name IN ('log_min_duration_statement', 'log_min_duration_sample') AND v.value <> '-1'
+           OR v.name = 'log_transaction_sample_rate' AND v.value <> '0')
+      AND v.longest <> '0'
+    UNION ALL
+    SELECT 'warning', 'logging', format('%s = %s%s logs bound values of what fails',
+                                        v.name, v.value, v.whose),
+           format('ALTER %s SET %s = 0', v.place, v.name)
+    FROM valued v WHERE v.name = 'log_parameter_max_length_on_error' AND v.value <> '0'
+    UNION ALL
+    SELECT 'warning', 'logging', format('auto_explain, with %s%s, logs what functions are called with',
+                                        o.name, o.whose),
+           format('ALTER %s SET %s = %s', o.place, o.name, CASE o.name WHEN 'auto_explain.log_verbose' THEN 'off' ELSE '0' END)
+    FROM valued o
+    WHERE (o.name = 'auto_explain.log_verbose' AND o.value IN ('on', 'true', '1', 'yes')
+           OR o.name = 'auto_explain.log_parameter_max_length' AND o.value <> '0')
+      AND EXISTS (SELECT FROM settings m
+                  WHERE m.name = 'auto_explain.log_min_duration' AND m.value <> '-1')
+$$;
+COMMENT ON FUNCTION keysmith.doctor_logging() IS
+'The part of doctor() that looks for settings that write keys to the server''s log';
+
+CREATE FUNCTION keysmith.doctor_isolation(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE isolated AS (
+        -- By isolate(), or by policies that someone wrote with functions of ours.
+        SELECT DISTINCT c.oid, c.oid::regclass AS name, c.relowner, c.relrowsecurity, c.relforcerowsecurity
+        FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+        WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid
+                      WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+                        AND d.refclassid = 'pg_proc'::regclass
+                        AND f.pronamespace = 'keysmith'::regnamespace)
+    ), verifier AS (
+        SELECT a.role::oid AS oid FROM keysmith.access a WHERE a.level = 'verifier'
+        UNION
+        SELECT m.member FROM verifier v JOIN pg_auth_members m ON m.roleid = v.oid
+    ), tenant_column AS (
+        -- What tells tenants apart where tables are isolated, and what is filled in with one.
+        SELECT DISTINCT i.oid, a.attname, a.atttypid
+        FROM isolated i
+        JOIN pg_policy p ON p.polrelid = i.oid AND p.polname = 'keysmith_tenant'
+        JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.oid AND d.refobjsubid > 0
+        JOIN pg_attribute a ON a.attrelid = i.oid AND a.attnum = d.refobjsubid
+    ), above AS (
+        SELECT i.oid, i.name AS base FROM isolated i
+        UNION
+        SELECT w.ev_class, above.base
+        FROM above
+        JOIN pg_depend d ON d.refobjid = above.oid AND d.refclassid = 'pg_class'::regclass
+             AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite w ON w.oid = d.objid
+        JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
+    )
+    SELECT 'error', 'isolation', format('table %s has policies, and row security is off: all see all', i.name),
+           format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', i.name)
+    FROM isolated i WHERE NOT i.relrowsecurity
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s: its owner %s sees all rows', i.name, i.relowner::regrole),
+           format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', i.name)
+    FROM isolated i WHERE i.relrowsecurity AND NOT i.relforcerowsecurity
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s is owned by %s, which verifies and so could open it',
+                                          i.name, i.relowner::regrole),
+           format('ALTER TABLE %s OWNER TO another role', i.name)
+    FROM isolated i WHERE i.relowner IN (SELECT oid FROM verifier)
+    UNION ALL
+    SELECT 'error', 'isolation', format('role %s verifies, and row security does not hold it: it %s',
+                                        r.oid::regrole, CASE WHEN r.rolsuper THEN 'is a superuser'
+                                                             ELSE 'has BYPASSRLS' END),
+           format('ALTER ROLE %s %s', r.oid::regrole,
+                  CASE WHEN r.rolsuper THEN 'NOSUPERUSER' ELSE 'NOBYPASSRLS' END)
+    FROM pg_roles r JOIN verifier v USING (oid) WHERE r.rolsuper OR r.rolbypassrls
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s has the column %I of isolated tables, and is not isolated',
+                                          c.oid::regclass, t.attname),
+           format('keysmith.isolate(%L, %L), if its rows are of tenants', c.oid::regclass, t.attname)
+    FROM (SELECT DISTINCT attname, atttypid FROM tenant_column) t
+    JOIN pg_attribute a ON a.attname = t.attname AND a.atttypid = t.atttypid AND a.attnum > 0
+    JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+    WHERE c.relnamespace <> 'keysmith'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
+      AND c.oid NOT IN (SELECT oid FROM isolated)
+      AND NOT EXISTS (SELECT FROM pg_inherits h JOIN isolated i ON i.oid = h.inhparent WHERE h.inhrelid = c.oid)
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s fills in the tenant that is signed in, and is not isolated',
+                                          c.oid::regclass),
+           format('keysmith.isolate(%L, %L)', c.oid::regclass, a.attname)
+    FROM pg_attrdef f
+    JOIN pg_class c ON c.oid = f.adrelid AND c.relkind IN ('r', 'p')
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = f.adnum
+    WHERE NOT c.relrowsecurity AND c.oid NOT IN (SELECT oid FROM isolated)
+      AND (a.attname, a.atttypid) NOT IN (SELECT attname, atttypid FROM tenant_column)
+      AND EXISTS (SELECT FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid
+                  WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+                    AND d.refclassid = 'pg_proc'::regclass AND p.pronamespace = 'keysmith'::regnamespace
+                    AND p.proname IN ('current_tenant', 'current_tenant_id'))
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s has row security and no policy: only its owner sees rows',
+                                          c.oid::regclass),
+           format('keysmith.isolate(%L, …), or a policy of your own', c.oid::regclass)
+    FROM pg_class c
+    WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+      AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s is a part of %s that can be read past it',
+                                          c.oid::regclass, i.name),
+           format('REVOKE ALL ON %s FROM those who have it, or isolate it too', c.oid::regclass)
+    FROM isolated i
+    JOIN pg_inherits h ON h.inhparent = i.oid
+    JOIN pg_class c ON c.oid = h.inhrelid AND c.oid NOT IN (SELECT oid FROM isolated)
+    WHERE EXISTS (SELECT FROM aclexplode(c.relacl) x
+                  WHERE x.grantee <> c.relowner AND x.privilege_type IN ('SELECT', 'UPDATE', 'DELETE', 'INSERT'))
+    UNION ALL
+    SELECT 'warning', 'isolation', CASE c.relkind
+               WHEN 'm' THEN format('materialized view %s holds rows of all tenants of %s', c.oid::regclass, w.base)
+               ELSE format('view %s reads %s as its owner %s, who sees all rows',
+                           c.oid::regclass, w.base, r.oid::regrole) END,
+           CASE c.relkind WHEN 'm' THEN 'a table in its place, or let nobody read it'
+               ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
+    FROM above w
+    JOIN pg_class c ON c.oid = w.oid AND c.relkind IN ('v', 'm')
+    JOIN pg_roles r ON r.oid = c.relowner
+    WHERE c.relkind = 'm'
+       OR (r.rolsuper OR r.rolbypassrls) AND NOT coalesce((
+              SELECT o.option_value::boolean FROM pg_options_to_table(c.reloptions) o
+              WHERE o.option_name = 'security_invoker'), false)
+    UNION ALL
+    SELECT 'warning', 'policies', format('policy %I of %s calls a function of ours for each row',
+                                         p.polname, p.polrelid::regclass),
+           'put the call into a sub-select: (SELECT keysmith.current_tenant_id())'
+    FROM pg_policy p
+    WHERE keysmith.has_bare_call(p.polqual) OR keysmith.has_bare_call(p.polwithcheck)
+    UNION ALL
+    SELECT 'warning', 'policies', format('table %s has no index that begins with %I', i.name, t.attname),
+           format('CREATE INDEX ON %s (%I)', i.name, t.attname)
+    FROM isolated i
+    JOIN tenant_column t USING (oid)
+    JOIN pg_class c USING (oid)
+    WHERE c.reltuples >= 10000 AND t.atttypid = ANY ('{uuid,text,varchar}'::regtype[]) AND NOT EXISTS (
+        SELECT FROM pg_index x JOIN pg_attribute a ON a.attrelid = x.indrelid
+        WHERE x.indrelid = i.oid AND x.indisvalid AND a.attname IN (
+              SELECT o.attname FROM tenant_column o WHERE o.oid = i.oid) AND a.attnum = x.indkey[0])
+$$;
+COMMENT ON FUNCTION keysmith.doctor_isolation() IS
+'The part of doctor() that looks at isolated tables, and at those that are not';
+
+CREATE FUNCTION keysmith.doctor_access(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'error', 'access', format('role number %s was dropped, and still is %s; so is the next of that number',
+                                     a.role::oid, string_agg(DISTINCT a.level, ', ')),
+           format('DELETE FROM keysmith.access WHERE role = %s', a.role::oid)
+    FROM keysmith.access a
+    WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.role) GROUP BY a.role::oid
+    UNION ALL
+    SELECT 'error', 'access', format('%s has rights on %s, which only functions should touch',
+                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END,
+                                     c.oid::regclass),
+           format('REVOKE ALL ON %s FROM %s', c.oid::regclass,
+                  CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+    FROM pg_class c CROSS JOIN LATERAL (
+        SELECT a.grantee FROM aclexplode(c.relacl) a
+        UNION SELECT a.grantee FROM pg_attribute t, aclexplode(t.attacl) a WHERE t.attrelid = c.oid) x
+    WHERE c.relnamespace = 'keysmith'::regnamespace AND c.relkind IN ('r', 'p', 'S') AND x.grantee <> c.relowner
+    UNION ALL
+    SELECT 'error', 'access', format('PUBLIC may call %s', p.oid::regprocedure),
+           format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', p.oid::regprocedure)
+    FROM pg_proc p
+    WHERE p.pronamespace = 'keysmith'::regnamespace
+      AND p.proname NOT IN ('current_tenant', 'current_tenant_id', 'current_keyspace', 'current_key',
+                            'current_environment', 'current_owner', 'has_scope', 'whoami')
+      AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                  WHERE a.grantee = 0)
+      AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+                    AND d.deptype = 'e')
+    UNION ALL
+    SELECT 'error', 'access', format('%s may make objects in the schema keysmith',
+                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
+           format('REVOKE CREATE ON SCHEMA keysmith FROM %s',
+                  CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+    FROM pg_namespace n, aclexplode(n.nspacl) x
+    WHERE n.nspname = 'keysmith' AND x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner
+    UNION ALL
+    SELECT 'warning', 'access', format('role %s, which has access, is also a member of %s', a.role, p.rolname),
+           format('REVOKE %s FROM %s', p.rolname, a.role)
+    FROM (SELECT DISTINCT role FROM keysmith.access) a
+    JOIN pg_roles r ON r.oid = a.role AND NOT r.rolsuper
+    JOIN pg_roles p ON p.rolname IN ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
+                                     'pg_write_server_files', 'pg_execute_server_program')
+     AND pg_has_role(r.oid, p.oid, 'MEMBER')
+$$;
+COMMENT ON FUNCTION keysmith.doctor_access() IS
+'The part of doctor() that looks for rights that nobody should have';
+
+CREATE FUNCTION keysmith.doctor_usage(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH numbers AS MATERIALIZED (
+        SELECT u.name, u.value FROM keysmith.usage_status() u
+        UNION ALL SELECT l.name, l.value FROM keysmith.limit_status() l
+    ), n AS (
+        SELECT max(value) FILTER (WHERE name = 'mode') AS mode,
+               max(value) FILTER (WHERE name = 'dropped')::bigint AS dropped,
+               max(value) FILTER (WHERE name = 'used')::bigint AS used,
+               max(value) FILTER (WHERE name = 'capacity')::bigint AS capacity,
+               max(value) FILTER (WHERE name = 'waiting')::bigint AS waiting,
+               max(value) FILTER (WHERE name = 'share')::bigint AS share,
+               max(value) FILTER (WHERE name = 'worker') AS worker,
+               max(value) FILTER (WHERE name = 'failed_starts')::bigint AS failed_starts,
+               max(value) FILTER (WHERE name = 'failures')::bigint AS failures,
+               max(value) FILTER (WHERE name = 'last_error') AS last_error,
+               max(value) FILTER (WHERE name = 'limit buckets in use')::bigint AS buckets,
+               max(value) FILTER (WHERE name = 'limit buckets at most')::bigint AS most_buckets,
+               max(value) FILTER (WHERE name = 'calls refused for want of a bucket')::bigint AS refused
+        FROM numbers
+    ), today AS (
+        SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
+    )
+    SELECT 'warning', 'usage', mode, 'fewer databases with keysmith in this server' FROM n
+    WHERE mode LIKE 'in place: other databases%'
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s records were dropped since the server started', dropped),
+           'a larger keysmith.usage_buffer, or usage_overflow = write-through' FROM n WHERE dropped > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('the buffer is nearly full: %s records of %s wait', waiting, share),
+           'a larger keysmith.usage_buffer; usage_status() tells how the worker fares'
+    FROM n WHERE used * 10 >= capacity * 8 OR waiting * 10 >= share * 8
+    UNION ALL
+    SELECT 'error', 'usage', format('%s records wait, and the worker could not be started %s times',
+                                    waiting, failed_starts),
+           'a larger max_worker_processes, and a restart'
+    FROM n WHERE failed_starts > 0 AND waiting > 0 AND worker <> 'running'
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s batches failed; the last error: %s', failures, last_error),
+           'usage_status() and the server''s log tell more' FROM n WHERE failures > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', count(*)),
+           'SELECT error FROM keysmith.usage_set_aside'
+    FROM keysmith.usage_set_aside WHERE set_aside_at > now() - interval '7 days' HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('a crash may have cost %s records, between %s and %s',
+                                      sum(lost_at_most), to_char(min(lost_from), 'YYYY-MM-DD HH24:MI'),
+                                      to_char(max(lost_until), 'YYYY-MM-DD HH24:MI')),
+           'usage_durability = commit, if none may be lost'
+    FROM keysmith.usage_incarnation
+    WHERE lost_at_most > 0 AND lost_until > now() - interval '7 days' HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'usage', 'requests were stored in the partition of days that have none',
+           'SELECT * FROM keysmith.maintain()'
+    FROM today WHERE EXISTS (
+        SELECT FROM keysmith.usage_event e WHERE e.tableoid = to_regclass('keysmith.usage_default'))
+    UNION ALL
+    SELECT 'warning', 'usage', 'there is no partition for tomorrow''s requests', 'SELECT * FROM keysmith.maintain()'
+    FROM today
+    WHERE to_regclass('keysmith.usage_' || to_char(day + 1, 'YYYYMMDD')) IS NULL
+      AND EXISTS (SELECT FROM keysmith.usage_event e WHERE e.at >= day::timestamp AT TIME ZONE 'UTC')
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s days are kept beyond keysmith.usage_retention', count(*)),
+           'SELECT * FROM keysmith.maintain()'
+    FROM today, pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
+         LATERAL (SELECT coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '90 days')::interval
+                  AS kept) AS r
+    WHERE i.inhparent = 'keysmith.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
+      AND r.kept > '0' AND to_date(substr(c.relname, 7), 'YYYYMMDD') < day - r.kept - interval '2 days'
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s changes of totals wait to be added up', count(*)),
+           'SELECT * FROM keysmith.maintain()'
+    FROM keysmith.usage_delta HAVING count(*) > 100000
+    UNION ALL
+    SELECT 'warning', 'limits', format('the table of limits is nearly full: %s of %s', buckets, most_buckets),
+           'a larger keysmith.max_buckets, and a restart' FROM n WHERE buckets * 10 >= most_buckets * 8
+    UNION ALL
+    SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', refused),
+           'a larger keysmith.max_buckets, and a restart' FROM n WHERE refused > 0
+    UNION ALL
+    -- The newest thousand entries of each chain: cheap, and no proof. audit_verify() is one.
+    SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
+           'SELECT * FROM keysmith.audit_verify()'
+    FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
+          FROM (SELECT keyspace FROM keysmith.keyspace UNION SELECT '*') c
+          CROSS JOIN LATERAL (
+              SELECT a.entry FROM keysmith.audit_entry a
+              WHERE a.keyspace = c.keyspace ORDER BY a.entry DESC LIMIT 1000) e) g
+    WHERE g.entry <> coalesce(g.previous + 1, CASE WHEN g.entry < 1000 THEN 1 ELSE g.entry END)
+    GROUP BY g.keyspace
+    UNION ALL
+    SELECT 'error', 'audit', format('keyspace %s has no audit, and was made by someone', k.keyspace),
+           'SELECT * FROM keysmith.audit_verify()'
+    FROM keysmith.keyspace k
+    WHERE k.created_at < now()
+      AND NOT EXISTS (SELECT FROM keysmith.audit_entry a WHERE a.keyspace = k.keyspace)
+$$;
+COMMENT ON FUNCTION keysmith.doctor_usage() IS
+'The part of doctor() that looks at usage records and their worker, limits and the audit';
+
+CREATE FUNCTION keysmith.doctor_findings(
+    is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH findings AS MATERIALIZED (
+        SELECT * FROM keysmith.doctor_library(is_preloaded, version, pepper_problem, lost_peppers, newest_pepper)
+        UNION ALL SELECT * FROM keysmith.doctor_logging()
+        UNION ALL SELECT * FROM keysmith.doctor_isolation()
+        UNION ALL SELECT * FROM keysmith.doctor_access()
+        UNION ALL SELECT * FROM keysmith.doctor_usage()
+    )
+    SELECT level, subject, finding, remedy FROM (
+        SELECT array_position('{error,warning}', f.level) AS rank, 0 AS place, f.* FROM findings f
+        UNION ALL
+        SELECT 3, place, 'ok', s.subject, s.finding, NULL
+        FROM (VALUES
+            (1, 'library', format('preloaded, of version %s as the extension', version)),
+            (2, 'server', 'writes what it commits, and hides what it sends'),
+            (3, 'pepper', CASE newest_pepper WHEN 0 THEN 'none; keys of 256 random bits need none'
+                              ELSE format('all keys are stored with pepper %s', newest_pepper) END),
+            (4, 'logging', 'no setting writes bound keys to the log'),
+            (5, 'isolation', 'no table shows a tenant what is another''s'),
+            (6, 'policies', 'ask once per query who is signed in'),
+            (7, 'access', 'nobody has a right that grant_access does not give'),
+            (8, 'usage', 'records are stored, and nothing was lost'),
+            (9, 'limits', 'there is room to count calls'),
+            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal')
+        ) AS s (place, subject, finding)
+        WHERE s.subject NOT IN (SELECT f.subject FROM findings f)
+    ) AS rows
+    ORDER BY rank, place, subject, finding
+$$;
+COMMENT ON FUNCTION keysmith.doctor_findings(boolean, text, text, text[], smallint) IS
+'What doctor() returns, given what only the library knows';
+
+CREATE FUNCTION keysmith.doctor(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
+COMMENT ON FUNCTION keysmith.doctor() IS
+'Looks the installation over: what is amiss, and what to do; errors first, ok where nothing is';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:124
 -- finalize
 -- Nothing is anyone's until it is granted.
 
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA keysmith FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA keysmith FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA keysmith FROM PUBLIC;
 REVOKE ALL ON SCHEMA keysmith FROM PUBLIC;
 

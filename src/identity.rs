@@ -17,6 +17,7 @@ use crate::decide::lookup::Reader;
 use crate::decide::needs::{self, Needs};
 use crate::decide::verdict::Holder;
 use crate::error::{Code, Error, Result};
+use crate::major;
 use crate::manage::profile;
 use crate::transaction::Memory;
 use keysmith_core::policy::rules;
@@ -74,7 +75,7 @@ thread_local! {
 pub fn transactions_ended() -> u64 {
     // SAFETY: in shared memory for as long as the server runs. Only one that has just
     // been counted up could be missed, whose commit has not returned yet.
-    unsafe { std::ptr::read_volatile(&raw const (*pg_sys::ShmemVariableCache).xactCompletionCount) }
+    unsafe { major::completed_transactions() }
 }
 
 impl Identity {

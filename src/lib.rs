@@ -11,6 +11,7 @@ mod guc;
 mod identity;
 mod jsonb;
 mod limit;
+mod major;
 mod manage;
 mod pepper;
 mod request_id;

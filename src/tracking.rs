@@ -10,6 +10,7 @@ use crate::call::{Call, sql_functions};
 use crate::catalog::{Catalog, columns};
 use crate::error::{Code, Error, Result};
 use crate::identity::{self, Identity};
+use crate::major;
 use pgrx::pg_sys::{self, Datum, Oid, TriggerData};
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int};
@@ -154,7 +155,7 @@ fn now() -> (u32, u32, c_int) {
     // SAFETY: we are inside a transaction, whose process has an entry.
     unsafe {
         (
-            (*pg_sys::MyProc).lxid,
+            major::local_transaction_id(),
             pg_sys::GetCurrentSubTransactionId(),
             pg_sys::GetCurrentTransactionNestLevel(),
         )

@@ -30,14 +30,14 @@ def environment():
     return kept | {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 
-def run(program, *arguments, as_server=False, check=True, **options):
+def run(program, *arguments, as_server=False, check=True, bin=BIN, **options):
     """Runs one of PostgreSQL's programs and returns the completed process."""
     as_user = {}
     if as_server and _SERVER_USER:
         as_user = {"user": _SERVER_USER.pw_uid, "group": _SERVER_USER.pw_gid, "extra_groups": []}
-    options = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | options
+    options = {"cwd": "/", "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | options
     done = subprocess.run(
-        [str(BIN / program), *map(str, arguments)], cwd="/", env=environment(), **as_user, **options
+        [str(bin / program), *map(str, arguments)], env=environment(), **as_user, **options
     )
     if check and done.returncode != 0:
         raise AssertionError(f"{program} failed:\n{done.stdout}\n{done.stderr or ''}")
@@ -47,7 +47,8 @@ def run(program, *arguments, as_server=False, check=True, **options):
 class Cluster:
     """A cluster on a socket of its own. Nothing else can reach it."""
 
-    def __init__(self, name="main", port=5432):
+    def __init__(self, name="main", port=5432, bin=BIN):
+        self.bin = bin
         # A socket's path is short, so this is not below pytest's long folders.
         self.dir = Path(tempfile.mkdtemp(prefix=f"keysmith-{name}-"))
         self.data = self.dir / "data"
@@ -59,7 +60,7 @@ class Cluster:
 
     def init(self, *arguments, preload=True, **settings):
         run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync",
-            *(arguments or ("-E", "UTF8", "--locale=C.UTF-8")), as_server=True)
+            *(arguments or ("-E", "UTF8", "--locale=C.UTF-8")), as_server=True, bin=self.bin)
         defaults = {
             "listen_addresses": "",
             "port": self.port,
@@ -80,10 +81,11 @@ class Cluster:
 
     def start(self, check=True):
         return run("pg_ctl", "-D", self.data, "-l", self.log, "-w", "-t", 120, "start",
-                   as_server=True, check=check, stdout=subprocess.DEVNULL)
+                   as_server=True, check=check, bin=self.bin, stdout=subprocess.DEVNULL)
 
     def stop(self, mode="fast"):
-        run("pg_ctl", "-D", self.data, "-m", mode, "-w", "stop", as_server=True, check=False)
+        run("pg_ctl", "-D", self.data, "-m", mode, "-w", "stop", as_server=True, check=False,
+            bin=self.bin)
 
     def restart(self):
         self.stop()
@@ -111,6 +113,7 @@ class Cluster:
 
     def program(self, program, *arguments, dbname="postgres", **options):
         """Runs a client program against this cluster."""
+        options = {"bin": self.bin} | options
         return run(program, "-h", self.dir, "-p", self.port, "-U", "postgres",
                    *arguments, *(["-d", dbname] if dbname else []), **options)
 

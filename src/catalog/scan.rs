@@ -9,9 +9,9 @@
 //! These scans check no privileges: whoever may call a function may have it look.
 
 use super::tables::Table;
-use crate::direct;
 use crate::text;
 use crate::varlena::{self, ArrayView};
+use crate::{direct, major};
 use keysmith_core::directory::Place;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CStr;
@@ -113,7 +113,7 @@ impl Relation {
     /// Whether the table has these columns, in this order.
     pub fn has_columns(&self, names: &[&str]) -> bool {
         // SAFETY: the relation is open, and so its description stays.
-        let attributes = unsafe { attributes((*self.relation).rd_att) };
+        let attributes = unsafe { major::attributes((*self.relation).rd_att) };
         attributes.iter().map(attribute_name).eq(names.iter().map(|name| name.as_bytes()))
     }
 
@@ -189,19 +189,6 @@ impl Relation {
             let place = Place { block, offset: at.ip_posid };
             Row { values, nulls, place, _scan: PhantomData }
         }
-    }
-}
-
-/// The columns that a description has.
-///
-/// # Safety
-/// The description must be valid, and stay for as long as the result is used.
-pub unsafe fn attributes<'a>(
-    description: pg_sys::TupleDesc,
-) -> &'a [pg_sys::FormData_pg_attribute] {
-    // SAFETY: as the caller promises; it has `natts` attributes.
-    unsafe {
-        (*description).attrs.as_slice(usize::try_from((*description).natts).unwrap_or_default())
     }
 }
 

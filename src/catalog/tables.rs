@@ -1,9 +1,10 @@
 //! Where our tables are: the OIDs of tables, indexes and types.
 
 use super::columns;
-use super::scan::{Relation, attribute_name, attributes};
+use super::scan::{Relation, attribute_name};
 use crate::composite::RowType;
 use crate::error::{Code, Error, Result};
+use crate::major;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 
@@ -152,7 +153,7 @@ fn row_type(name: &CStr, schema: Oid) -> Result<RowType> {
     // released after its use.
     let (is_expected, row_type) = unsafe {
         let description = pg_sys::lookup_rowtype_tupdesc(oid, -1);
-        let columns = attributes(description)
+        let columns = major::attributes(description)
             .iter()
             .map(|column| (attribute_name(column), column.atttypid, column.attisdropped));
         let is_expected = columns.eq(expected);

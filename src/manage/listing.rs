@@ -64,7 +64,7 @@ pub fn return_set(call: &Call, values: impl Iterator<Item = Datum>) {
     // SAFETY: the function is declared to return a set of that type; the values are
     // copied.
     unsafe {
-        let result = result_set(call, pg_sys::SRF_SINGLE_USE_EXPECTED);
+        let result = result_set(call, pg_sys::MAT_SRF_USE_EXPECTED_DESC);
         for mut value in values {
             let mut is_null = false;
             pg_sys::tuplestore_putvalues(

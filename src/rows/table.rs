@@ -1,6 +1,6 @@
 //! A table's columns, and values of its rows.
 
-use crate::text;
+use crate::{major, text};
 use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, HeapTuple, Oid, Relation, TupleDesc};
 use std::ffi::CStr;
 use std::num::NonZeroUsize;
@@ -12,12 +12,8 @@ use std::num::NonZeroUsize;
 pub unsafe fn columns<'a>(
     description: TupleDesc,
 ) -> impl Iterator<Item = &'a FormData_pg_attribute> {
-    // SAFETY: a description has `natts` attributes.
-    let attributes = unsafe {
-        let count = usize::try_from((*description).natts).unwrap_or_default();
-        std::slice::from_raw_parts((*description).attrs.as_ptr(), count)
-    };
-    attributes.iter().filter(|attribute| !attribute.attisdropped)
+    // SAFETY: as the caller promises.
+    unsafe { major::attributes(description) }.iter().filter(|attribute| !attribute.attisdropped)
 }
 
 /// A column's name, in the database's encoding.

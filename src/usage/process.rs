@@ -5,6 +5,7 @@ use super::presence::{ABSENT, RUNNING};
 use super::ring::ring;
 use super::transaction::now;
 use super::worker::Worker;
+use crate::major;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::{CStr, c_int};
 use std::ptr::null_mut;
@@ -59,8 +60,8 @@ fn work(oid: u32) {
     let Some(ring) = ring() else { return };
     // SAFETY: what background workers do first.
     unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as c_int, Some(on_sigterm));
-        pg_sys::pqsignal(pg_sys::SIGHUP as c_int, Some(on_sighup));
+        major::handle_signal(pg_sys::SIGTERM, on_sigterm);
+        major::handle_signal(pg_sys::SIGHUP, on_sighup);
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
             oid.into(),

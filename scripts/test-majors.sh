@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Builds for every supported major of PostgreSQL, and runs every test on it.
+#   MAJORS   those to test, all by default
+# An installed server is tested where there is one of the major; others are built.
+source "$(dirname "$0")/common.sh"
+
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+read -ra majors <<<"${MAJORS:-$(supported | sort -n | paste -sd' ')}"
+
+server_of() {
+    local candidate
+    for candidate in "${PG_CONFIG:-}" "/usr/lib/postgresql/$1/bin/pg_config"; do
+        if [ -n "$candidate" ] && has_server "$candidate" && [ "$(major "$candidate")" = "$1" ]; then
+            echo "$candidate"
+            return
+        fi
+    done
+    scripts/postgres.sh "$1"
+}
+
+# What `make test` builds is not built again.
+build_of() {
+    if [ "$1" = "$(major "$(find_pg_config)")" ]; then echo "$TARGET"; else echo "$TARGET/majors/$1/build"; fi
+}
+
+make --no-print-directory test-core
+failed=() older=
+for major in "${majors[@]}"; do
+    is_supported "$major" || die "PostgreSQL $major is not supported: $(supported | paste -sd' ')"
+    server=$(server_of "$major")
+    say "$("$server" --version)"
+    # pg_upgrade is tested from each of the majors before, in which ours is now installed.
+    PG_CONFIG=$server CARGO_TARGET_DIR=$(build_of "$major") KEYSMITH_OLDER_SERVERS=$older \
+        make --no-print-directory VENV="$TARGET/venv" test-server || failed+=("$major")
+    older=$older${older:+:}$server
+done
+[ ${#failed[@]} -eq 0 ] || die "tests fail on PostgreSQL ${failed[*]}"
+say "Every test passes on PostgreSQL ${majors[*]}"

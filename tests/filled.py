@@ -1,0 +1,113 @@
+"""A database that holds some of everything, and a check that all of it still works.
+
+What is kept between the two is plain data, so that a server of another version can
+stand between them.
+"""
+
+from psycopg.types.json import Jsonb
+
+ROLES = "app_user, key_issuer"
+
+
+def fill(db):
+    """Fills a database and returns what `check` needs to know of it."""
+    db.rows("CREATE ROLE app_user; CREATE ROLE key_issuer")
+    db.call("create_keyspace", "other", prefixes=Jsonb({"secret": {"live": "o_"}}))
+    db.call("define_scope", "default", "docs:read", "See documents")
+    db.call("define_scope", "default", "docs:write", "Change documents", ["docs:read"])
+    db.call("define_role", "default", "editor", ["docs:write"])
+    db.call("define_route", "default", "POST", "/docs/{id}", "docs:write")
+    for keyspace in ("default", "other"):
+        db.tenant("acme", keyspace=keyspace, plan="pro")
+    db.tenant("umbrella", credits=Jsonb(7))
+    db.tenant("closed")
+    db.call("set_member", "acme", "ann", "editor")
+    db.call("grant_access", "key_issuer", "issuer", tenant="acme")
+
+    keys = {
+        "of a member": db.mint(owner="ann", label="it's \\ a label"),
+        "of a role": db.mint(role="editor"),
+        "limited": db.mint(limits=Jsonb([{"name": "slow", "limit": 20, "window": "365 days"}])),
+        "rich": db.mint(credits=10),
+        "of a rich tenant": db.mint("umbrella"),
+        "fenced": db.mint(allowlist=["203.0.113.0/24"]),
+        "revoked": db.mint(),
+        "disabled": db.mint(),
+        "rotated": db.mint(metadata=Jsonb({"é": ["ü"]})),
+        "suspended": db.mint("closed"),
+    }
+    keys["successor"] = db.one("rotate", keys["rotated"].key_id, "30 days")
+    db.call("revoke", keys["revoked"].key_id, "over")
+    db.call("disable", keys["disabled"].key_id)
+    db.call("suspend_tenant", "closed")
+    db.row("SELECT keysmith.import_key('acme', sha256('legacy'))")
+    elsewhere = db.mint(keyspace="other")
+
+    db.rows("""CREATE TABLE docs (id int, tenant text NOT NULL, body text);
+               GRANT SELECT, INSERT ON docs TO app_user""")
+    db.call("isolate", "docs", "tenant", keyspace="default")
+    db.call("track", "docs")
+    db.call("grant_access", "app_user", "verifier")
+    db.rows("INSERT INTO docs VALUES (1, 'acme', 'a'), (2, 'umbrella', 'b')")
+
+    # Of the rows that are logged some are summed up, and some are not yet.
+    for _ in range(2):
+        for key in keys.values():
+            db.verify(key.api_key, ip="203.0.113.9")
+        _request(db, keys["of a role"].api_key)
+        db.verify("sk_live_unknown")
+        db.call("flush_usage")
+    db.verify(keys["rich"].api_key, spend=4)
+    db.call("flush_usage")
+    return {"keys": {name: key.api_key for name, key in keys.items()}, "elsewhere": elsewhere.api_key}
+
+
+def drop_roles(db):
+    """With all that was granted to them, so that the privileges are those of a fresh database."""
+    db.rows(f"DROP OWNED BY {ROLES}; DROP ROLE {ROLES}")
+
+
+def _request(db, api_key):
+    """A request that is let in, and writes to an isolated and tracked table."""
+    with db.session.transaction():
+        db.rows("SET LOCAL ROLE app_user")
+        headers = Jsonb({"authorization": f"Bearer {api_key}"})
+        assert db.one("authenticate", headers, "POST", "/docs/5", "203.0.113.9").ok
+        db.rows("INSERT INTO docs VALUES (3, 'acme', 'c')")
+        assert {row.tenant for row in db.rows("SELECT tenant FROM docs")} == {"acme"}
+
+
+REASONS = {"of a member": "ok", "of a role": "ok", "limited": "ok", "rich": "ok",
+           "of a rich tenant": "ok", "fenced": "ip_not_allowed", "revoked": "revoked",
+           "disabled": "disabled", "rotated": "ok", "suspended": "tenant_suspended", "successor": "ok"}
+
+
+def check(db, kept):
+    """Checks that what was filled in does what it did, and that new things can be done."""
+    keys = kept["keys"]
+    assert {name: db.reason(key, ip="192.0.2.1") for name, key in keys.items()} == REASONS
+    assert db.verify(keys["fenced"], ip="203.0.113.9").ok
+    assert db.verify("legacy").ok
+    assert db.verify(kept["elsewhere"], keyspace="other").ok
+    assert db.reason(kept["elsewhere"]) != "ok"
+    assert db.verify(keys["of a member"], scopes=["docs:read"]).owner == "ann"
+    assert db.reason(keys["of a member"], scopes=["admin"]) == "insufficient_scope"
+    # Buckets are in memory: a restart fills them.
+    assert db.verify(keys["limited"]).limit_name == "slow"
+    assert "rate_limited" in {db.reason(keys["limited"]) for _ in range(20)}
+    assert db.verify(keys["rich"], spend=6).credits_remaining == 0
+    assert db.verify(keys["of a rich tenant"], spend=2).credits_remaining == 5
+
+    assert all(chain.ok for chain in db.call("audit_verify"))
+    before = db.value("SELECT sum(requests) FROM keysmith.usage_daily")
+    key_id = db.verify(keys["of a role"]).key_id
+    reached = db.call("blast_radius", key_id)
+    assert [row.rows for row in reached] == [2]
+    _request(db, keys["of a role"])
+    minted = db.mint()
+    assert db.verify(minted.api_key).ok
+    db.call("revoke", minted.key_id)
+    assert db.reason(minted.api_key) == "revoked"
+    db.call("flush_usage")
+    assert db.value("SELECT sum(requests) FROM keysmith.usage_daily") > before
+    assert all(chain.ok for chain in db.call("audit_verify"))
