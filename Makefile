@@ -15,6 +15,8 @@ BUILD  = $(or $(CARGO_TARGET_DIR),target)/release
 VENV   = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/venv
 BENCH_VENV = $(VENV)-bench
 SCRIPT = sql/keysmith--$(shell sed -nE "s/^default_version = '(.*)'/\1/p" keysmith.control).sql
+# Each has a cluster of its own; tests wait a lot, for workers and for clocks.
+TEST_JOBS ?= $(shell expr $$(nproc) + 1)
 cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
 
 .DEFAULT_GOAL := help
@@ -70,7 +72,7 @@ test-core: setup ## test the rules that need no server
 test-server: install check-script $(VENV)/done
 	@scripts/setup.sh pgbouncer examples
 	@scripts/examples.sh
-	PG_CONFIG=$(pg_config) $(VENV)/bin/pytest tests
+	PG_CONFIG=$(pg_config) $(VENV)/bin/pytest -n $(TEST_JOBS) --dist loadfile tests
 
 $(VENV)/done: tests/requirements.txt
 	python3 -m venv $(VENV)

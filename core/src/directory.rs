@@ -51,14 +51,11 @@ pub struct Entry {
     /// As the key is stored, and under which pepper.
     pub digest: [u8; DIGEST_LEN],
     pub generation: i16,
-    /// Whether the key has the form and the checksum of one that was minted.
-    pub is_well_formed: bool,
     pub places: Places,
 }
 
 const GENERATION_SHIFT: u32 = 48;
 const GENERATION_MASK: u64 = 0x7fff;
-const WELL_FORMED: u64 = 1 << 63;
 
 /// The hash's two words, the digest's four, and one for each place.
 const WORDS: usize = 9;
@@ -72,8 +69,7 @@ impl Entry {
             *word = u64::from_le_bytes(*bytes);
         }
         words[6] = self.places.key.packed()
-            | ((u64::from(self.generation.unsigned_abs()) & GENERATION_MASK) << GENERATION_SHIFT)
-            | if self.is_well_formed { WELL_FORMED } else { 0 };
+            | ((u64::from(self.generation.unsigned_abs()) & GENERATION_MASK) << GENERATION_SHIFT);
         words[7] = self.places.tenant.packed();
         words[8] = self.places.member.packed();
         words
@@ -87,7 +83,6 @@ impl Entry {
         Entry {
             digest,
             generation: ((words[6] >> GENERATION_SHIFT) & GENERATION_MASK) as i16,
-            is_well_formed: words[6] & WELL_FORMED != 0,
             places: Places {
                 key: Place::unpacked(words[6]),
                 tenant: Place::unpacked(words[7]),
@@ -192,7 +187,6 @@ mod tests {
         Entry {
             digest,
             generation: (n % 32_768) as i16,
-            is_well_formed: n.is_multiple_of(2),
             places: Places { key: place(n), tenant: place(n + 1), member: place(n + 2) },
         }
     }

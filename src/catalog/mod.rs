@@ -11,14 +11,15 @@ pub mod tables;
 use crate::error::Result;
 use policy::Policy;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 pub use tables::{SCHEMA, Tables};
 
 /// What this backend remembers of the catalog.
 struct Remembered {
     tables: Rc<Tables>,
-    policies: HashMap<Box<[u8]>, Rc<Policy>>,
+    /// Names of keyspaces are short: to compare a few takes less than to hash one.
+    policies: BTreeMap<Box<[u8]>, Rc<Policy>>,
 }
 
 thread_local! {
@@ -47,7 +48,7 @@ impl Catalog {
         invalidation::watch(&tables);
         REMEMBERED.with(|remembered| {
             remembered
-                .replace(Some(Remembered { tables: tables.clone(), policies: HashMap::new() }))
+                .replace(Some(Remembered { tables: tables.clone(), policies: BTreeMap::new() }))
         });
         Ok(Catalog { tables })
     }

@@ -34,6 +34,43 @@ pub enum Presented<'a> {
     MalformedHeader,
 }
 
+/// What a key is looked for by.
+#[derive(Clone, Copy)]
+pub enum Sought<'a> {
+    /// That of which the digest is taken.
+    Key(&'a [u8]),
+    Digest(KeyDigest),
+}
+
+impl Sought<'_> {
+    pub fn digest(&self) -> KeyDigest {
+        match self {
+            Sought::Key(key) => KeyDigest::of(key),
+            Sought::Digest(digest) => *digest,
+        }
+    }
+
+    /// What the directory tells of it.
+    #[inline]
+    fn known(&self, keyspace: &[u8]) -> Option<directory::Known> {
+        match self {
+            Sought::Key(key) => directory::look_up(keyspace, directory::Form::Key, key),
+            Sought::Digest(digest) => {
+                directory::look_up(keyspace, directory::Form::Digest, &digest.0)
+            }
+        }
+    }
+}
+
+/// Has the directory know of a key that was found.
+fn note(known: &directory::Known, key: &Row, places: Places) {
+    use columns::key as column;
+    let digest = key.bytes(column::digest).and_then(|digest| digest.try_into().ok());
+    if let (Some(digest), Some(generation)) = (digest, key.smallint(column::generation)) {
+        known.note(&Entry { digest, generation, places });
+    }
+}
+
 /// A short text argument. One that is too long is as good as one that nothing has.
 pub fn name(call: &Call, n: usize) -> Option<&[u8]> {
     const MOST: usize = 256;
@@ -91,9 +128,13 @@ impl<'a> Decision<'a> {
         let found_at = identity::transactions_ended();
         let opened = OnceCell::new();
         let open = || reader.unwrap_or_else(|| opened.get_or_init(|| Reader::open(self.catalog)));
-        let known = self.known(presented);
+        let sought = match self.sought(presented) {
+            Ok(sought) => sought,
+            Err(reason) => return Ok(self.refusal(reason)),
+        };
+        let known = sought.known(self.keyspace);
         if let Some(known) = &known
-            && let Some(entry) = known.entry.filter(|entry| self.takes(entry))
+            && let Some(entry) = known.entry
             && let Some(row) = open().key_at(&entry, self.keyspace)
         {
             let places = Cell::new(entry.places);
@@ -103,17 +144,13 @@ impl<'a> Decision<'a> {
             known.note(&Entry { places: places.get(), ..entry });
             return verdict;
         }
-        let digest = match self.digest(presented) {
-            Ok(digest) => digest,
-            Err(reason) => return Ok(self.refusal(reason)),
-        };
-        let looked_up = open().key(&digest, self.keyspace, |row| {
+        let looked_up = open().key(&sought.digest(), self.keyspace, |row| {
             let places = Cell::new(Places { key: row.place(), ..Places::default() });
             let verdict = self.gather(open(), row, &places, |found, holder| {
                 self.conclude(found, holder, found_at)
             });
             if let Some(known) = &known {
-                self.note(known, presented, row, places.get());
+                note(known, row, places.get());
             }
             verdict
         });
@@ -121,37 +158,6 @@ impl<'a> Decision<'a> {
             Lookup::Here(verdict) => verdict,
             Lookup::InOtherKeyspace => Ok(self.refusal(Reason::WrongKeyspace)),
             Lookup::Nowhere => Ok(self.refusal(Reason::NotFound)),
-        }
-    }
-
-    /// What the directory tells of a key.
-    #[inline]
-    fn known(&self, presented: Presented) -> Option<directory::Known> {
-        use directory::{Form, look_up};
-        match presented {
-            Presented::Key(key) if self.has_imports() || format::has_length_of_key(key) => {
-                look_up(self.keyspace, Form::Key, key)
-            }
-            Presented::Digest(digest) => look_up(self.keyspace, Form::Digest, &digest.0),
-            _ => None,
-        }
-    }
-
-    /// Whether a key could be looked for, as `digest` has it.
-    fn takes(&self, entry: &Entry) -> bool {
-        self.has_imports() || entry.is_well_formed
-    }
-
-    /// Has the directory know of a key that was found.
-    fn note(&self, known: &directory::Known, presented: Presented, row: &Row, places: Places) {
-        use columns::key as column;
-        let is_well_formed = match presented {
-            Presented::Key(key) => format::is_well_formed(key),
-            _ => true,
-        };
-        let digest = row.bytes(column::digest).and_then(|digest| digest.try_into().ok());
-        if let (Some(digest), Some(generation)) = (digest, row.smallint(column::generation)) {
-            known.note(&Entry { digest, generation, is_well_formed, places });
         }
     }
 
@@ -192,8 +198,8 @@ impl<'a> Decision<'a> {
         usage::Request { address: self.demand.address, at: self.demand.now, ..self.request }
     }
 
-    /// The digest by which to look for a key, or why there is none to look for.
-    pub fn digest(&self, presented: Presented) -> std::result::Result<KeyDigest, Reason> {
+    /// What to look for a key by, or why there is none to look for.
+    pub fn sought<'b>(&self, presented: Presented<'b>) -> std::result::Result<Sought<'b>, Reason> {
         match presented {
             Presented::Nothing => Err(Reason::Missing),
             Presented::MalformedHeader => Err(Reason::MalformedHeader),
@@ -202,8 +208,8 @@ impl<'a> Decision<'a> {
             Presented::Key(key) if !self.policy.has_imports && !format::is_well_formed(key) => {
                 Err(Reason::MalformedKey)
             }
-            Presented::Key(key) => Ok(KeyDigest::of(self.policy.hashed_part(key))),
-            Presented::Digest(digest) => Ok(digest),
+            Presented::Key(key) => Ok(Sought::Key(self.policy.hashed_part(key))),
+            Presented::Digest(digest) => Ok(Sought::Digest(digest)),
         }
     }
 

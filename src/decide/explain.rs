@@ -80,7 +80,7 @@ fn steps(
     presented: Presented,
     needs: &Needs,
 ) -> Vec<Step> {
-    let digest = decision.digest(presented);
+    let digest = decision.sought(presented).map(|sought| sought.digest());
     let refused =
         |reasons: &[Reason]| digest.as_ref().err().copied().filter(|r| reasons.contains(r));
     let absent = refused(&[Reason::Missing, Reason::MalformedHeader]);
