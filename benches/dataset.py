@@ -106,6 +106,11 @@ def add_limited_keys(connection, keys):
     add_keys(connection, keys, tenant="limited", limits=UNREACHED_LIMIT)
 
 
+def add_fenced_keys(connection, keys):
+    """Keys with such a limit, and an allowlist of one network."""
+    add_keys(connection, keys, tenant="fenced", limits=UNREACHED_LIMIT, allowlist=["192.0.2.0/24"])
+
+
 def settle(connection):
     """Leaves nothing for the first readers to do, nor for a background process.
 

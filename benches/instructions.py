@@ -96,6 +96,8 @@ CASES = [
     Case("verify, nothing logged",
          as_value("keysmith.verify(api_key, keyspace => 'quiet')", "quiet"), VALUES, "ok"),
     Case("verify, one limit", as_value("keysmith.verify(api_key)", "limited"), VALUES, "ok"),
+    Case("verify, complete: scope, network, limit",
+         as_value("keysmith.verify(api_key, '{images:write}', ip => '192.0.2.7')", "fenced"), VALUES, "ok"),
     Case("verify, sign in", as_value("keysmith.verify(api_key, sign_in => true)"), VALUES, "ok"),
     Case(f"authenticate, {dataset.ROUTES} routes",
          as_value(f"keysmith.authenticate(headers, 'GET', '/v1/r{dataset.ROUTES // 2}/7/items')", "requests"),
@@ -124,7 +126,8 @@ def prepare(cluster):
         make_keys_table(connection, "misspelt", map(dataset.misspell, looked_for))
         make_keys_table(connection, "unknown", dataset.make_keys(MORE, seed=2))
         for name, add, seed in (("quiet", dataset.add_quiet_keys, 3),
-                                ("limited", dataset.add_limited_keys, 4)):
+                                ("limited", dataset.add_limited_keys, 4),
+                                ("fenced", dataset.add_fenced_keys, 5)):
             others = dataset.make_keys(MORE, seed)
             add(connection, others)
             make_keys_table(connection, name, others)
