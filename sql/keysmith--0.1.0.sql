@@ -360,12 +360,16 @@ CREATE TABLE keysmith.usage_incarnation (
     lost_at_most  bigint,
     lost_from     timestamptz,
     lost_until    timestamptz,
+    standby       text COLLATE "C" NOT NULL DEFAULT '',
+    unknown_seen  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (incarnation, database)
 );
 COMMENT ON TABLE keysmith.usage_incarnation IS 'The lives of the shared memory in which records wait, and what their ends may have cost';
 COMMENT ON COLUMN keysmith.usage_incarnation.most_waiting IS 'How many records can wait at once';
 COMMENT ON COLUMN keysmith.usage_incarnation.closed_at IS 'When all was stored, while nothing came since';
 COMMENT ON COLUMN keysmith.usage_incarnation.lost_at_most IS 'How many records its end may have cost, where it was not a proper one';
+COMMENT ON COLUMN keysmith.usage_incarnation.standby IS 'The standby whose memory it is; empty for the server''s own';
+COMMENT ON COLUMN keysmith.usage_incarnation.unknown_seen IS 'How many of a standby''s requests without a known key are counted';
 COMMENT ON COLUMN keysmith.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
 
 CREATE TABLE keysmith.usage_set_aside (
@@ -1594,6 +1598,32 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 -- requires:
 --   usage_functions
 
+-- Usage of standbys: what their workers call on the primary. The right to call it is to
+-- be granted to the role by which they connect.
+
+CREATE FUNCTION keysmith.usage_collect(
+    standby text,
+    incarnation bigint,
+    most_waiting bigint,
+    started_cleanly boolean,
+    dropped bigint,
+    records bytea,
+    unknown_mark bigint,
+    unknown bytea,
+    samples bytea,
+    OUT last_sequence bigint,
+    OUT unknown_seen bigint
+) RETURNS SETOF record
+LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_collect';
+COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea) IS
+'Stores usage records that a standby hands over, each once, and tells up to which they are stored';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:68
+-- requires:
+--   usage_collect
+
 -- Identity: who is asking, for row-level security, defaults and triggers.
 --
 -- STABLE, so that a sub-select such as (SELECT keysmith.current_tenant_id()) is
@@ -1647,7 +1677,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:68
+-- src/lib.rs:73
 -- requires:
 --   identity
 
@@ -1702,7 +1732,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:69
+-- src/lib.rs:74
 -- requires:
 --   audit
 
@@ -1936,7 +1966,7 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:74
+-- src/lib.rs:79
 -- requires:
 --   isolation
 
@@ -2222,7 +2252,7 @@ COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, tim
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:79
+-- src/lib.rs:84
 -- requires:
 --   usage_views
 
@@ -2336,7 +2366,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:84
+-- src/lib.rs:89
 -- requires:
 --   tracking
 
@@ -2353,7 +2383,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:85
+-- src/lib.rs:90
 -- finalize
 -- Nothing is anyone's until it is granted.
 

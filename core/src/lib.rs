@@ -7,10 +7,13 @@
 
 pub mod buckets;
 pub mod chain;
+pub mod conninfo;
 pub mod event;
 pub mod gcra;
 pub mod key;
+pub mod parcel;
 pub mod policy;
 pub mod refill;
 pub mod request_id;
 pub mod siphash;
+pub mod tally;

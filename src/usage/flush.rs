@@ -8,7 +8,8 @@ use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::manage::authority;
 use crate::manage::sql::{self, Param, Rows};
-use keysmith_core::event::Record;
+use keysmith_core::event::{Event, Record};
+use keysmith_core::tally::Count;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, BackendState, Datum};
 use std::panic::AssertUnwindSafe;
@@ -47,9 +48,9 @@ pub struct Flusher {
 
 /// Why a transaction failed.
 pub struct Failure {
-    message: String,
+    pub message: String,
     /// It may pass: nothing is wrong with what was to be stored.
-    is_passing: bool,
+    pub is_passing: bool,
 }
 
 #[derive(PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Flusher {
                 "INSERT INTO keysmith.usage_incarnation
                      (incarnation, database, server, started_at, most_waiting)
                  VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT (incarnation, database) DO UPDATE SET closed_at = NULL
+                 ON CONFLICT (incarnation, database) DO UPDATE SET closed_at = NULL, standby = ''
                  RETURNING last_sequence",
                 &[
                     bigint(ring.incarnation),
@@ -107,6 +108,7 @@ impl Flusher {
                     oid_param(oid),
                     bigint(server()),
                     Param::boolean(ring.started_cleanly),
+                    Param::boolean(ring.started_as_standby),
                 ],
             )?;
             Ok((stored_up_to, losses(&rows)))
@@ -338,40 +340,8 @@ impl Flusher {
         };
         let taken = copy.taken();
         let done = transaction("storing unknown", || {
-            let other = (taken.other > 0).then_some((&b""[..], &b"other"[..], taken.other));
-            let pairs = taken.pairs.iter().map(|p| (p.keyspace(), p.reason(), p.requests));
-            for (keyspace, reason, requests) in pairs.chain(other) {
-                sql::execute(
-                    "INSERT INTO keysmith.usage_unknown AS u (keyspace, reason, hour, requests)
-                     VALUES ($1, $2, pg_catalog.date_trunc('hour', pg_catalog.now()), $3)
-                     ON CONFLICT (keyspace, reason, hour)
-                     DO UPDATE SET requests = u.requests + excluded.requests",
-                    &[text(keyspace), text(reason), bigint(requests as i64)],
-                )?;
-            }
-            for sample in &taken.samples {
-                let Some(Record::Event(event)) = Record::decode(sample) else { continue };
-                let ip = event.ip.map(|address| address.to_string());
-                sql::execute(
-                    "INSERT INTO keysmith.usage_unknown_sample
-                         (at, keyspace, reason, method, endpoint, ip)
-                     VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.inet)",
-                    &[
-                        Param::timestamp(Some(event.at)),
-                        text(event.keyspace),
-                        text(event.outcome),
-                        Param::given(pg_sys::TEXTOID, event.learned.method.map(store::bytes)),
-                        Param::given(pg_sys::TEXTOID, event.learned.endpoint.map(store::bytes)),
-                        Param::text_or_null(ip.as_deref()),
-                    ],
-                )?;
-            }
-            sql::execute(
-                "DELETE FROM keysmith.usage_unknown_sample
-                 WHERE at < (SELECT s.at FROM keysmith.usage_unknown_sample s
-                             ORDER BY s.at DESC OFFSET 1000 LIMIT 1)",
-                &[],
-            )
+            let samples: Vec<Event> = taken.samples.iter().filter_map(|s| event(s)).collect();
+            unknown_rows(&taken.counts(), &samples)
         });
         match done {
             Ok(_) => {
@@ -420,13 +390,7 @@ impl Flusher {
 
     /// Throws away what belongs to an extension that is no more.
     pub fn discard(&mut self) {
-        let waiting = self.ring.with(self.place, |database| database.count).unwrap_or_default();
-        self.ring
-            .take_out(self.place, waiting, |counters| counters.discarded += u64::from(waiting));
-        self.ring.with(self.place, |database| {
-            let all = database.unknown;
-            database.unknown.subtract(&all);
-        });
+        discard(self.ring, self.place);
         self.amendments.clear();
     }
 
@@ -445,22 +409,80 @@ impl Flusher {
 
     /// Keeps an error where `usage_status` shows it.
     pub fn remember(&self, message: &str) {
-        let mut kept = [0; MOST_ERROR];
-        let end = (0..=message.len().min(MOST_ERROR)).rev().find(|n| message.is_char_boundary(*n));
-        let message = message.as_bytes().get(..end.unwrap_or(0)).unwrap_or_default();
-        for (place, byte) in kept.iter_mut().zip(message) {
-            *place = *byte;
-        }
-        self.ring.with(self.place, |database| {
-            database.worker.last_error = kept;
-            database.counters.failed_batches += 1;
-        });
+        remember(self.ring, self.place, message);
     }
+}
+
+/// Keeps an error where `usage_status` shows it.
+pub fn remember(ring: &Ring, place: usize, message: &str) {
+    let mut kept = [0; MOST_ERROR];
+    let end = (0..=message.len().min(MOST_ERROR)).rev().find(|n| message.is_char_boundary(*n));
+    let message = message.as_bytes().get(..end.unwrap_or(0)).unwrap_or_default();
+    for (place, byte) in kept.iter_mut().zip(message) {
+        *place = *byte;
+    }
+    ring.with(place, |database| {
+        database.worker.last_error = kept;
+        database.counters.failed_batches += 1;
+    });
+}
+
+/// Throws away all that waits for a database.
+pub fn discard(ring: &Ring, place: usize) {
+    let waiting = ring.with(place, |database| database.count).unwrap_or_default();
+    ring.take_out(place, waiting, |counters| counters.discarded += u64::from(waiting));
+    ring.with(place, |database| {
+        let all = database.unknown;
+        database.unknown.subtract(&all);
+    });
+}
+
+fn event(sample: &[u8]) -> Option<Event<'_>> {
+    match Record::decode(sample)? {
+        Record::Event(event) => Some(event),
+        Record::Amendment { .. } => None,
+    }
+}
+
+/// Adds to the counts, and to the samples, of requests without a known key.
+pub fn unknown_rows(counts: &[Count], samples: &[Event]) -> Result<()> {
+    for (keyspace, reason, requests) in counts {
+        sql::execute(
+            "INSERT INTO keysmith.usage_unknown AS u (keyspace, reason, hour, requests)
+             VALUES ($1, $2, pg_catalog.date_trunc('hour', pg_catalog.now()), $3)
+             ON CONFLICT (keyspace, reason, hour)
+             DO UPDATE SET requests = u.requests + excluded.requests",
+            &[text(keyspace), text(reason), bigint(*requests as i64)],
+        )?;
+    }
+    for event in samples {
+        let ip = event.ip.map(|address| address.to_string());
+        sql::execute(
+            "INSERT INTO keysmith.usage_unknown_sample
+                 (at, keyspace, reason, method, endpoint, ip)
+             VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.inet)",
+            &[
+                Param::timestamp(Some(event.at)),
+                text(event.keyspace),
+                text(event.outcome),
+                Param::given(pg_sys::TEXTOID, event.learned.method.map(store::bytes)),
+                Param::given(pg_sys::TEXTOID, event.learned.endpoint.map(store::bytes)),
+                Param::text_or_null(ip.as_deref()),
+            ],
+        )?;
+    }
+    sql::execute(
+        "DELETE FROM keysmith.usage_unknown_sample
+         WHERE at < (SELECT s.at FROM keysmith.usage_unknown_sample s
+                     ORDER BY s.at DESC OFFSET 1000 LIMIT 1)",
+        &[],
+    )?;
+    Ok(())
 }
 
 /// How many requests a sudden end can cost at most: those in this database's share of
 /// the ring, and one that each backend holds back.
-fn most_waiting(ring: &Ring) -> i64 {
+pub fn most_waiting(ring: &Ring) -> i64 {
     // SAFETY: set when the server starts.
     i64::from(ring.share) + i64::from(unsafe { pg_sys::MaxBackends })
 }
@@ -471,22 +493,26 @@ fn server() -> i64 {
 }
 
 /// The life before this one: after a proper end nothing is lost, as what waited was
-/// kept; else it is reported.
+/// kept; else it is reported. A standby that was promoted knows nothing of the end of
+/// the primary before it, whose life may have begun after its own.
 const LOSSES: &str = "
     UPDATE keysmith.usage_incarnation AS i
-    SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
-        lost_from = CASE WHEN NOT $4 THEN coalesce(i.closed_at, i.last_flush_at, i.started_at) END,
-        lost_until = CASE WHEN NOT $4 THEN c.started_at END,
-        closed_at = CASE WHEN $4 THEN coalesce(i.closed_at, c.started_at) ELSE i.closed_at END
-    FROM keysmith.usage_incarnation AS c
+    SET lost_at_most = CASE WHEN l.is_loss THEN i.most_waiting END,
+        lost_from = CASE WHEN l.is_loss
+                         THEN coalesce(i.closed_at, i.last_flush_at, i.started_at) END,
+        lost_until = CASE WHEN l.is_loss
+                          THEN CASE WHEN $5 THEN pg_catalog.now() ELSE c.started_at END END,
+        closed_at = CASE WHEN l.is_loss THEN i.closed_at ELSE coalesce(i.closed_at, c.started_at) END
+    FROM keysmith.usage_incarnation AS c, (SELECT $5 OR NOT $4 AS is_loss) AS l
     WHERE c.incarnation = $1 AND c.database = $2
       AND i.database = $2 AND i.lost_at_most IS NULL AND i.incarnation = (
           SELECT pg_catalog.max(l.incarnation) FROM keysmith.usage_incarnation AS l
-          WHERE l.database = $2 AND l.server = $3 AND l.incarnation < $1)
+          WHERE l.database = $2 AND l.server = $3 AND l.standby = ''
+            AND l.incarnation <> $1 AND ($5 OR l.incarnation < $1))
     RETURNING pg_catalog.format('usage of at most %s requests may have been lost between %s and %s',
                                 i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most";
 
-fn losses(rows: &Rows) -> Vec<String> {
+pub fn losses(rows: &Rows) -> Vec<String> {
     let reported = rows.iter().filter(|row| row.bigint(2).is_some());
     reported.filter_map(|row| row.text(1)).collect()
 }
@@ -495,7 +521,7 @@ fn bigint(value: i64) -> Param {
     Param::given(pg_sys::INT8OID, Some(Datum::from(value)))
 }
 
-fn oid_param(oid: u32) -> Param {
+pub fn oid_param(oid: u32) -> Param {
     Param::given(pg_sys::OIDOID, Some(Datum::from(oid)))
 }
 
@@ -504,12 +530,12 @@ fn text(bytes: &[u8]) -> Param {
 }
 
 /// Runs something in a transaction of its own, as the extension's owner.
-fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> std::result::Result<T, Failure> {
+pub fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> std::result::Result<T, Failure> {
     bare_transaction(what, || authority::as_owner(&Catalog::open()?, body))
 }
 
 /// Runs something in a transaction of its own.
-fn bare_transaction<T>(
+pub fn bare_transaction<T>(
     what: &str,
     body: impl FnOnce() -> Result<T>,
 ) -> std::result::Result<T, Failure> {
@@ -576,7 +602,7 @@ fn caught(error: &CaughtError) -> Failure {
 
 /// Whether an SQLSTATE is of a class that tells of the server's state, or of others'
 /// doings, and not of the data.
-fn is_passing(packed: i32) -> bool {
+pub fn is_passing(packed: i32) -> bool {
     let character = |place: i32| ((packed >> (6 * place)) & 0x3f) as u8 + b'0';
     matches!(&[character(0), character(1)], b"08" | b"25" | b"40" | b"53" | b"55" | b"57" | b"58")
 }

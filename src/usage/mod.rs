@@ -4,13 +4,17 @@
 //! on: to the `ring` in shared memory, whence the `worker` stores it, or to `in_place`,
 //! which stores it with the transaction. `store` is how both write rows.
 
+mod apart;
+mod collect;
 mod flush;
 pub mod held;
 mod in_place;
 mod leftovers;
+mod link;
 mod log_request;
 mod presence;
 pub mod ring;
+mod sender;
 pub mod settings;
 mod status;
 mod store;
@@ -90,6 +94,9 @@ pub fn unknown(policy: &Policy, keyspace: &[u8], request: &Request, reason: Reas
         return;
     }
     let Some((ring, place)) = presence::find_place() else { return };
+    if !is_kept_here() {
+        return ring.count(place, |counters| counters.not_logged += 1);
+    }
     // Callers may name any number of keyspaces; those that exist are few.
     let keyspace = if policy.exists { keyspace } else { b"" };
     let reason = reason.name().as_bytes();
@@ -141,6 +148,12 @@ fn cut<'a>(text: &'a [u8], most: usize, room: &'a mut Vec<u8>) -> &'a [u8] {
         unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), length, limit) }.unsigned_abs() as usize
     };
     event::cut(text, most, mark.as_bytes(), clip, room)
+}
+
+/// Whether records are kept here: on a standby only if it has where to send them.
+fn is_kept_here() -> bool {
+    // SAFETY: asks for the server's state.
+    !unsafe { pg_sys::RecoveryInProgress() } || link::is_wanted()
 }
 
 /// Whether this transaction may write rows.

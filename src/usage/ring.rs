@@ -13,7 +13,8 @@ use crate::shmem::{Place, Region, lwlock};
 use keysmith_core::event::MAX_LEN;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
+use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
 
@@ -34,6 +35,8 @@ pub struct Ring {
     pub incarnation: i64,
     /// Whether the server had been shut down properly before.
     pub started_cleanly: bool,
+    /// Whether the server was a standby then. It may have been promoted since.
+    pub started_as_standby: bool,
     pub capacity: u32,
     /// How many slots one database may take, so that none takes all.
     pub share: u32,
@@ -142,6 +145,7 @@ unsafe fn initialise(place: *mut u8) -> Result<()> {
         (*ring).lock = &raw mut (*pg_sys::GetNamedLWLockTranche(REGION.name.as_ptr())).lock;
         (*ring).incarnation = pg_sys::GetCurrentTimestamp();
         (*ring).started_cleanly = was_shut_down();
+        (*ring).started_as_standby = is_standby();
         (*ring).capacity = slots();
         (*ring).share = slots() - slots() / 4;
         let state = (*ring).state.get();
@@ -169,6 +173,16 @@ pub unsafe fn was_shut_down() -> bool {
             && (state == pg_sys::DBState::DB_SHUTDOWNED
                 || state == pg_sys::DBState::DB_SHUTDOWNED_IN_RECOVERY)
     }
+}
+
+/// Whether the server is told to start as a standby.
+///
+/// # Safety
+/// Only in the postmaster, before it has started anything.
+unsafe fn is_standby() -> bool {
+    // SAFETY: set before any library is loaded.
+    let data = unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned();
+    Path::new(&data).join("standby.signal").exists()
 }
 
 /// The ring, where the library is preloaded.

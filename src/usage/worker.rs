@@ -2,8 +2,10 @@
 //! have been none for a while, and never in anybody's way.
 
 use super::flush::{Flusher, Outcome, extension_exists, now};
+use super::apart;
 use super::presence::{self, ABSENT, RUNNING, STARTING};
-use super::ring::ring;
+use super::ring::{Ring, ring};
+use super::sender::{End, Sender};
 use super::settings;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::{CStr, c_int};
@@ -11,10 +13,10 @@ use std::ptr::null_mut;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// How often to see whether someone wants the database for himself, in microseconds.
-const LOOKS_AROUND: i64 = 500_000;
+pub const LOOKS_AROUND: i64 = 500_000;
 const MAINTAINS: i64 = 60_000_000;
 /// Requests without a known key are stored less often: a flood of them costs little.
-const STORES_UNKNOWN: i64 = 5_000_000;
+pub const STORES_UNKNOWN: i64 = 5_000_000;
 /// Idle for as many flush intervals, it goes. PostgreSQL has eight processes for all
 /// workers by default.
 const IDLE_INTERVALS: i64 = 10;
@@ -105,6 +107,11 @@ fn work(oid: u32) {
     // SAFETY: the callback lives as long as the library.
     unsafe { pg_sys::before_shmem_exit(Some(at_exit), Datum::from(place)) };
     be_independent();
+    // SAFETY: asks for the server's state.
+    let is_standby = unsafe { pg_sys::RecoveryInProgress() };
+    if is_standby && Sender::new(ring, place).run() == End::Leaves {
+        return;
+    }
     Worker::new(Flusher::new(ring, place, oid)).run();
 }
 
@@ -163,7 +170,7 @@ impl Worker {
 
     fn run(&mut self) {
         loop {
-            self.attend();
+            attend();
             if shutdown_requested() {
                 return self.shut_down();
             }
@@ -186,22 +193,6 @@ impl Worker {
         }
     }
 
-    /// Interrupts and changed settings.
-    fn attend(&self) {
-        let attended = pgrx::PgTryBuilder::new(|| {
-            pgrx::check_for_interrupts!();
-            // SAFETY: set by the signal's handler.
-            unsafe {
-                if pg_sys::ConfigReloadPending != 0 {
-                    pg_sys::ConfigReloadPending = 0;
-                    pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
-                }
-            }
-        });
-        // A cancellation that finds nothing to cancel.
-        attended.catch_others(|_| ()).execute();
-    }
-
     /// Makes all ready for the first batch. False if there is nothing to be done here.
     fn open(&mut self) -> bool {
         if !extension_exists() {
@@ -210,7 +201,12 @@ impl Worker {
         }
         self.flusher.prepare();
         match self.flusher.open() {
-            Ok(()) => self.is_open = true,
+            Ok(()) => {
+                self.is_open = true;
+                if let Err(message) = apart::store() {
+                    self.flusher.remember(&message);
+                }
+            }
             Err(failure) => self.flusher.could_not(&failure),
         }
         true
@@ -261,7 +257,7 @@ impl Worker {
                     }
                 }
             }
-            self.attend();
+            attend();
         }
     }
 
@@ -358,23 +354,7 @@ impl Worker {
         if self.is_open && !self.flusher.close() && self.still_has_extension() {
             return false;
         }
-        let (ring, place) = (self.flusher.ring, self.flusher.place);
-        let Some(signals) = ring.signals.get(place) else { return true };
-        let has_left = ring.with(place, |database| {
-            signals.worker.store(ABSENT, SeqCst);
-            let is_idle = database.count == 0
-                && database.unknown.is_empty()
-                && signals.held.load(SeqCst) == 0;
-            if is_idle {
-                database.worker.pid = 0;
-                database.worker.latch = null_mut();
-                database.worker.since = 0;
-            } else {
-                signals.worker.store(RUNNING, SeqCst);
-            }
-            is_idle
-        });
-        has_left.unwrap_or(true)
+        step_down(self.flusher.ring, self.flusher.place)
     }
 
     /// Stores what there is. When the server stops, waits for the other backends, which
@@ -419,7 +399,43 @@ impl Worker {
     }
 }
 
-fn shutdown_requested() -> bool {
+/// Interrupts and changed settings.
+pub fn attend() {
+    let attended = pgrx::PgTryBuilder::new(|| {
+        pgrx::check_for_interrupts!();
+        // SAFETY: set by the signal's handler.
+        unsafe {
+            if pg_sys::ConfigReloadPending != 0 {
+                pg_sys::ConfigReloadPending = 0;
+                pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+            }
+        }
+    });
+    // A cancellation that finds nothing to cancel.
+    attended.catch_others(|_| ()).execute();
+}
+
+/// Gives the place up, unless something came in the meantime.
+pub fn step_down(ring: &Ring, place: usize) -> bool {
+    let Some(signals) = ring.signals.get(place) else { return true };
+    let has_left = ring.with(place, |database| {
+        signals.worker.store(ABSENT, SeqCst);
+        let is_idle = database.count == 0
+            && database.unknown.is_empty()
+            && signals.held.load(SeqCst) == 0;
+        if is_idle {
+            database.worker.pid = 0;
+            database.worker.latch = null_mut();
+            database.worker.since = 0;
+        } else {
+            signals.worker.store(RUNNING, SeqCst);
+        }
+        is_idle
+    });
+    has_left.unwrap_or(true)
+}
+
+pub fn shutdown_requested() -> bool {
     // SAFETY: set by the signal's handler.
     unsafe { pg_sys::ShutdownRequestPending != 0 }
 }
@@ -436,7 +452,7 @@ fn server_is_stopping() -> bool {
     })
 }
 
-fn wait_for_latch(milliseconds: i64) {
+pub fn wait_for_latch(milliseconds: i64) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: our own latch.
     unsafe {
