@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:29
+-- src/lib.rs:30
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:30
+-- src/lib.rs:31
 -- requires:
 --   schema
 
@@ -288,7 +288,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:31
+-- src/lib.rs:32
 -- requires:
 --   tables
 
@@ -395,7 +395,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:32
+-- src/lib.rs:33
 -- requires:
 --   usage
 
@@ -608,7 +608,7 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.usage_event
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:37
+-- src/lib.rs:38
 -- requires:
 --   usage_rollups
 
@@ -995,7 +995,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/lib.rs:43
 -- requires:
 --   usage_maintain
 
@@ -1025,7 +1025,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:47
+-- src/lib.rs:48
 -- requires:
 --   policy_triggers
 
@@ -1134,7 +1134,7 @@ COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
+-- src/lib.rs:53
 -- requires:
 --   keys_view
 
@@ -1422,7 +1422,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:57
+-- src/lib.rs:58
 -- requires:
 --   manage
 
@@ -1565,7 +1565,7 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:58
+-- src/lib.rs:59
 -- requires:
 --   decide
 
@@ -1594,7 +1594,7 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:63
+-- src/lib.rs:64
 -- requires:
 --   usage_functions
 
@@ -1620,7 +1620,7 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:68
+-- src/lib.rs:69
 -- requires:
 --   usage_collect
 
@@ -1677,7 +1677,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:73
+-- src/lib.rs:74
 -- requires:
 --   identity
 
@@ -1732,7 +1732,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:74
+-- src/lib.rs:75
 -- requires:
 --   audit
 
@@ -1966,7 +1966,7 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:79
+-- src/lib.rs:80
 -- requires:
 --   isolation
 
@@ -2252,7 +2252,7 @@ COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, tim
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:84
+-- src/lib.rs:85
 -- requires:
 --   usage_views
 
@@ -2366,7 +2366,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:89
+-- src/lib.rs:90
 -- requires:
 --   tracking
 
@@ -2383,7 +2383,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:90
+-- src/lib.rs:91
 -- finalize
 -- Nothing is anyone's until it is granted.
 

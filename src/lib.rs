@@ -8,6 +8,7 @@ mod error;
 mod guc;
 mod identity;
 mod jsonb;
+mod lag;
 mod limit;
 mod manage;
 mod pepper;

@@ -11,7 +11,7 @@ use crate::catalog::scan::Row;
 use crate::catalog::{Catalog, columns};
 use crate::error::Result;
 use crate::identity::{self, Identity};
-use crate::usage;
+use crate::{lag, usage};
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::format;
 use keysmith_core::policy::allowlist::Allowlist;
@@ -87,6 +87,9 @@ impl<'a> Decision<'a> {
     /// The answer; with tables that are open already, or with its own.
     pub fn verdict(&self, reader: Option<&Reader>, presented: Presented) -> Result<Verdict> {
         let digest = match self.digest(presented) {
+            Ok(_) if lag::is_behind(self.demand.now) => {
+                return Ok(self.refusal(Reason::ReplicaBehind));
+            }
             Ok(digest) => digest,
             Err(reason) => return Ok(self.refusal(reason)),
         };

@@ -131,12 +131,17 @@ pub fn register(database: pg_sys::Oid) -> bool {
         bgw_main_arg: pg_sys::Datum::from(database),
         ..Default::default()
     };
-    fill(&mut worker.bgw_name, c"keysmith usage worker");
-    fill(&mut worker.bgw_type, c"keysmith usage worker");
-    fill(&mut worker.bgw_library_name, c"$libdir/keysmith");
-    fill(&mut worker.bgw_function_name, c"keysmith_usage_worker");
+    name(&mut worker, c"keysmith usage worker", c"keysmith_usage_worker");
     // SAFETY: the structure is copied; no handle is asked for.
     unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) }
+}
+
+/// What a worker of ours is called, and where it begins.
+pub fn name(worker: &mut pg_sys::BackgroundWorker, name: &CStr, entry: &CStr) {
+    fill(&mut worker.bgw_name, name);
+    fill(&mut worker.bgw_type, name);
+    fill(&mut worker.bgw_library_name, c"$libdir/keysmith");
+    fill(&mut worker.bgw_function_name, entry);
 }
 
 fn fill(place: &mut [c_char], text: &CStr) {

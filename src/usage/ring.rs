@@ -16,7 +16,7 @@ use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char};
 use std::path::Path;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How many databases of a server can have a queue. The records of others are written
 /// in place.
@@ -53,6 +53,8 @@ pub struct Signals {
     pub held: AtomicU32,
     /// Whether there is a worker, as a number of `Presence`.
     pub worker: AtomicU32,
+    /// Of a standby's records, the newest that the primary said is stored.
+    pub acknowledged: AtomicU64,
 }
 
 #[repr(C)]
@@ -403,6 +405,7 @@ impl Ring {
             if let Some(signals) = self.signals.get(index) {
                 signals.held.store(0, Relaxed);
                 signals.worker.store(0, Relaxed);
+                signals.acknowledged.store(0, Relaxed);
             }
         }
     }

@@ -20,6 +20,7 @@ use keysmith_core::event::Record;
 use keysmith_core::{parcel, tally};
 use pgrx::pg_sys;
 use std::ffi::CStr;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// How long to stay with nothing to do, in microseconds.
 const STAYS: i64 = 30_000_000;
@@ -41,8 +42,6 @@ pub struct Sender {
     link: Option<Link>,
     /// The newest record that was sent by this connection.
     sent_up_to: u64,
-    /// What the primary said is stored.
-    acknowledged: u64,
     /// Counts that were sent, and may have to be sent again.
     pending: Option<Unknown>,
     limit: u32,
@@ -72,7 +71,6 @@ impl Sender {
             standby: name(),
             link: None,
             sent_up_to: 0,
-            acknowledged: 0,
             pending: None,
             limit: settings::batch_size(),
             tries: 0,
@@ -168,7 +166,7 @@ impl Sender {
         }
         match self.collect(&self.life(), &records, &Unsent::default()) {
             Ok(marks) => {
-                self.acknowledged = marks.last_sequence.unsigned_abs();
+                self.acknowledge(marks.last_sequence.unsigned_abs());
                 self.sent_up_to = last;
                 self.succeeded();
                 Ok(true)
@@ -245,13 +243,24 @@ impl Sender {
             Link::open(&place, &text::lossy(database.to_bytes()), &standby)
         })?;
         self.link = Some(link);
-        (self.sent_up_to, self.acknowledged) = (0, 0);
+        self.sent_up_to = 0;
         let marks = self.collect(&self.life(), &[], &Unsent::default())?;
+        self.acknowledge(marks.last_sequence.unsigned_abs());
         if self.pending.is_none() {
             let counted = marks.unknown_seen.unsigned_abs();
             self.ring.with(self.place, |database| database.unknown.subtract_up_to(counted));
         }
         Ok(())
+    }
+
+    fn acknowledge(&self, sequence: u64) {
+        if let Some(signals) = self.ring.signals.get(self.place) {
+            signals.acknowledged.store(sequence, SeqCst);
+        }
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.ring.signals.get(self.place).map_or(0, |signals| signals.acknowledged.load(SeqCst))
     }
 
     fn life(&self) -> Life {
@@ -303,7 +312,7 @@ impl Sender {
         }
         let replayed = self.replayed().map_or(0, |marks| marks.last_sequence.unsigned_abs());
         let is_crowded = count > self.ring.share / 2;
-        let stored = if is_crowded { replayed.max(self.acknowledged) } else { replayed };
+        let stored = if is_crowded { replayed.max(self.acknowledged()) } else { replayed };
         let waiting = self.ring.peek(self.place, u32::MAX);
         let gone: Vec<_> = waiting.iter().take_while(|record| record.sequence <= stored).collect();
         let events = gone.iter().filter(|r| matches!(Record::decode(r.bytes), Some(Record::Event(_))));

@@ -168,9 +168,15 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
     let Some((sequence, seen)) = target else { return Ok(None) };
     let deadline = i128::from(now()) + length;
     loop {
+        // A standby's records wait for the log to come back, which may wait for whoever
+        // holds a snapshot here, as the caller does: what the primary says is enough.
+        let acknowledged = ring.signals.get(place).map(|signals| signals.acknowledged.load(SeqCst));
+        let is_acknowledged = acknowledged.is_some_and(|newest| newest >= sequence);
         let (latch, is_done, waiting) = ring
             .with(place, |database| {
-                let is_done = (database.done >= sequence || database.count == 0)
+                let is_done = (database.done >= sequence
+                    || database.count == 0
+                    || is_acknowledged)
                     && database.unknown.stored >= seen;
                 database.worker.asked |= !is_done;
                 (database.worker.latch, is_done, database.count)
