@@ -150,8 +150,8 @@ def drive(seconds, clients, say):
         administrator.primary = heir
         promoted_in = time.monotonic() - killed_at
         say(f"{heir} is promoted, {promoted_in:.1f} s later, and {other} follows it")
-        servers[other].configure(
-            primary_conninfo=f"host={servers[heir].dir} port={servers[heir].port} user=postgres")
+        servers[other].execute("ALTER SYSTEM SET primary_conninfo = "
+                               f"'host={servers[heir].dir} port={servers[heir].port} user=postgres'")
         servers[other].execute("SELECT pg_reload_conf()")
         time.sleep(seconds / 2)
 

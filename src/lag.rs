@@ -69,9 +69,7 @@ pub fn is_behind(now: i64) -> bool {
 fn is_older(most: i64, now: i64) -> bool {
     // SAFETY: both read the server's state. Without a commit since the start there is
     // no time, which is 0: long ago.
-    unsafe {
-        pg_sys::RecoveryInProgress() && now.saturating_sub(recovery::GetLatestXTime()) > most
-    }
+    unsafe { pg_sys::RecoveryInProgress() && now.saturating_sub(recovery::GetLatestXTime()) > most }
 }
 
 /// Without pgrx's care for errors: it raises none, and is called for each decision.

@@ -237,6 +237,26 @@ def test_waiting_counts_standbys_and_not_what_collects(servers, there):
     assert db.one("wait_for_replay", "5 seconds")[0] == 1
 
 
+def test_a_database_can_be_dropped_while_its_usage_is_handed_over(servers):
+    _, standby, db = servers
+    db.rows("CREATE DATABASE doomed")
+    doomed = session(servers[0], "doomed")
+    doomed.rows("CREATE EXTENSION keysmith")
+    doomed.tenant()
+    key = doomed.mint()
+    doomed.session.close()
+    db.call("wait_for_replay")
+    other = session(standby, "doomed")
+    made = requests(other, key.api_key, 3)
+    other.call("flush_usage")
+    other.session.close()
+    assert [str(n) for n, in servers[0].execute(
+        "SELECT request_id FROM keysmith.usage_event ORDER BY request_id", "doomed")] == made
+    db.rows("DROP DATABASE doomed")
+    assert db.one("wait_for_replay", "20 seconds")[0] == 1
+    assert not standby.execute("SELECT FROM pg_stat_activity WHERE datname = 'doomed'")
+
+
 # Once, whatever dies
 
 
@@ -361,12 +381,12 @@ def test_a_promoted_standby_counts_nothing_twice_and_loses_nothing():
         # What the old primary's end may have cost is told.
         assert status(there)["losses"] == "1"
         there.call("maintain")
-        assert there.value("SELECT sum(requests)::int FROM keysmith.usage_daily") == 40
+        assert there.value("SELECT sum(requests)::int FROM keysmith.usage_daily") == 42
         standby.restart()
         there = session(standby)
         requests(there, key.api_key, 1)
         there.call("flush_usage")
-        assert len(stored(there)) == 41 and status(there)["losses"] == "1"
+        assert len(stored(there)) == 43 and status(there)["losses"] == "1"
 
 
 def test_what_a_standby_kept_is_stored_when_it_starts_as_a_primary():

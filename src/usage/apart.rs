@@ -6,8 +6,8 @@
 use super::collect::{self, Life, Load};
 use super::flush::{self, Failure};
 use super::link::Failed;
-use super::sender;
 use super::ring::{MOST_DATABASES, Ring};
+use super::sender;
 use crate::error::Error;
 use keysmith_core::parcel;
 use pgrx::pg_sys;
@@ -57,7 +57,9 @@ pub fn exists() -> bool {
 
 /// Hands over what there is, a portion at a time, and removes each file when all of it
 /// is taken.
-pub fn deliver(mut hand_over: impl FnMut(&Life, &[u8]) -> Result<(), Failed>) -> Result<(), Failed> {
+pub fn deliver(
+    mut hand_over: impl FnMut(&Life, &[u8]) -> Result<(), Failed>,
+) -> Result<(), Failed> {
     for path in files() {
         let content = fs::read(&path).unwrap_or_default();
         match read(&content) {

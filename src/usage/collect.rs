@@ -102,7 +102,8 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     // SAFETY: both are set for as long as the process lives.
     let (database, server) =
         unsafe { (pg_sys::MyDatabaseId.to_u32(), pg_sys::GetSystemIdentifier() as i64) };
-    let (incarnation, database) = (Param::bigint(Some(life.incarnation)), flush::oid_param(database));
+    let (incarnation, database) =
+        (Param::bigint(Some(life.incarnation)), flush::oid_param(database));
     let is_new = sql::execute(
         "INSERT INTO keysmith.usage_incarnation
              (incarnation, database, server, started_at, most_waiting, standby)
@@ -117,9 +118,8 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
             Param::text(&life.standby),
         ],
     )? > 0;
-    let named = |life: &Life| {
-        [Param::bigint(Some(life.incarnation)), flush::oid_param(my_database())]
-    };
+    let named =
+        |life: &Life| [Param::bigint(Some(life.incarnation)), flush::oid_param(my_database())];
     if is_new {
         report_losses(life)?;
     }

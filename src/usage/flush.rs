@@ -530,7 +530,10 @@ fn text(bytes: &[u8]) -> Param {
 }
 
 /// Runs something in a transaction of its own, as the extension's owner.
-pub fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> std::result::Result<T, Failure> {
+pub fn transaction<T>(
+    what: &str,
+    body: impl FnOnce() -> Result<T>,
+) -> std::result::Result<T, Failure> {
     bare_transaction(what, || authority::as_owner(&Catalog::open()?, body))
 }
 

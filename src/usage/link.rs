@@ -139,8 +139,10 @@ unsafe fn answer(
     }
     // SAFETY: the rows are in a store of their own, described by `tupledesc`.
     unsafe {
-        let slot =
-            pg_sys::MakeSingleTupleTableSlot(result.tupledesc, &raw const pg_sys::TTSOpsMinimalTuple);
+        let slot = pg_sys::MakeSingleTupleTableSlot(
+            result.tupledesc,
+            &raw const pg_sys::TTSOpsMinimalTuple,
+        );
         let is_there = pg_sys::tuplestore_gettupleslot(result.tuplestore, true, false, slot);
         for column in 1..=columns as i32 {
             let mut is_null = !is_there;

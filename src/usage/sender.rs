@@ -54,6 +54,8 @@ pub struct Sender {
     unknown_at: i64,
     busy_at: i64,
     is_failing: bool,
+    /// Whether an earlier life's records may still be there.
+    looks_for_kept: bool,
 }
 
 /// Why the sender is done.
@@ -82,6 +84,7 @@ impl Sender {
             unknown_at: 0,
             busy_at: now(),
             is_failing: false,
+            looks_for_kept: true,
         }
     }
 
@@ -132,12 +135,13 @@ impl Sender {
             || count >= self.ring.wakes_at()
             || now() - self.sent_at >= settings::flush_interval();
         let counts_are_due = is_asked || now() - self.unknown_at >= STORES_UNKNOWN;
-        if apart::exists() {
+        if self.looks_for_kept && apart::exists() {
             self.connected()?;
             apart::deliver(|life, records| {
                 self.collect(life, records, &Unsent::default()).map(|_| ())
             })?;
         }
+        self.looks_for_kept = false;
         if has_news && is_due {
             while self.send_records()? {
                 worker::attend();
@@ -315,7 +319,8 @@ impl Sender {
         let stored = if is_crowded { replayed.max(self.acknowledged()) } else { replayed };
         let waiting = self.ring.peek(self.place, u32::MAX);
         let gone: Vec<_> = waiting.iter().take_while(|record| record.sequence <= stored).collect();
-        let events = gone.iter().filter(|r| matches!(Record::decode(r.bytes), Some(Record::Event(_))));
+        let events =
+            gone.iter().filter(|r| matches!(Record::decode(r.bytes), Some(Record::Event(_))));
         let (events, n) = (events.count() as u64, gone.len());
         if n > 0 {
             self.ring.take_out(self.place, n as u32, |counters| {
@@ -391,18 +396,17 @@ impl Sender {
     }
 
     fn rest(&self) {
-        let due = (self.sent_at + settings::flush_interval() - now()).max(0);
-        let count = self.ring.with(self.place, |d| d.count).unwrap_or_default();
-        let wait = if now() < self.waits_until {
-            self.waits_until - now()
-        } else if count > 0 && self.sent_up_to > 0 {
-            due.min((self.looks_at - now()).max(0))
-        } else if count > 0 {
-            due
-        } else {
+        let (count, newest) =
+            self.ring.with(self.place, |d| (d.count, d.sequence)).unwrap_or_default();
+        let until = |moment: i64| (moment - now()).clamp(0, LOOKS_AROUND);
+        let to_send = if count == 0 || newest <= self.sent_up_to {
             LOOKS_AROUND
+        } else {
+            until((self.sent_at + settings::flush_interval()).max(self.waits_until))
         };
-        worker::wait_for_latch((wait.min(LOOKS_AROUND) / 1000).max(1));
+        let to_look =
+            if count == 0 || self.sent_up_to == 0 { LOOKS_AROUND } else { until(self.looks_at) };
+        worker::wait_for_latch((to_send.min(to_look) / 1000).max(1));
     }
 }
 
@@ -423,10 +427,7 @@ fn is_theirs(failed: &Failed) -> bool {
 }
 
 /// Runs something that talks to the primary in a transaction, for the memory it needs.
-fn in_transaction<T>(
-    what: &str,
-    body: impl FnOnce() -> Result<T, Failed>,
-) -> Result<T, Failed> {
+fn in_transaction<T>(what: &str, body: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
     let outcome = flush::bare_transaction(what, || Ok(body()));
     outcome.unwrap_or_else(|Failure { message, .. }| Err(Failed { message, sqlstate: 0 }))
 }

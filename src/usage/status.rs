@@ -174,9 +174,7 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
         let is_acknowledged = acknowledged.is_some_and(|newest| newest >= sequence);
         let (latch, is_done, waiting) = ring
             .with(place, |database| {
-                let is_done = (database.done >= sequence
-                    || database.count == 0
-                    || is_acknowledged)
+                let is_done = (database.done >= sequence || database.count == 0 || is_acknowledged)
                     && database.unknown.stored >= seen;
                 database.worker.asked |= !is_done;
                 (database.worker.latch, is_done, database.count)

@@ -1,8 +1,8 @@
 //! The background worker of a database: started by its first event, gone when there
 //! have been none for a while, and never in anybody's way.
 
-use super::flush::{Flusher, Outcome, extension_exists, now};
 use super::apart;
+use super::flush::{Flusher, Outcome, extension_exists, now};
 use super::presence::{self, ABSENT, RUNNING, STARTING};
 use super::ring::{Ring, ring};
 use super::sender::{End, Sender};
@@ -420,9 +420,8 @@ pub fn step_down(ring: &Ring, place: usize) -> bool {
     let Some(signals) = ring.signals.get(place) else { return true };
     let has_left = ring.with(place, |database| {
         signals.worker.store(ABSENT, SeqCst);
-        let is_idle = database.count == 0
-            && database.unknown.is_empty()
-            && signals.held.load(SeqCst) == 0;
+        let is_idle =
+            database.count == 0 && database.unknown.is_empty() && signals.held.load(SeqCst) == 0;
         if is_idle {
             database.worker.pid = 0;
             database.worker.latch = null_mut();
