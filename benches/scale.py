@@ -255,8 +255,8 @@ def tell(books):
     for title, name in rows:
         values = [books["servers"][server][name] for server in (PRIMARY, FIRST, SECOND)]
         print(f"{title:22}" + "".join(f"{value:12,.0f}" for value in values))
-    print(f"\n{sum(s['per_second'] for s in books['servers'].values()):,.0f} requests a second, as"
-          " long as all three answered, over clients in Python on this machine")
+    print(f"\n{sum(s['per_second'] for s in books['servers'].values()):,.0f} requests a second in all,"
+          " each server while it answered, by clients in Python on this machine")
     print(f"not stored of the killed primary: {books['servers'][PRIMARY]['missing']:,}; "
           f"{books['heir']} tells that it may be {books['lost_at_most']:,} at most")
     print(f"{books['minted']:,} keys minted, {books['revoked']:,} revoked, "
