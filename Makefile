@@ -18,7 +18,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
-        test test-core test-server installcheck lint bench bench-drain bench-instructions bench-isolation clean
+        test test-core test-server installcheck lint bench bench-drain bench-instructions bench-isolation scale clean
 
 help: ## list what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -95,6 +95,9 @@ bench-instructions: install $(VENV)/done ## count instructions per call
 
 bench-isolation: install $(VENV)/done ## measure row-level security
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/isolation.py
+
+scale: install $(VENV)/done ## drive a primary and two standbys through a failover
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/scale.py
 
 clean: stop ## remove what was built, and the demo's cluster
 	@[ ! -L target/cluster ] || rm -rf "$$(readlink -f target/cluster)"

@@ -1,5 +1,6 @@
 //! Settings. None that a session may SET weakens anything.
 
+use crate::lag;
 use crate::usage::settings;
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char};
@@ -93,6 +94,9 @@ pub fn define() {
             );
         }
         settings::define();
+        if pg_sys::process_shared_preload_libraries_in_progress {
+            lag::install();
+        }
         pg_sys::MarkGUCPrefixReserved(c"keysmith".as_ptr());
     }
 }

@@ -33,7 +33,8 @@ FUNCTIONS = {
                      "define_scope", "define_role", "define_route", "remove_route",
                      "grant_access", "revoke_access", "add_credits", "maintain"], {ADMIN}),
     # What others of these call, and triggers.
-    **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold"],
+    **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold",
+                     "usage_collect"],
                     set()),
 }
 # Read, and never written.

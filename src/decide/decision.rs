@@ -11,7 +11,7 @@ use crate::catalog::scan::Row;
 use crate::catalog::{Catalog, columns, directory};
 use crate::error::Result;
 use crate::identity::{self, Identity};
-use crate::usage;
+use crate::{lag, usage};
 use keysmith_core::directory::{Entry, Places};
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::format;
@@ -94,6 +94,7 @@ impl<'a> Decision<'a> {
         let known = self.known(presented);
         if let Some(known) = &known
             && let Some(entry) = known.entry.filter(|entry| self.takes(entry))
+            && !lag::is_behind(self.demand.now)
             && let Some(row) = open().key_at(&entry, self.keyspace)
         {
             let places = Cell::new(entry.places);
@@ -104,6 +105,9 @@ impl<'a> Decision<'a> {
             return verdict;
         }
         let digest = match self.digest(presented) {
+            Ok(_) if lag::is_behind(self.demand.now) => {
+                return Ok(self.refusal(Reason::ReplicaBehind));
+            }
             Ok(digest) => digest,
             Err(reason) => return Ok(self.refusal(reason)),
         };

@@ -118,9 +118,9 @@ const VIEWS: &[&str] = &[
     "touches",
 ];
 
-/// What the owner's functions call, and nobody else. Nor does anyone call triggers: of
+/// What the owner's functions call, and standbys, and nobody else. Nor does anyone call triggers: of
 /// those, `log_usage` is for making triggers with.
-const INTERNAL: [&str; 3] = ["usage_page", "usage_prepare", "usage_fold"];
+const INTERNAL: [&str; 4] = ["usage_page", "usage_prepare", "usage_fold", "usage_collect"];
 
 impl Level {
     fn read(call: &Call, n: usize) -> Result<Option<&'static Level>> {
