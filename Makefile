@@ -22,7 +22,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
         test test-core test-server test-majors installcheck lint bench bench-drain bench-instructions bench-isolation \
-        bench-rows fuzz crash soak clean
+        bench-rows fuzz crash soak scale clean
 
 help: ## list what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -118,6 +118,7 @@ bench-isolation: install $(VENV)/done ## measure row-level security
 
 bench-rows: install $(VENV)/done ## measure row hashing
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_hashing.py
+
 fuzz: ## fuzz what reads bytes from outside, SECONDS=600 a target
 	@scripts/fuzz.sh $(or $(SECONDS),600)
 
@@ -126,6 +127,9 @@ crash: install $(VENV)/done ## kill processes under load, ROUNDS=200 times
 
 soak: install $(VENV)/done ## a mixed load for MINUTES=30, watching memory and counts
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/soak.py $(or $(MINUTES),30)
+
+scale: install $(VENV)/done ## drive a primary and two standbys through a failover
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/scale.py
 
 clean: stop ## remove what was built, and the demo's cluster
 	@[ ! -L target/cluster ] || rm -rf "$$(readlink -f target/cluster)"

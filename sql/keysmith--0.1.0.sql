@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:33
+-- src/lib.rs:34
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:34
+-- src/lib.rs:35
 -- requires:
 --   schema
 
@@ -290,7 +290,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:35
+-- src/lib.rs:36
 -- requires:
 --   tables
 
@@ -362,12 +362,16 @@ CREATE TABLE keysmith.usage_incarnation (
     lost_at_most  bigint,
     lost_from     timestamptz,
     lost_until    timestamptz,
+    standby       text COLLATE "C" NOT NULL DEFAULT '',
+    unknown_seen  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (incarnation, database)
 );
 COMMENT ON TABLE keysmith.usage_incarnation IS 'The lives of the shared memory in which records wait, and what their ends may have cost';
 COMMENT ON COLUMN keysmith.usage_incarnation.most_waiting IS 'How many records can wait at once';
 COMMENT ON COLUMN keysmith.usage_incarnation.closed_at IS 'When all was stored, while nothing came since';
 COMMENT ON COLUMN keysmith.usage_incarnation.lost_at_most IS 'How many records its end may have cost, where it was not a proper one';
+COMMENT ON COLUMN keysmith.usage_incarnation.standby IS 'The standby whose memory it is; empty for the server''s own';
+COMMENT ON COLUMN keysmith.usage_incarnation.unknown_seen IS 'How many of a standby''s requests without a known key are counted';
 COMMENT ON COLUMN keysmith.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
 
 CREATE TABLE keysmith.usage_set_aside (
@@ -393,7 +397,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:36
+-- src/lib.rs:37
 -- requires:
 --   usage
 
@@ -606,7 +610,7 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.usage_event
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/lib.rs:42
 -- requires:
 --   usage_rollups
 
@@ -1020,7 +1024,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:46
+-- src/lib.rs:47
 -- requires:
 --   usage_maintain
 
@@ -1050,7 +1054,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:51
+-- src/lib.rs:52
 -- requires:
 --   policy_triggers
 
@@ -1159,7 +1163,7 @@ COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:56
+-- src/lib.rs:57
 -- requires:
 --   keys_view
 
@@ -1447,7 +1451,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:61
+-- src/lib.rs:62
 -- requires:
 --   manage
 
@@ -1590,7 +1594,7 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:62
+-- src/lib.rs:63
 -- requires:
 --   decide
 
@@ -1603,7 +1607,7 @@ COMMENT ON FUNCTION keysmith.pre_request() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:67
+-- src/lib.rs:68
 -- requires:
 --   pre_request
 
@@ -1632,9 +1636,35 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:72
+-- src/lib.rs:73
 -- requires:
 --   usage_functions
+
+-- Usage of standbys: what their workers call on the primary. The right to call it is to
+-- be granted to the role by which they connect.
+
+CREATE FUNCTION keysmith.usage_collect(
+    standby text,
+    incarnation bigint,
+    most_waiting bigint,
+    started_cleanly boolean,
+    dropped bigint,
+    records bytea,
+    unknown_mark bigint,
+    unknown bytea,
+    samples bytea,
+    OUT last_sequence bigint,
+    OUT unknown_seen bigint
+) RETURNS SETOF record
+LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_collect';
+COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea) IS
+'Stores usage records that a standby hands over, each once, and tells up to which they are stored';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:78
+-- requires:
+--   usage_collect
 
 -- Identity: who is asking, for row-level security, defaults and triggers.
 --
@@ -1689,7 +1719,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:77
+-- src/lib.rs:83
 -- requires:
 --   identity
 
@@ -1744,7 +1774,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:78
+-- src/lib.rs:84
 -- requires:
 --   audit
 
@@ -1978,7 +2008,7 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:83
+-- src/lib.rs:89
 -- requires:
 --   isolation
 
@@ -2014,7 +2044,7 @@ COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:88
+-- src/lib.rs:94
 -- requires:
 --   restore
 
@@ -2300,7 +2330,7 @@ COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, tim
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:93
+-- src/lib.rs:99
 -- requires:
 --   usage_views
 
@@ -2414,7 +2444,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:98
+-- src/lib.rs:104
 -- requires:
 --   tracking
 
@@ -2855,7 +2885,7 @@ COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables, and how far prot
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:103
+-- src/lib.rs:109
 -- requires:
 --   row_hashing
 
@@ -3009,7 +3039,7 @@ COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:108
+-- src/lib.rs:114
 -- requires:
 --   row_seals
 
@@ -3026,7 +3056,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:113
+-- src/lib.rs:119
 -- requires:
 --   status
 
@@ -3162,7 +3192,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'How many of these fit 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:118
+-- src/lib.rs:124
 -- requires:
 --   admin_views
 
@@ -3180,7 +3210,7 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:123
+-- src/lib.rs:129
 -- requires:
 --   scanner
 
@@ -3663,7 +3693,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:124
+-- src/lib.rs:130
 -- finalize
 -- Nothing is anyone's until it is granted.
 

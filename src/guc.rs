@@ -1,6 +1,7 @@
 //! Settings. None that a session may SET weakens anything.
 
 use crate::decide::pre_request_settings;
+use crate::lag;
 use crate::usage::settings;
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char};
@@ -95,6 +96,9 @@ pub fn define() {
         }
         settings::define();
         pre_request_settings::define();
+        if pg_sys::process_shared_preload_libraries_in_progress {
+            lag::install();
+        }
         pg_sys::MarkGUCPrefixReserved(c"keysmith".as_ptr());
     }
 }

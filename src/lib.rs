@@ -10,6 +10,7 @@ mod error;
 mod guc;
 mod identity;
 mod jsonb;
+mod lag;
 mod limit;
 mod major;
 mod manage;
@@ -70,9 +71,14 @@ pgrx::extension_sql_file!(
     requires = ["pre_request"]
 );
 pgrx::extension_sql_file!(
+    "../sql/install/63_usage_collect.sql",
+    name = "usage_collect",
+    requires = ["usage_functions"]
+);
+pgrx::extension_sql_file!(
     "../sql/install/65_identity.sql",
     name = "identity",
-    requires = ["usage_functions"]
+    requires = ["usage_collect"]
 );
 pgrx::extension_sql_file!("../sql/install/66_audit.sql", name = "audit", requires = ["identity"]);
 pgrx::extension_sql_file!(

@@ -1,7 +1,7 @@
 //! What differs between PostgreSQL's majors. The rest of the code knows of none.
 
 use pgrx::pg_sys;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int};
 
 /// The server's count of ended transactions that could have changed anything.
 ///
@@ -61,5 +61,42 @@ pub unsafe fn attributes<'a>(
         #[cfg(feature = "pg18")]
         let first = (*description).compact_attrs.as_ptr().add(count).cast();
         std::slice::from_raw_parts(first, count)
+    }
+}
+
+type Conninfo = *const c_char;
+type Name = *const c_char;
+type Why = *mut *mut c_char;
+#[cfg(feature = "pg15")]
+type Connect =
+    unsafe extern "C-unwind" fn(Conninfo, bool, Name, Why) -> *mut pg_sys::WalReceiverConn;
+#[cfg(not(feature = "pg15"))]
+type Connect = unsafe extern "C-unwind" fn(
+    Conninfo,
+    bool,
+    bool,
+    bool,
+    Name,
+    Why,
+) -> *mut pg_sys::WalReceiverConn;
+
+/// Connects for ordinary queries, by the client that standbys have.
+///
+/// # Safety
+/// The function must be that client's. This may raise an error.
+pub unsafe fn connect(
+    connect: Connect,
+    conninfo: &CStr,
+    error: &mut *mut c_char,
+) -> *mut pg_sys::WalReceiverConn {
+    let name = c"".as_ptr();
+    // SAFETY: as the caller promises; the strings live through the call.
+    unsafe {
+        // A connection for logical replication takes queries, too.
+        #[cfg(feature = "pg15")]
+        return connect(conninfo.as_ptr(), true, name, error);
+        // 17 has connections for no replication at all. Nor must there be a password.
+        #[cfg(not(feature = "pg15"))]
+        return connect(conninfo.as_ptr(), false, false, false, name, error);
     }
 }

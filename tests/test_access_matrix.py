@@ -40,7 +40,8 @@ FUNCTIONS = {
     # What others of these call, and triggers.
     **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold",
                      "doctor_findings", "doctor_library", "doctor_logging", "doctor_isolation",
-                     "doctor_access", "doctor_usage", "has_bare_call", "matches_support"], set()),
+                     "doctor_access", "doctor_usage", "has_bare_call", "matches_support", "usage_collect"],
+                    set()),
 }
 # Read, and never written.
 RELATIONS = {

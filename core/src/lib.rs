@@ -7,13 +7,16 @@
 
 pub mod buckets;
 pub mod chain;
+pub mod conninfo;
 pub mod directory;
 pub mod event;
 pub mod gcra;
 pub mod key;
+pub mod parcel;
 pub mod policy;
 pub mod refill;
 pub mod request_id;
 pub mod rows;
 pub mod siphash;
 pub mod tally;
+pub mod unknown_tally;

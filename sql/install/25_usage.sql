@@ -66,12 +66,16 @@ CREATE TABLE keysmith.usage_incarnation (
     lost_at_most  bigint,
     lost_from     timestamptz,
     lost_until    timestamptz,
+    standby       text COLLATE "C" NOT NULL DEFAULT '',
+    unknown_seen  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (incarnation, database)
 );
 COMMENT ON TABLE keysmith.usage_incarnation IS 'The lives of the shared memory in which records wait, and what their ends may have cost';
 COMMENT ON COLUMN keysmith.usage_incarnation.most_waiting IS 'How many records can wait at once';
 COMMENT ON COLUMN keysmith.usage_incarnation.closed_at IS 'When all was stored, while nothing came since';
 COMMENT ON COLUMN keysmith.usage_incarnation.lost_at_most IS 'How many records its end may have cost, where it was not a proper one';
+COMMENT ON COLUMN keysmith.usage_incarnation.standby IS 'The standby whose memory it is; empty for the server''s own';
+COMMENT ON COLUMN keysmith.usage_incarnation.unknown_seen IS 'How many of a standby''s requests without a known key are counted';
 COMMENT ON COLUMN keysmith.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
 
 CREATE TABLE keysmith.usage_set_aside (

@@ -11,7 +11,7 @@ use crate::catalog::scan::Row;
 use crate::catalog::{Catalog, columns, directory};
 use crate::error::Result;
 use crate::identity::{self, Identity};
-use crate::usage;
+use crate::{lag, usage};
 use keysmith_core::directory::{Entry, Places};
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::format;
@@ -132,6 +132,9 @@ impl<'a> Decision<'a> {
             Ok(sought) => sought,
             Err(reason) => return Ok(self.refusal(reason)),
         };
+        if lag::is_behind(self.demand.now) {
+            return Ok(self.refusal(Reason::ReplicaBehind));
+        }
         let known = sought.known(self.keyspace);
         if let Some(known) = &known
             && let Some(entry) = known.entry

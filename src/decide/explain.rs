@@ -12,8 +12,8 @@ use crate::call::{Bytes, Call, result_set, sql_functions};
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
 use crate::error::Result;
-use crate::limit;
 use crate::text::{self, lossy};
+use crate::{lag, limit};
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
 use keysmith_core::policy::verdict::Reason;
@@ -116,6 +116,9 @@ fn steps(
         })
     });
     let (outcome, saw, rest) = match looked_up {
+        Ok(_) if lag::is_behind(decision.demand.now) => {
+            (Outcome::Refuse(Reason::ReplicaBehind), "a standby that has fallen behind", None)
+        }
         Err(_) => (Outcome::NotReached, "", None),
         Ok(Err(Reason::WrongKeyspace)) => {
             (Outcome::Refuse(Reason::WrongKeyspace), "a key of another keyspace", None)

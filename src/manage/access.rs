@@ -153,12 +153,14 @@ const VIEWS: &[&str] = &[
     "hashing_progress",
 ];
 
-/// What the owner's functions call, and nobody else. Nor does anyone call triggers: of
-/// those, `log_usage`, `hash_columns` and `seal_row` are for making triggers with.
-const INTERNAL: [&str; 11] = [
+/// What the owner's functions call, and standbys, and nobody else. Nor does anyone call
+/// triggers: of those, `log_usage`, `hash_columns` and `seal_row` are for making triggers
+/// with.
+const INTERNAL: [&str; 12] = [
     "usage_page",
     "usage_prepare",
     "usage_fold",
+    "usage_collect",
     "matches_support",
     "doctor_findings",
     "doctor_library",

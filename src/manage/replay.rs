@@ -5,6 +5,7 @@ use super::key;
 use super::sql::{self, Param};
 use crate::call::{Call, sql_functions};
 use crate::error::{Code, Error, Result};
+use crate::usage::link::APPLICATION;
 use pgrx::pg_sys::{self, Datum};
 use std::collections::BTreeMap;
 
@@ -99,8 +100,9 @@ impl Standbys {
                           state, replay_lsn
                    FROM pg_catalog.pg_stat_replication
                    WHERE state <> 'backup'
-                     AND application_name NOT IN ('pg_basebackup', 'pg_receivewal')) standby",
-            &[Param::text(target)],
+                     AND application_name NOT IN ('pg_basebackup', 'pg_receivewal')
+                     AND NOT pg_catalog.starts_with(application_name, $2)) standby",
+            &[Param::text(target), Param::text(APPLICATION)],
         )?;
         for row in rows.iter() {
             if let (Some(name), Some(number), Some(state)) =

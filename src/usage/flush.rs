@@ -2,7 +2,7 @@
 
 use super::late::Late;
 use super::lives::{Life, Progress};
-use super::ring::{MOST_ERROR, Ring};
+use super::ring::Ring;
 use super::store::{self, Numbers, Stored};
 use super::transaction::{Failure, Outcome, now, transaction};
 use super::unknown::Unknown;
@@ -241,8 +241,12 @@ impl Flusher {
         let Some(copy) = copy.filter(|unknown| !unknown.is_empty()) else {
             return Step::Empty;
         };
-        match transaction("storing unknown", || unknown_rows::store(&copy.taken())) {
-            Ok(_) => {
+        let taken = copy.taken();
+        let done = transaction("storing unknown", || {
+            unknown_rows::store(&taken.counts(), &taken.events())
+        });
+        match done {
+            Ok(()) => {
                 self.ring.with(self.place, |database| database.unknown.subtract(&copy));
                 Step::Stored
             }
@@ -288,13 +292,7 @@ impl Flusher {
 
     /// Throws away what belongs to an extension that is no more.
     pub fn discard(&mut self) {
-        let waiting = self.ring.with(self.place, |database| database.count).unwrap_or_default();
-        self.ring
-            .take_out(self.place, waiting, |counters| counters.discarded += u64::from(waiting));
-        self.ring.with(self.place, |database| {
-            let all = database.unknown;
-            database.unknown.subtract(&all);
-        });
+        self.ring.discard(self.place);
         self.late = Late::default();
     }
 
@@ -313,15 +311,6 @@ impl Flusher {
 
     /// Keeps an error where `usage_status` shows it.
     pub fn remember(&self, message: &str) {
-        let mut kept = [0; MOST_ERROR];
-        let end = (0..=message.len().min(MOST_ERROR)).rev().find(|n| message.is_char_boundary(*n));
-        let message = message.as_bytes().get(..end.unwrap_or(0)).unwrap_or_default();
-        for (place, byte) in kept.iter_mut().zip(message) {
-            *place = *byte;
-        }
-        self.ring.with(self.place, |database| {
-            database.worker.last_error = kept;
-            database.counters.failed_batches += 1;
-        });
+        self.ring.remember(self.place, message);
     }
 }

@@ -2,9 +2,8 @@
 //! so that `log_request` can complete it. The request happened, so its record goes on
 //! whether the transaction commits, aborts or is prepared.
 
-use super::{can_write, drop_record, in_place, presence, settings};
+use super::{can_write, drop_record, in_place, is_kept_here, presence, settings};
 use keysmith_core::event::{Learned, MAX_LEN, Record};
-use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -43,11 +42,9 @@ pub fn hold(request_id: &[u8; 16], record: &[u8], now: i64) {
             held.request_id = *request_id;
             held.place = None;
         }
-        // SAFETY: asks for the server's state.
-        let is_standby = unsafe { pg_sys::RecoveryInProgress() };
-        // The worker, while it knows of the record, stays. On a standby there is none.
+        // The worker, while it knows of the record, stays.
         if let Some((ring, place)) = found
-            && !is_standby
+            && is_kept_here()
             && let Some(signals) = ring.signals.get(place)
         {
             signals.held.fetch_add(1, SeqCst);
@@ -100,9 +97,7 @@ fn release(moment: Moment) {
 
 /// Sends an amendment after a record that has gone on. False where it can't be taken.
 pub fn send(amendment: &[u8], now: i64) -> bool {
-    // SAFETY: asks for the server's state.
-    let is_standby = unsafe { pg_sys::RecoveryInProgress() };
-    let is_taken = !is_standby && (presence::find_place().is_some() || can_write());
+    let is_taken = is_kept_here() && (presence::find_place().is_some() || can_write());
     if is_taken {
         accept(amendment, Moment::Running);
         if let Some((ring, place)) = presence::place() {
@@ -120,8 +115,7 @@ fn accept(record: &[u8], moment: Moment) {
         return later(record, moment);
     }
     match presence::place() {
-        // SAFETY: asks for the server's state.
-        Some((ring, place)) if unsafe { pg_sys::RecoveryInProgress() } => {
+        Some((ring, place)) if !is_kept_here() => {
             ring.count(place, |counters| counters.not_logged += 1);
         }
         Some((ring, place)) => {

@@ -103,7 +103,7 @@ fn store(kept: &[Box<[u8]>]) -> Result<()> {
 }
 
 /// Sees to it that there are partitions, once a day, and again after a failure.
-fn prepare() -> Result<()> {
+pub fn prepare() -> Result<()> {
     // SAFETY: reads the clock.
     let today = unsafe { pg_sys::GetCurrentTimestamp() }.div_euclid(DAY);
     if PREPARED.get() != today {

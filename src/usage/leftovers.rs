@@ -2,6 +2,7 @@
 //! start, or there was no process for one. The postmaster, who goes last, puts it into
 //! a file, and into the ring again when the server starts.
 
+use super::apart;
 use super::ring::{MOST_DATABASES, Ring, ring, was_shut_down};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::{CStr, c_int};
@@ -53,10 +54,12 @@ unsafe extern "C-unwind" fn at_exit(code: c_int, _argument: Datum) {
     let Some(ring) = ring() else { return };
     // SAFETY: the control file is the server's own; the postmaster is alone by now.
     let is_proper = code == 0 && unsafe { was_shut_down() };
-    if is_proper
-        && ring.waiting() > 0
-        && let Err(error) = write(ring)
-    {
+    if !is_proper || ring.waiting() == 0 {
+        return;
+    }
+    // The primary may have some of what a standby kept.
+    let written = if ring.started_as_standby { apart::write(ring) } else { write(ring) };
+    if let Err(error) = written {
         pgrx::log!("keysmith: usage of {} requests is lost: {error}", ring.waiting());
     }
 }

@@ -32,14 +32,18 @@ impl Life {
                 "INSERT INTO keysmith.usage_incarnation
                      (incarnation, database, server, started_at, most_waiting)
                  VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT (incarnation, database) DO UPDATE SET closed_at = NULL
+                 ON CONFLICT (incarnation, database) DO UPDATE SET closed_at = NULL, standby = ''
                  RETURNING last_sequence",
                 &self.params(),
             )?;
             let stored_up_to = rows.first().and_then(|row| row.bigint(1)).unwrap_or_default();
             let [incarnation, database, server, ..] = self.params();
             let started_cleanly = Param::boolean(self.ring.started_cleanly);
-            let rows = sql::query(LOSSES, &[incarnation, database, server, started_cleanly])?;
+            let started_as_standby = Param::boolean(self.ring.started_as_standby);
+            let rows = sql::query(
+                LOSSES,
+                &[incarnation, database, server, started_cleanly, started_as_standby],
+            )?;
             Ok((stored_up_to, losses(&rows)))
         })?;
         for loss in losses {
@@ -111,7 +115,7 @@ impl Life {
         let incarnation = self.ring.incarnation;
         [
             Param::bigint(Some(incarnation)),
-            Param::given(pg_sys::OIDOID, Some(self.oid.into())),
+            oid(self.oid),
             Param::bigint(Some(server())),
             Param::timestamp(Some(incarnation)),
             Param::bigint(Some(most_waiting(self.ring))),
@@ -121,9 +125,13 @@ impl Life {
 
 /// How many requests a sudden end can cost at most: those in this database's share of
 /// the ring, and one that each backend holds back.
-fn most_waiting(ring: &Ring) -> i64 {
+pub fn most_waiting(ring: &Ring) -> i64 {
     // SAFETY: set when the server starts.
     i64::from(ring.share) + i64::from(unsafe { pg_sys::MaxBackends })
+}
+
+pub fn oid(oid: u32) -> Param {
+    Param::given(pg_sys::OIDOID, Some(oid.into()))
 }
 
 fn server() -> i64 {
@@ -132,22 +140,26 @@ fn server() -> i64 {
 }
 
 /// The life before this one: after a proper end nothing is lost, as what waited was
-/// kept; else it is reported.
+/// kept; else it is reported. A standby that was promoted knows nothing of the end of
+/// the primary before it, whose life may have begun after its own.
 const LOSSES: &str = "
     UPDATE keysmith.usage_incarnation AS i
-    SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
-        lost_from = CASE WHEN NOT $4 THEN coalesce(i.closed_at, i.last_flush_at, i.started_at) END,
-        lost_until = CASE WHEN NOT $4 THEN c.started_at END,
-        closed_at = CASE WHEN $4 THEN coalesce(i.closed_at, c.started_at) ELSE i.closed_at END
-    FROM keysmith.usage_incarnation AS c
+    SET lost_at_most = CASE WHEN l.is_loss THEN i.most_waiting END,
+        lost_from = CASE WHEN l.is_loss
+                         THEN coalesce(i.closed_at, i.last_flush_at, i.started_at) END,
+        lost_until = CASE WHEN l.is_loss
+                          THEN CASE WHEN $5 THEN pg_catalog.now() ELSE c.started_at END END,
+        closed_at = CASE WHEN l.is_loss THEN i.closed_at ELSE coalesce(i.closed_at, c.started_at) END
+    FROM keysmith.usage_incarnation AS c, (SELECT $5 OR NOT $4 AS is_loss) AS l
     WHERE c.incarnation = $1 AND c.database = $2
       AND i.database = $2 AND i.lost_at_most IS NULL AND i.incarnation = (
           SELECT pg_catalog.max(l.incarnation) FROM keysmith.usage_incarnation AS l
-          WHERE l.database = $2 AND l.server = $3 AND l.incarnation < $1)
+          WHERE l.database = $2 AND l.server = $3 AND l.standby = ''
+            AND l.incarnation <> $1 AND ($5 OR l.incarnation < $1))
     RETURNING pg_catalog.format('usage of at most %s requests may have been lost between %s and %s',
                                 i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most";
 
-fn losses(rows: &Rows) -> Vec<String> {
+pub fn losses(rows: &Rows) -> Vec<String> {
     let reported = rows.iter().filter(|row| row.bigint(2).is_some());
     reported.filter_map(|row| row.text(1)).collect()
 }

@@ -5,19 +5,23 @@
 //! which stores it with the transaction. `store` is how both write rows: the worker's go
 //! `direct`ly into their partitions.
 
+mod apart;
 mod bulk;
+mod collect;
 mod direct;
 mod flush;
 pub mod held;
 mod in_place;
 mod late;
 mod leftovers;
+pub mod link;
 mod lives;
 mod log_request;
 mod presence;
 mod process;
 pub mod ring;
 mod rows;
+mod sender;
 pub mod settings;
 mod status;
 mod store;
@@ -31,6 +35,7 @@ use crate::decide::{Holder, Verdict};
 use keysmith_core::event::{self, Event, Learned, MAX_LEN, Record};
 use keysmith_core::policy::verdict::Reason;
 use pgrx::pg_sys;
+pub use presence::name as worker_name;
 use std::ffi::c_int;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -91,6 +96,9 @@ pub fn unknown(policy: &Policy, keyspace: &[u8], request: &Request, reason: Reas
         return;
     }
     let Some((ring, place)) = presence::find_place() else { return };
+    if !is_kept_here() {
+        return ring.count(place, |counters| counters.not_logged += 1);
+    }
     // Callers may name any number of keyspaces; those that exist are few.
     let keyspace = if policy.exists { keyspace } else { b"" };
     let reason = reason.name().as_bytes();
@@ -142,6 +150,12 @@ fn cut<'a>(text: &'a [u8], most: usize, room: &'a mut Vec<u8>) -> &'a [u8] {
         unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), length, limit) }.unsigned_abs() as usize
     };
     event::cut(text, most, mark.as_bytes(), clip, room)
+}
+
+/// Whether records are kept here: on a standby only if it has where to send them.
+fn is_kept_here() -> bool {
+    // SAFETY: asks for the server's state.
+    !unsafe { pg_sys::RecoveryInProgress() } || link::is_wanted()
 }
 
 /// Whether this transaction may write rows.

@@ -86,7 +86,7 @@ pub fn ensure(ring: &Ring, place: usize, now: i64) {
 fn ask_for_worker(ring: &Ring, place: usize, now: i64) {
     let Some(signals) = ring.signals.get(place) else { return };
     // SAFETY: asks for the server's state.
-    if unsafe { pg_sys::RecoveryInProgress() || pg_sys::IsBinaryUpgrade } {
+    if unsafe { pg_sys::IsBinaryUpgrade } {
         return;
     }
     let is_mine = ring.with(place, |database| {
@@ -116,21 +116,32 @@ fn ask_for_worker(ring: &Ring, place: usize, now: i64) {
 /// Has the postmaster start a worker for a database. False where it has no more room
 /// for workers.
 pub fn register(database: pg_sys::Oid) -> bool {
+    // SAFETY: asks for the server's state. On a standby recovery may never finish.
+    let start = if unsafe { pg_sys::RecoveryInProgress() } {
+        pg_sys::BgWorkerStartTime::BgWorkerStart_ConsistentState
+    } else {
+        pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished
+    };
     let mut worker = pg_sys::BackgroundWorker {
         bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION)
             as i32,
-        bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
+        bgw_start_time: start,
         // BGW_NEVER_RESTART: the next event asks for a new one.
         bgw_restart_time: -1,
         bgw_main_arg: pg_sys::Datum::from(database),
         ..Default::default()
     };
-    fill(&mut worker.bgw_name, c"keysmith usage worker");
-    fill(&mut worker.bgw_type, c"keysmith usage worker");
-    fill(&mut worker.bgw_library_name, c"$libdir/keysmith");
-    fill(&mut worker.bgw_function_name, c"keysmith_usage_worker");
+    name(&mut worker, c"keysmith usage worker", c"keysmith_usage_worker");
     // SAFETY: the structure is copied; no handle is asked for.
     unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) }
+}
+
+/// What a worker of ours is called, and where it begins.
+pub fn name(worker: &mut pg_sys::BackgroundWorker, name: &CStr, entry: &CStr) {
+    fill(&mut worker.bgw_name, name);
+    fill(&mut worker.bgw_type, name);
+    fill(&mut worker.bgw_library_name, c"$libdir/keysmith");
+    fill(&mut worker.bgw_function_name, entry);
 }
 
 fn fill(place: &mut [c_char], text: &CStr) {

@@ -3,6 +3,7 @@
 use super::flush::Flusher;
 use super::presence::{ABSENT, RUNNING};
 use super::ring::ring;
+use super::sender::{End, Sender};
 use super::transaction::now;
 use super::worker::Worker;
 use crate::major;
@@ -89,6 +90,11 @@ fn work(oid: u32) {
     // SAFETY: the callback lives as long as the library.
     unsafe { pg_sys::before_shmem_exit(Some(at_exit), Datum::from(place)) };
     be_independent();
+    // SAFETY: asks for the server's state.
+    let is_standby = unsafe { pg_sys::RecoveryInProgress() };
+    if is_standby && Sender::new(ring, place).run() == End::Leaves {
+        return;
+    }
     Worker::new(Flusher::new(ring, place, oid)).run();
 }
 

@@ -13,9 +13,10 @@ use crate::shmem::{Place, Region, lwlock};
 use keysmith_core::event::MAX_LEN;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
+use std::path::Path;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How many databases of a server can have a queue. The records of others are written
 /// in place.
@@ -34,6 +35,8 @@ pub struct Ring {
     pub incarnation: i64,
     /// Whether the server had been shut down properly before.
     pub started_cleanly: bool,
+    /// Whether the server was a standby then. It may have been promoted since.
+    pub started_as_standby: bool,
     pub capacity: u32,
     /// How many slots one database may take, so that none takes all.
     pub share: u32,
@@ -50,6 +53,8 @@ pub struct Signals {
     pub held: AtomicU32,
     /// Whether there is a worker, as a number of `Presence`.
     pub worker: AtomicU32,
+    /// Of a standby's records, the newest that the primary said is stored.
+    pub acknowledged: AtomicU64,
 }
 
 #[repr(C)]
@@ -142,6 +147,7 @@ unsafe fn initialise(place: *mut u8) -> Result<()> {
         (*ring).lock = &raw mut (*pg_sys::GetNamedLWLockTranche(REGION.name.as_ptr())).lock;
         (*ring).incarnation = pg_sys::GetCurrentTimestamp();
         (*ring).started_cleanly = was_shut_down();
+        (*ring).started_as_standby = is_standby();
         (*ring).capacity = slots();
         (*ring).share = slots() - slots() / 4;
         let state = (*ring).state.get();
@@ -169,6 +175,16 @@ pub unsafe fn was_shut_down() -> bool {
             && (state == pg_sys::DBState::DB_SHUTDOWNED
                 || state == pg_sys::DBState::DB_SHUTDOWNED_IN_RECOVERY)
     }
+}
+
+/// Whether the server is told to start as a standby.
+///
+/// # Safety
+/// Only in the postmaster, before it has started anything.
+unsafe fn is_standby() -> bool {
+    // SAFETY: set before any library is loaded.
+    let data = unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned();
+    Path::new(&data).join("standby.signal").exists()
 }
 
 /// The ring, where the library is preloaded.
@@ -381,6 +397,30 @@ impl Ring {
         self.locked(|state| state.used)
     }
 
+    /// Throws away all that waits for a database.
+    pub fn discard(&self, database: usize) {
+        let waiting = self.with(database, |database| database.count).unwrap_or_default();
+        self.take_out(database, waiting, |counters| counters.discarded += u64::from(waiting));
+        self.with(database, |database| {
+            let all = database.unknown;
+            database.unknown.subtract(&all);
+        });
+    }
+
+    /// Keeps an error where `usage_status` shows it.
+    pub fn remember(&self, database: usize, message: &str) {
+        let mut kept = [0; MOST_ERROR];
+        let end = (0..=message.len().min(MOST_ERROR)).rev().find(|n| message.is_char_boundary(*n));
+        let message = message.as_bytes().get(..end.unwrap_or(0)).unwrap_or_default();
+        for (place, byte) in kept.iter_mut().zip(message) {
+            *place = *byte;
+        }
+        self.with(database, |database| {
+            database.worker.last_error = kept;
+            database.counters.failed_batches += 1;
+        });
+    }
+
     /// Counts something for a database.
     pub fn count(&self, database: usize, count: impl FnOnce(&mut Counters)) {
         self.with(database, |database| count(&mut database.counters));
@@ -426,6 +466,7 @@ impl Ring {
             if let Some(signals) = self.signals.get(index) {
                 signals.held.store(0, Relaxed);
                 signals.worker.store(0, Relaxed);
+                signals.acknowledged.store(0, Relaxed);
             }
         }
     }

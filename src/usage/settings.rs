@@ -1,8 +1,9 @@
 //! The settings of usage records. None may be SET by an ordinary user.
 
 use pgrx::pg_sys::{self, GucContext, config_enum_entry};
-use std::ffi::CStr;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::ffi::{CStr, c_char};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering::Relaxed};
 
 /// In kB. 32,000 requests: what comes in while the worker stores the batches before it,
 /// and through a pause of a second at tens of thousands of requests a second. It is an
@@ -26,6 +27,31 @@ static DURABILITY: AtomicI32 = AtomicI32::new(Durability::Async as i32);
 
 /// In minutes. A quarter of a year: what an investigation usually needs. 0 keeps all.
 static RETENTION: AtomicI32 = AtomicI32::new(90 * 24 * 60);
+
+/// By default a standby sends its records to where its log comes from: nobody has to
+/// name the primary twice, and what follows a new primary sends to it.
+static CONNINFO: AtomicPtr<c_char> = AtomicPtr::new(null_mut());
+
+/// The value of `keysmith.usage_conninfo` that has a standby send nothing.
+pub const OFF: &str = "off";
+
+/// How a standby reaches the primary; empty to use `primary_conninfo`.
+pub fn conninfo() -> String {
+    let value = CONNINFO.load(Relaxed);
+    if value.is_null() {
+        return String::new();
+    }
+    // SAFETY: PostgreSQL keeps a C string there.
+    unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned()
+}
+
+/// Whether a standby sends at all.
+pub fn is_sending(has_primary: bool) -> bool {
+    let value = CONNINFO.load(Relaxed);
+    // SAFETY: null, or a C string that PostgreSQL keeps.
+    let chosen = unsafe { if value.is_null() { c"" } else { CStr::from_ptr(value) } };
+    if chosen.is_empty() { has_primary } else { chosen.to_bytes() != OFF.as_bytes() }
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Overflow {
@@ -172,6 +198,19 @@ pub unsafe fn define() {
             unit: pg_sys::GUC_UNIT_MIN,
         }
         .define();
+        // A connection string may hold a password, and leads out of the server.
+        pg_sys::DefineCustomStringVariable(
+            c"keysmith.usage_conninfo".as_ptr(),
+            c"How a standby reaches the primary to hand over its usage records.".as_ptr(),
+            c"Empty for primary_conninfo; off to send none.".as_ptr(),
+            CONNINFO.as_ptr(),
+            c"".as_ptr(),
+            GucContext::PGC_SIGHUP,
+            pg_sys::GUC_SUPERUSER_ONLY as i32,
+            None,
+            None,
+            None,
+        );
         pg_sys::DefineCustomEnumVariable(
             c"keysmith.usage_overflow".as_ptr(),
             c"What becomes of usage records for which there is no room.".as_ptr(),

@@ -1,7 +1,7 @@
 //! How usage records fare, and waiting for them.
 
 use super::ring::{Counters, Ring, WorkerPlace};
-use super::{LOST_HERE, held, presence};
+use super::{LOST_HERE, held, is_kept_here, presence};
 use crate::call::{Call, result_set, sql_functions};
 use crate::error::{Code, Error, Result};
 use crate::manage::authority::{self, Needs};
@@ -97,10 +97,11 @@ fn describe(ring: &Ring, place: usize, rows: &mut Vec<(&str, Option<String>)>) {
     let error = error.split(|byte| *byte == 0).next().unwrap_or_default();
     let error = String::from_utf8_lossy(error).into_owned();
     // SAFETY: asks for the server's state.
-    let mode = if unsafe { pg_sys::RecoveryInProgress() } {
-        "not logged: the server is a standby"
-    } else {
-        "shared memory"
+    let is_standby = unsafe { pg_sys::RecoveryInProgress() };
+    let mode = match (is_standby, is_kept_here()) {
+        (false, _) => "shared memory",
+        (true, true) => "shared memory, handed to the primary",
+        (true, false) => "not logged: the server is a standby that hands over nothing",
     };
     let worker = match presence {
         presence::RUNNING => "running",
@@ -160,17 +161,20 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
     }
     held::hand_on();
     let Some((ring, place)) = presence::find_place() else { return Ok(None) };
-    // SAFETY: asks for the server's state.
-    if unsafe { pg_sys::RecoveryInProgress() } {
+    if !is_kept_here() {
         return Ok(None);
     }
     let target = ring.with(place, |database| (database.sequence, database.unknown.seen));
     let Some((sequence, seen)) = target else { return Ok(None) };
     let deadline = i128::from(now()) + length;
     loop {
+        // A standby's records wait for the log to come back, which may wait for whoever
+        // holds a snapshot here, as the caller does: what the primary says is enough.
+        let acknowledged = ring.signals.get(place).map(|signals| signals.acknowledged.load(SeqCst));
+        let is_acknowledged = acknowledged.is_some_and(|newest| newest >= sequence);
         let (latch, is_done, waiting) = ring
             .with(place, |database| {
-                let is_done = (database.done >= sequence || database.count == 0)
+                let is_done = (database.done >= sequence || database.count == 0 || is_acknowledged)
                     && database.unknown.stored >= seen;
                 database.worker.asked |= !is_done;
                 (database.worker.latch, is_done, database.count)

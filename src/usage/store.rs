@@ -3,6 +3,7 @@
 
 use super::direct;
 use super::rows::{self, EVENT, Texts};
+use super::transaction::unless_twice;
 use crate::error::{Code, Error, Result};
 use crate::manage::sql::{self, Param};
 use keysmith_core::event::{Event, Learned, Record};
@@ -16,6 +17,9 @@ use std::ptr::null_mut;
 pub enum Numbers {
     /// Those of the records, within a life of the server's shared memory.
     OfRing { incarnation: i64 },
+    /// Those of records that come from elsewhere, within a life of another memory. Whose
+    /// request has a row already is left out.
+    Brought { incarnation: i64 },
     /// A sequence of the database's.
     OfSequence,
 }
@@ -51,17 +55,23 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
     }
     let left: Vec<_> = match numbers {
         Numbers::OfRing { incarnation } => direct::store(&events, incarnation),
+        // The marks of a life say what is stored of it, but its records are made elsewhere:
+        // none is counted with a request that has its row.
+        Numbers::Brought { incarnation } => {
+            unless_twice(|| direct::store(&events, incarnation)).unwrap_or(events.iter().collect())
+        }
         Numbers::OfSequence => events.iter().collect(),
     };
+    let mut stored = events.len();
     if !left.is_empty() {
         let mut batch = Batch::new()?;
         let mut texts = Texts::default();
-        for (sequence, event) in left {
+        for (sequence, event) in &left {
             batch.add(event, *sequence, numbers, &mut texts);
         }
-        batch.insert(numbers)?;
+        stored = stored - left.len() + batch.insert(numbers)?;
     }
-    Ok(Stored { events: events.len(), unmatched: amend(told)? })
+    Ok(Stored { events: stored, unmatched: amend(told)? })
 }
 
 /// Rows on their way into the table, in a store that statements can name.
@@ -98,7 +108,7 @@ impl Batch {
         texts: &mut Texts<'a>,
     ) {
         let incarnation = match numbers {
-            Numbers::OfRing { incarnation } => incarnation,
+            Numbers::OfRing { incarnation } | Numbers::Brought { incarnation } => incarnation,
             Numbers::OfSequence => 0,
         };
         let mut row = rows::event(event, incarnation, sequence, texts);
@@ -110,22 +120,27 @@ impl Batch {
         self.count += 1;
     }
 
-    fn insert(self, numbers: Numbers) -> Result<()> {
+    /// Inserts the rows, and tells how many.
+    fn insert(self, numbers: Numbers) -> Result<usize> {
         let sequence = match numbers {
-            Numbers::OfRing { .. } => "sequence",
+            Numbers::OfRing { .. } | Numbers::Brought { .. } => "sequence",
             Numbers::OfSequence => {
                 "pg_catalog.nextval('keysmith.usage_sequence'::pg_catalog.regclass)"
             }
         };
+        let conflict = match numbers {
+            Numbers::Brought { .. } => "ON CONFLICT DO NOTHING",
+            Numbers::OfRing { .. } | Numbers::OfSequence => "",
+        };
         self.register()?;
-        sql::execute(
+        let inserted = sql::execute(
             &format!(
                 "INSERT INTO keysmith.usage_event
                      (at, incarnation, sequence, request_id, key_id, tenant_id, keyspace,
                       environment, method, endpoint, status, outcome, ip, latency)
                  SELECT at, incarnation, {sequence}, request_id, key_id, tenant_id, keyspace,
                       environment, method, endpoint, status, outcome, ip, latency
-                 FROM batch"
+                 FROM batch {conflict}"
             ),
             &[],
         )?;
@@ -136,7 +151,7 @@ impl Batch {
             pg_sys::tuplestore_end(self.rows);
             pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
         }
-        Ok(())
+        Ok(inserted)
     }
 
     /// Gives the rows a name that statements of this session know.

@@ -3,6 +3,7 @@
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::manage::authority;
+use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, BackendState};
 use std::panic::AssertUnwindSafe;
@@ -27,7 +28,7 @@ pub fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T
 }
 
 /// Runs something in a transaction of its own.
-fn bare_transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
+pub fn bare_transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     let activity = std::ffi::CString::new(format!("keysmith usage: {what}")).unwrap_or_default();
     let run = AssertUnwindSafe(|| {
         // SAFETY: what a background worker does for a transaction.
@@ -58,6 +59,28 @@ fn bare_transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<
         pg_sys::pgstat_report_activity(BackendState::STATE_IDLE, std::ptr::null());
     }
     outcome
+}
+
+/// Runs something within a transaction. It has no effect, and no result, if a unique index
+/// has something of it already; other errors are the transaction's.
+pub fn unless_twice<T>(body: impl FnOnce() -> T) -> Option<T> {
+    // SAFETY: what PL/pgSQL does for a block with an exception handler.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let done = pgrx::PgTryBuilder::new(AssertUnwindSafe(|| Some(body())))
+            .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, |_| None)
+            .execute();
+        match done {
+            Some(_) => pg_sys::ReleaseCurrentSubTransaction(),
+            None => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        done
+    }
 }
 
 /// Whether the extension is there, as far as can be seen.
@@ -91,7 +114,7 @@ fn caught(error: &CaughtError) -> Failure {
 
 /// Whether an SQLSTATE is of a class that tells of the server's state, or of others'
 /// doings, and not of the data.
-fn is_passing(packed: i32) -> bool {
+pub fn is_passing(packed: i32) -> bool {
     let character = |place: i32| ((packed >> (6 * place)) & 0x3f) as u8 + b'0';
     matches!(&[character(0), character(1)], b"08" | b"25" | b"40" | b"53" | b"55" | b"57" | b"58")
 }

@@ -1,7 +1,8 @@
 //! Requests without a known key: counted by keyspace and reason, and sampled, in a
 //! place that does not grow. Nothing of what was presented for a key is kept.
 
-use keysmith_core::event::{MAX_LEN, MOST_NAME, MOST_OUTCOME};
+use keysmith_core::event::{Event, MAX_LEN, MOST_NAME, MOST_OUTCOME, Record};
+use keysmith_core::unknown_tally::Count;
 
 /// How many pairs of keyspace and reason are told apart between two flushes. What
 /// comes beyond is counted as other.
@@ -63,6 +64,24 @@ pub struct Taken {
     pub samples: Vec<Vec<u8>>,
 }
 
+impl Taken {
+    /// All counts, those that are not told apart among them.
+    pub fn counts(&self) -> Vec<Count<'_>> {
+        let other = (self.other > 0).then_some((&b""[..], &b"other"[..], self.other));
+        self.pairs.iter().map(|p| (p.keyspace(), p.reason(), p.requests)).chain(other).collect()
+    }
+
+    /// The samples, decoded.
+    pub fn events(&self) -> Vec<Event<'_>> {
+        let records = self.samples.iter().filter_map(|sample| Record::decode(sample));
+        let event = |record| match record {
+            Record::Event(event) => Some(event),
+            Record::Amendment { .. } => None,
+        };
+        records.filter_map(event).collect()
+    }
+}
+
 impl Unknown {
     /// Counts a request. True if a record of it should be given to `sample`.
     pub fn count(&mut self, keyspace: &[u8], reason: &[u8], now: i64) -> bool {
@@ -113,6 +132,21 @@ impl Unknown {
         }
         self.sampled = self.sampled.saturating_sub(stored.sampled);
         self.stored = stored.seen;
+    }
+
+    /// Takes off what someone stored who could not say so any more: so many of them all
+    /// are. Which pairs those were can't be known, as more may have come since; the sum
+    /// stays right.
+    pub fn subtract_up_to(&mut self, stored: u64) {
+        let mut gone = stored.min(self.seen).saturating_sub(self.stored);
+        self.stored += gone;
+        let others = std::iter::once(&mut self.other);
+        for requests in self.pairs.iter_mut().map(|pair| &mut pair.requests).chain(others) {
+            let taken = gone.min(*requests);
+            *requests -= taken;
+            gone -= taken;
+        }
+        self.pairs.sort_unstable_by_key(|pair| pair.requests == 0);
     }
 
     pub fn taken(&self) -> Taken {

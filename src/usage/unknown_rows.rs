@@ -1,26 +1,24 @@
 //! The rows of requests without a known key.
 
 use super::rows;
-use super::unknown::Taken;
 use crate::error::Result;
 use crate::manage::sql::{self, Param};
-use keysmith_core::event::Record;
+use keysmith_core::event::Event;
+use keysmith_core::unknown_tally::Count;
 use pgrx::pg_sys;
 
-pub fn store(taken: &Taken) -> Result<()> {
-    let other = (taken.other > 0).then_some((&b""[..], &b"other"[..], taken.other));
-    let pairs = taken.pairs.iter().map(|p| (p.keyspace(), p.reason(), p.requests));
-    for (keyspace, reason, requests) in pairs.chain(other) {
+/// Adds to the counts, and to the samples.
+pub fn store(counts: &[Count], samples: &[Event]) -> Result<()> {
+    for (keyspace, reason, requests) in counts {
         sql::execute(
             "INSERT INTO keysmith.usage_unknown AS u (keyspace, reason, hour, requests)
              VALUES ($1, $2, pg_catalog.date_trunc('hour', pg_catalog.now()), $3)
              ON CONFLICT (keyspace, reason, hour)
              DO UPDATE SET requests = u.requests + excluded.requests",
-            &[text(keyspace), text(reason), Param::bigint(Some(requests as i64))],
+            &[text(keyspace), text(reason), Param::bigint(Some(*requests as i64))],
         )?;
     }
-    for sample in &taken.samples {
-        let Some(Record::Event(event)) = Record::decode(sample) else { continue };
+    for event in samples {
         let ip = event.ip.map(|address| address.to_string());
         sql::execute(
             "INSERT INTO keysmith.usage_unknown_sample

@@ -1,11 +1,13 @@
 //! The background worker of a database: started by its first event, gone when there
 //! have been none for a while, and never in anybody's way.
 
+use super::apart;
 use super::flush::{Flusher, Step};
 use super::presence::{self, ABSENT, RUNNING, STARTING};
 use super::process::{
     attend, database_is_wanted, server_is_stopping, shutdown_requested, wait_for_latch,
 };
+use super::ring::Ring;
 use super::settings;
 use super::transaction::{extension_exists, now};
 use pgrx::pg_sys;
@@ -13,10 +15,10 @@ use std::ptr::null_mut;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// How often to see whether someone wants the database for himself, in microseconds.
-const LOOKS_AROUND: i64 = 500_000;
+pub const LOOKS_AROUND: i64 = 500_000;
 const MAINTAINS: i64 = 60_000_000;
 /// Requests without a known key are stored less often: a flood of them costs little.
-const STORES_UNKNOWN: i64 = 5_000_000;
+pub const STORES_UNKNOWN: i64 = 5_000_000;
 /// Idle for as many flush intervals, it goes. PostgreSQL has eight processes for all
 /// workers by default.
 const IDLE_INTERVALS: i64 = 10;
@@ -87,7 +89,12 @@ impl Worker {
         }
         self.flusher.prepare();
         match self.flusher.open() {
-            Ok(()) => self.is_open = true,
+            Ok(()) => {
+                self.is_open = true;
+                if let Err(message) = apart::store() {
+                    self.flusher.remember(&message);
+                }
+            }
             Err(failure) => self.flusher.could_not(&failure),
         }
         true
@@ -211,23 +218,7 @@ impl Worker {
         if self.is_open && !self.flusher.close() && self.still_has_extension() {
             return false;
         }
-        let (ring, place) = (self.flusher.ring, self.flusher.place);
-        let Some(signals) = ring.signals.get(place) else { return true };
-        let has_left = ring.with(place, |database| {
-            signals.worker.store(ABSENT, SeqCst);
-            let is_idle = database.count == 0
-                && database.unknown.is_empty()
-                && signals.held.load(SeqCst) == 0;
-            if is_idle {
-                database.worker.pid = 0;
-                database.worker.latch = null_mut();
-                database.worker.since = 0;
-            } else {
-                signals.worker.store(RUNNING, SeqCst);
-            }
-            is_idle
-        });
-        has_left.unwrap_or(true)
+        step_down(self.flusher.ring, self.flusher.place)
     }
 
     /// Stores what there is. When the server stops, waits for the other backends, which
@@ -270,4 +261,23 @@ impl Worker {
             self.flusher.close();
         }
     }
+}
+
+/// Gives the place up, unless something came in the meantime.
+pub fn step_down(ring: &Ring, place: usize) -> bool {
+    let Some(signals) = ring.signals.get(place) else { return true };
+    let has_left = ring.with(place, |database| {
+        signals.worker.store(ABSENT, SeqCst);
+        let is_idle =
+            database.count == 0 && database.unknown.is_empty() && signals.held.load(SeqCst) == 0;
+        if is_idle {
+            database.worker.pid = 0;
+            database.worker.latch = null_mut();
+            database.worker.since = 0;
+        } else {
+            signals.worker.store(RUNNING, SeqCst);
+        }
+        is_idle
+    });
+    has_left.unwrap_or(true)
 }

@@ -7,6 +7,7 @@ pub enum Reason {
     Missing,
     MalformedHeader,
     MalformedKey,
+    ReplicaBehind,
     NotFound,
     WrongKeyspace,
     WrongEnvironment,
@@ -27,11 +28,12 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the rules that give them.
-    pub const ALL: [Reason; 20] = [
+    pub const ALL: [Reason; 21] = [
         Reason::Ok,
         Reason::Missing,
         Reason::MalformedHeader,
         Reason::MalformedKey,
+        Reason::ReplicaBehind,
         Reason::NotFound,
         Reason::WrongKeyspace,
         Reason::WrongEnvironment,
@@ -56,6 +58,7 @@ impl Reason {
             Reason::Missing => "missing",
             Reason::MalformedHeader => "malformed_header",
             Reason::MalformedKey => "malformed_key",
+            Reason::ReplicaBehind => "replica_behind",
             Reason::NotFound => "not_found",
             Reason::WrongKeyspace => "wrong_keyspace",
             Reason::WrongEnvironment => "wrong_environment",
@@ -91,6 +94,7 @@ impl Reason {
             | Reason::Disabled
             | Reason::TenantSuspended
             | Reason::OwnerGone => Answer::InvalidApiKey,
+            Reason::ReplicaBehind => Answer::Unavailable,
             Reason::IpNotAllowed | Reason::IpUnknown => Answer::IpNotAllowed,
             Reason::KindNotAllowed => Answer::InsufficientKind,
             Reason::InsufficientScope => Answer::InsufficientScope,
@@ -112,11 +116,12 @@ pub enum Answer {
     InsufficientScope,
     RateLimited,
     CreditsExhausted,
+    Unavailable,
 }
 
 impl Answer {
     /// All answers; a keyspace may put another vocabulary in place of this one.
-    pub const ALL: [Answer; 9] = [
+    pub const ALL: [Answer; 10] = [
         Answer::Ok,
         Answer::MissingAuthorization,
         Answer::InvalidAuthorization,
@@ -126,6 +131,7 @@ impl Answer {
         Answer::InsufficientScope,
         Answer::RateLimited,
         Answer::CreditsExhausted,
+        Answer::Unavailable,
     ];
 
     /// The answer with a canonical code.
@@ -142,6 +148,7 @@ impl Answer {
             }
             Answer::IpNotAllowed | Answer::InsufficientKind | Answer::InsufficientScope => 403,
             Answer::RateLimited | Answer::CreditsExhausted => 429,
+            Answer::Unavailable => 503,
         }
     }
 
@@ -156,6 +163,7 @@ impl Answer {
             Answer::InsufficientScope => "insufficient_scope",
             Answer::RateLimited => "rate_limited",
             Answer::CreditsExhausted => "credits_exhausted",
+            Answer::Unavailable => "unavailable",
         }
     }
 
@@ -170,6 +178,7 @@ impl Answer {
             Answer::InsufficientScope => "The API key lacks a scope that this request needs.",
             Answer::RateLimited => "Too many requests: try again later.",
             Answer::CreditsExhausted => "The credits are used up.",
+            Answer::Unavailable => "API keys can't be checked here at the moment: try again.",
         }
     }
 }

@@ -1,0 +1,137 @@
+//! What a standby had not handed over when it was shut down: kept in a file for each
+//! database, under the names that the records had, so that none is stored twice even if
+//! the primary has it already. The database's next worker sends it, or stores it where
+//! the server is a standby no more.
+
+use super::collect::{self, Life, Load};
+use super::link::Failed;
+use super::ring::{MOST_DATABASES, Ring};
+use super::transaction::{Failure, transaction};
+use super::{lives, sender};
+use crate::error::Error;
+use keysmith_core::parcel;
+use pgrx::pg_sys;
+use std::ffi::CStr;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+/// What a file of ours begins with.
+const MAGIC: &[u8; 8] = b"KSAPART1";
+const PREFIX: &str = "keysmith_usage.";
+/// How many records are handed over at once.
+const PORTION: usize = 2_000;
+
+/// Writes what waits, of all databases. Only when nobody takes records out.
+pub fn write(ring: &Ring) -> io::Result<()> {
+    let standby = sender::name();
+    for place in 0..MOST_DATABASES {
+        let found = ring.with(place, |database| (database.oid, database.counters.dropped));
+        let waiting = ring.peek(place, u32::MAX);
+        let Some((oid, dropped)) = found.filter(|_| !waiting.is_empty()) else { continue };
+        let mut content = MAGIC.to_vec();
+        content.extend_from_slice(&ring.incarnation.to_le_bytes());
+        content.extend_from_slice(&lives::most_waiting(ring).to_le_bytes());
+        content.extend_from_slice(&(dropped as i64).to_le_bytes());
+        content.push(u8::from(ring.started_cleanly));
+        let name = standby.get(..standby.len().min(255)).unwrap_or_default();
+        content.push(name.len() as u8);
+        content.extend_from_slice(name.as_bytes());
+        for record in waiting {
+            parcel::add(&mut content, record.sequence, record.bytes);
+        }
+        let path = directory().join(format!("{PREFIX}{oid}.{}", ring.incarnation));
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        file.write_all(&content)?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Whether there is something of this database's.
+pub fn exists() -> bool {
+    !files().is_empty()
+}
+
+/// Hands over what there is, a portion at a time, and removes each file when all of it
+/// is taken.
+pub fn deliver(
+    mut hand_over: impl FnMut(&Life, &[u8]) -> Result<(), Failed>,
+) -> Result<(), Failed> {
+    for path in files() {
+        let content = fs::read(&path).unwrap_or_default();
+        match read(&content) {
+            None => pgrx::warning!("keysmith: {} can't be read", path.display()),
+            Some((life, records)) => {
+                for portion in records.chunks(PORTION) {
+                    let mut parcel = Vec::new();
+                    for (number, record) in portion {
+                        parcel::add(&mut parcel, *number, record);
+                    }
+                    hand_over(&life, &parcel)?;
+                }
+            }
+        }
+        if let Err(error) = fs::remove_file(&path) {
+            pgrx::warning!("keysmith: {} can't be removed: {error}", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// Stores what there is in this server's own tables.
+pub fn store() -> Result<(), String> {
+    let stored = deliver(|life, parcel| {
+        transaction("storing what was kept", || {
+            let records = collect::records(parcel)
+                .ok_or_else(|| Error::argument("records", "must be whole"))?;
+            collect::take_in(life, &Load { records, ..Load::default() })
+        })
+        .map(|_| ())
+        .map_err(|Failure { message, .. }| Failed { message, sqlstate: 0 })
+    });
+    stored.map_err(|failed| failed.message)
+}
+
+type Kept<'a> = (Life, Vec<(u64, &'a [u8])>);
+
+fn read(content: &[u8]) -> Option<Kept<'_>> {
+    let rest = content.strip_prefix(MAGIC)?;
+    let (incarnation, rest) = rest.split_first_chunk()?;
+    let (most_waiting, rest) = rest.split_first_chunk()?;
+    let (dropped, rest) = rest.split_first_chunk()?;
+    let (started_cleanly, rest) = rest.split_first()?;
+    let (length, rest) = rest.split_first()?;
+    let (standby, rest) = rest.split_at_checked(usize::from(*length))?;
+    let life = Life {
+        standby: String::from_utf8(standby.to_vec()).ok()?,
+        incarnation: i64::from_le_bytes(*incarnation),
+        most_waiting: i64::from_le_bytes(*most_waiting),
+        started_cleanly: *started_cleanly != 0,
+        dropped: i64::from_le_bytes(*dropped),
+    };
+    Some((life, parcel::open(rest)?))
+}
+
+/// The files of this database, the oldest life first.
+fn files() -> Vec<PathBuf> {
+    // SAFETY: set for as long as the process lives.
+    let oid = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let Ok(entries) = fs::read_dir(directory()) else { return Vec::new() };
+    let prefix = format!("{PREFIX}{oid}.");
+    let is_ours = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+    };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(is_ours).collect();
+    files.sort();
+    files
+}
+
+/// Beside the statistics, which PostgreSQL keeps over a restart in the same way.
+fn directory() -> PathBuf {
+    // SAFETY: set before any library is loaded.
+    let data = unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned();
+    PathBuf::from(data).join("pg_stat")
+}

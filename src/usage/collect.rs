@@ -1,0 +1,294 @@
+//! Taking in what another server's memory, or an earlier life of it, hands over: each
+//! record once, whoever sends it and however often.
+//!
+//! A record's name is the life (incarnation) in which it was made and its number in
+//! it. The number of the newest that is stored is kept with the life, and changes in
+//! the transaction that stores: what comes a second time is known by it.
+
+use super::store::{self, Numbers};
+use super::transaction::now;
+use super::{drop_record, in_place, lives, presence, unknown_rows};
+use crate::call::{Call, must_not_be_null, result_set, sql_functions};
+use crate::catalog::Catalog;
+use crate::error::{Code, Error, Result};
+use crate::manage::authority;
+use crate::manage::sql::{self, Param};
+use crate::varlena;
+use keysmith_core::event::{Event, Learned, MAX_LEN, Record};
+use keysmith_core::{parcel, unknown_tally};
+use pgrx::pg_sys::{self, Datum};
+
+sql_functions! {
+    keysmith_usage_collect => usage_collect;
+}
+
+const MOST_NAME: usize = 200;
+
+/// A life of a standby's shared memory.
+pub struct Life {
+    /// The standby's name.
+    pub standby: String,
+    pub incarnation: i64,
+    /// How many records its sudden end could cost.
+    pub most_waiting: i64,
+    /// Whether the life before it ended properly.
+    pub started_cleanly: bool,
+    /// How many records were given up in it, so far.
+    pub dropped: i64,
+}
+
+/// What is handed over, and may have been before.
+#[derive(Default)]
+pub struct Load<'a> {
+    pub records: Vec<(i64, Record<'a>)>,
+    /// How many requests without a known key there were when these were counted.
+    pub unknown_mark: i64,
+    pub unknown: Vec<unknown_tally::Count<'a>>,
+    pub samples: Vec<Event<'a>>,
+}
+
+/// What is stored of a life.
+pub struct Marks {
+    pub last_sequence: i64,
+    pub unknown_seen: i64,
+}
+
+fn usage_collect(call: &Call) -> Result<Option<Datum>> {
+    // SAFETY: asks for the server's state.
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return Err(Error::new(Code::Conflict, "usage_collect must be called on the primary")
+            .hint("A standby of a standby needs keysmith.usage_conninfo."));
+    }
+    let life = Life {
+        standby: call.required_text(0, "standby")?,
+        incarnation: number(call, 1, "incarnation")?,
+        most_waiting: number(call, 2, "most_waiting")?,
+        started_cleanly: call.boolean(3, "started_cleanly")?,
+        dropped: number(call, 4, "dropped")?,
+    };
+    if life.standby.is_empty() || life.standby.chars().count() > MOST_NAME {
+        let rule = format!("must have from 1 to {MOST_NAME} characters");
+        return Err(Error::argument("standby", rule));
+    }
+    let load = Load {
+        records: records(bytes(call, 5, "records")?).ok_or_else(|| garbled("records"))?,
+        unknown_mark: number(call, 6, "unknown_mark")?,
+        unknown: unknown(bytes(call, 7, "unknown")?).ok_or_else(|| garbled("unknown"))?,
+        samples: samples(bytes(call, 8, "samples")?).ok_or_else(|| garbled("samples"))?,
+    };
+    let marks = authority::as_owner(&Catalog::open()?, || {
+        store::be_brief();
+        in_place::prepare()?;
+        take_in(&life, &load)
+    })?;
+    // What is acknowledged may be forgotten by its sender.
+    // SAFETY: sets a flag of the transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
+    // SAFETY: the function is declared to return a set of two bigints.
+    unsafe {
+        let result = result_set(call, 0);
+        pg_sys::tuplestore_putvalues(
+            result.setResult,
+            result.setDesc,
+            [Datum::from(marks.last_sequence), Datum::from(marks.unknown_seen)].as_mut_ptr(),
+            [false, false].as_mut_ptr(),
+        );
+    }
+    Ok(None)
+}
+
+/// Stores what is new of a load. Called as the extension's owner, in a transaction that
+/// stores all of it or nothing.
+pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
+    // SAFETY: both are set for as long as the process lives.
+    let (database, server) =
+        unsafe { (pg_sys::MyDatabaseId.to_u32(), pg_sys::GetSystemIdentifier() as i64) };
+    let (incarnation, database) = (Param::bigint(Some(life.incarnation)), lives::oid(database));
+    let is_new = sql::execute(
+        "INSERT INTO keysmith.usage_incarnation
+             (incarnation, database, server, started_at, most_waiting, standby)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (incarnation, database) DO NOTHING",
+        &[
+            incarnation,
+            database,
+            Param::bigint(Some(server)),
+            Param::timestamp(Some(life.incarnation)),
+            Param::bigint(Some(life.most_waiting)),
+            Param::text(&life.standby),
+        ],
+    )? > 0;
+    let named = |life: &Life| [Param::bigint(Some(life.incarnation)), lives::oid(my_database())];
+    if is_new {
+        report_losses(life)?;
+    }
+    // Of two who bring the same, the second waits here, and then sees what is stored.
+    let rows = sql::query(
+        "SELECT last_sequence, unknown_seen, standby FROM keysmith.usage_incarnation
+         WHERE incarnation = $1 AND database = $2 FOR UPDATE",
+        &named(life),
+    )?;
+    let (marks, standby) = match rows.first() {
+        Some(row) => (
+            Marks {
+                last_sequence: row.bigint(1).unwrap_or_default(),
+                unknown_seen: row.bigint(2).unwrap_or_default(),
+            },
+            row.text(3).unwrap_or_default(),
+        ),
+        None => return Err(Error::new(Code::Conflict, "this life was just forgotten")),
+    };
+    // A standby that was promoted has made its life its own, with no name.
+    if !standby.is_empty() && standby != life.standby {
+        return Err(Error::new(
+            Code::Conflict,
+            format!("incarnation is that of another standby, {standby:?}"),
+        ));
+    }
+    let fresh: Vec<(i64, Record)> =
+        load.records.iter().filter(|(number, _)| *number > marks.last_sequence).copied().collect();
+    let stored = store::records(&fresh, Numbers::Brought { incarnation: life.incarnation })?;
+    for (_, record) in &fresh {
+        if let Record::Amendment { request_id, .. } = record
+            && stored.unmatched.contains(request_id)
+        {
+            wait_for_its_event(record);
+        }
+    }
+    let unknown_seen = if load.unknown_mark > marks.unknown_seen {
+        unknown_rows::store(&load.unknown, &load.samples)?;
+        load.unknown_mark
+    } else {
+        marks.unknown_seen
+    };
+    let last = fresh.last().map_or(marks.last_sequence, |(number, _)| *number);
+    let [incarnation, database] = named(life);
+    sql::execute(
+        "UPDATE keysmith.usage_incarnation
+         SET last_sequence = $3, stored = stored + $4, dropped = $5, unknown_seen = $6,
+             last_flush_at = pg_catalog.clock_timestamp()
+         WHERE incarnation = $1 AND database = $2",
+        &[
+            incarnation,
+            database,
+            Param::bigint(Some(last)),
+            Param::bigint(i64::try_from(stored.events).ok()),
+            Param::bigint(Some(life.dropped)),
+            Param::bigint(Some(unknown_seen)),
+        ],
+    )?;
+    Ok(Marks { last_sequence: last, unknown_seen })
+}
+
+/// The life of this standby before this one: what it had not handed over is lost unless
+/// it ended properly, since then it was kept, and came before the first of this life.
+fn report_losses(life: &Life) -> Result<()> {
+    let rows = sql::query(
+        "UPDATE keysmith.usage_incarnation AS i
+         SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
+             lost_from = CASE WHEN NOT $4 THEN coalesce(i.last_flush_at, i.started_at) END,
+             lost_until = CASE WHEN NOT $4 THEN $5 END,
+             closed_at = CASE WHEN $4 THEN coalesce(i.closed_at, $5) ELSE i.closed_at END
+         WHERE i.database = $2 AND i.standby = $3 AND i.lost_at_most IS NULL
+           AND i.incarnation = (
+               SELECT pg_catalog.max(l.incarnation) FROM keysmith.usage_incarnation AS l
+               WHERE l.database = $2 AND l.standby = $3 AND l.incarnation < $1)
+         RETURNING pg_catalog.format(
+             'usage of at most %s requests of standby %s may have been lost between %s and %s',
+             i.lost_at_most, i.standby, i.lost_from, i.lost_until), i.lost_at_most",
+        &[
+            Param::bigint(Some(life.incarnation)),
+            lives::oid(my_database()),
+            Param::text(&life.standby),
+            Param::boolean(life.started_cleanly),
+            Param::timestamp(Some(life.incarnation)),
+        ],
+    )?;
+    for loss in lives::losses(&rows) {
+        pgrx::log!("keysmith: {loss}");
+    }
+    Ok(())
+}
+
+/// An amendment may overtake its event, which waits in some server's memory: ours keeps
+/// it and tries again, as it does with its own.
+fn wait_for_its_event(amendment: &Record) {
+    let mut room = [0; MAX_LEN];
+    let length = amendment.encode(&mut room);
+    let kept = presence::find_place()
+        .filter(|(ring, place)| ring.push(*place, room.get(..length).unwrap_or_default()));
+    match kept {
+        Some((ring, place)) => presence::ensure(ring, place, now()),
+        None => drop_record(),
+    }
+}
+
+fn my_database() -> u32 {
+    // SAFETY: set for as long as the process lives.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
+
+/// The records of a parcel, if they could be ours.
+pub fn records(bytes: &[u8]) -> Option<Vec<(i64, Record<'_>)>> {
+    let record = |(number, bytes): (u64, _)| {
+        let record = Record::decode(bytes)?;
+        let is_storable = match &record {
+            Record::Event(event) => is_storable(event),
+            Record::Amendment { told, .. } => learned_is_storable(told),
+        };
+        is_storable.then_some((i64::try_from(number).ok()?, record))
+    };
+    parcel::open(bytes)?.into_iter().map(record).collect()
+}
+
+fn unknown(bytes: &[u8]) -> Option<Vec<unknown_tally::Count<'_>>> {
+    let counts = unknown_tally::read(bytes)?;
+    let all = counts.iter().all(|(keyspace, reason, _)| is_text(keyspace) && is_text(reason));
+    all.then_some(counts)
+}
+
+fn samples(bytes: &[u8]) -> Option<Vec<Event<'_>>> {
+    let event = |(_, record)| match record {
+        Record::Event(event) => Some(event),
+        Record::Amendment { .. } => None,
+    };
+    records(bytes)?.into_iter().map(event).collect()
+}
+
+/// Whoever calls is not believed to be a standby's worker: what is stored must be what
+/// the columns can hold.
+fn is_storable(event: &Event) -> bool {
+    /// As PostgreSQL bounds timestamps: from Julian day 0 to the end of year 294276.
+    const TIMES: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
+    TIMES.contains(&event.at)
+        && [event.keyspace, event.environment, event.outcome].into_iter().all(is_text)
+        && learned_is_storable(&event.learned)
+}
+
+fn learned_is_storable(learned: &Learned) -> bool {
+    [learned.method, learned.endpoint].into_iter().flatten().all(is_text)
+}
+
+/// Whether the bytes are a text of the database's encoding.
+fn is_text(bytes: &[u8]) -> bool {
+    // SAFETY: reads as many bytes as the slice has.
+    unsafe { pg_sys::pg_verifymbstr(bytes.as_ptr().cast(), bytes.len() as i32, true) }
+}
+
+fn number(call: &Call, n: usize, name: &str) -> Result<i64> {
+    match call.bigint(n) {
+        None => Err(must_not_be_null(name)),
+        Some(value) if value < 0 => Err(Error::argument(name, "must not be negative")),
+        Some(value) => Ok(value),
+    }
+}
+
+fn bytes<'a>(call: &'a Call, n: usize, name: &str) -> Result<&'a [u8]> {
+    let datum = call.datum(n).ok_or_else(|| must_not_be_null(name))?;
+    // SAFETY: the argument is a bytea, which lives as long as the call.
+    Ok(unsafe { varlena::bytes(datum) })
+}
+
+fn garbled(name: &str) -> Error {
+    Error::argument(name, "must be what a standby's worker made of its records")
+}

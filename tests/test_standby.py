@@ -1,0 +1,542 @@
+"""Hot standbys: they answer as the primary does, and their usage reaches it, once."""
+
+import os
+import signal
+import time
+import uuid
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from cluster import running
+from conftest import Database
+
+EVENTS = "SELECT request_id, outcome, incarnation FROM keysmith.usage_event ORDER BY at"
+
+
+def session(cluster, dbname="postgres", user="postgres", **options):
+    connection = cluster.connect(dbname, user, **options)
+    connection.row_factory = psycopg.rows.namedtuple_row
+    connection.prepare_threshold = None
+    return Database(connection)
+
+
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.05)
+    return result
+
+
+def status(db):
+    return dict(db.rows("SELECT name, value FROM keysmith.usage_status()"))
+
+
+def number(db, name):
+    return int(status(db)[name])
+
+
+def stored(db):
+    """The names of all requests that are stored, as often as they are."""
+    return sorted(str(row.request_id) for row in db.rows(EVENTS))
+
+
+@contextmanager
+def pair(**settings):
+    """A primary with a key, and a standby that streams from it."""
+    settings = {"max_wal_senders": 6, "keysmith__usage_flush_interval": "100ms"} | settings
+    with running("primary", **settings) as primary:
+        db = session(primary)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        standby = primary.backup("standby", 5433)
+        standby.configure(cluster_name="replica")
+        try:
+            standby.start()
+            wait_until(lambda: db.one("wait_for_replay")[0] == 1)
+            yield primary, standby, db
+        finally:
+            standby.remove()
+
+
+@pytest.fixture(scope="module")
+def servers():
+    with pair() as both:
+        yield both
+
+
+@pytest.fixture
+def there(servers):
+    _, standby, _ = servers
+    replica = session(standby)
+    yield replica
+    replica.session.close()
+
+
+def requests(replica, key, n):
+    return sorted(str(replica.verify(key).request_id) for _ in range(n))
+
+
+def test_usage_of_a_standby_reaches_the_primary(servers, there):
+    _, _, db = servers
+    key = db.mint()
+    db.call("wait_for_replay")
+    before = stored(db)
+    made = requests(there, key.api_key, 5)
+    refused = there.verify(key.api_key, environment="test")
+    assert refused.reason == "wrong_environment"
+    there.call("flush_usage")
+    assert stored(db) == sorted(before + made + [str(refused.request_id)])
+    rows = db.rows("SELECT * FROM keysmith.usage_incarnation WHERE standby = 'replica'")
+    assert len(rows) == 1 and str(rows[0].incarnation) == status(there)["incarnation"]
+    last = wait_until(lambda: db.value(
+        "SELECT last_used_at FROM keysmith.keys WHERE key_id = %s", key.key_id))
+    assert last is not None
+    assert status(there)["mode"] == "shared memory, handed to the primary"
+    wait_until(lambda: status(there)["waiting"] == "0")
+
+
+def test_what_applications_learn_later_reaches_it_too(servers, there):
+    _, _, db = servers
+    key = db.mint()
+    db.call("wait_for_replay")
+    there.rows("BEGIN")
+    held = there.verify(key.api_key).request_id
+    assert there.one("log_request", 201, "12 ms", "/held", "GET")[0]
+    there.rows("COMMIT")
+    later = there.verify(key.api_key).request_id
+    there.call("flush_usage")
+    assert there.one("log_request", 404, endpoint="/later", request_id=later)[0]
+    there.call("flush_usage")
+    row = "SELECT status, endpoint FROM keysmith.usage_event WHERE request_id = %s"
+    assert db.row(row, held) == (201, "/held")
+    assert db.row(row, later) == (404, "/later")
+    # One whose event is the primary's own, and still on its way there.
+    db.rows("BEGIN")
+    slow = db.verify(key.api_key).request_id
+    assert there.one("log_request", 500, request_id=slow)[0]
+    there.call("flush_usage")
+    db.rows("COMMIT")
+    wait_until(lambda: db.rows(row, slow) and db.row(row, slow).status == 500)
+
+
+def test_requests_without_a_known_key_are_counted_once(servers, there):
+    primary, _, db = servers
+    count = "SELECT coalesce(sum(requests), 0)::int FROM keysmith.usage_unknown"
+    db.call("flush_usage")
+    before = db.value(count)
+    for n in range(5):
+        there.verify("garbage")
+        there.call("flush_usage")
+        primary.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE application_name LIKE 'keysmith usage%'")
+    assert db.value(count) == before + 5
+
+
+MATRIX = [
+    {}, {"scopes": ["images:read"]}, {"scopes": ["images:write"]}, {"scopes": ["*"]},
+    {"ip": "10.1.2.3"}, {"ip": "192.0.2.1"}, {"environment": "test"}, {"environment": "live"},
+    {"kind": "publishable"}, {"kind": "secret"}, {"keyspace": "other"}, {"keyspace": "nowhere"},
+]
+NOT_COMPARED = {"request_id", "limit_remaining"}
+
+
+def comparable(verdict):
+    return {name: value for name, value in verdict._asdict().items() if name not in NOT_COMPARED}
+
+
+def test_it_decides_as_the_primary_does(servers, there):
+    _, _, db = servers
+    db.call("create_keyspace", "other")
+    db.call("define_scope", "default", "images:read")
+    db.call("define_scope", "default", "images:write", implies=["images:read"])
+    db.call("define_role", "default", "reader", ["images:read"])
+    db.call("define_route", "default", "GET", "/images/{id}", ["images:read"])
+    db.call("define_route", "default", "POST", "/images", ["images:write"])
+    db.tenant("suspended")
+    keys = [
+        db.mint(), db.mint(scopes=["images:read"]), db.mint(role="reader"),
+        db.mint(allowlist=["10.0.0.0/8"]), db.mint(kind="publishable"),
+        db.mint(environment="test"), db.mint(expires_at="2100-01-01"),
+        db.mint(metadata='{"plan": "pro"}'), db.mint("suspended"),
+        db.mint(limits='[{"name": "burst", "limit": 100000, "window": "1 hour"}]'),
+    ]
+    disabled, revoked, rotated = db.mint(), db.mint(), db.mint()
+    db.call("disable", disabled.key_id)
+    db.call("revoke", revoked.key_id)
+    db.call("rotate", rotated.key_id)
+    db.call("suspend_tenant", "suspended")
+    db.call("wait_for_replay")
+    presented = [key.api_key for key in [*keys, disabled, revoked, rotated]]
+    presented += ["garbage", "sk_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg2LOcWk", None]
+    reasons = set()
+    for key in presented:
+        for asked in MATRIX:
+            here, over_there = db.verify(key, **asked), there.verify(key, **asked)
+            assert comparable(here) == comparable(over_there), asked
+            reasons.add(here.reason)
+    assert len(reasons) >= 12, reasons
+    for key in filter(None, presented):
+        for method, path in [("GET", "/images/1"), ("POST", "/images"), ("DELETE", "/none")]:
+            asked = {"headers": psycopg.types.json.Jsonb({"authorization": f"Bearer {key}"}),
+                     "method": method, "path": path, "ip": "10.1.2.3"}
+            verdicts = [one.one("authenticate", **asked) for one in (db, there)]
+            assert comparable(verdicts[0]) == comparable(verdicts[1])
+    # Each server counts for itself.
+    limited = keys[-1].api_key
+    assert db.verify(limited).limit_name == there.verify(limited).limit_name == "burst"
+    assert there.reason(keys[0].api_key, spend=1) == "credits_unavailable"
+
+
+def test_identity_and_policies_hold_there_as_here(servers, there):
+    _, standby, db = servers
+    db.tenant("tenant_a"), db.tenant("tenant_b")
+    keys = {name: db.mint(name) for name in ("tenant_a", "tenant_b")}
+    db.rows("""
+        CREATE ROLE app LOGIN;
+        CREATE TABLE document (tenant uuid, title text);
+        GRANT SELECT ON document TO app""")
+    for name in keys:
+        db.rows("INSERT INTO document SELECT tenant_id, %s FROM keysmith.tenant WHERE name = %s",
+                name, name)
+    db.rows("SELECT keysmith.isolate('document', 'tenant')")
+    db.rows("SELECT keysmith.grant_access('app', 'verifier')")
+    db.call("wait_for_replay")
+    for server in servers[0], standby:
+        app = session(server, user="app")
+        assert app.rows("SELECT title FROM document") == []
+        for name, key in keys.items():
+            app.rows("BEGIN READ ONLY")
+            assert app.verify(key.api_key, sign_in=True).ok
+            assert app.value("SELECT keysmith.current_tenant()") == name
+            assert app.value("SELECT keysmith.whoami()")["tenant"] == name
+            assert app.rows("SELECT title FROM document") == [(name,)]
+            app.rows("COMMIT")
+        # Half a transaction's identity ends with the revocation, once it is replayed.
+        app.rows("BEGIN READ ONLY")
+        key = db.mint("tenant_a")
+        db.call("wait_for_replay")
+        assert app.verify(key.api_key, sign_in=True).ok
+        db.call("revoke", key.key_id)
+        if server is standby:
+            db.call("wait_for_replay")
+        with pytest.raises(psycopg.Error) as error:
+            app.rows("SELECT title FROM document")
+        assert error.value.sqlstate == "KS401"
+        app.session.close()
+
+
+def test_waiting_counts_standbys_and_not_what_collects(servers, there):
+    _, _, db = servers
+    key = db.mint()
+    db.call("wait_for_replay")
+    there.verify(key.api_key)
+    connected = "SELECT count(*) FROM pg_stat_replication WHERE application_name LIKE 'keysmith usage%'"
+    wait_until(lambda: there.verify(key.api_key).ok and db.value(connected) == 1)
+    assert db.one("wait_for_replay", "5 seconds")[0] == 1
+
+
+def test_a_database_can_be_dropped_while_its_usage_is_handed_over(servers):
+    _, standby, db = servers
+    db.rows("CREATE DATABASE doomed")
+    doomed = session(servers[0], "doomed")
+    doomed.rows("CREATE EXTENSION keysmith")
+    doomed.tenant()
+    key = doomed.mint()
+    doomed.session.close()
+    db.call("wait_for_replay")
+    other = session(standby, "doomed")
+    made = requests(other, key.api_key, 3)
+    other.call("flush_usage")
+    other.session.close()
+    assert [str(n) for n, in servers[0].execute(
+        "SELECT request_id FROM keysmith.usage_event ORDER BY request_id", "doomed")] == made
+    db.rows("DROP DATABASE doomed")
+    assert db.one("wait_for_replay", "20 seconds")[0] == 1
+    assert not standby.execute("SELECT FROM pg_stat_activity WHERE datname = 'doomed'")
+
+
+# Once, whatever dies
+
+
+def test_what_is_sent_again_is_stored_once(servers, there):
+    """The connection breaks after the batch was stored, and before anyone here can know."""
+    primary, _, db = servers
+    key = db.mint()
+    db.call("wait_for_replay")
+    before = stored(db)
+    there.rows("SELECT pg_wal_replay_pause()")
+    try:
+        made = []
+        for _ in range(3):
+            made += requests(there, key.api_key, 20)
+            wait_until(lambda: len(stored(db)) == len(before) + len(made))
+            assert number(there, "waiting") == len(made)
+            primary.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                            " WHERE application_name LIKE 'keysmith usage%'")
+        assert stored(db) == sorted(before + made)
+    finally:
+        there.rows("SELECT pg_wal_replay_resume()")
+    wait_until(lambda: number(there, "waiting") == 0)
+    assert stored(db) == sorted(before + made)
+
+
+@pytest.mark.parametrize("how", ["worker", "restart", "standby", "primary"])
+def test_once_whatever_ends_between_storing_and_knowing(how):
+    with pair() as (primary, standby, db):
+        key = db.mint()
+        db.call("wait_for_replay")
+        there = session(standby)
+        there.rows("SELECT pg_wal_replay_pause()")
+        made = requests(there, key.api_key, 50)
+        wait_until(lambda: stored(db) == made)
+        if how == "worker":
+            pid = int(status(there)["worker_pid"])
+            there.rows("SELECT pg_terminate_backend(%s)", pid)
+            wait_until(lambda: status(there)["worker_pid"] != str(pid))
+        elif how == "restart":
+            made += requests(there, key.api_key, 10)
+            there.session.close()
+            standby.restart()
+            assert list((standby.data / "pg_stat").glob("keysmith_usage.*"))
+        elif how == "standby":
+            there.session.close()
+            standby.kill()
+            start_again(standby)
+        else:
+            primary.kill()
+            start_again(primary)
+            db = session(primary)
+        there = session(standby)
+        there.rows("SELECT pg_wal_replay_resume()") if how in ("worker", "primary") else None
+        made = sorted(made + requests(there, key.api_key, 5))
+        wait_until(lambda: set(made) <= set(stored(db)))
+        wait_until(lambda: number(there, "waiting") == 0)
+        assert stored(db) == made
+        assert not list((standby.data / "pg_stat").glob("keysmith_usage.*"))
+        lost = db.rows("SELECT lost_at_most FROM keysmith.usage_incarnation"
+                       " WHERE standby <> '' AND lost_at_most IS NOT NULL")
+        assert bool(lost) == (how == "standby")
+        total = db.value("SELECT sum(requests)::int FROM keysmith.usage_daily")
+        assert total == len(made)
+
+
+def start_again(cluster):
+    """After a kill, as soon as the children are gone."""
+    wait_until(lambda: cluster.start(check=False).returncode == 0)
+
+
+def test_a_full_buffer_is_counted_and_told():
+    with pair(keysmith__usage_buffer="64kB") as (primary, standby, db):
+        key = db.mint()
+        db.call("wait_for_replay")
+        standby.configure(keysmith__usage_conninfo="host=/nowhere dbname=none")
+        standby.restart()
+        there = session(standby)
+        capacity = number(there, "share")
+        made = requests(there, key.api_key, capacity + 40)
+        # The last one is held back no more once the session asks for anything else.
+        wait_until(lambda: number(there, "dropped") == 40)
+        wait_until(lambda: status(there)["last_error"])
+        standby.configure(keysmith__usage_conninfo="")
+        standby.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: len(stored(db)) == capacity)
+        assert set(stored(db)) < set(made)
+        assert db.value("SELECT dropped FROM keysmith.usage_incarnation WHERE standby <> ''") == 40
+
+
+# Promotion
+
+
+def test_a_promoted_standby_counts_nothing_twice_and_loses_nothing():
+    with pair() as (primary, standby, db):
+        key = db.mint()
+        db.call("wait_for_replay")
+        there = session(standby)
+        first = requests(there, key.api_key, 9) + requests(db, key.api_key, 1)
+        db.call("flush_usage")
+        there.call("flush_usage")
+        wait_until(lambda: number(there, "waiting") == 0)
+        # Some are stored on the primary, and the standby will never hear of it.
+        sender = db.value("SELECT pid FROM pg_stat_replication WHERE state = 'streaming'")
+        os.kill(sender, signal.SIGSTOP)
+        second = requests(there, key.api_key, 10)
+        wait_until(lambda: len(stored(db)) == 20)
+        primary.kill()
+        os.kill(sender, signal.SIGKILL)
+        # And some are stored nowhere.
+        third = requests(there, key.api_key, 10)
+        there.rows("SELECT pg_promote()")
+        wait_until(lambda: not there.value("SELECT pg_is_in_recovery()"))
+        fourth = requests(there, key.api_key, 10)
+        there.call("flush_usage", "30 seconds")
+        assert stored(there) == sorted(first + second + third + fourth)
+        assert status(there)["mode"] == "shared memory"
+        # It mints, revokes and spends like the primary that it is now.
+        fresh = there.mint()
+        assert there.verify(fresh.api_key).ok
+        there.call("revoke", fresh.key_id)
+        assert there.reason(fresh.api_key) == "revoked"
+        # What the old primary's end may have cost is told.
+        assert status(there)["losses"] == "1"
+        there.call("maintain")
+        assert there.value("SELECT sum(requests)::int FROM keysmith.usage_daily") == 42
+        standby.restart()
+        there = session(standby)
+        requests(there, key.api_key, 1)
+        there.call("flush_usage")
+        assert len(stored(there)) == 43 and status(there)["losses"] == "1"
+
+
+def test_what_a_standby_kept_is_stored_when_it_starts_as_a_primary():
+    with pair() as (primary, standby, db):
+        key = db.mint()
+        db.call("wait_for_replay")
+        there = session(standby)
+        there.rows("SELECT pg_wal_replay_pause()")
+        made = requests(there, key.api_key, 10)
+        wait_until(lambda: stored(db) == made)
+        primary.kill()
+        made = sorted(made + requests(there, key.api_key, 10))
+        there.session.close()
+        standby.stop()
+        (standby.data / "standby.signal").unlink()
+        standby.start()
+        there = session(standby)
+        made = sorted(made + requests(there, key.api_key, 1))
+        there.call("flush_usage")
+        assert stored(there) == made
+        assert not list((standby.data / "pg_stat").glob("keysmith_usage.*"))
+
+
+# The lag guard
+
+
+def test_a_standby_that_fell_behind_refuses():
+    with pair(keysmith__max_replica_lag="1s") as (primary, standby, db):
+        key = db.mint()
+        db.call("wait_for_replay")
+        there = session(standby)
+        # An idle primary is no reason to refuse.
+        for _ in range(15):
+            assert there.verify(key.api_key).ok
+            time.sleep(0.2)
+        there.rows("SELECT pg_wal_replay_pause()")
+        db.call("revoke", key.key_id)
+        behind = wait_until(lambda: (v := there.verify(key.api_key)) and not v.ok and v)
+        assert (behind.status, behind.code, behind.reason) == (503, "unavailable", "replica_behind")
+        assert behind.key_id is None
+        assert there.reason("garbage") == "malformed_key"
+        steps = there.call("explain_verify", key.api_key)
+        assert [step.reason for step in steps if step.outcome == "refuse"] == ["replica_behind"]
+        assert {v.reason for v in there.call("verify_many", [key.api_key] * 2)} == {"replica_behind"}
+        # The primary itself is never behind.
+        assert db.reason(key.api_key) == "revoked"
+        there.rows("SELECT pg_wal_replay_resume()")
+        wait_until(lambda: there.reason(key.api_key) == "revoked")
+        # A primary that is gone beats no more; a promoted standby beats by itself.
+        fresh = db.mint()
+        db.call("wait_for_replay")
+        primary.kill()
+        wait_until(lambda: there.reason(fresh.api_key) == "replica_behind")
+        there.rows("SELECT pg_promote()")
+        wait_until(lambda: not there.value("SELECT pg_is_in_recovery()"))
+        assert there.verify(fresh.api_key).ok
+        assert wait_until(lambda: there.rows(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'keysmith heartbeat'"))
+
+
+def test_without_the_guard_nothing_beats(servers):
+    _, _, db = servers
+    assert db.value("SHOW keysmith.max_replica_lag") == "0"
+    assert not db.rows("SELECT pid FROM pg_stat_activity WHERE backend_type = 'keysmith heartbeat'")
+
+
+# Who may hand over, and what
+
+
+COLLECT = ("SELECT * FROM keysmith.usage_collect('here', 5, 10, true, 0, %s, %s, %s, %s)")
+
+
+def test_a_role_that_may_only_hand_over(servers):
+    primary, standby, db = servers
+    db.rows("CREATE ROLE courier LOGIN REPLICATION")
+    key = db.mint()
+    db.call("wait_for_replay")
+    standby.configure(keysmith__usage_conninfo=f"host={primary.dir} port=5432 user=courier")
+    standby.restart()
+    there = session(standby)
+    made = requests(there, key.api_key, 3)
+    wait_until(lambda: "permission denied" in (status(there)["last_error"] or ""))
+    db.rows("""GRANT EXECUTE ON FUNCTION keysmith.usage_collect(
+        text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea) TO courier""")
+    wait_until(lambda: set(made) <= set(stored(db)))
+    assert number(there, "dropped") == 0
+
+
+@pytest.mark.parametrize("arguments, name", [
+    ((b"x", 0, b"", b""), "records"),
+    ((bytes(8) + b"\x01\x00\x01", 0, b"", b""), "records"),
+    ((b"", 1, b"x", b""), "unknown"),
+    ((b"", 1, b"\x01\xff\x00" + bytes(8), b""), "unknown"),
+    ((b"", 1, b"", b"x"), "samples"),
+    ((b"", -1, b"", b""), "unknown_mark"),
+    ((None, 1, b"", b""), "records"),
+])
+def test_what_no_standby_sends_is_refused(servers, arguments, name):
+    _, _, db = servers
+    before = db.rows("SELECT count(*) FROM keysmith.usage_incarnation")
+    with pytest.raises(psycopg.Error) as error:
+        db.rows(COLLECT, *arguments)
+    assert error.value.sqlstate == "KS400"
+    assert error.value.diag.message_primary.startswith(f"{name} must")
+    assert db.rows("SELECT count(*) FROM keysmith.usage_incarnation") == before
+
+
+def test_only_a_primary_takes_in(servers, there):
+    with pytest.raises(psycopg.Error) as error:
+        there.rows(COLLECT, b"", 0, b"", b"")
+    assert error.value.sqlstate == "KS409"
+
+
+def test_a_life_is_that_of_one_standby(servers):
+    _, _, db = servers
+    statement = "SELECT * FROM keysmith.usage_collect(%s, 7, 10, true, 0, '', 0, '', '')"
+    db.rows(statement, "one")
+    with pytest.raises(psycopg.Error) as error:
+        db.rows(statement, "another")
+    assert error.value.sqlstate == "KS409"
+
+
+def record(request_id, key_id, tenant_id):
+    """A record as a standby has it in its memory: what is learned, and then the rest."""
+    at = int((time.time() - 946_684_800) * 1_000_000)
+    texts = b"".join(bytes([len(text)]) + text for text in (b"default", b"live", b"ok"))
+    return (b"\1" + request_id.bytes + b"\1" + (200).to_bytes(4, "little")
+            + at.to_bytes(8, "little") + key_id.bytes + tenant_id.bytes + texts + b"\0")
+
+
+def parcel(*records):
+    return b"".join(number.to_bytes(8, "little") + len(record).to_bytes(2, "little") + record
+                    for number, record in enumerate(records, 1))
+
+
+def test_a_request_that_has_its_row_is_not_counted_again(servers):
+    """Whatever life it is said to be of, and though its life's marks know nothing of it."""
+    _, _, db = servers
+    key_id = db.mint().key_id
+    tenant_id = db.value("SELECT tenant_id FROM keysmith.key WHERE key_id = %s", key_id)
+    made = [record(uuid.uuid4(), key_id, tenant_id) for _ in range(5)]
+    statement = "SELECT last_sequence FROM keysmith.usage_collect('twice', %s, 10, true, 0, %s, 0, '', '')"
+    # Only those that are new; then all, and one of them twice at once.
+    for life, records in [(11, made[:2]), (12, made[:3]), (12, made[:3]),
+                          (13, [*made, made[4]])]:
+        assert db.value(statement, life, parcel(*records)) == len(records)
+    counted = ("SELECT (SELECT count(*) FROM keysmith.usage_event WHERE key_id = %s) AS rows,"
+               " (SELECT sum(requests) FROM keysmith.usage_hourly WHERE key_id = %s) AS counted,"
+               " (SELECT sum(stored) FROM keysmith.usage_incarnation WHERE standby = 'twice') AS stored")
+    assert tuple(db.rows(counted, key_id, key_id)[0]) == (5, 5, 5)
+    db.rows("SELECT keysmith.maintain()")
+    assert tuple(db.rows(counted, key_id, key_id)[0]) == (5, 5, 5)
