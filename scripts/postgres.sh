@@ -58,11 +58,17 @@ if [ ! -f "$PREFIX/built" ]; then
     mkdir -p "$PREFIX"
     rm -rf "$PREFIX/work"
     mkdir "$PREFIX/work"
+    # Not followed by `||`, after which bash would go on past an error.
+    set +e
     (
+        set -e
         cd "$PREFIX/work"
         fetch
         compile "$PREFIX"
-    ) >"$PREFIX/log" 2>&1 || { tail -n 20 "$PREFIX/log" >&2; die "building PostgreSQL $MAJOR failed: $PREFIX/log"; }
+    ) >"$PREFIX/log" 2>&1
+    outcome=$?
+    set -e
+    [ $outcome = 0 ] || { tail -n 20 "$PREFIX/log" >&2; die "building PostgreSQL $MAJOR failed: $PREFIX/log"; }
     rm -rf "$PREFIX/work"
     touch "$PREFIX/built"
 fi
