@@ -3449,7 +3449,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s has row security and no policy: only its owner sees rows',
                                           c.oid::regclass),
-           format('keysmith.isolate(%L, …), or a policy of your own', c.oid::regclass)
+           format('keysmith.isolate(%L, ...), or a policy of your own', c.oid::regclass)
     FROM pg_class c
     WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND NOT c.relispartition
       AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
