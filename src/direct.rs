@@ -6,8 +6,8 @@
 //! needs dropping; the others are marked.
 
 use pgrx::pg_sys::{
-    Buffer, Datum, HeapTuple, LOCKMODE, LWLock, LWLockMode, LockRelId, Oid, Relation, Snapshot,
-    TupleDesc,
+    BlockNumber, Buffer, Datum, ForkNumber, HeapTuple, LOCKMODE, LWLock, LWLockMode, LockRelId,
+    Oid, Relation, Snapshot, TupleDesc,
 };
 
 unsafe extern "C-unwind" {
@@ -15,6 +15,11 @@ unsafe extern "C-unwind" {
     pub fn RegisterSnapshot(snapshot: Snapshot) -> Snapshot;
     pub fn RelationIdGetRelation(relation: Oid) -> Relation;
     pub fn LockRelationOid(relation: Oid, mode: LOCKMODE);
+    pub fn table_open(relation: Oid, mode: LOCKMODE) -> Relation;
+    pub fn RelationGetNumberOfBlocksInFork(
+        relation: Relation,
+        fork: ForkNumber::Type,
+    ) -> BlockNumber;
     pub fn heap_fetch(
         relation: Relation,
         snapshot: Snapshot,
@@ -41,7 +46,9 @@ unsafe extern "C-unwind" {
 /// Turns an error that `calls` raise into a panic, as pgrx does.
 ///
 /// # Safety
-/// Nothing inside may need dropping when an error is raised.
+/// Nothing inside may need dropping when an error is raised, and nothing may panic: a
+/// panic can't leave the frame of C in between, and ends the server. So all that is
+/// called is of this module, and nothing of pgrx's own, whose errors are panics.
 #[inline]
 pub unsafe fn guarded<T>(calls: impl FnOnce() -> T) -> T {
     // SAFETY: backends have one thread; for the rest, as the caller promises.

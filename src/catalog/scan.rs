@@ -71,7 +71,7 @@ impl Relation {
             direct::guarded(|| {
                 direct::LockRelationOid(table.table, LOCK);
                 let relation = direct::RelationIdGetRelation(table.table);
-                if relation.is_null() { pg_sys::table_open(table.table, LOCK) } else { relation }
+                if relation.is_null() { direct::table_open(table.table, LOCK) } else { relation }
             })
         };
         Relation { relation, index: table.index }
@@ -216,7 +216,7 @@ unsafe fn has_block(relation: pg_sys::Relation, block: u32) -> bool {
                 return true;
             }
         }
-        block < pg_sys::RelationGetNumberOfBlocksInFork(relation, MAIN)
+        block < direct::RelationGetNumberOfBlocksInFork(relation, MAIN)
     }
 }
 
