@@ -223,6 +223,16 @@ def test_what_a_database_is_set_to_does_not_change_the_worker(keeper, db, key):
     assert len(events(db)) == 1
 
 
+def test_the_worker_compiles_no_statements(db, key):
+    """The compiler would take several times the memory of all the rest, and keep it."""
+    db.rows("ALTER DATABASE worked SET jit_above_cost = 0")
+    pid = started_worker(db, key)
+    flush(db)
+    with open(f"/proc/{pid}/maps") as maps:
+        libraries = maps.read()
+    assert "keysmith" in libraries and "llvm" not in libraries.lower()
+
+
 # Ends of the server
 
 def decide_until_cut_off(cluster, key, n, decided):
