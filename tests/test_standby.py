@@ -323,6 +323,26 @@ def test_once_whatever_ends_between_storing_and_knowing(how):
         assert total == len(made)
 
 
+def test_a_standby_that_dies_before_anything_was_taken_in_is_reported():
+    with pair() as (primary, standby, db):
+        key = db.mint()
+        db.call("wait_for_replay")
+        with primary.connect(autocommit=False) as blocker:
+            blocker.execute("LOCK TABLE keysmith.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
+            requests(session(standby), key.api_key, 20)
+            standby.kill()
+            blocker.rollback()
+        start_again(standby)
+        there = session(standby)
+        made = requests(there, key.api_key, 3)
+        wait_until(lambda: set(made) <= set(stored(db)))
+        loss = db.row("SELECT * FROM keysmith.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        assert loss.standby == "replica" and loss.lost_at_most >= 20
+        assert loss.started_at <= loss.lost_from < loss.lost_until
+        # Those that the backup had of the primary are none of its own.
+        assert db.value("SELECT count(*) FROM keysmith.usage_incarnation WHERE standby = ''") <= 1
+
+
 def start_again(cluster):
     """After a kill, as soon as the children are gone."""
     wait_until(lambda: cluster.start(check=False).returncode == 0)

@@ -223,6 +223,16 @@ def test_what_a_database_is_set_to_does_not_change_the_worker(keeper, db, key):
     assert len(events(db)) == 1
 
 
+def test_the_worker_compiles_no_statements(db, key):
+    """The compiler would take several times the memory of all the rest, and keep it."""
+    db.rows("ALTER DATABASE worked SET jit_above_cost = 0")
+    pid = started_worker(db, key)
+    flush(db)
+    with open(f"/proc/{pid}/maps") as maps:
+        libraries = maps.read()
+    assert "keysmith" in libraries and "llvm" not in libraries.lower()
+
+
 # Ends of the server
 
 def decide_until_cut_off(cluster, key, n, decided):
@@ -333,6 +343,40 @@ def test_a_sudden_end_is_reported_with_its_bound(end):
         db.verify(key)
         flush(db)
         assert count(db, "losses") == 1
+
+
+@pytest.mark.parametrize("lives", [1, 2])
+def test_an_end_before_anything_was_stored_is_reported(lives):
+    """Each life from its beginning, also the first of all, and though no worker ever was."""
+    # The logical replication launcher has the only process.
+    with cluster_with_key("unstored", max_worker_processes=1) as (cluster, db, key):
+        for _ in range(lives):
+            for _ in range(52):
+                db.verify(key)
+            crash(cluster, db)
+            db = session(cluster)
+        # A proper end in between hides nothing.
+        cluster.configure(max_worker_processes=8)
+        cluster.restart()
+        db = session(cluster)
+        assert stored(db) == 0
+        db.verify(key)
+        flush(db)
+        losses = db.rows("SELECT * FROM keysmith.usage_incarnation "
+                         "WHERE lost_at_most IS NOT NULL ORDER BY incarnation")
+        assert len(losses) == lives == count(db, "losses")
+        for loss in losses:
+            assert 52 <= loss.lost_at_most == loss.most_waiting
+            assert loss.started_at == loss.lost_from < loss.lost_until
+        assert losses[-1].lost_until <= db.value("SELECT pg_postmaster_start_time()")
+        # They are reported once; and a life without requests has nothing to lose.
+        crash(cluster, db)
+        db = session(cluster)
+        crash(cluster, db)
+        db = session(cluster)
+        db.verify(key)
+        flush(db)
+        assert count(db, "losses") == lives + 1
 
 
 def connects(cluster):

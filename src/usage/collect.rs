@@ -165,8 +165,8 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     let [incarnation, database] = named(life);
     sql::execute(
         "UPDATE keysmith.usage_incarnation
-         SET last_sequence = $3, stored = stored + $4, dropped = $5, unknown_seen = $6,
-             last_flush_at = pg_catalog.clock_timestamp()
+         SET last_sequence = $3, stored = stored + $4, dropped = greatest(dropped, $5), unknown_seen = $6,
+             last_flush_at = CASE WHEN $7 THEN pg_catalog.clock_timestamp() ELSE last_flush_at END
          WHERE incarnation = $1 AND database = $2",
         &[
             incarnation,
@@ -175,6 +175,8 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
             Param::bigint(i64::try_from(stored.events).ok()),
             Param::bigint(Some(life.dropped)),
             Param::bigint(Some(unknown_seen)),
+            // Who only asks has stored nothing of what waits.
+            Param::boolean(!fresh.is_empty() || unknown_seen > marks.unknown_seen),
         ],
     )?;
     Ok(Marks { last_sequence: last, unknown_seen })
@@ -186,7 +188,8 @@ fn report_losses(life: &Life) -> Result<()> {
     let rows = sql::query(
         "UPDATE keysmith.usage_incarnation AS i
          SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
-             lost_from = CASE WHEN NOT $4 THEN coalesce(i.last_flush_at, i.started_at) END,
+             lost_from = CASE WHEN $4 THEN NULL WHEN i.last_flush_at < $5
+                              THEN i.last_flush_at ELSE i.started_at END,
              lost_until = CASE WHEN NOT $4 THEN $5 END,
              closed_at = CASE WHEN $4 THEN coalesce(i.closed_at, $5) ELSE i.closed_at END
          WHERE i.database = $2 AND i.standby = $3 AND i.lost_at_most IS NULL
@@ -204,7 +207,7 @@ fn report_losses(life: &Life) -> Result<()> {
             Param::timestamp(Some(life.incarnation)),
         ],
     )?;
-    for loss in lives::losses(&rows) {
+    for loss in lives::told(&rows) {
         pgrx::log!("keysmith: {loss}");
     }
     Ok(())

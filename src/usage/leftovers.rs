@@ -2,8 +2,8 @@
 //! start, or there was no process for one. The postmaster, who goes last, puts it into
 //! a file, and into the ring again when the server starts.
 
-use super::apart;
 use super::ring::{MOST_DATABASES, Ring, ring, was_shut_down};
+use super::{apart, traces};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::{CStr, c_int};
 use std::fs::{self, File, OpenOptions};
@@ -31,9 +31,9 @@ pub fn take_up(ring: &Ring) {
 fn put_back(ring: &Ring, content: &[u8]) {
     let Some(mut rest) = content.strip_prefix(MAGIC) else { return };
     while let Some((oid, record)) = take_record(&mut rest) {
-        if let Some(place) = ring.place_of(oid)
-            && !ring.push(place, record)
-        {
+        let Some(place) = ring.place_of(oid) else { continue };
+        traces::leave(ring, place, oid);
+        if !ring.push(place, record) {
             ring.count(place, |counters| counters.dropped += 1);
         }
     }

@@ -2,6 +2,8 @@
 //! records is stored, and what an end of it may have cost.
 
 use super::ring::Ring;
+use super::sender;
+use super::traces::{self, Lost};
 use super::transaction::{Outcome, transaction};
 use crate::error::{Code, Error, Result};
 use crate::manage::sql::{self, Param, Rows};
@@ -27,6 +29,7 @@ impl Life {
     /// Opens the entry, tells up to which record all is stored, and reports what an end
     /// without a flush may have cost the life before.
     pub fn open(&self) -> Outcome<u64> {
+        let lost = traces::lost(self.oid, self.ring);
         let (stored_up_to, losses) = transaction("opening", || {
             let rows = sql::query(
                 "INSERT INTO keysmith.usage_incarnation
@@ -37,6 +40,10 @@ impl Life {
                 &self.params(),
             )?;
             let stored_up_to = rows.first().and_then(|row| row.bigint(1)).unwrap_or_default();
+            let mut losses = Vec::new();
+            for lost in &lost {
+                losses.extend(self.enter(lost)?);
+            }
             let [incarnation, database, server, ..] = self.params();
             let started_cleanly = Param::boolean(self.ring.started_cleanly);
             let started_as_standby = Param::boolean(self.ring.started_as_standby);
@@ -44,12 +51,43 @@ impl Life {
                 LOSSES,
                 &[incarnation, database, server, started_cleanly, started_as_standby],
             )?;
-            Ok((stored_up_to, losses(&rows)))
+            losses.extend(told(&rows));
+            Ok((stored_up_to, losses))
         })?;
+        traces::forget(&lost);
         for loss in losses {
             pgrx::warning!("keysmith: {loss}");
         }
         Ok(stored_up_to.unsigned_abs())
+    }
+
+    /// Enters what an earlier life may have lost, and the life if it is in no book.
+    fn enter(&self, lost: &Lost) -> Result<Vec<String>> {
+        let [_, database, server, ..] = self.params();
+        let standby = if self.ring.started_as_standby { sender::name() } else { String::new() };
+        let rows = sql::query(
+            "INSERT INTO keysmith.usage_incarnation AS i
+                 (incarnation, database, server, started_at, most_waiting, standby,
+                  lost_at_most, lost_from, lost_until)
+             VALUES ($1, $2, $3, $4, $5, $6, $5, $4, $7)
+             ON CONFLICT (incarnation, database) DO UPDATE
+             SET lost_at_most = i.most_waiting, lost_until = excluded.lost_until,
+                 lost_from = coalesce(i.closed_at, i.last_flush_at, i.started_at)
+             WHERE i.lost_at_most IS NULL
+             RETURNING pg_catalog.format(
+                 'usage of at most %s requests may have been lost between %s and %s',
+                 i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most",
+            &[
+                Param::bigint(Some(lost.incarnation)),
+                database,
+                server,
+                Param::timestamp(Some(lost.incarnation)),
+                Param::bigint(Some(lost.most_waiting)),
+                Param::text(&standby),
+                Param::timestamp(Some(lost.until)),
+            ],
+        )?;
+        Ok(told(&rows))
     }
 
     /// Up to which record all is stored, as committed.
@@ -159,7 +197,7 @@ const LOSSES: &str = "
     RETURNING pg_catalog.format('usage of at most %s requests may have been lost between %s and %s',
                                 i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most";
 
-pub fn losses(rows: &Rows) -> Vec<String> {
+pub fn told(rows: &Rows) -> Vec<String> {
     let reported = rows.iter().filter(|row| row.bigint(2).is_some());
     reported.filter_map(|row| row.text(1)).collect()
 }

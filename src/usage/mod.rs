@@ -25,6 +25,7 @@ mod sender;
 pub mod settings;
 mod status;
 mod store;
+mod traces;
 mod transaction;
 mod unknown;
 mod unknown_rows;

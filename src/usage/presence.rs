@@ -1,6 +1,7 @@
 //! This database's place in the ring, and its worker's presence.
 
 use super::ring::{Ring, ring};
+use super::traces;
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};
@@ -47,6 +48,9 @@ pub fn find_place() -> Option<(&'static Ring, usize)> {
         forget_dropped_databases(ring);
         place = ring.place_of(oid);
     }
+    if let Some(place) = place {
+        traces::leave(ring, place, oid);
+    }
     PLACE.set(place);
     if place.is_none() {
         IMPATIENCE.set(PATIENCE);
@@ -70,6 +74,7 @@ pub fn forget_dropped_databases(ring: &Ring) {
         };
         if !exists {
             ring.forget(oid);
+            traces::forget_database(oid);
         }
     }
 }

@@ -100,7 +100,7 @@ fn work(oid: u32) {
 
 /// What databases and roles are set to must not change how the worker works.
 fn be_independent() {
-    const SETTINGS: [(&CStr, &CStr); 9] = [
+    const SETTINGS: [(&CStr, &CStr); 10] = [
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"default_transaction_read_only", c"off"),
         (c"default_transaction_isolation", c"read committed"),
@@ -110,6 +110,8 @@ fn be_independent() {
         (c"idle_in_transaction_session_timeout", c"0"),
         // Nobody is kept waiting long by a worker that waits for somebody else.
         (c"lock_timeout", c"2s"),
+        // The compiler's libraries would take more memory than all else here, for good.
+        (c"jit", c"off"),
         // What is stored leaves the ring: it must be on disk. Standbys may lag.
         (c"synchronous_commit", c"local"),
     ];

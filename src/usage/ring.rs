@@ -55,6 +55,8 @@ pub struct Signals {
     pub worker: AtomicU32,
     /// Of a standby's records, the newest that the primary said is stored.
     pub acknowledged: AtomicU64,
+    /// Whether this life has left a trace for the database: see `traces`.
+    pub traced: AtomicU32,
 }
 
 #[repr(C)]
@@ -155,6 +157,7 @@ unsafe fn initialise(place: *mut u8) -> Result<()> {
         for database in &mut (*state).databases {
             (database.head, database.tail) = (NONE, NONE);
         }
+        super::traces::begin(&*ring);
         super::leftovers::take_up(&*ring);
     }
     Ok(())
@@ -467,6 +470,7 @@ impl Ring {
                 signals.held.store(0, Relaxed);
                 signals.worker.store(0, Relaxed);
                 signals.acknowledged.store(0, Relaxed);
+                signals.traced.store(0, Relaxed);
             }
         }
     }

@@ -14,7 +14,7 @@ use super::transaction::{
 };
 use super::unknown::Unknown;
 use super::worker::{self, LOOKS_AROUND, STORES_UNKNOWN};
-use super::{apart, lives, process, settings};
+use super::{apart, lives, process, settings, traces};
 use crate::error::{Code, Error};
 use crate::manage::sql::{self, Param};
 use crate::text;
@@ -250,12 +250,33 @@ impl Sender {
         })?;
         self.link = Some(link);
         self.sent_up_to = 0;
+        self.report_lost()?;
         let marks = self.collect(&self.life(), &[], &Unsent::default())?;
         self.acknowledge(marks.last_sequence.unsigned_abs());
         if self.pending.is_none() {
             let counted = marks.unknown_seen.unsigned_abs();
             self.ring.with(self.place, |database| database.unknown.subtract_up_to(counted));
         }
+        Ok(())
+    }
+
+    /// Has the primary know of lives that ended suddenly, which it may never have heard of:
+    /// each, and then the one after it, which did not begin after a proper end.
+    fn report_lost(&self) -> Result<(), Failed> {
+        // SAFETY: set for as long as the process lives.
+        let lost = traces::lost(unsafe { pg_sys::MyDatabaseId }.to_u32(), self.ring);
+        for lost in &lost {
+            let life = |incarnation, started_cleanly| Life {
+                incarnation,
+                most_waiting: lost.most_waiting,
+                started_cleanly,
+                dropped: 0,
+                ..self.life()
+            };
+            self.collect(&life(lost.incarnation, true), &[], &Unsent::default())?;
+            self.collect(&life(lost.until, false), &[], &Unsent::default())?;
+        }
+        traces::forget(&lost);
         Ok(())
     }
 
