@@ -25,6 +25,8 @@ SETTINGS = {
     # What is acknowledged is on a standby, or a promotion could lose it.
     "synchronous_standby_names": f"ANY 1 ({FIRST}, {SECOND})",
     "keysmith.usage_flush_interval": "200ms",
+    # Standbys go on answering while nobody is there to take their records.
+    "keysmith.usage_buffer": "64MB",
 }
 
 
@@ -121,6 +123,9 @@ def drive(seconds, clients, say):
         primary.execute("SELECT pg_reload_conf()")
         keys = [key for key, in primary.execute(
             "SELECT api_key FROM generate_series(1, 100), keysmith.mint('acme')")]
+        # What a primary has never told of itself, its heir can't tell of its loss.
+        primary.execute(f"SELECT keysmith.verify('{keys[0]}')")
+        primary.execute("SELECT keysmith.flush_usage('60 seconds')")
         wait_until(lambda: primary.execute("SELECT keysmith.wait_for_replay()") == [(2,)])
 
         say(f"{clients} clients ask each of three servers, another mints and revokes")
