@@ -634,6 +634,12 @@ PARALLEL = """SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
               SET max_parallel_workers_per_gather = 2; SET parallel_leader_participation = off"""
 
 
+def force_parallel(db):
+    """By the setting's name, which is another one from 16 on."""
+    name = "debug_parallel_query" if db.session.info.server_version >= 160000 else "force_parallel_mode"
+    db.rows(f"SET {name} = on")
+
+
 def test_parallel_plans_return_the_right_rows(db, keys, docs):
     db.rows("INSERT INTO docs SELECT d.tenant_id, d.n, d.body FROM docs d, generate_series(1, 400)")
     db.rows("ANALYZE docs")
@@ -657,7 +663,7 @@ def test_parallel_plans_return_the_right_rows(db, keys, docs):
 def test_the_leader_asks_while_workers_run(db, connect, database, keys, docs):
     """Also for all there is to know, and where it must decide anew."""
     db.rows(PARALLEL)
-    db.rows("SET force_parallel_mode = on")
+    force_parallel(db)
     db.rows("BEGIN")
     sign_in(db, keys["acme"])
     database(connect()).rows("SELECT pg_current_xact_id()")
@@ -670,7 +676,7 @@ def test_the_leader_asks_while_workers_run(db, connect, database, keys, docs):
 def test_a_worker_is_nobody(db, keys, docs):
     """A function that lies about where it may run gets nothing, and leaves nothing."""
     db.rows(PARALLEL)
-    db.rows("SET force_parallel_mode = on")
+    force_parallel(db)
     db.rows("""CREATE FUNCTION lies() RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS
                $$ BEGIN RETURN format('%s %s', pg_backend_pid(), keysmith.current_tenant()); END $$;
                CREATE FUNCTION enters(key text) RETURNS text LANGUAGE plpgsql PARALLEL SAFE AS

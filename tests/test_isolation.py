@@ -366,8 +366,13 @@ def test_isolated_again_by_another_column(app):
     ("0", {"tenant_column": "tenant"}, "KS400", "relation must be a table"),
 ], ids=str)
 def test_what_cannot_be_isolated(db, relation, arguments, sqlstate, message):
+    try:
+        folds = "folded" in arguments.values()
+        db.rows("CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+                if folds else 'CREATE COLLATION folded FROM "C"')
+    except psycopg.errors.FeatureNotSupported:
+        pytest.skip("only ICU's collations fold, and this server was built without it")
     db.rows("""
-        CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
         CREATE TABLE docs (tenant text, id uuid, n int, many text[], fixed char(9), gone text,
                            folded text COLLATE folded);
         ALTER TABLE docs DROP COLUMN gone;

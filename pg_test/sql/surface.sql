@@ -11,7 +11,7 @@ SELECT p.proname || E'\n    ('
        || pg_get_function_result(p.oid)
 FROM pg_proc p
 WHERE pronamespace = 'keysmith'::regnamespace
-ORDER BY proname;
+ORDER BY proname, pg_get_function_arguments(p.oid) COLLATE "C";
 \pset tuples_only off
 \pset format aligned
 
