@@ -13,12 +13,12 @@ COMMENT ON FUNCTION keysmith.digest(bytea, text) IS
 CREATE FUNCTION keysmith.digests(value text) RETURNS text[]
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_text';
 COMMENT ON FUNCTION keysmith.digests(text) IS
-'All that a protected column may store of a value, by either algorithm and under any pepper: WHERE email = ANY (keysmith.digests($1))';
+'What a protected column may store of a value, under any pepper: WHERE email = ANY (keysmith.digests($1))';
 
 CREATE FUNCTION keysmith.digests(value bytea) RETURNS bytea[]
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_bytes';
 COMMENT ON FUNCTION keysmith.digests(bytea) IS
-'All that a protected column may store of a value, by either algorithm and under any pepper';
+'What a protected column may store of a value, under any pepper';
 
 CREATE FUNCTION keysmith.is_digest(stored text) RETURNS boolean
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_text';
