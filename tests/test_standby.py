@@ -401,6 +401,7 @@ def test_a_promoted_standby_counts_nothing_twice_and_loses_nothing():
         assert there.reason(fresh.api_key) == "revoked"
         # What the old primary's end may have cost is told.
         assert status(there)["losses"] == "1"
+        there.call("flush_usage", "30 seconds")
         there.call("maintain")
         assert there.value("SELECT sum(requests)::int FROM keysmith.usage_daily") == 42
         standby.restart()

@@ -116,6 +116,27 @@ def test_dropping_the_extension_and_creating_it_again(keeper, db, key):
     wait_until(lambda: status(db)["waiting"] == "0")
 
 
+def test_the_worker_waits_for_a_drop_of_the_extension_before_it_locks_a_table():
+    """Or one of the two would end in a deadlock."""
+    with cluster_with_key("dropped", keysmith__usage_flush_interval="2s") as (cluster, db, key):
+        pid = started_worker(db, key)
+        flush(db)
+        locks = """SELECT coalesce(relation::regclass::text, locktype) FROM pg_locks l
+            WHERE pid = %s AND (locktype = 'object' AND classid = 'pg_extension'::regclass
+                OR relation IN (SELECT oid FROM pg_class WHERE relname LIKE 'usage_%%'))"""
+        with cluster.connect() as watcher:
+            held = lambda: [row[0] for row in watcher.execute(locks, [pid]).fetchall()]
+            db.rows("BEGIN")
+            # The newest record is held back, the one before is for the worker.
+            db.verify(key)
+            db.verify(key)
+            db.rows("DROP EXTENSION keysmith CASCADE")
+            wait_until(held)
+            assert held() in (["object"], [])
+            db.rows("ROLLBACK")
+        assert len(events(db)) == 3
+
+
 def test_a_worker_that_finds_no_extension_leaves():
     with cluster_with_key("gone", keysmith__usage_flush_interval="50ms") as (cluster, db, key):
         started_worker(db, key)
@@ -321,6 +342,8 @@ def test_a_sudden_end_is_reported_with_its_bound(end):
         most = db.value("SELECT most_waiting FROM keysmith.usage_incarnation")
         if end == "worker":
             os.kill(pid, signal.SIGKILL)
+            # Sessions end first, then the server is there again.
+            wait_until(lambda: is_over(db))
             wait_until(lambda: connects(cluster))
         elif end == "immediate":
             cluster.stop("immediate")
@@ -377,6 +400,14 @@ def test_an_end_before_anything_was_stored_is_reported(lives):
         db.verify(key)
         flush(db)
         assert count(db, "losses") == lives + 1
+
+
+def is_over(db):
+    try:
+        db.value("SELECT 1")
+        return False
+    except psycopg.Error:
+        return True
 
 
 def connects(cluster):

@@ -28,7 +28,7 @@ CREATE FUNCTION keysmith.is_digest(stored bytea) RETURNS boolean
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_bytes';
 COMMENT ON FUNCTION keysmith.is_digest(bytea) IS 'Whether bytes have the form of a stored digest';
 
-CREATE FUNCTION keysmith.matches_support(internal) RETURNS internal
+CREATE FUNCTION keysmith.matches_support(request internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_matches_support';
 COMMENT ON FUNCTION keysmith.matches_support(internal) IS
 'Has the planner look up matches in an index; PostgreSQL calls it';

@@ -6,7 +6,10 @@ use crate::manage::authority;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, BackendState};
+use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
+
+const EXTENSION: &CStr = c"keysmith";
 
 /// Why a transaction failed.
 pub struct Failure {
@@ -24,7 +27,24 @@ pub fn now() -> i64 {
 
 /// Runs something in a transaction of its own, as the extension's owner.
 pub fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
-    bare_transaction(what, || authority::as_owner(&Catalog::open()?, body))
+    bare_transaction(what, || {
+        keep_extension();
+        authority::as_owner(&Catalog::open()?, body)
+    })
+}
+
+/// Has `DROP EXTENSION` wait for the transaction, or the transaction for it, before either
+/// holds anything else: it locks the tables in an order of its own, and one of the two
+/// would end in a deadlock.
+fn keep_extension() {
+    // SAFETY: a look-up by name and a lock, inside a transaction that lets go of it.
+    unsafe {
+        let oid = pg_sys::get_extension_oid(EXTENSION.as_ptr(), true);
+        if oid != pg_sys::Oid::INVALID {
+            let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, mode);
+        }
+    }
 }
 
 /// Runs something in a transaction of its own.
@@ -87,7 +107,7 @@ pub fn unless_twice<T>(body: impl FnOnce() -> T) -> Option<T> {
 pub fn extension_exists() -> bool {
     let exists = bare_transaction("looking for the extension", || {
         // SAFETY: a look-up by name, inside a transaction.
-        let oid = unsafe { pg_sys::get_extension_oid(c"keysmith".as_ptr(), true) };
+        let oid = unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), true) };
         Ok(oid != pg_sys::Oid::INVALID)
     });
     exists.unwrap_or(true)
