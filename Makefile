@@ -21,7 +21,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
-        test test-core test-server test-majors installcheck lint bench bench-drain bench-instructions bench-isolation \
+        test test-core test-server test-majors installcheck lint bench bench-drain bench-instructions bench-isolation bench-round-trip \
         bench-rows fuzz crash soak scale clean
 
 help: ## list what can be made
@@ -115,6 +115,10 @@ bench-instructions: install $(VENV)/done ## count instructions per call
 
 bench-isolation: install $(VENV)/done ## measure row-level security
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/isolation.py
+
+bench-round-trip: install $(VENV)/done ## count instructions per transaction
+	@scripts/setup.sh valgrind
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/round_trip.py
 
 bench-rows: install $(VENV)/done ## measure row hashing
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_hashing.py

@@ -142,7 +142,8 @@ djangorestframework-api-key is asked as a view does, by `HasAPIKey().has_permiss
 one look-up by prefix, and a digest in Python. It knows neither scopes nor limits, and logs nothing.
 better-auth is asked by `auth.api.verifyApiKey` for a permission, with its rate limiting turned off: a
 look-up, and an update of when the key was last used. `verify` is asked for a scope, checks a limit and
-logs the request; five columns of its verdict are read. Through a driver it can be no faster than `SELECT 1` of that driver is.
+logs the request; psycopg asks it for yes or no, as the view asks its framework, node-postgres reads five
+columns of its verdict. Through a driver it can be no faster than `SELECT 1` of that driver is.
 """
 
 

@@ -47,6 +47,11 @@ VERDICT_COLUMNS = [
     "environment", "kind", "owner", "role", "scopes", "metadata", "expires_at", "limit_name",
     "limit_remaining", "retry_after", "credits_remaining", "request_id",
 ]
+# Those that the plpgsql peer has too.
+PEERS_COLUMNS = [
+    "ok", "status", "code", "reason", "key_id", "tenant", "tenant_id", "environment", "kind", "owner",
+    "scopes", "metadata", "expires_at", "request_id",
+]
 
 
 def keys_of(count):

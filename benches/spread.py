@@ -5,7 +5,7 @@ import plot
 import ratios
 import report
 from pgbench import Contender
-from scene import ADDRESS, worker_of
+from scene import ADDRESS, PEERS_COLUMNS, worker_of
 
 CLIENTS = 8
 
@@ -29,7 +29,8 @@ def contenders(count):
     """Each statement reads its key by number first: text can't be drawn by pgbench."""
     return {(spread, decision): Contender(
                 f"{spread}, {decision}",
-                f"SELECT * FROM {call.format(key=f'(SELECT api_key FROM {kind}_keys WHERE n = :n)')}",
+                f"SELECT {', '.join(PEERS_COLUMNS)}"
+                f" FROM {call.format(key=f'(SELECT api_key FROM {kind}_keys WHERE n = :n)')}",
                 expected="ok", first=f"\\set n {draw.format(count=count)}\n")
             for spread, (kind, draw) in SPREADS.items() for decision, call in DECISIONS.items()}
 

@@ -8,7 +8,7 @@ import plot
 import ratios
 import report
 from pgbench import Contender
-from scene import ADDRESS, VERDICT_COLUMNS, worker_of
+from scene import ADDRESS, PEERS_COLUMNS, VERDICT_COLUMNS, worker_of
 
 # pgbench has no expressions for text, so a key per script, of which it picks one at
 # random for each transaction; other keys in each round. Every client prepares every
@@ -23,6 +23,7 @@ HOT = 100
 FLOOR = "SELECT 1"
 LOOKUP = "primary-key look-up"
 VERIFY = "verify"
+OK_ALONE = "verify, ok alone"
 FULL = "verify, logged, one limit"
 PLPGSQL = "plpgsql"
 BATCH = 1000
@@ -31,7 +32,7 @@ HOT_VERIFY = "verify, logged, 100 hot keys"
 HOT_PLPGSQL = "plpgsql, logging, 100 hot keys"
 
 # These are measured with each number of clients, others with a few.
-AT_EACH = [FLOOR, LOOKUP, VERIFY, FULL, PLPGSQL]
+AT_EACH = [FLOOR, LOOKUP, VERIFY, OK_ALONE, FULL, PLPGSQL]
 FEW_CLIENTS = (1, 8)
 CLIENTS = (1, 2, 4, 8, 16)
 PEERS = [LOOKUP, PLPGSQL, HOT_PLPGSQL]
@@ -52,12 +53,15 @@ def contenders(keys):
     hot = random.sample(keys["logged"], HOT)
     hot_key = "('{" + ",".join(hot) + "}'::text[])[:n]"
     pick = f"\\set n random(1, {HOT})\n"
-    hot_plpgsql = f"SELECT * FROM peer_verify_with_rows({hot_key}, :scopes, '{ADDRESS}')"
+    columns = ", ".join(PEERS_COLUMNS)
+    hot_plpgsql = f"SELECT {columns} FROM peer_verify_with_rows({hot_key}, :scopes, '{ADDRESS}')"
     return [
         Contender(FLOOR, "SELECT 1"),
         Contender(LOOKUP, f"SELECT {', '.join(VERDICT_COLUMNS)} FROM peer WHERE digest = :key",
                   ["\\x" + dataset.key_digest(key).hex() for key in plain], "ok"),
         verify(VERIFY, "plain"),
+        Contender(OK_ALONE, f"SELECT (keysmith.verify(:key, :scopes, ip => '{ADDRESS}', keyspace => 'quiet')).ok",
+                  plain),
         verify("verify, logged", "logged", "default"),
         verify("verify, one limit", "limited"),
         verify(FULL, "logged_limited", "default"),
@@ -74,7 +78,7 @@ def contenders(keys):
         Contender(MANY, "SELECT * FROM keysmith.verify_many(:key, :scopes,"
                   f" ip => '{ADDRESS}', keyspace => 'quiet')", [many], "ok", sampled=1),
         Contender(PLPGSQL, f"SELECT * FROM peer_verify(:key, :scopes, '{ADDRESS}')", plain, "ok"),
-        Contender(HOT_VERIFY, f"SELECT * FROM keysmith.verify({hot_key}, :scopes, ip => '{ADDRESS}')",
+        Contender(HOT_VERIFY, f"SELECT {columns} FROM keysmith.verify({hot_key}, :scopes, ip => '{ADDRESS}')",
                   expected="ok", first=pick),
         Contender(HOT_PLPGSQL, hot_plpgsql, expected="ok", first=pick),
         Contender(f"{HOT_PLPGSQL}, asynchronous commit", hot_plpgsql, expected="ok", first=pick,
@@ -150,7 +154,8 @@ Rounds of {data["seconds"]} s; pgbench, prepared statements.
 The look-up is a `SELECT` of a verdict's columns from a plain table: it decides nothing, and
 trusts that the row is current. plpgsql decides as `plpgsql_peer.sql` does; where it logs, it
 updates the key's row and inserts one of the request, as in `plpgsql_rows.sql`, keeps no totals
-and limits nothing. `verify` is of a keyspace that logs nothing, unless it says `logged`.
+and limits nothing. Beside it, `verify` is asked for the columns that plpgsql has, elsewhere for all 21;
+`ok alone` is `SELECT (keysmith.verify(…)).ok`. `verify` is of a keyspace that logs nothing, unless it says `logged`.
 
 Of {data["logged"]:,} requests that were logged, {data["in_place"]:,} found no room in the buffer and
 were stored by their own transactions.
@@ -214,6 +219,7 @@ def targets(data):
     return [
         *(one(VERIFY, FLOOR, clients, 0.95) for clients in FEW_CLIENTS),
         *(one(VERIFY, LOOKUP, clients, 1.0) for clients in FEW_CLIENTS),
+        *(one(OK_ALONE, LOOKUP, clients, 1.0) for clients in FEW_CLIENTS),
         *(one(FULL, VERIFY, clients, 0.95) for clients in FEW_CLIENTS),
         one(HOT_VERIFY, HOT_PLPGSQL, 8, 5),
         spent(VERIFY, FLOOR, 8, 1.05), spent(VERIFY, LOOKUP, 8, 1.0), spent(FULL, VERIFY, 8, 1.05),

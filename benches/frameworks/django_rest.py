@@ -55,9 +55,9 @@ def driver():
 
 
 def keysmith():
-    verdict = connection.execute("SELECT ok, status, code, key_id, tenant FROM keysmith.verify(%s, %s, ip => %s)",
-                                 (random.choice(ours), ["images:write"], "192.0.2.1")).fetchone()
-    return verdict[0]
+    # What a view asks, and the framework answers: yes or no.
+    return connection.execute("SELECT (keysmith.verify(%s, '{images:write}', ip => %s)).ok",
+                              (random.choice(ours), "192.0.2.1")).fetchone()[0]
 
 
 def framework():

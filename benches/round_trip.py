@@ -1,0 +1,136 @@
+"""Where a transaction's instructions go: what a session executes for one prepared statement,
+from the messages that ask to the row that answers, counted by callgrind.
+
+A session that asks more often is compared with one that asks less: the difference is what the
+statement costs, without what begins and ends a session. The kernel's share is not in it.
+"""
+
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import report
+import scene
+from dataset import clusters
+from instructions import VALGRIND
+
+RESULTS = Path(__file__).parent / "results" / "round_trip.md"
+FEWER, MORE = 500, 2_500
+KEYS = 800
+
+# What is called once for a statement, by the part that it is of a transaction.
+PARTS = {
+    "deciding": "keysmith_verify",
+    "starting the executor": "PortalStart",
+    "describing the row": "SendRowDescriptionMessage",
+}
+RUN = "PortalRun"
+
+
+@dataclass(frozen=True)
+class Statement:
+    name: str
+    text: str
+    argument: str = "key"
+
+
+CALL = f"keysmith.verify(%s, '{{images:write}}', ip => '{scene.ADDRESS}', keyspace => 'quiet')"
+FIVE = "ok, status, code, key_id, tenant"
+STATEMENTS = [
+    Statement("SELECT 1", "SELECT 1", ""),
+    Statement("a look-up of a verdict's 21 columns",
+              f"SELECT {', '.join(scene.VERDICT_COLUMNS)} FROM peer WHERE digest = %s", "digest"),
+    Statement("a look-up of five of them", f"SELECT {FIVE} FROM peer WHERE digest = %s", "digest"),
+    Statement("SELECT * FROM verify(…)", f"SELECT * FROM {CALL}"),
+    Statement("SELECT five columns FROM verify(…)", f"SELECT {FIVE} FROM {CALL}"),
+    Statement("SELECT ok FROM verify(…)", f"SELECT ok FROM {CALL}"),
+    Statement("SELECT (verify(…)).ok", f"SELECT ({CALL}).ok"),
+]
+
+
+def start_under_callgrind(cluster):
+    program = cluster.dir / "postgres"
+    program.write_text(
+        f"#!/bin/sh\nexec {VALGRIND} --tool=callgrind --compress-strings=no --compress-pos=no --vgdb=no"
+        f" --trace-children=yes --callgrind-out-file={cluster.dir}/profile.%p {clusters.BIN}/postgres \"$@\"\n")
+    program.chmod(0o755)
+    clusters.run("pg_ctl", "-D", cluster.data, "-l", cluster.log, "-p", program, "-w", "-t", 120, "start",
+                 as_server=True)
+
+
+def profile(cluster, statement, arguments, times):
+    """What a session of its own executed that asked so often."""
+    with cluster.connect() as connection:
+        connection.prepare_threshold = 0
+        pid = connection.info.backend_pid
+        for _ in range(times):
+            connection.execute(statement.text, arguments).fetchone()
+    path = cluster.dir / f"profile.{pid}"
+    while not (path.exists() and "\ntotals:" in path.read_text()):
+        time.sleep(0.1)
+    return path.read_text()
+
+
+def total(profile):
+    return int(re.search(r"^totals: (\d+)", profile, re.MULTILINE)[1])
+
+
+def inclusive(profile, name):
+    """Instructions of a function and all that it called. A call is two lines in a profile:
+    how often, and where and at what cost."""
+    calls = re.findall(rf"^cfn={name}\ncalls=.*\n\S+ (\d+)", profile, re.MULTILINE)
+    return sum(map(int, calls))
+
+
+def measure():
+    with clusters.running("round-trip", **scene.SETTINGS, jit="off", track_counts="off") as cluster:
+        with cluster.connect() as connection:
+            scene.fill(connection, scene.keys_of(KEYS))
+            key, digest = connection.execute(
+                "SELECT api_key, digest FROM plain_keys, peer"
+                " WHERE digest = sha256(convert_to(api_key, 'UTF8')) LIMIT 1").fetchone()
+            version = connection.info.server_version
+        cluster.stop()
+        start_under_callgrind(cluster)
+        found = {}
+        for statement in STATEMENTS:
+            arguments = {"key": [key], "digest": [digest], "": None}[statement.argument]
+            fewer, more = (profile(cluster, statement, arguments, times) for times in (FEWER, MORE))
+
+            def spent(count):
+                return (count(more) - count(fewer)) / (MORE - FEWER)
+            parts = {part: spent(lambda text, name=name: inclusive(text, name)) for part, name in PARTS.items()}
+            parts["making and sending the row"] = spent(lambda text: inclusive(text, RUN)) - parts["deciding"]
+            whole = spent(total)
+            found[statement.name] = {"all": whole} | parts | {"the rest": whole - sum(parts.values())}
+            print(f"{statement.name}: {whole:,.0f}", file=sys.stderr, flush=True)
+    return found, f"{version // 10000}.{version % 10000}"
+
+
+def main():
+    if not VALGRIND:
+        sys.exit("valgrind is not installed")
+    found, version = measure()
+    columns = list(next(iter(found.values())))
+    table = report.markdown_table(
+        ["instructions of a transaction", *columns],
+        [[name, *(f"{parts[part]:,.0f}" for part in columns)] for name, parts in found.items()])
+    print(table)
+    RESULTS.write_text(f"""# Where a transaction's instructions go
+
+PostgreSQL {version}, prepared statements in transactions of their own, counted by callgrind in the
+session's process; the kernel's are not. Made by `make bench-round-trip`.
+
+{table}
+
+*Deciding* is all of keysmith: digest, rows, rules, verdict. *Starting the executor* is mostly a
+description of each column of a function's result, made anew for each execution; it is told to the
+client in *describing the row*. *Making and sending the row* has each column's text made by its
+type. *The rest* are messages, the transaction and its snapshot, which `SELECT 1` has too.
+""")
+
+
+if __name__ == "__main__":
+    main()
