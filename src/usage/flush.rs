@@ -73,6 +73,11 @@ impl Flusher {
         self.life.close().is_ok()
     }
 
+    /// The newest record that is known to be stored.
+    pub fn stored_up_to(&self) -> u64 {
+        self.stored_up_to
+    }
+
     /// Whether something waits to be tried again.
     pub fn has_failed(&self) -> bool {
         self.waits_until > 0

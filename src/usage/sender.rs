@@ -145,6 +145,7 @@ impl Sender {
         }
         self.looks_for_kept = false;
         if has_news && is_due {
+            // What comes meanwhile is for the next time: see the worker's `drain`.
             while self.send_records()? {
                 process::attend();
                 if process::shutdown_requested() {
@@ -159,7 +160,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends a batch. False if there is none.
+    /// Sends a batch. True if it was a full one: more may wait.
     fn send_records(&mut self) -> Result<bool, Failed> {
         self.connected()?;
         let waiting = self.ring.peek(self.place, u32::MAX);
@@ -174,8 +175,9 @@ impl Sender {
             Ok(marks) => {
                 self.acknowledge(marks.last_sequence.unsigned_abs());
                 self.sent_up_to = last;
+                let is_full = batch.len() >= self.limit as usize;
                 self.succeeded();
-                Ok(true)
+                Ok(is_full)
             }
             Err(failed) => {
                 self.look_for_the_culprit(&failed, batch.len());

@@ -129,14 +129,20 @@ impl Worker {
         }
     }
 
-    /// Batch after batch, as long as nobody minds.
+    /// Batch after batch, as long as nobody minds: what had come when it began. What comes
+    /// meanwhile is for the next time, or under load there would be no end of small
+    /// batches, and a batch costs much the same with ten records and with thousands.
     fn drain(&mut self) {
+        let newest = self.flusher.ring.with(self.flusher.place, |d| d.sequence);
         while self.flusher.may_try() && !shutdown_requested() && !database_is_wanted() {
             match self.flusher.batch() {
                 Step::Empty => return,
                 Step::Stored => {
                     self.busy_at = now();
                     self.has_stored = true;
+                    if newest.is_none_or(|newest| self.flusher.stored_up_to() >= newest) {
+                        return;
+                    }
                 }
                 Step::Failed => {
                     self.busy_at = now();
@@ -168,8 +174,15 @@ impl Worker {
     }
 
     fn wait(&self) {
-        let due = (self.flushed_at + settings::flush_interval() - now()).max(0);
-        let microseconds = if self.flusher.may_try() { due } else { LOOKS_AROUND / 10 };
+        let interval = settings::flush_interval();
+        let count = self.flusher.ring.with(self.flusher.place, |d| d.count);
+        let microseconds = if !self.flusher.may_try() {
+            LOOKS_AROUND / 10
+        } else if count == Some(0) {
+            interval
+        } else {
+            (self.flushed_at + interval - now()).max(0)
+        };
         let milliseconds = (microseconds.min(LOOKS_AROUND) / 1000).max(1);
         wait_for_latch(milliseconds);
     }
