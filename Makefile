@@ -7,8 +7,8 @@ CARGO ?= cargo
 export PG_CONFIG
 
 # The pg_config to build against, found when it is first needed: setup may have to
-# install it.
-pg_config = $(shell source scripts/common.sh; find_pg_config)
+# install it. Before its version 4.4, make exports nothing to these commands.
+pg_config = $(shell export PG_CONFIG='$(PG_CONFIG)'; source scripts/common.sh; find_pg_config)
 pg_major  = $(shell source scripts/common.sh; major "$(pg_config)")
 
 BUILD  = $(or $(CARGO_TARGET_DIR),target)/release

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
 
-SHOWN = [throughput.FLOOR, throughput.LOOKUP, throughput.VERIFY, throughput.FULL, throughput.PLPGSQL,
-         throughput.HOT_VERIFY, throughput.HOT_PLPGSQL]
+SHOWN = [throughput.FLOOR, throughput.LOOKUP, throughput.VERIFY, throughput.OK_ALONE, throughput.FULL,
+         throughput.PLPGSQL, throughput.HOT_VERIFY, throughput.HOT_PLPGSQL]
 CLIENTS = 8
 # Of a processor for an hour, in dollars: an example, near the list prices of large clouds.
 PRICE = 0.05

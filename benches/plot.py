@@ -86,7 +86,7 @@ def _round_up(value):
     if value <= 0:
         return 1
     power = 10 ** math.floor(math.log10(value))
-    return next(power * step for step in (1, 2, 4, 6, 8, 10) if power * step >= value)
+    return next(power * step for step in (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10) if power * step >= value)
 
 
 def _short(value):

@@ -189,7 +189,7 @@ def spent_ratio(data, name, other, clients):
 
 def plots(data):
     curves = [(name, [(clients, ratios.quartiles(rates(data, name, clients))[1]) for clients in CLIENTS])
-              for name in (VERIFY, PLPGSQL, LOOKUP, FULL, FLOOR)]
+              for name in (VERIFY, PLPGSQL, LOOKUP, FULL, FLOOR, OK_ALONE)]
     # Those that wait for a disk would leave no room for the others.
     names = [name for name in data["measured"] if name != MANY and not name.startswith(HOT_PLPGSQL)]
     waits = []

@@ -25,7 +25,7 @@ for major in "${majors[@]}"; do
     say "$("$server" --version)"
     # pg_upgrade is tested from each of the majors before, in which ours is now installed.
     # The crates that don't know of PostgreSQL are built once for all.
-    KEYSMITH_OLDER_SERVERS=$older make --no-print-directory test-server PG_CONFIG="$server" || failed+=("$major")
+    KEYSMITH_MAJOR=$major KEYSMITH_OLDER_SERVERS=$older make --no-print-directory test-server PG_CONFIG="$server" || failed+=("$major")
     older=$older${older:+:}$server
 done
 [ ${#failed[@]} -eq 0 ] || die "tests fail on PostgreSQL ${failed[*]}"

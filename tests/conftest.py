@@ -1,6 +1,7 @@
 """A cluster for all tests, and a database with the extension for each of them."""
 
 import itertools
+import os
 from contextlib import contextmanager
 
 import psycopg
@@ -10,6 +11,17 @@ from psycopg.rows import namedtuple_row
 import cluster as clusters
 
 _numbers = itertools.count()
+
+
+def pytest_report_header():
+    return f"{clusters.pg_config('version')}, in {clusters.BIN}"
+
+
+def pytest_configure():
+    """No other server is tested than was meant."""
+    version, wanted = clusters.pg_config("version"), os.environ.get("KEYSMITH_MAJOR")
+    if wanted and not version.startswith(f"PostgreSQL {wanted}."):
+        raise pytest.UsageError(f"these would be tests of {version}, not of PostgreSQL {wanted}")
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,8 @@ def test_pgbench_tells_rate_latency_and_processor_time(scenery):
     scene.worker_of(connection)
     verify = next(one for one in throughput.contenders(keys) if one.name == throughput.VERIFY)
     found = pgbench.run(cluster, verify, 2, 1)
-    assert found["rate"] > 10 and 0 < found["p50"] <= found["p95"] <= found["p99"]
+    # pgbench takes no time for an answer that is there when it first looks for it.
+    assert found["rate"] > 10 and 0 <= found["p50"] <= found["p95"] <= found["p99"] > 0
     # Two clients can't have spent more than the time of both, nor less than a decision takes.
     assert 1 < found["server"] < 2e6 / found["rate"] * 1.5 and found["client"] > 0
 

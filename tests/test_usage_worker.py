@@ -82,6 +82,26 @@ def test_nobody_waits_for_the_worker(keeper, db, key, statement):
             keeper.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
+def test_a_database_with_much_to_store_is_dropped_by_force():
+    with cluster_with_key("forced", keysmith__usage_batch_size=1, keysmith__usage_flush_interval="10min",
+                          keysmith__usage_buffer="64MB") as (cluster, db, key):
+        cluster.execute("CREATE DATABASE worked")
+        doomed = session(cluster, "worked")
+        doomed.rows("CREATE EXTENSION keysmith")
+        doomed.tenant()
+        key = doomed.mint().api_key
+        doomed.verify(key)
+        pid = wait_until(lambda: worker_pid(doomed))
+        os.kill(pid, signal.SIGSTOP)
+        doomed.value("SELECT count(keysmith.verify(%s)) FROM generate_series(1, 30000)", key)
+        assert count(doomed, "waiting") >= 29_999
+        doomed.session.close()
+        os.kill(pid, signal.SIGCONT)
+        cluster.execute("DROP DATABASE worked WITH (FORCE)")
+        # The others' worker is none the worse for it.
+        assert len(events(db)) == 0 and db.verify(db.mint().api_key).ok
+
+
 def test_what_waits_when_the_worker_makes_way_is_stored_by_the_next(keeper, db, key):
     with worker_held_up(keeper, "worked"):
         started_worker(db, key)

@@ -242,11 +242,17 @@ impl Worker {
         loop {
             // SAFETY: what was to be cancelled has been.
             unsafe { pg_sys::QueryCancelPending = 0 };
+            if is_being_dropped() {
+                break self.leave_the_rest();
+            }
             if !self.is_open {
                 self.open();
             }
             while self.is_open && self.flusher.batch() == Step::Stored {
                 start = now();
+                if is_being_dropped() {
+                    break;
+                }
             }
             if self.is_open {
                 self.flusher.unknown();
@@ -274,6 +280,12 @@ impl Worker {
             self.flusher.close();
         }
     }
+}
+
+/// Whether the worker is told to end because the database is dropped by force. Who does that
+/// waits five seconds for it, and what would be stored goes too.
+fn is_being_dropped() -> bool {
+    database_is_wanted() && !server_is_stopping()
 }
 
 /// Gives the place up, unless something came in the meantime.
