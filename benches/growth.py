@@ -74,7 +74,9 @@ def _uuid(name):
 
 def measure(mode, _, say):
     settings = SETTINGS | ROOMY | {"shared_buffers": mode.growth_buffers, "fsync": "off",
-                                   "full_page_writes": "off", "max_parallel_workers_per_gather": 0, "jit": "off"}
+                                   "full_page_writes": "off",
+                                   "keysmith__directory_size": mode.growth_directory,
+                                   "max_parallel_workers_per_gather": 0, "jit": "off"}
     with clusters.running("growth", **settings) as cluster:
         sizes = {}
         for size in mode.sizes:
@@ -88,7 +90,8 @@ def measure(mode, _, say):
         memory = {name: _memory(cluster, max(mode.sizes), call)
                   for name, call in (("verify", VERIFY), ("verify, sign in", SIGN_IN))}
     return {"sizes": sizes, "costs": costs, "memory": memory, "calls": mode.growth_calls,
-            "asked": min(max(mode.sizes), mode.growth_calls), "buffers": mode.growth_buffers}
+            "asked": min(max(mode.sizes), mode.growth_calls), "buffers": mode.growth_buffers,
+            "directory": mode.growth_directory}
 
 
 def _sizes(connection):
@@ -175,8 +178,8 @@ def page(data):
     return f"""# Growth
 
 {report.surroundings(data)} Processor time of one session that
-asks for keys in no order, nothing logged, {data["buffers"]} of shared buffers;
-{max(data["calls"], 1):,} calls in one statement, less an empty loop.
+asks for keys in no order, nothing logged, {data["buffers"]} of shared buffers, places of
+{data["directory"]:,} keys remembered; {max(data["calls"], 1):,} calls in one statement, less an empty loop.
 
 ![Processor time of a call by number of keys](growth.svg)
 
