@@ -170,6 +170,22 @@ def test_a_worker_that_finds_no_extension_leaves():
         assert len(events(db)) == 1
 
 
+def times_woken(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("voluntary_ctxt_switches"))
+
+
+def test_with_nothing_to_store_it_sleeps():
+    with cluster_with_key("asleep", keysmith__usage_flush_interval="1s") as (cluster, db, key):
+        pid = started_worker(db, key)
+        flush(db)
+        # A flush would be due again.
+        time.sleep(1.5)
+        before = times_woken(pid)
+        time.sleep(1)
+        assert times_woken(pid) - before < 50
+
+
 def test_idle_it_goes_and_comes_back():
     with cluster_with_key("idle", keysmith__usage_flush_interval="50ms") as (cluster, db, key):
         first = started_worker(db, key)
