@@ -6,6 +6,7 @@
 //! guard has a worker that does, a transaction without rows at each beat. The beat is
 //! the server's and not a database's: one serves all of them, and no table grows.
 
+use crate::major;
 use crate::usage::worker_name;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::c_int;
@@ -101,7 +102,7 @@ fn beat() {
     // SAFETY: what background workers do; the commit of a transaction that has a number
     // is written to the log, with its time.
     unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as c_int, Some(on_sigterm));
+        major::handle_signal(pg_sys::SIGTERM, on_sigterm);
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
         while pg_sys::ShutdownRequestPending == 0 {

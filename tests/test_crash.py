@@ -121,7 +121,11 @@ def again(cluster):
     """A session with the server that is up again."""
     def connected():
         try:
-            return session(cluster)
+            db = session(cluster)
+            # One that came before the others' end was noticed is ended with them.
+            time.sleep(0.2)
+            db.rows("SELECT 1")
+            return db
         except psycopg.OperationalError:
             # Of a postmaster that was killed only the children may be left: they end, and
             # it can be started.

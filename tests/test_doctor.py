@@ -247,8 +247,9 @@ def test_a_server_without_preload():
                      listen_addresses="127.0.0.1,*").start()
         cluster.execute("CREATE EXTENSION keysmith")
         db = session(cluster)
-        found = [(row.level, row.subject) for row in findings(db)]
-        assert found == [("warning", "library"), ("warning", "logging"), ("warning", "server")]
+        # From 16 on auto_explain logs parameters too, which is another finding.
+        found = {(row.level, row.subject) for row in findings(db)}
+        assert found == {("warning", "library"), ("warning", "logging"), ("warning", "server")}
         db.tenant()
         db.rows("UPDATE keysmith.tenant SET limits = '5/1 min/5/x'")
         assert findings(db)[0][:2] == ("error", "library")

@@ -158,7 +158,8 @@ def test_no_row_of_another_tenant_in_100000_requests(cluster, dbname, pooled, tm
             thread.join()
     assert requests == 100_000
     assert len(done) == 2 and min(done) > 10, "a client in trouble saw what it must not"
-    assert 2 <= max(servers) <= SERVERS
+    # One may be on its way out when another takes its place.
+    assert 2 <= max(servers) <= SERVERS + 1
 
 
 def test_that_a_row_of_another_would_be_noticed(pooled):

@@ -140,6 +140,8 @@ SETTINGS = ["DateStyle = 'German'", "IntervalStyle = 'sql_standard'", "TimeZone 
 
 
 def test_values_of_all_types_whatever_the_settings(db):
+    # Not every server is built with XML.
+    has_xml = db.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'xml2'") > 0
     db.rows("""
         CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TYPE pair AS (at timestamptz, x float8, b bytea);
         CREATE DOMAIN small AS int CHECK (VALUE < 10);
@@ -149,7 +151,7 @@ def test_values_of_all_types_whatever_the_settings(db):
             f8 float8, num numeric, ts timestamptz, tsn timestamp, d date, tm time, ttz timetz, i interval, bl boolean,
             u uuid, ip inet, net cidr, m money, e mood, ea mood[], ta text[], tsa timestamptz[], fa float8[], p pair,
             pa pair[], dm small, dma small[], r tstzrange, cr times, bt bit(3), pt point, tv tsvector, cls regclass,
-            ch "char", o oid)""")
+            ch "char", o oid)""".replace("x xml", "x xml" if has_xml else "x text"))
     db.call("seal_rows", "accounts")
     db.rows("""
         INSERT INTO accounts VALUES (1, 'jörg', 'é', 'ab', 'n', '{"a": "é"}', '{"b": ["ü", 1.50]}', '<a>ö</a>', '\\x00ff',

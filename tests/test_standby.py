@@ -233,7 +233,7 @@ def test_waiting_counts_standbys_and_not_what_collects(servers, there):
     key = db.mint()
     db.call("wait_for_replay")
     there.verify(key.api_key)
-    connected = "SELECT count(*) FROM pg_stat_replication WHERE application_name LIKE 'keysmith usage%'"
+    connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'keysmith usage%'"
     wait_until(lambda: there.verify(key.api_key).ok and db.value(connected) == 1)
     assert db.one("wait_for_replay", "5 seconds")[0] == 1
 
