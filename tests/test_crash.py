@@ -243,7 +243,7 @@ def test_what_was_acknowledged_outlives_any_death():
               f"{ledger.asked} decisions answered, {lost[0]} records lost, {lost[1]} reported at most")
         assert ledger.minted and ledger.asked
         log = cluster.log.read_text()
-        for leak in ("leak", "PANIC", "TRAP", "corrupt", "could not read block"):
+        for leak in ("leak: ", "resource was not closed", "PANIC", "TRAP", "corrupt", "could not read block"):
             assert leak not in log, leak
         db.session.close()
 
