@@ -14,6 +14,7 @@ from pathlib import Path
 import dataset
 import report
 from dataset import clusters
+from scene import processor_seconds, worker_of
 
 RESULTS = Path(__file__).parent / "results" / "drain.md"
 
@@ -27,24 +28,6 @@ SETTINGS = {
 }
 
 KINDS = {"a hundred keys": 100, "ten thousand keys": 10_000}
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def worker(connection):
-    """The worker's process, once there is one."""
-    connection.execute("SELECT keysmith.verify((SELECT api_key FROM plaintext LIMIT 1))")
-    for _ in range(200):
-        found = connection.execute(
-            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'keysmith usage worker'").fetchone()
-        if found:
-            return found[0]
-        time.sleep(0.05)
-    raise SystemExit("the worker did not start")
-
-
-def processor_seconds(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def stored(connection):
@@ -53,8 +36,7 @@ def stored(connection):
 
 def drain(connection, keys, events):
     """Seconds, and seconds of the worker's processor time, for so many records."""
-    pid = worker(connection)
-    connection.execute("SELECT keysmith.flush_usage()")
+    pid = worker_of(connection, "plaintext")
     connection.execute("CHECKPOINT")
     before = stored(connection)
     os.kill(pid, signal.SIGSTOP)

@@ -15,7 +15,6 @@ from pathlib import Path
 import plot
 import ratios
 import report
-from dataset import clusters
 
 FOLDER = Path(__file__).parent / "frameworks"
 LEAST = 10

@@ -119,10 +119,10 @@ class Scene:
         return self.cluster
 
 
-def worker_of(connection):
+def worker_of(connection, keys="logged_keys"):
     """The process that stores what is logged. A record has just woken it, so it stays for
     some seconds, in which no end of it is taken for another process's."""
-    connection.execute("SELECT keysmith.verify(api_key) FROM logged_keys LIMIT 1")
+    connection.execute(f"SELECT keysmith.verify(api_key) FROM {keys} LIMIT 1")
     connection.execute("SELECT keysmith.flush_usage('10 minutes')")
     for _ in range(200):
         found = connection.execute("SELECT pid FROM pg_stat_activity"

@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:34
+-- src/lib.rs:35
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:35
+-- src/lib.rs:36
 -- requires:
 --   schema
 
@@ -290,7 +290,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:36
+-- src/lib.rs:37
 -- requires:
 --   tables
 
@@ -397,7 +397,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:37
+-- src/lib.rs:38
 -- requires:
 --   usage
 
@@ -610,7 +610,7 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.usage_event
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/lib.rs:43
 -- requires:
 --   usage_rollups
 
@@ -1024,7 +1024,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:47
+-- src/lib.rs:48
 -- requires:
 --   usage_maintain
 
@@ -1054,7 +1054,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
+-- src/lib.rs:53
 -- requires:
 --   policy_triggers
 
@@ -1163,7 +1163,7 @@ COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:57
+-- src/lib.rs:58
 -- requires:
 --   keys_view
 
@@ -1451,7 +1451,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:62
+-- src/lib.rs:63
 -- requires:
 --   manage
 
@@ -1594,7 +1594,7 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:63
+-- src/lib.rs:64
 -- requires:
 --   decide
 
@@ -1607,7 +1607,7 @@ COMMENT ON FUNCTION keysmith.pre_request() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:68
+-- src/lib.rs:69
 -- requires:
 --   pre_request
 
@@ -1636,7 +1636,7 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:73
+-- src/lib.rs:74
 -- requires:
 --   usage_functions
 
@@ -1662,7 +1662,7 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:78
+-- src/lib.rs:79
 -- requires:
 --   usage_collect
 
@@ -1719,7 +1719,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:83
+-- src/lib.rs:84
 -- requires:
 --   identity
 
@@ -1774,7 +1774,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:84
+-- src/lib.rs:85
 -- requires:
 --   audit
 
@@ -2008,7 +2008,7 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:89
+-- src/lib.rs:90
 -- requires:
 --   isolation
 
@@ -2044,7 +2044,7 @@ COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:94
+-- src/lib.rs:95
 -- requires:
 --   restore
 
@@ -2330,7 +2330,7 @@ COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, tim
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:99
+-- src/lib.rs:100
 -- requires:
 --   usage_views
 
@@ -2444,7 +2444,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:104
+-- src/lib.rs:105
 -- requires:
 --   tracking
 
@@ -2885,7 +2885,7 @@ COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables, and how far prot
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:109
+-- src/lib.rs:110
 -- requires:
 --   row_hashing
 
@@ -3039,7 +3039,7 @@ COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:114
+-- src/lib.rs:115
 -- requires:
 --   row_seals
 
@@ -3056,7 +3056,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:119
+-- src/lib.rs:120
 -- requires:
 --   status
 
@@ -3192,7 +3192,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'How many of these fit 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:124
+-- src/lib.rs:125
 -- requires:
 --   admin_views
 
@@ -3210,7 +3210,7 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:129
+-- src/lib.rs:130
 -- requires:
 --   scanner
 
@@ -3693,7 +3693,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:130
+-- src/lib.rs:131
 -- finalize
 -- Nothing is anyone's until it is granted.
 

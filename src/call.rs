@@ -193,15 +193,3 @@ impl Bytes<'_> {
         }
     }
 }
-
-/// Where a function puts the set that it returns.
-///
-/// # Safety
-/// The function must be declared to return a set.
-pub unsafe fn result_set(call: &Call, flags: u32) -> &pg_sys::ReturnSetInfo {
-    // SAFETY: PostgreSQL raises an error where a set can't be taken.
-    unsafe {
-        pg_sys::InitMaterializedSRF(call.frame(), flags);
-        &*(*call.frame()).resultinfo.cast::<pg_sys::ReturnSetInfo>()
-    }
-}

@@ -4,6 +4,7 @@
 //! here takes a fifth of what `heap_form_tuple` takes, which wants each value made
 //! first, in memory of its own.
 
+use crate::result_set::ResultSet;
 use pgrx::pg_sys::{self, Datum, HeapTupleHeaderData};
 
 /// What the header of each row of a type says of the type. It is PostgreSQL's own to
@@ -245,11 +246,11 @@ impl Composite {
     /// Adds the row to a set-returning function's result.
     ///
     /// # Safety
-    /// The store must be that of a set of its type.
-    pub unsafe fn put(self, store: *mut pg_sys::Tuplestorestate) {
+    /// The set must be one of its type, and this before the call returns.
+    pub unsafe fn put(self, result: ResultSet) {
         let mut tuple =
             pg_sys::HeapTupleData { t_len: self.length, t_data: self.header, ..Default::default() };
         // SAFETY: as the caller promises; the row is copied.
-        unsafe { pg_sys::tuplestore_puttuple(store, &mut tuple) };
+        unsafe { result.put_row(&mut tuple) };
     }
 }

@@ -16,6 +16,7 @@ mod major;
 mod manage;
 mod pepper;
 mod request_id;
+mod result_set;
 mod rows;
 mod shmem;
 mod text;

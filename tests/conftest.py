@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from contextlib import contextmanager
 
 import psycopg
@@ -47,15 +48,13 @@ def connect(cluster, dbname):
     sessions = []
 
     def open_session(**options):
-        session = cluster.connect(dbname, **options)
-        session.row_factory = namedtuple_row
-        session.prepare_threshold = None
-        sessions.append(session)
-        return session
+        opened = session(cluster, dbname, **options).session
+        sessions.append(opened)
+        return opened
 
     yield open_session
-    for session in sessions:
-        session.close()
+    for opened in sessions:
+        opened.close()
 
 
 @pytest.fixture
@@ -112,6 +111,21 @@ class Database:
             self.call(function, *positional, **named)
         assert error.value.sqlstate == sqlstate, error.value
         return error.value.diag.message_primary
+
+
+def session(cluster, dbname="postgres", user="postgres", **options):
+    connection = cluster.connect(dbname, user, **options)
+    connection.row_factory = namedtuple_row
+    connection.prepare_threshold = None
+    return Database(connection)
+
+
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.02)
+    return result
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ BENCHES = Path(__file__).resolve().parent.parent / "benches"
 sys.path.insert(0, str(BENCHES))
 
 import cost  # noqa: E402
-import dataset  # noqa: E402
 import documents  # noqa: E402
 import frameworks  # noqa: E402
 import growth  # noqa: E402

@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from cluster import running
-from test_usage_pipeline import flush, session, wait_until
+from conftest import session, wait_until
+from test_usage_pipeline import flush
 from test_usage_sql import assert_totals
 
 ROUNDS = int(os.environ.get("KEYSMITH_CRASH_ROUNDS", "6"))

@@ -9,16 +9,9 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from cluster import running
-from conftest import Database
+from conftest import session
 
 SESSIONS = 16
-
-
-def session(cluster, dbname="postgres", **options):
-    connection = cluster.connect(dbname, **options)
-    connection.row_factory = psycopg.rows.namedtuple_row
-    connection.prepare_threshold = None
-    return Database(connection)
 
 
 def balance(db, **holder):

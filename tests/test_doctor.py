@@ -2,23 +2,15 @@
 
 import os
 import socket
-import time
 
 import psycopg
 import pytest
 
 from cluster import Cluster, running
-from conftest import Database
+from conftest import session, wait_until
 
 SUBJECTS = ["library", "server", "pepper", "logging", "isolation", "policies", "access", "usage",
             "limits", "audit"]
-
-
-def session(cluster, dbname="postgres", **options):
-    connection = cluster.connect(dbname, **options)
-    connection.row_factory = psycopg.rows.namedtuple_row
-    connection.prepare_threshold = None
-    return Database(connection)
 
 
 def findings(db):
@@ -199,25 +191,18 @@ def test_logging_of_parameters_is_named_wherever_it_is_set(sound, patient, setti
         patient.rows(f"ALTER {place} SET {name} = '{value}'")
         patient.rows("SELECT pg_reload_conf()")
         try:
-            until(lambda: findings(patient))
+            wait_until(lambda: findings(patient))
             assert amiss(patient, "warning", "logging", word + whose).remedy.startswith("ALTER ")
             if name != "log_parameter_max_length_on_error" and place != "ROLE app IN DATABASE patient":
                 # Where none of the values is logged, nothing is amiss.
                 patient.rows(f"ALTER {place} SET log_parameter_max_length = 0")
                 patient.rows("SELECT pg_reload_conf()")
-                until(lambda: not findings(patient))
+                wait_until(lambda: not findings(patient))
         finally:
             patient.rows(f"ALTER {place} RESET {name}")
             patient.rows(f"ALTER {place} RESET log_parameter_max_length")
             patient.rows("SELECT pg_reload_conf()")
-        until(lambda: not findings(patient))
-
-
-def until(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+        wait_until(lambda: not findings(patient))
 
 
 def test_the_log_has_what_the_warning_says(sound, patient):

@@ -18,7 +18,8 @@ from psycopg.types.json import Jsonb
 
 import cluster as clusters
 from cluster import Cluster, running
-from test_usage_pipeline import count, flush, session, stored, wait_until
+from conftest import session, wait_until
+from test_usage_pipeline import count, flush, stored
 from test_usage_sql import assert_totals
 
 

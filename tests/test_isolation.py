@@ -564,7 +564,7 @@ def test_the_plan_looks_up_the_tenant_once(app, type):
         plan = [line for line, in app.db.rows(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {query}")]
         text = "\n".join(plan)
         assert "docs_of_tenant" in text and "Seq Scan" not in text, text
-        assert f"Index Cond: " in text and "tenant" in text, text
+        assert "Index Cond: " in text and "tenant" in text, text
         # Each sub-select was evaluated once at most.
         results = [line for line, above in zip(plan[1:], plan) if above.strip().startswith("InitPlan")]
         assert len(results) >= 2 and all("loops=1)" in line for line in results), text

@@ -10,7 +10,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from cluster import running
-from conftest import Database
+from conftest import session
 
 SESSIONS = 16
 
@@ -25,13 +25,6 @@ def outcomes(db, key, times, **options):
 
 def passed(db, key, times, **options):
     return outcomes(db, key, times, **options).count("ok")
-
-
-def session(cluster, dbname="postgres", **options):
-    connection = cluster.connect(dbname, **options)
-    connection.row_factory = psycopg.rows.namedtuple_row
-    connection.prepare_threshold = None
-    return Database(connection)
 
 
 def hammer(sessions, key, until, **options):

@@ -8,14 +8,13 @@ import os
 import subprocess
 from pathlib import Path
 
-import psycopg
 import pytest
 
 import cluster as clusters
 import filled
 import objects
 from cluster import Cluster
-from conftest import Database
+from conftest import session
 
 OLDER = [path for path in os.environ.get("KEYSMITH_OLDER_SERVERS", "").split(":") if path]
 
@@ -26,12 +25,6 @@ def bin_of(pg_config):
 
 def major(pg_config):
     return subprocess.check_output([pg_config, "--version"], text=True).split()[1].split(".")[0]
-
-
-def session(cluster):
-    connection = cluster.connect("product", row_factory=psycopg.rows.namedtuple_row)
-    connection.prepare_threshold = None
-    return Database(connection)
 
 
 def dump(cluster):
@@ -79,7 +72,7 @@ def test_a_cluster_is_upgraded_whole(older):
     try:
         old.start()
         old.execute("CREATE DATABASE product")
-        db = session(old)
+        db = session(old, "product")
         db.rows("CREATE EXTENSION keysmith")
         kept = filled.fill(db)
         db.session.close()
@@ -87,7 +80,7 @@ def test_a_cluster_is_upgraded_whole(older):
         old.restart()
         without_stamps(old)
         dumped = dump(old)
-        db = session(old)
+        db = session(old, "product")
         audited = db.rows("SELECT * FROM keysmith.audit_heads()")
         db.session.close()
         old.stop()
@@ -98,7 +91,7 @@ def test_a_cluster_is_upgraded_whole(older):
         assert done.returncode == 0, done.stdout + errors(new)
         new.start()
         assert dump(new) == dumped
-        db = session(new)
+        db = session(new, "product")
         assert db.rows("SELECT * FROM keysmith.audit_heads()") == audited
         filled.check(db, kept)
         filled.drop_roles(db)

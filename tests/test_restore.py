@@ -7,13 +7,13 @@ import subprocess
 import time
 from datetime import timedelta
 
-import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
 import cluster as clusters
 from cluster import Cluster, run, running
-from test_storage import dump, session
+from conftest import session
+from test_storage import dump
 from test_usage_sql import assert_totals
 
 

@@ -1,6 +1,7 @@
 """Hot standbys: they answer as the primary does, and their usage reaches it, once."""
 
 import os
+import shutil
 import signal
 import time
 import uuid
@@ -10,32 +11,10 @@ import psycopg
 import pytest
 
 from cluster import running
-from conftest import Database
+from conftest import session, wait_until
+from test_usage_pipeline import count, status
 
 EVENTS = "SELECT request_id, outcome, incarnation FROM keysmith.usage_event ORDER BY at"
-
-
-def session(cluster, dbname="postgres", user="postgres", **options):
-    connection = cluster.connect(dbname, user, **options)
-    connection.row_factory = psycopg.rows.namedtuple_row
-    connection.prepare_threshold = None
-    return Database(connection)
-
-
-def wait_until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)
-    return result
-
-
-def status(db):
-    return dict(db.rows("SELECT name, value FROM keysmith.usage_status()"))
-
-
-def number(db, name):
-    return int(status(db)[name])
 
 
 def stored(db):
@@ -273,13 +252,13 @@ def test_what_is_sent_again_is_stored_once(servers, there):
         for _ in range(3):
             made += requests(there, key.api_key, 20)
             wait_until(lambda: len(stored(db)) == len(before) + len(made))
-            assert number(there, "waiting") == len(made)
+            assert count(there, "waiting") == len(made)
             primary.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                             " WHERE application_name LIKE 'keysmith usage%'")
         assert stored(db) == sorted(before + made)
     finally:
         there.rows("SELECT pg_wal_replay_resume()")
-    wait_until(lambda: number(there, "waiting") == 0)
+    wait_until(lambda: count(there, "waiting") == 0)
     assert stored(db) == sorted(before + made)
 
 
@@ -313,7 +292,7 @@ def test_once_whatever_ends_between_storing_and_knowing(how):
         there.rows("SELECT pg_wal_replay_resume()") if how in ("worker", "primary") else None
         made = sorted(made + requests(there, key.api_key, 5))
         wait_until(lambda: set(made) <= set(stored(db)))
-        wait_until(lambda: number(there, "waiting") == 0)
+        wait_until(lambda: count(there, "waiting") == 0)
         assert stored(db) == made
         assert not list((standby.data / "pg_stat").glob("keysmith_usage.*"))
         lost = db.rows("SELECT lost_at_most FROM keysmith.usage_incarnation"
@@ -343,6 +322,37 @@ def test_a_standby_that_dies_before_anything_was_taken_in_is_reported():
         assert db.value("SELECT count(*) FROM keysmith.usage_incarnation WHERE standby = ''") <= 1
 
 
+def test_a_file_that_is_not_whole_or_not_to_be_read():
+    """Neither keeps newer records back, and neither is lost."""
+    with pair() as (primary, standby, db):
+        key = db.mint()
+        db.call("wait_for_replay")
+        there = session(standby)
+        there.rows("SELECT pg_wal_replay_pause()")
+        made = requests(there, key.api_key, 10)
+        wait_until(lambda: stored(db) == made)
+        there.session.close()
+        standby.stop()
+        kept, = (standby.data / "pg_stat").glob("keysmith_usage.*")
+        cut = kept.with_suffix(".1")
+        cut.write_bytes(kept.read_bytes()[:-1])
+        shutil.chown(cut, kept.owner(), kept.group())
+        kept.chmod(0)
+        standby.start()
+        there = session(standby)
+        made = sorted(made + requests(there, key.api_key, 3))
+        wait_until(lambda: stored(db) == made)
+        assert cut.with_name(f"unreadable_{cut.name}").exists() and not cut.exists()
+        log = standby.log.read_text()
+        assert f"{kept.name} can't be read" in log and f"{cut.name} is not whole" in log
+        kept.chmod(0o600)
+        there.session.close()
+        standby.restart()
+        there = session(standby)
+        made = sorted(made + requests(there, key.api_key, 1))
+        wait_until(lambda: stored(db) == made and not kept.exists())
+
+
 def start_again(cluster):
     """After a kill, as soon as the children are gone."""
     wait_until(lambda: cluster.start(check=False).returncode == 0)
@@ -355,10 +365,10 @@ def test_a_full_buffer_is_counted_and_told():
         standby.configure(keysmith__usage_conninfo="host=/nowhere dbname=none")
         standby.restart()
         there = session(standby)
-        capacity = number(there, "share")
+        capacity = count(there, "share")
         made = requests(there, key.api_key, capacity + 40)
         # The last one is held back no more once the session asks for anything else.
-        wait_until(lambda: number(there, "dropped") == 40)
+        wait_until(lambda: count(there, "dropped") == 40)
         wait_until(lambda: status(there)["last_error"])
         standby.configure(keysmith__usage_conninfo="")
         standby.execute("SELECT pg_reload_conf()")
@@ -378,7 +388,7 @@ def test_a_promoted_standby_counts_nothing_twice_and_loses_nothing():
         first = requests(there, key.api_key, 9) + requests(db, key.api_key, 1)
         db.call("flush_usage")
         there.call("flush_usage")
-        wait_until(lambda: number(there, "waiting") == 0)
+        wait_until(lambda: count(there, "waiting") == 0)
         # Some are stored on the primary, and the standby will never hear of it.
         sender = db.value("SELECT pid FROM pg_stat_replication WHERE state = 'streaming'")
         os.kill(sender, signal.SIGSTOP)
@@ -494,7 +504,7 @@ def test_a_role_that_may_only_hand_over(servers):
     db.rows("""GRANT EXECUTE ON FUNCTION keysmith.usage_collect(
         text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea) TO courier""")
     wait_until(lambda: set(made) <= set(stored(db)))
-    assert number(there, "dropped") == 0
+    assert count(there, "dropped") == 0
 
 
 @pytest.mark.parametrize("arguments, name", [

@@ -3,21 +3,14 @@
 import hashlib
 import os
 
-import psycopg
 import pytest
 
 import cluster as clusters
 from cluster import Cluster, running
-from conftest import Database
+from conftest import session
 
 ONE, TWO = f"1:{'11' * 32}\n", f"2:{'22' * 32}\n"
 DOMAIN = b"keysmith.key.v1\0"
-
-
-def session(cluster, dbname="postgres"):
-    connection = cluster.connect(dbname, row_factory=psycopg.rows.namedtuple_row)
-    connection.prepare_threshold = None
-    return Database(connection)
 
 
 @pytest.fixture

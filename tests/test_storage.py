@@ -12,16 +12,9 @@ import pytest
 
 import cluster as clusters
 from cluster import Cluster, running
-from conftest import Database
+from conftest import session
 
 PEPPER = {1: "11" * 32, 2: "22" * 48}
-
-
-def session(cluster, dbname="postgres", **options):
-    connection = cluster.connect(dbname, **options)
-    connection.row_factory = psycopg.rows.namedtuple_row
-    connection.prepare_threshold = None
-    return Database(connection)
 
 
 # Plaintext

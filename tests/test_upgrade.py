@@ -8,13 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from psycopg.rows import namedtuple_row
 
 import cluster as clusters
 import filled
 import objects
 from cluster import Cluster
-from conftest import Database
+from conftest import session
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "sql"
@@ -31,12 +30,6 @@ def steps(folder):
     """The upgrades that a folder has scripts for: (from, to)."""
     names = [path.name.removesuffix(".sql").split("--")[1:] for path in folder.glob("keysmith--*.sql")]
     return {tuple(name) for name in names if len(name) == 2}
-
-
-def session(cluster, dbname):
-    connection = cluster.connect(dbname, row_factory=namedtuple_row)
-    connection.prepare_threshold = None
-    return Database(connection)
 
 
 # The rows

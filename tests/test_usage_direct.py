@@ -7,9 +7,10 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from test_usage_pipeline import flush, session, status, stored, wait_until
 from test_usage_sql import assert_totals
 from cluster import running
+from conftest import session, wait_until
+from test_usage_pipeline import flush, status, stored
 
 REQUESTS = 240
 

@@ -2,27 +2,18 @@
 
 import time
 
-import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
 from cluster import running
-from conftest import Database
+from conftest import session, wait_until
 
 
 def until(condition, seconds):
     """Waits for something, and tells how long it took."""
     start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, "it did not come about in time"
-        time.sleep(0.02)
+    wait_until(condition, seconds)
     return time.monotonic() - start
-
-
-def session(cluster):
-    connection = cluster.connect(row_factory=psycopg.rows.namedtuple_row)
-    connection.prepare_threshold = None
-    return Database(connection)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Usage records on their way: from the decision to the table, whatever happens between."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -8,16 +7,9 @@ import psycopg
 import pytest
 
 from cluster import running
-from conftest import Database
+from conftest import session, wait_until
 
 UNKNOWN_KEY = "sk_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg2LOcWk"
-
-
-def session(cluster, dbname="postgres", **options):
-    connection = cluster.connect(dbname, **options)
-    connection.row_factory = psycopg.rows.namedtuple_row
-    connection.prepare_threshold = None
-    return Database(connection)
 
 
 @contextmanager
@@ -55,14 +47,6 @@ def events(db, columns="*", order="sequence"):
 
 def stored(db):
     return db.value("SELECT count(*) FROM keysmith.usage_event")
-
-
-def wait_until(condition, seconds=15):
-    deadline = time.time() + seconds
-    while not (result := condition()):
-        assert time.time() < deadline, "it did not come about in time"
-        time.sleep(0.02)
-    return result
 
 
 def crash(cluster, db):

@@ -10,8 +10,9 @@ import psycopg
 import pytest
 
 from cluster import running
-from test_usage_pipeline import (cluster_with_key, count, crash, events, flush, session, status,
-                                 stored, wait_until, worker_held_up)
+from conftest import session, wait_until
+from test_usage_pipeline import (cluster_with_key, count, crash, events, flush, status, stored,
+                                 worker_held_up)
 
 
 @pytest.fixture(scope="module")

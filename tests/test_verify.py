@@ -4,7 +4,6 @@ import hashlib
 
 import psycopg
 import pytest
-from psycopg.types.json import Jsonb
 
 from cluster import running
 

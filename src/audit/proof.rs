@@ -1,7 +1,7 @@
 //! The proof of the audit: the ends of its chains, to be kept elsewhere, and whether each
 //! chain is whole.
 
-use crate::call::{Call, result_set, sql_functions};
+use crate::call::{Call, sql_functions};
 use crate::error::{Error, Result};
 use crate::manage::authority::{self, Needs};
 use crate::manage::listing::put_all;
@@ -9,8 +9,10 @@ use crate::manage::patch;
 use crate::manage::progress;
 use crate::manage::sql::{self, Param};
 use crate::pepper;
+use crate::result_set::ResultSet;
+use crate::text;
 use keysmith_core::chain::{self, Chain, Fault, SEAL_LEN};
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 use std::collections::BTreeMap;
 
 sql_functions! {
@@ -28,6 +30,7 @@ fn audit_heads(call: &Call) -> Result<Option<Datum>> {
         "SELECT DISTINCT ON (a.keyspace)
              a.keyspace, a.entry, pg_catalog.encode(a.hash, 'hex'), a.at
          FROM keysmith.audit_entry a ORDER BY a.keyspace, a.entry DESC",
+        &[],
     )
 }
 
@@ -62,7 +65,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 fn audit_verify(call: &Call) -> Result<Option<Datum>> {
     let mut kept = read_kept(call.datum(0))?;
     // SAFETY: the function is declared to return a set of rows of five columns.
-    let result = unsafe { result_set(call, 0) };
+    let result = unsafe { ResultSet::of(call) };
     authority::look(Needs::Oversight, |_| {
         // Of which there is a chain, or should be, and what the keys are stored with.
         let rows = sql::query(
@@ -88,7 +91,8 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
             let unmade = (chain.entries == 0)
                 .then(|| Fault { entry: 1, problem: "entry 1 is missing".into() });
             let fault = chain.fault.or(unmade);
-            put(result, &keyspace, chain.entries, fault.as_ref());
+            // SAFETY: the cells are of the columns that are declared.
+            unsafe { result.put(cells(&keyspace, chain.entries, fault.as_ref())) };
         }
         Ok(())
     })?;
@@ -151,23 +155,13 @@ fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<
     }
 }
 
-fn put(result: &pg_sys::ReturnSetInfo, keyspace: &str, entries: i64, fault: Option<&Fault>) {
-    let text = |text: &str| crate::text::datum(text);
-    let mut values = [
-        text(keyspace),
-        Datum::from(fault.is_none()),
-        Datum::from(entries),
-        fault.map_or(Datum::null(), |fault| Datum::from(fault.entry)),
-        fault.map_or(Datum::null(), |fault| text(&fault.problem)),
-    ];
-    let mut nulls = [false, false, false, fault.is_none(), fault.is_none()];
-    // SAFETY: the row has the columns that the function is declared with; it is copied.
-    unsafe {
-        pg_sys::tuplestore_putvalues(
-            result.setResult,
-            result.setDesc,
-            values.as_mut_ptr(),
-            nulls.as_mut_ptr(),
-        );
-    }
+/// The row that tells how a chain fares.
+fn cells(keyspace: &str, entries: i64, fault: Option<&Fault>) -> [Option<Datum>; 5] {
+    [
+        Some(text::datum(keyspace)),
+        Some(Datum::from(fault.is_none())),
+        Some(Datum::from(entries)),
+        fault.map(|fault| Datum::from(fault.entry)),
+        fault.map(|fault| text::datum(&fault.problem)),
+    ]
 }

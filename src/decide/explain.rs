@@ -8,10 +8,11 @@ use super::lookup::Reader;
 use super::needs::Needs;
 use super::toll::{self, Toll};
 use super::verdict::Holder;
-use crate::call::{Bytes, Call, result_set, sql_functions};
+use crate::call::{Bytes, Call, sql_functions};
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
 use crate::error::Result;
+use crate::result_set::ResultSet;
 use crate::text::{self, lossy};
 use crate::{lag, limit};
 use keysmith_core::key::MAX_KEY_LEN;
@@ -66,9 +67,10 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     };
     let steps = steps(&catalog, &policy, &decision, presented, needs);
     // SAFETY: the function is declared to return a set of explanations.
-    let result = unsafe { result_set(call, 0) };
+    let result = unsafe { ResultSet::of(call) };
     for (index, step) in steps.iter().enumerate() {
-        step.put(index, result);
+        // SAFETY: the cells are of the columns that are declared.
+        unsafe { result.put(step.cells(index)) };
     }
     Ok(None)
 }
@@ -263,29 +265,19 @@ fn moment(moment: Option<Instant>, never: &str, at: &str) -> String {
 }
 
 impl Step {
-    /// Adds a row of the type `keysmith.explanation`.
-    fn put(&self, index: usize, result: &pg_sys::ReturnSetInfo) {
+    /// A row of the type `keysmith.explanation`.
+    fn cells(&self, index: usize) -> [Option<Datum>; 5] {
         let (outcome, reason) = match self.outcome {
             Outcome::Pass => ("pass", None),
             Outcome::Refuse(reason) => ("refuse", Some(reason.name())),
             Outcome::NotReached => ("not reached", None),
         };
-        let mut values = [
-            Datum::from(i32::try_from(index + 1).unwrap_or_default()),
-            text::datum(self.rule),
-            text::datum(outcome),
-            reason.map_or(Datum::null(), text::datum),
-            text::datum(&self.saw),
-        ];
-        let mut nulls = [false, false, false, reason.is_none(), self.saw.is_empty()];
-        // SAFETY: the store is one of rows with these columns; they are copied.
-        unsafe {
-            pg_sys::tuplestore_putvalues(
-                result.setResult,
-                result.setDesc,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-            );
-        }
+        [
+            Some(Datum::from(i32::try_from(index + 1).unwrap_or_default())),
+            Some(text::datum(self.rule)),
+            Some(text::datum(outcome)),
+            reason.map(text::datum),
+            (!self.saw.is_empty()).then(|| text::datum(&self.saw)),
+        ]
     }
 }

@@ -4,9 +4,10 @@ use super::decision::{Decision, Presented, name};
 use super::lookup::Reader;
 use super::needs::Needs;
 use super::toll;
-use crate::call::{Bytes, Call, result_set, sql_functions};
+use crate::call::{Bytes, Call, sql_functions};
 use crate::catalog::Catalog;
 use crate::error::Result;
+use crate::result_set::ResultSet;
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use pgrx::pg_sys::Datum;
@@ -73,7 +74,7 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
     decision.demand.kind = name(call, position::KIND_OF_MANY);
     decision.demand.environment = name(call, position::ENVIRONMENT_OF_MANY);
     // SAFETY: the function is declared to return a set of verdicts.
-    let result = unsafe { result_set(call, 0) };
+    let result = unsafe { ResultSet::of(call) };
     let Some(keys) = call.array(0) else { return Ok(None) };
     let reader = Reader::open(&catalog);
     let mut scratch = pgrx::PgMemoryContexts::new("keysmith verify_many");
@@ -87,7 +88,7 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
         // SAFETY: the row is copied into the store before the scratch is reset.
         unsafe {
             scratch.switch_to(|_| -> Result<()> {
-                decision.verdict(Some(&reader), presented)?.row.put(result.setResult);
+                decision.verdict(Some(&reader), presented)?.row.put(result);
                 Ok(())
             })?;
             scratch.reset();

@@ -1,8 +1,9 @@
 //! What there is to tell of the table.
 
 use super::table::Table;
-use crate::call::{Call, result_set, sql_functions};
+use crate::call::{Call, sql_functions};
 use crate::error::Result;
+use crate::result_set::ResultSet;
 use crate::{guc, text};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
@@ -13,7 +14,7 @@ sql_functions! {
 
 fn limit_status(call: &Call) -> Result<Option<Datum>> {
     // SAFETY: the function is declared to return a set of rows.
-    let result = unsafe { result_set(call, 0) };
+    let result = unsafe { ResultSet::of(call) };
     let rows = match Table::shared() {
         None => vec![("limits", "unavailable: the library is not preloaded".to_string())],
         Some(table) => vec![
@@ -25,17 +26,8 @@ fn limit_status(call: &Call) -> Result<Option<Datum>> {
         ],
     };
     for (name, value) in rows {
-        let mut values = [text::datum(name), text::datum(&value)];
-        let mut nulls = [false; 2];
-        // SAFETY: the store is one of rows of two texts; they are copied.
-        unsafe {
-            pg_sys::tuplestore_putvalues(
-                result.setResult,
-                result.setDesc,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-            );
-        }
+        // SAFETY: a row of two texts.
+        unsafe { result.put([Some(text::datum(name)), Some(text::datum(&value))]) };
     }
     Ok(None)
 }

@@ -13,6 +13,7 @@ use super::sql::{self, Param};
 use crate::catalog::scan::{Relation, Snapshot};
 use crate::catalog::{Catalog, columns};
 use crate::error::{Code, Error, Result};
+use crate::guc::set_for_now;
 use crate::identity::{self, Identity};
 use crate::text;
 use crate::varlena;
@@ -304,23 +305,5 @@ impl OwnersPlace {
             pg_sys::SetUserIdAndSecContext(self.user, self.security);
             pg_sys::AtEOXact_GUC(true, self.nesting);
         }
-    }
-}
-
-/// # Safety
-/// A nest level must have been begun, which ends the setting.
-unsafe fn set_for_now(name: &CStr, value: &CStr) {
-    // SAFETY: a setting that every user may set.
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
     }
 }

@@ -3,12 +3,13 @@
 
 use super::authority::{self, Needs};
 use super::sql::{self, Param};
-use crate::call::{Call, result_set, sql_functions};
+use crate::call::{Call, sql_functions};
 use crate::error::Result;
 use crate::limit;
 use crate::pepper::{self, peppers};
+use crate::result_set::ResultSet;
 use keysmith_core::key::pepper::UNPEPPERED;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 
 sql_functions! {
     keysmith_doctor => doctor;
@@ -16,7 +17,7 @@ sql_functions! {
 
 fn doctor(call: &Call) -> Result<Option<Datum>> {
     // SAFETY: the function is declared to return a set of rows like the statement's.
-    let result = unsafe { result_set(call, 0) };
+    let result = unsafe { ResultSet::of(call) };
     authority::look(Needs::Oversight, |_| {
         let lost = lost_peppers()?;
         let rows = sql::query(
@@ -30,10 +31,8 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
                 Param::smallint(peppers().newest()),
             ],
         )?;
-        for row in rows.iter() {
-            // SAFETY: the row has the columns that are declared; it is copied.
-            unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
-        }
+        // SAFETY: the rows have the columns that are declared.
+        unsafe { rows.put_into(result) };
         Ok(())
     })?;
     Ok(None)

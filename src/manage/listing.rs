@@ -4,9 +4,10 @@
 use super::authority::{self, Needs};
 use super::sql::{self, Param};
 use super::tenant::Tenant;
-use crate::call::{Call, result_set, sql_functions};
+use crate::call::{Call, sql_functions};
 use crate::error::Result;
-use pgrx::pg_sys::{self, Datum};
+use crate::result_set::ResultSet;
+use pgrx::pg_sys::Datum;
 
 sql_functions! {
     keysmith_list_keys => list_keys;
@@ -26,7 +27,7 @@ fn list_keys(call: &Call) -> Result<Option<Datum>> {
     let keyspace = call.required_text(1, "keyspace")?;
     let include_revoked = call.boolean(2, "include_revoked")?;
     // SAFETY: the function is declared to return a set of rows of the view.
-    let result = unsafe { result_set(call, 0) };
+    let result = unsafe { ResultSet::of(call) };
     authority::look(Needs::Sight, |caller| {
         caller.must_manage()?;
         let tenant_id = Tenant::find(caller, &tenant, &keyspace)?.id;
@@ -36,24 +37,20 @@ fn list_keys(call: &Call) -> Result<Option<Datum>> {
              ORDER BY k.created_at, k.key_id",
             &[Param::uuid(&tenant_id), Param::boolean(include_revoked)],
         )?;
-        for row in rows.iter() {
-            // SAFETY: the row has the columns of the view; it is copied.
-            unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
-        }
+        // SAFETY: the rows have the columns that are declared.
+        unsafe { rows.put_into(result) };
         Ok(())
     })?;
     Ok(None)
 }
 
 /// Returns a statement's rows, which are of all tenants.
-pub fn put_all(call: &Call, statement: &str) -> Result<Option<Datum>> {
+pub fn put_all(call: &Call, statement: &str, params: &[Param]) -> Result<Option<Datum>> {
     // SAFETY: the function is declared to return a set of rows like the statement's.
-    let result = unsafe { result_set(call, 0) };
+    let result = unsafe { ResultSet::of(call) };
     authority::look(Needs::Oversight, |_| {
-        for row in sql::query(statement, &[])?.iter() {
-            // SAFETY: the row has the columns that are declared; it is copied.
-            unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
-        }
+        // SAFETY: the rows have the columns that are declared.
+        unsafe { sql::query(statement, params)?.put_into(result) };
         Ok(())
     })?;
     Ok(None)
@@ -64,15 +61,9 @@ pub fn return_set(call: &Call, values: impl Iterator<Item = Datum>) {
     // SAFETY: the function is declared to return a set of that type; the values are
     // copied.
     unsafe {
-        let result = result_set(call, pg_sys::MAT_SRF_USE_EXPECTED_DESC);
-        for mut value in values {
-            let mut is_null = false;
-            pg_sys::tuplestore_putvalues(
-                result.setResult,
-                result.setDesc,
-                &mut value,
-                &mut is_null,
-            );
+        let result = ResultSet::of_values(call);
+        for value in values {
+            result.put([Some(value)]);
         }
     }
 }

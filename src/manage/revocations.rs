@@ -9,11 +9,13 @@ use super::alter;
 use super::authority::{self, Caller, Needs};
 use super::key;
 use super::keyspace;
+use super::listing::put_all;
 use super::patch::{Change, Patch};
 use super::sql::{self, Param};
 use crate::audit::{Act, Subject};
-use crate::call::{Call, must_not_be_null, result_set, sql_functions};
+use crate::call::{Call, must_not_be_null, sql_functions};
 use crate::error::{Error, Result};
+use crate::result_set::ResultSet;
 use crate::text;
 use keysmith_core::policy::scope::is_grant;
 use pgrx::pg_sys::{self, Datum};
@@ -28,16 +30,7 @@ const NAME: &str = "revocations";
 
 fn revocations_since(call: &Call) -> Result<Option<Datum>> {
     let since = call.timestamp(0).ok_or_else(|| must_not_be_null("since"))?;
-    // SAFETY: the function is declared to return a set of rows like the statement's.
-    let result = unsafe { result_set(call, 0) };
-    authority::look(Needs::Oversight, |_| {
-        for row in sql::query(SINCE, &[Param::timestamp(Some(since))])?.iter() {
-            // SAFETY: the row has the columns that are declared; it is copied.
-            unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
-        }
-        Ok(())
-    })?;
-    Ok(None)
+    put_all(call, SINCE, &[Param::timestamp(Some(since))])
 }
 
 /// Ends have a moment in their own row. Whether what was changed is narrower is a
@@ -369,12 +362,13 @@ impl Changes {
 fn replay_revocations(call: &Call) -> Result<Option<Datum>> {
     let given = call.datum(0).ok_or_else(|| must_not_be_null(NAME))?;
     // SAFETY: the function is declared to return a set of rows of six columns.
-    let result = unsafe { result_set(call, 0) };
+    let result = unsafe { ResultSet::of(call) };
     authority::act(Needs::Admin, |caller| {
         for entry in entries(given)? {
             pgrx::check_for_interrupts!();
             let outcome = entry.replay(caller)?;
-            put(result, &entry, outcome);
+            // SAFETY: the cells are of the columns that are declared.
+            unsafe { result.put(cells(&entry, outcome)) };
         }
         Ok(())
     })?;
@@ -413,25 +407,15 @@ fn uuid(text: &str) -> Result<[u8; 16]> {
         .ok_or_else(|| Error::argument("revocations.key_id", "must be a uuid"))
 }
 
-fn put(result: &pg_sys::ReturnSetInfo, entry: &Entry, outcome: Outcome) {
+/// The row that tells what became of an entry.
+fn cells(entry: &Entry, outcome: Outcome) -> [Option<Datum>; 6] {
     let text = text::datum;
-    let cells = [
+    [
         Some(text(&entry.action)),
         Some(text(&entry.keyspace)),
         entry.tenant.as_deref().map(text),
         entry.key_id.as_ref().map(sql::uuid_datum),
         entry.name.as_deref().map(text),
         Some(text(outcome.name())),
-    ];
-    let mut values = cells.map(|cell| cell.unwrap_or(Datum::null()));
-    let mut nulls = cells.map(|cell| cell.is_none());
-    // SAFETY: the row has the columns that the function is declared with; it is copied.
-    unsafe {
-        pg_sys::tuplestore_putvalues(
-            result.setResult,
-            result.setDesc,
-            values.as_mut_ptr(),
-            nulls.as_mut_ptr(),
-        );
-    }
+    ]
 }

@@ -4,10 +4,11 @@ use super::authority::{self, Needs};
 use super::keyspace::policy;
 use super::options;
 use super::sql::{self, Param};
-use crate::call::{Call, result_set, sql_functions};
+use crate::call::{Call, sql_functions};
 use crate::error::Result;
+use crate::result_set::ResultSet;
 use keysmith_core::key::format::BODY_LEN;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 
 sql_functions! {
     keysmith_scanner_patterns => scanner_patterns;
@@ -23,7 +24,7 @@ fn scanner_patterns(call: &Call) -> Result<Option<Datum>> {
         .filter_map(|[kind, _, prefix]| (kind == "secret").then_some(prefix))
         .collect();
     // SAFETY: the function is declared to return a set of rows like the statement's.
-    let result = unsafe { result_set(call, 0) };
+    let result = unsafe { ResultSet::of(call) };
     authority::look(Needs::Oversight, |caller| {
         if let Some(keyspace) = &keyspace {
             policy(caller, keyspace)?;
@@ -49,10 +50,8 @@ fn scanner_patterns(call: &Call) -> Result<Option<Datum>> {
                 Param::text(&BODY_LEN.to_string()),
             ],
         )?;
-        for row in rows.iter() {
-            // SAFETY: the row has the columns that are declared; it is copied.
-            unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
-        }
+        // SAFETY: the rows have the columns that are declared.
+        unsafe { rows.put_into(result) };
         Ok(())
     })?;
     Ok(None)

@@ -4,6 +4,7 @@
 use crate::catalog::Catalog;
 use crate::catalog::scan::Snapshot;
 use crate::error::{Code, Error, Result};
+use crate::result_set::ResultSet;
 use crate::text;
 use crate::varlena;
 use pgrx::pg_sys::panic::CaughtError;
@@ -177,6 +178,18 @@ impl Rows {
         self.iter().next()
     }
 
+    /// Returns the rows.
+    ///
+    /// # Safety
+    /// They must be like those that the function is declared to return, and this before the
+    /// call returns.
+    pub unsafe fn put_into(&self, result: ResultSet) {
+        for row in self.iter() {
+            // SAFETY: the table has this row; else as the caller promises.
+            unsafe { result.put_row(*(*self.table).vals.add(row.index)) };
+        }
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         let count = if self.table.is_null() { 0 } else { self.count };
         (0..count).map(|index| Row { rows: self, index })
@@ -260,11 +273,5 @@ impl Row<'_> {
             let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
             pg_sys::SPI_datumTransfer(Datum::from(plain), false, -1)
         })
-    }
-
-    /// The whole row, to be copied into a result.
-    pub fn tuple(&self) -> pg_sys::HeapTuple {
-        // SAFETY: the table has this row.
-        unsafe { *(*self.rows.table).vals.add(self.index) }
     }
 }

@@ -25,5 +25,6 @@ fn status(call: &Call) -> Result<Option<Datum>> {
          UNION ALL SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
          UNION ALL SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
          ORDER BY 1, 2",
+        &[],
     )
 }

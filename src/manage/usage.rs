@@ -5,8 +5,9 @@
 use super::authority::{self, Needs};
 use super::sql::{self, Param};
 use super::tenant::Tenant;
-use crate::call::{Call, result_set, sql_functions};
+use crate::call::{Call, sql_functions};
 use crate::error::{Error, Result};
+use crate::result_set::ResultSet;
 use pgrx::pg_sys::{self, Datum};
 
 sql_functions! {
@@ -58,7 +59,7 @@ struct Touched {
 fn blast_radius(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     // SAFETY: the function is declared to return a set of rows.
-    let result = unsafe { result_set(call, 0) };
+    let result = unsafe { ResultSet::of(call) };
     let touched = authority::look(Needs::Sight, |caller| {
         if !tenant_of(&key_id)?.is_some_and(|tenant_id| caller.reaches(&tenant_id)) {
             return Err(unknown_key());
@@ -100,11 +101,8 @@ fn blast_radius(call: &Call) -> Result<Option<Datum>> {
                     Param::timestamp(touched.last_at),
                 ],
             )?;
-            for row in rows.iter() {
-                // SAFETY: the row has the columns that the function is declared to
-                // return; it is copied.
-                unsafe { pg_sys::tuplestore_puttuple(result.setResult, row.tuple()) };
-            }
+            // SAFETY: the rows have the columns that are declared.
+            unsafe { rows.put_into(result) };
         }
         Ok(())
     })?;

@@ -2,6 +2,7 @@
 
 use super::table;
 use super::value::utf8;
+use crate::guc::set_for_now;
 use crate::varlena;
 use keysmith_core::rows::seal::Row;
 use pgrx::pg_sys::{
@@ -231,16 +232,7 @@ fn under_fixed_settings<T>(body: impl FnOnce() -> T) -> T {
     unsafe {
         let level = pg_sys::NewGUCNestLevel();
         for (name, value) in SETTINGS {
-            pg_sys::set_config_option(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
+            set_for_now(name, value);
         }
         let result = body();
         pg_sys::AtEOXact_GUC(true, level);

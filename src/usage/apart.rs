@@ -11,15 +11,18 @@ use super::{lives, sender};
 use crate::error::Error;
 use keysmith_core::parcel;
 use pgrx::pg_sys;
+use std::borrow::Cow;
 use std::ffi::CStr;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a file of ours begins with.
 const MAGIC: &[u8; 8] = b"KSAPART1";
 const PREFIX: &str = "keysmith_usage.";
+/// What the name of one begins with that isn't whole.
+const ASIDE: &str = "unreadable_";
 /// How many records are handed over at once.
 const PORTION: usize = 2_000;
 
@@ -56,26 +59,39 @@ pub fn exists() -> bool {
 }
 
 /// Hands over what there is, a portion at a time, and removes each file when all of it
-/// is taken.
+/// is taken. One that isn't whole is set aside, for somebody to look at; what the system
+/// denies is left to the next worker, so that newer records don't wait for it.
 pub fn deliver(
     mut hand_over: impl FnMut(&Life, &[u8]) -> Result<(), Failed>,
 ) -> Result<(), Failed> {
     for path in files() {
-        let content = fs::read(&path).unwrap_or_default();
-        match read(&content) {
-            None => pgrx::warning!("keysmith: {} can't be read", path.display()),
-            Some((life, records)) => {
-                for portion in records.chunks(PORTION) {
-                    let mut parcel = Vec::new();
-                    for (number, record) in portion {
-                        parcel::add(&mut parcel, *number, record);
-                    }
-                    hand_over(&life, &parcel)?;
-                }
+        let warn = |what, error: io::Error| {
+            pgrx::warning!("keysmith: {} can't be {what}: {error}", path.display());
+        };
+        let content = match fs::read(&path) {
+            Ok(content) => content,
+            Err(error) => {
+                warn("read", error);
+                continue;
             }
+        };
+        let Some((life, records)) = read(&content) else {
+            let aside = directory().join(format!("{ASIDE}{}", name(&path)));
+            match fs::rename(&path, &aside) {
+                Ok(()) => pgrx::warning!("keysmith: {} is not whole", aside.display()),
+                Err(error) => warn("set aside", error),
+            }
+            continue;
+        };
+        for portion in records.chunks(PORTION) {
+            let mut parcel = Vec::new();
+            for (number, record) in portion {
+                parcel::add(&mut parcel, *number, record);
+            }
+            hand_over(&life, &parcel)?;
         }
         if let Err(error) = fs::remove_file(&path) {
-            pgrx::warning!("keysmith: {} can't be removed: {error}", path.display());
+            warn("removed", error);
         }
     }
     Ok(())
@@ -121,12 +137,14 @@ fn files() -> Vec<PathBuf> {
     let oid = unsafe { pg_sys::MyDatabaseId }.to_u32();
     let Ok(entries) = fs::read_dir(directory()) else { return Vec::new() };
     let prefix = format!("{PREFIX}{oid}.");
-    let is_ours = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
-    };
+    let is_ours = |path: &PathBuf| name(path).starts_with(&prefix);
     let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(is_ours).collect();
     files.sort();
     files
+}
+
+fn name(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 /// Beside the statistics, which PostgreSQL keeps over a restart in the same way.

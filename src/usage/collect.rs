@@ -8,11 +8,12 @@
 use super::store::{self, Numbers};
 use super::transaction::now;
 use super::{drop_record, in_place, lives, presence, unknown_rows};
-use crate::call::{Call, must_not_be_null, result_set, sql_functions};
+use crate::call::{Call, must_not_be_null, sql_functions};
 use crate::catalog::Catalog;
 use crate::error::{Code, Error, Result};
 use crate::manage::authority;
 use crate::manage::sql::{self, Param};
+use crate::result_set::ResultSet;
 use crate::varlena;
 use keysmith_core::event::{Event, Learned, MAX_LEN, Record};
 use keysmith_core::{parcel, unknown_tally};
@@ -86,13 +87,8 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
     unsafe { pg_sys::ForceSyncCommit() };
     // SAFETY: the function is declared to return a set of two bigints.
     unsafe {
-        let result = result_set(call, 0);
-        pg_sys::tuplestore_putvalues(
-            result.setResult,
-            result.setDesc,
-            [Datum::from(marks.last_sequence), Datum::from(marks.unknown_seen)].as_mut_ptr(),
-            [false, false].as_mut_ptr(),
-        );
+        ResultSet::of(call)
+            .put([marks.last_sequence, marks.unknown_seen].map(|mark| Some(Datum::from(mark))));
     }
     Ok(None)
 }

@@ -2,10 +2,11 @@
 
 use super::ring::{Counters, Ring, WorkerPlace};
 use super::{LOST_HERE, held, is_kept_here, presence};
-use crate::call::{Call, result_set, sql_functions};
+use crate::call::{Call, sql_functions};
 use crate::error::{Code, Error, Result};
 use crate::manage::authority::{self, Needs};
 use crate::manage::sql;
+use crate::result_set::ResultSet;
 use crate::text;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::{CStr, c_int};
@@ -59,19 +60,10 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
         Ok(())
     })?;
     // SAFETY: the function is declared to return a set of two texts.
-    let result = unsafe { result_set(call, 0) };
+    let result = unsafe { ResultSet::of(call) };
     for (name, value) in rows {
-        let mut values = [text::datum(name), value.as_deref().map_or(Datum::null(), text::datum)];
-        let mut nulls = [false, value.is_none()];
-        // SAFETY: as above; the values are copied.
-        unsafe {
-            pg_sys::tuplestore_putvalues(
-                result.setResult,
-                result.setDesc,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-            );
-        }
+        // SAFETY: as above.
+        unsafe { result.put([Some(text::datum(name)), value.as_deref().map(text::datum)]) };
     }
     Ok(None)
 }

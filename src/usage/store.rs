@@ -5,6 +5,7 @@ use super::direct;
 use super::rows::{self, EVENT, Texts};
 use super::transaction::unless_twice;
 use crate::error::{Code, Error, Result};
+use crate::guc::set_for_now;
 use crate::manage::sql::{self, Param};
 use keysmith_core::event::{Event, Learned, Record};
 use pgrx::pg_sys;
@@ -213,23 +214,6 @@ fn amend(told: HashMap<[u8; 16], Learned>) -> Result<Vec<[u8; 16]>> {
 /// Somebody's request waits for us, so we don't wait long for others.
 pub fn be_brief() {
     set_for_now(c"lock_timeout", c"1s");
-}
-
-/// Until the caller's nested settings end: see `authority`.
-fn set_for_now(name: &CStr, value: &CStr) {
-    // SAFETY: settings that every user may set, within a nest level.
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-    }
 }
 
 fn missing() -> Error {
