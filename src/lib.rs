@@ -3,6 +3,7 @@
 mod audit;
 mod call;
 mod catalog;
+mod clock;
 mod composite;
 mod decide;
 mod direct;

@@ -38,7 +38,7 @@ unsafe extern "C-unwind" fn at_transaction(event: XactEvent::Type, _: *mut c_voi
         | XactEvent::XACT_EVENT_PREPARE => {
             identity::forget();
             audit::forget();
-            usage::transaction_is_over();
+            usage::transaction_is_over(event != XactEvent::XACT_EVENT_ABORT);
         }
         _ => {}
     }

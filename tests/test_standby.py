@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
@@ -13,6 +14,7 @@ import pytest
 from cluster import running
 from conftest import session, wait_until
 from test_usage_pipeline import count, status
+from test_usage_worker import locks_of_ours
 
 EVENTS = "SELECT request_id, outcome, incarnation FROM keysmith.usage_event ORDER BY at"
 
@@ -526,10 +528,72 @@ def test_what_no_standby_sends_is_refused(servers, arguments, name):
     assert db.rows("SELECT count(*) FROM keysmith.usage_incarnation") == before
 
 
+def test_a_record_that_the_primary_can_not_store_is_in_nobodys_way():
+    with pair() as (primary, standby, db):
+        key = db.mint()
+        db.call("wait_for_replay")
+        there = session(standby)
+        # It takes many: the one to blame is looked for.
+        db.rows("ALTER TABLE keysmith.usage_event ADD CONSTRAINT no_teapots CHECK (status <> 418) NOT VALID")
+        there.rows("BEGIN")
+        made = requests(there, key.api_key, 50)
+        teapot = there.verify(key.api_key).request_id
+        there.call("log_request", 418)
+        made = sorted(made + requests(there, key.api_key, 50))
+        there.rows("COMMIT")
+        wait_until(lambda: stored(db) == made)
+        wait_until(lambda: count(there, "waiting") == 0)
+        aside, = db.rows("SELECT request_id, error FROM keysmith.usage_set_aside")
+        assert aside.request_id == teapot and "no_teapots" in aside.error
+        assert count(db, "set_aside") == 1
+        assert db.value("SELECT sum(requests)::int FROM keysmith.usage_daily") == 100
+
+
+def test_a_primary_that_can_store_nothing_is_waited_for():
+    with pair() as (primary, standby, db):
+        key = db.mint()
+        db.call("wait_for_replay")
+        there = session(standby)
+        db.rows("ALTER TABLE keysmith.usage_event ADD CONSTRAINT nothing CHECK (status > 999) NOT VALID")
+        made = requests(there, key.api_key, 100)
+        wait_until(lambda: "nothing" in (status(there)["last_error"] or ""))
+        db.rows("ALTER TABLE keysmith.usage_event DROP CONSTRAINT nothing")
+        wait_until(lambda: stored(db) == made)
+        assert db.value("SELECT count(*) FROM keysmith.usage_set_aside") == 0
+
+
+@pytest.mark.parametrize("incarnation", [None, 9223372036854775000])
+def test_a_life_is_that_of_a_standby(servers, incarnation):
+    """Else who may hand usage over could have the primary's own be taken for stored."""
+    _, _, db = servers
+    db.call("flush_usage")
+    own = db.value("SELECT max(incarnation) FROM keysmith.usage_incarnation WHERE standby = ''")
+    with pytest.raises(psycopg.Error) as error:
+        db.rows("SELECT keysmith.usage_collect('here', %s, 10, true, 0, '', 0, '', '')", incarnation or own)
+    assert error.value.sqlstate == "KS400" and "incarnation" in error.value.diag.message_primary
+
+
 def test_only_a_primary_takes_in(servers, there):
     with pytest.raises(psycopg.Error) as error:
         there.rows(COLLECT, b"", 0, b"", b"")
     assert error.value.sqlstate == "KS409"
+
+
+def test_taking_in_waits_for_a_drop_of_the_extension_before_it_locks_a_table(servers):
+    """As the worker does."""
+    primary, _, db = servers
+    taking = session(primary)
+    pid = taking.session.info.backend_pid
+    with primary.connect() as watcher, ThreadPoolExecutor(1) as pool:
+        db.rows("BEGIN")
+        db.rows("DROP EXTENSION keysmith CASCADE")
+        taken = pool.submit(taking.rows, COLLECT, b"", 1, b"", b"")
+        try:
+            wait_until(lambda: locks_of_ours(watcher, pid))
+            assert locks_of_ours(watcher, pid) == ["object"]
+        finally:
+            db.rows("ROLLBACK")
+        assert taken.result(30)
 
 
 def test_a_life_is_that_of_one_standby(servers):

@@ -487,6 +487,60 @@ def test_as_durable_as_the_transaction():
         assert len(events(db)) == 3
 
 
+MANY = "SELECT count(*) FROM keysmith.verify_many(array_fill(%s::text, ARRAY[6000]))"
+
+
+@pytest.mark.parametrize("way", ["ROLLBACK TO s; COMMIT", "ROLLBACK", "COMMIT"])
+def test_requests_of_a_savepoint_and_of_a_rollback(way):
+    """More of them than a transaction keeps: what it wrote early and then rolled back is counted."""
+    with cluster_with_key("savepoint", keysmith__usage_durability="commit") as (cluster, db, key):
+        db.rows("BEGIN")
+        if "TO s" in way:
+            db.rows("SAVEPOINT s")
+        db.rows(MANY, key)
+        db.rows(way)
+        flush(db)
+        lost = count(db, "dropped")
+        assert stored(db) + lost == 6000
+        assert (lost > 0) == (way == "ROLLBACK")
+        assert count(db, "written_through") == (6000 if way != "ROLLBACK" else 0)
+
+
+def test_a_commit_that_fails_for_its_record_does_not_lose_it():
+    with cluster_with_key("kept", keysmith__usage_durability="commit",
+                          keysmith__usage_flush_interval="50ms") as (cluster, db, key):
+        db.verify(key)
+        other = session(cluster)
+        other.rows("BEGIN")
+        other.rows("LOCK TABLE keysmith.usage_event IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            db.verify(key)
+        other.rows("ROLLBACK")
+        wait_until(lambda: stored(db) == 2)
+
+
+def test_an_amendment_that_is_written_before_its_event():
+    """Both transactions write their own; the amendment's commits first."""
+    with cluster_with_key("early", keysmith__usage_durability="commit",
+                          keysmith__usage_flush_interval="50ms") as (cluster, db, key):
+        other = session(cluster)
+        db.rows("BEGIN")
+        request_id = db.verify(key).request_id
+        assert other.call("log_request", 418, request_id=request_id)[0][0]
+        db.rows("COMMIT")
+        wait_until(lambda: db.value("SELECT status FROM keysmith.usage_event WHERE request_id = %s",
+                                    request_id) == 418)
+
+
+def test_partitions_lie_where_the_owner_has_them(cluster, db):
+    db.rows("SET allow_in_place_tablespaces = on")
+    db.rows("CREATE TABLESPACE elsewhere LOCATION ''")
+    db.rows("SET default_tablespace = elsewhere")
+    assert db.value("SELECT keysmith.usage_prepare('2050-01-01', '2050-01-02')") >= 2
+    assert not db.rows("SELECT relname FROM pg_class WHERE relname LIKE 'usage%%' AND reltablespace <> 0")
+    db.rows("DROP TABLESPACE elsewhere")
+
+
 def test_a_hot_standby_that_hands_over_nothing_says_so():
     with cluster_with_key("primary") as (cluster, db, key):
         standby = cluster.backup("standby", 5433)

@@ -137,16 +137,23 @@ def test_dropping_the_extension_and_creating_it_again(keeper, db, key):
     wait_until(lambda: status(db)["waiting"] == "0")
 
 
+def locks_of_ours(watcher, pid):
+    """What a process holds or waits for of the extension: its object, or tables."""
+    rows = watcher.execute("""
+        SELECT coalesce(relation::regclass::text, locktype) FROM pg_locks
+        WHERE pid = %s AND (locktype = 'object' AND classid = 'pg_extension'::regclass
+            OR relation IN (SELECT oid FROM pg_class WHERE relkind IN ('r', 'p')
+                                AND relnamespace = 'keysmith'::regnamespace))""", [pid])
+    return [row[0] for row in rows]
+
+
 def test_the_worker_waits_for_a_drop_of_the_extension_before_it_locks_a_table():
     """Or one of the two would end in a deadlock."""
     with cluster_with_key("dropped", keysmith__usage_flush_interval="2s") as (cluster, db, key):
         pid = started_worker(db, key)
         flush(db)
-        locks = """SELECT coalesce(relation::regclass::text, locktype) FROM pg_locks l
-            WHERE pid = %s AND (locktype = 'object' AND classid = 'pg_extension'::regclass
-                OR relation IN (SELECT oid FROM pg_class WHERE relname LIKE 'usage_%%'))"""
         with cluster.connect() as watcher:
-            held = lambda: [row[0] for row in watcher.execute(locks, [pid]).fetchall()]
+            held = lambda: locks_of_ours(watcher, pid)
             db.rows("BEGIN")
             # The newest record is held back, the one before is for the worker.
             db.verify(key)
@@ -497,7 +504,7 @@ def test_a_lock_on_the_tables_delays_and_loses_nothing(keeper, db, key):
         for _ in range(20):
             db.verify(key)
         db.refused("KS504", "flush_usage", "3 s")
-        assert "lock timeout" in status(db)["last_error"]
+        wait_until(lambda: "lock timeout" in (status(db)["last_error"] or ""))
         blocker.rollback()
     assert len(events(db)) == 21 and count(db, "set_aside") == 0
 

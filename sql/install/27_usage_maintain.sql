@@ -2,7 +2,9 @@
 
 CREATE FUNCTION keysmith.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
 RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+-- Where a session has its own tables made is no matter of ours.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
+SET default_tablespace = '' SET default_table_access_method = 'heap' AS $$
 DECLARE
     today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
     parent  constant text := 'keysmith.usage_event';

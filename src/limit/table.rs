@@ -1,6 +1,7 @@
 //! The table in shared memory: parts with a lock each.
 
 use super::Claim;
+use crate::clock;
 use crate::error::{Code, Error, Result};
 use crate::guc;
 use crate::shmem::{Place, Region, lwlock};
@@ -66,15 +67,9 @@ pub fn is_there() -> bool {
     Table::shared().is_some()
 }
 
-/// Microseconds since the machine was started, or some other moment in its past.
+/// Since a moment in the past: see `clock`.
 pub fn now() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: fills in the structure; this clock is on every machine.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    seconds
-        .saturating_mul(1_000_000)
-        .saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000)
+    clock::monotonic().unsigned_abs()
 }
 
 #[derive(Clone, Copy)]

@@ -106,7 +106,7 @@ pub fn store() -> Result<(), String> {
             collect::take_in(life, &Load { records, ..Load::default() })
         })
         .map(|_| ())
-        .map_err(|Failure { message, .. }| Failed { message, sqlstate: 0 })
+        .map_err(|Failure { message, .. }| Failed { message })
     });
     stored.map_err(|failed| failed.message)
 }

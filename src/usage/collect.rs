@@ -5,9 +5,10 @@
 //! it. The number of the newest that is stored is kept with the life, and changes in
 //! the transaction that stores: what comes a second time is known by it.
 
-use super::store::{self, Numbers};
-use super::transaction::now;
-use super::{drop_record, in_place, lives, presence, unknown_rows};
+use super::ring::ring;
+use super::store;
+use super::transaction::keep_extension;
+use super::{in_place, lives, presence, set_aside, unknown_rows};
 use crate::call::{Call, must_not_be_null, sql_functions};
 use crate::catalog::Catalog;
 use crate::error::{Code, Error, Result};
@@ -15,7 +16,7 @@ use crate::manage::authority;
 use crate::manage::sql::{self, Param};
 use crate::result_set::ResultSet;
 use crate::varlena;
-use keysmith_core::event::{Event, Learned, MAX_LEN, Record};
+use keysmith_core::event::{Event, Learned, Record};
 use keysmith_core::{parcel, unknown_tally};
 use pgrx::pg_sys::{self, Datum};
 
@@ -77,6 +78,12 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
         unknown: unknown(bytes(call, 7, "unknown")?).ok_or_else(|| garbled("unknown"))?,
         samples: samples(bytes(call, 8, "samples")?).ok_or_else(|| garbled("samples"))?,
     };
+    if ring().is_some_and(|ring| ring.incarnation == life.incarnation)
+        || !TIMES.contains(&life.incarnation)
+    {
+        return Err(Error::argument("incarnation", "must be that of a standby"));
+    }
+    keep_extension();
     let marks = authority::as_owner(&Catalog::open()?, || {
         store::be_brief();
         in_place::prepare()?;
@@ -143,12 +150,12 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     }
     let fresh: Vec<(i64, Record)> =
         load.records.iter().filter(|(number, _)| *number > marks.last_sequence).copied().collect();
-    let stored = store::records(&fresh, Numbers::Brought { incarnation: life.incarnation })?;
+    let (stored, aside) = set_aside::store_the_rest(&fresh, life.incarnation)?;
     for (_, record) in &fresh {
         if let Record::Amendment { request_id, .. } = record
             && stored.unmatched.contains(request_id)
         {
-            wait_for_its_event(record);
+            in_place::wait_for_its_event(record);
         }
     }
     let unknown_seen = if load.unknown_mark > marks.unknown_seen {
@@ -175,6 +182,11 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
             Param::boolean(!fresh.is_empty() || unknown_seen > marks.unknown_seen),
         ],
     )?;
+    if aside > 0
+        && let Some((ring, place)) = presence::find_place()
+    {
+        ring.count(place, |counters| counters.set_aside += u64::from(aside));
+    }
     Ok(Marks { last_sequence: last, unknown_seen })
 }
 
@@ -209,19 +221,6 @@ fn report_losses(life: &Life) -> Result<()> {
     Ok(())
 }
 
-/// An amendment may overtake its event, which waits in some server's memory: ours keeps
-/// it and tries again, as it does with its own.
-fn wait_for_its_event(amendment: &Record) {
-    let mut room = [0; MAX_LEN];
-    let length = amendment.encode(&mut room);
-    let kept = presence::find_place()
-        .filter(|(ring, place)| ring.push(*place, room.get(..length).unwrap_or_default()));
-    match kept {
-        Some((ring, place)) => presence::ensure(ring, place, now()),
-        None => drop_record(),
-    }
-}
-
 fn my_database() -> u32 {
     // SAFETY: set for as long as the process lives.
     unsafe { pg_sys::MyDatabaseId }.to_u32()
@@ -254,11 +253,12 @@ fn samples(bytes: &[u8]) -> Option<Vec<Event<'_>>> {
     records(bytes)?.into_iter().map(event).collect()
 }
 
+/// As PostgreSQL bounds timestamps: from Julian day 0 to the end of year 294276.
+const TIMES: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
+
 /// Whoever calls is not believed to be a standby's worker: what is stored must be what
 /// the columns can hold.
 fn is_storable(event: &Event) -> bool {
-    /// As PostgreSQL bounds timestamps: from Julian day 0 to the end of year 294276.
-    const TIMES: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
     TIMES.contains(&event.at)
         && [event.keyspace, event.environment, event.outcome].into_iter().all(is_text)
         && learned_is_storable(&event.learned)

@@ -6,17 +6,14 @@ use super::ring::Ring;
 use super::store::{self, Numbers, Stored};
 use super::transaction::{Failure, Outcome, now, transaction};
 use super::unknown::Unknown;
-use super::{presence, settings, unknown_rows};
-use crate::manage::sql::{self, Param};
+use super::{presence, set_aside, settings, unknown_rows};
+use crate::clock::monotonic;
+use crate::manage::sql;
 use keysmith_core::event::Record;
-use pgrx::pg_sys;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// How often a record alone is tried before it is set aside.
 const TRIES: u32 = 3;
-/// Where this many are set aside with nothing stored between them, the fault is not
-/// theirs: the rest is kept until it is mended.
-const MOST_IN_A_ROW: u32 = 10;
 
 /// The waits after failures, in microseconds.
 const SHORT_WAIT: i64 = 50_000;
@@ -83,8 +80,13 @@ impl Flusher {
         self.waits_until > 0
     }
 
+    /// Whether there are amendments whose events have not come.
+    pub fn has_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
     pub fn may_try(&self) -> bool {
-        now() >= self.waits_until
+        monotonic() >= self.waits_until
     }
 
     /// Stores a batch.
@@ -115,7 +117,8 @@ impl Flusher {
                 let amended = records.iter().filter(is_new_amendment).count() as u64;
                 drop(records);
                 self.late = late;
-                self.stored_up_to = last.unwrap_or(self.stored_up_to);
+                self.stored_up_to =
+                    last.map_or(self.stored_up_to, |last| last.max(self.stored_up_to));
                 self.ring.take_out(self.place, waiting.len() as u32, |counters| {
                     counters.stored += stored.events as u64;
                     counters.amendments += amended;
@@ -186,7 +189,7 @@ impl Flusher {
             return self.pause(SHORT_WAIT);
         }
         let is_to_blame = !failure.is_passing && self.tries >= TRIES;
-        if is_to_blame && self.in_a_row < MOST_IN_A_ROW && self.set_aside(failure) {
+        if is_to_blame && self.in_a_row < set_aside::MOST_IN_A_ROW && self.set_aside(failure) {
             self.tries = 0;
             self.in_a_row += 1;
             self.wait = SHORT_WAIT;
@@ -198,7 +201,7 @@ impl Flusher {
     }
 
     fn pause(&mut self, wait: i64) {
-        self.waits_until = now() + wait;
+        self.waits_until = monotonic() + wait;
     }
 
     /// Stores a record apart that can't be stored where it belongs.
@@ -206,32 +209,9 @@ impl Flusher {
         let waiting = self.ring.peek(self.place, 1);
         let Some(record) = waiting.first() else { return false };
         let Some(decoded) = Record::decode(record.bytes) else { return false };
-        let (request_id, key_id, at) = match decoded {
-            Record::Event(event) => (event.request_id, Some(event.key_id), Some(event.at)),
-            Record::Amendment { request_id, .. } => (request_id, None, None),
-        };
         let incarnation = self.ring.incarnation;
         let done = transaction("setting aside", || {
-            sql::execute(
-                "INSERT INTO keysmith.usage_set_aside
-                     (incarnation, sequence, at, request_id, key_id, error)
-                 VALUES ($1, $2, $3, $4, $5, $6)",
-                &[
-                    Param::bigint(Some(incarnation)),
-                    Param::bigint(Some(record.sequence as i64)),
-                    Param::timestamp(at),
-                    Param::uuid(&request_id),
-                    Param::given(pg_sys::UUIDOID, key_id.as_ref().map(sql::uuid_datum)),
-                    Param::text(&failure.message),
-                ],
-            )?;
-            // The newest thousand are enough to tell what is wrong.
-            sql::execute(
-                "DELETE FROM keysmith.usage_set_aside
-                 WHERE set_aside_at < (SELECT s.set_aside_at FROM keysmith.usage_set_aside s
-                                       ORDER BY s.set_aside_at DESC OFFSET 1000 LIMIT 1)",
-                &[],
-            )
+            set_aside::note(incarnation, record.sequence as i64, &decoded, &failure.message)
         });
         if done.is_ok() {
             self.ring.take_out(self.place, 1, |counters| counters.set_aside += 1);

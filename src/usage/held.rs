@@ -32,7 +32,7 @@ enum Moment {
 }
 
 /// Holds a record back. The one before it goes on.
-pub fn hold(request_id: &[u8; 16], record: &[u8], now: i64) {
+pub fn hold(request_id: &[u8; 16], record: &[u8]) {
     let found = presence::find_place();
     hand_on();
     HELD.with_borrow_mut(|held| {
@@ -49,7 +49,7 @@ pub fn hold(request_id: &[u8; 16], record: &[u8], now: i64) {
         {
             signals.held.fetch_add(1, SeqCst);
             held.place = Some(place);
-            presence::ensure(ring, place, now);
+            presence::ensure(ring, place);
         }
     });
 }
@@ -96,12 +96,12 @@ fn release(moment: Moment) {
 }
 
 /// Sends an amendment after a record that has gone on. False where it can't be taken.
-pub fn send(amendment: &[u8], now: i64) -> bool {
+pub fn send(amendment: &[u8]) -> bool {
     let is_taken = is_kept_here() && (presence::find_place().is_some() || can_write());
     if is_taken {
         accept(amendment, Moment::Running);
         if let Some((ring, place)) = presence::place() {
-            presence::ensure(ring, place, now);
+            presence::ensure(ring, place);
         }
     }
     is_taken
@@ -110,7 +110,7 @@ pub fn send(amendment: &[u8], now: i64) -> bool {
 /// Brings a record to where it is to wait: in shared memory or, where that is not
 /// possible or not enough, in this backend until the transaction is about to commit.
 fn accept(record: &[u8], moment: Moment) {
-    let can_write = moment != Moment::Over && can_write();
+    let can_write = moment != Moment::Over && can_write() && in_place::has_room();
     if can_write && settings::is_durable() {
         return later(record, moment);
     }
@@ -143,12 +143,12 @@ fn later(record: &[u8], moment: Moment) {
 pub fn before_commit() {
     release(Moment::BeforeCommit);
     if !in_place::is_empty() && can_write() {
-        in_place::write();
+        in_place::write_at_commit();
     }
 }
 
 /// All that is done when nothing may fail is to copy, and to count.
-pub fn transaction_is_over() {
+pub fn transaction_is_over(is_committed: bool) {
     release(Moment::Over);
-    in_place::give_up(|record| accept(record, Moment::Over));
+    in_place::is_over(is_committed, |record| accept(record, Moment::Over));
 }

@@ -1,7 +1,8 @@
 //! Records that the transaction itself stores, just before it commits: where the
 //! library is not preloaded, where the ring is full, or where that was asked for.
 
-use super::{drop_record, settings, store};
+use super::transaction::subtransaction;
+use super::{drop_record, presence, settings, store};
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::manage::authority;
@@ -9,11 +10,13 @@ use crate::manage::sql;
 use keysmith_core::event::{Learned, MAX_LEN, Record};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
-use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// More of them are stored at once, lest a transaction that decides millions of times
 /// fill the memory.
 const MOST_KEPT: usize = 5_000;
+/// So many are kept where that can't be: within a savepoint, which may be rolled back.
+const MOST_IN_SAVEPOINT: usize = 50_000;
 
 /// In microseconds.
 const DAY: i64 = 24 * 60 * 60 * 1_000_000;
@@ -22,9 +25,37 @@ thread_local! {
     /// The day for which this backend knows that there is a partition.
     static PREPARED: Cell<i64> = const { Cell::new(i64::MIN) };
     static KEPT: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static WRITTEN: Cell<Written> = const { Cell::new(Written::NOTHING) };
+    /// The database's place whose worker waits for what may not be written after all.
+    static AWAITED: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// What the transaction has written, and may yet lose by rolling back.
+#[derive(Clone, Copy)]
+struct Written {
+    /// Events of which nothing is kept any more.
+    early: u64,
+    /// Events among those that are kept, if these are written.
+    last: Option<u64>,
+}
+
+impl Written {
+    const NOTHING: Written = Written { early: 0, last: None };
+}
+
+/// Whether one more can be kept.
+pub fn has_room() -> bool {
+    KEPT.with_borrow(|kept| kept.len() < MOST_IN_SAVEPOINT)
 }
 
 pub fn keep(record: &[u8]) {
+    if AWAITED.get().is_none()
+        && let Some((ring, place)) = presence::place()
+        && let Some(signals) = ring.signals.get(place)
+    {
+        signals.held.fetch_add(1, SeqCst);
+        AWAITED.set(Some(place));
+    }
     KEPT.with_borrow_mut(|kept| kept.push(record.into()));
 }
 
@@ -51,38 +82,97 @@ pub fn amend(request_id: &[u8; 16], told: Learned) -> bool {
 }
 
 pub fn write_if_many() {
-    // SAFETY: asks for the state of the transaction.
-    let is_parallel = unsafe { pg_sys::IsInParallelMode() };
-    if !is_parallel && KEPT.with_borrow(|kept| kept.len() >= MOST_KEPT) {
-        write();
+    // SAFETY: both ask for the state of the transaction.
+    let (is_parallel, level) =
+        unsafe { (pg_sys::IsInParallelMode(), pg_sys::GetCurrentTransactionNestLevel()) };
+    if !is_parallel && level == 1 && KEPT.with_borrow(|kept| kept.len() >= MOST_KEPT) {
+        let events = write();
+        KEPT.with_borrow_mut(Vec::clear);
+        let before = WRITTEN.get();
+        WRITTEN.set(Written { early: before.early + events, ..before });
     }
 }
 
-/// Hands what is kept to someone else, at a moment when it can no more be written.
-pub fn give_up(mut to: impl FnMut(&[u8])) {
+/// Writes what is kept, which stays until the commit is certain.
+pub fn write_at_commit() {
+    let events = write();
+    WRITTEN.set(Written { last: Some(events), ..WRITTEN.get() });
+}
+
+/// Forgets what the transaction has written, if it has committed. Otherwise, and what it
+/// could not write, goes to someone else, at a moment when nothing may fail.
+pub fn is_over(is_committed: bool, to: impl FnMut(&[u8])) {
+    hand_over(is_committed, to);
+    if let Some(place) = AWAITED.take()
+        && let Some((ring, _)) = presence::place()
+        && let Some(signals) = ring.signals.get(place)
+    {
+        signals.held.fetch_sub(1, SeqCst);
+    }
+}
+
+fn hand_over(is_committed: bool, mut to: impl FnMut(&[u8])) {
+    let written = WRITTEN.replace(Written::NOTHING);
     let kept = KEPT.try_with(|kept| {
         kept.try_borrow_mut().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default()
     });
+    if is_committed {
+        let events = written.early + written.last.unwrap_or_default();
+        if events > 0
+            && let Some((ring, place)) = presence::place()
+        {
+            ring.count(place, |counters| counters.written_through += events);
+        }
+        if written.last.is_some() {
+            return;
+        }
+    } else {
+        (0..written.early).for_each(|_| drop_record());
+    }
     kept.unwrap_or_default().iter().for_each(|record| to(record));
 }
 
-/// Stores what is kept. What can't be stored is counted, and is no reason for the
-/// transaction to fail, unless usage is to be as durable as the rest of it.
-pub fn write() {
-    let kept = KEPT.with_borrow_mut(std::mem::take);
+/// Stores what is kept, and tells how many events. What can't be stored is counted, and is
+/// no reason for the transaction to fail, unless usage is to be as durable as the rest of it.
+fn write() -> u64 {
+    let mut kept = TakenOut(KEPT.with_borrow_mut(std::mem::take));
     if settings::is_durable() {
-        if let Err(error) = store(&kept) {
-            pgrx::error!("{}", error.message());
-        }
+        let events = store(&kept.0).unwrap_or_else(|error| pgrx::error!("{}", error.message()));
         // SAFETY: sets a flag of the transaction: its commit is flushed.
         unsafe { pg_sys::ForceSyncCommit() };
-    } else if let Err(why) = in_subtransaction(|| store(&kept)) {
-        kept.iter().for_each(|_| drop_record());
-        pgrx::log!("keysmith: usage of {} requests could not be written: {why}", kept.len());
+        return events;
+    }
+    match subtransaction(|| store(&kept.0)) {
+        Ok(events) => events,
+        Err(failure) => {
+            PREPARED.set(i64::MIN);
+            let lost = std::mem::take(&mut kept.0);
+            lost.iter().for_each(|_| drop_record());
+            pgrx::log!(
+                "keysmith: usage of {} requests could not be written: {}",
+                lost.len(),
+                failure.message
+            );
+            0
+        }
     }
 }
 
-fn store(kept: &[Box<[u8]>]) -> Result<()> {
+/// What is kept, while it is being stored. It is put back, also if that fails: the
+/// transaction's end says what becomes of it.
+struct TakenOut(Vec<Box<[u8]>>);
+
+impl Drop for TakenOut {
+    fn drop(&mut self) {
+        KEPT.with_borrow_mut(|kept| {
+            let since = std::mem::replace(kept, std::mem::take(&mut self.0));
+            kept.extend(since);
+        });
+    }
+}
+
+/// Stores records, and tells how many events they were.
+fn store(kept: &[Box<[u8]>]) -> Result<u64> {
     let catalog = Catalog::open()?;
     let records = kept.iter().filter_map(|record| Record::decode(record));
     let records: Vec<(i64, Record)> = records.map(|record| (0, record)).collect();
@@ -96,10 +186,27 @@ fn store(kept: &[Box<[u8]>]) -> Result<()> {
     })?;
     // SAFETY: as above.
     unsafe { pg_sys::PopActiveSnapshot() };
-    if let Some((ring, place)) = super::presence::place() {
-        ring.count(place, |counters| counters.written_through += stored.events as u64);
+    for (_, record) in &records {
+        if let Record::Amendment { request_id, .. } = record
+            && stored.unmatched.contains(request_id)
+        {
+            wait_for_its_event(record);
+        }
     }
-    Ok(())
+    Ok(stored.events as u64)
+}
+
+/// An amendment may overtake its event, which waits in some server's memory, or in a
+/// transaction: the worker keeps it and tries again, as it does with its own.
+pub fn wait_for_its_event(amendment: &Record) {
+    let mut room = [0; MAX_LEN];
+    let length = amendment.encode(&mut room);
+    let kept = presence::find_place()
+        .filter(|(ring, place)| ring.push(*place, room.get(..length).unwrap_or_default()));
+    match kept {
+        Some((ring, place)) => presence::ensure(ring, place),
+        None => drop_record(),
+    }
 }
 
 /// Sees to it that there are partitions, once a day, and again after a failure.
@@ -111,29 +218,4 @@ pub fn prepare() -> Result<()> {
         PREPARED.set(today);
     }
     Ok(())
-}
-
-/// Runs something that may fail. If it does, it has no effect.
-fn in_subtransaction(body: impl FnOnce() -> Result<()>) -> std::result::Result<(), String> {
-    // SAFETY: what PL/pgSQL does for a block with an exception handler.
-    unsafe {
-        let context = pg_sys::CurrentMemoryContext;
-        let owner = pg_sys::CurrentResourceOwner;
-        pg_sys::BeginInternalSubTransaction(std::ptr::null());
-        pg_sys::MemoryContextSwitchTo(context);
-        let done = pgrx::PgTryBuilder::new(AssertUnwindSafe(|| {
-            body().map_err(|error| error.message().into())
-        }))
-        .catch_others(|error| Err(super::transaction::message(&error)))
-        .execute();
-        if done.is_ok() {
-            pg_sys::ReleaseCurrentSubTransaction();
-        } else {
-            PREPARED.set(i64::MIN);
-            pg_sys::RollbackAndReleaseCurrentSubTransaction();
-        }
-        pg_sys::MemoryContextSwitchTo(context);
-        pg_sys::CurrentResourceOwner = owner;
-        done
-    }
 }

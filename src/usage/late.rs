@@ -1,7 +1,7 @@
 //! Amendments that overtook their events, which transactions hold back: they are tried
 //! again for a while.
 
-use super::transaction::now;
+use crate::clock::monotonic;
 use keysmith_core::event::{MAX_LEN, Record};
 
 /// In microseconds.
@@ -21,7 +21,7 @@ impl Late {
     }
 
     pub fn forget_overdue(&mut self) {
-        let now = now();
+        let now = monotonic();
         self.amendments.retain(|(until, _)| *until > now);
     }
 
@@ -32,7 +32,7 @@ impl Late {
     /// What is late after a batch, and how many amendments are given up. Records that
     /// have no number were late before.
     pub fn after(&self, records: &[(i64, Record)], unmatched: &[[u8; 16]]) -> (Late, u64) {
-        let until = now() + WAIT;
+        let until = monotonic() + WAIT;
         let mut late = Late::default();
         let mut given_up = 0;
         for (sequence, record) in records {

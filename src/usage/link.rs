@@ -21,14 +21,6 @@ pub struct Link(*mut pg_sys::WalReceiverConn);
 /// Why a query has no answer.
 pub struct Failed {
     pub message: String,
-    /// As PostgreSQL packs it; 0 where the connection is at fault.
-    pub sqlstate: i32,
-}
-
-impl Failed {
-    fn without_state(message: String) -> Failed {
-        Failed { message, sqlstate: 0 }
-    }
 }
 
 /// Where to connect: as the setting says, or where the log comes from. `None` where
@@ -67,7 +59,7 @@ fn functions() -> Result<pg_sys::WalReceiverFunctionsType, Failed> {
             pg_sys::WalReceiverFunctions.as_ref().copied()
         }
     })?
-    .ok_or_else(|| Failed::without_state("libpqwalreceiver can't be loaded".into()))
+    .ok_or_else(|| Failed { message: "libpqwalreceiver can't be loaded".into() })
 }
 
 impl Link {
@@ -92,7 +84,7 @@ impl Link {
             connection.unwrap_or(null_mut())
         })?;
         if connection.is_null() {
-            return Err(Failed::without_state(taken(error)));
+            return Err(Failed { message: taken(error) });
         }
         let link = Link(connection);
         // Whatever holds the primary up must not hold up the standby for good.
@@ -115,7 +107,7 @@ impl Link {
                     })
                 });
                 match result.and_then(|result| result.as_ref()) {
-                    None => Err(Failed::without_state("no answer".into())),
+                    None => Err(Failed { message: "no answer".into() }),
                     Some(result) => answer(result, types.len()),
                 }
             }
@@ -131,7 +123,7 @@ unsafe fn answer(
 ) -> Result<Vec<Option<String>>, Failed> {
     use pg_sys::WalRcvExecStatus::{WALRCV_OK_COMMAND, WALRCV_OK_TUPLES};
     if result.status != WALRCV_OK_TUPLES && result.status != WALRCV_OK_COMMAND {
-        return Err(Failed { message: taken(result.err), sqlstate: result.sqlstate });
+        return Err(Failed { message: taken(result.err) });
     }
     let mut row = Vec::with_capacity(columns);
     if columns == 0 || result.tuplestore.is_null() {
@@ -187,6 +179,6 @@ fn taken(message: *mut c_char) -> String {
 /// Errors that the library raises, as a value.
 fn guarded<T>(body: impl FnOnce() -> T) -> Result<T, Failed> {
     pgrx::PgTryBuilder::new(AssertUnwindSafe(|| Ok(body())))
-        .catch_others(|error| Err(Failed::without_state(super::transaction::message(&error))))
+        .catch_others(|error| Err(Failed { message: super::transaction::message(&error) }))
         .execute()
 }

@@ -44,9 +44,7 @@ fn log_request(call: &Call) -> Result<Option<Datum>> {
 fn send(request_id: [u8; 16], told: Learned) -> bool {
     let mut room = [0; MAX_LEN];
     let length = Record::Amendment { request_id, told }.encode(&mut room);
-    // SAFETY: reads the clock.
-    let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    held::send(room.get(..length).unwrap_or_default(), now)
+    held::send(room.get(..length).unwrap_or_default())
 }
 
 fn text(call: &Call, n: usize) -> Option<&[u8]> {

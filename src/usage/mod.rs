@@ -22,6 +22,7 @@ mod process;
 pub mod ring;
 mod rows;
 mod sender;
+mod set_aside;
 pub mod settings;
 mod status;
 mod store;
@@ -87,7 +88,7 @@ pub fn decided(
     });
     let mut room = [0; MAX_LEN];
     let length = record.encode(&mut room);
-    held::hold(&verdict.request_id, room.get(..length).unwrap_or_default(), request.at);
+    held::hold(&verdict.request_id, room.get(..length).unwrap_or_default());
 }
 
 /// Counts a request without a known key.
@@ -120,7 +121,7 @@ pub fn unknown(policy: &Policy, keyspace: &[u8], request: &Request, reason: Reas
         let record = room.get(..length).unwrap_or_default();
         ring.with(place, |database| database.unknown.sample(record, request.at));
     }
-    presence::ensure(ring, place, request.at);
+    presence::ensure(ring, place);
 }
 
 fn learned<'a>(

@@ -2,6 +2,7 @@
 
 use super::ring::{Ring, ring};
 use super::traces;
+use crate::clock::monotonic;
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};
@@ -81,14 +82,15 @@ pub fn forget_dropped_databases(ring: &Ring) {
 
 /// Sees to it that there is a worker, or that there will be one.
 #[inline]
-pub fn ensure(ring: &Ring, place: usize, now: i64) {
+pub fn ensure(ring: &Ring, place: usize) {
     if ring.signals.get(place).is_some_and(|signals| signals.worker.load(SeqCst) != RUNNING) {
-        ask_for_worker(ring, place, now);
+        ask_for_worker(ring, place);
     }
 }
 
 #[cold]
-fn ask_for_worker(ring: &Ring, place: usize, now: i64) {
+fn ask_for_worker(ring: &Ring, place: usize) {
+    let now = monotonic();
     let Some(signals) = ring.signals.get(place) else { return };
     // SAFETY: asks for the server's state.
     if unsafe { pg_sys::IsBinaryUpgrade } {

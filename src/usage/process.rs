@@ -4,8 +4,8 @@ use super::flush::Flusher;
 use super::presence::{ABSENT, RUNNING};
 use super::ring::ring;
 use super::sender::{End, Sender};
-use super::transaction::now;
 use super::worker::Worker;
+use crate::clock::monotonic;
 use crate::major;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::{CStr, c_int};
@@ -79,7 +79,7 @@ fn work(oid: u32) {
                 database.worker.pid = pg_sys::MyProcPid;
                 database.worker.latch = pg_sys::MyLatch;
             }
-            database.worker.since = now();
+            database.worker.since = monotonic();
             signals.worker.store(RUNNING, SeqCst);
         }
         is_alone

@@ -454,24 +454,28 @@ impl Ring {
         oids.into_iter().filter(|oid| *oid != 0).collect()
     }
 
-    /// Gives up the place of a database that is no more, with all that waited there.
+    /// Gives up the place of a database that is no more, with all that waited there. All of
+    /// it under one lock: another database may have the place right afterwards.
     pub fn forget(&self, oid: u32) {
-        let index = self.locked(|state| state.databases.iter().position(|d| d.oid == oid));
-        if let Some(index) = index {
-            self.take_out(index, u32::MAX, |_| {});
-            self.locked(|state| {
-                if let Some(database) = state.databases.get_mut(index) {
-                    // SAFETY: zeros are a valid value of everything in it.
-                    *database = unsafe { std::mem::zeroed() };
-                    (database.head, database.tail) = (NONE, NONE);
-                }
-            });
+        self.locked(|state| {
+            let State { free, used, databases, .. } = state;
+            let Some(index) = databases.iter().position(|d| d.oid == oid) else { return };
+            let Some(database) = databases.get_mut(index) else { return };
+            if database.head != NONE {
+                // SAFETY: the last slot of the queue, under the lock.
+                unsafe { (*self.slot(database.tail)).next = *free };
+                *free = database.head;
+                *used -= database.count;
+            }
+            // SAFETY: zeros are a valid value of everything in it.
+            *database = unsafe { std::mem::zeroed() };
+            (database.head, database.tail) = (NONE, NONE);
             if let Some(signals) = self.signals.get(index) {
                 signals.held.store(0, Relaxed);
                 signals.worker.store(0, Relaxed);
                 signals.acknowledged.store(0, Relaxed);
                 signals.traced.store(0, Relaxed);
             }
-        }
+        });
     }
 }

@@ -9,12 +9,11 @@
 use super::collect::{Life, Marks};
 use super::link::{self, Failed, Link};
 use super::ring::Ring;
-use super::transaction::{
-    Failure, bare_transaction, extension_exists, is_passing, now, transaction,
-};
+use super::transaction::{Failure, extension_exists, now, transaction, without_snapshot};
 use super::unknown::Unknown;
 use super::worker::{self, LOOKS_AROUND, STORES_UNKNOWN};
 use super::{apart, lives, process, settings, traces};
+use crate::clock::monotonic;
 use crate::error::{Code, Error};
 use crate::manage::sql::{self, Param};
 use crate::text;
@@ -34,9 +33,6 @@ const SHORT_WAIT: i64 = 50_000;
 const LONGEST_WAIT: i64 = 10_000_000;
 const LONGEST_LOOK: i64 = 500_000;
 
-/// How often a record alone is tried before it is given up.
-const TRIES: u32 = 3;
-
 pub struct Sender {
     ring: &'static Ring,
     place: usize,
@@ -47,7 +43,6 @@ pub struct Sender {
     /// Counts that were sent, and may have to be sent again.
     pending: Option<Unknown>,
     limit: u32,
-    tries: u32,
     waits_until: i64,
     wait: i64,
     looks_at: i64,
@@ -77,14 +72,13 @@ impl Sender {
             sent_up_to: 0,
             pending: None,
             limit: settings::batch_size(),
-            tries: 0,
             waits_until: 0,
             wait: SHORT_WAIT,
             looks_at: 0,
             look_wait: SHORT_WAIT,
             sent_at: 0,
             unknown_at: 0,
-            busy_at: now(),
+            busy_at: monotonic(),
             is_failing: false,
             looks_for_kept: true,
         }
@@ -104,7 +98,7 @@ impl Sender {
                 self.note_replayed();
                 return End::Promoted;
             }
-            if now() >= self.waits_until
+            if monotonic() >= self.waits_until
                 && let Err(failed) = self.send_what_is_due()
             {
                 self.failed(&failed);
@@ -112,11 +106,11 @@ impl Sender {
             self.let_go();
             let is_idle = self.is_empty();
             if !is_idle {
-                self.busy_at = now();
-            } else if now() - self.sent_at > KEEPS_CONNECTION {
+                self.busy_at = monotonic();
+            } else if monotonic() - self.sent_at > KEEPS_CONNECTION {
                 self.link = None;
             }
-            if now() - self.busy_at >= STAYS && worker::step_down(self.ring, self.place) {
+            if monotonic() - self.busy_at >= STAYS && worker::step_down(self.ring, self.place) {
                 return End::Leaves;
             }
             self.rest();
@@ -135,8 +129,8 @@ impl Sender {
         let Some((has_news, count, is_asked, nothing_unknown)) = looked else { return Ok(()) };
         let is_due = is_asked
             || count >= self.ring.wakes_at()
-            || now() - self.sent_at >= settings::flush_interval();
-        let counts_are_due = is_asked || now() - self.unknown_at >= STORES_UNKNOWN;
+            || monotonic() - self.sent_at >= settings::flush_interval();
+        let counts_are_due = is_asked || monotonic() - self.unknown_at >= STORES_UNKNOWN;
         if self.looks_for_kept && apart::exists() {
             self.connected()?;
             apart::deliver(|life, records| {
@@ -154,7 +148,7 @@ impl Sender {
             }
         }
         if counts_are_due && (self.pending.is_some() || !nothing_unknown) {
-            self.unknown_at = now();
+            self.unknown_at = monotonic();
             self.send_unknown()?;
         }
         Ok(())
@@ -180,32 +174,9 @@ impl Sender {
                 Ok(is_full)
             }
             Err(failed) => {
-                self.look_for_the_culprit(&failed, batch.len());
+                // Maybe it takes longer than the primary gives it.
+                self.limit = (batch.len() / 2).max(1) as u32;
                 Err(failed)
-            }
-        }
-    }
-
-    /// After a failure that is none of the connection's or the server's: ever smaller
-    /// batches, until one record alone is to blame. It is given up.
-    fn look_for_the_culprit(&mut self, failed: &Failed, size: usize) {
-        if failed.sqlstate == 0 || is_passing(failed.sqlstate) || is_theirs(failed) {
-            return;
-        }
-        if size > 1 {
-            self.limit = (size / 2).max(1) as u32;
-            self.tries = 0;
-            return;
-        }
-        self.tries += 1;
-        if self.tries >= TRIES {
-            self.tries = 0;
-            let waiting = self.ring.peek(self.place, u32::MAX);
-            let culprit = waiting.iter().find(|record| record.sequence > self.sent_up_to);
-            if let Some(record) = culprit {
-                self.sent_up_to = record.sequence;
-                self.ring.count(self.place, |counters| counters.dropped += 1);
-                pgrx::warning!("keysmith: a usage record is given up: {}", failed.message);
             }
         }
     }
@@ -239,7 +210,6 @@ impl Sender {
         }
         let place = link::conninfo().ok_or_else(|| Failed {
             message: "neither keysmith.usage_conninfo nor primary_conninfo is set".into(),
-            sqlstate: 0,
         })?;
         let standby = self.standby.clone();
         let link = in_transaction("connecting to the primary", || {
@@ -248,7 +218,10 @@ impl Sender {
                 let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
                 if name.is_null() { c"" } else { CStr::from_ptr(name) }
             };
-            Link::open(&place, &text::lossy(database.to_bytes()), &standby)
+            let database = text::lossy(database.to_bytes());
+            // SAFETY: lets go of the snapshot that the look-up took.
+            unsafe { pg_sys::InvalidateCatalogSnapshot() };
+            Link::open(&place, &database, &standby)
         })?;
         self.link = Some(link);
         self.sent_up_to = 0;
@@ -306,7 +279,7 @@ impl Sender {
     /// Has the primary take something in.
     fn collect(&self, life: &Life, records: &[u8], unsent: &Unsent) -> Result<Marks, Failed> {
         let Some(link) = &self.link else {
-            return Err(Failed { message: "there is no connection".into(), sqlstate: 0 });
+            return Err(Failed { message: "there is no connection".into() });
         };
         let statement = format!(
             "SELECT last_sequence::pg_catalog.text, unknown_seen::pg_catalog.text
@@ -327,7 +300,7 @@ impl Sender {
         let number = |n: usize| row.get(n)?.as_deref()?.parse().ok();
         match (number(0), number(1)) {
             (Some(last_sequence), Some(unknown_seen)) => Ok(Marks { last_sequence, unknown_seen }),
-            _ => Err(Failed { message: "the primary's answer is unknown".into(), sqlstate: 0 }),
+            _ => Err(Failed { message: "the primary's answer is unknown".into() }),
         }
     }
 
@@ -336,7 +309,7 @@ impl Sender {
     /// promotion in this very moment could cost.
     fn let_go(&mut self) {
         let count = self.ring.with(self.place, |d| d.count).unwrap_or_default();
-        if count == 0 || self.sent_up_to == 0 || now() < self.looks_at {
+        if count == 0 || self.sent_up_to == 0 || monotonic() < self.looks_at {
             return;
         }
         let replayed = self.replayed().map_or(0, |marks| marks.last_sequence.unsigned_abs());
@@ -357,7 +330,7 @@ impl Sender {
         } else {
             self.look_wait = (self.look_wait * 2).min(LONGEST_LOOK);
         }
-        self.looks_at = now() + self.look_wait;
+        self.looks_at = monotonic() + self.look_wait;
     }
 
     /// What the tables of this server say is stored of this life.
@@ -392,7 +365,7 @@ impl Sender {
         self.wait = SHORT_WAIT;
         self.waits_until = 0;
         self.looks_at = 0;
-        self.sent_at = now();
+        self.sent_at = monotonic();
         self.is_failing = false;
     }
 
@@ -407,7 +380,7 @@ impl Sender {
         if !extension_exists() {
             self.discard();
         }
-        self.waits_until = now() + self.wait;
+        self.waits_until = monotonic() + self.wait;
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
     }
 
@@ -423,7 +396,7 @@ impl Sender {
     fn rest(&self) {
         let (count, newest) =
             self.ring.with(self.place, |d| (d.count, d.sequence)).unwrap_or_default();
-        let until = |moment: i64| (moment - now()).clamp(0, LOOKS_AROUND);
+        let until = |moment: i64| (moment - monotonic()).clamp(0, LOOKS_AROUND);
         let to_send = if count == 0 || newest <= self.sent_up_to {
             LOOKS_AROUND
         } else {
@@ -443,18 +416,11 @@ struct Unsent {
     samples: Vec<u8>,
 }
 
-/// Whether the primary refuses the standby rather than what it sent: no privilege, no
-/// such function, not a primary.
-fn is_theirs(failed: &Failed) -> bool {
-    let class = |place: i32| ((failed.sqlstate >> (6 * place)) & 0x3f) as u8 + b'0';
-    let code = [class(0), class(1), class(2), class(3), class(4)];
-    matches!(&code, b"42501" | b"42883" | b"3F000" | b"KS409" | b"KS500")
-}
-
-/// Runs something that talks to the primary in a transaction, for the memory it needs.
+/// Runs something that talks to the primary in a transaction, for the memory it needs. Replay
+/// must not wait for it: the primary's commit may wait for replay.
 fn in_transaction<T>(what: &str, body: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
-    let outcome = bare_transaction(what, || Ok(body()));
-    outcome.unwrap_or_else(|Failure { message, .. }| Err(Failed { message, sqlstate: 0 }))
+    let outcome = without_snapshot(what, || Ok(body()));
+    outcome.unwrap_or_else(|Failure { message, .. }| Err(Failed { message }))
 }
 
 /// What this standby is called in the primary's books.

@@ -3,6 +3,7 @@
 use super::ring::{Counters, Ring, WorkerPlace};
 use super::{LOST_HERE, held, is_kept_here, presence};
 use crate::call::{Call, sql_functions};
+use crate::clock::monotonic;
 use crate::error::{Code, Error, Result};
 use crate::manage::authority::{self, Needs};
 use crate::manage::sql;
@@ -139,11 +140,6 @@ fn moment(at: i64) -> String {
     }
 }
 
-fn now() -> i64 {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
-}
-
 fn flush_usage(call: &Call) -> Result<Option<Datum>> {
     let timeout = call.interval(0, "timeout")?;
     let length = i128::from(timeout.time)
@@ -158,7 +154,7 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
     }
     let target = ring.with(place, |database| (database.sequence, database.unknown.seen));
     let Some((sequence, seen)) = target else { return Ok(None) };
-    let deadline = i128::from(now()) + length;
+    let deadline = i128::from(monotonic()) + length;
     loop {
         // A standby's records wait for the log to come back, which may wait for whoever
         // holds a snapshot here, as the caller does: what the primary says is enough.
@@ -175,14 +171,14 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
         if is_done {
             return Ok(None);
         }
-        if i128::from(now()) >= deadline {
+        if i128::from(monotonic()) >= deadline {
             return Err(Error::new(
                 Code::ReplayTimeout,
                 format!("usage was not stored in time: {waiting} records wait"),
             )
             .hint("See keysmith.usage_status() for the worker and its last error."));
         }
-        presence::ensure(ring, place, now());
+        presence::ensure(ring, place);
         if !latch.is_null() {
             // SAFETY: a latch of shared memory, as in `Ring::push`.
             unsafe { pg_sys::SetLatch(latch) };

@@ -3,7 +3,7 @@
 
 use super::direct;
 use super::rows::{self, EVENT, Texts};
-use super::transaction::unless_twice;
+use super::transaction::{Outcome, subtransaction, unless_twice};
 use crate::error::{Code, Error, Result};
 use crate::guc::set_for_now;
 use crate::manage::sql::{self, Param};
@@ -73,6 +73,17 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
         stored = stored - left.len() + batch.insert(numbers)?;
     }
     Ok(Stored { events: stored, unmatched: amend(told)? })
+}
+
+/// The same in a subtransaction: what fails has no effect.
+pub fn attempt(records: &[(i64, Record)], numbers: Numbers) -> Outcome<Stored> {
+    let outcome = subtransaction(|| self::records(records, numbers));
+    if outcome.is_err() {
+        // SAFETY: statements are at command. The name may be there still, of a store that
+        // is no more; if it is not, that is an answer like any other.
+        unsafe { pg_sys::SPI_unregister_relation(NAME.as_ptr()) };
+    }
+    outcome
 }
 
 /// Rows on their way into the table, in a store that statements can name.

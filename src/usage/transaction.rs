@@ -36,7 +36,7 @@ pub fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T
 /// Has `DROP EXTENSION` wait for the transaction, or the transaction for it, before either
 /// holds anything else: it locks the tables in an order of its own, and one of the two
 /// would end in a deadlock.
-fn keep_extension() {
+pub fn keep_extension() {
     // SAFETY: a look-up by name and a lock, inside a transaction that lets go of it.
     unsafe {
         let oid = pg_sys::get_extension_oid(EXTENSION.as_ptr(), true);
@@ -49,22 +49,31 @@ fn keep_extension() {
 
 /// Runs something in a transaction of its own.
 pub fn bare_transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
+    without_snapshot(what, || {
+        // SAFETY: pushed and popped within the transaction, or popped with it.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        let done = body()?;
+        // SAFETY: as above.
+        unsafe { pg_sys::PopActiveSnapshot() };
+        Ok(done)
+    })
+}
+
+/// The same for what reads no table, and may take long: a snapshot holds up who removes rows,
+/// and on a standby replay.
+pub fn without_snapshot<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     let activity = std::ffi::CString::new(format!("keysmith usage: {what}")).unwrap_or_default();
     let run = AssertUnwindSafe(|| {
         // SAFETY: what a background worker does for a transaction.
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
-            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             pg_sys::pgstat_report_activity(BackendState::STATE_RUNNING, activity.as_ptr());
         }
         let done = body()
             .map_err(|error| Failure { message: error.message().into(), is_passing: false })?;
         // SAFETY: as above.
-        unsafe {
-            pg_sys::PopActiveSnapshot();
-            pg_sys::CommitTransactionCommand();
-        }
+        unsafe { pg_sys::CommitTransactionCommand() };
         Ok(done)
     });
     let outcome = pgrx::PgTryBuilder::new(run).catch_others(|error| Err(caught(&error))).execute();
@@ -81,21 +90,49 @@ pub fn bare_transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outc
     outcome
 }
 
+/// Runs something within a transaction that may fail. If it does, it has no effect.
+pub fn subtransaction<T>(body: impl FnOnce() -> Result<T>) -> Outcome<T> {
+    let body =
+        || body().map_err(|error| Failure { message: error.message().into(), is_passing: false });
+    in_subtransaction(
+        || {
+            pgrx::PgTryBuilder::new(AssertUnwindSafe(body))
+                .catch_others(|error| Err(caught(&error)))
+                .execute()
+        },
+        std::result::Result::is_ok,
+    )
+}
+
 /// Runs something within a transaction. It has no effect, and no result, if a unique index
 /// has something of it already; other errors are the transaction's.
 pub fn unless_twice<T>(body: impl FnOnce() -> T) -> Option<T> {
+    in_subtransaction(
+        || {
+            pgrx::PgTryBuilder::new(AssertUnwindSafe(|| Some(body())))
+                .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, |_| None)
+                .execute()
+        },
+        Option::is_some,
+    )
+}
+
+fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T) -> bool) -> T {
     // SAFETY: what PL/pgSQL does for a block with an exception handler.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
-        let done = pgrx::PgTryBuilder::new(AssertUnwindSafe(|| Some(body())))
-            .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, |_| None)
-            .execute();
-        match done {
-            Some(_) => pg_sys::ReleaseCurrentSubTransaction(),
-            None => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        let level = pg_sys::GetCurrentTransactionNestLevel();
+        let done = attempt();
+        if is_done(&done) {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            // An error may have left another that it began in.
+            while pg_sys::GetCurrentTransactionNestLevel() >= level {
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            }
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;

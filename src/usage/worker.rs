@@ -9,7 +9,8 @@ use super::process::{
 };
 use super::ring::Ring;
 use super::settings;
-use super::transaction::{extension_exists, now};
+use super::transaction::extension_exists;
+use crate::clock::monotonic;
 use pgrx::pg_sys;
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering::SeqCst;
@@ -44,7 +45,7 @@ pub struct Worker {
 
 impl Worker {
     pub fn new(flusher: Flusher) -> Worker {
-        let start = now();
+        let start = monotonic();
         Worker {
             flusher,
             is_open: false,
@@ -70,11 +71,11 @@ impl Worker {
             }
             if self.is_open {
                 self.flush_if_due();
-                if now() - self.maintained_at >= MAINTAINS {
+                if monotonic() - self.maintained_at >= MAINTAINS {
                     self.maintain();
                 }
             }
-            if now() - self.busy_at >= self.patience() && self.leave() {
+            if monotonic() - self.busy_at >= self.patience() && self.leave() {
                 return;
             }
             self.wait();
@@ -106,23 +107,24 @@ impl Worker {
         else {
             return;
         };
-        let is_due = now() - self.flushed_at >= settings::flush_interval()
+        let is_due = monotonic() - self.flushed_at >= settings::flush_interval()
             || (self.flusher.has_failed() && self.flusher.may_try());
-        if (count > 0 && is_due) || is_asked || self.flusher.is_worth_it(count) {
+        let waits = count > 0 || self.flusher.has_late();
+        if (waits && is_due) || is_asked || self.flusher.is_worth_it(count) {
             self.flusher.ring.with(self.flusher.place, |d| d.worker.asked = false);
-            self.flushed_at = now();
+            self.flushed_at = monotonic();
             self.drain();
         }
-        if is_asked || now() - self.unknown_at >= STORES_UNKNOWN {
-            self.unknown_at = now();
+        if is_asked || monotonic() - self.unknown_at >= STORES_UNKNOWN {
+            self.unknown_at = monotonic();
             if self.flusher.unknown() == Step::Stored {
-                self.busy_at = now();
+                self.busy_at = monotonic();
             }
         }
     }
 
     fn maintain(&mut self) {
-        self.maintained_at = now();
+        self.maintained_at = monotonic();
         self.has_stored = false;
         if self.still_has_extension() {
             self.flusher.maintain();
@@ -138,14 +140,14 @@ impl Worker {
             match self.flusher.batch() {
                 Step::Empty => return,
                 Step::Stored => {
-                    self.busy_at = now();
+                    self.busy_at = monotonic();
                     self.has_stored = true;
                     if newest.is_none_or(|newest| self.flusher.stored_up_to() >= newest) {
                         return;
                     }
                 }
                 Step::Failed => {
-                    self.busy_at = now();
+                    self.busy_at = monotonic();
                     if !self.still_has_extension() {
                         return;
                     }
@@ -167,7 +169,7 @@ impl Worker {
     /// How long to stay with nothing to do: not at all where other databases wait for a
     /// process.
     fn patience(&self) -> i64 {
-        if now() - self.flusher.ring.starved_at.load(SeqCst) < STARVED_FOR {
+        if monotonic() - self.flusher.ring.starved_at.load(SeqCst) < STARVED_FOR {
             return 0;
         }
         settings::flush_interval().saturating_mul(IDLE_INTERVALS)
@@ -181,7 +183,7 @@ impl Worker {
         } else if count == Some(0) {
             interval
         } else {
-            (self.flushed_at + interval - now()).max(0)
+            (self.flushed_at + interval - monotonic()).max(0)
         };
         let milliseconds = (microseconds.min(LOOKS_AROUND) / 1000).max(1);
         wait_for_latch(milliseconds);
@@ -204,7 +206,7 @@ impl Worker {
         let (ring, place) = (self.flusher.ring, self.flusher.place);
         let Some(signals) = ring.signals.get(place) else { return };
         ring.with(place, |database| {
-            database.worker.since = now();
+            database.worker.since = monotonic();
             database.worker.pid = 0;
             signals.worker.store(STARTING, SeqCst);
         });
@@ -221,7 +223,7 @@ impl Worker {
     /// is no worker.
     fn leave(&mut self) -> bool {
         if !self.flusher.is_empty() {
-            self.busy_at = now();
+            self.busy_at = monotonic();
             return false;
         }
         // Where requests are few, each worker may be gone before its time to maintain.
@@ -237,7 +239,7 @@ impl Worker {
     /// Stores what there is. When the server stops, waits for the other backends, which
     /// stop as well: their last records come now.
     fn shut_down(&mut self) {
-        let mut start = now();
+        let mut start = monotonic();
         let mut tries = 0;
         loop {
             // SAFETY: what was to be cancelled has been.
@@ -249,7 +251,7 @@ impl Worker {
                 self.open();
             }
             while self.is_open && self.flusher.batch() == Step::Stored {
-                start = now();
+                start = monotonic();
                 if is_being_dropped() {
                     break;
                 }
@@ -265,7 +267,7 @@ impl Worker {
             let is_held = held.is_some_and(|signals| signals.held.load(SeqCst) > 0);
             // SAFETY: counts entries of shared memory.
             let others = unsafe { pg_sys::CountDBBackends(pg_sys::MyDatabaseId) } > 1;
-            let waited = now() - start;
+            let waited = monotonic() - start;
             let waits = if is_held {
                 waited < WAITS_FOR_HELD
             } else {

@@ -1,0 +1,71 @@
+//! Records that can't be stored where they belong, as with a constraint that somebody put on
+//! the table. They are noted for somebody to look at, and are in nobody's way.
+
+use super::store::{self, Numbers, Stored};
+use crate::error::{Code, Error, Result};
+use crate::manage::sql::{self, Param};
+use keysmith_core::event::Record;
+use pgrx::pg_sys;
+
+/// Where this many are set aside with nothing stored between them, the fault is not
+/// theirs: the rest is kept until it is mended.
+pub const MOST_IN_A_ROW: u32 = 10;
+
+/// Notes a record, and why it could not be stored.
+pub fn note(incarnation: i64, sequence: i64, record: &Record, why: &str) -> Result<()> {
+    let (request_id, key_id, at) = match record {
+        Record::Event(event) => (event.request_id, Some(event.key_id), Some(event.at)),
+        Record::Amendment { request_id, .. } => (*request_id, None, None),
+    };
+    sql::execute(
+        "INSERT INTO keysmith.usage_set_aside
+             (incarnation, sequence, at, request_id, key_id, error)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+        &[
+            Param::bigint(Some(incarnation)),
+            Param::bigint(Some(sequence)),
+            Param::timestamp(at),
+            Param::uuid(&request_id),
+            Param::given(pg_sys::UUIDOID, key_id.as_ref().map(sql::uuid_datum)),
+            Param::text(why),
+        ],
+    )?;
+    // The newest thousand are enough to tell what is wrong.
+    sql::execute(
+        "DELETE FROM keysmith.usage_set_aside
+         WHERE set_aside_at < (SELECT s.set_aside_at FROM keysmith.usage_set_aside s
+                               ORDER BY s.set_aside_at DESC OFFSET 1000 LIMIT 1)",
+        &[],
+    )?;
+    Ok(())
+}
+
+/// Stores records of another memory in the caller's transaction, and sets those aside that
+/// are to blame if that fails. Tells how many they are.
+pub fn store_the_rest(records: &[(i64, Record)], incarnation: i64) -> Result<(Stored, u32)> {
+    let mut aside = 0;
+    let stored = store_or_note(records, incarnation, &mut aside)?;
+    Ok((stored, aside))
+}
+
+fn store_or_note(records: &[(i64, Record)], incarnation: i64, aside: &mut u32) -> Result<Stored> {
+    let failure = match store::attempt(records, Numbers::Brought { incarnation }) {
+        Ok(stored) => return Ok(stored),
+        Err(failure) => failure,
+    };
+    if failure.is_passing || *aside >= MOST_IN_A_ROW {
+        return Err(Error::new(Code::Conflict, failure.message));
+    }
+    if let [(sequence, record)] = records {
+        note(incarnation, *sequence, record, &failure.message)?;
+        pgrx::warning!("keysmith: a usage record was set aside: {}", failure.message);
+        *aside += 1;
+        return Ok(Stored::default());
+    }
+    let (first, second) = records.split_at(records.len() / 2);
+    let mut stored = store_or_note(first, incarnation, aside)?;
+    let rest = store_or_note(second, incarnation, aside)?;
+    stored.events += rest.events;
+    stored.unmatched.extend(rest.unmatched);
+    Ok(stored)
+}
