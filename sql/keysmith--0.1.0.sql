@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:35
+-- src/lib.rs:36
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:36
+-- src/lib.rs:37
 -- requires:
 --   schema
 
@@ -290,7 +290,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:37
+-- src/lib.rs:38
 -- requires:
 --   tables
 
@@ -397,7 +397,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:38
+-- src/lib.rs:39
 -- requires:
 --   usage
 
@@ -610,7 +610,7 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.usage_event
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:43
+-- src/lib.rs:44
 -- requires:
 --   usage_rollups
 
@@ -618,7 +618,9 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.usage_event
 
 CREATE FUNCTION keysmith.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
 RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+-- Where a session has its own tables made is no matter of ours.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
+SET default_tablespace = '' SET default_table_access_method = 'heap' AS $$
 DECLARE
     today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
     parent  constant text := 'keysmith.usage_event';
@@ -1024,7 +1026,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:48
+-- src/lib.rs:49
 -- requires:
 --   usage_maintain
 
@@ -1054,7 +1056,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
+-- src/lib.rs:54
 -- requires:
 --   policy_triggers
 
@@ -1163,7 +1165,7 @@ COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:58
+-- src/lib.rs:59
 -- requires:
 --   keys_view
 
@@ -1451,7 +1453,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:63
+-- src/lib.rs:64
 -- requires:
 --   manage
 
@@ -1594,7 +1596,7 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:64
+-- src/lib.rs:65
 -- requires:
 --   decide
 
@@ -1607,7 +1609,7 @@ COMMENT ON FUNCTION keysmith.pre_request() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:69
+-- src/lib.rs:70
 -- requires:
 --   pre_request
 
@@ -1636,7 +1638,7 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:74
+-- src/lib.rs:75
 -- requires:
 --   usage_functions
 
@@ -1662,7 +1664,7 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:79
+-- src/lib.rs:80
 -- requires:
 --   usage_collect
 
@@ -1719,7 +1721,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:84
+-- src/lib.rs:85
 -- requires:
 --   identity
 
@@ -1774,7 +1776,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:85
+-- src/lib.rs:86
 -- requires:
 --   audit
 
@@ -2008,7 +2010,7 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:90
+-- src/lib.rs:91
 -- requires:
 --   isolation
 
@@ -2044,7 +2046,7 @@ COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:95
+-- src/lib.rs:96
 -- requires:
 --   restore
 
@@ -2330,7 +2332,7 @@ COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, tim
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:100
+-- src/lib.rs:101
 -- requires:
 --   usage_views
 
@@ -2444,7 +2446,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:105
+-- src/lib.rs:106
 -- requires:
 --   tracking
 
@@ -2865,6 +2867,23 @@ END $$;
 COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
 'Has the rows of a protected table that were there before digested in place, some pages a transaction; called again it goes on';
 
+CREATE FUNCTION keysmith.hashing_state(trigger_id oid) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    state jsonb;
+BEGIN
+    state := obj_description(trigger_id, 'pg_trigger')::jsonb;
+    PERFORM (state ->> 'pass')::int, (state ->> 'pages')::bigint, (state ->> 'pages_done')::bigint,
+            (state ->> 'rows')::bigint, (state ->> 'started_at')::timestamptz,
+            (state ->> 'finished_at')::timestamptz;
+    RETURN state;
+EXCEPTION WHEN data_exception THEN
+    -- The table's owner may write anything there.
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION keysmith.hashing_state(oid) IS
+'What a table''s hashing trigger says of the rows that were there before';
+
 CREATE VIEW keysmith.hashing_progress AS
 SELECT t.tgrelid::regclass AS relation,
        CASE WHEN s.state ->> 'started_at' IS NULL THEN 'not begun'
@@ -2878,14 +2897,14 @@ SELECT t.tgrelid::regclass AS relation,
        (s.state ->> 'started_at')::timestamptz AS started_at,
        (s.state ->> 'finished_at')::timestamptz AS finished_at
 FROM pg_catalog.pg_trigger t,
-     LATERAL (SELECT pg_catalog.obj_description(t.oid, 'pg_trigger')::jsonb AS state) s
+     LATERAL (SELECT keysmith.hashing_state(t.oid) AS state) s
 WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
   AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure AND s.state IS NOT NULL;
 COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables, and how far protect_existing is with each';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:110
+-- src/lib.rs:111
 -- requires:
 --   row_hashing
 
@@ -3015,9 +3034,16 @@ BEGIN
     END IF;
     FOR item IN
         SELECT p.part AS found, (
-            SELECT string_agg(format('%L, "~row".%I', a.attname, a.attname), ', ' ORDER BY k.at)
-            FROM pg_catalog.pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, at), pg_catalog.pg_attribute a
+            -- A cast to json that somebody made for a type of theirs would run as the caller:
+            -- such values are shown as text, by the type's output function.
+            SELECT string_agg(format(
+                       CASE WHEN coalesce(nullif(t.typbasetype, 0), t.oid)::bigint < 16384
+                            THEN '%L, "~row".%I' ELSE '%L, pg_catalog.format(''%%s'', "~row".%I)' END,
+                       a.attname, a.attname), ', ' ORDER BY k.at)
+            FROM pg_catalog.pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, at),
+                 pg_catalog.pg_attribute a, pg_catalog.pg_type t
             WHERE i.indrelid = p.part AND i.indisprimary AND a.attrelid = p.part AND a.attnum = k.attnum
+              AND t.oid = a.atttypid
         ) AS key
         FROM keysmith.row_parts(relation) p
         JOIN pg_catalog.pg_class c ON c.oid = p.part AND c.relkind = 'r'
@@ -3039,7 +3065,7 @@ COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:115
+-- src/lib.rs:116
 -- requires:
 --   row_seals
 
@@ -3056,7 +3082,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:120
+-- src/lib.rs:121
 -- requires:
 --   status
 
@@ -3192,7 +3218,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'How many of these fit 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:125
+-- src/lib.rs:126
 -- requires:
 --   admin_views
 
@@ -3210,7 +3236,7 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:130
+-- src/lib.rs:131
 -- requires:
 --   scanner
 
@@ -3693,13 +3719,36 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:131
+-- src/lib.rs:132
 -- finalize
 -- Nothing is anyone's until it is granted.
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA keysmith FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA keysmith FROM PUBLIC;
 REVOKE ALL ON SCHEMA keysmith FROM PUBLIC;
+
+-- Default privileges of whoever installs this are for objects of theirs.
+DO $$
+DECLARE
+    given record;
+BEGIN
+    FOR given IN
+        SELECT 'SCHEMA keysmith' AS object, a.grantee
+        FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a
+        WHERE n.nspname = 'keysmith' AND a.grantee <> n.nspowner
+        UNION
+        SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass, a.grantee
+        FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+        WHERE c.relnamespace = 'keysmith'::regnamespace AND a.grantee <> c.relowner
+        UNION
+        SELECT 'ROUTINE ' || p.oid::regprocedure, a.grantee
+        FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a
+        WHERE p.pronamespace = 'keysmith'::regnamespace AND a.grantee <> p.proowner
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s', given.object,
+                                  CASE given.grantee WHEN 0 THEN 'PUBLIC' ELSE given.grantee::regrole::text END);
+    END LOOP;
+END $$;
 
 -- But everyone may know who they are, and policies, which run with the rights of who
 -- asks, may ask it for them.

@@ -30,7 +30,7 @@ FUNCTIONS = {
     # To store what waits changes nothing, and shows it.
     **dict.fromkeys(["explain_verify", "audit_verify", "audit_heads", "revocations_since", "status", "limit_status",
                      "usage_status", "flush_usage", "doctor", "scanner_patterns", "scopes_used"], {AUDITOR, ADMIN}),
-    **dict.fromkeys(["client_ip", "event_channel"], {VERIFIER, AUDITOR, ADMIN}),
+    **dict.fromkeys(["client_ip", "event_channel", "hashing_state"], {VERIFIER, AUDITOR, ADMIN}),
     "sign_out": {VERIFIER, ISSUER, ADMIN},
     **dict.fromkeys(["create_keyspace", "alter_keyspace", "create_tenant", "alter_tenant",
                      "suspend_tenant", "resume_tenant", "set_member", "remove_member",

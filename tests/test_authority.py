@@ -332,7 +332,7 @@ NETWORKS = ["10.0.0.0/8", "2001:db8::/32"]
     (["10.0.0.0/8"], True), (["10.1.2.3/32"], True), (["2001:db8:1::/48"], True),
     (["10.1.0.0/16", "2001:db8::1/128"], True), (NETWORKS, True),
     (["10.0.0.0/7"], False), (["0.0.0.0/0"], False), (["::/0"], False), (["11.0.0.0/8"], False),
-    (["10.1.0.0/16", "192.0.2.1/32"], False), (["::ffff:10.0.0.0/104"], False),
+    (["10.1.0.0/16", "192.0.2.1/32"], False), (["::ffff:10.0.0.0/104"], True),
     (["2001:db8::/31"], False), ([], None), (None, None),
 ])
 def test_allowlists(acme, networks, within):
@@ -356,6 +356,65 @@ def test_allowlists(acme, networks, within):
         return
     stored = acme.value("SELECT allowlist::text[] FROM keysmith.keys WHERE key_id = %s", minted.key_id)
     assert stored == expected
+
+
+def test_networks_of_ipv6_are_none_of_ipv4(acme):
+    """However they are written: a decision takes `::ffff:0:0/96` for all of IPv4."""
+    everything = acme.mint(allowlist=["::/0"])
+    for networks in (["::ffff:0.0.0.0/96"], ["::ffff:10.0.0.0/104"], ["10.0.0.0/8"]):
+        assert "allowlist" in refused(acme, everything, "mint", "acme", ip="2001:db8::1", allowlist=networks)
+
+
+@pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_giver_that_was_narrowed_since_the_snapshot(acme, connect, database, isolation):
+    """What a key gives is bounded by what it has now, whatever the transaction still sees."""
+    giver, sibling = acme.mint(), acme.mint()
+    app = database(connect())
+    app.rows(f"BEGIN ISOLATION LEVEL {isolation}")
+    app.rows("SELECT count(*) FROM pg_class")
+    acme.call("alter_key", giver.key_id, Jsonb({
+        "allowlist": ["10.0.0.0/8"], "expires_at": "2040-01-01T00:00:00Z",
+        "limits": [{"name": "calls", "limit": 5, "window": "1 hour"}]}))
+    assert app.verify(giver.api_key, ip="10.1.1.1", sign_in=True).ok
+    minted = app.mint()
+    with pytest.raises(psycopg.Error) as error, app.session.transaction():
+        app.one("rotate", sibling.key_id)
+    assert error.value.sqlstate == "KS403"
+    app.rows("COMMIT")
+    stored, = acme.rows("SELECT allowlist::text[], expires_at, limits FROM keysmith.keys WHERE key_id = %s",
+                        minted.key_id)
+    assert stored.allowlist == ["10.0.0.0/8"] and stored.expires_at.year == 2040
+    assert stored.limits[0]["limit"] == 5
+
+
+@pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_an_owner_that_was_promoted_since_the_snapshot(acme, connect, database, isolation):
+    acme.call("define_role", "default", "reader", ["read"])
+    acme.call("define_role", "default", "chief", ["read", "write"])
+    acme.call("set_member", "acme", "bob", "reader")
+    giver = acme.mint(role="reader")
+    app = database(connect())
+    app.rows(f"BEGIN ISOLATION LEVEL {isolation}")
+    app.rows("SELECT count(*) FROM pg_class")
+    acme.call("set_member", "acme", "bob", "chief")
+    assert app.verify(giver.api_key, sign_in=True).ok
+    with pytest.raises(psycopg.Error) as error, app.session.transaction():
+        app.mint(role="chief", owner="bob")
+    assert error.value.sqlstate in ("KS403", "40001")
+    app.rows("ROLLBACK")
+
+
+def test_the_first_key_that_counts_from_its_bar_on_is_an_administrators(acme):
+    """It changes how the keys of all tenants are looked for."""
+    theirs = "17|whole"
+    acme.one("import_key", "globex", hashlib.sha256(theirs.encode()).digest())
+    giver = acme.mint()
+    behind = {"digest": b"x" * 32, "algorithm": "sha256-behind-bar"}
+    assert "administrator" in refused(acme, giver, "import_key", "acme", **behind)
+    assert acme.verify(theirs).ok
+    acme.one("import_key", "acme", b"y" * 32, algorithm="sha256-behind-bar")
+    with acting(acme, giver):
+        assert acme.one("import_key", "acme", **behind).key_id
 
 
 def test_expiries(acme):

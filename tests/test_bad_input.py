@@ -171,6 +171,18 @@ def test_management_names_the_argument_and_changes_nothing(db, function, argumen
     assert snapshot_of(db) == before
 
 
+def test_metadata_is_measured_as_it_is_stored(db):
+    """A number keeps all of its digits."""
+    db.tenant()
+    key = db.mint()
+    digits = "jsonb_build_object('metadata', (SELECT jsonb_object_agg(n, ('0.' || repeat('1', {}))::numeric) FROM generate_series(1, 20) n))"
+    for call in (f"alter_key('{key.key_id}', {digits})", f"alter_tenant('acme', {digits})"):
+        with pytest.raises(psycopg.Error) as error:
+            db.rows(f"SELECT keysmith.{call}".format(16_000))
+        assert error.value.sqlstate == "KS400" and "metadata" in error.value.diag.message_primary
+        db.rows(f"SELECT keysmith.{call}".format(1_000))
+
+
 @pytest.mark.parametrize("function, arguments", [
     ("mint", ("nobody",)), ("regenerate", ("nobody",)), ("list_keys", ("nobody",)),
     ("suspend_tenant", ("nobody",)), ("resume_tenant", ("nobody",)),

@@ -32,6 +32,27 @@ def test_public_may_read_its_own_identity_and_nothing_else(db):
     assert not db.value("SELECT has_schema_privilege('public', 'keysmith', 'CREATE')")
 
 
+def test_default_privileges_of_who_installs_it_give_nothing(cluster, role):
+    cluster.execute("CREATE DATABASE generous")
+    try:
+        with cluster.connect("generous") as session:
+            for kind in ("TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS"):
+                session.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {kind} TO {role}, PUBLIC")
+            session.execute("CREATE EXTENSION keysmith")
+            given = session.execute("""
+                SELECT c.relname FROM pg_class c, aclexplode(relacl) a
+                WHERE relnamespace = 'keysmith'::regnamespace AND a.grantee <> c.relowner
+                UNION ALL
+                SELECT p.proname FROM pg_proc p, aclexplode(proacl) a
+                WHERE pronamespace = 'keysmith'::regnamespace AND a.grantee <> p.proowner
+                UNION ALL
+                SELECT a.privilege_type FROM pg_namespace n, aclexplode(nspacl) a
+                WHERE nspname = 'keysmith' AND a.grantee <> n.nspowner""").fetchall()
+        assert sorted(name for name, in given) == sorted([*IDENTITY, "USAGE"])
+    finally:
+        cluster.execute("DROP DATABASE generous WITH (FORCE)")
+
+
 def test_access_is_all_an_application_needs(cluster, dbname, db, role, database):
     db.call("grant_access", role, "admin")
     with cluster.connect(dbname, user=role, row_factory=psycopg.rows.namedtuple_row) as session:

@@ -56,6 +56,17 @@ def test_existing_rows_are_digested(users, notices):
     assert progress(users).rows_done == 0
 
 
+@pytest.mark.parametrize("comment", ["x", "{}", '{"pages": "x"}', '{"started_at": "never"}', "[1]", '"x"'])
+def test_what_an_owner_writes_there_is_no_error_for_others(users, comment):
+    users.rows("CREATE TABLE others (email text)")
+    for table in ("users", "others"):
+        users.call("protect", table, "email")
+    migrate(users)
+    users.rows(f"COMMENT ON TRIGGER \"~keysmith_1_hash\" ON others IS '{comment}'")
+    found = {str(row[0]): row.phase for row in users.rows("SELECT * FROM keysmith.hashing_progress")}
+    assert found.pop("users") == "done" and set(found.values()) <= {"not begun"}
+
+
 def test_in_parts_of_tables_and_bytes(db):
     db.rows("""
         CREATE TABLE users (id int, token bytea) PARTITION BY RANGE (id);

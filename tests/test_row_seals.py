@@ -134,6 +134,23 @@ def test_named_columns_and_the_key(db):
     assert error.value.sqlstate == "KS409"
 
 
+def test_the_owners_casts_do_not_run_as_who_verifies(db):
+    """`jsonb_build_object` would call them."""
+    db.rows("""
+        CREATE TYPE level AS ENUM ('a', 'b');
+        CREATE FUNCTION cunning(level) RETURNS json LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'I ran as %', current_user; END $$;
+        CREATE CAST (level AS json) WITH FUNCTION cunning(level);
+        CREATE DOMAIN small AS integer;
+        CREATE TABLE accounts (id level, n small, at date, owner text, PRIMARY KEY (id, n, at));
+        SELECT keysmith.seal_rows('accounts');
+        INSERT INTO accounts VALUES ('a', 1, '2030-01-02', 'alice'), ('b', 2, '2030-01-03', 'bob')""")
+    assert problems(db) == {}
+    behind_its_back(db, "UPDATE accounts SET owner = 'x' WHERE id = 'b'")
+    (row,) = db.call("verify_rows", "accounts")
+    assert row.primary_key == {"id": "b", "n": 2, "at": "2030-01-03"}
+
+
 SETTINGS = ["DateStyle = 'German'", "IntervalStyle = 'sql_standard'", "TimeZone = 'Asia/Tokyo'",
             "extra_float_digits = -5", "bytea_output = 'escape'", "client_encoding = 'LATIN1'",
             "search_path = pg_catalog", "lc_monetary = 'C'", "xmloption = 'document'"]

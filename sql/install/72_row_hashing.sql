@@ -415,6 +415,23 @@ END $$;
 COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
 'Has the rows of a protected table that were there before digested in place, some pages a transaction; called again it goes on';
 
+CREATE FUNCTION keysmith.hashing_state(trigger_id oid) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    state jsonb;
+BEGIN
+    state := obj_description(trigger_id, 'pg_trigger')::jsonb;
+    PERFORM (state ->> 'pass')::int, (state ->> 'pages')::bigint, (state ->> 'pages_done')::bigint,
+            (state ->> 'rows')::bigint, (state ->> 'started_at')::timestamptz,
+            (state ->> 'finished_at')::timestamptz;
+    RETURN state;
+EXCEPTION WHEN data_exception THEN
+    -- The table's owner may write anything there.
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION keysmith.hashing_state(oid) IS
+'What a table''s hashing trigger says of the rows that were there before';
+
 CREATE VIEW keysmith.hashing_progress AS
 SELECT t.tgrelid::regclass AS relation,
        CASE WHEN s.state ->> 'started_at' IS NULL THEN 'not begun'
@@ -428,7 +445,7 @@ SELECT t.tgrelid::regclass AS relation,
        (s.state ->> 'started_at')::timestamptz AS started_at,
        (s.state ->> 'finished_at')::timestamptz AS finished_at
 FROM pg_catalog.pg_trigger t,
-     LATERAL (SELECT pg_catalog.obj_description(t.oid, 'pg_trigger')::jsonb AS state) s
+     LATERAL (SELECT keysmith.hashing_state(t.oid) AS state) s
 WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
   AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure AND s.state IS NOT NULL;
 COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables, and how far protect_existing is with each';

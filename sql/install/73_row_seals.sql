@@ -124,9 +124,16 @@ BEGIN
     END IF;
     FOR item IN
         SELECT p.part AS found, (
-            SELECT string_agg(format('%L, "~row".%I', a.attname, a.attname), ', ' ORDER BY k.at)
-            FROM pg_catalog.pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, at), pg_catalog.pg_attribute a
+            -- A cast to json that somebody made for a type of theirs would run as the caller:
+            -- such values are shown as text, by the type's output function.
+            SELECT string_agg(format(
+                       CASE WHEN coalesce(nullif(t.typbasetype, 0), t.oid)::bigint < 16384
+                            THEN '%L, "~row".%I' ELSE '%L, pg_catalog.format(''%%s'', "~row".%I)' END,
+                       a.attname, a.attname), ', ' ORDER BY k.at)
+            FROM pg_catalog.pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, at),
+                 pg_catalog.pg_attribute a, pg_catalog.pg_type t
             WHERE i.indrelid = p.part AND i.indisprimary AND a.attrelid = p.part AND a.attnum = k.attnum
+              AND t.oid = a.atttypid
         ) AS key
         FROM keysmith.row_parts(relation) p
         JOIN pg_catalog.pg_class c ON c.oid = p.part AND c.relkind = 'r'

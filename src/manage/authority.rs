@@ -70,7 +70,7 @@ pub fn look<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<
     let mut caller = Caller::of(&catalog, needs)?;
     as_owner(&catalog, || {
         if let Some(key) = &caller.key {
-            caller.bounds = Some(Bounds::of(key)?);
+            caller.bounds = Some(Bounds::of(&catalog, key)?);
         }
         body(&caller)
     })

@@ -9,6 +9,7 @@ use crate::catalog::policy::{EmptyScopes, Policy};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::text::lossy;
+use keysmith_core::policy::allowlist::{self, IpNet};
 use keysmith_core::policy::limits;
 use keysmith_core::policy::scope::{GrantList, Held};
 use pgrx::pg_sys;
@@ -58,8 +59,10 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    pub fn of(giver: &Identity) -> Result<Bounds> {
-        let rows = sql::query(
+    /// As they are now: the transaction's own snapshot may be older than the identity.
+    pub fn of(catalog: &Catalog, giver: &Identity) -> Result<Bounds> {
+        let rows = sql::query_now(
+            catalog,
             "SELECT allowlist, expires_at, limits FROM keysmith.key WHERE key_id = $1",
             &[Param::uuid(&giver.key_id)],
         )?;
@@ -86,25 +89,23 @@ pub enum Owner {
 pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
     let Some(giver) = caller.key.as_deref() else { return Ok(()) };
     let Some(bounds) = &caller.bounds else { return Err(key::unknown_key(&giver.key_id)) };
-    let rows = sql::query(
-        "SELECT k.keyspace, k.scopes, k.role, m.role, k.environment,
-                $2 IS NULL OR k.allowlist IS NOT NULL AND NOT EXISTS (
-                    SELECT FROM pg_catalog.unnest(k.allowlist) n
-                    WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest($2::cidr[]) own
-                                      WHERE n <<= own)),
-                $3 IS NULL OR coalesce(k.expires_at <= $3, false), k.owner, k.limits
+    let catalog = Catalog::open()?;
+    // SAFETY: what the transaction just did shall be seen.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    let rows = sql::query_now(
+        &catalog,
+        "SELECT k.keyspace, k.scopes, k.role, m.role, k.environment, k.allowlist,
+                $2 IS NULL OR coalesce(k.expires_at <= $2, false), k.owner, k.limits
          FROM keysmith.key k
          LEFT JOIN keysmith.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
          WHERE k.key_id = $1",
-        &[
-            Param::uuid(key_id),
-            Param::text_or_null(bounds.allowlist.as_deref()),
-            Param::timestamp(bounds.expires_at),
-        ],
+        &[Param::uuid(key_id), Param::timestamp(bounds.expires_at)],
     )?;
     let Some(row) = rows.first() else { return Err(key::unknown_key(key_id)) };
     check_environment(giver, row.text(5).unwrap_or_default().as_bytes())?;
-    if !row.boolean(6) {
+    if let Some(own) = &bounds.allowlist
+        && !row.text(6).is_some_and(|given| are_within(&given, own))
+    {
         return Err(beyond("allowlist", "networks of the allowlist of the key that gives it"));
     }
     if !row.boolean(7) {
@@ -126,7 +127,19 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
         ));
     }
     let keyspace = row.text(1).unwrap_or_default();
-    check_scopes(giver, &*Catalog::open()?.policy(keyspace.as_bytes())?, &row)
+    check_scopes(giver, &*catalog.policy(keyspace.as_bytes())?, &row)
+}
+
+/// Whether all networks of an array lie within those of another, as decisions take them.
+fn are_within(given: &str, own: &str) -> bool {
+    let own: Vec<_> = networks(own).flatten().collect();
+    networks(given).all(|network| network.is_some_and(|network| allowlist::covers(&own, network)))
+}
+
+/// The networks of an array in its text form; nothing for one that can't be read.
+fn networks(array: &str) -> impl Iterator<Item = Option<IpNet>> {
+    let elements = array.trim_matches(['{', '}']).split(',').filter(|text| !text.is_empty());
+    elements.map(|text| allowlist::parse(text).ok())
 }
 
 /// A key of one environment does nothing to those of another.

@@ -260,6 +260,13 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
                 return Err(duplicate(&draft.keyspace));
             }
         }
+        if behind_bar && !policy.has_bar_imports && !caller.administers() {
+            return Err(Error::new(
+                Code::NotAllowed,
+                "the first key of a keyspace that counts from its bar on must be imported by an administrator",
+            )
+            .hint("From then on, so do all keys of the keyspace that have a bar."));
+        }
         if !policy.has_imports || behind_bar && !policy.has_bar_imports {
             sql::execute(
                 "UPDATE keysmith.keyspace

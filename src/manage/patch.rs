@@ -11,6 +11,8 @@ use std::ffi::CStr;
 
 pub struct Patch {
     name: &'static str,
+    /// What it was read from, unless it is a part of another.
+    datum: Option<Datum>,
     fields: Map<String, Value>,
     known: Vec<&'static str>,
 }
@@ -23,14 +25,14 @@ impl Patch {
     pub fn read(name: &'static str, datum: Option<Datum>) -> Result<Patch> {
         let datum = datum.ok_or_else(|| must_not_be_null(name))?;
         match parse(name, datum)? {
-            Value::Object(fields) => Ok(Patch::new(name, fields)),
+            Value::Object(fields) => Ok(Patch { datum: Some(datum), ..Patch::new(name, fields) }),
             _ => Err(Error::argument(name, "must be a JSON object")),
         }
     }
 
     /// Reads the fields of an object inside of one.
     pub fn new(name: &'static str, fields: Map<String, Value>) -> Patch {
-        Patch { name, fields, known: Vec::new() }
+        Patch { name, datum: None, fields, known: Vec::new() }
     }
 
     fn take(&mut self, field: &'static str) -> Option<Value> {
@@ -115,8 +117,10 @@ impl Patch {
         match self.take(field) {
             None => Ok(false),
             Some(Value::Null) => Ok(true),
-            Some(value @ Value::Object(_)) => {
-                key::check_metadata_size(field, value.to_string().len())?;
+            Some(Value::Object(_)) => {
+                // As it would be stored: numbers of Rust have fewer digits.
+                let size = self.datum.and_then(|patch| stored_size(patch, field));
+                key::check_metadata_size(field, size.unwrap_or(usize::MAX))?;
                 Ok(true)
             }
             Some(_) => Err(self.mistyped(field, "a JSON object or null")),
@@ -133,6 +137,18 @@ impl Patch {
                     .hint(format!("The fields are: {}.", self.known.join(", "))))
             }
         }
+    }
+}
+
+/// How many bytes a field of a jsonb object takes.
+fn stored_size(object: Datum, field: &str) -> Option<usize> {
+    // SAFETY: a jsonb argument, which lives as long as the call, and a text.
+    unsafe {
+        let value = pgrx::direct_function_call_as_datum(
+            pg_sys::jsonb_object_field,
+            &[Some(object), Some(text::datum(field))],
+        )?;
+        Some(crate::varlena::length(value))
     }
 }
 

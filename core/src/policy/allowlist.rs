@@ -1,6 +1,6 @@
 //! The networks a key may be used from.
 
-use ipnet::IpNet;
+pub use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// Most networks a key may list.
@@ -69,6 +69,12 @@ fn number(address: IpAddr) -> u128 {
 #[inline]
 pub fn contains(network: IpNet, address: IpAddr) -> bool {
     unmapped(network).contains(&address.to_canonical())
+}
+
+/// Whether all addresses of a network lie in one of others.
+pub fn covers(networks: &[IpNet], network: IpNet) -> bool {
+    let network = unmapped(network);
+    networks.iter().any(|own| unmapped(*own).contains(&network))
 }
 
 /// The IPv4 network that an IPv4-mapped IPv6 network stands for.
