@@ -22,7 +22,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
         test test-core test-server test-majors installcheck lint bench bench-drain bench-instructions bench-isolation bench-round-trip \
-        bench-rows fuzz crash soak scale clean
+        bench-rows fuzz miri valgrind crash soak scale clean
 
 help: ## list what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -91,7 +91,7 @@ lint: setup ## check formatting and lints
 	$(call cargo,clippy) --workspace --all-targets -- -D warnings
 
 # FULL=1 takes hours. ONLY="growth cost" measures some of the charts, RESUME=1 what is missing.
-bench: install $(BENCH_VENV)/done benches/frameworks/node_modules/.package-lock.json ## measure all that the documents show
+bench: install $(BENCH_VENV)/done benches/frameworks/node_modules/.package-lock.json ## measure the charts of docs/performance.md
 	PG_CONFIG=$(pg_config) $(BENCH_VENV)/bin/python benches/run.py --kept $(BUILD)/../bench \
 	    $(if $(FULL),--full) $(if $(RESUME),--resume) $(if $(ONLY),--only $(ONLY))
 
@@ -125,6 +125,12 @@ bench-rows: install $(VENV)/done ## measure row hashing
 
 fuzz: ## fuzz what reads bytes from outside, SECONDS=600 a target
 	@scripts/fuzz.sh $(or $(SECONDS),600)
+
+miri: ## interpret the tests of the rules, and see what is undefined
+	@scripts/miri.sh
+
+valgrind: setup $(VENV)/done ## watch the memory of servers in the regression suites, or TESTS="..."
+	@VENV=$(VENV) scripts/valgrind.sh $(TESTS)
 
 crash: install $(VENV)/done ## kill processes under load, ROUNDS=200 times
 	PG_CONFIG=$(pg_config) KEYSMITH_CRASH_ROUNDS=$(or $(ROUNDS),200) $(VENV)/bin/pytest -s tests/test_crash.py

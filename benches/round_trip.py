@@ -56,8 +56,7 @@ def start_under_callgrind(cluster):
         f"#!/bin/sh\nexec {VALGRIND} --tool=callgrind --compress-strings=no --compress-pos=no --vgdb=no"
         f" --trace-children=yes --callgrind-out-file={cluster.dir}/profile.%p {clusters.BIN}/postgres \"$@\"\n")
     program.chmod(0o755)
-    clusters.run("pg_ctl", "-D", cluster.data, "-l", cluster.log, "-p", program, "-w", "-t", 120, "start",
-                 as_server=True)
+    cluster.start(program=program)
 
 
 def profile(cluster, statement, arguments, times):

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # A PostgreSQL of any major that we support, built from Debian's source package into a
 # folder of its own: nothing on the system changes. Prints its pg_config.
-#   postgres.sh MAJOR
+#   postgres.sh MAJOR [checked]
+# `checked` has assertions, and tells valgrind what memory is whose.
 # apt checks the package against Debian's signed lists. It is built only once.
 source "$(dirname "$0")/common.sh"
 
-MAJOR=${1:?usage: postgres.sh MAJOR}
+MAJOR=${1:?usage: postgres.sh MAJOR [checked]}
+KIND=${2:-}
 is_supported "$MAJOR" || die "PostgreSQL $MAJOR is not supported: $(supported | paste -sd' ')"
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 # The release whose source package has it.
@@ -16,17 +18,23 @@ case $MAJOR in
     *) die "no Debian release is known to have the source of PostgreSQL $MAJOR" ;;
 esac
 
+case $KIND in
+    '') NAME=$MAJOR flags=() ;;
+    checked) NAME=$MAJOR-checked flags=(--enable-cassert CFLAGS="-O1 -g -DUSE_VALGRIND") ;;
+    *) die "there is no such kind: $KIND" ;;
+esac
+
 # Servers run as `postgres` if we are root, who may be unable to reach the clone.
 place() {
     local target=${CARGO_TARGET_DIR:-$ROOT/target}
     mkdir -p "$target"
     if as_server_user test -x "$target" 2>/dev/null; then
-        echo "$target/majors/$MAJOR"
+        echo "$target/majors/$NAME"
     else
         local elsewhere=/var/tmp/keysmith-majors
         mkdir -p -m 755 "$elsewhere"
         [ -O "$elsewhere" ] || die "$elsewhere belongs to somebody else"
-        echo "$elsewhere/$MAJOR"
+        echo "$elsewhere/$NAME"
     fi
 }
 
@@ -44,16 +52,17 @@ fetch() {
 # Only what the tests need: no library is taken that a plain machine lacks.
 compile() {
     cd postgresql-"$MAJOR"*/
-    ./configure --quiet --prefix="$1" --without-readline --without-icu --without-zlib
+    ./configure --quiet --prefix="$1" --without-readline --without-icu --without-zlib "${flags[@]}"
     make --silent -j"$(nproc)"
     make --silent -C contrib -j"$(nproc)"
     make --silent install
     make --silent -C contrib install
+    cp src/tools/valgrind.supp "$1"
 }
 
 PREFIX=$(place)
 if [ ! -f "$PREFIX/built" ]; then
-    scripts/setup.sh postgres-source >&2
+    scripts/setup.sh postgres-source ${KIND:+valgrind} >&2
     say "Building PostgreSQL $MAJOR into $PREFIX" >&2
     mkdir -p "$PREFIX"
     rm -rf "$PREFIX/work"

@@ -57,7 +57,7 @@ for extra in "$@"; do
                 ruby -e 'require "sequel"; require "pg"; require "rack"; require "webrick"'
             ;;
         postgres-source) need "bison, flex and perl, to build PostgreSQL" "bison flex perl bzip2 debian-archive-keyring" has_source_tools ;;
-        valgrind) need "valgrind, to count instructions" "valgrind libc6-dbg" valgrind --version ;;
+        valgrind) need "valgrind, to count instructions and to watch memory" "valgrind libc6-dbg" valgrind --version ;;
         node) need "Node.js 20 or newer with npm (https://nodejs.org), for a benchmark" "$(node_packages)" has_node ;;
     esac
 done

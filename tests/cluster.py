@@ -20,6 +20,9 @@ def pg_config(what):
 
 BIN = Path(pg_config("bindir"))
 
+# What is started in place of `postgres`, if anything: a program that runs and watches it.
+SERVER = os.environ.get("KEYSMITH_SERVER")
+
 # PostgreSQL refuses to run as root: servers run as postgres then.
 _SERVER_USER = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
 
@@ -79,8 +82,9 @@ class Cluster:
             for name, value in settings.items():
                 conf.write(f"{name.replace('__', '.')} = '{value}'\n")
 
-    def start(self, check=True):
-        return run("pg_ctl", "-D", self.data, "-l", self.log, "-w", "-t", 120, "start",
+    def start(self, check=True, program=SERVER):
+        instead = ["-p", program] if program else []
+        return run("pg_ctl", "-D", self.data, "-l", self.log, *instead, "-w", "-t", 120, "start",
                    as_server=True, check=check, bin=self.bin, stdout=subprocess.DEVNULL)
 
     def stop(self, mode="fast"):

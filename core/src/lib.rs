@@ -5,6 +5,8 @@
 //! operating system for entropy). The extension crate feeds these rules from its
 //! tables; tests feed them without a server, in seconds.
 
+#![forbid(unsafe_code)]
+
 pub mod buckets;
 pub mod chain;
 pub mod conninfo;

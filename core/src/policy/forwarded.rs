@@ -549,6 +549,7 @@ mod tests {
 
     /// What would take hours, or the stack, if each byte were not looked at a few times only.
     #[test]
+    #[cfg_attr(miri, ignore = "it takes hours to interpret")]
     fn megabytes_of_garbage() {
         const SIZE: usize = 1 << 20;
         for unit in [
