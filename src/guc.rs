@@ -39,8 +39,8 @@ pub fn max_buckets() -> i32 {
 static DIRECTORY_SIZE: AtomicI32 = AtomicI32::new(131_072);
 
 /// How many keys the server remembers the place of, so that decisions about them need
-/// no index. The default takes 10 MB, and serves 100,000 keys in use; what does not fit
-/// is looked up as every row is.
+/// no index. The default takes 10 MB, and has room for some 65,000 keys in use; what does
+/// not fit is looked up as every row is.
 pub fn directory_size() -> i32 {
     DIRECTORY_SIZE.load(Relaxed)
 }

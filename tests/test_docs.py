@@ -296,9 +296,9 @@ def signature(text):
 
 
 @pytest.mark.parametrize("name", [
-    "verdict", "explanation", "minted", "keys", "usage", "usage_hourly", "usage_daily",
-    "usage_endpoints", "top_keys", "top_refusals", "touches", "tenants", "expiring_soon", "stale_keys",
-    "recent_refusals", "overprivileged_keys", "hashing_progress"])
+    "verdict", "explanation", "minted", "keys", "routes", "audit", "usage", "usage_hourly",
+    "usage_daily", "usage_endpoints", "top_keys", "top_refusals", "touches", "tenants",
+    "expiring_soon", "stale_keys", "recent_refusals", "overprivileged_keys", "hashing_progress"])
 def test_every_column_is_described(cluster, name):
     columns = cluster.execute(f"""
         SELECT attname FROM pg_attribute
@@ -306,6 +306,34 @@ def test_every_column_is_described(cluster, name):
         ORDER BY attnum""", dbname="with_keysmith")
     described = first_cells(section(REFERENCE.read_text(), name))
     assert [column for column, in columns] == [cell for cell in described if (cell,) in columns]
+
+
+def test_every_view_has_a_heading(cluster):
+    views = cluster.execute("SELECT viewname FROM pg_views WHERE schemaname = 'keysmith'",
+                            dbname="with_keysmith")
+    # One is for our own functions, and nobody's to read.
+    assert {view for view, in views} - set(headings(REFERENCE.read_text())) == {"key_listing"}
+
+
+@pytest.mark.parametrize("level", ["verifier", "issuer", "auditor"])
+def test_what_a_level_comes_with_is_in_the_table(cluster, level):
+    """What its functions call in turn is told of below the table, or is row hashing's own."""
+    rows = re.findall(rf"^\| `{level}` \| (.*?) \| (.*?) \|", section(REFERENCE.read_text(), "Access"), re.M)
+    (calls, reads), = [[set(re.findall(r"`(\w+)`", cell)) for cell in row] for row in rows]
+    in_turn = {"column_type", "log_usage", "sees_everything", "own_tenants", "hashing_state"}
+    with cluster.connect("with_keysmith", autocommit=False) as connection:
+        connection.execute(f"CREATE ROLE of_{level}")
+        connection.execute("SELECT keysmith.grant_access(%s, %s)", [f"of_{level}", level])
+        granted = lambda query: {name for name, in connection.execute(query, {"role": f"of_{level}"})}
+        functions = granted("""SELECT proname FROM pg_proc, aclexplode(proacl) AS a
+            WHERE pronamespace = 'keysmith'::regnamespace AND a.grantee = %(role)s::regrole""")
+        views = granted("""SELECT relname FROM pg_class, aclexplode(relacl) AS a
+            WHERE relnamespace = 'keysmith'::regnamespace AND a.grantee = %(role)s::regrole""")
+        connection.rollback()
+    parts = set(re.findall(r"^#### (\w+)", REFERENCE.read_text(), re.M))
+    assert functions - in_turn - parts == calls
+    # Groups of views have one name, which links to them.
+    assert reads <= views and reads
 
 
 def first_cells(text):
