@@ -8,7 +8,7 @@
 use super::ring::ring;
 use super::store;
 use super::transaction::keep_extension;
-use super::{in_place, lives, presence, set_aside, unknown_rows};
+use super::{in_place, lives, set_aside, unknown_rows};
 use crate::call::{Call, must_not_be_null, sql_functions};
 use crate::catalog::Catalog;
 use crate::error::{Code, Error, Result};
@@ -150,7 +150,7 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     }
     let fresh: Vec<(i64, Record)> =
         load.records.iter().filter(|(number, _)| *number > marks.last_sequence).copied().collect();
-    let (stored, aside) = set_aside::store_the_rest(&fresh, life.incarnation)?;
+    let stored = set_aside::store_the_rest(&fresh, life.incarnation)?;
     for (_, record) in &fresh {
         if let Record::Amendment { request_id, .. } = record
             && stored.unmatched.contains(request_id)
@@ -182,11 +182,6 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
             Param::boolean(!fresh.is_empty() || unknown_seen > marks.unknown_seen),
         ],
     )?;
-    if aside > 0
-        && let Some((ring, place)) = presence::find_place()
-    {
-        ring.count(place, |counters| counters.set_aside += u64::from(aside));
-    }
     Ok(Marks { last_sequence: last, unknown_seen })
 }
 

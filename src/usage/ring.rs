@@ -115,6 +115,8 @@ pub struct WorkerPlace {
     pub asked: bool,
     woken: bool,
     pub last_flush: i64,
+    /// Records of standbys that were set aside with nothing stored since.
+    pub aside_in_a_row: u32,
     pub last_error: [u8; MOST_ERROR],
 }
 

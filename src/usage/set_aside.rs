@@ -1,6 +1,7 @@
 //! Records that can't be stored where they belong, as with a constraint that somebody put on
 //! the table. They are noted for somebody to look at, and are in nobody's way.
 
+use super::presence;
 use super::store::{self, Numbers, Stored};
 use crate::error::{Code, Error, Result};
 use crate::manage::sql::{self, Param};
@@ -41,25 +42,45 @@ pub fn note(incarnation: i64, sequence: i64, record: &Record, why: &str) -> Resu
 }
 
 /// Stores records of another memory in the caller's transaction, and sets those aside that
-/// are to blame if that fails. Tells how many they are.
-pub fn store_the_rest(records: &[(i64, Record)], incarnation: i64) -> Result<(Stored, u32)> {
-    let mut aside = 0;
+/// are to blame if that fails.
+pub fn store_the_rest(records: &[(i64, Record)], incarnation: i64) -> Result<Stored> {
+    // Batches of one standby may be small: what was set aside last counts for all.
+    let place = presence::find_place();
+    let before = place.and_then(|(ring, n)| ring.with(n, |d| d.worker.aside_in_a_row));
+    let mut aside = Aside { all: 0, in_a_row: before.unwrap_or_default() };
     let stored = store_or_note(records, incarnation, &mut aside)?;
-    Ok((stored, aside))
+    if let Some((ring, n)) = place {
+        ring.with(n, |database| {
+            database.worker.aside_in_a_row = aside.in_a_row;
+            database.counters.set_aside += u64::from(aside.all);
+        });
+    }
+    Ok(stored)
 }
 
-fn store_or_note(records: &[(i64, Record)], incarnation: i64, aside: &mut u32) -> Result<Stored> {
+struct Aside {
+    all: u32,
+    in_a_row: u32,
+}
+
+fn store_or_note(records: &[(i64, Record)], incarnation: i64, aside: &mut Aside) -> Result<Stored> {
     let failure = match store::attempt(records, Numbers::Brought { incarnation }) {
-        Ok(stored) => return Ok(stored),
+        Ok(stored) => {
+            if stored.events > 0 {
+                aside.in_a_row = 0;
+            }
+            return Ok(stored);
+        }
         Err(failure) => failure,
     };
-    if failure.is_passing || *aside >= MOST_IN_A_ROW {
+    if failure.is_passing || aside.in_a_row >= MOST_IN_A_ROW {
         return Err(Error::new(Code::Conflict, failure.message));
     }
     if let [(sequence, record)] = records {
         note(incarnation, *sequence, record, &failure.message)?;
         pgrx::warning!("keysmith: a usage record was set aside: {}", failure.message);
-        *aside += 1;
+        aside.all += 1;
+        aside.in_a_row += 1;
         return Ok(Stored::default());
     }
     let (first, second) = records.split_at(records.len() / 2);
