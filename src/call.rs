@@ -28,8 +28,10 @@ macro_rules! sql_functions {
                 // errors again.
                 let outcome = unsafe {
                     pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
-                        $function(&$crate::call::Call::new(fcinfo))
-                            .map_err($crate::error::Error::into_report)
+                        $crate::memory::Watch::keep(|| {
+                            $function(&$crate::call::Call::new(fcinfo))
+                        })
+                        .map_err($crate::error::Error::into_report)
                     })
                 };
                 match outcome {

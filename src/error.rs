@@ -35,6 +35,8 @@ pub enum Code {
     Refused(Status),
     /// The same with a message and a detail in JSON, which PostgREST takes apart.
     RefusedWithHeaders,
+    /// As PostgreSQL says it.
+    OutOfMemory,
 }
 
 /// The three digits of an HTTP status.
@@ -55,6 +57,7 @@ impl Code {
             Code::Installation => *b"KS500",
             Code::Refused([a, b, c]) => [b'P', b'T', a, b, c],
             Code::RefusedWithHeaders => *b"PGRST",
+            Code::OutOfMemory => *b"53200",
         }
     }
 
@@ -94,6 +97,10 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    pub fn code(&self) -> Code {
+        self.code
     }
 
     pub fn message(&self) -> &str {
@@ -157,10 +164,12 @@ unsafe fn consume(
 
 /// PostgreSQL's report functions. pgrx leaves them out, since its own reports know
 /// no SQLSTATE but PostgreSQL's.
-mod elog {
+pub mod elog {
     use super::{c_char, c_int};
+    use pgrx::pg_sys::elog::PgLogLevel;
 
-    pub const ERROR: c_int = pgrx::pg_sys::elog::PgLogLevel::ERROR as c_int;
+    pub const ERROR: c_int = PgLogLevel::ERROR as c_int;
+    pub const FATAL: c_int = PgLogLevel::FATAL as c_int;
 
     unsafe extern "C-unwind" {
         pub fn errstart(level: c_int, domain: *const c_char) -> bool;
@@ -168,6 +177,7 @@ mod elog {
         pub fn errmsg(format: *const c_char, ...) -> c_int;
         pub fn errdetail(format: *const c_char, ...) -> c_int;
         pub fn errhint(format: *const c_char, ...) -> c_int;
+        pub fn geterrcode() -> c_int;
         pub fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
     }
 }

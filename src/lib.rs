@@ -15,6 +15,7 @@ mod lag;
 mod limit;
 mod major;
 mod manage;
+mod memory;
 mod pepper;
 mod request_id;
 mod result_set;

@@ -4,6 +4,7 @@
 //! The callbacks are registered once, raw: pgrx's own are for one transaction, and
 //! know nothing of PREPARE.
 
+use crate::memory::Watch;
 use crate::usage::held as usage;
 use crate::{audit, identity};
 use pgrx::pg_sys::{self, SubTransactionId, SubXactEvent, XactEvent};
@@ -48,8 +49,9 @@ fn fallible(step: fn() -> crate::error::Result<()>) {
     // SAFETY: as in `sql_functions!`: the guard turns panics into errors, and this
     // frame holds nothing that needs dropping when the report leaves it.
     unsafe {
-        let outcome =
-            pg_sys::panic::pgrx_extern_c_guard(|| step().map_err(crate::error::Error::into_report));
+        let outcome = pg_sys::panic::pgrx_extern_c_guard(|| {
+            Watch::over(step).map_err(crate::error::Error::into_report)
+        });
         if let Err(report) = outcome {
             report.raise();
         }

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import statistics
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from websockets.sync.client import connect
 
 import examples
 
-# What is promised is a second; the machine may be busy.
+# For what hangs: what is promised is a second, but the machine may be busy at times.
 SOON = 10
 
 
@@ -102,7 +103,7 @@ def test_a_revocation_ends_the_sessions_of_its_key_and_no_others(live, record_pr
                 assert client.ends() == REFUSED
                 delays.append(client.ended - committed)
     assert all(client.goes_on() for key, client in clients if key not in keys[:2])
-    assert max(delays) < SOON
+    assert statistics.median(delays) < 1 and max(delays) < SOON
     record_property("slowest", f"{max(delays) * 1000:.0f} ms")
     print(f"ended after {min(delays) * 1000:.0f} to {max(delays) * 1000:.0f} ms")
 

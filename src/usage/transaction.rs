@@ -1,8 +1,9 @@
 //! The worker's transactions, what became of them, and whether it is worth trying again.
 
 use crate::catalog::Catalog;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::manage::authority;
+use crate::memory::Watch;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, BackendState};
@@ -70,11 +71,13 @@ pub fn without_snapshot<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outc
             pg_sys::StartTransactionCommand();
             pg_sys::pgstat_report_activity(BackendState::STATE_RUNNING, activity.as_ptr());
         }
-        let done = body()
-            .map_err(|error| Failure { message: error.message().into(), is_passing: false })?;
-        // SAFETY: as above.
-        unsafe { pg_sys::CommitTransactionCommand() };
-        Ok(done)
+        Watch::keep(|| {
+            let done = body()?;
+            // SAFETY: as above.
+            unsafe { pg_sys::CommitTransactionCommand() };
+            Ok(done)
+        })
+        .map_err(failed)
     });
     let outcome = pgrx::PgTryBuilder::new(run).catch_others(|error| Err(caught(&error))).execute();
     // SAFETY: after a failure the transaction, if there is one, is rolled back. Then
@@ -92,8 +95,7 @@ pub fn without_snapshot<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outc
 
 /// Runs something within a transaction that may fail. If it does, it has no effect.
 pub fn subtransaction<T>(body: impl FnOnce() -> Result<T>) -> Outcome<T> {
-    let body =
-        || body().map_err(|error| Failure { message: error.message().into(), is_passing: false });
+    let body = || Watch::keep(body).map_err(failed);
     in_subtransaction(
         || {
             pgrx::PgTryBuilder::new(AssertUnwindSafe(body))
@@ -157,6 +159,11 @@ pub fn message(error: &CaughtError) -> String {
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. } => report.message().into(),
     }
+}
+
+/// An error of ours tells of the data, unless there was no memory to begin with.
+fn failed(error: Error) -> Failure {
+    Failure { message: error.message().into(), is_passing: error.code() == Code::OutOfMemory }
 }
 
 fn caught(error: &CaughtError) -> Failure {
