@@ -324,6 +324,31 @@ def test_a_standby_that_dies_before_anything_was_taken_in_is_reported():
         assert db.value("SELECT count(*) FROM keysmith.usage_incarnation WHERE standby = ''") <= 1
 
 
+def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
+    with pair() as (primary, standby, db):
+        key = db.mint()
+        db.call("wait_for_replay")
+        there = session(standby)
+        made = requests(there, key.api_key, 2)
+        wait_until(lambda: stored(db) == made)
+        with primary.connect(autocommit=False) as blocker:
+            blocker.execute("LOCK TABLE keysmith.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
+            requests(there, key.api_key, 20)
+            place = there.value("SELECT oid::text FROM pg_database WHERE datname = current_database()")
+            in_the_way = standby.data / f"pg_stat/keysmith_usage.{place}.{status(there)['incarnation']}"
+            in_the_way.mkdir()
+            there.session.close()
+            standby.stop()
+            in_the_way.rmdir()
+            blocker.rollback()
+        standby.start()
+        there = session(standby)
+        made = sorted(made + requests(there, key.api_key, 3))
+        wait_until(lambda: stored(db) == made)
+        loss = db.row("SELECT * FROM keysmith.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        assert loss.standby == "replica" and loss.lost_at_most >= 20
+
+
 def test_a_file_that_is_not_whole_or_not_to_be_read():
     """Neither keeps newer records back, and neither is lost."""
     with pair() as (primary, standby, db):

@@ -373,6 +373,27 @@ def test_what_no_worker_could_store_outlasts_a_restart():
         assert stored(session(cluster)) == 20
 
 
+def test_what_can_not_be_kept_over_a_restart_is_reported():
+    with cluster_with_key("unkept", max_worker_processes=1) as (cluster, db, key):
+        for _ in range(20):
+            db.verify(key)
+        in_the_way = cluster.data / "pg_stat/keysmith_usage"
+        in_the_way.mkdir()
+        cluster.stop()
+        assert "usage of 20 requests can't be kept" in cluster.log.read_text()
+        in_the_way.rmdir()
+        cluster.configure(max_worker_processes=8)
+        cluster.start()
+        db = session(cluster)
+        db.verify(key)
+        wait_until(lambda: stored(db) == 1)
+        loss = db.row("SELECT * FROM keysmith.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        assert loss.lost_at_most >= 20 and loss.lost_from < loss.lost_until
+        assert count(db, "losses") == 1
+        cluster.restart()
+        assert count(session(cluster), "losses") == 1
+
+
 @pytest.mark.parametrize("end", ["postmaster", "worker", "immediate"])
 def test_a_sudden_end_is_reported_with_its_bound(end):
     with cluster_with_key("sudden", keysmith__usage_flush_interval="10min") as (cluster, db, key):

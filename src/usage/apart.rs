@@ -7,15 +7,14 @@ use super::collect::{self, Life, Load};
 use super::link::Failed;
 use super::ring::{MOST_DATABASES, Ring};
 use super::transaction::{Failure, transaction};
-use super::{lives, sender};
+use super::{leftovers, lives, sender};
 use crate::error::Error;
 use keysmith_core::parcel;
 use pgrx::pg_sys;
 use std::borrow::Cow;
 use std::ffi::CStr;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// What a file of ours begins with.
@@ -45,10 +44,7 @@ pub fn write(ring: &Ring) -> io::Result<()> {
             parcel::add(&mut content, record.sequence, record.bytes);
         }
         let path = directory().join(format!("{PREFIX}{oid}.{}", ring.incarnation));
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        file.write_all(&content)?;
-        file.sync_all()?;
+        leftovers::write_whole(&path, &content)?;
     }
     Ok(())
 }

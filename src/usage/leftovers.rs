@@ -6,10 +6,10 @@ use super::ring::{MOST_DATABASES, Ring, ring, was_shut_down};
 use super::{apart, traces};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::{CStr, c_int};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a file of ours begins with.
 const MAGIC: &[u8; 8] = b"KSUSAGE1";
@@ -57,10 +57,24 @@ unsafe extern "C-unwind" fn at_exit(code: c_int, _argument: Datum) {
     if !is_proper || ring.waiting() == 0 {
         return;
     }
+    let waiting: Vec<u32> = (0..MOST_DATABASES)
+        .filter_map(|place| ring.with(place, |d| (d.count > 0).then_some(d.oid)).flatten())
+        .collect();
+    let noted = |outcome: io::Result<()>| {
+        if let Err(error) = outcome {
+            pgrx::log!("keysmith: pg_stat can't be written: {error}");
+        }
+    };
+    for oid in &waiting {
+        noted(traces::unkept(ring, *oid));
+    }
     // The primary may have some of what a standby kept.
     let written = if ring.started_as_standby { apart::write(ring) } else { write(ring) };
-    if let Err(error) = written {
-        pgrx::log!("keysmith: usage of {} requests is lost: {error}", ring.waiting());
+    match written {
+        Ok(()) => waiting.iter().for_each(|oid| noted(traces::kept(ring, *oid))),
+        Err(error) => {
+            pgrx::log!("keysmith: usage of {} requests can't be kept: {error}", ring.waiting());
+        }
     }
 }
 
@@ -74,10 +88,16 @@ fn write(ring: &Ring) -> io::Result<()> {
             content.extend_from_slice(record.bytes);
         }
     }
+    write_whole(&path(), &content)
+}
+
+/// Writes a file that nobody else may read, or none.
+pub fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    let mut file: File = options.write(true).create(true).truncate(true).mode(0o600).open(path())?;
-    file.write_all(&content)?;
-    file.sync_all()
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(content).and_then(|()| file.sync_all()).inspect_err(|_| {
+        let _ = fs::remove_file(path);
+    })
 }
 
 /// Beside the statistics, which PostgreSQL keeps over a restart in the same way.

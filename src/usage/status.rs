@@ -10,6 +10,7 @@ use crate::manage::sql;
 use crate::result_set::ResultSet;
 use crate::text;
 use pgrx::pg_sys::{self, Datum};
+use std::borrow::Cow;
 use std::ffi::{CStr, c_int};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -30,8 +31,21 @@ struct View {
     unknown_stored: u64,
 }
 
+/// What the books tell of each standby's memory; a standby that is gone for good took with it
+/// what it held.
+const STANDBYS: &str = "
+    SELECT pg_catalog.format('standby %s', i.standby),
+           pg_catalog.format('last heard of %s; can hold %s records',
+                             coalesce(i.last_flush_at, i.started_at), i.most_waiting)
+    FROM (SELECT DISTINCT ON (l.standby) l.* FROM keysmith.usage_incarnation AS l
+          WHERE l.standby <> '' AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                                                  WHERE d.datname = pg_catalog.current_database())
+          ORDER BY l.standby, l.incarnation DESC) AS i
+    WHERE i.lost_at_most IS NULL
+    ORDER BY i.standby";
+
 fn usage_status(call: &Call) -> Result<Option<Datum>> {
-    let mut rows: Vec<(&str, Option<String>)> = Vec::new();
+    let mut rows: Vec<(Cow<str>, Option<String>)> = Vec::new();
     match presence::find_place() {
         None => {
             let why = if super::ring::ring().is_none() {
@@ -39,8 +53,9 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
             } else {
                 "in place: other databases take all places"
             };
-            rows.push(("mode", Some(why.into())));
-            rows.push(("dropped_by_this_session", Some(LOST_HERE.load(Relaxed).to_string())));
+            rows.push(("mode".into(), Some(why.into())));
+            let dropped = LOST_HERE.load(Relaxed).to_string();
+            rows.push(("dropped_by_this_session".into(), Some(dropped)));
         }
         Some((ring, place)) => describe(ring, place, &mut rows),
     }
@@ -55,8 +70,11 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
             for (column, name) in
                 ["losses", "lost_at_most", "lost_from", "lost_until"].into_iter().enumerate()
             {
-                rows.push((name, row.text(column + 1)));
+                rows.push((name.into(), row.text(column + 1)));
             }
+        }
+        for row in sql::query(STANDBYS, &[])?.iter() {
+            rows.push((row.text(1).unwrap_or_default().into(), row.text(2)));
         }
         Ok(())
     })?;
@@ -64,12 +82,12 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
     let result = unsafe { ResultSet::of(call) };
     for (name, value) in rows {
         // SAFETY: as above.
-        unsafe { result.put([Some(text::datum(name)), value.as_deref().map(text::datum)]) };
+        unsafe { result.put([Some(text::datum(&name)), value.as_deref().map(text::datum)]) };
     }
     Ok(None)
 }
 
-fn describe(ring: &Ring, place: usize, rows: &mut Vec<(&str, Option<String>)>) {
+fn describe(ring: &Ring, place: usize, rows: &mut Vec<(Cow<str>, Option<String>)>) {
     let view = ring.locked(|state| {
         let used = state.used;
         state.databases.get(place).map(|database| View {
@@ -102,9 +120,10 @@ fn describe(ring: &Ring, place: usize, rows: &mut Vec<(&str, Option<String>)>) {
         _ => "none, none is needed",
     };
     let shown = |n: u64| Some(n.to_string());
-    rows.extend([
+    let described = [
         ("mode", Some(mode.into())),
         ("incarnation", Some(ring.incarnation.to_string())),
+        ("since", Some(moment(ring.incarnation))),
         ("capacity", shown(ring.capacity.into())),
         ("share", shown(ring.share.into())),
         ("used", shown(view.used.into())),
@@ -127,7 +146,8 @@ fn describe(ring: &Ring, place: usize, rows: &mut Vec<(&str, Option<String>)>) {
         ("failures", shown(counters.failed_batches)),
         ("last_error", (!error.is_empty()).then_some(error)),
         ("last_flush", (view.worker.last_flush != 0).then(|| moment(view.worker.last_flush))),
-    ]);
+    ];
+    rows.extend(described.map(|(name, value)| (Cow::from(name), value)));
 }
 
 fn moment(at: i64) -> String {

@@ -14,9 +14,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 
-/// Of the life that is, and of one that ended without having stored all, whose file has
-/// the moment of its end in its name.
+/// Of the life that is, of one whose records could not be kept for the next, and of one that
+/// ended without having stored all, whose file has the moment of its end in its name.
 const ALIVE: &str = "keysmith_life";
+const UNKEPT: &str = "keysmith_unkept";
 const LOST: &str = "keysmith_lost";
 
 /// A life that ended suddenly.
@@ -43,11 +44,26 @@ pub fn leave(ring: &Ring, place: usize, oid: u32) {
 
 #[cold]
 fn write(ring: &Ring, oid: u32) -> io::Result<()> {
-    let directory = directory();
-    let mut file = File::create(directory.join(format!("{ALIVE}.{oid}.{}", ring.incarnation)))?;
+    let mut file = File::create(of_this_life(ALIVE, ring, oid))?;
     file.write_all(lives::most_waiting(ring).to_string().as_bytes())?;
     file.sync_all()?;
-    File::open(directory)?.sync_all()
+    File::open(directory())?.sync_all()
+}
+
+/// Notes that a database's records are not kept, before that is tried: it may fail, for want
+/// of room or of power, and a file's name can be changed where there is no room for another.
+pub fn unkept(ring: &Ring, oid: u32) -> io::Result<()> {
+    let unkept = of_this_life(UNKEPT, ring, oid);
+    fs::rename(of_this_life(ALIVE, ring, oid), &unkept).or_else(|_| File::create(unkept).map(drop))
+}
+
+/// They are kept after all.
+pub fn kept(ring: &Ring, oid: u32) -> io::Result<()> {
+    fs::rename(of_this_life(UNKEPT, ring, oid), of_this_life(ALIVE, ring, oid))
+}
+
+fn of_this_life(kind: &str, ring: &Ring, oid: u32) -> PathBuf {
+    directory().join(format!("{kind}.{oid}.{}", ring.incarnation))
 }
 
 /// Notes how the life before ended. Called by the postmaster when another begins.
@@ -57,7 +73,9 @@ pub fn begin(ring: &Ring) {
     for path in files() {
         let named = parts(&path);
         let done = match named {
-            Some((ALIVE, oid, incarnation, None)) if !ring.started_cleanly && !is_copy => {
+            Some((kind, oid, incarnation, None))
+                if !is_copy && (kind == UNKEPT || kind == ALIVE && !ring.started_cleanly) =>
+            {
                 let name = format!("{LOST}.{oid}.{incarnation}.{}", ring.incarnation);
                 fs::rename(&path, path.with_file_name(name))
             }
@@ -110,7 +128,7 @@ pub fn forget_database(database: u32) {
 fn parts(path: &Path) -> Option<(&'static str, u32, i64, Option<i64>)> {
     let mut parts = path.file_name()?.to_str()?.split('.');
     let kind = parts.next()?;
-    let kind = [ALIVE, LOST].into_iter().find(|known| *known == kind)?;
+    let kind = [ALIVE, UNKEPT, LOST].into_iter().find(|known| *known == kind)?;
     let (oid, incarnation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     let until = match parts.next() {
         None => None,
