@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:36
+-- src/lib.rs:37
 -- bootstrap
 -- The schema is a member of the extension, so one that someone else made (and
 -- may own objects in) is never taken over: creation fails if it exists.
@@ -17,7 +17,7 @@ COMMENT ON SCHEMA keysmith IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:37
+-- src/lib.rs:38
 -- requires:
 --   schema
 
@@ -290,7 +290,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:38
+-- src/lib.rs:39
 -- requires:
 --   tables
 
@@ -397,7 +397,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:39
+-- src/lib.rs:40
 -- requires:
 --   usage
 
@@ -610,7 +610,7 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.usage_event
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:44
+-- src/lib.rs:45
 -- requires:
 --   usage_rollups
 
@@ -1026,7 +1026,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:49
+-- src/lib.rs:50
 -- requires:
 --   usage_maintain
 
@@ -1056,7 +1056,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:54
+-- src/lib.rs:55
 -- requires:
 --   policy_triggers
 
@@ -1128,14 +1128,44 @@ WHERE (SELECT keysmith.sees_everything())
        SELECT k.key_id FROM keysmith.key k
        WHERE k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
+COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.keys.label IS 'The name of the key, for people';
 COMMENT ON COLUMN keysmith.keys.status IS 'active, disabled, expired or revoked, as of now';
+COMMENT ON COLUMN keysmith.keys.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.keys.environment IS 'The environment of the key, such as live or test';
 COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell it from its siblings';
 COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.keys.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
+COMMENT ON COLUMN keysmith.keys.role IS 'Its own role, which it never exceeds';
+COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that it may be used from; null for anywhere';
 COMMENT ON COLUMN keysmith.keys.limits IS 'Its own rate limits; those of its tenant, keyspace and routes hold besides';
 COMMENT ON COLUMN keysmith.keys.credits IS 'Its own credits that are left; null where its tenant pays, if anyone does';
+COMMENT ON COLUMN keysmith.keys.expires_at IS 'When the key ends; null for never';
+COMMENT ON COLUMN keysmith.keys.created_at IS 'When the key was made';
+COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made it';
 COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last let in; refused requests are no use of it';
-COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+COMMENT ON COLUMN keysmith.keys.revoked_at IS 'When it was revoked; null if it was not';
+COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'What revoke was given; else revoked, rotated, regenerated, replaced or leaked: SOURCE';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
+COMMENT ON COLUMN keysmith.keys.metadata IS 'A JSON object of yours, which every verdict carries';
+COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+
+-- The columns of the view beneath are the same.
+DO $$
+DECLARE
+    about record;
+BEGIN
+    FOR about IN
+        SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum) AS comment
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = 'keysmith.keys'::pg_catalog.regclass AND a.attnum > 0
+    LOOP
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith.key_listing.%I IS %L', about.attname, about.comment);
+    END LOOP;
+END $$;
 
 CREATE VIEW keysmith.routes WITH (security_barrier) AS
 SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
@@ -1146,6 +1176,14 @@ SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, 
              WITH ORDINALITY AS l (part, n)) AS limits
 FROM keysmith.route r;
 COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
+COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
+COMMENT ON COLUMN keysmith.routes.method IS 'The HTTP method; * for any';
+COMMENT ON COLUMN keysmith.routes.pattern IS 'Which paths fit, such as /v1/images/{id}';
+COMMENT ON COLUMN keysmith.routes.variant IS 'The variant of the route; null for the one without a name';
+COMMENT ON COLUMN keysmith.routes.scopes IS 'What the key must hold, an expression; empty where any good key will do';
+COMMENT ON COLUMN keysmith.routes.kind IS 'What the key must be; null for any';
+COMMENT ON COLUMN keysmith.routes.weight IS 'How many calls a request counts for in rate limits';
+COMMENT ON COLUMN keysmith.routes.limits IS 'Rate limits of each key on the route, in place of others of the same name';
 
 -- What a new key is returned as. No other value ever holds api_key.
 CREATE TYPE keysmith.minted AS (
@@ -1162,10 +1200,21 @@ CREATE TYPE keysmith.minted AS (
     display_id  text
 );
 COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
+COMMENT ON COLUMN keysmith.minted.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.minted.api_key IS 'The key itself, shown this once; null for one that was imported';
+COMMENT ON COLUMN keysmith.minted.key_prefix IS 'The beginning of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.minted.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.minted.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.minted.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.minted.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.minted.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
+COMMENT ON COLUMN keysmith.minted.expires_at IS 'When the key ends; null for never';
+COMMENT ON COLUMN keysmith.minted.created_at IS 'When the key was made';
+COMMENT ON COLUMN keysmith.minted.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:59
+-- src/lib.rs:60
 -- requires:
 --   keys_view
 
@@ -1453,7 +1502,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:64
+-- src/lib.rs:65
 -- requires:
 --   manage
 
@@ -1489,7 +1538,16 @@ COMMENT ON COLUMN keysmith.verdict.status IS 'The HTTP status that fits';
 COMMENT ON COLUMN keysmith.verdict.code IS 'For the outside world';
 COMMENT ON COLUMN keysmith.verdict.message IS 'For the outside world';
 COMMENT ON COLUMN keysmith.verdict.reason IS 'The exact cause, for the operator';
+COMMENT ON COLUMN keysmith.verdict.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.verdict.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.verdict.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.verdict.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.verdict.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.verdict.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.verdict.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith.verdict.role IS 'The role of the key, or else of its owner';
 COMMENT ON COLUMN keysmith.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
+COMMENT ON COLUMN keysmith.verdict.metadata IS 'The metadata of the key';
 COMMENT ON COLUMN keysmith.verdict.expires_at IS 'No event tells of it: check again then';
 COMMENT ON COLUMN keysmith.verdict.limit_name IS 'The rate limit that refused, or else that has the fewest calls left';
 COMMENT ON COLUMN keysmith.verdict.limit_remaining IS 'The calls left in it';
@@ -1561,23 +1619,30 @@ CREATE TYPE keysmith.explanation AS (
     saw     text
 );
 COMMENT ON TYPE keysmith.explanation IS 'What a rule saw; the first that refuses decides';
+COMMENT ON COLUMN keysmith.explanation.step IS 'The place of the rule in the order in which they are asked, from 1';
+COMMENT ON COLUMN keysmith.explanation.rule IS 'The name of the rule';
+COMMENT ON COLUMN keysmith.explanation.outcome IS 'pass, refuse or not reached';
+COMMENT ON COLUMN keysmith.explanation.reason IS 'The reason of the refusal, where the rule refuses';
+COMMENT ON COLUMN keysmith.explanation.saw IS 'What the rule looked at, for the operator; its wording may change, and it is never a key';
 
 CREATE FUNCTION keysmith.explain_verify(
     api_key text DEFAULT NULL,
     scopes text[] DEFAULT '{}',
     ip inet DEFAULT NULL,
     keyspace text DEFAULT 'default',
+    spend bigint DEFAULT 0,
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
+    sign_in boolean DEFAULT false,
+    weight integer DEFAULT NULL,
     headers jsonb DEFAULT NULL,
     method text DEFAULT NULL,
     path text DEFAULT NULL,
-    variant text DEFAULT NULL,
-    spend bigint DEFAULT 0,
-    weight integer DEFAULT NULL
+    variant text DEFAULT NULL
 ) RETURNS SETOF keysmith.explanation
 LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
-COMMENT ON FUNCTION keysmith.explain_verify(text, text[], inet, text, text, text, jsonb, text, text, text, bigint, integer) IS
+COMMENT ON FUNCTION keysmith.explain_verify(
+    text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
 'Shows what each rule sees in what verify is asked, or, given a method and a path, authenticate';
 
 CREATE FUNCTION keysmith.client_ip(
@@ -1596,7 +1661,7 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:65
+-- src/lib.rs:66
 -- requires:
 --   decide
 
@@ -1609,7 +1674,7 @@ COMMENT ON FUNCTION keysmith.pre_request() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:70
+-- src/lib.rs:71
 -- requires:
 --   pre_request
 
@@ -1638,7 +1703,7 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:75
+-- src/lib.rs:76
 -- requires:
 --   usage_functions
 
@@ -1664,7 +1729,7 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:80
+-- src/lib.rs:81
 -- requires:
 --   usage_collect
 
@@ -1721,7 +1786,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:85
+-- src/lib.rs:86
 -- requires:
 --   identity
 
@@ -1748,9 +1813,18 @@ WHERE (SELECT keysmith.sees_everything())
        WHERE t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
 COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
+COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, counted from 1';
+COMMENT ON COLUMN keysmith.audit.at IS 'When it was done';
+COMMENT ON COLUMN keysmith.audit.action IS 'What was done, such as mint or define_role';
+COMMENT ON COLUMN keysmith.audit.tenant IS 'The name of the tenant that it concerns';
+COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that it is about';
 COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
 COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
 COMMENT ON COLUMN keysmith.audit.acting_key IS 'The key that the transaction acted for';
+COMMENT ON COLUMN keysmith.audit.client IS 'Where the session came from; null for a socket';
+COMMENT ON COLUMN keysmith.audit.before IS 'What there was before, without secrets; null for nothing';
+COMMENT ON COLUMN keysmith.audit.after IS 'What there was afterwards, without secrets; null for nothing';
+COMMENT ON COLUMN keysmith.audit.hash IS 'The seal: a hash over the entry and the hash before it, in hexadecimal';
 
 CREATE FUNCTION keysmith.audit_heads(
     OUT keyspace text,
@@ -1776,7 +1850,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:86
+-- src/lib.rs:87
 -- requires:
 --   audit
 
@@ -2010,7 +2084,7 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:91
+-- src/lib.rs:92
 -- requires:
 --   isolation
 
@@ -2046,7 +2120,7 @@ COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:96
+-- src/lib.rs:97
 -- requires:
 --   restore
 
@@ -2061,7 +2135,20 @@ JOIN keysmith.tenant t USING (tenant_id)
 LEFT JOIN keysmith.key k USING (key_id)
 WHERE (SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.usage IS 'Requests of known keys, one row each, refused ones too';
+COMMENT ON COLUMN keysmith.usage.at IS 'When it was decided';
+COMMENT ON COLUMN keysmith.usage.request_id IS 'The name that the verdict gave to the decision';
+COMMENT ON COLUMN keysmith.usage.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.usage.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.usage.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.usage.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.usage.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.usage.method IS 'The HTTP method; null if it is not known';
+COMMENT ON COLUMN keysmith.usage.endpoint IS 'The path without its query, or what log_request gave; null if it is not known';
+COMMENT ON COLUMN keysmith.usage.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
 COMMENT ON COLUMN keysmith.usage.outcome IS 'ok, or the reason why it was refused';
+COMMENT ON COLUMN keysmith.usage.ip IS 'The address that the request came from; null if it is not known';
+COMMENT ON COLUMN keysmith.usage.latency IS 'How long the request took, as log_request was told; null if it is not known';
+COMMENT ON COLUMN keysmith.usage.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith.usage_hourly WITH (security_barrier) AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
@@ -2078,7 +2165,16 @@ WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_hourly IS 'How many requests, by hour, key, environment, status and outcome';
+COMMENT ON COLUMN keysmith.usage_hourly.hour IS 'When the hour begins';
+COMMENT ON COLUMN keysmith.usage_hourly.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.usage_hourly.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.usage_hourly.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.usage_hourly.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.usage_hourly.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
+COMMENT ON COLUMN keysmith.usage_hourly.outcome IS 'ok, or the reason why it was refused';
+COMMENT ON COLUMN keysmith.usage_hourly.requests IS 'How many requests';
 COMMENT ON COLUMN keysmith.usage_hourly.latency IS 'The mean of those that are known';
+COMMENT ON COLUMN keysmith.usage_hourly.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith.usage_daily WITH (security_barrier) AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
@@ -2097,7 +2193,16 @@ WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_daily IS 'How many requests, by day (UTC), key, environment, status and outcome';
+COMMENT ON COLUMN keysmith.usage_daily.day IS 'The day, in UTC';
+COMMENT ON COLUMN keysmith.usage_daily.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.usage_daily.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.usage_daily.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.usage_daily.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.usage_daily.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
+COMMENT ON COLUMN keysmith.usage_daily.outcome IS 'ok, or the reason why it was refused';
+COMMENT ON COLUMN keysmith.usage_daily.requests IS 'How many requests';
 COMMENT ON COLUMN keysmith.usage_daily.latency IS 'The mean of those that are known';
+COMMENT ON COLUMN keysmith.usage_daily.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith.usage_endpoints WITH (security_barrier) AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
@@ -2116,7 +2221,16 @@ WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_endpoints IS 'How many requests, by day (UTC), method and endpoint';
+COMMENT ON COLUMN keysmith.usage_endpoints.day IS 'The day, in UTC';
+COMMENT ON COLUMN keysmith.usage_endpoints.tenant IS 'The name of the tenant whose keys made the requests';
+COMMENT ON COLUMN keysmith.usage_endpoints.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.usage_endpoints.environment IS 'The environment of the keys, such as live or test';
+COMMENT ON COLUMN keysmith.usage_endpoints.method IS 'The HTTP method; null if it is not known';
 COMMENT ON COLUMN keysmith.usage_endpoints.endpoint IS '(other) for those beyond the 500 of a tenant that are counted apart';
+COMMENT ON COLUMN keysmith.usage_endpoints.requests IS 'How many requests, refused ones too';
+COMMENT ON COLUMN keysmith.usage_endpoints.refused IS 'How many of these were refused';
+COMMENT ON COLUMN keysmith.usage_endpoints.latency IS 'The mean of those that are known';
+COMMENT ON COLUMN keysmith.usage_endpoints.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith.top_keys WITH (security_barrier) AS
 SELECT d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
@@ -2129,6 +2243,15 @@ WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30
 GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
 ORDER BY requests DESC, d.key_id;
 COMMENT ON VIEW keysmith.top_keys IS 'The keys of the last 30 days, those with most requests first';
+COMMENT ON COLUMN keysmith.top_keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.top_keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.top_keys.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.top_keys.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.top_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.top_keys.requests IS 'How many requests, refused ones too';
+COMMENT ON COLUMN keysmith.top_keys.refused IS 'How many of these were refused';
+COMMENT ON COLUMN keysmith.top_keys.last_day IS 'The last day with a request, in UTC';
+COMMENT ON COLUMN keysmith.top_keys.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith.top_refusals WITH (security_barrier) AS
 SELECT d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
@@ -2139,6 +2262,16 @@ WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30 AND d.outcome <> 
 GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
 ORDER BY requests DESC, d.outcome, d.key_id;
 COMMENT ON VIEW keysmith.top_refusals IS 'What was refused in the last 30 days, the most frequent first';
+COMMENT ON COLUMN keysmith.top_refusals.outcome IS 'The reason why it was refused';
+COMMENT ON COLUMN keysmith.top_refusals.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
+COMMENT ON COLUMN keysmith.top_refusals.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.top_refusals.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.top_refusals.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.top_refusals.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.top_refusals.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.top_refusals.requests IS 'How many requests';
+COMMENT ON COLUMN keysmith.top_refusals.last_day IS 'The last day with such a refusal, in UTC';
+COMMENT ON COLUMN keysmith.top_refusals.tenant_id IS 'The id of the tenant';
 
 CREATE FUNCTION keysmith.usage_logs(
     tenant text,
@@ -2332,7 +2465,7 @@ COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, tim
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:101
+-- src/lib.rs:102
 -- requires:
 --   usage_views
 
@@ -2430,8 +2563,17 @@ FROM keysmith.touch t
 JOIN keysmith.tenant n USING (tenant_id)
 WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.touches.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.touches.schema IS 'The schema that the table was in then';
 COMMENT ON COLUMN keysmith.touches.relation IS 'What the table was called then';
+COMMENT ON COLUMN keysmith.touches.operation IS 'insert, update, delete or truncate';
 COMMENT ON COLUMN keysmith.touches.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
+COMMENT ON COLUMN keysmith.touches.first_at IS 'When the statement ran, or the first of those that were summed up';
+COMMENT ON COLUMN keysmith.touches.last_at IS 'When the statement ran, or the last of those that were summed up';
+COMMENT ON COLUMN keysmith.touches.request_id IS 'The name that the verdict gave to the decision; null for what was summed up';
+COMMENT ON COLUMN keysmith.touches.tenant_id IS 'The id of the tenant';
 
 CREATE FUNCTION keysmith.blast_radius(
     key_id uuid,
@@ -2446,7 +2588,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:106
+-- src/lib.rs:107
 -- requires:
 --   tracking
 
@@ -2541,7 +2683,7 @@ $$;
 COMMENT ON FUNCTION keysmith.row_parts(regclass) IS
 'A table with its partitions and children; protect and seal_rows call it';
 
-CREATE FUNCTION keysmith.protect(relation regclass, VARIADIC columns text[]) RETURNS void
+CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text DEFAULT 'sha256') RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     hash_trigger CONSTANT text := '~keysmith_1_hash';
@@ -2550,7 +2692,7 @@ DECLARE
     clean     jsonb := '[]';
     state     jsonb;
     column_name text;
-    algorithm text;
+    its_own   text;
     written   text;
     found_one boolean;
     item      record;
@@ -2558,6 +2700,8 @@ BEGIN
     PERFORM keysmith.row_table(relation);
     IF columns IS NULL OR cardinality(columns) = 0 OR array_position(columns, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'columns must name at least one column, and no null' USING ERRCODE = 'KS400';
+    ELSIF algorithm IS NULL OR algorithm NOT IN ('sha256', 'hmac') THEN
+        RAISE EXCEPTION 'algorithm must be sha256 or hmac' USING ERRCODE = 'KS400';
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_trigger t
                WHERE t.tgrelid = relation AND t.tgname = hash_trigger AND t.tgparentid <> 0) THEN
@@ -2567,7 +2711,7 @@ BEGIN
     before := coalesce(keysmith.trigger_arguments(relation, hash_trigger), '{}');
     wanted := before;
     FOREACH written IN ARRAY columns LOOP
-        algorithm := coalesce(substring(written FROM '=(sha256|hmac)$'), 'sha256');
+        its_own := coalesce(substring(written FROM '=(sha256|hmac)$'), algorithm);
         column_name := regexp_replace(written, '=(sha256|hmac)$', '');
         SELECT a.attname, a.attnum, a.atttypid, a.atttypmod, a.attgenerated INTO item
             FROM pg_catalog.pg_attribute a
@@ -2599,10 +2743,10 @@ BEGIN
                 USING ERRCODE = 'KS400', HINT = 'What is cascaded is a digest, and would be digested again.';
         END IF;
         -- Raises an error where there is no pepper.
-        PERFORM keysmith.digest(''::text, algorithm);
+        PERFORM keysmith.digest(''::text, its_own);
         SELECT coalesce(array_agg(w), '{}') INTO wanted FROM unnest(wanted) w
             WHERE regexp_replace(w, '=(sha256|hmac)$', '') <> column_name;
-        wanted := wanted || (column_name || '=' || algorithm);
+        wanted := wanted || (column_name || '=' || its_own);
     END LOOP;
     IF wanted @> before AND before @> wanted THEN
         RETURN;
@@ -2656,22 +2800,20 @@ BEGIN
     EXECUTE format('COMMENT ON TRIGGER %I ON %s IS %L', hash_trigger, relation,
                    coalesce(state, '{}') || jsonb_build_object('clean', clean));
 END $$;
-COMMENT ON FUNCTION keysmith.protect(regclass, text[]) IS
+COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
 'Has a table store digests of what is written to the named columns; name=hmac for one with the server''s pepper';
 
-CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text) RETURNS void
+-- The first column stands by itself, so that an array of columns is never taken for this.
+CREATE FUNCTION keysmith.protect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
+RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF algorithm IS NULL OR algorithm NOT IN ('sha256', 'hmac') THEN
-        RAISE EXCEPTION 'algorithm must be sha256 or hmac' USING ERRCODE = 'KS400';
-    END IF;
-    PERFORM keysmith.protect(relation, VARIADIC
-        (SELECT array_agg(c || '=' || algorithm) FROM unnest(columns) c));
+    PERFORM keysmith.protect(relation, columns => column_name || more_columns);
 END $$;
-COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
-'Has a table store digests of what is written to the named columns, by one algorithm: sha256 or hmac';
+COMMENT ON FUNCTION keysmith.protect(regclass, text, text[]) IS
+'Has a table store digests of what is written to the named columns, each an argument of its own';
 
-CREATE FUNCTION keysmith.unprotect(relation regclass, VARIADIC columns text[] DEFAULT '{}') RETURNS void
+CREATE FUNCTION keysmith.unprotect(relation regclass, columns text[] DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     hash_trigger CONSTANT text := '~keysmith_1_hash';
@@ -2704,6 +2846,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION keysmith.unprotect(regclass, text[]) IS
 'Undoes protect, for some columns or all: what is written from now on is stored as it is; digests stay';
+
+CREATE FUNCTION keysmith.unprotect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM keysmith.unprotect(relation, columns => column_name || more_columns);
+END $$;
+COMMENT ON FUNCTION keysmith.unprotect(regclass, text, text[]) IS
+'Undoes protect for the named columns, each an argument of its own';
 
 CREATE FUNCTION keysmith.begin_hashing(relation regclass, trust_digests boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -2901,10 +3052,19 @@ FROM pg_catalog.pg_trigger t,
 WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
   AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure AND s.state IS NOT NULL;
 COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables, and how far protect_existing is with each';
+COMMENT ON COLUMN keysmith.hashing_progress.relation IS 'The protected table';
+COMMENT ON COLUMN keysmith.hashing_progress.phase IS 'not begun, digesting rows or done';
+COMMENT ON COLUMN keysmith.hashing_progress.part IS 'The table, partition or child that it is at; null before and after';
+COMMENT ON COLUMN keysmith.hashing_progress.round IS 'The round that it is in: rows that moved meanwhile are met in another';
+COMMENT ON COLUMN keysmith.hashing_progress.pages_total IS 'How many pages the table had when it began';
+COMMENT ON COLUMN keysmith.hashing_progress.pages_done IS 'How many of these are done';
+COMMENT ON COLUMN keysmith.hashing_progress.rows_done IS 'How many rows were digested';
+COMMENT ON COLUMN keysmith.hashing_progress.started_at IS 'When it began; null if it has not';
+COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'When it was done; null if it is not';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:111
+-- src/lib.rs:112
 -- requires:
 --   row_hashing
 
@@ -2920,7 +3080,11 @@ LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'keysmith_seal_problem';
 COMMENT ON FUNCTION keysmith.seal_problem(record, text[]) IS
 'What is wrong with a row''s seal; null if nothing is; verify_rows calls it';
 
-CREATE FUNCTION keysmith.seal_rows(relation regclass, columns text[], seal_column text) RETURNS void
+CREATE FUNCTION keysmith.seal_rows(
+    relation regclass,
+    columns text[] DEFAULT '{}',
+    seal_column text DEFAULT 'row_seal'
+) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     seal_trigger CONSTANT text := '~keysmith_2_seal';
@@ -2992,13 +3156,14 @@ END $$;
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
 'Has a table keep a digest over the named columns of each row, or over all, in a column of that name';
 
-CREATE FUNCTION keysmith.seal_rows(relation regclass, VARIADIC columns text[] DEFAULT '{}') RETURNS void
+CREATE FUNCTION keysmith.seal_rows(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
+RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM keysmith.seal_rows(relation, columns, 'row_seal');
+    PERFORM keysmith.seal_rows(relation, columns => column_name || more_columns);
 END $$;
-COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[]) IS
-'Has a table keep a digest over the named columns of each row, or over all, in the column row_seal';
+COMMENT ON FUNCTION keysmith.seal_rows(regclass, text, text[]) IS
+'Has a table keep a digest over the named columns of each row, each an argument of its own';
 
 CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -3026,6 +3191,10 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security =
 DECLARE
     arguments text[];
     item      record;
+    pages     bigint;
+    portion   bigint;
+    page      bigint;
+    beyond    bigint;
 BEGIN
     arguments := keysmith.trigger_arguments(relation, '~keysmith_2_seal');
     IF arguments IS NULL THEN
@@ -3049,14 +3218,26 @@ BEGIN
         JOIN pg_catalog.pg_class c ON c.oid = p.part AND c.relkind = 'r'
     LOOP
         part := item.found;
-        FOR row_id, primary_key, problem IN EXECUTE format(
-            'SELECT * FROM (
-                 SELECT "~row".ctid, %s, keysmith.seal_problem("~row", $1) AS problem
-                 FROM ONLY %s AS "~row" OFFSET 0
-             ) checked WHERE problem IS NOT NULL',
-            coalesce('jsonb_build_object(' || item.key || ')', 'NULL::jsonb'), item.found) USING arguments
+        pages := pg_relation_size(item.found) / current_setting('block_size')::bigint;
+        -- Some twenty portions of a large table, so that one can tell how far it is.
+        portion := greatest(pages / 20, 1000);
+        page := 0;
         LOOP
-            RETURN NEXT;
+            -- The last portion has no end: its pages may have become more.
+            beyond := CASE WHEN page + portion < pages THEN page + portion ELSE 4294967295 END;
+            FOR row_id, primary_key, problem IN EXECUTE format(
+                'SELECT * FROM (
+                     SELECT "~row".ctid, %s, keysmith.seal_problem("~row", $1) AS problem
+                     FROM ONLY %s AS "~row" WHERE "~row".ctid >= $2 AND "~row".ctid < $3 OFFSET 0
+                 ) checked WHERE problem IS NOT NULL',
+                coalesce('jsonb_build_object(' || item.key || ')', 'NULL::jsonb'), item.found)
+                USING arguments, format('(%s,0)', page)::tid, format('(%s,0)', beyond)::tid
+            LOOP
+                RETURN NEXT;
+            END LOOP;
+            page := page + portion;
+            EXIT WHEN page >= pages;
+            RAISE NOTICE 'checked % of % pages of %', page, pages, item.found;
         END LOOP;
     END LOOP;
 END $$;
@@ -3065,7 +3246,7 @@ COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:116
+-- src/lib.rs:117
 -- requires:
 --   row_seals
 
@@ -3082,7 +3263,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:121
+-- src/lib.rs:122
 -- requires:
 --   status
 
@@ -3122,11 +3303,21 @@ FROM keysmith.tenant t
 LEFT JOIN keysmith.credit c ON c.tenant_id = t.tenant_id
 WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
+COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
+COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.tenants.plan IS 'The plan of the tenant; null for none';
+COMMENT ON COLUMN keysmith.tenants.status IS 'active or suspended';
 COMMENT ON COLUMN keysmith.tenants.active_keys IS 'Keys that are not disabled, expired or revoked';
 COMMENT ON COLUMN keysmith.tenants.keys IS 'All of its keys, revoked ones too';
+COMMENT ON COLUMN keysmith.tenants.members IS 'How many members it has';
 COMMENT ON COLUMN keysmith.tenants.credits IS 'Its own credits that are left; null where it has none to spend';
 COMMENT ON COLUMN keysmith.tenants.limits IS 'Rate limits of all its keys of an environment together';
 COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'When a key of it was last let in';
+COMMENT ON COLUMN keysmith.tenants.created_at IS 'When the tenant was made';
+COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'When it was suspended; null if it is active';
+COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'What suspend_tenant was given as the reason';
+COMMENT ON COLUMN keysmith.tenants.metadata IS 'A JSON object of yours';
+COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith.expiring_soon WITH (security_barrier) AS
 SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
@@ -3136,7 +3327,18 @@ FROM keysmith.keys k
 WHERE k.status = 'active' AND k.expires_at < pg_catalog.clock_timestamp() + interval '30 days'
 ORDER BY k.expires_at, k.key_id;
 COMMENT ON VIEW keysmith.expiring_soon IS 'Active keys that end within 30 days, those that end first above';
+COMMENT ON COLUMN keysmith.expiring_soon.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.expiring_soon.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.expiring_soon.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.expiring_soon.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.expiring_soon.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.expiring_soon.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.expiring_soon.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith.expiring_soon.expires_at IS 'When the key ends';
+COMMENT ON COLUMN keysmith.expiring_soon.ends_in IS 'How long that is from now';
+COMMENT ON COLUMN keysmith.expiring_soon.last_used_at IS 'When the key was last let in; refused requests are no use of it';
 COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'Its successor: one that has none ends without';
+COMMENT ON COLUMN keysmith.expiring_soon.key_id IS 'The id of the key; no secret';
 
 CREATE VIEW keysmith.stale_keys WITH (security_barrier) AS
 SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
@@ -3150,7 +3352,17 @@ WHERE k.status = 'active' AND s.usage_log = 'everything'
   AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true)
 ORDER BY unused_for DESC, k.key_id;
 COMMENT ON VIEW keysmith.stale_keys IS 'Active keys that were never let in, or not for 90 days';
+COMMENT ON COLUMN keysmith.stale_keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.stale_keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.stale_keys.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.stale_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.stale_keys.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.stale_keys.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.stale_keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith.stale_keys.created_at IS 'When the key was made';
+COMMENT ON COLUMN keysmith.stale_keys.last_used_at IS 'When the key was last let in; null for never';
 COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'Since it was last let in, or else made';
+COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; no secret';
 
 CREATE VIEW keysmith.recent_refusals WITH (security_barrier) AS
 SELECT e.at, t.name AS tenant, e.keyspace, e.environment, k.label, k.key_snippet,
@@ -3166,7 +3378,19 @@ FROM keysmith.usage_unknown_sample u
 WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith.sees_everything())
 ORDER BY at DESC;
 COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
+COMMENT ON COLUMN keysmith.recent_refusals.at IS 'When it was decided';
+COMMENT ON COLUMN keysmith.recent_refusals.tenant IS 'The name of the tenant whose key it is; null without a known key';
+COMMENT ON COLUMN keysmith.recent_refusals.keyspace IS 'The keyspace that was asked; empty for one that does not exist';
+COMMENT ON COLUMN keysmith.recent_refusals.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.recent_refusals.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.recent_refusals.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.recent_refusals.reason IS 'The exact cause, for the operator';
+COMMENT ON COLUMN keysmith.recent_refusals.status IS 'The HTTP status of the verdict, or what log_request gave in its place; null without a known key';
+COMMENT ON COLUMN keysmith.recent_refusals.method IS 'The HTTP method; null if it is not known';
+COMMENT ON COLUMN keysmith.recent_refusals.endpoint IS 'The path without its query, or what log_request gave; null if it is not known';
+COMMENT ON COLUMN keysmith.recent_refusals.ip IS 'The address that the request came from; null if it is not known';
 COMMENT ON COLUMN keysmith.recent_refusals.key_id IS 'Null for requests without a known key, of which samples are kept';
+COMMENT ON COLUMN keysmith.recent_refusals.request_id IS 'The name that the verdict gave to the decision';
 
 CREATE FUNCTION keysmith.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_scopes_used';
@@ -3211,14 +3435,20 @@ WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
   AND r.told > 0 AND NOT g.scopes <@ r.used
   AND ((SELECT keysmith.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
+COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.overprivileged_keys.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.overprivileged_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.overprivileged_keys.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
 COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'Its scopes that no route it used names; wildcards by the catalogue';
 COMMENT ON COLUMN keysmith.overprivileged_keys.used_scopes IS 'Its scopes that a route it used names';
 COMMENT ON COLUMN keysmith.overprivileged_keys.requests IS 'How often it was let in';
 COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'How many of these fit no route, and so may have needed anything';
+COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; no secret';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:126
+-- src/lib.rs:127
 -- requires:
 --   admin_views
 
@@ -3236,7 +3466,7 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:131
+-- src/lib.rs:132
 -- requires:
 --   scanner
 
@@ -3392,6 +3622,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            OR o.name = 'auto_explain.log_parameter_max_length' AND o.value <> '0')
       AND EXISTS (SELECT FROM settings m
                   WHERE m.name = 'auto_explain.log_min_duration' AND m.value <> '-1')
+    UNION ALL
+    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too', v.name, v.value, v.whose),
+           format('ALTER %s SET pgaudit.log_parameter = off', v.place)
+    FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
 $$;
 COMMENT ON FUNCTION keysmith.doctor_logging() IS
 'The part of doctor() that looks for settings that write keys to the server''s log';
@@ -3695,7 +3929,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             (2, 'server', 'writes what it commits, and hides what it sends'),
             (3, 'pepper', CASE newest_pepper WHEN 0 THEN 'none; keys of 256 random bits need none'
                               ELSE format('all keys are stored with pepper %s', newest_pepper) END),
-            (4, 'logging', 'no setting writes bound keys to the log'),
+            (4, 'logging', 'no setting writes bound keys to the log; write none into a statement''s text'),
             (5, 'isolation', 'no table shows a tenant what is another''s'),
             (6, 'policies', 'ask once per query who is signed in'),
             (7, 'access', 'nobody has a right that grant_access does not give'),
@@ -3719,7 +3953,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:132
+-- src/lib.rs:133
 -- finalize
 -- Nothing is anyone's until it is granted.
 

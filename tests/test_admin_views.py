@@ -8,9 +8,9 @@ from psycopg.types.json import Jsonb
 import cluster as clusters
 
 
-def request(db, key, method="GET", path="/v1/images/1", **options):
+def request(db, key, method="GET", path="/v1/images/1", ip=None, **options):
     headers = Jsonb({"Authorization": f"Bearer {key.api_key}"})
-    return db.one("authenticate", headers, method, path, None, **options)
+    return db.one("authenticate", headers, method, path, ip, **options)
 
 
 def labels(db, view, column="label"):
@@ -176,6 +176,10 @@ def test_wildcards_are_as_good_as_the_catalogue(db):
 # Who sees what, and how it looks
 
 VIEWS = ["tenants", "expiring_soon", "stale_keys", "recent_refusals", "overprivileged_keys"]
+# Those whose JSON may be of any length are for the wrapped format.
+WRAPPED = ["audit", "routes"]
+# All views, and the types of what functions return.
+READ = "relnamespace = 'keysmith'::regnamespace AND relkind IN ('v', 'c')"
 
 
 @pytest.fixture
@@ -209,34 +213,101 @@ def psql(cluster, dbname, script):
     return done.stdout
 
 
-def test_it_fits_a_terminal(cluster, dbname, db, two_tenants):
-    """As the documents have psql set up, nothing is wider than 100 columns. What holds JSON
-    of any length is for the wrapped format."""
-    for view in [*VIEWS, "doctor()", "keys", "audit", "status()", "usage"]:
+@pytest.fixture
+def lived_in(db):
+    """Names, scopes, paths and JSON as long as people have them."""
+    keyspace = {"keyspace": "studio"}
+    db.call("create_keyspace", "studio", prefixes=Jsonb({"secret": {"live": "studio_live_", "test": "studio_test_"}}))
+    db.call("define_role", "studio", "editor", ["images:read", "images:write", "users:read"])
+    db.call("define_route", "studio", "GET", "/v1/images/{id}", "images:read | images:write")
+    limits = Jsonb([{"name": "burst", "limit": 100, "window": "1 second"},
+                    {"name": "daily", "limit": 50000, "window": "1 day"}])
+    db.call("define_route", "studio", "POST", "/v1/images/{id}/variations", "images:write & billing:read",
+            variant="high-resolution", kind="secret", weight=10, limits=limits)
+    db.tenant("Acme Corporation", plan="enterprise", metadata=Jsonb({"billing": "cus_N4BT8wzNqXZ2"}),
+              credits=Jsonb(1_000_000), **keyspace)
+    db.call("set_member", "Acme Corporation", "ann@example.org", "editor", **keyspace)
+    key = db.mint("Acme Corporation", label="Production, image pipeline",
+                  scopes=["images:read", "images:write", "users:read"], owner="ann@example.org",
+                  allowlist=["203.0.113.0/24", "2001:db8::/32"], metadata=Jsonb({"team": "imaging"}),
+                  limits=Jsonb([{"name": "burst", "limit": 100, "window": "1 second"}]),
+                  expires_at=db.value("SELECT now() + interval '9 days'"), **keyspace)
+    db.rows("""
+        CREATE SCHEMA billing;
+        CREATE TABLE billing.subscription_invoices (id bigint PRIMARY KEY, email text);
+        CREATE TABLE customers (id bigint PRIMARY KEY, email text);
+        INSERT INTO customers SELECT n, n || '@example.org' FROM generate_series(1, 2000) n;
+        SELECT keysmith.track('billing.subscription_invoices'), keysmith.seal_rows('billing.subscription_invoices'),
+               keysmith.protect('customers', 'email')""")
+    for path in ("/v1/images/1", "/v1/images/bd3f3f6e-8d3c-4e0e-9a52-3c8f1f0a7f11"):
+        with db.session.transaction():
+            assert request(db, key, path=path, ip="203.0.113.77", **keyspace).ok
+            db.call("log_request", 200, "12345 microseconds")
+            db.rows("INSERT INTO billing.subscription_invoices VALUES (length(%s), 'ann@example.org')", path)
+    assert not request(db, key, "POST", "/v1/images/7/variations", variant="high-resolution",
+                       ip="203.0.113.77", **keyspace).ok
+    db.verify("studio_live_nonsense", ip="2001:db8:1234:5678:9abc:def0:1234:5678", **keyspace)
+    db.rows("CALL keysmith.protect_existing('customers')")
+    db.rows("""
+        ALTER TABLE billing.subscription_invoices DISABLE TRIGGER USER;
+        UPDATE billing.subscription_invoices SET email = 'forged';
+        ALTER TABLE billing.subscription_invoices ENABLE TRIGGER USER""")
+    db.call("flush_usage")
+    return key
+
+
+def test_it_fits_a_terminal(cluster, dbname, two_tenants, lived_in):
+    """As the documents have psql set up, nothing is wider than 100 columns."""
+    explain = f"explain_verify('{lived_in.api_key}', keyspace => 'studio', "
+    for rows in [
+        *VIEWS, "keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys", "top_refusals",
+        "touches", "hashing_progress", *WRAPPED, "doctor()", "status()", "usage_status()", "limit_status()",
+        "list_keys('Acme Corporation', 'studio')", "audit_verify()", "audit_heads()",
+        explain + "scopes => '{images:read,billing:read}', ip => '198.51.100.1')",
+        explain + "method => 'POST', path => '/v1/images/7/variations', variant => 'high-resolution')",
+        f"blast_radius('{lived_in.key_id}')", "verify_rows('billing.subscription_invoices')", "scanner_patterns()",
+        "usage_chart('Acme Corporation', keyspace => 'studio', width => 100)",
+    ]:
         script = "\\pset columns 100\n\\x auto\n"
-        if view == "audit":
+        if rows in WRAPPED:
             script += "\\pset format wrapped\n"
-        printed = psql(cluster, dbname, script + f"SELECT * FROM keysmith.{view};")
-        assert "rows)" in printed or "row)" in printed or "RECORD" in printed, view
-        assert max(map(len, printed.splitlines())) <= 100, view
+        printed = psql(cluster, dbname, script + f"SELECT * FROM keysmith.{rows};")
+        assert "rows)" in printed or "(1 row)" in printed or "RECORD" in printed, rows
+        assert "(0 rows)" not in printed, rows
+        assert max(map(len, printed.splitlines())) <= 100, rows
+
+
+def test_what_describes_a_view_fits_as_well(cluster, dbname, db):
+    """Its columns are never shown one a line, so that is for the wrapped format."""
+    for name, in db.rows(f"SELECT oid::regclass::text FROM pg_class WHERE {READ}"):
+        printed = psql(cluster, dbname, f"\\pset columns 100\n\\pset format wrapped\n\\d+ {name}\n")
+        columns = printed.partition("View definition:")[0].splitlines()
+        assert "Description" in printed and max(map(len, columns)) <= 100, name
 
 
 def test_comments_read_like_documentation(db):
-    """In \\df+, \\dv+ and \\d+: a sentence each, of which none is longer than a line, and
+    """In \\df+, \\dv+, \\dT+ and \\d+: a sentence each, of which none is longer than a line, and
     arguments with names."""
-    comments = db.rows("""
-        SELECT p.oid::regprocedure::text AS object, obj_description(p.oid, 'pg_proc') AS comment FROM pg_proc p
-        WHERE pronamespace = 'keysmith'::regnamespace
+    comments = db.rows(f"""
+        SELECT p.oid::regprocedure::text AS object, obj_description(p.oid, 'pg_proc') AS comment, 130 AS most
+        FROM pg_proc p WHERE pronamespace = 'keysmith'::regnamespace
         UNION ALL
-        SELECT c.oid::regclass::text, obj_description(c.oid, 'pg_class') FROM pg_class c
+        SELECT c.oid::regclass::text, obj_description(c.oid, 'pg_class'), 130 FROM pg_class c
         WHERE relnamespace = 'keysmith'::regnamespace AND relkind IN ('r', 'p', 'v', 'S')
         UNION ALL
-        SELECT c.oid::regclass || '.' || a.attname, col_description(c.oid, a.attnum)
+        SELECT reltype::regtype::text, obj_description(reltype, 'pg_type'), 130 FROM pg_class
+        WHERE {READ} AND relkind = 'c'
+        UNION ALL
+        SELECT c.oid::regclass || '.' || a.attname, col_description(c.oid, a.attnum), 130
         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-        WHERE relnamespace = 'keysmith'::regnamespace AND col_description(c.oid, a.attnum) IS NOT NULL""")
-    assert len(comments) > 100
-    wrong = [row for row in comments
-             if not row.comment or len(row.comment) > 130 or "\n" in row.comment or row.comment.endswith(".")]
+        WHERE relnamespace = 'keysmith'::regnamespace AND col_description(c.oid, a.attnum) IS NOT NULL
+        UNION ALL
+        SELECT c.oid::regclass || '.' || a.attname, col_description(c.oid, a.attnum), 100
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+        WHERE {READ}""")
+    assert len(comments) > 300
+    wrong = [row for row in comments if not row.comment or len(row.comment) > row.most
+             or "\n" in row.comment or row.comment.endswith(".")]
     assert wrong == []
     unnamed = db.rows("""
         SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'keysmith'::regnamespace AND pronargs > 0

@@ -205,6 +205,12 @@ def test_logging_of_parameters_is_named_wherever_it_is_set(sound, patient, setti
         wait_until(lambda: not findings(patient))
 
 
+def test_an_audit_log_with_parameters_is_named(spoilt):
+    spoilt.rows("ALTER ROLE app SET pgaudit.log_parameter = 'on'")
+    assert amiss(spoilt, "warning", "logging", "pgaudit.log_parameter = on of role app").remedy \
+        == "ALTER ROLE app SET pgaudit.log_parameter = off"
+
+
 def test_the_log_has_what_the_warning_says(sound, patient):
     """With the setting a bound key is in the log, and with the remedy it is not."""
     patient.tenant("reader")

@@ -249,8 +249,8 @@ ASKED = {
     "verify": "q.api_key, q.scopes, q.ip, q.keyspace, kind => q.kind, environment => q.environment",
     "authenticate": "q.headers, q.method, q.path, q.ip, q.keyspace, q.variant",
 }
-EXPLAIN = ("q.api_key, q.scopes, q.ip, q.keyspace, q.kind, q.environment, q.headers, q.method, "
-           "q.path, q.variant")
+EXPLAIN = ("q.api_key, q.scopes, q.ip, q.keyspace, kind => q.kind, environment => q.environment, "
+           "headers => q.headers, method => q.method, path => q.path, variant => q.variant")
 STATEMENT = """
     SELECT q.n, v.ok, v.reason, v.status, v.code, v.key_id IS NOT NULL, e.rules, e.steps, e.refusal
     FROM jsonb_array_elements(%s::jsonb) AS each,

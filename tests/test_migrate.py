@@ -77,14 +77,25 @@ def test_unkey(db, migrate):
         "refilled": old("refilled", identity_id="id_1", remaining_requests=3, refill_amount=10),
         "monthly": old("monthly", identity_id="id_1", remaining_requests=3, refill_amount=10, refill_day=1),
         "permitted": old("permitted", identity_id="id_1"),
+        "shared": old("shared", identity_id="id_2"),
+        "sharing": old("sharing", identity_id="id_2"),
+        "over": old("over", owner_id="initech", deleted_at_m=1700000000000),
+        "mixed": old("mixed", identity_id="id_3"),
+        "mixed too": old("mixed too", identity_id="id_3"),
+        "with its own": old("with its own", identity_id="id_3"),
+        "beside": old("beside", owner_id="umbrella"),
     }
+    # Limits of an identity, that of a tenant which has no other keys, and of one which has.
+    db.rows("INSERT INTO unkey.identities VALUES ('id_2', 'initech', 'ws_1'), ('id_3', 'umbrella', 'ws_1')")
+    db.rows("INSERT INTO unkey.ratelimits VALUES ('rl_2', 'together', NULL, 'id_2', 4, 3600000), "
+            "('rl_3', 'apart', NULL, 'id_3', 2, 3600000), ('rl_4', 'apart', 'key_with its own', NULL, 3, 3600000)")
     db.rows("INSERT INTO unkey.ratelimits VALUES ('rl_1', 'requests', 'key_limited', NULL, 2, 3600000)")
     db.rows("INSERT INTO unkey.keys_permissions VALUES ('key_permitted', 'p_r', 'ws_1')")
     db.rows("INSERT INTO unkey.keys_roles VALUES ('key_permitted', 'r_1', 'ws_1')")
     migrate("unkey")
 
     reasons = {name: db.reason(key, keyspace="unkey") for name, key in keys.items()}
-    refused = {"disabled": "disabled", "expired": "not_found", "deleted": "not_found"}
+    refused = {"disabled": "disabled", "expired": "not_found", "deleted": "not_found", "over": "not_found"}
     assert reasons == {name: refused.get(name, "ok") for name in keys}
     assert bearer(db, keys["plain"], "unkey").ok
     assert not db.verify(keys["plain"][:-1] + "!", keyspace="unkey").ok
@@ -99,6 +110,15 @@ def test_unkey(db, migrate):
     assert db.reason(keys["plain"], keyspace="unkey", scopes=["documents.read"]) == "insufficient_scope"
     # One call of the two is used up above.
     assert [db.reason(keys["limited"], keyspace="unkey") for _ in range(2)] == ["ok", "rate_limited"]
+    # Of four for both keys together, two.
+    assert [(v.reason, v.limit_name) for v in (db.verify(keys[name], keyspace="unkey") for name in
+            ("shared", "sharing", "shared", "sharing"))] == [
+        ("ok", "together")] * 2 + [("rate_limited", "together")] * 2
+    assert [db.reason(keys[name], keyspace="unkey") for name in ("mixed", "mixed", "mixed too", "mixed too")] \
+        == ["ok", "rate_limited"] * 2
+    assert [db.reason(keys["with its own"], keyspace="unkey") for _ in range(3)] == ["ok", "ok", "rate_limited"]
+    assert db.verify(keys["beside"], keyspace="unkey").limit_name is None
+    assert db.rows("SELECT name FROM keysmith.tenant WHERE limits IS NOT NULL") == [("initech",)]
     assert [db.reason(keys["counted"], keyspace="unkey", spend=1) for _ in range(3)] \
         == ["ok", "ok", "credits_exhausted"]
     refills = db.rows("SELECT k.label, c.balance, c.refill, c.every FROM keysmith.credit c "

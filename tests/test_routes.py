@@ -35,6 +35,20 @@ MALFORMED = ["a b", "a &", "& a", "| a", "a |", "(a", "a)", "()", "(", ")", "a &
              "(" * 40 + "a" + ")" * 40, "a|" * 2500 + "a", "a & " * 300_000]
 
 
+def test_a_slash_at_the_end_makes_no_difference(db):
+    db.call("define_route", "default", "GET", "/v1/keys/", "keys:read")
+    db.call("define_route", "default", "GET", "/v1/keys", "keys:list")
+    db.call("define_route", "default", "GET", "/", "")
+    assert db.rows("SELECT pattern, scopes FROM keysmith.routes ORDER BY pattern") \
+        == [("/", ""), ("/v1/keys", "keys:list")]
+    db.tenant()
+    key = db.mint(scopes=["keys:list"]).api_key
+    for path in ("/v1/keys", "/v1/keys/"):
+        assert db.one("authenticate", Jsonb({"x-api-key": key}), "GET", path).ok
+    db.call("remove_route", "default", "GET", "/v1/keys/")
+    assert db.value("SELECT count(*) FROM keysmith.routes") == 1
+
+
 def name_of(method, pattern):
     return f"route-{SPECIFICITY.index((method, pattern))}"
 

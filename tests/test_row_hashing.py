@@ -52,6 +52,40 @@ def needles(count):
     return [secrets.token_hex(16) for _ in range(count)]
 
 
+WAYS_TO_NAME_COLUMNS = [
+    "'users', 'email', 'phone'", "'users', 'email'::text, 'phone'::varchar",
+    "'users', ARRAY['email', 'phone']", "'users', '{email,phone}'::text[]",
+    "'users', VARIADIC ARRAY['email', 'phone']", "'users', columns => '{email,phone}'",
+    "relation => 'users', columns => ARRAY['email', 'phone']",
+    "relation => 'users', VARIADIC columns => ARRAY['email', 'phone']",
+]
+
+
+@pytest.mark.parametrize("named", WAYS_TO_NAME_COLUMNS)
+def test_columns_are_named_one_by_one_or_as_an_array(db, named):
+    def covered(trigger):
+        found = db.rows("SELECT keysmith.trigger_arguments('users', %s)", trigger)
+        return found[0][0]
+    db.rows("CREATE TABLE users (id int PRIMARY KEY, email text, phone text)")
+    db.rows(f"SELECT keysmith.protect({named})")
+    assert covered("~keysmith_1_hash") == ["email=sha256", "phone=sha256"]
+    db.rows(f"SELECT keysmith.unprotect({named})")
+    assert covered("~keysmith_1_hash") is None
+    db.rows(f"SELECT keysmith.seal_rows({named})")
+    assert covered("~keysmith_2_seal")[2:] == ["email", "id", "phone"]
+
+
+def test_all_columns_are_meant_where_none_is_named(db):
+    db.rows("CREATE TABLE users (id int PRIMARY KEY, email text)")
+    for whole in ("'users'", "relation => 'users'"):
+        db.rows("SELECT keysmith.protect('users', columns => '{email}')")
+        db.rows(f"SELECT keysmith.seal_rows({whole})")
+        assert db.value("SELECT keysmith.trigger_arguments('users', '~keysmith_2_seal')") \
+            == ["row_seal", "public.users"]
+        db.rows(f"SELECT keysmith.unprotect({whole})")
+        db.rows("SELECT keysmith.unseal_rows('users')")
+
+
 def test_no_value_reaches_a_file(cluster, users):
     """The data directory and its WAL are searched for all that was written."""
     db, hidden, shown = users, needles(12), needles(4)

@@ -325,3 +325,18 @@ def test_seal_again_and_rows_that_were_there(db, notices):
     assert problems(db) == {1: "is not sealed"}
     db.rows("UPDATE accounts SET row_seal = '' WHERE row_seal IS NULL")
     assert problems(db) == {}
+
+
+def test_a_large_table_is_checked_in_portions(db):
+    db.rows("CREATE TABLE long (id int PRIMARY KEY, body text)")
+    db.rows("ALTER TABLE long ALTER body SET STORAGE PLAIN")
+    db.rows("SELECT keysmith.seal_rows('long')")
+    db.rows("INSERT INTO long SELECT n, repeat('x', 7900) FROM generate_series(1, 2200) n")
+    db.rows("ALTER TABLE long DISABLE TRIGGER USER")
+    altered = [1, 1000, 1001, 1002, 2000, 2001, 2200]
+    db.rows("UPDATE long SET body = 'y' WHERE id = ANY (%s)", altered)
+    notices = []
+    db.session.add_notice_handler(lambda diag: notices.append(diag.message_primary))
+    found = db.rows("SELECT (primary_key ->> 'id')::int FROM keysmith.verify_rows('long') ORDER BY 1")
+    assert [one for one, in found] == altered
+    assert len(notices) == 2 and notices[0].startswith("checked 1000 of 22")

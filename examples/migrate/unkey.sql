@@ -4,7 +4,7 @@
 --   keys              id, hash, start, name, owner_id, identity_id, meta, expires, deleted_at_m,
 --                     enabled, remaining_requests, refill_amount, refill_day
 --   identities        id, external_id
---   ratelimits        key_id, name, limit, duration (milliseconds)
+--   ratelimits        key_id or identity_id, name, limit, duration (milliseconds)
 --   permissions (id, slug), keys_permissions, roles_permissions, keys_roles
 --
 -- A tenant for each owner; keys without one are the tenant `unkey`'s. What was deleted or
@@ -16,9 +16,24 @@ BEGIN;
 -- A key without permissions has none: here, no scopes would otherwise mean all.
 SELECT keysmith.create_keyspace('unkey', empty_scopes => 'none', managed_by => 'nobody');
 
-SELECT count(keysmith.create_tenant(owner, keyspace => 'unkey')) AS tenants
-FROM (SELECT DISTINCT coalesce(i.external_id, k.owner_id, 'unkey') AS owner
-      FROM unkey.keys k LEFT JOIN unkey.identities i ON i.id = k.identity_id) AS owners;
+CREATE TEMPORARY VIEW old_keys AS
+SELECT k.*, coalesce(i.external_id, k.owner_id, 'unkey') AS owner, i.id AS identity,
+       k.deleted_at_m IS NULL AND (k.expires IS NULL OR k.expires AT TIME ZONE 'UTC' > now()) AS is_alive
+FROM unkey.keys k LEFT JOIN unkey.identities i ON i.id = k.identity_id;
+
+-- An identity whose keys are all that its tenant has is that tenant, as far as limits go:
+-- they count the calls of all its keys together.
+CREATE TEMPORARY VIEW old_owners AS
+SELECT owner, CASE WHEN count(DISTINCT identity) = 1 AND count(identity) = count(*) THEN min(identity) END
+       AS identity
+FROM (SELECT owner, identity FROM old_keys WHERE is_alive) AS alive
+GROUP BY owner;
+
+SELECT count(keysmith.create_tenant(owner, keyspace => 'unkey', limits => (
+    SELECT jsonb_agg(jsonb_build_object('name', r.name, 'limit', r."limit",
+                                        'window', r.duration || ' ms'))
+    FROM unkey.ratelimits r WHERE r.identity_id = o.identity))) AS tenants
+FROM (SELECT DISTINCT owner FROM old_keys) AS owners LEFT JOIN old_owners o USING (owner);
 
 SELECT count(*) AS keys,
        count(keysmith.disable(imported.key_id)) FILTER (WHERE NOT k.enabled) AS disabled,
@@ -26,10 +41,10 @@ SELECT count(*) AS keys,
            'balance', coalesce(k.remaining_requests, 0), 'refill', k.refill_amount,
            'every', CASE WHEN k.refill_day IS NULL THEN 'day' ELSE 'month' END))))
            FILTER (WHERE k.refill_amount > 0) AS refilled
-FROM unkey.keys k
-LEFT JOIN unkey.identities i ON i.id = k.identity_id
+FROM old_keys k
+JOIN old_owners o USING (owner)
 CROSS JOIN LATERAL keysmith.import_key(
-    coalesce(i.external_id, k.owner_id, 'unkey'),
+    k.owner,
     decode(k.hash, 'base64'),
     label => k.name,
     scopes => ARRAY(
@@ -40,14 +55,18 @@ CROSS JOIN LATERAL keysmith.import_key(
         JOIN unkey.roles_permissions r ON r.role_id = h.role_id
         JOIN unkey.permissions p ON p.id = r.permission_id WHERE h.key_id = k.id),
     expires_at => k.expires AT TIME ZONE 'UTC',
+    -- Of an identity that is no tenant by itself, each of its keys has the limits, unless
+    -- it has one of that name.
     limits => (
         SELECT jsonb_agg(jsonb_build_object('name', r.name, 'limit', r."limit",
                                             'window', r.duration || ' ms'))
-        FROM unkey.ratelimits r WHERE r.key_id = k.id),
+        FROM (SELECT DISTINCT ON (name) * FROM unkey.ratelimits
+              WHERE key_id = k.id OR (identity_id = k.identity AND o.identity IS NULL)
+              ORDER BY name, key_id IS NULL) AS r),
     credits => k.remaining_requests,
     metadata => coalesce(nullif(k.meta, '')::jsonb, '{}') || jsonb_build_object('unkey_id', k.id),
     keyspace => 'unkey',
     key_prefix => k.start) AS imported
-WHERE k.deleted_at_m IS NULL AND (k.expires IS NULL OR k.expires AT TIME ZONE 'UTC' > now());
+WHERE k.is_alive;
 
 COMMIT;

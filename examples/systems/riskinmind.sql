@@ -17,7 +17,7 @@ SELECT keysmith.create_keyspace('riskinmind',
     display => '{"id": "key_{random:5}", "snippet": "{prefix}...{end:4}"}');
 
 -- There are no scopes: each endpoint takes the customer's key, and nothing more.
-SELECT keysmith.define_route('riskinmind', 'GET', '/api/v1/keys', '');
+SELECT keysmith.define_route('riskinmind', 'GET', '/api/v1/keys/', '');
 SELECT keysmith.define_route('riskinmind', 'POST', '/api/v1/keys/generate', '');
 SELECT keysmith.define_route('riskinmind', 'POST', '/api/v1/keys/regenerate', '');
 SELECT keysmith.define_route('riskinmind', 'POST', '/api/v1/keys/revoke', '');

@@ -66,14 +66,44 @@ WHERE (SELECT keysmith.sees_everything())
        SELECT k.key_id FROM keysmith.key k
        WHERE k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
+COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.keys.label IS 'The name of the key, for people';
 COMMENT ON COLUMN keysmith.keys.status IS 'active, disabled, expired or revoked, as of now';
+COMMENT ON COLUMN keysmith.keys.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.keys.environment IS 'The environment of the key, such as live or test';
 COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell it from its siblings';
 COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.keys.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
+COMMENT ON COLUMN keysmith.keys.role IS 'Its own role, which it never exceeds';
+COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that it may be used from; null for anywhere';
 COMMENT ON COLUMN keysmith.keys.limits IS 'Its own rate limits; those of its tenant, keyspace and routes hold besides';
 COMMENT ON COLUMN keysmith.keys.credits IS 'Its own credits that are left; null where its tenant pays, if anyone does';
+COMMENT ON COLUMN keysmith.keys.expires_at IS 'When the key ends; null for never';
+COMMENT ON COLUMN keysmith.keys.created_at IS 'When the key was made';
+COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made it';
 COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last let in; refused requests are no use of it';
-COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+COMMENT ON COLUMN keysmith.keys.revoked_at IS 'When it was revoked; null if it was not';
+COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'What revoke was given; else revoked, rotated, regenerated, replaced or leaked: SOURCE';
 COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
+COMMENT ON COLUMN keysmith.keys.metadata IS 'A JSON object of yours, which every verdict carries';
+COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+
+-- The columns of the view beneath are the same.
+DO $$
+DECLARE
+    about record;
+BEGIN
+    FOR about IN
+        SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum) AS comment
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = 'keysmith.keys'::pg_catalog.regclass AND a.attnum > 0
+    LOOP
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith.key_listing.%I IS %L', about.attname, about.comment);
+    END LOOP;
+END $$;
 
 CREATE VIEW keysmith.routes WITH (security_barrier) AS
 SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
@@ -84,6 +114,14 @@ SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, 
              WITH ORDINALITY AS l (part, n)) AS limits
 FROM keysmith.route r;
 COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
+COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
+COMMENT ON COLUMN keysmith.routes.method IS 'The HTTP method; * for any';
+COMMENT ON COLUMN keysmith.routes.pattern IS 'Which paths fit, such as /v1/images/{id}';
+COMMENT ON COLUMN keysmith.routes.variant IS 'The variant of the route; null for the one without a name';
+COMMENT ON COLUMN keysmith.routes.scopes IS 'What the key must hold, an expression; empty where any good key will do';
+COMMENT ON COLUMN keysmith.routes.kind IS 'What the key must be; null for any';
+COMMENT ON COLUMN keysmith.routes.weight IS 'How many calls a request counts for in rate limits';
+COMMENT ON COLUMN keysmith.routes.limits IS 'Rate limits of each key on the route, in place of others of the same name';
 
 -- What a new key is returned as. No other value ever holds api_key.
 CREATE TYPE keysmith.minted AS (
@@ -100,3 +138,14 @@ CREATE TYPE keysmith.minted AS (
     display_id  text
 );
 COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
+COMMENT ON COLUMN keysmith.minted.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.minted.api_key IS 'The key itself, shown this once; null for one that was imported';
+COMMENT ON COLUMN keysmith.minted.key_prefix IS 'The beginning of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.minted.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.minted.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.minted.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.minted.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.minted.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
+COMMENT ON COLUMN keysmith.minted.expires_at IS 'When the key ends; null for never';
+COMMENT ON COLUMN keysmith.minted.created_at IS 'When the key was made';
+COMMENT ON COLUMN keysmith.minted.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';

@@ -30,7 +30,16 @@ COMMENT ON COLUMN keysmith.verdict.status IS 'The HTTP status that fits';
 COMMENT ON COLUMN keysmith.verdict.code IS 'For the outside world';
 COMMENT ON COLUMN keysmith.verdict.message IS 'For the outside world';
 COMMENT ON COLUMN keysmith.verdict.reason IS 'The exact cause, for the operator';
+COMMENT ON COLUMN keysmith.verdict.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.verdict.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.verdict.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.verdict.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.verdict.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.verdict.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.verdict.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith.verdict.role IS 'The role of the key, or else of its owner';
 COMMENT ON COLUMN keysmith.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
+COMMENT ON COLUMN keysmith.verdict.metadata IS 'The metadata of the key';
 COMMENT ON COLUMN keysmith.verdict.expires_at IS 'No event tells of it: check again then';
 COMMENT ON COLUMN keysmith.verdict.limit_name IS 'The rate limit that refused, or else that has the fewest calls left';
 COMMENT ON COLUMN keysmith.verdict.limit_remaining IS 'The calls left in it';
@@ -102,23 +111,30 @@ CREATE TYPE keysmith.explanation AS (
     saw     text
 );
 COMMENT ON TYPE keysmith.explanation IS 'What a rule saw; the first that refuses decides';
+COMMENT ON COLUMN keysmith.explanation.step IS 'The place of the rule in the order in which they are asked, from 1';
+COMMENT ON COLUMN keysmith.explanation.rule IS 'The name of the rule';
+COMMENT ON COLUMN keysmith.explanation.outcome IS 'pass, refuse or not reached';
+COMMENT ON COLUMN keysmith.explanation.reason IS 'The reason of the refusal, where the rule refuses';
+COMMENT ON COLUMN keysmith.explanation.saw IS 'What the rule looked at, for the operator; its wording may change, and it is never a key';
 
 CREATE FUNCTION keysmith.explain_verify(
     api_key text DEFAULT NULL,
     scopes text[] DEFAULT '{}',
     ip inet DEFAULT NULL,
     keyspace text DEFAULT 'default',
+    spend bigint DEFAULT 0,
     kind text DEFAULT NULL,
     environment text DEFAULT NULL,
+    sign_in boolean DEFAULT false,
+    weight integer DEFAULT NULL,
     headers jsonb DEFAULT NULL,
     method text DEFAULT NULL,
     path text DEFAULT NULL,
-    variant text DEFAULT NULL,
-    spend bigint DEFAULT 0,
-    weight integer DEFAULT NULL
+    variant text DEFAULT NULL
 ) RETURNS SETOF keysmith.explanation
 LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
-COMMENT ON FUNCTION keysmith.explain_verify(text, text[], inet, text, text, text, jsonb, text, text, text, bigint, integer) IS
+COMMENT ON FUNCTION keysmith.explain_verify(
+    text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
 'Shows what each rule sees in what verify is asked, or, given a method and a path, authenticate';
 
 CREATE FUNCTION keysmith.client_ip(

@@ -21,9 +21,18 @@ WHERE (SELECT keysmith.sees_everything())
        WHERE t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
 COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
+COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, counted from 1';
+COMMENT ON COLUMN keysmith.audit.at IS 'When it was done';
+COMMENT ON COLUMN keysmith.audit.action IS 'What was done, such as mint or define_role';
+COMMENT ON COLUMN keysmith.audit.tenant IS 'The name of the tenant that it concerns';
+COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that it is about';
 COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
 COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
 COMMENT ON COLUMN keysmith.audit.acting_key IS 'The key that the transaction acted for';
+COMMENT ON COLUMN keysmith.audit.client IS 'Where the session came from; null for a socket';
+COMMENT ON COLUMN keysmith.audit.before IS 'What there was before, without secrets; null for nothing';
+COMMENT ON COLUMN keysmith.audit.after IS 'What there was afterwards, without secrets; null for nothing';
+COMMENT ON COLUMN keysmith.audit.hash IS 'The seal: a hash over the entry and the hash before it, in hexadecimal';
 
 CREATE FUNCTION keysmith.audit_heads(
     OUT keyspace text,

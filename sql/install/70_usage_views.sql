@@ -9,7 +9,20 @@ JOIN keysmith.tenant t USING (tenant_id)
 LEFT JOIN keysmith.key k USING (key_id)
 WHERE (SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.usage IS 'Requests of known keys, one row each, refused ones too';
+COMMENT ON COLUMN keysmith.usage.at IS 'When it was decided';
+COMMENT ON COLUMN keysmith.usage.request_id IS 'The name that the verdict gave to the decision';
+COMMENT ON COLUMN keysmith.usage.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.usage.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.usage.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.usage.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.usage.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.usage.method IS 'The HTTP method; null if it is not known';
+COMMENT ON COLUMN keysmith.usage.endpoint IS 'The path without its query, or what log_request gave; null if it is not known';
+COMMENT ON COLUMN keysmith.usage.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
 COMMENT ON COLUMN keysmith.usage.outcome IS 'ok, or the reason why it was refused';
+COMMENT ON COLUMN keysmith.usage.ip IS 'The address that the request came from; null if it is not known';
+COMMENT ON COLUMN keysmith.usage.latency IS 'How long the request took, as log_request was told; null if it is not known';
+COMMENT ON COLUMN keysmith.usage.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith.usage_hourly WITH (security_barrier) AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
@@ -26,7 +39,16 @@ WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_hourly IS 'How many requests, by hour, key, environment, status and outcome';
+COMMENT ON COLUMN keysmith.usage_hourly.hour IS 'When the hour begins';
+COMMENT ON COLUMN keysmith.usage_hourly.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.usage_hourly.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.usage_hourly.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.usage_hourly.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.usage_hourly.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
+COMMENT ON COLUMN keysmith.usage_hourly.outcome IS 'ok, or the reason why it was refused';
+COMMENT ON COLUMN keysmith.usage_hourly.requests IS 'How many requests';
 COMMENT ON COLUMN keysmith.usage_hourly.latency IS 'The mean of those that are known';
+COMMENT ON COLUMN keysmith.usage_hourly.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith.usage_daily WITH (security_barrier) AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
@@ -45,7 +67,16 @@ WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_daily IS 'How many requests, by day (UTC), key, environment, status and outcome';
+COMMENT ON COLUMN keysmith.usage_daily.day IS 'The day, in UTC';
+COMMENT ON COLUMN keysmith.usage_daily.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.usage_daily.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.usage_daily.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.usage_daily.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.usage_daily.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
+COMMENT ON COLUMN keysmith.usage_daily.outcome IS 'ok, or the reason why it was refused';
+COMMENT ON COLUMN keysmith.usage_daily.requests IS 'How many requests';
 COMMENT ON COLUMN keysmith.usage_daily.latency IS 'The mean of those that are known';
+COMMENT ON COLUMN keysmith.usage_daily.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith.usage_endpoints WITH (security_barrier) AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
@@ -64,7 +95,16 @@ WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_endpoints IS 'How many requests, by day (UTC), method and endpoint';
+COMMENT ON COLUMN keysmith.usage_endpoints.day IS 'The day, in UTC';
+COMMENT ON COLUMN keysmith.usage_endpoints.tenant IS 'The name of the tenant whose keys made the requests';
+COMMENT ON COLUMN keysmith.usage_endpoints.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.usage_endpoints.environment IS 'The environment of the keys, such as live or test';
+COMMENT ON COLUMN keysmith.usage_endpoints.method IS 'The HTTP method; null if it is not known';
 COMMENT ON COLUMN keysmith.usage_endpoints.endpoint IS '(other) for those beyond the 500 of a tenant that are counted apart';
+COMMENT ON COLUMN keysmith.usage_endpoints.requests IS 'How many requests, refused ones too';
+COMMENT ON COLUMN keysmith.usage_endpoints.refused IS 'How many of these were refused';
+COMMENT ON COLUMN keysmith.usage_endpoints.latency IS 'The mean of those that are known';
+COMMENT ON COLUMN keysmith.usage_endpoints.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith.top_keys WITH (security_barrier) AS
 SELECT d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
@@ -77,6 +117,15 @@ WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30
 GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
 ORDER BY requests DESC, d.key_id;
 COMMENT ON VIEW keysmith.top_keys IS 'The keys of the last 30 days, those with most requests first';
+COMMENT ON COLUMN keysmith.top_keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.top_keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.top_keys.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.top_keys.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.top_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.top_keys.requests IS 'How many requests, refused ones too';
+COMMENT ON COLUMN keysmith.top_keys.refused IS 'How many of these were refused';
+COMMENT ON COLUMN keysmith.top_keys.last_day IS 'The last day with a request, in UTC';
+COMMENT ON COLUMN keysmith.top_keys.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith.top_refusals WITH (security_barrier) AS
 SELECT d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
@@ -87,6 +136,16 @@ WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30 AND d.outcome <> 
 GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
 ORDER BY requests DESC, d.outcome, d.key_id;
 COMMENT ON VIEW keysmith.top_refusals IS 'What was refused in the last 30 days, the most frequent first';
+COMMENT ON COLUMN keysmith.top_refusals.outcome IS 'The reason why it was refused';
+COMMENT ON COLUMN keysmith.top_refusals.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
+COMMENT ON COLUMN keysmith.top_refusals.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.top_refusals.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.top_refusals.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.top_refusals.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.top_refusals.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.top_refusals.requests IS 'How many requests';
+COMMENT ON COLUMN keysmith.top_refusals.last_day IS 'The last day with such a refusal, in UTC';
+COMMENT ON COLUMN keysmith.top_refusals.tenant_id IS 'The id of the tenant';
 
 CREATE FUNCTION keysmith.usage_logs(
     tenant text,

@@ -92,8 +92,17 @@ FROM keysmith.touch t
 JOIN keysmith.tenant n USING (tenant_id)
 WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.touches.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.touches.schema IS 'The schema that the table was in then';
 COMMENT ON COLUMN keysmith.touches.relation IS 'What the table was called then';
+COMMENT ON COLUMN keysmith.touches.operation IS 'insert, update, delete or truncate';
 COMMENT ON COLUMN keysmith.touches.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
+COMMENT ON COLUMN keysmith.touches.first_at IS 'When the statement ran, or the first of those that were summed up';
+COMMENT ON COLUMN keysmith.touches.last_at IS 'When the statement ran, or the last of those that were summed up';
+COMMENT ON COLUMN keysmith.touches.request_id IS 'The name that the verdict gave to the decision; null for what was summed up';
+COMMENT ON COLUMN keysmith.touches.tenant_id IS 'The id of the tenant';
 
 CREATE FUNCTION keysmith.blast_radius(
     key_id uuid,

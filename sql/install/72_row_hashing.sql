@@ -89,7 +89,7 @@ $$;
 COMMENT ON FUNCTION keysmith.row_parts(regclass) IS
 'A table with its partitions and children; protect and seal_rows call it';
 
-CREATE FUNCTION keysmith.protect(relation regclass, VARIADIC columns text[]) RETURNS void
+CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text DEFAULT 'sha256') RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     hash_trigger CONSTANT text := '~keysmith_1_hash';
@@ -98,7 +98,7 @@ DECLARE
     clean     jsonb := '[]';
     state     jsonb;
     column_name text;
-    algorithm text;
+    its_own   text;
     written   text;
     found_one boolean;
     item      record;
@@ -106,6 +106,8 @@ BEGIN
     PERFORM keysmith.row_table(relation);
     IF columns IS NULL OR cardinality(columns) = 0 OR array_position(columns, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'columns must name at least one column, and no null' USING ERRCODE = 'KS400';
+    ELSIF algorithm IS NULL OR algorithm NOT IN ('sha256', 'hmac') THEN
+        RAISE EXCEPTION 'algorithm must be sha256 or hmac' USING ERRCODE = 'KS400';
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_trigger t
                WHERE t.tgrelid = relation AND t.tgname = hash_trigger AND t.tgparentid <> 0) THEN
@@ -115,7 +117,7 @@ BEGIN
     before := coalesce(keysmith.trigger_arguments(relation, hash_trigger), '{}');
     wanted := before;
     FOREACH written IN ARRAY columns LOOP
-        algorithm := coalesce(substring(written FROM '=(sha256|hmac)$'), 'sha256');
+        its_own := coalesce(substring(written FROM '=(sha256|hmac)$'), algorithm);
         column_name := regexp_replace(written, '=(sha256|hmac)$', '');
         SELECT a.attname, a.attnum, a.atttypid, a.atttypmod, a.attgenerated INTO item
             FROM pg_catalog.pg_attribute a
@@ -147,10 +149,10 @@ BEGIN
                 USING ERRCODE = 'KS400', HINT = 'What is cascaded is a digest, and would be digested again.';
         END IF;
         -- Raises an error where there is no pepper.
-        PERFORM keysmith.digest(''::text, algorithm);
+        PERFORM keysmith.digest(''::text, its_own);
         SELECT coalesce(array_agg(w), '{}') INTO wanted FROM unnest(wanted) w
             WHERE regexp_replace(w, '=(sha256|hmac)$', '') <> column_name;
-        wanted := wanted || (column_name || '=' || algorithm);
+        wanted := wanted || (column_name || '=' || its_own);
     END LOOP;
     IF wanted @> before AND before @> wanted THEN
         RETURN;
@@ -204,22 +206,20 @@ BEGIN
     EXECUTE format('COMMENT ON TRIGGER %I ON %s IS %L', hash_trigger, relation,
                    coalesce(state, '{}') || jsonb_build_object('clean', clean));
 END $$;
-COMMENT ON FUNCTION keysmith.protect(regclass, text[]) IS
+COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
 'Has a table store digests of what is written to the named columns; name=hmac for one with the server''s pepper';
 
-CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text) RETURNS void
+-- The first column stands by itself, so that an array of columns is never taken for this.
+CREATE FUNCTION keysmith.protect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
+RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF algorithm IS NULL OR algorithm NOT IN ('sha256', 'hmac') THEN
-        RAISE EXCEPTION 'algorithm must be sha256 or hmac' USING ERRCODE = 'KS400';
-    END IF;
-    PERFORM keysmith.protect(relation, VARIADIC
-        (SELECT array_agg(c || '=' || algorithm) FROM unnest(columns) c));
+    PERFORM keysmith.protect(relation, columns => column_name || more_columns);
 END $$;
-COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
-'Has a table store digests of what is written to the named columns, by one algorithm: sha256 or hmac';
+COMMENT ON FUNCTION keysmith.protect(regclass, text, text[]) IS
+'Has a table store digests of what is written to the named columns, each an argument of its own';
 
-CREATE FUNCTION keysmith.unprotect(relation regclass, VARIADIC columns text[] DEFAULT '{}') RETURNS void
+CREATE FUNCTION keysmith.unprotect(relation regclass, columns text[] DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     hash_trigger CONSTANT text := '~keysmith_1_hash';
@@ -252,6 +252,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION keysmith.unprotect(regclass, text[]) IS
 'Undoes protect, for some columns or all: what is written from now on is stored as it is; digests stay';
+
+CREATE FUNCTION keysmith.unprotect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM keysmith.unprotect(relation, columns => column_name || more_columns);
+END $$;
+COMMENT ON FUNCTION keysmith.unprotect(regclass, text, text[]) IS
+'Undoes protect for the named columns, each an argument of its own';
 
 CREATE FUNCTION keysmith.begin_hashing(relation regclass, trust_digests boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -449,3 +458,12 @@ FROM pg_catalog.pg_trigger t,
 WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
   AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure AND s.state IS NOT NULL;
 COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables, and how far protect_existing is with each';
+COMMENT ON COLUMN keysmith.hashing_progress.relation IS 'The protected table';
+COMMENT ON COLUMN keysmith.hashing_progress.phase IS 'not begun, digesting rows or done';
+COMMENT ON COLUMN keysmith.hashing_progress.part IS 'The table, partition or child that it is at; null before and after';
+COMMENT ON COLUMN keysmith.hashing_progress.round IS 'The round that it is in: rows that moved meanwhile are met in another';
+COMMENT ON COLUMN keysmith.hashing_progress.pages_total IS 'How many pages the table had when it began';
+COMMENT ON COLUMN keysmith.hashing_progress.pages_done IS 'How many of these are done';
+COMMENT ON COLUMN keysmith.hashing_progress.rows_done IS 'How many rows were digested';
+COMMENT ON COLUMN keysmith.hashing_progress.started_at IS 'When it began; null if it has not';
+COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'When it was done; null if it is not';

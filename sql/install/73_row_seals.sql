@@ -10,7 +10,11 @@ LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'keysmith_seal_problem';
 COMMENT ON FUNCTION keysmith.seal_problem(record, text[]) IS
 'What is wrong with a row''s seal; null if nothing is; verify_rows calls it';
 
-CREATE FUNCTION keysmith.seal_rows(relation regclass, columns text[], seal_column text) RETURNS void
+CREATE FUNCTION keysmith.seal_rows(
+    relation regclass,
+    columns text[] DEFAULT '{}',
+    seal_column text DEFAULT 'row_seal'
+) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     seal_trigger CONSTANT text := '~keysmith_2_seal';
@@ -82,13 +86,14 @@ END $$;
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
 'Has a table keep a digest over the named columns of each row, or over all, in a column of that name';
 
-CREATE FUNCTION keysmith.seal_rows(relation regclass, VARIADIC columns text[] DEFAULT '{}') RETURNS void
+CREATE FUNCTION keysmith.seal_rows(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
+RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM keysmith.seal_rows(relation, columns, 'row_seal');
+    PERFORM keysmith.seal_rows(relation, columns => column_name || more_columns);
 END $$;
-COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[]) IS
-'Has a table keep a digest over the named columns of each row, or over all, in the column row_seal';
+COMMENT ON FUNCTION keysmith.seal_rows(regclass, text, text[]) IS
+'Has a table keep a digest over the named columns of each row, each an argument of its own';
 
 CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -116,6 +121,10 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security =
 DECLARE
     arguments text[];
     item      record;
+    pages     bigint;
+    portion   bigint;
+    page      bigint;
+    beyond    bigint;
 BEGIN
     arguments := keysmith.trigger_arguments(relation, '~keysmith_2_seal');
     IF arguments IS NULL THEN
@@ -139,14 +148,26 @@ BEGIN
         JOIN pg_catalog.pg_class c ON c.oid = p.part AND c.relkind = 'r'
     LOOP
         part := item.found;
-        FOR row_id, primary_key, problem IN EXECUTE format(
-            'SELECT * FROM (
-                 SELECT "~row".ctid, %s, keysmith.seal_problem("~row", $1) AS problem
-                 FROM ONLY %s AS "~row" OFFSET 0
-             ) checked WHERE problem IS NOT NULL',
-            coalesce('jsonb_build_object(' || item.key || ')', 'NULL::jsonb'), item.found) USING arguments
+        pages := pg_relation_size(item.found) / current_setting('block_size')::bigint;
+        -- Some twenty portions of a large table, so that one can tell how far it is.
+        portion := greatest(pages / 20, 1000);
+        page := 0;
         LOOP
-            RETURN NEXT;
+            -- The last portion has no end: its pages may have become more.
+            beyond := CASE WHEN page + portion < pages THEN page + portion ELSE 4294967295 END;
+            FOR row_id, primary_key, problem IN EXECUTE format(
+                'SELECT * FROM (
+                     SELECT "~row".ctid, %s, keysmith.seal_problem("~row", $1) AS problem
+                     FROM ONLY %s AS "~row" WHERE "~row".ctid >= $2 AND "~row".ctid < $3 OFFSET 0
+                 ) checked WHERE problem IS NOT NULL',
+                coalesce('jsonb_build_object(' || item.key || ')', 'NULL::jsonb'), item.found)
+                USING arguments, format('(%s,0)', page)::tid, format('(%s,0)', beyond)::tid
+            LOOP
+                RETURN NEXT;
+            END LOOP;
+            page := page + portion;
+            EXIT WHEN page >= pages;
+            RAISE NOTICE 'checked % of % pages of %', page, pages, item.found;
         END LOOP;
     END LOOP;
 END $$;

@@ -34,11 +34,21 @@ FROM keysmith.tenant t
 LEFT JOIN keysmith.credit c ON c.tenant_id = t.tenant_id
 WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
+COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
+COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.tenants.plan IS 'The plan of the tenant; null for none';
+COMMENT ON COLUMN keysmith.tenants.status IS 'active or suspended';
 COMMENT ON COLUMN keysmith.tenants.active_keys IS 'Keys that are not disabled, expired or revoked';
 COMMENT ON COLUMN keysmith.tenants.keys IS 'All of its keys, revoked ones too';
+COMMENT ON COLUMN keysmith.tenants.members IS 'How many members it has';
 COMMENT ON COLUMN keysmith.tenants.credits IS 'Its own credits that are left; null where it has none to spend';
 COMMENT ON COLUMN keysmith.tenants.limits IS 'Rate limits of all its keys of an environment together';
 COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'When a key of it was last let in';
+COMMENT ON COLUMN keysmith.tenants.created_at IS 'When the tenant was made';
+COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'When it was suspended; null if it is active';
+COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'What suspend_tenant was given as the reason';
+COMMENT ON COLUMN keysmith.tenants.metadata IS 'A JSON object of yours';
+COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith.expiring_soon WITH (security_barrier) AS
 SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
@@ -48,7 +58,18 @@ FROM keysmith.keys k
 WHERE k.status = 'active' AND k.expires_at < pg_catalog.clock_timestamp() + interval '30 days'
 ORDER BY k.expires_at, k.key_id;
 COMMENT ON VIEW keysmith.expiring_soon IS 'Active keys that end within 30 days, those that end first above';
+COMMENT ON COLUMN keysmith.expiring_soon.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.expiring_soon.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.expiring_soon.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.expiring_soon.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.expiring_soon.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.expiring_soon.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.expiring_soon.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith.expiring_soon.expires_at IS 'When the key ends';
+COMMENT ON COLUMN keysmith.expiring_soon.ends_in IS 'How long that is from now';
+COMMENT ON COLUMN keysmith.expiring_soon.last_used_at IS 'When the key was last let in; refused requests are no use of it';
 COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'Its successor: one that has none ends without';
+COMMENT ON COLUMN keysmith.expiring_soon.key_id IS 'The id of the key; no secret';
 
 CREATE VIEW keysmith.stale_keys WITH (security_barrier) AS
 SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
@@ -62,7 +83,17 @@ WHERE k.status = 'active' AND s.usage_log = 'everything'
   AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true)
 ORDER BY unused_for DESC, k.key_id;
 COMMENT ON VIEW keysmith.stale_keys IS 'Active keys that were never let in, or not for 90 days';
+COMMENT ON COLUMN keysmith.stale_keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.stale_keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.stale_keys.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.stale_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.stale_keys.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.stale_keys.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.stale_keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith.stale_keys.created_at IS 'When the key was made';
+COMMENT ON COLUMN keysmith.stale_keys.last_used_at IS 'When the key was last let in; null for never';
 COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'Since it was last let in, or else made';
+COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; no secret';
 
 CREATE VIEW keysmith.recent_refusals WITH (security_barrier) AS
 SELECT e.at, t.name AS tenant, e.keyspace, e.environment, k.label, k.key_snippet,
@@ -78,7 +109,19 @@ FROM keysmith.usage_unknown_sample u
 WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith.sees_everything())
 ORDER BY at DESC;
 COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
+COMMENT ON COLUMN keysmith.recent_refusals.at IS 'When it was decided';
+COMMENT ON COLUMN keysmith.recent_refusals.tenant IS 'The name of the tenant whose key it is; null without a known key';
+COMMENT ON COLUMN keysmith.recent_refusals.keyspace IS 'The keyspace that was asked; empty for one that does not exist';
+COMMENT ON COLUMN keysmith.recent_refusals.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.recent_refusals.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.recent_refusals.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.recent_refusals.reason IS 'The exact cause, for the operator';
+COMMENT ON COLUMN keysmith.recent_refusals.status IS 'The HTTP status of the verdict, or what log_request gave in its place; null without a known key';
+COMMENT ON COLUMN keysmith.recent_refusals.method IS 'The HTTP method; null if it is not known';
+COMMENT ON COLUMN keysmith.recent_refusals.endpoint IS 'The path without its query, or what log_request gave; null if it is not known';
+COMMENT ON COLUMN keysmith.recent_refusals.ip IS 'The address that the request came from; null if it is not known';
 COMMENT ON COLUMN keysmith.recent_refusals.key_id IS 'Null for requests without a known key, of which samples are kept';
+COMMENT ON COLUMN keysmith.recent_refusals.request_id IS 'The name that the verdict gave to the decision';
 
 CREATE FUNCTION keysmith.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_scopes_used';
@@ -123,7 +166,13 @@ WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
   AND r.told > 0 AND NOT g.scopes <@ r.used
   AND ((SELECT keysmith.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
+COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.overprivileged_keys.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.overprivileged_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.overprivileged_keys.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
 COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'Its scopes that no route it used names; wildcards by the catalogue';
 COMMENT ON COLUMN keysmith.overprivileged_keys.used_scopes IS 'Its scopes that a route it used names';
 COMMENT ON COLUMN keysmith.overprivileged_keys.requests IS 'How often it was let in';
 COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'How many of these fit no route, and so may have needed anything';
+COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; no secret';

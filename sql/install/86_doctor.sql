@@ -150,6 +150,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            OR o.name = 'auto_explain.log_parameter_max_length' AND o.value <> '0')
       AND EXISTS (SELECT FROM settings m
                   WHERE m.name = 'auto_explain.log_min_duration' AND m.value <> '-1')
+    UNION ALL
+    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too', v.name, v.value, v.whose),
+           format('ALTER %s SET pgaudit.log_parameter = off', v.place)
+    FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
 $$;
 COMMENT ON FUNCTION keysmith.doctor_logging() IS
 'The part of doctor() that looks for settings that write keys to the server''s log';
@@ -453,7 +457,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             (2, 'server', 'writes what it commits, and hides what it sends'),
             (3, 'pepper', CASE newest_pepper WHEN 0 THEN 'none; keys of 256 random bits need none'
                               ELSE format('all keys are stored with pepper %s', newest_pepper) END),
-            (4, 'logging', 'no setting writes bound keys to the log'),
+            (4, 'logging', 'no setting writes bound keys to the log; write none into a statement''s text'),
             (5, 'isolation', 'no table shows a tenant what is another''s'),
             (6, 'policies', 'ask once per query who is signed in'),
             (7, 'access', 'nobody has a right that grant_access does not give'),

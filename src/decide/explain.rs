@@ -43,27 +43,27 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
     let keyspace = name(call, 3).unwrap_or_default();
     let policy = catalog.policy(keyspace)?;
-    let presented = match (call.json(6), call.bytes(0, MAX_KEY_LEN)) {
+    let presented = match (call.json(9), call.bytes(0, MAX_KEY_LEN)) {
         (Some(headers), _) => authenticate::presented(Some(headers), policy.schemes),
         (None, None) => Presented::Nothing,
         (None, Some(Bytes::TooLong)) => Presented::Garbage,
         (None, Some(Bytes::Read(key))) => Presented::Key(key),
     };
-    let is_request = call.datum(7).is_some() || call.datum(8).is_some();
+    let is_request = call.datum(10).is_some() || call.datum(11).is_some();
     let required = if is_request {
-        authenticate::required(call, &policy, 7, 9)
+        authenticate::required(call, &policy, 10, 12)
     } else {
         Required { needs: Needs::Listed(call.array(1)), kind: None, route: None }
     };
     let needs = &required.needs;
     let mut decision = Decision::new(&catalog, policy.clone(), keyspace, needs);
     decision.demand.address = call.address(2);
-    decision.demand.kind = name(call, 4).or(required.kind);
-    decision.demand.environment = name(call, 5);
+    decision.demand.kind = name(call, 5).or(required.kind);
+    decision.demand.environment = name(call, 6);
     decision.toll = Toll {
         route: required.route,
-        spend: toll::spend(call, 10)?,
-        weight: toll::weight(call, 11)?.unwrap_or(required.weight()),
+        spend: toll::spend(call, 4)?,
+        weight: toll::weight(call, 8)?.unwrap_or(required.weight()),
     };
     let steps = steps(&catalog, &policy, &decision, presented, needs);
     // SAFETY: the function is declared to return a set of explanations.

@@ -119,7 +119,7 @@ impl Route {
         let route = Route {
             keyspace: call.required_text(0, "keyspace")?,
             method: call.required_text(1, "method")?.to_ascii_uppercase(),
-            pattern: call.required_text(2, "pattern")?,
+            pattern: route::without_slash(&call.required_text(2, "pattern")?).into(),
             variant: call.text(variant, "variant")?.unwrap_or_default(),
         };
         if !is_method(&route.method) {

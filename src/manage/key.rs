@@ -134,12 +134,13 @@ pub fn check_owner(tenant_id: &[u8; 16], owner: Option<&str>) -> Result<()> {
         "SELECT FROM keysmith.member WHERE tenant_id = $1 AND member = $2 FOR KEY SHARE",
         &[Param::uuid(tenant_id), Param::text(owner)],
     )?;
-    if found == 0 { Err(unknown_member(owner)) } else { Ok(()) }
+    if found == 0 { Err(unknown_member("owner", owner)) } else { Ok(()) }
 }
 
-pub fn unknown_member(member: &str) -> Error {
+/// What an argument names is not there.
+pub fn unknown_member(argument: &str, member: &str) -> Error {
     let shown: String = member.chars().take(200).collect();
-    Error::not_found(format!("{shown:?} is not a member of the tenant"))
+    Error::not_found(format!("{argument} {shown:?} is not a member of the tenant"))
         .hint("Add members with keysmith.set_member.")
 }
 

@@ -257,7 +257,7 @@ fn remove_member(call: &Call) -> Result<Option<Datum>> {
             &[Param::uuid(&tenant_id), Param::text(&member)],
         )?;
         if removed == 0 {
-            return Err(key::unknown_member(&member));
+            return Err(key::unknown_member("member", &member));
         }
         act.done("remove_member")
     })?;

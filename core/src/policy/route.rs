@@ -29,7 +29,15 @@ pub fn is_requested_method(method: &[u8]) -> bool {
         && method.iter().all(|b| b.is_ascii_alphabetic() || matches!(b, b'-' | b'_'))
 }
 
-/// Checks a pattern. The error completes "pattern …".
+/// A pattern as it is kept: as in paths, one / at the end makes no difference.
+pub fn without_slash(pattern: &str) -> &str {
+    match pattern.strip_suffix('/') {
+        Some(shorter) if !shorter.is_empty() && !shorter.ends_with('/') => shorter,
+        _ => pattern,
+    }
+}
+
+/// Checks a pattern, as it is kept. The error completes "pattern …".
 pub fn check_pattern(pattern: &str) -> Result<(), String> {
     let Some(path) = pattern.strip_prefix('/') else {
         return Err("must begin with /".into());
@@ -56,7 +64,7 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
             "*" if is_last => {}
             "*" => return Err("may have * as its last segment only; write {name} before it".into()),
             "" if is_last && segments.len() == 1 => {}
-            "" => return Err("must not have empty segments, nor end with /".into()),
+            "" => return Err("must not have empty segments".into()),
             _ if is_parameter || is_literal => {}
             _ => {
                 return Err(format!("has the segment {segment:?}; write a literal, {{name}} or *"));
@@ -371,6 +379,16 @@ mod tests {
             "/a?b", "/a;b", "/a#", "/%61", "/..", "/./a", "/a b", "/a\n", "/a\\b",
         ] {
             assert!(check_pattern(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_slash_at_the_end() {
+        for (given, kept) in [("/", "/"), ("/a", "/a"), ("/a/", "/a"), ("/{id}/", "/{id}")] {
+            assert_eq!(without_slash(given), kept);
+        }
+        for bad in ["//", "/a//"] {
+            assert!(check_pattern(without_slash(bad)).is_err(), "{bad}");
         }
     }
 
