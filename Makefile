@@ -22,7 +22,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
         test test-core test-server test-majors installcheck lint bench bench-drain bench-instructions bench-isolation bench-round-trip \
-        bench-rows fuzz miri valgrind crash soak scale clean
+        bench-rows bench-usage fuzz miri valgrind crash soak scale clean
 
 help: ## list what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -119,6 +119,9 @@ bench-isolation: install $(VENV)/done ## measure row-level security
 bench-round-trip: install $(VENV)/done ## count instructions per transaction
 	@scripts/setup.sh valgrind
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/round_trip.py
+
+bench-usage: install $(VENV)/done ## measure tracking, and pages of usage; REQUESTS=10000000
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/usage.py --requests $(or $(REQUESTS),1000000)
 
 bench-rows: install $(VENV)/done ## measure row hashing
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_hashing.py

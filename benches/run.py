@@ -44,17 +44,18 @@ class Mode:
     sizes: tuple
     growth_calls: int
     growth_buffers: str
-    # Of how many keys the server remembers the places: of all that are asked for.
+    # How many keys' places the server remembers: twice as many as are asked for, since each has
+    # only few slots to lie in.
     growth_directory: int
     framework_keys: int
 
 
-SHORT = Mode("make bench", rounds=3, few_rounds=2, seconds=1, keys=100_000, calls=50_000,
+SHORT = Mode("make bench", rounds=5, few_rounds=2, seconds=1, keys=100_000, calls=50_000,
              sizes=(1_000, 10_000, 100_000), growth_calls=100_000, growth_buffers="512MB",
-             growth_directory=131_072, framework_keys=500)
+             growth_directory=262_144, framework_keys=500)
 FULL = Mode("make bench FULL=1", rounds=12, few_rounds=8, seconds=4, keys=100_000, calls=1_000_000,
-            sizes=(1_000, 10_000, 100_000, 1_000_000, 10_000_000), growth_calls=1_000_000, growth_buffers="8GB", growth_directory=2_097_152,
-            framework_keys=5_000)
+            sizes=(1_000, 10_000, 100_000, 1_000_000, 10_000_000), growth_calls=1_000_000,
+            growth_buffers="8GB", growth_directory=4_194_304, framework_keys=5_000)
 
 
 def library():

@@ -10,11 +10,13 @@ import random
 import statistics
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import report
 from dataset import clusters
 
 INSERTS = 200
+RESULTS = Path(__file__).parent / "results" / "usage.md"
 
 
 def new_key(session):
@@ -92,7 +94,7 @@ def tracking(cluster, turns):
             (base, _), (taken, ratio) = result.values()
             rows.append([name, f"{base / count * 1e6:,.0f} µs", f"{taken / count * 1e6:,.0f} µs",
                          f"{(ratio - 1) * 100:+.1f} %"])
-        print(report.markdown_table(["statement", "untracked", "tracked", "more"], rows))
+        return report.markdown_table(["statement", "untracked", "tracked", "more"], rows)
 
 
 def pages(cluster, requests, turns):
@@ -114,8 +116,7 @@ def pages(cluster, requests, turns):
 
         taken = timed(lambda: [write(first) for first in range(0, requests, batch)])
         session.execute("VACUUM ANALYZE")
-        print(f"\n{requests:,} requests written and folded in batches of {batch:,}: "
-              f"{requests / taken:,.0f} a second\n")
+        speed = f"{requests / taken:,.0f} requests a second, by INSERT in batches of {batch:,}"
 
         def page(number):
             return lambda: session.execute(
@@ -127,7 +128,7 @@ def pages(cluster, requests, turns):
             run()
         rows = [[name, f"{seconds * 1e3:.2f} ms", f"{ratio:.2f}"]
                 for name, (seconds, ratio) in interleaved(contenders, turns).items()]
-        print(report.markdown_table(["usage_logs, by key", "time", "to page 1"], rows))
+        return speed, report.markdown_table(["usage_logs, by key", "time", "to page 1"], rows)
 
 
 def main():
@@ -135,13 +136,31 @@ def main():
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--turns", type=int, default=60)
     arguments = parser.parse_args()
-    print(f"{report.processor()}: `{report.command()}`\n")
     with clusters.running("bench", autovacuum="off", shared_buffers="512MB", fsync="on") as cluster:
         cluster.execute("CREATE DATABASE bench")
         cluster.execute("CREATE EXTENSION keysmith", "bench")
-        tracking(cluster, arguments.turns)
-        if arguments.requests:
-            pages(cluster, arguments.requests, arguments.turns)
+        tracked = tracking(cluster, arguments.turns)
+        speed, paged = pages(cluster, arguments.requests, arguments.turns)
+        with cluster.connect() as session:
+            version = session.info.server_version
+    text = f"""# Tracking, and pages of requests
+
+PostgreSQL {version // 10000}.{version % 10000}, {report.processor()}, with fsync; {arguments.turns} turns, medians of times and of
+ratios within a turn. Made by `{report.command()}`.
+
+## Tables that are tracked
+
+{tracked}
+
+## Pages of {arguments.requests:,} requests
+
+Of one key, which made a quarter of them; 50 to a page. They were written and added up at
+{speed}.
+
+{paged}
+"""
+    print(text)
+    RESULTS.write_text(text)
 
 
 if __name__ == "__main__":

@@ -36,10 +36,10 @@ pub fn max_buckets() -> i32 {
 }
 
 /// Where PostgreSQL keeps the value of `keysmith.directory_size`.
-static DIRECTORY_SIZE: AtomicI32 = AtomicI32::new(131_072);
+static DIRECTORY_SIZE: AtomicI32 = AtomicI32::new(262_144);
 
 /// How many keys the server remembers the place of, so that decisions about them need
-/// no index. The default takes 10 MB, and has room for some 65,000 keys in use; what does
+/// no index. The default takes 20 MB, and has room for some 130,000 keys in use; what does
 /// not fit is looked up as every row is.
 pub fn directory_size() -> i32 {
     DIRECTORY_SIZE.load(Relaxed)
@@ -84,7 +84,7 @@ pub fn define() {
                 c"Each takes 80 bytes of shared memory. 0 has every key looked up by the index."
                     .as_ptr(),
                 DIRECTORY_SIZE.as_ptr(),
-                131_072,
+                262_144,
                 0,
                 16 * 1024 * 1024,
                 pg_sys::GucContext::PGC_POSTMASTER,

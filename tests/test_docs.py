@@ -289,6 +289,55 @@ def test_signatures_are_those_of_the_functions(functions):
                                        fences(section(document, name))], declared
 
 
+# What other functions of ours call, and users never: their entries need no example.
+INTERNAL = {
+    "begin_hashing", "column_type", "doctor_access", "doctor_findings", "doctor_isolation",
+    "doctor_library", "doctor_logging", "doctor_usage", "has_bare_call", "hash_pages",
+    "hashing_state", "matches_support", "row_parts", "row_table", "seal_problem", "step_hashing",
+    "trigger_arguments", "usage_collect", "usage_fold", "usage_page"}
+
+
+def entry(document, name):
+    """The text below a heading, without that of the headings below it."""
+    return re.split(r"^#", section(document, name), maxsplit=1, flags=re.M)[0]
+
+
+def incomplete(text, use):
+    """What an entry lacks: an example that shows the use and its output, and errors."""
+    shown = any(re.search(use, block.text) for block, output in examples(text) if output)
+    return [*([] if shown else ["an example with its output"]),
+            *([] if "**Errors:**" in text else ["its errors"])]
+
+
+def test_every_function_has_an_example_and_its_errors(functions):
+    document = REFERENCE.read_text()
+    names = {name for name, _, _ in functions}
+    assert INTERNAL <= names
+    lacking = {name: incomplete(entry(document, name), rf"\bkeysmith\.{name}\(")
+               for name in names - INTERNAL}
+    assert not {name: missing for name, missing in lacking.items() if missing}
+
+
+def test_every_view_has_an_example(cluster):
+    document = REFERENCE.read_text()
+    views = cluster.execute("""SELECT viewname FROM pg_views
+        WHERE schemaname = 'keysmith' AND viewname <> 'key_listing'""", dbname="with_keysmith")
+    lacking = {view for view, in views if "an example with its output" in
+               incomplete(entry(document, view), rf"\bkeysmith\.{view}\b(?!\()")}
+    assert len(views) > 10 and not lacking
+
+
+@pytest.mark.parametrize("text, missing", [
+    ("```sql\nSELECT keysmith.f();\n```\n```text\n f\n```\n**Errors:** none.", []),
+    ("```sql\nSELECT keysmith.f();\n```\n**Errors:** none.", ["an example with its output"]),
+    ("```sql\nSELECT keysmith.ff(), f();\n```\n```text\n f\n```\n**Errors:** none.",
+     ["an example with its output"]),
+    ("```sql\nSELECT keysmith.f();\n```\n```text\n f\n```\n", ["its errors"]),
+])
+def test_what_an_entry_lacks_is_noticed(text, missing):
+    assert incomplete(text, r"\bkeysmith\.f\(") == missing
+
+
 def signature(text):
     """A declaration without what is a matter of taste."""
     text = re.sub(r"::[a-z ]+(\[\])?", "", text).replace("timestamp with time zone", "timestamptz")
