@@ -1,6 +1,7 @@
 """Hot standbys: they answer as the primary does, and their usage reaches it, once."""
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -331,6 +332,8 @@ def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
         there = session(standby)
         made = requests(there, key.api_key, 2)
         wait_until(lambda: stored(db) == made)
+        heard = status(db)["standby replica"]
+        assert re.fullmatch(r"last heard of \d{4}-.*; can hold \d+ records", heard)
         with primary.connect(autocommit=False) as blocker:
             blocker.execute("LOCK TABLE keysmith.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
             requests(there, key.api_key, 20)

@@ -390,6 +390,8 @@ def test_what_can_not_be_kept_over_a_restart_is_reported():
         loss = db.row("SELECT * FROM keysmith.usage_incarnation WHERE lost_at_most IS NOT NULL")
         assert loss.lost_at_most >= 20 and loss.lost_from < loss.lost_until
         assert count(db, "losses") == 1
+        assert db.value("SELECT value::timestamptz BETWEEN pg_postmaster_start_time() - interval '1 min'"
+                        " AND now() FROM keysmith.status() WHERE (topic, name) = ('usage', 'since')")
         cluster.restart()
         assert count(session(cluster), "losses") == 1
 
