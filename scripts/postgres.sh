@@ -51,6 +51,8 @@ fetch() {
 
 # Only what the tests need: no library is taken that a plain machine lacks.
 compile() {
+    # PostgreSQL makes its headers in a make that is nobody's part, and we may be of one.
+    unset MAKELEVEL MAKEFLAGS MFLAGS
     cd postgresql-"$MAJOR"*/
     ./configure --quiet --prefix="$1" --without-readline --without-icu --without-zlib "${flags[@]}"
     make --silent -j"$(nproc)"
