@@ -99,8 +99,9 @@ impl Error {
         self
     }
 
-    pub fn code(&self) -> Code {
-        self.code
+    /// As PostgreSQL packs it.
+    pub fn sqlstate(&self) -> i32 {
+        self.code.packed()
     }
 
     pub fn message(&self) -> &str {

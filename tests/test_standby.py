@@ -334,9 +334,17 @@ def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
         wait_until(lambda: stored(db) == made)
         heard = status(db)["standby replica"]
         assert re.fullmatch(r"last heard of \d{4}-.*; can hold \d+ records", heard)
-        with primary.connect(autocommit=False) as blocker:
-            blocker.execute("LOCK TABLE keysmith.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
+        primary.execute("CREATE DATABASE beside")
+        beside = session(primary, "beside")
+        beside.rows("CREATE EXTENSION keysmith")
+        beside.tenant()
+        other = beside.mint()
+        beside.call("wait_for_replay")
+        with primary.connect(autocommit=False) as blocker, primary.connect("beside", autocommit=False) as second:
+            for blocking in (blocker, second):
+                blocking.execute("LOCK TABLE keysmith.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
             requests(there, key.api_key, 20)
+            kept = requests(session(standby, "beside"), other.api_key, 5)
             place = there.value("SELECT oid::text FROM pg_database WHERE datname = current_database()")
             in_the_way = standby.data / f"pg_stat/keysmith_usage.{place}.{status(there)['incarnation']}"
             in_the_way.mkdir()
@@ -350,6 +358,10 @@ def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
         wait_until(lambda: stored(db) == made)
         loss = db.row("SELECT * FROM keysmith.usage_incarnation WHERE lost_at_most IS NOT NULL")
         assert loss.standby == "replica" and loss.lost_at_most >= 20
+        # What can be kept of another database is.
+        kept = sorted(kept + requests(session(standby, "beside"), other.api_key, 1))
+        wait_until(lambda: stored(beside) == kept)
+        assert count(beside, "losses") == 0
 
 
 def test_a_file_that_is_not_whole_or_not_to_be_read():

@@ -5,7 +5,7 @@
 
 use super::collect::{self, Life, Load};
 use super::link::Failed;
-use super::ring::{MOST_DATABASES, Ring};
+use super::ring::Ring;
 use super::transaction::{Failure, transaction};
 use super::{leftovers, lives, sender};
 use crate::error::Error;
@@ -25,28 +25,23 @@ const ASIDE: &str = "unreadable_";
 /// How many records are handed over at once.
 const PORTION: usize = 2_000;
 
-/// Writes what waits, of all databases. Only when nobody takes records out.
-pub fn write(ring: &Ring) -> io::Result<()> {
+/// Writes what waits of a database. Only when nobody takes records out.
+pub fn write(ring: &Ring, place: usize, oid: u32) -> io::Result<()> {
+    let dropped = ring.with(place, |database| database.counters.dropped).unwrap_or_default();
     let standby = sender::name();
-    for place in 0..MOST_DATABASES {
-        let found = ring.with(place, |database| (database.oid, database.counters.dropped));
-        let waiting = ring.peek(place, u32::MAX);
-        let Some((oid, dropped)) = found.filter(|_| !waiting.is_empty()) else { continue };
-        let mut content = MAGIC.to_vec();
-        content.extend_from_slice(&ring.incarnation.to_le_bytes());
-        content.extend_from_slice(&lives::most_waiting(ring).to_le_bytes());
-        content.extend_from_slice(&(dropped as i64).to_le_bytes());
-        content.push(u8::from(ring.started_cleanly));
-        let name = standby.get(..standby.len().min(255)).unwrap_or_default();
-        content.push(name.len() as u8);
-        content.extend_from_slice(name.as_bytes());
-        for record in waiting {
-            parcel::add(&mut content, record.sequence, record.bytes);
-        }
-        let path = directory().join(format!("{PREFIX}{oid}.{}", ring.incarnation));
-        leftovers::write_whole(&path, &content)?;
+    let name = standby.get(..standby.len().min(255)).unwrap_or_default();
+    let mut content = MAGIC.to_vec();
+    content.extend_from_slice(&ring.incarnation.to_le_bytes());
+    content.extend_from_slice(&lives::most_waiting(ring).to_le_bytes());
+    content.extend_from_slice(&(dropped as i64).to_le_bytes());
+    content.push(u8::from(ring.started_cleanly));
+    content.push(name.len() as u8);
+    content.extend_from_slice(name.as_bytes());
+    for record in ring.peek(place, u32::MAX) {
+        parcel::add(&mut content, record.sequence, record.bytes);
     }
-    Ok(())
+    let path = directory().join(format!("{PREFIX}{oid}.{}", ring.incarnation));
+    leftovers::write_whole(&path, &content)
 }
 
 /// Whether there is something of this database's.
@@ -129,8 +124,7 @@ fn read(content: &[u8]) -> Option<Kept<'_>> {
 
 /// The files of this database, the oldest life first.
 fn files() -> Vec<PathBuf> {
-    // SAFETY: set for as long as the process lives.
-    let oid = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let oid = lives::my_database();
     let Ok(entries) = fs::read_dir(directory()) else { return Vec::new() };
     let prefix = format!("{PREFIX}{oid}.");
     let is_ours = |path: &PathBuf| name(path).starts_with(&prefix);

@@ -103,10 +103,9 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
 /// Stores what is new of a load. Called as the extension's owner, in a transaction that
 /// stores all of it or nothing.
 pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
-    // SAFETY: both are set for as long as the process lives.
-    let (database, server) =
-        unsafe { (pg_sys::MyDatabaseId.to_u32(), pg_sys::GetSystemIdentifier() as i64) };
-    let (incarnation, database) = (Param::bigint(Some(life.incarnation)), lives::oid(database));
+    let named =
+        |life: &Life| [Param::bigint(Some(life.incarnation)), lives::oid(lives::my_database())];
+    let [incarnation, database] = named(life);
     let is_new = sql::execute(
         "INSERT INTO keysmith.usage_incarnation
              (incarnation, database, server, started_at, most_waiting, standby)
@@ -115,13 +114,12 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
         &[
             incarnation,
             database,
-            Param::bigint(Some(server)),
+            Param::bigint(Some(lives::server())),
             Param::timestamp(Some(life.incarnation)),
             Param::bigint(Some(life.most_waiting)),
             Param::text(&life.standby),
         ],
     )? > 0;
-    let named = |life: &Life| [Param::bigint(Some(life.incarnation)), lives::oid(my_database())];
     if is_new {
         report_losses(life)?;
     }
@@ -204,7 +202,7 @@ fn report_losses(life: &Life) -> Result<()> {
              i.lost_at_most, i.standby, i.lost_from, i.lost_until), i.lost_at_most",
         &[
             Param::bigint(Some(life.incarnation)),
-            lives::oid(my_database()),
+            lives::oid(lives::my_database()),
             Param::text(&life.standby),
             Param::boolean(life.started_cleanly),
             Param::timestamp(Some(life.incarnation)),
@@ -214,11 +212,6 @@ fn report_losses(life: &Life) -> Result<()> {
         pgrx::log!("keysmith: {loss}");
     }
     Ok(())
-}
-
-fn my_database() -> u32 {
-    // SAFETY: set for as long as the process lives.
-    unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
 /// The records of a parcel, if they could be ours.

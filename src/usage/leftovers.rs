@@ -57,33 +57,52 @@ unsafe extern "C-unwind" fn at_exit(code: c_int, _argument: Datum) {
     if !is_proper || ring.waiting() == 0 {
         return;
     }
-    let waiting: Vec<u32> = (0..MOST_DATABASES)
-        .filter_map(|place| ring.with(place, |d| (d.count > 0).then_some(d.oid)).flatten())
-        .collect();
-    let noted = |outcome: io::Result<()>| {
-        if let Err(error) = outcome {
-            pgrx::log!("keysmith: pg_stat can't be written: {error}");
-        }
+    let queue = |place| {
+        let found = ring.with(place, |d| Queue { place, oid: d.oid, count: d.count });
+        found.filter(|queue| queue.count > 0)
     };
-    for oid in &waiting {
-        noted(traces::unkept(ring, *oid));
+    let queues: Vec<Queue> = (0..MOST_DATABASES).filter_map(queue).collect();
+    for queue in &queues {
+        note(traces::unkept(ring, queue.oid));
     }
-    // The primary may have some of what a standby kept.
-    let written = if ring.started_as_standby { apart::write(ring) } else { write(ring) };
+    if ring.started_as_standby {
+        // The primary may have some of it.
+        for queue in &queues {
+            settle(ring, std::slice::from_ref(queue), apart::write(ring, queue.place, queue.oid));
+        }
+    } else {
+        settle(ring, &queues, write(ring, &queues));
+    }
+}
+
+/// What waits of a database.
+struct Queue {
+    place: usize,
+    oid: u32,
+    count: u32,
+}
+
+fn settle(ring: &Ring, queues: &[Queue], written: io::Result<()>) {
     match written {
-        Ok(()) => waiting.iter().for_each(|oid| noted(traces::kept(ring, *oid))),
+        Ok(()) => queues.iter().for_each(|queue| note(traces::kept(ring, queue.oid))),
         Err(error) => {
-            pgrx::log!("keysmith: usage of {} requests can't be kept: {error}", ring.waiting());
+            let requests: u32 = queues.iter().map(|queue| queue.count).sum();
+            pgrx::log!("keysmith: usage of {requests} requests can't be kept: {error}");
         }
     }
 }
 
-fn write(ring: &Ring) -> io::Result<()> {
+fn note(outcome: io::Result<()>) {
+    if let Err(error) = outcome {
+        pgrx::log!("keysmith: pg_stat can't be written: {error}");
+    }
+}
+
+fn write(ring: &Ring, queues: &[Queue]) -> io::Result<()> {
     let mut content = MAGIC.to_vec();
-    for place in 0..MOST_DATABASES {
-        let oid = ring.with(place, |database| database.oid).unwrap_or_default();
-        for record in ring.peek(place, u32::MAX) {
-            content.extend_from_slice(&oid.to_le_bytes());
+    for queue in queues {
+        for record in ring.peek(queue.place, u32::MAX) {
+            content.extend_from_slice(&queue.oid.to_le_bytes());
             content.extend_from_slice(&(record.bytes.len() as u16).to_le_bytes());
             content.extend_from_slice(record.bytes);
         }

@@ -172,7 +172,12 @@ pub fn oid(oid: u32) -> Param {
     Param::given(pg_sys::OIDOID, Some(oid.into()))
 }
 
-fn server() -> i64 {
+pub fn my_database() -> u32 {
+    // SAFETY: set for as long as the process lives.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
+
+pub fn server() -> i64 {
     // SAFETY: set when the server starts.
     unsafe { pg_sys::GetSystemIdentifier() as i64 }
 }

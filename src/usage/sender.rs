@@ -238,8 +238,7 @@ impl Sender {
     /// Has the primary know of lives that ended suddenly, which it may never have heard of:
     /// each, and then the one after it, which did not begin after a proper end.
     fn report_lost(&self) -> Result<(), Failed> {
-        // SAFETY: set for as long as the process lives.
-        let lost = traces::lost(unsafe { pg_sys::MyDatabaseId }.to_u32(), self.ring);
+        let lost = traces::lost(lives::my_database(), self.ring);
         for lost in &lost {
             let life = |incarnation, started_cleanly| Life {
                 incarnation,
@@ -337,12 +336,10 @@ impl Sender {
     fn replayed(&self) -> Option<Marks> {
         let incarnation = self.ring.incarnation;
         let marks = transaction("looking at what is stored", || {
-            // SAFETY: set for as long as the process lives.
-            let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
             let rows = sql::query(
                 "SELECT last_sequence, unknown_seen FROM keysmith.usage_incarnation
                  WHERE incarnation = $1 AND database = $2",
-                &[Param::bigint(Some(incarnation)), lives::oid(database)],
+                &[Param::bigint(Some(incarnation)), lives::oid(lives::my_database())],
             )?;
             let row = rows.first().ok_or_else(|| Error::new(Code::NotFound, "no such life"))?;
             Ok(Marks {

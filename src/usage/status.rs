@@ -1,7 +1,7 @@
 //! How usage records fare, and waiting for them.
 
 use super::ring::{Counters, Ring, WorkerPlace};
-use super::{LOST_HERE, held, is_kept_here, presence};
+use super::{LOST_HERE, held, is_kept_here, lives, presence};
 use crate::call::{Call, sql_functions};
 use crate::clock::monotonic;
 use crate::error::{Code, Error, Result};
@@ -38,8 +38,7 @@ const STANDBYS: &str = "
            pg_catalog.format('last heard of %s; can hold %s records',
                              coalesce(i.last_flush_at, i.started_at), i.most_waiting)
     FROM (SELECT DISTINCT ON (l.standby) l.* FROM keysmith.usage_incarnation AS l
-          WHERE l.standby <> '' AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
-                                                  WHERE d.datname = pg_catalog.current_database())
+          WHERE l.standby <> '' AND l.database = $1
           ORDER BY l.standby, l.incarnation DESC) AS i
     WHERE i.lost_at_most IS NULL
     ORDER BY i.standby";
@@ -73,7 +72,7 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
                 rows.push((name.into(), row.text(column + 1)));
             }
         }
-        for row in sql::query(STANDBYS, &[])?.iter() {
+        for row in sql::query(STANDBYS, &[lives::oid(lives::my_database())])?.iter() {
             rows.push((row.text(1).unwrap_or_default().into(), row.text(2)));
         }
         Ok(())

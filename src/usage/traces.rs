@@ -47,6 +47,11 @@ fn write(ring: &Ring, oid: u32) -> io::Result<()> {
     let mut file = File::create(of_this_life(ALIVE, ring, oid))?;
     file.write_all(lives::most_waiting(ring).to_string().as_bytes())?;
     file.sync_all()?;
+    sync()
+}
+
+/// Has the names of files outlast a power cut.
+fn sync() -> io::Result<()> {
     File::open(directory())?.sync_all()
 }
 
@@ -54,11 +59,15 @@ fn write(ring: &Ring, oid: u32) -> io::Result<()> {
 /// of room or of power, and a file's name can be changed where there is no room for another.
 pub fn unkept(ring: &Ring, oid: u32) -> io::Result<()> {
     let unkept = of_this_life(UNKEPT, ring, oid);
-    fs::rename(of_this_life(ALIVE, ring, oid), &unkept).or_else(|_| File::create(unkept).map(drop))
+    fs::rename(of_this_life(ALIVE, ring, oid), &unkept)
+        .or_else(|_| File::create(unkept).map(drop))?;
+    sync()
 }
 
 /// They are kept after all.
 pub fn kept(ring: &Ring, oid: u32) -> io::Result<()> {
+    // Before that the names of the files that keep them.
+    sync()?;
     fs::rename(of_this_life(UNKEPT, ring, oid), of_this_life(ALIVE, ring, oid))
 }
 

@@ -1,7 +1,7 @@
 //! The worker's transactions, what became of them, and whether it is worth trying again.
 
 use crate::catalog::Catalog;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::manage::authority;
 use crate::memory::Watch;
 use pgrx::PgSqlErrorCode;
@@ -161,9 +161,8 @@ pub fn message(error: &CaughtError) -> String {
     }
 }
 
-/// An error of ours tells of the data, unless there was no memory to begin with.
 fn failed(error: Error) -> Failure {
-    Failure { message: error.message().into(), is_passing: error.code() == Code::OutOfMemory }
+    Failure { message: error.message().into(), is_passing: is_passing(error.sqlstate()) }
 }
 
 fn caught(error: &CaughtError) -> Failure {
@@ -178,7 +177,7 @@ fn caught(error: &CaughtError) -> Failure {
 
 /// Whether an SQLSTATE is of a class that tells of the server's state, or of others'
 /// doings, and not of the data.
-pub fn is_passing(packed: i32) -> bool {
+fn is_passing(packed: i32) -> bool {
     let character = |place: i32| ((packed >> (6 * place)) & 0x3f) as u8 + b'0';
     matches!(&[character(0), character(1)], b"08" | b"25" | b"40" | b"53" | b"55" | b"57" | b"58")
 }
