@@ -86,9 +86,9 @@ def add_keys(connection, keys, keyspace="default", tenant="tenant", limits=None,
     """Keys of new tenants, which are named after `tenant`. `limits` is as it is stored."""
     random_source = random.Random(keys[0])
     tenants = [_make_uuid(random_source) for _ in range(-(-len(keys) // keys_per_tenant))]
-    copy(connection, "keysmith.tenant", ["tenant_id", "keyspace", "name"],
+    copy(connection, "keysmith_private.tenant", ["tenant_id", "keyspace", "name"],
          ((tenant_id, keyspace, f"{tenant}-{n}") for n, tenant_id in enumerate(tenants)))
-    copy(connection, "keysmith.key", _KEY_COLUMNS,
+    copy(connection, "keysmith_private.key", _KEY_COLUMNS,
          (_key_row(_make_uuid(random_source), tenants[n % len(tenants)], key, keyspace, limits)
           + (scopes, allowlist) for n, key in enumerate(keys)))
 

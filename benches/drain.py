@@ -31,7 +31,7 @@ KINDS = {"a hundred keys": 100, "ten thousand keys": 10_000}
 
 
 def stored(connection):
-    return connection.execute("SELECT count(*) FROM keysmith.usage_event").fetchone()[0]
+    return connection.execute("SELECT count(*) FROM keysmith_private.usage_event").fetchone()[0]
 
 
 def drain(connection, keys, events):

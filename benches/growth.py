@@ -44,11 +44,11 @@ def fill(connection, size, calls):
     connection.execute("SELECT keysmith.alter_keyspace('default', '{\"usage_log\": \"nothing\"}')")
     # References hold, and needn't be looked up ten million times.
     connection.execute("SET session_replication_role = replica")
-    dataset.copy(connection, "keysmith.tenant", ["tenant_id", "keyspace", "name"],
+    dataset.copy(connection, "keysmith_private.tenant", ["tenant_id", "keyspace", "name"],
                  ((_uuid(f"tenant {n}"), "default", f"tenant-{n}")
                   for n in range(-(-size // KEYS_PER_TENANT))))
     with connection.cursor() as cursor:
-        with cursor.copy("COPY keysmith.key (key_id, tenant_id, generation, digest, keyspace, environment, kind,"
+        with cursor.copy("COPY keysmith_private.key (key_id, tenant_id, generation, digest, keyspace, environment, kind,"
                          " scopes, label, key_prefix, key_snippet, created_by) FROM STDIN") as copy:
             for first in range(0, size, 1000):
                 copy.write("".join(map(_line, range(first, min(first + 1000, size)))))
@@ -98,7 +98,7 @@ def _sizes(connection):
     return dict(connection.execute(
         "SELECT relname, pg_relation_size(oid) FROM pg_class WHERE relname IN"
         " ('key', 'key_digest_keyspace_key', 'key_pkey', 'tenant_pkey')"
-        " AND relnamespace = 'keysmith'::regnamespace").fetchall())
+        " AND relnamespace = 'keysmith_private'::regnamespace").fetchall())
 
 
 def _costs(cluster, mode, say):

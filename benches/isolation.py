@@ -23,7 +23,7 @@ SETUP = """
     INSERT INTO plain
         SELECT (array_agg(t.tenant_id))[1], n, repeat(md5(n::text), 2)
         FROM generate_series(1, {rows}) n
-        JOIN keysmith.tenant t ON t.name = 'tenant' || {owner}
+        JOIN keysmith_private.tenant t ON t.name = 'tenant' || {owner}
         GROUP BY n ORDER BY hashint4(n);
     CREATE TABLE bare AS TABLE plain;
     CREATE TABLE isolated AS TABLE plain;
@@ -59,7 +59,7 @@ def measure(cluster, owner, options):
     cluster.execute("VACUUM ANALYZE", dbname)
     with cluster.connect(dbname) as session, cluster.connect(dbname) as elsewhere:
         tenant_id, = session.execute(
-            "SELECT tenant_id FROM keysmith.tenant WHERE name = 'tenant1'").fetchone()
+            "SELECT tenant_id FROM keysmith_private.tenant WHERE name = 'tenant1'").fetchone()
         key, = session.execute("SELECT api_key FROM keysmith.mint('tenant1')").fetchone()
         session.execute("SET max_parallel_workers_per_gather = 0")
         session.execute("BEGIN")

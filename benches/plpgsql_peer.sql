@@ -92,13 +92,13 @@ BEGIN
 END $$;
 
 INSERT INTO peer_tenant
-SELECT tenant_id, name, suspended_at FROM keysmith.tenant;
+SELECT tenant_id, name, suspended_at FROM keysmith_private.tenant;
 
 -- A key is stored as a digest of its digest: that is how its row is found.
 INSERT INTO peer_key
 SELECT pg_catalog.sha256(pg_catalog.convert_to(s.api_key, 'UTF8')),
        k.key_id, k.tenant_id, k.environment, k.kind, k.owner,
        k.scopes, k.allowlist, k.metadata, k.expires_at, k.disabled_at, k.revoked_at
-FROM plaintext s JOIN keysmith.key k
+FROM plaintext s JOIN keysmith_private.key k
      ON k.digest = pg_catalog.sha256(pg_catalog.convert_to('keysmith.key.v1', 'UTF8') || '\x00'
                                      || pg_catalog.sha256(pg_catalog.convert_to(s.api_key, 'UTF8')));

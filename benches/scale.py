@@ -181,7 +181,7 @@ def received(server):
 def balance(servers, heir, other, asked, administrator):
     """What the clients saw against what the servers that are left say."""
     stored = Counter(request_id for request_id, in servers[heir].execute(
-        "SELECT request_id FROM keysmith.usage_event WHERE outcome = 'ok'"))
+        "SELECT request_id FROM keysmith_private.usage_event WHERE outcome = 'ok'"))
     books = {"servers": {}, "heir": heir}
     for name in [PRIMARY, FIRST, SECOND]:
         theirs = [entry for entry in asked if entry[0] == name]
@@ -197,7 +197,7 @@ def balance(servers, heir, other, asked, administrator):
     books["stored_twice"] = sum(count > 1 for count in stored.values())
     ((books["lost_at_most"], books["dropped"]),) = servers[heir].execute(
         "SELECT coalesce(sum(lost_at_most), 0)::int, coalesce(sum(dropped), 0)::int"
-        " FROM keysmith.usage_incarnation")
+        " FROM keysmith_private.usage_incarnation")
     minted, revoked = administrator.minted, administrator.revoked
     for name in [heir, other]:
         verdicts = verdicts_of(servers[name], minted)
@@ -212,7 +212,7 @@ def balance(servers, heir, other, asked, administrator):
     }
     books["totals"], = servers[heir].execute(
         "SELECT (SELECT sum(requests)::bigint FROM keysmith.usage_daily),"
-        " (SELECT count(*) FROM keysmith.usage_event)")
+        " (SELECT count(*) FROM keysmith_private.usage_event)")
     books["audit"] = servers[heir].execute("SELECT bool_and(ok) FROM keysmith.audit_verify()") == [(True,)]
     return books
 

@@ -164,7 +164,7 @@ def main():
         made = sum(client.requests for client in clients)
         # The worker takes what is left.
         db.execute("SELECT keysmith.flush_usage('10 minutes')")
-        stored = one(db, "SELECT count(*) AS n FROM keysmith.usage_event").n
+        stored = one(db, "SELECT count(*) AS n FROM keysmith_private.usage_event").n
         status = dict(db.execute("SELECT name, value FROM keysmith.usage_status()").fetchall())
         sound = one(db, "SELECT bool_and(ok) AS ok FROM keysmith.audit_verify()").ok
         complaints = [line for line in cluster.log.read_text().splitlines()

@@ -109,7 +109,7 @@ def measure(mode, scene, say):
                     measured[contender.name][clients].append(found)
         # Records for which there was no room, so that their own transactions stored them.
         in_place, logged = connection.execute(
-            "SELECT count(*) FILTER (WHERE incarnation = 0), count(*) FROM keysmith.usage_event").fetchone()
+            "SELECT count(*) FILTER (WHERE incarnation = 0), count(*) FROM keysmith_private.usage_event").fetchone()
     return {"measured": measured, "logged": logged, "in_place": in_place, "seconds": mode.seconds}
 
 

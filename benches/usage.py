@@ -99,20 +99,20 @@ def tracking(cluster, turns):
 
 def pages(cluster, requests, turns):
     with cluster.connect("bench") as session:
-        session.execute("SELECT keysmith.usage_prepare()")
+        session.execute("SELECT keysmith_private.usage_prepare()")
         tenant_id, = session.execute("SELECT keysmith.create_tenant('acme')").fetchone()
         keys = [session.execute("SELECT key_id FROM keysmith.mint('acme')").fetchone()[0] for _ in range(4)]
         batch = 10_000
 
         def write(first):
             session.execute(
-                "INSERT INTO keysmith.usage_event (at, incarnation, sequence, request_id, key_id, tenant_id, "
+                "INSERT INTO keysmith_private.usage_event (at, incarnation, sequence, request_id, key_id, tenant_id, "
                 "keyspace, environment, method, endpoint, status, outcome, ip, latency) "
                 "SELECT now() - interval '1 day' * (1 - (%(first)s + g)::float8 / %(all)s), 1, %(first)s + g, "
                 "gen_random_uuid(), (%(keys)s::uuid[])[1 + g %% 4], %(tenant)s, 'default', 'live', 'GET', "
                 "'/v1/images', 200, 'ok', '192.0.2.1', '12 ms' FROM generate_series(1, %(batch)s) AS g",
                 {"first": first, "all": requests, "keys": keys, "tenant": tenant_id, "batch": batch})
-            session.execute("SELECT keysmith.usage_fold()")
+            session.execute("SELECT keysmith_private.usage_fold()")
 
         taken = timed(lambda: [write(first) for first in range(0, requests, batch)])
         session.execute("VACUUM ANALYZE")

@@ -9,11 +9,20 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* <begin connected objects> */
 -- src/lib.rs:37
 -- bootstrap
--- The schema is a member of the extension, so one that someone else made (and
--- may own objects in) is never taken over: creation fails if it exists.
+-- The schemas are members of the extension, so ones that someone else made (and may own
+-- objects in) are never taken over: creation fails if they exist.
+--
+-- keysmith holds what people and programs call and read. keysmith_private holds the tables
+-- and what only our own code uses. Nobody but the owner has USAGE on it: a statement such as
+-- PREPARE locks a table before it checks any privilege on the table, and only a name that
+-- cannot be looked up keeps strangers from queueing for such locks.
 CREATE SCHEMA keysmith;
 COMMENT ON SCHEMA keysmith IS
 'API keys: mint, verify, scope, rotate and revoke them inside the database';
+
+CREATE SCHEMA keysmith_private;
+COMMENT ON SCHEMA keysmith_private IS
+'Tables and functions that only the extension''s own code uses';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -29,7 +38,7 @@ COMMENT ON SCHEMA keysmith IS
 -- Keyspaces are referred to by name: it is what callers pass, it never changes,
 -- and no probe is needed to compare it.
 
-CREATE TABLE keysmith.keyspace (
+CREATE TABLE keysmith_private.keyspace (
     keyspace        text COLLATE "C" PRIMARY KEY
                     CHECK (keyspace ~ '^[a-z][a-z0-9_-]{0,62}$'),
     event_channel   text COLLATE "C" NOT NULL UNIQUE
@@ -64,74 +73,74 @@ CREATE TABLE keysmith.keyspace (
     usage_details   boolean NOT NULL DEFAULT true,
     has_bar_imports boolean NOT NULL DEFAULT false
 );
-COMMENT ON TABLE keysmith.keyspace IS 'One product''s keys: their formats, defaults and bounds';
-COMMENT ON COLUMN keysmith.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
-COMMENT ON COLUMN keysmith.keyspace.empty_scopes IS 'What a key without scopes may do: all that its role allows, the defaults, or nothing';
-COMMENT ON COLUMN keysmith.keyspace.default_scopes IS 'What a key without scopes gets where empty_scopes is defaults';
-COMMENT ON COLUMN keysmith.keyspace.max_active_keys IS 'How many keys a tenant may have at once; null for any number';
-COMMENT ON COLUMN keysmith.keyspace.at_max IS 'What the next mint does then: error, or replace the oldest';
-COMMENT ON COLUMN keysmith.keyspace.label_length IS 'Most characters of a label';
-COMMENT ON COLUMN keysmith.keyspace.wildcards IS 'Whether keys may hold * and family:*, besides scopes by name';
-COMMENT ON COLUMN keysmith.keyspace.schemes IS 'In which headers keys are looked for';
-COMMENT ON COLUMN keysmith.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
-COMMENT ON COLUMN keysmith.keyspace.managed_by IS 'Which keys manage their tenant''s keys: any_secret, nobody, or those that hold scopes, by an expression';
-COMMENT ON COLUMN keysmith.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
-COMMENT ON COLUMN keysmith.keyspace.display_prefix IS 'Template of key_prefix';
-COMMENT ON COLUMN keysmith.keyspace.display_snippet IS 'Template of key_snippet';
-COMMENT ON COLUMN keysmith.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
-COMMENT ON COLUMN keysmith.keyspace.has_bar_imports IS 'Whether keys may be stored of which only the part behind a | was hashed';
-COMMENT ON COLUMN keysmith.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
-COMMENT ON COLUMN keysmith.keyspace.charges IS 'The environments in which credits are spent';
-COMMENT ON COLUMN keysmith.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';
-COMMENT ON COLUMN keysmith.keyspace.usage_details IS 'Whether such records have endpoint and address';
-COMMENT ON COLUMN keysmith.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
+COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
+COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
+COMMENT ON COLUMN keysmith_private.keyspace.empty_scopes IS 'What a key without scopes may do: all that its role allows, the defaults, or nothing';
+COMMENT ON COLUMN keysmith_private.keyspace.default_scopes IS 'What a key without scopes gets where empty_scopes is defaults';
+COMMENT ON COLUMN keysmith_private.keyspace.max_active_keys IS 'How many keys a tenant may have at once; null for any number';
+COMMENT ON COLUMN keysmith_private.keyspace.at_max IS 'What the next mint does then: error, or replace the oldest';
+COMMENT ON COLUMN keysmith_private.keyspace.label_length IS 'Most characters of a label';
+COMMENT ON COLUMN keysmith_private.keyspace.wildcards IS 'Whether keys may hold * and family:*, besides scopes by name';
+COMMENT ON COLUMN keysmith_private.keyspace.schemes IS 'In which headers keys are looked for';
+COMMENT ON COLUMN keysmith_private.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
+COMMENT ON COLUMN keysmith_private.keyspace.managed_by IS 'Which keys manage their tenant''s keys: any_secret, nobody, or those that hold scopes, by an expression';
+COMMENT ON COLUMN keysmith_private.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
+COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'Template of key_prefix';
+COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'Template of key_snippet';
+COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
+COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored of which only the part behind a | was hashed';
+COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether such records have endpoint and address';
+COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
 
-CREATE TABLE keysmith.keyspace_prefix (
-    keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+CREATE TABLE keysmith_private.keyspace_prefix (
+    keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
     kind        text COLLATE "C" NOT NULL CHECK (kind IN ('secret', 'publishable')),
     environment text COLLATE "C" NOT NULL CHECK (environment ~ '^[a-z][a-z0-9_-]{0,62}$'),
     prefix      text COLLATE "C" NOT NULL CHECK (prefix ~ '^[a-z0-9_]{1,31}_$'),
     PRIMARY KEY (keyspace, kind, environment)
 );
-COMMENT ON TABLE keysmith.keyspace_prefix IS 'What the keys of a keyspace start with, by kind and environment';
+COMMENT ON TABLE keysmith_private.keyspace_prefix IS 'What the keys of a keyspace start with, by kind and environment';
 
-CREATE TABLE keysmith.answer (
-    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+CREATE TABLE keysmith_private.answer (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
     answer   text COLLATE "C" NOT NULL,
     status   integer CHECK (status BETWEEN 400 AND 599),
     code     text COLLATE "C" CHECK (length(code) BETWEEN 1 AND 100),
     message  text CHECK (length(message) BETWEEN 1 AND 1000),
     PRIMARY KEY (keyspace, answer)
 );
-COMMENT ON TABLE keysmith.answer IS 'What a keyspace tells the outside world in place of a canonical code';
+COMMENT ON TABLE keysmith_private.answer IS 'What a keyspace tells the outside world in place of a canonical code';
 
-CREATE TABLE keysmith.plan_feature (
-    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+CREATE TABLE keysmith_private.plan_feature (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
     feature  text COLLATE "C" NOT NULL,
     plans    text[] COLLATE "C" NOT NULL,
     PRIMARY KEY (keyspace, feature)
 );
-COMMENT ON TABLE keysmith.plan_feature IS 'Features that only tenants of certain plans may use';
+COMMENT ON TABLE keysmith_private.plan_feature IS 'Features that only tenants of certain plans may use';
 
-CREATE TABLE keysmith.scope (
-    keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+CREATE TABLE keysmith_private.scope (
+    keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
     scope       text COLLATE "C" NOT NULL CHECK (scope ~ '^[A-Za-z0-9_./-]+(:[A-Za-z0-9_./-]+)*$' AND length(scope) <= 128),
     description text,
     implies     text[] COLLATE "C" NOT NULL DEFAULT '{}',
     PRIMARY KEY (keyspace, scope)
 );
-COMMENT ON TABLE keysmith.scope IS 'The scopes that keys of a keyspace may hold; while there are none, any name will do';
+COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may hold; while there are none, any name will do';
 
-CREATE TABLE keysmith.role (
-    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+CREATE TABLE keysmith_private.role (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
     role     text COLLATE "C" NOT NULL CHECK (length(role) BETWEEN 1 AND 200),
     scopes   text[] COLLATE "C" NOT NULL,
     PRIMARY KEY (keyspace, role)
 );
-COMMENT ON TABLE keysmith.role IS 'Named sets of scopes';
+COMMENT ON TABLE keysmith_private.role IS 'Named sets of scopes';
 
-CREATE TABLE keysmith.route (
-    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+CREATE TABLE keysmith_private.route (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
     method   text COLLATE "C" NOT NULL,
     pattern  text COLLATE "C" NOT NULL,
     variant  text COLLATE "C" NOT NULL DEFAULT '',
@@ -141,15 +150,15 @@ CREATE TABLE keysmith.route (
     limits   text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     PRIMARY KEY (keyspace, method, pattern, variant)
 );
-COMMENT ON TABLE keysmith.route IS 'What a method and path require: an expression of scopes, and a kind';
-COMMENT ON COLUMN keysmith.route.weight IS 'How many calls one counts for in rate limits';
-COMMENT ON COLUMN keysmith.route.limits IS 'Rate limits of each key on the route, in place of others of the same name';
+COMMENT ON TABLE keysmith_private.route IS 'What a method and path require: an expression of scopes, and a kind';
+COMMENT ON COLUMN keysmith_private.route.weight IS 'How many calls one counts for in rate limits';
+COMMENT ON COLUMN keysmith_private.route.limits IS 'Rate limits of each key on the route, in place of others of the same name';
 
-CREATE TABLE keysmith.tenant (
+CREATE TABLE keysmith_private.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     suspended_at     timestamptz,
     created_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    keyspace         text COLLATE "C" NOT NULL REFERENCES keysmith.keyspace,
+    keyspace         text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
     name             text COLLATE "C" NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
     plan             text COLLATE "C" CHECK (length(plan) BETWEEN 1 AND 200),
     suspended_reason text,
@@ -159,23 +168,23 @@ CREATE TABLE keysmith.tenant (
     UNIQUE (tenant_id, keyspace),
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
-COMMENT ON TABLE keysmith.tenant IS 'The customers of a keyspace; they own keys';
-COMMENT ON COLUMN keysmith.tenant.limits IS 'Rate limits of all its keys of an environment together';
+COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
+COMMENT ON COLUMN keysmith_private.tenant.limits IS 'Rate limits of all its keys of an environment together';
 
-CREATE TABLE keysmith.member (
+CREATE TABLE keysmith_private.member (
     tenant_id uuid NOT NULL,
     keyspace  text COLLATE "C" NOT NULL,
     member    text COLLATE "C" NOT NULL CHECK (length(member) BETWEEN 1 AND 200),
     role      text COLLATE "C" NOT NULL,
     PRIMARY KEY (tenant_id, member),
-    FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith.tenant (tenant_id, keyspace),
-    FOREIGN KEY (keyspace, role) REFERENCES keysmith.role
+    FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
+    FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role
 );
-COMMENT ON TABLE keysmith.member IS 'Persons and service accounts of a tenant; keys may be theirs';
+COMMENT ON TABLE keysmith_private.member IS 'Persons and service accounts of a tenant; keys may be theirs';
 
 -- What a decision reads of most keys comes first, fixed widths before others:
 -- such columns are reached without walking the row.
-CREATE TABLE keysmith.key (
+CREATE TABLE keysmith_private.key (
     key_id         uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     tenant_id      uuid NOT NULL,
     created_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -209,35 +218,35 @@ CREATE TABLE keysmith.key (
     limits         text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     UNIQUE (digest, keyspace),
     UNIQUE (keyspace, display_id),
-    FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith.tenant (tenant_id, keyspace),
-    FOREIGN KEY (keyspace, role) REFERENCES keysmith.role,
+    FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
+    FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role,
     CHECK ((revoked_at IS NULL) = (revoked_reason IS NULL)),
     -- A key that has a successor is over, or has a time at which it will be.
     CHECK (rotated_to IS NULL OR revoked_at IS NOT NULL OR expires_at IS NOT NULL)
 );
 -- A long allowlist is fetched once and remembered by the place where it is stored, so
 -- it must not be compressed into the row.
-ALTER TABLE keysmith.key ALTER COLUMN allowlist SET STORAGE EXTERNAL;
-CREATE INDEX key_of_tenant ON keysmith.key (tenant_id, created_at);
-COMMENT ON TABLE keysmith.key IS 'Keys, as digests of digests; the keys themselves are nowhere';
-COMMENT ON COLUMN keysmith.key.generation IS 'Of the pepper that the digest was made with; 0 for none';
-COMMENT ON COLUMN keysmith.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
-COMMENT ON COLUMN keysmith.key.origin IS 'The first key of the line that it was rotated in; limits and credits are the line''s';
-COMMENT ON COLUMN keysmith.key.limits IS 'Its rate limits; a line each: calls, window, burst, name';
-COMMENT ON COLUMN keysmith.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
+ALTER TABLE keysmith_private.key ALTER COLUMN allowlist SET STORAGE EXTERNAL;
+CREATE INDEX key_of_tenant ON keysmith_private.key (tenant_id, created_at);
+COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys themselves are nowhere';
+COMMENT ON COLUMN keysmith_private.key.generation IS 'Of the pepper that the digest was made with; 0 for none';
+COMMENT ON COLUMN keysmith_private.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
+COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of the line that it was rotated in; limits and credits are the line''s';
+COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits; a line each: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
-CREATE TABLE keysmith.access (
+CREATE TABLE keysmith_private.access (
     role       regrole NOT NULL,
     level      text COLLATE "C" NOT NULL CHECK (level IN ('verifier', 'issuer', 'auditor', 'admin')),
-    tenant_id  uuid REFERENCES keysmith.tenant,
+    tenant_id  uuid REFERENCES keysmith_private.tenant,
     granted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     UNIQUE (role, level, tenant_id),
     CHECK (tenant_id IS NULL OR level = 'issuer')
 );
-COMMENT ON TABLE keysmith.access IS 'What grant_access gave to which role; who may execute what is PostgreSQL''s to say';
-COMMENT ON COLUMN keysmith.access.tenant_id IS 'Whose keys an issuer manages; null for those of the tenant that is signed in';
+COMMENT ON TABLE keysmith_private.access IS 'What grant_access gave to which role; who may execute what is PostgreSQL''s to say';
+COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'Whose keys an issuer manages; null for those of the tenant that is signed in';
 
-CREATE TABLE keysmith.audit_entry (
+CREATE TABLE keysmith_private.audit_entry (
     keyspace     text COLLATE "C" NOT NULL,
     entry        bigint NOT NULL,
     at           timestamptz NOT NULL,
@@ -254,14 +263,14 @@ CREATE TABLE keysmith.audit_entry (
     hash         bytea NOT NULL,
     PRIMARY KEY (keyspace, entry)
 );
-COMMENT ON TABLE keysmith.audit_entry IS 'What was done, in a chain for each keyspace; * is the chain of what concerns none alone';
-COMMENT ON COLUMN keysmith.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
+COMMENT ON TABLE keysmith_private.audit_entry IS 'What was done, in a chain for each keyspace; * is the chain of what concerns none alone';
+COMMENT ON COLUMN keysmith_private.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
 -- Spending updates a balance in place: pages are left half empty, so that the new row
 -- finds room beside the old one and no index changes.
-CREATE TABLE keysmith.credit (
+CREATE TABLE keysmith_private.credit (
     credit_id   uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
-    key_id      uuid UNIQUE REFERENCES keysmith.key,
-    tenant_id   uuid UNIQUE REFERENCES keysmith.tenant,
+    key_id      uuid UNIQUE REFERENCES keysmith_private.key,
+    tenant_id   uuid UNIQUE REFERENCES keysmith_private.tenant,
     balance     bigint NOT NULL CHECK (balance >= 0),
     refill      bigint CHECK (refill >= 1),
     every       text COLLATE "C" CHECK (every IN ('day', 'month')),
@@ -269,14 +278,14 @@ CREATE TABLE keysmith.credit (
     CHECK (pg_catalog.num_nonnulls(key_id, tenant_id) = 1),
     CHECK ((refill IS NULL) = (every IS NULL))
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE keysmith.credit IS 'What keys and tenants have to spend';
-COMMENT ON COLUMN keysmith.credit.key_id IS 'The first key of a line of rotations';
-COMMENT ON COLUMN keysmith.credit.refill IS 'What a refill raises the balance to, if it is lower';
-COMMENT ON COLUMN keysmith.credit.refilled_at IS 'A refill is due when a day or month of UTC has begun since';
+COMMENT ON TABLE keysmith_private.credit IS 'What keys and tenants have to spend';
+COMMENT ON COLUMN keysmith_private.credit.key_id IS 'The first key of a line of rotations';
+COMMENT ON COLUMN keysmith_private.credit.refill IS 'What a refill raises the balance to, if it is lower';
+COMMENT ON COLUMN keysmith_private.credit.refilled_at IS 'A refill is due when a day or month of UTC has begun since';
 
 -- A role that was dropped leaves a number behind, which may be another role's where the
 -- dump is restored.
-SELECT pg_catalog.pg_extension_config_dump('keysmith.access',
+SELECT pg_catalog.pg_extension_config_dump('keysmith_private.access',
     'WHERE role::pg_catalog.oid IN (SELECT oid FROM pg_catalog.pg_roles)');
 
 DO $$
@@ -284,7 +293,7 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,audit_entry}'::text[] LOOP
-        PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
+        PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
 /* </end connected objects> */
@@ -300,7 +309,7 @@ END $$;
 -- Partitioned by day. Partitions are made at run time, each with its own indexes: a key
 -- or an index of the parent, which is the extension's, would keep a dump from being
 -- restored.
-CREATE TABLE keysmith.usage_event (
+CREATE TABLE keysmith_private.usage_event (
     at          timestamptz NOT NULL,
     incarnation bigint NOT NULL,
     sequence    bigint NOT NULL,
@@ -316,26 +325,26 @@ CREATE TABLE keysmith.usage_event (
     ip          inet,
     latency     interval
 ) PARTITION BY RANGE (at);
-COMMENT ON TABLE keysmith.usage_event IS 'Requests of known keys, refused ones included';
-COMMENT ON COLUMN keysmith.usage_event.incarnation IS 'The life of the server''s memory in which the record waited; 0 for rows that transactions wrote themselves';
-COMMENT ON COLUMN keysmith.usage_event.sequence IS 'The record''s number in it: no two rows have both';
-COMMENT ON COLUMN keysmith.usage_event.status IS 'What the verdict said, or the application in its place';
-COMMENT ON COLUMN keysmith.usage_event.outcome IS 'The verdict''s reason';
+COMMENT ON TABLE keysmith_private.usage_event IS 'Requests of known keys, refused ones included';
+COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the server''s memory in which the record waited; 0 for rows that transactions wrote themselves';
+COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The record''s number in it: no two rows have both';
+COMMENT ON COLUMN keysmith_private.usage_event.status IS 'What the verdict said, or the application in its place';
+COMMENT ON COLUMN keysmith_private.usage_event.outcome IS 'The verdict''s reason';
 
-CREATE SEQUENCE keysmith.usage_sequence;
-COMMENT ON SEQUENCE keysmith.usage_sequence IS 'Numbers of the rows that transactions write themselves';
+CREATE SEQUENCE keysmith_private.usage_sequence;
+COMMENT ON SEQUENCE keysmith_private.usage_sequence IS 'Numbers of the rows that transactions write themselves';
 
-CREATE TABLE keysmith.usage_unknown (
+CREATE TABLE keysmith_private.usage_unknown (
     keyspace text COLLATE "C" NOT NULL,
     reason   text COLLATE "C" NOT NULL,
     hour     timestamptz NOT NULL,
     requests bigint NOT NULL,
     PRIMARY KEY (keyspace, reason, hour)
 );
-COMMENT ON TABLE keysmith.usage_unknown IS 'How many requests came without a known key';
-COMMENT ON COLUMN keysmith.usage_unknown.keyspace IS 'Empty for keyspaces that do not exist';
+COMMENT ON TABLE keysmith_private.usage_unknown IS 'How many requests came without a known key';
+COMMENT ON COLUMN keysmith_private.usage_unknown.keyspace IS 'Empty for keyspaces that do not exist';
 
-CREATE TABLE keysmith.usage_unknown_sample (
+CREATE TABLE keysmith_private.usage_unknown_sample (
     at       timestamptz NOT NULL,
     keyspace text COLLATE "C" NOT NULL,
     reason   text COLLATE "C" NOT NULL,
@@ -343,12 +352,12 @@ CREATE TABLE keysmith.usage_unknown_sample (
     endpoint text,
     ip       inet
 );
-CREATE INDEX usage_unknown_sample_at ON keysmith.usage_unknown_sample (at);
-COMMENT ON TABLE keysmith.usage_unknown_sample IS 'The newest thousand of such requests that were sampled, one a second at most';
+CREATE INDEX usage_unknown_sample_at ON keysmith_private.usage_unknown_sample (at);
+COMMENT ON TABLE keysmith_private.usage_unknown_sample IS 'The newest thousand of such requests that were sampled, one a second at most';
 
 -- The database's oid and the server's identifier tell the lives of this database from
 -- those that came with a copy or a dump.
-CREATE TABLE keysmith.usage_incarnation (
+CREATE TABLE keysmith_private.usage_incarnation (
     incarnation   bigint NOT NULL,
     database      oid NOT NULL,
     server        bigint NOT NULL,
@@ -366,15 +375,15 @@ CREATE TABLE keysmith.usage_incarnation (
     unknown_seen  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (incarnation, database)
 );
-COMMENT ON TABLE keysmith.usage_incarnation IS 'The lives of the shared memory in which records wait, and what their ends may have cost';
-COMMENT ON COLUMN keysmith.usage_incarnation.most_waiting IS 'How many records can wait at once';
-COMMENT ON COLUMN keysmith.usage_incarnation.closed_at IS 'When all was stored, while nothing came since';
-COMMENT ON COLUMN keysmith.usage_incarnation.lost_at_most IS 'How many records its end may have cost, where it was not a proper one';
-COMMENT ON COLUMN keysmith.usage_incarnation.standby IS 'The standby whose memory it is; empty for the server''s own';
-COMMENT ON COLUMN keysmith.usage_incarnation.unknown_seen IS 'How many of a standby''s requests without a known key are counted';
-COMMENT ON COLUMN keysmith.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
+COMMENT ON TABLE keysmith_private.usage_incarnation IS 'The lives of the shared memory in which records wait, and what their ends may have cost';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.most_waiting IS 'How many records can wait at once';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.closed_at IS 'When all was stored, while nothing came since';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_at_most IS 'How many records its end may have cost, where it was not a proper one';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.standby IS 'The standby whose memory it is; empty for the server''s own';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'How many of a standby''s requests without a known key are counted';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
 
-CREATE TABLE keysmith.usage_set_aside (
+CREATE TABLE keysmith_private.usage_set_aside (
     set_aside_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     incarnation  bigint NOT NULL,
     sequence     bigint NOT NULL,
@@ -383,15 +392,15 @@ CREATE TABLE keysmith.usage_set_aside (
     key_id       uuid,
     error        text NOT NULL
 );
-CREATE INDEX usage_set_aside_at ON keysmith.usage_set_aside (set_aside_at);
-COMMENT ON TABLE keysmith.usage_set_aside IS 'The newest thousand records that could not be stored, and why';
+CREATE INDEX usage_set_aside_at ON keysmith_private.usage_set_aside (set_aside_at);
+COMMENT ON TABLE keysmith_private.usage_set_aside IS 'The newest thousand records that could not be stored, and why';
 
 DO $$
 DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY '{usage_sequence,usage_unknown,usage_unknown_sample,usage_incarnation,usage_set_aside}'::text[] LOOP
-        PERFORM pg_catalog.pg_extension_config_dump(('keysmith.' || name)::pg_catalog.regclass, '');
+        PERFORM pg_catalog.pg_extension_config_dump(('keysmith_private.' || name)::pg_catalog.regclass, '');
     END LOOP;
 END $$;
 /* </end connected objects> */
@@ -408,7 +417,7 @@ END $$;
 -- Totals outlive the rows that they were counted from. How many of a period's rows were
 -- dropped is `gone`: what is left can be paged.
 
-CREATE TABLE keysmith.usage_hour (
+CREATE TABLE keysmith_private.usage_hour (
     tenant_id   uuid NOT NULL,
     period      timestamptz NOT NULL,
     key_id      uuid NOT NULL,
@@ -421,24 +430,24 @@ CREATE TABLE keysmith.usage_hour (
     gone        bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, period, key_id, environment, status, outcome)
 ) WITH (fillfactor = 80);
-CREATE INDEX usage_hour_of_key ON keysmith.usage_hour (key_id, period);
-CREATE INDEX usage_hour_by_period ON keysmith.usage_hour (period);
-COMMENT ON TABLE keysmith.usage_hour IS 'Requests by key, environment, status and outcome, an hour each';
-COMMENT ON COLUMN keysmith.usage_hour.timed IS 'Of how many requests the latency is known';
-COMMENT ON COLUMN keysmith.usage_hour.latency IS 'The sum of those latencies';
-COMMENT ON COLUMN keysmith.usage_hour.gone IS 'Of how many requests the rows were dropped';
+CREATE INDEX usage_hour_of_key ON keysmith_private.usage_hour (key_id, period);
+CREATE INDEX usage_hour_by_period ON keysmith_private.usage_hour (period);
+COMMENT ON TABLE keysmith_private.usage_hour IS 'Requests by key, environment, status and outcome, an hour each';
+COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'Of how many requests the latency is known';
+COMMENT ON COLUMN keysmith_private.usage_hour.latency IS 'The sum of those latencies';
+COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'Of how many requests the rows were dropped';
 
-CREATE TABLE keysmith.usage_day (
-    LIKE keysmith.usage_hour INCLUDING DEFAULTS,
+CREATE TABLE keysmith_private.usage_day (
+    LIKE keysmith_private.usage_hour INCLUDING DEFAULTS,
     PRIMARY KEY (tenant_id, period, key_id, environment, status, outcome)
 ) WITH (fillfactor = 80);
-CREATE INDEX usage_day_of_key ON keysmith.usage_day (key_id, period);
-CREATE INDEX usage_day_by_period ON keysmith.usage_day (period);
+CREATE INDEX usage_day_of_key ON keysmith_private.usage_day (key_id, period);
+CREATE INDEX usage_day_by_period ON keysmith_private.usage_day (period);
 -- Few days have rows left, whatever the number of days that are remembered.
-CREATE INDEX usage_day_with_rows ON keysmith.usage_day (period) WHERE requests > gone;
-COMMENT ON TABLE keysmith.usage_day IS 'Requests by key, environment, status and outcome, a day each';
+CREATE INDEX usage_day_with_rows ON keysmith_private.usage_day (period) WHERE requests > gone;
+COMMENT ON TABLE keysmith_private.usage_day IS 'Requests by key, environment, status and outcome, a day each';
 
-CREATE TABLE keysmith.usage_endpoint_hour (
+CREATE TABLE keysmith_private.usage_endpoint_hour (
     tenant_id   uuid NOT NULL,
     period      timestamptz NOT NULL,
     environment text COLLATE "C" NOT NULL,
@@ -450,23 +459,23 @@ CREATE TABLE keysmith.usage_endpoint_hour (
     latency     interval NOT NULL,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE keysmith.usage_endpoint_hour IS 'Requests by method and endpoint, an hour each';
+COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'Requests by method and endpoint, an hour each';
 
-CREATE TABLE keysmith.usage_endpoint_day (
-    LIKE keysmith.usage_endpoint_hour,
+CREATE TABLE keysmith_private.usage_endpoint_day (
+    LIKE keysmith_private.usage_endpoint_hour,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE keysmith.usage_endpoint_day IS 'Requests by method and endpoint, a day each';
+COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'Requests by method and endpoint, a day each';
 
-CREATE TABLE keysmith.usage_last (
+CREATE TABLE keysmith_private.usage_last (
     key_id  uuid PRIMARY KEY,
     used_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE keysmith.usage_last IS 'When each key was last let in';
+COMMENT ON TABLE keysmith_private.usage_last IS 'When each key was last let in';
 
 -- The rows of one holder (a key or a tenant) and hour are numbered from the oldest, and
 -- each thousandth is remembered: a page is found without walking there.
-CREATE TABLE keysmith.usage_mark (
+CREATE TABLE keysmith_private.usage_mark (
     holder      uuid NOT NULL,
     period      timestamptz NOT NULL,
     position    bigint NOT NULL,
@@ -475,10 +484,10 @@ CREATE TABLE keysmith.usage_mark (
     sequence    bigint NOT NULL,
     PRIMARY KEY (holder, period, position)
 );
-CREATE INDEX usage_mark_by_period ON keysmith.usage_mark (period);
-COMMENT ON TABLE keysmith.usage_mark IS 'Each thousandth request of a key or tenant in an hour';
+CREATE INDEX usage_mark_by_period ON keysmith_private.usage_mark (period);
+COMMENT ON TABLE keysmith_private.usage_mark IS 'Each thousandth request of a key or tenant in an hour';
 
-CREATE TABLE keysmith.usage_delta (
+CREATE TABLE keysmith_private.usage_delta (
     period       timestamptz NOT NULL,
     tenant_id    uuid NOT NULL,
     key_id       uuid,
@@ -494,15 +503,15 @@ CREATE TABLE keysmith.usage_delta (
     used_at      timestamptz,
     changed_from timestamptz
 );
-CREATE INDEX usage_delta_of_key ON keysmith.usage_delta (tenant_id, key_id);
-COMMENT ON TABLE keysmith.usage_delta IS
+CREATE INDEX usage_delta_of_key ON keysmith_private.usage_delta (tenant_id, key_id);
+COMMENT ON TABLE keysmith_private.usage_delta IS
 'What changed since the last fold, by hour: of a key, or where key_id is null, of an endpoint';
-COMMENT ON COLUMN keysmith.usage_delta.changed_from IS
+COMMENT ON COLUMN keysmith_private.usage_delta.changed_from IS
 'The oldest row that came or went; null if rows were only amended';
 
 -- Locked by who folds. A lock of the rollups themselves would wait for vacuum.
-CREATE TABLE keysmith.usage_folder ();
-COMMENT ON TABLE keysmith.usage_folder IS 'Always empty; its lock is that of the one session that folds';
+CREATE TABLE keysmith_private.usage_folder ();
+COMMENT ON TABLE keysmith_private.usage_folder IS 'Always empty; its lock is that of the one session that folds';
 
 DO $$
 DECLARE
@@ -510,11 +519,11 @@ DECLARE
 BEGIN
     FOREACH name IN ARRAY '{usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,usage_last,
                             usage_mark,usage_delta,usage_folder}'::text[] LOOP
-        PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
+        PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
 
-CREATE FUNCTION keysmith.usage_counted() RETURNS trigger
+CREATE FUNCTION keysmith_private.usage_counted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moved boolean := true;
@@ -522,7 +531,7 @@ BEGIN
     -- While a dump is restored no partition has its trigger yet: those come after the
     -- rows, whose counts are in the dump. This trigger on the parent is the extension's
     -- own, and was there before; rows that come through the parent then are counted.
-    IF TG_RELID = 'keysmith.usage_event'::regclass AND NOT EXISTS (
+    IF TG_RELID = 'keysmith_private.usage_event'::regclass AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_inherits i
         JOIN pg_catalog.pg_trigger t ON t.tgrelid = i.inhrelid
         WHERE i.inhparent = TG_RELID AND t.tgname = 'usage_inserted'
@@ -533,7 +542,7 @@ BEGIN
     -- The three statements differ in the rows that they read. Both groupings of each
     -- are made in one pass. An endpoint's length is bounded by what an index can hold.
     IF TG_OP = 'INSERT' THEN
-        INSERT INTO keysmith.usage_delta
+        INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                count(*), count(*) FILTER (WHERE outcome <> 'ok'), count(latency),
                coalesce(sum(latency), '0'),
@@ -550,7 +559,7 @@ BEGIN
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
     ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO keysmith.usage_delta
+        INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                -count(*), -count(*) FILTER (WHERE outcome <> 'ok'), -count(latency),
                -coalesce(sum(latency), '0'), NULL, min(at)
@@ -571,7 +580,7 @@ BEGIN
             SELECT at, incarnation, sequence, key_id, tenant_id FROM old_rows
             EXCEPT ALL
             SELECT at, incarnation, sequence, key_id, tenant_id FROM new_rows);
-        INSERT INTO keysmith.usage_delta
+        INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                sum(sign), coalesce(sum(sign) FILTER (WHERE outcome <> 'ok'), 0),
                coalesce(sum(sign) FILTER (WHERE latency IS NOT NULL), 0),
@@ -595,18 +604,18 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION keysmith.usage_counted() IS
+COMMENT ON FUNCTION keysmith_private.usage_counted() IS
 'Trigger on the requests and their partitions: appends what changed to usage_delta';
 
-CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith.usage_event
+CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.usage_event
     REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
-CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith.usage_event
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.usage_event
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
-CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.usage_event
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
     REFERENCING OLD TABLE AS old_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -616,14 +625,14 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.usage_event
 
 -- Partitions made ahead, deltas folded, old rows dropped.
 
-CREATE FUNCTION keysmith.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
+CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
 RETURNS integer
 -- Where a session has its own tables made is no matter of ours.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
 SET default_tablespace = '' SET default_table_access_method = 'heap' AS $$
 DECLARE
     today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
-    parent  constant text := 'keysmith.usage_event';
+    parent  constant text := 'keysmith_private.usage_event';
     bound   constant text := 'YYYY-MM-DD "00:00+00"';
     days    date[];
     wanted  text[];
@@ -642,72 +651,72 @@ BEGIN
     days := ARRAY(SELECT first_day + n FROM generate_series(0, last_day - first_day) AS n) || NULL::date;
     wanted := ARRAY(SELECT coalesce('usage_' || to_char(d, 'YYYYMMDD'), 'usage_default')
                     FROM unnest(days) WITH ORDINALITY AS u (d, n) ORDER BY n);
-    IF NOT EXISTS (SELECT FROM unnest(wanted) AS w WHERE to_regclass('keysmith.' || w) IS NULL) THEN
+    IF NOT EXISTS (SELECT FROM unnest(wanted) AS w WHERE to_regclass('keysmith_private.' || w) IS NULL) THEN
         RETURN 0;
     END IF;
 
     -- Who comes second waits here, and then finds everything made. Writers go on.
-    LOCK TABLE ONLY keysmith.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
+    LOCK TABLE ONLY keysmith_private.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
     FOR n IN 1 .. cardinality(days) LOOP
         name := wanted[n];
         day := days[n];
-        CONTINUE WHEN to_regclass('keysmith.' || name) IS NOT NULL;
-        EXECUTE format('CREATE TABLE keysmith.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+        CONTINUE WHEN to_regclass('keysmith_private.' || name) IS NOT NULL;
+        EXECUTE format('CREATE TABLE keysmith_private.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
                        name, parent);
-        EXECUTE format('COMMENT ON TABLE keysmith.%I IS %L', name,
+        EXECUTE format('COMMENT ON TABLE keysmith_private.%I IS %L', name,
                        'Requests of ' || coalesce(to_char(day, 'YYYY-MM-DD') || ' (UTC)', 'days that have no partition'));
         -- Default privileges are for tables that someone makes to be read.
         FOR grantee IN
             SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
-            WHERE c.oid = to_regclass('keysmith.' || name) AND a.grantee <> c.relowner
+            WHERE c.oid = to_regclass('keysmith_private.' || name) AND a.grantee <> c.relowner
         LOOP
-            EXECUTE format('REVOKE ALL ON keysmith.%I FROM %s', name,
+            EXECUTE format('REVOKE ALL ON keysmith_private.%I FROM %s', name,
                            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
         END LOOP;
         EXECUTE format(
-            'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith.%1$I
+            'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
                  REFERENCING NEW TABLE AS new_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
-             CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith.%1$I
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+             CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.%1$I
                  REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
-             CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.%1$I
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+             CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.%1$I
                  REFERENCING OLD TABLE AS old_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted()', name);
-        IF day IS NOT NULL AND to_regclass('keysmith.usage_default') IS NOT NULL THEN
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted()', name);
+        IF day IS NOT NULL AND to_regclass('keysmith_private.usage_default') IS NOT NULL THEN
             -- Rows that came before their day's partition move there, and both triggers
             -- count them: nothing is lost or doubled. To attach takes this lock anyhow.
-            LOCK TABLE ONLY keysmith.usage_default IN ACCESS EXCLUSIVE MODE;
+            LOCK TABLE ONLY keysmith_private.usage_default IN ACCESS EXCLUSIVE MODE;
             EXECUTE format(
-                'WITH moved AS (DELETE FROM keysmith.usage_default
+                'WITH moved AS (DELETE FROM keysmith_private.usage_default
                                 WHERE at >= %2$L AND at < %3$L RETURNING *)
-                 INSERT INTO keysmith.%1$I SELECT * FROM moved',
+                 INSERT INTO keysmith_private.%1$I SELECT * FROM moved',
                 name, to_char(day, bound), to_char(day + 1, bound));
         END IF;
         -- Each index costs the worker as much as the row itself. Request ids come nearly in
         -- order, which is cheap, and are what no two rows have in common. Rows of a
         -- key or tenant never have all columns in common: there is nothing to deduplicate.
         EXECUTE format(
-            'CREATE UNIQUE INDEX %2$I ON keysmith.%1$I (request_id);
-             CREATE INDEX %3$I ON keysmith.%1$I (key_id, at, incarnation, sequence)
+            'CREATE UNIQUE INDEX %2$I ON keysmith_private.%1$I (request_id);
+             CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at, incarnation, sequence)
                  WITH (deduplicate_items = off);
-             CREATE INDEX %4$I ON keysmith.%1$I (tenant_id, at, incarnation, sequence)
+             CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at, incarnation, sequence)
                  WITH (deduplicate_items = off)',
             name, name || '_request', name || '_of_key', name || '_of_tenant');
         IF day IS NULL THEN
-            EXECUTE format('ALTER TABLE %s ATTACH PARTITION keysmith.%I DEFAULT', parent, name);
+            EXECUTE format('ALTER TABLE %s ATTACH PARTITION keysmith_private.%I DEFAULT', parent, name);
         ELSE
-            EXECUTE format('ALTER TABLE %s ATTACH PARTITION keysmith.%I FOR VALUES FROM (%L) TO (%L)',
+            EXECUTE format('ALTER TABLE %s ATTACH PARTITION keysmith_private.%I FOR VALUES FROM (%L) TO (%L)',
                            parent, name, to_char(day, bound), to_char(day + 1, bound));
         END IF;
         made := made + 1;
     END LOOP;
     RETURN made;
 END $$;
-COMMENT ON FUNCTION keysmith.usage_prepare(date, date) IS
+COMMENT ON FUNCTION keysmith_private.usage_prepare(date, date) IS
 'Makes the partitions that requests of these days need, and tells how many it made';
 
-CREATE FUNCTION keysmith.usage_fold() RETURNS bigint
+CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- How many endpoints of a tenant and environment a period remembers by name.
@@ -724,7 +733,7 @@ DECLARE
     next    record;
 BEGIN
     BEGIN
-        LOCK TABLE keysmith.usage_folder IN EXCLUSIVE MODE NOWAIT;
+        LOCK TABLE keysmith_private.usage_folder IN EXCLUSIVE MODE NOWAIT;
     EXCEPTION WHEN lock_not_available THEN
         RETURN NULL;
     END;
@@ -732,7 +741,7 @@ BEGIN
     -- One statement: no reader sees a delta in both places, or in neither.
     -- What is taken is added up once, and whatever follows reads the sums: they are fewer.
     WITH taken AS MATERIALIZED (
-        DELETE FROM keysmith.usage_delta RETURNING *
+        DELETE FROM keysmith_private.usage_delta RETURNING *
     ), keys AS MATERIALIZED (
         SELECT tenant_id, period, key_id, environment, status, outcome,
                sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency,
@@ -744,7 +753,7 @@ BEGIN
                sum(latency) AS latency, count(*) AS deltas
         FROM taken WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5
     ), hours AS (
-        INSERT INTO keysmith.usage_hour AS u
+        INSERT INTO keysmith_private.usage_hour AS u
             (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
         SELECT tenant_id, period, key_id, environment, status, outcome, requests, timed, latency
         FROM keys
@@ -753,7 +762,7 @@ BEGIN
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency
     ), days AS (
-        INSERT INTO keysmith.usage_day AS u
+        INSERT INTO keysmith_private.usage_day AS u
             (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
         SELECT tenant_id, date_trunc('day', period, 'UTC'), key_id, environment, status, outcome,
                sum(requests), sum(timed), sum(latency)
@@ -763,7 +772,7 @@ BEGIN
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency
     ), lasts AS (
-        INSERT INTO keysmith.usage_last AS u (key_id, used_at)
+        INSERT INTO keysmith_private.usage_last AS u (key_id, used_at)
         SELECT key_id, max(used_at) FROM keys WHERE used_at IS NOT NULL GROUP BY 1
         ON CONFLICT (key_id) DO UPDATE SET used_at = greatest(u.used_at, excluded.used_at)
     ), by_endpoint AS (
@@ -778,20 +787,20 @@ BEGIN
         -- same place as itself.
         SELECT n.*, coalesce(h.endpoint, d.endpoint) IS NOT NULL AS is_known
         FROM by_endpoint n
-        LEFT JOIN keysmith.usage_endpoint_hour h ON n.span = 'hour'
+        LEFT JOIN keysmith_private.usage_endpoint_hour h ON n.span = 'hour'
             AND (h.tenant_id, h.period, h.environment, h.method, h.endpoint)
               = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
-        LEFT JOIN keysmith.usage_endpoint_day d ON n.span = 'day'
+        LEFT JOIN keysmith_private.usage_endpoint_day d ON n.span = 'day'
             AND (d.tenant_id, d.period, d.environment, d.method, d.endpoint)
               = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
     ), room AS (
         SELECT span, tenant_id, period, environment,
                most_endpoints - CASE span
                    WHEN 'hour' THEN (
-                       SELECT count(*) FROM keysmith.usage_endpoint_hour h
+                       SELECT count(*) FROM keysmith_private.usage_endpoint_hour h
                        WHERE (h.tenant_id, h.period, h.environment) = (k.tenant_id, k.period, k.environment))
                    ELSE (
-                       SELECT count(*) FROM keysmith.usage_endpoint_day d
+                       SELECT count(*) FROM keysmith_private.usage_endpoint_day d
                        WHERE (d.tenant_id, d.period, d.environment) = (k.tenant_id, k.period, k.environment))
                END AS free
         FROM known k WHERE NOT is_known GROUP BY 1, 2, 3, 4
@@ -808,7 +817,7 @@ BEGIN
                sum(latency) AS latency
         FROM ranked GROUP BY 1, 2, 3, 4, 5, 6
     ), endpoint_hours AS (
-        INSERT INTO keysmith.usage_endpoint_hour AS u
+        INSERT INTO keysmith_private.usage_endpoint_hour AS u
             (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
         SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
         FROM bounded WHERE span = 'hour'
@@ -818,7 +827,7 @@ BEGIN
             timed = u.timed + excluded.timed,
             latency = u.latency + excluded.latency
     ), endpoint_days AS (
-        INSERT INTO keysmith.usage_endpoint_day AS u
+        INSERT INTO keysmith_private.usage_endpoint_day AS u
             (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
         SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
         FROM bounded WHERE span = 'day'
@@ -842,7 +851,7 @@ BEGIN
     -- Marks before what changed stay right. Rows that came since the statement above may
     -- be among those that are numbered now: their deltas are still there, and tell
     -- readers and the next fold which marks not to trust.
-    DELETE FROM keysmith.usage_mark m
+    DELETE FROM keysmith_private.usage_mark m
     USING unnest(holders, periods, changes) AS c (holder, period, changed_from)
     WHERE m.holder = c.holder AND m.period = c.period AND m.at >= c.changed_from;
     FOR todo IN
@@ -851,20 +860,20 @@ BEGIN
                coalesce(m.sequence, -9223372036854775808) AS sequence
         FROM unnest(tenants, holders, periods) AS c (tenant_id, holder, period)
         LEFT JOIN LATERAL (
-            SELECT * FROM keysmith.usage_mark m WHERE m.holder = c.holder AND m.period = c.period
+            SELECT * FROM keysmith_private.usage_mark m WHERE m.holder = c.holder AND m.period = c.period
             ORDER BY m.position DESC LIMIT 1
         ) AS m ON true
         WHERE stride <= -coalesce(m.position, 0) + (
             -- A range of keys, one or all, so that a key's index entry is found without
             -- reading those of its tenant's other keys.
-            SELECT sum(h.requests - h.gone) FROM keysmith.usage_hour h
+            SELECT sum(h.requests - h.gone) FROM keysmith_private.usage_hour h
             WHERE h.tenant_id = c.tenant_id AND h.period = c.period
               AND h.key_id >= CASE WHEN c.holder = c.tenant_id THEN '00000000-0000-0000-0000-000000000000' ELSE c.holder END
               AND h.key_id <= CASE WHEN c.holder = c.tenant_id THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE c.holder END)
     LOOP
         -- From mark to mark. To number all rows would take twice as long as to pass them.
         step := format(
-            'SELECT at, incarnation, sequence FROM keysmith.usage_event
+            'SELECT at, incarnation, sequence FROM keysmith_private.usage_event
              WHERE %I = $1 AND at >= $2 AND at < $5 AND (at, incarnation, sequence) > ($2, $3, $4)
              ORDER BY at, incarnation, sequence OFFSET $6 LIMIT 1',
             CASE WHEN todo.is_tenant THEN 'tenant_id' ELSE 'key_id' END);
@@ -876,13 +885,13 @@ BEGIN
             todo.at := next.at;
             todo.incarnation := next.incarnation;
             todo.sequence := next.sequence;
-            INSERT INTO keysmith.usage_mark
+            INSERT INTO keysmith_private.usage_mark
             VALUES (todo.holder, todo.period, todo.position, next.at, next.incarnation, next.sequence);
         END LOOP;
     END LOOP;
     RETURN folded;
 END $$;
-COMMENT ON FUNCTION keysmith.usage_fold() IS
+COMMENT ON FUNCTION keysmith_private.usage_fold() IS
 'Adds up what changed since the last fold, and tells how many deltas that were; null if another session is at it';
 
 CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
@@ -909,29 +918,29 @@ BEGIN
 
     task := 'partitions';
     BEGIN
-        outcome := keysmith.usage_prepare() || ' made';
+        outcome := keysmith_private.usage_prepare() || ' made';
     EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
         outcome := later;
     END;
     RETURN NEXT;
 
     task := 'totals';
-    folded := keysmith.usage_fold();
+    folded := keysmith_private.usage_fold();
     outcome := coalesce(folded || ' deltas folded', later);
     RETURN NEXT;
 
     -- What a leaked key touched long ago still matters, statement by statement no more.
     task := 'touches';
     WITH RECURSIVE keys AS (
-        (SELECT key_id FROM keysmith.touch ORDER BY key_id LIMIT 1)
+        (SELECT key_id FROM keysmith_private.touch ORDER BY key_id LIMIT 1)
         UNION ALL
-        SELECT (SELECT t.key_id FROM keysmith.touch t WHERE t.key_id > k.key_id ORDER BY t.key_id LIMIT 1)
+        SELECT (SELECT t.key_id FROM keysmith_private.touch t WHERE t.key_id > k.key_id ORDER BY t.key_id LIMIT 1)
         FROM keys k WHERE k.key_id IS NOT NULL
     ), old AS (
-        DELETE FROM keysmith.touch t USING keys k
+        DELETE FROM keysmith_private.touch t USING keys k
         WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
     ), summed AS (
-        INSERT INTO keysmith.touch 
+        INSERT INTO keysmith_private.touch 
             (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
         SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
         FROM old GROUP BY 1, 2, 3, 4, 5
@@ -942,7 +951,7 @@ BEGIN
     RETURN NEXT;
 
     task := 'requests without a known key';
-    DELETE FROM keysmith.usage_unknown WHERE hour < oldest;
+    DELETE FROM keysmith_private.usage_unknown WHERE hour < oldest;
     GET DIAGNOSTICS forgotten = ROW_COUNT;
     outcome := forgotten || ' counts dropped';
     RETURN NEXT;
@@ -957,32 +966,32 @@ BEGIN
     days := ARRAY(
         SELECT to_date(substr(c.relname, 7), 'YYYYMMDD')
         FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = 'keysmith.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
+        WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
           AND to_date(substr(c.relname, 7), 'YYYYMMDD') < oldest
         UNION
         -- Rows that came too late for their partition get one, and go the same way.
-        (SELECT DISTINCT (at AT TIME ZONE 'UTC')::date FROM keysmith.usage_event
-         WHERE tableoid = to_regclass('keysmith.usage_default') AND isfinite(at)
+        (SELECT DISTINCT (at AT TIME ZONE 'UTC')::date FROM keysmith_private.usage_event
+         WHERE tableoid = to_regclass('keysmith_private.usage_default') AND isfinite(at)
            AND at < oldest::timestamp AT TIME ZONE 'UTC' LIMIT 10)
         UNION
         -- Days whose partition someone took away by hand.
         (WITH RECURSIVE left_over AS (
-             SELECT min(period) AS period FROM keysmith.usage_day WHERE requests > gone
+             SELECT min(period) AS period FROM keysmith_private.usage_day WHERE requests > gone
              UNION ALL
-             SELECT (SELECT min(d.period) FROM keysmith.usage_day d
+             SELECT (SELECT min(d.period) FROM keysmith_private.usage_day d
                      WHERE d.requests > d.gone AND d.period > l.period)
              FROM left_over l WHERE l.period IS NOT NULL
          )
          SELECT (period AT TIME ZONE 'UTC')::date FROM left_over
          WHERE isfinite(period) AND NOT EXISTS (
                    SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-                   WHERE i.inhparent = 'keysmith.usage_event'::regclass
+                   WHERE i.inhparent = 'keysmith_private.usage_event'::regclass
                      AND c.relname = 'usage_' || to_char(period AT TIME ZONE 'UTC', 'YYYYMMDD'))
            AND NOT EXISTS (
-                   SELECT FROM keysmith.usage_event e
+                   SELECT FROM keysmith_private.usage_event e
                    WHERE e.at >= period AND e.at < period + interval '24 hours')
            AND NOT EXISTS (
-                   SELECT FROM keysmith.usage_delta d
+                   SELECT FROM keysmith_private.usage_delta d
                    WHERE d.period >= left_over.period AND d.period < left_over.period + interval '24 hours'))
         ORDER BY 1);
     FOREACH expired IN ARRAY days LOOP
@@ -990,24 +999,24 @@ BEGIN
         starts := expired::timestamp AT TIME ZONE 'UTC';
         BEGIN
             IF expired < oldest THEN
-                PERFORM keysmith.usage_prepare(expired, expired);
+                PERFORM keysmith_private.usage_prepare(expired, expired);
             END IF;
             is_there := EXISTS (
                 SELECT FROM pg_catalog.pg_inherits i
-                WHERE i.inhparent = 'keysmith.usage_event'::regclass
-                  AND i.inhrelid = to_regclass('keysmith.' || name));
+                WHERE i.inhparent = 'keysmith_private.usage_event'::regclass
+                  AND i.inhrelid = to_regclass('keysmith_private.' || name));
             IF is_there THEN
                 -- Readers go on, and no row is amended any more.
-                EXECUTE format('LOCK TABLE ONLY keysmith.%I IN SHARE ROW EXCLUSIVE MODE', name);
-                PERFORM keysmith.usage_fold();
+                EXECUTE format('LOCK TABLE ONLY keysmith_private.%I IN SHARE ROW EXCLUSIVE MODE', name);
+                PERFORM keysmith_private.usage_fold();
             END IF;
-            UPDATE keysmith.usage_day SET gone = requests WHERE period = starts AND gone <> requests;
-            UPDATE keysmith.usage_hour SET gone = requests
+            UPDATE keysmith_private.usage_day SET gone = requests WHERE period = starts AND gone <> requests;
+            UPDATE keysmith_private.usage_hour SET gone = requests
             WHERE period >= starts AND period < starts + interval '24 hours' AND gone <> requests;
-            DELETE FROM keysmith.usage_mark
+            DELETE FROM keysmith_private.usage_mark
             WHERE period >= starts AND period < starts + interval '24 hours';
             IF is_there THEN
-                EXECUTE format('DROP TABLE keysmith.%I', name);
+                EXECUTE format('DROP TABLE keysmith_private.%I', name);
                 dropped := dropped || name;
                 RAISE NOTICE 'dropped %', name;
             END IF;
@@ -1033,9 +1042,9 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 -- Backends remember each keyspace's policy. Whoever changes it, by whatever path
 -- (these functions, a restore, logical replication, a hand edit), tells them so.
 
-CREATE FUNCTION keysmith.policy_changed() RETURNS trigger
+CREATE FUNCTION keysmith_private.policy_changed() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
-COMMENT ON FUNCTION keysmith.policy_changed() IS
+COMMENT ON FUNCTION keysmith_private.policy_changed() IS
 'Trigger on the policy tables: has every backend read the policy anew';
 
 DO $$
@@ -1044,12 +1053,12 @@ DECLARE
 BEGIN
     FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route}'::text[] LOOP
         EXECUTE pg_catalog.format(
-            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith.%1$I
-                 FOR EACH ROW EXECUTE FUNCTION keysmith.policy_changed();
-             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith.%1$I
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.policy_changed();
-             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_changed;
-             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
+            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith_private.%1$I
+                 FOR EACH ROW EXECUTE FUNCTION keysmith_private.policy_changed();
+             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith_private.%1$I
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.policy_changed();
+             ALTER TABLE keysmith_private.%1$I ENABLE ALWAYS TRIGGER policy_changed;
+             ALTER TABLE keysmith_private.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
             name);
     END LOOP;
 END $$;
@@ -1064,17 +1073,17 @@ END $$;
 
 -- What the caller may see. In a view, whose tables are read with its owner's rights,
 -- these still look at who asks; as sub-selects they are evaluated once a query.
-CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
+CREATE FUNCTION keysmith_private.sees_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
-COMMENT ON FUNCTION keysmith.sees_everything() IS
+COMMENT ON FUNCTION keysmith_private.sees_everything() IS
 'Whether the caller sees all tenants: administrators and auditors who act for no key';
 
-CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
+CREATE FUNCTION keysmith_private.own_tenants() RETURNS uuid[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
-COMMENT ON FUNCTION keysmith.own_tenants() IS
+COMMENT ON FUNCTION keysmith_private.own_tenants() IS
 'The tenants that the caller sees, if it does not see all';
 
-CREATE VIEW keysmith.key_listing WITH (security_barrier) AS
+CREATE VIEW keysmith_private.key_listing WITH (security_barrier) AS
 SELECT k.key_id,
        t.name AS tenant,
        k.keyspace,
@@ -1107,26 +1116,26 @@ SELECT k.key_id,
        k.created_at,
        k.created_by,
        -- Folded or not. Who does not ask for the column does not pay for it.
-       greatest((SELECT l.used_at FROM keysmith.usage_last l WHERE l.key_id = k.key_id),
-                (SELECT pg_catalog.max(d.used_at) FROM keysmith.usage_delta d
+       greatest((SELECT l.used_at FROM keysmith_private.usage_last l WHERE l.key_id = k.key_id),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
                  WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id)) AS last_used_at,
        k.revoked_at,
        k.revoked_reason,
        k.rotated_to,
        k.metadata,
        k.display_id
-FROM keysmith.key k
-JOIN keysmith.tenant t USING (tenant_id)
-LEFT JOIN keysmith.credit c ON c.key_id = coalesce(k.origin, k.key_id);
-COMMENT ON VIEW keysmith.key_listing IS 'All keys, for the functions of this extension';
+FROM keysmith_private.key k
+JOIN keysmith_private.tenant t USING (tenant_id)
+LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.origin, k.key_id);
+COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
 
 CREATE VIEW keysmith.keys WITH (security_barrier) AS
 SELECT *
-FROM keysmith.key_listing l
-WHERE (SELECT keysmith.sees_everything())
+FROM keysmith_private.key_listing l
+WHERE (SELECT keysmith_private.sees_everything())
    OR l.key_id IN (
-       SELECT k.key_id FROM keysmith.key k
-       WHERE k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+       SELECT k.key_id FROM keysmith_private.key k
+       WHERE k.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
 COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant whose key it is';
@@ -1153,7 +1162,36 @@ COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
 COMMENT ON COLUMN keysmith.keys.metadata IS 'A JSON object of yours, which every verdict carries';
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
 
--- The columns of the view beneath are the same.
+-- What list_keys and alter_key return: the same columns. A view's own row type must not be a
+-- function's, or the view could not be changed without the function.
+CREATE TYPE keysmith.listed_key AS (
+    key_id         uuid,
+    tenant         text,
+    keyspace       text,
+    label          text,
+    status         text,
+    kind           text,
+    environment    text,
+    key_prefix     text,
+    key_snippet    text,
+    scopes         text[],
+    role           text,
+    owner          text,
+    allowlist      cidr[],
+    limits         jsonb,
+    credits        bigint,
+    expires_at     timestamptz,
+    created_at     timestamptz,
+    created_by     text,
+    last_used_at   timestamptz,
+    revoked_at     timestamptz,
+    revoked_reason text,
+    rotated_to     uuid,
+    metadata       jsonb,
+    display_id     text
+);
+COMMENT ON TYPE keysmith.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
+
 DO $$
 DECLARE
     about record;
@@ -1163,7 +1201,8 @@ BEGIN
         FROM pg_catalog.pg_attribute a
         WHERE a.attrelid = 'keysmith.keys'::pg_catalog.regclass AND a.attnum > 0
     LOOP
-        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith.key_listing.%I IS %L', about.attname, about.comment);
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.key_listing.%I IS %L', about.attname, about.comment);
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith.listed_key.%I IS %L', about.attname, about.comment);
     END LOOP;
 END $$;
 
@@ -1174,7 +1213,7 @@ SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, 
                'burst', l.part[3]::bigint) ORDER BY l.n)
         FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits
-FROM keysmith.route r;
+FROM keysmith_private.route r;
 COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
 COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
 COMMENT ON COLUMN keysmith.routes.method IS 'The HTTP method; * for any';
@@ -1413,7 +1452,7 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
 COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
 'Takes over a key from elsewhere by the SHA-256 of the whole key, without its plaintext';
 
-CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith.keys
+CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith.listed_key
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
 'Changes the fields named in a JSON object, and returns the key as it is then';
@@ -1458,7 +1497,7 @@ CREATE FUNCTION keysmith.list_keys(
     tenant text,
     keyspace text DEFAULT 'default',
     include_revoked boolean DEFAULT false
-) RETURNS SETOF keysmith.keys
+) RETURNS SETOF keysmith.listed_key
 LANGUAGE c ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_list_keys';
 COMMENT ON FUNCTION keysmith.list_keys(text, text, boolean) IS
 'The keys of a tenant, the oldest first';
@@ -1806,11 +1845,11 @@ SELECT a.keyspace,
        a.before,
        a.after,
        pg_catalog.encode(a.hash, 'hex') AS hash
-FROM keysmith.audit_entry a
-WHERE (SELECT keysmith.sees_everything())
+FROM keysmith_private.audit_entry a
+WHERE (SELECT keysmith_private.sees_everything())
    OR (a.keyspace, a.tenant) IN (
-       SELECT t.keyspace, t.name FROM keysmith.tenant t
-       WHERE t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+       SELECT t.keyspace, t.name FROM keysmith_private.tenant t
+       WHERE t.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
 COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
 COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, counted from 1';
@@ -1898,7 +1937,7 @@ BEGIN
     SELECT c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relnamespace, c.relowner
         INTO target FROM pg_catalog.pg_class c WHERE c.oid = relation;
     IF target.relkind IS NULL OR target.relkind NOT IN ('r', 'p')
-        OR target.relnamespace IN ('keysmith'::regnamespace, 'pg_catalog'::regnamespace) THEN
+        OR target.relnamespace IN ('keysmith_private'::regnamespace, 'pg_catalog'::regnamespace) THEN
         RAISE EXCEPTION 'relation must be a table of an application, which % is not', relation
             USING ERRCODE = 'KS400';
     END IF;
@@ -2130,10 +2169,10 @@ COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
 CREATE VIEW keysmith.usage WITH (security_barrier) AS
 SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id, k.label,
        e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id
-FROM keysmith.usage_event e
-JOIN keysmith.tenant t USING (tenant_id)
-LEFT JOIN keysmith.key k USING (key_id)
-WHERE (SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+FROM keysmith_private.usage_event e
+JOIN keysmith_private.tenant t USING (tenant_id)
+LEFT JOIN keysmith_private.key k USING (key_id)
+WHERE (SELECT keysmith_private.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.usage IS 'Requests of known keys, one row each, refused ones too';
 COMMENT ON COLUMN keysmith.usage.at IS 'When it was decided';
 COMMENT ON COLUMN keysmith.usage.request_id IS 'The name that the verdict gave to the decision';
@@ -2156,12 +2195,12 @@ SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, 
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
        u.tenant_id
 FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
-      FROM keysmith.usage_hour
+      FROM keysmith_private.usage_hour
       UNION ALL
       SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
-      FROM keysmith.usage_delta WHERE key_id IS NOT NULL) AS u
-JOIN keysmith.tenant t USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
+      FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE (SELECT keysmith_private.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_hourly IS 'How many requests, by hour, key, environment, status and outcome';
@@ -2183,13 +2222,13 @@ SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
        u.tenant_id
 FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
-      FROM keysmith.usage_day
+      FROM keysmith_private.usage_day
       UNION ALL
       SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, key_id, environment, status,
              outcome, requests, timed, latency
-      FROM keysmith.usage_delta WHERE key_id IS NOT NULL) AS u
-JOIN keysmith.tenant t USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
+      FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE (SELECT keysmith_private.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_daily IS 'How many requests, by day (UTC), key, environment, status and outcome';
@@ -2211,13 +2250,13 @@ SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
        u.tenant_id
 FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency
-      FROM keysmith.usage_endpoint_day
+      FROM keysmith_private.usage_endpoint_day
       UNION ALL
       SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, environment, method, endpoint,
              requests, refused, timed, latency
-      FROM keysmith.usage_delta WHERE key_id IS NULL) AS u
-JOIN keysmith.tenant t USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
+      FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE (SELECT keysmith_private.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_endpoints IS 'How many requests, by day (UTC), method and endpoint';
@@ -2238,7 +2277,7 @@ SELECT d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
        coalesce(pg_catalog.sum(d.requests) FILTER (WHERE d.outcome <> 'ok'), 0)::bigint AS refused,
        pg_catalog.max(d.day) AS last_day, d.tenant_id
 FROM keysmith.usage_daily d
-LEFT JOIN keysmith.key k USING (key_id)
+LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30
 GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
 ORDER BY requests DESC, d.key_id;
@@ -2257,7 +2296,7 @@ CREATE VIEW keysmith.top_refusals WITH (security_barrier) AS
 SELECT d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
        pg_catalog.sum(d.requests)::bigint AS requests, pg_catalog.max(d.day) AS last_day, d.tenant_id
 FROM keysmith.usage_daily d
-LEFT JOIN keysmith.key k USING (key_id)
+LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30 AND d.outcome <> 'ok'
 GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
 ORDER BY requests DESC, d.outcome, d.key_id;
@@ -2286,7 +2325,7 @@ COMMENT ON FUNCTION keysmith.usage_logs(text, uuid, integer, integer, text) IS
 
 -- All of it sees what its caller's query sees: a STABLE function takes no new snapshot.
 -- So the total, the place and the rows are of one moment.
-CREATE FUNCTION keysmith.usage_page(tenant_id uuid, key_id uuid, page integer, per_page integer)
+CREATE FUNCTION keysmith_private.usage_page(tenant_id uuid, key_id uuid, page integer, per_page integer)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -2301,11 +2340,11 @@ BEGIN
     -- rows are newer than the first of these hours.
     WITH days AS (
         SELECT day, sum(n) AS n, sum(sum(n)) OVER (ORDER BY day DESC) AS upto FROM (
-            SELECT d.period AS day, d.requests - d.gone AS n FROM keysmith.usage_day d
+            SELECT d.period AS day, d.requests - d.gone AS n FROM keysmith_private.usage_day d
             WHERE d.tenant_id = usage_page.tenant_id AND d.requests > d.gone
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
             UNION ALL
-            SELECT date_trunc('day', d.period, 'UTC'), d.requests FROM keysmith.usage_delta d
+            SELECT date_trunc('day', d.period, 'UTC'), d.requests FROM keysmith_private.usage_delta d
             WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
         ) AS counts GROUP BY day
@@ -2315,12 +2354,12 @@ BEGIN
     ), hours AS (
         SELECT hour, sum(n) AS n, (SELECT skipped FROM span) + sum(sum(n)) OVER (ORDER BY hour DESC) AS upto
         FROM (
-            SELECT h.period AS hour, h.requests - h.gone AS n FROM keysmith.usage_hour h, span
+            SELECT h.period AS hour, h.requests - h.gone AS n FROM keysmith_private.usage_hour h, span
             WHERE h.tenant_id = usage_page.tenant_id
               AND (usage_page.key_id IS NULL OR h.key_id = usage_page.key_id)
               AND h.period >= span.oldest AND h.period < span.newest + interval '24 hours'
             UNION ALL
-            SELECT d.period, d.requests FROM keysmith.usage_delta d, span
+            SELECT d.period, d.requests FROM keysmith_private.usage_delta d, span
             WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
               AND d.period >= span.oldest AND d.period < span.newest + interval '24 hours'
@@ -2338,10 +2377,10 @@ BEGIN
     -- next mark above is near it. A mark with changes before it that are not folded is
     -- not where it says.
     IF place.newest IS NOT NULL THEN
-        SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith.usage_mark m
+        SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith_private.usage_mark m
         WHERE m.holder = whose AND m.period = place.newest AND m.position >= place.rank
           AND m.at < coalesce((
-              SELECT min(d.changed_from) FROM keysmith.usage_delta d
+              SELECT min(d.changed_from) FROM keysmith_private.usage_delta d
               WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
                 AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
                 AND d.period = place.newest), 'infinity')
@@ -2352,7 +2391,7 @@ BEGIN
                  ''method'', method, ''endpoint'', endpoint, ''status'', status, ''outcome'', outcome,
                  ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
                  ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
-             FROM (SELECT * FROM keysmith.usage_event
+             FROM (SELECT * FROM keysmith_private.usage_event
                    WHERE tenant_id = $1 %s AND at >= $3 AND at < $4
                      AND (at, incarnation, sequence) <= ($5, $6, $7)
                    ORDER BY at DESC, incarnation DESC, sequence DESC OFFSET $8 LIMIT $9) AS rows',
@@ -2366,7 +2405,7 @@ BEGIN
     RETURN jsonb_build_object('data', entries, 'meta', jsonb_build_object(
         'total', place.total, 'page', usage_page.page, 'limit', usage_page.per_page));
 END $$;
-COMMENT ON FUNCTION keysmith.usage_page(uuid, uuid, integer, integer) IS
+COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer) IS
 'What usage_logs returns, for those who may read the tables';
 
 CREATE FUNCTION keysmith.usage_chart(
@@ -2472,7 +2511,7 @@ COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, tim
 -- Which key changed how many rows of which table: a row a statement, in the same
 -- transaction as what it tells of.
 
-CREATE TABLE keysmith.touch (
+CREATE TABLE keysmith_private.touch (
     key_id     uuid NOT NULL,
     tenant_id  uuid NOT NULL,
     schema     text NOT NULL,
@@ -2485,14 +2524,14 @@ CREATE TABLE keysmith.touch (
 );
 -- One index for both who asks for a key and who looks for what is old, key by key: each
 -- more would cost every statement on a tracked table.
-CREATE INDEX touch_of_key ON keysmith.touch (key_id, last_at);
-COMMENT ON TABLE keysmith.touch IS 'What keys did to tracked tables; old statements are summed up';
-COMMENT ON COLUMN keysmith.touch.relation IS 'What the table was called then';
-COMMENT ON COLUMN keysmith.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
+CREATE INDEX touch_of_key ON keysmith_private.touch (key_id, last_at);
+COMMENT ON TABLE keysmith_private.touch IS 'What keys did to tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith_private.touch.relation IS 'What the table was called then';
+COMMENT ON COLUMN keysmith_private.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
 
 DO $$
 BEGIN
-    PERFORM pg_catalog.pg_extension_config_dump('keysmith.touch', '');
+    PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.touch', '');
 END $$;
 
 CREATE FUNCTION keysmith.log_usage() RETURNS trigger
@@ -2514,7 +2553,7 @@ BEGIN
         RAISE EXCEPTION 'relation must be a table, not %', coalesce(relation::text, 'null')
             USING ERRCODE = 'KS400';
     ELSIF EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation
-                  AND c.relnamespace = 'keysmith'::regnamespace) THEN
+                  AND c.relnamespace = 'keysmith_private'::regnamespace) THEN
         RAISE EXCEPTION 'relation must be a table of your own, not one of keysmith''s'
             USING ERRCODE = 'KS400';
     END IF;
@@ -2559,9 +2598,9 @@ COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; what was noted 
 CREATE VIEW keysmith.touches WITH (security_barrier) AS
 SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
        t.first_at, t.last_at, t.request_id, t.tenant_id
-FROM keysmith.touch t
-JOIN keysmith.tenant n USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+FROM keysmith_private.touch t
+JOIN keysmith_private.tenant n USING (tenant_id)
+WHERE (SELECT keysmith_private.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
 COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';
@@ -2622,19 +2661,19 @@ CREATE FUNCTION keysmith.is_digest(stored bytea) RETURNS boolean
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_bytes';
 COMMENT ON FUNCTION keysmith.is_digest(bytea) IS 'Whether bytes have the form of a stored digest';
 
-CREATE FUNCTION keysmith.matches_support(request internal) RETURNS internal
+CREATE FUNCTION keysmith_private.matches_support(request internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_matches_support';
-COMMENT ON FUNCTION keysmith.matches_support(internal) IS
+COMMENT ON FUNCTION keysmith_private.matches_support(internal) IS
 'Has the planner look up matches in an index; PostgreSQL calls it';
 
 CREATE FUNCTION keysmith.matches(value text, stored text) RETURNS boolean
-LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith.matches_support
+LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
 AS 'MODULE_PATHNAME', 'keysmith_matches_text';
 COMMENT ON FUNCTION keysmith.matches(text, text) IS
 'Whether that is what is stored of a value; an index of the column is used';
 
 CREATE FUNCTION keysmith.matches(value bytea, stored bytea) RETURNS boolean
-LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith.matches_support
+LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
 AS 'MODULE_PATHNAME', 'keysmith_matches_bytes';
 COMMENT ON FUNCTION keysmith.matches(bytea, bytea) IS
 'Whether that is what is stored of a value; an index of the column is used';
@@ -2659,7 +2698,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_class c
                    WHERE c.oid = relation AND c.relkind IN ('r', 'p')
-                     AND c.relnamespace NOT IN ('keysmith'::regnamespace, 'pg_catalog'::regnamespace)) THEN
+                     AND c.relnamespace NOT IN ('keysmith_private'::regnamespace, 'pg_catalog'::regnamespace)) THEN
         RAISE EXCEPTION 'relation must be a table of an application, not %', coalesce(relation::text, 'null')
             USING ERRCODE = 'KS400';
     END IF;
@@ -3275,11 +3314,11 @@ SELECT t.name AS tenant,
        t.keyspace,
        t.plan,
        CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS status,
-       (SELECT pg_catalog.count(*) FROM keysmith.key k
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
         WHERE k.tenant_id = t.tenant_id AND k.revoked_at IS NULL AND k.disabled_at IS NULL
           AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
-       (SELECT pg_catalog.count(*) FROM keysmith.key k WHERE k.tenant_id = t.tenant_id) AS keys,
-       (SELECT pg_catalog.count(*) FROM keysmith.member m WHERE m.tenant_id = t.tenant_id) AS members,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k WHERE k.tenant_id = t.tenant_id) AS keys,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
        CASE
            WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
            THEN greatest(c.balance, c.refill)
@@ -3290,18 +3329,18 @@ SELECT t.name AS tenant,
                'burst', l.part[3]::bigint) ORDER BY l.n)
         FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
-       greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith.key k
-                 JOIN keysmith.usage_last l USING (key_id) WHERE k.tenant_id = t.tenant_id),
-                (SELECT pg_catalog.max(d.used_at) FROM keysmith.usage_delta d
+       greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith_private.key k
+                 JOIN keysmith_private.usage_last l USING (key_id) WHERE k.tenant_id = t.tenant_id),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
                  WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL)) AS last_used_at,
        t.created_at,
        t.suspended_at,
        t.suspended_reason,
        t.metadata,
        t.tenant_id
-FROM keysmith.tenant t
-LEFT JOIN keysmith.credit c ON c.tenant_id = t.tenant_id
-WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+FROM keysmith_private.tenant t
+LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
+WHERE (SELECT keysmith_private.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
 COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
 COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
@@ -3347,7 +3386,7 @@ SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.ow
            pg_catalog.clock_timestamp() - coalesce(k.last_used_at, k.created_at)) AS unused_for,
        k.key_id
 FROM keysmith.keys k
-JOIN keysmith.keyspace s USING (keyspace)
+JOIN keysmith_private.keyspace s USING (keyspace)
 WHERE k.status = 'active' AND s.usage_log = 'everything'
   AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true)
 ORDER BY unused_for DESC, k.key_id;
@@ -3367,15 +3406,15 @@ COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; no secret';
 CREATE VIEW keysmith.recent_refusals WITH (security_barrier) AS
 SELECT e.at, t.name AS tenant, e.keyspace, e.environment, k.label, k.key_snippet,
        e.outcome AS reason, e.status, e.method, e.endpoint, e.ip, e.key_id, e.request_id
-FROM keysmith.usage_event e
-JOIN keysmith.tenant t USING (tenant_id)
-LEFT JOIN keysmith.key k USING (key_id)
+FROM keysmith_private.usage_event e
+JOIN keysmith_private.tenant t USING (tenant_id)
+LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE e.outcome <> 'ok' AND e.at > pg_catalog.clock_timestamp() - interval '24 hours'
-  AND ((SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]))
+  AND ((SELECT keysmith_private.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]))
 UNION ALL
 SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL
-FROM keysmith.usage_unknown_sample u
-WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith.sees_everything())
+FROM keysmith_private.usage_unknown_sample u
+WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith_private.sees_everything())
 ORDER BY at DESC;
 COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
 COMMENT ON COLUMN keysmith.recent_refusals.at IS 'When it was decided';
@@ -3403,15 +3442,15 @@ SELECT t.name AS tenant, k.keyspace, k.label, k.key_snippet, k.scopes,
        ARRAY(SELECT u.scope FROM pg_catalog.unnest(g.scopes) AS u (scope)
              WHERE u.scope <> ALL (r.used) ORDER BY u.scope) AS unused_scopes,
        r.used AS used_scopes, r.requests, r.untold, k.key_id
-FROM keysmith.key k
-JOIN keysmith.tenant t USING (tenant_id)
-JOIN keysmith.keyspace s ON s.keyspace = k.keyspace
+FROM keysmith_private.key k
+JOIN keysmith_private.tenant t USING (tenant_id)
+JOIN keysmith_private.keyspace s ON s.keyspace = k.keyspace
 CROSS JOIN LATERAL (
     SELECT coalesce(pg_catalog.array_agg(DISTINCT coalesce(c.scope, h.scope)), '{}') AS scopes
     FROM pg_catalog.unnest(CASE
              WHEN pg_catalog.cardinality(k.scopes) > 0 THEN k.scopes
              WHEN s.empty_scopes = 'all' AND k.role IS NULL AND k.owner IS NULL THEN '{*}' END) AS h (scope)
-    LEFT JOIN keysmith.scope c ON c.keyspace = k.keyspace
+    LEFT JOIN keysmith_private.scope c ON c.keyspace = k.keyspace
          AND (h.scope = '*' OR h.scope LIKE '%:*'
               AND pg_catalog.starts_with(c.scope, pg_catalog.left(h.scope, -1)))
 ) AS g
@@ -3425,7 +3464,7 @@ CROSS JOIN LATERAL (
            pg_catalog.count(e.used) AS told
     FROM (SELECT pg_catalog.count(*) AS requests,
                  keysmith.scopes_used(k.keyspace, v.method, v.endpoint, g.scopes) AS used
-          FROM keysmith.usage_event v
+          FROM keysmith_private.usage_event v
           WHERE v.key_id = k.key_id AND v.outcome = 'ok'
             AND v.at > pg_catalog.clock_timestamp() - interval '30 days'
           GROUP BY v.method, v.endpoint) AS e
@@ -3433,7 +3472,7 @@ CROSS JOIN LATERAL (
 WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
   AND r.told > 0 AND NOT g.scopes <@ r.used
-  AND ((SELECT keysmith.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+  AND ((SELECT keysmith_private.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
 COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant whose key it is';
 COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the key';
@@ -3476,7 +3515,7 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 -- Whether a policy's expression calls a function of ours once per row. In a sub-select
 -- that depends on no row it is called once per query. The text of such a tree is a list
 -- of nested braces; braces in names have a backslash before them.
-CREATE FUNCTION keysmith.has_bare_call(expression pg_catalog.pg_node_tree) RETURNS boolean
+CREATE FUNCTION keysmith_private.has_bare_call(expression pg_catalog.pg_node_tree) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     depth     integer := 0;
@@ -3507,17 +3546,17 @@ BEGIN
     END LOOP;
     RETURN false;
 END $$;
-COMMENT ON FUNCTION keysmith.has_bare_call(pg_catalog.pg_node_tree) IS
+COMMENT ON FUNCTION keysmith_private.has_bare_call(pg_catalog.pg_node_tree) IS
 'Whether a policy calls a function of ours outside of a sub-select, and so once per row';
 
-CREATE FUNCTION keysmith.doctor_library(
+CREATE FUNCTION keysmith_private.doctor_library(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN EXISTS (SELECT FROM keysmith.key WHERE limits IS NOT NULL AND revoked_at IS NULL)
-                  OR EXISTS (SELECT FROM keysmith.tenant WHERE limits IS NOT NULL)
-                  OR EXISTS (SELECT FROM keysmith.keyspace WHERE limits IS NOT NULL OR generation > 0)
+    SELECT CASE WHEN EXISTS (SELECT FROM keysmith_private.key WHERE limits IS NOT NULL AND revoked_at IS NULL)
+                  OR EXISTS (SELECT FROM keysmith_private.tenant WHERE limits IS NOT NULL)
+                  OR EXISTS (SELECT FROM keysmith_private.keyspace WHERE limits IS NOT NULL OR generation > 0)
                 THEN 'error' ELSE 'warning' END,
            'library', 'is not preloaded: no rate limits, no peppers, and transactions write usage',
            'shared_preload_libraries = ''keysmith'', and a restart'
@@ -3531,12 +3570,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                                       t.tgname, t.tgrelid::regclass),
            format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.tgrelid::regclass, t.tgname)
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-    WHERE p.pronamespace = 'keysmith'::regnamespace AND p.proname = 'policy_changed' AND t.tgenabled <> 'A'
+    WHERE p.pronamespace = 'keysmith_private'::regnamespace AND p.proname = 'policy_changed' AND t.tgenabled <> 'A'
     UNION ALL
     SELECT 'error', 'library', format('index %s is not valid', i.indexrelid::regclass),
            format('REINDEX INDEX %s', i.indexrelid::regclass)
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-    WHERE c.relnamespace = 'keysmith'::regnamespace AND NOT (i.indisvalid AND i.indisready)
+    WHERE c.relnamespace = 'keysmith_private'::regnamespace AND NOT (i.indisvalid AND i.indisready)
     UNION ALL
     SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'SECURITY.md, "Peppers"'
     WHERE pepper_problem IS NOT NULL
@@ -3550,7 +3589,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'pepper', format('%s active keys are stored with an older pepper than %s',
                                        count(*), newest_pepper),
            'rotate() moves a key to the newest'
-    FROM keysmith.key k
+    FROM keysmith_private.key k
     WHERE k.generation < newest_pepper AND k.revoked_at IS NULL AND k.rotated_to IS NULL
       AND NOT k.generation::text = ANY (lost_peppers)
     HAVING count(*) > 0
@@ -3558,7 +3597,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'pepper', format('%s keys were imported, and there is no pepper: '
                'a stolen dump lets short ones be guessed', count(*)),
            'keysmith.pepper_file, and rotate the keys'
-    FROM keysmith.key k
+    FROM keysmith_private.key k
     WHERE newest_pepper = 0 AND k.imported AND k.revoked_at IS NULL
     HAVING count(*) > 0
     UNION ALL
@@ -3573,12 +3612,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
                   WHERE a NOT IN ('', 'localhost', '::1') AND a NOT LIKE '127.%')
 $$;
-COMMENT ON FUNCTION keysmith.doctor_library(boolean, text, text, text[], smallint) IS
+COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], smallint) IS
 'The part of doctor() that looks at the library, peppers and the server';
 
 -- What other sessions have is what this one would have after RESET ALL, or what roles
 -- and the database have of their own.
-CREATE FUNCTION keysmith.doctor_logging(
+CREATE FUNCTION keysmith_private.doctor_logging(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -3627,10 +3666,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            format('ALTER %s SET pgaudit.log_parameter = off', v.place)
     FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
 $$;
-COMMENT ON FUNCTION keysmith.doctor_logging() IS
+COMMENT ON FUNCTION keysmith_private.doctor_logging() IS
 'The part of doctor() that looks for settings that write keys to the server''s log';
 
-CREATE FUNCTION keysmith.doctor_isolation(
+CREATE FUNCTION keysmith_private.doctor_isolation(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -3643,7 +3682,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                         AND d.refclassid = 'pg_proc'::regclass
                         AND f.pronamespace = 'keysmith'::regnamespace)
     ), verifier AS (
-        SELECT a.role::oid AS oid FROM keysmith.access a WHERE a.level = 'verifier'
+        SELECT a.role::oid AS oid FROM keysmith_private.access a WHERE a.level = 'verifier'
         UNION
         SELECT m.member FROM verifier v JOIN pg_auth_members m ON m.roleid = v.oid
     ), tenant_column AS (
@@ -3690,7 +3729,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM (SELECT DISTINCT attname, atttypid FROM tenant_column) t
     JOIN pg_attribute a ON a.attname = t.attname AND a.atttypid = t.atttypid AND a.attnum > 0
     JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
-    WHERE c.relnamespace <> 'keysmith'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
+    WHERE c.relnamespace <> 'keysmith_private'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
       AND c.oid NOT IN (SELECT oid FROM isolated)
       AND NOT EXISTS (SELECT FROM pg_inherits h JOIN isolated i ON i.oid = h.inhparent WHERE h.inhrelid = c.oid)
     UNION ALL
@@ -3741,7 +3780,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                                          p.polname, p.polrelid::regclass),
            'put the call into a sub-select: (SELECT keysmith.current_tenant_id())'
     FROM pg_policy p
-    WHERE keysmith.has_bare_call(p.polqual) OR keysmith.has_bare_call(p.polwithcheck)
+    WHERE keysmith_private.has_bare_call(p.polqual) OR keysmith_private.has_bare_call(p.polwithcheck)
     UNION ALL
     SELECT 'warning', 'policies', format('table %s has no index that begins with %I', i.name, t.attname),
            format('CREATE INDEX ON %s (%I)', i.name, t.attname)
@@ -3753,17 +3792,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         WHERE x.indrelid = i.oid AND x.indisvalid AND a.attname IN (
               SELECT o.attname FROM tenant_column o WHERE o.oid = i.oid) AND a.attnum = x.indkey[0])
 $$;
-COMMENT ON FUNCTION keysmith.doctor_isolation() IS
+COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
 'The part of doctor() that looks at isolated tables, and at those that are not';
 
-CREATE FUNCTION keysmith.doctor_access(
+CREATE FUNCTION keysmith_private.doctor_access(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'error', 'access', format('role number %s was dropped, and still is %s; so is the next of that number',
                                      a.role::oid, string_agg(DISTINCT a.level, ', ')),
-           format('DELETE FROM keysmith.access WHERE role = %s', a.role::oid)
-    FROM keysmith.access a
+           format('DELETE FROM keysmith_private.access WHERE role = %s', a.role::oid)
+    FROM keysmith_private.access a
     WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.role) GROUP BY a.role::oid
     UNION ALL
     SELECT 'error', 'access', format('%s has rights on %s, which only functions should touch',
@@ -3774,12 +3813,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_class c CROSS JOIN LATERAL (
         SELECT a.grantee FROM aclexplode(c.relacl) a
         UNION SELECT a.grantee FROM pg_attribute t, aclexplode(t.attacl) a WHERE t.attrelid = c.oid) x
-    WHERE c.relnamespace = 'keysmith'::regnamespace AND c.relkind IN ('r', 'p', 'S') AND x.grantee <> c.relowner
+    WHERE c.relnamespace = 'keysmith_private'::regnamespace AND c.relkind IN ('r', 'p', 'S') AND x.grantee <> c.relowner
     UNION ALL
     SELECT 'error', 'access', format('PUBLIC may call %s', p.oid::regprocedure),
            format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', p.oid::regprocedure)
     FROM pg_proc p
-    WHERE p.pronamespace = 'keysmith'::regnamespace
+    WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
       AND p.proname NOT IN ('current_tenant', 'current_tenant_id', 'current_keyspace', 'current_key',
                             'current_environment', 'current_owner', 'has_scope', 'whoami')
       AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
@@ -3787,25 +3826,32 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
                     AND d.deptype = 'e')
     UNION ALL
-    SELECT 'error', 'access', format('%s may make objects in the schema keysmith',
-                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
-           format('REVOKE CREATE ON SCHEMA keysmith FROM %s',
+    SELECT 'error', 'access', format('%s may make objects in the schema %s',
+                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END, n.nspname),
+           format('REVOKE CREATE ON SCHEMA %s FROM %s', n.nspname,
                   CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
     FROM pg_namespace n, aclexplode(n.nspacl) x
-    WHERE n.nspname = 'keysmith' AND x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner
+    WHERE n.nspname IN ('keysmith', 'keysmith_private') AND x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner
+    UNION ALL
+    SELECT 'error', 'access', format('%s may name the tables in the schema keysmith_private, and so lock them',
+                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
+           format('REVOKE USAGE ON SCHEMA keysmith_private FROM %s',
+                  CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+    FROM pg_namespace n, aclexplode(n.nspacl) x
+    WHERE n.nspname = 'keysmith_private' AND x.privilege_type = 'USAGE' AND x.grantee <> n.nspowner
     UNION ALL
     SELECT 'warning', 'access', format('role %s, which has access, is also a member of %s', a.role, p.rolname),
            format('REVOKE %s FROM %s', p.rolname, a.role)
-    FROM (SELECT DISTINCT role FROM keysmith.access) a
+    FROM (SELECT DISTINCT role FROM keysmith_private.access) a
     JOIN pg_roles r ON r.oid = a.role AND NOT r.rolsuper
     JOIN pg_roles p ON p.rolname IN ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
                                      'pg_write_server_files', 'pg_execute_server_program')
      AND pg_has_role(r.oid, p.oid, 'MEMBER')
 $$;
-COMMENT ON FUNCTION keysmith.doctor_access() IS
+COMMENT ON FUNCTION keysmith_private.doctor_access() IS
 'The part of doctor() that looks for rights that nobody should have';
 
-CREATE FUNCTION keysmith.doctor_usage(
+CREATE FUNCTION keysmith_private.doctor_usage(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -3849,38 +3895,38 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'usage_status() and the server''s log tell more' FROM n WHERE failures > 0
     UNION ALL
     SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', count(*)),
-           'SELECT error FROM keysmith.usage_set_aside'
-    FROM keysmith.usage_set_aside WHERE set_aside_at > now() - interval '7 days' HAVING count(*) > 0
+           'SELECT error FROM keysmith_private.usage_set_aside'
+    FROM keysmith_private.usage_set_aside WHERE set_aside_at > now() - interval '7 days' HAVING count(*) > 0
     UNION ALL
     SELECT 'warning', 'usage', format('a crash may have cost %s records, between %s and %s',
                                       sum(lost_at_most), to_char(min(lost_from), 'YYYY-MM-DD HH24:MI'),
                                       to_char(max(lost_until), 'YYYY-MM-DD HH24:MI')),
            'usage_durability = commit, if none may be lost'
-    FROM keysmith.usage_incarnation
+    FROM keysmith_private.usage_incarnation
     WHERE lost_at_most > 0 AND lost_until > now() - interval '7 days' HAVING count(*) > 0
     UNION ALL
     SELECT 'warning', 'usage', 'requests were stored in the partition of days that have none',
            'SELECT * FROM keysmith.maintain()'
     FROM today WHERE EXISTS (
-        SELECT FROM keysmith.usage_event e WHERE e.tableoid = to_regclass('keysmith.usage_default'))
+        SELECT FROM keysmith_private.usage_event e WHERE e.tableoid = to_regclass('keysmith_private.usage_default'))
     UNION ALL
     SELECT 'warning', 'usage', 'there is no partition for tomorrow''s requests', 'SELECT * FROM keysmith.maintain()'
     FROM today
-    WHERE to_regclass('keysmith.usage_' || to_char(day + 1, 'YYYYMMDD')) IS NULL
-      AND EXISTS (SELECT FROM keysmith.usage_event e WHERE e.at >= day::timestamp AT TIME ZONE 'UTC')
+    WHERE to_regclass('keysmith_private.usage_' || to_char(day + 1, 'YYYYMMDD')) IS NULL
+      AND EXISTS (SELECT FROM keysmith_private.usage_event e WHERE e.at >= day::timestamp AT TIME ZONE 'UTC')
     UNION ALL
     SELECT 'warning', 'usage', format('%s days are kept beyond keysmith.usage_retention', count(*)),
            'SELECT * FROM keysmith.maintain()'
     FROM today, pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
          LATERAL (SELECT coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '90 days')::interval
                   AS kept) AS r
-    WHERE i.inhparent = 'keysmith.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
+    WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
       AND r.kept > '0' AND to_date(substr(c.relname, 7), 'YYYYMMDD') < day - r.kept - interval '2 days'
     HAVING count(*) > 0
     UNION ALL
     SELECT 'warning', 'usage', format('%s changes of totals wait to be added up', count(*)),
            'SELECT * FROM keysmith.maintain()'
-    FROM keysmith.usage_delta HAVING count(*) > 100000
+    FROM keysmith_private.usage_delta HAVING count(*) > 100000
     UNION ALL
     SELECT 'warning', 'limits', format('the table of limits is nearly full: %s of %s', buckets, most_buckets),
            'a larger keysmith.max_buckets, and a restart' FROM n WHERE buckets * 10 >= most_buckets * 8
@@ -3892,33 +3938,33 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
            'SELECT * FROM keysmith.audit_verify()'
     FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
-          FROM (SELECT keyspace FROM keysmith.keyspace UNION SELECT '*') c
+          FROM (SELECT keyspace FROM keysmith_private.keyspace UNION SELECT '*') c
           CROSS JOIN LATERAL (
-              SELECT a.entry FROM keysmith.audit_entry a
+              SELECT a.entry FROM keysmith_private.audit_entry a
               WHERE a.keyspace = c.keyspace ORDER BY a.entry DESC LIMIT 1000) e) g
     WHERE g.entry <> coalesce(g.previous + 1, CASE WHEN g.entry < 1000 THEN 1 ELSE g.entry END)
     GROUP BY g.keyspace
     UNION ALL
     SELECT 'error', 'audit', format('keyspace %s has no audit, and was made by someone', k.keyspace),
            'SELECT * FROM keysmith.audit_verify()'
-    FROM keysmith.keyspace k
+    FROM keysmith_private.keyspace k
     WHERE k.created_at < now()
-      AND NOT EXISTS (SELECT FROM keysmith.audit_entry a WHERE a.keyspace = k.keyspace)
+      AND NOT EXISTS (SELECT FROM keysmith_private.audit_entry a WHERE a.keyspace = k.keyspace)
 $$;
-COMMENT ON FUNCTION keysmith.doctor_usage() IS
+COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
 'The part of doctor() that looks at usage records and their worker, limits and the audit';
 
-CREATE FUNCTION keysmith.doctor_findings(
+CREATE FUNCTION keysmith_private.doctor_findings(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH findings AS MATERIALIZED (
-        SELECT * FROM keysmith.doctor_library(is_preloaded, version, pepper_problem, lost_peppers, newest_pepper)
-        UNION ALL SELECT * FROM keysmith.doctor_logging()
-        UNION ALL SELECT * FROM keysmith.doctor_isolation()
-        UNION ALL SELECT * FROM keysmith.doctor_access()
-        UNION ALL SELECT * FROM keysmith.doctor_usage()
+        SELECT * FROM keysmith_private.doctor_library(is_preloaded, version, pepper_problem, lost_peppers, newest_pepper)
+        UNION ALL SELECT * FROM keysmith_private.doctor_logging()
+        UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
+        UNION ALL SELECT * FROM keysmith_private.doctor_access()
+        UNION ALL SELECT * FROM keysmith_private.doctor_usage()
     )
     SELECT level, subject, finding, remedy FROM (
         SELECT array_position('{error,warning}', f.level) AS rank, 0 AS place, f.* FROM findings f
@@ -3941,7 +3987,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ) AS rows
     ORDER BY rank, place, subject, finding
 $$;
-COMMENT ON FUNCTION keysmith.doctor_findings(boolean, text, text, text[], smallint) IS
+COMMENT ON FUNCTION keysmith_private.doctor_findings(boolean, text, text, text[], smallint) IS
 'What doctor() returns, given what only the library knows';
 
 CREATE FUNCTION keysmith.doctor(
@@ -3955,38 +4001,43 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* <begin connected objects> */
 -- src/lib.rs:133
 -- finalize
--- Nothing is anyone's until it is granted.
-
-REVOKE ALL ON ALL ROUTINES IN SCHEMA keysmith FROM PUBLIC;
-REVOKE ALL ON ALL TABLES IN SCHEMA keysmith FROM PUBLIC;
-REVOKE ALL ON SCHEMA keysmith FROM PUBLIC;
-
--- Default privileges of whoever installs this are for objects of theirs.
+-- Nothing is anyone's until it is granted. PostgreSQL gives PUBLIC functions and types, and
+-- default privileges of whoever installs this are for objects of theirs: both are taken away.
 DO $$
 DECLARE
     given record;
 BEGIN
     FOR given IN
-        SELECT 'SCHEMA keysmith' AS object, a.grantee
+        SELECT 'SCHEMA ' || n.oid::regnamespace AS object, a.grantee
         FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a
-        WHERE n.nspname = 'keysmith' AND a.grantee <> n.nspowner
+        WHERE n.nspname IN ('keysmith', 'keysmith_private') AND a.grantee <> n.nspowner
         UNION
         SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass, a.grantee
         FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
-        WHERE c.relnamespace = 'keysmith'::regnamespace AND a.grantee <> c.relowner
+        WHERE c.relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
+          AND a.grantee <> c.relowner
         UNION
         SELECT 'ROUTINE ' || p.oid::regprocedure, a.grantee
-        FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a
-        WHERE p.pronamespace = 'keysmith'::regnamespace AND a.grantee <> p.proowner
+        FROM pg_catalog.pg_proc p,
+             pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
+        WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
+          AND a.grantee <> p.proowner
+        UNION
+        -- An array's privileges are those of its element.
+        SELECT 'TYPE ' || t.oid::regtype, a.grantee
+        FROM pg_catalog.pg_type t,
+             pg_catalog.aclexplode(coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))) a
+        WHERE t.typnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
+          AND t.typcategory <> 'A' AND a.grantee <> t.typowner
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s', given.object,
                                   CASE given.grantee WHEN 0 THEN 'PUBLIC' ELSE given.grantee::regrole::text END);
     END LOOP;
 END $$;
 
--- But everyone may know who they are, and policies, which run with the rights of who
--- asks, may ask it for them.
-GRANT USAGE ON SCHEMA keysmith TO PUBLIC;
+-- But everyone may know who they are: policies, defaults and triggers, which run with the
+-- rights of who asks, may ask it for them. These hold functions by OID and need no USAGE on
+-- the schema, which goes with the access levels.
 GRANT EXECUTE ON FUNCTION
     keysmith.current_tenant(),
     keysmith.current_tenant_id(),

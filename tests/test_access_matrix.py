@@ -310,12 +310,12 @@ def test_an_auditor_and_an_admin_see_the_usage_of_all(db, roles, used, as_role):
 
 def test_partitions_that_are_made_later_are_nobodys(db, roles):
     db.rows("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC, nobody, auditor")
-    assert db.value("SELECT keysmith.usage_prepare()") > 0
+    assert db.value("SELECT keysmith_private.usage_prepare()") > 0
     given = db.rows("""
         SELECT c.relname, r, privilege
         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid, unnest(%s::text[]) r,
              unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) privilege
-        WHERE i.inhparent = 'keysmith.usage_event'::regclass
+        WHERE i.inhparent = 'keysmith_private.usage_event'::regclass
           AND has_table_privilege(r, c.oid, privilege)""", LEVELS)
     assert given == []
 
@@ -324,7 +324,7 @@ def test_access_is_given_and_taken_while_partitions_are_made(db, roles, connect,
     other = database(connect())
     other.rows("SET lock_timeout = '5s'")
     with db.session.transaction():
-        assert db.value("SELECT keysmith.usage_prepare()") > 0
+        assert db.value("SELECT keysmith_private.usage_prepare()") > 0
         other.call("grant_access", "nobody", AUDITOR)
         other.call("revoke_access", "nobody")
     assert not db.value("SELECT has_table_privilege('nobody', 'keysmith.usage', 'SELECT')")
@@ -349,14 +349,14 @@ def test_access_that_several_give_at_once_is_given(db, roles, connect, database)
 
 def test_what_was_given_by_hand_is_taken_as_well(db, roles):
     db.call("grant_access", "nobody", VERIFIER)
-    db.rows("GRANT SELECT (label) ON keysmith.key TO nobody; GRANT ALL ON keysmith.tenant TO nobody; "
-            "GRANT ALL ON SEQUENCE keysmith.usage_sequence TO nobody; "
+    db.rows("GRANT SELECT (label) ON keysmith_private.key TO nobody; GRANT ALL ON keysmith_private.tenant TO nobody; "
+            "GRANT ALL ON SEQUENCE keysmith_private.usage_sequence TO nobody; "
             "GRANT EXECUTE ON FUNCTION keysmith.maintain() TO nobody")
     db.call("revoke_access", "nobody")
     assert not db.row("""
-        SELECT has_column_privilege('nobody', 'keysmith.key', 'label', 'SELECT')
-            OR has_table_privilege('nobody', 'keysmith.tenant', 'SELECT')
-            OR has_sequence_privilege('nobody', 'keysmith.usage_sequence', 'USAGE')
+        SELECT has_column_privilege('nobody', 'keysmith_private.key', 'label', 'SELECT')
+            OR has_table_privilege('nobody', 'keysmith_private.tenant', 'SELECT')
+            OR has_sequence_privilege('nobody', 'keysmith_private.usage_sequence', 'USAGE')
             OR has_function_privilege('nobody', 'keysmith.maintain()', 'EXECUTE')""")[0]
 
 
@@ -403,7 +403,7 @@ def test_an_admin_administers_by_functions_alone(db, as_role):
     for table in ("key", "tenant", "access", "audit_entry", "keyspace"):
         for statement in (f"SELECT FROM keysmith.{table}", f"DELETE FROM keysmith.{table}"):
             assert error_of(app, statement).sqlstate == "42501"
-    assert error_of(app, "SELECT FROM keysmith.key_listing").sqlstate == "42501"
+    assert error_of(app, "SELECT FROM keysmith_private.key_listing").sqlstate == "42501"
     assert db.row("SELECT created_by FROM keysmith.keys WHERE key_id = %s", key.key_id) == (ADMIN,)
     # An administrator gives access, even to itself, and no more than there is.
     app.call("grant_access", "nobody", "verifier")
@@ -460,13 +460,13 @@ def test_revoked_access_is_gone_at_once(db, as_role):
     (("none", "issuer"), {}, "42704"), (("4294967295", "admin"), {}, "KS400"),
 ])
 def test_access_is_given_as_it_is_asked_for_or_not(db, roles, positional, named, sqlstate):
-    before = db.rows("SELECT * FROM keysmith.access ORDER BY 1, 2, 3")
+    before = db.rows("SELECT * FROM keysmith_private.access ORDER BY 1, 2, 3")
     db.refused(sqlstate, "grant_access", *positional, **named)
-    assert db.rows("SELECT * FROM keysmith.access ORDER BY 1, 2, 3") == before
+    assert db.rows("SELECT * FROM keysmith_private.access ORDER BY 1, 2, 3") == before
 
 
 def test_roles_of_any_name(cluster, dbname, db):
-    name = 'a "b"; DROP TABLE keysmith.key; -- %s\\'
+    name = 'a "b"; DROP TABLE keysmith_private.key; -- %s\\'
     quoted = db.value("SELECT quote_ident(%s)", name)
     cluster.execute(f"CREATE ROLE {quoted}")
     try:
@@ -490,9 +490,9 @@ def test_roles_that_are_renamed_or_dropped(cluster, dbname, db):
     cluster.execute("DROP OWNED BY second", dbname)
     cluster.execute("DROP ROLE second")
     # What is left names nobody, and is not carried to where its number may be another's.
-    assert db.value("SELECT count(*) FROM keysmith.access") == 1
+    assert db.value("SELECT count(*) FROM keysmith_private.access") == 1
     dumped = cluster.program("pg_dump", dbname=dbname).stdout
-    assert "issuer" not in dumped.split("COPY keysmith.access")[1].split("\\.")[0]
+    assert "issuer" not in dumped.split("COPY keysmith_private.access")[1].split("\\.")[0]
 
 
 def test_access_outlives_a_dump(cluster, dbname, db, as_role):

@@ -44,7 +44,7 @@ def test_tenants(db):
     db.call("mint", "acme")
     assert db.verify(key.api_key, spend=20).credits_remaining == 30
     assert db.value("SELECT credits FROM keysmith.tenants WHERE tenant = 'acme'") == 30
-    db.rows("UPDATE keysmith.credit SET refilled_at = now() - interval '2 days'")
+    db.rows("UPDATE keysmith_private.credit SET refilled_at = now() - interval '2 days'")
     assert db.value("SELECT credits FROM keysmith.tenants WHERE tenant = 'acme'") == 50
 
 
@@ -65,7 +65,7 @@ def test_keys_that_end_soon(db):
     assert rows[0].key_id == keys["now"].key_id and rows[0].rotated_to is None
     assert rows[1].rotated_to == successor.key_id
     assert db.value("SELECT max(ends_in) < interval '30 days' AND min(ends_in) > '0' FROM keysmith.expiring_soon")
-    db.rows("UPDATE keysmith.key SET expires_at = now() - interval '1 s' WHERE label = 'now'")
+    db.rows("UPDATE keysmith_private.key SET expires_at = now() - interval '1 s' WHERE label = 'now'")
     assert labels(db, "expiring_soon") == ["rotated", "soon"]
 
 
@@ -78,13 +78,13 @@ def test_keys_that_nobody_uses(db):
     assert not db.verify(keys["refused"].api_key, environment="test").ok
     db.call("revoke", keys["revoked"].key_id)
     db.call("flush_usage")
-    db.rows("UPDATE keysmith.key SET created_at = now() - interval '200 days' WHERE label IN ('unused', 'long ago')")
-    db.rows("INSERT INTO keysmith.usage_last SELECT key_id, now() - interval '91 days' FROM keysmith.key "
+    db.rows("UPDATE keysmith_private.key SET created_at = now() - interval '200 days' WHERE label IN ('unused', 'long ago')")
+    db.rows("INSERT INTO keysmith_private.usage_last SELECT key_id, now() - interval '91 days' FROM keysmith_private.key "
             "WHERE label = 'long ago'")
     rows = db.rows("SELECT label, last_used_at IS NULL AS never, extract(day FROM unused_for) AS days "
                    "FROM keysmith.stale_keys")
     assert [tuple(row) for row in rows] == [("unused", True, 200), ("long ago", False, 91), ("refused", True, 0)]
-    db.rows("UPDATE keysmith.usage_last SET used_at = now() - interval '89 days'")
+    db.rows("UPDATE keysmith_private.usage_last SET used_at = now() - interval '89 days'")
     assert "long ago" not in labels(db, "stale_keys")
     # Where requests leave no record, nobody knows.
     db.call("alter_keyspace", "default", Jsonb({"usage_log": "refusals"}))
@@ -108,7 +108,7 @@ def test_what_was_refused_lately(db):
     assert (unknown.reason, unknown.key_id, unknown.tenant) == ("malformed_key", None, None)
     moments = [at for at, in db.rows("SELECT at FROM keysmith.recent_refusals")]
     assert moments == sorted(moments, reverse=True)
-    db.rows("UPDATE keysmith.usage_event SET at = at - interval '25 hours'")
+    db.rows("UPDATE keysmith_private.usage_event SET at = at - interval '25 hours'")
     assert labels(db, "recent_refusals", "reason") == ["malformed_key"]
 
 
@@ -293,7 +293,7 @@ def test_comments_read_like_documentation(db):
         FROM pg_proc p WHERE pronamespace = 'keysmith'::regnamespace
         UNION ALL
         SELECT c.oid::regclass::text, obj_description(c.oid, 'pg_class'), 130 FROM pg_class c
-        WHERE relnamespace = 'keysmith'::regnamespace AND relkind IN ('r', 'p', 'v', 'S')
+        WHERE relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND relkind IN ('r', 'p', 'v', 'S')
         UNION ALL
         SELECT reltype::regtype::text, obj_description(reltype, 'pg_type'), 130 FROM pg_class
         WHERE {READ} AND relkind = 'c'
@@ -317,13 +317,13 @@ def test_comments_read_like_documentation(db):
 
 def test_long_work_tells_how_far_it_is(db):
     db.tenant()
-    db.rows("INSERT INTO keysmith.audit_entry SELECT 'default', n, now(), 'x', 'x', 'x', NULL, NULL, NULL, NULL, "
+    db.rows("INSERT INTO keysmith_private.audit_entry SELECT 'default', n, now(), 'x', 'x', 'x', NULL, NULL, NULL, NULL, "
             "NULL, NULL, 0, '\\x00' FROM generate_series(1000, 21500) n")
     notices = []
     db.session.add_notice_handler(lambda diag: notices.append(diag.message_primary))
     db.call("audit_verify")
     assert notices == ['checked 10000 entries of keyspace "default"', 'checked 20000 entries of keyspace "default"']
     notices.clear()
-    db.rows("SELECT keysmith.usage_prepare('2020-01-01', '2020-01-02')")
+    db.rows("SELECT keysmith_private.usage_prepare('2020-01-01', '2020-01-02')")
     db.call("maintain")
     assert notices == ["dropped usage_20200101", "dropped usage_20200102"]

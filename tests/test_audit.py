@@ -100,14 +100,14 @@ def test_no_secret_is_in_it(db):
     db.call("report_leak", keys[1].api_key, "a page")
     foreign = hashlib.sha256(b"foreign").digest()
     db.one("import_key", "acme", foreign)
-    text = db.value("SELECT string_agg(a::text, '') FROM keysmith.audit_entry a")
+    text = db.value("SELECT string_agg(a::text, '') FROM keysmith_private.audit_entry a")
     for key in keys:
         # Apart from what is shown of it: the first five characters, the last four.
         secret = key.api_key[-49:]
         assert not any(secret[at:at + 6] in text for at in range(len(secret) - 5))
         assert hashlib.sha256(key.api_key.encode()).hexdigest() not in text
     assert foreign.hex() not in text
-    for digest, in db.rows("SELECT digest FROM keysmith.key"):
+    for digest, in db.rows("SELECT digest FROM keysmith_private.key"):
         assert digest.hex() not in text
     assert "digest" not in text
     channel = db.one("event_channel")[0]
@@ -163,7 +163,7 @@ def test_from_where():
             assert str(db.value("SELECT client FROM keysmith.audit WHERE action = 'create_tenant'")) \
                 == "127.0.0.1"
             assert faults(db) == {}
-            db.rows("UPDATE keysmith.audit_entry SET client = '127.0.0.1/8' WHERE action = 'create_tenant'")
+            db.rows("UPDATE keysmith_private.audit_entry SET client = '127.0.0.1/8' WHERE action = 'create_tenant'")
             assert faults(db)["default"][0] == 2
     finally:
         cluster.remove()
@@ -286,60 +286,60 @@ CHANGES = {
 @pytest.mark.parametrize("column", [name for name in COLUMNS if name not in ("keyspace", "entry")])
 @pytest.mark.parametrize("entry", [4, 9])
 def test_a_changed_column_is_named(written, column, entry):
-    written.rows(f"UPDATE keysmith.audit_entry SET {column} = {CHANGES[column]} WHERE entry = %s", entry)
+    written.rows(f"UPDATE keysmith_private.audit_entry SET {column} = {CHANGES[column]} WHERE entry = %s", entry)
     assert faults(written)["default"][0] == entry
 
 
 @pytest.mark.parametrize("column", ["tenant", "key_id", "before", "after"])
 def test_a_value_that_is_taken_out_is_named(written, column):
-    written.rows(f"UPDATE keysmith.audit_entry SET {column} = NULL WHERE entry = 4")
+    written.rows(f"UPDATE keysmith_private.audit_entry SET {column} = NULL WHERE entry = 4")
     assert faults(written)["default"][0] == 4
 
 
 @pytest.mark.parametrize("entry", [1, 5])
 def test_a_removed_row_is_named(written, entry):
-    written.rows("DELETE FROM keysmith.audit_entry WHERE entry = %s", entry)
+    written.rows("DELETE FROM keysmith_private.audit_entry WHERE entry = %s", entry)
     assert faults(written) == {"default": (entry, f"entry {entry} is missing")}
 
 
 def test_what_is_cut_off_is_missed_by_who_kept_the_head(written):
     kept = heads(written)
-    written.rows("DELETE FROM keysmith.audit_entry WHERE entry > 7")
+    written.rows("DELETE FROM keysmith_private.audit_entry WHERE entry > 7")
     assert faults(written) == {}
     assert faults(written, kept) == {"default": (8, "entries 8 to 9 are missing")}
-    written.rows("DELETE FROM keysmith.audit_entry")
+    written.rows("DELETE FROM keysmith_private.audit_entry")
     assert faults(written) == {"default": (1, "entry 1 is missing")}
     assert faults(written, kept) == {"default": (1, "entries 1 to 9 are missing")}
 
 
 def test_reordered_rows_are_named(written):
-    written.rows("""UPDATE keysmith.audit_entry SET entry = -entry WHERE entry IN (4, 5);
-                    UPDATE keysmith.audit_entry SET entry = 9 + entry WHERE entry < 0""")
+    written.rows("""UPDATE keysmith_private.audit_entry SET entry = -entry WHERE entry IN (4, 5);
+                    UPDATE keysmith_private.audit_entry SET entry = 9 + entry WHERE entry < 0""")
     assert faults(written)["default"][0] == 4
 
 
 @pytest.mark.parametrize("entry, named", [(0, 0), (-5, -5), (10, 10), (12, 10)])
 def test_an_inserted_row_is_named(written, entry, named):
     columns = ", ".join(COLUMNS[2:])
-    written.rows(f"""INSERT INTO keysmith.audit_entry (keyspace, entry, {columns})
-                     SELECT keyspace, %s, {columns} FROM keysmith.audit_entry WHERE entry = 9""", entry)
+    written.rows(f"""INSERT INTO keysmith_private.audit_entry (keyspace, entry, {columns})
+                     SELECT keyspace, %s, {columns} FROM keysmith_private.audit_entry WHERE entry = 9""", entry)
     assert faults(written)["default"][0] == named
 
 
 def test_a_row_between_two_is_named(written):
     columns = ", ".join(COLUMNS[2:])
     written.rows(f"""
-        UPDATE keysmith.audit_entry SET entry = entry + 100 WHERE entry > 5;
-        UPDATE keysmith.audit_entry SET entry = entry - 99 WHERE entry > 100;
-        INSERT INTO keysmith.audit_entry (keyspace, entry, {columns})
-        SELECT keyspace, 6, {columns} FROM keysmith.audit_entry WHERE entry = 5""")
+        UPDATE keysmith_private.audit_entry SET entry = entry + 100 WHERE entry > 5;
+        UPDATE keysmith_private.audit_entry SET entry = entry - 99 WHERE entry > 100;
+        INSERT INTO keysmith_private.audit_entry (keyspace, entry, {columns})
+        SELECT keyspace, 6, {columns} FROM keysmith_private.audit_entry WHERE entry = 5""")
     assert faults(written)["default"][0] == 6
 
 
 def test_a_chain_of_another_keyspace_is_not_this_one(written):
     written.call("create_keyspace", "other")
-    written.rows("""DELETE FROM keysmith.audit_entry WHERE keyspace = 'other';
-                    UPDATE keysmith.audit_entry SET keyspace = 'other' WHERE keyspace = 'default'""")
+    written.rows("""DELETE FROM keysmith_private.audit_entry WHERE keyspace = 'other';
+                    UPDATE keysmith_private.audit_entry SET keyspace = 'other' WHERE keyspace = 'default'""")
     found = faults(written)
     assert found["other"][0] == 1 and found["default"] == (1, "entry 1 is missing")
 
@@ -367,10 +367,10 @@ def forge(db, entry=1, keyspace="default"):
             SELECT keyspace, entry, action, role, session_role, acting_key, client::text, tenant, key_id,
                    before::text, after::text, hash,
                    (extract(epoch FROM at - '2000-01-01 00:00:00+00') * 1000000)::bigint AS at
-            FROM keysmith.audit_entry WHERE keyspace = %s ORDER BY entry""", keyspace):
+            FROM keysmith_private.audit_entry WHERE keyspace = %s ORDER BY entry""", keyspace):
         if row.entry >= entry:
             previous = seal(row, previous)
-            db.rows("UPDATE keysmith.audit_entry SET hash = %s, generation = 0 "
+            db.rows("UPDATE keysmith_private.audit_entry SET hash = %s, generation = 0 "
                     "WHERE keyspace = %s AND entry = %s", previous, keyspace, row.entry)
         else:
             previous = row.hash
@@ -378,10 +378,10 @@ def forge(db, entry=1, keyspace="default"):
 
 def test_a_forged_chain_is_found_by_its_head(written):
     kept = heads(written)
-    seals = written.rows("SELECT hash FROM keysmith.audit_entry ORDER BY entry")
+    seals = written.rows("SELECT hash FROM keysmith_private.audit_entry ORDER BY entry")
     forge(written)
-    assert written.rows("SELECT hash FROM keysmith.audit_entry ORDER BY entry") == seals
-    written.rows("UPDATE keysmith.audit_entry SET role = 'someone else' WHERE entry = 3")
+    assert written.rows("SELECT hash FROM keysmith_private.audit_entry ORDER BY entry") == seals
+    written.rows("UPDATE keysmith_private.audit_entry SET role = 'someone else' WHERE entry = 3")
     assert faults(written)["default"][0] == 3
     forge(written, 3)
     assert faults(written) == {}
@@ -455,25 +455,25 @@ def test_peppers(tmp_path):
         db = write_peppers(cluster, "0:unpeppered\n" + ONE + TWO)
         db.mint()
         assert faults(db) == {}
-        generations = "SELECT generation FROM keysmith.audit_entry ORDER BY entry"
+        generations = "SELECT generation FROM keysmith_private.audit_entry ORDER BY entry"
         assert db.rows(generations) == [(0,), (0,), (0,), (1,), (2,)]
         # What was sealed before there was a pepper is held by what came after.
         with db.session.transaction(force_rollback=True):
-            db.rows("UPDATE keysmith.audit_entry SET role = 'x' WHERE entry = 2")
+            db.rows("UPDATE keysmith_private.audit_entry SET role = 'x' WHERE entry = 2")
             forge(db, 2)
             assert faults(db)["default"][0] in (3, 4, 5)
         # Sealed anew as a whole, without the pepper: the keys are newer than that.
         with db.session.transaction(force_rollback=True):
-            db.rows("UPDATE keysmith.audit_entry SET role = 'x' WHERE entry = 2")
+            db.rows("UPDATE keysmith_private.audit_entry SET role = 'x' WHERE entry = 2")
             forge(db)
-            db.rows("UPDATE keysmith.keyspace SET generation = 0")
+            db.rows("UPDATE keysmith_private.keyspace SET generation = 0")
             first_bad, problem = faults(db)["default"]
             assert first_bad == 5 and "older pepper" in problem
         # Added to without it.
         with db.session.transaction(force_rollback=True):
-            db.rows("""INSERT INTO keysmith.audit_entry SELECT keyspace, 6, at, action, role, session_role,
+            db.rows("""INSERT INTO keysmith_private.audit_entry SELECT keyspace, 6, at, action, role, session_role,
                        acting_key, client, tenant, key_id, before, after, 0, hash
-                       FROM keysmith.audit_entry WHERE entry = 5""")
+                       FROM keysmith_private.audit_entry WHERE entry = 5""")
             forge(db, 6)
             first_bad, problem = faults(db)["default"]
             assert first_bad == 6 and "older pepper" in problem
@@ -492,7 +492,7 @@ def test_peppers(tmp_path):
         db = write_peppers(cluster, "0:unpeppered\n" + ONE)
         message = db.refused("KS510", "suspend_tenant", "acme")
         assert "pepper 2" in message
-        assert not db.value("SELECT suspended_at IS NOT NULL FROM keysmith.tenant")
+        assert not db.value("SELECT suspended_at IS NOT NULL FROM keysmith_private.tenant")
         # With another secret of that number, all that it sealed is wrong.
         db = write_peppers(cluster, "0:unpeppered\n" + ONE + f"2:{'33' * 32}\n")
         assert faults(db)["default"][0] == 5
@@ -549,7 +549,7 @@ def test_two_hundred_at_once_neither_fork_nor_deadlock(isolation):
             db = Database(session)
             assert {row.keyspace: (row.ok, row.entries) for row in db.call("audit_verify")} \
                 == {"one": (True, 202), "two": (True, 202)}
-            assert db.value("SELECT count(*) FROM keysmith.key") == 400
+            assert db.value("SELECT count(*) FROM keysmith_private.key") == 400
 
 
 def test_an_old_snapshot_chains_to_what_is_there_now(db, connect, database):

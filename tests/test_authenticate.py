@@ -363,7 +363,7 @@ def test_a_feature_of_some_plans_alone(db):
     assert_refused()
     db.call("alter_tenant", "acme", Jsonb({"plan": None}), "mine")
     assert_refused()
-    assert db.value("SELECT count(*) FROM keysmith.key WHERE allowlist IS NOT NULL") == 0
+    assert db.value("SELECT count(*) FROM keysmith_private.key WHERE allowlist IS NOT NULL") == 0
     db.call("alter_tenant", "acme", Jsonb({"plan": "enterprise"}), "mine")
     listed = db.row(mint)
     db.call("alter_key", key.key_id, networks)
@@ -484,11 +484,11 @@ def test_a_route_edited_by_hand_is_in_force_at_the_next_call(db, connect, databa
     db.call("define_route", "default", "GET", "/x", ["a"])
     other = database(connect())
     for act, expected in [
-        ("SELECT", True), ("UPDATE keysmith.route SET scopes = 'b'", False),
-        ("UPDATE keysmith.route SET scopes = 'a | b'", True),
+        ("SELECT", True), ("UPDATE keysmith_private.route SET scopes = 'b'", False),
+        ("UPDATE keysmith_private.route SET scopes = 'a | b'", True),
         # One that nobody can read is met by nobody.
-        ("UPDATE keysmith.route SET scopes = 'a | | b'", False),
-        ("TRUNCATE keysmith.route", True),
+        ("UPDATE keysmith_private.route SET scopes = 'a | | b'", False),
+        ("TRUNCATE keysmith_private.route", True),
     ]:
         db.rows(act)
         assert other.one("authenticate", headers, "GET", "/x").ok == expected, act
@@ -604,7 +604,7 @@ def test_what_is_not_there_can_neither_get_routes_nor_lose_them(db):
                                      ("GET", "/*", None), ("GET", "/{x}", None),
                                      ("GET", "/x", "v")]:
         db.refused("KS404", "remove_route", "default", method, pattern, variant)
-    assert db.value("SELECT count(*) FROM keysmith.route") == 1
+    assert db.value("SELECT count(*) FROM keysmith_private.route") == 1
 
 
 def test_the_keyspace_of_a_route_must_be_named(db):

@@ -9,7 +9,7 @@ from cluster import running
 
 UNKNOWN = "00000000-0000-0000-0000-000000000000"
 HOSTILE = ["", " ", "'", '"', "\\", "%s%n%d", "$1", "--", "a\tb", "x" * 100_000, "ünïcödé", "🔑",
-           "'; DROP TABLE keysmith.key; --", "\u202e", "null", "{}", "*", "%(x)s"]
+           "'; DROP TABLE keysmith_private.key; --", "\u202e", "null", "{}", "*", "%(x)s"]
 BIG = 500 * 1024 * 1024
 
 
@@ -335,5 +335,5 @@ def test_other_encodings(encoding, locale):
 
 def test_a_trigger_function_called_by_hand(db):
     with pytest.raises(psycopg.Error) as error:
-        db.rows("SELECT keysmith.policy_changed()")
+        db.rows("SELECT keysmith_private.policy_changed()")
     assert error.value.sqlstate == "KS400"

@@ -98,11 +98,11 @@ def test_keys_that_are_numbered_are_keys(scenery):
         assert connection.execute(
             f"SELECT (v).reason, count(*) FROM (SELECT {growth.VERIFY} AS v FROM sample) AS called GROUP BY 1"
         ).fetchall() == [("ok", 700)]
-        assert connection.execute("SELECT count(*), count(DISTINCT tenant_id) FROM keysmith.key").fetchone() \
+        assert connection.execute("SELECT count(*), count(DISTINCT tenant_id) FROM keysmith_private.key").fetchone() \
             == (1500, 15)
         # What was stored without looking up what it refers to, does refer to it.
-        connection.execute("ALTER TABLE keysmith.key DROP CONSTRAINT key_tenant_id_keyspace_fkey, ADD FOREIGN KEY"
-                           " (tenant_id, keyspace) REFERENCES keysmith.tenant (tenant_id, keyspace)")
+        connection.execute("ALTER TABLE keysmith_private.key DROP CONSTRAINT key_tenant_id_keyspace_fkey, ADD FOREIGN KEY"
+                           " (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace)")
 
 
 def test_memory_is_read_after_each_part(scenery):

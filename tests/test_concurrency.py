@@ -122,8 +122,8 @@ def test_the_default_keyspace_is_made_once(db, connect, database):
     sessions = [database(connect()) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda pair: pair[1].tenant(f"t{pair[0]}"), enumerate(sessions)))
-    assert db.value("SELECT count(*) FROM keysmith.keyspace") == 1
-    assert db.value("SELECT count(*) FROM keysmith.keyspace_prefix") == 4
+    assert db.value("SELECT count(*) FROM keysmith_private.keyspace") == 1
+    assert db.value("SELECT count(*) FROM keysmith_private.keyspace_prefix") == 4
 
 
 def test_a_member_removed_meanwhile_gets_no_key(db, connect, database):
@@ -155,8 +155,8 @@ def test_the_extension_can_be_dropped_and_made_anew_under_open_sessions(db, conn
 
 
 @pytest.mark.parametrize("maintenance", [
-    "REINDEX TABLE CONCURRENTLY keysmith.key", "REINDEX TABLE keysmith.key", "VACUUM FULL keysmith.key",
-    "CLUSTER keysmith.key USING key_of_tenant", "ANALYZE keysmith.key", "REINDEX SCHEMA keysmith",
+    "REINDEX TABLE CONCURRENTLY keysmith_private.key", "REINDEX TABLE keysmith_private.key", "VACUUM FULL keysmith_private.key",
+    "CLUSTER keysmith_private.key USING key_of_tenant", "ANALYZE keysmith_private.key", "REINDEX SCHEMA keysmith_private",
 ])
 def test_maintenance_under_open_sessions(db, connect, database, maintenance):
     db.tenant()

@@ -154,27 +154,27 @@ def check_keys(db, ledger, keys):
 def check_audit(db, ledger):
     bad = db.rows("SELECT * FROM keysmith.audit_verify() WHERE NOT ok")
     assert bad == []
-    noted = dict(db.rows("SELECT action, count(*) FROM keysmith.audit_entry GROUP BY action"))
+    noted = dict(db.rows("SELECT action, count(*) FROM keysmith_private.audit_entry GROUP BY action"))
     # What was not acknowledged may have been done.
     assert noted["mint"] >= ledger.minted and noted.get("revoke", 0) >= ledger.revoked
     # Each row is one that was noted, and the other way round.
     assert db.row("""
         SELECT count(*) AS keys, count(revoked_at) AS over,
                count(*) = count(m.key_id) AND count(revoked_at) = count(r.key_id) AS are_noted
-        FROM keysmith.key k
-        LEFT JOIN (SELECT key_id FROM keysmith.audit_entry WHERE action = 'mint') m USING (key_id)
-        LEFT JOIN (SELECT key_id FROM keysmith.audit_entry WHERE action = 'revoke') r USING (key_id)
+        FROM keysmith_private.key k
+        LEFT JOIN (SELECT key_id FROM keysmith_private.audit_entry WHERE action = 'mint') m USING (key_id)
+        LEFT JOIN (SELECT key_id FROM keysmith_private.audit_entry WHERE action = 'revoke') r USING (key_id)
         """) == (noted["mint"], noted.get("revoke", 0), True)
 
 
 def check_usage(db, ledger):
     flush(db)
     assert_totals(db)
-    rows, distinct = db.row("SELECT count(*) AS rows, count(DISTINCT (incarnation, sequence)) AS distinct FROM keysmith.usage_event")
+    rows, distinct = db.row("SELECT count(*) AS rows, count(DISTINCT (incarnation, sequence)) AS distinct FROM keysmith_private.usage_event")
     assert rows == distinct, "a record was stored twice"
     lost, dropped = db.row(
         "SELECT coalesce(sum(lost_at_most), 0) AS lost, coalesce(sum(dropped), 0) AS dropped "
-        "FROM keysmith.usage_incarnation")
+        "FROM keysmith_private.usage_incarnation")
     assert rows <= ledger.asked + ledger.unanswered, "there are records of no request"
     missing = ledger.asked - rows
     assert missing <= lost + dropped, f"{missing} records are gone, {lost} and {dropped} were reported"
@@ -187,11 +187,11 @@ def check_storage(db):
     indexes = db.value("""
         SELECT count(bt_index_check(i.indexrelid, true)::text) FROM pg_index i
         JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
-        WHERE c.relnamespace = 'keysmith'::regnamespace AND a.amname = 'btree' AND c.relkind = 'i'""")
+        WHERE c.relnamespace = 'keysmith_private'::regnamespace AND a.amname = 'btree' AND c.relkind = 'i'""")
     assert indexes > 20
     assert db.rows("""
         SELECT c.oid::regclass, v.* FROM pg_class c, verify_heapam(c.oid) v
-        WHERE c.relnamespace = 'keysmith'::regnamespace AND c.relkind = 'r'""") == []
+        WHERE c.relnamespace = 'keysmith_private'::regnamespace AND c.relkind = 'r'""") == []
 
 
 def test_what_was_acknowledged_outlives_any_death():

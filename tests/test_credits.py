@@ -18,7 +18,7 @@ def balance(db, **holder):
     """Of a key or a tenant, as the table has it."""
     if "key" in holder:
         return db.value("SELECT credits FROM keysmith.keys WHERE key_id = %s", holder["key"].key_id)
-    rows = db.rows("SELECT balance FROM keysmith.credit JOIN keysmith.tenant USING (tenant_id) "
+    rows = db.rows("SELECT balance FROM keysmith_private.credit JOIN keysmith_private.tenant USING (tenant_id) "
                    "WHERE name = %s", holder["tenant"])
     return rows[0].balance if rows else None
 
@@ -230,7 +230,7 @@ def test_an_application_needs_no_right_to_the_table(cluster, dbname, db):
         assert app.row("SELECT current_user::text AS me, current_setting('search_path') AS path") == \
             ("spender", "pg_temp, public")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            app.rows("UPDATE keysmith.credit SET balance = 1000")
+            app.rows("UPDATE keysmith_private.credit SET balance = 1000")
         app.session.close()
     finally:
         db.rows("DROP OWNED BY spender; DROP ROLE spender")
@@ -240,7 +240,7 @@ def test_an_application_needs_no_right_to_the_table(cluster, dbname, db):
 
 def let_pass(db, interval):
     """As if the last refill had been so much longer ago."""
-    db.rows("UPDATE keysmith.credit SET refilled_at = refilled_at - %s::interval", interval)
+    db.rows("UPDATE keysmith_private.credit SET refilled_at = refilled_at - %s::interval", interval)
 
 
 def test_a_refill_comes_with_the_next_day(db):
@@ -275,9 +275,9 @@ def test_a_refill_comes_with_the_next_month(db):
         day=1, hour=0, minute=0, second=0, microsecond=0)
     assert abs(refused.retry_after - (first - now)) < timedelta(seconds=30)
     # From the first moment of the month on, and not a moment before.
-    db.rows("UPDATE keysmith.credit SET refilled_at = date_trunc('month', now(), 'UTC')")
+    db.rows("UPDATE keysmith_private.credit SET refilled_at = date_trunc('month', now(), 'UTC')")
     assert db.reason(key, spend=1) == "credits_exhausted"
-    db.rows("UPDATE keysmith.credit SET refilled_at = date_trunc('month', now(), 'UTC') - '1 us'::interval")
+    db.rows("UPDATE keysmith_private.credit SET refilled_at = date_trunc('month', now(), 'UTC') - '1 us'::interval")
     assert db.verify(key, spend=1).credits_remaining == 19
 
 
@@ -295,9 +295,9 @@ def test_days_are_those_of_utc(db, zone):
     db.tenant(credits=Jsonb({"refill": 10, "every": "day"}))
     key = db.mint().api_key
     db.rows(f"SET timezone = '{zone}'")
-    db.rows("UPDATE keysmith.credit SET balance = 0, refilled_at = date_trunc('day', now(), 'UTC')")
+    db.rows("UPDATE keysmith_private.credit SET balance = 0, refilled_at = date_trunc('day', now(), 'UTC')")
     assert db.reason(key, spend=1) == "credits_exhausted"
-    db.rows("UPDATE keysmith.credit SET refilled_at = date_trunc('day', now(), 'UTC') - '1 us'::interval")
+    db.rows("UPDATE keysmith_private.credit SET refilled_at = date_trunc('day', now(), 'UTC') - '1 us'::interval")
     assert db.verify(key, spend=1).credits_remaining == 9
 
 
@@ -393,13 +393,13 @@ BAD_CREDITS = [-1, 1.5, "5", [], [5], True, 2**63, {}, {"balance": -1}, {"balanc
 def test_bad_credits_are_errors_and_change_nothing(db, bad):
     db.tenant(credits=Jsonb(5))
     key = db.mint(credits=5)
-    before = db.rows("SELECT c::text FROM keysmith.credit c ORDER BY 1")
-    tenants = db.value("SELECT count(*) FROM keysmith.tenant")
+    before = db.rows("SELECT c::text FROM keysmith_private.credit c ORDER BY 1")
+    tenants = db.value("SELECT count(*) FROM keysmith_private.tenant")
     assert "credits" in db.refused("KS400", "create_tenant", "other", credits=Jsonb(bad))
     assert "credits" in db.refused("KS400", "alter_tenant", "acme", Jsonb({"credits": bad}))
     assert "credits" in db.refused("KS400", "alter_key", key.key_id, Jsonb({"credits": bad}))
-    assert db.rows("SELECT c::text FROM keysmith.credit c ORDER BY 1") == before
-    assert db.value("SELECT count(*) FROM keysmith.tenant") == tenants
+    assert db.rows("SELECT c::text FROM keysmith_private.credit c ORDER BY 1") == before
+    assert db.value("SELECT count(*) FROM keysmith_private.tenant") == tenants
 
 
 def test_bad_amounts_are_errors(db):

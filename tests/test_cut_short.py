@@ -118,13 +118,13 @@ def calls_left(cuts, key):
 
 
 def balance(cuts):
-    return cuts.other.value("SELECT balance FROM keysmith.credit JOIN keysmith.tenant USING (tenant_id) "
+    return cuts.other.value("SELECT balance FROM keysmith_private.credit JOIN keysmith_private.tenant USING (tenant_id) "
                             "WHERE name = %s", cuts.tenant)
 
 
 def rows_of(cuts, key):
     flush(cuts.other)
-    return cuts.other.value("SELECT count(*) FROM keysmith.usage_event WHERE key_id = %s", key.key_id)
+    return cuts.other.value("SELECT count(*) FROM keysmith_private.usage_event WHERE key_id = %s", key.key_id)
 
 
 def check_that_it_decides(cuts):
@@ -157,7 +157,7 @@ def test_a_call_is_cut_off_where_it_waits(cuts, table, call):
     assert db.verify(cuts.owned.api_key, weight=0).ok
     db.rows("BEGIN")
     assert db.verify(cuts.free.api_key, sign_in=True).ok
-    cuts.other.rows("UPDATE keysmith.keyspace SET label_length = label_length" if is_policy
+    cuts.other.rows("UPDATE keysmith_private.keyspace SET label_length = label_length" if is_policy
                     else "SELECT txid_current()")
     # A decision leaves no lock behind for which this would have to wait.
     hold(cuts, table)
@@ -231,12 +231,12 @@ def test_a_commit_is_cut_off_where_it_stores_usage(cuts, call, table):
         == (100 - len(times) * owned, 100 - len(times) * plain)
     wait_until(lambda: (rows_of(cuts, cuts.owned), rows_of(cuts, cuts.plain))
                == (len(times) * owned, len(times) * plain))
-    completed = "SELECT count(*) FROM keysmith.usage_event WHERE key_id = %s AND status = 599"
+    completed = "SELECT count(*) FROM keysmith_private.usage_event WHERE key_id = %s AND status = 599"
     assert cuts.other.value(completed, cuts.owned.key_id) == (len(times) if call == "log_request" else 0)
     db.rows("RESET lock_timeout")
     check_that_it_decides(cuts)
     # Stored with the commit, and not by the worker.
-    assert cuts.other.value("SELECT count(*) FROM keysmith.usage_event WHERE key_id = %s AND incarnation = 0",
+    assert cuts.other.value("SELECT count(*) FROM keysmith_private.usage_event WHERE key_id = %s AND incarnation = 0",
                             cuts.owned.key_id) == 4
     assert (balance(cuts), count(cuts.other, "held"), count(cuts.other, "dropped")) == (99, 0, 0)
     assert_totals(cuts.other)

@@ -22,13 +22,13 @@ def mint_many(db, count):
 
 
 def place_of(db, key):
-    return db.value("SELECT ctid FROM keysmith.key WHERE key_id = %s", key.key_id)
+    return db.value("SELECT ctid FROM keysmith_private.key WHERE key_id = %s", key.key_id)
 
 
 def forget(db, key):
     """Removes a key so that the next row takes its place."""
-    db.rows("DELETE FROM keysmith.key WHERE key_id = %s", key.key_id)
-    db.rows("VACUUM keysmith.key")
+    db.rows("DELETE FROM keysmith_private.key WHERE key_id = %s", key.key_id)
+    db.rows("VACUUM keysmith_private.key")
 
 
 def test_another_key_in_the_same_place(db):
@@ -50,13 +50,13 @@ def test_another_tenant_in_the_same_place(db):
     db.tenant()
     key = db.mint()
     assert db.verify(key.api_key).tenant == "acme"
-    before = db.value("SELECT ctid FROM keysmith.tenant WHERE name = 'acme'")
+    before = db.value("SELECT ctid FROM keysmith_private.tenant WHERE name = 'acme'")
     # A change of what is indexed: otherwise a pointer to the new row stays in the place.
-    db.rows("UPDATE keysmith.tenant SET name = 'acme & sons' WHERE name = 'acme'")
-    db.rows("VACUUM keysmith.tenant")
-    db.rows("INSERT INTO keysmith.tenant (keyspace, name, suspended_at)"
+    db.rows("UPDATE keysmith_private.tenant SET name = 'acme & sons' WHERE name = 'acme'")
+    db.rows("VACUUM keysmith_private.tenant")
+    db.rows("INSERT INTO keysmith_private.tenant (keyspace, name, suspended_at)"
             " SELECT 'default', 'suspended ' || n, now() FROM generate_series(1, 5) n")
-    assert db.value("SELECT count(*) FROM keysmith.tenant WHERE ctid = %s AND name LIKE 'suspended %%'", before) == 1
+    assert db.value("SELECT count(*) FROM keysmith_private.tenant WHERE ctid = %s AND name LIKE 'suspended %%'", before) == 1
     verdict = db.verify(key.api_key)
     assert (verdict.ok, verdict.tenant) == (True, "acme & sons")
 
@@ -69,7 +69,7 @@ def test_an_owner_who_is_another_one_now(db):
     key = db.mint(owner="ann")
     assert db.verify(key.api_key, scopes=["a"]).ok
     db.call("remove_member", "acme", "ann")
-    db.rows("VACUUM keysmith.member")
+    db.rows("VACUUM keysmith_private.member")
     db.call("set_member", "acme", "bob", "all")
     assert db.reason(key.api_key, scopes=["a"]) == "owner_gone"
     db.call("set_member", "acme", "ann", "none")
@@ -81,9 +81,9 @@ def test_a_table_that_got_shorter(db, connect, database):
     keys = mint_many(db, 200)
     other = database(connect())
     assert all(other.verify(key.api_key).ok for key in keys)
-    db.rows("DELETE FROM keysmith.key")
-    db.rows("VACUUM keysmith.key")
-    assert db.value("SELECT pg_relation_size('keysmith.key')") == 0
+    db.rows("DELETE FROM keysmith_private.key")
+    db.rows("VACUUM keysmith_private.key")
+    assert db.value("SELECT pg_relation_size('keysmith_private.key')") == 0
     for session in (other, db, database(connect())):
         assert {session.reason(key.api_key) for key in keys} == {"not_found"}
     key = db.mint()
@@ -104,7 +104,7 @@ def test_a_key_whose_digest_was_changed_by_hand(db):
     db.tenant()
     key = db.mint()
     assert db.verify(key.api_key).ok
-    db.rows("UPDATE keysmith.key SET digest = sha256('other')")
+    db.rows("UPDATE keysmith_private.key SET digest = sha256('other')")
     assert db.reason(key.api_key) == "not_found"
 
 
@@ -112,12 +112,12 @@ def test_a_key_under_another_pepper_in_the_same_place(db):
     db.tenant()
     key = db.mint()
     assert db.verify(key.api_key).ok
-    digest = db.value("SELECT digest FROM keysmith.key")
+    digest = db.value("SELECT digest FROM keysmith_private.key")
     row = place_of(db, key)
     forget(db, key)
     db.rows(
-        "INSERT INTO keysmith.key (key_id, tenant_id, generation, digest, keyspace, environment, kind,"
-        " created_by) SELECT %s, tenant_id, 7, %s, keyspace, 'live', 'secret', 'x' FROM keysmith.tenant",
+        "INSERT INTO keysmith_private.key (key_id, tenant_id, generation, digest, keyspace, environment, kind,"
+        " created_by) SELECT %s, tenant_id, 7, %s, keyspace, 'live', 'secret', 'x' FROM keysmith_private.tenant",
         key.key_id, digest)
     assert place_of(db, key) == row
     assert db.reason(key.api_key) == "not_found"
@@ -177,31 +177,31 @@ def test_whatever_happens_to_the_rows(db, connect, dbname, cluster):
             keys.append(session.mint(f"t{dice.randrange(2)}"))
         elif act in ("revoke", "disable", "enable"):
             session.rows(
-                f"SELECT keysmith.{act}(key_id) FROM keysmith.key WHERE key_id = %s"
+                f"SELECT keysmith.{act}(key_id) FROM keysmith_private.key WHERE key_id = %s"
                 " AND revoked_at IS NULL AND (disabled_at IS NULL) = (%s <> 'enable')", key.key_id, act)
         elif act == "alter":
-            session.rows("UPDATE keysmith.key SET label = %s WHERE key_id = %s", "x" * dice.randrange(900),
+            session.rows("UPDATE keysmith_private.key SET label = %s WHERE key_id = %s", "x" * dice.randrange(900),
                          key.key_id)
         elif act == "delete":
-            session.rows("DELETE FROM keysmith.key WHERE key_id = %s", key.key_id)
+            session.rows("DELETE FROM keysmith_private.key WHERE key_id = %s", key.key_id)
         elif act in ("suspend", "resume"):
             session.call(f"{act}_tenant", f"t{dice.randrange(2)}")
         elif act == "rollback":
             session.rows("BEGIN")
-            session.rows("UPDATE keysmith.key SET environment = 'test'")
+            session.rows("UPDATE keysmith_private.key SET environment = 'test'")
             session.verify(key.api_key)
             session.rows("ROLLBACK")
         else:
-            session.rows({"vacuum": "VACUUM keysmith.key, keysmith.tenant", "full": "VACUUM FULL keysmith.key",
-                          "cluster": "CLUSTER keysmith.key USING key_of_tenant",
-                          "reindex": "REINDEX TABLE keysmith.key"}[act])
+            session.rows({"vacuum": "VACUUM keysmith_private.key, keysmith_private.tenant", "full": "VACUUM FULL keysmith_private.key",
+                          "cluster": "CLUSTER keysmith_private.key USING key_of_tenant",
+                          "reindex": "REINDEX TABLE keysmith_private.key"}[act])
         for key in dice.sample(keys, min(6, len(keys))):
             expected = db.rows(
                 "SELECT CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked'"
                 " WHEN k.disabled_at IS NOT NULL THEN 'disabled'"
                 " WHEN t.suspended_at IS NOT NULL THEN 'tenant_suspended' ELSE 'ok' END,"
                 " t.name, k.environment"
-                " FROM keysmith.key k JOIN keysmith.tenant t USING (tenant_id) WHERE key_id = %s", key.key_id)
+                " FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id) WHERE key_id = %s", key.key_id)
             verdict = dice.choice(sessions).verify(key.api_key)
             found = (verdict.reason, verdict.tenant, verdict.environment)
             assert found == (tuple(expected[0]) if expected else ("not_found", None, None)), act

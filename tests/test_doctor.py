@@ -111,9 +111,9 @@ SPOILT = {
                  "policies", "no index"),
     "a dropped role": ("CREATE ROLE leaver; SELECT keysmith.grant_access('leaver', 'auditor'); "
                        "DROP OWNED BY leaver; DROP ROLE leaver", "error", "access", "auditor"),
-    "a right on a table": ("GRANT SELECT ON keysmith.key TO app", "error", "access", "keysmith.key"),
-    "a right on a column": ("GRANT SELECT (digest) ON keysmith.key TO app", "error", "access", "keysmith.key"),
-    "a right on a sequence": ("GRANT USAGE ON SEQUENCE keysmith.usage_sequence TO PUBLIC", "error", "access",
+    "a right on a table": ("GRANT SELECT ON keysmith_private.key TO app", "error", "access", "keysmith_private.key"),
+    "a right on a column": ("GRANT SELECT (digest) ON keysmith_private.key TO app", "error", "access", "keysmith_private.key"),
+    "a right on a sequence": ("GRANT USAGE ON SEQUENCE keysmith_private.usage_sequence TO PUBLIC", "error", "access",
                               "PUBLIC"),
     "a function for all": ("GRANT EXECUTE ON FUNCTION keysmith.maintain() TO PUBLIC", "error", "access",
                            "maintain"),
@@ -121,33 +121,33 @@ SPOILT = {
     "a reader of all": ("GRANT pg_read_all_data TO app", "warning", "access", "pg_read_all_data"),
     "another version": ("UPDATE pg_extension SET extversion = '0.0.1' WHERE extname = 'keysmith'", "error",
                         "library", "0.0.1"),
-    "a trigger that is off": ("ALTER TABLE keysmith.role DISABLE TRIGGER policy_changed", "error", "library", "keysmith.role"),
+    "a trigger that is off": ("ALTER TABLE keysmith_private.role DISABLE TRIGGER policy_changed", "error", "library", "keysmith_private.role"),
     "an invalid index": ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = "
-                         "'keysmith.key_of_tenant'::regclass", "error", "library", "key_of_tenant"),
+                         "'keysmith_private.key_of_tenant'::regclass", "error", "library", "key_of_tenant"),
     "an imported key": ("SELECT keysmith.create_tenant('t'); SELECT keysmith.import_key('t', sha256('x'))",
                         "warning", "pepper", "imported"),
-    "a late row": ("SELECT keysmith.usage_prepare(); INSERT INTO keysmith.usage_event "
+    "a late row": ("SELECT keysmith_private.usage_prepare(); INSERT INTO keysmith_private.usage_event "
                    "SELECT '2030-01-01', 0, 1, u, u, u, 'default', 'live', NULL, NULL, 200, 'ok' "
                    "FROM gen_random_uuid() u", "warning", "usage", "days that have none"),
-    "days that stay": ("SELECT keysmith.usage_prepare('2020-01-01', '2020-01-02')", "warning", "usage",
+    "days that stay": ("SELECT keysmith_private.usage_prepare('2020-01-01', '2020-01-02')", "warning", "usage",
                        "2 days are kept"),
-    "tomorrow": ("SELECT keysmith.usage_prepare(); INSERT INTO keysmith.usage_event SELECT now(), 0, 1, u, u, u, "
+    "tomorrow": ("SELECT keysmith_private.usage_prepare(); INSERT INTO keysmith_private.usage_event SELECT now(), 0, 1, u, u, u, "
                  "'default', 'live', NULL, NULL, 200, 'ok' FROM gen_random_uuid() u; "
-                 "DO $$ BEGIN EXECUTE 'DROP TABLE keysmith.usage_' || "
+                 "DO $$ BEGIN EXECUTE 'DROP TABLE keysmith_private.usage_' || "
                  "to_char(now() AT TIME ZONE 'UTC' + '1 day', 'YYYYMMDD'); END $$", "warning", "usage", "tomorrow"),
-    "deltas": ("INSERT INTO keysmith.usage_delta (period, tenant_id, environment, requests, refused, timed, latency) "
+    "deltas": ("INSERT INTO keysmith_private.usage_delta (period, tenant_id, environment, requests, refused, timed, latency) "
                "SELECT now(), '00000000-0000-0000-0000-000000000000', 'live', 1, 0, 0, '0' "
                "FROM generate_series(1, 100001)", "warning", "usage", "changes of totals"),
-    "a loss": ("INSERT INTO keysmith.usage_incarnation (incarnation, database, server, started_at, most_waiting, "
+    "a loss": ("INSERT INTO keysmith_private.usage_incarnation (incarnation, database, server, started_at, most_waiting, "
                "lost_at_most, lost_from, lost_until) VALUES (7, 0, 0, now(), 9, 9, now(), now())", "warning",
                "usage", "cost 9 records"),
-    "what could not be stored": ("INSERT INTO keysmith.usage_set_aside (incarnation, sequence, request_id, error) "
+    "what could not be stored": ("INSERT INTO keysmith_private.usage_set_aside (incarnation, sequence, request_id, error) "
                                  "VALUES (1, 1, gen_random_uuid(), 'why')", "warning", "usage", "1 records"),
-    "a gap": ("DELETE FROM keysmith.audit_entry WHERE keyspace = 'default' AND entry = 2", "error", "audit",
+    "a gap": ("DELETE FROM keysmith_private.audit_entry WHERE keyspace = 'default' AND entry = 2", "error", "audit",
               "entry 3"),
-    "a cut beginning": ("DELETE FROM keysmith.audit_entry WHERE keyspace = 'default' AND entry < 2", "error",
+    "a cut beginning": ("DELETE FROM keysmith_private.audit_entry WHERE keyspace = 'default' AND entry < 2", "error",
                         "audit", "entry 2"),
-    "no audit": ("DELETE FROM keysmith.audit_entry "
+    "no audit": ("DELETE FROM keysmith_private.audit_entry "
                  "WHERE keyspace = 'default'", "error", "audit", "no audit"),
 }
 
@@ -167,7 +167,7 @@ def test_what_is_spoilt_is_named(spoilt, statements, level, subject, word):
     "CREATE TABLE album (tenant_id text)",
     "CREATE TEMPORARY TABLE album (tenant_id uuid)",
     "SELECT keysmith.create_tenant('a'); SELECT keysmith.create_keyspace('b')",
-    "SELECT keysmith.usage_prepare()",
+    "SELECT keysmith_private.usage_prepare()",
 ])
 def test_what_is_right_is_left_alone(spoilt, statements):
     spoilt.rows(statements)
@@ -242,7 +242,7 @@ def test_a_server_without_preload():
         found = {(row.level, row.subject) for row in findings(db)}
         assert found == {("warning", "library"), ("warning", "logging"), ("warning", "server")}
         db.tenant()
-        db.rows("UPDATE keysmith.tenant SET limits = '5/1 min/5/x'")
+        db.rows("UPDATE keysmith_private.tenant SET limits = '5/1 min/5/x'")
         assert findings(db)[0][:2] == ("error", "library")
     finally:
         cluster.remove()

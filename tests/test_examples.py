@@ -38,7 +38,7 @@ def site(served, cluster, database):
     db = database(session)
     db.rows("TRUNCATE photo")
     for tenant in ("acme", "globex"):
-        if not db.rows("SELECT 1 FROM keysmith.tenant WHERE name = %s", tenant):
+        if not db.rows("SELECT 1 FROM keysmith_private.tenant WHERE name = %s", tenant):
             db.tenant(tenant)
     yield http, db
     session.close()
@@ -52,7 +52,7 @@ def test_each_tenant_sees_and_writes_its_own(site):
         assert http.added(key, f"of {tenant}")
     for tenant, key in [*keys.items()] * 3:
         assert http.names(key) == [f"of {tenant}"]
-    owners = db.rows("SELECT t.name AS tenant, p.name FROM photo p JOIN keysmith.tenant t USING (tenant_id) ORDER BY 1")
+    owners = db.rows("SELECT t.name AS tenant, p.name FROM photo p JOIN keysmith_private.tenant t USING (tenant_id) ORDER BY 1")
     assert owners == [("acme", "of acme"), ("globex", "of globex")]
 
 

@@ -87,7 +87,7 @@ def test_a_statement_is_cut_off_at_any_point(busy, call, means):
     """Calls go round until they are cut off: at a moment that depends on nothing of ours."""
     cluster, key, loops = busy
     db, other = session(cluster), session(cluster)
-    keys = "SELECT count(*), count(revoked_at) AS over FROM keysmith.key"
+    keys = "SELECT count(*), count(revoked_at) AS over FROM keysmith_private.key"
     before = db.row(keys)
     pid = db.session.info.backend_pid
     for number in range(TIMES):
@@ -151,7 +151,7 @@ def test_who_waits_too_long_for_a_lock_holds_nothing_after(busy):
     assert db.verify(other.api_key).ok
     holder.rows("ROLLBACK")
     # Nobody can decide while the table itself is taken, and says so in time.
-    holder.rows("BEGIN; LOCK TABLE keysmith.key IN ACCESS EXCLUSIVE MODE")
+    holder.rows("BEGIN; LOCK TABLE keysmith_private.key IN ACCESS EXCLUSIVE MODE")
     for act in (lambda: db.verify(other.api_key), lambda: db.call("verify_many", [other.api_key])):
         with pytest.raises(psycopg.errors.LockNotAvailable):
             act()
@@ -361,7 +361,7 @@ def test_a_worker_without_memory_keeps_what_waits():
             assert "memory" in status(db)["last_error"]
             starve(worker, None)
         wait_until(lambda: has_flushed(db), 60)
-        assert db.row("SELECT count(*) AS rows, count(DISTINCT request_id) AS requests FROM keysmith.usage_event") \
+        assert db.row("SELECT count(*) AS rows, count(DISTINCT request_id) AS requests FROM keysmith_private.usage_event") \
             == (20001, 20001)
         assert count(db, "dropped") == count(db, "set_aside") == count(db, "waiting") == 0
         assert_totals(db)
@@ -411,7 +411,7 @@ def fill(disk):
     return ballast
 
 
-BALANCE = "SELECT balance FROM keysmith.credit WHERE key_id = %s"
+BALANCE = "SELECT balance FROM keysmith_private.credit WHERE key_id = %s"
 LEFT = "SELECT saw FROM keysmith.explain_verify(%s) WHERE rule = 'limits'"
 
 
@@ -471,7 +471,7 @@ def test_a_full_disk_costs_errors_and_nothing_else():
                 done += 1
         check_nothing_is_held(db)
         db.rows("RESET keysmith.usage_durability")
-        of_key = "SELECT count(*) FROM keysmith.usage_event WHERE key_id = %s"
+        of_key = "SELECT count(*) FROM keysmith_private.usage_event WHERE key_id = %s"
         assert db.value(of_key, durable.key_id) == done == count(db, "written_through") - written
         # And nobody else does.
         assert db.verify(durable.api_key).ok
@@ -491,7 +491,7 @@ def test_a_full_disk_costs_errors_and_nothing_else():
         assert stored(db) == count(db, "stored") + count(db, "written_through")
         assert count(db, "dropped") == count(db, "set_aside") == count(db, "held") == 0
         assert_totals(db)
-        assert db.value("SELECT count(*) FROM keysmith.key") == len(returned) + 4
+        assert db.value("SELECT count(*) FROM keysmith_private.key") == len(returned) + 4
         assert all(db.rows("SELECT ok FROM keysmith.audit_verify()"))
         db.session.close()
         check_log(cluster, but=["No space left", "keysmith: usage"])
@@ -529,9 +529,9 @@ def test_where_the_log_finds_no_room_what_was_acknowledged_holds():
         # One act may have been done of which nobody was told.
         assert all(db.verify(key.api_key).ok for key in kept)
         assert {db.reason(key.api_key) for key in revoked} == {"revoked"}
-        assert db.value("SELECT count(*) FROM keysmith.key") - 1 - len(kept) - len(revoked) in (0, 1)
+        assert db.value("SELECT count(*) FROM keysmith_private.key") - 1 - len(kept) - len(revoked) in (0, 1)
         assert 100_000 - db.value(BALANCE, spender.key_id) - spent in (0, 1)
-        of_key = "SELECT count(*) FROM keysmith.usage_event WHERE key_id = %s"
+        of_key = "SELECT count(*) FROM keysmith_private.usage_event WHERE key_id = %s"
         flush(db)
         assert db.value(of_key, spender.key_id) - spent in (0, 1)
         assert_totals(db)

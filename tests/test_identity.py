@@ -116,7 +116,7 @@ def test_the_profile_has_the_credits_of_who_pays(db):
     assert [credits(key) for key in (shared, own, successor)] == [10, 3, 3]
     assert (credits(shared, spend=4), credits(own, spend=1)) == (6, 2)
     assert [credits(key) for key in (shared, own, successor)] == [6, 2, 2]
-    db.rows("UPDATE keysmith.credit SET refilled_at = refilled_at - interval '1 day'")
+    db.rows("UPDATE keysmith_private.credit SET refilled_at = refilled_at - interval '1 day'")
     assert [credits(key) for key in (shared, own)] == [50, 2]
 
 
@@ -442,10 +442,10 @@ def test_any_course_of_a_transaction(db, connect, database, keys, seed):
 # What makes none and takes none away
 
 @pytest.mark.parametrize("statement", [
-    "SET keysmith.tenant = 'acme'",
+    "SET keysmith_private.tenant = 'acme'",
     "SET LOCAL keysmith.current_tenant = 'acme'",
     "SELECT set_config('keysmith.tenant_id', gen_random_uuid()::text, true)",
-    "ALTER ROLE postgres SET keysmith.tenant = 'acme'",
+    "ALTER ROLE postgres SET keysmith_private.tenant = 'acme'",
 ])
 def test_settings_are_refused(db, keys, statement):
     for signed_in in (False, True):
@@ -487,7 +487,7 @@ def test_discard_all_finds_nothing_to_keep(db, keys):
 
 
 def test_a_connection_brings_none(cluster, dbname, database, keys):
-    for options in ("-c keysmith.tenant=acme", "-c request.tenant=acme"):
+    for options in ("-c keysmith_private.tenant=acme", "-c request.tenant=acme"):
         try:
             session = cluster.connect(dbname, options=options, row_factory=psycopg.rows.namedtuple_row)
         except psycopg.OperationalError:
@@ -512,7 +512,7 @@ def test_everyone_may_ask_and_no_one_may_make(cluster, dbname, db, database, key
                CREATE FUNCTION lets_in(key text) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS
                'SELECT ok FROM keysmith.verify(key, sign_in => true)';
                CREATE FUNCTION forges() RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-               PERFORM set_config('keysmith.tenant', 'acme', true); RETURN 'done';
+               PERFORM set_config('keysmith_private.tenant', 'acme', true); RETURN 'done';
                EXCEPTION WHEN OTHERS THEN RETURN 'refused'; END $$""")
     with cluster.connect(dbname, user=role, row_factory=psycopg.rows.namedtuple_row) as connection:
         someone = database(connection)
@@ -538,7 +538,7 @@ def docs(db, keys, role):
     """A table of both tenants, and a role that row security holds."""
     db.rows("CREATE TABLE docs (tenant_id uuid NOT NULL, n int NOT NULL, body text)")
     db.rows("""INSERT INTO docs SELECT t.tenant_id, n, 'of ' || t.name
-               FROM keysmith.tenant t, generate_series(1, CASE t.name WHEN 'acme' THEN 20 ELSE 30 END) n""")
+               FROM keysmith_private.tenant t, generate_series(1, CASE t.name WHEN 'acme' THEN 20 ELSE 30 END) n""")
     db.rows("CREATE INDEX ON docs (tenant_id); ANALYZE docs")
     db.call("isolate", "docs", "tenant_id")
     db.rows("GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO someone")
@@ -753,7 +753,7 @@ def test_scopes_that_were_rolled_back_do_not_count(db):
     sign_in(db, key)
     db.rows("SAVEPOINT a")
     # By hand, since a key can't give itself more.
-    db.rows("UPDATE keysmith.key SET scopes = '{*}'")
+    db.rows("UPDATE keysmith_private.key SET scopes = '{*}'")
     database_wide = "SELECT keysmith.has_scope('write')"
     db.rows("SAVEPOINT b")
     sign_in(db, key)
@@ -774,8 +774,8 @@ ENDINGS = {
     "owner removed": ("SELECT keysmith.remove_member('acme', 'ann')", "owner .* was removed"),
     "allowlist": ("""SELECT keysmith.alter_key(%(key_id)s, '{"allowlist": ["10.9.0.0/16"]}')""",
                   "no longer be used from its address"),
-    "expiry": ("UPDATE keysmith.key SET expires_at = now() WHERE key_id = %(key_id)s", "has expired"),
-    "by hand": ("DELETE FROM keysmith.key WHERE key_id = %(key_id)s", "is gone"),
+    "expiry": ("UPDATE keysmith_private.key SET expires_at = now() WHERE key_id = %(key_id)s", "has expired"),
+    "by hand": ("DELETE FROM keysmith_private.key WHERE key_id = %(key_id)s", "is gone"),
 }
 
 
@@ -828,7 +828,7 @@ def test_a_change_that_is_committed_in_two_phases(db, connect, database, anns):
     acting = database(connect())
     acting.rows("BEGIN")
     sign_in(acting, anns)
-    db.rows("BEGIN; UPDATE keysmith.key SET disabled_at = now(); PREPARE TRANSACTION 'two'")
+    db.rows("BEGIN; UPDATE keysmith_private.key SET disabled_at = now(); PREPARE TRANSACTION 'two'")
     assert tenant_of(acting) == "acme"
     db.rows("COMMIT PREPARED 'two'")
     assert "disabled" in over(acting)
@@ -967,7 +967,7 @@ def test_on_a_standby():
             db = session_on(primary)
             db.rows("CREATE EXTENSION keysmith; CREATE ROLE someone")
             acme, globex = (tenant_with_key(db, name) for name in ("acme", "globex"))
-            db.rows("CREATE TABLE docs AS SELECT tenant_id, name FROM keysmith.tenant, "
+            db.rows("CREATE TABLE docs AS SELECT tenant_id, name FROM keysmith_private.tenant, "
                     "generate_series(1, 5)")
             db.call("isolate", "docs", "tenant_id")
             db.rows("GRANT SELECT ON docs TO someone")

@@ -93,7 +93,7 @@ BY_ID = """
     INSERT INTO docs
     SELECT t.tenant_id, CASE n % 2 WHEN 1 THEN 'live' ELSE 'test' END, n
     FROM generate_series(1, 4) n
-    JOIN keysmith.tenant t ON t.keyspace = 'default'
+    JOIN keysmith_private.tenant t ON t.keyspace = 'default'
          AND t.name = CASE WHEN n < 3 THEN 'acme' ELSE 'globex' END
     UNION ALL SELECT NULL, 'live', 5"""
 
@@ -360,7 +360,7 @@ def test_isolated_again_by_another_column(app):
     ("seen", {"tenant_column": "tenant", "keyspace": "default"}, "KS400", "relation must be a table"),
     ("kept", {"tenant_column": "tenant", "keyspace": "default"}, "KS400", "relation must be a table"),
     ("docs_tenant_idx", {"tenant_column": "tenant", "keyspace": "default"}, "KS400", "relation must be a table"),
-    ("keysmith.tenant", {"tenant_column": "name", "keyspace": "default"}, "KS400", "relation must be a table"),
+    ("keysmith_private.tenant", {"tenant_column": "name", "keyspace": "default"}, "KS400", "relation must be a table"),
     ("pg_catalog.pg_class", {"tenant_column": "relname", "keyspace": "default"}, "KS400", "relation must be a table"),
     ("nothing", {"tenant_column": "tenant"}, "42P01", "does not exist"),
     ("0", {"tenant_column": "tenant"}, "KS400", "relation must be a table"),
@@ -553,7 +553,7 @@ def test_the_plan_looks_up_the_tenant_once(app, type):
     app.as_owner(f"CREATE TABLE docs (tenant {type}, n int, body text)")
     app.db.rows("""
         INSERT INTO docs SELECT CASE WHEN n % 100 > 0 THEN md5((n % 100)::text)::uuid ELSE t.tenant_id END, n, 'x'
-        FROM generate_series(1, 100000) n, keysmith.tenant t WHERE t.keyspace = 'default' AND name = 'acme'"""
+        FROM generate_series(1, 100000) n, keysmith_private.tenant t WHERE t.keyspace = 'default' AND name = 'acme'"""
                 .replace("t.tenant_id", "t.tenant_id" if type == "uuid" else "t.name")
                 .replace("::uuid", "::uuid" if type == "uuid" else ""))
     app.db.rows("CREATE INDEX docs_of_tenant ON docs (tenant); ANALYZE docs")

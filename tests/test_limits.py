@@ -489,9 +489,9 @@ BAD_LIMITS = [
 def test_bad_limits_are_errors_and_change_nothing(db, bad):
     db.tenant()
     key = db.mint(limits=limit(7))
-    state = ("SELECT k::text FROM keysmith.key k UNION ALL SELECT t::text FROM keysmith.tenant t "
-             "UNION ALL SELECT s::text FROM keysmith.keyspace s "
-             "UNION ALL SELECT r::text FROM keysmith.route r")
+    state = ("SELECT k::text FROM keysmith_private.key k UNION ALL SELECT t::text FROM keysmith_private.tenant t "
+             "UNION ALL SELECT s::text FROM keysmith_private.keyspace s "
+             "UNION ALL SELECT r::text FROM keysmith_private.route r")
     before = db.rows(state)
     for function, arguments, named in [
         ("mint", ("acme",), {"limits": Jsonb(bad)}), ("create_tenant", ("x",), {"limits": Jsonb(bad)}),
@@ -547,5 +547,5 @@ def test_limits_that_cannot_be_read_let_nobody_in(db):
     db.tenant()
     key = db.mint(limits=limit(5)).api_key
     for text in ("nonsense", "0/1 hour/1/x", "5/1 hour/5/x\n5/1 hour/5"):
-        db.rows("UPDATE keysmith.key SET limits = %s", text)
+        db.rows("UPDATE keysmith_private.key SET limits = %s", text)
         assert db.reason(key) == "limits_unavailable"

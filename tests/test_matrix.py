@@ -116,7 +116,7 @@ class World:
         for number in range(KEYS_PER_KEYSPACE):
             self.add_key(name, number)
         self.call("suspend_tenant", tenant="late", keyspace=name)
-        self.session.execute("DELETE FROM keysmith.member WHERE keyspace = %s "
+        self.session.execute("DELETE FROM keysmith_private.member WHERE keyspace = %s "
                              "AND member LIKE 'no %%'", (name,))
 
     def add_key(self, keyspace, number):
@@ -150,7 +150,7 @@ class World:
             key_id, text = self.session.execute(
                 f"SELECT key_id, api_key FROM keysmith.mint(%s, {named})", arguments).fetchone()
         self.session.execute(
-            """UPDATE keysmith.key SET
+            """UPDATE keysmith_private.key SET
                    revoked_at = CASE WHEN %(revoked)s THEN now() END,
                    revoked_reason = CASE WHEN %(revoked)s THEN 'test' END,
                    expires_at = now() + %(expires)s::interval,

@@ -118,11 +118,11 @@ def test_unkey(db, migrate):
         == ["ok", "rate_limited"] * 2
     assert [db.reason(keys["with its own"], keyspace="unkey") for _ in range(3)] == ["ok", "ok", "rate_limited"]
     assert db.verify(keys["beside"], keyspace="unkey").limit_name is None
-    assert db.rows("SELECT name FROM keysmith.tenant WHERE limits IS NOT NULL") == [("initech",)]
+    assert db.rows("SELECT name FROM keysmith_private.tenant WHERE limits IS NOT NULL") == [("initech",)]
     assert [db.reason(keys["counted"], keyspace="unkey", spend=1) for _ in range(3)] \
         == ["ok", "ok", "credits_exhausted"]
-    refills = db.rows("SELECT k.label, c.balance, c.refill, c.every FROM keysmith.credit c "
-                      "JOIN keysmith.key k USING (key_id) WHERE refill IS NOT NULL ORDER BY 1")
+    refills = db.rows("SELECT k.label, c.balance, c.refill, c.every FROM keysmith_private.credit c "
+                      "JOIN keysmith_private.key k USING (key_id) WHERE refill IS NOT NULL ORDER BY 1")
     assert refills == [("monthly", 3, 10, "month"), ("refilled", 3, 10, "day")]
 
 
@@ -263,8 +263,8 @@ def test_better_auth(db, migrate):
     assert db.reason(keys["plain"], keyspace="auth", scopes=["files:read"]) == "insufficient_scope"
     assert [db.reason(keys["limited"], keyspace="auth") for _ in range(2)] == ["ok", "rate_limited"]
     assert [db.reason(keys["counted"], keyspace="auth", spend=1) for _ in range(2)] == ["ok", "credits_exhausted"]
-    refills = db.rows("SELECT k.label, c.balance, c.refill, c.every FROM keysmith.credit c "
-                      "JOIN keysmith.key k USING (key_id) WHERE refill IS NOT NULL ORDER BY 1")
+    refills = db.rows("SELECT k.label, c.balance, c.refill, c.every FROM keysmith_private.credit c "
+                      "JOIN keysmith_private.key k USING (key_id) WHERE refill IS NOT NULL ORDER BY 1")
     assert refills == [("monthly", 1, 5, "month"), ("refilled", 1, 5, "day")]
 
 

@@ -61,7 +61,7 @@ def pooled(cluster, dbname, db):
         db.tenant(name)
         keys[name] = db.mint(name).api_key
     db.rows(f"""
-        CREATE TABLE docs AS SELECT tenant_id, name, n FROM keysmith.tenant, generate_series(1, {ROWS}) n;
+        CREATE TABLE docs AS SELECT tenant_id, name, n FROM keysmith_private.tenant, generate_series(1, {ROWS}) n;
         CREATE INDEX ON docs (tenant_id);
         GRANT SELECT, INSERT ON docs TO app""")
     db.call("isolate", "docs", "tenant_id")

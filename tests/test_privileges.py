@@ -82,7 +82,7 @@ def test_the_owners_place_is_left_after_errors(cluster, dbname, db, role, databa
                     EXCEPTION WHEN sqlstate 'KS409' THEN NULL; END $$""")
         assert app.row("SELECT current_user, current_setting('search_path')") == (role, "public")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            app.rows("SELECT * FROM keysmith.key")
+            app.rows("SELECT * FROM keysmith_private.key")
 
 
 HOSTILE = """
@@ -197,10 +197,10 @@ def test_settings_of_ours_cannot_be_invented(db):
 # The library and its install script
 
 @pytest.mark.parametrize("change", [
-    "ALTER TABLE keysmith.key RENAME label TO lable",
-    "ALTER TABLE keysmith.tenant ADD more text",
-    "ALTER TABLE keysmith.member DROP member",
-    "DROP INDEX keysmith.key_of_tenant",
+    "ALTER TABLE keysmith_private.key RENAME label TO lable",
+    "ALTER TABLE keysmith_private.tenant ADD more text",
+    "ALTER TABLE keysmith_private.member DROP member",
+    "DROP INDEX keysmith_private.key_of_tenant",
 ])
 def test_a_library_that_does_not_fit_the_tables_reads_none(db, change):
     db.tenant()

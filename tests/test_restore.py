@@ -52,13 +52,13 @@ def filled(cluster, dbname, db):
     db.verify("sk_live_nobody")
     # Requests of another day, so that there are several partitions.
     db.rows("""
-        DO $$ BEGIN PERFORM keysmith.usage_prepare(); END $$;
-        INSERT INTO keysmith.usage_event (at, incarnation, sequence, request_id, key_id, tenant_id,
+        DO $$ BEGIN PERFORM keysmith_private.usage_prepare(); END $$;
+        INSERT INTO keysmith_private.usage_event (at, incarnation, sequence, request_id, key_id, tenant_id,
             keyspace, environment, status, outcome)
-        SELECT now() + interval '1 day', 0, nextval('keysmith.usage_sequence'), gen_random_uuid(),
-               key_id, tenant_id, keyspace, environment, 200, 'ok' FROM keysmith.key, generate_series(1, 20)""")
+        SELECT now() + interval '1 day', 0, nextval('keysmith_private.usage_sequence'), gen_random_uuid(),
+               key_id, tenant_id, keyspace, environment, 200, 'ok' FROM keysmith_private.key, generate_series(1, 20)""")
     db.call("flush_usage")
-    assert db.value("SELECT count(DISTINCT tableoid) FROM keysmith.usage_event") == 2
+    assert db.value("SELECT count(DISTINCT tableoid) FROM keysmith_private.usage_event") == 2
     yield db, keys
     cluster.execute("DROP OWNED BY restored_issuer", dbname)
 
@@ -74,10 +74,10 @@ def contents(db):
     return {what: db.rows(f"SELECT {what} ORDER BY 1, 2, 3, 4, 5") for what in (
         "* FROM keysmith.keys", "* FROM keysmith.usage", "* FROM keysmith.usage_daily",
         "* FROM keysmith.usage_hourly", "* FROM keysmith.usage_endpoints", "* FROM keysmith.audit",
-        "credit_id, key_id, tenant_id, balance, refill FROM keysmith.credit",
-        "role::text, level, tenant_id, granted_at, 1 FROM keysmith.access",
-        "keyspace, name, plan, limits, metadata FROM keysmith.tenant",
-        "keyspace, reason, hour, requests, 1 FROM keysmith.usage_unknown",
+        "credit_id, key_id, tenant_id, balance, refill FROM keysmith_private.credit",
+        "role::text, level, tenant_id, granted_at, 1 FROM keysmith_private.access",
+        "keyspace, name, plan, limits, metadata FROM keysmith_private.tenant",
+        "keyspace, reason, hour, requests, 1 FROM keysmith_private.usage_unknown",
         "relation::text, key_id, rows, first_at, last_at FROM keysmith.touches",
     )}
 

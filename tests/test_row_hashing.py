@@ -372,7 +372,7 @@ def test_protect_again_changes_nothing_and_adds(db):
     (("cascading", "email"), "ON UPDATE CASCADE"),
     (("cascaded", "email"), "ON UPDATE CASCADE"),
     (("a_view", "email"), "relation must be a table"),
-    (("keysmith.key", "label"), "relation must be a table"),
+    (("keysmith_private.key", "label"), "relation must be a table"),
     ((None, "email"), "relation must be a table"),
     (("users", ["email"], "md5"), "algorithm must be"),
     (("users", ["email"], None), "algorithm must be"),

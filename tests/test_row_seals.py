@@ -291,7 +291,7 @@ def test_peppers(cluster, dbname):
     ("seal_rows('computed', 'twice')", "KS400", "columns must not be generated"),
     ("seal_rows('accounts', '{}'::text[], 'owner')", "KS400", "seal_column must be of type bytea"),
     ("seal_rows('a_view')", "KS400", "relation must be a table"),
-    ("seal_rows('keysmith.key')", "KS400", "relation must be a table"),
+    ("seal_rows('keysmith_private.key')", "KS400", "relation must be a table"),
     ("seal_rows(NULL)", "KS400", "relation must be a table"),
     ("unseal_rows('computed')", "KS404", "rows of public.computed are not sealed"),
     ("verify_rows('computed')", "KS404", "rows of public.computed are not sealed"),

@@ -17,7 +17,7 @@ from conftest import session, wait_until
 from test_usage_pipeline import count, status
 from test_usage_worker import locks_of_ours
 
-EVENTS = "SELECT request_id, outcome, incarnation FROM keysmith.usage_event ORDER BY at"
+EVENTS = "SELECT request_id, outcome, incarnation FROM keysmith_private.usage_event ORDER BY at"
 
 
 def stored(db):
@@ -71,7 +71,7 @@ def test_usage_of_a_standby_reaches_the_primary(servers, there):
     assert refused.reason == "wrong_environment"
     there.call("flush_usage")
     assert stored(db) == sorted(before + made + [str(refused.request_id)])
-    rows = db.rows("SELECT * FROM keysmith.usage_incarnation WHERE standby = 'replica'")
+    rows = db.rows("SELECT * FROM keysmith_private.usage_incarnation WHERE standby = 'replica'")
     assert len(rows) == 1 and str(rows[0].incarnation) == status(there)["incarnation"]
     last = wait_until(lambda: db.value(
         "SELECT last_used_at FROM keysmith.keys WHERE key_id = %s", key.key_id))
@@ -92,7 +92,7 @@ def test_what_applications_learn_later_reaches_it_too(servers, there):
     there.call("flush_usage")
     assert there.one("log_request", 404, endpoint="/later", request_id=later)[0]
     there.call("flush_usage")
-    row = "SELECT status, endpoint FROM keysmith.usage_event WHERE request_id = %s"
+    row = "SELECT status, endpoint FROM keysmith_private.usage_event WHERE request_id = %s"
     assert db.row(row, held) == (201, "/held")
     assert db.row(row, later) == (404, "/later")
     # One whose event is the primary's own, and still on its way there.
@@ -106,7 +106,7 @@ def test_what_applications_learn_later_reaches_it_too(servers, there):
 
 def test_requests_without_a_known_key_are_counted_once(servers, there):
     primary, _, db = servers
-    count = "SELECT coalesce(sum(requests), 0)::int FROM keysmith.usage_unknown"
+    count = "SELECT coalesce(sum(requests), 0)::int FROM keysmith_private.usage_unknown"
     db.call("flush_usage")
     before = db.value(count)
     for n in range(5):
@@ -181,7 +181,7 @@ def test_identity_and_policies_hold_there_as_here(servers, there):
         CREATE TABLE document (tenant uuid, title text);
         GRANT SELECT ON document TO app""")
     for name in keys:
-        db.rows("INSERT INTO document SELECT tenant_id, %s FROM keysmith.tenant WHERE name = %s",
+        db.rows("INSERT INTO document SELECT tenant_id, %s FROM keysmith_private.tenant WHERE name = %s",
                 name, name)
     db.rows("SELECT keysmith.isolate('document', 'tenant')")
     db.rows("SELECT keysmith.grant_access('app', 'verifier')")
@@ -234,7 +234,7 @@ def test_a_database_can_be_dropped_while_its_usage_is_handed_over(servers):
     other.call("flush_usage")
     other.session.close()
     assert [str(n) for n, in servers[0].execute(
-        "SELECT request_id FROM keysmith.usage_event ORDER BY request_id", "doomed")] == made
+        "SELECT request_id FROM keysmith_private.usage_event ORDER BY request_id", "doomed")] == made
     db.rows("DROP DATABASE doomed")
     assert db.one("wait_for_replay", "20 seconds")[0] == 1
     assert not standby.execute("SELECT FROM pg_stat_activity WHERE datname = 'doomed'")
@@ -298,7 +298,7 @@ def test_once_whatever_ends_between_storing_and_knowing(how):
         wait_until(lambda: count(there, "waiting") == 0)
         assert stored(db) == made
         assert not list((standby.data / "pg_stat").glob("keysmith_usage.*"))
-        lost = db.rows("SELECT lost_at_most FROM keysmith.usage_incarnation"
+        lost = db.rows("SELECT lost_at_most FROM keysmith_private.usage_incarnation"
                        " WHERE standby <> '' AND lost_at_most IS NOT NULL")
         assert bool(lost) == (how == "standby")
         total = db.value("SELECT sum(requests)::int FROM keysmith.usage_daily")
@@ -310,7 +310,7 @@ def test_a_standby_that_dies_before_anything_was_taken_in_is_reported():
         key = db.mint()
         db.call("wait_for_replay")
         with primary.connect(autocommit=False) as blocker:
-            blocker.execute("LOCK TABLE keysmith.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
+            blocker.execute("LOCK TABLE keysmith_private.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
             requests(session(standby), key.api_key, 20)
             standby.kill()
             blocker.rollback()
@@ -318,11 +318,11 @@ def test_a_standby_that_dies_before_anything_was_taken_in_is_reported():
         there = session(standby)
         made = requests(there, key.api_key, 3)
         wait_until(lambda: set(made) <= set(stored(db)))
-        loss = db.row("SELECT * FROM keysmith.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
         assert loss.standby == "replica" and loss.lost_at_most >= 20
         assert loss.started_at <= loss.lost_from < loss.lost_until
         # Those that the backup had of the primary are none of its own.
-        assert db.value("SELECT count(*) FROM keysmith.usage_incarnation WHERE standby = ''") <= 1
+        assert db.value("SELECT count(*) FROM keysmith_private.usage_incarnation WHERE standby = ''") <= 1
 
 
 def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
@@ -342,7 +342,7 @@ def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
         beside.call("wait_for_replay")
         with primary.connect(autocommit=False) as blocker, primary.connect("beside", autocommit=False) as second:
             for blocking in (blocker, second):
-                blocking.execute("LOCK TABLE keysmith.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
+                blocking.execute("LOCK TABLE keysmith_private.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
             requests(there, key.api_key, 20)
             kept = requests(session(standby, "beside"), other.api_key, 5)
             place = there.value("SELECT oid::text FROM pg_database WHERE datname = current_database()")
@@ -356,7 +356,7 @@ def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
         there = session(standby)
         made = sorted(made + requests(there, key.api_key, 3))
         wait_until(lambda: stored(db) == made)
-        loss = db.row("SELECT * FROM keysmith.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
         assert loss.standby == "replica" and loss.lost_at_most >= 20
         # What can be kept of another database is.
         kept = sorted(kept + requests(session(standby, "beside"), other.api_key, 1))
@@ -416,7 +416,7 @@ def test_a_full_buffer_is_counted_and_told():
         standby.execute("SELECT pg_reload_conf()")
         wait_until(lambda: len(stored(db)) == capacity)
         assert set(stored(db)) < set(made)
-        assert db.value("SELECT dropped FROM keysmith.usage_incarnation WHERE standby <> ''") == 40
+        assert db.value("SELECT dropped FROM keysmith_private.usage_incarnation WHERE standby <> ''") == 40
 
 
 # Promotion
@@ -560,12 +560,12 @@ def test_a_role_that_may_only_hand_over(servers):
 ])
 def test_what_no_standby_sends_is_refused(servers, arguments, name):
     _, _, db = servers
-    before = db.rows("SELECT count(*) FROM keysmith.usage_incarnation")
+    before = db.rows("SELECT count(*) FROM keysmith_private.usage_incarnation")
     with pytest.raises(psycopg.Error) as error:
         db.rows(COLLECT, *arguments)
     assert error.value.sqlstate == "KS400"
     assert error.value.diag.message_primary.startswith(f"{name} must")
-    assert db.rows("SELECT count(*) FROM keysmith.usage_incarnation") == before
+    assert db.rows("SELECT count(*) FROM keysmith_private.usage_incarnation") == before
 
 
 def test_a_record_that_the_primary_can_not_store_is_in_nobodys_way():
@@ -574,7 +574,7 @@ def test_a_record_that_the_primary_can_not_store_is_in_nobodys_way():
         db.call("wait_for_replay")
         there = session(standby)
         # It takes many: the one to blame is looked for.
-        db.rows("ALTER TABLE keysmith.usage_event ADD CONSTRAINT no_teapots CHECK (status <> 418) NOT VALID")
+        db.rows("ALTER TABLE keysmith_private.usage_event ADD CONSTRAINT no_teapots CHECK (status <> 418) NOT VALID")
         there.rows("BEGIN")
         made = requests(there, key.api_key, 50)
         teapot = there.verify(key.api_key).request_id
@@ -583,7 +583,7 @@ def test_a_record_that_the_primary_can_not_store_is_in_nobodys_way():
         there.rows("COMMIT")
         wait_until(lambda: stored(db) == made)
         wait_until(lambda: count(there, "waiting") == 0)
-        aside, = db.rows("SELECT request_id, error FROM keysmith.usage_set_aside")
+        aside, = db.rows("SELECT request_id, error FROM keysmith_private.usage_set_aside")
         assert aside.request_id == teapot and "no_teapots" in aside.error
         assert count(db, "set_aside") == 1
         assert db.value("SELECT sum(requests)::int FROM keysmith.usage_daily") == 100
@@ -594,7 +594,7 @@ def test_a_primary_that_can_store_nothing_is_waited_for():
         key = db.mint()
         db.call("wait_for_replay")
         there = session(standby)
-        db.rows("ALTER TABLE keysmith.usage_event ADD CONSTRAINT nothing CHECK (status > 999) NOT VALID")
+        db.rows("ALTER TABLE keysmith_private.usage_event ADD CONSTRAINT nothing CHECK (status > 999) NOT VALID")
         # However few come at a time.
         made = []
         while "nothing" not in (status(there)["last_error"] or ""):
@@ -603,9 +603,9 @@ def test_a_primary_that_can_store_nothing_is_waited_for():
             assert len(made) < 500
         made += requests(there, key.api_key, 50)
         time.sleep(2)
-        db.rows("ALTER TABLE keysmith.usage_event DROP CONSTRAINT nothing")
+        db.rows("ALTER TABLE keysmith_private.usage_event DROP CONSTRAINT nothing")
         wait_until(lambda: count(there, "waiting") == 0)
-        aside = {str(request_id) for request_id, in db.rows("SELECT request_id FROM keysmith.usage_set_aside")}
+        aside = {str(request_id) for request_id, in db.rows("SELECT request_id FROM keysmith_private.usage_set_aside")}
         assert len(aside) == 10
         assert stored(db) == sorted(set(made) - aside)
 
@@ -615,7 +615,7 @@ def test_a_life_is_that_of_a_standby(servers, incarnation):
     """Else who may hand usage over could have the primary's own be taken for stored."""
     _, _, db = servers
     db.call("flush_usage")
-    own = db.value("SELECT max(incarnation) FROM keysmith.usage_incarnation WHERE standby = ''")
+    own = db.value("SELECT max(incarnation) FROM keysmith_private.usage_incarnation WHERE standby = ''")
     with pytest.raises(psycopg.Error) as error:
         db.rows("SELECT keysmith.usage_collect('here', %s, 10, true, 0, '', 0, '', '')", incarnation or own)
     assert error.value.sqlstate == "KS400" and "incarnation" in error.value.diag.message_primary
@@ -670,16 +670,16 @@ def test_a_request_that_has_its_row_is_not_counted_again(servers):
     """Whatever life it is said to be of, and though its life's marks know nothing of it."""
     _, _, db = servers
     key_id = db.mint().key_id
-    tenant_id = db.value("SELECT tenant_id FROM keysmith.key WHERE key_id = %s", key_id)
+    tenant_id = db.value("SELECT tenant_id FROM keysmith_private.key WHERE key_id = %s", key_id)
     made = [record(uuid.uuid4(), key_id, tenant_id) for _ in range(5)]
     statement = "SELECT last_sequence FROM keysmith.usage_collect('twice', %s, 10, true, 0, %s, 0, '', '')"
     # Only those that are new; then all, and one of them twice at once.
     for life, records in [(11, made[:2]), (12, made[:3]), (12, made[:3]),
                           (13, [*made, made[4]])]:
         assert db.value(statement, life, parcel(*records)) == len(records)
-    counted = ("SELECT (SELECT count(*) FROM keysmith.usage_event WHERE key_id = %s) AS rows,"
+    counted = ("SELECT (SELECT count(*) FROM keysmith_private.usage_event WHERE key_id = %s) AS rows,"
                " (SELECT sum(requests) FROM keysmith.usage_hourly WHERE key_id = %s) AS counted,"
-               " (SELECT sum(stored) FROM keysmith.usage_incarnation WHERE standby = 'twice') AS stored")
+               " (SELECT sum(stored) FROM keysmith_private.usage_incarnation WHERE standby = 'twice') AS stored")
     assert tuple(db.rows(counted, key_id, key_id)[0]) == (5, 5, 5)
     db.rows("SELECT keysmith.maintain()")
     assert tuple(db.rows(counted, key_id, key_id)[0]) == (5, 5, 5)

@@ -36,7 +36,7 @@ def peppered():
 
 
 def stolen(db):
-    return [digest for digest, in db.rows("SELECT digest FROM keysmith.key ORDER BY created_at")]
+    return [digest for digest, in db.rows("SELECT digest FROM keysmith_private.key ORDER BY created_at")]
 
 
 def answers(db, keys, digests):
@@ -58,10 +58,10 @@ def test_a_stolen_dump_authenticates_nobody_where_the_pepper_is_not(peppered):
         thief.execute("CREATE DATABASE loot")
         thief.psql(text, dbname="loot")
         theirs = session(thief, "loot")
-        assert theirs.value("SELECT count(*) FROM keysmith.key") == 4
+        assert theirs.value("SELECT count(*) FROM keysmith_private.key") == 4
         assert answers(theirs, keys, stolen(theirs)) == {"not_found"}
         # Nor after they say that there is no pepper.
-        theirs.rows("UPDATE keysmith.key SET generation = 0")
+        theirs.rows("UPDATE keysmith_private.key SET generation = 0")
         assert answers(theirs, keys, stolen(theirs)) == {"not_found"}
     # Nor does another pepper of that number.
     guessed = peppered.pepper(f"1:{'12' * 32}\n")
@@ -80,12 +80,12 @@ def test_the_tables_owner_makes_no_key_without_the_pepper(peppered):
     guesses = [hashlib.sha256(DOMAIN + inner).digest(), inner, hashlib.sha256(inner).digest()]
     for generation in (0, 1, 2, 32767):
         for guess in guesses:
-            db.rows("""INSERT INTO keysmith.key (tenant_id, generation, digest, keyspace, environment,
+            db.rows("""INSERT INTO keysmith_private.key (tenant_id, generation, digest, keyspace, environment,
                            kind, created_by)
-                       SELECT tenant_id, %s, %s, keyspace, 'live', 'secret', 'thief' FROM keysmith.tenant
+                       SELECT tenant_id, %s, %s, keyspace, 'live', 'secret', 'thief' FROM keysmith_private.tenant
                        ON CONFLICT (digest, keyspace) DO UPDATE SET generation = excluded.generation""",
                     generation, guess)
-        db.rows("UPDATE keysmith.keyspace SET has_imports = true, generation = 0")
+        db.rows("UPDATE keysmith_private.keyspace SET has_imports = true, generation = 0")
         assert db.reason(chosen) == db.one("verify_digest", inner).reason == "not_found"
     # A digest that is moved to another row is that of the key that it was made for.
     assert db.verify(honest.api_key).ok

@@ -59,7 +59,7 @@ def test_nested_statement_logging_sees_no_key():
         assert key not in cluster.log.read_text()
         db.verify(key)
         nested = cluster.log.read_text()
-        assert "INSERT INTO keysmith.key" in nested
+        assert "INSERT INTO keysmith_private.key" in nested
         assert db.one("rotate", db.call("list_keys", "acme")[0].key_id).api_key \
             not in cluster.log.read_text()
 
@@ -97,16 +97,16 @@ def test_pepper_generations_side_by_side(peppered):
         db = session(peppered)
         assert all(db.verify(key.api_key).ok for key in keys)
         keys.append(db.mint())
-    assert db.rows("SELECT generation FROM keysmith.key ORDER BY created_at") == [(0,), (1,), (2,)]
+    assert db.rows("SELECT generation FROM keysmith_private.key ORDER BY created_at") == [(0,), (1,), (2,)]
     for key, generation in zip(keys[1:], (1, 2)):
         digest = hashlib.sha256(key.api_key.encode()).digest()
         pepper = bytes.fromhex(PEPPER[generation])
-        stored = db.value("SELECT digest FROM keysmith.key WHERE key_id = %s", key.key_id)
+        stored = db.value("SELECT digest FROM keysmith_private.key WHERE key_id = %s", key.key_id)
         assert stored == hmac.digest(pepper, digest, "sha256")
         assert db.one("verify_digest", digest).ok
     # A key moves to the newest generation when it is rotated.
     rotated = db.one("rotate", keys[0].key_id)
-    assert db.value("SELECT generation FROM keysmith.key WHERE key_id = %s", rotated.key_id) == 2
+    assert db.value("SELECT generation FROM keysmith_private.key WHERE key_id = %s", rotated.key_id) == 2
     assert db.call("report_leak", keys[1].api_key, "x") == [(keys[1].key_id,)]
     # Without the pepper the table opens nothing.
     peppered.write_peppers(f"3:{'33' * 32}\n")
@@ -114,7 +114,7 @@ def test_pepper_generations_side_by_side(peppered):
     db = session(peppered)
     assert [db.reason(key.api_key) for key in keys[1:]] == ["not_found"] * 2
     # A key that was stored before there was a pepper needs a line that says so.
-    unpeppered = db.value("SELECT count(*) FROM keysmith.key WHERE generation = 0")
+    unpeppered = db.value("SELECT count(*) FROM keysmith_private.key WHERE generation = 0")
     assert unpeppered == 1 and db.reason(keys[0].api_key) == "not_found"
     # No one but a superuser sees where the file is.
     db.rows("CREATE ROLE someone LOGIN")
@@ -135,9 +135,9 @@ def test_with_a_pepper_a_row_that_a_thief_adds_opens_nothing(peppered):
     known = "sk_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg2LOcWk"
     plain = hashlib.sha256(known.encode()).digest()
     for generation in (0, 1, 2):
-        db.rows("INSERT INTO keysmith.key (tenant_id, generation, digest, keyspace, environment, "
+        db.rows("INSERT INTO keysmith_private.key (tenant_id, generation, digest, keyspace, environment, "
                 "kind, created_by) SELECT tenant_id, %s, %s, keyspace, 'live', 'secret', 'thief' "
-                "FROM keysmith.tenant", generation,
+                "FROM keysmith_private.tenant", generation,
                 hashlib.sha256(b"keysmith.key.v1\0" + plain).digest() if generation == 0
                 else hmac.digest(b"guess", plain + bytes([generation]), "sha256"))
     assert db.reason(known) == "not_found"
@@ -260,11 +260,11 @@ def test_every_table_and_sequence_is_in_the_dump_list(db):
     the extension, and are dumped whole."""
     missing = db.rows("""
         SELECT c.oid::regclass FROM pg_class c
-        WHERE relnamespace = 'keysmith'::regnamespace AND relkind IN ('r', 'S')
+        WHERE relnamespace = 'keysmith_private'::regnamespace AND relkind IN ('r', 'S')
         EXCEPT
         SELECT unnest(extconfig)::regclass FROM pg_extension WHERE extname = 'keysmith'""")
     assert missing == []
-    db.rows("SELECT keysmith.usage_prepare()")
+    db.rows("SELECT keysmith_private.usage_prepare()")
     assert db.rows("""
         SELECT objid::regclass FROM pg_depend d JOIN pg_inherits i ON i.inhrelid = d.objid
         WHERE d.classid = 'pg_class'::regclass AND deptype = 'e'

@@ -43,7 +43,7 @@ def tracked(db):
 def touches(db, key_id):
     """What was noted since the last time this was asked."""
     return [(row.relation, row.operation, row.rows) for row in db.rows(
-        "WITH noted AS (DELETE FROM keysmith.touch WHERE key_id = %s RETURNING *) "
+        "WITH noted AS (DELETE FROM keysmith_private.touch WHERE key_id = %s RETURNING *) "
         "SELECT * FROM noted ORDER BY first_at", key_id)]
 
 
@@ -79,7 +79,7 @@ def test_without_an_identity_nothing_is_noted(tracked):
     with db.identified():
         nobody.call("sign_out")
         nobody.rows("INSERT INTO orders VALUES (2)")
-    assert nobody.value("SELECT count(*) FROM keysmith.touch") == 0
+    assert nobody.value("SELECT count(*) FROM keysmith_private.touch") == 0
     db.rows("INSERT INTO orders VALUES (3)")
     assert touches(db, key_id) == [("orders", "insert", 1)]
 
@@ -210,7 +210,7 @@ def test_names_that_need_quotes(db):
     db.call("untrack", name)
 
 
-@pytest.mark.parametrize("what", ["a_view", "a_sequence", "keysmith.key", "pg_class", None])
+@pytest.mark.parametrize("what", ["a_view", "a_sequence", "keysmith_private.key", "pg_class", None])
 def test_what_cannot_be_tracked(db, what):
     db.rows("CREATE VIEW a_view AS SELECT 1 AS x; CREATE SEQUENCE a_sequence")
     if what == "pg_class":
@@ -243,7 +243,7 @@ def test_tracking_takes_the_rights_of_whom_it_is_asked_by(cluster, dbname, db):
             app.call("track", "own")
             Acting(session, api_key).rows("INSERT INTO own VALUES (1)")
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                app.rows("SELECT * FROM keysmith.touch")
+                app.rows("SELECT * FROM keysmith_private.touch")
             app.call("untrack", "own")
         assert touches(db, key_id) == [("own", "insert", 1)]
     finally:
@@ -286,14 +286,14 @@ def test_old_statements_are_summed_up(tracked):
     for n in range(5):
         db.rows("INSERT INTO orders VALUES (%s)", n)
     # The worker that stores the requests sums up as well, but not in its first minute.
-    db.rows("UPDATE keysmith.touch SET first_at = first_at - interval '100 days', "
+    db.rows("UPDATE keysmith_private.touch SET first_at = first_at - interval '100 days', "
             "last_at = last_at - interval '100 days'")
     db.rows("INSERT INTO orders VALUES (9)")
     before = db.call("blast_radius", key_id)
     for summed in ("4 summed up", "0 summed up"):
         assert dict(db.call("maintain"))["touches"] == summed
         assert db.call("blast_radius", key_id) == before
-        assert db.rows("SELECT operation, rows FROM keysmith.touch ORDER BY last_at") == \
+        assert db.rows("SELECT operation, rows FROM keysmith_private.touch ORDER BY last_at") == \
             [("insert", 5), ("insert", 1)]
     (radius,) = before
     assert radius.rows == 6 and radius.last_at - radius.first_at > timedelta(days=99)

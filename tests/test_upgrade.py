@@ -39,7 +39,7 @@ def columns(db):
     return {table: names for table, names in db.rows("""
         SELECT c.oid::regclass::text, array_agg(quote_ident(attname) ORDER BY attname)
         FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
-        WHERE relnamespace = 'keysmith'::regnamespace AND relkind IN ('r', 'S') GROUP BY 1""")}
+        WHERE relnamespace = 'keysmith_private'::regnamespace AND relkind IN ('r', 'S') GROUP BY 1""")}
 
 
 def contents(db, of):
@@ -61,7 +61,7 @@ def upgraded(cluster, start, end):
         kept = filled.fill(db)
         read = columns(db)
         before = contents(db, read)
-        assert not {"keysmith.key", "keysmith.audit_entry"} & {name for name in before if not before[name]}
+        assert not {"keysmith_private.key", "keysmith_private.audit_entry"} & {name for name in before if not before[name]}
         db.rows(f"ALTER EXTENSION keysmith UPDATE TO '{end}'")
         assert contents(db, read) == before, "rows were lost or changed"
         db.session.close()
@@ -106,7 +106,7 @@ MADE_UP = {
     # Forgets what the fresh one has.
     "99.1": NEW_TABLE,
     # Loses rows on the way.
-    "99.2": NEW_TABLE + GRANT + "DELETE FROM keysmith.scope;\n",
+    "99.2": NEW_TABLE + GRANT + "DELETE FROM keysmith_private.scope;\n",
 }
 
 
@@ -172,29 +172,29 @@ ALTERED = [
     ("ALTER EXTENSION keysmith DROP FUNCTION keysmith.untrack(regclass)", "untrack(pg_catalog.regclass) is missing"),
     ("CREATE FUNCTION keysmith.more() RETURNS int LANGUAGE sql AS 'SELECT 1'; "
      "ALTER EXTENSION keysmith ADD FUNCTION keysmith.more()", "function keysmith.more() should not be there"),
-    ("ALTER TABLE keysmith.key ALTER label SET DEFAULT 'x'", "keysmith.key column label: its default"),
-    ("ALTER TABLE keysmith.key ADD more int", "keysmith.key column more should not be there"),
-    ("ALTER TABLE keysmith.key ALTER metadata SET STORAGE EXTERNAL", "column metadata: its storage"),
-    ("ALTER TABLE keysmith.key ALTER metadata SET STATISTICS 7", "column metadata: its statistics"),
-    ("GRANT SELECT (label) ON keysmith.key TO PUBLIC", "keysmith.key column label: its privileges"),
+    ("ALTER TABLE keysmith_private.key ALTER label SET DEFAULT 'x'", "keysmith_private.key column label: its default"),
+    ("ALTER TABLE keysmith_private.key ADD more int", "keysmith_private.key column more should not be there"),
+    ("ALTER TABLE keysmith_private.key ALTER metadata SET STORAGE EXTERNAL", "column metadata: its storage"),
+    ("ALTER TABLE keysmith_private.key ALTER metadata SET STATISTICS 7", "column metadata: its statistics"),
+    ("GRANT SELECT (label) ON keysmith_private.key TO PUBLIC", "keysmith_private.key column label: its privileges"),
     ("COMMENT ON COLUMN keysmith.keys.label IS 'x'", "view keysmith.keys column label: its comment"),
-    ("GRANT SELECT ON keysmith.key TO PUBLIC", "table keysmith.key: its privileges"),
-    ("ALTER TABLE keysmith.key SET (fillfactor = 33)", "table keysmith.key: its options"),
-    ("ALTER TABLE keysmith.key ENABLE ROW LEVEL SECURITY", "table keysmith.key: its row security"),
-    ("CREATE POLICY p ON keysmith.key USING (true)", "table keysmith.key policy p should not be there"),
-    ("ALTER TABLE keysmith.key ADD CONSTRAINT c CHECK (true)", "keysmith.key constraint c should not be there"),
-    ("CREATE INDEX more ON keysmith.key (label)", "index keysmith.more should not be there"),
-    ("ALTER TABLE keysmith.scope DISABLE TRIGGER policy_changed", "trigger policy_changed: its enabled"),
-    ("CREATE RULE r AS ON DELETE TO keysmith.key DO ALSO NOTHING", "key rule r should not be there"),
+    ("GRANT SELECT ON keysmith_private.key TO PUBLIC", "table keysmith_private.key: its privileges"),
+    ("ALTER TABLE keysmith_private.key SET (fillfactor = 33)", "table keysmith_private.key: its options"),
+    ("ALTER TABLE keysmith_private.key ENABLE ROW LEVEL SECURITY", "table keysmith_private.key: its row security"),
+    ("CREATE POLICY p ON keysmith_private.key USING (true)", "table keysmith_private.key policy p should not be there"),
+    ("ALTER TABLE keysmith_private.key ADD CONSTRAINT c CHECK (true)", "keysmith_private.key constraint c should not be there"),
+    ("CREATE INDEX more ON keysmith_private.key (label)", "index keysmith.more should not be there"),
+    ("ALTER TABLE keysmith_private.scope DISABLE TRIGGER policy_changed", "trigger policy_changed: its enabled"),
+    ("CREATE RULE r AS ON DELETE TO keysmith_private.key DO ALSO NOTHING", "key rule r should not be there"),
     ("ALTER VIEW keysmith.keys RESET (security_barrier)", "view keysmith.keys: its options"),
     ("ALTER TYPE keysmith.verdict ADD ATTRIBUTE more int", "keysmith.verdict column more should not be there"),
     ("COMMENT ON SCHEMA keysmith IS 'x'", "schema keysmith: its comment"),
     ("GRANT CREATE ON SCHEMA keysmith TO PUBLIC", "schema keysmith: its privileges"),
     ("ALTER DEFAULT PRIVILEGES IN SCHEMA keysmith GRANT SELECT ON TABLES TO PUBLIC", "its default privileges"),
     ("UPDATE pg_extension SET extconfig = NULL, extcondition = NULL WHERE extname = 'keysmith'",
-     "extension: its dump list: keysmith.key is None"),
+     "extension: its dump list: keysmith_private.key is None"),
     ("UPDATE pg_extension SET extversion = '0' WHERE extname = 'keysmith'", "extension: its version"),
-    ("DELETE FROM pg_init_privs WHERE objoid = 'keysmith.key'::regclass", "keysmith.key: its initial privileges"),
+    ("DELETE FROM pg_init_privs WHERE objoid = 'keysmith_private.key'::regclass", "keysmith_private.key: its initial privileges"),
     ("CREATE DOMAIN keysmith.more AS int CHECK (value > 1); ALTER EXTENSION keysmith ADD DOMAIN keysmith.more",
      "type keysmith.more should not be there"),
 ]

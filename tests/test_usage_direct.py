@@ -63,11 +63,11 @@ def statements_that_counted(db):
 
 def assert_all_is_stored(db, ids):
     assert stored(db) == len(ids) + 1
-    assert {row.request_id for row in db.rows("SELECT request_id FROM keysmith.usage_event")} >= set(ids)
-    assert {outcome for outcome, in db.rows("SELECT outcome FROM keysmith.usage_event")} \
+    assert {row.request_id for row in db.rows("SELECT request_id FROM keysmith_private.usage_event")} >= set(ids)
+    assert {outcome for outcome, in db.rows("SELECT outcome FROM keysmith_private.usage_event")} \
         == {"ok", "wrong_environment"}
     assert_totals(db)
-    last = db.rows("SELECT key_id, max(at) FROM keysmith.usage_event WHERE outcome = 'ok' GROUP BY 1")
+    last = db.rows("SELECT key_id, max(at) FROM keysmith_private.usage_event WHERE outcome = 'ok' GROUP BY 1")
     assert {row.key_id: row.last_used_at for row in db.rows("SELECT * FROM keysmith.keys")} == dict(last)
     assert db.one("usage_fold")[0] > 0
     assert_totals(db)
@@ -83,32 +83,32 @@ def test_a_batch_goes_straight_into_its_partition(db):
     ids = requests(db)
     flush(db)
     assert statements_that_counted(db) == before
-    assert db.value("SELECT count(DISTINCT xmin::text) FROM keysmith.usage_event") == 2
+    assert db.value("SELECT count(DISTINCT xmin::text) FROM keysmith_private.usage_event") == 2
     # Each group once: of two tenants, three keys and their outcomes, and five endpoints.
-    assert db.value("SELECT count(*) FROM keysmith.usage_delta") < 60
-    row = db.row("SELECT * FROM keysmith.usage_event WHERE request_id = %s", ids[4])
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_delta") < 60
+    row = db.row("SELECT * FROM keysmith_private.usage_event WHERE request_id = %s", ids[4])
     assert (row.method, row.endpoint, str(row.ip), row.status, row.latency.microseconds, row.outcome) \
         == ("GET", "/v1/4", "192.0.2.1", 501, 4000, "ok")
     assert_all_is_stored(db, ids)
 
 
-TODAY = f"keysmith.usage_{datetime.now(timezone.utc):%Y%m%d}"
+TODAY = f"keysmith_private.usage_{datetime.now(timezone.utc):%Y%m%d}"
 SOMEBODYS = """
     CREATE TABLE seen (n bigint);
     CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
         BEGIN INSERT INTO public.seen VALUES (1); RETURN NULL; END $$;
 """
 CHANGES = {
-    "a trigger on the parent": "CREATE TRIGGER own AFTER INSERT ON keysmith.usage_event "
+    "a trigger on the parent": "CREATE TRIGGER own AFTER INSERT ON keysmith_private.usage_event "
                                "FOR EACH STATEMENT EXECUTE FUNCTION note()",
-    "a trigger for rows": "CREATE TRIGGER own AFTER INSERT ON keysmith.usage_event "
+    "a trigger for rows": "CREATE TRIGGER own AFTER INSERT ON keysmith_private.usage_event "
                           "FOR EACH ROW EXECUTE FUNCTION note()",
-    "a trigger on the deltas": "CREATE TRIGGER own AFTER INSERT ON keysmith.usage_delta "
+    "a trigger on the deltas": "CREATE TRIGGER own AFTER INSERT ON keysmith_private.usage_delta "
                                "FOR EACH STATEMENT EXECUTE FUNCTION note()",
     "an index of an expression": f"CREATE INDEX own ON {TODAY} (lower(endpoint))",
     "an index of some rows": f"CREATE UNIQUE INDEX own ON {TODAY} (request_id) WHERE status = 500",
     "no partition of that name": f"ALTER TABLE {TODAY} RENAME TO own",
-    "no partition": f"ALTER TABLE keysmith.usage_event DETACH PARTITION {TODAY}",
+    "no partition": f"ALTER TABLE keysmith_private.usage_event DETACH PARTITION {TODAY}",
 }
 
 
@@ -127,7 +127,7 @@ def test_what_is_not_as_we_made_it_is_written_by_a_statement(db, change):
     if "note()" in change:
         assert db.value("SELECT count(*) FROM seen") >= (60 if "EACH ROW" in change else 1)
     if "DETACH" in change:
-        assert stored(db) == db.value("SELECT count(*) FROM keysmith.usage_default") == len(ids)
+        assert stored(db) == db.value("SELECT count(*) FROM keysmith_private.usage_default") == len(ids)
         assert_totals(db)
     else:
         assert_all_is_stored(db, ids)
@@ -141,7 +141,7 @@ def test_an_index_of_somebodys_own_is_kept(db):
     ids = requests(db, 60)
     flush(db)
     assert statements_that_counted(db) == before
-    found = "SELECT count(*) FROM keysmith.usage_event WHERE status >= 0"
+    found = "SELECT count(*) FROM keysmith_private.usage_event WHERE status >= 0"
     everything = db.value(found)
     db.rows("SET enable_seqscan = off; SET enable_bitmapscan = off")
     assert "own" in str(db.rows("EXPLAIN " + found))
@@ -149,7 +149,7 @@ def test_an_index_of_somebodys_own_is_kept(db):
 
 
 def test_counts_that_are_switched_off_stay_off(db):
-    db.rows("ALTER TABLE keysmith.usage_event DISABLE TRIGGER usage_inserted")
+    db.rows("ALTER TABLE keysmith_private.usage_event DISABLE TRIGGER usage_inserted")
     db.verify(db.mint().api_key)
     flush(db)
     assert stored(db) == 2
@@ -163,7 +163,7 @@ def test_what_is_noted_as_stored_is_not_stored_again(db):
     key = db.mint().api_key
     for _ in range(5):
         db.verify(key)
-    db.rows("UPDATE keysmith.usage_incarnation SET last_sequence = last_sequence + 3")
+    db.rows("UPDATE keysmith_private.usage_incarnation SET last_sequence = last_sequence + 3")
     flush(db)
     assert stored(db) == 1 + 2
     now = status(db)
@@ -176,10 +176,10 @@ def test_what_is_noted_as_stored_is_not_stored_again(db):
 
 def test_no_two_rows_are_of_one_request(db):
     columns = [row.attname for row in db.rows(
-        "SELECT attname FROM pg_attribute WHERE attrelid = 'keysmith.usage_event'::regclass AND attnum > 0")]
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'keysmith_private.usage_event'::regclass AND attnum > 0")]
     others = ", ".join(f"{name} + 1" if name == "sequence" else name for name in columns)
     with pytest.raises(psycopg.errors.UniqueViolation):
-        db.rows(f"INSERT INTO keysmith.usage_event SELECT {others} FROM keysmith.usage_event")
+        db.rows(f"INSERT INTO keysmith_private.usage_event SELECT {others} FROM keysmith_private.usage_event")
     assert stored(db) == 1
 
 
@@ -189,12 +189,12 @@ def test_a_request_that_is_there_already_is_set_aside_alone(db):
     for n in range(20):
         ids.append(db.verify(db.mint().api_key).request_id)
     columns = "at, incarnation, key_id, tenant_id, keyspace, environment, status, outcome"
-    db.rows(f"INSERT INTO keysmith.usage_event ({columns}, sequence, request_id) "
-            f"SELECT {columns}, -1, %s FROM keysmith.usage_event", ids[7])
+    db.rows(f"INSERT INTO keysmith_private.usage_event ({columns}, sequence, request_id) "
+            f"SELECT {columns}, -1, %s FROM keysmith_private.usage_event", ids[7])
     flush(db)
     assert stored(db) == 1 + 20
-    assert db.rows("SELECT request_id FROM keysmith.usage_set_aside") == [(ids[7],)]
-    assert db.value("SELECT sequence FROM keysmith.usage_event WHERE request_id = %s", ids[7]) == -1
+    assert db.rows("SELECT request_id FROM keysmith_private.usage_set_aside") == [(ids[7],)]
+    assert db.value("SELECT sequence FROM keysmith_private.usage_event WHERE request_id = %s", ids[7]) == -1
     assert_totals(db)
 
 
@@ -207,7 +207,7 @@ def test_what_waits_beyond_a_batch_keeps_its_order(db):
     flush(db)
     in_place = int(status(db)["written_through"])
     assert stored(db) == 50_001
-    assert db.value("SELECT count(*) FROM keysmith.usage_event WHERE incarnation > 0") == 50_001 - in_place
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_event WHERE incarnation > 0") == 50_001 - in_place
     assert db.value("SELECT count(*) FROM (SELECT at < lag(at) OVER (ORDER BY sequence) AS back "
-                    "FROM keysmith.usage_event WHERE incarnation > 0) AS rows WHERE back") == 0
+                    "FROM keysmith_private.usage_event WHERE incarnation > 0) AS rows WHERE back") == 0
     assert_totals(db)

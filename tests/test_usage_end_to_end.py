@@ -45,7 +45,7 @@ def stored(db):
 def test_a_request_is_told_everywhere_within_a_flush_interval(fresh):
     cluster, db, key = fresh
     # No partition is there before the first request; a worker is started for it.
-    assert db.rows("SELECT FROM pg_inherits WHERE inhparent = 'keysmith.usage_event'::regclass") == []
+    assert db.rows("SELECT FROM pg_inherits WHERE inhparent = 'keysmith_private.usage_event'::regclass") == []
     verdict = request(db, key)
     until(lambda: stored(db) == 1, 15)
     request_id = verdict.request_id
@@ -110,13 +110,13 @@ def test_what_is_learned_by_another_session_is_told_as_well(fresh):
 def test_a_worker_with_little_to_do_maintains_before_it_goes(fresh):
     """It may be gone before a minute is over, time and again."""
     cluster, db, key = fresh
-    db.rows("SELECT keysmith.usage_prepare(%s, %s)", *["2001-02-03"] * 2)
+    db.rows("SELECT keysmith_private.usage_prepare(%s, %s)", *["2001-02-03"] * 2)
     request(db, key)
     until(lambda: stored(db) == 1, 15)
     until(lambda: db.value("SELECT count(*) FROM pg_stat_activity WHERE backend_type ~ 'keysmith'") == 0,
           30)
-    assert db.value("SELECT count(*) FROM keysmith.usage_delta") == 0
-    assert db.row("SELECT key_id, requests FROM keysmith.usage_hour") == (key.key_id, 1)
-    assert db.value("SELECT to_regclass('keysmith.usage_20010203')") is None
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_delta") == 0
+    assert db.row("SELECT key_id, requests FROM keysmith_private.usage_hour") == (key.key_id, 1)
+    assert db.value("SELECT to_regclass('keysmith_private.usage_20010203')") is None
     assert db.value("SELECT last_used_at FROM keysmith.keys") is not None
     assert "WARNING" not in cluster.log.read_text()

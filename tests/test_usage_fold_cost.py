@@ -10,15 +10,15 @@ def test_a_tenant_of_many_keys_is_added_up_once():
         cluster.execute("CREATE EXTENSION keysmith")
         with cluster.connect() as connection:
             tenant, = connection.execute("SELECT keysmith.create_tenant('acme')").fetchone()
-            connection.execute("SELECT keysmith.usage_prepare()")
+            connection.execute("SELECT keysmith_private.usage_prepare()")
             connection.execute(
-                "INSERT INTO keysmith.usage_event (at, incarnation, sequence, request_id, key_id, tenant_id,"
+                "INSERT INTO keysmith_private.usage_event (at, incarnation, sequence, request_id, key_id, tenant_id,"
                 " keyspace, environment, status, outcome)"
                 " SELECT now(), 1, g, gen_random_uuid(), gen_random_uuid(), %s, 'default', 'live', 200, 'ok'"
                 " FROM generate_series(1, %s) AS g", [tenant, KEYS])
             before = _read(connection)
-            connection.execute("SELECT keysmith.usage_fold()")
-            assert connection.execute("SELECT sum(requests) FROM keysmith.usage_hour").fetchone() == (KEYS,)
+            connection.execute("SELECT keysmith_private.usage_fold()")
+            assert connection.execute("SELECT sum(requests) FROM keysmith_private.usage_hour").fetchone() == (KEYS,)
             # Each key's total is read for itself and for its tenant, some times; not by each
             # of the other keys.
             assert _read(connection) - before < 50 * KEYS

@@ -42,11 +42,11 @@ def flush(db):
 
 def events(db, columns="*", order="sequence"):
     flush(db)
-    return db.rows(f"SELECT {columns} FROM keysmith.usage_event ORDER BY {order}")
+    return db.rows(f"SELECT {columns} FROM keysmith_private.usage_event ORDER BY {order}")
 
 
 def stored(db):
-    return db.value("SELECT count(*) FROM keysmith.usage_event")
+    return db.value("SELECT count(*) FROM keysmith_private.usage_event")
 
 
 def crash(cluster, db):
@@ -75,7 +75,7 @@ def test_each_request_of_a_known_key_leaves_a_row(db, key):
         assert (row.key_id, row.tenant_id) == (accepted.key_id, accepted.tenant_id)
         assert (row.keyspace, row.environment, row.latency) == ("default", "live", None)
     assert db.value("SELECT bool_and(at BETWEEN now() - interval '1 minute' AND now()) "
-                    "FROM keysmith.usage_event")
+                    "FROM keysmith_private.usage_event")
     assert len({(row.incarnation, row.sequence) for row in rows}) == 3
 
 
@@ -109,7 +109,7 @@ def test_verify_many_leaves_a_row_for_each(db, key):
     keys = [key, db.mint().api_key, UNKNOWN_KEY, None] * 300
     db.call("verify_many", keys)
     assert len(events(db)) == 600
-    assert db.value("SELECT sum(requests) FROM keysmith.usage_unknown") == 600
+    assert db.value("SELECT sum(requests) FROM keysmith_private.usage_unknown") == 600
 
 
 def test_an_explanation_is_no_request(db, key):
@@ -128,8 +128,8 @@ def test_concurrent_sessions_are_counted_exactly(connect, db, key):
         list(threads.map(decide, sessions))
     flush(db)
     assert stored(db) == 8000
-    assert db.value("SELECT count(DISTINCT (incarnation, sequence)) FROM keysmith.usage_event") == 8000
-    assert db.value("SELECT count(DISTINCT request_id) FROM keysmith.usage_event") == 8000
+    assert db.value("SELECT count(DISTINCT (incarnation, sequence)) FROM keysmith_private.usage_event") == 8000
+    assert db.value("SELECT count(DISTINCT request_id) FROM keysmith_private.usage_event") == 8000
     assert (count(db, "accepted"), count(db, "stored"), count(db, "dropped")) == (8000, 8000, 0)
 
 
@@ -155,7 +155,7 @@ def test_a_decision_writes_nothing(cluster, mode):
         # Other processes write now and then, but not each time.
         assert any([decide() for _ in range(3)])
         flush(db)
-        assert db.value("SELECT count(*) FROM keysmith.usage_event WHERE status = 201") == 0
+        assert db.value("SELECT count(*) FROM keysmith_private.usage_event WHERE status = 201") == 0
         # The newest decision was about no known key.
         assert stored(db) == 4
 
@@ -208,10 +208,10 @@ def test_log_request_by_id(db, key, connect, database):
     flush(other)
     db.rows("COMMIT")
     flush(db)
-    rows = dict(db.rows("SELECT request_id, status FROM keysmith.usage_event"))
+    rows = dict(db.rows("SELECT request_id, status FROM keysmith_private.usage_event"))
     assert [rows[name] for name in (first, second, third, fourth)] == [201, 202, 203, 204]
-    assert db.row("SELECT endpoint FROM keysmith.usage_event WHERE status = 202") == ("/é",)
-    assert db.row("SELECT method, latency::text FROM keysmith.usage_event WHERE status = 203") == (
+    assert db.row("SELECT endpoint FROM keysmith_private.usage_event WHERE status = 202") == ("/é",)
+    assert db.row("SELECT method, latency::text FROM keysmith_private.usage_event WHERE status = 203") == (
         "GET", "00:00:01")
     assert len(rows) == 5
     # What names no request changes nothing, and does no harm.
@@ -266,12 +266,12 @@ def test_every_encoding_is_cut_as_it_should(cluster, encoding, endpoint, mark):
         db.rows("SELECT keysmith.log_request(endpoint => %s::text)", endpoint)
         db.rows("COMMIT")
         db.rows("SELECT keysmith.flush_usage()")
-        length, tail = db.row("SELECT octet_length(endpoint), right(endpoint, 3) FROM keysmith.usage_event")
+        length, tail = db.row("SELECT octet_length(endpoint), right(endpoint, 3) FROM keysmith_private.usage_event")
         tail = tail.decode() if isinstance(tail, bytes) else tail
         assert tail == mark
         assert 198 <= length <= 200
         if encoding == "EUC_JP":
-            assert db.value("SELECT endpoint FROM keysmith.usage_event").startswith("/x日本日本")
+            assert db.value("SELECT endpoint FROM keysmith_private.usage_event").startswith("/x日本日本")
         db.session.close()
     finally:
         cluster.execute("DROP DATABASE encoded WITH (FORCE)")
@@ -292,7 +292,7 @@ def test_a_keyspace_chooses_what_is_logged(db):
     db.one("authenticate", headers, "GET", "/secret", "10.0.0.1", keyspace="quiet")
     assert events(db, "outcome, method, endpoint, ip") == [
         ("wrong_environment", None, None, None), ("ok", "GET", None, None)]
-    assert db.value("SELECT ip FROM keysmith.usage_unknown_sample") is None
+    assert db.value("SELECT ip FROM keysmith_private.usage_unknown_sample") is None
     db.one("alter_keyspace", "quiet", '{"usage_log": "nothing"}')
     unknown = count(db, "unknown")
     db.verify(key, environment="test", **ask)
@@ -329,7 +329,7 @@ def test_a_flood_of_garbage_leaves_everything_as_it_was(db, key):
     db.verify(key, ip="10.1.1.1")
     flush(db)
     size = "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c " \
-           "WHERE relnamespace = 'keysmith'::regnamespace AND relname LIKE 'usage%'"
+           "WHERE relnamespace = 'keysmith_private'::regnamespace AND relname LIKE 'usage%'"
     for keyspace in ("default", "none_such"):
         db.verify("x", keyspace=keyspace)
     flush(db)
@@ -344,12 +344,12 @@ def test_a_flood_of_garbage_leaves_everything_as_it_was(db, key):
     assert count(db, "used") == used
     flush(db)
     assert stored(db) == 1
-    counts = db.rows("SELECT keyspace, reason, sum(requests) FROM keysmith.usage_unknown "
+    counts = db.rows("SELECT keyspace, reason, sum(requests) FROM keysmith_private.usage_unknown "
                      "GROUP BY 1, 2 ORDER BY 1, 2")
     assert counts == [("", "malformed_key", 1001), ("default", "malformed_key", 20001),
                       ("default", "missing", 1), ("default", "not_found", 1)]
-    assert 1 <= db.value("SELECT count(*) FROM keysmith.usage_unknown_sample") < 30
-    assert db.value("SELECT count(*) FROM keysmith.usage_unknown_sample s "
+    assert 1 <= db.value("SELECT count(*) FROM keysmith_private.usage_unknown_sample") < 30
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_unknown_sample s "
                     "WHERE s::text LIKE '%garbage%'") == 0
     assert db.value(size) - before <= 65536
 
@@ -358,7 +358,7 @@ def test_samples_tell_where_garbage_comes_from(db):
     headers = psycopg.types.json.Jsonb({"authorization": "Basic x"})
     db.one("authenticate", headers, "GET", "/v1/" + "x" * 5000, "192.0.2.1")
     flush(db)
-    sample = db.row("SELECT * FROM keysmith.usage_unknown_sample")
+    sample = db.row("SELECT * FROM keysmith_private.usage_unknown_sample")
     assert (sample.keyspace, sample.reason, sample.method) == ("", "malformed_header", "GET")
     assert str(sample.ip) == "192.0.2.1" and len(sample.endpoint.encode()) == 200
 
@@ -369,11 +369,11 @@ def test_more_kinds_of_garbage_than_there_is_room_for_are_counted_together(db):
     db.rows("SELECT count(v.ok) FROM generate_series(0, 59) AS n, "
             "LATERAL keysmith.verify('garbage', keyspace => 'k' || n) AS v")
     flush(db)
-    assert db.value("SELECT sum(requests) FROM keysmith.usage_unknown") == 60
-    assert db.value("SELECT sum(requests) FROM keysmith.usage_unknown WHERE reason = 'other'") == 12
+    assert db.value("SELECT sum(requests) FROM keysmith_private.usage_unknown") == 60
+    assert db.value("SELECT sum(requests) FROM keysmith_private.usage_unknown WHERE reason = 'other'") == 12
     db.rows("SELECT keysmith.verify('garbage', keyspace => 'k59')")
     flush(db)
-    assert db.value("SELECT requests FROM keysmith.usage_unknown WHERE keyspace = 'k59'") == 1
+    assert db.value("SELECT requests FROM keysmith_private.usage_unknown WHERE keyspace = 'k59'") == 1
 
 
 # Where shared memory does not do
@@ -382,7 +382,7 @@ def test_more_kinds_of_garbage_than_there_is_room_for_are_counted_together(db):
 def worker_held_up(cluster, dbname="postgres"):
     """The worker can store nothing meanwhile; others can."""
     with cluster.connect(dbname, autocommit=False) as blocker:
-        blocker.execute("LOCK TABLE keysmith.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
+        blocker.execute("LOCK TABLE keysmith_private.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
         yield
         blocker.rollback()
 
@@ -411,8 +411,8 @@ def test_a_full_ring(overflow):
         assert int(now["written_through"]) == in_place
         assert int(now["dropped"]) == 300 + 300 + (204 - in_place)
         assert stored(db) == 1 + 96 + in_place
-        assert db.value("SELECT count(*) FROM keysmith.usage_event WHERE incarnation = 0") == in_place
-        assert db.value("SELECT count(DISTINCT (incarnation, sequence)) FROM keysmith.usage_event") \
+        assert db.value("SELECT count(*) FROM keysmith_private.usage_event WHERE incarnation = 0") == in_place
+        assert db.value("SELECT count(DISTINCT (incarnation, sequence)) FROM keysmith_private.usage_event") \
             == stored(db)
 
 
@@ -420,7 +420,7 @@ def test_without_preload_rows_are_written_in_place():
     with cluster_with_key("plain", preload=False) as (cluster, db, key):
         verdict = db.verify(key)
         # Before the commit, and not before its time.
-        assert db.rows("SELECT request_id, incarnation FROM keysmith.usage_event") == [
+        assert db.rows("SELECT request_id, incarnation FROM keysmith_private.usage_event") == [
             (verdict.request_id, 0)]
         db.rows("BEGIN")
         first = db.verify(key)
@@ -429,11 +429,11 @@ def test_without_preload_rows_are_written_in_place():
         db.one("log_request", 202, "5 ms", "/x")
         assert stored(db) == 1
         db.rows("COMMIT")
-        rows = dict(db.rows("SELECT request_id, status FROM keysmith.usage_event"))
+        rows = dict(db.rows("SELECT request_id, status FROM keysmith_private.usage_event"))
         assert rows == {verdict.request_id: 200, first.request_id: 201, second.request_id: 202}
         # Later, by name.
         assert db.one("log_request", 500, request_id=verdict.request_id)[0]
-        assert db.value("SELECT status FROM keysmith.usage_event WHERE request_id = %s",
+        assert db.value("SELECT status FROM keysmith_private.usage_event WHERE request_id = %s",
                         verdict.request_id) == 500
         # A transaction that can't write keeps working, and counts what it lost.
         db.rows("BEGIN READ ONLY")
@@ -452,7 +452,7 @@ def test_without_preload_rows_are_written_in_place():
 def test_in_place_writing_never_fails_the_request():
     with cluster_with_key("harmless", preload=False) as (cluster, db, key):
         db.verify(key)
-        db.rows("ALTER TABLE keysmith.usage_event ADD CONSTRAINT no CHECK (status <> 200) NOT VALID")
+        db.rows("ALTER TABLE keysmith_private.usage_event ADD CONSTRAINT no CHECK (status <> 200) NOT VALID")
         db.rows("CREATE TABLE t (n integer)")
         db.rows("BEGIN")
         assert db.verify(key).ok
@@ -478,7 +478,7 @@ def test_as_durable_as_the_transaction():
         request = db.verify(key)
         crash(cluster, db)
         db = session(cluster)
-        assert db.rows("SELECT request_id FROM keysmith.usage_event WHERE incarnation = 0") == [
+        assert db.rows("SELECT request_id FROM keysmith_private.usage_event WHERE incarnation = 0") == [
             (request.request_id,)]
         # Where nothing can be written it goes the usual way.
         db.rows("BEGIN READ ONLY")
@@ -512,7 +512,7 @@ def test_a_commit_that_fails_for_its_record_does_not_lose_it():
         db.verify(key)
         other = session(cluster)
         other.rows("BEGIN")
-        other.rows("LOCK TABLE keysmith.usage_event IN ACCESS EXCLUSIVE MODE")
+        other.rows("LOCK TABLE keysmith_private.usage_event IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             db.verify(key)
         other.rows("ROLLBACK")
@@ -528,7 +528,7 @@ def test_an_amendment_that_is_written_before_its_event():
         request_id = db.verify(key).request_id
         assert other.call("log_request", 418, request_id=request_id)[0][0]
         db.rows("COMMIT")
-        wait_until(lambda: db.value("SELECT status FROM keysmith.usage_event WHERE request_id = %s",
+        wait_until(lambda: db.value("SELECT status FROM keysmith_private.usage_event WHERE request_id = %s",
                                     request_id) == 418)
 
 
@@ -536,7 +536,7 @@ def test_partitions_lie_where_the_owner_has_them(cluster, db):
     db.rows("SET allow_in_place_tablespaces = on")
     db.rows("CREATE TABLESPACE elsewhere LOCATION ''")
     db.rows("SET default_tablespace = elsewhere")
-    assert db.value("SELECT keysmith.usage_prepare('2050-01-01', '2050-01-02')") >= 2
+    assert db.value("SELECT keysmith_private.usage_prepare('2050-01-01', '2050-01-02')") >= 2
     assert not db.rows("SELECT relname FROM pg_class WHERE relname LIKE 'usage%%' AND reltablespace <> 0")
     db.rows("DROP TABLESPACE elsewhere")
 
@@ -581,4 +581,4 @@ def test_more_databases_than_there_are_places():
         db.tenant()
         db.verify(db.mint().api_key)
         assert len(events(db)) == 1
-        assert db.value("SELECT incarnation FROM keysmith.usage_event") > 0
+        assert db.value("SELECT incarnation FROM keysmith_private.usage_event") > 0

@@ -41,7 +41,7 @@ class Usage:
                 endpoint or self.random.choice(["/a", "/b", None]), status or drawn_status,
                 outcome or drawn, "10.0.0.1", latency)
 
-    def write(self, rows, table="keysmith.usage_event"):
+    def write(self, rows, table="keysmith_private.usage_event"):
         with self.db.session.cursor() as cursor, \
                 cursor.copy(f"COPY {table} ({COLUMNS}) FROM STDIN") as copy:
             for row in rows:
@@ -59,7 +59,7 @@ def usage(db):
 
 
 def partition(day):
-    return f"keysmith.usage_{day:%Y%m%d}"
+    return f"keysmith_private.usage_{day:%Y%m%d}"
 
 
 # What totals must be: those of the rows themselves, by one statement and so at one moment.
@@ -67,10 +67,10 @@ BY_KEY = """
     SELECT * FROM (
         SELECT date_trunc('{span}', at, 'UTC') AS period, tenant_id, key_id, environment, status,
                outcome, count(*)::bigint
-        FROM keysmith.usage_event GROUP BY 1, 2, 3, 4, 5, 6) AS rows
+        FROM keysmith_private.usage_event GROUP BY 1, 2, 3, 4, 5, 6) AS rows
     FULL JOIN (
         SELECT {column} AS period, tenant_id, key_id, environment, status, outcome, requests
-        FROM keysmith.usage_{span_ly}) AS totals
+        FROM keysmith_private.usage_{span_ly}) AS totals
     USING (period, tenant_id, key_id, environment, status, outcome)
     WHERE count IS DISTINCT FROM requests"""
 BY_ENDPOINT = """
@@ -78,7 +78,7 @@ BY_ENDPOINT = """
         SELECT (at AT TIME ZONE 'UTC')::date AS day, tenant_id, coalesce(endpoint, '') AS endpoint,
                count(*)::bigint, count(*) FILTER (WHERE outcome <> 'ok') AS not_ok,
                sum(latency) / nullif(count(latency), 0) AS mean
-        FROM keysmith.usage_event WHERE endpoint IS NOT NULL OR method IS NOT NULL GROUP BY 1, 2, 3) AS rows
+        FROM keysmith_private.usage_event WHERE endpoint IS NOT NULL OR method IS NOT NULL GROUP BY 1, 2, 3) AS rows
     FULL JOIN (
         SELECT day, tenant_id, coalesce(endpoint, '') AS endpoint, requests, refused, latency
         FROM keysmith.usage_endpoints) AS totals
@@ -105,19 +105,19 @@ def test_totals_are_those_of_the_rows_whatever_is_done_to_them(usage):
     for step in range(60):
         usage.add(draw.randrange(1, 30), latency=draw.choice([None, "5 ms", "1 s"]))
         usage.write([usage.row(at=TODAY + timedelta(seconds=1))], partition(TODAY))
-        table = draw.choice(["keysmith.usage_event", partition(TODAY - timedelta(days=1))])
+        table = draw.choice(["keysmith_private.usage_event", partition(TODAY - timedelta(days=1))])
         some = f"sequence % 7 = {draw.randrange(7)}"
         db.rows(draw.choice([
             f"UPDATE {table} SET status = 404, latency = '7 ms', endpoint = '/c' WHERE {some}",
             f"UPDATE {table} SET outcome = 'ok' WHERE {some}",
-            f"UPDATE keysmith.usage_event SET at = at + interval '90 minutes' WHERE {some}",
+            f"UPDATE keysmith_private.usage_event SET at = at + interval '90 minutes' WHERE {some}",
             f"DELETE FROM {table} WHERE sequence % 31 = {draw.randrange(31)}",
             "SELECT 1",
         ]))
         assert_totals(db)
         if step % 5 == 0:
             assert db.one("usage_fold")[0] > 0
-            assert db.value("SELECT count(*) FROM keysmith.usage_delta") == 0
+            assert db.value("SELECT count(*) FROM keysmith_private.usage_delta") == 0
             assert_totals(db)
     assert db.value("SELECT sum(requests) FROM keysmith.usage_hourly") > 500
 
@@ -133,7 +133,7 @@ def test_totals_are_exact_at_every_moment_with_sixteen_writers(usage, connect):
         session = connect()
         draw = random.Random(number)
         for n in range(40):
-            table = draw.choice(["keysmith.usage_event", today])
+            table = draw.choice(["keysmith_private.usage_event", today])
             key_id, tenant_id = draw.choice(usage.keys)
             session.execute(
                 f"INSERT INTO {table} ({COLUMNS}) SELECT %s + interval '1 minute' * (g %% 180), %s, "
@@ -149,7 +149,7 @@ def test_totals_are_exact_at_every_moment_with_sixteen_writers(usage, connect):
         session = connect()
         folds = 0
         while not until.is_set():
-            folds += session.execute("SELECT keysmith.usage_fold()").fetchone()[0]
+            folds += session.execute("SELECT keysmith_private.usage_fold()").fetchone()[0]
         return folds
 
     def look():
@@ -163,7 +163,7 @@ def test_totals_are_exact_at_every_moment_with_sixteen_writers(usage, connect):
             total = answer["meta"]["total"]
             assert len(answer["data"]) == max(0, min(1000, total - 1000 * (page - 1)))
             rows, hours, days = session.execute(
-                "SELECT (SELECT count(*) FROM keysmith.usage_event), "
+                "SELECT (SELECT count(*) FROM keysmith_private.usage_event), "
                 "(SELECT coalesce(sum(requests), 0) FROM keysmith.usage_hourly) AS hours, "
                 "(SELECT coalesce(sum(requests), 0) FROM keysmith.usage_daily) AS days").fetchone()
             assert rows == hours == days
@@ -188,7 +188,7 @@ def test_only_one_session_folds(usage, connect):
     usage.db.rows("SET statement_timeout = '20s'")
     usage.add(10)
     other = connect(autocommit=False)
-    assert other.execute("SELECT keysmith.usage_fold()").fetchone()[0] > 0
+    assert other.execute("SELECT keysmith_private.usage_fold()").fetchone()[0] > 0
     assert usage.db.one("usage_fold")[0] is None
     tasks = dict(usage.db.call("maintain"))
     assert tasks["totals"] == tasks["retention"] == "busy, to be tried again"
@@ -207,13 +207,13 @@ def test_endpoints_of_a_period_are_bounded(usage):
         usage.write([usage.row(at=at, key=key, endpoint=f"/{number}/{n}") for n in range(300)])
         usage.db.one("usage_fold")
     # What is known stays known, what is not stays one of the others, as amendments show.
-    usage.db.rows("UPDATE keysmith.usage_event SET endpoint = '/new' WHERE endpoint = '/3/1'")
-    usage.db.rows("UPDATE keysmith.usage_event SET endpoint = '/0/0' WHERE endpoint = '/0/1'")
+    usage.db.rows("UPDATE keysmith_private.usage_event SET endpoint = '/new' WHERE endpoint = '/3/1'")
+    usage.db.rows("UPDATE keysmith_private.usage_event SET endpoint = '/0/0' WHERE endpoint = '/0/1'")
     usage.db.one("usage_fold")
     counts = dict(usage.db.rows("SELECT endpoint, requests FROM keysmith.usage_endpoints"))
     assert len(counts) == 500 and sum(counts.values()) == 1200
     assert counts["(other)"] == 700 and counts["/0/0"] == 2
-    assert usage.db.value("SELECT count(*) FROM keysmith.usage_endpoint_hour") == 501
+    assert usage.db.value("SELECT count(*) FROM keysmith_private.usage_endpoint_hour") == 501
     # Longer than an index could hold.
     usage.write([usage.row(at=at, key=key, endpoint=chr(0x1F511) * 100_000)])
     assert usage.db.one("usage_fold")[0] > 0
@@ -233,7 +233,7 @@ def test_a_latency_out_of_all_bounds_fails_nothing(usage):
 def test_last_used_at(usage):
     db = usage.db
     (used, tenant_id), (refused, _) = usage.keys
-    before = db.value("SELECT xmin FROM keysmith.key WHERE key_id = %s", used)
+    before = db.value("SELECT xmin FROM keysmith_private.key WHERE key_id = %s", used)
     newest = TODAY - timedelta(hours=3)
     for at in (newest - timedelta(hours=1), newest, newest - timedelta(days=1)):
         usage.add(at=at, key=(used, tenant_id), outcome="ok", status=200)
@@ -250,14 +250,14 @@ def test_last_used_at(usage):
     assert db.value(last, used) == newest + timedelta(hours=1)
     usage.add(at=TODAY + timedelta(days=3650), key=(used, tenant_id), outcome="ok")
     assert db.value("SELECT last_used_at <= clock_timestamp() FROM keysmith.keys WHERE key_id = %s", used)
-    assert db.value("SELECT xmin FROM keysmith.key WHERE key_id = %s", used) == before
+    assert db.value("SELECT xmin FROM keysmith_private.key WHERE key_id = %s", used) == before
 
 
 # Pages
 
 def expected_rows(db, tenant_id, key_id):
     return [row.request_id for row in db.rows(
-        "SELECT request_id FROM keysmith.usage_event WHERE tenant_id = %s AND (%s::uuid IS NULL OR key_id = %s) "
+        "SELECT request_id FROM keysmith_private.usage_event WHERE tenant_id = %s AND (%s::uuid IS NULL OR key_id = %s) "
         "ORDER BY at DESC, incarnation DESC, sequence DESC", tenant_id, key_id, key_id)]
 
 
@@ -284,7 +284,7 @@ def test_pages_joined_are_all_rows_in_order(db):
         usage.add(1, at=TODAY + timedelta(days=draw.randrange(5, 4000)))
         if step % 3 == 0:
             db.one("usage_fold")
-        db.rows(f"DELETE FROM keysmith.usage_event WHERE sequence % 17 = {step}")
+        db.rows(f"DELETE FROM keysmith_private.usage_event WHERE sequence % 17 = {step}")
     for folded in (False, True):
         for tenant, tenant_id in usage.tenants.items():
             keys = [key_id for key_id, owner in usage.keys if owner == tenant_id]
@@ -303,20 +303,20 @@ def test_pages_of_a_busy_hour(usage):
     usage.write([usage.row(at=hour + timedelta(milliseconds=n // 3)) for n in range(6000)])
     assert_pages(usage, "acme", usage.keys[0][0], 700)
     db.one("usage_fold")
-    assert db.value("SELECT count(*) FROM keysmith.usage_mark") >= 9
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_mark") >= 9
     for step in range(8):
         change = draw.randrange(4)
         at = hour + timedelta(milliseconds=draw.randrange(2000))
         if change == 0:
             usage.add(draw.randrange(1, 700), at=at)
         elif change == 1:
-            db.rows("DELETE FROM keysmith.usage_event WHERE at = (SELECT at FROM keysmith.usage_event "
+            db.rows("DELETE FROM keysmith_private.usage_event WHERE at = (SELECT at FROM keysmith_private.usage_event "
                     "WHERE at >= %s LIMIT 1)", at)
         elif change == 2:
-            db.rows("UPDATE keysmith.usage_event SET at = %s WHERE sequence %% 97 = %s",
+            db.rows("UPDATE keysmith_private.usage_event SET at = %s WHERE sequence %% 97 = %s",
                     at, draw.randrange(97))
         else:
-            db.rows("UPDATE keysmith.usage_event SET status = 500 WHERE sequence %% 3 = 0 AND at >= %s", hour)
+            db.rows("UPDATE keysmith_private.usage_event SET status = 500 WHERE sequence %% 3 = 0 AND at >= %s", hour)
         for key_id in (None, usage.keys[0][0]):
             assert_pages(usage, "acme", key_id, per_page=draw.choice([333, 500, 1000]))
         if step % 2:
@@ -333,15 +333,15 @@ def test_amending_rows_leaves_their_marks(usage):
     hour = TODAY + timedelta(hours=2)
     usage.write([usage.row(at=hour + timedelta(milliseconds=n), key=usage.keys[0]) for n in range(2500)])
     usage.db.one("usage_fold")
-    marks = usage.db.rows("SELECT *, xmin FROM keysmith.usage_mark")
+    marks = usage.db.rows("SELECT *, xmin FROM keysmith_private.usage_mark")
     assert len(marks) == 4
-    usage.db.rows("UPDATE keysmith.usage_event SET status = 418, latency = '1 ms'")
+    usage.db.rows("UPDATE keysmith_private.usage_event SET status = 418, latency = '1 ms'")
     usage.db.one("usage_fold")
-    assert usage.db.rows("SELECT *, xmin FROM keysmith.usage_mark") == marks
+    assert usage.db.rows("SELECT *, xmin FROM keysmith_private.usage_mark") == marks
     # Those before a late row stay, too.
     usage.add(1, at=hour + timedelta(milliseconds=1500), key=usage.keys[0])
     usage.db.one("usage_fold")
-    assert {row for row in usage.db.rows("SELECT *, xmin FROM keysmith.usage_mark")} & set(marks) == \
+    assert {row for row in usage.db.rows("SELECT *, xmin FROM keysmith_private.usage_mark")} & set(marks) == \
         {mark for mark in marks if mark.position == 1000}
 
 
@@ -382,11 +382,11 @@ def test_partitions_are_made_once_by_any_number_of_sessions(db, connect):
     sessions = [connect() for _ in range(12)]
     with ThreadPoolExecutor(12) as pool:
         made = list(pool.map(
-            lambda session: session.execute("SELECT keysmith.usage_prepare()").fetchone()[0], sessions))
+            lambda session: session.execute("SELECT keysmith_private.usage_prepare()").fetchone()[0], sessions))
     assert sorted(made) == [0] * 11 + [6]
-    names = {partition(TODAY + timedelta(days=n)) for n in range(-1, 4)} | {"keysmith.usage_default"}
+    names = {partition(TODAY + timedelta(days=n)) for n in range(-1, 4)} | {"keysmith_private.usage_default"}
     partitions = {name for name, in db.rows(
-        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'keysmith.usage_event'::regclass")}
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'keysmith_private.usage_event'::regclass")}
     assert partitions == names
     for name in names:
         assert db.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = %s::regclass", name) == 3
@@ -418,10 +418,10 @@ def test_rows_before_their_partition(usage):
     day = TODAY + timedelta(days=40)
     usage.add(30, at=day)
     usage.add(5, at=day + timedelta(days=1))
-    assert db.value("SELECT count(*) FROM keysmith.usage_default") == 35
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_default") == 35
     assert_totals(db)
     assert db.one("usage_prepare", day.date(), day.date())[0] == 1
-    assert db.value("SELECT count(*) FROM keysmith.usage_default") == 5
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_default") == 5
     assert db.value(f"SELECT count(*) FROM ONLY {partition(day)}") == 30
     assert_totals(db)
     db.one("usage_fold")
@@ -452,7 +452,7 @@ def test_old_rows_go_and_their_totals_stay(usage):
     usage.add(15)
     before = db.rows("SELECT * FROM keysmith.usage_daily ORDER BY 1, 2, 3, 4, 5, 6, 7")
     assert dict(db.call("maintain"))["retention"] == "3 partitions dropped"
-    assert db.value("SELECT count(*) FROM keysmith.usage_event") == 15
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_event") == 15
     assert db.rows("SELECT * FROM keysmith.usage_daily ORDER BY 1, 2, 3, 4, 5, 6, 7") == before
     assert db.value("SELECT sum(requests) FROM keysmith.usage_hourly") == 52
     assert_pages(usage, "acme", None, 10)
@@ -474,7 +474,7 @@ def test_dropping_waits_for_no_one(usage, connect):
     other.execute(f"SELECT count(*) FROM {partition(TODAY - timedelta(days=120))}")
     outcome = dict(usage.db.call("maintain"))["retention"]
     assert outcome.startswith("2 partitions dropped, usage_") and "to be tried again" in outcome
-    assert usage.db.value("SELECT count(*) FROM keysmith.usage_event") == 20
+    assert usage.db.value("SELECT count(*) FROM keysmith_private.usage_event") == 20
     assert_pages(usage, "acme", None, 10)
     other.rollback()
     assert dict(usage.db.call("maintain"))["retention"] == "1 partitions dropped"
@@ -499,7 +499,7 @@ def test_maintaining_at_the_same_time_harms_nothing(usage, connect):
             assert [task for task, _ in tasks] == [
                 "partitions", "totals", "touches", "requests without a known key", "retention"]
     usage.db.call("maintain")
-    assert usage.db.value("SELECT count(*) FROM keysmith.usage_event") == 0
+    assert usage.db.value("SELECT count(*) FROM keysmith_private.usage_event") == 0
     assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_hourly") == 37
     assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 37
 
@@ -529,10 +529,10 @@ def test_rows_are_kept_for_as_long_as_it_is_set(usage, keep):
     """0 keeps all; what goes is told by the day."""
     db = usage.db
     key_id, tenant_id = usage.keys[0]
-    db.rows("INSERT INTO keysmith.touch SELECT %s, %s, 'public', 'orders', 'insert', 1, at, at "
+    db.rows("INSERT INTO keysmith_private.touch SELECT %s, %s, 'public', 'orders', 'insert', 1, at, at "
             "FROM unnest(ARRAY[now() - interval '3000 days', now() - interval '2999 days']) AS at",
             key_id, tenant_id)
-    db.rows("INSERT INTO keysmith.usage_unknown SELECT 'default', 'not_found', at, 7 "
+    db.rows("INSERT INTO keysmith_private.usage_unknown SELECT 'default', 'not_found', at, 7 "
             "FROM unnest(ARRAY[now() - interval '3000 days', now()]) AS at")
     old_rows(usage)
     usage.add(5, at=TODAY - timedelta(days=3000))
@@ -542,9 +542,9 @@ def test_rows_are_kept_for_as_long_as_it_is_set(usage, keep):
         outcomes = dict(db.call("maintain"))
         assert outcomes["retention"] == f"{dropped} partitions dropped"
         assert outcomes["touches"] == f"{summed} summed up"
-        unknown = db.value("SELECT count(*) FROM keysmith.usage_unknown")
+        unknown = db.value("SELECT count(*) FROM keysmith_private.usage_unknown")
         assert unknown == (2 if retention in ("0", "3001d") else 1)
-        assert db.value("SELECT count(*) FROM keysmith.usage_event") == left
+        assert db.value("SELECT count(*) FROM keysmith_private.usage_event") == left
         assert db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 42
 
 
@@ -568,7 +568,7 @@ def test_a_dump_restores_usage_and_counts_nothing_twice(cluster, dbname, usage, 
     db.one("usage_fold")
     usage.add(40)
     usage.add(3, at=TODAY + timedelta(days=99))
-    assert db.value("SELECT count(*) FROM keysmith.usage_delta") > 0
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_delta") > 0
     first = dump(cluster, dbname)
     totals = db.rows("SELECT * FROM keysmith.usage_hourly ORDER BY 1, 2, 3, 4, 5, 6, 7")
     source = dbname
@@ -696,7 +696,7 @@ def test_a_chart_of_days_with_wide_numbers_and_names(usage):
     tenant_id = db.tenant(name)
     key_id = db.mint(name).key_id
     for days, requests in ((0, 3 * 10**18), (1, 9_999_999), (2, 10_000_000)):
-        db.rows("INSERT INTO keysmith.usage_day VALUES (%s, %s, %s, 'live', 200, 'ok', %s, 0, '0')",
+        db.rows("INSERT INTO keysmith_private.usage_day VALUES (%s, %s, %s, 'live', 200, 'ok', %s, 0, '0')",
                 tenant_id, UNTIL.replace(hour=0, minute=0) - timedelta(days=days), key_id, requests)
     assert chart(db, tenant=name, per="day") == [
         "requests per day, UTC, of " + "x" * 32,

@@ -76,7 +76,7 @@ def test_nobody_waits_for_the_worker(keeper, db, key, statement):
             other.verify(key)
             assert len(events(other)) == 2
             assert other.value("SELECT count(DISTINCT (incarnation, sequence)) "
-                               "FROM keysmith.usage_event") == 2
+                               "FROM keysmith_private.usage_event") == 2
             other.session.close()
     finally:
         for name in ("renamed", "copied"):
@@ -108,7 +108,7 @@ def test_what_waits_when_the_worker_makes_way_is_stored_by_the_next(keeper, db, 
         started_worker(db, key)
     db.session.close()
     with keeper.connect("worked", autocommit=False) as blocker:
-        blocker.execute("LOCK TABLE keysmith.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
+        blocker.execute("LOCK TABLE keysmith_private.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
         with keeper.connect() as other:
             with pytest.raises(psycopg.errors.ObjectInUse):
                 # The blocker itself is in the way, but the worker must be gone.
@@ -130,7 +130,7 @@ def test_dropping_the_extension_and_creating_it_again(keeper, db, key):
     again = db.mint().api_key
     db.verify(again)
     wait_until(lambda: len(events(db)) >= 1)
-    assert db.value("SELECT count(*) FROM keysmith.usage_event e JOIN keysmith.key k USING (key_id)") == 1
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_event e JOIN keysmith_private.key k USING (key_id)") == 1
     db.rows("DROP EXTENSION keysmith CASCADE")
     os.kill(pid, 0)
     db.rows("CREATE EXTENSION keysmith")
@@ -143,7 +143,7 @@ def locks_of_ours(watcher, pid):
         SELECT coalesce(relation::regclass::text, locktype) FROM pg_locks
         WHERE pid = %s AND (locktype = 'object' AND classid = 'pg_extension'::regclass
             OR relation IN (SELECT oid FROM pg_class WHERE relkind IN ('r', 'p')
-                                AND relnamespace = 'keysmith'::regnamespace))""", [pid])
+                                AND relnamespace = 'keysmith_private'::regnamespace))""", [pid])
     return [row[0] for row in rows]
 
 
@@ -209,7 +209,7 @@ def test_idle_it_goes_and_comes_back():
         wait_until(lambda: stored(db) == 2)
         # Everything was stored when it left.
         wait_until(lambda: worker_pid(db) is None)
-        assert db.value("SELECT closed_at > last_flush_at FROM keysmith.usage_incarnation")
+        assert db.value("SELECT closed_at > last_flush_at FROM keysmith_private.usage_incarnation")
 
 
 def test_no_process_for_a_worker_is_no_reason_to_refuse():
@@ -339,11 +339,11 @@ def test_a_fast_shutdown_loses_nothing():
         flush(db)
         # Statements that were cut off count as well: each of the four may have one.
         assert decided + 1 <= stored(db) <= decided + 1 + 80
-        assert db.value("SELECT sum(stored) FROM keysmith.usage_incarnation") == db.value(
-            "SELECT count(*) FROM keysmith.usage_event WHERE incarnation > 0")
+        assert db.value("SELECT sum(stored) FROM keysmith_private.usage_incarnation") == db.value(
+            "SELECT count(*) FROM keysmith_private.usage_event WHERE incarnation > 0")
         db.verify(key)
         flush(db)
-        assert db.value("SELECT count(*) FROM keysmith.usage_incarnation "
+        assert db.value("SELECT count(*) FROM keysmith_private.usage_incarnation "
                         "WHERE lost_at_most IS NOT NULL") == 0
         assert count(db, "losses") == 0
 
@@ -387,7 +387,7 @@ def test_what_can_not_be_kept_over_a_restart_is_reported():
         db = session(cluster)
         db.verify(key)
         wait_until(lambda: stored(db) == 1)
-        loss = db.row("SELECT * FROM keysmith.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
         assert loss.lost_at_most >= 20 and loss.lost_from < loss.lost_until
         assert count(db, "losses") == 1
         assert db.value("SELECT value::timestamptz BETWEEN pg_postmaster_start_time() - interval '1 min'"
@@ -403,10 +403,10 @@ def test_a_sudden_end_is_reported_with_its_bound(end):
         for _ in range(10):
             db.verify(key)
         flush(db)
-        flushed_at = db.value("SELECT last_flush_at FROM keysmith.usage_incarnation")
+        flushed_at = db.value("SELECT last_flush_at FROM keysmith_private.usage_incarnation")
         for _ in range(20):
             db.verify(key)
-        most = db.value("SELECT most_waiting FROM keysmith.usage_incarnation")
+        most = db.value("SELECT most_waiting FROM keysmith_private.usage_incarnation")
         if end == "worker":
             os.kill(pid, signal.SIGKILL)
             # Sessions end first, then the server is there again.
@@ -421,7 +421,7 @@ def test_a_sudden_end_is_reported_with_its_bound(end):
         db.verify(key)
         flush(db)
         assert stored(db) == 12
-        loss = db.row("SELECT * FROM keysmith.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
         assert 20 <= loss.lost_at_most == most
         assert loss.lost_from == flushed_at < loss.lost_until
         assert re.search(r"WARNING:  keysmith: usage of at most \d+ requests may have been lost "
@@ -452,7 +452,7 @@ def test_an_end_before_anything_was_stored_is_reported(lives):
         assert stored(db) == 0
         db.verify(key)
         flush(db)
-        losses = db.rows("SELECT * FROM keysmith.usage_incarnation "
+        losses = db.rows("SELECT * FROM keysmith_private.usage_incarnation "
                          "WHERE lost_at_most IS NOT NULL ORDER BY incarnation")
         assert len(losses) == lives == count(db, "losses")
         for loss in losses:
@@ -490,7 +490,7 @@ def connects(cluster):
 def test_a_record_that_can_not_be_stored_is_set_aside(keeper, db, key):
     started_worker(db, key)
     flush(db)
-    db.rows("ALTER TABLE keysmith.usage_event ADD CONSTRAINT no_teapots CHECK (status <> 418)")
+    db.rows("ALTER TABLE keysmith_private.usage_event ADD CONSTRAINT no_teapots CHECK (status <> 418)")
     for n in range(100):
         db.rows("BEGIN")
         poisonous = db.verify(key).request_id if n == 37 else db.verify(key) and None
@@ -500,9 +500,9 @@ def test_a_record_that_can_not_be_stored_is_set_aside(keeper, db, key):
         db.rows("COMMIT")
     flush(db)
     assert stored(db) == 100
-    assert db.value("SELECT count(DISTINCT request_id) FROM keysmith.usage_event") == 100
+    assert db.value("SELECT count(DISTINCT request_id) FROM keysmith_private.usage_event") == 100
     assert count(db, "set_aside") == 1
-    aside = db.row("SELECT * FROM keysmith.usage_set_aside")
+    aside = db.row("SELECT * FROM keysmith_private.usage_set_aside")
     assert aside.request_id == teapot and "no_teapots" in aside.error
     assert "no_teapots" in status(db)["last_error"]
 
@@ -510,20 +510,20 @@ def test_a_record_that_can_not_be_stored_is_set_aside(keeper, db, key):
 def test_a_fault_that_is_not_the_records_own_keeps_them(keeper, db, key):
     started_worker(db, key)
     flush(db)
-    db.rows("ALTER TABLE keysmith.usage_event ADD CONSTRAINT nothing CHECK (status < 0) NOT VALID")
+    db.rows("ALTER TABLE keysmith_private.usage_event ADD CONSTRAINT nothing CHECK (status < 0) NOT VALID")
     for _ in range(40):
         db.verify(key)
     db.refused("KS504", "flush_usage", "4 s")
     aside = count(db, "set_aside")
     assert aside == 10 and count(db, "waiting") == 30
-    db.rows("ALTER TABLE keysmith.usage_event DROP CONSTRAINT nothing")
+    db.rows("ALTER TABLE keysmith_private.usage_event DROP CONSTRAINT nothing")
     wait_until(lambda: stored(db) == 31, 30)
 
 
 def test_a_lock_on_the_tables_delays_and_loses_nothing(keeper, db, key):
     started_worker(db, key)
     with keeper.connect("worked", autocommit=False) as blocker:
-        blocker.execute("LOCK TABLE keysmith.usage_event IN ACCESS EXCLUSIVE MODE")
+        blocker.execute("LOCK TABLE keysmith_private.usage_event IN ACCESS EXCLUSIVE MODE")
         for _ in range(20):
             db.verify(key)
         db.refused("KS504", "flush_usage", "3 s")
@@ -539,14 +539,14 @@ def test_a_dump_restores_usage(keeper, db, key):
         db.verify(key)
     db.verify("garbage")
     before = events(db)
-    unknown = db.rows("SELECT * FROM keysmith.usage_unknown")
+    unknown = db.rows("SELECT * FROM keysmith_private.usage_unknown")
     dump = keeper.program("pg_dump", "-Fp", dbname="worked", stderr=None).stdout
     keeper.execute("CREATE DATABASE restored")
     try:
         keeper.psql(dump, dbname="restored", stdout=-1)
         other = session(keeper, "restored")
-        assert other.rows("SELECT * FROM keysmith.usage_event ORDER BY sequence") == before
-        assert other.rows("SELECT * FROM keysmith.usage_unknown") == unknown
+        assert other.rows("SELECT * FROM keysmith_private.usage_event ORDER BY sequence") == before
+        assert other.rows("SELECT * FROM keysmith_private.usage_unknown") == unknown
         # Another database's lives are none of this one's losses.
         other.verify(key)
         assert len(events(other)) == 6 and count(other, "losses") == 0

@@ -61,7 +61,7 @@ def test_every_refusal(db):
     assert_answer(db.verify(listed, ip="10.0.0.1", kind="secret", environment="live"), "ok")
     db.call("remove_member", "acme", "ann")
     assert_answer(db.verify(owned), "owner_gone")
-    db.rows("DELETE FROM keysmith.key")
+    db.rows("DELETE FROM keysmith_private.key")
     assert_answer(db.verify(key), "not_found")
 
 
@@ -80,14 +80,14 @@ def test_the_first_rule_that_refuses_is_told(db):
                                                 allowlist => '{10.0.0.0/8}')""")
     db.call("disable", key.key_id)
     db.call("suspend_tenant", "acme")
-    db.rows("UPDATE keysmith.key SET expires_at = now() - interval '1 s', revoked_at = now(), "
+    db.rows("UPDATE keysmith_private.key SET expires_at = now() - interval '1 s', revoked_at = now(), "
             "revoked_reason = 'x'")
     asked = {"environment": "test", "kind": "secret", "scopes": ["b"], "ip": "11.0.0.1"}
     for reason, mend in [
         ("wrong_environment", lambda: asked.pop("environment")),
-        ("revoked", lambda: db.rows("UPDATE keysmith.key SET revoked_at = NULL, "
+        ("revoked", lambda: db.rows("UPDATE keysmith_private.key SET revoked_at = NULL, "
                                     "revoked_reason = NULL")),
-        ("expired", lambda: db.rows("UPDATE keysmith.key SET expires_at = NULL")),
+        ("expired", lambda: db.rows("UPDATE keysmith_private.key SET expires_at = NULL")),
         ("disabled", lambda: db.call("enable", key.key_id)),
         ("tenant_suspended", lambda: db.call("resume_tenant", "acme")),
         ("ip_not_allowed", lambda: asked.pop("ip")),
@@ -112,9 +112,9 @@ def test_the_first_rule_that_refuses_is_told(db):
     "SELECT keysmith.alter_key(%(key_id)s, '{\"allowlist\": [\"192.0.2.0/24\"]}')",
     "SELECT keysmith.rotate(%(key_id)s)", "SELECT keysmith.regenerate('acme')",
     "SELECT keysmith.report_leak(%(api_key)s, 'x')",
-    "DELETE FROM keysmith.member",
-    "UPDATE keysmith.role SET scopes = '{}' WHERE role = 'all'",
-    "TRUNCATE keysmith.role CASCADE",
+    "DELETE FROM keysmith_private.member",
+    "UPDATE keysmith_private.role SET scopes = '{}' WHERE role = 'all'",
+    "TRUNCATE keysmith_private.role CASCADE",
 ])
 def test_a_transaction_that_began_before_refuses_after(db, connect, database, isolation, act):
     db.call("define_role", "default", "all", ["*"])
@@ -244,9 +244,9 @@ def test_a_typo_is_refused_without_a_look_up(db):
     typos = [typo for typo in typos if typo != key]
     unknown = db.mint().api_key
     with db.session.transaction():
-        db.rows("DELETE FROM keysmith.key WHERE key_id = (SELECT key_id FROM keysmith.verify(%s))",
+        db.rows("DELETE FROM keysmith_private.key WHERE key_id = (SELECT key_id FROM keysmith.verify(%s))",
                 unknown)
-        scans = "SELECT pg_stat_get_xact_numscans('keysmith.key_digest_keyspace_key'::regclass)"
+        scans = "SELECT pg_stat_get_xact_numscans('keysmith_private.key_digest_keyspace_key'::regclass)"
         before = db.value(scans)
         assert {db.reason(typo) for typo in typos} == {"malformed_key"}
         assert db.value(scans) == before
@@ -272,7 +272,7 @@ def test_verify_digest_takes_the_plain_digest_and_not_what_is_stored(db):
     key = db.mint()
     digest = hashlib.sha256(key.api_key.encode()).digest()
     assert db.one("verify_digest", digest).key_id == key.key_id
-    stored = db.value("SELECT digest FROM keysmith.key")
+    stored = db.value("SELECT digest FROM keysmith_private.key")
     assert stored == hashlib.sha256(b"keysmith.key.v1\0" + digest).digest()
     assert db.one("verify_digest", stored).reason == "not_found"
     assert db.reason(stored.hex()) == "malformed_key"

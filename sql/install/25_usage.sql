@@ -4,7 +4,7 @@
 -- Partitioned by day. Partitions are made at run time, each with its own indexes: a key
 -- or an index of the parent, which is the extension's, would keep a dump from being
 -- restored.
-CREATE TABLE keysmith.usage_event (
+CREATE TABLE keysmith_private.usage_event (
     at          timestamptz NOT NULL,
     incarnation bigint NOT NULL,
     sequence    bigint NOT NULL,
@@ -20,26 +20,26 @@ CREATE TABLE keysmith.usage_event (
     ip          inet,
     latency     interval
 ) PARTITION BY RANGE (at);
-COMMENT ON TABLE keysmith.usage_event IS 'Requests of known keys, refused ones included';
-COMMENT ON COLUMN keysmith.usage_event.incarnation IS 'The life of the server''s memory in which the record waited; 0 for rows that transactions wrote themselves';
-COMMENT ON COLUMN keysmith.usage_event.sequence IS 'The record''s number in it: no two rows have both';
-COMMENT ON COLUMN keysmith.usage_event.status IS 'What the verdict said, or the application in its place';
-COMMENT ON COLUMN keysmith.usage_event.outcome IS 'The verdict''s reason';
+COMMENT ON TABLE keysmith_private.usage_event IS 'Requests of known keys, refused ones included';
+COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the server''s memory in which the record waited; 0 for rows that transactions wrote themselves';
+COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The record''s number in it: no two rows have both';
+COMMENT ON COLUMN keysmith_private.usage_event.status IS 'What the verdict said, or the application in its place';
+COMMENT ON COLUMN keysmith_private.usage_event.outcome IS 'The verdict''s reason';
 
-CREATE SEQUENCE keysmith.usage_sequence;
-COMMENT ON SEQUENCE keysmith.usage_sequence IS 'Numbers of the rows that transactions write themselves';
+CREATE SEQUENCE keysmith_private.usage_sequence;
+COMMENT ON SEQUENCE keysmith_private.usage_sequence IS 'Numbers of the rows that transactions write themselves';
 
-CREATE TABLE keysmith.usage_unknown (
+CREATE TABLE keysmith_private.usage_unknown (
     keyspace text COLLATE "C" NOT NULL,
     reason   text COLLATE "C" NOT NULL,
     hour     timestamptz NOT NULL,
     requests bigint NOT NULL,
     PRIMARY KEY (keyspace, reason, hour)
 );
-COMMENT ON TABLE keysmith.usage_unknown IS 'How many requests came without a known key';
-COMMENT ON COLUMN keysmith.usage_unknown.keyspace IS 'Empty for keyspaces that do not exist';
+COMMENT ON TABLE keysmith_private.usage_unknown IS 'How many requests came without a known key';
+COMMENT ON COLUMN keysmith_private.usage_unknown.keyspace IS 'Empty for keyspaces that do not exist';
 
-CREATE TABLE keysmith.usage_unknown_sample (
+CREATE TABLE keysmith_private.usage_unknown_sample (
     at       timestamptz NOT NULL,
     keyspace text COLLATE "C" NOT NULL,
     reason   text COLLATE "C" NOT NULL,
@@ -47,12 +47,12 @@ CREATE TABLE keysmith.usage_unknown_sample (
     endpoint text,
     ip       inet
 );
-CREATE INDEX usage_unknown_sample_at ON keysmith.usage_unknown_sample (at);
-COMMENT ON TABLE keysmith.usage_unknown_sample IS 'The newest thousand of such requests that were sampled, one a second at most';
+CREATE INDEX usage_unknown_sample_at ON keysmith_private.usage_unknown_sample (at);
+COMMENT ON TABLE keysmith_private.usage_unknown_sample IS 'The newest thousand of such requests that were sampled, one a second at most';
 
 -- The database's oid and the server's identifier tell the lives of this database from
 -- those that came with a copy or a dump.
-CREATE TABLE keysmith.usage_incarnation (
+CREATE TABLE keysmith_private.usage_incarnation (
     incarnation   bigint NOT NULL,
     database      oid NOT NULL,
     server        bigint NOT NULL,
@@ -70,15 +70,15 @@ CREATE TABLE keysmith.usage_incarnation (
     unknown_seen  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (incarnation, database)
 );
-COMMENT ON TABLE keysmith.usage_incarnation IS 'The lives of the shared memory in which records wait, and what their ends may have cost';
-COMMENT ON COLUMN keysmith.usage_incarnation.most_waiting IS 'How many records can wait at once';
-COMMENT ON COLUMN keysmith.usage_incarnation.closed_at IS 'When all was stored, while nothing came since';
-COMMENT ON COLUMN keysmith.usage_incarnation.lost_at_most IS 'How many records its end may have cost, where it was not a proper one';
-COMMENT ON COLUMN keysmith.usage_incarnation.standby IS 'The standby whose memory it is; empty for the server''s own';
-COMMENT ON COLUMN keysmith.usage_incarnation.unknown_seen IS 'How many of a standby''s requests without a known key are counted';
-COMMENT ON COLUMN keysmith.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
+COMMENT ON TABLE keysmith_private.usage_incarnation IS 'The lives of the shared memory in which records wait, and what their ends may have cost';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.most_waiting IS 'How many records can wait at once';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.closed_at IS 'When all was stored, while nothing came since';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_at_most IS 'How many records its end may have cost, where it was not a proper one';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.standby IS 'The standby whose memory it is; empty for the server''s own';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'How many of a standby''s requests without a known key are counted';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
 
-CREATE TABLE keysmith.usage_set_aside (
+CREATE TABLE keysmith_private.usage_set_aside (
     set_aside_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     incarnation  bigint NOT NULL,
     sequence     bigint NOT NULL,
@@ -87,14 +87,14 @@ CREATE TABLE keysmith.usage_set_aside (
     key_id       uuid,
     error        text NOT NULL
 );
-CREATE INDEX usage_set_aside_at ON keysmith.usage_set_aside (set_aside_at);
-COMMENT ON TABLE keysmith.usage_set_aside IS 'The newest thousand records that could not be stored, and why';
+CREATE INDEX usage_set_aside_at ON keysmith_private.usage_set_aside (set_aside_at);
+COMMENT ON TABLE keysmith_private.usage_set_aside IS 'The newest thousand records that could not be stored, and why';
 
 DO $$
 DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY '{usage_sequence,usage_unknown,usage_unknown_sample,usage_incarnation,usage_set_aside}'::text[] LOOP
-        PERFORM pg_catalog.pg_extension_config_dump(('keysmith.' || name)::pg_catalog.regclass, '');
+        PERFORM pg_catalog.pg_extension_config_dump(('keysmith_private.' || name)::pg_catalog.regclass, '');
     END LOOP;
 END $$;

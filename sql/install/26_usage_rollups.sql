@@ -5,7 +5,7 @@
 -- Totals outlive the rows that they were counted from. How many of a period's rows were
 -- dropped is `gone`: what is left can be paged.
 
-CREATE TABLE keysmith.usage_hour (
+CREATE TABLE keysmith_private.usage_hour (
     tenant_id   uuid NOT NULL,
     period      timestamptz NOT NULL,
     key_id      uuid NOT NULL,
@@ -18,24 +18,24 @@ CREATE TABLE keysmith.usage_hour (
     gone        bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, period, key_id, environment, status, outcome)
 ) WITH (fillfactor = 80);
-CREATE INDEX usage_hour_of_key ON keysmith.usage_hour (key_id, period);
-CREATE INDEX usage_hour_by_period ON keysmith.usage_hour (period);
-COMMENT ON TABLE keysmith.usage_hour IS 'Requests by key, environment, status and outcome, an hour each';
-COMMENT ON COLUMN keysmith.usage_hour.timed IS 'Of how many requests the latency is known';
-COMMENT ON COLUMN keysmith.usage_hour.latency IS 'The sum of those latencies';
-COMMENT ON COLUMN keysmith.usage_hour.gone IS 'Of how many requests the rows were dropped';
+CREATE INDEX usage_hour_of_key ON keysmith_private.usage_hour (key_id, period);
+CREATE INDEX usage_hour_by_period ON keysmith_private.usage_hour (period);
+COMMENT ON TABLE keysmith_private.usage_hour IS 'Requests by key, environment, status and outcome, an hour each';
+COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'Of how many requests the latency is known';
+COMMENT ON COLUMN keysmith_private.usage_hour.latency IS 'The sum of those latencies';
+COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'Of how many requests the rows were dropped';
 
-CREATE TABLE keysmith.usage_day (
-    LIKE keysmith.usage_hour INCLUDING DEFAULTS,
+CREATE TABLE keysmith_private.usage_day (
+    LIKE keysmith_private.usage_hour INCLUDING DEFAULTS,
     PRIMARY KEY (tenant_id, period, key_id, environment, status, outcome)
 ) WITH (fillfactor = 80);
-CREATE INDEX usage_day_of_key ON keysmith.usage_day (key_id, period);
-CREATE INDEX usage_day_by_period ON keysmith.usage_day (period);
+CREATE INDEX usage_day_of_key ON keysmith_private.usage_day (key_id, period);
+CREATE INDEX usage_day_by_period ON keysmith_private.usage_day (period);
 -- Few days have rows left, whatever the number of days that are remembered.
-CREATE INDEX usage_day_with_rows ON keysmith.usage_day (period) WHERE requests > gone;
-COMMENT ON TABLE keysmith.usage_day IS 'Requests by key, environment, status and outcome, a day each';
+CREATE INDEX usage_day_with_rows ON keysmith_private.usage_day (period) WHERE requests > gone;
+COMMENT ON TABLE keysmith_private.usage_day IS 'Requests by key, environment, status and outcome, a day each';
 
-CREATE TABLE keysmith.usage_endpoint_hour (
+CREATE TABLE keysmith_private.usage_endpoint_hour (
     tenant_id   uuid NOT NULL,
     period      timestamptz NOT NULL,
     environment text COLLATE "C" NOT NULL,
@@ -47,23 +47,23 @@ CREATE TABLE keysmith.usage_endpoint_hour (
     latency     interval NOT NULL,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE keysmith.usage_endpoint_hour IS 'Requests by method and endpoint, an hour each';
+COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'Requests by method and endpoint, an hour each';
 
-CREATE TABLE keysmith.usage_endpoint_day (
-    LIKE keysmith.usage_endpoint_hour,
+CREATE TABLE keysmith_private.usage_endpoint_day (
+    LIKE keysmith_private.usage_endpoint_hour,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE keysmith.usage_endpoint_day IS 'Requests by method and endpoint, a day each';
+COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'Requests by method and endpoint, a day each';
 
-CREATE TABLE keysmith.usage_last (
+CREATE TABLE keysmith_private.usage_last (
     key_id  uuid PRIMARY KEY,
     used_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE keysmith.usage_last IS 'When each key was last let in';
+COMMENT ON TABLE keysmith_private.usage_last IS 'When each key was last let in';
 
 -- The rows of one holder (a key or a tenant) and hour are numbered from the oldest, and
 -- each thousandth is remembered: a page is found without walking there.
-CREATE TABLE keysmith.usage_mark (
+CREATE TABLE keysmith_private.usage_mark (
     holder      uuid NOT NULL,
     period      timestamptz NOT NULL,
     position    bigint NOT NULL,
@@ -72,10 +72,10 @@ CREATE TABLE keysmith.usage_mark (
     sequence    bigint NOT NULL,
     PRIMARY KEY (holder, period, position)
 );
-CREATE INDEX usage_mark_by_period ON keysmith.usage_mark (period);
-COMMENT ON TABLE keysmith.usage_mark IS 'Each thousandth request of a key or tenant in an hour';
+CREATE INDEX usage_mark_by_period ON keysmith_private.usage_mark (period);
+COMMENT ON TABLE keysmith_private.usage_mark IS 'Each thousandth request of a key or tenant in an hour';
 
-CREATE TABLE keysmith.usage_delta (
+CREATE TABLE keysmith_private.usage_delta (
     period       timestamptz NOT NULL,
     tenant_id    uuid NOT NULL,
     key_id       uuid,
@@ -91,15 +91,15 @@ CREATE TABLE keysmith.usage_delta (
     used_at      timestamptz,
     changed_from timestamptz
 );
-CREATE INDEX usage_delta_of_key ON keysmith.usage_delta (tenant_id, key_id);
-COMMENT ON TABLE keysmith.usage_delta IS
+CREATE INDEX usage_delta_of_key ON keysmith_private.usage_delta (tenant_id, key_id);
+COMMENT ON TABLE keysmith_private.usage_delta IS
 'What changed since the last fold, by hour: of a key, or where key_id is null, of an endpoint';
-COMMENT ON COLUMN keysmith.usage_delta.changed_from IS
+COMMENT ON COLUMN keysmith_private.usage_delta.changed_from IS
 'The oldest row that came or went; null if rows were only amended';
 
 -- Locked by who folds. A lock of the rollups themselves would wait for vacuum.
-CREATE TABLE keysmith.usage_folder ();
-COMMENT ON TABLE keysmith.usage_folder IS 'Always empty; its lock is that of the one session that folds';
+CREATE TABLE keysmith_private.usage_folder ();
+COMMENT ON TABLE keysmith_private.usage_folder IS 'Always empty; its lock is that of the one session that folds';
 
 DO $$
 DECLARE
@@ -107,11 +107,11 @@ DECLARE
 BEGIN
     FOREACH name IN ARRAY '{usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,usage_last,
                             usage_mark,usage_delta,usage_folder}'::text[] LOOP
-        PERFORM pg_catalog.pg_extension_config_dump('keysmith.' || name, '');
+        PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
 
-CREATE FUNCTION keysmith.usage_counted() RETURNS trigger
+CREATE FUNCTION keysmith_private.usage_counted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moved boolean := true;
@@ -119,7 +119,7 @@ BEGIN
     -- While a dump is restored no partition has its trigger yet: those come after the
     -- rows, whose counts are in the dump. This trigger on the parent is the extension's
     -- own, and was there before; rows that come through the parent then are counted.
-    IF TG_RELID = 'keysmith.usage_event'::regclass AND NOT EXISTS (
+    IF TG_RELID = 'keysmith_private.usage_event'::regclass AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_inherits i
         JOIN pg_catalog.pg_trigger t ON t.tgrelid = i.inhrelid
         WHERE i.inhparent = TG_RELID AND t.tgname = 'usage_inserted'
@@ -130,7 +130,7 @@ BEGIN
     -- The three statements differ in the rows that they read. Both groupings of each
     -- are made in one pass. An endpoint's length is bounded by what an index can hold.
     IF TG_OP = 'INSERT' THEN
-        INSERT INTO keysmith.usage_delta
+        INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                count(*), count(*) FILTER (WHERE outcome <> 'ok'), count(latency),
                coalesce(sum(latency), '0'),
@@ -147,7 +147,7 @@ BEGIN
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
     ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO keysmith.usage_delta
+        INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                -count(*), -count(*) FILTER (WHERE outcome <> 'ok'), -count(latency),
                -coalesce(sum(latency), '0'), NULL, min(at)
@@ -168,7 +168,7 @@ BEGIN
             SELECT at, incarnation, sequence, key_id, tenant_id FROM old_rows
             EXCEPT ALL
             SELECT at, incarnation, sequence, key_id, tenant_id FROM new_rows);
-        INSERT INTO keysmith.usage_delta
+        INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
                sum(sign), coalesce(sum(sign) FILTER (WHERE outcome <> 'ok'), 0),
                coalesce(sum(sign) FILTER (WHERE latency IS NOT NULL), 0),
@@ -192,15 +192,15 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION keysmith.usage_counted() IS
+COMMENT ON FUNCTION keysmith_private.usage_counted() IS
 'Trigger on the requests and their partitions: appends what changed to usage_delta';
 
-CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith.usage_event
+CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.usage_event
     REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
-CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith.usage_event
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.usage_event
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
-CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith.usage_event
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
     REFERENCING OLD TABLE AS old_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION keysmith.usage_counted();
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();

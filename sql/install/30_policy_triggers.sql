@@ -1,9 +1,9 @@
 -- Backends remember each keyspace's policy. Whoever changes it, by whatever path
 -- (these functions, a restore, logical replication, a hand edit), tells them so.
 
-CREATE FUNCTION keysmith.policy_changed() RETURNS trigger
+CREATE FUNCTION keysmith_private.policy_changed() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
-COMMENT ON FUNCTION keysmith.policy_changed() IS
+COMMENT ON FUNCTION keysmith_private.policy_changed() IS
 'Trigger on the policy tables: has every backend read the policy anew';
 
 DO $$
@@ -12,12 +12,12 @@ DECLARE
 BEGIN
     FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route}'::text[] LOOP
         EXECUTE pg_catalog.format(
-            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith.%1$I
-                 FOR EACH ROW EXECUTE FUNCTION keysmith.policy_changed();
-             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith.%1$I
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith.policy_changed();
-             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_changed;
-             ALTER TABLE keysmith.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
+            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith_private.%1$I
+                 FOR EACH ROW EXECUTE FUNCTION keysmith_private.policy_changed();
+             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith_private.%1$I
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.policy_changed();
+             ALTER TABLE keysmith_private.%1$I ENABLE ALWAYS TRIGGER policy_changed;
+             ALTER TABLE keysmith_private.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
             name);
     END LOOP;
 END $$;

@@ -2,17 +2,17 @@
 
 -- What the caller may see. In a view, whose tables are read with its owner's rights,
 -- these still look at who asks; as sub-selects they are evaluated once a query.
-CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
+CREATE FUNCTION keysmith_private.sees_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
-COMMENT ON FUNCTION keysmith.sees_everything() IS
+COMMENT ON FUNCTION keysmith_private.sees_everything() IS
 'Whether the caller sees all tenants: administrators and auditors who act for no key';
 
-CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
+CREATE FUNCTION keysmith_private.own_tenants() RETURNS uuid[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
-COMMENT ON FUNCTION keysmith.own_tenants() IS
+COMMENT ON FUNCTION keysmith_private.own_tenants() IS
 'The tenants that the caller sees, if it does not see all';
 
-CREATE VIEW keysmith.key_listing WITH (security_barrier) AS
+CREATE VIEW keysmith_private.key_listing WITH (security_barrier) AS
 SELECT k.key_id,
        t.name AS tenant,
        k.keyspace,
@@ -45,26 +45,26 @@ SELECT k.key_id,
        k.created_at,
        k.created_by,
        -- Folded or not. Who does not ask for the column does not pay for it.
-       greatest((SELECT l.used_at FROM keysmith.usage_last l WHERE l.key_id = k.key_id),
-                (SELECT pg_catalog.max(d.used_at) FROM keysmith.usage_delta d
+       greatest((SELECT l.used_at FROM keysmith_private.usage_last l WHERE l.key_id = k.key_id),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
                  WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id)) AS last_used_at,
        k.revoked_at,
        k.revoked_reason,
        k.rotated_to,
        k.metadata,
        k.display_id
-FROM keysmith.key k
-JOIN keysmith.tenant t USING (tenant_id)
-LEFT JOIN keysmith.credit c ON c.key_id = coalesce(k.origin, k.key_id);
-COMMENT ON VIEW keysmith.key_listing IS 'All keys, for the functions of this extension';
+FROM keysmith_private.key k
+JOIN keysmith_private.tenant t USING (tenant_id)
+LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.origin, k.key_id);
+COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
 
 CREATE VIEW keysmith.keys WITH (security_barrier) AS
 SELECT *
-FROM keysmith.key_listing l
-WHERE (SELECT keysmith.sees_everything())
+FROM keysmith_private.key_listing l
+WHERE (SELECT keysmith_private.sees_everything())
    OR l.key_id IN (
-       SELECT k.key_id FROM keysmith.key k
-       WHERE k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+       SELECT k.key_id FROM keysmith_private.key k
+       WHERE k.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
 COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant whose key it is';
@@ -91,7 +91,36 @@ COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
 COMMENT ON COLUMN keysmith.keys.metadata IS 'A JSON object of yours, which every verdict carries';
 COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
 
--- The columns of the view beneath are the same.
+-- What list_keys and alter_key return: the same columns. A view's own row type must not be a
+-- function's, or the view could not be changed without the function.
+CREATE TYPE keysmith.listed_key AS (
+    key_id         uuid,
+    tenant         text,
+    keyspace       text,
+    label          text,
+    status         text,
+    kind           text,
+    environment    text,
+    key_prefix     text,
+    key_snippet    text,
+    scopes         text[],
+    role           text,
+    owner          text,
+    allowlist      cidr[],
+    limits         jsonb,
+    credits        bigint,
+    expires_at     timestamptz,
+    created_at     timestamptz,
+    created_by     text,
+    last_used_at   timestamptz,
+    revoked_at     timestamptz,
+    revoked_reason text,
+    rotated_to     uuid,
+    metadata       jsonb,
+    display_id     text
+);
+COMMENT ON TYPE keysmith.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
+
 DO $$
 DECLARE
     about record;
@@ -101,7 +130,8 @@ BEGIN
         FROM pg_catalog.pg_attribute a
         WHERE a.attrelid = 'keysmith.keys'::pg_catalog.regclass AND a.attnum > 0
     LOOP
-        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith.key_listing.%I IS %L', about.attname, about.comment);
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.key_listing.%I IS %L', about.attname, about.comment);
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith.listed_key.%I IS %L', about.attname, about.comment);
     END LOOP;
 END $$;
 
@@ -112,7 +142,7 @@ SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, 
                'burst', l.part[3]::bigint) ORDER BY l.n)
         FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits
-FROM keysmith.route r;
+FROM keysmith_private.route r;
 COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
 COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
 COMMENT ON COLUMN keysmith.routes.method IS 'The HTTP method; * for any';

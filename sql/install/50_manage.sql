@@ -193,7 +193,7 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
 COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
 'Takes over a key from elsewhere by the SHA-256 of the whole key, without its plaintext';
 
-CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith.keys
+CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith.listed_key
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
 'Changes the fields named in a JSON object, and returns the key as it is then';
@@ -238,7 +238,7 @@ CREATE FUNCTION keysmith.list_keys(
     tenant text,
     keyspace text DEFAULT 'default',
     include_revoked boolean DEFAULT false
-) RETURNS SETOF keysmith.keys
+) RETURNS SETOF keysmith.listed_key
 LANGUAGE c ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_list_keys';
 COMMENT ON FUNCTION keysmith.list_keys(text, text, boolean) IS
 'The keys of a tenant, the oldest first';

@@ -42,7 +42,7 @@ BEGIN
     SELECT c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relnamespace, c.relowner
         INTO target FROM pg_catalog.pg_class c WHERE c.oid = relation;
     IF target.relkind IS NULL OR target.relkind NOT IN ('r', 'p')
-        OR target.relnamespace IN ('keysmith'::regnamespace, 'pg_catalog'::regnamespace) THEN
+        OR target.relnamespace IN ('keysmith_private'::regnamespace, 'pg_catalog'::regnamespace) THEN
         RAISE EXCEPTION 'relation must be a table of an application, which % is not', relation
             USING ERRCODE = 'KS400';
     END IF;

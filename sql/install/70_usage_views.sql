@@ -4,10 +4,10 @@
 CREATE VIEW keysmith.usage WITH (security_barrier) AS
 SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id, k.label,
        e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id
-FROM keysmith.usage_event e
-JOIN keysmith.tenant t USING (tenant_id)
-LEFT JOIN keysmith.key k USING (key_id)
-WHERE (SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+FROM keysmith_private.usage_event e
+JOIN keysmith_private.tenant t USING (tenant_id)
+LEFT JOIN keysmith_private.key k USING (key_id)
+WHERE (SELECT keysmith_private.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.usage IS 'Requests of known keys, one row each, refused ones too';
 COMMENT ON COLUMN keysmith.usage.at IS 'When it was decided';
 COMMENT ON COLUMN keysmith.usage.request_id IS 'The name that the verdict gave to the decision';
@@ -30,12 +30,12 @@ SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, 
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
        u.tenant_id
 FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
-      FROM keysmith.usage_hour
+      FROM keysmith_private.usage_hour
       UNION ALL
       SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
-      FROM keysmith.usage_delta WHERE key_id IS NOT NULL) AS u
-JOIN keysmith.tenant t USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
+      FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE (SELECT keysmith_private.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_hourly IS 'How many requests, by hour, key, environment, status and outcome';
@@ -57,13 +57,13 @@ SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
        u.tenant_id
 FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
-      FROM keysmith.usage_day
+      FROM keysmith_private.usage_day
       UNION ALL
       SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, key_id, environment, status,
              outcome, requests, timed, latency
-      FROM keysmith.usage_delta WHERE key_id IS NOT NULL) AS u
-JOIN keysmith.tenant t USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
+      FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE (SELECT keysmith_private.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_daily IS 'How many requests, by day (UTC), key, environment, status and outcome';
@@ -85,13 +85,13 @@ SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
        u.tenant_id
 FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency
-      FROM keysmith.usage_endpoint_day
+      FROM keysmith_private.usage_endpoint_day
       UNION ALL
       SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, environment, method, endpoint,
              requests, refused, timed, latency
-      FROM keysmith.usage_delta WHERE key_id IS NULL) AS u
-JOIN keysmith.tenant t USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
+      FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE (SELECT keysmith_private.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_endpoints IS 'How many requests, by day (UTC), method and endpoint';
@@ -112,7 +112,7 @@ SELECT d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
        coalesce(pg_catalog.sum(d.requests) FILTER (WHERE d.outcome <> 'ok'), 0)::bigint AS refused,
        pg_catalog.max(d.day) AS last_day, d.tenant_id
 FROM keysmith.usage_daily d
-LEFT JOIN keysmith.key k USING (key_id)
+LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30
 GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
 ORDER BY requests DESC, d.key_id;
@@ -131,7 +131,7 @@ CREATE VIEW keysmith.top_refusals WITH (security_barrier) AS
 SELECT d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
        pg_catalog.sum(d.requests)::bigint AS requests, pg_catalog.max(d.day) AS last_day, d.tenant_id
 FROM keysmith.usage_daily d
-LEFT JOIN keysmith.key k USING (key_id)
+LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30 AND d.outcome <> 'ok'
 GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
 ORDER BY requests DESC, d.outcome, d.key_id;
@@ -160,7 +160,7 @@ COMMENT ON FUNCTION keysmith.usage_logs(text, uuid, integer, integer, text) IS
 
 -- All of it sees what its caller's query sees: a STABLE function takes no new snapshot.
 -- So the total, the place and the rows are of one moment.
-CREATE FUNCTION keysmith.usage_page(tenant_id uuid, key_id uuid, page integer, per_page integer)
+CREATE FUNCTION keysmith_private.usage_page(tenant_id uuid, key_id uuid, page integer, per_page integer)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -175,11 +175,11 @@ BEGIN
     -- rows are newer than the first of these hours.
     WITH days AS (
         SELECT day, sum(n) AS n, sum(sum(n)) OVER (ORDER BY day DESC) AS upto FROM (
-            SELECT d.period AS day, d.requests - d.gone AS n FROM keysmith.usage_day d
+            SELECT d.period AS day, d.requests - d.gone AS n FROM keysmith_private.usage_day d
             WHERE d.tenant_id = usage_page.tenant_id AND d.requests > d.gone
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
             UNION ALL
-            SELECT date_trunc('day', d.period, 'UTC'), d.requests FROM keysmith.usage_delta d
+            SELECT date_trunc('day', d.period, 'UTC'), d.requests FROM keysmith_private.usage_delta d
             WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
         ) AS counts GROUP BY day
@@ -189,12 +189,12 @@ BEGIN
     ), hours AS (
         SELECT hour, sum(n) AS n, (SELECT skipped FROM span) + sum(sum(n)) OVER (ORDER BY hour DESC) AS upto
         FROM (
-            SELECT h.period AS hour, h.requests - h.gone AS n FROM keysmith.usage_hour h, span
+            SELECT h.period AS hour, h.requests - h.gone AS n FROM keysmith_private.usage_hour h, span
             WHERE h.tenant_id = usage_page.tenant_id
               AND (usage_page.key_id IS NULL OR h.key_id = usage_page.key_id)
               AND h.period >= span.oldest AND h.period < span.newest + interval '24 hours'
             UNION ALL
-            SELECT d.period, d.requests FROM keysmith.usage_delta d, span
+            SELECT d.period, d.requests FROM keysmith_private.usage_delta d, span
             WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
               AND d.period >= span.oldest AND d.period < span.newest + interval '24 hours'
@@ -212,10 +212,10 @@ BEGIN
     -- next mark above is near it. A mark with changes before it that are not folded is
     -- not where it says.
     IF place.newest IS NOT NULL THEN
-        SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith.usage_mark m
+        SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith_private.usage_mark m
         WHERE m.holder = whose AND m.period = place.newest AND m.position >= place.rank
           AND m.at < coalesce((
-              SELECT min(d.changed_from) FROM keysmith.usage_delta d
+              SELECT min(d.changed_from) FROM keysmith_private.usage_delta d
               WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
                 AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
                 AND d.period = place.newest), 'infinity')
@@ -226,7 +226,7 @@ BEGIN
                  ''method'', method, ''endpoint'', endpoint, ''status'', status, ''outcome'', outcome,
                  ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
                  ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
-             FROM (SELECT * FROM keysmith.usage_event
+             FROM (SELECT * FROM keysmith_private.usage_event
                    WHERE tenant_id = $1 %s AND at >= $3 AND at < $4
                      AND (at, incarnation, sequence) <= ($5, $6, $7)
                    ORDER BY at DESC, incarnation DESC, sequence DESC OFFSET $8 LIMIT $9) AS rows',
@@ -240,7 +240,7 @@ BEGIN
     RETURN jsonb_build_object('data', entries, 'meta', jsonb_build_object(
         'total', place.total, 'page', usage_page.page, 'limit', usage_page.per_page));
 END $$;
-COMMENT ON FUNCTION keysmith.usage_page(uuid, uuid, integer, integer) IS
+COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer) IS
 'What usage_logs returns, for those who may read the tables';
 
 CREATE FUNCTION keysmith.usage_chart(

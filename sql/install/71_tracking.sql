@@ -1,7 +1,7 @@
 -- Which key changed how many rows of which table: a row a statement, in the same
 -- transaction as what it tells of.
 
-CREATE TABLE keysmith.touch (
+CREATE TABLE keysmith_private.touch (
     key_id     uuid NOT NULL,
     tenant_id  uuid NOT NULL,
     schema     text NOT NULL,
@@ -14,14 +14,14 @@ CREATE TABLE keysmith.touch (
 );
 -- One index for both who asks for a key and who looks for what is old, key by key: each
 -- more would cost every statement on a tracked table.
-CREATE INDEX touch_of_key ON keysmith.touch (key_id, last_at);
-COMMENT ON TABLE keysmith.touch IS 'What keys did to tracked tables; old statements are summed up';
-COMMENT ON COLUMN keysmith.touch.relation IS 'What the table was called then';
-COMMENT ON COLUMN keysmith.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
+CREATE INDEX touch_of_key ON keysmith_private.touch (key_id, last_at);
+COMMENT ON TABLE keysmith_private.touch IS 'What keys did to tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith_private.touch.relation IS 'What the table was called then';
+COMMENT ON COLUMN keysmith_private.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
 
 DO $$
 BEGIN
-    PERFORM pg_catalog.pg_extension_config_dump('keysmith.touch', '');
+    PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.touch', '');
 END $$;
 
 CREATE FUNCTION keysmith.log_usage() RETURNS trigger
@@ -43,7 +43,7 @@ BEGIN
         RAISE EXCEPTION 'relation must be a table, not %', coalesce(relation::text, 'null')
             USING ERRCODE = 'KS400';
     ELSIF EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation
-                  AND c.relnamespace = 'keysmith'::regnamespace) THEN
+                  AND c.relnamespace = 'keysmith_private'::regnamespace) THEN
         RAISE EXCEPTION 'relation must be a table of your own, not one of keysmith''s'
             USING ERRCODE = 'KS400';
     END IF;
@@ -88,9 +88,9 @@ COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; what was noted 
 CREATE VIEW keysmith.touches WITH (security_barrier) AS
 SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
        t.first_at, t.last_at, t.request_id, t.tenant_id
-FROM keysmith.touch t
-JOIN keysmith.tenant n USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+FROM keysmith_private.touch t
+JOIN keysmith_private.tenant n USING (tenant_id)
+WHERE (SELECT keysmith_private.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
 COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';

@@ -28,19 +28,19 @@ CREATE FUNCTION keysmith.is_digest(stored bytea) RETURNS boolean
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_bytes';
 COMMENT ON FUNCTION keysmith.is_digest(bytea) IS 'Whether bytes have the form of a stored digest';
 
-CREATE FUNCTION keysmith.matches_support(request internal) RETURNS internal
+CREATE FUNCTION keysmith_private.matches_support(request internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_matches_support';
-COMMENT ON FUNCTION keysmith.matches_support(internal) IS
+COMMENT ON FUNCTION keysmith_private.matches_support(internal) IS
 'Has the planner look up matches in an index; PostgreSQL calls it';
 
 CREATE FUNCTION keysmith.matches(value text, stored text) RETURNS boolean
-LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith.matches_support
+LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
 AS 'MODULE_PATHNAME', 'keysmith_matches_text';
 COMMENT ON FUNCTION keysmith.matches(text, text) IS
 'Whether that is what is stored of a value; an index of the column is used';
 
 CREATE FUNCTION keysmith.matches(value bytea, stored bytea) RETURNS boolean
-LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith.matches_support
+LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
 AS 'MODULE_PATHNAME', 'keysmith_matches_bytes';
 COMMENT ON FUNCTION keysmith.matches(bytea, bytea) IS
 'Whether that is what is stored of a value; an index of the column is used';
@@ -65,7 +65,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_class c
                    WHERE c.oid = relation AND c.relkind IN ('r', 'p')
-                     AND c.relnamespace NOT IN ('keysmith'::regnamespace, 'pg_catalog'::regnamespace)) THEN
+                     AND c.relnamespace NOT IN ('keysmith_private'::regnamespace, 'pg_catalog'::regnamespace)) THEN
         RAISE EXCEPTION 'relation must be a table of an application, not %', coalesce(relation::text, 'null')
             USING ERRCODE = 'KS400';
     END IF;

@@ -6,11 +6,11 @@ SELECT t.name AS tenant,
        t.keyspace,
        t.plan,
        CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS status,
-       (SELECT pg_catalog.count(*) FROM keysmith.key k
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
         WHERE k.tenant_id = t.tenant_id AND k.revoked_at IS NULL AND k.disabled_at IS NULL
           AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
-       (SELECT pg_catalog.count(*) FROM keysmith.key k WHERE k.tenant_id = t.tenant_id) AS keys,
-       (SELECT pg_catalog.count(*) FROM keysmith.member m WHERE m.tenant_id = t.tenant_id) AS members,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k WHERE k.tenant_id = t.tenant_id) AS keys,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
        CASE
            WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
            THEN greatest(c.balance, c.refill)
@@ -21,18 +21,18 @@ SELECT t.name AS tenant,
                'burst', l.part[3]::bigint) ORDER BY l.n)
         FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
-       greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith.key k
-                 JOIN keysmith.usage_last l USING (key_id) WHERE k.tenant_id = t.tenant_id),
-                (SELECT pg_catalog.max(d.used_at) FROM keysmith.usage_delta d
+       greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith_private.key k
+                 JOIN keysmith_private.usage_last l USING (key_id) WHERE k.tenant_id = t.tenant_id),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
                  WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL)) AS last_used_at,
        t.created_at,
        t.suspended_at,
        t.suspended_reason,
        t.metadata,
        t.tenant_id
-FROM keysmith.tenant t
-LEFT JOIN keysmith.credit c ON c.tenant_id = t.tenant_id
-WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+FROM keysmith_private.tenant t
+LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
+WHERE (SELECT keysmith_private.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
 COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
 COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
@@ -78,7 +78,7 @@ SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.ow
            pg_catalog.clock_timestamp() - coalesce(k.last_used_at, k.created_at)) AS unused_for,
        k.key_id
 FROM keysmith.keys k
-JOIN keysmith.keyspace s USING (keyspace)
+JOIN keysmith_private.keyspace s USING (keyspace)
 WHERE k.status = 'active' AND s.usage_log = 'everything'
   AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true)
 ORDER BY unused_for DESC, k.key_id;
@@ -98,15 +98,15 @@ COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; no secret';
 CREATE VIEW keysmith.recent_refusals WITH (security_barrier) AS
 SELECT e.at, t.name AS tenant, e.keyspace, e.environment, k.label, k.key_snippet,
        e.outcome AS reason, e.status, e.method, e.endpoint, e.ip, e.key_id, e.request_id
-FROM keysmith.usage_event e
-JOIN keysmith.tenant t USING (tenant_id)
-LEFT JOIN keysmith.key k USING (key_id)
+FROM keysmith_private.usage_event e
+JOIN keysmith_private.tenant t USING (tenant_id)
+LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE e.outcome <> 'ok' AND e.at > pg_catalog.clock_timestamp() - interval '24 hours'
-  AND ((SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]))
+  AND ((SELECT keysmith_private.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]))
 UNION ALL
 SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL
-FROM keysmith.usage_unknown_sample u
-WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith.sees_everything())
+FROM keysmith_private.usage_unknown_sample u
+WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith_private.sees_everything())
 ORDER BY at DESC;
 COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
 COMMENT ON COLUMN keysmith.recent_refusals.at IS 'When it was decided';
@@ -134,15 +134,15 @@ SELECT t.name AS tenant, k.keyspace, k.label, k.key_snippet, k.scopes,
        ARRAY(SELECT u.scope FROM pg_catalog.unnest(g.scopes) AS u (scope)
              WHERE u.scope <> ALL (r.used) ORDER BY u.scope) AS unused_scopes,
        r.used AS used_scopes, r.requests, r.untold, k.key_id
-FROM keysmith.key k
-JOIN keysmith.tenant t USING (tenant_id)
-JOIN keysmith.keyspace s ON s.keyspace = k.keyspace
+FROM keysmith_private.key k
+JOIN keysmith_private.tenant t USING (tenant_id)
+JOIN keysmith_private.keyspace s ON s.keyspace = k.keyspace
 CROSS JOIN LATERAL (
     SELECT coalesce(pg_catalog.array_agg(DISTINCT coalesce(c.scope, h.scope)), '{}') AS scopes
     FROM pg_catalog.unnest(CASE
              WHEN pg_catalog.cardinality(k.scopes) > 0 THEN k.scopes
              WHEN s.empty_scopes = 'all' AND k.role IS NULL AND k.owner IS NULL THEN '{*}' END) AS h (scope)
-    LEFT JOIN keysmith.scope c ON c.keyspace = k.keyspace
+    LEFT JOIN keysmith_private.scope c ON c.keyspace = k.keyspace
          AND (h.scope = '*' OR h.scope LIKE '%:*'
               AND pg_catalog.starts_with(c.scope, pg_catalog.left(h.scope, -1)))
 ) AS g
@@ -156,7 +156,7 @@ CROSS JOIN LATERAL (
            pg_catalog.count(e.used) AS told
     FROM (SELECT pg_catalog.count(*) AS requests,
                  keysmith.scopes_used(k.keyspace, v.method, v.endpoint, g.scopes) AS used
-          FROM keysmith.usage_event v
+          FROM keysmith_private.usage_event v
           WHERE v.key_id = k.key_id AND v.outcome = 'ok'
             AND v.at > pg_catalog.clock_timestamp() - interval '30 days'
           GROUP BY v.method, v.endpoint) AS e
@@ -164,7 +164,7 @@ CROSS JOIN LATERAL (
 WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
   AND r.told > 0 AND NOT g.scopes <@ r.used
-  AND ((SELECT keysmith.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+  AND ((SELECT keysmith_private.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
 COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant whose key it is';
 COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the key';

@@ -4,7 +4,7 @@
 -- Whether a policy's expression calls a function of ours once per row. In a sub-select
 -- that depends on no row it is called once per query. The text of such a tree is a list
 -- of nested braces; braces in names have a backslash before them.
-CREATE FUNCTION keysmith.has_bare_call(expression pg_catalog.pg_node_tree) RETURNS boolean
+CREATE FUNCTION keysmith_private.has_bare_call(expression pg_catalog.pg_node_tree) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     depth     integer := 0;
@@ -35,17 +35,17 @@ BEGIN
     END LOOP;
     RETURN false;
 END $$;
-COMMENT ON FUNCTION keysmith.has_bare_call(pg_catalog.pg_node_tree) IS
+COMMENT ON FUNCTION keysmith_private.has_bare_call(pg_catalog.pg_node_tree) IS
 'Whether a policy calls a function of ours outside of a sub-select, and so once per row';
 
-CREATE FUNCTION keysmith.doctor_library(
+CREATE FUNCTION keysmith_private.doctor_library(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN EXISTS (SELECT FROM keysmith.key WHERE limits IS NOT NULL AND revoked_at IS NULL)
-                  OR EXISTS (SELECT FROM keysmith.tenant WHERE limits IS NOT NULL)
-                  OR EXISTS (SELECT FROM keysmith.keyspace WHERE limits IS NOT NULL OR generation > 0)
+    SELECT CASE WHEN EXISTS (SELECT FROM keysmith_private.key WHERE limits IS NOT NULL AND revoked_at IS NULL)
+                  OR EXISTS (SELECT FROM keysmith_private.tenant WHERE limits IS NOT NULL)
+                  OR EXISTS (SELECT FROM keysmith_private.keyspace WHERE limits IS NOT NULL OR generation > 0)
                 THEN 'error' ELSE 'warning' END,
            'library', 'is not preloaded: no rate limits, no peppers, and transactions write usage',
            'shared_preload_libraries = ''keysmith'', and a restart'
@@ -59,12 +59,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                                       t.tgname, t.tgrelid::regclass),
            format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.tgrelid::regclass, t.tgname)
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-    WHERE p.pronamespace = 'keysmith'::regnamespace AND p.proname = 'policy_changed' AND t.tgenabled <> 'A'
+    WHERE p.pronamespace = 'keysmith_private'::regnamespace AND p.proname = 'policy_changed' AND t.tgenabled <> 'A'
     UNION ALL
     SELECT 'error', 'library', format('index %s is not valid', i.indexrelid::regclass),
            format('REINDEX INDEX %s', i.indexrelid::regclass)
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-    WHERE c.relnamespace = 'keysmith'::regnamespace AND NOT (i.indisvalid AND i.indisready)
+    WHERE c.relnamespace = 'keysmith_private'::regnamespace AND NOT (i.indisvalid AND i.indisready)
     UNION ALL
     SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'SECURITY.md, "Peppers"'
     WHERE pepper_problem IS NOT NULL
@@ -78,7 +78,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'pepper', format('%s active keys are stored with an older pepper than %s',
                                        count(*), newest_pepper),
            'rotate() moves a key to the newest'
-    FROM keysmith.key k
+    FROM keysmith_private.key k
     WHERE k.generation < newest_pepper AND k.revoked_at IS NULL AND k.rotated_to IS NULL
       AND NOT k.generation::text = ANY (lost_peppers)
     HAVING count(*) > 0
@@ -86,7 +86,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'pepper', format('%s keys were imported, and there is no pepper: '
                'a stolen dump lets short ones be guessed', count(*)),
            'keysmith.pepper_file, and rotate the keys'
-    FROM keysmith.key k
+    FROM keysmith_private.key k
     WHERE newest_pepper = 0 AND k.imported AND k.revoked_at IS NULL
     HAVING count(*) > 0
     UNION ALL
@@ -101,12 +101,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
                   WHERE a NOT IN ('', 'localhost', '::1') AND a NOT LIKE '127.%')
 $$;
-COMMENT ON FUNCTION keysmith.doctor_library(boolean, text, text, text[], smallint) IS
+COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], smallint) IS
 'The part of doctor() that looks at the library, peppers and the server';
 
 -- What other sessions have is what this one would have after RESET ALL, or what roles
 -- and the database have of their own.
-CREATE FUNCTION keysmith.doctor_logging(
+CREATE FUNCTION keysmith_private.doctor_logging(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -155,10 +155,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            format('ALTER %s SET pgaudit.log_parameter = off', v.place)
     FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
 $$;
-COMMENT ON FUNCTION keysmith.doctor_logging() IS
+COMMENT ON FUNCTION keysmith_private.doctor_logging() IS
 'The part of doctor() that looks for settings that write keys to the server''s log';
 
-CREATE FUNCTION keysmith.doctor_isolation(
+CREATE FUNCTION keysmith_private.doctor_isolation(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -171,7 +171,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                         AND d.refclassid = 'pg_proc'::regclass
                         AND f.pronamespace = 'keysmith'::regnamespace)
     ), verifier AS (
-        SELECT a.role::oid AS oid FROM keysmith.access a WHERE a.level = 'verifier'
+        SELECT a.role::oid AS oid FROM keysmith_private.access a WHERE a.level = 'verifier'
         UNION
         SELECT m.member FROM verifier v JOIN pg_auth_members m ON m.roleid = v.oid
     ), tenant_column AS (
@@ -218,7 +218,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM (SELECT DISTINCT attname, atttypid FROM tenant_column) t
     JOIN pg_attribute a ON a.attname = t.attname AND a.atttypid = t.atttypid AND a.attnum > 0
     JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
-    WHERE c.relnamespace <> 'keysmith'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
+    WHERE c.relnamespace <> 'keysmith_private'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
       AND c.oid NOT IN (SELECT oid FROM isolated)
       AND NOT EXISTS (SELECT FROM pg_inherits h JOIN isolated i ON i.oid = h.inhparent WHERE h.inhrelid = c.oid)
     UNION ALL
@@ -269,7 +269,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                                          p.polname, p.polrelid::regclass),
            'put the call into a sub-select: (SELECT keysmith.current_tenant_id())'
     FROM pg_policy p
-    WHERE keysmith.has_bare_call(p.polqual) OR keysmith.has_bare_call(p.polwithcheck)
+    WHERE keysmith_private.has_bare_call(p.polqual) OR keysmith_private.has_bare_call(p.polwithcheck)
     UNION ALL
     SELECT 'warning', 'policies', format('table %s has no index that begins with %I', i.name, t.attname),
            format('CREATE INDEX ON %s (%I)', i.name, t.attname)
@@ -281,17 +281,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         WHERE x.indrelid = i.oid AND x.indisvalid AND a.attname IN (
               SELECT o.attname FROM tenant_column o WHERE o.oid = i.oid) AND a.attnum = x.indkey[0])
 $$;
-COMMENT ON FUNCTION keysmith.doctor_isolation() IS
+COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
 'The part of doctor() that looks at isolated tables, and at those that are not';
 
-CREATE FUNCTION keysmith.doctor_access(
+CREATE FUNCTION keysmith_private.doctor_access(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'error', 'access', format('role number %s was dropped, and still is %s; so is the next of that number',
                                      a.role::oid, string_agg(DISTINCT a.level, ', ')),
-           format('DELETE FROM keysmith.access WHERE role = %s', a.role::oid)
-    FROM keysmith.access a
+           format('DELETE FROM keysmith_private.access WHERE role = %s', a.role::oid)
+    FROM keysmith_private.access a
     WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.role) GROUP BY a.role::oid
     UNION ALL
     SELECT 'error', 'access', format('%s has rights on %s, which only functions should touch',
@@ -302,12 +302,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_class c CROSS JOIN LATERAL (
         SELECT a.grantee FROM aclexplode(c.relacl) a
         UNION SELECT a.grantee FROM pg_attribute t, aclexplode(t.attacl) a WHERE t.attrelid = c.oid) x
-    WHERE c.relnamespace = 'keysmith'::regnamespace AND c.relkind IN ('r', 'p', 'S') AND x.grantee <> c.relowner
+    WHERE c.relnamespace = 'keysmith_private'::regnamespace AND c.relkind IN ('r', 'p', 'S') AND x.grantee <> c.relowner
     UNION ALL
     SELECT 'error', 'access', format('PUBLIC may call %s', p.oid::regprocedure),
            format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', p.oid::regprocedure)
     FROM pg_proc p
-    WHERE p.pronamespace = 'keysmith'::regnamespace
+    WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
       AND p.proname NOT IN ('current_tenant', 'current_tenant_id', 'current_keyspace', 'current_key',
                             'current_environment', 'current_owner', 'has_scope', 'whoami')
       AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
@@ -315,25 +315,32 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
                     AND d.deptype = 'e')
     UNION ALL
-    SELECT 'error', 'access', format('%s may make objects in the schema keysmith',
-                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
-           format('REVOKE CREATE ON SCHEMA keysmith FROM %s',
+    SELECT 'error', 'access', format('%s may make objects in the schema %s',
+                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END, n.nspname),
+           format('REVOKE CREATE ON SCHEMA %s FROM %s', n.nspname,
                   CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
     FROM pg_namespace n, aclexplode(n.nspacl) x
-    WHERE n.nspname = 'keysmith' AND x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner
+    WHERE n.nspname IN ('keysmith', 'keysmith_private') AND x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner
+    UNION ALL
+    SELECT 'error', 'access', format('%s may name the tables in the schema keysmith_private, and so lock them',
+                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
+           format('REVOKE USAGE ON SCHEMA keysmith_private FROM %s',
+                  CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+    FROM pg_namespace n, aclexplode(n.nspacl) x
+    WHERE n.nspname = 'keysmith_private' AND x.privilege_type = 'USAGE' AND x.grantee <> n.nspowner
     UNION ALL
     SELECT 'warning', 'access', format('role %s, which has access, is also a member of %s', a.role, p.rolname),
            format('REVOKE %s FROM %s', p.rolname, a.role)
-    FROM (SELECT DISTINCT role FROM keysmith.access) a
+    FROM (SELECT DISTINCT role FROM keysmith_private.access) a
     JOIN pg_roles r ON r.oid = a.role AND NOT r.rolsuper
     JOIN pg_roles p ON p.rolname IN ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
                                      'pg_write_server_files', 'pg_execute_server_program')
      AND pg_has_role(r.oid, p.oid, 'MEMBER')
 $$;
-COMMENT ON FUNCTION keysmith.doctor_access() IS
+COMMENT ON FUNCTION keysmith_private.doctor_access() IS
 'The part of doctor() that looks for rights that nobody should have';
 
-CREATE FUNCTION keysmith.doctor_usage(
+CREATE FUNCTION keysmith_private.doctor_usage(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -377,38 +384,38 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'usage_status() and the server''s log tell more' FROM n WHERE failures > 0
     UNION ALL
     SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', count(*)),
-           'SELECT error FROM keysmith.usage_set_aside'
-    FROM keysmith.usage_set_aside WHERE set_aside_at > now() - interval '7 days' HAVING count(*) > 0
+           'SELECT error FROM keysmith_private.usage_set_aside'
+    FROM keysmith_private.usage_set_aside WHERE set_aside_at > now() - interval '7 days' HAVING count(*) > 0
     UNION ALL
     SELECT 'warning', 'usage', format('a crash may have cost %s records, between %s and %s',
                                       sum(lost_at_most), to_char(min(lost_from), 'YYYY-MM-DD HH24:MI'),
                                       to_char(max(lost_until), 'YYYY-MM-DD HH24:MI')),
            'usage_durability = commit, if none may be lost'
-    FROM keysmith.usage_incarnation
+    FROM keysmith_private.usage_incarnation
     WHERE lost_at_most > 0 AND lost_until > now() - interval '7 days' HAVING count(*) > 0
     UNION ALL
     SELECT 'warning', 'usage', 'requests were stored in the partition of days that have none',
            'SELECT * FROM keysmith.maintain()'
     FROM today WHERE EXISTS (
-        SELECT FROM keysmith.usage_event e WHERE e.tableoid = to_regclass('keysmith.usage_default'))
+        SELECT FROM keysmith_private.usage_event e WHERE e.tableoid = to_regclass('keysmith_private.usage_default'))
     UNION ALL
     SELECT 'warning', 'usage', 'there is no partition for tomorrow''s requests', 'SELECT * FROM keysmith.maintain()'
     FROM today
-    WHERE to_regclass('keysmith.usage_' || to_char(day + 1, 'YYYYMMDD')) IS NULL
-      AND EXISTS (SELECT FROM keysmith.usage_event e WHERE e.at >= day::timestamp AT TIME ZONE 'UTC')
+    WHERE to_regclass('keysmith_private.usage_' || to_char(day + 1, 'YYYYMMDD')) IS NULL
+      AND EXISTS (SELECT FROM keysmith_private.usage_event e WHERE e.at >= day::timestamp AT TIME ZONE 'UTC')
     UNION ALL
     SELECT 'warning', 'usage', format('%s days are kept beyond keysmith.usage_retention', count(*)),
            'SELECT * FROM keysmith.maintain()'
     FROM today, pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
          LATERAL (SELECT coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '90 days')::interval
                   AS kept) AS r
-    WHERE i.inhparent = 'keysmith.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
+    WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
       AND r.kept > '0' AND to_date(substr(c.relname, 7), 'YYYYMMDD') < day - r.kept - interval '2 days'
     HAVING count(*) > 0
     UNION ALL
     SELECT 'warning', 'usage', format('%s changes of totals wait to be added up', count(*)),
            'SELECT * FROM keysmith.maintain()'
-    FROM keysmith.usage_delta HAVING count(*) > 100000
+    FROM keysmith_private.usage_delta HAVING count(*) > 100000
     UNION ALL
     SELECT 'warning', 'limits', format('the table of limits is nearly full: %s of %s', buckets, most_buckets),
            'a larger keysmith.max_buckets, and a restart' FROM n WHERE buckets * 10 >= most_buckets * 8
@@ -420,33 +427,33 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
            'SELECT * FROM keysmith.audit_verify()'
     FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
-          FROM (SELECT keyspace FROM keysmith.keyspace UNION SELECT '*') c
+          FROM (SELECT keyspace FROM keysmith_private.keyspace UNION SELECT '*') c
           CROSS JOIN LATERAL (
-              SELECT a.entry FROM keysmith.audit_entry a
+              SELECT a.entry FROM keysmith_private.audit_entry a
               WHERE a.keyspace = c.keyspace ORDER BY a.entry DESC LIMIT 1000) e) g
     WHERE g.entry <> coalesce(g.previous + 1, CASE WHEN g.entry < 1000 THEN 1 ELSE g.entry END)
     GROUP BY g.keyspace
     UNION ALL
     SELECT 'error', 'audit', format('keyspace %s has no audit, and was made by someone', k.keyspace),
            'SELECT * FROM keysmith.audit_verify()'
-    FROM keysmith.keyspace k
+    FROM keysmith_private.keyspace k
     WHERE k.created_at < now()
-      AND NOT EXISTS (SELECT FROM keysmith.audit_entry a WHERE a.keyspace = k.keyspace)
+      AND NOT EXISTS (SELECT FROM keysmith_private.audit_entry a WHERE a.keyspace = k.keyspace)
 $$;
-COMMENT ON FUNCTION keysmith.doctor_usage() IS
+COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
 'The part of doctor() that looks at usage records and their worker, limits and the audit';
 
-CREATE FUNCTION keysmith.doctor_findings(
+CREATE FUNCTION keysmith_private.doctor_findings(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH findings AS MATERIALIZED (
-        SELECT * FROM keysmith.doctor_library(is_preloaded, version, pepper_problem, lost_peppers, newest_pepper)
-        UNION ALL SELECT * FROM keysmith.doctor_logging()
-        UNION ALL SELECT * FROM keysmith.doctor_isolation()
-        UNION ALL SELECT * FROM keysmith.doctor_access()
-        UNION ALL SELECT * FROM keysmith.doctor_usage()
+        SELECT * FROM keysmith_private.doctor_library(is_preloaded, version, pepper_problem, lost_peppers, newest_pepper)
+        UNION ALL SELECT * FROM keysmith_private.doctor_logging()
+        UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
+        UNION ALL SELECT * FROM keysmith_private.doctor_access()
+        UNION ALL SELECT * FROM keysmith_private.doctor_usage()
     )
     SELECT level, subject, finding, remedy FROM (
         SELECT array_position('{error,warning}', f.level) AS rank, 0 AS place, f.* FROM findings f
@@ -469,7 +476,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ) AS rows
     ORDER BY rank, place, subject, finding
 $$;
-COMMENT ON FUNCTION keysmith.doctor_findings(boolean, text, text, text[], smallint) IS
+COMMENT ON FUNCTION keysmith_private.doctor_findings(boolean, text, text, text[], smallint) IS
 'What doctor() returns, given what only the library knows';
 
 CREATE FUNCTION keysmith.doctor(

@@ -1,35 +1,40 @@
--- Nothing is anyone's until it is granted.
-
-REVOKE ALL ON ALL ROUTINES IN SCHEMA keysmith FROM PUBLIC;
-REVOKE ALL ON ALL TABLES IN SCHEMA keysmith FROM PUBLIC;
-REVOKE ALL ON SCHEMA keysmith FROM PUBLIC;
-
--- Default privileges of whoever installs this are for objects of theirs.
+-- Nothing is anyone's until it is granted. PostgreSQL gives PUBLIC functions and types, and
+-- default privileges of whoever installs this are for objects of theirs: both are taken away.
 DO $$
 DECLARE
     given record;
 BEGIN
     FOR given IN
-        SELECT 'SCHEMA keysmith' AS object, a.grantee
+        SELECT 'SCHEMA ' || n.oid::regnamespace AS object, a.grantee
         FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a
-        WHERE n.nspname = 'keysmith' AND a.grantee <> n.nspowner
+        WHERE n.nspname IN ('keysmith', 'keysmith_private') AND a.grantee <> n.nspowner
         UNION
         SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass, a.grantee
         FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
-        WHERE c.relnamespace = 'keysmith'::regnamespace AND a.grantee <> c.relowner
+        WHERE c.relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
+          AND a.grantee <> c.relowner
         UNION
         SELECT 'ROUTINE ' || p.oid::regprocedure, a.grantee
-        FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a
-        WHERE p.pronamespace = 'keysmith'::regnamespace AND a.grantee <> p.proowner
+        FROM pg_catalog.pg_proc p,
+             pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
+        WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
+          AND a.grantee <> p.proowner
+        UNION
+        -- An array's privileges are those of its element.
+        SELECT 'TYPE ' || t.oid::regtype, a.grantee
+        FROM pg_catalog.pg_type t,
+             pg_catalog.aclexplode(coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))) a
+        WHERE t.typnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
+          AND t.typcategory <> 'A' AND a.grantee <> t.typowner
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s', given.object,
                                   CASE given.grantee WHEN 0 THEN 'PUBLIC' ELSE given.grantee::regrole::text END);
     END LOOP;
 END $$;
 
--- But everyone may know who they are, and policies, which run with the rights of who
--- asks, may ask it for them.
-GRANT USAGE ON SCHEMA keysmith TO PUBLIC;
+-- But everyone may know who they are: policies, defaults and triggers, which run with the
+-- rights of who asks, may ask it for them. These hold functions by OID and need no USAGE on
+-- the schema, which goes with the access levels.
 GRANT EXECUTE ON FUNCTION
     keysmith.current_tenant(),
     keysmith.current_tenant_id(),

@@ -121,7 +121,7 @@ impl<'a> Subject<'a> {
         let (statement, params) = match *self {
             Subject::Key(key_id) => (
                 "SELECT pg_catalog.to_jsonb(k) - '{status,last_used_at}'::text[], k.tenant
-                 FROM keysmith.key_listing k WHERE k.key_id = $1",
+                 FROM keysmith_private.key_listing k WHERE k.key_id = $1",
                 vec![Param::uuid(key_id)],
             ),
             Subject::Keyspace => (
@@ -129,28 +129,28 @@ impl<'a> Subject<'a> {
                      || pg_catalog.jsonb_build_object(
                      'prefixes', (SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(p) - 'keyspace'
                                          ORDER BY p.kind, p.environment)
-                                  FROM keysmith.keyspace_prefix p WHERE p.keyspace = $1),
+                                  FROM keysmith_private.keyspace_prefix p WHERE p.keyspace = $1),
                      'codes', (SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(a) - 'keyspace'
                                       ORDER BY a.answer)
-                               FROM keysmith.answer a WHERE a.keyspace = $1),
+                               FROM keysmith_private.answer a WHERE a.keyspace = $1),
                      'plan_features', (SELECT pg_catalog.jsonb_object_agg(f.feature, f.plans)
-                                       FROM keysmith.plan_feature f WHERE f.keyspace = $1)),
+                                       FROM keysmith_private.plan_feature f WHERE f.keyspace = $1)),
                      NULL::text
-                 FROM keysmith.keyspace k WHERE k.keyspace = $1",
+                 FROM keysmith_private.keyspace k WHERE k.keyspace = $1",
                 vec![keyspace_param()],
             ),
             Subject::Scope(scope) => (
-                "SELECT pg_catalog.to_jsonb(s), NULL::text FROM keysmith.scope s
+                "SELECT pg_catalog.to_jsonb(s), NULL::text FROM keysmith_private.scope s
                  WHERE s.keyspace = $1 AND s.scope = $2",
                 vec![keyspace_param(), Param::text(scope)],
             ),
             Subject::Role(role) => (
-                "SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith.role r
+                "SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith_private.role r
                  WHERE r.keyspace = $1 AND r.role = $2",
                 vec![keyspace_param(), Param::text(role)],
             ),
             Subject::Route { method, pattern, variant } => (
-                "SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith.route r
+                "SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith_private.route r
                  WHERE r.keyspace = $1 AND r.method = $2 AND r.pattern = $3 AND r.variant = $4",
                 vec![
                     keyspace_param(),
@@ -162,21 +162,21 @@ impl<'a> Subject<'a> {
             Subject::Tenant(tenant) => (
                 "SELECT pg_catalog.to_jsonb(t) || pg_catalog.jsonb_build_object('credits', c.balance),
                      t.name
-                 FROM keysmith.tenant t LEFT JOIN keysmith.credit c ON c.tenant_id = t.tenant_id
+                 FROM keysmith_private.tenant t LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
                  WHERE t.keyspace = $1 AND t.name = $2",
                 vec![keyspace_param(), Param::text(tenant)],
             ),
             Subject::Member { tenant, member } => (
-                "SELECT (SELECT pg_catalog.to_jsonb(m) FROM keysmith.member m
+                "SELECT (SELECT pg_catalog.to_jsonb(m) FROM keysmith_private.member m
                          WHERE m.tenant_id = t.tenant_id AND m.member = $3), t.name
-                 FROM keysmith.tenant t WHERE t.keyspace = $1 AND t.name = $2",
+                 FROM keysmith_private.tenant t WHERE t.keyspace = $1 AND t.name = $2",
                 vec![keyspace_param(), Param::text(tenant), Param::text(member)],
             ),
             Subject::Access(role) => (
                 "SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                      'role', a.role, 'level', a.level, 'tenant_id', a.tenant_id)
                      ORDER BY a.level, a.tenant_id), NULL::text
-                 FROM keysmith.access a WHERE a.role = $1",
+                 FROM keysmith_private.access a WHERE a.role = $1",
                 vec![Param::given(pg_sys::OIDOID, Some(Datum::from(role)))],
             ),
         };
@@ -239,7 +239,7 @@ pub fn before_commit() -> Result<()> {
 /// A transaction may also drop the extension, and its audit with it.
 fn is_extension_gone() -> bool {
     // SAFETY: a look-up by name, which gives InvalidOid if there is none.
-    unsafe { pg_sys::get_namespace_oid(crate::catalog::SCHEMA.as_ptr(), true) == Oid::INVALID }
+    unsafe { pg_sys::get_namespace_oid(crate::catalog::PRIVATE.as_ptr(), true) == Oid::INVALID }
 }
 
 /// FNV-1a. Chains that share a number merely take turns.
@@ -294,7 +294,7 @@ fn append(
         let sealed = chain::seal(peppers, peppers.newest(), &previous, entry, &fields);
         previous = sealed.ok_or_else(|| Error::new(Code::Pepper, "the newest pepper is gone"))?;
         sql::execute(
-            "INSERT INTO keysmith.audit_entry (keyspace, entry, at, action, role, session_role,
+            "INSERT INTO keysmith_private.audit_entry (keyspace, entry, at, action, role, session_role,
                  acting_key, client, tenant, key_id, before, after, generation, hash)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8::inet, $9, $10, $11::jsonb, $12::jsonb, $13, $14)",
             &[

@@ -29,7 +29,7 @@ fn audit_heads(call: &Call) -> Result<Option<Datum>> {
         call,
         "SELECT DISTINCT ON (a.keyspace)
              a.keyspace, a.entry, pg_catalog.encode(a.hash, 'hex'), a.at
-         FROM keysmith.audit_entry a ORDER BY a.keyspace, a.entry DESC",
+         FROM keysmith_private.audit_entry a ORDER BY a.keyspace, a.entry DESC",
         &[],
     )
 }
@@ -70,10 +70,10 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
         // Of which there is a chain, or should be, and what the keys are stored with.
         let rows = sql::query(
             "SELECT c.keyspace, pg_catalog.max(c.generation)::pg_catalog.int2 FROM (
-                  SELECT keyspace, generation FROM keysmith.keyspace
-                  UNION ALL SELECT keyspace, generation FROM keysmith.key
-                  UNION ALL SELECT keyspace, 0 FROM keysmith.audit_entry
-                  UNION ALL SELECT '*', 0 FROM keysmith.access) c
+                  SELECT keyspace, generation FROM keysmith_private.keyspace
+                  UNION ALL SELECT keyspace, generation FROM keysmith_private.key
+                  UNION ALL SELECT keyspace, 0 FROM keysmith_private.audit_entry
+                  UNION ALL SELECT '*', 0 FROM keysmith_private.access) c
               GROUP BY c.keyspace ORDER BY c.keyspace",
             &[],
         )?;
@@ -111,7 +111,7 @@ fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<
         let rows = sql::query(
             "SELECT entry, at, action, role, session_role, acting_key, client,
                     tenant, key_id, before, after, generation, hash
-             FROM keysmith.audit_entry WHERE keyspace = $1 AND entry > $2
+             FROM keysmith_private.audit_entry WHERE keyspace = $1 AND entry > $2
              ORDER BY entry LIMIT 1000",
             &[Param::text(keyspace), Param::bigint(Some(last))],
         )?;

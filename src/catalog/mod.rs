@@ -13,7 +13,7 @@ use policy::Policy;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-pub use tables::{SCHEMA, Tables};
+pub use tables::{PRIVATE, Tables};
 
 /// What this backend remembers of the catalog.
 struct Remembered {

@@ -8,7 +8,10 @@ use crate::major;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 
-pub const SCHEMA: &CStr = c"keysmith";
+/// What people and programs call and read.
+const PUBLIC: &CStr = c"keysmith";
+/// Our tables; only the extension's owner can name them.
+pub const PRIVATE: &CStr = c"keysmith_private";
 
 /// A table and the index that its rows are found by.
 #[derive(Clone, Copy)]
@@ -46,13 +49,14 @@ pub struct Tables {
 impl Tables {
     pub fn resolve() -> Result<Tables> {
         // SAFETY: a look-up by name, which gives InvalidOid if there is none.
-        let schema = unsafe { pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true) };
-        let relation = |name: &CStr| {
+        let [public, private] =
+            [PUBLIC, PRIVATE].map(|name| unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) });
+        let relation = |name: &CStr, schema: Oid| {
             // SAFETY: as above.
             found(unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }, name)
         };
         let table = |name: &CStr, index: &CStr| -> Result<Table> {
-            Ok(Table { table: relation(name)?, index: relation(index)? })
+            Ok(Table { table: relation(name, private)?, index: relation(index, private)? })
         };
         let tables = Tables {
             keyspace: table(c"keyspace", c"keyspace_pkey")?,
@@ -72,8 +76,8 @@ impl Tables {
             access: table(c"access", c"access_role_level_tenant_id_key")?,
             audit_entry: table(c"audit_entry", c"audit_entry_pkey")?,
             touch: table(c"touch", c"touch_of_key")?,
-            verdict: row_type(c"verdict", schema)?,
-            verdict_relation: relation(c"verdict")?,
+            verdict: row_type(c"verdict", public)?,
+            verdict_relation: relation(c"verdict", public)?,
         };
         tables.check_columns()?;
         Ok(tables)
@@ -172,7 +176,7 @@ fn row_type(name: &CStr, schema: Oid) -> Result<RowType> {
 fn found(oid: Oid, name: &CStr) -> Result<Oid> {
     if oid == Oid::INVALID {
         let name = name.to_string_lossy();
-        return Err(mismatch(&format!("the extension's own keysmith.{name} is missing")));
+        return Err(mismatch(&format!("the extension's own {name} is missing")));
     }
     Ok(oid)
 }

@@ -86,8 +86,6 @@ const LEVELS: [Level; 4] = [
             "blast_radius",
             "wait_for_replay",
             "sign_out",
-            "sees_everything",
-            "own_tenants",
         ],
         views: USAGE,
     },
@@ -112,8 +110,6 @@ const LEVELS: [Level; 4] = [
             "blast_radius",
             "event_channel",
             "client_ip",
-            "sees_everything",
-            "own_tenants",
         ],
         views: VIEWS,
     },
@@ -155,23 +151,12 @@ const VIEWS: &[&str] = &[
     "hashing_progress",
 ];
 
-/// What the owner's functions call, and standbys, and nobody else. Nor does anyone call
-/// triggers: of those, `log_usage`, `hash_columns` and `seal_row` are for making triggers
-/// with.
-const INTERNAL: [&str; 12] = [
-    "usage_page",
-    "usage_prepare",
-    "usage_fold",
-    "usage_collect",
-    "matches_support",
-    "doctor_findings",
-    "doctor_library",
-    "doctor_logging",
-    "doctor_isolation",
-    "doctor_access",
-    "doctor_usage",
-    "has_bare_call",
-];
+/// What standbys call, and nobody else. Nor does anyone call triggers: of those, `log_usage`,
+/// `hash_columns` and `seal_row` are for making triggers with.
+const INTERNAL: [&str; 1] = ["usage_collect"];
+
+/// What the views call with the rights of the role that reads them.
+const BEHIND_VIEWS: [&str; 2] = ["sees_everything", "own_tenants"];
 
 impl Level {
     fn read(call: &Call, n: usize) -> Result<Option<&'static Level>> {
@@ -188,16 +173,19 @@ impl Level {
         let rows = sql::query(
             "SELECT pg_catalog.string_agg(oid::regprocedure::text, ', ') FROM pg_catalog.pg_proc
              WHERE pronamespace = 'keysmith'::regnamespace AND (proname = ANY ($2)
-                 OR $1 AND prorettype <> 'trigger'::regtype AND proname <> ALL ($3))",
+                 OR $1 AND prorettype <> 'trigger'::regtype AND proname <> ALL ($3))
+                OR pronamespace = 'keysmith_private'::regnamespace AND proname = ANY ($4)",
             &[
                 Param::boolean(self.name == "admin"),
                 Param::texts(&functions),
                 Param::texts(&INTERNAL.map(String::from)),
+                Param::texts(&BEHIND_VIEWS.map(String::from)),
             ],
         )?;
         if let Some(signatures) = rows.first().and_then(|row| row.text(1)) {
             sql::execute(&format!("GRANT EXECUTE ON ROUTINE {signatures} TO {role}"), &[])?;
         }
+        sql::execute(&format!("GRANT USAGE ON SCHEMA keysmith TO {role}"), &[])?;
         for view in self.views {
             sql::execute(&format!("GRANT SELECT ON keysmith.{view} TO {role}"), &[])?;
         }
@@ -236,9 +224,9 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
         let tenant = tenant(call, caller)?;
         let act = Act::on(caller, EVERYWHERE, Subject::Access(oid))?;
         sql::execute(
-            "INSERT INTO keysmith.access (role, level, tenant_id)
+            "INSERT INTO keysmith_private.access (role, level, tenant_id)
              SELECT $1::regrole, $2, $3 WHERE NOT EXISTS (
-                 SELECT FROM keysmith.access
+                 SELECT FROM keysmith_private.access
                  WHERE role = $1 AND level = $2 AND tenant_id IS NOT DISTINCT FROM $3)",
             &[
                 Param::given(pg_sys::OIDOID, call.datum(0)),
@@ -262,7 +250,7 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
         let tenant = tenant(call, caller)?;
         let act = Act::on(caller, EVERYWHERE, Subject::Access(oid))?;
         let removed = sql::execute(
-            "DELETE FROM keysmith.access
+            "DELETE FROM keysmith_private.access
              WHERE role = $1 AND ($2 IS NULL OR level = $2) AND ($3 IS NULL OR tenant_id = $3)",
             &[
                 Param::given(pg_sys::OIDOID, call.datum(0)),
@@ -275,7 +263,7 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
         }
         take_all(oid, &name)?;
         let rows = sql::query(
-            "SELECT DISTINCT level FROM keysmith.access WHERE role = $1",
+            "SELECT DISTINCT level FROM keysmith_private.access WHERE role = $1",
             &[Param::given(pg_sys::OIDOID, call.datum(0))],
         )?;
         let left: Vec<String> = rows.iter().filter_map(|row| row.text(1)).collect();
@@ -293,15 +281,19 @@ fn take_all(oid: Oid, name: &str) -> Result<()> {
     let given = sql::query(
         "SELECT 'ROUTINE ' || p.oid::regprocedure::text
          FROM pg_catalog.pg_proc p
-         WHERE p.pronamespace = 'keysmith'::regnamespace AND EXISTS (
+         WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND EXISTS (
              SELECT FROM pg_catalog.aclexplode(p.proacl) a WHERE a.grantee = $1)
          UNION ALL
          SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass::text
          FROM pg_catalog.pg_class c
-         WHERE c.relnamespace = 'keysmith'::regnamespace AND (
+         WHERE c.relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND (
              EXISTS (SELECT FROM pg_catalog.aclexplode(c.relacl) a WHERE a.grantee = $1)
              OR EXISTS (SELECT FROM pg_catalog.pg_attribute t, pg_catalog.aclexplode(t.attacl) a
-                        WHERE t.attrelid = c.oid AND a.grantee = $1))",
+                        WHERE t.attrelid = c.oid AND a.grantee = $1))
+         UNION ALL
+         SELECT 'SCHEMA ' || n.oid::regnamespace::text FROM pg_catalog.pg_namespace n
+         WHERE n.nspname IN ('keysmith', 'keysmith_private') AND EXISTS (
+             SELECT FROM pg_catalog.aclexplode(n.nspacl) a WHERE a.grantee = $1)",
         &[Param::given(pg_sys::OIDOID, Some(Datum::from(oid)))],
     )?;
     for object in given.iter().filter_map(|row| row.text(1)) {
@@ -313,7 +305,7 @@ fn take_all(oid: Oid, name: &str) -> Result<()> {
 /// Who gives and who takes do so one after the other: two that change the privileges of
 /// one object at once would fail.
 fn one_at_a_time() -> Result<()> {
-    sql::execute("LOCK TABLE keysmith.access IN SHARE ROW EXCLUSIVE MODE", &[])?;
+    sql::execute("LOCK TABLE keysmith_private.access IN SHARE ROW EXCLUSIVE MODE", &[])?;
     Ok(())
 }
 

@@ -116,7 +116,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
             mint::fill_in_defaults(&policy, scopes);
         }
         sql::execute(
-            "UPDATE keysmith.key SET
+            "UPDATE keysmith_private.key SET
                  label = CASE WHEN $2 THEN $3 ELSE label END,
                  scopes = CASE WHEN $4 THEN $5 ELSE scopes END,
                  role = CASE WHEN $6 THEN $7 ELSE role END,

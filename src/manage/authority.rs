@@ -1,6 +1,6 @@
 //! Who may manage what, and as whom it is done.
 //!
-//! EXECUTE says who may call a function. What it may reach is in `keysmith.access`:
+//! EXECUTE says who may call a function. What it may reach is in `keysmith_private.access`:
 //! everything for administrators, some tenants for issuers. Where the transaction acts
 //! for a key, the key must allow it too, and nothing of another tenant is there at all.
 //!

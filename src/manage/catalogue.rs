@@ -43,7 +43,7 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
         keyspace::lock(&keyspace)?;
         let act = Act::on(caller, &keyspace, Subject::Scope(&scope))?;
         sql::execute(
-            "INSERT INTO keysmith.scope (keyspace, scope, description, implies)
+            "INSERT INTO keysmith_private.scope (keyspace, scope, description, implies)
              VALUES ($1, $2, $3, $4)
              ON CONFLICT (keyspace, scope)
              DO UPDATE SET description = excluded.description, implies = excluded.implies",
@@ -71,7 +71,7 @@ fn define_role(call: &Call) -> Result<Option<Datum>> {
         keyspace::lock(&keyspace)?;
         let act = Act::on(caller, &keyspace, Subject::Role(&role))?;
         sql::execute(
-            "INSERT INTO keysmith.role (keyspace, role, scopes) VALUES ($1, $2, $3)
+            "INSERT INTO keysmith_private.role (keyspace, role, scopes) VALUES ($1, $2, $3)
              ON CONFLICT (keyspace, role) DO UPDATE SET scopes = excluded.scopes",
             &[Param::text(&keyspace), Param::text(&role), Param::texts(&scopes)],
         )?;
@@ -177,7 +177,7 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
         let mut params = route.params();
         // Patterns that differ in the names of their parameters match the same paths.
         let same = sql::query(
-            "SELECT pattern FROM keysmith.route
+            "SELECT pattern FROM keysmith_private.route
              WHERE keyspace = $1 AND method = $2 AND variant = $4 AND pattern <> $3
                AND regexp_replace(pattern, '{[^}]*}', '{}', 'g')
                  = regexp_replace($3, '{[^}]*}', '{}', 'g')",
@@ -192,7 +192,7 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
         params.push(Param::integer(Some(weight)));
         params.push(Param::text_or_null(limits.as_deref()));
         sql::execute(
-            "INSERT INTO keysmith.route (
+            "INSERT INTO keysmith_private.route (
                  keyspace, method, pattern, variant, scopes, kind, weight, limits)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
              ON CONFLICT (keyspace, method, pattern, variant)
@@ -212,7 +212,7 @@ fn remove_route(call: &Call) -> Result<Option<Datum>> {
         keyspace::lock(&route.keyspace)?;
         let act = Act::on(caller, &route.keyspace, route.subject())?;
         let removed = sql::execute(
-            "DELETE FROM keysmith.route
+            "DELETE FROM keysmith_private.route
              WHERE keyspace = $1 AND method = $2 AND pattern = $3 AND variant = $4",
             &route.params(),
         )?;

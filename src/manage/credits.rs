@@ -112,7 +112,7 @@ pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result
     }
     let mut params = Vec::from(holder.params());
     let Some(credits) = credits else {
-        sql::execute("DELETE FROM keysmith.credit WHERE key_id = $1 OR tenant_id = $2", &params)?;
+        sql::execute("DELETE FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2", &params)?;
         return Ok(());
     };
     params.extend([
@@ -122,7 +122,7 @@ pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result
     ]);
     upsert(
         holder,
-        "INSERT INTO keysmith.credit (key_id, tenant_id, balance, refill, every, refilled_at)
+        "INSERT INTO keysmith_private.credit (key_id, tenant_id, balance, refill, every, refilled_at)
          VALUES ($1, $2, $3, $4, $5, pg_catalog.clock_timestamp())",
         "balance = excluded.balance, refill = excluded.refill, every = excluded.every,
          refilled_at = excluded.refilled_at",
@@ -146,7 +146,7 @@ fn upsert(holder: Holder, insert: &str, update: &str, params: &[Param]) -> Resul
 /// due comes first. Sessions that spend at once take turns at the row, and the second
 /// sees what the first has left: the condition is asked again then.
 pub fn spend(catalog: &Catalog, credit_id: &[u8; 16], spend: i64) -> Result<Option<i64>> {
-    const STATEMENT: &str = "UPDATE keysmith.credit AS c
+    const STATEMENT: &str = "UPDATE keysmith_private.credit AS c
          SET balance = CASE WHEN c.refilled_at < pg_catalog.date_trunc(c.every, $3, 'UTC')
                  THEN greatest(c.balance, c.refill) ELSE c.balance END - $2,
              refilled_at = CASE WHEN c.refilled_at < pg_catalog.date_trunc(c.every, $3, 'UTC')
@@ -198,7 +198,7 @@ fn add_credits(call: &Call) -> Result<Option<Datum>> {
 fn add(holder: Holder, amount: i64) -> Result<Option<i64>> {
     // A sum that no bigint holds is not added up.
     let rows = sql::query(
-        "SELECT balance FROM keysmith.credit WHERE (key_id = $1 OR tenant_id = $2) FOR UPDATE",
+        "SELECT balance FROM keysmith_private.credit WHERE (key_id = $1 OR tenant_id = $2) FOR UPDATE",
         &holder.params(),
     )?;
     let held = rows.first().and_then(|row| row.bigint(1)).unwrap_or(0);
@@ -209,7 +209,7 @@ fn add(holder: Holder, amount: i64) -> Result<Option<i64>> {
     params.push(Param::bigint(Some(amount)));
     upsert(
         holder,
-        "INSERT INTO keysmith.credit AS c (key_id, tenant_id, balance) VALUES ($1, $2, $3)",
+        "INSERT INTO keysmith_private.credit AS c (key_id, tenant_id, balance) VALUES ($1, $2, $3)",
         "balance = CASE
              WHEN c.refilled_at < pg_catalog.date_trunc(c.every, excluded.refilled_at, 'UTC')
              THEN greatest(c.balance, c.refill) ELSE c.balance END + excluded.balance,

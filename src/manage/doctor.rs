@@ -22,7 +22,7 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
         let lost = lost_peppers()?;
         let rows = sql::query(
             "SELECT d.level, d.subject, d.finding, d.remedy
-             FROM keysmith.doctor_findings($1, $2, $3, $4, $5) d",
+             FROM keysmith_private.doctor_findings($1, $2, $3, $4, $5) d",
             &[
                 Param::boolean(limit::is_there()),
                 Param::text(env!("CARGO_PKG_VERSION")),
@@ -41,7 +41,7 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
 /// The generations of peppers that keys are stored with, and that aren't there.
 fn lost_peppers() -> Result<Vec<String>> {
     let rows = sql::query(
-        "SELECT DISTINCT generation FROM keysmith.key WHERE revoked_at IS NULL ORDER BY 1",
+        "SELECT DISTINCT generation FROM keysmith_private.key WHERE revoked_at IS NULL ORDER BY 1",
         &[],
     )?;
     let is_there = |generation: i16| match generation {

@@ -14,7 +14,7 @@ pub fn send(
         "SELECT pg_catalog.pg_notify(k.event_channel, pg_catalog.json_build_object(
              'event', $1, 'key_id', $3, 'tenant', $4,
              'keyspace', k.keyspace, 'at', pg_catalog.clock_timestamp())::text)
-         FROM keysmith.keyspace k WHERE k.keyspace = $2",
+         FROM keysmith_private.keyspace k WHERE k.keyspace = $2",
         &[
             Param::text(event),
             Param::text(keyspace),

@@ -63,7 +63,7 @@ impl Bounds {
     pub fn of(catalog: &Catalog, giver: &Identity) -> Result<Bounds> {
         let rows = sql::query_now(
             catalog,
-            "SELECT allowlist, expires_at, limits FROM keysmith.key WHERE key_id = $1",
+            "SELECT allowlist, expires_at, limits FROM keysmith_private.key WHERE key_id = $1",
             &[Param::uuid(&giver.key_id)],
         )?;
         let read = |row: Row| Bounds {
@@ -96,8 +96,8 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
         &catalog,
         "SELECT k.keyspace, k.scopes, k.role, m.role, k.environment, k.allowlist,
                 $2 IS NULL OR coalesce(k.expires_at <= $2, false), k.owner, k.limits
-         FROM keysmith.key k
-         LEFT JOIN keysmith.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
+         FROM keysmith_private.key k
+         LEFT JOIN keysmith_private.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
          WHERE k.key_id = $1",
         &[Param::uuid(key_id), Param::timestamp(bounds.expires_at)],
     )?;

@@ -131,7 +131,7 @@ pub fn check_role(policy: &Policy, role: Option<&str>, keyspace: &str) -> Result
 pub fn check_owner(tenant_id: &[u8; 16], owner: Option<&str>) -> Result<()> {
     let Some(owner) = owner else { return Ok(()) };
     let found = sql::execute(
-        "SELECT FROM keysmith.member WHERE tenant_id = $1 AND member = $2 FOR KEY SHARE",
+        "SELECT FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2 FOR KEY SHARE",
         &[Param::uuid(tenant_id), Param::text(owner)],
     )?;
     if found == 0 { Err(unknown_member("owner", owner)) } else { Ok(()) }
@@ -218,7 +218,7 @@ pub fn new_display_id(policy: &Policy, keyspace: &str) -> Result<Option<String>>
     for _ in 0..TRIES {
         let id = display::id(template, secret::random).map_err(|_| no_entropy())?;
         let taken = sql::execute(
-            "SELECT FROM keysmith.key WHERE keyspace = $1 AND display_id = $2",
+            "SELECT FROM keysmith_private.key WHERE keyspace = $1 AND display_id = $2",
             &[Param::text(keyspace), Param::text(&id)],
         )?;
         if taken == 0 {
@@ -241,7 +241,7 @@ pub fn note_generation(policy: &Policy, keyspace: &str, generation: i16) -> Resu
     }
     if generation > policy.generation {
         sql::execute(
-            "UPDATE keysmith.keyspace SET generation = $2 WHERE keyspace = $1 AND generation < $2",
+            "UPDATE keysmith_private.keyspace SET generation = $2 WHERE keyspace = $1 AND generation < $2",
             &[Param::text(keyspace), Param::smallint(generation)],
         )?;
     }
@@ -260,7 +260,7 @@ pub fn no_prefix(kind: &str, environment: &str) -> Error {
 pub fn make_room(policy: &Policy, tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
     let Some(most) = policy.max_active_keys else { return Ok(Vec::new()) };
     sql::execute(
-        "SELECT FROM keysmith.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
+        "SELECT FROM keysmith_private.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
         &[Param::uuid(tenant_id)],
     )?;
     let counting = counting_keys(tenant_id)?;
@@ -299,7 +299,7 @@ pub fn minted(key_id: &[u8; 16]) -> Result<Datum> {
     let rows = sql::query(
         "SELECT ROW(key_id, NULL, key_prefix, key_snippet, label, environment, kind, scopes,
                     expires_at, created_at, display_id)::keysmith.minted
-         FROM keysmith.key WHERE key_id = $1",
+         FROM keysmith_private.key WHERE key_id = $1",
         &[Param::uuid(key_id)],
     )?;
     rows.first().and_then(|row| row.transferred(1)).ok_or_else(|| unknown_key(key_id))

@@ -46,7 +46,7 @@ pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
 /// Writes the row of a keyspace. False if it was there.
 fn insert(keyspace: &str) -> Result<bool> {
     let inserted = sql::execute(
-        "INSERT INTO keysmith.keyspace (keyspace) VALUES ($1) ON CONFLICT DO NOTHING",
+        "INSERT INTO keysmith_private.keyspace (keyspace) VALUES ($1) ON CONFLICT DO NOTHING",
         &[Param::text(keyspace)],
     )?;
     Ok(inserted == 1)
@@ -56,7 +56,7 @@ fn insert(keyspace: &str) -> Result<bool> {
 /// it left.
 pub fn lock(keyspace: &str) -> Result<()> {
     sql::execute(
-        "SELECT FROM keysmith.keyspace WHERE keyspace = $1 FOR NO KEY UPDATE",
+        "SELECT FROM keysmith_private.keyspace WHERE keyspace = $1 FOR NO KEY UPDATE",
         &[Param::text(keyspace)],
     )?;
     Ok(())
@@ -99,7 +99,7 @@ fn event_channel(call: &Call) -> Result<Option<Datum>> {
     authority::act(Needs::Nothing, |caller| {
         policy(caller, &name)?;
         let rows = sql::query(
-            "SELECT event_channel FROM keysmith.keyspace WHERE keyspace = $1",
+            "SELECT event_channel FROM keysmith_private.keyspace WHERE keyspace = $1",
             &[Param::text(&name)],
         )?;
         Ok(rows.first().and_then(|row| row.transferred(1)))

@@ -57,7 +57,7 @@ impl Subjected {
         let rows = sql::query(
             "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
                     rotated_to, coalesce(origin, key_id)
-             FROM keysmith.key
+             FROM keysmith_private.key
              WHERE key_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR tenant_id = ANY ($2))
              FOR NO KEY UPDATE",
             &[Param::uuid(key_id), tenants],
@@ -113,7 +113,7 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
         tenant.check_feature(&*policy(caller, &old.keyspace)?, "grace", !is_over_at_once)?;
         let (successor, api_key) = succeed(caller, &old, false, None)?;
         sql::execute(
-            "UPDATE keysmith.key SET
+            "UPDATE keysmith_private.key SET
                  rotated_to = $2,
                  revoked_at = CASE WHEN $3 THEN pg_catalog.clock_timestamp() END,
                  revoked_reason = CASE WHEN $3 THEN 'rotated' END,
@@ -156,14 +156,14 @@ fn succeed(
     let fresh = Fresh::generate(&policy, &old.kind, &old.environment)?;
     key::note_generation(&policy, &old.keyspace, fresh.generation)?;
     let rows = sql::query(
-        "INSERT INTO keysmith.key (
+        "INSERT INTO keysmith_private.key (
              tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by, regenerated,
              display_id, origin, limits)
          SELECT tenant_id, expires_at, $2, $3, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, coalesce($9, label), $4, $5, $6,
              regenerated OR $7, $8, coalesce(origin, key_id), limits
-         FROM keysmith.key WHERE key_id = $1
+         FROM keysmith_private.key WHERE key_id = $1
          RETURNING key_id",
         &[
             Param::uuid(&old.key_id),
@@ -209,7 +209,7 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
         let act = Act::on(caller, &old.keyspace, Subject::Key(&old.key_id))?;
         let (successor, api_key) = succeed(caller, &old, true, draft.label.as_deref())?;
         sql::execute(
-            "UPDATE keysmith.key SET rotated_to = $2, revoked_at = pg_catalog.clock_timestamp(),
+            "UPDATE keysmith_private.key SET rotated_to = $2, revoked_at = pg_catalog.clock_timestamp(),
                  revoked_reason = 'regenerated'
              WHERE key_id = $1",
             &[Param::uuid(&old.key_id), Param::uuid(&successor)],
@@ -228,11 +228,11 @@ fn legacy_key(
     environment: &str,
 ) -> Result<Option<[u8; 16]>> {
     sql::execute(
-        "SELECT FROM keysmith.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
+        "SELECT FROM keysmith_private.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
         &[Param::uuid(tenant_id)],
     )?;
     let rows = sql::query(
-        "SELECT key_id, regenerated FROM keysmith.key
+        "SELECT key_id, regenerated FROM keysmith_private.key
          WHERE tenant_id = $1 AND kind = $2 AND environment = $3 AND revoked_at IS NULL
            AND (expires_at IS NULL OR expires_at > pg_catalog.clock_timestamp())
            AND rotated_to IS NULL AND (regenerated OR label IS NULL OR $4)
@@ -253,13 +253,13 @@ fn disable(call: &Call) -> Result<Option<Datum>> {
         call,
         "disable",
         false,
-        "UPDATE keysmith.key SET disabled_at = coalesce(disabled_at, pg_catalog.clock_timestamp())
+        "UPDATE keysmith_private.key SET disabled_at = coalesce(disabled_at, pg_catalog.clock_timestamp())
          WHERE key_id = $1",
     )
 }
 
 fn enable(call: &Call) -> Result<Option<Datum>> {
-    switch(call, "enable", true, "UPDATE keysmith.key SET disabled_at = NULL WHERE key_id = $1")
+    switch(call, "enable", true, "UPDATE keysmith_private.key SET disabled_at = NULL WHERE key_id = $1")
 }
 
 fn switch(call: &Call, action: &str, gives: bool, statement: &str) -> Result<Option<Datum>> {
@@ -296,7 +296,7 @@ fn end_locked(caller: &Caller, subject: &Subjected, reason: &str) -> Result<()> 
     let key_id = &subject.key_id;
     let act = Act::on(caller, &subject.keyspace, Subject::Key(key_id))?;
     sql::execute(
-        "UPDATE keysmith.key
+        "UPDATE keysmith_private.key
          SET revoked_at = pg_catalog.clock_timestamp(), revoked_reason = $2
          WHERE key_id = $1",
         &[Param::uuid(key_id), Param::text(reason)],
@@ -326,7 +326,7 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
         let mut keys: Vec<([u8; 16], String)> = Vec::new();
         for (generation, digest) in &candidates {
             let rows = sql::query(
-                "SELECT key_id, kind FROM keysmith.key
+                "SELECT key_id, kind FROM keysmith_private.key
                  WHERE digest = $1 AND generation = $2 AND revoked_at IS NULL ORDER BY key_id",
                 &[Param::bytes(digest), Param::smallint(*generation)],
             )?;

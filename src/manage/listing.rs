@@ -13,10 +13,10 @@ sql_functions! {
     keysmith_list_keys => list_keys;
 }
 
-/// One key, as a row of the view `keys`.
+/// One key, as `alter_key` returns it.
 pub fn entry(key_id: &[u8; 16]) -> Result<Option<Datum>> {
     let rows = sql::query(
-        "SELECT ROW(k.*)::keysmith.keys FROM keysmith.key_listing k WHERE key_id = $1",
+        "SELECT ROW(k.*)::keysmith.listed_key FROM keysmith_private.key_listing k WHERE key_id = $1",
         &[Param::uuid(key_id)],
     )?;
     Ok(rows.first().and_then(|row| row.transferred(1)))
@@ -32,7 +32,7 @@ fn list_keys(call: &Call) -> Result<Option<Datum>> {
         caller.must_manage()?;
         let tenant_id = Tenant::find(caller, &tenant, &keyspace)?.id;
         let rows = sql::query(
-            "SELECT v.* FROM keysmith.key k JOIN keysmith.key_listing v USING (key_id)
+            "SELECT v.* FROM keysmith_private.key k JOIN keysmith_private.key_listing v USING (key_id)
              WHERE k.tenant_id = $1 AND ($2 OR k.revoked_at IS NULL)
              ORDER BY k.created_at, k.key_id",
             &[Param::uuid(&tenant_id), Param::boolean(include_revoked)],

@@ -172,7 +172,7 @@ fn store(
         lifecycle::replace(caller, &surplus)?;
     }
     let rows = sql::query(
-        "INSERT INTO keysmith.key (
+        "INSERT INTO keysmith_private.key (
              tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by,
              imported, regenerated, display_id, limits)
@@ -253,7 +253,7 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
         // The same key stored under an older pepper has another digest.
         for (generation, digest) in &stored_already {
             let count = sql::execute(
-                "SELECT FROM keysmith.key WHERE digest = $1 AND keyspace = $2 AND generation = $3",
+                "SELECT FROM keysmith_private.key WHERE digest = $1 AND keyspace = $2 AND generation = $3",
                 &[Param::bytes(digest), Param::text(&draft.keyspace), Param::smallint(*generation)],
             )?;
             if count > 0 {
@@ -269,7 +269,7 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
         }
         if !policy.has_imports || behind_bar && !policy.has_bar_imports {
             sql::execute(
-                "UPDATE keysmith.keyspace
+                "UPDATE keysmith_private.keyspace
                  SET has_imports = true, has_bar_imports = has_bar_imports OR $2
                  WHERE keyspace = $1",
                 &[Param::text(&draft.keyspace), Param::boolean(behind_bar)],

@@ -166,7 +166,7 @@ impl Options {
         let scopes = self.default_scopes.as_deref();
         let display = self.display.as_ref();
         sql::execute(
-            "UPDATE keysmith.keyspace SET
+            "UPDATE keysmith_private.keyspace SET
                  empty_scopes = coalesce($2, empty_scopes),
                  default_scopes = CASE WHEN $3 THEN $4 ELSE default_scopes END,
                  max_active_keys = CASE WHEN $5 THEN $6 ELSE max_active_keys END,
@@ -228,12 +228,12 @@ pub fn default_prefixes() -> Vec<[String; 3]> {
 
 pub fn set_prefixes(keyspace: &str, prefixes: &[[String; 3]]) -> Result<()> {
     sql::execute(
-        "DELETE FROM keysmith.keyspace_prefix WHERE keyspace = $1",
+        "DELETE FROM keysmith_private.keyspace_prefix WHERE keyspace = $1",
         &[Param::text(keyspace)],
     )?;
     for [kind, environment, prefix] in prefixes {
         sql::execute(
-            "INSERT INTO keysmith.keyspace_prefix (keyspace, kind, environment, prefix)
+            "INSERT INTO keysmith_private.keyspace_prefix (keyspace, kind, environment, prefix)
              VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
             &[
                 Param::text(keyspace),
@@ -247,10 +247,10 @@ pub fn set_prefixes(keyspace: &str, prefixes: &[[String; 3]]) -> Result<()> {
 }
 
 fn set_codes(keyspace: &str, codes: &[Wording]) -> Result<()> {
-    sql::execute("DELETE FROM keysmith.answer WHERE keyspace = $1", &[Param::text(keyspace)])?;
+    sql::execute("DELETE FROM keysmith_private.answer WHERE keyspace = $1", &[Param::text(keyspace)])?;
     for wording in codes {
         sql::execute(
-            "INSERT INTO keysmith.answer (keyspace, answer, status, code, message)
+            "INSERT INTO keysmith_private.answer (keyspace, answer, status, code, message)
              VALUES ($1, $2, $3, $4, $5)",
             &[
                 Param::text(keyspace),
@@ -266,12 +266,12 @@ fn set_codes(keyspace: &str, codes: &[Wording]) -> Result<()> {
 
 fn set_plan_features(keyspace: &str, features: &[PlanFeature]) -> Result<()> {
     sql::execute(
-        "DELETE FROM keysmith.plan_feature WHERE keyspace = $1",
+        "DELETE FROM keysmith_private.plan_feature WHERE keyspace = $1",
         &[Param::text(keyspace)],
     )?;
     for PlanFeature { feature, plans } in features {
         sql::execute(
-            "INSERT INTO keysmith.plan_feature (keyspace, feature, plans) VALUES ($1, $2, $3)",
+            "INSERT INTO keysmith_private.plan_feature (keyspace, feature, plans) VALUES ($1, $2, $3)",
             &[Param::text(keyspace), Param::text(feature), Param::texts(plans)],
         )?;
     }

@@ -38,43 +38,43 @@ fn revocations_since(call: &Call) -> Result<Option<Datum>> {
 const SINCE: &str = "
     SELECT k.revoked_at AS at, 'revoke'::text AS action, k.keyspace::text, t.name::text AS tenant,
            k.key_id, NULL::text AS name, k.revoked_reason AS reason, NULL::jsonb AS changes
-    FROM keysmith.key k JOIN keysmith.tenant t USING (tenant_id)
+    FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
     WHERE k.revoked_at >= $1
     UNION ALL
     SELECT k.disabled_at, 'disable', k.keyspace, t.name, k.key_id, NULL, NULL, NULL
-    FROM keysmith.key k JOIN keysmith.tenant t USING (tenant_id)
+    FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
     WHERE k.disabled_at >= $1 AND k.revoked_at IS NULL
     UNION ALL
     SELECT pg_catalog.max(a.at), 'alter', k.keyspace, k.tenant, k.key_id, NULL, NULL,
            pg_catalog.jsonb_object_agg(field, pg_catalog.to_jsonb(k) -> field)
-    FROM keysmith.audit_entry a
-    JOIN keysmith.key_listing k USING (key_id),
+    FROM keysmith_private.audit_entry a
+    JOIN keysmith_private.key_listing k USING (key_id),
          pg_catalog.unnest('{scopes,role,owner,allowlist,expires_at}'::text[]) AS field
     WHERE a.at >= $1 AND a.action IN ('alter', 'rotate') AND k.revoked_at IS NULL
       AND a.before -> field IS DISTINCT FROM a.after -> field
     GROUP BY k.keyspace, k.tenant, k.key_id
     UNION ALL
     SELECT t.suspended_at, 'suspend', t.keyspace, t.name, NULL, NULL, t.suspended_reason, NULL
-    FROM keysmith.tenant t
+    FROM keysmith_private.tenant t
     WHERE t.suspended_at >= $1
     UNION ALL
     SELECT a.at, CASE WHEN m.role IS NULL THEN 'remove_member' ELSE 'set_member' END,
            a.keyspace, a.tenant, NULL, a.member, NULL,
            CASE WHEN m.role IS NOT NULL THEN pg_catalog.jsonb_build_object('role', m.role) END
     FROM (SELECT keyspace, tenant, before ->> 'member' AS member, pg_catalog.max(at) AS at
-          FROM keysmith.audit_entry
+          FROM keysmith_private.audit_entry
           WHERE at >= $1 AND action IN ('set_member', 'remove_member') AND before IS NOT NULL
           GROUP BY 1, 2, 3) a
-    JOIN keysmith.tenant t ON t.keyspace = a.keyspace AND t.name = a.tenant
-    LEFT JOIN keysmith.member m ON m.tenant_id = t.tenant_id AND m.member = a.member
+    JOIN keysmith_private.tenant t ON t.keyspace = a.keyspace AND t.name = a.tenant
+    LEFT JOIN keysmith_private.member m ON m.tenant_id = t.tenant_id AND m.member = a.member
     UNION ALL
     SELECT a.at, 'define_role', r.keyspace, NULL, NULL, r.role, NULL,
            pg_catalog.jsonb_build_object('scopes', r.scopes)
     FROM (SELECT keyspace, before ->> 'role' AS role, pg_catalog.max(at) AS at
-          FROM keysmith.audit_entry
+          FROM keysmith_private.audit_entry
           WHERE at >= $1 AND action = 'define_role' AND before IS NOT NULL
           GROUP BY 1, 2) a
-    JOIN keysmith.role r ON r.keyspace = a.keyspace AND r.role = a.role
+    JOIN keysmith_private.role r ON r.keyspace = a.keyspace AND r.role = a.role
     ORDER BY at, action, key_id, name";
 
 /// One line of what `revocations_since` gave.
@@ -144,7 +144,7 @@ impl Entry {
         match self.action.as_str() {
             "revoke" => self.on_key(
                 caller,
-                "UPDATE keysmith.key
+                "UPDATE keysmith_private.key
                  SET revoked_at = least($2, pg_catalog.clock_timestamp()),
                      revoked_reason = coalesce($3, 'revoked')
                  WHERE key_id = $1",
@@ -152,7 +152,7 @@ impl Entry {
             ),
             "disable" => self.on_key(
                 caller,
-                "UPDATE keysmith.key SET disabled_at = least($2, pg_catalog.clock_timestamp())
+                "UPDATE keysmith_private.key SET disabled_at = least($2, pg_catalog.clock_timestamp())
                  WHERE key_id = $1 AND disabled_at IS NULL",
                 vec![Param::timestamp(self.at)],
             ),
@@ -160,7 +160,7 @@ impl Entry {
             "suspend" => self.on_tenant(
                 caller,
                 Subject::Tenant,
-                "UPDATE keysmith.tenant
+                "UPDATE keysmith_private.tenant
                  SET suspended_at = least($2, pg_catalog.clock_timestamp()), suspended_reason = $3
                  WHERE tenant_id = $1 AND suspended_at IS NULL",
                 vec![Param::timestamp(self.at), Param::text_or_null(self.reason.as_deref())],
@@ -170,7 +170,7 @@ impl Entry {
                 self.on_tenant(
                     caller,
                     |tenant| Subject::Member { tenant, member },
-                    "DELETE FROM keysmith.member WHERE tenant_id = $1 AND member = $2",
+                    "DELETE FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2",
                     vec![Param::text(member)],
                 )
             }
@@ -182,7 +182,7 @@ impl Entry {
                 self.on_tenant(
                     caller,
                     |tenant| Subject::Member { tenant, member },
-                    "UPDATE keysmith.member SET role = $3
+                    "UPDATE keysmith_private.member SET role = $3
                      WHERE tenant_id = $1 AND member = $2 AND role <> $3",
                     vec![Param::text(member), Param::text(role)],
                 )
@@ -202,7 +202,7 @@ impl Entry {
     fn on_key(&self, caller: &Caller, statement: &str, more: Vec<Param>) -> Result<Outcome> {
         let key_id = self.key_id.ok_or_else(unreadable)?;
         let rows = sql::query(
-            "SELECT keyspace, revoked_at IS NOT NULL FROM keysmith.key WHERE key_id = $1
+            "SELECT keyspace, revoked_at IS NOT NULL FROM keysmith_private.key WHERE key_id = $1
              FOR NO KEY UPDATE",
             &[Param::uuid(&key_id)],
         )?;
@@ -226,7 +226,7 @@ impl Entry {
     ) -> Result<Outcome> {
         let tenant = self.tenant.as_deref().ok_or_else(unreadable)?;
         let rows = sql::query(
-            "SELECT tenant_id FROM keysmith.tenant WHERE keyspace = $1 AND name = $2
+            "SELECT tenant_id FROM keysmith_private.tenant WHERE keyspace = $1 AND name = $2
              FOR NO KEY UPDATE",
             &[Param::text(&self.keyspace), Param::text(tenant)],
         )?;
@@ -254,7 +254,7 @@ impl Entry {
         let ((has_role, role), (has_owner, owner)) = (given(role), given(owner));
         self.on_key(
             caller,
-            "UPDATE keysmith.key k
+            "UPDATE keysmith_private.key k
              SET scopes = n.scopes, role = n.role, owner = n.owner, allowlist = n.allowlist,
                  expires_at = n.expires_at
              FROM (SELECT key_id,
@@ -263,7 +263,7 @@ impl Entry {
                        CASE WHEN $6 THEN $7 ELSE owner END AS owner,
                        CASE WHEN $8 THEN nullif($9::cidr[], '{}') ELSE allowlist END AS allowlist,
                        least(expires_at, $10) AS expires_at
-                   FROM keysmith.key WHERE key_id = $1) n
+                   FROM keysmith_private.key WHERE key_id = $1) n
              WHERE k.key_id = n.key_id
                AND (k.scopes, k.role, k.owner, k.allowlist, k.expires_at)
                    IS DISTINCT FROM (n.scopes, n.role, n.owner, n.allowlist, n.expires_at)",
@@ -292,7 +292,7 @@ impl Entry {
             caller,
             &self.keyspace,
             Subject::Role(role),
-            "UPDATE keysmith.role SET scopes = $3
+            "UPDATE keysmith_private.role SET scopes = $3
              WHERE keyspace = $1 AND role = $2 AND scopes <> $3",
             &[Param::text(&self.keyspace), Param::text(role), Param::texts(scopes)],
         )
@@ -300,7 +300,7 @@ impl Entry {
 
     fn has_role(&self, role: &str) -> Result<bool> {
         let found = sql::execute(
-            "SELECT FROM keysmith.role WHERE keyspace = $1 AND role = $2",
+            "SELECT FROM keysmith_private.role WHERE keyspace = $1 AND role = $2",
             &[Param::text(&self.keyspace), Param::text(role)],
         )?;
         Ok(found > 0)

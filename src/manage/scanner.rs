@@ -35,13 +35,13 @@ fn scanner_patterns(call: &Call) -> Result<Option<Datum>> {
             "SELECT p.keyspace, 'keysmith-' || p.keyspace,
                     '((' || pg_catalog.string_agg(p.prefix, '|' ORDER BY p.prefix) || ')[0-9A-Za-z]{'
                     || $3 || '})($|[^0-9A-Za-z])'
-             FROM (SELECT keyspace, prefix FROM keysmith.keyspace_prefix WHERE kind = 'secret'
+             FROM (SELECT keyspace, prefix FROM keysmith_private.keyspace_prefix WHERE kind = 'secret'
                    UNION
                    SELECT keyspace, substring(key_prefix FROM '^[a-z0-9_]{1,31}_')
-                   FROM keysmith.key WHERE kind = 'secret' AND NOT imported AND revoked_at IS NULL
+                   FROM keysmith_private.key WHERE kind = 'secret' AND NOT imported AND revoked_at IS NULL
                    UNION
                    SELECT 'default', pg_catalog.unnest($2)
-                   WHERE NOT EXISTS (SELECT FROM keysmith.keyspace WHERE keyspace = 'default')) p
+                   WHERE NOT EXISTS (SELECT FROM keysmith_private.keyspace WHERE keyspace = 'default')) p
              WHERE p.prefix IS NOT NULL AND ($1 IS NULL OR p.keyspace = $1)
              GROUP BY p.keyspace ORDER BY p.keyspace",
             &[

@@ -15,13 +15,13 @@ fn status(call: &Call) -> Result<Option<Datum>> {
         call,
         "SELECT 'keys'::text AS topic, k.keyspace || ', ' || k.status AS name,
                 pg_catalog.count(*)::text AS value
-         FROM keysmith.key_listing k GROUP BY k.keyspace, k.status
+         FROM keysmith_private.key_listing k GROUP BY k.keyspace, k.status
          UNION ALL
          SELECT 'peppers',
                 CASE k.generation WHEN 0 THEN 'without a pepper'
                     ELSE 'pepper ' || k.generation END,
                 pg_catalog.count(*) || ' keys'
-         FROM keysmith.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
+         FROM keysmith_private.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
          UNION ALL SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
          UNION ALL SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
          ORDER BY 1, 2",

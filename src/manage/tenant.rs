@@ -33,7 +33,7 @@ impl Tenant {
     /// One that the caller does not reach is one that is not there.
     pub fn find(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
         let rows = sql::query(
-            "SELECT tenant_id, plan FROM keysmith.tenant WHERE keyspace = $1 AND name = $2",
+            "SELECT tenant_id, plan FROM keysmith_private.tenant WHERE keyspace = $1 AND name = $2",
             &[Param::text(keyspace), Param::text(tenant)],
         )?;
         Self::read(&rows)
@@ -45,7 +45,7 @@ impl Tenant {
     pub fn lock(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
         let found = Tenant::find(caller, tenant, keyspace)?;
         sql::execute(
-            "SELECT FROM keysmith.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
+            "SELECT FROM keysmith_private.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
             &[Param::uuid(&found.id)],
         )?;
         Ok(found)
@@ -54,7 +54,7 @@ impl Tenant {
     /// The tenant of a key.
     pub fn with_id(id: &[u8; 16]) -> Result<Tenant> {
         let rows = sql::query(
-            "SELECT tenant_id, plan FROM keysmith.tenant WHERE tenant_id = $1",
+            "SELECT tenant_id, plan FROM keysmith_private.tenant WHERE tenant_id = $1",
             &[Param::uuid(id)],
         )?;
         Self::read(&rows).ok_or_else(|| Error::not_found("the tenant does not exist"))
@@ -99,7 +99,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
         policy(caller, &keyspace)?;
         let act = Act::on(caller, &keyspace, Subject::Tenant(&name))?;
         let rows = sql::query(
-            "INSERT INTO keysmith.tenant (keyspace, name, plan, metadata, limits)
+            "INSERT INTO keysmith_private.tenant (keyspace, name, plan, metadata, limits)
              VALUES ($1, $2, $3, coalesce($4, '{}'), $5)
              ON CONFLICT (keyspace, name) DO NOTHING RETURNING tenant_id",
             &[
@@ -145,7 +145,7 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
         let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let act = Act::on(caller, &keyspace, Subject::Tenant(&tenant))?;
         sql::execute(
-            "UPDATE keysmith.tenant SET
+            "UPDATE keysmith_private.tenant SET
                  plan = CASE WHEN $3 THEN $4 ELSE plan END,
                  metadata = CASE WHEN $5
                      THEN coalesce(nullif($6 -> 'metadata', 'null'), '{}') ELSE metadata END,
@@ -176,7 +176,7 @@ fn suspend_tenant(call: &Call) -> Result<Option<Datum>> {
     change_tenant(
         call,
         "suspend",
-        "UPDATE keysmith.tenant SET suspended_at = coalesce(suspended_at, pg_catalog.clock_timestamp()),
+        "UPDATE keysmith_private.tenant SET suspended_at = coalesce(suspended_at, pg_catalog.clock_timestamp()),
              suspended_reason = coalesce($3, suspended_reason)
          WHERE keyspace = $1 AND name = $2",
         Some(Param::text_or_null(reason.as_deref())),
@@ -187,7 +187,7 @@ fn resume_tenant(call: &Call) -> Result<Option<Datum>> {
     change_tenant(
         call,
         "resume",
-        "UPDATE keysmith.tenant SET suspended_at = NULL, suspended_reason = NULL
+        "UPDATE keysmith_private.tenant SET suspended_at = NULL, suspended_reason = NULL
          WHERE keyspace = $1 AND name = $2",
         None,
     )
@@ -228,7 +228,7 @@ fn set_member(call: &Call) -> Result<Option<Datum>> {
         let subject = Subject::Member { tenant: &tenant, member: &member };
         let act = Act::on(caller, &keyspace, subject)?;
         sql::execute(
-            "INSERT INTO keysmith.member (tenant_id, keyspace, member, role)
+            "INSERT INTO keysmith_private.member (tenant_id, keyspace, member, role)
              VALUES ($1, $2, $3, $4)
              ON CONFLICT (tenant_id, member) DO UPDATE SET role = excluded.role",
             &[
@@ -253,7 +253,7 @@ fn remove_member(call: &Call) -> Result<Option<Datum>> {
         let subject = Subject::Member { tenant: &tenant, member: &member };
         let act = Act::on(caller, &keyspace, subject)?;
         let removed = sql::execute(
-            "DELETE FROM keysmith.member WHERE tenant_id = $1 AND member = $2",
+            "DELETE FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2",
             &[Param::uuid(&tenant_id), Param::text(&member)],
         )?;
         if removed == 0 {

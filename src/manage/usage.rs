@@ -35,7 +35,7 @@ fn usage_logs(call: &Call) -> Result<Option<Datum>> {
             return Err(unknown_key());
         }
         let rows = sql::query(
-            "SELECT keysmith.usage_page($1, $2, $3, $4)",
+            "SELECT keysmith_private.usage_page($1, $2, $3, $4)",
             &[
                 Param::uuid(&found.id),
                 Param::given(pg_sys::UUIDOID, call.datum(1)),
@@ -67,7 +67,7 @@ fn blast_radius(call: &Call) -> Result<Option<Datum>> {
         let rows = sql::query(
             "SELECT schema, relation, pg_catalog.sum(rows)::bigint, pg_catalog.min(first_at),
                     pg_catalog.max(last_at)
-             FROM keysmith.touch WHERE key_id = $1 GROUP BY schema, relation
+             FROM keysmith_private.touch WHERE key_id = $1 GROUP BY schema, relation
              ORDER BY 3 DESC NULLS FIRST, 1, 2",
             &[Param::uuid(&key_id)],
         )?;
@@ -111,7 +111,7 @@ fn blast_radius(call: &Call) -> Result<Option<Datum>> {
 
 fn tenant_of(key_id: &[u8; 16]) -> Result<Option<[u8; 16]>> {
     let rows =
-        sql::query("SELECT tenant_id FROM keysmith.key WHERE key_id = $1", &[Param::uuid(key_id)])?;
+        sql::query("SELECT tenant_id FROM keysmith_private.key WHERE key_id = $1", &[Param::uuid(key_id)])?;
     Ok(rows.first().and_then(|row| row.uuid(1)))
 }
 

@@ -107,7 +107,7 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
         |life: &Life| [Param::bigint(Some(life.incarnation)), lives::oid(lives::my_database())];
     let [incarnation, database] = named(life);
     let is_new = sql::execute(
-        "INSERT INTO keysmith.usage_incarnation
+        "INSERT INTO keysmith_private.usage_incarnation
              (incarnation, database, server, started_at, most_waiting, standby)
          VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (incarnation, database) DO NOTHING",
@@ -125,7 +125,7 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     }
     // Of two who bring the same, the second waits here, and then sees what is stored.
     let rows = sql::query(
-        "SELECT last_sequence, unknown_seen, standby FROM keysmith.usage_incarnation
+        "SELECT last_sequence, unknown_seen, standby FROM keysmith_private.usage_incarnation
          WHERE incarnation = $1 AND database = $2 FOR UPDATE",
         &named(life),
     )?;
@@ -165,7 +165,7 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     let last = fresh.last().map_or(marks.last_sequence, |(number, _)| *number);
     let [incarnation, database] = named(life);
     sql::execute(
-        "UPDATE keysmith.usage_incarnation
+        "UPDATE keysmith_private.usage_incarnation
          SET last_sequence = $3, stored = stored + $4, dropped = greatest(dropped, $5), unknown_seen = $6,
              last_flush_at = CASE WHEN $7 THEN pg_catalog.clock_timestamp() ELSE last_flush_at END
          WHERE incarnation = $1 AND database = $2",
@@ -187,7 +187,7 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
 /// it ended properly, since then it was kept, and came before the first of this life.
 fn report_losses(life: &Life) -> Result<()> {
     let rows = sql::query(
-        "UPDATE keysmith.usage_incarnation AS i
+        "UPDATE keysmith_private.usage_incarnation AS i
          SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
              lost_from = CASE WHEN $4 THEN NULL WHEN i.last_flush_at < $5
                               THEN i.last_flush_at ELSE i.started_at END,
@@ -195,7 +195,7 @@ fn report_losses(life: &Life) -> Result<()> {
              closed_at = CASE WHEN $4 THEN coalesce(i.closed_at, $5) ELSE i.closed_at END
          WHERE i.database = $2 AND i.standby = $3 AND i.lost_at_most IS NULL
            AND i.incarnation = (
-               SELECT pg_catalog.max(l.incarnation) FROM keysmith.usage_incarnation AS l
+               SELECT pg_catalog.max(l.incarnation) FROM keysmith_private.usage_incarnation AS l
                WHERE l.database = $2 AND l.standby = $3 AND l.incarnation < $1)
          RETURNING pg_catalog.format(
              'usage of at most %s requests of standby %s may have been lost between %s and %s',

@@ -257,7 +257,7 @@ impl Flusher {
 
     /// Partitions for what is about to be stored.
     pub fn prepare(&mut self) {
-        self.call("SELECT keysmith.usage_prepare()");
+        self.call("SELECT keysmith_private.usage_prepare()");
     }
 
     fn call(&mut self, statement: &str) {

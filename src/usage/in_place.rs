@@ -214,7 +214,7 @@ pub fn prepare() -> Result<()> {
     // SAFETY: reads the clock.
     let today = unsafe { pg_sys::GetCurrentTimestamp() }.div_euclid(DAY);
     if PREPARED.get() != today {
-        sql::execute("SELECT keysmith.usage_prepare()", &[])?;
+        sql::execute("SELECT keysmith_private.usage_prepare()", &[])?;
         PREPARED.set(today);
     }
     Ok(())

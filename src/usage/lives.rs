@@ -32,7 +32,7 @@ impl Life {
         let lost = traces::lost(self.oid, self.ring);
         let (stored_up_to, losses) = transaction("opening", || {
             let rows = sql::query(
-                "INSERT INTO keysmith.usage_incarnation
+                "INSERT INTO keysmith_private.usage_incarnation
                      (incarnation, database, server, started_at, most_waiting)
                  VALUES ($1, $2, $3, $4, $5)
                  ON CONFLICT (incarnation, database) DO UPDATE SET closed_at = NULL, standby = ''
@@ -66,7 +66,7 @@ impl Life {
         let [_, database, server, ..] = self.params();
         let standby = if self.ring.started_as_standby { sender::name() } else { String::new() };
         let rows = sql::query(
-            "INSERT INTO keysmith.usage_incarnation AS i
+            "INSERT INTO keysmith_private.usage_incarnation AS i
                  (incarnation, database, server, started_at, most_waiting, standby,
                   lost_at_most, lost_from, lost_until)
              VALUES ($1, $2, $3, $4, $5, $6, $5, $4, $7)
@@ -95,7 +95,7 @@ impl Life {
         let [incarnation, database, ..] = self.params();
         transaction("looking what is stored", || {
             let rows = sql::query(
-                "SELECT last_sequence FROM keysmith.usage_incarnation
+                "SELECT last_sequence FROM keysmith_private.usage_incarnation
                  WHERE incarnation = $1 AND database = $2",
                 &[incarnation, database],
             )?;
@@ -109,7 +109,7 @@ impl Life {
     pub fn note(&self, progress: &Progress) -> Result<()> {
         let [incarnation, database, server, started_at, most_waiting] = self.params();
         let noted = sql::execute(
-            "INSERT INTO keysmith.usage_incarnation AS i
+            "INSERT INTO keysmith_private.usage_incarnation AS i
                  (incarnation, database, server, started_at, most_waiting,
                   last_sequence, stored, dropped, last_flush_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())
@@ -141,7 +141,7 @@ impl Life {
         let [incarnation, database, ..] = self.params();
         transaction("closing", || {
             sql::execute(
-                "UPDATE keysmith.usage_incarnation
+                "UPDATE keysmith_private.usage_incarnation
                  SET closed_at = pg_catalog.clock_timestamp()
                  WHERE incarnation = $1 AND database = $2",
                 &[incarnation, database],
@@ -186,17 +186,17 @@ pub fn server() -> i64 {
 /// kept; else it is reported. A standby that was promoted knows nothing of the end of
 /// the primary before it, whose life may have begun after its own.
 const LOSSES: &str = "
-    UPDATE keysmith.usage_incarnation AS i
+    UPDATE keysmith_private.usage_incarnation AS i
     SET lost_at_most = CASE WHEN l.is_loss THEN i.most_waiting END,
         lost_from = CASE WHEN l.is_loss
                          THEN coalesce(i.closed_at, i.last_flush_at, i.started_at) END,
         lost_until = CASE WHEN l.is_loss
                           THEN CASE WHEN $5 THEN pg_catalog.now() ELSE c.started_at END END,
         closed_at = CASE WHEN l.is_loss THEN i.closed_at ELSE coalesce(i.closed_at, c.started_at) END
-    FROM keysmith.usage_incarnation AS c, (SELECT $5 OR NOT $4 AS is_loss) AS l
+    FROM keysmith_private.usage_incarnation AS c, (SELECT $5 OR NOT $4 AS is_loss) AS l
     WHERE c.incarnation = $1 AND c.database = $2
       AND i.database = $2 AND i.lost_at_most IS NULL AND i.incarnation = (
-          SELECT pg_catalog.max(l.incarnation) FROM keysmith.usage_incarnation AS l
+          SELECT pg_catalog.max(l.incarnation) FROM keysmith_private.usage_incarnation AS l
           WHERE l.database = $2 AND l.server = $3 AND l.standby = ''
             AND l.incarnation <> $1 AND ($5 OR l.incarnation < $1))
     RETURNING pg_catalog.format('usage of at most %s requests may have been lost between %s and %s',

@@ -7,7 +7,7 @@ use pgrx::pg_sys::{self, Datum};
 use std::ffi::c_char;
 use std::net::IpAddr;
 
-/// The columns of `keysmith.usage_event`, and those of `keysmith.usage_delta`.
+/// The columns of `keysmith_private.usage_event`, and those of `keysmith_private.usage_delta`.
 pub const EVENT: usize = 14;
 pub const DELTA: usize = 14;
 

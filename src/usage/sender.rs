@@ -337,7 +337,7 @@ impl Sender {
         let incarnation = self.ring.incarnation;
         let marks = transaction("looking at what is stored", || {
             let rows = sql::query(
-                "SELECT last_sequence, unknown_seen FROM keysmith.usage_incarnation
+                "SELECT last_sequence, unknown_seen FROM keysmith_private.usage_incarnation
                  WHERE incarnation = $1 AND database = $2",
                 &[Param::bigint(Some(incarnation)), lives::oid(lives::my_database())],
             )?;

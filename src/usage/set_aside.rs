@@ -19,7 +19,7 @@ pub fn note(incarnation: i64, sequence: i64, record: &Record, why: &str) -> Resu
         Record::Amendment { request_id, .. } => (*request_id, None, None),
     };
     sql::execute(
-        "INSERT INTO keysmith.usage_set_aside
+        "INSERT INTO keysmith_private.usage_set_aside
              (incarnation, sequence, at, request_id, key_id, error)
          VALUES ($1, $2, $3, $4, $5, $6)",
         &[
@@ -33,8 +33,8 @@ pub fn note(incarnation: i64, sequence: i64, record: &Record, why: &str) -> Resu
     )?;
     // The newest thousand are enough to tell what is wrong.
     sql::execute(
-        "DELETE FROM keysmith.usage_set_aside
-         WHERE set_aside_at < (SELECT s.set_aside_at FROM keysmith.usage_set_aside s
+        "DELETE FROM keysmith_private.usage_set_aside
+         WHERE set_aside_at < (SELECT s.set_aside_at FROM keysmith_private.usage_set_aside s
                                ORDER BY s.set_aside_at DESC OFFSET 1000 LIMIT 1)",
         &[],
     )?;

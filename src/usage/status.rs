@@ -37,7 +37,7 @@ const STANDBYS: &str = "
     SELECT pg_catalog.format('standby %s', i.standby),
            pg_catalog.format('last heard of %s; can hold %s records',
                              coalesce(i.last_flush_at, i.started_at), i.most_waiting)
-    FROM (SELECT DISTINCT ON (l.standby) l.* FROM keysmith.usage_incarnation AS l
+    FROM (SELECT DISTINCT ON (l.standby) l.* FROM keysmith_private.usage_incarnation AS l
           WHERE l.standby <> '' AND l.database = $1
           ORDER BY l.standby, l.incarnation DESC) AS i
     WHERE i.lost_at_most IS NULL
@@ -62,7 +62,7 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
         let found = sql::query(
             "SELECT pg_catalog.count(*)::text, pg_catalog.sum(lost_at_most)::text,
                     pg_catalog.min(lost_from)::text, pg_catalog.max(lost_until)::text
-             FROM keysmith.usage_incarnation WHERE lost_at_most IS NOT NULL",
+             FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL",
             &[],
         )?;
         if let Some(row) = found.first() {

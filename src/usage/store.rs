@@ -137,7 +137,7 @@ impl Batch {
         let sequence = match numbers {
             Numbers::OfRing { .. } | Numbers::Brought { .. } => "sequence",
             Numbers::OfSequence => {
-                "pg_catalog.nextval('keysmith.usage_sequence'::pg_catalog.regclass)"
+                "pg_catalog.nextval('keysmith_private.usage_sequence'::pg_catalog.regclass)"
             }
         };
         let conflict = match numbers {
@@ -147,7 +147,7 @@ impl Batch {
         self.register()?;
         let inserted = sql::execute(
             &format!(
-                "INSERT INTO keysmith.usage_event
+                "INSERT INTO keysmith_private.usage_event
                      (at, incarnation, sequence, request_id, key_id, tenant_id, keyspace,
                       environment, method, endpoint, status, outcome, ip, latency)
                  SELECT at, incarnation, {sequence}, request_id, key_id, tenant_id, keyspace,
@@ -200,7 +200,7 @@ fn amend(told: HashMap<[u8; 16], Learned>) -> Result<Vec<[u8; 16]>> {
     }
     for (request_id, told) in told {
         let updated = sql::execute(
-            "UPDATE keysmith.usage_event
+            "UPDATE keysmith_private.usage_event
              SET status = coalesce($2, status), latency = coalesce($3, latency),
                  method = coalesce($4, method), endpoint = coalesce($5, endpoint)
              WHERE request_id = $1",
@@ -228,5 +228,5 @@ pub fn be_brief() {
 }
 
 fn missing() -> Error {
-    Error::new(Code::Installation, "keysmith.usage_event is not what the library expects")
+    Error::new(Code::Installation, "keysmith_private.usage_event is not what the library expects")
 }

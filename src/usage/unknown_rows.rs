@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 pub fn store(counts: &[Count], samples: &[Event]) -> Result<()> {
     for (keyspace, reason, requests) in counts {
         sql::execute(
-            "INSERT INTO keysmith.usage_unknown AS u (keyspace, reason, hour, requests)
+            "INSERT INTO keysmith_private.usage_unknown AS u (keyspace, reason, hour, requests)
              VALUES ($1, $2, pg_catalog.date_trunc('hour', pg_catalog.now()), $3)
              ON CONFLICT (keyspace, reason, hour)
              DO UPDATE SET requests = u.requests + excluded.requests",
@@ -21,7 +21,7 @@ pub fn store(counts: &[Count], samples: &[Event]) -> Result<()> {
     for event in samples {
         let ip = event.ip.map(|address| address.to_string());
         sql::execute(
-            "INSERT INTO keysmith.usage_unknown_sample
+            "INSERT INTO keysmith_private.usage_unknown_sample
                  (at, keyspace, reason, method, endpoint, ip)
              VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.inet)",
             &[
@@ -36,8 +36,8 @@ pub fn store(counts: &[Count], samples: &[Event]) -> Result<()> {
     }
     // The newest thousand are enough to tell where they come from.
     sql::execute(
-        "DELETE FROM keysmith.usage_unknown_sample
-         WHERE at < (SELECT s.at FROM keysmith.usage_unknown_sample s
+        "DELETE FROM keysmith_private.usage_unknown_sample
+         WHERE at < (SELECT s.at FROM keysmith_private.usage_unknown_sample s
                      ORDER BY s.at DESC OFFSET 1000 LIMIT 1)",
         &[],
     )?;

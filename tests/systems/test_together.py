@@ -45,7 +45,7 @@ def empty(cluster):
 @pytest.mark.parametrize("order", [*([name] for name in NAMES), NAMES, NAMES[::-1]], ids="-".join)
 def test_the_examples_load_alone_and_in_any_order(cluster, empty, order):
     load(cluster, empty, *order)
-    made = cluster.execute("SELECT keyspace FROM keysmith.keyspace", dbname=empty)
+    made = cluster.execute("SELECT keyspace FROM keysmith_private.keyspace", dbname=empty)
     assert sorted(name for name, in made) == sorted(order)
 
 
