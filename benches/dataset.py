@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import cluster as clusters
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
-PREFIX = "sk_live_"
+PREFIX = "ks_live_"
 SECRET_LENGTH = 43
 CHECKSUM_LENGTH = 6
 DOMAIN = b"keysmith.key.v1\0"

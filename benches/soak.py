@@ -84,7 +84,7 @@ class Client(threading.Thread):
         self.requests += len(keys)
 
     def unknown(self):
-        one(self.db, "SELECT * FROM keysmith.verify('sk_live_nobody')")
+        one(self.db, "SELECT * FROM keysmith.verify('ks_live_nobody')")
 
     def mint(self):
         self.keys.append(one(

@@ -55,7 +55,7 @@ def fill(db):
         for key in keys.values():
             db.verify(key.api_key, ip="203.0.113.9")
         _request(db, keys["of a role"].api_key)
-        db.verify("sk_live_unknown")
+        db.verify("ks_live_unknown")
         db.call("flush_usage")
     db.verify(keys["rich"].api_key, spend=4)
     db.call("flush_usage")

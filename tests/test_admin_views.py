@@ -99,7 +99,7 @@ def test_what_was_refused_lately(db):
     db.call("define_route", "default", "GET", "/v1/images/{id}", "images:write")
     assert not request(db, key).ok
     assert db.verify(key.api_key).ok
-    assert db.reason("sk_live_nonsense") == "malformed_key"
+    assert db.reason("ks_live_nonsense") == "malformed_key"
     db.call("flush_usage")
     known, unknown = db.rows("SELECT * FROM keysmith.recent_refusals ORDER BY key_id")
     assert (known.tenant, known.label, known.reason, known.status, known.method, known.endpoint) \

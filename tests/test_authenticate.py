@@ -407,7 +407,7 @@ def test_keys_are_shown_as_the_templates_say(db):
     db.call("alter_keyspace", "mine", Jsonb({"display": {"snippet": "{prefix}"}}))
     later = db.mint(keyspace="mine")
     assert (later.display_id, later.key_prefix, later.key_snippet) \
-        == (None, later.api_key[:13], "sk_live_")
+        == (None, later.api_key[:13], "ks_live_")
 
 
 def test_usually_keys_are_shown_by_their_two_ends(db):
@@ -415,7 +415,7 @@ def test_usually_keys_are_shown_by_their_two_ends(db):
     key = db.mint()
     assert key.display_id is None
     assert key.key_prefix == key.api_key[:13]
-    assert key.key_snippet == f"sk_live_...{key.api_key[-4:]}"
+    assert key.key_snippet == f"ks_live_...{key.api_key[-4:]}"
 
 
 # Changes made elsewhere

@@ -208,14 +208,14 @@ def test_this_test_notices(cluster, document, complaint):
 
 
 def test_what_differs_from_run_to_run_is_not_compared():
-    one = """ 00000000-0000-0000-0000-000000000000 | sk_live_{} | sk_test_abcde | a_live_...wxyz
+    one = """ 00000000-0000-0000-0000-000000000000 | ks_live_{} | ks_test_abcde | a_live_...wxyz
     keysmith_{} "2026-01-02T03:04:05.6+00:00" 2026-01-02 03:04:05.678901+00 | process with PID 1
     """.format(49 * "a", 32 * "0")
-    two = """ 12345678-9abc-def0-1234-56789abcdef0 | sk_live_{} | sk_test_01234 | a_live_...0000
+    two = """ 12345678-9abc-def0-1234-56789abcdef0 | ks_live_{} | ks_test_01234 | a_live_...0000
     keysmith_{} "2027-10-20T03:04:05.6789+00:00" 2026-01-02 03:04:05.67+00    | process with PID 23
     """.format(49 * "Z", 32 * "f")
     assert normal(one) == normal(two)
-    for same in ("sk_live_" + 48 * "a", "images_write", "pk_live_typo", "2030-01-31", "in 10 s"):
+    for same in ("ks_live_" + 48 * "a", "images_write", "kp_live_typo", "2030-01-31", "in 10 s"):
         assert normal(same) == [same]
 
 

@@ -61,7 +61,7 @@ def test_without_a_good_key_there_is_nothing(site):
     assert http.added(db.mint(scopes=["photos:*"]).api_key, "hidden")
     for response, code in [(http.list(), "missing_authorization"),
                            (http.list(Authorization="Bearer a b"), "invalid_authorization"),
-                           (http.list("sk_live_nope"), "invalid_api_key")]:
+                           (http.list("ks_live_nope"), "invalid_api_key")]:
         assert (response.status, response.code) == (401, code)
         assert response.headers["WWW-Authenticate"] == "Bearer"
         assert "hidden" not in str(response.body)

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from cluster import running
 from conftest import session as session_on, wait_until
 
-GARBAGE = "sk_live_garbage"
+GARBAGE = "ks_live_garbage"
 FUNCTIONS = ["current_tenant", "current_tenant_id", "current_keyspace", "current_key",
              "current_environment", "current_owner", "whoami"]
 

@@ -46,7 +46,7 @@ def test_every_minted_key_is_matched_by_its_keyspaces_pattern_alone(db, keyspace
                 assert db.value("SELECT (regexp_match(%s, %s))[1]", text, pattern) == key
                 (found,) = grep(pattern, text)
                 assert found.startswith(key) and len(found) <= len(key) + 1
-        for key in keys[other] + [keys[keyspace][0][:-1], keys[keyspace][0] + "x", "sk_live_51H" + "x" * 90]:
+        for key in keys[other] + [keys[keyspace][0][:-1], keys[keyspace][0] + "x", "ks_live_51H" + "x" * 90]:
             assert not re.search(pattern, key)
             assert not db.value("SELECT %s ~ %s", key, pattern) and not grep(pattern, key)
 
@@ -62,7 +62,7 @@ def test_what_patterns_there_are(db, keyspaces):
 
 def test_the_default_keyspace_has_one_before_its_first_key(db):
     (row,) = db.call("scanner_patterns")
-    assert row.keyspace == "default" and "sk_live_" in row.regex and "pk_" not in row.regex
+    assert row.keyspace == "default" and "ks_live_" in row.regex and "pk_" not in row.regex
     assert db.call("scanner_patterns", "default") == [row]
 
 
@@ -117,7 +117,7 @@ def test_the_hook_refuses_keys_and_nothing_else(db, keyspaces, repository):
         assert "an API key: " + key[:4] in done.stderr and key not in done.stderr
     # A wrong checksum, and what is no key, is no leak.
     last = random.choice([c for c in "0123456789" if c != key[-1]])
-    for number, text in enumerate([key[:-1] + last, key[:-1], key + "0", "sk_live_" + "x" * 49, keys["studio"][0]]):
+    for number, text in enumerate([key[:-1] + last, key[:-1], key + "0", "ks_live_" + "x" * 49, keys["studio"][0]]):
         assert repository(f"harmless {number}", text + "\n").returncode == 0, text
     # With a file of patterns, those count.
     (repository.folder / ".keysmith-patterns").write_text("".join(f"{p}\n" for p in patterns.values()))

@@ -7,7 +7,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 UNKNOWN = "00000000-0000-0000-0000-000000000000"
-KEY = re.compile(r"sk_live_[0-9A-Za-z]{49}")
+KEY = re.compile(r"ks_live_[0-9A-Za-z]{49}")
 
 
 def test_mint_returns_the_key_once(db):
@@ -19,7 +19,7 @@ def test_mint_returns_the_key_once(db):
     )
     assert KEY.fullmatch(minted.api_key)
     assert minted.key_prefix == minted.api_key[:13]
-    assert minted.key_snippet == f"sk_live_...{minted.api_key[-4:]}"
+    assert minted.key_snippet == f"ks_live_...{minted.api_key[-4:]}"
     assert (minted.label, minted.environment, minted.kind) == ("Production", "live", "secret")
     assert minted.scopes == ["images:write"]
     assert minted.expires_at is None
@@ -27,8 +27,8 @@ def test_mint_returns_the_key_once(db):
 
 
 @pytest.mark.parametrize("kind, environment, prefix", [
-    ("secret", "live", "sk_live_"), ("secret", "test", "sk_test_"),
-    ("publishable", "live", "pk_live_"), ("publishable", "test", "pk_test_"),
+    ("secret", "live", "ks_live_"), ("secret", "test", "ks_test_"),
+    ("publishable", "live", "kp_live_"), ("publishable", "test", "kp_test_"),
 ])
 def test_default_prefixes(db, kind, environment, prefix):
     db.tenant()
@@ -205,7 +205,7 @@ def test_rotate_at_once(db):
                     scopes => '{a}', role => 'admin', owner => 'ann', allowlist => '{10.0.0.0/8}',
                     expires_at => %s, metadata => '{"x": 1}')""", expires)
     new = db.one("rotate", old.key_id)
-    assert new.api_key != old.api_key and new.api_key.startswith("sk_test_")
+    assert new.api_key != old.api_key and new.api_key.startswith("ks_test_")
     assert db.reason(old.api_key, ip="10.1.1.1") == "revoked"
     assert db.verify(new.api_key, ip="10.1.1.1").ok
     before, after = db.call("list_keys", "acme", include_revoked=True)

@@ -188,7 +188,7 @@ class World:
         other = "a" if text[at] != "a" else "b"
         return dice.choices([
             text, None, text[:at] + other + text[at + 1:], text[:-1], "", "x" * 1025,
-            model.with_checksum("sk_live_" + "".join(dice.choices(model.DIGITS, k=43))),
+            model.with_checksum("ks_live_" + "".join(dice.choices(model.DIGITS, k=43))),
         ], [90, 1, 1, 1, 1, 1, 4])[0]
 
     def headers(self, text, schemes):

@@ -112,7 +112,7 @@ def test_refusals_are_statuses(db, postgrest):
     assert server.names(good.api_key) == []
     assert server.refusal("GET", "/photo", {}) == (
         "PT401", "No API key was given.", "missing_authorization", None)
-    assert server.refusal("GET", "/photo", {"x-api-key": "sk_live_nope"})[:3:2] == (
+    assert server.refusal("GET", "/photo", {"x-api-key": "ks_live_nope"})[:3:2] == (
         "PT401", "invalid_api_key")
     assert server.refusal("GET", "/photo", {"authorization": "Bearer a b"})[:3:2] == (
         "PT401", "invalid_authorization")

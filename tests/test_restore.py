@@ -49,7 +49,7 @@ def filled(cluster, dbname, db):
             db.value("SELECT keysmith.log_request(200 + %s, '3 ms')", n)
     assert db.verify(keys[1].api_key, spend=7).ok
     db.verify(keys[0].api_key, ip="198.51.100.1")
-    db.verify("sk_live_nobody")
+    db.verify("ks_live_nobody")
     # Requests of another day, so that there are several partitions.
     db.rows("""
         DO $$ BEGIN PERFORM keysmith_private.usage_prepare(); END $$;

@@ -152,7 +152,7 @@ def test_it_decides_as_the_primary_does(servers, there):
     db.call("suspend_tenant", "suspended")
     db.call("wait_for_replay")
     presented = [key.api_key for key in [*keys, disabled, revoked, rotated]]
-    presented += ["garbage", "sk_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg2LOcWk", None]
+    presented += ["garbage", "ks_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg32jhdj", None]
     reasons = set()
     for key in presented:
         for asked in MATRIX:

@@ -132,7 +132,7 @@ def test_with_a_pepper_a_row_that_a_thief_adds_opens_nothing(peppered):
     db.rows("CREATE EXTENSION keysmith")
     db.tenant()
     db.mint()
-    known = "sk_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg2LOcWk"
+    known = "ks_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg32jhdj"
     plain = hashlib.sha256(known.encode()).digest()
     for generation in (0, 1, 2):
         db.rows("INSERT INTO keysmith_private.key (tenant_id, generation, digest, keyspace, environment, "

@@ -9,7 +9,7 @@ import pytest
 from cluster import running
 from conftest import session, wait_until
 
-UNKNOWN_KEY = "sk_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg2LOcWk"
+UNKNOWN_KEY = "ks_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg32jhdj"
 
 
 @contextmanager

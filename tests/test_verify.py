@@ -50,7 +50,7 @@ def test_every_refusal(db):
     listed = db.row("SELECT * FROM keysmith.mint('acme', allowlist => '{10.0.0.0/8}')").api_key
     owned = db.mint(owner="ann").api_key
     assert_answer(db.verify(None), "missing")
-    assert_answer(db.verify("sk_live_typo"), "malformed_key")
+    assert_answer(db.verify("ks_live_typo"), "malformed_key")
     assert_answer(db.verify(key, keyspace="other"), "wrong_keyspace")
     assert_answer(db.verify(key, environment="test"), "wrong_environment")
     assert_answer(db.verify(key, scopes=["a", "b"]), "insufficient_scope")

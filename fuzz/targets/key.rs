@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(parts.is_some(), format::is_well_formed(data));
     let Some(parts) = parts else {
         // The body of the right length gets its checksum, and must be well-formed then.
-        let mut key = b"sk_live_".to_vec();
+        let mut key = b"ks_live_".to_vec();
         let body = data.iter().map(|byte| ALPHABET[usize::from(*byte) % ALPHABET.len()]);
         key.extend(body.chain(std::iter::repeat(b'0')).take(format::SECRET_LEN));
         key.extend(format::checksum_of(&key));

