@@ -1073,14 +1073,14 @@ END $$;
 
 -- What the caller may see. In a view, whose tables are read with its owner's rights,
 -- these still look at who asks; as sub-selects they are evaluated once a query.
-CREATE FUNCTION keysmith_private.sees_everything() RETURNS boolean
+CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
-COMMENT ON FUNCTION keysmith_private.sees_everything() IS
+COMMENT ON FUNCTION keysmith.sees_everything() IS
 'Whether the caller sees all tenants: administrators and auditors who act for no key';
 
-CREATE FUNCTION keysmith_private.own_tenants() RETURNS uuid[]
+CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
-COMMENT ON FUNCTION keysmith_private.own_tenants() IS
+COMMENT ON FUNCTION keysmith.own_tenants() IS
 'The tenants that the caller sees, if it does not see all';
 
 CREATE VIEW keysmith_private.key_listing WITH (security_barrier) AS
@@ -1132,10 +1132,10 @@ COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of 
 CREATE VIEW keysmith.keys WITH (security_barrier) AS
 SELECT *
 FROM keysmith_private.key_listing l
-WHERE (SELECT keysmith_private.sees_everything())
+WHERE (SELECT keysmith.sees_everything())
    OR l.key_id IN (
        SELECT k.key_id FROM keysmith_private.key k
-       WHERE k.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]));
+       WHERE k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
 COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant whose key it is';
@@ -1846,10 +1846,10 @@ SELECT a.keyspace,
        a.after,
        pg_catalog.encode(a.hash, 'hex') AS hash
 FROM keysmith_private.audit_entry a
-WHERE (SELECT keysmith_private.sees_everything())
+WHERE (SELECT keysmith.sees_everything())
    OR (a.keyspace, a.tenant) IN (
        SELECT t.keyspace, t.name FROM keysmith_private.tenant t
-       WHERE t.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]));
+       WHERE t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
 COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
 COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, counted from 1';
@@ -2172,7 +2172,7 @@ SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id
 FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.key k USING (key_id)
-WHERE (SELECT keysmith_private.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]);
+WHERE (SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.usage IS 'Requests of known keys, one row each, refused ones too';
 COMMENT ON COLUMN keysmith.usage.at IS 'When it was decided';
 COMMENT ON COLUMN keysmith.usage.request_id IS 'The name that the verdict gave to the decision';
@@ -2200,7 +2200,7 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
       SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
-WHERE (SELECT keysmith_private.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[])
+WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_hourly IS 'How many requests, by hour, key, environment, status and outcome';
@@ -2228,7 +2228,7 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
              outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
-WHERE (SELECT keysmith_private.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[])
+WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_daily IS 'How many requests, by day (UTC), key, environment, status and outcome';
@@ -2256,7 +2256,7 @@ FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused
              requests, refused, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
-WHERE (SELECT keysmith_private.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[])
+WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_endpoints IS 'How many requests, by day (UTC), method and endpoint';
@@ -2600,7 +2600,7 @@ SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation
        t.first_at, t.last_at, t.request_id, t.tenant_id
 FROM keysmith_private.touch t
 JOIN keysmith_private.tenant n USING (tenant_id)
-WHERE (SELECT keysmith_private.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]);
+WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
 COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';
@@ -3340,7 +3340,7 @@ SELECT t.name AS tenant,
        t.tenant_id
 FROM keysmith_private.tenant t
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
-WHERE (SELECT keysmith_private.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]);
+WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
 COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
 COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
@@ -3410,11 +3410,11 @@ FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE e.outcome <> 'ok' AND e.at > pg_catalog.clock_timestamp() - interval '24 hours'
-  AND ((SELECT keysmith_private.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]))
+  AND ((SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]))
 UNION ALL
 SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL
 FROM keysmith_private.usage_unknown_sample u
-WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith_private.sees_everything())
+WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith.sees_everything())
 ORDER BY at DESC;
 COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
 COMMENT ON COLUMN keysmith.recent_refusals.at IS 'When it was decided';
@@ -3472,7 +3472,7 @@ CROSS JOIN LATERAL (
 WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
   AND r.told > 0 AND NOT g.scopes <@ r.used
-  AND ((SELECT keysmith_private.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]));
+  AND ((SELECT keysmith.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
 COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant whose key it is';
 COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the key';
@@ -4034,6 +4034,13 @@ BEGIN
                                   CASE given.grantee WHEN 0 THEN 'PUBLIC' ELSE given.grantee::regrole::text END);
     END LOOP;
 END $$;
+
+-- A table or view has a row type. pg_dump cannot dump the privileges of one, and would warn
+-- that the extension set them; they are set again wherever the extension is created.
+DELETE FROM pg_catalog.pg_init_privs i
+USING pg_catalog.pg_type t JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+WHERE i.classoid = 'pg_catalog.pg_type'::regclass AND i.objoid = t.oid AND c.relkind <> 'c'
+  AND t.typnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace);
 
 -- But everyone may know who they are: policies, defaults and triggers, which run with the
 -- rights of who asks, may ask it for them. These hold functions by OID and need no USAGE on

@@ -13,6 +13,9 @@ import cluster as clusters
 
 _numbers = itertools.count()
 
+# Functions that only the owner can name.
+PRIVATE = {"usage_prepare", "usage_fold"}
+
 
 def pytest_report_header():
     return f"{clusters.pg_config('version')}, in {clusters.BIN}"
@@ -83,7 +86,8 @@ class Database:
     def call(self, function, *positional, **named):
         """Calls a function of ours by named arguments and returns its rows."""
         arguments = ["%s"] * len(positional) + [f"{name} => %s" for name in named]
-        return self.rows(f"SELECT * FROM keysmith.{function}({', '.join(arguments)})",
+        schema = "keysmith_private" if function in PRIVATE else "keysmith"
+        return self.rows(f"SELECT * FROM {schema}.{function}({', '.join(arguments)})",
                          *positional, *named.values())
 
     def one(self, function, *positional, **named):

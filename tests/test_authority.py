@@ -100,8 +100,8 @@ def test_it_sees_nothing_of_another_tenant(acme):
     with acting(acme, key):
         assert acme.rows("SELECT DISTINCT tenant FROM keysmith.keys") == [("acme",)]
         assert acme.rows("SELECT DISTINCT tenant FROM keysmith.audit") == [("acme",)]
-        assert not acme.value("SELECT keysmith_private.sees_everything()")
-        assert len(acme.value("SELECT keysmith_private.own_tenants()")) == 1
+        assert not acme.value("SELECT keysmith.sees_everything()")
+        assert len(acme.value("SELECT keysmith.own_tenants()")) == 1
 
 
 def test_a_tenant_of_the_same_name_elsewhere_is_another(acme):

@@ -14,7 +14,7 @@ BIG = 500 * 1024 * 1024
 
 
 def snapshot_of(db):
-    return [db.rows(f"SELECT * FROM keysmith.{table} ORDER BY 1, 2, 3")
+    return [db.rows(f"SELECT * FROM keysmith_private.{table} ORDER BY 1, 2, 3")
             for table in ("keyspace", "keyspace_prefix", "scope", "role", "tenant", "member", "key")]
 
 
@@ -267,13 +267,13 @@ def test_hostile_texts_in_every_managing_function(db, text):
         ("revoke", {"key_id": key.key_id, "reason": text}),
     ]
     for function, named in calls:
-        before = [db.rows(f"SELECT t::text FROM keysmith.{table} t ORDER BY 1") for table in STORED]
+        before = [db.rows(f"SELECT t::text FROM keysmith_private.{table} t ORDER BY 1") for table in STORED]
         try:
             db.call(function, **named)
         except psycopg.Error as error:
             assert error.sqlstate in ("KS400", "KS404"), (function, named, error)
             assert len(error.diag.message_primary) < 1000
-            assert [db.rows(f"SELECT t::text FROM keysmith.{table} t ORDER BY 1")
+            assert [db.rows(f"SELECT t::text FROM keysmith_private.{table} t ORDER BY 1")
                     for table in STORED] == before, function
     noted = db.rows("SELECT after FROM keysmith.audit WHERE action = 'suspend'")
     assert all(row.after["suspended_reason"] == text for row in noted)

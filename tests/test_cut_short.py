@@ -86,7 +86,7 @@ def hold(cuts, table):
         cuts.holder.rows("BEGIN")
         assert cuts.holder.verify(cuts.free.api_key, spend=7).ok
     else:
-        cuts.holder.rows(f"BEGIN; LOCK TABLE keysmith.{table} IN ACCESS EXCLUSIVE MODE")
+        cuts.holder.rows(f"BEGIN; LOCK TABLE keysmith_private.{table} IN ACCESS EXCLUSIVE MODE")
 
 
 def cut_off(cuts, call, means):

@@ -12,7 +12,7 @@ from test_storage import dump
 def role(cluster, dbname):
     """An application's role, which owns its tables."""
     cluster.execute("CREATE ROLE app LOGIN")
-    cluster.execute("GRANT ALL ON SCHEMA public TO app", dbname)
+    cluster.execute("GRANT ALL ON SCHEMA public TO app; GRANT USAGE ON SCHEMA keysmith TO app", dbname)
     yield "app"
     # A test that failed may have left a transaction with locks.
     cluster.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{dbname}'")

@@ -55,7 +55,7 @@ max_client_conn = 200
 @pytest.fixture
 def pooled(cluster, dbname, db):
     """Two tenants, an isolated table with rows of both, and a pooler to reach it by."""
-    db.rows("CREATE ROLE app LOGIN; GRANT EXECUTE ON FUNCTION keysmith.authenticate, keysmith.sign_out TO app")
+    db.rows("CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA keysmith TO app; GRANT EXECUTE ON FUNCTION keysmith.authenticate, keysmith.sign_out TO app")
     keys = {}
     for name in ("acme", "globex"):
         db.tenant(name)

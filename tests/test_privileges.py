@@ -25,30 +25,38 @@ IDENTITY = {"current_tenant", "current_tenant_id", "current_keyspace", "current_
 
 def test_public_may_read_its_own_identity_and_nothing_else(db):
     granted = db.rows("SELECT proname FROM pg_proc p, aclexplode(coalesce(proacl, acldefault('f', "
-                      "proowner))) a WHERE pronamespace = 'keysmith'::regnamespace AND a.grantee = 0")
+                      "proowner))) a WHERE pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND a.grantee = 0")
     assert {name for name, in granted} == IDENTITY
     assert db.value("SELECT count(*) FROM pg_class c, aclexplode(relacl) a "
-                    "WHERE relnamespace = 'keysmith'::regnamespace AND a.grantee = 0") == 0
-    assert not db.value("SELECT has_schema_privilege('public', 'keysmith', 'CREATE')")
+                    "WHERE relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND a.grantee = 0") == 0
+    assert db.value("SELECT count(*) FROM pg_type t, aclexplode(coalesce(typacl, acldefault('T', typowner))) a "
+                    "WHERE typnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) "
+                    "AND typcategory <> 'A' AND a.grantee = 0") == 0
+    for schema in ("keysmith", "keysmith_private"):
+        assert not db.value("SELECT has_schema_privilege('public', %s, 'USAGE, CREATE')", schema)
 
 
 def test_default_privileges_of_who_installs_it_give_nothing(cluster, role):
     cluster.execute("CREATE DATABASE generous")
     try:
         with cluster.connect("generous") as session:
-            for kind in ("TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS"):
+            for kind in ("TABLES", "SEQUENCES", "FUNCTIONS", "TYPES", "SCHEMAS"):
                 session.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {kind} TO {role}, PUBLIC")
             session.execute("CREATE EXTENSION keysmith")
             given = session.execute("""
                 SELECT c.relname FROM pg_class c, aclexplode(relacl) a
-                WHERE relnamespace = 'keysmith'::regnamespace AND a.grantee <> c.relowner
+                WHERE relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND a.grantee <> c.relowner
                 UNION ALL
                 SELECT p.proname FROM pg_proc p, aclexplode(proacl) a
-                WHERE pronamespace = 'keysmith'::regnamespace AND a.grantee <> p.proowner
+                WHERE pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND a.grantee <> p.proowner
                 UNION ALL
                 SELECT a.privilege_type FROM pg_namespace n, aclexplode(nspacl) a
-                WHERE nspname = 'keysmith' AND a.grantee <> n.nspowner""").fetchall()
-        assert sorted(name for name, in given) == sorted([*IDENTITY, "USAGE"])
+                WHERE nspname IN ('keysmith', 'keysmith_private') AND a.grantee <> n.nspowner
+                UNION ALL
+                SELECT t.typname FROM pg_type t, aclexplode(typacl) a
+                WHERE typnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
+                  AND a.grantee <> t.typowner""").fetchall()
+        assert sorted(name for name, in given) == sorted(IDENTITY)
     finally:
         cluster.execute("DROP DATABASE generous WITH (FORCE)")
 
@@ -67,7 +75,7 @@ def test_access_is_all_an_application_needs(cluster, dbname, db, role, database)
         assert app.value("SELECT status FROM keysmith.keys") == "revoked"
         for table in ("key", "tenant", "keyspace", "key_listing"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                app.rows(f"SELECT * FROM keysmith.{table}")
+                app.rows(f"SELECT * FROM keysmith_private.{table}")
 
 
 def test_the_owners_place_is_left_after_errors(cluster, dbname, db, role, database):
@@ -217,7 +225,7 @@ def test_every_function_of_the_library_is_declared_and_no_other(db):
         for block in re.findall(r"^sql_functions! \{(.*?)^\}", path.read_text(), re.S | re.M):
             exported |= set(re.findall(r"(\w+) =>", block))
     declared = {row.prosrc for row in db.rows(
-        "SELECT prosrc FROM pg_proc WHERE pronamespace = 'keysmith'::regnamespace "
+        "SELECT prosrc FROM pg_proc WHERE pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) "
         "AND prolang = (SELECT oid FROM pg_language WHERE lanname = 'c')")}
     assert exported == declared
 

@@ -543,7 +543,7 @@ def test_a_role_that_may_only_hand_over(servers):
     there = session(standby)
     made = requests(there, key.api_key, 3)
     wait_until(lambda: "permission denied" in (status(there)["last_error"] or ""))
-    db.rows("""GRANT EXECUTE ON FUNCTION keysmith.usage_collect(
+    db.rows("""GRANT USAGE ON SCHEMA keysmith TO courier; GRANT EXECUTE ON FUNCTION keysmith.usage_collect(
         text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea) TO courier""")
     wait_until(lambda: set(made) <= set(stored(db)))
     assert count(there, "dropped") == 0

@@ -70,7 +70,7 @@ BY_KEY = """
         FROM keysmith_private.usage_event GROUP BY 1, 2, 3, 4, 5, 6) AS rows
     FULL JOIN (
         SELECT {column} AS period, tenant_id, key_id, environment, status, outcome, requests
-        FROM keysmith_private.usage_{span_ly}) AS totals
+        FROM keysmith.usage_{span_ly}) AS totals
     USING (period, tenant_id, key_id, environment, status, outcome)
     WHERE count IS DISTINCT FROM requests"""
 BY_ENDPOINT = """

@@ -2,14 +2,14 @@
 
 -- What the caller may see. In a view, whose tables are read with its owner's rights,
 -- these still look at who asks; as sub-selects they are evaluated once a query.
-CREATE FUNCTION keysmith_private.sees_everything() RETURNS boolean
+CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
-COMMENT ON FUNCTION keysmith_private.sees_everything() IS
+COMMENT ON FUNCTION keysmith.sees_everything() IS
 'Whether the caller sees all tenants: administrators and auditors who act for no key';
 
-CREATE FUNCTION keysmith_private.own_tenants() RETURNS uuid[]
+CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
-COMMENT ON FUNCTION keysmith_private.own_tenants() IS
+COMMENT ON FUNCTION keysmith.own_tenants() IS
 'The tenants that the caller sees, if it does not see all';
 
 CREATE VIEW keysmith_private.key_listing WITH (security_barrier) AS
@@ -61,10 +61,10 @@ COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of 
 CREATE VIEW keysmith.keys WITH (security_barrier) AS
 SELECT *
 FROM keysmith_private.key_listing l
-WHERE (SELECT keysmith_private.sees_everything())
+WHERE (SELECT keysmith.sees_everything())
    OR l.key_id IN (
        SELECT k.key_id FROM keysmith_private.key k
-       WHERE k.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]));
+       WHERE k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
 COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant whose key it is';

@@ -15,10 +15,10 @@ SELECT a.keyspace,
        a.after,
        pg_catalog.encode(a.hash, 'hex') AS hash
 FROM keysmith_private.audit_entry a
-WHERE (SELECT keysmith_private.sees_everything())
+WHERE (SELECT keysmith.sees_everything())
    OR (a.keyspace, a.tenant) IN (
        SELECT t.keyspace, t.name FROM keysmith_private.tenant t
-       WHERE t.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]));
+       WHERE t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
 COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
 COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, counted from 1';

@@ -7,7 +7,7 @@ SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id
 FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.key k USING (key_id)
-WHERE (SELECT keysmith_private.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]);
+WHERE (SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.usage IS 'Requests of known keys, one row each, refused ones too';
 COMMENT ON COLUMN keysmith.usage.at IS 'When it was decided';
 COMMENT ON COLUMN keysmith.usage.request_id IS 'The name that the verdict gave to the decision';
@@ -35,7 +35,7 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
       SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
-WHERE (SELECT keysmith_private.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[])
+WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_hourly IS 'How many requests, by hour, key, environment, status and outcome';
@@ -63,7 +63,7 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
              outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
-WHERE (SELECT keysmith_private.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[])
+WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_daily IS 'How many requests, by day (UTC), key, environment, status and outcome';
@@ -91,7 +91,7 @@ FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused
              requests, refused, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
-WHERE (SELECT keysmith_private.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[])
+WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
 HAVING pg_catalog.sum(u.requests) <> 0;
 COMMENT ON VIEW keysmith.usage_endpoints IS 'How many requests, by day (UTC), method and endpoint';

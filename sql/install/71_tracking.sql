@@ -90,7 +90,7 @@ SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation
        t.first_at, t.last_at, t.request_id, t.tenant_id
 FROM keysmith_private.touch t
 JOIN keysmith_private.tenant n USING (tenant_id)
-WHERE (SELECT keysmith_private.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]);
+WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
 COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';

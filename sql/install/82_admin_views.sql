@@ -32,7 +32,7 @@ SELECT t.name AS tenant,
        t.tenant_id
 FROM keysmith_private.tenant t
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
-WHERE (SELECT keysmith_private.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]);
+WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
 COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
 COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
 COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
@@ -102,11 +102,11 @@ FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE e.outcome <> 'ok' AND e.at > pg_catalog.clock_timestamp() - interval '24 hours'
-  AND ((SELECT keysmith_private.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]))
+  AND ((SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]))
 UNION ALL
 SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL
 FROM keysmith_private.usage_unknown_sample u
-WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith_private.sees_everything())
+WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith.sees_everything())
 ORDER BY at DESC;
 COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
 COMMENT ON COLUMN keysmith.recent_refusals.at IS 'When it was decided';
@@ -164,7 +164,7 @@ CROSS JOIN LATERAL (
 WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
   AND r.told > 0 AND NOT g.scopes <@ r.used
-  AND ((SELECT keysmith_private.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith_private.own_tenants())::uuid[]));
+  AND ((SELECT keysmith.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
 COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant whose key it is';
 COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the key';

@@ -32,6 +32,13 @@ BEGIN
     END LOOP;
 END $$;
 
+-- A table or view has a row type. pg_dump cannot dump the privileges of one, and would warn
+-- that the extension set them; they are set again wherever the extension is created.
+DELETE FROM pg_catalog.pg_init_privs i
+USING pg_catalog.pg_type t JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+WHERE i.classoid = 'pg_catalog.pg_type'::regclass AND i.objoid = t.oid AND c.relkind <> 'c'
+  AND t.typnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace);
+
 -- But everyone may know who they are: policies, defaults and triggers, which run with the
 -- rights of who asks, may ask it for them. These hold functions by OID and need no USAGE on
 -- the schema, which goes with the access levels.

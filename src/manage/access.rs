@@ -86,6 +86,8 @@ const LEVELS: [Level; 4] = [
             "blast_radius",
             "wait_for_replay",
             "sign_out",
+            "sees_everything",
+            "own_tenants",
         ],
         views: USAGE,
     },
@@ -110,6 +112,8 @@ const LEVELS: [Level; 4] = [
             "blast_radius",
             "event_channel",
             "client_ip",
+            "sees_everything",
+            "own_tenants",
         ],
         views: VIEWS,
     },
@@ -155,9 +159,6 @@ const VIEWS: &[&str] = &[
 /// `hash_columns` and `seal_row` are for making triggers with.
 const INTERNAL: [&str; 1] = ["usage_collect"];
 
-/// What the views call with the rights of the role that reads them.
-const BEHIND_VIEWS: [&str; 2] = ["sees_everything", "own_tenants"];
-
 impl Level {
     fn read(call: &Call, n: usize) -> Result<Option<&'static Level>> {
         let Some(name) = call.text(n, "level")? else { return Ok(None) };
@@ -173,13 +174,11 @@ impl Level {
         let rows = sql::query(
             "SELECT pg_catalog.string_agg(oid::regprocedure::text, ', ') FROM pg_catalog.pg_proc
              WHERE pronamespace = 'keysmith'::regnamespace AND (proname = ANY ($2)
-                 OR $1 AND prorettype <> 'trigger'::regtype AND proname <> ALL ($3))
-                OR pronamespace = 'keysmith_private'::regnamespace AND proname = ANY ($4)",
+                 OR $1 AND prorettype <> 'trigger'::regtype AND proname <> ALL ($3))",
             &[
                 Param::boolean(self.name == "admin"),
                 Param::texts(&functions),
                 Param::texts(&INTERNAL.map(String::from)),
-                Param::texts(&BEHIND_VIEWS.map(String::from)),
             ],
         )?;
         if let Some(signatures) = rows.first().and_then(|row| row.text(1)) {

@@ -162,7 +162,7 @@ fn partition_name(day: i64) -> Option<CString> {
 pub fn named(name: &CStr) -> Option<Oid> {
     // SAFETY: look-ups by name, which give InvalidOid if there is none.
     let oid = unsafe {
-        let schema = pg_sys::get_namespace_oid(c"keysmith".as_ptr(), true);
+        let schema = pg_sys::get_namespace_oid(crate::catalog::PRIVATE.as_ptr(), true);
         pg_sys::get_relname_relid(name.as_ptr(), schema)
     };
     (oid != Oid::INVALID).then_some(oid)

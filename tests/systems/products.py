@@ -117,7 +117,8 @@ class Product:
         """Whether nothing that is stored or shown has the key, or most of its secret."""
         tables = self.db.rows("""
             SELECT oid::regclass FROM pg_class
-            WHERE relnamespace = 'keysmith'::regnamespace AND relkind IN ('r', 'v')""")
+            WHERE relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
+              AND relkind IN ('r', 'v')""")
         stored = "\n".join(
             self.db.value(f"SELECT coalesce(string_agg(t::text, E'\n'), '') FROM {table} t")
             for table, in tables)
