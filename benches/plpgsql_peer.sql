@@ -50,7 +50,7 @@ DECLARE
     status integer;
     reason text;
 BEGIN
-    IF pg_catalog.octet_length(api_key) <> 57 OR NOT pg_catalog.starts_with(api_key, 'sk_') THEN
+    IF pg_catalog.octet_length(api_key) <> 57 OR NOT pg_catalog.starts_with(api_key, 'ks_') THEN
         RETURN ROW(false, 401, 'invalid_api_key', 'malformed_key', NULL, NULL, NULL, NULL, NULL,
                    NULL, NULL, NULL, NULL, pg_catalog.gen_random_uuid())::public.peer_verdict;
     END IF;

@@ -3611,6 +3611,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE s.name = 'ssl' AND s.setting = 'off' AND l.name = 'listen_addresses'
       AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
                   WHERE a NOT IN ('', 'localhost', '::1') AND a NOT LIKE '127.%')
+    UNION ALL
+    -- A few keys are a trial. Ten of them are a product.
+    SELECT 'warning', 'keyspace',
+           format('keys of keyspace %s start with %s, as those of every installation: '
+                  'a secret scanner cannot tell that they are yours', p.keyspace, p.prefix),
+           format('keysmith.alter_keyspace(%L, ''{"prefixes": {"secret": {"live": "yours_live_"}}}'')', p.keyspace)
+    FROM keysmith_private.keyspace_prefix p
+    WHERE p.kind = 'secret' AND p.prefix IN ('ks_live_', 'ks_test_')
+      AND (SELECT count(*) FROM (
+               SELECT FROM keysmith_private.key k
+               WHERE k.keyspace = p.keyspace AND k.environment = p.environment AND k.kind = p.kind
+                 AND k.revoked_at IS NULL AND NOT k.imported AND starts_with(k.key_prefix, p.prefix)
+               LIMIT 10) AS first_ten) = 10
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], smallint) IS
 'The part of doctor() that looks at the library, peppers and the server';

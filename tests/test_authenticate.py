@@ -24,7 +24,7 @@ def ask(db):
 
 
 def policy_of(db):
-    return [db.rows(f"SELECT * FROM keysmith.{table} ORDER BY 1, 2, 3") for table in POLICY]
+    return [db.rows(f"SELECT * FROM keysmith_private.{table} ORDER BY 1, 2, 3") for table in POLICY]
 
 
 # Headers

@@ -53,6 +53,21 @@ def spoilt(patient):
         yield patient
 
 
+def test_a_default_prefix_in_real_use(spoilt):
+    spoilt.tenant()
+    for _ in range(9):
+        spoilt.mint()
+    assert findings(spoilt) == []
+    spoilt.mint()
+    (found,) = findings(spoilt)
+    assert (found.level, found.subject) == ("warning", "keyspace")
+    assert "start with ks_live_" in found.finding
+    # The remedy is a call that works, and a key is made with the new prefix from then on.
+    spoilt.rows("SELECT " + found.remedy)
+    assert findings(spoilt) == []
+    assert spoilt.mint().api_key.startswith("yours_live_")
+
+
 def test_a_sound_installation_is_ok_in_use(patient):
     db = patient
     db.tenant()

@@ -55,8 +55,9 @@ def over(db, statement="SELECT keysmith.current_tenant()"):
 
 @pytest.fixture
 def role(cluster, dbname):
-    """One who may ask who they are, as everyone may, and nothing else."""
+    """A role that may name our functions, and call only those that everyone may."""
     cluster.execute("CREATE ROLE someone LOGIN")
+    cluster.execute("GRANT USAGE ON SCHEMA keysmith TO someone", dbname)
     yield "someone"
     # A test that failed may have left a transaction with locks.
     cluster.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{dbname}'")
@@ -442,10 +443,10 @@ def test_any_course_of_a_transaction(db, connect, database, keys, seed):
 # What makes none and takes none away
 
 @pytest.mark.parametrize("statement", [
-    "SET keysmith_private.tenant = 'acme'",
+    "SET keysmith.tenant = 'acme'",
     "SET LOCAL keysmith.current_tenant = 'acme'",
     "SELECT set_config('keysmith.tenant_id', gen_random_uuid()::text, true)",
-    "ALTER ROLE postgres SET keysmith_private.tenant = 'acme'",
+    "ALTER ROLE postgres SET keysmith.tenant = 'acme'",
 ])
 def test_settings_are_refused(db, keys, statement):
     for signed_in in (False, True):
@@ -487,7 +488,7 @@ def test_discard_all_finds_nothing_to_keep(db, keys):
 
 
 def test_a_connection_brings_none(cluster, dbname, database, keys):
-    for options in ("-c keysmith_private.tenant=acme", "-c request.tenant=acme"):
+    for options in ("-c keysmith.tenant=acme", "-c request.tenant=acme"):
         try:
             session = cluster.connect(dbname, options=options, row_factory=psycopg.rows.namedtuple_row)
         except psycopg.OperationalError:
@@ -512,7 +513,7 @@ def test_everyone_may_ask_and_no_one_may_make(cluster, dbname, db, database, key
                CREATE FUNCTION lets_in(key text) RETURNS boolean LANGUAGE sql SECURITY DEFINER AS
                'SELECT ok FROM keysmith.verify(key, sign_in => true)';
                CREATE FUNCTION forges() RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-               PERFORM set_config('keysmith_private.tenant', 'acme', true); RETURN 'done';
+               PERFORM set_config('keysmith.tenant', 'acme', true); RETURN 'done';
                EXCEPTION WHEN OTHERS THEN RETURN 'refused'; END $$""")
     with cluster.connect(dbname, user=role, row_factory=psycopg.rows.namedtuple_row) as connection:
         someone = database(connection)
@@ -965,7 +966,7 @@ def test_on_a_standby():
         try:
             standby.start()
             db = session_on(primary)
-            db.rows("CREATE EXTENSION keysmith; CREATE ROLE someone")
+            db.rows("CREATE EXTENSION keysmith; CREATE ROLE someone; GRANT USAGE ON SCHEMA keysmith TO someone")
             acme, globex = (tenant_with_key(db, name) for name in ("acme", "globex"))
             db.rows("CREATE TABLE docs AS SELECT tenant_id, name FROM keysmith_private.tenant, "
                     "generate_series(1, 5)")

@@ -139,7 +139,7 @@ def test_a_tenant_sees_its_rows(app, type):
 def test_test_is_apart_from_live(app, type, rows, keyspace):
     app.as_owner(TABLE.format(type=type))
     app.db.rows(rows)
-    app.isolate("docs", "tenant", keyspace=keyspace, environment_column="environment")
+    app.isolate("docs", "tenant", environment_column="environment", keyspace=keyspace)
     assert app.seen(ALL) == []
     assert app.seen(ALL, "acme") == [1]
     assert app.seen(ALL, "acme", "test") == [2]

@@ -1,5 +1,6 @@
 """The example of live connections: the sessions of a key end with it, and no others."""
 
+import base64
 import json
 import socket
 import statistics
@@ -173,7 +174,7 @@ def test_a_client_that_does_not_say_goodbye_holds_nobody_up(live, served):
     with socket.create_connection((host, int(port))) as stalled:
         stalled.sendall(
             f"GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n"
             f"Authorization: Bearer {silent.api_key}\r\n\r\n".encode())
         assert stalled.recv(12) == b"HTTP/1.1 101"
         session = open_session(ordinary)

@@ -17,7 +17,7 @@ def postgrest(cluster, dbname, db):
         CREATE ROLE authenticator LOGIN NOINHERIT;
         CREATE ROLE web_anon NOLOGIN;
         GRANT web_anon TO authenticator;
-        GRANT USAGE ON SCHEMA keysmith TO web_anon;
+        GRANT USAGE ON SCHEMA keysmith TO web_anon, authenticator;
         GRANT EXECUTE ON FUNCTION keysmith.pre_request TO web_anon;
         CREATE SCHEMA api;
         CREATE TABLE api.photo (tenant_id uuid DEFAULT keysmith.current_tenant_id(), name text);

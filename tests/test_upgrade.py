@@ -183,7 +183,7 @@ ALTERED = [
     ("ALTER TABLE keysmith_private.key ENABLE ROW LEVEL SECURITY", "table keysmith_private.key: its row security"),
     ("CREATE POLICY p ON keysmith_private.key USING (true)", "table keysmith_private.key policy p should not be there"),
     ("ALTER TABLE keysmith_private.key ADD CONSTRAINT c CHECK (true)", "keysmith_private.key constraint c should not be there"),
-    ("CREATE INDEX more ON keysmith_private.key (label)", "index keysmith.more should not be there"),
+    ("CREATE INDEX more ON keysmith_private.key (label)", "index keysmith_private.more should not be there"),
     ("ALTER TABLE keysmith_private.scope DISABLE TRIGGER policy_changed", "trigger policy_changed: its enabled"),
     ("CREATE RULE r AS ON DELETE TO keysmith_private.key DO ALSO NOTHING", "key rule r should not be there"),
     ("ALTER VIEW keysmith.keys RESET (security_barrier)", "view keysmith.keys: its options"),
@@ -194,7 +194,8 @@ ALTERED = [
     ("UPDATE pg_extension SET extconfig = NULL, extcondition = NULL WHERE extname = 'keysmith'",
      "extension: its dump list: keysmith_private.key is None"),
     ("UPDATE pg_extension SET extversion = '0' WHERE extname = 'keysmith'", "extension: its version"),
-    ("DELETE FROM pg_init_privs WHERE objoid = 'keysmith_private.key'::regclass", "keysmith_private.key: its initial privileges"),
+    ("DELETE FROM pg_init_privs WHERE objoid = 'keysmith.untrack(regclass)'::regprocedure",
+     "keysmith.untrack(pg_catalog.regclass): its initial privileges"),
     ("CREATE DOMAIN keysmith.more AS int CHECK (value > 1); ALTER EXTENSION keysmith ADD DOMAIN keysmith.more",
      "type keysmith.more should not be there"),
 ]
