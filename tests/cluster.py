@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psycopg
 
+import scratch
+
 PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
 
 
@@ -53,7 +55,7 @@ class Cluster:
     def __init__(self, name="main", port=5432, bin=BIN):
         self.bin = bin
         # A socket's path is short, so this is not below pytest's long folders.
-        self.dir = Path(tempfile.mkdtemp(prefix=f"keysmith-{name}-"))
+        self.dir = Path(tempfile.mkdtemp(prefix=f"keysmith-{name}-", dir=scratch.folder()))
         self.data = self.dir / "data"
         self.log = self.dir / "log"
         self.port = port
@@ -62,8 +64,16 @@ class Cluster:
         self.dir.chmod(0o755)
 
     def init(self, *arguments, preload=True, **settings):
-        run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync",
-            *(arguments or ("-E", "UTF8", "--locale=C.UTF-8")), as_server=True, bin=self.bin)
+        arguments = arguments or ("-E", "UTF8", "--locale=C.UTF-8")
+
+        def initdb(data):
+            run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", *arguments,
+                as_server=True, bin=self.bin)
+
+        if scratch.folder() and "--waldir" not in arguments:
+            scratch.copy(self.data, _SERVER_USER, (self.bin, arguments), initdb)
+        else:
+            initdb(self.data)
         defaults = {
             "listen_addresses": "",
             "port": self.port,

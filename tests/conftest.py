@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import time
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ import pytest
 from psycopg.rows import namedtuple_row
 
 import cluster as clusters
+import scratch
 
 _numbers = itertools.count()
 
@@ -21,8 +23,12 @@ def pytest_report_header():
     return f"{clusters.pg_config('version')}, in {clusters.BIN}"
 
 
-def pytest_configure():
-    """No other server is tested than was meant."""
+def pytest_configure(config):
+    """No other server is tested than was meant, and what a run makes goes with it."""
+    # As on Ctrl-C, so that it does so then as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if scratch.make():
+        config.add_cleanup(scratch.remove)
     version, wanted = clusters.pg_config("version"), os.environ.get("KEYSMITH_MAJOR")
     if wanted and not version.startswith(f"PostgreSQL {wanted}."):
         raise pytest.UsageError(f"these would be tests of {version}, not of PostgreSQL {wanted}")
