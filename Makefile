@@ -22,7 +22,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
         test test-core test-server test-majors installcheck lint bench bench-drain bench-instructions bench-isolation bench-round-trip \
-        bench-rows bench-usage fuzz miri valgrind crash soak scale clean
+        bench-rows bench-usage fuzz miri valgrind consistency crash soak scale clean
 
 help: ## list what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -140,6 +140,9 @@ crash: install $(VENV)/done ## kill processes under load, ROUNDS=200 times
 
 soak: install $(VENV)/done ## a mixed load for MINUTES=30, watching memory and counts
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/soak.py $(or $(MINUTES),30)
+
+consistency: install $(VENV)/done ## decide while policies change, DECISIONS=20000000 times
+	PG_CONFIG=$(pg_config) KEYSMITH_DECISIONS=$(or $(DECISIONS),20000000) $(VENV)/bin/pytest -s tests/test_policy_version.py -k torn
 
 scale: install $(VENV)/done ## drive a primary and two standbys through a failover
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/scale.py

@@ -10,14 +10,14 @@
 //! no more than reading that count.
 
 use crate::call::{Bytes, Call, sql_functions};
-use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
+use crate::catalog::scan::transactions_ended;
+use crate::catalog::{Catalog, invalidation};
 use crate::decide::decision::Decision;
 use crate::decide::lookup::Reader;
 use crate::decide::needs::{self, Needs};
 use crate::decide::verdict::Holder;
 use crate::error::{Code, Error, Result};
-use crate::major;
 use crate::manage::profile;
 use crate::transaction::Memory;
 use keysmith_core::policy::rules;
@@ -60,8 +60,11 @@ pub struct Identity {
     pub request_id: [u8; 16],
     expires_at: Option<i64>,
     address: Option<IpAddr>,
-    /// The count of transactions before it was found good.
+    /// The policy that it was found good by.
+    pub policy: Rc<Policy>,
+    /// The counts of transactions and of changes before it was found good.
     found_at: u64,
+    changes: u64,
 }
 
 thread_local! {
@@ -69,22 +72,14 @@ thread_local! {
     static IDENTITIES: Memory<Option<Rc<Identity>>> = const { Memory::new() };
 }
 
-/// How many transactions of this server have ended that could have changed anything.
-/// It is counted before a commit returns, and on standbys as commits are replayed.
-#[inline]
-pub fn transactions_ended() -> u64 {
-    // SAFETY: in shared memory for as long as the server runs. Only one that has just
-    // been counted up could be missed, whose commit has not returned yet.
-    unsafe { major::completed_transactions() }
-}
-
 impl Identity {
-    /// Of a key that was just found good; `found_at` was read before its row was.
+    /// Of a key that was just found good by a policy, in what a reader reads.
     pub fn new(
         holder: &Holder,
+        policy: &Rc<Policy>,
+        reader: &Reader,
         address: Option<IpAddr>,
         request_id: [u8; 16],
-        found_at: u64,
     ) -> Identity {
         Identity {
             key_id: holder.key_id,
@@ -99,7 +94,9 @@ impl Identity {
             roles: holder.roles.map(|role| role.map(Text::from)),
             expires_at: holder.expires_at,
             address,
-            found_at,
+            policy: policy.clone(),
+            found_at: reader.snapshot().ended_before(),
+            changes: reader.changes(),
         }
     }
 
@@ -107,23 +104,24 @@ impl Identity {
     fn is_fresh(&self) -> bool {
         // SAFETY: reads the clock.
         let is_over = |at: i64| at <= unsafe { pg_sys::GetCurrentTimestamp() };
-        self.found_at == transactions_ended() && !self.expires_at.is_some_and(is_over)
+        self.found_at == transactions_ended()
+            && self.changes == invalidation::changes()
+            && !self.expires_at.is_some_and(is_over)
     }
 
     /// The key as it is now, if it would still be let in.
     fn found_again(&self) -> Result<Identity> {
-        let found_at = transactions_ended();
         let catalog = Catalog::open()?;
-        let policy = catalog.policy(&self.keyspace)?;
+        let reader = Reader::new(&catalog);
+        let policy = reader.policy(&self.keyspace)?;
         let needs = Needs::Nothing;
-        let mut decision = Decision::new(&catalog, policy, &self.keyspace, &needs);
+        let mut decision = Decision::new(&reader, policy.clone(), &self.keyspace, &needs);
         decision.demand.address = self.address;
-        let reader = Reader::open(&catalog);
         let found = reader.key_with_id(&self.key_id, |row| {
-            decision.gather(&reader, row, &Cell::default(), |found, holder| {
+            decision.gather(row, &Cell::default(), |found, holder| {
                 match rules::decide(found, &decision.demand) {
                     Reason::Ok => {
-                        Ok(Identity::new(holder, self.address, self.request_id, found_at))
+                        Ok(Identity::new(holder, &policy, &reader, self.address, self.request_id))
                     }
                     reason => Err(reason),
                 }
@@ -132,17 +130,16 @@ impl Identity {
         found.unwrap_or(Err(Reason::NotFound)).map_err(is_over)
     }
 
-    /// Whether the key holds a scope by what it and its roles have now.
-    pub fn holds(&self, required: &[u8]) -> Result<bool> {
-        let policy = Catalog::open()?.policy(&self.keyspace)?;
-        Ok(self.held(&policy, |held| needs::is_met(required, held)))
+    /// Whether the key holds a scope, or what an expression asks for.
+    pub fn holds(&self, required: &[u8]) -> bool {
+        self.held(|held| needs::is_met(required, held))
     }
 
-    /// Hands on what the key holds under its keyspace's policy.
-    pub fn held<T>(&self, policy: &Policy, with: impl FnOnce(&Held) -> T) -> T {
+    /// Hands on what the key holds by what it and its roles have.
+    pub fn held<T>(&self, with: impl FnOnce(&Held) -> T) -> T {
         let own: Vec<&[u8]> = self.scopes.iter().map(|scope| &**scope).collect();
         let roles = [self.roles[0].as_deref(), self.roles[1].as_deref()];
-        with(&policy.held(&own, roles))
+        with(&self.policy.held(&own, roles))
     }
 }
 
@@ -268,7 +265,7 @@ fn current_owner(_: &Call) -> Result<Option<Datum>> {
 fn has_scope(call: &Call) -> Result<Option<Datum>> {
     const MOST: usize = 4096;
     let holds = match (current()?, call.bytes(0, MOST)) {
-        (Some(identity), Some(Bytes::Read(scope))) => identity.holds(scope)?,
+        (Some(identity), Some(Bytes::Read(scope))) => identity.holds(scope),
         _ => false,
     };
     Ok(Some(Datum::from(holds)))

@@ -1,10 +1,12 @@
 -- Backends remember each keyspace's policy. Whoever changes it, by whatever path
--- (these functions, a restore, logical replication, a hand edit), tells them so.
+-- (these functions, a restore, logical replication, a hand edit), tells them so, and gives
+-- the keyspace's row a new version: by that a decision knows the policy that its snapshot
+-- sees, also while the message is still on its way.
 
 CREATE FUNCTION keysmith_private.policy_changed() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
 COMMENT ON FUNCTION keysmith_private.policy_changed() IS
-'Trigger on the policy tables: has every backend read the policy anew';
+'Trigger on the policy tables: gives the policy a new version, and has every backend read it anew';
 
 DO $$
 DECLARE

@@ -7,9 +7,11 @@ pub mod invalidation;
 pub mod policy;
 pub mod scan;
 pub mod tables;
+mod version;
 
 use crate::error::Result;
 use policy::Policy;
+use scan::Snapshot;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -17,6 +19,8 @@ pub use tables::{PRIVATE, Tables};
 
 /// What this backend remembers of the catalog.
 struct Remembered {
+    /// How many changes had been learned of before all of this was read.
+    changes: u64,
     tables: Rc<Tables>,
     /// Names of keyspaces are short: to compare a few takes less than to hash one.
     policies: BTreeMap<Box<[u8]>, Rc<Policy>>,
@@ -29,43 +33,68 @@ thread_local! {
 /// The door, opened for one statement's work.
 pub struct Catalog {
     pub tables: Rc<Tables>,
+    /// How many changes had been learned of when it was opened.
+    pub changes: u64,
 }
 
 impl Catalog {
-    /// Takes note of all changes that were committed before now. The snapshot for
-    /// reading must be taken afterwards, or the policy could be older than the rows.
+    /// Takes note of all changes that were committed before now.
     #[inline]
     pub fn open() -> Result<Catalog> {
-        if invalidation::absorb() {
-            REMEMBERED.with(|remembered| remembered.take());
-        }
-        if let Some(tables) = REMEMBERED
-            .with(|remembered| remembered.borrow().as_ref().map(|known| known.tables.clone()))
-        {
-            return Ok(Catalog { tables });
+        let changes = invalidation::absorb();
+        let known = REMEMBERED.with_borrow(|remembered| {
+            let known = remembered.as_ref().filter(|known| known.changes == changes);
+            known.map(|known| known.tables.clone())
+        });
+        if let Some(tables) = known {
+            return Ok(Catalog { tables, changes });
         }
         let tables = Rc::new(Tables::resolve()?);
         invalidation::watch(&tables);
-        REMEMBERED.with(|remembered| {
-            remembered
-                .replace(Some(Remembered { tables: tables.clone(), policies: BTreeMap::new() }))
-        });
-        Ok(Catalog { tables })
+        REMEMBERED.set(Some(Remembered {
+            changes,
+            tables: tables.clone(),
+            policies: BTreeMap::new(),
+        }));
+        Ok(Catalog { tables, changes })
     }
 
-    /// The policy of a keyspace as of now; that of a new one if there is no such.
-    pub fn policy(&self, keyspace: &[u8]) -> Result<Rc<Policy>> {
-        let known = REMEMBERED.with(|remembered| {
-            remembered.borrow().as_ref().and_then(|known| known.policies.get(keyspace).cloned())
-        });
-        if let Some(policy) = known {
-            return Ok(policy);
+    /// The policy of a keyspace as it was last read, if it was. It may be older than what
+    /// has just been committed.
+    #[inline]
+    pub fn remembered(&self, keyspace: &[u8]) -> Option<Rc<Policy>> {
+        REMEMBERED.with_borrow(|remembered| {
+            remembered.as_ref().and_then(|known| known.policies.get(keyspace).cloned())
+        })
+    }
+
+    /// The policy of a keyspace as a snapshot sees it, neither older nor newer; that of a
+    /// new one if there is no such.
+    pub fn policy_under(&self, snapshot: &Snapshot, keyspace: &[u8]) -> Result<Rc<Policy>> {
+        match self.remembered(keyspace) {
+            Some(policy) if self.is_seen(&policy, snapshot, keyspace) => Ok(policy),
+            _ => self.read_policy(snapshot, keyspace),
         }
-        let policy = Rc::new(Policy::load(&self.tables, keyspace)?);
+    }
+
+    /// The policy of a keyspace as of now.
+    pub fn policy(&self, keyspace: &[u8]) -> Result<Rc<Policy>> {
+        self.policy_under(&Snapshot::now(self.tables.keyspace), keyspace)
+    }
+
+    /// Whether a snapshot sees a policy as it was read.
+    #[inline]
+    pub fn is_seen(&self, policy: &Policy, snapshot: &Snapshot, keyspace: &[u8]) -> bool {
+        policy.is_seen(self.tables.keyspace, snapshot, keyspace)
+    }
+
+    /// Reads a policy under a snapshot, and remembers it.
+    pub fn read_policy(&self, snapshot: &Snapshot, keyspace: &[u8]) -> Result<Rc<Policy>> {
+        let policy = Rc::new(Policy::load(&self.tables, snapshot, keyspace)?);
         // Names that nobody made are not remembered: callers could send any number.
-        if policy.exists {
-            REMEMBERED.with(|remembered| {
-                if let Some(known) = remembered.borrow_mut().as_mut() {
+        if policy.exists() {
+            REMEMBERED.with_borrow_mut(|remembered| {
+                if let Some(known) = remembered.as_mut() {
                     known.policies.insert(keyspace.into(), policy.clone());
                 }
             });

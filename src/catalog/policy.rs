@@ -1,7 +1,7 @@
 //! A keyspace's policy: what its keys may look like and what their scopes mean.
 
 use super::columns;
-use super::scan::{Relation, Row, ScanKey, Snapshot, Varlena};
+use super::scan::{Relation, Row, ScanKey, Snapshot, Varlena, Version, transactions_ended};
 use super::tables::{Table, Tables};
 use crate::error::Result;
 use crate::varlena::ArrayView;
@@ -11,6 +11,7 @@ use keysmith_core::policy::header::Schemes;
 use keysmith_core::policy::route::{Match, Path, Routes};
 use keysmith_core::policy::scope::{self, GrantList, Held, Implications};
 use keysmith_core::policy::verdict::Answer;
+use std::cell::Cell;
 use std::collections::HashMap;
 
 type Bytes = Box<[u8]>;
@@ -37,8 +38,11 @@ pub struct Prefix {
 }
 
 pub struct Policy {
-    /// Whether the keyspace was made. A policy of one that wasn't is the default.
-    pub exists: bool,
+    /// The keyspace's row. A policy of a keyspace that was not made has none, and is the
+    /// default.
+    version: Option<Version>,
+    /// The count of ended transactions that a snapshot was taken after, which saw it.
+    seen_at: Cell<u64>,
     pub empty_scopes: EmptyScopes,
     pub default_scopes: Vec<Bytes>,
     pub max_active_keys: Option<i32>,
@@ -96,10 +100,11 @@ pub struct Wording {
 }
 
 impl Policy {
-    pub fn load(tables: &Tables, keyspace: &[u8]) -> Result<Policy> {
+    pub fn load(tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) -> Result<Policy> {
         use columns::keyspace as column;
         let mut policy = Policy {
-            exists: false,
+            version: None,
+            seen_at: Cell::new(snapshot.ended_before()),
             empty_scopes: EmptyScopes::All,
             default_scopes: Vec::new(),
             max_active_keys: None,
@@ -127,9 +132,8 @@ impl Policy {
             answers: [const { None }; Answer::ALL.len()],
             plan_features: HashMap::new(),
         };
-        let snapshot = Snapshot::now(tables.keyspace);
-        each_row(tables.keyspace, &snapshot, keyspace, |row| {
-            policy.exists = true;
+        each_row(tables.keyspace, snapshot, keyspace, |row| {
+            policy.version = Some(row.version());
             policy.empty_scopes = match row.bytes(column::empty_scopes) {
                 Some(b"all") => EmptyScopes::All,
                 Some(b"defaults") => EmptyScopes::Defaults,
@@ -163,15 +167,38 @@ impl Policy {
             };
             policy.usage_details = row.boolean(column::usage_details);
         });
-        if policy.exists {
-            policy.load_prefixes(tables, &snapshot, keyspace);
-            policy.load_scopes(tables, &snapshot, keyspace);
-            policy.load_roles(tables, &snapshot, keyspace);
-            policy.load_routes(tables, &snapshot, keyspace);
-            policy.load_answers(tables, &snapshot, keyspace);
-            policy.load_plan_features(tables, &snapshot, keyspace);
+        if policy.exists() {
+            policy.load_prefixes(tables, snapshot, keyspace);
+            policy.load_scopes(tables, snapshot, keyspace);
+            policy.load_roles(tables, snapshot, keyspace);
+            policy.load_routes(tables, snapshot, keyspace);
+            policy.load_answers(tables, snapshot, keyspace);
+            policy.load_plan_features(tables, snapshot, keyspace);
         }
         Ok(policy)
+    }
+
+    /// Whether the keyspace was made.
+    pub fn exists(&self) -> bool {
+        self.version.is_some()
+    }
+
+    /// Whether a snapshot sees this policy, and not one before or after it. If no
+    /// transaction has ended since another one saw it, it does. Otherwise the keyspace's
+    /// row tells.
+    #[inline]
+    pub fn is_seen(&self, keyspaces: Table, snapshot: &Snapshot, keyspace: &[u8]) -> bool {
+        let taken_after = snapshot.ended_before();
+        if self.seen_at.get() == taken_after && transactions_ended() == taken_after {
+            return true;
+        }
+        let is_seen = self
+            .version
+            .is_some_and(|version| Relation::open(keyspaces).sees(snapshot, version, keyspace));
+        if is_seen {
+            self.seen_at.set(taken_after);
+        }
+        is_seen
     }
 
     fn load_prefixes(&mut self, tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) {

@@ -22,24 +22,33 @@ use std::ops::Deref;
 const MAX_COLUMNS: usize = 32;
 
 /// What the tables hold now; the same for all scans under it.
-pub struct Snapshot(pg_sys::Snapshot);
+pub struct Snapshot {
+    registered: pg_sys::Snapshot,
+    ended_before: u64,
+}
 
 impl Snapshot {
-    /// Must follow `Catalog::open`, see there.
     #[inline]
     pub fn now(table: Table) -> Snapshot {
+        let ended_before = transactions_ended();
         // SAFETY: our tables have no syscache, so the snapshot is a new one. It is
         // registered, since an invalidation may let go of an unregistered one.
-        unsafe {
-            Snapshot(direct::guarded(|| {
-                direct::RegisterSnapshot(direct::GetCatalogSnapshot(table.table))
-            }))
-        }
+        let registered = unsafe {
+            direct::guarded(|| direct::RegisterSnapshot(direct::GetCatalogSnapshot(table.table)))
+        };
+        Snapshot { registered, ended_before }
     }
 
     /// For PostgreSQL, for as long as this lives.
     pub fn registered(&self) -> pg_sys::Snapshot {
-        self.0
+        self.registered
+    }
+
+    /// The count of ended transactions that was read before the snapshot was taken.
+    /// While it is the count still, the snapshot sees all that was committed.
+    #[inline]
+    pub fn ended_before(&self) -> u64 {
+        self.ended_before
     }
 }
 
@@ -47,8 +56,34 @@ impl Drop for Snapshot {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: registered in `now`, once. After an error the abort does it.
-            unsafe { direct::UnregisterSnapshot(self.0) };
+            unsafe { direct::UnregisterSnapshot(self.registered) };
         }
+    }
+}
+
+/// How many transactions of this server have ended that could have changed anything.
+/// It is counted before a commit returns, and on standbys as commits are replayed.
+#[inline]
+pub fn transactions_ended() -> u64 {
+    // SAFETY: in shared memory for as long as the server runs. Only one that has just
+    // been counted up could be missed, whose commit has not returned yet.
+    unsafe { major::completed_transactions() }
+}
+
+/// One version of a row: each change makes another. No two that a snapshot can see have
+/// both in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    place: Place,
+    /// The transaction that wrote it.
+    writer: pg_sys::TransactionId,
+}
+
+impl Version {
+    /// Whether the transaction that is in progress wrote it.
+    pub fn is_own(&self) -> bool {
+        // SAFETY: looks at the transaction's state.
+        unsafe { pg_sys::TransactionIdIsCurrentTransactionId(self.writer) }
     }
 }
 
@@ -80,33 +115,47 @@ impl Relation {
     /// The row that lies at a place and is there to be seen, if any.
     #[inline]
     pub fn fetch<'a>(&'a self, snapshot: &'a Snapshot, place: Place) -> Option<Pinned<'a>> {
-        let mut tuple = pg_sys::HeapTupleData {
-            t_self: pg_sys::ItemPointerData {
-                ip_blkid: pg_sys::BlockIdData {
-                    bi_hi: (place.block >> 16) as u16,
-                    bi_lo: place.block as u16,
-                },
-                ip_posid: place.offset,
-            },
-            ..Default::default()
-        };
+        let mut tuple = tuple_at(place);
+        let page = self.page_with(snapshot, &mut tuple)?;
+        // SAFETY: the tuple lies in the page, which stays pinned for as long as the row.
+        Some(Pinned { row: unsafe { self.row(&mut tuple) }, _page: page })
+    }
+
+    /// Whether a version of a row is the one to be seen, of the row whose first column is
+    /// this text.
+    pub fn sees(&self, snapshot: &Snapshot, version: Version, name: &[u8]) -> bool {
+        let mut tuple = tuple_at(version.place);
+        let Some(_page) = self.page_with(snapshot, &mut tuple) else { return false };
+        // SAFETY: the tuple lies in the pinned page. Its first column is a text, and begins
+        // where its header ends.
+        unsafe {
+            let header = tuple.t_data;
+            let first = header.cast::<u8>().add(usize::from((*header).t_hoff));
+            version_of(&tuple) == version && varlena::bytes(Datum::from(first)) == name
+        }
+    }
+
+    /// Finds the tuple by its place, if it is there to be seen.
+    #[inline]
+    fn page_with(&self, snapshot: &Snapshot, tuple: &mut pg_sys::HeapTupleData) -> Option<Page> {
+        let place = place_of(tuple);
         let mut buffer = 0;
         // SAFETY: the relation is open and locked, the snapshot registered, and the page
-        // is there. The page stays pinned until the row is dropped; after an error the
-        // abort lets go of it. Nothing inside needs dropping.
+        // is there. The page stays pinned until it is dropped; after an error the abort
+        // lets go of it. Nothing inside needs dropping.
         unsafe {
             let is_there = place.is_known()
                 && direct::guarded(|| {
                     has_block(self.relation, place.block)
                         && direct::heap_fetch(
                             self.relation,
-                            snapshot.0,
-                            &mut tuple,
+                            snapshot.registered,
+                            tuple,
                             &mut buffer,
                             false,
                         )
                 });
-            is_there.then(|| Pinned { row: self.row(&mut tuple), buffer })
+            is_there.then(|| Page(buffer))
         }
     }
 
@@ -132,7 +181,7 @@ impl Relation {
                 self.relation,
                 self.index,
                 true,
-                snapshot.0,
+                snapshot.registered,
                 N as i32,
                 keys.as_mut_ptr(),
             )
@@ -158,7 +207,7 @@ impl Relation {
             let scan = pg_sys::systable_beginscan_ordered(
                 self.relation,
                 index,
-                snapshot.0,
+                snapshot.registered,
                 N as i32,
                 keys.as_mut_ptr(),
             );
@@ -184,10 +233,7 @@ impl Relation {
             let description = (*self.relation).rd_att;
             assert!((*description).natts as usize <= MAX_COLUMNS, "a table of ours is too wide");
             direct::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
-            let at = (*tuple).t_self;
-            let block = (u32::from(at.ip_blkid.bi_hi) << 16) | u32::from(at.ip_blkid.bi_lo);
-            let place = Place { block, offset: at.ip_posid };
-            Row { values, nulls, place, _scan: PhantomData }
+            Row { values, nulls, version: version_of(&*tuple), _scan: PhantomData }
         }
     }
 }
@@ -220,11 +266,41 @@ unsafe fn has_block(relation: pg_sys::Relation, block: u32) -> bool {
     }
 }
 
+/// What is to be looked for in a place.
+fn tuple_at(place: Place) -> pg_sys::HeapTupleData {
+    pg_sys::HeapTupleData {
+        t_self: pg_sys::ItemPointerData {
+            ip_blkid: pg_sys::BlockIdData {
+                bi_hi: (place.block >> 16) as u16,
+                bi_lo: place.block as u16,
+            },
+            ip_posid: place.offset,
+        },
+        ..Default::default()
+    }
+}
+
+fn place_of(tuple: &pg_sys::HeapTupleData) -> Place {
+    let at = tuple.t_self;
+    let block = (u32::from(at.ip_blkid.bi_hi) << 16) | u32::from(at.ip_blkid.bi_lo);
+    Place { block, offset: at.ip_posid }
+}
+
+/// # Safety
+/// A tuple of a table, whose header is there.
+unsafe fn version_of(tuple: &pg_sys::HeapTupleData) -> Version {
+    // SAFETY: as the caller promises; a row of a table has this form of the header.
+    let writer = unsafe { (*tuple.t_data).t_choice.t_heap.t_xmin };
+    Version { place: place_of(tuple), writer }
+}
+
 /// A row in a page that is held in memory for as long as this lives.
 pub struct Pinned<'a> {
     row: Row<'a>,
-    buffer: pg_sys::Buffer,
+    _page: Page,
 }
+
+struct Page(pg_sys::Buffer);
 
 impl<'a> Deref for Pinned<'a> {
     type Target = Row<'a>;
@@ -234,11 +310,11 @@ impl<'a> Deref for Pinned<'a> {
     }
 }
 
-impl Drop for Pinned<'_> {
+impl Drop for Page {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: pinned in `fetch`, once. After an error the abort lets go of it.
-            unsafe { direct::ReleaseBuffer(self.buffer) };
+            // SAFETY: pinned in `page_with`, once. After an error the abort lets go of it.
+            unsafe { direct::ReleaseBuffer(self.0) };
         }
     }
 }
@@ -350,14 +426,18 @@ impl Drop for Scan<'_> {
 pub struct Row<'a> {
     values: [Datum; MAX_COLUMNS],
     nulls: [bool; MAX_COLUMNS],
-    place: Place,
+    version: Version,
     _scan: PhantomData<&'a ()>,
 }
 
 impl<'a> Row<'a> {
     /// Where it lies.
     pub fn place(&self) -> Place {
-        self.place
+        self.version.place
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     #[inline]

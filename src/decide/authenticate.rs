@@ -1,6 +1,7 @@
 //! `authenticate`: a request's headers, method and path in, a verdict out.
 
-use super::decision::{Decision, Presented, name};
+use super::decision::{Decision, Presented, name, sought};
+use super::lookup::Reader;
 use super::needs::Needs;
 use super::toll;
 use crate::call::{Bytes, Call, sql_functions};
@@ -29,10 +30,13 @@ mod position {
 
 pub fn authenticate(call: &Call) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
+    let reader = Reader::new(&catalog);
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
-    let policy = catalog.policy(keyspace)?;
+    let (policy, sought) = sought(&reader, keyspace, |policy| {
+        presented(call.json(position::HEADERS), policy.schemes)
+    })?;
     let required = required(call, &policy, position::METHOD, position::VARIANT);
-    let mut decision = Decision::new(&catalog, policy.clone(), keyspace, &required.needs);
+    let mut decision = Decision::new(&reader, policy.clone(), keyspace, &required.needs);
     decision.demand.kind = required.kind;
     decision.demand.address = call.address(position::IP);
     decision.signs_in = true;
@@ -41,8 +45,7 @@ pub fn authenticate(call: &Call) -> Result<Option<Datum>> {
     decision.toll.route = required.route;
     decision.toll.spend = toll::spend(call, position::SPEND)?;
     decision.toll.weight = toll::weight(call, position::WEIGHT)?.unwrap_or(required.weight());
-    let presented = presented(call.json(position::HEADERS), policy.schemes);
-    let verdict = decision.verdict(None, presented)?;
+    let verdict = decision.verdict(sought)?;
     Ok(Some(verdict.row.into_datum()))
 }
 

@@ -8,7 +8,7 @@ use super::verdict::{Holder, Verdict};
 use crate::call::{Bytes, Call};
 use crate::catalog::policy::Policy;
 use crate::catalog::scan::Row;
-use crate::catalog::{Catalog, columns, directory};
+use crate::catalog::{columns, directory};
 use crate::error::Result;
 use crate::identity::{self, Identity};
 use crate::{lag, usage};
@@ -19,7 +19,7 @@ use keysmith_core::policy::allowlist::Allowlist;
 use keysmith_core::policy::rules::{self, Demand, Found, Kind};
 use keysmith_core::policy::verdict::Reason;
 use pgrx::pg_sys;
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// What was handed in for a key.
@@ -32,6 +32,24 @@ pub enum Presented<'a> {
     Garbage,
     /// A header that holds none.
     MalformedHeader,
+}
+
+impl<'a> Presented<'a> {
+    /// What to look for a key by, or why there is nothing to look for.
+    #[inline]
+    pub fn sought(self, policy: &Policy) -> std::result::Result<Sought<'a>, Reason> {
+        match self {
+            Presented::Nothing => Err(Reason::Missing),
+            Presented::MalformedHeader => Err(Reason::MalformedHeader),
+            Presented::Garbage => Err(Reason::MalformedKey),
+            // Imported keys have formats of their own; elsewhere typos end here.
+            Presented::Key(key) if !policy.has_imports && !format::is_well_formed(key) => {
+                Err(Reason::MalformedKey)
+            }
+            Presented::Key(key) => Ok(Sought::Key(policy.hashed_part(key))),
+            Presented::Digest(digest) => Ok(Sought::Digest(digest)),
+        }
+    }
 }
 
 /// What a key is looked for by.
@@ -81,8 +99,31 @@ pub fn name(call: &Call, n: usize) -> Option<&[u8]> {
     }
 }
 
+/// What to look for a key by, or why there is nothing to look for, and the policy to
+/// decide by. What is refused unread is refused by the policy as it was last read.
+/// Otherwise it is the one that the reader sees with the rows, whose moment is then fixed.
+#[inline]
+pub fn sought<'a>(
+    reader: &Reader,
+    keyspace: &[u8],
+    presented: impl Fn(&Policy) -> Presented<'a>,
+) -> Result<(Rc<Policy>, std::result::Result<Sought<'a>, Reason>)> {
+    let policy = match reader.catalog.remembered(keyspace) {
+        Some(policy) => {
+            let sought = presented(&policy).sought(&policy);
+            if sought.is_err() || reader.catalog.is_seen(&policy, reader.snapshot(), keyspace) {
+                return Ok((policy, sought));
+            }
+            reader.catalog.read_policy(reader.snapshot(), keyspace)?
+        }
+        None => reader.policy(keyspace)?,
+    };
+    let sought = presented(&policy).sought(&policy);
+    Ok((policy, sought))
+}
+
 pub struct Decision<'a> {
-    catalog: &'a Catalog,
+    reader: &'a Reader<'a>,
     policy: Rc<Policy>,
     keyspace: &'a [u8],
     pub demand: Demand<'a>,
@@ -95,7 +136,7 @@ pub struct Decision<'a> {
 
 impl<'a> Decision<'a> {
     pub fn new(
-        catalog: &'a Catalog,
+        reader: &'a Reader<'a>,
         policy: Rc<Policy>,
         keyspace: &'a [u8],
         needs: &'a Needs<'a>,
@@ -109,7 +150,7 @@ impl<'a> Decision<'a> {
             now: unsafe { pg_sys::GetCurrentTimestamp() },
         };
         Decision {
-            catalog,
+            reader,
             policy,
             keyspace,
             demand,
@@ -119,16 +160,8 @@ impl<'a> Decision<'a> {
         }
     }
 
-    pub fn has_imports(&self) -> bool {
-        self.policy.has_imports
-    }
-
-    /// The answer; with tables that are open already, or with its own.
-    pub fn verdict(&self, reader: Option<&Reader>, presented: Presented) -> Result<Verdict> {
-        let found_at = identity::transactions_ended();
-        let opened = OnceCell::new();
-        let open = || reader.unwrap_or_else(|| opened.get_or_init(|| Reader::open(self.catalog)));
-        let sought = match self.sought(presented) {
+    pub fn verdict(&self, sought: std::result::Result<Sought, Reason>) -> Result<Verdict> {
+        let sought = match sought {
             Ok(sought) => sought,
             Err(reason) => return Ok(self.refusal(reason)),
         };
@@ -138,20 +171,16 @@ impl<'a> Decision<'a> {
         let known = sought.known(self.keyspace);
         if let Some(known) = &known
             && let Some(entry) = known.entry
-            && let Some(row) = open().key_at(&entry, self.keyspace)
+            && let Some(row) = self.reader.key_at(&entry, self.keyspace)
         {
             let places = Cell::new(entry.places);
-            let verdict = self.gather(open(), &row, &places, |found, holder| {
-                self.conclude(found, holder, found_at)
-            });
+            let verdict = self.gather(&row, &places, |found, holder| self.conclude(found, holder));
             known.note(&Entry { places: places.get(), ..entry });
             return verdict;
         }
-        let looked_up = open().key(&sought.digest(), self.keyspace, |row| {
+        let looked_up = self.reader.key(&sought.digest(), self.keyspace, |row| {
             let places = Cell::new(Places { key: row.place(), ..Places::default() });
-            let verdict = self.gather(open(), row, &places, |found, holder| {
-                self.conclude(found, holder, found_at)
-            });
+            let verdict = self.gather(row, &places, |found, holder| self.conclude(found, holder));
             if let Some(known) = &known {
                 note(known, row, places.get());
             }
@@ -165,17 +194,18 @@ impl<'a> Decision<'a> {
     }
 
     /// The answer about a key that was found.
-    fn conclude(&self, found: &Found, holder: &Holder, found_at: u64) -> Result<Verdict> {
+    fn conclude(&self, found: &Found, holder: &Holder) -> Result<Verdict> {
         let mut reason = rules::decide(found, &self.demand);
         let mut standing = Standing::default();
         if reason == Reason::Ok {
-            (reason, standing) = self.toll.collect(self.catalog, &self.policy, &holder.account)?;
+            (reason, standing) =
+                self.toll.collect(self.reader.catalog, &self.policy, &holder.account)?;
         }
         let verdict = self.answer(reason, Some(holder), &standing);
         if self.signs_in {
-            let request_id = verdict.request_id;
+            let (address, request_id) = (self.demand.address, verdict.request_id);
             let identity = (reason == Reason::Ok)
-                .then(|| Identity::new(holder, self.demand.address, request_id, found_at));
+                .then(|| Identity::new(holder, &self.policy, self.reader, address, request_id));
             identity::sign_in(identity);
         }
         usage::decided(&self.policy, &self.noted(), holder, reason, &verdict);
@@ -193,7 +223,7 @@ impl<'a> Decision<'a> {
 
     #[inline]
     fn answer(&self, reason: Reason, holder: Option<&Holder>, standing: &Standing) -> Verdict {
-        Verdict::form(self.catalog, &self.policy, reason, holder, standing, self.demand.now)
+        Verdict::form(self.reader.catalog, &self.policy, reason, holder, standing, self.demand.now)
     }
 
     /// The request, as usage records tell of it.
@@ -201,30 +231,14 @@ impl<'a> Decision<'a> {
         usage::Request { address: self.demand.address, at: self.demand.now, ..self.request }
     }
 
-    /// What to look for a key by, or why there is none to look for.
-    pub fn sought<'b>(&self, presented: Presented<'b>) -> std::result::Result<Sought<'b>, Reason> {
-        match presented {
-            Presented::Nothing => Err(Reason::Missing),
-            Presented::MalformedHeader => Err(Reason::MalformedHeader),
-            Presented::Garbage => Err(Reason::MalformedKey),
-            // Imported keys have formats of their own; elsewhere typos end here.
-            Presented::Key(key) if !self.policy.has_imports && !format::is_well_formed(key) => {
-                Err(Reason::MalformedKey)
-            }
-            Presented::Key(key) => Ok(Sought::Key(self.policy.hashed_part(key))),
-            Presented::Digest(digest) => Ok(Sought::Digest(digest)),
-        }
-    }
-
     /// Hands on what the tables say of a key, or says why it is none of this keyspace.
     pub fn look_up<T>(
         &self,
-        reader: &Reader,
         digest: &KeyDigest,
         with: impl FnOnce(&Found, &Holder) -> T,
     ) -> std::result::Result<T, Reason> {
         let nowhere = Cell::default();
-        match reader.key(digest, self.keyspace, |row| self.gather(reader, row, &nowhere, with)) {
+        match self.reader.key(digest, self.keyspace, |row| self.gather(row, &nowhere, with)) {
             Lookup::Here(result) => Ok(result),
             Lookup::InOtherKeyspace => Err(Reason::WrongKeyspace),
             Lookup::Nowhere => Err(Reason::NotFound),
@@ -235,7 +249,6 @@ impl<'a> Decision<'a> {
     /// looked for in their places first, which are then noted.
     pub fn gather<T>(
         &self,
-        reader: &Reader,
         key: &Row,
         places: &Cell<Places>,
         with: impl FnOnce(&Found, &Holder) -> T,
@@ -251,7 +264,7 @@ impl<'a> Decision<'a> {
             // SAFETY: the column is a cidr[], and the row is pinned.
             unsafe { allowlists::of_key(key_id, list) }
         });
-        reader.tenant(&tenant_id, places, |tenant| {
+        self.reader.tenant(&tenant_id, places, |tenant| {
             let conclude = |owner_gone: bool, owners_role: Option<&[u8]>| {
                 let role = key.bytes(column::role);
                 let held = self.policy.held(&own, [role, owners_role]);
@@ -296,7 +309,7 @@ impl<'a> Decision<'a> {
             };
             match key.bytes(column::owner) {
                 None => conclude(false, None),
-                Some(owner) => reader.member(&tenant_id, owner, places, |member| {
+                Some(owner) => self.reader.member(&tenant_id, owner, places, |member| {
                     let role = member.and_then(|row| row.bytes(columns::member::role));
                     conclude(member.is_none(), role)
                 }),

@@ -42,7 +42,8 @@ enum Outcome {
 fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
     let keyspace = name(call, 3).unwrap_or_default();
-    let policy = catalog.policy(keyspace)?;
+    let reader = Reader::new(&catalog);
+    let policy = reader.policy(keyspace)?;
     let presented = match (call.json(9), call.bytes(0, MAX_KEY_LEN)) {
         (Some(headers), _) => authenticate::presented(Some(headers), policy.schemes),
         (None, None) => Presented::Nothing,
@@ -56,7 +57,7 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
         Required { needs: Needs::Listed(call.array(1)), kind: None, route: None }
     };
     let needs = &required.needs;
-    let mut decision = Decision::new(&catalog, policy.clone(), keyspace, needs);
+    let mut decision = Decision::new(&reader, policy.clone(), keyspace, needs);
     decision.demand.address = call.address(2);
     decision.demand.kind = name(call, 5).or(required.kind);
     decision.demand.environment = name(call, 6);
@@ -82,7 +83,7 @@ fn steps(
     presented: Presented,
     needs: &Needs,
 ) -> Vec<Step> {
-    let digest = decision.sought(presented).map(|sought| sought.digest());
+    let digest = presented.sought(policy).map(|sought| sought.digest());
     let refused =
         |reasons: &[Reason]| digest.as_ref().err().copied().filter(|r| reasons.contains(r));
     let absent = refused(&[Reason::Missing, Reason::MalformedHeader]);
@@ -101,17 +102,14 @@ fn steps(
             },
             saw: match (absent, &digest) {
                 (Some(_), _) => String::new(),
-                (None, Ok(_)) if decision.has_imports() => {
-                    "any format, as keys were imported".into()
-                }
+                (None, Ok(_)) if policy.has_imports => "any format, as keys were imported".into(),
                 (None, Ok(_)) => "well-formed".into(),
                 (None, Err(_)) => "not the form of a key, or a wrong checksum".into(),
             },
         },
     ];
-    let reader = Reader::open(catalog);
     let looked_up = digest.map(|digest| {
-        decision.look_up(&reader, &digest, |found, holder| {
+        decision.look_up(&digest, |found, holder| {
             let mut steps = steps_on(found, holder, &decision.demand, needs);
             steps.extend(charges(catalog, policy, holder, &decision.toll));
             steps

@@ -1,8 +1,9 @@
 //! Finding a key, its tenant and its owner.
 
-use crate::catalog::columns;
+use crate::catalog::policy::Policy;
 use crate::catalog::scan::{Pinned, Relation, Row, ScanKey, Snapshot, Varlena};
-use crate::catalog::{Catalog, Tables};
+use crate::catalog::{Catalog, columns};
+use crate::error::Result;
 use crate::pepper;
 use keysmith_core::directory::{Entry, Places};
 use keysmith_core::key::digest::KeyDigest;
@@ -11,9 +12,9 @@ use std::rc::Rc;
 
 /// The moment at which tables are read, and the tables, each opened when it is needed
 /// first and kept for the rest of a batch.
-pub struct Reader {
-    tables: Rc<Tables>,
-    snapshot: Snapshot,
+pub struct Reader<'a> {
+    pub catalog: &'a Catalog,
+    snapshot: OnceCell<Snapshot>,
     keys: OnceCell<Relation>,
     tenants: OnceCell<Relation>,
     members: OnceCell<Relation>,
@@ -26,12 +27,13 @@ pub enum Lookup<T> {
     Nowhere,
 }
 
-impl Reader {
+impl<'a> Reader<'a> {
+    /// The moment is when something is read first.
     #[inline]
-    pub fn open(catalog: &Catalog) -> Reader {
+    pub fn new(catalog: &'a Catalog) -> Reader<'a> {
         Reader {
-            tables: catalog.tables.clone(),
-            snapshot: Snapshot::now(catalog.tables.key),
+            catalog,
+            snapshot: OnceCell::new(),
             keys: OnceCell::new(),
             tenants: OnceCell::new(),
             members: OnceCell::new(),
@@ -39,15 +41,30 @@ impl Reader {
     }
 
     #[inline]
+    pub fn snapshot(&self) -> &Snapshot {
+        self.snapshot.get_or_init(|| Snapshot::now(self.catalog.tables.key))
+    }
+
+    /// How many changes had been learned of before.
+    pub fn changes(&self) -> u64 {
+        self.catalog.changes
+    }
+
+    /// The policy of a keyspace at that moment.
+    pub fn policy(&self, keyspace: &[u8]) -> Result<Rc<Policy>> {
+        self.catalog.policy_under(self.snapshot(), keyspace)
+    }
+
+    #[inline]
     fn keys(&self) -> &Relation {
-        self.keys.get_or_init(|| Relation::open(self.tables.key))
+        self.keys.get_or_init(|| Relation::open(self.catalog.tables.key))
     }
 
     /// The key's row, if it still lies where it did.
     #[inline]
     pub fn key_at(&self, entry: &Entry, keyspace: &[u8]) -> Option<Pinned<'_>> {
         use columns::key as column;
-        let row = self.keys().fetch(&self.snapshot, entry.places.key)?;
+        let row = self.keys().fetch(self.snapshot(), entry.places.key)?;
         let is_it = row.bytes(column::digest) == Some(&entry.digest)
             && row.smallint(column::generation) == Some(entry.generation)
             && row.bytes(column::keyspace) == Some(keyspace);
@@ -66,7 +83,7 @@ impl Reader {
         for (generation, stored) in pepper::peppers().candidates(digest) {
             let stored = Varlena::new(&stored);
             let mut scan =
-                self.keys().scan(&self.snapshot, [ScanKey::bytes(column::digest, &stored)]);
+                self.keys().scan(self.snapshot(), [ScanKey::bytes(column::digest, &stored)]);
             while let Some(row) = scan.next() {
                 if row.smallint(column::generation) != Some(generation) {
                     continue;
@@ -82,9 +99,9 @@ impl Reader {
 
     /// Finds a key by its id.
     pub fn key_with_id<T>(&self, key_id: &[u8; 16], with: impl FnOnce(&Row) -> T) -> Option<T> {
-        let keys = Relation::open(self.tables.key_by_id);
+        let keys = Relation::open(self.catalog.tables.key_by_id);
         let key = ScanKey::uuid(columns::key::key_id, key_id);
-        let mut scan = keys.scan(&self.snapshot, [key]);
+        let mut scan = keys.scan(self.snapshot(), [key]);
         scan.next().as_ref().map(with)
     }
 
@@ -97,13 +114,13 @@ impl Reader {
         with: impl FnOnce(Option<&Row>) -> T,
     ) -> T {
         use columns::tenant as column;
-        let tenants = self.tenants.get_or_init(|| Relation::open(self.tables.tenant));
-        if let Some(row) = tenants.fetch(&self.snapshot, places.get().tenant)
+        let tenants = self.tenants.get_or_init(|| Relation::open(self.catalog.tables.tenant));
+        if let Some(row) = tenants.fetch(self.snapshot(), places.get().tenant)
             && row.uuid(column::tenant_id).as_ref() == Some(tenant_id)
         {
             return with(Some(&row));
         }
-        let mut scan = tenants.scan(&self.snapshot, [ScanKey::uuid(column::tenant_id, tenant_id)]);
+        let mut scan = tenants.scan(self.snapshot(), [ScanKey::uuid(column::tenant_id, tenant_id)]);
         let row = scan.next();
         if let Some(row) = &row {
             places.set(Places { tenant: row.place(), ..places.get() });
@@ -120,8 +137,8 @@ impl Reader {
         with: impl FnOnce(Option<&Row>) -> T,
     ) -> T {
         use columns::member as column;
-        let members = self.members.get_or_init(|| Relation::open(self.tables.member));
-        if let Some(row) = members.fetch(&self.snapshot, places.get().member)
+        let members = self.members.get_or_init(|| Relation::open(self.catalog.tables.member));
+        if let Some(row) = members.fetch(self.snapshot(), places.get().member)
             && row.uuid(column::tenant_id).as_ref() == Some(tenant_id)
             && row.bytes(column::member) == Some(member)
         {
@@ -130,7 +147,7 @@ impl Reader {
         let name = Varlena::new(member);
         let keys =
             [ScanKey::uuid(column::tenant_id, tenant_id), ScanKey::text(column::member, &name)];
-        let mut scan = members.scan(&self.snapshot, keys);
+        let mut scan = members.scan(self.snapshot(), keys);
         let row = scan.next();
         if let Some(row) = &row {
             places.set(Places { member: row.place(), ..places.get() });

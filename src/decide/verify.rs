@@ -1,6 +1,6 @@
 //! `verify`, `verify_many` and `verify_digest`, top to bottom.
 
-use super::decision::{Decision, Presented, name};
+use super::decision::{Decision, Presented, name, sought};
 use super::lookup::Reader;
 use super::needs::Needs;
 use super::toll;
@@ -55,28 +55,35 @@ fn verify_digest(call: &Call) -> Result<Option<Datum>> {
 
 fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
+    let reader = Reader::new(&catalog);
+    let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
+    let (policy, sought) = sought(&reader, keyspace, |_| presented)?;
     let needs = Needs::Listed(call.array(position::SCOPES));
-    let mut decision = asked(call, &catalog, &needs)?;
+    let mut decision = Decision::new(&reader, policy, keyspace, &needs);
+    decision.demand.address = call.address(position::IP);
     decision.demand.kind = name(call, position::KIND);
     decision.demand.environment = name(call, position::ENVIRONMENT);
     decision.signs_in = call.boolean(position::SIGN_IN, "sign_in")?;
     decision.toll.spend = toll::spend(call, position::SPEND)?;
     decision.toll.weight = toll::required_weight(call, position::WEIGHT)?;
-    let verdict = decision.verdict(None, presented)?;
+    let verdict = decision.verdict(sought)?;
     Ok(Some(verdict.row.into_datum()))
 }
 
 /// A verdict for each key of an array, in its order, all under one snapshot.
 fn verify_many(call: &Call) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
+    let reader = Reader::new(&catalog);
+    let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
+    let policy = reader.policy(keyspace)?;
     let needs = Needs::Listed(call.array(position::SCOPES));
-    let mut decision = asked(call, &catalog, &needs)?;
+    let mut decision = Decision::new(&reader, policy.clone(), keyspace, &needs);
+    decision.demand.address = call.address(position::IP);
     decision.demand.kind = name(call, position::KIND_OF_MANY);
     decision.demand.environment = name(call, position::ENVIRONMENT_OF_MANY);
     // SAFETY: the function is declared to return a set of verdicts.
     let result = unsafe { ResultSet::of(call) };
     let Some(keys) = call.array(0) else { return Ok(None) };
-    let reader = Reader::open(&catalog);
     let mut scratch = pgrx::PgMemoryContexts::new("keysmith verify_many");
     for key in keys.iter() {
         pgrx::check_for_interrupts!();
@@ -88,19 +95,11 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
         // SAFETY: the row is copied into the store before the scratch is reset.
         unsafe {
             scratch.switch_to(|_| -> Result<()> {
-                decision.verdict(Some(&reader), presented)?.row.put(result);
+                decision.verdict(presented.sought(&policy))?.row.put(result);
                 Ok(())
             })?;
             scratch.reset();
         }
     }
     Ok(None)
-}
-
-/// What the arguments that all have in common ask: scopes, ip, keyspace.
-fn asked<'a>(call: &'a Call, catalog: &'a Catalog, needs: &'a Needs<'a>) -> Result<Decision<'a>> {
-    let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
-    let mut decision = Decision::new(catalog, catalog.policy(keyspace)?, keyspace, needs);
-    decision.demand.address = call.address(position::IP);
-    Ok(decision)
 }

@@ -10,6 +10,7 @@
 
 use super::giver::Bounds;
 use super::sql::{self, Param};
+use crate::catalog::policy::Policy;
 use crate::catalog::scan::{Relation, Snapshot};
 use crate::catalog::{Catalog, columns};
 use crate::error::{Code, Error, Result};
@@ -78,7 +79,12 @@ pub fn look<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<
 
 /// Runs statements as the extension's owner, whoever called.
 pub fn as_owner<T>(catalog: &Catalog, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    let owner = OwnersPlace::take(owner(catalog));
+    acting_as(owner(catalog), body)
+}
+
+/// The same as the owner of a table of ours.
+pub fn acting_as<T>(owner: Oid, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let owner = OwnersPlace::take(owner);
     let result = sql::session(body);
     owner.leave();
     result
@@ -101,11 +107,11 @@ impl Caller {
             key,
             bounds: None,
         };
-        caller.check(catalog, needs)?;
+        caller.check(needs)?;
         Ok(caller)
     }
 
-    fn check(&self, catalog: &Catalog, needs: Needs) -> Result<()> {
+    fn check(&self, needs: Needs) -> Result<()> {
         let reaches_something = match &self.reach {
             Reach::Everything => true,
             Reach::Tenants(tenants) => !tenants.is_empty(),
@@ -125,7 +131,7 @@ impl Caller {
             }
             (Needs::Keys | Needs::Sight, None) if reaches_something => Ok(()),
             (Needs::Sight, Some(_)) if reaches_something => Ok(()),
-            (Needs::Keys, Some(key)) if reaches_something => manages(catalog, key),
+            (Needs::Keys, Some(key)) if reaches_something => manages(key),
             (Needs::Oversight, None) => Err(self.without_access("'admin' or 'auditor'")),
             (Needs::Admin, None) => Err(self.without_access("'admin'")),
             (Needs::Keys, _) => Err(self.without_access("'admin', or 'issuer' of a tenant")),
@@ -151,7 +157,7 @@ impl Caller {
 
     /// Checks that the key, if the transaction acts for one, manages keys.
     pub fn must_manage(&self) -> Result<()> {
-        self.key.as_deref().map_or(Ok(()), |key| manages(&Catalog::open()?, key))
+        self.key.as_deref().map_or(Ok(()), manages)
     }
 
     pub fn administers(&self) -> bool {
@@ -220,20 +226,20 @@ pub fn sight() -> Result<Option<Vec<[u8; 16]>>> {
 }
 
 /// Checks that a key manages the keys of its tenant, as its keyspace has it.
-fn manages(catalog: &Catalog, key: &Identity) -> Result<()> {
-    let policy = catalog.policy(&key.keyspace)?;
+fn manages(key: &Identity) -> Result<()> {
+    let policy = &key.policy;
     let reason = match policy.managed_by.as_deref() {
         None => return Err(not_allowed("the keys of this keyspace do not manage keys")),
         Some(_) if !key.is_secret => Reason::KindNotAllowed,
         Some(b"any_secret") => return Ok(()),
-        Some(scope) if key.holds(scope)? => return Ok(()),
+        Some(scope) if key.holds(scope) => return Ok(()),
         Some(_) => Reason::InsufficientScope,
     };
-    Err(refused(&policy, reason))
+    Err(refused(policy, reason))
 }
 
 /// A refusal in the words of the keyspace, as a verdict would have them.
-fn refused(policy: &crate::catalog::policy::Policy, reason: Reason) -> Error {
+fn refused(policy: &Policy, reason: Reason) -> Error {
     let answer: Answer = reason.answer();
     let wording = policy.wording(answer);
     let own = |text: Option<&[u8]>, usual: &str| {

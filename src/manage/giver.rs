@@ -6,6 +6,7 @@ use super::mint::Draft;
 use super::sql::{self, Param, Row};
 use crate::catalog::Catalog;
 use crate::catalog::policy::{EmptyScopes, Policy};
+use crate::catalog::scan::Snapshot;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::text::lossy;
@@ -31,7 +32,7 @@ pub fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()
     if draft.scopes.is_empty() {
         draft.scopes = match policy.empty_scopes {
             EmptyScopes::All => giver.scopes.iter().map(|scope| lossy(scope)).collect(),
-            EmptyScopes::Defaults => giver.held(policy, |held| {
+            EmptyScopes::Defaults => giver.held(|held| {
                 let defaults = policy.default_scopes.iter();
                 defaults.filter(|scope| held.covers(scope)).map(|scope| lossy(scope)).collect()
             }),
@@ -92,8 +93,9 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
     let catalog = Catalog::open()?;
     // SAFETY: what the transaction just did shall be seen.
     unsafe { pg_sys::CommandCounterIncrement() };
-    let rows = sql::query_now(
-        &catalog,
+    let snapshot = Snapshot::now(catalog.tables.key);
+    let rows = sql::query_under(
+        &snapshot,
         "SELECT k.keyspace, k.scopes, k.role, m.role, k.environment, k.allowlist,
                 $2 IS NULL OR coalesce(k.expires_at <= $2, false), k.owner, k.limits
          FROM keysmith_private.key k
@@ -127,7 +129,7 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
         ));
     }
     let keyspace = row.text(1).unwrap_or_default();
-    check_scopes(giver, &*catalog.policy(keyspace.as_bytes())?, &row)
+    check_scopes(giver, &*catalog.policy_under(&snapshot, keyspace.as_bytes())?, &row)
 }
 
 /// Whether all networks of an array lie within those of another, as decisions take them.
@@ -159,16 +161,15 @@ fn check_scopes(giver: &Identity, policy: &Policy, row: &Row) -> Result<()> {
     let roles = [3, 4].map(|column| row.text(column));
     let roles = [roles[0].as_deref().map(str::as_bytes), roles[1].as_deref().map(str::as_bytes)];
     let given: Held = policy.held(&own, roles);
-    let surplus = giver.held(policy, |held| {
-        given.effective().into_iter().find(|scope| !held.covers(scope)).map(lossy)
-    });
+    let surplus = giver
+        .held(|held| given.effective().into_iter().find(|scope| !held.covers(scope)).map(lossy));
     if let Some(scope) = surplus {
         return Err(beyond(
             "scopes",
             &format!("scopes that the key that gives them has; {scope:?} is none"),
         ));
     }
-    giver.held(policy, |held| check_for_later(giver, held, &given, roles))
+    giver.held(|held| check_for_later(giver, held, &given, roles))
 }
 
 /// What a role holds may grow later, and who owns a key may rise. So a key is bound by

@@ -27,7 +27,7 @@ const DEFAULT: &str = "default";
 pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
     let current = || Catalog::open()?.policy(keyspace.as_bytes());
     let policy = current()?;
-    if policy.exists {
+    if policy.exists() {
         return Ok(policy);
     }
     if keyspace != DEFAULT {

@@ -10,9 +10,8 @@ use pgrx::pg_sys::Datum;
 /// The profile as a jsonb. `metadata` is the tenant's, as an account's profile has it.
 pub fn of(identity: &Identity) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
-    let policy = catalog.policy(&identity.keyspace)?;
-    let effective: Vec<String> = identity
-        .held(&policy, |held| held.effective().into_iter().map(crate::text::lossy).collect());
+    let effective: Vec<String> =
+        identity.held(|held| held.effective().into_iter().map(crate::text::lossy).collect());
     authority::as_owner(&catalog, || {
         let rows = sql::query_now(
             &catalog,

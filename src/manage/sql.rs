@@ -106,23 +106,27 @@ pub fn session<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Runs a statement and gives its rows, which are good until the next one.
 pub fn query(statement: &str, params: &[Param]) -> Result<Rows> {
-    run(statement, params, false)
+    run(statement, params, None)
 }
 
 /// Runs a statement that only reads, under a snapshot of this very moment: that of a
 /// transaction at REPEATABLE READ may be older than the key it acts for.
 pub fn query_now(catalog: &Catalog, statement: &str, params: &[Param]) -> Result<Rows> {
-    let snapshot = Snapshot::now(catalog.tables.key);
-    // SAFETY: what SPI reads by when it may only read. After an error the abort takes
-    // it from the stack.
-    unsafe { pg_sys::PushActiveSnapshot(snapshot.registered()) };
-    let rows = run(statement, params, true);
-    // SAFETY: pushed above.
-    unsafe { pg_sys::PopActiveSnapshot() };
-    rows
+    query_under(&Snapshot::now(catalog.tables.key), statement, params)
 }
 
-fn run(statement: &str, params: &[Param], only_reads: bool) -> Result<Rows> {
+/// Runs a statement that only reads, under a snapshot.
+pub fn query_under(snapshot: &Snapshot, statement: &str, params: &[Param]) -> Result<Rows> {
+    run(statement, params, Some((snapshot, true)))
+}
+
+/// Runs a statement that changes the rows that a snapshot sees.
+pub fn change_now(snapshot: &Snapshot, statement: &str, params: &[Param]) -> Result<Rows> {
+    run(statement, params, Some((snapshot, false)))
+}
+
+/// Under a snapshot, and whether the statement only reads; or under the transaction's.
+fn run(statement: &str, params: &[Param], under: Option<(&Snapshot, bool)>) -> Result<Rows> {
     let statement = CString::new(statement).unwrap_or_default();
     let mut oids: Vec<Oid> = params.iter().map(|param| param.oid).collect();
     let mut values: Vec<Datum> =
@@ -131,17 +135,25 @@ fn run(statement: &str, params: &[Param], only_reads: bool) -> Result<Rows> {
         .iter()
         .map(|param| if param.datum.is_some() { b' ' } else { b'n' } as c_char)
         .collect();
-    // SAFETY: inside a session; the arrays have as many elements as is said.
+    let count = params.len() as c_int;
+    // SAFETY: inside a session; the arrays have as many elements as is said. A plan that
+    // is not kept goes with the session.
     let execute = || unsafe {
-        pg_sys::SPI_execute_with_args(
-            statement.as_ptr(),
-            params.len() as c_int,
-            oids.as_mut_ptr(),
-            values.as_mut_ptr(),
-            nulls.as_ptr(),
-            only_reads,
-            0,
-        )
+        let (oids, values) = (oids.as_mut_ptr(), values.as_mut_ptr());
+        let (statement, nulls) = (statement.as_ptr(), nulls.as_ptr());
+        match under {
+            None => pg_sys::SPI_execute_with_args(statement, count, oids, values, nulls, false, 0),
+            Some((snapshot, only_reads)) => pg_sys::SPI_execute_snapshot(
+                pg_sys::SPI_prepare(statement, count, oids),
+                values,
+                nulls,
+                snapshot.registered(),
+                std::ptr::null_mut(),
+                only_reads,
+                true,
+                0,
+            ),
+        }
     };
     let code = pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(execute))
         .catch_when(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, without_its_row)

@@ -102,7 +102,7 @@ pub fn unknown(policy: &Policy, keyspace: &[u8], request: &Request, reason: Reas
         return ring.count(place, |counters| counters.not_logged += 1);
     }
     // Callers may name any number of keyspaces; those that exist are few.
-    let keyspace = if policy.exists { keyspace } else { b"" };
+    let keyspace = if policy.exists() { keyspace } else { b"" };
     let reason = reason.name().as_bytes();
     let is_sampled =
         ring.with(place, |database| database.unknown.count(keyspace, reason, request.at));
