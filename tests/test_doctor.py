@@ -137,6 +137,8 @@ SPOILT = {
     "another version": ("UPDATE pg_extension SET extversion = '0.0.1' WHERE extname = 'keysmith'", "error",
                         "library", "0.0.1"),
     "a trigger that is off": ("ALTER TABLE keysmith_private.role DISABLE TRIGGER policy_changed", "error", "library", "keysmith_private.role"),
+    "a clock that was set back": ("SELECT keysmith.create_tenant('t'); UPDATE keysmith_private.audit_entry "
+                                  "SET at = clock_timestamp() + '1 hour'", "warning", "server", "00:59:59 behind"),
     "an invalid index": ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = "
                          "'keysmith_private.key_of_tenant'::regclass", "error", "library", "key_of_tenant"),
     "an imported key": ("SELECT keysmith.create_tenant('t'); SELECT keysmith.import_key('t', sha256('x'))",

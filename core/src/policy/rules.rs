@@ -39,6 +39,8 @@ pub struct Demand<'a> {
 pub struct Found<'a> {
     pub environment: &'a [u8],
     pub kind: Option<Kind>,
+    /// A revocation holds whatever the clock says: that of the server which revoked may be
+    /// ahead of this one's.
     pub revoked_at: Option<Instant>,
     pub expires_at: Option<Instant>,
     pub disabled: bool,
@@ -76,8 +78,8 @@ fn environment(key: &Found, demand: &Demand) -> Option<Reason> {
     other.then_some(Reason::WrongEnvironment)
 }
 
-fn revocation(key: &Found, demand: &Demand) -> Option<Reason> {
-    reached(key.revoked_at, demand.now).then_some(Reason::Revoked)
+fn revocation(key: &Found, _: &Demand) -> Option<Reason> {
+    key.revoked_at.map(|_| Reason::Revoked)
 }
 
 fn expiry(key: &Found, demand: &Demand) -> Option<Reason> {
@@ -218,11 +220,19 @@ mod tests {
     }
 
     #[test]
-    fn moments_still_to_come_do_not_refuse() {
+    fn an_expiry_still_to_come_does_not_refuse() {
         let (mut found, demand) = good();
-        found.revoked_at = Some(1001);
         found.expires_at = Some(1001);
         assert_eq!(decide(&found, &demand), Reason::Ok);
+    }
+
+    #[test]
+    fn a_revocation_refuses_whatever_the_clock_says() {
+        let (mut found, demand) = good();
+        for moment in [i64::MIN, 0, 1000, 1001, i64::MAX] {
+            found.revoked_at = Some(moment);
+            assert_eq!(decide(&found, &demand), Reason::Revoked, "{moment}");
+        }
     }
 
     #[test]
