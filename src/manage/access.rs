@@ -309,10 +309,10 @@ fn one_at_a_time() -> Result<()> {
 }
 
 fn sees_everything(_: &Call) -> Result<Option<Datum>> {
-    Ok(Some(Datum::from(authority::sight()?.is_none())))
+    Ok(Some(Datum::from(authority::sight()?.tenants.is_none())))
 }
 
 fn own_tenants(_: &Call) -> Result<Option<Datum>> {
-    let tenants = authority::sight()?.unwrap_or_default();
+    let tenants = authority::sight()?.tenants.unwrap_or_default();
     Ok(Some(varlena::uuid_array(&tenants)))
 }

@@ -150,6 +150,12 @@ impl Caller {
         Param::given(pg_sys::UUIDARRAYOID, tenants)
     }
 
+    /// The environment that the caller reaches, for a statement; null for all.
+    pub fn environment(&self) -> Param {
+        let environment = self.key.as_deref().map(|key| text::lossy(&key.environment));
+        Param::text_or_null(environment.as_deref())
+    }
+
     fn without_access(&self, levels: &str) -> Error {
         not_allowed(format!("role {:?} has no access that allows this", self.role))
             .hint(format!("It takes keysmith.grant_access(role, {levels})."))
@@ -213,16 +219,25 @@ impl Reach {
     }
 }
 
-/// What the caller may see in the views: everything, or these tenants.
-pub fn sight() -> Result<Option<Vec<[u8; 16]>>> {
+/// What the caller may see.
+pub struct Sight {
+    /// Of these tenants; `None` for all.
+    pub tenants: Option<Vec<[u8; 16]>>,
+    /// Of this environment; `None` for all. Where the transaction acts for a key, it sees
+    /// the key's environment alone.
+    pub environment: Option<Box<[u8]>>,
+}
+
+pub fn sight() -> Result<Sight> {
     let catalog = Catalog::open()?;
     let key = identity::current()?;
     // SAFETY: looks up who the current user is.
     let user = unsafe { pg_sys::GetUserId() };
-    match Reach::of(&catalog, user, true, key.as_deref()) {
-        Reach::Everything => Ok(None),
-        Reach::Tenants(tenants) => Ok(Some(tenants)),
-    }
+    let tenants = match Reach::of(&catalog, user, true, key.as_deref()) {
+        Reach::Everything => None,
+        Reach::Tenants(tenants) => Some(tenants),
+    };
+    Ok(Sight { tenants, environment: key.map(|key| key.environment.clone()) })
 }
 
 /// Checks that a key manages the keys of its tenant, as its keyspace has it.
