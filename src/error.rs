@@ -19,10 +19,9 @@ pub enum Code {
     /// There is no such thing, or it is over: an unknown or a revoked key, an
     /// unknown tenant, keyspace, member or role.
     NotFound,
-    /// It is there already, or not in the state that the act needs.
+    /// It is there already, or not in the state that the act needs, or there are as many
+    /// as may be.
     Conflict,
-    /// The tenant has as many keys as its keyspace allows.
-    KeyLimit,
     /// What is asked for needs the library to be preloaded.
     NotPreloaded,
     /// A standby had not replayed in time.
@@ -50,7 +49,6 @@ impl Code {
             Code::IdentityOver => *b"KS401",
             Code::NotFound => *b"KS404",
             Code::Conflict => *b"KS409",
-            Code::KeyLimit => *b"KS429",
             Code::NotPreloaded => *b"KS503",
             Code::ReplayTimeout => *b"KS504",
             Code::Pepper => *b"KS510",

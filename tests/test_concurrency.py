@@ -30,7 +30,7 @@ def test_two_mints_at_the_bound(db, connect, database, isolation):
         session.rows("SELECT count(*) FROM keysmith.keys")
     first.mint(keyspace="one")
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(second.refused, "KS429", "mint", "acme", keyspace="one")
+        waiting = pool.submit(second.refused, "KS409", "mint", "acme", keyspace="one")
         waits(db)
         first.session.commit()
         waiting.result(10)
@@ -54,7 +54,7 @@ def test_many_mints_at_the_bound(db, connect, database, at_max):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(mint_some, sessions))
     assert len(db.call("list_keys", "acme", "k")) == 3
-    assert refusals == (["KS429"] * 77 if at_max == "error" else [])
+    assert refusals == (["KS409"] * 77 if at_max == "error" else [])
 
 
 def test_of_two_rotations_one_wins(db, connect, database):

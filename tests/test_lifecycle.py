@@ -327,12 +327,12 @@ def test_a_mint_beyond_the_bound_errors(db):
     db.call("create_keyspace", "one", max_active_keys=1)
     db.tenant(keyspace="one")
     first = db.mint(keyspace="one")
-    db.refused("KS429", "mint", "acme", keyspace="one")
+    db.refused("KS409", "mint", "acme", keyspace="one")
     db.call("disable", first.key_id)
-    db.refused("KS429", "mint", "acme", keyspace="one")
+    db.refused("KS409", "mint", "acme", keyspace="one")
     db.call("enable", first.key_id)
     rotated = db.one("rotate", first.key_id, timedelta(days=1))
-    db.refused("KS429", "mint", "acme", keyspace="one")
+    db.refused("KS409", "mint", "acme", keyspace="one")
     assert db.verify(first.api_key, keyspace="one").ok
     db.call("revoke", rotated.key_id)
     db.mint(keyspace="one")
@@ -354,7 +354,7 @@ def test_an_expired_key_takes_no_place_until_it_is_revived(db):
     first = db.mint(keyspace="one", expires_at=soon)
     db.value("SELECT pg_sleep(0.3)")
     db.mint(keyspace="one")
-    db.refused("KS429", "alter_key", first.key_id, Jsonb({"expires_at": None}))
+    db.refused("KS409", "alter_key", first.key_id, Jsonb({"expires_at": None}))
 
 
 # Members and roles
@@ -469,7 +469,7 @@ def test_alter_keyspace(db):
     key = db.mint()
     assert key.api_key.startswith("new_")
     assert db.reason(key.api_key, scopes=["a"]) == "insufficient_scope"
-    db.refused("KS429", "mint", "acme")
+    db.refused("KS409", "mint", "acme")
     db.call("alter_keyspace", "default", Jsonb({"max_active_keys": None}))
     db.mint()
     for bad in ({"max_active_keys": 0}, {"at_max": "explode"}, {"empty_scopes": "some"}, {"x": 1},

@@ -267,7 +267,7 @@ pub fn make_room(policy: &Policy, tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>>
     let excess = (counting.len() + 1).saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
     if excess > 0 && !policy.replaces_at_max {
         let message = format!("the tenant has reached the keyspace's limit of active keys, {most}");
-        return Err(Error::new(Code::KeyLimit, message)
+        return Err(Error::new(Code::Conflict, message)
             .hint("Revoke one, or rotate one: a key in its grace does not count."));
     }
     Ok(counting.into_iter().take(excess).collect())

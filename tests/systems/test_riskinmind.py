@@ -73,7 +73,7 @@ def test_the_key_is_not_visible_again(riskinmind):
 
 def test_generating_beside_an_active_key_is_an_error(riskinmind):
     key = riskinmind.mint()
-    riskinmind.refused("KS429", "mint", "acme")
+    riskinmind.refused("KS409", "mint", "acme")
     assert riskinmind.answer(PREDICT, key) == OK
 
 
@@ -99,7 +99,7 @@ def test_regenerating_revokes_the_current_key_and_makes_another(request, choice)
 
 def test_regenerating_without_a_key_makes_one(riskinmind):
     assert riskinmind.answer(PREDICT, riskinmind.regenerate()) == OK
-    riskinmind.refused("KS429", "mint", "acme")
+    riskinmind.refused("KS409", "mint", "acme")
 
 
 # Revoking
