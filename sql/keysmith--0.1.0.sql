@@ -1040,12 +1040,14 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 --   usage_maintain
 
 -- Backends remember each keyspace's policy. Whoever changes it, by whatever path
--- (these functions, a restore, logical replication, a hand edit), tells them so.
+-- (these functions, a restore, logical replication, a hand edit), tells them so, and gives
+-- the keyspace's row a new version: by that a decision knows the policy that its snapshot
+-- sees, also while the message is still on its way.
 
 CREATE FUNCTION keysmith_private.policy_changed() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
 COMMENT ON FUNCTION keysmith_private.policy_changed() IS
-'Trigger on the policy tables: has every backend read the policy anew';
+'Trigger on the policy tables: gives the policy a new version, and has every backend read it anew';
 
 DO $$
 DECLARE
@@ -3604,6 +3606,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'error', 'server', format('%s is off: a crash can bring revoked keys back', s.name),
            format('ALTER SYSTEM SET %s = on', s.name)
     FROM pg_settings s WHERE s.name IN ('fsync', 'full_page_writes') AND s.setting = 'off'
+    UNION ALL
+    -- What another server did, or this one before its clock was set back.
+    SELECT 'warning', 'server', format('the clock is %s behind the newest act or commit: keys expire late',
+                                       date_trunc('second', newest.at - clock_timestamp())),
+           'synchronize the clocks of all servers'
+    FROM (SELECT greatest(
+              (SELECT max(a.at) FROM (SELECT keyspace FROM keysmith_private.keyspace UNION ALL SELECT '*') k,
+                   LATERAL (SELECT e.at FROM keysmith_private.audit_entry e WHERE e.keyspace = k.keyspace
+                            ORDER BY e.entry DESC LIMIT 1) a),
+              (SELECT max(greatest(k.created_at, k.disabled_at, k.revoked_at)) FROM keysmith_private.key k),
+              pg_last_xact_replay_timestamp(),
+              CASE WHEN current_setting('track_commit_timestamp') = 'on'
+                   THEN (SELECT c.timestamp FROM pg_last_committed_xact() c) END)) AS newest (at)
+    WHERE newest.at > clock_timestamp() + '1 second'
     UNION ALL
     SELECT 'warning', 'server', 'ssl is off, and the server listens beyond this machine: keys travel readably',
            'ALTER SYSTEM SET ssl = on, and hostssl in pg_hba.conf'

@@ -112,7 +112,10 @@ pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result
     }
     let mut params = Vec::from(holder.params());
     let Some(credits) = credits else {
-        sql::execute("DELETE FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2", &params)?;
+        sql::execute(
+            "DELETE FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2",
+            &params,
+        )?;
         return Ok(());
     };
     params.extend([

@@ -259,7 +259,12 @@ fn disable(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn enable(call: &Call) -> Result<Option<Datum>> {
-    switch(call, "enable", true, "UPDATE keysmith_private.key SET disabled_at = NULL WHERE key_id = $1")
+    switch(
+        call,
+        "enable",
+        true,
+        "UPDATE keysmith_private.key SET disabled_at = NULL WHERE key_id = $1",
+    )
 }
 
 fn switch(call: &Call, action: &str, gives: bool, statement: &str) -> Result<Option<Datum>> {

@@ -247,7 +247,10 @@ pub fn set_prefixes(keyspace: &str, prefixes: &[[String; 3]]) -> Result<()> {
 }
 
 fn set_codes(keyspace: &str, codes: &[Wording]) -> Result<()> {
-    sql::execute("DELETE FROM keysmith_private.answer WHERE keyspace = $1", &[Param::text(keyspace)])?;
+    sql::execute(
+        "DELETE FROM keysmith_private.answer WHERE keyspace = $1",
+        &[Param::text(keyspace)],
+    )?;
     for wording in codes {
         sql::execute(
             "INSERT INTO keysmith_private.answer (keyspace, answer, status, code, message)

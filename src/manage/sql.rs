@@ -1,5 +1,12 @@
 //! Statements of ours, run by SPI. Everything they touch is named with its schema,
 //! and the search path is one that no one can put anything into: see `authority`.
+//!
+//! They see what is committed, at every isolation level. SPI would read by the snapshot of
+//! a transaction at REPEATABLE READ or SERIALIZABLE: an act would check, count and end what
+//! was there when the transaction began, and miss what others did since. So each statement
+//! has a snapshot of its own there, as those of foreign keys do, and the transaction's is
+//! the cross-check: a row that was changed since is seen, and changing it ends with 40001,
+//! or the transaction would see both versions from then on.
 
 use crate::catalog::Catalog;
 use crate::catalog::scan::Snapshot;
@@ -109,8 +116,8 @@ pub fn query(statement: &str, params: &[Param]) -> Result<Rows> {
     run(statement, params, None)
 }
 
-/// Runs a statement that only reads, under a snapshot of this very moment: that of a
-/// transaction at REPEATABLE READ may be older than the key it acts for.
+/// Runs a statement that only reads, also where nothing else may be done: on a standby,
+/// or in parallel mode.
 pub fn query_now(catalog: &Catalog, statement: &str, params: &[Param]) -> Result<Rows> {
     query_under(&Snapshot::now(catalog.tables.key), statement, params)
 }
@@ -136,33 +143,59 @@ fn run(statement: &str, params: &[Param], under: Option<(&Snapshot, bool)>) -> R
         .map(|param| if param.datum.is_some() { b' ' } else { b'n' } as c_char)
         .collect();
     let count = params.len() as c_int;
-    // SAFETY: inside a session; the arrays have as many elements as is said. A plan that
-    // is not kept goes with the session.
+    // SAFETY: a look at the transaction's state.
+    let is_under_one_snapshot =
+        unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as c_int;
+    // SAFETY: inside a session; the arrays have as many elements as is said.
     let execute = || unsafe {
         let (oids, values) = (oids.as_mut_ptr(), values.as_mut_ptr());
         let (statement, nulls) = (statement.as_ptr(), nulls.as_ptr());
-        match under {
-            None => pg_sys::SPI_execute_with_args(statement, count, oids, values, nulls, false, 0),
-            Some((snapshot, only_reads)) => pg_sys::SPI_execute_snapshot(
-                pg_sys::SPI_prepare(statement, count, oids),
-                values,
-                nulls,
-                snapshot.registered(),
-                std::ptr::null_mut(),
-                only_reads,
-                true,
-                0,
-            ),
+        let (snapshot, check, only_reads) = match under {
+            Some((snapshot, only_reads)) => {
+                (snapshot.registered(), std::ptr::null_mut(), only_reads)
+            }
+            None if is_under_one_snapshot => {
+                (pg_sys::GetLatestSnapshot(), pg_sys::GetTransactionSnapshot(), false)
+            }
+            None => {
+                return pg_sys::SPI_execute_with_args(
+                    statement, count, oids, values, nulls, false, 0,
+                );
+            }
+        };
+        let plan = pg_sys::SPI_prepare(statement, count, oids);
+        if plan.is_null() {
+            return pg_sys::SPI_result;
         }
+        let code =
+            pg_sys::SPI_execute_snapshot(plan, values, nulls, snapshot, check, only_reads, true, 0);
+        pg_sys::SPI_freeplan(plan);
+        code
     };
     let code = pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(execute))
         .catch_when(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, without_its_row)
+        .catch_when(PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION, |error| {
+            if is_under_one_snapshot {
+                missed();
+            }
+            error.rethrow()
+        })
         .execute();
     if code < 0 {
         return Err(Error::new(Code::Installation, format!("SPI failed with code {code}")));
     }
     // SAFETY: set by the call above.
     unsafe { Ok(Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize }) }
+}
+
+/// What a row refers to was looked up before. PostgreSQL checks it once more, under the
+/// transaction's snapshot, which may be from before it was there.
+fn missed() {
+    pgrx::ereport!(
+        PgLogLevel::ERROR,
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "could not serialize access due to concurrent update"
+    );
 }
 
 /// Every bound is checked before a row is written. Should one be forgotten, the row

@@ -110,8 +110,10 @@ fn blast_radius(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn tenant_of(key_id: &[u8; 16]) -> Result<Option<[u8; 16]>> {
-    let rows =
-        sql::query("SELECT tenant_id FROM keysmith_private.key WHERE key_id = $1", &[Param::uuid(key_id)])?;
+    let rows = sql::query(
+        "SELECT tenant_id FROM keysmith_private.key WHERE key_id = $1",
+        &[Param::uuid(key_id)],
+    )?;
     Ok(rows.first().and_then(|row| row.uuid(1)))
 }
 
