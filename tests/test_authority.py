@@ -309,19 +309,67 @@ def test_an_owner_who_may_rise_is_no_way_up(acme):
 
 
 def test_environments(acme):
-    live, test = acme.mint(), acme.mint(environment="test")
-    assert "environment" in refused(acme, test, "mint", "acme", environment="live")
+    test = acme.mint(environment="test")
+    before = refused(acme, test, "regenerate", "acme", environment="live")
+    acme.one("regenerate", "acme")
+    for function in ("mint", "regenerate"):
+        assert refused(acme, test, function, "acme", environment="live") == before
+    assert "environment" in refused(acme, test, "import_key", "acme", b"x" * 32, environment="live")
     with acting(acme, test):
         assert acme.mint().environment == "test"
-    for function in ("rotate", "disable", "enable", "revoke"):
-        assert "environment" in refused(acme, test, function, live.key_id)
-    assert "environment" in refused(acme, test, "alter_key", live.key_id, Jsonb({"label": "x"}))
+
+
+@pytest.mark.parametrize("function, more", [
+    ("rotate", ()), ("disable", ()), ("enable", ()), ("revoke", ()), ("blast_radius", ()),
+    ("alter_key", (Jsonb({"label": "x"}),)), ("alter_key", (Jsonb({"expires_at": None}),))])
+def test_a_key_of_another_environment_is_one_that_is_not_there(acme, function, more):
+    live, test = acme.mint(), acme.mint(environment="test")
+    there = refusal(acme, test, function, live.key_id, *more)
+    missing = refusal(acme, test, function, UNKNOWN, *more)
+    assert there.sqlstate == missing.sqlstate == "KS404"
+    assert there.message_primary.replace(str(live.key_id), UNKNOWN) == missing.message_primary
+    assert (there.message_detail, there.message_hint) == (missing.message_detail, missing.message_hint)
+    assert acme.verify(live.api_key).ok
+
+
+def test_a_key_lists_its_environment_alone(acme):
+    live, test = acme.mint(), acme.mint(environment="test")
+    revoked = acme.mint()
+    acme.call("revoke", revoked.key_id)
+    with acting(acme, test):
+        listed = acme.call("list_keys", "acme", include_revoked=True)
+        assert [row.key_id for row in listed] == [test.key_id]
+    assert len(acme.call("list_keys", "acme", include_revoked=True)) == 3
+    with acting(acme, live):
+        assert len(acme.call("list_keys", "acme", include_revoked=True)) == 2
+
+
+def test_a_key_reads_the_usage_of_its_environment_alone(acme):
+    live, test = acme.mint(), acme.mint(environment="test")
+    for count, key in ((7, live), (3, test)):
+        for _ in range(count):
+            acme.verify(key.api_key)
+    for fold in ("usage_status", "maintain"):
+        acme.call(fold)
+        acme.call("flush_usage")
+        count = acme.value("SELECT count(*) FROM keysmith.usage WHERE environment = 'test'")
+        with acting(acme, test):
+            pages = [acme.one("usage_logs", "acme", page=page, per_page=2)[0] for page in (1, 2, 3)]
+            of_key = acme.one("usage_logs", "acme", key_id=test.key_id)[0]
+        assert {page["meta"]["total"] for page in [*pages, of_key]} == {count}
+        rows = [row for page in pages for row in page["data"]]
+        assert rows == of_key["data"] and len(rows) == count
+        assert {row["environment"] for row in rows} == {"test"}
+    there = refusal(acme, test, "usage_logs", "acme", key_id=live.key_id)
+    missing = refusal(acme, test, "usage_logs", "acme", key_id=UNKNOWN)
+    assert (there.sqlstate, there.message_primary) == ("KS404", missing.message_primary)
 
 
 def test_making_room_is_no_way_to_another_environment(acme):
     live, test = acme.mint(), acme.mint(environment="test")
     acme.call("alter_keyspace", "default", Jsonb({"max_active_keys": 2, "at_max": "replace"}))
-    assert "environment" in refused(acme, test, "mint", "acme")
+    diag = refusal(acme, test, "mint", "acme")
+    assert (diag.sqlstate, "limit of active keys" in diag.message_primary) == ("KS409", True)
     assert acme.verify(live.api_key).ok
 
 
@@ -586,7 +634,9 @@ def test_nothing_beyond_ones_own_at_random(db, empty):
                 (done,) = db.call(call[0], *call[1], **call[2])
                 allowed, why = True, None
             except psycopg.Error as error:
-                assert error.sqlstate == "KS403", error
+                # A key of another environment is not there.
+                is_hidden = call[0] == "alter_key" and became["environment"] != giver["environment"]
+                assert error.sqlstate == ("KS404" if is_hidden else "KS403"), error
                 allowed, why = False, error.diag.message_primary
             assert allowed == expected, (call, giver, became, why)
             if allowed:

@@ -65,11 +65,10 @@ case("alter_keyspace", patch("alter_keyspace", "default", {"label_length": 7}),
      meanwhile=patch("alter_keyspace", "default", {"wildcards": False}))
 case("alter_keyspace", patch("alter_keyspace", "default", {"codes": {"invalid_api_key": "gone"}, "plan_features": {
          "limits": ["pro"]}, "prefixes": {"secret": {"live": "mine_"}}}),
-     lambda db, there, did: db.row(
-         "SELECT (SELECT string_agg(code, ' ') FROM keysmith_private.answer),"
-         " (SELECT string_agg(feature, ' ') FROM keysmith_private.plan_feature),"
-         " (SELECT string_agg(prefix, ' ') FROM keysmith_private.keyspace_prefix)")
-     == ("gone", "limits", "mine_"),
+     lambda db, there, did: db.rows(
+         "SELECT code FROM keysmith_private.answer UNION ALL SELECT feature FROM keysmith_private.plan_feature"
+         " UNION ALL SELECT prefix FROM keysmith_private.keyspace_prefix")
+     == [("gone",), ("limits",), ("mine_",)],
      meanwhile=patch("alter_keyspace", "default", {"codes": {"invalid_api_key": "over"}, "plan_features": {
          "grace": ["pro"]}, "prefixes": {"secret": {"live": "theirs_"}}}))
 case("alter_keyspace", patch("alter_keyspace", "new", {"label_length": 7}),

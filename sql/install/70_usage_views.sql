@@ -159,9 +159,15 @@ COMMENT ON FUNCTION keysmith.usage_logs(text, uuid, integer, integer, text) IS
 'A page of a tenant''s requests, newest first';
 
 -- All of it sees what its caller's query sees: a STABLE function takes no new snapshot.
--- So the total, the place and the rows are of one moment.
-CREATE FUNCTION keysmith_private.usage_page(tenant_id uuid, key_id uuid, page integer, per_page integer)
-RETURNS jsonb
+-- So the total, the place and the rows are of one moment. Marks are of keys and of tenants:
+-- pages of one environment of a tenant are found without.
+CREATE FUNCTION keysmith_private.usage_page(
+    tenant_id uuid,
+    key_id uuid,
+    page integer,
+    per_page integer,
+    environment text
+) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -178,10 +184,12 @@ BEGIN
             SELECT d.period AS day, d.requests - d.gone AS n FROM keysmith_private.usage_day d
             WHERE d.tenant_id = usage_page.tenant_id AND d.requests > d.gone
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+              AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
             UNION ALL
             SELECT date_trunc('day', d.period, 'UTC'), d.requests FROM keysmith_private.usage_delta d
             WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+              AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
         ) AS counts GROUP BY day
     ), span AS (
         SELECT max(day) AS newest, min(day) AS oldest, min(upto - n) AS skipped
@@ -192,11 +200,13 @@ BEGIN
             SELECT h.period AS hour, h.requests - h.gone AS n FROM keysmith_private.usage_hour h, span
             WHERE h.tenant_id = usage_page.tenant_id
               AND (usage_page.key_id IS NULL OR h.key_id = usage_page.key_id)
+              AND (usage_page.environment IS NULL OR h.environment = usage_page.environment)
               AND h.period >= span.oldest AND h.period < span.newest + interval '24 hours'
             UNION ALL
             SELECT d.period, d.requests FROM keysmith_private.usage_delta d, span
             WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+              AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
               AND d.period >= span.oldest AND d.period < span.newest + interval '24 hours'
         ) AS counts GROUP BY hour
     ), found AS (
@@ -214,6 +224,7 @@ BEGIN
     IF place.newest IS NOT NULL THEN
         SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith_private.usage_mark m
         WHERE m.holder = whose AND m.period = place.newest AND m.position >= place.rank
+          AND usage_page.environment IS NULL
           AND m.at < coalesce((
               SELECT min(d.changed_from) FROM keysmith_private.usage_delta d
               WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
@@ -227,20 +238,22 @@ BEGIN
                  ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
                  ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
              FROM (SELECT * FROM keysmith_private.usage_event
-                   WHERE tenant_id = $1 %s AND at >= $3 AND at < $4
+                   WHERE tenant_id = $1 %s %s AND at >= $3 AND at < $4
                      AND (at, incarnation, sequence) <= ($5, $6, $7)
                    ORDER BY at DESC, incarnation DESC, sequence DESC OFFSET $8 LIMIT $9) AS rows',
-            CASE WHEN usage_page.key_id IS NOT NULL THEN 'AND key_id = $2' END)
+            CASE WHEN usage_page.key_id IS NOT NULL THEN 'AND key_id = $2' END,
+            CASE WHEN usage_page.environment IS NOT NULL THEN 'AND environment = $10' END)
         INTO entries
         USING usage_page.tenant_id, usage_page.key_id, place.oldest, place.ends,
               coalesce(mark.at, 'infinity'), coalesce(mark.incarnation, 9223372036854775807),
               coalesce(mark.sequence, 9223372036854775807),
-              coalesce(mark.position - place.rank, place.skip), usage_page.per_page;
+              coalesce(mark.position - place.rank, place.skip), usage_page.per_page,
+              usage_page.environment;
     END IF;
     RETURN jsonb_build_object('data', entries, 'meta', jsonb_build_object(
         'total', place.total, 'page', usage_page.page, 'limit', usage_page.per_page));
 END $$;
-COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer) IS
+COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer, text) IS
 'What usage_logs returns, for those who may read the tables';
 
 CREATE FUNCTION keysmith.usage_chart(

@@ -92,7 +92,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         }
         // An expired key that comes to life again takes a place.
         if subject.is_expired() && expiry.is_some() {
-            for surplus in key::make_room(&policy, &subject.tenant_id)? {
+            for surplus in key::make_room(caller, &policy, &subject.tenant_id)? {
                 lifecycle::replace(caller, &surplus)?;
             }
         }

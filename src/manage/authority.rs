@@ -150,6 +150,11 @@ impl Caller {
         Param::given(pg_sys::UUIDARRAYOID, tenants)
     }
 
+    /// Whether keys of an environment are there, as far as the caller is concerned.
+    pub fn reaches_environment(&self, environment: &[u8]) -> bool {
+        self.key.as_deref().is_none_or(|key| *key.environment == *environment)
+    }
+
     /// The environment that the caller reaches, for a statement; null for all.
     pub fn environment(&self) -> Param {
         let environment = self.key.as_deref().map(|key| text::lossy(&key.environment));

@@ -1,5 +1,6 @@
 //! What all acts on keys share: the bounds of their fields, and how they are stored.
 
+use super::authority::Caller;
 use super::sql::{self, Param};
 use crate::call::Call;
 use crate::catalog::policy::Policy;
@@ -257,24 +258,27 @@ pub fn no_prefix(kind: &str, environment: &str) -> Error {
 /// Makes room for one more key of a tenant, as its keyspace says. The tenant's row
 /// is locked first, so that of two sessions the second counts what the first added:
 /// rows are counted as they are now, not as they were when the transaction began.
-pub fn make_room(policy: &Policy, tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
+/// Keys that the caller does not reach count, and are never replaced.
+pub fn make_room(caller: &Caller, policy: &Policy, tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
     let Some(most) = policy.max_active_keys else { return Ok(Vec::new()) };
     sql::execute(
         "SELECT FROM keysmith_private.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
         &[Param::uuid(tenant_id)],
     )?;
-    let counting = counting_keys(tenant_id)?;
+    let mut counting = counting_keys(caller, tenant_id)?;
     let excess = (counting.len() + 1).saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
-    if excess > 0 && !policy.replaces_at_max {
+    counting.truncate(excess);
+    if excess > 0 && !policy.replaces_at_max || counting.iter().any(|(_, is_reached)| !is_reached) {
         let message = format!("the tenant has reached the keyspace's limit of active keys, {most}");
         return Err(Error::new(Code::Conflict, message)
             .hint("Revoke one, or rotate one: a key in its grace does not count."));
     }
-    Ok(counting.into_iter().take(excess).collect())
+    Ok(counting.into_iter().map(|(key_id, _)| key_id).collect())
 }
 
-/// The keys of a tenant that count as active, the oldest first.
-fn counting_keys(tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
+/// The keys of a tenant that count as active, the oldest first, and whether the caller
+/// reaches them.
+fn counting_keys(caller: &Caller, tenant_id: &[u8; 16]) -> Result<Vec<([u8; 16], bool)>> {
     use columns::key as column;
     let table = Catalog::open()?.tables.key_by_tenant;
     let snapshot = Snapshot::now(table);
@@ -287,7 +291,9 @@ fn counting_keys(tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
             || row.timestamp(column::expires_at).is_some_and(|moment| moment <= now);
         // A key with a successor is in its grace.
         if !over && row.datum(column::rotated_to).is_none() {
-            counting.extend(row.uuid(column::key_id));
+            let environment = row.bytes(column::environment).unwrap_or_default();
+            let is_reached = caller.reaches_environment(environment);
+            counting.extend(row.uuid(column::key_id).map(|key_id| (key_id, is_reached)));
         }
     }
     Ok(counting)

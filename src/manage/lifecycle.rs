@@ -46,21 +46,18 @@ impl Subjected {
     /// One that the caller does not reach is one that is not there: it is not even
     /// locked, or waiting for it would tell.
     pub fn lock(caller: &Caller, key_id: &[u8; 16]) -> Result<Subjected> {
-        let subject = Subjected::lock_within(caller.tenants(), key_id)?;
-        if let Some(key) = &caller.key {
-            giver::check_environment(key, subject.environment.as_bytes())?;
-        }
-        Ok(subject)
+        Subjected::lock_within(caller.tenants(), caller.environment(), key_id)
     }
 
-    fn lock_within(tenants: Param, key_id: &[u8; 16]) -> Result<Subjected> {
+    fn lock_within(tenants: Param, environment: Param, key_id: &[u8; 16]) -> Result<Subjected> {
         let rows = sql::query(
             "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
                     rotated_to, coalesce(origin, key_id)
              FROM keysmith_private.key
              WHERE key_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR tenant_id = ANY ($2))
+               AND ($3 IS NULL OR environment = $3)
              FOR NO KEY UPDATE",
-            &[Param::uuid(key_id), tenants],
+            &[Param::uuid(key_id), tenants, environment],
         )?;
         let read = |row: Row| {
             Some(Subjected {
@@ -346,7 +343,7 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
         }
         for (key_id, _) in &keys {
             let everyones = Param::given(pg_sys::UUIDARRAYOID, None);
-            let subject = Subjected::lock_within(everyones, key_id)?;
+            let subject = Subjected::lock_within(everyones, Param::text_or_null(None), key_id)?;
             end_locked(caller, &subject, &format!("leaked: {source}"))?;
         }
         Ok(keys)

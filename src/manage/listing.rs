@@ -34,8 +34,9 @@ fn list_keys(call: &Call) -> Result<Option<Datum>> {
         let rows = sql::query(
             "SELECT v.* FROM keysmith_private.key k JOIN keysmith_private.key_listing v USING (key_id)
              WHERE k.tenant_id = $1 AND ($2 OR k.revoked_at IS NULL)
+               AND ($3 IS NULL OR k.environment = $3)
              ORDER BY k.created_at, k.key_id",
-            &[Param::uuid(&tenant_id), Param::boolean(include_revoked)],
+            &[Param::uuid(&tenant_id), Param::boolean(include_revoked), caller.environment()],
         )?;
         // SAFETY: the rows have the columns that are declared.
         unsafe { rows.put_into(result) };

@@ -74,7 +74,11 @@ impl Draft {
         key::check_role(policy, self.role.as_deref(), &self.keyspace)?;
         key::check_owner(&tenant.id, self.owner.as_deref())?;
         fill_in_defaults(policy, &mut self.scopes);
-        environment(policy, &self.kind, self.environment.as_deref())
+        let environment = environment(policy, &self.kind, self.environment.as_deref())?;
+        if let Some(giver) = caller.key.as_deref() {
+            giver::check_environment(giver, environment.as_bytes())?;
+        }
+        Ok(environment)
     }
 
     /// Checks that the tenant's plan has what the key uses.
@@ -168,7 +172,7 @@ fn store(
     action: &str,
 ) -> Result<Datum> {
     key::note_generation(policy, &draft.keyspace, stored.generation)?;
-    for surplus in key::make_room(policy, tenant_id)? {
+    for surplus in key::make_room(caller, policy, tenant_id)? {
         lifecycle::replace(caller, &surplus)?;
     }
     let rows = sql::query(

@@ -2,7 +2,7 @@
 //!
 //! Who may know is asked as the caller; what there is, is read as the owner.
 
-use super::authority::{self, Needs};
+use super::authority::{self, Caller, Needs};
 use super::sql::{self, Param};
 use super::tenant::Tenant;
 use crate::call::{Call, sql_functions};
@@ -30,17 +30,18 @@ fn usage_logs(call: &Call) -> Result<Option<Datum>> {
     authority::look(Needs::Sight, |caller| {
         let found = Tenant::find(caller, &tenant, &keyspace)?;
         if let Some(key_id) = &key_id
-            && tenant_of(key_id)? != Some(found.id)
+            && tenant_of(caller, key_id)? != Some(found.id)
         {
             return Err(unknown_key());
         }
         let rows = sql::query(
-            "SELECT keysmith_private.usage_page($1, $2, $3, $4)",
+            "SELECT keysmith_private.usage_page($1, $2, $3, $4, $5)",
             &[
                 Param::uuid(&found.id),
                 Param::given(pg_sys::UUIDOID, call.datum(1)),
                 Param::integer(Some(page)),
                 Param::integer(Some(per_page)),
+                caller.environment(),
             ],
         )?;
         Ok(rows.first().and_then(|row| row.transferred(1)))
@@ -61,7 +62,7 @@ fn blast_radius(call: &Call) -> Result<Option<Datum>> {
     // SAFETY: the function is declared to return a set of rows.
     let result = unsafe { ResultSet::of(call) };
     let touched = authority::look(Needs::Sight, |caller| {
-        if !tenant_of(&key_id)?.is_some_and(|tenant_id| caller.reaches(&tenant_id)) {
+        if tenant_of(caller, &key_id)?.is_none() {
             return Err(unknown_key());
         }
         let rows = sql::query(
@@ -109,10 +110,13 @@ fn blast_radius(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-fn tenant_of(key_id: &[u8; 16]) -> Result<Option<[u8; 16]>> {
+/// The tenant of a key that the caller reaches.
+fn tenant_of(caller: &Caller, key_id: &[u8; 16]) -> Result<Option<[u8; 16]>> {
     let rows = sql::query(
-        "SELECT tenant_id FROM keysmith_private.key WHERE key_id = $1",
-        &[Param::uuid(key_id)],
+        "SELECT tenant_id FROM keysmith_private.key
+         WHERE key_id = $1 AND ($2 IS NULL OR tenant_id = ANY ($2))
+           AND ($3 IS NULL OR environment = $3)",
+        &[Param::uuid(key_id), caller.tenants(), caller.environment()],
     )?;
     Ok(rows.first().and_then(|row| row.uuid(1)))
 }
