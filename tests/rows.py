@@ -2,7 +2,6 @@
 computed by other means."""
 
 import hashlib
-import hmac
 import os
 
 import pytest
@@ -10,6 +9,7 @@ from psycopg.rows import tuple_row
 
 import cluster as clusters
 from cluster import Cluster
+from subkeys import mac
 
 PEPPERS = {1: "11" * 32, 2: "22" * 32}
 
@@ -44,8 +44,7 @@ def sha256(value):
 
 def under_pepper(value, generation=1):
     value = value.encode() if isinstance(value, str) else value
-    content = b"keysmith.value.v1\0" + hashlib.sha256(value).digest()
-    return hmac.digest(bytes.fromhex(PEPPERS[generation]), content, "sha256")
+    return mac(bytes.fromhex(PEPPERS[generation]), "value", value)
 
 
 def text(value):

@@ -1,10 +1,13 @@
 """A digest over each row, and what it shows."""
 
+import struct
+
 import psycopg
 import pytest
 
 from conftest import Database
-from rows import cluster, notices, write_peppers  # noqa: F401
+from rows import PEPPERS, cluster, notices, write_peppers  # noqa: F401
+from subkeys import mac
 
 
 @pytest.fixture
@@ -40,6 +43,16 @@ def test_rows_that_are_written_are_sealed(accounts):
     # Whatever one writes there.
     accounts.rows("UPDATE accounts SET row_seal = 'mine'; INSERT INTO accounts (id, row_seal) VALUES (9, 'mine')")
     assert problems(accounts) == {}
+
+
+def test_a_seal_is_what_the_documents_say(db):
+    db.rows("CREATE TABLE plain (id bigint PRIMARY KEY, owner text, gone text)")
+    db.call("seal_rows", "plain")
+    db.rows("INSERT INTO plain VALUES (7, 'änn')")
+    parts = [b"public.plain", b"id", b"bigint", struct.pack(">q", 7), b"owner", b"pg_catalog.text", "änn".encode()]
+    content = b"".join(struct.pack(">Q", len(part)) + part for part in parts)
+    assert db.value("SELECT row_seal FROM plain") \
+        == b"\1\0\1" + mac(bytes.fromhex(PEPPERS[1]), "row", content)
 
 
 @pytest.mark.parametrize("statement, found", [

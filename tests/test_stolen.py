@@ -3,11 +3,12 @@
 import hashlib
 import os
 
+import psycopg
 import pytest
 
 import cluster as clusters
 from cluster import Cluster, running
-from conftest import session
+from conftest import Database, session
 
 ONE, TWO = f"1:{'11' * 32}\n", f"2:{'22' * 32}\n"
 DOMAIN = b"keysmith.key.v1\0"
@@ -89,6 +90,35 @@ def test_the_tables_owner_makes_no_key_without_the_pepper(peppered):
         assert db.reason(chosen) == db.one("verify_digest", inner).reason == "not_found"
     # A digest that is moved to another row is that of the key that it was made for.
     assert db.verify(honest.api_key).ok
+
+
+def test_what_a_pepper_seals_or_digests_opens_no_key(peppered):
+    """Anyone can have rows sealed and values digested. A verifier who can also write to
+    the table of keys puts in what came of it, and hands in what it was made of."""
+    db = peppered.pepper(ONE)
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    db.mint()
+    db.rows("""CREATE ROLE thief LOGIN; GRANT pg_write_all_data TO thief;
+               SELECT keysmith.grant_access('thief', 'verifier')""")
+    tenant = db.value("SELECT tenant_id FROM keysmith_private.tenant")
+    with peppered.connect(user="thief", row_factory=psycopg.rows.namedtuple_row) as thief:
+        thief = Database(thief)
+        thief.rows("""CREATE TEMP TABLE oracle (seal bytea);
+            CREATE TRIGGER oracle BEFORE INSERT ON oracle
+                FOR EACH ROW EXECUTE FUNCTION keysmith.seal_row('seal', 'AAAAAAAA');
+            INSERT INTO oracle VALUES (NULL)""")
+        # A seal covers at least 32 bytes: as many as a key's SHA-256 has.
+        seal = thief.value("SELECT seal FROM oracle")
+        sealed = b"keysmith.row.v1\0" + bytes([0, 0, 0, 0, 0, 0, 0, 8]) + b"AAAAAAAA"
+        assert (seal[:3], len(seal), len(sealed)) == (b"\1\0\1", 35, 32)
+        value = hashlib.sha256(b"value").digest()
+        digest = bytes.fromhex(thief.value("SELECT keysmith.digest('value', 'hmac')").removeprefix("ks-hmac-1:"))
+        for stored, handed_in in ((seal[3:], sealed), (digest, value)):
+            thief.rows("""INSERT INTO keysmith_private.key
+                              (tenant_id, generation, digest, keyspace, environment, kind, created_by)
+                          VALUES (%s, 1, %s, 'default', 'live', 'secret', 'thief')""", tenant, stored)
+            assert thief.one("verify_digest", handed_in).reason == "not_found"
 
 
 def test_without_a_pepper_a_stolen_table_opens_nothing_by_digest(db):

@@ -13,6 +13,7 @@ import pytest
 import cluster as clusters
 from cluster import Cluster, running
 from conftest import session
+from subkeys import mac
 
 PEPPER = {1: "11" * 32, 2: "22" * 48}
 
@@ -102,7 +103,7 @@ def test_pepper_generations_side_by_side(peppered):
         digest = hashlib.sha256(key.api_key.encode()).digest()
         pepper = bytes.fromhex(PEPPER[generation])
         stored = db.value("SELECT digest FROM keysmith_private.key WHERE key_id = %s", key.key_id)
-        assert stored == hmac.digest(pepper, digest, "sha256")
+        assert stored == mac(pepper, "key", digest)
         assert db.one("verify_digest", digest).ok
     # A key moves to the newest generation when it is rotated.
     rotated = db.one("rotate", keys[0].key_id)

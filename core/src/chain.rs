@@ -6,16 +6,13 @@
 //! and only a seal that was kept elsewhere shows it.
 
 use crate::key::pepper::{Peppers, UNPEPPERED};
-use sha2::{Digest, Sha256};
+use crate::key::subkey::ForChains;
 
 pub const SEAL_LEN: usize = 32;
 pub type Seal = [u8; SEAL_LEN];
 
 /// What the first record is chained to.
 pub const START: Seal = [0; SEAL_LEN];
-
-/// Sets these seals apart from every other use of SHA-256 and of a pepper.
-const DOMAIN: &[u8; 18] = b"keysmith.chain.v1\0";
 
 /// The seal of a record, under a generation of the peppers; `None` if there is no
 /// such generation.
@@ -30,7 +27,6 @@ pub fn seal(
     // has a length that no other has.
     let mut content =
         Vec::with_capacity(64 + fields.iter().flatten().map(|f| f.len() + 8).sum::<usize>());
-    content.extend_from_slice(DOMAIN);
     content.extend_from_slice(previous);
     content.extend_from_slice(&entry.to_be_bytes());
     for field in fields {
@@ -38,10 +34,7 @@ pub fn seal(
         content.extend_from_slice(&length.to_be_bytes());
         content.extend_from_slice(field.unwrap_or_default());
     }
-    match generation {
-        UNPEPPERED => Some(Sha256::digest(&content).into()),
-        _ => peppers.get(generation).map(|pepper| pepper.seal(&content)),
-    }
+    peppers.digest::<ForChains>(generation, &content)
 }
 
 /// A record as it was read.

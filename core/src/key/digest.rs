@@ -5,14 +5,11 @@
 //! is a digest of that digest, so that a stolen table, or a key digest seen in a
 //! log, opens nothing: neither is what the other door takes.
 
-use hmac::{Hmac, Mac};
+use super::subkey::{ForKeys, Subkey, Use};
 use sha2::{Digest, Sha256};
 
 /// Length of every digest here.
 pub const DIGEST_LEN: usize = 32;
-
-/// Sets our outer hash apart from every other use of SHA-256.
-const DOMAIN: &[u8; 16] = b"keysmith.key.v1\0";
 
 /// The SHA-256 of a whole key.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,36 +29,20 @@ impl KeyDigest {
     /// What is stored where no pepper is configured (generation 0).
     #[inline]
     pub fn stored(&self) -> [u8; DIGEST_LEN] {
-        Sha256::new().chain_update(DOMAIN).chain_update(self.0).finalize().into()
+        Sha256::new().chain_update(ForKeys::DOMAIN).chain_update(self.0).finalize().into()
     }
 
     /// What is stored under a pepper: useless without it.
     #[inline]
-    pub fn stored_with(&self, pepper: &PepperKey) -> [u8; DIGEST_LEN] {
-        pepper.0.clone().chain_update(self.0).finalize().into_bytes().into()
-    }
-}
-
-/// A pepper made ready for use: its HMAC state, computed once.
-#[derive(Clone)]
-pub struct PepperKey(Hmac<Sha256>);
-
-impl PepperKey {
-    pub fn new(pepper: &[u8]) -> Self {
-        // HMAC takes a key of any length, so this has no error to report.
-        let keyed = <Hmac<Sha256> as Mac>::new_from_slice(pepper);
-        PepperKey(keyed.unwrap_or_else(|_| unreachable!("HMAC keys have no bad length")))
-    }
-
-    /// A seal over content that begins with a domain of its own.
-    pub fn seal(&self, content: &[u8]) -> [u8; DIGEST_LEN] {
-        self.0.clone().chain_update(content).finalize().into_bytes().into()
+    pub fn stored_with(&self, subkey: &Subkey<ForKeys>) -> [u8; DIGEST_LEN] {
+        subkey.mac(&self.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::subkey::Subkeys;
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -80,27 +61,18 @@ mod tests {
             hex(&digest.stored()),
             "49ab69f53ada54628796389e5a2c22fab331f6e6c5fef674c3317f7c8c977954"
         );
-    }
-
-    #[test]
-    fn hmac_is_the_standard_one() {
-        // RFC 4231, test case 6: a key longer than one block.
-        let key = PepperKey::new(&[0xaa; 131]);
-        let mac: [u8; 32] = key
-            .0
-            .clone()
-            .chain_update(b"Test Using Larger Than Block-Size Key - Hash Key First")
-            .finalize()
-            .into_bytes()
-            .into();
-        assert_eq!(hex(&mac), "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+        // HMAC-SHA-256 of sha256("abc") under the subkey "keysmith/key/1", computed elsewhere.
+        assert_eq!(
+            hex(&digest.stored_with(Use::subkey(&Subkeys::of(&[1; 32])))),
+            "59dd847c155be5bee10be5c7880a0255ba9a3ebcee368f090c585f52ce714e87"
+        );
     }
 
     #[test]
     fn each_pepper_stores_another_digest() {
         let digest = KeyDigest::of(b"abc");
-        let one = digest.stored_with(&PepperKey::new(&[1; 32]));
-        let two = digest.stored_with(&PepperKey::new(&[2; 32]));
+        let one = digest.stored_with(Use::subkey(&Subkeys::of(&[1; 32])));
+        let two = digest.stored_with(Use::subkey(&Subkeys::of(&[2; 32])));
         assert_ne!(one, two);
         assert_ne!(one, digest.stored());
     }

@@ -6,6 +6,7 @@ pub mod foreign;
 pub mod format;
 pub mod pepper;
 pub mod secret;
+pub mod subkey;
 
 /// The longest key that is looked at. Ours have at most 81 characters; imported
 /// ones may be longer, and nothing above this is hashed.

@@ -7,7 +7,9 @@
 //! Keys that were stored before there was a pepper are accepted only if a line
 //! `0:unpeppered` says so: whoever can write to the table could add such rows.
 
-use super::digest::{DIGEST_LEN, KeyDigest, PepperKey};
+use super::digest::{DIGEST_LEN, KeyDigest};
+use super::subkey::{Subkeys, Use};
+use sha2::{Digest, Sha256};
 
 /// Least bytes of a pepper: as many as the digest it guards.
 const MIN_PEPPER_LEN: usize = 32;
@@ -18,10 +20,10 @@ pub const UNPEPPERED: i16 = 0;
 /// What the line of the generation without a pepper holds in place of one.
 const NO_PEPPER: &str = "unpeppered";
 
-/// All configured peppers.
+/// All configured peppers, of which nothing is kept but the subkeys.
 #[derive(Clone)]
 pub struct Peppers {
-    newest_first: Vec<(i16, PepperKey)>,
+    newest_first: Vec<(i16, Subkeys)>,
     accepts_unpeppered: bool,
 }
 
@@ -35,7 +37,7 @@ impl Default for Peppers {
 impl Peppers {
     /// Reads a pepper file's text. The error names the line and never its content.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut peppers: Vec<(i16, PepperKey)> = Vec::new();
+        let mut peppers: Vec<(i16, Subkeys)> = Vec::new();
         let mut accepts_unpeppered = false;
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -60,7 +62,7 @@ impl Peppers {
             if secret.len() < MIN_PEPPER_LEN {
                 return Err(fail("the pepper must have at least 32 bytes (64 hex digits)"));
             }
-            peppers.push((generation, PepperKey::new(&secret)));
+            peppers.push((generation, Subkeys::of(&secret)));
         }
         if peppers.is_empty() {
             return Err("no line of the form generation:hex".into());
@@ -84,14 +86,21 @@ impl Peppers {
         self.newest_first.iter().map(|(generation, _)| *generation)
     }
 
-    pub fn get(&self, generation: i16) -> Option<&PepperKey> {
-        self.newest_first.iter().find(|(known, _)| *known == generation).map(|(_, key)| key)
+    /// A digest of content under a generation's pepper, or without one for generation 0;
+    /// `None` if there is no such generation.
+    pub fn digest<U: Use>(&self, generation: i16, content: &[u8]) -> Option<[u8; DIGEST_LEN]> {
+        if generation == UNPEPPERED {
+            let domain = Sha256::new().chain_update(U::DOMAIN);
+            return Some(domain.chain_update(content).finalize().into());
+        }
+        let known = self.newest_first.iter().find(|(known, _)| *known == generation);
+        known.map(|(_, subkeys)| U::subkey(subkeys).mac(content))
     }
 
     /// Under which generation new keys are stored, and how.
     pub fn store(&self, digest: &KeyDigest) -> (i16, [u8; DIGEST_LEN]) {
         match self.newest_first.first() {
-            Some((generation, pepper)) => (*generation, digest.stored_with(pepper)),
+            Some((generation, subkeys)) => (*generation, digest.stored_with(Use::subkey(subkeys))),
             None => (UNPEPPERED, digest.stored()),
         }
     }
@@ -104,7 +113,7 @@ impl Peppers {
         let unpeppered = self.accepts_unpeppered.then_some(());
         self.newest_first
             .iter()
-            .map(|(generation, pepper)| (*generation, digest.stored_with(pepper)))
+            .map(|(generation, subkeys)| (*generation, digest.stored_with(Use::subkey(subkeys))))
             .chain(unpeppered.into_iter().map(|()| (UNPEPPERED, digest.stored())))
     }
 }
@@ -143,7 +152,10 @@ mod tests {
         let digest = KeyDigest::of(b"key");
         assert_eq!(generations(&peppers), [3, 1]);
         assert_eq!(peppers.store(&digest).0, 3);
-        assert_eq!(peppers.store(&digest).1, digest.stored_with(&PepperKey::new(&[0xbb; 32])));
+        assert_eq!(
+            peppers.store(&digest).1,
+            digest.stored_with(Use::subkey(&Subkeys::of(&[0xbb; 32])))
+        );
     }
 
     #[test]

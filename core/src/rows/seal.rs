@@ -7,9 +7,7 @@
 use super::same;
 use crate::key::digest::DIGEST_LEN;
 use crate::key::pepper::{Peppers, UNPEPPERED};
-use sha2::{Digest, Sha256};
-
-const DOMAIN: &[u8; 16] = b"keysmith.row.v1\0";
+use crate::key::subkey::ForRows;
 
 /// The form of a seal: this byte, two for the generation of the pepper, the digest.
 const FORM: u8 = 1;
@@ -48,7 +46,6 @@ pub struct Row(Vec<u8>);
 impl Row {
     pub fn of(table: &[u8]) -> Row {
         let mut row = Row(Vec::with_capacity(512));
-        row.0.extend_from_slice(DOMAIN);
         row.part(table);
         row
     }
@@ -65,10 +62,7 @@ impl Row {
     }
 
     fn digest(&self, generation: i16, peppers: &Peppers) -> Option<[u8; DIGEST_LEN]> {
-        match generation {
-            UNPEPPERED => Some(Sha256::digest(&self.0).into()),
-            _ => peppers.get(generation).map(|pepper| pepper.seal(&self.0)),
-        }
+        peppers.digest::<ForRows>(generation, &self.0)
     }
 
     /// The seal, under the newest pepper if there is one.
@@ -128,9 +122,17 @@ mod tests {
     // Seals outlive releases. Computed elsewhere.
     #[test]
     fn the_form_is_stable() {
-        let hex: String =
-            users().seal(&Peppers::default()).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "010000aac9dd3373e9d6eb8fc5a9b8e2e5d517e634f8e1de94441a67b75ab16559dec8");
+        let seal = |peppers: &Peppers| -> String {
+            users().seal(peppers).iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        assert_eq!(
+            seal(&Peppers::default()),
+            "010000aac9dd3373e9d6eb8fc5a9b8e2e5d517e634f8e1de94441a67b75ab16559dec8"
+        );
+        assert_eq!(
+            seal(&peppers("258:*")),
+            "0101024c320e660b3621448897fda2c538cfa5dc852c6f5ef9ed2e0322a7d0861666b1"
+        );
     }
 
     #[test]

@@ -6,12 +6,8 @@
 
 use super::same;
 use crate::key::digest::DIGEST_LEN;
-use crate::key::pepper::Peppers;
-use sha2::{Digest, Sha256};
-
-/// Sets these digests apart from every other use of SHA-256 and of a pepper: lists of
-/// plain digests of likely values are of no use against them.
-const DOMAIN: &[u8; 18] = b"keysmith.value.v1\0";
+use crate::key::pepper::{Peppers, UNPEPPERED};
+use crate::key::subkey::ForValues;
 
 const SHA256: &str = "ks-sha256:";
 const HMAC: &str = "ks-hmac-";
@@ -21,9 +17,6 @@ pub const TEXT_MOST: usize = HMAC.len() + 5 + 1 + 2 * DIGEST_LEN;
 
 const MARK: [u8; 3] = *b"ks\x01";
 pub const BYTES_LEN: usize = MARK.len() + 2 + DIGEST_LEN;
-
-/// The generation of a digest that needs no pepper.
-const PLAIN: i16 = 0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
@@ -60,29 +53,21 @@ impl Stored {
     /// What to store; `None` if that takes a pepper and there is none.
     pub fn of(algorithm: Algorithm, value: &[u8], peppers: &Peppers) -> Option<Stored> {
         match algorithm {
-            Algorithm::Sha256 => Stored::under(PLAIN, value, peppers),
+            Algorithm::Sha256 => Stored::under(UNPEPPERED, value, peppers),
             Algorithm::Hmac => Some(peppers.newest())
-                .filter(|newest| *newest != PLAIN)
+                .filter(|newest| *newest != UNPEPPERED)
                 .and_then(|newest| Stored::under(newest, value, peppers)),
         }
     }
 
     fn under(generation: i16, value: &[u8], peppers: &Peppers) -> Option<Stored> {
-        let digest = if generation == PLAIN {
-            Sha256::new().chain_update(DOMAIN).chain_update(value).finalize().into()
-        } else {
-            // The digest of a value goes under the pepper, so that a long value is read
-            // where it lies.
-            let mut content = DOMAIN.to_vec();
-            content.extend_from_slice(&Sha256::digest(value));
-            peppers.get(generation)?.seal(&content)
-        };
+        let digest = peppers.digest::<ForValues>(generation, value)?;
         Some(Stored { generation, digest })
     }
 
     /// Every form in which a value may be stored.
     pub fn candidates(value: &[u8], peppers: &Peppers) -> Vec<Stored> {
-        std::iter::once(PLAIN)
+        std::iter::once(UNPEPPERED)
             .chain(peppers.generations())
             .filter_map(|generation| Stored::under(generation, value, peppers))
             .collect()
@@ -98,7 +83,7 @@ impl Stored {
         use std::fmt::Write;
         let mut text = String::with_capacity(TEXT_MOST);
         match self.generation {
-            PLAIN => text.push_str(SHA256),
+            UNPEPPERED => text.push_str(SHA256),
             generation => {
                 // Writing to a string can't fail.
                 let _ = write!(text, "{HMAC}{generation}:");
@@ -116,10 +101,11 @@ impl Stored {
     pub fn from_text(text: &[u8]) -> Option<Stored> {
         let text = str::from_utf8(text).ok().filter(|text| text.len() <= TEXT_MOST)?;
         let (generation, hex) = match text.strip_prefix(HMAC) {
-            None => (PLAIN, text.strip_prefix(SHA256)?),
+            None => (UNPEPPERED, text.strip_prefix(SHA256)?),
             Some(rest) => {
                 let (number, hex) = rest.split_once(':')?;
-                let generation = number.parse().ok().filter(|generation| *generation > PLAIN)?;
+                let generation =
+                    number.parse().ok().filter(|generation| *generation > UNPEPPERED)?;
                 (generation, hex)
             }
         };
@@ -150,7 +136,7 @@ impl Stored {
         let (generation, digest) = bytes.strip_prefix(&MARK)?.split_first_chunk()?;
         let generation = i16::from_be_bytes(*generation);
         let digest = digest.try_into().ok()?;
-        Some(Stored { generation, digest }).filter(|stored| stored.generation >= PLAIN)
+        Some(Stored { generation, digest }).filter(|stored| stored.generation >= UNPEPPERED)
     }
 }
 
@@ -182,7 +168,7 @@ mod tests {
         let peppered = Stored::of(Algorithm::Hmac, b"abc", &peppers(&[1, 17])).unwrap();
         assert_eq!(
             peppered.to_text(),
-            "ks-hmac-17:b6029b8cad9d2bdaa408f9f7e8265cf858d35c7997d46b45e39376a06bcfcb53"
+            "ks-hmac-17:b7d5e49e70d7995636aa445f90236b14c49c48d8dc6610f668d98d9e566f5fd9"
         );
         assert_eq!(peppered.to_bytes()[..6], [b'k', b's', 1, 0, 17, peppered.digest[0]]);
     }
