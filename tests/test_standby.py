@@ -627,21 +627,24 @@ def test_only_a_primary_takes_in(servers, there):
     assert error.value.sqlstate == "KS409"
 
 
-def test_taking_in_waits_for_a_drop_of_the_extension_before_it_locks_a_table(servers):
-    """As the worker does."""
+def test_a_drop_of_the_extension_waits_for_who_takes_in_before_it_locks_a_table(servers):
+    """As it does for the worker."""
     primary, _, db = servers
     taking = session(primary)
     pid = taking.session.info.backend_pid
-    with primary.connect() as watcher, ThreadPoolExecutor(1) as pool:
-        db.rows("BEGIN")
-        db.rows("DROP EXTENSION keysmith CASCADE")
-        taken = pool.submit(taking.rows, COLLECT, b"", 1, b"", b"")
-        try:
-            wait_until(lambda: locks_of_ours(watcher, pid))
-            assert locks_of_ours(watcher, pid) == ["object"]
-        finally:
-            db.rows("ROLLBACK")
-        assert taken.result(30)
+    with primary.connect() as watcher, primary.connect(autocommit=False) as dropping, \
+            ThreadPoolExecutor(1) as pool:
+        taking.rows("BEGIN")
+        taking.rows(COLLECT, b"", 1, b"", b"")
+        assert "object" in locks_of_ours(watcher, pid)
+        dropped = pool.submit(dropping.execute, "DROP EXTENSION keysmith CASCADE")
+        waiting = dropping.info.backend_pid
+        wait_until(lambda: locks_of_ours(watcher, waiting))
+        assert locks_of_ours(watcher, waiting) == ["object"]
+        taking.rows("COMMIT")
+        dropped.result(60)
+        dropping.rollback()
+    taking.session.close()
 
 
 def test_a_life_is_that_of_one_standby(servers):

@@ -5,6 +5,8 @@ import re
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -147,22 +149,72 @@ def locks_of_ours(watcher, pid):
     return [row[0] for row in rows]
 
 
-def test_the_worker_waits_for_a_drop_of_the_extension_before_it_locks_a_table():
-    """Or one of the two would end in a deadlock."""
-    with cluster_with_key("dropped", keysmith__usage_flush_interval="2s") as (cluster, db, key):
+def test_a_drop_of_the_extension_waits_for_the_worker_before_it_locks_a_table():
+    """Or the two could wait for each other."""
+    with cluster_with_key("dropped", keysmith__usage_flush_interval="10min") as (cluster, db, key):
         pid = started_worker(db, key)
         flush(db)
-        with cluster.connect() as watcher:
-            held = lambda: locks_of_ours(watcher, pid)
-            db.rows("BEGIN")
-            # The newest record is held back, the one before is for the worker.
+        with cluster.connect(autocommit=False) as blocker, cluster.connect() as watcher, \
+                ThreadPoolExecutor(1) as pool:
+            # Stops the worker in the middle of a batch.
+            blocker.execute("LOCK TABLE keysmith_private.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
             db.verify(key)
+            asking = pool.submit(flush, session(cluster))
+            wait_until(lambda: {"object", "keysmith_private.usage_event"} <= set(locks_of_ours(watcher, pid)))
+            dropping = cluster.connect(autocommit=False)
+            dropped = pool.submit(dropping.execute, "DROP EXTENSION keysmith CASCADE")
+            blocker.rollback()
+            asking.result(60)
+            dropped.result(60)
+            dropping.close()
+        assert len(events(db)) == 2
+
+
+@contextmanager
+def extension_locked_by_anyone(cluster):
+    """A login without any right holds the lock that DROP EXTENSION takes."""
+    cluster.execute("CREATE ROLE anyone LOGIN")
+    with cluster.connect(user="anyone", autocommit=False) as anyone:
+        anyone.execute("CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        anyone.execute("ALTER FUNCTION pg_temp.f() DEPENDS ON EXTENSION keysmith")
+        yield
+        anyone.rollback()
+
+
+def test_usage_is_stored_while_anyone_locks_the_extension():
+    with cluster_with_key("locked", keysmith__usage_flush_interval="10min") as (cluster, db, key):
+        with extension_locked_by_anyone(cluster):
             db.verify(key)
-            db.rows("DROP EXTENSION keysmith CASCADE")
-            wait_until(held)
-            assert held() in (["object"], [])
-            db.rows("ROLLBACK")
-        assert len(events(db)) == 3
+            flush(db)
+            assert stored(db) == 1
+            now = status(db)
+            assert (now["waiting"], now["failures"]) == ("0", "0")
+            # Also what transactions store themselves, and standbys hand over.
+            db.rows("SET keysmith.usage_durability = 'commit'")
+            db.verify(key)
+            assert stored(db) == 2
+            db.rows("SELECT keysmith.usage_collect('there', 5, 10, true, 0, '', 0, '', '')")
+            assert dict(db.call("maintain"))["totals"].endswith("deltas folded")
+
+
+def test_who_waits_for_the_worker_is_not_chosen_to_end_a_deadlock():
+    """The worker gives way, also where it could not lock the extension first."""
+    with cluster_with_key("giving", keysmith__usage_flush_interval="10min",
+                          log_lock_waits="on") as (cluster, db, key):
+        pid = started_worker(db, key)
+        flush(db)
+        with extension_locked_by_anyone(cluster), cluster.connect(autocommit=False) as dropper, \
+                cluster.connect() as watcher, ThreadPoolExecutor(1) as pool:
+            # As DROP EXTENSION does, in some order.
+            dropper.execute("LOCK TABLE keysmith_private.usage_incarnation IN ACCESS EXCLUSIVE MODE")
+            db.verify(key)
+            asking = pool.submit(flush, session(cluster))
+            wait_until(lambda: "keysmith_private.usage_event" in locks_of_ours(watcher, pid))
+            dropper.execute("LOCK TABLE keysmith_private.usage_event IN ACCESS EXCLUSIVE MODE")
+            dropper.rollback()
+            asking.result(60)
+        assert len(events(db)) == 2
+        assert "deadlock detected" not in cluster.log.read_text()
 
 
 def test_a_worker_that_finds_no_extension_leaves():

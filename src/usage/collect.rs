@@ -7,7 +7,7 @@
 
 use super::ring::ring;
 use super::store;
-use super::transaction::keep_extension;
+use super::transaction::{give_way, keep_extension};
 use super::{in_place, lives, set_aside, unknown_rows};
 use crate::call::{Call, must_not_be_null, sql_functions};
 use crate::catalog::Catalog;
@@ -83,9 +83,13 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
     {
         return Err(Error::argument("incarnation", "must be that of a standby"));
     }
-    keep_extension();
+    let keeps_extension = keep_extension();
     let marks = authority::as_owner(&Catalog::open()?, || {
-        store::be_brief();
+        if keeps_extension {
+            store::be_brief();
+        } else {
+            give_way();
+        }
         in_place::prepare()?;
         take_in(&life, &load)
     })?;

@@ -222,9 +222,10 @@ fn amend(told: HashMap<[u8; 16], Learned>) -> Result<Vec<[u8; 16]>> {
     Ok(unmatched)
 }
 
-/// Somebody's request waits for us, so we don't wait long for others.
+/// A request waits for us, so we do not wait long for others: less than the second after which
+/// PostgreSQL looks for a deadlock, so that of two that wait for each other we give way.
 pub fn be_brief() {
-    set_for_now(c"lock_timeout", c"1s");
+    set_for_now(c"lock_timeout", c"500ms");
 }
 
 fn missing() -> Error {

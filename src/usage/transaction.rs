@@ -2,6 +2,7 @@
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
+use crate::guc::set_for_now;
 use crate::manage::authority;
 use crate::memory::Watch;
 use pgrx::PgSqlErrorCode;
@@ -29,23 +30,35 @@ pub fn now() -> i64 {
 /// Runs something in a transaction of its own, as the extension's owner.
 pub fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     bare_transaction(what, || {
-        keep_extension();
-        authority::as_owner(&Catalog::open()?, body)
+        let keeps_extension = keep_extension();
+        authority::as_owner(&Catalog::open()?, || {
+            if !keeps_extension {
+                give_way();
+            }
+            body()
+        })
     })
 }
 
-/// Has `DROP EXTENSION` wait for the transaction, or the transaction for it, before either
-/// holds anything else: it locks the tables in an order of its own, and one of the two
-/// would end in a deadlock.
-pub fn keep_extension() {
-    // SAFETY: a look-up by name and a lock, inside a transaction that lets go of it.
+/// Has `DROP EXTENSION` wait for the transaction before it locks any table. It locks them in
+/// an order of its own, so that it and the transaction could wait for each other.
+///
+/// Any role can hold a lock on the extension, by ALTER … DEPENDS ON EXTENSION. So this does
+/// not wait for one. False if the lock was not to be had: the caller must `give_way` then.
+pub fn keep_extension() -> bool {
+    // SAFETY: a look-up by name and a lock, inside a transaction that releases it.
     unsafe {
         let oid = pg_sys::get_extension_oid(EXTENSION.as_ptr(), true);
-        if oid != pg_sys::Oid::INVALID {
-            let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-            pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, mode);
-        }
+        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        oid != pg_sys::Oid::INVALID
+            && pg_sys::ConditionalLockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, mode)
     }
+}
+
+/// Ends a wait for a lock long before PostgreSQL looks for a deadlock, after a second by
+/// default: of two transactions that wait for each other, this one fails and is tried again.
+pub fn give_way() {
+    set_for_now(c"lock_timeout", c"100ms");
 }
 
 /// Runs something in a transaction of its own.
