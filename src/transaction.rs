@@ -34,12 +34,17 @@ unsafe extern "C-unwind" fn at_transaction(event: XactEvent::Type, _: *mut c_voi
             usage::before_commit();
             Ok(())
         }),
+        // A parallel worker writes nothing before its leader does, and what it told of a
+        // request goes on at its end.
         XactEvent::XACT_EVENT_COMMIT
         | XactEvent::XACT_EVENT_ABORT
-        | XactEvent::XACT_EVENT_PREPARE => {
+        | XactEvent::XACT_EVENT_PREPARE
+        | XactEvent::XACT_EVENT_PARALLEL_COMMIT
+        | XactEvent::XACT_EVENT_PARALLEL_ABORT => {
+            let is_aborted = [XactEvent::XACT_EVENT_ABORT, XactEvent::XACT_EVENT_PARALLEL_ABORT];
             identity::forget();
             audit::forget();
-            usage::transaction_is_over(event != XactEvent::XACT_EVENT_ABORT);
+            usage::transaction_is_over(!is_aborted.contains(&event));
         }
         _ => {}
     }

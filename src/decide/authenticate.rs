@@ -1,11 +1,10 @@
 //! `authenticate`: a request's headers, method and path in, a verdict out.
 
-use super::decision::{Decision, Presented, name, sought};
+use super::decision::{self, Decision, Presented, name, sought};
 use super::lookup::Reader;
 use super::needs::Needs;
 use super::toll;
 use crate::call::{Bytes, Call, sql_functions};
-use crate::catalog::Catalog;
 use crate::catalog::policy::{Policy, Route};
 use crate::error::Result;
 use crate::jsonb::Json;
@@ -29,7 +28,7 @@ mod position {
 }
 
 pub fn authenticate(call: &Call) -> Result<Option<Datum>> {
-    let catalog = Catalog::open()?;
+    let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
     let (policy, sought) = sought(&reader, keyspace, |policy| {

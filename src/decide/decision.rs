@@ -8,8 +8,8 @@ use super::verdict::{Holder, Verdict};
 use crate::call::{Bytes, Call};
 use crate::catalog::policy::Policy;
 use crate::catalog::scan::Row;
-use crate::catalog::{columns, directory};
-use crate::error::Result;
+use crate::catalog::{Catalog, columns, directory};
+use crate::error::{Code, Error, Result};
 use crate::identity::{self, Identity};
 use crate::{lag, usage};
 use keysmith_core::directory::{Entry, Places};
@@ -87,6 +87,18 @@ fn note(known: &directory::Known, key: &Row, places: Places) {
     if let (Some(digest), Some(generation)) = (digest, key.smallint(column::generation)) {
         known.note(&Entry { digest, generation, places });
     }
+}
+
+/// Our tables, for a decision. A parallel worker has no transaction of its own, so it can
+/// neither act for a key nor hand on a record.
+#[inline]
+pub fn catalog() -> Result<Catalog> {
+    // SAFETY: set when the process began.
+    if unsafe { pg_sys::ParallelWorkerNumber } >= 0 {
+        return Err(Error::new(Code::Conflict, "a parallel worker can't decide about keys")
+            .hint("Declare the function that does PARALLEL RESTRICTED or PARALLEL UNSAFE."));
+    }
+    Catalog::open()
 }
 
 /// A short text argument. One that is too long is as good as one that nothing has.

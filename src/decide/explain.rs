@@ -2,7 +2,7 @@
 
 use super::authenticate::{self, Required};
 use super::credits::{self, Charge};
-use super::decision::{Decision, Presented, name};
+use super::decision::{self, Decision, Presented, name};
 use super::limits;
 use super::lookup::Reader;
 use super::needs::Needs;
@@ -40,7 +40,7 @@ enum Outcome {
 }
 
 fn explain_verify(call: &Call) -> Result<Option<Datum>> {
-    let catalog = Catalog::open()?;
+    let catalog = decision::catalog()?;
     let keyspace = name(call, 3).unwrap_or_default();
     let reader = Reader::new(&catalog);
     let policy = reader.policy(keyspace)?;

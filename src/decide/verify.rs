@@ -1,11 +1,10 @@
 //! `verify`, `verify_many` and `verify_digest`, top to bottom.
 
-use super::decision::{Decision, Presented, name, sought};
+use super::decision::{self, Decision, Presented, name, sought};
 use super::lookup::Reader;
 use super::needs::Needs;
 use super::toll;
 use crate::call::{Bytes, Call, sql_functions};
-use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::result_set::ResultSet;
 use keysmith_core::key::MAX_KEY_LEN;
@@ -54,7 +53,7 @@ fn verify_digest(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
-    let catalog = Catalog::open()?;
+    let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
     let (policy, sought) = sought(&reader, keyspace, |_| presented)?;
@@ -72,7 +71,7 @@ fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
 
 /// A verdict for each key of an array, in its order, all under one snapshot.
 fn verify_many(call: &Call) -> Result<Option<Datum>> {
-    let catalog = Catalog::open()?;
+    let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
     let policy = reader.policy(keyspace)?;
