@@ -80,8 +80,8 @@ pub struct Path(Vec<Vec<u8>>);
 impl Path {
     /// Takes a path apart. `None` for one that servers may understand in different
     /// ways: with `.` or `..`, empty or encoded separators, backslashes, semicolons (some
-    /// cut a segment there), fragments, what is encoded twice, what is no UTF-8, control
-    /// characters. Such a path matches nothing, and nothing may let it pass.
+    /// cut a segment there), fragments, an encoded question mark (some begin the query
+    /// there), what is encoded twice, what is no UTF-8, control characters. Such a path matches nothing, and nothing may let it pass.
     pub fn parse(path: &[u8]) -> Option<Path> {
         let end = path.iter().position(|b| *b == b'?').unwrap_or(path.len());
         if end > MAX_PATH_LEN {
@@ -129,7 +129,7 @@ fn is_harmless(segment: &[u8]) -> bool {
     });
     !matches!(text, "" | "." | "..")
         && !still_encoded
-        && !text.chars().any(|c| c.is_control() || matches!(c, '/' | '\\' | ';' | '#'))
+        && !text.chars().any(|c| c.is_control() || matches!(c, '/' | '\\' | ';' | '#' | '?'))
 }
 
 /// How a look-up in the table ends.
@@ -351,6 +351,13 @@ mod tests {
             "/a%3bb",
             "/a#/../b",
             "/a%23",
+            "/a%3f",
+            "/a%3Fb=1",
+            "/a%3F/b",
+            "/a%253F",
+            "/a%25253F",
+            "/a%c0%bf",
+            "/a%u003f",
             "/%252e%252e/a",
             "/%c0%af",
             "/\u{85}",
