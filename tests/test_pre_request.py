@@ -169,6 +169,10 @@ def test_headers_of_the_response(cluster, dbname, db, postgrest):
     state, message, detail, _ = server.refusal("GET", "/photo", {})
     assert state == "PGRST" and json.loads(message)["code"] == "missing_authorization"
     assert json.loads(detail) == {"status": 401, "headers": {"WWW-Authenticate": "Bearer"}}
+    for schemes, challenges in (("key", {"WWW-Authenticate": "Key"}), ("x_api_key", {})):
+        db.call("alter_keyspace", "default", json.dumps({"schemes": [schemes]}))
+        detail = server.refusal("GET", "/photo", {})[2]
+        assert json.loads(detail) == {"status": 401, "headers": challenges}
 
 
 def test_a_keyspace_of_its_own_with_its_words(cluster, dbname, db, postgrest):

@@ -4,6 +4,7 @@ use super::decision::{self, Decision, Presented, name, sought};
 use super::lookup::Reader;
 use super::needs::Needs;
 use super::toll;
+use super::verdict::Verdict;
 use crate::call::{Bytes, Call, sql_functions};
 use crate::catalog::policy::{Policy, Route};
 use crate::error::Result;
@@ -27,7 +28,12 @@ mod position {
     pub const WEIGHT: usize = 7;
 }
 
-pub fn authenticate(call: &Call) -> Result<Option<Datum>> {
+fn authenticate(call: &Call) -> Result<Option<Datum>> {
+    decide(call).map(|(verdict, _)| Some(verdict.row.into_datum()))
+}
+
+/// The verdict, and by which schemes the keyspace takes its keys.
+pub fn decide(call: &Call) -> Result<(Verdict, Schemes)> {
     let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
@@ -44,8 +50,7 @@ pub fn authenticate(call: &Call) -> Result<Option<Datum>> {
     decision.toll.route = required.route;
     decision.toll.spend = toll::spend(call, position::SPEND)?;
     decision.toll.weight = toll::weight(call, position::WEIGHT)?.unwrap_or(required.weight());
-    let verdict = decision.verdict(sought)?;
-    Ok(Some(verdict.row.into_datum()))
+    Ok((decision.verdict(sought)?, policy.schemes))
 }
 
 /// An argument as usage records take it: one that is too long to decide about is
@@ -118,7 +123,11 @@ pub fn required<'a>(
 ) -> Required<'a> {
     const MOST: usize = 1024;
     const MOST_WITH_QUERY: usize = 64 * 1024;
-    let impossible = |why| Required { needs: Needs::Impossible(why), kind: None, route: None };
+    let impossible = |why: &'static str| Required {
+        needs: Needs::Impossible(why.into()),
+        kind: None,
+        route: None,
+    };
     let method_name = match call.bytes(method, MOST) {
         Some(Bytes::Read(name)) if is_requested_method(name) => name,
         _ => return impossible("the request has no method"),

@@ -1,7 +1,7 @@
 //! `pre_request`: what PostgREST calls before each request. It has put the request into
 //! settings of the transaction; a refusal is an error that it makes a response of.
 
-use super::authenticate::authenticate;
+use super::authenticate;
 use super::client_ip::{collect, inet};
 use super::pre_request_settings as settings;
 use crate::call::{Call, sql_functions};
@@ -9,6 +9,7 @@ use crate::error::{Code, Error, Result};
 use crate::jsonb::Json;
 use crate::{text, varlena};
 use keysmith_core::policy::forwarded::client_behind_proxy;
+use keysmith_core::policy::header::Schemes;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
 
@@ -29,12 +30,9 @@ fn pre_request(_: &Call) -> Result<Option<Datum>> {
         None,
     ];
     // SAFETY: the frame has the arguments of `authenticate`, and outlives the call.
-    let verdict = authenticate(&unsafe { Call::new(frame(&arguments)) })?;
-    match verdict.map(Answer::read) {
-        Some(answer) if answer.ok => Ok(None),
-        Some(answer) => Err(answer.refusal()),
-        None => Err(Error::new(Code::Installation, "a request got no verdict")),
-    }
+    let (verdict, schemes) = authenticate::decide(&unsafe { Call::new(frame(&arguments)) })?;
+    let answer = Answer::read(verdict.row.into_datum());
+    if answer.ok { Ok(None) } else { Err(answer.refusal(schemes)) }
 }
 
 /// A setting of the transaction; once one was set, it is empty in the session's later
@@ -132,7 +130,7 @@ impl Answer {
         }
     }
 
-    fn refusal(self) -> Error {
+    fn refusal(self, schemes: Schemes) -> Error {
         let hint = self.retry_after.map(|seconds| format!("Try again in {seconds} s."));
         if settings::sends_headers() {
             let body = serde_json::json!({
@@ -142,8 +140,10 @@ impl Answer {
                 "hint": hint,
             });
             let mut headers = serde_json::Map::new();
-            if self.status == 401 {
-                headers.insert("WWW-Authenticate".into(), "Bearer".into());
+            if self.status == 401
+                && let Some(challenge) = schemes.challenge()
+            {
+                headers.insert("WWW-Authenticate".into(), challenge.into());
             }
             if let Some(seconds) = self.retry_after {
                 headers.insert("Retry-After".into(), seconds.to_string().into());

@@ -41,6 +41,15 @@ impl Schemes {
         (schemes != Schemes::NONE).then_some(schemes)
     }
 
+    /// What a client is told to authenticate by, if it is a scheme of `Authorization`.
+    pub fn challenge(self) -> Option<&'static str> {
+        match self {
+            Schemes { bearer: true, .. } => Some("Bearer"),
+            Schemes { key: true, .. } => Some("Key"),
+            _ => None,
+        }
+    }
+
     /// Which of the headers that may carry a key this one is, if it is accepted.
     #[inline]
     fn header(self, name: &[u8]) -> Option<Header> {
@@ -93,12 +102,14 @@ pub enum Credential<'a> {
 pub struct Finder<'a> {
     schemes: Schemes,
     found: Credential<'a>,
+    /// Whether a value was empty.
+    saw_blank: bool,
 }
 
 impl<'a> Finder<'a> {
     #[inline]
     pub fn new(schemes: Schemes) -> Self {
-        Finder { schemes, found: Credential::Missing }
+        Finder { schemes, found: Credential::Missing, saw_blank: false }
     }
 
     /// Whether the values of this header matter. Those of others need not be added.
@@ -112,6 +123,11 @@ impl<'a> Finder<'a> {
         let Some(header) = self.schemes.header(name) else { return };
         let token = match value {
             Value::Null => return,
+            // As a client sends it that has no key: it holds no credentials.
+            Value::Text(text) if trimmed(text).is_empty() => {
+                self.saw_blank = true;
+                return;
+            }
             Value::Other => None,
             Value::Text(text) => match header {
                 Header::Authorization => self.schemes.authorized(trimmed(text)),
@@ -128,7 +144,11 @@ impl<'a> Finder<'a> {
 
     #[inline]
     pub fn credential(&self) -> Credential<'a> {
-        self.found
+        match self.found {
+            // Another server may go by the empty value.
+            Credential::Key(_) if self.saw_blank => Credential::Malformed,
+            found => found,
+        }
     }
 }
 
@@ -196,6 +216,8 @@ mod tests {
             assert_eq!(parse(bad), None, "{bad:?}");
         }
         assert_eq!(Schemes::default(), ALL);
+        let challenges = [ALL, BEARER, KEY, X_API_KEY].map(Schemes::challenge);
+        assert_eq!(challenges, [Some("Bearer"), Some("Bearer"), Some("Key"), None]);
     }
 
     #[test]
@@ -255,9 +277,6 @@ mod tests {
     #[test]
     fn malformed_authorizations() {
         for bad in [
-            "",
-            " ",
-            "\t",
             "k_1",
             "Bearer",
             "Bearer ",
@@ -303,10 +322,20 @@ mod tests {
     #[test]
     fn malformed_api_keys() {
         for bad in
-            ["", " ", "a b", "a,b", "a,", "a\n", "a\u{0}", "\ra", "é", "a\u{7f}", "Key a", "a\tb"]
+            ["\u{a0}", "a b", "a,b", "a,", "a\n", "a\u{0}", "\ra", "é", "a\u{7f}", "Key a", "a\tb"]
         {
             assert_eq!(x_api_key(bad.as_bytes()), Credential::Malformed, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_empty_value_is_no_credential() {
+        for blank in ["", " ", "\t", " \t "] {
+            assert_eq!(authorization(ALL, blank.as_bytes()), Credential::Missing, "{blank:?}");
+            assert_eq!(x_api_key(blank.as_bytes()), Credential::Missing, "{blank:?}");
+        }
+        // A scheme without a key is none of these.
+        assert_eq!(authorization(ALL, b"Bearer "), Credential::Malformed);
     }
 
     #[test]
@@ -359,6 +388,7 @@ mod tests {
             &[X_A, X_B],
             &[X_A, X_EMPTY],
             &[X_EMPTY, X_A],
+            &[BEARER_A, X_EMPTY],
             &[X_A, X_B, X_A],
             &[X_EMPTY, X_A, BEARER_A],
         ] {
@@ -464,7 +494,8 @@ mod tests {
             for name in [&name[..], b"authorization", b"x-api-key"] {
                 finder.add(name, Value::Text(&value));
                 let was_added = finder.credential() != Credential::Missing;
-                prop_assert!(!finder.is_relevant(name) || was_added);
+                let is_blank = trimmed(&value).is_empty();
+                prop_assert!(!finder.is_relevant(name) || was_added || is_blank);
             }
         }
 
