@@ -18,8 +18,10 @@ use crate::decide::lookup::Reader;
 use crate::decide::needs::{self, Needs};
 use crate::decide::verdict::Holder;
 use crate::error::{Code, Error, Result};
+use crate::lag;
 use crate::manage::profile;
 use crate::transaction::Memory;
+use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::rules;
 use keysmith_core::policy::scope::Held;
 use keysmith_core::policy::verdict::Reason;
@@ -72,6 +74,11 @@ thread_local! {
     static IDENTITIES: Memory<Option<Rc<Identity>>> = const { Memory::new() };
 }
 
+fn clock() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
 impl Identity {
     /// Of a key that was just found good by a policy, in what a reader reads.
     pub fn new(
@@ -102,11 +109,10 @@ impl Identity {
 
     #[inline]
     fn is_fresh(&self) -> bool {
-        // SAFETY: reads the clock.
-        let is_over = |at: i64| at <= unsafe { pg_sys::GetCurrentTimestamp() };
         self.found_at == transactions_ended()
             && self.changes == invalidation::changes()
-            && !self.expires_at.is_some_and(is_over)
+            && !self.expires_at.is_some_and(|at| at <= clock())
+            && !(lag::is_guarded() && lag::is_behind(clock()))
     }
 
     /// The key as it is now, if it would still be let in.
@@ -117,6 +123,9 @@ impl Identity {
         let needs = Needs::Nothing;
         let mut decision = Decision::new(&reader, policy.clone(), &self.keyspace, &needs);
         decision.demand.address = self.address;
+        if lag::is_behind(decision.demand.now) {
+            return Err(is_over(Reason::ReplicaBehind));
+        }
         let found = reader.key_with_id(&self.key_id, |row| {
             decision.gather(row, &Cell::default(), |found, holder| {
                 match rules::decide(found, &decision.demand) {
@@ -130,9 +139,9 @@ impl Identity {
         found.unwrap_or(Err(Reason::NotFound)).map_err(is_over)
     }
 
-    /// Whether the key holds a scope, or what an expression asks for.
-    pub fn holds(&self, required: &[u8]) -> bool {
-        self.held(|held| needs::is_met(required, held))
+    /// Whether the key holds what an expression asks for.
+    pub fn holds(&self, required: &Expression) -> bool {
+        self.held(|held| required.holds(&|scope| held.covers(scope)))
     }
 
     /// Hands on what the key holds by what it and its roles have.
@@ -151,6 +160,9 @@ fn is_over(reason: Reason) -> Error {
         Reason::Disabled => "the key that this transaction acts for was disabled",
         Reason::TenantSuspended => "the tenant that this transaction acts for was suspended",
         Reason::OwnerGone => "the owner of the key that this transaction acts for was removed",
+        Reason::ReplicaBehind => {
+            "this standby has fallen behind: the key that this transaction acts for may be over"
+        }
         Reason::IpNotAllowed | Reason::IpUnknown => {
             "the key that this transaction acts for may no longer be used from its address"
         }
@@ -260,14 +272,18 @@ fn current_owner(_: &Call) -> Result<Option<Datum>> {
     Ok(current()?.and_then(|identity| identity.owner.as_deref().map(text_datum)))
 }
 
-/// A scope, or an expression of scopes. Nobody holds anything; nor does anybody hold
-/// what is no scope.
+/// A scope, or an expression of scopes. Without an identity nothing is held, and null never
+/// is.
 fn has_scope(call: &Call) -> Result<Option<Datum>> {
-    const MOST: usize = 4096;
-    let holds = match (current()?, call.bytes(0, MOST)) {
-        (Some(identity), Some(Bytes::Read(scope))) => identity.holds(scope),
-        _ => false,
+    const NAME: &str = "scope";
+    let required = match call.bytes(0, needs::MOST) {
+        None => return Ok(Some(Datum::from(false))),
+        Some(Bytes::TooLong) => Err(format!("is longer than {} bytes", needs::MOST)),
+        Some(Bytes::Read(text)) => needs::read(text),
     };
+    let required =
+        required.map_err(|rule| Error::argument(NAME, rule).hint(needs::EXPRESSION_HINT))?;
+    let holds = current()?.is_some_and(|identity| identity.holds(&required));
     Ok(Some(Datum::from(holds)))
 }
 

@@ -59,7 +59,13 @@ pub fn install() {
     unsafe { pg_sys::RegisterBackgroundWorker(&mut worker) };
 }
 
-/// Whether this is a standby that must not answer.
+/// Whether a standby that has fallen behind must not answer.
+#[inline]
+pub fn is_guarded() -> bool {
+    MOST.load(Relaxed) != 0
+}
+
+/// Whether this is such a standby.
 #[inline]
 pub fn is_behind(now: i64) -> bool {
     let most = MOST.load(Relaxed);

@@ -28,7 +28,8 @@ CODES = {
     "revoked": "invalid_api_key", "expired": "invalid_api_key", "disabled": "invalid_api_key",
     "tenant_suspended": "invalid_api_key", "owner_gone": "invalid_api_key",
     "ip_not_allowed": "ip_not_allowed", "ip_unknown": "ip_not_allowed",
-    "kind_not_allowed": "insufficient_kind", "insufficient_scope": "insufficient_scope",
+    "kind_not_allowed": "insufficient_kind", "scopes_null": "insufficient_scope",
+    "insufficient_scope": "insufficient_scope",
 }
 STATUSES = {
     "ok": 200, "missing_authorization": 401, "invalid_authorization": 401, "invalid_api_key": 401,
@@ -79,6 +80,8 @@ def reason_of(keyspace, keys, request):
         enough = {"secret": ["secret"], "publishable": ["secret", "publishable"]}
         if key["kind"] not in enough.get(request["kind"], []):
             return "kind_not_allowed"
+    if "headers" not in request and (request["scopes"] is None or None in request["scopes"]):
+        return "scopes_null"
     if not may(keyspace, key, request):
         return "insufficient_scope"
     return "ok"
@@ -110,8 +113,9 @@ def in_headers(headers, schemes):
             else:
                 continue
             match = re.fullmatch(form, value) if isinstance(value, str) else None
-            keys.add(match[1] if match else None)
-    if not keys:
+            is_blank = isinstance(value, str) and not value.strip(" \t")
+            keys.add(match[1] if match else "" if is_blank else None)
+    if keys <= {""}:
         return "missing"
     if len(keys) > 1 or None in keys:
         return "malformed_header"
@@ -150,7 +154,7 @@ def lies_in(address, network):
 # Scopes
 
 class Malformed(Exception):
-    pass
+    """What the extension raises an error for."""
 
 
 def may(keyspace, key, request):
@@ -158,27 +162,11 @@ def may(keyspace, key, request):
         return holds(keyspace, key, scope)
 
     if "headers" not in request:
-        return all(is_met(element, has) for element in request.get("scopes") or [])
+        return all([evaluate(element, has) for element in request["scopes"]])
     needed = expression_of(keyspace, request)
     if needed is None:
         return False
     return needed.strip() == "" or evaluate(needed, has)
-
-
-def is_met(element, has):
-    if element is None:
-        return False
-    if is_plain(element):
-        return has(element)
-    try:
-        return evaluate(element, has)
-    except Malformed:
-        return False
-
-
-def is_plain(element):
-    """A scope, or what a grant may be: it is compared as it is."""
-    return element == "*" or re.fullmatch(r"[\w./-]+(:[\w./-]+)*(:\*)?", element, re.ASCII)
 
 
 def holds(keyspace, key, scope):
@@ -288,7 +276,7 @@ def segments_of(path):
         segment = re.sub(rb"%(..)", lambda match: bytes.fromhex(match[1].decode()), written)
         if segment in (b"", b".", b".."):
             return None
-        if any(byte < 32 or byte == 127 or byte in b"/\\" for byte in segment):
+        if any(byte < 32 or byte == 127 or byte in b"/\\?" for byte in segment):
             return None
         segments.append(segment)
     return segments if len(segments) <= 64 else None

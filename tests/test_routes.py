@@ -250,23 +250,68 @@ def test_verify_takes_expressions_as_scopes(db):
     assert db.reason(key, scopes=["images:write", "images:write & x"]) == "insufficient_scope"
 
 
-@pytest.mark.parametrize("scopes", [["a", "b"], ["*"], []])
-def test_malformed_expressions_are_met_by_nobody(db, scopes):
+# What can't be read
+
+DIGEST = b"\0" * 32
+
+
+@pytest.mark.parametrize("bad", [*MALFORMED, "", " ", "a AND b", "*", "a:*", "a | b:*"], ids=lambda bad: bad[:20])
+def test_what_cannot_be_read_is_an_error_where_it_is_written(db, bad):
+    """Whoever asks, with whatever key: it is no answer about the key."""
     db.tenant()
-    key = db.mint(scopes=scopes).api_key
-    for bad in MALFORMED:
-        assert db.reason(key, scopes=[bad]) == "insufficient_scope", bad[:80]
-        assert db.reason(key, scopes=["a", bad]) == "insufficient_scope", bad[:80]
-        (many,) = db.call("verify_many", [key], scopes=[bad])
-        assert many.reason == "insufficient_scope", bad[:80]
+    key = db.mint().api_key
+    for scopes in ([bad], ["a", bad], [None, bad]):
+        for text in (key, "garbage", None):
+            assert "scopes" in db.refused("KS400", "verify", text, scopes=scopes)
+        assert "scopes" in db.refused("KS400", "verify_digest", DIGEST, scopes=scopes)
+        assert "scopes" in db.refused("KS400", "verify_many", [key], scopes=scopes)
+    assert "scope " in db.refused("KS400", "has_scope", bad)
+    steps = {step.rule: step for step in db.call("explain_verify", key, scopes=["a", bad])}
+    assert steps["scopes"].outcome == "refuse" and "KS400" in steps["scopes"].saw
+
+
+def test_the_error_says_where(db):
+    assert db.refused("KS400", "verify", None, scopes=["a AND b"]) == (
+        "scopes has an expression that lacks & or | between two scopes at character 3")
+    assert "empty" in db.refused("KS400", "verify", None, scopes=[""])
 
 
 @pytest.mark.parametrize("scopes", [["a"], ["*"], []])
-def test_an_empty_or_null_scope_is_held_by_nobody(db, scopes):
+def test_of_null_no_key_holds_enough(db, scopes):
+    """An unset variable of the caller opens nothing."""
     db.tenant()
     key = db.mint(scopes=scopes).api_key
-    for nothing in ([""], [None], ["a", ""], ["a", None]):
-        assert db.reason(key, scopes=nothing) == "insufficient_scope", nothing
+    digest = db.value("SELECT sha256(%s::bytea)", key)
+    for nothing in (None, [None], ["a", None], [None, "a"], ["a | b", None]):
+        for verdict in (db.verify(key, scopes=nothing), db.one("verify_digest", digest, scopes=nothing),
+                        *db.call("verify_many", [key, key], scopes=nothing)):
+            assert (verdict.ok, verdict.status, verdict.code, verdict.reason) == (
+                False, 403, "insufficient_scope", "scopes_null"), nothing
+        steps = {step.rule: step for step in db.call("explain_verify", key, scopes=nothing)}
+        assert steps["scopes"].reason == "scopes_null" and "null" in steps["scopes"].saw
+    db.rows("BEGIN")
+    assert db.verify(key, scopes=[], sign_in=True).ok
+    assert db.value("SELECT keysmith.has_scope(NULL)") is False
+    assert db.reason(key, scopes=None, sign_in=True) == "scopes_null"
+    assert db.value("SELECT keysmith.current_tenant()") is None
+    db.rows("COMMIT")
+
+
+def test_what_null_means_elsewhere(db):
+    db.tenant()
+    key = db.mint().api_key
+    headers = Jsonb({"x-api-key": key})
+    assert db.verify(key, kind=None, environment=None, ip=None).ok
+    assert db.reason(key, keyspace=None) == "wrong_keyspace"
+    assert db.call("verify_many", None) == []
+    assert db.one("authenticate", None, "GET", "/").reason == "missing"
+    assert db.one("authenticate", headers, "GET", "/", variant=None, weight=None).ok
+    assert db.one("authenticate", headers, None, "/").reason == "insufficient_scope"
+    assert db.one("authenticate", headers, "GET", None).reason == "insufficient_scope"
+    assert db.one("authenticate", headers, "GET", "/", keyspace=None).reason == "wrong_keyspace"
+    for argument in ("spend", "weight", "sign_in"):
+        assert argument in db.refused("KS400", "verify", key, **{argument: None})
+    assert "spend" in db.refused("KS400", "authenticate", headers, "GET", "/", spend=None)
 
 
 @pytest.mark.parametrize("scopes", [["a", "b"], ["*"], []])
@@ -277,7 +322,7 @@ def test_line_breaks_are_white_space_as_in_the_expressions_of_routes(db, scopes)
     assert db.one("authenticate", Jsonb({"x-api-key": key}), "GET", "/x").ok
     assert db.reason(key, scopes=["a &\n b"]) == "ok"
     assert "scopes" in db.refused("KS400", "define_route", "default", "GET", "/y", "a\nb")
-    assert db.reason(key, scopes=["a\nb"]) == "insufficient_scope"
+    assert "scopes" in db.refused("KS400", "verify", key, scopes=["a\nb"])
 
 
 def test_many_routes_at_once(db, who):

@@ -118,7 +118,7 @@ def test_requests_without_a_known_key_are_counted_once(servers, there):
 
 
 MATRIX = [
-    {}, {"scopes": ["images:read"]}, {"scopes": ["images:write"]}, {"scopes": ["*"]},
+    {}, {"scopes": ["images:read"]}, {"scopes": ["images:write"]}, {"scopes": None},
     {"ip": "10.1.2.3"}, {"ip": "192.0.2.1"}, {"environment": "test"}, {"environment": "live"},
     {"kind": "publishable"}, {"kind": "secret"}, {"keyspace": "other"}, {"keyspace": "nowhere"},
 ]
@@ -496,11 +496,17 @@ def test_a_standby_that_fell_behind_refuses():
         for _ in range(15):
             assert there.verify(key.api_key).ok
             time.sleep(0.2)
+        acting = session(standby)
+        acting.rows("BEGIN")
+        acting.verify(key.api_key, sign_in=True)
         there.rows("SELECT pg_wal_replay_pause()")
         db.call("revoke", key.key_id)
         behind = wait_until(lambda: (v := there.verify(key.api_key)) and not v.ok and v)
         assert (behind.status, behind.code, behind.reason) == (503, "unavailable", "replica_behind")
         assert behind.key_id is None
+        with pytest.raises(psycopg.Error, match="fallen behind") as error:
+            acting.rows("SELECT keysmith.current_tenant()")
+        assert error.value.sqlstate == "KS401"
         assert there.reason("garbage") == "malformed_key"
         steps = there.call("explain_verify", key.api_key)
         assert [step.reason for step in steps if step.outcome == "refuse"] == ["replica_behind"]

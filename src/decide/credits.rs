@@ -17,8 +17,9 @@ pub enum Charge {
     Spent {
         left: i64,
     },
-    /// In microseconds, if a refill will do.
+    /// How many are left, if there were any, and when a refill will do, in microseconds.
     Exhausted {
+        left: Option<i64>,
         retry_after: Option<i64>,
     },
     /// Nothing can be written, so nothing can be spent.
@@ -44,11 +45,11 @@ pub fn charge(catalog: &Catalog, policy: &Policy, account: &Account, spend: i64)
         return Ok(Charge::Unavailable);
     }
     let Some(purse) = Purse::of(catalog, account) else {
-        return Ok(Charge::Exhausted { retry_after: None });
+        return Ok(Charge::Exhausted { left: None, retry_after: None });
     };
     Ok(match credits::spend(catalog, &purse.credit_id, spend)? {
         Some(left) => Charge::Spent { left },
-        None => Charge::Exhausted { retry_after: purse.wait(spend, now()) },
+        None => purse.exhausted(spend),
     })
 }
 
@@ -61,11 +62,11 @@ pub fn look(catalog: &Catalog, policy: &Policy, account: &Account, spend: i64) -
         return Charge::Unavailable;
     }
     let Some(purse) = Purse::of(catalog, account) else {
-        return Charge::Exhausted { retry_after: None };
+        return Charge::Exhausted { left: None, retry_after: None };
     };
     match purse.balance_at(now()).checked_sub(spend) {
         Some(left) if left >= 0 => Charge::Spent { left },
-        _ => Charge::Exhausted { retry_after: purse.wait(spend, now()) },
+        _ => purse.exhausted(spend),
     }
 }
 
@@ -106,10 +107,12 @@ impl Purse {
         }
     }
 
-    /// How long until there is enough, if a refill is enough.
-    fn wait(&self, spend: i64, now: i64) -> Option<i64> {
+    /// There is not enough; a refill may be.
+    fn exhausted(&self, spend: i64) -> Charge {
+        let now = now();
         let refill = self.refill.filter(|refill| *refill >= spend);
-        refill.and(self.every).map(|every| every.next(now).saturating_sub(now))
+        let retry_after = refill.and(self.every).map(|every| every.next(now).saturating_sub(now));
+        Charge::Exhausted { left: Some(self.balance_at(now)), retry_after }
     }
 }
 

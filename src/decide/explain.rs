@@ -5,7 +5,7 @@ use super::credits::{self, Charge};
 use super::decision::{self, Decision, Presented, name};
 use super::limits;
 use super::lookup::Reader;
-use super::needs::Needs;
+use super::needs::{Listed, Needs};
 use super::toll::{self, Toll};
 use super::verdict::Holder;
 use crate::call::{Bytes, Call, sql_functions};
@@ -54,7 +54,11 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     let required = if is_request {
         authenticate::required(call, &policy, 10, 12)
     } else {
-        Required { needs: Needs::Listed(call.array(1)), kind: None, route: None }
+        let needs = Listed::read(call.array(1)).map_or_else(
+            |rule| Needs::Impossible(format!("verify raises KS400: scopes {rule}").into()),
+            Needs::Listed,
+        );
+        Required { needs, kind: None, route: None }
     };
     let needs = &required.needs;
     let mut decision = Decision::new(&reader, policy.clone(), keyspace, needs);
@@ -120,6 +124,9 @@ fn steps(
             (Outcome::Refuse(Reason::ReplicaBehind), "a standby that has fallen behind", None)
         }
         Err(_) => (Outcome::NotReached, "", None),
+        Ok(Err(reason)) if !policy.exists() => {
+            (Outcome::Refuse(reason), "there is no such keyspace", None)
+        }
         Ok(Err(Reason::WrongKeyspace)) => {
             (Outcome::Refuse(Reason::WrongKeyspace), "a key of another keyspace", None)
         }
@@ -180,7 +187,10 @@ fn charges(catalog: &Catalog, policy: &Policy, holder: &Holder, toll: &Toll) -> 
         Charge::Spent { left } => {
             (Reason::Ok, format!("{spend} of {}", left.saturating_add(spend)))
         }
-        Charge::Exhausted { .. } => (Reason::CreditsExhausted, format!("fewer than {spend}")),
+        Charge::Exhausted { left: None, .. } => (Reason::CreditsExhausted, "no credits".into()),
+        Charge::Exhausted { left: Some(left), .. } => {
+            (Reason::CreditsExhausted, format!("{left} are left, and it costs {spend}"))
+        }
         Charge::Unavailable => (Reason::CreditsUnavailable, "nothing can be written here".into()),
     };
     [limits, step(CREDITS, reason, saw)]

@@ -2,33 +2,86 @@
 
 use super::explain::shortened;
 use crate::varlena::ArrayView;
-use keysmith_core::policy::expression::Expression;
-use keysmith_core::policy::scope::{self, Held, Required};
+use keysmith_core::policy::expression::{self, Expression};
+use keysmith_core::policy::scope::{Held, Required, is_scope};
+use keysmith_core::policy::verdict::Reason;
+use std::borrow::Cow;
 use std::fmt;
 
 /// From whichever side it was asked for.
 pub enum Needs<'a> {
-    /// Each element of a text[]: a scope or an expression. Nothing is collected, so
-    /// that an array of any length will do.
-    Listed(Option<ArrayView<'a>>),
+    Listed(Listed<'a>),
     /// What the route's definition says.
     Route(&'a Expression),
     /// Any good key.
     Nothing,
     /// More than any key has: the request gets nowhere, for the reason given.
-    Impossible(&'static str),
+    Impossible(Cow<'static, str>),
 }
 
-impl Required for Needs<'_> {
-    fn is_held(&self, held: &Held) -> bool {
-        match self {
-            Needs::Listed(None) | Needs::Nothing => true,
-            Needs::Listed(Some(list)) => {
-                list.iter().all(|element| element.is_some_and(|element| is_met(element, held)))
-            }
-            Needs::Route(expression) => expression.holds(&|scope| held.covers(scope)),
-            Needs::Impossible(_) => false,
+/// Each element of a text[]: a scope or an expression. An array of scopes is not copied, so
+/// one of any length will do.
+pub struct Listed<'a> {
+    list: Option<ArrayView<'a>>,
+    /// Whether it is null, or has a null.
+    is_null: bool,
+    /// Its elements, if one of them is more than a scope.
+    expressions: Vec<Expression>,
+}
+
+impl<'a> Listed<'a> {
+    /// Reads a list. The error completes "scopes …".
+    #[inline]
+    pub fn read(list: Option<ArrayView<'a>>) -> Result<Listed<'a>, String> {
+        let mut listed = Listed { list, is_null: list.is_none(), expressions: Vec::new() };
+        let are_scopes = listed.elements().flatten().all(is_plain);
+        let has_null = listed.elements().any(|element| element.is_none());
+        listed.is_null |= has_null;
+        if !are_scopes {
+            listed.expressions = listed.elements().flatten().map(read).collect::<Result<_, _>>()?;
         }
+        Ok(listed)
+    }
+
+    fn elements(&self) -> impl Iterator<Item = Option<&'a [u8]>> {
+        self.list.into_iter().flat_map(ArrayView::iter)
+    }
+}
+
+#[inline]
+fn is_plain(element: &[u8]) -> bool {
+    std::str::from_utf8(element).is_ok_and(is_scope)
+}
+
+/// Reads a scope or an expression that needs something. The error completes "scopes …".
+pub fn read(element: &[u8]) -> Result<Expression, String> {
+    let text = String::from_utf8_lossy(element);
+    if text.trim().is_empty() {
+        return Err("must not contain an empty scope".into());
+    }
+    Expression::parse(&text).map_err(|rule| format!("has an expression that {rule}"))
+}
+
+pub const EXPRESSION_HINT: &str = "An expression is of scopes, with & for all of them and | for one \
+                                   of them, such as a:read & (b:read | b:write).";
+
+/// The longest that can be read.
+pub const MOST: usize = expression::MAX_LEN;
+
+impl Required for Needs<'_> {
+    fn refuses(&self, held: &Held) -> Option<Reason> {
+        let is_met = |expression: &Expression| expression.holds(&|scope| held.covers(scope));
+        let is_held = match self {
+            Needs::Listed(listed) if listed.is_null => return Some(Reason::ScopesNull),
+            Needs::Listed(listed) if listed.expressions.is_empty() => {
+                listed.elements().flatten().all(|scope| held.covers(scope))
+            }
+            Needs::Listed(listed) => listed.expressions.iter().all(is_met),
+            Needs::Route(expression) => is_met(expression),
+            Needs::Nothing => true,
+            Needs::Impossible(_) => false,
+        };
+        (!is_held).then_some(Reason::InsufficientScope)
     }
 }
 
@@ -36,12 +89,13 @@ impl Required for Needs<'_> {
 impl fmt::Display for Needs<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Needs::Listed(list) => {
+            Needs::Listed(Listed { list: None, .. }) => f.write_str("what is needed is null"),
+            Needs::Listed(listed) => {
                 let element = |element: Option<&[u8]>| {
                     element
                         .map_or("null".into(), |bytes| String::from_utf8_lossy(bytes).into_owned())
                 };
-                let listed = list.iter().flat_map(|list| list.iter()).take(100).map(element);
+                let listed = listed.elements().take(100).map(element);
                 let listed = listed.collect::<Vec<_>>().join(", ");
                 match listed.as_str() {
                     "" => f.write_str("needs none"),
@@ -56,14 +110,4 @@ impl fmt::Display for Needs<'_> {
             Needs::Impossible(why) => f.write_str(why),
         }
     }
-}
-
-/// What is neither a scope nor an expression is not met, nor is nothing at all.
-pub fn is_met(element: &[u8], held: &Held) -> bool {
-    if scope::is_plain(element) {
-        return held.covers(element);
-    }
-    let text = std::str::from_utf8(element).unwrap_or_default().trim();
-    let expression = Expression::parse(text);
-    !text.is_empty() && expression.is_ok_and(|expression| expression.holds(&|s| held.covers(s)))
 }

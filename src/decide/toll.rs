@@ -88,7 +88,7 @@ impl Toll<'_> {
                 standing.credits_remaining = Some(left);
                 Reason::Ok
             }
-            Charge::Exhausted { retry_after } => {
+            Charge::Exhausted { retry_after, .. } => {
                 standing.retry_after = retry_after;
                 Reason::CreditsExhausted
             }

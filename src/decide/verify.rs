@@ -2,10 +2,10 @@
 
 use super::decision::{self, Decision, Presented, name, sought};
 use super::lookup::Reader;
-use super::needs::Needs;
+use super::needs::{self, Listed, Needs};
 use super::toll;
 use crate::call::{Bytes, Call, sql_functions};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::result_set::ResultSet;
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
@@ -57,7 +57,7 @@ fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
     let reader = Reader::new(&catalog);
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
     let (policy, sought) = sought(&reader, keyspace, |_| presented)?;
-    let needs = Needs::Listed(call.array(position::SCOPES));
+    let needs = asked(call)?;
     let mut decision = Decision::new(&reader, policy, keyspace, &needs);
     decision.demand.address = call.address(position::IP);
     decision.demand.kind = name(call, position::KIND);
@@ -75,7 +75,7 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
     let reader = Reader::new(&catalog);
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
     let policy = reader.policy(keyspace)?;
-    let needs = Needs::Listed(call.array(position::SCOPES));
+    let needs = asked(call)?;
     let mut decision = Decision::new(&reader, policy.clone(), keyspace, &needs);
     decision.demand.address = call.address(position::IP);
     decision.demand.kind = name(call, position::KIND_OF_MANY);
@@ -101,4 +101,13 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
         }
     }
     Ok(None)
+}
+
+/// The argument `scopes`. What can't be read is the caller's mistake, and not the key's.
+#[inline]
+fn asked<'a>(call: &'a Call) -> Result<Needs<'a>> {
+    let listed = Listed::read(call.array(position::SCOPES));
+    listed
+        .map(Needs::Listed)
+        .map_err(|rule| Error::argument("scopes", rule).hint(needs::EXPRESSION_HINT))
 }

@@ -13,6 +13,7 @@ use super::sql::{self, Param};
 use crate::catalog::policy::Policy;
 use crate::catalog::scan::{Relation, Snapshot};
 use crate::catalog::{Catalog, columns};
+use crate::decide::needs;
 use crate::error::{Code, Error, Result};
 use crate::guc::set_for_now;
 use crate::identity::{self, Identity};
@@ -252,7 +253,7 @@ fn manages(key: &Identity) -> Result<()> {
         None => return Err(not_allowed("the keys of this keyspace do not manage keys")),
         Some(_) if !key.is_secret => Reason::KindNotAllowed,
         Some(b"any_secret") => return Ok(()),
-        Some(scope) if key.holds(scope) => return Ok(()),
+        Some(scope) if needs::read(scope).is_ok_and(|scope| key.holds(&scope)) => return Ok(()),
         Some(_) => Reason::InsufficientScope,
     };
     Err(refused(policy, reason))

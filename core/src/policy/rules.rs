@@ -99,7 +99,7 @@ fn kind(key: &Found, demand: &Demand) -> Option<Reason> {
 }
 
 fn scopes(key: &Found, demand: &Demand) -> Option<Reason> {
-    (!demand.scopes.is_held(&key.held)).then_some(Reason::InsufficientScope)
+    demand.scopes.refuses(&key.held)
 }
 
 /// Decides about a key that was found.
@@ -132,13 +132,14 @@ mod tests {
 
     struct Scopes(&'static [Option<&'static [u8]>]);
     impl Required for Scopes {
-        fn is_held(&self, held: &Held) -> bool {
-            self.0.is_held(held)
+        fn refuses(&self, held: &Held) -> Option<Reason> {
+            self.0.refuses(held)
         }
     }
     static WRITE: Scopes = Scopes(&[Some(b"images:write")]);
     static WRITE_AND_OTHER: Scopes = Scopes(&[Some(b"images:write"), Some(b"other")]);
     static NULL: Scopes = Scopes(&[None]);
+    static NULL_AND_OTHER: Scopes = Scopes(&[Some(b"other"), None]);
     static NOTHING: Scopes = Scopes(&[]);
 
     static NONE: LazyLock<Implications> = LazyLock::new(Implications::default);
@@ -262,11 +263,15 @@ mod tests {
     }
 
     #[test]
-    fn a_null_or_empty_scope_is_held_by_nobody() {
+    fn a_null_is_not_held_whatever_the_key_holds() {
         let (mut found, mut demand) = good();
-        found.held.within = [None; 3];
-        demand.scopes = &NULL;
-        assert_eq!(decide(&found, &demand), Reason::InsufficientScope);
+        for within in [[None; 3], found.held.within] {
+            found.held.within = within;
+            for scopes in [&NULL, &NULL_AND_OTHER] {
+                demand.scopes = scopes;
+                assert_eq!(decide(&found, &demand), Reason::ScopesNull);
+            }
+        }
         demand.scopes = &NOTHING;
         assert_eq!(decide(&found, &demand), Reason::Ok);
     }

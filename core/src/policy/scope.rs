@@ -1,5 +1,6 @@
 //! Scopes: names of permissions, what covers them and what they imply.
 
+use super::verdict::Reason;
 use std::collections::HashMap;
 
 /// The longest scope name.
@@ -14,12 +15,6 @@ pub fn is_scope(name: &str) -> bool {
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'-'))
         })
-}
-
-/// Whether an element of a request's list is a plain grant, and no expression.
-#[inline]
-pub fn is_plain(element: &[u8]) -> bool {
-    std::str::from_utf8(element).is_ok_and(is_grant)
 }
 
 /// What may be granted: a scope, `*`, or `prefix:*`.
@@ -132,15 +127,21 @@ impl<'a> Held<'a> {
     }
 }
 
-/// Scopes that are needed, all of them, wherever they are listed.
+/// What is needed of scopes, wherever it is listed.
 pub trait Required {
-    fn is_held(&self, held: &Held) -> bool;
+    /// The reason to refuse a key, if it does not hold what is needed.
+    fn refuses(&self, held: &Held) -> Option<Reason>;
 }
 
-/// A null is a scope that nobody has.
+/// All of these scopes. A null comes from a caller who does not know what is needed, so no
+/// key will do.
 impl Required for [Option<&[u8]>] {
-    fn is_held(&self, held: &Held) -> bool {
-        self.iter().all(|scope| scope.is_some_and(|scope| held.covers(scope)))
+    fn refuses(&self, held: &Held) -> Option<Reason> {
+        if self.contains(&None) {
+            return Some(Reason::ScopesNull);
+        }
+        let is_held = self.iter().flatten().all(|scope| held.covers(scope));
+        (!is_held).then_some(Reason::InsufficientScope)
     }
 }
 

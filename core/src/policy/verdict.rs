@@ -19,6 +19,7 @@ pub enum Reason {
     IpNotAllowed,
     IpUnknown,
     KindNotAllowed,
+    ScopesNull,
     InsufficientScope,
     RateLimited,
     LimitsUnavailable,
@@ -28,7 +29,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the rules that give them.
-    pub const ALL: [Reason; 21] = [
+    pub const ALL: [Reason; 22] = [
         Reason::Ok,
         Reason::Missing,
         Reason::MalformedHeader,
@@ -45,6 +46,7 @@ impl Reason {
         Reason::IpNotAllowed,
         Reason::IpUnknown,
         Reason::KindNotAllowed,
+        Reason::ScopesNull,
         Reason::InsufficientScope,
         Reason::RateLimited,
         Reason::LimitsUnavailable,
@@ -70,6 +72,7 @@ impl Reason {
             Reason::IpNotAllowed => "ip_not_allowed",
             Reason::IpUnknown => "ip_unknown",
             Reason::KindNotAllowed => "kind_not_allowed",
+            Reason::ScopesNull => "scopes_null",
             Reason::InsufficientScope => "insufficient_scope",
             Reason::RateLimited => "rate_limited",
             Reason::LimitsUnavailable => "limits_unavailable",
@@ -97,7 +100,7 @@ impl Reason {
             Reason::ReplicaBehind => Answer::Unavailable,
             Reason::IpNotAllowed | Reason::IpUnknown => Answer::IpNotAllowed,
             Reason::KindNotAllowed => Answer::InsufficientKind,
-            Reason::InsufficientScope => Answer::InsufficientScope,
+            Reason::ScopesNull | Reason::InsufficientScope => Answer::InsufficientScope,
             Reason::RateLimited | Reason::LimitsUnavailable => Answer::RateLimited,
             Reason::CreditsExhausted | Reason::CreditsUnavailable => Answer::CreditsExhausted,
         }
