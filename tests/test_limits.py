@@ -278,6 +278,36 @@ def test_what_becomes_of_limits_when_keys_are_changed(db):
     assert free.limits is None and db.verify(successor.api_key).limit_name is None
 
 
+def day(limit, burst=None):
+    return Jsonb({"limits": [{"name": "d", "limit": limit, "window": "1 day"}
+                             | ({"burst": burst} if burst else {})]})
+
+
+def test_a_limit_that_was_lowered_for_a_while_forgets_nothing(db):
+    db.tenant()
+    db.call("alter_tenant", "acme", day(100))
+    key = db.mint().api_key
+    assert passed(db, key, 150) == 100
+    db.call("alter_tenant", "acme", day(10))
+    refused = db.verify(key)
+    assert (refused.reason, refused.limit_remaining) == ("rate_limited", 0)
+    # It lets through again when no more than nine are used.
+    assert timedelta(hours=21) < refused.retry_after < timedelta(hours=22)
+    db.call("alter_tenant", "acme", day(100))
+    assert passed(db, key, 150) == 0
+
+
+def test_no_key_resets_a_limit_by_lowering_it(db):
+    db.tenant()
+    limited, other = (db.mint(**{"limits": Jsonb(day(100).obj["limits"])}) for _ in range(2))
+    assert passed(db, limited.api_key, 150) == 100
+    for changes in (day(100, 1), day(100)):
+        with db.session.transaction():
+            assert db.verify(other.api_key, sign_in=True, weight=0).ok
+            db.call("alter_key", limited.key_id, changes)
+        assert passed(db, limited.api_key, 150) == 0
+
+
 def test_limits_of_tenants_and_keyspaces_can_be_changed(db):
     db.tenant()
     key = db.mint().api_key

@@ -186,7 +186,7 @@ mod tests {
 
     /// A bucket that is full again a second from now.
     fn used(now: u64) -> Bucket {
-        Bucket::full(second()).taken(now, 1)
+        Bucket::full(second()).taken(second(), now, 1)
     }
 
     proptest! {

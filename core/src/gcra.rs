@@ -24,8 +24,13 @@ impl Rate {
 
     /// Whether more could pass under this rate than under another.
     pub fn exceeds(self, other: Rate) -> bool {
+        self.burst > other.burst || self.is_faster(other)
+    }
+
+    /// Whether calls come back faster than under another.
+    fn is_faster(self, other: Rate) -> bool {
         let per_time = |rate: Rate, window: u64| u128::from(rate.limit) * u128::from(window);
-        self.burst > other.burst || per_time(self, other.window) > per_time(other, self.window)
+        per_time(self, other.window) > per_time(other, self.window)
     }
 
     /// `None` if a number is out of bounds.
@@ -49,7 +54,7 @@ impl Rate {
         self.burst
     }
 
-    /// What a bucket that was used up takes to be full again.
+    /// What an empty bucket takes to be full again.
     fn whole(&self) -> u128 {
         self.parts(self.burst)
     }
@@ -63,9 +68,10 @@ impl Rate {
     }
 }
 
-/// The state of a bucket. A rate that was altered since finds as many calls used as
-/// there were, or all of its own: so raising a limit helps at once, and lowering one
-/// leaves an empty bucket at worst.
+/// The state of a bucket. A rate that was altered since finds as many calls used as there
+/// were, even if these are more than it lets through: so raising a limit helps at once, and
+/// lowering one for a while forgets nothing. Under a lower rate they come back as fast as
+/// they would have before, until the first call passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
     full_at: u128,
@@ -98,14 +104,22 @@ impl Bucket {
         self.full_at <= self.rate.moment(now)
     }
 
-    /// The bucket at a rate, which is mostly the one it had.
+    /// The bucket as it is to be asked under a rate, which is mostly the one it had.
     pub fn at_rate(self, rate: Rate, now: u64) -> Bucket {
+        if self.rate.is_faster(rate) {
+            return Bucket { rate: Rate { burst: rate.burst, ..self.rate }, ..self };
+        }
+        self.converted(rate, now)
+    }
+
+    /// The same calls used, counted at another rate from now on.
+    fn converted(self, rate: Rate, now: u64) -> Bucket {
         if self.rate == rate {
             return self;
         }
         let used = self.missing(now).saturating_mul(u128::from(rate.window));
-        let used = used.div_ceil(u128::from(self.rate.window)).min(rate.whole());
-        Bucket { full_at: rate.moment(now) + used, rate }
+        let used = used.div_ceil(u128::from(self.rate.window));
+        Bucket { full_at: rate.moment(now).saturating_add(used), rate }
     }
 
     /// Looks whether a call of some weight may pass, and takes nothing.
@@ -128,10 +142,11 @@ impl Bucket {
         }
     }
 
-    /// The bucket after a call that was allowed.
-    pub fn taken(self, now: u64, weight: u32) -> Bucket {
-        let from = self.full_at.max(self.rate.moment(now));
-        Bucket { full_at: from.saturating_add(self.rate.parts(weight)), ..self }
+    /// The bucket after a call that was allowed under a rate.
+    pub fn taken(self, rate: Rate, now: u64, weight: u32) -> Bucket {
+        let before = self.converted(rate, now);
+        let from = before.full_at.max(rate.moment(now));
+        Bucket { full_at: from.saturating_add(rate.parts(weight)), ..before }
     }
 
     /// The bucket after a call was given back.
@@ -181,10 +196,27 @@ mod tests {
         (calls(), windows, calls()).prop_map(|(limit, window, burst)| rate(limit, window, burst))
     }
 
+    /// As the table does, where a limit may have been altered since the last call.
+    fn pass_at(bucket: &mut Bucket, rate: Rate, now: u64, weight: u32) -> bool {
+        *bucket = bucket.at_rate(rate, now);
+        let allowed = matches!(bucket.check(now, weight), Check::Allowed { .. });
+        if allowed {
+            *bucket = bucket.taken(rate, now, weight);
+        }
+        allowed
+    }
+
+    fn remaining(bucket: Bucket, rate: Rate, now: u64) -> u32 {
+        match bucket.at_rate(rate, now).check(now, 0) {
+            Check::Allowed { remaining } => remaining,
+            Check::Refused { .. } => panic!("refused nothing"),
+        }
+    }
+
     fn pass(bucket: &mut Bucket, now: u64, weight: u32) -> bool {
         let allowed = matches!(bucket.check(now, weight), Check::Allowed { .. });
         if allowed {
-            *bucket = bucket.taken(now, weight);
+            *bucket = bucket.taken(bucket.rate, now, weight);
         }
         allowed
     }
@@ -278,10 +310,66 @@ mod tests {
             for _ in 0..used {
                 passed += u32::from(pass(&mut bucket, now, 1));
             }
-            let Check::Allowed { remaining } = bucket.at_rate(new, now).check(now, 0) else {
-                panic!("refused nothing")
-            };
-            prop_assert_eq!(remaining, new.burst.saturating_sub(passed));
+            prop_assert_eq!(remaining(bucket, new, now), new.burst.saturating_sub(passed));
+        }
+
+        #[test]
+        fn what_was_used_stays_used_whatever_the_rate_was_meanwhile(
+            rate in rates(), meanwhile in proptest::collection::vec(rates(), 0..6),
+            now in 0u64..1 << 50, used in 0u32..40,
+        ) {
+            let mut bucket = Bucket::full(rate);
+            let mut passed = 0;
+            for _ in 0..used {
+                passed += u32::from(pass(&mut bucket, now, 1));
+            }
+            for other in meanwhile {
+                passed += u32::from(pass_at(&mut bucket, other, now, 1));
+            }
+            prop_assert_eq!(remaining(bucket, rate, now), rate.burst.saturating_sub(passed));
+        }
+
+        #[test]
+        fn rates_that_change_let_through_no_more_than_the_highest_of_them(
+            rates in proptest::collection::vec(rates(), 1..5),
+            calls in proptest::collection::vec((0u64..100_000, 0usize..5, 0u32..4), 1..200),
+        ) {
+            let mut bucket = Bucket::full(rates[0]);
+            let (mut now, mut passed) = (9u64, 0u128);
+            let fastest = rates.iter().copied().reduce(|a, b| if b.is_faster(a) { b } else { a }).unwrap();
+            let burst = rates.iter().map(|rate| rate.burst).max().unwrap();
+            for (pause, which, weight) in calls {
+                now += pause;
+                let rate = rates[which % rates.len()];
+                if pass_at(&mut bucket, rate, now, weight) {
+                    passed += u128::from(weight);
+                }
+                let back = u128::from(now - 9) * u128::from(fastest.limit) / u128::from(fastest.window);
+                prop_assert!(passed <= u128::from(burst) + back);
+            }
+        }
+
+        /// What was used under the higher rate is no debt that lasts for ever, and the wait
+        /// that is told is exact, however often a caller tries meanwhile.
+        #[test]
+        fn the_wait_is_exact_after_a_change(
+            old in rates(), new in rates(), now in 0u64..1 << 50, used in 0u32..40, weight in 1u32..40,
+            tries in 0u64..5,
+        ) {
+            let mut bucket = Bucket::full(old);
+            for _ in 0..used {
+                pass(&mut bucket, now, 1);
+            }
+            let check = |bucket: Bucket, moment| bucket.at_rate(new, moment).check(moment, weight);
+            if let Check::Refused { retry_after: Some(wait), .. } = check(bucket, now) {
+                bucket = bucket.at_rate(new, now);
+                for n in 0..tries {
+                    let moment = now + wait / (tries + 1) * n;
+                    prop_assert!(!pass_at(&mut bucket, new, moment, weight));
+                }
+                let allowed = |moment| matches!(check(bucket, moment), Check::Allowed { .. });
+                prop_assert!(allowed(now + wait) && !allowed(now + wait - 1));
+            }
         }
     }
 

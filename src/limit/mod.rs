@@ -56,7 +56,7 @@ pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Outcome<'a> {
     for claim in claims {
         let part = locked.part(claim);
         let before = part.find(claim.bucket);
-        let after = at_rate(before, claim, now).taken(now, weight);
+        let after = at_rate(before, claim, now).taken(claim.rate, now, weight);
         if part.put(claim.bucket, after, claim.owner, now) {
             if taken.len() + 1 < claims.len() {
                 taken.push(before);
