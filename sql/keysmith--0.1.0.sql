@@ -216,6 +216,8 @@ CREATE TABLE keysmith_private.key (
     imported       boolean NOT NULL DEFAULT false,
     origin         uuid,
     limits         text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    shared_limits  text COLLATE "C" CHECK (length(shared_limits) BETWEEN 1 AND 20000),
+    purse          uuid,
     UNIQUE (digest, keyspace),
     UNIQUE (keyspace, display_id),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
@@ -233,6 +235,8 @@ COMMENT ON COLUMN keysmith_private.key.generation IS 'Of the pepper that the dig
 COMMENT ON COLUMN keysmith_private.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
 COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of the line that it was rotated in; limits and credits are the line''s';
 COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits; a line each: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'Rate limits of the keys that gave it, which count its calls too; a line each: first key of that line, calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends: that of the key that gave it; null for its own or its tenant''s';
 COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
 CREATE TABLE keysmith_private.access (
@@ -1104,10 +1108,15 @@ SELECT k.key_id,
        k.role,
        k.owner,
        k.allowlist,
+       -- Its own come first, then those that it shares, with the key whose limits they are.
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
-               'burst', l.part[3]::bigint) ORDER BY l.n)
-        FROM pg_catalog.regexp_matches(k.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+               'name', l.part[5], 'limit', l.part[2]::bigint, 'window', l.part[3],
+               'burst', l.part[4]::bigint)
+               || CASE WHEN l.part[1] IS NULL THEN '{}'
+                      ELSE pg_catalog.jsonb_build_object('shared_with', l.part[1]) END ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(
+                 pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
+                 '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
        CASE
            WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
@@ -1128,7 +1137,7 @@ SELECT k.key_id,
        k.display_id
 FROM keysmith_private.key k
 JOIN keysmith_private.tenant t USING (tenant_id)
-LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.origin, k.key_id);
+LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.purse, k.origin, k.key_id);
 COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
 
 CREATE VIEW keysmith.keys WITH (security_barrier) AS
@@ -1152,8 +1161,8 @@ COMMENT ON COLUMN keysmith.keys.scopes IS 'Its own scopes; what a key with none 
 COMMENT ON COLUMN keysmith.keys.role IS 'Its own role, which it never exceeds';
 COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
 COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that it may be used from; null for anywhere';
-COMMENT ON COLUMN keysmith.keys.limits IS 'Its own rate limits; those of its tenant, keyspace and routes hold besides';
-COMMENT ON COLUMN keysmith.keys.credits IS 'Its own credits that are left; null where its tenant pays, if anyone does';
+COMMENT ON COLUMN keysmith.keys.limits IS 'Its rate limits, and those that it shares with the keys that gave it; those of its tenant, keyspace and routes hold besides';
+COMMENT ON COLUMN keysmith.keys.credits IS 'The credits that are left of its own, or of the key that gave it; null where its tenant pays, if anyone does';
 COMMENT ON COLUMN keysmith.keys.expires_at IS 'When the key ends; null for never';
 COMMENT ON COLUMN keysmith.keys.created_at IS 'When the key was made';
 COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made it';
@@ -2326,9 +2335,15 @@ COMMENT ON FUNCTION keysmith.usage_logs(text, uuid, integer, integer, text) IS
 'A page of a tenant''s requests, newest first';
 
 -- All of it sees what its caller's query sees: a STABLE function takes no new snapshot.
--- So the total, the place and the rows are of one moment.
-CREATE FUNCTION keysmith_private.usage_page(tenant_id uuid, key_id uuid, page integer, per_page integer)
-RETURNS jsonb
+-- So the total, the place and the rows are of one moment. Marks are of keys and of tenants:
+-- pages of one environment of a tenant are found without.
+CREATE FUNCTION keysmith_private.usage_page(
+    tenant_id uuid,
+    key_id uuid,
+    page integer,
+    per_page integer,
+    environment text
+) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -2345,10 +2360,12 @@ BEGIN
             SELECT d.period AS day, d.requests - d.gone AS n FROM keysmith_private.usage_day d
             WHERE d.tenant_id = usage_page.tenant_id AND d.requests > d.gone
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+              AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
             UNION ALL
             SELECT date_trunc('day', d.period, 'UTC'), d.requests FROM keysmith_private.usage_delta d
             WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+              AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
         ) AS counts GROUP BY day
     ), span AS (
         SELECT max(day) AS newest, min(day) AS oldest, min(upto - n) AS skipped
@@ -2359,11 +2376,13 @@ BEGIN
             SELECT h.period AS hour, h.requests - h.gone AS n FROM keysmith_private.usage_hour h, span
             WHERE h.tenant_id = usage_page.tenant_id
               AND (usage_page.key_id IS NULL OR h.key_id = usage_page.key_id)
+              AND (usage_page.environment IS NULL OR h.environment = usage_page.environment)
               AND h.period >= span.oldest AND h.period < span.newest + interval '24 hours'
             UNION ALL
             SELECT d.period, d.requests FROM keysmith_private.usage_delta d, span
             WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
               AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+              AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
               AND d.period >= span.oldest AND d.period < span.newest + interval '24 hours'
         ) AS counts GROUP BY hour
     ), found AS (
@@ -2381,6 +2400,7 @@ BEGIN
     IF place.newest IS NOT NULL THEN
         SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith_private.usage_mark m
         WHERE m.holder = whose AND m.period = place.newest AND m.position >= place.rank
+          AND usage_page.environment IS NULL
           AND m.at < coalesce((
               SELECT min(d.changed_from) FROM keysmith_private.usage_delta d
               WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
@@ -2394,20 +2414,22 @@ BEGIN
                  ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
                  ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
              FROM (SELECT * FROM keysmith_private.usage_event
-                   WHERE tenant_id = $1 %s AND at >= $3 AND at < $4
+                   WHERE tenant_id = $1 %s %s AND at >= $3 AND at < $4
                      AND (at, incarnation, sequence) <= ($5, $6, $7)
                    ORDER BY at DESC, incarnation DESC, sequence DESC OFFSET $8 LIMIT $9) AS rows',
-            CASE WHEN usage_page.key_id IS NOT NULL THEN 'AND key_id = $2' END)
+            CASE WHEN usage_page.key_id IS NOT NULL THEN 'AND key_id = $2' END,
+            CASE WHEN usage_page.environment IS NOT NULL THEN 'AND environment = $10' END)
         INTO entries
         USING usage_page.tenant_id, usage_page.key_id, place.oldest, place.ends,
               coalesce(mark.at, 'infinity'), coalesce(mark.incarnation, 9223372036854775807),
               coalesce(mark.sequence, 9223372036854775807),
-              coalesce(mark.position - place.rank, place.skip), usage_page.per_page;
+              coalesce(mark.position - place.rank, place.skip), usage_page.per_page,
+              usage_page.environment;
     END IF;
     RETURN jsonb_build_object('data', entries, 'meta', jsonb_build_object(
         'total', place.total, 'page', usage_page.page, 'limit', usage_page.per_page));
 END $$;
-COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer) IS
+COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer, text) IS
 'What usage_logs returns, for those who may read the tables';
 
 CREATE FUNCTION keysmith.usage_chart(

@@ -479,6 +479,184 @@ def test_expiries(acme):
         assert acme.mint(expires_at="2030-01-01T00:00:00Z").expires_at < giver.expires_at
 
 
+# What it may use up: giving keys makes nothing more of it
+
+def limit(count, name="d"):
+    return Jsonb([{"name": name, "limit": count, "window": "1 day"}])
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).digest()
+
+
+def test_keys_of_a_key_with_credits_spend_these(acme):
+    acme.call("alter_tenant", "acme", Jsonb({"credits": 1000}))
+    giver = acme.mint(credits=10)
+    with acting(acme, giver):
+        minted = acme.mint(label="minted")
+        acme.call("import_key", "acme", digest("imported"))
+        regenerated = acme.one("regenerate", "acme", kind="publishable")
+    with acting(acme, minted):
+        again = acme.mint(label="again")
+        rotated = acme.one("rotate", minted.key_id, "1 hour")
+    keys = [giver.api_key, minted.api_key, "imported", regenerated.api_key, again.api_key, rotated.api_key]
+    for left, key in zip(range(9, 3, -1), keys):
+        assert acme.verify(key, spend=1).credits_remaining == left
+        assert acme.value("SELECT credits FROM keysmith.keys WHERE key_id = %s", again.key_id) == left
+    with acting(acme, again):
+        assert acme.value("SELECT keysmith.whoami() -> 'credits'") == 4
+    # Nor is there more when the giver is over, or followed by another.
+    successor = acme.one("rotate", giver.key_id)
+    acme.call("revoke", successor.key_id, "test")
+    assert [acme.reason(key, spend=5) for key in keys] == ["revoked"] + ["credits_exhausted"] * 5
+    assert acme.verify("imported", spend=4).credits_remaining == 0
+
+
+def test_a_key_with_credits_takes_over_no_others(acme):
+    acme.call("alter_tenant", "acme", Jsonb({"credits": 1000}))
+    giver, sibling, rich = acme.mint(credits=10), acme.mint(), acme.mint(credits=10_000)
+    off, legacy = acme.mint(label="off"), acme.one("regenerate", "acme")
+    acme.call("disable", off.key_id)
+    for key in (sibling, rich, legacy):
+        assert "credits" in refused(acme, giver, "rotate", key.key_id)
+        assert "credits" in refused(acme, giver, "alter_key", key.key_id, Jsonb({"label": "x"}))
+    assert "credits" in refused(acme, giver, "regenerate", "acme")
+    assert "credits" in refused(acme, giver, "enable", off.key_id)
+    with acting(acme, giver):
+        acme.one("alter_key", giver.key_id, Jsonb({"label": "mine"}))
+        acme.call("revoke", rich.key_id)
+        acme.call("disable", sibling.key_id)
+
+
+def test_administrators_say_whose_credits_are_spent(acme):
+    acme.call("alter_tenant", "acme", Jsonb({"credits": 1000}))
+    giver = acme.mint(credits=10)
+    with acting(acme, giver):
+        one, two = acme.mint(), acme.mint()
+    assert acme.one("add_credits", 5, key_id=one.key_id) == (15,)
+    acme.call("alter_key", one.key_id, Jsonb({"credits": 3}))
+    left = [acme.verify(key.api_key, spend=1).credits_remaining for key in (giver, one, two)]
+    assert left == [14, 2, 13]
+    acme.call("alter_key", giver.key_id, Jsonb({"credits": None}))
+    left = [acme.verify(key.api_key, spend=1).credits_remaining for key in (giver, one, two)]
+    assert left == [999, 1, 998]
+
+
+def test_a_key_with_limits_shares_them_with_those_it_gives(acme):
+    giver = acme.mint(limits=limit(10))
+    with acting(acme, giver):
+        wide, narrow = acme.mint(limits=limit(100)), acme.mint(limits=limit(2))
+        plain = acme.mint()
+        imported = acme.one("import_key", "acme", digest("imported"))
+    with acting(acme, plain, weight=0):
+        of_plain = acme.mint()
+        successor = acme.one("rotate", plain.key_id, "1 hour")
+    shared = {"name": "d", "limit": 10, "burst": 10, "window": "1 day", "shared_with": str(giver.key_id)}
+    listed = {row.key_id: row.limits for row in acme.call("list_keys", "acme")}
+    assert listed[imported.key_id] == listed[of_plain.key_id] == listed[successor.key_id] == [shared]
+    assert listed[narrow.key_id] == [{"name": "d", "limit": 2, "burst": 2, "window": "1 day"}, shared]
+    used = acme.verify(giver.api_key).limit_remaining
+    assert used == 10 - 2
+    for key in (wide.api_key, "imported", plain.api_key, of_plain.api_key, successor.api_key):
+        used -= 1
+        assert acme.verify(key).limit_remaining == used
+    assert [acme.reason(narrow.api_key) for _ in range(3)] == ["ok", "ok", "rate_limited"]
+    keys = (wide.api_key, "imported", plain.api_key, of_plain.api_key, successor.api_key)
+    assert acme.verify(giver.api_key).ok
+    assert {acme.reason(key) for key in keys} == {"rate_limited"}
+    acme.call("revoke", giver.key_id)
+    assert {acme.reason(key) for key in keys} == {"rate_limited"}
+
+
+def test_a_key_with_limits_takes_over_no_others(acme):
+    giver, sibling = (acme.mint(limits=limit(20)) for _ in range(2))
+    free = acme.mint()
+    for key in (sibling, free):
+        assert "limits" in refused(acme, giver, "rotate", key.key_id)
+        assert "limits" in refused(acme, giver, "alter_key", key.key_id, Jsonb({"limits": limit(1).obj}))
+    for changes in ({"limits": limit(21).obj}, {"limits": None}, {"limits": limit(9, "other").obj}):
+        assert "limits" in refused(acme, giver, "alter_key", giver.key_id, Jsonb(changes))
+    with acting(acme, giver):
+        child = acme.mint(limits=limit(3))
+        acme.call("revoke", free.key_id)
+    with acting(acme, child):
+        acme.call("alter_key", child.key_id, Jsonb({"limits": limit(2).obj}))
+        with pytest.raises(psycopg.Error) as error:
+            acme.call("alter_key", child.key_id, Jsonb({"limits": limit(3).obj}))
+        assert error.value.sqlstate == "KS403"
+    # One that shares limits may be given others, as long as these hold.
+    with acting(acme, giver):
+        altered = acme.one("alter_key", child.key_id, Jsonb({"limits": None}))
+    assert [entry.get("shared_with") for entry in altered.limits] == [str(giver.key_id)]
+
+
+def test_shared_limits_are_as_their_key_has_them(acme):
+    giver = acme.mint(limits=limit(9))
+    with acting(acme, giver):
+        child = acme.mint(limits=limit(5, "own"))
+    with acting(acme, child):
+        grandchild = acme.mint()
+
+    def shared():
+        rows = {row.key_id: row.limits for row in acme.call("list_keys", "acme")}
+        return [[(entry["name"], entry["limit"]) for entry in rows[key.key_id] or []]
+                for key in (giver, child, grandchild)]
+
+    assert shared() == [[("d", 9)], [("own", 5), ("d", 9)], [("d", 9), ("own", 5)]]
+    acme.call("alter_key", giver.key_id, Jsonb({"limits": limit(4).obj + limit(7, "more").obj}))
+    assert shared() == [[("d", 4), ("more", 7)], [("own", 5), ("d", 4), ("more", 7)],
+                        [("own", 5), ("d", 4), ("more", 7)]]
+    acme.call("alter_key", giver.key_id, Jsonb({"limits": None}))
+    assert shared() == [[], [("own", 5)], [("own", 5)]]
+    # Whoever acts for no key sets what limits there are.
+    acme.call("alter_key", grandchild.key_id, Jsonb({"limits": []}))
+    assert shared() == [[], [("own", 5)], []]
+
+
+def test_what_routes_put_in_place_of_a_shared_limit_is_shared(acme):
+    acme.call("define_route", "default", "GET", "/r", [], limits=limit(5))
+    giver = acme.mint(limits=limit(100))
+    with acting(acme, giver):
+        keys = [giver, *(acme.mint() for _ in range(3))]
+
+    def ask(key):
+        return acme.one("authenticate", Jsonb({"x-api-key": key.api_key}), "GET", "/r")
+
+    assert [ask(keys[number % 4]).ok for number in range(8)] == [True] * 5 + [False] * 3
+
+
+def test_no_tree_of_keys_has_more_than_its_root_at_random(acme):
+    """Each limit counts the calls of its key and of all keys that came of it, and no others."""
+    dice = random.Random("a tree of keys")
+    keys, above, limits, used = [], [], [], {}
+
+    def add(minted, parent, own):
+        keys.append(minted)
+        above.append([len(keys) - 1, *(above[parent] if parent is not None else [])])
+        limits.append(own)
+
+    for number in range(24):
+        own = {name: dice.randint(20, 600) for name in dice.sample("de", dice.choice([0, 1, 1, 2]))}
+        given = Jsonb([{"name": n, "limit": count, "window": "10 days"} for n, count in own.items()]) \
+            if own else None
+        if number < 3:
+            add(acme.mint(limits=given), None, own)
+            continue
+        parent = dice.randrange(len(keys))
+        with acting(acme, keys[parent], weight=0):
+            add(acme.mint(limits=given), parent, own)
+    passed = refusals = 0
+    for _ in range(600):
+        number, weight = dice.randrange(len(keys)), dice.randint(1, 3)
+        counted = [(holder, name) for holder in above[number] for name in limits[holder]]
+        fits = all(used.get(place, 0) + weight <= limits[place[0]][place[1]] for place in counted)
+        assert acme.verify(keys[number].api_key, weight=weight).ok == fits
+        if fits:
+            used |= {place: used.get(place, 0) + weight for place in counted}
+        passed, refusals = passed + fits, refusals + (not fits)
+    assert min(passed, refusals) > 50
+
+
 def test_a_stronger_key_is_not_taken_over(acme):
     weak = acme.mint(scopes=["a"])
     strong, off = acme.mint(), acme.mint()

@@ -134,7 +134,7 @@ def test_arrays_of_other_shapes(db):
     ("mint", {"tenant": "acme", "scopes": ["*:a"]}, "scopes"),
     ("mint", {"tenant": "acme", "scopes": ["'; DROP TABLE x"]}, "scopes"),
     ("mint", {"tenant": "acme", "metadata": Jsonb([])}, "metadata"),
-    ("mint", {"tenant": "acme", "limits": Jsonb([])}, "limits"),
+    ("mint", {"tenant": "acme", "limits": Jsonb({})}, "limits"),
     ("mint", {"tenant": "acme", "credits": -5}, "credits"),
     ("mint", {"tenant": "acme", "keyspace": None}, "keyspace"),
     ("define_scope", {"keyspace": "default", "scope": "*"}, "scope"),

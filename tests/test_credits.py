@@ -352,6 +352,41 @@ def test_credits_can_be_set_and_taken_away(db):
     assert db.value(ask, b"x" * 32) == 3
 
 
+@pytest.mark.parametrize("changes, expected", [
+    ({"balance": 7}, (7, 5, "month")), (7, (7, 5, "month")), ({"refill": 9}, (3, 9, "month")),
+    ({"every": "day"}, (3, 5, "day")), ({"refill": 9, "every": "day"}, (3, 9, "day")),
+    ({"refill": None}, (3, None, None)), ({"every": None}, (3, None, None)),
+    ({"refill": None, "every": None, "balance": 1}, (1, None, None)),
+])
+def test_a_patch_of_credits_changes_what_it_names_alone(db, changes, expected):
+    db.tenant(credits=Jsonb({"balance": 3, "refill": 5, "every": "month"}))
+    key = db.mint(credits=1)
+    db.call("alter_key", key.key_id, Jsonb({"credits": {"balance": 3, "refill": 5, "every": "month"}}))
+    db.call("alter_tenant", "acme", Jsonb({"credits": changes}))
+    db.call("alter_key", key.key_id, Jsonb({"credits": changes}))
+    assert db.rows("SELECT balance, refill, every FROM keysmith_private.credit") == [expected] * 2
+
+
+def test_a_patch_keeps_the_refill_that_was_due_and_brings_no_other(db):
+    db.tenant(credits=Jsonb({"balance": 1, "refill": 5, "every": "day"}))
+    let_pass(db, "1 day")
+    db.call("alter_tenant", "acme", Jsonb({"credits": {"refill": 1000}}))
+    assert balance(db, tenant="acme") == 5
+    assert db.verify(db.mint().api_key, spend=1).credits_remaining == 4
+
+
+def test_first_credits_of_a_key_are_announced(db):
+    db.tenant(credits=Jsonb(5))
+    key, notices = db.mint(), []
+    db.session.add_notice_handler(lambda diag: notices.append(diag.message_primary))
+    db.call("add_credits", 1, tenant="acme")
+    assert notices == []
+    for _ in range(2):
+        db.call("add_credits", 1, key_id=key.key_id)
+        (notice,) = notices
+    assert "from now on it spends these" in notice
+
+
 def test_a_line_of_rotations_shares_its_credits(db):
     db.tenant()
     first = db.mint(credits=10)
@@ -386,7 +421,8 @@ def test_credits_outlive_a_dump(cluster, dbname, db):
 BAD_CREDITS = [-1, 1.5, "5", [], [5], True, 2**63, {}, {"balance": -1}, {"balance": "x"}, {"refill": 5},
                {"every": "day"}, {"balance": 5, "refill": 5}, {"balance": 5, "every": "day"},
                {"refill": 0, "every": "day"}, {"refill": -5, "every": "month"},
-               {"refill": 5, "every": "week"}, {"balance": 5, "more": 5}, {"balance": 2**64}]
+               {"refill": 5, "every": "week"}, {"balance": None}, {"refill": None, "every": "day"},
+               {"refill": 5, "every": None}, {"balance": 5, "more": 5}, {"balance": 2**64}]
 
 
 @pytest.mark.parametrize("bad", BAD_CREDITS)
@@ -415,6 +451,10 @@ def test_bad_amounts_are_errors(db):
     for amount in (0, -5, None):
         assert "amount" in db.refused("KS400", "add_credits", amount, tenant="acme")
     assert "amount" in db.refused("KS400", "add_credits", 2**63 - 1, key_id=key.key_id)
+    # Nor where it is a refill that makes the sum too large.
+    db.call("alter_tenant", "acme", Jsonb({"credits": {"balance": 0, "refill": 2**62, "every": "day"}}))
+    let_pass(db, "1 day")
+    assert "amount" in db.refused("KS400", "add_credits", 2**62, tenant="acme")
     assert "key_id" in db.refused("KS400", "add_credits", 5)
     assert "key_id" in db.refused("KS400", "add_credits", 5, key_id=key.key_id, tenant="acme")
     db.refused("KS404", "add_credits", 5, tenant="nobody")

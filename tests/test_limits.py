@@ -299,13 +299,20 @@ def test_a_limit_that_was_lowered_for_a_while_forgets_nothing(db):
 
 def test_no_key_resets_a_limit_by_lowering_it(db):
     db.tenant()
-    limited, other = (db.mint(**{"limits": Jsonb(day(100).obj["limits"])}) for _ in range(2))
+    limited, other = db.mint(limits=Jsonb(day(100).obj["limits"])), db.mint()
     assert passed(db, limited.api_key, 150) == 100
     for changes in (day(100, 1), day(100)):
         with db.session.transaction():
             assert db.verify(other.api_key, sign_in=True, weight=0).ok
             db.call("alter_key", limited.key_id, changes)
         assert passed(db, limited.api_key, 150) == 0
+
+
+def test_no_limits_are_none(db):
+    db.tenant(limits=Jsonb([]))
+    db.call("define_route", "default", "GET", "/x", [], limits=Jsonb([]))
+    assert db.verify(db.mint(limits=Jsonb([])).api_key).limit_name is None
+    assert db.rows("SELECT limits FROM keysmith.routes") == [(None,)]
 
 
 def test_limits_of_tenants_and_keyspaces_can_be_changed(db):
@@ -495,7 +502,7 @@ def test_the_setting_is_the_servers(db):
 # Bad input
 
 BAD_LIMITS = [
-    [], {}, "x", 5, [5], [[]], [{}], [None],
+    {}, "x", 5, [5], [[]], [{}], [None],
     [{"name": "a", "limit": 0, "window": "1 s"}], [{"name": "a", "limit": -1, "window": "1 s"}],
     [{"name": "a", "limit": 1.5, "window": "1 s"}], [{"name": "a", "limit": "1", "window": "1 s"}],
     [{"name": "a", "limit": 1_000_000_001, "window": "1 s"}], [{"name": "a", "limit": 2**70, "window": "1 s"}],

@@ -184,6 +184,8 @@ CREATE TABLE keysmith_private.key (
     imported       boolean NOT NULL DEFAULT false,
     origin         uuid,
     limits         text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    shared_limits  text COLLATE "C" CHECK (length(shared_limits) BETWEEN 1 AND 20000),
+    purse          uuid,
     UNIQUE (digest, keyspace),
     UNIQUE (keyspace, display_id),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
@@ -201,6 +203,8 @@ COMMENT ON COLUMN keysmith_private.key.generation IS 'Of the pepper that the dig
 COMMENT ON COLUMN keysmith_private.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
 COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of the line that it was rotated in; limits and credits are the line''s';
 COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits; a line each: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'Rate limits of the keys that gave it, which count its calls too; a line each: first key of that line, calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends: that of the key that gave it; null for its own or its tenant''s';
 COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
 CREATE TABLE keysmith_private.access (

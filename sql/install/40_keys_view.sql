@@ -31,10 +31,15 @@ SELECT k.key_id,
        k.role,
        k.owner,
        k.allowlist,
+       -- Its own come first, then those that it shares, with the key whose limits they are.
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
-               'burst', l.part[3]::bigint) ORDER BY l.n)
-        FROM pg_catalog.regexp_matches(k.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+               'name', l.part[5], 'limit', l.part[2]::bigint, 'window', l.part[3],
+               'burst', l.part[4]::bigint)
+               || CASE WHEN l.part[1] IS NULL THEN '{}'
+                      ELSE pg_catalog.jsonb_build_object('shared_with', l.part[1]) END ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(
+                 pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
+                 '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
        CASE
            WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
@@ -55,7 +60,7 @@ SELECT k.key_id,
        k.display_id
 FROM keysmith_private.key k
 JOIN keysmith_private.tenant t USING (tenant_id)
-LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.origin, k.key_id);
+LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.purse, k.origin, k.key_id);
 COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
 
 CREATE VIEW keysmith.keys WITH (security_barrier) AS
@@ -79,8 +84,8 @@ COMMENT ON COLUMN keysmith.keys.scopes IS 'Its own scopes; what a key with none 
 COMMENT ON COLUMN keysmith.keys.role IS 'Its own role, which it never exceeds';
 COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
 COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that it may be used from; null for anywhere';
-COMMENT ON COLUMN keysmith.keys.limits IS 'Its own rate limits; those of its tenant, keyspace and routes hold besides';
-COMMENT ON COLUMN keysmith.keys.credits IS 'Its own credits that are left; null where its tenant pays, if anyone does';
+COMMENT ON COLUMN keysmith.keys.limits IS 'Its rate limits, and those that it shares with the keys that gave it; those of its tenant, keyspace and routes hold besides';
+COMMENT ON COLUMN keysmith.keys.credits IS 'The credits that are left of its own, or of the key that gave it; null where its tenant pays, if anyone does';
 COMMENT ON COLUMN keysmith.keys.expires_at IS 'When the key ends; null for never';
 COMMENT ON COLUMN keysmith.keys.created_at IS 'When the key was made';
 COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made it';

@@ -35,6 +35,7 @@ columns! {
         key_id tenant_id created_at expires_at disabled_at revoked_at generation digest keyspace
         environment kind role owner scopes allowlist metadata label key_prefix key_snippet
         created_by revoked_reason rotated_to display_id regenerated imported origin limits
+        shared_limits purse
     }
     credit { credit_id key_id tenant_id balance refill every refilled_at }
     access { role level tenant_id granted_at }

@@ -71,16 +71,18 @@ pub fn look(catalog: &Catalog, policy: &Policy, account: &Account, spend: i64) -
 }
 
 impl Purse {
-    /// The key's own, or else its tenant's.
+    /// That of the key that gave it, or the key's own, or else its tenant's.
     fn of(catalog: &Catalog, account: &Account) -> Option<Purse> {
         use columns::credit as column;
         let tables = &catalog.tables;
-        Self::find(tables.credit_of_key, ScanKey::uuid(column::key_id, &account.key)).or_else(
-            || {
+        let of_key = |key| Self::find(tables.credit_of_key, ScanKey::uuid(column::key_id, key));
+        match &account.purse {
+            Some(giver) => of_key(giver),
+            None => of_key(&account.key).or_else(|| {
                 let key = ScanKey::uuid(column::tenant_id, &account.tenant);
                 Self::find(tables.credit_of_tenant, key)
-            },
-        )
+            }),
+        }
     }
 
     fn find(table: Table, key: ScanKey) -> Option<Purse> {

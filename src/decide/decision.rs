@@ -313,7 +313,9 @@ impl<'a> Decision<'a> {
                         environment: found.environment,
                         key: key.uuid(column::origin).unwrap_or(key_id),
                         tenant: tenant_id,
+                        purse: key.uuid(column::purse),
                         limits: key.bytes(column::limits),
+                        shared_limits: key.bytes(column::shared_limits),
                         tenants_limits: tenant.and_then(|row| row.bytes(columns::tenant::limits)),
                     },
                 };

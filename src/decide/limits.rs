@@ -1,11 +1,12 @@
-//! Which rate limits a request is held to: those of the key, of its tenant and of its
-//! keyspace, and those of the route, which take the place of limits of the same name.
+//! Which rate limits a request is held to: those of the key, of the keys that gave it, of
+//! its tenant and of its keyspace, and those of the route, which take the place of limits of
+//! the same name.
 
 use super::toll::Account;
 use crate::catalog::policy::{Policy, Route};
 use crate::limit::{self, Claim};
 use keysmith_core::buckets::{NOBODY, Owner};
-use keysmith_core::policy::limits::{Limit, stored};
+use keysmith_core::policy::limits::{Limit, Shared, stored, stored_shared};
 use keysmith_core::siphash::SipHasher;
 use pgrx::pg_sys;
 
@@ -13,6 +14,7 @@ use pgrx::pg_sys;
 #[inline]
 pub fn apply(policy: &Policy, account: &Account, route: Option<&Route>) -> bool {
     account.limits.is_some()
+        || account.shared_limits.is_some()
         || account.tenants_limits.is_some()
         || policy.limits.is_some()
         || route.is_some_and(|route| route.limits.is_some())
@@ -44,6 +46,11 @@ pub fn claims<'a>(
         Some(text) => stored(text).collect::<Option<Vec<Limit>>>()?,
         None => Vec::new(),
     };
+    let shared = match account.shared_limits {
+        Some(text) => stored_shared(text).collect::<Option<Vec<Shared>>>()?,
+        None => Vec::new(),
+    };
+    let is_on_route = |name: &[u8]| on_route.iter().any(|limit| limit.name == name);
     let mut claims = Vec::with_capacity(8);
     for (holder, text) in [
         (Holder::Key, account.limits),
@@ -61,15 +68,33 @@ pub fn claims<'a>(
         let owner = if matches!(holder, Holder::Keyspace) { NOBODY } else { owner };
         for limit in stored(text) {
             let limit = limit?;
-            if on_route.iter().all(|other| other.name != limit.name) {
+            if !is_on_route(limit.name) {
                 claims.push(claim(&hasher, limit, owner));
             }
         }
     }
+    for Shared { key, limit } in &shared {
+        if !is_on_route(limit.name) {
+            let mut hasher = base.clone();
+            hasher.fixed(&[Holder::Key as u8]).fixed(key);
+            claims.push(claim(&hasher, *limit, owner));
+        }
+    }
     if let Some(route) = route {
-        let mut hasher = base;
-        hasher.fixed(&[Holder::Route as u8]).fixed(&account.key).sized(&route.name);
-        claims.extend(on_route.into_iter().map(|limit| claim(&hasher, limit, owner)));
+        let of_key = |key: &[u8; 16], limit| {
+            let mut hasher = base.clone();
+            hasher.fixed(&[Holder::Route as u8]).fixed(key).sized(&route.name);
+            claim(&hasher, limit, owner)
+        };
+        // What takes the place of a shared limit is shared likewise.
+        for limit in &on_route {
+            let sharers = shared.iter().filter(|shared| shared.limit.name == limit.name);
+            let known = claims.len();
+            claims.extend(sharers.map(|shared| of_key(&shared.key, *limit)));
+            if claims.len() == known {
+                claims.push(of_key(&account.key, *limit));
+            }
+        }
     }
     Some(claims)
 }

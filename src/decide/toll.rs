@@ -31,8 +31,11 @@ pub struct Account<'a> {
     /// The first of the key's line: successors share its limits and credits.
     pub key: [u8; 16],
     pub tenant: [u8; 16],
+    /// The key in whose place it spends credits, if it was given by one that has its own.
+    pub purse: Option<[u8; 16]>,
     /// As they are stored.
     pub limits: Option<&'a [u8]>,
+    pub shared_limits: Option<&'a [u8]>,
     pub tenants_limits: Option<&'a [u8]>,
 }
 

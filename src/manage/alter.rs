@@ -1,7 +1,7 @@
 //! `alter_key`: a patch of a key.
 
 use super::authority::{self, Needs};
-use super::credits::{self, Credits, Holder};
+use super::credits::{self, Credits};
 use super::giver::{self, Owner};
 use super::key;
 use super::keyspace::policy;
@@ -125,7 +125,8 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
                  expires_at = CASE WHEN $12 THEN $13 ELSE expires_at END,
                  metadata = CASE WHEN $14
                      THEN coalesce(nullif($15 -> 'metadata', 'null'), '{}') ELSE metadata END,
-                 limits = CASE WHEN $16 THEN $17 ELSE limits END
+                 limits = CASE WHEN $16 THEN $17 ELSE limits END,
+                 shared_limits = CASE WHEN NOT $16 OR $18 THEN shared_limits END
              WHERE key_id = $1",
             &[
                 Param::uuid(&key_id),
@@ -145,10 +146,15 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
                 Param::given(pg_sys::JSONBOID, call.datum(1)),
                 Param::boolean(limits.is_some()),
                 Param::text_or_null(limits.flatten()),
+                // Whoever acts for no key sets what limits there are, a key its own.
+                Param::boolean(caller.key.is_some()),
             ],
         )?;
         if let Some(credits) = &changes.credits {
-            credits::set(caller, Holder::Key(&subject.origin), credits.as_ref())?;
+            credits::set_for_key(caller, &subject, credits.as_ref())?;
+        }
+        if let Some(limits) = limits {
+            limits::follow(&subject, limits)?;
         }
         let owner = if changes.owner.is_some() { Owner::OfTheGiver } else { Owner::AsBefore };
         giver::check(caller, &key_id, owner)?;

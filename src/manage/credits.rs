@@ -5,7 +5,7 @@ use super::key;
 use super::keyspace::policy;
 use super::lifecycle::Subjected;
 use super::patch::{self, Change, Patch};
-use super::sql::{self, Param};
+use super::sql::{self, Param, Row};
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
 use crate::call::{Call, must_not_be_null, sql_functions};
@@ -21,11 +21,11 @@ sql_functions! {
 
 const NAME: &str = "credits";
 
-/// What a key or a tenant is given.
+/// What a key or a tenant is given; what is not named stays as it is.
 pub struct Credits {
-    balance: i64,
-    refill: Option<i64>,
-    every: Option<String>,
+    balance: Option<i64>,
+    refill: Change<i64>,
+    every: Change<String>,
 }
 
 /// Who has credits.
@@ -47,12 +47,12 @@ impl Holder<'_> {
 }
 
 impl Credits {
-    /// So many, and no refills.
+    /// So many.
     pub fn plain(balance: i64) -> Result<Credits> {
         if balance < 0 {
             return Err(Error::argument(NAME, "must not be negative"));
         }
-        Ok(Credits { balance, refill: None, every: None })
+        Ok(Credits { balance: Some(balance), refill: None, every: None })
     }
 
     /// An argument of type jsonb.
@@ -74,75 +74,152 @@ impl Credits {
 
     /// `100`, or `{"balance": 100, "refill": 50, "every": "month"}`
     fn read(value: Value) -> Result<Credits> {
-        let mistyped = || {
-            Error::argument(NAME, "must be a whole number, or an object with a balance or refills")
-                .hint(r#"Such as 100, or {"balance": 100, "refill": 50, "every": "month"}."#)
-        };
         let fields = match value {
             Value::Number(number) => return Credits::plain(number.as_i64().ok_or_else(mistyped)?),
-            Value::Object(fields) => fields,
+            Value::Object(fields) if !fields.is_empty() => fields,
             _ => return Err(mistyped()),
         };
         let mut fields = Patch::new(NAME, fields);
-        let balance = fields.bigint("balance")?.flatten();
-        let refill = fields.bigint("refill")?.flatten();
-        let every = fields.text("every")?.flatten();
+        let balance = fields.bigint("balance")?;
+        let refill = fields.bigint("refill")?;
+        let every = fields.text("every")?;
         fields.finish()?;
-        if refill.is_some() != every.is_some() {
-            return Err(Error::argument(NAME, "must have refill and every, both or neither"));
+        if balance.is_some_and(|balance| balance.is_none_or(|balance| balance < 0)) {
+            return Err(Error::argument("credits.balance", "must be 0 or more"));
         }
-        if refill.is_some_and(|refill| refill < 1) {
-            return Err(Error::argument("credits.refill", "must be 1 or more"));
+        if refill.flatten().is_some_and(|refill| refill < 1) {
+            return Err(Error::argument("credits.refill", "must be 1 or more, or null"));
         }
-        if every.as_ref().is_some_and(|every| Every::parse(every.as_bytes()).is_none()) {
-            let names = Every::NAMES.join(" or ");
-            return Err(Error::argument("credits.every", format!("must be {names}")));
+        let is_period = |every: &String| Every::parse(every.as_bytes()).is_some();
+        if every.as_ref().is_some_and(|every| !every.as_ref().is_none_or(is_period)) {
+            let names = Every::NAMES.join(", ");
+            return Err(Error::argument("credits.every", format!("must be {names} or null")));
         }
+        Ok(Credits { balance: balance.flatten(), refill, every })
+    }
+
+    /// What there is after the change, if before it there was `held`.
+    fn applied(&self, held: Option<Held>) -> Result<Held> {
+        let (balance, had) = match held {
+            Some(held) => (Some(held.balance), held.refill),
+            None => (None, None),
+        };
+        let (had_refill, had_every) = had.unzip();
+        // To take away one of both is to take away both.
+        let refill = match (&self.refill, &self.every) {
+            (Some(None), None | Some(None)) | (None, Some(None)) => None,
+            (refill, every) => {
+                let refill = refill.unwrap_or(had_refill);
+                let every = every.clone().unwrap_or(had_every);
+                if refill.is_some() != every.is_some() {
+                    return Err(Error::argument(
+                        NAME,
+                        "must have refill and every, both or neither",
+                    ));
+                }
+                refill.zip(every)
+            }
+        };
         // The first refill is there from the start.
-        let balance = balance.or(refill).ok_or_else(mistyped)?;
-        Ok(Credits { refill, every, ..Credits::plain(balance)? })
+        let balance = self.balance.or(balance).or(refill.as_ref().map(|(refill, _)| *refill));
+        Ok(Held { balance: balance.ok_or_else(mistyped)?, refill })
     }
 }
 
-/// Gives credits to a holder in place of what it has. Credits are the administrators'
+fn mistyped() -> Error {
+    Error::argument(NAME, "must be a whole number, or an object with a balance or refills")
+        .hint(r#"Such as 100, or {"balance": 100, "refill": 50, "every": "month"}."#)
+}
+
+/// What a holder has, a refill that is due included.
+struct Held {
+    balance: i64,
+    /// To how many, and when.
+    refill: Option<(i64, String)>,
+}
+
+impl Held {
+    /// Locked, so that acts and requests that spend take turns. Those that give the first
+    /// credits do so at the row of whoever shall have them.
+    fn lock(holder: Holder) -> Result<Option<Held>> {
+        if let Holder::Key(key_id) = holder {
+            sql::execute(
+                "SELECT FROM keysmith_private.key WHERE key_id = $1 FOR NO KEY UPDATE",
+                &[Param::uuid(key_id)],
+            )?;
+        }
+        let rows = sql::query(
+            "SELECT CASE WHEN refilled_at < pg_catalog.date_trunc(
+                        every, pg_catalog.clock_timestamp(), 'UTC')
+                    THEN greatest(balance, refill) ELSE balance END, refill, every
+             FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2 FOR UPDATE",
+            &holder.params(),
+        )?;
+        let read = |row: Row| {
+            Some(Held { balance: row.bigint(1)?, refill: row.bigint(2).zip(row.text(3)) })
+        };
+        Ok(rows.first().and_then(read))
+    }
+
+    fn store(&self, holder: Holder) -> Result<()> {
+        let column = match holder {
+            Holder::Key(_) => "key_id",
+            Holder::Tenant(_) => "tenant_id",
+        };
+        let mut params = Vec::from(holder.params());
+        let refill = self.refill.as_ref();
+        params.extend([
+            Param::bigint(Some(self.balance)),
+            Param::bigint(refill.map(|(refill, _)| *refill)),
+            Param::text_or_null(refill.map(|(_, every)| every.as_str())),
+        ]);
+        sql::execute(
+            &format!(
+                "INSERT INTO keysmith_private.credit (
+                     key_id, tenant_id, balance, refill, every, refilled_at)
+                 VALUES ($1, $2, $3, $4, $5, pg_catalog.clock_timestamp())
+                 ON CONFLICT ({column}) DO UPDATE SET balance = excluded.balance,
+                     refill = excluded.refill, every = excluded.every,
+                     refilled_at = excluded.refilled_at"
+            ),
+            &params,
+        )?;
+        Ok(())
+    }
+}
+
+/// Changes the credits of a holder, or takes them away. Credits are the administrators'
 /// to give: issuers and keys would give them to themselves.
 pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result<()> {
     if !caller.administers() {
         return Err(authority::not_allowed("credits can be given by administrators alone"));
     }
-    let mut params = Vec::from(holder.params());
-    let Some(credits) = credits else {
-        sql::execute(
+    match credits {
+        Some(credits) => credits.applied(Held::lock(holder)?)?.store(holder),
+        None => sql::execute(
             "DELETE FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2",
-            &params,
-        )?;
-        return Ok(());
-    };
-    params.extend([
-        Param::bigint(Some(credits.balance)),
-        Param::bigint(credits.refill),
-        Param::text_or_null(credits.every.as_deref()),
-    ]);
-    upsert(
-        holder,
-        "INSERT INTO keysmith_private.credit (key_id, tenant_id, balance, refill, every, refilled_at)
-         VALUES ($1, $2, $3, $4, $5, pg_catalog.clock_timestamp())",
-        "balance = excluded.balance, refill = excluded.refill, every = excluded.every,
-         refilled_at = excluded.refilled_at",
-        &params,
-    )?;
-    Ok(())
+            &holder.params(),
+        )
+        .map(|_| ()),
+    }
 }
 
-/// Writes the row of a holder, and gives the balance.
-fn upsert(holder: Holder, insert: &str, update: &str, params: &[Param]) -> Result<Option<i64>> {
-    let column = match holder {
-        Holder::Key(_) => "key_id",
-        Holder::Tenant(_) => "tenant_id",
-    };
-    let statement =
-        format!("{insert} ON CONFLICT ({column}) DO UPDATE SET {update} RETURNING balance");
-    Ok(sql::query(&statement, params)?.first().and_then(|row| row.bigint(1)))
+/// The same for a key that is there. One that spent the credits of the key that gave it has
+/// its own from now on, or its tenant's; and where a key has none any more, nor have those
+/// that it gave.
+pub fn set_for_key(caller: &Caller, subject: &Subjected, credits: Option<&Credits>) -> Result<()> {
+    set(caller, Holder::Key(&subject.origin), credits)?;
+    sql::execute(
+        "UPDATE keysmith_private.key SET purse = NULL
+         WHERE tenant_id = $1 AND purse IS NOT NULL
+           AND (coalesce(origin, key_id) = $2 OR $3 AND purse = $2)",
+        &[
+            Param::uuid(&subject.tenant_id),
+            Param::uuid(&subject.origin),
+            Param::boolean(credits.is_none()),
+        ],
+    )?;
+    Ok(())
 }
 
 /// Spends credits, if there are as many, and gives how many are left. A refill that is
@@ -180,7 +257,7 @@ fn add_credits(call: &Call) -> Result<Option<Datum>> {
         (Some(key_id), None) => {
             let subject = Subjected::lock(caller, key_id)?;
             let act = Act::on(caller, &subject.keyspace, Subject::Key(key_id))?;
-            let balance = add(Holder::Key(&subject.origin), amount)?;
+            let balance = add(Holder::Key(&subject.purse), amount)?;
             act.done("add_credits")?;
             Ok(balance)
         }
@@ -194,31 +271,21 @@ fn add_credits(call: &Call) -> Result<Option<Datum>> {
         }
         _ => Err(Error::argument("key_id", "or tenant must be given, and not both")),
     })?;
-    Ok(balance.map(Datum::from))
+    Ok(Some(Datum::from(balance)))
 }
 
 /// Adds to what a holder has, or gives it its first credits.
-fn add(holder: Holder, amount: i64) -> Result<Option<i64>> {
-    // A sum that no bigint holds is not added up.
-    let rows = sql::query(
-        "SELECT balance FROM keysmith_private.credit WHERE (key_id = $1 OR tenant_id = $2) FOR UPDATE",
-        &holder.params(),
-    )?;
-    let held = rows.first().and_then(|row| row.bigint(1)).unwrap_or(0);
-    if held.checked_add(amount).is_none() {
-        return Err(Error::argument("amount", format!("is too much: {held} are held already")));
+fn add(holder: Holder, amount: i64) -> Result<i64> {
+    let held = Held::lock(holder)?;
+    if held.is_none() && matches!(holder, Holder::Key(_)) {
+        pgrx::notice!(
+            "the key had no credits of its own; from now on it spends these, and not its tenant's"
+        );
     }
-    let mut params = Vec::from(holder.params());
-    params.push(Param::bigint(Some(amount)));
-    upsert(
-        holder,
-        "INSERT INTO keysmith_private.credit AS c (key_id, tenant_id, balance) VALUES ($1, $2, $3)",
-        "balance = CASE
-             WHEN c.refilled_at < pg_catalog.date_trunc(c.every, excluded.refilled_at, 'UTC')
-             THEN greatest(c.balance, c.refill) ELSE c.balance END + excluded.balance,
-         refilled_at = CASE
-             WHEN c.refilled_at < pg_catalog.date_trunc(c.every, excluded.refilled_at, 'UTC')
-             THEN excluded.refilled_at ELSE c.refilled_at END",
-        &params,
-    )
+    let mut held = held.unwrap_or(Held { balance: 0, refill: None });
+    held.balance = held.balance.checked_add(amount).ok_or_else(|| {
+        Error::argument("amount", format!("is too much: {} are held already", held.balance))
+    })?;
+    held.store(holder)?;
+    Ok(held.balance)
 }

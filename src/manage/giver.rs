@@ -2,6 +2,7 @@
 
 use super::authority::{self, Caller};
 use super::key;
+use super::limits;
 use super::mint::Draft;
 use super::sql::{self, Param, Row};
 use crate::catalog::Catalog;
@@ -11,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::text::lossy;
 use keysmith_core::policy::allowlist::{self, IpNet};
-use keysmith_core::policy::limits;
-use keysmith_core::policy::scope::{GrantList, Held};
+use keysmith_core::policy::limits::Held;
+use keysmith_core::policy::scope::{self, GrantList};
 use pgrx::pg_sys;
 
 /// What a draft leaves open, it has from its giver: so the new key follows when the
@@ -46,7 +47,6 @@ pub fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()
     {
         draft.allowlist = crate::text::parsed(pg_sys::F_ARRAY_IN, pg_sys::CIDROID, networks);
     }
-    draft.limits = draft.limits.take().or_else(|| bounds.limits.clone());
     draft.expires_at = draft.expires_at.or(bounds.expires_at);
     Ok(())
 }
@@ -56,7 +56,12 @@ pub fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()
 pub struct Bounds {
     allowlist: Option<String>,
     expires_at: Option<i64>,
+    /// The first key of its line, as which it is counted.
+    line: [u8; 16],
     limits: Option<String>,
+    shared_limits: Option<String>,
+    /// The line whose credits it spends, if these are not its tenant's.
+    pub purse: Option<[u8; 16]>,
 }
 
 impl Bounds {
@@ -64,15 +69,35 @@ impl Bounds {
     pub fn of(catalog: &Catalog, giver: &Identity) -> Result<Bounds> {
         let rows = sql::query_now(
             catalog,
-            "SELECT allowlist, expires_at, limits FROM keysmith_private.key WHERE key_id = $1",
+            "SELECT k.allowlist, k.expires_at, coalesce(k.origin, k.key_id), k.limits, k.shared_limits,
+                    coalesce(k.purse, c.key_id)
+             FROM keysmith_private.key k
+             LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.origin, k.key_id)
+             WHERE k.key_id = $1",
             &[Param::uuid(&giver.key_id)],
         )?;
-        let read = |row: Row| Bounds {
-            allowlist: row.text(1),
-            expires_at: row.timestamp(2),
-            limits: row.text(3),
+        let read = |row: Row| {
+            Some(Bounds {
+                allowlist: row.text(1),
+                expires_at: row.timestamp(2),
+                line: row.uuid(3)?,
+                limits: row.text(4),
+                shared_limits: row.text(5),
+                purse: row.uuid(6),
+            })
         };
-        rows.first().map(read).ok_or_else(|| key::unknown_key(&giver.key_id))
+        rows.first().and_then(read).ok_or_else(|| key::unknown_key(&giver.key_id))
+    }
+
+    fn held(&self) -> Held<'_> {
+        Held { key: self.line, own: self.limits.as_deref(), shared: self.shared_limits.as_deref() }
+    }
+
+    /// The limits that a new key shares with its giver.
+    pub fn shared_limits(&self) -> Result<Option<String>> {
+        let shared = self.held().handed_on();
+        shared.as_deref().map_or(Ok(()), limits::check_shared)?;
+        Ok(shared)
     }
 }
 
@@ -97,7 +122,8 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
     let rows = sql::query_under(
         &snapshot,
         "SELECT k.keyspace, k.scopes, k.role, m.role, k.environment, k.allowlist,
-                $2 IS NULL OR coalesce(k.expires_at <= $2, false), k.owner, k.limits
+                $2 IS NULL OR coalesce(k.expires_at <= $2, false), k.owner, k.limits,
+                k.shared_limits, coalesce(k.origin, k.key_id), coalesce(k.purse, k.origin, k.key_id)
          FROM keysmith_private.key k
          LEFT JOIN keysmith_private.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
          WHERE k.key_id = $1",
@@ -113,11 +139,21 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
     if !row.boolean(7) {
         return Err(beyond("expires_at", "a moment before the key that gives it expires"));
     }
-    let limits = row.text(9);
-    if let Some(own) = &bounds.limits
-        && !limits::are_within(limits.as_deref().map(str::as_bytes), own.as_bytes())
-    {
-        return Err(beyond("limits", "at least as tight as those of the key that gives them"));
+    let Some((line, purse)) = row.uuid(11).zip(row.uuid(12)) else {
+        return Err(key::unknown_key(key_id));
+    };
+    let (own, shared) = (row.text(9), row.text(10));
+    let held = Held { key: line, own: own.as_deref(), shared: shared.as_deref() };
+    if !held.is_within(&bounds.held()) {
+        return Err(beyond("limits", "counted with those of the key that acts, and as tight")
+            .hint(
+                "A key with limits gives only keys that share them: itself, and those it made.",
+            ));
+    }
+    if bounds.purse.is_some_and(|own| own != purse) {
+        return Err(beyond("credits", "those that the key that acts spends").hint(
+            "A key with credits gives only keys that spend them: itself, and those it made.",
+        ));
     }
     if owner == Owner::OfTheGiver
         && let Some(own) = &giver.owner
@@ -160,7 +196,7 @@ fn check_scopes(giver: &Identity, policy: &Policy, row: &Row) -> Result<()> {
     let own: Vec<&[u8]> = scopes.iter().map(Vec::as_slice).collect();
     let roles = [3, 4].map(|column| row.text(column));
     let roles = [roles[0].as_deref().map(str::as_bytes), roles[1].as_deref().map(str::as_bytes)];
-    let given: Held = policy.held(&own, roles);
+    let given: scope::Held = policy.held(&own, roles);
     let surplus = giver
         .held(|held| given.effective().into_iter().find(|scope| !held.covers(scope)).map(lossy));
     if let Some(scope) = surplus {
@@ -176,8 +212,8 @@ fn check_scopes(giver: &Identity, policy: &Policy, row: &Row) -> Result<()> {
 /// scopes of its own that the giver has, or else by all that binds the giver.
 fn check_for_later(
     giver: &Identity,
-    held: &Held,
-    given: &Held,
+    held: &scope::Held,
+    given: &scope::Held,
     roles: [Option<&[u8]>; 2],
 ) -> Result<()> {
     let [own, ..] = given.within;

@@ -31,6 +31,8 @@ pub struct Subjected {
     pub key_id: [u8; 16],
     /// The first key of its line, which credits and the counts of limits are kept for.
     pub origin: [u8; 16],
+    /// The line whose credits it spends, if it has any.
+    pub purse: [u8; 16],
     pub tenant_id: [u8; 16],
     pub keyspace: String,
     environment: String,
@@ -52,7 +54,7 @@ impl Subjected {
     fn lock_within(tenants: Param, environment: Param, key_id: &[u8; 16]) -> Result<Subjected> {
         let rows = sql::query(
             "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
-                    rotated_to, coalesce(origin, key_id)
+                    rotated_to, coalesce(origin, key_id), coalesce(purse, origin, key_id)
              FROM keysmith_private.key
              WHERE key_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR tenant_id = ANY ($2))
                AND ($3 IS NULL OR environment = $3)
@@ -63,6 +65,7 @@ impl Subjected {
             Some(Subjected {
                 key_id: *key_id,
                 origin: row.uuid(8)?,
+                purse: row.uuid(9)?,
                 tenant_id: row.uuid(1)?,
                 keyspace: row.text(2)?,
                 environment: row.text(3)?,
@@ -156,10 +159,10 @@ fn succeed(
         "INSERT INTO keysmith_private.key (
              tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by, regenerated,
-             display_id, origin, limits)
+             display_id, origin, limits, shared_limits, purse)
          SELECT tenant_id, expires_at, $2, $3, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, coalesce($9, label), $4, $5, $6,
-             regenerated OR $7, $8, coalesce(origin, key_id), limits
+             regenerated OR $7, $8, coalesce(origin, key_id), limits, shared_limits, purse
          FROM keysmith_private.key WHERE key_id = $1
          RETURNING key_id",
         &[

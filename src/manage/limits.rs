@@ -1,12 +1,14 @@
 //! Rate limits as they are given, checked and made ready to be stored.
 
+use super::lifecycle::Subjected;
 use super::patch::{self, Change, Patch};
+use super::sql::{self, Param};
 use crate::call::Call;
 use crate::error::{Code, Error, Result};
 use crate::limit;
 use crate::text;
 use keysmith_core::gcra::Rate;
-use keysmith_core::policy::limits;
+use keysmith_core::policy::limits::{self, Held, MAX_SHARED};
 use pgrx::pg_sys;
 use serde_json::Value;
 
@@ -16,26 +18,29 @@ const NAME: &str = "limits";
 pub fn given(call: &Call, n: usize) -> Result<Option<String>> {
     match call.datum(n) {
         None => Ok(None),
-        Some(datum) => read(patch::parse(NAME, datum)?).map(Some),
+        Some(datum) => read(patch::parse(NAME, datum)?),
     }
 }
 
-/// A field of a patch; null is for no limits.
+/// A field of a patch; null is for no limits, and so is an empty array.
 pub fn changed(patch: &mut Patch) -> Result<Change<String>> {
     match patch.value(NAME)? {
         None => Ok(None),
         Some(Value::Null) => Ok(Some(None)),
-        Some(value) => read(value).map(|text| Some(Some(text))),
+        Some(value) => read(value).map(Some),
     }
 }
 
 /// `[{"name": "burst", "limit": 1000, "window": "1 hour", "burst": 1000}]`
-fn read(value: Value) -> Result<String> {
+fn read(value: Value) -> Result<Option<String>> {
     let mistyped = || {
         Error::argument(NAME, "must be an array of objects")
             .hint(r#"Such as [{"name": "burst", "limit": 100, "window": "1 minute"}]."#)
     };
     let Value::Array(items) = value else { return Err(mistyped()) };
+    if items.is_empty() {
+        return Ok(None);
+    }
     let mut named = Vec::new();
     for item in items {
         let Value::Object(fields) = item else { return Err(mistyped()) };
@@ -51,7 +56,38 @@ fn read(value: Value) -> Result<String> {
         .hint("Add keysmith to shared_preload_libraries, and restart the server."));
     }
     let lines: Vec<String> = named.iter().map(|(name, rate)| limits::line(name, *rate)).collect();
-    Ok(lines.join("\n"))
+    Ok(Some(lines.join("\n")))
+}
+
+/// Keys that share the limits of a key share them as they are now.
+pub fn follow(subject: &Subjected, own: Option<&str>) -> Result<()> {
+    let own = Held { key: subject.origin, own, shared: None }.handed_on();
+    let rows = sql::query(
+        "UPDATE keysmith_private.key k SET shared_limits = nullif(pg_catalog.concat_ws(E'\\n', (
+                 SELECT pg_catalog.string_agg(line, E'\\n' ORDER BY n)
+                 FROM pg_catalog.unnest(pg_catalog.string_to_array(k.shared_limits, E'\\n'))
+                     WITH ORDINALITY AS lines (line, n)
+                 WHERE NOT pg_catalog.starts_with(line, $2::text)), $3), '')
+         WHERE k.tenant_id = $1 AND pg_catalog.strpos(k.shared_limits, $2::text) > 0
+         RETURNING k.shared_limits",
+        &[
+            Param::uuid(&subject.tenant_id),
+            Param::uuid(&subject.origin),
+            Param::text_or_null(own.as_deref()),
+        ],
+    )?;
+    rows.iter().filter_map(|row| row.text(1)).try_for_each(|shared| check_shared(&shared))
+}
+
+/// Limits that a key shares with the keys that gave it.
+pub fn check_shared(shared: &str) -> Result<()> {
+    match shared.lines().count() {
+        0..=MAX_SHARED => Ok(()),
+        count => Err(Error::argument(
+            NAME,
+            format!("must not be more than {MAX_SHARED} that a key shares, and would be {count}"),
+        )),
+    }
 }
 
 fn read_one(mut fields: Patch) -> Result<(String, Rate)> {

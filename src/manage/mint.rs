@@ -2,7 +2,7 @@
 
 use super::authority::{self, Caller, Needs};
 use super::credits::{self, Credits, Holder};
-use super::giver::{self, Owner};
+use super::giver::{self, Bounds, Owner};
 use super::key::{self, Fresh};
 use super::keyspace::policy;
 use super::lifecycle;
@@ -172,6 +172,8 @@ fn store(
     action: &str,
 ) -> Result<Datum> {
     key::note_generation(policy, &draft.keyspace, stored.generation)?;
+    let bounds = caller.bounds.as_ref();
+    let shared_limits = bounds.map_or(Ok(None), Bounds::shared_limits)?;
     for surplus in key::make_room(caller, policy, tenant_id)? {
         lifecycle::replace(caller, &surplus)?;
     }
@@ -179,9 +181,9 @@ fn store(
         "INSERT INTO keysmith_private.key (
              tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by,
-             imported, regenerated, display_id, limits)
+             imported, regenerated, display_id, limits, shared_limits, purse)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, coalesce($12, '{}'), $13, $14, $15,
-                 $16, $17, $18, $19, $20)
+                 $16, $17, $18, $19, $20, $21, $22)
          ON CONFLICT (digest, keyspace) DO NOTHING
          RETURNING key_id",
         &[
@@ -205,6 +207,8 @@ fn store(
             Param::boolean(stored.regenerated),
             Param::text_or_null(key::new_display_id(policy, &draft.keyspace)?.as_deref()),
             Param::text_or_null(draft.limits.as_deref()),
+            Param::text_or_null(shared_limits.as_deref()),
+            Param::uuid_or_null(bounds.and_then(|bounds| bounds.purse).as_ref()),
         ],
     )?;
     let key_id =

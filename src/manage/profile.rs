@@ -30,12 +30,13 @@ pub fn of(identity: &Identity) -> Result<Option<Datum>> {
                  END)
              FROM keysmith_private.key k
              JOIN keysmith_private.tenant t ON t.tenant_id = k.tenant_id
-             -- Its own credits, or else its tenant's: those that it spends.
+             -- Those of the key that gave it, or its own, or else its tenant's: those that it
+             -- spends.
              LEFT JOIN keysmith_private.credit c ON c.credit_id = coalesce(
                  (SELECT own.credit_id FROM keysmith_private.credit own
-                  WHERE own.key_id = coalesce(k.origin, k.key_id)),
+                  WHERE own.key_id = coalesce(k.purse, k.origin, k.key_id)),
                  (SELECT shared.credit_id FROM keysmith_private.credit shared
-                  WHERE shared.tenant_id = t.tenant_id))
+                  WHERE shared.tenant_id = t.tenant_id AND k.purse IS NULL))
              LEFT JOIN keysmith_private.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
              WHERE k.key_id = $1",
             &[Param::uuid(&identity.key_id), Param::texts(&effective)],

@@ -3,12 +3,18 @@
 //! A limit is a line, `1000/1 hour/2000/name`: so many calls a window, so many at once.
 //! The window is in the largest unit that it is a whole number of. The name comes last,
 //! as it may hold anything but a line's end.
+//!
+//! A key that a limited key gives shares its limits: its calls are counted there too. So
+//! nobody has more calls for having more keys. Shared limits are lines with the id of the
+//! key whose limit it is before them, `ID/1000/1 hour/2000/name`.
 
 use super::name::is_name;
 use crate::gcra::{MAX_CALLS, MAX_WINDOW, MIN_WINDOW, Rate};
 
 /// Most limits that a holder may have.
 pub const MAX_LIMITS: usize = 16;
+/// Most limits that a key may share with those that gave it.
+pub const MAX_SHARED: usize = 64;
 /// The longest name of a limit, in characters.
 pub const MAX_NAME: usize = 63;
 
@@ -80,16 +86,88 @@ pub fn stored(text: &[u8]) -> impl Iterator<Item = Option<Limit<'_>>> {
     text.split(|byte| *byte == b'\n').map(read)
 }
 
-/// Whether whoever has the limits `given` is held at least as tightly as by `own`: each
-/// of those is there by its name, and lets through no more, neither at once nor in time.
-pub fn are_within(given: Option<&[u8]>, own: &[u8]) -> bool {
-    let given: Vec<_> = given.into_iter().flat_map(stored).flatten().collect();
-    stored(own).all(|limit| {
-        limit.is_some_and(|own| {
-            let holds = |limit: &Limit| limit.name == own.name && !limit.rate.exceeds(own.rate);
-            given.iter().any(holds)
-        })
+/// A limit with the key whose limit it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shared<'a> {
+    pub key: [u8; 16],
+    pub limit: Limit<'a>,
+}
+
+/// The limits of a stored text of shared ones, likewise.
+pub fn stored_shared(text: &[u8]) -> impl Iterator<Item = Option<Shared<'_>>> {
+    text.split(|byte| *byte == b'\n').map(|line| {
+        let (key, limit) = line.split_at_checked(ID_LEN)?;
+        Some(Shared { key: read_id(key)?, limit: read(limit.strip_prefix(b"/")?)? })
     })
+}
+
+/// By what limits a key is held, all as they are stored.
+#[derive(Clone, Copy)]
+pub struct Held<'a> {
+    /// The key, or the first of those that took each other's place.
+    pub key: [u8; 16],
+    pub own: Option<&'a str>,
+    pub shared: Option<&'a str>,
+}
+
+impl<'a> Held<'a> {
+    /// What the keys that it gives share, in their stored form.
+    pub fn handed_on(&self) -> Option<String> {
+        let id = shown_id(&self.key);
+        let shared = self.shared.into_iter().flat_map(str::lines).map(String::from);
+        let own = self.own.into_iter().flat_map(str::lines).map(|line| format!("{id}/{line}"));
+        let lines: Vec<String> = shared.chain(own).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+
+    fn all(&self) -> impl Iterator<Item = Option<Shared<'a>>> {
+        let key = self.key;
+        let own = self.own.into_iter().flat_map(|text| stored(text.as_bytes()));
+        let shared = self.shared.into_iter().flat_map(|text| stored_shared(text.as_bytes()));
+        own.map(move |limit| limit.map(|limit| Shared { key, limit })).chain(shared)
+    }
+
+    /// Whether all that holds `other` holds this one too, counted in the same place and
+    /// at least as tightly.
+    pub fn is_within(&self, other: &Held) -> bool {
+        let held: Vec<Shared> = self.all().flatten().collect();
+        other.all().all(|limit| {
+            limit.is_some_and(|other| {
+                held.iter().any(|held| {
+                    held.key == other.key
+                        && held.limit.name == other.limit.name
+                        && !held.limit.rate.exceeds(other.limit.rate)
+                })
+            })
+        })
+    }
+}
+
+/// The length of an id as text.
+const ID_LEN: usize = 36;
+
+fn shown_id(id: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(ID_LEN);
+    for (index, byte) in id.iter().enumerate() {
+        if [4, 6, 8, 10].contains(&index) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+fn read_id(text: &[u8]) -> Option<[u8; 16]> {
+    let mut digits = text.iter().filter(|byte| **byte != b'-').map(|byte| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    });
+    let mut id = [0; 16];
+    for byte in &mut id {
+        *byte = (digits.next()?? << 4) | digits.next()??;
+    }
+    digits.next().is_none().then_some(id)
 }
 
 fn read(line: &[u8]) -> Option<Limit<'_>> {
@@ -128,9 +206,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn held<'a>(key: u8, own: Option<&'a str>, shared: Option<&'a str>) -> Held<'a> {
+        Held { key: [key; 16], own, shared }
+    }
+
     #[test]
     fn whoever_gives_holds_the_given_as_tightly() {
-        let own = b"100/1 second/100/a\n10/1 day/10/b";
+        let own = held(1, Some("100/1 second/100/a\n10/1 day/10/b"), None);
         for (given, within) in [
             ("100/1 second/100/a\n10/1 day/10/b", true),
             ("50/1 second/100/a\n10/2 days/5/b\n1/1 second/1/c", true),
@@ -140,10 +222,61 @@ mod tests {
             ("10/1 day/10/b", false),
             ("1/1 day/1/other", false),
         ] {
-            assert_eq!(are_within(Some(given.as_bytes()), own), within, "{given}");
+            assert_eq!(held(1, Some(given), None).is_within(&own), within, "{given}");
+            // The same limits of another key count apart.
+            assert!(!held(2, Some(given), None).is_within(&own), "{given}");
         }
-        assert!(!are_within(None, own));
-        assert!(!are_within(Some(b"100/1 second/100/a"), b"unreadable"));
+        assert!(!held(1, None, None).is_within(&own));
+        assert!(held(1, None, None).is_within(&held(2, None, None)));
+        assert!(!held(1, Some("100/1 second/100/a"), None).is_within(&held(
+            1,
+            Some("unreadable"),
+            None
+        )));
+    }
+
+    #[test]
+    fn what_is_given_is_counted_with_whoever_gave_it() {
+        let root = held(1, Some("9/1 day/9/a"), None);
+        let of_root = root.handed_on();
+        let child = held(2, Some("5/1 day/5/a\n1/1 day/1/b"), of_root.as_deref());
+        let of_child = child.handed_on();
+        assert_eq!(
+            of_child.as_deref(),
+            Some(
+                "01010101-0101-0101-0101-010101010101/9/1 day/9/a\n\
+                 02020202-0202-0202-0202-020202020202/5/1 day/5/a\n\
+                 02020202-0202-0202-0202-020202020202/1/1 day/1/b"
+            )
+        );
+        let grandchild = held(3, None, of_child.as_deref());
+        assert_eq!(grandchild.handed_on(), of_child);
+        for (given, giver) in [(&child, &root), (&grandchild, &root), (&grandchild, &child)] {
+            assert!(given.is_within(giver));
+        }
+        assert!(!root.is_within(&child) && !root.is_within(&grandchild));
+        assert!(!held(4, child.own, None).is_within(&root));
+        assert_eq!(held(4, None, None).handed_on(), None);
+    }
+
+    #[test]
+    fn shared_lines_that_are_none() {
+        let id = "01010101-0101-0101-0101-010101010101";
+        for bad in [
+            "",
+            "1/1 day/1/x",
+            &id[1..],
+            id,
+            &format!("{id}1/1 day/1/x"),
+            &format!("{id}/1/1 day/1/"),
+            &format!("{}g/1/1 day/1/x", &id[1..]),
+            &format!("{}/1/1 day/1/x", id.replace('-', "0")),
+        ] {
+            assert!(stored_shared(bad.as_bytes()).any(|line| line.is_none()), "{bad}");
+        }
+        let line = format!("{id}/1/1 day/1/x");
+        let read = stored_shared(line.as_bytes()).next().unwrap().unwrap();
+        assert_eq!((read.key, read.limit.name), ([1; 16], &b"x"[..]));
     }
 
     proptest! {
