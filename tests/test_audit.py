@@ -92,6 +92,32 @@ def test_every_act_leaves_an_entry(db):
     assert faults(db) == {}
 
 
+@pytest.mark.parametrize("holder", ["tenant", "key"])
+def test_all_that_changes_of_credits_is_noted(db, holder):
+    db.tenant()
+    key = db.mint()
+
+    def changed(credits):
+        if holder == "tenant":
+            db.call("alter_tenant", "acme", Jsonb({"credits": credits}))
+        else:
+            db.call("alter_key", key.key_id, Jsonb({"credits": credits}))
+        before, after = db.row("SELECT before, after FROM keysmith.audit WHERE keyspace = 'default'"
+                               " ORDER BY entry DESC LIMIT 1")
+        fields = ("credits", "refill", "every")
+        assert (before["refilled_at"] == after["refilled_at"]) == (credits is None and before["credits"] is None)
+        return [tuple(state[field] for field in fields) for state in (before, after)]
+
+    assert changed({"balance": 3, "refill": 10, "every": "day"}) == [(None,) * 3, (3, 10, "day")]
+    assert changed({"refill": 1_000_000}) == [(3, 10, "day"), (3, 1_000_000, "day")]
+    assert changed({"every": "month"}) == [(3, 1_000_000, "day"), (3, 1_000_000, "month")]
+    # As many as it has now, a refill that is due included.
+    db.rows("UPDATE keysmith_private.credit SET refilled_at = '2020-01-01'")
+    assert changed({"refill": None}) == [(1_000_000, 1_000_000, "month"), (1_000_000, None, None)]
+    assert changed(None) == [(1_000_000, None, None), (None,) * 3]
+    assert changed(None) == [(None,) * 3] * 2
+
+
 def test_no_secret_is_in_it(db):
     db.tenant()
     keys = [db.mint() for _ in range(3)]

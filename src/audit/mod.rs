@@ -120,8 +120,14 @@ impl<'a> Subject<'a> {
         let keyspace_param = || Param::text(keyspace);
         let (statement, params) = match *self {
             Subject::Key(key_id) => (
-                "SELECT pg_catalog.to_jsonb(k) - '{status,last_used_at}'::text[], k.tenant
-                 FROM keysmith_private.key_listing k WHERE k.key_id = $1",
+                "SELECT pg_catalog.to_jsonb(k) - '{status,last_used_at}'::text[]
+                     || pg_catalog.jsonb_build_object('refill', c.refill, 'every', c.every,
+                        'refilled_at', c.refilled_at, 'purse', r.purse), k.tenant
+                 FROM keysmith_private.key_listing k
+                 JOIN keysmith_private.key r ON r.key_id = k.key_id
+                 LEFT JOIN keysmith_private.credit c
+                     ON c.key_id = coalesce(r.purse, r.origin, r.key_id)
+                 WHERE k.key_id = $1",
                 vec![Param::uuid(key_id)],
             ),
             Subject::Keyspace => (
@@ -160,8 +166,12 @@ impl<'a> Subject<'a> {
                 ],
             ),
             Subject::Tenant(tenant) => (
-                "SELECT pg_catalog.to_jsonb(t) || pg_catalog.jsonb_build_object('credits', c.balance),
-                     t.name
+                "SELECT pg_catalog.to_jsonb(t) || pg_catalog.jsonb_build_object(
+                     'credits', CASE
+                         WHEN c.refilled_at < pg_catalog.date_trunc(
+                             c.every, pg_catalog.clock_timestamp(), 'UTC')
+                         THEN greatest(c.balance, c.refill) ELSE c.balance END,
+                     'refill', c.refill, 'every', c.every, 'refilled_at', c.refilled_at), t.name
                  FROM keysmith_private.tenant t LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
                  WHERE t.keyspace = $1 AND t.name = $2",
                 vec![keyspace_param(), Param::text(tenant)],
