@@ -39,6 +39,8 @@ FUNCTIONS = {
                      "replay_revocations"], {ADMIN}),
     # What others of these call, and triggers.
     **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold",
+                     "usage_partitions", "usage_has_partition", "usage_fold_lock", "usage_retention",
+                     "usage_mark_gone", "usage_dependents", "usage_drop_old", "sum_up_touches",
                      "doctor_findings", "doctor_library", "doctor_logging", "doctor_isolation",
                      "doctor_access", "doctor_usage", "has_bare_call", "matches_support", "usage_collect"],
                     set()),
@@ -55,7 +57,7 @@ RELATIONS = {
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "usage_mark",
-                     "usage_delta", "usage_folder"], set()),
+                     "usage_delta"], set()),
 }
 SEQUENCES = {"usage_sequence": set()}
 # Whoever has USAGE on a type can have objects depend on it.

@@ -143,15 +143,16 @@ SPOILT = {
                          "'keysmith_private.key_of_tenant'::regclass", "error", "library", "key_of_tenant"),
     "an imported key": ("SELECT keysmith.create_tenant('t'); SELECT keysmith.import_key('t', sha256('x'))",
                         "warning", "pepper", "imported"),
-    "a late row": ("SELECT keysmith_private.usage_prepare(); INSERT INTO keysmith_private.usage_event "
-                   "SELECT '2030-01-01', 0, 1, u, u, u, 'default', 'live', NULL, NULL, 200, 'ok' "
-                   "FROM gen_random_uuid() u", "warning", "usage", "days that have none"),
+    "a view of an old day": ("SELECT keysmith_private.usage_prepare('2020-01-01', '2020-01-01'); "
+                             "CREATE VIEW own AS SELECT * FROM keysmith_private.usage_20200101", "warning",
+                             "usage", "usage_20200101 can't be dropped: rule _RETURN on view public.own"),
     "days that stay": ("SELECT keysmith_private.usage_prepare('2020-01-01', '2020-01-02')", "warning", "usage",
                        "2 days are kept"),
     "tomorrow": ("SELECT keysmith_private.usage_prepare(); INSERT INTO keysmith_private.usage_event SELECT now(), 0, 1, u, u, u, "
                  "'default', 'live', NULL, NULL, 200, 'ok' FROM gen_random_uuid() u; "
-                 "DO $$ BEGIN EXECUTE 'DROP TABLE keysmith_private.usage_' || "
-                 "to_char(now() AT TIME ZONE 'UTC' + '1 day', 'YYYYMMDD'); END $$", "warning", "usage", "tomorrow"),
+                 "DO $$ DECLARE t regclass; BEGIN FOR t IN SELECT partition FROM keysmith_private.usage_partitions() "
+                 "WHERE starts > now() LOOP EXECUTE 'DROP TABLE ' || t; END LOOP; END $$", "warning", "usage",
+                 "tomorrow"),
     "deltas": ("INSERT INTO keysmith_private.usage_delta (period, tenant_id, environment, requests, refused, timed, latency) "
                "SELECT now(), '00000000-0000-0000-0000-000000000000', 'live', 1, 0, 0, '0' "
                "FROM generate_series(1, 100001)", "warning", "usage", "changes of totals"),

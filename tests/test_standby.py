@@ -662,9 +662,9 @@ def test_a_life_is_that_of_one_standby(servers):
     assert error.value.sqlstate == "KS409"
 
 
-def record(request_id, key_id, tenant_id):
+def record(request_id, key_id, tenant_id, age=0):
     """A record as a standby has it in its memory: what is learned, and then the rest."""
-    at = int((time.time() - 946_684_800) * 1_000_000)
+    at = int((time.time() - age - 946_684_800) * 1_000_000)
     texts = b"".join(bytes([len(text)]) + text for text in (b"default", b"live", b"ok"))
     return (b"\1" + request_id.bytes + b"\1" + (200).to_bytes(4, "little")
             + at.to_bytes(8, "little") + key_id.bytes + tenant_id.bytes + texts + b"\0")
@@ -692,3 +692,20 @@ def test_a_request_that_has_its_row_is_not_counted_again(servers):
     assert tuple(db.rows(counted, key_id, key_id)[0]) == (5, 5, 5)
     db.rows("SELECT keysmith.maintain()")
     assert tuple(db.rows(counted, key_id, key_id)[0]) == (5, 5, 5)
+
+
+def test_who_hands_over_makes_no_partitions(servers):
+    """A transaction of that role may stay open, and nobody else could make any until it ends."""
+    primary, _, db = servers
+    key_id = db.mint().key_id
+    tenant_id = db.value("SELECT tenant_id FROM keysmith_private.key WHERE key_id = %s", key_id)
+    taking = session(primary)
+    taking.rows("BEGIN")
+    made = [record(uuid.uuid4(), key_id, tenant_id, age=days * 86400) for days in (20, 10, 0)]
+    statement = "SELECT last_sequence FROM keysmith.usage_collect('open', 21, 10, true, 0, %s, 0, '', '')"
+    assert taking.value(statement, parcel(*made)) == 3
+    db.rows("SET lock_timeout = '10s'")
+    assert db.value("SELECT keysmith_private.usage_prepare(d, d) FROM (SELECT current_date - 40) AS t (d)") == 1
+    taking.rows("COMMIT")
+    taking.session.close()
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_event WHERE key_id = %s", key_id) == 3

@@ -323,6 +323,28 @@ def test_users_can_not_change_the_settings(cluster, dbname, db):
     assert db.value("SELECT current_setting('keysmith.usage_retention')::interval = '90 days'")
 
 
+def test_a_session_brings_no_settings_along():
+    """Whoever sets one before the library is loaded, which then does not know it, sets nothing."""
+    with cluster_with_key("brought", preload=False) as (cluster, db, key):
+        db.rows("CREATE ROLE boss LOGIN; SELECT keysmith.grant_access('boss', 'admin')")
+        db.rows("SELECT keysmith_private.usage_prepare(d, d) FROM (SELECT current_date - 80) AS t (d)")
+        boss = session(cluster, user="boss")
+        for name, value in [("usage_retention", "1min"), ("usage_overflow", "drop"),
+                            ("usage_durability", "commit"), ("usage_conninfo", "host=elsewhere")]:
+            boss.rows(f"SET keysmith.{name} = '{value}'")
+        assert dict(boss.call("maintain"))["retention"] == "0 partitions dropped"
+        assert dict(boss.rows("SELECT name, setting FROM pg_settings WHERE name LIKE 'keysmith.usage%'")) == {
+            "keysmith.usage_batch_size": "10000",
+            "keysmith.usage_durability": "async", "keysmith.usage_flush_interval": "1000",
+            "keysmith.usage_overflow": "write-through", "keysmith.usage_retention": "129600"}
+        assert not [row for row in db.call("doctor") if "kept beyond" in row.finding]
+        # What the server's file says holds.
+        cluster.configure(keysmith__usage_retention="1min")
+        cluster.restart()
+        boss = session(cluster, user="boss")
+        assert dict(boss.call("maintain"))["retention"] == "2 partitions dropped"
+
+
 # Garbage
 
 def test_a_flood_of_garbage_leaves_everything_as_it_was(db, key):
@@ -504,6 +526,26 @@ def test_requests_of_a_savepoint_and_of_a_rollback(way):
         assert stored(db) + lost == 6000
         assert (lost > 0) == (way == "ROLLBACK")
         assert count(db, "written_through") == (6000 if way != "ROLLBACK" else 0)
+
+
+def test_who_writes_early_keeps_nobody_from_making_partitions():
+    """A transaction that stays open has made none: others could store nothing until it ends."""
+    with cluster_with_key("open", keysmith__usage_durability="commit") as (cluster, db, key):
+        holder = session(cluster)
+        holder.rows("BEGIN")
+        holder.rows(MANY, key)
+        assert stored(db) == 0
+        assert db.verify(key).ok
+        assert stored(db) == 1
+        # Now there is a partition to write to.
+        holder.rows("SELECT (keysmith.verify(%s)).ok", key)
+        held = ("SELECT string_agg(DISTINCT mode, ',') FROM pg_locks WHERE pid = %s "
+                "AND relation = 'keysmith_private.usage_event'::regclass")
+        assert db.value(held, holder.session.info.backend_pid) == "RowExclusiveLock"
+        db.rows("SET lock_timeout = '10s'")
+        assert db.value("SELECT keysmith_private.usage_prepare(d, d) FROM (SELECT current_date + 50) AS t (d)") == 1
+        holder.rows("COMMIT")
+        assert stored(db) == 6002
 
 
 def test_a_commit_that_fails_for_its_record_does_not_lose_it():

@@ -42,6 +42,8 @@ class Usage:
                 outcome or drawn, "10.0.0.1", latency)
 
     def write(self, rows, table="keysmith_private.usage_event"):
+        for day in {row[0].astimezone(timezone.utc).date() for row in rows}:
+            self.db.call("usage_prepare", day, day)
         with self.db.session.cursor() as cursor, \
                 cursor.copy(f"COPY {table} ({COLUMNS}) FROM STDIN") as copy:
             for row in rows:
@@ -378,20 +380,35 @@ def test_pages_of_no_one(usage):
 
 # Partitions
 
-def test_partitions_are_made_once_by_any_number_of_sessions(db, connect):
-    sessions = [connect() for _ in range(12)]
-    with ThreadPoolExecutor(12) as pool:
-        made = list(pool.map(
-            lambda session: session.execute("SELECT keysmith_private.usage_prepare()").fetchone()[0], sessions))
-    assert sorted(made) == [0] * 11 + [6]
-    names = {partition(TODAY + timedelta(days=n)) for n in range(-1, 4)} | {"keysmith_private.usage_default"}
-    partitions = {name for name, in db.rows(
+def partitions(db):
+    return {name for name, in db.rows(
         "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'keysmith_private.usage_event'::regclass")}
-    assert partitions == names
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_partitions_are_made_once_by_any_number_of_sessions(db, connect, isolation):
+    sessions = [connect(autocommit=False) for _ in range(12)]
+    for session in sessions:
+        session.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+        session.execute("SELECT 1")
+
+    def make(session):
+        made, = session.execute("SELECT keysmith_private.usage_prepare()").fetchone()
+        session.commit()
+        return made
+
+    with ThreadPoolExecutor(12) as pool:
+        made = list(pool.map(make, sessions))
+    assert sorted(made) == [0] * 11 + [5]
+    names = {partition(TODAY + timedelta(days=n)) for n in range(-1, 4)}
+    assert partitions(db) == names
     for name in names:
         assert db.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = %s::regclass", name) == 3
         assert db.value("SELECT count(*) FROM pg_index WHERE indrelid = %s::regclass", name) == 3
     assert db.one("usage_prepare")[0] == 0
+    assert [tuple(row) for row in db.rows("SELECT name, starts, ends FROM keysmith_private.usage_partitions()")] == [
+        (f"usage_{day:%Y%m%d}", day, day + timedelta(days=1))
+        for day in (TODAY + timedelta(days=n) for n in range(-1, 4))]
 
 
 def test_partitions_are_made_without_a_transaction_id_if_all_are_there(usage):
@@ -412,21 +429,33 @@ def test_partitions_carry_no_grants(db, cluster, dbname):
         cluster.execute("DROP ROLE reader")
 
 
-def test_rows_before_their_partition(usage):
-    """Rows of a day without a partition are kept apart, and move when it is made."""
-    db = usage.db
-    day = TODAY + timedelta(days=40)
-    usage.add(30, at=day)
-    usage.add(5, at=day + timedelta(days=1))
-    assert db.value("SELECT count(*) FROM keysmith_private.usage_default") == 35
-    assert_totals(db)
-    assert db.one("usage_prepare", day.date(), day.date())[0] == 1
-    assert db.value("SELECT count(*) FROM keysmith_private.usage_default") == 5
-    assert db.value(f"SELECT count(*) FROM ONLY {partition(day)}") == 30
-    assert_totals(db)
-    db.one("usage_fold")
-    assert_totals(db)
+def test_a_partition_is_made_while_others_read_and_write(db, connect):
+    """An open transaction of somebody who has read usage holds up neither it nor other readers."""
+    usage = Usage(db, tenants=("acme",))
+    usage.add(10)
+    reader, writer = connect(autocommit=False), connect(autocommit=False)
+    reader.execute("SELECT count(*) FROM keysmith.usage")
+    writer.execute("DELETE FROM keysmith_private.usage_event")
+    db.rows("SET lock_timeout = '1ms'")
+    day = (TODAY + timedelta(days=40)).date()
+    assert db.one("usage_prepare", day, day)[0] == 1
+    usage.add(5, at=TODAY + timedelta(days=40, hours=3))
+    reader.rollback()
+    writer.rollback()
     assert_pages(usage, "acme", None, 10)
+
+
+def test_a_day_whose_table_is_there_by_another_name_or_was_detached(usage):
+    db = usage.db
+    usage.add(10, at=TODAY)
+    db.rows(f"ALTER TABLE {partition(TODAY)} RENAME TO own")
+    assert db.one("usage_prepare")[0] == 0
+    db.rows("ALTER TABLE keysmith_private.own RENAME TO usage_" + f"{TODAY:%Y%m%d}")
+    db.rows(f"ALTER TABLE keysmith_private.usage_event DETACH PARTITION {partition(TODAY)}")
+    assert db.one("usage_prepare")[0] == 1
+    assert partition(TODAY) + "_" in partitions(db)
+    usage.add(1, at=TODAY)
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_event") == 1
 
 
 @pytest.mark.parametrize("first, last", [
@@ -438,11 +467,10 @@ def test_days_that_no_one_needs(db, first, last):
 # Retention
 
 def old_rows(usage):
-    """Rows of 120 and 105 days ago with partitions of their own, of 110 days ago without."""
-    for days in (120, 105):
+    """Rows of 120, 110 and 105 days ago."""
+    for days, count in ((120, 20), (105, 10), (110, 7)):
         day = (TODAY - timedelta(days=days)).date()
         usage.db.call("usage_prepare", day, day)
-    for days, count in ((120, 20), (105, 10), (110, 7)):
         usage.add(count, at=TODAY - timedelta(days=days) + timedelta(hours=5))
 
 
@@ -479,6 +507,80 @@ def test_dropping_waits_for_no_one(usage, connect):
     other.rollback()
     assert dict(usage.db.call("maintain"))["retention"] == "1 partitions dropped"
     assert_pages(usage, "acme", None, 10)
+
+
+def test_who_reads_all_keeps_rows_from_being_dropped_and_nothing_else(usage, connect):
+    old_rows(usage)
+    other = connect(autocommit=False)
+    other.execute("SELECT count(*) FROM keysmith.usage")
+    tasks = dict(usage.db.call("maintain"))
+    assert tasks["retention"].startswith("0 partitions dropped, usage_")
+    assert tasks["retention"].count("busy, to be tried again") == 3
+    assert tasks["totals"].endswith("deltas folded")
+    assert_pages(usage, "acme", None, 10)
+    other.rollback()
+    assert dict(usage.db.call("maintain"))["retention"] == "3 partitions dropped"
+
+
+DEPENDENTS = {
+    "a view": ("CREATE VIEW dependent AS SELECT * FROM {}", "rule _RETURN on view public.dependent"),
+    "a column of its row type": ("CREATE TABLE dependent (n {})", "column n of table public.dependent"),
+    "an array of its rows": ("CREATE TABLE dependent (n {}[])", "column n of table public.dependent"),
+    "a function": ("CREATE FUNCTION dependent() RETURNS SETOF {} LANGUAGE plpgsql AS 'BEGIN END'", "function public.dependent()"),
+}
+
+
+@pytest.mark.parametrize("statement, name", DEPENDENTS.values(), ids=DEPENDENTS)
+def test_a_partition_that_something_depends_on_is_emptied(usage, statement, name):
+    db = usage.db
+    old_rows(usage)
+    old = partition(TODAY - timedelta(days=110))
+    db.rows(statement.format(old))
+    before = db.rows("SELECT * FROM keysmith.usage_daily ORDER BY 1, 2, 3, 4, 5, 6, 7")
+    kept = old.removeprefix("keysmith_private.")
+    assert dict(db.call("maintain"))["retention"] == f"2 partitions dropped, {kept} emptied"
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_event") == 0
+    assert db.rows("SELECT * FROM keysmith.usage_daily ORDER BY 1, 2, 3, 4, 5, 6, 7") == before
+    assert_pages(usage, "acme", None, 10)
+    assert dict(db.call("maintain"))["retention"] == f"0 partitions dropped, {kept} kept empty"
+    finding, = [row.finding for row in db.call("doctor") if "depends on" in row.finding]
+    assert finding == f"{kept} can't be dropped: {name} depends on it"
+    db.rows("DROP " + statement.split()[1] + " dependent")
+    assert dict(db.call("maintain"))["retention"] == "1 partitions dropped"
+    assert not [row for row in db.call("doctor") if "depends on" in row.finding]
+
+
+def test_a_partition_that_can_not_be_emptied_keeps_no_other(usage):
+    db = usage.db
+    old_rows(usage)
+    old = partition(TODAY - timedelta(days=110))
+    db.rows(f"CREATE TABLE dependent (request_id uuid REFERENCES {old} (request_id))")
+    retention = dict(db.call("maintain"))["retention"]
+    assert retention.startswith("2 partitions dropped, usage_") and "failed: cannot truncate" in retention
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_event") == 7
+    assert_pages(usage, "acme", None, 10)
+    assert any("depends on" in row.finding for row in db.call("doctor"))
+
+
+def test_a_task_that_fails_keeps_no_other_from_being_done(usage, connect):
+    db = usage.db
+    old_rows(usage)
+    db.rows("INSERT INTO keysmith_private.usage_unknown "
+            "VALUES ('default', 'not_found', now() - interval '100 days', 7)")
+    other = connect(autocommit=False)
+    other.execute("UPDATE keysmith_private.usage_unknown SET requests = 8")
+    tasks = dict(db.call("maintain"))
+    assert tasks["requests without a known key"] == "busy, to be tried again"
+    assert tasks["retention"] == "3 partitions dropped"
+    other.rollback()
+    db.rows("ALTER TABLE keysmith_private.usage_hour ADD CONSTRAINT nothing CHECK (requests < 0) NOT VALID")
+    usage.add(1)
+    notices = []
+    db.session.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    tasks = dict(db.call("maintain"))
+    assert tasks["totals"].startswith("failed: new row for relation")
+    assert [notice for notice in notices if notice.startswith("keysmith: maintain: totals: ")]
+    assert tasks["requests without a known key"] == "1 counts dropped"
 
 
 def test_a_partition_that_was_dropped_by_hand_is_no_page(usage):

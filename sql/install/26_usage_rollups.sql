@@ -97,16 +97,12 @@ COMMENT ON TABLE keysmith_private.usage_delta IS
 COMMENT ON COLUMN keysmith_private.usage_delta.changed_from IS
 'The oldest row that came or went; null if rows were only amended';
 
--- Locked by who folds. A lock of the rollups themselves would wait for vacuum.
-CREATE TABLE keysmith_private.usage_folder ();
-COMMENT ON TABLE keysmith_private.usage_folder IS 'Always empty; its lock is that of the one session that folds';
-
 DO $$
 DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY '{usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,usage_last,
-                            usage_mark,usage_delta,usage_folder}'::text[] LOOP
+                            usage_mark,usage_delta}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;

@@ -391,6 +391,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         FROM numbers
     ), today AS (
         SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
+    ), partitions AS MATERIALIZED (
+        -- Two days of grace: they go when there are requests, or when someone calls maintain().
+        SELECT p.*, r.kept > '0' AND p.ends < clock_timestamp() - r.kept - interval '2 days' AS is_old
+        FROM keysmith_private.usage_partitions() p, keysmith_private.usage_retention() AS r (kept)
     )
     SELECT 'warning', 'usage', mode, 'fewer databases with keysmith in this server' FROM n
     WHERE mode LIKE 'in place: other databases%'
@@ -421,24 +425,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM keysmith_private.usage_incarnation
     WHERE lost_at_most > 0 AND lost_until > now() - interval '7 days' HAVING count(*) > 0
     UNION ALL
-    SELECT 'warning', 'usage', 'requests were stored in the partition of days that have none',
-           'SELECT * FROM keysmith.maintain()'
-    FROM today WHERE EXISTS (
-        SELECT FROM keysmith_private.usage_event e WHERE e.tableoid = to_regclass('keysmith_private.usage_default'))
-    UNION ALL
     SELECT 'warning', 'usage', 'there is no partition for tomorrow''s requests', 'SELECT * FROM keysmith.maintain()'
     FROM today
-    WHERE to_regclass('keysmith_private.usage_' || to_char(day + 1, 'YYYYMMDD')) IS NULL
+    WHERE NOT EXISTS (SELECT FROM partitions p WHERE p.ends > (day + 1)::timestamp AT TIME ZONE 'UTC')
       AND EXISTS (SELECT FROM keysmith_private.usage_event e WHERE e.at >= day::timestamp AT TIME ZONE 'UTC')
     UNION ALL
     SELECT 'warning', 'usage', format('%s days are kept beyond keysmith.usage_retention', count(*)),
            'SELECT * FROM keysmith.maintain()'
-    FROM today, pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
-         LATERAL (SELECT coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '90 days')::interval
-                  AS kept) AS r
-    WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
-      AND r.kept > '0' AND to_date(substr(c.relname, 7), 'YYYYMMDD') < day - r.kept - interval '2 days'
+    FROM partitions p
+    WHERE p.is_old AND NOT EXISTS (SELECT FROM keysmith_private.usage_dependents(p.partition))
     HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s can''t be dropped: %s depends on it', p.name, d),
+           'drop what depends on it, or detach the partition'
+    FROM partitions p, keysmith_private.usage_dependents(p.partition) d WHERE p.is_old
     UNION ALL
     SELECT 'warning', 'usage', format('%s changes of totals wait to be added up', count(*)),
            'SELECT * FROM keysmith.maintain()'

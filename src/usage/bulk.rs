@@ -79,18 +79,6 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         }
     }
 
-    /// Whether a row is within the bounds of the partition that this table is.
-    pub fn is_place_of(&self, row: &Row<COLUMNS>) -> bool {
-        // SAFETY: a slot for rows of this table, which hold as many values.
-        unsafe {
-            let slot = pg_sys::table_slot_create(self.relation, null_mut());
-            self.put(row, slot);
-            let is_within = pg_sys::ExecPartitionCheck(self.result, slot, self.estate, false);
-            pg_sys::ExecDropSingleTupleTableSlot(slot);
-            is_within
-        }
-    }
-
     /// Inserts the rows. Later statements of the transaction see them.
     pub fn insert(&self, rows: &[Row<COLUMNS>]) {
         let places = self.fill(rows);

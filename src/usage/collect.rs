@@ -8,7 +8,7 @@
 use super::ring::ring;
 use super::store;
 use super::transaction::{give_way, keep_extension};
-use super::{in_place, lives, set_aside, unknown_rows};
+use super::{in_place, lives, partitions, set_aside, unknown_rows};
 use crate::call::{Call, must_not_be_null, sql_functions};
 use crate::catalog::Catalog;
 use crate::error::{Code, Error, Result};
@@ -90,7 +90,7 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
         } else {
             give_way();
         }
-        in_place::prepare()?;
+        partitions::have_made(&load.records)?;
         take_in(&life, &load)
     })?;
     // What is acknowledged may be forgotten by its sender.

@@ -6,7 +6,7 @@ use super::ring::Ring;
 use super::store::{self, Numbers, Stored};
 use super::transaction::{Failure, Outcome, now, transaction};
 use super::unknown::Unknown;
-use super::{presence, set_aside, settings, unknown_rows};
+use super::{partitions, presence, set_aside, settings, unknown_rows};
 use crate::clock::monotonic;
 use crate::manage::sql;
 use keysmith_core::event::Record;
@@ -179,10 +179,6 @@ impl Flusher {
             pgrx::warning!("keysmith: usage could not be stored: {}", failure.message);
         }
         self.tries += 1;
-        if !failure.is_passing && (is_first || self.tries == 1 && size == 1) {
-            // Maybe all that is missing is a partition.
-            self.prepare();
-        }
         if !failure.is_passing && size > 1 {
             self.limit = (size / 2).max(1);
             self.tries = 0;
@@ -255,9 +251,20 @@ impl Flusher {
         }
     }
 
-    /// Partitions for what is about to be stored.
+    /// Partitions of the days to come.
     pub fn prepare(&mut self) {
         self.call("SELECT keysmith_private.usage_prepare()");
+    }
+
+    /// Partitions that others wait for.
+    pub fn make_wanted(&mut self) {
+        let wanted = self.ring.with(self.place, |database| database.worker.wanted.take());
+        let days = wanted.unwrap_or_default();
+        if !days.is_empty()
+            && let Err(failure) = transaction("making partitions", || partitions::make(&days))
+        {
+            self.remember(&failure.message);
+        }
     }
 
     fn call(&mut self, statement: &str) {

@@ -2,11 +2,10 @@
 //! library is not preloaded, where the ring is full, or where that was asked for.
 
 use super::transaction::subtransaction;
-use super::{drop_record, presence, settings, store};
+use super::{drop_record, partitions, presence, settings, store};
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::manage::authority;
-use crate::manage::sql;
 use keysmith_core::event::{Learned, MAX_LEN, Record};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
@@ -18,12 +17,7 @@ const MOST_KEPT: usize = 5_000;
 /// So many are kept where that can't be: within a savepoint, which may be rolled back.
 const MOST_IN_SAVEPOINT: usize = 50_000;
 
-/// In microseconds.
-const DAY: i64 = 24 * 60 * 60 * 1_000_000;
-
 thread_local! {
-    /// The day for which this backend knows that there is a partition.
-    static PREPARED: Cell<i64> = const { Cell::new(i64::MIN) };
     static KEPT: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
     static WRITTEN: Cell<Written> = const { Cell::new(Written::NOTHING) };
     /// The database's place whose worker waits for what may not be written after all.
@@ -85,12 +79,22 @@ pub fn write_if_many() {
     // SAFETY: both ask for the state of the transaction.
     let (is_parallel, level) =
         unsafe { (pg_sys::IsInParallelMode(), pg_sys::GetCurrentTransactionNestLevel()) };
-    if !is_parallel && level == 1 && KEPT.with_borrow(|kept| kept.len() >= MOST_KEPT) {
+    let is_due = KEPT.with_borrow(|kept| kept.len() >= MOST_KEPT);
+    if is_due && !is_parallel && level == 1 && has_partitions() {
         let events = write();
         KEPT.with_borrow_mut(Vec::clear);
         let before = WRITTEN.get();
         WRITTEN.set(Written { early: before.early + events, ..before });
     }
+}
+
+/// Whether the newest record's day has its partition. A transaction makes one only when it is
+/// about to commit: until it ends, nobody else can.
+fn has_partitions() -> bool {
+    KEPT.with_borrow(|kept| {
+        let newest = kept.iter().rev().find_map(|record| Record::decode(record));
+        partitions::missing(newest.iter()).is_empty()
+    })
 }
 
 /// Writes what is kept, which stays until the commit is certain.
@@ -145,7 +149,6 @@ fn write() -> u64 {
     match subtransaction(|| store(&kept.0)) {
         Ok(events) => events,
         Err(failure) => {
-            PREPARED.set(i64::MIN);
             let lost = std::mem::take(&mut kept.0);
             lost.iter().for_each(|_| drop_record());
             pgrx::log!(
@@ -181,7 +184,6 @@ fn store(kept: &[Box<[u8]>]) -> Result<u64> {
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
     let stored = authority::as_owner(&catalog, || {
         store::be_brief();
-        prepare()?;
         store::records(&records, store::Numbers::OfSequence)
     })?;
     // SAFETY: as above.
@@ -207,15 +209,4 @@ pub fn wait_for_its_event(amendment: &Record) {
         Some((ring, place)) => presence::ensure(ring, place),
         None => drop_record(),
     }
-}
-
-/// Sees to it that there are partitions, once a day, and again after a failure.
-pub fn prepare() -> Result<()> {
-    // SAFETY: reads the clock.
-    let today = unsafe { pg_sys::GetCurrentTimestamp() }.div_euclid(DAY);
-    if PREPARED.get() != today {
-        sql::execute("SELECT keysmith_private.usage_prepare()", &[])?;
-        PREPARED.set(today);
-    }
-    Ok(())
 }

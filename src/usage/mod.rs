@@ -17,6 +17,7 @@ mod leftovers;
 pub mod link;
 mod lives;
 mod log_request;
+mod partitions;
 mod presence;
 mod process;
 pub mod ring;

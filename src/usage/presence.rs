@@ -88,6 +88,16 @@ pub fn ensure(ring: &Ring, place: usize) {
     }
 }
 
+/// Wakes the worker, or asks for one.
+pub fn call(ring: &Ring, place: usize) {
+    ensure(ring, place);
+    let latch = ring.with(place, |database| database.worker.latch);
+    if let Some(latch) = latch.filter(|latch| !latch.is_null()) {
+        // SAFETY: a latch of shared memory, as in `Ring::push`.
+        unsafe { pg_sys::SetLatch(latch) };
+    }
+}
+
 #[cold]
 fn ask_for_worker(ring: &Ring, place: usize) {
     let now = monotonic();

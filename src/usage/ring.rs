@@ -6,6 +6,7 @@
 //! not changed until the worker, having stored it, takes it out: the worker reads
 //! slots without the lock.
 
+use super::partitions::Wanted;
 use super::settings;
 use super::unknown::Unknown;
 use crate::error::Result;
@@ -113,6 +114,7 @@ pub struct WorkerPlace {
     pub latch: *mut pg_sys::Latch,
     /// Somebody waits for all to be stored.
     pub asked: bool,
+    pub wanted: Wanted,
     woken: bool,
     pub last_flush: i64,
     /// Records of standbys that were set aside with nothing stored since.

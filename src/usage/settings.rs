@@ -1,9 +1,16 @@
 //! The settings of usage records. None may be SET by an ordinary user.
 
-use pgrx::pg_sys::{self, GucContext, config_enum_entry};
+use super::rows;
+use crate::call::{Call, sql_functions};
+use crate::error::Result;
+use pgrx::pg_sys::{self, Datum, GucContext, config_enum_entry};
 use std::ffi::{CStr, c_char};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering::Relaxed};
+
+sql_functions! {
+    keysmith_usage_retention => usage_retention;
+}
 
 /// In kB. 32,000 requests: what comes in while the worker stores the batches before it,
 /// and through a pause of a second at tens of thousands of requests a second. It is an
@@ -101,6 +108,11 @@ pub fn flush_interval() -> i64 {
 
 pub fn batch_size() -> u32 {
     BATCH_SIZE.load(Relaxed).unsigned_abs()
+}
+
+/// For SQL. `current_setting` would give what a session has set before the library was loaded.
+fn usage_retention(_: &Call) -> Result<Option<Datum>> {
+    Ok(Some(rows::interval(0, i64::from(RETENTION.load(Relaxed)) * 60_000_000)))
 }
 
 pub fn writes_through() -> bool {

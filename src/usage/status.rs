@@ -179,14 +179,14 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
         // holds a snapshot here, as the caller does: what the primary says is enough.
         let acknowledged = ring.signals.get(place).map(|signals| signals.acknowledged.load(SeqCst));
         let is_acknowledged = acknowledged.is_some_and(|newest| newest >= sequence);
-        let (latch, is_done, waiting) = ring
+        let (is_done, waiting) = ring
             .with(place, |database| {
                 let is_done = (database.done >= sequence || database.count == 0 || is_acknowledged)
                     && database.unknown.stored >= seen;
                 database.worker.asked |= !is_done;
-                (database.worker.latch, is_done, database.count)
+                (is_done, database.count)
             })
-            .unwrap_or((std::ptr::null_mut(), true, 0));
+            .unwrap_or((true, 0));
         if is_done {
             return Ok(None);
         }
@@ -197,17 +197,13 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
             )
             .hint("See keysmith.usage_status() for the worker and its last error."));
         }
-        presence::ensure(ring, place);
-        if !latch.is_null() {
-            // SAFETY: a latch of shared memory, as in `Ring::push`.
-            unsafe { pg_sys::SetLatch(latch) };
-        }
+        presence::call(ring, place);
         rest();
     }
 }
 
 /// Ten milliseconds.
-fn rest() {
+pub fn rest() {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: our own latch.
     unsafe {

@@ -2,6 +2,7 @@
 //! at command.
 
 use super::direct;
+use super::partitions;
 use super::rows::{self, EVENT, Texts};
 use super::transaction::{Outcome, subtransaction, unless_twice};
 use crate::error::{Code, Error, Result};
@@ -32,7 +33,7 @@ pub struct Stored {
     pub unmatched: Vec<[u8; 16]>,
 }
 
-/// Stores records, each with its number.
+/// Stores records, each with its number. Makes the partitions that are missing.
 pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
     // An amendment comes after its event, so those of one batch meet here.
     let mut told: HashMap<[u8; 16], Learned> = HashMap::new();
@@ -54,6 +55,8 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
             events.push((*sequence, event));
         }
     }
+    let days = partitions::missing(records.iter().map(|(_, record)| record));
+    partitions::make(&days)?;
     let left: Vec<_> = match numbers {
         Numbers::OfRing { incarnation } => direct::store(&events, incarnation),
         // The marks of a life say what is stored of it, but its records are made elsewhere:
@@ -98,7 +101,7 @@ const NAME: &CStr = c"batch";
 
 impl Batch {
     fn new() -> Result<Batch> {
-        let table = direct::named(c"usage_event").ok_or_else(missing)?;
+        let table = partitions::named(c"usage_event").ok_or_else(missing)?;
         // SAFETY: PostgreSQL raises an error if the table is gone meanwhile. The store
         // is in SPI's memory, which goes with the session.
         unsafe {

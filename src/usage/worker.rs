@@ -70,6 +70,7 @@ impl Worker {
                 return;
             }
             if self.is_open {
+                self.flusher.make_wanted();
                 self.flush_if_due();
                 if monotonic() - self.maintained_at >= MAINTAINS {
                     self.maintain();
@@ -295,8 +296,10 @@ pub fn step_down(ring: &Ring, place: usize) -> bool {
     let Some(signals) = ring.signals.get(place) else { return true };
     let has_left = ring.with(place, |database| {
         signals.worker.store(ABSENT, SeqCst);
-        let is_idle =
-            database.count == 0 && database.unknown.is_empty() && signals.held.load(SeqCst) == 0;
+        let is_idle = database.count == 0
+            && database.unknown.is_empty()
+            && database.worker.wanted.is_empty()
+            && signals.held.load(SeqCst) == 0;
         if is_idle {
             database.worker.pid = 0;
             database.worker.latch = null_mut();
