@@ -513,16 +513,12 @@ COMMENT ON TABLE keysmith_private.usage_delta IS
 COMMENT ON COLUMN keysmith_private.usage_delta.changed_from IS
 'The oldest row that came or went; null if rows were only amended';
 
--- Locked by who folds. A lock of the rollups themselves would wait for vacuum.
-CREATE TABLE keysmith_private.usage_folder ();
-COMMENT ON TABLE keysmith_private.usage_folder IS 'Always empty; its lock is that of the one session that folds';
-
 DO $$
 DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY '{usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,usage_last,
-                            usage_mark,usage_delta,usage_folder}'::text[] LOOP
+                            usage_mark,usage_delta}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
@@ -629,19 +625,36 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
 
 -- Partitions made ahead, deltas folded, old rows dropped.
 
+CREATE FUNCTION keysmith_private.usage_partitions(
+    OUT partition regclass, OUT name text, OUT starts timestamptz, OUT ends timestamptz
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' AS $$
+    SELECT c.oid, c.relname, bounds[1]::timestamptz, bounds[2]::timestamptz
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
+         LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid),
+                              '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds
+    WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND bounds IS NOT NULL
+$$;
+COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of requests, and of which times their rows are';
+
+CREATE FUNCTION keysmith_private.usage_has_partition(at timestamptz) RETURNS boolean
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_usage_has_partition';
+COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
+'Whether there is a partition for requests of a time, whatever the snapshot of the transaction';
+
+-- There is no partition for days that have none: to attach another day would lock it, and so
+-- wait for whoever reads. A partition that is missing is made by who needs it.
 CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
 RETURNS integer
--- Where a session has its own tables made is no matter of ours.
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
+-- The settings by which a session has its own tables made do not count here.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET default_tablespace = '' SET default_table_access_method = 'heap' AS $$
 DECLARE
     today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
     parent  constant text := 'keysmith_private.usage_event';
-    bound   constant text := 'YYYY-MM-DD "00:00+00"';
-    days    date[];
-    wanted  text[];
+    starts  timestamptz;
+    ends    timestamptz;
     name    text;
-    day     date;
     grantee oid;
     made    integer := 0;
 BEGIN
@@ -651,32 +664,33 @@ BEGIN
         RAISE EXCEPTION 'last_day must be at most 1000 days after first_day, and not before it'
             USING ERRCODE = 'KS400';
     END IF;
-    -- Null stands for the partition of all days that have none.
-    days := ARRAY(SELECT first_day + n FROM generate_series(0, last_day - first_day) AS n) || NULL::date;
-    wanted := ARRAY(SELECT coalesce('usage_' || to_char(d, 'YYYYMMDD'), 'usage_default')
-                    FROM unnest(days) WITH ORDINALITY AS u (d, n) ORDER BY n);
-    IF NOT EXISTS (SELECT FROM unnest(wanted) AS w WHERE to_regclass('keysmith_private.' || w) IS NULL) THEN
-        RETURN 0;
-    END IF;
-
-    -- Who comes second waits here, and then finds everything made. Writers go on.
-    LOCK TABLE ONLY keysmith_private.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
-    FOR n IN 1 .. cardinality(days) LOOP
-        name := wanted[n];
-        day := days[n];
-        CONTINUE WHEN to_regclass('keysmith_private.' || name) IS NOT NULL;
+    FOR n IN 0 .. last_day - first_day LOOP
+        starts := (first_day + n)::timestamp AT TIME ZONE 'UTC';
+        ends := (first_day + n + 1)::timestamp AT TIME ZONE 'UTC';
+        CONTINUE WHEN keysmith_private.usage_has_partition(starts);
+        -- Who comes second waits here, and then looks again. Readers and writers go on.
+        LOCK TABLE ONLY keysmith_private.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
+        CONTINUE WHEN keysmith_private.usage_has_partition(starts);
+        name := 'usage_' || to_char(first_day + n, 'YYYYMMDD');
+        WHILE to_regclass(format('keysmith_private.%I', name)) IS NOT NULL LOOP
+            -- Someone keeps a table of that name, such as one that was detached.
+            name := name || '_';
+        END LOOP;
         EXECUTE format('CREATE TABLE keysmith_private.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
                        name, parent);
         EXECUTE format('COMMENT ON TABLE keysmith_private.%I IS %L', name,
-                       'Requests of ' || coalesce(to_char(day, 'YYYY-MM-DD') || ' (UTC)', 'days that have no partition'));
+                       'Requests of ' || to_char(first_day + n, 'YYYY-MM-DD') || ' (UTC)');
         -- Default privileges are for tables that someone makes to be read.
         FOR grantee IN
             SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
-            WHERE c.oid = to_regclass('keysmith_private.' || name) AND a.grantee <> c.relowner
+            WHERE c.oid = to_regclass(format('keysmith_private.%I', name)) AND a.grantee <> c.relowner
         LOOP
             EXECUTE format('REVOKE ALL ON keysmith_private.%I FROM %s', name,
                            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
         END LOOP;
+        -- Each index costs the worker as much as the row itself. Request ids come nearly in
+        -- order, which is cheap, and are what no two rows have in common. Rows of a
+        -- key or tenant never have all columns in common: there is nothing to deduplicate.
         EXECUTE format(
             'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
                  REFERENCING NEW TABLE AS new_rows
@@ -686,39 +700,30 @@ BEGIN
                  FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
              CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.%1$I
                  REFERENCING OLD TABLE AS old_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted()', name);
-        IF day IS NOT NULL AND to_regclass('keysmith_private.usage_default') IS NOT NULL THEN
-            -- Rows that came before their day's partition move there, and both triggers
-            -- count them: nothing is lost or doubled. To attach takes this lock anyhow.
-            LOCK TABLE ONLY keysmith_private.usage_default IN ACCESS EXCLUSIVE MODE;
-            EXECUTE format(
-                'WITH moved AS (DELETE FROM keysmith_private.usage_default
-                                WHERE at >= %2$L AND at < %3$L RETURNING *)
-                 INSERT INTO keysmith_private.%1$I SELECT * FROM moved',
-                name, to_char(day, bound), to_char(day + 1, bound));
-        END IF;
-        -- Each index costs the worker as much as the row itself. Request ids come nearly in
-        -- order, which is cheap, and are what no two rows have in common. Rows of a
-        -- key or tenant never have all columns in common: there is nothing to deduplicate.
-        EXECUTE format(
-            'CREATE UNIQUE INDEX %2$I ON keysmith_private.%1$I (request_id);
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+             CREATE UNIQUE INDEX %2$I ON keysmith_private.%1$I (request_id);
              CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at, incarnation, sequence)
                  WITH (deduplicate_items = off);
              CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at, incarnation, sequence)
-                 WITH (deduplicate_items = off)',
-            name, name || '_request', name || '_of_key', name || '_of_tenant');
-        IF day IS NULL THEN
-            EXECUTE format('ALTER TABLE %s ATTACH PARTITION keysmith_private.%I DEFAULT', parent, name);
-        ELSE
-            EXECUTE format('ALTER TABLE %s ATTACH PARTITION keysmith_private.%I FOR VALUES FROM (%L) TO (%L)',
-                           parent, name, to_char(day, bound), to_char(day + 1, bound));
-        END IF;
+                 WITH (deduplicate_items = off);
+             ALTER TABLE %5$s ATTACH PARTITION keysmith_private.%1$I FOR VALUES FROM (%6$L) TO (%7$L)',
+            name, name || '_request', name || '_of_key', name || '_of_tenant', parent, starts, ends);
         made := made + 1;
     END LOOP;
     RETURN made;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_prepare(date, date) IS
 'Makes the partitions that requests of these days need, and tells how many it made';
+
+CREATE FUNCTION keysmith_private.usage_fold_lock() RETURNS boolean
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_fold_lock';
+COMMENT ON FUNCTION keysmith_private.usage_fold_lock() IS
+'Takes the lock of the one transaction that folds; false if another has it';
+
+CREATE FUNCTION keysmith_private.usage_retention() RETURNS interval
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_retention';
+COMMENT ON FUNCTION keysmith_private.usage_retention() IS
+'keysmith.usage_retention as the server has it; 0 keeps rows for good';
 
 CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -736,11 +741,9 @@ DECLARE
     step    text;
     next    record;
 BEGIN
-    BEGIN
-        LOCK TABLE keysmith_private.usage_folder IN EXCLUSIVE MODE NOWAIT;
-    EXCEPTION WHEN lock_not_available THEN
+    IF NOT keysmith_private.usage_fold_lock() THEN
         RETURN NULL;
-    END;
+    END IF;
 
     -- One statement: no reader sees a delta in both places, or in neither.
     -- What is taken is added up once, and whatever follows reads the sums: they are fewer.
@@ -898,43 +901,123 @@ END $$;
 COMMENT ON FUNCTION keysmith_private.usage_fold() IS
 'Adds up what changed since the last fold, and tells how many deltas that were; null if another session is at it';
 
-CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
+CREATE FUNCTION keysmith_private.usage_mark_gone(since timestamptz, until timestamptz) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    retention text := coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '90 days');
-    later     constant text := 'busy, to be tried again';
-    oldest    date;
-    days      date[];
-    expired   date;
-    name      text;
-    dropped   text[] := '{}';
-    busy      text[] := '{}';
-    folded    bigint;
-    summed    bigint;
-    forgotten bigint;
-    starts    timestamptz;
-    is_there  boolean;
+    days  bigint;
+    hours bigint;
 BEGIN
-    -- 0 keeps all.
-    oldest := CASE WHEN retention::interval > '0'
-        THEN ((clock_timestamp() - retention::interval) AT TIME ZONE 'UTC')::date
-        ELSE '-infinity' END;
+    UPDATE keysmith_private.usage_day SET gone = requests
+    WHERE period >= since AND period < until AND gone <> requests;
+    GET DIAGNOSTICS days = ROW_COUNT;
+    UPDATE keysmith_private.usage_hour SET gone = requests
+    WHERE period >= since AND period < until AND gone <> requests;
+    GET DIAGNOSTICS hours = ROW_COUNT;
+    DELETE FROM keysmith_private.usage_mark WHERE period >= since AND period < until;
+    RETURN days + hours;
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_mark_gone(timestamptz, timestamptz) IS
+'Has totals say that their rows are dropped, and tells how many totals';
 
-    task := 'partitions';
-    BEGIN
-        outcome := keysmith_private.usage_prepare() || ' made';
-    EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-        outcome := later;
-    END;
-    RETURN NEXT;
+CREATE FUNCTION keysmith_private.usage_dependents(partition regclass) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid)
+    FROM pg_class c
+    JOIN pg_type t ON t.oid = c.reltype
+    JOIN pg_depend d ON d.deptype = 'n'
+     AND (d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+          OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (t.oid, t.typarray))
+    WHERE c.oid = partition
+$$;
+COMMENT ON FUNCTION keysmith_private.usage_dependents(regclass) IS
+'What keeps a partition from being dropped, such as a view of somebody''s';
 
-    task := 'totals';
-    folded := keysmith_private.usage_fold();
-    outcome := coalesce(folded || ' deltas folded', later);
-    RETURN NEXT;
+CREATE FUNCTION keysmith_private.usage_drop_old(oldest timestamptz) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- How many totals may be changed while readers wait for the next partition to be dropped.
+    most_marked constant bigint := 10000;
+    part      record;
+    left_over timestamptz;
+    dropped   integer := 0;
+    marked    bigint := 0;
+    is_stuck  boolean := false;
+    has_rows  boolean;
+    others    text[] := '{}';
+BEGIN
+    IF NOT keysmith_private.usage_fold_lock() THEN
+        RAISE lock_not_available;
+    END IF;
+    -- Days whose partition someone took away by hand.
+    FOR left_over IN
+        WITH RECURSIVE days AS (
+            SELECT min(period) AS period FROM keysmith_private.usage_day WHERE requests > gone
+            UNION ALL
+            SELECT (SELECT min(d.period) FROM keysmith_private.usage_day d
+                    WHERE d.requests > d.gone AND d.period > l.period)
+            FROM days l WHERE l.period IS NOT NULL
+        )
+        SELECT d.period FROM days d
+        WHERE isfinite(d.period)
+          AND NOT EXISTS (SELECT FROM keysmith_private.usage_partitions() p
+                          WHERE p.starts <= d.period AND p.ends > d.period)
+          AND NOT EXISTS (SELECT FROM keysmith_private.usage_event e
+                          WHERE e.at >= d.period AND e.at < d.period + interval '24 hours')
+          AND NOT EXISTS (SELECT FROM keysmith_private.usage_delta c
+                          WHERE c.period >= d.period AND c.period < d.period + interval '24 hours')
+    LOOP
+        PERFORM keysmith_private.usage_mark_gone(left_over, left_over + interval '24 hours');
+    END LOOP;
 
+    FOR part IN
+        SELECT p.partition, p.name, p.starts, p.ends,
+               EXISTS (SELECT FROM keysmith_private.usage_dependents(p.partition)) AS is_needed
+        FROM keysmith_private.usage_partitions() p WHERE p.ends <= oldest ORDER BY p.starts
+    LOOP
+        IF part.is_needed THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s)', part.partition) INTO has_rows;
+            IF NOT has_rows THEN
+                others := others || format('%s kept empty', part.name);
+                CONTINUE;
+            END IF;
+        ELSIF is_stuck OR marked > most_marked THEN
+            others := others || format('%s busy, to be tried again', part.name);
+            CONTINUE;
+        END IF;
+        BEGIN
+            -- Readers go on, and no row is amended any more.
+            EXECUTE format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE', part.partition);
+            PERFORM keysmith_private.usage_fold();
+            marked := marked + keysmith_private.usage_mark_gone(part.starts, part.ends);
+            -- Everyone who comes waits behind the next locks: they are had soon, or not now.
+            PERFORM set_config('lock_timeout', '50ms', true);
+            IF part.is_needed THEN
+                EXECUTE format('TRUNCATE ONLY %s', part.partition);
+                others := others || format('%s emptied', part.name);
+            ELSE
+                is_stuck := true;
+                LOCK TABLE ONLY keysmith_private.usage_event IN ACCESS EXCLUSIVE MODE;
+                is_stuck := false;
+                EXECUTE format('DROP TABLE %s', part.partition);
+                dropped := dropped + 1;
+                RAISE NOTICE 'dropped %', part.name;
+            END IF;
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected THEN
+                others := others || format('%s busy, to be tried again', part.name);
+            WHEN OTHERS THEN
+                others := others || format('%s failed: %s', part.name, SQLERRM);
+                RAISE WARNING 'keysmith: % can''t be dropped: %', part.name, SQLERRM;
+        END;
+    END LOOP;
+    RETURN array_to_string(format('%s partitions dropped', dropped) || others, ', ');
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_drop_old(timestamptz) IS
+'Drops the partitions that end at a time or before; those that cannot be dropped are emptied';
+
+CREATE FUNCTION keysmith_private.sum_up_touches(oldest timestamptz) RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     -- What a leaked key touched long ago still matters, statement by statement no more.
-    task := 'touches';
     WITH RECURSIVE keys AS (
         (SELECT key_id FROM keysmith_private.touch ORDER BY key_id LIMIT 1)
         UNION ALL
@@ -944,95 +1027,54 @@ BEGIN
         DELETE FROM keysmith_private.touch t USING keys k
         WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
     ), summed AS (
-        INSERT INTO keysmith_private.touch 
+        INSERT INTO keysmith_private.touch
             (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
         SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
         FROM old GROUP BY 1, 2, 3, 4, 5
     )
-    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation))
-    INTO summed FROM old;
-    outcome := summed || ' summed up';
-    RETURN NEXT;
+    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) FROM old
+$$;
+COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
+'Sums up what was noted before a time, and tells how many notes fewer there are';
 
-    task := 'requests without a known key';
-    DELETE FROM keysmith_private.usage_unknown WHERE hour < oldest;
-    GET DIAGNOSTICS forgotten = ROW_COUNT;
-    outcome := forgotten || ' counts dropped';
-    RETURN NEXT;
-
-    -- Dropping comes last: it locks the table of requests until the commit.
-    task := 'retention';
-    IF folded IS NULL THEN
-        outcome := later;
-        RETURN NEXT;
-        RETURN;
-    END IF;
-    days := ARRAY(
-        SELECT to_date(substr(c.relname, 7), 'YYYYMMDD')
-        FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
-          AND to_date(substr(c.relname, 7), 'YYYYMMDD') < oldest
-        UNION
-        -- Rows that came too late for their partition get one, and go the same way.
-        (SELECT DISTINCT (at AT TIME ZONE 'UTC')::date FROM keysmith_private.usage_event
-         WHERE tableoid = to_regclass('keysmith_private.usage_default') AND isfinite(at)
-           AND at < oldest::timestamp AT TIME ZONE 'UTC' LIMIT 10)
-        UNION
-        -- Days whose partition someone took away by hand.
-        (WITH RECURSIVE left_over AS (
-             SELECT min(period) AS period FROM keysmith_private.usage_day WHERE requests > gone
-             UNION ALL
-             SELECT (SELECT min(d.period) FROM keysmith_private.usage_day d
-                     WHERE d.requests > d.gone AND d.period > l.period)
-             FROM left_over l WHERE l.period IS NOT NULL
-         )
-         SELECT (period AT TIME ZONE 'UTC')::date FROM left_over
-         WHERE isfinite(period) AND NOT EXISTS (
-                   SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-                   WHERE i.inhparent = 'keysmith_private.usage_event'::regclass
-                     AND c.relname = 'usage_' || to_char(period AT TIME ZONE 'UTC', 'YYYYMMDD'))
-           AND NOT EXISTS (
-                   SELECT FROM keysmith_private.usage_event e
-                   WHERE e.at >= period AND e.at < period + interval '24 hours')
-           AND NOT EXISTS (
-                   SELECT FROM keysmith_private.usage_delta d
-                   WHERE d.period >= left_over.period AND d.period < left_over.period + interval '24 hours'))
-        ORDER BY 1);
-    FOREACH expired IN ARRAY days LOOP
-        name := 'usage_' || to_char(expired, 'YYYYMMDD');
-        starts := expired::timestamp AT TIME ZONE 'UTC';
+CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
+DECLARE
+    later     constant text := 'busy, to be tried again';
+    retention constant interval := keysmith_private.usage_retention();
+    oldest    timestamptz;
+    forgotten bigint;
+BEGIN
+    -- 0 keeps all.
+    oldest := CASE WHEN retention > '0' THEN date_trunc('day', clock_timestamp() - retention, 'UTC')
+                   ELSE '-infinity' END;
+    -- One task that fails keeps no other from being done. Dropping comes last: it locks the
+    -- table of requests until the commit.
+    FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,retention}'::text[] LOOP
         BEGIN
-            IF expired < oldest THEN
-                PERFORM keysmith_private.usage_prepare(expired, expired);
-            END IF;
-            is_there := EXISTS (
-                SELECT FROM pg_catalog.pg_inherits i
-                WHERE i.inhparent = 'keysmith_private.usage_event'::regclass
-                  AND i.inhrelid = to_regclass('keysmith_private.' || name));
-            IF is_there THEN
-                -- Readers go on, and no row is amended any more.
-                EXECUTE format('LOCK TABLE ONLY keysmith_private.%I IN SHARE ROW EXCLUSIVE MODE', name);
-                PERFORM keysmith_private.usage_fold();
-            END IF;
-            UPDATE keysmith_private.usage_day SET gone = requests WHERE period = starts AND gone <> requests;
-            UPDATE keysmith_private.usage_hour SET gone = requests
-            WHERE period >= starts AND period < starts + interval '24 hours' AND gone <> requests;
-            DELETE FROM keysmith_private.usage_mark
-            WHERE period >= starts AND period < starts + interval '24 hours';
-            IF is_there THEN
-                EXECUTE format('DROP TABLE keysmith_private.%I', name);
-                dropped := dropped || name;
-                RAISE NOTICE 'dropped %', name;
-            END IF;
-        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-            busy := busy || name;
+            CASE task
+                WHEN 'partitions' THEN
+                    outcome := keysmith_private.usage_prepare() || ' made';
+                WHEN 'totals' THEN
+                    outcome := coalesce(keysmith_private.usage_fold() || ' deltas folded', later);
+                WHEN 'touches' THEN
+                    outcome := keysmith_private.sum_up_touches(oldest) || ' summed up';
+                WHEN 'requests without a known key' THEN
+                    DELETE FROM keysmith_private.usage_unknown WHERE hour < oldest;
+                    GET DIAGNOSTICS forgotten = ROW_COUNT;
+                    outcome := forgotten || ' counts dropped';
+                WHEN 'retention' THEN
+                    outcome := keysmith_private.usage_drop_old(oldest);
+            END CASE;
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected THEN
+                outcome := later;
+            WHEN OTHERS THEN
+                outcome := 'failed: ' || SQLERRM;
+                RAISE WARNING 'keysmith: maintain: %: %', task, SQLERRM;
         END;
+        RETURN NEXT;
     END LOOP;
-    outcome := cardinality(dropped) || ' partitions dropped';
-    IF cardinality(busy) > 0 THEN
-        outcome := outcome || format(', %s %s', array_to_string(busy, ', '), later);
-    END IF;
-    RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION keysmith.maintain() IS
 'Makes partitions, adds up totals and drops what is older than keysmith.usage_retention';
@@ -3926,6 +3968,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         FROM numbers
     ), today AS (
         SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
+    ), partitions AS MATERIALIZED (
+        -- Two days of grace: they go when there are requests, or when someone calls maintain().
+        SELECT p.*, r.kept > '0' AND p.ends < clock_timestamp() - r.kept - interval '2 days' AS is_old
+        FROM keysmith_private.usage_partitions() p, keysmith_private.usage_retention() AS r (kept)
     )
     SELECT 'warning', 'usage', mode, 'fewer databases with keysmith in this server' FROM n
     WHERE mode LIKE 'in place: other databases%'
@@ -3956,24 +4002,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM keysmith_private.usage_incarnation
     WHERE lost_at_most > 0 AND lost_until > now() - interval '7 days' HAVING count(*) > 0
     UNION ALL
-    SELECT 'warning', 'usage', 'requests were stored in the partition of days that have none',
-           'SELECT * FROM keysmith.maintain()'
-    FROM today WHERE EXISTS (
-        SELECT FROM keysmith_private.usage_event e WHERE e.tableoid = to_regclass('keysmith_private.usage_default'))
-    UNION ALL
     SELECT 'warning', 'usage', 'there is no partition for tomorrow''s requests', 'SELECT * FROM keysmith.maintain()'
     FROM today
-    WHERE to_regclass('keysmith_private.usage_' || to_char(day + 1, 'YYYYMMDD')) IS NULL
+    WHERE NOT EXISTS (SELECT FROM partitions p WHERE p.ends > (day + 1)::timestamp AT TIME ZONE 'UTC')
       AND EXISTS (SELECT FROM keysmith_private.usage_event e WHERE e.at >= day::timestamp AT TIME ZONE 'UTC')
     UNION ALL
     SELECT 'warning', 'usage', format('%s days are kept beyond keysmith.usage_retention', count(*)),
            'SELECT * FROM keysmith.maintain()'
-    FROM today, pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
-         LATERAL (SELECT coalesce(nullif(current_setting('keysmith.usage_retention', true), ''), '90 days')::interval
-                  AS kept) AS r
-    WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND c.relname ~ '^usage_[0-9]{8}$'
-      AND r.kept > '0' AND to_date(substr(c.relname, 7), 'YYYYMMDD') < day - r.kept - interval '2 days'
+    FROM partitions p
+    WHERE p.is_old AND NOT EXISTS (SELECT FROM keysmith_private.usage_dependents(p.partition))
     HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s can''t be dropped: %s depends on it', p.name, d),
+           'drop what depends on it, or detach the partition'
+    FROM partitions p, keysmith_private.usage_dependents(p.partition) d WHERE p.is_old
     UNION ALL
     SELECT 'warning', 'usage', format('%s changes of totals wait to be added up', count(*)),
            'SELECT * FROM keysmith.maintain()'

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def run(program, *arguments, as_server=False, check=True, bin=BIN, **options):
     if check and done.returncode != 0:
         raise AssertionError(f"{program} failed:\n{done.stdout}\n{done.stderr or ''}")
     return done
+
+
+def fetched(cursor):
+    """A statement's rows, which may have no columns, or nothing if it gives none."""
+    gives_rows = cursor.pgresult.status == psycopg.pq.ExecStatus.TUPLES_OK
+    return cursor.fetchall() if gives_rows else []
 
 
 class Cluster:
@@ -109,6 +116,13 @@ class Cluster:
         """The postmaster, with no chance to tidy up."""
         os.kill(int((self.data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
 
+    def start_after_kill(self):
+        """As soon as what the postmaster left is gone: until then it refuses to start."""
+        end = time.monotonic() + 60
+        while self.start(check=False).returncode != 0:
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.1)
+
     def remove(self):
         if (self.data / "postmaster.pid").exists():
             self.stop("immediate")
@@ -122,8 +136,7 @@ class Cluster:
 
     def execute(self, statement, dbname="postgres"):
         with self.connect(dbname) as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
+            return fetched(connection.execute(statement))
 
     def program(self, program, *arguments, dbname="postgres", **options):
         """Runs a client program against this cluster."""

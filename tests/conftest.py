@@ -1,6 +1,7 @@
 """A cluster for all tests, and a database with the extension for each of them."""
 
 import itertools
+import json
 import os
 import signal
 import time
@@ -67,6 +68,29 @@ def connect(cluster, dbname):
 
 
 @pytest.fixture
+def hear(connect):
+    """Listens on a channel; the result is called for the events that came since the last call."""
+    def on(channel):
+        session = connect()
+        session.execute(f"LISTEN {channel}")
+
+        def came():
+            # What was committed before the mark comes before it.
+            mark = f"mark {next(_numbers)}"
+            session.execute("SELECT pg_notify(%s, %s)", (channel, mark))
+            events = []
+            for notice in session.notifies(timeout=60):
+                if notice.payload == mark:
+                    return events
+                events.append(json.loads(notice.payload))
+            raise AssertionError("nothing is delivered")
+
+        return came
+
+    return on
+
+
+@pytest.fixture
 def db(connect):
     return Database(connect())
 
@@ -78,8 +102,7 @@ class Database:
         self.session = session
 
     def rows(self, statement, *parameters):
-        cursor = self.session.execute(statement, parameters or None)
-        return cursor.fetchall() if cursor.description else []
+        return clusters.fetched(self.session.execute(statement, parameters or None))
 
     def row(self, statement, *parameters):
         (row,) = self.rows(statement, *parameters)
@@ -130,7 +153,7 @@ def session(cluster, dbname="postgres", user="postgres", **options):
     return Database(connection)
 
 
-def wait_until(condition, seconds=30):
+def wait_until(condition, seconds=120):
     end = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < end, "it did not come about in time"

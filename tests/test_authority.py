@@ -84,7 +84,7 @@ def test_another_tenants_key_is_one_that_is_not_there(acme, connect, database, f
     # Someone is at it: waiting would tell.
     busy = database(connect(autocommit=False))
     busy.call("disable", theirs.key_id)
-    acme.rows("SET lock_timeout = '2s'")
+    acme.rows("SET lock_timeout = '60s'")
     there = refusal(acme, key, function, theirs.key_id, *more)
     busy.session.rollback()
     missing = refusal(acme, key, function, UNKNOWN, *more)

@@ -1,6 +1,5 @@
 """Credits: spent with the caller's transaction, never more than there are."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
@@ -10,6 +9,7 @@ from psycopg.types.json import Jsonb
 
 from cluster import running
 from conftest import session
+from test_concurrency import waits
 
 SESSIONS = 16
 
@@ -152,10 +152,9 @@ def test_the_second_of_two_sees_what_the_first_left(db, connect, database):
         first.verify(key.api_key, spend=5)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(second.reason, key.api_key, spend=3)
-            time.sleep(0.3)
-            assert not waiting.done()
+            waits(db)
             getattr(first.session, ending)()
-            assert waiting.result(10) == expected
+            assert waiting.result(60) == expected
         assert balance(db, key=key) == left
 
 

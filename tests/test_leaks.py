@@ -139,6 +139,6 @@ def test_a_report_revokes_audits_and_tells(db):
     entry = db.row("SELECT action, key_id, after ->> 'revoked_reason' FROM keysmith.audit "
                    "WHERE keyspace = 'default' ORDER BY entry DESC LIMIT 1")
     assert entry == ("revoke", key.key_id, "leaked: a public repository")
-    (event,) = db.session.notifies(timeout=10, stop_after=1)
+    (event,) = db.session.notifies(timeout=60, stop_after=1)
     assert str(key.key_id) in event.payload and key.api_key not in event.payload
     assert {row.ok for row in db.call("audit_verify")} == {True}

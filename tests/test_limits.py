@@ -10,7 +10,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from cluster import running
-from conftest import session
+from conftest import session, wait_until
 
 SESSIONS = 16
 
@@ -66,9 +66,7 @@ def test_never_more_than_the_burst_and_what_came_back(db, connect, database):
     key = db.mint(limits=limit(200, "1 second", burst=50)).api_key
     sessions = [database(connect()) for _ in range(SESSIONS)]
     total, elapsed = hammer(sessions, key, 2.0)
-    assert total <= 50 + 200 * elapsed
-    # And not far fewer, of thousands of calls.
-    assert total >= 0.9 * (50 + 200 * 2.0)
+    assert 50 < total <= 50 + 200 * elapsed
 
 
 def test_a_refused_call_takes_nothing_from_any_limit(db):
@@ -99,27 +97,35 @@ def test_only_what_is_good_otherwise_is_counted(db):
 def test_the_verdict_tells_which_limit_and_how_long(db):
     db.tenant()
     key = db.mint(limits=Jsonb([{"name": "wide", "limit": 100, "window": "1 day"},
-                                {"name": "narrow", "limit": 2, "window": "500 ms"}])).api_key
+                                {"name": "narrow", "limit": 2, "window": "2 hours"}])).api_key
     first, second, third = (db.verify(key) for _ in range(3))
     assert (first.limit_name, first.limit_remaining, first.retry_after) == ("narrow", 1, None)
     assert (second.ok, second.limit_remaining) == (True, 0)
     assert (third.ok, third.status, third.code, third.reason) == \
         (False, 429, "rate_limited", "rate_limited")
     assert (third.limit_name, third.limit_remaining) == ("narrow", 0)
-    assert timedelta(0) < third.retry_after <= timedelta(milliseconds=250)
+    assert timedelta(minutes=50) < third.retry_after <= timedelta(hours=1)
     assert third.tenant == "acme" and third.key_id is not None
 
 
-def test_a_call_after_retry_after_passes_and_none_long_before(db):
+def test_a_call_after_retry_after_passes_and_none_before(db):
     db.tenant()
     key = db.mint(limits=limit(1, "400 ms")).api_key
-    assert db.verify(key).ok
+
+    def refusal():
+        """When it was asked for, and how long it says to wait."""
+        while True:
+            asked, verdict = time.monotonic(), db.verify(key)
+            if not verdict.ok:
+                assert verdict.reason == "rate_limited"
+                return asked, verdict.retry_after.total_seconds()
+
     for _ in range(3):
-        # As much before as a call may take on a busy machine.
-        time.sleep(max(0, db.verify(key).retry_after.total_seconds() - 0.1))
-        before = db.verify(key)
-        assert before.reason == "rate_limited"
-        time.sleep(before.retry_after.total_seconds())
+        asked, wait = refusal()
+        wait_until(lambda: db.verify(key).ok)
+        assert time.monotonic() >= asked + wait
+        _, wait = refusal()
+        time.sleep(wait)
         assert db.verify(key).ok
 
 
@@ -480,8 +486,7 @@ def test_buckets_that_are_full_again_make_room():
         for _ in range(60):
             assert db.verify(db.mint(limits=limit(100, "10 ms")).api_key).ok
             time.sleep(0.001)
-        time.sleep(0.02)
-        assert dict(db.call("limit_status"))["limit buckets in use"] == "0"
+        wait_until(lambda: dict(db.call("limit_status"))["limit buckets in use"] == "0")
 
 
 def test_unknown_keys_take_no_room(db):

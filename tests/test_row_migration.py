@@ -148,7 +148,7 @@ def test_while_others_write(cluster, dbname, users):
     for writer in writers:
         writer.start()
     try:
-        time.sleep(0.3)
+        time.sleep(0.3)  # not checked: a head start
         migrate(users, pages=1)
         # What is digested when it ends stays so.
         left = users.value("SELECT count(*) FROM users WHERE NOT keysmith.is_digest(email)")

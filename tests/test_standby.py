@@ -217,7 +217,7 @@ def test_waiting_counts_standbys_and_not_what_collects(servers, there):
     there.verify(key.api_key)
     connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'keysmith usage%'"
     wait_until(lambda: there.verify(key.api_key).ok and db.value(connected) == 1)
-    assert db.one("wait_for_replay", "5 seconds")[0] == 1
+    assert db.one("wait_for_replay", "60 seconds")[0] == 1
 
 
 def test_a_database_can_be_dropped_while_its_usage_is_handed_over(servers):
@@ -236,8 +236,8 @@ def test_a_database_can_be_dropped_while_its_usage_is_handed_over(servers):
     assert [str(n) for n, in servers[0].execute(
         "SELECT request_id FROM keysmith_private.usage_event ORDER BY request_id", "doomed")] == made
     db.rows("DROP DATABASE doomed")
-    assert db.one("wait_for_replay", "20 seconds")[0] == 1
-    assert not standby.execute("SELECT FROM pg_stat_activity WHERE datname = 'doomed'")
+    assert db.one("wait_for_replay", "60 seconds")[0] == 1
+    assert not standby.execute("SELECT 1 FROM pg_stat_activity WHERE datname = 'doomed'")
 
 
 # Once, whatever dies
@@ -492,10 +492,11 @@ def test_a_standby_that_fell_behind_refuses():
         key = db.mint()
         db.call("wait_for_replay")
         there = session(standby)
-        # An idle primary is no reason to refuse.
-        for _ in range(15):
-            assert there.verify(key.api_key).ok
-            time.sleep(0.2)
+        # An idle primary is no reason to refuse, for longer than a busy machine may keep its
+        # beat from us. Explaining is not recorded, so it keeps nobody awake.
+        refused = "SELECT count(*) FROM keysmith.explain_verify(%s) WHERE outcome = 'refuse'"
+        time.sleep(2)  # not checked: longer than the lag that is allowed
+        wait_until(lambda: there.value(refused, key.api_key) == 0)
         acting = session(standby)
         acting.rows("BEGIN")
         acting.verify(key.api_key, sign_in=True)
@@ -608,7 +609,7 @@ def test_a_primary_that_can_store_nothing_is_waited_for():
             time.sleep(0.05)
             assert len(made) < 500
         made += requests(there, key.api_key, 50)
-        time.sleep(2)
+        time.sleep(2)  # not checked: it may try some more times
         db.rows("ALTER TABLE keysmith_private.usage_event DROP CONSTRAINT nothing")
         wait_until(lambda: count(there, "waiting") == 0)
         aside = {str(request_id) for request_id, in db.rows("SELECT request_id FROM keysmith_private.usage_set_aside")}
@@ -664,7 +665,7 @@ def test_a_life_is_that_of_one_standby(servers):
 
 def record(request_id, key_id, tenant_id, age=0):
     """A record as a standby has it in its memory: what is learned, and then the rest."""
-    at = int((time.time() - age - 946_684_800) * 1_000_000)
+    at = int((time.time() - age - 946_684_800) * 1_000_000)  # not checked: a point in time
     texts = b"".join(bytes([len(text)]) + text for text in (b"default", b"live", b"ok"))
     return (b"\1" + request_id.bytes + b"\1" + (200).to_bytes(4, "little")
             + at.to_bytes(8, "little") + key_id.bytes + tenant_id.bytes + texts + b"\0")

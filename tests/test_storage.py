@@ -4,7 +4,6 @@ import hashlib
 import hmac
 import os
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -12,7 +11,7 @@ import pytest
 
 import cluster as clusters
 from cluster import Cluster, running
-from conftest import session
+from conftest import session, wait_until
 from subkeys import mac
 
 PEPPER = {1: "11" * 32, 2: "22" * 48}
@@ -298,12 +297,7 @@ def test_what_was_acknowledged_outlives_a_crash(act):
             key = db.mint()
         db.rows("INSERT INTO lost VALUES (1)")
         cluster.kill()
-        time.sleep(0.5)
-        (cluster.data / "postmaster.pid").unlink(missing_ok=True)
-        for _ in range(50):
-            if cluster.start(check=False).returncode == 0:
-                break
-            time.sleep(0.2)
+        cluster.start_after_kill()
         db = session(cluster)
         assert db.verify(key.api_key, scopes=["a"]).ok == (act == "mint")
         # The control: an ordinary commit after it was lost.
@@ -372,30 +366,47 @@ def test_waiting_names_the_standby_that_lags(primary_and_standby):
         assert there.verify(key.api_key).ok
     finally:
         there.rows("SELECT pg_wal_replay_resume()")
-    assert db.one("wait_for_replay", "30 seconds")[0] == 1
+    assert db.one("wait_for_replay", "60 seconds")[0] == 1
     assert there.reason(key.api_key) == "revoked"
+
+
+def waits_for_replay(primary, db):
+    wait_until(lambda: primary.execute(
+        "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%wait_for_replay%' "
+        f"AND pid = {db.session.info.backend_pid}"))
 
 
 def test_a_standby_that_detaches_is_not_taken_for_one_that_knows(primary_and_standby):
     primary, standby = primary_and_standby
     db, there, key = paused_with_a_key(primary, standby)
+    detach = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication"
     try:
         db.call("revoke", key.key_id)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(db.refused, "KS504", "wait_for_replay", "2 seconds")
-            time.sleep(0.5)
-            primary.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
-            assert "1 of 1" in waiting.result(10)
+            waits_for_replay(primary, db)
+            primary.execute(detach)
+            assert "1 of 1" in waiting.result(60)
         assert there.verify(key.api_key).ok
-        # It reconnects while a later wait goes on, and is seen to do so.
-        with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(db.one, "wait_for_replay", "60 seconds")
-            time.sleep(0.2)
-            there.rows("SELECT pg_wal_replay_resume()")
-            waiting.result(70)
     finally:
         there.rows("SELECT pg_wal_replay_resume()")
-    db.call("wait_for_replay", "60 seconds")
+    wait_until(lambda: primary.execute("SELECT 1 FROM pg_stat_replication"))
+    # One that comes back while somebody waits for it is seen to have done so.
+    other = db.mint()
+    assert db.one("wait_for_replay", "60 seconds")[0] == 1
+    there.rows("SELECT pg_wal_replay_pause()")
+    try:
+        db.call("revoke", other.key_id)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(db.one, "wait_for_replay", "120 seconds")
+            waits_for_replay(primary, db)
+            primary.execute(detach)
+            assert there.verify(other.api_key).ok and not waiting.done()
+            there.rows("SELECT pg_wal_replay_resume()")
+            assert waiting.result(120)[0] == 1
+        assert there.reason(other.api_key) == "revoked"
+    finally:
+        there.rows("SELECT pg_wal_replay_resume()")
 
 
 def test_waiting_in_the_transaction_that_revokes_is_an_error(primary_and_standby):

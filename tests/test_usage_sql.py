@@ -187,7 +187,7 @@ def test_totals_are_exact_at_every_moment_with_sixteen_writers(usage, connect):
 
 
 def test_only_one_session_folds(usage, connect):
-    usage.db.rows("SET statement_timeout = '20s'")
+    usage.db.rows("SET statement_timeout = '60s'")
     usage.add(10)
     other = connect(autocommit=False)
     assert other.execute("SELECT keysmith_private.usage_fold()").fetchone()[0] > 0

@@ -1,7 +1,5 @@
 """Five products in one database."""
 
-import json
-
 import pytest
 
 from .products import NAMES, Product, load
@@ -39,10 +37,5 @@ def products(product):
 
 
 @pytest.fixture
-def listen(connect):
-    """Listens to a product's events; the result is called for those that came."""
-    def on(product):
-        session = connect()
-        session.execute(f"LISTEN {product.db.one('event_channel', product.name)[0]}")
-        return lambda: [json.loads(sent.payload) for sent in session.notifies(timeout=0.3)]
-    return on
+def listen(hear):
+    return lambda product: hear(product.db.one("event_channel", product.name)[0])
