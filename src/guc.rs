@@ -45,6 +45,15 @@ pub fn directory_size() -> i32 {
     DIRECTORY_SIZE.load(Relaxed)
 }
 
+/// Where PostgreSQL keeps the value of `keysmith.event_queue_limit`.
+static EVENT_QUEUE_LIMIT: AtomicI32 = AtomicI32::new(50);
+
+/// How full the queue of notifications may be for events to be sent, in percent. From half
+/// on, PostgreSQL itself warns in its log of who does not read them.
+pub fn event_queue_limit() -> i32 {
+    EVENT_QUEUE_LIMIT.load(Relaxed)
+}
+
 pub fn define() {
     // SAFETY: called from _PG_init; all strings are static, and so is the place of
     // the value.
@@ -94,6 +103,23 @@ pub fn define() {
                 None,
             );
         }
+        pg_sys::DefineCustomIntVariable(
+            c"keysmith.event_queue_limit".as_ptr(),
+            c"How full the queue of notifications may be for events to be sent, in percent."
+                .as_ptr(),
+            c"Above it events are left out, and counted, so that no act fails at its commit for \
+              want of room in the queue."
+                .as_ptr(),
+            EVENT_QUEUE_LIMIT.as_ptr(),
+            50,
+            0,
+            100,
+            pg_sys::GucContext::PGC_SUSET,
+            0,
+            None,
+            None,
+            None,
+        );
         settings::define();
         pre_request_settings::define();
         if pg_sys::process_shared_preload_libraries_in_progress {

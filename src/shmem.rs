@@ -3,6 +3,7 @@
 
 use crate::catalog::directory;
 use crate::error::{Error, Result};
+use crate::manage::event;
 use crate::{limit, usage};
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -33,7 +34,8 @@ impl Place {
     }
 }
 
-static REGIONS: [&Region; 3] = [&directory::REGION, &limit::REGION, &usage::ring::REGION];
+static REGIONS: [&Region; 4] =
+    [&directory::REGION, &limit::REGION, &usage::ring::REGION, &event::REGION];
 
 /// The hooks that were there before ours.
 static PREVIOUS: OnceLock<(pg_sys::shmem_request_hook_type, pg_sys::shmem_startup_hook_type)> =
@@ -57,7 +59,9 @@ unsafe extern "C-unwind" fn request() {
         }
         for region in REGIONS {
             pg_sys::RequestAddinShmemSpace((region.size)());
-            pg_sys::RequestNamedLWLockTranche(region.name.as_ptr(), (region.locks)() as i32);
+            if (region.locks)() > 0 {
+                pg_sys::RequestNamedLWLockTranche(region.name.as_ptr(), (region.locks)() as i32);
+            }
         }
     }
 }
@@ -91,7 +95,10 @@ fn attach(region: &Region) -> Result<()> {
             pg_sys::ShmemInitStruct(region.name.as_ptr(), (region.size)(), &mut found).cast();
         let outcome = if found { Ok(()) } else { (region.initialise)(memory) };
         region.place.memory.store(memory, Relaxed);
-        region.place.locks.store(pg_sys::GetNamedLWLockTranche(region.name.as_ptr()), Relaxed);
+        if (region.locks)() > 0 {
+            let locks = pg_sys::GetNamedLWLockTranche(region.name.as_ptr());
+            region.place.locks.store(locks, Relaxed);
+        }
         pg_sys::LWLockRelease(lock);
         outcome
     }

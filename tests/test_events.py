@@ -4,6 +4,12 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from cluster import pg_config, running
+from conftest import session, wait_until
+
+USED = "SELECT pg_notification_queue_usage()"
+MAJOR = int(pg_config("version").split()[1].split(".")[0])
+
 
 @pytest.fixture
 def listen(db, hear):
@@ -85,3 +91,84 @@ def test_a_prepared_transaction_says_why_it_cannot_be(db, connect, database):
     session.mint()
     with pytest.raises(psycopg.Error, match="can't be prepared"):
         session.rows("PREPARE TRANSACTION 'x'")
+
+
+# A queue that nobody reads
+
+@pytest.fixture
+def deaf(connect):
+    """A session that listens and does not read, while its transaction lasts."""
+    session = connect(autocommit=False)
+    session.execute("LISTEN something")
+    session.commit()
+    session.execute("SELECT 1")
+    return session
+
+
+def told(db, name):
+    return db.value("SELECT value FROM keysmith.status() WHERE topic = 'events' AND name = %s", name)
+
+
+def warned(db):
+    return [row.finding for row in db.call("doctor") if row.subject == "events"]
+
+
+def test_no_event_is_sent_where_the_queue_is_too_full(db, deaf, listen):
+    db.tenant()
+    key, other = db.mint(), db.mint()
+    received = listen()
+    before = int(told(db, "events not sent"))
+    db.rows("SELECT pg_notify('something', rpad(n::text, 7000)) FROM generate_series(1, 4) n")
+    assert db.value(USED) > 0
+    db.rows("SET keysmith.event_queue_limit = 0")
+    db.call("revoke", key.key_id)
+    assert db.reason(key.api_key) == "revoked"
+    assert received() == []
+    assert int(told(db, "events not sent")) == before + 1
+    assert any(f"{before + 1} events were not sent" in finding for finding in warned(db))
+    assert any("from 0 on no events are sent" in finding for finding in warned(db))
+    deaf.rollback()
+    wait_until(lambda: db.value(USED) == 0)
+    db.call("revoke", other.key_id)
+    assert [event["key_id"] for event in received()] == [str(other.key_id)]
+    assert int(told(db, "events not sent")) == before + 1
+    assert not any("from 0 on" in finding for finding in warned(db))
+
+
+def test_only_superusers_say_how_full_it_may_be(cluster, dbname, db):
+    cluster.execute("CREATE ROLE events_app LOGIN")
+    try:
+        db.call("grant_access", "events_app", "verifier")
+        with cluster.connect(dbname, user="events_app") as app:
+            app.execute("SELECT keysmith.sign_out()")
+            with pytest.raises(psycopg.Error) as error:
+                app.execute("SET keysmith.event_queue_limit = 100")
+            assert error.value.sqlstate == "42501"
+    finally:
+        cluster.execute("DROP OWNED BY events_app", dbname)
+        cluster.execute("DROP ROLE events_app")
+
+
+@pytest.mark.skipif(MAJOR < 17, reason="the queue's size is that of 17 and newer to choose")
+def test_acts_commit_beside_a_queue_that_is_full():
+    with running("events", max_notify_queue_pages=64) as cluster:
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        keys = [db.mint() for _ in range(3)]
+        # Many in one transaction: they take no more room than there is.
+        with db.session.transaction():
+            for number in range(4000):
+                db.call("alter_key", keys[0].key_id, Jsonb({"label": str(number)}))
+        db.call("revoke", keys[0].key_id)
+        listener = cluster.connect(autocommit=False)
+        listener.execute("LISTEN something")
+        listener.commit()
+        listener.execute("SELECT 1")
+        with pytest.raises(psycopg.Error, match="too many notifications"):
+            for number in range(1000):
+                db.rows("SELECT pg_notify('something', rpad(%s::text, 7900))", number)
+        for key in keys[1:]:
+            db.call("revoke", key.key_id)
+            assert db.reason(key.api_key) == "revoked"
+        listener.close()

@@ -2,12 +2,13 @@
 //! looked at in SQL; here is what only the library knows.
 
 use super::authority::{self, Needs};
+use super::event;
 use super::sql::{self, Param};
 use crate::call::{Call, sql_functions};
 use crate::error::Result;
-use crate::limit;
 use crate::pepper::{self, peppers};
 use crate::result_set::ResultSet;
+use crate::{guc, limit};
 use keysmith_core::key::pepper::UNPEPPERED;
 use pgrx::pg_sys::Datum;
 
@@ -20,15 +21,32 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
     let result = unsafe { ResultSet::of(call) };
     authority::look(Needs::Oversight, |_| {
         let lost = lost_peppers()?;
+        let (unsent, last_unsent_at) = event::unsent();
         let rows = sql::query(
             "SELECT d.level, d.subject, d.finding, d.remedy
-             FROM keysmith_private.doctor_findings($1, $2, $3, $4, $5) d",
+             FROM keysmith_private.doctor_findings($1, $2, $3, $4, $5) d
+             UNION ALL
+             SELECT 'warning', 'events', pg_catalog.format(
+                        'the queue of notifications is %s percent full, and from %s on no events are sent',
+                        pg_catalog.round(100 * q.usage::numeric, 1), $6),
+                    'end the session that listens and does not read: PostgreSQL''s log names it'
+             FROM pg_catalog.pg_notification_queue_usage() AS q (usage)
+             WHERE 200 * q.usage > $6
+             UNION ALL
+             SELECT 'warning', 'events', pg_catalog.format(
+                        '%s events were not sent, the last of them at %s: the queue of notifications was full',
+                        $7, $8),
+                    'have listeners read what there is again; end sessions that listen and do not read'
+             WHERE $8 > pg_catalog.now() - interval '1 day'",
             &[
                 Param::boolean(limit::is_there()),
                 Param::text(env!("CARGO_PKG_VERSION")),
                 Param::text_or_null(pepper::complaint().as_deref()),
                 Param::texts(&lost),
                 Param::smallint(peppers().newest()),
+                Param::integer(Some(guc::event_queue_limit())),
+                Param::bigint(unsent),
+                Param::timestamp(last_unsent_at),
             ],
         )?;
         // SAFETY: the rows have the columns that are declared.

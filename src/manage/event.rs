@@ -1,7 +1,62 @@
 //! Events: a hint to listeners that something about a key has changed.
+//!
+//! PostgreSQL keeps notifications of all databases in one queue, until each session that
+//! listens has read them. A session that listens and stays in a transaction fills it, and a
+//! commit that finds no room fails. No revocation may fail for that: an event is left out,
+//! and counted, while the queue is fuller than `keysmith.event_queue_limit` says.
 
 use super::sql::{self, Param};
+use crate::audit::EVERYWHERE;
 use crate::error::Result;
+use crate::shmem::{Place, Region};
+use crate::{guc, major};
+use pgrx::pg_sys;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
+pub static REGION: Region = Region {
+    name: c"keysmith events",
+    size: || size_of::<Unsent>(),
+    locks: || 0,
+    initialise,
+    place: Place::unknown(),
+};
+
+/// Events that were left out since the server was started.
+#[derive(Default)]
+struct Unsent {
+    count: AtomicI64,
+    last_at: AtomicI64,
+}
+
+/// # Safety
+/// There must be fresh memory of that size, aligned as shared memory is.
+unsafe fn initialise(memory: *mut u8) -> Result<()> {
+    // SAFETY: as the caller promises.
+    unsafe { memory.cast::<Unsent>().write(Unsent::default()) };
+    Ok(())
+}
+
+fn unsent_ever() -> Option<&'static Unsent> {
+    // SAFETY: null, or initialised before its place was noted, and there as long as the
+    // process.
+    unsafe { REGION.place.memory.load(Relaxed).cast::<Unsent>().as_ref() }
+}
+
+/// How many events were left out since the server was started, and when the last was; null
+/// where nobody counts.
+pub fn unsent() -> (Option<i64>, Option<i64>) {
+    let counted = unsent_ever().map(|unsent| {
+        let count = unsent.count.load(Relaxed);
+        (count, (count > 0).then(|| unsent.last_at.load(Relaxed)))
+    });
+    (counted.map(|(count, _)| count), counted.and_then(|(_, last_at)| last_at))
+}
+
+thread_local! {
+    /// A transaction, and how many bytes of events wait for its commit.
+    static WAITING: Cell<(u32, i64)> = const { Cell::new((0, 0)) };
+}
 
 /// Sends an event; it is delivered if and when the transaction commits.
 pub fn send(
@@ -10,17 +65,44 @@ pub fn send(
     key_id: Option<&[u8; 16]>,
     tenant: Option<&str>,
 ) -> Result<()> {
-    sql::execute(
-        "SELECT pg_catalog.pg_notify(k.event_channel, pg_catalog.json_build_object(
-             'event', $1, 'key_id', $3, 'tenant', $4,
-             'keyspace', k.keyspace, 'at', pg_catalog.clock_timestamp())::text)
-         FROM keysmith_private.keyspace k WHERE k.keyspace = $2",
+    // What concerns no keyspace alone has no channel.
+    if keyspace == EVERYWHERE {
+        return Ok(());
+    }
+    // SAFETY: acts are done in transactions.
+    let transaction = unsafe { major::local_transaction_id() };
+    let waiting = match WAITING.get() {
+        (of, bytes) if of == transaction => bytes,
+        _ => 0,
+    };
+    // What waits takes its room only at the commit. Twice that is more than it takes with
+    // what PostgreSQL adds. Before 17 the queue had a size of its own.
+    let sent = sql::query(
+        "SELECT pg_catalog.octet_length(e.payload)::bigint, pg_catalog.pg_notify(e.channel, e.payload)
+         FROM (SELECT k.event_channel AS channel, pg_catalog.json_build_object(
+                   'event', $1, 'key_id', $3, 'tenant', $4, 'keyspace', k.keyspace,
+                   'at', pg_catalog.clock_timestamp())::text AS payload
+               FROM keysmith_private.keyspace k WHERE k.keyspace = $2) e
+         WHERE 100 * (pg_catalog.pg_notification_queue_usage() + 2 * $5 / (8192::float8 * coalesce(
+             pg_catalog.current_setting('max_notify_queue_pages', true)::bigint, 1048576))) <= $6",
         &[
             Param::text(event),
             Param::text(keyspace),
             Param::uuid_or_null(key_id),
             Param::text_or_null(tenant),
+            Param::bigint(Some(waiting)),
+            Param::integer(Some(guc::event_queue_limit())),
         ],
     )?;
+    match sent.first().and_then(|row| row.bigint(1)) {
+        Some(bytes) => WAITING.set((transaction, waiting.saturating_add(bytes))),
+        None => {
+            if let Some(unsent) = unsent_ever() {
+                unsent.count.fetch_add(1, Relaxed);
+                // SAFETY: reads the clock.
+                unsent.last_at.store(unsafe { pg_sys::GetCurrentTimestamp() }, Relaxed);
+            }
+        }
+    }
     Ok(())
 }
