@@ -26,6 +26,25 @@ pub fn from_server(bytes: &[u8]) -> Option<String> {
     }
 }
 
+/// A role's name. The names of roles are shared by databases of all encodings, and so may be
+/// text in none of ours: then it is told by its bytes, and by the role's number.
+pub fn name_of_role(role: pg_sys::Oid) -> String {
+    // SAFETY: gives a C string, or null for a role that is just being dropped.
+    let name = unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() {
+            return format!("unknown (oid {role})");
+        }
+        CStr::from_ptr(name).to_bytes()
+    };
+    // A conversion that can't be raises an error, and changes nothing.
+    let text = pgrx::PgTryBuilder::new(|| from_server(name)).catch_others(|_| None).execute();
+    text.unwrap_or_else(|| {
+        let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("\\x{hex} (oid {role})")
+    })
+}
+
 /// The same for showing it: what has no UTF-8 form is replaced.
 pub fn lossy(bytes: &[u8]) -> String {
     from_server(bytes).unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned())

@@ -14,6 +14,7 @@ use crate::manage::authority::{self, Caller};
 use crate::manage::event;
 use crate::manage::sql::{self, Param};
 use crate::pepper;
+use crate::text;
 use crate::transaction::Memory;
 use keysmith_core::chain::{self, START, Seal};
 use pgrx::pg_sys::{self, Datum, Oid, SubTransactionId};
@@ -184,10 +185,13 @@ impl<'a> Subject<'a> {
             ),
             Subject::Access(role) => (
                 "SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-                     'role', a.role, 'level', a.level, 'tenant_id', a.tenant_id)
+                     'role', $2, 'level', a.level, 'tenant_id', a.tenant_id)
                      ORDER BY a.level, a.tenant_id), NULL::text
                  FROM keysmith_private.access a WHERE a.role = $1",
-                vec![Param::given(pg_sys::OIDOID, Some(Datum::from(role)))],
+                vec![
+                    Param::given(pg_sys::OIDOID, Some(Datum::from(role))),
+                    Param::text(&text::name_of_role(role)),
+                ],
             ),
         };
         let rows = sql::query(statement, &params)?;
@@ -334,7 +338,7 @@ fn end_of(catalog: &Catalog, keyspace: &str) -> (i64, Seal, i16) {
     use columns::audit_entry as column;
     let snapshot = Snapshot::now(catalog.tables.audit_entry);
     let entries = Relation::open(catalog.tables.audit_entry);
-    let keyspace = Varlena::new(&crate::text::to_server(keyspace).into_bytes());
+    let keyspace = Varlena::new(&text::to_server(keyspace).into_bytes());
     entries
         .last(&snapshot, [ScanKey::text(column::keyspace, &keyspace)], |row| {
             let seal = row.bytes(column::hash).and_then(|hash| hash.try_into().ok());

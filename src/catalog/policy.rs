@@ -308,11 +308,9 @@ impl Policy {
     }
 
     /// Whether tenants of a plan may use a feature.
-    pub fn has_feature(&self, plan: Option<&str>, feature: &str) -> bool {
+    pub fn has_feature(&self, plan: Option<&[u8]>, feature: &str) -> bool {
         let plans = self.plan_features.get(feature.as_bytes());
-        plans.is_none_or(|plans| {
-            plans.iter().any(|with| plan.is_some_and(|plan| **with == *plan.as_bytes()))
-        })
+        plans.is_none_or(|plans| plans.iter().any(|with| plan.is_some_and(|plan| **with == *plan)))
     }
 
     /// Whether credits are spent in an environment.

@@ -6,7 +6,8 @@ use super::sql::{self, Param};
 use super::tenant::Tenant;
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::call::{Call, must_not_be_null, sql_functions};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
+use crate::text;
 use crate::varlena;
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -169,7 +170,7 @@ impl Level {
     }
 
     /// Gives a role all that the level comes with.
-    fn grant(&self, role: &str) -> Result<()> {
+    fn grant(&self, role: &Role) -> Result<()> {
         let functions: Vec<String> = self.functions.iter().map(|name| (*name).into()).collect();
         let rows = sql::query(
             "SELECT pg_catalog.string_agg(oid::regprocedure::text, ', ') FROM pg_catalog.pg_proc
@@ -182,26 +183,55 @@ impl Level {
             ],
         )?;
         if let Some(signatures) = rows.first().and_then(|row| row.text(1)) {
-            sql::execute(&format!("GRANT EXECUTE ON ROUTINE {signatures} TO {role}"), &[])?;
+            role.run(&format!("GRANT EXECUTE ON ROUTINE {signatures} TO "))?;
         }
-        sql::execute(&format!("GRANT USAGE ON SCHEMA keysmith TO {role}"), &[])?;
+        role.run("GRANT USAGE ON SCHEMA keysmith TO ")?;
         for view in self.views {
-            sql::execute(&format!("GRANT SELECT ON keysmith.{view} TO {role}"), &[])?;
+            role.run(&format!("GRANT SELECT ON keysmith.{view} TO "))?;
         }
         Ok(())
     }
 }
 
-/// A role: its OID, and its name ready for a statement.
-fn role(call: &Call) -> Result<(Oid, String)> {
-    let role = call.datum(0).ok_or_else(|| must_not_be_null("role"))?;
-    let oid = Oid::from(role.value() as u32);
-    let rows = sql::query(
-        "SELECT pg_catalog.quote_ident(rolname) FROM pg_catalog.pg_roles WHERE oid = $1",
-        &[Param::given(pg_sys::OIDOID, Some(role))],
-    )?;
-    let name = rows.first().and_then(|row| row.text(1));
-    name.map(|name| (oid, name)).ok_or_else(|| Error::argument("role", "must be a role"))
+/// A role that is given access, or has it taken away.
+struct Role {
+    oid: Oid,
+    /// Ready for a statement: bytes, as it may be text in no encoding.
+    name: Vec<u8>,
+}
+
+impl Role {
+    fn read(call: &Call) -> Result<Role> {
+        let role = call.datum(0).ok_or_else(|| must_not_be_null("role"))?;
+        let oid = Oid::from(role.value() as u32);
+        let name = Role::name(oid)?;
+        name.map(|name| Role { oid, name }).ok_or_else(|| Error::argument("role", "must be a role"))
+    }
+
+    fn name(oid: Oid) -> Result<Option<Vec<u8>>> {
+        let rows = sql::query(
+            "SELECT pg_catalog.quote_ident(rolname) FROM pg_catalog.pg_roles WHERE oid = $1",
+            &[Param::given(pg_sys::OIDOID, Some(Datum::from(oid)))],
+        )?;
+        Ok(rows.first().and_then(|row| row.bytes(1)))
+    }
+
+    fn param(&self) -> Param {
+        Param::given(pg_sys::OIDOID, Some(Datum::from(self.oid)))
+    }
+
+    /// Runs a statement that ends with the role's name.
+    fn run(&self, statement: &str) -> Result<()> {
+        sql::execute_raw(&[statement.as_bytes(), &self.name])
+    }
+
+    /// Statements name the role, and names can be given to others meanwhile.
+    fn check_name(&self) -> Result<()> {
+        match Role::name(self.oid)? {
+            Some(name) if name == self.name => Ok(()),
+            _ => Err(Error::new(Code::Conflict, "the role was renamed meanwhile")),
+        }
+    }
 }
 
 /// The tenant that an issuer is bound to, if any is named.
@@ -219,21 +249,18 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
     }
     authority::act(Needs::Admin, |caller| {
         one_at_a_time()?;
-        let (oid, name) = role(call)?;
+        let role = Role::read(call)?;
         let tenant = tenant(call, caller)?;
-        let act = Act::on(caller, EVERYWHERE, Subject::Access(oid))?;
+        let act = Act::on(caller, EVERYWHERE, Subject::Access(role.oid))?;
         sql::execute(
             "INSERT INTO keysmith_private.access (role, level, tenant_id)
              SELECT $1::regrole, $2, $3 WHERE NOT EXISTS (
                  SELECT FROM keysmith_private.access
                  WHERE role = $1 AND level = $2 AND tenant_id IS NOT DISTINCT FROM $3)",
-            &[
-                Param::given(pg_sys::OIDOID, call.datum(0)),
-                Param::text(level.name),
-                Param::uuid_or_null(tenant.as_ref()),
-            ],
+            &[role.param(), Param::text(level.name), Param::uuid_or_null(tenant.as_ref())],
         )?;
-        level.grant(&name)?;
+        level.grant(&role)?;
+        role.check_name()?;
         act.done("grant_access")
     })?;
     Ok(None)
@@ -245,30 +272,32 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
     let level = Level::read(call, 1)?;
     authority::act(Needs::Admin, |caller| {
         one_at_a_time()?;
-        let (oid, name) = role(call)?;
+        let role = Role::read(call)?;
         let tenant = tenant(call, caller)?;
-        let act = Act::on(caller, EVERYWHERE, Subject::Access(oid))?;
+        let act = Act::on(caller, EVERYWHERE, Subject::Access(role.oid))?;
         let removed = sql::execute(
             "DELETE FROM keysmith_private.access
              WHERE role = $1 AND ($2 IS NULL OR level = $2) AND ($3 IS NULL OR tenant_id = $3)",
             &[
-                Param::given(pg_sys::OIDOID, call.datum(0)),
+                role.param(),
                 Param::text_or_null(level.map(|level| level.name)),
                 Param::uuid_or_null(tenant.as_ref()),
             ],
         )?;
         if removed == 0 {
-            return Err(Error::not_found(format!("role {name} has no such access")));
+            let name = text::name_of_role(role.oid);
+            return Err(Error::not_found(format!("role {name:?} has no such access")));
         }
-        take_all(oid, &name)?;
+        take_all(&role)?;
         let rows = sql::query(
             "SELECT DISTINCT level FROM keysmith_private.access WHERE role = $1",
-            &[Param::given(pg_sys::OIDOID, call.datum(0))],
+            &[role.param()],
         )?;
         let left: Vec<String> = rows.iter().filter_map(|row| row.text(1)).collect();
         for level in LEVELS.iter().filter(|level| left.iter().any(|left| left == level.name)) {
-            level.grant(&name)?;
+            level.grant(&role)?;
         }
+        role.check_name()?;
         act.done("revoke_access")
     })?;
     Ok(None)
@@ -276,7 +305,7 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
 
 /// Takes away every privilege that a role itself has. Only what it was given is touched:
 /// the rest, partitions above all, may be changed by others at the same time.
-fn take_all(oid: Oid, name: &str) -> Result<()> {
+fn take_all(role: &Role) -> Result<()> {
     let given = sql::query(
         "SELECT 'ROUTINE ' || p.oid::regprocedure::text
          FROM pg_catalog.pg_proc p
@@ -293,10 +322,10 @@ fn take_all(oid: Oid, name: &str) -> Result<()> {
          SELECT 'SCHEMA ' || n.oid::regnamespace::text FROM pg_catalog.pg_namespace n
          WHERE n.nspname IN ('keysmith', 'keysmith_private') AND EXISTS (
              SELECT FROM pg_catalog.aclexplode(n.nspacl) a WHERE a.grantee = $1)",
-        &[Param::given(pg_sys::OIDOID, Some(Datum::from(oid)))],
+        &[role.param()],
     )?;
     for object in given.iter().filter_map(|row| row.text(1)) {
-        sql::execute(&format!("REVOKE ALL ON {object} FROM {name}"), &[])?;
+        role.run(&format!("REVOKE ALL ON {object} FROM "))?;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use crate::text;
 use crate::varlena;
 use keysmith_core::policy::verdict::{Answer, Reason};
 use pgrx::pg_sys::{self, Oid};
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 use std::rc::Rc;
 
 /// What an act takes, besides the right to call its function.
@@ -97,8 +97,8 @@ impl Caller {
         // SAFETY: looks up who the current and the session's user are.
         let (user, session) = unsafe { (pg_sys::GetUserId(), pg_sys::GetSessionUserId()) };
         let caller = Caller {
-            role: name_of(user),
-            session_role: name_of(session),
+            role: text::name_of_role(user),
+            session_role: text::name_of_role(session),
             reach: Reach::of(
                 catalog,
                 user,
@@ -275,17 +275,6 @@ fn refused(policy: &Policy, reason: Reason) -> Error {
 
 pub fn not_allowed(message: impl Into<String>) -> Error {
     Error::new(Code::NotAllowed, message)
-}
-
-fn name_of(role: Oid) -> String {
-    // SAFETY: gives a C string, or null for a role that is just being dropped.
-    unsafe {
-        let name = pg_sys::GetUserNameFromId(role, true);
-        if name.is_null() {
-            return String::from("unknown");
-        }
-        text::from_server(CStr::from_ptr(name).to_bytes()).unwrap_or_default()
-    }
 }
 
 /// The extension's owner, who owns its tables.

@@ -157,7 +157,7 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
     }
     if owner == Owner::OfTheGiver
         && let Some(own) = &giver.owner
-        && row.text(8).is_none_or(|owner| owner.as_bytes() != &**own)
+        && row.bytes(8).is_none_or(|owner| *owner != **own)
     {
         return Err(beyond(
             "owner",
@@ -194,8 +194,8 @@ pub fn check_environment(giver: &Identity, environment: &[u8]) -> Result<()> {
 fn check_scopes(giver: &Identity, policy: &Policy, row: &Row) -> Result<()> {
     let scopes = row.texts(2);
     let own: Vec<&[u8]> = scopes.iter().map(Vec::as_slice).collect();
-    let roles = [3, 4].map(|column| row.text(column));
-    let roles = [roles[0].as_deref().map(str::as_bytes), roles[1].as_deref().map(str::as_bytes)];
+    let roles = [3, 4].map(|column| row.bytes(column));
+    let roles = [roles[0].as_deref(), roles[1].as_deref()];
     let given: scope::Held = policy.held(&own, roles);
     let surplus = giver
         .held(|held| given.effective().into_iter().find(|scope| !held.covers(scope)).map(lossy));

@@ -9,6 +9,7 @@ use crate::catalog::{Catalog, columns};
 use crate::error::{Code, Error, Result};
 use crate::jsonb::Json;
 use crate::pepper;
+use crate::text;
 use crate::varlena;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use keysmith_core::key::{display, format, secret};
@@ -118,7 +119,7 @@ pub fn check_line(name: &str, text: Option<&str>, most: usize) -> Result<()> {
 
 pub fn check_role(policy: &Policy, role: Option<&str>, keyspace: &str) -> Result<()> {
     match role {
-        Some(role) if !policy.has_role(role.as_bytes()) => {
+        Some(role) if !policy.has_role(text::to_server(role).as_bytes()) => {
             let shown: String = role.chars().take(200).collect();
             Err(Error::not_found(format!("role {shown:?} does not exist in keyspace {keyspace:?}"))
                 .hint("Define it with keysmith.define_role."))
@@ -314,7 +315,7 @@ pub fn minted(key_id: &[u8; 16]) -> Result<Datum> {
 /// Puts the key into the one value that ever has it. To be called outside of SPI,
 /// whose memory goes with its session.
 pub fn with_api_key(minted: Datum, api_key: &str) -> Datum {
-    with_column(minted, API_KEY_COLUMN, crate::text::datum(api_key))
+    with_column(minted, API_KEY_COLUMN, text::datum(api_key))
 }
 
 /// Of the type `keysmith.minted`, counted from 0.

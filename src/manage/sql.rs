@@ -113,7 +113,13 @@ pub fn session<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Runs a statement and gives its rows, which are good until the next one.
 pub fn query(statement: &str, params: &[Param]) -> Result<Rows> {
-    run(statement, params, None)
+    run(&text::to_server(statement), params, None)
+}
+
+/// Runs a statement of several parts, in the database's encoding: names of roles may be text
+/// in none.
+pub fn execute_raw(parts: &[&[u8]]) -> Result<()> {
+    run(&CString::new(parts.concat()).unwrap_or_default(), &[], None).map(|_| ())
 }
 
 /// Runs a statement that only reads, also where nothing else may be done: on a standby,
@@ -124,17 +130,16 @@ pub fn query_now(catalog: &Catalog, statement: &str, params: &[Param]) -> Result
 
 /// Runs a statement that only reads, under a snapshot.
 pub fn query_under(snapshot: &Snapshot, statement: &str, params: &[Param]) -> Result<Rows> {
-    run(statement, params, Some((snapshot, true)))
+    run(&text::to_server(statement), params, Some((snapshot, true)))
 }
 
 /// Runs a statement that changes the rows that a snapshot sees.
 pub fn change_now(snapshot: &Snapshot, statement: &str, params: &[Param]) -> Result<Rows> {
-    run(statement, params, Some((snapshot, false)))
+    run(&text::to_server(statement), params, Some((snapshot, false)))
 }
 
 /// Under a snapshot, and whether the statement only reads; or under the transaction's.
-fn run(statement: &str, params: &[Param], under: Option<(&Snapshot, bool)>) -> Result<Rows> {
-    let statement = CString::new(statement).unwrap_or_default();
+fn run(statement: &CStr, params: &[Param], under: Option<(&Snapshot, bool)>) -> Result<Rows> {
     let mut oids: Vec<Oid> = params.iter().map(|param| param.oid).collect();
     let mut values: Vec<Datum> =
         params.iter().map(|param| param.datum.unwrap_or(Datum::null())).collect();

@@ -11,6 +11,7 @@ use crate::audit::{Act, Subject};
 use crate::call::{Call, sql_functions};
 use crate::catalog::policy::Policy;
 use crate::error::{Code, Error, Result};
+use crate::text;
 use keysmith_core::policy::name::{NAME_RULE, is_name};
 use pgrx::pg_sys::{self, Datum};
 
@@ -66,7 +67,8 @@ impl Tenant {
 
     /// Checks that the tenant's plan has a feature, if it is asked for.
     pub fn check_feature(&self, policy: &Policy, feature: &str, is_used: bool) -> Result<()> {
-        if !is_used || policy.has_feature(self.plan.as_deref(), feature) {
+        let plan = self.plan.as_deref().map(text::to_server);
+        if !is_used || policy.has_feature(plan.as_ref().map(|plan| plan.as_bytes()), feature) {
             return Ok(());
         }
         let plan =
