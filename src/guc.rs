@@ -54,6 +54,15 @@ pub fn event_queue_limit() -> i32 {
     EVENT_QUEUE_LIMIT.load(Relaxed)
 }
 
+/// Where PostgreSQL keeps the value of `keysmith.max_acts`.
+static MAX_ACTS: AtomicI32 = AtomicI32::new(100_000);
+
+/// How many acts of management one transaction may hold. Its commit locks the audit's
+/// chain for the time that it takes to number and seal them, and others wait.
+pub fn max_acts() -> usize {
+    usize::try_from(MAX_ACTS.load(Relaxed)).unwrap_or_default()
+}
+
 pub fn define() {
     // SAFETY: called from _PG_init; all strings are static, and so is the place of
     // the value.
@@ -114,6 +123,21 @@ pub fn define() {
             50,
             0,
             100,
+            pg_sys::GucContext::PGC_SUSET,
+            0,
+            None,
+            None,
+            None,
+        );
+        pg_sys::DefineCustomIntVariable(
+            c"keysmith.max_acts".as_ptr(),
+            c"Most acts of management that one transaction may hold.".as_ptr(),
+            c"Others who manage the same keyspace wait while its commit writes them to the audit."
+                .as_ptr(),
+            MAX_ACTS.as_ptr(),
+            100_000,
+            1,
+            10_000_000,
             pg_sys::GucContext::PGC_SUSET,
             0,
             None,

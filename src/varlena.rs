@@ -159,18 +159,30 @@ fn element(content: &[u8], at: usize) -> Option<(&[u8], usize)> {
     Some((content.get(at + HEADER..at + size)?, at + size))
 }
 
-/// A text[], in the current memory context.
-pub fn text_array(mut texts: Vec<Datum>) -> Datum {
-    // SAFETY: the elements are texts, as many as is said.
+/// An array of elements of a type, in the current memory context.
+pub fn array(mut elements: Vec<Datum>, element: pg_sys::Oid) -> Datum {
+    let (mut length, mut by_value, mut alignment) = (0, false, 0);
+    // SAFETY: the elements are of the type, as many as is said.
     unsafe {
-        pg_sys::construct_array(
-            texts.as_mut_ptr(),
-            texts.len() as i32,
-            pg_sys::TEXTOID,
-            -1,
-            false,
-            pg_sys::TYPALIGN_INT as std::ffi::c_char,
-        )
+        pg_sys::get_typlenbyvalalign(element, &mut length, &mut by_value, &mut alignment);
+        let count = elements.len() as i32;
+        let data = elements.as_mut_ptr();
+        pg_sys::construct_array(data, count, element, length.into(), by_value, alignment)
+    }
+    .into()
+}
+
+/// A text[], in the current memory context.
+pub fn text_array(texts: Vec<Datum>) -> Datum {
+    array(texts, pg_sys::TEXTOID)
+}
+
+/// A bytea, in the current memory context.
+pub fn bytea(content: &[u8]) -> Datum {
+    // A bytea has a text's layout.
+    // SAFETY: the length is that of the slice, which is copied.
+    unsafe {
+        pg_sys::cstring_to_text_with_len(content.as_ptr().cast(), content.len() as std::ffi::c_int)
     }
     .into()
 }

@@ -53,7 +53,7 @@ RELATIONS = {
     **dict.fromkeys(["routes", "audit", "overprivileged_keys"], {AUDITOR, ADMIN}),
     "hashing_progress": {VERIFIER, AUDITOR, ADMIN},
     **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
-                     "role", "route", "tenant", "member", "key", "credit", "access", "audit_entry",
+                     "role", "route", "tenant", "member", "key", "credit", "access", "audit_entry", "audit_content",
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "usage_mark",
@@ -407,7 +407,7 @@ def test_an_admin_administers_by_functions_alone(db, as_role):
     app.tenant("new")
     key = app.mint("new")
     assert app.status_of(key.key_id) == "active"
-    for table in ("key", "tenant", "access", "audit_entry", "keyspace"):
+    for table in ("key", "tenant", "access", "audit_entry", "audit_content", "keyspace"):
         for statement in (f"SELECT FROM keysmith_private.{table}", f"DELETE FROM keysmith_private.{table}"):
             assert error_of(app, statement).sqlstate == "42501"
     assert error_of(app, "SELECT FROM keysmith_private.key_listing").sqlstate == "42501"

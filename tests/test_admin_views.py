@@ -317,8 +317,8 @@ def test_comments_read_like_documentation(db):
 
 def test_long_work_tells_how_far_it_is(db):
     db.tenant()
-    db.rows("INSERT INTO keysmith_private.audit_entry SELECT 'default', n, now(), 'x', 'x', 'x', NULL, NULL, NULL, NULL, "
-            "NULL, NULL, 0, '\\x00' FROM generate_series(1000, 21500) n")
+    db.rows("INSERT INTO keysmith_private.audit_entry SELECT 'default', n, now(), 'x', 0, '', '' "
+            "FROM generate_series(1000, 21500) n")
     notices = []
     db.session.add_notice_handler(lambda diag: notices.append(diag.message_primary))
     db.call("audit_verify")

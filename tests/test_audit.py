@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,9 +15,10 @@ from psycopg.types.json import Jsonb
 import cluster as clusters
 from cluster import running
 from conftest import Database
+from subkeys import mac
 
-COLUMNS = ["keyspace", "entry", "at", "action", "role", "session_role", "acting_key", "client",
-           "tenant", "key_id", "before", "after", "generation", "hash"]
+ENTRY = ["keyspace", "entry", "at", "action", "generation", "content", "hash"]
+CONTENT = ["salt", "role", "session_role", "acting_key", "client", "tenant", "key_id", "before", "after"]
 
 
 def entries(db, keyspace="default", what="action"):
@@ -28,6 +31,12 @@ def faults(db, heads=None):
     rows = db.call("audit_verify", heads)
     assert all(row.ok == (row.problem is None) == (row.first_bad is None) for row in rows)
     return {row.keyspace: (row.first_bad, row.problem) for row in rows if not row.ok}
+
+
+def private_memory(db):
+    """What its server process holds, in MB, without what it shares."""
+    status = Path(f"/proc/{db.session.info.backend_pid}/status").read_text()
+    return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) // 1024
 
 
 def heads(db):
@@ -125,7 +134,8 @@ def test_no_secret_is_in_it(db):
     db.call("report_leak", keys[1].api_key, "a page")
     foreign = hashlib.sha256(b"foreign").digest()
     db.one("import_key", "acme", foreign)
-    text = db.value("SELECT string_agg(a::text, '') FROM keysmith_private.audit_entry a")
+    text = db.value("SELECT string_agg(c::text, '') FROM keysmith_private.audit_content c")
+    assert "acme" in text
     for key in keys:
         # Apart from what is shown of it: the first five characters, the last four.
         secret = key.api_key[-49:]
@@ -188,8 +198,12 @@ def test_from_where():
             assert str(db.value("SELECT client FROM keysmith.audit WHERE action = 'create_tenant'")) \
                 == "127.0.0.1"
             assert faults(db) == {}
-            db.rows("UPDATE keysmith_private.audit_entry SET client = '127.0.0.1/8' WHERE action = 'create_tenant'")
-            assert faults(db)["default"][0] == 2
+            with db.session.transaction(force_rollback=True):
+                db.rows("UPDATE keysmith_private.audit_content SET client = '127.0.0.1/8' WHERE tenant = 'acme'")
+                assert faults(db)["default"][0] == 2
+            seals = db.rows("SELECT hash FROM keysmith_private.audit_entry ORDER BY keyspace, entry")
+            forge(db)
+            assert db.rows("SELECT hash FROM keysmith_private.audit_entry ORDER BY keyspace, entry") == seals
     finally:
         cluster.remove()
 
@@ -279,6 +293,71 @@ def test_the_extension_is_dropped_by_who_managed(db, connect, database):
     assert entries(db) == ["create_keyspace", "create_tenant"] and faults(db) == {}
 
 
+def test_the_extension_is_made_anew_by_who_managed(db, connect, database):
+    """What was done before went with the tables."""
+    session = database(connect(autocommit=False))
+    session.tenant()
+    session.rows("DROP EXTENSION keysmith")
+    session.rows("CREATE EXTENSION keysmith")
+    session.tenant("another")
+    session.session.commit()
+    assert entries(db) == ["create_keyspace", "create_tenant"] and faults(db) == {}
+
+
+def test_what_was_done_is_written_before_the_commit(db, connect, database):
+    """The commit, for which others wait, only numbers and seals it. And it takes no memory."""
+    db.tenant()
+    key = db.mint(metadata=Jsonb({"x": "y" * 60_000}))
+    noted = len(entries(db))
+    session = database(connect(autocommit=False))
+    turn = """DO $$ BEGIN
+        FOR n IN 1..%s LOOP
+            PERFORM keysmith.disable(key_id), keysmith.enable(key_id) FROM keysmith_private.key;
+        END LOOP;
+    END $$"""
+    session.rows(turn % 10)
+    before = private_memory(session)
+    session.rows(turn % 250)
+    # What there was before and after: 60 MB.
+    assert private_memory(session) - before < 20
+    assert session.value("SELECT count(*) FROM keysmith_private.audit_content") == noted + 520
+    assert session.value("SELECT count(*) FROM keysmith_private.audit_entry") == noted
+    session.session.commit()
+    assert len(entries(db)) == noted + 520 and faults(db) == {}
+    assert db.verify(key.api_key).ok
+
+
+def test_a_transaction_has_a_bound(db, connect, database):
+    db.tenant()
+    session = database(connect(autocommit=False))
+    session.rows("SET keysmith.max_acts = 5")
+    for n in range(5):
+        session.mint(label=str(n))
+    session.rows("SAVEPOINT a")
+    message = session.refused("KS409", "mint", "acme")
+    assert message == "one transaction can't make more than 5 changes to keys and the like"
+    session.rows("ROLLBACK TO a")
+    assert session.value("SELECT count(*) FROM keysmith_private.key") == 5
+    session.rows("""DO $$ BEGIN PERFORM keysmith.mint('acme');
+                    EXCEPTION WHEN SQLSTATE 'KS409' THEN NULL; END $$""")
+    session.session.commit()
+    # The next one has as much; what is rolled back takes no room.
+    for n in range(5):
+        session.rows("SAVEPOINT b")
+        session.mint(label="undone")
+        session.rows("ROLLBACK TO b")
+        session.mint(label=str(n))
+    session.session.commit()
+    assert entries(db).count("mint") == 10 and faults(db) == {}
+    db.rows("CREATE ROLE someone")
+    try:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.rows("SET ROLE someone; SET keysmith.max_acts = 1000000")
+    finally:
+        session.session.rollback()
+        db.rows("DROP ROLE someone")
+
+
 def test_many_acts_of_one_transaction(db):
     db.tenant()
     db.rows("SELECT count(keysmith.mint('acme')) FROM generate_series(1, 2000)")
@@ -300,23 +379,60 @@ def written(db):
 
 
 CHANGES = {
-    "at": "at + interval '1 microsecond'", "action": "'revoke'", "role": "'someone'",
+    "at": "at + interval '1 microsecond'", "action": "'revoke'", "salt": "sha256('x')", "role": "'someone'",
     "session_role": "'someone'", "acting_key": "gen_random_uuid()", "client": "'10.0.0.1'",
     "tenant": "'globex'", "key_id": "gen_random_uuid()", "before": "before || '{\"label\": \"z\"}'",
-    "after": "after || '{\"label\": \"z\"}'", "generation": "1", "hash": "sha256('x')",
+    "after": "after || '{\"label\": \"z\"}'", "generation": "1", "content": "sha256('x')",
+    "hash": "sha256('x')",
 }
 
 
-@pytest.mark.parametrize("column", [name for name in COLUMNS if name not in ("keyspace", "entry")])
+def change_content(db, entry, change):
+    db.rows(f"UPDATE keysmith_private.audit_content SET {change} FROM keysmith_private.audit_entry "
+            "WHERE digest = content AND keyspace = 'default' AND entry = %s", entry)
+
+
+@pytest.mark.parametrize("column", ENTRY[2:])
 @pytest.mark.parametrize("entry", [4, 9])
 def test_a_changed_column_is_named(written, column, entry):
     written.rows(f"UPDATE keysmith_private.audit_entry SET {column} = {CHANGES[column]} WHERE entry = %s", entry)
     assert faults(written)["default"][0] == entry
 
 
+@pytest.mark.parametrize("column", CONTENT)
+@pytest.mark.parametrize("entry", [4, 9])
+def test_a_changed_column_of_its_content_is_named(written, column, entry):
+    change_content(written, entry, f"{column} = {CHANGES[column]}")
+    assert faults(written) == {"default": (entry, f"entry {entry} was changed: it has another content")}
+
+
 @pytest.mark.parametrize("column", ["tenant", "key_id", "before", "after"])
 def test_a_value_that_is_taken_out_is_named(written, column):
-    written.rows(f"UPDATE keysmith_private.audit_entry SET {column} = NULL WHERE entry = 4")
+    change_content(written, 4, f"{column} = NULL")
+    assert faults(written)["default"][0] == 4
+
+
+@pytest.mark.parametrize("change", ["salt = ''", "salt = substr(salt, 1, 31)", "salt = salt || '\\x00'"])
+def test_a_salt_that_is_none_is_named(written, change):
+    change_content(written, 4, change)
+    assert faults(written)["default"][0] == 4
+
+
+def test_content_that_is_removed_is_missed(written):
+    """The entry stays, and is seen without it."""
+    written.rows("DELETE FROM keysmith_private.audit_content USING keysmith_private.audit_entry "
+                 "WHERE digest = content AND entry = 5")
+    assert faults(written) == {"default": (5, "entry 5 has no content any more")}
+    assert written.row("SELECT action, role, tenant, before FROM keysmith.audit WHERE entry = 5") \
+        == ("alter", None, None, None)
+    assert len(entries(written)) == 9
+
+
+def test_contents_that_are_swapped_are_named(written):
+    digests = [digest for digest, in written.rows(
+        "SELECT content FROM keysmith_private.audit_entry WHERE entry IN (4, 5) ORDER BY entry")]
+    for before, after in ((digests[0], b"aside"), (digests[1], digests[0]), (b"aside", digests[1])):
+        written.rows("UPDATE keysmith_private.audit_content SET digest = %s WHERE digest = %s", after, before)
     assert faults(written)["default"][0] == 4
 
 
@@ -344,14 +460,14 @@ def test_reordered_rows_are_named(written):
 
 @pytest.mark.parametrize("entry, named", [(0, 0), (-5, -5), (10, 10), (12, 10)])
 def test_an_inserted_row_is_named(written, entry, named):
-    columns = ", ".join(COLUMNS[2:])
+    columns = ", ".join(ENTRY[2:])
     written.rows(f"""INSERT INTO keysmith_private.audit_entry (keyspace, entry, {columns})
                      SELECT keyspace, %s, {columns} FROM keysmith_private.audit_entry WHERE entry = 9""", entry)
     assert faults(written)["default"][0] == named
 
 
 def test_a_row_between_two_is_named(written):
-    columns = ", ".join(COLUMNS[2:])
+    columns = ", ".join(ENTRY[2:])
     written.rows(f"""
         UPDATE keysmith_private.audit_entry SET entry = entry + 100 WHERE entry > 5;
         UPDATE keysmith_private.audit_entry SET entry = entry - 99 WHERE entry > 100;
@@ -368,34 +484,46 @@ def test_a_chain_of_another_keyspace_is_not_this_one(written):
     assert found["other"][0] == 1 and found["default"] == (1, "entry 1 is missing")
 
 
-def seal(row, previous):
+def with_lengths(*parts):
+    """Each part with its length before it; a null's is all ones."""
+    parts = [part.encode() if isinstance(part, str) else part for part in parts]
+    return b"".join(b"\xff" * 8 if part is None else struct.pack(">Q", len(part)) + part for part in parts)
+
+
+def content_digest(row):
+    """The digest of an entry's content, as docs say that it is made."""
+    return hashlib.sha256(b"keysmith.content.v1\0" + row.salt + with_lengths(
+        row.role, row.session_role, row.acting_key and row.acting_key.bytes, row.client, row.tenant,
+        row.key_id and row.key_id.bytes, row.before, row.after)).digest()
+
+
+def seal(row, previous, pepper=None):
     """A seal, as docs say that it is made."""
-    at = struct.pack(">q", row.at)
-    fields = [row.keyspace, at, row.action, row.role, row.session_role,
-              row.acting_key and row.acting_key.bytes, row.client, row.tenant,
-              row.key_id and row.key_id.bytes, row.before, row.after]
-    content = b"keysmith.chain.v1\0" + previous + struct.pack(">q", row.entry)
-    for field in fields:
-        if field is None:
-            content += b"\xff" * 8
-        else:
-            field = field if isinstance(field, bytes) else field.encode()
-            content += struct.pack(">Q", len(field)) + field
-    return hashlib.sha256(content).digest()
+    content = previous + struct.pack(">qhq", row.entry, row.generation if pepper else 0, row.at) \
+        + with_lengths(row.content, row.keyspace, row.action)
+    return mac(pepper, "chain", content) if pepper else hashlib.sha256(b"keysmith.chain.v1\0" + content).digest()
+
+
+READ = """
+    SELECT a.keyspace, a.entry, a.action, a.generation, a.content, a.hash, c.digest, c.salt, c.role,
+           c.session_role, c.acting_key, textin(inet_out(c.client)) AS client, c.tenant, c.key_id,
+           c.before::text, c.after::text,
+           (extract(epoch FROM a.at - '2000-01-01 00:00:00+00') * 1000000)::bigint AS at
+    FROM keysmith_private.audit_entry a JOIN keysmith_private.audit_content c ON c.digest = a.content
+    WHERE keyspace = %s ORDER BY entry"""
 
 
 def forge(db, entry=1, keyspace="default"):
-    """Seals a chain anew from an entry on, as anyone can who writes to the table."""
+    """Seals a chain anew from an entry on, as anyone can who writes to the tables."""
     previous = bytes(32)
-    for row in db.rows("""
-            SELECT keyspace, entry, action, role, session_role, acting_key, client::text, tenant, key_id,
-                   before::text, after::text, hash,
-                   (extract(epoch FROM at - '2000-01-01 00:00:00+00') * 1000000)::bigint AS at
-            FROM keysmith_private.audit_entry WHERE keyspace = %s ORDER BY entry""", keyspace):
+    for row in db.rows(READ, keyspace):
         if row.entry >= entry:
-            previous = seal(row, previous)
-            db.rows("UPDATE keysmith_private.audit_entry SET hash = %s, generation = 0 "
-                    "WHERE keyspace = %s AND entry = %s", previous, keyspace, row.entry)
+            digest = content_digest(row)
+            previous = seal(row._replace(content=digest), previous)
+            db.rows("UPDATE keysmith_private.audit_content SET digest = %s WHERE digest = %s",
+                    digest, row.digest)
+            db.rows("UPDATE keysmith_private.audit_entry SET content = %s, hash = %s, generation = 0 "
+                    "WHERE keyspace = %s AND entry = %s", digest, previous, keyspace, row.entry)
         else:
             previous = row.hash
 
@@ -405,12 +533,42 @@ def test_a_forged_chain_is_found_by_its_head(written):
     seals = written.rows("SELECT hash FROM keysmith_private.audit_entry ORDER BY entry")
     forge(written)
     assert written.rows("SELECT hash FROM keysmith_private.audit_entry ORDER BY entry") == seals
-    written.rows("UPDATE keysmith_private.audit_entry SET role = 'someone else' WHERE entry = 3")
+    change_content(written, 3, "role = 'someone else'")
     assert faults(written)["default"][0] == 3
     forge(written, 3)
     assert faults(written) == {}
     first_bad, problem = faults(written, kept)["default"]
     assert first_bad == 9 and "kept" in problem
+
+
+def test_a_long_chain_is_checked_in_little_memory(db):
+    """What is read is freed as it goes: memory after 20,000 entries is that after 10,000."""
+    db.tenant()
+    (first, *_) = db.rows(READ, "default")
+    body = json.dumps({"label": "x" * 1000})
+    at = db.value("SELECT at FROM keysmith_private.audit_entry WHERE entry = 1")
+    previous = bytes(32)
+    with db.session.cursor() as cursor:
+        cursor.execute("DELETE FROM keysmith_private.audit_entry")
+        rows = []
+        for n in range(1, 20_001):
+            row = first._replace(entry=n, salt=hashlib.sha256(str(n).encode()).digest(), before=body, after=body)
+            row = row._replace(content=content_digest(row))
+            previous = seal(row, previous)
+            rows.append((row, previous))
+        with cursor.copy("COPY keysmith_private.audit_entry (keyspace, entry, at, action, generation, content, "
+                         "hash) FROM STDIN") as copy:
+            for row, sealed in rows:
+                copy.write_row((row.keyspace, row.entry, at, row.action, 0, row.content, sealed))
+        with cursor.copy("COPY keysmith_private.audit_content (digest, salt, role, session_role, tenant, before, "
+                         "after) FROM STDIN") as copy:
+            for row, _ in rows:
+                copy.write_row((row.content, row.salt, row.role, row.session_role, row.tenant, row.before, row.after))
+    found = []
+    db.session.add_notice_handler(lambda _: found.append(private_memory(db)))
+    (checked,) = db.call("audit_verify")
+    assert (checked.ok, checked.entries, checked.problem) == (True, 20_000, None)
+    assert len(found) == 2 and found[1] - found[0] < 5, found
 
 
 # Heads
@@ -465,7 +623,8 @@ def write_peppers(cluster, text):
     return Database(session)
 
 
-ONE, TWO = f"1:{'11' * 32}\n", f"2:{'22' * 32}\n"
+PEPPERS = {0: None, 1: b"\x11" * 32, 2: b"\x22" * 32}
+ONE, TWO = f"1:{PEPPERS[1].hex()}\n", f"2:{PEPPERS[2].hex()}\n"
 
 
 def test_peppers(tmp_path):
@@ -481,22 +640,27 @@ def test_peppers(tmp_path):
         assert faults(db) == {}
         generations = "SELECT generation FROM keysmith_private.audit_entry ORDER BY entry"
         assert db.rows(generations) == [(0,), (0,), (0,), (1,), (2,)]
+        previous = bytes(32)
+        for row in db.rows(READ, "default"):
+            assert row.content == content_digest(row)
+            previous = seal(row, previous, PEPPERS[row.generation])
+            assert row.hash == previous
         # What was sealed before there was a pepper is held by what came after.
         with db.session.transaction(force_rollback=True):
-            db.rows("UPDATE keysmith_private.audit_entry SET role = 'x' WHERE entry = 2")
+            change_content(db, 2, "role = 'x'")
             forge(db, 2)
             assert faults(db)["default"][0] in (3, 4, 5)
         # Sealed anew as a whole, without the pepper: the keys are newer than that.
         with db.session.transaction(force_rollback=True):
-            db.rows("UPDATE keysmith_private.audit_entry SET role = 'x' WHERE entry = 2")
+            change_content(db, 2, "role = 'x'")
             forge(db)
             db.rows("UPDATE keysmith_private.keyspace SET generation = 0")
             first_bad, problem = faults(db)["default"]
             assert first_bad == 5 and "older pepper" in problem
         # Added to without it.
         with db.session.transaction(force_rollback=True):
-            db.rows("""INSERT INTO keysmith_private.audit_entry SELECT keyspace, 6, at, action, role, session_role,
-                       acting_key, client, tenant, key_id, before, after, 0, hash
+            db.rows("""INSERT INTO keysmith_private.audit_entry
+                       SELECT keyspace, 6, at, action, 0, content, hash
                        FROM keysmith_private.audit_entry WHERE entry = 5""")
             forge(db, 6)
             first_bad, problem = faults(db)["default"]

@@ -162,8 +162,8 @@ def check_audit(db, ledger):
         SELECT count(*) AS keys, count(revoked_at) AS over,
                count(*) = count(m.key_id) AND count(revoked_at) = count(r.key_id) AS are_noted
         FROM keysmith_private.key k
-        LEFT JOIN (SELECT key_id FROM keysmith_private.audit_entry WHERE action = 'mint') m USING (key_id)
-        LEFT JOIN (SELECT key_id FROM keysmith_private.audit_entry WHERE action = 'revoke') r USING (key_id)
+        LEFT JOIN (SELECT key_id FROM keysmith.audit WHERE action = 'mint') m USING (key_id)
+        LEFT JOIN (SELECT key_id FROM keysmith.audit WHERE action = 'revoke') r USING (key_id)
         """) == (noted["mint"], noted.get("revoke", 0), True)
 
 

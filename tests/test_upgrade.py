@@ -61,7 +61,7 @@ def upgraded(cluster, start, end):
         kept = filled.fill(db)
         read = columns(db)
         before = contents(db, read)
-        assert not {"keysmith_private.key", "keysmith_private.audit_entry"} & {name for name in before if not before[name]}
+        assert not {"keysmith_private.key", "keysmith_private.audit_entry", "keysmith_private.audit_content"} & {name for name in before if not before[name]}
         db.rows(f"ALTER EXTENSION keysmith UPDATE TO '{end}'")
         assert contents(db, read) == before, "rows were lost or changed"
         db.session.close()

@@ -219,10 +219,22 @@ COMMENT ON TABLE keysmith_private.access IS 'What grant_access gave to which rol
 COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'Whose keys an issuer manages; null for those of the tenant that is signed in';
 
 CREATE TABLE keysmith_private.audit_entry (
-    keyspace     text COLLATE "C" NOT NULL,
-    entry        bigint NOT NULL,
-    at           timestamptz NOT NULL,
-    action       text COLLATE "C" NOT NULL,
+    keyspace   text COLLATE "C" NOT NULL,
+    entry      bigint NOT NULL,
+    at         timestamptz NOT NULL,
+    action     text COLLATE "C" NOT NULL,
+    generation smallint NOT NULL,
+    content    bytea NOT NULL,
+    hash       bytea NOT NULL,
+    PRIMARY KEY (keyspace, entry)
+);
+COMMENT ON TABLE keysmith_private.audit_entry IS 'That something was done, in a chain for each keyspace; * is the chain of what concerns none alone';
+COMMENT ON COLUMN keysmith_private.audit_entry.content IS 'The digest of what was done, by which it is found in audit_content';
+COMMENT ON COLUMN keysmith_private.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
+
+CREATE TABLE keysmith_private.audit_content (
+    digest       bytea PRIMARY KEY,
+    salt         bytea NOT NULL,
     role         text COLLATE "C" NOT NULL,
     session_role text COLLATE "C" NOT NULL,
     acting_key   uuid,
@@ -230,13 +242,11 @@ CREATE TABLE keysmith_private.audit_entry (
     tenant       text COLLATE "C",
     key_id       uuid,
     before       jsonb,
-    after        jsonb,
-    generation   smallint NOT NULL,
-    hash         bytea NOT NULL,
-    PRIMARY KEY (keyspace, entry)
+    after        jsonb
 );
-COMMENT ON TABLE keysmith_private.audit_entry IS 'What was done, in a chain for each keyspace; * is the chain of what concerns none alone';
-COMMENT ON COLUMN keysmith_private.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
+COMMENT ON TABLE keysmith_private.audit_content IS 'What was done, by whom, to whom: all of an entry that may tell who someone is';
+COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'Over the salt and the other columns; see docs/architecture.md';
+COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random, so that nothing can be guessed from a digest alone';
 -- Spending updates a balance in place: pages are left half empty, so that the new row
 -- finds room beside the old one and no index changes.
 CREATE TABLE keysmith_private.credit (
@@ -264,7 +274,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,audit_entry}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,audit_entry,audit_content}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;

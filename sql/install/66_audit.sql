@@ -5,18 +5,19 @@ SELECT a.keyspace,
        a.entry,
        a.at,
        a.action,
-       a.tenant,
-       a.key_id,
-       a.role,
-       a.session_role,
-       a.acting_key,
-       a.client,
-       a.before,
-       a.after,
+       c.tenant,
+       c.key_id,
+       c.role,
+       c.session_role,
+       c.acting_key,
+       c.client,
+       c.before,
+       c.after,
        pg_catalog.encode(a.hash, 'hex') AS hash
 FROM keysmith_private.audit_entry a
+LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content
 WHERE (SELECT keysmith.sees_everything())
-   OR (a.keyspace, a.tenant) IN (
+   OR (a.keyspace, c.tenant) IN (
        SELECT t.keyspace, t.name FROM keysmith_private.tenant t
        WHERE t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
 COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';

@@ -1,24 +1,24 @@
 //! The audit: every act of management, in a chain for each keyspace.
 //!
-//! An act is noted when it is done, and written when its transaction is about to
-//! commit. Only then is the end of the chain taken, and of several keyspaces in a
-//! fixed order: nobody waits for anything while holding one, so that sessions neither
-//! fork a chain nor deadlock.
+//! What an act did is written at once, with the digest that its entry is chained by. The
+//! entry itself is noted, and written when the transaction is about to commit. Only then
+//! is the end of the chain taken, and of several keyspaces in a fixed order: nobody waits
+//! for anything else while holding one, so that sessions neither fork a chain nor deadlock.
 
+mod append;
+mod content;
 mod proof;
 
-use crate::catalog::scan::{Relation, ScanKey, Snapshot, Varlena};
-use crate::catalog::{Catalog, columns};
+use crate::catalog::Catalog;
 use crate::error::{Code, Error, Result};
+use crate::guc;
 use crate::manage::authority::{self, Caller};
 use crate::manage::event;
 use crate::manage::sql::{self, Param};
-use crate::pepper;
 use crate::text;
 use crate::transaction::Memory;
-use keysmith_core::chain::{self, START, Seal};
+use content::Content;
 use pgrx::pg_sys::{self, Datum, Oid, SubTransactionId};
-use std::collections::BTreeMap;
 
 /// The chain of what concerns no keyspace alone.
 pub const EVERYWHERE: &str = "*";
@@ -44,18 +44,15 @@ pub struct Act<'a> {
     before: Option<String>,
 }
 
-/// An act that was done, to be written at commit.
+/// An act that was done, to be chained at commit.
 struct Note {
+    /// The table of entries, which is another one if the extension is made anew.
+    table: Oid,
     keyspace: String,
     at: i64,
     action: String,
-    role: String,
-    session_role: String,
-    acting_key: Option<[u8; 16]>,
-    tenant: Option<String>,
-    key_id: Option<[u8; 16]>,
-    before: Option<String>,
-    after: Option<String>,
+    /// The digest of what was done.
+    content: [u8; 32],
 }
 
 thread_local! {
@@ -79,32 +76,37 @@ impl<'a> Act<'a> {
     pub fn done(self, action: &str) -> Result<()> {
         let (after, tenant) = self.subject.state(self.keyspace)?;
         event::send(action, self.keyspace, self.subject.key_id(), tenant.as_deref())?;
-        self.note(action, after, tenant);
-        Ok(())
+        self.note(action, after, tenant)
     }
 
     /// Takes note of what nobody can have known of before, and so needs no event.
     pub fn noted(self, action: &str) -> Result<()> {
         let (after, tenant) = self.subject.state(self.keyspace)?;
-        self.note(action, after, tenant);
-        Ok(())
+        self.note(action, after, tenant)
     }
 
-    fn note(self, action: &str, after: Option<String>, tenant: Option<String>) {
-        let note = Note {
-            keyspace: self.keyspace.into(),
-            // SAFETY: reads the clock.
-            at: unsafe { pg_sys::GetCurrentTimestamp() },
-            action: action.into(),
-            role: self.caller.role.clone(),
-            session_role: self.caller.session_role.clone(),
+    fn note(self, action: &str, after: Option<String>, tenant: Option<String>) -> Result<()> {
+        must_have_room()?;
+        let content = Content {
+            role: Some(self.caller.role.clone()),
+            session_role: Some(self.caller.session_role.clone()),
             acting_key: self.caller.key.as_ref().map(|key| key.key_id),
+            client: content::client()?,
             tenant,
             key_id: self.subject.key_id().copied(),
             before: self.before,
             after,
         };
+        let note = Note {
+            table: Catalog::open()?.tables.audit_entry.table,
+            keyspace: self.keyspace.into(),
+            // SAFETY: reads the clock.
+            at: unsafe { pg_sys::GetCurrentTimestamp() },
+            action: action.into(),
+            content: content.write()?,
+        };
         NOTES.with(|notes| notes.put(note));
+        Ok(())
     }
 }
 
@@ -199,6 +201,19 @@ impl<'a> Subject<'a> {
     }
 }
 
+/// What one transaction notes is bounded, and so is the time for which its commit has
+/// others wait.
+fn must_have_room() -> Result<()> {
+    let most = guc::max_acts();
+    if NOTES.with(|notes| notes.change(|list| list.len())) < most {
+        return Ok(());
+    }
+    let message =
+        format!("one transaction can't make more than {most} changes to keys and the like");
+    Err(Error::new(Code::Conflict, message)
+        .hint("Commit, and go on in another transaction; or have keysmith.max_acts raised."))
+}
+
 pub fn forget() {
     NOTES.with(|notes| drop(notes.take()));
 }
@@ -223,28 +238,20 @@ pub fn before_prepare() -> Result<()> {
     Ok(())
 }
 
-/// Writes what this transaction did.
+/// Chains what this transaction did.
 pub fn before_commit() -> Result<()> {
     let notes = NOTES.with(Memory::take);
     if notes.is_empty() || is_extension_gone() {
         return Ok(());
     }
     let catalog = Catalog::open()?;
-    let mut chains: BTreeMap<(u32, String), Vec<Note>> = BTreeMap::new();
-    for (_, note) in notes {
-        chains.entry((lock_number(&note.keyspace), note.keyspace.clone())).or_default().push(note);
-    }
+    let ours = catalog.tables.audit_entry.table;
+    let notes: Vec<Note> =
+        notes.into_iter().map(|(_, note)| note).filter(|note| note.table == ours).collect();
     // SAFETY: statements need a snapshot around them, which a commit has no more. It is
     // popped below; an error's abort pops it too.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
-    let result = authority::as_owner(&catalog, || {
-        let rows = sql::query("SELECT pg_catalog.inet_client_addr()", &[])?;
-        let client = rows.first().and_then(|row| row.text(1));
-        for ((lock, keyspace), notes) in &chains {
-            append(&catalog, *lock, keyspace, notes, client.as_deref())?;
-        }
-        Ok(())
-    });
+    let result = authority::as_owner(&catalog, || append::append(&catalog, &notes));
     // SAFETY: pushed above.
     unsafe { pg_sys::PopActiveSnapshot() };
     result
@@ -254,99 +261,4 @@ pub fn before_commit() -> Result<()> {
 fn is_extension_gone() -> bool {
     // SAFETY: a look-up by name, which gives InvalidOid if there is none.
     unsafe { pg_sys::get_namespace_oid(crate::catalog::PRIVATE.as_ptr(), true) == Oid::INVALID }
-}
-
-/// FNV-1a. Chains that share a number merely take turns.
-fn lock_number(keyspace: &str) -> u32 {
-    keyspace
-        .bytes()
-        .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-}
-
-fn append(
-    catalog: &Catalog,
-    lock: u32,
-    keyspace: &str,
-    notes: &[Note],
-    client: Option<&str>,
-) -> Result<()> {
-    let table = catalog.tables.audit_entry;
-    // SAFETY: a lock on an object of the audit table, held until the transaction ends.
-    unsafe {
-        pg_sys::LockDatabaseObject(
-            table.table,
-            Oid::from(lock),
-            0,
-            pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
-        );
-    }
-    let (mut entry, mut previous, generation) = end_of(catalog, keyspace);
-    let peppers = pepper::peppers();
-    if peppers.newest() < generation {
-        return Err(Error::new(
-            Code::Pepper,
-            format!("the audit of keyspace {keyspace:?} is sealed with pepper {generation}"),
-        )
-        .hint("Preload the library, and keep that line in the file of keysmith.pepper_file."));
-    }
-    for note in notes {
-        entry += 1;
-        let at = note.at.to_be_bytes();
-        let fields = [
-            Some(keyspace.as_bytes()),
-            Some(&at[..]),
-            Some(note.action.as_bytes()),
-            Some(note.role.as_bytes()),
-            Some(note.session_role.as_bytes()),
-            note.acting_key.as_ref().map(|id| &id[..]),
-            client.map(str::as_bytes),
-            note.tenant.as_deref().map(str::as_bytes),
-            note.key_id.as_ref().map(|id| &id[..]),
-            note.before.as_deref().map(str::as_bytes),
-            note.after.as_deref().map(str::as_bytes),
-        ];
-        let sealed = chain::seal(peppers, peppers.newest(), &previous, entry, &fields);
-        previous = sealed.ok_or_else(|| Error::new(Code::Pepper, "the newest pepper is gone"))?;
-        sql::execute(
-            "INSERT INTO keysmith_private.audit_entry (keyspace, entry, at, action, role, session_role,
-                 acting_key, client, tenant, key_id, before, after, generation, hash)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8::inet, $9, $10, $11::jsonb, $12::jsonb, $13, $14)",
-            &[
-                Param::text(keyspace),
-                Param::bigint(Some(entry)),
-                Param::timestamp(Some(note.at)),
-                Param::text(&note.action),
-                Param::text(&note.role),
-                Param::text(&note.session_role),
-                Param::uuid_or_null(note.acting_key.as_ref()),
-                Param::text_or_null(client),
-                Param::text_or_null(note.tenant.as_deref()),
-                Param::uuid_or_null(note.key_id.as_ref()),
-                Param::text_or_null(note.before.as_deref()),
-                Param::text_or_null(note.after.as_deref()),
-                Param::smallint(peppers.newest()),
-                Param::bytes(&previous),
-            ],
-        )?;
-    }
-    Ok(())
-}
-
-/// The last entry of a chain, as of now: a transaction at REPEATABLE READ must not
-/// chain its own to one that has successors.
-fn end_of(catalog: &Catalog, keyspace: &str) -> (i64, Seal, i16) {
-    use columns::audit_entry as column;
-    let snapshot = Snapshot::now(catalog.tables.audit_entry);
-    let entries = Relation::open(catalog.tables.audit_entry);
-    let keyspace = Varlena::new(&text::to_server(keyspace).into_bytes());
-    entries
-        .last(&snapshot, [ScanKey::text(column::keyspace, &keyspace)], |row| {
-            let seal = row.bytes(column::hash).and_then(|hash| hash.try_into().ok());
-            (
-                row.bigint(column::entry).unwrap_or_default(),
-                seal.unwrap_or(START),
-                row.smallint(column::generation).unwrap_or_default(),
-            )
-        })
-        .unwrap_or((0, START, 0))
 }

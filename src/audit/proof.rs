@@ -1,6 +1,7 @@
 //! The proof of the audit: the ends of its chains, to be kept elsewhere, and whether each
 //! chain is whole.
 
+use super::content::Content;
 use crate::call::{Call, sql_functions};
 use crate::error::{Error, Result};
 use crate::manage::authority::{self, Needs};
@@ -11,7 +12,7 @@ use crate::manage::sql::{self, Param};
 use crate::pepper;
 use crate::result_set::ResultSet;
 use crate::text;
-use keysmith_core::chain::{self, Chain, Fault, SEAL_LEN};
+use keysmith_core::chain::{Chain, Entry, Fault, Record, SEAL_LEN};
 use pgrx::pg_sys::Datum;
 use std::collections::BTreeMap;
 
@@ -100,59 +101,56 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<Chain> {
-    const BATCH: usize = 1000;
     /// Seconds' work, for who waits.
     const NOTICE_EVERY: i64 = 10_000;
     let mut chain = Chain::new(kept);
     let mut last = i64::MIN;
-    let mut read = 0;
-    loop {
+    while let Some(read) = follow_batch(&mut chain, keyspace, last)? {
         pgrx::check_for_interrupts!();
-        let rows = sql::query(
-            "SELECT entry, at, action, role, session_role, acting_key, client,
-                    tenant, key_id, before, after, generation, hash
-             FROM keysmith_private.audit_entry WHERE keyspace = $1 AND entry > $2
-             ORDER BY entry LIMIT 1000",
-            &[Param::text(keyspace), Param::bigint(Some(last))],
-        )?;
-        for row in rows.iter() {
-            let entry = row.bigint(1).unwrap_or_default();
-            last = entry;
-            let at = row.timestamp(2).unwrap_or_default().to_be_bytes();
-            let texts = [3, 4, 5, 7, 8, 10, 11].map(|column| row.text(column));
-            let [action, role, session_role, client, tenant, before, after] =
-                [0, 1, 2, 3, 4, 5, 6].map(|n: usize| texts[n].as_deref().map(str::as_bytes));
-            let (acting_key, key_id) = (row.uuid(6), row.uuid(9));
-            let fields = [
-                Some(keyspace.as_bytes()),
-                Some(&at[..]),
-                action,
-                role,
-                session_role,
-                acting_key.as_ref().map(|id| &id[..]),
-                client,
-                tenant,
-                key_id.as_ref().map(|id| &id[..]),
-                before,
-                after,
-            ];
-            let seal = row.bytes(13).unwrap_or_default();
-            let generation = row.smallint(12).unwrap_or_default();
-            chain.follow(
-                pepper::peppers(),
-                &chain::Record { entry, generation, seal: &seal, fields: &fields },
-            );
-        }
-        read += rows.count as i64;
-        if read % NOTICE_EVERY == 0 && rows.count > 0 {
-            progress::checked(keyspace, read);
-        }
-        if rows.count < BATCH {
-            // Each key's making was noted, with the pepper that it is stored with.
-            chain.finish(generation);
-            return Ok(chain);
+        last = read;
+        if chain.entries % NOTICE_EVERY == 0 {
+            progress::checked(keyspace, chain.entries);
         }
     }
+    // Each key's making was noted, with the pepper that it is stored with.
+    chain.finish(generation);
+    Ok(chain)
+}
+
+/// Follows a chain's next entries, and tells the number of the last; `None` if there are no
+/// more. What was read is freed with the batch.
+fn follow_batch(chain: &mut Chain, keyspace: &str, after: i64) -> Result<Option<i64>> {
+    sql::session(|| {
+        let rows = sql::query(
+            "SELECT a.entry, a.at, a.action, a.generation, a.content, a.hash,
+                    c.salt, c.role, c.session_role, c.acting_key, c.client, c.tenant, c.key_id,
+                    c.before, c.after
+             FROM keysmith_private.audit_entry a
+             LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content
+             WHERE a.keyspace = $1 AND a.entry > $2
+             ORDER BY a.entry LIMIT 100",
+            &[Param::text(keyspace), Param::bigint(Some(after))],
+        )?;
+        let mut last = None;
+        for row in rows.iter() {
+            let entry = row.bigint(1).unwrap_or_default();
+            last = Some(entry);
+            let action = row.text(3).unwrap_or_default();
+            let content = row.bytes(5).unwrap_or_default();
+            let entry = Entry {
+                keyspace,
+                entry,
+                generation: row.smallint(4).unwrap_or_default(),
+                at: row.timestamp(2).unwrap_or_default(),
+                action: &action,
+                content: &content,
+            };
+            let seal = row.bytes(6).unwrap_or_default();
+            let found = Content::digest_in(&row, 7);
+            chain.follow(pepper::peppers(), &Record { entry, seal: &seal, found });
+        }
+        Ok(last)
+    })
 }
 
 /// The row that tells how a chain fares.

@@ -39,10 +39,7 @@ columns! {
     }
     credit { credit_id key_id tenant_id balance refill every refilled_at }
     access { role level tenant_id granted_at }
-    audit_entry {
-        keyspace entry at action role session_role acting_key client tenant key_id before after
-        generation hash
-    }
+    audit_entry { keyspace entry at action generation content hash }
     touch { key_id tenant_id schema relation operation rows first_at last_at request_id }
 }
 

@@ -48,10 +48,11 @@ const SINCE: &str = "
     SELECT pg_catalog.max(a.at), 'alter', k.keyspace, k.tenant, k.key_id, NULL, NULL,
            pg_catalog.jsonb_object_agg(field, pg_catalog.to_jsonb(k) -> field)
     FROM keysmith_private.audit_entry a
+    JOIN keysmith_private.audit_content c ON c.digest = a.content
     JOIN keysmith_private.key_listing k USING (key_id),
          pg_catalog.unnest('{scopes,role,owner,allowlist,expires_at}'::text[]) AS field
     WHERE a.at >= $1 AND a.action IN ('alter', 'rotate') AND k.revoked_at IS NULL
-      AND a.before -> field IS DISTINCT FROM a.after -> field
+      AND c.before -> field IS DISTINCT FROM c.after -> field
     GROUP BY k.keyspace, k.tenant, k.key_id
     UNION ALL
     SELECT t.suspended_at, 'suspend', t.keyspace, t.name, NULL, NULL, t.suspended_reason, NULL
@@ -63,6 +64,7 @@ const SINCE: &str = "
            CASE WHEN m.role IS NOT NULL THEN pg_catalog.jsonb_build_object('role', m.role) END
     FROM (SELECT keyspace, tenant, before ->> 'member' AS member, pg_catalog.max(at) AS at
           FROM keysmith_private.audit_entry
+          JOIN keysmith_private.audit_content ON digest = content
           WHERE at >= $1 AND action IN ('set_member', 'remove_member') AND before IS NOT NULL
           GROUP BY 1, 2, 3) a
     JOIN keysmith_private.tenant t ON t.keyspace = a.keyspace AND t.name = a.tenant
@@ -72,6 +74,7 @@ const SINCE: &str = "
            pg_catalog.jsonb_build_object('scopes', r.scopes)
     FROM (SELECT keyspace, before ->> 'role' AS role, pg_catalog.max(at) AS at
           FROM keysmith_private.audit_entry
+          JOIN keysmith_private.audit_content ON digest = content
           WHERE at >= $1 AND action = 'define_role' AND before IS NOT NULL
           GROUP BY 1, 2) a
     JOIN keysmith_private.role r ON r.keyspace = a.keyspace AND r.role = a.role

@@ -48,12 +48,7 @@ impl Param {
     }
 
     pub fn bytes(value: &[u8]) -> Param {
-        // A bytea has a text's layout.
-        // SAFETY: the length is that of the slice.
-        let copy = unsafe {
-            pg_sys::cstring_to_text_with_len(value.as_ptr().cast(), value.len() as c_int)
-        };
-        Param { oid: pg_sys::BYTEAOID, datum: Some(copy.into()) }
+        Param { oid: pg_sys::BYTEAOID, datum: Some(varlena::bytea(value)) }
     }
 
     pub fn integer(value: Option<i32>) -> Param {
