@@ -170,6 +170,27 @@ SPOILT = {
 }
 
 
+@pytest.mark.parametrize("entries", [1, 999, 1000, 1001, 1500, 1998, 1999, 2000])
+def test_a_chain_of_any_length_has_no_gap(spoilt, entries):
+    spoilt.rows("DELETE FROM keysmith_private.audit_entry")
+    spoilt.rows("INSERT INTO keysmith_private.audit_entry SELECT 'default', n, now(), 'x', 0, '', '' "
+               "FROM generate_series(1, %s) n", entries)
+    assert [row for row in spoilt.call("doctor") if row.subject == "audit" and row.level == "error"] == []
+
+
+@pytest.mark.parametrize("entries, gone, before", [
+    (1500, "entry = 1400", 1401), (1500, "entry = 501", 502), (1500, "entry = 500", 501),
+    (1500, "entry <= 500", 501), (1000, "entry = 1", 2), (1001, "entry = 1", 2), (1001, "entry <= 3", 4),
+    (2000, "entry BETWEEN 1200 AND 1300", 1301), (900, "entry IN (5, 700)", 6)])
+def test_a_gap_is_named(spoilt, entries, gone, before):
+    spoilt.rows("DELETE FROM keysmith_private.audit_entry")
+    spoilt.rows("INSERT INTO keysmith_private.audit_entry SELECT 'default', n, now(), 'x', 0, '', '' "
+               "FROM generate_series(1, %s) n", entries)
+    spoilt.rows(f"DELETE FROM keysmith_private.audit_entry WHERE {gone}")
+    assert [row.finding for row in spoilt.call("doctor") if row.subject == "audit" and row.level == "error"] \
+        == [f"the chain of keyspace default has a gap before entry {before}"]
+
+
 @pytest.mark.parametrize("statements, level, subject, word", SPOILT.values(), ids=SPOILT)
 def test_what_is_spoilt_is_named(spoilt, statements, level, subject, word):
     spoilt.rows(statements)

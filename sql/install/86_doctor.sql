@@ -450,7 +450,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', refused),
            'a larger keysmith.max_buckets, and a restart' FROM n WHERE refused > 0
     UNION ALL
-    -- The newest thousand entries of each chain: cheap, and no proof. audit_verify() is one.
+    -- The newest thousand entries of each chain, and whether one comes before the oldest of
+    -- them: cheap, and no proof. audit_verify() is one.
     SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
            'SELECT * FROM keysmith.audit_verify()'
     FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
@@ -458,7 +459,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
           CROSS JOIN LATERAL (
               SELECT a.entry FROM keysmith_private.audit_entry a
               WHERE a.keyspace = c.keyspace ORDER BY a.entry DESC LIMIT 1000) e) g
-    WHERE g.entry <> coalesce(g.previous + 1, CASE WHEN g.entry < 1000 THEN 1 ELSE g.entry END)
+    WHERE g.entry <> 1 + coalesce(g.previous, (
+              SELECT max(a.entry) FROM keysmith_private.audit_entry a
+              WHERE a.keyspace = g.keyspace AND a.entry < g.entry), 0)
     GROUP BY g.keyspace
     UNION ALL
     SELECT 'error', 'audit', format('keyspace %s has no audit, and was made by someone', k.keyspace),
