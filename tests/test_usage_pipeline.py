@@ -516,6 +516,7 @@ MANY = "SELECT count(*) FROM keysmith.verify_many(array_fill(%s::text, ARRAY[600
 def test_requests_of_a_savepoint_and_of_a_rollback(way):
     """More of them than a transaction keeps: what it wrote early and then rolled back is counted."""
     with cluster_with_key("savepoint", keysmith__usage_durability="commit") as (cluster, db, key):
+        db.rows("SELECT keysmith_private.usage_prepare()")
         db.rows("BEGIN")
         if "TO s" in way:
             db.rows("SAVEPOINT s")
@@ -526,6 +527,18 @@ def test_requests_of_a_savepoint_and_of_a_rollback(way):
         assert stored(db) + lost == 6000
         assert (lost > 0) == (way == "ROLLBACK")
         assert count(db, "written_through") == (6000 if way != "ROLLBACK" else 0)
+
+
+def test_what_a_transaction_writes_itself_is_not_compiled():
+    """That would take seconds, in somebody's commit."""
+    with cluster_with_key("compiled", keysmith__usage_durability="commit") as (cluster, db, key):
+        db.rows("BEGIN")
+        db.verify(key)
+        db.rows("SET LOCAL jit = on; SET LOCAL jit_above_cost = 0")
+        db.rows("COMMIT")
+        assert stored(db) == 1
+        with open(f"/proc/{db.session.info.backend_pid}/maps") as maps:
+            assert "llvm" not in maps.read().lower()
 
 
 def test_who_writes_early_keeps_nobody_from_making_partitions():

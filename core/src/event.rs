@@ -56,6 +56,8 @@ pub enum Record<'a> {
     /// What was told of a request whose event is on its way, or stored already.
     Amendment {
         request_id: [u8; 16],
+        /// When it was told, in PostgreSQL's count.
+        at: i64,
         told: Learned<'a>,
     },
 }
@@ -97,10 +99,11 @@ impl<'a> Record<'a> {
                     }
                 }
             }
-            Record::Amendment { request_id, told } => {
+            Record::Amendment { request_id, at, told } => {
                 writer.put(&[AMENDMENT]);
                 writer.put(request_id);
                 writer.put_learned(told);
+                writer.put(&at.to_le_bytes());
             }
         }
         writer.used
@@ -113,7 +116,11 @@ impl<'a> Record<'a> {
         let request_id = reader.take()?;
         let learned = reader.take_learned()?;
         match kind {
-            AMENDMENT => Some(Record::Amendment { request_id, told: learned }),
+            AMENDMENT => Some(Record::Amendment {
+                request_id,
+                told: learned,
+                at: i64::from_le_bytes(reader.take()?),
+            }),
             EVENT => Some(Record::Event(Event {
                 request_id,
                 learned,
@@ -133,6 +140,12 @@ impl<'a> Record<'a> {
             _ => None,
         }
     }
+}
+
+/// Whether an encoded record is an amendment.
+#[inline]
+pub fn is_amendment(record: &[u8]) -> bool {
+    record.first() == Some(&AMENDMENT)
 }
 
 struct Writer<'a> {
@@ -331,10 +344,11 @@ mod tests {
                     keyspace: &keyspace, environment: &environment, outcome: &outcome, ip, learned,
                 })
             } else {
-                Record::Amendment { request_id: ids[0], told: learned }
+                Record::Amendment { request_id: ids[0], at, told: learned }
             };
             let mut room = [0xaa; MAX_LEN];
             let length = record.encode(&mut room);
+            prop_assert_eq!(is_amendment(&room[..length]), !is_event);
             prop_assert_eq!(Record::decode(&room[..length]), Some(record));
             // Every beginning of it is something else.
             for shorter in 0..length {

@@ -16,6 +16,14 @@ pub fn at(moment: i64, random: [u8; 16]) -> [u8; 16] {
     ((u128::from(time) << 64) | (0b10 << 62) | u128::from(random)).to_be_bytes()
 }
 
+/// The moment in such a name, to a millisecond. `None` if the uuid is of another form.
+pub fn moment(name: &[u8; 16]) -> Option<i64> {
+    let bits = u128::from_be_bytes(*name);
+    let is_version_7 = (bits >> 76) & 0xf == 7 && (bits >> 62) & 0b11 == 0b10;
+    let milliseconds = i64::try_from(bits >> 80).ok()?;
+    is_version_7.then_some((milliseconds - POSTGRES_EPOCH) * 1000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +45,21 @@ mod tests {
             earlier in 0i64..1 << 60, later in 1i64..1 << 40, random in any::<[[u8; 16]; 2]>()
         ) {
             prop_assert!(at(earlier, random[0]) < at(earlier + later, random[1]));
+        }
+
+        #[test]
+        fn the_moment_can_be_read(at_moment in 0i64..1 << 56, random in any::<[u8; 16]>()) {
+            prop_assert_eq!(moment(&at(at_moment, random)), Some(at_moment - at_moment % 1000));
+        }
+
+        #[test]
+        fn other_uuids_have_no_moment(
+            bits in any::<u128>(), version in (0u128..16).prop_filter("another", |v| *v != 7),
+        ) {
+            let other = bits & !(0xf << 76) | version << 76;
+            prop_assert_eq!(moment(&other.to_be_bytes()), None);
+            let variant = bits & !(0xf << 76 | 0b11 << 62) | 7 << 76;
+            prop_assert_eq!(moment(&variant.to_be_bytes()), None);
         }
 
         #[test]

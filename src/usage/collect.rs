@@ -85,9 +85,8 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
     }
     let keeps_extension = keep_extension();
     let marks = authority::as_owner(&Catalog::open()?, || {
-        if keeps_extension {
-            store::be_brief();
-        } else {
+        store::be_brief();
+        if !keeps_extension {
             give_way();
         }
         partitions::have_made(&load.records)?;

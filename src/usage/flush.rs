@@ -1,6 +1,5 @@
 //! Batches: what is in the ring becomes rows, each once, whatever fails between.
 
-use super::late::Late;
 use super::lives::{Life, Progress};
 use super::ring::Ring;
 use super::store::{self, Numbers, Stored};
@@ -9,7 +8,8 @@ use super::unknown::Unknown;
 use super::{partitions, presence, set_aside, settings, unknown_rows};
 use crate::clock::monotonic;
 use crate::manage::sql;
-use keysmith_core::event::Record;
+use keysmith_core::event::{MAX_LEN, Record};
+use std::collections::HashSet;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// How often a record alone is tried before it is set aside.
@@ -30,7 +30,8 @@ pub struct Flusher {
     /// Until when nothing is tried.
     waits_until: i64,
     wait: i64,
-    late: Late,
+    /// How many amendments were put back, as their events have not come.
+    late: u32,
     /// The newest record that is known to be stored.
     stored_up_to: u64,
 }
@@ -41,6 +42,37 @@ pub enum Step {
     Stored,
     Empty,
     Failed,
+}
+
+/// For how long an amendment waits for its event, which a transaction may hold back, in
+/// microseconds; and how many do at most.
+const LATE_FOR: i64 = 60_000_000;
+const MOST_LATE: usize = 1_000;
+
+/// Amendments that found no event.
+struct Unmatched {
+    all: usize,
+    /// Those to be tried again.
+    late: Vec<Vec<u8>>,
+}
+
+fn unmatched(records: &[(i64, Record)], names: &HashSet<[u8; 16]>) -> Unmatched {
+    let mut unmatched = Unmatched { all: 0, late: Vec::new() };
+    let now = now();
+    for (_, record) in records {
+        if let Record::Amendment { request_id, at, .. } = record
+            && names.contains(request_id)
+        {
+            unmatched.all += 1;
+            // A clock that was set leaves nothing waiting for long.
+            if now.abs_diff(*at) < LATE_FOR.unsigned_abs() && unmatched.late.len() < MOST_LATE {
+                let mut room = [0; MAX_LEN];
+                let length = record.encode(&mut room);
+                unmatched.late.push(room.get(..length).unwrap_or_default().into());
+            }
+        }
+    }
+    unmatched
 }
 
 impl Flusher {
@@ -54,7 +86,7 @@ impl Flusher {
             in_a_row: 0,
             waits_until: 0,
             wait: SHORT_WAIT,
-            late: Late::default(),
+            late: 0,
             stored_up_to: 0,
         }
     }
@@ -80,9 +112,11 @@ impl Flusher {
         self.waits_until > 0
     }
 
-    /// Whether there are amendments whose events have not come.
-    pub fn has_late(&self) -> bool {
-        !self.late.is_empty()
+    /// Whether more waits than amendments whose events have not come.
+    pub fn has_news(&self) -> bool {
+        self.ring
+            .with(self.place, |d| d.count > self.late || !d.unknown.is_empty())
+            .unwrap_or_default()
     }
 
     pub fn may_try(&self) -> bool {
@@ -93,8 +127,7 @@ impl Flusher {
     pub fn batch(&mut self) -> Step {
         let waiting = self.ring.peek(self.place, self.limit.min(settings::batch_size()));
         let begun = now();
-        self.late.forget_overdue();
-        if waiting.is_empty() && self.late.is_empty() {
+        if waiting.is_empty() {
             self.waits_until = 0;
             return Step::Empty;
         }
@@ -106,27 +139,29 @@ impl Flusher {
                 records.push((record.sequence as i64, decoded));
             }
         }
-        records.extend(self.late.records().map(|record| (0, record)));
         let last = waiting.last().map(|record| record.sequence);
         match self.store(&records, last) {
             Ok(stored) => {
-                let (late, given_up) = self.late.after(&records, &stored.unmatched);
-                let is_new_amendment = |(sequence, record): &&(i64, Record)| {
-                    *sequence > 0 && matches!(record, Record::Amendment { .. })
-                };
-                let amended = records.iter().filter(is_new_amendment).count() as u64;
+                let unmatched = unmatched(&records, &stored.unmatched);
+                let is_amendment =
+                    |(_, record): &&(i64, Record)| matches!(record, Record::Amendment { .. });
+                let amendments = records.iter().filter(is_amendment).count();
                 drop(records);
-                self.late = late;
                 self.stored_up_to =
                     last.map_or(self.stored_up_to, |last| last.max(self.stored_up_to));
                 self.ring.take_out(self.place, waiting.len() as u32, |counters| {
                     counters.stored += stored.events as u64;
-                    counters.amendments += amended;
-                    counters.unmatched += given_up;
+                });
+                let is_put_back = |record: &&Vec<u8>| self.ring.put_back(self.place, record);
+                let late = unmatched.late.iter().filter(is_put_back).count();
+                self.late = late as u32;
+                self.ring.count(self.place, |counters| {
+                    counters.amendments += (amendments - late) as u64;
+                    counters.unmatched += (unmatched.all - late) as u64;
                 });
                 self.ring.with(self.place, |database| database.worker.last_flush = begun);
                 self.succeeded();
-                if waiting.is_empty() { Step::Empty } else { Step::Stored }
+                Step::Stored
             }
             Err(failure) => {
                 drop(records);
@@ -279,13 +314,12 @@ impl Flusher {
         let held = self.ring.signals.get(self.place).map(|s| s.held.load(SeqCst));
         let is_empty =
             self.ring.with(self.place, |d| d.count == 0 && d.unknown.is_empty()).unwrap_or(true);
-        is_empty && held.unwrap_or_default() == 0 && self.late.is_empty()
+        is_empty && held.unwrap_or_default() == 0
     }
 
     /// Throws away what belongs to an extension that is no more.
     pub fn discard(&mut self) {
         self.ring.discard(self.place);
-        self.late = Late::default();
     }
 
     /// Whether so many waiting records should be stored before the interval is over.

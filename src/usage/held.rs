@@ -2,6 +2,7 @@
 //! so that `log_request` can complete it. The request happened, so its record goes on
 //! whether the transaction commits, aborts or is prepared.
 
+use super::ring::Ring;
 use super::{can_write, drop_record, in_place, is_kept_here, presence, settings};
 use keysmith_core::event::{Learned, MAX_LEN, Record};
 use std::cell::RefCell;
@@ -97,46 +98,44 @@ fn release(moment: Moment) {
 
 /// Sends an amendment after a record that has gone on. False where it can't be taken.
 pub fn send(amendment: &[u8]) -> bool {
-    let is_taken = is_kept_here() && (presence::find_place().is_some() || can_write());
-    if is_taken {
-        accept(amendment, Moment::Running);
-        if let Some((ring, place)) = presence::place() {
-            presence::ensure(ring, place);
-        }
+    let found = presence::find_place();
+    let is_taken = is_kept_here() && is_accepted(amendment, Moment::Running);
+    if is_taken && let Some((ring, place)) = found {
+        presence::ensure(ring, place);
     }
     is_taken
 }
 
-/// Brings a record to where it is to wait: in shared memory or, where that is not
-/// possible or not enough, in this backend until the transaction is about to commit.
+/// Hands a record on, or counts it.
 fn accept(record: &[u8], moment: Moment) {
-    let can_write = moment != Moment::Over && can_write() && in_place::has_room();
-    if can_write && settings::is_durable() {
-        return later(record, moment);
-    }
     match presence::place() {
         Some((ring, place)) if !is_kept_here() => {
             ring.count(place, |counters| counters.not_logged += 1);
         }
-        Some((ring, place)) => {
-            if ring.push(place, record) {
-                return;
-            }
-            if can_write && settings::writes_through() {
-                return later(record, moment);
-            }
-            drop_record();
-        }
-        None if can_write => later(record, moment),
-        None => drop_record(),
+        _ if is_accepted(record, moment) => {}
+        _ => drop_record(),
     }
 }
 
-fn later(record: &[u8], moment: Moment) {
+/// Brings a record to where it is to wait: in shared memory or, where that is not
+/// possible or not enough, in this backend until the transaction is about to commit.
+fn is_accepted(record: &[u8], moment: Moment) -> bool {
+    let can_write = moment != Moment::Over && can_write() && in_place::has_room();
+    let waits = |(ring, place): (&Ring, usize)| ring.push(place, record);
+    if !(can_write && settings::is_durable()) {
+        let place = presence::place();
+        if place.is_some_and(waits) {
+            return true;
+        }
+        if !can_write || place.is_some() && !settings::writes_through() {
+            return false;
+        }
+    }
     in_place::keep(record);
     if moment == Moment::Running {
-        in_place::write_if_many();
+        in_place::write_if_many(|record| accept(record, Moment::Over));
     }
+    true
 }
 
 /// Hands on what is held back, and writes what is to be written in place.

@@ -75,16 +75,22 @@ pub fn amend(request_id: &[u8; 16], told: Learned) -> bool {
     })
 }
 
-pub fn write_if_many() {
+/// What can't be written goes to someone else.
+pub fn write_if_many(mut to: impl FnMut(&[u8])) {
     // SAFETY: both ask for the state of the transaction.
     let (is_parallel, level) =
         unsafe { (pg_sys::IsInParallelMode(), pg_sys::GetCurrentTransactionNestLevel()) };
     let is_due = KEPT.with_borrow(|kept| kept.len() >= MOST_KEPT);
     if is_due && !is_parallel && level == 1 && has_partitions() {
-        let events = write();
-        KEPT.with_borrow_mut(Vec::clear);
-        let before = WRITTEN.get();
-        WRITTEN.set(Written { early: before.early + events, ..before });
+        let written = write();
+        let kept = KEPT.with_borrow_mut(std::mem::take);
+        match written {
+            Some(events) => {
+                let before = WRITTEN.get();
+                WRITTEN.set(Written { early: before.early + events, ..before });
+            }
+            None => kept.iter().for_each(|record| to(record)),
+        }
     }
 }
 
@@ -99,8 +105,8 @@ fn has_partitions() -> bool {
 
 /// Writes what is kept, which stays until the commit is certain.
 pub fn write_at_commit() {
-    let events = write();
-    WRITTEN.set(Written { last: Some(events), ..WRITTEN.get() });
+    let last = write();
+    WRITTEN.set(Written { last, ..WRITTEN.get() });
 }
 
 /// Forgets what the transaction has written, if it has committed. Otherwise, and what it
@@ -136,29 +142,22 @@ fn hand_over(is_committed: bool, mut to: impl FnMut(&[u8])) {
     kept.unwrap_or_default().iter().for_each(|record| to(record));
 }
 
-/// Stores what is kept, and tells how many events. What can't be stored is counted, and is
-/// no reason for the transaction to fail, unless usage is to be as durable as the rest of it.
-fn write() -> u64 {
-    let mut kept = TakenOut(KEPT.with_borrow_mut(std::mem::take));
+/// Stores what is kept, and tells how many events. That it can't be stored is no reason for
+/// the transaction to fail, unless usage is to be as durable as the rest of it.
+fn write() -> Option<u64> {
+    let kept = TakenOut(KEPT.with_borrow_mut(std::mem::take));
     if settings::is_durable() {
         let events = store(&kept.0).unwrap_or_else(|error| pgrx::error!("{}", error.message()));
         // SAFETY: sets a flag of the transaction: its commit is flushed.
         unsafe { pg_sys::ForceSyncCommit() };
-        return events;
+        return Some(events);
     }
-    match subtransaction(|| store(&kept.0)) {
-        Ok(events) => events,
-        Err(failure) => {
-            let lost = std::mem::take(&mut kept.0);
-            lost.iter().for_each(|_| drop_record());
-            pgrx::log!(
-                "keysmith: usage of {} requests could not be written: {}",
-                lost.len(),
-                failure.message
-            );
-            0
-        }
+    let written = subtransaction(|| store(&kept.0));
+    if let Err(failure) = &written {
+        let (count, message) = (kept.0.len(), &failure.message);
+        pgrx::log!("keysmith: usage of {count} requests could not be written: {message}");
     }
+    written.ok()
 }
 
 /// What is kept, while it is being stored. It is put back, also if that fails: the
@@ -199,14 +198,15 @@ fn store(kept: &[Box<[u8]>]) -> Result<u64> {
 }
 
 /// An amendment may overtake its event, which waits in some server's memory, or in a
-/// transaction: the worker keeps it and tries again, as it does with its own.
+/// transaction: the worker tries again, as it does with its own.
 pub fn wait_for_its_event(amendment: &Record) {
     let mut room = [0; MAX_LEN];
     let length = amendment.encode(&mut room);
-    let kept = presence::find_place()
-        .filter(|(ring, place)| ring.push(*place, room.get(..length).unwrap_or_default()));
-    match kept {
-        Some((ring, place)) => presence::ensure(ring, place),
+    match presence::find_place() {
+        Some((ring, place)) if ring.push(place, room.get(..length).unwrap_or_default()) => {
+            presence::ensure(ring, place);
+        }
+        Some((ring, place)) => ring.count(place, |counters| counters.unmatched += 1),
         None => drop_record(),
     }
 }

@@ -1,9 +1,11 @@
 //! `log_request`: what the application learned of a request after the decision.
 
+use super::transaction::now;
 use super::{cut, held, in_place};
 use crate::call::{Bytes, Call, sql_functions};
 use crate::error::{Error, Result};
 use keysmith_core::event::{self, Learned, MAX_LEN, Record};
+use keysmith_core::request_id;
 use pgrx::pg_sys::{self, Datum};
 
 sql_functions! {
@@ -13,6 +15,8 @@ sql_functions! {
 /// Longer than any request; what is above it is a clock that went wrong.
 const MOST_LATENCY_DAYS: i64 = 30;
 const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+/// By how much the clocks of servers may differ, in microseconds.
+const SKEW: i64 = 60_000_000;
 
 fn log_request(call: &Call) -> Result<Option<Datum>> {
     let status = call.integer(0);
@@ -41,9 +45,15 @@ fn log_request(call: &Call) -> Result<Option<Datum>> {
     Ok(Some(Datum::from(is_taken)))
 }
 
+/// A name that no request of the last days can have is not looked for.
 fn send(request_id: [u8; 16], told: Learned) -> bool {
+    let now = now();
+    let possible = now - MOST_LATENCY_DAYS * DAY..now + SKEW;
+    if !request_id::moment(&request_id).is_some_and(|moment| possible.contains(&moment)) {
+        return false;
+    }
     let mut room = [0; MAX_LEN];
-    let length = Record::Amendment { request_id, told }.encode(&mut room);
+    let length = Record::Amendment { request_id, at: now, told }.encode(&mut room);
     held::send(room.get(..length).unwrap_or_default())
 }
 

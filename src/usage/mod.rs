@@ -12,7 +12,6 @@ mod direct;
 mod flush;
 pub mod held;
 mod in_place;
-mod late;
 mod leftovers;
 pub mod link;
 mod lives;

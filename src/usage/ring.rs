@@ -11,7 +11,7 @@ use super::settings;
 use super::unknown::Unknown;
 use crate::error::Result;
 use crate::shmem::{Place, Region, lwlock};
-use keysmith_core::event::MAX_LEN;
+use keysmith_core::event::{self, MAX_LEN};
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char};
@@ -22,6 +22,10 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 /// How many databases of a server can have a queue. The records of others are written
 /// in place.
 pub const MOST_DATABASES: usize = 64;
+
+/// One in so many places of a database's share may be taken by amendments, which anyone who
+/// may call `log_request` can make up.
+const AMENDMENTS: u32 = 4;
 
 /// No slot.
 const NONE: u32 = u32::MAX;
@@ -79,6 +83,8 @@ pub struct Database {
     head: u32,
     tail: u32,
     pub count: u32,
+    /// How many of these are amendments.
+    amendments: u32,
     /// Numbers of the newest record taken in, and of the newest that was dealt with.
     pub sequence: u64,
     pub done: u64,
@@ -213,6 +219,7 @@ struct Chain {
     first: u32,
     last: u32,
     count: u32,
+    amendments: u32,
     /// The number of the first one.
     sequence: u64,
 }
@@ -269,6 +276,11 @@ impl Ring {
         is_in
     }
 
+    /// Puts a record behind all others again.
+    pub fn put_back(&self, database: usize, record: &[u8]) -> bool {
+        self.locked(|state| self.append(state, database, record))
+    }
+
     /// Many records are stored before the interval is over.
     pub fn wakes_at(&self) -> u32 {
         settings::batch_size().min(self.share / 4).max(1)
@@ -278,7 +290,11 @@ impl Ring {
     fn append(&self, state: &mut State, database: usize, record: &[u8]) -> bool {
         let State { free, fresh, used, sequence, databases } = state;
         let Some(database) = databases.get_mut(database) else { return false };
-        if database.count >= self.share || record.len() > MAX_LEN {
+        let is_amendment = event::is_amendment(record);
+        if database.count >= self.share
+            || is_amendment && database.amendments >= self.share / AMENDMENTS
+            || record.len() > MAX_LEN
+        {
             return false;
         }
         let index = if *free != NONE {
@@ -310,6 +326,7 @@ impl Ring {
         }
         database.tail = index;
         database.count += 1;
+        database.amendments += u32::from(is_amendment);
         *used += 1;
         true
     }
@@ -363,6 +380,7 @@ impl Ring {
                 *free = chain.first;
                 *used -= chain.count;
                 database.count -= chain.count;
+                database.amendments -= chain.amendments;
                 if database.head == NONE {
                     database.tail = NONE;
                 }
@@ -379,7 +397,10 @@ impl Ring {
         })?;
         // SAFETY: a slot that has been in use.
         let sequence = unsafe { (*self.slot(first)).sequence };
+        // SAFETY: as above; the first byte is there, whatever the length.
+        let is_amendment = |slot| event::is_amendment(unsafe { &(&(*self.slot(slot)).bytes)[..1] });
         let mut last = first;
+        let mut amendments = u32::from(is_amendment(first));
         for _ in 1..count {
             // SAFETY: a slot of the queue, which has a next one. If somebody else takes
             // them out meanwhile, which `is_still_first` will tell, this leads astray,
@@ -388,8 +409,9 @@ impl Ring {
             if last >= self.capacity {
                 return None;
             }
+            amendments += u32::from(is_amendment(last));
         }
-        (count > 0).then_some(Chain { first, last, count, sequence })
+        (count > 0).then_some(Chain { first, last, count, amendments, sequence })
     }
 
     /// Called under the lock.

@@ -7,10 +7,11 @@ use super::rows::{self, EVENT, Texts};
 use super::transaction::{Outcome, subtransaction, unless_twice};
 use crate::error::{Code, Error, Result};
 use crate::guc::set_for_now;
-use crate::manage::sql::{self, Param};
+use crate::manage::sql;
 use keysmith_core::event::{Event, Learned, Record};
+use keysmith_core::request_id;
 use pgrx::pg_sys;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::ptr::null_mut;
 
@@ -29,8 +30,8 @@ pub enum Numbers {
 #[derive(Default)]
 pub struct Stored {
     pub events: usize,
-    /// Amendments whose event isn't stored.
-    pub unmatched: Vec<[u8; 16]>,
+    /// Names in amendments for which no row could be completed.
+    pub unmatched: HashSet<[u8; 16]>,
 }
 
 /// Stores records, each with its number. Makes the partitions that are missing.
@@ -38,7 +39,7 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
     // An amendment comes after its event, so those of one batch meet here.
     let mut told: HashMap<[u8; 16], Learned> = HashMap::new();
     for (_, record) in records {
-        if let Record::Amendment { request_id, told: learned } = record {
+        if let Record::Amendment { request_id, told: learned, .. } = record {
             let known = told.entry(*request_id).or_default();
             *known = known.amended(*learned);
         }
@@ -75,18 +76,30 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
         }
         stored = stored - left.len() + batch.insert(numbers)?;
     }
-    Ok(Stored { events: stored, unmatched: amend(told)? })
+    let unmatched = match numbers {
+        // The isolation level is the caller's, who may not see the row, nor change it.
+        Numbers::OfSequence => subtransaction(|| amend(&told)).unwrap_or_else(|_| {
+            forget_name();
+            told.keys().copied().collect()
+        }),
+        Numbers::OfRing { .. } | Numbers::Brought { .. } => amend(&told)?,
+    };
+    Ok(Stored { events: stored, unmatched })
 }
 
 /// The same in a subtransaction: what fails has no effect.
 pub fn attempt(records: &[(i64, Record)], numbers: Numbers) -> Outcome<Stored> {
     let outcome = subtransaction(|| self::records(records, numbers));
     if outcome.is_err() {
-        // SAFETY: statements are at command. The name may be there still, of a store that
-        // is no more; if it is not, that is an answer like any other.
-        unsafe { pg_sys::SPI_unregister_relation(NAME.as_ptr()) };
+        forget_name();
     }
     outcome
+}
+
+fn forget_name() {
+    // SAFETY: statements are at command. The name may be there still, of a store that is no
+    // more; if it is not, that is an answer like any other.
+    unsafe { pg_sys::SPI_unregister_relation(NAME.as_ptr()) };
 }
 
 /// Rows on their way into the table, in a store that statements can name.
@@ -159,14 +172,18 @@ impl Batch {
             ),
             &[],
         )?;
-        // SAFETY: registered above; opened in `new`. The transaction keeps the
-        // lock until it ends.
+        self.end();
+        Ok(inserted)
+    }
+
+    fn end(self) {
+        forget_name();
+        // SAFETY: opened in `new`, and used by no statement any more. The transaction keeps
+        // the lock until it ends.
         unsafe {
-            pg_sys::SPI_unregister_relation(NAME.as_ptr());
             pg_sys::tuplestore_end(self.rows);
             pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
         }
-        Ok(inserted)
     }
 
     /// Gives the rows a name that statements of this session know.
@@ -191,37 +208,50 @@ impl Batch {
     }
 }
 
-/// Completes rows that are stored already; gives back what found none.
-fn amend(told: HashMap<[u8; 16], Learned>) -> Result<Vec<[u8; 16]>> {
-    let mut unmatched = Vec::new();
+/// Completes rows that are stored already; gives back what found none, or one that another
+/// transaction has locked. All at once: each name costs a look into the indexes of the days
+/// that it can be of.
+fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>> {
+    let mut unmatched: HashSet<[u8; 16]> = told.keys().copied().collect();
     if told.is_empty() {
         return Ok(unmatched);
+    }
+    let event = |(name, told): (&[u8; 16], &Learned<'a>)| {
+        let at = request_id::moment(name)?;
+        Some(Event { at, request_id: *name, learned: *told, ..Event::default() })
+    };
+    let events: Vec<Event> = told.iter().filter_map(event).collect();
+    let mut batch = Batch::new()?;
+    let mut texts = Texts::default();
+    for event in &events {
+        batch.add(event, 0, Numbers::OfSequence, &mut texts);
     }
     // Each partition has an index on request_id; estimates must not lead elsewhere.
     for setting in [c"enable_seqscan", c"enable_hashjoin", c"enable_mergejoin"] {
         set_for_now(setting, c"off");
     }
-    for (request_id, told) in told {
-        let updated = sql::execute(
-            "UPDATE keysmith_private.usage_event
-             SET status = coalesce($2, status), latency = coalesce($3, latency),
-                 method = coalesce($4, method), endpoint = coalesce($5, endpoint)
-             WHERE request_id = $1",
-            &[
-                Param::uuid(&request_id),
-                Param::integer(told.status),
-                Param::given(
-                    pg_sys::INTERVALOID,
-                    told.latency.map(|latency| rows::interval(0, latency)),
-                ),
-                Param::given(pg_sys::TEXTOID, told.method.map(rows::bytes)),
-                Param::given(pg_sys::TEXTOID, told.endpoint.map(rows::bytes)),
-            ],
-        )?;
-        if updated == 0 {
-            unmatched.push(request_id);
-        }
+    for setting in [c"enable_indexscan", c"enable_nestloop", c"enable_partition_pruning"] {
+        set_for_now(setting, c"on");
     }
+    batch.register()?;
+    let amended = sql::query(
+        "WITH found AS MATERIALIZED (
+             SELECT e.request_id, e.at, nullif(b.status, 0) AS status, b.latency, b.method, b.endpoint
+             FROM batch b JOIN keysmith_private.usage_event e
+               ON e.request_id = b.request_id
+              AND e.at > b.at - interval '24 hours' AND e.at < b.at + interval '24 hours'
+             FOR UPDATE OF e SKIP LOCKED)
+         UPDATE keysmith_private.usage_event AS e
+         SET status = coalesce(f.status, e.status), latency = coalesce(f.latency, e.latency),
+             method = coalesce(f.method, e.method), endpoint = coalesce(f.endpoint, e.endpoint)
+         FROM found f WHERE e.request_id = f.request_id AND e.at = f.at
+         RETURNING e.request_id",
+        &[],
+    )?;
+    for name in amended.iter().filter_map(|row| row.uuid(1)) {
+        unmatched.remove(&name);
+    }
+    batch.end();
     Ok(unmatched)
 }
 
@@ -229,6 +259,8 @@ fn amend(told: HashMap<[u8; 16], Learned>) -> Result<Vec<[u8; 16]>> {
 /// PostgreSQL looks for a deadlock, so that of two that wait for each other we give way.
 pub fn be_brief() {
     set_for_now(c"lock_timeout", c"500ms");
+    // To compile what names all partitions takes seconds.
+    set_for_now(c"jit", c"off");
 }
 
 fn missing() -> Error {

@@ -110,8 +110,7 @@ impl Worker {
         };
         let is_due = monotonic() - self.flushed_at >= settings::flush_interval()
             || (self.flusher.has_failed() && self.flusher.may_try());
-        let waits = count > 0 || self.flusher.has_late();
-        if (waits && is_due) || is_asked || self.flusher.is_worth_it(count) {
+        if (count > 0 && is_due) || is_asked || self.flusher.is_worth_it(count) {
             self.flusher.ring.with(self.flusher.place, |d| d.worker.asked = false);
             self.flushed_at = monotonic();
             self.drain();
@@ -251,7 +250,11 @@ impl Worker {
             if !self.is_open {
                 self.open();
             }
-            while self.is_open && self.flusher.batch() == Step::Stored {
+            while self.is_open
+                && (tries == 0 || self.flusher.has_news())
+                && self.flusher.batch() == Step::Stored
+            {
+                tries = tries.max(1);
                 start = monotonic();
                 if is_being_dropped() {
                     break;
@@ -272,7 +275,7 @@ impl Worker {
             let waits = if is_held {
                 waited < WAITS_FOR_HELD
             } else {
-                waited < WAITS_FOR_OTHERS && (others || !self.flusher.is_empty())
+                waited < WAITS_FOR_OTHERS && (others || self.flusher.has_news())
             };
             if !waits && tries >= LAST_TRIES {
                 break;
