@@ -1213,7 +1213,7 @@ COMMENT ON COLUMN keysmith.keys.scopes IS 'Its own scopes; what a key with none 
 COMMENT ON COLUMN keysmith.keys.role IS 'Its own role, which it never exceeds';
 COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
 COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that it may be used from; null for anywhere';
-COMMENT ON COLUMN keysmith.keys.limits IS 'Its rate limits, and those that it shares with the keys that gave it; those of its tenant, keyspace and routes hold besides';
+COMMENT ON COLUMN keysmith.keys.limits IS 'Its rate limits, with those that it shares with the key that made it; others hold besides';
 COMMENT ON COLUMN keysmith.keys.credits IS 'The credits that are left of its own, or of the key that gave it; null where its tenant pays, if anyone does';
 COMMENT ON COLUMN keysmith.keys.expires_at IS 'When the key ends; null for never';
 COMMENT ON COLUMN keysmith.keys.created_at IS 'When the key was made';
@@ -4038,7 +4038,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', refused),
            'a larger keysmith.max_buckets, and a restart' FROM n WHERE refused > 0
     UNION ALL
-    -- The newest thousand entries of each chain: cheap, and no proof. audit_verify() is one.
+    -- The newest thousand entries of each chain, and whether one comes before the oldest of
+    -- them: cheap, and no proof. audit_verify() is one.
     SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
            'SELECT * FROM keysmith.audit_verify()'
     FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
@@ -4046,7 +4047,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
           CROSS JOIN LATERAL (
               SELECT a.entry FROM keysmith_private.audit_entry a
               WHERE a.keyspace = c.keyspace ORDER BY a.entry DESC LIMIT 1000) e) g
-    WHERE g.entry <> coalesce(g.previous + 1, CASE WHEN g.entry < 1000 THEN 1 ELSE g.entry END)
+    WHERE g.entry <> 1 + coalesce(g.previous, (
+              SELECT max(a.entry) FROM keysmith_private.audit_entry a
+              WHERE a.keyspace = g.keyspace AND a.entry < g.entry), 0)
     GROUP BY g.keyspace
     UNION ALL
     SELECT 'error', 'audit', format('keyspace %s has no audit, and was made by someone', k.keyspace),

@@ -76,8 +76,8 @@ def test_thousands_of_headers(ask, key):
 
 
 def test_what_is_missing_what_is_malformed_and_what_is_a_bad_key(ask, key):
-    for headers in ({}, {"accept": "*/*"}, {"authorization": None}, {"Authorization": ""}, {"x-api-key": " \t"},
-                    {"authorization": ["", " "], "x-api-key": ""}):
+    for headers in ({}, {"accept": "*/*"}, {"authorization": None}, {"Authorization": ""},
+                    {"authorization": ["", " "]}):
         assert ask(headers) == "missing"
     assert ask({"authorization": "", "x-api-key": key}) == "malformed_header", "it is doubtful beside a key"
     for value in (key, "Bearer", "Bearer ", "Key", "Basic azox", "Digest a=b",
@@ -85,7 +85,7 @@ def test_what_is_missing_what_is_malformed_and_what_is_a_bad_key(ask, key):
                   f"Bearer {key},", f"Bearer {key}, Bearer {key}", f"Token {key}",
                   f"=Bearer {key}"):
         assert ask({"authorization": value}) == "malformed_header", value
-    for value in (f"Bearer {key}", f"{key} x", f"{key},{key}", f"{key}, x"):
+    for value in ("", " \t", f"Bearer {key}", f"{key} x", f"{key},{key}", f"{key}, x"):
         assert ask({"x-api-key": value}) == "malformed_header", value
     for value in ("x", key[:-1], key + "0", "-", "null", f'"{key}"', key.replace("_", "%5f"), ";"):
         assert ask({"x-api-key": value}) == "malformed_key", value
@@ -95,7 +95,7 @@ def test_what_is_missing_what_is_malformed_and_what_is_a_bad_key(ask, key):
 def test_each_cause_has_its_status_and_code(db, key):
     for headers, reason, status, code in [
         ({}, "missing", 401, "missing_authorization"),
-        ({"x-api-key": ""}, "missing", 401, "missing_authorization"),
+        ({"x-api-key": ""}, "malformed_header", 401, "invalid_authorization"),
         ({"x-api-key": "a b"}, "malformed_header", 401, "invalid_authorization"),
         ({"x-api-key": "x"}, "malformed_key", 401, "invalid_api_key"),
         ({"x-api-key": key}, "ok", 200, "ok"),
@@ -156,7 +156,7 @@ def test_values_of_a_megabyte(ask, key):
         assert ask({"authorization": value * (1_000_000 // len(value))}) == reason, value
     assert ask({"authorization": "Bearer " + "a" * 1_000_000}) == "malformed_key"
     assert ask({"x-api-key": "a" * 1_000_000}) == "malformed_key"
-    assert ask({"x-api-key": " " * 1_000_000}) == "missing"
+    assert ask({"x-api-key": " " * 1_000_000}) == "malformed_header"
     assert ask({"x-api-key": " " * 500_000 + key + "\t" * 500_000}) == "ok"
     assert ask({"authorization": f"Bearer {key}", "accept": "x" * 1_000_000}) == "ok"
     assert ask({"a" * 1_000_000: key, "x-api-key": key}) == "ok"

@@ -541,6 +541,10 @@ def test_where_the_log_finds_no_room_what_was_acknowledged_holds():
 
 
 def is_back(cluster):
+    """Whether it has started again since its last panic. It lets sessions in, and ends them,
+    until the postmaster has learned of the panic."""
+    if "ready to accept connections" not in cluster.log.read_text().rpartition("PANIC")[2]:
+        return False
     try:
         session(cluster).session.close()
         return True

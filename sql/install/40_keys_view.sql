@@ -84,7 +84,7 @@ COMMENT ON COLUMN keysmith.keys.scopes IS 'Its own scopes; what a key with none 
 COMMENT ON COLUMN keysmith.keys.role IS 'Its own role, which it never exceeds';
 COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
 COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that it may be used from; null for anywhere';
-COMMENT ON COLUMN keysmith.keys.limits IS 'Its rate limits, and those that it shares with the keys that gave it; those of its tenant, keyspace and routes hold besides';
+COMMENT ON COLUMN keysmith.keys.limits IS 'Its rate limits, with those that it shares with the key that made it; others hold besides';
 COMMENT ON COLUMN keysmith.keys.credits IS 'The credits that are left of its own, or of the key that gave it; null where its tenant pays, if anyone does';
 COMMENT ON COLUMN keysmith.keys.expires_at IS 'When the key ends; null for never';
 COMMENT ON COLUMN keysmith.keys.created_at IS 'When the key was made';

@@ -71,6 +71,7 @@ impl Schemes {
     }
 }
 
+#[derive(PartialEq, Eq)]
 enum Header {
     Authorization,
     XApiKey,
@@ -123,8 +124,8 @@ impl<'a> Finder<'a> {
         let Some(header) = self.schemes.header(name) else { return };
         let token = match value {
             Value::Null => return,
-            // As a client sends it that has no key: it holds no credentials.
-            Value::Text(text) if trimmed(text).is_empty() => {
+            // As a client sends it that has no key: it names no scheme and holds no credentials.
+            Value::Text(text) if header == Header::Authorization && trimmed(text).is_empty() => {
                 self.saw_blank = true;
                 return;
             }
@@ -322,17 +323,16 @@ mod tests {
     #[test]
     fn malformed_api_keys() {
         for bad in
-            ["\u{a0}", "a b", "a,b", "a,", "a\n", "a\u{0}", "\ra", "é", "a\u{7f}", "Key a", "a\tb"]
+            ["", " ", "\u{a0}", "a b", "a,b", "a,", "a\n", "a\u{0}", "\ra", "é", "a\u{7f}", "Key a", "a\tb"]
         {
             assert_eq!(x_api_key(bad.as_bytes()), Credential::Malformed, "{bad:?}");
         }
     }
 
     #[test]
-    fn an_empty_value_is_no_credential() {
+    fn an_empty_authorization_is_no_credential() {
         for blank in ["", " ", "\t", " \t "] {
             assert_eq!(authorization(ALL, blank.as_bytes()), Credential::Missing, "{blank:?}");
-            assert_eq!(x_api_key(blank.as_bytes()), Credential::Missing, "{blank:?}");
         }
         // A scheme without a key is none of these.
         assert_eq!(authorization(ALL, b"Bearer "), Credential::Malformed);
