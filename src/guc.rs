@@ -63,6 +63,15 @@ pub fn max_acts() -> usize {
     usize::try_from(MAX_ACTS.load(Relaxed)).unwrap_or_default()
 }
 
+/// Where PostgreSQL keeps the value of `keysmith.spend_timeout`.
+static SPEND_TIMEOUT: AtomicI32 = AtomicI32::new(1_000);
+
+/// How many milliseconds a decision waits for another transaction that holds the credits
+/// which it is to spend.
+pub fn spend_timeout() -> i32 {
+    SPEND_TIMEOUT.load(Relaxed)
+}
+
 pub fn define() {
     // SAFETY: called from _PG_init; all strings are static, and so is the place of
     // the value.
@@ -140,6 +149,20 @@ pub fn define() {
             10_000_000,
             pg_sys::GucContext::PGC_SUSET,
             0,
+            None,
+            None,
+            None,
+        );
+        pg_sys::DefineCustomIntVariable(
+            c"keysmith.spend_timeout".as_ptr(),
+            c"How long a decision waits for credits that another transaction is spending.".as_ptr(),
+            c"Then it refuses. 0 has it refuse at once.".as_ptr(),
+            SPEND_TIMEOUT.as_ptr(),
+            1_000,
+            0,
+            3_600_000,
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GUC_UNIT_MS as i32,
             None,
             None,
             None,

@@ -111,7 +111,7 @@ impl Identity {
     fn is_fresh(&self) -> bool {
         self.found_at == transactions_ended()
             && self.changes == invalidation::changes()
-            && !self.expires_at.is_some_and(|at| at <= clock())
+            && self.expires_at.is_none_or(|at| at > clock())
             && !(lag::is_guarded() && lag::is_behind(clock()))
     }
 

@@ -82,6 +82,30 @@ unsafe extern "C-unwind" fn at_savepoint(
     }
 }
 
+/// Runs something within a transaction, which is rolled back unless it is done.
+pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T) -> bool) -> T {
+    // SAFETY: what PL/pgSQL does for a block with an exception handler.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let level = pg_sys::GetCurrentTransactionNestLevel();
+        let done = attempt();
+        if is_done(&done) {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            // An error may have left another that it began in.
+            while pg_sys::GetCurrentTransactionNestLevel() >= level {
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            }
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        done
+    }
+}
+
 /// Things that a transaction remembers, each with the (sub)transaction that they
 /// were put down in: rolling it back forgets them. The list is taken out and put
 /// back, so that no borrow can be in the way when a callback comes.

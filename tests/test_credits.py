@@ -147,6 +147,7 @@ def test_the_second_of_two_sees_what_the_first_left(db, connect, database):
     key = db.mint(credits=5)
     first = database(connect(autocommit=False))
     second = database(connect())
+    second.rows("SET keysmith.spend_timeout = '60 s'")
     for ending, expected, left in [("rollback", "ok", 2), ("commit", "credits_exhausted", 0)]:
         db.call("alter_key", key.key_id, Jsonb({"credits": 5}))
         first.verify(key.api_key, spend=5)
@@ -156,6 +157,166 @@ def test_the_second_of_two_sees_what_the_first_left(db, connect, database):
             getattr(first.session, ending)()
             assert waiting.result(60) == expected
         assert balance(db, key=key) == left
+
+
+# Credits that another transaction holds
+
+HOLDERS = {
+    "a spender": lambda other, key: other.verify(key.api_key, spend=1),
+    "a spender in a savepoint": lambda other, key: (
+        other.rows("SAVEPOINT s"), other.verify(key.api_key, spend=1), other.rows("RELEASE s")),
+    "an administrator": lambda other, key: other.call("add_credits", 1, key.key_id),
+    "a lock": lambda other, key: other.rows("SELECT FROM keysmith_private.credit FOR UPDATE"),
+    "several locks": lambda other, key: (
+        other.rows("SELECT FROM keysmith_private.credit FOR KEY SHARE"), other.rows("SAVEPOINT s"),
+        other.verify(key.api_key, spend=1)),
+}
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("timeout", [0, 100])
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_credits_that_are_held_for_too_long_are_unavailable(db, connect, database, holder, timeout, isolation):
+    """It is an answer: the transaction goes on, and nothing was spent."""
+    db.tenant()
+    key = db.mint(credits=10, limits=Jsonb([{"name": "x", "limit": 5, "window": "1 hour"}]))
+    holding, asking = database(connect(autocommit=False)), database(connect(autocommit=False))
+    HOLDERS[holder](holding, key)
+    asking.rows(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+    asking.rows(f"SET keysmith.spend_timeout = {timeout}")
+    asking.rows("CREATE TEMP TABLE kept AS SELECT 1 AS n")
+    for _ in range(2):
+        refused = asking.verify(key.api_key, spend=1)
+        assert (refused.ok, refused.status, refused.code, refused.reason) == (
+            False, 429, "credits_exhausted", "credits_unavailable")
+    steps = asking.call("explain_verify", key.api_key, spend=1)
+    assert [(step.rule, step.reason) for step in steps if step.outcome == "refuse"] == [
+        ("credits", "credits_unavailable")]
+    # What costs more than there is, is known without waiting.
+    assert asking.reason(key.api_key, spend=11) == "credits_exhausted"
+    assert asking.value("SHOW lock_timeout") == "0"
+    holding.session.rollback()
+    verdict = asking.verify(key.api_key, spend=1)
+    assert (verdict.reason, verdict.credits_remaining) == ("ok", 9)
+    asking.session.commit()
+    assert asking.value("SELECT n FROM kept") == 1
+    assert balance(db, key=key) == 9
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_who_waited_goes_by_what_was_left(db, connect, database, isolation):
+    db.tenant()
+    key = db.mint(credits=5)
+    holding, asking = database(connect(autocommit=False)), database(connect(autocommit=False))
+    asking.rows(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+    asking.rows("SET keysmith.spend_timeout = '60 s'")
+    holding.verify(key.api_key, spend=2)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(asking.verify, key.api_key, spend=2)
+        waits(db)
+        holding.session.commit()
+        assert waiting.result(60).credits_remaining == 1
+    asking.session.commit()
+    assert balance(db, key=key) == 1
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_a_spend_acts_on_what_is_committed(db, connect, database, isolation):
+    """Also where the transaction's own snapshot is older."""
+    db.tenant()
+    key = db.mint(credits=0)
+    asking = database(connect(autocommit=False))
+    asking.rows(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+    asking.rows("SELECT count(*) FROM keysmith.keys")
+    db.call("add_credits", 100, key.key_id)
+    assert asking.verify(key.api_key, spend=30).credits_remaining == 70
+    assert asking.verify(key.api_key, spend=30).credits_remaining == 40
+    asking.session.commit()
+    assert balance(db, key=key) == 40
+
+
+def test_of_two_that_wait_for_each_other_one_is_refused(db, connect, database):
+    db.tenant()
+    one, two = db.mint(credits=5), db.mint(credits=5)
+    sessions = [database(connect(autocommit=False)) for _ in range(2)]
+    for session, key in zip(sessions, (one, two)):
+        session.rows("SET keysmith.spend_timeout = '60 s'")
+        assert session.verify(key.api_key, spend=1).ok
+
+    def cross(session, key):
+        reason = session.reason(key.api_key, spend=1)
+        session.session.commit()
+        return reason
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(cross, sessions, (two, one))) == ["credits_unavailable", "ok"]
+    assert sorted([balance(db, key=one), balance(db, key=two)]) == [3, 4]
+
+
+def test_a_wait_can_be_cancelled(db, connect, database):
+    """In a block that catches the error, the transaction goes on."""
+    db.tenant()
+    key = db.mint(credits=5)
+    holding, asking = database(connect(autocommit=False)), database(connect(autocommit=False))
+    holding.verify(key.api_key, spend=1)
+    asking.rows("SET keysmith.spend_timeout = '60 s'")
+    asking.rows("""CREATE FUNCTION pg_temp.attempt(key text) RETURNS text LANGUAGE plpgsql AS $$
+        BEGIN
+            RETURN (keysmith.verify(key, spend => 1)).reason;
+        EXCEPTION WHEN query_canceled THEN
+            RETURN 'cancelled';
+        END $$""")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(asking.value, "SELECT pg_temp.attempt(%s)", key.api_key)
+        waits(db)
+        db.value("SELECT pg_cancel_backend(%s)", asking.session.info.backend_pid)
+        assert waiting.result(60) == "cancelled"
+    holding.session.commit()
+    assert asking.value("SELECT pg_temp.attempt(%s)", key.api_key) == "ok"
+    assert asking.value("SHOW lock_timeout") == "0"
+    asking.session.commit()
+    assert balance(db, key=key) == 3
+
+
+def test_a_session_may_wait_less(db, connect, database):
+    db.tenant()
+    key = db.mint(credits=5)
+    holding, asking = database(connect(autocommit=False)), database(connect())
+    holding.verify(key.api_key, spend=1)
+    asking.rows("SET keysmith.spend_timeout = '60 s'")
+    asking.rows("SET lock_timeout = '50 ms'")
+    assert asking.reason(key.api_key, spend=1) == "credits_unavailable"
+
+
+def test_a_statement_that_changes_credits_and_spends(db):
+    db.tenant()
+    key = db.mint(credits=5)
+    assert db.value("WITH changed AS (UPDATE keysmith_private.credit SET balance = 7 RETURNING 2 AS cost) "
+                    "SELECT v.credits_remaining FROM changed, LATERAL keysmith.verify(%s, spend => cost) v",
+                    key.api_key) == 5
+    assert balance(db, key=key) == 5
+
+
+def test_a_lock_on_the_key_alone_is_in_nobodys_way(db, connect, database):
+    db.tenant()
+    key = db.mint(credits=5)
+    holding, asking = database(connect(autocommit=False)), database(connect())
+    asking.rows("SET keysmith.spend_timeout = 0")
+    for other in (holding, database(connect(autocommit=False))):
+        other.rows("SELECT FROM keysmith_private.credit FOR KEY SHARE")
+        assert asking.verify(key.api_key, spend=1).ok
+
+
+def test_how_long_is_waited_is_the_administrators_choice(cluster, dbname, db):
+    assert db.value("SHOW keysmith.spend_timeout") == "1s"
+    db.rows("CREATE ROLE waiter LOGIN")
+    try:
+        waiter = session(cluster, dbname, user="waiter")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            waiter.rows("SET keysmith.spend_timeout = '1 h'")
+        waiter.session.close()
+    finally:
+        db.rows("DROP ROLE waiter")
 
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])

@@ -3,6 +3,7 @@
 
 pub mod columns;
 pub mod directory;
+pub mod hold;
 pub mod invalidation;
 pub mod policy;
 pub mod scan;

@@ -131,7 +131,7 @@ impl Relation {
         unsafe {
             let header = tuple.t_data;
             let first = header.cast::<u8>().add(usize::from((*header).t_hoff));
-            version_of(&tuple) == version && varlena::bytes(Datum::from(first)) == name
+            writer(header) == version.writer && varlena::bytes(Datum::from(first)) == name
         }
     }
 
@@ -157,6 +157,20 @@ impl Relation {
                 });
             is_there.then(|| Page(buffer))
         }
+    }
+
+    /// The relation, with the lock of those who lock rows, which stays until the transaction
+    /// ends.
+    ///
+    /// # Safety
+    /// It must not be used after this was dropped.
+    pub unsafe fn for_changes(&self) -> pg_sys::Relation {
+        // SAFETY: the relation is open. This may raise an error.
+        unsafe {
+            let table = (*self.relation).rd_id;
+            pg_sys::LockRelationOid(table, pg_sys::RowShareLock as pg_sys::LOCKMODE);
+        }
+        self.relation
     }
 
     /// Whether the table has these columns, in this order.
@@ -233,7 +247,8 @@ impl Relation {
             let description = (*self.relation).rd_att;
             assert!((*description).natts as usize <= MAX_COLUMNS, "a table of ours is too wide");
             direct::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
-            Row { values, nulls, version: version_of(&*tuple), _scan: PhantomData }
+            let place = place_of(&*tuple);
+            Row { values, nulls, place, header: (*tuple).t_data, _scan: PhantomData }
         }
     }
 }
@@ -287,11 +302,10 @@ fn place_of(tuple: &pg_sys::HeapTupleData) -> Place {
 }
 
 /// # Safety
-/// A tuple of a table, whose header is there.
-unsafe fn version_of(tuple: &pg_sys::HeapTupleData) -> Version {
+/// The header must be that of a table's row.
+unsafe fn writer(header: pg_sys::HeapTupleHeader) -> pg_sys::TransactionId {
     // SAFETY: as the caller promises; a row of a table has this form of the header.
-    let writer = unsafe { (*tuple.t_data).t_choice.t_heap.t_xmin };
-    Version { place: place_of(tuple), writer }
+    unsafe { (*header).t_choice.t_heap.t_xmin }
 }
 
 /// A row in a page that is held in memory for as long as this lives.
@@ -426,18 +440,29 @@ impl Drop for Scan<'_> {
 pub struct Row<'a> {
     values: [Datum; MAX_COLUMNS],
     nulls: [bool; MAX_COLUMNS],
-    version: Version,
+    place: Place,
+    header: pg_sys::HeapTupleHeader,
     _scan: PhantomData<&'a ()>,
 }
 
 impl<'a> Row<'a> {
     /// Where it lies.
     pub fn place(&self) -> Place {
-        self.version.place
+        self.place
     }
 
     pub fn version(&self) -> Version {
-        self.version
+        // SAFETY: the header lies in the page that the row is pinned in.
+        Version { place: self.place, writer: unsafe { writer(self.header) } }
+    }
+
+    pub fn header(&self) -> pg_sys::HeapTupleHeader {
+        self.header
+    }
+
+    /// A tuple with no more than the row's place.
+    pub fn tuple(&self) -> pg_sys::HeapTupleData {
+        tuple_at(self.place)
     }
 
     #[inline]

@@ -1,11 +1,13 @@
 //! Credits: who pays for a request, and whether they can.
 
 use super::toll::Account;
+use crate::catalog::hold::{Deadline, Holder};
 use crate::catalog::policy::Policy;
-use crate::catalog::scan::{Relation, ScanKey, Snapshot};
+use crate::catalog::scan::{Relation, Row, ScanKey, Snapshot};
 use crate::catalog::tables::Table;
 use crate::catalog::{Catalog, columns};
 use crate::error::Result;
+use crate::guc;
 use crate::manage::credits;
 use keysmith_core::refill::{self, Every};
 use pgrx::pg_sys;
@@ -23,7 +25,17 @@ pub enum Charge {
         retry_after: Option<i64>,
     },
     /// Nothing can be written, so nothing can be spent.
-    Unavailable,
+    Unwritable,
+    /// Another transaction has held them for too long.
+    Held,
+}
+
+/// What is done with the credits that are found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    Spend,
+    /// Says what spending would do.
+    Look,
 }
 
 /// The credits of a key or of a tenant.
@@ -37,60 +49,99 @@ struct Purse {
 
 /// Spends credits, if the request costs some and its environment charges. What is spent
 /// comes back if the transaction is rolled back.
-pub fn charge(catalog: &Catalog, policy: &Policy, account: &Account, spend: i64) -> Result<Charge> {
+pub fn charge(
+    catalog: &Catalog,
+    policy: &Policy,
+    account: &Account,
+    spend: i64,
+    intent: Intent,
+) -> Result<Charge> {
     if spend == 0 || !policy.charges(account.environment) {
         return Ok(Charge::Nothing);
     }
     if !can_write() {
-        return Ok(Charge::Unavailable);
+        return Ok(Charge::Unwritable);
     }
-    let Some(purse) = Purse::of(catalog, account) else {
-        return Ok(Charge::Exhausted { left: None, retry_after: None });
-    };
-    Ok(match credits::spend(catalog, &purse.credit_id, spend)? {
-        Some(left) => Charge::Spent { left },
-        None => purse.exhausted(spend),
-    })
+    let deadline = Deadline::after(guc::spend_timeout());
+    loop {
+        pgrx::check_for_interrupts!();
+        let turn = with_purse(catalog, account, |row, relation| {
+            let purse = Purse::read(row)?;
+            let Some((left, refilled_at)) = purse.without(spend) else {
+                return Some(Turn::Over(purse.exhausted(spend)));
+            };
+            Some(match (row.holder(), intent) {
+                (Some(holder), _) => Turn::Others(holder),
+                (None, Intent::Look) => Turn::Over(Charge::Spent { left }),
+                (None, Intent::Spend) if row.lock(relation) => {
+                    Turn::Ours { credit_id: purse.credit_id, left, refilled_at }
+                }
+                (None, Intent::Spend) => Turn::Again,
+            })
+        });
+        return Ok(match turn {
+            None => Charge::Exhausted { left: None, retry_after: None },
+            Some(Turn::Over(charge)) => charge,
+            Some(Turn::Again) => {
+                // It may have been the command that this is a part of.
+                // SAFETY: the transaction may write.
+                unsafe { pg_sys::CommandCounterIncrement() };
+                continue;
+            }
+            Some(Turn::Others(holder)) if deadline.wait_for(&holder) => continue,
+            Some(Turn::Others(_)) => Charge::Held,
+            Some(Turn::Ours { credit_id, left, refilled_at }) => {
+                credits::leave(catalog, &credit_id, left, refilled_at)?;
+                Charge::Spent { left }
+            }
+        });
+    }
 }
 
-/// Says what `charge` would do, and spends nothing.
-pub fn look(catalog: &Catalog, policy: &Policy, account: &Account, spend: i64) -> Charge {
-    if spend == 0 || !policy.charges(account.environment) {
-        return Charge::Nothing;
-    }
-    if !can_write() {
-        return Charge::Unavailable;
-    }
-    let Some(purse) = Purse::of(catalog, account) else {
-        return Charge::Exhausted { left: None, retry_after: None };
-    };
-    match purse.balance_at(now()).checked_sub(spend) {
-        Some(left) if left >= 0 => Charge::Spent { left },
-        _ => purse.exhausted(spend),
-    }
+/// Whose turn it is to change a row of credits.
+enum Turn {
+    /// Nobody's, as nothing is to be changed.
+    Over(Charge),
+    /// The row is locked, and so much is to be left in it.
+    Ours {
+        credit_id: [u8; 16],
+        left: i64,
+        refilled_at: i64,
+    },
+    Others(Holder),
+    /// That of one who is done by now.
+    Again,
 }
 
-impl Purse {
-    /// That of the key that gave it, or the key's own, or else its tenant's.
-    fn of(catalog: &Catalog, account: &Account) -> Option<Purse> {
-        use columns::credit as column;
-        let tables = &catalog.tables;
-        let of_key = |key| Self::find(tables.credit_of_key, ScanKey::uuid(column::key_id, key));
-        match &account.purse {
-            Some(giver) => of_key(giver),
-            None => of_key(&account.key).or_else(|| {
-                let key = ScanKey::uuid(column::tenant_id, &account.tenant);
-                Self::find(tables.credit_of_tenant, key)
-            }),
-        }
-    }
-
-    fn find(table: Table, key: ScanKey) -> Option<Purse> {
-        use columns::credit as column;
+/// Hands on the row that pays, as it is now, whatever the transaction's isolation level:
+/// that of the key that gave it, or the key's own, or else its tenant's.
+fn with_purse<T>(
+    catalog: &Catalog,
+    account: &Account,
+    with: impl Fn(&Row, &Relation) -> Option<T>,
+) -> Option<T> {
+    use columns::credit as column;
+    let tables = &catalog.tables;
+    let in_table = |table: Table, key: ScanKey| {
         let snapshot = Snapshot::now(table);
         let relation = Relation::open(table);
         let mut scan = relation.scan(&snapshot, [key]);
         let row = scan.next()?;
+        with(&row, &relation)
+    };
+    let of_key = |key| in_table(tables.credit_of_key, ScanKey::uuid(column::key_id, key));
+    match &account.purse {
+        Some(giver) => of_key(giver),
+        None => of_key(&account.key).or_else(|| {
+            let key = ScanKey::uuid(column::tenant_id, &account.tenant);
+            in_table(tables.credit_of_tenant, key)
+        }),
+    }
+}
+
+impl Purse {
+    fn read(row: &Row) -> Option<Purse> {
+        use columns::credit as column;
         Some(Purse {
             credit_id: row.uuid(column::credit_id)?,
             balance: row.bigint(column::balance)?,
@@ -100,13 +151,21 @@ impl Purse {
         })
     }
 
-    fn balance_at(&self, now: i64) -> i64 {
+    /// What there is at a moment, and when it was refilled last.
+    fn at(&self, now: i64) -> (i64, i64) {
         match self.refill {
             Some(refill) if refill::is_due(self.every, self.refilled_at, now) => {
-                self.balance.max(refill)
+                (self.balance.max(refill), now)
             }
-            _ => self.balance,
+            _ => (self.balance, self.refilled_at),
         }
+    }
+
+    /// The same once so many are spent, if there are as many.
+    fn without(&self, spend: i64) -> Option<(i64, i64)> {
+        let (balance, refilled_at) = self.at(now());
+        let left = balance.checked_sub(spend).filter(|left| *left >= 0)?;
+        Some((left, refilled_at))
     }
 
     /// There is not enough; a refill may be.
@@ -114,7 +173,7 @@ impl Purse {
         let now = now();
         let refill = self.refill.filter(|refill| *refill >= spend);
         let retry_after = refill.and(self.every).map(|every| every.next(now).saturating_sub(now));
-        Charge::Exhausted { left: Some(self.balance_at(now)), retry_after }
+        Charge::Exhausted { left: Some(self.at(now).0), retry_after }
     }
 }
 

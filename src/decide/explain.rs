@@ -1,7 +1,7 @@
 //! `explain_verify`: what each rule saw, for those who have to know why.
 
 use super::authenticate::{self, Required};
-use super::credits::{self, Charge};
+use super::credits::{self, Charge, Intent};
 use super::decision::{self, Decision, Presented, name};
 use super::limits;
 use super::lookup::Reader;
@@ -70,7 +70,7 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
         spend: toll::spend(call, 4)?,
         weight: toll::weight(call, 8)?.unwrap_or(required.weight()),
     };
-    let steps = steps(&catalog, &policy, &decision, presented, needs);
+    let steps = steps(&catalog, &policy, &decision, presented, needs)?;
     // SAFETY: the function is declared to return a set of explanations.
     let result = unsafe { ResultSet::of(call) };
     for (index, step) in steps.iter().enumerate() {
@@ -86,7 +86,7 @@ fn steps(
     decision: &Decision,
     presented: Presented,
     needs: &Needs,
-) -> Vec<Step> {
+) -> Result<Vec<Step>> {
     let digest = presented.sought(policy).map(|sought| sought.digest());
     let refused =
         |reasons: &[Reason]| digest.as_ref().err().copied().filter(|r| reasons.contains(r));
@@ -115,8 +115,8 @@ fn steps(
     let looked_up = digest.map(|digest| {
         decision.look_up(&digest, |found, holder| {
             let mut steps = steps_on(found, holder, &decision.demand, needs);
-            steps.extend(charges(catalog, policy, holder, &decision.toll));
-            steps
+            steps.extend(charges(catalog, policy, holder, &decision.toll)?);
+            Ok(steps)
         })
     });
     let (outcome, saw, rest) = match looked_up {
@@ -131,7 +131,7 @@ fn steps(
             (Outcome::Refuse(Reason::WrongKeyspace), "a key of another keyspace", None)
         }
         Ok(Err(reason)) => (Outcome::Refuse(reason), "no such key", None),
-        Ok(Ok(rest)) => (Outcome::Pass, "a key of the keyspace", Some(rest)),
+        Ok(Ok(rest)) => (Outcome::Pass, "a key of the keyspace", Some(rest?)),
     };
     steps.push(Step { rule: "found", outcome, saw: saw.into() });
     steps.extend(rest.unwrap_or_else(|| {
@@ -140,7 +140,7 @@ fn steps(
         let names = RULES.iter().map(|rule| rule.name).chain([LIMITS, CREDITS]);
         names.map(not_reached).collect()
     }));
-    steps
+    Ok(steps)
 }
 
 /// Asks every rule, also those after the one that decides.
@@ -160,7 +160,7 @@ const LIMITS: &str = "limits";
 const CREDITS: &str = "credits";
 
 /// Looks at limits and credits, and takes nothing from them.
-fn charges(catalog: &Catalog, policy: &Policy, holder: &Holder, toll: &Toll) -> [Step; 2] {
+fn charges(catalog: &Catalog, policy: &Policy, holder: &Holder, toll: &Toll) -> Result<[Step; 2]> {
     let step = |rule, reason, saw| {
         let outcome = if reason == Reason::Ok { Outcome::Pass } else { Outcome::Refuse(reason) };
         Step { rule, outcome, saw }
@@ -182,7 +182,8 @@ fn charges(catalog: &Catalog, policy: &Policy, holder: &Holder, toll: &Toll) -> 
         step(LIMITS, Reason::LimitsUnavailable, saw)
     };
     let spend = toll.spend;
-    let (reason, saw) = match credits::look(catalog, policy, account, spend) {
+    let charge = credits::charge(catalog, policy, account, spend, Intent::Look)?;
+    let (reason, saw) = match charge {
         Charge::Nothing => (Reason::Ok, "nothing is spent".into()),
         Charge::Spent { left } => {
             (Reason::Ok, format!("{spend} of {}", left.saturating_add(spend)))
@@ -191,9 +192,13 @@ fn charges(catalog: &Catalog, policy: &Policy, holder: &Holder, toll: &Toll) -> 
         Charge::Exhausted { left: Some(left), .. } => {
             (Reason::CreditsExhausted, format!("{left} are left, and it costs {spend}"))
         }
-        Charge::Unavailable => (Reason::CreditsUnavailable, "nothing can be written here".into()),
+        Charge::Unwritable => (Reason::CreditsUnavailable, "nothing can be written here".into()),
+        Charge::Held => (
+            Reason::CreditsUnavailable,
+            "another transaction is spending, and has not ended".into(),
+        ),
     };
-    [limits, step(CREDITS, reason, saw)]
+    Ok([limits, step(CREDITS, reason, saw)])
 }
 
 fn what_was_presented(presented: Presented) -> String {

@@ -6,7 +6,7 @@ use crate::catalog::Catalog;
 use crate::catalog::policy::{Policy, Route};
 use crate::error::{Error, Result};
 use crate::limit::{self, Outcome};
-use credits::Charge;
+use credits::{Charge, Intent};
 use keysmith_core::policy::verdict::Reason;
 
 /// What a request asks for.
@@ -85,7 +85,7 @@ impl Toll<'_> {
             }
             standing = after;
         }
-        let reason = match credits::charge(catalog, policy, account, self.spend)? {
+        let reason = match credits::charge(catalog, policy, account, self.spend, Intent::Spend)? {
             Charge::Nothing => Reason::Ok,
             Charge::Spent { left } => {
                 standing.credits_remaining = Some(left);
@@ -95,7 +95,7 @@ impl Toll<'_> {
                 standing.retry_after = retry_after;
                 Reason::CreditsExhausted
             }
-            Charge::Unavailable => Reason::CreditsUnavailable,
+            Charge::Unwritable | Charge::Held => Reason::CreditsUnavailable,
         };
         if reason != Reason::Ok && !claims.is_empty() {
             limit::give_back(&claims, self.weight);

@@ -1,7 +1,6 @@
 //! Credits: how they are given to keys and tenants, and how they are spent.
 
 use super::authority::{self, Caller, Needs};
-use super::key;
 use super::keyspace::policy;
 use super::lifecycle::Subjected;
 use super::patch::{self, Change, Patch};
@@ -10,6 +9,7 @@ use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
 use crate::call::{Call, must_not_be_null, sql_functions};
 use crate::catalog::Catalog;
+use crate::catalog::scan::Snapshot;
 use crate::error::{Error, Result};
 use keysmith_core::refill::Every;
 use pgrx::pg_sys::{self, Datum};
@@ -222,26 +222,26 @@ pub fn set_for_key(caller: &Caller, subject: &Subjected, credits: Option<&Credit
     Ok(())
 }
 
-/// Spends credits, if there are as many, and gives how many are left. A refill that is
-/// due comes first. Sessions that spend at once take turns at the row, and the second
-/// sees what the first has left: the condition is asked again then.
-pub fn spend(catalog: &Catalog, credit_id: &[u8; 16], spend: i64) -> Result<Option<i64>> {
-    const STATEMENT: &str = "UPDATE keysmith_private.credit AS c
-         SET balance = CASE WHEN c.refilled_at < pg_catalog.date_trunc(c.every, $3, 'UTC')
-                 THEN greatest(c.balance, c.refill) ELSE c.balance END - $2,
-             refilled_at = CASE WHEN c.refilled_at < pg_catalog.date_trunc(c.every, $3, 'UTC')
-                 THEN $3 ELSE c.refilled_at END
-         WHERE c.credit_id = $1
-           AND $2 <= CASE WHEN c.refilled_at < pg_catalog.date_trunc(c.every, $3, 'UTC')
-                 THEN greatest(c.balance, c.refill) ELSE c.balance END
-         RETURNING c.balance";
+/// Writes what is left of credits, whose row the transaction has locked.
+pub fn leave(
+    catalog: &Catalog,
+    credit_id: &[u8; 16],
+    balance: i64,
+    refilled_at: i64,
+) -> Result<()> {
     authority::as_owner(catalog, || {
         let params = [
             Param::uuid(credit_id),
-            Param::bigint(Some(spend)),
-            Param::timestamp(Some(key::clock())),
+            Param::bigint(Some(balance)),
+            Param::timestamp(Some(refilled_at)),
         ];
-        Ok(sql::query(STATEMENT, &params)?.first().and_then(|row| row.bigint(1)))
+        let snapshot = Snapshot::now(catalog.tables.credit_of_key);
+        sql::change_now(
+            &snapshot,
+            "UPDATE keysmith_private.credit SET balance = $2, refilled_at = $3 WHERE credit_id = $1",
+            &params,
+        )
+        .map(drop)
     })
 }
 

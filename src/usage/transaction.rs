@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::guc::set_for_now;
 use crate::manage::authority;
 use crate::memory::Watch;
+use crate::transaction::in_subtransaction;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, BackendState};
@@ -130,29 +131,6 @@ pub fn unless_twice<T>(body: impl FnOnce() -> T) -> Option<T> {
         },
         Option::is_some,
     )
-}
-
-fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T) -> bool) -> T {
-    // SAFETY: what PL/pgSQL does for a block with an exception handler.
-    unsafe {
-        let context = pg_sys::CurrentMemoryContext;
-        let owner = pg_sys::CurrentResourceOwner;
-        pg_sys::BeginInternalSubTransaction(std::ptr::null());
-        pg_sys::MemoryContextSwitchTo(context);
-        let level = pg_sys::GetCurrentTransactionNestLevel();
-        let done = attempt();
-        if is_done(&done) {
-            pg_sys::ReleaseCurrentSubTransaction();
-        } else {
-            // An error may have left another that it began in.
-            while pg_sys::GetCurrentTransactionNestLevel() >= level {
-                pg_sys::RollbackAndReleaseCurrentSubTransaction();
-            }
-        }
-        pg_sys::MemoryContextSwitchTo(context);
-        pg_sys::CurrentResourceOwner = owner;
-        done
-    }
 }
 
 /// Whether the extension is there, as far as can be seen.
