@@ -24,10 +24,10 @@ pub fn register() {
 /// is no way back, and nothing is done that could fail.
 unsafe extern "C-unwind" fn at_transaction(event: XactEvent::Type, _: *mut c_void) {
     match event {
+        // Usage may have to wait for others; whoever has locked a chain must not.
         XactEvent::XACT_EVENT_PRE_COMMIT => fallible(|| {
-            audit::before_commit()?;
             usage::before_commit();
-            Ok(())
+            audit::before_commit()
         }),
         XactEvent::XACT_EVENT_PRE_PREPARE => fallible(|| {
             audit::before_prepare()?;
@@ -133,7 +133,7 @@ impl<T> Memory<T> {
     }
 
     pub fn rolled_back(&self, ended: SubTransactionId) {
-        self.change(|list| list.retain(|(owner, _)| *owner < ended));
+        self.change(|list| list.truncate(list.partition_point(|(owner, _)| *owner < ended)));
     }
 
     /// All that is remembered, which is then forgotten.

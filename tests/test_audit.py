@@ -763,6 +763,39 @@ def test_who_waits_to_commit_holds_up_nobody_else(db, connect, database):
     assert len(entries(db)) == 4 and faults(db) == {}
 
 
+def test_usage_is_stored_before_the_chain_is_locked(db, connect, database):
+    """It may have to wait for others, who then need not wait for it."""
+    db.tenant()
+    key = db.mint()
+    db.rows("""
+        CREATE TABLE seen (locks bigint);
+        CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+            INSERT INTO public.seen SELECT count(*) FROM pg_catalog.pg_locks
+            WHERE pid = pg_backend_pid() AND classid = 'keysmith_private.audit_entry'::regclass;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER look AFTER INSERT ON keysmith_private.usage_event
+            FOR EACH STATEMENT EXECUTE FUNCTION look()""")
+    session = database(connect(autocommit=False))
+    session.rows("SET keysmith.usage_durability = 'commit'")
+    assert session.verify(key.api_key).ok
+    session.mint()
+    session.session.commit()
+    assert db.rows("SELECT locks FROM seen") == [(0,)]
+    assert len(entries(db)) == 4 and faults(db) == {}
+
+
+def test_a_transaction_that_may_not_write_any_more_does_not_commit(db, connect, database):
+    db.tenant()
+    session = database(connect(autocommit=False))
+    session.mint()
+    session.rows("SET TRANSACTION READ ONLY")
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        session.session.commit()
+    assert db.value("SELECT count(*) FROM keysmith_private.key") == 0
+    assert len(entries(db)) == 2 and faults(db) == {}
+
+
 def test_a_killed_server_keeps_what_it_acknowledged():
     with running("killed", fsync="on") as cluster:
         cluster.psql("CREATE EXTENSION keysmith; SELECT keysmith.create_tenant('acme')")

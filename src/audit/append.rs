@@ -74,51 +74,58 @@ fn extend(catalog: &Catalog, keyspace: &str, notes: &[&Note]) -> Result<()> {
         .hint("Preload the library, and keep that line in the file of keysmith.pepper_file."));
     }
     for notes in notes.chunks(BATCH) {
-        let mut columns: [Vec<Datum>; 5] = Default::default();
-        for note in notes {
-            entry += 1;
-            let sealed = Entry {
-                keyspace,
-                entry,
-                generation: newest,
-                at: note.at,
-                action: &note.action,
-                content: &note.content,
+        // A session of its own: its memory is freed with it.
+        sql::session(|| {
+            let mut columns: [Vec<Datum>; 5] = Default::default();
+            for note in notes {
+                entry += 1;
+                let sealed = Entry {
+                    keyspace,
+                    entry,
+                    generation: newest,
+                    at: note.at,
+                    action: &note.action,
+                    content: &note.content,
+                }
+                .seal(peppers, &previous);
+                previous =
+                    sealed.ok_or_else(|| Error::new(Code::Pepper, "the newest pepper is gone"))?;
+                let row = [
+                    Datum::from(entry),
+                    Datum::from(note.at),
+                    text::datum(&note.action),
+                    varlena::bytea(&note.content),
+                    varlena::bytea(&previous),
+                ];
+                columns.iter_mut().zip(row).for_each(|(column, datum)| column.push(datum));
             }
-            .seal(peppers, &previous);
-            previous =
-                sealed.ok_or_else(|| Error::new(Code::Pepper, "the newest pepper is gone"))?;
-            let row = [
-                Datum::from(entry),
-                Datum::from(note.at),
-                text::datum(&note.action),
-                varlena::bytea(&note.content),
-                varlena::bytea(&previous),
-            ];
-            columns.iter_mut().zip(row).for_each(|(column, datum)| column.push(datum));
-        }
-        let [entries, times, actions, contents, seals] = columns;
-        let array = |array_type, element, data| {
-            Param::given(array_type, Some(varlena::array(data, element)))
-        };
-        sql::execute(
-            "INSERT INTO keysmith_private.audit_entry
-                 (keyspace, entry, at, action, generation, content, hash)
-             SELECT $1, n.entry, n.at, n.action, $2, n.content, n.hash
-             FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),
-                             pg_catalog.unnest($6), pg_catalog.unnest($7))
-                  AS n (entry, at, action, content, hash)",
-            &[
-                Param::text(keyspace),
-                Param::smallint(newest),
-                array(pg_sys::INT8ARRAYOID, pg_sys::INT8OID, entries),
-                array(pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZOID, times),
-                array(pg_sys::TEXTARRAYOID, pg_sys::TEXTOID, actions),
-                array(pg_sys::BYTEAARRAYOID, pg_sys::BYTEAOID, contents),
-                array(pg_sys::BYTEAARRAYOID, pg_sys::BYTEAOID, seals),
-            ],
-        )?;
+            insert(keyspace, newest, columns)
+        })?;
     }
+    Ok(())
+}
+
+/// Inserts entries, given the columns entry, at, action, content and hash.
+fn insert(keyspace: &str, generation: i16, columns: [Vec<Datum>; 5]) -> Result<()> {
+    let [entries, times, actions, contents, seals] = columns;
+    let array = |kind, element, data| Param::given(kind, Some(varlena::array(data, element)));
+    sql::execute(
+        "INSERT INTO keysmith_private.audit_entry
+             (keyspace, entry, at, action, generation, content, hash)
+         SELECT $1, n.entry, n.at, n.action, $2, n.content, n.hash
+         FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),
+                         pg_catalog.unnest($6), pg_catalog.unnest($7))
+              AS n (entry, at, action, content, hash)",
+        &[
+            Param::text(keyspace),
+            Param::smallint(generation),
+            array(pg_sys::INT8ARRAYOID, pg_sys::INT8OID, entries),
+            array(pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZOID, times),
+            array(pg_sys::TEXTARRAYOID, pg_sys::TEXTOID, actions),
+            array(pg_sys::BYTEAARRAYOID, pg_sys::BYTEAOID, contents),
+            array(pg_sys::BYTEAARRAYOID, pg_sys::BYTEAOID, seals),
+        ],
+    )?;
     Ok(())
 }
 
