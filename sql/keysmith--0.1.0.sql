@@ -1214,7 +1214,7 @@ COMMENT ON COLUMN keysmith.keys.role IS 'Its own role, which it never exceeds';
 COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
 COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that it may be used from; null for anywhere';
 COMMENT ON COLUMN keysmith.keys.limits IS 'Its rate limits, with those that it shares with the key that made it; others hold besides';
-COMMENT ON COLUMN keysmith.keys.credits IS 'The credits that are left of its own, or of the key that gave it; null where its tenant pays, if anyone does';
+COMMENT ON COLUMN keysmith.keys.credits IS 'What is left of its credits, or of those of the key that made it; null where its tenant pays';
 COMMENT ON COLUMN keysmith.keys.expires_at IS 'When the key ends; null for never';
 COMMENT ON COLUMN keysmith.keys.created_at IS 'When the key was made';
 COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made it';
