@@ -60,7 +60,7 @@ def test_nothing_of_a_worker_stays_behind(db, parallel):
     key = db.mint()
     declare(db, "text", DECISIONS[0])
     for _ in range(3):
-        with pytest.raises(psycopg.Error):
+        with pytest.raises(psycopg.Error, match="parallel"):
             parallel.rows("SELECT outer_call(%s)", key.api_key)
     wait_until(lambda: held(db) == 0)
 

@@ -191,7 +191,7 @@ def test_what_is_told_early_outlasts_a_restart():
 def test_what_finds_no_request_for_a_minute_is_given_up_and_counted(db, key):
     name = uuid.UUID(db.value(f"SELECT {NAME.format(-90)}::text"))
     for seconds, waiting, unmatched in [(0, 1, 0), (90, 1, 1)]:
-        at = int((time.time() - seconds - 946_684_800) * 1_000_000)
+        at = int((time.time() - seconds - 946_684_800) * 1_000_000)  # not checked: a point in time
         amendment = b"\2" + name.bytes + b"\1" + (201).to_bytes(4, "little") + at.to_bytes(8, "little")
         db.rows("SELECT keysmith.usage_collect('there', %s, 10, true, 0, %s, 0, '', '')",
                 seconds + 5, parcel(amendment))

@@ -67,10 +67,8 @@ def test_nobody_waits_for_the_worker(keeper, db, key, statement):
     flush(db)
     db.session.close()
     try:
-        begun = time.time()
-        # PostgreSQL itself gives the others five seconds to go.
+        # PostgreSQL gives the others five seconds to go, and then fails.
         keeper.execute(statement)
-        assert time.time() - begun < 3
         name = {"DROP": None, "ALTE": "renamed", "CREA": "copied"}[statement[:4]]
         if name:
             other = session(keeper, name)
@@ -240,9 +238,9 @@ def test_with_nothing_to_store_it_sleeps():
         pid = started_worker(db, key)
         flush(db)
         # A flush would be due again.
-        time.sleep(1.5)
+        time.sleep(1.5)  # not checked: a busy worker that is late is woken less often
         before = times_woken(pid)
-        time.sleep(1)
+        time.sleep(1)  # not checked: the time in which wake-ups are counted
         assert times_woken(pid) - before < 50
 
 
@@ -255,7 +253,7 @@ def test_idle_it_goes_and_comes_back():
         db.rows("BEGIN")
         second = started_worker(db, key)
         assert second != first
-        time.sleep(1.5)
+        time.sleep(1.5)  # not checked: longer than an idle worker stays
         assert worker_pid(db) == second
         db.rows("COMMIT")
         wait_until(lambda: stored(db) == 2)
@@ -312,7 +310,7 @@ def test_a_worker_that_is_cancelled_goes_on(keeper, db, key):
         wait_until(lambda: db.value("SELECT wait_event_type = 'Lock' FROM pg_stat_activity "
                                     "WHERE pid = %s", pid))
         db.rows("SELECT pg_cancel_backend(%s)", pid)
-        time.sleep(0.2)
+        wait_until(lambda: "canceling" in keeper.log.read_text())
     waiter.join()
     assert len(events(db)) == 51 and worker_pid(db) == pid
 
@@ -321,7 +319,7 @@ def test_settings_are_read_again(keeper, db, key):
     started_worker(db, key)
     flush(db)
     db.verify(key)
-    time.sleep(1)
+    time.sleep(1)  # not checked: by the old setting nothing is stored for a minute
     assert stored(db) == 1
     try:
         keeper.execute("ALTER SYSTEM SET keysmith.usage_flush_interval = '50ms'")
@@ -370,7 +368,7 @@ def under_load(cluster, key, end):
                for n in range(4)]
     for thread in threads:
         thread.start()
-    time.sleep(1)
+    wait_until(lambda: all(count > 0 for count in decided))
     end()
     for thread in threads:
         thread.join()
