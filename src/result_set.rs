@@ -46,8 +46,11 @@ impl ResultSet {
     pub unsafe fn put<const COLUMNS: usize>(self, cells: [Option<Datum>; COLUMNS]) {
         let mut values = cells.map(|cell| cell.unwrap_or(Datum::null()));
         let mut nulls = cells.map(|cell| cell.is_none());
-        // SAFETY: as the caller promises; the row is copied.
+        // SAFETY: as the caller promises; the row is copied. The type may have been altered.
         unsafe {
+            if (*self.description).natts as usize != COLUMNS {
+                pgrx::error!("the library does not fit the rows of this function");
+            }
             pg_sys::tuplestore_putvalues(
                 self.store,
                 self.description,

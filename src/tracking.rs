@@ -189,7 +189,7 @@ fn changed(trigger: &TriggerData, operation: Operation) -> i64 {
     sum
 }
 
-const COLUMNS: usize = columns::touch::NAMES.len();
+const COLUMNS: usize = columns::touch::COLUMNS.len();
 
 /// Writes the row. No one has any right to the table, so it is not written by a
 /// statement, which would have to run as its owner and costs more.

@@ -10,7 +10,7 @@
 //! already. What is remembered of a policy is therefore compared with the rows that
 //! are read, too: see `version`.
 
-use super::tables::{self, Tables};
+use super::tables;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -34,9 +34,9 @@ pub fn changes() -> u64 {
     CHANGES.load(Relaxed)
 }
 
-/// Has changes to these tables counted from now on.
-pub fn watch(tables: &Tables) {
-    for (slot, oid) in WATCHED.iter().zip(tables.watched()) {
+/// Has changes to these relations counted from now on.
+pub fn watch(relations: &[Oid; tables::WATCHED]) {
+    for (slot, oid) in WATCHED.iter().zip(relations) {
         slot.store(oid.to_u32(), Relaxed);
     }
     if !REGISTERED.swap(true, Relaxed) {

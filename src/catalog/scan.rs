@@ -8,7 +8,9 @@
 //!
 //! These scans check no privileges: whoever may call a function may have it look.
 
-use super::tables::Table;
+use super::columns::Column;
+use super::invalidation;
+use super::tables::{self, Table};
 use crate::text;
 use crate::varlena::{self, ArrayView};
 use crate::{direct, major};
@@ -109,7 +111,12 @@ impl Relation {
                 if relation.is_null() { direct::table_open(table.table, LOCK) } else { relation }
             })
         };
-        Relation { relation, index: table.index }
+        let relation = Relation { relation, index: table.index };
+        // It may have been altered since the tables were looked at last.
+        if invalidation::changes() != table.checked_at && !relation.begins_with(table.columns) {
+            pgrx::error!("{}", tables::unfit().message());
+        }
+        relation
     }
 
     /// The row that lies at a place and is there to be seen, if any.
@@ -173,11 +180,26 @@ impl Relation {
         self.relation
     }
 
-    /// Whether the table has these columns, in this order.
-    pub fn has_columns(&self, names: &[&str]) -> bool {
+    /// Whether the table has these columns, in this order, and no others.
+    pub fn has_columns(&self, columns: &[Column]) -> bool {
+        self.attributes().len() == columns.len() && self.begins_with(columns)
+    }
+
+    /// Whether these are the table's first columns.
+    #[cold]
+    fn begins_with(&self, columns: &[Column]) -> bool {
+        let attributes = self.attributes();
+        attributes.len() >= columns.len()
+            && attributes.iter().zip(columns).all(|(attribute, (name, oid))| {
+                attribute_name(attribute) == name.as_bytes()
+                    && attribute.atttypid == oid.value()
+                    && !attribute.attisdropped
+            })
+    }
+
+    fn attributes(&self) -> &[pg_sys::FormData_pg_attribute] {
         // SAFETY: the relation is open, and so its description stays.
-        let attributes = unsafe { major::attributes((*self.relation).rd_att) };
-        attributes.iter().map(attribute_name).eq(names.iter().map(|name| name.as_bytes()))
+        unsafe { major::attributes((*self.relation).rd_att) }
     }
 
     /// All rows whose leading index columns equal the keys, in index order.

@@ -1,6 +1,6 @@
 //! Where our tables are: the OIDs of tables, indexes and types.
 
-use super::columns;
+use super::columns::{self, Column};
 use super::scan::{Relation, attribute_name};
 use crate::composite::RowType;
 use crate::error::{Code, Error, Result};
@@ -18,6 +18,10 @@ pub const PRIVATE: &CStr = c"keysmith_private";
 pub struct Table {
     pub table: Oid,
     pub index: Oid,
+    /// Its first columns, or all of them.
+    pub columns: &'static [Column],
+    /// How many changes had been learned of before it was found to have them.
+    pub checked_at: u64,
 }
 
 pub struct Tables {
@@ -41,13 +45,14 @@ pub struct Tables {
     pub access: Table,
     pub audit_entry: Table,
     pub touch: Table,
-    /// The row type of a verdict, and the relation that stands for it.
-    pub verdict: RowType,
-    verdict_relation: Oid,
+    /// The relation that stands for the row type of a verdict.
+    verdict: Oid,
+    public: Oid,
 }
 
 impl Tables {
-    pub fn resolve() -> Result<Tables> {
+    /// Finds the tables. So many changes have been learned of before.
+    pub fn find(changes: u64) -> Result<Tables> {
         // SAFETY: a look-up by name, which gives InvalidOid if there is none.
         let [public, private] =
             [PUBLIC, PRIVATE].map(|name| unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) });
@@ -55,63 +60,52 @@ impl Tables {
             // SAFETY: as above.
             found(unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }, name)
         };
-        let table = |name: &CStr, index: &CStr| -> Result<Table> {
-            Ok(Table { table: relation(name, private)?, index: relation(index, private)? })
+        let table = |name: &CStr, index: &CStr, columns| -> Result<Table> {
+            let (table, index) = (relation(name, private)?, relation(index, private)?);
+            Ok(Table { table, index, columns, checked_at: changes })
         };
-        let tables = Tables {
-            keyspace: table(c"keyspace", c"keyspace_pkey")?,
-            prefix: table(c"keyspace_prefix", c"keyspace_prefix_pkey")?,
-            scope: table(c"scope", c"scope_pkey")?,
-            role: table(c"role", c"role_pkey")?,
-            route: table(c"route", c"route_pkey")?,
-            answer: table(c"answer", c"answer_pkey")?,
-            plan_feature: table(c"plan_feature", c"plan_feature_pkey")?,
-            tenant: table(c"tenant", c"tenant_pkey")?,
-            member: table(c"member", c"member_pkey")?,
-            key: table(c"key", c"key_digest_keyspace_key")?,
-            key_by_id: table(c"key", c"key_pkey")?,
-            key_by_tenant: table(c"key", c"key_of_tenant")?,
-            credit_of_key: table(c"credit", c"credit_key_id_key")?,
-            credit_of_tenant: table(c"credit", c"credit_tenant_id_key")?,
-            access: table(c"access", c"access_role_level_tenant_id_key")?,
-            audit_entry: table(c"audit_entry", c"audit_entry_pkey")?,
-            touch: table(c"touch", c"touch_of_key")?,
-            verdict: row_type(c"verdict", public)?,
-            verdict_relation: relation(c"verdict", public)?,
-        };
-        tables.check_columns()?;
-        Ok(tables)
+        use columns as of;
+        Ok(Tables {
+            keyspace: table(c"keyspace", c"keyspace_pkey", of::keyspace::COLUMNS)?,
+            prefix: table(
+                c"keyspace_prefix",
+                c"keyspace_prefix_pkey",
+                of::keyspace_prefix::COLUMNS,
+            )?,
+            scope: table(c"scope", c"scope_pkey", of::scope::COLUMNS)?,
+            role: table(c"role", c"role_pkey", of::role::COLUMNS)?,
+            route: table(c"route", c"route_pkey", of::route::COLUMNS)?,
+            answer: table(c"answer", c"answer_pkey", of::answer::COLUMNS)?,
+            plan_feature: table(c"plan_feature", c"plan_feature_pkey", of::plan_feature::COLUMNS)?,
+            tenant: table(c"tenant", c"tenant_pkey", of::tenant::COLUMNS)?,
+            member: table(c"member", c"member_pkey", of::member::COLUMNS)?,
+            key: table(c"key", c"key_digest_keyspace_key", of::key::COLUMNS)?,
+            key_by_id: table(c"key", c"key_pkey", of::key::COLUMNS)?,
+            key_by_tenant: table(c"key", c"key_of_tenant", of::key::COLUMNS)?,
+            credit_of_key: table(c"credit", c"credit_key_id_key", of::credit::COLUMNS)?,
+            credit_of_tenant: table(c"credit", c"credit_tenant_id_key", of::credit::COLUMNS)?,
+            access: table(c"access", c"access_role_level_tenant_id_key", of::access::COLUMNS)?,
+            audit_entry: table(c"audit_entry", c"audit_entry_pkey", of::audit_entry::COLUMNS)?,
+            touch: table(c"touch", c"touch_of_key", of::touch::COLUMNS)?,
+            verdict: relation(c"verdict", public)?,
+            public,
+        })
     }
 
-    /// Columns are read by their numbers, so a library that is newer or older than
-    /// the tables must not read them at all.
-    fn check_columns(&self) -> Result<()> {
-        let expected = [
-            (self.keyspace, columns::keyspace::NAMES),
-            (self.prefix, columns::keyspace_prefix::NAMES),
-            (self.scope, columns::scope::NAMES),
-            (self.role, columns::role::NAMES),
-            (self.route, columns::route::NAMES),
-            (self.answer, columns::answer::NAMES),
-            (self.plan_feature, columns::plan_feature::NAMES),
-            (self.tenant, columns::tenant::NAMES),
-            (self.member, columns::member::NAMES),
-            (self.key, columns::key::NAMES),
-            (self.credit_of_key, columns::credit::NAMES),
-            (self.access, columns::access::NAMES),
-            (self.audit_entry, columns::audit_entry::NAMES),
-            (self.touch, columns::touch::NAMES),
-        ];
-        if expected.iter().all(|(table, names)| Relation::open(*table).has_columns(names)) {
-            return Ok(());
-        }
-        Err(mismatch("the library does not fit the extension's tables"))
+    /// Checks that they are what this library reads.
+    pub fn check(&self) -> Result<()> {
+        let fits = |table: Table| Relation::open(table).has_columns(table.columns);
+        if self.all().into_iter().all(fits) { Ok(()) } else { Err(unfit()) }
     }
 
-    /// All tables, and the type of verdicts: rows of the policy's, and the form of each of them, make what we
-    /// remember stale when they change.
-    pub fn watched(&self) -> [Oid; WATCHED] {
-        let all = [
+    /// The type of verdicts, if it has the columns that they are written with.
+    pub fn verdict_type(&self) -> Result<RowType> {
+        row_type(c"verdict", self.public)
+    }
+
+    /// Each table once.
+    fn all(&self) -> [Table; WATCHED - 1] {
+        [
             self.keyspace,
             self.prefix,
             self.scope,
@@ -126,9 +120,14 @@ impl Tables {
             self.access,
             self.audit_entry,
             self.touch,
-        ];
-        let mut watched = [self.verdict_relation; WATCHED];
-        for (place, table) in watched.iter_mut().zip(all) {
+        ]
+    }
+
+    /// All tables, and the type of verdicts: rows of the policy's, and the form of each of
+    /// them, make what we remember stale when they change.
+    pub fn watched(&self) -> [Oid; WATCHED] {
+        let mut watched = [self.verdict; WATCHED];
+        for (place, table) in watched.iter_mut().zip(self.all()) {
             *place = table.table;
         }
         watched
@@ -179,6 +178,12 @@ fn found(oid: Oid, name: &CStr) -> Result<Oid> {
         return Err(mismatch(&format!("the extension's own {name} is missing")));
     }
     Ok(oid)
+}
+
+/// Columns are read by their numbers and types, so a library that is newer or older than
+/// the tables must not read them at all.
+pub fn unfit() -> Error {
+    mismatch("the library does not fit the extension's tables")
 }
 
 fn mismatch(message: &str) -> Error {

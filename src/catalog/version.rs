@@ -95,7 +95,10 @@ impl Keyspaces {
         if table == pg_sys::Oid::INVALID || index == pg_sys::Oid::INVALID {
             return Err(Error::new(Code::Installation, "the extension's own keyspace is missing"));
         }
-        Ok((relation != table).then_some(Keyspaces { table: Table { table, index }, owner }))
+        Ok((relation != table).then_some(Keyspaces {
+            table: Table { table, index, columns: &[], checked_at: 0 },
+            owner,
+        }))
     }
 
     /// Gives a keyspace's row a new version, unless the transaction has written the one

@@ -1,7 +1,9 @@
 //! A key's allowlist. A short one is read in its row. A long one lies outside of it:
 //! it is fetched once a backend, sorted, and remembered by which stored value it is.
-//! An allowlist that is altered is another value, so what is remembered is never stale.
+//! An allowlist that is altered is another value. When the table itself is altered or
+//! emptied, all is forgotten, so what is remembered is never stale.
 
+use crate::catalog::invalidation;
 use crate::varlena::{self, ArrayView, StoredAllowlist, StoredId};
 use keysmith_core::policy::allowlist::{Allowlist, Ranges};
 use pgrx::pg_sys::Datum;
@@ -17,8 +19,15 @@ type Name = (StoredId, [u8; 16]);
 /// At most some 20 MB, where each is as long as can be.
 const MOST_REMEMBERED: usize = 512;
 
+#[derive(Default)]
+struct Remembered {
+    /// How many changes of our tables had been learned of.
+    changes: u64,
+    lists: HashMap<Name, Rc<Ranges>>,
+}
+
 thread_local! {
-    static REMEMBERED: RefCell<HashMap<Name, Rc<Ranges>>> = RefCell::new(HashMap::new());
+    static REMEMBERED: RefCell<Remembered> = RefCell::default();
 }
 
 pub enum KeysAllowlist<'a> {
@@ -46,14 +55,18 @@ pub unsafe fn of_key<'a>(key_id: [u8; 16], datum: Datum) -> KeysAllowlist<'a> {
     let Some(stored) = apart else { return KeysAllowlist::InRow(StoredAllowlist(view())) };
     let name = (stored, key_id);
     REMEMBERED.with_borrow_mut(|remembered| {
-        if let Some(ranges) = remembered.get(&name) {
+        let changes = invalidation::changes();
+        if remembered.changes != changes {
+            *remembered = Remembered { changes, lists: HashMap::new() };
+        }
+        if let Some(ranges) = remembered.lists.get(&name) {
             return KeysAllowlist::Sorted(ranges.clone());
         }
         let ranges = Rc::new(Ranges::new(varlena::networks(view())));
-        if remembered.len() >= MOST_REMEMBERED {
-            remembered.clear();
+        if remembered.lists.len() >= MOST_REMEMBERED {
+            remembered.lists.clear();
         }
-        remembered.insert(name, ranges.clone());
+        remembered.lists.insert(name, ranges.clone());
         KeysAllowlist::Sorted(ranges)
     })
 }
