@@ -18,6 +18,10 @@ pub unsafe fn completed_transactions() -> u64 {
     unsafe { std::ptr::read_volatile(&raw const (*variables).xactCompletionCount) }
 }
 
+/// The columns of pg_auth_members that name the member and the role. 16 put an oid before.
+pub const MEMBERSHIP_ROLE: i16 = if cfg!(feature = "pg15") { 1 } else { 2 };
+pub const MEMBERSHIP_MEMBER: i16 = MEMBERSHIP_ROLE + 1;
+
 /// The number by which this session knows its transaction.
 ///
 /// # Safety

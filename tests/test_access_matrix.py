@@ -436,6 +436,35 @@ def test_membership(cluster, dbname, db, as_role):
         == (ISSUER, NOBODY)
 
 
+def test_membership_through_others_is_found_beside_everyones_access(cluster, dbname, db, as_role):
+    db.rows("CREATE ROLE between_roles NOLOGIN; GRANT issuer TO between_roles; GRANT between_roles TO nobody")
+    # Of roles that are no more, and in no order: to read them all takes a page each.
+    db.rows("""INSERT INTO keysmith_private.access (role, level)
+               SELECT (3000000000 + n)::oid::regrole, 'admin' FROM generate_series(1, 5000) AS n
+               ORDER BY md5(n::text)""")
+    db.rows("ANALYZE keysmith_private.access")
+    app = as_role(NOBODY)
+    try:
+        assert app.mint().key_id
+        for _ in range(2):
+            (plan,) = app.value("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT keysmith.list_keys('acme')")
+        assert 0 < plan["Plan"]["Shared Hit Blocks"] < 2000
+        assert error_of(app, "SELECT keysmith.mint('globex')").sqlstate == "KS404"
+        assert [row.tenant for row in app.rows("SELECT tenant FROM keysmith.keys")] == ["acme"]
+    finally:
+        db.rows("DROP ROLE between_roles")
+
+
+def test_the_owner_of_the_database_has_what_pg_database_owner_has(cluster, dbname, db, as_role):
+    db.call("grant_access", "pg_database_owner", ISSUER, tenant="acme")
+    app = as_role(NOBODY)
+    assert error_of(app, "SELECT keysmith.mint('acme')").sqlstate == "42501"
+    db.rows(f"ALTER DATABASE {dbname} OWNER TO nobody")
+    assert app.mint().key_id
+    db.rows(f"ALTER DATABASE {dbname} OWNER TO postgres")
+    db.call("revoke_access", "pg_database_owner")
+
+
 def test_revoked_access_is_gone_at_once(db, as_role):
     app = as_role(VERIFIER)
     key = db.mint()

@@ -378,6 +378,10 @@ impl<'a> ScanKey<'a> {
         Self::equal(column, pg_sys::F_UUID_EQ, Datum::from(value.as_ptr()))
     }
 
+    pub fn oid(column: i16, value: Oid) -> Self {
+        Self::equal(column, pg_sys::F_OIDEQ, Datum::from(value))
+    }
+
     #[inline]
     pub fn bytes(column: i16, value: &'a Varlena) -> Self {
         Self::equal(column, pg_sys::F_BYTEAEQ, value.datum())

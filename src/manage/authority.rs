@@ -9,9 +9,10 @@
 //! PostgreSQL's own.
 
 use super::giver::Bounds;
+use super::roles;
 use super::sql::{self, Param};
 use crate::catalog::policy::Policy;
-use crate::catalog::scan::{Relation, Snapshot};
+use crate::catalog::scan::{Relation, ScanKey, Snapshot};
 use crate::catalog::{Catalog, columns};
 use crate::decide::needs;
 use crate::error::{Code, Error, Result};
@@ -187,38 +188,30 @@ impl Caller {
 
 impl Reach {
     fn of(catalog: &Catalog, user: Oid, is_looking: bool, key: Option<&Identity>) -> Reach {
-        let reach = Reach::of_role(catalog, user, is_looking, key);
-        let Some(key) = key else { return reach };
-        let within = match reach {
-            Reach::Everything => true,
-            Reach::Tenants(tenants) => tenants.contains(&key.tenant_id),
-        };
-        Reach::Tenants(if within { vec![key.tenant_id] } else { Vec::new() })
-    }
-
-    fn of_role(catalog: &Catalog, user: Oid, is_looking: bool, key: Option<&Identity>) -> Reach {
         use columns::access as column;
+        let of_key = key.map(|key| key.tenant_id);
+        let everything = of_key.map_or(Reach::Everything, |tenant| Reach::Tenants(vec![tenant]));
         // SAFETY: looks at the memberships of roles.
-        let is = |role: Oid| unsafe { pg_sys::has_privs_of_role(user, role) };
-        if is(owner(catalog)) {
-            return Reach::Everything;
+        if unsafe { pg_sys::has_privs_of_role(user, owner(catalog)) } {
+            return everything;
         }
         let snapshot = Snapshot::now(catalog.tables.access);
         let access = Relation::open(catalog.tables.access);
-        let mut scan = access.scan(&snapshot, []);
         let mut tenants = Vec::new();
-        while let Some(row) = scan.next() {
-            if !row.oid(column::role).is_some_and(is) {
-                continue;
-            }
-            match row.bytes(column::level) {
-                Some(b"admin") => return Reach::Everything,
-                Some(b"auditor") if is_looking => return Reach::Everything,
-                Some(b"issuer") => {
-                    let own = row.uuid(column::tenant_id);
-                    tenants.extend(own.or(key.map(|key| key.tenant_id)));
+        for role in roles::of(user) {
+            let mut scan = access.scan(&snapshot, [ScanKey::oid(column::role, role)]);
+            while let Some(row) = scan.next() {
+                match row.bytes(column::level) {
+                    Some(b"admin") => return everything,
+                    Some(b"auditor") if is_looking => return everything,
+                    // Without a tenant it is the one of the key, and a key has no other.
+                    Some(b"issuer") => {
+                        let tenant = row.uuid(column::tenant_id).or(of_key);
+                        let is_within = of_key.is_none() || tenant == of_key;
+                        tenants.extend(tenant.filter(|_| is_within));
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
         }
         Reach::Tenants(tenants)

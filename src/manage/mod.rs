@@ -20,6 +20,7 @@ pub mod profile;
 pub mod progress;
 mod replay;
 mod revocations;
+mod roles;
 mod scanner;
 mod scopes_used;
 pub mod sql;

@@ -1,0 +1,39 @@
+//! Of which roles a user has the privileges. Who has access to what is looked up for each of
+//! these: they are few, while everybody's access may be many rows.
+
+use crate::catalog::scan::{Relation, ScanKey, Snapshot};
+use crate::catalog::tables::Table;
+use crate::major;
+use pgrx::pg_sys::{self, Oid};
+use std::collections::BTreeSet;
+
+/// PostgreSQL's `pg_auth_members`, found by member.
+fn memberships() -> Table {
+    const PG_AUTH_MEMBERS: u32 = 1261;
+    const BY_MEMBER: u32 = 2695;
+    Table { table: PG_AUTH_MEMBERS.into(), index: BY_MEMBER.into() }
+}
+
+/// Its members are the owners of databases, without a row that says so.
+const PG_DATABASE_OWNER: u32 = 6171;
+
+/// A superuser has the privileges of all roles, and is not listed as a member of them.
+pub fn of(user: Oid) -> Vec<Oid> {
+    let snapshot = Snapshot::now(memberships());
+    let members = Relation::open(memberships());
+    let mut found = BTreeSet::from([user.to_u32(), PG_DATABASE_OWNER]);
+    let mut next: Vec<u32> = found.iter().copied().collect();
+    while let Some(member) = next.pop() {
+        let key = ScanKey::oid(major::MEMBERSHIP_MEMBER, member.into());
+        let mut scan = members.scan(&snapshot, [key]);
+        while let Some(row) = scan.next() {
+            let role = row.oid(major::MEMBERSHIP_ROLE).map(Oid::to_u32);
+            next.extend(role.filter(|role| found.insert(*role)));
+        }
+    }
+    // Whether a member has the privileges is PostgreSQL's to say: it may have to take the
+    // role on first.
+    // SAFETY: looks at the memberships of roles.
+    let has = |role: &Oid| unsafe { pg_sys::has_privs_of_role(user, *role) };
+    found.into_iter().map(Oid::from).filter(has).collect()
+}
