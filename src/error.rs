@@ -161,6 +161,23 @@ unsafe fn consume(
     }
 }
 
+/// Has errors tell nothing of where in the program they came from. pgrx adds Rust's backtrace
+/// to what the client is told where the server's environment asks for one. Rust looks at the
+/// environment once, the first time that it is to take one, and remembers.
+pub fn without_backtraces() {
+    const VARIABLE: &str = "RUST_LIB_BACKTRACE";
+    let usual = std::env::var_os(VARIABLE);
+    // SAFETY: the library is loaded before the process has other threads.
+    unsafe {
+        std::env::set_var(VARIABLE, "0");
+        drop(std::backtrace::Backtrace::capture());
+        match usual {
+            Some(value) => std::env::set_var(VARIABLE, value),
+            None => std::env::remove_var(VARIABLE),
+        }
+    }
+}
+
 /// PostgreSQL's report functions. pgrx leaves them out, since its own reports know
 /// no SQLSTATE but PostgreSQL's.
 pub mod elog {

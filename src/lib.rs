@@ -139,6 +139,7 @@ unsafe extern "C-unwind" fn _PG_init() {
     // SAFETY: nothing else is on this frame; see `sql_functions!`.
     let outcome = unsafe {
         pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
+            error::without_backtraces();
             guc::define();
             transaction::register();
             if pgrx::pg_sys::process_shared_preload_libraries_in_progress {
