@@ -88,7 +88,11 @@ impl Peppers {
 
     /// A digest of content under a generation's pepper, or without one for generation 0;
     /// `None` if there is no such generation.
-    pub fn digest<U: Use>(&self, generation: i16, content: &[u8]) -> Option<[u8; DIGEST_LEN]> {
+    pub(crate) fn digest<U: Use>(
+        &self,
+        generation: i16,
+        content: &[u8],
+    ) -> Option<[u8; DIGEST_LEN]> {
         if generation == UNPEPPERED {
             let domain = Sha256::new().chain_update(U::DOMAIN);
             return Some(domain.chain_update(content).finalize().into());

@@ -47,7 +47,7 @@ macro_rules! uses {
         }
 
         impl Subkeys {
-            pub fn of(pepper: &[u8]) -> Subkeys {
+            pub(super) fn of(pepper: &[u8]) -> Subkeys {
                 let pepper = Hkdf::new(None, pepper);
                 Subkeys { $($field: Subkey::derived(&pepper),)* }
             }
@@ -84,7 +84,7 @@ impl<U: Use> Subkey<U> {
 
     /// HMAC-SHA-256 over the content.
     #[inline]
-    pub fn mac(&self, content: &[u8]) -> [u8; DIGEST_LEN] {
+    pub(super) fn mac(&self, content: &[u8]) -> [u8; DIGEST_LEN] {
         self.0.clone().chain_update(content).finalize().into_bytes().into()
     }
 }
