@@ -663,12 +663,19 @@ def test_a_life_is_that_of_one_standby(servers):
     assert error.value.sqlstate == "KS409"
 
 
-def record(request_id, key_id, tenant_id, age=0):
+def record(request_id, key_id, tenant_id, age=0, keyspace=b"default", environment=b"live",
+           outcome=b"ok", status=200, latency=None, endpoint=None):
     """A record as a standby has it in its memory: what is learned, and then the rest."""
     at = int((time.time() - age - 946_684_800) * 1_000_000)  # not checked: a point in time
-    texts = b"".join(bytes([len(text)]) + text for text in (b"default", b"live", b"ok"))
-    return (b"\1" + request_id.bytes + b"\1" + (200).to_bytes(4, "little")
-            + at.to_bytes(8, "little") + key_id.bytes + tenant_id.bytes + texts + b"\0")
+    texts = b"".join(bytes([len(text)]) + text for text in (keyspace, environment, outcome))
+    marks = 1 | (2 if latency is not None else 0) | (8 if endpoint is not None else 0)
+    learned = bytes([marks]) + status.to_bytes(4, "little", signed=True)
+    if latency is not None:
+        learned += latency.to_bytes(8, "little", signed=True)
+    if endpoint is not None:
+        learned += bytes([len(endpoint)]) + endpoint
+    return (b"\1" + request_id.bytes + learned + at.to_bytes(8, "little", signed=True)
+            + key_id.bytes + tenant_id.bytes + texts + b"\0")
 
 
 def parcel(*records):
@@ -710,3 +717,155 @@ def test_who_hands_over_makes_no_partitions(servers):
     taking.rows("COMMIT")
     taking.session.close()
     assert db.value("SELECT count(*) FROM keysmith_private.usage_event WHERE key_id = %s", key_id) == 3
+
+
+DAY = 86400
+UNFIT = {
+    "years before Christ": {"age": 8656 * 365 * DAY},
+    "older than what is kept": {"age": 91 * DAY},
+    "the day after tomorrow": {"age": -2 * DAY},
+    "a far future": {"age": -200_000 * 365 * DAY},
+    "no key": {"key_id": uuid.UUID(int=1)},
+    "another tenant": {"tenant_id": uuid.UUID(int=1)},
+    "another keyspace": {"keyspace": b"nowhere"},
+    "another environment": {"environment": b"test"},
+    "a status below all": {"status": 99},
+    "a status beyond all": {"status": 2**31 - 1},
+    "no reason": {"outcome": b""},
+    "a reason that is none": {"outcome": b"OK; DROP"},
+    "a latency before its time": {"latency": -1},
+    "a latency of ages": {"latency": 2**62},
+    "a long endpoint": {"endpoint": b"x" * 201},
+}
+
+
+@pytest.fixture
+def holder(servers):
+    _, _, db = servers
+    key_id = db.mint().key_id
+    yield {"key_id": key_id,
+           "tenant_id": db.value("SELECT tenant_id FROM keysmith_private.key WHERE key_id = %s", key_id)}
+
+
+@pytest.mark.parametrize("unfit", UNFIT.values(), ids=UNFIT)
+def test_what_no_standby_can_have_recorded_is_set_aside(servers, holder, unfit):
+    """Whoever may call the function can make up records. The others of a batch are stored."""
+    _, _, db = servers
+    fit = [uuid.uuid4() for _ in range(2)]
+    aside = uuid.uuid4()
+    before = count(db, "set_aside")
+    db.call("usage_prepare")
+    partitions = "SELECT count(*) FROM keysmith_private.usage_partitions()"
+    made = db.value(partitions)
+    batch = parcel(record(fit[0], **holder), record(aside, **(holder | unfit)), record(fit[1], **holder))
+    life = int((time.time() - 946_684_800) * 1_000_000) - 10_000_000
+    statement = "SELECT last_sequence FROM keysmith.usage_collect('forger', %s, 10, true, 0, %s, 0, '', '')"
+    for _ in range(2):
+        assert db.value(statement, life, batch) == 3
+    rows = db.rows("SELECT request_id FROM keysmith_private.usage_event WHERE request_id = ANY (%s)", [*fit, aside])
+    assert sorted(request_id for request_id, in rows) == sorted(fit)
+    assert count(db, "set_aside") == before + 1
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_set_aside WHERE request_id = %s", aside) == 1
+    assert db.value(partitions) == made
+
+
+def test_a_clock_that_is_ahead_costs_no_record(servers, holder):
+    _, _, db = servers
+    made = uuid.uuid4()
+    db.rows("SELECT keysmith.usage_collect('ahead', 31, 10, true, 0, %s, 0, '', '')",
+            parcel(record(made, **holder, age=-3600)))
+    assert db.value("SELECT at <= clock_timestamp() FROM keysmith_private.usage_event WHERE request_id = %s", made)
+
+
+def test_many_unfit_records_are_counted_and_a_few_noted(servers, holder):
+    _, _, db = servers
+    noted = "SELECT count(*) FROM keysmith_private.usage_set_aside"
+    before, counted = db.value(noted), count(db, "set_aside")
+    batch = parcel(*[record(uuid.uuid4(), **holder, status=7) for _ in range(2000)])
+    db.rows("SELECT keysmith.usage_collect('flood', 32, 10, true, 0, %s, 0, '', '')", batch)
+    assert db.value(noted) == before + 10 and count(db, "set_aside") == counted + 2000
+
+
+def test_made_up_amendments_wait_for_nothing(servers):
+    _, _, db = servers
+    wait_until(lambda: count(db, "waiting") == 0)
+    at = int((time.time() - 946_684_800) * 1_000_000)
+    amendments = [b"\2" + uuid.uuid4().bytes + b"\1" + (200).to_bytes(4, "little") + at.to_bytes(8, "little")
+                  for _ in range(50)]
+    db.rows("SELECT keysmith.usage_collect('teller', 33, 10, true, 0, %s, 0, '', '')", parcel(*amendments))
+    assert count(db, "waiting") == 0
+
+
+def tally(*counts):
+    return b"".join(bytes([len(keyspace)]) + keyspace + bytes([len(reason)]) + reason
+                    + requests.to_bytes(8, "little") for keyspace, reason, requests in counts)
+
+
+def test_made_up_counts_are_bounded(servers):
+    _, _, db = servers
+    statement = "SELECT unknown_seen FROM keysmith.usage_collect('counter', 34, 10, true, 0, '', %s, %s, %s)"
+    sample = record(uuid.uuid4(), uuid.UUID(int=0), uuid.UUID(int=0), keyspace=b"nowhere", outcome=b"whatever")
+    late = record(uuid.uuid4(), uuid.UUID(int=0), uuid.UUID(int=0), age=-3 * DAY)
+    samples = "SELECT count(*) AS all, count(*) FILTER (WHERE at > now()) AS early FROM keysmith_private.usage_unknown_sample"
+    before = db.row(samples)
+    # No more than came since the last time, of keyspaces and for reasons that there are.
+    assert db.value(statement, 10, tally((b"default", b"not_found", 2**50), (b"default", b"missing", 5)),
+                    parcel(sample, late)) == 10
+    assert db.value(statement, 15, tally((b"nowhere", b"missing", 3), (b"default", b"x" * 200, 3)), b"") == 15
+    rows = db.rows("SELECT keyspace, reason, requests FROM keysmith_private.usage_unknown "
+                   "WHERE incarnation = 34 ORDER BY 1, 2")
+    assert [tuple(row) for row in rows] == [("", "missing", 3), ("default", "not_found", 10), ("default", "other", 2)]
+    assert tuple(db.row(samples)) == (before[0] + 1, before[1])
+
+
+@pytest.mark.parametrize("arguments, name", [
+    ({"incarnation": 0}, "incarnation"), ({"incarnation": 2**62}, "incarnation"),
+    ({"most_waiting": 2**40}, "most_waiting"), ({"dropped": 2**60}, "dropped"),
+    ({"unknown_mark": 2**60}, "unknown_mark"),
+    ({"unknown": tally(*[(b"default", b"missing", 1)] * 999)}, "unknown"),
+    ({"records": bytes(61_000_000)}, "records"),
+    ({"samples": bytes(20_000)}, "samples"),
+])
+def test_numbers_that_no_standby_has_are_refused(servers, arguments, name):
+    _, _, db = servers
+    usual = {"standby": "numbers", "incarnation": 35, "most_waiting": 10, "started_cleanly": True, "dropped": 0,
+             "records": b"", "unknown_mark": 0, "unknown": b"", "samples": b""}
+    assert db.refused("KS400", "usage_collect", **(usual | arguments)).startswith(f"{name} must")
+    assert not db.rows("SELECT FROM keysmith_private.usage_incarnation WHERE standby = 'numbers'")
+
+
+def test_no_more_than_a_thousand_lives_are_kept(servers):
+    _, _, db = servers
+    db.rows("INSERT INTO keysmith_private.usage_incarnation (incarnation, database, server, started_at, most_waiting, standby) "
+            "SELECT g, (SELECT oid FROM pg_database WHERE datname = current_database()), 0, "
+            "       timestamptz '2001-01-01' + g * interval '1 s', 1, 'many' "
+            "FROM generate_series(1000001, 1001500) AS g")
+    known = "SELECT count(*) FROM keysmith_private.usage_incarnation WHERE standby "
+    others = db.value(known + "<> 'many' AND standby <> ''")
+    db.rows("SELECT keysmith.usage_collect('newcomer', 36, 10, true, 0, '', 0, '', '')")
+    assert db.value(known + "<> ''") <= 1001
+    assert db.value(known + "= 'newcomer'") == 1
+    assert db.value("SELECT min(incarnation) FROM keysmith_private.usage_incarnation WHERE standby = 'many'") > 1000500
+    db.rows("DELETE FROM keysmith_private.usage_incarnation WHERE standby = 'many'")
+    assert others >= 1
+
+
+def test_who_hands_over_holds_up_nobody_in_an_open_transaction(servers, there, holder):
+    """Not the primary's own records, nor counts and samples of requests without a known key."""
+    primary, _, db = servers
+    hoarder = session(primary)
+    hoarder.rows("BEGIN")
+    hoarder.rows("SELECT keysmith.usage_collect('hoarder', 37, 10, true, 0, %s, 9, %s, %s)",
+                 parcel(record(uuid.uuid4(), **holder), record(uuid.uuid4(), **holder, status=1)),
+                 tally((b"default", b"malformed_key", 9)),
+                 parcel(record(uuid.uuid4(), uuid.UUID(int=0), uuid.UUID(int=0), outcome=b"malformed_key")))
+    failures = count(db, "failures")
+    key = db.mint().api_key
+    request_id = db.verify(key).request_id
+    db.verify("garbage")
+    db.call("flush_usage")
+    assert str(request_id) in stored(db)
+    assert count(db, "failures") == failures
+    assert dict(db.call("maintain"))["totals"].endswith("folded")
+    hoarder.rows("ROLLBACK")
+    hoarder.session.close()

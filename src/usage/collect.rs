@@ -5,17 +5,17 @@
 //! it. The number of the newest that is stored is kept with the life, and changes in
 //! the transaction that stores: what comes a second time is known by it.
 
+use super::bounds::{self, MOST_COUNTS, MOST_RECORDS, MOST_SAMPLES};
 use super::ring::ring;
 use super::store;
 use super::transaction::{give_way, keep_extension};
 use super::{in_place, lives, partitions, set_aside, unknown_rows};
-use crate::call::{Call, must_not_be_null, sql_functions};
+use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
 use crate::catalog::Catalog;
 use crate::error::{Code, Error, Result};
 use crate::manage::authority;
 use crate::manage::sql::{self, Param};
 use crate::result_set::ResultSet;
-use crate::varlena;
 use keysmith_core::event::{Event, Learned, Record};
 use keysmith_core::{parcel, unknown_tally};
 use pgrx::pg_sys::{self, Datum};
@@ -25,6 +25,8 @@ sql_functions! {
 }
 
 const MOST_NAME: usize = 200;
+/// More than a record, or a count, takes with what is around it.
+const MOST_SIZE: usize = 600;
 
 /// A life of a standby's shared memory.
 pub struct Life {
@@ -43,6 +45,8 @@ pub struct Life {
 #[derive(Default)]
 pub struct Load<'a> {
     pub records: Vec<(i64, Record<'a>)>,
+    /// Records that are not taken, and why.
+    pub unfit: Vec<(i64, Record<'a>, &'static str)>,
     /// How many requests without a known key there were when these were counted.
     pub unknown_mark: i64,
     pub unknown: Vec<unknown_tally::Count<'a>>,
@@ -72,15 +76,15 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
         let rule = format!("must have from 1 to {MOST_NAME} characters");
         return Err(Error::argument("standby", rule));
     }
-    let load = Load {
-        records: records(bytes(call, 5, "records")?).ok_or_else(|| garbled("records"))?,
+    let records = few(records(bytes(call, 5, "records", MOST_RECORDS)?), MOST_RECORDS, "records")?;
+    let mut load = Load {
         unknown_mark: number(call, 6, "unknown_mark")?,
-        unknown: unknown(bytes(call, 7, "unknown")?).ok_or_else(|| garbled("unknown"))?,
-        samples: samples(bytes(call, 8, "samples")?).ok_or_else(|| garbled("samples"))?,
+        unknown: few(unknown(bytes(call, 7, "unknown", MOST_COUNTS)?), MOST_COUNTS, "unknown")?,
+        samples: few(samples(bytes(call, 8, "samples", MOST_SAMPLES)?), MOST_SAMPLES, "samples")?,
+        ..Load::default()
     };
-    if ring().is_some_and(|ring| ring.incarnation == life.incarnation)
-        || !TIMES.contains(&life.incarnation)
-    {
+    bounds::check(&life, load.unknown_mark)?;
+    if ring().is_some_and(|ring| ring.incarnation == life.incarnation) {
         return Err(Error::argument("incarnation", "must be that of a standby"));
     }
     let keeps_extension = keep_extension();
@@ -89,6 +93,8 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
         if !keeps_extension {
             give_way();
         }
+        let sorted = bounds::sort(records)?;
+        (load.records, load.unfit) = (sorted.fit, sorted.unfit);
         partitions::have_made(&load.records)?;
         take_in(&life, &load)
     })?;
@@ -125,6 +131,7 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     )? > 0;
     if is_new {
         report_losses(life)?;
+        forget_lives(life)?;
     }
     // Of two who bring the same, the second waits here, and then sees what is stored.
     let rows = sql::query(
@@ -151,7 +158,10 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     }
     let fresh: Vec<(i64, Record)> =
         load.records.iter().filter(|(number, _)| *number > marks.last_sequence).copied().collect();
+    let unfit: Vec<_> =
+        load.unfit.iter().filter(|(number, ..)| *number > marks.last_sequence).copied().collect();
     let stored = set_aside::store_the_rest(&fresh, life.incarnation)?;
+    set_aside::note_unfit(&unfit, life.incarnation)?;
     for (_, record) in &fresh {
         if let Record::Amendment { request_id, .. } = record
             && stored.unmatched.contains(request_id)
@@ -160,12 +170,16 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
         }
     }
     let unknown_seen = if load.unknown_mark > marks.unknown_seen {
-        unknown_rows::store(&load.unknown, &load.samples)?;
+        let came = load.unknown_mark - marks.unknown_seen;
+        let (counts, samples) = bounds::unknown(&load.unknown, &load.samples, came)?;
+        unknown_rows::store(life.incarnation, &counts, &samples)?;
         load.unknown_mark
     } else {
         marks.unknown_seen
     };
-    let last = fresh.last().map_or(marks.last_sequence, |(number, _)| *number);
+    let numbers = fresh.iter().map(|(number, _)| *number);
+    let numbers = numbers.chain(unfit.iter().map(|(number, ..)| *number));
+    let last = numbers.max().unwrap_or(marks.last_sequence);
     let [incarnation, database] = named(life);
     sql::execute(
         "UPDATE keysmith_private.usage_incarnation
@@ -184,6 +198,24 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
         ],
     )?;
     Ok(Marks { last_sequence: last, unknown_seen })
+}
+
+/// Servers are restarted now and then. Of what a role makes up, no more than this is kept.
+fn forget_lives(life: &Life) -> Result<()> {
+    sql::execute(
+        "DELETE FROM keysmith_private.usage_incarnation AS i
+         WHERE i.ctid IN (
+             SELECT o.ctid FROM keysmith_private.usage_incarnation AS o
+             WHERE o.standby <> '' AND o.database = $1 AND o.incarnation <> $2
+               AND coalesce(o.last_flush_at, o.started_at) <= (
+                   SELECT coalesce(l.last_flush_at, l.started_at)
+                   FROM keysmith_private.usage_incarnation AS l
+                   WHERE l.standby <> '' AND l.database = $1
+                   ORDER BY 1 DESC OFFSET 1000 LIMIT 1)
+             FOR UPDATE SKIP LOCKED)",
+        &[lives::oid(lives::my_database()), Param::bigint(Some(life.incarnation))],
+    )?;
+    Ok(())
 }
 
 /// The life of this standby before this one: what it had not handed over is lost unless
@@ -244,14 +276,9 @@ fn samples(bytes: &[u8]) -> Option<Vec<Event<'_>>> {
     records(bytes)?.into_iter().map(event).collect()
 }
 
-/// As PostgreSQL bounds timestamps: from Julian day 0 to the end of year 294276.
-const TIMES: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
-
-/// Whoever calls is not believed to be a standby's worker: what is stored must be what
-/// the columns can hold.
+/// Whether the columns can hold it.
 fn is_storable(event: &Event) -> bool {
-    TIMES.contains(&event.at)
-        && [event.keyspace, event.environment, event.outcome].into_iter().all(is_text)
+    [event.keyspace, event.environment, event.outcome].into_iter().all(is_text)
         && learned_is_storable(&event.learned)
 }
 
@@ -273,10 +300,17 @@ fn number(call: &Call, n: usize, name: &str) -> Result<i64> {
     }
 }
 
-fn bytes<'a>(call: &'a Call, n: usize, name: &str) -> Result<&'a [u8]> {
-    let datum = call.datum(n).ok_or_else(|| must_not_be_null(name))?;
-    // SAFETY: the argument is a bytea, which lives as long as the call.
-    Ok(unsafe { varlena::bytes(datum) })
+/// Bytes that can be those of so many records.
+fn bytes<'a>(call: &'a Call, n: usize, name: &str, records: usize) -> Result<&'a [u8]> {
+    match call.bytes(n, records * MOST_SIZE) {
+        None => Err(must_not_be_null(name)),
+        Some(Bytes::TooLong) => Err(garbled(name)),
+        Some(Bytes::Read(bytes)) => Ok(bytes),
+    }
+}
+
+fn few<T>(read: Option<Vec<T>>, most: usize, name: &str) -> Result<Vec<T>> {
+    read.filter(|read| read.len() <= most).ok_or_else(|| garbled(name))
 }
 
 fn garbled(name: &str) -> Error {

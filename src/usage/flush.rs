@@ -259,7 +259,7 @@ impl Flusher {
         };
         let taken = copy.taken();
         let done = transaction("storing unknown", || {
-            unknown_rows::store(&taken.counts(), &taken.events())
+            unknown_rows::store(self.ring.incarnation, &taken.counts(), &taken.events())
         });
         match done {
             Ok(()) => {

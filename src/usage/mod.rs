@@ -6,6 +6,7 @@
 //! `direct`ly into their partitions.
 
 mod apart;
+mod bounds;
 mod bulk;
 mod collect;
 mod direct;

@@ -34,8 +34,10 @@ pub fn note(incarnation: i64, sequence: i64, record: &Record, why: &str) -> Resu
     // The newest thousand are enough to tell what is wrong.
     sql::execute(
         "DELETE FROM keysmith_private.usage_set_aside
-         WHERE set_aside_at < (SELECT s.set_aside_at FROM keysmith_private.usage_set_aside s
-                               ORDER BY s.set_aside_at DESC OFFSET 1000 LIMIT 1)",
+         WHERE ctid IN (SELECT o.ctid FROM keysmith_private.usage_set_aside o WHERE o.set_aside_at < (
+                            SELECT s.set_aside_at FROM keysmith_private.usage_set_aside s
+                            ORDER BY s.set_aside_at DESC OFFSET 1000 LIMIT 1)
+                        FOR UPDATE SKIP LOCKED)",
         &[],
     )?;
     Ok(())
@@ -56,6 +58,20 @@ pub fn store_the_rest(records: &[(i64, Record)], incarnation: i64) -> Result<Sto
         });
     }
     Ok(stored)
+}
+
+/// How many of those that one call brings are noted each, to tell what is wrong with them.
+const MOST_NOTED: usize = 10;
+
+/// Notes records that are not taken.
+pub fn note_unfit(unfit: &[(i64, Record, &str)], incarnation: i64) -> Result<()> {
+    for (sequence, record, why) in unfit.iter().take(MOST_NOTED) {
+        note(incarnation, *sequence, record, why)?;
+    }
+    if let (false, Some((ring, place))) = (unfit.is_empty(), presence::find_place()) {
+        ring.count(place, |counters| counters.set_aside += unfit.len() as u64);
+    }
+    Ok(())
 }
 
 struct Aside {

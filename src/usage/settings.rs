@@ -110,9 +110,14 @@ pub fn batch_size() -> u32 {
     BATCH_SIZE.load(Relaxed).unsigned_abs()
 }
 
+/// How long rows are kept, in microseconds; 0 for good.
+pub fn retention() -> i64 {
+    i64::from(RETENTION.load(Relaxed)) * 60_000_000
+}
+
 /// For SQL. `current_setting` would give what a session has set before the library was loaded.
 fn usage_retention(_: &Call) -> Result<Option<Datum>> {
-    Ok(Some(rows::interval(0, i64::from(RETENTION.load(Relaxed)) * 60_000_000)))
+    Ok(Some(rows::interval(0, retention())))
 }
 
 pub fn writes_through() -> bool {

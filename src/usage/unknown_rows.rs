@@ -7,15 +7,21 @@ use keysmith_core::event::Event;
 use keysmith_core::unknown_tally::Count;
 use pgrx::pg_sys;
 
-/// Adds to the counts, and to the samples.
-pub fn store(counts: &[Count], samples: &[Event]) -> Result<()> {
+/// Adds to the counts of a life, which nobody else writes to, and to the samples.
+pub fn store(incarnation: i64, counts: &[Count], samples: &[Event]) -> Result<()> {
     for (keyspace, reason, requests) in counts {
         sql::execute(
-            "INSERT INTO keysmith_private.usage_unknown AS u (keyspace, reason, hour, requests)
-             VALUES ($1, $2, pg_catalog.date_trunc('hour', pg_catalog.now()), $3)
-             ON CONFLICT (keyspace, reason, hour)
+            "INSERT INTO keysmith_private.usage_unknown AS u
+                 (keyspace, reason, hour, requests, incarnation)
+             VALUES ($1, $2, pg_catalog.date_trunc('hour', pg_catalog.now(), 'UTC'), $3, $4)
+             ON CONFLICT (keyspace, reason, hour, incarnation)
              DO UPDATE SET requests = u.requests + excluded.requests",
-            &[text(keyspace), text(reason), Param::bigint(Some(*requests as i64))],
+            &[
+                text(keyspace),
+                text(reason),
+                Param::bigint(Some(*requests as i64)),
+                Param::bigint(Some(incarnation)),
+            ],
         )?;
     }
     for event in samples {
@@ -37,8 +43,10 @@ pub fn store(counts: &[Count], samples: &[Event]) -> Result<()> {
     // The newest thousand are enough to tell where they come from.
     sql::execute(
         "DELETE FROM keysmith_private.usage_unknown_sample
-         WHERE at < (SELECT s.at FROM keysmith_private.usage_unknown_sample s
-                     ORDER BY s.at DESC OFFSET 1000 LIMIT 1)",
+         WHERE ctid IN (SELECT o.ctid FROM keysmith_private.usage_unknown_sample o WHERE o.at < (
+                            SELECT s.at FROM keysmith_private.usage_unknown_sample s
+                            ORDER BY s.at DESC OFFSET 1000 LIMIT 1)
+                        FOR UPDATE SKIP LOCKED)",
         &[],
     )?;
     Ok(())
