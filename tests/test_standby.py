@@ -556,6 +556,24 @@ def test_a_role_that_may_only_hand_over(servers):
     assert count(there, "dropped") == 0
 
 
+@pytest.mark.parametrize("conninfo", ["host=/nowhere password=opensesame", "postgres://u:opensesame@h/"])
+def test_a_password_is_no_setting(servers, conninfo):
+    """Whoever monitors a server may read all of its settings."""
+    _, standby, db = servers
+    with pytest.raises(psycopg.Error) as error:
+        db.rows(f"ALTER SYSTEM SET keysmith.usage_conninfo = '{conninfo}'")
+    assert "opensesame" not in str(error.value) and "passfile" in error.value.diag.message_hint
+    used = standby.execute("SHOW keysmith.usage_conninfo")
+    written = standby.log.read_text().count("must hold no password")
+    before = (standby.data / "postgresql.conf").read_text()
+    standby.configure(keysmith__usage_conninfo=conninfo)
+    standby.execute("SELECT pg_reload_conf()")
+    wait_until(lambda: standby.log.read_text().count("must hold no password") > written)
+    (standby.data / "postgresql.conf").write_text(before)
+    assert "opensesame" not in standby.log.read_text()
+    assert standby.execute("SHOW keysmith.usage_conninfo") == used
+
+
 @pytest.mark.parametrize("arguments, name", [
     ((b"x", 0, b"", b""), "records"),
     ((bytes(8) + b"\x01\x00\x01", 0, b"", b""), "records"),

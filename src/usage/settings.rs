@@ -3,8 +3,9 @@
 use super::rows;
 use crate::call::{Call, sql_functions};
 use crate::error::Result;
+use keysmith_core::conninfo;
 use pgrx::pg_sys::{self, Datum, GucContext, config_enum_entry};
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering::Relaxed};
 
@@ -128,6 +129,28 @@ pub fn is_durable() -> bool {
     DURABILITY.load(Relaxed) == Durability::Commit as i32
 }
 
+/// Monitoring reads all settings, those for superusers too, and so must not find a password.
+/// PostgreSQL would log a value that is refused; the message is put in its place.
+unsafe extern "C-unwind" fn is_without_secret(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL passes a place with null or a C string, and reads the texts, which are
+    // static, only. Nothing in here allocates or raises an error.
+    unsafe {
+        let conninfo = if (*value).is_null() { c"" } else { CStr::from_ptr(*value) };
+        let is_fit = !conninfo::holds_secret(conninfo.to_bytes());
+        if !is_fit {
+            pg_sys::GUC_check_errmsg_string =
+                c"keysmith.usage_conninfo must hold no password".as_ptr().cast_mut();
+            pg_sys::GUC_check_errhint_string =
+                c"Put it into a file, and name that by passfile.".as_ptr().cast_mut();
+        }
+        is_fit
+    }
+}
+
 struct Number {
     name: &'static CStr,
     description: &'static CStr,
@@ -215,7 +238,7 @@ pub unsafe fn define() {
             unit: pg_sys::GUC_UNIT_MIN,
         }
         .define();
-        // A connection string may hold a password, and leads out of the server.
+        // A connection string leads out of the server.
         pg_sys::DefineCustomStringVariable(
             c"keysmith.usage_conninfo".as_ptr(),
             c"How a standby reaches the primary to hand over its usage records.".as_ptr(),
@@ -224,7 +247,7 @@ pub unsafe fn define() {
             c"".as_ptr(),
             GucContext::PGC_SIGHUP,
             pg_sys::GUC_SUPERUSER_ONLY as i32,
-            None,
+            Some(is_without_secret),
             None,
             None,
         );
