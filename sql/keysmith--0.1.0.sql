@@ -353,10 +353,13 @@ CREATE TABLE keysmith_private.usage_unknown (
     reason   text COLLATE "C" NOT NULL,
     hour     timestamptz NOT NULL,
     requests bigint NOT NULL,
-    PRIMARY KEY (keyspace, reason, hour)
+    -- Each life has rows of its own, so that none waits for another's transaction.
+    incarnation bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (keyspace, reason, hour, incarnation)
 );
 COMMENT ON TABLE keysmith_private.usage_unknown IS 'How many requests came without a known key';
 COMMENT ON COLUMN keysmith_private.usage_unknown.keyspace IS 'Empty for keyspaces that do not exist';
+COMMENT ON COLUMN keysmith_private.usage_unknown.incarnation IS 'The life of the server''s memory in which they came';
 
 CREATE TABLE keysmith_private.usage_unknown_sample (
     at       timestamptz NOT NULL,

@@ -113,7 +113,7 @@ def in_headers(headers, schemes):
             else:
                 continue
             match = re.fullmatch(form, value) if isinstance(value, str) else None
-            is_blank = isinstance(value, str) and not value.strip(" \t")
+            is_blank = name.lower() == "authorization" and isinstance(value, str) and not value.strip(" \t")
             keys.add(match[1] if match else "" if is_blank else None)
     if keys <= {""}:
         return "missing"

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 fn memberships() -> Table {
     const PG_AUTH_MEMBERS: u32 = 1261;
     const BY_MEMBER: u32 = 2695;
-    Table { table: PG_AUTH_MEMBERS.into(), index: BY_MEMBER.into() }
+    Table { table: PG_AUTH_MEMBERS.into(), index: BY_MEMBER.into(), columns: &[], checked_at: 0 }
 }
 
 /// Its members are the owners of databases, without a row that says so.

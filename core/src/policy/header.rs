@@ -322,9 +322,10 @@ mod tests {
 
     #[test]
     fn malformed_api_keys() {
-        for bad in
-            ["", " ", "\u{a0}", "a b", "a,b", "a,", "a\n", "a\u{0}", "\ra", "é", "a\u{7f}", "Key a", "a\tb"]
-        {
+        for bad in [
+            "", " ", "\u{a0}", "a b", "a,b", "a,", "a\n", "a\u{0}", "\ra", "é", "a\u{7f}", "Key a",
+            "a\tb",
+        ] {
             assert_eq!(x_api_key(bad.as_bytes()), Credential::Malformed, "{bad:?}");
         }
     }
