@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:37
+-- src/lib.rs:39
 -- bootstrap
 -- The schemas are members of the extension, so ones that someone else made (and may own
 -- objects in) are never taken over: creation fails if they exist.
@@ -26,7 +26,7 @@ COMMENT ON SCHEMA keysmith_private IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:38
+-- src/lib.rs:40
 -- requires:
 --   schema
 
@@ -313,7 +313,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:39
+-- src/lib.rs:41
 -- requires:
 --   tables
 
@@ -423,7 +423,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:42
 -- requires:
 --   usage
 
@@ -632,7 +632,7 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:45
+-- src/lib.rs:47
 -- requires:
 --   usage_rollups
 
@@ -1094,7 +1094,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:50
+-- src/lib.rs:52
 -- requires:
 --   usage_maintain
 
@@ -1126,7 +1126,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:55
+-- src/lib.rs:57
 -- requires:
 --   policy_triggers
 
@@ -1319,7 +1319,7 @@ COMMENT ON COLUMN keysmith.minted.display_id IS 'The id that the product shows f
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:60
+-- src/lib.rs:62
 -- requires:
 --   keys_view
 
@@ -1607,7 +1607,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:65
+-- src/lib.rs:67
 -- requires:
 --   manage
 
@@ -1766,7 +1766,7 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:66
+-- src/lib.rs:68
 -- requires:
 --   decide
 
@@ -1779,7 +1779,7 @@ COMMENT ON FUNCTION keysmith.pre_request() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:71
+-- src/lib.rs:73
 -- requires:
 --   pre_request
 
@@ -1808,7 +1808,7 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:76
+-- src/lib.rs:78
 -- requires:
 --   usage_functions
 
@@ -1834,7 +1834,7 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:81
+-- src/lib.rs:83
 -- requires:
 --   usage_collect
 
@@ -1891,7 +1891,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:86
+-- src/lib.rs:88
 -- requires:
 --   identity
 
@@ -1956,7 +1956,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:87
+-- src/lib.rs:89
 -- requires:
 --   audit
 
@@ -2190,7 +2190,7 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:92
+-- src/lib.rs:94
 -- requires:
 --   isolation
 
@@ -2226,7 +2226,7 @@ COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:97
+-- src/lib.rs:99
 -- requires:
 --   restore
 
@@ -2584,7 +2584,7 @@ COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, tim
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:102
+-- src/lib.rs:104
 -- requires:
 --   usage_views
 
@@ -2619,60 +2619,14 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_log_usage';
 COMMENT ON FUNCTION keysmith.log_usage() IS
 'Statement trigger for application tables: notes which key changed how many rows; see track';
 
+-- These lock the table by its OID, check that the caller owns it, and never look its name up.
 CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    kind      "char";
-    has_parts boolean;
-    declared  text;
-    rows_of   text;
-BEGIN
-    SELECT c.relkind, c.relkind = 'p' OR c.relhassubclass INTO kind, has_parts
-    FROM pg_catalog.pg_class c WHERE c.oid = relation;
-    IF kind IS NULL OR kind NOT IN ('r', 'p') THEN
-        RAISE EXCEPTION 'relation must be a table, not %', coalesce(relation::text, 'null')
-            USING ERRCODE = 'KS400';
-    ELSIF EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation
-                  AND c.relnamespace = 'keysmith_private'::regnamespace) THEN
-        RAISE EXCEPTION 'relation must be a table of your own, not one of keysmith''s'
-            USING ERRCODE = 'KS400';
-    END IF;
-    -- An ordinary table's rows are counted by PostgreSQL as they are changed: what is
-    -- read before and after a statement costs nothing a row. Rows of partitions and
-    -- children are counted there, not here, so for those a copy of each is asked for.
-    FOR declared, rows_of IN VALUES ('insert', 'NEW'), ('update', 'NEW'), ('delete', 'OLD') LOOP
-        IF has_parts THEN
-            EXECUTE format(
-                'CREATE OR REPLACE TRIGGER keysmith_%1$s AFTER %1$s ON %2$s REFERENCING %3$s TABLE AS changed
-                     FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage()',
-                declared, relation, rows_of);
-        ELSE
-            EXECUTE format(
-                'CREATE OR REPLACE TRIGGER keysmith_before_%1$s BEFORE %1$s ON %2$s
-                     FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage();
-                 CREATE OR REPLACE TRIGGER keysmith_%1$s AFTER %1$s ON %2$s
-                     FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage()',
-                declared, relation);
-        END IF;
-    END LOOP;
-    EXECUTE format('CREATE OR REPLACE TRIGGER keysmith_truncate AFTER TRUNCATE ON %s
-                        FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage()', relation);
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_track';
 COMMENT ON FUNCTION keysmith.track(regclass) IS
 'Has statements that change a table noted, with the key that acts';
 
 CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    trigger name;
-BEGIN
-    FOR trigger IN
-        SELECT t.tgname FROM pg_catalog.pg_trigger t
-        WHERE t.tgrelid = relation AND t.tgfoid = 'keysmith.log_usage()'::regprocedure
-    LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', trigger, relation);
-    END LOOP;
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
 COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; what was noted stays';
 
 CREATE VIEW keysmith.touches WITH (security_barrier) AS
@@ -2707,11 +2661,12 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:107
+-- src/lib.rs:109
 -- requires:
 --   tracking
 
--- Digests in place of values, in applications' own tables. All of this acts as the caller.
+-- Digests in place of values, in applications' own tables. What has to do with a table locks
+-- it by its OID, checks that the caller owns it, and never looks its name up.
 
 CREATE FUNCTION keysmith.digest(value text, algorithm text DEFAULT 'sha256') RETURNS text
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_text';
@@ -2763,414 +2718,61 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_hash_columns';
 COMMENT ON FUNCTION keysmith.hash_columns() IS
 'Row trigger before INSERT or UPDATE: stores digests in place of the values of the columns that it names; see protect';
 
-CREATE FUNCTION keysmith.trigger_arguments(relation regclass, trigger text) RETURNS text[]
-LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'keysmith_trigger_arguments';
-COMMENT ON FUNCTION keysmith.trigger_arguments(regclass, text) IS
-'The arguments of a table''s trigger; null if it has no such trigger';
-
-CREATE FUNCTION keysmith.hash_pages(relation regclass, first_page bigint, beyond bigint) RETURNS bigint
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_hash_pages';
-COMMENT ON FUNCTION keysmith.hash_pages(regclass, bigint, bigint) IS
-'Has the values of some pages of a protected table digested, and tells in how many rows; protect_existing calls it';
-
-CREATE FUNCTION keysmith.row_table(relation regclass) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_class c
-                   WHERE c.oid = relation AND c.relkind IN ('r', 'p')
-                     AND c.relnamespace NOT IN ('keysmith_private'::regnamespace, 'pg_catalog'::regnamespace)) THEN
-        RAISE EXCEPTION 'relation must be a table of an application, not %', coalesce(relation::text, 'null')
-            USING ERRCODE = 'KS400';
-    END IF;
-END $$;
-COMMENT ON FUNCTION keysmith.row_table(regclass) IS
-'Raises an error for what is no table of an application; protect and seal_rows call it';
-
--- Partitions get their triggers from the table that they are part of, children do not.
-CREATE FUNCTION keysmith.row_parts(relation regclass) RETURNS TABLE (part regclass, needs_trigger boolean)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH RECURSIVE family(oid) AS (
-        SELECT relation::oid
-        UNION
-        SELECT i.inhrelid FROM family JOIN pg_catalog.pg_inherits i ON i.inhparent = family.oid
-    )
-    SELECT c.oid::regclass, c.oid = relation OR NOT c.relispartition
-    FROM family JOIN pg_catalog.pg_class c ON c.oid = family.oid
-    WHERE c.relkind IN ('r', 'p')
-    ORDER BY c.oid
-$$;
-COMMENT ON FUNCTION keysmith.row_parts(regclass) IS
-'A table with its partitions and children; protect and seal_rows call it';
-
 CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text DEFAULT 'sha256') RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    hash_trigger CONSTANT text := '~keysmith_1_hash';
-    before    text[];
-    wanted    text[];
-    clean     jsonb := '[]';
-    state     jsonb;
-    column_name text;
-    its_own   text;
-    written   text;
-    found_one boolean;
-    item      record;
-BEGIN
-    PERFORM keysmith.row_table(relation);
-    IF columns IS NULL OR cardinality(columns) = 0 OR array_position(columns, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION 'columns must name at least one column, and no null' USING ERRCODE = 'KS400';
-    ELSIF algorithm IS NULL OR algorithm NOT IN ('sha256', 'hmac') THEN
-        RAISE EXCEPTION 'algorithm must be sha256 or hmac' USING ERRCODE = 'KS400';
-    END IF;
-    IF EXISTS (SELECT FROM pg_catalog.pg_trigger t
-               WHERE t.tgrelid = relation AND t.tgname = hash_trigger AND t.tgparentid <> 0) THEN
-        RAISE EXCEPTION 'table % is protected as part of the table that it is a partition of', relation
-            USING ERRCODE = 'KS409';
-    END IF;
-    before := coalesce(keysmith.trigger_arguments(relation, hash_trigger), '{}');
-    wanted := before;
-    FOREACH written IN ARRAY columns LOOP
-        its_own := coalesce(substring(written FROM '=(sha256|hmac)$'), algorithm);
-        column_name := regexp_replace(written, '=(sha256|hmac)$', '');
-        SELECT a.attname, a.attnum, a.atttypid, a.atttypmod, a.attgenerated INTO item
-            FROM pg_catalog.pg_attribute a
-            WHERE a.attrelid = relation AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'columns must name columns of %, which % is not', relation, quote_ident(column_name)
-                USING ERRCODE = 'KS400', HINT = 'A column is named by itself, as email, or with its algorithm, as email=sha256 or email=hmac.';
-        ELSIF item.attgenerated <> '' THEN
-            RAISE EXCEPTION 'columns must not be generated, and %.% is', relation, quote_ident(column_name)
-                USING ERRCODE = 'KS400';
-        ELSIF NOT (item.atttypid IN ('text'::regtype, 'bytea'::regtype)
-                   OR item.atttypid = 'varchar'::regtype AND (item.atttypmod < 0 OR item.atttypmod >= 4 + 78)) THEN
-            RAISE EXCEPTION 'columns must be text, bytea, or varchar of 78 or more, and %.% is %', relation,
-                quote_ident(column_name), format_type(item.atttypid, item.atttypmod)
-                USING ERRCODE = 'KS400', HINT = 'What is stored is a digest of up to 78 characters. Rules of a domain would hold for it, not for the value.';
-        ELSIF EXISTS (SELECT FROM pg_catalog.pg_depend d, keysmith.row_parts(relation) p
-                      WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = p.part AND d.refobjsubid = 0
-                        AND d.classid = 'pg_class'::regclass AND d.objid = p.part AND d.deptype = 'i'
-                        AND d.objsubid = (SELECT a.attnum FROM pg_catalog.pg_attribute a
-                                             WHERE a.attrelid = p.part AND a.attname = column_name)) THEN
-            RAISE EXCEPTION 'columns must not be those that rows are partitioned by, and %.% is', relation,
-                quote_ident(column_name) USING ERRCODE = 'KS400';
-        ELSIF EXISTS (SELECT FROM pg_catalog.pg_constraint c
-                      WHERE c.contype = 'f' AND c.confupdtype = 'c'
-                        AND (c.conrelid = relation AND item.attnum = ANY (c.conkey)
-                             OR c.confrelid = relation AND item.attnum = ANY (c.confkey))) THEN
-            RAISE EXCEPTION 'columns must not be of a foreign key with ON UPDATE CASCADE, and %.% is', relation,
-                quote_ident(column_name)
-                USING ERRCODE = 'KS400', HINT = 'What is cascaded is a digest, and would be digested again.';
-        END IF;
-        -- Raises an error where there is no pepper.
-        PERFORM keysmith.digest(''::text, its_own);
-        SELECT coalesce(array_agg(w), '{}') INTO wanted FROM unnest(wanted) w
-            WHERE regexp_replace(w, '=(sha256|hmac)$', '') <> column_name;
-        wanted := wanted || (column_name || '=' || its_own);
-    END LOOP;
-    IF wanted @> before AND before @> wanted THEN
-        RETURN;
-    END IF;
-
-    FOR item IN SELECT p.part FROM keysmith.row_parts(relation) p WHERE p.needs_trigger LOOP
-        EXECUTE format(
-            'CREATE OR REPLACE TRIGGER %I BEFORE INSERT OR UPDATE ON %s
-                 FOR EACH ROW EXECUTE FUNCTION keysmith.hash_columns(%s)',
-            hash_trigger, item.part, (SELECT string_agg(quote_literal(w), ', ') FROM unnest(wanted) w));
-    END LOOP;
-    FOR item IN
-        SELECT t.tgname, t.tgrelid::regclass AS part
-        FROM pg_catalog.pg_trigger t JOIN keysmith.row_parts(relation) p ON p.part = t.tgrelid
-        WHERE t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0 AND t.tgname > hash_trigger
-          AND t.tgfoid <> 'keysmith.hash_columns()'::regprocedure AND t.tgname <> '~keysmith_2_seal'
-    LOOP
-        RAISE WARNING 'trigger % of % runs after the digests are made: what it sets is stored as it is',
-            quote_ident(item.tgname), item.part USING HINT = 'Triggers run in the order of their names.';
-    END LOOP;
-
-    -- No one else can write before this transaction ends. Where no value looks like a digest
-    -- now, each that ever will is one: that is how protect_existing knows what is done.
-    SELECT obj_description(t.oid, 'pg_trigger')::jsonb INTO state
-        FROM pg_catalog.pg_trigger t WHERE t.tgrelid = relation AND t.tgname = hash_trigger;
-    clean := coalesce(state -> 'clean', '[]');
-    FOR column_name IN
-        SELECT regexp_replace(w, '=(sha256|hmac)$', '') FROM unnest(wanted) w
-        EXCEPT SELECT regexp_replace(b, '=(sha256|hmac)$', '') FROM unnest(before) b
-        ORDER BY 1
-    LOOP
-        clean := clean - column_name;
-        IF NOT pg_catalog.row_security_active(relation)
-            AND pg_catalog.has_column_privilege(relation, column_name, 'SELECT') THEN
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE keysmith.is_digest(%I))', relation, column_name)
-                INTO found_one;
-            IF found_one THEN
-                RAISE WARNING 'values of %.% look like digests already', relation, quote_ident(column_name)
-                    USING HINT = 'They are left as they are. protect_existing asks what they are.';
-            ELSE
-                clean := clean || to_jsonb(column_name);
-            END IF;
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE NOT keysmith.is_digest(%I))', relation, column_name)
-                INTO found_one;
-            IF found_one THEN
-                RAISE NOTICE 'rows of % that are there keep their values of %', relation, quote_ident(column_name)
-                    USING HINT = format('CALL keysmith.protect_existing(%L) has them digested.', relation);
-            END IF;
-        END IF;
-    END LOOP;
-    EXECUTE format('COMMENT ON TRIGGER %I ON %s IS %L', hash_trigger, relation,
-                   coalesce(state, '{}') || jsonb_build_object('clean', clean));
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect';
 COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
 'Has a table store digests of what is written to the named columns; name=hmac for one with the server''s pepper';
 
 -- The first column stands by itself, so that an array of columns is never taken for this.
 CREATE FUNCTION keysmith.protect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM keysmith.protect(relation, columns => column_name || more_columns);
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_columns';
 COMMENT ON FUNCTION keysmith.protect(regclass, text, text[]) IS
 'Has a table store digests of what is written to the named columns, each an argument of its own';
 
 CREATE FUNCTION keysmith.unprotect(relation regclass, columns text[] DEFAULT '{}') RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    hash_trigger CONSTANT text := '~keysmith_1_hash';
-    remaining text[];
-    item      record;
-BEGIN
-    remaining := keysmith.trigger_arguments(relation, hash_trigger);
-    IF remaining IS NULL THEN
-        RAISE EXCEPTION 'table % is not protected', relation USING ERRCODE = 'KS404';
-    END IF;
-    IF columns IS NULL OR array_position(columns, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION 'columns must not be null' USING ERRCODE = 'KS400';
-    END IF;
-    FOR item IN SELECT c AS name FROM unnest(columns) c
-                WHERE c <> ALL (SELECT regexp_replace(r, '=(sha256|hmac)$', '') FROM unnest(remaining) r) LOOP
-        RAISE EXCEPTION 'column % of % is not protected', quote_ident(item.name), relation USING ERRCODE = 'KS404';
-    END LOOP;
-    SELECT coalesce(array_agg(r), '{}') INTO remaining FROM unnest(remaining) r
-        WHERE cardinality(columns) > 0 AND regexp_replace(r, '=(sha256|hmac)$', '') <> ALL (columns);
-    FOR item IN SELECT p.part FROM keysmith.row_parts(relation) p WHERE p.needs_trigger LOOP
-        IF cardinality(remaining) = 0 THEN
-            EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', hash_trigger, item.part);
-        ELSE
-            EXECUTE format(
-                'CREATE OR REPLACE TRIGGER %I BEFORE INSERT OR UPDATE ON %s
-                     FOR EACH ROW EXECUTE FUNCTION keysmith.hash_columns(%s)',
-                hash_trigger, item.part, (SELECT string_agg(quote_literal(r), ', ') FROM unnest(remaining) r));
-        END IF;
-    END LOOP;
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect';
 COMMENT ON FUNCTION keysmith.unprotect(regclass, text[]) IS
 'Undoes protect, for some columns or all: what is written from now on is stored as it is; digests stay';
 
 CREATE FUNCTION keysmith.unprotect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM keysmith.unprotect(relation, columns => column_name || more_columns);
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect_columns';
 COMMENT ON FUNCTION keysmith.unprotect(regclass, text, text[]) IS
 'Undoes protect for the named columns, each an argument of its own';
 
-CREATE FUNCTION keysmith.begin_hashing(relation regclass, trust_digests boolean) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    hash_trigger CONSTANT text := '~keysmith_1_hash';
-    arguments text[];
-    state     jsonb;
-    clean     jsonb;
-    column_name text;
-    has_both  boolean;
-BEGIN
-    arguments := keysmith.trigger_arguments(relation, hash_trigger);
-    IF arguments IS NULL THEN
-        RAISE EXCEPTION 'table % is not protected', relation
-            USING ERRCODE = 'KS404', HINT = 'Call keysmith.protect first.';
-    ELSIF EXISTS (SELECT FROM keysmith.row_parts(relation) p WHERE row_security_active(p.part)) THEN
-        RAISE EXCEPTION 'row-level security may hide rows of % from this role', relation
-            USING ERRCODE = 'KS403', HINT = 'A superuser, or a role with BYPASSRLS, sees all rows.';
-    END IF;
-    SELECT coalesce(obj_description(t.oid, 'pg_trigger')::jsonb, '{}') INTO state
-        FROM pg_catalog.pg_trigger t WHERE t.tgrelid = relation AND t.tgname = hash_trigger;
-    clean := coalesce(state -> 'clean', '[]');
-    FOR column_name IN SELECT regexp_replace(a, '=(sha256|hmac)$', '') FROM unnest(arguments) a LOOP
-        CONTINUE WHEN clean ? column_name;
-        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', relation);
-        EXECUTE format(
-            'SELECT EXISTS (SELECT FROM %1$s WHERE keysmith.is_digest(%2$I))
-                AND EXISTS (SELECT FROM %1$s WHERE NOT keysmith.is_digest(%2$I))', relation, column_name)
-            INTO has_both;
-        IF has_both AND trust_digests IS NOT TRUE THEN
-            RAISE EXCEPTION 'some values of %.% looked like digests when it was protected', relation,
-                quote_ident(column_name)
-                USING ERRCODE = 'KS409',
-                      HINT = 'If they are digests of ours, and no value that was written as such, pass trust_digests => true.';
-        END IF;
-        clean := clean || to_jsonb(column_name);
-    END LOOP;
-    IF state ->> 'finished_at' IS NOT NULL OR state -> 'started_at' IS NULL THEN
-        state := jsonb_build_object(
-            'started_at', clock_timestamp(), 'pass', 1, 'page', 0, 'rows', 0, 'pages_done', 0, 'pages',
-            (SELECT sum(pg_relation_size(p.part))::bigint / current_setting('block_size')::bigint
-             FROM keysmith.row_parts(relation) p));
-    END IF;
-    EXECUTE format('COMMENT ON TRIGGER %I ON %s IS %L', hash_trigger, relation,
-                   state || jsonb_build_object('clean', clean));
-END $$;
-COMMENT ON FUNCTION keysmith.begin_hashing(regclass, boolean) IS
-'Begins or resumes the work of protect_existing, which calls it';
-
-CREATE FUNCTION keysmith.step_hashing(
-    relation regclass,
-    pages bigint,
-    hashed bigint,
-    OUT part regclass,
-    OUT first_page bigint,
-    OUT beyond bigint
-) RETURNS record
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    hash_trigger CONSTANT text := '~keysmith_1_hash';
-    state     jsonb;
-    size      bigint;
-    plain     boolean := false;
-    item      record;
-    percent   int;
-BEGIN
-    IF pages IS NULL OR pages < 1 THEN
-        RAISE EXCEPTION 'pages must be 1 or more' USING ERRCODE = 'KS400';
-    END IF;
-    SELECT obj_description(t.oid, 'pg_trigger')::jsonb INTO state
-        FROM pg_catalog.pg_trigger t WHERE t.tgrelid = relation AND t.tgname = hash_trigger;
-    IF state IS NULL THEN
-        RAISE EXCEPTION 'table % is not protected any more', relation USING ERRCODE = 'KS404';
-    END IF;
-    percent := 10 * least((state ->> 'pages_done')::bigint, (state ->> 'pages')::bigint)
-               / greatest((state ->> 'pages')::bigint, 1);
-    state := state || jsonb_build_object('rows', (state ->> 'rows')::bigint + coalesce(hashed, 0));
-    IF hashed IS NOT NULL THEN
-        state := state || jsonb_build_object('page', (state ->> 'page')::bigint + pages,
-                                             'pages_done', (state ->> 'pages_done')::bigint + pages);
-    END IF;
-    -- The part that it is at, or the next after it: by name, since a restore numbers anew.
-    FOR item IN
-        SELECT p.part AS found, format('%I.%I', n.nspname, c.relname) AS name
-        FROM keysmith.row_parts(relation) p
-        JOIN pg_catalog.pg_class c ON c.oid = p.part AND c.relkind = 'r'
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE state ->> 'part' IS NULL OR format('%I.%I', n.nspname, c.relname) COLLATE "C" >= (state ->> 'part')
-        ORDER BY format('%I.%I', n.nspname, c.relname) COLLATE "C"
-    LOOP
-        IF item.name IS DISTINCT FROM state ->> 'part' THEN
-            state := state || jsonb_build_object('part', item.name, 'page', 0);
-        END IF;
-        size := pg_relation_size(item.found) / current_setting('block_size')::bigint;
-        IF (state ->> 'page')::bigint < size THEN
-            part := item.found;
-            EXIT;
-        END IF;
-    END LOOP;
-    IF part IS NULL THEN
-        -- Rows that were updated have moved, maybe to pages that were done. No one writes
-        -- new values that are no digests, so when none is seen at once, none is left.
-        FOR item IN
-            SELECT regexp_replace(a, '=(sha256|hmac)$', '') AS name
-            FROM unnest(keysmith.trigger_arguments(relation, hash_trigger)) a
-        LOOP
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE NOT keysmith.is_digest(%I))', relation, item.name)
-                INTO plain;
-            EXIT WHEN plain;
-        END LOOP;
-        IF plain THEN
-            state := state || jsonb_build_object('part', NULL, 'page', 0, 'pass', (state ->> 'pass')::int + 1);
-            SELECT p.part, n.nspname, c.relname INTO item
-                FROM keysmith.row_parts(relation) p
-                JOIN pg_catalog.pg_class c ON c.oid = p.part AND c.relkind = 'r'
-                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                ORDER BY format('%I.%I', n.nspname, c.relname) COLLATE "C" LIMIT 1;
-            part := item.part;
-            state := state || jsonb_build_object('part', format('%I.%I', item.nspname, item.relname));
-        ELSE
-            state := state || jsonb_build_object('finished_at', clock_timestamp(), 'part', NULL);
-            RAISE NOTICE 'all of % is digested; % rows were', relation, state ->> 'rows'
-                USING HINT = 'What they held is in dead rows until VACUUM FULL, and in the WAL until that is recycled.';
-        END IF;
-    END IF;
-    first_page := (state ->> 'page')::bigint;
-    beyond := first_page + pages;
-    IF part IS NOT NULL AND 10 * least((state ->> 'pages_done')::bigint, (state ->> 'pages')::bigint)
-                            / greatest((state ->> 'pages')::bigint, 1) > percent THEN
-        RAISE NOTICE '% of % pages of % are done, % rows digested',
-            least((state ->> 'pages_done')::bigint, (state ->> 'pages')::bigint), state ->> 'pages', relation, state ->> 'rows';
-    END IF;
-    EXECUTE format('COMMENT ON TRIGGER %I ON %s IS %L', hash_trigger, relation, state);
-END $$;
-COMMENT ON FUNCTION keysmith.step_hashing(regclass, bigint, bigint) IS
-'Notes what protect_existing has done, and tells it which pages are next';
-
--- No search path is set: a procedure that sets one can't commit, and the table's other
--- triggers are to find what they find otherwise.
 CREATE PROCEDURE keysmith.protect_existing(
     relation regclass,
     pages bigint DEFAULT 100,
     trust_digests boolean DEFAULT false
 )
-LANGUAGE plpgsql AS $$
-DECLARE
-    next_part pg_catalog.regclass;
-    first_page pg_catalog.int8;
-    beyond pg_catalog.int8;
-    hashed pg_catalog.int8;
-BEGIN
-    PERFORM keysmith.begin_hashing(relation, trust_digests);
-    LOOP
-        SELECT s.part, s.first_page, s.beyond INTO next_part, first_page, beyond
-            FROM keysmith.step_hashing(relation, pages, hashed) s;
-        COMMIT;
-        EXIT WHEN next_part IS NULL;
-        hashed := keysmith.hash_pages(next_part, first_page, beyond);
-    END LOOP;
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_existing';
 COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
 'Has the rows of a protected table that were there before digested in place, some pages a transaction; called again it goes on';
 
-CREATE FUNCTION keysmith.hashing_state(trigger_id oid) RETURNS jsonb
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    state jsonb;
-BEGIN
-    state := obj_description(trigger_id, 'pg_trigger')::jsonb;
-    PERFORM (state ->> 'pass')::int, (state ->> 'pages')::bigint, (state ->> 'pages_done')::bigint,
-            (state ->> 'rows')::bigint, (state ->> 'started_at')::timestamptz,
-            (state ->> 'finished_at')::timestamptz;
-    RETURN state;
-EXCEPTION WHEN data_exception THEN
-    -- The table's owner may write anything there.
-    RETURN NULL;
-END $$;
-COMMENT ON FUNCTION keysmith.hashing_state(oid) IS
-'What a table''s hashing trigger says of the rows that were there before';
+CREATE FUNCTION keysmith.hashing_state(
+    relation oid,
+    trigger_id oid,
+    OUT phase text,
+    OUT part text,
+    OUT round integer,
+    OUT pages_total bigint,
+    OUT pages_done bigint,
+    OUT rows_done bigint,
+    OUT started_at timestamptz,
+    OUT finished_at timestamptz
+) RETURNS SETOF record
+LANGUAGE c STABLE STRICT ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_hashing_state';
+COMMENT ON FUNCTION keysmith.hashing_state(oid, oid) IS
+'How far protect_existing is with a table, for who owns it or sees everything; hashing_progress calls it';
 
 CREATE VIEW keysmith.hashing_progress AS
-SELECT t.tgrelid::regclass AS relation,
-       CASE WHEN s.state ->> 'started_at' IS NULL THEN 'not begun'
-            WHEN s.state ->> 'finished_at' IS NULL THEN 'digesting rows'
-            ELSE 'done' END AS phase,
-       s.state ->> 'part' AS part,
-       (s.state ->> 'pass')::int AS round,
-       (s.state ->> 'pages')::bigint AS pages_total,
-       least((s.state ->> 'pages_done')::bigint, (s.state ->> 'pages')::bigint) AS pages_done,
-       (s.state ->> 'rows')::bigint AS rows_done,
-       (s.state ->> 'started_at')::timestamptz AS started_at,
-       (s.state ->> 'finished_at')::timestamptz AS finished_at
-FROM pg_catalog.pg_trigger t,
-     LATERAL (SELECT keysmith.hashing_state(t.oid) AS state) s
+SELECT t.tgrelid::regclass AS relation, s.phase, s.part, s.round, s.pages_total, s.pages_done, s.rows_done,
+       s.started_at, s.finished_at
+FROM pg_catalog.pg_trigger t, LATERAL keysmith.hashing_state(t.tgrelid, t.oid) s
 WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
-  AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure AND s.state IS NOT NULL;
-COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables, and how far protect_existing is with each';
+  AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure;
+COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables of one''s own, and how far protect_existing is with each';
 COMMENT ON COLUMN keysmith.hashing_progress.relation IS 'The protected table';
 COMMENT ON COLUMN keysmith.hashing_progress.phase IS 'not begun, digesting rows or done';
 COMMENT ON COLUMN keysmith.hashing_progress.part IS 'The table, partition or child that it is at; null before and after';
@@ -3183,122 +2785,40 @@ COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'When it was done; nu
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:112
+-- src/lib.rs:114
 -- requires:
 --   row_hashing
 
--- Seals over rows of applications' own tables. All of this acts as the caller.
+-- Seals over rows of applications' own tables. Tables are locked by their OIDs, and their
+-- names are never looked up.
 
 CREATE FUNCTION keysmith.seal_row() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_row';
 COMMENT ON FUNCTION keysmith.seal_row() IS
 'Row trigger before INSERT or UPDATE: keeps a digest over the other columns; see seal_rows';
 
-CREATE FUNCTION keysmith.seal_problem("row" record, arguments text[]) RETURNS text
-LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'keysmith_seal_problem';
-COMMENT ON FUNCTION keysmith.seal_problem(record, text[]) IS
-'What is wrong with a row''s seal; null if nothing is; verify_rows calls it';
-
 CREATE FUNCTION keysmith.seal_rows(
     relation regclass,
     columns text[] DEFAULT '{}',
     seal_column text DEFAULT 'row_seal'
 ) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    seal_trigger CONSTANT text := '~keysmith_2_seal';
-    before   text[];
-    wanted   text[];
-    kind     oid;
-    item     record;
-BEGIN
-    PERFORM keysmith.row_table(relation);
-    IF columns IS NULL OR array_position(columns, NULL) IS NOT NULL OR seal_column IS NULL THEN
-        RAISE EXCEPTION 'columns and seal_column must not be null' USING ERRCODE = 'KS400';
-    END IF;
-    IF EXISTS (SELECT FROM pg_catalog.pg_trigger t
-               WHERE t.tgrelid = relation AND t.tgname = seal_trigger AND t.tgparentid <> 0) THEN
-        RAISE EXCEPTION 'table % is sealed as part of the table that it is a partition of', relation
-            USING ERRCODE = 'KS409';
-    END IF;
-    FOR item IN
-        SELECT c.name, a.attgenerated
-        FROM unnest(columns) c(name)
-        LEFT JOIN pg_catalog.pg_attribute a
-            ON a.attrelid = relation AND a.attname = c.name AND a.attnum > 0 AND NOT a.attisdropped
-        WHERE a.attname IS NULL OR a.attgenerated <> '' OR a.attname = seal_column
-    LOOP
-        IF item.attgenerated <> '' THEN
-            RAISE EXCEPTION 'columns must not be generated, and %.% is', relation, quote_ident(item.name)
-                USING ERRCODE = 'KS400', HINT = 'It is computed from other columns: seal those.';
-        END IF;
-        RAISE EXCEPTION 'columns must name columns of % beside the seal, which % is not', relation,
-            quote_ident(item.name) USING ERRCODE = 'KS400';
-    END LOOP;
-    -- A row's key is sealed with it, so that no other row can have its values.
-    IF cardinality(columns) > 0 THEN
-        SELECT array_agg(DISTINCT name ORDER BY name) INTO columns FROM (
-            SELECT unnest(columns) AS name
-            UNION ALL
-            SELECT a.attname::text FROM pg_catalog.pg_index i
-            JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-            WHERE i.indrelid = relation AND i.indisprimary AND a.attgenerated = ''
-        ) covered;
-    END IF;
-    SELECT a.atttypid INTO kind FROM pg_catalog.pg_attribute a
-        WHERE a.attrelid = relation AND a.attname = seal_column AND a.attnum > 0 AND NOT a.attisdropped;
-    IF NOT FOUND THEN
-        EXECUTE format('ALTER TABLE %s ADD COLUMN %I bytea', relation, seal_column);
-        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', relation, seal_column,
-                       'A digest over the row, kept by keysmith.seal_rows');
-    ELSIF kind <> 'bytea'::regtype THEN
-        RAISE EXCEPTION 'seal_column must be of type bytea, and %.% is %', relation, quote_ident(seal_column),
-            format_type(kind, NULL) USING ERRCODE = 'KS400';
-    END IF;
-    -- The table goes by the name that it had when it was first sealed.
-    before := keysmith.trigger_arguments(relation, seal_trigger);
-    SELECT ARRAY[seal_column, coalesce(before[2], format('%I.%I', n.nspname, c.relname))] || columns INTO wanted
-        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.oid = relation;
-    IF wanted IS NOT DISTINCT FROM before THEN
-        RETURN;
-    END IF;
-    FOR item IN SELECT p.part FROM keysmith.row_parts(relation) p WHERE p.needs_trigger LOOP
-        EXECUTE format(
-            'CREATE OR REPLACE TRIGGER %I BEFORE INSERT OR UPDATE ON %s
-                 FOR EACH ROW EXECUTE FUNCTION keysmith.seal_row(%s)',
-            seal_trigger, item.part, (SELECT string_agg(quote_literal(w), ', ') FROM unnest(wanted) w));
-    END LOOP;
-    RAISE NOTICE 'rows of % that are there are not sealed', relation
-        USING HINT = format('UPDATE %s SET %I = '''' seals them, as they are now.', relation, seal_column);
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows';
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
 'Has a table keep a digest over the named columns of each row, or over all, in a column of that name';
 
 CREATE FUNCTION keysmith.seal_rows(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM keysmith.seal_rows(relation, columns => column_name || more_columns);
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows_columns';
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text, text[]) IS
 'Has a table keep a digest over the named columns of each row, each an argument of its own';
 
 CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    item record;
-BEGIN
-    IF keysmith.trigger_arguments(relation, '~keysmith_2_seal') IS NULL THEN
-        RAISE EXCEPTION 'rows of % are not sealed', relation USING ERRCODE = 'KS404';
-    END IF;
-    FOR item IN SELECT p.part FROM keysmith.row_parts(relation) p WHERE p.needs_trigger LOOP
-        EXECUTE format('DROP TRIGGER IF EXISTS "~keysmith_2_seal" ON %s', item.part);
-    END LOOP;
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unseal_rows';
 COMMENT ON FUNCTION keysmith.unseal_rows(regclass) IS
 'Undoes seal_rows: seals are not kept any more, and stay as they are';
 
+-- It reads the heap itself. So it sees what is there when it has locked the table, whatever
+-- the snapshot of the query that calls it.
 CREATE FUNCTION keysmith.verify_rows(
     relation regclass,
     OUT part regclass,
@@ -3306,66 +2826,13 @@ CREATE FUNCTION keysmith.verify_rows(
     OUT primary_key jsonb,
     OUT problem text
 ) RETURNS SETOF record
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
-DECLARE
-    arguments text[];
-    item      record;
-    pages     bigint;
-    portion   bigint;
-    page      bigint;
-    beyond    bigint;
-BEGIN
-    arguments := keysmith.trigger_arguments(relation, '~keysmith_2_seal');
-    IF arguments IS NULL THEN
-        RAISE EXCEPTION 'rows of % are not sealed', relation
-            USING ERRCODE = 'KS404', HINT = 'Call keysmith.seal_rows first.';
-    END IF;
-    FOR item IN
-        SELECT p.part AS found, (
-            -- A cast to json that somebody made for a type of theirs would run as the caller:
-            -- such values are shown as text, by the type's output function.
-            SELECT string_agg(format(
-                       CASE WHEN coalesce(nullif(t.typbasetype, 0), t.oid)::bigint < 16384
-                            THEN '%L, "~row".%I' ELSE '%L, pg_catalog.format(''%%s'', "~row".%I)' END,
-                       a.attname, a.attname), ', ' ORDER BY k.at)
-            FROM pg_catalog.pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, at),
-                 pg_catalog.pg_attribute a, pg_catalog.pg_type t
-            WHERE i.indrelid = p.part AND i.indisprimary AND a.attrelid = p.part AND a.attnum = k.attnum
-              AND t.oid = a.atttypid
-        ) AS key
-        FROM keysmith.row_parts(relation) p
-        JOIN pg_catalog.pg_class c ON c.oid = p.part AND c.relkind = 'r'
-    LOOP
-        part := item.found;
-        pages := pg_relation_size(item.found) / current_setting('block_size')::bigint;
-        -- Some twenty portions of a large table, so that one can tell how far it is.
-        portion := greatest(pages / 20, 1000);
-        page := 0;
-        LOOP
-            -- The last portion has no end: its pages may have become more.
-            beyond := CASE WHEN page + portion < pages THEN page + portion ELSE 4294967295 END;
-            FOR row_id, primary_key, problem IN EXECUTE format(
-                'SELECT * FROM (
-                     SELECT "~row".ctid, %s, keysmith.seal_problem("~row", $1) AS problem
-                     FROM ONLY %s AS "~row" WHERE "~row".ctid >= $2 AND "~row".ctid < $3 OFFSET 0
-                 ) checked WHERE problem IS NOT NULL',
-                coalesce('jsonb_build_object(' || item.key || ')', 'NULL::jsonb'), item.found)
-                USING arguments, format('(%s,0)', page)::tid, format('(%s,0)', beyond)::tid
-            LOOP
-                RETURN NEXT;
-            END LOOP;
-            page := page + portion;
-            EXIT WHEN page >= pages;
-            RAISE NOTICE 'checked % of % pages of %', page, pages, item.found;
-        END LOOP;
-    END LOOP;
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_verify_rows';
 COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
 'The rows of a sealed table whose seal is missing or does not fit; deleted rows can''t be seen';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:117
+-- src/lib.rs:119
 -- requires:
 --   row_seals
 
@@ -3382,7 +2849,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:122
+-- src/lib.rs:124
 -- requires:
 --   status
 
@@ -3567,7 +3034,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; no 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:127
+-- src/lib.rs:129
 -- requires:
 --   admin_views
 
@@ -3585,7 +3052,7 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:132
+-- src/lib.rs:134
 -- requires:
 --   scanner
 
@@ -4109,7 +3576,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:133
+-- src/lib.rs:135
 -- finalize
 -- Nothing is anyone's until it is granted. PostgreSQL gives PUBLIC functions and types, and
 -- default privileges of whoever installs this are for objects of theirs: both are taken away.

@@ -16,6 +16,7 @@ mod limit;
 mod major;
 mod manage;
 mod memory;
+mod notice;
 mod pepper;
 mod request_id;
 mod result_set;
@@ -25,6 +26,7 @@ mod text;
 mod tracking;
 mod transaction;
 mod usage;
+mod user_table;
 mod varlena;
 
 #[cfg(not(panic = "unwind"))]

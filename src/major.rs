@@ -104,3 +104,34 @@ pub unsafe fn connect(
         return connect(conninfo.as_ptr(), false, false, false, name, error);
     }
 }
+
+/// Whether a role owns a table, or may do what its owner may.
+///
+/// # Safety
+/// Inside a transaction.
+pub unsafe fn owns_table(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe {
+        // 16 has one function for objects of all kinds.
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_class_ownercheck(table, role);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::RelationRelationId, table, role);
+    }
+}
+
+/// Runs a query that was started, to its end.
+///
+/// # Safety
+/// The query must have been started, and not been run.
+pub unsafe fn run_executor(query: *mut pg_sys::QueryDesc) {
+    let forward = pg_sys::ScanDirection::ForwardScanDirection;
+    // SAFETY: as the caller promises.
+    unsafe {
+        // Up to 17 it is said that this is the only run.
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::ExecutorRun(query, forward, 0, true);
+        #[cfg(feature = "pg18")]
+        pg_sys::ExecutorRun(query, forward, 0);
+    }
+}

@@ -11,12 +11,58 @@ use crate::catalog::{Catalog, columns};
 use crate::error::{Code, Error, Result};
 use crate::identity::{self, Identity};
 use crate::major;
+use crate::user_table::{
+    ACCESS_EXCLUSIVE, Needs, SHARE_ROW_EXCLUSIVE, UserTable, create_trigger, drop_trigger, ours,
+};
 use pgrx::pg_sys::{self, Datum, Oid, TriggerData};
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int};
 
 sql_functions! {
     keysmith_log_usage => log_usage;
+    keysmith_track => track;
+    keysmith_untrack => untrack;
+}
+
+const FUNCTION: &CStr = c"log_usage";
+
+/// An ordinary table's rows are counted by PostgreSQL as they are changed: what is read
+/// before and after a statement costs nothing a row. Rows of partitions and children are
+/// counted there, not here, so for those a copy of each is asked for.
+fn track(call: &Call) -> Result<Option<Datum>> {
+    let table = UserTable::claim(call.datum(0), SHARE_ROW_EXCLUSIVE, Needs::Ownership)?;
+    let has_parts = table.has_or_had_children();
+    for (operation, rows) in [("insert", "NEW"), ("update", "NEW"), ("delete", "OLD")] {
+        if has_parts {
+            let copies = format!("REFERENCING {rows} TABLE AS changed");
+            attach(&table, &format!("keysmith_{operation} AFTER {operation}"), &copies);
+        } else {
+            attach(&table, &format!("keysmith_before_{operation} BEFORE {operation}"), "");
+            attach(&table, &format!("keysmith_{operation} AFTER {operation}"), "");
+        }
+    }
+    attach(&table, "keysmith_truncate AFTER TRUNCATE", "");
+    Ok(None)
+}
+
+fn attach(table: &UserTable, trigger: &str, copies: &str) {
+    let statement = format!(
+        "CREATE OR REPLACE TRIGGER {trigger} ON {} {copies}
+         FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage()",
+        table.name()
+    );
+    create_trigger(table, &statement, ours(FUNCTION, &[]));
+}
+
+fn untrack(call: &Call) -> Result<Option<Datum>> {
+    let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    let function = ours(FUNCTION, &[]);
+    let noting = table.triggers().iter().filter(|trigger| trigger.tgfoid == function);
+    let oids: Vec<Oid> = noting.map(|trigger| trigger.tgoid).collect();
+    for oid in oids {
+        drop_trigger(&format!("DROP TRIGGER keysmith ON {}", table.name()), oid);
+    }
+    Ok(None)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,6 +111,9 @@ thread_local! {
     static STATEMENTS: RefCell<Vec<Statement>> = const { RefCell::new(Vec::new()) };
 }
 
+/// More statements than are ever within one another.
+const MOST_OPEN: usize = 10_000;
+
 fn log_usage(call: &Call) -> Result<Option<Datum>> {
     let trigger = trigger_data(call)?;
     let operation = Operation::of(trigger);
@@ -75,6 +124,7 @@ fn log_usage(call: &Call) -> Result<Option<Datum>> {
         if rows != Some(0)
             && let Some(acting) = identity::current()?
         {
+            must_be_able_to_write();
             note(trigger, operation, rows, &acting)?;
         }
     }
@@ -109,6 +159,10 @@ fn begin(trigger: &TriggerData, operation: Operation) {
     };
     STATEMENTS.with_borrow_mut(|statements| {
         forget_the_aborted(statements);
+        // A trigger that was made by hand may have no counterpart that ends the statement.
+        if statements.len() >= MOST_OPEN {
+            statements.clear();
+        }
         statements.push(statement);
     });
 }
@@ -134,7 +188,9 @@ fn end(trigger: &TriggerData, operation: Operation) -> Option<i64> {
         return Some(unsafe { pg_sys::tuplestore_tuple_count(copies) });
     }
     // SAFETY: a setting that is a boolean.
-    counted.filter(|_| unsafe { pg_sys::pgstat_track_counts })
+    counted
+        .filter(|_| operation != Operation::Truncate)
+        .filter(|_| unsafe { pg_sys::pgstat_track_counts })
 }
 
 /// Statements that failed never end. One of this depth is over if its subtransaction is
@@ -189,6 +245,15 @@ fn changed(trigger: &TriggerData, operation: Operation) -> i64 {
     sum
 }
 
+/// A READ ONLY transaction may write to a temporary table, but not to our table.
+fn must_be_able_to_write() {
+    // SAFETY: PostgreSQL raises an error where that is so; the name is a C string.
+    unsafe {
+        pg_sys::PreventCommandIfReadOnly(c"keysmith.log_usage".as_ptr());
+        pg_sys::PreventCommandIfParallelMode(c"keysmith.log_usage".as_ptr());
+    }
+}
+
 const COLUMNS: usize = columns::touch::COLUMNS.len();
 
 /// Writes the row. No one has any right to the table, so it is not written by a
@@ -214,7 +279,10 @@ fn note(
     unsafe {
         use columns::touch;
         let relation = trigger.tg_relation;
-        let text = |name: *const c_char| Datum::from(pg_sys::cstring_to_text(name));
+        let text = |name: *const c_char| {
+            let name = if name.is_null() { c"".as_ptr() } else { name };
+            Datum::from(pg_sys::cstring_to_text(name))
+        };
         let time = Datum::from(pg_sys::GetCurrentTimestamp());
         set(touch::key_id, Datum::from(&raw const acting.key_id));
         set(touch::tenant_id, Datum::from(&raw const acting.tenant_id));

@@ -59,6 +59,13 @@ def of_bytes(value):
     return b"ks\x01\0\0" + sha256(value)
 
 
+def trigger_arguments(db, table, trigger):
+    """What a trigger is called with; nothing if there is none of that name."""
+    found = db.rows("SELECT encode(tgargs, 'escape') AS arguments FROM pg_trigger "
+                    "WHERE tgrelid = %s::regclass AND tgname = %s", table, trigger)
+    return [argument for row in found for argument in row.arguments.split("\\000")[:-1]]
+
+
 def values(db, query):
     """The one row of a query whose columns may have equal names."""
     return db.session.cursor(row_factory=tuple_row).execute(query).fetchone()

@@ -18,10 +18,8 @@ FUNCTIONS = {
     # What isolates and tracks does so with its caller's rights, on its caller's tables.
     **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "pre_request", "log_request",
                      "isolate", "release", "column_type", "track", "untrack", "log_usage",
-                     "protect", "unprotect", "protect_existing", "begin_hashing", "step_hashing",
-                     "hash_pages", "hash_columns", "trigger_arguments", "digest", "digests",
-                     "matches", "is_digest", "seal_rows", "unseal_rows", "verify_rows",
-                     "seal_problem", "seal_row", "row_table", "row_parts"],
+                     "protect", "unprotect", "protect_existing", "hash_columns", "digest", "digests",
+                     "matches", "is_digest", "seal_rows", "unseal_rows", "verify_rows", "seal_row"],
                     {VERIFIER, ADMIN}),
     **dict.fromkeys(["mint", "import_key", "alter_key", "rotate", "regenerate", "disable", "enable",
                      "revoke", "report_leak", "wait_for_replay"], {ISSUER, ADMIN}),

@@ -353,3 +353,90 @@ def test_a_large_table_is_checked_in_portions(db):
     found = db.rows("SELECT (primary_key ->> 'id')::int FROM keysmith.verify_rows('long') ORDER BY 1")
     assert [one for one, in found] == altered
     assert len(notices) == 2 and notices[0].startswith("checked 1000 of 22")
+
+
+# Tables that change while they are looked at
+
+def test_a_table_that_is_altered_within_the_statement(cluster, dbname, accounts):
+    """A row that is read by the description of an older one is read past its end."""
+    started = accounts.value("SELECT pg_postmaster_start_time()")
+    accounts.session.execute("""
+        CREATE ROLE app LOGIN; GRANT CREATE ON SCHEMA public TO app;
+        CREATE TABLE public.shifting (id int PRIMARY KEY, a text); ALTER TABLE shifting OWNER TO app""")
+    accounts.call("grant_access", "app", "verifier")
+    try:
+        with cluster.connect(dbname, user="app") as session:
+            session.execute("""
+                SELECT keysmith.seal_rows('shifting'); INSERT INTO shifting VALUES (1, 'hello'), (2, 'there');
+                CREATE FUNCTION shift(i int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+                    IF i = 2 THEN ALTER TABLE public.shifting ALTER a TYPE int USING 1073741820;
+                    ELSIF i = 3 THEN ALTER TABLE public.shifting ALTER a TYPE numeric USING a, ADD more text DEFAULT 'x';
+                    ELSIF i = 4 THEN ALTER TABLE public.shifting DROP more, ALTER a TYPE bytea USING 'x'; END IF;
+                    RETURN i;
+                END $$""")
+            found = session.execute("SELECT shift(i), (SELECT count(*) FROM keysmith.verify_rows("
+                                    "CASE WHEN i > 0 THEN 'shifting'::regclass END)) FROM generate_series(1, 4) i").fetchall()
+            assert found == [(1, 0), (2, 2), (3, 2), (4, 2)]
+            # There is no function any more that takes rows of whatever description: it could be
+            # given one that changed, and had the server read an integer as a pointer.
+            session.execute("""
+                CREATE TEMP TABLE t (id int, a text, row_seal bytea); INSERT INTO t VALUES (1, 'hello', '\\x00');
+                CREATE FUNCTION pg_temp.f(i int) RETURNS pg_temp.t LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN
+                    IF i = 2 THEN EXECUTE 'ALTER TABLE pg_temp.t ALTER a TYPE int USING 1073741820'; END IF;
+                    EXECUTE 'SELECT t FROM pg_temp.t t' INTO r;
+                    RETURN r.t;
+                END $$""")
+            with pytest.raises(psycopg.errors.UndefinedFunction):
+                session.execute("SELECT keysmith.seal_problem(pg_temp.f(i), ARRAY['row_seal', 'x.y']) "
+                                "FROM generate_series(1, 2) i")
+    finally:
+        accounts.rows("DROP OWNED BY app; DROP ROLE app")
+    assert accounts.value("SELECT pg_postmaster_start_time()") == started
+
+
+def test_a_table_cannot_be_altered_while_its_triggers_run(accounts):
+    accounts.call("protect", "accounts", "owner", "note")
+    accounts.rows("""
+        CREATE FUNCTION shift() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.id = 11 THEN ALTER TABLE accounts ALTER note TYPE int USING 1; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER a BEFORE INSERT OR UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION shift()""")
+    for statement in ("INSERT INTO accounts SELECT n, 'x', 1, 'y' FROM generate_series(10, 12) n",
+                      "UPDATE accounts SET id = id + 8, note = 'z'"):
+        with pytest.raises(psycopg.errors.ObjectInUse):
+            accounts.rows(statement)
+    assert problems(accounts) == {}
+
+
+def test_verify_rows_sees_what_is_committed(cluster, dbname, accounts):
+    """Also in a transaction whose snapshot is older."""
+    with cluster.connect(dbname, autocommit=False) as session:
+        session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        assert session.execute("SELECT count(*) FROM accounts").fetchone() == (3,)
+        behind_its_back(accounts, "UPDATE accounts SET balance = 0 WHERE id = 2")
+        assert session.execute("SELECT primary_key, problem FROM keysmith.verify_rows('accounts')").fetchall() \
+            == [({"id": 2}, ALTERED)]
+    # And what the transaction itself did.
+    with accounts.session.transaction(force_rollback=True):
+        accounts.rows("UPDATE accounts SET row_seal = '' WHERE id = 2")
+        assert problems(accounts) == {}
+
+
+def test_long_keys_and_keys_of_all_types(db):
+    db.rows("""
+        CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TYPE pair AS (a mood, b text); CREATE DOMAIN small AS int;
+        CREATE DOMAIN name_of AS text COLLATE "C";
+        CREATE TABLE accounts (id bigint, n numeric, f float8, b boolean, t timestamptz, x name_of, s small, e mood, p pair,
+                               ia int[], ea mood[], r int4range, j jsonb, by bytea, u uuid,
+                               PRIMARY KEY (id, n, f, b, t, x, s, e, p, ia, ea, r, j, by, u));
+        SELECT keysmith.seal_rows('accounts');
+        SET session_replication_role = replica;
+        INSERT INTO accounts VALUES (1, 1.50, 'NaN', true, '2026-01-02 03:04:05+00', 'x"y', 7, 'glad', ROW('sad', 'é'),
+            '{1,2}', '{sad}', '[1,3)', '{"a": [1]}', '\\xff', '00000000-0000-0000-0000-000000000001');
+        RESET session_replication_role; SET TimeZone = 'UTC'""")
+    (row,) = db.call("verify_rows", "accounts")
+    assert row.primary_key == {
+        "id": 1, "n": 1.5, "f": "NaN", "b": True, "t": "2026-01-02T03:04:05+00:00", "x": 'x"y', "s": 7, "e": "glad",
+        "p": "(sad,é)", "ia": [1, 2], "ea": "{sad}", "r": "[1,3)", "j": {"a": [1]}, "by": "\\xff",
+        "u": "00000000-0000-0000-0000-000000000001"}

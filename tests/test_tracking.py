@@ -315,3 +315,49 @@ def test_a_dump_restores_what_was_touched(cluster, dbname, tracked):
             assert touches(there, key_id)[-1] == ("orders", "insert", 1)
     finally:
         cluster.execute(f"DROP DATABASE {target} WITH (FORCE)")
+
+
+# Transactions that only read
+
+def test_a_temporary_table_in_a_transaction_that_only_reads(tracked):
+    """It may be written to; our table may not."""
+    db, key_id = tracked
+    nobody = Database(db.session)
+    nobody.rows("CREATE TEMP TABLE scratch (id int)")
+    nobody.call("track", "scratch")
+    for statement in ("INSERT INTO scratch VALUES (1)", "UPDATE scratch SET id = 2", "DELETE FROM scratch"):
+        with db.identified():
+            nobody.rows("SET TRANSACTION READ ONLY")
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), db.session.transaction():
+                nobody.rows(statement if "INSERT" in statement else f"WITH a AS (INSERT INTO scratch VALUES (1)) {statement}")
+    assert touches(db, key_id) == []
+    # Without a key there is nothing to be noted, and in others it is.
+    with db.session.transaction():
+        nobody.rows("SET TRANSACTION READ ONLY")
+        nobody.rows("INSERT INTO scratch VALUES (1)")
+    db.rows("INSERT INTO scratch VALUES (2)")
+    assert touches(db, key_id) == [("scratch", "insert", 1)]
+
+
+def test_triggers_that_were_made_otherwise(tracked):
+    """By hand, with names and arguments of their own, or half of them."""
+    db, key_id = tracked
+    db.rows("CREATE TABLE odd (id int)")
+    for n, when in enumerate(["BEFORE INSERT", "AFTER INSERT OR UPDATE OR DELETE", "BEFORE TRUNCATE", "AFTER TRUNCATE"]):
+        db.rows(f"CREATE TRIGGER \"t%{n}\" {when} ON odd FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage('%s', 'x')")
+    db.rows("INSERT INTO odd VALUES (1), (2)")
+    db.rows("UPDATE odd SET id = 3")
+    db.rows("TRUNCATE odd")
+    # Nobody counted before the update.
+    assert touches(db, key_id) == [("odd", "insert", 2), ("odd", "update", None), ("odd", "truncate", None)]
+    # Statements whose end is never told are forgotten with their transaction, or when there are many.
+    db.rows("DROP TRIGGER \"t%1\" ON odd")
+    db.rows("DO $$ BEGIN FOR n IN 1 .. 30000 LOOP INSERT INTO odd VALUES (n); END LOOP; INSERT INTO orders VALUES (7); END $$")
+    assert touches(db, key_id) == [("orders", "insert", 1)]
+
+
+def test_functions_cannot_be_called_as_what_they_are_not(db):
+    for function in ("log_usage", "hash_columns", "seal_row"):
+        with pytest.raises(psycopg.Error) as error:
+            db.rows(f"SELECT keysmith.{function}()")
+        assert error.value.sqlstate in ("KS400", "0A000")

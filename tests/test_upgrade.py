@@ -166,7 +166,7 @@ ALTERED = [
     ("CREATE OR REPLACE FUNCTION keysmith.untrack(relation regclass) RETURNS void LANGUAGE sql AS 'SELECT'",
      "function keysmith.untrack(pg_catalog.regclass): its definition"),
     ("ALTER FUNCTION keysmith.untrack(regclass) COST 7", "function keysmith.untrack(pg_catalog.regclass): its definition"),
-    ("ALTER FUNCTION keysmith.untrack(regclass) RESET search_path", "untrack(pg_catalog.regclass): its definition"),
+    ("ALTER FUNCTION keysmith.maintain() RESET search_path", "maintain(): its definition"),
     ("GRANT EXECUTE ON FUNCTION keysmith.untrack(regclass) TO PUBLIC", "untrack(pg_catalog.regclass): its privileges"),
     ("COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'x'", "untrack(pg_catalog.regclass): its comment"),
     ("ALTER EXTENSION keysmith DROP FUNCTION keysmith.untrack(regclass)", "untrack(pg_catalog.regclass) is missing"),

@@ -29,60 +29,14 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_log_usage';
 COMMENT ON FUNCTION keysmith.log_usage() IS
 'Statement trigger for application tables: notes which key changed how many rows; see track';
 
+-- These lock the table by its OID, check that the caller owns it, and never look its name up.
 CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    kind      "char";
-    has_parts boolean;
-    declared  text;
-    rows_of   text;
-BEGIN
-    SELECT c.relkind, c.relkind = 'p' OR c.relhassubclass INTO kind, has_parts
-    FROM pg_catalog.pg_class c WHERE c.oid = relation;
-    IF kind IS NULL OR kind NOT IN ('r', 'p') THEN
-        RAISE EXCEPTION 'relation must be a table, not %', coalesce(relation::text, 'null')
-            USING ERRCODE = 'KS400';
-    ELSIF EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation
-                  AND c.relnamespace = 'keysmith_private'::regnamespace) THEN
-        RAISE EXCEPTION 'relation must be a table of your own, not one of keysmith''s'
-            USING ERRCODE = 'KS400';
-    END IF;
-    -- An ordinary table's rows are counted by PostgreSQL as they are changed: what is
-    -- read before and after a statement costs nothing a row. Rows of partitions and
-    -- children are counted there, not here, so for those a copy of each is asked for.
-    FOR declared, rows_of IN VALUES ('insert', 'NEW'), ('update', 'NEW'), ('delete', 'OLD') LOOP
-        IF has_parts THEN
-            EXECUTE format(
-                'CREATE OR REPLACE TRIGGER keysmith_%1$s AFTER %1$s ON %2$s REFERENCING %3$s TABLE AS changed
-                     FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage()',
-                declared, relation, rows_of);
-        ELSE
-            EXECUTE format(
-                'CREATE OR REPLACE TRIGGER keysmith_before_%1$s BEFORE %1$s ON %2$s
-                     FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage();
-                 CREATE OR REPLACE TRIGGER keysmith_%1$s AFTER %1$s ON %2$s
-                     FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage()',
-                declared, relation);
-        END IF;
-    END LOOP;
-    EXECUTE format('CREATE OR REPLACE TRIGGER keysmith_truncate AFTER TRUNCATE ON %s
-                        FOR EACH STATEMENT EXECUTE FUNCTION keysmith.log_usage()', relation);
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_track';
 COMMENT ON FUNCTION keysmith.track(regclass) IS
 'Has statements that change a table noted, with the key that acts';
 
 CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    trigger name;
-BEGIN
-    FOR trigger IN
-        SELECT t.tgname FROM pg_catalog.pg_trigger t
-        WHERE t.tgrelid = relation AND t.tgfoid = 'keysmith.log_usage()'::regprocedure
-    LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', trigger, relation);
-    END LOOP;
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
 COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; what was noted stays';
 
 CREATE VIEW keysmith.touches WITH (security_barrier) AS

@@ -3,11 +3,10 @@
 use super::table;
 use super::value::utf8;
 use crate::guc::set_for_now;
+use crate::major;
 use crate::varlena;
 use keysmith_core::rows::seal::Row;
-use pgrx::pg_sys::{
-    self, Datum, FmgrInfo, FormData_pg_attribute, HeapTuple, MemoryContext, Oid, TupleDesc,
-};
+use pgrx::pg_sys::{self, Datum, FmgrInfo, FormData_pg_attribute, MemoryContext, Oid, TupleDesc};
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_int};
 
@@ -16,10 +15,13 @@ pub struct Form {
     table: Vec<u8>,
     columns: Vec<Column>,
     needs_settings: bool,
+    /// How many columns the table had, dropped ones too.
+    all: usize,
 }
 
 struct Column {
     number: i16,
+    oid: Oid,
     name: Vec<u8>,
     kind: Vec<u8>,
     how: How,
@@ -91,7 +93,9 @@ impl Form {
             columns.push(column);
         }
         columns.sort_by(|left, right| left.name.cmp(&right.name));
-        Form { table: utf8(table).into_owned(), columns, needs_settings }
+        // SAFETY: as above.
+        let all = unsafe { major::attributes(description) }.len();
+        Form { table: utf8(table).into_owned(), columns, needs_settings, all }
     }
 
     /// How many columns the form has.
@@ -99,14 +103,30 @@ impl Form {
         self.columns.len()
     }
 
+    /// Whether the form is one of a table of this description.
+    ///
     /// # Safety
-    /// The row must be one of the description that the form was made of.
-    pub unsafe fn row(&self, row: HeapTuple, description: TupleDesc) -> Row {
+    /// The description must be valid.
+    pub unsafe fn fits(&self, description: TupleDesc) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe {
+            major::attributes(description).len() == self.all
+                && self
+                    .columns
+                    .iter()
+                    .all(|column| table::has(description, column.number, column.oid))
+        }
+    }
+
+    /// A row, by the values of its columns.
+    ///
+    /// # Safety
+    /// The values must be of a row of a table that the form fits.
+    pub unsafe fn row(&self, value: impl Fn(i16) -> Option<Datum>) -> Row {
         let write = || {
             let mut written = Row::of(&self.table);
             for column in &self.columns {
-                // SAFETY: as the caller promises.
-                if let Some(datum) = unsafe { table::value(row, column.number, description) } {
+                if let Some(datum) = value(column.number) {
                     // SAFETY: the value is of the column's type.
                     let content = unsafe { column.how.content(datum) };
                     written.value(&column.name, &column.kind, &content);
@@ -138,7 +158,8 @@ impl Column {
         let base = unsafe { pg_sys::getBaseType(attribute.atttypid) };
         let needs_settings = !matches!(how, How::Text) && !PLAIN.contains(&base);
         let name = utf8(table::name(attribute)).into_owned();
-        (Column { number: attribute.attnum, name, kind, how }, needs_settings)
+        let (number, oid) = (attribute.attnum, attribute.atttypid);
+        (Column { number, oid, name, kind, how }, needs_settings)
     }
 }
 

@@ -1,139 +1,299 @@
-//! Rows that were there before their table was protected: a batch of them digested.
+//! `protect_existing` digests rows that were there before their table was protected, some
+//! pages a transaction.
+//!
+//! Between two transactions anything can happen to the table. So each of them takes it by
+//! its OID and checks everything again: the caller, the table, its trigger, its columns.
 
-use super::trigger;
+use super::columns::name;
+use super::forms::{Column, Forms, values_left};
+use super::pages;
+use super::progress::Progress;
+use super::protect::{FUNCTION, TRIGGER, not_protected};
 use super::value;
-use crate::call::{Call, must_not_be_null, sql_functions};
+use crate::call::{Call, sql_functions};
 use crate::error::{Code, Error, Result};
-use crate::manage::sql::{self, Param};
-use crate::text;
-use crate::varlena;
-use keysmith_core::rows::stored;
-use pgrx::pg_sys::{self, Datum, Oid, Relation};
-use std::cell::Cell;
-use std::ffi::CStr;
+use crate::notice::notice;
+use crate::user_table::{
+    Latest, Needs, ROW_EXCLUSIVE, SHARE_ROW_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE, Trigger, UserTable,
+    hidden_rows, name_of,
+};
+use pgrx::PgLogLevel;
+use pgrx::PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_TERMINATION;
+use pgrx::pg_sys::{self, Datum, Oid};
 
 sql_functions! {
-    keysmith_hash_pages => hash_pages;
-    keysmith_trigger_arguments => trigger_arguments;
+    keysmith_protect_existing => protect_existing;
 }
 
-/// What `protect` calls its triggers.
-const TRIGGER: &CStr = c"~keysmith_1_hash";
+/// The most rounds that leave as many values as the round before. Concurrent writers may cause
+/// one; from then on they are locked out for the time of a batch. A trigger that puts values
+/// back would cause them for ever.
+const MOST_IDLE_ROUNDS: i64 = 5;
 
-thread_local! {
-    /// The table of which a batch is being digested.
-    static WALKED: Cell<Oid> = const { Cell::new(Oid::INVALID) };
-}
-
-/// Whether the table's rows are being updated to have what they hold digested.
-pub fn is_walking(relation: Relation) -> bool {
-    // SAFETY: the relation is open.
-    WALKED.get() == unsafe { (*relation).rd_id }
-}
-
-/// Ends the walk, also where the statement fails.
-struct Walk;
-
-impl Drop for Walk {
-    fn drop(&mut self) {
-        WALKED.set(Oid::INVALID);
+fn protect_existing(call: &Call) -> Result<Option<Datum>> {
+    let relation = call.datum(0);
+    let pages = call.bigint(1).filter(|pages| *pages >= 1);
+    let pages = pages.ok_or_else(|| Error::argument("pages", "must be 1 or more"))?;
+    let trusts = call.datum(2).is_some_and(|trusts| trusts.value() as u8 != 0);
+    if !may_commit(call) {
+        pgrx::ereport!(
+            PgLogLevel::ERROR,
+            ERRCODE_INVALID_TRANSACTION_TERMINATION,
+            "protect_existing commits, and can't be called inside a transaction"
+        );
     }
-}
-
-/// Has the trigger digest what is not a digest in some pages of a table, and tells in how
-/// many rows. `protecting` and `begin_hashing` see to it that what looks like a digest is
-/// one.
-fn hash_pages(call: &Call) -> Result<Option<Datum>> {
-    let relation = call.datum(0).ok_or_else(|| must_not_be_null("relation"))?;
-    let first = call.bigint(1).ok_or_else(|| must_not_be_null("first_page"))?;
-    let beyond = call.bigint(2).ok_or_else(|| must_not_be_null("beyond"))?;
-    let oid = Oid::from(relation.value() as u32);
-    // The names are quoted for a statement.
-    let columns: Vec<String> = arguments_of(oid, TRIGGER)
-        .ok_or_else(|| Error::not_found("relation is not protected"))?
-        .iter()
-        .map(|argument| quoted(stored::column(argument).0))
-        .collect();
-    let condition: Vec<String> =
-        columns.iter().map(|column| format!("NOT keysmith.is_digest({column})")).collect();
-    let assignments: Vec<String> =
-        columns.iter().map(|column| format!("{column} = {column}")).collect();
-    let page = |number: i64| u32::try_from(number).unwrap_or(u32::MAX - 1);
-    let rows = sql::session(|| {
-        let found = sql::query(
-            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname),
-                    pg_catalog.row_security_active(c.oid)
-             FROM pg_catalog.pg_class c
-             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-             WHERE c.oid OPERATOR(pg_catalog.=) $1",
-            &[Param::given(pg_sys::OIDOID, Some(relation))],
-        )?;
-        let table = found.first().and_then(|row| row.text(1));
-        let table = table.ok_or_else(|| Error::not_found("relation is not there"))?;
-        if found.first().is_some_and(|row| row.boolean(2)) {
-            return Err(Error::new(
-                Code::NotAllowed,
-                format!("row-level security may hide rows of {table} from this role"),
-            )
-            .hint("A superuser, or a role with BYPASSRLS, sees all rows."));
-        }
-        WALKED.set(oid);
-        let _walk = Walk;
-        sql::execute(
-            &format!(
-                "UPDATE ONLY {table} SET {}
-                 WHERE ctid OPERATOR(pg_catalog.>=) '({},0)'::pg_catalog.tid
-                   AND ctid OPERATOR(pg_catalog.<) '({},0)'::pg_catalog.tid
-                   AND ({})",
-                assignments.join(", "),
-                page(first),
-                page(beyond),
-                condition.join(" OR "),
-            ),
-            &[],
-        )
-    })?;
-    Ok(Some(Datum::from(i64::try_from(rows).unwrap_or(i64::MAX))))
-}
-
-fn quoted(name: &str) -> String {
-    let server = text::to_server(name);
-    // SAFETY: a C string; the answer is it or a copy in the current memory context.
-    let quoted = unsafe { CStr::from_ptr(pg_sys::quote_identifier(server.as_ptr())) };
-    value::shown(quoted.to_bytes())
-}
-
-/// The arguments of a table's trigger of that name; null if it has none.
-fn trigger_arguments(call: &Call) -> Result<Option<Datum>> {
-    let relation = call.datum(0).ok_or_else(|| must_not_be_null("relation"))?;
-    let name = text::to_server(&call.required_text(1, "trigger")?);
-    let arguments = arguments_of(Oid::from(relation.value() as u32), &name);
-    Ok(arguments.map(|arguments| {
-        varlena::text_array(arguments.iter().map(|argument| text::datum(argument)).collect())
-    }))
-}
-
-fn arguments_of(relation: Oid, name: &CStr) -> Option<Vec<String>> {
-    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: the relation is open while its triggers are read; names are C strings.
+    // SAFETY: a session that may commit is ended whether the work fails or not. An error
+    // that PostgreSQL raises unwinds to the caller's abort, which ends it.
     unsafe {
-        let relation = pg_sys::try_relation_open(relation, lock);
-        if relation.is_null() {
-            return None;
+        if pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32) < 0 {
+            return Err(Error::new(Code::Installation, "SPI_connect failed"));
         }
-        let description = (*relation).trigdesc;
-        let triggers = if description.is_null() {
-            &[]
-        } else {
-            let count = usize::try_from((*description).numtriggers).unwrap_or_default();
-            std::slice::from_raw_parts((*description).triggers, count)
-        };
-        let found =
-            triggers.iter().find(|trigger| CStr::from_ptr(trigger.tgname) == name).map(|trigger| {
-                let arguments = trigger::arguments(trigger);
-                arguments.iter().map(|argument| value::shown(argument.to_bytes())).collect()
-            });
-        pg_sys::relation_close(relation, lock);
-        found
+        let result = in_steps(relation, pages, trusts);
+        pg_sys::SPI_finish();
+        result?;
     }
+    Ok(None)
+}
+
+fn in_steps(relation: Option<Datum>, pages: i64, trusts: bool) -> Result<()> {
+    in_own_memory(|| begin(relation, trusts))?;
+    commit();
+    while in_own_memory(|| step(relation, pages))? {
+        commit();
+    }
+    commit();
+    Ok(())
+}
+
+/// A table may take many steps, so the memory of each is freed after it. Some of PostgreSQL's
+/// functions expect an active snapshot, and a commit pops it.
+fn in_own_memory<T>(step: impl FnOnce() -> T) -> T {
+    // SAFETY: the memory outlives the step, which returns nothing of it. After an error it
+    // goes with that around it, and the snapshot with the abort.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let memory = pg_sys::AllocSetContextCreateInternal(
+            pg_sys::CurrentMemoryContext,
+            c"keysmith step".as_ptr(),
+            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        );
+        let before = pg_sys::MemoryContextSwitchTo(memory);
+        let result = step();
+        pg_sys::MemoryContextSwitchTo(before);
+        pg_sys::MemoryContextDelete(memory);
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
+/// Whether this is a `CALL` outside of a transaction.
+fn may_commit(call: &Call) -> bool {
+    // SAFETY: the frame is valid; its context is null or a node, whose tag tells what it is.
+    unsafe {
+        let node = (*call.frame()).context;
+        !node.is_null()
+            && (*node).type_ == pg_sys::NodeTag::T_CallContext
+            && !(*node.cast::<pg_sys::CallContext>()).atomic
+    }
+}
+
+fn commit() {
+    // SAFETY: in a session that may commit; no table is open, and no snapshot registered.
+    unsafe { pg_sys::SPI_commit() };
+}
+
+/// Begins the work or resumes it.
+fn begin(relation: Option<Datum>, trusts: bool) -> Result<()> {
+    let table = UserTable::claim(relation, SHARE_UPDATE_EXCLUSIVE, Needs::Ownership)?;
+    let trigger = trigger_of(&table)?
+        .ok_or_else(|| not_protected(&table).hint("Call keysmith.protect first."))?;
+    let mut progress = Progress::of(trigger.oid);
+    let unknown = unknown(&trigger, &progress);
+    let lock = if unknown.is_empty() { ROW_EXCLUSIVE } else { SHARE_ROW_EXCLUSIVE };
+    // The values must not change between the look at them and the commit of its result.
+    table.lock(lock);
+    let parts = table.parts(lock, Needs::Ownership)?;
+    if let Some(part) = parts.iter().find(|part| part.hides_rows()) {
+        return Err(hidden_rows(part));
+    }
+    if let Some(part) = parts.iter().find(|part| !part.can_be_read_by_pages()) {
+        let message =
+            format!("the access method of {} does not read rows by their places", part.name());
+        return Err(Error::new(Code::InvalidArgument, message));
+    }
+    let all: Vec<&UserTable> = parts.iter().collect();
+    let snapshot = Latest::now();
+    for column in unknown {
+        let forms = Forms::of(&all, &column, &snapshot)?;
+        if forms.has_digests && forms.has_values && !trusts {
+            let shown = format!("{}.{}", table.name(), value::quoted(&column));
+            let message =
+                format!("some values of {shown} looked like digests when it was protected");
+            return Err(Error::new(Code::Conflict, message).hint(
+                "If they are digests of ours, and no value that was written as such, pass trust_digests => true.",
+            ));
+        }
+        progress.clean.push(column);
+    }
+    if !progress.is_under_way() {
+        progress = Progress {
+            clean: progress.clean,
+            started_at: Some(now()),
+            round: 1,
+            pages_total: parts.iter().map(|part| i64::from(part.pages())).sum(),
+            ..Progress::default()
+        };
+    }
+    (progress.left, progress.idle_rounds) = (i64::MAX, 0);
+    progress.write(&trigger);
+    Ok(())
+}
+
+/// The columns whose values may have the form of a digest and not be one.
+fn unknown(trigger: &Trigger, progress: &Progress) -> Vec<String> {
+    let columns = trigger.arguments.iter().map(|argument| name(argument).to_owned());
+    columns.filter(|column| !progress.clean.contains(column)).collect()
+}
+
+/// Digests some pages, or looks whether all is done after the last page. Returns whether there
+/// is more to do.
+fn step(relation: Option<Datum>, pages: i64) -> Result<bool> {
+    let table = UserTable::claim(relation, SHARE_UPDATE_EXCLUSIVE, Needs::Ownership)?;
+    let trigger = trigger_of(&table)?.ok_or_else(|| not_protected(&table))?;
+    let mut progress = Progress::of(trigger.oid);
+    if progress.finished_at.is_some() {
+        // Another session called it, too.
+        return Ok(false);
+    }
+    if progress.started_at.is_none() {
+        let message = format!("the progress of table {} was lost", table.name());
+        return Err(Error::new(Code::Conflict, message).hint(
+            "It is kept in the comment of the trigger. Call keysmith.protect_existing again.",
+        ));
+    }
+    if let Some(column) = unknown(&trigger, &progress).first() {
+        let column = value::quoted(column);
+        let message = format!("column {column} of {} was protected meanwhile", table.name());
+        return Err(
+            Error::new(Code::Conflict, message).hint("Call keysmith.protect_existing again.")
+        );
+    }
+    let tenths = progress.tenths();
+    match next_part(&table, &mut progress)? {
+        Some(part) => {
+            let first = progress.page;
+            let columns = columns_of(&part, &trigger)?;
+            let beyond = first.saturating_add(pages);
+            let page = |number: i64| u32::try_from(number).unwrap_or(u32::MAX).min(part.pages());
+            let rows = pages::digest(&part, &columns, page(first)..page(beyond))?;
+            progress.page = beyond;
+            progress.pages_done = progress.pages_done.saturating_add(pages);
+            progress.rows = progress.rows.saturating_add(rows);
+            drop(part);
+            if progress.tenths() > tenths && next_part(&table, &mut progress)?.is_some() {
+                tell(&table, &progress);
+            }
+        }
+        None => finish_round(&table, &trigger, &mut progress)?,
+    }
+    progress.write(&trigger);
+    Ok(progress.is_under_way())
+}
+
+fn tell(table: &UserTable, progress: &Progress) {
+    let done = progress.pages_done.min(progress.pages_total);
+    let (total, rows) = (progress.pages_total, progress.rows);
+    notice(
+        format!("{done} of {total} pages of {} are done, {rows} rows digested", table.name()),
+        None,
+    );
+}
+
+/// The current part or the next one that has pages left, locked.
+fn next_part(table: &UserTable, progress: &mut Progress) -> Result<Option<UserTable>> {
+    let mut parts: Vec<(String, Oid)> = table
+        .part_ids(pg_sys::NoLock as i32)
+        .into_iter()
+        .filter_map(|oid| name_of(oid).map(|name| (name, oid)))
+        .filter(|(name, _)| progress.part.as_ref().is_none_or(|at| name >= at))
+        .collect();
+    let lock = if progress.idle_rounds > 0 { SHARE_ROW_EXCLUSIVE } else { ROW_EXCLUSIVE };
+    parts.sort_by(|(left, _), (right, _)| left.cmp(right));
+    for (name, oid) in parts {
+        let Some(part) = UserTable::claim_part(oid, lock)? else { continue };
+        if progress.part.as_ref() != Some(&name) {
+            progress.part = Some(name);
+            progress.page = 0;
+        }
+        if progress.page < i64::from(part.pages()) {
+            return Ok(Some(part));
+        }
+    }
+    Ok(None)
+}
+
+/// The columns to be digested in a part, checked under its lock.
+fn columns_of(part: &UserTable, trigger: &Trigger) -> Result<Vec<Column>> {
+    if part.hides_rows() {
+        return Err(hidden_rows(part));
+    }
+    let own = trigger_of(part)?;
+    if own.is_none_or(|own| own.arguments != trigger.arguments) {
+        let message = format!("table {} does not digest what its parent does", part.name());
+        return Err(Error::new(Code::Conflict, message)
+            .hint("Call keysmith.protect again for the table that it is a child of."));
+    }
+    trigger.arguments.iter().map(|argument| Column::of(part, name(argument))).collect()
+}
+
+/// The trigger of a protected table, which must not be disabled.
+fn trigger_of(table: &UserTable) -> Result<Option<Trigger>> {
+    let trigger = table.trigger(TRIGGER, FUNCTION);
+    if trigger.as_ref().is_some_and(|trigger| !trigger.fires) {
+        let message = format!("the trigger that digests values of {} is disabled", table.name());
+        return Err(Error::new(Code::Conflict, message).hint(
+            "It must be enabled, and session_replication_role be origin, for rows to be digested.",
+        ));
+    }
+    Ok(trigger)
+}
+
+/// Rows that were updated meanwhile have moved, maybe to pages that were done. All new values
+/// are digests. So when one snapshot shows no other value, the work is done.
+fn finish_round(table: &UserTable, trigger: &Trigger, progress: &mut Progress) -> Result<()> {
+    let parts = table.parts(ROW_EXCLUSIVE, Needs::Ownership)?;
+    let parts: Vec<&UserTable> = parts.iter().collect();
+    let snapshot = Latest::now();
+    let mut left = 0;
+    for argument in &trigger.arguments {
+        left += values_left(&parts, name(argument), &snapshot)?;
+    }
+    (progress.part, progress.page) = (None, 0);
+    if left == 0 {
+        progress.finished_at = Some(now());
+        notice(
+            format!("all of {} is digested; {} rows were", table.name(), progress.rows),
+            Some("What they held is in dead rows until VACUUM FULL, and in the WAL until that is recycled.".into()),
+        );
+        return Ok(());
+    }
+    progress.round += 1;
+    progress.idle_rounds =
+        if left < progress.left { 0 } else { progress.idle_rounds.saturating_add(1) };
+    progress.left = left;
+    if progress.idle_rounds > MOST_IDLE_ROUNDS {
+        let message = format!("{left} values of {} stay as they are", table.name());
+        return Err(Error::new(Code::Conflict, message).hint(format!(
+            "A trigger, by a name after \"~keysmith_1_hash\" or one that returns no row, may put them back. See \\d {}.",
+            table.name()
+        )));
+    }
+    Ok(())
+}
+
+fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
 }

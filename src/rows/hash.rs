@@ -3,7 +3,7 @@
 use super::cycle::{self, Pass};
 use super::trigger::RowTrigger;
 use super::value::{self, Kind};
-use super::{existing, memo, table};
+use super::{memo, pages, table};
 use crate::call::{Call, sql_functions};
 use crate::error::{Code, Error, Result};
 use crate::varlena;
@@ -16,6 +16,7 @@ sql_functions! {
 
 struct Column {
     number: i16,
+    oid: Oid,
     name: Vec<u8>,
     kind: Kind,
     algorithm: Algorithm,
@@ -43,6 +44,15 @@ impl Plan {
         Ok(Plan { columns, family, is_partition })
     }
 
+    /// Whether the columns are those of the row at hand.
+    fn fits(&self, trigger: &RowTrigger) -> bool {
+        let description = trigger.description();
+        // SAFETY: the trigger manager has the relation open.
+        self.columns
+            .iter()
+            .all(|column| unsafe { table::has(description, column.number, column.oid) })
+    }
+
     fn column(trigger: &RowTrigger, name: &str, algorithm: Algorithm) -> Result<Column> {
         // SAFETY: as above.
         let (found, relation) = unsafe {
@@ -65,6 +75,7 @@ impl Plan {
             .ok_or_else(|| refusal("which is not text, bytea or a varchar that is long enough"))?;
         Ok(Column {
             number: attribute.attnum,
+            oid: attribute.atttypid,
             name: table::name(attribute).to_vec(),
             kind,
             algorithm,
@@ -74,7 +85,7 @@ impl Plan {
 
 fn hash_columns(call: &Call) -> Result<Option<Datum>> {
     let trigger = RowTrigger::of(call, "hash_columns", "protect")?;
-    let plan = memo::remembered(call, || Plan::of(&trigger))?;
+    let plan = memo::remembered(call, |plan: &Plan| plan.fits(&trigger), || Plan::of(&trigger))?;
     let mut changes = Vec::with_capacity(plan.columns.len());
     for column in &plan.columns {
         if let Some(value) = trigger.value(trigger.after(), column.number)
@@ -102,13 +113,13 @@ fn digested(
     // Only a row that may yet move, or be updated in place of an insert, comes again.
     let comes_again = old.is_none() || plan.is_partition;
     let may_have_come = old.is_some() || plan.is_partition;
-    if is_untouched && !comes_again && !existing::is_walking(trigger.relation()) {
+    if is_untouched && !comes_again && !pages::is_walking(trigger.relation()) {
         return Ok(None);
     }
     // SAFETY: as above.
     let content = unsafe { varlena::bytes(value) };
     let keeps = if is_untouched {
-        !existing::is_walking(trigger.relation()) || column.kind.read(content).is_some()
+        !pages::is_walking(trigger.relation()) || column.kind.read(content).is_some()
     } else {
         may_have_come && cycle::left(other, plan.family, &column.name, Some(content))
     };

@@ -1,13 +1,20 @@
 //! Rows of applications' own tables: digests in place of values, and seals.
 
 mod canonical;
+mod columns;
 mod cycle;
 mod digest;
 mod existing;
+mod forms;
 mod hash;
 mod memo;
+mod pages;
+mod progress;
+mod protect;
 mod seal;
+mod seals;
 mod support;
 mod table;
 mod trigger;
 mod value;
+mod verify;

@@ -1,27 +1,29 @@
-//! The trigger on sealed tables, and what it finds of a row.
+//! The trigger on sealed tables, and what it means for their rows.
 
 use super::canonical::Form;
 use super::cycle::{self, Pass};
 use super::trigger::RowTrigger;
 use super::value::{self, varlena_of};
 use super::{memo, table};
-use crate::call::{self, Call, must_not_be_null, sql_functions};
+use crate::call::{Call, sql_functions};
 use crate::error::{Code, Error, Result};
 use crate::pepper;
-use crate::text;
 use crate::varlena;
-use keysmith_core::rows::seal::{Problem, Row};
+use keysmith_core::rows::seal::Problem;
 use pgrx::pg_sys::{self, Datum, HeapTuple, MemoryContext, Oid, TupleDesc};
-use std::ffi::CString;
+use std::ffi::CStr;
 
 sql_functions! {
     keysmith_seal_row => seal_row;
-    keysmith_seal_problem => seal_problem;
 }
+
+/// What `seal_rows` calls its triggers, and the function that they call.
+pub const TRIGGER: &CStr = c"~keysmith_2_seal";
+pub const FUNCTION: &CStr = c"seal_row";
 
 /// What the trigger's arguments mean: the column of the seal, what the table was called
 /// when it was first sealed, and the columns covered, all if none is named.
-struct Plan {
+pub struct Plan {
     seal: i16,
     name: Vec<u8>,
     form: Form,
@@ -30,7 +32,7 @@ struct Plan {
 impl Plan {
     /// # Safety
     /// The description must be valid; the context must outlive the plan.
-    unsafe fn of(
+    pub unsafe fn of(
         description: TupleDesc,
         arguments: &[&[u8]],
         context: MemoryContext,
@@ -52,11 +54,39 @@ impl Plan {
         Ok(Plan { seal, name: name.to_vec(), form })
     }
 
+    /// Whether the plan is one for rows of this description.
+    ///
     /// # Safety
-    /// The row must be of the description that the plan was made of.
-    unsafe fn row(&self, row: HeapTuple, description: TupleDesc) -> Row {
+    /// The description must be valid.
+    unsafe fn fits(&self, description: TupleDesc) -> bool {
         // SAFETY: as the caller promises.
-        unsafe { self.form.row(row, description) }
+        unsafe {
+            table::has(description, self.seal, pg_sys::BYTEAOID) && self.form.fits(description)
+        }
+    }
+
+    /// The seal that a row should have.
+    ///
+    /// # Safety
+    /// The values must be of a row that the plan fits.
+    unsafe fn seal(&self, value: impl Fn(i16) -> Option<Datum>) -> Datum {
+        // SAFETY: as the caller promises.
+        varlena_of(&unsafe { self.form.row(value) }.seal(pepper::peppers()))
+    }
+
+    /// Checks the seal that a row has.
+    ///
+    /// # Safety
+    /// As for `seal`.
+    pub unsafe fn check(
+        &self,
+        value: impl Fn(i16) -> Option<Datum>,
+    ) -> std::result::Result<(), Problem> {
+        // SAFETY: as the caller promises; the seal is a bytea.
+        unsafe {
+            let seal = value(self.seal).map(|datum| varlena::bytes(datum));
+            self.form.row(value).check(seal, pepper::peppers())
+        }
     }
 }
 
@@ -75,13 +105,15 @@ struct Sealed {
 
 fn seal_row(call: &Call) -> Result<Option<Datum>> {
     let trigger = RowTrigger::of(call, "seal_row", "seal_rows")?;
-    let sealed = memo::remembered(call, || {
+    let description = trigger.description();
+    // SAFETY: the trigger manager has the relation open.
+    let fits = |sealed: &Sealed| unsafe { sealed.plan.fits(description) };
+    let sealed = memo::remembered(call, fits, || {
         let arguments: Vec<&[u8]> =
             trigger.arguments().iter().map(|text| text.to_bytes()).collect();
-        // SAFETY: the trigger manager has the relation open; the plan is remembered in
-        // that context.
+        // SAFETY: as above; the plan is remembered in that context.
         unsafe {
-            let plan = Plan::of(trigger.description(), &arguments, memo::context(call))?;
+            let plan = Plan::of(description, &arguments, memo::context(call))?;
             let (family, is_partition) = table::family(trigger.relation());
             Ok(Sealed { plan, family, is_partition })
         }
@@ -91,14 +123,13 @@ fn seal_row(call: &Call) -> Result<Option<Datum>> {
         return Ok(Some(trigger.result(&[])));
     }
     // SAFETY: the row is of the relation.
-    let row = unsafe { plan.row(trigger.after(), trigger.description()) };
-    let seal = row.seal(pepper::peppers());
-    Ok(Some(trigger.result(&[(plan.seal, varlena_of(&seal))])))
+    let seal = unsafe { plan.seal(|column| trigger.value(trigger.after(), column)) };
+    Ok(Some(trigger.result(&[(plan.seal, seal)])))
 }
 
-/// A row whose seal is broken or missing is not mended by the next update that happens to
+/// A row whose seal is broken or missing is not fixed by the next update that happens to
 /// it: the seal stays as it is, and the row is found. An update that sets the seal, to
-/// whatever, does mend it.
+/// whatever, does fix it.
 fn is_to_stay_broken(trigger: &RowTrigger, sealed: &Sealed) -> bool {
     let Sealed { plan, family, is_partition } = sealed;
     let content = |row: HeapTuple| {
@@ -110,68 +141,11 @@ fn is_to_stay_broken(trigger: &RowTrigger, sealed: &Sealed) -> bool {
         // An update that moves the row to another partition inserts it there.
         return *is_partition && cycle::left(Pass::Update, *family, &plan.name, given);
     };
-    let had = content(old);
     // SAFETY: the row is of the relation.
-    let broken = had == given
-        && unsafe { plan.row(old, trigger.description()) }.check(had, pepper::peppers()).is_err();
+    let broken = content(old) == given
+        && unsafe { plan.check(|column| trigger.value(old, column)) }.is_err();
     if broken && *is_partition {
         cycle::remember(Pass::Update, *family, &plan.name, given.map(<[u8]>::to_vec));
     }
     broken
-}
-
-/// What `seal_problem` remembers: rows of one statement are of one type.
-struct Asked {
-    kind: (Oid, i32),
-    description: TupleDesc,
-    plan: Plan,
-}
-
-/// What is wrong with a row's seal; null if nothing is.
-fn seal_problem(call: &Call) -> Result<Option<Datum>> {
-    let row = call.datum(0).ok_or_else(|| must_not_be_null("row"))?;
-    let arguments = call.array(1).ok_or_else(|| must_not_be_null("arguments"))?;
-    // SAFETY: a row is passed as a varlena that says its own type.
-    let (header, kind) = unsafe {
-        let header: pg_sys::HeapTupleHeader = pg_sys::pg_detoast_datum(row.cast_mut_ptr()).cast();
-        let kind = (
-            pgrx::htup::heap_tuple_header_get_type_id(header),
-            pgrx::htup::heap_tuple_header_get_typmod(header),
-        );
-        (header, kind)
-    };
-    let asked = memo::remembered(call, || {
-        // The trigger has them in the database's encoding.
-        let arguments: Vec<CString> = call::strings(arguments, "arguments")?
-            .iter()
-            .map(|argument| text::to_server(argument))
-            .collect();
-        let arguments: Vec<&[u8]> = arguments.iter().map(|text| text.to_bytes()).collect();
-        // SAFETY: the copy lives in the context in which the plan is remembered.
-        unsafe {
-            let context = memo::context(call);
-            let before = pg_sys::MemoryContextSwitchTo(context);
-            let description = pg_sys::lookup_rowtype_tupdesc_copy(kind.0, kind.1);
-            pg_sys::MemoryContextSwitchTo(before);
-            let plan = Plan::of(description, &arguments, context)?;
-            Ok(Asked { kind, description, plan })
-        }
-    })?;
-    if asked.kind != kind {
-        return Err(Error::argument("row", "must be of the same type for all rows"));
-    }
-    let mut tuple = pg_sys::HeapTupleData {
-        // SAFETY: the header is that of a row.
-        t_len: unsafe { pgrx::varsize_4b(header.cast()) } as u32,
-        t_data: header,
-        ..Default::default()
-    };
-    let plan = &asked.plan;
-    // SAFETY: the row is of that type, and lives as long as the call.
-    let outcome = unsafe {
-        let seal = table::value(&mut tuple, plan.seal, asked.description);
-        let seal = seal.map(|datum| varlena::bytes(datum));
-        plan.row(&mut tuple, asked.description).check(seal, pepper::peppers())
-    };
-    Ok(outcome.err().map(|problem: Problem| text::datum(&problem.text())))
 }

@@ -2,6 +2,7 @@
 
 use crate::call::{Call, sql_functions};
 use crate::error::Result;
+use crate::user_table::ours;
 use pgrx::pg_sys::{self, Datum, FuncExpr, Node, NodeTag, Oid, SupportRequestIndexCondition};
 
 sql_functions! {
@@ -35,7 +36,9 @@ unsafe fn condition(request: &mut SupportRequestIndexCondition) -> Option<Datum>
         // Behind other columns, a list of values makes the index's order another than the
         // planner takes it for: `column = ANY` in a query has its own care for that.
         let index = &*request.index;
-        if index.relam != pg_sys::BTREE_AM_OID || request.indexcol != 0 {
+        // Equality of PostgreSQL's own is that of bytes.
+        let is_own = request.opfamily.to_u32() < pg_sys::FirstNormalObjectId;
+        if index.relam != pg_sys::BTREE_AM_OID || request.indexcol != 0 || !is_own {
             return None;
         }
         let function = &*request.node.cast::<FuncExpr>();
@@ -101,11 +104,6 @@ unsafe fn single(node: *mut Node) -> *mut pg_sys::List {
 
 /// Our function `digests` for values of a type.
 fn digests_of(kind: Oid) -> Option<Oid> {
-    // SAFETY: a list of two names, each a string node, and the type of one argument.
-    let found = unsafe {
-        let mut name = single(pg_sys::makeString(c"keysmith".as_ptr().cast_mut()).cast());
-        name = pg_sys::lappend(name, pg_sys::makeString(c"digests".as_ptr().cast_mut()).cast());
-        pg_sys::LookupFuncName(name, 1, &kind, true)
-    };
+    let found = ours(c"digests", &[kind]);
     (found != Oid::INVALID).then_some(found)
 }

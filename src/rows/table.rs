@@ -27,6 +27,18 @@ pub fn is_generated(attribute: &FormData_pg_attribute) -> bool {
     attribute.attgenerated != 0
 }
 
+/// Whether the column of that number is of that type.
+///
+/// # Safety
+/// The description must be valid.
+pub unsafe fn has(description: TupleDesc, column: i16, kind: Oid) -> bool {
+    let index = usize::try_from(column - 1).unwrap_or(usize::MAX);
+    // SAFETY: as the caller promises.
+    unsafe { major::attributes(description) }
+        .get(index)
+        .is_some_and(|attribute| !attribute.attisdropped && attribute.atttypid == kind)
+}
+
 /// A value of a row.
 ///
 /// # Safety

@@ -3,6 +3,7 @@
 use super::table;
 use crate::call::Call;
 use crate::error::{Code, Error, Result};
+use crate::user_table::arguments;
 use pgrx::pg_sys::{self, Datum, HeapTuple, Relation, TriggerData, TupleDesc};
 use std::ffi::CStr;
 
@@ -73,12 +74,4 @@ impl<'a> RowTrigger<'a> {
         let row = unsafe { table::with_values(self.after(), self.description(), changes) };
         Datum::from(row)
     }
-}
-
-/// # Safety
-/// The trigger must be one of an open relation, for as long as the result is used.
-pub unsafe fn arguments<'a>(trigger: &pg_sys::Trigger) -> Vec<&'a CStr> {
-    let count = usize::try_from(trigger.tgnargs).unwrap_or_default();
-    // SAFETY: a trigger has as many arguments as it says, each a C string.
-    (0..count).map(|n| unsafe { CStr::from_ptr(*trigger.tgargs.add(n)) }).collect()
 }

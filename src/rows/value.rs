@@ -8,7 +8,7 @@ use keysmith_core::rows::stored::{Algorithm, Stored, TEXT_MOST};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::{self, Datum, FormData_pg_attribute};
 use std::borrow::Cow;
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 
 /// What a column is made of.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,9 +56,11 @@ impl Kind {
         if self == Kind::Bytes || is_utf8() {
             return stored.matches(content, pepper::peppers());
         }
-        // A value with a character that has no UTF-8 form was never stored.
+        // A value with a character that has no UTF-8 form was never stored, nor one that
+        // is too long to be converted.
         pgrx::PgTryBuilder::new(|| stored.matches(&utf8(content), pepper::peppers()))
             .catch_when(PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER, |_| false)
+            .catch_when(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, |_| false)
             .execute()
     }
 
@@ -68,6 +70,15 @@ impl Kind {
             Kind::Text => Stored::from_text(stored),
             Kind::Bytes => Stored::from_bytes(stored),
         }
+    }
+
+    /// Whether a value has the form of a stored digest. One that is too long is not fetched.
+    ///
+    /// # Safety
+    /// The value must be a valid varlena.
+    pub unsafe fn is_stored(self, value: Datum) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { varlena::length(value) <= TEXT_MOST && self.read(varlena::bytes(value)).is_some() }
     }
 
     /// What the column gets to hold: its content, and the same in memory of PostgreSQL's.
@@ -99,6 +110,20 @@ fn is_utf8() -> bool {
         || encoding == pg_sys::pg_enc::PG_SQL_ASCII as c_int
 }
 
+/// Whether a text has a form in the database's encoding.
+pub fn is_representable(content: &str) -> bool {
+    if content.contains('\0') {
+        return false;
+    }
+    is_utf8()
+        || pgrx::PgTryBuilder::new(|| {
+            text::to_server(content);
+            true
+        })
+        .catch_when(PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER, |_| false)
+        .execute()
+}
+
 /// Text of the database in UTF-8. Bytes of a database without an encoding stay as they
 /// are. PostgreSQL raises an error for a character that has no UTF-8 form.
 pub fn utf8(content: &[u8]) -> Cow<'_, [u8]> {
@@ -115,7 +140,7 @@ pub fn utf8(content: &[u8]) -> Cow<'_, [u8]> {
         if converted.cast_const() == source {
             return Cow::Borrowed(content);
         }
-        let copy = std::ffi::CStr::from_ptr(converted).to_bytes().to_vec();
+        let copy = CStr::from_ptr(converted).to_bytes().to_vec();
         pg_sys::pfree(converted.cast());
         Cow::Owned(copy)
     }
@@ -124,6 +149,22 @@ pub fn utf8(content: &[u8]) -> Cow<'_, [u8]> {
 /// The database's text as a Rust string, for messages.
 pub fn shown(content: &[u8]) -> String {
     text::lossy(content)
+}
+
+/// A name, quoted where a statement needs it.
+pub fn quoted(name: &str) -> String {
+    let server = text::to_server(name);
+    // SAFETY: a C string; the answer is it or a copy in the current memory context.
+    let quoted = unsafe { CStr::from_ptr(pg_sys::quote_identifier(server.as_ptr())) };
+    shown(quoted.to_bytes())
+}
+
+/// A text as a statement has it.
+pub fn literal(content: &str) -> String {
+    let server = text::to_server(content);
+    // SAFETY: as above.
+    let quoted = unsafe { CStr::from_ptr(pg_sys::quote_literal_cstr(server.as_ptr())) };
+    shown(quoted.to_bytes())
 }
 
 /// Whether two values are the same, byte by byte. What is stored outside of its row, or

@@ -32,15 +32,27 @@ impl Algorithm {
             _ => None,
         }
     }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Algorithm::Sha256 => "sha256",
+            Algorithm::Hmac => "hmac",
+        }
+    }
 }
 
 /// A column that is to hold digests: `email` or `email=hmac`. What follows the last
 /// equals sign is an algorithm or part of the name.
 pub fn column(argument: &str) -> (&str, Algorithm) {
+    column_or(argument, Algorithm::Sha256)
+}
+
+/// The same, with the algorithm of a column that is named by itself.
+pub fn column_or(argument: &str, usual: Algorithm) -> (&str, Algorithm) {
     let named = argument.rsplit_once('=').and_then(|(column, algorithm)| {
         Algorithm::named(algorithm).map(|algorithm| (column, algorithm))
     });
-    named.unwrap_or((argument, Algorithm::Sha256))
+    named.unwrap_or((argument, usual))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,107 @@
+//! The columns that a table stores digests in, and the checks that it can.
+
+use super::value::{self, Kind};
+use crate::catalog::Catalog;
+use crate::error::{Error, Result};
+use crate::manage::authority;
+use crate::manage::sql::{self, Param};
+use crate::text;
+use crate::user_table::UserTable;
+use keysmith_core::rows::stored::{self, Algorithm};
+use pgrx::pg_sys::{self, FormData_pg_attribute};
+use std::ffi::CStr;
+
+/// The name of a column, from an argument of the trigger.
+pub fn name(argument: &str) -> &str {
+    stored::column(argument).0
+}
+
+/// The arguments that the trigger is to have: its present ones, and the columns that are asked
+/// for, after a check of each.
+pub fn wanted(
+    parts: &[UserTable],
+    table: &UserTable,
+    before: &[String],
+    asked: &[String],
+    usual: Algorithm,
+) -> Result<Vec<String>> {
+    let mut wanted = before.to_vec();
+    for written in asked {
+        let (column, algorithm) = stored::column_or(written, usual);
+        must_be_fit(parts, table, column)?;
+        // An error where there is no pepper.
+        Kind::Text.digest(algorithm, b"")?;
+        wanted.retain(|argument| name(argument) != column);
+        wanted.push(format!("{column}={}", algorithm.name()));
+    }
+    must_not_be_cascaded_to(parts, table, asked)?;
+    Ok(wanted)
+}
+
+fn must_be_fit(parts: &[UserTable], table: &UserTable, column: &str) -> Result<()> {
+    let own = table.column(column).ok_or_else(|| {
+        let quoted = value::quoted(column);
+        refusal(format!("must name columns of {}, which {quoted} is not", table.name())).hint(
+            "A column is named by itself, as email, or with its algorithm, as email=sha256 or email=hmac.",
+        )
+    })?;
+    let shown = format!("{}.{}", table.name(), value::quoted(column));
+    if own.attgenerated != 0 {
+        return Err(refusal(format!("must not be generated, and {shown} is")));
+    }
+    for part in parts {
+        let Some(attribute) = part.column(column) else { continue };
+        if Kind::of(attribute).is_none() {
+            let rule = "must be text, bytea, or varchar of 78 or more";
+            return Err(refusal(format!("{rule}, and {shown} is {}", kind_of(attribute))).hint(
+                "What is stored is a digest of up to 78 characters. Rules of a domain would hold for it, not for the value.",
+            ));
+        }
+        if part.is_partitioned_by(attribute.attnum) {
+            return Err(refusal(format!(
+                "must not be those that rows are partitioned by, and {shown} is"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A foreign key would write a digest to the column, and the trigger would digest it again.
+fn must_not_be_cascaded_to(parts: &[UserTable], table: &UserTable, asked: &[String]) -> Result<()> {
+    let oids: Vec<String> = parts.iter().map(|part| part.oid().to_u32().to_string()).collect();
+    let names: Vec<String> = asked.iter().map(|argument| name(argument).to_owned()).collect();
+    let found = authority::as_owner(&Catalog::open()?, || {
+        let rows = sql::query(
+            "SELECT a.attname FROM pg_catalog.pg_constraint c, pg_catalog.pg_attribute a
+             WHERE c.contype = 'f' AND c.confupdtype = 'c'
+               AND a.attrelid = ANY ($1::oid[]) AND a.attname = ANY ($2)
+               AND (c.conrelid = a.attrelid AND a.attnum = ANY (c.conkey)
+                    OR c.confrelid = a.attrelid AND a.attnum = ANY (c.confkey))",
+            &[Param::texts(&oids), Param::texts(&names)],
+        )?;
+        Ok(rows.first().and_then(|row| row.text(1)))
+    })?;
+    found.map_or(Ok(()), |column| {
+        let shown = format!("{}.{}", table.name(), value::quoted(&column));
+        Err(refusal(format!("must not be of a foreign key with ON UPDATE CASCADE, and {shown} is"))
+            .hint("What is cascaded is a digest, and would be digested again."))
+    })
+}
+
+fn refusal(rule: String) -> Error {
+    Error::argument("columns", rule)
+}
+
+/// The name of a column's type.
+pub fn kind_of(attribute: &FormData_pg_attribute) -> String {
+    let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
+    // SAFETY: the type is there as long as its table is open; the answer is a C string.
+    let shown = unsafe {
+        CStr::from_ptr(pg_sys::format_type_extended(
+            attribute.atttypid,
+            attribute.atttypmod,
+            flags as pg_sys::bits16,
+        ))
+    };
+    text::lossy(shown.to_bytes())
+}

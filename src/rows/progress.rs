@@ -1,0 +1,152 @@
+//! The progress of `protect_existing` with a table.
+//!
+//! It is kept in the comment of the table's trigger, so that it goes with the table when that
+//! is renamed, dumped or restored. The table's owner may write anything there. A comment that
+//! can't be read counts as no progress.
+
+use super::value::is_representable;
+use crate::call::{Call, sql_functions};
+use crate::error::Result;
+use crate::manage::authority;
+use crate::result_set::ResultSet;
+use crate::text;
+use crate::user_table::{Trigger, comment, comment_of, is_own};
+use pgrx::pg_sys::{self, Datum, Oid};
+use serde_json::{Map, Value, json};
+
+sql_functions! {
+    keysmith_hashing_state => hashing_state;
+}
+
+#[derive(Clone, Default)]
+pub struct Progress {
+    /// The columns in which every value that has the form of a digest is one.
+    pub clean: Vec<String>,
+    /// As PostgreSQL counts time.
+    pub started_at: Option<i64>,
+    pub finished_at: Option<i64>,
+    /// Rows that moved meanwhile are digested in another round.
+    pub round: i64,
+    /// The table, partition or child that it is at. It is kept by name, since OIDs change with
+    /// a restore.
+    pub part: Option<String>,
+    /// The next page there.
+    pub page: i64,
+    pub pages_total: i64,
+    pub pages_done: i64,
+    pub rows: i64,
+    /// The number of values that the last round left, and the number of rounds since it last
+    /// got smaller.
+    pub left: i64,
+    pub idle_rounds: i64,
+}
+
+/// Longer comments are not read.
+const LONGEST: usize = 1 << 20;
+
+impl Progress {
+    pub fn of(trigger: Oid) -> Progress {
+        let comment = comment_of(pg_sys::TriggerRelationId, trigger);
+        let comment = comment.filter(|comment| comment.len() <= LONGEST);
+        comment.as_deref().and_then(Progress::read).unwrap_or_default()
+    }
+
+    pub fn write(&self, trigger: &Trigger) {
+        comment(pg_sys::TriggerRelationId, trigger.oid, 0, &self.to_json().to_string());
+    }
+
+    pub fn is_under_way(&self) -> bool {
+        self.started_at.is_some() && self.finished_at.is_none()
+    }
+
+    /// How many tenths of the pages are done.
+    pub fn tenths(&self) -> i64 {
+        self.pages_done.min(self.pages_total).saturating_mul(10) / self.pages_total.max(1)
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "clean": self.clean, "started_at": self.started_at, "finished_at": self.finished_at,
+            "round": self.round, "part": self.part, "page": self.page,
+            "pages_total": self.pages_total, "pages_done": self.pages_done, "rows": self.rows,
+            "left": self.left, "idle_rounds": self.idle_rounds,
+        })
+    }
+
+    /// `None` for what was not written here.
+    fn read(comment: &str) -> Option<Progress> {
+        let Value::Object(found) = serde_json::from_str(comment).ok()? else { return None };
+        let text =
+            |value: &Value| value.as_str().filter(|text| is_representable(text)).map(str::to_owned);
+        let Value::Array(clean) = found.get("clean")? else { return None };
+        let progress = Progress {
+            clean: clean.iter().map(text).collect::<Option<_>>()?,
+            started_at: optional(&found, "started_at", |value| value.as_i64().filter(is_time))?,
+            finished_at: optional(&found, "finished_at", |value| value.as_i64().filter(is_time))?,
+            round: count(&found, "round")?,
+            part: optional(&found, "part", text)?,
+            page: count(&found, "page")?,
+            pages_total: count(&found, "pages_total")?,
+            pages_done: count(&found, "pages_done")?,
+            rows: count(&found, "rows")?,
+            left: count(&found, "left")?,
+            idle_rounds: count(&found, "idle_rounds")?,
+        };
+        i32::try_from(progress.round).is_ok().then_some(progress)
+    }
+}
+
+fn count(found: &Map<String, Value>, name: &str) -> Option<i64> {
+    found.get(name)?.as_i64().filter(|count| *count >= 0)
+}
+
+/// A value that may be null; `None` for one that is neither null nor what it should be.
+fn optional<T>(
+    found: &Map<String, Value>,
+    name: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Option<Option<T>> {
+    match found.get(name)? {
+        Value::Null => Some(None),
+        value => read(value).map(Some),
+    }
+}
+
+/// Whether PostgreSQL has such a time.
+fn is_time(time: &i64) -> bool {
+    let year = 365 * 24 * 3600 * 1_000_000_i64;
+    (0..1000 * year).contains(time)
+}
+
+/// A row of the view `hashing_progress`, without the table: phase, part, round, pages_total,
+/// pages_done, rows_done, started_at, finished_at. No row for a caller who may not see it.
+fn hashing_state(call: &Call) -> Result<Option<Datum>> {
+    let oid = |n| Oid::from(call.integer(n).unwrap_or_default() as u32);
+    // SAFETY: the function is declared to return rows.
+    let result = unsafe { ResultSet::of(call) };
+    if !is_own(oid(0)) && authority::sight()?.tenants.is_some() {
+        return Ok(None);
+    }
+    let progress = Progress::of(oid(1));
+    let phase = match (progress.started_at, progress.finished_at) {
+        (None, _) => "not begun",
+        (_, None) => "digesting rows",
+        _ => "done",
+    };
+    let begun = |value: Datum| progress.started_at.map(|_| value);
+    let done = progress.pages_done.min(progress.pages_total);
+    // SAFETY: the cells are of the types that the function is declared with.
+    unsafe {
+        result.put([
+            Some(text::datum(phase)),
+            progress.part.as_deref().filter(|_| progress.is_under_way()).map(text::datum),
+            begun(Datum::from(progress.round as i32)),
+            begun(Datum::from(progress.pages_total)),
+            begun(Datum::from(done)),
+            begun(Datum::from(progress.rows)),
+            progress.started_at.map(Datum::from),
+            progress.finished_at.map(Datum::from),
+        ]);
+    }
+    Ok(None)
+}

@@ -1,0 +1,232 @@
+//! `protect` and `unprotect`: which columns of a table store digests.
+
+use super::columns::{name, wanted};
+use super::forms::Forms;
+use super::progress::Progress;
+use super::value::{self, literal};
+use crate::call::{Call, sql_functions};
+use crate::error::{Code, Error, Result};
+use crate::notice::{notice, warning};
+use crate::text;
+use crate::user_table::{
+    ACCESS_EXCLUSIVE, Latest, Needs, SHARE_ROW_EXCLUSIVE, UserTable, create_trigger, drop_trigger,
+    ours,
+};
+use keysmith_core::rows::stored::Algorithm;
+use pgrx::pg_sys::{self, Datum};
+use std::ffi::CStr;
+
+sql_functions! {
+    keysmith_protect => protect_array;
+    keysmith_protect_columns => protect_columns;
+    keysmith_unprotect => unprotect_array;
+    keysmith_unprotect_columns => unprotect_columns;
+}
+
+/// What `protect` calls its triggers, and the function that they call.
+pub const TRIGGER: &CStr = c"~keysmith_1_hash";
+pub const FUNCTION: &CStr = c"hash_columns";
+
+fn protect_array(call: &Call) -> Result<Option<Datum>> {
+    let columns = call.strings(1, "columns")?;
+    let algorithm = call.text(2, "algorithm")?.and_then(|name| Algorithm::named(&name));
+    let algorithm =
+        algorithm.ok_or_else(|| Error::argument("algorithm", "must be sha256 or hmac"))?;
+    protect(call, &columns, algorithm)
+}
+
+fn protect_columns(call: &Call) -> Result<Option<Datum>> {
+    protect(call, &one_by_one(call, "columns")?, Algorithm::Sha256)
+}
+
+fn unprotect_array(call: &Call) -> Result<Option<Datum>> {
+    if call.array(1).is_none() {
+        return Err(Error::argument("columns", "must not be null"));
+    }
+    unprotect(call, &call.strings(1, "columns")?)
+}
+
+fn unprotect_columns(call: &Call) -> Result<Option<Datum>> {
+    unprotect(call, &one_by_one(call, "columns")?)
+}
+
+/// Columns that are arguments of their own: the first, and an array of the others.
+pub fn one_by_one(call: &Call, argument: &str) -> Result<Vec<String>> {
+    let first = call.required_text(1, argument)?;
+    let mut columns = vec![first];
+    columns.extend(call.strings(2, argument)?);
+    Ok(columns)
+}
+
+fn protect(call: &Call, columns: &[String], algorithm: Algorithm) -> Result<Option<Datum>> {
+    let table = UserTable::claim(call.datum(0), SHARE_ROW_EXCLUSIVE, Needs::Ownership)?;
+    table.must_not_be_catalog()?;
+    if columns.is_empty() {
+        return Err(Error::argument("columns", "must name at least one column"));
+    }
+    let trigger = table.trigger(TRIGGER, FUNCTION);
+    if trigger.as_ref().is_some_and(|trigger| trigger.is_of_the_whole) {
+        let message = "is protected as part of the table that it is a partition of";
+        return Err(Error::new(Code::Conflict, format!("table {} {message}", table.name())));
+    }
+    let before = trigger.map(|trigger| trigger.arguments).unwrap_or_default();
+    let parts = table.parts(SHARE_ROW_EXCLUSIVE, Needs::Ownership)?;
+    let wanted = wanted(&parts, &table, &before, columns, algorithm)?;
+    let is_same = wanted.len() == before.len() && wanted.iter().all(|one| before.contains(one));
+    let arguments = if is_same { &before } else { &wanted };
+    // Partitions get their triggers from their table. Children don't, and new ones may be
+    // there.
+    let bare: Vec<&UserTable> = parts
+        .iter()
+        .filter(|part| part.needs_trigger(&table))
+        .filter(|part| {
+            part.trigger(TRIGGER, FUNCTION).is_none_or(|own| own.arguments != *arguments)
+        })
+        .collect();
+    if bare.is_empty() {
+        return Ok(None);
+    }
+    let had_none: Vec<bool> =
+        parts.iter().map(|part| part.trigger(TRIGGER, FUNCTION).is_none()).collect();
+    attach(&bare, arguments);
+    warn_of_later_triggers(&parts);
+    note_what_is_there(&table, &parts, &had_none, &before, arguments)
+}
+
+/// Attaches the trigger with these arguments to tables.
+fn attach(tables: &[&UserTable], arguments: &[String]) {
+    let arguments: Vec<String> = arguments.iter().map(|argument| literal(argument)).collect();
+    for table in tables {
+        let statement = format!(
+            "CREATE OR REPLACE TRIGGER \"~keysmith_1_hash\" BEFORE INSERT OR UPDATE ON {}
+             FOR EACH ROW EXECUTE FUNCTION keysmith.hash_columns({})",
+            table.name(),
+            arguments.join(", ")
+        );
+        create_trigger(table, &statement, ours(FUNCTION, &[]));
+    }
+}
+
+/// Triggers run in the order of their names.
+fn warn_of_later_triggers(parts: &[UserTable]) {
+    let seal = ours(super::seal::FUNCTION, &[]);
+    let own = ours(FUNCTION, &[]);
+    for part in parts {
+        for trigger in part.triggers() {
+            let kind = u32::from(trigger.tgtype as u16);
+            let before_rows = pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE;
+            let writes = pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE;
+            // SAFETY: a name is a C string, as long as the table is open.
+            let name = unsafe { CStr::from_ptr(trigger.tgname) };
+            if kind & before_rows == before_rows
+                && kind & writes != 0
+                && name > TRIGGER
+                && trigger.tgfoid != own
+                && trigger.tgfoid != seal
+            {
+                let (name, table) = (value::quoted(&text::lossy(name.to_bytes())), part.name());
+                warning(
+                    format!(
+                        "trigger {name} of {table} runs after the digests are made: what it sets is stored as it is"
+                    ),
+                    Some("Triggers run in the order of their names.".into()),
+                );
+            }
+        }
+    }
+}
+
+/// No one else can write before this transaction ends. Where no value looks like a digest
+/// now, each that ever will is one: that is how protect_existing knows what is done.
+fn note_what_is_there(
+    table: &UserTable,
+    parts: &[UserTable],
+    had_none: &[bool],
+    before: &[String],
+    arguments: &[String],
+) -> Result<Option<Datum>> {
+    let Some(trigger) = table.trigger(TRIGGER, FUNCTION) else { return Ok(None) };
+    let mut progress = Progress::of(trigger.oid);
+    let snapshot = Latest::now();
+    for column in arguments.iter().map(|argument| name(argument)) {
+        let is_new = !before.iter().any(|argument| name(argument) == column);
+        let unknown: Vec<&UserTable> = parts
+            .iter()
+            .zip(had_none)
+            .filter(|(_, had_none)| is_new || **had_none)
+            .map(|(part, _)| part)
+            .collect();
+        let forms = Forms::of(&unknown, column, &snapshot)?;
+        let shown = format!("{}.{}", table.name(), value::quoted(column));
+        if forms.has_digests {
+            progress.clean.retain(|clean| clean != column);
+            warning(
+                format!("values of {shown} look like digests already"),
+                Some("They are left as they are. protect_existing asks what they are.".into()),
+            );
+        } else if is_new {
+            progress.clean.retain(|clean| clean != column);
+            progress.clean.push(column.to_owned());
+        }
+        if forms.has_values {
+            let name = table.name();
+            notice(
+                format!(
+                    "rows of {name} that are there keep their values of {}",
+                    value::quoted(column)
+                ),
+                Some(format!(
+                    "CALL keysmith.protect_existing({}) has them digested.",
+                    literal(&name)
+                )),
+            );
+        }
+    }
+    progress.write(&trigger);
+    Ok(None)
+}
+
+fn unprotect(call: &Call, columns: &[String]) -> Result<Option<Datum>> {
+    // Removing a trigger needs a stronger lock than changing it. Taking it later could end in
+    // a deadlock.
+    let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    let trigger = table.trigger(TRIGGER, FUNCTION).ok_or_else(|| not_protected(&table))?;
+    let is_named = |argument: &&String| columns.iter().any(|column| column == name(argument));
+    for column in columns {
+        if !trigger.arguments.iter().any(|argument| name(argument) == column) {
+            let message =
+                format!("column {} of {} is not protected", value::quoted(column), table.name());
+            return Err(Error::not_found(message));
+        }
+    }
+    let left: Vec<String> = trigger
+        .arguments
+        .iter()
+        .filter(|argument| !columns.is_empty() && !is_named(argument))
+        .cloned()
+        .collect();
+    let parts = table.parts(ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    let protected: Vec<&UserTable> = parts
+        .iter()
+        .filter(|part| part.needs_trigger(&table) && part.trigger(TRIGGER, FUNCTION).is_some())
+        .collect();
+    if left.is_empty() {
+        detach(&protected);
+    } else {
+        attach(&protected, &left);
+    }
+    Ok(None)
+}
+
+fn detach(tables: &[&UserTable]) {
+    for table in tables {
+        if let Some(trigger) = table.trigger(TRIGGER, FUNCTION) {
+            let statement = format!("DROP TRIGGER \"~keysmith_1_hash\" ON {}", table.name());
+            drop_trigger(&statement, trigger.oid);
+        }
+    }
+}
+
+pub fn not_protected(table: &UserTable) -> Error {
+    Error::not_found(format!("table {} is not protected", table.name()))
+}

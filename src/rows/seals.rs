@@ -1,0 +1,160 @@
+//! `seal_rows` and `unseal_rows`: which tables keep a digest over each row.
+
+use super::columns::kind_of;
+use super::protect::one_by_one;
+use super::seal::{FUNCTION, TRIGGER};
+use super::value::{literal, quoted};
+use crate::call::{Call, sql_functions};
+use crate::error::{Code, Error, Result};
+use crate::notice::notice;
+use crate::text;
+use crate::user_table::{
+    ACCESS_EXCLUSIVE, Needs, SHARE_ROW_EXCLUSIVE, UserTable, add_column, column_name, comment,
+    create_trigger, drop_trigger, ours,
+};
+use pgrx::pg_sys::{self, Datum, Oid};
+
+sql_functions! {
+    keysmith_seal_rows => seal_array;
+    keysmith_seal_rows_columns => seal_columns;
+    keysmith_unseal_rows => unseal_rows;
+}
+
+fn seal_array(call: &Call) -> Result<Option<Datum>> {
+    if call.array(1).is_none() {
+        return Err(must_be_given());
+    }
+    let seal = call.text(2, "seal_column")?.ok_or_else(must_be_given)?;
+    seal_rows(call, call.strings(1, "columns")?, &seal)
+}
+
+fn seal_columns(call: &Call) -> Result<Option<Datum>> {
+    if call.datum(1).is_none() || call.array(2).is_none() {
+        return Err(must_be_given());
+    }
+    seal_rows(call, one_by_one(call, "columns")?, "row_seal")
+}
+
+fn must_be_given() -> Error {
+    Error::argument("columns", "and seal_column must not be null")
+}
+
+fn seal_rows(call: &Call, columns: Vec<String>, seal: &str) -> Result<Option<Datum>> {
+    // Adding the column needs a stronger lock than the trigger. Taking it later could end in a
+    // deadlock.
+    let lock = if has_column(call.datum(0), seal) { SHARE_ROW_EXCLUSIVE } else { ACCESS_EXCLUSIVE };
+    let table = UserTable::claim(call.datum(0), lock, Needs::Ownership)?;
+    table.must_not_be_catalog()?;
+    if table.trigger(TRIGGER, FUNCTION).is_some_and(|trigger| trigger.is_of_the_whole) {
+        let message = "is sealed as part of the table that it is a partition of";
+        return Err(Error::new(Code::Conflict, format!("table {} {message}", table.name())));
+    }
+    let covered = covered(&table, columns, seal)?;
+    let table = with_column(table, call.datum(0), seal)?;
+    // The table goes by the name that it had when it was first sealed.
+    let before = table.trigger(TRIGGER, FUNCTION).map(|trigger| trigger.arguments);
+    let identity = before.as_ref().and_then(|before| before.get(1).cloned());
+    let mut arguments = vec![seal.to_owned(), identity.unwrap_or_else(|| table.name())];
+    arguments.extend(covered);
+    let parts = table.parts(SHARE_ROW_EXCLUSIVE, Needs::Ownership)?;
+    let bare: Vec<&UserTable> = parts
+        .iter()
+        .filter(|part| part.needs_trigger(&table))
+        .filter(|part| part.trigger(TRIGGER, FUNCTION).is_none_or(|own| own.arguments != arguments))
+        .collect();
+    if bare.is_empty() {
+        return Ok(None);
+    }
+    let arguments: Vec<String> = arguments.iter().map(|argument| literal(argument)).collect();
+    for part in bare {
+        let statement = format!(
+            "CREATE OR REPLACE TRIGGER \"~keysmith_2_seal\" BEFORE INSERT OR UPDATE ON {}
+             FOR EACH ROW EXECUTE FUNCTION keysmith.seal_row({})",
+            part.name(),
+            arguments.join(", ")
+        );
+        create_trigger(part, &statement, ours(FUNCTION, &[]));
+    }
+    notice(
+        format!("rows of {} that are there are not sealed", table.name()),
+        Some(format!(
+            "UPDATE {} SET {} = '' seals them, as they are now.",
+            table.name(),
+            quoted(seal)
+        )),
+    );
+    Ok(None)
+}
+
+/// Whether the table has such a column at the moment.
+fn has_column(relation: Option<Datum>, name: &str) -> bool {
+    let name = text::to_server(name);
+    // SAFETY: a look-up by a name, a C string.
+    relation.is_some_and(|relation| unsafe {
+        pg_sys::get_attnum(Oid::from(relation.value() as u32), name.as_ptr()) > 0
+    })
+}
+
+/// The columns that a seal covers: those that are named, and the primary key, so that no
+/// other row can have its values. All, if none is named.
+fn covered(table: &UserTable, mut columns: Vec<String>, seal: &str) -> Result<Vec<String>> {
+    for column in &columns {
+        let found = table.column(column).filter(|_| column != seal);
+        let shown = quoted(column);
+        let found = found.ok_or_else(|| {
+            let name = table.name();
+            Error::argument(
+                "columns",
+                format!("must name columns of {name} beside the seal, which {shown} is not"),
+            )
+        })?;
+        if found.attgenerated != 0 {
+            let rule = format!("must not be generated, and {}.{shown} is", table.name());
+            return Err(Error::argument("columns", rule)
+                .hint("It is computed from other columns: seal those."));
+        }
+    }
+    if !columns.is_empty() {
+        let key = table.primary_key();
+        columns.extend(key.into_iter().filter(|own| own.attgenerated == 0).map(column_name));
+    }
+    columns.sort();
+    columns.dedup();
+    Ok(columns)
+}
+
+/// The table, with a column for the seal.
+fn with_column(table: UserTable, relation: Option<Datum>, seal: &str) -> Result<UserTable> {
+    if let Some(found) = table.column(seal) {
+        if found.atttypid != pg_sys::BYTEAOID || found.attgenerated != 0 {
+            let shown = format!("{}.{} is {}", table.name(), quoted(seal), kind_of(found));
+            let rule = format!("must be of type bytea and not generated, and {shown}");
+            return Err(Error::argument("seal_column", rule));
+        }
+        return Ok(table);
+    }
+    let column = quoted(seal);
+    let statement = format!("ALTER TABLE {} ADD COLUMN {column} pg_catalog.bytea", table.name());
+    add_column(table, &statement);
+    let table = UserTable::claim(relation, ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    if let Some(found) = table.column(seal) {
+        let text = "A digest over the row, kept by keysmith.seal_rows";
+        comment(pg_sys::RelationRelationId, table.oid(), found.attnum, text);
+    }
+    Ok(table)
+}
+
+fn unseal_rows(call: &Call) -> Result<Option<Datum>> {
+    let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    if table.trigger(TRIGGER, FUNCTION).is_none() {
+        return Err(Error::not_found(format!("rows of {} are not sealed", table.name())));
+    }
+    let parts = table.parts(ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    for part in parts.iter().filter(|part| part.needs_trigger(&table)) {
+        if let Some(trigger) = part.trigger(TRIGGER, FUNCTION) {
+            let statement = format!("DROP TRIGGER \"~keysmith_2_seal\" ON {}", part.name());
+            drop_trigger(&statement, trigger.oid);
+        }
+    }
+    Ok(None)
+}

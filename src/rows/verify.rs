@@ -1,0 +1,139 @@
+//! `verify_rows`: rows whose seal is missing or doesn't fit.
+
+use super::seal::{FUNCTION, Plan, TRIGGER};
+use crate::call::{Call, sql_functions};
+use crate::error::{Error, Result};
+use crate::manage::sql::{self, Param};
+use crate::notice::notice;
+use crate::result_set::ResultSet;
+use crate::text;
+use crate::user_table::{ACCESS_SHARE, Latest, Needs, Row, UserTable, column_name, each_row};
+use pgrx::pg_sys::{self, Datum, Oid};
+use std::ffi::{CStr, CString};
+use std::ops::ControlFlow;
+
+sql_functions! {
+    keysmith_verify_rows => verify_rows;
+}
+
+/// The least number of pages between two notices. A large table has some twenty notices.
+const LEAST: u32 = 1000;
+
+fn verify_rows(call: &Call) -> Result<Option<Datum>> {
+    let table = UserTable::claim(call.datum(0), ACCESS_SHARE, Needs::Reading)?;
+    let trigger = table.trigger(TRIGGER, FUNCTION).ok_or_else(|| {
+        Error::not_found(format!("rows of {} are not sealed", table.name()))
+            .hint("Call keysmith.seal_rows first.")
+    })?;
+    let parts = table.parts(ACCESS_SHARE, Needs::Reading)?;
+    // SAFETY: the function is declared to return a set of rows.
+    let result = unsafe { ResultSet::of(call) };
+    let snapshot = Latest::now();
+    for part in parts.iter().filter(|part| part.has_rows()) {
+        check(part, &trigger.arguments, &snapshot, result)?;
+    }
+    Ok(None)
+}
+
+fn check(
+    part: &UserTable,
+    arguments: &[String],
+    snapshot: &Latest,
+    result: ResultSet,
+) -> Result<()> {
+    // The trigger has them in the database's encoding.
+    let arguments: Vec<CString> =
+        arguments.iter().map(|argument| text::to_server(argument)).collect();
+    let arguments: Vec<&[u8]> = arguments.iter().map(|text| text.to_bytes()).collect();
+    // SAFETY: the table is open and locked, so its description is that of its rows; the
+    // context is that of the call.
+    let plan = unsafe { Plan::of(part.description(), &arguments, pg_sys::CurrentMemoryContext)? };
+    let pages = part.pages();
+    let portion = (pages / 20).max(LEAST);
+    let mut next = portion;
+    let key = PrimaryKey::of(part);
+    each_row(part, snapshot, |row| {
+        while next < pages && row.page() >= next {
+            notice(format!("checked {next} of {pages} pages of {}", part.name()), None);
+            next = next.saturating_add(portion);
+        }
+        // SAFETY: the row is one of the table that the plan is for.
+        if let Err(problem) = unsafe { plan.check(|column| row.value(column)) } {
+            let place = row.place();
+            let key = key.shown(row)?;
+            // SAFETY: the cells are of the types that the function is declared with.
+            unsafe {
+                result.put([
+                    Some(Datum::from(part.oid())),
+                    Some(Datum::from(&raw const place)),
+                    key,
+                    Some(text::datum(&problem.text())),
+                ]);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    })
+}
+
+/// A table's primary key, for showing which row it is.
+struct PrimaryKey(Vec<KeyColumn>);
+
+struct KeyColumn {
+    name: String,
+    number: i16,
+    kind: Oid,
+    /// The output function for a value of a type that is not PostgreSQL's own. Only superusers
+    /// can choose that function; a cast of the type to JSON may be any user's.
+    output: Option<Oid>,
+}
+
+impl PrimaryKey {
+    fn of(part: &UserTable) -> PrimaryKey {
+        let columns = part.primary_key().into_iter().map(|attribute| {
+            let (mut output, mut is_varlena) = (Oid::INVALID, false);
+            // SAFETY: the type is there as long as the table is open.
+            let kind = unsafe {
+                pg_sys::getTypeOutputInfo(attribute.atttypid, &mut output, &mut is_varlena);
+                pg_sys::getBaseType(attribute.atttypid)
+            };
+            let is_ours = kind.to_u32() >= pg_sys::FirstNormalObjectId;
+            KeyColumn {
+                name: column_name(attribute),
+                number: attribute.attnum,
+                kind,
+                output: is_ours.then_some(output),
+            }
+        });
+        PrimaryKey(columns.collect())
+    }
+
+    /// The key of a row as jsonb.
+    fn shown(&self, row: &Row) -> Result<Option<Datum>> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let mut values = Vec::with_capacity(2 * self.0.len());
+        for column in &self.0 {
+            values.push(Param::text(&column.name));
+            let value = row.value(column.number);
+            values.push(match column.output {
+                Some(output) => {
+                    Param::text_or_null(value.map(|value| in_text(output, value)).as_deref())
+                }
+                None => Param::given(column.kind, value),
+            });
+        }
+        let places: Vec<String> = (1..=values.len()).map(|n| format!("${n}")).collect();
+        let statement = format!("SELECT pg_catalog.jsonb_build_object({})", places.join(", "));
+        sql::session(|| {
+            let rows = sql::query(&statement, &values)?;
+            Ok(rows.first().and_then(|row| row.transferred(1)))
+        })
+    }
+}
+
+fn in_text(output: Oid, value: Datum) -> String {
+    // SAFETY: the function is that of the value's type; it gives a C string.
+    let text = unsafe { CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, value)) };
+    text::lossy(text.to_bytes())
+}

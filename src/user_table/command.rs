@@ -1,0 +1,126 @@
+//! DDL on the table of an OID.
+//!
+//! A command is written as a statement, so that event triggers see it as usual. It is then
+//! executed by the function that PostgreSQL executes such statements with, which takes an
+//! OID. The name in the statement is never looked up.
+
+use super::UserTable;
+use crate::text;
+use pgrx::pg_sys::{self, Node, ObjectAddress, Oid};
+use std::ffi::{CStr, CString};
+use std::ptr::null_mut;
+
+/// `CREATE TRIGGER`. The function is given by its OID, too.
+pub fn create_trigger(table: &UserTable, statement: &str, function: Oid) {
+    let (statement, text) = parsed(statement);
+    observed(statement, || {
+        // SAFETY: the statement is one of that kind. PostgreSQL locks the table and checks
+        // the caller's privileges.
+        let address = unsafe {
+            pg_sys::CreateTrigger(
+                statement.cast(),
+                text.as_ptr(),
+                table.oid(),
+                Oid::INVALID,
+                Oid::INVALID,
+                Oid::INVALID,
+                function,
+                Oid::INVALID,
+                null_mut(),
+                false,
+                false,
+            )
+        };
+        Some(address)
+    });
+}
+
+/// `DROP TRIGGER`, for a caller who owns the table.
+pub fn drop_trigger(statement: &str, trigger: Oid) {
+    let (statement, _text) = parsed(statement);
+    observed(statement, || {
+        let address =
+            ObjectAddress { classId: pg_sys::TriggerRelationId, objectId: trigger, objectSubId: 0 };
+        // SAFETY: the trigger is there, since its table is locked.
+        unsafe {
+            pg_sys::performDeletion(&address, pg_sys::DropBehavior::DROP_RESTRICT, 0);
+        }
+        None
+    });
+}
+
+/// `ALTER TABLE`, of the table and all below it.
+pub fn add_column(table: UserTable, statement: &str) {
+    let oid = table.oid();
+    let (statement, _text) = parsed(statement);
+    // SAFETY: the table is open; the name of the command is for an error.
+    unsafe { pg_sys::CheckTableNotInUse(table.relation(), c"ALTER TABLE".as_ptr()) };
+    drop(table);
+    observed(statement, || {
+        // SAFETY: the statement is one of that kind. PostgreSQL locks the tables and checks
+        // that the caller owns them.
+        unsafe {
+            pg_sys::EventTriggerAlterTableStart(statement);
+            let commands = (*statement.cast::<pg_sys::AlterTableStmt>()).cmds;
+            pg_sys::AlterTableInternal(oid, commands, true);
+            pg_sys::EventTriggerAlterTableEnd();
+        }
+        None
+    });
+}
+
+/// `COMMENT ON`, for a caller who owns it.
+pub fn comment(class: Oid, object: Oid, column: i16, comment: &str) {
+    let comment = text::to_server(comment);
+    // SAFETY: the comment is a C string, which is copied.
+    unsafe {
+        pg_sys::CreateComments(object, class, i32::from(column), comment.as_ptr());
+        pg_sys::CommandCounterIncrement();
+    }
+}
+
+pub fn comment_of(class: Oid, object: Oid) -> Option<String> {
+    // SAFETY: gives a C string, or null if there is no comment.
+    unsafe {
+        let comment = pg_sys::GetComment(object, class, 0);
+        if comment.is_null() {
+            return None;
+        }
+        text::from_server(CStr::from_ptr(comment).to_bytes())
+    }
+}
+
+/// The statement, and its text.
+fn parsed(statement: &str) -> (*mut Node, CString) {
+    let text = text::to_server(statement);
+    // SAFETY: PostgreSQL gives a list of statements, here of one, or raises an error.
+    let node = unsafe {
+        let list = pg_sys::pg_parse_query(text.as_ptr());
+        (*(*(*list).elements).ptr_value.cast::<pg_sys::RawStmt>()).stmt
+    };
+    (node, text)
+}
+
+/// Runs a command as PostgreSQL runs one, with the event triggers that there are for it.
+fn observed(statement: *mut Node, command: impl FnOnce() -> Option<ObjectAddress>) {
+    struct Observed(bool);
+    impl Drop for Observed {
+        fn drop(&mut self) {
+            if self.0 {
+                // SAFETY: begun below; it ends after an error, too, and raises none.
+                unsafe { pg_sys::EventTriggerEndCompleteQuery() };
+            }
+        }
+    }
+    // SAFETY: the same calls in the same order as for a statement of that kind.
+    unsafe {
+        let _observed = Observed(pg_sys::EventTriggerBeginCompleteQuery());
+        pg_sys::EventTriggerDDLCommandStart(statement);
+        if let Some(address) = command() {
+            pg_sys::EventTriggerCollectSimpleCommand(address, ObjectAddress::default(), statement);
+        }
+        pg_sys::EventTriggerSQLDrop(statement);
+        pg_sys::EventTriggerDDLCommandEnd(statement);
+        pg_sys::CommandCounterIncrement();
+    }
+}

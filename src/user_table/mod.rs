@@ -1,0 +1,349 @@
+//! Tables of applications, held by OID.
+//!
+//! The owner of a table or of its schema can rename it at any moment. A name that is printed
+//! from an OID and looked up again may then mean another table. So a table is locked by its
+//! OID and checked under the lock, and the lock stays until the transaction ends. Nothing
+//! here runs code of the table's owner as the caller.
+
+mod catalogs;
+mod command;
+mod function;
+mod restricted;
+mod scan;
+mod trigger;
+
+pub use command::{add_column, comment, comment_of, create_trigger, drop_trigger};
+pub use function::ours;
+pub use restricted::as_owner;
+pub use scan::{Latest, Row, each_row, each_row_of};
+pub use trigger::{Trigger, arguments};
+
+use crate::catalog::tables::PRIVATE;
+use crate::error::{Code, Error, Result};
+use crate::{major, text};
+use catalogs::Columns;
+use pgrx::PgLogLevel;
+use pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE;
+use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, LOCKMODE, Oid, Relation, TupleDesc};
+use std::ffi::{CStr, c_int};
+
+pub const ACCESS_SHARE: LOCKMODE = pg_sys::AccessShareLock as LOCKMODE;
+pub const ROW_EXCLUSIVE: LOCKMODE = pg_sys::RowExclusiveLock as LOCKMODE;
+/// Nobody else holds it, and rows can be written.
+pub const SHARE_UPDATE_EXCLUSIVE: LOCKMODE = pg_sys::ShareUpdateExclusiveLock as LOCKMODE;
+/// Nobody else writes rows.
+pub const SHARE_ROW_EXCLUSIVE: LOCKMODE = pg_sys::ShareRowExclusiveLock as LOCKMODE;
+pub const ACCESS_EXCLUSIVE: LOCKMODE = pg_sys::AccessExclusiveLock as LOCKMODE;
+const NO_LOCK: LOCKMODE = pg_sys::NoLock as LOCKMODE;
+
+/// The right that the caller must have on a table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// To own it.
+    Ownership,
+    /// To read all of its rows.
+    Reading,
+}
+
+/// An open table, locked until the transaction ends.
+pub struct UserTable(Relation);
+
+impl UserTable {
+    /// Locks a table that was handed in as a regclass, and opens it.
+    pub fn claim(relation: Option<Datum>, lock: LOCKMODE, needs: Needs) -> Result<UserTable> {
+        let oid = relation.map(|relation| Oid::from(relation.value() as u32));
+        let oid = oid.ok_or_else(|| refusal("null"))?;
+        // The first check keeps a stranger from waiting for a lock on the table. The second
+        // one counts: all may have changed during the wait.
+        check(oid, needs)?;
+        // SAFETY: any OID can be locked.
+        unsafe { pg_sys::LockRelationOid(oid, lock) };
+        check(oid, needs)?;
+        let table = UserTable::open(oid);
+        if table.is_of_another_session() {
+            return Err(Error::argument(
+                "relation",
+                "must not be a temporary table of another session",
+            ));
+        }
+        Ok(table)
+    }
+
+    /// The same for a part of another table; `None` if it is gone or has no rows.
+    pub fn claim_part(oid: Oid, lock: LOCKMODE) -> Result<Option<UserTable>> {
+        let is_one = || facts(oid).is_some_and(|facts| facts.kind == pg_sys::RELKIND_RELATION);
+        if !is_one() {
+            return Ok(None);
+        }
+        check(oid, Needs::Ownership)?;
+        // SAFETY: any OID can be locked.
+        unsafe { pg_sys::LockRelationOid(oid, lock) };
+        if !is_one() {
+            return Ok(None);
+        }
+        check(oid, Needs::Ownership)?;
+        Ok(Some(UserTable::open(oid)).filter(|part| !part.is_of_another_session()))
+    }
+
+    /// Opens a table that is locked.
+    fn open(oid: Oid) -> UserTable {
+        // SAFETY: PostgreSQL raises an error if it is gone.
+        let table = UserTable(unsafe { pg_sys::table_open(oid, NO_LOCK) });
+        if table.kind() == pg_sys::RELKIND_PARTITIONED_TABLE {
+            // PostgreSQL evaluates constant parts of a partition key when a session first
+            // reads it. That may run functions of the table's owner.
+            // SAFETY: the table is open, and keeps what was read for as long.
+            as_owner(&table, true, || unsafe { catalogs::read_partition_key(table.0) });
+        }
+        table
+    }
+
+    /// Takes a stronger lock.
+    pub fn lock(&self, lock: LOCKMODE) {
+        // SAFETY: the table is open.
+        unsafe { pg_sys::LockRelationOid(self.oid(), lock) };
+    }
+
+    /// The table and all tables below it, locked. The caller must have the right to each of
+    /// them. Foreign tables and temporary tables of other sessions are left out.
+    pub fn parts(&self, lock: LOCKMODE, needs: Needs) -> Result<Vec<UserTable>> {
+        let mut parts = Vec::new();
+        for oid in self.part_ids(lock) {
+            if !is_table(facts(oid).map_or(0, |facts| facts.kind)) {
+                continue;
+            }
+            let part = UserTable::open(oid);
+            if !part.is_of_another_session() {
+                check(oid, needs)?;
+                parts.push(part);
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The OIDs of the table and of all tables below it.
+    pub fn part_ids(&self, lock: LOCKMODE) -> Vec<Oid> {
+        // SAFETY: the table is open.
+        unsafe { catalogs::inheritors(self.oid(), lock) }
+    }
+
+    pub fn relation(&self) -> Relation {
+        self.0
+    }
+
+    pub fn oid(&self) -> Oid {
+        // SAFETY: the table is open.
+        unsafe { (*self.0).rd_id }
+    }
+
+    pub fn owner(&self) -> Oid {
+        self.class().relowner
+    }
+
+    pub fn description(&self) -> TupleDesc {
+        // SAFETY: the table is open.
+        unsafe { (*self.0).rd_att }
+    }
+
+    fn class(&self) -> &pg_sys::FormData_pg_class {
+        // SAFETY: the table is open.
+        unsafe { &*(*self.0).rd_rel }
+    }
+
+    fn kind(&self) -> u8 {
+        self.class().relkind as u8
+    }
+
+    /// Whether it stores rows itself, unlike a table with partitions.
+    pub fn has_rows(&self) -> bool {
+        self.kind() == pg_sys::RELKIND_RELATION
+    }
+
+    /// Whether it needs a trigger when `top` gets one. Partitions get theirs from PostgreSQL.
+    pub fn needs_trigger(&self, top: &UserTable) -> bool {
+        self.oid() == top.oid() || !self.class().relispartition
+    }
+
+    pub fn has_or_had_children(&self) -> bool {
+        !self.has_rows() || self.class().relhassubclass
+    }
+
+    pub fn must_not_be_catalog(&self) -> Result<()> {
+        let is_catalog = self.class().relnamespace == Oid::from(pg_sys::PG_CATALOG_NAMESPACE);
+        if is_catalog { Err(refusal(&self.name())) } else { Ok(()) }
+    }
+
+    fn is_of_another_session(&self) -> bool {
+        // SAFETY: the table is open.
+        self.class().relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP
+            && !unsafe { (*self.0).rd_islocaltemp }
+    }
+
+    /// How many pages it has now.
+    pub fn pages(&self) -> u32 {
+        if !self.has_rows() {
+            return 0;
+        }
+        // SAFETY: the table is open, and has storage.
+        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.0, pg_sys::ForkNumber::MAIN_FORKNUM) }
+    }
+
+    /// Whether some of its pages can be read without the others.
+    pub fn can_be_read_by_pages(&self) -> bool {
+        // SAFETY: the table is open; one with rows has an access method.
+        !self.has_rows() || unsafe { (*(*self.0).rd_tableam).scan_set_tidrange.is_some() }
+    }
+
+    /// Its name with the schema, quoted.
+    pub fn name(&self) -> String {
+        name_of(self.oid()).unwrap_or_default()
+    }
+
+    /// The columns that are there.
+    pub fn columns(&self) -> impl Iterator<Item = &FormData_pg_attribute> {
+        // SAFETY: the description is that of an open table.
+        unsafe { major::attributes(self.description()) }
+            .iter()
+            .filter(|attribute| !attribute.attisdropped)
+    }
+
+    pub fn column(&self, name: &str) -> Option<&FormData_pg_attribute> {
+        self.columns().find(|attribute| column_name(attribute) == name)
+    }
+
+    /// Whether rows are partitioned by a column.
+    pub fn is_partitioned_by(&self, column: i16) -> bool {
+        // SAFETY: the table is open; what it is partitioned by was read.
+        unsafe { catalogs::is_partitioned_by(self.0, column) }
+    }
+
+    /// The columns of the primary key; none if there is no such key.
+    pub fn primary_key(&self) -> Vec<&FormData_pg_attribute> {
+        // SAFETY: the table is open.
+        let key = unsafe { Columns::of_primary_key(self.oid()) };
+        self.columns().filter(|attribute| key.has(attribute.attnum)).collect()
+    }
+
+    /// Whether policies may keep rows from the caller.
+    pub fn hides_rows(&self) -> bool {
+        hides_rows(self.oid())
+    }
+}
+
+impl Drop for UserTable {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened once; the lock stays. After an error the abort does it.
+            unsafe { pg_sys::table_close(self.0, NO_LOCK) };
+        }
+    }
+}
+
+struct Facts {
+    kind: u8,
+    namespace: Oid,
+    name: Vec<u8>,
+}
+
+fn facts(oid: Oid) -> Option<Facts> {
+    // SAFETY: the entry is released after it is read.
+    unsafe {
+        let entry =
+            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as c_int, oid.into());
+        if entry.is_null() {
+            return None;
+        }
+        let class = &*pg_sys::GETSTRUCT(entry).cast::<pg_sys::FormData_pg_class>();
+        let facts = Facts {
+            kind: class.relkind as u8,
+            namespace: class.relnamespace,
+            name: CStr::from_ptr(class.relname.data.as_ptr()).to_bytes_with_nul().to_vec(),
+        };
+        pg_sys::ReleaseSysCache(entry);
+        Some(facts)
+    }
+}
+
+/// A relation's name with its schema, quoted; `None` if it is gone.
+pub fn name_of(oid: Oid) -> Option<String> {
+    let facts = facts(oid)?;
+    // SAFETY: names are C strings; the answers are such in the current memory context.
+    unsafe {
+        let schema = pg_sys::get_namespace_name(facts.namespace);
+        let quoted = pg_sys::quote_qualified_identifier(schema, facts.name.as_ptr().cast());
+        Some(text::lossy(CStr::from_ptr(quoted).to_bytes()))
+    }
+}
+
+pub fn column_name(attribute: &FormData_pg_attribute) -> String {
+    // SAFETY: a name ends with a NUL.
+    text::lossy(unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) }.to_bytes())
+}
+
+/// Whether there is such a relation, and the caller owns it.
+pub fn is_own(oid: Oid) -> bool {
+    // SAFETY: looks at privileges of a relation that was there just now.
+    facts(oid).is_some() && unsafe { major::owns_table(oid, pg_sys::GetUserId()) }
+}
+
+fn is_table(kind: u8) -> bool {
+    kind == pg_sys::RELKIND_RELATION || kind == pg_sys::RELKIND_PARTITIONED_TABLE
+}
+
+fn refusal(what: &str) -> Error {
+    Error::argument("relation", format!("must be a table of an application, not {what}"))
+}
+
+/// Rejects what is not a table of an application, and a caller without the right.
+fn check(oid: Oid, needs: Needs) -> Result<()> {
+    // SAFETY: a look-up by name, which gives InvalidOid if there is none.
+    let private = unsafe { pg_sys::get_namespace_oid(PRIVATE.as_ptr(), true) };
+    let facts = facts(oid)
+        .filter(|facts| is_table(facts.kind) && facts.namespace != private)
+        .ok_or_else(|| refusal(&name_of(oid).unwrap_or_else(|| oid.to_u32().to_string())))?;
+    // SAFETY: looks at privileges; the error copies the name, a C string.
+    unsafe {
+        let user = pg_sys::GetUserId();
+        let (is_allowed, error) = match needs {
+            Needs::Ownership => {
+                (major::owns_table(oid, user), pg_sys::AclResult::ACLCHECK_NOT_OWNER)
+            }
+            Needs::Reading => (
+                pg_sys::pg_class_aclcheck(oid, user, pg_sys::AclMode::from(pg_sys::ACL_SELECT))
+                    == pg_sys::AclResult::ACLCHECK_OK,
+                pg_sys::AclResult::ACLCHECK_NO_PRIV,
+            ),
+        };
+        if !is_allowed {
+            pg_sys::aclcheck_error(
+                error,
+                pg_sys::ObjectType::OBJECT_TABLE,
+                facts.name.as_ptr().cast(),
+            );
+        }
+    }
+    if needs == Needs::Reading && hides_rows(oid) {
+        let name = name_of(oid).unwrap_or_default();
+        pgrx::ereport!(
+            PgLogLevel::ERROR,
+            ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("row-level security may hide rows of {name} from this role")
+        );
+    }
+    Ok(())
+}
+
+fn hides_rows(oid: Oid) -> bool {
+    // SAFETY: looks at the relation and the current user.
+    let state = unsafe { pg_sys::check_enable_rls(oid, Oid::INVALID, true) };
+    state == pg_sys::CheckEnableRlsResult::RLS_ENABLED as c_int
+}
+
+/// The error for a caller who may not see all rows.
+pub fn hidden_rows(table: &UserTable) -> Error {
+    Error::new(
+        Code::NotAllowed,
+        format!("row-level security may hide rows of {} from this role", table.name()),
+    )
+    .hint("A superuser, or a role with BYPASSRLS, sees all rows.")
+}
