@@ -279,6 +279,10 @@ fn has_scope(call: &Call) -> Result<Option<Datum>> {
     let required = match call.bytes(0, needs::MOST) {
         None => return Ok(Some(Datum::from(false))),
         Some(Bytes::TooLong) => Err(format!("is longer than {} bytes", needs::MOST)),
+        Some(Bytes::Read(text)) if needs::is_plain(text) => {
+            let holds = current()?.is_some_and(|identity| identity.held(|held| held.covers(text)));
+            return Ok(Some(Datum::from(holds)));
+        }
         Some(Bytes::Read(text)) => needs::read(text),
     };
     let required =

@@ -300,6 +300,38 @@ def test_an_identity_sees_what_its_transaction_changes_by_hand(db):
     db.rows("ROLLBACK")
 
 
+def test_a_logical_subscriber():
+    """Its rows come by statements of another server, which fire these triggers alone."""
+    tables = ", ".join(f"keysmith_private.{name}" for name in (
+        "keyspace", "keyspace_prefix", "role", "tenant", "member", "key"))
+    with running("publisher", wal_level="logical") as publisher, running("subscriber") as subscriber:
+        db, there = session(publisher), session(subscriber)
+        for one in (db, there):
+            one.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        db.call("define_role", "default", "r", ["a"])
+        key = db.mint(role="r")
+        db.rows(f"CREATE PUBLICATION p FOR TABLE {tables}")
+        there.rows(f"CREATE SUBSCRIPTION s CONNECTION '{publisher.dsn()}' PUBLICATION p")
+        wait_until(lambda: there.reason(key.api_key, scopes=["a"]) == "ok")
+        before = version(there)
+        db.rows("UPDATE keysmith_private.role SET scopes = '{b}'")
+        wait_until(lambda: there.reason(key.api_key, scopes=["a"]) == "insufficient_scope")
+        assert version(there) != before
+        there.rows("DROP SUBSCRIPTION s")
+
+
+def test_many_rows_at_once_write_one_version(db):
+    db.rows("INSERT INTO keysmith_private.route (keyspace, method, pattern, scopes) "
+            "SELECT 'default', 'GET', '/r' || n, 'a' FROM generate_series(1, 1000) n")
+    written = "SELECT n_tup_upd FROM pg_stat_xact_user_tables WHERE relname = 'keyspace'"
+    db.rows("BEGIN")
+    before = db.value(written)
+    db.rows("UPDATE keysmith_private.route SET scopes = 'b'")
+    assert db.value(written) == before + 1
+    db.rows("ROLLBACK")
+
+
 # Sessions at once
 
 ASK = """SELECT count(*) FILTER (WHERE (keysmith.verify(

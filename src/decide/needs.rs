@@ -48,8 +48,9 @@ impl<'a> Listed<'a> {
     }
 }
 
+/// Whether an element is a scope, and no expression of several.
 #[inline]
-fn is_plain(element: &[u8]) -> bool {
+pub fn is_plain(element: &[u8]) -> bool {
     std::str::from_utf8(element).is_ok_and(is_scope)
 }
 
