@@ -4,8 +4,10 @@ use super::authority::{self, Caller, Needs};
 use super::keyspace::policy;
 use super::sql::{self, Param};
 use super::tenant::Tenant;
+use super::turns;
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::call::{Call, must_not_be_null, sql_functions};
+use crate::catalog::Catalog;
 use crate::error::{Code, Error, Result};
 use crate::text;
 use crate::varlena;
@@ -326,7 +328,7 @@ fn take_all(role: &Role) -> Result<()> {
 /// Who gives and who takes do so one after the other: two that change the privileges of
 /// one object at once would fail.
 fn one_at_a_time() -> Result<()> {
-    sql::execute("LOCK TABLE keysmith_private.access IN SHARE ROW EXCLUSIVE MODE", &[])?;
+    turns::of_table(Catalog::open()?.tables.access.table);
     Ok(())
 }
 

@@ -22,7 +22,7 @@ use crate::text;
 use crate::varlena;
 use keysmith_core::policy::verdict::{Answer, Reason};
 use pgrx::pg_sys::{self, Oid};
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 
 /// What an act takes, besides the right to call its function.
@@ -58,13 +58,26 @@ enum Reach {
 
 /// Runs an act of management. Its effects are flushed when they commit, whatever
 /// `synchronous_commit` says: a revocation that was acknowledged, or a key that was
-/// handed out, must outlive a crash.
+/// handed out, must outlive a crash. Nor does it wait for others without a bound.
 pub fn act<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
-    let result = look(needs, body);
+    let result = look(needs, |caller| {
+        bound_waits();
+        body(caller)
+    });
     identity::doubt();
     // SAFETY: sets a flag of the transaction.
     unsafe { pg_sys::ForceSyncCommit() };
     result
+}
+
+/// How long an act waits for others at most, unless the session has a `lock_timeout`.
+const LONGEST_WAIT: &CStr = c"10s";
+
+fn bound_waits() {
+    // SAFETY: reads a setting.
+    if unsafe { pg_sys::LockTimeout } == 0 {
+        set_for_now(c"lock_timeout", LONGEST_WAIT);
+    }
 }
 
 /// Runs something that only reads.

@@ -2,6 +2,7 @@
 
 use super::authority::Caller;
 use super::sql::{self, Param};
+use super::turns;
 use crate::call::Call;
 use crate::catalog::policy::Policy;
 use crate::catalog::scan::{Relation, ScanKey, Snapshot};
@@ -128,12 +129,12 @@ pub fn check_role(policy: &Policy, role: Option<&str>, keyspace: &str) -> Result
     }
 }
 
-/// The owner must be a member now. The row is locked until the transaction ends, so
-/// that a removal waits for the key and its check sees it.
+/// The owner must be a member now. One that is removed at the same time leaves a key that
+/// is refused, so the removal need not wait.
 pub fn check_owner(tenant_id: &[u8; 16], owner: Option<&str>) -> Result<()> {
     let Some(owner) = owner else { return Ok(()) };
     let found = sql::execute(
-        "SELECT FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2 FOR KEY SHARE",
+        "SELECT FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2",
         &[Param::uuid(tenant_id), Param::text(owner)],
     )?;
     if found == 0 { Err(unknown_member("owner", owner)) } else { Ok(()) }
@@ -243,7 +244,10 @@ pub fn note_generation(policy: &Policy, keyspace: &str, generation: i16) -> Resu
     }
     if generation > policy.generation {
         sql::execute(
-            "UPDATE keysmith_private.keyspace SET generation = $2 WHERE keyspace = $1 AND generation < $2",
+            // Nobody waits for it: whoever has the row is about to note it, or the next key does.
+            "UPDATE keysmith_private.keyspace SET generation = $2 WHERE keyspace IN (
+                 SELECT keyspace FROM keysmith_private.keyspace
+                 WHERE keyspace = $1 AND generation < $2 FOR NO KEY UPDATE SKIP LOCKED)",
             &[Param::text(keyspace), Param::smallint(generation)],
         )?;
     }
@@ -256,16 +260,13 @@ pub fn no_prefix(kind: &str, environment: &str) -> Error {
         .hint("The keyspace's prefixes say which kinds and environments it has.")
 }
 
-/// Makes room for one more key of a tenant, as its keyspace says. The tenant's row
-/// is locked first, so that of two sessions the second counts what the first added:
-/// rows are counted as they are now, not as they were when the transaction began.
+/// Makes room for one more key of a tenant, as its keyspace says. Sessions take turns, so
+/// that the second counts what the first added: rows are counted as they are now, not as
+/// they were when the transaction began.
 /// Keys that the caller does not reach count, and are never replaced.
 pub fn make_room(caller: &Caller, policy: &Policy, tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
     let Some(most) = policy.max_active_keys else { return Ok(Vec::new()) };
-    sql::execute(
-        "SELECT FROM keysmith_private.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
-        &[Param::uuid(tenant_id)],
-    )?;
+    one_at_a_time(tenant_id)?;
     let mut counting = counting_keys(caller, tenant_id)?;
     let excess = (counting.len() + 1).saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
     counting.truncate(excess);
@@ -275,6 +276,12 @@ pub fn make_room(caller: &Caller, policy: &Policy, tenant_id: &[u8; 16]) -> Resu
             .hint("Revoke one, or rotate one: a key in its grace does not count."));
     }
     Ok(counting.into_iter().map(|(key_id, _)| key_id).collect())
+}
+
+/// Acts that go by how many keys a tenant has take turns.
+pub fn one_at_a_time(tenant_id: &[u8; 16]) -> Result<()> {
+    turns::of_id(Catalog::open()?.tables.tenant.table, tenant_id);
+    Ok(())
 }
 
 /// The keys of a tenant that count as active, the oldest first, and whether the caller

@@ -227,10 +227,7 @@ fn legacy_key(
     kind: &str,
     environment: &str,
 ) -> Result<Option<[u8; 16]>> {
-    sql::execute(
-        "SELECT FROM keysmith_private.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
-        &[Param::uuid(tenant_id)],
-    )?;
+    key::one_at_a_time(tenant_id)?;
     let rows = sql::query(
         "SELECT key_id, regenerated FROM keysmith_private.key
          WHERE tenant_id = $1 AND kind = $2 AND environment = $3 AND revoked_at IS NULL

@@ -26,4 +26,5 @@ mod scopes_used;
 pub mod sql;
 mod status;
 mod tenant;
+mod turns;
 mod usage;

@@ -1,0 +1,29 @@
+//! Acts that take turns, by locks on objects that nobody else can name: no statement of SQL
+//! locks an object of ours that is no object. Rows are locked for what is changed in them
+//! alone: an issuer who keeps a transaction open must not keep administrators waiting.
+
+use pgrx::pg_sys::{self, Oid};
+
+/// Waits until no other transaction has this turn, and has it until this one ends.
+fn take(table: Oid, number: u32) {
+    // SAFETY: a lock, held until the transaction ends.
+    unsafe {
+        pg_sys::LockDatabaseObject(
+            table,
+            Oid::from(number),
+            0,
+            pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
+        );
+    }
+}
+
+/// Of the whole of a table.
+pub fn of_table(table: Oid) {
+    take(table, 0);
+}
+
+/// Of one id's rows in a table. Ids that share a number merely take turns.
+pub fn of_id(table: Oid, id: &[u8; 16]) {
+    let (parts, _) = id.as_chunks::<4>();
+    take(table, parts.iter().fold(0, |number, part| number ^ u32::from_ne_bytes(*part)));
+}
