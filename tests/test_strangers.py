@@ -1,0 +1,212 @@
+"""Whoever was granted nothing, or a level, stops nobody: while a role holds or waits for
+whatever it can get hold of, others decide, spend, revoke, manage and store usage."""
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+import hostile
+from bystanders import ROLES, STRANGER, world  # noqa: F401
+from conftest import session, wait_until
+
+# What is not so yet, by the kind of what is tried. test_by_its_number_* and test_a_grant_*
+# below show each alone, and say when it is so: then it goes from here.
+KNOWN = {
+    "by_number": ["gives_and_takes_access", "drops_what_is_old"],
+    **dict.fromkeys(["changing", "calling", "extension"], ["gives_and_takes_access"]),
+}
+
+
+@pytest.fixture
+def attacker(world, request):
+    """A session of a role that has a schema of its own and what it needs to try things."""
+    role = request.param
+    schema = f"own_{role}"
+    world.db.rows(f"DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema} AUTHORIZATION {role}")
+    world.expired_partition()
+    opened = session(world.cluster, user=role, autocommit=False)
+    opened.rows(f"SET search_path = {schema}, public")
+    opened.rows(hostile.OWN)
+    opened.rows("SELECT lo_unlink(oid) FROM pg_largeobject_metadata WHERE lomowner = CURRENT_USER::regrole")
+    opened.session.commit()
+    yield Attacker(world, role, opened)
+    opened.session.close()
+    world.db.rows(f"DROP SCHEMA {schema} CASCADE; ALTER ROLE {role} RESET ALL")
+
+
+class Attacker:
+    def __init__(self, world, role, opened):
+        self.world, self.role, self.db = world, role, opened
+
+    def try_all(self, statements):
+        """Tries each, in one transaction that stays open; pairs of a statement and its SQLSTATE."""
+        return list(zip(statements, [state for state, in self.db.rows("SELECT * FROM attempt(%s)", statements)]))
+
+    def locks(self):
+        """Those on objects of the extension that it has, by what they are on."""
+        return self.world.db.rows("""
+            SELECT DISTINCT l.locktype, coalesce(l.relation::regclass::text,
+                       (pg_identify_object(l.classid, l.objid, 0)).identity) AS object, l.mode
+            FROM pg_locks l LEFT JOIN pg_class c ON c.oid = l.relation
+            WHERE l.pid = %s AND l.database IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+              AND (c.relnamespace = ANY ('{keysmith,keysmith_private}'::regnamespace[]) OR l.locktype = 'object'
+                   AND EXISTS (SELECT FROM pg_depend d WHERE (d.classid, d.objid) = (l.classid, l.objid)
+                               AND d.deptype = 'e')
+                   OR (l.classid, l.objid) IN (SELECT 'pg_extension'::regclass, oid FROM pg_extension
+                                               WHERE extname = 'keysmith'))""",
+            self.db.session.info.backend_pid)
+
+
+@pytest.fixture
+def holder(world):
+    """Someone who looks at every table and view, and goes on with it."""
+    looking = world.session("postgres")
+    looking.rows("BEGIN")
+
+    def hold():
+        for relation in world.objects().relations:
+            if relation.kind in "rpv":
+                looking.rows(f"LOCK TABLE {relation.name} IN ACCESS SHARE MODE")
+
+    yield hold
+    looking.rows("ROLLBACK")
+    looking.session.close()
+
+
+def check(world, attacker, kind, but=()):
+    known = KNOWN.get(kind, ())
+    stopped = world.stopped(attacker.role, but, known)
+    assert not stopped.keys() - set(known), (stopped, attacker.locks())
+    if stopped:
+        pytest.xfail(f"known: {', '.join(stopped)}")
+
+
+each_role = pytest.mark.parametrize("attacker", ROLES, indirect=True)
+each_kind = pytest.mark.parametrize("kind", hostile.KINDS)
+
+
+# The queue: whoever waits for a lock has all others wait behind it.
+
+WAITED = "55P03"
+
+
+@each_kind
+@each_role
+def test_nobody_waits_behind_it(world, attacker, holder, kind):
+    statements = hostile.KINDS[kind](world.objects())
+    holder()
+    # Of those who may name a view, many wait for the one who looks at it.
+    attacker.db.rows(f"SET lock_timeout = '{'1s' if attacker.role == STRANGER else '50ms'}'")
+    tried = attacker.try_all(statements)
+    assert len(tried) == len(statements) > 0
+    attacker.db.session.rollback()
+    waiting = [statement for statement, state in tried if state == WAITED]
+    if attacker.role == STRANGER:
+        # Any role can have an object depend on an extension, for which it locks the extension.
+        assert [statement for statement in waiting if "DEPENDS ON EXTENSION keysmith" not in statement] == []
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(20))
+        for statement in waiting[:20]:
+            other = session(world.cluster, user=attacker.role, autocommit=False)
+            other.rows(f"SET search_path = own_{attacker.role}, public")
+            running = pool.submit(other.rows, statement)
+            stack.callback(lambda other=other: (other.session.cancel(), other.session.close()))
+            pid = other.session.info.backend_pid
+            wait_until(lambda: running.done() or world.db.value(
+                "SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted", pid))
+        # It is the one who looks that keeps the partitions.
+        check(world, attacker, kind, but=["drops_what_is_old", "makes_partitions"])
+
+
+# What it gets, it holds for as long as it likes.
+
+@each_kind
+@each_role
+def test_nobody_waits_for_what_it_holds(world, attacker, kind):
+    attacker.try_all(hostile.KINDS[kind](world.objects()))
+    if attacker.role == STRANGER:
+        # PostgreSQL has functions that lock what is named by its number as readers do, and
+        # before it asks whether that is a sequence, nextval locks it as writers do, for all of
+        # the transaction. And any role can have an object depend on an extension.
+        assert {lock for lock in attacker.locks() if lock.object != "keysmith"
+                and lock.mode not in ("AccessShareLock", "RowExclusiveLock")} == set()
+    check(world, attacker, kind)
+
+
+@each_kind
+@each_role
+def test_what_it_leaves_is_in_nobodys_way(world, attacker, kind):
+    attacker.try_all(hostile.KINDS[kind](world.objects()))
+    attacker.db.session.commit()
+    depending = world.db.rows("""
+        SELECT (pg_identify_object(d.classid, d.objid, 0)).identity,
+               (pg_identify_object(d.refclassid, d.refobjid, 0)).identity AS what
+        FROM pg_depend d
+        JOIN pg_depend e ON (e.classid, e.objid) = (d.refclassid, d.refobjid) AND e.deptype = 'e'
+        JOIN pg_extension x ON x.oid = e.refobjid AND x.extname = 'keysmith'
+        WHERE (pg_identify_object(d.classid, d.objid, 0)).schema LIKE 'own\\_%%'""")
+    private = [pair for pair in depending if "keysmith_private." in pair.what]
+    assert (depending if attacker.role == STRANGER else private) == []
+    check(world, attacker, kind)
+
+
+@each_kind
+@pytest.mark.parametrize("attacker", [STRANGER, "verifier"], indirect=True)
+def test_nor_is_what_it_prepares(world, attacker, kind):
+    """A prepared transaction holds locks though the session is gone."""
+    if kind == "others":
+        pytest.skip("a transaction that has temporary objects, or that listens, is not prepared")
+    attacker.try_all([statement for statement in hostile.KINDS[kind](world.objects()) if " TEMP " not in statement])
+    name = f"prepared by {attacker.role}"
+    try:
+        attacker.db.rows(f"PREPARE TRANSACTION '{name}'")
+    except psycopg.Error as error:
+        # Sessions hold advisory locks for themselves too.
+        assert error.sqlstate in ("0A000", "55000"), error
+        attacker.db.session.rollback()
+        return
+    try:
+        check(world, attacker, kind)
+    finally:
+        world.db.rows(f"ROLLBACK PREPARED '{name}'")
+
+
+# Known ones, each alone
+
+def held(world, role, *statements):
+    """What does not go on while a role has run these, of which the last may have failed."""
+    opened = session(world.cluster, user=role, autocommit=False)
+    try:
+        for statement in statements:
+            opened.rows("SAVEPOINT s")
+            with contextlib.suppress(psycopg.Error):
+                opened.rows(statement)
+            opened.rows("ROLLBACK TO s" if opened.session.info.transaction_status.name == "INERROR" else "RELEASE s")
+        return world.stopped(role, known=["gives_and_takes_access", "drops_what_is_old"])
+    finally:
+        opened.session.rollback()
+        opened.session.close()
+
+
+@pytest.mark.xfail(strict=True, reason="grant_access and revoke_access lock the table of access")
+def test_by_its_number_any_table_can_be_locked_as_writers_do(world):
+    """nextval() locks before it asks whether it is a sequence, and whose."""
+    table = world.db.value("SELECT 'keysmith_private.access'::regclass::oid")
+    assert held(world, STRANGER, f"SELECT nextval({table}::regclass)") == {}
+
+
+@pytest.mark.xfail(strict=True, reason="a partition is dropped, and not emptied")
+def test_by_its_number_a_partition_can_be_locked_as_readers_do(world):
+    world.expired_partition()
+    table = world.db.value("SELECT 'keysmith_private.usage_event'::regclass::oid")
+    assert held(world, STRANGER, f"SELECT count(*) FROM pg_partition_tree({table})") == {}
+
+
+@pytest.mark.xfail(strict=True, reason="revoke_access waits for whoever grants nothing, and does not commit")
+@pytest.mark.parametrize("statement", ["GRANT USAGE ON SCHEMA keysmith TO CURRENT_USER",
+                                       "GRANT EXECUTE ON FUNCTION keysmith.mint TO CURRENT_USER"])
+def test_a_grant_of_what_it_may_not_grant_stops_no_one(world, statement):
+    """PostgreSQL warns that nothing was granted, and writes the object's row anew."""
+    assert held(world, "issuer", statement) == {}
