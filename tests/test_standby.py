@@ -776,7 +776,7 @@ def test_what_no_standby_can_have_recorded_is_set_aside(servers, holder, unfit):
     partitions = "SELECT count(*) FROM keysmith_private.usage_partitions()"
     made = db.value(partitions)
     batch = parcel(record(fit[0], **holder), record(aside, **(holder | unfit)), record(fit[1], **holder))
-    life = int((time.time() - 946_684_800) * 1_000_000) - 10_000_000
+    life = int((time.time() - 946_684_800) * 1_000_000) - 10_000_000  # not checked: a point in time
     statement = "SELECT last_sequence FROM keysmith.usage_collect('forger', %s, 10, true, 0, %s, 0, '', '')"
     for _ in range(2):
         assert db.value(statement, life, batch) == 3
@@ -807,7 +807,7 @@ def test_many_unfit_records_are_counted_and_a_few_noted(servers, holder):
 def test_made_up_amendments_wait_for_nothing(servers):
     _, _, db = servers
     wait_until(lambda: count(db, "waiting") == 0)
-    at = int((time.time() - 946_684_800) * 1_000_000)
+    at = int((time.time() - 946_684_800) * 1_000_000)  # not checked: a point in time
     amendments = [b"\2" + uuid.uuid4().bytes + b"\1" + (200).to_bytes(4, "little") + at.to_bytes(8, "little")
                   for _ in range(50)]
     db.rows("SELECT keysmith.usage_collect('teller', 33, 10, true, 0, %s, 0, '', '')", parcel(*amendments))
