@@ -190,7 +190,6 @@ def held(world, role, *statements):
         opened.session.close()
 
 
-@pytest.mark.xfail(strict=True, reason="grant_access and revoke_access lock the table of access")
 def test_by_its_number_any_table_can_be_locked_as_writers_do(world):
     """nextval() locks before it asks whether it is a sequence, and whose."""
     table = world.db.value("SELECT 'keysmith_private.access'::regclass::oid")
