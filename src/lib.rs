@@ -17,6 +17,7 @@ mod major;
 mod manage;
 mod memory;
 mod notice;
+mod own_table;
 mod pepper;
 mod request_id;
 mod result_set;

@@ -99,9 +99,14 @@ pub fn as_owner<T>(catalog: &Catalog, body: impl FnOnce() -> Result<T>) -> Resul
 
 /// The same as the owner of a table of ours.
 pub fn acting_as<T>(owner: Oid, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    let owner = OwnersPlace::take(owner);
+    as_user(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE, body)
+}
+
+/// Runs statements as a user, with these flags of a security context besides those in force.
+pub fn as_user<T>(user: Oid, flags: u32, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let place = UsersPlace::take(user, flags as c_int);
     let result = sql::session(body);
-    owner.leave();
+    place.leave();
     result
 }
 
@@ -296,28 +301,27 @@ fn owner(catalog: &Catalog) -> Oid {
     }
 }
 
-/// The owner's identity, taken for the length of an act. Errors that PostgreSQL
-/// raises meanwhile need no care: aborting the (sub)transaction restores both the
-/// identity and the settings.
-struct OwnersPlace {
+/// A user's identity, taken for the length of an act. Errors that PostgreSQL raises
+/// meanwhile need no care: aborting the (sub)transaction restores both the identity and the
+/// settings.
+struct UsersPlace {
     user: Oid,
     security: c_int,
     nesting: c_int,
 }
 
-impl OwnersPlace {
-    fn take(owner: Oid) -> OwnersPlace {
-        let mut place = OwnersPlace { user: Oid::INVALID, security: 0, nesting: 0 };
+impl UsersPlace {
+    fn take(user: Oid, flags: c_int) -> UsersPlace {
+        let mut place = UsersPlace { user: Oid::INVALID, security: 0, nesting: 0 };
         // SAFETY: what a SECURITY DEFINER function with a SET clause does at its
         // start, in the same order.
         unsafe {
             pg_sys::GetUserIdAndSecContext(&mut place.user, &mut place.security);
             place.nesting = pg_sys::NewGUCNestLevel();
             set_for_now(c"search_path", c"pg_catalog, pg_temp");
-            pg_sys::SetUserIdAndSecContext(
-                owner,
-                place.security | pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int,
-            );
+            // A literal ends where we end it, whatever the session's rules for backslashes.
+            set_for_now(c"standard_conforming_strings", c"on");
+            pg_sys::SetUserIdAndSecContext(user, place.security | flags);
         }
         place
     }
