@@ -132,7 +132,16 @@ pgrx::extension_sql_file!(
     name = "scanner",
     requires = ["admin_views"]
 );
-pgrx::extension_sql_file!("../sql/install/86_doctor.sql", name = "doctor", requires = ["scanner"]);
+pgrx::extension_sql_file!(
+    "../sql/install/85_doctor_isolation.sql",
+    name = "doctor_isolation",
+    requires = ["scanner"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/86_doctor.sql",
+    name = "doctor",
+    requires = ["doctor_isolation"]
+);
 pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges", finalize);
 
 /// Called when the library is loaded: by the postmaster where it is preloaded, else

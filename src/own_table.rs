@@ -10,14 +10,12 @@
 //! Statements run with the caller's rights, in a security-restricted operation, under a
 //! search path that holds nothing but PostgreSQL's own.
 
-#![allow(dead_code)]
-
 use crate::call::must_not_be_null;
 use crate::catalog::Catalog;
 use crate::catalog::tables::PRIVATE;
 use crate::error::{Code, Error, Result};
 use crate::major;
-use crate::manage::authority::as_user;
+use crate::manage::authority::{as_owner, as_user};
 use crate::manage::sql::{self, Param};
 use pgrx::pg_sys::{self, Datum, LOCKMODE, Oid};
 
@@ -71,43 +69,63 @@ impl OwnTable {
         }
     }
 
-    /// Makes a change, unless it is made already. `is_made` is a query about the catalogs
-    /// whose `$1` is the table's OID; the statement is given the table's name.
-    pub fn change(&self, is_made: &str, statement: impl FnOnce(&str) -> String) -> Result<()> {
+    /// Makes a change, unless it is made already. `is_made` is a query as `is_so` takes it; the
+    /// statement is given the table's name.
+    pub fn change(
+        &self,
+        is_made: &str,
+        params: &[Param],
+        statement: impl FnOnce(&str) -> String,
+    ) -> Result<()> {
+        if self.is_so(is_made, params)? {
+            return Ok(());
+        }
+        let statement = statement(&self.name()?);
         // SAFETY: looks up who the current user is.
         let caller = unsafe { pg_sys::GetUserId() };
-        as_user(caller, pg_sys::SECURITY_RESTRICTED_OPERATION, || {
-            if self.is_so(is_made)? {
-                return Ok(());
-            }
-            sql::execute(&statement(&self.name()?), &[])?;
-            if self.is_so(is_made)? {
-                return Ok(());
-            }
-            Err(Error::new(Code::Conflict, "the table was given another name meanwhile")
-                .hint("Nothing was changed. Call the function again."))
-        })
+        as_user(caller, pg_sys::SECURITY_RESTRICTED_OPERATION, || sql::execute(&statement, &[]))?;
+        if self.is_so(is_made, params)? {
+            return Ok(());
+        }
+        Err(Error::new(Code::Conflict, "the table was given another name meanwhile")
+            .hint("Nothing was changed. Call the function again."))
     }
 
-    fn is_so(&self, query: &str) -> Result<bool> {
-        let rows = self.look(query)?;
-        Ok(rows.first().is_some_and(|row| row.boolean(1)))
+    /// Asks the catalogs, as the extension's owner, by a query whose `$1` is the table's OID.
+    pub fn is_so(&self, query: &str, params: &[Param]) -> Result<bool> {
+        self.look(query, params, |row| row.boolean(1))
     }
 
-    /// The schema's and the table's names, quoted for a statement.
-    fn name(&self) -> Result<String> {
-        let rows = self.look(
+    /// The schema's and the table's names as they are now, quoted for a statement.
+    pub fn name(&self) -> Result<String> {
+        let name = self.look(
             "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = $1",
+            &[],
+            |row| row.text(1),
         )?;
-        let name = rows.first().and_then(|row| row.text(1));
-        name.ok_or_else(|| Error::not_found("the table is gone"))
+        name.ok_or_else(|| Error::not_found("the table is gone, or its name has no UTF-8 form"))
     }
 
-    /// Reads the catalogs as they are now, whatever the transaction's snapshot.
-    fn look(&self, query: &str) -> Result<sql::Rows> {
-        let oid = Param::given(pg_sys::OIDOID, Some(Datum::from(self.oid)));
-        sql::query_now(&Catalog::open()?, query, &[oid])
+    /// Reads the one row of such a query. It sees what is committed now, whatever the
+    /// transaction's snapshot.
+    pub fn look<T: Default>(
+        &self,
+        query: &str,
+        params: &[Param],
+        read: impl FnOnce(sql::Row) -> T,
+    ) -> Result<T> {
+        let catalog = Catalog::open()?;
+        let params: Vec<Param> = [self.param()].iter().chain(params).copied().collect();
+        as_owner(&catalog, || {
+            let rows = sql::query_now(&catalog, query, &params)?;
+            Ok(rows.first().map(read).unwrap_or_default())
+        })
+    }
+
+    /// The table's OID, for a statement.
+    pub fn param(&self) -> Param {
+        Param::given(pg_sys::OIDOID, Some(Datum::from(self.oid)))
     }
 }

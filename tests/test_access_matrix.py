@@ -17,7 +17,7 @@ FUNCTIONS = {
                      "current_environment", "current_owner", "has_scope", "whoami"], ALL),
     # What isolates and tracks does so with its caller's rights, on its caller's tables.
     **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "pre_request", "log_request",
-                     "isolate", "release", "column_type", "track", "untrack", "log_usage",
+                     "isolate", "release", "track", "untrack", "log_usage",
                      "protect", "unprotect", "protect_existing", "hash_columns", "digest", "digests",
                      "matches", "is_digest", "seal_rows", "unseal_rows", "verify_rows", "seal_row"],
                     {VERIFIER, ADMIN}),
@@ -28,6 +28,8 @@ FUNCTIONS = {
     # To store what waits changes nothing, and shows it.
     **dict.fromkeys(["explain_verify", "audit_verify", "audit_heads", "revocations_since", "status", "limit_status",
                      "usage_status", "flush_usage", "doctor", "scanner_patterns", "scopes_used"], {AUDITOR, ADMIN}),
+    # What the view isolation calls with the rights of its reader.
+    "isolation_states": {AUDITOR, ADMIN},
     **dict.fromkeys(["client_ip", "event_channel", "hashing_state"], {VERIFIER, AUDITOR, ADMIN}),
     "sign_out": {VERIFIER, ISSUER, ADMIN},
     **dict.fromkeys(["create_keyspace", "alter_keyspace", "create_tenant", "alter_tenant",
@@ -40,7 +42,10 @@ FUNCTIONS = {
                      "usage_partitions", "usage_has_partition", "usage_fold_lock", "usage_retention",
                      "usage_mark_gone", "usage_dependents", "usage_drop_old", "sum_up_touches",
                      "doctor_findings", "doctor_library", "doctor_logging", "doctor_isolation",
-                     "doctor_access", "doctor_usage", "has_bare_call", "matches_support", "usage_collect"],
+                     "doctor_access", "doctor_usage", "has_bare_call", "matches_support", "usage_collect",
+                     "base_type", "isolation_condition", "columns_meant", "policy_fault", "distributed_tables",
+                     "is_reachable", "isolation_problems", "before_isolation", "forget_isolated",
+                     "note_isolated", "tell_of_isolation"],
                     set()),
 }
 # Read, and never written.
@@ -48,14 +53,14 @@ RELATIONS = {
     **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys",
                      "top_refusals", "touches", "tenants", "expiring_soon", "stale_keys",
                      "recent_refusals"], {ISSUER, AUDITOR, ADMIN}),
-    **dict.fromkeys(["routes", "audit", "overprivileged_keys"], {AUDITOR, ADMIN}),
+    **dict.fromkeys(["routes", "audit", "overprivileged_keys", "isolation"], {AUDITOR, ADMIN}),
     "hashing_progress": {VERIFIER, AUDITOR, ADMIN},
     **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
                      "role", "route", "tenant", "member", "key", "credit", "access", "audit_entry", "audit_content",
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "usage_mark",
-                     "usage_delta"], set()),
+                     "usage_delta", "isolated_table", "isolated", "isolated_by", "verifying_role"], set()),
 }
 SEQUENCES = {"usage_sequence": set()}
 # Whoever has USAGE on a type can have objects depend on it.

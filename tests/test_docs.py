@@ -290,7 +290,7 @@ def test_signatures_are_those_of_the_functions(functions):
 
 
 # What other functions of ours call, and users never: their entries need no example.
-INTERNAL = {"column_type", "hashing_state", "usage_collect"}
+INTERNAL = {"hashing_state", "usage_collect"}
 
 
 def entry(document, name):
@@ -343,7 +343,8 @@ def signature(text):
 @pytest.mark.parametrize("name", [
     "verdict", "explanation", "minted", "keys", "routes", "audit", "usage", "usage_hourly",
     "usage_daily", "usage_endpoints", "top_keys", "top_refusals", "touches", "tenants",
-    "expiring_soon", "stale_keys", "recent_refusals", "overprivileged_keys", "hashing_progress"])
+    "expiring_soon", "stale_keys", "recent_refusals", "overprivileged_keys", "hashing_progress",
+    "isolation"])
 def test_every_column_is_described(cluster, name):
     columns = cluster.execute(f"""
         SELECT attname FROM pg_attribute
@@ -364,7 +365,7 @@ def test_what_a_level_comes_with_is_in_the_table(cluster, level):
     """What its functions call in turn is told of below the table, or is row hashing's own."""
     rows = re.findall(rf"^\| `{level}` \| (.*?) \| (.*?) \|", section(REFERENCE.read_text(), "Access"), re.M)
     (calls, reads), = [[set(re.findall(r"`(\w+)`", cell)) for cell in row] for row in rows]
-    in_turn = {"column_type", "log_usage", "sees_everything", "own_tenants", "hashing_state"}
+    in_turn = {"log_usage", "sees_everything", "own_tenants", "hashing_state"}
     with cluster.connect("with_keysmith", autocommit=False) as connection:
         connection.execute(f"CREATE ROLE of_{level}")
         connection.execute("SELECT keysmith.grant_access(%s, %s)", [f"of_{level}", level])

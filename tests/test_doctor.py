@@ -96,8 +96,15 @@ def amiss(db, level, subject, *words):
 # Statements, each of which spoils something; what is found; and a word of it.
 SPOILT = {
     "row security off": ("ALTER TABLE photo DISABLE ROW LEVEL SECURITY", "error", "isolation", "all see all"),
-    "not forced": ("ALTER TABLE photo NO FORCE ROW LEVEL SECURITY", "warning", "isolation", "its owner keeper"),
-    "owned by a verifier": ("ALTER TABLE photo OWNER TO app", "warning", "isolation", "owned by app"),
+    "not forced": ("ALTER TABLE photo NO FORCE ROW LEVEL SECURITY", "error", "isolation", "its owner keeper"),
+    "a lost policy": ("DROP POLICY keysmith_tenant ON photo", "error", "isolation", "policy keysmith_tenant is gone"),
+    "a table made again": ("DROP TABLE photo; CREATE TABLE photo (tenant_id uuid); "
+                           "ALTER TABLE photo OWNER TO keeper", "error", "isolation",
+                           "not any more"),
+    "a register without the table": ("DELETE FROM keysmith_private.isolated_table", "warning", "isolation",
+                                     "does not know it"),
+    "an owner that sees all": ("ALTER TABLE photo OWNER TO postgres", "error", "isolation", "owner postgres"),
+    "owned by a verifier": ("ALTER TABLE photo OWNER TO app", "warning", "isolation", "owner app verifies"),
     "a verifier bypasses": ("ALTER ROLE app BYPASSRLS", "error", "isolation", "BYPASSRLS"),
     "a member of a verifier bypasses": ("CREATE ROLE pool BYPASSRLS; GRANT app TO pool", "error", "isolation",
                                         "role pool"),
@@ -107,7 +114,7 @@ SPOILT = {
                   "isolation", "fills in"),
     "no policy": ("CREATE TABLE album (id int); ALTER TABLE album ENABLE ROW LEVEL SECURITY", "warning",
                   "isolation", "no policy"),
-    "a part": ("CREATE TABLE part () INHERITS (photo); GRANT SELECT ON part TO app", "warning", "isolation",
+    "a part": ("CREATE TABLE part () INHERITS (photo); GRANT SELECT ON part TO app", "error", "isolation",
                "past it"),
     "a view": ("CREATE VIEW all_photos AS SELECT * FROM photo", "warning", "isolation", "view public.all_photos"),
     "a view of a view": ("CREATE VIEW mine WITH (security_invoker) AS SELECT * FROM photo; "

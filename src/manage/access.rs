@@ -43,7 +43,6 @@ const LEVELS: [Level; 4] = [
             // These act with the caller's rights on the caller's tables.
             "isolate",
             "release",
-            "column_type",
             "track",
             "untrack",
             "log_usage",
@@ -149,6 +148,7 @@ const VIEWS: &[&str] = &[
     "recent_refusals",
     "overprivileged_keys",
     "hashing_progress",
+    "isolation",
 ];
 
 /// What standbys call, and nobody else. Nor does anyone call triggers: of those, `log_usage`,
@@ -167,14 +167,33 @@ impl Level {
     /// Gives a role all that the level comes with.
     fn grant(&self, role: &Role) -> Result<()> {
         let functions: Vec<String> = self.functions.iter().map(|name| (*name).into()).collect();
+        let views: Vec<String> = self.views.iter().map(|name| (*name).into()).collect();
         let rows = sql::query(
-            "SELECT pg_catalog.string_agg(oid::regprocedure::text, ', ') FROM pg_catalog.pg_proc
+            // What a view calls, it calls with the rights of the role that reads it.
+            "WITH RECURSIVE shown(oid) AS (
+                 SELECT oid FROM pg_catalog.pg_class
+                 WHERE relnamespace = 'keysmith'::regnamespace AND relname = ANY ($4)
+                 UNION
+                 SELECT c.oid FROM shown
+                 JOIN pg_catalog.pg_rewrite w ON w.ev_class = shown.oid
+                 JOIN pg_catalog.pg_depend d ON d.objid = w.oid
+                      AND d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+                 JOIN pg_catalog.pg_class c ON c.oid = d.refobjid AND c.relkind = 'v'
+             )
+             SELECT pg_catalog.string_agg(oid::regprocedure::text, ', ') FROM pg_catalog.pg_proc p
              WHERE pronamespace = 'keysmith'::regnamespace AND (proname = ANY ($2)
-                 OR $1 AND prorettype <> 'trigger'::regtype AND proname <> ALL ($3))",
+                 OR $1 AND prorettype <> 'trigger'::regtype AND proname <> ALL ($3))
+                OR pronamespace = 'keysmith_private'::regnamespace AND (EXISTS (
+                 SELECT FROM shown
+                 JOIN pg_catalog.pg_rewrite w ON w.ev_class = shown.oid
+                 JOIN pg_catalog.pg_depend d ON d.objid = w.oid
+                      AND d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_proc'::regclass
+                 WHERE d.refobjid = p.oid))",
             &[
                 Param::boolean(self.name == "admin"),
                 Param::texts(&functions),
                 Param::texts(&INTERNAL.map(String::from)),
+                Param::texts(&views),
             ],
         )?;
         if let Some(signatures) = rows.first().and_then(|row| row.text(1)) {

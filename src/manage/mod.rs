@@ -8,6 +8,7 @@ pub mod credits;
 mod doctor;
 pub mod event;
 mod giver;
+mod isolation;
 mod key;
 mod keyspace;
 mod lifecycle;

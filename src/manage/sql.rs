@@ -20,6 +20,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 use std::ffi::{CStr, CString, c_char, c_int};
 
 /// A value for `$n`.
+#[derive(Clone, Copy)]
 pub struct Param {
     oid: Oid,
     datum: Option<Datum>,
@@ -57,6 +58,10 @@ impl Param {
 
     pub fn smallint(value: i16) -> Param {
         Param { oid: pg_sys::INT2OID, datum: Some(Datum::from(value)) }
+    }
+
+    pub fn smallint_or_null(value: Option<i16>) -> Param {
+        Param { oid: pg_sys::INT2OID, datum: value.map(Datum::from) }
     }
 
     pub fn bigint(value: Option<i64>) -> Param {
