@@ -105,6 +105,7 @@ SPOILT = {
                                      "does not know it"),
     "an owner that sees all": ("ALTER TABLE photo OWNER TO postgres", "error", "isolation", "owner postgres"),
     "owned by a verifier": ("ALTER TABLE photo OWNER TO app", "warning", "isolation", "owner app verifies"),
+    "an index of values": ("CREATE INDEX ON photo (name, tenant_id)", "warning", "isolation", "indexes on name"),
     "a verifier bypasses": ("ALTER ROLE app BYPASSRLS", "error", "isolation", "BYPASSRLS"),
     "a member of a verifier bypasses": ("CREATE ROLE pool BYPASSRLS; GRANT app TO pool", "error", "isolation",
                                         "role pool"),
@@ -210,6 +211,9 @@ def test_what_is_spoilt_is_named(spoilt, statements, level, subject, word):
     "CREATE POLICY mine ON photo USING (EXISTS (SELECT FROM photo p WHERE keysmith.has_scope('a')))",
     "CREATE VIEW mine WITH (security_invoker) AS SELECT * FROM photo",
     "CREATE TABLE part () INHERITS (photo)",
+    "CREATE INDEX ON photo (tenant_id, name); CREATE INDEX ON photo (lower(name))",
+    "ALTER TABLE photo ADD COLUMN id bigint UNIQUE, ADD COLUMN album bigint REFERENCES photo (id), "
+    "ADD COLUMN other uuid UNIQUE; CREATE INDEX ON photo (album)",
     "CREATE TABLE album (tenant_id text)",
     "CREATE TEMPORARY TABLE album (tenant_id uuid)",
     "SELECT keysmith.create_tenant('a'); SELECT keysmith.create_keyspace('b')",

@@ -112,6 +112,25 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     JOIN pg_class c USING (oid)
     WHERE c.reltuples >= 10000 AND NOT EXISTS (
         SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indkey[0] = t.attnum)
+    UNION ALL
+    -- EXPLAIN tells how many rows a condition found in an index, of other tenants too. Only
+    -- conditions that are known to keep values to themselves are looked up before policies
+    -- are asked. Ids are no values worth finding.
+    SELECT 'warning', 'isolation', format('table %s: indexes on %s tell a tenant which values others have',
+                                          t.oid::regclass, string_agg(DISTINCT quote_ident(a.attname), ', ')),
+           format('indexes that begin with %I; see SECURITY.md, "Isolated tables"', t.attname)
+    FROM tenant_column t
+    JOIN pg_index x ON x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] <> t.attnum
+    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = x.indkey[0]
+    JOIN pg_opclass k ON k.oid = x.indclass[0]
+    WHERE a.atttypid <> 'uuid'::regtype
+      AND NOT (a.atttypid = ANY ('{smallint,integer,bigint}'::regtype[])
+               AND (x.indisunique AND x.indnkeyatts = 1
+                    OR EXISTS (SELECT FROM pg_constraint f WHERE f.conrelid = t.oid AND f.contype = 'f'
+                               AND a.attnum = ANY (f.conkey))))
+      AND EXISTS (SELECT FROM pg_amop m JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_proc f ON f.oid = o.oprcode
+                  WHERE m.amopfamily = k.opcfamily AND m.amoplefttype = k.opcintype AND f.proleakproof)
+    GROUP BY t.oid, t.attname
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
 'The part of doctor() that looks at isolated tables, and at those that are not';
