@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:39
+-- src/lib.rs:40
 -- bootstrap
 -- The schemas are members of the extension, so ones that someone else made (and may own
 -- objects in) are never taken over: creation fails if they exist.
@@ -26,7 +26,7 @@ COMMENT ON SCHEMA keysmith_private IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:41
 -- requires:
 --   schema
 
@@ -313,7 +313,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/lib.rs:42
 -- requires:
 --   tables
 
@@ -423,7 +423,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/lib.rs:43
 -- requires:
 --   usage
 
@@ -632,7 +632,7 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:47
+-- src/lib.rs:48
 -- requires:
 --   usage_rollups
 
@@ -1094,7 +1094,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
+-- src/lib.rs:53
 -- requires:
 --   usage_maintain
 
@@ -1126,14 +1126,13 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:57
+-- src/lib.rs:58
 -- requires:
 --   policy_triggers
 
 -- Keys as they are shown: never a digest, never a secret.
 
--- What the caller may see. In a view, whose tables are read with its owner's rights,
--- these still look at who asks; as sub-selects they are evaluated once a query.
+-- What the caller may see.
 CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
 COMMENT ON FUNCTION keysmith.sees_everything() IS
@@ -1144,7 +1143,64 @@ LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenant
 COMMENT ON FUNCTION keysmith.own_tenants() IS
 'The tenants that the caller sees, if it does not see all';
 
-CREATE VIEW keysmith_private.key_listing WITH (security_barrier) AS
+-- Views of which some readers see a part have two halves. A private view has the rows of
+-- all tenants. Readers who see everything read that one: it is planned with their query,
+-- so that their conditions are looked up in indexes. To others EXPLAIN would tell how
+-- many rows their conditions met, of other tenants as well. So when such a reader's query is
+-- planned, shows_everything() becomes false, and the first half is not there. The second half
+-- is a function, which reads their rows out of EXPLAIN's sight.
+CREATE FUNCTION keysmith_private.shows_everything_support(internal) RETURNS internal
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_shows_everything_support';
+COMMENT ON FUNCTION keysmith_private.shows_everything_support(internal) IS
+'Has the planner leave out what the caller does not see';
+
+CREATE FUNCTION keysmith_private.shows_everything() RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.shows_everything_support
+AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
+COMMENT ON FUNCTION keysmith_private.shows_everything() IS
+'What sees_everything() tells; false from the plan on for those who do not';
+
+CREATE FUNCTION keysmith_private.own_rows_support(internal) RETURNS internal
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_own_rows_support';
+COMMENT ON FUNCTION keysmith_private.own_rows_support(internal) IS
+'Hands on the bounds that a query sets to ids and times, so that own rows are looked up by them';
+
+-- Makes a view of its private half all_VIEW, without the hidden columns. That half has the
+-- columns tenant_id and, where rows are of one environment, environment; the first column is
+-- never null. The condition on it is always met: it keeps the planner from dissolving the
+-- query about own rows, so that it puts the reader's conditions there, where
+-- own_rows_support() finds them. Dropped at the end of the installation.
+CREATE FUNCTION keysmith_private.publish(view text, hidden text[] DEFAULT '{}', ending text DEFAULT '')
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    whole constant text := 'keysmith_private.all_' || view;
+    own   constant text := 'keysmith_private.own_' || view;
+    shown text;
+    first text;
+BEGIN
+    SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum), min(a.attname) FILTER (WHERE a.attnum = 1)
+    INTO shown, first
+    FROM pg_attribute a
+    WHERE a.attrelid = whole::regclass AND a.attnum > 0 AND a.attname <> ALL (hidden);
+    EXECUTE format(
+        'COMMENT ON VIEW %1$s IS ''The rows of all tenants, for the view %3$s'';
+         CREATE FUNCTION %2$s(
+             is_shown boolean, bounds smallint[] DEFAULT NULL, ids uuid[] DEFAULT NULL,
+             times timestamptz[] DEFAULT NULL, days date[] DEFAULT NULL
+         ) RETURNS SETOF %1$s
+         LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.own_rows_support
+         AS ''MODULE_PATHNAME'', ''keysmith_own_rows'';
+         COMMENT ON FUNCTION %2$s(boolean, smallint[], uuid[], timestamptz[], date[]) IS
+         ''The rows that the reader of the view %3$s sees, unless all are shown'';
+         CREATE VIEW keysmith.%3$s WITH (security_barrier) AS
+         SELECT %4$s FROM %1$s WHERE keysmith_private.shows_everything()
+         UNION ALL
+         SELECT %4$s FROM %2$s(keysmith_private.shows_everything()) WHERE %5$s IS NOT NULL %6$s',
+        whole, own, view, shown, first, ending);
+END $$;
+
+CREATE VIEW keysmith_private.all_keys AS
 SELECT k.key_id,
        t.name AS tenant,
        k.keyspace,
@@ -1189,19 +1245,19 @@ SELECT k.key_id,
        k.revoked_reason,
        k.rotated_to,
        k.metadata,
-       k.display_id
+       k.display_id,
+       k.tenant_id
 FROM keysmith_private.key k
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.purse, k.origin, k.key_id);
-COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
 
-CREATE VIEW keysmith.keys WITH (security_barrier) AS
-SELECT *
-FROM keysmith_private.key_listing l
-WHERE (SELECT keysmith.sees_everything())
-   OR l.key_id IN (
-       SELECT k.key_id FROM keysmith_private.key k
-       WHERE k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+CREATE VIEW keysmith_private.key_listing AS
+SELECT key_id, tenant, keyspace, label, status, kind, environment, key_prefix, key_snippet, scopes, role,
+       owner, allowlist, limits, credits, expires_at, created_at, created_by, last_used_at, revoked_at,
+       revoked_reason, rotated_to, metadata, display_id
+FROM keysmith_private.all_keys;
+COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
+SELECT keysmith_private.publish('keys', '{tenant_id}');
 COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
 COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant whose key it is';
@@ -1319,7 +1375,7 @@ COMMENT ON COLUMN keysmith.minted.display_id IS 'The id that the product shows f
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:62
+-- src/lib.rs:63
 -- requires:
 --   keys_view
 
@@ -1607,7 +1663,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:67
+-- src/lib.rs:68
 -- requires:
 --   manage
 
@@ -1766,7 +1822,7 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:68
+-- src/lib.rs:69
 -- requires:
 --   decide
 
@@ -1779,7 +1835,7 @@ COMMENT ON FUNCTION keysmith.pre_request() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:73
+-- src/lib.rs:74
 -- requires:
 --   pre_request
 
@@ -1808,7 +1864,7 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:78
+-- src/lib.rs:79
 -- requires:
 --   usage_functions
 
@@ -1834,7 +1890,7 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:83
+-- src/lib.rs:84
 -- requires:
 --   usage_collect
 
@@ -1891,32 +1947,23 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:88
+-- src/lib.rs:89
 -- requires:
 --   identity
 
 -- The audit.
 
-CREATE VIEW keysmith.audit WITH (security_barrier) AS
-SELECT a.keyspace,
-       a.entry,
-       a.at,
-       a.action,
-       c.tenant,
-       c.key_id,
-       c.role,
-       c.session_role,
-       c.acting_key,
-       c.client,
-       c.before,
-       c.after,
-       pg_catalog.encode(a.hash, 'hex') AS hash
+-- Under an identity, what was done to keys of another environment is out of sight. Only who
+-- sees a part has to look up whose an entry is.
+CREATE VIEW keysmith_private.all_audit AS
+SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.session_role, c.acting_key,
+       c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
+       (SELECT t.tenant_id FROM keysmith_private.tenant t
+        WHERE t.keyspace = a.keyspace AND t.name = c.tenant) AS tenant_id,
+       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = c.key_id) AS environment
 FROM keysmith_private.audit_entry a
-LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content
-WHERE (SELECT keysmith.sees_everything())
-   OR (a.keyspace, c.tenant) IN (
-       SELECT t.keyspace, t.name FROM keysmith_private.tenant t
-       WHERE t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content;
+SELECT keysmith_private.publish('audit', '{tenant_id,environment}');
 COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
 COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
 COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, counted from 1';
@@ -1956,33 +2003,413 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:89
+-- src/lib.rs:90
 -- requires:
 --   audit
 
--- Row-level security for applications' own tables. These act as the caller, who must
--- own the table.
+-- Row-level security for applications' own tables.
 
-CREATE FUNCTION keysmith.column_type(relation regclass, argument text, name text) RETURNS text
+-- What isolate() made, so that its loss is noticed. The table's number is that of one
+-- database of one server: what was restored elsewhere is found by its name.
+CREATE TABLE keysmith_private.isolated_table (
+    server             bigint NOT NULL,
+    database           oid NOT NULL,
+    relation           oid NOT NULL,
+    schema_name        text COLLATE "C" NOT NULL,
+    table_name         text COLLATE "C" NOT NULL,
+    tenant_column      text COLLATE "C" NOT NULL,
+    tenant_number      smallint NOT NULL,
+    keyspace           text COLLATE "C",
+    environment_column text COLLATE "C",
+    environment_number smallint,
+    has_access         boolean NOT NULL,
+    was_enabled        boolean NOT NULL,
+    was_forced         boolean NOT NULL,
+    isolated_at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (server, database, relation)
+);
+COMMENT ON TABLE keysmith_private.isolated_table IS 'Tables that isolate() was called for, and their policies as it made them';
+COMMENT ON COLUMN keysmith_private.isolated_table.server IS 'The server and the database in which relation is the table''s number';
+COMMENT ON COLUMN keysmith_private.isolated_table.tenant_number IS 'The column''s number, which stays when the column is renamed';
+COMMENT ON COLUMN keysmith_private.isolated_table.has_access IS 'Whether there is to be keysmith_access: other policies permit rows otherwise';
+COMMENT ON COLUMN keysmith_private.isolated_table.was_enabled IS 'Whether row security was enabled before; release() restores it';
+COMMENT ON COLUMN keysmith_private.isolated_table.was_forced IS 'Whether row security was forced before; release() restores it';
+SELECT pg_catalog.pg_extension_config_dump('keysmith_private.isolated_table', '');
+
+-- Entries with their tables: by number where the number is of this database, and by name.
+-- Both may be found, where a table was renamed and another was made under its name.
+CREATE VIEW keysmith_private.isolated AS
+WITH entry AS (
+    SELECT t.*, t.server = s.system_identifier AND t.database = d.oid AS is_here
+    FROM keysmith_private.isolated_table t, pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+    WHERE d.datname = pg_catalog.current_database()
+)
+SELECT e.*, c.oid AS found, true AS is_same, false AS is_namesake
+FROM entry e JOIN pg_catalog.pg_class c ON c.oid = e.relation
+WHERE e.is_here AND c.relkind IN ('r', 'p')
+UNION ALL
+SELECT e.*, c.oid, false, e.is_here AND EXISTS (
+           SELECT FROM pg_catalog.pg_class o WHERE o.oid = e.relation AND o.relkind IN ('r', 'p'))
+FROM entry e
+JOIN pg_catalog.pg_namespace n ON n.nspname = e.schema_name
+JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = e.table_name
+WHERE c.relkind IN ('r', 'p')
+  -- A table that has an entry of its own is not another one's.
+  AND NOT EXISTS (SELECT FROM entry o WHERE o.is_here AND o.relation = c.oid);
+COMMENT ON VIEW keysmith_private.isolated IS 'Isolated tables that are there, with their entries in the register';
+
+CREATE FUNCTION keysmith_private.base_type(type oid) RETURNS oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE made_of(oid, base) AS (
+        SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = type
+        UNION ALL
+        SELECT t.oid, t.typbasetype FROM made_of m JOIN pg_type t ON t.oid = m.base
+    )
+    SELECT m.oid FROM made_of m WHERE m.base = 0
+$$;
+COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The type itself, or what a domain is made of';
+
+-- It is written as PostgreSQL prints it, so that a policy can be compared with it.
+--
+-- Sub-selects are evaluated once a query, and what they give can be looked up in an
+-- index; bare calls would be made for each row.
+CREATE FUNCTION keysmith_private.isolation_condition(
+    relation oid, tenant_number smallint, keyspace text, environment_number smallint
+) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+    WITH compared AS (
+        SELECT a.attnum, b.type = 'uuid'::regtype AS is_id,
+               CASE WHEN a.atttypid IN ('uuid'::regtype, 'text'::regtype) THEN quote_ident(a.attname)
+                    ELSE format('(%I)::%s', a.attname,
+                                CASE WHEN b.type = 'uuid'::regtype THEN 'uuid' ELSE 'text' END) END AS operand
+        FROM pg_attribute a, LATERAL (SELECT keysmith_private.base_type(a.atttypid) AS type) b
+        WHERE a.attrelid = relation AND NOT a.attisdropped
+    ), parts AS (
+        SELECT 1 AS place, format('(%s = ( SELECT keysmith.%s() AS %2$s))', c.operand,
+                                  CASE WHEN c.is_id THEN 'current_tenant_id' ELSE 'current_tenant' END) AS part
+        FROM compared c WHERE c.attnum = tenant_number
+        UNION ALL
+        SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)',
+                         replace(keyspace, '''', ''''''))
+        WHERE keyspace IS NOT NULL
+        UNION ALL
+        SELECT 3, format('(%s = ( SELECT keysmith.current_environment() AS current_environment))', c.operand)
+        FROM compared c WHERE c.attnum = environment_number
+    )
+    SELECT CASE count(*) WHEN 1 THEN min(part)
+                ELSE '(' || string_agg(part, ' AND ' ORDER BY place) || ')' END
+    FROM parts
+$$;
+COMMENT ON FUNCTION keysmith_private.isolation_condition(oid, smallint, text, smallint) IS
+'The condition of an isolated table''s policies, as PostgreSQL prints it';
+
+-- A column by its number where that is known, else by its name. If it was renamed before a
+-- dump was made, neither is right in the restored database: then it may be any column that the
+-- policies compare.
+CREATE FUNCTION keysmith_private.columns_meant(relation oid, is_same boolean, number smallint, name text)
+RETURNS SETOF smallint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.attnum FROM pg_attribute a
+    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+      AND CASE
+          WHEN is_same THEN a.attnum = number
+          WHEN EXISTS (SELECT FROM pg_attribute o
+                       WHERE o.attrelid = relation AND o.attname = name) THEN a.attname = name
+          ELSE EXISTS (SELECT FROM pg_policy p JOIN pg_depend d ON d.objid = p.oid
+                       WHERE p.polrelid = relation AND d.classid = 'pg_policy'::regclass
+                         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = relation
+                         AND d.refobjsubid = a.attnum) END
+      AND number IS NOT NULL
+$$;
+COMMENT ON FUNCTION keysmith_private.columns_meant(oid, boolean, smallint, text) IS
+'Which columns of a table an entry of the register may mean';
+
+CREATE FUNCTION keysmith_private.policy_fault(
+    relation oid, policy name, is_permissive boolean, condition text
+) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+    SELECT CASE
+        WHEN p.oid IS NULL THEN 'is gone'
+        WHEN p.polpermissive AND NOT is_permissive THEN 'is permissive'
+        WHEN is_permissive AND NOT p.polpermissive THEN 'is restrictive'
+        WHEN p.polcmd <> '*' THEN 'is for one command only'
+        WHEN p.polroles <> '{0}' THEN 'is for some roles only'
+        WHEN condition IS NULL
+          OR pg_get_expr(p.polqual, relation) IS DISTINCT FROM condition
+          OR pg_get_expr(p.polwithcheck, relation) IS DISTINCT FROM condition
+            THEN 'has another condition' END
+    FROM (SELECT) AS always LEFT JOIN pg_policy p ON p.polrelid = relation AND p.polname = policy
+$$;
+COMMENT ON FUNCTION keysmith_private.policy_fault(oid, name, boolean, text) IS
+'How a policy differs from what isolate() makes; null if it does not';
+
+-- By which columns each table is isolated. Of several that an entry may mean, those count
+-- which its policies compare. Without its columns a table has no condition to meet.
+CREATE VIEW keysmith_private.isolated_by AS
+SELECT DISTINCT ON (r.found) r.*
+FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tenant_column,
+             t.attnum AS tenant_number, t.atttypid AS tenant_type, i.keyspace,
+             coalesce(e.attname, i.environment_column) AS environment_column,
+             CASE WHEN t.attnum IS NOT NULL AND (e.attnum IS NOT NULL OR i.environment_number IS NULL)
+                  THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum) END AS condition
+      FROM keysmith_private.isolated i
+      LEFT JOIN LATERAL (
+          SELECT a.* FROM pg_catalog.pg_attribute a
+          JOIN keysmith_private.columns_meant(
+              i.found, i.is_same, i.tenant_number, i.tenant_column) AS m (number) ON m.number = a.attnum
+          WHERE a.attrelid = i.found) t ON true
+      LEFT JOIN LATERAL (
+          SELECT a.* FROM pg_catalog.pg_attribute a
+          JOIN keysmith_private.columns_meant(
+              i.found, i.is_same, i.environment_number, i.environment_column) AS m (number) ON m.number = a.attnum
+          WHERE a.attrelid = i.found) e ON true) r
+ORDER BY r.found,
+         keysmith_private.policy_fault(r.found, 'keysmith_tenant', false, r.condition) IS NULL
+         OR keysmith_private.policy_fault(r.found, 'keysmith_access', true, r.condition) IS NULL DESC;
+COMMENT ON VIEW keysmith_private.isolated_by IS
+'By which columns tables are isolated, and the condition that their policies must have';
+
+-- Tables that Citus has distributed. Its catalog is there where it is installed.
+CREATE FUNCTION keysmith_private.distributed_tables() RETURNS SETOF oid
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    kind oid;
 BEGIN
-    SELECT a.atttypid INTO kind FROM pg_catalog.pg_attribute a
-        WHERE a.attrelid = relation AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION '% must be a column of %, which % is not',
-            argument, relation, pg_catalog.quote_ident(name) USING ERRCODE = 'KS400';
+    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+        RETURN QUERY EXECUTE 'SELECT logicalrelid::oid FROM pg_catalog.pg_dist_partition';
     END IF;
-    -- A domain is what it is made of.
-    WHILE EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = kind AND t.typtype = 'd') LOOP
-        SELECT t.typbasetype INTO kind FROM pg_catalog.pg_type t WHERE t.oid = kind;
-    END LOOP;
-    RETURN CASE WHEN kind = 'pg_catalog.varchar'::regtype THEN 'text'
-                ELSE pg_catalog.format_type(kind, NULL) END;
 END $$;
-COMMENT ON FUNCTION keysmith.column_type(regclass, text, text) IS
-'The type of a column: text also for varchar, and for domains what they are made of';
+COMMENT ON FUNCTION keysmith_private.distributed_tables() IS 'Tables that Citus has distributed';
+
+-- Who brings requests to tables: whoever was given the level verifier, or a function that
+-- decides. Administrators may call all functions.
+CREATE VIEW keysmith_private.verifying_role AS
+WITH RECURSIVE verifier(oid) AS (
+    (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level = 'verifier'
+     UNION
+     SELECT x.grantee FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
+     WHERE p.pronamespace = 'keysmith'::regnamespace AND x.grantee <> p.proowner
+       AND p.proname IN ('verify', 'verify_digest', 'verify_many', 'authenticate', 'pre_request')
+       AND x.grantee NOT IN (SELECT a.role FROM keysmith_private.access a WHERE a.level = 'admin'))
+    UNION
+    SELECT m.member FROM verifier v JOIN pg_catalog.pg_auth_members m ON m.roleid = v.oid
+)
+SELECT v.oid FROM verifier v WHERE v.oid <> 0;
+COMMENT ON VIEW keysmith_private.verifying_role IS 'Roles that decide about keys, and their members';
+
+CREATE FUNCTION keysmith_private.is_reachable(relation oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.relowner IN (SELECT v.oid FROM keysmith_private.verifying_role v)
+        OR EXISTS (
+            SELECT FROM (SELECT c.relacl AS acl
+                         UNION ALL SELECT a.attacl FROM pg_attribute a WHERE a.attrelid = c.oid) s,
+                        aclexplode(s.acl) x
+            WHERE x.grantee <> c.relowner
+              AND x.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE'))
+    FROM pg_class c WHERE c.oid = relation
+$$;
+COMMENT ON FUNCTION keysmith_private.is_reachable(oid) IS
+'Whether a table was granted to others than its owner, or its owner decides about keys';
+
+-- What is wrong with isolated tables: by isolate(), or by policies that someone wrote with
+-- functions of ours. Errors are what lets a tenant see rows of another, or closes a table that
+-- isolate() left open to its tenants; warnings are ways around policies.
+CREATE FUNCTION keysmith_private.isolation_problems(
+    wanted oid DEFAULT NULL, OUT relation oid, OUT level text, OUT problem text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    WITH RECURSIVE entry AS MATERIALIZED (
+        SELECT i.* FROM keysmith_private.isolated i
+    ), known AS MATERIALIZED (
+        SELECT e.found AS oid, true AS is_registered FROM entry e
+        UNION
+        SELECT p.polrelid, false
+        FROM pg_policy p
+        JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+             AND d.refclassid = 'pg_proc'::regclass
+        JOIN pg_proc f ON f.oid = d.refobjid
+        WHERE f.pronamespace = 'keysmith'::regnamespace
+          AND p.polrelid NOT IN (SELECT e.found FROM entry e)
+    ), isolated AS MATERIALIZED (
+        SELECT c.oid, c.oid::regclass AS name, c.relowner, c.relrowsecurity, c.relforcerowsecurity,
+               k.is_registered,
+               k.is_registered AND NOT c.relrowsecurity AND NOT EXISTS (
+                   SELECT FROM pg_policy p WHERE p.polrelid = c.oid
+                   AND p.polname IN ('keysmith_tenant', 'keysmith_access')) AS is_bare
+        FROM known k JOIN pg_class c USING (oid) WHERE wanted IS NULL OR c.oid = wanted
+    ), part(of, oid) AS (
+        SELECT i.oid, h.inhrelid FROM isolated i JOIN pg_inherits h ON h.inhparent = i.oid
+        UNION
+        SELECT p.of, h.inhrelid FROM part p JOIN pg_inherits h ON h.inhparent = p.oid
+    ), whole(of, oid) AS (
+        SELECT i.oid, h.inhparent FROM isolated i JOIN pg_inherits h ON h.inhrelid = i.oid
+        UNION
+        SELECT w.of, h.inhparent FROM whole w JOIN pg_inherits h ON h.inhrelid = w.oid
+    ), above(of, oid) AS (
+        SELECT i.oid, i.oid FROM isolated i
+        UNION
+        SELECT a.of, w.ev_class
+        FROM above a
+        JOIN pg_depend d ON d.refobjid = a.oid AND d.refclassid = 'pg_class'::regclass
+             AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite w ON w.oid = d.objid
+        JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
+    )
+    SELECT i.oid, 'error', 'it was isolated, and is not any more: all see all its rows',
+           'call keysmith.isolate() for it again, or keysmith.release()'
+    FROM isolated i WHERE i.is_bare
+    UNION ALL
+    SELECT i.oid, 'error', 'row security is off: all see all its rows',
+           format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', i.name)
+    FROM isolated i WHERE NOT i.relrowsecurity AND NOT i.is_bare
+    UNION ALL
+    SELECT i.oid, CASE WHEN i.is_registered THEN 'error' ELSE 'warning' END,
+           format('row security is not forced: its owner %s sees all its rows', i.relowner::regrole),
+           format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', i.name)
+    FROM isolated i
+    WHERE NOT i.relforcerowsecurity AND NOT i.is_bare AND (i.is_registered OR i.relrowsecurity)
+    UNION ALL
+    SELECT i.oid, 'error', format('policy %s %s', p.name, f.fault), 'call keysmith.isolate() for it again'
+    FROM isolated i
+    JOIN keysmith_private.isolated_by e ON e.found = i.oid
+    CROSS JOIN (VALUES ('keysmith_tenant', false), ('keysmith_access', true)) AS p (name, is_permissive)
+    CROSS JOIN LATERAL keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) AS f (fault)
+    WHERE f.fault IS NOT NULL AND (e.has_access OR NOT p.is_permissive) AND NOT i.is_bare
+    UNION ALL
+    SELECT i.oid, 'error', format('its owner %s %s, and sees all its rows', r.oid::regrole,
+                                  CASE WHEN r.rolsuper THEN 'is a superuser' ELSE 'has BYPASSRLS' END),
+           format('ALTER TABLE %s OWNER TO another role', i.name)
+    FROM isolated i JOIN pg_roles r ON r.oid = i.relowner
+    WHERE i.is_registered AND (r.rolsuper OR r.rolbypassrls)
+    UNION ALL
+    SELECT i.oid, 'error', format('its part %s can be read past it', p.oid::regclass),
+           format('REVOKE ALL ON %s FROM those who have it, or isolate it too', p.oid::regclass)
+    FROM isolated i JOIN part p ON p.of = i.oid
+    WHERE p.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(p.oid)
+    UNION ALL
+    SELECT i.oid, 'error', format('it is part of %s, which shows all its rows', w.oid::regclass),
+           format('call keysmith.isolate() for %s too', w.oid::regclass)
+    FROM isolated i JOIN whole w ON w.of = i.oid
+    WHERE w.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(w.oid)
+    UNION ALL
+    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'undistribute_table'
+    FROM isolated i WHERE i.oid IN (SELECT keysmith_private.distributed_tables())
+    UNION ALL
+    SELECT i.oid, 'warning', CASE c.relkind
+               WHEN 'm' THEN format('materialized view %s holds its rows for whoever may read it', c.oid::regclass)
+               ELSE format('view %s shows all its rows: it reads as %s', c.oid::regclass, r.oid::regrole) END,
+           CASE c.relkind WHEN 'm' THEN 'a table in its place, or let nobody read it'
+               ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
+    FROM isolated i
+    JOIN above a ON a.of = i.oid
+    JOIN pg_class c ON c.oid = a.oid AND c.relkind IN ('v', 'm')
+    JOIN pg_roles r ON r.oid = c.relowner
+    WHERE c.relkind = 'm'
+       OR (r.rolsuper OR r.rolbypassrls) AND NOT coalesce((
+              SELECT o.option_value::boolean FROM pg_options_to_table(c.reloptions) o
+              WHERE o.option_name = 'security_invoker'), false)
+    UNION ALL
+    SELECT i.oid, 'warning', 'it has the policies of isolate(), which does not know it',
+           'call keysmith.isolate() for it again'
+    FROM isolated i
+    WHERE NOT i.is_registered
+      AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = i.oid AND p.polname = 'keysmith_tenant')
+$$;
+COMMENT ON FUNCTION keysmith_private.isolation_problems(oid) IS
+'What is wrong with an isolated table, or with all of them, and what to do';
+
+-- Where isolate() was called for it before, what was before the first call. What the register
+-- knows of a table that was dropped is not about another of that name, unless its policies
+-- came with it.
+CREATE FUNCTION keysmith_private.before_isolation(
+    about oid, OUT is_isolated boolean, OUT was_enabled boolean, OUT was_forced boolean
+) RETURNS record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p.is_there OR i.found IS NOT NULL,
+           CASE WHEN p.is_there OR i.is_same OR NOT i.is_here THEN coalesce(i.was_enabled, false)
+                ELSE c.relrowsecurity END,
+           CASE WHEN p.is_there OR i.is_same OR NOT i.is_here THEN coalesce(i.was_forced, false)
+                ELSE c.relforcerowsecurity END
+    FROM pg_class c
+    CROSS JOIN LATERAL (SELECT EXISTS (
+        SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'keysmith_tenant')) p (is_there)
+    LEFT JOIN keysmith_private.isolated i ON i.found = c.oid AND NOT i.is_namesake
+    WHERE c.oid = about
+    ORDER BY i.is_same DESC NULLS LAST LIMIT 1
+$$;
+COMMENT ON FUNCTION keysmith_private.before_isolation(oid) IS
+'Whether a table is isolated, and what its row security was before that';
+
+CREATE FUNCTION keysmith_private.forget_isolated(known_as oid) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM keysmith_private.isolated_table t USING keysmith_private.isolated i
+    WHERE (i.server, i.database, i.relation) = (t.server, t.database, t.relation)
+      AND i.found = known_as AND NOT i.is_namesake
+$$;
+COMMENT ON FUNCTION keysmith_private.forget_isolated(oid) IS 'Takes a table out of the register';
+
+CREATE FUNCTION keysmith_private.note_isolated(
+    relation oid, tenant_number smallint, keyspace text, environment_number smallint,
+    has_access boolean, was_enabled boolean, was_forced boolean
+) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT keysmith_private.forget_isolated(relation);
+    INSERT INTO keysmith_private.isolated_table AS t
+        (server, database, relation, schema_name, table_name, tenant_column, tenant_number, keyspace,
+         environment_column, environment_number, has_access, was_enabled, was_forced)
+    SELECT s.system_identifier, d.oid, c.oid, n.nspname, c.relname, a.attname, a.attnum, keyspace,
+           e.attname, e.attnum, has_access, was_enabled, was_forced
+    FROM pg_control_system() s
+    JOIN pg_database d ON d.datname = current_database()
+    JOIN pg_class c ON c.oid = relation
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = tenant_number
+    LEFT JOIN pg_attribute e ON e.attrelid = c.oid AND e.attnum = environment_number
+    -- A transaction with an old snapshot gets an error that tells it to try again.
+    ON CONFLICT ON CONSTRAINT isolated_table_pkey DO UPDATE SET isolated_at = excluded.isolated_at;
+    -- Of tables that are gone, the newest thousand are remembered.
+    DELETE FROM keysmith_private.isolated_table t
+    WHERE (t.server, t.database, t.relation) IN (
+        SELECT o.server, o.database, o.relation FROM keysmith_private.isolated_table o
+        WHERE NOT EXISTS (SELECT FROM keysmith_private.isolated i
+                          WHERE (i.server, i.database, i.relation) = (o.server, o.database, o.relation))
+        ORDER BY o.isolated_at DESC OFFSET 1000);
+$$;
+COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean) IS
+'Puts a table into the register, as isolate() made it';
+
+-- What isolate() tells besides.
+CREATE FUNCTION keysmith_private.tell_of_isolation(about regclass, tenant_number smallint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found record;
+BEGIN
+    IF EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = about AND p.polpermissive
+               AND p.polname <> 'keysmith_access') THEN
+        RAISE NOTICE 'table % has policies of its own: they say which of a tenant''s rows are visible', about;
+    END IF;
+    FOR found IN
+        SELECT p.problem, p.remedy FROM keysmith_private.isolation_problems(about) p
+        UNION ALL
+        SELECT format('role %s has BYPASSRLS, and sees all its rows', r.oid::regrole), NULL
+        FROM pg_roles r, pg_class c
+        WHERE c.oid = about AND r.rolbypassrls AND NOT r.rolsuper AND r.oid <> c.relowner
+          AND has_table_privilege(r.oid, about, 'SELECT, INSERT, UPDATE, DELETE')
+        ORDER BY 1
+    LOOP
+        RAISE WARNING 'table %: %', about, found.problem
+            USING HINT = coalesce(found.remedy, 'Have applications use another role.');
+    END LOOP;
+    IF NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = about AND i.indisvalid
+                   AND i.indpred IS NULL AND i.indkey[0] = tenant_number) THEN
+        RAISE NOTICE 'table % has no index that begins with %', about, (
+            SELECT quote_ident(a.attname) FROM pg_attribute a
+            WHERE a.attrelid = about AND a.attnum = tenant_number)
+            USING HINT = 'With one, a tenant''s rows are found without reading the others.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION keysmith_private.tell_of_isolation(regclass, smallint) IS
+'Tells whoever isolates a table of ways around it, and of what would make it faster';
 
 CREATE FUNCTION keysmith.isolate(
     relation regclass,
@@ -1990,207 +2417,44 @@ CREATE FUNCTION keysmith.isolate(
     keyspace text DEFAULT NULL,
     environment_column text DEFAULT NULL
 ) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    target     record;
-    condition  text;
-    before     text;
-    type_name  text;
-    item       record;
-BEGIN
-    IF relation IS NULL OR tenant_column IS NULL THEN
-        RAISE EXCEPTION 'relation and tenant_column must not be null' USING ERRCODE = 'KS400';
-    END IF;
-    SELECT c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relnamespace, c.relowner
-        INTO target FROM pg_catalog.pg_class c WHERE c.oid = relation;
-    IF target.relkind IS NULL OR target.relkind NOT IN ('r', 'p')
-        OR target.relnamespace IN ('keysmith_private'::regnamespace, 'pg_catalog'::regnamespace) THEN
-        RAISE EXCEPTION 'relation must be a table of an application, which % is not', relation
-            USING ERRCODE = 'KS400';
-    END IF;
-
-    IF EXISTS (
-        SELECT FROM pg_catalog.pg_attribute a
-        JOIN pg_catalog.pg_collation c ON c.oid = a.attcollation
-        WHERE a.attrelid = relation AND a.attname IN (tenant_column, environment_column)
-          AND NOT c.collisdeterministic
-    ) THEN
-        RAISE EXCEPTION 'tenant_column and environment_column must have a deterministic collation'
-            USING ERRCODE = 'KS400', HINT = 'By another, two tenants'' names may be equal.';
-    END IF;
-
-    -- Sub-selects are evaluated once a query, and what they give can be looked up in an
-    -- index; bare calls would be made for each row.
-    type_name := keysmith.column_type(relation, 'tenant_column', tenant_column);
-    IF type_name = 'uuid' THEN
-        condition := pg_catalog.format(
-            '%I OPERATOR(pg_catalog.=) (SELECT keysmith.current_tenant_id())', tenant_column);
-    ELSIF type_name <> 'text' THEN
-        RAISE EXCEPTION 'tenant_column must be of type uuid or text, and %.% is %',
-            relation, pg_catalog.quote_ident(tenant_column), type_name USING ERRCODE = 'KS400';
-    ELSIF keyspace IS NULL THEN
-        RAISE EXCEPTION 'keyspace must be given where tenants are named by text'
-            USING ERRCODE = 'KS400', HINT = 'Two keyspaces may each have a tenant of that name.';
-    ELSE
-        condition := pg_catalog.format(
-            '%I OPERATOR(pg_catalog.=) (SELECT keysmith.current_tenant())', tenant_column);
-    END IF;
-    IF keyspace IS NOT NULL THEN
-        condition := condition || pg_catalog.format(
-            ' AND (SELECT keysmith.current_keyspace()) OPERATOR(pg_catalog.=) %L', keyspace);
-    END IF;
-    IF environment_column IS NOT NULL THEN
-        IF keysmith.column_type(relation, 'environment_column', environment_column) <> 'text' THEN
-            RAISE EXCEPTION 'environment_column must be of type text' USING ERRCODE = 'KS400';
-        END IF;
-        condition := condition || pg_catalog.format(
-            ' AND %I OPERATOR(pg_catalog.=) (SELECT keysmith.current_environment())',
-            environment_column);
-    END IF;
-
-    -- What release() is to restore: of the first isolation, if this is another.
-    SELECT pg_catalog.obj_description(p.oid, 'pg_policy') INTO before
-        FROM pg_catalog.pg_policy p WHERE p.polrelid = relation AND p.polname = 'keysmith_tenant';
-    IF FOUND THEN
-        EXECUTE pg_catalog.format('DROP POLICY keysmith_tenant ON %s', relation);
-        EXECUTE pg_catalog.format('DROP POLICY IF EXISTS keysmith_access ON %s', relation);
-    ELSE
-        before := pg_catalog.format('Rows of the tenant that is signed in. Before: %s, %s.',
-            CASE WHEN target.relrowsecurity THEN 'enabled' ELSE 'disabled' END,
-            CASE WHEN target.relforcerowsecurity THEN 'forced' ELSE 'not forced' END);
-    END IF;
-    EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
-    EXECUTE pg_catalog.format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', relation);
-    -- Restrictive: permissive policies add to one another, so that any other would open
-    -- the table again. But one must permit what this one restricts.
-    EXECUTE pg_catalog.format(
-        'CREATE POLICY keysmith_tenant ON %s AS RESTRICTIVE USING (%s) WITH CHECK (%2$s)',
-        relation, condition);
-    EXECUTE pg_catalog.format('COMMENT ON POLICY keysmith_tenant ON %s IS %L', relation, before);
-    IF EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = relation AND p.polpermissive) THEN
-        RAISE NOTICE 'table % has policies of its own: they say which of a tenant''s rows are visible',
-            relation;
-    ELSE
-        -- It calls a function of ours, so that it goes when the extension is dropped with
-        -- all that depends on it: what would be left without keysmith_tenant is an open table.
-        EXECUTE pg_catalog.format(
-            'CREATE POLICY keysmith_access ON %s USING ((SELECT keysmith.current_key()) IS NOT NULL)',
-            relation);
-        EXECUTE pg_catalog.format(
-            'COMMENT ON POLICY keysmith_access ON %s IS %L', relation,
-            'All rows that keysmith_tenant leaves.');
-    END IF;
-
-    -- What defeats it.
-    FOR item IN
-        SELECT r.rolname, r.rolsuper, r.oid = target.relowner AS is_owner
-        FROM pg_catalog.pg_roles r
-        WHERE (r.rolsuper OR r.rolbypassrls)
-          AND (r.oid = target.relowner OR NOT r.rolsuper
-               AND pg_catalog.has_table_privilege(r.oid, relation, 'SELECT, INSERT, UPDATE, DELETE'))
-    LOOP
-        RAISE WARNING 'role % sees all rows of %: it % and %',
-            pg_catalog.quote_ident(item.rolname), relation,
-            CASE WHEN item.is_owner THEN 'owns the table' ELSE 'may use the table' END,
-            CASE WHEN item.rolsuper THEN 'is a superuser' ELSE 'has BYPASSRLS' END;
-    END LOOP;
-    FOR item IN
-        WITH RECURSIVE above(oid) AS (
-            SELECT relation::oid
-            UNION
-            SELECT w.ev_class
-            FROM above
-            JOIN pg_catalog.pg_depend d ON d.refobjid = above.oid
-                AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                AND d.classid = 'pg_catalog.pg_rewrite'::regclass
-            JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid
-            JOIN pg_catalog.pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
-        )
-        SELECT c.oid::regclass AS name, c.relkind, r.rolname
-        FROM above
-        JOIN pg_catalog.pg_class c ON c.oid = above.oid AND c.oid <> relation
-        JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
-        WHERE c.relkind = 'm'
-           OR (r.rolsuper OR r.rolbypassrls) AND NOT coalesce((
-                  SELECT o.option_value::boolean FROM pg_catalog.pg_options_to_table(c.reloptions) o
-                  WHERE o.option_name = 'security_invoker'), false)
-        ORDER BY 1
-    LOOP
-        IF item.relkind = 'm' THEN
-            RAISE WARNING 'materialized view % holds rows of % for whoever may read it',
-                item.name, relation;
-        ELSE
-            RAISE WARNING 'view % shows all rows of %: it reads them as its owner %',
-                item.name, relation, pg_catalog.quote_ident(item.rolname)
-                USING HINT = 'ALTER VIEW ... SET (security_invoker = true)';
-        END IF;
-    END LOOP;
-    FOR item IN
-        WITH RECURSIVE part(oid) AS (
-            SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = relation
-            UNION
-            SELECT i.inhrelid FROM part JOIN pg_catalog.pg_inherits i ON i.inhparent = part.oid
-        ), whole(oid) AS (
-            SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = relation
-            UNION
-            SELECT i.inhparent FROM whole JOIN pg_catalog.pg_inherits i ON i.inhrelid = whole.oid
-        )
-        SELECT t.oid::regclass AS name, t.is_part
-        FROM (SELECT part.oid, true AS is_part FROM part
-              UNION ALL SELECT whole.oid, false FROM whole) t
-        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_policy p
-                          WHERE p.polrelid = t.oid AND p.polname = 'keysmith_tenant')
-        ORDER BY 2 DESC, 1
-    LOOP
-        IF item.is_part THEN
-            RAISE WARNING 'table % is part of %, and can be read past it', item.name, relation
-                USING HINT = 'Isolate it too, or let nobody use it directly.';
-        ELSE
-            RAISE WARNING 'all rows of % can be read through %, of which it is part',
-                relation, item.name USING HINT = 'Isolate that table.';
-        END IF;
-    END LOOP;
-    IF NOT EXISTS (
-        SELECT FROM pg_catalog.pg_index i
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-        WHERE i.indrelid = relation AND i.indisvalid AND i.indpred IS NULL
-          AND a.attname = tenant_column
-    ) THEN
-        RAISE NOTICE 'table % has no index that begins with %', relation,
-            pg_catalog.quote_ident(tenant_column)
-            USING HINT = 'With one, a tenant''s rows are found without reading the others.';
-    END IF;
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
 COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
 'Has row-level security show and accept the rows of the tenant that is signed in, and no others';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    before text;
-BEGIN
-    SELECT pg_catalog.obj_description(p.oid, 'pg_policy') INTO before
-        FROM pg_catalog.pg_policy p WHERE p.polrelid = relation AND p.polname = 'keysmith_tenant';
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'table % is not isolated', relation USING ERRCODE = 'KS404';
-    END IF;
-    EXECUTE pg_catalog.format('DROP POLICY keysmith_tenant ON %s', relation);
-    EXECUTE pg_catalog.format('DROP POLICY IF EXISTS keysmith_access ON %s', relation);
-    -- A table that has other policies keeps its row security: they were made for it.
-    IF before LIKE '%Before: disabled%'
-        AND NOT EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = relation) THEN
-        EXECUTE pg_catalog.format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', relation);
-    END IF;
-    IF before LIKE '%not forced%' THEN
-        EXECUTE pg_catalog.format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', relation);
-    END IF;
-END $$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';
 COMMENT ON FUNCTION keysmith.release(regclass) IS
-'Undoes isolate: takes its policies away, and leaves row security as it was';
+'Undoes isolate: takes its policies away, and leaves row security as it was before';
+
+-- For those who see everything, whatever rights they have on the catalogs.
+CREATE FUNCTION keysmith_private.isolation_states(
+    OUT relation oid, OUT tenant_column text, OUT keyspace text, OUT environment_column text, OUT problem text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    SELECT b.found, b.tenant_column, b.keyspace, b.environment_column, p.problem
+    FROM keysmith_private.isolated_by b
+    LEFT JOIN (SELECT a.relation, string_agg(a.problem, '; ' ORDER BY a.problem) AS problem
+               FROM keysmith_private.isolation_problems() a WHERE a.level = 'error'
+               GROUP BY a.relation) p ON p.relation = b.found
+$$;
+COMMENT ON FUNCTION keysmith_private.isolation_states() IS 'What the view isolation shows';
+
+CREATE VIEW keysmith.isolation WITH (security_barrier) AS
+SELECT s.relation::regclass::text AS relation, s.tenant_column, s.keyspace, s.environment_column,
+       s.problem IS NULL AS ok, s.problem
+FROM keysmith_private.isolation_states() s
+ORDER BY 1;
+COMMENT ON VIEW keysmith.isolation IS 'Isolated tables, and whether their policies are as isolate() made them';
+COMMENT ON COLUMN keysmith.isolation.relation IS 'The isolated table';
+COMMENT ON COLUMN keysmith.isolation.tenant_column IS 'The column that tells whose a row is';
+COMMENT ON COLUMN keysmith.isolation.keyspace IS 'The keyspace that the tenants are of; null for any';
+COMMENT ON COLUMN keysmith.isolation.environment_column IS 'The column that tells a row''s environment; null for none';
+COMMENT ON COLUMN keysmith.isolation.ok IS 'Whether each tenant sees its rows, and no others';
+COMMENT ON COLUMN keysmith.isolation.problem IS 'What is wrong; null if nothing is';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:94
+-- src/lib.rs:95
 -- requires:
 --   isolation
 
@@ -2226,20 +2490,20 @@ COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:99
+-- src/lib.rs:100
 -- requires:
 --   restore
 
 -- Usage as it is read: views, pages, charts. A caller who may see one tenant only sees
--- nothing of the others: the filter is inside of each view.
+-- nothing of the others: see shows_everything().
 
-CREATE VIEW keysmith.usage WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_usage AS
 SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id, k.label,
        e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id
 FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
-LEFT JOIN keysmith_private.key k USING (key_id)
-WHERE (SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+LEFT JOIN keysmith_private.key k USING (key_id);
+SELECT keysmith_private.publish('usage');
 COMMENT ON VIEW keysmith.usage IS 'Requests of known keys, one row each, refused ones too';
 COMMENT ON COLUMN keysmith.usage.at IS 'When it was decided';
 COMMENT ON COLUMN keysmith.usage.request_id IS 'The name that the verdict gave to the decision';
@@ -2256,7 +2520,7 @@ COMMENT ON COLUMN keysmith.usage.ip IS 'The address that the request came from; 
 COMMENT ON COLUMN keysmith.usage.latency IS 'How long the request took, as log_request was told; null if it is not known';
 COMMENT ON COLUMN keysmith.usage.tenant_id IS 'The id of the tenant';
 
-CREATE VIEW keysmith.usage_hourly WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_usage_hourly AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
@@ -2267,9 +2531,9 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
       SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
+SELECT keysmith_private.publish('usage_hourly');
 COMMENT ON VIEW keysmith.usage_hourly IS 'How many requests, by hour, key, environment, status and outcome';
 COMMENT ON COLUMN keysmith.usage_hourly.hour IS 'When the hour begins';
 COMMENT ON COLUMN keysmith.usage_hourly.tenant IS 'The name of the tenant whose key it is';
@@ -2282,7 +2546,7 @@ COMMENT ON COLUMN keysmith.usage_hourly.requests IS 'How many requests';
 COMMENT ON COLUMN keysmith.usage_hourly.latency IS 'The mean of those that are known';
 COMMENT ON COLUMN keysmith.usage_hourly.tenant_id IS 'The id of the tenant';
 
-CREATE VIEW keysmith.usage_daily WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_usage_daily AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
        u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
@@ -2295,9 +2559,9 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
              outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
+SELECT keysmith_private.publish('usage_daily');
 COMMENT ON VIEW keysmith.usage_daily IS 'How many requests, by day (UTC), key, environment, status and outcome';
 COMMENT ON COLUMN keysmith.usage_daily.day IS 'The day, in UTC';
 COMMENT ON COLUMN keysmith.usage_daily.tenant IS 'The name of the tenant whose key it is';
@@ -2310,7 +2574,7 @@ COMMENT ON COLUMN keysmith.usage_daily.requests IS 'How many requests';
 COMMENT ON COLUMN keysmith.usage_daily.latency IS 'The mean of those that are known';
 COMMENT ON COLUMN keysmith.usage_daily.tenant_id IS 'The id of the tenant';
 
-CREATE VIEW keysmith.usage_endpoints WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_usage_endpoints AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
        nullif(u.method, '') AS method, nullif(u.endpoint, '') AS endpoint,
        pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.refused)::bigint AS refused,
@@ -2323,9 +2587,9 @@ FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused
              requests, refused, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
 HAVING pg_catalog.sum(u.requests) <> 0;
+SELECT keysmith_private.publish('usage_endpoints');
 COMMENT ON VIEW keysmith.usage_endpoints IS 'How many requests, by day (UTC), method and endpoint';
 COMMENT ON COLUMN keysmith.usage_endpoints.day IS 'The day, in UTC';
 COMMENT ON COLUMN keysmith.usage_endpoints.tenant IS 'The name of the tenant whose keys made the requests';
@@ -2338,16 +2602,16 @@ COMMENT ON COLUMN keysmith.usage_endpoints.refused IS 'How many of these were re
 COMMENT ON COLUMN keysmith.usage_endpoints.latency IS 'The mean of those that are known';
 COMMENT ON COLUMN keysmith.usage_endpoints.tenant_id IS 'The id of the tenant';
 
-CREATE VIEW keysmith.top_keys WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_top_keys AS
 SELECT d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
        pg_catalog.sum(d.requests)::bigint AS requests,
        coalesce(pg_catalog.sum(d.requests) FILTER (WHERE d.outcome <> 'ok'), 0)::bigint AS refused,
-       pg_catalog.max(d.day) AS last_day, d.tenant_id
-FROM keysmith.usage_daily d
+       pg_catalog.max(d.day) AS last_day, d.tenant_id, d.environment
+FROM keysmith_private.all_usage_daily d
 LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30
-GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
-ORDER BY requests DESC, d.key_id;
+GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id, d.environment;
+SELECT keysmith_private.publish('top_keys', '{environment}', 'ORDER BY requests DESC, key_id');
 COMMENT ON VIEW keysmith.top_keys IS 'The keys of the last 30 days, those with most requests first';
 COMMENT ON COLUMN keysmith.top_keys.tenant IS 'The name of the tenant whose key it is';
 COMMENT ON COLUMN keysmith.top_keys.keyspace IS 'The keyspace of the key';
@@ -2359,14 +2623,15 @@ COMMENT ON COLUMN keysmith.top_keys.refused IS 'How many of these were refused';
 COMMENT ON COLUMN keysmith.top_keys.last_day IS 'The last day with a request, in UTC';
 COMMENT ON COLUMN keysmith.top_keys.tenant_id IS 'The id of the tenant';
 
-CREATE VIEW keysmith.top_refusals WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_top_refusals AS
 SELECT d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
-       pg_catalog.sum(d.requests)::bigint AS requests, pg_catalog.max(d.day) AS last_day, d.tenant_id
-FROM keysmith.usage_daily d
+       pg_catalog.sum(d.requests)::bigint AS requests, pg_catalog.max(d.day) AS last_day, d.tenant_id,
+       d.environment
+FROM keysmith_private.all_usage_daily d
 LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30 AND d.outcome <> 'ok'
-GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
-ORDER BY requests DESC, d.outcome, d.key_id;
+GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id, d.environment;
+SELECT keysmith_private.publish('top_refusals', '{environment}', 'ORDER BY requests DESC, outcome, key_id');
 COMMENT ON VIEW keysmith.top_refusals IS 'What was refused in the last 30 days, the most frequent first';
 COMMENT ON COLUMN keysmith.top_refusals.outcome IS 'The reason why it was refused';
 COMMENT ON COLUMN keysmith.top_refusals.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
@@ -2497,10 +2762,19 @@ CREATE FUNCTION keysmith.usage_chart(
     until timestamptz DEFAULT NULL,
     keyspace text DEFAULT 'default'
 ) RETURNS SETOF text
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_usage_chart';
+COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
+'Draws how many requests there were, as bars that fit a terminal';
+
+-- Of these tenants and this environment; null for all.
+CREATE FUNCTION keysmith_private.usage_bars(
+    tenants uuid[], environment text, keyspace text, tenant text, key_id uuid, per text, bars integer,
+    width integer, until timestamptz
+) RETURNS SETOF text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    is_hour constant boolean := usage_chart.per = 'hour';
+    is_hour constant boolean := usage_bars.per = 'hour';
     shown   constant text := CASE WHEN is_hour THEN 'MM-DD HH24:00' ELSE 'YYYY-MM-DD' END;
     step    constant interval := CASE WHEN is_hour THEN '1 hour' ELSE '24 hours' END;
     -- Encodings other than UTF-8 have no blocks.
@@ -2508,41 +2782,34 @@ DECLARE
     let_in  constant text := chr(CASE WHEN is_utf8 THEN 9608 ELSE ascii('#') END);
     refused constant text := chr(CASE WHEN is_utf8 THEN 9617 ELSE ascii('-') END);
     nothing constant text := chr(CASE WHEN is_utf8 THEN 183 ELSE ascii('.') END);
-    newest  timestamptz;
+    newest  constant timestamptz :=
+        date_trunc(usage_bars.per, coalesce(usage_bars.until, clock_timestamp()), 'UTC');
     -- psql puts a space at either side. What is left of the bars has a fixed width.
-    room    constant integer := usage_chart.width - 2 - CASE WHEN is_hour THEN 32 ELSE 31 END;
+    room    constant integer := usage_bars.width - 2 - CASE WHEN is_hour THEN 32 ELSE 31 END;
 BEGIN
-    IF usage_chart.per IS NULL OR usage_chart.per NOT IN ('hour', 'day') THEN
-        RAISE EXCEPTION 'per must be hour or day' USING ERRCODE = 'KS400';
-    ELSIF usage_chart.bars IS NULL OR usage_chart.bars NOT BETWEEN 1 AND 1000 THEN
-        RAISE EXCEPTION 'bars must be 1 to 1000' USING ERRCODE = 'KS400';
-    ELSIF usage_chart.width IS NULL OR usage_chart.width NOT BETWEEN 50 AND 500 THEN
-        RAISE EXCEPTION 'width must be 50 to 500' USING ERRCODE = 'KS400';
-    ELSIF NOT isfinite(usage_chart.until) THEN
-        RAISE EXCEPTION 'until must be a time, not infinity' USING ERRCODE = 'KS400';
-    END IF;
-    newest := date_trunc(usage_chart.per, coalesce(usage_chart.until, clock_timestamp()), 'UTC');
-
-    RETURN QUERY SELECT left(format('requests per %s, UTC%s', usage_chart.per,
-                                    coalesce(', of ' || usage_chart.tenant, '')), usage_chart.width - 2);
+    RETURN QUERY SELECT left(format('requests per %s, UTC%s', usage_bars.per,
+                                    coalesce(', of ' || usage_bars.tenant, '')), usage_bars.width - 2);
     RETURN QUERY
     WITH counts AS (
-        SELECT u.hour AS period, u.requests, u.outcome FROM keysmith.usage_hourly u
-        WHERE is_hour AND u.keyspace = usage_chart.keyspace
-          AND (usage_chart.tenant IS NULL OR u.tenant = usage_chart.tenant)
-          AND (usage_chart.key_id IS NULL OR u.key_id = usage_chart.key_id)
-          AND u.hour > newest - step * usage_chart.bars AND u.hour <= newest
+        SELECT u.hour AS period, u.requests, u.outcome FROM keysmith_private.all_usage_hourly u
+        WHERE is_hour AND u.keyspace = usage_bars.keyspace
+          AND (usage_bars.tenants IS NULL OR u.tenant_id = ANY (usage_bars.tenants))
+          AND (usage_bars.environment IS NULL OR u.environment = usage_bars.environment)
+          AND (usage_bars.key_id IS NULL OR u.key_id = usage_bars.key_id)
+          AND u.hour > newest - step * usage_bars.bars AND u.hour <= newest
         UNION ALL
-        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome FROM keysmith.usage_daily u
-        WHERE NOT is_hour AND u.keyspace = usage_chart.keyspace
-          AND (usage_chart.tenant IS NULL OR u.tenant = usage_chart.tenant)
-          AND (usage_chart.key_id IS NULL OR u.key_id = usage_chart.key_id)
-          AND u.day > ((newest - step * usage_chart.bars) AT TIME ZONE 'UTC')::date
+        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome
+        FROM keysmith_private.all_usage_daily u
+        WHERE NOT is_hour AND u.keyspace = usage_bars.keyspace
+          AND (usage_bars.tenants IS NULL OR u.tenant_id = ANY (usage_bars.tenants))
+          AND (usage_bars.environment IS NULL OR u.environment = usage_bars.environment)
+          AND (usage_bars.key_id IS NULL OR u.key_id = usage_bars.key_id)
+          AND u.day > ((newest - step * usage_bars.bars) AT TIME ZONE 'UTC')::date
           AND u.day <= (newest AT TIME ZONE 'UTC')::date
     ), filled AS (
         SELECT newest - step * n AS period, coalesce(sum(c.requests), 0) AS requests,
                coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0) AS refusals
-        FROM generate_series(0, usage_chart.bars - 1) AS n
+        FROM generate_series(0, usage_bars.bars - 1) AS n
         LEFT JOIN counts c ON c.period = newest - step * n
         GROUP BY n
     ), scaled AS (
@@ -2579,12 +2846,13 @@ BEGIN
         FROM lines
     ) AS parts ORDER BY part, period;
 END $$;
-COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
-'Draws how many requests there were, as bars that fit a terminal';
+COMMENT ON FUNCTION keysmith_private.usage_bars(
+    uuid[], text, text, text, uuid, text, integer, integer, timestamptz) IS
+'What usage_chart returns, for those who may read the tables';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:104
+-- src/lib.rs:105
 -- requires:
 --   usage_views
 
@@ -2629,12 +2897,13 @@ CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
 COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; what was noted stays';
 
-CREATE VIEW keysmith.touches WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_touches AS
 SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
-       t.first_at, t.last_at, t.request_id, t.tenant_id
+       t.first_at, t.last_at, t.request_id, t.tenant_id,
+       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = t.key_id) AS environment
 FROM keysmith_private.touch t
-JOIN keysmith_private.tenant n USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+JOIN keysmith_private.tenant n USING (tenant_id);
+SELECT keysmith_private.publish('touches', '{environment}');
 COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
 COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';
@@ -2661,7 +2930,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:109
+-- src/lib.rs:110
 -- requires:
 --   tracking
 
@@ -2785,7 +3054,7 @@ COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'When it was done; nu
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:114
+-- src/lib.rs:115
 -- requires:
 --   row_hashing
 
@@ -2832,7 +3101,7 @@ COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:119
+-- src/lib.rs:120
 -- requires:
 --   row_seals
 
@@ -2849,22 +3118,25 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:124
+-- src/lib.rs:125
 -- requires:
 --   status
 
 -- What an administrator looks at in psql. A caller who may see one tenant only sees
--- nothing of the others: the filter is inside of each view.
+-- nothing of the others: see shows_everything().
 
-CREATE VIEW keysmith.tenants WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_tenants AS
 SELECT t.name AS tenant,
        t.keyspace,
        t.plan,
        CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS status,
        (SELECT pg_catalog.count(*) FROM keysmith_private.key k
-        WHERE k.tenant_id = t.tenant_id AND k.revoked_at IS NULL AND k.disabled_at IS NULL
+        WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)
+          AND k.revoked_at IS NULL AND k.disabled_at IS NULL
           AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
-       (SELECT pg_catalog.count(*) FROM keysmith_private.key k WHERE k.tenant_id = t.tenant_id) AS keys,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
+        WHERE k.tenant_id = t.tenant_id
+          AND k.environment = coalesce(i.environment, k.environment)) AS keys,
        (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
        CASE
            WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
@@ -2877,9 +3149,11 @@ SELECT t.name AS tenant,
         FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
        greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith_private.key k
-                 JOIN keysmith_private.usage_last l USING (key_id) WHERE k.tenant_id = t.tenant_id),
+                 JOIN keysmith_private.usage_last l USING (key_id)
+                 WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)),
                 (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
-                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL)) AS last_used_at,
+                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL
+                   AND d.environment = coalesce(i.environment, d.environment))) AS last_used_at,
        t.created_at,
        t.suspended_at,
        t.suspended_reason,
@@ -2887,7 +3161,9 @@ SELECT t.name AS tenant,
        t.tenant_id
 FROM keysmith_private.tenant t
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
-WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+-- A key sees what is of its own environment.
+CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
+SELECT keysmith_private.publish('tenants');
 COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
 COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
 COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
@@ -2926,17 +3202,17 @@ COMMENT ON COLUMN keysmith.expiring_soon.last_used_at IS 'When the key was last 
 COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'Its successor: one that has none ends without';
 COMMENT ON COLUMN keysmith.expiring_soon.key_id IS 'The id of the key; no secret';
 
-CREATE VIEW keysmith.stale_keys WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_stale_keys AS
 SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
        k.created_at, k.last_used_at,
        pg_catalog.date_trunc('second',
            pg_catalog.clock_timestamp() - coalesce(k.last_used_at, k.created_at)) AS unused_for,
-       k.key_id
-FROM keysmith.keys k
+       k.key_id, k.tenant_id
+FROM keysmith_private.all_keys k
 JOIN keysmith_private.keyspace s USING (keyspace)
 WHERE k.status = 'active' AND s.usage_log = 'everything'
-  AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true)
-ORDER BY unused_for DESC, k.key_id;
+  AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true);
+SELECT keysmith_private.publish('stale_keys', '{tenant_id}', 'ORDER BY unused_for DESC, key_id');
 COMMENT ON VIEW keysmith.stale_keys IS 'Active keys that were never let in, or not for 90 days';
 COMMENT ON COLUMN keysmith.stale_keys.tenant IS 'The name of the tenant whose key it is';
 COMMENT ON COLUMN keysmith.stale_keys.keyspace IS 'The keyspace of the key';
@@ -2950,19 +3226,18 @@ COMMENT ON COLUMN keysmith.stale_keys.last_used_at IS 'When the key was last let
 COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'Since it was last let in, or else made';
 COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; no secret';
 
-CREATE VIEW keysmith.recent_refusals WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_recent_refusals AS
 SELECT e.at, t.name AS tenant, e.keyspace, e.environment, k.label, k.key_snippet,
-       e.outcome AS reason, e.status, e.method, e.endpoint, e.ip, e.key_id, e.request_id
+       e.outcome AS reason, e.status, e.method, e.endpoint, e.ip, e.key_id, e.request_id, e.tenant_id
 FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE e.outcome <> 'ok' AND e.at > pg_catalog.clock_timestamp() - interval '24 hours'
-  AND ((SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]))
 UNION ALL
-SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL
+SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL, NULL
 FROM keysmith_private.usage_unknown_sample u
-WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith.sees_everything())
-ORDER BY at DESC;
+WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours';
+SELECT keysmith_private.publish('recent_refusals', '{tenant_id}', 'ORDER BY at DESC');
 COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
 COMMENT ON COLUMN keysmith.recent_refusals.at IS 'When it was decided';
 COMMENT ON COLUMN keysmith.recent_refusals.tenant IS 'The name of the tenant whose key it is; null without a known key';
@@ -2984,11 +3259,11 @@ COMMENT ON FUNCTION keysmith.scopes_used(text, text, text, text[]) IS
 'Those scopes that cover what a route names; null for a request that fits no route';
 
 -- A wildcard is as good as the scopes of the catalogue that it covers, if there is one.
-CREATE VIEW keysmith.overprivileged_keys WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_overprivileged_keys AS
 SELECT t.name AS tenant, k.keyspace, k.label, k.key_snippet, k.scopes,
        ARRAY(SELECT u.scope FROM pg_catalog.unnest(g.scopes) AS u (scope)
              WHERE u.scope <> ALL (r.used) ORDER BY u.scope) AS unused_scopes,
-       r.used AS used_scopes, r.requests, r.untold, k.key_id
+       r.used AS used_scopes, r.requests, r.untold, k.key_id, k.tenant_id, k.environment
 FROM keysmith_private.key k
 JOIN keysmith_private.tenant t USING (tenant_id)
 JOIN keysmith_private.keyspace s ON s.keyspace = k.keyspace
@@ -3018,8 +3293,8 @@ CROSS JOIN LATERAL (
 ) AS r
 WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
-  AND r.told > 0 AND NOT g.scopes <@ r.used
-  AND ((SELECT keysmith.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+  AND r.told > 0 AND NOT g.scopes <@ r.used;
+SELECT keysmith_private.publish('overprivileged_keys', '{tenant_id,environment}');
 COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
 COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant whose key it is';
 COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the key';
@@ -3034,7 +3309,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; no 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:129
+-- src/lib.rs:130
 -- requires:
 --   admin_views
 
@@ -3052,12 +3327,11 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:134
+-- src/lib.rs:135
 -- requires:
 --   scanner
 
--- doctor(): what is amiss, and what to do. Each of the functions below looks at one part
--- and returns a row for each thing that it finds; they are run as the extension's owner.
+-- The part of doctor() that looks at isolated tables, and at those that are not.
 
 -- Whether a policy's expression calls a function of ours once per row. In a sub-select
 -- that depends on no row it is called once per query. The text of such a tree is a list
@@ -3095,6 +3369,113 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION keysmith_private.has_bare_call(pg_catalog.pg_node_tree) IS
 'Whether a policy calls a function of ours outside of a sub-select, and so once per row';
+
+CREATE FUNCTION keysmith_private.doctor_isolation(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    WITH isolated AS (
+        SELECT i.found AS oid FROM keysmith_private.isolated i
+        UNION
+        SELECT p.polrelid FROM pg_policy p
+        WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid
+                      WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+                        AND d.refclassid = 'pg_proc'::regclass
+                        AND f.pronamespace = 'keysmith'::regnamespace)
+    ), tenant_column AS (
+        SELECT b.found AS oid, b.tenant_column AS attname, b.tenant_type AS atttypid, b.tenant_number AS attnum
+        FROM keysmith_private.isolated_by b
+    )
+    SELECT p.level, 'isolation', format('table %s: %s', p.relation::regclass, p.problem), p.remedy
+    FROM keysmith_private.isolation_problems() p
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s: its owner %s verifies, and so could open it',
+                                          c.oid::regclass, c.relowner::regrole),
+           format('ALTER TABLE %s OWNER TO another role', c.oid::regclass)
+    FROM pg_class c
+    WHERE c.oid IN (SELECT oid FROM isolated)
+      AND c.relowner IN (SELECT v.oid FROM keysmith_private.verifying_role v)
+    UNION ALL
+    SELECT 'error', 'isolation', format('role %s verifies, and row security does not hold it: it %s',
+                                        r.oid::regrole, CASE WHEN r.rolsuper THEN 'is a superuser'
+                                                             ELSE 'has BYPASSRLS' END),
+           format('ALTER ROLE %s %s', r.oid::regrole,
+                  CASE WHEN r.rolsuper THEN 'NOSUPERUSER' ELSE 'NOBYPASSRLS' END)
+    FROM pg_roles r JOIN keysmith_private.verifying_role v USING (oid) WHERE r.rolsuper OR r.rolbypassrls
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s has the column %I of isolated tables, and is not isolated',
+                                          c.oid::regclass, t.attname),
+           format('keysmith.isolate(%L, %L), if its rows are of tenants', c.oid::regclass, t.attname)
+    FROM (SELECT DISTINCT attname, atttypid FROM tenant_column) t
+    JOIN pg_attribute a ON a.attname = t.attname AND a.atttypid = t.atttypid AND a.attnum > 0
+    JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+    WHERE c.relnamespace <> 'keysmith_private'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
+      AND c.oid NOT IN (SELECT oid FROM isolated)
+      AND NOT EXISTS (SELECT FROM pg_inherits h JOIN isolated i ON i.oid = h.inhparent WHERE h.inhrelid = c.oid)
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s fills in the tenant that is signed in, and is not isolated',
+                                          c.oid::regclass),
+           format('keysmith.isolate(%L, %L)', c.oid::regclass, a.attname)
+    FROM pg_attrdef f
+    JOIN pg_class c ON c.oid = f.adrelid AND c.relkind IN ('r', 'p')
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = f.adnum
+    WHERE NOT c.relrowsecurity AND c.oid NOT IN (SELECT oid FROM isolated)
+      AND (a.attname, a.atttypid) NOT IN (SELECT attname, atttypid FROM tenant_column)
+      AND EXISTS (SELECT FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid
+                  WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+                    AND d.refclassid = 'pg_proc'::regclass AND p.pronamespace = 'keysmith'::regnamespace
+                    AND p.proname IN ('current_tenant', 'current_tenant_id'))
+    UNION ALL
+    SELECT 'warning', 'isolation', format('table %s has row security and no policy: only its owner sees rows',
+                                          c.oid::regclass),
+           format('keysmith.isolate(%L, ...), or a policy of your own', c.oid::regclass)
+    FROM pg_class c
+    WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+      AND c.oid NOT IN (SELECT oid FROM isolated) AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
+    UNION ALL
+    SELECT 'warning', 'policies', format('policy %I of %s calls a function of ours for each row',
+                                         p.polname, p.polrelid::regclass),
+           'put the call into a sub-select: (SELECT keysmith.current_tenant_id())'
+    FROM pg_policy p
+    WHERE keysmith_private.has_bare_call(p.polqual) OR keysmith_private.has_bare_call(p.polwithcheck)
+    UNION ALL
+    SELECT 'warning', 'policies', format('table %s has no index that begins with %I', c.oid::regclass, t.attname),
+           format('CREATE INDEX ON %s (%I)', c.oid::regclass, t.attname)
+    FROM tenant_column t
+    JOIN pg_class c USING (oid)
+    WHERE c.reltuples >= 10000 AND NOT EXISTS (
+        SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indkey[0] = t.attnum)
+    UNION ALL
+    -- EXPLAIN tells how many rows a condition found in an index, of other tenants too. Only
+    -- conditions that are known to keep values to themselves are looked up before policies
+    -- are asked. Ids are no values worth finding.
+    SELECT 'warning', 'isolation', format('table %s: indexes on %s tell a tenant which values others have',
+                                          t.oid::regclass, string_agg(DISTINCT quote_ident(a.attname), ', ')),
+           format('indexes that begin with %I; see SECURITY.md, "Isolated tables"', t.attname)
+    FROM tenant_column t
+    JOIN pg_index x ON x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] <> t.attnum
+    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = x.indkey[0]
+    JOIN pg_opclass k ON k.oid = x.indclass[0]
+    WHERE a.atttypid <> 'uuid'::regtype
+      AND NOT (a.atttypid = ANY ('{smallint,integer,bigint}'::regtype[])
+               AND (x.indisunique AND x.indnkeyatts = 1
+                    OR EXISTS (SELECT FROM pg_constraint f WHERE f.conrelid = t.oid AND f.contype = 'f'
+                               AND a.attnum = ANY (f.conkey))))
+      AND EXISTS (SELECT FROM pg_amop m JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_proc f ON f.oid = o.oprcode
+                  WHERE m.amopfamily = k.opcfamily AND m.amoplefttype = k.opcintype AND f.proleakproof)
+    GROUP BY t.oid, t.attname
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
+'The part of doctor() that looks at isolated tables, and at those that are not';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:140
+-- requires:
+--   doctor_isolation
+
+-- doctor(): what is amiss, and what to do. Each of the functions below looks at one part
+-- and returns a row for each thing that it finds; they are run as the extension's owner.
 
 CREATE FUNCTION keysmith_private.doctor_library(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
@@ -3242,132 +3623,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_logging() IS
 'The part of doctor() that looks for settings that write keys to the server''s log';
-
-CREATE FUNCTION keysmith_private.doctor_isolation(
-    OUT level text, OUT subject text, OUT finding text, OUT remedy text
-) RETURNS SETOF record
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH RECURSIVE isolated AS (
-        -- By isolate(), or by policies that someone wrote with functions of ours.
-        SELECT DISTINCT c.oid, c.oid::regclass AS name, c.relowner, c.relrowsecurity, c.relforcerowsecurity
-        FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
-        WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid
-                      WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
-                        AND d.refclassid = 'pg_proc'::regclass
-                        AND f.pronamespace = 'keysmith'::regnamespace)
-    ), verifier AS (
-        SELECT a.role::oid AS oid FROM keysmith_private.access a WHERE a.level = 'verifier'
-        UNION
-        SELECT m.member FROM verifier v JOIN pg_auth_members m ON m.roleid = v.oid
-    ), tenant_column AS (
-        -- What tells tenants apart where tables are isolated, and what is filled in with one.
-        SELECT DISTINCT i.oid, a.attname, a.atttypid
-        FROM isolated i
-        JOIN pg_policy p ON p.polrelid = i.oid AND p.polname = 'keysmith_tenant'
-        JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
-             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.oid AND d.refobjsubid > 0
-        JOIN pg_attribute a ON a.attrelid = i.oid AND a.attnum = d.refobjsubid
-    ), above AS (
-        SELECT i.oid, i.name AS base FROM isolated i
-        UNION
-        SELECT w.ev_class, above.base
-        FROM above
-        JOIN pg_depend d ON d.refobjid = above.oid AND d.refclassid = 'pg_class'::regclass
-             AND d.classid = 'pg_rewrite'::regclass
-        JOIN pg_rewrite w ON w.oid = d.objid
-        JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
-    )
-    SELECT 'error', 'isolation', format('table %s has policies, and row security is off: all see all', i.name),
-           format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', i.name)
-    FROM isolated i WHERE NOT i.relrowsecurity
-    UNION ALL
-    SELECT 'warning', 'isolation', format('table %s: its owner %s sees all rows', i.name, i.relowner::regrole),
-           format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', i.name)
-    FROM isolated i WHERE i.relrowsecurity AND NOT i.relforcerowsecurity
-    UNION ALL
-    SELECT 'warning', 'isolation', format('table %s is owned by %s, which verifies and so could open it',
-                                          i.name, i.relowner::regrole),
-           format('ALTER TABLE %s OWNER TO another role', i.name)
-    FROM isolated i WHERE i.relowner IN (SELECT oid FROM verifier)
-    UNION ALL
-    SELECT 'error', 'isolation', format('role %s verifies, and row security does not hold it: it %s',
-                                        r.oid::regrole, CASE WHEN r.rolsuper THEN 'is a superuser'
-                                                             ELSE 'has BYPASSRLS' END),
-           format('ALTER ROLE %s %s', r.oid::regrole,
-                  CASE WHEN r.rolsuper THEN 'NOSUPERUSER' ELSE 'NOBYPASSRLS' END)
-    FROM pg_roles r JOIN verifier v USING (oid) WHERE r.rolsuper OR r.rolbypassrls
-    UNION ALL
-    SELECT 'warning', 'isolation', format('table %s has the column %I of isolated tables, and is not isolated',
-                                          c.oid::regclass, t.attname),
-           format('keysmith.isolate(%L, %L), if its rows are of tenants', c.oid::regclass, t.attname)
-    FROM (SELECT DISTINCT attname, atttypid FROM tenant_column) t
-    JOIN pg_attribute a ON a.attname = t.attname AND a.atttypid = t.atttypid AND a.attnum > 0
-    JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
-    WHERE c.relnamespace <> 'keysmith_private'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
-      AND c.oid NOT IN (SELECT oid FROM isolated)
-      AND NOT EXISTS (SELECT FROM pg_inherits h JOIN isolated i ON i.oid = h.inhparent WHERE h.inhrelid = c.oid)
-    UNION ALL
-    SELECT 'warning', 'isolation', format('table %s fills in the tenant that is signed in, and is not isolated',
-                                          c.oid::regclass),
-           format('keysmith.isolate(%L, %L)', c.oid::regclass, a.attname)
-    FROM pg_attrdef f
-    JOIN pg_class c ON c.oid = f.adrelid AND c.relkind IN ('r', 'p')
-    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = f.adnum
-    WHERE NOT c.relrowsecurity AND c.oid NOT IN (SELECT oid FROM isolated)
-      AND (a.attname, a.atttypid) NOT IN (SELECT attname, atttypid FROM tenant_column)
-      AND EXISTS (SELECT FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid
-                  WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
-                    AND d.refclassid = 'pg_proc'::regclass AND p.pronamespace = 'keysmith'::regnamespace
-                    AND p.proname IN ('current_tenant', 'current_tenant_id'))
-    UNION ALL
-    SELECT 'warning', 'isolation', format('table %s has row security and no policy: only its owner sees rows',
-                                          c.oid::regclass),
-           format('keysmith.isolate(%L, ...), or a policy of your own', c.oid::regclass)
-    FROM pg_class c
-    WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-      AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
-    UNION ALL
-    SELECT 'warning', 'isolation', format('table %s is a part of %s that can be read past it',
-                                          c.oid::regclass, i.name),
-           format('REVOKE ALL ON %s FROM those who have it, or isolate it too', c.oid::regclass)
-    FROM isolated i
-    JOIN pg_inherits h ON h.inhparent = i.oid
-    JOIN pg_class c ON c.oid = h.inhrelid AND c.oid NOT IN (SELECT oid FROM isolated)
-    WHERE EXISTS (SELECT FROM aclexplode(c.relacl) x
-                  WHERE x.grantee <> c.relowner AND x.privilege_type IN ('SELECT', 'UPDATE', 'DELETE', 'INSERT'))
-    UNION ALL
-    SELECT 'warning', 'isolation', CASE c.relkind
-               WHEN 'm' THEN format('materialized view %s holds rows of all tenants of %s', c.oid::regclass, w.base)
-               ELSE format('view %s reads %s as its owner %s, who sees all rows',
-                           c.oid::regclass, w.base, r.oid::regrole) END,
-           CASE c.relkind WHEN 'm' THEN 'a table in its place, or let nobody read it'
-               ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
-    FROM above w
-    JOIN pg_class c ON c.oid = w.oid AND c.relkind IN ('v', 'm')
-    JOIN pg_roles r ON r.oid = c.relowner
-    WHERE c.relkind = 'm'
-       OR (r.rolsuper OR r.rolbypassrls) AND NOT coalesce((
-              SELECT o.option_value::boolean FROM pg_options_to_table(c.reloptions) o
-              WHERE o.option_name = 'security_invoker'), false)
-    UNION ALL
-    SELECT 'warning', 'policies', format('policy %I of %s calls a function of ours for each row',
-                                         p.polname, p.polrelid::regclass),
-           'put the call into a sub-select: (SELECT keysmith.current_tenant_id())'
-    FROM pg_policy p
-    WHERE keysmith_private.has_bare_call(p.polqual) OR keysmith_private.has_bare_call(p.polwithcheck)
-    UNION ALL
-    SELECT 'warning', 'policies', format('table %s has no index that begins with %I', i.name, t.attname),
-           format('CREATE INDEX ON %s (%I)', i.name, t.attname)
-    FROM isolated i
-    JOIN tenant_column t USING (oid)
-    JOIN pg_class c USING (oid)
-    WHERE c.reltuples >= 10000 AND t.atttypid = ANY ('{uuid,text,varchar}'::regtype[]) AND NOT EXISTS (
-        SELECT FROM pg_index x JOIN pg_attribute a ON a.attrelid = x.indrelid
-        WHERE x.indrelid = i.oid AND x.indisvalid AND a.attname IN (
-              SELECT o.attname FROM tenant_column o WHERE o.oid = i.oid) AND a.attnum = x.indkey[0])
-$$;
-COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
-'The part of doctor() that looks at isolated tables, and at those that are not';
 
 CREATE FUNCTION keysmith_private.doctor_access(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
@@ -3576,8 +3831,10 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:135
+-- src/lib.rs:145
 -- finalize
+DROP FUNCTION keysmith_private.publish(text, text[], text);
+
 -- Nothing is anyone's until it is granted. PostgreSQL gives PUBLIC functions and types, and
 -- default privileges of whoever installs this are for objects of theirs: both are taken away.
 DO $$

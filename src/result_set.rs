@@ -38,6 +38,11 @@ impl ResultSet {
         }
     }
 
+    /// What its rows are like; it lives as long as the call.
+    pub fn description(&self) -> pg_sys::TupleDesc {
+        self.description
+    }
+
     /// Adds a row, of which nothing is kept.
     ///
     /// # Safety

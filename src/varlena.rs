@@ -187,6 +187,20 @@ pub fn bytea(content: &[u8]) -> Datum {
     .into()
 }
 
+/// The elements of a `smallint[]` without nulls; none of any other.
+///
+/// # Safety
+/// The datum must be an array.
+pub unsafe fn smallints(datum: Datum) -> Vec<i16> {
+    // SAFETY: as the caller promises; elements of fixed width lie one after the other.
+    let view = ArrayView::new(unsafe { bytes(datum) });
+    if view.has_nulls {
+        return Vec::new();
+    }
+    let elements = view.content.get(view.data..).unwrap_or_default().chunks_exact(2);
+    elements.take(view.items).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
+}
+
 /// A uuid[], in the current memory context.
 pub fn uuid_array(uuids: &[[u8; 16]]) -> Datum {
     let mut elements: Vec<Datum> = uuids.iter().map(|uuid| Datum::from(uuid.as_ptr())).collect();

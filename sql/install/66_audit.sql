@@ -1,25 +1,16 @@
 -- The audit.
 
-CREATE VIEW keysmith.audit WITH (security_barrier) AS
-SELECT a.keyspace,
-       a.entry,
-       a.at,
-       a.action,
-       c.tenant,
-       c.key_id,
-       c.role,
-       c.session_role,
-       c.acting_key,
-       c.client,
-       c.before,
-       c.after,
-       pg_catalog.encode(a.hash, 'hex') AS hash
+-- Under an identity, what was done to keys of another environment is out of sight. Only who
+-- sees a part has to look up whose an entry is.
+CREATE VIEW keysmith_private.all_audit AS
+SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.session_role, c.acting_key,
+       c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
+       (SELECT t.tenant_id FROM keysmith_private.tenant t
+        WHERE t.keyspace = a.keyspace AND t.name = c.tenant) AS tenant_id,
+       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = c.key_id) AS environment
 FROM keysmith_private.audit_entry a
-LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content
-WHERE (SELECT keysmith.sees_everything())
-   OR (a.keyspace, c.tenant) IN (
-       SELECT t.keyspace, t.name FROM keysmith_private.tenant t
-       WHERE t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content;
+SELECT keysmith_private.publish('audit', '{tenant_id,environment}');
 COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
 COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
 COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, counted from 1';

@@ -1,13 +1,13 @@
 -- Usage as it is read: views, pages, charts. A caller who may see one tenant only sees
--- nothing of the others: the filter is inside of each view.
+-- nothing of the others: see shows_everything().
 
-CREATE VIEW keysmith.usage WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_usage AS
 SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id, k.label,
        e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id
 FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
-LEFT JOIN keysmith_private.key k USING (key_id)
-WHERE (SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+LEFT JOIN keysmith_private.key k USING (key_id);
+SELECT keysmith_private.publish('usage');
 COMMENT ON VIEW keysmith.usage IS 'Requests of known keys, one row each, refused ones too';
 COMMENT ON COLUMN keysmith.usage.at IS 'When it was decided';
 COMMENT ON COLUMN keysmith.usage.request_id IS 'The name that the verdict gave to the decision';
@@ -24,7 +24,7 @@ COMMENT ON COLUMN keysmith.usage.ip IS 'The address that the request came from; 
 COMMENT ON COLUMN keysmith.usage.latency IS 'How long the request took, as log_request was told; null if it is not known';
 COMMENT ON COLUMN keysmith.usage.tenant_id IS 'The id of the tenant';
 
-CREATE VIEW keysmith.usage_hourly WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_usage_hourly AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
        pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
@@ -35,9 +35,9 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
       SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
+SELECT keysmith_private.publish('usage_hourly');
 COMMENT ON VIEW keysmith.usage_hourly IS 'How many requests, by hour, key, environment, status and outcome';
 COMMENT ON COLUMN keysmith.usage_hourly.hour IS 'When the hour begins';
 COMMENT ON COLUMN keysmith.usage_hourly.tenant IS 'The name of the tenant whose key it is';
@@ -50,7 +50,7 @@ COMMENT ON COLUMN keysmith.usage_hourly.requests IS 'How many requests';
 COMMENT ON COLUMN keysmith.usage_hourly.latency IS 'The mean of those that are known';
 COMMENT ON COLUMN keysmith.usage_hourly.tenant_id IS 'The id of the tenant';
 
-CREATE VIEW keysmith.usage_daily WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_usage_daily AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
        u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
@@ -63,9 +63,9 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
              outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
+SELECT keysmith_private.publish('usage_daily');
 COMMENT ON VIEW keysmith.usage_daily IS 'How many requests, by day (UTC), key, environment, status and outcome';
 COMMENT ON COLUMN keysmith.usage_daily.day IS 'The day, in UTC';
 COMMENT ON COLUMN keysmith.usage_daily.tenant IS 'The name of the tenant whose key it is';
@@ -78,7 +78,7 @@ COMMENT ON COLUMN keysmith.usage_daily.requests IS 'How many requests';
 COMMENT ON COLUMN keysmith.usage_daily.latency IS 'The mean of those that are known';
 COMMENT ON COLUMN keysmith.usage_daily.tenant_id IS 'The id of the tenant';
 
-CREATE VIEW keysmith.usage_endpoints WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_usage_endpoints AS
 SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
        nullif(u.method, '') AS method, nullif(u.endpoint, '') AS endpoint,
        pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.refused)::bigint AS refused,
@@ -91,9 +91,9 @@ FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused
              requests, refused, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR u.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[])
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
 HAVING pg_catalog.sum(u.requests) <> 0;
+SELECT keysmith_private.publish('usage_endpoints');
 COMMENT ON VIEW keysmith.usage_endpoints IS 'How many requests, by day (UTC), method and endpoint';
 COMMENT ON COLUMN keysmith.usage_endpoints.day IS 'The day, in UTC';
 COMMENT ON COLUMN keysmith.usage_endpoints.tenant IS 'The name of the tenant whose keys made the requests';
@@ -106,16 +106,16 @@ COMMENT ON COLUMN keysmith.usage_endpoints.refused IS 'How many of these were re
 COMMENT ON COLUMN keysmith.usage_endpoints.latency IS 'The mean of those that are known';
 COMMENT ON COLUMN keysmith.usage_endpoints.tenant_id IS 'The id of the tenant';
 
-CREATE VIEW keysmith.top_keys WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_top_keys AS
 SELECT d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
        pg_catalog.sum(d.requests)::bigint AS requests,
        coalesce(pg_catalog.sum(d.requests) FILTER (WHERE d.outcome <> 'ok'), 0)::bigint AS refused,
-       pg_catalog.max(d.day) AS last_day, d.tenant_id
-FROM keysmith.usage_daily d
+       pg_catalog.max(d.day) AS last_day, d.tenant_id, d.environment
+FROM keysmith_private.all_usage_daily d
 LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30
-GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
-ORDER BY requests DESC, d.key_id;
+GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id, d.environment;
+SELECT keysmith_private.publish('top_keys', '{environment}', 'ORDER BY requests DESC, key_id');
 COMMENT ON VIEW keysmith.top_keys IS 'The keys of the last 30 days, those with most requests first';
 COMMENT ON COLUMN keysmith.top_keys.tenant IS 'The name of the tenant whose key it is';
 COMMENT ON COLUMN keysmith.top_keys.keyspace IS 'The keyspace of the key';
@@ -127,14 +127,15 @@ COMMENT ON COLUMN keysmith.top_keys.refused IS 'How many of these were refused';
 COMMENT ON COLUMN keysmith.top_keys.last_day IS 'The last day with a request, in UTC';
 COMMENT ON COLUMN keysmith.top_keys.tenant_id IS 'The id of the tenant';
 
-CREATE VIEW keysmith.top_refusals WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_top_refusals AS
 SELECT d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
-       pg_catalog.sum(d.requests)::bigint AS requests, pg_catalog.max(d.day) AS last_day, d.tenant_id
-FROM keysmith.usage_daily d
+       pg_catalog.sum(d.requests)::bigint AS requests, pg_catalog.max(d.day) AS last_day, d.tenant_id,
+       d.environment
+FROM keysmith_private.all_usage_daily d
 LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30 AND d.outcome <> 'ok'
-GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id
-ORDER BY requests DESC, d.outcome, d.key_id;
+GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id, d.environment;
+SELECT keysmith_private.publish('top_refusals', '{environment}', 'ORDER BY requests DESC, outcome, key_id');
 COMMENT ON VIEW keysmith.top_refusals IS 'What was refused in the last 30 days, the most frequent first';
 COMMENT ON COLUMN keysmith.top_refusals.outcome IS 'The reason why it was refused';
 COMMENT ON COLUMN keysmith.top_refusals.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
@@ -265,10 +266,19 @@ CREATE FUNCTION keysmith.usage_chart(
     until timestamptz DEFAULT NULL,
     keyspace text DEFAULT 'default'
 ) RETURNS SETOF text
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_usage_chart';
+COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
+'Draws how many requests there were, as bars that fit a terminal';
+
+-- Of these tenants and this environment; null for all.
+CREATE FUNCTION keysmith_private.usage_bars(
+    tenants uuid[], environment text, keyspace text, tenant text, key_id uuid, per text, bars integer,
+    width integer, until timestamptz
+) RETURNS SETOF text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    is_hour constant boolean := usage_chart.per = 'hour';
+    is_hour constant boolean := usage_bars.per = 'hour';
     shown   constant text := CASE WHEN is_hour THEN 'MM-DD HH24:00' ELSE 'YYYY-MM-DD' END;
     step    constant interval := CASE WHEN is_hour THEN '1 hour' ELSE '24 hours' END;
     -- Encodings other than UTF-8 have no blocks.
@@ -276,41 +286,34 @@ DECLARE
     let_in  constant text := chr(CASE WHEN is_utf8 THEN 9608 ELSE ascii('#') END);
     refused constant text := chr(CASE WHEN is_utf8 THEN 9617 ELSE ascii('-') END);
     nothing constant text := chr(CASE WHEN is_utf8 THEN 183 ELSE ascii('.') END);
-    newest  timestamptz;
+    newest  constant timestamptz :=
+        date_trunc(usage_bars.per, coalesce(usage_bars.until, clock_timestamp()), 'UTC');
     -- psql puts a space at either side. What is left of the bars has a fixed width.
-    room    constant integer := usage_chart.width - 2 - CASE WHEN is_hour THEN 32 ELSE 31 END;
+    room    constant integer := usage_bars.width - 2 - CASE WHEN is_hour THEN 32 ELSE 31 END;
 BEGIN
-    IF usage_chart.per IS NULL OR usage_chart.per NOT IN ('hour', 'day') THEN
-        RAISE EXCEPTION 'per must be hour or day' USING ERRCODE = 'KS400';
-    ELSIF usage_chart.bars IS NULL OR usage_chart.bars NOT BETWEEN 1 AND 1000 THEN
-        RAISE EXCEPTION 'bars must be 1 to 1000' USING ERRCODE = 'KS400';
-    ELSIF usage_chart.width IS NULL OR usage_chart.width NOT BETWEEN 50 AND 500 THEN
-        RAISE EXCEPTION 'width must be 50 to 500' USING ERRCODE = 'KS400';
-    ELSIF NOT isfinite(usage_chart.until) THEN
-        RAISE EXCEPTION 'until must be a time, not infinity' USING ERRCODE = 'KS400';
-    END IF;
-    newest := date_trunc(usage_chart.per, coalesce(usage_chart.until, clock_timestamp()), 'UTC');
-
-    RETURN QUERY SELECT left(format('requests per %s, UTC%s', usage_chart.per,
-                                    coalesce(', of ' || usage_chart.tenant, '')), usage_chart.width - 2);
+    RETURN QUERY SELECT left(format('requests per %s, UTC%s', usage_bars.per,
+                                    coalesce(', of ' || usage_bars.tenant, '')), usage_bars.width - 2);
     RETURN QUERY
     WITH counts AS (
-        SELECT u.hour AS period, u.requests, u.outcome FROM keysmith.usage_hourly u
-        WHERE is_hour AND u.keyspace = usage_chart.keyspace
-          AND (usage_chart.tenant IS NULL OR u.tenant = usage_chart.tenant)
-          AND (usage_chart.key_id IS NULL OR u.key_id = usage_chart.key_id)
-          AND u.hour > newest - step * usage_chart.bars AND u.hour <= newest
+        SELECT u.hour AS period, u.requests, u.outcome FROM keysmith_private.all_usage_hourly u
+        WHERE is_hour AND u.keyspace = usage_bars.keyspace
+          AND (usage_bars.tenants IS NULL OR u.tenant_id = ANY (usage_bars.tenants))
+          AND (usage_bars.environment IS NULL OR u.environment = usage_bars.environment)
+          AND (usage_bars.key_id IS NULL OR u.key_id = usage_bars.key_id)
+          AND u.hour > newest - step * usage_bars.bars AND u.hour <= newest
         UNION ALL
-        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome FROM keysmith.usage_daily u
-        WHERE NOT is_hour AND u.keyspace = usage_chart.keyspace
-          AND (usage_chart.tenant IS NULL OR u.tenant = usage_chart.tenant)
-          AND (usage_chart.key_id IS NULL OR u.key_id = usage_chart.key_id)
-          AND u.day > ((newest - step * usage_chart.bars) AT TIME ZONE 'UTC')::date
+        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome
+        FROM keysmith_private.all_usage_daily u
+        WHERE NOT is_hour AND u.keyspace = usage_bars.keyspace
+          AND (usage_bars.tenants IS NULL OR u.tenant_id = ANY (usage_bars.tenants))
+          AND (usage_bars.environment IS NULL OR u.environment = usage_bars.environment)
+          AND (usage_bars.key_id IS NULL OR u.key_id = usage_bars.key_id)
+          AND u.day > ((newest - step * usage_bars.bars) AT TIME ZONE 'UTC')::date
           AND u.day <= (newest AT TIME ZONE 'UTC')::date
     ), filled AS (
         SELECT newest - step * n AS period, coalesce(sum(c.requests), 0) AS requests,
                coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0) AS refusals
-        FROM generate_series(0, usage_chart.bars - 1) AS n
+        FROM generate_series(0, usage_bars.bars - 1) AS n
         LEFT JOIN counts c ON c.period = newest - step * n
         GROUP BY n
     ), scaled AS (
@@ -347,5 +350,6 @@ BEGIN
         FROM lines
     ) AS parts ORDER BY part, period;
 END $$;
-COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
-'Draws how many requests there were, as bars that fit a terminal';
+COMMENT ON FUNCTION keysmith_private.usage_bars(
+    uuid[], text, text, text, uuid, text, integer, integer, timestamptz) IS
+'What usage_chart returns, for those who may read the tables';

@@ -39,12 +39,13 @@ CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
 COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; what was noted stays';
 
-CREATE VIEW keysmith.touches WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_touches AS
 SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
-       t.first_at, t.last_at, t.request_id, t.tenant_id
+       t.first_at, t.last_at, t.request_id, t.tenant_id,
+       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = t.key_id) AS environment
 FROM keysmith_private.touch t
-JOIN keysmith_private.tenant n USING (tenant_id)
-WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+JOIN keysmith_private.tenant n USING (tenant_id);
+SELECT keysmith_private.publish('touches', '{environment}');
 COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
 COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';

@@ -1,15 +1,18 @@
 -- What an administrator looks at in psql. A caller who may see one tenant only sees
--- nothing of the others: the filter is inside of each view.
+-- nothing of the others: see shows_everything().
 
-CREATE VIEW keysmith.tenants WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_tenants AS
 SELECT t.name AS tenant,
        t.keyspace,
        t.plan,
        CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS status,
        (SELECT pg_catalog.count(*) FROM keysmith_private.key k
-        WHERE k.tenant_id = t.tenant_id AND k.revoked_at IS NULL AND k.disabled_at IS NULL
+        WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)
+          AND k.revoked_at IS NULL AND k.disabled_at IS NULL
           AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
-       (SELECT pg_catalog.count(*) FROM keysmith_private.key k WHERE k.tenant_id = t.tenant_id) AS keys,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
+        WHERE k.tenant_id = t.tenant_id
+          AND k.environment = coalesce(i.environment, k.environment)) AS keys,
        (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
        CASE
            WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
@@ -22,9 +25,11 @@ SELECT t.name AS tenant,
         FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
        greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith_private.key k
-                 JOIN keysmith_private.usage_last l USING (key_id) WHERE k.tenant_id = t.tenant_id),
+                 JOIN keysmith_private.usage_last l USING (key_id)
+                 WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)),
                 (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
-                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL)) AS last_used_at,
+                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL
+                   AND d.environment = coalesce(i.environment, d.environment))) AS last_used_at,
        t.created_at,
        t.suspended_at,
        t.suspended_reason,
@@ -32,7 +37,9 @@ SELECT t.name AS tenant,
        t.tenant_id
 FROM keysmith_private.tenant t
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
-WHERE (SELECT keysmith.sees_everything()) OR t.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]);
+-- A key sees what is of its own environment.
+CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
+SELECT keysmith_private.publish('tenants');
 COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
 COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
 COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
@@ -71,17 +78,17 @@ COMMENT ON COLUMN keysmith.expiring_soon.last_used_at IS 'When the key was last 
 COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'Its successor: one that has none ends without';
 COMMENT ON COLUMN keysmith.expiring_soon.key_id IS 'The id of the key; no secret';
 
-CREATE VIEW keysmith.stale_keys WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_stale_keys AS
 SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
        k.created_at, k.last_used_at,
        pg_catalog.date_trunc('second',
            pg_catalog.clock_timestamp() - coalesce(k.last_used_at, k.created_at)) AS unused_for,
-       k.key_id
-FROM keysmith.keys k
+       k.key_id, k.tenant_id
+FROM keysmith_private.all_keys k
 JOIN keysmith_private.keyspace s USING (keyspace)
 WHERE k.status = 'active' AND s.usage_log = 'everything'
-  AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true)
-ORDER BY unused_for DESC, k.key_id;
+  AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true);
+SELECT keysmith_private.publish('stale_keys', '{tenant_id}', 'ORDER BY unused_for DESC, key_id');
 COMMENT ON VIEW keysmith.stale_keys IS 'Active keys that were never let in, or not for 90 days';
 COMMENT ON COLUMN keysmith.stale_keys.tenant IS 'The name of the tenant whose key it is';
 COMMENT ON COLUMN keysmith.stale_keys.keyspace IS 'The keyspace of the key';
@@ -95,19 +102,18 @@ COMMENT ON COLUMN keysmith.stale_keys.last_used_at IS 'When the key was last let
 COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'Since it was last let in, or else made';
 COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; no secret';
 
-CREATE VIEW keysmith.recent_refusals WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_recent_refusals AS
 SELECT e.at, t.name AS tenant, e.keyspace, e.environment, k.label, k.key_snippet,
-       e.outcome AS reason, e.status, e.method, e.endpoint, e.ip, e.key_id, e.request_id
+       e.outcome AS reason, e.status, e.method, e.endpoint, e.ip, e.key_id, e.request_id, e.tenant_id
 FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE e.outcome <> 'ok' AND e.at > pg_catalog.clock_timestamp() - interval '24 hours'
-  AND ((SELECT keysmith.sees_everything()) OR e.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]))
 UNION ALL
-SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL
+SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL, NULL
 FROM keysmith_private.usage_unknown_sample u
-WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours' AND (SELECT keysmith.sees_everything())
-ORDER BY at DESC;
+WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours';
+SELECT keysmith_private.publish('recent_refusals', '{tenant_id}', 'ORDER BY at DESC');
 COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
 COMMENT ON COLUMN keysmith.recent_refusals.at IS 'When it was decided';
 COMMENT ON COLUMN keysmith.recent_refusals.tenant IS 'The name of the tenant whose key it is; null without a known key';
@@ -129,11 +135,11 @@ COMMENT ON FUNCTION keysmith.scopes_used(text, text, text, text[]) IS
 'Those scopes that cover what a route names; null for a request that fits no route';
 
 -- A wildcard is as good as the scopes of the catalogue that it covers, if there is one.
-CREATE VIEW keysmith.overprivileged_keys WITH (security_barrier) AS
+CREATE VIEW keysmith_private.all_overprivileged_keys AS
 SELECT t.name AS tenant, k.keyspace, k.label, k.key_snippet, k.scopes,
        ARRAY(SELECT u.scope FROM pg_catalog.unnest(g.scopes) AS u (scope)
              WHERE u.scope <> ALL (r.used) ORDER BY u.scope) AS unused_scopes,
-       r.used AS used_scopes, r.requests, r.untold, k.key_id
+       r.used AS used_scopes, r.requests, r.untold, k.key_id, k.tenant_id, k.environment
 FROM keysmith_private.key k
 JOIN keysmith_private.tenant t USING (tenant_id)
 JOIN keysmith_private.keyspace s ON s.keyspace = k.keyspace
@@ -163,8 +169,8 @@ CROSS JOIN LATERAL (
 ) AS r
 WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
-  AND r.told > 0 AND NOT g.scopes <@ r.used
-  AND ((SELECT keysmith.sees_everything()) OR k.tenant_id = ANY ((SELECT keysmith.own_tenants())::uuid[]));
+  AND r.told > 0 AND NOT g.scopes <@ r.used;
+SELECT keysmith_private.publish('overprivileged_keys', '{tenant_id,environment}');
 COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
 COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant whose key it is';
 COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the key';

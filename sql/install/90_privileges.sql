@@ -1,3 +1,5 @@
+DROP FUNCTION keysmith_private.publish(text, text[], text);
+
 -- Nothing is anyone's until it is granted. PostgreSQL gives PUBLIC functions and types, and
 -- default privileges of whoever installs this are for objects of theirs: both are taken away.
 DO $$

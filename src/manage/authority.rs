@@ -242,7 +242,6 @@ pub struct Sight {
     pub tenants: Option<Vec<[u8; 16]>>,
     /// Of this environment; `None` for all. Where the transaction acts for a key, it sees
     /// the key's environment alone.
-    #[expect(dead_code, reason = "the views show all environments so far")]
     pub environment: Option<Box<[u8]>>,
 }
 

@@ -16,6 +16,8 @@ mod limits;
 pub mod listing;
 mod mint;
 mod options;
+mod own_rows;
+mod own_rows_support;
 pub mod patch;
 pub mod profile;
 pub mod progress;

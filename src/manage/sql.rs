@@ -17,7 +17,7 @@ use crate::varlena;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_long};
 
 /// A value for `$n`.
 #[derive(Clone, Copy)]
@@ -33,6 +33,11 @@ impl Param {
 
     pub fn text_or_null(value: Option<&str>) -> Param {
         Param { oid: pg_sys::TEXTOID, datum: value.map(text::datum) }
+    }
+
+    /// A text in the database's encoding.
+    pub fn server_text(value: Option<&[u8]>) -> Param {
+        Param { oid: pg_sys::TEXTOID, datum: value.and_then(|value| Param::bytes(value).datum) }
     }
 
     pub fn texts(values: &[String]) -> Param {
@@ -140,21 +145,15 @@ pub fn change_now(snapshot: &Snapshot, statement: &str, params: &[Param]) -> Res
 
 /// Under a snapshot, and whether the statement only reads; or under the transaction's.
 fn run(statement: &CStr, params: &[Param], under: Option<(&Snapshot, bool)>) -> Result<Rows> {
-    let mut oids: Vec<Oid> = params.iter().map(|param| param.oid).collect();
-    let mut values: Vec<Datum> =
-        params.iter().map(|param| param.datum.unwrap_or(Datum::null())).collect();
-    let nulls: Vec<c_char> = params
-        .iter()
-        .map(|param| if param.datum.is_some() { b' ' } else { b'n' } as c_char)
-        .collect();
+    let mut given = Given::of(params);
     let count = params.len() as c_int;
     // SAFETY: a look at the transaction's state.
     let is_under_one_snapshot =
         unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as c_int;
     // SAFETY: inside a session; the arrays have as many elements as is said.
     let execute = || unsafe {
-        let (oids, values) = (oids.as_mut_ptr(), values.as_mut_ptr());
-        let (statement, nulls) = (statement.as_ptr(), nulls.as_ptr());
+        let (oids, values) = (given.oids.as_mut_ptr(), given.values.as_mut_ptr());
+        let (statement, nulls) = (statement.as_ptr(), given.nulls.as_ptr());
         let (snapshot, check, only_reads) = match under {
             Some((snapshot, only_reads)) => {
                 (snapshot.registered(), std::ptr::null_mut(), only_reads)
@@ -203,6 +202,57 @@ fn missed() {
     );
 }
 
+/// Runs a statement that only reads, and hands on its rows, of which it keeps a thousand at
+/// most. It sees what the statement sees that called us.
+pub fn each(statement: &str, params: &[Param], mut with: impl FnMut(Row)) -> Result<()> {
+    const BATCH: c_long = 1000;
+    let statement = text::to_server(statement);
+    let mut given = Given::of(params);
+    // SAFETY: inside a session; the arrays have as many elements as is said. Rows are freed
+    // when they were handed on. After an error the abort closes the cursor.
+    unsafe {
+        let cursor = pg_sys::SPI_cursor_open_with_args(
+            std::ptr::null(),
+            statement.as_ptr(),
+            params.len() as c_int,
+            given.oids.as_mut_ptr(),
+            given.values.as_mut_ptr(),
+            given.nulls.as_ptr(),
+            true,
+            0,
+        );
+        loop {
+            pg_sys::SPI_cursor_fetch(cursor, true, BATCH);
+            let rows = Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize };
+            rows.iter().for_each(&mut with);
+            pg_sys::SPI_freetuptable(rows.table);
+            if rows.count == 0 {
+                break;
+            }
+        }
+        pg_sys::SPI_cursor_close(cursor);
+    }
+    Ok(())
+}
+
+/// Values as SPI takes them.
+struct Given {
+    oids: Vec<Oid>,
+    values: Vec<Datum>,
+    nulls: Vec<c_char>,
+}
+
+impl Given {
+    fn of(params: &[Param]) -> Given {
+        let null = |param: &Param| if param.datum.is_some() { b' ' } else { b'n' } as c_char;
+        Given {
+            oids: params.iter().map(|param| param.oid).collect(),
+            values: params.iter().map(|param| param.datum.unwrap_or(Datum::null())).collect(),
+            nulls: params.iter().map(null).collect(),
+        }
+    }
+}
+
 /// Every bound is checked before a row is written. Should one be forgotten, the row
 /// with its digest must not be in the error's detail.
 fn without_its_row(error: CaughtError) -> c_int {
@@ -235,8 +285,8 @@ impl Rows {
     /// call returns.
     pub unsafe fn put_into(&self, result: ResultSet) {
         for row in self.iter() {
-            // SAFETY: the table has this row; else as the caller promises.
-            unsafe { result.put_row(*(*self.table).vals.add(row.index)) };
+            // SAFETY: as the caller promises.
+            unsafe { row.put_into(result) };
         }
     }
 
@@ -252,6 +302,15 @@ pub struct Row<'a> {
 }
 
 impl Row<'_> {
+    /// Returns the row.
+    ///
+    /// # Safety
+    /// As for `Rows::put_into`.
+    pub unsafe fn put_into(&self, result: ResultSet) {
+        // SAFETY: the table has this row; else as the caller promises.
+        unsafe { result.put_row(*(*self.rows.table).vals.add(self.index)) };
+    }
+
     /// The value of a column, counted from 1.
     pub fn datum(&self, column: usize) -> Option<Datum> {
         let mut is_null = false;

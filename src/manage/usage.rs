@@ -8,10 +8,13 @@ use super::tenant::Tenant;
 use crate::call::{Call, sql_functions};
 use crate::error::{Error, Result};
 use crate::result_set::ResultSet;
+use crate::varlena;
 use pgrx::pg_sys::{self, Datum};
+use std::ops::RangeInclusive;
 
 sql_functions! {
     keysmith_usage_logs => usage_logs;
+    keysmith_usage_chart => usage_chart;
     keysmith_blast_radius => blast_radius;
 }
 
@@ -22,10 +25,7 @@ fn usage_logs(call: &Call) -> Result<Option<Datum>> {
         .integer(2)
         .filter(|page| *page >= 1)
         .ok_or_else(|| Error::argument("page", "must be 1 or more"))?;
-    let per_page = call
-        .integer(3)
-        .filter(|rows| (1..=1000).contains(rows))
-        .ok_or_else(|| Error::argument("per_page", "must be 1 to 1000"))?;
+    let per_page = within(call, 3, "per_page", 1..=1000)?;
     let keyspace = call.required_text(4, "keyspace")?;
     authority::look(Needs::Sight, |caller| {
         let found = Tenant::find(caller, &tenant, &keyspace)?;
@@ -46,6 +46,57 @@ fn usage_logs(call: &Call) -> Result<Option<Datum>> {
         )?;
         Ok(rows.first().and_then(|row| row.transferred(1)))
     })
+}
+
+fn usage_chart(call: &Call) -> Result<Option<Datum>> {
+    let tenant = call.text(0, "tenant")?;
+    let per = call.required_text(2, "per")?;
+    if !["hour", "day"].contains(&per.as_str()) {
+        return Err(Error::argument("per", "must be hour or day"));
+    }
+    within(call, 3, "bars", 1..=1000)?;
+    within(call, 4, "width", 50..=500)?;
+    // The years 2000 to 9999, in microseconds since the first of them.
+    if call.timestamp(5).is_some_and(|until| !(0..252_455_616_000_000_000).contains(&until)) {
+        return Err(Error::argument("until", "must be a time of the years 2000 to 9999"));
+    }
+    let keyspace = call.required_text(6, "keyspace")?;
+    // SAFETY: the function is declared to return a set of text.
+    let result = unsafe { ResultSet::of_values(call) };
+    authority::look(Needs::Sight, |caller| {
+        let tenants = match &tenant {
+            Some(tenant) => {
+                let found = Tenant::find(caller, tenant, &keyspace)?.id;
+                Param::given(pg_sys::UUIDARRAYOID, Some(varlena::uuid_array(&[found])))
+            }
+            None => caller.tenants(),
+        };
+        let rows = sql::query(
+            "SELECT keysmith_private.usage_bars($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            &[
+                tenants,
+                caller.environment(),
+                Param::text(&keyspace),
+                Param::text_or_null(tenant.as_deref()),
+                Param::given(pg_sys::UUIDOID, call.datum(1)),
+                Param::text(&per),
+                Param::integer(call.integer(3)),
+                Param::integer(call.integer(4)),
+                Param::given(pg_sys::TIMESTAMPTZOID, call.datum(5)),
+            ],
+        )?;
+        // SAFETY: the rows have the one column that is declared.
+        unsafe { rows.put_into(result) };
+        Ok(())
+    })?;
+    Ok(None)
+}
+
+/// An integer that must be within bounds.
+fn within(call: &Call, n: usize, name: &str, bounds: RangeInclusive<i32>) -> Result<i32> {
+    let rule = || format!("must be {} to {}", bounds.start(), bounds.end());
+    let found = call.integer(n).filter(|value| bounds.contains(value));
+    found.ok_or_else(|| Error::argument(name, rule()))
 }
 
 /// What a key changed in one table.

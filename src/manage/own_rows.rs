@@ -1,0 +1,107 @@
+//! The half of a view for readers who see only some tenants: `own_VIEW`.
+//!
+//! It reads the private view `all_VIEW` as the extension's owner, where EXPLAIN shows nothing
+//! of it. Which rows are the reader's is found here, by who asks and for which key; what the
+//! query gives as bounds only leaves out rows that it would leave out itself.
+
+use super::authority::{self, as_owner};
+use super::sql::{self, Param};
+use crate::call::{Call, sql_functions};
+use crate::catalog::Catalog;
+use crate::catalog::tables::PRIVATE;
+use crate::error::{Code, Error, Result};
+use crate::major;
+use crate::result_set::ResultSet;
+use crate::rows::table;
+use crate::text;
+use crate::varlena;
+use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, Oid, TupleDesc};
+use std::ffi::CStr;
+
+sql_functions! {
+    keysmith_own_rows => own_rows;
+}
+
+/// The operators of bounds, by their numbers there.
+pub const OPERATORS: [&str; 5] = ["=", "<", "<=", ">", ">="];
+
+/// The types whose columns may have bounds, and their arrays', in the order of the arguments.
+pub const BOUNDED: [(Oid, Oid); 3] = [
+    (pg_sys::UUIDOID, pg_sys::UUIDARRAYOID),
+    (pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPTZARRAYOID),
+    (pg_sys::DATEOID, pg_sys::DATEARRAYOID),
+];
+
+fn own_rows(call: &Call) -> Result<Option<Datum>> {
+    // SAFETY: the function is declared to return a set of the private view's rows.
+    let result = unsafe { ResultSet::of(call) };
+    let is_shown = call.boolean(0, "is_shown")?;
+    let sight = authority::sight()?;
+    if sight.tenants.is_none() && is_shown {
+        return Ok(None);
+    }
+    // SAFETY: the description lives as long as the call.
+    let columns = unsafe { major::attributes(result.description()) };
+    let mut statement = format!(
+        "SELECT r.* FROM keysmith_private.{} r
+         WHERE ($1 IS NULL OR r.tenant_id = ANY ($1))",
+        relation(result.description())?
+    );
+    if sight.environment.is_some()
+        && columns.iter().any(|column| table::name(column) == b"environment")
+    {
+        // What is of no environment is the tenant's.
+        statement.push_str(" AND (r.environment = $2 OR r.environment IS NULL)");
+    }
+    statement.push_str(&bounds(call, columns)?);
+    let mut params = vec![
+        Param::given(pg_sys::UUIDARRAYOID, sight.tenants.as_deref().map(varlena::uuid_array)),
+        Param::server_text(sight.environment.as_deref()),
+    ];
+    params.extend((2..).zip(BOUNDED).map(|(n, (_, array))| Param::given(array, call.datum(n))));
+    as_owner(&Catalog::open()?, || {
+        // SAFETY: the rows are those of the private view.
+        sql::each(&statement, &params, |row| unsafe { row.put_into(result) })
+    })?;
+    Ok(None)
+}
+
+/// The name of the private view whose rows are returned.
+fn relation(description: TupleDesc) -> Result<String> {
+    // SAFETY: look-ups in caches, of a type that the function depends on. A name is a C
+    // string.
+    unsafe {
+        let relation = pg_sys::get_typ_typrelid((*description).tdtypeid);
+        let name = pg_sys::get_rel_name(relation);
+        let is_ours = !name.is_null()
+            && pg_sys::get_rel_namespace(relation)
+                == pg_sys::get_namespace_oid(PRIVATE.as_ptr(), true);
+        let name = is_ours.then(|| text::lossy(CStr::from_ptr(name).to_bytes()));
+        name.ok_or_else(|| Error::new(Code::Installation, "own rows are of no view of ours"))
+    }
+}
+
+/// The bounds as conditions. They come in pairs: a column's number and an operator's. Their
+/// values are in the arrays of the columns' types, in the same order.
+fn bounds(call: &Call, columns: &[FormData_pg_attribute]) -> Result<String> {
+    let mut conditions = String::new();
+    let mut used = [0; BOUNDED.len()];
+    let Some(bounds) = call.datum(1) else { return Ok(conditions) };
+    // SAFETY: the argument is a smallint[].
+    let bounds = unsafe { varlena::smallints(bounds) };
+    for bound in bounds.chunks(2) {
+        let mut condition = || {
+            let [column, operator] = *bound else { return None };
+            let column = columns.get(usize::try_from(column).ok()?.checked_sub(1)?)?;
+            let operator = OPERATORS.get(usize::try_from(operator).ok()?)?;
+            let array = BOUNDED.iter().position(|(kind, _)| *kind == column.atttypid)?;
+            used[array] += 1;
+            let name = text::lossy(table::name(column));
+            let (argument, n) = (array + 3, used[array]);
+            Some(format!(" AND r.\"{name}\" OPERATOR(pg_catalog.{operator}) (${argument})[{n}]"))
+        };
+        conditions
+            .push_str(&condition().ok_or_else(|| Error::argument("bounds", "must be bounds"))?);
+    }
+    Ok(conditions)
+}
