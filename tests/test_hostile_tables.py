@@ -465,3 +465,40 @@ def test_names_that_need_quotes(db):
     for call in ("unprotect", "unseal_rows", "untrack"):
         db.call(call, name)
     assert db.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = %s::regclass", name) == 0
+
+
+def test_a_schema_that_is_renamed_all_the_time_leads_no_batch_astray(cluster, dbname, hostile):
+    """A batch looks the name of its table up once, and checks which table was found."""
+    db = hostile
+    rows = "SELECT n, 'plain' || n FROM generate_series(1, 400) n"
+    for schema in "mn":
+        db.session.execute(f"""
+            CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION mallory; SET ROLE mallory;
+            CREATE TABLE {schema}.t (id int, v text, filler text DEFAULT repeat('x', 7000));
+            ALTER TABLE {schema}.t ALTER filler SET STORAGE PLAIN;
+            INSERT INTO {schema}.t {rows}; RESET ROLE""")
+    table, other = db.value("SELECT 'm.t'::regclass::oid"), db.value("SELECT 'n.t'::regclass::oid")
+    db.rows("SELECT keysmith.protect(%s::oid::regclass, 'v')", table)
+    over = threading.Event()
+
+    def swap():
+        with cluster.connect(dbname, user=OWNER) as session:
+            while not over.is_set():
+                session.execute("BEGIN; ALTER SCHEMA m RENAME TO x; ALTER SCHEMA n RENAME TO m; ALTER SCHEMA x RENAME TO n; COMMIT")
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        for _ in range(15):
+            try:
+                db.rows("CALL keysmith.protect_existing(%s::oid::regclass, pages => 1)", table)
+            except psycopg.Error as error:
+                # It goes by names from part to part, and may find no end.
+                assert error.sqlstate == "KS409", error
+    finally:
+        over.set()
+        swapper.join()
+    db.rows("CALL keysmith.protect_existing(%s::oid::regclass)", table)
+    names = {oid: db.value("SELECT %s::oid::regclass::text", oid) for oid in (table, other)}
+    assert db.value(f"SELECT count(*) FROM {names[table]} WHERE v = keysmith.digest('plain' || id)") == 400
+    assert db.value(f"SELECT count(*) FROM {names[other]} WHERE v = 'plain' || id AND ctid < '(400,0)'") == 400
