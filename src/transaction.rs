@@ -31,7 +31,7 @@ unsafe extern "C-unwind" fn at_transaction(event: XactEvent::Type, _: *mut c_voi
         }),
         XactEvent::XACT_EVENT_PRE_PREPARE => fallible(|| {
             audit::before_prepare()?;
-            usage::before_commit();
+            usage::before_prepare();
             Ok(())
         }),
         // A parallel worker writes nothing before its leader does, and what it told of a

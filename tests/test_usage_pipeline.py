@@ -509,6 +509,32 @@ def test_as_durable_as_the_transaction():
         assert len(events(db)) == 3
 
 
+@pytest.mark.parametrize("end", ["ROLLBACK", "COMMIT"])
+def test_a_prepared_transaction_keeps_no_record(end):
+    """They are stored before it ends, whatever becomes of it."""
+    with cluster_with_key("prepared", keysmith__usage_durability="commit",
+                          keysmith__usage_buffer="64kB") as (cluster, db, key):
+        db.rows("BEGIN")
+        first = db.verify(key).request_id
+        second = db.verify(key).request_id
+        assert db.one("log_request", 418, request_id=first)[0]
+        db.rows("PREPARE TRANSACTION 'p'")
+        rows = events(db, "request_id, status")
+        assert dict(rows) == {first: 418, second: 200}
+        db.rows(f"{end} PREPARED 'p'")
+        assert stored(db) == 2
+        assert (count(db, "written_through"), count(db, "dropped"), count(db, "held")) == (0, 0, 0)
+        # What finds no room is written by the transaction, as ever.
+        with worker_held_up(cluster):
+            db.rows("BEGIN")
+            db.rows("SELECT count((keysmith.verify(%s)).ok) FROM generate_series(1, 200)", key)
+            db.rows("PREPARE TRANSACTION 'p'")
+            assert count(db, "waiting") == count(db, "share") == 96
+            db.rows(f"{end} PREPARED 'p'")
+        flush(db)
+        assert stored(db) == 2 + (200 if end == "COMMIT" else 96)
+
+
 MANY = "SELECT count(*) FROM keysmith.verify_many(array_fill(%s::text, ARRAY[6000]))"
 
 

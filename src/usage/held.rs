@@ -28,6 +28,8 @@ thread_local! {
 enum Moment {
     Running,
     BeforeCommit,
+    /// Whether it will be committed is not known here, nor when.
+    BeforePrepare,
     /// The transaction can write no more, and nothing may fail.
     Over,
 }
@@ -122,7 +124,7 @@ fn accept(record: &[u8], moment: Moment) {
 fn is_accepted(record: &[u8], moment: Moment) -> bool {
     let can_write = moment != Moment::Over && can_write() && in_place::has_room();
     let waits = |(ring, place): (&Ring, usize)| ring.push(place, record);
-    if !(can_write && settings::is_durable()) {
+    if !can_write || !settings::is_durable() || moment == Moment::BeforePrepare {
         let place = presence::place();
         if place.is_some_and(waits) {
             return true;
@@ -141,6 +143,18 @@ fn is_accepted(record: &[u8], moment: Moment) -> bool {
 /// Hands on what is held back, and writes what is to be written in place.
 pub fn before_commit() {
     release(Moment::BeforeCommit);
+    if !in_place::is_empty() && can_write() {
+        in_place::write_at_commit();
+    }
+}
+
+/// Records of a prepared transaction go on without it, as long as there is room: it may be
+/// rolled back, and nothing here would be told of that.
+pub fn before_prepare() {
+    release(Moment::BeforePrepare);
+    if let Some((ring, place)) = presence::place() {
+        in_place::give_away(|record| ring.push(place, record));
+    }
     if !in_place::is_empty() && can_write() {
         in_place::write_at_commit();
     }

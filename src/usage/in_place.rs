@@ -57,6 +57,11 @@ pub fn is_empty() -> bool {
     KEPT.try_with(|kept| kept.try_borrow().is_ok_and(|kept| kept.is_empty())).unwrap_or(true)
 }
 
+/// Lets go of what someone else takes.
+pub fn give_away(takes: impl Fn(&[u8]) -> bool) {
+    KEPT.with_borrow_mut(|kept| kept.retain(|record| !takes(record)));
+}
+
 /// Puts what was told over a record that is kept.
 pub fn amend(request_id: &[u8; 16], told: Learned) -> bool {
     KEPT.with_borrow_mut(|kept| {

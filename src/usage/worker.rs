@@ -272,11 +272,8 @@ impl Worker {
             // SAFETY: counts entries of shared memory.
             let others = unsafe { pg_sys::CountDBBackends(pg_sys::MyDatabaseId) } > 1;
             let waited = monotonic() - start;
-            let waits = if is_held {
-                waited < WAITS_FOR_HELD
-            } else {
-                waited < WAITS_FOR_OTHERS && (others || self.flusher.has_news())
-            };
+            let patience = if is_held { WAITS_FOR_HELD } else { WAITS_FOR_OTHERS };
+            let waits = waited < patience && (others || self.flusher.has_news());
             if !waits && tries >= LAST_TRIES {
                 break;
             }
