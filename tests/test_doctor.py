@@ -298,6 +298,27 @@ def test_a_server_without_preload():
         cluster.remove()
 
 
+def test_texts_of_utility_statements_that_are_kept():
+    """pg_stat_statements takes constants out of the texts of others alone."""
+    with running("kept", fsync="on", shared_preload_libraries="keysmith,pg_stat_statements") as cluster:
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith; CREATE EXTENSION pg_stat_statements")
+        db.tenant()
+        key = db.mint().api_key
+        kept = "SELECT count(*) FROM pg_stat_statements WHERE strpos(query, %s) > 0"
+        row = amiss(db, "warning", "logging", "pg_stat_statements.track_utility = on")
+        db.rows(f"SELECT keysmith.verify('{key}')")
+        assert db.value(kept, key) == 0
+        db.rows(f"DO $$ BEGIN PERFORM keysmith.verify('{key}'); END $$")
+        assert db.value(kept, key) == 1
+        db.rows(row.remedy)
+        db.rows("SELECT pg_reload_conf()")
+        wait_until(lambda: findings(db) == [])
+        db.rows("SELECT pg_stat_statements_reset()")
+        db.rows(f"DO $$ BEGIN PERFORM keysmith.verify('{key}'); END $$")
+        assert db.value(kept, key) == 0
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -144,9 +144,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too', v.name, v.value, v.whose),
            format('ALTER %s SET pgaudit.log_parameter = off', v.place)
     FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
+    UNION ALL
+    -- Of other statements it keeps a text without constants.
+    SELECT 'warning', 'logging', format('%s = %s%s keeps keys in texts of utility statements', v.name, v.value, v.whose),
+           format('ALTER %s SET pg_stat_statements.track_utility = off', v.place)
+    FROM valued v
+    WHERE v.name = 'pg_stat_statements.track_utility' AND v.value IN ('on', 'true', '1', 'yes')
+      AND EXISTS (SELECT FROM settings t WHERE t.name = 'pg_stat_statements.track' AND t.value <> 'none')
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_logging() IS
-'The part of doctor() that looks for settings that write keys to the server''s log';
+'The part of doctor() that looks for settings that write keys to the server''s log or keep them';
 
 CREATE FUNCTION keysmith_private.doctor_access(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
