@@ -83,6 +83,13 @@ pub unsafe fn attributes<'a>(
     }
 }
 
+/// Settings that end what takes long, other than those that all majors have.
+#[cfg(feature = "pg15")]
+pub const TIMEOUTS: [(&CStr, &CStr); 0] = [];
+// 17 can end a session for a transaction that takes long.
+#[cfg(not(feature = "pg15"))]
+pub const TIMEOUTS: [(&CStr, &CStr); 1] = [(c"transaction_timeout", c"0")];
+
 type Conninfo = *const c_char;
 type Name = *const c_char;
 type Why = *mut *mut c_char;

@@ -548,6 +548,8 @@ def test_a_role_that_may_only_hand_over(servers):
     standby.configure(keysmith__usage_conninfo=f"host={primary.dir} port=5432 user=courier")
     standby.restart()
     there = session(standby)
+    for setting in ("read_only = on", "isolation = serializable"):
+        db.rows(f"ALTER ROLE courier SET default_transaction_{setting}")
     made = requests(there, key.api_key, 3)
     wait_until(lambda: "permission denied" in (status(there)["last_error"] or ""))
     db.rows("""GRANT USAGE ON SCHEMA keysmith TO courier; GRANT EXECUTE ON FUNCTION keysmith.usage_collect(

@@ -13,6 +13,7 @@ import pytest
 
 from cluster import running
 from conftest import session, wait_until
+from test_usage_sql import assert_totals
 from test_usage_pipeline import (cluster_with_key, count, crash, events, flush, status, stored,
                                  worker_held_up)
 
@@ -330,12 +331,78 @@ def test_settings_are_read_again(keeper, db, key):
         keeper.execute("SELECT pg_reload_conf()")
 
 
+# What the owner of a database may set for all who connect to it, the worker among them.
+HOSTILE = {
+    "default_transaction_read_only": "on", "default_transaction_isolation": "serializable",
+    "default_transaction_deferrable": "on", "session_replication_role": "replica",
+    "statement_timeout": "1ms", "idle_in_transaction_session_timeout": "1ms", "transaction_timeout": "1ms",
+    "lock_timeout": "1ms", "exit_on_error": "on", "search_path": "public", "row_security": "off",
+    "default_tablespace": "nowhere", "default_table_access_method": "none", "temp_tablespaces": "nowhere",
+    "work_mem": "64kB", "synchronous_commit": "off", "plpgsql.extra_errors": "all",
+    "TimeZone": "Asia/Kolkata", "DateStyle": "German", "IntervalStyle": "sql_standard",
+    "quote_all_identifiers": "on", "standard_conforming_strings": "off", "array_nulls": "off",
+    "transform_null_equals": "on", "bytea_output": "escape", "client_encoding": "LATIN1",
+    "enable_indexscan": "off", "enable_nestloop": "off", "enable_partition_pruning": "off",
+    "jit_above_cost": "0", "default_toast_compression": "pglz",
+}
+
+
+def set_all(db, settings, place="DATABASE worked"):
+    for name, value in settings.items():
+        # Some majors lack some.
+        if db.value("SELECT count(*) FROM pg_settings WHERE name = %s", name):
+            db.rows(f"ALTER {place} SET {name} = '{value}'")
+
+
 def test_what_a_database_is_set_to_does_not_change_the_worker(keeper, db, key):
-    for setting in ("default_transaction_read_only = on", "statement_timeout = '1ms'",
-                    "search_path = public", "session_replication_role = replica"):
-        db.rows(f"ALTER DATABASE worked SET {setting}")
+    db.rows("LOAD 'plpgsql'")
+    set_all(db, HOSTILE)
+    pid = started_worker(db, key)
+    first = db.verify(key).request_id
+    assert db.one("log_request", 201, request_id=first)[0]
+    db.verify("garbage")
+    flush(db)
+    assert db.one("log_request", 202, request_id=first)[0]
+    assert len(events(db)) == 2
+    assert db.value("SELECT status FROM keysmith_private.usage_event WHERE request_id = %s", first) == 202
+    assert db.value("SELECT date_trunc('hour', hour, 'UTC') = hour FROM keysmith_private.usage_unknown")
+    assert (count(db, "failures"), worker_pid(db)) == (0, pid)
+    assert_totals(db)
+    db.rows("SELECT pg_terminate_backend(%s)", pid)
+    wait_until(lambda: worker_pid(db) is None)
+    assert count(db, "failures") == 0
+
+
+SESSIONS = {name: value for name, value in HOSTILE.items()
+            if name not in {"default_transaction_read_only", "statement_timeout", "lock_timeout", "exit_on_error",
+                            "transaction_timeout", "idle_in_transaction_session_timeout", "session_replication_role",
+                            "default_table_access_method", "client_encoding"}}
+
+
+def test_what_a_session_is_set_to_does_not_change_what_is_written(keeper, db, key):
+    """Its own transaction stores usage, makes partitions and adds up totals."""
     started_worker(db, key)
-    assert len(events(db)) == 1
+    flush(db)
+    db.rows("SET keysmith.usage_durability = 'commit'")
+    for name, value in SESSIONS.items():
+        if name == "default_tablespace" or name == "temp_tablespaces":
+            value = ""
+        db.rows(f"SET {name} = '{value}'")
+    first = db.verify(key).request_id
+    db.verify(key, environment="test")
+    assert stored(db) == 3
+    assert db.one("log_request", 201, request_id=first)[0]
+    assert db.value("SELECT status FROM keysmith_private.usage_event WHERE request_id = %s", first) == 201
+    assert db.one("usage_prepare", "2001-01-01", "2001-01-03")[0] == 3
+    outcomes = dict(db.call("maintain"))
+    assert outcomes["partitions"] == "0 made" and outcomes["totals"].endswith("deltas folded")
+    assert outcomes["retention"] == "3 partitions dropped"
+    assert not [row for row in db.call("doctor") if row.subject == "usage" and row.level != "ok"]
+    assert db.one("usage_prepare", "2001-01-01", "2001-01-03")[0] == 3
+    db.rows("RESET ALL")
+    assert db.value("SELECT count(*) FROM keysmith_private.usage_partitions() "
+                    "WHERE date_trunc('day', starts, 'UTC') = starts AND ends = starts + interval '24 hours'") == 8
+    assert_totals(db)
 
 
 def test_the_worker_compiles_no_statements(db, key):

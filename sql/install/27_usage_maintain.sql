@@ -21,9 +21,10 @@ COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
 -- wait for whoever reads. A partition that is missing is made by who needs it.
 CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
 RETURNS integer
--- The settings by which a session has its own tables made do not count here.
+-- The settings by which a session has its own tables made, or times shown, do not count here.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET default_tablespace = '' SET default_table_access_method = 'heap' AS $$
+SET default_tablespace = '' SET default_table_access_method = 'heap'
+SET datestyle = 'ISO' SET timezone = 'UTC' AS $$
 DECLARE
     today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
     parent  constant text := 'keysmith_private.usage_event';
@@ -413,7 +414,8 @@ COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
 'Sums up what was noted before a time, and tells how many notes fewer there are';
 
 CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms'
+SET jit = off AS $$
 DECLARE
     later     constant text := 'busy, to be tried again';
     retention constant interval := keysmith_private.usage_retention();

@@ -16,6 +16,14 @@ pub const APPLICATION: &str = "keysmith usage";
 /// A primary that is gone without a word is given up after as many milliseconds.
 const SILENCE: &str = "10000";
 
+/// What holds the primary up must not hold up the standby for good; and what the role and the
+/// database are set to there must not keep usage from being stored.
+const SETTINGS: [&str; 3] = [
+    "SET statement_timeout = '20s'",
+    "SET default_transaction_read_only = off",
+    "SET default_transaction_isolation = 'read committed'",
+];
+
 pub struct Link(*mut pg_sys::WalReceiverConn);
 
 /// Why a query has no answer.
@@ -87,8 +95,9 @@ impl Link {
             return Err(Failed { message: taken(error) });
         }
         let link = Link(connection);
-        // Whatever holds the primary up must not hold up the standby for good.
-        link.query("SET statement_timeout = '20s'", &[])?;
+        for setting in SETTINGS {
+            link.query(setting, &[])?;
+        }
         Ok(link)
     }
 

@@ -100,7 +100,7 @@ fn work(oid: u32) {
 
 /// What databases and roles are set to must not change how the worker works.
 fn be_independent() {
-    const SETTINGS: [(&CStr, &CStr); 10] = [
+    const SETTINGS: [(&CStr, &CStr); 11] = [
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"default_transaction_read_only", c"off"),
         (c"default_transaction_isolation", c"read committed"),
@@ -108,6 +108,7 @@ fn be_independent() {
         (c"row_security", c"on"),
         (c"statement_timeout", c"0"),
         (c"idle_in_transaction_session_timeout", c"0"),
+        (c"exit_on_error", c"off"),
         // Nobody is kept waiting long by a worker that waits for somebody else.
         (c"lock_timeout", c"2s"),
         // The compiler's libraries would take more memory than all else here, for good.
@@ -115,7 +116,7 @@ fn be_independent() {
         // What is stored leaves the ring: it must be on disk. Standbys may lag.
         (c"synchronous_commit", c"local"),
     ];
-    for (name, value) in SETTINGS {
+    for (name, value) in SETTINGS.into_iter().chain(major::TIMEOUTS) {
         // SAFETY: settings of PostgreSQL's, in a process of ours.
         unsafe {
             pg_sys::SetConfigOption(
