@@ -778,7 +778,8 @@ def test_what_no_standby_can_have_recorded_is_set_aside(servers, holder, unfit):
     partitions = "SELECT count(*) FROM keysmith_private.usage_partitions()"
     made = db.value(partitions)
     batch = parcel(record(fit[0], **holder), record(aside, **(holder | unfit)), record(fit[1], **holder))
-    life = int((time.time() - 946_684_800) * 1_000_000) - 10_000_000  # not checked: a point in time
+    life = db.value("SELECT coalesce(max(incarnation), 0) + 1000 FROM keysmith_private.usage_incarnation "
+                    "WHERE standby = 'forger'") + 40
     statement = "SELECT last_sequence FROM keysmith.usage_collect('forger', %s, 10, true, 0, %s, 0, '', '')"
     for _ in range(2):
         assert db.value(statement, life, batch) == 3

@@ -68,7 +68,7 @@ def test_nobody_waits_for_the_worker(keeper, db, key, statement):
     flush(db)
     db.session.close()
     try:
-        # PostgreSQL gives the others five seconds to go, and then fails.
+        # PostgreSQL itself gives the others five seconds to go, and then it fails.
         keeper.execute(statement)
         name = {"DROP": None, "ALTE": "renamed", "CREA": "copied"}[statement[:4]]
         if name:
@@ -238,11 +238,9 @@ def test_with_nothing_to_store_it_sleeps():
     with cluster_with_key("asleep", keysmith__usage_flush_interval="1s") as (cluster, db, key):
         pid = started_worker(db, key)
         flush(db)
-        # A flush would be due again.
-        time.sleep(1.5)  # not checked: a busy worker that is late is woken less often
-        before = times_woken(pid)
-        time.sleep(1)  # not checked: the time in which wake-ups are counted
-        assert times_woken(pid) - before < 50
+        before, start = times_woken(pid), time.monotonic()
+        time.sleep(2.5)  # not checked: a flush would be due again, and what counts is how often it wakes
+        assert times_woken(pid) - before < 20 * (time.monotonic() - start)  # not checked: a rate
 
 
 def test_idle_it_goes_and_comes_back():
@@ -254,7 +252,7 @@ def test_idle_it_goes_and_comes_back():
         db.rows("BEGIN")
         second = started_worker(db, key)
         assert second != first
-        time.sleep(1.5)  # not checked: longer than an idle worker stays
+        time.sleep(1.5)  # not checked: else it would be gone by now
         assert worker_pid(db) == second
         db.rows("COMMIT")
         wait_until(lambda: stored(db) == 2)
@@ -310,8 +308,9 @@ def test_a_worker_that_is_cancelled_goes_on(keeper, db, key):
         waiter.start()
         wait_until(lambda: db.value("SELECT wait_event_type = 'Lock' FROM pg_stat_activity "
                                     "WHERE pid = %s", pid))
+        failures = count(db, "failures")
         db.rows("SELECT pg_cancel_backend(%s)", pid)
-        wait_until(lambda: "canceling" in keeper.log.read_text())
+        wait_until(lambda: count(db, "failures") > failures)
     waiter.join()
     assert len(events(db)) == 51 and worker_pid(db) == pid
 
@@ -320,7 +319,7 @@ def test_settings_are_read_again(keeper, db, key):
     started_worker(db, key)
     flush(db)
     db.verify(key)
-    time.sleep(1)  # not checked: by the old setting nothing is stored for a minute
+    time.sleep(1)  # not checked: it is not stored for ten minutes
     assert stored(db) == 1
     try:
         keeper.execute("ALTER SYSTEM SET keysmith.usage_flush_interval = '50ms'")
@@ -435,7 +434,7 @@ def under_load(cluster, key, end):
                for n in range(4)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: all(count > 0 for count in decided))
+    wait_until(lambda: min(decided) >= 200)
     end()
     for thread in threads:
         thread.join()
@@ -630,11 +629,13 @@ def test_a_fault_that_is_not_the_records_own_keeps_them(keeper, db, key):
     db.rows("ALTER TABLE keysmith_private.usage_event ADD CONSTRAINT nothing CHECK (status < 0) NOT VALID")
     for _ in range(40):
         db.verify(key)
-    db.refused("KS504", "flush_usage", "4 s")
-    aside = count(db, "set_aside")
-    assert aside == 10 and count(db, "waiting") == 30
+    db.refused("KS504", "flush_usage", "1 s")
+    wait_until(lambda: count(db, "set_aside") >= 10)
+    tried = count(db, "failures")
+    wait_until(lambda: count(db, "failures") > tried)
+    assert (count(db, "set_aside"), count(db, "waiting")) == (10, 30)
     db.rows("ALTER TABLE keysmith_private.usage_event DROP CONSTRAINT nothing")
-    wait_until(lambda: stored(db) == 31, 30)
+    wait_until(lambda: stored(db) == 31)
 
 
 def test_a_lock_on_the_tables_delays_and_loses_nothing(keeper, db, key):
