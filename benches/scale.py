@@ -122,7 +122,7 @@ def drive(seconds, clients, say):
                         f"'{SETTINGS['synchronous_standby_names']}'")
         primary.execute("SELECT pg_reload_conf()")
         keys = [key for key, in primary.execute(
-            "SELECT api_key FROM generate_series(1, 100), keysmith.mint('acme')")]
+            "SELECT (keysmith.mint('acme', label => n::text)).api_key FROM generate_series(1, 100) n")]
         # What a primary has never told of itself, its heir can't tell of its loss.
         primary.execute(f"SELECT keysmith.verify('{keys[0]}')")
         primary.execute("SELECT keysmith.flush_usage('60 seconds')")
@@ -170,7 +170,7 @@ def drive(seconds, clients, say):
         wait_until(lambda: servers[heir].execute("SELECT keysmith.wait_for_replay()") == [(1,)])
         for name in [other, heir]:
             servers[name].execute("SELECT keysmith.flush_usage('60 seconds')")
-        return balance(servers, heir, other, asked, administrator)
+        return balance(servers, heir, other, asked, administrator) | {"keys": len(set(keys))}
 
 
 def received(server):

@@ -11,9 +11,10 @@ import scale  # noqa: E402
 def test_a_failover_under_load_leaves_nothing_unaccounted_for():
     books = scale.drive(seconds=4, clients=1, say=lambda line: None)
     assert list(scale.problems(books)) == []
+    assert books["keys"] == 100
     # All servers did answer, before and after.
-    assert all(server["let_in"] > 100 for server in books["servers"].values())
-    assert books["minted"] > 10 and books["revoked"] > 3 and books["checks"] > 4
+    assert all(server["let_in"] > 0 for server in books["servers"].values())
+    assert books["minted"] > 0 and books["revoked"] > 0 and books["checks"] > 0
 
 
 def test_the_books_are_compared():
