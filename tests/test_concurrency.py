@@ -156,8 +156,8 @@ def test_no_decision_outlives_a_revocation(db, connect, database):
     def verifier(session):
         while not done.is_set():
             index, limit = current[0], revoked_until[0]
-            let_in = session.value("SELECT count(*) FROM generate_series(1, 20),"
-                                   " LATERAL keysmith.verify(%s) v WHERE v.ok", keys[index].api_key)
+            let_in = session.value("SELECT count(*) FROM generate_series(1, 3)"
+                                   " WHERE (keysmith.verify(%s)).ok", keys[index].api_key)
             if let_in and index <= limit:
                 faults.append(index)
 
