@@ -22,7 +22,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
         test test-core test-server test-majors installcheck lint bench bench-drain bench-instructions bench-isolation bench-round-trip \
-        bench-rows bench-usage fuzz miri valgrind consistency crash soak scale clean
+        bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency crash soak scale clean
 
 help: ## list what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -129,6 +129,9 @@ bench-rows: install $(VENV)/done ## measure row hashing
 
 fuzz: ## fuzz what reads bytes from outside, SECONDS=600 a target
 	@scripts/fuzz.sh $(or $(SECONDS),600)
+
+fuzz-sql: install $(VENV)/done ## call every function at random, MINUTES=10, SEED=
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python fuzz/sql/run.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 miri: ## interpret the tests of the rules, and see what is undefined
 	@scripts/miri.sh

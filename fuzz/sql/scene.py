@@ -1,0 +1,125 @@
+"""A server that is fuzzed: roles of each level, tables to name, and keys to use."""
+
+from values import literal
+
+ROLES = ["postgres", "verifier", "issuer", "auditor", "admin", "stranger"]
+OWNERS = ["postgres", "verifier", "admin", "stranger"]
+SETTINGS = {
+    "keysmith__usage_flush_interval": "100ms", "keysmith__usage_buffer": "1MB", "keysmith__max_buckets": "64",
+    "max_prepared_transactions": "50", "log_line_prefix": "%m [%p] %e ", "log_error_verbosity": "terse",
+    # A statement's own text may hold a key: what else is logged may not.
+    "log_min_error_statement": "panic", "log_parameter_max_length_on_error": "0", "log_min_messages": "warning",
+    "max_wal_size": "2GB", "autovacuum_naptime": "5s", "work_mem": "4MB", "shared_buffers": "64MB",
+}
+
+TABLES = """
+    DROP SCHEMA IF EXISTS fuzz CASCADE; DROP SCHEMA IF EXISTS fuzz_moved CASCADE; CREATE SCHEMA fuzz; GRANT ALL ON SCHEMA fuzz TO PUBLIC;
+    CREATE TABLE fuzz.texts (n int PRIMARY KEY, v text);
+    INSERT INTO fuzz.texts VALUES (1, 'short'), (2, repeat('compressed', 5000)), (4, '');
+    ALTER TABLE fuzz.texts ALTER v SET STORAGE external;
+    INSERT INTO fuzz.texts SELECT 3, string_agg(md5(n::text), '') FROM generate_series(1, 300) n;
+    CREATE TABLE fuzz.many AS SELECT id FROM generate_series(1, 2000) id;
+    CREATE FUNCTION fuzz.peek(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$ BEGIN RETURN length($1) >= 0; END $$;
+    CREATE FUNCTION fuzz.in_the_way() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN IF random() < 0.3 THEN RAISE EXCEPTION 'in the way'; END IF; RETURN coalesce(NEW, OLD); END $$;
+    DROP FOREIGN DATA WRAPPER IF EXISTS nowhere CASCADE;
+    CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere;
+    CREATE FOREIGN TABLE fuzz.elsewhere (id int, body text) SERVER nowhere;
+    GRANT SELECT ON ALL TABLES IN SCHEMA fuzz TO PUBLIC;
+"""
+OF_OWNER = """
+    CREATE TABLE fuzz.{o}_plain (id int, tenant text, tenant_id uuid, environment text, body text, "odd ""name" bytea, row_seal bytea);
+    CREATE TABLE fuzz.{o}_keyed (id bigint PRIMARY KEY, tenant varchar(50) NOT NULL, body text, email text UNIQUE);
+    CREATE TABLE fuzz.{o}_parts (id int, tenant text, body text) PARTITION BY RANGE (id);
+    CREATE TABLE fuzz.{o}_part1 PARTITION OF fuzz.{o}_parts FOR VALUES FROM (0) TO (100);
+    CREATE TABLE fuzz.{o}_part2 PARTITION OF fuzz.{o}_parts FOR VALUES FROM (100) TO (200);
+    CREATE TABLE fuzz.{o}_child () INHERITS (fuzz.{o}_plain);
+    CREATE UNLOGGED TABLE fuzz.{o}_unlogged (id int, body text);
+    CREATE VIEW fuzz.{o}_view AS SELECT * FROM fuzz.{o}_plain;
+    CREATE MATERIALIZED VIEW fuzz.{o}_matview AS SELECT * FROM fuzz.{o}_keyed;
+    CREATE SEQUENCE fuzz.{o}_seq; CREATE TYPE fuzz.{o}_type AS (id int); CREATE DOMAIN fuzz.{o}_domain AS text CHECK (VALUE <> 'refused');
+    CREATE TABLE fuzz.{o}_odd (id int GENERATED ALWAYS AS IDENTITY, twice int GENERATED ALWAYS AS (1) STORED, body fuzz.{o}_domain, list text[], j jsonb);
+    CREATE INDEX {o}_index ON fuzz.{o}_plain (body);
+    CREATE TRIGGER in_the_way BEFORE UPDATE ON fuzz.{o}_keyed FOR EACH ROW EXECUTE FUNCTION fuzz.in_the_way();
+    CREATE TABLE fuzz.{o}_secured (id int, tenant text, body text); ALTER TABLE fuzz.{o}_secured FORCE ROW LEVEL SECURITY, ENABLE ROW LEVEL SECURITY;
+    INSERT INTO fuzz.{o}_plain SELECT n, 'acme', NULL, 'live', 'text ' || n FROM generate_series(1, 50) n;
+    INSERT INTO fuzz.{o}_keyed SELECT n, 'acme', repeat('x', n * 50), 'u' || n FROM generate_series(1, 50) n;
+    INSERT INTO fuzz.{o}_parts SELECT n, 'acme', 'text' FROM generate_series(1, 150) n;
+    GRANT ALL ON ALL TABLES IN SCHEMA fuzz TO PUBLIC;
+"""
+OPTIONS = """{"max_active_keys": null, "empty_scopes": "all", "default_scopes": [], "schemes": ["bearer", "key", "x_api_key"],
+    "unlisted_routes": "any_key", "managed_by": null, "wildcards": true, "limits": [], "usage_log": null, "at_max": "error"}"""
+
+
+def build(db):
+    """Once for a server."""
+    db.rows("CREATE EXTENSION keysmith")
+    for role in ROLES[1:]:
+        db.rows(f"CREATE ROLE {role} LOGIN")
+    db.rows("GRANT CREATE, TEMP ON DATABASE postgres TO PUBLIC; "
+            "GRANT pg_write_server_files TO verifier, issuer, auditor, admin")
+
+
+def renew(db):
+    """Before each round: what a round took away is there again. Gives what there is, as SQL."""
+    db.rows(TABLES)
+    for owner in OWNERS:
+        db.rows(f"SET SESSION AUTHORIZATION {owner}")
+        db.rows(OF_OWNER.format(o=owner))
+        db.rows("RESET SESSION AUTHORIZATION")
+    db.rows("CREATE TABLE fuzz.dropped (id int); CREATE ROLE dropped")
+    gone = db.row("SELECT 'fuzz.dropped'::regclass::oid AS relation, 'dropped'::regrole::oid AS role")
+    db.rows("DROP TABLE fuzz.dropped; DROP ROLE dropped")
+    for tenant in ("acme", "globex"):
+        if not db.value("SELECT count(*) FROM keysmith.tenants WHERE tenant = %s AND keyspace = 'default'", tenant):
+            db.tenant(tenant)
+        db.call("resume_tenant", tenant) if db.value(
+            "SELECT suspended_at IS NOT NULL FROM keysmith_private.tenant WHERE name = %s AND keyspace = 'default'", tenant) else None
+        db.call("alter_tenant", tenant, '{"limits": [], "credits": null}')
+    db.rows("DELETE FROM keysmith_private.scope WHERE keyspace = 'default'")
+    db.call("alter_keyspace", "default", OPTIONS)
+    for role in ("verifier", "issuer", "auditor", "admin"):
+        db.call("grant_access", role, role)
+    db.call("grant_access", "verifier", "issuer", tenant="acme")
+    db.call("define_role", "default", "reader", ["*"])
+    db.call("set_member", "acme", "ann", "reader")
+    for method, pattern in (("GET", "/v1/{id}"), ("POST", "/v1/*")):
+        db.call("define_route", "default", method, pattern, ["a:b"])
+    keys = [db.mint("acme"), db.mint("acme", scopes=["a:b", "c"]), db.mint("acme", role="reader"), db.mint("acme", owner="ann"),
+            db.mint("globex", environment="test", credits=1000, limits='[{"name": "l", "limit": 50, "window": "1 minute"}]'),
+            db.mint("acme", kind="publishable")]
+    for _ in range(3):
+        db.verify(keys[0].api_key, ip="203.0.113.9")
+    try:
+        db.call("flush_usage", "60 s")
+    except Exception as error:
+        raise AssertionError(f"{dict(db.call('usage_status'))} {db.rows('SELECT * FROM pg_locks WHERE NOT granted')} {db.rows('SELECT pid, state, backend_type, wait_event, query FROM pg_stat_activity')}") from error
+    return keys, known(db, keys, gone)
+
+
+def known(db, keys, gone):
+    def column(statement):
+        return [literal(value) for value, in db.rows(statement) if value is not None]
+
+    relations = column("SELECT c.oid FROM pg_class c WHERE relnamespace = 'fuzz'::regnamespace") * 3 \
+        + column("SELECT oid FROM pg_class WHERE relnamespace::regnamespace::text IN ('keysmith', 'keysmith_private') ORDER BY oid") \
+        + column("SELECT oid FROM pg_class WHERE relname IN ('pg_class', 'pg_authid', 'pg_class_oid_index', 'pg_tables') "
+                 "OR relnamespace = 'pg_toast'::regnamespace AND oid > 16384 ORDER BY oid LIMIT 12") + [literal(gone.relation), "'0'", "'4294967295'"]
+    return {
+        "api_key": [literal(key.api_key) for key in keys],
+        "key_id": [literal(key.key_id) for key in keys] + column("SELECT key_id FROM keysmith_private.key ORDER BY key_id LIMIT 20"),
+        "request_id": column("SELECT request_id FROM keysmith_private.usage_event ORDER BY 1 LIMIT 20") or ["gen_random_uuid()"],
+        "tenant": ["'acme'"] * 5 + ["'globex'"] + column("SELECT name FROM keysmith_private.tenant WHERE name ~ '^[ -~]*$' ORDER BY 1 LIMIT 5"),
+        "keyspace": ["'default'"] * 8 + column("SELECT keyspace FROM keysmith_private.keyspace WHERE keyspace ~ '^[ -~]*$' ORDER BY 1 LIMIT 5"),
+        "name": ["'default'", "'acme'", "'new'"], "environment": ["'live'", "'test'"], "kind": ["'secret'", "'publishable'"],
+        "method": ["'GET'", "'POST'"], "path": ["'/v1/7'", "'/v1/a/b?c=d'"], "pattern": ["'/v1/{id}'", "'/v2/*'"],
+        "member": ["'ann'", "'bob'"], "owner": ["'ann'"], "role": ["'reader'"], "level": ["'verifier'", "'issuer'", "'auditor'", "'admin'"],
+        "column_name": ["'id'", "'body'", "'tenant'", "'email'", "'row_seal'", "'odd \"name'"], "seal_column": ["'row_seal'"],
+        "tenant_column": ["'tenant'", "'tenant_id'"], "environment_column": ["'environment'"], "algorithm": ["'sha256'", "'hmac'"],
+        "relation": relations, "scopes_each": ["'a:b'", "'c'", "'*'", "'a:*'"], "trigger": ["'keysmith_hash'", "'in_the_way'"],
+        "role_oid": column("SELECT oid FROM pg_roles ORDER BY oid") + [literal(gone.role), "'0'", "'10'"],
+        "trigger_id": column("SELECT oid FROM pg_trigger ORDER BY oid LIMIT 30"), "standby": ["'one'"],
+        "heads": [literal(db.value("SELECT jsonb_agg(h)::text FROM keysmith.audit_heads() h WHERE keyspace ~ '^[ -~]*$'"))],
+        "revocations": [literal(db.value("SELECT coalesce(jsonb_agg(r), '[]')::text FROM keysmith.revocations_since('2020-01-01') r WHERE r::text ~ '^[ -~]*$'"))],
+        "timeout": ["'10 ms'", "'100 ms'"], "status_code": ["200", "404"], "latency": ["'5 ms'"], "digest": ["sha256('x')"],
+    }
