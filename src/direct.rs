@@ -29,6 +29,7 @@ unsafe extern "C-unwind" {
     ) -> bool;
 
     // These raise none, unless memory is corrupt.
+    pub fn RecoveryInProgress() -> bool;
     pub fn UnregisterSnapshot(snapshot: Snapshot);
     pub fn RelationClose(relation: Relation);
     pub fn UnlockRelationId(relation: *mut LockRelId, mode: LOCKMODE);

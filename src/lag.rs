@@ -6,8 +6,8 @@
 //! guard has a worker that does, a transaction without rows at each beat. The beat is
 //! the server's and not a database's: one serves all of them, and no table grows.
 
-use crate::major;
 use crate::usage::worker_name;
+use crate::{direct, major};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
@@ -76,7 +76,7 @@ pub fn is_behind(now: i64) -> bool {
 fn is_older(most: i64, now: i64) -> bool {
     // SAFETY: both read the server's state. Without a commit since the start there is
     // no time, which is 0: long ago.
-    unsafe { pg_sys::RecoveryInProgress() && now.saturating_sub(recovery::GetLatestXTime()) > most }
+    unsafe { direct::RecoveryInProgress() && now.saturating_sub(recovery::GetLatestXTime()) > most }
 }
 
 /// Without pgrx's care for errors: it raises none, and is called for each decision.

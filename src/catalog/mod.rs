@@ -10,7 +10,6 @@ pub mod scan;
 pub mod tables;
 mod version;
 
-use crate::composite::RowType;
 use crate::error::Result;
 use policy::Policy;
 use scan::Snapshot;
@@ -24,7 +23,6 @@ struct Remembered {
     /// How many changes had been learned of before all of this was read.
     changes: u64,
     tables: Rc<Tables>,
-    verdict: RowType,
     /// Names of keyspaces are short: to compare a few takes less than to hash one.
     policies: BTreeMap<Box<[u8]>, Rc<Policy>>,
 }
@@ -36,8 +34,6 @@ thread_local! {
 /// The door, opened for one statement's work.
 pub struct Catalog {
     pub tables: Rc<Tables>,
-    /// The row type of a verdict.
-    pub verdict: RowType,
     /// How many changes had been learned of when it was opened.
     pub changes: u64,
 }
@@ -49,23 +45,18 @@ impl Catalog {
         let changes = invalidation::absorb();
         let known = REMEMBERED.with_borrow(|remembered| {
             let known = remembered.as_ref().filter(|known| known.changes == changes);
-            known.map(|known| (known.tables.clone(), known.verdict))
+            known.map(|known| known.tables.clone())
         });
-        if let Some((tables, verdict)) = known {
-            return Ok(Catalog { tables, verdict, changes });
+        if let Some(tables) = known {
+            return Ok(Catalog { tables, changes });
         }
-        let tables = Rc::new(Tables::find(changes)?);
-        // From here on a change of them is noticed, also while they are looked at.
-        invalidation::watch(&tables.watched());
-        tables.check()?;
-        let verdict = tables.verdict_type()?;
+        let tables = Rc::new(Tables::resolve(changes)?);
         REMEMBERED.set(Some(Remembered {
             changes,
             tables: tables.clone(),
-            verdict,
             policies: BTreeMap::new(),
         }));
-        Ok(Catalog { tables, verdict, changes })
+        Ok(Catalog { tables, changes })
     }
 
     /// The policy of a keyspace as it was last read, if it was. It may be older than what

@@ -1,6 +1,7 @@
 //! Where our tables are: the OIDs of tables, indexes and types.
 
 use super::columns::{self, Column};
+use super::invalidation;
 use super::scan::{Relation, attribute_name};
 use crate::composite::RowType;
 use crate::error::{Code, Error, Result};
@@ -45,14 +46,15 @@ pub struct Tables {
     pub access: Table,
     pub audit_entry: Table,
     pub touch: Table,
-    /// The relation that stands for the row type of a verdict.
-    verdict: Oid,
-    public: Oid,
+    /// The row type of a verdict.
+    pub verdict: RowType,
 }
 
 impl Tables {
-    /// Finds the tables. So many changes have been learned of before.
-    pub fn find(changes: u64) -> Result<Tables> {
+    /// Finds the tables, has changes of them noticed from then on, and checks that they are
+    /// what this library reads. So many changes have been learned of before.
+    pub fn resolve(changes: u64) -> Result<Tables> {
+        use columns as of;
         // SAFETY: a look-up by name, which gives InvalidOid if there is none.
         let [public, private] =
             [PUBLIC, PRIVATE].map(|name| unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) });
@@ -64,77 +66,72 @@ impl Tables {
             let (table, index) = (relation(name, private)?, relation(index, private)?);
             Ok(Table { table, index, columns, checked_at: changes })
         };
-        use columns as of;
-        Ok(Tables {
-            keyspace: table(c"keyspace", c"keyspace_pkey", of::keyspace::COLUMNS)?,
-            prefix: table(
-                c"keyspace_prefix",
-                c"keyspace_prefix_pkey",
-                of::keyspace_prefix::COLUMNS,
-            )?,
-            scope: table(c"scope", c"scope_pkey", of::scope::COLUMNS)?,
-            role: table(c"role", c"role_pkey", of::role::COLUMNS)?,
-            route: table(c"route", c"route_pkey", of::route::COLUMNS)?,
-            answer: table(c"answer", c"answer_pkey", of::answer::COLUMNS)?,
-            plan_feature: table(c"plan_feature", c"plan_feature_pkey", of::plan_feature::COLUMNS)?,
-            tenant: table(c"tenant", c"tenant_pkey", of::tenant::COLUMNS)?,
-            member: table(c"member", c"member_pkey", of::member::COLUMNS)?,
-            key: table(c"key", c"key_digest_keyspace_key", of::key::COLUMNS)?,
-            key_by_id: table(c"key", c"key_pkey", of::key::COLUMNS)?,
-            key_by_tenant: table(c"key", c"key_of_tenant", of::key::COLUMNS)?,
-            credit_of_key: table(c"credit", c"credit_key_id_key", of::credit::COLUMNS)?,
-            credit_of_tenant: table(c"credit", c"credit_tenant_id_key", of::credit::COLUMNS)?,
-            access: table(c"access", c"access_role_level_tenant_id_key", of::access::COLUMNS)?,
-            audit_entry: table(c"audit_entry", c"audit_entry_pkey", of::audit_entry::COLUMNS)?,
-            touch: table(c"touch", c"touch_of_key", of::touch::COLUMNS)?,
-            verdict: relation(c"verdict", public)?,
-            public,
-        })
-    }
-
-    /// Checks that they are what this library reads.
-    pub fn check(&self) -> Result<()> {
-        let fits = |table: Table| Relation::open(table).has_columns(table.columns);
-        if self.all().into_iter().all(fits) { Ok(()) } else { Err(unfit()) }
-    }
-
-    /// The type of verdicts, if it has the columns that they are written with.
-    pub fn verdict_type(&self) -> Result<RowType> {
-        row_type(c"verdict", self.public)
-    }
-
-    /// Each table once.
-    fn all(&self) -> [Table; WATCHED - 1] {
-        [
-            self.keyspace,
-            self.prefix,
-            self.scope,
-            self.role,
-            self.route,
-            self.answer,
-            self.plan_feature,
-            self.tenant,
-            self.member,
-            self.key,
-            self.credit_of_key,
-            self.access,
-            self.audit_entry,
-            self.touch,
-        ]
-    }
-
-    /// All tables, and the type of verdicts: rows of the policy's, and the form of each of
-    /// them, make what we remember stale when they change.
-    pub fn watched(&self) -> [Oid; WATCHED] {
-        let mut watched = [self.verdict; WATCHED];
-        for (place, table) in watched.iter_mut().zip(self.all()) {
-            *place = table.table;
+        let keyspace = table(c"keyspace", c"keyspace_pkey", of::keyspace::COLUMNS)?;
+        let prefix =
+            table(c"keyspace_prefix", c"keyspace_prefix_pkey", of::keyspace_prefix::COLUMNS)?;
+        let scope = table(c"scope", c"scope_pkey", of::scope::COLUMNS)?;
+        let role = table(c"role", c"role_pkey", of::role::COLUMNS)?;
+        let route = table(c"route", c"route_pkey", of::route::COLUMNS)?;
+        let answer = table(c"answer", c"answer_pkey", of::answer::COLUMNS)?;
+        let plan_feature = table(c"plan_feature", c"plan_feature_pkey", of::plan_feature::COLUMNS)?;
+        let tenant = table(c"tenant", c"tenant_pkey", of::tenant::COLUMNS)?;
+        let member = table(c"member", c"member_pkey", of::member::COLUMNS)?;
+        let key = table(c"key", c"key_digest_keyspace_key", of::key::COLUMNS)?;
+        let credit_of_key = table(c"credit", c"credit_key_id_key", of::credit::COLUMNS)?;
+        let access = table(c"access", c"access_role_level_tenant_id_key", of::access::COLUMNS)?;
+        let audit_entry = table(c"audit_entry", c"audit_entry_pkey", of::audit_entry::COLUMNS)?;
+        let touch = table(c"touch", c"touch_of_key", of::touch::COLUMNS)?;
+        let all = [
+            keyspace,
+            prefix,
+            scope,
+            role,
+            route,
+            answer,
+            plan_feature,
+            tenant,
+            member,
+            key,
+            credit_of_key,
+            access,
+            audit_entry,
+            touch,
+        ];
+        // From here on a change of them is noticed, also while they are looked at.
+        let mut watched = [relation(c"verdict", public)?; WATCHED];
+        watched.iter_mut().zip(all).for_each(|(place, table)| *place = table.table);
+        invalidation::watch(&watched);
+        if !all.into_iter().all(|table| Relation::open(table).has_columns(table.columns)) {
+            return Err(unfit());
         }
-        watched
+        Ok(Tables {
+            keyspace,
+            prefix,
+            scope,
+            role,
+            route,
+            answer,
+            plan_feature,
+            tenant,
+            member,
+            key,
+            key_by_id: Table { index: relation(c"key_pkey", private)?, ..key },
+            key_by_tenant: Table { index: relation(c"key_of_tenant", private)?, ..key },
+            credit_of_key,
+            credit_of_tenant: Table {
+                index: relation(c"credit_tenant_id_key", private)?,
+                ..credit_of_key
+            },
+            access,
+            audit_entry,
+            touch,
+            verdict: row_type(c"verdict", public)?,
+        })
     }
 }
 
-/// How many tables there are, and the type.
+/// How many tables there are, and the type of verdicts. Rows of the policy's, and the form of
+/// each of them, make what we remember stale when they change.
 pub const WATCHED: usize = 15;
 
 /// The row type of that name, if it has the columns that verdicts are written with.

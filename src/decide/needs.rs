@@ -33,10 +33,18 @@ impl<'a> Listed<'a> {
     /// Reads a list. The error completes "scopes …".
     #[inline]
     pub fn read(list: Option<ArrayView<'a>>) -> Result<Listed<'a>, String> {
-        let mut listed = Listed { list, is_null: list.is_none(), expressions: Vec::new() };
-        let are_scopes = listed.elements().flatten().all(is_plain);
-        let has_null = listed.elements().any(|element| element.is_none());
-        listed.is_null |= has_null;
+        let (mut is_null, mut are_scopes) = (list.is_none(), true);
+        if let Some(list) = list
+            && list.len() > 0
+        {
+            for element in list.iter() {
+                match element {
+                    None => is_null = true,
+                    Some(element) => are_scopes &= is_plain(element),
+                }
+            }
+        }
+        let mut listed = Listed { list, is_null, expressions: Vec::new() };
         if !are_scopes {
             listed.expressions = listed.elements().flatten().map(read).collect::<Result<_, _>>()?;
         }

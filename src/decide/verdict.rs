@@ -73,7 +73,8 @@ impl Verdict {
             + holder.map_or(0, of_holder)
             + metadata.map_or(0, |(_, size)| size);
         // SAFETY: the type was found to have these columns.
-        let mut row = unsafe { composite::row(catalog.verdict, columns::VERDICT.len(), room) };
+        let mut row =
+            unsafe { composite::row(catalog.tables.verdict, columns::VERDICT.len(), room) };
         row.boolean(reason == Reason::Ok);
         row.integer(Some(status));
         // The canonical vocabulary is ASCII, which is the same in every encoding.
