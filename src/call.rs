@@ -149,9 +149,9 @@ impl Call {
         self.datum(n).map(|datum| unsafe { ArrayView::new(varlena::bytes(datum)) })
     }
 
-    /// The elements of a text[] as strings; none for a null array.
+    /// The elements of a text[] that must be there, as strings.
     pub fn strings(&self, n: usize, name: &str) -> Result<Vec<String>> {
-        self.array(n).map_or(Ok(Vec::new()), |array| strings(array, name))
+        strings(self.array(n).ok_or_else(|| must_not_be_null(name))?, name)
     }
 }
 

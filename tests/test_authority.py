@@ -253,6 +253,19 @@ def test_scopes(acme):
         assert acme.mint().scopes == ["images:*", "read"]
 
 
+def test_a_keyspace_that_opens_keys_without_scopes_opens_none_that_a_bound_key_made(acme):
+    acme.call("alter_keyspace", "default", Jsonb({"empty_scopes": "none"}))
+    giver, bare = acme.mint(scopes=["a"]), acme.mint()
+    assert "scopes" in refused(acme, giver, "mint", "acme")
+    assert "scopes" in refused(acme, giver, "alter_key", giver.key_id, Jsonb({"scopes": []}))
+    assert "scopes" in refused(acme, giver, "rotate", bare.key_id)
+    with acting(acme, bare):
+        # It is as open as its giver, whatever that comes to mean.
+        acme.mint()
+    acme.call("alter_keyspace", "default", Jsonb({"empty_scopes": "all"}))
+    assert acme.reason(giver.api_key, scopes=["b"]) == "insufficient_scope"
+
+
 def test_a_role_that_may_grow_is_no_way_up(acme):
     acme.call("define_role", "default", "editor", ["read", "write"])
     acme.call("define_role", "default", "reader", ["read"])
@@ -748,8 +761,9 @@ class Model:
             return False
         everything = atoms(["*"])
         # By scopes of its own, or else by all that binds the giver.
-        bound = self.own(key) <= self.has(giver) and (key["scopes"] or self.empty != "all")
-        shared = self.own(giver) == everything and all(
+        bound = self.own(key) <= self.has(giver) and key["scopes"]
+        are_open = not key["scopes"] and not giver["scopes"]
+        shared = (are_open or self.own(giver) == everything) and all(
             role in self.bounds(key) or atoms(self.roles[role]) == everything
             for role in self.bounds(giver))
         return bool(bound or shared)
@@ -791,7 +805,7 @@ def test_nothing_beyond_ones_own_at_random(db, empty):
         minted = db.mint(keyspace="k", **key)
         keys.append((minted, key | {"scopes": minted.scopes}))
     outcomes = {True: 0, False: 0}
-    for _ in range(400):
+    for _ in range(600):
         (minted, giver), request = dice.choice(keys), any_key(dice, may_be_open=True)
         if dice.random() < 0.5:
             became, names_owner = model.filled_in(giver, request), True
@@ -825,8 +839,9 @@ def test_nothing_beyond_ones_own_at_random(db, empty):
                 # Whatever roles come to hold, what was given stays below its giver.
                 roles = {role: dice.sample(GRANTS, dice.randint(0, 4)) for role in ROLES}
                 roles |= {role: held for role, held in ROLES.items() if "*" in held}
-                later = Model(empty, roles)
-                for atom in later.has(became) - later.has(giver):
-                    assert atom in model.has(giver)
+                # And so it does whatever keys without scopes come to be.
+                for later in (Model(empty, roles), Model("all", roles)):
+                    for atom in later.has(became) - later.has(giver):
+                        assert atom in model.has(giver)
         outcomes[allowed] += 1
     assert min(outcomes.values()) > 50, outcomes

@@ -1,12 +1,16 @@
 """Bad input: deciding answers, management raises an error of its own and changes
 nothing, and nothing crashes."""
 
+import re
+from pathlib import Path
+
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
 from cluster import running
 
+MANAGEMENT = Path(__file__).parents[1] / "sql/install/50_manage.sql"
 UNKNOWN = "00000000-0000-0000-0000-000000000000"
 HOSTILE = ["", " ", "'", '"', "\\", "%s%n%d", "$1", "--", "a\tb", "x" * 100_000, "ünïcödé", "🔑",
            "'; DROP TABLE keysmith_private.key; --", "\u202e", "null", "{}", "*", "%(x)s"]
@@ -123,6 +127,8 @@ def test_arrays_of_other_shapes(db):
     ("create_keyspace", {"name": "a", "label_length": 1001}, "label_length"),
     ("mint", {"tenant": None}, "tenant"),
     ("mint", {"tenant": "acme", "label": "x" * 101}, "label"),
+    ("mint", {"tenant": "acme", "label": ""}, "label"),
+    ("regenerate", {"tenant": "acme", "label": ""}, "label"),
     ("mint", {"tenant": "acme", "label": "a\x07"}, "label"),
     ("mint", {"tenant": "acme", "label": "x" * 1_000_000}, "label"),
     ("mint", {"tenant": "acme", "environment": "nowhere"}, "environment"),
@@ -140,6 +146,7 @@ def test_arrays_of_other_shapes(db):
     ("define_scope", {"keyspace": "default", "scope": "*"}, "scope"),
     ("define_scope", {"keyspace": "default", "scope": "x" * 129}, "scope"),
     ("define_scope", {"keyspace": "default", "scope": "a", "implies": ["*"]}, "implies"),
+    ("define_scope", {"keyspace": "default", "scope": "a", "implies": ["a"]}, "implies"),
     ("define_scope", {"keyspace": "default", "scope": "a", "description": "x" * 1001}, "description"),
     ("define_role", {"keyspace": "default", "role": "", "scopes": []}, "role"),
     ("define_role", {"keyspace": "default", "role": "r", "scopes": ["a b"]}, "scopes"),
@@ -170,6 +177,104 @@ def test_management_names_the_argument_and_changes_nothing(db, function, argumen
     before = snapshot_of(db)
     assert named in db.refused("KS400", function, **arguments)
     assert snapshot_of(db) == before
+
+
+VALID = {
+    "create_keyspace": {"name": "other"}, "alter_keyspace": {"name": "default", "changes": Jsonb({})},
+    "event_channel": {}, "define_scope": {"keyspace": "default", "scope": "a"},
+    "define_role": {"keyspace": "default", "role": "r", "scopes": []},
+    "define_route": {"keyspace": "default", "method": "GET", "pattern": "/", "scopes": ["a"]},
+    "remove_route": {"keyspace": "default", "method": "GET", "pattern": "/"},
+    "create_tenant": {"name": "other"}, "alter_tenant": {"tenant": "acme", "changes": Jsonb({})},
+    "suspend_tenant": {"tenant": "acme"}, "resume_tenant": {"tenant": "acme"},
+    "set_member": {"tenant": "acme", "member": "ann", "role": "r"},
+    "remove_member": {"tenant": "acme", "member": "ann"}, "mint": {"tenant": "acme"},
+    "import_key": {"tenant": "acme", "digest": b"x" * 32},
+    "alter_key": {"key_id": UNKNOWN, "changes": Jsonb({})}, "rotate": {"key_id": UNKNOWN},
+    "regenerate": {"tenant": "acme"}, "disable": {"key_id": UNKNOWN}, "enable": {"key_id": UNKNOWN},
+    "revoke": {"key_id": UNKNOWN}, "report_leak": {"api_key": "x", "source": "y"},
+    "list_keys": {"tenant": "acme"}, "add_credits": {"amount": 5, "tenant": "acme"},
+    "wait_for_replay": {}, "grant_access": {"role": "pg_monitor", "level": "issuer", "tenant": "acme"},
+    "revoke_access": {"role": "pg_monitor", "tenant": "acme"},
+    "usage_logs": {"tenant": "acme"}, "blast_radius": {"key_id": UNKNOWN},
+    "replay_revocations": {"revocations": Jsonb([])}, "revocations_since": {"since": "2020-01-01"},
+}
+
+
+@pytest.mark.parametrize("function", VALID)
+def test_a_null_is_what_an_argument_is_without(db, function):
+    """Or an error: a variable that is not set must not open anything."""
+    db.tenant()
+    arguments = db.rows("""
+        SELECT DISTINCT name, pg_get_function_arg_default(p.oid, n::int) AS usual
+        FROM pg_proc p, unnest(p.proargnames) WITH ORDINALITY AS names (name, n)
+        WHERE pronamespace = 'keysmith'::regnamespace AND proname = %s
+          AND coalesce(p.proargmodes[n], 'i') = 'i'""", function)
+    assert {row.name for row in arguments} >= set(VALID[function])
+    tried = 0
+    for row in arguments:
+        if row.usual is None or not row.usual.startswith("NULL"):
+            message = db.refused("KS400", function, **(VALID[function] | {row.name: None}))
+            assert message.startswith(f"{row.name} must "), message
+            tried += 1
+    assert tried > 0
+
+
+def test_all_of_management_is_asked_for_nulls():
+    declared = set(re.findall(r"CREATE FUNCTION keysmith\.(\w+)\(", MANAGEMENT.read_text()))
+    assert declared <= set(VALID)
+
+
+def test_a_key_is_not_opened_by_scopes_that_are_not_there(db):
+    db.tenant()
+    key = db.mint(scopes=["a"])
+    assert "scopes" in db.refused("KS400", "alter_key", key.key_id, Jsonb({"scopes": None}))
+    revocation = {"action": "alter", "keyspace": "default", "tenant": "acme", "key_id": str(key.key_id),
+                  "changes": {"scopes": None}}
+    assert "scopes" in db.refused("KS400", "replay_revocations", Jsonb([revocation]))
+    assert db.reason(key.api_key, scopes=["b"]) == "insufficient_scope"
+
+
+def test_scopes_are_sets(db):
+    db.tenant()
+    db.call("define_role", "default", "r", ["b", "a", "b"])
+    db.call("define_scope", "default", "c")
+    db.call("define_scope", "default", "a", implies=["c", "c"])
+    db.call("define_scope", "default", "b")
+    key = db.mint(scopes=["b", "a", "b"])
+    assert key.scopes == ["b", "a"]
+    assert db.one("alter_key", key.key_id, Jsonb({"scopes": ["a", "a"]})).scopes == ["a"]
+    assert db.rows("SELECT scopes FROM keysmith_private.role") == [(["b", "a"],)]
+    assert db.value("SELECT implies FROM keysmith_private.scope WHERE scope = 'a'") == ["c"]
+
+
+def test_scopes_imply_each_other_in_no_circle(db):
+    for scope, implied in [("a", ["b", "c"]), ("b", ["d"]), ("c", ["d"]), ("d", [])]:
+        db.call("define_scope", "default", scope, implies=implied)
+    for scope, implied in [("d", ["a"]), ("d", ["c"]), ("b", ["x", "a"]), ("a", ["b", "a"])]:
+        assert "implies" in db.refused("KS400", "define_scope", "default", scope, implies=implied)
+    # Elsewhere they are others.
+    db.call("create_keyspace", "other")
+    db.call("define_scope", "other", "d", implies=["a"])
+
+
+def test_a_key_that_can_do_nothing_is_announced(db):
+    db.tenant()
+    db.call("define_role", "default", "reader", ["read"])
+    db.call("define_role", "default", "writer", ["write"])
+    db.call("set_member", "acme", "ann", "writer")
+    notices = []
+    db.session.add_notice_handler(lambda diag: notices.append(diag.message_primary))
+    key = db.mint(role="reader", scopes=["read"])
+    db.mint(owner="ann")
+    db.mint(scopes=["x"])
+    assert notices == []
+    db.mint(role="reader", scopes=["write"])
+    db.mint(role="reader", owner="ann")
+    db.call("import_key", "acme", b"x" * 32, role="reader", scopes=["write"])
+    db.call("alter_key", key.key_id, Jsonb({"role": "writer"}))
+    db.call("alter_key", key.key_id, Jsonb({"label": "still"}))
+    assert len(notices) == 4 and all("can do nothing" in notice for notice in notices)
 
 
 def test_metadata_is_measured_as_it_is_stored(db):

@@ -120,7 +120,7 @@ def test_of_two_rotations_one_wins(db, connect, database):
     first, second = (database(connect(autocommit=False)) for _ in range(2))
     successor = first.one("rotate", key.key_id)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(second.refused, "KS404", "rotate", key.key_id)
+        waiting = pool.submit(second.refused, "KS409", "rotate", key.key_id)
         waits(db)
         first.session.commit()
         waiting.result(60)

@@ -143,7 +143,7 @@ def test_alter_changes_what_it_names_and_nothing_else(db):
     assert (altered.label, altered.scopes) == ("new", ["b"])
     assert db.value("SELECT metadata ->> 'y' FROM keysmith.keys") == "1.10"
     altered = db.one("alter_key", key.key_id,
-                     Jsonb({"label": None, "scopes": None, "metadata": None, "allowlist": None}))
+                     Jsonb({"label": None, "scopes": [], "metadata": None, "allowlist": None}))
     assert (altered.label, altered.scopes, altered.metadata) == (None, [], {})
 
 

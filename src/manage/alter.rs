@@ -41,7 +41,7 @@ impl Changes {
         let mut patch = Patch::read("changes", datum)?;
         let changes = Changes {
             label: patch.text("label")?,
-            scopes: patch.texts("scopes")?,
+            scopes: patch.list("scopes")?.map(key::distinct),
             role: patch.text("role")?,
             owner: patch.text("owner")?,
             allowlist: patch.texts("allowlist")?.map(networks).transpose()?,
@@ -158,6 +158,9 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         }
         let owner = if changes.owner.is_some() { Owner::OfTheGiver } else { Owner::AsBefore };
         giver::check(caller, &key_id, owner)?;
+        if changes.scopes.is_some() || changes.role.is_some() || changes.owner.is_some() {
+            key::tell_if_powerless(&policy, &key_id)?;
+        }
         act.done("alter")?;
         listing::entry(&key_id)
     })

@@ -54,6 +54,8 @@ pub struct Caller {
 enum Reach {
     Everything,
     Tenants(Vec<[u8; 16]>),
+    /// The tenant that is signed in; and nobody is.
+    OfIdentity,
 }
 
 /// Runs an act of management. Its effects are flushed when they commit, whatever
@@ -135,6 +137,7 @@ impl Caller {
         let reaches_something = match &self.reach {
             Reach::Everything => true,
             Reach::Tenants(tenants) => !tenants.is_empty(),
+            Reach::OfIdentity => false,
         };
         match (needs, &self.key) {
             (Needs::Nothing, _) => Ok(()),
@@ -152,6 +155,16 @@ impl Caller {
             (Needs::Keys | Needs::Sight, None) if reaches_something => Ok(()),
             (Needs::Sight, Some(_)) if reaches_something => Ok(()),
             (Needs::Keys, Some(key)) if reaches_something => manages(key),
+            (Needs::Keys | Needs::Sight, None) if matches!(self.reach, Reach::OfIdentity) => {
+                let role = &self.role;
+                Err(not_allowed(format!(
+                    "role {role:?} is an issuer for the tenant that is signed in, and none is"
+                ))
+                .hint(
+                    "Let a key of the tenant in first, in the same transaction: with \
+                     keysmith.authenticate, or keysmith.verify and sign_in => true.",
+                ))
+            }
             (Needs::Oversight, None) => Err(self.without_access("'admin' or 'auditor'")),
             (Needs::Admin, None) => Err(self.without_access("'admin'")),
             (Needs::Keys, _) => Err(self.without_access("'admin', or 'issuer' of a tenant")),
@@ -166,6 +179,7 @@ impl Caller {
         let tenants = match &self.reach {
             Reach::Everything => None,
             Reach::Tenants(tenants) => Some(varlena::uuid_array(tenants)),
+            Reach::OfIdentity => Some(varlena::uuid_array(&[])),
         };
         Param::given(pg_sys::UUIDARRAYOID, tenants)
     }
@@ -200,6 +214,7 @@ impl Caller {
         match &self.reach {
             Reach::Everything => true,
             Reach::Tenants(tenants) => tenants.contains(tenant_id),
+            Reach::OfIdentity => false,
         }
     }
 }
@@ -215,7 +230,7 @@ impl Reach {
         }
         let snapshot = Snapshot::now(catalog.tables.access);
         let access = Relation::open(catalog.tables.access);
-        let mut tenants = Vec::new();
+        let (mut tenants, mut is_for_identity) = (Vec::new(), false);
         for role in roles::of(user) {
             let mut scan = access.scan(&snapshot, [ScanKey::oid(column::role, role)]);
             while let Some(row) = scan.next() {
@@ -224,7 +239,9 @@ impl Reach {
                     Some(b"auditor") if is_looking => return everything,
                     // Without a tenant it is the one of the key, and a key has no other.
                     Some(b"issuer") => {
-                        let tenant = row.uuid(column::tenant_id).or(of_key);
+                        let own = row.uuid(column::tenant_id);
+                        is_for_identity |= own.is_none();
+                        let tenant = own.or(of_key);
                         let is_within = of_key.is_none() || tenant == of_key;
                         tenants.extend(tenant.filter(|_| is_within));
                     }
@@ -232,7 +249,10 @@ impl Reach {
                 }
             }
         }
-        Reach::Tenants(tenants)
+        match tenants.is_empty() && is_for_identity {
+            true => Reach::OfIdentity,
+            false => Reach::Tenants(tenants),
+        }
     }
 }
 
@@ -253,6 +273,7 @@ pub fn sight() -> Result<Sight> {
     let tenants = match Reach::of(&catalog, user, true, key.as_deref()) {
         Reach::Everything => None,
         Reach::Tenants(tenants) => Some(tenants),
+        Reach::OfIdentity => Some(Vec::new()),
     };
     Ok(Sight { tenants, environment: key.map(|key| key.environment.clone()) })
 }

@@ -29,7 +29,7 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
     let keyspace = call.required_text(0, "keyspace")?;
     let scope = call.required_text(1, "scope")?;
     let description = call.text(2, "description")?;
-    let implies = call.strings(3, "implies")?;
+    let implies = key::distinct(call.strings(3, "implies")?);
     if !is_scope(&scope) {
         return Err(Error::argument("scope", SCOPE_RULE));
     }
@@ -41,6 +41,7 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
     authority::act(Needs::Admin, |caller| {
         policy(caller, &keyspace)?;
         keyspace::lock(&keyspace)?;
+        check_no_circle(&keyspace, &scope, &implies)?;
         let act = Act::on(caller, &keyspace, Subject::Scope(&scope))?;
         sql::execute(
             "INSERT INTO keysmith_private.scope (keyspace, scope, description, implies)
@@ -59,10 +60,29 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
+/// A scope that implied itself, be it by others, would be one with all on the way.
+fn check_no_circle(keyspace: &str, scope: &str, implies: &[String]) -> Result<()> {
+    let circles = sql::execute(
+        "WITH RECURSIVE implied (scope) AS (
+             SELECT pg_catalog.unnest($3) COLLATE \"C\"
+             UNION
+             SELECT pg_catalog.unnest(s.implies)
+             FROM keysmith_private.scope s JOIN implied i ON s.scope = i.scope
+             WHERE s.keyspace = $1
+         )
+         SELECT FROM implied WHERE scope = $2",
+        &[Param::text(keyspace), Param::text(scope), Param::texts(implies)],
+    )?;
+    if circles > 0 {
+        return Err(Error::argument("implies", format!("must not lead back to {scope:?}")));
+    }
+    Ok(())
+}
+
 fn define_role(call: &Call) -> Result<Option<Datum>> {
     let keyspace = call.required_text(0, "keyspace")?;
     let role = call.required_text(1, "role")?;
-    let scopes = call.strings(2, "scopes")?;
+    let scopes = key::distinct(call.strings(2, "scopes")?);
     if !is_name(&role) {
         return Err(Error::argument("role", NAME_RULE));
     }
@@ -82,7 +102,6 @@ fn define_role(call: &Call) -> Result<Option<Datum>> {
 
 /// With a list of scopes, all of which are needed; each may be an expression.
 fn define_route(call: &Call) -> Result<Option<Datum>> {
-    call.datum(3).ok_or_else(|| must_not_be_null("scopes"))?;
     store_route(call, call.strings(3, "scopes")?)
 }
 

@@ -205,24 +205,26 @@ fn check_scopes(giver: &Identity, policy: &Policy, row: &Row) -> Result<()> {
             &format!("scopes that the key that gives them has; {scope:?} is none"),
         ));
     }
-    giver.held(|held| check_for_later(giver, held, &given, roles))
+    giver.held(|held| check_for_later(giver, held, &given, roles, own.is_empty()))
 }
 
-/// What a role holds may grow later, and who owns a key may rise. So a key is bound by
-/// scopes of its own that the giver has, or else by all that binds the giver.
+/// What a role holds may grow later, who owns a key may rise, and what keys without scopes
+/// may do is for their keyspace to change. So a key is bound by scopes of its own that the
+/// giver has, or else by all that binds the giver.
 fn check_for_later(
     giver: &Identity,
     held: &scope::Held,
     given: &scope::Held,
     roles: [Option<&[u8]>; 2],
+    is_open: bool,
 ) -> Result<()> {
     let [own, ..] = given.within;
-    if own.is_some_and(|own| own.iter().all(|scope| held.covers(scope))) {
+    if !is_open && own.is_some_and(|own| own.iter().all(|scope| held.covers(scope))) {
         return Ok(());
     }
     let [givers_own, givers_roles @ ..] = held.within;
     let binds = |list: Option<GrantList>| list.is_some_and(|list| !list.iter().any(|s| s == b"*"));
-    if binds(givers_own) {
+    if binds(givers_own) && !(is_open && giver.scopes.is_empty()) {
         return Err(beyond("scopes", "scopes that the key that gives them has, by name"));
     }
     for (list, name) in givers_roles.into_iter().zip(&giver.roles) {

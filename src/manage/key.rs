@@ -17,6 +17,7 @@ use keysmith_core::key::{display, format, secret};
 use keysmith_core::policy::allowlist::MAX_NETWORKS;
 use keysmith_core::policy::scope::{SCOPE_RULE, is_grant, is_scope};
 use pgrx::pg_sys::{self, Datum};
+use std::collections::HashSet;
 use std::ffi::CStr;
 
 /// Most scopes a key or a role may hold.
@@ -78,6 +79,13 @@ pub fn check_grants(name: &str, grants: &[String]) -> Result<()> {
     }
 }
 
+/// A set: what is named twice is there once.
+pub fn distinct(mut texts: Vec<String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    texts.retain(|text| seen.insert(text.clone()));
+    texts
+}
+
 /// The same for scopes of a keyspace, which must be in its catalogue.
 pub fn check_known_grants(policy: &Policy, grants: &[String]) -> Result<()> {
     check_grants("scopes", grants)?;
@@ -104,6 +112,9 @@ pub fn check_key_grants(policy: &Policy, grants: &[String]) -> Result<()> {
 }
 
 pub fn check_label(policy: &Policy, label: Option<&str>) -> Result<()> {
+    if label == Some("") {
+        return Err(Error::argument("label", "must not be empty; null is for none"));
+    }
     check_line("label", label, policy.label_length)
 }
 
@@ -127,6 +138,29 @@ pub fn check_role(policy: &Policy, role: Option<&str>, keyspace: &str) -> Result
         }
         _ => Ok(()),
     }
+}
+
+/// A key whose scopes and roles have nothing in common can do nothing, which nobody means.
+pub fn tell_if_powerless(policy: &Policy, key_id: &[u8; 16]) -> Result<()> {
+    let rows = sql::query(
+        "SELECT k.scopes, k.role, m.role
+         FROM keysmith_private.key k
+         LEFT JOIN keysmith_private.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
+         WHERE k.key_id = $1",
+        &[Param::uuid(key_id)],
+    )?;
+    let Some(row) = rows.first() else { return Err(unknown_key(key_id)) };
+    let scopes = row.texts(1);
+    let own: Vec<&[u8]> = scopes.iter().map(Vec::as_slice).collect();
+    let roles = [row.bytes(2), row.bytes(3)];
+    let held = policy.held(&own, [roles[0].as_deref(), roles[1].as_deref()]);
+    if roles.iter().any(Option::is_some) && held.effective().is_empty() {
+        pgrx::notice!(
+            "key {} can do nothing: its scopes, its role and the role of its owner have none in common",
+            shown(key_id)
+        );
+    }
+    Ok(())
 }
 
 /// The owner must be a member now. One that is removed at the same time leaves a key that

@@ -83,12 +83,9 @@ impl Subjected {
     }
 
     fn check_is_active(&self) -> Result<()> {
-        let conflict = |what: &str| {
-            Error::new(Code::Conflict, format!("key {} {what}", key::shown(&self.key_id)))
-        };
+        let conflict = |what: &str| conflict(&self.key_id, what);
         if let Some(successor) = &self.rotated_to {
-            let what = format!("was rotated already; its successor is {}", key::shown(successor));
-            return Err(conflict(&what));
+            return Err(has_successor(&self.key_id, successor));
         }
         if self.is_expired() {
             return Err(conflict("is expired"));
@@ -105,7 +102,10 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
     let grace = call.interval(1, "grace")?;
     check_grace(&grace)?;
     let (row, api_key) = authority::act(Needs::Keys, |caller| {
-        let old = Subjected::lock(caller, &key_id)?;
+        let old = match Subjected::lock(caller, &key_id) {
+            Err(unknown) => return Err(rotated_before(caller, &key_id)?.unwrap_or(unknown)),
+            Ok(old) => old,
+        };
         old.check_is_active()?;
         let act = Act::on(caller, &old.keyspace, Subject::Key(&key_id))?;
         let is_over_at_once = grace.time == 0 && grace.day == 0 && grace.month == 0;
@@ -131,6 +131,27 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
         Ok((key::minted(&successor)?, api_key))
     })?;
     Ok(Some(key::with_api_key(row, &api_key)))
+}
+
+fn conflict(key_id: &[u8; 16], what: &str) -> Error {
+    Error::new(Code::Conflict, format!("key {} {what}", key::shown(key_id)))
+}
+
+fn has_successor(key_id: &[u8; 16], successor: &[u8; 16]) -> Error {
+    let what = format!("was rotated already; its successor is {}", key::shown(successor));
+    conflict(key_id, &what)
+}
+
+/// Why a key can't be rotated that ended at once when it was.
+fn rotated_before(caller: &Caller, key_id: &[u8; 16]) -> Result<Option<Error>> {
+    let rows = sql::query(
+        "SELECT rotated_to FROM keysmith_private.key
+         WHERE key_id = $1 AND ($2 IS NULL OR tenant_id = ANY ($2))
+           AND ($3 IS NULL OR environment = $3)",
+        &[Param::uuid(key_id), caller.tenants(), caller.environment()],
+    )?;
+    let successor = rows.first().and_then(|row| row.uuid(1));
+    Ok(successor.map(|successor| has_successor(key_id, &successor)))
 }
 
 fn check_grace(grace: &Interval) -> Result<()> {

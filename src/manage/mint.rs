@@ -54,7 +54,7 @@ impl Draft {
             label: call.text(label, "label")?,
             environment: call.text(label + 1, "environment")?,
             kind: kind(call.required_text(label + 2, "kind")?)?,
-            scopes: call.strings(label + 3, "scopes")?,
+            scopes: key::distinct(call.strings(label + 3, "scopes")?),
             role: call.text(label + 4, "role")?,
             owner: call.text(label + 5, "owner")?,
             allowlist: key::allowlist(call, label + 6)?,
@@ -217,6 +217,7 @@ fn store(
         credits::set(caller, Holder::Key(&key_id), draft.credits.as_ref())?;
     }
     giver::check(caller, &key_id, Owner::OfTheGiver)?;
+    key::tell_if_powerless(policy, &key_id)?;
     Act::made(caller, &draft.keyspace, Subject::Key(&key_id)).done(action)?;
     key::minted(&key_id)
 }

@@ -69,7 +69,7 @@ impl Options {
         let options = Options {
             prefixes: Some(prefixes),
             empty_scopes: call.text(2, "empty_scopes")?,
-            default_scopes: Some(call.strings(3, "default_scopes")?),
+            default_scopes: Some(key::distinct(call.strings(3, "default_scopes")?)),
             max_active_keys: Some(call.integer(4)),
             at_max: call.text(5, "at_max")?,
             label_length: call.integer(6),
@@ -94,7 +94,7 @@ impl Options {
         let options = Options {
             prefixes: patch.value("prefixes")?.map(read_prefixes).transpose()?,
             empty_scopes: patch.text("empty_scopes")?.map(|choice| choice.unwrap_or("all".into())),
-            default_scopes: patch.texts("default_scopes")?,
+            default_scopes: patch.texts("default_scopes")?.map(key::distinct),
             max_active_keys: patch.integer("max_active_keys")?,
             at_max: patch.text("at_max")?.map(|choice| choice.unwrap_or("error".into())),
             label_length: patch.integer("label_length")?.map(|length| length.unwrap_or(100)),

@@ -73,10 +73,19 @@ impl Patch {
 
     /// A list of strings; null means an empty one.
     pub fn texts(&mut self, field: &'static str) -> Result<Option<Vec<String>>> {
-        const EXPECTED: &str = "an array of strings or null";
+        if self.is_null(field) {
+            self.take(field);
+            return Ok(Some(Vec::new()));
+        }
+        self.list(field)
+    }
+
+    /// The same where an empty one may give everything: a null, which a variable that is
+    /// not set leaves, must not.
+    pub fn list(&mut self, field: &'static str) -> Result<Option<Vec<String>>> {
+        const EXPECTED: &str = "an array of strings";
         match self.take(field) {
             None => Ok(None),
-            Some(Value::Null) => Ok(Some(Vec::new())),
             Some(Value::Array(items)) => items
                 .into_iter()
                 .map(|item| match item {

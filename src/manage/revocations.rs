@@ -346,7 +346,7 @@ impl Changes {
         let Value::Object(fields) = value else { return Err(unreadable()) };
         let mut fields = Patch::new("revocations.changes", fields);
         let changes = Changes {
-            scopes: fields.texts("scopes")?,
+            scopes: fields.list("scopes")?,
             role: fields.text("role")?,
             owner: fields.text("owner")?,
             allowlist: fields.texts("allowlist")?.map(alter::networks).transpose()?,
