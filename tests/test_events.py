@@ -76,6 +76,21 @@ def test_each_keyspace_has_a_channel_that_cannot_be_guessed(db, listen):
     assert here() == []
 
 
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "SERIALIZABLE"])
+def test_a_channel_that_is_not_there_yet_is_made_where_that_can_be(db, connect, database, isolation):
+    reader = database(connect())
+    reader.rows("SET default_transaction_read_only = on")
+    reader.rows(f"SET default_transaction_isolation = '{isolation.lower()}'")
+    assert "no channel yet" in reader.refused("KS404", "event_channel")
+    reader.refused("KS404", "event_channel", "nowhere")
+    assert [row.keyspace for row in reader.call("scanner_patterns")] == ["default"]
+    assert len(reader.call("scanner_patterns", "default")) == 1
+    reader.refused("KS404", "scanner_patterns", "nowhere")
+    assert db.rows("SELECT * FROM keysmith_private.keyspace") == []
+    (made,) = db.one("event_channel")
+    assert reader.one("event_channel") == (made,)
+
+
 def test_the_longest_names_fit_into_a_notification(db, listen):
     received = listen()
     db.tenant("🔑" * 200)

@@ -57,6 +57,24 @@ def there(servers):
     replica.session.close()
 
 
+def test_a_standby_tells_what_a_keyspace_has_and_makes_none():
+    with running("primary", max_wal_senders=4) as primary:
+        db = session(primary)
+        db.rows("CREATE EXTENSION keysmith")
+        standby = primary.backup("standby", 5433)
+        try:
+            standby.start()
+            wait_until(lambda: db.one("wait_for_replay")[0] == 1)
+            replica = session(standby)
+            assert "no channel yet" in replica.refused("KS404", "event_channel")
+            assert [row.name for row in replica.call("scanner_patterns", "default")] == ["keysmith-default"]
+            (made,) = db.one("event_channel")
+            db.call("wait_for_replay")
+            assert replica.one("event_channel") == (made,)
+        finally:
+            standby.remove()
+
+
 def requests(replica, key, n):
     return sorted(str(replica.verify(key).request_id) for _ in range(n))
 

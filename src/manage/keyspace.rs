@@ -10,7 +10,7 @@ use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
 use crate::error::{Code, Error, Result};
 use keysmith_core::policy::name::{IDENTIFIER_RULE, is_identifier};
-use pgrx::pg_sys::Datum;
+use pgrx::pg_sys::{self, Datum};
 use std::rc::Rc;
 
 sql_functions! {
@@ -30,17 +30,23 @@ pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
     if policy.exists() {
         return Ok(policy);
     }
-    if keyspace != DEFAULT {
-        let shown: String = keyspace.chars().take(63).collect();
-        return Err(Error::not_found(format!("keyspace {shown:?} does not exist"))
-            .hint("Make it with keysmith.create_keyspace."));
-    }
+    check_known(keyspace)?;
     let act = Act::on(caller, DEFAULT, Subject::Keyspace)?;
     if insert(DEFAULT)? {
         options::set_prefixes(DEFAULT, &options::default_prefixes())?;
         act.noted("create_keyspace")?;
     }
     current()
+}
+
+/// Checks that a keyspace is there, and makes none: the default one is before its row is.
+pub fn check_known(keyspace: &str) -> Result<()> {
+    if keyspace == DEFAULT || Catalog::open()?.policy(keyspace.as_bytes())?.exists() {
+        return Ok(());
+    }
+    let shown: String = keyspace.chars().take(63).collect();
+    Err(Error::not_found(format!("keyspace {shown:?} does not exist"))
+        .hint("Make it with keysmith.create_keyspace."))
 }
 
 /// Writes the row of a keyspace. False if it was there.
@@ -96,12 +102,28 @@ fn alter_keyspace(call: &Call) -> Result<Option<Datum>> {
 
 fn event_channel(call: &Call) -> Result<Option<Datum>> {
     let name = call.required_text(0, "keyspace")?;
+    let known = authority::look(Needs::Nothing, |_| {
+        check_known(&name)?;
+        channel(&name)
+    })?;
+    if known.is_some() {
+        return Ok(known);
+    }
+    // SAFETY: reads the transaction's state. It is read-only on a standby, always.
+    if unsafe { pg_sys::XactReadOnly } {
+        return Err(Error::not_found(format!("keyspace {name:?} has no channel yet"))
+            .hint("Call event_channel once on the primary, in a transaction that can write."));
+    }
     authority::act(Needs::Nothing, |caller| {
         policy(caller, &name)?;
-        let rows = sql::query(
-            "SELECT event_channel FROM keysmith_private.keyspace WHERE keyspace = $1",
-            &[Param::text(&name)],
-        )?;
-        Ok(rows.first().and_then(|row| row.transferred(1)))
+        channel(&name)
     })
+}
+
+fn channel(keyspace: &str) -> Result<Option<Datum>> {
+    let rows = sql::query(
+        "SELECT event_channel FROM keysmith_private.keyspace WHERE keyspace = $1",
+        &[Param::text(keyspace)],
+    )?;
+    Ok(rows.first().and_then(|row| row.transferred(1)))
 }

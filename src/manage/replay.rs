@@ -1,9 +1,9 @@
 //! Waiting until the standbys know.
 
 use super::authority::{self, Needs};
-use super::key;
 use super::sql::{self, Param};
 use crate::call::{Call, sql_functions};
+use crate::clock;
 use crate::error::{Code, Error, Result};
 use crate::usage::link::APPLICATION;
 use pgrx::pg_sys::{self, Datum};
@@ -40,7 +40,7 @@ fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
             "wait_for_replay must be called after the commit, in a transaction of its own",
         ));
     }
-    let now = || i128::from(key::clock());
+    let now = || i128::from(clock::monotonic());
     let deadline = now() + length;
     let target = authority::look(Needs::Nothing, |_| committed_position())?;
     let mut standbys = Standbys::default();
