@@ -14,6 +14,9 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from cluster import running
+from conftest import session
+
 MANAGEMENT = Path(__file__).parents[1] / "sql/install/50_manage.sql"
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 DIGEST = hashlib.sha256(b"elsewhere").digest()
@@ -355,6 +358,24 @@ def test_it_acts_on_what_is_committed(db, app, role, case, level):
     assert sqlstate == case.refused
     if case.refused is None:
         assert case.check(db, there, did)
+
+
+def test_what_is_told_of_a_request_reaches_a_row_that_was_stored_since():
+    """Where transactions store usage themselves."""
+    with running("isolation", preload=False) as cluster:
+        db, app = session(cluster), session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        key = db.mint()
+        for level in LEVELS:
+            app.rows(f"BEGIN ISOLATION LEVEL {level}")
+            app.rows("SELECT count(*) FROM keysmith.keys")
+            request_id = db.verify(key.api_key).request_id
+            assert app.verify(key.api_key).ok
+            assert app.one("log_request", 418, request_id=request_id)[0]
+            app.rows("COMMIT")
+            told = db.rows("SELECT request_id, status FROM keysmith.usage ORDER BY at DESC LIMIT 2")
+            assert [row.status for row in told] == [200, 418] and told[1].request_id == request_id
 
 
 def test_every_function_of_management_is_tried():

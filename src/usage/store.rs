@@ -5,6 +5,8 @@ use super::direct;
 use super::partitions;
 use super::rows::{self, EVENT, Texts};
 use super::transaction::{Outcome, subtransaction, unless_twice};
+use crate::catalog::Catalog;
+use crate::catalog::scan::Snapshot;
 use crate::error::{Code, Error, Result};
 use crate::guc::set_for_now;
 use crate::manage::sql;
@@ -234,7 +236,10 @@ fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>>
         set_for_now(setting, c"on");
     }
     batch.register()?;
-    let amended = sql::query(
+    // What others stored since this transaction began is amended too, at every isolation level.
+    let now = Snapshot::now(Catalog::open()?.tables.key);
+    let amended = sql::change_now(
+        &now,
         "WITH found AS MATERIALIZED (
              SELECT e.request_id, e.at, nullif(b.status, 0) AS status, b.latency, b.method, b.endpoint
              FROM batch b JOIN keysmith_private.usage_event e
