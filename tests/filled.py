@@ -36,6 +36,10 @@ def fill(db):
         "rotated": db.mint(metadata=Jsonb({"é": ["ü"]})),
         "suspended": db.mint("closed"),
     }
+    for giver in ("limited", "rich"):
+        with db.session.transaction():
+            assert db.verify(keys[giver].api_key, sign_in=True, weight=0).ok
+            keys[f"of the {giver}"] = db.mint()
     keys["successor"] = db.one("rotate", keys["rotated"].key_id, "30 days")
     db.call("revoke", keys["revoked"].key_id, "over")
     db.call("disable", keys["disabled"].key_id)
@@ -79,7 +83,8 @@ def _request(db, api_key):
 
 REASONS = {"of a member": "ok", "of a role": "ok", "limited": "ok", "rich": "ok",
            "of a rich tenant": "ok", "fenced": "ip_not_allowed", "revoked": "revoked",
-           "disabled": "disabled", "rotated": "ok", "suspended": "tenant_suspended", "successor": "ok"}
+           "disabled": "disabled", "rotated": "ok", "suspended": "tenant_suspended", "successor": "ok",
+           "of the limited": "ok", "of the rich": "ok"}
 
 
 def check(db, kept):
@@ -95,7 +100,9 @@ def check(db, kept):
     # Buckets are in memory: a restart fills them.
     assert db.verify(keys["limited"]).limit_name == "slow"
     assert "rate_limited" in {db.reason(keys["limited"]) for _ in range(20)}
+    assert db.reason(keys["of the limited"]) == "rate_limited"
     assert db.verify(keys["rich"], spend=6).credits_remaining == 0
+    assert db.reason(keys["of the rich"], spend=1) == "credits_exhausted"
     assert db.verify(keys["of a rich tenant"], spend=2).credits_remaining == 5
 
     assert all(chain.ok for chain in db.call("audit_verify"))
