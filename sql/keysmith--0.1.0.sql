@@ -659,9 +659,10 @@ COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
 -- wait for whoever reads. A partition that is missing is made by who needs it.
 CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
 RETURNS integer
--- The settings by which a session has its own tables made do not count here.
+-- The settings by which a session has its own tables made, or times shown, do not count here.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET default_tablespace = '' SET default_table_access_method = 'heap' AS $$
+SET default_tablespace = '' SET default_table_access_method = 'heap'
+SET datestyle = 'ISO' SET timezone = 'UTC' AS $$
 DECLARE
     today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
     parent  constant text := 'keysmith_private.usage_event';
@@ -1051,7 +1052,8 @@ COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
 'Sums up what was noted before a time, and tells how many notes fewer there are';
 
 CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms'
+SET jit = off AS $$
 DECLARE
     later     constant text := 'busy, to be tried again';
     retention constant interval := keysmith_private.usage_retention();
@@ -3620,9 +3622,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too', v.name, v.value, v.whose),
            format('ALTER %s SET pgaudit.log_parameter = off', v.place)
     FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
+    UNION ALL
+    -- Of other statements it keeps a text without constants.
+    SELECT 'warning', 'logging', format('%s = %s%s keeps keys in texts of utility statements', v.name, v.value, v.whose),
+           format('ALTER %s SET pg_stat_statements.track_utility = off', v.place)
+    FROM valued v
+    WHERE v.name = 'pg_stat_statements.track_utility' AND v.value IN ('on', 'true', '1', 'yes')
+      AND EXISTS (SELECT FROM settings t WHERE t.name = 'pg_stat_statements.track' AND t.value <> 'none')
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_logging() IS
-'The part of doctor() that looks for settings that write keys to the server''s log';
+'The part of doctor() that looks for settings that write keys to the server''s log or keep them';
 
 CREATE FUNCTION keysmith_private.doctor_access(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
