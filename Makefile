@@ -65,14 +65,20 @@ psql: ## connect to the demo's cluster
 	@$$($(pg_config) --bindir)/psql $$(scripts/cluster.sh where) demo
 
 test: test-core test-server ## run every test
+	@core=$$(awk '/^test result:/ { n += $$4 } END { print n }' $(BUILD)/core-tests.log) && \
+	read -r server skipped expected <$(BUILD)/server-tests.count && \
+	echo "$$((core + server)) tests passed: $$core of the rules, $$server with a server." \
+	     "$$skipped were skipped, $$expected failed as expected."
 
 test-core: setup ## test the rules that need no server
-	$(CARGO) test --release -p keysmith-core
+	@mkdir -p $(BUILD)
+	set -o pipefail; $(CARGO) test --release -p keysmith-core | tee $(BUILD)/core-tests.log
 
 test-server: install check-script $(VENV)/done
 	@scripts/setup.sh pgbouncer examples
 	@scripts/examples.sh
-	PG_CONFIG=$(pg_config) $(VENV)/bin/pytest -n $(TEST_JOBS) --dist loadfile tests
+	KEYSMITH_TEST_COUNT=$(abspath $(BUILD))/server-tests.count PG_CONFIG=$(pg_config) \
+	    $(VENV)/bin/pytest -n $(TEST_JOBS) --dist loadfile tests
 
 $(VENV)/done: tests/requirements.txt
 	python3 -m venv $(VENV)

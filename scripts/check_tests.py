@@ -70,6 +70,12 @@ class Scope:
                 yield from self.call(node)
             elif isinstance(node, (ast.With, ast.AsyncWith)):
                 yield from self.raises(node)
+            elif isinstance(node, ast.For) and _called(node.iter) == "range" and len(node.iter.args) == 1:
+                times = _number(node.iter.args[0])
+                for part in ast.walk(node):
+                    pause = _number(part.args[0]) if _called(part) == "time.sleep" else None
+                    if times and pause and times * pause < ENOUGH:
+                        yield part.lineno, f"a busy machine may take longer than this: {ENOUGH} seconds at least"
 
     def call(self, node):
         name, limits = _name(node.func), []

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -33,6 +34,13 @@ def pytest_configure(config):
     version, wanted = clusters.pg_config("version"), os.environ.get("KEYSMITH_MAJOR")
     if wanted and not version.startswith(f"PostgreSQL {wanted}."):
         raise pytest.UsageError(f"these would be tests of {version}, not of PostgreSQL {wanted}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """For the total of `make test`."""
+    if path := os.environ.get("KEYSMITH_TEST_COUNT"):
+        counts = (len(terminalreporter.stats.get(kind, ())) for kind in ("passed", "skipped", "xfailed"))
+        Path(path).write_text(" ".join(map(str, counts)) + "\n")
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,13 @@
 """The examples of frameworks: the same requests, by real HTTP, to each of them."""
 
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from psycopg.rows import namedtuple_row
 
 import examples
+from conftest import wait_until
 
 SCHEMA = (examples.ROOT / "examples/schema.sql").read_text()
 COMMENT = {".py": "#", ".rb": "#", ".js": "//"}
@@ -195,14 +195,15 @@ def test_the_key_is_no_part_of_a_statement(site, served, cluster):
     start = cluster.log.stat().st_size
     db.rows("ALTER SYSTEM SET log_statement = 'all'")
     db.rows("SELECT pg_reload_conf()")
+
+    def logged():
+        http.names(key)
+        log = cluster.log.read_bytes()[start:].decode(errors="replace")
+        return log if "keysmith.authenticate(" in log else None
+
     try:
         # The application's sessions hear of it when they are asked next.
-        for _ in range(50):
-            http.names(key)
-            log = cluster.log.read_bytes()[start:].decode(errors="replace")
-            if "keysmith.authenticate(" in log:
-                break
-            time.sleep(0.1)
+        log = wait_until(logged)
     finally:
         db.rows("ALTER SYSTEM RESET log_statement")
         db.rows("SELECT pg_reload_conf()")

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 import cluster as clusters
+from conftest import wait_until
 
 PORT = 6432
 SERVERS = 8
@@ -42,10 +43,7 @@ max_client_conn = 200
         running = subprocess.Popen([program, settings], cwd="/", env=clusters.environment(),
                                    stdout=log, stderr=log, **as_user)
     try:
-        for _ in range(100):
-            if (cluster.dir / f".s.PGSQL.{PORT}").exists():
-                break
-            time.sleep(0.05)
+        wait_until(lambda: (cluster.dir / f".s.PGSQL.{PORT}").exists())
         yield f"host={cluster.dir} port={PORT} user=app"
     finally:
         running.terminate()
