@@ -6,7 +6,9 @@ pub mod directory;
 pub mod hold;
 pub mod invalidation;
 pub mod policy;
+mod row;
 pub mod scan;
+mod snapshot;
 pub mod tables;
 mod version;
 

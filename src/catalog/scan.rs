@@ -1,93 +1,20 @@
-//! Rows by index, under a snapshot of this very moment, without SPI.
-//!
-//! A transaction at REPEATABLE READ sees the database as it was when it began, and
-//! so would every query it runs. Decisions must not: a key revoked since then is
-//! refused. So each takes the snapshot that PostgreSQL takes for its own catalogs.
-//! That snapshot is new at every call, whatever the isolation level, takes no
-//! transaction id, and works on standbys and in parallel mode.
+//! Rows by index or by place, under a snapshot of this very moment, without SPI.
 //!
 //! These scans check no privileges: whoever may call a function may have it look.
 
 use super::columns::Column;
 use super::invalidation;
+use super::row::{place_of, tuple_at, writer};
 use super::tables::{self, Table};
-use crate::text;
-use crate::varlena::{self, ArrayView};
-use crate::{direct, major};
+use crate::{direct, major, varlena};
 use keysmith_core::directory::Place;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-/// The widest of our tables.
-const MAX_COLUMNS: usize = 32;
-
-/// What the tables hold now; the same for all scans under it.
-pub struct Snapshot {
-    registered: pg_sys::Snapshot,
-    ended_before: u64,
-}
-
-impl Snapshot {
-    #[inline]
-    pub fn now(table: Table) -> Snapshot {
-        let ended_before = transactions_ended();
-        // SAFETY: our tables have no syscache, so the snapshot is a new one. It is
-        // registered, since an invalidation may let go of an unregistered one.
-        let registered = unsafe {
-            direct::guarded(|| direct::RegisterSnapshot(direct::GetCatalogSnapshot(table.table)))
-        };
-        Snapshot { registered, ended_before }
-    }
-
-    /// For PostgreSQL, for as long as this lives.
-    pub fn registered(&self) -> pg_sys::Snapshot {
-        self.registered
-    }
-
-    /// The count of ended transactions that was read before the snapshot was taken.
-    /// While it is the count still, the snapshot sees all that was committed.
-    #[inline]
-    pub fn ended_before(&self) -> u64 {
-        self.ended_before
-    }
-}
-
-impl Drop for Snapshot {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: registered in `now`, once. After an error the abort does it.
-            unsafe { direct::UnregisterSnapshot(self.registered) };
-        }
-    }
-}
-
-/// How many transactions of this server have ended that could have changed anything.
-/// It is counted before a commit returns, and on standbys as commits are replayed.
-#[inline]
-pub fn transactions_ended() -> u64 {
-    // SAFETY: in shared memory for as long as the server runs. Only one that has just
-    // been counted up could be missed, whose commit has not returned yet.
-    unsafe { major::completed_transactions() }
-}
-
-/// One version of a row: each change makes another. No two that a snapshot can see have
-/// both in common.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Version {
-    place: Place,
-    /// The transaction that wrote it.
-    writer: pg_sys::TransactionId,
-}
-
-impl Version {
-    /// Whether the transaction that is in progress wrote it.
-    pub fn is_own(&self) -> bool {
-        // SAFETY: looks at the transaction's state.
-        unsafe { pg_sys::TransactionIdIsCurrentTransactionId(self.writer) }
-    }
-}
+pub use super::row::{Row, Version};
+pub use super::snapshot::{Snapshot, transactions_ended};
 
 /// An open table, locked against being dropped until it is closed. The lock is not kept
 /// for the rest of the transaction: who truncates a table or updates the extension need
@@ -156,7 +83,7 @@ impl Relation {
                     has_block(self.relation, place.block)
                         && direct::heap_fetch(
                             self.relation,
-                            snapshot.registered,
+                            snapshot.registered(),
                             tuple,
                             &mut buffer,
                             false,
@@ -217,7 +144,7 @@ impl Relation {
                 self.relation,
                 self.index,
                 true,
-                snapshot.registered,
+                snapshot.registered(),
                 N as i32,
                 keys.as_mut_ptr(),
             )
@@ -243,7 +170,7 @@ impl Relation {
             let scan = pg_sys::systable_beginscan_ordered(
                 self.relation,
                 index,
-                snapshot.registered,
+                snapshot.registered(),
                 N as i32,
                 keys.as_mut_ptr(),
             );
@@ -262,16 +189,8 @@ impl Relation {
     /// A tuple of this relation, which stays as it is for as long as the row is used.
     #[inline]
     unsafe fn row<'a>(&self, tuple: pg_sys::HeapTuple) -> Row<'a> {
-        let mut values = [Datum::null(); MAX_COLUMNS];
-        let mut nulls = [true; MAX_COLUMNS];
-        // SAFETY: the tuple has the relation's columns, which the arrays can hold.
-        unsafe {
-            let description = (*self.relation).rd_att;
-            assert!((*description).natts as usize <= MAX_COLUMNS, "a table of ours is too wide");
-            direct::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
-            let place = place_of(&*tuple);
-            Row { values, nulls, place, header: (*tuple).t_data, _scan: PhantomData }
-        }
+        // SAFETY: as the caller promises; the relation is open, and so its description stays.
+        unsafe { Row::read(tuple, (*self.relation).rd_att) }
     }
 }
 
@@ -301,33 +220,6 @@ unsafe fn has_block(relation: pg_sys::Relation, block: u32) -> bool {
         }
         block < direct::RelationGetNumberOfBlocksInFork(relation, MAIN)
     }
-}
-
-/// What is to be looked for in a place.
-fn tuple_at(place: Place) -> pg_sys::HeapTupleData {
-    pg_sys::HeapTupleData {
-        t_self: pg_sys::ItemPointerData {
-            ip_blkid: pg_sys::BlockIdData {
-                bi_hi: (place.block >> 16) as u16,
-                bi_lo: place.block as u16,
-            },
-            ip_posid: place.offset,
-        },
-        ..Default::default()
-    }
-}
-
-fn place_of(tuple: &pg_sys::HeapTupleData) -> Place {
-    let at = tuple.t_self;
-    let block = (u32::from(at.ip_blkid.bi_hi) << 16) | u32::from(at.ip_blkid.bi_lo);
-    Place { block, offset: at.ip_posid }
-}
-
-/// # Safety
-/// The header must be that of a table's row.
-unsafe fn writer(header: pg_sys::HeapTupleHeader) -> pg_sys::TransactionId {
-    // SAFETY: as the caller promises; a row of a table has this form of the header.
-    unsafe { (*header).t_choice.t_heap.t_xmin }
 }
 
 /// A row in a page that is held in memory for as long as this lives.
@@ -458,90 +350,5 @@ impl Drop for Scan<'_> {
             // SAFETY: begun in `scan`, once; after an error the abort ends it.
             unsafe { pg_sys::systable_endscan(self.scan) };
         }
-    }
-}
-
-/// A row, its columns numbered as in `columns`. The accessors must be asked for the
-/// type that the column has.
-pub struct Row<'a> {
-    values: [Datum; MAX_COLUMNS],
-    nulls: [bool; MAX_COLUMNS],
-    place: Place,
-    header: pg_sys::HeapTupleHeader,
-    _scan: PhantomData<&'a ()>,
-}
-
-impl<'a> Row<'a> {
-    /// Where it lies.
-    pub fn place(&self) -> Place {
-        self.place
-    }
-
-    pub fn version(&self) -> Version {
-        // SAFETY: the header lies in the page that the row is pinned in.
-        Version { place: self.place, writer: unsafe { writer(self.header) } }
-    }
-
-    pub fn header(&self) -> pg_sys::HeapTupleHeader {
-        self.header
-    }
-
-    /// A tuple with no more than the row's place.
-    pub fn tuple(&self) -> pg_sys::HeapTupleData {
-        tuple_at(self.place)
-    }
-
-    #[inline]
-    pub fn datum(&self, column: i16) -> Option<Datum> {
-        let index = usize::from(column.unsigned_abs()).checked_sub(1)?;
-        (!*self.nulls.get(index)?).then(|| self.values[index])
-    }
-
-    #[inline]
-    pub fn bytes(&self, column: i16) -> Option<&'a [u8]> {
-        // SAFETY: a text or bytea of this row, which lies in the pinned page, or was
-        // fetched into the current memory context.
-        self.datum(column).map(|datum| unsafe { varlena::bytes(datum) })
-    }
-
-    /// A text in Rust's encoding; `None` also for one that has no such form.
-    pub fn text(&self, column: i16) -> Option<String> {
-        self.bytes(column).and_then(text::from_server)
-    }
-
-    #[inline]
-    pub fn array(&self, column: i16) -> Option<ArrayView<'a>> {
-        self.bytes(column).map(ArrayView::new)
-    }
-
-    #[inline]
-    pub fn uuid(&self, column: i16) -> Option<[u8; 16]> {
-        // SAFETY: a uuid of this row: 16 bytes in the page.
-        self.datum(column).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
-    }
-
-    #[inline]
-    pub fn timestamp(&self, column: i16) -> Option<i64> {
-        self.datum(column).map(|datum| datum.value() as i64)
-    }
-
-    pub fn bigint(&self, column: i16) -> Option<i64> {
-        self.datum(column).map(|datum| datum.value() as i64)
-    }
-
-    pub fn integer(&self, column: i16) -> Option<i32> {
-        self.datum(column).map(|datum| datum.value() as i32)
-    }
-
-    pub fn smallint(&self, column: i16) -> Option<i16> {
-        self.datum(column).map(|datum| datum.value() as i16)
-    }
-
-    pub fn oid(&self, column: i16) -> Option<Oid> {
-        self.datum(column).map(|datum| Oid::from(datum.value() as u32))
-    }
-
-    pub fn boolean(&self, column: i16) -> bool {
-        self.datum(column).is_some_and(|datum| datum.value() as u8 != 0)
     }
 }

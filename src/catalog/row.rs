@@ -1,0 +1,154 @@
+//! A row of a table of ours, read where it lies.
+
+use crate::varlena::{self, ArrayView};
+use crate::{direct, text};
+use keysmith_core::directory::Place;
+use pgrx::pg_sys::{self, Datum, Oid};
+use std::marker::PhantomData;
+
+/// The widest of our tables.
+const MAX_COLUMNS: usize = 32;
+
+/// A row, its columns numbered as in `columns`. The accessors must be asked for the
+/// type that the column has.
+pub struct Row<'a> {
+    values: [Datum; MAX_COLUMNS],
+    nulls: [bool; MAX_COLUMNS],
+    place: Place,
+    header: pg_sys::HeapTupleHeader,
+    _scan: PhantomData<&'a ()>,
+}
+
+impl<'a> Row<'a> {
+    /// # Safety
+    /// A tuple with this description, which stays as it is for as long as the row is used.
+    #[inline]
+    pub unsafe fn read(tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> Row<'a> {
+        let mut values = [Datum::null(); MAX_COLUMNS];
+        let mut nulls = [true; MAX_COLUMNS];
+        // SAFETY: the tuple has these columns, which the arrays can hold.
+        unsafe {
+            assert!((*description).natts as usize <= MAX_COLUMNS, "a table of ours is too wide");
+            direct::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let place = place_of(&*tuple);
+            Row { values, nulls, place, header: (*tuple).t_data, _scan: PhantomData }
+        }
+    }
+
+    /// Where it lies.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    pub fn version(&self) -> Version {
+        // SAFETY: the header lies in the page that the row is pinned in.
+        Version { place: self.place, writer: unsafe { writer(self.header) } }
+    }
+
+    pub fn header(&self) -> pg_sys::HeapTupleHeader {
+        self.header
+    }
+
+    /// A tuple with no more than the row's place.
+    pub fn tuple(&self) -> pg_sys::HeapTupleData {
+        tuple_at(self.place)
+    }
+
+    #[inline]
+    pub fn datum(&self, column: i16) -> Option<Datum> {
+        let index = usize::from(column.unsigned_abs()).checked_sub(1)?;
+        (!*self.nulls.get(index)?).then(|| self.values[index])
+    }
+
+    #[inline]
+    pub fn bytes(&self, column: i16) -> Option<&'a [u8]> {
+        // SAFETY: a text or bytea of this row, which lies in the pinned page, or was
+        // fetched into the current memory context.
+        self.datum(column).map(|datum| unsafe { varlena::bytes(datum) })
+    }
+
+    /// A text in Rust's encoding; `None` also for one that has no such form.
+    pub fn text(&self, column: i16) -> Option<String> {
+        self.bytes(column).and_then(text::from_server)
+    }
+
+    #[inline]
+    pub fn array(&self, column: i16) -> Option<ArrayView<'a>> {
+        self.bytes(column).map(ArrayView::new)
+    }
+
+    #[inline]
+    pub fn uuid(&self, column: i16) -> Option<[u8; 16]> {
+        // SAFETY: a uuid of this row: 16 bytes in the page.
+        self.datum(column).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
+    }
+
+    #[inline]
+    pub fn timestamp(&self, column: i16) -> Option<i64> {
+        self.datum(column).map(|datum| datum.value() as i64)
+    }
+
+    pub fn bigint(&self, column: i16) -> Option<i64> {
+        self.datum(column).map(|datum| datum.value() as i64)
+    }
+
+    pub fn integer(&self, column: i16) -> Option<i32> {
+        self.datum(column).map(|datum| datum.value() as i32)
+    }
+
+    pub fn smallint(&self, column: i16) -> Option<i16> {
+        self.datum(column).map(|datum| datum.value() as i16)
+    }
+
+    pub fn oid(&self, column: i16) -> Option<Oid> {
+        self.datum(column).map(|datum| Oid::from(datum.value() as u32))
+    }
+
+    pub fn boolean(&self, column: i16) -> bool {
+        self.datum(column).is_some_and(|datum| datum.value() as u8 != 0)
+    }
+}
+
+/// One version of a row: each change makes another. No two that a snapshot can see have
+/// both in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    pub place: Place,
+    /// The transaction that wrote it.
+    pub writer: pg_sys::TransactionId,
+}
+
+impl Version {
+    /// Whether the transaction that is in progress wrote it.
+    pub fn is_own(&self) -> bool {
+        // SAFETY: looks at the transaction's state.
+        unsafe { pg_sys::TransactionIdIsCurrentTransactionId(self.writer) }
+    }
+}
+
+/// What is to be looked for in a place.
+pub fn tuple_at(place: Place) -> pg_sys::HeapTupleData {
+    pg_sys::HeapTupleData {
+        t_self: pg_sys::ItemPointerData {
+            ip_blkid: pg_sys::BlockIdData {
+                bi_hi: (place.block >> 16) as u16,
+                bi_lo: place.block as u16,
+            },
+            ip_posid: place.offset,
+        },
+        ..Default::default()
+    }
+}
+
+pub fn place_of(tuple: &pg_sys::HeapTupleData) -> Place {
+    let at = tuple.t_self;
+    let block = (u32::from(at.ip_blkid.bi_hi) << 16) | u32::from(at.ip_blkid.bi_lo);
+    Place { block, offset: at.ip_posid }
+}
+
+/// # Safety
+/// The header must be that of a table's row.
+pub unsafe fn writer(header: pg_sys::HeapTupleHeader) -> pg_sys::TransactionId {
+    // SAFETY: as the caller promises; a row of a table has this form of the header.
+    unsafe { (*header).t_choice.t_heap.t_xmin }
+}
