@@ -17,7 +17,6 @@ mod major;
 mod manage;
 mod memory;
 mod notice;
-mod own_table;
 mod pepper;
 mod request_id;
 mod result_set;

@@ -37,21 +37,6 @@ pub unsafe fn local_transaction_id() -> u32 {
     }
 }
 
-/// Whether a user has the rights of a relation's owner.
-///
-/// # Safety
-/// PostgreSQL raises an error if there is no such relation.
-pub unsafe fn owns_relation(relation: pg_sys::Oid, user: pg_sys::Oid) -> bool {
-    // SAFETY: as the caller promises.
-    unsafe {
-        // 16 has one such function for objects of all kinds.
-        #[cfg(feature = "pg15")]
-        return pg_sys::pg_class_ownercheck(relation, user);
-        #[cfg(not(feature = "pg15"))]
-        return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, user);
-    }
-}
-
 /// # Safety
 /// The handler must be fit to run at any moment.
 pub unsafe fn handle_signal(number: u32, handler: unsafe extern "C-unwind" fn(c_int)) {

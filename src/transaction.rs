@@ -34,8 +34,8 @@ unsafe extern "C-unwind" fn at_transaction(event: XactEvent::Type, _: *mut c_voi
             usage::before_prepare();
             Ok(())
         }),
-        // A parallel worker writes nothing before its leader does, and what it told of a
-        // request goes on at its end.
+        // A parallel worker writes nothing before its leader does. What it logged of a request
+        // is handed on at its end.
         XactEvent::XACT_EVENT_COMMIT
         | XactEvent::XACT_EVENT_ABORT
         | XactEvent::XACT_EVENT_PREPARE

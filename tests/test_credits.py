@@ -192,7 +192,7 @@ def test_credits_that_are_held_for_too_long_are_unavailable(db, connect, databas
     steps = asking.call("explain_verify", key.api_key, spend=1)
     assert [(step.rule, step.reason) for step in steps if step.outcome == "refuse"] == [
         ("credits", "credits_unavailable")]
-    # What costs more than there is, is known without waiting.
+    # A request that costs more than there is gets its answer without waiting.
     assert asking.reason(key.api_key, spend=11) == "credits_exhausted"
     assert asking.value("SHOW lock_timeout") == "0"
     holding.session.rollback()

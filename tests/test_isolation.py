@@ -343,7 +343,8 @@ def test_isolated_again_by_another_column(app):
 
 
 @pytest.mark.parametrize("relation, arguments, sqlstate, message", [
-    (None, {"tenant_column": "tenant"}, "KS400", "relation must not be null"),
+    (None, {"tenant_column": "tenant"}, "KS400", "relation must be a table of an application, not null"),
+    ("passing", {"tenant_column": "tenant", "keyspace": "default"}, "KS400", "relation must be a table that is not temporary"),
     ("docs", {"tenant_column": None}, "KS400", "tenant_column must not be null"),
     ("docs", {"tenant_column": "nothing"}, "KS400", "tenant_column must be a column of public.docs"),
     ("docs", {"tenant_column": "ctid"}, "KS400", "tenant_column must be a column of public.docs"),
@@ -378,6 +379,7 @@ def test_what_cannot_be_isolated(db, relation, arguments, sqlstate, message):
         ALTER TABLE docs DROP COLUMN gone;
         CREATE INDEX ON docs (tenant);
         CREATE VIEW seen AS TABLE docs;
+        CREATE TEMPORARY TABLE passing (tenant text);
         CREATE MATERIALIZED VIEW kept AS SELECT tenant FROM docs""")
     assert message in db.refused(sqlstate, "isolate", relation, **arguments)
     assert rls(db) == ((False, False), [])

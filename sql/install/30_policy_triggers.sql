@@ -6,7 +6,7 @@
 CREATE FUNCTION keysmith_private.policy_changed() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
 COMMENT ON FUNCTION keysmith_private.policy_changed() IS
-'Trigger on the policy tables: gives the policy a new version, and has every backend read it anew';
+'Trigger on the policy tables: gives the policy a new version, and has every backend read it again';
 
 DO $$
 DECLARE

@@ -60,8 +60,8 @@ impl Deadline {
     }
 }
 
-/// Waits for the end of a transaction, for so many milliseconds at most. What ends the wait is
-/// an error of PostgreSQL's, so it is made in a subtransaction.
+/// Waits for the end of a transaction, for so many milliseconds at most. PostgreSQL ends such
+/// a wait with an error, so it is made in a subtransaction.
 fn wait(transaction: TransactionId, most: i64) -> Wait {
     // SAFETY: reads a setting, which the caller's session may have made shorter.
     let own = i64::from(unsafe { pg_sys::LockTimeout });
@@ -76,8 +76,8 @@ fn wait(transaction: TransactionId, most: i64) -> Wait {
             ..Default::default()
         };
         let mode = pg_sys::ShareLock as pg_sys::LOCKMODE;
-        // SAFETY: a transaction has its own lock until it ends. This one is let go of at
-        // once; to wait for it may raise an error.
+        // SAFETY: a transaction holds its lock until it ends. This one is released at once.
+        // The wait may raise an error.
         unsafe {
             pg_sys::LockAcquire(&tag, mode, false, false);
             pg_sys::LockRelease(&tag, mode, false);
@@ -107,7 +107,7 @@ fn pause(milliseconds: i64) {
 }
 
 impl Row<'_> {
-    /// Who else holds the row now, so that it can't be changed.
+    /// Another transaction that holds the row now, so that it can't be changed.
     pub fn holder(&self) -> Option<Holder> {
         const KINDS: u32 = pg_sys::HEAP_XMAX_EXCL_LOCK | pg_sys::HEAP_XMAX_KEYSHR_LOCK;
         // SAFETY: the header lies in the page that the row is pinned in; others may only set
@@ -122,7 +122,7 @@ impl Row<'_> {
         } else if mask & pg_sys::HEAP_XMAX_IS_MULTI != 0 {
             members(held_by, only_locks)
         } else if only_locks && mask & KINDS == pg_sys::HEAP_XMAX_KEYSHR_LOCK {
-            // A lock on the key alone is in nobody's way.
+            // A lock on the key alone does not stop an update that changes no key.
             None
         } else {
             is_others(held_by).then_some(Holder(held_by))
@@ -135,7 +135,7 @@ impl Row<'_> {
         let mut tuple = self.tuple();
         let mut buffer = 0;
         // SAFETY: the relation is open; a tuple's place is all that is needed of it. The page
-        // is let go of at once.
+        // is released at once.
         let outcome = unsafe {
             let mut failure = pg_sys::TM_FailureData::default();
             let outcome = pg_sys::heap_lock_tuple(
@@ -160,8 +160,8 @@ fn members(several: pg_sys::MultiXactId, only_locks: bool) -> Option<Holder> {
     const KEY_SHARE: pg_sys::MultiXactStatus::Type =
         pg_sys::MultiXactStatus::MultiXactStatusForKeyShare;
     let mut members = std::ptr::null_mut();
-    // SAFETY: what a row refers to is kept; the list is in memory of our own, and as long as
-    // is said, or there is none.
+    // SAFETY: PostgreSQL keeps what a row refers to. The list is palloc'ed, and has as many
+    // members as the count says.
     unsafe {
         let count = pg_sys::GetMultiXactIdMembers(several, &mut members, false, only_locks);
         let count = usize::try_from(count).unwrap_or_default();

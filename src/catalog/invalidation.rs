@@ -7,8 +7,8 @@
 //! may fail.
 //!
 //! Between a commit and the arrival of its invalidations others see what it changed
-//! already. What is remembered of a policy is therefore compared with the rows that
-//! are read, too: see `version`.
+//! already. So a decision also compares the policy that it remembers with the rows that
+//! it reads: see `version`.
 
 use super::tables;
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -27,8 +27,8 @@ pub fn absorb() -> u64 {
     changes()
 }
 
-/// How many changes of our tables this session has learned of, those of its own
-/// transaction among them.
+/// How many changes of the tables this session has learned of, including those that its
+/// transaction made.
 #[inline]
 pub fn changes() -> u64 {
     CHANGES.load(Relaxed)

@@ -38,8 +38,8 @@ pub struct Prefix {
 }
 
 pub struct Policy {
-    /// The keyspace's row. A policy of a keyspace that was not made has none, and is the
-    /// default.
+    /// The keyspace's row. If the keyspace was not made, there is no row, and the policy is
+    /// the default.
     version: Option<Version>,
     /// The count of ended transactions that a snapshot was taken after, which saw it.
     seen_at: Cell<u64>,

@@ -1,4 +1,4 @@
-//! A row of a table of ours, read where it lies.
+//! A row of one of the tables, read where it lies.
 
 use crate::varlena::{self, ArrayView};
 use crate::{direct, text};

@@ -2,9 +2,9 @@
 //!
 //! Whoever changes one of the other policy tables gives that row a new version, in the
 //! same transaction. Writers of a row take turns until they commit, so the versions of a
-//! keyspace follow each other as the commits do. A snapshot that sees the version that a
-//! policy was read under thus sees all rows of that policy as they were read, and a
-//! snapshot that sees another version sees another policy. That needs no message from
+//! keyspace follow each other as the commits do. So a snapshot that sees the version that
+//! a policy was read under sees all rows of that policy as they were read, and a snapshot
+//! that sees another version sees another policy. That needs no message from
 //! anyone, and holds on standbys.
 
 use super::columns;
@@ -80,7 +80,7 @@ struct Keyspaces {
 impl Keyspaces {
     /// `None` if the trigger is on that table itself.
     fn beside(trigger: &TriggerData) -> Result<Option<Keyspaces>> {
-        // SAFETY: the relation is open; look-ups by name give InvalidOid if there is none.
+        // SAFETY: the relation is open; a look-up by an unknown name gives InvalidOid.
         let (relation, owner, table, index) = unsafe {
             let form = &*(*trigger.tg_relation).rd_rel;
             let found =

@@ -30,7 +30,7 @@ pub enum Charge {
     Held,
 }
 
-/// What is done with the credits that are found.
+/// The reason for which credits are looked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
     Spend,
@@ -98,18 +98,15 @@ pub fn charge(
     }
 }
 
-/// Whose turn it is to change a row of credits.
+/// The next step, after a row of credits was read.
 enum Turn {
-    /// Nobody's, as nothing is to be changed.
+    /// The answer is known, and nothing is changed.
     Over(Charge),
-    /// The row is locked, and so much is to be left in it.
-    Ours {
-        credit_id: [u8; 16],
-        left: i64,
-        refilled_at: i64,
-    },
+    /// The row is locked, and so much will be left in it.
+    Ours { credit_id: [u8; 16], left: i64, refilled_at: i64 },
+    /// To wait for another transaction.
     Others(Holder),
-    /// That of one who is done by now.
+    /// To read it again: another transaction changed it meanwhile.
     Again,
 }
 
@@ -151,7 +148,7 @@ impl Purse {
         })
     }
 
-    /// What there is at a moment, and when it was refilled last.
+    /// The balance at a moment, and the time of the last refill.
     fn at(&self, now: i64) -> (i64, i64) {
         match self.refill {
             Some(refill) if refill::is_due(self.every, self.refilled_at, now) => {

@@ -89,8 +89,8 @@ fn note(known: &directory::Known, key: &Row, places: Places) {
     }
 }
 
-/// Our tables, for a decision. A parallel worker has no transaction of its own, so it can
-/// neither act for a key nor hand on a record.
+/// The tables, for a decision. A parallel worker has no transaction that it could commit, so
+/// it can neither act for a key nor hand on a record.
 #[inline]
 pub fn catalog() -> Result<Catalog> {
     // SAFETY: set when the process began.
@@ -111,9 +111,10 @@ pub fn name(call: &Call, n: usize) -> Option<&[u8]> {
     }
 }
 
-/// What to look for a key by, or why there is nothing to look for, and the policy to
-/// decide by. What is refused unread is refused by the policy as it was last read.
-/// Otherwise it is the one that the reader sees with the rows, whose moment is then fixed.
+/// Says what to look for a key by, or why there is nothing to look for; and gives the policy
+/// to decide by. A key that is refused before any row is read is refused by the policy as it
+/// was last read. Otherwise the policy is the one that the reader sees with the rows, and the
+/// moment of the reader is fixed.
 #[inline]
 pub fn sought<'a>(
     reader: &Reader,

@@ -103,7 +103,8 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// The argument `scopes`. What can't be read is the caller's mistake, and not the key's.
+/// The argument `scopes`. If it can't be read, that is the caller's mistake, and not the
+/// key's.
 #[inline]
 fn asked<'a>(call: &'a Call) -> Result<Needs<'a>> {
     let listed = Listed::read(call.array(position::SCOPES));

@@ -10,10 +10,9 @@ use super::sql::{self, Param};
 use crate::call::{Call, sql_functions};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
-use crate::own_table::OwnTable;
-use crate::rows::table;
 use crate::text;
-use pgrx::pg_sys::{self, Datum, LOCKMODE, Oid};
+use crate::user_table::{ACCESS_EXCLUSIVE, LockedTable, Needs, UserTable};
+use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CStr;
 
 sql_functions! {
@@ -28,11 +27,9 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
     let tenant_column = call.required_text(1, "tenant_column")?;
     let keyspace = call.text(2, "keyspace")?;
     let environment_column = call.text(3, "environment_column")?;
-    let table = locked(call)?;
-    let distributed = "SELECT $1 IN (SELECT keysmith_private.distributed_tables())";
-    if table.is_so(distributed, &[])? {
-        return Err(Error::argument("relation", "must be no table that Citus distributes")
-            .hint("Citus does not keep its policies on the tables' parts."));
+    let table = claim(call)?;
+    if table.is_temporary() {
+        return Err(Error::argument("relation", "must be a table that is not temporary"));
     }
     let tenant = Column::find(&table, "tenant_column", &tenant_column)?;
     if tenant.is_text() && keyspace.is_none() {
@@ -48,6 +45,11 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
         return Err(column.wrong("text"));
     }
 
+    let table = table.closed();
+    if table.is_so("SELECT $1 IN (SELECT keysmith_private.distributed_tables())", &[])? {
+        return Err(Error::argument("relation", "must be no table that Citus distributes")
+            .hint("Citus does not keep policies on a table's parts."));
+    }
     let before = Before::of(&table)?;
     let tenant = Param::smallint(tenant.number);
     let keyspace = Param::text_or_null(keyspace.as_deref());
@@ -90,10 +92,10 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn release(call: &Call) -> Result<Option<Datum>> {
-    let table = locked(call)?;
+    let table = claim(call)?.closed();
     let before = Before::of(&table)?;
     if !before.is_isolated {
-        return Err(Error::not_found(format!("table {} is not isolated", table.name()?)));
+        return Err(Error::not_found(format!("table {} is not isolated", table.name())));
     }
     drop_policy(&table, TENANT)?;
     drop_policy(&table, ACCESS)?;
@@ -108,8 +110,10 @@ fn release(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-fn locked(call: &Call) -> Result<OwnTable> {
-    OwnTable::lock(call.datum(0), "relation", pg_sys::AccessExclusiveLock)
+fn claim(call: &Call) -> Result<UserTable> {
+    let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    table.must_not_be_catalog()?;
+    Ok(table)
 }
 
 /// What was before `isolate` was called first.
@@ -121,7 +125,7 @@ struct Before {
 }
 
 impl Before {
-    fn of(table: &OwnTable) -> Result<Before> {
+    fn of(table: &LockedTable) -> Result<Before> {
         table.look(
             "SELECT b.is_isolated, b.was_enabled, b.was_forced
              FROM keysmith_private.before_isolation($1) b",
@@ -135,7 +139,7 @@ impl Before {
     }
 }
 
-fn make_policy(table: &OwnTable, policy: &str, kind: &str, condition: &str) -> Result<()> {
+fn make_policy(table: &LockedTable, policy: &str, kind: &str, condition: &str) -> Result<()> {
     let is_made = "SELECT keysmith_private.policy_fault($1, $2::name, $3, $4) IS NULL";
     let params =
         [Param::text(policy), Param::boolean(kind == "PERMISSIVE"), Param::text(condition)];
@@ -149,13 +153,13 @@ fn make_policy(table: &OwnTable, policy: &str, kind: &str, condition: &str) -> R
     })
 }
 
-fn drop_policy(table: &OwnTable, policy: &str) -> Result<()> {
+fn drop_policy(table: &LockedTable, policy: &str) -> Result<()> {
     let is_gone = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_policy p
                                       WHERE p.polrelid = $1 AND p.polname = $2)";
     table.change(is_gone, &[Param::text(policy)], |name| format!("DROP POLICY {policy} ON {name}"))
 }
 
-fn set_row_security(table: &OwnTable, enabled: bool, forced: bool) -> Result<()> {
+fn set_row_security(table: &LockedTable, enabled: bool, forced: bool) -> Result<()> {
     table.change(
         "SELECT c.relrowsecurity = $2 FROM pg_catalog.pg_class c WHERE c.oid = $1",
         &[Param::boolean(enabled)],
@@ -185,34 +189,24 @@ struct Column {
 }
 
 impl Column {
-    fn find(of: &OwnTable, argument: &'static str, name: &str) -> Result<Column> {
-        let wanted = text::to_server(name);
-        // SAFETY: the table is locked, and open while its columns are read.
-        let found = unsafe {
-            let relation = pg_sys::relation_open(of.oid, pg_sys::NoLock as LOCKMODE);
-            let mut columns = table::columns((*relation).rd_att);
-            let found = columns
-                .find(|column| table::name(column) == wanted.to_bytes())
-                .map(|column| (column.attnum, column.atttypid, column.attcollation));
-            pg_sys::relation_close(relation, pg_sys::NoLock as LOCKMODE);
-            found
-        };
-        let of = of.name()?;
-        let Some((number, type_, collation)) = found else {
-            let rule = format!("must be a column of {of}, which {name:?} is not");
+    fn find(of: &UserTable, argument: &'static str, name: &str) -> Result<Column> {
+        let Some(column) = of.column(name) else {
+            let rule = format!("must be a column of {}, which {name:?} is not", of.name());
             return Err(Error::argument(argument, rule));
         };
+        let collation = column.attcollation;
         // SAFETY: look-ups of a type and a collation that the table depends on.
         let (kind, is_deterministic) = unsafe {
             let is_plain =
                 collation == Oid::INVALID || pg_sys::get_collation_isdeterministic(collation);
-            (pg_sys::getBaseType(type_), is_plain)
+            (pg_sys::getBaseType(column.atttypid), is_plain)
         };
         if !is_deterministic {
             return Err(Error::argument(argument, "must have a deterministic collation")
                 .hint("By another, two tenants' names may be equal."));
         }
-        Ok(Column { argument, name: format!("{of}.{name}"), number, kind })
+        let number = column.attnum;
+        Ok(Column { argument, name: format!("{}.{name}", of.name()), number, kind })
     }
 
     fn is_text(&self) -> bool {

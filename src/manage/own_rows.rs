@@ -12,8 +12,8 @@ use crate::catalog::tables::PRIVATE;
 use crate::error::{Code, Error, Result};
 use crate::major;
 use crate::result_set::ResultSet;
-use crate::rows::table;
 use crate::text;
+use crate::user_table::column_name;
 use crate::varlena;
 use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, Oid, TupleDesc};
 use std::ffi::CStr;
@@ -48,7 +48,7 @@ fn own_rows(call: &Call) -> Result<Option<Datum>> {
         relation(result.description())?
     );
     if sight.environment.is_some()
-        && columns.iter().any(|column| table::name(column) == b"environment")
+        && columns.iter().any(|column| column_name(column) == "environment")
     {
         // What is of no environment is the tenant's.
         statement.push_str(" AND (r.environment = $2 OR r.environment IS NULL)");
@@ -96,7 +96,7 @@ fn bounds(call: &Call, columns: &[FormData_pg_attribute]) -> Result<String> {
             let operator = OPERATORS.get(usize::try_from(operator).ok()?)?;
             let array = BOUNDED.iter().position(|(kind, _)| *kind == column.atttypid)?;
             used[array] += 1;
-            let name = text::lossy(table::name(column));
+            let name = column_name(column);
             let (argument, n) = (array + 3, used[array]);
             Some(format!(" AND r.\"{name}\" OPERATOR(pg_catalog.{operator}) (${argument})[{n}]"))
         };

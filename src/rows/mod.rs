@@ -14,7 +14,7 @@ mod protect;
 mod seal;
 mod seals;
 mod support;
-pub mod table;
+mod table;
 mod trigger;
 mod value;
 mod verify;

@@ -10,12 +10,14 @@ mod command;
 mod function;
 mod restricted;
 mod scan;
+mod statements;
 mod trigger;
 
 pub use command::{add_column, comment, comment_of, create_trigger, drop_trigger};
 pub use function::ours;
 pub use restricted::as_owner;
 pub use scan::{Latest, Row, each_row, each_row_of};
+pub use statements::LockedTable;
 pub use trigger::{Trigger, arguments};
 
 use crate::catalog::tables::PRIVATE;
@@ -173,10 +175,13 @@ impl UserTable {
         if is_catalog { Err(refusal(&self.name())) } else { Ok(()) }
     }
 
+    pub fn is_temporary(&self) -> bool {
+        self.class().relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP
+    }
+
     fn is_of_another_session(&self) -> bool {
         // SAFETY: the table is open.
-        self.class().relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP
-            && !unsafe { (*self.0).rd_islocaltemp }
+        self.is_temporary() && !unsafe { (*self.0).rd_islocaltemp }
     }
 
     /// How many pages it has now.

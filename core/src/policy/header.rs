@@ -41,7 +41,7 @@ impl Schemes {
         (schemes != Schemes::NONE).then_some(schemes)
     }
 
-    /// What a client is told to authenticate by, if it is a scheme of `Authorization`.
+    /// The challenge for `WWW-Authenticate`, if a scheme of `Authorization` is accepted.
     pub fn challenge(self) -> Option<&'static str> {
         match self {
             Schemes { bearer: true, .. } => Some("Bearer"),
@@ -335,7 +335,7 @@ mod tests {
         for blank in ["", " ", "\t", " \t "] {
             assert_eq!(authorization(ALL, blank.as_bytes()), Credential::Missing, "{blank:?}");
         }
-        // A scheme without a key is none of these.
+        // A scheme without a key is still malformed.
         assert_eq!(authorization(ALL, b"Bearer "), Credential::Malformed);
     }
 

@@ -127,7 +127,7 @@ impl<'a> Held<'a> {
     }
 }
 
-/// What is needed of scopes, wherever it is listed.
+/// The scopes that a request needs, wherever they are listed.
 pub trait Required {
     /// The reason to refuse a key, if it does not hold what is needed.
     fn refuses(&self, held: &Held) -> Option<Reason>;

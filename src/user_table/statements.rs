@@ -1,0 +1,82 @@
+//! Statements that change a table for its owner, where PostgreSQL has no function that takes
+//! an OID.
+//!
+//! A statement names the table, and the name may mean another table by the time PostgreSQL
+//! looks it up: renaming a schema takes no lock of the tables in it. So each change says how
+//! to tell, by the OID, whether it was made. One that went to another table is an error, which
+//! takes it back.
+
+use super::{UserTable, name_of};
+use crate::catalog::Catalog;
+use crate::error::{Code, Error, Result};
+use crate::manage::authority::{as_owner, as_user};
+use crate::manage::sql::{self, Param};
+use pgrx::pg_sys::{self, Datum, Oid};
+
+/// A table that the caller owns. It is locked until the transaction ends, and not open, since
+/// PostgreSQL changes no table that is in use.
+pub struct LockedTable {
+    oid: Oid,
+}
+
+impl UserTable {
+    pub fn closed(self) -> LockedTable {
+        LockedTable { oid: self.oid() }
+    }
+}
+
+impl LockedTable {
+    /// Makes a change, unless it is made already. `is_made` is a query as `is_so` takes it; the
+    /// statement is given the table's name. It runs with the caller's rights, in a
+    /// security-restricted operation, under a search path that holds nothing but PostgreSQL's own.
+    pub fn change(
+        &self,
+        is_made: &str,
+        params: &[Param],
+        statement: impl FnOnce(&str) -> String,
+    ) -> Result<()> {
+        if self.is_so(is_made, params)? {
+            return Ok(());
+        }
+        let statement = statement(&self.name());
+        // SAFETY: looks up who the current user is.
+        let caller = unsafe { pg_sys::GetUserId() };
+        as_user(caller, pg_sys::SECURITY_RESTRICTED_OPERATION, || sql::execute(&statement, &[]))?;
+        if self.is_so(is_made, params)? {
+            return Ok(());
+        }
+        Err(Error::new(Code::Conflict, "the table was given another name meanwhile")
+            .hint("Nothing was changed. Call the function again."))
+    }
+
+    /// Asks the catalogs, as the extension's owner, by a query whose `$1` is the table's OID.
+    pub fn is_so(&self, query: &str, params: &[Param]) -> Result<bool> {
+        self.look(query, params, |row| row.boolean(1))
+    }
+
+    /// Reads the one row of such a query. It sees what is committed now, whatever the
+    /// transaction's snapshot.
+    pub fn look<T: Default>(
+        &self,
+        query: &str,
+        params: &[Param],
+        read: impl FnOnce(sql::Row) -> T,
+    ) -> Result<T> {
+        let catalog = Catalog::open()?;
+        let params: Vec<Param> = [self.param()].iter().chain(params).copied().collect();
+        as_owner(&catalog, || {
+            let rows = sql::query_now(&catalog, query, &params)?;
+            Ok(rows.first().map(read).unwrap_or_default())
+        })
+    }
+
+    /// Its name with the schema as it is now, quoted.
+    pub fn name(&self) -> String {
+        name_of(self.oid).unwrap_or_default()
+    }
+
+    /// The table's OID, for a statement.
+    pub fn param(&self) -> Param {
+        Param::given(pg_sys::OIDOID, Some(Datum::from(self.oid)))
+    }
+}
