@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:39
 -- bootstrap
 -- The schemas are members of the extension, so ones that someone else made (and may own
 -- objects in) are never taken over: creation fails if they exist.
@@ -26,7 +26,7 @@ COMMENT ON SCHEMA keysmith_private IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/lib.rs:40
 -- requires:
 --   schema
 
@@ -313,7 +313,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/lib.rs:41
 -- requires:
 --   tables
 
@@ -423,7 +423,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:43
+-- src/lib.rs:42
 -- requires:
 --   usage
 
@@ -632,7 +632,7 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:48
+-- src/lib.rs:47
 -- requires:
 --   usage_rollups
 
@@ -1096,7 +1096,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
+-- src/lib.rs:52
 -- requires:
 --   usage_maintain
 
@@ -1108,7 +1108,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 CREATE FUNCTION keysmith_private.policy_changed() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
 COMMENT ON FUNCTION keysmith_private.policy_changed() IS
-'Trigger on the policy tables: gives the policy a new version, and has every backend read it anew';
+'Trigger on the policy tables: gives the policy a new version, and has every backend read it again';
 
 DO $$
 DECLARE
@@ -1128,7 +1128,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:58
+-- src/lib.rs:57
 -- requires:
 --   policy_triggers
 
@@ -1377,7 +1377,7 @@ COMMENT ON COLUMN keysmith.minted.display_id IS 'The id that the product shows f
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:63
+-- src/lib.rs:62
 -- requires:
 --   keys_view
 
@@ -1665,7 +1665,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:68
+-- src/lib.rs:67
 -- requires:
 --   manage
 
@@ -1824,7 +1824,7 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:69
+-- src/lib.rs:68
 -- requires:
 --   decide
 
@@ -1837,7 +1837,7 @@ COMMENT ON FUNCTION keysmith.pre_request() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:74
+-- src/lib.rs:73
 -- requires:
 --   pre_request
 
@@ -1866,7 +1866,7 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:79
+-- src/lib.rs:78
 -- requires:
 --   usage_functions
 
@@ -1892,7 +1892,7 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:84
+-- src/lib.rs:83
 -- requires:
 --   usage_collect
 
@@ -1949,7 +1949,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:89
+-- src/lib.rs:88
 -- requires:
 --   identity
 
@@ -2005,7 +2005,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:90
+-- src/lib.rs:89
 -- requires:
 --   audit
 
@@ -2456,7 +2456,7 @@ COMMENT ON COLUMN keysmith.isolation.problem IS 'What is wrong; null if nothing 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:95
+-- src/lib.rs:94
 -- requires:
 --   isolation
 
@@ -2492,7 +2492,7 @@ COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:100
+-- src/lib.rs:99
 -- requires:
 --   restore
 
@@ -2854,7 +2854,7 @@ COMMENT ON FUNCTION keysmith_private.usage_bars(
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:105
+-- src/lib.rs:104
 -- requires:
 --   usage_views
 
@@ -2932,7 +2932,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:110
+-- src/lib.rs:109
 -- requires:
 --   tracking
 
@@ -3056,7 +3056,7 @@ COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'When it was done; nu
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:115
+-- src/lib.rs:114
 -- requires:
 --   row_hashing
 
@@ -3103,7 +3103,7 @@ COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:120
+-- src/lib.rs:119
 -- requires:
 --   row_seals
 
@@ -3120,7 +3120,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:125
+-- src/lib.rs:124
 -- requires:
 --   status
 
@@ -3311,7 +3311,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; no 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:130
+-- src/lib.rs:129
 -- requires:
 --   admin_views
 
@@ -3329,7 +3329,7 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:135
+-- src/lib.rs:134
 -- requires:
 --   scanner
 
@@ -3472,7 +3472,7 @@ COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:140
+-- src/lib.rs:139
 -- requires:
 --   doctor_isolation
 
@@ -3840,7 +3840,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:145
+-- src/lib.rs:144
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 
