@@ -126,7 +126,7 @@ def drive(seconds, clients, say):
         # What a primary has never told of itself, its heir can't tell of its loss.
         primary.execute(f"SELECT keysmith.verify('{keys[0]}')")
         primary.execute("SELECT keysmith.flush_usage('60 seconds')")
-        wait_until(lambda: primary.execute("SELECT keysmith.wait_for_replay()") == [(2,)])
+        wait_until(lambda: primary.execute("SELECT keysmith.wait_for_replay('60 seconds')") == [(2,)])
 
         say(f"{clients} clients ask each of three servers, another mints and revokes")
         processes, results = multiprocessing.get_context("fork"), multiprocessing.Queue()
@@ -167,7 +167,7 @@ def drive(seconds, clients, say):
             asker.join()
         administrator.join()
         say("the books are compared")
-        wait_until(lambda: servers[heir].execute("SELECT keysmith.wait_for_replay()") == [(1,)])
+        assert servers[heir].execute("SELECT keysmith.wait_for_replay('60 seconds')") == [(1,)]
         for name in [other, heir]:
             servers[name].execute("SELECT keysmith.flush_usage('60 seconds')")
         return balance(servers, heir, other, asked, administrator) | {"keys": len(set(keys))}

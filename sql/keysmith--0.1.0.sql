@@ -1653,6 +1653,29 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
 COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
 'Lets a role verify, issue (for one tenant, or the one that is signed in), audit or administer';
 
+CREATE FUNCTION keysmith_private.lock_holder(pid integer, virtualtransaction text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN pid IS NULL THEN
+            format('prepared transaction %L', (SELECT x.gid FROM pg_locks l JOIN pg_prepared_xacts x
+                                               ON l.locktype = 'transactionid' AND x.transaction = l.transactionid
+                                               WHERE l.virtualtransaction = lock_holder.virtualtransaction))
+        ELSE format('session %s of role %I', pid, (SELECT a.usename FROM pg_stat_activity a
+                                                   WHERE a.pid = lock_holder.pid))
+    END
+$$;
+COMMENT ON FUNCTION keysmith_private.lock_holder(integer, text) IS
+'What an administrator has to end, by the columns of pg_locks';
+
+CREATE FUNCTION keysmith_private.privileges_changed_by() RETURNS SETOF xid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT xmax FROM pg_proc WHERE pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
+    UNION SELECT xmax FROM pg_class WHERE relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
+    UNION SELECT xmax FROM pg_namespace WHERE nspname IN ('keysmith', 'keysmith_private')
+$$;
+COMMENT ON FUNCTION keysmith_private.privileges_changed_by() IS
+'Transactions that tried to change privileges of the extension''s objects: not committed yet, or rolled back';
+
 CREATE FUNCTION keysmith.revoke_access(
     role regrole,
     level text DEFAULT NULL,
@@ -3761,6 +3784,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'usage', format('%s can''t be dropped: %s depends on it', p.name, d),
            'drop what depends on it, or detach the partition'
     FROM partitions p, keysmith_private.usage_dependents(p.partition) d WHERE p.is_old
+    UNION ALL
+    SELECT DISTINCT 'warning', 'usage', format('%s can''t be dropped while %s has it locked', p.name,
+                                               keysmith_private.lock_holder(l.pid, l.virtualtransaction)),
+           'pg_terminate_backend or ROLLBACK PREPARED, if it is not to go on'
+    FROM partitions p
+    JOIN pg_locks l ON l.relation = p.partition AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    WHERE p.is_old
     UNION ALL
     SELECT 'warning', 'usage', format('%s changes of totals wait to be added up', count(*)),
            'SELECT * FROM keysmith.maintain()'

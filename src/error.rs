@@ -36,6 +36,7 @@ pub enum Code {
     RefusedWithHeaders,
     /// As PostgreSQL says it.
     OutOfMemory,
+    LockNotAvailable,
 }
 
 /// The three digits of an HTTP status.
@@ -56,6 +57,7 @@ impl Code {
             Code::Refused([a, b, c]) => [b'P', b'T', a, b, c],
             Code::RefusedWithHeaders => *b"PGRST",
             Code::OutOfMemory => *b"53200",
+            Code::LockNotAvailable => *b"55P03",
         }
     }
 

@@ -48,6 +48,10 @@ class World:
         opened.rows(f"SET statement_timeout = '{BOUND}'")
         return opened
 
+    def is_blamed(self, role, problem):
+        """Whether a message names the session or the prepared transaction that is to be ended."""
+        return f" of role {role} " in problem or f"prepared transaction 'prepared by {role}'" in problem
+
     def expired_partition(self):
         """A day that maintain() is to drop."""
         while self.made:
@@ -118,8 +122,10 @@ class World:
         assert self.db.value("SELECT keysmith_private.usage_prepare(%s, %s)", day, day) == 1
 
     def drops_what_is_old(self):
+        name = f"usage_{DAY.replace('-', '')}"
         outcome = dict(self.db.call("maintain"))
-        assert self.db.value("SELECT to_regclass(%s)", f"keysmith_private.usage_{DAY.replace('-', '')}") is None, outcome
+        assert self.db.value("SELECT to_regclass(%s)", f"keysmith_private.{name}") is None, (
+            outcome, [row.finding for row in self.db.call("doctor") if name in row.finding])
 
     def reads_views(self):
         for relation in self.objects().relations:
@@ -128,14 +134,12 @@ class World:
 
     FOR_STRANGERS = (makes_partitions, drops_what_is_old, reads_views)
 
-    def stopped(self, role, but=(), known=()):
+    def stopped(self, role, but=()):
         """What does not go on, and why."""
         failed = {}
         for probe in self.PROBES + self.FOR_STRANGERS * (role == STRANGER):
             if probe.__name__ in but:
                 continue
-            for session in (self.app, self.db):
-                session.rows(f"SET statement_timeout = '{'1s' if probe.__name__ in known else BOUND}'")
             try:
                 probe(self)
             except (psycopg.Error, AssertionError) as error:

@@ -403,10 +403,9 @@ def small_disk(size, holds, *arguments, **settings):
 def fill(disk):
     """Leaves less than 64 kB, and gives what is to be removed to make room."""
     ballast = disk / "ballast"
-    with open(ballast, "wb") as file, pytest.raises(OSError):
+    with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError):
         while True:
             file.write(b"x" * 65536)
-            file.flush()
     assert shutil.disk_usage(disk).free < 65536
     return ballast
 

@@ -284,6 +284,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'drop what depends on it, or detach the partition'
     FROM partitions p, keysmith_private.usage_dependents(p.partition) d WHERE p.is_old
     UNION ALL
+    SELECT DISTINCT 'warning', 'usage', format('%s can''t be dropped while %s has it locked', p.name,
+                                               keysmith_private.lock_holder(l.pid, l.virtualtransaction)),
+           'pg_terminate_backend or ROLLBACK PREPARED, if it is not to go on'
+    FROM partitions p
+    JOIN pg_locks l ON l.relation = p.partition AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    WHERE p.is_old
+    UNION ALL
     SELECT 'warning', 'usage', format('%s changes of totals wait to be added up', count(*)),
            'SELECT * FROM keysmith.maintain()'
     FROM keysmith_private.usage_delta HAVING count(*) > 100000

@@ -25,6 +25,19 @@ enum Wait {
     Failed(Box<CaughtError>),
 }
 
+impl Holder {
+    /// Another transaction, if it has not ended.
+    pub fn of(transaction: TransactionId) -> Option<Holder> {
+        is_others(transaction).then_some(Holder(transaction))
+    }
+
+    /// Where it is a savepoint, the transaction that has it.
+    pub fn topmost(&self) -> TransactionId {
+        // SAFETY: looks into shared memory. One that has ended has no parent there.
+        unsafe { pg_sys::SubTransGetTopmostTransaction(self.0) }
+    }
+}
+
 impl Deadline {
     /// In so many milliseconds.
     pub fn after(milliseconds: i32) -> Deadline {

@@ -15,7 +15,7 @@ use crate::result_set::ResultSet;
 use crate::text;
 use crate::varlena;
 use pgrx::pg_sys::panic::CaughtError;
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys::{self, Datum, Oid, TransactionId};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 
@@ -352,6 +352,10 @@ impl Row<'_> {
 
     pub fn smallint(&self, column: usize) -> Option<i16> {
         self.datum(column).map(|datum| datum.value() as i16)
+    }
+
+    pub fn transaction(&self, column: usize) -> Option<TransactionId> {
+        self.datum(column).map(|datum| TransactionId::from(datum.value() as u32))
     }
 
     /// The content of a bytea.
