@@ -150,7 +150,7 @@ def drive(seconds, clients, say):
         other = SECOND if heir == FIRST else FIRST
         servers[heir].execute("ALTER SYSTEM SET synchronous_standby_names = ''")
         servers[heir].execute("SELECT pg_reload_conf()")
-        servers[heir].execute("SELECT pg_promote()")
+        servers[heir].execute("SELECT pg_promote(false)")
         wait_until(lambda: servers[heir].execute("SELECT pg_is_in_recovery()") == [(False,)])
         administrator.primary = heir
         promoted_in = time.monotonic() - killed_at

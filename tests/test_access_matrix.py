@@ -43,7 +43,8 @@ FUNCTIONS = {
                      "replay_revocations"], {ADMIN}),
     # What others of these call, and triggers.
     **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold",
-                     "usage_partitions", "usage_has_partition", "usage_fold_lock", "usage_retention",
+                     "lock_holder", "privileges_changed_by", "usage_partitions", "usage_has_partition", "usage_fold_lock",
+                     "usage_retention",
                      "usage_mark_gone", "usage_dependents", "usage_drop_old", "sum_up_touches",
                      "doctor_findings", "doctor_library", "doctor_logging", "doctor_isolation",
                      "doctor_access", "doctor_usage", "has_bare_call", "matches_support", "usage_collect",

@@ -458,7 +458,7 @@ def test_a_promoted_standby_counts_nothing_twice_and_loses_nothing():
         os.kill(sender, signal.SIGKILL)
         # And some are stored nowhere.
         third = requests(there, key.api_key, 10)
-        there.rows("SELECT pg_promote()")
+        there.rows("SELECT pg_promote(false)")
         wait_until(lambda: not there.value("SELECT pg_is_in_recovery()"))
         fourth = requests(there, key.api_key, 10)
         there.call("flush_usage", "30 seconds")
@@ -539,7 +539,7 @@ def test_a_standby_that_fell_behind_refuses():
         db.call("wait_for_replay")
         primary.kill()
         wait_until(lambda: there.reason(fresh.api_key) == "replica_behind")
-        there.rows("SELECT pg_promote()")
+        there.rows("SELECT pg_promote(false)")
         wait_until(lambda: not there.value("SELECT pg_is_in_recovery()"))
         assert there.verify(fresh.api_key).ok
         assert wait_until(lambda: there.rows(

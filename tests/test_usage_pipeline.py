@@ -641,7 +641,7 @@ def test_a_hot_standby_that_hands_over_nothing_says_so():
             assert int(now["not_logged"]) == lost + 1 and now["worker_pid"] is None
             assert now["waiting"] == "0"
             # Promoted, it logs.
-            replica.rows("SELECT pg_promote()")
+            replica.rows("SELECT pg_promote(false)")
             wait_until(lambda: not replica.value("SELECT pg_is_in_recovery()"))
             request = replica.verify(key)
             assert request.request_id in [row.request_id for row in events(replica)]

@@ -286,9 +286,10 @@ COMMENT ON FUNCTION keysmith_private.lock_holder(integer, text) IS
 
 CREATE FUNCTION keysmith_private.privileges_changed_by() RETURNS SETOF xid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT xmax FROM pg_proc WHERE pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
-    UNION SELECT xmax FROM pg_class WHERE relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
-    UNION SELECT xmax FROM pg_namespace WHERE nspname IN ('keysmith', 'keysmith_private')
+    -- A role can name, and so grant, what is in the schema that it has USAGE on.
+    SELECT xmax FROM pg_proc WHERE pronamespace = 'keysmith'::regnamespace
+    UNION SELECT xmax FROM pg_class WHERE relnamespace = 'keysmith'::regnamespace
+    UNION SELECT xmax FROM pg_namespace WHERE nspname = 'keysmith'
 $$;
 COMMENT ON FUNCTION keysmith_private.privileges_changed_by() IS
 'Transactions that tried to change privileges of the extension''s objects: not committed yet, or rolled back';
