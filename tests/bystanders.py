@@ -62,6 +62,12 @@ class World:
 
     def decides(self):
         assert self.app.verify(self.key.api_key, scopes=["a"]).ok
+        # One that begins now remembers nothing.
+        new = self.session("app")
+        try:
+            assert new.verify(self.key.api_key, scopes=["a"]).ok
+        finally:
+            new.session.close()
         assert self.app.reason("garbage") == "malformed_key"
         assert self.app.value("SELECT count(*) FROM keysmith.verify_many(%s) v WHERE v.ok", [self.key.api_key] * 3) == 3
 

@@ -179,7 +179,8 @@ VIEWS = ["tenants", "expiring_soon", "stale_keys", "recent_refusals", "overprivi
 # Those whose JSON may be of any length are for the wrapped format.
 WRAPPED = ["audit", "routes"]
 # All views, and the types of what functions return.
-READ = "relnamespace = 'keysmith'::regnamespace AND relkind IN ('v', 'c')"
+READ = ("(relnamespace = 'keysmith'::regnamespace AND relkind = 'v' "
+        "OR relnamespace = 'keysmith_private'::regnamespace AND relkind = 'c')")
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ ALTERED = {
                            " ALTER message TYPE integer USING 5",
     "a column that is gone": "ALTER TABLE keysmith_private.key DROP COLUMN regenerated CASCADE",
     "a column more": "ALTER TABLE keysmith_private.key ADD COLUMN mine text",
-    "a verdict's column more": "ALTER TYPE keysmith.verdict ADD ATTRIBUTE mine text",
-    "another type in a verdict": "ALTER TYPE keysmith.verdict ALTER ATTRIBUTE status TYPE text",
+    "a verdict's column more": "ALTER TYPE keysmith_private.verdict ADD ATTRIBUTE mine text",
+    "another type in a verdict": "ALTER TYPE keysmith_private.verdict ALTER ATTRIBUTE status TYPE text",
 }
 
 
@@ -67,5 +67,5 @@ def test_nor_within_the_statement_that_alters(db, what):
 
 
 def test_an_explanation_with_more_columns(db):
-    db.rows("ALTER TYPE keysmith.explanation ADD ATTRIBUTE mine text")
+    db.rows("ALTER TYPE keysmith_private.explanation ADD ATTRIBUTE mine text")
     refused(db, "SELECT count(*) FROM keysmith.explain_verify('x')", sqlstate="XX000")

@@ -274,6 +274,7 @@ def test_every_entry_of_the_reference_is_something_of_ours(cluster, functions):
     """What is no more must not stay there."""
     others = cluster.execute("""
         SELECT relname FROM pg_class WHERE relnamespace = 'keysmith'::regnamespace
+            OR relnamespace = 'keysmith_private'::regnamespace AND relkind = 'c'
         UNION SELECT name FROM pg_settings WHERE name LIKE 'keysmith.%'""", dbname="with_keysmith")
     known = {name for name, _, _ in functions} | {name for name, in others} | {"Reasons"}
     entries = re.findall(r"^### +`?([^`\n]+)`?$", REFERENCE.read_text(), re.M)
@@ -348,7 +349,8 @@ def signature(text):
 def test_every_column_is_described(cluster, name):
     columns = cluster.execute(f"""
         SELECT attname FROM pg_attribute
-        WHERE attrelid = 'keysmith.{name}'::regclass AND attnum > 0 AND NOT attisdropped
+        WHERE attrelid = coalesce(to_regclass('keysmith.{name}'), to_regclass('keysmith_private.{name}'))
+          AND attnum > 0 AND NOT attisdropped
         ORDER BY attnum""", dbname="with_keysmith")
     described = first_cells(section(REFERENCE.read_text(), name))
     assert [column for column, in columns] == [cell for cell in described if (cell,) in columns]

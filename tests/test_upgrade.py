@@ -187,7 +187,7 @@ ALTERED = [
     ("ALTER TABLE keysmith_private.scope DISABLE TRIGGER policy_changed", "trigger policy_changed: its enabled"),
     ("CREATE RULE r AS ON DELETE TO keysmith_private.key DO ALSO NOTHING", "key rule r should not be there"),
     ("ALTER VIEW keysmith.keys RESET (security_barrier)", "view keysmith.keys: its options"),
-    ("ALTER TYPE keysmith.verdict ADD ATTRIBUTE more int", "keysmith.verdict column more should not be there"),
+    ("ALTER TYPE keysmith_private.verdict ADD ATTRIBUTE more int", "keysmith_private.verdict column more should not be there"),
     ("COMMENT ON SCHEMA keysmith IS 'x'", "schema keysmith: its comment"),
     ("GRANT CREATE ON SCHEMA keysmith TO PUBLIC", "schema keysmith: its privileges"),
     ("ALTER DEFAULT PRIVILEGES IN SCHEMA keysmith GRANT SELECT ON TABLES TO PUBLIC", "its default privileges"),

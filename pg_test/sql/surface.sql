@@ -15,6 +15,6 @@ ORDER BY proname, pg_get_function_arguments(p.oid) COLLATE "C";
 \pset tuples_only off
 \pset format aligned
 
-\d keysmith.minted
-\d keysmith.verdict
+\d keysmith_private.minted
+\d keysmith_private.verdict
 \d keysmith.keys

@@ -154,7 +154,7 @@ COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for
 
 -- What list_keys and alter_key return: the same columns. A view's own row type must not be a
 -- function's, or the view could not be changed without the function.
-CREATE TYPE keysmith.listed_key AS (
+CREATE TYPE keysmith_private.listed_key AS (
     key_id         uuid,
     tenant         text,
     keyspace       text,
@@ -180,7 +180,7 @@ CREATE TYPE keysmith.listed_key AS (
     metadata       jsonb,
     display_id     text
 );
-COMMENT ON TYPE keysmith.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
+COMMENT ON TYPE keysmith_private.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
 
 DO $$
 DECLARE
@@ -192,7 +192,7 @@ BEGIN
         WHERE a.attrelid = 'keysmith.keys'::pg_catalog.regclass AND a.attnum > 0
     LOOP
         EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.key_listing.%I IS %L', about.attname, about.comment);
-        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith.listed_key.%I IS %L', about.attname, about.comment);
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.listed_key.%I IS %L', about.attname, about.comment);
     END LOOP;
 END $$;
 
@@ -215,7 +215,7 @@ COMMENT ON COLUMN keysmith.routes.weight IS 'How many calls a request counts for
 COMMENT ON COLUMN keysmith.routes.limits IS 'Rate limits of each key on the route, in place of others of the same name';
 
 -- What a new key is returned as. No other value ever holds api_key.
-CREATE TYPE keysmith.minted AS (
+CREATE TYPE keysmith_private.minted AS (
     key_id      uuid,
     api_key     text,
     key_prefix  text,
@@ -228,15 +228,15 @@ CREATE TYPE keysmith.minted AS (
     created_at  timestamptz,
     display_id  text
 );
-COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
-COMMENT ON COLUMN keysmith.minted.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.minted.api_key IS 'The key itself, shown this once; null for one that was imported';
-COMMENT ON COLUMN keysmith.minted.key_prefix IS 'The beginning of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.minted.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.minted.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.minted.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.minted.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.minted.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith.minted.expires_at IS 'When the key ends; null for never';
-COMMENT ON COLUMN keysmith.minted.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith.minted.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is shown this once';
+COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, shown this once; null for one that was imported';
+COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith_private.minted.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith_private.minted.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith_private.minted.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
+COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'When the key ends; null for never';
+COMMENT ON COLUMN keysmith_private.minted.created_at IS 'When the key was made';
+COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';

@@ -165,7 +165,7 @@ CREATE FUNCTION keysmith.mint(
     credits bigint DEFAULT NULL,
     metadata jsonb DEFAULT NULL,
     keyspace text DEFAULT 'default'
-) RETURNS keysmith.minted
+) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_mint';
 COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text) IS
 'Makes a key; its api_key is returned this once and kept nowhere';
@@ -188,17 +188,17 @@ CREATE FUNCTION keysmith.import_key(
     keyspace text DEFAULT 'default',
     key_prefix text DEFAULT NULL,
     key_snippet text DEFAULT NULL
-) RETURNS keysmith.minted
+) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
 COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
 'Takes over a key from elsewhere by the SHA-256 of the whole key, without its plaintext';
 
-CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith.listed_key
+CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
 'Changes the fields named in a JSON object, and returns the key as it is then';
 
-CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith.minted
+CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
 COMMENT ON FUNCTION keysmith.rotate(uuid, interval) IS
 'Makes a successor that inherits everything; the old key ends with the grace';
@@ -209,7 +209,7 @@ CREATE FUNCTION keysmith.regenerate(
     environment text DEFAULT NULL,
     kind text DEFAULT 'secret',
     keyspace text DEFAULT 'default'
-) RETURNS keysmith.minted
+) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_regenerate';
 COMMENT ON FUNCTION keysmith.regenerate(text, text, text, text, text) IS
 'Replaces a tenant''s one key at once, as products with a single key per account do';
@@ -238,7 +238,7 @@ CREATE FUNCTION keysmith.list_keys(
     tenant text,
     keyspace text DEFAULT 'default',
     include_revoked boolean DEFAULT false
-) RETURNS SETOF keysmith.listed_key
+) RETURNS SETOF keysmith_private.listed_key
 LANGUAGE c ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_list_keys';
 COMMENT ON FUNCTION keysmith.list_keys(text, text, boolean) IS
 'The keys of a tenant, the oldest first';

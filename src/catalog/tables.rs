@@ -9,9 +9,7 @@ use crate::major;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 
-/// What people and programs call and read.
-const PUBLIC: &CStr = c"keysmith";
-/// Our tables; only the extension's owner can name them.
+/// Our tables and types; only the extension's owner can name them.
 pub const PRIVATE: &CStr = c"keysmith_private";
 
 /// A table and the index that its rows are found by.
@@ -56,8 +54,7 @@ impl Tables {
     pub fn resolve(changes: u64) -> Result<Tables> {
         use columns as of;
         // SAFETY: a look-up by name, which gives InvalidOid if there is none.
-        let [public, private] =
-            [PUBLIC, PRIVATE].map(|name| unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) });
+        let private = unsafe { pg_sys::get_namespace_oid(PRIVATE.as_ptr(), true) };
         let relation = |name: &CStr, schema: Oid| {
             // SAFETY: as above.
             found(unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }, name)
@@ -98,7 +95,7 @@ impl Tables {
             touch,
         ];
         // From here on a change of them is noticed, also while they are looked at.
-        let mut watched = [relation(c"verdict", public)?; WATCHED];
+        let mut watched = [relation(c"verdict", private)?; WATCHED];
         watched.iter_mut().zip(all).for_each(|(place, table)| *place = table.table);
         invalidation::watch(&watched);
         if !all.into_iter().all(|table| Relation::open(table).has_columns(table.columns)) {
@@ -125,7 +122,7 @@ impl Tables {
             access,
             audit_entry,
             touch,
-            verdict: row_type(c"verdict", public)?,
+            verdict: row_type(c"verdict", private)?,
         })
     }
 }

@@ -278,7 +278,7 @@ fn moment(moment: Option<Instant>, never: &str, at: &str) -> String {
 }
 
 impl Step {
-    /// A row of the type `keysmith.explanation`.
+    /// A row of the type `keysmith_private.explanation`.
     fn cells(&self, index: usize) -> [Option<Datum>; 5] {
         let (outcome, reason) = match self.outcome {
             Outcome::Pass => ("pass", None),

@@ -341,12 +341,12 @@ fn counting_keys(caller: &Caller, tenant_id: &[u8; 16]) -> Result<Vec<([u8; 16],
     Ok(counting)
 }
 
-/// The composite value of a new key, `keysmith.minted`, without the key itself,
+/// The composite value of a new key, `keysmith_private.minted`, without the key itself,
 /// which is never a parameter of a statement: see `with_api_key`.
 pub fn minted(key_id: &[u8; 16]) -> Result<Datum> {
     let rows = sql::query(
         "SELECT ROW(key_id, NULL, key_prefix, key_snippet, label, environment, kind, scopes,
-                    expires_at, created_at, display_id)::keysmith.minted
+                    expires_at, created_at, display_id)::keysmith_private.minted
          FROM keysmith_private.key WHERE key_id = $1",
         &[Param::uuid(key_id)],
     )?;
@@ -359,7 +359,7 @@ pub fn with_api_key(minted: Datum, api_key: &str) -> Datum {
     with_column(minted, API_KEY_COLUMN, text::datum(api_key))
 }
 
-/// Of the type `keysmith.minted`, counted from 0.
+/// Of the type `keysmith_private.minted`, counted from 0.
 const API_KEY_COLUMN: usize = 1;
 
 /// A composite value with one column replaced.

@@ -16,7 +16,7 @@ sql_functions! {
 /// One key, as `alter_key` returns it.
 pub fn entry(key_id: &[u8; 16]) -> Result<Option<Datum>> {
     let rows = sql::query(
-        "SELECT ROW(k.*)::keysmith.listed_key FROM keysmith_private.key_listing k WHERE key_id = $1",
+        "SELECT ROW(k.*)::keysmith_private.listed_key FROM keysmith_private.key_listing k WHERE key_id = $1",
         &[Param::uuid(key_id)],
     )?;
     Ok(rows.first().and_then(|row| row.transferred(1)))
