@@ -192,6 +192,19 @@ pub fn current() -> Result<Option<Rc<Identity>>> {
     Ok(Some(again))
 }
 
+/// Checks that code which runs now may change who the transaction acts for. When someone
+/// analyses a table or refreshes a view, code of its owner runs in their transaction, and must
+/// leave nothing behind there.
+pub fn must_be_free() -> Result<()> {
+    // SAFETY: reads the security context.
+    if unsafe { pg_sys::InSecurityRestrictedOperation() } {
+        let message =
+            "who a transaction acts for can't be changed in a security-restricted operation";
+        return Err(Error::new(Code::NotAllowed, message));
+    }
+    Ok(())
+}
+
 /// Puts an identity in force, or ends the one that is.
 pub fn sign_in(identity: Option<Identity>) {
     IDENTITIES.with(|memory| {
@@ -296,6 +309,7 @@ fn whoami(_: &Call) -> Result<Option<Datum>> {
 }
 
 fn sign_out_at_will(_: &Call) -> Result<Option<Datum>> {
+    must_be_free()?;
     sign_in(None);
     Ok(None)
 }

@@ -190,6 +190,33 @@ def test_sign_in_must_be_said(db, keys):
     db.refused("KS400", "verify", keys["acme"].api_key, sign_in=None)
 
 
+@pytest.mark.parametrize("statement", ["ANALYZE theirs.t", "REINDEX TABLE theirs.t",
+                                       "REFRESH MATERIALIZED VIEW theirs.v"])
+@pytest.mark.parametrize("call", ["verify('{key}', sign_in => true)", "verify('nonsense', sign_in => true)",
+                                  "authenticate('{{\"x-api-key\": \"{key}\"}}', 'GET', '/')", "sign_out()"])
+def test_what_an_owner_leaves_in_a_table_changes_nobody(cluster, dbname, db, keys, role, call, statement):
+    """Whoever analyses a table runs code of its owner, which must not outlive that: what follows in
+    the transaction would be done for a tenant of the owner's choice."""
+    db.call("grant_access", role, "verifier")
+    call = call.format(key=keys["acme"].api_key)
+    db.rows(f"""
+        CREATE SCHEMA theirs; GRANT ALL ON SCHEMA theirs TO {role};
+        SET ROLE {role};
+        CREATE FUNCTION theirs.same(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN n; END';
+        CREATE TABLE theirs.t AS SELECT 1 AS n;
+        CREATE INDEX ON theirs.t (theirs.same(n));
+        CREATE MATERIALIZED VIEW theirs.v AS SELECT theirs.same(n) FROM theirs.t;
+        CREATE OR REPLACE FUNCTION theirs.same(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $f$ BEGIN
+            PERFORM keysmith.{call}; RETURN n; END $f$;
+        RESET ROLE""")
+    with db.session.transaction():
+        sign_in(db, keys["globex"])
+        with pytest.raises(psycopg.Error) as error, db.session.transaction():
+            db.rows(statement)
+        assert error.value.sqlstate == "KS403", error.value
+        assert tenant_of(db) == "globex"
+
+
 # What ends it
 
 @pytest.mark.parametrize("ending", ["COMMIT", "ROLLBACK", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN",

@@ -174,6 +174,9 @@ impl<'a> Decision<'a> {
     }
 
     pub fn verdict(&self, sought: std::result::Result<Sought, Reason>) -> Result<Verdict> {
+        if self.signs_in {
+            identity::must_be_free()?;
+        }
         let sought = match sought {
             Ok(sought) => sought,
             Err(reason) => return Ok(self.refusal(reason)),
