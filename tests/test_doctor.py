@@ -255,6 +255,12 @@ def test_logging_of_parameters_is_named_wherever_it_is_set(sound, patient, setti
         wait_until(lambda: not findings(patient))
 
 
+def test_a_policy_that_is_too_large_for_a_look(spoilt):
+    """The text of its tree is four times as long, and as an array of characters no memory holds it."""
+    spoilt.rows(f"CREATE POLICY mine ON photo USING (keysmith.has_scope('a') OR name = '{'x' * 70_000_000}')")
+    assert findings(spoilt) == []
+
+
 def test_an_audit_log_with_parameters_is_named(spoilt):
     spoilt.rows("ALTER ROLE app SET pgaudit.log_parameter = 'on'")
     assert amiss(spoilt, "warning", "logging", "pgaudit.log_parameter = on of role app").remedy \

@@ -165,6 +165,35 @@ def test_a_table_that_lost_a_policy(isolated, policy, others):
     assert states(db) == {"docs": None}
 
 
+def test_a_condition_that_cannot_be_printed_is_another(isolated):
+    """PostgreSQL keeps what is nested deeper than it can print. Whoever owns a table must not keep
+    others from being told of theirs."""
+    by_owner(isolated, f"ALTER POLICY keysmith_tenant ON docs USING (true{' IS TRUE' * 6000})")
+    isolated.rows("SET LOCAL max_stack_depth = '1MB'")
+    with pytest.raises(psycopg.errors.StatementTooComplex), isolated.session.transaction():
+        isolated.rows("SELECT pg_get_expr(polqual, polrelid) FROM pg_policy WHERE polname = 'keysmith_tenant'")
+    # The other policy can't be printed either: the table is opened for that.
+    problems = [f"policy {policy} has another condition" for policy in ("keysmith_access", "keysmith_tenant")]
+    assert states(isolated) == {"docs": "; ".join(problems)}
+    assert errors(isolated) == [f"table public.docs: {problem}" for problem in problems]
+
+
+def test_a_table_that_is_locked_keeps_nobody_waiting(db, connect, database):
+    db.rows("GRANT CREATE ON SCHEMA public TO app; GRANT EXECUTE ON FUNCTION keysmith.isolate TO app")
+    owner = database(connect())
+    owner.rows("SET ROLE app; CREATE TABLE mine (tenant_id uuid); SELECT keysmith.isolate('mine', 'tenant_id')")
+    with owner.session.transaction():
+        owner.rows("LOCK TABLE mine IN ACCESS EXCLUSIVE MODE")
+        db.rows("SET statement_timeout = '60s'")
+        isolate(db)
+        problems = [f"policy {policy} can't be read, since someone has locked the table"
+                    for policy in ("keysmith_access", "keysmith_tenant")]
+        assert states(db) == {"docs": None, "mine": "; ".join(problems)}
+        assert set(errors(db)) == {f"table public.mine: {problem}" for problem in problems}
+        db.call("release", "docs")
+    assert states(db) == {"mine": None}
+
+
 def test_a_condition_without_the_column_is_another(isolated):
     by_owner(isolated, "; ".join(f"ALTER POLICY {name} ON docs USING ({{0}}) WITH CHECK ({{0}})".format(
         "(SELECT keysmith.current_keyspace()) = 'default'") for name in ("keysmith_tenant", "keysmith_access")))

@@ -81,8 +81,7 @@ SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
                                   CASE WHEN c.is_id THEN 'current_tenant_id' ELSE 'current_tenant' END) AS part
         FROM compared c WHERE c.attnum = tenant_number
         UNION ALL
-        SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)',
-                         replace(keyspace, '''', ''''''))
+        SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)', keyspace)
         WHERE keyspace IS NOT NULL
         UNION ALL
         SELECT 3, format('(%s = ( SELECT keysmith.current_environment() AS current_environment))', c.operand)
@@ -116,22 +115,53 @@ $$;
 COMMENT ON FUNCTION keysmith_private.columns_meant(oid, boolean, smallint, text) IS
 'Which columns of a table an entry of the register may mean';
 
+-- No policy of isolate() is that long.
+CREATE FUNCTION keysmith_private.is_too_long(expression pg_catalog.pg_node_tree) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN pg_column_size(expression) > 100000 THEN true
+                ELSE octet_length(expression::text) > 100000 END
+$$;
+COMMENT ON FUNCTION keysmith_private.is_too_long(pg_catalog.pg_node_tree) IS
+'Whether an expression is too long to be looked at';
+
+-- To print a policy PostgreSQL opens its table, with all that the table has. Its owner may have it
+-- locked, or have put there what can't be read again, such as an expression that is nested too deep.
+CREATE FUNCTION keysmith_private.printed(expression pg_catalog.pg_node_tree, relation oid) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+SET lock_timeout = '20ms' AS $$
+BEGIN
+    IF keysmith_private.is_too_long(expression) THEN
+        RETURN NULL;
+    END IF;
+    RETURN pg_get_expr(expression, relation);
+EXCEPTION
+    WHEN lock_not_available THEN
+        RETURN '';
+    WHEN OTHERS THEN
+        RETURN NULL;
+END $$;
+COMMENT ON FUNCTION keysmith_private.printed(pg_catalog.pg_node_tree, oid) IS
+'An expression of a table as PostgreSQL prints it; empty if the table is locked, null if it can''t be printed';
+
 CREATE FUNCTION keysmith_private.policy_fault(
     relation oid, policy name, is_permissive boolean, condition text
 ) RETURNS text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
         WHEN p.oid IS NULL THEN 'is gone'
         WHEN p.polpermissive AND NOT is_permissive THEN 'is permissive'
         WHEN is_permissive AND NOT p.polpermissive THEN 'is restrictive'
         WHEN p.polcmd <> '*' THEN 'is for one command only'
         WHEN p.polroles <> '{0}' THEN 'is for some roles only'
+        WHEN '' IN (e.visible, e.accepted) THEN 'can''t be read, since someone has locked the table'
         WHEN condition IS NULL
-          OR pg_get_expr(p.polqual, relation) IS DISTINCT FROM condition
-          OR pg_get_expr(p.polwithcheck, relation) IS DISTINCT FROM condition
+          OR e.visible IS DISTINCT FROM condition OR e.accepted IS DISTINCT FROM condition
             THEN 'has another condition' END
-    FROM (SELECT) AS always LEFT JOIN pg_policy p ON p.polrelid = relation AND p.polname = policy
+    FROM (SELECT) AS always
+    LEFT JOIN pg_policy p ON p.polrelid = relation AND p.polname = policy
+    LEFT JOIN LATERAL (SELECT keysmith_private.printed(p.polqual, relation) AS visible,
+                              keysmith_private.printed(p.polwithcheck, relation) AS accepted
+                       WHERE p.oid IS NOT NULL) e ON true
 $$;
 COMMENT ON FUNCTION keysmith_private.policy_fault(oid, name, boolean, text) IS
 'How a policy differs from what isolate() makes; null if it does not';
@@ -262,7 +292,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT i.oid, 'error', format('policy %s %s', p.name, f.fault), 'call keysmith.isolate() for it again'
     FROM isolated i
-    JOIN keysmith_private.isolated_by e ON e.found = i.oid
+    -- Not all tables' policies are printed for the sake of one.
+    JOIN keysmith_private.isolated_by e ON e.found = i.oid AND (wanted IS NULL OR e.found = wanted)
     CROSS JOIN (VALUES ('keysmith_tenant', false), ('keysmith_access', true)) AS p (name, is_permissive)
     CROSS JOIN LATERAL keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) AS f (fault)
     WHERE f.fault IS NOT NULL AND (e.has_access OR NOT p.is_permissive) AND NOT i.is_bare

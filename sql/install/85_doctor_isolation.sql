@@ -11,6 +11,9 @@ DECLARE
     subselect integer := 0;
     token     text;
 BEGIN
+    IF keysmith_private.is_too_long(expression) THEN
+        RETURN NULL;
+    END IF;
     FOR token IN
         SELECT m[1] FROM regexp_matches(regexp_replace(expression::text, '\\.', '', 'g'),
                                         '(\{SUBLINK|\{FUNCEXPR :funcid \d+|\{|\})', 'g') AS m
@@ -35,7 +38,7 @@ BEGIN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION keysmith_private.has_bare_call(pg_catalog.pg_node_tree) IS
-'Whether a policy calls a function of ours outside of a sub-select, and so once per row';
+'Whether a policy calls a function of ours outside of a sub-select, and so once per row; null if it is too long';
 
 CREATE FUNCTION keysmith_private.doctor_isolation(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text

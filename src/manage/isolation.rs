@@ -12,6 +12,7 @@ use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::text;
 use crate::user_table::{ACCESS_EXCLUSIVE, LockedTable, Needs, UserTable};
+use keysmith_core::policy::name::{IDENTIFIER_RULE, is_identifier};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CStr;
 
@@ -27,6 +28,9 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
     let tenant_column = call.required_text(1, "tenant_column")?;
     let keyspace = call.text(2, "keyspace")?;
     let environment_column = call.text(3, "environment_column")?;
+    if keyspace.as_deref().is_some_and(|keyspace| !is_identifier(keyspace)) {
+        return Err(Error::argument("keyspace", IDENTIFIER_RULE));
+    }
     let table = claim(call)?;
     if table.is_temporary() {
         return Err(Error::argument("relation", "must be a table that is not temporary"));
