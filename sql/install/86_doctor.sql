@@ -288,7 +288,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                                                keysmith_private.lock_holder(l.pid, l.virtualtransaction)),
            'pg_terminate_backend or ROLLBACK PREPARED, if it is not to go on'
     FROM partitions p
-    JOIN pg_locks l ON l.relation = p.partition AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+    JOIN pg_locks l ON l.relation IN (p.partition, 'keysmith_private.usage_event'::regclass) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     WHERE p.is_old
     UNION ALL
