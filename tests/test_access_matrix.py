@@ -48,7 +48,7 @@ FUNCTIONS = {
                      "usage_mark_gone", "usage_dependents", "usage_drop_old", "sum_up_touches",
                      "doctor_findings", "doctor_library", "doctor_logging", "doctor_isolation",
                      "doctor_access", "doctor_usage", "has_bare_call", "matches_support", "usage_collect",
-                     "base_type", "isolation_condition", "columns_meant", "policy_fault", "distributed_tables",
+                     "base_type", "isolation_condition", "columns_meant", "policy_fault", "printed", "is_too_long", "distributed_tables",
                      "is_reachable", "isolation_problems", "before_isolation", "forget_isolated",
                      "note_isolated", "tell_of_isolation", "shows_everything_support", "own_rows_support",
                      "usage_bars"],
