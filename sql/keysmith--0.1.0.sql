@@ -15,14 +15,16 @@ The ordering of items is not stable, it is driven by a dependency graph.
 -- keysmith holds what people and programs call and read. keysmith_private holds the tables
 -- and what only our own code uses. Nobody but the owner has USAGE on it: a statement such as
 -- PREPARE locks a table before it checks any privilege on the table, and only a name that
--- cannot be looked up keeps strangers from queueing for such locks.
+-- cannot be looked up keeps strangers from queueing for such locks. The types of what
+-- functions return are there too: a session that calls one first locks its type, as a reader
+-- of a table does.
 CREATE SCHEMA keysmith;
 COMMENT ON SCHEMA keysmith IS
 'API keys: mint, verify, scope, rotate and revoke them inside the database';
 
 CREATE SCHEMA keysmith_private;
 COMMENT ON SCHEMA keysmith_private IS
-'Tables and functions that only the extension''s own code uses';
+'Tables, types and functions that only the extension''s own code names';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1288,7 +1290,7 @@ COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for
 
 -- What list_keys and alter_key return: the same columns. A view's own row type must not be a
 -- function's, or the view could not be changed without the function.
-CREATE TYPE keysmith.listed_key AS (
+CREATE TYPE keysmith_private.listed_key AS (
     key_id         uuid,
     tenant         text,
     keyspace       text,
@@ -1314,7 +1316,7 @@ CREATE TYPE keysmith.listed_key AS (
     metadata       jsonb,
     display_id     text
 );
-COMMENT ON TYPE keysmith.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
+COMMENT ON TYPE keysmith_private.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
 
 DO $$
 DECLARE
@@ -1326,7 +1328,7 @@ BEGIN
         WHERE a.attrelid = 'keysmith.keys'::pg_catalog.regclass AND a.attnum > 0
     LOOP
         EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.key_listing.%I IS %L', about.attname, about.comment);
-        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith.listed_key.%I IS %L', about.attname, about.comment);
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.listed_key.%I IS %L', about.attname, about.comment);
     END LOOP;
 END $$;
 
@@ -1349,7 +1351,7 @@ COMMENT ON COLUMN keysmith.routes.weight IS 'How many calls a request counts for
 COMMENT ON COLUMN keysmith.routes.limits IS 'Rate limits of each key on the route, in place of others of the same name';
 
 -- What a new key is returned as. No other value ever holds api_key.
-CREATE TYPE keysmith.minted AS (
+CREATE TYPE keysmith_private.minted AS (
     key_id      uuid,
     api_key     text,
     key_prefix  text,
@@ -1362,18 +1364,18 @@ CREATE TYPE keysmith.minted AS (
     created_at  timestamptz,
     display_id  text
 );
-COMMENT ON TYPE keysmith.minted IS 'A new key; api_key is shown this once';
-COMMENT ON COLUMN keysmith.minted.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.minted.api_key IS 'The key itself, shown this once; null for one that was imported';
-COMMENT ON COLUMN keysmith.minted.key_prefix IS 'The beginning of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.minted.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.minted.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.minted.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.minted.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.minted.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith.minted.expires_at IS 'When the key ends; null for never';
-COMMENT ON COLUMN keysmith.minted.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith.minted.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is shown this once';
+COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, shown this once; null for one that was imported';
+COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith_private.minted.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith_private.minted.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith_private.minted.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
+COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'When the key ends; null for never';
+COMMENT ON COLUMN keysmith_private.minted.created_at IS 'When the key was made';
+COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1548,7 +1550,7 @@ CREATE FUNCTION keysmith.mint(
     credits bigint DEFAULT NULL,
     metadata jsonb DEFAULT NULL,
     keyspace text DEFAULT 'default'
-) RETURNS keysmith.minted
+) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_mint';
 COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text) IS
 'Makes a key; its api_key is returned this once and kept nowhere';
@@ -1571,17 +1573,17 @@ CREATE FUNCTION keysmith.import_key(
     keyspace text DEFAULT 'default',
     key_prefix text DEFAULT NULL,
     key_snippet text DEFAULT NULL
-) RETURNS keysmith.minted
+) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
 COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
 'Takes over a key from elsewhere by the SHA-256 of the whole key, without its plaintext';
 
-CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith.listed_key
+CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
 'Changes the fields named in a JSON object, and returns the key as it is then';
 
-CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith.minted
+CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
 COMMENT ON FUNCTION keysmith.rotate(uuid, interval) IS
 'Makes a successor that inherits everything; the old key ends with the grace';
@@ -1592,7 +1594,7 @@ CREATE FUNCTION keysmith.regenerate(
     environment text DEFAULT NULL,
     kind text DEFAULT 'secret',
     keyspace text DEFAULT 'default'
-) RETURNS keysmith.minted
+) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_regenerate';
 COMMENT ON FUNCTION keysmith.regenerate(text, text, text, text, text) IS
 'Replaces a tenant''s one key at once, as products with a single key per account do';
@@ -1621,7 +1623,7 @@ CREATE FUNCTION keysmith.list_keys(
     tenant text,
     keyspace text DEFAULT 'default',
     include_revoked boolean DEFAULT false
-) RETURNS SETOF keysmith.listed_key
+) RETURNS SETOF keysmith_private.listed_key
 LANGUAGE c ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_list_keys';
 COMMENT ON FUNCTION keysmith.list_keys(text, text, boolean) IS
 'The keys of a tenant, the oldest first';
@@ -1695,7 +1697,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 
 -- Deciding.
 
-CREATE TYPE keysmith.verdict AS (
+CREATE TYPE keysmith_private.verdict AS (
     ok                boolean,
     status            integer,
     code              text,
@@ -1718,29 +1720,29 @@ CREATE TYPE keysmith.verdict AS (
     credits_remaining bigint,
     request_id        uuid
 );
-COMMENT ON TYPE keysmith.verdict IS
+COMMENT ON TYPE keysmith_private.verdict IS
 'The answer to "may this key do this, from here, now?"';
-COMMENT ON COLUMN keysmith.verdict.ok IS 'Whether the request may go on';
-COMMENT ON COLUMN keysmith.verdict.status IS 'The HTTP status that fits';
-COMMENT ON COLUMN keysmith.verdict.code IS 'For the outside world';
-COMMENT ON COLUMN keysmith.verdict.message IS 'For the outside world';
-COMMENT ON COLUMN keysmith.verdict.reason IS 'The exact cause, for the operator';
-COMMENT ON COLUMN keysmith.verdict.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.verdict.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.verdict.tenant_id IS 'The id of the tenant';
-COMMENT ON COLUMN keysmith.verdict.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.verdict.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.verdict.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.verdict.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.verdict.role IS 'The role of the key, or else of its owner';
-COMMENT ON COLUMN keysmith.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
-COMMENT ON COLUMN keysmith.verdict.metadata IS 'The metadata of the key';
-COMMENT ON COLUMN keysmith.verdict.expires_at IS 'No event tells of it: check again then';
-COMMENT ON COLUMN keysmith.verdict.limit_name IS 'The rate limit that refused, or else that has the fewest calls left';
-COMMENT ON COLUMN keysmith.verdict.limit_remaining IS 'The calls left in it';
-COMMENT ON COLUMN keysmith.verdict.retry_after IS 'When the same request passes, unless others come first; null if never, or nobody knows';
-COMMENT ON COLUMN keysmith.verdict.credits_remaining IS 'What is left after some were spent';
-COMMENT ON COLUMN keysmith.verdict.request_id IS 'A name for this decision';
+COMMENT ON COLUMN keysmith_private.verdict.ok IS 'Whether the request may go on';
+COMMENT ON COLUMN keysmith_private.verdict.status IS 'The HTTP status that fits';
+COMMENT ON COLUMN keysmith_private.verdict.code IS 'For the outside world';
+COMMENT ON COLUMN keysmith_private.verdict.message IS 'For the outside world';
+COMMENT ON COLUMN keysmith_private.verdict.reason IS 'The exact cause, for the operator';
+COMMENT ON COLUMN keysmith_private.verdict.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith_private.verdict.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith_private.verdict.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith_private.verdict.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith_private.verdict.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith_private.verdict.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith_private.verdict.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith_private.verdict.role IS 'The role of the key, or else of its owner';
+COMMENT ON COLUMN keysmith_private.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
+COMMENT ON COLUMN keysmith_private.verdict.metadata IS 'The metadata of the key';
+COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'No event tells of it: check again then';
+COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused, or else that has the fewest calls left';
+COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'The calls left in it';
+COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'When the same request passes, unless others come first; null if never, or nobody knows';
+COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'What is left after some were spent';
+COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A name for this decision';
 
 CREATE FUNCTION keysmith.verify(
     api_key text,
@@ -1752,7 +1754,7 @@ CREATE FUNCTION keysmith.verify(
     environment text DEFAULT NULL,
     sign_in boolean DEFAULT false,
     weight integer DEFAULT 1
-) RETURNS keysmith.verdict
+) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
 COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer) IS
 'Decides about a key; writes nothing unless it spends, and works in read-only transactions and on standbys';
@@ -1767,7 +1769,7 @@ CREATE FUNCTION keysmith.verify_digest(
     environment text DEFAULT NULL,
     sign_in boolean DEFAULT false,
     weight integer DEFAULT 1
-) RETURNS keysmith.verdict
+) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
 COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
 'Decides about a key by its SHA-256, for callers who hash on their side';
@@ -1779,7 +1781,7 @@ CREATE FUNCTION keysmith.verify_many(
     keyspace text DEFAULT 'default',
     kind text DEFAULT NULL,
     environment text DEFAULT NULL
-) RETURNS SETOF keysmith.verdict
+) RETURNS SETOF keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_verify_many';
 COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text) IS
 'Decides about each of many keys: a verdict each, in their order';
@@ -1793,24 +1795,24 @@ CREATE FUNCTION keysmith.authenticate(
     variant text DEFAULT NULL,
     spend bigint DEFAULT 0,
     weight integer DEFAULT NULL
-) RETURNS keysmith.verdict
+) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
 COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
 'Decides about a request: finds the key in its headers, and what its route requires';
 
-CREATE TYPE keysmith.explanation AS (
+CREATE TYPE keysmith_private.explanation AS (
     step    integer,
     rule    text,
     outcome text,
     reason  text,
     saw     text
 );
-COMMENT ON TYPE keysmith.explanation IS 'What a rule saw; the first that refuses decides';
-COMMENT ON COLUMN keysmith.explanation.step IS 'The place of the rule in the order in which they are asked, from 1';
-COMMENT ON COLUMN keysmith.explanation.rule IS 'The name of the rule';
-COMMENT ON COLUMN keysmith.explanation.outcome IS 'pass, refuse or not reached';
-COMMENT ON COLUMN keysmith.explanation.reason IS 'The reason of the refusal, where the rule refuses';
-COMMENT ON COLUMN keysmith.explanation.saw IS 'What the rule looked at, for the operator; its wording may change, and it is never a key';
+COMMENT ON TYPE keysmith_private.explanation IS 'What a rule saw; the first that refuses decides';
+COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in the order in which they are asked, from 1';
+COMMENT ON COLUMN keysmith_private.explanation.rule IS 'The name of the rule';
+COMMENT ON COLUMN keysmith_private.explanation.outcome IS 'pass, refuse or not reached';
+COMMENT ON COLUMN keysmith_private.explanation.reason IS 'The reason of the refusal, where the rule refuses';
+COMMENT ON COLUMN keysmith_private.explanation.saw IS 'What the rule looked at, for the operator; its wording may change, and it is never a key';
 
 CREATE FUNCTION keysmith.explain_verify(
     api_key text DEFAULT NULL,
@@ -1826,7 +1828,7 @@ CREATE FUNCTION keysmith.explain_verify(
     method text DEFAULT NULL,
     path text DEFAULT NULL,
     variant text DEFAULT NULL
-) RETURNS SETOF keysmith.explanation
+) RETURNS SETOF keysmith_private.explanation
 LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
 COMMENT ON FUNCTION keysmith.explain_verify(
     text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
@@ -2116,8 +2118,7 @@ SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
                                   CASE WHEN c.is_id THEN 'current_tenant_id' ELSE 'current_tenant' END) AS part
         FROM compared c WHERE c.attnum = tenant_number
         UNION ALL
-        SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)',
-                         replace(keyspace, '''', ''''''))
+        SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)', keyspace)
         WHERE keyspace IS NOT NULL
         UNION ALL
         SELECT 3, format('(%s = ( SELECT keysmith.current_environment() AS current_environment))', c.operand)
@@ -2151,22 +2152,53 @@ $$;
 COMMENT ON FUNCTION keysmith_private.columns_meant(oid, boolean, smallint, text) IS
 'Which columns of a table an entry of the register may mean';
 
+-- No policy of isolate() is that long.
+CREATE FUNCTION keysmith_private.is_too_long(expression pg_catalog.pg_node_tree) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN pg_column_size(expression) > 100000 THEN true
+                ELSE octet_length(expression::text) > 100000 END
+$$;
+COMMENT ON FUNCTION keysmith_private.is_too_long(pg_catalog.pg_node_tree) IS
+'Whether an expression is too long to be looked at';
+
+-- To print a policy PostgreSQL opens its table, with all that the table has. Its owner may have it
+-- locked, or have put there what can't be read again, such as an expression that is nested too deep.
+CREATE FUNCTION keysmith_private.printed(expression pg_catalog.pg_node_tree, relation oid) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+SET lock_timeout = '20ms' AS $$
+BEGIN
+    IF keysmith_private.is_too_long(expression) THEN
+        RETURN NULL;
+    END IF;
+    RETURN pg_get_expr(expression, relation);
+EXCEPTION
+    WHEN lock_not_available THEN
+        RETURN '';
+    WHEN OTHERS THEN
+        RETURN NULL;
+END $$;
+COMMENT ON FUNCTION keysmith_private.printed(pg_catalog.pg_node_tree, oid) IS
+'An expression of a table as PostgreSQL prints it; empty if the table is locked, null if it can''t be printed';
+
 CREATE FUNCTION keysmith_private.policy_fault(
     relation oid, policy name, is_permissive boolean, condition text
 ) RETURNS text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
         WHEN p.oid IS NULL THEN 'is gone'
         WHEN p.polpermissive AND NOT is_permissive THEN 'is permissive'
         WHEN is_permissive AND NOT p.polpermissive THEN 'is restrictive'
         WHEN p.polcmd <> '*' THEN 'is for one command only'
         WHEN p.polroles <> '{0}' THEN 'is for some roles only'
+        WHEN '' IN (e.visible, e.accepted) THEN 'can''t be read, since someone has locked the table'
         WHEN condition IS NULL
-          OR pg_get_expr(p.polqual, relation) IS DISTINCT FROM condition
-          OR pg_get_expr(p.polwithcheck, relation) IS DISTINCT FROM condition
+          OR e.visible IS DISTINCT FROM condition OR e.accepted IS DISTINCT FROM condition
             THEN 'has another condition' END
-    FROM (SELECT) AS always LEFT JOIN pg_policy p ON p.polrelid = relation AND p.polname = policy
+    FROM (SELECT) AS always
+    LEFT JOIN pg_policy p ON p.polrelid = relation AND p.polname = policy
+    LEFT JOIN LATERAL (SELECT keysmith_private.printed(p.polqual, relation) AS visible,
+                              keysmith_private.printed(p.polwithcheck, relation) AS accepted
+                       WHERE p.oid IS NOT NULL) e ON true
 $$;
 COMMENT ON FUNCTION keysmith_private.policy_fault(oid, name, boolean, text) IS
 'How a policy differs from what isolate() makes; null if it does not';
@@ -2297,7 +2329,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT i.oid, 'error', format('policy %s %s', p.name, f.fault), 'call keysmith.isolate() for it again'
     FROM isolated i
-    JOIN keysmith_private.isolated_by e ON e.found = i.oid
+    -- Not all tables' policies are printed for the sake of one.
+    JOIN keysmith_private.isolated_by e ON e.found = i.oid AND (wanted IS NULL OR e.found = wanted)
     CROSS JOIN (VALUES ('keysmith_tenant', false), ('keysmith_access', true)) AS p (name, is_permissive)
     CROSS JOIN LATERAL keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) AS f (fault)
     WHERE f.fault IS NOT NULL AND (e.has_access OR NOT p.is_permissive) AND NOT i.is_bare
@@ -3370,6 +3403,9 @@ DECLARE
     subselect integer := 0;
     token     text;
 BEGIN
+    IF keysmith_private.is_too_long(expression) THEN
+        RETURN NULL;
+    END IF;
     FOR token IN
         SELECT m[1] FROM regexp_matches(regexp_replace(expression::text, '\\.', '', 'g'),
                                         '(\{SUBLINK|\{FUNCEXPR :funcid \d+|\{|\})', 'g') AS m
@@ -3394,7 +3430,7 @@ BEGIN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION keysmith_private.has_bare_call(pg_catalog.pg_node_tree) IS
-'Whether a policy calls a function of ours outside of a sub-select, and so once per row';
+'Whether a policy calls a function of ours outside of a sub-select, and so once per row; null if it is too long';
 
 CREATE FUNCTION keysmith_private.doctor_isolation(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
@@ -3790,7 +3826,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                                                keysmith_private.lock_holder(l.pid, l.virtualtransaction)),
            'pg_terminate_backend or ROLLBACK PREPARED, if it is not to go on'
     FROM partitions p
-    JOIN pg_locks l ON l.relation = p.partition AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+    JOIN pg_locks l ON l.relation IN (p.partition, 'keysmith_private.usage_event'::regclass) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     WHERE p.is_old
     UNION ALL
