@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
-# A PostgreSQL of any major that we support, built from Debian's source package into a
-# folder of its own: nothing on the system changes. Prints its pg_config.
+# A PostgreSQL of any major that we support, built from source into a folder of its own:
+# nothing on the system changes. Prints its pg_config.
 #   postgres.sh MAJOR [checked]
 # `checked` has assertions, and tells valgrind what memory is whose.
-# apt checks the package against Debian's signed lists. It is built only once.
+# The source is Debian's. A mirror may name one that it does not have, so others are tried
+# next, and at last Debian's programs. Debian's signed lists say what each file must be.
+# It is built only once.
 source "$(dirname "$0")/common.sh"
 
 MAJOR=${1:?usage: postgres.sh MAJOR [checked]}
 KIND=${2:-}
 is_supported "$MAJOR" || die "PostgreSQL $MAJOR is not supported: $(supported | paste -sd' ')"
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
-# The release whose source package has it.
+# The releases that have it.
 case $MAJOR in
-    15) SUITE=bookworm ;;
-    17) SUITE=trixie ;;
-    18) SUITE=forky ;;
-    *) die "no Debian release is known to have the source of PostgreSQL $MAJOR" ;;
+    15) SUITES=(bookworm bookworm-security) ;;
+    17) SUITES=(trixie trixie-security) ;;
+    18) SUITES=(forky sid) ;;
+    *) die "no Debian release is known to have PostgreSQL $MAJOR" ;;
 esac
 
 case $KIND in
@@ -38,21 +40,41 @@ place() {
     fi
 }
 
-# With an apt of its own: lists, cache and sources are in the work folder.
-fetch() {
+# An apt of our own: lists, cache and sources are in the work folder, and nothing is installed.
+own() {
+    local program=$1 apt=$PREFIX/work/apt
+    shift
+    "$program" -qq -o "Dir::State=$apt" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt" \
+        -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=- -o "APT::Sandbox::User=$(id -un)" "$@"
+}
+
+read_lists() { # deb or deb-src, a release
+    local archive=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+    case $2 in *-security) archive=${DEBIAN_SECURITY_MIRROR:-${archive%/}-security} ;; esac
+    rm -rf apt
     mkdir -p apt/lists/partial apt/archives/partial
-    echo "deb-src [signed-by=$KEYRING] ${DEBIAN_MIRROR:-http://deb.debian.org/debian} $SUITE main" >apt/sources.list
-    local own=(-qq -o "Dir::State=$PWD/apt" -o "Dir::Cache=$PWD/apt" -o "Dir::Etc::sourcelist=$PWD/apt/sources.list"
-        -o Dir::Etc::sourceparts=- -o "APT::Sandbox::User=$(id -un)")
-    apt-get "${own[@]}" update
-    apt-get "${own[@]}" source --download-only "postgresql-$MAJOR"
-    tar xf "postgresql-${MAJOR}"_*.orig.tar.*
+    touch apt/status
+    echo "$1 [signed-by=$KEYRING] $archive $2 main" >apt/sources.list
+    own apt-get update
+}
+
+# From Debian, or else from PostgreSQL: it is the same file, whose hash is in Debian's list.
+fetch_source() {
+    local hash file version
+    read_lists deb-src "$1" || return
+    own apt-get source --download-only "postgresql-$MAJOR" && return
+    read -r hash file < <(own apt-cache showsrc "postgresql-$MAJOR" |
+        awk '/^[^ ]/ { hashes = /^Checksums-Sha256:/ } hashes && $3 ~ /\.orig\.tar\.[a-z0-9]+$/ { print $1, $3; exit }') || return
+    version=${file#*_} version=${version%.orig.*}
+    /usr/lib/apt/apt-helper -o Acquire::Retries=0 download-file "${POSTGRESQL_MIRROR:-https://ftp.postgresql.org/pub/source}/v$version/postgresql-$version.tar.${file##*.}" \
+        "$file" "SHA256:$hash"
 }
 
 # Only what the tests need: no library is taken that a plain machine lacks.
 compile() {
     # PostgreSQL makes its headers in a make that is nobody's part, and we may be of one.
     unset MAKELEVEL MAKEFLAGS MFLAGS
+    tar xf "postgresql-${MAJOR}"_*.orig.tar.*
     cd postgresql-"$MAJOR"*/
     ./configure --quiet --prefix="$1" --without-readline --without-icu --without-zlib "${flags[@]}"
     make --silent -j"$(nproc)"
@@ -60,6 +82,49 @@ compile() {
     make --silent install
     make --silent -C contrib install
     cp src/tools/valgrind.supp "$1"
+}
+
+# Debian's programs, with all libraries of their release, for which this one's may be too old.
+fetch_programs() {
+    read_lists deb "$1" || return
+    own apt-get install --yes --download-only --no-install-recommends "postgresql-$MAJOR" || return
+    (cd apt/archives && own apt-get download "postgresql-server-dev-$MAJOR") || return
+}
+
+unpack() {
+    local package program loader libraries
+    for package in apt/archives/*.deb; do
+        dpkg-deb --extract "$package" root
+    done
+    rm -rf "$1/usr" "$1/bin"
+    mv root/usr "$1"
+    loader=$1/usr$(patchelf --print-interpreter "$1/usr/lib/postgresql/$MAJOR/bin/postgres")
+    libraries=$(dirname "$(readlink -f "$loader")")
+    find "$1/usr/lib/postgresql" -type f -perm /111 | while read -r program; do
+        if patchelf --print-interpreter "$program" >/dev/null 2>&1; then
+            patchelf --set-interpreter "$loader" --force-rpath --set-rpath "$libraries" "$program"
+        fi
+    done
+    ln -s "usr/lib/postgresql/$MAJOR/bin" "$1/bin"
+}
+
+build() {
+    local suite
+    for suite in "${SUITES[@]}"; do
+        if fetch_source "$suite"; then
+            compile "$PREFIX"
+            return
+        fi
+    done
+    [ -z "$KIND" ] || { echo "no source can be had"; return 1; }
+    for suite in "${SUITES[@]}"; do
+        if fetch_programs "$suite"; then
+            unpack "$PREFIX"
+            return
+        fi
+    done
+    echo "neither source nor programs can be had"
+    return 1
 }
 
 PREFIX=$(place)
@@ -74,8 +139,7 @@ if [ ! -f "$PREFIX/built" ]; then
     (
         set -e
         cd "$PREFIX/work"
-        fetch
-        compile "$PREFIX"
+        build
     ) >"$PREFIX/log" 2>&1
     outcome=$?
     set -e

@@ -18,7 +18,7 @@ need() { # what it is, its Debian packages, a command that succeeds if it is the
 has_rust() { cargo --version && [ "$(printf '1.95\n%s\n' "$(cargo --version | cut -d' ' -f2)" | sort -V | head -n 1)" = 1.95 ]; }
 has_libclang() { ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang.so* || [ -n "${LIBCLANG_PATH:-}" ]; }
 has_node() { npm --version && [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ]; }
-has_source_tools() { bison --version && flex --version && perl --version && bzip2 --help && ls /usr/share/keyrings/debian-archive-keyring.gpg; }
+has_source_tools() { bison --version && flex --version && perl --version && bzip2 --help && patchelf --version && ls /usr/share/keyrings/debian-archive-keyring.gpg; }
 has_pgbouncer() { PATH=$PATH:/usr/sbin command -v pgbouncer; }
 # Only where the distribution's is new enough.
 node_packages() {
@@ -56,7 +56,7 @@ for extra in "$@"; do
                 "ruby ruby-sequel ruby-pg ruby-rack ruby-webrick" \
                 ruby -e 'require "sequel"; require "pg"; require "rack"; require "webrick"'
             ;;
-        postgres-source) need "bison, flex and perl, to build PostgreSQL" "bison flex perl bzip2 debian-archive-keyring" has_source_tools ;;
+        postgres-source) need "bison, flex, perl and patchelf, to build PostgreSQL" "bison flex perl bzip2 patchelf debian-archive-keyring" has_source_tools ;;
         valgrind) need "valgrind, to count instructions and to watch memory" "valgrind libc6-dbg" valgrind --version ;;
         node) need "Node.js 20 or newer with npm (https://nodejs.org), for a benchmark" "$(node_packages)" has_node ;;
     esac
