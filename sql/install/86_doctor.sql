@@ -205,7 +205,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM (SELECT DISTINCT role FROM keysmith_private.access) a
     JOIN pg_roles r ON r.oid = a.role AND NOT r.rolsuper
     JOIN pg_roles p ON p.rolname IN ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
-                                     'pg_write_server_files', 'pg_execute_server_program')
+                                     'pg_write_server_files', 'pg_execute_server_program', 'pg_maintain')
      AND pg_has_role(r.oid, p.oid, 'MEMBER')
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_access() IS
