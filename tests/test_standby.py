@@ -369,6 +369,9 @@ def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
             there.session.close()
             standby.stop()
             in_the_way.rmdir()
+            # What the primary was at when the standby left would be stored after all.
+            wait_until(lambda: not db.value("SELECT count(*) FROM pg_stat_activity "
+                                            "WHERE application_name LIKE 'keysmith usage%'"))
             blocker.rollback()
         standby.start()
         there = session(standby)
