@@ -23,6 +23,12 @@ def pg_config(what):
 
 BIN = Path(pg_config("bindir"))
 
+
+def has_module(name):
+    """Whether the server has one of PostgreSQL's additional modules, which some come without."""
+    return (Path(pg_config("pkglibdir")) / f"{name}.so").exists()
+
+
 # What is started in place of `postgres`, if anything: a program that runs and watches it.
 SERVER = os.environ.get("KEYSMITH_SERVER")
 

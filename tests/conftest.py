@@ -154,6 +154,10 @@ class Database:
         return error.value.diag.message_primary
 
 
+def needs(module):
+    return pytest.mark.skipif(not clusters.has_module(module), reason=f"this server comes without {module}")
+
+
 def session(cluster, dbname="postgres", user="postgres", **options):
     connection = cluster.connect(dbname, user, **options)
     connection.row_factory = namedtuple_row

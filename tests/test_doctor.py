@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from cluster import Cluster, running
-from conftest import session, wait_until
+from conftest import needs, session, wait_until
 
 SUBJECTS = ["library", "server", "pepper", "logging", "isolation", "policies", "access", "usage",
             "limits", "audit"]
@@ -286,6 +286,7 @@ def test_a_server_that_forgets_and_tells(cluster, db):
     assert (row.level, row.subject) == ("error", "server") and "fsync" in row.finding
 
 
+@needs("auto_explain")
 def test_a_server_without_preload():
     cluster = Cluster("bare", port=free_port())
     try:
@@ -304,6 +305,7 @@ def test_a_server_without_preload():
         cluster.remove()
 
 
+@needs("pg_stat_statements")
 def test_texts_of_utility_statements_that_are_kept():
     """pg_stat_statements takes constants out of the texts of others alone."""
     with running("kept", fsync="on", shared_preload_libraries="keysmith,pg_stat_statements") as cluster:

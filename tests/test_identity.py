@@ -9,7 +9,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from cluster import running
-from conftest import session as session_on, wait_until
+from conftest import needs, session as session_on, wait_until
 
 GARBAGE = "ks_live_garbage"
 FUNCTIONS = ["current_tenant", "current_tenant_id", "current_keyspace", "current_key",
@@ -943,6 +943,7 @@ def test_a_transaction_that_ends_its_own_key(db, anns, act):
     assert db.verify(anns.api_key).ok
 
 
+@needs("dblink")
 def test_within_a_block_that_someone_else_commits_in(cluster, dbname, db, anns):
     """Between two statements of a DO block, whose snapshot may be as old as the block."""
     db.rows("CREATE EXTENSION dblink; CREATE TABLE seen (who text)")
