@@ -17,7 +17,8 @@ The ordering of items is not stable, it is driven by a dependency graph.
 -- PREPARE locks a table before it checks any privilege on the table, and only a name that
 -- cannot be looked up keeps strangers from queueing for such locks. The types of what
 -- functions return are there too: a session that calls one first locks its type, as a reader
--- of a table does.
+-- of a table does. The domains of the same names in keysmith are for variables: nothing locks
+-- a domain.
 CREATE SCHEMA keysmith;
 COMMENT ON SCHEMA keysmith IS
 'API keys: mint, verify, scope, rotate and revoke them inside the database';
@@ -1316,6 +1317,8 @@ CREATE TYPE keysmith_private.listed_key AS (
     metadata       jsonb,
     display_id     text
 );
+CREATE DOMAIN keysmith.listed_key AS keysmith_private.listed_key;
+COMMENT ON DOMAIN keysmith.listed_key IS 'A key, as list_keys and alter_key return it: for variables';
 COMMENT ON TYPE keysmith_private.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
 
 DO $$
@@ -1364,6 +1367,8 @@ CREATE TYPE keysmith_private.minted AS (
     created_at  timestamptz,
     display_id  text
 );
+CREATE DOMAIN keysmith.minted AS keysmith_private.minted;
+COMMENT ON DOMAIN keysmith.minted IS 'A new key, as mint returns it: for variables';
 COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is shown this once';
 COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, shown this once; null for one that was imported';
@@ -1720,6 +1725,8 @@ CREATE TYPE keysmith_private.verdict AS (
     credits_remaining bigint,
     request_id        uuid
 );
+CREATE DOMAIN keysmith.verdict AS keysmith_private.verdict;
+COMMENT ON DOMAIN keysmith.verdict IS 'A verdict, as verify returns it: for variables';
 COMMENT ON TYPE keysmith_private.verdict IS
 'The answer to "may this key do this, from here, now?"';
 COMMENT ON COLUMN keysmith_private.verdict.ok IS 'Whether the request may go on';
@@ -1807,6 +1814,8 @@ CREATE TYPE keysmith_private.explanation AS (
     reason  text,
     saw     text
 );
+CREATE DOMAIN keysmith.explanation AS keysmith_private.explanation;
+COMMENT ON DOMAIN keysmith.explanation IS 'A rule, as explain_verify returns it: for variables';
 COMMENT ON TYPE keysmith_private.explanation IS 'What a rule saw; the first that refuses decides';
 COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in the order in which they are asked, from 1';
 COMMENT ON COLUMN keysmith_private.explanation.rule IS 'The name of the rule';
@@ -3743,7 +3752,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM (SELECT DISTINCT role FROM keysmith_private.access) a
     JOIN pg_roles r ON r.oid = a.role AND NOT r.rolsuper
     JOIN pg_roles p ON p.rolname IN ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
-                                     'pg_write_server_files', 'pg_execute_server_program')
+                                     'pg_write_server_files', 'pg_execute_server_program', 'pg_maintain')
      AND pg_has_role(r.oid, p.oid, 'MEMBER')
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_access() IS

@@ -6,7 +6,8 @@
 -- PREPARE locks a table before it checks any privilege on the table, and only a name that
 -- cannot be looked up keeps strangers from queueing for such locks. The types of what
 -- functions return are there too: a session that calls one first locks its type, as a reader
--- of a table does.
+-- of a table does. The domains of the same names in keysmith are for variables: nothing locks
+-- a domain.
 CREATE SCHEMA keysmith;
 COMMENT ON SCHEMA keysmith IS
 'API keys: mint, verify, scope, rotate and revoke them inside the database';

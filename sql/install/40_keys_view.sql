@@ -180,6 +180,8 @@ CREATE TYPE keysmith_private.listed_key AS (
     metadata       jsonb,
     display_id     text
 );
+CREATE DOMAIN keysmith.listed_key AS keysmith_private.listed_key;
+COMMENT ON DOMAIN keysmith.listed_key IS 'A key, as list_keys and alter_key return it: for variables';
 COMMENT ON TYPE keysmith_private.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
 
 DO $$
@@ -228,6 +230,8 @@ CREATE TYPE keysmith_private.minted AS (
     created_at  timestamptz,
     display_id  text
 );
+CREATE DOMAIN keysmith.minted AS keysmith_private.minted;
+COMMENT ON DOMAIN keysmith.minted IS 'A new key, as mint returns it: for variables';
 COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is shown this once';
 COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; no secret';
 COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, shown this once; null for one that was imported';

@@ -23,6 +23,8 @@ CREATE TYPE keysmith_private.verdict AS (
     credits_remaining bigint,
     request_id        uuid
 );
+CREATE DOMAIN keysmith.verdict AS keysmith_private.verdict;
+COMMENT ON DOMAIN keysmith.verdict IS 'A verdict, as verify returns it: for variables';
 COMMENT ON TYPE keysmith_private.verdict IS
 'The answer to "may this key do this, from here, now?"';
 COMMENT ON COLUMN keysmith_private.verdict.ok IS 'Whether the request may go on';
@@ -110,6 +112,8 @@ CREATE TYPE keysmith_private.explanation AS (
     reason  text,
     saw     text
 );
+CREATE DOMAIN keysmith.explanation AS keysmith_private.explanation;
+COMMENT ON DOMAIN keysmith.explanation IS 'A rule, as explain_verify returns it: for variables';
 COMMENT ON TYPE keysmith_private.explanation IS 'What a rule saw; the first that refuses decides';
 COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in the order in which they are asked, from 1';
 COMMENT ON COLUMN keysmith_private.explanation.rule IS 'The name of the rule';
