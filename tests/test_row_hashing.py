@@ -257,7 +257,9 @@ def test_partitions(db):
     db.rows("CREATE TABLE four PARTITION OF users FOR VALUES IN (4)")
     db.rows("INSERT INTO users VALUES (9, 'late', 4)")
     assert emails(db, "id = 9") == [text("late")]
-    assert db.refused("KS409", "protect", "four", "email")
+    for function in ("protect", "unprotect"):
+        assert "as part of the table" in db.refused("KS409", function, "four", "email")
+    assert "as part of the table" in db.refused("KS409", "unprotect", "deep")
     db.call("unprotect", "users")
     assert db.value("SELECT count(*) FROM pg_trigger WHERE tgname ~ '^~keysmith'") == 0
 

@@ -5,7 +5,7 @@ use super::forms::Forms;
 use super::progress::Progress;
 use super::value::{self, literal};
 use crate::call::{Call, sql_functions};
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::notice::{notice, warning};
 use crate::text;
 use crate::user_table::{
@@ -64,11 +64,7 @@ fn protect(call: &Call, columns: &[String], algorithm: Algorithm) -> Result<Opti
     if columns.is_empty() {
         return Err(Error::argument("columns", "must name at least one column"));
     }
-    let trigger = table.trigger(TRIGGER, FUNCTION);
-    if trigger.as_ref().is_some_and(|trigger| trigger.is_of_the_whole) {
-        let message = "is protected as part of the table that it is a partition of";
-        return Err(Error::new(Code::Conflict, format!("table {} {message}", table.name())));
-    }
+    let trigger = table.own_trigger(TRIGGER, FUNCTION, "protected")?;
     let before = trigger.map(|trigger| trigger.arguments).unwrap_or_default();
     let parts = table.parts(SHARE_ROW_EXCLUSIVE, Needs::Ownership)?;
     let wanted = wanted(&parts, &table, &before, columns, algorithm)?;
@@ -190,7 +186,8 @@ fn unprotect(call: &Call, columns: &[String]) -> Result<Option<Datum>> {
     // Removing a trigger needs a stronger lock than changing it. Taking it later could end in
     // a deadlock.
     let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, Needs::Ownership)?;
-    let trigger = table.trigger(TRIGGER, FUNCTION).ok_or_else(|| not_protected(&table))?;
+    let trigger =
+        table.own_trigger(TRIGGER, FUNCTION, "protected")?.ok_or_else(|| not_protected(&table))?;
     let is_named = |argument: &&String| columns.iter().any(|column| column == name(argument));
     for column in columns {
         if !trigger.arguments.iter().any(|argument| name(argument) == column) {

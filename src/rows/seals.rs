@@ -5,7 +5,7 @@ use super::protect::one_by_one;
 use super::seal::{FUNCTION, TRIGGER};
 use super::value::{literal, quoted};
 use crate::call::{Call, sql_functions};
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::notice::notice;
 use crate::text;
 use crate::user_table::{
@@ -45,10 +45,7 @@ fn seal_rows(call: &Call, columns: Vec<String>, seal: &str) -> Result<Option<Dat
     let lock = if has_column(call.datum(0), seal) { SHARE_ROW_EXCLUSIVE } else { ACCESS_EXCLUSIVE };
     let table = UserTable::claim(call.datum(0), lock, Needs::Ownership)?;
     table.must_not_be_catalog()?;
-    if table.trigger(TRIGGER, FUNCTION).is_some_and(|trigger| trigger.is_of_the_whole) {
-        let message = "is sealed as part of the table that it is a partition of";
-        return Err(Error::new(Code::Conflict, format!("table {} {message}", table.name())));
-    }
+    table.own_trigger(TRIGGER, FUNCTION, "sealed")?;
     let covered = covered(&table, columns, seal)?;
     let table = with_column(table, call.datum(0), seal)?;
     // The table goes by the name that it had when it was first sealed.
@@ -88,11 +85,14 @@ fn seal_rows(call: &Call, columns: Vec<String>, seal: &str) -> Result<Option<Dat
 
 /// Whether the table has such a column at the moment.
 fn has_column(relation: Option<Datum>, name: &str) -> bool {
+    relation.is_some_and(|relation| number_of(Oid::from(relation.value() as u32), name) > 0)
+}
+
+/// A column's number: 0 if there is none, and less for a system column.
+fn number_of(relation: Oid, name: &str) -> i16 {
     let name = text::to_server(name);
     // SAFETY: a look-up by a name, a C string.
-    relation.is_some_and(|relation| unsafe {
-        pg_sys::get_attnum(Oid::from(relation.value() as u32), name.as_ptr()) > 0
-    })
+    unsafe { pg_sys::get_attnum(relation, name.as_ptr()) }
 }
 
 /// The columns that a seal covers: those that are named, and the primary key, so that no
@@ -133,6 +133,12 @@ fn with_column(table: UserTable, relation: Option<Datum>, seal: &str) -> Result<
         }
         return Ok(table);
     }
+    // PostgreSQL cuts longer names off.
+    let length = text::to_server(seal).to_bytes().len();
+    if !(1..pg_sys::NAMEDATALEN as usize).contains(&length) || number_of(table.oid(), seal) < 0 {
+        let rule = "must be a name of 1 to 63 bytes that is no system column's";
+        return Err(Error::argument("seal_column", rule));
+    }
     let column = quoted(seal);
     let statement = format!("ALTER TABLE {} ADD COLUMN {column} pg_catalog.bytea", table.name());
     add_column(table, &statement);
@@ -146,7 +152,7 @@ fn with_column(table: UserTable, relation: Option<Datum>, seal: &str) -> Result<
 
 fn unseal_rows(call: &Call) -> Result<Option<Datum>> {
     let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, Needs::Ownership)?;
-    if table.trigger(TRIGGER, FUNCTION).is_none() {
+    if table.own_trigger(TRIGGER, FUNCTION, "sealed")?.is_none() {
         return Err(Error::not_found(format!("rows of {} are not sealed", table.name())));
     }
     let parts = table.parts(ACCESS_EXCLUSIVE, Needs::Ownership)?;

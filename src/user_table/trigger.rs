@@ -1,6 +1,7 @@
 //! A table's triggers, read under its lock.
 
 use super::{UserTable, ours};
+use crate::error::{Code, Error, Result};
 use crate::text;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
@@ -10,7 +11,7 @@ pub struct Trigger {
     pub oid: Oid,
     pub arguments: Vec<String>,
     /// Whether the table has it as a partition of another table.
-    pub is_of_the_whole: bool,
+    is_of_the_whole: bool,
     /// Whether it is enabled in this session.
     pub fires: bool,
 }
@@ -44,6 +45,18 @@ impl UserTable {
             is_of_the_whole: trigger.tgisclone,
             fires: fires(trigger),
         })
+    }
+
+    /// The same, where it may be changed: a partition has it as long as the whole table does.
+    pub fn own_trigger(&self, name: &CStr, function: &CStr, done: &str) -> Result<Option<Trigger>> {
+        let trigger = self.trigger(name, function);
+        if trigger.as_ref().is_some_and(|trigger| trigger.is_of_the_whole) {
+            let table = self.name();
+            let message =
+                format!("table {table} is {done} as part of the table that it is a partition of");
+            return Err(Error::new(Code::Conflict, message));
+        }
+        Ok(trigger)
     }
 }
 
