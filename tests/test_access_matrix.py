@@ -1,11 +1,12 @@
 """Who may use what: every object of the schema, for every level of access."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
+
+from conftest import wait_until
 
 NOBODY, VERIFIER, ISSUER, AUDITOR, ADMIN = "nobody", "verifier", "issuer", "auditor", "admin"
 LEVELS = [NOBODY, VERIFIER, ISSUER, "identity_issuer", AUDITOR, ADMIN]
@@ -186,10 +187,7 @@ def test_nothing_shows_a_digest(db):
 # What the levels reach
 
 def until(db, statement):
-    end = time.monotonic() + 30
-    while not db.value(statement):
-        assert time.monotonic() < end, statement
-        time.sleep(0.02)
+    wait_until(lambda: db.value(statement))
 
 
 def error_of(db, statement, *parameters):

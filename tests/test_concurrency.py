@@ -46,7 +46,7 @@ def test_an_open_transaction_of_an_issuer_keeps_no_administrator_waiting(db, con
     issuer = database(connect(autocommit=False))
     held = issuer.mint(owner="ann", role="r", label="held")
     issuer.one("regenerate", "acme")
-    db.rows("SET lock_timeout = '5s'")
+    db.rows("SET lock_timeout = '60s'")
     db.call("alter_tenant", "acme", Jsonb({"plan": "pro"}))
     db.call("set_member", "acme", "bob", "r")
     db.call("set_member", "acme", "ann", "r")
@@ -83,7 +83,7 @@ def test_access_is_given_by_one_at_a_time(cluster, dbname, db, connect, database
             waiting = pool.submit(second.call, "grant_access", "two_of_two", "admin")
             waits(db)
             # What others may do to the table, if they can name it, is nothing to wait for.
-            db.rows("SET lock_timeout = '5s'; LOCK TABLE keysmith_private.access IN ROW EXCLUSIVE MODE")
+            db.rows("SET lock_timeout = '60s'; LOCK TABLE keysmith_private.access IN ROW EXCLUSIVE MODE")
             first.session.commit()
             waiting.result(30)
         second.session.commit()

@@ -98,7 +98,8 @@ def cut_off(cuts, call, means):
     """Where it waits for the lock: a timeout for locks says so by itself, and who cancels
     looks before. For the third the lock is the same."""
     if means != "cancel":
-        cuts.db.rows(f"SET {means} = '30ms'")
+        # It is to be over at the lock, and not before.
+        cuts.db.rows(f"SET {means} = '{30 if means == 'lock_timeout' else 250}ms'")
         with pytest.raises(MEANS[means]):
             cuts.db.rows(call)
         return

@@ -2,6 +2,7 @@
 hold, storms of connections. An error may come of it, and nothing else: no leak of locks,
 snapshots, buffers or identities, and no record that is gone without being counted."""
 
+import contextlib
 import os
 import random
 import re
@@ -109,7 +110,7 @@ def test_a_statement_is_cut_off_at_any_point(busy, call, means):
             db.rows("ROLLBACK TO s")
             assert db.value("SELECT keysmith.current_tenant()") is None
             db.rows("COMMIT")
-        db.rows("SET statement_timeout = 0")
+        lift_timeout(db)
         check_nothing_is_held(db)
     assert db.row(keys) == before, "a statement that was cut off left something"
     assert db.verify(key.api_key, scopes=["read"], ip="203.0.113.1").ok
@@ -122,9 +123,18 @@ def test_a_statement_is_cut_off_at_any_point(busy, call, means):
     check_log(cluster, but=["canceling"])
 
 
+def lift_timeout(db):
+    """On a busy machine this is cut off by it as well."""
+    def lifted():
+        with contextlib.suppress(psycopg.errors.QueryCanceled):
+            return db.rows("SET statement_timeout = 0") == []
+
+    wait_until(lifted)
+
+
 def cancelled(db, pid):
     """Again and again: a statement that has not begun is not cut off."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         db.rows("SELECT pg_cancel_backend(%s)", pid)
         time.sleep(0.05)
@@ -157,6 +167,7 @@ def test_who_waits_too_long_for_a_lock_holds_nothing_after(busy):
             act()
         check_nothing_is_held(db)
     holder.rows("ROLLBACK")
+    db.rows("RESET lock_timeout")
     db.call("revoke", other.key_id)
     assert db.reason(other.api_key) == "revoked"
     for session_of_it in (holder, db):
@@ -166,7 +177,7 @@ def test_who_waits_too_long_for_a_lock_holds_nothing_after(busy):
 
 def test_who_meets_in_a_deadlock_gets_an_error_and_one_goes_on(busy):
     cluster, key, _ = busy
-    one, two = session(cluster), session(cluster)
+    one, two, watching = (session(cluster) for _ in range(3))
     keys = [one.mint(), one.mint()]
     one.rows("BEGIN; SET LOCAL deadlock_timeout = '50ms'")
     two.rows("BEGIN; SET LOCAL deadlock_timeout = '10s'")
@@ -174,13 +185,15 @@ def test_who_meets_in_a_deadlock_gets_an_error_and_one_goes_on(busy):
     two.call("revoke", keys[1].key_id)
     waiting = threading.Thread(target=lambda: two.call("revoke", keys[0].key_id))
     waiting.start()
+    # The one that waits last looks once, and is to see the other wait.
+    wait_until(lambda: watching.value("SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted", two.session.info.backend_pid))
     with pytest.raises(psycopg.errors.DeadlockDetected):
         one.call("revoke", keys[1].key_id)
     one.rows("ROLLBACK")
     waiting.join()
     two.rows("COMMIT")
     assert [one.reason(key.api_key) for key in keys] == ["revoked"] * 2
-    for db in (one, two):
+    for db in (one, two, watching):
         check_nothing_is_held(db)
         db.session.close()
     assert {row.ok for row in session(cluster).call("audit_verify")} == {True}
@@ -432,7 +445,7 @@ def test_a_full_disk_costs_errors_and_nothing_else():
         check_nothing_is_held(db)
         # Decisions write nothing, and so go on; what is known of them waits.
         decided = 0
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while count(db, "failures") == 0:
             assert time.monotonic() < deadline, "the worker found room"
             for _ in range(200):

@@ -331,7 +331,7 @@ def test_only_the_owner_has_it_done(hostile, foreign, call):
     # A caller who may not do it does not wait for the table.
     with owner.session.transaction():
         owner.rows("LOCK TABLE m.t IN ACCESS EXCLUSIVE MODE")
-        other.rows("SET lock_timeout = '100ms'")
+        other.rows("SET lock_timeout = '10s'")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             other.rows(statement_of(call))
     # A child that belongs to somebody else is not touched.
@@ -358,7 +358,7 @@ def test_who_may_verify(cluster, dbname, hostile, foreign):
         other.rows(verify)
     with owner.session.transaction():
         owner.rows("LOCK TABLE m.t IN ACCESS EXCLUSIVE MODE")
-        other.rows("SET lock_timeout = '100ms'")
+        other.rows("SET lock_timeout = '10s'")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             other.rows(verify)
     hostile.rows("GRANT SELECT ON m.t TO alice")

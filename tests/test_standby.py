@@ -753,7 +753,7 @@ def test_who_hands_over_makes_no_partitions(servers):
     made = [record(uuid.uuid4(), key_id, tenant_id, age=days * 86400) for days in (20, 10, 0)]
     statement = "SELECT last_sequence FROM keysmith.usage_collect('open', 21, 10, true, 0, %s, 0, '', '')"
     assert taking.value(statement, parcel(*made)) == 3
-    db.rows("SET lock_timeout = '10s'")
+    db.rows("SET lock_timeout = '60s'")
     assert db.value("SELECT keysmith_private.usage_prepare(d, d) FROM (SELECT current_date - 40) AS t (d)") == 1
     taking.rows("COMMIT")
     taking.session.close()

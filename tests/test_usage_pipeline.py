@@ -581,7 +581,7 @@ def test_who_writes_early_keeps_nobody_from_making_partitions():
         held = ("SELECT string_agg(DISTINCT mode, ',') FROM pg_locks WHERE pid = %s "
                 "AND relation = 'keysmith_private.usage_event'::regclass")
         assert db.value(held, holder.session.info.backend_pid) == "RowExclusiveLock"
-        db.rows("SET lock_timeout = '10s'")
+        db.rows("SET lock_timeout = '60s'")
         assert db.value("SELECT keysmith_private.usage_prepare(d, d) FROM (SELECT current_date + 50) AS t (d)") == 1
         holder.rows("COMMIT")
         assert stored(db) == 6002

@@ -3,7 +3,6 @@
 import random
 import subprocess
 import threading
-import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 import psycopg
 import pytest
 
-from conftest import Database
+from conftest import Database, wait_until
 
 COLUMNS = ("at, incarnation, sequence, request_id, key_id, tenant_id, keyspace, environment, method, "
            "endpoint, status, outcome, ip, latency")
@@ -436,7 +435,7 @@ def test_a_partition_is_made_while_others_read_and_write(db, connect):
     reader, writer = connect(autocommit=False), connect(autocommit=False)
     reader.execute("SELECT count(*) FROM keysmith.usage")
     writer.execute("DELETE FROM keysmith_private.usage_event")
-    db.rows("SET lock_timeout = '1ms'")
+    db.rows("SET lock_timeout = '60s'")
     day = (TODAY + timedelta(days=40)).date()
     assert db.one("usage_prepare", day, day)[0] == 1
     usage.add(5, at=TODAY + timedelta(days=40, hours=3))
@@ -621,10 +620,7 @@ def keep(cluster, db):
 
 
 def until(db, statement):
-    end = time.monotonic() + 30
-    while not db.value(statement):
-        assert time.monotonic() < end, statement
-        time.sleep(0.02)
+    wait_until(lambda: db.value(statement))
 
 
 def test_rows_are_kept_for_as_long_as_it_is_set(usage, keep):
