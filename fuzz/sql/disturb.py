@@ -8,7 +8,7 @@ import psycopg
 
 import scene
 
-TABLES = ["plain", "keyed", "parts", "part1", "part2", "child", "unlogged", "odd", "secured"]
+TABLES = ["plain", "keyed", "parts", "part1", "part2", "child", "unlogged", "odd", "secured", "ready", "ready2", "ready3"]
 # {t} is a table, {o} its owner.
 CHANGES = [
     "ALTER TABLE fuzz.{t} RENAME TO {t}_moved; ALTER TABLE fuzz.{t}_moved RENAME TO {t}",

@@ -1,8 +1,11 @@
 """A server that is fuzzed: roles of each level, tables to name, and keys to use."""
 
+import good
 from values import literal
 
-ROLES = ["postgres", "verifier", "issuer", "auditor", "admin", "stranger"]
+ROLES = ["postgres", "admin", "verifier", "issuer", "auditor", "stranger"]
+# How often each calls, by weight.
+WEIGHTS = [3, 3, 2, 2, 2, 1]
 OWNERS = ["postgres", "verifier", "admin", "stranger"]
 SETTINGS = {
     "keysmith__usage_flush_interval": "100ms", "keysmith__usage_buffer": "1MB", "keysmith__max_buckets": "64",
@@ -41,14 +44,23 @@ OF_OWNER = """
     CREATE TABLE fuzz.{o}_odd (id int GENERATED ALWAYS AS IDENTITY, twice int GENERATED ALWAYS AS (1) STORED, body fuzz.{o}_domain, list text[], j jsonb);
     CREATE INDEX {o}_index ON fuzz.{o}_plain (body);
     CREATE TRIGGER in_the_way BEFORE UPDATE ON fuzz.{o}_keyed FOR EACH ROW EXECUTE FUNCTION fuzz.in_the_way();
+    CREATE TABLE fuzz.{o}_ready (id int, tenant text, body text, email text);
+    INSERT INTO fuzz.{o}_ready SELECT n, 'acme', 'text ' || n, 'u' || n FROM generate_series(1, 300) n;
+    CREATE TABLE fuzz.{o}_ready2 AS TABLE fuzz.{o}_ready; CREATE TABLE fuzz.{o}_ready3 AS TABLE fuzz.{o}_ready;
     CREATE TABLE fuzz.{o}_secured (id int, tenant text, body text); ALTER TABLE fuzz.{o}_secured FORCE ROW LEVEL SECURITY, ENABLE ROW LEVEL SECURITY;
     INSERT INTO fuzz.{o}_plain SELECT n, 'acme', NULL, 'live', 'text ' || n FROM generate_series(1, 50) n;
     INSERT INTO fuzz.{o}_keyed SELECT n, 'acme', repeat('x', n * 50), 'u' || n FROM generate_series(1, 50) n;
     INSERT INTO fuzz.{o}_parts SELECT n, 'acme', 'text' FROM generate_series(1, 150) n;
     GRANT ALL ON ALL TABLES IN SCHEMA fuzz TO PUBLIC;
 """
+PREPARED = """
+    SELECT keysmith.protect(t, 'body'), keysmith.seal_rows(t, 'id'), keysmith.track(t) FROM (VALUES
+        ('fuzz.{o}_ready'::regclass), ('fuzz.{o}_ready2'), ('fuzz.{o}_parts')) AS v (t);
+    SELECT keysmith.isolate('fuzz.{o}_ready3', 'tenant', 'default'), keysmith.track('fuzz.{o}_ready3'), keysmith.protect('fuzz.{o}_ready3', 'body');
+"""
 OPTIONS = """{"max_active_keys": null, "empty_scopes": "all", "default_scopes": [], "schemes": ["bearer", "key", "x_api_key"],
-    "unlisted_routes": "any_key", "managed_by": null, "wildcards": true, "limits": [], "usage_log": null, "at_max": "error"}"""
+    "unlisted_routes": "any_key", "managed_by": null, "wildcards": true, "limits": [], "usage_log": null, "at_max": "error",
+    "plan_features": null, "display": null, "codes": null, "charges": null, "label_length": null, "usage_details": null}"""
 
 
 def build(db):
@@ -58,15 +70,15 @@ def build(db):
         db.rows(f"CREATE ROLE {role} LOGIN")
     db.rows("GRANT CREATE, TEMP ON DATABASE postgres TO PUBLIC; "
             "GRANT pg_write_server_files TO verifier, issuer, auditor, admin")
+    types = "text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea"
+    db.rows(f"GRANT EXECUTE ON FUNCTION keysmith.usage_collect({types}) TO auditor")
 
 
 def renew(db):
     """Before each round: what a round took away is there again. Gives what there is, as SQL."""
     db.rows(TABLES)
     for owner in OWNERS:
-        db.rows(f"SET SESSION AUTHORIZATION {owner}")
-        db.rows(OF_OWNER.format(o=owner))
-        db.rows("RESET SESSION AUTHORIZATION")
+        as_owner(db, owner, OF_OWNER)
     db.rows("CREATE TABLE fuzz.dropped (id int); CREATE ROLE dropped")
     gone = db.row("SELECT 'fuzz.dropped'::regclass::oid AS relation, 'dropped'::regrole::oid AS role")
     db.rows("DROP TABLE fuzz.dropped; DROP ROLE dropped")
@@ -75,26 +87,32 @@ def renew(db):
             db.tenant(tenant)
         db.call("resume_tenant", tenant) if db.value(
             "SELECT suspended_at IS NOT NULL FROM keysmith_private.tenant WHERE name = %s AND keyspace = 'default'", tenant) else None
-        db.call("alter_tenant", tenant, '{"limits": [], "credits": null}')
+        db.call("alter_tenant", tenant, '{"limits": [], "credits": null, "plan": null}')
     db.rows("DELETE FROM keysmith_private.scope WHERE keyspace = 'default'")
     db.call("alter_keyspace", "default", OPTIONS)
     for role in ("verifier", "issuer", "auditor", "admin"):
         db.call("grant_access", role, role)
+        as_owner(db, role, PREPARED) if role in OWNERS else None
+    as_owner(db, "postgres", PREPARED)
     db.call("grant_access", "verifier", "issuer", tenant="acme")
     db.call("define_role", "default", "reader", ["*"])
     db.call("set_member", "acme", "ann", "reader")
     for method, pattern in (("GET", "/v1/{id}"), ("POST", "/v1/*")):
         db.call("define_route", "default", method, pattern, ["a:b"])
-    keys = [db.mint("acme"), db.mint("acme", scopes=["a:b", "c"]), db.mint("acme", role="reader"), db.mint("acme", owner="ann"),
+    keys = [key for _ in range(5) for key in (
+            db.mint("acme"), db.mint("acme", scopes=["a:b", "c"]), db.mint("acme", role="reader"), db.mint("acme", owner="ann"),
             db.mint("globex", environment="test", credits=1000, limits='[{"name": "l", "limit": 50, "window": "1 minute"}]'),
-            db.mint("acme", kind="publishable")]
+            db.mint("acme", kind="publishable"))]
     for _ in range(3):
         db.verify(keys[0].api_key, ip="203.0.113.9")
-    try:
-        db.call("flush_usage", "60 s")
-    except Exception as error:
-        raise AssertionError(f"{dict(db.call('usage_status'))} {db.rows('SELECT * FROM pg_locks WHERE NOT granted')} {db.rows('SELECT pid, state, backend_type, wait_event, query FROM pg_stat_activity')}") from error
+    db.call("flush_usage", "60 s")
     return keys, known(db, keys, gone)
+
+
+def as_owner(db, owner, statements):
+    db.rows(f"SET SESSION AUTHORIZATION {owner}")
+    db.rows(statements.format(o=owner))
+    db.rows("RESET SESSION AUTHORIZATION")
 
 
 def known(db, keys, gone):
@@ -105,7 +123,13 @@ def known(db, keys, gone):
         + column("SELECT oid FROM pg_class WHERE relnamespace::regnamespace::text IN ('keysmith', 'keysmith_private') ORDER BY oid") \
         + column("SELECT oid FROM pg_class WHERE relname IN ('pg_class', 'pg_authid', 'pg_class_oid_index', 'pg_tables') "
                  "OR relnamespace = 'pg_toast'::regnamespace AND oid > 16384 ORDER BY oid LIMIT 12") + [literal(gone.relation), "'0'", "'4294967295'"]
-    return {
+    tables = "SELECT c.oid::regclass FROM pg_class c WHERE relnamespace = 'fuzz'::regnamespace AND relkind IN ('r', 'p') AND pg_has_role("
+    of_roles = {f"relation of {role}": column(f"{tables}'{role}', relowner, 'usage') ORDER BY c.oid") for role in ROLES}
+    of_roles |= {f"prepared relation of {role}": [f"'fuzz.{role}_{table}'" for table in ("ready", "ready2", "ready3", "parts")] for role in OWNERS}
+    minted = db.rows("SELECT key_id, tenant_id, environment FROM keysmith_private.key WHERE key_id = ANY (%s)", [key.key_id for key in keys])
+    now = db.value("SELECT (extract(epoch FROM clock_timestamp() - '2000-01-01') * 1000000)::bigint")
+    headers = [f"jsonb_build_object({name} {literal(key.api_key)})" for key in keys for name in ("'authorization', 'Bearer ' ||", "'x-api-key',")]
+    there = {
         "api_key": [literal(key.api_key) for key in keys],
         "key_id": [literal(key.key_id) for key in keys] + column("SELECT key_id FROM keysmith_private.key ORDER BY key_id LIMIT 20"),
         "request_id": column("SELECT request_id FROM keysmith_private.usage_event ORDER BY 1 LIMIT 20") or ["gen_random_uuid()"],
@@ -121,5 +145,7 @@ def known(db, keys, gone):
         "trigger_id": column("SELECT oid FROM pg_trigger ORDER BY oid LIMIT 30"), "standby": ["'one'"],
         "heads": [literal(db.value("SELECT jsonb_agg(h)::text FROM keysmith.audit_heads() h WHERE keyspace ~ '^[ -~]*$'"))],
         "revocations": [literal(db.value("SELECT coalesce(jsonb_agg(r), '[]')::text FROM keysmith.revocations_since('2020-01-01') r WHERE r::text ~ '^[ -~]*$'"))],
-        "timeout": ["'10 ms'", "'100 ms'"], "status_code": ["200", "404"], "latency": ["'5 ms'"], "digest": ["sha256('x')"],
+        "headers": headers, "timeout": ["'10 ms'", "'100 ms'"], "status_code": ["200", "404"], "latency": ["'5 ms'"],
+        "digest": ["sha256('x')", *(f"sha256(convert_to({literal(key.api_key)}, 'UTF8'))" for key in keys)],
     }
+    return {name: values for name, values in (good.GOOD | good.of_keys(minted, now) | of_roles | there).items() if values}

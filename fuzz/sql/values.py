@@ -40,6 +40,9 @@ WORDS = """prefixes secret publishable live test default_scopes empty_scopes max
 ARRAYS = ["'{}'", "NULL", "'{a}'", "'{a,b,a}'", "'{NULL}'", "'{a,NULL}'", "'{\"\"}'", "'{{a,b},{c,d}}'", "'[5:6]={a,b}'",
           "'[0:1][2:3]={{a,b},{c,d}}'", "'[-2:0]={x,y,z}'", "'{a:*}'", "'{*}'", "'{\" \"}'", "'{x,\"x y\"}'"]
 
+# What these take back or look at was done to some tables before.
+PREPARED = {"release", "untrack", "unprotect", "unseal_rows", "verify_rows", "protect_existing", "hashing_state"}
+
 
 def literal(text):
     text = str(text).replace("'", "''")
@@ -51,18 +54,30 @@ class Values:
 
     def __init__(self, draw, known, encoding="UTF8"):
         self.draw, self.known = draw, known
+        # As whom it calls, and how often an argument is one that is accepted.
+        self.role, self.care = "postgres", 0.65
         self.texts = TEXTS + (UNICODE if encoding == "UTF8" else BYTES_AS_TEXT)
 
-    def of(self, type_name, name=""):
-        """An expression of that type, for an argument of that name."""
+    def of(self, type_name, name="", function=""):
+        """An expression of that type, for an argument of that name and function."""
         draw = self.draw.random()
-        if draw < 0.06 and type_name != "record":
+        known = self.known_of(type_name, name, function)
+        if known and draw < self.care:
+            return f"({self.draw.choice(known)})::{type_name}"
+        if draw > 0.94 and type_name != "record":
             return f"NULL::{type_name}"
-        known = self.known.get(name if type_name != "regrole" else "role_oid")
-        if known and draw < 0.65:
-            return self.draw.choice(known) + f"::{type_name}"
         maker = getattr(self, "a_" + type_name.replace("[]", "_array").replace(" ", "_"))
         return f"({maker(name)})::{type_name}" if type_name != "record" else maker(name)
+
+    def known_of(self, type_name, name, function):
+        if type_name == "regrole":
+            return self.known["role_oid"]
+        names = [f"{function}.{name} {type_name}", f"{function}.{name}", name]
+        if type_name == "regclass" and self.draw.random() < 0.7:
+            names.insert(0, f"relation of {self.role}")
+            if function in PREPARED and self.draw.random() < 0.7:
+                names.insert(0, f"prepared relation of {self.role}")
+        return next((self.known[name] for name in names if name in self.known), None)
 
     def a_text(self, name):
         draw = self.draw.random()
@@ -72,7 +87,7 @@ class Values:
         if draw < 0.35 and name in ("api_key", "api_keys", "value", "stored"):
             return self._mutant(self.draw.choice(self.known["api_key"]))
         if draw < 0.5:
-            return self.draw.choice(self.known[self.draw.choice([name for name in sorted(self.known) if name != "api_key"])])
+            return self.draw.choice(self.known[self.draw.choice([name for name in sorted(self.known) if name not in ("api_key", "headers")])])
         return self.draw.choice(self.texts)
 
     def _mutant(self, text):
@@ -136,7 +151,7 @@ class Values:
         if draw < 0.4:
             return self.draw.choice(ARRAYS)
         singular = {"api_keys": "api_key", "columns": "column_name", "more_columns": "column_name"}.get(name, "scopes_each")
-        some = ", ".join(self.draw.choice(self.known[singular]) if self.draw.random() < 0.8 else self.a_text(name)
+        some = ", ".join(f"({self.draw.choice(self.known[singular]) if self.draw.random() < 0.8 else self.a_text(name)})::text"
                          for _ in range(self.draw.randrange(5)))
         return f"ARRAY[{some}]::text[]"
 
