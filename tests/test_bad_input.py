@@ -1,16 +1,12 @@
 """Bad input: deciding answers, management raises an error of its own and changes
 nothing, and nothing crashes."""
 
-import re
-from pathlib import Path
-
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
 from cluster import running
 
-MANAGEMENT = Path(__file__).parents[1] / "sql/install/50_manage.sql"
 UNKNOWN = "00000000-0000-0000-0000-000000000000"
 HOSTILE = ["", " ", "'", '"', "\\", "%s%n%d", "$1", "--", "a\tb", "x" * 100_000, "ünïcödé", "🔑",
            "'; DROP TABLE keysmith_private.key; --", "\u202e", "null", "{}", "*", "%(x)s"]
@@ -177,52 +173,6 @@ def test_management_names_the_argument_and_changes_nothing(db, function, argumen
     before = snapshot_of(db)
     assert named in db.refused("KS400", function, **arguments)
     assert snapshot_of(db) == before
-
-
-VALID = {
-    "create_keyspace": {"name": "other"}, "alter_keyspace": {"name": "default", "changes": Jsonb({})},
-    "event_channel": {}, "define_scope": {"keyspace": "default", "scope": "a"},
-    "define_role": {"keyspace": "default", "role": "r", "scopes": []},
-    "define_route": {"keyspace": "default", "method": "GET", "pattern": "/", "scopes": ["a"]},
-    "remove_route": {"keyspace": "default", "method": "GET", "pattern": "/"},
-    "create_tenant": {"name": "other"}, "alter_tenant": {"tenant": "acme", "changes": Jsonb({})},
-    "suspend_tenant": {"tenant": "acme"}, "resume_tenant": {"tenant": "acme"},
-    "set_member": {"tenant": "acme", "member": "ann", "role": "r"},
-    "remove_member": {"tenant": "acme", "member": "ann"}, "mint": {"tenant": "acme"},
-    "import_key": {"tenant": "acme", "digest": b"x" * 32},
-    "alter_key": {"key_id": UNKNOWN, "changes": Jsonb({})}, "rotate": {"key_id": UNKNOWN},
-    "regenerate": {"tenant": "acme"}, "disable": {"key_id": UNKNOWN}, "enable": {"key_id": UNKNOWN},
-    "revoke": {"key_id": UNKNOWN}, "report_leak": {"api_key": "x", "source": "y"},
-    "list_keys": {"tenant": "acme"}, "add_credits": {"amount": 5, "tenant": "acme"},
-    "wait_for_replay": {}, "grant_access": {"role": "pg_monitor", "level": "issuer", "tenant": "acme"},
-    "revoke_access": {"role": "pg_monitor", "tenant": "acme"},
-    "usage_logs": {"tenant": "acme"}, "blast_radius": {"key_id": UNKNOWN},
-    "replay_revocations": {"revocations": Jsonb([])}, "revocations_since": {"since": "2020-01-01"},
-}
-
-
-@pytest.mark.parametrize("function", VALID)
-def test_a_null_is_what_an_argument_is_without(db, function):
-    """Or an error: a variable that is not set must not open anything."""
-    db.tenant()
-    arguments = db.rows("""
-        SELECT DISTINCT name, pg_get_function_arg_default(p.oid, n::int) AS usual
-        FROM pg_proc p, unnest(p.proargnames) WITH ORDINALITY AS names (name, n)
-        WHERE pronamespace = 'keysmith'::regnamespace AND proname = %s
-          AND coalesce(p.proargmodes[n], 'i') = 'i'""", function)
-    assert {row.name for row in arguments} >= set(VALID[function])
-    tried = 0
-    for row in arguments:
-        if row.usual is None or not row.usual.startswith("NULL"):
-            message = db.refused("KS400", function, **(VALID[function] | {row.name: None}))
-            assert message.startswith(f"{row.name} must "), message
-            tried += 1
-    assert tried > 0
-
-
-def test_all_of_management_is_asked_for_nulls():
-    declared = set(re.findall(r"CREATE FUNCTION keysmith\.(\w+)\(", MANAGEMENT.read_text()))
-    assert declared <= set(VALID)
 
 
 def test_a_key_is_not_opened_by_scopes_that_are_not_there(db):

@@ -358,7 +358,7 @@ def test_protect_again_changes_nothing_and_adds(db):
 
 @pytest.mark.parametrize("arguments, message", [
     (("users",), "columns"),
-    (("users", None), "columns"),
+    (("users", None), "column_name must not be null"),
     (("users", "nothing"), "columns must name columns of public.users, which nothing is not"),
     (("users", "email=md5"), "columns must name columns"),
     (("users", "id"), "users.id is integer"),

@@ -293,7 +293,7 @@ def test_peppers(cluster, dbname):
 @pytest.mark.parametrize("call, sqlstate, message", [
     ("seal_rows('accounts', 'nothing')", "KS400", "columns must name columns of public.accounts"),
     ("seal_rows('accounts', 'row_seal')", "KS400", "columns must name columns"),
-    ("seal_rows('accounts', NULL::text)", "KS400", "columns and seal_column must not be null"),
+    ("seal_rows('accounts', NULL::text)", "KS400", "column_name must not be null"),
     ("seal_rows('computed', 'twice')", "KS400", "columns must not be generated"),
     ("seal_rows('accounts', '{}'::text[], 'owner')", "KS400", "seal_column must be of type bytea"),
     ("seal_rows('accounts', '{}'::text[], repeat('x', 64))", "KS400", "seal_column must be a name of 1 to 63 bytes"),

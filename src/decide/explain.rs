@@ -65,6 +65,8 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     decision.demand.address = call.address(2);
     decision.demand.kind = name(call, 5).or(required.kind);
     decision.demand.environment = name(call, 6);
+    // Whether the caller signs in changes no decision, but verify takes no null.
+    call.boolean(7, "sign_in")?;
     decision.toll = Toll {
         route: required.route,
         spend: toll::spend(call, 4)?,

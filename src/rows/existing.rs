@@ -34,7 +34,7 @@ fn protect_existing(call: &Call) -> Result<Option<Datum>> {
     let relation = call.datum(0);
     let pages = call.bigint(1).filter(|pages| *pages >= 1);
     let pages = pages.ok_or_else(|| Error::argument("pages", "must be 1 or more"))?;
-    let trusts = call.datum(2).is_some_and(|trusts| trusts.value() as u8 != 0);
+    let trusts = call.boolean(2, "trust_digests")?;
     if !may_commit(call) {
         pgrx::ereport!(
             PgLogLevel::ERROR,

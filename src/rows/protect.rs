@@ -36,25 +36,21 @@ fn protect_array(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn protect_columns(call: &Call) -> Result<Option<Datum>> {
-    protect(call, &one_by_one(call, "columns")?, Algorithm::Sha256)
+    protect(call, &one_by_one(call)?, Algorithm::Sha256)
 }
 
 fn unprotect_array(call: &Call) -> Result<Option<Datum>> {
-    if call.array(1).is_none() {
-        return Err(Error::argument("columns", "must not be null"));
-    }
     unprotect(call, &call.strings(1, "columns")?)
 }
 
 fn unprotect_columns(call: &Call) -> Result<Option<Datum>> {
-    unprotect(call, &one_by_one(call, "columns")?)
+    unprotect(call, &one_by_one(call)?)
 }
 
 /// Columns that are arguments of their own: the first, and an array of the others.
-pub fn one_by_one(call: &Call, argument: &str) -> Result<Vec<String>> {
-    let first = call.required_text(1, argument)?;
-    let mut columns = vec![first];
-    columns.extend(call.strings(2, argument)?);
+pub fn one_by_one(call: &Call) -> Result<Vec<String>> {
+    let mut columns = vec![call.required_text(1, "column_name")?];
+    columns.extend(call.strings(2, "more_columns")?);
     Ok(columns)
 }
 

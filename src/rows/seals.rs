@@ -21,22 +21,12 @@ sql_functions! {
 }
 
 fn seal_array(call: &Call) -> Result<Option<Datum>> {
-    if call.array(1).is_none() {
-        return Err(must_be_given());
-    }
-    let seal = call.text(2, "seal_column")?.ok_or_else(must_be_given)?;
-    seal_rows(call, call.strings(1, "columns")?, &seal)
+    let columns = call.strings(1, "columns")?;
+    seal_rows(call, columns, &call.required_text(2, "seal_column")?)
 }
 
 fn seal_columns(call: &Call) -> Result<Option<Datum>> {
-    if call.datum(1).is_none() || call.array(2).is_none() {
-        return Err(must_be_given());
-    }
-    seal_rows(call, one_by_one(call, "columns")?, "row_seal")
-}
-
-fn must_be_given() -> Error {
-    Error::argument("columns", "and seal_column must not be null")
+    seal_rows(call, one_by_one(call)?, "row_seal")
 }
 
 fn seal_rows(call: &Call, columns: Vec<String>, seal: &str) -> Result<Option<Datum>> {

@@ -1,0 +1,218 @@
+"""Null never opens: for each argument of each function it is an error that names the argument,
+or what the reference says of it."""
+
+import re
+from hashlib import sha256
+from ipaddress import ip_address
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+FORWARDED = Jsonb({"X-Forwarded-For": "192.0.2.7"})
+NOTHING = {}
+# Arguments with which each function works. A name may be followed by an argument and its type,
+# where several functions have the name. Words in capitals stand for values of a key of the tenant acme.
+CALLS = {
+    **dict.fromkeys([
+        "audit_heads", "current_environment", "current_key", "current_keyspace", "current_owner", "current_tenant",
+        "current_tenant_id", "doctor", "limit_status", "maintain", "own_tenants", "pre_request", "sees_everything",
+        "sign_out", "status", "usage_status", "whoami"], NOTHING),
+    "add_credits": {"amount": 5, "tenant": "acme"},
+    "alter_key": {"key_id": "KEY_ID", "changes": Jsonb({})},
+    "alter_keyspace": {"name": "default", "changes": Jsonb({})},
+    "alter_tenant": {"tenant": "acme", "changes": Jsonb({})},
+    "audit_verify": NOTHING,
+    "authenticate": {"headers": "HEADERS", "method": "GET", "path": "/open"},
+    "blast_radius": {"key_id": "KEY_ID"},
+    "client_ip": {"headers": FORWARDED, "peer": "10.0.0.1", "trusted_proxies": ["10.0.0.0/8"]},
+    "create_keyspace": {"name": "other"},
+    "create_tenant": {"name": "other"},
+    "define_role": {"keyspace": "default", "role": "r", "scopes": ["a"]},
+    "define_route scopes text": {"keyspace": "default", "method": "PUT", "pattern": "/", "scopes": "a"},
+    "define_route scopes text[]": {"keyspace": "default", "method": "PUT", "pattern": "/", "scopes": ["a"]},
+    "define_scope": {"keyspace": "default", "scope": "a"},
+    "digest value text": {"value": "x"}, "digest value bytea": {"value": b"x"},
+    "digests value text": {"value": "x"}, "digests value bytea": {"value": b"x"},
+    "disable": {"key_id": "KEY_ID"}, "enable": {"key_id": "KEY_ID"},
+    "event_channel": NOTHING,
+    "explain_verify": {"api_key": "KEY"},
+    "explain_verify headers": {"headers": "HEADERS", "method": "GET", "path": "/open"},
+    "flush_usage": NOTHING,
+    "grant_access": {"role": "pg_monitor", "level": "issuer"},
+    "has_scope": {"scope": "a"},
+    "hashing_state": {"relation": 1, "trigger_id": 1},
+    "import_key": {"tenant": "acme", "digest": b"x" * 32},
+    "is_digest stored text": {"stored": "x"}, "is_digest stored bytea": {"stored": b"x"},
+    "isolate": {"relation": "tried", "tenant_column": "tenant_id"},
+    "list_keys": {"tenant": "acme"},
+    "log_request": NOTHING,
+    "matches value text": {"value": "x", "stored": "x"}, "matches value bytea": {"value": b"x", "stored": b"x"},
+    "mint": {"tenant": "acme"},
+    "protect columns": {"relation": "tried", "columns": ["body"]},
+    "protect column_name": {"relation": "tried", "column_name": "body", "more_columns": []},
+    "protect_existing": {"relation": "tried"},
+    "regenerate": {"tenant": "acme"},
+    "release": {"relation": "isolated"},
+    "remove_member": {"tenant": "acme", "member": "ann"},
+    "remove_route": {"keyspace": "default", "method": "GET", "pattern": "/open"},
+    "replay_revocations": {"revocations": Jsonb([])},
+    "report_leak": {"api_key": "KEY", "source": "x"},
+    "resume_tenant": {"tenant": "acme"},
+    "revocations_since": {"since": "2020-01-01"},
+    "revoke": {"key_id": "KEY_ID"},
+    "revoke_access": {"role": "pg_read_all_data"},
+    "rotate": {"key_id": "KEY_ID"},
+    "scanner_patterns": NOTHING,
+    "scopes_used": {"keyspace": "default", "method": "GET", "path": "/open", "scopes": ["a"]},
+    "seal_rows columns": {"relation": "tried"},
+    "seal_rows column_name": {"relation": "tried", "column_name": "body", "more_columns": []},
+    "set_member": {"tenant": "acme", "member": "ann", "role": "r"},
+    "suspend_tenant": {"tenant": "acme"},
+    "track": {"relation": "tried"}, "untrack": {"relation": "tried"},
+    "unprotect columns": {"relation": "tried"},
+    "unprotect column_name": {"relation": "tried", "column_name": "body", "more_columns": []},
+    "unseal_rows": {"relation": "tried"}, "verify_rows": {"relation": "tried"},
+    "usage_chart": NOTHING,
+    "usage_collect": {"standby": "s", "incarnation": 1, "most_waiting": 0, "started_cleanly": True, "dropped": 0,
+                      "records": b"", "unknown_mark": 0, "unknown": b"", "samples": b""},
+    "usage_logs": {"tenant": "acme"},
+    "verify": {"api_key": "KEY"},
+    "verify_digest": {"digest": "DIGEST"},
+    "verify_many": {"api_keys": ["KEY"]},
+    "wait_for_replay": NOTHING,
+}
+# The meaning of a null that is neither an error nor an argument's default.
+VERDICTS = {
+    "keyspace": "wrong_keyspace", "scopes": "scopes_null", "api_key": "missing", "digest": "missing",
+    "headers": "missing", "method": "insufficient_scope", "path": "insufficient_scope",
+}
+MEANINGS = {
+    "client_ip headers": [ip_address("10.0.0.1")], "client_ip peer": [None],
+    "client_ip trusted_proxies": [ip_address("10.0.0.1")],
+    "digest value": [None], "digests value": [None], "is_digest stored": [None],
+    "matches value": [None], "matches stored": [None], "has_scope scope": [False],
+    "hashing_state relation": [], "hashing_state trigger_id": [], "verify_many api_keys": [],
+    **{f"scopes_used {argument}": [None] for argument in CALLS["scopes_used"]},
+    # It is not looked at without a tenant.
+    "grant_access keyspace": [None], "revoke_access keyspace": [None],
+}
+DECISIONS = {"verify", "verify_digest", "verify_many", "authenticate", "explain_verify"}
+FUNCTIONS = """
+    SELECT p.oid, proname AS name, prokind = 'p' AS is_procedure, provariadic <> 0 AS is_variadic,
+           coalesce(proargnames[:pronargs], '{}') AS arguments,
+           ARRAY(SELECT t::regtype::text FROM unnest(proargtypes) WITH ORDINALITY AS u (t, n) ORDER BY n) AS types,
+           ARRAY(SELECT coalesce(pg_get_function_arg_default(p.oid, n), '') FROM generate_series(1, pronargs) AS n) AS defaults
+    FROM pg_proc p WHERE pronamespace = 'keysmith'::regnamespace AND prorettype <> 'trigger'::regtype"""
+
+
+def is_meant(call, function):
+    name, *marks = call.split(" ", 2)
+    types = dict(zip(function.arguments, function.types))
+    return name == function.name and (not marks or marks[0] in types and types[marks[0]] in (marks[1:] or types.values()))
+
+
+@pytest.fixture
+def key(db):
+    """A key, and tables that functions of ours work on."""
+    db.tenant()
+    db.call("define_role", "default", "r", ["a"])
+    db.call("set_member", "acme", "ann", "r")
+    db.call("define_route", "default", "GET", "/open", ["a"])
+    db.call("grant_access", "pg_read_all_data", "auditor")
+    for table in ("tried", "isolated"):
+        db.rows(f"CREATE TABLE {table} (id int PRIMARY KEY, tenant_id uuid NOT NULL, body text)")
+    db.call("isolate", "isolated", "tenant_id")
+    for function, *arguments in [("protect", "body"), ("seal_rows",), ("track",)]:
+        db.call(function, "tried", *arguments)
+    return db.mint(scopes=["a"])
+
+
+@pytest.fixture
+def become(cluster, dbname, db, key):
+    """Has the session be of a level, and own the tables."""
+    roles = []
+
+    def as_level(level):
+        role = f"null_{level}"
+        cluster.execute(f"CREATE ROLE {role}")
+        roles.append(role)
+        db.call("grant_access", role, level, **({"tenant": "acme"} if level == "issuer" else {}))
+        db.rows(f"GRANT CREATE ON SCHEMA public TO {role}")
+        for table in ("tried", "isolated"):
+            db.rows(f"ALTER TABLE {table} OWNER TO {role}")
+        db.rows(f"SET ROLE {role}")
+
+    yield as_level
+    db.rows("RESET ROLE")
+    for role in roles:
+        cluster.execute(f"DROP OWNED BY {role} CASCADE", dbname)
+        cluster.execute(f"DROP ROLE {role}")
+
+
+def test_every_function_is_listed(db):
+    functions = db.rows(FUNCTIONS)
+    assert not [call for call in CALLS if sum(is_meant(call, function) for function in functions) != 1]
+    assert not [function.name for function in functions if not any(is_meant(call, function) for call in CALLS)]
+
+
+@pytest.mark.parametrize("level", [None, "verifier", "issuer", "auditor", "admin"])
+def test_null_is_an_error_or_what_is_said_of_it(db, key, become, level):
+    functions = db.rows(FUNCTIONS)
+    if level:
+        become(level)
+    given = {"KEY": key.api_key, "KEY_ID": key.key_id, "DIGEST": sha256(key.api_key.encode()).digest(),
+             "HEADERS": Jsonb({"X-API-Key": key.api_key})}
+    tried = 0
+    for call, arguments in CALLS.items():
+        (function,) = [function for function in functions if is_meant(call, function)]
+        may = db.value("SELECT has_function_privilege(%s::oid, 'EXECUTE')", function.oid)
+        if not may or not function.arguments:
+            continue
+        arguments = {name: given.get(value, value) if isinstance(value, str) else
+                     [given.get(one, one) for one in value] if isinstance(value, list) else value
+                     for name, value in arguments.items()}
+        # It works, so that it is the null that is an error.
+        answered(db, function, arguments)
+        for argument, default in zip(function.arguments, function.defaults):
+            if default.startswith("NULL") and argument not in arguments:
+                continue
+            # A route says what a request needs.
+            if (call, argument) == ("explain_verify headers", "scopes"):
+                continue
+            tried += 1
+            check(db, call, function, argument, arguments | {argument: None})
+    assert tried > (100 if level in (None, "admin") else 30 if level in ("verifier", "issuer") else 15)
+
+
+def check(db, call, function, argument, arguments):
+    place = f"{function.name} {argument}"
+    if place in MEANINGS:
+        assert [row[0] for row in answered(db, function, arguments)] == MEANINGS[place], place
+    elif function.name in DECISIONS and argument in VERDICTS:
+        reasons = [row.reason for row in answered(db, function, arguments) if row.reason not in (None, "ok")]
+        assert reasons == [VERDICTS[argument]], place
+    else:
+        error = None
+        try:
+            answered(db, function, arguments)
+        except psycopg.Error as raised:
+            error = raised
+        assert error and error.sqlstate == "KS400", (place, error)
+        assert re.search(rf"\b{argument}\b", error.diag.message_primary), (place, error)
+
+
+def answered(db, function, arguments):
+    """The rows of a call. Nothing of it stays."""
+    types = dict(zip(function.arguments, function.types))
+    given = [f"%s::{types[name]}" for name in arguments]
+    if function.is_variadic:
+        assert list(arguments) == function.arguments
+        given[-1] = f"VARIADIC {given[-1]}"
+    else:
+        given = [f"{name} => {value}" for name, value in zip(arguments, given)]
+    statement = f"keysmith.{function.name}({', '.join(given)})"
+    if function.is_procedure:
+        return db.rows(f"CALL {statement}", *arguments.values())
+    with db.session.transaction(force_rollback=True):
+        return db.rows(f"SELECT * FROM {statement}", *arguments.values())
