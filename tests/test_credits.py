@@ -34,7 +34,9 @@ def test_what_is_spent_is_gone(db):
     refused = db.verify(key.api_key, spend=7)
     assert (refused.ok, refused.status, refused.code, refused.reason) == \
         (False, 429, "credits_exhausted", "credits_exhausted")
-    assert (refused.credits_remaining, refused.retry_after) == (None, None)
+    # It says how many there are, so that who asks for fewer can.
+    assert (refused.message, refused.credits_remaining, refused.retry_after) == \
+        ("There are not enough credits.", 6, None)
     assert db.verify(key.api_key, spend=6).credits_remaining == 0
     assert db.reason(key.api_key, spend=1) == "credits_exhausted"
     # Nothing costs nothing, and what is not spent is not told.
@@ -448,6 +450,35 @@ def test_a_refill_takes_nothing_away_and_adds_up_to_nothing(db):
     assert db.verify(key, spend=45).credits_remaining == 5
     let_pass(db, "40 days")
     assert db.verify(key, spend=1).credits_remaining == 9
+
+
+@pytest.mark.parametrize("every", ["day", "month"])
+def test_a_clock_that_was_set_forward_stops_no_refills(db, every):
+    """It was years ahead when credits were refilled last."""
+    credits = {"refill": 10, "every": every}
+    db.tenant(credits=Jsonb(credits))
+    shared, own = db.mint(), db.mint()
+    db.call("alter_key", own.key_id, Jsonb({"credits": credits}))
+
+    def set_back(by):
+        db.rows("UPDATE keysmith_private.credit SET balance = 1, refilled_at = now() + %s::interval", by)
+
+    # A little ahead is another server's clock, and gives no refill twice.
+    set_back("1 hour")
+    assert db.reason(shared.api_key, spend=2) == "credits_exhausted"
+    assert (balance(db, key=own), db.value("SELECT credits FROM keysmith.tenants")) == (1, 1)
+    set_back("3 years")
+    assert (balance(db, key=own), db.value("SELECT credits FROM keysmith.tenants")) == (10, 10)
+    assert db.one("add_credits", 5, own.key_id)[0] == 15
+    assert db.one("add_credits", 5, tenant="acme")[0] == 15
+    set_back("3 years")
+    assert db.verify(shared.api_key, spend=2).credits_remaining == 8
+    with db.session.transaction():
+        db.verify(own.api_key, sign_in=True)
+        assert db.one("whoami")[0]["credits"] == 10
+    db.call("alter_tenant", "acme", Jsonb({"credits": {"balance": 3}}))
+    # Once, and not at each spending.
+    assert db.verify(shared.api_key, spend=2).credits_remaining == 1
 
 
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles"])

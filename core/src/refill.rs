@@ -41,9 +41,11 @@ impl Every {
     }
 }
 
-/// Whether credits that were last refilled at a moment are to be refilled now.
+/// Whether credits that were last refilled at a moment are to be refilled now. A moment more
+/// than a day ahead comes from a clock that was wrong. It must not stop refills until then.
 pub fn is_due(every: Option<Every>, refilled_at: Instant, now: Instant) -> bool {
-    every.is_some_and(|every| refilled_at < every.begin(now))
+    let latest = now.saturating_add(DAY);
+    every.is_some_and(|every| !(every.begin(now)..=latest).contains(&refilled_at))
 }
 
 /// From 1, of a day counted from 2000-01-01.
@@ -101,6 +103,8 @@ mod tests {
         assert!(!is_due(Some(Every::Day), DAY, DAY + 5));
         assert!(is_due(Some(Every::Day), DAY - 1, DAY));
         assert!(!is_due(Some(Every::Day), 2 * DAY, DAY));
+        assert!(is_due(Some(Every::Day), 2 * DAY + 1, DAY));
+        assert!(is_due(Some(Every::Month), 2 * DAY + 1, DAY));
         assert!(!is_due(Some(Every::Month), 0, 30 * DAY));
         assert!(is_due(Some(Every::Month), 0, 31 * DAY));
     }

@@ -11,7 +11,7 @@ LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenant
 COMMENT ON FUNCTION keysmith.own_tenants() IS
 'The tenants that the caller sees, if it does not see all';
 
--- Views of which some readers see a part have two halves. A private view has the rows of
+-- Views that show some readers only a part have two halves. A private view has the rows of
 -- all tenants. Readers who see everything read that one: it is planned with their query,
 -- so that their conditions are looked up in indexes. To others EXPLAIN would tell how
 -- many rows their conditions met, of other tenants as well. So when such a reader's query is
@@ -26,7 +26,7 @@ CREATE FUNCTION keysmith_private.shows_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.shows_everything_support
 AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
 COMMENT ON FUNCTION keysmith_private.shows_everything() IS
-'What sees_everything() tells; false from the plan on for those who do not';
+'The result of sees_everything(); where it is false, the planner knows it';
 
 CREATE FUNCTION keysmith_private.own_rows_support(internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_own_rows_support';
@@ -98,7 +98,9 @@ SELECT k.key_id,
                  '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
        CASE
-           WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+           WHEN c.refilled_at NOT BETWEEN
+                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+                    AND pg_catalog.clock_timestamp() + '24 hours'
            THEN greatest(c.balance, c.refill)
            ELSE c.balance
        END AS credits,

@@ -15,7 +15,9 @@ SELECT t.name AS tenant,
           AND k.environment = coalesce(i.environment, k.environment)) AS keys,
        (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
        CASE
-           WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+           WHEN c.refilled_at NOT BETWEEN
+                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+                    AND pg_catalog.clock_timestamp() + '24 hours'
            THEN greatest(c.balance, c.refill)
            ELSE c.balance
        END AS credits,
@@ -37,7 +39,7 @@ SELECT t.name AS tenant,
        t.tenant_id
 FROM keysmith_private.tenant t
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
--- A key sees what is of its own environment.
+-- A key sees its own environment.
 CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
 SELECT keysmith_private.publish('tenants');
 COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';

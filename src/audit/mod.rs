@@ -1,6 +1,6 @@
 //! The audit: every act of management, in a chain for each keyspace.
 //!
-//! What an act did is written at once, with the digest that its entry is chained by. The
+//! An act writes its content immediately, with the digest that its entry is chained by. The
 //! entry itself is noted, and written when the transaction is about to commit. Only then
 //! is the end of the chain taken, and of several keyspaces in a fixed order: nobody waits
 //! for anything else while holding one, so that sessions neither fork a chain nor deadlock.
@@ -46,7 +46,7 @@ pub struct Act<'a> {
 
 /// An act that was done, to be chained at commit.
 struct Note {
-    /// The table of entries, which is another one if the extension is made anew.
+    /// The table of entries, which is another one if the extension is created again.
     table: Oid,
     keyspace: String,
     at: i64,
@@ -171,8 +171,9 @@ impl<'a> Subject<'a> {
             Subject::Tenant(tenant) => (
                 "SELECT pg_catalog.to_jsonb(t) || pg_catalog.jsonb_build_object(
                      'credits', CASE
-                         WHEN c.refilled_at < pg_catalog.date_trunc(
-                             c.every, pg_catalog.clock_timestamp(), 'UTC')
+                         WHEN c.refilled_at NOT BETWEEN
+                                  pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+                                  AND pg_catalog.clock_timestamp() + '24 hours'
                          THEN greatest(c.balance, c.refill) ELSE c.balance END,
                      'refill', c.refill, 'every', c.every, 'refilled_at', c.refilled_at), t.name
                  FROM keysmith_private.tenant t LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
@@ -201,7 +202,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// What one transaction notes is bounded, and so is the time for which its commit has
+/// The notes of one transaction are bounded, and so is the time for which its commit makes
 /// others wait.
 fn must_have_room() -> Result<()> {
     let most = guc::max_acts();

@@ -91,7 +91,8 @@ impl Toll<'_> {
                 standing.credits_remaining = Some(left);
                 Reason::Ok
             }
-            Charge::Exhausted { retry_after, .. } => {
+            Charge::Exhausted { left, retry_after } => {
+                standing.credits_remaining = left;
                 standing.retry_after = retry_after;
                 Reason::CreditsExhausted
             }

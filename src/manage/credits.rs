@@ -140,7 +140,7 @@ struct Held {
 
 impl Held {
     /// Locked, so that acts and requests that spend take turns. Those that give the first
-    /// credits do so at the row of whoever shall have them.
+    /// credits do so at the row of the key or tenant that gets them.
     fn lock(holder: Holder) -> Result<Option<Held>> {
         if let Holder::Key(key_id) = holder {
             sql::execute(
@@ -149,8 +149,9 @@ impl Held {
             )?;
         }
         let rows = sql::query(
-            "SELECT CASE WHEN refilled_at < pg_catalog.date_trunc(
-                        every, pg_catalog.clock_timestamp(), 'UTC')
+            "SELECT CASE WHEN refilled_at NOT BETWEEN
+                     pg_catalog.date_trunc(every, pg_catalog.clock_timestamp(), 'UTC')
+                     AND pg_catalog.clock_timestamp() + '24 hours'
                     THEN greatest(balance, refill) ELSE balance END, refill, every
              FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2 FOR UPDATE",
             &holder.params(),
@@ -205,7 +206,7 @@ pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result
 }
 
 /// The same for a key that is there. One that spent the credits of the key that gave it has
-/// its own from now on, or its tenant's; and where a key has none any more, nor have those
+/// its own from now on, or its tenant's. If a key loses its credits, so do the keys
 /// that it gave.
 pub fn set_for_key(caller: &Caller, subject: &Subjected, credits: Option<&Credits>) -> Result<()> {
     set(caller, Holder::Key(&subject.origin), credits)?;

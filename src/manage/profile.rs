@@ -23,8 +23,9 @@ pub fn of(identity: &Identity) -> Result<Option<Datum>> {
                  'created_at', k.created_at, 'expires_at', k.expires_at,
                  'key_metadata', k.metadata, 'tenant', t.name, 'tenant_id', t.tenant_id,
                  'plan', t.plan, 'metadata', t.metadata, 'credits', CASE
-                     WHEN c.refilled_at < pg_catalog.date_trunc(
-                         c.every, pg_catalog.clock_timestamp(), 'UTC')
+                     WHEN c.refilled_at NOT BETWEEN
+                              pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+                              AND pg_catalog.clock_timestamp() + '24 hours'
                      THEN greatest(c.balance, c.refill)
                      ELSE c.balance
                  END)
