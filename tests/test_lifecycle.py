@@ -505,6 +505,18 @@ def test_import_by_digest(db):
         db.value(f"SELECT encode({digest}, 'hex')")))
 
 
+def test_whose_a_digest_is_stays_unknown(db, sees_only):
+    """It tells no more of another tenant's key than of one's own."""
+    db.tenant()
+    db.tenant("globex")
+    digests = {tenant: bytes([n]) * 32 for n, tenant in enumerate(("acme", "globex"))}
+    for tenant, digest in digests.items():
+        db.call("import_key", tenant, digest, label=f"of {tenant}")
+    with sees_only("acme"):
+        said = {db.refused("KS409", "import_key", "acme", digest) for digest in digests.values()}
+    assert said == {'a key with this digest already exists in keyspace "default"'}
+
+
 @pytest.mark.parametrize("digest", [b"", b"x", b"x" * 31, b"x" * 33, b"x" * 1_000_000, None])
 def test_only_32_bytes_are_imported(db, digest):
     db.tenant()
