@@ -27,7 +27,7 @@ pub fn from_server(bytes: &[u8]) -> Option<String> {
 }
 
 /// A role's name. The names of roles are shared by databases of all encodings, and so may be
-/// text in none of ours: then it is told by its bytes, and by the role's number.
+/// text in no encoding: then the name is shown by its bytes and the role's number.
 pub fn name_of_role(role: pg_sys::Oid) -> String {
     // SAFETY: gives a C string, or null for a role that is just being dropped.
     let name = unsafe {

@@ -1,6 +1,6 @@
 //! A chain of entries, each sealed over what it says and the seal before it.
 //!
-//! Whoever changes, removes, reorders or inserts an entry must seal anew all that
+//! To change, remove, reorder or insert an entry is to seal again all entries that
 //! follow. With a pepper nobody can who doesn't have it, as long as the file of peppers
 //! doesn't accept what is unpeppered. Without one, or to cut off the end, it can be done,
 //! and only a seal that was kept elsewhere shows it.
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 pub const SEAL_LEN: usize = 32;
 pub type Seal = [u8; SEAL_LEN];
 
-/// What the first entry is chained to.
+/// The first entry is chained to this.
 pub const START: Seal = [0; SEAL_LEN];
 
 pub const SALT_LEN: usize = 32;

@@ -69,7 +69,7 @@ impl Rate {
 }
 
 /// The state of a bucket. A rate that was altered since finds as many calls used as there
-/// were, even if these are more than it lets through: so raising a limit helps at once, and
+/// were, even if these are more than it lets through: so raising a limit helps immediately, and
 /// lowering one for a while forgets nothing. Under a lower rate they come back as fast as
 /// they would have before, until the first call passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -349,7 +349,7 @@ mod tests {
             }
         }
 
-        /// What was used under the higher rate is no debt that lasts for ever, and the wait
+        /// Calls that were used under the higher rate are no debt that lasts for ever, and the wait
         /// that is told is exact, however often a caller tries meanwhile.
         #[test]
         fn the_wait_is_exact_after_a_change(

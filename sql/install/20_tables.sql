@@ -56,7 +56,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.display_id IS 'Template of the ids t
 COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'Template of key_prefix';
 COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'Template of key_snippet';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
-COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored of which only the part behind a | was hashed';
+COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash of only the part behind a |';
 COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';
@@ -97,7 +97,7 @@ CREATE TABLE keysmith_private.scope (
     implies     text[] COLLATE "C" NOT NULL DEFAULT '{}',
     PRIMARY KEY (keyspace, scope)
 );
-COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may hold; while there are none, any name will do';
+COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may hold; any name will do until one is defined';
 
 CREATE TABLE keysmith_private.role (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,

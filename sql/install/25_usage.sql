@@ -34,7 +34,7 @@ CREATE TABLE keysmith_private.usage_unknown (
     reason   text COLLATE "C" NOT NULL,
     hour     timestamptz NOT NULL,
     requests bigint NOT NULL,
-    -- Each life has rows of its own, so that none waits for another's transaction.
+    -- Each life has its own rows, so that none waits for another's transaction.
     incarnation bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (keyspace, reason, hour, incarnation)
 );

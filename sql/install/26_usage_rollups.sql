@@ -59,7 +59,7 @@ CREATE TABLE keysmith_private.usage_last (
     key_id  uuid PRIMARY KEY,
     used_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE keysmith_private.usage_last IS 'When each key was last let in';
+COMMENT ON TABLE keysmith_private.usage_last IS 'When each key was last accepted';
 
 -- The rows of one holder (a key or a tenant) and hour are numbered from the oldest, and
 -- each thousandth is remembered: a page is found without walking there.

@@ -10,15 +10,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' 
                               '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds
     WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND bounds IS NOT NULL
 $$;
-COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of requests, and of which times their rows are';
+COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of requests, and the times of their rows';
 
 CREATE FUNCTION keysmith_private.usage_has_partition(at timestamptz) RETURNS boolean
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_usage_has_partition';
 COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
 'Whether there is a partition for requests of a time, whatever the snapshot of the transaction';
 
--- There is no partition for days that have none: to attach another day would lock it, and so
--- wait for whoever reads. A partition that is missing is made by who needs it.
+-- There is no default partition: to attach another day would lock it, and so
+-- wait for all readers. A partition that is missing is made by who needs it.
 CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
 RETURNS integer
 -- The settings by which a session has its own tables made, or times shown, do not count here.

@@ -282,7 +282,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     END
 $$;
 COMMENT ON FUNCTION keysmith_private.lock_holder(integer, text) IS
-'What an administrator has to end, by the columns of pg_locks';
+'The session or prepared transaction that an administrator has to end';
 
 CREATE FUNCTION keysmith_private.privileges_changed_by() RETURNS SETOF xid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -1,6 +1,6 @@
 -- Row-level security for applications' own tables.
 
--- What isolate() made, so that its loss is noticed. The table's number is that of one
+-- The policies that isolate() made, so that their loss is noticed. The table's number is that of one
 -- database of one server: what was restored elsewhere is found by its name.
 CREATE TABLE keysmith_private.isolated_table (
     server             bigint NOT NULL,
@@ -45,7 +45,7 @@ FROM entry e
 JOIN pg_catalog.pg_namespace n ON n.nspname = e.schema_name
 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = e.table_name
 WHERE c.relkind IN ('r', 'p')
-  -- A table that has an entry of its own is not another one's.
+  -- A table that has its own entry is not the table of another entry.
   AND NOT EXISTS (SELECT FROM entry o WHERE o.is_here AND o.relation = c.oid);
 COMMENT ON VIEW keysmith_private.isolated IS 'Isolated tables that are there, with their entries in the register';
 
@@ -113,7 +113,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND number IS NOT NULL
 $$;
 COMMENT ON FUNCTION keysmith_private.columns_meant(oid, boolean, smallint, text) IS
-'Which columns of a table an entry of the register may mean';
+'The columns of a table that an entry of the register may mean';
 
 -- No policy of isolate() is that long.
 CREATE FUNCTION keysmith_private.is_too_long(expression pg_catalog.pg_node_tree) RETURNS boolean
@@ -233,8 +233,8 @@ COMMENT ON FUNCTION keysmith_private.is_reachable(oid) IS
 'Whether a table was granted to others than its owner, or its owner decides about keys';
 
 -- What is wrong with isolated tables: by isolate(), or by policies that someone wrote with
--- functions of ours. Errors are what lets a tenant see rows of another, or closes a table that
--- isolate() left open to its tenants; warnings are ways around policies.
+-- our functions. A fault that lets a tenant see rows of another, or closes a table that
+-- isolate() left open to its tenants, is an error; warnings are ways around policies.
 CREATE FUNCTION keysmith_private.isolation_problems(
     wanted oid DEFAULT NULL, OUT relation oid, OUT level text, OUT problem text, OUT remedy text
 ) RETURNS SETOF record
@@ -340,9 +340,8 @@ $$;
 COMMENT ON FUNCTION keysmith_private.isolation_problems(oid) IS
 'What is wrong with an isolated table, or with all of them, and what to do';
 
--- Where isolate() was called for it before, what was before the first call. What the register
--- knows of a table that was dropped is not about another of that name, unless its policies
--- came with it.
+-- The state of a table before isolate() was first called for it. An entry of a table that was
+-- dropped is not about another table of that name, unless its policies came with it.
 CREATE FUNCTION keysmith_private.before_isolation(
     about oid, OUT is_isolated boolean, OUT was_enabled boolean, OUT was_forced boolean
 ) RETURNS record
@@ -400,7 +399,7 @@ $$;
 COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean) IS
 'Puts a table into the register, as isolate() made it';
 
--- What isolate() tells besides.
+-- The notices of isolate().
 CREATE FUNCTION keysmith_private.tell_of_isolation(about regclass, tenant_number smallint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

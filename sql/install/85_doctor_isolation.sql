@@ -1,6 +1,6 @@
 -- The part of doctor() that looks at isolated tables, and at those that are not.
 
--- Whether a policy's expression calls a function of ours once per row. In a sub-select
+-- Whether a policy's expression calls one of our functions once per row. In a sub-select
 -- that depends on no row it is called once per query. The text of such a tree is a list
 -- of nested braces; braces in names have a backslash before them.
 CREATE FUNCTION keysmith_private.has_bare_call(expression pg_catalog.pg_node_tree) RETURNS boolean
@@ -38,7 +38,7 @@ BEGIN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION keysmith_private.has_bare_call(pg_catalog.pg_node_tree) IS
-'Whether a policy calls a function of ours outside of a sub-select, and so once per row; null if it is too long';
+'Whether a policy calls one of our functions outside of a sub-select, and so once per row; null if it is too long';
 
 CREATE FUNCTION keysmith_private.doctor_isolation(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text

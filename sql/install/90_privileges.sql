@@ -1,7 +1,7 @@
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 
--- Nothing is anyone's until it is granted. PostgreSQL gives PUBLIC functions and types, and
--- default privileges of whoever installs this are for objects of theirs: both are taken away.
+-- Nobody has a privilege until it is granted. PostgreSQL gives PUBLIC functions and types, and
+-- the installing role's default privileges are meant for its other objects: both are taken away.
 DO $$
 DECLARE
     given record;

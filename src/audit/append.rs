@@ -74,7 +74,7 @@ fn extend(catalog: &Catalog, keyspace: &str, notes: &[&Note]) -> Result<()> {
         .hint("Preload the library, and keep that line in the file of keysmith.pepper_file."));
     }
     for notes in notes.chunks(BATCH) {
-        // A session of its own: its memory is freed with it.
+        // Its own SPI session: its memory is freed with it.
         sql::session(|| {
             let mut columns: [Vec<Datum>; 5] = Default::default();
             for note in notes {

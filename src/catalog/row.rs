@@ -28,7 +28,7 @@ impl<'a> Row<'a> {
         let mut nulls = [true; MAX_COLUMNS];
         // SAFETY: the tuple has these columns, which the arrays can hold.
         unsafe {
-            assert!((*description).natts as usize <= MAX_COLUMNS, "a table of ours is too wide");
+            assert!((*description).natts as usize <= MAX_COLUMNS, "one of our tables is too wide");
             direct::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
             let place = place_of(&*tuple);
             Row { values, nulls, place, header: (*tuple).t_data, _scan: PhantomData }

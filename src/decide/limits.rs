@@ -86,7 +86,7 @@ pub fn claims<'a>(
             hasher.fixed(&[Holder::Route as u8]).fixed(key).sized(&route.name);
             claim(&hasher, limit, owner)
         };
-        // What takes the place of a shared limit is shared likewise.
+        // A limit that takes the place of a shared one is shared too.
         for limit in &on_route {
             let sharers = shared.iter().filter(|shared| shared.limit.name == limit.name);
             let known = claims.len();

@@ -146,7 +146,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
                 Param::given(pg_sys::JSONBOID, call.datum(1)),
                 Param::boolean(limits.is_some()),
                 Param::text_or_null(limits.flatten()),
-                // Whoever acts for no key sets what limits there are, a key its own.
+                // A caller without a key sets all limits, a key only its own.
                 Param::boolean(caller.key.is_some()),
             ],
         )?;

@@ -1,6 +1,6 @@
 //! Who may manage what, and as whom it is done.
 //!
-//! EXECUTE says who may call a function. What it may reach is in `keysmith_private.access`:
+//! EXECUTE says who may call a function. `keysmith_private.access` says what it may reach:
 //! everything for administrators, some tenants for issuers. Where the transaction acts
 //! for a key, the key must allow it too, and nothing of another tenant is there at all.
 //!
@@ -99,7 +99,7 @@ pub fn as_owner<T>(catalog: &Catalog, body: impl FnOnce() -> Result<T>) -> Resul
     acting_as(owner(catalog), body)
 }
 
-/// The same as the owner of a table of ours.
+/// The same as the owner of one of our tables.
 pub fn acting_as<T>(owner: Oid, body: impl FnOnce() -> Result<T>) -> Result<T> {
     as_user(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE, body)
 }

@@ -76,7 +76,7 @@ pub fn send(
         _ => 0,
     };
     // What waits takes its room only at the commit. Twice that is more than it takes with
-    // what PostgreSQL adds. Before 17 the queue had a size of its own.
+    // what PostgreSQL adds. Before 17 the size of the queue was fixed.
     let sent = sql::query(
         "SELECT pg_catalog.octet_length(e.payload)::bigint, pg_catalog.pg_notify(e.channel, e.payload)
          FROM (SELECT k.event_channel AS channel, pg_catalog.json_build_object(

@@ -209,7 +209,7 @@ fn check_scopes(giver: &Identity, policy: &Policy, row: &Row) -> Result<()> {
 }
 
 /// What a role holds may grow later, who owns a key may rise, and what keys without scopes
-/// may do is for their keyspace to change. So a key is bound by scopes of its own that the
+/// may do is for their keyspace to change. So a key is bound by its own scopes, which the
 /// giver has, or else by all that binds the giver.
 fn check_for_later(
     giver: &Identity,

@@ -156,7 +156,7 @@ pub fn tell_if_powerless(policy: &Policy, key_id: &[u8; 16]) -> Result<()> {
     let held = policy.held(&own, [roles[0].as_deref(), roles[1].as_deref()]);
     if roles.iter().any(Option::is_some) && held.effective().is_empty() {
         pgrx::notice!(
-            "key {} can do nothing: its scopes, its role and the role of its owner have none in common",
+            "key {} can do nothing: its scopes, its role and the role of its owner have no scope in common",
             shown(key_id)
         );
     }

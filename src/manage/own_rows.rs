@@ -1,8 +1,8 @@
 //! The half of a view for readers who see only some tenants: `own_VIEW`.
 //!
 //! It reads the private view `all_VIEW` as the extension's owner, where EXPLAIN shows nothing
-//! of it. Which rows are the reader's is found here, by who asks and for which key; what the
-//! query gives as bounds only leaves out rows that it would leave out itself.
+//! of it. The rows of the reader are found here, by who asks and for which key. The bounds
+//! of the query only leave out rows that the query would leave out itself.
 
 use super::authority::{self, as_owner};
 use super::sql::{self, Param};
@@ -77,7 +77,9 @@ fn relation(description: TupleDesc) -> Result<String> {
             && pg_sys::get_rel_namespace(relation)
                 == pg_sys::get_namespace_oid(PRIVATE.as_ptr(), true);
         let name = is_ours.then(|| text::lossy(CStr::from_ptr(name).to_bytes()));
-        name.ok_or_else(|| Error::new(Code::Installation, "own rows are of no view of ours"))
+        name.ok_or_else(|| {
+            Error::new(Code::Installation, "the function is not that of one of our views")
+        })
     }
 }
 

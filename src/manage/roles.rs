@@ -1,5 +1,5 @@
-//! Of which roles a user has the privileges. Who has access to what is looked up for each of
-//! these: they are few, while everybody's access may be many rows.
+//! The roles whose privileges a user has. Access is looked up for each of them: they are few,
+//! while the access of all roles may be many rows.
 
 use crate::catalog::scan::{Relation, ScanKey, Snapshot};
 use crate::catalog::tables::Table;

@@ -4,7 +4,7 @@
 //! They see what is committed, at every isolation level. SPI would read by the snapshot of
 //! a transaction at REPEATABLE READ or SERIALIZABLE: an act would check, count and end what
 //! was there when the transaction began, and miss what others did since. So each statement
-//! has a snapshot of its own there, as those of foreign keys do, and the transaction's is
+//! has its own snapshot there, as those of foreign keys do, and the transaction's is
 //! the cross-check: a row that was changed since is seen, and changing it ends with 40001,
 //! or the transaction would see both versions from then on.
 
@@ -192,8 +192,8 @@ fn run(statement: &CStr, params: &[Param], under: Option<(&Snapshot, bool)>) -> 
     unsafe { Ok(Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize }) }
 }
 
-/// What a row refers to was looked up before. PostgreSQL checks it once more, under the
-/// transaction's snapshot, which may be from before it was there.
+/// The rows that a row refers to were looked up before. PostgreSQL checks them once more, under
+/// the transaction's snapshot, which may be older than they are.
 fn missed() {
     pgrx::ereport!(
         PgLogLevel::ERROR,
@@ -202,8 +202,8 @@ fn missed() {
     );
 }
 
-/// Runs a statement that only reads, and hands on its rows, of which it keeps a thousand at
-/// most. It sees what the statement sees that called us.
+/// Runs a statement that only reads, and hands on its rows. It keeps a thousand of them at
+/// most. It sees what the calling statement sees.
 pub fn each(statement: &str, params: &[Param], mut with: impl FnMut(Row)) -> Result<()> {
     const BATCH: c_long = 1000;
     let statement = text::to_server(statement);

@@ -1,5 +1,5 @@
 //! Acts that take turns, by locks on objects that nobody else can name: no statement of SQL
-//! locks an object of ours that is no object. Rows are locked for what is changed in them
+//! locks these numbers, since they belong to no object. Rows are locked for what is changed in them
 //! alone: an issuer who keeps a transaction open must not keep administrators waiting.
 
 use pgrx::pg_sys::{self, Oid};

@@ -54,7 +54,7 @@ fn must_be_fit(parts: &[UserTable], table: &UserTable, column: &str) -> Result<(
         if Kind::of(attribute).is_none() {
             let rule = "must be text, bytea, or varchar of 78 or more";
             return Err(refusal(format!("{rule}, and {shown} is {}", kind_of(attribute))).hint(
-                "What is stored is a digest of up to 78 characters. Rules of a domain would hold for it, not for the value.",
+                "A digest of up to 78 characters is stored. The rules of a domain would apply to it, not to the value.",
             ));
         }
         if part.is_partitioned_by(attribute.attnum) {
@@ -84,7 +84,7 @@ fn must_not_be_cascaded_to(parts: &[UserTable], table: &UserTable, asked: &[Stri
     found.map_or(Ok(()), |column| {
         let shown = format!("{}.{}", table.name(), value::quoted(&column));
         Err(refusal(format!("must not be of a foreign key with ON UPDATE CASCADE, and {shown} is"))
-            .hint("What is cascaded is a digest, and would be digested again."))
+            .hint("The update would cascade a digest, and that would be digested again."))
     })
 }
 

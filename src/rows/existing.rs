@@ -132,7 +132,7 @@ fn begin(relation: Option<Datum>, trusts: bool) -> Result<()> {
             let message =
                 format!("some values of {shown} looked like digests when it was protected");
             return Err(Error::new(Code::Conflict, message).hint(
-                "If they are digests of ours, and no value that was written as such, pass trust_digests => true.",
+                "If they are keysmith's digests, and not values that look like digests, pass trust_digests => true.",
             ));
         }
         progress.clean.push(column);
@@ -275,7 +275,7 @@ fn finish_round(table: &UserTable, trigger: &Trigger, progress: &mut Progress) -
         progress.finished_at = Some(now());
         notice(
             format!("all of {} is digested; {} rows were", table.name(), progress.rows),
-            Some("What they held is in dead rows until VACUUM FULL, and in the WAL until that is recycled.".into()),
+            Some("The old values stay in dead rows until VACUUM FULL, and in the WAL until it is recycled.".into()),
         );
         return Ok(());
     }

@@ -1,6 +1,6 @@
-//! What is taken of what a standby's role hands over. Whoever calls is not believed to be a
-//! standby's worker: a record is that of a key there is, of a time that a standby's can be of,
-//! and all of it is within the bounds of what servers record. What is not is set aside.
+//! Checks what a standby's role hands over. The caller is not believed to be a standby's
+//! worker: a record must be of an existing key, of a time that is possible for a standby,
+//! and within the bounds of what servers record. Other records are set aside.
 
 use super::collect::Life;
 use super::settings;
@@ -119,7 +119,7 @@ fn fault_of(learned: &Learned) -> Option<&'static str> {
         && learned.latency.is_none_or(|latency| (0..=LONGEST_LATENCY).contains(&latency))
         && length(learned.method) <= event::MOST_METHOD
         && length(learned.endpoint) <= event::MOST_ENDPOINT;
-    (!is_within).then_some("what is told of the request is out of bounds")
+    (!is_within).then_some("the status, latency, method or endpoint is out of bounds")
 }
 
 /// Whether this could be a reason. A standby may be of a newer version.

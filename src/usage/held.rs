@@ -149,7 +149,7 @@ pub fn before_commit() {
 }
 
 /// Records of a prepared transaction go on without it, as long as there is room: it may be
-/// rolled back, and nothing here would be told of that.
+/// rolled back, and nothing here would notice that.
 pub fn before_prepare() {
     release(Moment::BeforePrepare);
     if let Some((ring, place)) = presence::place() {

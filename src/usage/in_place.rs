@@ -80,7 +80,7 @@ pub fn amend(request_id: &[u8; 16], told: Learned) -> bool {
     })
 }
 
-/// What can't be written goes to someone else.
+/// Records that can't be written go to another writer.
 pub fn write_if_many(mut to: impl FnMut(&[u8])) {
     // SAFETY: both ask for the state of the transaction.
     let (is_parallel, level) =

@@ -16,8 +16,8 @@ pub const APPLICATION: &str = "keysmith usage";
 /// A primary that is gone without a word is given up after as many milliseconds.
 const SILENCE: &str = "10000";
 
-/// What holds the primary up must not hold up the standby for good; and what the role and the
-/// database are set to there must not keep usage from being stored.
+/// A primary that is held up must not hold up the standby for good, and the settings of the role
+/// and the database there must not keep usage from being stored.
 const SETTINGS: [&str; 3] = [
     "SET statement_timeout = '20s'",
     "SET default_transaction_read_only = off",

@@ -147,7 +147,7 @@ impl Wanted {
         *self = Wanted { first: begin, count: end - begin };
     }
 
-    /// The days, each of which is wanted no more.
+    /// Takes the days out: none of them is wanted afterwards.
     pub fn take(&mut self) -> BTreeSet<i64> {
         let days = (self.first..self.first + self.count).collect();
         self.count = 0;
@@ -155,7 +155,7 @@ impl Wanted {
     }
 }
 
-/// A table of ours.
+/// One of our tables.
 pub fn named(name: &CStr) -> Option<Oid> {
     // SAFETY: look-ups by name, which give InvalidOid if there is none.
     let oid = unsafe {

@@ -236,7 +236,7 @@ fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>>
         set_for_now(setting, c"on");
     }
     batch.register()?;
-    // What others stored since this transaction began is amended too, at every isolation level.
+    // Rows that others stored since this transaction began are amended too, at every isolation level.
     let now = Snapshot::now(Catalog::open()?.tables.key);
     let amended = sql::change_now(
         &now,

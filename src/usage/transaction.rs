@@ -42,7 +42,7 @@ pub fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T
 }
 
 /// Has `DROP EXTENSION` wait for the transaction before it locks any table. It locks them in
-/// an order of its own, so that it and the transaction could wait for each other.
+/// another order, so that it and the transaction could wait for each other.
 ///
 /// Any role can hold a lock on the extension, by ALTER … DEPENDS ON EXTENSION. So this does
 /// not wait for one. False if the lock was not to be had: the caller must `give_way` then.

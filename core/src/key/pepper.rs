@@ -20,7 +20,7 @@ pub const UNPEPPERED: i16 = 0;
 /// What the line of the generation without a pepper holds in place of one.
 const NO_PEPPER: &str = "unpeppered";
 
-/// All configured peppers, of which nothing is kept but the subkeys.
+/// All configured peppers. Only their subkeys are kept.
 #[derive(Clone)]
 pub struct Peppers {
     newest_first: Vec<(i16, Subkeys)>,

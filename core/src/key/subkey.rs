@@ -1,10 +1,10 @@
-//! The uses of a pepper. Each has a key of its own, derived from the pepper, so that
+//! The uses of a pepper. Each has its own key, derived from the pepper, so that
 //! nothing that one use makes can pass for what another makes.
 //!
 //! A subkey is HKDF-SHA-256 (RFC 5869) of the pepper: no salt, the label of the use as the
 //! info, 32 bytes. Its type names the use, so the compiler rejects it for any other.
 //!
-//! Where there is no pepper, each use has a domain instead: bytes that come before its
+//! Without a pepper, each use has a domain instead: bytes that come before its
 //! content. No domain is the beginning of another.
 
 use super::digest::DIGEST_LEN;
