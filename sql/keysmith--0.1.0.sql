@@ -91,7 +91,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.display_id IS 'Template of the ids t
 COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'Template of key_prefix';
 COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'Template of key_snippet';
 COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
-COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored of which only the part behind a | was hashed';
+COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash of only the part behind a |';
 COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';
@@ -132,7 +132,7 @@ CREATE TABLE keysmith_private.scope (
     implies     text[] COLLATE "C" NOT NULL DEFAULT '{}',
     PRIMARY KEY (keyspace, scope)
 );
-COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may hold; while there are none, any name will do';
+COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may hold; any name will do until one is defined';
 
 CREATE TABLE keysmith_private.role (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -356,7 +356,7 @@ CREATE TABLE keysmith_private.usage_unknown (
     reason   text COLLATE "C" NOT NULL,
     hour     timestamptz NOT NULL,
     requests bigint NOT NULL,
-    -- Each life has rows of its own, so that none waits for another's transaction.
+    -- Each life has its own rows, so that none waits for another's transaction.
     incarnation bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (keyspace, reason, hour, incarnation)
 );
@@ -491,7 +491,7 @@ CREATE TABLE keysmith_private.usage_last (
     key_id  uuid PRIMARY KEY,
     used_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE keysmith_private.usage_last IS 'When each key was last let in';
+COMMENT ON TABLE keysmith_private.usage_last IS 'When each key was last accepted';
 
 -- The rows of one holder (a key or a tenant) and hour are numbered from the oldest, and
 -- each thousandth is remembered: a page is found without walking there.
@@ -651,15 +651,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' 
                               '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds
     WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND bounds IS NOT NULL
 $$;
-COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of requests, and of which times their rows are';
+COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of requests, and the times of their rows';
 
 CREATE FUNCTION keysmith_private.usage_has_partition(at timestamptz) RETURNS boolean
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_usage_has_partition';
 COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
 'Whether there is a partition for requests of a time, whatever the snapshot of the transaction';
 
--- There is no partition for days that have none: to attach another day would lock it, and so
--- wait for whoever reads. A partition that is missing is made by who needs it.
+-- There is no default partition: to attach another day would lock it, and so
+-- wait for all readers. A partition that is missing is made by who needs it.
 CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
 RETURNS integer
 -- The settings by which a session has its own tables made, or times shown, do not count here.
@@ -1148,7 +1148,7 @@ LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenant
 COMMENT ON FUNCTION keysmith.own_tenants() IS
 'The tenants that the caller sees, if it does not see all';
 
--- Views of which some readers see a part have two halves. A private view has the rows of
+-- Views that show some readers only a part have two halves. A private view has the rows of
 -- all tenants. Readers who see everything read that one: it is planned with their query,
 -- so that their conditions are looked up in indexes. To others EXPLAIN would tell how
 -- many rows their conditions met, of other tenants as well. So when such a reader's query is
@@ -1163,7 +1163,7 @@ CREATE FUNCTION keysmith_private.shows_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.shows_everything_support
 AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
 COMMENT ON FUNCTION keysmith_private.shows_everything() IS
-'What sees_everything() tells; false from the plan on for those who do not';
+'The result of sees_everything(); where it is false, the planner knows it';
 
 CREATE FUNCTION keysmith_private.own_rows_support(internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_own_rows_support';
@@ -1235,7 +1235,9 @@ SELECT k.key_id,
                  '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
        CASE
-           WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+           WHEN c.refilled_at NOT BETWEEN
+                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+                    AND pg_catalog.clock_timestamp() + '24 hours'
            THEN greatest(c.balance, c.refill)
            ELSE c.balance
        END AS credits,
@@ -1672,7 +1674,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     END
 $$;
 COMMENT ON FUNCTION keysmith_private.lock_holder(integer, text) IS
-'What an administrator has to end, by the columns of pg_locks';
+'The session or prepared transaction that an administrator has to end';
 
 CREATE FUNCTION keysmith_private.privileges_changed_by() RETURNS SETOF xid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2046,7 +2048,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 
 -- Row-level security for applications' own tables.
 
--- What isolate() made, so that its loss is noticed. The table's number is that of one
+-- The policies that isolate() made, so that their loss is noticed. The table's number is that of one
 -- database of one server: what was restored elsewhere is found by its name.
 CREATE TABLE keysmith_private.isolated_table (
     server             bigint NOT NULL,
@@ -2091,7 +2093,7 @@ FROM entry e
 JOIN pg_catalog.pg_namespace n ON n.nspname = e.schema_name
 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = e.table_name
 WHERE c.relkind IN ('r', 'p')
-  -- A table that has an entry of its own is not another one's.
+  -- A table that has its own entry is not the table of another entry.
   AND NOT EXISTS (SELECT FROM entry o WHERE o.is_here AND o.relation = c.oid);
 COMMENT ON VIEW keysmith_private.isolated IS 'Isolated tables that are there, with their entries in the register';
 
@@ -2159,7 +2161,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND number IS NOT NULL
 $$;
 COMMENT ON FUNCTION keysmith_private.columns_meant(oid, boolean, smallint, text) IS
-'Which columns of a table an entry of the register may mean';
+'The columns of a table that an entry of the register may mean';
 
 -- No policy of isolate() is that long.
 CREATE FUNCTION keysmith_private.is_too_long(expression pg_catalog.pg_node_tree) RETURNS boolean
@@ -2279,8 +2281,8 @@ COMMENT ON FUNCTION keysmith_private.is_reachable(oid) IS
 'Whether a table was granted to others than its owner, or its owner decides about keys';
 
 -- What is wrong with isolated tables: by isolate(), or by policies that someone wrote with
--- functions of ours. Errors are what lets a tenant see rows of another, or closes a table that
--- isolate() left open to its tenants; warnings are ways around policies.
+-- our functions. A fault that lets a tenant see rows of another, or closes a table that
+-- isolate() left open to its tenants, is an error; warnings are ways around policies.
 CREATE FUNCTION keysmith_private.isolation_problems(
     wanted oid DEFAULT NULL, OUT relation oid, OUT level text, OUT problem text, OUT remedy text
 ) RETURNS SETOF record
@@ -2386,9 +2388,8 @@ $$;
 COMMENT ON FUNCTION keysmith_private.isolation_problems(oid) IS
 'What is wrong with an isolated table, or with all of them, and what to do';
 
--- Where isolate() was called for it before, what was before the first call. What the register
--- knows of a table that was dropped is not about another of that name, unless its policies
--- came with it.
+-- The state of a table before isolate() was first called for it. An entry of a table that was
+-- dropped is not about another table of that name, unless its policies came with it.
 CREATE FUNCTION keysmith_private.before_isolation(
     about oid, OUT is_isolated boolean, OUT was_enabled boolean, OUT was_forced boolean
 ) RETURNS record
@@ -2446,7 +2447,7 @@ $$;
 COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean) IS
 'Puts a table into the register, as isolate() made it';
 
--- What isolate() tells besides.
+-- The notices of isolate().
 CREATE FUNCTION keysmith_private.tell_of_isolation(about regclass, tenant_number smallint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -3207,7 +3208,9 @@ SELECT t.name AS tenant,
           AND k.environment = coalesce(i.environment, k.environment)) AS keys,
        (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
        CASE
-           WHEN c.refilled_at < pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+           WHEN c.refilled_at NOT BETWEEN
+                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+                    AND pg_catalog.clock_timestamp() + '24 hours'
            THEN greatest(c.balance, c.refill)
            ELSE c.balance
        END AS credits,
@@ -3229,7 +3232,7 @@ SELECT t.name AS tenant,
        t.tenant_id
 FROM keysmith_private.tenant t
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
--- A key sees what is of its own environment.
+-- A key sees its own environment.
 CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
 SELECT keysmith_private.publish('tenants');
 COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
@@ -3401,7 +3404,7 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 
 -- The part of doctor() that looks at isolated tables, and at those that are not.
 
--- Whether a policy's expression calls a function of ours once per row. In a sub-select
+-- Whether a policy's expression calls one of our functions once per row. In a sub-select
 -- that depends on no row it is called once per query. The text of such a tree is a list
 -- of nested braces; braces in names have a backslash before them.
 CREATE FUNCTION keysmith_private.has_bare_call(expression pg_catalog.pg_node_tree) RETURNS boolean
@@ -3439,7 +3442,7 @@ BEGIN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION keysmith_private.has_bare_call(pg_catalog.pg_node_tree) IS
-'Whether a policy calls a function of ours outside of a sub-select, and so once per row; null if it is too long';
+'Whether a policy calls one of our functions outside of a sub-select, and so once per row; null if it is too long';
 
 CREATE FUNCTION keysmith_private.doctor_isolation(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
@@ -3922,8 +3925,8 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 
--- Nothing is anyone's until it is granted. PostgreSQL gives PUBLIC functions and types, and
--- default privileges of whoever installs this are for objects of theirs: both are taken away.
+-- Nobody has a privilege until it is granted. PostgreSQL gives PUBLIC functions and types, and
+-- the installing role's default privileges are meant for its other objects: both are taken away.
 DO $$
 DECLARE
     given record;
