@@ -426,12 +426,12 @@ def test_odd_names(app, name):
     assert rls(app.db, quoted) == ((False, False), [])
 
 
-@pytest.mark.parametrize("keyspace", ["it's", "a\\'b", "%s", "x' OR true OR '", "ü"])
-def test_odd_keyspaces_are_quoted(app, keyspace):
+@pytest.mark.parametrize("keyspace", ["it's", "a\\'b", "%s", "x' OR true OR '", "ü", ""])
+def test_names_that_no_keyspace_can_have(app, keyspace):
     app.as_owner(TABLE.format(type="text"))
-    app.db.rows(BY_NAME)
-    app.isolate("docs", "tenant", keyspace=keyspace)
-    assert app.seen(ALL, "acme") == []
+    refused = app.db.refused("KS400", "isolate", "docs", tenant_column="tenant", keyspace=keyspace)
+    assert "keyspace must have 1 to 63 characters" in refused
+    assert rls(app.db) == ((False, False), [])
 
 
 HOSTILE = """
