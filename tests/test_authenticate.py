@@ -243,6 +243,8 @@ def test_an_unknown_keyspace_has_no_keys(db, key):
         assert (verdict.reason, verdict.status) == ("wrong_keyspace", 401)
         verdict = db.one("authenticate", Jsonb({}), "GET", "/", keyspace=keyspace)
         assert verdict.reason == "missing"
+    mistyped = db.call("explain_verify", key, keyspace="defualt")
+    assert [step.saw for step in mistyped if step.outcome == "refuse"] == ["there is no such keyspace"]
 
 
 def test_a_publishable_key_is_no_secret_one(db):

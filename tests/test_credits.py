@@ -37,6 +37,7 @@ def test_what_is_spent_is_gone(db):
     # It says how many there are, so that who asks for fewer can.
     assert (refused.message, refused.credits_remaining, refused.retry_after) == \
         ("There are not enough credits.", 6, None)
+    assert "6 are left, and it costs 7" in [step.saw for step in db.call("explain_verify", key.api_key, spend=7)]
     assert db.verify(key.api_key, spend=6).credits_remaining == 0
     assert db.reason(key.api_key, spend=1) == "credits_exhausted"
     # Nothing costs nothing, and what is not spent is not told.
