@@ -386,7 +386,7 @@ def waits_for_replay(primary, db):
 def test_a_standby_that_detaches_is_not_taken_for_one_that_knows(primary_and_standby):
     primary, standby = primary_and_standby
     db, there, key = paused_with_a_key(primary, standby)
-    detach = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication"
+    detach = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_replication"
     try:
         db.call("revoke", key.key_id)
         with ThreadPoolExecutor(1) as pool:
@@ -397,7 +397,7 @@ def test_a_standby_that_detaches_is_not_taken_for_one_that_knows(primary_and_sta
         assert there.verify(key.api_key).ok
     finally:
         there.rows("SELECT pg_wal_replay_resume()")
-    wait_until(lambda: primary.execute("SELECT 1 FROM pg_stat_replication"))
+    wait_until(lambda: primary.execute("SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"))
     # One that comes back while somebody waits for it is seen to have done so.
     other = db.mint()
     assert db.one("wait_for_replay", "60 seconds")[0] == 1

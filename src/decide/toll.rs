@@ -91,8 +91,7 @@ impl Toll<'_> {
                 standing.credits_remaining = Some(left);
                 Reason::Ok
             }
-            Charge::Exhausted { left, retry_after } => {
-                standing.credits_remaining = left;
+            Charge::Exhausted { retry_after, .. } => {
                 standing.retry_after = retry_after;
                 Reason::CreditsExhausted
             }

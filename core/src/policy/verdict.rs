@@ -180,7 +180,7 @@ impl Answer {
             Answer::InsufficientKind => "This request needs a secret API key.",
             Answer::InsufficientScope => "The API key lacks a scope that this request needs.",
             Answer::RateLimited => "Too many requests: try again later.",
-            Answer::CreditsExhausted => "There are not enough credits.",
+            Answer::CreditsExhausted => "The credits are used up.",
             Answer::Unavailable => "API keys can't be checked here at the moment: try again.",
         }
     }
