@@ -148,3 +148,7 @@ pub unsafe fn run_executor(query: *mut pg_sys::QueryDesc) {
         pg_sys::ExecutorRun(query, forward, 0);
     }
 }
+
+/// Whether GRANT and REVOKE lock the objects that they name, as readers do. 18 does, lest they
+/// are dropped meanwhile.
+pub const GRANT_LOCKS: bool = cfg!(feature = "pg18");

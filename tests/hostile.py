@@ -6,7 +6,7 @@ from dataclasses import dataclass
 SCHEMAS = ("keysmith", "keysmith_private")
 
 RELATIONS = """
-    SELECT c.oid, format('%%I.%%I', n.nspname, c.relname) AS name, c.relkind::text AS kind,
+    SELECT c.oid, format('%%I.%%I', n.nspname, c.relname) AS name, n.nspname AS schema, c.relname, c.relkind::text AS kind,
            (SELECT quote_ident(attname) FROM pg_attribute
             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped LIMIT 1) AS first
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -91,7 +91,8 @@ def reading(o):
         "SELECT * FROM {o.name} LIMIT 0", "TABLE {o.name}", "EXPLAIN SELECT * FROM {o.name}",
         "DECLARE c{n} CURSOR FOR SELECT * FROM {o.name}", "COPY {o.name} TO STDOUT",
         "INSERT INTO {o.name} DEFAULT VALUES", "DELETE FROM {o.name}", "SELECT * FROM {o.name} FOR UPDATE",
-        "UPDATE {o.name} SET {o.first} = NULL", "SELECT table_to_xml('{o.name}', true, true, '')",
+        "UPDATE {o.name} SET {o.first} = NULL", "EXPLAIN (ANALYZE, SERIALIZE) SELECT * FROM {o.name}",
+        "MERGE INTO {o.name} USING own ON false WHEN NOT MATCHED THEN INSERT DEFAULT VALUES", "SELECT table_to_xml('{o.name}', true, true, '')",
         "SELECT has_table_privilege('{o.name}', 'SELECT')", "SELECT row_security_active('{o.name}')",
         "SELECT pg_get_serial_sequence('{o.name}', '{o.first}')", "SELECT nextval('{o.name}')",
         "SELECT pg_get_viewdef('{o.name}')", "SELECT '{o.name}'::regclass")
@@ -102,7 +103,11 @@ def locking(o):
              "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE")
     return _each(o.relations, *(f"LOCK TABLE {{o.name}} IN {mode} MODE" for mode in modes),
                  "LOCK TABLE ONLY {o.name}", "TRUNCATE {o.name}", "ANALYZE {o.name}", "CLUSTER {o.name}",
-                 "REINDEX TABLE {o.name}", "REINDEX INDEX {o.name}", "REFRESH MATERIALIZED VIEW {o.name}")
+                 "REINDEX TABLE {o.name}", "REINDEX INDEX {o.name}", "REFRESH MATERIALIZED VIEW {o.name}",
+                 "SELECT pg_clear_relation_stats('{o.schema}', '{o.relname}')",
+                 "SELECT pg_restore_relation_stats('schemaname', '{o.schema}', 'relname', '{o.relname}', 'relpages', 1)",
+                 "SELECT pg_restore_attribute_stats('schemaname', '{o.schema}', 'relname', '{o.relname}', "
+                 "'attname', '{o.first}', 'inherited', false, 'null_frac', 0.5::real)")
 
 
 def changing(o):
@@ -125,6 +130,10 @@ def changing(o):
         "ALTER INDEX {o.name} RENAME TO x", "ALTER VIEW {o.name} RENAME TO x", "ALTER SEQUENCE {o.name} RESTART",
         "ALTER INDEX {o.name} ATTACH PARTITION own_index", "DROP TABLE {o.name}", "DROP VIEW {o.name}",
         "DROP INDEX {o.name}", "DROP SEQUENCE {o.name}", "GRANT ALL ON {o.name} TO CURRENT_USER",
+        "GRANT MAINTAIN ON {o.name} TO CURRENT_USER", "ALTER TABLE {o.name} SET ACCESS METHOD DEFAULT",
+        "ALTER TABLE {o.name} ADD COLUMN x int GENERATED ALWAYS AS (1) VIRTUAL",
+        "ALTER TABLE {o.name} ALTER {o.first} SET EXPRESSION AS (NULL)", "ALTER TABLE {o.name} ADD NOT NULL {o.first} NOT VALID",
+        "ALTER TABLE {o.name} ADD CHECK (true) NOT ENFORCED",
         "GRANT SELECT ({o.first}) ON {o.name} TO PUBLIC", "REVOKE ALL ON {o.name} FROM PUBLIC",
         "CREATE OR REPLACE VIEW {o.name} AS SELECT 1", "DROP TRIGGER usage_inserted ON {o.name}",
         "ALTER TRIGGER usage_inserted ON {o.name} DEPENDS ON EXTENSION keysmith")
@@ -140,7 +149,8 @@ def depending(o):
         "CREATE TABLE q{n} PARTITION OF {o.name} FOR VALUES FROM ('2001-01-01') TO ('2001-01-02')",
         "ALTER TABLE own INHERIT {o.name}", "ALTER TABLE {o.name} ATTACH PARTITION own DEFAULT",
         "ALTER TABLE own_parts ATTACH PARTITION {o.name} DEFAULT", "ALTER TABLE {o.name} DETACH PARTITION own",
-        "ALTER TABLE own ADD FOREIGN KEY (id) REFERENCES {o.name}", "CREATE TABLE k{n} AS TABLE {o.name}",
+        "ALTER TABLE own ADD FOREIGN KEY (id) REFERENCES {o.name}",
+        "ALTER TABLE own ADD FOREIGN KEY (id) REFERENCES {o.name} NOT ENFORCED", "CREATE TABLE k{n} AS TABLE {o.name}",
         "CREATE FUNCTION g{n}() RETURNS SETOF {o.name} LANGUAGE sql AS 'SELECT NULL'",
         "CREATE FUNCTION y{n}(x {o.name}.{o.first}%TYPE) RETURNS int LANGUAGE sql AS 'SELECT 1'",
         "CREATE FUNCTION z{n}() RETURNS bigint LANGUAGE sql RETURN (SELECT count(*) FROM {o.name})",
@@ -207,7 +217,8 @@ def extension(o):
             "REINDEX SCHEMA {}", "IMPORT FOREIGN SCHEMA {} FROM SERVER x INTO public")),
         "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC", "CREATE PUBLICATION p FOR ALL TABLES",
         "ALTER DEFAULT PRIVILEGES FOR ROLE postgres GRANT ALL ON TABLES TO PUBLIC",
-        "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION own_trigger()"]
+        "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION own_trigger()",
+        "CREATE EVENT TRIGGER e ON login EXECUTE FUNCTION own_trigger()"]
 
 
 def by_number(o):

@@ -15,7 +15,7 @@ from conftest import session, wait_until
 # second, and names whom to end. test_by_its_number_* and test_a_grant_* show each alone.
 NAMED = {
     "by_number": ["drops_what_is_old"],
-    **dict.fromkeys(["changing", "calling", "extension"], ["gives_and_takes_access"]),
+    **dict.fromkeys(["changing", "calling", "depending", "extension"], ["gives_and_takes_access"]),
 }
 
 
@@ -235,6 +235,27 @@ def test_by_its_number_a_partition_can_be_kept_and_doctor_says_by_whom(world, st
             stopped["drops_what_is_old"])
         end(world, pid)
         assert world.stopped(STRANGER) == {}
+
+
+def test_who_waits_for_a_view_that_is_read_is_found_out(world, holder):
+    """From 18 on a GRANT waits behind it."""
+    holder()
+    waiting = session(world.cluster, user="issuer")
+    pid = waiting.session.info.backend_pid
+    with ThreadPoolExecutor(1) as pool:
+        attempt = pool.submit(waiting.rows, "CREATE RULE r AS ON INSERT TO keysmith.usage DO INSTEAD NOTHING")
+        wait_until(lambda: world.db.value("SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted", pid))
+        stopped = world.stopped("issuer")
+        if world.db.session.info.server_version < 180000:
+            assert stopped == {}
+        else:
+            assert stopped.keys() == {"gives_and_takes_access"}
+            assert stopped["gives_and_takes_access"].startswith(
+                f"session {pid} of role issuer has locked keysmith.usage, or waits to lock it")
+        end(world, pid)
+        assert isinstance(attempt.exception(timeout=60), psycopg.OperationalError)
+        assert world.stopped("issuer") == {}
+    waiting.session.close()
 
 
 @pytest.mark.parametrize("statement", ["GRANT USAGE ON SCHEMA keysmith TO CURRENT_USER",

@@ -7,7 +7,7 @@ use crate::guc::set_for_now;
 use crate::transaction::in_subtransaction;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::CaughtError;
-use pgrx::pg_sys::{self, TransactionId};
+use pgrx::pg_sys::{self, Oid, TransactionId};
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 
@@ -65,6 +65,20 @@ impl Deadline {
             pause(1);
         }
         false
+    }
+
+    /// Locks a relation, until the transaction ends, against nothing but what no reader of it
+    /// may meet. False if the moment comes before.
+    pub fn lock_as_readers_do(self, relation: Oid) -> bool {
+        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        // SAFETY: any OID can be locked.
+        while !unsafe { pg_sys::ConditionalLockRelationOid(relation, mode) } {
+            if self.left() == 0 {
+                return false;
+            }
+            pause(10);
+        }
+        true
     }
 
     /// In milliseconds.

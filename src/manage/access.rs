@@ -1,14 +1,12 @@
 //! `grant_access`, `revoke_access`: who may call what.
 
 use super::authority::{self, Caller, Needs};
+use super::changes;
 use super::keyspace::policy;
 use super::sql::{self, Param};
 use super::tenant::Tenant;
-use super::turns;
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::call::{Call, must_not_be_null, sql_functions};
-use crate::catalog::Catalog;
-use crate::catalog::hold::{Deadline, Holder};
 use crate::error::{Code, Error, Result};
 use crate::text;
 use crate::varlena;
@@ -265,7 +263,7 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::argument("tenant", "must be null, except for issuers"));
     }
     authority::act(Needs::Admin, |caller| {
-        one_at_a_time()?;
+        changes::one_at_a_time()?;
         let role = Role::read(call)?;
         let tenant = tenant(call, caller)?;
         let act = Act::on(caller, EVERYWHERE, Subject::Access(role.oid))?;
@@ -288,7 +286,7 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
 fn revoke_access(call: &Call) -> Result<Option<Datum>> {
     let level = Level::read(call, 1)?;
     authority::act(Needs::Admin, |caller| {
-        one_at_a_time()?;
+        changes::one_at_a_time()?;
         let role = Role::read(call)?;
         let tenant = tenant(call, caller)?;
         let act = Act::on(caller, EVERYWHERE, Subject::Access(role.oid))?;
@@ -346,43 +344,6 @@ fn take_all(role: &Role) -> Result<()> {
     }
     Ok(())
 }
-
-/// Who gives and who takes do so one after the other: two that change the privileges of
-/// one object at once would fail.
-///
-/// A role may GRANT what it may use. Without a grant option that gives nothing, and PostgreSQL
-/// still writes the object's row, for which others wait until the role's transaction ends.
-/// So the wait is short, and the error says whose session to end.
-fn one_at_a_time() -> Result<()> {
-    let catalog = Catalog::open()?;
-    turns::of_table(catalog.tables.access.table);
-    let deadline = Deadline::after(MOST_WAITED);
-    let changed = "SELECT t FROM keysmith_private.privileges_changed_by() AS t";
-    for row in sql::query_now(&catalog, changed, &[])?.iter() {
-        let Some(holder) = row.transaction(1).and_then(Holder::of) else { continue };
-        if !deadline.wait_for(&holder) {
-            return Err(not_committed(&holder)?);
-        }
-    }
-    Ok(())
-}
-
-fn not_committed(holder: &Holder) -> Result<Error> {
-    let rows = sql::query(
-        "SELECT keysmith_private.lock_holder(pid, virtualtransaction) FROM pg_catalog.pg_locks
-         WHERE locktype = 'transactionid' AND transactionid = $1 AND granted",
-        &[Param::given(pg_sys::XIDOID, Some(Datum::from(holder.topmost().into_inner())))],
-    )?;
-    let who = rows.first().and_then(|row| row.text(1)).unwrap_or_else(|| "a transaction".into());
-    let message = format!("{who} has changed privileges of keysmith's objects, and not committed");
-    Ok(Error::new(Code::LockNotAvailable, message).hint(
-        "Nothing was changed. End it with pg_terminate_backend or ROLLBACK PREPARED, and call the \
-         function again.",
-    ))
-}
-
-/// In milliseconds.
-const MOST_WAITED: i32 = 1000;
 
 fn sees_everything(_: &Call) -> Result<Option<Datum>> {
     Ok(Some(Datum::from(authority::sight()?.tenants.is_none())))

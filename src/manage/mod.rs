@@ -4,6 +4,7 @@ mod access;
 mod alter;
 pub mod authority;
 mod catalogue;
+mod changes;
 pub mod credits;
 mod doctor;
 pub mod event;

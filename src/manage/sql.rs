@@ -354,6 +354,10 @@ impl Row<'_> {
         self.datum(column).map(|datum| datum.value() as i16)
     }
 
+    pub fn oid(&self, column: usize) -> Option<Oid> {
+        self.datum(column).map(|datum| Oid::from(datum.value() as u32))
+    }
+
     pub fn transaction(&self, column: usize) -> Option<TransactionId> {
         self.datum(column).map(|datum| TransactionId::from(datum.value() as u32))
     }

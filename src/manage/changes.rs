@@ -1,0 +1,80 @@
+//! Changes of privileges: they take turns, and whoever is in their way is named.
+
+use super::sql::{self, Param};
+use super::turns;
+use crate::catalog::Catalog;
+use crate::catalog::hold::{Deadline, Holder};
+use crate::error::{Code, Error, Result};
+use crate::major;
+use pgrx::pg_sys::{self, Datum, Oid};
+
+/// In milliseconds.
+const MOST_WAITED: i32 = 1000;
+
+/// Who gives and who takes do so one after the other: two that change the privileges of
+/// one object at once would fail.
+///
+/// A role may GRANT what it may use. Without a grant option that gives nothing, and PostgreSQL
+/// still writes the object's row, for which others wait until the role's transaction ends.
+/// So the wait is short, and the error says whose session to end.
+pub fn one_at_a_time() -> Result<()> {
+    let catalog = Catalog::open()?;
+    turns::of_table(catalog.tables.access.table);
+    let deadline = Deadline::after(MOST_WAITED);
+    let changed = "SELECT t FROM keysmith_private.privileges_changed_by() AS t";
+    for row in sql::query_now(&catalog, changed, &[])?.iter() {
+        let Some(holder) = row.transaction(1).and_then(Holder::of) else { continue };
+        if !deadline.wait_for(&holder) {
+            return Err(not_committed(&holder)?);
+        }
+    }
+    if major::GRANT_LOCKS { lock_views(deadline) } else { Ok(()) }
+}
+
+fn not_committed(holder: &Holder) -> Result<Error> {
+    let rows = sql::query(
+        "SELECT keysmith_private.lock_holder(pid, virtualtransaction) FROM pg_catalog.pg_locks
+         WHERE locktype = 'transactionid' AND transactionid = $1 AND granted",
+        &[Param::given(pg_sys::XIDOID, Some(Datum::from(holder.topmost().into_inner())))],
+    )?;
+    let who = rows.first().and_then(|row| row.text(1)).unwrap_or_else(|| "a transaction".into());
+    Ok(in_the_way(format!("{who} has changed privileges of keysmith's objects, and not committed")))
+}
+
+/// A role that can name a view can wait until nobody reads it, and whoever wants to read it
+/// after that waits too.
+fn lock_views(deadline: Deadline) -> Result<()> {
+    let views = sql::query(
+        "SELECT oid FROM pg_catalog.pg_class
+         WHERE relnamespace = 'keysmith'::regnamespace AND relkind = 'v' ORDER BY oid",
+        &[],
+    )?;
+    for view in views.iter().filter_map(|row| row.oid(1)) {
+        if !deadline.lock_as_readers_do(view) {
+            return Err(kept_from_readers(view)?);
+        }
+    }
+    Ok(())
+}
+
+fn kept_from_readers(view: Oid) -> Result<Error> {
+    let rows = sql::query(
+        "SELECT pg_catalog.string_agg(DISTINCT keysmith_private.lock_holder(l.pid, l.virtualtransaction), ', '),
+                $1::regclass::text
+         FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database
+         WHERE d.datname = pg_catalog.current_database() AND l.locktype = 'relation'
+           AND l.relation = $1 AND l.mode = 'AccessExclusiveLock'",
+        &[Param::given(pg_sys::OIDOID, Some(Datum::from(view)))],
+    )?;
+    let text = |n| rows.first().and_then(|row| row.text(n));
+    let who = text(1).unwrap_or_else(|| "a session".into());
+    let view = text(2).unwrap_or_default();
+    Ok(in_the_way(format!("{who} has locked {view}, or waits to lock it")))
+}
+
+fn in_the_way(message: String) -> Error {
+    Error::new(Code::LockNotAvailable, message).hint(
+        "Nothing was changed. End it with pg_terminate_backend or ROLLBACK PREPARED, and call the \
+         function again.",
+    )
+}
