@@ -576,7 +576,8 @@ def test_the_plan_looks_up_the_tenant_once(app, type):
     assert app.db.value("SELECT count(*) FROM docs") == 1000
 
 
-def told(app, condition, options="ANALYZE, TIMING OFF, SUMMARY OFF"):
+# From 18 on ANALYZE shows buffers too: what planning reads depends on what the session has read before.
+def told(app, condition, options="ANALYZE, BUFFERS OFF, TIMING OFF, SUMMARY OFF"):
     """Whether a plan tells a value that another tenant has from one that nobody has."""
     app.acting("acme")
     app.db.rows("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
@@ -586,11 +587,12 @@ def told(app, condition, options="ANALYZE, TIMING OFF, SUMMARY OFF"):
     return len(set(plans.values())) > 1
 
 
-@pytest.mark.parametrize("index, others", [("email", True), ("email, tenant", True), ("tenant, email", False)])
+@pytest.mark.parametrize("index, others", [("email", True), ("email, tenant", True), ("id, email", True),
+                                           ("id, tenant", False), ("tenant, email", False)])
 def test_an_index_that_begins_with_the_tenant_keeps_values_from_explain(app, index, others):
     """So do columns without statistics: what the planner expects it takes from samples of all rows."""
     app.as_owner(f"""
-        CREATE TABLE docs (tenant text, email text COLLATE "C");
+        CREATE TABLE docs (tenant text, email text COLLATE "C", id uuid);
         ALTER TABLE docs ALTER email SET STATISTICS {-1 if others else 0};
         CREATE INDEX ON docs ({index})""")
     app.db.rows("INSERT INTO docs SELECT 'globex', 'ann@globex.org' FROM generate_series(1, 100)")

@@ -66,6 +66,8 @@ def holder(world):
     looking.rows("BEGIN")
 
     def hold():
+        # A day that is dropped meanwhile is none to look at.
+        looking.rows("LOCK TABLE keysmith_private.usage_event IN ACCESS SHARE MODE")
         for relation in world.objects().relations:
             if relation.kind in "rpv":
                 # A worker that ends drops what is old.

@@ -124,8 +124,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
            format('indexes that begin with %I; see SECURITY.md, "Isolated tables"', t.attname)
     FROM tenant_column t
     JOIN pg_index x ON x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] <> t.attnum
-    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = x.indkey[0]
-    JOIN pg_opclass k ON k.oid = x.indclass[0]
+    -- A condition on a later column alone is looked up there too.
+    CROSS JOIN LATERAL generate_series(0, x.indnkeyatts - 1) AS i (n)
+    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = x.indkey[i.n] AND a.attnum <> t.attnum
+    JOIN pg_opclass k ON k.oid = x.indclass[i.n]
     WHERE a.atttypid <> 'uuid'::regtype
       AND NOT (a.atttypid = ANY ('{smallint,integer,bigint}'::regtype[])
                AND (x.indisunique AND x.indnkeyatts = 1
