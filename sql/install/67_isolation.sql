@@ -177,12 +177,13 @@ FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tena
                   THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum) END AS condition
       FROM keysmith_private.isolated i
       LEFT JOIN LATERAL (
-          SELECT a.* FROM pg_catalog.pg_attribute a
+          -- Not all columns: a view keeps them by name, and a later major has others.
+          SELECT a.attname, a.attnum, a.atttypid FROM pg_catalog.pg_attribute a
           JOIN keysmith_private.columns_meant(
               i.found, i.is_same, i.tenant_number, i.tenant_column) AS m (number) ON m.number = a.attnum
           WHERE a.attrelid = i.found) t ON true
       LEFT JOIN LATERAL (
-          SELECT a.* FROM pg_catalog.pg_attribute a
+          SELECT a.attname, a.attnum FROM pg_catalog.pg_attribute a
           JOIN keysmith_private.columns_meant(
               i.found, i.is_same, i.environment_number, i.environment_column) AS m (number) ON m.number = a.attnum
           WHERE a.attrelid = i.found) e ON true) r
