@@ -2225,12 +2225,13 @@ FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tena
                   THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum) END AS condition
       FROM keysmith_private.isolated i
       LEFT JOIN LATERAL (
-          SELECT a.* FROM pg_catalog.pg_attribute a
+          -- Not all columns: a view keeps them by name, and a later major has others.
+          SELECT a.attname, a.attnum, a.atttypid FROM pg_catalog.pg_attribute a
           JOIN keysmith_private.columns_meant(
               i.found, i.is_same, i.tenant_number, i.tenant_column) AS m (number) ON m.number = a.attnum
           WHERE a.attrelid = i.found) t ON true
       LEFT JOIN LATERAL (
-          SELECT a.* FROM pg_catalog.pg_attribute a
+          SELECT a.attname, a.attnum FROM pg_catalog.pg_attribute a
           JOIN keysmith_private.columns_meant(
               i.found, i.is_same, i.environment_number, i.environment_column) AS m (number) ON m.number = a.attnum
           WHERE a.attrelid = i.found) e ON true) r
@@ -3528,8 +3529,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
            format('indexes that begin with %I; see SECURITY.md, "Isolated tables"', t.attname)
     FROM tenant_column t
     JOIN pg_index x ON x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] <> t.attnum
-    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = x.indkey[0]
-    JOIN pg_opclass k ON k.oid = x.indclass[0]
+    -- A condition on a later column alone is looked up there too.
+    CROSS JOIN LATERAL generate_series(0, x.indnkeyatts - 1) AS i (n)
+    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = x.indkey[i.n] AND a.attnum <> t.attnum
+    JOIN pg_opclass k ON k.oid = x.indclass[i.n]
     WHERE a.atttypid <> 'uuid'::regtype
       AND NOT (a.atttypid = ANY ('{smallint,integer,bigint}'::regtype[])
                AND (x.indisunique AND x.indnkeyatts = 1
