@@ -36,10 +36,14 @@ def dump(cluster):
 
 def described(connection):
     """But for what a dump, and so an upgrade, says in other words: initial privileges that
-    are the default ones, and the parentheses of conditions."""
+    are the default ones, and the parentheses of conditions. Privileges of the row types of
+    tables and views no dump has: there they are the default ones."""
+    found = objects.describe(connection)
+    relations = {name.split(" ", 1)[1] for name, _ in found if name.startswith(("table ", "view "))}
     return {(name, what): value.translate({40: None, 41: None}) if what == "definition" else value
-            for (name, what), value in objects.describe(connection).items()
-            if what != "initial privileges"}
+            for (name, what), value in found.items()
+            if what != "initial privileges"
+            and not (what == "privileges" and name.removeprefix("type ") in relations)}
 
 
 def without_stamps(cluster):
