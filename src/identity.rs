@@ -9,22 +9,22 @@
 //! counts the transactions that changed anything, so while nobody does, a check costs
 //! no more than reading that count.
 
-use crate::call::{Bytes, Call, sql_functions};
 use crate::catalog::policy::Policy;
-use crate::catalog::scan::transactions_ended;
 use crate::catalog::{Catalog, invalidation};
 use crate::decide::decision::Decision;
 use crate::decide::lookup::Reader;
 use crate::decide::needs::{self, Needs};
 use crate::decide::verdict::Holder;
-use crate::error::{Code, Error, Result};
 use crate::lag;
 use crate::manage::profile;
-use crate::transaction::Memory;
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::rules;
 use keysmith_core::policy::scope::Held;
 use keysmith_core::policy::verdict::Reason;
+use pg::call::{Bytes, Call, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::scan::transactions_ended;
+use pg::transaction::Memory;
 use pgrx::pg_sys::{self, Datum, SubTransactionId};
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -258,7 +258,7 @@ fn text_datum(text: &[u8]) -> Datum {
 }
 
 fn uuid_datum(uuid: &Bytes16) -> Datum {
-    crate::manage::sql::uuid_datum(uuid)
+    pg::spi::uuid_datum(uuid)
 }
 
 fn current_tenant(_: &Call) -> Result<Option<Datum>> {

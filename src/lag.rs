@@ -7,7 +7,7 @@
 //! the server's and not a database's: one serves all of them, and no table grows.
 
 use crate::usage::worker_name;
-use crate::{direct, major};
+use pg::{direct, major};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};

@@ -1,33 +1,19 @@
 //! keysmith: API keys inside PostgreSQL.
 
 mod audit;
-mod call;
 mod catalog;
-mod clock;
-mod composite;
 mod decide;
-mod direct;
-mod error;
 mod guc;
 mod identity;
-mod jsonb;
 mod lag;
 mod limit;
-mod major;
 mod manage;
-mod memory;
-mod notice;
 mod pepper;
 mod request_id;
-mod result_set;
 mod rows;
-mod shmem;
-mod text;
 mod tracking;
 mod transaction;
 mod usage;
-mod user_table;
-mod varlena;
 
 #[cfg(not(panic = "unwind"))]
 compile_error!("PostgreSQL's errors are panics on their way through Rust, so panic must be unwind");
@@ -147,22 +133,22 @@ pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges
 /// by the first session of a backend that calls one of its functions.
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn _PG_init() {
-    // SAFETY: nothing else is on this frame; see `sql_functions!`.
-    let outcome = unsafe {
-        pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
-            error::without_backtraces();
+    // SAFETY: nothing else is on this frame.
+    unsafe {
+        pg::callback::guarded(|| {
+            pg::error::without_backtraces();
             guc::define();
             transaction::register();
             if pgrx::pg_sys::process_shared_preload_libraries_in_progress {
-                shmem::install();
+                pg::shmem::install(&REGIONS);
             }
             // A server that can't read its peppers would refuse every key: it must
             // say so when it is started, not to each caller.
-            pepper::load().map_err(error::Error::into_report)
+            pepper::load()
         })
-    };
-    if let Err(report) = outcome {
-        // SAFETY: as above.
-        unsafe { report.raise() }
     }
 }
+
+/// What is kept in shared memory.
+static REGIONS: [&pg::shmem::Region; 4] =
+    [&catalog::directory::REGION, &limit::REGION, &usage::ring::REGION, &manage::event::REGION];

@@ -1,8 +1,8 @@
 //! The configured peppers, read by the postmaster and inherited by its children.
 
-use crate::error::{Code, Error, Result};
 use crate::guc;
 use keysmith_core::key::pepper::Peppers;
+use pg::error::{Code, Error, Result};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::os::unix::fs::MetadataExt;

@@ -6,12 +6,12 @@
 //! with its rows. Where the rows of a statement are those of several tables, partitions
 //! or children, a transition table is asked for, and its length read.
 
-use crate::call::{Call, sql_functions};
 use crate::catalog::{Catalog, columns};
-use crate::error::{Code, Error, Result};
 use crate::identity::{self, Identity};
-use crate::major;
-use crate::user_table::{
+use pg::call::{Call, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::major;
+use pg::user_table::{
     ACCESS_EXCLUSIVE, Needs, SHARE_ROW_EXCLUSIVE, UserTable, create_trigger, drop_trigger, ours,
 };
 use pgrx::pg_sys::{self, Datum, Oid, TriggerData};

@@ -1,150 +1,33 @@
-//! The transaction's course: who is told when it ends, and what is remembered for
-//! each of its savepoints.
-//!
-//! The callbacks are registered once, raw: pgrx's own are for one transaction, and
-//! know nothing of PREPARE.
+//! Who is told of a transaction's course.
 
-use crate::memory::Watch;
 use crate::usage::held as usage;
 use crate::{audit, identity};
-use pgrx::pg_sys::{self, SubTransactionId, SubXactEvent, XactEvent};
-use std::cell::Cell;
-use std::ffi::c_void;
-use std::mem::ManuallyDrop;
+use pg::transaction::{Course, follow};
 
 pub fn register() {
-    // SAFETY: called once, from _PG_init; the library is never unloaded.
-    unsafe {
-        pg_sys::RegisterXactCallback(Some(at_transaction), std::ptr::null_mut());
-        pg_sys::RegisterSubXactCallback(Some(at_savepoint), std::ptr::null_mut());
-    }
-}
-
-/// Before a commit, errors are welcome: they turn it into an abort. Afterwards there
-/// is no way back, and nothing is done that could fail.
-unsafe extern "C-unwind" fn at_transaction(event: XactEvent::Type, _: *mut c_void) {
-    match event {
+    follow(Course {
         // Usage may have to wait for others; whoever has locked a chain must not.
-        XactEvent::XACT_EVENT_PRE_COMMIT => fallible(|| {
+        before_commit: || {
             usage::before_commit();
             audit::before_commit()
-        }),
-        XactEvent::XACT_EVENT_PRE_PREPARE => fallible(|| {
+        },
+        before_prepare: || {
             audit::before_prepare()?;
             usage::before_prepare();
             Ok(())
-        }),
-        // A parallel worker writes nothing before its leader does. What it logged of a request
-        // is handed on at its end.
-        XactEvent::XACT_EVENT_COMMIT
-        | XactEvent::XACT_EVENT_ABORT
-        | XactEvent::XACT_EVENT_PREPARE
-        | XactEvent::XACT_EVENT_PARALLEL_COMMIT
-        | XactEvent::XACT_EVENT_PARALLEL_ABORT => {
-            let is_aborted = [XactEvent::XACT_EVENT_ABORT, XactEvent::XACT_EVENT_PARALLEL_ABORT];
+        },
+        ended: |is_committed| {
             identity::forget();
             audit::forget();
-            usage::transaction_is_over(!is_aborted.contains(&event));
-        }
-        _ => {}
-    }
-}
-
-fn fallible(step: fn() -> crate::error::Result<()>) {
-    // SAFETY: as in `sql_functions!`: the guard turns panics into errors, and this
-    // frame holds nothing that needs dropping when the report leaves it.
-    unsafe {
-        let outcome = pg_sys::panic::pgrx_extern_c_guard(|| {
-            Watch::over(step).map_err(crate::error::Error::into_report)
-        });
-        if let Err(report) = outcome {
-            report.raise();
-        }
-    }
-}
-
-unsafe extern "C-unwind" fn at_savepoint(
-    event: SubXactEvent::Type,
-    ended: SubTransactionId,
-    parent: SubTransactionId,
-    _: *mut c_void,
-) {
-    match event {
-        SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
+            usage::transaction_is_over(is_committed);
+        },
+        released: |ended, parent| {
             identity::released(ended, parent);
             audit::released(ended, parent);
-        }
-        SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+        },
+        rolled_back: |ended| {
             identity::rolled_back(ended);
             audit::rolled_back(ended);
-        }
-        _ => {}
-    }
-}
-
-/// Runs something within a transaction, which is rolled back unless it is done.
-pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T) -> bool) -> T {
-    // SAFETY: what PL/pgSQL does for a block with an exception handler.
-    unsafe {
-        let context = pg_sys::CurrentMemoryContext;
-        let owner = pg_sys::CurrentResourceOwner;
-        pg_sys::BeginInternalSubTransaction(std::ptr::null());
-        pg_sys::MemoryContextSwitchTo(context);
-        let level = pg_sys::GetCurrentTransactionNestLevel();
-        let done = attempt();
-        if is_done(&done) {
-            pg_sys::ReleaseCurrentSubTransaction();
-        } else {
-            // An error may have left another that it began in.
-            while pg_sys::GetCurrentTransactionNestLevel() >= level {
-                pg_sys::RollbackAndReleaseCurrentSubTransaction();
-            }
-        }
-        pg_sys::MemoryContextSwitchTo(context);
-        pg_sys::CurrentResourceOwner = owner;
-        done
-    }
-}
-
-/// Things that a transaction remembers, each with the (sub)transaction that they
-/// were put down in: rolling it back forgets them. The list is taken out and put
-/// back, so that no borrow can be in the way when a callback comes.
-///
-/// It is never dropped: a process that a library ends by `exit` aborts its transaction
-/// after thread-locals that need dropping are gone, and the callback would find none.
-pub struct Memory<T>(ManuallyDrop<Cell<Vec<(SubTransactionId, T)>>>);
-
-impl<T> Memory<T> {
-    pub const fn new() -> Self {
-        Memory(ManuallyDrop::new(Cell::new(Vec::new())))
-    }
-
-    pub fn put(&self, value: T) {
-        // SAFETY: a look at the transaction's state.
-        let now = unsafe { pg_sys::GetCurrentSubTransactionId() };
-        self.change(|list| list.push((now, value)));
-    }
-
-    pub fn released(&self, ended: SubTransactionId, parent: SubTransactionId) {
-        self.change(|list| {
-            let theirs = list.iter_mut().rev().take_while(|(owner, _)| *owner >= ended);
-            theirs.for_each(|(owner, _)| *owner = parent);
-        });
-    }
-
-    pub fn rolled_back(&self, ended: SubTransactionId) {
-        self.change(|list| list.truncate(list.partition_point(|(owner, _)| *owner < ended)));
-    }
-
-    /// All that is remembered, which is then forgotten.
-    pub fn take(&self) -> Vec<(SubTransactionId, T)> {
-        self.0.take()
-    }
-
-    pub fn change<R>(&self, with: impl FnOnce(&mut Vec<(SubTransactionId, T)>) -> R) -> R {
-        let mut list = self.0.take();
-        let result = with(&mut list);
-        self.0.set(list);
-        result
-    }
+        },
+    });
 }

@@ -1,14 +1,14 @@
 //! The end of a chain, and what is appended there when a transaction commits.
 
 use super::Note;
-use crate::catalog::scan::{Relation, ScanKey, Snapshot, Varlena};
 use crate::catalog::{Catalog, columns};
-use crate::error::{Code, Error, Result};
-use crate::manage::sql::{self, Param};
 use crate::pepper;
-use crate::text;
-use crate::varlena;
 use keysmith_core::chain::{Entry, START, Seal};
+use pg::error::{Code, Error, Result};
+use pg::scan::{ScanKey, Snapshot, Varlena};
+use pg::spi::{self, Param};
+use pg::text;
+use pg::varlena;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::collections::BTreeMap;
 
@@ -75,7 +75,7 @@ fn extend(catalog: &Catalog, keyspace: &str, notes: &[&Note]) -> Result<()> {
     }
     for notes in notes.chunks(BATCH) {
         // Its own SPI session: its memory is freed with it.
-        sql::session(|| {
+        spi::session(|| {
             let mut columns: [Vec<Datum>; 5] = Default::default();
             for note in notes {
                 entry += 1;
@@ -109,7 +109,7 @@ fn extend(catalog: &Catalog, keyspace: &str, notes: &[&Note]) -> Result<()> {
 fn insert(keyspace: &str, generation: i16, columns: [Vec<Datum>; 5]) -> Result<()> {
     let [entries, times, actions, contents, seals] = columns;
     let array = |kind, element, data| Param::given(kind, Some(varlena::array(data, element)));
-    sql::execute(
+    spi::execute(
         "INSERT INTO keysmith_private.audit_entry
              (keyspace, entry, at, action, generation, content, hash)
          SELECT $1, n.entry, n.at, n.action, $2, n.content, n.hash
@@ -133,8 +133,8 @@ fn insert(keyspace: &str, generation: i16, columns: [Vec<Datum>; 5]) -> Result<(
 /// chain its own to one that has successors.
 fn end_of(catalog: &Catalog, keyspace: &str) -> (i64, Seal, i16) {
     use columns::audit_entry as column;
-    let snapshot = Snapshot::now(catalog.tables.audit_entry);
-    let entries = Relation::open(catalog.tables.audit_entry);
+    let snapshot = Snapshot::now();
+    let entries = catalog.tables.audit_entry.open();
     let keyspace = Varlena::new(&text::to_server(keyspace).into_bytes());
     entries
         .last(&snapshot, [ScanKey::text(column::keyspace, &keyspace)], |row| {

@@ -1,9 +1,9 @@
 //! What an act did. It lies beside the chain, which covers a digest of it: see
 //! `keysmith_core::chain`.
 
-use crate::error::{Code, Error, Result};
-use crate::manage::sql::{self, Param, Row};
 use keysmith_core::chain::{SALT_LEN, content_digest};
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param, Row};
 use std::cell::OnceCell;
 
 /// All of an entry that may tell who someone is.
@@ -26,7 +26,7 @@ impl Content {
             Error::new(Code::Installation, "the operating system has no entropy to give")
         })?;
         let digest = self.digest(&salt);
-        sql::execute(
+        spi::execute(
             "INSERT INTO keysmith_private.audit_content (digest, salt, role, session_role, acting_key,
                  client, tenant, key_id, before, after)
              VALUES ($1, $2, $3, $4, $5, $6::inet, $7, $8, $9::jsonb, $10::jsonb)",
@@ -86,7 +86,7 @@ pub fn client() -> Result<Option<String>> {
     if let Some(known) = CLIENT.with(|client| client.get().cloned()) {
         return Ok(known);
     }
-    let rows = sql::query("SELECT pg_catalog.inet_client_addr()", &[])?;
+    let rows = spi::query("SELECT pg_catalog.inet_client_addr()", &[])?;
     let client = rows.first().and_then(|row| row.text(1));
     Ok(CLIENT.with(|known| known.get_or_init(|| client).clone()))
 }

@@ -10,14 +10,14 @@ mod content;
 mod proof;
 
 use crate::catalog::Catalog;
-use crate::error::{Code, Error, Result};
 use crate::guc;
 use crate::manage::authority::{self, Caller};
 use crate::manage::event;
-use crate::manage::sql::{self, Param};
-use crate::text;
-use crate::transaction::Memory;
 use content::Content;
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param};
+use pg::text;
+use pg::transaction::Memory;
 use pgrx::pg_sys::{self, Datum, Oid, SubTransactionId};
 
 /// The chain of what concerns no keyspace alone.
@@ -197,7 +197,7 @@ impl<'a> Subject<'a> {
                 ],
             ),
         };
-        let rows = sql::query(statement, &params)?;
+        let rows = spi::query(statement, &params)?;
         Ok(rows.first().map_or((None, None), |row| (row.text(1), row.text(2))))
     }
 }

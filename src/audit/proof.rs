@@ -2,17 +2,17 @@
 //! chain is whole.
 
 use super::content::Content;
-use crate::call::{Call, sql_functions};
-use crate::error::{Error, Result};
 use crate::manage::authority::{self, Needs};
 use crate::manage::listing::put_all;
 use crate::manage::patch;
 use crate::manage::progress;
-use crate::manage::sql::{self, Param};
 use crate::pepper;
-use crate::result_set::ResultSet;
-use crate::text;
 use keysmith_core::chain::{Chain, Entry, Fault, Record, SEAL_LEN};
+use pg::call::{Call, sql_functions};
+use pg::error::{Error, Result};
+use pg::result_set::ResultSet;
+use pg::spi::{self, Param};
+use pg::text;
 use pgrx::pg_sys::Datum;
 use std::collections::BTreeMap;
 
@@ -69,7 +69,7 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
     let result = unsafe { ResultSet::of(call) };
     authority::look(Needs::Oversight, |_| {
         // Of which there is a chain, or should be, and what the keys are stored with.
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT c.keyspace, pg_catalog.max(c.generation)::pg_catalog.int2 FROM (
                   SELECT keyspace, generation FROM keysmith_private.keyspace
                   UNION ALL SELECT keyspace, generation FROM keysmith_private.key
@@ -120,8 +120,8 @@ fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<
 /// Follows a chain's next entries, and tells the number of the last; `None` if there are no
 /// more. What was read is freed with the batch.
 fn follow_batch(chain: &mut Chain, keyspace: &str, after: i64) -> Result<Option<i64>> {
-    sql::session(|| {
-        let rows = sql::query(
+    spi::session(|| {
+        let rows = spi::query(
             "SELECT a.entry, a.at, a.action, a.generation, a.content, a.hash,
                     c.salt, c.role, c.session_role, c.acting_key, c.client, c.tenant, c.key_id,
                     c.before, c.after

@@ -2,10 +2,8 @@
 //! types. Each backend compares these lists with the tables before it reads them: see
 //! `tables`. A value that is read as one of another type ends the server.
 
+use pg::scan::Column;
 use pgrx::pg_sys;
-
-/// A column's name and its type.
-pub type Column = (&'static str, pg_sys::BuiltinOid);
 
 macro_rules! columns {
     ($($table:ident { $($column:ident: $type:ident),* $(,)? })*) => {$(
@@ -13,7 +11,7 @@ macro_rules! columns {
         pub mod $table {
             enum Order { _before_the_first, $($column),* }
             $(pub const $column: i16 = Order::$column as i16;)*
-            pub const COLUMNS: &[super::Column] =
+            pub const COLUMNS: &[pg::scan::Column] =
                 &[$((stringify!($column), super::types::$type)),*];
         }
     )*};

@@ -1,10 +1,10 @@
 //! The directory in shared memory: what sessions found out about keys, for each other.
 
-use crate::error::{Code, Error, Result};
 use crate::guc;
-use crate::shmem::{Place, Region};
 use keysmith_core::directory::{Directory, Entry, Slot, WAYS};
 use keysmith_core::siphash::SipHasher;
+use pg::error::{Code, Error, Result};
+use pg::shmem::{Place, Region};
 use pgrx::pg_sys;
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -3,18 +3,14 @@
 
 pub mod columns;
 pub mod directory;
-pub mod hold;
 pub mod invalidation;
 pub mod policy;
-mod row;
-pub mod scan;
-mod snapshot;
 pub mod tables;
 mod version;
 
-use crate::error::Result;
+use pg::error::Result;
+use pg::snapshot::Snapshot;
 use policy::Policy;
-use scan::Snapshot;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -81,7 +77,7 @@ impl Catalog {
 
     /// The policy of a keyspace as of now.
     pub fn policy(&self, keyspace: &[u8]) -> Result<Rc<Policy>> {
-        self.policy_under(&Snapshot::now(self.tables.keyspace), keyspace)
+        self.policy_under(&Snapshot::now(), keyspace)
     }
 
     /// Whether a snapshot sees a policy as it was read.

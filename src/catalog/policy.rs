@@ -1,16 +1,16 @@
 //! A keyspace's policy: what its keys may look like and what their scopes mean.
 
 use super::columns;
-use super::scan::{Relation, Row, ScanKey, Snapshot, Varlena, Version, transactions_ended};
 use super::tables::{Table, Tables};
-use crate::error::Result;
-use crate::varlena::ArrayView;
 use keysmith_core::key::{display, foreign};
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::Schemes;
 use keysmith_core::policy::route::{Match, Path, Routes};
 use keysmith_core::policy::scope::{self, GrantList, Held, Implications};
 use keysmith_core::policy::verdict::Answer;
+use pg::error::Result;
+use pg::scan::{Row, ScanKey, Snapshot, Varlena, Version, transactions_ended};
+use pg::varlena::ArrayView;
 use std::cell::Cell;
 use std::collections::HashMap;
 
@@ -192,9 +192,8 @@ impl Policy {
         if self.seen_at.get() == taken_after && transactions_ended() == taken_after {
             return true;
         }
-        let is_seen = self
-            .version
-            .is_some_and(|version| Relation::open(keyspaces).sees(snapshot, version, keyspace));
+        let is_seen =
+            self.version.is_some_and(|version| keyspaces.open().sees(snapshot, version, keyspace));
         if is_seen {
             self.seen_at.set(taken_after);
         }
@@ -349,7 +348,7 @@ impl Policy {
 /// All rows of a policy table that belong to a keyspace, its indexes' first column.
 fn each_row(table: Table, snapshot: &Snapshot, keyspace: &[u8], mut with: impl FnMut(&Row)) {
     const KEYSPACE: i16 = columns::keyspace::keyspace;
-    let relation = Relation::open(table);
+    let relation = table.open();
     let name = Varlena::new(keyspace);
     let mut scan = relation.scan(snapshot, [ScanKey::text(KEYSPACE, &name)]);
     while let Some(row) = scan.next() {

@@ -1,11 +1,11 @@
 //! Where our tables are: the OIDs of tables, indexes and types.
 
-use super::columns::{self, Column};
+use super::columns;
 use super::invalidation;
-use super::scan::{Relation, attribute_name};
-use crate::composite::RowType;
-use crate::error::{Code, Error, Result};
-use crate::major;
+use pg::composite::RowType;
+use pg::error::{Code, Error, Result};
+use pg::major;
+use pg::scan::{Column, Relation, attribute_name};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 
@@ -21,6 +21,18 @@ pub struct Table {
     pub columns: &'static [Column],
     /// How many changes had been learned of before it was found to have them.
     pub checked_at: u64,
+}
+
+impl Table {
+    #[inline]
+    pub fn open(self) -> Relation {
+        let relation = Relation::open(self.table, self.index);
+        // It may have been altered since the tables were looked at last.
+        if invalidation::changes() != self.checked_at && !relation.begins_with(self.columns) {
+            pgrx::error!("{}", unfit().message());
+        }
+        relation
+    }
 }
 
 pub struct Tables {
@@ -98,7 +110,7 @@ impl Tables {
         let mut watched = [relation(c"verdict", private)?; WATCHED];
         watched.iter_mut().zip(all).for_each(|(place, table)| *place = table.table);
         invalidation::watch(&watched);
-        if !all.into_iter().all(|table| Relation::open(table).has_columns(table.columns)) {
+        if !all.into_iter().all(|table| table.open().has_columns(table.columns)) {
             return Err(unfit());
         }
         Ok(Tables {

@@ -8,13 +8,13 @@
 //! anyone, and holds on standbys.
 
 use super::columns;
-use super::scan::{Relation, ScanKey, Snapshot, Varlena};
 use super::tables::Table;
-use crate::call::{Call, sql_functions};
-use crate::error::{Code, Error, Result};
 use crate::manage::authority;
-use crate::manage::sql::{self, Param};
-use crate::{text, varlena};
+use pg::call::{Call, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::scan::{ScanKey, Snapshot, Varlena};
+use pg::spi::{self, Param};
+use pg::{text, varlena};
 use pgrx::pg_sys::{self, Datum, TriggerData};
 
 sql_functions! {
@@ -104,9 +104,9 @@ impl Keyspaces {
     /// Gives a keyspace's row a new version, unless the transaction has written the one
     /// that is there: others see all that it does at once.
     fn renew(&self, name: &[u8]) -> Result<()> {
-        let snapshot = Snapshot::now(self.table);
+        let snapshot = Snapshot::now();
         let is_another = {
-            let keyspaces = Relation::open(self.table);
+            let keyspaces = self.table.open();
             let sought = Varlena::new(name);
             let mut scan =
                 keyspaces.scan(&snapshot, [ScanKey::text(columns::keyspace::keyspace, &sought)]);
@@ -116,14 +116,14 @@ impl Keyspaces {
     }
 
     fn renew_all(&self) -> Result<()> {
-        self.write(&Snapshot::now(self.table), None)
+        self.write(&Snapshot::now(), None)
     }
 
     /// Any update makes a new version, also one that changes nothing. It is of the rows
     /// as they are now: a transaction's own snapshot may be older than the keyspace.
     fn write(&self, snapshot: &Snapshot, name: Option<&str>) -> Result<()> {
         authority::acting_as(self.owner, || {
-            sql::change_now(
+            spi::change_now(
                 snapshot,
                 "UPDATE keysmith_private.keyspace SET created_at = created_at
                  WHERE keyspace = coalesce($1, keyspace)",

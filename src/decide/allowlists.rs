@@ -4,8 +4,8 @@
 //! emptied, all is forgotten, so what is remembered is never stale.
 
 use crate::catalog::invalidation;
-use crate::varlena::{self, ArrayView, StoredAllowlist, StoredId};
 use keysmith_core::policy::allowlist::{Allowlist, Ranges};
+use pg::varlena::{self, ArrayView, StoredAllowlist, StoredId};
 use pgrx::pg_sys::Datum;
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -5,12 +5,12 @@ use super::lookup::Reader;
 use super::needs::Needs;
 use super::toll;
 use super::verdict::Verdict;
-use crate::call::{Bytes, Call, sql_functions};
 use crate::catalog::policy::{Policy, Route};
-use crate::error::Result;
-use crate::jsonb::Json;
 use keysmith_core::policy::header::{Credential, Finder, Schemes, Value};
 use keysmith_core::policy::route::{Match, Path, is_requested_method};
+use pg::call::{Bytes, Call, sql_functions};
+use pg::error::Result;
+use pg::jsonb::Json;
 use pgrx::pg_sys::Datum;
 
 sql_functions! {

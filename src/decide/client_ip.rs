@@ -1,11 +1,11 @@
 //! `client_ip`: who is behind the proxies.
 
-use crate::call::{Call, sql_functions};
-use crate::error::Result;
-use crate::jsonb::{Container, Json};
-use crate::varlena::StoredAllowlist;
 use keysmith_core::policy::allowlist::Allowlist;
 use keysmith_core::policy::forwarded::client_address;
+use pg::call::{Call, sql_functions};
+use pg::error::Result;
+use pg::jsonb::{Container, Json};
+use pg::varlena::StoredAllowlist;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CString;
 use std::net::IpAddr;

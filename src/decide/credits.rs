@@ -1,15 +1,15 @@
 //! Credits: who pays for a request, and whether they can.
 
 use super::toll::Account;
-use crate::catalog::hold::{Deadline, Holder};
 use crate::catalog::policy::Policy;
-use crate::catalog::scan::{Relation, Row, ScanKey, Snapshot};
 use crate::catalog::tables::Table;
 use crate::catalog::{Catalog, columns};
-use crate::error::Result;
 use crate::guc;
 use crate::manage::credits;
 use keysmith_core::refill::{self, Every};
+use pg::error::Result;
+use pg::row_lock::{Deadline, Holder};
+use pg::scan::{Relation, Row, ScanKey, Snapshot};
 use pgrx::pg_sys;
 
 /// What became of a charge.
@@ -120,8 +120,8 @@ fn with_purse<T>(
     use columns::credit as column;
     let tables = &catalog.tables;
     let in_table = |table: Table, key: ScanKey| {
-        let snapshot = Snapshot::now(table);
-        let relation = Relation::open(table);
+        let snapshot = Snapshot::now();
+        let relation = table.open();
         let mut scan = relation.scan(&snapshot, [key]);
         let row = scan.next()?;
         with(&row, &relation)

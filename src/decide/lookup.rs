@@ -1,12 +1,12 @@
 //! Finding a key, its tenant and its owner.
 
 use crate::catalog::policy::Policy;
-use crate::catalog::scan::{Pinned, Relation, Row, ScanKey, Snapshot, Varlena};
 use crate::catalog::{Catalog, columns};
-use crate::error::Result;
 use crate::pepper;
 use keysmith_core::directory::{Entry, Places};
 use keysmith_core::key::digest::KeyDigest;
+use pg::error::Result;
+use pg::scan::{Pinned, Relation, Row, ScanKey, Snapshot, Varlena};
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
@@ -42,7 +42,7 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub fn snapshot(&self) -> &Snapshot {
-        self.snapshot.get_or_init(|| Snapshot::now(self.catalog.tables.key))
+        self.snapshot.get_or_init(|| Snapshot::now())
     }
 
     /// How many changes had been learned of before.
@@ -57,7 +57,7 @@ impl<'a> Reader<'a> {
 
     #[inline]
     fn keys(&self) -> &Relation {
-        self.keys.get_or_init(|| Relation::open(self.catalog.tables.key))
+        self.keys.get_or_init(|| self.catalog.tables.key.open())
     }
 
     /// The key's row, if it still lies where it did.
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
 
     /// Finds a key by its id.
     pub fn key_with_id<T>(&self, key_id: &[u8; 16], with: impl FnOnce(&Row) -> T) -> Option<T> {
-        let keys = Relation::open(self.catalog.tables.key_by_id);
+        let keys = self.catalog.tables.key_by_id.open();
         let key = ScanKey::uuid(columns::key::key_id, key_id);
         let mut scan = keys.scan(self.snapshot(), [key]);
         scan.next().as_ref().map(with)
@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
         with: impl FnOnce(Option<&Row>) -> T,
     ) -> T {
         use columns::tenant as column;
-        let tenants = self.tenants.get_or_init(|| Relation::open(self.catalog.tables.tenant));
+        let tenants = self.tenants.get_or_init(|| self.catalog.tables.tenant.open());
         if let Some(row) = tenants.fetch(self.snapshot(), places.get().tenant)
             && row.uuid(column::tenant_id).as_ref() == Some(tenant_id)
         {
@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
         with: impl FnOnce(Option<&Row>) -> T,
     ) -> T {
         use columns::member as column;
-        let members = self.members.get_or_init(|| Relation::open(self.catalog.tables.member));
+        let members = self.members.get_or_init(|| self.catalog.tables.member.open());
         if let Some(row) = members.fetch(self.snapshot(), places.get().member)
             && row.uuid(column::tenant_id).as_ref() == Some(tenant_id)
             && row.bytes(column::member) == Some(member)

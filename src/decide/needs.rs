@@ -1,10 +1,10 @@
 //! What a request needs of a key's scopes.
 
 use super::explain::shortened;
-use crate::varlena::ArrayView;
 use keysmith_core::policy::expression::{self, Expression};
 use keysmith_core::policy::scope::{Held, Required, is_scope};
 use keysmith_core::policy::verdict::Reason;
+use pg::varlena::ArrayView;
 use std::borrow::Cow;
 use std::fmt;
 

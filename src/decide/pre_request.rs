@@ -4,12 +4,12 @@
 use super::authenticate;
 use super::client_ip::{collect, inet};
 use super::pre_request_settings as settings;
-use crate::call::{Call, sql_functions};
-use crate::error::{Code, Error, Result};
-use crate::jsonb::Json;
-use crate::{text, varlena};
 use keysmith_core::policy::forwarded::client_behind_proxy;
 use keysmith_core::policy::header::Schemes;
+use pg::call::{Call, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::jsonb::Json;
+use pg::{text, varlena};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
 

@@ -1,13 +1,13 @@
 //! What an otherwise good request is charged: calls of rate limits, then credits.
 
 use super::{credits, limits};
-use crate::call::{Call, must_not_be_null};
 use crate::catalog::Catalog;
 use crate::catalog::policy::{Policy, Route};
-use crate::error::{Error, Result};
 use crate::limit::{self, Outcome};
 use credits::{Charge, Intent};
 use keysmith_core::policy::verdict::Reason;
+use pg::call::{Call, must_not_be_null};
+use pg::error::{Error, Result};
 
 /// What a request asks for.
 pub struct Toll<'a> {

@@ -3,9 +3,9 @@
 use super::toll::{Account, Standing};
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
-use crate::composite::{self, Composite, ROOM_OF_ELEMENT};
-use crate::varlena;
 use keysmith_core::policy::verdict::Reason;
+use pg::composite::{self, Composite, ROOM_OF_ELEMENT};
+use pg::varlena;
 use pgrx::pg_sys::Datum;
 
 /// What is known of a key that was found.

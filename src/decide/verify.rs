@@ -4,11 +4,11 @@ use super::decision::{self, Decision, Presented, name, sought};
 use super::lookup::Reader;
 use super::needs::{self, Listed, Needs};
 use super::toll;
-use crate::call::{Bytes, Call, sql_functions};
-use crate::error::{Error, Result};
-use crate::result_set::ResultSet;
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
+use pg::call::{Bytes, Call, sql_functions};
+use pg::error::{Error, Result};
+use pg::result_set::ResultSet;
 use pgrx::pg_sys::Datum;
 
 sql_functions! {

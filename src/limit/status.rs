@@ -1,10 +1,11 @@
 //! What there is to tell of the table.
 
 use super::table::Table;
-use crate::call::{Call, sql_functions};
-use crate::error::Result;
-use crate::result_set::ResultSet;
-use crate::{guc, text};
+use crate::guc;
+use pg::call::{Call, sql_functions};
+use pg::error::Result;
+use pg::result_set::ResultSet;
+use pg::text;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
 

@@ -1,11 +1,11 @@
 //! The table in shared memory: parts with a lock each.
 
 use super::Claim;
-use crate::clock;
-use crate::error::{Code, Error, Result};
 use crate::guc;
-use crate::shmem::{Place, Region, lwlock};
 use keysmith_core::buckets::{PLACES, Part};
+use pg::clock;
+use pg::error::{Code, Error, Result};
+use pg::shmem::{Place, Region, lwlock};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -3,13 +3,13 @@
 use super::authority::{self, Caller, Needs};
 use super::changes;
 use super::keyspace::policy;
-use super::sql::{self, Param};
 use super::tenant::Tenant;
 use crate::audit::{Act, EVERYWHERE, Subject};
-use crate::call::{Call, must_not_be_null, sql_functions};
-use crate::error::{Code, Error, Result};
-use crate::text;
-use crate::varlena;
+use pg::call::{Call, must_not_be_null, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param};
+use pg::text;
+use pg::varlena;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 sql_functions! {
@@ -167,7 +167,7 @@ impl Level {
     fn grant(&self, role: &Role) -> Result<()> {
         let functions: Vec<String> = self.functions.iter().map(|name| (*name).into()).collect();
         let views: Vec<String> = self.views.iter().map(|name| (*name).into()).collect();
-        let rows = sql::query(
+        let rows = spi::query(
             // What a view calls, it calls with the rights of the role that reads it.
             "WITH RECURSIVE shown(oid) AS (
                  SELECT oid FROM pg_catalog.pg_class
@@ -224,7 +224,7 @@ impl Role {
     }
 
     fn name(oid: Oid) -> Result<Option<Vec<u8>>> {
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT pg_catalog.quote_ident(rolname) FROM pg_catalog.pg_roles WHERE oid = $1",
             &[Param::given(pg_sys::OIDOID, Some(Datum::from(oid)))],
         )?;
@@ -237,7 +237,7 @@ impl Role {
 
     /// Runs a statement that ends with the role's name.
     fn run(&self, statement: &str) -> Result<()> {
-        sql::execute_raw(&[statement.as_bytes(), &self.name])
+        spi::execute_raw(&[statement.as_bytes(), &self.name])
     }
 
     /// Statements name the role, and names can be given to others meanwhile.
@@ -267,7 +267,7 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
         let role = Role::read(call)?;
         let tenant = tenant(call, caller)?;
         let act = Act::on(caller, EVERYWHERE, Subject::Access(role.oid))?;
-        sql::execute(
+        spi::execute(
             "INSERT INTO keysmith_private.access (role, level, tenant_id)
              SELECT $1::regrole, $2, $3 WHERE NOT EXISTS (
                  SELECT FROM keysmith_private.access
@@ -290,7 +290,7 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
         let role = Role::read(call)?;
         let tenant = tenant(call, caller)?;
         let act = Act::on(caller, EVERYWHERE, Subject::Access(role.oid))?;
-        let removed = sql::execute(
+        let removed = spi::execute(
             "DELETE FROM keysmith_private.access
              WHERE role = $1 AND ($2 IS NULL OR level = $2) AND ($3 IS NULL OR tenant_id = $3)",
             &[
@@ -304,7 +304,7 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
             return Err(Error::not_found(format!("role {name:?} has no such access")));
         }
         take_all(&role)?;
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT DISTINCT level FROM keysmith_private.access WHERE role = $1",
             &[role.param()],
         )?;
@@ -321,7 +321,7 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
 /// Takes away every privilege that a role itself has. Only what it was given is touched:
 /// the rest, partitions above all, may be changed by others at the same time.
 fn take_all(role: &Role) -> Result<()> {
-    let given = sql::query(
+    let given = spi::query(
         "SELECT 'ROUTINE ' || p.oid::regprocedure::text
          FROM pg_catalog.pg_proc p
          WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND EXISTS (

@@ -10,13 +10,13 @@ use super::limits;
 use super::listing;
 use super::mint;
 use super::patch::{Change, Patch};
-use super::sql::{self, Param};
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
-use crate::call::{Call, sql_functions};
-use crate::error::{Error, Result};
-use crate::text;
 use keysmith_core::policy::allowlist::{self, MAX_NETWORKS};
+use pg::call::{Call, sql_functions};
+use pg::error::{Error, Result};
+use pg::spi::{self, Param};
+use pg::text;
 use pgrx::pg_sys::{self, Datum};
 
 sql_functions! {
@@ -115,7 +115,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
             key::check_key_grants(&policy, scopes)?;
             mint::fill_in_defaults(&policy, scopes);
         }
-        sql::execute(
+        spi::execute(
             "UPDATE keysmith_private.key SET
                  label = CASE WHEN $2 THEN $3 ELSE label END,
                  scopes = CASE WHEN $4 THEN $5 ELSE scopes END,

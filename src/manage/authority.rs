@@ -10,19 +10,20 @@
 
 use super::giver::Bounds;
 use super::roles;
-use super::sql::{self, Param};
 use crate::catalog::policy::Policy;
-use crate::catalog::scan::{Relation, ScanKey, Snapshot};
 use crate::catalog::{Catalog, columns};
 use crate::decide::needs;
-use crate::error::{Code, Error, Result};
-use crate::guc::set_for_now;
 use crate::identity::{self, Identity};
-use crate::text;
-use crate::varlena;
 use keysmith_core::policy::verdict::{Answer, Reason};
+use pg::error::{Code, Error, Result};
+use pg::role::as_user;
+use pg::scan::{ScanKey, Snapshot};
+use pg::settings::set_for_now;
+use pg::spi::Param;
+use pg::text;
+use pg::varlena;
 use pgrx::pg_sys::{self, Oid};
-use std::ffi::{CStr, c_int};
+use std::ffi::CStr;
 use std::rc::Rc;
 
 /// What an act takes, besides the right to call its function.
@@ -88,7 +89,7 @@ pub fn look<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<
     let mut caller = Caller::of(&catalog, needs)?;
     as_owner(&catalog, || {
         if let Some(key) = &caller.key {
-            caller.bounds = Some(Bounds::of(&catalog, key)?);
+            caller.bounds = Some(Bounds::of(key)?);
         }
         body(&caller)
     })
@@ -102,14 +103,6 @@ pub fn as_owner<T>(catalog: &Catalog, body: impl FnOnce() -> Result<T>) -> Resul
 /// The same as the owner of one of our tables.
 pub fn acting_as<T>(owner: Oid, body: impl FnOnce() -> Result<T>) -> Result<T> {
     as_user(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE, body)
-}
-
-/// Runs statements as a user, with these flags of a security context besides those in force.
-pub fn as_user<T>(user: Oid, flags: u32, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    let place = UsersPlace::take(user, flags as c_int);
-    let result = sql::session(body);
-    place.leave();
-    result
 }
 
 impl Caller {
@@ -228,8 +221,8 @@ impl Reach {
         if unsafe { pg_sys::has_privs_of_role(user, owner(catalog)) } {
             return everything;
         }
-        let snapshot = Snapshot::now(catalog.tables.access);
-        let access = Relation::open(catalog.tables.access);
+        let snapshot = Snapshot::now();
+        let access = catalog.tables.access.open();
         let (mut tenants, mut is_for_identity) = (Vec::new(), false);
         for role in roles::of(user) {
             let mut scan = access.scan(&snapshot, [ScanKey::oid(column::role, role)]);
@@ -318,39 +311,5 @@ fn owner(catalog: &Catalog) -> Oid {
         let owner = (*(*relation).rd_rel).relowner;
         pg_sys::table_close(relation, LOCK);
         owner
-    }
-}
-
-/// A user's identity, taken for the length of an act. Errors that PostgreSQL raises
-/// meanwhile need no care: aborting the (sub)transaction restores both the identity and the
-/// settings.
-struct UsersPlace {
-    user: Oid,
-    security: c_int,
-    nesting: c_int,
-}
-
-impl UsersPlace {
-    fn take(user: Oid, flags: c_int) -> UsersPlace {
-        let mut place = UsersPlace { user: Oid::INVALID, security: 0, nesting: 0 };
-        // SAFETY: what a SECURITY DEFINER function with a SET clause does at its
-        // start, in the same order.
-        unsafe {
-            pg_sys::GetUserIdAndSecContext(&mut place.user, &mut place.security);
-            place.nesting = pg_sys::NewGUCNestLevel();
-            set_for_now(c"search_path", c"pg_catalog, pg_temp");
-            // A literal ends where we end it, whatever the session's rules for backslashes.
-            set_for_now(c"standard_conforming_strings", c"on");
-            pg_sys::SetUserIdAndSecContext(user, place.security | flags);
-        }
-        place
-    }
-
-    fn leave(self) {
-        // SAFETY: what such a function does at its end.
-        unsafe {
-            pg_sys::SetUserIdAndSecContext(self.user, self.security);
-            pg_sys::AtEOXact_GUC(true, self.nesting);
-        }
     }
 }

@@ -5,16 +5,16 @@ use super::key;
 use super::keyspace::{self, policy};
 use super::limits;
 use super::mint;
-use super::sql::{self, Param};
 use crate::audit::{Act, Subject};
-use crate::call::{Call, must_not_be_null, sql_functions, strings};
-use crate::error::{Code, Error, Result};
-use crate::text;
-use crate::varlena::{self, ArrayView};
 use keysmith_core::policy::expression::{self, Expression};
 use keysmith_core::policy::name::{NAME_RULE, is_name};
 use keysmith_core::policy::route::{self, METHOD_RULE, is_method};
 use keysmith_core::policy::scope::{SCOPE_RULE, is_scope};
+use pg::call::{Call, must_not_be_null, sql_functions, strings};
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param};
+use pg::text;
+use pg::varlena::{self, ArrayView};
 use pgrx::pg_sys::{self, Datum};
 
 sql_functions! {
@@ -43,7 +43,7 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
         keyspace::lock(&keyspace)?;
         check_no_circle(&keyspace, &scope, &implies)?;
         let act = Act::on(caller, &keyspace, Subject::Scope(&scope))?;
-        sql::execute(
+        spi::execute(
             "INSERT INTO keysmith_private.scope (keyspace, scope, description, implies)
              VALUES ($1, $2, $3, $4)
              ON CONFLICT (keyspace, scope)
@@ -62,7 +62,7 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
 
 /// A scope that implied itself, be it by others, would be one with all on the way.
 fn check_no_circle(keyspace: &str, scope: &str, implies: &[String]) -> Result<()> {
-    let circles = sql::execute(
+    let circles = spi::execute(
         "WITH RECURSIVE implied (scope) AS (
              SELECT pg_catalog.unnest($3) COLLATE \"C\"
              UNION
@@ -90,7 +90,7 @@ fn define_role(call: &Call) -> Result<Option<Datum>> {
         key::check_known_grants(&*policy(caller, &keyspace)?, &scopes)?;
         keyspace::lock(&keyspace)?;
         let act = Act::on(caller, &keyspace, Subject::Role(&role))?;
-        sql::execute(
+        spi::execute(
             "INSERT INTO keysmith_private.role (keyspace, role, scopes) VALUES ($1, $2, $3)
              ON CONFLICT (keyspace, role) DO UPDATE SET scopes = excluded.scopes",
             &[Param::text(&keyspace), Param::text(&role), Param::texts(&scopes)],
@@ -195,7 +195,7 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
         let act = Act::on(caller, &route.keyspace, route.subject())?;
         let mut params = route.params();
         // Patterns that differ in the names of their parameters match the same paths.
-        let same = sql::query(
+        let same = spi::query(
             "SELECT pattern FROM keysmith_private.route
              WHERE keyspace = $1 AND method = $2 AND variant = $4 AND pattern <> $3
                AND regexp_replace(pattern, '{[^}]*}', '{}', 'g')
@@ -210,7 +210,7 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
         params.push(Param::text_or_null(kind.as_deref()));
         params.push(Param::integer(Some(weight)));
         params.push(Param::text_or_null(limits.as_deref()));
-        sql::execute(
+        spi::execute(
             "INSERT INTO keysmith_private.route (
                  keyspace, method, pattern, variant, scopes, kind, weight, limits)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -230,7 +230,7 @@ fn remove_route(call: &Call) -> Result<Option<Datum>> {
         policy(caller, &route.keyspace)?;
         keyspace::lock(&route.keyspace)?;
         let act = Act::on(caller, &route.keyspace, route.subject())?;
-        let removed = sql::execute(
+        let removed = spi::execute(
             "DELETE FROM keysmith_private.route
              WHERE keyspace = $1 AND method = $2 AND pattern = $3 AND variant = $4",
             &route.params(),

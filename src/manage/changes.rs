@@ -1,11 +1,11 @@
 //! Changes of privileges: they take turns, and whoever is in their way is named.
 
-use super::sql::{self, Param};
 use super::turns;
 use crate::catalog::Catalog;
-use crate::catalog::hold::{Deadline, Holder};
-use crate::error::{Code, Error, Result};
-use crate::major;
+use pg::error::{Code, Error, Result};
+use pg::major;
+use pg::row_lock::{Deadline, Holder};
+use pg::spi::{self, Param};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 /// In milliseconds.
@@ -22,7 +22,7 @@ pub fn one_at_a_time() -> Result<()> {
     turns::of_table(catalog.tables.access.table);
     let deadline = Deadline::after(MOST_WAITED);
     let changed = "SELECT t FROM keysmith_private.privileges_changed_by() AS t";
-    for row in sql::query_now(&catalog, changed, &[])?.iter() {
+    for row in spi::query_now(changed, &[])?.iter() {
         let Some(holder) = row.transaction(1).and_then(Holder::of) else { continue };
         if !deadline.wait_for(&holder) {
             return Err(not_committed(&holder)?);
@@ -32,7 +32,7 @@ pub fn one_at_a_time() -> Result<()> {
 }
 
 fn not_committed(holder: &Holder) -> Result<Error> {
-    let rows = sql::query(
+    let rows = spi::query(
         "SELECT keysmith_private.lock_holder(pid, virtualtransaction) FROM pg_catalog.pg_locks
          WHERE locktype = 'transactionid' AND transactionid = $1 AND granted",
         &[Param::given(pg_sys::XIDOID, Some(Datum::from(holder.topmost().into_inner())))],
@@ -44,7 +44,7 @@ fn not_committed(holder: &Holder) -> Result<Error> {
 /// A role that can name a view can wait until nobody reads it, and whoever wants to read it
 /// after that waits too.
 fn lock_views(deadline: Deadline) -> Result<()> {
-    let views = sql::query(
+    let views = spi::query(
         "SELECT oid FROM pg_catalog.pg_class
          WHERE relnamespace = 'keysmith'::regnamespace AND relkind = 'v' ORDER BY oid",
         &[],
@@ -58,7 +58,7 @@ fn lock_views(deadline: Deadline) -> Result<()> {
 }
 
 fn kept_from_readers(view: Oid) -> Result<Error> {
-    let rows = sql::query(
+    let rows = spi::query(
         "SELECT pg_catalog.string_agg(DISTINCT keysmith_private.lock_holder(l.pid, l.virtualtransaction), ', '),
                 $1::regclass::text
          FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database

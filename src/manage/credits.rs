@@ -4,14 +4,14 @@ use super::authority::{self, Caller, Needs};
 use super::keyspace::policy;
 use super::lifecycle::Subjected;
 use super::patch::{self, Change, Patch};
-use super::sql::{self, Param, Row};
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
-use crate::call::{Call, must_not_be_null, sql_functions};
 use crate::catalog::Catalog;
-use crate::catalog::scan::Snapshot;
-use crate::error::{Error, Result};
 use keysmith_core::refill::Every;
+use pg::call::{Call, must_not_be_null, sql_functions};
+use pg::error::{Error, Result};
+use pg::scan::Snapshot;
+use pg::spi::{self, Param, Row};
 use pgrx::pg_sys::{self, Datum};
 use serde_json::Value;
 
@@ -143,12 +143,12 @@ impl Held {
     /// credits do so at the row of the key or tenant that gets them.
     fn lock(holder: Holder) -> Result<Option<Held>> {
         if let Holder::Key(key_id) = holder {
-            sql::execute(
+            spi::execute(
                 "SELECT FROM keysmith_private.key WHERE key_id = $1 FOR NO KEY UPDATE",
                 &[Param::uuid(key_id)],
             )?;
         }
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT CASE WHEN refilled_at NOT BETWEEN
                      pg_catalog.date_trunc(every, pg_catalog.clock_timestamp(), 'UTC')
                      AND pg_catalog.clock_timestamp() + '24 hours'
@@ -174,7 +174,7 @@ impl Held {
             Param::bigint(refill.map(|(refill, _)| *refill)),
             Param::text_or_null(refill.map(|(_, every)| every.as_str())),
         ]);
-        sql::execute(
+        spi::execute(
             &format!(
                 "INSERT INTO keysmith_private.credit (
                      key_id, tenant_id, balance, refill, every, refilled_at)
@@ -197,7 +197,7 @@ pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result
     }
     match credits {
         Some(credits) => credits.applied(Held::lock(holder)?)?.store(holder),
-        None => sql::execute(
+        None => spi::execute(
             "DELETE FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2",
             &holder.params(),
         )
@@ -210,7 +210,7 @@ pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result
 /// that it gave.
 pub fn set_for_key(caller: &Caller, subject: &Subjected, credits: Option<&Credits>) -> Result<()> {
     set(caller, Holder::Key(&subject.origin), credits)?;
-    sql::execute(
+    spi::execute(
         "UPDATE keysmith_private.key SET purse = NULL
          WHERE tenant_id = $1 AND purse IS NOT NULL
            AND (coalesce(origin, key_id) = $2 OR $3 AND purse = $2)",
@@ -236,8 +236,8 @@ pub fn leave(
             Param::bigint(Some(balance)),
             Param::timestamp(Some(refilled_at)),
         ];
-        let snapshot = Snapshot::now(catalog.tables.credit_of_key);
-        sql::change_now(
+        let snapshot = Snapshot::now();
+        spi::change_now(
             &snapshot,
             "UPDATE keysmith_private.credit SET balance = $2, refilled_at = $3 WHERE credit_id = $1",
             &params,

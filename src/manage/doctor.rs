@@ -3,13 +3,13 @@
 
 use super::authority::{self, Needs};
 use super::event;
-use super::sql::{self, Param};
-use crate::call::{Call, sql_functions};
-use crate::error::Result;
 use crate::pepper::{self, peppers};
-use crate::result_set::ResultSet;
 use crate::{guc, limit};
 use keysmith_core::key::pepper::UNPEPPERED;
+use pg::call::{Call, sql_functions};
+use pg::error::Result;
+use pg::result_set::ResultSet;
+use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 
 sql_functions! {
@@ -22,7 +22,7 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
     authority::look(Needs::Oversight, |_| {
         let lost = lost_peppers()?;
         let (unsent, last_unsent_at) = event::unsent();
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT d.level, d.subject, d.finding, d.remedy
              FROM keysmith_private.doctor_findings($1, $2, $3, $4, $5) d
              UNION ALL
@@ -58,7 +58,7 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
 
 /// The generations of peppers that keys are stored with, and that aren't there.
 fn lost_peppers() -> Result<Vec<String>> {
-    let rows = sql::query(
+    let rows = spi::query(
         "SELECT DISTINCT generation FROM keysmith_private.key WHERE revoked_at IS NULL ORDER BY 1",
         &[],
     )?;

@@ -5,11 +5,12 @@
 //! commit that finds no room fails. No revocation may fail for that: an event is left out,
 //! and counted, while the queue is fuller than `keysmith.event_queue_limit` says.
 
-use super::sql::{self, Param};
 use crate::audit::EVERYWHERE;
-use crate::error::Result;
-use crate::shmem::{Place, Region};
-use crate::{guc, major};
+use crate::guc;
+use pg::error::Result;
+use pg::major;
+use pg::shmem::{Place, Region};
+use pg::spi::{self, Param};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -77,7 +78,7 @@ pub fn send(
     };
     // What waits takes its room only at the commit. Twice that is more than it takes with
     // what PostgreSQL adds. Before 17 the size of the queue was fixed.
-    let sent = sql::query(
+    let sent = spi::query(
         "SELECT pg_catalog.octet_length(e.payload)::bigint, pg_catalog.pg_notify(e.channel, e.payload)
          FROM (SELECT k.event_channel AS channel, pg_catalog.json_build_object(
                    'event', $1, 'key_id', $3, 'tenant', $4, 'keyspace', k.keyspace,

@@ -4,16 +4,16 @@ use super::authority::{self, Caller};
 use super::key;
 use super::limits;
 use super::mint::Draft;
-use super::sql::{self, Param, Row};
 use crate::catalog::Catalog;
 use crate::catalog::policy::{EmptyScopes, Policy};
-use crate::catalog::scan::Snapshot;
-use crate::error::{Error, Result};
 use crate::identity::Identity;
-use crate::text::lossy;
 use keysmith_core::policy::allowlist::{self, IpNet};
 use keysmith_core::policy::limits::Held;
 use keysmith_core::policy::scope::{self, GrantList};
+use pg::error::{Error, Result};
+use pg::scan::Snapshot;
+use pg::spi::{self, Param, Row};
+use pg::text::lossy;
 use pgrx::pg_sys;
 
 /// What a draft leaves open, it has from its giver: so the new key follows when the
@@ -45,7 +45,7 @@ pub fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()
     if draft.allowlist.is_none()
         && let Some(networks) = &bounds.allowlist
     {
-        draft.allowlist = crate::text::parsed(pg_sys::F_ARRAY_IN, pg_sys::CIDROID, networks);
+        draft.allowlist = pg::text::parsed(pg_sys::F_ARRAY_IN, pg_sys::CIDROID, networks);
     }
     draft.expires_at = draft.expires_at.or(bounds.expires_at);
     Ok(())
@@ -66,9 +66,8 @@ pub struct Bounds {
 
 impl Bounds {
     /// As they are now: the transaction's own snapshot may be older than the identity.
-    pub fn of(catalog: &Catalog, giver: &Identity) -> Result<Bounds> {
-        let rows = sql::query_now(
-            catalog,
+    pub fn of(giver: &Identity) -> Result<Bounds> {
+        let rows = spi::query_now(
             "SELECT k.allowlist, k.expires_at, coalesce(k.origin, k.key_id), k.limits, k.shared_limits,
                     coalesce(k.purse, c.key_id)
              FROM keysmith_private.key k
@@ -118,8 +117,8 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
     let catalog = Catalog::open()?;
     // SAFETY: what the transaction just did shall be seen.
     unsafe { pg_sys::CommandCounterIncrement() };
-    let snapshot = Snapshot::now(catalog.tables.key);
-    let rows = sql::query_under(
+    let snapshot = Snapshot::now();
+    let rows = spi::query_under(
         &snapshot,
         "SELECT k.keyspace, k.scopes, k.role, m.role, k.environment, k.allowlist,
                 $2 IS NULL OR coalesce(k.expires_at <= $2, false), k.owner, k.limits,

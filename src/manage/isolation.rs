@@ -6,13 +6,14 @@
 //! else permits more, and the restrictive one is gone.
 
 use super::authority::as_owner;
-use super::sql::{self, Param};
-use crate::call::{Call, sql_functions};
+use super::statements::LockedTable;
 use crate::catalog::Catalog;
-use crate::error::{Error, Result};
-use crate::text;
-use crate::user_table::{ACCESS_EXCLUSIVE, LockedTable, Needs, UserTable};
 use keysmith_core::policy::name::{IDENTIFIER_RULE, is_identifier};
+use pg::call::{Call, sql_functions};
+use pg::error::{Error, Result};
+use pg::spi::{self, Param};
+use pg::text;
+use pg::user_table::{ACCESS_EXCLUSIVE, Needs, UserTable};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CStr;
 
@@ -49,7 +50,7 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
         return Err(column.wrong("text"));
     }
 
-    let table = table.closed();
+    let table = LockedTable::of(table);
     if table.is_so("SELECT $1 IN (SELECT keysmith_private.distributed_tables())", &[])? {
         return Err(Error::argument("relation", "must be no table that Citus distributes")
             .hint("Citus does not keep policies on a table's parts."));
@@ -77,7 +78,7 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
     }
     set_row_security(&table, true, true)?;
     as_owner(&Catalog::open()?, || {
-        sql::query(
+        spi::query(
             "SELECT keysmith_private.note_isolated($1, $2, $3, $4, $5, $6, $7)",
             &[
                 table.param(),
@@ -89,14 +90,14 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
                 Param::boolean(before.was_forced),
             ],
         )?;
-        sql::query("SELECT keysmith_private.tell_of_isolation($1, $2)", &[table.param(), tenant])?;
+        spi::query("SELECT keysmith_private.tell_of_isolation($1, $2)", &[table.param(), tenant])?;
         Ok(())
     })?;
     Ok(None)
 }
 
 fn release(call: &Call) -> Result<Option<Datum>> {
-    let table = claim(call)?.closed();
+    let table = LockedTable::of(claim(call)?);
     let before = Before::of(&table)?;
     if !before.is_isolated {
         return Err(Error::not_found(format!("table {} is not isolated", table.name())));
@@ -108,7 +109,7 @@ fn release(call: &Call) -> Result<Option<Datum>> {
         .is_so("SELECT EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = $1)", &[])?;
     set_row_security(&table, before.was_enabled || has_policies, before.was_forced)?;
     as_owner(&Catalog::open()?, || {
-        sql::query("SELECT keysmith_private.forget_isolated($1)", &[table.param()])?;
+        spi::query("SELECT keysmith_private.forget_isolated($1)", &[table.param()])?;
         Ok(())
     })?;
     Ok(None)

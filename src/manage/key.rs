@@ -1,21 +1,21 @@
 //! What all acts on keys share: the bounds of their fields, and how they are stored.
 
 use super::authority::Caller;
-use super::sql::{self, Param};
 use super::turns;
-use crate::call::Call;
 use crate::catalog::policy::Policy;
-use crate::catalog::scan::{Relation, ScanKey, Snapshot};
 use crate::catalog::{Catalog, columns};
-use crate::error::{Code, Error, Result};
-use crate::jsonb::Json;
 use crate::pepper;
-use crate::text;
-use crate::varlena;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use keysmith_core::key::{display, format, secret};
 use keysmith_core::policy::allowlist::MAX_NETWORKS;
 use keysmith_core::policy::scope::{SCOPE_RULE, is_grant, is_scope};
+use pg::call::Call;
+use pg::error::{Code, Error, Result};
+use pg::jsonb::Json;
+use pg::scan::{ScanKey, Snapshot};
+use pg::spi::{self, Param};
+use pg::text;
+use pg::varlena;
 use pgrx::pg_sys::{self, Datum};
 use std::collections::HashSet;
 use std::ffi::CStr;
@@ -142,7 +142,7 @@ pub fn check_role(policy: &Policy, role: Option<&str>, keyspace: &str) -> Result
 
 /// A key whose scopes and roles have nothing in common can do nothing, which nobody means.
 pub fn tell_if_powerless(policy: &Policy, key_id: &[u8; 16]) -> Result<()> {
-    let rows = sql::query(
+    let rows = spi::query(
         "SELECT k.scopes, k.role, m.role
          FROM keysmith_private.key k
          LEFT JOIN keysmith_private.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
@@ -167,7 +167,7 @@ pub fn tell_if_powerless(policy: &Policy, key_id: &[u8; 16]) -> Result<()> {
 /// is refused, so the removal need not wait.
 pub fn check_owner(tenant_id: &[u8; 16], owner: Option<&str>) -> Result<()> {
     let Some(owner) = owner else { return Ok(()) };
-    let found = sql::execute(
+    let found = spi::execute(
         "SELECT FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2",
         &[Param::uuid(tenant_id), Param::text(owner)],
     )?;
@@ -254,7 +254,7 @@ pub fn new_display_id(policy: &Policy, keyspace: &str) -> Result<Option<String>>
     let Some(template) = &policy.display_id else { return Ok(None) };
     for _ in 0..TRIES {
         let id = display::id(template, secret::random).map_err(|_| no_entropy())?;
-        let taken = sql::execute(
+        let taken = spi::execute(
             "SELECT FROM keysmith_private.key WHERE keyspace = $1 AND display_id = $2",
             &[Param::text(keyspace), Param::text(&id)],
         )?;
@@ -277,7 +277,7 @@ pub fn note_generation(policy: &Policy, keyspace: &str, generation: i16) -> Resu
         .hint("Preload the library, and keep that line in the file of keysmith.pepper_file."));
     }
     if generation > policy.generation {
-        sql::execute(
+        spi::execute(
             // Nobody waits for it: whoever has the row is about to note it, or the next key does.
             "UPDATE keysmith_private.keyspace SET generation = $2 WHERE keyspace IN (
                  SELECT keyspace FROM keysmith_private.keyspace
@@ -323,8 +323,8 @@ pub fn one_at_a_time(tenant_id: &[u8; 16]) -> Result<()> {
 fn counting_keys(caller: &Caller, tenant_id: &[u8; 16]) -> Result<Vec<([u8; 16], bool)>> {
     use columns::key as column;
     let table = Catalog::open()?.tables.key_by_tenant;
-    let snapshot = Snapshot::now(table);
-    let keys = Relation::open(table);
+    let snapshot = Snapshot::now();
+    let keys = table.open();
     let mut scan = keys.scan(&snapshot, [ScanKey::uuid(column::tenant_id, tenant_id)]);
     let now = clock();
     let mut counting = Vec::new();
@@ -344,7 +344,7 @@ fn counting_keys(caller: &Caller, tenant_id: &[u8; 16]) -> Result<Vec<([u8; 16],
 /// The composite value of a new key, `keysmith_private.minted`, without the key itself,
 /// which is never a parameter of a statement: see `with_api_key`.
 pub fn minted(key_id: &[u8; 16]) -> Result<Datum> {
-    let rows = sql::query(
+    let rows = spi::query(
         "SELECT ROW(key_id, NULL, key_prefix, key_snippet, label, environment, kind, scopes,
                     expires_at, created_at, display_id)::keysmith_private.minted
          FROM keysmith_private.key WHERE key_id = $1",

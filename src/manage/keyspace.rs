@@ -3,13 +3,13 @@
 use super::authority::{self, Caller, Needs};
 use super::options::{self, Options};
 use super::patch::Patch;
-use super::sql::{self, Param};
 use crate::audit::{Act, Subject};
-use crate::call::{Call, sql_functions};
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
-use crate::error::{Code, Error, Result};
 use keysmith_core::policy::name::{IDENTIFIER_RULE, is_identifier};
+use pg::call::{Call, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param};
 use pgrx::pg_sys::{self, Datum};
 use std::rc::Rc;
 
@@ -51,7 +51,7 @@ pub fn check_known(keyspace: &str) -> Result<()> {
 
 /// Writes the row of a keyspace. False if it was there.
 fn insert(keyspace: &str) -> Result<bool> {
-    let inserted = sql::execute(
+    let inserted = spi::execute(
         "INSERT INTO keysmith_private.keyspace (keyspace) VALUES ($1) ON CONFLICT DO NOTHING",
         &[Param::text(keyspace)],
     )?;
@@ -61,7 +61,7 @@ fn insert(keyspace: &str) -> Result<bool> {
 /// Acts on what a keyspace defines take turns, so that each notes what the one before
 /// it left.
 pub fn lock(keyspace: &str) -> Result<()> {
-    sql::execute(
+    spi::execute(
         "SELECT FROM keysmith_private.keyspace WHERE keyspace = $1 FOR NO KEY UPDATE",
         &[Param::text(keyspace)],
     )?;
@@ -121,7 +121,7 @@ fn event_channel(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn channel(keyspace: &str) -> Result<Option<Datum>> {
-    let rows = sql::query(
+    let rows = spi::query(
         "SELECT event_channel FROM keysmith_private.keyspace WHERE keyspace = $1",
         &[Param::text(keyspace)],
     )?;

@@ -6,15 +6,15 @@ use super::key::{self, Fresh, unknown_key};
 use super::keyspace::policy;
 use super::listing;
 use super::mint::{self, Draft};
-use super::sql::{self, Param, Row};
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
-use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
 use crate::catalog::policy::Policy;
-use crate::error::{Code, Error, Result};
 use crate::pepper;
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::{MAX_KEY_LEN, foreign};
+use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param, Row};
 use pgrx::pg_sys::{self, Datum, Interval};
 
 sql_functions! {
@@ -52,7 +52,7 @@ impl Subjected {
     }
 
     fn lock_within(tenants: Param, environment: Param, key_id: &[u8; 16]) -> Result<Subjected> {
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
                     rotated_to, coalesce(origin, key_id), coalesce(purse, origin, key_id)
              FROM keysmith_private.key
@@ -112,7 +112,7 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
         let tenant = Tenant::with_id(&old.tenant_id)?;
         tenant.check_feature(&*policy(caller, &old.keyspace)?, "grace", !is_over_at_once)?;
         let (successor, api_key) = succeed(caller, &old, false, None)?;
-        sql::execute(
+        spi::execute(
             "UPDATE keysmith_private.key SET
                  rotated_to = $2,
                  revoked_at = CASE WHEN $3 THEN pg_catalog.clock_timestamp() END,
@@ -144,7 +144,7 @@ fn has_successor(key_id: &[u8; 16], successor: &[u8; 16]) -> Error {
 
 /// Why a key can't be rotated that ended at once when it was.
 fn rotated_before(caller: &Caller, key_id: &[u8; 16]) -> Result<Option<Error>> {
-    let rows = sql::query(
+    let rows = spi::query(
         "SELECT rotated_to FROM keysmith_private.key
          WHERE key_id = $1 AND ($2 IS NULL OR tenant_id = ANY ($2))
            AND ($3 IS NULL OR environment = $3)",
@@ -176,7 +176,7 @@ fn succeed(
     let policy = policy(caller, &old.keyspace)?;
     let fresh = Fresh::generate(&policy, &old.kind, &old.environment)?;
     key::note_generation(&policy, &old.keyspace, fresh.generation)?;
-    let rows = sql::query(
+    let rows = spi::query(
         "INSERT INTO keysmith_private.key (
              tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by, regenerated,
@@ -229,7 +229,7 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
         old.check_is_active()?;
         let act = Act::on(caller, &old.keyspace, Subject::Key(&old.key_id))?;
         let (successor, api_key) = succeed(caller, &old, true, draft.label.as_deref())?;
-        sql::execute(
+        spi::execute(
             "UPDATE keysmith_private.key SET rotated_to = $2, revoked_at = pg_catalog.clock_timestamp(),
                  revoked_reason = 'regenerated'
              WHERE key_id = $1",
@@ -249,7 +249,7 @@ fn legacy_key(
     environment: &str,
 ) -> Result<Option<[u8; 16]>> {
     key::one_at_a_time(tenant_id)?;
-    let rows = sql::query(
+    let rows = spi::query(
         "SELECT key_id, regenerated FROM keysmith_private.key
          WHERE tenant_id = $1 AND kind = $2 AND environment = $3 AND revoked_at IS NULL
            AND (expires_at IS NULL OR expires_at > pg_catalog.clock_timestamp())
@@ -290,7 +290,7 @@ fn switch(call: &Call, action: &str, gives: bool, statement: &str) -> Result<Opt
     authority::act(Needs::Keys, |caller| {
         let subject = Subjected::lock(caller, &key_id)?;
         let act = Act::on(caller, &subject.keyspace, Subject::Key(&key_id))?;
-        sql::execute(statement, &[Param::uuid(&key_id)])?;
+        spi::execute(statement, &[Param::uuid(&key_id)])?;
         if gives {
             giver::check(caller, &key_id, Owner::AsBefore)?;
         }
@@ -318,7 +318,7 @@ pub fn replace(caller: &Caller, key_id: &[u8; 16]) -> Result<()> {
 fn end_locked(caller: &Caller, subject: &Subjected, reason: &str) -> Result<()> {
     let key_id = &subject.key_id;
     let act = Act::on(caller, &subject.keyspace, Subject::Key(key_id))?;
-    sql::execute(
+    spi::execute(
         "UPDATE keysmith_private.key
          SET revoked_at = pg_catalog.clock_timestamp(), revoked_reason = $2
          WHERE key_id = $1",
@@ -348,7 +348,7 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
     let revoked = authority::act(Needs::Nothing, |caller| {
         let mut keys: Vec<([u8; 16], String)> = Vec::new();
         for (generation, digest) in &candidates {
-            let rows = sql::query(
+            let rows = spi::query(
                 "SELECT key_id, kind FROM keysmith_private.key
                  WHERE digest = $1 AND generation = $2 AND revoked_at IS NULL ORDER BY key_id",
                 &[Param::bytes(digest), Param::smallint(*generation)],
@@ -369,7 +369,7 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
         }
         Ok(keys)
     })?;
-    let ids = revoked.iter().map(|(key_id, _)| sql::uuid_datum(key_id));
+    let ids = revoked.iter().map(|(key_id, _)| spi::uuid_datum(key_id));
     listing::return_set(call, ids);
     Ok(None)
 }

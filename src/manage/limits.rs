@@ -2,13 +2,13 @@
 
 use super::lifecycle::Subjected;
 use super::patch::{self, Change, Patch};
-use super::sql::{self, Param};
-use crate::call::Call;
-use crate::error::{Code, Error, Result};
 use crate::limit;
-use crate::text;
 use keysmith_core::gcra::Rate;
 use keysmith_core::policy::limits::{self, Held, MAX_SHARED};
+use pg::call::Call;
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param};
+use pg::text;
 use pgrx::pg_sys;
 use serde_json::Value;
 
@@ -62,7 +62,7 @@ fn read(value: Value) -> Result<Option<String>> {
 /// Keys that share the limits of a key share them as they are now.
 pub fn follow(subject: &Subjected, own: Option<&str>) -> Result<()> {
     let own = Held { key: subject.origin, own, shared: None }.handed_on();
-    let rows = sql::query(
+    let rows = spi::query(
         "UPDATE keysmith_private.key k SET shared_limits = nullif(pg_catalog.concat_ws(E'\\n', (
                  SELECT pg_catalog.string_agg(line, E'\\n' ORDER BY n)
                  FROM pg_catalog.unnest(pg_catalog.string_to_array(k.shared_limits, E'\\n'))

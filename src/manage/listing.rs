@@ -2,11 +2,11 @@
 //! else is listed.
 
 use super::authority::{self, Needs};
-use super::sql::{self, Param};
 use super::tenant::Tenant;
-use crate::call::{Call, sql_functions};
-use crate::error::Result;
-use crate::result_set::ResultSet;
+use pg::call::{Call, sql_functions};
+use pg::error::Result;
+use pg::result_set::ResultSet;
+use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 
 sql_functions! {
@@ -15,7 +15,7 @@ sql_functions! {
 
 /// One key, as `alter_key` returns it.
 pub fn entry(key_id: &[u8; 16]) -> Result<Option<Datum>> {
-    let rows = sql::query(
+    let rows = spi::query(
         "SELECT ROW(k.*)::keysmith_private.listed_key FROM keysmith_private.key_listing k WHERE key_id = $1",
         &[Param::uuid(key_id)],
     )?;
@@ -31,7 +31,7 @@ fn list_keys(call: &Call) -> Result<Option<Datum>> {
     authority::look(Needs::Sight, |caller| {
         caller.must_manage()?;
         let tenant_id = Tenant::find(caller, &tenant, &keyspace)?.id;
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT v.* FROM keysmith_private.key k JOIN keysmith_private.key_listing v USING (key_id)
              WHERE k.tenant_id = $1 AND ($2 OR k.revoked_at IS NULL)
                AND ($3 IS NULL OR k.environment = $3)
@@ -51,7 +51,7 @@ pub fn put_all(call: &Call, statement: &str, params: &[Param]) -> Result<Option<
     let result = unsafe { ResultSet::of(call) };
     authority::look(Needs::Oversight, |_| {
         // SAFETY: the rows have the columns that are declared.
-        unsafe { sql::query(statement, params)?.put_into(result) };
+        unsafe { spi::query(statement, params)?.put_into(result) };
         Ok(())
     })?;
     Ok(None)

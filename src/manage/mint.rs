@@ -8,15 +8,15 @@ use super::keyspace::policy;
 use super::lifecycle;
 use super::limits;
 use super::progress;
-use super::sql::{self, Param};
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
-use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
 use crate::catalog::policy::{EmptyScopes, Policy};
-use crate::error::{Code, Error, Result};
 use crate::pepper;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use keysmith_core::policy::rules::Kind;
+use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param};
 use pgrx::pg_sys::{self, Datum};
 
 sql_functions! {
@@ -177,7 +177,7 @@ fn store(
     for surplus in key::make_room(caller, policy, tenant_id)? {
         lifecycle::replace(caller, &surplus)?;
     }
-    let rows = sql::query(
+    let rows = spi::query(
         "INSERT INTO keysmith_private.key (
              tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by,
@@ -261,7 +261,7 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
         let environment = draft.settle(caller, &policy, &tenant)?;
         // The same key stored under an older pepper has another digest.
         for (generation, digest) in &stored_already {
-            let count = sql::execute(
+            let count = spi::execute(
                 "SELECT FROM keysmith_private.key WHERE digest = $1 AND keyspace = $2 AND generation = $3",
                 &[Param::bytes(digest), Param::text(&draft.keyspace), Param::smallint(*generation)],
             )?;
@@ -277,7 +277,7 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
             .hint("From then on, so do all keys of the keyspace that have a bar."));
         }
         if !policy.has_imports || behind_bar && !policy.has_bar_imports {
-            sql::execute(
+            spi::execute(
                 "UPDATE keysmith_private.keyspace
                  SET has_imports = true, has_bar_imports = has_bar_imports OR $2
                  WHERE keyspace = $1",

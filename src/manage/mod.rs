@@ -27,7 +27,7 @@ mod revocations;
 mod roles;
 mod scanner;
 mod scopes_used;
-pub mod sql;
+mod statements;
 mod status;
 mod tenant;
 mod turns;

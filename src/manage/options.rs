@@ -4,9 +4,6 @@ use super::key;
 use super::limits;
 use super::mint::USUAL_ENVIRONMENT;
 use super::patch::{self, Change, Patch};
-use super::sql::{self, Param};
-use crate::call::Call;
-use crate::error::{Error, Result};
 use keysmith_core::key::{display, format};
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::{SCHEMES_RULE, Schemes};
@@ -14,6 +11,9 @@ use keysmith_core::policy::name::{IDENTIFIER_RULE, NAME_RULE, is_identifier, is_
 use keysmith_core::policy::rules::Kind;
 use keysmith_core::policy::scope::MAX_SCOPE_LEN;
 use keysmith_core::policy::verdict::Answer;
+use pg::call::Call;
+use pg::error::{Error, Result};
+use pg::spi::{self, Param};
 use serde_json::Value;
 
 /// What may be chosen for a keyspace. `None` leaves it as it is.
@@ -165,7 +165,7 @@ impl Options {
         }
         let scopes = self.default_scopes.as_deref();
         let display = self.display.as_ref();
-        sql::execute(
+        spi::execute(
             "UPDATE keysmith_private.keyspace SET
                  empty_scopes = coalesce($2, empty_scopes),
                  default_scopes = CASE WHEN $3 THEN $4 ELSE default_scopes END,
@@ -227,12 +227,12 @@ pub fn default_prefixes() -> Vec<[String; 3]> {
 }
 
 pub fn set_prefixes(keyspace: &str, prefixes: &[[String; 3]]) -> Result<()> {
-    sql::execute(
+    spi::execute(
         "DELETE FROM keysmith_private.keyspace_prefix WHERE keyspace = $1",
         &[Param::text(keyspace)],
     )?;
     for [kind, environment, prefix] in prefixes {
-        sql::execute(
+        spi::execute(
             "INSERT INTO keysmith_private.keyspace_prefix (keyspace, kind, environment, prefix)
              VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
             &[
@@ -247,12 +247,12 @@ pub fn set_prefixes(keyspace: &str, prefixes: &[[String; 3]]) -> Result<()> {
 }
 
 fn set_codes(keyspace: &str, codes: &[Wording]) -> Result<()> {
-    sql::execute(
+    spi::execute(
         "DELETE FROM keysmith_private.answer WHERE keyspace = $1",
         &[Param::text(keyspace)],
     )?;
     for wording in codes {
-        sql::execute(
+        spi::execute(
             "INSERT INTO keysmith_private.answer (keyspace, answer, status, code, message)
              VALUES ($1, $2, $3, $4, $5)",
             &[
@@ -268,12 +268,12 @@ fn set_codes(keyspace: &str, codes: &[Wording]) -> Result<()> {
 }
 
 fn set_plan_features(keyspace: &str, features: &[PlanFeature]) -> Result<()> {
-    sql::execute(
+    spi::execute(
         "DELETE FROM keysmith_private.plan_feature WHERE keyspace = $1",
         &[Param::text(keyspace)],
     )?;
     for PlanFeature { feature, plans } in features {
-        sql::execute(
+        spi::execute(
             "INSERT INTO keysmith_private.plan_feature (keyspace, feature, plans) VALUES ($1, $2, $3)",
             &[Param::text(keyspace), Param::text(feature), Param::texts(plans)],
         )?;

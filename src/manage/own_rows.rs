@@ -5,16 +5,16 @@
 //! of the query only leave out rows that the query would leave out itself.
 
 use super::authority::{self, as_owner};
-use super::sql::{self, Param};
-use crate::call::{Call, sql_functions};
 use crate::catalog::Catalog;
 use crate::catalog::tables::PRIVATE;
-use crate::error::{Code, Error, Result};
-use crate::major;
-use crate::result_set::ResultSet;
-use crate::text;
-use crate::user_table::column_name;
-use crate::varlena;
+use pg::call::{Call, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::major;
+use pg::result_set::ResultSet;
+use pg::spi::{self, Param};
+use pg::text;
+use pg::user_table::column_name;
+use pg::varlena;
 use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, Oid, TupleDesc};
 use std::ffi::CStr;
 
@@ -61,7 +61,7 @@ fn own_rows(call: &Call) -> Result<Option<Datum>> {
     params.extend((2..).zip(BOUNDED).map(|(n, (_, array))| Param::given(array, call.datum(n))));
     as_owner(&Catalog::open()?, || {
         // SAFETY: the rows are those of the private view.
-        sql::each(&statement, &params, |row| unsafe { row.put_into(result) })
+        spi::each(&statement, &params, |row| unsafe { row.put_into(result) })
     })?;
     Ok(None)
 }

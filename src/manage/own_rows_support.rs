@@ -3,8 +3,8 @@
 
 use super::authority;
 use super::own_rows::{BOUNDED, OPERATORS};
-use crate::call::{Call, sql_functions};
-use crate::error::Result;
+use pg::call::{Call, sql_functions};
+use pg::error::Result;
 use pgrx::pg_sys::{
     self, ArrayExpr, BoolExpr, BoolExprType, Const, Datum, FuncExpr, List, Node, NodeTag, Oid,
     OpExpr, SupportRequestSimplify, Var,

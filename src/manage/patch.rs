@@ -2,9 +2,9 @@
 //! A field that nobody knows, or of the wrong type, is an error.
 
 use super::key;
-use crate::call::must_not_be_null;
-use crate::error::{Error, Result};
-use crate::text;
+use pg::call::must_not_be_null;
+use pg::error::{Error, Result};
+use pg::text;
 use pgrx::pg_sys::{self, Datum};
 use serde_json::{Map, Value};
 use std::ffi::CStr;
@@ -157,7 +157,7 @@ fn stored_size(object: Datum, field: &str) -> Option<usize> {
             pg_sys::jsonb_object_field,
             &[Some(object), Some(text::datum(field))],
         )?;
-        Some(crate::varlena::length(value))
+        Some(pg::varlena::length(value))
     }
 }
 
@@ -169,7 +169,7 @@ pub fn parse(name: &str, datum: Datum) -> Result<Value> {
     // SAFETY: a jsonb argument, which lives as long as the call. Its text is a C
     // string in the database's encoding.
     let text = unsafe {
-        if crate::varlena::length(datum) > MOST {
+        if pg::varlena::length(datum) > MOST {
             return Err(Error::argument(name, "must have at most 1 MB"));
         }
         let json = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());

@@ -1,20 +1,19 @@
 //! `whoami`: what there is to tell of the key that the transaction acts for.
 
 use super::authority;
-use super::sql::{self, Param};
 use crate::catalog::Catalog;
-use crate::error::Result;
 use crate::identity::Identity;
+use pg::error::Result;
+use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 
 /// The profile as a jsonb. `metadata` is the tenant's, as an account's profile has it.
 pub fn of(identity: &Identity) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
     let effective: Vec<String> =
-        identity.held(|held| held.effective().into_iter().map(crate::text::lossy).collect());
+        identity.held(|held| held.effective().into_iter().map(pg::text::lossy).collect());
     authority::as_owner(&catalog, || {
-        let rows = sql::query_now(
-            &catalog,
+        let rows = spi::query_now(
             "SELECT pg_catalog.jsonb_build_object(
                  'key_id', k.key_id, 'display_id', k.display_id, 'label', k.label,
                  'key_prefix', k.key_prefix, 'key_snippet', k.key_snippet,

@@ -1,11 +1,11 @@
 //! Waiting until the standbys know.
 
 use super::authority::{self, Needs};
-use super::sql::{self, Param};
-use crate::call::{Call, sql_functions};
-use crate::clock;
-use crate::error::{Code, Error, Result};
 use crate::usage::link::APPLICATION;
+use pg::call::{Call, sql_functions};
+use pg::clock;
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param};
 use pgrx::pg_sys::{self, Datum};
 use std::collections::BTreeMap;
 
@@ -67,7 +67,7 @@ fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
 
 /// Up to where the log is flushed, as every acknowledged act of management is.
 fn committed_position() -> Result<String> {
-    let rows = sql::query("SELECT pg_catalog.pg_current_wal_flush_lsn()", &[])?;
+    let rows = spi::query("SELECT pg_catalog.pg_current_wal_flush_lsn()", &[])?;
     Ok(rows.first().and_then(|row| row.text(1)).unwrap_or_default())
 }
 
@@ -87,10 +87,10 @@ impl Standbys {
             standby.state = "detached".into();
         }
         // Who is connected is remembered for a transaction, unless told otherwise.
-        sql::execute("SELECT pg_catalog.pg_stat_clear_snapshot()", &[])?;
+        spi::execute("SELECT pg_catalog.pg_stat_clear_snapshot()", &[])?;
         // Those ahead are numbered first, so that of several that share a name none
         // is taken for another that lags.
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT name, row_number() OVER (PARTITION BY name ORDER BY replay_lsn DESC NULLS LAST),
                     pg_catalog.format('%s, %s bytes behind', state, coalesce(
                         pg_catalog.pg_wal_lsn_diff($1::pg_lsn, replay_lsn)::text, 'unknown')),
@@ -128,7 +128,7 @@ impl Standbys {
 /// A standby tells how far it has replayed when it receives something. On an idle
 /// primary that could take ten seconds, so a small message goes out with each round.
 fn nudge() -> Result<()> {
-    sql::execute("SELECT pg_catalog.pg_logical_emit_message(false, 'keysmith', '')", &[])?;
+    spi::execute("SELECT pg_catalog.pg_logical_emit_message(false, 'keysmith', '')", &[])?;
     // SAFETY: flushes what was just written.
     unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) };
     Ok(())

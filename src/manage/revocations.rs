@@ -11,13 +11,13 @@ use super::key;
 use super::keyspace;
 use super::listing::put_all;
 use super::patch::{Change, Patch};
-use super::sql::{self, Param};
 use crate::audit::{Act, Subject};
-use crate::call::{Call, must_not_be_null, sql_functions};
-use crate::error::{Error, Result};
-use crate::result_set::ResultSet;
-use crate::text;
 use keysmith_core::policy::scope::is_grant;
+use pg::call::{Call, must_not_be_null, sql_functions};
+use pg::error::{Error, Result};
+use pg::result_set::ResultSet;
+use pg::spi::{self, Param};
+use pg::text;
 use pgrx::pg_sys::{self, Datum};
 use serde_json::Value;
 
@@ -204,7 +204,7 @@ impl Entry {
     /// A statement on the entry's key, `$1`, unless that is over.
     fn on_key(&self, caller: &Caller, statement: &str, more: Vec<Param>) -> Result<Outcome> {
         let key_id = self.key_id.ok_or_else(unreadable)?;
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT keyspace, revoked_at IS NOT NULL FROM keysmith_private.key WHERE key_id = $1
              FOR NO KEY UPDATE",
             &[Param::uuid(&key_id)],
@@ -228,7 +228,7 @@ impl Entry {
         more: Vec<Param>,
     ) -> Result<Outcome> {
         let tenant = self.tenant.as_deref().ok_or_else(unreadable)?;
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT tenant_id FROM keysmith_private.tenant WHERE keyspace = $1 AND name = $2
              FOR NO KEY UPDATE",
             &[Param::text(&self.keyspace), Param::text(tenant)],
@@ -302,7 +302,7 @@ impl Entry {
     }
 
     fn has_role(&self, role: &str) -> Result<bool> {
-        let found = sql::execute(
+        let found = spi::execute(
             "SELECT FROM keysmith_private.role WHERE keyspace = $1 AND role = $2",
             &[Param::text(&self.keyspace), Param::text(role)],
         )?;
@@ -333,7 +333,7 @@ impl Entry {
         params: &[Param],
     ) -> Result<Outcome> {
         let act = Act::on(caller, keyspace, subject)?;
-        if sql::execute(statement, params)? == 0 {
+        if spi::execute(statement, params)? == 0 {
             return Ok(Outcome::Already);
         }
         act.done(&self.action)?;
@@ -383,13 +383,13 @@ fn replay_revocations(call: &Call) -> Result<Option<Datum>> {
 fn entries(given: Datum) -> Result<Vec<Entry>> {
     const MOST: usize = 256 * 1024;
     let param = || Param::given(pg_sys::JSONBOID, Some(given));
-    let is_array = sql::query("SELECT pg_catalog.jsonb_typeof($1) = 'array'", &[param()])?
+    let is_array = spi::query("SELECT pg_catalog.jsonb_typeof($1) = 'array'", &[param()])?
         .first()
         .is_some_and(|row| row.boolean(1));
     if !is_array {
         return Err(unreadable());
     }
-    let rows = sql::query("SELECT e::text FROM pg_catalog.jsonb_array_elements($1) e", &[param()])?;
+    let rows = spi::query("SELECT e::text FROM pg_catalog.jsonb_array_elements($1) e", &[param()])?;
     rows.iter()
         .map(|row| {
             let text = row.text(1).filter(|text| text.len() <= MOST).ok_or_else(unreadable)?;
@@ -417,7 +417,7 @@ fn cells(entry: &Entry, outcome: Outcome) -> [Option<Datum>; 6] {
         Some(text(&entry.action)),
         Some(text(&entry.keyspace)),
         entry.tenant.as_deref().map(text),
-        entry.key_id.as_ref().map(sql::uuid_datum),
+        entry.key_id.as_ref().map(spi::uuid_datum),
         entry.name.as_deref().map(text),
         Some(text(outcome.name())),
     ]

@@ -1,26 +1,22 @@
 //! The roles whose privileges a user has. Access is looked up for each of them: they are few,
 //! while the access of all roles may be many rows.
 
-use crate::catalog::scan::{Relation, ScanKey, Snapshot};
-use crate::catalog::tables::Table;
-use crate::major;
+use pg::major;
+use pg::scan::{Relation, ScanKey, Snapshot};
 use pgrx::pg_sys::{self, Oid};
 use std::collections::BTreeSet;
 
-/// PostgreSQL's `pg_auth_members`, found by member.
-fn memberships() -> Table {
-    const PG_AUTH_MEMBERS: u32 = 1261;
-    const BY_MEMBER: u32 = 2695;
-    Table { table: PG_AUTH_MEMBERS.into(), index: BY_MEMBER.into(), columns: &[], checked_at: 0 }
-}
+/// PostgreSQL's table of memberships, and its index by member.
+const PG_AUTH_MEMBERS: u32 = 1261;
+const BY_MEMBER: u32 = 2695;
 
 /// Its members are the owners of databases, without a row that says so.
 const PG_DATABASE_OWNER: u32 = 6171;
 
 /// A superuser has the privileges of all roles, and is not listed as a member of them.
 pub fn of(user: Oid) -> Vec<Oid> {
-    let snapshot = Snapshot::now(memberships());
-    let members = Relation::open(memberships());
+    let snapshot = Snapshot::now();
+    let members = Relation::open(PG_AUTH_MEMBERS.into(), BY_MEMBER.into());
     let mut found = BTreeSet::from([user.to_u32(), PG_DATABASE_OWNER]);
     let mut next: Vec<u32> = found.iter().copied().collect();
     while let Some(member) = next.pop() {

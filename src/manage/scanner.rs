@@ -3,11 +3,11 @@
 use super::authority::{self, Needs};
 use super::keyspace::check_known;
 use super::options;
-use super::sql::{self, Param};
-use crate::call::{Call, sql_functions};
-use crate::error::Result;
-use crate::result_set::ResultSet;
 use keysmith_core::key::format::BODY_LEN;
+use pg::call::{Call, sql_functions};
+use pg::error::Result;
+use pg::result_set::ResultSet;
+use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 
 sql_functions! {
@@ -29,7 +29,7 @@ fn scanner_patterns(call: &Call) -> Result<Option<Datum>> {
         keyspace.as_deref().map_or(Ok(()), check_known)?;
         // A group around the key, for scanners that report a group. What follows a key
         // is looked at, or a longer token of another product would be taken for one.
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT p.keyspace, 'keysmith-' || p.keyspace,
                     '((' || pg_catalog.string_agg(p.prefix, '|' ORDER BY p.prefix) || ')[0-9A-Za-z]{'
                     || $3 || '})($|[^0-9A-Za-z])'

@@ -1,11 +1,11 @@
 //! Which of a key's scopes a request needed, as far as its route tells.
 
-use crate::call::{Bytes, Call, sql_functions};
 use crate::catalog::Catalog;
-use crate::error::Result;
-use crate::text;
-use crate::varlena;
 use keysmith_core::policy::route::Path;
+use pg::call::{Bytes, Call, sql_functions};
+use pg::error::Result;
+use pg::text;
+use pg::varlena;
 use pgrx::pg_sys::Datum;
 
 sql_functions! {

@@ -2,9 +2,9 @@
 
 use super::event;
 use super::listing::put_all;
-use super::sql::Param;
-use crate::call::{Call, sql_functions};
-use crate::error::Result;
+use pg::call::{Call, sql_functions};
+use pg::error::Result;
+use pg::spi::Param;
 use pgrx::pg_sys::Datum;
 
 sql_functions! {

@@ -6,13 +6,13 @@ use super::key;
 use super::keyspace::policy;
 use super::limits;
 use super::patch::Patch;
-use super::sql::{self, Param, Rows};
 use crate::audit::{Act, Subject};
-use crate::call::{Call, sql_functions};
 use crate::catalog::policy::Policy;
-use crate::error::{Code, Error, Result};
-use crate::text;
 use keysmith_core::policy::name::{NAME_RULE, is_name};
+use pg::call::{Call, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param, Rows};
+use pg::text;
 use pgrx::pg_sys::{self, Datum};
 
 sql_functions! {
@@ -33,7 +33,7 @@ pub struct Tenant {
 impl Tenant {
     /// One that the caller does not reach is one that is not there.
     pub fn find(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT tenant_id, plan FROM keysmith_private.tenant WHERE keyspace = $1 AND name = $2",
             &[Param::text(keyspace), Param::text(tenant)],
         )?;
@@ -45,7 +45,7 @@ impl Tenant {
     /// The same, its row locked: acts on a tenant take turns.
     pub fn lock(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
         let found = Tenant::find(caller, tenant, keyspace)?;
-        sql::execute(
+        spi::execute(
             "SELECT FROM keysmith_private.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
             &[Param::uuid(&found.id)],
         )?;
@@ -54,7 +54,7 @@ impl Tenant {
 
     /// The tenant of a key.
     pub fn with_id(id: &[u8; 16]) -> Result<Tenant> {
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT tenant_id, plan FROM keysmith_private.tenant WHERE tenant_id = $1",
             &[Param::uuid(id)],
         )?;
@@ -100,7 +100,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     let tenant_id = authority::act(Needs::Admin, |caller| {
         policy(caller, &keyspace)?;
         let act = Act::on(caller, &keyspace, Subject::Tenant(&name))?;
-        let rows = sql::query(
+        let rows = spi::query(
             "INSERT INTO keysmith_private.tenant (keyspace, name, plan, metadata, limits)
              VALUES ($1, $2, $3, coalesce($4, '{}'), $5)
              ON CONFLICT (keyspace, name) DO NOTHING RETURNING tenant_id",
@@ -122,7 +122,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
         act.noted("create_tenant")?;
         Ok(created)
     })?;
-    Ok(Some(sql::uuid_datum(&tenant_id)))
+    Ok(Some(spi::uuid_datum(&tenant_id)))
 }
 
 fn check_plan(plan: Option<&str>) -> Result<()> {
@@ -146,7 +146,7 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
         policy(caller, &keyspace)?;
         let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let act = Act::on(caller, &keyspace, Subject::Tenant(&tenant))?;
-        sql::execute(
+        spi::execute(
             "UPDATE keysmith_private.tenant SET
                  plan = CASE WHEN $3 THEN $4 ELSE plan END,
                  metadata = CASE WHEN $5
@@ -210,7 +210,7 @@ fn change_tenant(
         let act = Act::on(caller, &keyspace, Subject::Tenant(&tenant))?;
         let mut params = vec![Param::text(&keyspace), Param::text(&tenant)];
         params.extend(more);
-        sql::execute(statement, &params)?;
+        spi::execute(statement, &params)?;
         act.done(action)
     })?;
     Ok(None)
@@ -229,7 +229,7 @@ fn set_member(call: &Call) -> Result<Option<Datum>> {
         let tenant_id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let subject = Subject::Member { tenant: &tenant, member: &member };
         let act = Act::on(caller, &keyspace, subject)?;
-        sql::execute(
+        spi::execute(
             "INSERT INTO keysmith_private.member (tenant_id, keyspace, member, role)
              VALUES ($1, $2, $3, $4)
              ON CONFLICT (tenant_id, member) DO UPDATE SET role = excluded.role",
@@ -254,7 +254,7 @@ fn remove_member(call: &Call) -> Result<Option<Datum>> {
         let tenant_id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let subject = Subject::Member { tenant: &tenant, member: &member };
         let act = Act::on(caller, &keyspace, subject)?;
-        let removed = sql::execute(
+        let removed = spi::execute(
             "DELETE FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2",
             &[Param::uuid(&tenant_id), Param::text(&member)],
         )?;

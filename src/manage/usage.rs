@@ -3,12 +3,12 @@
 //! Who may know is asked as the caller; what there is, is read as the owner.
 
 use super::authority::{self, Caller, Needs};
-use super::sql::{self, Param};
 use super::tenant::Tenant;
-use crate::call::{Call, sql_functions};
-use crate::error::{Error, Result};
-use crate::result_set::ResultSet;
-use crate::varlena;
+use pg::call::{Call, sql_functions};
+use pg::error::{Error, Result};
+use pg::result_set::ResultSet;
+use pg::spi::{self, Param};
+use pg::varlena;
 use pgrx::pg_sys::{self, Datum};
 use std::ops::RangeInclusive;
 
@@ -34,7 +34,7 @@ fn usage_logs(call: &Call) -> Result<Option<Datum>> {
         {
             return Err(unknown_key());
         }
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT keysmith_private.usage_page($1, $2, $3, $4, $5)",
             &[
                 Param::uuid(&found.id),
@@ -71,7 +71,7 @@ fn usage_chart(call: &Call) -> Result<Option<Datum>> {
             }
             None => caller.tenants(),
         };
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT keysmith_private.usage_bars($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             &[
                 tenants,
@@ -116,7 +116,7 @@ fn blast_radius(call: &Call) -> Result<Option<Datum>> {
         if tenant_of(caller, &key_id)?.is_none() {
             return Err(unknown_key());
         }
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT schema, relation, pg_catalog.sum(rows)::bigint, pg_catalog.min(first_at),
                     pg_catalog.max(last_at)
              FROM keysmith_private.touch WHERE key_id = $1 GROUP BY schema, relation
@@ -134,9 +134,9 @@ fn blast_radius(call: &Call) -> Result<Option<Datum>> {
     })?;
     // Names are shown as the caller's search path has them, and tables that are no more
     // as they were called.
-    sql::session(|| {
+    spi::session(|| {
         for touched in &touched {
-            let rows = sql::query(
+            let rows = spi::query(
                 "SELECT CASE WHEN pg_catalog.pg_table_is_visible((
                             SELECT c.oid FROM pg_catalog.pg_class c
                             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -163,7 +163,7 @@ fn blast_radius(call: &Call) -> Result<Option<Datum>> {
 
 /// The tenant of a key that the caller reaches.
 fn tenant_of(caller: &Caller, key_id: &[u8; 16]) -> Result<Option<[u8; 16]>> {
-    let rows = sql::query(
+    let rows = spi::query(
         "SELECT tenant_id FROM keysmith_private.key
          WHERE key_id = $1 AND ($2 IS NULL OR tenant_id = ANY ($2))
            AND ($3 IS NULL OR environment = $3)",

@@ -2,10 +2,10 @@
 
 use super::table;
 use super::value::utf8;
-use crate::guc::set_for_now;
-use crate::major;
-use crate::varlena;
 use keysmith_core::rows::seal::Row;
+use pg::major;
+use pg::settings::set_for_now;
+use pg::varlena;
 use pgrx::pg_sys::{self, Datum, FmgrInfo, FormData_pg_attribute, MemoryContext, Oid, TupleDesc};
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_int};

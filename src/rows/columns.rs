@@ -2,12 +2,12 @@
 
 use super::value::{self, Kind};
 use crate::catalog::Catalog;
-use crate::error::{Error, Result};
 use crate::manage::authority;
-use crate::manage::sql::{self, Param};
-use crate::text;
-use crate::user_table::UserTable;
 use keysmith_core::rows::stored::{self, Algorithm};
+use pg::error::{Error, Result};
+use pg::spi::{self, Param};
+use pg::text;
+use pg::user_table::UserTable;
 use pgrx::pg_sys::{self, FormData_pg_attribute};
 use std::ffi::CStr;
 
@@ -71,7 +71,7 @@ fn must_not_be_cascaded_to(parts: &[UserTable], table: &UserTable, asked: &[Stri
     let oids: Vec<String> = parts.iter().map(|part| part.oid().to_u32().to_string()).collect();
     let names: Vec<String> = asked.iter().map(|argument| name(argument).to_owned()).collect();
     let found = authority::as_owner(&Catalog::open()?, || {
-        let rows = sql::query(
+        let rows = spi::query(
             "SELECT a.attname FROM pg_catalog.pg_constraint c, pg_catalog.pg_attribute a
              WHERE c.contype = 'f' AND c.confupdtype = 'c'
                AND a.attrelid = ANY ($1::oid[]) AND a.attname = ANY ($2)

@@ -1,10 +1,10 @@
 //! `digest`, `digests`, `matches` and `is_digest`: values beside what is stored of them.
 
 use super::value::Kind;
-use crate::call::{Call, must_not_be_null, sql_functions};
-use crate::error::{Error, Result};
-use crate::varlena;
 use keysmith_core::rows::stored::Algorithm;
+use pg::call::{Call, must_not_be_null, sql_functions};
+use pg::error::{Error, Result};
+use pg::varlena;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 sql_functions! {

@@ -10,10 +10,10 @@ use super::pages;
 use super::progress::Progress;
 use super::protect::{FUNCTION, TRIGGER, not_protected};
 use super::value;
-use crate::call::{Call, sql_functions};
-use crate::error::{Code, Error, Result};
-use crate::notice::notice;
-use crate::user_table::{
+use pg::call::{Call, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::notice::notice;
+use pg::user_table::{
     Latest, Needs, ROW_EXCLUSIVE, SHARE_ROW_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE, Trigger, UserTable,
     hidden_rows, name_of,
 };

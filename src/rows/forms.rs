@@ -1,8 +1,8 @@
 //! Digests and other values in a column.
 
 use super::value::Kind;
-use crate::error::{Code, Error, Result};
-use crate::user_table::{Latest, UserTable, each_row};
+use pg::error::{Code, Error, Result};
+use pg::user_table::{Latest, UserTable, each_row};
 use std::ops::ControlFlow;
 
 /// Whether a column has digests, and whether it has other values. Nulls are neither.

@@ -4,10 +4,10 @@ use super::cycle::{self, Pass};
 use super::trigger::RowTrigger;
 use super::value::{self, Kind};
 use super::{memo, pages, table};
-use crate::call::{Call, sql_functions};
-use crate::error::{Code, Error, Result};
-use crate::varlena;
 use keysmith_core::rows::stored::{self, Algorithm};
+use pg::call::{Call, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::varlena;
 use pgrx::pg_sys::{Datum, Oid};
 
 sql_functions! {

@@ -3,10 +3,10 @@
 
 use super::forms::Column;
 use super::value::quoted;
-use crate::error::{Code, Error, Result};
-use crate::major;
-use crate::text;
-use crate::user_table::{Latest, UserTable, as_owner, each_row_of};
+use pg::error::{Code, Error, Result};
+use pg::major;
+use pg::text;
+use pg::user_table::{Latest, UserTable, as_owner, each_row_of};
 use pgrx::pg_sys::{self, Datum, ItemPointerData, Oid, Query, Relation};
 use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int};

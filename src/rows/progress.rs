@@ -5,12 +5,12 @@
 //! can't be read counts as no progress.
 
 use super::value::is_representable;
-use crate::call::{Call, sql_functions};
-use crate::error::Result;
 use crate::manage::authority;
-use crate::result_set::ResultSet;
-use crate::text;
-use crate::user_table::{Trigger, comment, comment_of, is_own};
+use pg::call::{Call, sql_functions};
+use pg::error::Result;
+use pg::result_set::ResultSet;
+use pg::text;
+use pg::user_table::{Trigger, comment, comment_of, is_own};
 use pgrx::pg_sys::{self, Datum, Oid};
 use serde_json::{Map, Value, json};
 

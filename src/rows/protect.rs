@@ -4,15 +4,15 @@ use super::columns::{name, wanted};
 use super::forms::Forms;
 use super::progress::Progress;
 use super::value::{self, literal};
-use crate::call::{Call, sql_functions};
-use crate::error::{Error, Result};
-use crate::notice::{notice, warning};
-use crate::text;
-use crate::user_table::{
+use keysmith_core::rows::stored::Algorithm;
+use pg::call::{Call, sql_functions};
+use pg::error::{Error, Result};
+use pg::notice::{notice, warning};
+use pg::text;
+use pg::user_table::{
     ACCESS_EXCLUSIVE, Latest, Needs, SHARE_ROW_EXCLUSIVE, UserTable, create_trigger, drop_trigger,
     ours,
 };
-use keysmith_core::rows::stored::Algorithm;
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
 

@@ -5,11 +5,11 @@ use super::cycle::{self, Pass};
 use super::trigger::RowTrigger;
 use super::value::{self, varlena_of};
 use super::{memo, table};
-use crate::call::{Call, sql_functions};
-use crate::error::{Code, Error, Result};
 use crate::pepper;
-use crate::varlena;
 use keysmith_core::rows::seal::Problem;
+use pg::call::{Call, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::varlena;
 use pgrx::pg_sys::{self, Datum, HeapTuple, MemoryContext, Oid, TupleDesc};
 use std::ffi::CStr;
 

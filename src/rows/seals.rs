@@ -4,11 +4,11 @@ use super::columns::kind_of;
 use super::protect::one_by_one;
 use super::seal::{FUNCTION, TRIGGER};
 use super::value::{literal, quoted};
-use crate::call::{Call, sql_functions};
-use crate::error::{Error, Result};
-use crate::notice::notice;
-use crate::text;
-use crate::user_table::{
+use pg::call::{Call, sql_functions};
+use pg::error::{Error, Result};
+use pg::notice::notice;
+use pg::text;
+use pg::user_table::{
     ACCESS_EXCLUSIVE, Needs, SHARE_ROW_EXCLUSIVE, UserTable, add_column, column_name, comment,
     create_trigger, drop_trigger, ours,
 };

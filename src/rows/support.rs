@@ -1,8 +1,8 @@
 //! Has the planner look up `matches(value, column)` in an index of the column.
 
-use crate::call::{Call, sql_functions};
-use crate::error::Result;
-use crate::user_table::ours;
+use pg::call::{Call, sql_functions};
+use pg::error::Result;
+use pg::user_table::ours;
 use pgrx::pg_sys::{self, Datum, FuncExpr, Node, NodeTag, Oid, SupportRequestIndexCondition};
 
 sql_functions! {

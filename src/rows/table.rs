@@ -1,6 +1,6 @@
 //! A table's columns, and values of its rows.
 
-use crate::{major, text};
+use pg::{major, text};
 use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, HeapTuple, Oid, Relation, TupleDesc};
 use std::ffi::CStr;
 use std::num::NonZeroUsize;

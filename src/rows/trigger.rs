@@ -1,9 +1,9 @@
 //! A row trigger's call: the row as it was, and as it is to be.
 
 use super::table;
-use crate::call::Call;
-use crate::error::{Code, Error, Result};
-use crate::user_table::arguments;
+use pg::call::Call;
+use pg::error::{Code, Error, Result};
+use pg::user_table::arguments;
 use pgrx::pg_sys::{self, Datum, HeapTuple, Relation, TriggerData, TupleDesc};
 use std::ffi::CStr;
 

@@ -1,10 +1,10 @@
 //! Values of columns that hold digests.
 
-use crate::error::{Code, Error, Result};
 use crate::pepper;
-use crate::text;
-use crate::varlena;
 use keysmith_core::rows::stored::{Algorithm, Stored, TEXT_MOST};
+use pg::error::{Code, Error, Result};
+use pg::text;
+use pg::varlena;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::{self, Datum, FormData_pg_attribute};
 use std::borrow::Cow;

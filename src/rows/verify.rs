@@ -1,13 +1,13 @@
 //! `verify_rows`: rows whose seal is missing or doesn't fit.
 
 use super::seal::{FUNCTION, Plan, TRIGGER};
-use crate::call::{Call, sql_functions};
-use crate::error::{Error, Result};
-use crate::manage::sql::{self, Param};
-use crate::notice::notice;
-use crate::result_set::ResultSet;
-use crate::text;
-use crate::user_table::{ACCESS_SHARE, Latest, Needs, Row, UserTable, column_name, each_row};
+use pg::call::{Call, sql_functions};
+use pg::error::{Error, Result};
+use pg::notice::notice;
+use pg::result_set::ResultSet;
+use pg::spi::{self, Param};
+use pg::text;
+use pg::user_table::{ACCESS_SHARE, Latest, Needs, Row, UserTable, column_name, each_row};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::{CStr, CString};
 use std::ops::ControlFlow;
@@ -125,8 +125,8 @@ impl PrimaryKey {
         }
         let places: Vec<String> = (1..=values.len()).map(|n| format!("${n}")).collect();
         let statement = format!("SELECT pg_catalog.jsonb_build_object({})", places.join(", "));
-        sql::session(|| {
-            let rows = sql::query(&statement, &values)?;
+        spi::session(|| {
+            let rows = spi::query(&statement, &values)?;
             Ok(rows.first().and_then(|row| row.transferred(1)))
         })
     }

@@ -5,13 +5,13 @@
 use super::collect::Life;
 use super::settings;
 use super::transaction::now;
-use crate::error::{Error, Result};
-use crate::manage::sql::{self, Param};
-use crate::varlena;
 use keysmith_core::event::{self, Event, Learned, Record};
 use keysmith_core::policy::verdict::Reason;
 use keysmith_core::request_id;
 use keysmith_core::unknown_tally::Count;
+use pg::error::{Error, Result};
+use pg::spi::{self, Param};
+use pg::varlena;
 use pgrx::pg_sys;
 use std::collections::{HashMap, HashSet};
 
@@ -135,12 +135,12 @@ fn holders(records: &[(i64, Record)]) -> Result<HashMap<[u8; 16], Holder>> {
     };
     let keys: HashSet<_> = records.iter().filter_map(key_id).collect();
     let keys = varlena::uuid_array(&keys.into_iter().collect::<Vec<_>>());
-    let rows = sql::query(
+    let rows = spi::query(
         "SELECT key_id, tenant_id, keyspace, environment FROM keysmith_private.key
          WHERE key_id = ANY ($1)",
         &[Param::given(pg_sys::UUIDARRAYOID, Some(keys))],
     )?;
-    let holder = |row: sql::Row| {
+    let holder = |row: spi::Row| {
         let holder = Holder {
             tenant_id: row.uuid(2)?,
             // Not converted: texts of records are of the database's encoding.
@@ -159,7 +159,7 @@ pub fn unknown<'a>(
     samples: &[Event<'a>],
     came: i64,
 ) -> Result<(Vec<Count<'a>>, Vec<Event<'a>>)> {
-    let rows = sql::query("SELECT keyspace FROM keysmith_private.keyspace", &[])?;
+    let rows = spi::query("SELECT keyspace FROM keysmith_private.keyspace", &[])?;
     let keyspaces: HashSet<Vec<u8>> = rows.iter().filter_map(|row| row.bytes(1)).collect();
     let keyspace = |name: &'a [u8]| if keyspaces.contains(name) { name } else { b"" };
     let reason = |name: &'a [u8]| {

@@ -10,14 +10,14 @@ use super::ring::ring;
 use super::store;
 use super::transaction::{give_way, keep_extension};
 use super::{in_place, lives, partitions, set_aside, unknown_rows};
-use crate::call::{Bytes, Call, must_not_be_null, sql_functions};
 use crate::catalog::Catalog;
-use crate::error::{Code, Error, Result};
 use crate::manage::authority;
-use crate::manage::sql::{self, Param};
-use crate::result_set::ResultSet;
 use keysmith_core::event::{Event, Learned, Record};
 use keysmith_core::{parcel, unknown_tally};
+use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::result_set::ResultSet;
+use pg::spi::{self, Param};
 use pgrx::pg_sys::{self, Datum};
 
 sql_functions! {
@@ -115,7 +115,7 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     let named =
         |life: &Life| [Param::bigint(Some(life.incarnation)), lives::oid(lives::my_database())];
     let [incarnation, database] = named(life);
-    let is_new = sql::execute(
+    let is_new = spi::execute(
         "INSERT INTO keysmith_private.usage_incarnation
              (incarnation, database, server, started_at, most_waiting, standby)
          VALUES ($1, $2, $3, $4, $5, $6)
@@ -134,7 +134,7 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
         forget_lives(life)?;
     }
     // Of two who bring the same, the second waits here, and then sees what is stored.
-    let rows = sql::query(
+    let rows = spi::query(
         "SELECT last_sequence, unknown_seen, standby FROM keysmith_private.usage_incarnation
          WHERE incarnation = $1 AND database = $2 FOR UPDATE",
         &named(life),
@@ -181,7 +181,7 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     let numbers = numbers.chain(unfit.iter().map(|(number, ..)| *number));
     let last = numbers.max().unwrap_or(marks.last_sequence);
     let [incarnation, database] = named(life);
-    sql::execute(
+    spi::execute(
         "UPDATE keysmith_private.usage_incarnation
          SET last_sequence = $3, stored = stored + $4, dropped = greatest(dropped, $5), unknown_seen = $6,
              last_flush_at = CASE WHEN $7 THEN pg_catalog.clock_timestamp() ELSE last_flush_at END
@@ -202,7 +202,7 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
 
 /// Servers are restarted now and then. Of what a role makes up, no more than this is kept.
 fn forget_lives(life: &Life) -> Result<()> {
-    sql::execute(
+    spi::execute(
         "DELETE FROM keysmith_private.usage_incarnation AS i
          WHERE i.ctid IN (
              SELECT o.ctid FROM keysmith_private.usage_incarnation AS o
@@ -221,7 +221,7 @@ fn forget_lives(life: &Life) -> Result<()> {
 /// The life of this standby before this one: what it had not handed over is lost unless
 /// it ended properly, since then it was kept, and came before the first of this life.
 fn report_losses(life: &Life) -> Result<()> {
-    let rows = sql::query(
+    let rows = spi::query(
         "UPDATE keysmith_private.usage_incarnation AS i
          SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
              lost_from = CASE WHEN $4 THEN NULL WHEN i.last_flush_at < $5

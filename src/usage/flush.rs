@@ -6,9 +6,9 @@ use super::store::{self, Numbers, Stored};
 use super::transaction::{Failure, Outcome, now, transaction};
 use super::unknown::Unknown;
 use super::{partitions, presence, set_aside, settings, unknown_rows};
-use crate::clock::monotonic;
-use crate::manage::sql;
 use keysmith_core::event::{MAX_LEN, Record};
+use pg::clock::monotonic;
+use pg::spi;
 use std::collections::HashSet;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -303,7 +303,7 @@ impl Flusher {
     }
 
     fn call(&mut self, statement: &str) {
-        let done = transaction(statement, || sql::execute(statement, &[]));
+        let done = transaction(statement, || spi::execute(statement, &[]));
         if let Err(failure) = done {
             self.remember(&failure.message);
             pgrx::warning!("keysmith: {statement}: {}", failure.message);

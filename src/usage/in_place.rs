@@ -4,9 +4,9 @@
 use super::transaction::subtransaction;
 use super::{drop_record, partitions, presence, settings, store};
 use crate::catalog::Catalog;
-use crate::error::Result;
 use crate::manage::authority;
 use keysmith_core::event::{Learned, MAX_LEN, Record};
+use pg::error::Result;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering::SeqCst;

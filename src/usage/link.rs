@@ -2,8 +2,8 @@
 //! the library by which standbys receive the log also runs queries.
 
 use super::settings;
-use crate::{major, text};
 use keysmith_core::conninfo;
+use pg::{major, text};
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, CString, c_char};
@@ -152,7 +152,7 @@ unsafe fn answer(
             } else {
                 pg_sys::Datum::null()
             };
-            row.push((!is_null).then(|| text::lossy(crate::varlena::bytes(value))));
+            row.push((!is_null).then(|| text::lossy(pg::varlena::bytes(value))));
         }
         pg_sys::ExecDropSingleTupleTableSlot(slot);
         pg_sys::tuplestore_end(result.tuplestore);

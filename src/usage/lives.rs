@@ -5,8 +5,8 @@ use super::ring::Ring;
 use super::sender;
 use super::traces::{self, Lost};
 use super::transaction::{Outcome, transaction};
-use crate::error::{Code, Error, Result};
-use crate::manage::sql::{self, Param, Rows};
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param, Rows};
 use pgrx::pg_sys;
 
 /// The entry of this life, for one database.
@@ -31,7 +31,7 @@ impl Life {
     pub fn open(&self) -> Outcome<u64> {
         let lost = traces::lost(self.oid, self.ring);
         let (stored_up_to, losses) = transaction("opening", || {
-            let rows = sql::query(
+            let rows = spi::query(
                 "INSERT INTO keysmith_private.usage_incarnation
                      (incarnation, database, server, started_at, most_waiting)
                  VALUES ($1, $2, $3, $4, $5)
@@ -47,7 +47,7 @@ impl Life {
             let [incarnation, database, server, ..] = self.params();
             let started_cleanly = Param::boolean(self.ring.started_cleanly);
             let started_as_standby = Param::boolean(self.ring.started_as_standby);
-            let rows = sql::query(
+            let rows = spi::query(
                 LOSSES,
                 &[incarnation, database, server, started_cleanly, started_as_standby],
             )?;
@@ -65,7 +65,7 @@ impl Life {
     fn enter(&self, lost: &Lost) -> Result<Vec<String>> {
         let [_, database, server, ..] = self.params();
         let standby = if self.ring.started_as_standby { sender::name() } else { String::new() };
-        let rows = sql::query(
+        let rows = spi::query(
             "INSERT INTO keysmith_private.usage_incarnation AS i
                  (incarnation, database, server, started_at, most_waiting, standby,
                   lost_at_most, lost_from, lost_until)
@@ -94,7 +94,7 @@ impl Life {
     pub fn stored_up_to(&self) -> Outcome<u64> {
         let [incarnation, database, ..] = self.params();
         transaction("looking what is stored", || {
-            let rows = sql::query(
+            let rows = spi::query(
                 "SELECT last_sequence FROM keysmith_private.usage_incarnation
                  WHERE incarnation = $1 AND database = $2",
                 &[incarnation, database],
@@ -108,7 +108,7 @@ impl Life {
     /// more meanwhile than is known here, that is an error: nothing is stored twice.
     pub fn note(&self, progress: &Progress) -> Result<()> {
         let [incarnation, database, server, started_at, most_waiting] = self.params();
-        let noted = sql::execute(
+        let noted = spi::execute(
             "INSERT INTO keysmith_private.usage_incarnation AS i
                  (incarnation, database, server, started_at, most_waiting,
                   last_sequence, stored, dropped, last_flush_at)
@@ -140,7 +140,7 @@ impl Life {
     pub fn close(&self) -> Outcome<usize> {
         let [incarnation, database, ..] = self.params();
         transaction("closing", || {
-            sql::execute(
+            spi::execute(
                 "UPDATE keysmith_private.usage_incarnation
                  SET closed_at = pg_catalog.clock_timestamp()
                  WHERE incarnation = $1 AND database = $2",

@@ -2,10 +2,10 @@
 
 use super::transaction::now;
 use super::{cut, held, in_place};
-use crate::call::{Bytes, Call, sql_functions};
-use crate::error::{Error, Result};
 use keysmith_core::event::{self, Learned, MAX_LEN, Record};
 use keysmith_core::request_id;
+use pg::call::{Bytes, Call, sql_functions};
+use pg::error::{Error, Result};
 use pgrx::pg_sys::{self, Datum};
 
 sql_functions! {

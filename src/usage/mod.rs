@@ -158,7 +158,7 @@ fn cut<'a>(text: &'a [u8], most: usize, room: &'a mut Vec<u8>) -> &'a [u8] {
 /// Whether records are kept here: on a standby only if it has where to send them.
 fn is_kept_here() -> bool {
     // SAFETY: asks for the server's state.
-    !unsafe { crate::direct::RecoveryInProgress() } || link::is_wanted()
+    !unsafe { pg::direct::RecoveryInProgress() } || link::is_wanted()
 }
 
 /// Whether this transaction may write rows.

@@ -3,12 +3,12 @@
 use super::ring::ring;
 use super::rows::EVENT;
 use super::{presence, status};
-use crate::call::{Call, sql_functions};
 use crate::catalog::PRIVATE;
-use crate::clock::monotonic;
-use crate::error::{Code, Error, Result};
-use crate::manage::sql::{self, Param};
 use keysmith_core::event::Record;
+use pg::call::{Call, sql_functions};
+use pg::clock::monotonic;
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::collections::BTreeSet;
 use std::ffi::CStr;
@@ -100,7 +100,7 @@ pub fn missing<'a>(records: impl Iterator<Item = &'a Record<'a>>) -> BTreeSet<i6
 pub fn make(days: &BTreeSet<i64>) -> Result<()> {
     for day in days {
         let date = || Param::given(pg_sys::DATEOID, i32::try_from(*day).ok().map(Datum::from));
-        sql::execute("SELECT keysmith_private.usage_prepare($1, $2)", &[date(), date()])?;
+        spi::execute("SELECT keysmith_private.usage_prepare($1, $2)", &[date(), date()])?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::ring::{Ring, ring};
 use super::traces;
-use crate::clock::monotonic;
+use pg::clock::monotonic;
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};

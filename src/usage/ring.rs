@@ -9,9 +9,9 @@
 use super::partitions::Wanted;
 use super::settings;
 use super::unknown::Unknown;
-use crate::error::Result;
-use crate::shmem::{Place, Region, lwlock};
 use keysmith_core::event::{self, MAX_LEN};
+use pg::error::Result;
+use pg::shmem::{Place, Region, lwlock};
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char};

@@ -13,12 +13,12 @@ use super::transaction::{Failure, extension_exists, now, transaction, without_sn
 use super::unknown::Unknown;
 use super::worker::{self, LOOKS_AROUND, STORES_UNKNOWN};
 use super::{apart, lives, process, settings, traces};
-use crate::clock::monotonic;
-use crate::error::{Code, Error};
-use crate::manage::sql::{self, Param};
-use crate::text;
 use keysmith_core::event::Record;
 use keysmith_core::{parcel, unknown_tally};
+use pg::clock::monotonic;
+use pg::error::{Code, Error};
+use pg::spi::{self, Param};
+use pg::text;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::sync::atomic::Ordering::SeqCst;
@@ -336,7 +336,7 @@ impl Sender {
     fn replayed(&self) -> Option<Marks> {
         let incarnation = self.ring.incarnation;
         let marks = transaction("looking at what is stored", || {
-            let rows = sql::query(
+            let rows = spi::query(
                 "SELECT last_sequence, unknown_seen FROM keysmith_private.usage_incarnation
                  WHERE incarnation = $1 AND database = $2",
                 &[Param::bigint(Some(incarnation)), lives::oid(lives::my_database())],

@@ -3,9 +3,9 @@
 
 use super::presence;
 use super::store::{self, Numbers, Stored};
-use crate::error::{Code, Error, Result};
-use crate::manage::sql::{self, Param};
 use keysmith_core::event::Record;
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param};
 use pgrx::pg_sys;
 
 /// Where this many are set aside with nothing stored between them, the fault is not
@@ -18,7 +18,7 @@ pub fn note(incarnation: i64, sequence: i64, record: &Record, why: &str) -> Resu
         Record::Event(event) => (event.request_id, Some(event.key_id), Some(event.at)),
         Record::Amendment { request_id, .. } => (*request_id, None, None),
     };
-    sql::execute(
+    spi::execute(
         "INSERT INTO keysmith_private.usage_set_aside
              (incarnation, sequence, at, request_id, key_id, error)
          VALUES ($1, $2, $3, $4, $5, $6)",
@@ -27,12 +27,12 @@ pub fn note(incarnation: i64, sequence: i64, record: &Record, why: &str) -> Resu
             Param::bigint(Some(sequence)),
             Param::timestamp(at),
             Param::uuid(&request_id),
-            Param::given(pg_sys::UUIDOID, key_id.as_ref().map(sql::uuid_datum)),
+            Param::given(pg_sys::UUIDOID, key_id.as_ref().map(spi::uuid_datum)),
             Param::text(why),
         ],
     )?;
     // The newest thousand are enough to tell what is wrong.
-    sql::execute(
+    spi::execute(
         "DELETE FROM keysmith_private.usage_set_aside
          WHERE ctid IN (SELECT o.ctid FROM keysmith_private.usage_set_aside o WHERE o.set_aside_at < (
                             SELECT s.set_aside_at FROM keysmith_private.usage_set_aside s

@@ -1,9 +1,9 @@
 //! The settings of usage records. None may be SET by an ordinary user.
 
 use super::rows;
-use crate::call::{Call, sql_functions};
-use crate::error::Result;
 use keysmith_core::conninfo;
+use pg::call::{Call, sql_functions};
+use pg::error::Result;
 use pgrx::pg_sys::{self, Datum, GucContext, config_enum_entry};
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::null_mut;

@@ -2,13 +2,13 @@
 
 use super::ring::{Counters, Ring, WorkerPlace};
 use super::{LOST_HERE, held, is_kept_here, lives, presence};
-use crate::call::{Call, sql_functions};
-use crate::clock::monotonic;
-use crate::error::{Code, Error, Result};
 use crate::manage::authority::{self, Needs};
-use crate::manage::sql;
-use crate::result_set::ResultSet;
-use crate::text;
+use pg::call::{Call, sql_functions};
+use pg::clock::monotonic;
+use pg::error::{Code, Error, Result};
+use pg::result_set::ResultSet;
+use pg::spi;
+use pg::text;
 use pgrx::pg_sys::{self, Datum};
 use std::borrow::Cow;
 use std::ffi::{CStr, c_int};
@@ -59,7 +59,7 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
         Some((ring, place)) => describe(ring, place, &mut rows),
     }
     authority::look(Needs::Nothing, |_| {
-        let found = sql::query(
+        let found = spi::query(
             "SELECT pg_catalog.count(*)::text, pg_catalog.sum(lost_at_most)::text,
                     pg_catalog.min(lost_from)::text, pg_catalog.max(lost_until)::text
              FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL",
@@ -72,7 +72,7 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
                 rows.push((name.into(), row.text(column + 1)));
             }
         }
-        for row in sql::query(STANDBYS, &[lives::oid(lives::my_database())])?.iter() {
+        for row in spi::query(STANDBYS, &[lives::oid(lives::my_database())])?.iter() {
             rows.push((row.text(1).unwrap_or_default().into(), row.text(2)));
         }
         Ok(())

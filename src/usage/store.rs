@@ -5,13 +5,12 @@ use super::direct;
 use super::partitions;
 use super::rows::{self, EVENT, Texts};
 use super::transaction::{Outcome, subtransaction, unless_twice};
-use crate::catalog::Catalog;
-use crate::catalog::scan::Snapshot;
-use crate::error::{Code, Error, Result};
-use crate::guc::set_for_now;
-use crate::manage::sql;
 use keysmith_core::event::{Event, Learned, Record};
 use keysmith_core::request_id;
+use pg::error::{Code, Error, Result};
+use pg::scan::Snapshot;
+use pg::settings::set_for_now;
+use pg::spi;
 use pgrx::pg_sys;
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
@@ -163,7 +162,7 @@ impl Batch {
             Numbers::OfRing { .. } | Numbers::OfSequence => "",
         };
         self.register()?;
-        let inserted = sql::execute(
+        let inserted = spi::execute(
             &format!(
                 "INSERT INTO keysmith_private.usage_event
                      (at, incarnation, sequence, request_id, key_id, tenant_id, keyspace,
@@ -237,8 +236,8 @@ fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>>
     }
     batch.register()?;
     // Rows that others stored since this transaction began are amended too, at every isolation level.
-    let now = Snapshot::now(Catalog::open()?.tables.key);
-    let amended = sql::change_now(
+    let now = Snapshot::now();
+    let amended = spi::change_now(
         &now,
         "WITH found AS MATERIALIZED (
              SELECT e.request_id, e.at, nullif(b.status, 0) AS status, b.latency, b.method, b.endpoint

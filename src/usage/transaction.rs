@@ -1,11 +1,11 @@
 //! The worker's transactions, what became of them, and whether it is worth trying again.
 
 use crate::catalog::Catalog;
-use crate::error::{Error, Result};
-use crate::guc::set_for_now;
 use crate::manage::authority;
-use crate::memory::Watch;
-use crate::transaction::in_subtransaction;
+use pg::error::{Error, Result};
+use pg::memory::Watch;
+use pg::settings::set_for_now;
+use pg::transaction::in_subtransaction;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, BackendState};

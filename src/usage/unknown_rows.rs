@@ -1,16 +1,16 @@
 //! The rows of requests without a known key.
 
 use super::rows;
-use crate::error::Result;
-use crate::manage::sql::{self, Param};
 use keysmith_core::event::Event;
 use keysmith_core::unknown_tally::Count;
+use pg::error::Result;
+use pg::spi::{self, Param};
 use pgrx::pg_sys;
 
 /// Adds to the counts of a life, which nobody else writes to, and to the samples.
 pub fn store(incarnation: i64, counts: &[Count], samples: &[Event]) -> Result<()> {
     for (keyspace, reason, requests) in counts {
-        sql::execute(
+        spi::execute(
             "INSERT INTO keysmith_private.usage_unknown AS u
                  (keyspace, reason, hour, requests, incarnation)
              VALUES ($1, $2, pg_catalog.date_trunc('hour', pg_catalog.now(), 'UTC'), $3, $4)
@@ -26,7 +26,7 @@ pub fn store(incarnation: i64, counts: &[Count], samples: &[Event]) -> Result<()
     }
     for event in samples {
         let ip = event.ip.map(|address| address.to_string());
-        sql::execute(
+        spi::execute(
             "INSERT INTO keysmith_private.usage_unknown_sample
                  (at, keyspace, reason, method, endpoint, ip)
              VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.inet)",
@@ -41,7 +41,7 @@ pub fn store(incarnation: i64, counts: &[Count], samples: &[Event]) -> Result<()
         )?;
     }
     // The newest thousand are enough to tell where they come from.
-    sql::execute(
+    spi::execute(
         "DELETE FROM keysmith_private.usage_unknown_sample
          WHERE ctid IN (SELECT o.ctid FROM keysmith_private.usage_unknown_sample o WHERE o.at < (
                             SELECT s.at FROM keysmith_private.usage_unknown_sample s

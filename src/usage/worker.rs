@@ -10,7 +10,7 @@ use super::process::{
 use super::ring::Ring;
 use super::settings;
 use super::transaction::extension_exists;
-use crate::clock::monotonic;
+use pg::clock::monotonic;
 use pgrx::pg_sys;
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering::SeqCst;

@@ -1,9 +1,10 @@
 //! Rows that only one transaction at a time may change, and how long another waits for its
 //! turn. PostgreSQL lets it wait without end, or not at all.
 
-use super::scan::{Relation, Row};
 use crate::clock::monotonic;
-use crate::guc::set_for_now;
+use crate::row::Row;
+use crate::scan::Relation;
+use crate::settings::set_for_now;
 use crate::transaction::in_subtransaction;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::CaughtError;

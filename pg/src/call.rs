@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 /// Declares functions that SQL can call: `sql_symbol => path::to::function`,
 /// each of them `fn(&Call) -> Result<Option<Datum>>`, where `None` is null.
+#[macro_export]
 macro_rules! sql_functions {
     ($($symbol:ident => $function:path;)*) => {$(
         const _: () = {
@@ -23,32 +24,24 @@ macro_rules! sql_functions {
             unsafe extern "C-unwind" fn $symbol(
                 fcinfo: pgrx::pg_sys::FunctionCallInfo,
             ) -> pgrx::pg_sys::Datum {
-                // SAFETY: PostgreSQL passes a valid call frame. The guard turns
-                // panics, and PostgreSQL's errors that crossed Rust frames, into
-                // errors again.
-                let outcome = unsafe {
-                    pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
+                // SAFETY: PostgreSQL passes a valid call frame. This frame holds nothing
+                // that needs dropping.
+                unsafe {
+                    let result = $crate::callback::guarded(|| {
                         $crate::memory::Watch::keep(|| {
                             $function(&$crate::call::Call::new(fcinfo))
                         })
-                        .map_err($crate::error::Error::into_report)
-                    })
-                };
-                match outcome {
-                    Ok(Some(datum)) => datum,
-                    Ok(None) => {
-                        // SAFETY: as above.
-                        unsafe { (*fcinfo).isnull = true };
+                    });
+                    result.unwrap_or_else(|| {
+                        (*fcinfo).isnull = true;
                         pgrx::pg_sys::Datum::null()
-                    }
-                    // SAFETY: this frame holds nothing else that needs dropping.
-                    Err(report) => unsafe { report.raise() },
+                    })
                 }
             }
         };
     )*};
 }
-pub(crate) use sql_functions;
+pub use sql_functions;
 
 /// One call's frame.
 pub struct Call(pg_sys::FunctionCallInfo);

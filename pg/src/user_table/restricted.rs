@@ -2,7 +2,7 @@
 //! operation, like REINDEX and ANALYZE.
 
 use super::UserTable;
-use crate::guc::set_for_now;
+use crate::settings::set_for_now;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::c_int;
 

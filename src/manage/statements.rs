@@ -6,11 +6,12 @@
 //! to tell, by the OID, whether it was made. One that went to another table is an error, which
 //! takes it back.
 
-use super::{UserTable, name_of};
 use crate::catalog::Catalog;
-use crate::error::{Code, Error, Result};
-use crate::manage::authority::{as_owner, as_user};
-use crate::manage::sql::{self, Param};
+use crate::manage::authority::as_owner;
+use pg::error::{Code, Error, Result};
+use pg::role::as_user;
+use pg::spi::{self, Param};
+use pg::user_table::{UserTable, name_of};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 /// A table that the caller owns. It is locked until the transaction ends, and not open, since
@@ -19,13 +20,11 @@ pub struct LockedTable {
     oid: Oid,
 }
 
-impl UserTable {
-    pub fn closed(self) -> LockedTable {
-        LockedTable { oid: self.oid() }
-    }
-}
-
 impl LockedTable {
+    pub fn of(table: UserTable) -> LockedTable {
+        LockedTable { oid: table.oid() }
+    }
+
     /// Makes a change, unless it is made already. `is_made` is a query as `is_so` takes it; the
     /// statement is given the table's name. It runs with the caller's rights, in a
     /// security-restricted operation, under a search path that holds nothing but PostgreSQL's own.
@@ -41,7 +40,7 @@ impl LockedTable {
         let statement = statement(&self.name());
         // SAFETY: looks up who the current user is.
         let caller = unsafe { pg_sys::GetUserId() };
-        as_user(caller, pg_sys::SECURITY_RESTRICTED_OPERATION, || sql::execute(&statement, &[]))?;
+        as_user(caller, pg_sys::SECURITY_RESTRICTED_OPERATION, || spi::execute(&statement, &[]))?;
         if self.is_so(is_made, params)? {
             return Ok(());
         }
@@ -60,12 +59,12 @@ impl LockedTable {
         &self,
         query: &str,
         params: &[Param],
-        read: impl FnOnce(sql::Row) -> T,
+        read: impl FnOnce(spi::Row) -> T,
     ) -> Result<T> {
         let catalog = Catalog::open()?;
         let params: Vec<Param> = [self.param()].iter().chain(params).copied().collect();
         as_owner(&catalog, || {
-            let rows = sql::query_now(&catalog, query, &params)?;
+            let rows = spi::query_now(query, &params)?;
             Ok(rows.first().map(read).unwrap_or_default())
         })
     }

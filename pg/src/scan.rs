@@ -2,10 +2,7 @@
 //!
 //! These scans check no privileges: whoever may call a function may have it look.
 
-use super::columns::Column;
-use super::invalidation;
-use super::row::{place_of, tuple_at, writer};
-use super::tables::{self, Table};
+use crate::row::{place_of, tuple_at, writer};
 use crate::{direct, major, varlena};
 use keysmith_core::directory::Place;
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -13,8 +10,11 @@ use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-pub use super::row::{Row, Version};
-pub use super::snapshot::{Snapshot, transactions_ended};
+pub use crate::row::{Row, Version};
+pub use crate::snapshot::{Snapshot, transactions_ended};
+
+/// A column's name and its type.
+pub type Column = (&'static str, pg_sys::BuiltinOid);
 
 /// An open table, locked against being dropped until it is closed. The lock is not kept
 /// for the rest of the transaction: who truncates a table or updates the extension need
@@ -27,23 +27,19 @@ pub struct Relation {
 const LOCK: i32 = pg_sys::AccessShareLock as i32;
 
 impl Relation {
+    /// Opens a table, and names the index that its rows are found by.
     #[inline]
-    pub fn open(table: Table) -> Relation {
+    pub fn open(table: Oid, index: Oid) -> Relation {
         // SAFETY: PostgreSQL raises an error if the table is gone; what `table_open` checks
-        // beside that, our tables are known for. Nothing inside needs dropping.
+        // beside that, the callers' tables are known for. Nothing inside needs dropping.
         let relation = unsafe {
             direct::guarded(|| {
-                direct::LockRelationOid(table.table, LOCK);
-                let relation = direct::RelationIdGetRelation(table.table);
-                if relation.is_null() { direct::table_open(table.table, LOCK) } else { relation }
+                direct::LockRelationOid(table, LOCK);
+                let relation = direct::RelationIdGetRelation(table);
+                if relation.is_null() { direct::table_open(table, LOCK) } else { relation }
             })
         };
-        let relation = Relation { relation, index: table.index };
-        // It may have been altered since the tables were looked at last.
-        if invalidation::changes() != table.checked_at && !relation.begins_with(table.columns) {
-            pgrx::error!("{}", tables::unfit().message());
-        }
-        relation
+        Relation { relation, index }
     }
 
     /// The row that lies at a place and is there to be seen, if any.
@@ -114,7 +110,7 @@ impl Relation {
 
     /// Whether these are the table's first columns.
     #[cold]
-    fn begins_with(&self, columns: &[Column]) -> bool {
+    pub fn begins_with(&self, columns: &[Column]) -> bool {
         let attributes = self.attributes();
         attributes.len() >= columns.len()
             && attributes.iter().zip(columns).all(|(attribute, (name, oid))| {

@@ -1,10 +1,8 @@
 //! Shared memory of our own, asked for while the library is preloaded. Where it isn't
 //! there is none, and what would live in it says so.
 
-use crate::catalog::directory;
-use crate::error::{Error, Result};
-use crate::manage::event;
-use crate::{limit, usage};
+use crate::callback;
+use crate::error::Result;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::ptr::null_mut;
@@ -34,15 +32,19 @@ impl Place {
     }
 }
 
-static REGIONS: [&Region; 4] =
-    [&directory::REGION, &limit::REGION, &usage::ring::REGION, &event::REGION];
+static REGIONS: OnceLock<&'static [&'static Region]> = OnceLock::new();
+
+fn regions() -> &'static [&'static Region] {
+    REGIONS.get().copied().unwrap_or_default()
+}
 
 /// The hooks that were there before ours.
 static PREVIOUS: OnceLock<(pg_sys::shmem_request_hook_type, pg_sys::shmem_startup_hook_type)> =
     OnceLock::new();
 
 /// To be called from _PG_init, while the library is preloaded and not otherwise.
-pub fn install() {
+pub fn install(regions: &'static [&'static Region]) {
+    REGIONS.get_or_init(|| regions);
     // SAFETY: the postmaster is alone at this time, and we take our place in the chain.
     unsafe {
         PREVIOUS.get_or_init(|| (pg_sys::shmem_request_hook, pg_sys::shmem_startup_hook));
@@ -57,7 +59,7 @@ unsafe extern "C-unwind" fn request() {
         if let Some((Some(previous), _)) = PREVIOUS.get() {
             previous();
         }
-        for region in REGIONS {
+        for region in regions() {
             pg_sys::RequestAddinShmemSpace((region.size)());
             if (region.locks)() > 0 {
                 pg_sys::RequestNamedLWLockTranche(region.name.as_ptr(), (region.locks)() as i32);
@@ -68,18 +70,12 @@ unsafe extern "C-unwind" fn request() {
 
 unsafe extern "C-unwind" fn startup() {
     // SAFETY: called by the postmaster once shared memory is there. Nothing that needs
-    // dropping is on this frame; see `sql_functions!`.
-    let outcome = unsafe {
+    // dropping is on this frame.
+    unsafe {
         if let Some((_, Some(previous))) = PREVIOUS.get() {
             previous();
         }
-        pg_sys::panic::pgrx_extern_c_guard(|| {
-            REGIONS.iter().try_for_each(|region| attach(region)).map_err(Error::into_report)
-        })
-    };
-    if let Err(report) = outcome {
-        // SAFETY: as above.
-        unsafe { report.raise() }
+        callback::guarded(|| regions().iter().try_for_each(|region| attach(region)));
     }
 }
 
@@ -105,4 +101,4 @@ fn attach(region: &Region) -> Result<()> {
 }
 
 /// See `direct`.
-pub(crate) use crate::direct as lwlock;
+pub use crate::direct as lwlock;

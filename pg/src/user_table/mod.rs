@@ -10,17 +10,15 @@ mod command;
 mod function;
 mod restricted;
 mod scan;
-mod statements;
 mod trigger;
 
 pub use command::{add_column, comment, comment_of, create_trigger, drop_trigger};
 pub use function::ours;
 pub use restricted::as_owner;
 pub use scan::{Latest, Row, each_row, each_row_of};
-pub use statements::LockedTable;
 pub use trigger::{Trigger, arguments};
 
-use crate::catalog::tables::PRIVATE;
+use crate::PRIVATE;
 use crate::error::{Code, Error, Result};
 use crate::{major, text};
 use catalogs::Columns;

@@ -1,5 +1,5 @@
 //! Statements of ours, run by SPI. Everything they touch is named with its schema,
-//! and the search path is one that no one can put anything into: see `authority`.
+//! and the search path is one that no one can put anything into: see `role`.
 //!
 //! They see what is committed, at every isolation level. SPI would read by the snapshot of
 //! a transaction at REPEATABLE READ or SERIALIZABLE: an act would check, count and end what
@@ -8,10 +8,9 @@
 //! the cross-check: a row that was changed since is seen, and changing it ends with 40001,
 //! or the transaction would see both versions from then on.
 
-use crate::catalog::Catalog;
-use crate::catalog::scan::Snapshot;
 use crate::error::{Code, Error, Result};
 use crate::result_set::ResultSet;
+use crate::snapshot::Snapshot;
 use crate::text;
 use crate::varlena;
 use pgrx::pg_sys::panic::CaughtError;
@@ -129,8 +128,8 @@ pub fn execute_raw(parts: &[&[u8]]) -> Result<()> {
 
 /// Runs a statement that only reads, also where nothing else may be done: on a standby,
 /// or in parallel mode.
-pub fn query_now(catalog: &Catalog, statement: &str, params: &[Param]) -> Result<Rows> {
-    query_under(&Snapshot::now(catalog.tables.key), statement, params)
+pub fn query_now(statement: &str, params: &[Param]) -> Result<Rows> {
+    query_under(&Snapshot::now(), statement, params)
 }
 
 /// Runs a statement that only reads, under a snapshot.

@@ -6,7 +6,6 @@
 //! That snapshot is new at every call, whatever the isolation level, takes no
 //! transaction id, and works on standbys and in parallel mode.
 
-use super::tables::Table;
 use crate::{direct, major};
 use pgrx::pg_sys;
 
@@ -18,12 +17,14 @@ pub struct Snapshot {
 
 impl Snapshot {
     #[inline]
-    pub fn now(table: Table) -> Snapshot {
+    pub fn now() -> Snapshot {
         let ended_before = transactions_ended();
-        // SAFETY: our tables have no syscache, so the snapshot is a new one. It is
-        // registered, since an invalidation may let go of an unregistered one.
+        // SAFETY: for a table without a syscache, and so for none, the snapshot is a new
+        // one. It is registered, since an invalidation may let go of an unregistered one.
         let registered = unsafe {
-            direct::guarded(|| direct::RegisterSnapshot(direct::GetCatalogSnapshot(table.table)))
+            direct::guarded(|| {
+                direct::RegisterSnapshot(direct::GetCatalogSnapshot(pg_sys::Oid::INVALID))
+            })
         };
         Snapshot { registered, ended_before }
     }

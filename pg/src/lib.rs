@@ -1,0 +1,30 @@
+//! The door to PostgreSQL: what an extension needs of it, behind types that are safe to use.
+
+pub mod call;
+pub mod callback;
+pub mod clock;
+pub mod composite;
+pub mod direct;
+pub mod error;
+pub mod jsonb;
+pub mod major;
+pub mod memory;
+pub mod notice;
+pub mod result_set;
+pub mod role;
+pub mod row;
+pub mod row_lock;
+pub mod scan;
+pub mod settings;
+pub mod shmem;
+pub mod snapshot;
+pub mod spi;
+pub mod text;
+pub mod transaction;
+pub mod user_table;
+pub mod varlena;
+
+use std::ffi::CStr;
+
+/// The schema of the extension's own tables; only its owner can name them.
+pub const PRIVATE: &CStr = c"keysmith_private";

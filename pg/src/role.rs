@@ -1,0 +1,49 @@
+//! Work as another role.
+
+use crate::error::Result;
+use crate::settings::set_for_now;
+use crate::spi;
+use pgrx::pg_sys::{self, Oid};
+use std::ffi::c_int;
+
+/// Runs statements as a user, with these flags of a security context besides those in force.
+pub fn as_user<T>(user: Oid, flags: u32, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let place = UsersPlace::take(user, flags as c_int);
+    let result = spi::session(body);
+    place.leave();
+    result
+}
+
+/// A user's identity, taken for the length of an act. Errors that PostgreSQL raises
+/// meanwhile need no care: aborting the (sub)transaction restores both the identity and the
+/// settings.
+struct UsersPlace {
+    user: Oid,
+    security: c_int,
+    nesting: c_int,
+}
+
+impl UsersPlace {
+    fn take(user: Oid, flags: c_int) -> UsersPlace {
+        let mut place = UsersPlace { user: Oid::INVALID, security: 0, nesting: 0 };
+        // SAFETY: what a SECURITY DEFINER function with a SET clause does at its
+        // start, in the same order.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut place.user, &mut place.security);
+            place.nesting = pg_sys::NewGUCNestLevel();
+            set_for_now(c"search_path", c"pg_catalog, pg_temp");
+            // A literal ends where we end it, whatever the session's rules for backslashes.
+            set_for_now(c"standard_conforming_strings", c"on");
+            pg_sys::SetUserIdAndSecContext(user, place.security | flags);
+        }
+        place
+    }
+
+    fn leave(self) {
+        // SAFETY: what such a function does at its end.
+        unsafe {
+            pg_sys::SetUserIdAndSecContext(self.user, self.security);
+            pg_sys::AtEOXact_GUC(true, self.nesting);
+        }
+    }
+}

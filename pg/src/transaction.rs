@@ -1,0 +1,149 @@
+//! The transaction's course: who is told of it, and what is remembered for each of its
+//! savepoints.
+//!
+//! The callbacks are registered once, raw: pgrx's own are for one transaction, and
+//! know nothing of PREPARE.
+
+use crate::callback;
+use crate::error::Result;
+use crate::memory::Watch;
+use pgrx::pg_sys::{self, SubTransactionId, SubXactEvent, XactEvent};
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::mem::ManuallyDrop;
+use std::sync::OnceLock;
+
+/// What is called in the course of each transaction.
+pub struct Course {
+    /// An error turns the commit into an abort.
+    pub before_commit: fn() -> Result<()>,
+    /// The same for a transaction that is prepared for a commit in two phases.
+    pub before_prepare: fn() -> Result<()>,
+    /// It has ended, for this session at least: true unless it was rolled back. There is no
+    /// way back, so nothing may be done that could fail.
+    pub ended: fn(bool),
+    /// What is of a savepoint is of the one around it from now on. Nor may this fail.
+    pub released: fn(SubTransactionId, SubTransactionId),
+    pub rolled_back: fn(SubTransactionId),
+}
+
+static COURSE: OnceLock<Course> = OnceLock::new();
+
+/// To be called once, from `_PG_init`.
+pub fn follow(course: Course) {
+    COURSE.get_or_init(|| course);
+    // SAFETY: the callbacks live as long as the library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_transaction), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_savepoint), std::ptr::null_mut());
+    }
+}
+
+unsafe extern "C-unwind" fn at_transaction(event: XactEvent::Type, _: *mut c_void) {
+    let Some(course) = COURSE.get() else { return };
+    let step = || match event {
+        XactEvent::XACT_EVENT_PRE_COMMIT => Watch::over(course.before_commit),
+        XactEvent::XACT_EVENT_PRE_PREPARE => Watch::over(course.before_prepare),
+        // A parallel worker writes nothing before its leader does. What it logged of a request
+        // is handed on at its end.
+        XactEvent::XACT_EVENT_COMMIT
+        | XactEvent::XACT_EVENT_PREPARE
+        | XactEvent::XACT_EVENT_PARALLEL_COMMIT => {
+            (course.ended)(true);
+            Ok(())
+        }
+        XactEvent::XACT_EVENT_ABORT | XactEvent::XACT_EVENT_PARALLEL_ABORT => {
+            (course.ended)(false);
+            Ok(())
+        }
+        _ => Ok(()),
+    };
+    // SAFETY: this frame holds nothing that needs dropping.
+    unsafe { callback::guarded(step) }
+}
+
+unsafe extern "C-unwind" fn at_savepoint(
+    event: SubXactEvent::Type,
+    ended: SubTransactionId,
+    parent: SubTransactionId,
+    _: *mut c_void,
+) {
+    let Some(course) = COURSE.get() else { return };
+    let step = || {
+        match event {
+            SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => (course.released)(ended, parent),
+            SubXactEvent::SUBXACT_EVENT_ABORT_SUB => (course.rolled_back)(ended),
+            _ => {}
+        }
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { callback::guarded(step) }
+}
+
+/// Runs something within a transaction, which is rolled back unless it is done.
+pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T) -> bool) -> T {
+    // SAFETY: what PL/pgSQL does for a block with an exception handler.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let level = pg_sys::GetCurrentTransactionNestLevel();
+        let done = attempt();
+        if is_done(&done) {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            // An error may have left another that it began in.
+            while pg_sys::GetCurrentTransactionNestLevel() >= level {
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            }
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        done
+    }
+}
+
+/// Things that a transaction remembers, each with the (sub)transaction that they
+/// were put down in: rolling it back forgets them. The list is taken out and put
+/// back, so that no borrow can be in the way when a callback comes.
+///
+/// It is never dropped: a process that a library ends by `exit` aborts its transaction
+/// after thread-locals that need dropping are gone, and the callback would find none.
+pub struct Memory<T>(ManuallyDrop<Cell<Vec<(SubTransactionId, T)>>>);
+
+impl<T> Memory<T> {
+    pub const fn new() -> Self {
+        Memory(ManuallyDrop::new(Cell::new(Vec::new())))
+    }
+
+    pub fn put(&self, value: T) {
+        // SAFETY: a look at the transaction's state.
+        let now = unsafe { pg_sys::GetCurrentSubTransactionId() };
+        self.change(|list| list.push((now, value)));
+    }
+
+    pub fn released(&self, ended: SubTransactionId, parent: SubTransactionId) {
+        self.change(|list| {
+            let theirs = list.iter_mut().rev().take_while(|(owner, _)| *owner >= ended);
+            theirs.for_each(|(owner, _)| *owner = parent);
+        });
+    }
+
+    pub fn rolled_back(&self, ended: SubTransactionId) {
+        self.change(|list| list.truncate(list.partition_point(|(owner, _)| *owner < ended)));
+    }
+
+    /// All that is remembered, which is then forgotten.
+    pub fn take(&self) -> Vec<(SubTransactionId, T)> {
+        self.0.take()
+    }
+
+    pub fn change<R>(&self, with: impl FnOnce(&mut Vec<(SubTransactionId, T)>) -> R) -> R {
+        let mut list = self.0.take();
+        let result = with(&mut list);
+        self.0.set(list);
+        result
+    }
+}
