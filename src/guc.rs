@@ -1,6 +1,6 @@
 //! Settings. None that a session may SET weakens anything.
 
-use crate::decide::pre_request_settings;
+use crate::calls::pre_request_settings;
 use crate::lag;
 use crate::usage::settings;
 use pgrx::pg_sys;

@@ -11,14 +11,12 @@
 
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, invalidation};
-use crate::decide::decision::Decision;
 use crate::decide::lookup::Reader;
 use crate::decide::needs::{self, Needs};
 use crate::decide::verdict::Holder;
 use crate::lag;
-use crate::manage::profile;
 use keysmith_core::policy::expression::Expression;
-use keysmith_core::policy::rules;
+use keysmith_core::policy::rules::{self, Demand};
 use keysmith_core::policy::scope::Held;
 use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call, sql_functions};
@@ -26,7 +24,6 @@ use pg::error::{Code, Error, Result};
 use pg::scan::transactions_ended;
 use pg::transaction::Memory;
 use pgrx::pg_sys::{self, Datum, SubTransactionId};
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -38,7 +35,6 @@ sql_functions! {
     keysmith_current_environment => current_environment;
     keysmith_current_owner => current_owner;
     keysmith_has_scope => has_scope;
-    keysmith_whoami => whoami;
     keysmith_sign_out => sign_out_at_will;
 }
 
@@ -120,23 +116,29 @@ impl Identity {
         let catalog = Catalog::open()?;
         let reader = Reader::new(&catalog);
         let policy = reader.policy(&self.keyspace)?;
-        let needs = Needs::Nothing;
-        let mut decision = Decision::new(&reader, policy.clone(), &self.keyspace, &needs);
-        decision.demand.address = self.address;
-        if lag::is_behind(decision.demand.now) {
+        let demand = Demand {
+            environment: None,
+            kind: None,
+            scopes: &Needs::Nothing,
+            address: self.address,
+            now: clock(),
+        };
+        if lag::is_behind(demand.now) {
             return Err(is_over(Reason::ReplicaBehind));
         }
-        let found = reader.key_with_id(&self.key_id, |row| {
-            decision.gather(row, &Cell::default(), |found, holder| {
-                match rules::decide(found, &decision.demand) {
-                    Reason::Ok => {
-                        Ok(Identity::new(holder, &policy, &reader, self.address, self.request_id))
-                    }
-                    reason => Err(reason),
-                }
-            })
-        });
-        found.unwrap_or(Err(Reason::NotFound)).map_err(is_over)
+        let rows = reader.find_by_id(&self.key_id).ok_or_else(|| is_over(Reason::NotFound))?;
+        let own = rows.scopes();
+        let held = policy.held(&own, rows.roles());
+        let allowlist = rows.allowlist();
+        let found = rows.found(held, allowlist.as_ref());
+        match rules::decide(&found, &demand) {
+            Reason::Ok => {
+                let effective = held.effective();
+                let holder = rows.holder(&self.keyspace, &own, &effective);
+                Ok(Identity::new(&holder, &policy, &reader, self.address, self.request_id))
+            }
+            reason => Err(is_over(reason)),
+        }
     }
 
     /// Whether the key holds what an expression asks for.
@@ -302,10 +304,6 @@ fn has_scope(call: &Call) -> Result<Option<Datum>> {
         required.map_err(|rule| Error::argument(NAME, rule).hint(needs::EXPRESSION_HINT))?;
     let holds = current()?.is_some_and(|identity| identity.holds(&required));
     Ok(Some(Datum::from(holds)))
-}
-
-fn whoami(_: &Call) -> Result<Option<Datum>> {
-    current()?.map_or(Ok(None), |identity| profile::of(&identity))
 }
 
 fn sign_out_at_will(_: &Call) -> Result<Option<Datum>> {

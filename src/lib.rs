@@ -1,6 +1,7 @@
 //! keysmith: API keys inside PostgreSQL.
 
 mod audit;
+mod calls;
 mod catalog;
 mod decide;
 mod guc;
@@ -151,4 +152,4 @@ unsafe extern "C-unwind" fn _PG_init() {
 
 /// What is kept in shared memory.
 static REGIONS: [&pg::shmem::Region; 4] =
-    [&catalog::directory::REGION, &limit::REGION, &usage::ring::REGION, &manage::event::REGION];
+    [&catalog::directory::REGION, &limit::REGION, &usage::ring::REGION, &audit::event::REGION];

@@ -6,6 +6,11 @@ use crate::spi;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::c_int;
 
+/// Runs statements as a role, as a SECURITY DEFINER function does.
+pub fn acting_as<T>(role: Oid, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    as_user(role, pg_sys::SECURITY_LOCAL_USERID_CHANGE, body)
+}
+
 /// Runs statements as a user, with these flags of a security context besides those in force.
 pub fn as_user<T>(user: Oid, flags: u32, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let place = UsersPlace::take(user, flags as c_int);

@@ -61,7 +61,7 @@ impl<'a> Row<'a> {
     }
 
     #[inline]
-    pub fn bytes(&self, column: i16) -> Option<&'a [u8]> {
+    pub fn bytes(&self, column: i16) -> Option<&[u8]> {
         // SAFETY: a text or bytea of this row, which lies in the pinned page, or was
         // fetched into the current memory context.
         self.datum(column).map(|datum| unsafe { varlena::bytes(datum) })
@@ -73,7 +73,7 @@ impl<'a> Row<'a> {
     }
 
     #[inline]
-    pub fn array(&self, column: i16) -> Option<ArrayView<'a>> {
+    pub fn array(&self, column: i16) -> Option<ArrayView<'_>> {
         self.bytes(column).map(ArrayView::new)
     }
 

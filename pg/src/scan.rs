@@ -48,7 +48,7 @@ impl Relation {
         let mut tuple = tuple_at(place);
         let page = self.page_with(snapshot, &mut tuple)?;
         // SAFETY: the tuple lies in the page, which stays pinned for as long as the row.
-        Some(Pinned { row: unsafe { self.row(&mut tuple) }, _page: page })
+        Some(Pinned { row: unsafe { self.row(&mut tuple) }, _pin: page })
     }
 
     /// Whether a version of a row is the one to be seen, of the row whose first column is
@@ -67,7 +67,7 @@ impl Relation {
 
     /// Finds the tuple by its place, if it is there to be seen.
     #[inline]
-    fn page_with(&self, snapshot: &Snapshot, tuple: &mut pg_sys::HeapTupleData) -> Option<Page> {
+    fn page_with(&self, snapshot: &Snapshot, tuple: &mut pg_sys::HeapTupleData) -> Option<Pin> {
         let place = place_of(tuple);
         let mut buffer = 0;
         // SAFETY: the relation is open and locked, the snapshot registered, and the page
@@ -85,7 +85,7 @@ impl Relation {
                             false,
                         )
                 });
-            is_there.then(|| Page(buffer))
+            is_there.then(|| Pin::Page(buffer))
         }
     }
 
@@ -150,6 +150,40 @@ impl Relation {
 }
 
 impl Relation {
+    /// The first row, in index order, whose leading index columns equal the keys and which
+    /// is the one.
+    pub fn first<'a, const N: usize>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        keys: [ScanKey; N],
+        mut is_it: impl FnMut(&Row) -> bool,
+    ) -> Option<Pinned<'a>> {
+        let mut keys = keys.map(|key| key.0);
+        // SAFETY: as in `scan`. The values of the keys are looked at while the scan goes on,
+        // and at its row it stays. It is ended when the pin is dropped.
+        unsafe {
+            let scan = pg_sys::systable_beginscan(
+                self.relation,
+                self.index,
+                true,
+                snapshot.registered(),
+                N as i32,
+                keys.as_mut_ptr(),
+            );
+            let pin = Pin::Scan(scan);
+            loop {
+                let tuple = pg_sys::systable_getnext(scan);
+                if tuple.is_null() {
+                    return None;
+                }
+                let row = self.row(tuple);
+                if is_it(&row) {
+                    return Some(Pinned { row, _pin: pin });
+                }
+            }
+        }
+    }
+
     /// Hands on the last row, in index order, whose leading index columns equal the
     /// keys.
     pub fn last<T, const N: usize>(
@@ -218,13 +252,18 @@ unsafe fn has_block(relation: pg_sys::Relation, block: u32) -> bool {
     }
 }
 
-/// A row in a page that is held in memory for as long as this lives.
+/// A row that stays in memory for as long as this lives.
 pub struct Pinned<'a> {
     row: Row<'a>,
-    _page: Page,
+    _pin: Pin,
 }
 
-struct Page(pg_sys::Buffer);
+/// What keeps it there.
+enum Pin {
+    Page(pg_sys::Buffer),
+    /// A scan that goes no further.
+    Scan(pg_sys::SysScanDesc),
+}
 
 impl<'a> Deref for Pinned<'a> {
     type Target = Row<'a>;
@@ -234,11 +273,17 @@ impl<'a> Deref for Pinned<'a> {
     }
 }
 
-impl Drop for Page {
+impl Drop for Pin {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: pinned in `page_with`, once. After an error the abort lets go of it.
-            unsafe { direct::ReleaseBuffer(self.0) };
+            // SAFETY: pinned in `page_with`, or begun in `first`, once. After an error the
+            // abort lets go of it.
+            unsafe {
+                match *self {
+                    Pin::Page(buffer) => direct::ReleaseBuffer(buffer),
+                    Pin::Scan(scan) => pg_sys::systable_endscan(scan),
+                }
+            }
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The end of a chain, and what is appended there when a transaction commits.
 
-use super::Note;
 use crate::catalog::{Catalog, columns};
 use crate::pepper;
 use keysmith_core::chain::{Entry, START, Seal};
@@ -11,6 +10,17 @@ use pg::text;
 use pg::varlena;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::collections::BTreeMap;
+
+/// An act that was done, to be chained at commit.
+pub struct Note {
+    /// The table of entries, which is another one if the extension is created again.
+    pub table: Oid,
+    pub keyspace: String,
+    pub at: i64,
+    pub action: String,
+    /// The digest of what was done.
+    pub content: [u8; 32],
+}
 
 /// Entries that are written by one statement.
 const BATCH: usize = 1000;

@@ -6,13 +6,12 @@
 //! for anything else while holding one, so that sessions neither fork a chain nor deadlock.
 
 mod append;
-mod content;
-mod proof;
+pub mod content;
+pub mod event;
 
 use crate::catalog::Catalog;
 use crate::guc;
-use crate::manage::authority::{self, Caller};
-use crate::manage::event;
+use append::Note;
 use content::Content;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param};
@@ -20,8 +19,15 @@ use pg::text;
 use pg::transaction::Memory;
 use pgrx::pg_sys::{self, Datum, Oid, SubTransactionId};
 
-/// The chain of what concerns no keyspace alone.
-pub const EVERYWHERE: &str = "*";
+pub use event::EVERYWHERE;
+
+/// Who acts.
+pub struct Actor {
+    pub role: String,
+    pub session_role: String,
+    /// The key that the transaction acts for.
+    pub key: Option<[u8; 16]>,
+}
 
 /// What an act is about: how its state is read before and after.
 #[derive(Clone, Copy)]
@@ -38,21 +44,10 @@ pub enum Subject<'a> {
 
 /// An act on its way.
 pub struct Act<'a> {
-    caller: &'a Caller,
+    actor: &'a Actor,
     keyspace: &'a str,
     subject: Subject<'a>,
     before: Option<String>,
-}
-
-/// An act that was done, to be chained at commit.
-struct Note {
-    /// The table of entries, which is another one if the extension is created again.
-    table: Oid,
-    keyspace: String,
-    at: i64,
-    action: String,
-    /// The digest of what was done.
-    content: [u8; 32],
 }
 
 thread_local! {
@@ -62,14 +57,14 @@ thread_local! {
 impl<'a> Act<'a> {
     /// Takes note of what there is, before it is changed. Rows that others may change
     /// must be locked by now.
-    pub fn on(caller: &'a Caller, keyspace: &'a str, subject: Subject<'a>) -> Result<Act<'a>> {
+    pub fn on(actor: &'a Actor, keyspace: &'a str, subject: Subject<'a>) -> Result<Act<'a>> {
         let before = subject.state(keyspace)?.0;
-        Ok(Act { caller, keyspace, subject, before })
+        Ok(Act { actor, keyspace, subject, before })
     }
 
     /// The making of something that was not there before.
-    pub fn made(caller: &'a Caller, keyspace: &'a str, subject: Subject<'a>) -> Act<'a> {
-        Act { caller, keyspace, subject, before: None }
+    pub fn made(actor: &'a Actor, keyspace: &'a str, subject: Subject<'a>) -> Act<'a> {
+        Act { actor, keyspace, subject, before: None }
     }
 
     /// Takes note of the outcome, and sends the event of that name.
@@ -88,9 +83,9 @@ impl<'a> Act<'a> {
     fn note(self, action: &str, after: Option<String>, tenant: Option<String>) -> Result<()> {
         must_have_room()?;
         let content = Content {
-            role: Some(self.caller.role.clone()),
-            session_role: Some(self.caller.session_role.clone()),
-            acting_key: self.caller.key.as_ref().map(|key| key.key_id),
+            role: Some(self.actor.role.clone()),
+            session_role: Some(self.actor.session_role.clone()),
+            acting_key: self.actor.key,
             client: content::client()?,
             tenant,
             key_id: self.subject.key_id().copied(),
@@ -252,7 +247,7 @@ pub fn before_commit() -> Result<()> {
     // SAFETY: statements need a snapshot around them, which a commit has no more. It is
     // popped below; an error's abort pops it too.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
-    let result = authority::as_owner(&catalog, || append::append(&catalog, &notes));
+    let result = catalog.as_owner(|| append::append(&catalog, &notes));
     // SAFETY: pushed above.
     unsafe { pg_sys::PopActiveSnapshot() };
     result

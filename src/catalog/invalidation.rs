@@ -10,13 +10,16 @@
 //! already. So a decision also compares the policy that it remembers with the rows that
 //! it reads: see `version`.
 
-use super::tables;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+/// How many tables there are, and the type of verdicts. Rows of the policy's, and the form of
+/// each of them, make what we remember stale when they change.
+pub const WATCHED: usize = 15;
+
 static CHANGES: AtomicU64 = AtomicU64::new(0);
 static REGISTERED: AtomicBool = AtomicBool::new(false);
-static WATCHED: [AtomicU32; tables::WATCHED] = [const { AtomicU32::new(0) }; tables::WATCHED];
+static RELATIONS: [AtomicU32; WATCHED] = [const { AtomicU32::new(0) }; WATCHED];
 
 /// Receives what other sessions have committed, and gives the count of changes. What is
 /// read from now on is good while that count stands.
@@ -35,8 +38,8 @@ pub fn changes() -> u64 {
 }
 
 /// Has changes to these relations counted from now on.
-pub fn watch(relations: &[Oid; tables::WATCHED]) {
-    for (slot, oid) in WATCHED.iter().zip(relations) {
+pub fn watch(relations: &[Oid; WATCHED]) {
+    for (slot, oid) in RELATIONS.iter().zip(relations) {
         slot.store(oid.to_u32(), Relaxed);
     }
     if !REGISTERED.swap(true, Relaxed) {
@@ -48,7 +51,7 @@ pub fn watch(relations: &[Oid; tables::WATCHED]) {
 /// Called for each invalidated relation, or for all of them with `InvalidOid`.
 unsafe extern "C-unwind" fn count(_argument: Datum, relation: Oid) {
     let relation = relation.to_u32();
-    if relation == 0 || WATCHED.iter().any(|watched| watched.load(Relaxed) == relation) {
+    if relation == 0 || RELATIONS.iter().any(|watched| watched.load(Relaxed) == relation) {
         CHANGES.store(CHANGES.load(Relaxed).wrapping_add(1), Relaxed);
     }
 }

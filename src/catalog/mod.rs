@@ -9,7 +9,9 @@ pub mod tables;
 mod version;
 
 use pg::error::Result;
+use pg::role::acting_as;
 use pg::snapshot::Snapshot;
+use pgrx::pg_sys::{self, Oid};
 use policy::Policy;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -55,6 +57,23 @@ impl Catalog {
             policies: BTreeMap::new(),
         }));
         Ok(Catalog { tables, changes })
+    }
+
+    /// The extension's owner, who owns its tables.
+    pub fn owner(&self) -> Oid {
+        const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        // SAFETY: PostgreSQL raises an error if the table is gone.
+        unsafe {
+            let relation = pg_sys::table_open(self.tables.key.table, LOCK);
+            let owner = (*(*relation).rd_rel).relowner;
+            pg_sys::table_close(relation, LOCK);
+            owner
+        }
+    }
+
+    /// Runs statements as the extension's owner, whoever called.
+    pub fn as_owner<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
+        acting_as(self.owner(), body)
     }
 
     /// The policy of a keyspace as it was last read, if it was. It may be older than what

@@ -1,7 +1,7 @@
 //! Where our tables are: the OIDs of tables, indexes and types.
 
 use super::columns;
-use super::invalidation;
+use super::invalidation::{self, WATCHED};
 use pg::composite::RowType;
 use pg::error::{Code, Error, Result};
 use pg::major;
@@ -138,10 +138,6 @@ impl Tables {
         })
     }
 }
-
-/// How many tables there are, and the type of verdicts. Rows of the policy's, and the form of
-/// each of them, make what we remember stale when they change.
-pub const WATCHED: usize = 15;
 
 /// The row type of that name, if it has the columns that verdicts are written with.
 fn row_type(name: &CStr, schema: Oid) -> Result<RowType> {

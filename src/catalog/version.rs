@@ -9,7 +9,6 @@
 
 use super::columns;
 use super::tables::Table;
-use crate::manage::authority;
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::scan::{ScanKey, Snapshot, Varlena};
@@ -122,7 +121,7 @@ impl Keyspaces {
     /// Any update makes a new version, also one that changes nothing. It is of the rows
     /// as they are now: a transaction's own snapshot may be older than the keyspace.
     fn write(&self, snapshot: &Snapshot, name: Option<&str>) -> Result<()> {
-        authority::acting_as(self.owner, || {
+        pg::role::acting_as(self.owner, || {
             spi::change_now(
                 snapshot,
                 "UPDATE keysmith_private.keyspace SET created_at = created_at

@@ -1,19 +1,19 @@
 //! Credits: who pays for a request, and whether they can.
 
-use super::toll::Account;
+use super::account::Account;
 use crate::catalog::policy::Policy;
 use crate::catalog::tables::Table;
 use crate::catalog::{Catalog, columns};
 use crate::guc;
-use crate::manage::credits;
 use keysmith_core::refill::{self, Every};
 use pg::error::Result;
 use pg::row_lock::{Deadline, Holder};
 use pg::scan::{Relation, Row, ScanKey, Snapshot};
+use pg::spi::{self, Param};
 use pgrx::pg_sys;
 
 /// What became of a charge.
-pub enum Charge {
+pub enum Spending {
     /// There was nothing to pay, here and now.
     Nothing,
     Spent {
@@ -55,12 +55,12 @@ pub fn charge(
     account: &Account,
     spend: i64,
     intent: Intent,
-) -> Result<Charge> {
+) -> Result<Spending> {
     if spend == 0 || !policy.charges(account.environment) {
-        return Ok(Charge::Nothing);
+        return Ok(Spending::Nothing);
     }
     if !can_write() {
-        return Ok(Charge::Unwritable);
+        return Ok(Spending::Unwritable);
     }
     let deadline = Deadline::after(guc::spend_timeout());
     loop {
@@ -72,7 +72,7 @@ pub fn charge(
             };
             Some(match (row.holder(), intent) {
                 (Some(holder), _) => Turn::Others(holder),
-                (None, Intent::Look) => Turn::Over(Charge::Spent { left }),
+                (None, Intent::Look) => Turn::Over(Spending::Spent { left }),
                 (None, Intent::Spend) if row.lock(relation) => {
                     Turn::Ours { credit_id: purse.credit_id, left, refilled_at }
                 }
@@ -80,7 +80,7 @@ pub fn charge(
             })
         });
         return Ok(match turn {
-            None => Charge::Exhausted { left: None, retry_after: None },
+            None => Spending::Exhausted { left: None, retry_after: None },
             Some(Turn::Over(charge)) => charge,
             Some(Turn::Again) => {
                 // It may have been the command that this is a part of.
@@ -89,10 +89,10 @@ pub fn charge(
                 continue;
             }
             Some(Turn::Others(holder)) if deadline.wait_for(&holder) => continue,
-            Some(Turn::Others(_)) => Charge::Held,
+            Some(Turn::Others(_)) => Spending::Held,
             Some(Turn::Ours { credit_id, left, refilled_at }) => {
-                credits::leave(catalog, &credit_id, left, refilled_at)?;
-                Charge::Spent { left }
+                leave(catalog, &credit_id, left, refilled_at)?;
+                Spending::Spent { left }
             }
         });
     }
@@ -101,7 +101,7 @@ pub fn charge(
 /// The next step, after a row of credits was read.
 enum Turn {
     /// The answer is known, and nothing is changed.
-    Over(Charge),
+    Over(Spending),
     /// The row is locked, and so much will be left in it.
     Ours { credit_id: [u8; 16], left: i64, refilled_at: i64 },
     /// To wait for another transaction.
@@ -166,11 +166,11 @@ impl Purse {
     }
 
     /// There is not enough; a refill may be.
-    fn exhausted(&self, spend: i64) -> Charge {
+    fn exhausted(&self, spend: i64) -> Spending {
         let now = now();
         let refill = self.refill.filter(|refill| *refill >= spend);
         let retry_after = refill.and(self.every).map(|every| every.next(now).saturating_sub(now));
-        Charge::Exhausted { left: Some(self.at(now).0), retry_after }
+        Spending::Exhausted { left: Some(self.at(now).0), retry_after }
     }
 }
 
@@ -182,4 +182,22 @@ fn now() -> i64 {
 fn can_write() -> bool {
     // SAFETY: reads the transaction's state. It is read-only on a standby, always.
     unsafe { !pg_sys::XactReadOnly && !pg_sys::IsInParallelMode() }
+}
+
+/// Writes what is left of credits, whose row the transaction has locked.
+fn leave(catalog: &Catalog, credit_id: &[u8; 16], balance: i64, refilled_at: i64) -> Result<()> {
+    catalog.as_owner(|| {
+        let params = [
+            Param::uuid(credit_id),
+            Param::bigint(Some(balance)),
+            Param::timestamp(Some(refilled_at)),
+        ];
+        let snapshot = Snapshot::now();
+        spi::change_now(
+            &snapshot,
+            "UPDATE keysmith_private.credit SET balance = $2, refilled_at = $3 WHERE credit_id = $1",
+            &params,
+        )
+        .map(drop)
+    })
 }

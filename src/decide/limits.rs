@@ -2,7 +2,7 @@
 //! its tenant and of its keyspace, and those of the route, which take the place of limits of
 //! the same name.
 
-use super::toll::Account;
+use super::account::Account;
 use crate::catalog::policy::{Policy, Route};
 use crate::limit::{self, Claim};
 use keysmith_core::buckets::{NOBODY, Owner};

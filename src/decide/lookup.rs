@@ -1,13 +1,24 @@
-//! Finding a key, its tenant and its owner.
+//! Finding a key, its tenant and its owner: in the places that the directory remembers, or
+//! else by the indexes.
 
+use super::account::Account;
+use super::allowlists::{self, KeysAllowlist};
+use super::presented::{Presented, Sought};
+use super::verdict::Holder;
+use crate::catalog::directory::Known;
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use crate::pepper;
-use keysmith_core::directory::{Entry, Places};
+use columns::{key, member, tenant};
+use keysmith_core::directory::{Entry, Place, Places};
 use keysmith_core::key::digest::KeyDigest;
+use keysmith_core::policy::allowlist::Allowlist;
+use keysmith_core::policy::rules::{Found, Kind};
+use keysmith_core::policy::scope::Held;
+use keysmith_core::policy::verdict::Reason;
 use pg::error::Result;
-use pg::scan::{Pinned, Relation, Row, ScanKey, Snapshot, Varlena};
-use std::cell::{Cell, OnceCell};
+use pg::scan::{Pinned, Relation, ScanKey, Snapshot, Varlena};
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 /// The moment at which tables are read, and the tables, each opened when it is needed
@@ -16,15 +27,9 @@ pub struct Reader<'a> {
     pub catalog: &'a Catalog,
     snapshot: OnceCell<Snapshot>,
     keys: OnceCell<Relation>,
+    keys_by_id: OnceCell<Relation>,
     tenants: OnceCell<Relation>,
     members: OnceCell<Relation>,
-}
-
-/// How a look-up by digest ends.
-pub enum Lookup<T> {
-    Here(T),
-    InOtherKeyspace,
-    Nowhere,
 }
 
 impl<'a> Reader<'a> {
@@ -35,6 +40,7 @@ impl<'a> Reader<'a> {
             catalog,
             snapshot: OnceCell::new(),
             keys: OnceCell::new(),
+            keys_by_id: OnceCell::new(),
             tenants: OnceCell::new(),
             members: OnceCell::new(),
         }
@@ -42,7 +48,7 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub fn snapshot(&self) -> &Snapshot {
-        self.snapshot.get_or_init(|| Snapshot::now())
+        self.snapshot.get_or_init(Snapshot::now)
     }
 
     /// How many changes had been learned of before.
@@ -55,6 +61,86 @@ impl<'a> Reader<'a> {
         self.catalog.policy_under(self.snapshot(), keyspace)
     }
 
+    /// Says what to look for a key by, or why there is nothing to look for; and gives the policy
+    /// to decide by. A key that is refused before any row is read is refused by the policy as it
+    /// was last read. Otherwise the policy is the one that the reader sees with the rows, and the
+    /// moment of the reader is fixed.
+    #[inline]
+    pub fn sought<'p>(
+        &self,
+        keyspace: &[u8],
+        presented: impl Fn(&Policy) -> Presented<'p>,
+    ) -> Result<(Rc<Policy>, std::result::Result<Sought<'p>, Reason>)> {
+        let policy = match self.catalog.remembered(keyspace) {
+            Some(policy) => {
+                let sought = presented(&policy).sought(&policy);
+                if sought.is_err() || self.catalog.is_seen(&policy, self.snapshot(), keyspace) {
+                    return Ok((policy, sought));
+                }
+                self.catalog.read_policy(self.snapshot(), keyspace)?
+            }
+            None => self.policy(keyspace)?,
+        };
+        let sought = presented(&policy).sought(&policy);
+        Ok((policy, sought))
+    }
+
+    /// The rows about a key, which the directory knows of from then on.
+    #[inline]
+    pub fn find(
+        &self,
+        sought: Sought,
+        keyspace: &[u8],
+    ) -> std::result::Result<KeyRows<'_>, Reason> {
+        let known = sought.known(keyspace);
+        if let Some(known) = &known
+            && let Some(entry) = known.entry
+            && let Some(key) = self.key_at(&entry, keyspace)
+        {
+            let rows = self.gather(key, entry.places);
+            known.note(&Entry { places: rows.places(), ..entry });
+            return Ok(rows);
+        }
+        let rows = self.find_by_digest(&sought.digest(), keyspace)?;
+        if let Some(known) = &known {
+            rows.note(known);
+        }
+        Ok(rows)
+    }
+
+    /// The same by the index.
+    pub fn find_by_digest(
+        &self,
+        digest: &KeyDigest,
+        keyspace: &[u8],
+    ) -> std::result::Result<KeyRows<'_>, Reason> {
+        let mut reason = Reason::NotFound;
+        for (generation, stored) in pepper::peppers().candidates(digest) {
+            let stored = Varlena::new(&stored);
+            let by_digest = [ScanKey::bytes(key::digest, &stored)];
+            let found = self.keys().first(self.snapshot(), by_digest, |row| {
+                let is_it = row.smallint(key::generation) == Some(generation);
+                let is_here = row.bytes(key::keyspace) == Some(keyspace);
+                if is_it && !is_here {
+                    reason = Reason::WrongKeyspace;
+                }
+                is_it && is_here
+            });
+            if let Some(key) = found {
+                return Ok(self.gather(key, Places::default()));
+            }
+        }
+        Err(reason)
+    }
+
+    /// The same for a key whose id is known.
+    pub fn find_by_id(&self, key_id: &[u8; 16]) -> Option<KeyRows<'_>> {
+        let keys = self.keys_by_id.get_or_init(|| self.catalog.tables.key_by_id.open());
+        let by_id = [ScanKey::uuid(key::key_id, key_id)];
+        let key = keys.first(self.snapshot(), by_id, |_| true)?;
+        Some(self.gather(key, Places::default()))
+    }
+
     #[inline]
     fn keys(&self) -> &Relation {
         self.keys.get_or_init(|| self.catalog.tables.key.open())
@@ -62,96 +148,161 @@ impl<'a> Reader<'a> {
 
     /// The key's row, if it still lies where it did.
     #[inline]
-    pub fn key_at(&self, entry: &Entry, keyspace: &[u8]) -> Option<Pinned<'_>> {
-        use columns::key as column;
+    fn key_at(&self, entry: &Entry, keyspace: &[u8]) -> Option<Pinned<'_>> {
         let row = self.keys().fetch(self.snapshot(), entry.places.key)?;
-        let is_it = row.bytes(column::digest) == Some(&entry.digest)
-            && row.smallint(column::generation) == Some(entry.generation)
-            && row.bytes(column::keyspace) == Some(keyspace);
+        let is_it = row.bytes(key::digest) == Some(&entry.digest)
+            && row.smallint(key::generation) == Some(entry.generation)
+            && row.bytes(key::keyspace) == Some(keyspace);
         is_it.then_some(row)
     }
 
-    /// Finds a key by its digest and hands its row on, while it is pinned.
-    pub fn key<T>(
-        &self,
-        digest: &KeyDigest,
-        keyspace: &[u8],
-        with: impl FnOnce(&Row) -> T,
-    ) -> Lookup<T> {
-        use columns::key as column;
-        let mut elsewhere = false;
-        for (generation, stored) in pepper::peppers().candidates(digest) {
-            let stored = Varlena::new(&stored);
-            let mut scan =
-                self.keys().scan(self.snapshot(), [ScanKey::bytes(column::digest, &stored)]);
-            while let Some(row) = scan.next() {
-                if row.smallint(column::generation) != Some(generation) {
-                    continue;
-                }
-                if row.bytes(column::keyspace) == Some(keyspace) {
-                    return Lookup::Here(with(&row));
-                }
-                elsewhere = true;
-            }
-        }
-        if elsewhere { Lookup::InOtherKeyspace } else { Lookup::Nowhere }
-    }
-
-    /// Finds a key by its id.
-    pub fn key_with_id<T>(&self, key_id: &[u8; 16], with: impl FnOnce(&Row) -> T) -> Option<T> {
-        let keys = self.catalog.tables.key_by_id.open();
-        let key = ScanKey::uuid(columns::key::key_id, key_id);
-        let mut scan = keys.scan(self.snapshot(), [key]);
-        scan.next().as_ref().map(with)
-    }
-
-    /// Hands on the row of a tenant: from where it lay, or else by the index.
+    /// Adds the rows of the key's tenant and of its owner. They are looked for in these
+    /// places first.
     #[inline]
-    pub fn tenant<T>(
-        &self,
-        tenant_id: &[u8; 16],
-        places: &Cell<Places>,
-        with: impl FnOnce(Option<&Row>) -> T,
-    ) -> T {
-        use columns::tenant as column;
-        let tenants = self.tenants.get_or_init(|| self.catalog.tables.tenant.open());
-        if let Some(row) = tenants.fetch(self.snapshot(), places.get().tenant)
-            && row.uuid(column::tenant_id).as_ref() == Some(tenant_id)
-        {
-            return with(Some(&row));
-        }
-        let mut scan = tenants.scan(self.snapshot(), [ScanKey::uuid(column::tenant_id, tenant_id)]);
-        let row = scan.next();
-        if let Some(row) = &row {
-            places.set(Places { tenant: row.place(), ..places.get() });
-        }
-        with(row.as_ref())
+    fn gather<'r>(&'r self, key: Pinned<'r>, places: Places) -> KeyRows<'r> {
+        let tenant_id = key.uuid(key::tenant_id).unwrap_or_default();
+        let tenant = self.tenant(&tenant_id, places.tenant);
+        let owner =
+            key.bytes(key::owner).and_then(|owner| self.member(&tenant_id, owner, places.member));
+        KeyRows { key, tenant, owner }
     }
 
-    /// Hands on the row of a tenant's member: from where it lay, or else by the index.
-    pub fn member<T>(
-        &self,
-        tenant_id: &[u8; 16],
-        member: &[u8],
-        places: &Cell<Places>,
-        with: impl FnOnce(Option<&Row>) -> T,
-    ) -> T {
-        use columns::member as column;
-        let members = self.members.get_or_init(|| self.catalog.tables.member.open());
-        if let Some(row) = members.fetch(self.snapshot(), places.get().member)
-            && row.uuid(column::tenant_id).as_ref() == Some(tenant_id)
-            && row.bytes(column::member) == Some(member)
+    #[inline]
+    fn tenant(&self, tenant_id: &[u8; 16], place: Place) -> Option<Pinned<'_>> {
+        let tenants = self.tenants.get_or_init(|| self.catalog.tables.tenant.open());
+        if let Some(row) = tenants.fetch(self.snapshot(), place)
+            && row.uuid(tenant::tenant_id).as_ref() == Some(tenant_id)
         {
-            return with(Some(&row));
+            return Some(row);
         }
-        let name = Varlena::new(member);
-        let keys =
-            [ScanKey::uuid(column::tenant_id, tenant_id), ScanKey::text(column::member, &name)];
-        let mut scan = members.scan(self.snapshot(), keys);
-        let row = scan.next();
-        if let Some(row) = &row {
-            places.set(Places { member: row.place(), ..places.get() });
+        let by_id = [ScanKey::uuid(tenant::tenant_id, tenant_id)];
+        tenants.first(self.snapshot(), by_id, |_| true)
+    }
+
+    fn member(&self, tenant_id: &[u8; 16], name: &[u8], place: Place) -> Option<Pinned<'_>> {
+        let members = self.members.get_or_init(|| self.catalog.tables.member.open());
+        if let Some(row) = members.fetch(self.snapshot(), place)
+            && row.uuid(member::tenant_id).as_ref() == Some(tenant_id)
+            && row.bytes(member::member) == Some(name)
+        {
+            return Some(row);
         }
-        with(row.as_ref())
+        let name = Varlena::new(name);
+        let by_name =
+            [ScanKey::uuid(member::tenant_id, tenant_id), ScanKey::text(member::member, &name)];
+        members.first(self.snapshot(), by_name, |_| true)
+    }
+}
+
+/// The rows that tell all there is to a key. They stay in memory while this lives.
+pub struct KeyRows<'a> {
+    key: Pinned<'a>,
+    /// A foreign key sees to it that there is one. Without it nobody is let in.
+    tenant: Option<Pinned<'a>>,
+    /// The member that owns the key.
+    owner: Option<Pinned<'a>>,
+}
+
+impl KeyRows<'_> {
+    fn places(&self) -> Places {
+        let place = |row: &Option<Pinned>| row.as_ref().map_or(Place::default(), |row| row.place());
+        Places { key: self.key.place(), tenant: place(&self.tenant), member: place(&self.owner) }
+    }
+
+    /// Has the directory know of the key.
+    fn note(&self, known: &Known) {
+        let digest = self.key.bytes(key::digest).and_then(|digest| digest.try_into().ok());
+        if let (Some(digest), Some(generation)) = (digest, self.key.smallint(key::generation)) {
+            known.note(&Entry { digest, generation, places: self.places() });
+        }
+    }
+
+    /// The scopes of the key itself.
+    #[inline]
+    pub fn scopes(&self) -> Vec<&[u8]> {
+        match self.key.array(key::scopes) {
+            Some(scopes) if scopes.len() > 0 => scopes.iter().flatten().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The roles of the key and of its owner.
+    #[inline]
+    pub fn roles(&self) -> [Option<&[u8]>; 2] {
+        let owners = self.owner.as_ref().and_then(|owner| owner.bytes(member::role));
+        [self.key.bytes(key::role), owners]
+    }
+
+    #[inline]
+    pub fn allowlist(&self) -> Option<KeysAllowlist<'_>> {
+        let list = self.key.datum(key::allowlist)?;
+        // SAFETY: the column is a cidr[], and the row is pinned.
+        Some(unsafe { allowlists::of_key(self.key_id(), list) })
+    }
+
+    #[inline]
+    fn key_id(&self) -> [u8; 16] {
+        self.key.uuid(key::key_id).unwrap_or_default()
+    }
+
+    /// What the rules ask about.
+    #[inline]
+    pub fn found<'a>(
+        &'a self,
+        held: Held<'a>,
+        allowlist: Option<&'a KeysAllowlist<'_>>,
+    ) -> Found<'a> {
+        let is_suspended = |tenant: &Pinned| tenant.datum(tenant::suspended_at).is_some();
+        Found {
+            environment: self.key.bytes(key::environment).unwrap_or_default(),
+            kind: self.key.bytes(key::kind).and_then(Kind::parse),
+            revoked_at: self.key.timestamp(key::revoked_at),
+            expires_at: self.key.timestamp(key::expires_at),
+            disabled: self.key.datum(key::disabled_at).is_some(),
+            tenant_suspended: self.tenant.as_ref().is_none_or(is_suspended),
+            owner_gone: self.owner.is_none() && self.key.datum(key::owner).is_some(),
+            allowlist: allowlist.map(|list| list as &dyn Allowlist),
+            held,
+        }
+    }
+
+    /// What verdicts, identities and records tell.
+    #[inline]
+    pub fn holder<'a>(
+        &'a self,
+        keyspace: &'a [u8],
+        own: &'a [&'a [u8]],
+        effective: &'a [&'a [u8]],
+    ) -> Holder<'a> {
+        let of_tenant = |column| self.tenant.as_ref().and_then(|tenant| tenant.bytes(column));
+        let key_id = self.key_id();
+        let tenant_id = self.key.uuid(key::tenant_id).unwrap_or_default();
+        let environment = self.key.bytes(key::environment).unwrap_or_default();
+        let roles = self.roles();
+        Holder {
+            key_id,
+            tenant: of_tenant(tenant::name),
+            tenant_id,
+            keyspace,
+            environment,
+            kind: self.key.bytes(key::kind).unwrap_or_default(),
+            owner: self.key.bytes(key::owner),
+            role: roles[0].or(roles[1]),
+            own,
+            roles,
+            scopes: effective,
+            metadata: self.key.datum(key::metadata),
+            expires_at: self.key.timestamp(key::expires_at),
+            account: Account {
+                keyspace,
+                environment,
+                key: self.key.uuid(key::origin).unwrap_or(key_id),
+                tenant: tenant_id,
+                purse: self.key.uuid(key::purse),
+                limits: self.key.bytes(key::limits),
+                shared_limits: self.key.bytes(key::shared_limits),
+                tenants_limits: of_tenant(tenant::limits),
+            },
+        }
     }
 }

@@ -1,18 +1,11 @@
-//! Deciding: the way of a key from a call to its verdict.
+//! Deciding about a key: which rows tell of it, what a request needs and costs, and the answer.
 
+pub mod account;
 mod allowlists;
-mod authenticate;
-mod client_ip;
-mod credits;
-pub mod decision;
-mod explain;
-mod limits;
+pub mod charge;
+pub mod credits;
+pub mod limits;
 pub mod lookup;
 pub mod needs;
-mod pre_request;
-pub mod pre_request_settings;
-mod toll;
+pub mod presented;
 pub mod verdict;
-mod verify;
-
-pub use verdict::{Holder, Verdict};

@@ -1,6 +1,5 @@
 //! What a request needs of a key's scopes.
 
-use super::explain::shortened;
 use keysmith_core::policy::expression::{self, Expression};
 use keysmith_core::policy::scope::{Held, Required, is_scope};
 use keysmith_core::policy::verdict::Reason;
@@ -119,4 +118,13 @@ impl fmt::Display for Needs<'_> {
             Needs::Impossible(why) => f.write_str(why),
         }
     }
+}
+
+/// Long lists are cut, and marked.
+pub fn shortened(text: &str) -> String {
+    const MOST: usize = 200;
+    if text.chars().count() <= MOST {
+        return text.into();
+    }
+    text.chars().take(MOST).chain(['…']).collect()
 }

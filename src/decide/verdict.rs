@@ -1,6 +1,6 @@
 //! A verdict as a row.
 
-use super::toll::{Account, Standing};
+use super::account::{Account, Standing};
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use keysmith_core::policy::verdict::Reason;

@@ -266,7 +266,7 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
         changes::one_at_a_time()?;
         let role = Role::read(call)?;
         let tenant = tenant(call, caller)?;
-        let act = Act::on(caller, EVERYWHERE, Subject::Access(role.oid))?;
+        let act = Act::on(&caller.actor, EVERYWHERE, Subject::Access(role.oid))?;
         spi::execute(
             "INSERT INTO keysmith_private.access (role, level, tenant_id)
              SELECT $1::regrole, $2, $3 WHERE NOT EXISTS (
@@ -289,7 +289,7 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
         changes::one_at_a_time()?;
         let role = Role::read(call)?;
         let tenant = tenant(call, caller)?;
-        let act = Act::on(caller, EVERYWHERE, Subject::Access(role.oid))?;
+        let act = Act::on(&caller.actor, EVERYWHERE, Subject::Access(role.oid))?;
         let removed = spi::execute(
             "DELETE FROM keysmith_private.access
              WHERE role = $1 AND ($2 IS NULL OR level = $2) AND ($3 IS NULL OR tenant_id = $3)",

@@ -2,13 +2,13 @@
 
 use super::authority::{self, Needs};
 use super::credits::{self, Credits};
+use super::draft;
 use super::giver::{self, Owner};
 use super::key;
 use super::keyspace::policy;
-use super::lifecycle::{self, Subjected};
 use super::limits;
 use super::listing;
-use super::mint;
+use super::locked_key::{self, LockedKey};
 use super::patch::{Change, Patch};
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
@@ -81,9 +81,9 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     let mut changes = Changes::read(call.datum(1))?;
     authority::act(Needs::Keys, |caller| {
-        let subject = Subjected::lock(caller, &key_id)?;
+        let subject = LockedKey::lock(caller, &key_id)?;
         let policy = policy(caller, &subject.keyspace)?;
-        let act = Act::on(caller, &subject.keyspace, Subject::Key(&key_id))?;
+        let act = Act::on(&caller.actor, &subject.keyspace, Subject::Key(&key_id))?;
         let expiry = changes.expires_at;
         if subject.rotated_to.is_some()
             && expiry.is_some_and(|new| !ends_sooner(new, subject.expires_at))
@@ -93,7 +93,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         // An expired key that comes to life again takes a place.
         if subject.is_expired() && expiry.is_some() {
             for surplus in key::make_room(caller, &policy, &subject.tenant_id)? {
-                lifecycle::replace(caller, &surplus)?;
+                locked_key::replace(caller, &surplus)?;
             }
         }
         let tenant = Tenant::with_id(&subject.tenant_id)?;
@@ -113,7 +113,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         }
         if let Some(scopes) = &mut changes.scopes {
             key::check_key_grants(&policy, scopes)?;
-            mint::fill_in_defaults(&policy, scopes);
+            draft::fill_in_defaults(&policy, scopes);
         }
         spi::execute(
             "UPDATE keysmith_private.key SET

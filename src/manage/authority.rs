@@ -8,15 +8,15 @@
 //! one else may touch the tables, and under a search path that holds nothing but
 //! PostgreSQL's own.
 
-use super::giver::Bounds;
+use super::bounds::Bounds;
 use super::roles;
+use crate::audit::Actor;
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use crate::decide::needs;
 use crate::identity::{self, Identity};
 use keysmith_core::policy::verdict::{Answer, Reason};
 use pg::error::{Code, Error, Result};
-use pg::role::as_user;
 use pg::scan::{ScanKey, Snapshot};
 use pg::settings::set_for_now;
 use pg::spi::Param;
@@ -43,8 +43,7 @@ pub enum Needs {
 
 /// Who called.
 pub struct Caller {
-    pub role: String,
-    pub session_role: String,
+    pub actor: Actor,
     /// The key that the transaction acts for.
     pub key: Option<Rc<Identity>>,
     /// How far that key may go in giving.
@@ -87,22 +86,12 @@ fn bound_waits() {
 pub fn look<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let catalog = Catalog::open()?;
     let mut caller = Caller::of(&catalog, needs)?;
-    as_owner(&catalog, || {
+    catalog.as_owner(|| {
         if let Some(key) = &caller.key {
             caller.bounds = Some(Bounds::of(key)?);
         }
         body(&caller)
     })
-}
-
-/// Runs statements as the extension's owner, whoever called.
-pub fn as_owner<T>(catalog: &Catalog, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    acting_as(owner(catalog), body)
-}
-
-/// The same as the owner of one of our tables.
-pub fn acting_as<T>(owner: Oid, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    as_user(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE, body)
 }
 
 impl Caller {
@@ -111,8 +100,11 @@ impl Caller {
         // SAFETY: looks up who the current and the session's user are.
         let (user, session) = unsafe { (pg_sys::GetUserId(), pg_sys::GetSessionUserId()) };
         let caller = Caller {
-            role: text::name_of_role(user),
-            session_role: text::name_of_role(session),
+            actor: Actor {
+                role: text::name_of_role(user),
+                session_role: text::name_of_role(session),
+                key: key.as_ref().map(|key| key.key_id),
+            },
             reach: Reach::of(
                 catalog,
                 user,
@@ -149,7 +141,7 @@ impl Caller {
             (Needs::Sight, Some(_)) if reaches_something => Ok(()),
             (Needs::Keys, Some(key)) if reaches_something => manages(key),
             (Needs::Keys | Needs::Sight, None) if matches!(self.reach, Reach::OfIdentity) => {
-                let role = &self.role;
+                let role = &self.actor.role;
                 Err(not_allowed(format!(
                     "role {role:?} is an issuer for the tenant that is signed in, and none is"
                 ))
@@ -189,7 +181,7 @@ impl Caller {
     }
 
     fn without_access(&self, levels: &str) -> Error {
-        not_allowed(format!("role {:?} has no access that allows this", self.role))
+        not_allowed(format!("role {:?} has no access that allows this", self.actor.role))
             .hint(format!("It takes keysmith.grant_access(role, {levels})."))
     }
 
@@ -218,7 +210,7 @@ impl Reach {
         let of_key = key.map(|key| key.tenant_id);
         let everything = of_key.map_or(Reach::Everything, |tenant| Reach::Tenants(vec![tenant]));
         // SAFETY: looks at the memberships of roles.
-        if unsafe { pg_sys::has_privs_of_role(user, owner(catalog)) } {
+        if unsafe { pg_sys::has_privs_of_role(user, catalog.owner()) } {
             return everything;
         }
         let snapshot = Snapshot::now();
@@ -300,16 +292,4 @@ fn refused(policy: &Policy, reason: Reason) -> Error {
 
 pub fn not_allowed(message: impl Into<String>) -> Error {
     Error::new(Code::NotAllowed, message)
-}
-
-/// The extension's owner, who owns its tables.
-fn owner(catalog: &Catalog) -> Oid {
-    const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: PostgreSQL raises an error if the table is gone.
-    unsafe {
-        let relation = pg_sys::table_open(catalog.tables.key.table, LOCK);
-        let owner = (*(*relation).rd_rel).relowner;
-        pg_sys::table_close(relation, LOCK);
-        owner
-    }
 }

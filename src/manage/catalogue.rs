@@ -1,10 +1,10 @@
 //! What is defined in a keyspace: scopes, roles, routes.
 
 use super::authority::{self, Needs};
+use super::draft;
 use super::key;
 use super::keyspace::{self, policy};
 use super::limits;
-use super::mint;
 use crate::audit::{Act, Subject};
 use keysmith_core::policy::expression::{self, Expression};
 use keysmith_core::policy::name::{NAME_RULE, is_name};
@@ -42,7 +42,7 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
         policy(caller, &keyspace)?;
         keyspace::lock(&keyspace)?;
         check_no_circle(&keyspace, &scope, &implies)?;
-        let act = Act::on(caller, &keyspace, Subject::Scope(&scope))?;
+        let act = Act::on(&caller.actor, &keyspace, Subject::Scope(&scope))?;
         spi::execute(
             "INSERT INTO keysmith_private.scope (keyspace, scope, description, implies)
              VALUES ($1, $2, $3, $4)
@@ -89,7 +89,7 @@ fn define_role(call: &Call) -> Result<Option<Datum>> {
     authority::act(Needs::Admin, |caller| {
         key::check_known_grants(&*policy(caller, &keyspace)?, &scopes)?;
         keyspace::lock(&keyspace)?;
-        let act = Act::on(caller, &keyspace, Subject::Role(&role))?;
+        let act = Act::on(&caller.actor, &keyspace, Subject::Role(&role))?;
         spi::execute(
             "INSERT INTO keysmith_private.role (keyspace, role, scopes) VALUES ($1, $2, $3)
              ON CONFLICT (keyspace, role) DO UPDATE SET scopes = excluded.scopes",
@@ -181,7 +181,7 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
         return Err(fail(format!("is longer than {} bytes", expression::MAX_LEN)));
     }
     let named = Expression::parse(&required).map_err(fail)?;
-    let kind = call.text(5, "kind")?.map(mint::kind).transpose()?;
+    let kind = call.text(5, "kind")?.map(draft::kind).transpose()?;
     let weight = call.integer(6).ok_or_else(|| must_not_be_null("weight"))?;
     if weight < 0 {
         return Err(Error::argument("weight", "must not be negative"));
@@ -192,7 +192,7 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
         let scopes: Vec<String> = named.scopes().into_iter().map(String::from).collect();
         key::check_known_grants(&policy, &scopes)?;
         keyspace::lock(&route.keyspace)?;
-        let act = Act::on(caller, &route.keyspace, route.subject())?;
+        let act = Act::on(&caller.actor, &route.keyspace, route.subject())?;
         let mut params = route.params();
         // Patterns that differ in the names of their parameters match the same paths.
         let same = spi::query(
@@ -229,7 +229,7 @@ fn remove_route(call: &Call) -> Result<Option<Datum>> {
     authority::act(Needs::Admin, |caller| {
         policy(caller, &route.keyspace)?;
         keyspace::lock(&route.keyspace)?;
-        let act = Act::on(caller, &route.keyspace, route.subject())?;
+        let act = Act::on(&caller.actor, &route.keyspace, route.subject())?;
         let removed = spi::execute(
             "DELETE FROM keysmith_private.route
              WHERE keyspace = $1 AND method = $2 AND pattern = $3 AND variant = $4",

@@ -1,23 +1,14 @@
 //! Credits: how they are given to keys and tenants, and how they are spent.
 
-use super::authority::{self, Caller, Needs};
-use super::keyspace::policy;
-use super::lifecycle::Subjected;
+use super::authority::{self, Caller};
+use super::locked_key::LockedKey;
 use super::patch::{self, Change, Patch};
-use super::tenant::Tenant;
-use crate::audit::{Act, Subject};
-use crate::catalog::Catalog;
 use keysmith_core::refill::Every;
-use pg::call::{Call, must_not_be_null, sql_functions};
+use pg::call::Call;
 use pg::error::{Error, Result};
-use pg::scan::Snapshot;
 use pg::spi::{self, Param, Row};
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys;
 use serde_json::Value;
-
-sql_functions! {
-    keysmith_add_credits => add_credits;
-}
 
 const NAME: &str = "credits";
 
@@ -208,7 +199,7 @@ pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result
 /// The same for a key that is there. One that spent the credits of the key that gave it has
 /// its own from now on, or its tenant's. If a key loses its credits, so do the keys
 /// that it gave.
-pub fn set_for_key(caller: &Caller, subject: &Subjected, credits: Option<&Credits>) -> Result<()> {
+pub fn set_for_key(caller: &Caller, subject: &LockedKey, credits: Option<&Credits>) -> Result<()> {
     set(caller, Holder::Key(&subject.origin), credits)?;
     spi::execute(
         "UPDATE keysmith_private.key SET purse = NULL
@@ -223,60 +214,8 @@ pub fn set_for_key(caller: &Caller, subject: &Subjected, credits: Option<&Credit
     Ok(())
 }
 
-/// Writes what is left of credits, whose row the transaction has locked.
-pub fn leave(
-    catalog: &Catalog,
-    credit_id: &[u8; 16],
-    balance: i64,
-    refilled_at: i64,
-) -> Result<()> {
-    authority::as_owner(catalog, || {
-        let params = [
-            Param::uuid(credit_id),
-            Param::bigint(Some(balance)),
-            Param::timestamp(Some(refilled_at)),
-        ];
-        let snapshot = Snapshot::now();
-        spi::change_now(
-            &snapshot,
-            "UPDATE keysmith_private.credit SET balance = $2, refilled_at = $3 WHERE credit_id = $1",
-            &params,
-        )
-        .map(drop)
-    })
-}
-
-fn add_credits(call: &Call) -> Result<Option<Datum>> {
-    let amount = call.bigint(0).ok_or_else(|| must_not_be_null("amount"))?;
-    let key_id = call.datum(1).map(|_| call.uuid(1, "key_id")).transpose()?;
-    let tenant = call.text(2, "tenant")?;
-    let keyspace = call.required_text(3, "keyspace")?;
-    if amount < 1 {
-        return Err(Error::argument("amount", "must be 1 or more"));
-    }
-    let balance = authority::act(Needs::Admin, |caller| match (&key_id, &tenant) {
-        (Some(key_id), None) => {
-            let subject = Subjected::lock(caller, key_id)?;
-            let act = Act::on(caller, &subject.keyspace, Subject::Key(key_id))?;
-            let balance = add(Holder::Key(&subject.purse), amount)?;
-            act.done("add_credits")?;
-            Ok(balance)
-        }
-        (None, Some(tenant)) => {
-            policy(caller, &keyspace)?;
-            let id = Tenant::lock(caller, tenant, &keyspace)?.id;
-            let act = Act::on(caller, &keyspace, Subject::Tenant(tenant))?;
-            let balance = add(Holder::Tenant(&id), amount)?;
-            act.done("add_credits")?;
-            Ok(balance)
-        }
-        _ => Err(Error::argument("key_id", "or tenant must be given, and not both")),
-    })?;
-    Ok(Some(Datum::from(balance)))
-}
-
 /// Adds to what a holder has, or gives it its first credits.
-fn add(holder: Holder, amount: i64) -> Result<i64> {
+pub fn add(holder: Holder, amount: i64) -> Result<i64> {
     let held = Held::lock(holder)?;
     if held.is_none() && matches!(holder, Holder::Key(_)) {
         pgrx::notice!(

@@ -2,7 +2,7 @@
 //! looked at in SQL; here is what only the library knows.
 
 use super::authority::{self, Needs};
-use super::event;
+use crate::audit::event;
 use crate::pepper::{self, peppers};
 use crate::{guc, limit};
 use keysmith_core::key::pepper::UNPEPPERED;

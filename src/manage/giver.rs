@@ -1,11 +1,9 @@
 //! A key that makes keys gives no more than it has.
 
 use super::authority::{self, Caller};
-use super::key;
-use super::limits;
-use super::mint::Draft;
+use super::errors;
 use crate::catalog::Catalog;
-use crate::catalog::policy::{EmptyScopes, Policy};
+use crate::catalog::policy::Policy;
 use crate::identity::Identity;
 use keysmith_core::policy::allowlist::{self, IpNet};
 use keysmith_core::policy::limits::Held;
@@ -15,90 +13,6 @@ use pg::scan::Snapshot;
 use pg::spi::{self, Param, Row};
 use pg::text::lossy;
 use pgrx::pg_sys;
-
-/// What a draft leaves open, it has from its giver: so the new key follows when the
-/// giver's owner is demoted or removed.
-pub fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()> {
-    let Some(giver) = caller.key.as_deref() else { return Ok(()) };
-    let text = |text: &Option<Box<[u8]>>| text.as_deref().map(lossy);
-    if draft.environment.is_none() {
-        draft.environment = Some(lossy(&giver.environment));
-    }
-    if draft.owner.is_none() {
-        draft.owner = text(&giver.owner);
-    }
-    if draft.role.is_none() {
-        draft.role = text(&giver.roles[0]);
-    }
-    if draft.scopes.is_empty() {
-        draft.scopes = match policy.empty_scopes {
-            EmptyScopes::All => giver.scopes.iter().map(|scope| lossy(scope)).collect(),
-            EmptyScopes::Defaults => giver.held(|held| {
-                let defaults = policy.default_scopes.iter();
-                defaults.filter(|scope| held.covers(scope)).map(|scope| lossy(scope)).collect()
-            }),
-            EmptyScopes::None => Vec::new(),
-        };
-    }
-    let Some(bounds) = &caller.bounds else { return Ok(()) };
-    // What is handed on needs no plan: the giver has it already.
-    if draft.allowlist.is_none()
-        && let Some(networks) = &bounds.allowlist
-    {
-        draft.allowlist = pg::text::parsed(pg_sys::F_ARRAY_IN, pg_sys::CIDROID, networks);
-    }
-    draft.expires_at = draft.expires_at.or(bounds.expires_at);
-    Ok(())
-}
-
-/// What bounds a giver besides its scopes. It is read before anything is changed: a key
-/// may change itself.
-pub struct Bounds {
-    allowlist: Option<String>,
-    expires_at: Option<i64>,
-    /// The first key of its line, as which it is counted.
-    line: [u8; 16],
-    limits: Option<String>,
-    shared_limits: Option<String>,
-    /// The line whose credits it spends, if these are not its tenant's.
-    pub purse: Option<[u8; 16]>,
-}
-
-impl Bounds {
-    /// As they are now: the transaction's own snapshot may be older than the identity.
-    pub fn of(giver: &Identity) -> Result<Bounds> {
-        let rows = spi::query_now(
-            "SELECT k.allowlist, k.expires_at, coalesce(k.origin, k.key_id), k.limits, k.shared_limits,
-                    coalesce(k.purse, c.key_id)
-             FROM keysmith_private.key k
-             LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.origin, k.key_id)
-             WHERE k.key_id = $1",
-            &[Param::uuid(&giver.key_id)],
-        )?;
-        let read = |row: Row| {
-            Some(Bounds {
-                allowlist: row.text(1),
-                expires_at: row.timestamp(2),
-                line: row.uuid(3)?,
-                limits: row.text(4),
-                shared_limits: row.text(5),
-                purse: row.uuid(6),
-            })
-        };
-        rows.first().and_then(read).ok_or_else(|| key::unknown_key(&giver.key_id))
-    }
-
-    fn held(&self) -> Held<'_> {
-        Held { key: self.line, own: self.limits.as_deref(), shared: self.shared_limits.as_deref() }
-    }
-
-    /// The limits that a new key shares with its giver.
-    pub fn shared_limits(&self) -> Result<Option<String>> {
-        let shared = self.held().handed_on();
-        shared.as_deref().map_or(Ok(()), limits::check_shared)?;
-        Ok(shared)
-    }
-}
 
 /// In whose name a key may come to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,7 +27,7 @@ pub enum Owner {
 /// Checks a key, as it has become, against the key that made or changed it.
 pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
     let Some(giver) = caller.key.as_deref() else { return Ok(()) };
-    let Some(bounds) = &caller.bounds else { return Err(key::unknown_key(&giver.key_id)) };
+    let Some(bounds) = &caller.bounds else { return Err(errors::unknown_key(&giver.key_id)) };
     let catalog = Catalog::open()?;
     // SAFETY: what the transaction just did shall be seen.
     unsafe { pg_sys::CommandCounterIncrement() };
@@ -128,7 +42,7 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
          WHERE k.key_id = $1",
         &[Param::uuid(key_id), Param::timestamp(bounds.expires_at)],
     )?;
-    let Some(row) = rows.first() else { return Err(key::unknown_key(key_id)) };
+    let Some(row) = rows.first() else { return Err(errors::unknown_key(key_id)) };
     check_environment(giver, row.text(5).unwrap_or_default().as_bytes())?;
     if let Some(own) = &bounds.allowlist
         && !row.text(6).is_some_and(|given| are_within(&given, own))
@@ -139,7 +53,7 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
         return Err(beyond("expires_at", "a moment before the key that gives it expires"));
     }
     let Some((line, purse)) = row.uuid(11).zip(row.uuid(12)) else {
-        return Err(key::unknown_key(key_id));
+        return Err(errors::unknown_key(key_id));
     };
     let (own, shared) = (row.text(9), row.text(10));
     let held = Held { key: line, own: own.as_deref(), shared: shared.as_deref() };

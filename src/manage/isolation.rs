@@ -5,7 +5,6 @@
 //! closed, or still shows each tenant its own rows. It is open only where a policy of someone
 //! else permits more, and the restrictive one is gone.
 
-use super::authority::as_owner;
 use super::statements::LockedTable;
 use crate::catalog::Catalog;
 use keysmith_core::policy::name::{IDENTIFIER_RULE, is_identifier};
@@ -77,7 +76,7 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
         drop_policy(&table, ACCESS)?;
     }
     set_row_security(&table, true, true)?;
-    as_owner(&Catalog::open()?, || {
+    Catalog::open()?.as_owner(|| {
         spi::query(
             "SELECT keysmith_private.note_isolated($1, $2, $3, $4, $5, $6, $7)",
             &[
@@ -108,7 +107,7 @@ fn release(call: &Call) -> Result<Option<Datum>> {
     let has_policies = table
         .is_so("SELECT EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = $1)", &[])?;
     set_row_security(&table, before.was_enabled || has_policies, before.was_forced)?;
-    as_owner(&Catalog::open()?, || {
+    Catalog::open()?.as_owner(|| {
         spi::query("SELECT keysmith_private.forget_isolated($1)", &[table.param()])?;
         Ok(())
     })?;

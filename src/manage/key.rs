@@ -1,6 +1,7 @@
 //! What all acts on keys share: the bounds of their fields, and how they are stored.
 
 use super::authority::Caller;
+use super::errors::{shown, unknown_key, unknown_member};
 use super::turns;
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
@@ -11,22 +12,18 @@ use keysmith_core::policy::allowlist::MAX_NETWORKS;
 use keysmith_core::policy::scope::{SCOPE_RULE, is_grant, is_scope};
 use pg::call::Call;
 use pg::error::{Code, Error, Result};
-use pg::jsonb::Json;
 use pg::scan::{ScanKey, Snapshot};
 use pg::spi::{self, Param};
 use pg::text;
-use pg::varlena;
 use pgrx::pg_sys::{self, Datum};
 use std::collections::HashSet;
-use std::ffi::CStr;
 
+/// The environment of a key that names none, where the keyspace has it.
+pub const USUAL_ENVIRONMENT: &str = "live";
 /// Most scopes a key or a role may hold.
 pub const MAX_SCOPES: usize = 1000;
 /// What a plan may have or lack.
 pub const FEATURES: [&str; 5] = ["allowlist", "expires_at", "publishable", "grace", "limits"];
-/// Most bytes of metadata, which every verdict carries.
-const MAX_METADATA: usize = 64 * 1024;
-
 pub fn check_length(name: &str, text: Option<&str>, most: usize) -> Result<()> {
     match text.map(|text| text.chars().count()) {
         Some(length) if length > most => {
@@ -45,25 +42,6 @@ pub fn check_count(name: &str, things: &str, count: usize, most: usize) -> Resul
         ));
     }
     Ok(())
-}
-
-pub fn check_metadata_size(name: &str, size: usize) -> Result<()> {
-    if size > MAX_METADATA {
-        return Err(Error::argument(name, format!("must have at most {MAX_METADATA} bytes")));
-    }
-    Ok(())
-}
-
-/// A jsonb argument that must be null or an object.
-pub fn metadata(call: &Call, n: usize) -> Result<Option<Datum>> {
-    const NAME: &str = "metadata";
-    let Some(datum) = call.datum(n) else { return Ok(None) };
-    // SAFETY: a jsonb argument, which lives as long as the call.
-    check_metadata_size(NAME, unsafe { varlena::length(datum) })?;
-    match call.json(n) {
-        Some(Json::Object(_)) => Ok(Some(datum)),
-        _ => Err(Error::argument(NAME, "must be a JSON object")),
-    }
 }
 
 /// Grants that are well-formed, and not too many.
@@ -172,13 +150,6 @@ pub fn check_owner(tenant_id: &[u8; 16], owner: Option<&str>) -> Result<()> {
         &[Param::uuid(tenant_id), Param::text(owner)],
     )?;
     if found == 0 { Err(unknown_member("owner", owner)) } else { Ok(()) }
-}
-
-/// What an argument names is not there.
-pub fn unknown_member(argument: &str, member: &str) -> Error {
-    let shown: String = member.chars().take(200).collect();
-    Error::not_found(format!("{argument} {shown:?} is not a member of the tenant"))
-        .hint("Add members with keysmith.set_member.")
 }
 
 /// A cidr[] argument; one without networks is none.
@@ -387,21 +358,4 @@ fn with_column(row: Datum, column: usize, value: Datum) -> Datum {
         }
         pg_sys::HeapTupleHeaderGetDatum((*changed).t_data)
     }
-}
-
-/// The text form of an id, for messages.
-pub fn shown(key_id: &[u8; 16]) -> String {
-    // SAFETY: uuid_out takes a pointer to 16 bytes and gives a C string.
-    unsafe {
-        let argument = [Some(Datum::from(key_id.as_ptr()))];
-        let text = pgrx::direct_function_call_as_datum(pg_sys::uuid_out, &argument);
-        text.map_or(String::new(), |text| {
-            CStr::from_ptr(text.cast_mut_ptr()).to_string_lossy().into_owned()
-        })
-    }
-}
-
-/// The one error for a key that is not there and one that is over.
-pub fn unknown_key(key_id: &[u8; 16]) -> Error {
-    Error::not_found(format!("key {} does not exist or is revoked", shown(key_id)))
 }

@@ -31,7 +31,7 @@ pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
         return Ok(policy);
     }
     check_known(keyspace)?;
-    let act = Act::on(caller, DEFAULT, Subject::Keyspace)?;
+    let act = Act::on(&caller.actor, DEFAULT, Subject::Keyspace)?;
     if insert(DEFAULT)? {
         options::set_prefixes(DEFAULT, &options::default_prefixes())?;
         act.noted("create_keyspace")?;
@@ -75,7 +75,7 @@ fn create_keyspace(call: &Call) -> Result<Option<Datum>> {
     }
     let options = Options::given(call)?;
     authority::act(Needs::Admin, |caller| {
-        let act = Act::on(caller, &name, Subject::Keyspace)?;
+        let act = Act::on(&caller.actor, &name, Subject::Keyspace)?;
         if !insert(&name)? {
             return Err(Error::new(Code::Conflict, format!("keyspace {name:?} already exists")));
         }
@@ -93,7 +93,7 @@ fn alter_keyspace(call: &Call) -> Result<Option<Datum>> {
     authority::act(Needs::Admin, |caller| {
         policy(caller, &name)?;
         lock(&name)?;
-        let act = Act::on(caller, &name, Subject::Keyspace)?;
+        let act = Act::on(&caller.actor, &name, Subject::Keyspace)?;
         options.apply(&name)?;
         act.done("alter_keyspace")
     })?;

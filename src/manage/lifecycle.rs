@@ -1,11 +1,14 @@
 //! What becomes of a key: rotated, regenerated, disabled, revoked.
 
 use super::authority::{self, Caller, Needs};
+use super::draft::{self, Draft};
+use super::errors::unknown_key;
 use super::giver::{self, Owner};
-use super::key::{self, Fresh, unknown_key};
+use super::key::{self, Fresh};
 use super::keyspace::policy;
 use super::listing;
-use super::mint::{self, Draft};
+use super::locked_key::{LockedKey, end_locked, has_successor};
+use super::mint;
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
 use crate::catalog::policy::Policy;
@@ -26,88 +29,17 @@ sql_functions! {
     keysmith_report_leak => report_leak;
 }
 
-/// A key that an act is about. Its row is locked until the transaction ends.
-pub struct Subjected {
-    pub key_id: [u8; 16],
-    /// The first key of its line, which credits and the counts of limits are kept for.
-    pub origin: [u8; 16],
-    /// The line whose credits it spends, if it has any.
-    pub purse: [u8; 16],
-    pub tenant_id: [u8; 16],
-    pub keyspace: String,
-    environment: String,
-    kind: String,
-    pub expires_at: Option<i64>,
-    disabled: bool,
-    pub rotated_to: Option<[u8; 16]>,
-}
-
-impl Subjected {
-    /// Locks a key that is not revoked. Sessions that act on one key at once take
-    /// turns, and each sees what the one before it did.
-    /// One that the caller does not reach is one that is not there: it is not even
-    /// locked, or waiting for it would tell.
-    pub fn lock(caller: &Caller, key_id: &[u8; 16]) -> Result<Subjected> {
-        Subjected::lock_within(caller.tenants(), caller.environment(), key_id)
-    }
-
-    fn lock_within(tenants: Param, environment: Param, key_id: &[u8; 16]) -> Result<Subjected> {
-        let rows = spi::query(
-            "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
-                    rotated_to, coalesce(origin, key_id), coalesce(purse, origin, key_id)
-             FROM keysmith_private.key
-             WHERE key_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR tenant_id = ANY ($2))
-               AND ($3 IS NULL OR environment = $3)
-             FOR NO KEY UPDATE",
-            &[Param::uuid(key_id), tenants, environment],
-        )?;
-        let read = |row: Row| {
-            Some(Subjected {
-                key_id: *key_id,
-                origin: row.uuid(8)?,
-                purse: row.uuid(9)?,
-                tenant_id: row.uuid(1)?,
-                keyspace: row.text(2)?,
-                environment: row.text(3)?,
-                kind: row.text(4)?,
-                expires_at: row.timestamp(5),
-                disabled: row.boolean(6),
-                rotated_to: row.uuid(7),
-            })
-        };
-        rows.first().and_then(read).ok_or_else(|| unknown_key(key_id))
-    }
-
-    pub fn is_expired(&self) -> bool {
-        self.expires_at.is_some_and(|moment| moment <= key::clock())
-    }
-
-    fn check_is_active(&self) -> Result<()> {
-        let conflict = |what: &str| conflict(&self.key_id, what);
-        if let Some(successor) = &self.rotated_to {
-            return Err(has_successor(&self.key_id, successor));
-        }
-        if self.is_expired() {
-            return Err(conflict("is expired"));
-        }
-        if self.disabled {
-            return Err(conflict("is disabled").hint("Enable it first."));
-        }
-        Ok(())
-    }
-}
-
 fn rotate(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     let grace = call.interval(1, "grace")?;
     check_grace(&grace)?;
     let (row, api_key) = authority::act(Needs::Keys, |caller| {
-        let old = match Subjected::lock(caller, &key_id) {
+        let old = match LockedKey::lock(caller, &key_id) {
             Err(unknown) => return Err(rotated_before(caller, &key_id)?.unwrap_or(unknown)),
             Ok(old) => old,
         };
         old.check_is_active()?;
-        let act = Act::on(caller, &old.keyspace, Subject::Key(&key_id))?;
+        let act = Act::on(&caller.actor, &old.keyspace, Subject::Key(&key_id))?;
         let is_over_at_once = grace.time == 0 && grace.day == 0 && grace.month == 0;
         let tenant = Tenant::with_id(&old.tenant_id)?;
         tenant.check_feature(&*policy(caller, &old.keyspace)?, "grace", !is_over_at_once)?;
@@ -131,15 +63,6 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
         Ok((key::minted(&successor)?, api_key))
     })?;
     Ok(Some(key::with_api_key(row, &api_key)))
-}
-
-fn conflict(key_id: &[u8; 16], what: &str) -> Error {
-    Error::new(Code::Conflict, format!("key {} {what}", key::shown(key_id)))
-}
-
-fn has_successor(key_id: &[u8; 16], successor: &[u8; 16]) -> Error {
-    let what = format!("was rotated already; its successor is {}", key::shown(successor));
-    conflict(key_id, &what)
 }
 
 /// Why a key can't be rotated that ended at once when it was.
@@ -169,7 +92,7 @@ fn check_grace(grace: &Interval) -> Result<()> {
 /// Stores a new key that inherits everything of an old one.
 fn succeed(
     caller: &Caller,
-    old: &Subjected,
+    old: &LockedKey,
     regenerated: bool,
     label: Option<&str>,
 ) -> Result<([u8; 16], String)> {
@@ -192,7 +115,7 @@ fn succeed(
             Param::bytes(&fresh.digest),
             Param::text(&fresh.key_prefix),
             Param::text(&fresh.key_snippet),
-            Param::text(&caller.role),
+            Param::text(&caller.actor.role),
             Param::boolean(regenerated),
             Param::text_or_null(key::new_display_id(&policy, &old.keyspace)?.as_deref()),
             Param::text_or_null(label),
@@ -201,7 +124,7 @@ fn succeed(
     let key_id =
         rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| unknown_key(&old.key_id))?;
     giver::check(caller, &key_id, Owner::OfTheGiver)?;
-    Act::made(caller, &old.keyspace, Subject::Key(&key_id)).noted("mint")?;
+    Act::made(&caller.actor, &old.keyspace, Subject::Key(&key_id)).noted("mint")?;
     Ok((key_id, fresh.api_key))
 }
 
@@ -213,7 +136,7 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
         tenant: call.required_text(0, "tenant")?,
         label: call.text(1, "label")?,
         environment: call.text(2, "environment")?,
-        kind: mint::kind(call.required_text(3, "kind")?)?,
+        kind: draft::kind(call.required_text(3, "kind")?)?,
         keyspace: call.required_text(4, "keyspace")?,
         ..Draft::default()
     };
@@ -225,9 +148,9 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
             tenant.check_feature(&policy, "publishable", draft.kind == "publishable")?;
             return mint::mint_for(caller, &policy, &tenant.id, &draft, &environment, true);
         };
-        let old = Subjected::lock(caller, &old)?;
+        let old = LockedKey::lock(caller, &old)?;
         old.check_is_active()?;
-        let act = Act::on(caller, &old.keyspace, Subject::Key(&old.key_id))?;
+        let act = Act::on(&caller.actor, &old.keyspace, Subject::Key(&old.key_id))?;
         let (successor, api_key) = succeed(caller, &old, true, draft.label.as_deref())?;
         spi::execute(
             "UPDATE keysmith_private.key SET rotated_to = $2, revoked_at = pg_catalog.clock_timestamp(),
@@ -288,8 +211,8 @@ fn enable(call: &Call) -> Result<Option<Datum>> {
 fn switch(call: &Call, action: &str, gives: bool, statement: &str) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     authority::act(Needs::Keys, |caller| {
-        let subject = Subjected::lock(caller, &key_id)?;
-        let act = Act::on(caller, &subject.keyspace, Subject::Key(&key_id))?;
+        let subject = LockedKey::lock(caller, &key_id)?;
+        let act = Act::on(&caller.actor, &subject.keyspace, Subject::Key(&key_id))?;
         spi::execute(statement, &[Param::uuid(&key_id)])?;
         if gives {
             giver::check(caller, &key_id, Owner::AsBefore)?;
@@ -304,27 +227,10 @@ fn revoke(call: &Call) -> Result<Option<Datum>> {
     let reason = call.text(1, "reason")?;
     key::check_length("reason", reason.as_deref(), 1000)?;
     authority::act(Needs::Keys, |caller| {
-        let subject = Subjected::lock(caller, &key_id)?;
+        let subject = LockedKey::lock(caller, &key_id)?;
         end_locked(caller, &subject, reason.as_deref().unwrap_or("revoked"))
     })?;
     Ok(None)
-}
-
-/// Revokes a key that makes room for another.
-pub fn replace(caller: &Caller, key_id: &[u8; 16]) -> Result<()> {
-    end_locked(caller, &Subjected::lock(caller, key_id)?, "replaced")
-}
-
-fn end_locked(caller: &Caller, subject: &Subjected, reason: &str) -> Result<()> {
-    let key_id = &subject.key_id;
-    let act = Act::on(caller, &subject.keyspace, Subject::Key(key_id))?;
-    spi::execute(
-        "UPDATE keysmith_private.key
-         SET revoked_at = pg_catalog.clock_timestamp(), revoked_reason = $2
-         WHERE key_id = $1",
-        &[Param::uuid(key_id), Param::text(reason)],
-    )?;
-    act.done("revoke")
 }
 
 /// Revokes a secret key that was found where it should not be, in every keyspace
@@ -364,7 +270,7 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
         }
         for (key_id, _) in &keys {
             let everyones = Param::given(pg_sys::UUIDARRAYOID, None);
-            let subject = Subjected::lock_within(everyones, Param::text_or_null(None), key_id)?;
+            let subject = LockedKey::lock_within(everyones, Param::text_or_null(None), key_id)?;
             end_locked(caller, &subject, &format!("leaked: {source}"))?;
         }
         Ok(keys)

@@ -1,6 +1,6 @@
 //! Rate limits as they are given, checked and made ready to be stored.
 
-use super::lifecycle::Subjected;
+use super::locked_key::LockedKey;
 use super::patch::{self, Change, Patch};
 use crate::limit;
 use keysmith_core::gcra::Rate;
@@ -60,7 +60,7 @@ fn read(value: Value) -> Result<Option<String>> {
 }
 
 /// Keys that share the limits of a key share them as they are now.
-pub fn follow(subject: &Subjected, own: Option<&str>) -> Result<()> {
+pub fn follow(subject: &LockedKey, own: Option<&str>) -> Result<()> {
     let own = Held { key: subject.origin, own, shared: None }.handed_on();
     let rows = spi::query(
         "UPDATE keysmith_private.key k SET shared_limits = nullif(pg_catalog.concat_ws(E'\\n', (

@@ -1,19 +1,20 @@
 //! New keys: minted here, or imported from elsewhere.
 
 use super::authority::{self, Caller, Needs};
-use super::credits::{self, Credits, Holder};
-use super::giver::{self, Bounds, Owner};
+use super::bounds::Bounds;
+use super::credits::{self, Holder};
+use super::draft::Draft;
+use super::giver::{self, Owner};
 use super::key::{self, Fresh};
 use super::keyspace::policy;
-use super::lifecycle;
 use super::limits;
+use super::locked_key;
 use super::progress;
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
-use crate::catalog::policy::{EmptyScopes, Policy};
+use crate::catalog::policy::Policy;
 use crate::pepper;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
-use keysmith_core::policy::rules::Kind;
 use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param};
@@ -22,100 +23,6 @@ use pgrx::pg_sys::{self, Datum};
 sql_functions! {
     keysmith_mint => mint;
     keysmith_import_key => import_key;
-}
-
-/// The environment of a key that names none, where the keyspace has it.
-pub const USUAL_ENVIRONMENT: &str = "live";
-
-/// What a new key shall be.
-#[derive(Default)]
-pub struct Draft {
-    pub tenant: String,
-    pub keyspace: String,
-    pub label: Option<String>,
-    pub environment: Option<String>,
-    pub kind: String,
-    pub scopes: Vec<String>,
-    pub role: Option<String>,
-    pub owner: Option<String>,
-    pub allowlist: Option<Datum>,
-    pub expires_at: Option<i64>,
-    pub metadata: Option<Datum>,
-    /// As they are stored.
-    pub limits: Option<String>,
-    pub credits: Option<Credits>,
-}
-
-impl Draft {
-    /// Reads the tenant, which comes first, and the arguments from the label on.
-    fn read(call: &Call, label: usize) -> Result<Draft> {
-        Ok(Draft {
-            tenant: call.required_text(0, "tenant")?,
-            label: call.text(label, "label")?,
-            environment: call.text(label + 1, "environment")?,
-            kind: kind(call.required_text(label + 2, "kind")?)?,
-            scopes: key::distinct(call.strings(label + 3, "scopes")?),
-            role: call.text(label + 4, "role")?,
-            owner: call.text(label + 5, "owner")?,
-            allowlist: key::allowlist(call, label + 6)?,
-            expires_at: key::expiry(call.timestamp(label + 7))?,
-            limits: limits::given(call, label + 8)?,
-            credits: call.bigint(label + 9).map(Credits::plain).transpose()?,
-            metadata: key::metadata(call, label + 10)?,
-            keyspace: call.required_text(label + 11, "keyspace")?,
-        })
-    }
-
-    /// Checks what needs the keyspace and the tenant, and fills in defaults.
-    pub fn settle(&mut self, caller: &Caller, policy: &Policy, tenant: &Tenant) -> Result<String> {
-        giver::fill_in(caller, policy, self)?;
-        key::check_label(policy, self.label.as_deref())?;
-        key::check_key_grants(policy, &self.scopes)?;
-        key::check_role(policy, self.role.as_deref(), &self.keyspace)?;
-        key::check_owner(&tenant.id, self.owner.as_deref())?;
-        fill_in_defaults(policy, &mut self.scopes);
-        let environment = environment(policy, &self.kind, self.environment.as_deref())?;
-        if let Some(giver) = caller.key.as_deref() {
-            giver::check_environment(giver, environment.as_bytes())?;
-        }
-        Ok(environment)
-    }
-
-    /// Checks that the tenant's plan has what the key uses.
-    pub fn check_plan(&self, policy: &Policy, tenant: &Tenant) -> Result<()> {
-        tenant.check_feature(policy, "allowlist", self.allowlist.is_some())?;
-        tenant.check_feature(policy, "expires_at", self.expires_at.is_some())?;
-        tenant.check_feature(policy, "limits", self.limits.is_some())?;
-        tenant.check_feature(policy, "publishable", self.kind == "publishable")
-    }
-}
-
-/// A key without scopes gets the keyspace's defaults, where it says so.
-pub fn fill_in_defaults(policy: &Policy, scopes: &mut Vec<String>) {
-    if scopes.is_empty() && policy.empty_scopes == EmptyScopes::Defaults {
-        let text = |scope: &[u8]| String::from_utf8_lossy(scope).into_owned();
-        scopes.extend(policy.default_scopes.iter().map(|scope| text(scope)));
-    }
-}
-
-pub fn kind(kind: String) -> Result<String> {
-    match Kind::parse(kind.as_bytes()) {
-        Some(_) => Ok(kind),
-        None => Err(Error::argument("kind", "must be secret or publishable")),
-    }
-}
-
-/// The environment that was asked for, or else the usual one, or else the only one.
-pub fn environment(policy: &Policy, kind: &str, asked: Option<&str>) -> Result<String> {
-    let mut known = policy.prefixes.iter().filter(|known| known.kind == kind);
-    let wanted = asked.unwrap_or(USUAL_ENVIRONMENT);
-    if known.clone().any(|known| known.environment == wanted) {
-        return Ok(wanted.into());
-    }
-    match (asked, known.next(), known.next()) {
-        (None, Some(only), None) => Ok(only.environment.clone()),
-        _ => Err(key::no_prefix(kind, wanted)),
-    }
 }
 
 fn mint(call: &Call) -> Result<Option<Datum>> {
@@ -173,9 +80,9 @@ fn store(
 ) -> Result<Datum> {
     key::note_generation(policy, &draft.keyspace, stored.generation)?;
     let bounds = caller.bounds.as_ref();
-    let shared_limits = bounds.map_or(Ok(None), Bounds::shared_limits)?;
+    let shared_limits = bounds.map_or(Ok(None), shared_limits)?;
     for surplus in key::make_room(caller, policy, tenant_id)? {
-        lifecycle::replace(caller, &surplus)?;
+        locked_key::replace(caller, &surplus)?;
     }
     let rows = spi::query(
         "INSERT INTO keysmith_private.key (
@@ -202,7 +109,7 @@ fn store(
             Param::text_or_null(draft.label.as_deref()),
             Param::text_or_null(stored.key_prefix),
             Param::text_or_null(stored.key_snippet),
-            Param::text(&caller.role),
+            Param::text(&caller.actor.role),
             Param::boolean(stored.imported),
             Param::boolean(stored.regenerated),
             Param::text_or_null(key::new_display_id(policy, &draft.keyspace)?.as_deref()),
@@ -218,8 +125,15 @@ fn store(
     }
     giver::check(caller, &key_id, Owner::OfTheGiver)?;
     key::tell_if_powerless(policy, &key_id)?;
-    Act::made(caller, &draft.keyspace, Subject::Key(&key_id)).done(action)?;
+    Act::made(&caller.actor, &draft.keyspace, Subject::Key(&key_id)).done(action)?;
     key::minted(&key_id)
+}
+
+/// The limits that a new key shares with the key that makes it.
+fn shared_limits(bounds: &Bounds) -> Result<Option<String>> {
+    let shared = bounds.held().handed_on();
+    shared.as_deref().map_or(Ok(()), limits::check_shared)?;
+    Ok(shared)
 }
 
 fn duplicate(keyspace: &str) -> Error {

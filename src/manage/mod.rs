@@ -1,13 +1,17 @@
 //! Management: what changes keyspaces, tenants and keys.
 
 mod access;
+mod add_credits;
 mod alter;
+mod audit_proof;
 pub mod authority;
+mod bounds;
 mod catalogue;
 mod changes;
 pub mod credits;
 mod doctor;
-pub mod event;
+mod draft;
+mod errors;
 mod giver;
 mod isolation;
 mod key;
@@ -15,12 +19,14 @@ mod keyspace;
 mod lifecycle;
 mod limits;
 pub mod listing;
+mod locked_key;
+mod metadata;
 mod mint;
 mod options;
 mod own_rows;
 mod own_rows_support;
 pub mod patch;
-pub mod profile;
+mod profile;
 pub mod progress;
 mod replay;
 mod revocations;

@@ -2,7 +2,6 @@
 
 use super::key;
 use super::limits;
-use super::mint::USUAL_ENVIRONMENT;
 use super::patch::{self, Change, Patch};
 use keysmith_core::key::{display, format};
 use keysmith_core::policy::expression::Expression;
@@ -115,7 +114,7 @@ impl Options {
             plan_features: patch.value("plan_features")?.map(read_plan_features).transpose()?,
             limits: limits::changed(patch)?,
             charges: if patch.is_null("charges") {
-                patch.value("charges")?.map(|_| vec![USUAL_ENVIRONMENT.into()])
+                patch.value("charges")?.map(|_| vec![key::USUAL_ENVIRONMENT.into()])
             } else {
                 patch.texts("charges")?
             },

@@ -4,7 +4,7 @@
 //! of it. The rows of the reader are found here, by who asks and for which key. The bounds
 //! of the query only leave out rows that the query would leave out itself.
 
-use super::authority::{self, as_owner};
+use super::authority;
 use crate::catalog::Catalog;
 use crate::catalog::tables::PRIVATE;
 use pg::call::{Call, sql_functions};
@@ -59,7 +59,7 @@ fn own_rows(call: &Call) -> Result<Option<Datum>> {
         Param::server_text(sight.environment.as_deref()),
     ];
     params.extend((2..).zip(BOUNDED).map(|(n, (_, array))| Param::given(array, call.datum(n))));
-    as_owner(&Catalog::open()?, || {
+    Catalog::open()?.as_owner(|| {
         // SAFETY: the rows are those of the private view.
         spi::each(&statement, &params, |row| unsafe { row.put_into(result) })
     })?;

@@ -1,7 +1,7 @@
 //! A patch: a JSON object that names what changes, and leaves all else as it is.
 //! A field that nobody knows, or of the wrong type, is an error.
 
-use super::key;
+use super::metadata;
 use pg::call::must_not_be_null;
 use pg::error::{Error, Result};
 use pg::text;
@@ -129,7 +129,7 @@ impl Patch {
             Some(Value::Object(_)) => {
                 // As it would be stored: numbers of Rust have fewer digits.
                 let size = self.datum.and_then(|patch| stored_size(patch, field));
-                key::check_metadata_size(field, size.unwrap_or(usize::MAX))?;
+                metadata::check_size(field, size.unwrap_or(usize::MAX))?;
                 Ok(true)
             }
             Some(_) => Err(self.mistyped(field, "a JSON object or null")),

@@ -1,18 +1,26 @@
 //! `whoami`: what there is to tell of the key that the transaction acts for.
 
-use super::authority;
 use crate::catalog::Catalog;
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
+use pg::call::{Call, sql_functions};
 use pg::error::Result;
 use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 
+sql_functions! {
+    keysmith_whoami => whoami;
+}
+
+fn whoami(_: &Call) -> Result<Option<Datum>> {
+    identity::current()?.map_or(Ok(None), |identity| of(&identity))
+}
+
 /// The profile as a jsonb. `metadata` is the tenant's, as an account's profile has it.
-pub fn of(identity: &Identity) -> Result<Option<Datum>> {
+fn of(identity: &Identity) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
     let effective: Vec<String> =
         identity.held(|held| held.effective().into_iter().map(pg::text::lossy).collect());
-    authority::as_owner(&catalog, || {
+    catalog.as_owner(|| {
         let rows = spi::query_now(
             "SELECT pg_catalog.jsonb_build_object(
                  'key_id', k.key_id, 'display_id', k.display_id, 'label', k.label,

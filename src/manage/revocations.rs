@@ -332,7 +332,7 @@ impl Entry {
         statement: &str,
         params: &[Param],
     ) -> Result<Outcome> {
-        let act = Act::on(caller, keyspace, subject)?;
+        let act = Act::on(&caller.actor, keyspace, subject)?;
         if spi::execute(statement, params)? == 0 {
             return Ok(Outcome::Already);
         }

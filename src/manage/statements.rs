@@ -7,7 +7,6 @@
 //! takes it back.
 
 use crate::catalog::Catalog;
-use crate::manage::authority::as_owner;
 use pg::error::{Code, Error, Result};
 use pg::role::as_user;
 use pg::spi::{self, Param};
@@ -63,7 +62,7 @@ impl LockedTable {
     ) -> Result<T> {
         let catalog = Catalog::open()?;
         let params: Vec<Param> = [self.param()].iter().chain(params).copied().collect();
-        as_owner(&catalog, || {
+        catalog.as_owner(|| {
             let rows = spi::query_now(query, &params)?;
             Ok(rows.first().map(read).unwrap_or_default())
         })

@@ -1,7 +1,7 @@
 //! `status`: what there is, in numbers.
 
-use super::event;
 use super::listing::put_all;
+use crate::audit::event;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
 use pg::spi::Param;

@@ -2,9 +2,11 @@
 
 use super::authority::{self, Caller, Needs};
 use super::credits::{self, Credits, Holder};
+use super::errors;
 use super::key;
 use super::keyspace::policy;
 use super::limits;
+use super::metadata;
 use super::patch::Patch;
 use crate::audit::{Act, Subject};
 use crate::catalog::policy::Policy;
@@ -90,7 +92,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     let name = call.required_text(0, "name")?;
     let keyspace = call.required_text(1, "keyspace")?;
     let plan = call.text(2, "plan")?;
-    let metadata = key::metadata(call, 3)?;
+    let metadata = metadata::argument(call, 3)?;
     let limits = limits::given(call, 4)?;
     let credits = Credits::given(call, 5)?;
     if !is_name(&name) {
@@ -99,7 +101,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     check_plan(plan.as_deref())?;
     let tenant_id = authority::act(Needs::Admin, |caller| {
         policy(caller, &keyspace)?;
-        let act = Act::on(caller, &keyspace, Subject::Tenant(&name))?;
+        let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&name))?;
         let rows = spi::query(
             "INSERT INTO keysmith_private.tenant (keyspace, name, plan, metadata, limits)
              VALUES ($1, $2, $3, coalesce($4, '{}'), $5)
@@ -145,7 +147,7 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
     authority::act(Needs::Admin, |caller| {
         policy(caller, &keyspace)?;
         let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
-        let act = Act::on(caller, &keyspace, Subject::Tenant(&tenant))?;
+        let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&tenant))?;
         spi::execute(
             "UPDATE keysmith_private.tenant SET
                  plan = CASE WHEN $3 THEN $4 ELSE plan END,
@@ -207,7 +209,7 @@ fn change_tenant(
     authority::act(Needs::Admin, |caller| {
         policy(caller, &keyspace)?;
         Tenant::lock(caller, &tenant, &keyspace)?;
-        let act = Act::on(caller, &keyspace, Subject::Tenant(&tenant))?;
+        let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&tenant))?;
         let mut params = vec![Param::text(&keyspace), Param::text(&tenant)];
         params.extend(more);
         spi::execute(statement, &params)?;
@@ -228,7 +230,7 @@ fn set_member(call: &Call) -> Result<Option<Datum>> {
         key::check_role(&*policy(caller, &keyspace)?, Some(&role), &keyspace)?;
         let tenant_id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let subject = Subject::Member { tenant: &tenant, member: &member };
-        let act = Act::on(caller, &keyspace, subject)?;
+        let act = Act::on(&caller.actor, &keyspace, subject)?;
         spi::execute(
             "INSERT INTO keysmith_private.member (tenant_id, keyspace, member, role)
              VALUES ($1, $2, $3, $4)
@@ -253,13 +255,13 @@ fn remove_member(call: &Call) -> Result<Option<Datum>> {
         policy(caller, &keyspace)?;
         let tenant_id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let subject = Subject::Member { tenant: &tenant, member: &member };
-        let act = Act::on(caller, &keyspace, subject)?;
+        let act = Act::on(&caller.actor, &keyspace, subject)?;
         let removed = spi::execute(
             "DELETE FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2",
             &[Param::uuid(&tenant_id), Param::text(&member)],
         )?;
         if removed == 0 {
-            return Err(key::unknown_member("member", &member));
+            return Err(errors::unknown_member("member", &member));
         }
         act.done("remove_member")
     })?;

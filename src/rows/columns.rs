@@ -2,7 +2,6 @@
 
 use super::value::{self, Kind};
 use crate::catalog::Catalog;
-use crate::manage::authority;
 use keysmith_core::rows::stored::{self, Algorithm};
 use pg::error::{Error, Result};
 use pg::spi::{self, Param};
@@ -70,7 +69,7 @@ fn must_be_fit(parts: &[UserTable], table: &UserTable, column: &str) -> Result<(
 fn must_not_be_cascaded_to(parts: &[UserTable], table: &UserTable, asked: &[String]) -> Result<()> {
     let oids: Vec<String> = parts.iter().map(|part| part.oid().to_u32().to_string()).collect();
     let names: Vec<String> = asked.iter().map(|argument| name(argument).to_owned()).collect();
-    let found = authority::as_owner(&Catalog::open()?, || {
+    let found = Catalog::open()?.as_owner(|| {
         let rows = spi::query(
             "SELECT a.attname FROM pg_catalog.pg_constraint c, pg_catalog.pg_attribute a
              WHERE c.contype = 'f' AND c.confupdtype = 'c'

@@ -11,7 +11,6 @@ use super::store;
 use super::transaction::{give_way, keep_extension};
 use super::{in_place, lives, partitions, set_aside, unknown_rows};
 use crate::catalog::Catalog;
-use crate::manage::authority;
 use keysmith_core::event::{Event, Learned, Record};
 use keysmith_core::{parcel, unknown_tally};
 use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
@@ -88,7 +87,7 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::argument("incarnation", "must be that of a standby"));
     }
     let keeps_extension = keep_extension();
-    let marks = authority::as_owner(&Catalog::open()?, || {
+    let marks = Catalog::open()?.as_owner(|| {
         store::be_brief();
         if !keeps_extension {
             give_way();

@@ -4,7 +4,6 @@
 use super::transaction::subtransaction;
 use super::{drop_record, partitions, presence, settings, store};
 use crate::catalog::Catalog;
-use crate::manage::authority;
 use keysmith_core::event::{Learned, MAX_LEN, Record};
 use pg::error::Result;
 use pgrx::pg_sys;
@@ -186,7 +185,7 @@ fn store(kept: &[Box<[u8]>]) -> Result<u64> {
     // SAFETY: what statements at the end of a transaction need; popped below, or with
     // the (sub)transaction.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
-    let stored = authority::as_owner(&catalog, || {
+    let stored = catalog.as_owner(|| {
         store::be_brief();
         store::records(&records, store::Numbers::OfSequence)
     })?;

@@ -34,7 +34,7 @@ mod unknown_rows;
 mod worker;
 
 use crate::catalog::policy::{Policy, UsageLog};
-use crate::decide::{Holder, Verdict};
+use crate::decide::verdict::{Holder, Verdict};
 use keysmith_core::event::{self, Event, Learned, MAX_LEN, Record};
 use keysmith_core::policy::verdict::Reason;
 use pgrx::pg_sys;

@@ -1,7 +1,6 @@
 //! The worker's transactions, what became of them, and whether it is worth trying again.
 
 use crate::catalog::Catalog;
-use crate::manage::authority;
 use pg::error::{Error, Result};
 use pg::memory::Watch;
 use pg::settings::set_for_now;
@@ -32,7 +31,7 @@ pub fn now() -> i64 {
 pub fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     bare_transaction(what, || {
         let keeps_extension = keep_extension();
-        authority::as_owner(&Catalog::open()?, || {
+        Catalog::open()?.as_owner(|| {
             if !keeps_extension {
                 give_way();
             }

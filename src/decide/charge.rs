@@ -1,16 +1,16 @@
 //! What an otherwise good request is charged: calls of rate limits, then credits.
 
+use super::account::{Account, Standing};
 use super::{credits, limits};
 use crate::catalog::Catalog;
 use crate::catalog::policy::{Policy, Route};
 use crate::limit::{self, Outcome};
-use credits::{Charge, Intent};
+use credits::{Intent, Spending};
 use keysmith_core::policy::verdict::Reason;
-use pg::call::{Call, must_not_be_null};
-use pg::error::{Error, Result};
+use pg::error::Result;
 
 /// What a request asks for.
-pub struct Toll<'a> {
+pub struct Charge<'a> {
     /// How many calls it counts for; none for one that is free.
     pub weight: u32,
     /// How many credits it costs.
@@ -18,38 +18,13 @@ pub struct Toll<'a> {
     pub route: Option<&'a Route>,
 }
 
-impl Default for Toll<'_> {
+impl Default for Charge<'_> {
     fn default() -> Self {
-        Toll { weight: 1, spend: 0, route: None }
+        Charge { weight: 1, spend: 0, route: None }
     }
 }
 
-/// Who is charged, as far as the rows of a key and its tenant tell.
-pub struct Account<'a> {
-    pub keyspace: &'a [u8],
-    pub environment: &'a [u8],
-    /// The first of the key's line: successors share its limits and credits.
-    pub key: [u8; 16],
-    pub tenant: [u8; 16],
-    /// The key in whose place it spends credits, if it was given by one that has its own.
-    pub purse: Option<[u8; 16]>,
-    /// As they are stored.
-    pub limits: Option<&'a [u8]>,
-    pub shared_limits: Option<&'a [u8]>,
-    pub tenants_limits: Option<&'a [u8]>,
-}
-
-/// Where a request has left its key.
-#[derive(Default)]
-pub struct Standing<'a> {
-    /// The limit that refuses, or else is the nearest to do so, and the calls in it.
-    pub limit: Option<(&'a [u8], u32)>,
-    /// In microseconds.
-    pub retry_after: Option<i64>,
-    pub credits_remaining: Option<i64>,
-}
-
-impl Toll<'_> {
+impl Charge<'_> {
     /// Charges the request in full, or not at all.
     #[inline]
     pub fn collect<'a>(
@@ -62,10 +37,10 @@ impl Toll<'_> {
         if !is_limited && self.spend == 0 {
             return Ok((Reason::Ok, Standing::default()));
         }
-        self.charge(catalog, policy, account, is_limited)
+        self.take(catalog, policy, account, is_limited)
     }
 
-    fn charge<'a>(
+    fn take<'a>(
         &'a self,
         catalog: &Catalog,
         policy: &'a Policy,
@@ -86,16 +61,16 @@ impl Toll<'_> {
             standing = after;
         }
         let reason = match credits::charge(catalog, policy, account, self.spend, Intent::Spend)? {
-            Charge::Nothing => Reason::Ok,
-            Charge::Spent { left } => {
+            Spending::Nothing => Reason::Ok,
+            Spending::Spent { left } => {
                 standing.credits_remaining = Some(left);
                 Reason::Ok
             }
-            Charge::Exhausted { retry_after, .. } => {
+            Spending::Exhausted { retry_after, .. } => {
                 standing.retry_after = retry_after;
                 Reason::CreditsExhausted
             }
-            Charge::Unwritable | Charge::Held => Reason::CreditsUnavailable,
+            Spending::Unwritable | Spending::Held => Reason::CreditsUnavailable,
         };
         if reason != Reason::Ok && !claims.is_empty() {
             limit::give_back(&claims, self.weight);
@@ -122,24 +97,4 @@ pub fn told(outcome: Outcome) -> (Reason, Standing) {
         }
         Outcome::Unavailable => (Reason::LimitsUnavailable, Standing::default()),
     }
-}
-
-/// The argument `spend`.
-pub fn spend(call: &Call, n: usize) -> Result<i64> {
-    const NAME: &str = "spend";
-    match call.bigint(n) {
-        None => Err(must_not_be_null(NAME)),
-        Some(spend) if spend < 0 => Err(Error::argument(NAME, "must not be negative")),
-        Some(spend) => Ok(spend),
-    }
-}
-
-/// The argument `weight`, where null leaves it to the route.
-pub fn weight(call: &Call, n: usize) -> Result<Option<u32>> {
-    let weight = call.integer(n).map(u32::try_from).transpose();
-    weight.map_err(|_| Error::argument("weight", "must not be negative"))
-}
-
-pub fn required_weight(call: &Call, n: usize) -> Result<u32> {
-    weight(call, n)?.ok_or_else(|| must_not_be_null("weight"))
 }

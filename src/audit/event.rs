@@ -5,7 +5,6 @@
 //! commit that finds no room fails. No revocation may fail for that: an event is left out,
 //! and counted, while the queue is fuller than `keysmith.event_queue_limit` says.
 
-use crate::audit::EVERYWHERE;
 use crate::guc;
 use pg::error::Result;
 use pg::major;
@@ -14,6 +13,9 @@ use pg::spi::{self, Param};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
+/// The chain of what concerns no keyspace alone.
+pub const EVERYWHERE: &str = "*";
 
 pub static REGION: Region = Region {
     name: c"keysmith events",

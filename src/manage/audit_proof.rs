@@ -1,11 +1,11 @@
 //! The proof of the audit: the ends of its chains, to be kept elsewhere, and whether each
 //! chain is whole.
 
-use super::content::Content;
-use crate::manage::authority::{self, Needs};
-use crate::manage::listing::put_all;
-use crate::manage::patch;
-use crate::manage::progress;
+use super::authority::{self, Needs};
+use super::listing::put_all;
+use super::patch;
+use super::progress;
+use crate::audit::content::Content;
 use crate::pepper;
 use keysmith_core::chain::{Chain, Entry, Fault, Record, SEAL_LEN};
 use pg::call::{Call, sql_functions};

@@ -1,11 +1,12 @@
 //! `authenticate`: a request's headers, method and path in, a verdict out.
 
-use super::decision::{self, Decision, Presented, name, sought};
-use super::lookup::Reader;
-use super::needs::Needs;
-use super::toll;
-use super::verdict::Verdict;
+use super::arguments;
+use super::decision::{self, Decision, name};
 use crate::catalog::policy::{Policy, Route};
+use crate::decide::lookup::Reader;
+use crate::decide::needs::Needs;
+use crate::decide::presented::Presented;
+use crate::decide::verdict::Verdict;
 use keysmith_core::policy::header::{Credential, Finder, Schemes, Value};
 use keysmith_core::policy::route::{Match, Path, is_requested_method};
 use pg::call::{Bytes, Call, sql_functions};
@@ -37,9 +38,8 @@ pub fn decide(call: &Call) -> Result<(Verdict, Schemes)> {
     let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
-    let (policy, sought) = sought(&reader, keyspace, |policy| {
-        presented(call.json(position::HEADERS), policy.schemes)
-    })?;
+    let (policy, sought) = reader
+        .sought(keyspace, |policy| presented(call.json(position::HEADERS), policy.schemes))?;
     let required = required(call, &policy, position::METHOD, position::VARIANT);
     let mut decision = Decision::new(&reader, policy.clone(), keyspace, &required.needs);
     decision.demand.kind = required.kind;
@@ -47,9 +47,10 @@ pub fn decide(call: &Call) -> Result<(Verdict, Schemes)> {
     decision.signs_in = true;
     decision.request.method = logged(call, position::METHOD);
     decision.request.path = logged(call, position::METHOD + 1);
-    decision.toll.route = required.route;
-    decision.toll.spend = toll::spend(call, position::SPEND)?;
-    decision.toll.weight = toll::weight(call, position::WEIGHT)?.unwrap_or(required.weight());
+    decision.charge.route = required.route;
+    decision.charge.spend = arguments::spend(call, position::SPEND)?;
+    decision.charge.weight =
+        arguments::weight(call, position::WEIGHT)?.unwrap_or(required.weight());
     Ok((decision.verdict(sought)?, policy.schemes))
 }
 

@@ -1,9 +1,10 @@
 //! `verify`, `verify_many` and `verify_digest`, top to bottom.
 
-use super::decision::{self, Decision, Presented, name, sought};
-use super::lookup::Reader;
-use super::needs::{self, Listed, Needs};
-use super::toll;
+use super::arguments;
+use super::decision::{self, Decision, name};
+use crate::decide::lookup::Reader;
+use crate::decide::needs::{self, Listed, Needs};
+use crate::decide::presented::Presented;
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use pg::call::{Bytes, Call, sql_functions};
@@ -56,15 +57,15 @@ fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
     let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
-    let (policy, sought) = sought(&reader, keyspace, |_| presented)?;
+    let (policy, sought) = reader.sought(keyspace, |_| presented)?;
     let needs = asked(call)?;
     let mut decision = Decision::new(&reader, policy, keyspace, &needs);
     decision.demand.address = call.address(position::IP);
     decision.demand.kind = name(call, position::KIND);
     decision.demand.environment = name(call, position::ENVIRONMENT);
     decision.signs_in = call.boolean(position::SIGN_IN, "sign_in")?;
-    decision.toll.spend = toll::spend(call, position::SPEND)?;
-    decision.toll.weight = toll::required_weight(call, position::WEIGHT)?;
+    decision.charge.spend = arguments::spend(call, position::SPEND)?;
+    decision.charge.weight = arguments::required_weight(call, position::WEIGHT)?;
     let verdict = decision.verdict(sought)?;
     Ok(Some(verdict.row.into_datum()))
 }

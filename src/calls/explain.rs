@@ -1,15 +1,16 @@
 //! `explain_verify`: what each rule saw, for those who have to know why.
 
+use super::arguments;
 use super::authenticate::{self, Required};
-use super::credits::{self, Charge, Intent};
-use super::decision::{self, Decision, Presented, name};
-use super::limits;
-use super::lookup::Reader;
-use super::needs::{Listed, Needs};
-use super::toll::{self, Toll};
-use super::verdict::Holder;
-use crate::catalog::Catalog;
+use super::decision::{self, demand, name};
 use crate::catalog::policy::Policy;
+use crate::decide::charge::{self, Charge};
+use crate::decide::credits::{self, Intent, Spending};
+use crate::decide::limits;
+use crate::decide::lookup::Reader;
+use crate::decide::needs::{Listed, Needs, shortened};
+use crate::decide::presented::Presented;
+use crate::decide::verdict::Holder;
 use crate::{lag, limit};
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
@@ -61,18 +62,21 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
         Required { needs, kind: None, route: None }
     };
     let needs = &required.needs;
-    let mut decision = Decision::new(&reader, policy.clone(), keyspace, needs);
-    decision.demand.address = call.address(2);
-    decision.demand.kind = name(call, 5).or(required.kind);
-    decision.demand.environment = name(call, 6);
     // Whether the caller signs in changes no decision, but verify takes no null.
     call.boolean(7, "sign_in")?;
-    decision.toll = Toll {
-        route: required.route,
-        spend: toll::spend(call, 4)?,
-        weight: toll::weight(call, 8)?.unwrap_or(required.weight()),
+    let demand = Demand {
+        address: call.address(2),
+        kind: name(call, 5).or(required.kind),
+        environment: name(call, 6),
+        ..demand(needs)
     };
-    let steps = steps(&catalog, &policy, &decision, presented, needs)?;
+    let charge = Charge {
+        route: required.route,
+        spend: arguments::spend(call, 4)?,
+        weight: arguments::weight(call, 8)?.unwrap_or(required.weight()),
+    };
+    let asked = Asked { reader: &reader, policy: &policy, keyspace, demand, charge, needs };
+    let steps = steps(&asked, presented)?;
     // SAFETY: the function is declared to return a set of explanations.
     let result = unsafe { ResultSet::of(call) };
     for (index, step) in steps.iter().enumerate() {
@@ -82,13 +86,18 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-fn steps(
-    catalog: &Catalog,
-    policy: &Policy,
-    decision: &Decision,
-    presented: Presented,
-    needs: &Needs,
-) -> Result<Vec<Step>> {
+/// What is asked about a key.
+struct Asked<'a> {
+    reader: &'a Reader<'a>,
+    policy: &'a Policy,
+    keyspace: &'a [u8],
+    demand: Demand<'a>,
+    charge: Charge<'a>,
+    needs: &'a Needs<'a>,
+}
+
+fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
+    let policy = asked.policy;
     let digest = presented.sought(policy).map(|sought| sought.digest());
     let refused =
         |reasons: &[Reason]| digest.as_ref().err().copied().filter(|r| reasons.contains(r));
@@ -115,14 +124,21 @@ fn steps(
         },
     ];
     let looked_up = digest.map(|digest| {
-        decision.look_up(&digest, |found, holder| {
-            let mut steps = steps_on(found, holder, &decision.demand, needs);
-            steps.extend(charges(catalog, policy, holder, &decision.toll)?);
-            Ok(steps)
-        })
+        let rows = asked.reader.find_by_digest(&digest, asked.keyspace)?;
+        let own = rows.scopes();
+        let held = policy.held(&own, rows.roles());
+        let allowlist = rows.allowlist();
+        let found = rows.found(held, allowlist.as_ref());
+        let effective = held.effective();
+        let holder = rows.holder(asked.keyspace, &own, &effective);
+        let mut steps = steps_on(&found, &holder, &asked.demand, asked.needs);
+        Ok(charges(asked, &holder).map(|charges| {
+            steps.extend(charges);
+            steps
+        }))
     });
     let (outcome, saw, rest) = match looked_up {
-        Ok(_) if lag::is_behind(decision.demand.now) => {
+        Ok(_) if lag::is_behind(asked.demand.now) => {
             (Outcome::Refuse(Reason::ReplicaBehind), "a standby that has fallen behind", None)
         }
         Err(_) => (Outcome::NotReached, "", None),
@@ -162,18 +178,19 @@ const LIMITS: &str = "limits";
 const CREDITS: &str = "credits";
 
 /// Looks at limits and credits, and takes nothing from them.
-fn charges(catalog: &Catalog, policy: &Policy, holder: &Holder, toll: &Toll) -> Result<[Step; 2]> {
+fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
+    let (policy, charge) = (asked.policy, &asked.charge);
     let step = |rule, reason, saw| {
         let outcome = if reason == Reason::Ok { Outcome::Pass } else { Outcome::Refuse(reason) };
         Step { rule, outcome, saw }
     };
     let account = &holder.account;
-    let limits = if !limits::apply(policy, account, toll.route) {
+    let limits = if !limits::apply(policy, account, charge.route) {
         step(LIMITS, Reason::Ok, "no limits".into())
-    } else if let Some(claims) = limits::claims(policy, account, toll.route) {
-        let (reason, standing) = toll::told(limit::peek(&claims, toll.weight));
+    } else if let Some(claims) = limits::claims(policy, account, charge.route) {
+        let (reason, standing) = charge::told(limit::peek(&claims, charge.weight));
         let saw = standing.limit.map_or("no limits".into(), |(name, remaining)| {
-            let weight = toll.weight;
+            let weight = charge.weight;
             let taken = if reason == Reason::Ok { weight } else { 0 };
             let left = remaining.saturating_add(taken);
             format!("{}: {left} calls left; the request counts for {weight}", lossy(name))
@@ -183,19 +200,19 @@ fn charges(catalog: &Catalog, policy: &Policy, holder: &Holder, toll: &Toll) -> 
         let saw = "limits that can't be kept: the library must be preloaded".into();
         step(LIMITS, Reason::LimitsUnavailable, saw)
     };
-    let spend = toll.spend;
-    let charge = credits::charge(catalog, policy, account, spend, Intent::Look)?;
-    let (reason, saw) = match charge {
-        Charge::Nothing => (Reason::Ok, "nothing is spent".into()),
-        Charge::Spent { left } => {
+    let spend = charge.spend;
+    let spending = credits::charge(asked.reader.catalog, policy, account, spend, Intent::Look)?;
+    let (reason, saw) = match spending {
+        Spending::Nothing => (Reason::Ok, "nothing is spent".into()),
+        Spending::Spent { left } => {
             (Reason::Ok, format!("{spend} of {}", left.saturating_add(spend)))
         }
-        Charge::Exhausted { left: None, .. } => (Reason::CreditsExhausted, "no credits".into()),
-        Charge::Exhausted { left: Some(left), .. } => {
+        Spending::Exhausted { left: None, .. } => (Reason::CreditsExhausted, "no credits".into()),
+        Spending::Exhausted { left: Some(left), .. } => {
             (Reason::CreditsExhausted, format!("{left} are left, and it costs {spend}"))
         }
-        Charge::Unwritable => (Reason::CreditsUnavailable, "nothing can be written here".into()),
-        Charge::Held => (
+        Spending::Unwritable => (Reason::CreditsUnavailable, "nothing can be written here".into()),
+        Spending::Held => (
             Reason::CreditsUnavailable,
             "another transaction is spending, and has not ended".into(),
         ),
@@ -256,15 +273,6 @@ fn what_it_saw(
             format!("holds {}; {needs}", shortened(&held))
         }
     }
-}
-
-/// Long lists are cut, and marked.
-pub fn shortened(text: &str) -> String {
-    const MOST: usize = 200;
-    if text.chars().count() <= MOST {
-        return text.into();
-    }
-    text.chars().take(MOST).chain(['…']).collect()
 }
 
 fn moment(moment: Option<Instant>, never: &str, at: &str) -> String {

@@ -1,0 +1,141 @@
+//! A decision, top to bottom: the key is found, the rules are asked, the request is charged,
+//! the transaction gets its identity, and the record of it is handed on.
+
+use crate::catalog::Catalog;
+use crate::catalog::policy::Policy;
+use crate::decide::account::Standing;
+use crate::decide::charge::Charge;
+use crate::decide::lookup::Reader;
+use crate::decide::needs::Needs;
+use crate::decide::presented::Sought;
+use crate::decide::verdict::{Holder, Verdict};
+use crate::identity::{self, Identity};
+use crate::{lag, usage};
+use keysmith_core::policy::rules::{self, Demand};
+use keysmith_core::policy::verdict::Reason;
+use pg::call::{Bytes, Call};
+use pg::error::{Code, Error, Result};
+use pgrx::pg_sys;
+use std::rc::Rc;
+
+/// The tables, for a decision. A parallel worker has no transaction that it could commit, so
+/// it can neither act for a key nor hand on a record.
+#[inline]
+pub fn catalog() -> Result<Catalog> {
+    // SAFETY: set when the process began.
+    if unsafe { pg_sys::ParallelWorkerNumber } >= 0 {
+        return Err(Error::new(Code::Conflict, "a parallel worker can't decide about keys")
+            .hint("Declare the function that does PARALLEL RESTRICTED or PARALLEL UNSAFE."));
+    }
+    Catalog::open()
+}
+
+/// A short text argument. One that is too long is as good as one that nothing has.
+pub fn name(call: &Call, n: usize) -> Option<&[u8]> {
+    const MOST: usize = 256;
+    match call.bytes(n, MOST) {
+        None => None,
+        Some(Bytes::TooLong) => Some(&b""[..]),
+        Some(Bytes::Read(name)) => Some(name),
+    }
+}
+
+/// What is asked about a key.
+pub struct Decision<'a> {
+    reader: &'a Reader<'a>,
+    policy: Rc<Policy>,
+    keyspace: &'a [u8],
+    pub demand: Demand<'a>,
+    /// Whether the transaction is to act for the key from now on, if it is let in.
+    pub signs_in: bool,
+    pub charge: Charge<'a>,
+    /// Method and path of the request, where they are known.
+    pub request: usage::Request<'a>,
+}
+
+impl<'a> Decision<'a> {
+    pub fn new(
+        reader: &'a Reader<'a>,
+        policy: Rc<Policy>,
+        keyspace: &'a [u8],
+        needs: &'a Needs<'a>,
+    ) -> Decision<'a> {
+        Decision {
+            reader,
+            policy,
+            keyspace,
+            demand: demand(needs),
+            signs_in: false,
+            charge: Charge::default(),
+            request: usage::Request::default(),
+        }
+    }
+
+    pub fn verdict(&self, sought: std::result::Result<Sought, Reason>) -> Result<Verdict> {
+        if self.signs_in {
+            identity::must_be_free()?;
+        }
+        let rows = match sought {
+            Ok(_) if lag::is_behind(self.demand.now) => Err(Reason::ReplicaBehind),
+            Ok(sought) => self.reader.find(sought, self.keyspace),
+            Err(reason) => Err(reason),
+        };
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(reason) => return Ok(self.refusal(reason)),
+        };
+        let own = rows.scopes();
+        let held = self.policy.held(&own, rows.roles());
+        let allowlist = rows.allowlist();
+        let found = rows.found(held, allowlist.as_ref());
+        let effective = held.effective();
+        let holder = rows.holder(self.keyspace, &own, &effective);
+
+        let mut reason = rules::decide(&found, &self.demand);
+        let mut standing = Standing::default();
+        if reason == Reason::Ok {
+            let catalog = self.reader.catalog;
+            (reason, standing) = self.charge.collect(catalog, &self.policy, &holder.account)?;
+        }
+        let verdict = self.answer(reason, Some(&holder), &standing);
+        if self.signs_in {
+            let (address, request_id) = (self.demand.address, verdict.request_id);
+            let identity = (reason == Reason::Ok)
+                .then(|| Identity::new(&holder, &self.policy, self.reader, address, request_id));
+            identity::sign_in(identity);
+        }
+        usage::decided(&self.policy, &self.noted(), &holder, reason, &verdict);
+        Ok(verdict)
+    }
+
+    /// A refusal that tells of no key.
+    fn refusal(&self, reason: Reason) -> Verdict {
+        if self.signs_in {
+            identity::sign_in(None);
+        }
+        usage::unknown(&self.policy, self.keyspace, &self.noted(), reason);
+        self.answer(reason, None, &Standing::default())
+    }
+
+    #[inline]
+    fn answer(&self, reason: Reason, holder: Option<&Holder>, standing: &Standing) -> Verdict {
+        Verdict::form(self.reader.catalog, &self.policy, reason, holder, standing, self.demand.now)
+    }
+
+    /// The request, as usage records tell of it.
+    fn noted(&self) -> usage::Request<'a> {
+        usage::Request { address: self.demand.address, at: self.demand.now, ..self.request }
+    }
+}
+
+/// What is asked of a key by its scopes alone, now.
+pub fn demand<'a>(needs: &'a Needs<'a>) -> Demand<'a> {
+    Demand {
+        environment: None,
+        kind: None,
+        scopes: needs,
+        address: None,
+        // SAFETY: reads the clock.
+        now: unsafe { pg_sys::GetCurrentTimestamp() },
+    }
+}

@@ -1,0 +1,141 @@
+//! What a new key shall be, before it is one.
+
+use super::authority::Caller;
+use super::credits::Credits;
+use super::giver;
+use super::key;
+use super::limits;
+use super::metadata;
+use super::tenant::Tenant;
+use crate::catalog::policy::{EmptyScopes, Policy};
+use keysmith_core::policy::rules::Kind;
+use pg::call::Call;
+use pg::error::{Error, Result};
+use pg::text::lossy;
+use pgrx::pg_sys::{self, Datum};
+
+/// What a new key shall be.
+#[derive(Default)]
+pub struct Draft {
+    pub tenant: String,
+    pub keyspace: String,
+    pub label: Option<String>,
+    pub environment: Option<String>,
+    pub kind: String,
+    pub scopes: Vec<String>,
+    pub role: Option<String>,
+    pub owner: Option<String>,
+    pub allowlist: Option<Datum>,
+    pub expires_at: Option<i64>,
+    pub metadata: Option<Datum>,
+    /// As they are stored.
+    pub limits: Option<String>,
+    pub credits: Option<Credits>,
+}
+
+impl Draft {
+    /// Reads the tenant, which comes first, and the arguments from the label on.
+    pub fn read(call: &Call, label: usize) -> Result<Draft> {
+        Ok(Draft {
+            tenant: call.required_text(0, "tenant")?,
+            label: call.text(label, "label")?,
+            environment: call.text(label + 1, "environment")?,
+            kind: kind(call.required_text(label + 2, "kind")?)?,
+            scopes: key::distinct(call.strings(label + 3, "scopes")?),
+            role: call.text(label + 4, "role")?,
+            owner: call.text(label + 5, "owner")?,
+            allowlist: key::allowlist(call, label + 6)?,
+            expires_at: key::expiry(call.timestamp(label + 7))?,
+            limits: limits::given(call, label + 8)?,
+            credits: call.bigint(label + 9).map(Credits::plain).transpose()?,
+            metadata: metadata::argument(call, label + 10)?,
+            keyspace: call.required_text(label + 11, "keyspace")?,
+        })
+    }
+
+    /// Checks what needs the keyspace and the tenant, and fills in defaults.
+    pub fn settle(&mut self, caller: &Caller, policy: &Policy, tenant: &Tenant) -> Result<String> {
+        fill_in(caller, policy, self)?;
+        key::check_label(policy, self.label.as_deref())?;
+        key::check_key_grants(policy, &self.scopes)?;
+        key::check_role(policy, self.role.as_deref(), &self.keyspace)?;
+        key::check_owner(&tenant.id, self.owner.as_deref())?;
+        fill_in_defaults(policy, &mut self.scopes);
+        let environment = environment(policy, &self.kind, self.environment.as_deref())?;
+        if let Some(giver) = caller.key.as_deref() {
+            giver::check_environment(giver, environment.as_bytes())?;
+        }
+        Ok(environment)
+    }
+
+    /// Checks that the tenant's plan has what the key uses.
+    pub fn check_plan(&self, policy: &Policy, tenant: &Tenant) -> Result<()> {
+        tenant.check_feature(policy, "allowlist", self.allowlist.is_some())?;
+        tenant.check_feature(policy, "expires_at", self.expires_at.is_some())?;
+        tenant.check_feature(policy, "limits", self.limits.is_some())?;
+        tenant.check_feature(policy, "publishable", self.kind == "publishable")
+    }
+}
+
+/// A key without scopes gets the keyspace's defaults, where it says so.
+pub fn fill_in_defaults(policy: &Policy, scopes: &mut Vec<String>) {
+    if scopes.is_empty() && policy.empty_scopes == EmptyScopes::Defaults {
+        let text = |scope: &[u8]| String::from_utf8_lossy(scope).into_owned();
+        scopes.extend(policy.default_scopes.iter().map(|scope| text(scope)));
+    }
+}
+
+pub fn kind(kind: String) -> Result<String> {
+    match Kind::parse(kind.as_bytes()) {
+        Some(_) => Ok(kind),
+        None => Err(Error::argument("kind", "must be secret or publishable")),
+    }
+}
+
+/// The environment that was asked for, or else the usual one, or else the only one.
+pub fn environment(policy: &Policy, kind: &str, asked: Option<&str>) -> Result<String> {
+    let mut known = policy.prefixes.iter().filter(|known| known.kind == kind);
+    let wanted = asked.unwrap_or(key::USUAL_ENVIRONMENT);
+    if known.clone().any(|known| known.environment == wanted) {
+        return Ok(wanted.into());
+    }
+    match (asked, known.next(), known.next()) {
+        (None, Some(only), None) => Ok(only.environment.clone()),
+        _ => Err(key::no_prefix(kind, wanted)),
+    }
+}
+
+/// What a draft leaves open, it has from its giver: so the new key follows when the
+/// giver's owner is demoted or removed.
+fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()> {
+    let Some(giver) = caller.key.as_deref() else { return Ok(()) };
+    let text = |text: &Option<Box<[u8]>>| text.as_deref().map(lossy);
+    if draft.environment.is_none() {
+        draft.environment = Some(lossy(&giver.environment));
+    }
+    if draft.owner.is_none() {
+        draft.owner = text(&giver.owner);
+    }
+    if draft.role.is_none() {
+        draft.role = text(&giver.roles[0]);
+    }
+    if draft.scopes.is_empty() {
+        draft.scopes = match policy.empty_scopes {
+            EmptyScopes::All => giver.scopes.iter().map(|scope| lossy(scope)).collect(),
+            EmptyScopes::Defaults => giver.held(|held| {
+                let defaults = policy.default_scopes.iter();
+                defaults.filter(|scope| held.covers(scope)).map(|scope| lossy(scope)).collect()
+            }),
+            EmptyScopes::None => Vec::new(),
+        };
+    }
+    let Some(bounds) = &caller.bounds else { return Ok(()) };
+    // What is handed on needs no plan: the giver has it already.
+    if draft.allowlist.is_none()
+        && let Some(networks) = &bounds.allowlist
+    {
+        draft.allowlist = pg::text::parsed(pg_sys::F_ARRAY_IN, pg_sys::CIDROID, networks);
+    }
+    draft.expires_at = draft.expires_at.or(bounds.expires_at);
+    Ok(())
+}
