@@ -6,7 +6,7 @@
 //! guard has a worker that does, a transaction without rows at each beat. The beat is
 //! the server's and not a database's: one serves all of them, and no table grows.
 
-use crate::usage::worker_name;
+use crate::usage::session::worker_slot::name as worker_name;
 use pg::{direct, major};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::c_int;

@@ -151,5 +151,9 @@ unsafe extern "C-unwind" fn _PG_init() {
 }
 
 /// What is kept in shared memory.
-static REGIONS: [&pg::shmem::Region; 4] =
-    [&catalog::directory::REGION, &limit::REGION, &usage::ring::REGION, &audit::event::REGION];
+static REGIONS: [&pg::shmem::Region; 4] = [
+    &catalog::directory::REGION,
+    &limit::REGION,
+    &usage::restart::start::REGION,
+    &audit::event::REGION,
+];

@@ -1,6 +1,6 @@
 //! Who is told of a transaction's course.
 
-use crate::usage::held as usage;
+use crate::usage::session::pending as usage;
 use crate::{audit, identity};
 use pg::transaction::{Course, follow};
 

@@ -7,6 +7,7 @@ pub mod composite;
 pub mod direct;
 pub mod error;
 pub mod jsonb;
+pub mod latch;
 pub mod major;
 pub mod memory;
 pub mod notice;

@@ -2,6 +2,7 @@
 //! turn. PostgreSQL lets it wait without end, or not at all.
 
 use crate::clock::monotonic;
+use crate::latch;
 use crate::row::Row;
 use crate::scan::Relation;
 use crate::settings::set_for_now;
@@ -63,7 +64,8 @@ impl Deadline {
                 // A savepoint was released: what it held is its transaction's now.
                 awaited = pg_sys::SubTransGetTopmostTransaction(awaited);
             }
-            pause(1);
+            latch::wait(1);
+            pgrx::check_for_interrupts!();
         }
         false
     }
@@ -122,16 +124,6 @@ fn wait(transaction: TransactionId, most: i64) -> Wait {
         },
         |wait| matches!(wait, Wait::Over),
     )
-}
-
-fn pause(milliseconds: i64) {
-    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // SAFETY: our own latch.
-    unsafe {
-        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION);
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
-    pgrx::check_for_interrupts!();
 }
 
 impl Row<'_> {

@@ -17,7 +17,7 @@ pub struct Region {
     /// Fills in fresh memory, `size` bytes of it. It is called at each start of the
     /// server, and when shared memory is made anew after a crash.
     pub initialise: unsafe fn(*mut u8) -> Result<()>,
-    pub place: Place,
+    pub place: &'static Place,
 }
 
 /// Where a region is, in the postmaster and all its children; null without preload.

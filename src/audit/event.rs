@@ -17,12 +17,14 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 /// The chain of what concerns no keyspace alone.
 pub const EVERYWHERE: &str = "*";
 
+static PLACE: Place = Place::unknown();
+
 pub static REGION: Region = Region {
     name: c"keysmith events",
     size: || size_of::<Unsent>(),
     locks: || 0,
     initialise,
-    place: Place::unknown(),
+    place: &PLACE,
 };
 
 /// Events that were left out since the server was started.
@@ -43,7 +45,7 @@ unsafe fn initialise(memory: *mut u8) -> Result<()> {
 fn unsent_ever() -> Option<&'static Unsent> {
     // SAFETY: null, or initialised before its place was noted, and there as long as the
     // process.
-    unsafe { REGION.place.memory.load(Relaxed).cast::<Unsent>().as_ref() }
+    unsafe { PLACE.memory.load(Relaxed).cast::<Unsent>().as_ref() }
 }
 
 /// How many events were left out since the server was started, and when the last was; null

@@ -8,8 +8,10 @@ use pg::shmem::{Place, Region};
 use pgrx::pg_sys;
 use std::sync::atomic::Ordering::Relaxed;
 
+static PLACE: Place = Place::unknown();
+
 pub static REGION: Region =
-    Region { name: c"keysmith directory", size, locks: || 0, initialise, place: Place::unknown() };
+    Region { name: c"keysmith directory", size, locks: || 0, initialise, place: &PLACE };
 
 /// What precedes the slots.
 #[repr(C, align(64))]
@@ -43,7 +45,7 @@ unsafe fn initialise(memory: *mut u8) -> Result<()> {
 
 /// Header and slots, where the library is preloaded.
 fn shared() -> Option<(&'static Header, Directory<'static>)> {
-    let memory = REGION.place.memory.load(Relaxed);
+    let memory = PLACE.memory.load(Relaxed);
     if memory.is_null() {
         return None;
     }

@@ -9,8 +9,10 @@ use pg::shmem::{Place, Region, lwlock};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+static PLACE: Place = Place::unknown();
+
 pub static REGION: Region =
-    Region { name: c"keysmith limits", size, locks: parts, initialise, place: Place::unknown() };
+    Region { name: c"keysmith limits", size, locks: parts, initialise, place: &PLACE };
 
 /// What precedes the parts.
 #[repr(C, align(64))]
@@ -81,7 +83,7 @@ pub struct Table {
 
 impl Table {
     pub fn shared() -> Option<Table> {
-        let memory = REGION.place.memory.load(Relaxed);
+        let memory = PLACE.memory.load(Relaxed);
         if memory.is_null() {
             return None;
         }
@@ -91,7 +93,7 @@ impl Table {
             Some(Table {
                 header: &*memory.cast::<Header>(),
                 first: memory.add(size_of::<Header>()).cast(),
-                locks: REGION.place.locks.load(Relaxed),
+                locks: PLACE.locks.load(Relaxed),
             })
         }
     }

@@ -38,3 +38,4 @@ mod status;
 mod tenant;
 mod turns;
 mod usage;
+mod usage_status;

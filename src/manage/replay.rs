@@ -1,7 +1,7 @@
 //! Waiting until the standbys know.
 
 use super::authority::{self, Needs};
-use crate::usage::link::APPLICATION;
+use crate::usage::standby::link::APPLICATION;
 use pg::call::{Call, sql_functions};
 use pg::clock;
 use pg::error::{Code, Error, Result};

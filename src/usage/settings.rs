@@ -1,6 +1,6 @@
 //! The settings of usage records. None may be SET by an ordinary user.
 
-use super::rows;
+use crate::usage::store::rows;
 use keysmith_core::conninfo;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;

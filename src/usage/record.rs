@@ -1,0 +1,123 @@
+//! The record of a request, as a decision makes it.
+
+use crate::catalog::policy::{Policy, UsageLog};
+use crate::decide::verdict::{Holder, Verdict};
+use crate::usage::session::destination::is_kept_here;
+use crate::usage::session::{pending, worker_slot};
+use keysmith_core::event::{self, Event, Learned, MAX_LEN, Record};
+use keysmith_core::policy::verdict::Reason;
+use pgrx::pg_sys;
+use std::ffi::c_int;
+use std::net::IpAddr;
+
+/// What is known of a request at its decision.
+#[derive(Clone, Copy, Default)]
+pub struct Request<'a> {
+    pub method: Option<&'a [u8]>,
+    pub path: Option<&'a [u8]>,
+    pub address: Option<IpAddr>,
+    pub at: i64,
+}
+
+/// Notes a decision about a key that was found.
+#[inline]
+pub fn decided(
+    policy: &Policy,
+    request: &Request,
+    holder: &Holder,
+    reason: Reason,
+    verdict: &Verdict,
+) {
+    let is_noted = match policy.usage_log {
+        UsageLog::Everything => true,
+        UsageLog::Refusals => reason != Reason::Ok,
+        UsageLog::Nothing => false,
+    };
+    if !is_noted {
+        return pending::hand_on();
+    }
+    let (mut method_room, mut endpoint_room) = (Vec::new(), Vec::new());
+    let record = Record::Event(Event {
+        at: request.at,
+        request_id: verdict.request_id,
+        key_id: holder.key_id,
+        tenant_id: holder.tenant_id,
+        keyspace: holder.keyspace,
+        environment: holder.environment,
+        outcome: reason.name().as_bytes(),
+        ip: request.address.filter(|_| policy.usage_details),
+        learned: learned(
+            policy,
+            request,
+            Some(verdict.status),
+            &mut method_room,
+            &mut endpoint_room,
+        ),
+    });
+    let mut room = [0; MAX_LEN];
+    let length = record.encode(&mut room);
+    pending::hold(&verdict.request_id, room.get(..length).unwrap_or_default());
+}
+
+/// Counts a request without a known key.
+pub fn unknown(policy: &Policy, keyspace: &[u8], request: &Request, reason: Reason) {
+    pending::hand_on();
+    if policy.usage_log == UsageLog::Nothing {
+        return;
+    }
+    let Some((ring, place)) = worker_slot::find_place() else { return };
+    if !is_kept_here() {
+        return ring.count(place, |counters| counters.not_logged += 1);
+    }
+    // Callers may name any number of keyspaces; those that exist are few.
+    let keyspace = if policy.exists() { keyspace } else { b"" };
+    let reason = reason.name().as_bytes();
+    let is_sampled =
+        ring.with(place, |database| database.unknown.count(keyspace, reason, request.at));
+    if is_sampled == Some(true) {
+        let (mut method_room, mut endpoint_room) = (Vec::new(), Vec::new());
+        let record = Record::Event(Event {
+            at: request.at,
+            keyspace,
+            outcome: reason,
+            ip: request.address.filter(|_| policy.usage_details),
+            learned: learned(policy, request, None, &mut method_room, &mut endpoint_room),
+            ..Event::default()
+        });
+        let mut room = [0; MAX_LEN];
+        let length = record.encode(&mut room);
+        let record = room.get(..length).unwrap_or_default();
+        ring.with(place, |database| database.unknown.sample(record, request.at));
+    }
+    worker_slot::ensure(ring, place);
+}
+
+fn learned<'a>(
+    policy: &Policy,
+    request: &Request<'a>,
+    status: Option<i32>,
+    method_room: &'a mut Vec<u8>,
+    endpoint_room: &'a mut Vec<u8>,
+) -> Learned<'a> {
+    let path = request.path.filter(|_| policy.usage_details);
+    Learned {
+        status,
+        latency: None,
+        method: request.method.map(|method| cut(method, event::MOST_METHOD, method_room)),
+        endpoint: path
+            .map(|path| cut(event::without_query(path), event::MOST_ENDPOINT, endpoint_room)),
+    }
+}
+
+/// A text that is short enough to be recorded, cut between characters if it wasn't.
+pub fn cut<'a>(text: &'a [u8], most: usize, room: &'a mut Vec<u8>) -> &'a [u8] {
+    // SAFETY: asks for the database's encoding.
+    let is_utf8 = unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as c_int;
+    let mark = if is_utf8 { "…" } else { "..." };
+    let clip = |text: &[u8], limit: usize| {
+        let (length, limit) = (text.len() as c_int, limit as c_int);
+        // SAFETY: the text is read up to its length; both are small.
+        unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), length, limit) }.unsigned_abs() as usize
+    };
+    event::cut(text, most, mark.as_bytes(), clip, room)
+}

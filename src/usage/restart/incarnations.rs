@@ -1,0 +1,201 @@
+//! The book of lives: when the server's shared memory came into being, what of its
+//! records is stored, and what an end of it may have cost.
+
+use crate::usage::queue::ring::Ring;
+use crate::usage::restart::traces::{self, Lost};
+use crate::usage::standby::name;
+use crate::usage::transaction::{Outcome, transaction};
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param, Rows};
+use pgrx::pg_sys;
+
+/// The entry of this life, for one database.
+#[derive(Clone, Copy)]
+pub struct Life {
+    pub ring: &'static Ring,
+    pub oid: u32,
+}
+
+/// What a batch adds to the entry.
+pub struct Progress {
+    /// Up to which record all was known to be stored before, and is now.
+    pub from: u64,
+    pub to: u64,
+    pub stored: usize,
+    pub dropped: u64,
+}
+
+impl Life {
+    /// Opens the entry, tells up to which record all is stored, and reports what an end
+    /// without a flush may have cost the life before.
+    pub fn open(&self) -> Outcome<u64> {
+        let lost = traces::lost(self.oid, self.ring);
+        let (stored_up_to, losses) = transaction("opening", || {
+            let rows = spi::query(
+                "INSERT INTO keysmith_private.usage_incarnation
+                     (incarnation, database, server, started_at, most_waiting)
+                 VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (incarnation, database) DO UPDATE SET closed_at = NULL, standby = ''
+                 RETURNING last_sequence",
+                &self.params(),
+            )?;
+            let stored_up_to = rows.first().and_then(|row| row.bigint(1)).unwrap_or_default();
+            let mut losses = Vec::new();
+            for lost in &lost {
+                losses.extend(self.enter(lost)?);
+            }
+            let [incarnation, database, server, ..] = self.params();
+            let started_cleanly = Param::boolean(self.ring.started_cleanly);
+            let started_as_standby = Param::boolean(self.ring.started_as_standby);
+            let rows = spi::query(
+                LOSSES,
+                &[incarnation, database, server, started_cleanly, started_as_standby],
+            )?;
+            losses.extend(told(&rows));
+            Ok((stored_up_to, losses))
+        })?;
+        traces::forget(&lost);
+        for loss in losses {
+            pgrx::warning!("keysmith: {loss}");
+        }
+        Ok(stored_up_to.unsigned_abs())
+    }
+
+    /// Enters what an earlier life may have lost, and the life if it is in no book.
+    fn enter(&self, lost: &Lost) -> Result<Vec<String>> {
+        let [_, database, server, ..] = self.params();
+        let standby = if self.ring.started_as_standby { name::own() } else { String::new() };
+        let rows = spi::query(
+            "INSERT INTO keysmith_private.usage_incarnation AS i
+                 (incarnation, database, server, started_at, most_waiting, standby,
+                  lost_at_most, lost_from, lost_until)
+             VALUES ($1, $2, $3, $4, $5, $6, $5, $4, $7)
+             ON CONFLICT (incarnation, database) DO UPDATE
+             SET lost_at_most = i.most_waiting, lost_until = excluded.lost_until,
+                 lost_from = coalesce(i.closed_at, i.last_flush_at, i.started_at)
+             WHERE i.lost_at_most IS NULL
+             RETURNING pg_catalog.format(
+                 'usage of at most %s requests may have been lost between %s and %s',
+                 i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most",
+            &[
+                Param::bigint(Some(lost.incarnation)),
+                database,
+                server,
+                Param::timestamp(Some(lost.incarnation)),
+                Param::bigint(Some(lost.most_waiting)),
+                Param::text(&standby),
+                Param::timestamp(Some(lost.until)),
+            ],
+        )?;
+        Ok(told(&rows))
+    }
+
+    /// Up to which record all is stored, as committed.
+    pub fn stored_up_to(&self) -> Outcome<u64> {
+        let [incarnation, database, ..] = self.params();
+        transaction("looking what is stored", || {
+            let rows = spi::query(
+                "SELECT last_sequence FROM keysmith_private.usage_incarnation
+                 WHERE incarnation = $1 AND database = $2",
+                &[incarnation, database],
+            )?;
+            let stored_up_to = rows.first().and_then(|row| row.bigint(1)).unwrap_or_default();
+            Ok(stored_up_to.unsigned_abs())
+        })
+    }
+
+    /// Notes what is stored, in the transaction that stores it. If another has stored
+    /// more meanwhile than is known here, that is an error: nothing is stored twice.
+    pub fn note(&self, progress: &Progress) -> Result<()> {
+        let [incarnation, database, server, started_at, most_waiting] = self.params();
+        let noted = spi::execute(
+            "INSERT INTO keysmith_private.usage_incarnation AS i
+                 (incarnation, database, server, started_at, most_waiting,
+                  last_sequence, stored, dropped, last_flush_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())
+             ON CONFLICT (incarnation, database) DO UPDATE
+             SET last_sequence = greatest(i.last_sequence, excluded.last_sequence),
+                 stored = i.stored + excluded.stored, dropped = excluded.dropped,
+                 last_flush_at = excluded.last_flush_at, closed_at = NULL
+             WHERE i.last_sequence <= $9",
+            &[
+                incarnation,
+                database,
+                server,
+                started_at,
+                most_waiting,
+                Param::bigint(Some(progress.to as i64)),
+                Param::bigint(Some(progress.stored as i64)),
+                Param::bigint(Some(progress.dropped as i64)),
+                Param::bigint(Some(progress.from as i64)),
+            ],
+        )?;
+        match noted {
+            0 => Err(Error::new(Code::Conflict, "usage records are stored already")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that all is stored, so that an end of the server costs nothing from here.
+    pub fn close(&self) -> Outcome<usize> {
+        let [incarnation, database, ..] = self.params();
+        transaction("closing", || {
+            spi::execute(
+                "UPDATE keysmith_private.usage_incarnation
+                 SET closed_at = pg_catalog.clock_timestamp()
+                 WHERE incarnation = $1 AND database = $2",
+                &[incarnation, database],
+            )
+        })
+    }
+
+    fn params(&self) -> [Param; 5] {
+        let incarnation = self.ring.incarnation;
+        [
+            Param::bigint(Some(incarnation)),
+            oid(self.oid),
+            Param::bigint(Some(server())),
+            Param::timestamp(Some(incarnation)),
+            Param::bigint(Some(self.ring.most_waiting())),
+        ]
+    }
+}
+
+pub fn oid(oid: u32) -> Param {
+    Param::given(pg_sys::OIDOID, Some(oid.into()))
+}
+
+pub fn my_database() -> u32 {
+    // SAFETY: set for as long as the process lives.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
+
+pub fn server() -> i64 {
+    // SAFETY: set when the server starts.
+    unsafe { pg_sys::GetSystemIdentifier() as i64 }
+}
+
+/// The life before this one: after a proper end nothing is lost, as what waited was
+/// kept; else it is reported. A standby that was promoted knows nothing of the end of
+/// the primary before it, whose life may have begun after its own.
+const LOSSES: &str = "
+    UPDATE keysmith_private.usage_incarnation AS i
+    SET lost_at_most = CASE WHEN l.is_loss THEN i.most_waiting END,
+        lost_from = CASE WHEN l.is_loss
+                         THEN coalesce(i.closed_at, i.last_flush_at, i.started_at) END,
+        lost_until = CASE WHEN l.is_loss
+                          THEN CASE WHEN $5 THEN pg_catalog.now() ELSE c.started_at END END,
+        closed_at = CASE WHEN l.is_loss THEN i.closed_at ELSE coalesce(i.closed_at, c.started_at) END
+    FROM keysmith_private.usage_incarnation AS c, (SELECT $5 OR NOT $4 AS is_loss) AS l
+    WHERE c.incarnation = $1 AND c.database = $2
+      AND i.database = $2 AND i.lost_at_most IS NULL AND i.incarnation = (
+          SELECT pg_catalog.max(l.incarnation) FROM keysmith_private.usage_incarnation AS l
+          WHERE l.database = $2 AND l.server = $3 AND l.standby = ''
+            AND l.incarnation <> $1 AND ($5 OR l.incarnation < $1))
+    RETURNING pg_catalog.format('usage of at most %s requests may have been lost between %s and %s',
+                                i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most";
+
+pub fn told(rows: &Rows) -> Vec<String> {
+    let reported = rows.iter().filter(|row| row.bigint(2).is_some());
+    reported.filter_map(|row| row.text(1)).collect()
+}

@@ -1,0 +1,20 @@
+//! The start of the server: the queue is made, and gets what the server kept when it stopped.
+
+use crate::usage::queue::ring;
+use crate::usage::restart::control_file::{is_standby, was_shut_down};
+use crate::usage::restart::{shutdown_file, traces};
+use pg::error::Result;
+use pg::shmem::Region;
+
+pub static REGION: Region =
+    Region { name: ring::NAME, locks: || 1, size: ring::size, initialise, place: &ring::PLACE };
+
+/// # Safety
+/// There must be that much fresh memory, and the lock. Only in the postmaster.
+unsafe fn initialise(memory: *mut u8) -> Result<()> {
+    // SAFETY: as the caller promises.
+    let ring = unsafe { ring::initialise(memory, was_shut_down(), is_standby()) };
+    traces::begin(ring);
+    shutdown_file::take_up(ring);
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! `log_request`: what the application learned of a request after the decision.
+
+use crate::usage::record::cut;
+use crate::usage::session::pending;
+use crate::usage::session::write_through;
+use crate::usage::transaction::now;
+use keysmith_core::event::{self, Learned, MAX_LEN, Record};
+use keysmith_core::request_id;
+use pg::call::{Bytes, Call, sql_functions};
+use pg::error::{Error, Result};
+use pgrx::pg_sys::{self, Datum};
+
+sql_functions! {
+    keysmith_log_request => log_request;
+}
+
+/// Longer than any request; what is above it is a clock that went wrong.
+const MOST_LATENCY_DAYS: i64 = 30;
+const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+/// By how much the clocks of servers may differ, in microseconds.
+const SKEW: i64 = 60_000_000;
+
+fn log_request(call: &Call) -> Result<Option<Datum>> {
+    let status = call.integer(0);
+    if status.is_some_and(|status| !(100..=999).contains(&status)) {
+        return Err(Error::argument("status_code", "must be from 100 to 999"));
+    }
+    let latency = match call.datum(1) {
+        None => None,
+        Some(_) => Some(microseconds(call.interval(1, "latency")?)?),
+    };
+    let (mut endpoint_room, mut method_room) = (Vec::new(), Vec::new());
+    let endpoint = text(call, 2).map(event::without_query);
+    let told = Learned {
+        status,
+        latency,
+        endpoint: endpoint.map(|text| cut(text, event::MOST_ENDPOINT, &mut endpoint_room)),
+        method: text(call, 3).map(|text| cut(text, event::MOST_METHOD, &mut method_room)),
+    };
+    let request_id = match call.datum(4) {
+        None => None,
+        Some(_) => Some(call.uuid(4, "request_id")?),
+    };
+    let is_taken = pending::amend(request_id.as_ref(), told)
+        || request_id.is_some_and(|request_id| {
+            write_through::amend(&request_id, told) || send(request_id, told)
+        });
+    Ok(Some(Datum::from(is_taken)))
+}
+
+/// A name that no request of the last days can have is not looked for.
+fn send(request_id: [u8; 16], told: Learned) -> bool {
+    let now = now();
+    let possible = now - MOST_LATENCY_DAYS * DAY..now + SKEW;
+    if !request_id::moment(&request_id).is_some_and(|moment| possible.contains(&moment)) {
+        return false;
+    }
+    let mut room = [0; MAX_LEN];
+    let length = Record::Amendment { request_id, at: now, told }.encode(&mut room);
+    pending::send(room.get(..length).unwrap_or_default())
+}
+
+fn text(call: &Call, n: usize) -> Option<&[u8]> {
+    match call.bytes(n, usize::MAX) {
+        Some(Bytes::Read(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn microseconds(latency: pg_sys::Interval) -> Result<i64> {
+    let days = i64::from(latency.month) * 30 + i64::from(latency.day);
+    days.checked_mul(DAY)
+        .and_then(|days| days.checked_add(latency.time))
+        .filter(|latency| (0..=MOST_LATENCY_DAYS * DAY).contains(latency))
+        .ok_or_else(|| {
+            Error::argument("latency", format!("must be from 0 to {MOST_LATENCY_DAYS} days"))
+        })
+}

@@ -1,0 +1,187 @@
+//! Checks what a standby's role hands over. The caller is not believed to be a standby's
+//! worker: a record must be of an existing key, of a time that is possible for a standby,
+//! and within the bounds of what servers record. Other records are set aside.
+
+use crate::usage::settings;
+use crate::usage::standby::load::Life;
+use crate::usage::transaction::now;
+use keysmith_core::event::{self, Event, Learned, Record};
+use keysmith_core::policy::verdict::Reason;
+use keysmith_core::request_id;
+use keysmith_core::unknown_tally::Count;
+use pg::error::{Error, Result};
+use pg::spi::{self, Param};
+use pg::varlena;
+use pgrx::pg_sys;
+use std::collections::{HashMap, HashSet};
+
+/// In microseconds.
+const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+/// By how much a standby's clock may be ahead, and how long it may have kept records.
+const AHEAD: i64 = DAY;
+const KEPT: i64 = 90 * DAY;
+const LONGEST_LATENCY: i64 = 30 * DAY;
+
+/// Of one call: as many as a batch can have; as many as a server tells apart.
+pub const MOST_RECORDS: usize = 100_000;
+pub const MOST_COUNTS: usize = 64;
+pub const MOST_SAMPLES: usize = 16;
+/// More than any server's memory for records has room for, and than it answers in its life.
+const MOST_WAITING: i64 = 10_000_000;
+const MOST_COUNTED: i64 = 1 << 50;
+
+/// Records, each with its number, and why those that are not taken are not.
+pub struct Sorted<'a> {
+    pub fit: Vec<(i64, Record<'a>)>,
+    pub unfit: Vec<(i64, Record<'a>, &'static str)>,
+}
+
+/// What a key's records must say of it.
+#[derive(PartialEq, Eq)]
+struct Holder {
+    tenant_id: [u8; 16],
+    keyspace: Vec<u8>,
+    environment: Vec<u8>,
+}
+
+pub fn check(life: &Life, unknown_mark: i64) -> Result<()> {
+    if !(1..now() + AHEAD).contains(&life.incarnation) {
+        return Err(Error::argument("incarnation", "must be that of a standby"));
+    }
+    for (name, value, most) in [
+        ("most_waiting", life.most_waiting, MOST_WAITING),
+        ("dropped", life.dropped, MOST_COUNTED),
+        ("unknown_mark", unknown_mark, MOST_COUNTED),
+    ] {
+        if value > most {
+            return Err(Error::argument(name, format!("must be at most {most}")));
+        }
+    }
+    Ok(())
+}
+
+/// Called with statements at command.
+pub fn sort(records: Vec<(i64, Record<'_>)>) -> Result<Sorted<'_>> {
+    let holders = holders(&records)?;
+    let now = now();
+    let kept = match settings::retention() {
+        0 => KEPT,
+        retention => retention.min(KEPT),
+    };
+    let mut sorted = Sorted { fit: Vec::with_capacity(records.len()), unfit: Vec::new() };
+    for (number, record) in records {
+        let (record, fault) = match record {
+            Record::Event(event) => {
+                let fault = fault_of_event(&event, &holders, now - kept..now + AHEAD);
+                // A clock that is ahead is no reason to lose what it dates.
+                (Record::Event(Event { at: event.at.min(now), ..event }), fault)
+            }
+            Record::Amendment { request_id, ref told, .. } => {
+                let moment = request_id::moment(&request_id);
+                let is_possible =
+                    moment.is_some_and(|moment| (now - KEPT..now + AHEAD).contains(&moment));
+                let fault = (!is_possible).then_some("no request can have that name");
+                (record, fault.or(fault_of(told)))
+            }
+        };
+        match fault {
+            None => sorted.fit.push((number, record)),
+            Some(fault) => sorted.unfit.push((number, record, fault)),
+        }
+    }
+    Ok(sorted)
+}
+
+fn fault_of_event(
+    event: &Event,
+    holders: &HashMap<[u8; 16], Holder>,
+    times: std::ops::Range<i64>,
+) -> Option<&'static str> {
+    let is_theirs = holders.get(&event.key_id).is_some_and(|holder| {
+        holder.tenant_id == event.tenant_id
+            && holder.keyspace == event.keyspace
+            && holder.environment == event.environment
+    });
+    if !times.contains(&event.at) {
+        Some("the time is out of bounds")
+    } else if !is_theirs {
+        Some("there is no such key")
+    } else if !is_name(event.outcome) || event.learned.status.is_none() {
+        Some("the outcome is out of bounds")
+    } else {
+        fault_of(&event.learned)
+    }
+}
+
+fn fault_of(learned: &Learned) -> Option<&'static str> {
+    let length = |text: Option<&[u8]>| text.map_or(0, <[u8]>::len);
+    let is_within = learned.status.is_none_or(|status| (100..=999).contains(&status))
+        && learned.latency.is_none_or(|latency| (0..=LONGEST_LATENCY).contains(&latency))
+        && length(learned.method) <= event::MOST_METHOD
+        && length(learned.endpoint) <= event::MOST_ENDPOINT;
+    (!is_within).then_some("the status, latency, method or endpoint is out of bounds")
+}
+
+/// Whether this could be a reason. A standby may be of a newer version.
+fn is_name(outcome: &[u8]) -> bool {
+    (1..=event::MOST_OUTCOME).contains(&outcome.len())
+        && outcome.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'_'))
+}
+
+fn holders(records: &[(i64, Record)]) -> Result<HashMap<[u8; 16], Holder>> {
+    let key_id = |(_, record): &(i64, Record)| match record {
+        Record::Event(event) => Some(event.key_id),
+        Record::Amendment { .. } => None,
+    };
+    let keys: HashSet<_> = records.iter().filter_map(key_id).collect();
+    let keys = varlena::uuid_array(&keys.into_iter().collect::<Vec<_>>());
+    let rows = spi::query(
+        "SELECT key_id, tenant_id, keyspace, environment FROM keysmith_private.key
+         WHERE key_id = ANY ($1)",
+        &[Param::given(pg_sys::UUIDARRAYOID, Some(keys))],
+    )?;
+    let holder = |row: spi::Row| {
+        let holder = Holder {
+            tenant_id: row.uuid(2)?,
+            // Not converted: texts of records are of the database's encoding.
+            keyspace: row.bytes(3)?,
+            environment: row.bytes(4)?,
+        };
+        Some((row.uuid(1)?, holder))
+    };
+    Ok(rows.iter().filter_map(holder).collect())
+}
+
+/// Counts and samples of requests without a known key, as this server would have them: in
+/// keyspaces that there are, for reasons that there are, and no more than came.
+pub fn unknown<'a>(
+    counts: &[Count<'a>],
+    samples: &[Event<'a>],
+    came: i64,
+) -> Result<(Vec<Count<'a>>, Vec<Event<'a>>)> {
+    let rows = spi::query("SELECT keyspace FROM keysmith_private.keyspace", &[])?;
+    let keyspaces: HashSet<Vec<u8>> = rows.iter().filter_map(|row| row.bytes(1)).collect();
+    let keyspace = |name: &'a [u8]| if keyspaces.contains(name) { name } else { b"" };
+    let reason = |name: &'a [u8]| {
+        let is_known = Reason::ALL.iter().any(|reason| reason.name().as_bytes() == name);
+        if is_known { name } else { b"other" }
+    };
+    let mut left = came.unsigned_abs();
+    let count = |(of, why, requests): &Count<'a>| {
+        let taken = (*requests).min(left);
+        left -= taken;
+        (keyspace(of), reason(why), taken)
+    };
+    let counts = counts.iter().map(count).filter(|(_, _, requests)| *requests > 0).collect();
+    let now = now();
+    let is_fit = |event: &&Event| {
+        now.abs_diff(event.at) < AHEAD.unsigned_abs() && fault_of(&event.learned).is_none()
+    };
+    let sample = |event: &Event<'a>| Event {
+        at: event.at.min(now),
+        keyspace: keyspace(event.keyspace),
+        outcome: reason(event.outcome),
+        ..*event
+    };
+    Ok((counts, samples.iter().filter(is_fit).map(sample).collect()))
+}

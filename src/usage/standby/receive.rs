@@ -1,0 +1,292 @@
+//! Taking in what another server's memory, or an earlier life of it, hands over: each
+//! record once, whoever sends it and however often.
+//!
+//! A record's name is the life (incarnation) in which it was made and its number in
+//! it. The number of the newest that is stored is kept with the life, and changes in
+//! the transaction that stores: what comes a second time is known by it.
+
+use crate::catalog::Catalog;
+use crate::usage::queue::ring::ring;
+use crate::usage::restart::incarnations;
+use crate::usage::session::write_through;
+use crate::usage::standby::bounds::{self, MOST_COUNTS, MOST_RECORDS, MOST_SAMPLES};
+use crate::usage::standby::load::{Life, Load, Marks};
+use crate::usage::store::batch;
+use crate::usage::store::partitions;
+use crate::usage::store::quarantine;
+use crate::usage::store::unknown_rows;
+use crate::usage::transaction::{give_way, keep_extension};
+use keysmith_core::event::{Event, Learned, Record};
+use keysmith_core::{parcel, unknown_tally};
+use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
+use pg::error::{Code, Error, Result};
+use pg::result_set::ResultSet;
+use pg::spi::{self, Param};
+use pgrx::pg_sys::{self, Datum};
+
+sql_functions! {
+    keysmith_usage_collect => usage_collect;
+}
+
+const MOST_NAME: usize = 200;
+/// More than a record, or a count, takes with what is around it.
+const MOST_SIZE: usize = 600;
+
+fn usage_collect(call: &Call) -> Result<Option<Datum>> {
+    // SAFETY: asks for the server's state.
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return Err(Error::new(Code::Conflict, "usage_collect must be called on the primary")
+            .hint("A standby of a standby needs keysmith.usage_conninfo."));
+    }
+    let life = Life {
+        standby: call.required_text(0, "standby")?,
+        incarnation: number(call, 1, "incarnation")?,
+        most_waiting: number(call, 2, "most_waiting")?,
+        started_cleanly: call.boolean(3, "started_cleanly")?,
+        dropped: number(call, 4, "dropped")?,
+    };
+    if life.standby.is_empty() || life.standby.chars().count() > MOST_NAME {
+        let rule = format!("must have from 1 to {MOST_NAME} characters");
+        return Err(Error::argument("standby", rule));
+    }
+    let records = few(records(bytes(call, 5, "records", MOST_RECORDS)?), MOST_RECORDS, "records")?;
+    let mut load = Load {
+        unknown_mark: number(call, 6, "unknown_mark")?,
+        unknown: few(unknown(bytes(call, 7, "unknown", MOST_COUNTS)?), MOST_COUNTS, "unknown")?,
+        samples: few(samples(bytes(call, 8, "samples", MOST_SAMPLES)?), MOST_SAMPLES, "samples")?,
+        ..Load::default()
+    };
+    bounds::check(&life, load.unknown_mark)?;
+    if ring().is_some_and(|ring| ring.incarnation == life.incarnation) {
+        return Err(Error::argument("incarnation", "must be that of a standby"));
+    }
+    let keeps_extension = keep_extension();
+    let marks = Catalog::open()?.as_owner(|| {
+        batch::be_brief();
+        if !keeps_extension {
+            give_way();
+        }
+        let sorted = bounds::sort(records)?;
+        (load.records, load.unfit) = (sorted.fit, sorted.unfit);
+        partitions::have_made(&load.records)?;
+        take_in(&life, &load)
+    })?;
+    // What is acknowledged may be forgotten by its sender.
+    // SAFETY: sets a flag of the transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
+    // SAFETY: the function is declared to return a set of two bigints.
+    unsafe {
+        ResultSet::of(call)
+            .put([marks.last_sequence, marks.unknown_seen].map(|mark| Some(Datum::from(mark))));
+    }
+    Ok(None)
+}
+
+/// Stores what is new of a load. Called as the extension's owner, in a transaction that
+/// stores all of it or nothing.
+pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
+    let named = |life: &Life| {
+        [Param::bigint(Some(life.incarnation)), incarnations::oid(incarnations::my_database())]
+    };
+    let [incarnation, database] = named(life);
+    let is_new = spi::execute(
+        "INSERT INTO keysmith_private.usage_incarnation
+             (incarnation, database, server, started_at, most_waiting, standby)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (incarnation, database) DO NOTHING",
+        &[
+            incarnation,
+            database,
+            Param::bigint(Some(incarnations::server())),
+            Param::timestamp(Some(life.incarnation)),
+            Param::bigint(Some(life.most_waiting)),
+            Param::text(&life.standby),
+        ],
+    )? > 0;
+    if is_new {
+        report_losses(life)?;
+        forget_lives(life)?;
+    }
+    // Of two who bring the same, the second waits here, and then sees what is stored.
+    let rows = spi::query(
+        "SELECT last_sequence, unknown_seen, standby FROM keysmith_private.usage_incarnation
+         WHERE incarnation = $1 AND database = $2 FOR UPDATE",
+        &named(life),
+    )?;
+    let (marks, standby) = match rows.first() {
+        Some(row) => (
+            Marks {
+                last_sequence: row.bigint(1).unwrap_or_default(),
+                unknown_seen: row.bigint(2).unwrap_or_default(),
+            },
+            row.text(3).unwrap_or_default(),
+        ),
+        None => return Err(Error::new(Code::Conflict, "this life was just forgotten")),
+    };
+    // A standby that was promoted has made its life its own, with no name.
+    if !standby.is_empty() && standby != life.standby {
+        return Err(Error::new(
+            Code::Conflict,
+            format!("incarnation is that of another standby, {standby:?}"),
+        ));
+    }
+    let fresh: Vec<(i64, Record)> =
+        load.records.iter().filter(|(number, _)| *number > marks.last_sequence).copied().collect();
+    let unfit: Vec<_> =
+        load.unfit.iter().filter(|(number, ..)| *number > marks.last_sequence).copied().collect();
+    let stored = quarantine::store_the_rest(&fresh, life.incarnation)?;
+    quarantine::note_unfit(&unfit, life.incarnation)?;
+    for (_, record) in &fresh {
+        if let Record::Amendment { request_id, .. } = record
+            && stored.unmatched.contains(request_id)
+        {
+            write_through::wait_for_its_event(record);
+        }
+    }
+    let unknown_seen = if load.unknown_mark > marks.unknown_seen {
+        let came = load.unknown_mark - marks.unknown_seen;
+        let (counts, samples) = bounds::unknown(&load.unknown, &load.samples, came)?;
+        unknown_rows::store(life.incarnation, &counts, &samples)?;
+        load.unknown_mark
+    } else {
+        marks.unknown_seen
+    };
+    let numbers = fresh.iter().map(|(number, _)| *number);
+    let numbers = numbers.chain(unfit.iter().map(|(number, ..)| *number));
+    let last = numbers.max().unwrap_or(marks.last_sequence);
+    let [incarnation, database] = named(life);
+    spi::execute(
+        "UPDATE keysmith_private.usage_incarnation
+         SET last_sequence = $3, stored = stored + $4, dropped = greatest(dropped, $5), unknown_seen = $6,
+             last_flush_at = CASE WHEN $7 THEN pg_catalog.clock_timestamp() ELSE last_flush_at END
+         WHERE incarnation = $1 AND database = $2",
+        &[
+            incarnation,
+            database,
+            Param::bigint(Some(last)),
+            Param::bigint(i64::try_from(stored.events).ok()),
+            Param::bigint(Some(life.dropped)),
+            Param::bigint(Some(unknown_seen)),
+            // Who only asks has stored nothing of what waits.
+            Param::boolean(!fresh.is_empty() || unknown_seen > marks.unknown_seen),
+        ],
+    )?;
+    Ok(Marks { last_sequence: last, unknown_seen })
+}
+
+/// Servers are restarted now and then. Of what a role makes up, no more than this is kept.
+fn forget_lives(life: &Life) -> Result<()> {
+    spi::execute(
+        "DELETE FROM keysmith_private.usage_incarnation AS i
+         WHERE i.ctid IN (
+             SELECT o.ctid FROM keysmith_private.usage_incarnation AS o
+             WHERE o.standby <> '' AND o.database = $1 AND o.incarnation <> $2
+               AND coalesce(o.last_flush_at, o.started_at) <= (
+                   SELECT coalesce(l.last_flush_at, l.started_at)
+                   FROM keysmith_private.usage_incarnation AS l
+                   WHERE l.standby <> '' AND l.database = $1
+                   ORDER BY 1 DESC OFFSET 1000 LIMIT 1)
+             FOR UPDATE SKIP LOCKED)",
+        &[incarnations::oid(incarnations::my_database()), Param::bigint(Some(life.incarnation))],
+    )?;
+    Ok(())
+}
+
+/// The life of this standby before this one: what it had not handed over is lost unless
+/// it ended properly, since then it was kept, and came before the first of this life.
+fn report_losses(life: &Life) -> Result<()> {
+    let rows = spi::query(
+        "UPDATE keysmith_private.usage_incarnation AS i
+         SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
+             lost_from = CASE WHEN $4 THEN NULL WHEN i.last_flush_at < $5
+                              THEN i.last_flush_at ELSE i.started_at END,
+             lost_until = CASE WHEN NOT $4 THEN $5 END,
+             closed_at = CASE WHEN $4 THEN coalesce(i.closed_at, $5) ELSE i.closed_at END
+         WHERE i.database = $2 AND i.standby = $3 AND i.lost_at_most IS NULL
+           AND i.incarnation = (
+               SELECT pg_catalog.max(l.incarnation) FROM keysmith_private.usage_incarnation AS l
+               WHERE l.database = $2 AND l.standby = $3 AND l.incarnation < $1)
+         RETURNING pg_catalog.format(
+             'usage of at most %s requests of standby %s may have been lost between %s and %s',
+             i.lost_at_most, i.standby, i.lost_from, i.lost_until), i.lost_at_most",
+        &[
+            Param::bigint(Some(life.incarnation)),
+            incarnations::oid(incarnations::my_database()),
+            Param::text(&life.standby),
+            Param::boolean(life.started_cleanly),
+            Param::timestamp(Some(life.incarnation)),
+        ],
+    )?;
+    for loss in incarnations::told(&rows) {
+        pgrx::log!("keysmith: {loss}");
+    }
+    Ok(())
+}
+
+/// The records of a parcel, if they could be ours.
+pub fn records(bytes: &[u8]) -> Option<Vec<(i64, Record<'_>)>> {
+    let record = |(number, bytes): (u64, _)| {
+        let record = Record::decode(bytes)?;
+        let is_storable = match &record {
+            Record::Event(event) => is_storable(event),
+            Record::Amendment { told, .. } => learned_is_storable(told),
+        };
+        is_storable.then_some((i64::try_from(number).ok()?, record))
+    };
+    parcel::open(bytes)?.into_iter().map(record).collect()
+}
+
+fn unknown(bytes: &[u8]) -> Option<Vec<unknown_tally::Count<'_>>> {
+    let counts = unknown_tally::read(bytes)?;
+    let all = counts.iter().all(|(keyspace, reason, _)| is_text(keyspace) && is_text(reason));
+    all.then_some(counts)
+}
+
+fn samples(bytes: &[u8]) -> Option<Vec<Event<'_>>> {
+    let event = |(_, record)| match record {
+        Record::Event(event) => Some(event),
+        Record::Amendment { .. } => None,
+    };
+    records(bytes)?.into_iter().map(event).collect()
+}
+
+/// Whether the columns can hold it.
+fn is_storable(event: &Event) -> bool {
+    [event.keyspace, event.environment, event.outcome].into_iter().all(is_text)
+        && learned_is_storable(&event.learned)
+}
+
+fn learned_is_storable(learned: &Learned) -> bool {
+    [learned.method, learned.endpoint].into_iter().flatten().all(is_text)
+}
+
+/// Whether the bytes are a text of the database's encoding.
+fn is_text(bytes: &[u8]) -> bool {
+    // SAFETY: reads as many bytes as the slice has.
+    unsafe { pg_sys::pg_verifymbstr(bytes.as_ptr().cast(), bytes.len() as i32, true) }
+}
+
+fn number(call: &Call, n: usize, name: &str) -> Result<i64> {
+    match call.bigint(n) {
+        None => Err(must_not_be_null(name)),
+        Some(value) if value < 0 => Err(Error::argument(name, "must not be negative")),
+        Some(value) => Ok(value),
+    }
+}
+
+/// Bytes that can be those of so many records.
+fn bytes<'a>(call: &'a Call, n: usize, name: &str, records: usize) -> Result<&'a [u8]> {
+    match call.bytes(n, records * MOST_SIZE) {
+        None => Err(must_not_be_null(name)),
+        Some(Bytes::TooLong) => Err(garbled(name)),
+        Some(Bytes::Read(bytes)) => Ok(bytes),
+    }
+}
+
+fn few<T>(read: Option<Vec<T>>, most: usize, name: &str) -> Result<Vec<T>> {
+    read.filter(|read| read.len() <= most).ok_or_else(|| garbled(name))
+}
+
+fn garbled(name: &str) -> Error {
+    Error::argument(name, "must be what a standby's worker made of its records")
+}

@@ -1,0 +1,436 @@
+//! A standby's worker: it hands records to the primary, and lets them go when they have
+//! come back with the log.
+//!
+//! A record stays in the ring until the row that says it is stored has been replayed
+//! here. So whatever dies, at whatever moment, what the tables of this server say is
+//! stored is what is left out when the rest is sent again, or, after a promotion, is
+//! stored by this server itself.
+
+use crate::usage::queue::ring::Ring;
+use crate::usage::queue::unknown::Unknown;
+use crate::usage::restart::incarnations;
+use crate::usage::restart::standby_backlog;
+use crate::usage::restart::traces;
+use crate::usage::settings;
+use crate::usage::standby::link::{self, Failed, Link};
+use crate::usage::standby::load::{Life, Marks};
+use crate::usage::standby::name;
+use crate::usage::transaction::{Failure, extension_exists, now, transaction, without_snapshot};
+use crate::usage::worker::process;
+use crate::usage::worker::process::{LOOKS_AROUND, STORES_UNKNOWN};
+use keysmith_core::event::Record;
+use keysmith_core::{parcel, unknown_tally};
+use pg::clock::monotonic;
+use pg::error::{Code, Error};
+use pg::spi::{self, Param};
+use pg::text;
+use pgrx::pg_sys;
+use std::ffi::CStr;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// How long to stay with nothing to do, in microseconds.
+const STAYS: i64 = 30_000_000;
+/// An open connection is in the way of who drops the database on the primary.
+const KEEPS_CONNECTION: i64 = 2_000_000;
+
+/// The waits: after failures, and for what was stored to come back.
+const SHORT_WAIT: i64 = 50_000;
+const LONGEST_WAIT: i64 = 10_000_000;
+const LONGEST_LOOK: i64 = 500_000;
+
+pub struct Sender {
+    ring: &'static Ring,
+    place: usize,
+    standby: String,
+    link: Option<Link>,
+    /// The newest record that was sent by this connection.
+    sent_up_to: u64,
+    /// Counts that were sent, and may have to be sent again.
+    pending: Option<Unknown>,
+    limit: u32,
+    waits_until: i64,
+    wait: i64,
+    looks_at: i64,
+    look_wait: i64,
+    sent_at: i64,
+    unknown_at: i64,
+    busy_at: i64,
+    is_failing: bool,
+    /// Whether an earlier life's records may still be there.
+    looks_for_kept: bool,
+}
+
+/// Why the sender is done.
+#[derive(PartialEq, Eq)]
+pub enum End {
+    Promoted,
+    Leaves,
+}
+
+impl Sender {
+    pub fn new(ring: &'static Ring, place: usize) -> Sender {
+        Sender {
+            ring,
+            place,
+            standby: name::own(),
+            link: None,
+            sent_up_to: 0,
+            pending: None,
+            limit: settings::batch_size(),
+            waits_until: 0,
+            wait: SHORT_WAIT,
+            looks_at: 0,
+            look_wait: SHORT_WAIT,
+            sent_at: 0,
+            unknown_at: 0,
+            busy_at: monotonic(),
+            is_failing: false,
+            looks_for_kept: true,
+        }
+    }
+
+    pub fn run(&mut self) -> End {
+        // Another worker may have been cut off between sending and noting it.
+        self.note_replayed();
+        loop {
+            process::attend();
+            if process::shutdown_requested() {
+                return End::Leaves;
+            }
+            // SAFETY: asks for the server's state.
+            if !unsafe { pg_sys::RecoveryInProgress() } {
+                self.link = None;
+                self.note_replayed();
+                return End::Promoted;
+            }
+            if monotonic() >= self.waits_until
+                && let Err(failed) = self.send_what_is_due()
+            {
+                self.failed(&failed);
+            }
+            self.let_go();
+            let is_idle = self.is_empty();
+            if !is_idle {
+                self.busy_at = monotonic();
+            } else if monotonic() - self.sent_at > KEEPS_CONNECTION {
+                self.link = None;
+            }
+            if monotonic() - self.busy_at >= STAYS && process::step_down(self.ring, self.place) {
+                return End::Leaves;
+            }
+            self.rest();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ring.with(self.place, |d| d.count == 0 && d.unknown.is_empty()).unwrap_or(true)
+    }
+
+    fn send_what_is_due(&mut self) -> Result<(), Failed> {
+        let looked = self.ring.with(self.place, |d| {
+            let asked = std::mem::take(&mut d.worker.asked);
+            (d.sequence > self.sent_up_to && d.count > 0, d.count, asked, d.unknown.is_empty())
+        });
+        let Some((has_news, count, is_asked, nothing_unknown)) = looked else { return Ok(()) };
+        let is_due = is_asked
+            || count >= self.ring.wakes_at()
+            || monotonic() - self.sent_at >= settings::flush_interval();
+        let counts_are_due = is_asked || monotonic() - self.unknown_at >= STORES_UNKNOWN;
+        if self.looks_for_kept && standby_backlog::exists() {
+            self.connected()?;
+            standby_backlog::deliver(|life, records| {
+                self.collect(life, records, &Unsent::default()).map(|_| ())
+            })?;
+        }
+        self.looks_for_kept = false;
+        if has_news && is_due {
+            // What comes meanwhile is for the next time: see the worker's `drain`.
+            while self.send_records()? {
+                process::attend();
+                if process::shutdown_requested() {
+                    return Ok(());
+                }
+            }
+        }
+        if counts_are_due && (self.pending.is_some() || !nothing_unknown) {
+            self.unknown_at = monotonic();
+            self.send_unknown()?;
+        }
+        Ok(())
+    }
+
+    /// Sends a batch. True if it was a full one: more may wait.
+    fn send_records(&mut self) -> Result<bool, Failed> {
+        self.connected()?;
+        let waiting = self.ring.peek(self.place, u32::MAX);
+        let news = waiting.iter().filter(|record| record.sequence > self.sent_up_to);
+        let batch: Vec<_> = news.take(self.limit as usize).collect();
+        let Some(last) = batch.last().map(|record| record.sequence) else { return Ok(false) };
+        let mut records = Vec::new();
+        for record in &batch {
+            parcel::add(&mut records, record.sequence, record.bytes);
+        }
+        match self.collect(&self.life(), &records, &Unsent::default()) {
+            Ok(marks) => {
+                self.acknowledge(marks.last_sequence.unsigned_abs());
+                self.sent_up_to = last;
+                let is_full = batch.len() >= self.limit as usize;
+                self.succeeded();
+                Ok(is_full)
+            }
+            Err(failed) => {
+                // Maybe it takes longer than the primary gives it.
+                self.limit = (batch.len() / 2).max(1) as u32;
+                Err(failed)
+            }
+        }
+    }
+
+    fn send_unknown(&mut self) -> Result<(), Failed> {
+        self.connected()?;
+        if self.pending.is_none() {
+            self.pending = self.ring.with(self.place, |database| database.unknown);
+        }
+        let Some(copy) = self.pending else { return Ok(()) };
+        let taken = copy.taken();
+        let mut unsent = Unsent { mark: copy.seen, ..Unsent::default() };
+        for count in taken.counts() {
+            unknown_tally::add(&mut unsent.counts, count);
+        }
+        for (number, sample) in (1..).zip(&taken.samples) {
+            parcel::add(&mut unsent.samples, number, sample);
+        }
+        self.collect(&self.life(), &[], &unsent)?;
+        self.ring.with(self.place, |database| database.unknown.subtract(&copy));
+        self.pending = None;
+        self.succeeded();
+        Ok(())
+    }
+
+    /// Opens a connection if there is none. What an earlier one sent may have reached
+    /// another primary: all that is not replayed is sent again.
+    fn connected(&mut self) -> Result<(), Failed> {
+        if self.link.is_some() {
+            return Ok(());
+        }
+        let place = link::conninfo().ok_or_else(|| Failed {
+            message: "neither keysmith.usage_conninfo nor primary_conninfo is set".into(),
+        })?;
+        let standby = self.standby.clone();
+        let link = in_transaction("connecting to the primary", || {
+            // SAFETY: gives a C string of this transaction's, or null.
+            let database = unsafe {
+                let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+                if name.is_null() { c"" } else { CStr::from_ptr(name) }
+            };
+            let database = text::lossy(database.to_bytes());
+            // SAFETY: lets go of the snapshot that the look-up took.
+            unsafe { pg_sys::InvalidateCatalogSnapshot() };
+            Link::open(&place, &database, &standby)
+        })?;
+        self.link = Some(link);
+        self.sent_up_to = 0;
+        self.report_lost()?;
+        let marks = self.collect(&self.life(), &[], &Unsent::default())?;
+        self.acknowledge(marks.last_sequence.unsigned_abs());
+        if self.pending.is_none() {
+            let counted = marks.unknown_seen.unsigned_abs();
+            self.ring.with(self.place, |database| database.unknown.subtract_up_to(counted));
+        }
+        Ok(())
+    }
+
+    /// Has the primary know of lives that ended suddenly, which it may never have heard of:
+    /// each, and then the one after it, which did not begin after a proper end.
+    fn report_lost(&self) -> Result<(), Failed> {
+        let lost = traces::lost(incarnations::my_database(), self.ring);
+        for lost in &lost {
+            let life = |incarnation, started_cleanly| Life {
+                incarnation,
+                most_waiting: lost.most_waiting,
+                started_cleanly,
+                dropped: 0,
+                ..self.life()
+            };
+            self.collect(&life(lost.incarnation, true), &[], &Unsent::default())?;
+            self.collect(&life(lost.until, false), &[], &Unsent::default())?;
+        }
+        traces::forget(&lost);
+        Ok(())
+    }
+
+    fn acknowledge(&self, sequence: u64) {
+        if let Some(signals) = self.ring.signals.get(self.place) {
+            signals.acknowledged.store(sequence, SeqCst);
+        }
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.ring.signals.get(self.place).map_or(0, |signals| signals.acknowledged.load(SeqCst))
+    }
+
+    fn life(&self) -> Life {
+        let dropped = self.ring.with(self.place, |database| database.counters.dropped);
+        Life {
+            standby: self.standby.clone(),
+            incarnation: self.ring.incarnation,
+            most_waiting: self.ring.most_waiting(),
+            started_cleanly: self.ring.started_cleanly,
+            dropped: i64::try_from(dropped.unwrap_or_default()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Has the primary take something in.
+    fn collect(&self, life: &Life, records: &[u8], unsent: &Unsent) -> Result<Marks, Failed> {
+        let Some(link) = &self.link else {
+            return Err(Failed { message: "there is no connection".into() });
+        };
+        let statement = format!(
+            "SELECT last_sequence::pg_catalog.text, unknown_seen::pg_catalog.text
+             FROM keysmith.usage_collect({}, {}, {}, {}, {}, {}, {}, {}, {})",
+            literal(&life.standby),
+            life.incarnation,
+            life.most_waiting,
+            life.started_cleanly,
+            life.dropped,
+            bytea(records),
+            unsent.mark,
+            bytea(&unsent.counts),
+            bytea(&unsent.samples),
+        );
+        let row = in_transaction("handing over usage", || {
+            link.query(&statement, &[pg_sys::TEXTOID, pg_sys::TEXTOID])
+        })?;
+        let number = |n: usize| row.get(n)?.as_deref()?.parse().ok();
+        match (number(0), number(1)) {
+            (Some(last_sequence), Some(unknown_seen)) => Ok(Marks { last_sequence, unknown_seen }),
+            _ => Err(Failed { message: "the primary's answer is unknown".into() }),
+        }
+    }
+
+    /// Takes out of the ring what the tables here say is stored. Where much waits, the
+    /// primary's word is enough: room for what is to come is worth more than what a
+    /// promotion in this very moment could cost.
+    fn let_go(&mut self) {
+        let count = self.ring.with(self.place, |d| d.count).unwrap_or_default();
+        if count == 0 || self.sent_up_to == 0 || monotonic() < self.looks_at {
+            return;
+        }
+        let replayed = self.replayed().map_or(0, |marks| marks.last_sequence.unsigned_abs());
+        let is_crowded = count > self.ring.share / 2;
+        let stored = if is_crowded { replayed.max(self.acknowledged()) } else { replayed };
+        let waiting = self.ring.peek(self.place, u32::MAX);
+        let gone: Vec<_> = waiting.iter().take_while(|record| record.sequence <= stored).collect();
+        let events =
+            gone.iter().filter(|r| matches!(Record::decode(r.bytes), Some(Record::Event(_))));
+        let (events, n) = (events.count() as u64, gone.len());
+        if n > 0 {
+            self.ring.take_out(self.place, n as u32, |counters| {
+                counters.stored += events;
+                counters.amendments += n as u64 - events;
+            });
+            self.ring.with(self.place, |database| database.worker.last_flush = now());
+            self.look_wait = SHORT_WAIT;
+        } else {
+            self.look_wait = (self.look_wait * 2).min(LONGEST_LOOK);
+        }
+        self.looks_at = monotonic() + self.look_wait;
+    }
+
+    /// What the tables of this server say is stored of this life.
+    fn replayed(&self) -> Option<Marks> {
+        let incarnation = self.ring.incarnation;
+        let marks = transaction("looking at what is stored", || {
+            let rows = spi::query(
+                "SELECT last_sequence, unknown_seen FROM keysmith_private.usage_incarnation
+                 WHERE incarnation = $1 AND database = $2",
+                &[Param::bigint(Some(incarnation)), incarnations::oid(incarnations::my_database())],
+            )?;
+            let row = rows.first().ok_or_else(|| Error::new(Code::NotFound, "no such life"))?;
+            Ok(Marks {
+                last_sequence: row.bigint(1).unwrap_or_default(),
+                unknown_seen: row.bigint(2).unwrap_or_default(),
+            })
+        });
+        marks.ok()
+    }
+
+    fn note_replayed(&mut self) {
+        if let Some(marks) = self.replayed() {
+            let counted = marks.unknown_seen.unsigned_abs();
+            self.ring.with(self.place, |database| database.unknown.subtract_up_to(counted));
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.limit = self.limit.saturating_mul(2).min(settings::batch_size());
+        self.wait = SHORT_WAIT;
+        self.waits_until = 0;
+        self.looks_at = 0;
+        self.sent_at = monotonic();
+        self.is_failing = false;
+    }
+
+    fn failed(&mut self, failed: &Failed) {
+        // Whatever went wrong, a new connection is a new start.
+        self.link = None;
+        self.note(&failed.message);
+        if !self.is_failing {
+            self.is_failing = true;
+            pgrx::warning!("keysmith: usage can't be handed to the primary: {}", failed.message);
+        }
+        if !extension_exists() {
+            self.discard();
+        }
+        self.waits_until = monotonic() + self.wait;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+    }
+
+    fn note(&self, message: &str) {
+        self.ring.remember(self.place, message);
+    }
+
+    fn discard(&mut self) {
+        self.ring.discard(self.place);
+        self.pending = None;
+    }
+
+    fn rest(&self) {
+        let (count, newest) =
+            self.ring.with(self.place, |d| (d.count, d.sequence)).unwrap_or_default();
+        let until = |moment: i64| (moment - monotonic()).clamp(0, LOOKS_AROUND);
+        let to_send = if count == 0 || newest <= self.sent_up_to {
+            LOOKS_AROUND
+        } else {
+            until((self.sent_at + settings::flush_interval()).max(self.waits_until))
+        };
+        let to_look =
+            if count == 0 || self.sent_up_to == 0 { LOOKS_AROUND } else { until(self.looks_at) };
+        pg::latch::wait((to_send.min(to_look) / 1000).max(1));
+    }
+}
+
+/// Counts of requests without a known key, on their way.
+#[derive(Default)]
+struct Unsent {
+    mark: u64,
+    counts: Vec<u8>,
+    samples: Vec<u8>,
+}
+
+/// Runs something that talks to the primary in a transaction, for the memory it needs. Replay
+/// must not wait for it: the primary's commit may wait for replay.
+fn in_transaction<T>(what: &str, body: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
+    let outcome = without_snapshot(what, || Ok(body()));
+    outcome.unwrap_or_else(|Failure { message, .. }| Err(Failed { message }))
+}
+
+/// A text in a statement. Backslashes mean themselves only where that is the setting,
+/// so it is written in the form in which they don't.
+fn literal(value: &str) -> String {
+    format!("E'{}'", value.replace('\\', r"\\").replace('\'', "''"))
+}
+
+fn bytea(bytes: &[u8]) -> String {
+    format!(r"E'\\x{}'::pg_catalog.bytea", parcel::hexadecimal(bytes))
+}

@@ -1,0 +1,108 @@
+//! Records that can't be stored where they belong, as with a constraint that somebody put on
+//! the table. They are noted for somebody to look at, and are in nobody's way.
+
+use crate::usage::session::worker_slot;
+use crate::usage::store::batch::{self, Numbers, Stored};
+use keysmith_core::event::Record;
+use pg::error::{Code, Error, Result};
+use pg::spi::{self, Param};
+use pgrx::pg_sys;
+
+/// Where this many are set aside with nothing stored between them, the fault is not
+/// theirs: the rest is kept until it is mended.
+pub const MOST_IN_A_ROW: u32 = 10;
+
+/// Notes a record, and why it could not be stored.
+pub fn note(incarnation: i64, sequence: i64, record: &Record, why: &str) -> Result<()> {
+    let (request_id, key_id, at) = match record {
+        Record::Event(event) => (event.request_id, Some(event.key_id), Some(event.at)),
+        Record::Amendment { request_id, .. } => (*request_id, None, None),
+    };
+    spi::execute(
+        "INSERT INTO keysmith_private.usage_set_aside
+             (incarnation, sequence, at, request_id, key_id, error)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+        &[
+            Param::bigint(Some(incarnation)),
+            Param::bigint(Some(sequence)),
+            Param::timestamp(at),
+            Param::uuid(&request_id),
+            Param::given(pg_sys::UUIDOID, key_id.as_ref().map(spi::uuid_datum)),
+            Param::text(why),
+        ],
+    )?;
+    // The newest thousand are enough to tell what is wrong.
+    spi::execute(
+        "DELETE FROM keysmith_private.usage_set_aside
+         WHERE ctid IN (SELECT o.ctid FROM keysmith_private.usage_set_aside o WHERE o.set_aside_at < (
+                            SELECT s.set_aside_at FROM keysmith_private.usage_set_aside s
+                            ORDER BY s.set_aside_at DESC OFFSET 1000 LIMIT 1)
+                        FOR UPDATE SKIP LOCKED)",
+        &[],
+    )?;
+    Ok(())
+}
+
+/// Stores records of another memory in the caller's transaction, and sets those aside that
+/// are to blame if that fails.
+pub fn store_the_rest(records: &[(i64, Record)], incarnation: i64) -> Result<Stored> {
+    // Batches of one standby may be small: what was set aside last counts for all.
+    let place = worker_slot::find_place();
+    let before = place.and_then(|(ring, n)| ring.with(n, |d| d.worker.aside_in_a_row));
+    let mut aside = Aside { all: 0, in_a_row: before.unwrap_or_default() };
+    let stored = store_or_note(records, incarnation, &mut aside)?;
+    if let Some((ring, n)) = place {
+        ring.with(n, |database| {
+            database.worker.aside_in_a_row = aside.in_a_row;
+            database.counters.set_aside += u64::from(aside.all);
+        });
+    }
+    Ok(stored)
+}
+
+/// How many of those that one call brings are noted each, to tell what is wrong with them.
+const MOST_NOTED: usize = 10;
+
+/// Notes records that are not taken.
+pub fn note_unfit(unfit: &[(i64, Record, &str)], incarnation: i64) -> Result<()> {
+    for (sequence, record, why) in unfit.iter().take(MOST_NOTED) {
+        note(incarnation, *sequence, record, why)?;
+    }
+    if let (false, Some((ring, place))) = (unfit.is_empty(), worker_slot::find_place()) {
+        ring.count(place, |counters| counters.set_aside += unfit.len() as u64);
+    }
+    Ok(())
+}
+
+struct Aside {
+    all: u32,
+    in_a_row: u32,
+}
+
+fn store_or_note(records: &[(i64, Record)], incarnation: i64, aside: &mut Aside) -> Result<Stored> {
+    let failure = match batch::attempt(records, Numbers::Brought { incarnation }) {
+        Ok(stored) => {
+            if stored.events > 0 {
+                aside.in_a_row = 0;
+            }
+            return Ok(stored);
+        }
+        Err(failure) => failure,
+    };
+    if failure.is_passing || aside.in_a_row >= MOST_IN_A_ROW {
+        return Err(Error::new(Code::Conflict, failure.message));
+    }
+    if let [(sequence, record)] = records {
+        note(incarnation, *sequence, record, &failure.message)?;
+        pgrx::warning!("keysmith: a usage record was set aside: {}", failure.message);
+        aside.all += 1;
+        aside.in_a_row += 1;
+        return Ok(Stored::default());
+    }
+    let (first, second) = records.split_at(records.len() / 2);
+    let mut stored = store_or_note(first, incarnation, aside)?;
+    let rest = store_or_note(second, incarnation, aside)?;
+    stored.events += rest.events;
+    stored.unmatched.extend(rest.unmatched);
+    Ok(stored)
+}

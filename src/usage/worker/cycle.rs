@@ -1,0 +1,287 @@
+//! The background worker of a database: started by its first event, gone when there
+//! have been none for a while, and never in anybody's way.
+
+use crate::usage::restart::standby_backlog;
+use crate::usage::session::worker_slot::{self, ABSENT, STARTING};
+use crate::usage::settings;
+use crate::usage::transaction::extension_exists;
+use crate::usage::worker::flush::{Flusher, Step};
+use crate::usage::worker::process::{
+    LOOKS_AROUND, STORES_UNKNOWN, attend, database_is_wanted, server_is_stopping,
+    shutdown_requested, step_down,
+};
+use pg::clock::monotonic;
+use pgrx::pg_sys;
+use std::sync::atomic::Ordering::SeqCst;
+
+const MAINTAINS: i64 = 60_000_000;
+/// Idle for as many flush intervals, it goes. PostgreSQL has eight processes for all
+/// workers by default.
+const IDLE_INTERVALS: i64 = 10;
+/// How long others are thought to want a process after they got none, in microseconds.
+const STARVED_FOR: i64 = 5_000_000;
+
+/// How long a stopping server's worker waits for the other backends' last records.
+const WAITS_FOR_OTHERS: i64 = 3_000_000;
+const WAITS_FOR_HELD: i64 = 10_000_000;
+/// How often to try at least: the signal itself may have cut an attempt off.
+const LAST_TRIES: u32 = 3;
+
+pub struct Worker {
+    flusher: Flusher,
+    is_open: bool,
+    flushed_at: i64,
+    unknown_at: i64,
+    maintained_at: i64,
+    /// Whether something was, since.
+    has_stored: bool,
+    busy_at: i64,
+}
+
+impl Worker {
+    pub fn new(flusher: Flusher) -> Worker {
+        let start = monotonic();
+        Worker {
+            flusher,
+            is_open: false,
+            flushed_at: 0,
+            unknown_at: 0,
+            maintained_at: start,
+            has_stored: false,
+            busy_at: start,
+        }
+    }
+
+    pub fn run(&mut self) {
+        loop {
+            attend();
+            if shutdown_requested() {
+                return self.shut_down();
+            }
+            if database_is_wanted() {
+                return self.make_way();
+            }
+            if !self.is_open && self.flusher.may_try() && !self.open() {
+                return;
+            }
+            if self.is_open {
+                self.flusher.make_wanted();
+                self.flush_if_due();
+                if monotonic() - self.maintained_at >= MAINTAINS {
+                    self.maintain();
+                }
+            }
+            if monotonic() - self.busy_at >= self.patience() && self.leave() {
+                return;
+            }
+            self.wait();
+        }
+    }
+
+    /// Makes all ready for the first batch. False if there is nothing to be done here.
+    fn open(&mut self) -> bool {
+        if !extension_exists() {
+            self.flusher.discard();
+            return !self.leave();
+        }
+        self.flusher.prepare();
+        match self.flusher.open() {
+            Ok(()) => {
+                self.is_open = true;
+                if let Err(message) = standby_backlog::store() {
+                    self.flusher.remember(&message);
+                }
+            }
+            Err(failure) => self.flusher.could_not(&failure),
+        }
+        true
+    }
+
+    fn flush_if_due(&mut self) {
+        let Some((count, is_asked)) =
+            self.flusher.ring.with(self.flusher.place, |d| (d.count, d.worker.asked))
+        else {
+            return;
+        };
+        let is_due = monotonic() - self.flushed_at >= settings::flush_interval()
+            || (self.flusher.has_failed() && self.flusher.may_try());
+        if (count > 0 && is_due) || is_asked || self.flusher.is_worth_it(count) {
+            self.flusher.ring.with(self.flusher.place, |d| d.worker.asked = false);
+            self.flushed_at = monotonic();
+            self.drain();
+        }
+        if is_asked || monotonic() - self.unknown_at >= STORES_UNKNOWN {
+            self.unknown_at = monotonic();
+            if self.flusher.unknown() == Step::Stored {
+                self.busy_at = monotonic();
+            }
+        }
+    }
+
+    fn maintain(&mut self) {
+        self.maintained_at = monotonic();
+        self.has_stored = false;
+        if self.still_has_extension() {
+            self.flusher.maintain();
+        }
+    }
+
+    /// Batch after batch, as long as nobody minds: what had come when it began. What comes
+    /// meanwhile is for the next time, or under load there would be no end of small
+    /// batches, and a batch costs much the same with ten records and with thousands.
+    fn drain(&mut self) {
+        let newest = self.flusher.ring.with(self.flusher.place, |d| d.sequence);
+        while self.flusher.may_try() && !shutdown_requested() && !database_is_wanted() {
+            match self.flusher.batch() {
+                Step::Empty => return,
+                Step::Stored => {
+                    self.busy_at = monotonic();
+                    self.has_stored = true;
+                    if newest.is_none_or(|newest| self.flusher.stored_up_to() >= newest) {
+                        return;
+                    }
+                }
+                Step::Failed => {
+                    self.busy_at = monotonic();
+                    if !self.still_has_extension() {
+                        return;
+                    }
+                }
+            }
+            attend();
+        }
+    }
+
+    /// Throws away what is there if the extension is gone.
+    fn still_has_extension(&mut self) -> bool {
+        if !extension_exists() {
+            self.flusher.discard();
+            self.is_open = false;
+        }
+        self.is_open
+    }
+
+    /// How long to stay with nothing to do: not at all where other databases wait for a
+    /// process.
+    fn patience(&self) -> i64 {
+        if monotonic() - self.flusher.ring.starved_at.load(SeqCst) < STARVED_FOR {
+            return 0;
+        }
+        settings::flush_interval().saturating_mul(IDLE_INTERVALS)
+    }
+
+    fn wait(&self) {
+        let interval = settings::flush_interval();
+        let count = self.flusher.ring.with(self.flusher.place, |d| d.count);
+        let microseconds = if !self.flusher.may_try() {
+            LOOKS_AROUND / 10
+        } else if count == Some(0) {
+            interval
+        } else {
+            (self.flushed_at + interval - monotonic()).max(0)
+        };
+        let milliseconds = (microseconds.min(LOOKS_AROUND) / 1000).max(1);
+        pg::latch::wait(milliseconds);
+    }
+
+    /// Goes at once, for somebody who waits. What is left is for a successor, who can
+    /// only connect when that somebody is done.
+    fn make_way(&mut self) {
+        if self.is_open && self.flusher.may_try() {
+            self.flusher.batch();
+        }
+        self.leave_the_rest();
+    }
+
+    /// Goes, and has a successor started for what is left.
+    fn leave_the_rest(&self) {
+        if self.flusher.is_empty() {
+            return;
+        }
+        let (ring, place) = (self.flusher.ring, self.flusher.place);
+        let Some(signals) = ring.signals.get(place) else { return };
+        ring.with(place, |database| {
+            database.worker.since = monotonic();
+            database.worker.pid = 0;
+            signals.worker.store(STARTING, SeqCst);
+        });
+        // SAFETY: set for as long as the process lives.
+        if !worker_slot::register(unsafe { pg_sys::MyDatabaseId }) {
+            ring.with(place, |database| {
+                database.counters.failed_starts += 1;
+                signals.worker.store(ABSENT, SeqCst);
+            });
+        }
+    }
+
+    /// Leaves if nothing waits. Whoever brings something from then on sees that there
+    /// is no worker.
+    fn leave(&mut self) -> bool {
+        if !self.flusher.is_empty() {
+            self.busy_at = monotonic();
+            return false;
+        }
+        // Where requests are few, each worker may be gone before its time to maintain.
+        if self.is_open && self.has_stored {
+            self.maintain();
+        }
+        if self.is_open && !self.flusher.close() && self.still_has_extension() {
+            return false;
+        }
+        step_down(self.flusher.ring, self.flusher.place)
+    }
+
+    /// Stores what there is. When the server stops, waits for the other backends, which
+    /// stop as well: their last records come now.
+    fn shut_down(&mut self) {
+        let mut start = monotonic();
+        let mut tries = 0;
+        loop {
+            // SAFETY: what was to be cancelled has been.
+            unsafe { pg_sys::QueryCancelPending = 0 };
+            if is_being_dropped() {
+                break self.leave_the_rest();
+            }
+            if !self.is_open {
+                self.open();
+            }
+            while self.is_open
+                && (tries == 0 || self.flusher.has_news())
+                && self.flusher.batch() == Step::Stored
+            {
+                tries = tries.max(1);
+                start = monotonic();
+                if is_being_dropped() {
+                    break;
+                }
+            }
+            if self.is_open {
+                self.flusher.unknown();
+            }
+            tries += 1;
+            if !server_is_stopping() && (tries >= LAST_TRIES || self.flusher.is_empty()) {
+                break self.leave_the_rest();
+            }
+            let held = self.flusher.ring.signals.get(self.flusher.place);
+            let is_held = held.is_some_and(|signals| signals.held.load(SeqCst) > 0);
+            // SAFETY: counts entries of shared memory.
+            let others = unsafe { pg_sys::CountDBBackends(pg_sys::MyDatabaseId) } > 1;
+            let waited = monotonic() - start;
+            let patience = if is_held { WAITS_FOR_HELD } else { WAITS_FOR_OTHERS };
+            let waits = waited < patience && (others || self.flusher.has_news());
+            if !waits && tries >= LAST_TRIES {
+                break;
+            }
+            pg::latch::wait(10);
+        }
+        if self.is_open && self.flusher.is_empty() {
+            self.flusher.close();
+        }
+    }
+}
+
+/// Whether the worker is told to end because the database is dropped by force. Who does that
+/// waits five seconds for it, and what would be stored goes too.
+fn is_being_dropped() -> bool {
+    database_is_wanted() && !server_is_stopping()
+}

@@ -1,0 +1,130 @@
+//! The worker as a process: how it begins, and how it ends.
+
+use crate::usage::queue::ring::ring;
+use crate::usage::session::worker_slot::{ABSENT, RUNNING};
+use crate::usage::standby::sender::{End, Sender};
+use crate::usage::worker::cycle::Worker;
+use crate::usage::worker::flush::Flusher;
+use pg::clock::monotonic;
+use pg::major;
+use pgrx::pg_sys::{self, Datum};
+use std::ffi::{CStr, c_int};
+use std::ptr::null_mut;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// The entry of the worker; its argument is the database's oid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn keysmith_usage_worker(argument: Datum) {
+    // SAFETY: nothing else is on this frame; an error ends the process.
+    unsafe { pg_sys::panic::pgrx_extern_c_guard(|| work(argument.value() as u32)) }
+}
+
+/// Ends the current work, which is tried again, and then the worker: see `shut_down`.
+unsafe extern "C-unwind" fn on_sigterm(_signal: c_int) {
+    // SAFETY: flags for signal handlers, and our own latch.
+    unsafe {
+        pg_sys::ShutdownRequestPending = 1;
+        pg_sys::QueryCancelPending = 1;
+        pg_sys::InterruptPending = 1;
+        pg_sys::SetLatch(pg_sys::MyLatch);
+    }
+}
+
+unsafe extern "C-unwind" fn on_sighup(_signal: c_int) {
+    // SAFETY: a flag for signal handlers, and our own latch.
+    unsafe {
+        pg_sys::ConfigReloadPending = 1;
+        pg_sys::SetLatch(pg_sys::MyLatch);
+    }
+}
+
+/// Gives the place up when the process ends, however it does.
+unsafe extern "C-unwind" fn at_exit(_code: c_int, place: Datum) {
+    let place = place.value();
+    let Some(ring) = ring() else { return };
+    // SAFETY: set when the process started.
+    let pid = unsafe { pg_sys::MyProcPid };
+    ring.with(place, |database| {
+        if database.worker.pid == pid {
+            database.worker.pid = 0;
+            database.worker.latch = null_mut();
+            if let Some(signals) = ring.signals.get(place)
+                && signals.worker.load(SeqCst) == RUNNING
+            {
+                signals.worker.store(ABSENT, SeqCst);
+            }
+        }
+    });
+}
+
+fn work(oid: u32) {
+    let Some(ring) = ring() else { return };
+    // SAFETY: what background workers do first.
+    unsafe {
+        major::handle_signal(pg_sys::SIGTERM, on_sigterm);
+        major::handle_signal(pg_sys::SIGHUP, on_sighup);
+        pg_sys::BackgroundWorkerUnblockSignals();
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            oid.into(),
+            pg_sys::Oid::INVALID,
+            pg_sys::BGWORKER_BYPASS_ALLOWCONN,
+        );
+    }
+    let Some(place) = ring.place_of(oid) else { return };
+    let is_alone = ring.with(place, |database| {
+        let is_alone = database.worker.pid == 0;
+        if is_alone && let Some(signals) = ring.signals.get(place) {
+            // SAFETY: both are set for as long as the process lives.
+            unsafe {
+                database.worker.pid = pg_sys::MyProcPid;
+                database.worker.latch = pg_sys::MyLatch;
+            }
+            database.worker.since = monotonic();
+            signals.worker.store(RUNNING, SeqCst);
+        }
+        is_alone
+    });
+    if is_alone != Some(true) {
+        return;
+    }
+    // SAFETY: the callback lives as long as the library.
+    unsafe { pg_sys::before_shmem_exit(Some(at_exit), Datum::from(place)) };
+    be_independent();
+    // SAFETY: asks for the server's state.
+    let is_standby = unsafe { pg_sys::RecoveryInProgress() };
+    if is_standby && Sender::new(ring, place).run() == End::Leaves {
+        return;
+    }
+    Worker::new(Flusher::new(ring, place, oid)).run();
+}
+
+/// What databases and roles are set to must not change how the worker works.
+fn be_independent() {
+    const SETTINGS: [(&CStr, &CStr); 11] = [
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"session_replication_role", c"origin"),
+        (c"row_security", c"on"),
+        (c"statement_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        (c"exit_on_error", c"off"),
+        // Nobody is kept waiting long by a worker that waits for somebody else.
+        (c"lock_timeout", c"2s"),
+        // The compiler's libraries would take more memory than all else here, for good.
+        (c"jit", c"off"),
+        // What is stored leaves the ring: it must be on disk. Standbys may lag.
+        (c"synchronous_commit", c"local"),
+    ];
+    for (name, value) in SETTINGS.into_iter().chain(major::TIMEOUTS) {
+        // SAFETY: settings of PostgreSQL's, in a process of ours.
+        unsafe {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The background worker of a database, which stores records.
+
+pub mod cycle;
+pub mod flush;
+mod main;
+pub mod process;
