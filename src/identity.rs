@@ -13,13 +13,14 @@ use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, invalidation};
 use crate::decide::lookup::Reader;
 use crate::decide::needs::{self, Needs};
-use crate::decide::verdict::Holder;
 use crate::lag;
+use crate::verdict::Holder;
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::rules::{self, Demand};
 use keysmith_core::policy::scope::Held;
 use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call, sql_functions};
+use pg::datum;
 use pg::error::{Code, Error, Result};
 use pg::scan::transactions_ended;
 use pg::transaction::Memory;
@@ -254,37 +255,28 @@ pub fn rolled_back(ended: SubTransactionId) {
     IDENTITIES.with(|memory| memory.rolled_back(ended));
 }
 
-fn text_datum(text: &[u8]) -> Datum {
-    // SAFETY: bytes of a text of this database, of its length.
-    unsafe { pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32) }.into()
-}
-
-fn uuid_datum(uuid: &Bytes16) -> Datum {
-    pg::spi::uuid_datum(uuid)
-}
-
 fn current_tenant(_: &Call) -> Result<Option<Datum>> {
-    Ok(current()?.map(|identity| text_datum(&identity.tenant)))
+    Ok(current()?.map(|identity| datum::bytes(&identity.tenant)))
 }
 
 fn current_tenant_id(_: &Call) -> Result<Option<Datum>> {
-    Ok(current()?.map(|identity| uuid_datum(&identity.tenant_id)))
+    Ok(current()?.map(|identity| datum::uuid(&identity.tenant_id)))
 }
 
 fn current_keyspace(_: &Call) -> Result<Option<Datum>> {
-    Ok(current()?.map(|identity| text_datum(&identity.keyspace)))
+    Ok(current()?.map(|identity| datum::bytes(&identity.keyspace)))
 }
 
 fn current_key(_: &Call) -> Result<Option<Datum>> {
-    Ok(current()?.map(|identity| uuid_datum(&identity.key_id)))
+    Ok(current()?.map(|identity| datum::uuid(&identity.key_id)))
 }
 
 fn current_environment(_: &Call) -> Result<Option<Datum>> {
-    Ok(current()?.map(|identity| text_datum(&identity.environment)))
+    Ok(current()?.map(|identity| datum::bytes(&identity.environment)))
 }
 
 fn current_owner(_: &Call) -> Result<Option<Datum>> {
-    Ok(current()?.and_then(|identity| identity.owner.as_deref().map(text_datum)))
+    Ok(current()?.and_then(|identity| identity.owner.as_deref().map(datum::bytes)))
 }
 
 /// A scope, or an expression of scopes. Without an identity nothing is held, and null never

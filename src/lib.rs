@@ -4,7 +4,6 @@ mod audit;
 mod calls;
 mod catalog;
 mod decide;
-mod guc;
 mod identity;
 mod lag;
 mod limit;
@@ -12,9 +11,11 @@ mod manage;
 mod pepper;
 mod request_id;
 mod rows;
+mod settings;
 mod tracking;
 mod transaction;
 mod usage;
+mod verdict;
 
 #[cfg(not(panic = "unwind"))]
 compile_error!("PostgreSQL's errors are panics on their way through Rust, so panic must be unwind");
@@ -138,11 +139,15 @@ unsafe extern "C-unwind" fn _PG_init() {
     unsafe {
         pg::callback::guarded(|| {
             pg::error::without_backtraces();
-            guc::define();
+            settings::define();
+            usage::settings::define();
+            calls::pre_request_settings::define();
             transaction::register();
-            if pgrx::pg_sys::process_shared_preload_libraries_in_progress {
+            if pg::settings::is_preloading() {
+                lag::install();
                 pg::shmem::install(&REGIONS);
             }
+            pg::settings::reserve_prefix(c"keysmith");
             // A server that can't read its peppers would refuse every key: it must
             // say so when it is started, not to each caller.
             pepper::load()

@@ -1,6 +1,6 @@
 //! The configured peppers, read by the postmaster and inherited by its children.
 
-use crate::guc;
+use crate::settings;
 use keysmith_core::key::pepper::Peppers;
 use pg::error::{Code, Error, Result};
 use pgrx::pg_sys;
@@ -20,7 +20,7 @@ pub fn peppers() -> &'static Peppers {
 
 /// Reads the file that is configured, if any.
 pub fn load() -> Result<()> {
-    let Some(path) = guc::pepper_file() else { return Ok(()) };
+    let Some(path) = settings::pepper_file() else { return Ok(()) };
     let peppers = read(Path::new(&path)).map_err(|why| {
         Error::new(Code::Pepper, format!("keysmith.pepper_file {why}"))
             .hint("See \"Peppers\" in SECURITY.md.")
@@ -32,7 +32,7 @@ pub fn load() -> Result<()> {
 /// What is wrong with the file by now, if anything: it was read when the server started,
 /// and the next start reads it again.
 pub fn complaint() -> Option<String> {
-    let path = guc::pepper_file()?;
+    let path = settings::pepper_file()?;
     match read(Path::new(&path)) {
         Err(why) => Some(why),
         Ok(found) if found.newest() != peppers().newest() => {

@@ -4,11 +4,16 @@ pub mod call;
 pub mod callback;
 pub mod clock;
 pub mod composite;
+pub mod context;
+pub mod datum;
 pub mod direct;
 pub mod error;
+pub mod exit;
+pub mod invalidation;
 pub mod jsonb;
 pub mod latch;
 pub mod major;
+pub mod memo;
 pub mod memory;
 pub mod notice;
 pub mod result_set;
@@ -24,6 +29,7 @@ pub mod text;
 pub mod transaction;
 pub mod user_table;
 pub mod varlena;
+pub mod worker;
 
 use std::ffi::CStr;
 

@@ -1,7 +1,258 @@
-//! Settings for the length of a piece of work.
+//! Settings: those of the extension, and others for the length of a piece of work.
 
-use pgrx::pg_sys;
-use std::ffi::CStr;
+use pgrx::pg_sys::{self, GucContext, config_enum_entry};
+use std::ffi::{CStr, c_char, c_void};
+use std::marker::PhantomData;
+use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering::Relaxed};
+
+/// Who may change a setting, and when.
+#[derive(Clone, Copy)]
+pub enum Context {
+    /// By the server's start alone.
+    Postmaster = GucContext::PGC_POSTMASTER as isize,
+    /// In the server's configuration, which is read again on reload.
+    Reload = GucContext::PGC_SIGHUP as isize,
+    /// By superusers, in any session.
+    Superuser = GucContext::PGC_SUSET as isize,
+}
+
+/// What a setting is called, and what PostgreSQL shows of it.
+pub struct About {
+    pub name: &'static CStr,
+    pub description: &'static CStr,
+    pub explanation: &'static CStr,
+    pub context: Context,
+    /// A unit, and who may see it: `GUC_UNIT_MS`, `GUC_SUPERUSER_ONLY` and so on.
+    pub flags: u32,
+}
+
+/// A whole number.
+pub struct Integer {
+    about: About,
+    value: AtomicI32,
+    least: i32,
+    most: i32,
+}
+
+impl Integer {
+    pub const fn new(about: About, default: i32, least: i32, most: i32) -> Integer {
+        Integer { about, value: AtomicI32::new(default), least, most }
+    }
+
+    #[inline]
+    pub fn get(&self) -> i32 {
+        self.value.load(Relaxed)
+    }
+
+    /// To be called from `_PG_init`.
+    pub fn define(&'static self) {
+        // SAFETY: all that is pointed to is static.
+        unsafe {
+            pg_sys::DefineCustomIntVariable(
+                self.about.name.as_ptr(),
+                self.about.description.as_ptr(),
+                self.about.explanation.as_ptr(),
+                self.value.as_ptr(),
+                self.get(),
+                self.least,
+                self.most,
+                self.about.context as GucContext::Type,
+                self.about.flags as i32,
+                None,
+                None,
+                None,
+            );
+        }
+    }
+}
+
+/// On or off.
+pub struct Boolean {
+    about: About,
+    value: AtomicBool,
+}
+
+impl Boolean {
+    pub const fn new(about: About, default: bool) -> Boolean {
+        Boolean { about, value: AtomicBool::new(default) }
+    }
+
+    #[inline]
+    pub fn get(&self) -> bool {
+        self.value.load(Relaxed)
+    }
+
+    /// To be called from `_PG_init`.
+    pub fn define(&'static self) {
+        // SAFETY: all that is pointed to is static.
+        unsafe {
+            pg_sys::DefineCustomBoolVariable(
+                self.about.name.as_ptr(),
+                self.about.description.as_ptr(),
+                self.about.explanation.as_ptr(),
+                self.value.as_ptr(),
+                self.get(),
+                self.about.context as GucContext::Type,
+                self.about.flags as i32,
+                None,
+                None,
+                None,
+            );
+        }
+    }
+}
+
+/// What is wrong with a value that someone sets.
+pub struct Problem {
+    /// In place of PostgreSQL's message, which quotes the value.
+    pub message: Option<&'static CStr>,
+    pub detail: Option<&'static CStr>,
+    pub hint: Option<&'static CStr>,
+}
+
+/// Which texts a setting takes. It must neither allocate by PostgreSQL nor raise errors.
+pub trait Check {
+    fn problem(value: &CStr) -> Option<Problem>;
+}
+
+/// Any text.
+pub struct Anything;
+
+impl Check for Anything {
+    fn problem(_: &CStr) -> Option<Problem> {
+        None
+    }
+}
+
+pub struct Text<C: Check = Anything> {
+    about: About,
+    value: AtomicPtr<c_char>,
+    default: &'static CStr,
+    check: PhantomData<fn() -> C>,
+}
+
+impl<C: Check + 'static> Text<C> {
+    pub const fn new(about: About, default: &'static CStr) -> Text<C> {
+        Text { about, value: AtomicPtr::new(null_mut()), default, check: PhantomData }
+    }
+
+    /// Hands on the value as it is now; empty where the setting is not defined.
+    pub fn with<T>(&self, body: impl FnOnce(&CStr) -> T) -> T {
+        let value = self.value.load(Relaxed);
+        // SAFETY: PostgreSQL keeps a C string there, and changes it between statements.
+        body(if value.is_null() { c"" } else { unsafe { CStr::from_ptr(value) } })
+    }
+
+    pub fn get(&self) -> String {
+        self.with(|value| value.to_string_lossy().into_owned())
+    }
+
+    /// To be called from `_PG_init`.
+    pub fn define(&'static self) {
+        // SAFETY: all that is pointed to is static.
+        unsafe {
+            pg_sys::DefineCustomStringVariable(
+                self.about.name.as_ptr(),
+                self.about.description.as_ptr(),
+                self.about.explanation.as_ptr(),
+                self.value.as_ptr(),
+                self.default.as_ptr(),
+                self.about.context as GucContext::Type,
+                self.about.flags as i32,
+                Some(is_fit::<C>),
+                None,
+                None,
+            );
+        }
+    }
+}
+
+/// # Safety
+/// PostgreSQL calls it with the place of a value.
+unsafe extern "C-unwind" fn is_fit<C: Check>(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the place holds null or a C string. PostgreSQL reads the texts, which are static,
+    // and frees none of them.
+    unsafe {
+        let value = if (*value).is_null() { c"" } else { CStr::from_ptr(*value) };
+        let Some(problem) = C::problem(value) else { return true };
+        let text = |text: Option<&'static CStr>| text.map(|text| text.as_ptr().cast_mut());
+        if let Some(message) = text(problem.message) {
+            pg_sys::GUC_check_errmsg_string = message;
+        }
+        if let Some(detail) = text(problem.detail) {
+            pg_sys::GUC_check_errdetail_string = detail;
+        }
+        if let Some(hint) = text(problem.hint) {
+            pg_sys::GUC_check_errhint_string = hint;
+        }
+        false
+    }
+}
+
+/// One of two names.
+pub struct Choice {
+    about: About,
+    value: AtomicI32,
+    names: [config_enum_entry; 3],
+}
+
+// SAFETY: the names are static, and never changed; the value is atomic.
+unsafe impl Sync for Choice {}
+
+impl Choice {
+    /// The first name is the default.
+    pub const fn new(about: About, names: [&'static CStr; 2]) -> Choice {
+        const fn entry(name: *const c_char, val: i32) -> config_enum_entry {
+            config_enum_entry { name, val, hidden: false }
+        }
+        let [first, second] = names;
+        // The list ends with an entry without a name.
+        let names = [entry(first.as_ptr(), 0), entry(second.as_ptr(), 1), entry(null(), 0)];
+        Choice { about, value: AtomicI32::new(0), names }
+    }
+
+    #[inline]
+    pub fn is_the_first(&self) -> bool {
+        self.value.load(Relaxed) == 0
+    }
+
+    /// To be called from `_PG_init`.
+    pub fn define(&'static self) {
+        // SAFETY: all that is pointed to is static.
+        unsafe {
+            pg_sys::DefineCustomEnumVariable(
+                self.about.name.as_ptr(),
+                self.about.description.as_ptr(),
+                self.about.explanation.as_ptr(),
+                self.value.as_ptr(),
+                0,
+                self.names.as_ptr(),
+                self.about.context as GucContext::Type,
+                self.about.flags as i32,
+                None,
+                None,
+                None,
+            );
+        }
+    }
+}
+
+/// No setting of this prefix can be made up from now on.
+pub fn reserve_prefix(prefix: &'static CStr) {
+    // SAFETY: the prefix is static.
+    unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) }
+}
+
+/// Whether the library is being preloaded, when settings of the postmaster can be defined.
+pub fn is_preloading() -> bool {
+    // SAFETY: reads a flag of the process.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
 
 /// Sets what every user may set, until the nest level ends (see `NewGUCNestLevel`), at the
 /// latest the transaction.
@@ -11,7 +262,7 @@ pub fn set_for_now(name: &CStr, value: &CStr) {
         pg_sys::set_config_option(
             name.as_ptr(),
             value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
+            GucContext::PGC_USERSET,
             pg_sys::GucSource::PGC_S_SESSION,
             pg_sys::GucAction::GUC_ACTION_SAVE,
             true,

@@ -8,6 +8,7 @@
 //! the cross-check: a row that was changed since is seen, and changing it ends with 40001,
 //! or the transaction would see both versions from then on.
 
+use crate::datum;
 use crate::error::{Code, Error, Result};
 use crate::result_set::ResultSet;
 use crate::snapshot::Snapshot;
@@ -45,15 +46,15 @@ impl Param {
     }
 
     pub fn uuid(value: &[u8; 16]) -> Param {
-        Param { oid: pg_sys::UUIDOID, datum: Some(uuid_datum(value)) }
+        Param { oid: pg_sys::UUIDOID, datum: Some(datum::uuid(value)) }
     }
 
     pub fn uuid_or_null(value: Option<&[u8; 16]>) -> Param {
-        Param { oid: pg_sys::UUIDOID, datum: value.map(uuid_datum) }
+        Param { oid: pg_sys::UUIDOID, datum: value.map(datum::uuid) }
     }
 
     pub fn bytes(value: &[u8]) -> Param {
-        Param { oid: pg_sys::BYTEAOID, datum: Some(varlena::bytea(value)) }
+        Param { oid: pg_sys::BYTEAOID, datum: Some(datum::bytes(value)) }
     }
 
     pub fn integer(value: Option<i32>) -> Param {
@@ -87,16 +88,6 @@ impl Param {
     /// A value that came with the call, passed on as it is.
     pub fn given(oid: Oid, datum: Option<Datum>) -> Param {
         Param { oid, datum }
-    }
-}
-
-/// A uuid in the current memory context.
-pub fn uuid_datum(uuid: &[u8; 16]) -> Datum {
-    // SAFETY: 16 bytes of the current memory context, filled in at once.
-    unsafe {
-        let copy = pg_sys::palloc(16).cast::<[u8; 16]>();
-        *copy = *uuid;
-        Datum::from(copy)
     }
 }
 

@@ -177,16 +177,6 @@ pub fn text_array(texts: Vec<Datum>) -> Datum {
     array(texts, pg_sys::TEXTOID)
 }
 
-/// A bytea, in the current memory context.
-pub fn bytea(content: &[u8]) -> Datum {
-    // A bytea has a text's layout.
-    // SAFETY: the length is that of the slice, which is copied.
-    unsafe {
-        pg_sys::cstring_to_text_with_len(content.as_ptr().cast(), content.len() as std::ffi::c_int)
-    }
-    .into()
-}
-
 /// The elements of a `smallint[]` without nulls; none of any other.
 ///
 /// # Safety

@@ -104,8 +104,8 @@ fn extend(catalog: &Catalog, keyspace: &str, notes: &[&Note]) -> Result<()> {
                     Datum::from(entry),
                     Datum::from(note.at),
                     text::datum(&note.action),
-                    varlena::bytea(&note.content),
-                    varlena::bytea(&previous),
+                    pg::datum::bytes(&note.content),
+                    pg::datum::bytes(&previous),
                 ];
                 columns.iter_mut().zip(row).for_each(|(column, datum)| column.push(datum));
             }

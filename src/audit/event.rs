@@ -5,7 +5,7 @@
 //! commit that finds no room fails. No revocation may fail for that: an event is left out,
 //! and counted, while the queue is fuller than `keysmith.event_queue_limit` says.
 
-use crate::guc;
+use crate::settings;
 use pg::error::Result;
 use pg::major;
 use pg::shmem::{Place, Region};
@@ -96,7 +96,7 @@ pub fn send(
             Param::uuid_or_null(key_id),
             Param::text_or_null(tenant),
             Param::bigint(Some(waiting)),
-            Param::integer(Some(guc::event_queue_limit())),
+            Param::integer(Some(settings::event_queue_limit())),
         ],
     )?;
     match sent.first().and_then(|row| row.bigint(1)) {

@@ -10,7 +10,7 @@ pub mod content;
 pub mod event;
 
 use crate::catalog::Catalog;
-use crate::guc;
+use crate::settings;
 use append::Note;
 use content::Content;
 use pg::error::{Code, Error, Result};
@@ -200,7 +200,7 @@ impl<'a> Subject<'a> {
 /// The notes of one transaction are bounded, and so is the time for which its commit makes
 /// others wait.
 fn must_have_room() -> Result<()> {
-    let most = guc::max_acts();
+    let most = settings::max_acts();
     if NOTES.with(|notes| notes.change(|list| list.len())) < most {
         return Ok(());
     }

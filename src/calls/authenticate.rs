@@ -6,7 +6,7 @@ use crate::catalog::policy::{Policy, Route};
 use crate::decide::lookup::Reader;
 use crate::decide::needs::Needs;
 use crate::decide::presented::Presented;
-use crate::decide::verdict::Verdict;
+use crate::verdict::Verdict;
 use keysmith_core::policy::header::{Credential, Finder, Schemes, Value};
 use keysmith_core::policy::route::{Match, Path, is_requested_method};
 use pg::call::{Bytes, Call, sql_functions};

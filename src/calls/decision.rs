@@ -3,13 +3,13 @@
 
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
-use crate::decide::account::Standing;
 use crate::decide::charge::Charge;
 use crate::decide::lookup::Reader;
 use crate::decide::needs::Needs;
 use crate::decide::presented::Sought;
-use crate::decide::verdict::{Holder, Verdict};
 use crate::identity::{self, Identity};
+use crate::verdict::Standing;
+use crate::verdict::{Holder, Verdict};
 use crate::{lag, usage};
 use keysmith_core::policy::rules::{self, Demand};
 use keysmith_core::policy::verdict::Reason;

@@ -10,7 +10,7 @@ use crate::decide::limits;
 use crate::decide::lookup::Reader;
 use crate::decide::needs::{Listed, Needs, shortened};
 use crate::decide::presented::Presented;
-use crate::decide::verdict::Holder;
+use crate::verdict::Holder;
 use crate::{lag, limit};
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};

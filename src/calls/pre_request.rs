@@ -24,7 +24,7 @@ fn pre_request(_: &Call) -> Result<Option<Datum>> {
         setting(c"request.method").map(text_datum),
         setting(c"request.path").map(text_datum),
         address(headers),
-        settings::keyspace().map(text_datum),
+        settings::with_keyspace(|name| Some(text_datum(name))),
         None,
         Some(Datum::from(0_i64)),
         None,
@@ -73,8 +73,7 @@ fn address(headers: Option<Datum>) -> Option<Datum> {
 
 /// A C string in the database's encoding as a text.
 fn text_datum(value: &CStr) -> Datum {
-    // SAFETY: a C string, which is copied.
-    unsafe { pg_sys::cstring_to_text(value.as_ptr()) }.into()
+    pg::datum::bytes(value.to_bytes())
 }
 
 /// A call's frame with these arguments, in the current memory context.

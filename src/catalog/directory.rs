@@ -1,6 +1,6 @@
 //! The directory in shared memory: what sessions found out about keys, for each other.
 
-use crate::guc;
+use crate::settings;
 use keysmith_core::directory::{Directory, Entry, Slot, WAYS};
 use keysmith_core::siphash::SipHasher;
 use pg::error::{Code, Error, Result};
@@ -22,7 +22,7 @@ struct Header {
 }
 
 fn slots() -> usize {
-    usize::try_from(guc::directory_size()).unwrap_or(0).next_multiple_of(WAYS)
+    usize::try_from(settings::directory_size()).unwrap_or(0).next_multiple_of(WAYS)
 }
 
 fn size() -> usize {

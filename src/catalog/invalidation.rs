@@ -10,7 +10,7 @@
 //! already. So a decision also compares the policy that it remembers with the rows that
 //! it reads: see `version`.
 
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys::Oid;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How many tables there are, and the type of verdicts. Rows of the policy's, and the form of
@@ -25,8 +25,7 @@ static RELATIONS: [AtomicU32; WATCHED] = [const { AtomicU32::new(0) }; WATCHED];
 /// read from now on is good while that count stands.
 #[inline]
 pub fn absorb() -> u64 {
-    // SAFETY: we are inside a transaction and hold nothing that could go away.
-    unsafe { pg_sys::AcceptInvalidationMessages() };
+    pg::invalidation::accept();
     changes()
 }
 
@@ -43,13 +42,12 @@ pub fn watch(relations: &[Oid; WATCHED]) {
         slot.store(oid.to_u32(), Relaxed);
     }
     if !REGISTERED.swap(true, Relaxed) {
-        // SAFETY: the callback lives as long as the library, which is never unloaded.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(count), Datum::null()) };
+        pg::invalidation::on_relation(count);
     }
 }
 
 /// Called for each invalidated relation, or for all of them with `InvalidOid`.
-unsafe extern "C-unwind" fn count(_argument: Datum, relation: Oid) {
+fn count(relation: Oid) {
     let relation = relation.to_u32();
     if relation == 0 || RELATIONS.iter().any(|watched| watched.load(Relaxed) == relation) {
         CHANGES.store(CHANGES.load(Relaxed).wrapping_add(1), Relaxed);

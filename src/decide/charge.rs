@@ -1,10 +1,10 @@
 //! What an otherwise good request is charged: calls of rate limits, then credits.
 
-use super::account::{Account, Standing};
 use super::{credits, limits};
 use crate::catalog::Catalog;
 use crate::catalog::policy::{Policy, Route};
 use crate::limit::{self, Outcome};
+use crate::verdict::{Account, Standing};
 use credits::{Intent, Spending};
 use keysmith_core::policy::verdict::Reason;
 use pg::error::Result;

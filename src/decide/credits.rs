@@ -1,10 +1,10 @@
 //! Credits: who pays for a request, and whether they can.
 
-use super::account::Account;
 use crate::catalog::policy::Policy;
 use crate::catalog::tables::Table;
 use crate::catalog::{Catalog, columns};
-use crate::guc;
+use crate::settings;
+use crate::verdict::Account;
 use keysmith_core::refill::{self, Every};
 use pg::error::Result;
 use pg::row_lock::{Deadline, Holder};
@@ -62,7 +62,7 @@ pub fn charge(
     if !can_write() {
         return Ok(Spending::Unwritable);
     }
-    let deadline = Deadline::after(guc::spend_timeout());
+    let deadline = Deadline::after(settings::spend_timeout());
     loop {
         pgrx::check_for_interrupts!();
         let turn = with_purse(catalog, account, |row, relation| {

@@ -2,9 +2,9 @@
 //! its tenant and of its keyspace, and those of the route, which take the place of limits of
 //! the same name.
 
-use super::account::Account;
 use crate::catalog::policy::{Policy, Route};
 use crate::limit::{self, Claim};
+use crate::verdict::Account;
 use keysmith_core::buckets::{NOBODY, Owner};
 use keysmith_core::policy::limits::{Limit, Shared, stored, stored_shared};
 use keysmith_core::siphash::SipHasher;

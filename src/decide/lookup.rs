@@ -1,14 +1,14 @@
 //! Finding a key, its tenant and its owner: in the places that the directory remembers, or
 //! else by the indexes.
 
-use super::account::Account;
 use super::allowlists::{self, KeysAllowlist};
 use super::presented::{Presented, Sought};
-use super::verdict::Holder;
 use crate::catalog::directory::Known;
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use crate::pepper;
+use crate::verdict::Account;
+use crate::verdict::Holder;
 use columns::{key, member, tenant};
 use keysmith_core::directory::{Entry, Place, Places};
 use keysmith_core::key::digest::KeyDigest;

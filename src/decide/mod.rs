@@ -1,6 +1,5 @@
 //! Deciding about a key: which rows tell of it, what a request needs and costs, and the answer.
 
-pub mod account;
 mod allowlists;
 pub mod charge;
 pub mod credits;
@@ -8,4 +7,3 @@ pub mod limits;
 pub mod lookup;
 pub mod needs;
 pub mod presented;
-pub mod verdict;

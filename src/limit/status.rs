@@ -1,7 +1,7 @@
 //! What there is to tell of the table.
 
 use super::table::Table;
-use crate::guc;
+use crate::settings;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
 use pg::result_set::ResultSet;
@@ -21,7 +21,7 @@ fn limit_status(call: &Call) -> Result<Option<Datum>> {
         Some(table) => vec![
             ("limits", "available".to_string()),
             ("limit buckets in use", table.in_use().to_string()),
-            ("limit buckets at most", guc::max_buckets().to_string()),
+            ("limit buckets at most", settings::max_buckets().to_string()),
             ("calls refused for want of a bucket", table.refusals().to_string()),
             ("limits counted since", shown(table.started_at())),
         ],

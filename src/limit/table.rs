@@ -1,7 +1,7 @@
 //! The table in shared memory: parts with a lock each.
 
 use super::Claim;
-use crate::guc;
+use crate::settings;
 use keysmith_core::buckets::{PLACES, Part};
 use pg::clock;
 use pg::error::{Code, Error, Result};
@@ -27,7 +27,7 @@ struct Header {
 }
 
 fn buckets() -> usize {
-    usize::try_from(guc::max_buckets()).unwrap_or(0)
+    usize::try_from(settings::max_buckets()).unwrap_or(0)
 }
 
 fn parts() -> usize {

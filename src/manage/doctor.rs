@@ -4,7 +4,7 @@
 use super::authority::{self, Needs};
 use crate::audit::event;
 use crate::pepper::{self, peppers};
-use crate::{guc, limit};
+use crate::{limit, settings};
 use keysmith_core::key::pepper::UNPEPPERED;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
@@ -44,7 +44,7 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
                 Param::text_or_null(pepper::complaint().as_deref()),
                 Param::texts(&lost),
                 Param::smallint(peppers().newest()),
-                Param::integer(Some(guc::event_queue_limit())),
+                Param::integer(Some(settings::event_queue_limit())),
                 Param::bigint(unsent),
                 Param::timestamp(last_unsent_at),
             ],

@@ -275,7 +275,7 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
         }
         Ok(keys)
     })?;
-    let ids = revoked.iter().map(|(key_id, _)| spi::uuid_datum(key_id));
+    let ids = revoked.iter().map(|(key_id, _)| pg::datum::uuid(key_id));
     listing::return_set(call, ids);
     Ok(None)
 }

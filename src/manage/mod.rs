@@ -13,6 +13,7 @@ mod doctor;
 mod draft;
 mod errors;
 mod giver;
+mod hashing_state;
 mod isolation;
 mod key;
 mod keyspace;

@@ -417,7 +417,7 @@ fn cells(entry: &Entry, outcome: Outcome) -> [Option<Datum>; 6] {
         Some(text(&entry.action)),
         Some(text(&entry.keyspace)),
         entry.tenant.as_deref().map(text),
-        entry.key_id.as_ref().map(spi::uuid_datum),
+        entry.key_id.as_ref().map(pg::datum::uuid),
         entry.name.as_deref().map(text),
         Some(text(outcome.name())),
     ]

@@ -124,7 +124,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
         act.noted("create_tenant")?;
         Ok(created)
     })?;
-    Ok(Some(spi::uuid_datum(&tenant_id)))
+    Ok(Some(pg::datum::uuid(&tenant_id)))
 }
 
 fn check_plan(plan: Option<&str>) -> Result<()> {

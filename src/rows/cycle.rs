@@ -9,9 +9,8 @@
 //! resets it before the next row. So the context says which statement it is, and its
 //! reset ends what is remembered here.
 
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
-use std::ffi::c_void;
 
 /// Which of the two passes left it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,28 +34,18 @@ thread_local! {
 /// Remembers what a pass leaves in a column; `None` is a null. `family` is the topmost
 /// table: a partition's column of that name may have another number.
 pub fn remember(pass: Pass, family: Oid, column: &[u8], content: Option<Vec<u8>>) {
-    // SAFETY: set at all times.
-    let context = unsafe { pg_sys::CurrentMemoryContext };
-    let is_first =
-        LEFT.with_borrow(|left| !left.iter().any(|entry| entry.context == context as usize));
+    let context = pg::context::current();
+    let is_first = LEFT.with_borrow(|left| !left.iter().any(|entry| entry.context == context));
     if is_first {
-        // SAFETY: the record of the callback lives in the context that it is for.
-        unsafe {
-            let callback: *mut pg_sys::MemoryContextCallback =
-                pg_sys::palloc0(size_of::<pg_sys::MemoryContextCallback>()).cast();
-            (*callback).func = Some(forget);
-            (*callback).arg = context.cast();
-            pg_sys::MemoryContextRegisterResetCallback(context, callback);
-        }
+        pg::context::at_reset(forget);
     }
-    let entry = Left { context: context as usize, pass, family, column: column.to_vec(), content };
+    let entry = Left { context, pass, family, column: column.to_vec(), content };
     LEFT.with_borrow_mut(|left| left.push(entry));
 }
 
 /// Whether that is what the pass left in the column of this very row.
 pub fn left(pass: Pass, family: Oid, column: &[u8], content: Option<&[u8]>) -> bool {
-    // SAFETY: set at all times.
-    let context = unsafe { pg_sys::CurrentMemoryContext } as usize;
+    let context = pg::context::current();
     LEFT.with_borrow(|left| {
         left.iter().any(|entry| {
             entry.context == context
@@ -68,14 +57,11 @@ pub fn left(pass: Pass, family: Oid, column: &[u8], content: Option<&[u8]>) -> b
     })
 }
 
-/// # Safety
-/// Called by PostgreSQL when it resets or deletes the context.
-unsafe extern "C-unwind" fn forget(context: *mut c_void) {
-    // A callback must not fail. Nothing of PostgreSQL's is called while this is borrowed,
-    // so that it never is here.
+/// Nothing of PostgreSQL's is called while this is borrowed, so that it never is here.
+fn forget(context: usize) {
     let _ = LEFT.try_with(|left| {
         if let Ok(mut left) = left.try_borrow_mut() {
-            left.retain(|entry| entry.context != context as usize);
+            left.retain(|entry| entry.context != context);
         }
     });
 }

@@ -3,10 +3,11 @@
 use super::cycle::{self, Pass};
 use super::trigger::RowTrigger;
 use super::value::{self, Kind};
-use super::{memo, pages, table};
+use super::{pages, table};
 use keysmith_core::rows::stored::{self, Algorithm};
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
+use pg::memo;
 use pg::varlena;
 use pgrx::pg_sys::{Datum, Oid};
 

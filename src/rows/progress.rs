@@ -5,18 +5,9 @@
 //! can't be read counts as no progress.
 
 use super::value::is_representable;
-use crate::manage::authority;
-use pg::call::{Call, sql_functions};
-use pg::error::Result;
-use pg::result_set::ResultSet;
-use pg::text;
-use pg::user_table::{Trigger, comment, comment_of, is_own};
-use pgrx::pg_sys::{self, Datum, Oid};
+use pg::user_table::{Trigger, comment, comment_of};
+use pgrx::pg_sys::{self, Oid};
 use serde_json::{Map, Value, json};
-
-sql_functions! {
-    keysmith_hashing_state => hashing_state;
-}
 
 #[derive(Clone, Default)]
 pub struct Progress {
@@ -116,37 +107,4 @@ fn optional<T>(
 fn is_time(time: &i64) -> bool {
     let year = 365 * 24 * 3600 * 1_000_000_i64;
     (0..1000 * year).contains(time)
-}
-
-/// A row of the view `hashing_progress`, without the table: phase, part, round, pages_total,
-/// pages_done, rows_done, started_at, finished_at. No row for a caller who may not see it.
-fn hashing_state(call: &Call) -> Result<Option<Datum>> {
-    let oid = |n| Oid::from(call.integer(n).unwrap_or_default() as u32);
-    // SAFETY: the function is declared to return rows.
-    let result = unsafe { ResultSet::of(call) };
-    if !is_own(oid(0)) && authority::sight()?.tenants.is_some() {
-        return Ok(None);
-    }
-    let progress = Progress::of(oid(1));
-    let phase = match (progress.started_at, progress.finished_at) {
-        (None, _) => "not begun",
-        (_, None) => "digesting rows",
-        _ => "done",
-    };
-    let begun = |value: Datum| progress.started_at.map(|_| value);
-    let done = progress.pages_done.min(progress.pages_total);
-    // SAFETY: the cells are of the types that the function is declared with.
-    unsafe {
-        result.put([
-            Some(text::datum(phase)),
-            progress.part.as_deref().filter(|_| progress.is_under_way()).map(text::datum),
-            begun(Datum::from(progress.round as i32)),
-            begun(Datum::from(progress.pages_total)),
-            begun(Datum::from(done)),
-            begun(Datum::from(progress.rows)),
-            progress.started_at.map(Datum::from),
-            progress.finished_at.map(Datum::from),
-        ]);
-    }
-    Ok(None)
 }

@@ -2,13 +2,14 @@
 
 use super::canonical::Form;
 use super::cycle::{self, Pass};
+use super::table;
 use super::trigger::RowTrigger;
 use super::value::{self, varlena_of};
-use super::{memo, table};
 use crate::pepper;
 use keysmith_core::rows::seal::Problem;
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
+use pg::memo;
 use pg::varlena;
 use pgrx::pg_sys::{self, Datum, HeapTuple, MemoryContext, Oid, TupleDesc};
 use std::ffi::CStr;

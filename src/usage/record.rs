@@ -1,9 +1,9 @@
 //! The record of a request, as a decision makes it.
 
 use crate::catalog::policy::{Policy, UsageLog};
-use crate::decide::verdict::{Holder, Verdict};
 use crate::usage::session::destination::is_kept_here;
 use crate::usage::session::{pending, worker_slot};
+use crate::verdict::{Holder, Verdict};
 use keysmith_core::event::{self, Event, Learned, MAX_LEN, Record};
 use keysmith_core::policy::verdict::Reason;
 use pgrx::pg_sys;

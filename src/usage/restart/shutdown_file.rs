@@ -7,7 +7,7 @@ use crate::usage::restart::control_file::was_shut_down;
 use crate::usage::restart::file;
 use crate::usage::restart::standby_backlog;
 use crate::usage::restart::traces;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys;
 use std::ffi::{CStr, c_int};
 use std::fs;
 use std::io;
@@ -26,8 +26,7 @@ pub fn take_up(ring: &Ring) {
             put_back(ring, &content);
         }
     }
-    // SAFETY: the callback lives as long as the library. Backends don't inherit it.
-    unsafe { pg_sys::on_shmem_exit(Some(at_exit), Datum::null()) };
+    pg::exit::at_leaving(at_exit, 0);
 }
 
 fn put_back(ring: &Ring, content: &[u8]) {
@@ -52,7 +51,7 @@ fn take_record<'a>(content: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
 
 /// After a proper end only: of what a worker was at when it was cut off, nobody could
 /// tell whether it is stored.
-unsafe extern "C-unwind" fn at_exit(code: c_int, _argument: Datum) {
+fn at_exit(code: c_int, _: usize) {
     let Some(ring) = ring() else { return };
     // SAFETY: the control file is the server's own; the postmaster is alone by now.
     let is_proper = code == 0 && unsafe { was_shut_down() };

@@ -3,9 +3,9 @@
 use crate::usage::queue::ring::{Ring, ring};
 use crate::usage::restart::traces;
 use pg::clock::monotonic;
+use pg::worker::Kind;
 use pgrx::pg_sys;
 use std::cell::Cell;
-use std::ffi::{CStr, c_char};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -134,38 +134,8 @@ fn ask_for_worker(ring: &Ring, place: usize) {
 /// Has the postmaster start a worker for a database. False where it has no more room
 /// for workers.
 pub fn register(database: pg_sys::Oid) -> bool {
-    // SAFETY: asks for the server's state. On a standby recovery may never finish.
-    let start = if unsafe { pg_sys::RecoveryInProgress() } {
-        pg_sys::BgWorkerStartTime::BgWorkerStart_ConsistentState
-    } else {
-        pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished
-    };
-    let mut worker = pg_sys::BackgroundWorker {
-        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION)
-            as i32,
-        bgw_start_time: start,
-        // BGW_NEVER_RESTART: the next event asks for a new one.
-        bgw_restart_time: -1,
-        bgw_main_arg: pg_sys::Datum::from(database),
-        ..Default::default()
-    };
-    name(&mut worker, c"keysmith usage worker", c"keysmith_usage_worker");
-    // SAFETY: the structure is copied; no handle is asked for.
-    unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) }
-}
-
-/// What a worker of ours is called, and where it begins.
-pub fn name(worker: &mut pg_sys::BackgroundWorker, name: &CStr, entry: &CStr) {
-    fill(&mut worker.bgw_name, name);
-    fill(&mut worker.bgw_type, name);
-    fill(&mut worker.bgw_library_name, c"$libdir/keysmith");
-    fill(&mut worker.bgw_function_name, entry);
-}
-
-fn fill(place: &mut [c_char], text: &CStr) {
-    for (place, byte) in place.iter_mut().zip(text.to_bytes_with_nul()) {
-        *place = *byte as c_char;
-    }
+    const WORKER: Kind = Kind { name: c"keysmith usage worker", entry: c"keysmith_usage_worker" };
+    WORKER.start(pg_sys::Datum::from(database))
 }
 
 /// Requests that a backend without shared memory could not record.

@@ -27,7 +27,7 @@ pub fn note(incarnation: i64, sequence: i64, record: &Record, why: &str) -> Resu
             Param::bigint(Some(sequence)),
             Param::timestamp(at),
             Param::uuid(&request_id),
-            Param::given(pg_sys::UUIDOID, key_id.as_ref().map(spi::uuid_datum)),
+            Param::given(pg_sys::UUIDOID, key_id.as_ref().map(pg::datum::uuid)),
             Param::text(why),
         ],
     )?;

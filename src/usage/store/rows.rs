@@ -49,7 +49,7 @@ pub fn event<'a>(
         Some(Datum::from(learned.status.unwrap_or_default())),
         Some(texts.datum(11, event.outcome)),
         event.ip.map(inet),
-        learned.latency.map(|latency| interval(0, latency)),
+        learned.latency.map(|latency| pg::datum::interval(0, latency)),
     ])
 }
 
@@ -80,7 +80,7 @@ pub fn delta<'a>(group: &'a Group<'a>, counts: &Counts, texts: &mut Texts<'a>) -
         Some(Datum::from(counts.requests)),
         Some(Datum::from(counts.refused)),
         Some(Datum::from(counts.timed)),
-        Some(interval(counts.latency_days, counts.latency)),
+        Some(pg::datum::interval(counts.latency_days, counts.latency)),
         counts.used_at.map(Datum::from),
         counts.changed_from.map(Datum::from),
     ])
@@ -111,14 +111,4 @@ fn inet(address: IpAddr) -> Datum {
         }
     };
     bytes(&value[..used])
-}
-
-pub fn interval(days: i32, microseconds: i64) -> Datum {
-    // SAFETY: memory of the structure's size, filled in at once.
-    unsafe {
-        let interval = pg_sys::palloc0(size_of::<pg_sys::Interval>()).cast::<pg_sys::Interval>();
-        (*interval).day = days;
-        (*interval).time = microseconds;
-        Datum::from(interval)
-    }
 }

@@ -7,40 +7,16 @@ use crate::usage::worker::cycle::Worker;
 use crate::usage::worker::flush::Flusher;
 use pg::clock::monotonic;
 use pg::major;
+use pg::worker::{begin, set_for_good, worker_entry};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::{CStr, c_int};
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering::SeqCst;
 
-/// The entry of the worker; its argument is the database's oid.
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn keysmith_usage_worker(argument: Datum) {
-    // SAFETY: nothing else is on this frame; an error ends the process.
-    unsafe { pg_sys::panic::pgrx_extern_c_guard(|| work(argument.value() as u32)) }
-}
-
-/// Ends the current work, which is tried again, and then the worker: see `shut_down`.
-unsafe extern "C-unwind" fn on_sigterm(_signal: c_int) {
-    // SAFETY: flags for signal handlers, and our own latch.
-    unsafe {
-        pg_sys::ShutdownRequestPending = 1;
-        pg_sys::QueryCancelPending = 1;
-        pg_sys::InterruptPending = 1;
-        pg_sys::SetLatch(pg_sys::MyLatch);
-    }
-}
-
-unsafe extern "C-unwind" fn on_sighup(_signal: c_int) {
-    // SAFETY: a flag for signal handlers, and our own latch.
-    unsafe {
-        pg_sys::ConfigReloadPending = 1;
-        pg_sys::SetLatch(pg_sys::MyLatch);
-    }
-}
+worker_entry!(keysmith_usage_worker => work);
 
 /// Gives the place up when the process ends, however it does.
-unsafe extern "C-unwind" fn at_exit(_code: c_int, place: Datum) {
-    let place = place.value();
+fn at_exit(_code: c_int, place: usize) {
     let Some(ring) = ring() else { return };
     // SAFETY: set when the process started.
     let pid = unsafe { pg_sys::MyProcPid };
@@ -57,19 +33,11 @@ unsafe extern "C-unwind" fn at_exit(_code: c_int, place: Datum) {
     });
 }
 
-fn work(oid: u32) {
+/// The argument is the database's OID.
+fn work(argument: Datum) {
+    let oid = argument.value() as u32;
     let Some(ring) = ring() else { return };
-    // SAFETY: what background workers do first.
-    unsafe {
-        major::handle_signal(pg_sys::SIGTERM, on_sigterm);
-        major::handle_signal(pg_sys::SIGHUP, on_sighup);
-        pg_sys::BackgroundWorkerUnblockSignals();
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(
-            oid.into(),
-            pg_sys::Oid::INVALID,
-            pg_sys::BGWORKER_BYPASS_ALLOWCONN,
-        );
-    }
+    begin(Some(oid.into()));
     let Some(place) = ring.place_of(oid) else { return };
     let is_alone = ring.with(place, |database| {
         let is_alone = database.worker.pid == 0;
@@ -87,8 +55,7 @@ fn work(oid: u32) {
     if is_alone != Some(true) {
         return;
     }
-    // SAFETY: the callback lives as long as the library.
-    unsafe { pg_sys::before_shmem_exit(Some(at_exit), Datum::from(place)) };
+    pg::exit::before_leaving(at_exit, place);
     be_independent();
     // SAFETY: asks for the server's state.
     let is_standby = unsafe { pg_sys::RecoveryInProgress() };
@@ -117,14 +84,6 @@ fn be_independent() {
         (c"synchronous_commit", c"local"),
     ];
     for (name, value) in SETTINGS.into_iter().chain(major::TIMEOUTS) {
-        // SAFETY: settings of PostgreSQL's, in a process of ours.
-        unsafe {
-            pg_sys::SetConfigOption(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_OVERRIDE,
-            );
-        }
+        set_for_good(name, value);
     }
 }

@@ -12,22 +12,6 @@ pub const LOOKS_AROUND: i64 = 500_000;
 /// Requests without a known key are stored less often: a flood of them costs little.
 pub const STORES_UNKNOWN: i64 = 5_000_000;
 
-/// Interrupts and changed settings.
-pub fn attend() {
-    let attended = pgrx::PgTryBuilder::new(|| {
-        pgrx::check_for_interrupts!();
-        // SAFETY: set by the signal's handler.
-        unsafe {
-            if pg_sys::ConfigReloadPending != 0 {
-                pg_sys::ConfigReloadPending = 0;
-                pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
-            }
-        }
-    });
-    // A cancellation that finds nothing to cancel.
-    attended.catch_others(|_| ()).execute();
-}
-
 /// Whether someone drops, renames or copies the database, which takes a lock that
 /// excludes those who connect, and waits a few seconds for all others to go.
 pub fn database_is_wanted() -> bool {
@@ -52,10 +36,7 @@ pub fn database_is_wanted() -> bool {
     false
 }
 
-pub fn shutdown_requested() -> bool {
-    // SAFETY: set by the signal's handler.
-    unsafe { pg_sys::ShutdownRequestPending != 0 }
-}
+pub use pg::worker::{attend, shutdown_requested};
 
 /// What the postmaster has written of its state, in the line that `pg_ctl` reads. A
 /// worker alone that was told to end doesn't wait for others.

@@ -1,7 +1,7 @@
 //! What a trigger remembers from row to row of a statement.
 
-use pg::call::Call;
-use pg::error::Result;
+use crate::call::Call;
+use crate::error::Result;
 use pgrx::pg_sys;
 use std::ffi::c_void;
 

@@ -1,0 +1,30 @@
+//! Values made for PostgreSQL, in the current memory context.
+
+use pgrx::pg_sys::{self, Datum};
+
+/// An interval of days and microseconds.
+pub fn interval(days: i32, microseconds: i64) -> Datum {
+    // SAFETY: memory of the structure's size, filled in at once.
+    unsafe {
+        let interval = pg_sys::palloc0(size_of::<pg_sys::Interval>()).cast::<pg_sys::Interval>();
+        (*interval).day = days;
+        (*interval).time = microseconds;
+        Datum::from(interval)
+    }
+}
+
+pub fn uuid(uuid: &[u8; 16]) -> Datum {
+    // SAFETY: 16 bytes of the current memory context, filled in at once.
+    unsafe {
+        let copy = pg_sys::palloc(16).cast::<[u8; 16]>();
+        *copy = *uuid;
+        Datum::from(copy)
+    }
+}
+
+/// A text or bytea of these bytes. A text must be in the database's encoding.
+pub fn bytes(content: &[u8]) -> Datum {
+    // SAFETY: the length is that of the slice, which is copied.
+    unsafe { pg_sys::cstring_to_text_with_len(content.as_ptr().cast(), content.len() as i32) }
+        .into()
+}
