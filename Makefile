@@ -96,6 +96,7 @@ lint: setup ## check formatting and lints
 	$(CARGO) fmt --all --check
 	$(call cargo,clippy) --workspace --all-targets -- -D warnings
 	python3 scripts/check_tests.py
+	python3 scripts/check_layers.py
 
 # FULL=1 takes hours. ONLY="growth cost" measures some of the charts, RESUME=1 what is missing.
 bench: install $(BENCH_VENV)/done benches/frameworks/node_modules/.package-lock.json ## measure the charts of docs/performance.md

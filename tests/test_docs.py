@@ -406,7 +406,7 @@ def test_every_setting_has_a_heading(cluster):
 
 
 def test_the_table_of_errors_is_that_of_the_code():
-    ours = re.findall(r'b"([0-9A-Z]{5})"', (ROOT / "src/error.rs").read_text())
+    ours = re.findall(r'b"([0-9A-Z]{5})"', (ROOT / "pg/src/error.rs").read_text())
     listed = re.findall(r"^\| *`([0-9A-Z]{5})`", section((ROOT / "docs/errors.md").read_text(),
                                                          "Our errors"), re.M)
     assert ours and sorted(ours) == sorted(listed)
