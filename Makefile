@@ -21,7 +21,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
-        test test-core test-server test-majors installcheck lint bench bench-drain bench-instructions bench-isolation bench-round-trip \
+        test test-core test-server test-majors installcheck lint deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
         bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency crash soak scale clean
 
 help: ## list what can be made
@@ -92,11 +92,16 @@ test-majors: setup ## run every test on every supported PostgreSQL
 installcheck: ## run the regression suites against a running server
 	pg_test/run $(pg_config)
 
-lint: setup ## check formatting and lints
+lint: setup $(VENV)/done ## check formatting, lints, layers and spelling
 	$(CARGO) fmt --all --check
 	$(call cargo,clippy) --workspace --all-targets -- -D warnings
 	python3 scripts/check_tests.py
 	python3 scripts/check_layers.py
+	$(VENV)/bin/codespell
+
+deny: ## check licences, advisories and sources of libraries, where cargo-deny is installed
+	@command -v cargo-deny >/dev/null || { echo "cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny check
 
 # FULL=1 takes hours. ONLY="growth cost" measures some of the charts, RESUME=1 what is missing.
 bench: install $(BENCH_VENV)/done benches/frameworks/node_modules/.package-lock.json ## measure the charts of docs/performance.md
