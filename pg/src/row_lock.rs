@@ -79,7 +79,7 @@ impl Deadline {
             if self.left() == 0 {
                 return false;
             }
-            pause(10);
+            latch::rest();
         }
         true
     }
