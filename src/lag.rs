@@ -6,7 +6,7 @@
 //! guard has a worker that does, a transaction without rows at each beat. The beat is
 //! the server's and not a database's: one serves all of them, and no table grows.
 
-use pg::direct;
+use pg::server;
 use pg::settings::{About, Context, Integer};
 use pg::worker::{self, Kind, worker_entry};
 use pgrx::pg_sys::{self, Datum};
@@ -57,16 +57,8 @@ pub fn is_behind(now: i64) -> bool {
 
 #[cold]
 fn is_older(most: i64, now: i64) -> bool {
-    // SAFETY: both read the server's state. Without a commit since the start there is
-    // no time, which is 0: long ago.
-    unsafe { direct::RecoveryInProgress() && now.saturating_sub(recovery::GetLatestXTime()) > most }
-}
-
-/// Without pgrx's care for errors: it raises none, and is called for each decision.
-mod recovery {
-    unsafe extern "C-unwind" {
-        pub fn GetLatestXTime() -> i64;
-    }
+    // Without a commit since the start there is no time, which is 0: long ago.
+    server::is_in_recovery() && now.saturating_sub(server::latest_replayed_commit()) > most
 }
 
 const HEARTBEAT: Kind = Kind { name: c"keysmith heartbeat", entry: c"keysmith_heartbeat" };

@@ -3,10 +3,8 @@
 use crate::settings;
 use keysmith_core::key::pepper::Peppers;
 use pg::error::{Code, Error, Result};
-use pgrx::pg_sys;
-use std::ffi::CStr;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 static PEPPERS: OnceLock<Peppers> = OnceLock::new();
@@ -46,7 +44,8 @@ pub fn complaint() -> Option<String> {
 /// complete the sentence "keysmith.pepper_file …", and never quote the file.
 fn read(path: &Path) -> std::result::Result<Peppers, String> {
     let path = path.canonicalize().map_err(|error| format!("can't be opened: {error}"))?;
-    if data_directory().is_some_and(|data| path.starts_with(data)) {
+    let data = pg::server::data_directory();
+    if path.starts_with(data.canonicalize().unwrap_or(data)) {
         return Err("must be outside the data directory, or backups would hold both".into());
     }
     let metadata = path.metadata().map_err(|error| format!("can't be read: {error}"))?;
@@ -60,16 +59,4 @@ fn read(path: &Path) -> std::result::Result<Peppers, String> {
     }
     let text = std::fs::read_to_string(&path).map_err(|error| format!("can't be read: {error}"))?;
     Peppers::parse(&text)
-}
-
-fn data_directory() -> Option<PathBuf> {
-    // SAFETY: set before any library is loaded, and a C string from then on.
-    let path = unsafe {
-        if pg_sys::DataDir.is_null() {
-            return None;
-        }
-        CStr::from_ptr(pg_sys::DataDir)
-    };
-    let path = PathBuf::from(path.to_string_lossy().into_owned());
-    Some(path.canonicalize().unwrap_or(path))
 }

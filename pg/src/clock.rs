@@ -1,8 +1,16 @@
-//! A clock that nobody sets, for how long something takes or waits. What is stored or shown
-//! goes by PostgreSQL's.
+//! Clocks.
 
-/// Microseconds since the machine was started, or some other moment in its past. All
-/// processes agree on it.
+use crate::direct;
+
+/// PostgreSQL's, in microseconds: for what is stored or shown.
+#[inline]
+pub fn now() -> i64 {
+    // SAFETY: asks the operating system, and raises no error.
+    unsafe { direct::GetCurrentTimestamp() }
+}
+
+/// A clock that nobody sets, for how long something takes or waits: microseconds since the
+/// machine was started, or some other moment in its past. All processes agree on it.
 pub fn monotonic() -> i64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: fills in the structure; this clock is on every machine.

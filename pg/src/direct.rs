@@ -6,8 +6,8 @@
 //! needs dropping; the others are marked.
 
 use pgrx::pg_sys::{
-    BlockNumber, Buffer, Datum, ForkNumber, HeapTuple, LOCKMODE, LWLock, LWLockMode, LockRelId,
-    Oid, Relation, Snapshot, TupleDesc,
+    BlockNumber, Buffer, Datum, ForkNumber, HeapTuple, LOCKMODE, LWLock, LWLockMode, Latch,
+    LockRelId, Oid, Relation, Snapshot, TimestampTz, TupleDesc,
 };
 
 unsafe extern "C-unwind" {
@@ -30,6 +30,9 @@ unsafe extern "C-unwind" {
 
     // These raise none, unless memory is corrupt.
     pub fn RecoveryInProgress() -> bool;
+    pub fn GetLatestXTime() -> TimestampTz;
+    pub fn GetCurrentTimestamp() -> TimestampTz;
+    pub fn SetLatch(latch: *mut Latch);
     pub fn UnregisterSnapshot(snapshot: Snapshot);
     pub fn RelationClose(relation: Relation);
     pub fn UnlockRelationId(relation: *mut LockRelId, mode: LOCKMODE);

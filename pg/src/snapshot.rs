@@ -51,6 +51,13 @@ impl Drop for Snapshot {
     }
 }
 
+/// Lets go of the snapshot by which catalogs were read last. It would hold up who removes rows, and
+/// on a standby replay, until the transaction ends.
+pub fn let_go_of_catalog_snapshot() {
+    // SAFETY: who still uses it has registered it.
+    unsafe { pg_sys::InvalidateCatalogSnapshot() };
+}
+
 /// How many transactions of this server have ended that could have changed anything.
 /// It is counted before a commit returns, and on standbys as commits are replayed.
 #[inline]

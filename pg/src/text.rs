@@ -73,6 +73,24 @@ pub fn to_server(text: &str) -> CString {
     }
 }
 
+/// How many bytes of a text in the database's encoding are whole characters within a limit.
+pub fn clipped(text: &[u8], limit: usize) -> usize {
+    let (length, most) = (c_int::try_from(text.len()), c_int::try_from(limit));
+    let (length, most) = (length.unwrap_or(c_int::MAX), most.unwrap_or(c_int::MAX));
+    // SAFETY: of each character the first byte is read, if it is within the length. In the
+    // encodings that databases can have, that tells how long the character is.
+    let clipped = unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), length, most) };
+    // A last character that is cut off counts as a whole one.
+    usize::try_from(clipped).unwrap_or_default().min(text.len())
+}
+
+/// Whether the bytes are a text in the database's encoding.
+pub fn is_valid(bytes: &[u8]) -> bool {
+    let Ok(length) = c_int::try_from(bytes.len()) else { return false };
+    // SAFETY: reads as many bytes as the slice has, and raises no error.
+    unsafe { pg_sys::pg_verifymbstr(bytes.as_ptr().cast(), length, true) }
+}
+
 /// Reads a value's text form by an input function of PostgreSQL's that changes nothing,
 /// so that its error can be caught and told as ours: `None`.
 pub fn parsed(function: u32, parameter: pg_sys::Oid, text: &str) -> Option<pg_sys::Datum> {

@@ -81,6 +81,47 @@ unsafe extern "C-unwind" fn at_savepoint(
     unsafe { callback::guarded(step) }
 }
 
+/// Whether a transaction is in progress, and can still be committed.
+#[inline]
+pub fn is_in_progress() -> bool {
+    // SAFETY: a look at the transaction's state.
+    unsafe { pg_sys::IsTransactionState() }
+}
+
+/// Raises an error where no transaction is in progress: what looks into catalogs or takes locks
+/// needs one.
+#[inline]
+pub fn must_be_in_progress() {
+    if !is_in_progress() {
+        pgrx::error!("keysmith needs a transaction for this");
+    }
+}
+
+/// Whether the transaction is READ ONLY.
+#[inline]
+pub fn is_read_only() -> bool {
+    // SAFETY: a look at the transaction's state.
+    unsafe { pg_sys::XactReadOnly }
+}
+
+/// Whether this process works for a query in parallel with others, and so may not write.
+pub fn is_parallel() -> bool {
+    // SAFETY: a look at the transaction's state.
+    unsafe { pg_sys::IsInParallelMode() }
+}
+
+/// How deep in savepoints the transaction is: 1 outside of all, 0 where there is none.
+pub fn nest_level() -> i32 {
+    // SAFETY: a look at the transaction's state.
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+}
+
+/// Has the commit of this transaction wait until it is on disk, whatever the session's settings.
+pub fn force_sync_commit() {
+    // SAFETY: sets a flag of the transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
+}
+
 /// Runs something within a transaction, which is rolled back unless it is done.
 pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T) -> bool) -> T {
     // SAFETY: what PL/pgSQL does for a block with an exception handler.

@@ -1,6 +1,6 @@
 //! Background workers: how they are asked for, begin, and attend to signals.
 
-use crate::major;
+use crate::{major, server};
 use pgrx::pg_sys::{self, BackgroundWorker, BgWorkerStartTime, Datum, Oid};
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr::{null, null_mut};
@@ -37,8 +37,8 @@ impl Kind {
 
     /// Has the postmaster start one now. False where it has no more room for workers.
     pub fn start(&self, argument: Datum) -> bool {
-        // SAFETY: asks for the server's state. On a standby recovery may never finish.
-        let start = if unsafe { pg_sys::RecoveryInProgress() } {
+        // On a standby recovery may never finish.
+        let start = if server::is_in_recovery() {
             BgWorkerStartTime::BgWorkerStart_ConsistentState
         } else {
             BgWorkerStartTime::BgWorkerStart_RecoveryFinished
@@ -129,6 +129,12 @@ pub fn attend() {
 pub fn shutdown_requested() -> bool {
     // SAFETY: set by the signal's handler.
     unsafe { pg_sys::ShutdownRequestPending != 0 }
+}
+
+/// What was to be cancelled has been: what comes now is not.
+pub fn forget_cancellation() {
+    // SAFETY: a flag that the signal's handler sets.
+    unsafe { pg_sys::QueryCancelPending = 0 };
 }
 
 /// What databases and roles are set to must not change how a worker works.

@@ -76,7 +76,7 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
                 rows.push((name.into(), row.text(column + 1)));
             }
         }
-        for row in spi::query(STANDBYS, &[incarnations::oid(incarnations::my_database())])?.iter() {
+        for row in spi::query(STANDBYS, &[incarnations::oid(pg::server::my_database())])?.iter() {
             rows.push((row.text(1).unwrap_or_default().into(), row.text(2)));
         }
         Ok(())

@@ -6,8 +6,8 @@ use crate::usage::session::{pending, worker_slot};
 use crate::verdict::{Holder, Verdict};
 use keysmith_core::event::{self, Event, Learned, MAX_LEN, Record};
 use keysmith_core::policy::verdict::Reason;
-use pgrx::pg_sys;
-use std::ffi::c_int;
+use pg::server::encoding_is_utf8;
+use pg::text;
 use std::net::IpAddr;
 
 /// What is known of a request at its decision.
@@ -111,13 +111,6 @@ fn learned<'a>(
 
 /// A text that is short enough to be recorded, cut between characters if it wasn't.
 pub fn cut<'a>(text: &'a [u8], most: usize, room: &'a mut Vec<u8>) -> &'a [u8] {
-    // SAFETY: asks for the database's encoding.
-    let is_utf8 = unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as c_int;
-    let mark = if is_utf8 { "…" } else { "..." };
-    let clip = |text: &[u8], limit: usize| {
-        let (length, limit) = (text.len() as c_int, limit as c_int);
-        // SAFETY: the text is read up to its length; both are small.
-        unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), length, limit) }.unsigned_abs() as usize
-    };
-    event::cut(text, most, mark.as_bytes(), clip, room)
+    let mark = if encoding_is_utf8() { "…" } else { "..." };
+    event::cut(text, most, mark.as_bytes(), text::clipped, room)
 }

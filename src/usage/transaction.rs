@@ -22,11 +22,6 @@ pub struct Failure {
 
 pub type Outcome<T> = std::result::Result<T, Failure>;
 
-pub fn now() -> i64 {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
-}
-
 /// Runs something in a transaction of its own, as the extension's owner.
 pub fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     bare_transaction(what, || {

@@ -10,11 +10,12 @@ use crate::usage::queue::unknown::Unknown;
 use crate::usage::queue::wanted::Wanted;
 use crate::usage::settings;
 use keysmith_core::event::{self, MAX_LEN};
+use pg::latch::Latch;
+use pg::server;
 use pg::shmem::{Place, lwlock};
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char};
-use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How many databases of a server can have a queue. The records of others are written
@@ -115,7 +116,7 @@ pub struct WorkerPlace {
     pub pid: i32,
     /// When it was asked for, or came, or when asking may be tried again.
     pub since: i64,
-    pub latch: *mut pg_sys::Latch,
+    pub latch: Latch,
     /// Somebody waits for all to be stored.
     pub asked: bool,
     pub wanted: Wanted,
@@ -232,7 +233,7 @@ impl Ring {
     /// Takes a record in. False if there is no room, which is for the caller to count.
     #[inline]
     pub fn push(&self, database: usize, record: &[u8]) -> bool {
-        let mut wake = null_mut();
+        let mut wake = Latch::NONE;
         let is_in = self.locked(|state| {
             let is_in = self.append(state, database, record);
             if let Some(database) = state.databases.get_mut(database) {
@@ -244,11 +245,7 @@ impl Ring {
             }
             is_in
         });
-        if !wake.is_null() {
-            // SAFETY: a latch of shared memory. Its process may be gone: then another
-            // is woken for nothing, or none.
-            unsafe { pg_sys::SetLatch(wake) };
-        }
+        wake.set();
         is_in
     }
 
@@ -260,8 +257,7 @@ impl Ring {
     /// How many requests a sudden end can cost at most: those in a database's share of the
     /// slots, and one that each backend holds back.
     pub fn most_waiting(&self) -> i64 {
-        // SAFETY: set when the server starts.
-        i64::from(self.share) + i64::from(unsafe { pg_sys::MaxBackends })
+        i64::from(self.share) + i64::from(server::max_backends())
     }
 
     /// Many records are stored before the interval is over.

@@ -7,7 +7,7 @@ use crate::usage::standby::name;
 use crate::usage::transaction::{Outcome, transaction};
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param, Rows};
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Oid};
 
 /// The entry of this life, for one database.
 #[derive(Clone, Copy)]
@@ -153,7 +153,7 @@ impl Life {
         let incarnation = self.ring.incarnation;
         [
             Param::bigint(Some(incarnation)),
-            oid(self.oid),
+            oid(self.oid.into()),
             Param::bigint(Some(server())),
             Param::timestamp(Some(incarnation)),
             Param::bigint(Some(self.ring.most_waiting())),
@@ -161,18 +161,13 @@ impl Life {
     }
 }
 
-pub fn oid(oid: u32) -> Param {
+pub fn oid(oid: Oid) -> Param {
     Param::given(pg_sys::OIDOID, Some(oid.into()))
 }
 
-pub fn my_database() -> u32 {
-    // SAFETY: set for as long as the process lives.
-    unsafe { pg_sys::MyDatabaseId }.to_u32()
-}
-
+/// The server's number, as the book has it.
 pub fn server() -> i64 {
-    // SAFETY: set when the server starts.
-    unsafe { pg_sys::GetSystemIdentifier() as i64 }
+    pg::server::system_identifier() as i64
 }
 
 /// The life before this one: after a proper end nothing is lost, as what waited was

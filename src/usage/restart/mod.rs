@@ -1,6 +1,5 @@
 //! What outlasts an end of the server, and what an end has cost.
 
-pub mod control_file;
 pub mod file;
 pub mod incarnations;
 pub mod shutdown_file;

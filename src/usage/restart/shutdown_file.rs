@@ -3,12 +3,11 @@
 //! a file, and into the ring again when the server starts.
 
 use crate::usage::queue::ring::{MOST_DATABASES, Ring, ring};
-use crate::usage::restart::control_file::was_shut_down;
 use crate::usage::restart::file;
 use crate::usage::restart::standby_backlog;
 use crate::usage::restart::traces;
-use pgrx::pg_sys;
-use std::ffi::{CStr, c_int};
+use pg::server;
+use std::ffi::c_int;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -53,8 +52,7 @@ fn take_record<'a>(content: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
 /// tell whether it is stored.
 fn at_exit(code: c_int, _: usize) {
     let Some(ring) = ring() else { return };
-    // SAFETY: the control file is the server's own; the postmaster is alone by now.
-    let is_proper = code == 0 && unsafe { was_shut_down() };
+    let is_proper = code == 0 && server::was_shut_down();
     if !is_proper || ring.waiting() == 0 {
         return;
     }
@@ -117,7 +115,5 @@ fn write(ring: &Ring, queues: &[Queue]) -> io::Result<()> {
 
 /// Beside the statistics, which PostgreSQL keeps over a restart in the same way.
 fn path() -> PathBuf {
-    // SAFETY: set before any library is loaded.
-    let data = unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned();
-    PathBuf::from(data).join("pg_stat/keysmith_usage")
+    server::data_directory().join("pg_stat/keysmith_usage")
 }

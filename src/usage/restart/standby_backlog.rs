@@ -5,7 +5,6 @@
 
 use crate::usage::queue::ring::Ring;
 use crate::usage::restart::file;
-use crate::usage::restart::incarnations;
 use crate::usage::standby::link::Failed;
 use crate::usage::standby::load::{Life, Load};
 use crate::usage::standby::name;
@@ -13,9 +12,8 @@ use crate::usage::standby::receive;
 use crate::usage::transaction::{Failure, transaction};
 use keysmith_core::parcel;
 use pg::error::Error;
-use pgrx::pg_sys;
+use pg::server;
 use std::borrow::Cow;
-use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -127,7 +125,7 @@ fn read(content: &[u8]) -> Option<Kept<'_>> {
 
 /// The files of this database, the oldest life first.
 fn files() -> Vec<PathBuf> {
-    let oid = incarnations::my_database();
+    let oid = server::my_database().to_u32();
     let Ok(entries) = fs::read_dir(directory()) else { return Vec::new() };
     let prefix = format!("{PREFIX}{oid}.");
     let is_ours = |path: &PathBuf| name(path).starts_with(&prefix);
@@ -142,7 +140,5 @@ fn name(path: &Path) -> Cow<'_, str> {
 
 /// Beside the statistics, which PostgreSQL keeps over a restart in the same way.
 fn directory() -> PathBuf {
-    // SAFETY: set before any library is loaded.
-    let data = unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned();
-    PathBuf::from(data).join("pg_stat")
+    server::data_directory().join("pg_stat")
 }

@@ -1,9 +1,9 @@
 //! The start of the server: the queue is made, and gets what the server kept when it stopped.
 
 use crate::usage::queue::ring;
-use crate::usage::restart::control_file::{is_standby, was_shut_down};
 use crate::usage::restart::{shutdown_file, traces};
 use pg::error::Result;
+use pg::server;
 use pg::shmem::Region;
 
 pub static REGION: Region =
@@ -12,8 +12,9 @@ pub static REGION: Region =
 /// # Safety
 /// There must be that much fresh memory, and the lock. Only in the postmaster.
 unsafe fn initialise(memory: *mut u8) -> Result<()> {
+    let is_standby = server::data_directory().join("standby.signal").exists();
     // SAFETY: as the caller promises.
-    let ring = unsafe { ring::initialise(memory, was_shut_down(), is_standby()) };
+    let ring = unsafe { ring::initialise(memory, server::was_shut_down(), is_standby) };
     traces::begin(ring);
     shutdown_file::take_up(ring);
     Ok(())

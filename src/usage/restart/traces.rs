@@ -6,8 +6,7 @@
 //! the next worker of a life that is in no book, and of what it may have cost.
 
 use crate::usage::queue::ring::Ring;
-use pgrx::pg_sys;
-use std::ffi::CStr;
+use pg::server::data_directory;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -153,9 +152,4 @@ fn files() -> Vec<PathBuf> {
 /// Beside the statistics, which a server keeps where its tables are.
 fn directory() -> PathBuf {
     data_directory().join("pg_stat")
-}
-
-fn data_directory() -> PathBuf {
-    // SAFETY: set before any library is loaded.
-    PathBuf::from(unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned())
 }

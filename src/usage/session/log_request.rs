@@ -3,10 +3,10 @@
 use crate::usage::record::cut;
 use crate::usage::session::pending;
 use crate::usage::session::write_through;
-use crate::usage::transaction::now;
 use keysmith_core::event::{self, Learned, MAX_LEN, Record};
 use keysmith_core::request_id;
 use pg::call::{Bytes, Call, sql_functions};
+use pg::clock::now;
 use pg::error::{Error, Result};
 use pgrx::pg_sys::{self, Datum};
 

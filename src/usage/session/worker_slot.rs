@@ -3,8 +3,10 @@
 use crate::usage::queue::ring::{Ring, ring};
 use crate::usage::restart::traces;
 use pg::clock::monotonic;
+use pg::latch::Latch;
+use pg::server;
 use pg::worker::Kind;
-use pgrx::pg_sys;
+use pgrx::pg_sys::Datum;
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -43,8 +45,7 @@ pub fn find_place() -> Option<(&'static Ring, usize)> {
         IMPATIENCE.set(IMPATIENCE.get() - 1);
         return None;
     }
-    // SAFETY: set for as long as the backend lives.
-    let oid = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let oid = server::my_database().to_u32();
     let mut place = ring.place_of(oid);
     if place.is_none() {
         forget_dropped_databases(ring);
@@ -64,17 +65,7 @@ pub fn find_place() -> Option<(&'static Ring, usize)> {
 /// nobody will be.
 pub fn forget_dropped_databases(ring: &Ring) {
     for oid in ring.databases() {
-        // SAFETY: a look-up in the cache of databases, inside a transaction.
-        let exists = unsafe {
-            pg_sys::SearchSysCacheExists(
-                pg_sys::SysCacheIdentifier::DATABASEOID as i32,
-                pg_sys::Datum::from(oid),
-                pg_sys::Datum::null(),
-                pg_sys::Datum::null(),
-                pg_sys::Datum::null(),
-            )
-        };
-        if !exists {
+        if !server::has_database(oid.into()) {
             ring.forget(oid);
             traces::forget_database(oid);
         }
@@ -93,18 +84,14 @@ pub fn ensure(ring: &Ring, place: usize) {
 pub fn call(ring: &Ring, place: usize) {
     ensure(ring, place);
     let latch = ring.with(place, |database| database.worker.latch);
-    if let Some(latch) = latch.filter(|latch| !latch.is_null()) {
-        // SAFETY: a latch of shared memory, as in `Ring::push`.
-        unsafe { pg_sys::SetLatch(latch) };
-    }
+    latch.unwrap_or(Latch::NONE).set();
 }
 
 #[cold]
 fn ask_for_worker(ring: &Ring, place: usize) {
     let now = monotonic();
     let Some(signals) = ring.signals.get(place) else { return };
-    // SAFETY: asks for the server's state.
-    if unsafe { pg_sys::IsBinaryUpgrade } {
+    if server::is_binary_upgrade() {
         return;
     }
     let is_mine = ring.with(place, |database| {
@@ -119,9 +106,7 @@ fn ask_for_worker(ring: &Ring, place: usize) {
         }
         is_due
     });
-    // SAFETY: as above.
-    let oid = unsafe { pg_sys::MyDatabaseId };
-    if is_mine == Some(true) && !register(oid) {
+    if is_mine == Some(true) && !register() {
         ring.starved_at.store(now, SeqCst);
         ring.with(place, |database| {
             database.counters.failed_starts += 1;
@@ -131,11 +116,11 @@ fn ask_for_worker(ring: &Ring, place: usize) {
     }
 }
 
-/// Has the postmaster start a worker for a database. False where it has no more room
+/// Has the postmaster start a worker for this database. False where it has no more room
 /// for workers.
-pub fn register(database: pg_sys::Oid) -> bool {
+pub fn register() -> bool {
     const WORKER: Kind = Kind { name: c"keysmith usage worker", entry: c"keysmith_usage_worker" };
-    WORKER.start(pg_sys::Datum::from(database))
+    WORKER.start(Datum::from(server::my_database()))
 }
 
 /// Requests that a backend without shared memory could not record.

@@ -10,6 +10,7 @@ use crate::usage::store::partitions;
 use crate::usage::transaction::subtransaction;
 use keysmith_core::event::{Learned, MAX_LEN, Record};
 use pg::error::Result;
+use pg::transaction;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering::SeqCst;
@@ -85,11 +86,8 @@ pub fn amend(request_id: &[u8; 16], told: Learned) -> bool {
 
 /// Records that can't be written go to another writer.
 pub fn write_if_many(mut to: impl FnMut(&[u8])) {
-    // SAFETY: both ask for the state of the transaction.
-    let (is_parallel, level) =
-        unsafe { (pg_sys::IsInParallelMode(), pg_sys::GetCurrentTransactionNestLevel()) };
     let is_due = KEPT.with_borrow(|kept| kept.len() >= MOST_KEPT);
-    if is_due && !is_parallel && level == 1 && has_partitions() {
+    if is_due && !transaction::is_parallel() && transaction::nest_level() == 1 && has_partitions() {
         let written = write();
         let kept = KEPT.with_borrow_mut(std::mem::take);
         match written {
@@ -156,8 +154,7 @@ fn write() -> Option<u64> {
     let kept = TakenOut(KEPT.with_borrow_mut(std::mem::take));
     if settings::is_durable() {
         let events = store(&kept.0).unwrap_or_else(|error| pgrx::error!("{}", error.message()));
-        // SAFETY: sets a flag of the transaction: its commit is flushed.
-        unsafe { pg_sys::ForceSyncCommit() };
+        transaction::force_sync_commit();
         return Some(events);
     }
     let written = subtransaction(|| store(&kept.0));

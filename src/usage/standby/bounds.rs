@@ -4,11 +4,11 @@
 
 use crate::usage::settings;
 use crate::usage::standby::load::Life;
-use crate::usage::transaction::now;
 use keysmith_core::event::{self, Event, Learned, Record};
 use keysmith_core::policy::verdict::Reason;
 use keysmith_core::request_id;
 use keysmith_core::unknown_tally::Count;
+use pg::clock::now;
 use pg::error::{Error, Result};
 use pg::spi::{self, Param};
 use pg::varlena;

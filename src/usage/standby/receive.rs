@@ -22,7 +22,9 @@ use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::result_set::ResultSet;
 use pg::spi::{self, Param};
-use pgrx::pg_sys::{self, Datum};
+use pg::transaction::force_sync_commit;
+use pg::{server, text};
+use pgrx::pg_sys::Datum;
 
 sql_functions! {
     keysmith_usage_collect => usage_collect;
@@ -33,8 +35,7 @@ const MOST_NAME: usize = 200;
 const MOST_SIZE: usize = 600;
 
 fn usage_collect(call: &Call) -> Result<Option<Datum>> {
-    // SAFETY: asks for the server's state.
-    if unsafe { pg_sys::RecoveryInProgress() } {
+    if server::is_in_recovery() {
         return Err(Error::new(Code::Conflict, "usage_collect must be called on the primary")
             .hint("A standby of a standby needs keysmith.usage_conninfo."));
     }
@@ -72,8 +73,7 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
         take_in(&life, &load)
     })?;
     // What is acknowledged may be forgotten by its sender.
-    // SAFETY: sets a flag of the transaction.
-    unsafe { pg_sys::ForceSyncCommit() };
+    force_sync_commit();
     // SAFETY: the function is declared to return a set of two bigints.
     unsafe {
         ResultSet::of(call)
@@ -86,7 +86,7 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
 /// stores all of it or nothing.
 pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     let named = |life: &Life| {
-        [Param::bigint(Some(life.incarnation)), incarnations::oid(incarnations::my_database())]
+        [Param::bigint(Some(life.incarnation)), incarnations::oid(server::my_database())]
     };
     let [incarnation, database] = named(life);
     let is_new = spi::execute(
@@ -187,7 +187,7 @@ fn forget_lives(life: &Life) -> Result<()> {
                    WHERE l.standby <> '' AND l.database = $1
                    ORDER BY 1 DESC OFFSET 1000 LIMIT 1)
              FOR UPDATE SKIP LOCKED)",
-        &[incarnations::oid(incarnations::my_database()), Param::bigint(Some(life.incarnation))],
+        &[incarnations::oid(server::my_database()), Param::bigint(Some(life.incarnation))],
     )?;
     Ok(())
 }
@@ -211,7 +211,7 @@ fn report_losses(life: &Life) -> Result<()> {
              i.lost_at_most, i.standby, i.lost_from, i.lost_until), i.lost_at_most",
         &[
             Param::bigint(Some(life.incarnation)),
-            incarnations::oid(incarnations::my_database()),
+            incarnations::oid(server::my_database()),
             Param::text(&life.standby),
             Param::boolean(life.started_cleanly),
             Param::timestamp(Some(life.incarnation)),
@@ -262,8 +262,7 @@ fn learned_is_storable(learned: &Learned) -> bool {
 
 /// Whether the bytes are a text of the database's encoding.
 fn is_text(bytes: &[u8]) -> bool {
-    // SAFETY: reads as many bytes as the slice has.
-    unsafe { pg_sys::pg_verifymbstr(bytes.as_ptr().cast(), bytes.len() as i32, true) }
+    text::is_valid(bytes)
 }
 
 fn number(call: &Call, n: usize, name: &str) -> Result<i64> {

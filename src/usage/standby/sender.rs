@@ -15,17 +15,17 @@ use crate::usage::settings;
 use crate::usage::standby::link::{self, Failed, Link};
 use crate::usage::standby::load::{Life, Marks};
 use crate::usage::standby::name;
-use crate::usage::transaction::{Failure, extension_exists, now, transaction, without_snapshot};
+use crate::usage::transaction::{Failure, extension_exists, transaction, without_snapshot};
 use crate::usage::worker::process;
 use crate::usage::worker::process::{LOOKS_AROUND, STORES_UNKNOWN};
 use keysmith_core::event::Record;
 use keysmith_core::{parcel, unknown_tally};
-use pg::clock::monotonic;
+use pg::clock::{monotonic, now};
 use pg::error::{Code, Error};
+use pg::server;
+use pg::snapshot::let_go_of_catalog_snapshot;
 use pg::spi::{self, Param};
-use pg::text;
 use pgrx::pg_sys;
-use std::ffi::CStr;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// How long to stay with nothing to do, in microseconds.
@@ -97,8 +97,7 @@ impl Sender {
             if process::shutdown_requested() {
                 return End::Leaves;
             }
-            // SAFETY: asks for the server's state.
-            if !unsafe { pg_sys::RecoveryInProgress() } {
+            if !server::is_in_recovery() {
                 self.link = None;
                 self.note_replayed();
                 return End::Promoted;
@@ -218,14 +217,9 @@ impl Sender {
         })?;
         let standby = self.standby.clone();
         let link = in_transaction("connecting to the primary", || {
-            // SAFETY: gives a C string of this transaction's, or null.
-            let database = unsafe {
-                let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
-                if name.is_null() { c"" } else { CStr::from_ptr(name) }
-            };
-            let database = text::lossy(database.to_bytes());
-            // SAFETY: lets go of the snapshot that the look-up took.
-            unsafe { pg_sys::InvalidateCatalogSnapshot() };
+            let database = server::my_database_name();
+            // The look-up took one.
+            let_go_of_catalog_snapshot();
             Link::open(&place, &database, &standby)
         })?;
         self.link = Some(link);
@@ -243,7 +237,7 @@ impl Sender {
     /// Has the primary know of lives that ended suddenly, which it may never have heard of:
     /// each, and then the one after it, which did not begin after a proper end.
     fn report_lost(&self) -> Result<(), Failed> {
-        let lost = traces::lost(incarnations::my_database(), self.ring);
+        let lost = traces::lost(server::my_database().to_u32(), self.ring);
         for lost in &lost {
             let life = |incarnation, started_cleanly| Life {
                 incarnation,
@@ -344,7 +338,7 @@ impl Sender {
             let rows = spi::query(
                 "SELECT last_sequence, unknown_seen FROM keysmith_private.usage_incarnation
                  WHERE incarnation = $1 AND database = $2",
-                &[Param::bigint(Some(incarnation)), incarnations::oid(incarnations::my_database())],
+                &[Param::bigint(Some(incarnation)), incarnations::oid(server::my_database())],
             )?;
             let row = rows.first().ok_or_else(|| Error::new(Code::NotFound, "no such life"))?;
             Ok(Marks {

@@ -8,9 +8,9 @@
 use crate::usage::store::bulk::Table;
 use crate::usage::store::partitions::{Parent, named};
 use crate::usage::store::rows::{self, DELTA, Texts};
-use crate::usage::transaction::now;
 use keysmith_core::event::Event;
 use keysmith_core::tally::Tally;
+use pg::clock::now;
 use pgrx::pg_sys::{self, Oid};
 use std::collections::BTreeMap;
 use std::ffi::CStr;

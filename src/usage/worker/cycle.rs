@@ -7,11 +7,12 @@ use crate::usage::settings;
 use crate::usage::transaction::extension_exists;
 use crate::usage::worker::flush::{Flusher, Step};
 use crate::usage::worker::process::{
-    LOOKS_AROUND, STORES_UNKNOWN, attend, database_is_wanted, server_is_stopping,
-    shutdown_requested, step_down,
+    LOOKS_AROUND, STORES_UNKNOWN, attend, server_is_stopping, shutdown_requested, step_down,
 };
 use pg::clock::monotonic;
-use pgrx::pg_sys;
+use pg::lock::my_database_is_wanted;
+use pg::server::backends_of_my_database;
+use pg::worker::forget_cancellation;
 use std::sync::atomic::Ordering::SeqCst;
 
 const MAINTAINS: i64 = 60_000_000;
@@ -58,7 +59,7 @@ impl Worker {
             if shutdown_requested() {
                 return self.shut_down();
             }
-            if database_is_wanted() {
+            if my_database_is_wanted() {
                 return self.make_way();
             }
             if !self.is_open && self.flusher.may_try() && !self.open() {
@@ -131,7 +132,7 @@ impl Worker {
     /// batches, and a batch costs much the same with ten records and with thousands.
     fn drain(&mut self) {
         let newest = self.flusher.ring.with(self.flusher.place, |d| d.sequence);
-        while self.flusher.may_try() && !shutdown_requested() && !database_is_wanted() {
+        while self.flusher.may_try() && !shutdown_requested() && !my_database_is_wanted() {
             match self.flusher.batch() {
                 Step::Empty => return,
                 Step::Stored => {
@@ -205,8 +206,7 @@ impl Worker {
             database.worker.pid = 0;
             signals.worker.store(STARTING, SeqCst);
         });
-        // SAFETY: set for as long as the process lives.
-        if !worker_slot::register(unsafe { pg_sys::MyDatabaseId }) {
+        if !worker_slot::register() {
             ring.with(place, |database| {
                 database.counters.failed_starts += 1;
                 signals.worker.store(ABSENT, SeqCst);
@@ -237,8 +237,7 @@ impl Worker {
         let mut start = monotonic();
         let mut tries = 0;
         loop {
-            // SAFETY: what was to be cancelled has been.
-            unsafe { pg_sys::QueryCancelPending = 0 };
+            forget_cancellation();
             if is_being_dropped() {
                 break self.leave_the_rest();
             }
@@ -264,8 +263,7 @@ impl Worker {
             }
             let held = self.flusher.ring.signals.get(self.flusher.place);
             let is_held = held.is_some_and(|signals| signals.held.load(SeqCst) > 0);
-            // SAFETY: counts entries of shared memory.
-            let others = unsafe { pg_sys::CountDBBackends(pg_sys::MyDatabaseId) } > 1;
+            let others = backends_of_my_database() > 1;
             let waited = monotonic() - start;
             let patience = if is_held { WAITS_FOR_HELD } else { WAITS_FOR_OTHERS };
             let waits = waited < patience && (others || self.flusher.has_news());
@@ -283,5 +281,5 @@ impl Worker {
 /// Whether the worker is told to end because the database is dropped by force. Who does that
 /// waits five seconds for it, and what would be stored goes too.
 fn is_being_dropped() -> bool {
-    database_is_wanted() && !server_is_stopping()
+    my_database_is_wanted() && !server_is_stopping()
 }

@@ -6,11 +6,12 @@ use crate::usage::standby::sender::{End, Sender};
 use crate::usage::worker::cycle::Worker;
 use crate::usage::worker::flush::Flusher;
 use pg::clock::monotonic;
+use pg::latch::Latch;
 use pg::major;
+use pg::server;
 use pg::worker::{begin, set_for_good, worker_entry};
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 use std::ffi::{CStr, c_int};
-use std::ptr::null_mut;
 use std::sync::atomic::Ordering::SeqCst;
 
 worker_entry!(keysmith_usage_worker => work);
@@ -18,12 +19,11 @@ worker_entry!(keysmith_usage_worker => work);
 /// Gives the place up when the process ends, however it does.
 fn at_exit(_code: c_int, place: usize) {
     let Some(ring) = ring() else { return };
-    // SAFETY: set when the process started.
-    let pid = unsafe { pg_sys::MyProcPid };
+    let pid = server::my_pid();
     ring.with(place, |database| {
         if database.worker.pid == pid {
             database.worker.pid = 0;
-            database.worker.latch = null_mut();
+            database.worker.latch = Latch::NONE;
             if let Some(signals) = ring.signals.get(place)
                 && signals.worker.load(SeqCst) == RUNNING
             {
@@ -42,11 +42,8 @@ fn work(argument: Datum) {
     let is_alone = ring.with(place, |database| {
         let is_alone = database.worker.pid == 0;
         if is_alone && let Some(signals) = ring.signals.get(place) {
-            // SAFETY: both are set for as long as the process lives.
-            unsafe {
-                database.worker.pid = pg_sys::MyProcPid;
-                database.worker.latch = pg_sys::MyLatch;
-            }
+            database.worker.pid = server::my_pid();
+            database.worker.latch = Latch::own();
             database.worker.since = monotonic();
             signals.worker.store(RUNNING, SeqCst);
         }
@@ -57,9 +54,7 @@ fn work(argument: Datum) {
     }
     pg::exit::before_leaving(at_exit, place);
     be_independent();
-    // SAFETY: asks for the server's state.
-    let is_standby = unsafe { pg_sys::RecoveryInProgress() };
-    if is_standby && Sender::new(ring, place).run() == End::Leaves {
+    if server::is_in_recovery() && Sender::new(ring, place).run() == End::Leaves {
         return;
     }
     Worker::new(Flusher::new(ring, place, oid)).run();
