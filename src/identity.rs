@@ -9,6 +9,8 @@
 //! counts the transactions that changed anything, so while nobody does, a check costs
 //! no more than reading that count.
 
+#![forbid(unsafe_code)]
+
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, invalidation};
 use crate::decide::lookup::Reader;
@@ -20,11 +22,11 @@ use keysmith_core::policy::rules::{self, Demand};
 use keysmith_core::policy::scope::Held;
 use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call, sql_functions};
-use pg::datum;
 use pg::error::{Code, Error, Result};
 use pg::scan::transactions_ended;
-use pg::transaction::Memory;
-use pgrx::pg_sys::{self, Datum, SubTransactionId};
+use pg::transaction::{self, Memory};
+use pg::{clock, datum};
+use pgrx::pg_sys::{Datum, SubTransactionId};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -71,11 +73,6 @@ thread_local! {
     static IDENTITIES: Memory<Option<Rc<Identity>>> = const { Memory::new() };
 }
 
-fn clock() -> i64 {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
-}
-
 impl Identity {
     /// Of a key that was just found good by a policy, in what a reader reads.
     pub fn new(
@@ -108,8 +105,8 @@ impl Identity {
     fn is_fresh(&self) -> bool {
         self.found_at == transactions_ended()
             && self.changes == invalidation::changes()
-            && self.expires_at.is_none_or(|at| at > clock())
-            && !(lag::is_guarded() && lag::is_behind(clock()))
+            && self.expires_at.is_none_or(|at| at > clock::now())
+            && !(lag::is_guarded() && lag::is_behind(clock::now()))
     }
 
     /// The key as it is now, if it would still be let in.
@@ -122,7 +119,7 @@ impl Identity {
             kind: None,
             scopes: &Needs::Nothing,
             address: self.address,
-            now: clock(),
+            now: clock::now(),
         };
         if lag::is_behind(demand.now) {
             return Err(is_over(Reason::ReplicaBehind));
@@ -199,8 +196,7 @@ pub fn current() -> Result<Option<Rc<Identity>>> {
 /// analyses a table or refreshes a view, code of its owner runs in their transaction, and must
 /// leave nothing behind there.
 pub fn must_be_free() -> Result<()> {
-    // SAFETY: reads the security context.
-    if unsafe { pg_sys::InSecurityRestrictedOperation() } {
+    if transaction::is_security_restricted() {
         let message =
             "who a transaction acts for can't be changed in a security-restricted operation";
         return Err(Error::new(Code::NotAllowed, message));
@@ -211,8 +207,7 @@ pub fn must_be_free() -> Result<()> {
 /// Puts an identity in force, or ends the one that is.
 pub fn sign_in(identity: Option<Identity>) {
     IDENTITIES.with(|memory| {
-        // SAFETY: a look at the transaction's state.
-        let now = unsafe { pg_sys::GetCurrentSubTransactionId() };
+        let now = transaction::current_subtransaction();
         let identity = identity.map(Rc::new);
         memory.change(|list| match list.last_mut() {
             Some((owner, in_force)) if *owner == now => *in_force = identity,

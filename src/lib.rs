@@ -156,7 +156,7 @@ unsafe extern "C-unwind" fn _PG_init() {
 }
 
 /// What is kept in shared memory.
-static REGIONS: [&pg::shmem::Region; 4] = [
+static REGIONS: [&dyn pg::shmem::Section; 4] = [
     &catalog::directory::REGION,
     &limit::REGION,
     &usage::restart::start::REGION,

@@ -1,11 +1,13 @@
 //! What a decision answers: whom it is about, where the request leaves them, and the row.
 
+#![forbid(unsafe_code)]
+
+use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
-use crate::catalog::{Catalog, columns};
 use keysmith_core::policy::verdict::Reason;
-use pg::composite::{self, Composite, ROOM_OF_ELEMENT};
-use pg::varlena;
-use pgrx::pg_sys::Datum;
+use pg::composite::{Composite, ROOM_OF_ELEMENT};
+use pg::scratch::Memory;
+use pg::varlena::Stored;
 
 /// Who is charged, as far as the rows of a key and its tenant tell.
 pub struct Account<'a> {
@@ -47,41 +49,61 @@ pub struct Holder<'a> {
     pub own: &'a [&'a [u8]],
     pub roles: [Option<&'a [u8]>; 2],
     /// As it is stored in the key's row.
-    pub metadata: Option<Datum>,
+    pub metadata: Option<Stored<'a>>,
     pub expires_at: Option<i64>,
     pub account: Account<'a>,
 }
 
+/// What a client is told, in the words of the keyspace.
+pub struct Words<'a> {
+    pub status: i32,
+    pub code: &'a [u8],
+    pub message: &'a [u8],
+}
+
+impl Words<'_> {
+    #[inline]
+    pub fn of(policy: &Policy, reason: Reason) -> Words<'_> {
+        let answer = reason.answer();
+        let wording = policy.wording(answer);
+        let status = wording.and_then(|wording| wording.status).unwrap_or(answer.status());
+        let code = wording.and_then(|wording| wording.code.as_deref());
+        let message = wording.and_then(|wording| wording.message.as_deref());
+        Words {
+            status,
+            // The canonical vocabulary is ASCII, which is the same in every encoding.
+            code: code.unwrap_or(answer.code().as_bytes()),
+            message: message.unwrap_or(answer.message().as_bytes()),
+        }
+    }
+}
+
 /// A verdict's row, and what else is asked of it.
-pub struct Verdict {
-    pub row: Composite,
+pub struct Verdict<'m> {
+    pub row: Composite<'m>,
+    pub reason: Reason,
+    pub retry_after: Option<i64>,
     pub status: i32,
     pub request_id: [u8; 16],
 }
 
-impl Verdict {
+impl<'m> Verdict<'m> {
+    /// In a memory context.
     #[inline]
     pub fn form(
+        memory: Memory<'m>,
         catalog: &Catalog,
         policy: &Policy,
         reason: Reason,
         holder: Option<&Holder>,
         standing: &Standing,
         moment: i64,
-    ) -> Verdict {
-        let answer = reason.answer();
-        let wording = policy.wording(answer);
-        let status = wording.and_then(|wording| wording.status).unwrap_or(answer.status());
-        let code = wording.and_then(|wording| wording.code.as_deref());
-        let code = code.unwrap_or(answer.code().as_bytes());
-        let message = wording.and_then(|wording| wording.message.as_deref());
-        let message = message.unwrap_or(answer.message().as_bytes());
+    ) -> Verdict<'m> {
+        let Words { status, code, message } = Words::of(policy, reason);
         let reason_name = reason.name().as_bytes();
         let limit_name = standing.limit.map(|(name, _)| name);
-        // SAFETY: a jsonb of the key's row.
-        let metadata = holder
-            .and_then(|holder| holder.metadata)
-            .map(|json| unsafe { (varlena::fetched(json), varlena::size(json)) });
+        // Fetched, so that it lies in no other place.
+        let metadata = holder.and_then(|holder| holder.metadata).map(|json| json.fetched(memory));
         let request_id = crate::request_id::next(moment);
 
         let of_holder = |holder: &Holder| {
@@ -95,13 +117,10 @@ impl Verdict {
             + reason_name.len()
             + limit_name.map_or(0, <[u8]>::len)
             + holder.map_or(0, of_holder)
-            + metadata.map_or(0, |(_, size)| size);
-        // SAFETY: the type was found to have these columns.
-        let mut row =
-            unsafe { composite::row(catalog.tables.verdict, columns::VERDICT.len(), room) };
+            + metadata.map_or(0, |json| json.image().len());
+        let mut row = catalog.tables.verdict.row(memory, room);
         row.boolean(reason == Reason::Ok);
         row.integer(Some(status));
-        // The canonical vocabulary is ASCII, which is the same in every encoding.
         row.text(Some(code));
         row.text(Some(message));
         row.text(Some(reason_name));
@@ -114,14 +133,14 @@ impl Verdict {
         row.text(holder.and_then(|holder| holder.owner));
         row.text(holder.and_then(|holder| holder.role));
         row.texts(holder.map(|holder| holder.scopes));
-        // SAFETY: fetched, so that it lies in no other place.
-        unsafe { row.stored(metadata.map(|(json, _)| json)) };
+        row.jsonb(metadata);
         row.bigint(holder.and_then(|holder| holder.expires_at));
         row.text(limit_name);
         row.bigint(standing.limit.map(|(_, remaining)| i64::from(remaining)));
         row.interval(standing.retry_after);
         row.bigint(standing.credits_remaining);
         row.uuid(Some(&request_id));
-        Verdict { row: row.finish(), status, request_id }
+        let retry_after = standing.retry_after;
+        Verdict { row: row.finish(), reason, retry_after, status, request_id }
     }
 }

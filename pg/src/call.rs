@@ -1,10 +1,12 @@
 //! A call from SQL: its arguments, typed and named, and its result.
 
+use crate::cell::Cell;
 use crate::error::{Error, Result};
-use crate::jsonb::Json;
+use crate::jsonb::{Json, Jsonb};
+use crate::scratch::Memory;
 use crate::text;
 use crate::varlena::{self, ArrayView};
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::{self, Datum, Oid};
 use std::net::IpAddr;
 
 /// Declares functions that SQL can call: `sql_symbol => path::to::function`,
@@ -43,15 +45,17 @@ macro_rules! sql_functions {
 }
 pub use sql_functions;
 
-/// One call's frame.
-pub struct Call(pg_sys::FunctionCallInfo);
+/// One call's frame, and the memory that was current when it began.
+pub struct Call(pg_sys::FunctionCallInfo, pg_sys::MemoryContext);
 
 impl Call {
     /// # Safety
     /// The frame must be valid for as long as the `Call` is used, and its arguments
     /// must be of the types that the methods below are asked for.
+    #[inline]
     pub unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Self {
-        Call(fcinfo)
+        // SAFETY: set at all times.
+        Call(fcinfo, unsafe { pg_sys::CurrentMemoryContext })
     }
 
     pub fn frame(&self) -> pg_sys::FunctionCallInfo {
@@ -135,6 +139,37 @@ impl Call {
         self.datum(n).map(|datum| Json::new(unsafe { varlena::bytes(datum) }))
     }
 
+    /// The same as a whole.
+    pub fn jsonb(&self, n: usize) -> Option<Jsonb<'_>> {
+        // SAFETY: as above.
+        self.datum(n).map(|datum| unsafe { Jsonb::new(datum) })
+    }
+
+    /// An argument to be handed on as it is. An error if it is declared with another type.
+    pub fn given(&self, n: usize, kind: Oid) -> Cell<'_> {
+        let (mut kinds, mut count) = (std::ptr::null_mut(), 0);
+        // SAFETY: PostgreSQL calls a function with a record that names it, and with arguments of
+        // the types that it is declared with. They live as long as the call.
+        unsafe {
+            let function = (*self.0).flinfo;
+            let is_declared = !function.is_null() && {
+                pg_sys::get_func_signature((*function).fn_oid, &mut kinds, &mut count);
+                i32::try_from(n).is_ok_and(|n| n < count) && *kinds.add(n) == kind
+            };
+            if !is_declared {
+                pgrx::error!("the library does not fit the arguments of this function");
+            }
+            Cell::made(kind, self.datum(n))
+        }
+    }
+
+    /// The memory that results are made in.
+    #[inline]
+    pub fn memory(&self) -> Memory<'_> {
+        // SAFETY: the caller's memory, which is there when the call returns.
+        unsafe { Memory::new(self.1) }
+    }
+
     /// A text[], or whatever other array.
     #[inline]
     pub fn array(&self, n: usize) -> Option<ArrayView<'_>> {
@@ -160,6 +195,11 @@ pub fn strings(array: ArrayView, name: &str) -> Result<Vec<String>> {
             .ok_or_else(|| Error::argument(name, "must be text that has a UTF-8 form"))
     };
     array.iter().map(string).collect()
+}
+
+/// The same where a null, or a text that has no UTF-8 form, is none.
+pub(crate) fn strings_of(array: ArrayView) -> Vec<Option<String>> {
+    array.iter().map(|text| text.and_then(text::from_server)).collect()
 }
 
 pub fn must_not_be_null(name: &str) -> Error {

@@ -1,6 +1,7 @@
 //! Values made for PostgreSQL, in the current memory context.
 
 use pgrx::pg_sys::{self, Datum};
+use std::net::IpAddr;
 
 /// An interval of days and microseconds.
 pub fn interval(days: i32, microseconds: i64) -> Datum {
@@ -27,4 +28,13 @@ pub fn bytes(content: &[u8]) -> Datum {
     // SAFETY: the length is that of the slice, which is copied.
     unsafe { pg_sys::cstring_to_text_with_len(content.as_ptr().cast(), content.len() as i32) }
         .into()
+}
+
+/// An inet of one address.
+pub fn inet(address: IpAddr) -> Datum {
+    // inet_struct: family as varlena::network has it, prefix length, address.
+    match address {
+        IpAddr::V4(v4) => bytes(&[&[2, 32], &v4.octets()[..]].concat()),
+        IpAddr::V6(v6) => bytes(&[&[3, 128], &v6.octets()[..]].concat()),
+    }
 }

@@ -1,5 +1,54 @@
 //! A jsonb value, read where it lies: no copy, no allocation, nothing trusted.
 
+use crate::{text, varlena};
+use pgrx::pg_sys::{self, Datum};
+use std::ffi::CStr;
+use std::marker::PhantomData;
+
+/// A jsonb that a function was called with.
+#[derive(Clone, Copy)]
+pub struct Jsonb<'a>(Datum, PhantomData<&'a ()>);
+
+impl<'a> Jsonb<'a> {
+    /// # Safety
+    /// The datum must be a jsonb that outlives the result.
+    pub unsafe fn new(datum: Datum) -> Jsonb<'a> {
+        Jsonb(datum, PhantomData)
+    }
+
+    /// How many bytes it has, without fetching them.
+    pub fn length(self) -> usize {
+        // SAFETY: a jsonb is a varlena.
+        unsafe { varlena::length(self.0) }
+    }
+
+    /// As JSON text. `None` if that has no UTF-8 form.
+    pub fn text(self) -> Option<String> {
+        // SAFETY: a jsonb, once it is fetched. Its text is a C string in the database's encoding.
+        unsafe {
+            let json = pg_sys::pg_detoast_datum(self.0.cast_mut_ptr());
+            let root = &raw mut (*json.cast::<pg_sys::Jsonb>()).root;
+            let text = pg_sys::JsonbToCString(std::ptr::null_mut(), root, 256);
+            text::from_server(CStr::from_ptr(text).to_bytes())
+        }
+    }
+
+    /// How many bytes a field of an object would have if it was a jsonb by itself.
+    pub fn length_of(self, field: &str) -> Option<usize> {
+        // SAFETY: a function that takes a jsonb and a text, and gives a jsonb or null.
+        unsafe {
+            let arguments = [Some(self.0), Some(text::datum(field))];
+            let field =
+                pgrx::direct_function_call_as_datum(pg_sys::jsonb_object_field, &arguments)?;
+            Some(varlena::length(field))
+        }
+    }
+
+    pub(crate) fn datum(self) -> Datum {
+        self.0
+    }
+}
+
 /// A value inside a jsonb.
 #[derive(Clone, Copy)]
 pub enum Json<'a> {

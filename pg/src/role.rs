@@ -3,8 +3,28 @@
 use crate::error::Result;
 use crate::settings::set_for_now;
 use crate::spi;
+use crate::transaction::must_be_in_progress;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::c_int;
+
+/// The current user.
+pub fn current() -> Oid {
+    // SAFETY: looks up who it is.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// Who opened the session, or whom they became by SET SESSION AUTHORIZATION.
+pub fn of_session() -> Oid {
+    // SAFETY: as above.
+    unsafe { pg_sys::GetSessionUserId() }
+}
+
+/// Whether a user has the privileges of a role.
+pub fn has_privileges(user: Oid, role: Oid) -> bool {
+    must_be_in_progress();
+    // SAFETY: looks at the memberships of roles, inside a transaction.
+    unsafe { pg_sys::has_privs_of_role(user, role) }
+}
 
 /// Runs statements as a role, as a SECURITY DEFINER function does.
 pub fn acting_as<T>(role: Oid, body: impl FnOnce() -> Result<T>) -> Result<T> {

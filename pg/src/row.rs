@@ -1,6 +1,6 @@
 //! A row of one of the tables, read where it lies.
 
-use crate::varlena::{self, ArrayView};
+use crate::varlena::{self, ArrayView, Stored};
 use crate::{direct, text};
 use keysmith_core::directory::Place;
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -65,6 +65,13 @@ impl<'a> Row<'a> {
         // SAFETY: a text or bytea of this row, which lies in the pinned page, or was
         // fetched into the current memory context.
         self.datum(column).map(|datum| unsafe { varlena::bytes(datum) })
+    }
+
+    /// A value of variable length as it is stored.
+    #[inline]
+    pub fn stored(&self, column: i16) -> Option<Stored<'_>> {
+        // SAFETY: a varlena of this row, which lies in the pinned page.
+        self.datum(column).map(|datum| unsafe { Stored::new(datum) })
     }
 
     /// A text in Rust's encoding; `None` also for one that has no such form.

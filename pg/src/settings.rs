@@ -1,7 +1,7 @@
 //! Settings: those of the extension, and others for the length of a piece of work.
 
 use pgrx::pg_sys::{self, GucContext, config_enum_entry};
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering::Relaxed};
@@ -252,6 +252,22 @@ pub fn reserve_prefix(prefix: &'static CStr) {
 pub fn is_preloading() -> bool {
     // SAFETY: reads a flag of the process.
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// The value of a setting that anyone can make up, as those with a dot in their names; `None` if
+/// there is none.
+pub fn custom(name: &CStr) -> Option<CString> {
+    // SAFETY: gives null, or a C string that stays until the setting changes. It is copied.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_owned())
+    }
+}
+
+/// The setting `lock_timeout`, in milliseconds; 0 for none.
+pub fn lock_timeout() -> i32 {
+    // SAFETY: reads a setting.
+    unsafe { pg_sys::LockTimeout }
 }
 
 /// Sets what every user may set, until the nest level ends (see `NewGUCNestLevel`), at the

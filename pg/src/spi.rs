@@ -8,92 +8,23 @@
 //! the cross-check: a row that was changed since is seen, and changing it ends with 40001,
 //! or the transaction would see both versions from then on.
 
-use crate::datum;
+use crate::composite::Copied;
 use crate::error::{Code, Error, Result};
 use crate::result_set::ResultSet;
 use crate::snapshot::Snapshot;
-use crate::text;
-use crate::varlena;
+use crate::{major, text, transaction, varlena};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Datum, Oid, TransactionId};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 
 /// A value for `$n`.
-#[derive(Clone, Copy)]
-pub struct Param {
-    oid: Oid,
-    datum: Option<Datum>,
-}
-
-impl Param {
-    pub fn text(value: &str) -> Param {
-        Param { oid: pg_sys::TEXTOID, datum: Some(text::datum(value)) }
-    }
-
-    pub fn text_or_null(value: Option<&str>) -> Param {
-        Param { oid: pg_sys::TEXTOID, datum: value.map(text::datum) }
-    }
-
-    /// A text in the database's encoding.
-    pub fn server_text(value: Option<&[u8]>) -> Param {
-        Param { oid: pg_sys::TEXTOID, datum: value.and_then(|value| Param::bytes(value).datum) }
-    }
-
-    pub fn texts(values: &[String]) -> Param {
-        let texts = values.iter().map(|value| text::datum(value)).collect();
-        Param { oid: pg_sys::TEXTARRAYOID, datum: Some(varlena::text_array(texts)) }
-    }
-
-    pub fn uuid(value: &[u8; 16]) -> Param {
-        Param { oid: pg_sys::UUIDOID, datum: Some(datum::uuid(value)) }
-    }
-
-    pub fn uuid_or_null(value: Option<&[u8; 16]>) -> Param {
-        Param { oid: pg_sys::UUIDOID, datum: value.map(datum::uuid) }
-    }
-
-    pub fn bytes(value: &[u8]) -> Param {
-        Param { oid: pg_sys::BYTEAOID, datum: Some(datum::bytes(value)) }
-    }
-
-    pub fn integer(value: Option<i32>) -> Param {
-        Param { oid: pg_sys::INT4OID, datum: value.map(Datum::from) }
-    }
-
-    pub fn smallint(value: i16) -> Param {
-        Param { oid: pg_sys::INT2OID, datum: Some(Datum::from(value)) }
-    }
-
-    pub fn smallint_or_null(value: Option<i16>) -> Param {
-        Param { oid: pg_sys::INT2OID, datum: value.map(Datum::from) }
-    }
-
-    pub fn bigint(value: Option<i64>) -> Param {
-        Param { oid: pg_sys::INT8OID, datum: value.map(Datum::from) }
-    }
-
-    pub fn boolean(value: bool) -> Param {
-        Param { oid: pg_sys::BOOLOID, datum: Some(Datum::from(value)) }
-    }
-
-    pub fn boolean_or_null(value: Option<bool>) -> Param {
-        Param { oid: pg_sys::BOOLOID, datum: value.map(Datum::from) }
-    }
-
-    pub fn timestamp(value: Option<i64>) -> Param {
-        Param { oid: pg_sys::TIMESTAMPTZOID, datum: value.map(Datum::from) }
-    }
-
-    /// A value that came with the call, passed on as it is.
-    pub fn given(oid: Oid, datum: Option<Datum>) -> Param {
-        Param { oid, datum }
-    }
-}
+pub use crate::cell::Cell as Param;
 
 /// Runs `body` with statements at its command. What it returns must be Rust's own,
-/// or copied out by `Row::composite`: SPI's memory goes with the session.
+/// or copied out by `Row::transferred`: SPI's memory goes with the session.
 pub fn session<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    transaction::must_be_in_progress();
     // SAFETY: a session is finished whether the body fails or not. An error that
     // PostgreSQL raises unwinds to the caller's abort, which ends the session.
     unsafe {
@@ -106,35 +37,73 @@ pub fn session<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     }
 }
 
-/// Runs a statement and gives its rows, which are good until the next one.
-pub fn query(statement: &str, params: &[Param]) -> Result<Rows> {
-    run(&text::to_server(statement), params, None)
+/// Runs a statement that changes rows, and tells how many.
+pub fn execute(statement: &str, params: &[Param]) -> Result<usize> {
+    query(statement, params, Rows::count)
+}
+
+/// Runs a statement, and hands on its rows. They are there as long as `with` runs.
+pub fn query<T>(statement: &str, params: &[Param], with: impl FnOnce(&Rows) -> T) -> Result<T> {
+    run(&text::to_server(statement), params, None, with)
+}
+
+/// Runs a statement, and reads its first row.
+pub fn first<T>(
+    statement: &str,
+    params: &[Param],
+    read: impl FnOnce(Row) -> Option<T>,
+) -> Result<Option<T>> {
+    query(statement, params, |rows| rows.first().and_then(read))
+}
+
+/// Runs a statement, and reads its rows, all of them.
+pub fn all<T>(
+    statement: &str,
+    params: &[Param],
+    read: impl FnMut(Row) -> Option<T>,
+) -> Result<Vec<T>> {
+    query(statement, params, |rows| rows.iter().filter_map(read).collect())
 }
 
 /// Runs a statement of several parts, in the database's encoding: names of roles may be text
 /// in none.
 pub fn execute_raw(parts: &[&[u8]]) -> Result<()> {
-    run(&CString::new(parts.concat()).unwrap_or_default(), &[], None).map(|_| ())
+    run(&CString::new(parts.concat()).unwrap_or_default(), &[], None, |_| ())
 }
 
 /// Runs a statement that only reads, also where nothing else may be done: on a standby,
 /// or in parallel mode.
-pub fn query_now(statement: &str, params: &[Param]) -> Result<Rows> {
-    query_under(&Snapshot::now(), statement, params)
+pub fn query_now<T>(statement: &str, params: &[Param], with: impl FnOnce(&Rows) -> T) -> Result<T> {
+    query_under(&Snapshot::now(), statement, params, with)
 }
 
 /// Runs a statement that only reads, under a snapshot.
-pub fn query_under(snapshot: &Snapshot, statement: &str, params: &[Param]) -> Result<Rows> {
-    run(&text::to_server(statement), params, Some((snapshot, true)))
+pub fn query_under<T>(
+    snapshot: &Snapshot,
+    statement: &str,
+    params: &[Param],
+    with: impl FnOnce(&Rows) -> T,
+) -> Result<T> {
+    run(&text::to_server(statement), params, Some((snapshot, true)), with)
 }
 
 /// Runs a statement that changes the rows that a snapshot sees.
-pub fn change_now(snapshot: &Snapshot, statement: &str, params: &[Param]) -> Result<Rows> {
-    run(&text::to_server(statement), params, Some((snapshot, false)))
+pub fn change_now<T>(
+    snapshot: &Snapshot,
+    statement: &str,
+    params: &[Param],
+    with: impl FnOnce(&Rows) -> T,
+) -> Result<T> {
+    run(&text::to_server(statement), params, Some((snapshot, false)), with)
 }
 
 /// Under a snapshot, and whether the statement only reads; or under the transaction's.
-fn run(statement: &CStr, params: &[Param], under: Option<(&Snapshot, bool)>) -> Result<Rows> {
+fn run<T>(
+    statement: &CStr,
+    params: &[Param],
+    under: Option<(&Snapshot, bool)>,
+    with: impl FnOnce(&Rows) -> T,
+) -> Result<T> {
     let mut given = Given::of(params);
     let count = params.len() as c_int;
     // SAFETY: a look at the transaction's state.
@@ -178,8 +147,7 @@ fn run(statement: &CStr, params: &[Param], under: Option<(&Snapshot, bool)>) -> 
     if code < 0 {
         return Err(Error::new(Code::Installation, format!("SPI failed with code {code}")));
     }
-    // SAFETY: set by the call above.
-    unsafe { Ok(Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize }) }
+    Ok(with(&Rows::made()))
 }
 
 /// The rows that a row refers to were looked up before. PostgreSQL checks them once more, under
@@ -198,8 +166,9 @@ pub fn each(statement: &str, params: &[Param], mut with: impl FnMut(Row)) -> Res
     const BATCH: c_long = 1000;
     let statement = text::to_server(statement);
     let mut given = Given::of(params);
-    // SAFETY: inside a session; the arrays have as many elements as is said. Rows are freed
-    // when they were handed on. After an error the abort closes the cursor.
+    // SAFETY: inside a session, or PostgreSQL raises an error; the arrays have as many elements
+    // as is said. Rows are freed when they were handed on. After an error the abort closes
+    // the cursor. It is looked up each time, as statements can close it.
     unsafe {
         let cursor = pg_sys::SPI_cursor_open_with_args(
             std::ptr::null(),
@@ -211,16 +180,18 @@ pub fn each(statement: &str, params: &[Param], mut with: impl FnMut(Row)) -> Res
             true,
             0,
         );
+        let name = CStr::from_ptr((*cursor).name).to_owned();
         loop {
+            let cursor = pg_sys::SPI_cursor_find(name.as_ptr());
             pg_sys::SPI_cursor_fetch(cursor, true, BATCH);
-            let rows = Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize };
+            let rows = Rows::made();
             rows.iter().for_each(&mut with);
             pg_sys::SPI_freetuptable(rows.table);
             if rows.count == 0 {
                 break;
             }
         }
-        pg_sys::SPI_cursor_close(cursor);
+        pg_sys::SPI_cursor_close(pg_sys::SPI_cursor_find(name.as_ptr()));
     }
     Ok(())
 }
@@ -234,10 +205,10 @@ struct Given {
 
 impl Given {
     fn of(params: &[Param]) -> Given {
-        let null = |param: &Param| if param.datum.is_some() { b' ' } else { b'n' } as c_char;
+        let null = |param: &Param| if param.is_null() { b'n' } else { b' ' } as c_char;
         Given {
-            oids: params.iter().map(|param| param.oid).collect(),
-            values: params.iter().map(|param| param.datum.unwrap_or(Datum::null())).collect(),
+            oids: params.iter().map(Param::kind).collect(),
+            values: params.iter().map(|param| param.datum().unwrap_or(Datum::null())).collect(),
             nulls: params.iter().map(null).collect(),
         }
     }
@@ -253,72 +224,94 @@ fn without_its_row(error: CaughtError) -> c_int {
     error.rethrow()
 }
 
-/// Runs a statement that changes rows, and tells how many.
-pub fn execute(statement: &str, params: &[Param]) -> Result<usize> {
-    query(statement, params).map(|rows| rows.count)
-}
-
+/// What a statement gave. SPI keeps it until the session ends, or until the subtransaction is
+/// rolled back in which the statement ran: `run` and `each` hand it on before either can be.
 pub struct Rows {
     table: *mut pg_sys::SPITupleTable,
-    pub count: usize,
+    count: usize,
 }
 
 impl Rows {
-    pub fn first(&self) -> Option<Row<'_>> {
-        self.iter().next()
+    /// Of the statement that was just run.
+    fn made() -> Rows {
+        // SAFETY: set by SPI.
+        unsafe { Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize } }
     }
 
-    /// Returns the rows.
-    ///
-    /// # Safety
-    /// They must be like those that the function is declared to return, and this before the
-    /// call returns.
-    pub unsafe fn put_into(&self, result: ResultSet) {
-        for row in self.iter() {
-            // SAFETY: as the caller promises.
-            unsafe { row.put_into(result) };
-        }
+    /// How many rows the statement gave or changed.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    pub fn first(&self) -> Option<Row<'_>> {
+        self.iter().next()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         let count = if self.table.is_null() { 0 } else { self.count };
         (0..count).map(|index| Row { rows: self, index })
     }
+
+    /// Returns the rows.
+    pub fn put_into(&self, result: ResultSet) {
+        self.iter().for_each(|row| row.put_into(result));
+    }
 }
 
+/// The accessors raise an error for a column of another type than they give, and for one that
+/// is not there.
 pub struct Row<'a> {
     rows: &'a Rows,
     index: usize,
 }
 
 impl Row<'_> {
-    /// Returns the row.
-    ///
-    /// # Safety
-    /// As for `Rows::put_into`.
-    pub unsafe fn put_into(&self, result: ResultSet) {
-        // SAFETY: the table has this row; else as the caller promises.
-        unsafe { result.put_row(*(*self.rows.table).vals.add(self.index)) };
+    fn description(&self) -> pg_sys::TupleDesc {
+        // SAFETY: a statement that gives rows has a table.
+        unsafe { (*self.rows.table).tupdesc }
     }
 
-    /// The value of a column, counted from 1.
-    pub fn datum(&self, column: usize) -> Option<Datum> {
+    fn tuple(&self) -> pg_sys::HeapTuple {
+        // SAFETY: the table has this row.
+        unsafe { *(*self.rows.table).vals.add(self.index) }
+    }
+
+    /// Returns the row.
+    pub fn put_into(&self, result: ResultSet) {
+        // SAFETY: the row is of the table, which has the description.
+        unsafe { result.put_tuple(self.tuple(), major::attributes(self.description())) };
+    }
+
+    /// The value of a column, counted from 1, of one of these types.
+    fn datum(&self, column: usize, kinds: &[Oid]) -> Option<Datum> {
+        self.of(column, |attribute| kinds.contains(&attribute.atttypid))
+    }
+
+    fn of(
+        &self,
+        column: usize,
+        is_expected: impl FnOnce(&pg_sys::FormData_pg_attribute) -> bool,
+    ) -> Option<Datum> {
+        // SAFETY: the description is complete, and lives as long as the table.
+        let columns = unsafe { major::attributes(self.description()) };
+        let attribute = column.checked_sub(1).and_then(|index| columns.get(index));
+        if !attribute.is_some_and(is_expected) {
+            pgrx::error!("column {column} of a statement is of another type");
+        }
         let mut is_null = false;
-        // SAFETY: the table has this row; SPI checks the column's number.
+        // SAFETY: the row has the column.
         let datum = unsafe {
-            let tuple = *(*self.rows.table).vals.add(self.index);
-            let description = (*self.rows.table).tupdesc;
-            pg_sys::SPI_getbinval(tuple, description, column as c_int, &mut is_null)
+            let column = column as c_int;
+            pg_sys::SPI_getbinval(self.tuple(), self.description(), column, &mut is_null)
         };
         (!is_null).then_some(datum)
     }
 
     /// A value in its text form, whatever its type.
     pub fn text(&self, column: usize) -> Option<String> {
-        // SAFETY: as above; SPI gives null or a C string, which is copied.
+        // SAFETY: SPI gives null or a C string, which is copied; null if there is no such column.
         unsafe {
-            let tuple = *(*self.rows.table).vals.add(self.index);
-            let value = pg_sys::SPI_getvalue(tuple, (*self.rows.table).tupdesc, column as c_int);
+            let value = pg_sys::SPI_getvalue(self.tuple(), self.description(), column as c_int);
             if value.is_null() {
                 return None;
             }
@@ -329,54 +322,68 @@ impl Row<'_> {
     }
 
     pub fn boolean(&self, column: usize) -> bool {
-        self.datum(column).is_some_and(|datum| datum.value() as u8 != 0)
+        self.datum(column, &[pg_sys::BOOLOID]).is_some_and(|datum| datum.value() as u8 != 0)
     }
 
     pub fn timestamp(&self, column: usize) -> Option<i64> {
-        self.datum(column).map(|datum| datum.value() as i64)
+        self.datum(column, &[pg_sys::TIMESTAMPTZOID]).map(|datum| datum.value() as i64)
     }
 
     pub fn bigint(&self, column: usize) -> Option<i64> {
-        self.datum(column).map(|datum| datum.value() as i64)
+        self.datum(column, &[pg_sys::INT8OID]).map(|datum| datum.value() as i64)
     }
 
     pub fn smallint(&self, column: usize) -> Option<i16> {
-        self.datum(column).map(|datum| datum.value() as i16)
+        self.datum(column, &[pg_sys::INT2OID]).map(|datum| datum.value() as i16)
     }
 
     pub fn oid(&self, column: usize) -> Option<Oid> {
-        self.datum(column).map(|datum| Oid::from(datum.value() as u32))
+        self.datum(column, &[pg_sys::OIDOID]).map(|datum| Oid::from(datum.value() as u32))
     }
 
     pub fn transaction(&self, column: usize) -> Option<TransactionId> {
-        self.datum(column).map(|datum| TransactionId::from(datum.value() as u32))
+        let datum = self.datum(column, &[pg_sys::XIDOID]);
+        datum.map(|datum| TransactionId::from(datum.value() as u32))
     }
 
-    /// The content of a bytea.
+    /// The content of a bytea or a text.
     pub fn bytes(&self, column: usize) -> Option<Vec<u8>> {
-        // SAFETY: asked for columns that are varlenas, which the row holds.
-        self.datum(column).map(|datum| unsafe { varlena::bytes(datum) }.to_vec())
+        let datum = self.datum(column, &[pg_sys::BYTEAOID, pg_sys::TEXTOID]);
+        // SAFETY: values of these types are varlenas, which the row holds.
+        datum.map(|datum| unsafe { varlena::bytes(datum) }.to_vec())
     }
 
     /// The elements of a text[].
     pub fn texts(&self, column: usize) -> Vec<Vec<u8>> {
-        let Some(datum) = self.datum(column) else { return Vec::new() };
-        // SAFETY: asked for columns that are arrays, which the row holds.
+        let datum = self.datum(column, &[pg_sys::TEXTARRAYOID]);
+        let Some(datum) = datum else { return Vec::new() };
+        // SAFETY: an array is a varlena, which the row holds.
         let array = varlena::ArrayView::new(unsafe { varlena::bytes(datum) });
         array.iter().flatten().map(<[u8]>::to_vec).collect()
     }
 
     pub fn uuid(&self, column: usize) -> Option<[u8; 16]> {
-        // SAFETY: asked for columns that are uuids: a pointer to 16 bytes.
-        self.datum(column).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
+        // SAFETY: a uuid is a pointer to 16 bytes, which the row holds.
+        let read = |datum: Datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() };
+        self.datum(column, &[pg_sys::UUIDOID]).map(read)
+    }
+
+    /// A row of a type, as a value of its own.
+    pub fn composite(&self, column: usize) -> Option<Copied> {
+        // SAFETY: a look-up of a type.
+        let is_row = |kind| unsafe { pg_sys::get_typtype(kind) as u8 == pg_sys::TYPTYPE_COMPOSITE };
+        let datum = self.of(column, |attribute| is_row(attribute.atttypid));
+        // SAFETY: a row of a type.
+        datum.map(|datum| unsafe { Copied::new(datum) })
     }
 
     /// A value of variable length, such as a row, copied to the memory context from
     /// which the session was begun. A short one lies packed in its tuple: readers of
     /// rows need it plain.
     pub fn transferred(&self, column: usize) -> Option<Datum> {
-        // SAFETY: asked for columns of variable length; SPI copies them.
-        self.datum(column).map(|datum| unsafe {
+        let datum = self.of(column, |attribute| attribute.attlen == -1);
+        // SAFETY: a varlena, which the row holds. SPI copies it.
+        datum.map(|datum| unsafe {
             let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
             pg_sys::SPI_datumTransfer(Datum::from(plain), false, -1)
         })

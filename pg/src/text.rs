@@ -91,22 +91,6 @@ pub fn is_valid(bytes: &[u8]) -> bool {
     unsafe { pg_sys::pg_verifymbstr(bytes.as_ptr().cast(), length, true) }
 }
 
-/// Reads a value's text form by an input function of PostgreSQL's that changes nothing,
-/// so that its error can be caught and told as ours: `None`.
-pub fn parsed(function: u32, parameter: pg_sys::Oid, text: &str) -> Option<pg_sys::Datum> {
-    if text.contains('\0') {
-        return None;
-    }
-    let input = to_server(text);
-    // SAFETY: an input function takes a C string, a type and a modifier.
-    pgrx::PgTryBuilder::new(|| unsafe {
-        let text = input.as_ptr().cast_mut();
-        Some(pg_sys::OidInputFunctionCall(function.into(), text, parameter, -1))
-    })
-    .catch_others(|_| None)
-    .execute()
-}
-
 /// A text datum in the database's encoding, in the current memory context.
 pub fn datum(text: &str) -> pg_sys::Datum {
     let server = to_server(text);

@@ -6,6 +6,7 @@
 
 use crate::callback;
 use crate::error::Result;
+use crate::major;
 use crate::memory::Watch;
 use pgrx::pg_sys::{self, SubTransactionId, SubXactEvent, XactEvent};
 use std::cell::Cell;
@@ -97,7 +98,32 @@ pub fn must_be_in_progress() {
     }
 }
 
-/// Whether the transaction is READ ONLY.
+/// The number of the (sub)transaction that is in progress.
+pub fn current_subtransaction() -> SubTransactionId {
+    // SAFETY: a look at the transaction's state.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+/// When the transaction began.
+pub fn started_at() -> i64 {
+    // SAFETY: a look at the transaction's state.
+    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+}
+
+/// The number by which this session knows its transaction.
+pub fn local_id() -> u32 {
+    must_be_in_progress();
+    // SAFETY: a transaction is in progress.
+    unsafe { major::local_transaction_id() }
+}
+
+/// Whether it has written anything.
+pub fn has_written() -> bool {
+    // SAFETY: a look at the transaction's state.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+}
+
+/// Whether the transaction is READ ONLY, as on a standby all are.
 #[inline]
 pub fn is_read_only() -> bool {
     // SAFETY: a look at the transaction's state.
@@ -116,16 +142,59 @@ pub fn nest_level() -> i32 {
     unsafe { pg_sys::GetCurrentTransactionNestLevel() }
 }
 
+/// Whether this process does a part of another's work.
+#[inline]
+pub fn is_parallel_worker() -> bool {
+    // SAFETY: set when the process began.
+    unsafe { pg_sys::ParallelWorkerNumber >= 0 }
+}
+
+/// Whether code of someone else runs in it, which must leave nothing behind.
+pub fn is_security_restricted() -> bool {
+    // SAFETY: reads the security context.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
+}
+
 /// Has the commit of this transaction wait until it is on disk, whatever the session's settings.
 pub fn force_sync_commit() {
     // SAFETY: sets a flag of the transaction.
     unsafe { pg_sys::ForceSyncCommit() };
 }
 
+/// Has what it did be seen by what it does next.
+pub fn increment_command_counter() {
+    must_be_in_progress();
+    // SAFETY: a transaction is in progress.
+    unsafe { pg_sys::CommandCounterIncrement() };
+}
+
+/// Flushes what it wrote so far.
+pub fn flush() {
+    // SAFETY: the end of the last record that this backend wrote in the transaction.
+    unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) };
+}
+
+/// Runs something under the transaction's snapshot, where there may be none, as at a commit.
+pub fn with_snapshot<T>(body: impl FnOnce() -> T) -> T {
+    must_be_in_progress();
+    // SAFETY: pushed and popped; an error's abort pops it too.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = body();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
 /// Runs something within a transaction, which is rolled back unless it is done.
 pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T) -> bool) -> T {
-    // SAFETY: what PL/pgSQL does for a block with an exception handler.
+    must_be_in_progress();
+    // SAFETY: what PL/pgSQL does for a block with an exception handler. Rolling it back would
+    // let go of locks that are held outside of it: under one, interrupts are held off.
     unsafe {
+        if pg_sys::InterruptHoldoffCount > 0 {
+            pgrx::error!("a subtransaction can't be begun under a lock");
+        }
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
@@ -160,8 +229,7 @@ impl<T> Memory<T> {
     }
 
     pub fn put(&self, value: T) {
-        // SAFETY: a look at the transaction's state.
-        let now = unsafe { pg_sys::GetCurrentSubTransactionId() };
+        let now = current_subtransaction();
         self.change(|list| list.push((now, value)));
     }
 

@@ -1,8 +1,10 @@
 //! Values of variable length, read where they lie: text, arrays, networks.
 
+use crate::scratch::Memory;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use keysmith_core::policy::allowlist::{self, Allowlist};
 use pgrx::pg_sys::{self, Datum};
+use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Length of a plain header. Arrays' inner offsets count it; `bytes` leaves it out.
@@ -26,41 +28,6 @@ pub unsafe fn length(datum: Datum) -> usize {
             pgrx::varsize_any_exhdr(pointer)
         }
     }
-}
-
-/// The length of a value as it lies in memory when it was `fetched`, its header
-/// included, or more than that.
-///
-/// # Safety
-/// The datum must be a valid varlena.
-#[inline]
-pub unsafe fn size(datum: Datum) -> usize {
-    let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: a varlena's header tells its own form.
-    unsafe {
-        if pgrx::varatt_is_1b_e(pointer) {
-            length(datum) + HEADER
-        } else {
-            pgrx::varsize_any(pointer)
-        }
-    }
-}
-
-/// The value itself if it lies in the row, else a copy of it in the current memory
-/// context: a row may go, and what is stored outside of it with it.
-///
-/// # Safety
-/// The datum must be a valid varlena.
-#[inline]
-pub unsafe fn fetched(datum: Datum) -> Datum {
-    let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: a varlena's header tells its own form.
-    unsafe {
-        if pgrx::varatt_is_1b_e(pointer) {
-            return Datum::from(pg_sys::pg_detoast_datum_packed(pointer));
-        }
-    }
-    datum
 }
 
 /// A value's content: in place where it is stored plainly, else fetched into the
@@ -131,6 +98,16 @@ impl<'a> ArrayView<'a> {
         })
     }
 
+    /// The elements of a `smallint[]` without nulls; none of one with nulls.
+    pub fn smallints(self) -> Vec<i16> {
+        if self.has_nulls {
+            return Vec::new();
+        }
+        // Elements of fixed width lie one after the other.
+        let elements = self.content.get(self.data..).unwrap_or_default().chunks_exact(2);
+        elements.take(self.items).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
+    }
+
     /// Reads the bitmap of nulls, which ends where the data begins.
     fn is_present(&self, index: usize) -> Option<bool> {
         let dimensions = usize::try_from(int(self.content, 0)?).ok()?;
@@ -177,20 +154,6 @@ pub fn text_array(texts: Vec<Datum>) -> Datum {
     array(texts, pg_sys::TEXTOID)
 }
 
-/// The elements of a `smallint[]` without nulls; none of any other.
-///
-/// # Safety
-/// The datum must be an array.
-pub unsafe fn smallints(datum: Datum) -> Vec<i16> {
-    // SAFETY: as the caller promises; elements of fixed width lie one after the other.
-    let view = ArrayView::new(unsafe { bytes(datum) });
-    if view.has_nulls {
-        return Vec::new();
-    }
-    let elements = view.content.get(view.data..).unwrap_or_default().chunks_exact(2);
-    elements.take(view.items).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
-}
-
 /// A uuid[], in the current memory context.
 pub fn uuid_array(uuids: &[[u8; 16]]) -> Datum {
     let mut elements: Vec<Datum> = uuids.iter().map(|uuid| Datum::from(uuid.as_ptr())).collect();
@@ -224,27 +187,90 @@ pub fn network(content: &[u8]) -> Option<(IpAddr, u8)> {
 const PGSQL_AF_INET: u8 = 2;
 const PGSQL_AF_INET6: u8 = PGSQL_AF_INET + 1;
 
-/// Which stored value this is, if it lies outside of its row: such a value is never
-/// changed, only replaced by another.
-///
-/// # Safety
-/// The datum must be a valid varlena.
-#[inline]
-pub unsafe fn stored_apart(datum: Datum) -> Option<StoredId> {
-    let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: the header tells the form; a pointer to disk has the structure after its
-    // two bytes of header, at any alignment.
-    unsafe {
-        if !pgrx::varatt_is_1b_e(pointer) {
+/// A value of variable length as it is stored in a row, or a copy of it.
+#[derive(Clone, Copy)]
+pub struct Stored<'a>(Datum, PhantomData<&'a ()>);
+
+impl<'a> Stored<'a> {
+    /// # Safety
+    /// The datum must be a valid varlena that outlives the result.
+    #[inline]
+    pub unsafe fn new(datum: Datum) -> Stored<'a> {
+        Stored(datum, PhantomData)
+    }
+
+    fn pointer(self) -> *mut pg_sys::varlena {
+        self.0.cast_mut_ptr()
+    }
+
+    /// Whether it lies outside of its row.
+    #[inline]
+    fn is_apart(self) -> bool {
+        // SAFETY: a varlena's header tells its own form.
+        unsafe { pgrx::varatt_is_1b_e(self.pointer()) }
+    }
+
+    /// Whether its header is the short one, before which there is no padding.
+    #[inline]
+    pub fn is_short(self) -> bool {
+        // SAFETY: as above.
+        unsafe { pgrx::varatt_is_1b(self.pointer()) }
+    }
+
+    /// The value as it lies there, its header included.
+    #[inline]
+    pub fn image(self) -> &'a [u8] {
+        // SAFETY: as above; it tells the length.
+        unsafe {
+            let length = pgrx::varsize_any(self.pointer());
+            std::slice::from_raw_parts(self.pointer().cast::<u8>(), length)
+        }
+    }
+
+    /// What follows the header, fetched into the current memory context if need be.
+    #[inline]
+    pub fn content(self) -> &'a [u8] {
+        // SAFETY: a varlena that outlives the result.
+        unsafe { bytes(self.0) }
+    }
+
+    /// The value itself if it lies in the row, else a copy of it in the memory context: a row
+    /// may go, and what is stored outside of it with it.
+    #[inline]
+    pub fn fetched<'m>(self, memory: Memory<'m>) -> Stored<'m>
+    where
+        'a: 'm,
+    {
+        if !self.is_apart() {
+            return self;
+        }
+        // SAFETY: a varlena; the copy lives as long as the memory.
+        unsafe {
+            let before = pg_sys::MemoryContextSwitchTo(memory.get());
+            let copy = pg_sys::pg_detoast_datum_packed(self.pointer());
+            pg_sys::MemoryContextSwitchTo(before);
+            Stored::new(Datum::from(copy))
+        }
+    }
+
+    /// Which stored value this is, if it lies outside of its row: such a value is never
+    /// changed, only replaced by another.
+    #[inline]
+    pub fn id(self) -> Option<StoredId> {
+        if !self.is_apart() {
             return None;
         }
-        let external = pointer.cast::<pg_sys::varattrib_1b_e>();
-        if u32::from((*external).va_tag) != pg_sys::vartag_external::VARTAG_ONDISK {
-            return None;
+        // SAFETY: the header tells the form; a pointer to disk has the structure after its
+        // two bytes of header, at any alignment.
+        unsafe {
+            let external = self.pointer().cast::<pg_sys::varattrib_1b_e>();
+            if u32::from((*external).va_tag) != pg_sys::vartag_external::VARTAG_ONDISK {
+                return None;
+            }
+            let place = (&raw const (*external).va_data).cast::<pg_sys::varatt_external>();
+            let place = place.read_unaligned();
+            Some((place.va_toastrelid.to_u32(), place.va_valueid.to_u32()))
         }
-        let place = (&raw const (*external).va_data).cast::<pg_sys::varatt_external>();
-        let place = place.read_unaligned();
-        Some((place.va_toastrelid.to_u32(), place.va_valueid.to_u32()))
     }
 }
 

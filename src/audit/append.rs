@@ -4,11 +4,11 @@ use crate::catalog::{Catalog, columns};
 use crate::pepper;
 use keysmith_core::chain::{Entry, START, Seal};
 use pg::error::{Code, Error, Result};
+use pg::lock::{self, Mode};
 use pg::scan::{ScanKey, Snapshot, Varlena};
 use pg::spi::{self, Param};
-use pg::text;
-use pg::varlena;
-use pgrx::pg_sys::{self, Datum, Oid};
+use pg::{text, transaction};
+use pgrx::pg_sys::{self, Oid};
 use std::collections::BTreeMap;
 
 /// An act that was done, to be chained at commit.
@@ -35,19 +35,13 @@ pub fn append(catalog: &Catalog, notes: &[Note]) -> Result<()> {
         chains.entry((lock_number(&note.keyspace), &note.keyspace)).or_default().push(note);
     }
     if notes.len() > FLUSH_FROM {
-        flush();
+        // Its commit would do so while it holds the chains' locks, and others would wait.
+        transaction::flush();
     }
     chains.into_iter().try_for_each(|((number, keyspace), notes)| {
         lock(catalog, number);
         extend(catalog, keyspace, &notes)
     })
-}
-
-/// Flushes what this transaction wrote so far. Its commit would do so while it holds the
-/// chains' locks, and others would wait for that.
-fn flush() {
-    // SAFETY: the end of the last record that this backend wrote in the transaction.
-    unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) };
 }
 
 /// FNV-1a. Chains that share a number merely take turns.
@@ -59,15 +53,7 @@ fn lock_number(keyspace: &str) -> u32 {
 
 /// Locks a chain until the transaction ends.
 fn lock(catalog: &Catalog, number: u32) {
-    // SAFETY: a lock on an object of the audit table.
-    unsafe {
-        pg_sys::LockDatabaseObject(
-            catalog.tables.audit_entry.table,
-            Oid::from(number),
-            0,
-            pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
-        );
-    }
+    lock::object(catalog.tables.audit_entry.table, Oid::from(number), Mode::Exclusive);
 }
 
 /// Numbers, seals and writes entries. The chain must be locked: whatever takes long was
@@ -86,7 +72,7 @@ fn extend(catalog: &Catalog, keyspace: &str, notes: &[&Note]) -> Result<()> {
     for notes in notes.chunks(BATCH) {
         // Its own SPI session: its memory is freed with it.
         spi::session(|| {
-            let mut columns: [Vec<Datum>; 5] = Default::default();
+            let mut rows = Vec::with_capacity(notes.len());
             for note in notes {
                 entry += 1;
                 let sealed = Entry {
@@ -100,25 +86,27 @@ fn extend(catalog: &Catalog, keyspace: &str, notes: &[&Note]) -> Result<()> {
                 .seal(peppers, &previous);
                 previous =
                     sealed.ok_or_else(|| Error::new(Code::Pepper, "the newest pepper is gone"))?;
-                let row = [
-                    Datum::from(entry),
-                    Datum::from(note.at),
-                    text::datum(&note.action),
-                    pg::datum::bytes(&note.content),
-                    pg::datum::bytes(&previous),
-                ];
-                columns.iter_mut().zip(row).for_each(|(column, datum)| column.push(datum));
+                rows.push((entry, *note, previous));
             }
-            insert(keyspace, newest, columns)
+            insert(keyspace, newest, &rows)
         })?;
     }
     Ok(())
 }
 
-/// Inserts entries, given the columns entry, at, action, content and hash.
-fn insert(keyspace: &str, generation: i16, columns: [Vec<Datum>; 5]) -> Result<()> {
-    let [entries, times, actions, contents, seals] = columns;
-    let array = |kind, element, data| Param::given(kind, Some(varlena::array(data, element)));
+/// Inserts entries, given their numbers, notes and seals.
+fn insert(keyspace: &str, generation: i16, rows: &[(i64, &Note, Seal)]) -> Result<()> {
+    fn column<'a>(
+        rows: &'a [(i64, &Note, Seal)],
+        cell: impl Fn(&'a (i64, &Note, Seal)) -> Param<'a>,
+    ) -> Vec<Param<'a>> {
+        rows.iter().map(cell).collect()
+    }
+    let entries = column(rows, |(entry, ..)| Param::bigint(Some(*entry)));
+    let times = column(rows, |(_, note, _)| Param::timestamp(Some(note.at)));
+    let actions = column(rows, |(_, note, _)| Param::text(&note.action));
+    let contents = column(rows, |(_, note, _)| Param::bytes(&note.content));
+    let seals = column(rows, |(.., seal)| Param::bytes(seal));
     spi::execute(
         "INSERT INTO keysmith_private.audit_entry
              (keyspace, entry, at, action, generation, content, hash)
@@ -129,11 +117,11 @@ fn insert(keyspace: &str, generation: i16, columns: [Vec<Datum>; 5]) -> Result<(
         &[
             Param::text(keyspace),
             Param::smallint(generation),
-            array(pg_sys::INT8ARRAYOID, pg_sys::INT8OID, entries),
-            array(pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZOID, times),
-            array(pg_sys::TEXTARRAYOID, pg_sys::TEXTOID, actions),
-            array(pg_sys::BYTEAARRAYOID, pg_sys::BYTEAOID, contents),
-            array(pg_sys::BYTEAARRAYOID, pg_sys::BYTEAOID, seals),
+            Param::array(pg_sys::INT8OID, pg_sys::INT8ARRAYOID, &entries),
+            Param::array(pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPTZARRAYOID, &times),
+            Param::array(pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, &actions),
+            Param::array(pg_sys::BYTEAOID, pg_sys::BYTEAARRAYOID, &contents),
+            Param::array(pg_sys::BYTEAOID, pg_sys::BYTEAARRAYOID, &seals),
         ],
     )?;
     Ok(())

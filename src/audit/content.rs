@@ -86,7 +86,6 @@ pub fn client() -> Result<Option<String>> {
     if let Some(known) = CLIENT.with(|client| client.get().cloned()) {
         return Ok(known);
     }
-    let rows = spi::query("SELECT pg_catalog.inet_client_addr()", &[])?;
-    let client = rows.first().and_then(|row| row.text(1));
+    let client = spi::first("SELECT pg_catalog.inet_client_addr()", &[], |row| row.text(1))?;
     Ok(CLIENT.with(|known| known.get_or_init(|| client).clone()))
 }

@@ -7,51 +7,30 @@
 
 use crate::settings;
 use pg::error::Result;
-use pg::major;
-use pg::shmem::{Place, Region};
+use pg::shmem::{Region, shareable};
 use pg::spi::{self, Param};
-use pgrx::pg_sys;
+use pg::{clock, transaction};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 /// The chain of what concerns no keyspace alone.
 pub const EVERYWHERE: &str = "*";
 
-static PLACE: Place = Place::unknown();
+pub static REGION: Region<Unsent> = Region::new(c"keysmith events", || Ok(Unsent::default()));
 
-pub static REGION: Region = Region {
-    name: c"keysmith events",
-    size: || size_of::<Unsent>(),
-    locks: || 0,
-    initialise,
-    place: &PLACE,
-};
-
-/// Events that were left out since the server was started.
-#[derive(Default)]
-struct Unsent {
-    count: AtomicI64,
-    last_at: AtomicI64,
-}
-
-/// # Safety
-/// There must be fresh memory of that size, aligned as shared memory is.
-unsafe fn initialise(memory: *mut u8) -> Result<()> {
-    // SAFETY: as the caller promises.
-    unsafe { memory.cast::<Unsent>().write(Unsent::default()) };
-    Ok(())
-}
-
-fn unsent_ever() -> Option<&'static Unsent> {
-    // SAFETY: null, or initialised before its place was noted, and there as long as the
-    // process.
-    unsafe { PLACE.memory.load(Relaxed).cast::<Unsent>().as_ref() }
+shareable! {
+    /// Events that were left out since the server was started.
+    #[derive(Default)]
+    pub struct Unsent {
+        count: AtomicI64,
+        last_at: AtomicI64,
+    }
 }
 
 /// How many events were left out since the server was started, and when the last was; null
 /// where nobody counts.
 pub fn unsent() -> (Option<i64>, Option<i64>) {
-    let counted = unsent_ever().map(|unsent| {
+    let counted = REGION.get().map(|unsent| {
         let count = unsent.count.load(Relaxed);
         (count, (count > 0).then(|| unsent.last_at.load(Relaxed)))
     });
@@ -74,15 +53,14 @@ pub fn send(
     if keyspace == EVERYWHERE {
         return Ok(());
     }
-    // SAFETY: acts are done in transactions.
-    let transaction = unsafe { major::local_transaction_id() };
+    let transaction = transaction::local_id();
     let waiting = match WAITING.get() {
         (of, bytes) if of == transaction => bytes,
         _ => 0,
     };
     // What waits takes its room only at the commit. Twice that is more than it takes with
     // what PostgreSQL adds. Before 17 the size of the queue was fixed.
-    let sent = spi::query(
+    let sent = spi::first(
         "SELECT pg_catalog.octet_length(e.payload)::bigint, pg_catalog.pg_notify(e.channel, e.payload)
          FROM (SELECT k.event_channel AS channel, pg_catalog.json_build_object(
                    'event', $1, 'key_id', $3, 'tenant', $4, 'keyspace', k.keyspace,
@@ -98,14 +76,14 @@ pub fn send(
             Param::bigint(Some(waiting)),
             Param::integer(Some(settings::event_queue_limit())),
         ],
+        |row| row.bigint(1),
     )?;
-    match sent.first().and_then(|row| row.bigint(1)) {
+    match sent {
         Some(bytes) => WAITING.set((transaction, waiting.saturating_add(bytes))),
         None => {
-            if let Some(unsent) = unsent_ever() {
+            if let Some(unsent) = REGION.get() {
                 unsent.count.fetch_add(1, Relaxed);
-                // SAFETY: reads the clock.
-                unsent.last_at.store(unsafe { pg_sys::GetCurrentTimestamp() }, Relaxed);
+                unsent.last_at.store(clock::now(), Relaxed);
             }
         }
     }

@@ -5,19 +5,21 @@
 //! is the end of the chain taken, and of several keyspaces in a fixed order: nobody waits
 //! for anything else while holding one, so that sessions neither fork a chain nor deadlock.
 
+#![forbid(unsafe_code)]
+
 mod append;
 pub mod content;
 pub mod event;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, PRIVATE};
 use crate::settings;
 use append::Note;
 use content::Content;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param};
-use pg::text;
-use pg::transaction::Memory;
-use pgrx::pg_sys::{self, Datum, Oid, SubTransactionId};
+use pg::transaction::{self, Memory};
+use pg::{clock, lookup, text};
+use pgrx::pg_sys::{Oid, SubTransactionId};
 
 pub use event::EVERYWHERE;
 
@@ -95,8 +97,7 @@ impl<'a> Act<'a> {
         let note = Note {
             table: Catalog::open()?.tables.audit_entry.table,
             keyspace: self.keyspace.into(),
-            // SAFETY: reads the clock.
-            at: unsafe { pg_sys::GetCurrentTimestamp() },
+            at: clock::now(),
             action: action.into(),
             content: content.write()?,
         };
@@ -116,6 +117,7 @@ impl<'a> Subject<'a> {
     /// The state as JSON without secrets, if there is any, and the tenant's name.
     fn state(&self, keyspace: &str) -> Result<(Option<String>, Option<String>)> {
         let keyspace_param = || Param::text(keyspace);
+        let name_of_role;
         let (statement, params) = match *self {
             Subject::Key(key_id) => (
                 "SELECT pg_catalog.to_jsonb(k) - '{status,last_used_at}'::text[]
@@ -181,19 +183,19 @@ impl<'a> Subject<'a> {
                  FROM keysmith_private.tenant t WHERE t.keyspace = $1 AND t.name = $2",
                 vec![keyspace_param(), Param::text(tenant), Param::text(member)],
             ),
-            Subject::Access(role) => (
-                "SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-                     'role', $2, 'level', a.level, 'tenant_id', a.tenant_id)
-                     ORDER BY a.level, a.tenant_id), NULL::text
-                 FROM keysmith_private.access a WHERE a.role = $1",
-                vec![
-                    Param::given(pg_sys::OIDOID, Some(Datum::from(role))),
-                    Param::text(&text::name_of_role(role)),
-                ],
-            ),
+            Subject::Access(role) => {
+                name_of_role = text::name_of_role(role);
+                (
+                    "SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+                         'role', $2, 'level', a.level, 'tenant_id', a.tenant_id)
+                         ORDER BY a.level, a.tenant_id), NULL::text
+                     FROM keysmith_private.access a WHERE a.role = $1",
+                    vec![Param::oid(role), Param::text(&name_of_role)],
+                )
+            }
         };
-        let rows = spi::query(statement, &params)?;
-        Ok(rows.first().map_or((None, None), |row| (row.text(1), row.text(2))))
+        let state = spi::first(statement, &params, |row| Some((row.text(1), row.text(2))))?;
+        Ok(state.unwrap_or_default())
     }
 }
 
@@ -244,17 +246,11 @@ pub fn before_commit() -> Result<()> {
     let ours = catalog.tables.audit_entry.table;
     let notes: Vec<Note> =
         notes.into_iter().map(|(_, note)| note).filter(|note| note.table == ours).collect();
-    // SAFETY: statements need a snapshot around them, which a commit has no more. It is
-    // popped below; an error's abort pops it too.
-    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
-    let result = catalog.as_owner(|| append::append(&catalog, &notes));
-    // SAFETY: pushed above.
-    unsafe { pg_sys::PopActiveSnapshot() };
-    result
+    // Statements need a snapshot around them, which a commit has no more.
+    transaction::with_snapshot(|| catalog.as_owner(|| append::append(&catalog, &notes)))
 }
 
 /// A transaction may also drop the extension, and its audit with it.
 fn is_extension_gone() -> bool {
-    // SAFETY: a look-up by name, which gives InvalidOid if there is none.
-    unsafe { pg_sys::get_namespace_oid(crate::catalog::PRIVATE.as_ptr(), true) == Oid::INVALID }
+    lookup::schema(PRIVATE).is_none()
 }

@@ -12,51 +12,65 @@ use keysmith_core::policy::route::{Match, Path, is_requested_method};
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::Result;
 use pg::jsonb::Json;
+use pg::scratch::Memory;
 use pgrx::pg_sys::Datum;
+use std::net::IpAddr;
+use std::rc::Rc;
 
 sql_functions! {
     keysmith_authenticate => authenticate;
 }
 
-/// Where the arguments are.
-mod position {
-    pub const HEADERS: usize = 0;
-    pub const METHOD: usize = 1;
-    pub const IP: usize = 3;
-    pub const KEYSPACE: usize = 4;
-    pub const VARIANT: usize = 5;
-    pub const SPEND: usize = 6;
-    pub const WEIGHT: usize = 7;
+/// A request to decide about.
+pub struct Request<'a> {
+    pub headers: Option<Json<'a>>,
+    pub method: Option<&'a [u8]>,
+    pub path: Option<&'a [u8]>,
+    pub address: Option<IpAddr>,
+    pub keyspace: &'a [u8],
+    pub variant: Option<&'a [u8]>,
+    pub spend: i64,
+    /// Unless it is for the route to say.
+    pub weight: Option<u32>,
 }
 
 fn authenticate(call: &Call) -> Result<Option<Datum>> {
-    decide(call).map(|(verdict, _)| Some(verdict.row.into_datum()))
+    let request = Request {
+        headers: call.json(0),
+        method: text(call, 1),
+        path: text(call, 2),
+        address: call.address(3),
+        keyspace: name(call, 4).unwrap_or_default(),
+        variant: text(call, 5),
+        spend: arguments::spend(call, 6)?,
+        weight: arguments::weight(call, 7)?,
+    };
+    decide(call.memory(), &request).map(|(verdict, _)| Some(verdict.row.into_datum()))
 }
 
-/// The verdict, and by which schemes the keyspace takes its keys.
-pub fn decide(call: &Call) -> Result<(Verdict, Schemes)> {
+/// The verdict, and the policy by which it was found.
+pub fn decide<'m>(memory: Memory<'m>, request: &Request) -> Result<(Verdict<'m>, Rc<Policy>)> {
     let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
-    let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
-    let (policy, sought) = reader
-        .sought(keyspace, |policy| presented(call.json(position::HEADERS), policy.schemes))?;
-    let required = required(call, &policy, position::METHOD, position::VARIANT);
-    let mut decision = Decision::new(&reader, policy.clone(), keyspace, &required.needs);
+    let (policy, sought) =
+        reader.sought(request.keyspace, |policy| presented(request.headers, policy.schemes))?;
+    let required = required(request.method, request.path, request.variant, &policy);
+    let mut decision = Decision::new(&reader, policy.clone(), request.keyspace, &required.needs);
     decision.demand.kind = required.kind;
-    decision.demand.address = call.address(position::IP);
+    decision.demand.address = request.address;
     decision.signs_in = true;
-    decision.request.method = logged(call, position::METHOD);
-    decision.request.path = logged(call, position::METHOD + 1);
+    // What is too long to decide about is cut by the records.
+    decision.request.method = request.method;
+    decision.request.path = request.path;
     decision.charge.route = required.route;
-    decision.charge.spend = arguments::spend(call, position::SPEND)?;
-    decision.charge.weight =
-        arguments::weight(call, position::WEIGHT)?.unwrap_or(required.weight());
-    Ok((decision.verdict(sought)?, policy.schemes))
+    decision.charge.spend = request.spend;
+    decision.charge.weight = request.weight.unwrap_or(required.weight());
+    let verdict = decision.verdict(memory, sought)?;
+    Ok((verdict, policy))
 }
 
-/// An argument as usage records take it: one that is too long to decide about is
-/// cut there.
-fn logged(call: &Call, n: usize) -> Option<&[u8]> {
+/// A text argument, however long.
+pub fn text(call: &Call, n: usize) -> Option<&[u8]> {
     match call.bytes(n, usize::MAX) {
         Some(Bytes::Read(text)) => Some(text),
         _ => None,
@@ -113,14 +127,13 @@ impl Required<'_> {
     }
 }
 
-/// Reads method and path, from the argument `method` on, and `variant`. A request
-/// without them, or with a path that servers may understand in different ways, gets
-/// nowhere.
+/// What a request's method, path and variant require. A request without them, or with a path
+/// that servers may understand in different ways, gets nowhere.
 pub fn required<'a>(
-    call: &Call,
+    method: Option<&[u8]>,
+    path: Option<&[u8]>,
+    variant: Option<&[u8]>,
     policy: &'a Policy,
-    method: usize,
-    variant: usize,
 ) -> Required<'a> {
     const MOST: usize = 1024;
     const MOST_WITH_QUERY: usize = 64 * 1024;
@@ -129,22 +142,21 @@ pub fn required<'a>(
         kind: None,
         route: None,
     };
-    let method_name = match call.bytes(method, MOST) {
-        Some(Bytes::Read(name)) if is_requested_method(name) => name,
+    let method = match method {
+        Some(name) if name.len() <= MOST && is_requested_method(name) => name,
         _ => return impossible("the request has no method"),
     };
-    let Some(Bytes::Read(path)) = call.bytes(method + 1, MOST_WITH_QUERY) else {
+    let Some(path) = path.filter(|path| path.len() <= MOST_WITH_QUERY) else {
         return impossible("the request has no path, or one that is too long");
     };
     let Some(path) = Path::parse(path) else {
         return impossible("servers may understand the path in different ways");
     };
-    let variant = match call.bytes(variant, MOST) {
-        None => &b""[..],
-        Some(Bytes::Read(variant)) => variant,
-        Some(Bytes::TooLong) => return impossible("the variant is too long"),
-    };
-    match policy.route(method_name, &path, variant) {
+    let variant = variant.unwrap_or_default();
+    if variant.len() > MOST {
+        return impossible("the variant is too long");
+    }
+    match policy.route(method, &path, variant) {
         Match::Route(route) => Required {
             needs: Needs::Route(&route.scopes),
             kind: route.kind.as_deref(),

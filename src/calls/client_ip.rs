@@ -3,12 +3,11 @@
 use keysmith_core::policy::allowlist::Allowlist;
 use keysmith_core::policy::forwarded::client_address;
 use pg::call::{Call, sql_functions};
+use pg::datum;
 use pg::error::Result;
 use pg::jsonb::{Container, Json};
 use pg::varlena::StoredAllowlist;
-use pgrx::pg_sys::{self, Datum};
-use std::ffi::CString;
-use std::net::IpAddr;
+use pgrx::pg_sys::Datum;
 
 sql_functions! {
     keysmith_client_ip => client_ip;
@@ -23,7 +22,7 @@ fn client_ip(call: &Call) -> Result<Option<Datum>> {
         collect(headers, b"forwarded", &mut forwarded);
     }
     let address = client_address(call.address(1), trusted, &x_forwarded_for, &forwarded);
-    Ok(address.and_then(inet))
+    Ok(address.map(datum::inet))
 }
 
 /// The values of a header. One that is no text is an entry that can't be read.
@@ -39,13 +38,5 @@ pub fn collect<'a>(headers: Container<'a>, name: &[u8], values: &mut Vec<&'a [u8
             Json::Array(list) => values.extend(list.children().filter_map(text)),
             value => values.extend(text(value)),
         }
-    }
-}
-
-pub fn inet(address: IpAddr) -> Option<Datum> {
-    let text = CString::new(address.to_string()).ok()?;
-    // SAFETY: inet_in takes a C string, which is that of an address.
-    unsafe {
-        pgrx::direct_function_call_as_datum(pg_sys::inet_in, &[Some(Datum::from(text.as_ptr()))])
     }
 }

@@ -15,15 +15,15 @@ use keysmith_core::policy::rules::{self, Demand};
 use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call};
 use pg::error::{Code, Error, Result};
-use pgrx::pg_sys;
+use pg::scratch::Memory;
+use pg::{clock, transaction};
 use std::rc::Rc;
 
 /// The tables, for a decision. A parallel worker has no transaction that it could commit, so
 /// it can neither act for a key nor hand on a record.
 #[inline]
 pub fn catalog() -> Result<Catalog> {
-    // SAFETY: set when the process began.
-    if unsafe { pg_sys::ParallelWorkerNumber } >= 0 {
+    if transaction::is_parallel_worker() {
         return Err(Error::new(Code::Conflict, "a parallel worker can't decide about keys")
             .hint("Declare the function that does PARALLEL RESTRICTED or PARALLEL UNSAFE."));
     }
@@ -71,7 +71,12 @@ impl<'a> Decision<'a> {
         }
     }
 
-    pub fn verdict(&self, sought: std::result::Result<Sought, Reason>) -> Result<Verdict> {
+    /// The verdict, in a memory context.
+    pub fn verdict<'m>(
+        &self,
+        memory: Memory<'m>,
+        sought: std::result::Result<Sought, Reason>,
+    ) -> Result<Verdict<'m>> {
         if self.signs_in {
             identity::must_be_free()?;
         }
@@ -82,7 +87,7 @@ impl<'a> Decision<'a> {
         };
         let rows = match rows {
             Ok(rows) => rows,
-            Err(reason) => return Ok(self.refusal(reason)),
+            Err(reason) => return Ok(self.refusal(memory, reason)),
         };
         let own = rows.scopes();
         let held = self.policy.held(&own, rows.roles());
@@ -97,7 +102,7 @@ impl<'a> Decision<'a> {
             let catalog = self.reader.catalog;
             (reason, standing) = self.charge.collect(catalog, &self.policy, &holder.account)?;
         }
-        let verdict = self.answer(reason, Some(&holder), &standing);
+        let verdict = self.answer(memory, reason, Some(&holder), &standing);
         if self.signs_in {
             let (address, request_id) = (self.demand.address, verdict.request_id);
             let identity = (reason == Reason::Ok)
@@ -109,17 +114,24 @@ impl<'a> Decision<'a> {
     }
 
     /// A refusal that tells of no key.
-    fn refusal(&self, reason: Reason) -> Verdict {
+    fn refusal<'m>(&self, memory: Memory<'m>, reason: Reason) -> Verdict<'m> {
         if self.signs_in {
             identity::sign_in(None);
         }
         usage::unknown(&self.policy, self.keyspace, &self.noted(), reason);
-        self.answer(reason, None, &Standing::default())
+        self.answer(memory, reason, None, &Standing::default())
     }
 
     #[inline]
-    fn answer(&self, reason: Reason, holder: Option<&Holder>, standing: &Standing) -> Verdict {
-        Verdict::form(self.reader.catalog, &self.policy, reason, holder, standing, self.demand.now)
+    fn answer<'m>(
+        &self,
+        memory: Memory<'m>,
+        reason: Reason,
+        holder: Option<&Holder>,
+        standing: &Standing,
+    ) -> Verdict<'m> {
+        let (catalog, now) = (self.reader.catalog, self.demand.now);
+        Verdict::form(memory, catalog, &self.policy, reason, holder, standing, now)
     }
 
     /// The request, as usage records tell of it.
@@ -130,12 +142,5 @@ impl<'a> Decision<'a> {
 
 /// What is asked of a key by its scopes alone, now.
 pub fn demand<'a>(needs: &'a Needs<'a>) -> Demand<'a> {
-    Demand {
-        environment: None,
-        kind: None,
-        scopes: needs,
-        address: None,
-        // SAFETY: reads the clock.
-        now: unsafe { pg_sys::GetCurrentTimestamp() },
-    }
+    Demand { environment: None, kind: None, scopes: needs, address: None, now: clock::now() }
 }

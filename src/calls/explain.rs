@@ -1,7 +1,7 @@
 //! `explain_verify`: what each rule saw, for those who have to know why.
 
 use super::arguments;
-use super::authenticate::{self, Required};
+use super::authenticate::{self, Required, text};
 use super::decision::{self, demand, name};
 use crate::catalog::policy::Policy;
 use crate::decide::charge::{self, Charge};
@@ -17,10 +17,10 @@ use keysmith_core::policy::rules::{Demand, Found, Instant, Kind, RULES};
 use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::Result;
-use pg::result_set::ResultSet;
-use pg::text::{self, lossy};
-use pgrx::pg_sys::{self, Datum};
-use std::ffi::CStr;
+use pg::output;
+use pg::result_set::{Cell, ResultSet};
+use pg::text::lossy;
+use pgrx::pg_sys::Datum;
 
 sql_functions! {
     keysmith_explain_verify => explain_verify;
@@ -53,7 +53,7 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     };
     let is_request = call.datum(10).is_some() || call.datum(11).is_some();
     let required = if is_request {
-        authenticate::required(call, &policy, 10, 12)
+        authenticate::required(text(call, 10), text(call, 11), text(call, 12), &policy)
     } else {
         let needs = Listed::read(call.array(1)).map_or_else(
             |rule| Needs::Impossible(format!("verify raises KS400: scopes {rule}").into()),
@@ -77,11 +77,9 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     };
     let asked = Asked { reader: &reader, policy: &policy, keyspace, demand, charge, needs };
     let steps = steps(&asked, presented)?;
-    // SAFETY: the function is declared to return a set of explanations.
-    let result = unsafe { ResultSet::of(call) };
-    for (index, step) in steps.iter().enumerate() {
-        // SAFETY: the cells are of the columns that are declared.
-        unsafe { result.put(step.cells(index)) };
+    let result = ResultSet::of(call);
+    for (index, step) in (1..).zip(&steps) {
+        step.put(index, result);
     }
     Ok(None)
 }
@@ -277,30 +275,23 @@ fn what_it_saw(
 
 fn moment(moment: Option<Instant>, never: &str, at: &str) -> String {
     let Some(moment) = moment else { return never.into() };
-    // SAFETY: timestamptz_out takes a timestamp and gives a C string.
-    unsafe {
-        let argument = [Some(Datum::from(moment))];
-        pgrx::direct_function_call_as_datum(pg_sys::timestamptz_out, &argument)
-            .map_or(String::new(), |shown| {
-                format!("{at} {}", CStr::from_ptr(shown.cast_mut_ptr()).to_string_lossy())
-            })
-    }
+    format!("{at} {}", output::timestamp(moment))
 }
 
 impl Step {
-    /// A row of the type `keysmith_private.explanation`.
-    fn cells(&self, index: usize) -> [Option<Datum>; 5] {
+    /// Returns it as a row of the type `keysmith_private.explanation`.
+    fn put(&self, index: i32, result: ResultSet) {
         let (outcome, reason) = match self.outcome {
             Outcome::Pass => ("pass", None),
             Outcome::Refuse(reason) => ("refuse", Some(reason.name())),
             Outcome::NotReached => ("not reached", None),
         };
-        [
-            Some(Datum::from(i32::try_from(index + 1).unwrap_or_default())),
-            Some(text::datum(self.rule)),
-            Some(text::datum(outcome)),
-            reason.map(text::datum),
-            (!self.saw.is_empty()).then(|| text::datum(&self.saw)),
-        ]
+        result.put([
+            Cell::integer(Some(index)),
+            Cell::text(self.rule),
+            Cell::text(outcome),
+            Cell::text_or_null(reason),
+            Cell::text_or_null((!self.saw.is_empty()).then_some(&self.saw)),
+        ]);
     }
 }

@@ -1,5 +1,7 @@
 //! What applications call about keys: arguments in, a verdict out.
 
+#![forbid(unsafe_code)]
+
 mod arguments;
 mod authenticate;
 mod client_ip;

@@ -1,65 +1,68 @@
 //! `pre_request`: what PostgREST calls before each request. It has put the request into
 //! settings of the transaction; a refusal is an error that it makes a response of.
 
-use super::authenticate;
-use super::client_ip::{collect, inet};
+use super::authenticate::{self, Request};
+use super::client_ip::collect;
 use super::pre_request_settings as settings;
+use crate::catalog::policy::Policy;
+use crate::verdict::{Verdict, Words};
 use keysmith_core::policy::forwarded::client_behind_proxy;
 use keysmith_core::policy::header::Schemes;
+use keysmith_core::policy::verdict::Reason;
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::jsonb::Json;
-use pg::{text, varlena};
-use pgrx::pg_sys::{self, Datum};
-use std::ffi::CStr;
+use pg::settings::custom;
+use pg::{input, text};
+use pgrx::pg_sys::Datum;
+use std::ffi::{CStr, CString};
+use std::net::IpAddr;
 
 sql_functions! {
     keysmith_pre_request => pre_request;
 }
 
-fn pre_request(_: &Call) -> Result<Option<Datum>> {
+fn pre_request(call: &Call) -> Result<Option<Datum>> {
     let headers = headers()?;
-    let arguments = [
+    let headers = headers.as_deref().map(Json::new);
+    let (method, path) = (setting(c"request.method"), setting(c"request.path"));
+    let keyspace = settings::with_keyspace(CStr::to_owned);
+    let request = Request {
         headers,
-        setting(c"request.method").map(text_datum),
-        setting(c"request.path").map(text_datum),
-        address(headers),
-        settings::with_keyspace(|name| Some(text_datum(name))),
-        None,
-        Some(Datum::from(0_i64)),
-        None,
-    ];
-    // SAFETY: the frame has the arguments of `authenticate`, and outlives the call.
-    let (verdict, schemes) = authenticate::decide(&unsafe { Call::new(frame(&arguments)) })?;
-    let answer = Answer::read(verdict.row.into_datum());
-    if answer.ok { Ok(None) } else { Err(answer.refusal(schemes)) }
+        method: method.as_deref().map(CStr::to_bytes),
+        path: path.as_deref().map(CStr::to_bytes),
+        address: address(headers),
+        keyspace: keyspace.to_bytes(),
+        variant: None,
+        spend: 0,
+        weight: None,
+    };
+    let (verdict, policy) = authenticate::decide(call.memory(), &request)?;
+    if verdict.reason == Reason::Ok {
+        return Ok(None);
+    }
+    Err(Answer::of(&verdict, &policy).refusal(policy.schemes))
 }
 
 /// A setting of the transaction; once one was set, it is empty in the session's later
 /// transactions, and no longer missing.
-fn setting(name: &CStr) -> Option<&CStr> {
-    // SAFETY: the value is a C string that lives until the setting changes, which
-    // nothing does before it is copied or read.
-    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false).as_ref() };
-    // SAFETY: as above.
-    value.map(|first| unsafe { CStr::from_ptr(first) }).filter(|value| !value.is_empty())
+fn setting(name: &CStr) -> Option<CString> {
+    custom(name).filter(|value| !value.is_empty())
 }
 
 /// The headers as a jsonb. What is wrong with them is not quoted: a key may be in it.
-fn headers() -> Result<Option<Datum>> {
+fn headers() -> Result<Option<Vec<u8>>> {
     let Some(headers) = setting(c"request.headers") else { return Ok(None) };
     text::from_server(headers.to_bytes())
-        .and_then(|json| text::parsed(pg_sys::F_JSONB_IN, pg_sys::Oid::INVALID, &json))
+        .and_then(|json| input::jsonb(&json))
         .map(Some)
         .ok_or_else(|| Error::argument("request.headers", "must be a JSON object"))
 }
 
 /// The client's address. PostgREST does not tell whom it was called by; where proxies are
 /// trusted, it must have been one of them.
-fn address(headers: Option<Datum>) -> Option<Datum> {
+fn address(headers: Option<Json>) -> Option<IpAddr> {
     let proxies = settings::trusted_proxies();
-    // SAFETY: the datum is a jsonb.
-    let headers = headers.map(|datum| Json::new(unsafe { varlena::bytes(datum) }));
     let Some(Json::Object(headers)) = headers else { return None };
     if proxies.is_empty() {
         return None;
@@ -68,35 +71,10 @@ fn address(headers: Option<Datum>) -> Option<Datum> {
     collect(headers, b"x-forwarded-for", &mut x_forwarded_for);
     collect(headers, b"forwarded", &mut forwarded);
     client_behind_proxy(|address| proxies.trusts(address), &x_forwarded_for, &forwarded)
-        .and_then(inet)
-}
-
-/// A C string in the database's encoding as a text.
-fn text_datum(value: &CStr) -> Datum {
-    pg::datum::bytes(value.to_bytes())
-}
-
-/// A call's frame with these arguments, in the current memory context.
-fn frame(arguments: &[Option<Datum>]) -> pg_sys::FunctionCallInfo {
-    let size = size_of::<pg_sys::FunctionCallInfoBaseData>()
-        + size_of_val(arguments) / size_of::<Option<Datum>>() * size_of::<pg_sys::NullableDatum>();
-    // SAFETY: the frame is as large as its head and its arguments, and all zero at first,
-    // which is a frame without arguments.
-    unsafe {
-        let frame = pg_sys::palloc0(size).cast::<pg_sys::FunctionCallInfoBaseData>();
-        (*frame).nargs = arguments.len() as i16;
-        let first = (*frame).args.as_mut_ptr();
-        for (n, argument) in arguments.iter().enumerate() {
-            let value = argument.unwrap_or(Datum::null());
-            first.add(n).write(pg_sys::NullableDatum { value, isnull: argument.is_none() });
-        }
-        frame
-    }
 }
 
 /// What the client is told.
 struct Answer {
-    ok: bool,
     status: i32,
     code: String,
     message: String,
@@ -105,27 +83,14 @@ struct Answer {
 }
 
 impl Answer {
-    fn read(verdict: Datum) -> Answer {
-        // SAFETY: the datum is a verdict, whose columns have these names and types.
-        let column = |name: &CStr| unsafe {
-            let mut is_null = false;
-            let row = pg_sys::pg_detoast_datum(verdict.cast_mut_ptr()).cast();
-            let value = pg_sys::GetAttributeByName(row, name.as_ptr(), &mut is_null);
-            (!is_null).then_some(value)
-        };
-        // SAFETY: a text.
-        let words = |name| column(name).map(|datum| text::lossy(unsafe { varlena::bytes(datum) }));
-        let retry_after = column(c"retry_after").map(|datum| {
-            // SAFETY: an interval, which holds nothing but microseconds.
-            let microseconds = unsafe { (*datum.cast_mut_ptr::<pg_sys::Interval>()).time };
-            microseconds.max(1).saturating_add(999_999) / 1_000_000
-        });
+    fn of(verdict: &Verdict, policy: &Policy) -> Answer {
+        let words = Words::of(policy, verdict.reason);
+        let seconds = |wait: i64| wait.max(1).saturating_add(999_999) / 1_000_000;
         Answer {
-            ok: column(c"ok").is_some_and(|datum| datum.value() != 0),
-            status: column(c"status").map_or(0, |datum| datum.value() as i32),
-            code: words(c"code").unwrap_or_default(),
-            message: words(c"message").unwrap_or_default(),
-            retry_after,
+            status: words.status,
+            code: text::lossy(words.code),
+            message: text::lossy(words.message),
+            retry_after: verdict.retry_after.map(seconds),
         }
     }
 

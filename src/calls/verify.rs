@@ -10,6 +10,7 @@ use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::{Error, Result};
 use pg::result_set::ResultSet;
+use pg::scratch;
 use pgrx::pg_sys::Datum;
 
 sql_functions! {
@@ -66,7 +67,7 @@ fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
     decision.signs_in = call.boolean(position::SIGN_IN, "sign_in")?;
     decision.charge.spend = arguments::spend(call, position::SPEND)?;
     decision.charge.weight = arguments::required_weight(call, position::WEIGHT)?;
-    let verdict = decision.verdict(sought)?;
+    let verdict = decision.verdict(call.memory(), sought)?;
     Ok(Some(verdict.row.into_datum()))
 }
 
@@ -81,26 +82,18 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
     decision.demand.address = call.address(position::IP);
     decision.demand.kind = name(call, position::KIND_OF_MANY);
     decision.demand.environment = name(call, position::ENVIRONMENT_OF_MANY);
-    // SAFETY: the function is declared to return a set of verdicts.
-    let result = unsafe { ResultSet::of(call) };
+    let result = ResultSet::of(call);
     let Some(keys) = call.array(0) else { return Ok(None) };
-    let mut scratch = pgrx::PgMemoryContexts::new("keysmith verify_many");
-    for key in keys.iter() {
+    scratch::for_each(keys.iter(), |memory, key| {
         pgrx::check_for_interrupts!();
         let presented = match key {
             None => Presented::Nothing,
             Some(key) if key.len() > MAX_KEY_LEN => Presented::Garbage,
             Some(key) => Presented::Key(key),
         };
-        // SAFETY: the row is copied into the store before the scratch is reset.
-        unsafe {
-            scratch.switch_to(|_| -> Result<()> {
-                decision.verdict(presented.sought(&policy))?.row.put(result);
-                Ok(())
-            })?;
-            scratch.reset();
-        }
-    }
+        result.put_composite(decision.verdict(memory, presented.sought(&policy))?.row);
+        Ok(())
+    })?;
     Ok(None)
 }
 

@@ -9,9 +9,10 @@ pub mod tables;
 mod version;
 
 use pg::error::Result;
+use pg::lookup;
 use pg::role::acting_as;
 use pg::snapshot::Snapshot;
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys::Oid;
 use policy::Policy;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -61,14 +62,7 @@ impl Catalog {
 
     /// The extension's owner, who owns its tables.
     pub fn owner(&self) -> Oid {
-        const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        // SAFETY: PostgreSQL raises an error if the table is gone.
-        unsafe {
-            let relation = pg_sys::table_open(self.tables.key.table, LOCK);
-            let owner = (*(*relation).rd_rel).relowner;
-            pg_sys::table_close(relation, LOCK);
-            owner
-        }
+        lookup::owner_of_relation(self.tables.key.table)
     }
 
     /// Runs statements as the extension's owner, whoever called.

@@ -4,9 +4,9 @@ use super::columns;
 use super::invalidation::{self, WATCHED};
 use pg::composite::RowType;
 use pg::error::{Code, Error, Result};
-use pg::major;
-use pg::scan::{Column, Relation, attribute_name};
-use pgrx::pg_sys::{self, Oid};
+use pg::lookup;
+use pg::scan::{Column, Relation};
+use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 
 /// Our tables and types; only the extension's owner can name them.
@@ -65,12 +65,8 @@ impl Tables {
     /// what this library reads. So many changes have been learned of before.
     pub fn resolve(changes: u64) -> Result<Tables> {
         use columns as of;
-        // SAFETY: a look-up by name, which gives InvalidOid if there is none.
-        let private = unsafe { pg_sys::get_namespace_oid(PRIVATE.as_ptr(), true) };
-        let relation = |name: &CStr, schema: Oid| {
-            // SAFETY: as above.
-            found(unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }, name)
-        };
+        let private = found(lookup::schema(PRIVATE), PRIVATE)?;
+        let relation = |name: &CStr, schema: Oid| found(lookup::relation(schema, name), name);
         let table = |name: &CStr, index: &CStr, columns| -> Result<Table> {
             let (table, index) = (relation(name, private)?, relation(index, private)?);
             Ok(Table { table, index, columns, checked_at: changes })
@@ -141,45 +137,16 @@ impl Tables {
 
 /// The row type of that name, if it has the columns that verdicts are written with.
 fn row_type(name: &CStr, schema: Oid) -> Result<RowType> {
-    // SAFETY: a look-up in the cache of types, which gives InvalidOid if there is none.
-    let oid = unsafe {
-        pg_sys::GetSysCacheOid(
-            pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
-            pg_sys::Anum_pg_type_oid as pg_sys::AttrNumber,
-            pg_sys::Datum::from(name.as_ptr()),
-            pg_sys::Datum::from(schema),
-            pg_sys::Datum::null(),
-            pg_sys::Datum::null(),
-        )
-    };
-    let oid = found(oid, name)?;
-    let expected = columns::VERDICT.iter().map(|(name, oid)| (name.as_bytes(), oid.value(), false));
-    // SAFETY: PostgreSQL raises an error if there is no such type; the description is
-    // released after its use.
-    let (is_expected, row_type) = unsafe {
-        let description = pg_sys::lookup_rowtype_tupdesc(oid, -1);
-        let columns = major::attributes(description)
-            .iter()
-            .map(|column| (attribute_name(column), column.atttypid, column.attisdropped));
-        let is_expected = columns.eq(expected);
-        let row_type = RowType::new(description);
-        if (*description).tdrefcount >= 0 {
-            pg_sys::DecrTupleDescRefCount(description);
-        }
-        (is_expected, row_type)
-    };
-    if !is_expected {
-        return Err(mismatch("the library does not fit the extension's type verdict"));
-    }
-    Ok(row_type)
+    let kind = found(lookup::type_named(schema, name), name)?;
+    RowType::find(kind, &columns::VERDICT)
+        .ok_or_else(|| mismatch("the library does not fit the extension's type verdict"))
 }
 
-fn found(oid: Oid, name: &CStr) -> Result<Oid> {
-    if oid == Oid::INVALID {
+fn found(oid: Option<Oid>, name: &CStr) -> Result<Oid> {
+    oid.ok_or_else(|| {
         let name = name.to_string_lossy();
-        return Err(mismatch(&format!("the extension's own {name} is missing")));
-    }
-    Ok(oid)
+        mismatch(&format!("the extension's own {name} is missing"))
+    })
 }
 
 /// Columns are read by their numbers and types, so a library that is newer or older than

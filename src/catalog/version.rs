@@ -127,8 +127,8 @@ impl Keyspaces {
                 "UPDATE keysmith_private.keyspace SET created_at = created_at
                  WHERE keyspace = coalesce($1, keyspace)",
                 &[Param::text_or_null(name)],
+                |_| (),
             )
-            .map(drop)
         })
     }
 }

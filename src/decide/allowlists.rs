@@ -5,8 +5,7 @@
 
 use crate::catalog::invalidation;
 use keysmith_core::policy::allowlist::{Allowlist, Ranges};
-use pg::varlena::{self, ArrayView, StoredAllowlist, StoredId};
-use pgrx::pg_sys::Datum;
+use pg::varlena::{self, ArrayView, Stored, StoredAllowlist, StoredId};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -45,14 +44,11 @@ impl Allowlist for KeysAllowlist<'_> {
     }
 }
 
-/// # Safety
-/// The datum must be the cidr[] of a key's row, and outlive the result.
+/// The allowlist of a key, given as its row has it.
 #[inline]
-pub unsafe fn of_key<'a>(key_id: [u8; 16], datum: Datum) -> KeysAllowlist<'a> {
-    // SAFETY: as the caller promises.
-    let (apart, view) =
-        unsafe { (varlena::stored_apart(datum), || ArrayView::new(varlena::bytes(datum))) };
-    let Some(stored) = apart else { return KeysAllowlist::InRow(StoredAllowlist(view())) };
+pub fn of_key(key_id: [u8; 16], list: Stored<'_>) -> KeysAllowlist<'_> {
+    let view = || ArrayView::new(list.content());
+    let Some(stored) = list.id() else { return KeysAllowlist::InRow(StoredAllowlist(view())) };
     let name = (stored, key_id);
     REMEMBERED.with_borrow_mut(|remembered| {
         let changes = invalidation::changes();

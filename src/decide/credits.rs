@@ -10,7 +10,7 @@ use pg::error::Result;
 use pg::row_lock::{Deadline, Holder};
 use pg::scan::{Relation, Row, ScanKey, Snapshot};
 use pg::spi::{self, Param};
-use pgrx::pg_sys;
+use pg::{clock, transaction};
 
 /// What became of a charge.
 pub enum Spending {
@@ -84,8 +84,7 @@ pub fn charge(
             Some(Turn::Over(charge)) => charge,
             Some(Turn::Again) => {
                 // It may have been the command that this is a part of.
-                // SAFETY: the transaction may write.
-                unsafe { pg_sys::CommandCounterIncrement() };
+                transaction::increment_command_counter();
                 continue;
             }
             Some(Turn::Others(holder)) if deadline.wait_for(&holder) => continue,
@@ -160,28 +159,22 @@ impl Purse {
 
     /// The same once so many are spent, if there are as many.
     fn without(&self, spend: i64) -> Option<(i64, i64)> {
-        let (balance, refilled_at) = self.at(now());
+        let (balance, refilled_at) = self.at(clock::now());
         let left = balance.checked_sub(spend).filter(|left| *left >= 0)?;
         Some((left, refilled_at))
     }
 
     /// There is not enough; a refill may be.
     fn exhausted(&self, spend: i64) -> Spending {
-        let now = now();
+        let now = clock::now();
         let refill = self.refill.filter(|refill| *refill >= spend);
         let retry_after = refill.and(self.every).map(|every| every.next(now).saturating_sub(now));
         Spending::Exhausted { left: Some(self.at(now).0), retry_after }
     }
 }
 
-fn now() -> i64 {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
-}
-
 fn can_write() -> bool {
-    // SAFETY: reads the transaction's state. It is read-only on a standby, always.
-    unsafe { !pg_sys::XactReadOnly && !pg_sys::IsInParallelMode() }
+    !transaction::is_read_only() && !transaction::is_parallel()
 }
 
 /// Writes what is left of credits, whose row the transaction has locked.
@@ -197,7 +190,7 @@ fn leave(catalog: &Catalog, credit_id: &[u8; 16], balance: i64, refilled_at: i64
             &snapshot,
             "UPDATE keysmith_private.credit SET balance = $2, refilled_at = $3 WHERE credit_id = $1",
             &params,
+            |_| (),
         )
-        .map(drop)
     })
 }

@@ -8,7 +8,7 @@ use crate::verdict::Account;
 use keysmith_core::buckets::{NOBODY, Owner};
 use keysmith_core::policy::limits::{Limit, Shared, stored, stored_shared};
 use keysmith_core::siphash::SipHasher;
-use pgrx::pg_sys;
+use pg::server;
 
 /// Whether there are any.
 #[inline]
@@ -100,8 +100,7 @@ pub fn claims<'a>(
 }
 
 fn base(mut hasher: SipHasher, account: &Account) -> SipHasher {
-    // SAFETY: set when the session was begun.
-    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let database = server::my_database().to_u32();
     hasher.fixed(&database.to_ne_bytes()).sized(account.keyspace).sized(account.environment);
     hasher
 }

@@ -235,9 +235,7 @@ impl KeyRows<'_> {
 
     #[inline]
     pub fn allowlist(&self) -> Option<KeysAllowlist<'_>> {
-        let list = self.key.datum(key::allowlist)?;
-        // SAFETY: the column is a cidr[], and the row is pinned.
-        Some(unsafe { allowlists::of_key(self.key_id(), list) })
+        self.key.stored(key::allowlist).map(|list| allowlists::of_key(self.key_id(), list))
     }
 
     #[inline]
@@ -291,7 +289,7 @@ impl KeyRows<'_> {
             own,
             roles,
             scopes: effective,
-            metadata: self.key.datum(key::metadata),
+            metadata: self.key.stored(key::metadata),
             expires_at: self.key.timestamp(key::expires_at),
             account: Account {
                 keyspace,

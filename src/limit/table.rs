@@ -5,25 +5,23 @@ use crate::settings;
 use keysmith_core::buckets::{PLACES, Part};
 use pg::clock;
 use pg::error::{Code, Error, Result};
-use pg::shmem::{Place, Region, lwlock};
-use pgrx::pg_sys;
+use pg::shmem::{Guarded, Region, Writing, shareable};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-static PLACE: Place = Place::unknown();
+pub static REGION: Region<Header, Guarded<Part>> = Region::new(c"keysmith limits", header)
+    .with_elements(parts, |n, locks| locks.guard(n, part(n)))
+    .with_locks();
 
-pub static REGION: Region =
-    Region { name: c"keysmith limits", size, locks: parts, initialise, place: &PLACE };
-
-/// What precedes the parts.
-#[repr(C, align(64))]
-struct Header {
-    /// Of the hashes that buckets are found by. It is drawn anew at each start, so that
-    /// nobody can make keys whose buckets get in each other's way.
-    key: [u64; 2],
-    started_at: pg_sys::TimestampTz,
-    parts: usize,
-    /// Calls that were refused for want of room.
-    refusals: AtomicU64,
+shareable! {
+    /// What precedes the parts.
+    pub struct Header {
+        /// Of the hashes that buckets are found by. It is drawn anew at each start, so that
+        /// nobody can make keys whose buckets get in each other's way.
+        key: [u64; 2],
+        started_at: i64,
+        /// Calls that were refused for want of room.
+        refusals: AtomicU64,
+    }
 }
 
 fn buckets() -> usize {
@@ -34,34 +32,16 @@ fn parts() -> usize {
     buckets().div_ceil(PLACES)
 }
 
-fn size() -> usize {
-    size_of::<Header>() + parts() * size_of::<Part>()
-}
-
-/// # Safety
-/// There must be `size()` bytes of fresh memory, aligned as shared memory is.
-unsafe fn initialise(memory: *mut u8) -> Result<()> {
+fn header() -> Result<Header> {
     let no_entropy =
         |_| Error::new(Code::Installation, "the operating system has no entropy to give");
     let key = [getrandom::u64().map_err(no_entropy)?, getrandom::u64().map_err(no_entropy)?];
-    let parts = parts();
-    // SAFETY: as the caller promises; both types are aligned to 64 bytes or less, as
-    // the memory is, and a part's size is a multiple of its alignment.
-    unsafe {
-        memory.cast::<Header>().write(Header {
-            key,
-            started_at: pg_sys::GetCurrentTimestamp(),
-            parts,
-            refusals: AtomicU64::new(0),
-        });
-        let first = memory.add(size_of::<Header>()).cast::<Part>();
-        for index in 0..parts {
-            // As even as can be, so that shares are.
-            let capacity = (buckets() + index) / parts;
-            first.add(index).write(Part::new(capacity));
-        }
-    }
-    Ok(())
+    Ok(Header { key, started_at: clock::now(), refusals: AtomicU64::new(0) })
+}
+
+/// As even as can be, so that shares are.
+fn part(n: usize) -> Part {
+    Part::new((buckets() + n) / parts().max(1))
 }
 
 /// Whether limits can be kept: the library is preloaded.
@@ -77,32 +57,19 @@ pub fn now() -> u64 {
 #[derive(Clone, Copy)]
 pub struct Table {
     header: &'static Header,
-    first: *mut Part,
-    locks: *mut pg_sys::LWLockPadded,
+    parts: &'static [Guarded<Part>],
 }
 
 impl Table {
     pub fn shared() -> Option<Table> {
-        let memory = PLACE.memory.load(Relaxed);
-        if memory.is_null() {
-            return None;
-        }
-        // SAFETY: the memory was initialised before its place was noted, and lasts as
-        // long as the process; the header is written by atomics alone from then on.
-        unsafe {
-            Some(Table {
-                header: &*memory.cast::<Header>(),
-                first: memory.add(size_of::<Header>()).cast(),
-                locks: PLACE.locks.load(Relaxed),
-            })
-        }
+        REGION.whole().map(|(header, parts)| Table { header, parts })
     }
 
     pub fn key(&self) -> [u64; 2] {
         self.header.key
     }
 
-    pub fn started_at(&self) -> pg_sys::TimestampTz {
+    pub fn started_at(&self) -> i64 {
         self.header.started_at
     }
 
@@ -117,74 +84,49 @@ impl Table {
     /// How many buckets are not full, part by part.
     pub fn in_use(&self) -> usize {
         let now = now();
-        let in_part = |index| {
-            let _lock = Lock::take(self, index, pg_sys::LWLockMode::LW_SHARED);
-            // SAFETY: there is such a part, and nobody changes it while we hold the lock.
-            unsafe { (*self.first.add(index)).in_use(now) }
-        };
-        (0..self.header.parts).map(in_part).sum()
+        self.parts.iter().map(|part| part.read().in_use(now)).sum()
     }
 
     /// Parts are chosen by a name's high bits, and chains within them by the low ones.
     fn part_of(&self, claim: &Claim) -> usize {
         let high = (claim.bucket >> 64) as u64;
-        usize::try_from(high % self.header.parts.max(1) as u64).unwrap_or(0)
+        usize::try_from(high % self.parts.len().max(1) as u64).unwrap_or(0)
     }
 }
 
-/// The lock of a part.
-struct Lock(*mut pg_sys::LWLock);
-
-impl Lock {
-    fn take(table: &Table, index: usize, mode: pg_sys::LWLockMode::Type) -> Lock {
-        // SAFETY: there are as many locks as parts.
-        unsafe {
-            let lock = &raw mut (*table.locks.add(index)).lock;
-            lwlock::LWLockAcquire(lock, mode);
-            Lock(lock)
-        }
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: taken in `take`. After an error the abort releases it.
-            unsafe { lwlock::LWLockRelease(self.0) };
-        }
-    }
-}
-
-/// The parts of some claims, for one session alone.
+/// The parts of some claims, for one session alone, by their numbers.
 pub struct Locked {
     table: Table,
-    _first: Option<Lock>,
-    _others: Vec<Lock>,
+    /// Mostly there is one: then no memory is asked for.
+    first: Option<(usize, Writing<'static, Part>)>,
+    others: Vec<(usize, Writing<'static, Part>)>,
 }
 
 impl Locked {
     /// Locks are taken in the order of parts, so that sessions don't wait in a circle.
     /// A decision has far fewer limits than PostgreSQL lets a session have locks.
     pub fn all(table: Table, claims: &[Claim]) -> Locked {
-        let take = |index| Lock::take(&table, index, pg_sys::LWLockMode::LW_EXCLUSIVE);
-        // Mostly there is one: then no memory is asked for.
+        let take = |n: usize| table.parts.get(n).map(|part| (n, part.write()));
         if let [claim] = claims {
-            return Locked { table, _first: Some(take(table.part_of(claim))), _others: Vec::new() };
+            return Locked { table, first: take(table.part_of(claim)), others: Vec::new() };
         }
         let mut parts: Vec<usize> = claims.iter().map(|claim| table.part_of(claim)).collect();
         parts.sort_unstable();
         parts.dedup();
-        let mut locks = Vec::with_capacity(parts.len());
-        for index in parts {
-            locks.push(take(index));
+        let mut others = Vec::with_capacity(parts.len());
+        for n in parts {
+            others.extend(take(n));
         }
-        Locked { table, _first: None, _others: locks }
+        Locked { table, first: None, others }
     }
 
     /// The part of one of the claims.
     pub fn part(&mut self, claim: &Claim) -> &mut Part {
-        // SAFETY: there is such a part. We hold its lock, and `self` is borrowed for as
-        // long as the part is.
-        unsafe { &mut *self.table.first.add(self.table.part_of(claim)) }
+        let n = self.table.part_of(claim);
+        let mut locked = self.first.iter_mut().chain(&mut self.others);
+        match locked.find(|(locked, _)| *locked == n) {
+            Some((_, part)) => part,
+            None => unreachable!("the part of a claim is locked with all others"),
+        }
     }
 }

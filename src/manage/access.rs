@@ -10,7 +10,7 @@ use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param};
 use pg::text;
 use pg::varlena;
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys::{Datum, Oid};
 
 sql_functions! {
     keysmith_grant_access => grant_access;
@@ -167,7 +167,7 @@ impl Level {
     fn grant(&self, role: &Role) -> Result<()> {
         let functions: Vec<String> = self.functions.iter().map(|name| (*name).into()).collect();
         let views: Vec<String> = self.views.iter().map(|name| (*name).into()).collect();
-        let rows = spi::query(
+        let found = spi::first(
             // What a view calls, it calls with the rights of the role that reads it.
             "WITH RECURSIVE shown(oid) AS (
                  SELECT oid FROM pg_catalog.pg_class
@@ -196,8 +196,9 @@ impl Level {
                 Param::texts(&INTERNAL.map(String::from)),
                 Param::texts(&views),
             ],
+            |row| row.text(1),
         )?;
-        if let Some(signatures) = rows.first().and_then(|row| row.text(1)) {
+        if let Some(signatures) = found {
             role.run(&format!("GRANT EXECUTE ON ROUTINE {signatures} TO "))?;
         }
         role.run("GRANT USAGE ON SCHEMA keysmith TO ")?;
@@ -224,15 +225,15 @@ impl Role {
     }
 
     fn name(oid: Oid) -> Result<Option<Vec<u8>>> {
-        let rows = spi::query(
+        spi::first(
             "SELECT pg_catalog.quote_ident(rolname) FROM pg_catalog.pg_roles WHERE oid = $1",
-            &[Param::given(pg_sys::OIDOID, Some(Datum::from(oid)))],
-        )?;
-        Ok(rows.first().and_then(|row| row.bytes(1)))
+            &[Param::oid(oid)],
+            |row| row.bytes(1),
+        )
     }
 
-    fn param(&self) -> Param {
-        Param::given(pg_sys::OIDOID, Some(Datum::from(self.oid)))
+    fn param(&self) -> Param<'static> {
+        Param::oid(self.oid)
     }
 
     /// Runs a statement that ends with the role's name.
@@ -304,11 +305,11 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
             return Err(Error::not_found(format!("role {name:?} has no such access")));
         }
         take_all(&role)?;
-        let rows = spi::query(
+        let left = spi::all(
             "SELECT DISTINCT level FROM keysmith_private.access WHERE role = $1",
             &[role.param()],
+            |row| row.text(1),
         )?;
-        let left: Vec<String> = rows.iter().filter_map(|row| row.text(1)).collect();
         for level in LEVELS.iter().filter(|level| left.iter().any(|left| left == level.name)) {
             level.grant(&role)?;
         }
@@ -321,7 +322,7 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
 /// Takes away every privilege that a role itself has. Only what it was given is touched:
 /// the rest, partitions above all, may be changed by others at the same time.
 fn take_all(role: &Role) -> Result<()> {
-    let given = spi::query(
+    let given = spi::all(
         "SELECT 'ROUTINE ' || p.oid::regprocedure::text
          FROM pg_catalog.pg_proc p
          WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND EXISTS (
@@ -338,8 +339,9 @@ fn take_all(role: &Role) -> Result<()> {
          WHERE n.nspname IN ('keysmith', 'keysmith_private') AND EXISTS (
              SELECT FROM pg_catalog.aclexplode(n.nspacl) a WHERE a.grantee = $1)",
         &[role.param()],
+        |row| row.text(1),
     )?;
-    for object in given.iter().filter_map(|row| row.text(1)) {
+    for object in given {
         role.run(&format!("REVOKE ALL ON {object} FROM "))?;
     }
     Ok(())

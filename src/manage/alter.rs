@@ -15,9 +15,10 @@ use crate::audit::{Act, Subject};
 use keysmith_core::policy::allowlist::{self, MAX_NETWORKS};
 use pg::call::{Call, sql_functions};
 use pg::error::{Error, Result};
+use pg::input;
+use pg::jsonb::Jsonb;
 use pg::spi::{self, Param};
-use pg::text;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 
 sql_functions! {
     keysmith_alter_key => alter_key;
@@ -37,8 +38,8 @@ struct Changes {
 }
 
 impl Changes {
-    fn read(datum: Option<Datum>) -> Result<Changes> {
-        let mut patch = Patch::read("changes", datum)?;
+    fn read(json: Option<Jsonb>) -> Result<Changes> {
+        let mut patch = Patch::read("changes", json)?;
         let changes = Changes {
             label: patch.text("label")?,
             scopes: patch.list("scopes")?.map(key::distinct),
@@ -72,14 +73,13 @@ pub fn networks(texts: Vec<String>) -> Result<Vec<String>> {
 
 /// Reads a moment in any form that PostgreSQL does.
 pub fn timestamp(name: &str, text: &str) -> Result<i64> {
-    text::parsed(pg_sys::F_TIMESTAMPTZ_IN, pg_sys::Oid::INVALID, text)
-        .map(|datum| datum.value() as i64)
+    input::timestamp(text)
         .ok_or_else(|| Error::argument(name, "must be a timestamp such as 2030-01-31T12:00:00Z"))
 }
 
 fn alter_key(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
-    let mut changes = Changes::read(call.datum(1))?;
+    let mut changes = Changes::read(call.jsonb(1))?;
     authority::act(Needs::Keys, |caller| {
         let subject = LockedKey::lock(caller, &key_id)?;
         let policy = policy(caller, &subject.keyspace)?;
@@ -143,7 +143,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
                 Param::boolean(expiry.is_some()),
                 Param::timestamp(expiry.flatten()),
                 Param::boolean(changes.metadata),
-                Param::given(pg_sys::JSONBOID, call.datum(1)),
+                Param::jsonb(call.jsonb(1)),
                 Param::boolean(limits.is_some()),
                 Param::text_or_null(limits.flatten()),
                 // A caller without a key sets all limits, a key only its own.

@@ -10,9 +10,9 @@ use crate::pepper;
 use keysmith_core::chain::{Chain, Entry, Fault, Record, SEAL_LEN};
 use pg::call::{Call, sql_functions};
 use pg::error::{Error, Result};
-use pg::result_set::ResultSet;
+use pg::jsonb::Jsonb;
+use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param};
-use pg::text;
 use pgrx::pg_sys::Datum;
 use std::collections::BTreeMap;
 
@@ -36,15 +36,15 @@ fn audit_heads(call: &Call) -> Result<Option<Datum>> {
 }
 
 /// Reads `[{"keyspace": …, "entry": …, "hash": …}, …]`, as `audit_heads` has them.
-fn read_kept(datum: Option<Datum>) -> Result<Kept> {
+fn read_kept(json: Option<Jsonb>) -> Result<Kept> {
     const NAME: &str = "heads";
     let mut kept = Kept::new();
-    let Some(datum) = datum else { return Ok(kept) };
+    let Some(json) = json else { return Ok(kept) };
     let unreadable = || {
         Error::argument(NAME, "must be an array of objects with keyspace, entry and hash")
             .hint("SELECT jsonb_agg(h) FROM keysmith.audit_heads() h gives one to keep.")
     };
-    let value = patch::parse(NAME, datum)?;
+    let value = patch::parse(NAME, json)?;
     for head in value.as_array().ok_or_else(unreadable)? {
         let keyspace = head["keyspace"].as_str().ok_or_else(unreadable)?;
         let entry = head["entry"].as_i64().ok_or_else(unreadable)?;
@@ -64,12 +64,11 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 fn audit_verify(call: &Call) -> Result<Option<Datum>> {
-    let mut kept = read_kept(call.datum(0))?;
-    // SAFETY: the function is declared to return a set of rows of five columns.
-    let result = unsafe { ResultSet::of(call) };
+    let mut kept = read_kept(call.jsonb(0))?;
+    let result = ResultSet::of(call);
     authority::look(Needs::Oversight, |_| {
         // Of which there is a chain, or should be, and what the keys are stored with.
-        let rows = spi::query(
+        let found = spi::all(
             "SELECT c.keyspace, pg_catalog.max(c.generation)::pg_catalog.int2 FROM (
                   SELECT keyspace, generation FROM keysmith_private.keyspace
                   UNION ALL SELECT keyspace, generation FROM keysmith_private.key
@@ -77,11 +76,9 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
                   UNION ALL SELECT '*', 0 FROM keysmith_private.access) c
               GROUP BY c.keyspace ORDER BY c.keyspace",
             &[],
+            |row| Some((row.text(1)?, row.smallint(2).unwrap_or_default())),
         )?;
-        let mut keyspaces: BTreeMap<String, i16> = rows
-            .iter()
-            .filter_map(|row| Some((row.text(1)?, row.smallint(2).unwrap_or_default())))
-            .collect();
+        let mut keyspaces: BTreeMap<String, i16> = found.into_iter().collect();
         for keyspace in kept.keys() {
             keyspaces.entry(keyspace.clone()).or_default();
         }
@@ -92,8 +89,13 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
             let unmade = (chain.entries == 0)
                 .then(|| Fault { entry: 1, problem: "entry 1 is missing".into() });
             let fault = chain.fault.or(unmade);
-            // SAFETY: the cells are of the columns that are declared.
-            unsafe { result.put(cells(&keyspace, chain.entries, fault.as_ref())) };
+            result.put([
+                Cell::text(&keyspace),
+                Cell::boolean(fault.is_none()),
+                Cell::bigint(Some(chain.entries)),
+                Cell::bigint(fault.as_ref().map(|fault| fault.entry)),
+                Cell::text_or_null(fault.as_ref().map(|fault| fault.problem.as_str())),
+            ]);
         }
         Ok(())
     })?;
@@ -121,7 +123,7 @@ fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<
 /// more. What was read is freed with the batch.
 fn follow_batch(chain: &mut Chain, keyspace: &str, after: i64) -> Result<Option<i64>> {
     spi::session(|| {
-        let rows = spi::query(
+        spi::query(
             "SELECT a.entry, a.at, a.action, a.generation, a.content, a.hash,
                     c.salt, c.role, c.session_role, c.acting_key, c.client, c.tenant, c.key_id,
                     c.before, c.after
@@ -130,36 +132,27 @@ fn follow_batch(chain: &mut Chain, keyspace: &str, after: i64) -> Result<Option<
              WHERE a.keyspace = $1 AND a.entry > $2
              ORDER BY a.entry LIMIT 100",
             &[Param::text(keyspace), Param::bigint(Some(after))],
-        )?;
-        let mut last = None;
-        for row in rows.iter() {
-            let entry = row.bigint(1).unwrap_or_default();
-            last = Some(entry);
-            let action = row.text(3).unwrap_or_default();
-            let content = row.bytes(5).unwrap_or_default();
-            let entry = Entry {
-                keyspace,
-                entry,
-                generation: row.smallint(4).unwrap_or_default(),
-                at: row.timestamp(2).unwrap_or_default(),
-                action: &action,
-                content: &content,
-            };
-            let seal = row.bytes(6).unwrap_or_default();
-            let found = Content::digest_in(&row, 7);
-            chain.follow(pepper::peppers(), &Record { entry, seal: &seal, found });
-        }
-        Ok(last)
+            |rows| {
+                let mut last = None;
+                for row in rows.iter() {
+                    let entry = row.bigint(1).unwrap_or_default();
+                    last = Some(entry);
+                    let action = row.text(3).unwrap_or_default();
+                    let content = row.bytes(5).unwrap_or_default();
+                    let entry = Entry {
+                        keyspace,
+                        entry,
+                        generation: row.smallint(4).unwrap_or_default(),
+                        at: row.timestamp(2).unwrap_or_default(),
+                        action: &action,
+                        content: &content,
+                    };
+                    let seal = row.bytes(6).unwrap_or_default();
+                    let found = Content::digest_in(&row, 7);
+                    chain.follow(pepper::peppers(), &Record { entry, seal: &seal, found });
+                }
+                last
+            },
+        )
     })
-}
-
-/// The row that tells how a chain fares.
-fn cells(keyspace: &str, entries: i64, fault: Option<&Fault>) -> [Option<Datum>; 5] {
-    [
-        Some(text::datum(keyspace)),
-        Some(Datum::from(fault.is_none())),
-        Some(Datum::from(entries)),
-        fault.map(|fault| Datum::from(fault.entry)),
-        fault.map(|fault| text::datum(&fault.problem)),
-    ]
 }

@@ -18,11 +18,10 @@ use crate::identity::{self, Identity};
 use keysmith_core::policy::verdict::{Answer, Reason};
 use pg::error::{Code, Error, Result};
 use pg::scan::{ScanKey, Snapshot};
-use pg::settings::set_for_now;
+use pg::settings::{lock_timeout, set_for_now};
 use pg::spi::Param;
-use pg::text;
-use pg::varlena;
-use pgrx::pg_sys::{self, Oid};
+use pg::{role, text, transaction};
+use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 use std::rc::Rc;
 
@@ -67,8 +66,7 @@ pub fn act<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T
         body(caller)
     });
     identity::doubt();
-    // SAFETY: sets a flag of the transaction.
-    unsafe { pg_sys::ForceSyncCommit() };
+    transaction::force_sync_commit();
     result
 }
 
@@ -76,8 +74,7 @@ pub fn act<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T
 const LONGEST_WAIT: &CStr = c"10s";
 
 fn bound_waits() {
-    // SAFETY: reads a setting.
-    if unsafe { pg_sys::LockTimeout } == 0 {
+    if lock_timeout() == 0 {
         set_for_now(c"lock_timeout", LONGEST_WAIT);
     }
 }
@@ -97,12 +94,11 @@ pub fn look<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<
 impl Caller {
     fn of(catalog: &Catalog, needs: Needs) -> Result<Caller> {
         let key = identity::current()?;
-        // SAFETY: looks up who the current and the session's user are.
-        let (user, session) = unsafe { (pg_sys::GetUserId(), pg_sys::GetSessionUserId()) };
+        let user = role::current();
         let caller = Caller {
             actor: Actor {
                 role: text::name_of_role(user),
-                session_role: text::name_of_role(session),
+                session_role: text::name_of_role(role::of_session()),
                 key: key.as_ref().map(|key| key.key_id),
             },
             reach: Reach::of(
@@ -160,13 +156,12 @@ impl Caller {
     }
 
     /// The tenants that the caller reaches, for a statement; null for all.
-    pub fn tenants(&self) -> Param {
-        let tenants = match &self.reach {
+    pub fn tenants(&self) -> Param<'_> {
+        Param::uuids(match &self.reach {
             Reach::Everything => None,
-            Reach::Tenants(tenants) => Some(varlena::uuid_array(tenants)),
-            Reach::OfIdentity => Some(varlena::uuid_array(&[])),
-        };
-        Param::given(pg_sys::UUIDARRAYOID, tenants)
+            Reach::Tenants(tenants) => Some(tenants),
+            Reach::OfIdentity => Some(&[]),
+        })
     }
 
     /// Whether keys of an environment are there, as far as the caller is concerned.
@@ -175,9 +170,8 @@ impl Caller {
     }
 
     /// The environment that the caller reaches, for a statement; null for all.
-    pub fn environment(&self) -> Param {
-        let environment = self.key.as_deref().map(|key| text::lossy(&key.environment));
-        Param::text_or_null(environment.as_deref())
+    pub fn environment(&self) -> Param<'_> {
+        Param::server_text(self.key.as_deref().map(|key| &*key.environment))
     }
 
     fn without_access(&self, levels: &str) -> Error {
@@ -209,15 +203,14 @@ impl Reach {
         use columns::access as column;
         let of_key = key.map(|key| key.tenant_id);
         let everything = of_key.map_or(Reach::Everything, |tenant| Reach::Tenants(vec![tenant]));
-        // SAFETY: looks at the memberships of roles.
-        if unsafe { pg_sys::has_privs_of_role(user, catalog.owner()) } {
+        if role::has_privileges(user, catalog.owner()) {
             return everything;
         }
         let snapshot = Snapshot::now();
         let access = catalog.tables.access.open();
         let (mut tenants, mut is_for_identity) = (Vec::new(), false);
-        for role in roles::of(user) {
-            let mut scan = access.scan(&snapshot, [ScanKey::oid(column::role, role)]);
+        for of_user in roles::of(user) {
+            let mut scan = access.scan(&snapshot, [ScanKey::oid(column::role, of_user)]);
             while let Some(row) = scan.next() {
                 match row.bytes(column::level) {
                     Some(b"admin") => return everything,
@@ -253,9 +246,7 @@ pub struct Sight {
 pub fn sight() -> Result<Sight> {
     let catalog = Catalog::open()?;
     let key = identity::current()?;
-    // SAFETY: looks up who the current user is.
-    let user = unsafe { pg_sys::GetUserId() };
-    let tenants = match Reach::of(&catalog, user, true, key.as_deref()) {
+    let tenants = match Reach::of(&catalog, role::current(), true, key.as_deref()) {
         Reach::Everything => None,
         Reach::Tenants(tenants) => Some(tenants),
         Reach::OfIdentity => Some(Vec::new()),

@@ -22,25 +22,27 @@ pub struct Bounds {
 impl Bounds {
     /// As they are now: the transaction's own snapshot may be older than the identity.
     pub fn of(giver: &Identity) -> Result<Bounds> {
-        let rows = spi::query_now(
+        let found = spi::query_now(
             "SELECT k.allowlist, k.expires_at, coalesce(k.origin, k.key_id), k.limits, k.shared_limits,
                     coalesce(k.purse, c.key_id)
              FROM keysmith_private.key k
              LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.origin, k.key_id)
              WHERE k.key_id = $1",
             &[Param::uuid(&giver.key_id)],
+            |rows| rows.first().and_then(Bounds::read),
         )?;
-        let read = |row: Row| {
-            Some(Bounds {
-                allowlist: row.text(1),
-                expires_at: row.timestamp(2),
-                line: row.uuid(3)?,
-                limits: row.text(4),
-                shared_limits: row.text(5),
-                purse: row.uuid(6),
-            })
-        };
-        rows.first().and_then(read).ok_or_else(|| unknown_key(&giver.key_id))
+        found.ok_or_else(|| unknown_key(&giver.key_id))
+    }
+
+    fn read(row: Row) -> Option<Bounds> {
+        Some(Bounds {
+            allowlist: row.text(1),
+            expires_at: row.timestamp(2),
+            line: row.uuid(3)?,
+            limits: row.text(4),
+            shared_limits: row.text(5),
+            purse: row.uuid(6),
+        })
     }
 
     /// The limits that it has, as they are stored.

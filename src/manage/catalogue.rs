@@ -10,12 +10,11 @@ use keysmith_core::policy::expression::{self, Expression};
 use keysmith_core::policy::name::{NAME_RULE, is_name};
 use keysmith_core::policy::route::{self, METHOD_RULE, is_method};
 use keysmith_core::policy::scope::{SCOPE_RULE, is_scope};
-use pg::call::{Call, must_not_be_null, sql_functions, strings};
+use pg::call::{Call, must_not_be_null, sql_functions};
 use pg::error::{Code, Error, Result};
+use pg::input;
 use pg::spi::{self, Param};
-use pg::text;
-use pg::varlena::{self, ArrayView};
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 
 sql_functions! {
     keysmith_define_scope => define_scope;
@@ -120,10 +119,11 @@ fn define_route_by_text(call: &Call) -> Result<Option<Datum>> {
 
 fn read_list(text: &str) -> Result<Vec<String>> {
     const NAME: &str = "scopes";
-    let array = text::parsed(pg_sys::F_ARRAY_IN, pg_sys::TEXTOID, text)
+    let texts = input::texts(text)
         .ok_or_else(|| Error::argument(NAME, "must be an expression, or a list such as {a,b}"))?;
-    // SAFETY: an array of texts, which was just made.
-    strings(ArrayView::new(unsafe { varlena::bytes(array) }), NAME)
+    let text =
+        |text: Option<String>| text.ok_or_else(|| Error::argument(NAME, "must not contain a null"));
+    texts.into_iter().map(text).collect()
 }
 
 struct Route {
@@ -155,7 +155,7 @@ impl Route {
         Subject::Route { method: &self.method, pattern: &self.pattern, variant: &self.variant }
     }
 
-    fn params(&self) -> Vec<Param> {
+    fn params(&self) -> Vec<Param<'_>> {
         [&self.keyspace, &self.method, &self.pattern, &self.variant]
             .map(|text| Param::text(text))
             .into()
@@ -195,14 +195,15 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
         let act = Act::on(&caller.actor, &route.keyspace, route.subject())?;
         let mut params = route.params();
         // Patterns that differ in the names of their parameters match the same paths.
-        let same = spi::query(
+        let same = spi::first(
             "SELECT pattern FROM keysmith_private.route
              WHERE keyspace = $1 AND method = $2 AND variant = $4 AND pattern <> $3
                AND regexp_replace(pattern, '{[^}]*}', '{}', 'g')
                  = regexp_replace($3, '{[^}]*}', '{}', 'g')",
             &params,
+            |row| row.text(1),
         )?;
-        if let Some(other) = same.first().and_then(|row| row.text(1)) {
+        if let Some(other) = same {
             let message = format!("pattern matches the same paths as {other}, which is defined");
             return Err(Error::new(Code::Conflict, message));
         }

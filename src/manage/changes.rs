@@ -6,7 +6,7 @@ use pg::error::{Code, Error, Result};
 use pg::major;
 use pg::row_lock::{Deadline, Holder};
 use pg::spi::{self, Param};
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys::Oid;
 
 /// In milliseconds.
 const MOST_WAITED: i32 = 1000;
@@ -22,8 +22,10 @@ pub fn one_at_a_time() -> Result<()> {
     turns::of_table(catalog.tables.access.table);
     let deadline = Deadline::after(MOST_WAITED);
     let changed = "SELECT t FROM keysmith_private.privileges_changed_by() AS t";
-    for row in spi::query_now(changed, &[])?.iter() {
-        let Some(holder) = row.transaction(1).and_then(Holder::of) else { continue };
+    let transactions: Vec<_> = spi::query_now(changed, &[], |rows| {
+        rows.iter().filter_map(|row| row.transaction(1)).collect()
+    })?;
+    for holder in transactions.into_iter().filter_map(Holder::of) {
         if !deadline.wait_for(&holder) {
             return Err(not_committed(&holder)?);
         }
@@ -32,24 +34,26 @@ pub fn one_at_a_time() -> Result<()> {
 }
 
 fn not_committed(holder: &Holder) -> Result<Error> {
-    let rows = spi::query(
+    let who = spi::first(
         "SELECT keysmith_private.lock_holder(pid, virtualtransaction) FROM pg_catalog.pg_locks
          WHERE locktype = 'transactionid' AND transactionid = $1 AND granted",
-        &[Param::given(pg_sys::XIDOID, Some(Datum::from(holder.topmost().into_inner())))],
+        &[Param::transaction(holder.topmost())],
+        |row| row.text(1),
     )?;
-    let who = rows.first().and_then(|row| row.text(1)).unwrap_or_else(|| "a transaction".into());
+    let who = who.unwrap_or_else(|| "a transaction".into());
     Ok(in_the_way(format!("{who} has changed privileges of keysmith's objects, and not committed")))
 }
 
 /// A role that can name a view can wait until nobody reads it, and whoever wants to read it
 /// after that waits too.
 fn lock_views(deadline: Deadline) -> Result<()> {
-    let views = spi::query(
+    let views = spi::all(
         "SELECT oid FROM pg_catalog.pg_class
          WHERE relnamespace = 'keysmith'::regnamespace AND relkind = 'v' ORDER BY oid",
         &[],
+        |row| row.oid(1),
     )?;
-    for view in views.iter().filter_map(|row| row.oid(1)) {
+    for view in views {
         if !deadline.lock_as_readers_do(view) {
             return Err(kept_from_readers(view)?);
         }
@@ -58,17 +62,17 @@ fn lock_views(deadline: Deadline) -> Result<()> {
 }
 
 fn kept_from_readers(view: Oid) -> Result<Error> {
-    let rows = spi::query(
+    let found = spi::first(
         "SELECT pg_catalog.string_agg(DISTINCT keysmith_private.lock_holder(l.pid, l.virtualtransaction), ', '),
                 $1::regclass::text
          FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database
          WHERE d.datname = pg_catalog.current_database() AND l.locktype = 'relation'
            AND l.relation = $1 AND l.mode = 'AccessExclusiveLock'",
-        &[Param::given(pg_sys::OIDOID, Some(Datum::from(view)))],
+        &[Param::oid(view)],
+        |row| Some((row.text(1), row.text(2))),
     )?;
-    let text = |n| rows.first().and_then(|row| row.text(n));
-    let who = text(1).unwrap_or_else(|| "a session".into());
-    let view = text(2).unwrap_or_default();
+    let (who, view) = found.unwrap_or_default();
+    let (who, view) = (who.unwrap_or_else(|| "a session".into()), view.unwrap_or_default());
     Ok(in_the_way(format!("{who} has locked {view}, or waits to lock it")))
 }
 

@@ -6,8 +6,7 @@ use super::patch::{self, Change, Patch};
 use keysmith_core::refill::Every;
 use pg::call::Call;
 use pg::error::{Error, Result};
-use pg::spi::{self, Param, Row};
-use pgrx::pg_sys;
+use pg::spi::{self, Param};
 use serde_json::Value;
 
 const NAME: &str = "credits";
@@ -28,11 +27,11 @@ pub enum Holder<'a> {
 
 impl Holder<'_> {
     /// `$1`, the key, and `$2`, the tenant.
-    fn params(self) -> [Param; 2] {
-        let none = || Param::given(pg_sys::UUIDOID, None);
+    fn params(&self) -> [Param<'_>; 2] {
+        let none = Param::uuid_or_null(None);
         match self {
-            Holder::Key(id) => [Param::uuid(id), none()],
-            Holder::Tenant(id) => [none(), Param::uuid(id)],
+            Holder::Key(id) => [Param::uuid(id), none],
+            Holder::Tenant(id) => [none, Param::uuid(id)],
         }
     }
 }
@@ -48,9 +47,9 @@ impl Credits {
 
     /// An argument of type jsonb.
     pub fn given(call: &Call, n: usize) -> Result<Option<Credits>> {
-        match call.datum(n) {
+        match call.jsonb(n) {
             None => Ok(None),
-            Some(datum) => Credits::read(patch::parse(NAME, datum)?).map(Some),
+            Some(json) => Credits::read(patch::parse(NAME, json)?).map(Some),
         }
     }
 
@@ -139,18 +138,15 @@ impl Held {
                 &[Param::uuid(key_id)],
             )?;
         }
-        let rows = spi::query(
+        spi::first(
             "SELECT CASE WHEN refilled_at NOT BETWEEN
                      pg_catalog.date_trunc(every, pg_catalog.clock_timestamp(), 'UTC')
                      AND pg_catalog.clock_timestamp() + '24 hours'
                     THEN greatest(balance, refill) ELSE balance END, refill, every
              FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2 FOR UPDATE",
             &holder.params(),
-        )?;
-        let read = |row: Row| {
-            Some(Held { balance: row.bigint(1)?, refill: row.bigint(2).zip(row.text(3)) })
-        };
-        Ok(rows.first().and_then(read))
+            |row| Some(Held { balance: row.bigint(1)?, refill: row.bigint(2).zip(row.text(3)) }),
+        )
     }
 
     fn store(&self, holder: Holder) -> Result<()> {

@@ -17,12 +17,11 @@ sql_functions! {
 }
 
 fn doctor(call: &Call) -> Result<Option<Datum>> {
-    // SAFETY: the function is declared to return a set of rows like the statement's.
-    let result = unsafe { ResultSet::of(call) };
+    let result = ResultSet::of(call);
     authority::look(Needs::Oversight, |_| {
         let lost = lost_peppers()?;
         let (unsent, last_unsent_at) = event::unsent();
-        let rows = spi::query(
+        spi::query(
             "SELECT d.level, d.subject, d.finding, d.remedy
              FROM keysmith_private.doctor_findings($1, $2, $3, $4, $5) d
              UNION ALL
@@ -48,24 +47,26 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
                 Param::bigint(unsent),
                 Param::timestamp(last_unsent_at),
             ],
-        )?;
-        // SAFETY: the rows have the columns that are declared.
-        unsafe { rows.put_into(result) };
-        Ok(())
+            |rows| rows.put_into(result),
+        )
     })?;
     Ok(None)
 }
 
 /// The generations of peppers that keys are stored with, and that aren't there.
 fn lost_peppers() -> Result<Vec<String>> {
-    let rows = spi::query(
+    let stored = spi::all(
         "SELECT DISTINCT generation FROM keysmith_private.key WHERE revoked_at IS NULL ORDER BY 1",
         &[],
+        |row| row.smallint(1),
     )?;
     let is_there = |generation: i16| match generation {
         UNPEPPERED => peppers().accepts_unpeppered(),
         _ => peppers().generations().any(|known| known == generation),
     };
-    let stored = rows.iter().filter_map(|row| row.smallint(1));
-    Ok(stored.filter(|generation| !is_there(*generation)).map(|g| g.to_string()).collect())
+    Ok(stored
+        .into_iter()
+        .filter(|generation| !is_there(*generation))
+        .map(|g| g.to_string())
+        .collect())
 }

@@ -11,12 +11,12 @@ use crate::catalog::policy::{EmptyScopes, Policy};
 use keysmith_core::policy::rules::Kind;
 use pg::call::Call;
 use pg::error::{Error, Result};
+use pg::jsonb::Jsonb;
 use pg::text::lossy;
-use pgrx::pg_sys::{self, Datum};
 
 /// What a new key shall be.
 #[derive(Default)]
-pub struct Draft {
+pub struct Draft<'a> {
     pub tenant: String,
     pub keyspace: String,
     pub label: Option<String>,
@@ -25,17 +25,18 @@ pub struct Draft {
     pub scopes: Vec<String>,
     pub role: Option<String>,
     pub owner: Option<String>,
-    pub allowlist: Option<Datum>,
+    /// Networks; none for all.
+    pub allowlist: Vec<String>,
     pub expires_at: Option<i64>,
-    pub metadata: Option<Datum>,
+    pub metadata: Option<Jsonb<'a>>,
     /// As they are stored.
     pub limits: Option<String>,
     pub credits: Option<Credits>,
 }
 
-impl Draft {
+impl<'a> Draft<'a> {
     /// Reads the tenant, which comes first, and the arguments from the label on.
-    pub fn read(call: &Call, label: usize) -> Result<Draft> {
+    pub fn read(call: &'a Call, label: usize) -> Result<Draft<'a>> {
         Ok(Draft {
             tenant: call.required_text(0, "tenant")?,
             label: call.text(label, "label")?,
@@ -70,7 +71,7 @@ impl Draft {
 
     /// Checks that the tenant's plan has what the key uses.
     pub fn check_plan(&self, policy: &Policy, tenant: &Tenant) -> Result<()> {
-        tenant.check_feature(policy, "allowlist", self.allowlist.is_some())?;
+        tenant.check_feature(policy, "allowlist", !self.allowlist.is_empty())?;
         tenant.check_feature(policy, "expires_at", self.expires_at.is_some())?;
         tenant.check_feature(policy, "limits", self.limits.is_some())?;
         tenant.check_feature(policy, "publishable", self.kind == "publishable")
@@ -131,10 +132,10 @@ fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()> {
     }
     let Some(bounds) = &caller.bounds else { return Ok(()) };
     // What is handed on needs no plan: the giver has it already.
-    if draft.allowlist.is_none()
+    if draft.allowlist.is_empty()
         && let Some(networks) = &bounds.allowlist
     {
-        draft.allowlist = pg::text::parsed(pg_sys::F_ARRAY_IN, pg_sys::CIDROID, networks);
+        draft.allowlist = giver::elements(networks).map(String::from).collect();
     }
     draft.expires_at = draft.expires_at.or(bounds.expires_at);
     Ok(())

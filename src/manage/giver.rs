@@ -1,6 +1,7 @@
 //! A key that makes keys gives no more than it has.
 
 use super::authority::{self, Caller};
+use super::bounds::Bounds;
 use super::errors;
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
@@ -12,7 +13,7 @@ use pg::error::{Error, Result};
 use pg::scan::Snapshot;
 use pg::spi::{self, Param, Row};
 use pg::text::lossy;
-use pgrx::pg_sys;
+use pg::transaction;
 
 /// In whose name a key may come to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,10 +30,10 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
     let Some(giver) = caller.key.as_deref() else { return Ok(()) };
     let Some(bounds) = &caller.bounds else { return Err(errors::unknown_key(&giver.key_id)) };
     let catalog = Catalog::open()?;
-    // SAFETY: what the transaction just did shall be seen.
-    unsafe { pg_sys::CommandCounterIncrement() };
+    // What the transaction just did shall be seen.
+    transaction::increment_command_counter();
     let snapshot = Snapshot::now();
-    let rows = spi::query_under(
+    spi::query_under(
         &snapshot,
         "SELECT k.keyspace, k.scopes, k.role, m.role, k.environment, k.allowlist,
                 $2 IS NULL OR coalesce(k.expires_at <= $2, false), k.owner, k.limits,
@@ -41,8 +42,23 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
          LEFT JOIN keysmith_private.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
          WHERE k.key_id = $1",
         &[Param::uuid(key_id), Param::timestamp(bounds.expires_at)],
-    )?;
-    let Some(row) = rows.first() else { return Err(errors::unknown_key(key_id)) };
+        |rows| {
+            let row = rows.first().ok_or_else(|| errors::unknown_key(key_id))?;
+            check_row(giver, bounds, key_id, owner, &row)?;
+            let keyspace = row.text(1).unwrap_or_default();
+            check_scopes(giver, &*catalog.policy_under(&snapshot, keyspace.as_bytes())?, &row)
+        },
+    )?
+}
+
+/// Checks all but the scopes.
+fn check_row(
+    giver: &Identity,
+    bounds: &Bounds,
+    key_id: &[u8; 16],
+    owner: Owner,
+    row: &Row,
+) -> Result<()> {
     check_environment(giver, row.text(5).unwrap_or_default().as_bytes())?;
     if let Some(own) = &bounds.allowlist
         && !row.text(6).is_some_and(|given| are_within(&given, own))
@@ -77,8 +93,7 @@ pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
             &format!("{:?}, the one of the key that gives it", lossy(own)),
         ));
     }
-    let keyspace = row.text(1).unwrap_or_default();
-    check_scopes(giver, &*catalog.policy_under(&snapshot, keyspace.as_bytes())?, &row)
+    Ok(())
 }
 
 /// Whether all networks of an array lie within those of another, as decisions take them.
@@ -89,8 +104,12 @@ fn are_within(given: &str, own: &str) -> bool {
 
 /// The networks of an array in its text form; nothing for one that can't be read.
 fn networks(array: &str) -> impl Iterator<Item = Option<IpNet>> {
-    let elements = array.trim_matches(['{', '}']).split(',').filter(|text| !text.is_empty());
-    elements.map(|text| allowlist::parse(text).ok())
+    elements(array).map(|text| allowlist::parse(text).ok())
+}
+
+/// The elements of an array of networks in its text form.
+pub fn elements(array: &str) -> impl Iterator<Item = &str> {
+    array.trim_matches(['{', '}']).split(',').filter(|text| !text.is_empty())
 }
 
 /// A key of one environment does nothing to those of another.

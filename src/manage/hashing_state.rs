@@ -4,8 +4,7 @@ use super::authority;
 use crate::rows::progress::Progress;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
-use pg::result_set::ResultSet;
-use pg::text;
+use pg::result_set::{Cell, ResultSet};
 use pg::user_table::is_own;
 use pgrx::pg_sys::{Datum, Oid};
 
@@ -17,8 +16,7 @@ sql_functions! {
 /// pages_done, rows_done, started_at, finished_at. No row for a caller who may not see it.
 fn hashing_state(call: &Call) -> Result<Option<Datum>> {
     let oid = |n| Oid::from(call.integer(n).unwrap_or_default() as u32);
-    // SAFETY: the function is declared to return rows.
-    let result = unsafe { ResultSet::of(call) };
+    let result = ResultSet::of(call);
     if !is_own(oid(0)) && authority::sight()?.tenants.is_some() {
         return Ok(None);
     }
@@ -28,20 +26,17 @@ fn hashing_state(call: &Call) -> Result<Option<Datum>> {
         (_, None) => "digesting rows",
         _ => "done",
     };
-    let begun = |value: Datum| progress.started_at.map(|_| value);
     let done = progress.pages_done.min(progress.pages_total);
-    // SAFETY: the cells are of the types that the function is declared with.
-    unsafe {
-        result.put([
-            Some(text::datum(phase)),
-            progress.part.as_deref().filter(|_| progress.is_under_way()).map(text::datum),
-            begun(Datum::from(progress.round as i32)),
-            begun(Datum::from(progress.pages_total)),
-            begun(Datum::from(done)),
-            begun(Datum::from(progress.rows)),
-            progress.started_at.map(Datum::from),
-            progress.finished_at.map(Datum::from),
-        ]);
-    }
+    let begun = |pages: i64| Cell::bigint(progress.started_at.map(|_| pages));
+    result.put([
+        Cell::text(phase),
+        Cell::text_or_null(progress.part.as_deref().filter(|_| progress.is_under_way())),
+        Cell::integer(progress.started_at.map(|_| progress.round as i32)),
+        begun(progress.pages_total),
+        begun(done),
+        begun(progress.rows),
+        Cell::timestamp(progress.started_at),
+        Cell::timestamp(progress.finished_at),
+    ]);
     Ok(None)
 }

@@ -10,11 +10,10 @@ use crate::catalog::Catalog;
 use keysmith_core::policy::name::{IDENTIFIER_RULE, is_identifier};
 use pg::call::{Call, sql_functions};
 use pg::error::{Error, Result};
+use pg::lookup;
 use pg::spi::{self, Param};
-use pg::text;
 use pg::user_table::{ACCESS_EXCLUSIVE, Needs, UserTable};
 use pgrx::pg_sys::{self, Datum, Oid};
-use std::ffi::CStr;
 
 sql_functions! {
     keysmith_isolate => isolate;
@@ -77,7 +76,7 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
     }
     set_row_security(&table, true, true)?;
     Catalog::open()?.as_owner(|| {
-        spi::query(
+        spi::execute(
             "SELECT keysmith_private.note_isolated($1, $2, $3, $4, $5, $6, $7)",
             &[
                 table.param(),
@@ -89,7 +88,10 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
                 Param::boolean(before.was_forced),
             ],
         )?;
-        spi::query("SELECT keysmith_private.tell_of_isolation($1, $2)", &[table.param(), tenant])?;
+        spi::execute(
+            "SELECT keysmith_private.tell_of_isolation($1, $2)",
+            &[table.param(), tenant],
+        )?;
         Ok(())
     })?;
     Ok(None)
@@ -108,7 +110,7 @@ fn release(call: &Call) -> Result<Option<Datum>> {
         .is_so("SELECT EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = $1)", &[])?;
     set_row_security(&table, before.was_enabled || has_policies, before.was_forced)?;
     Catalog::open()?.as_owner(|| {
-        spi::query("SELECT keysmith_private.forget_isolated($1)", &[table.param()])?;
+        spi::execute("SELECT keysmith_private.forget_isolated($1)", &[table.param()])?;
         Ok(())
     })?;
     Ok(None)
@@ -198,13 +200,8 @@ impl Column {
             let rule = format!("must be a column of {}, which {name:?} is not", of.name());
             return Err(Error::argument(argument, rule));
         };
-        let collation = column.attcollation;
-        // SAFETY: look-ups of a type and a collation that the table depends on.
-        let (kind, is_deterministic) = unsafe {
-            let is_plain =
-                collation == Oid::INVALID || pg_sys::get_collation_isdeterministic(collation);
-            (pg_sys::getBaseType(column.atttypid), is_plain)
-        };
+        let is_deterministic = lookup::is_deterministic(column.attcollation);
+        let kind = lookup::base_type(column.atttypid);
         if !is_deterministic {
             return Err(Error::argument(argument, "must have a deterministic collation")
                 .hint("By another, two tenants' names may be equal."));
@@ -218,9 +215,7 @@ impl Column {
     }
 
     fn wrong(&self, types: &str) -> Error {
-        // SAFETY: gives a C string for any type.
-        let kind = unsafe { CStr::from_ptr(pg_sys::format_type_be(self.kind)) };
-        let kind = text::lossy(kind.to_bytes());
+        let kind = lookup::type_name(self.kind);
         Error::argument(
             self.argument,
             format!("must be of type {types}, and {} is {kind}", self.name),

@@ -11,11 +11,12 @@ use keysmith_core::key::{display, format, secret};
 use keysmith_core::policy::allowlist::MAX_NETWORKS;
 use keysmith_core::policy::scope::{SCOPE_RULE, is_grant, is_scope};
 use pg::call::Call;
+use pg::composite::Copied;
 use pg::error::{Code, Error, Result};
 use pg::scan::{ScanKey, Snapshot};
 use pg::spi::{self, Param};
-use pg::text;
-use pgrx::pg_sys::{self, Datum};
+use pg::{clock, text, varlena};
+use pgrx::pg_sys::Datum;
 use std::collections::HashSet;
 
 /// The environment of a key that names none, where the keyspace has it.
@@ -120,17 +121,16 @@ pub fn check_role(policy: &Policy, role: Option<&str>, keyspace: &str) -> Result
 
 /// A key whose scopes and roles have nothing in common can do nothing, which nobody means.
 pub fn tell_if_powerless(policy: &Policy, key_id: &[u8; 16]) -> Result<()> {
-    let rows = spi::query(
+    let found = spi::first(
         "SELECT k.scopes, k.role, m.role
          FROM keysmith_private.key k
          LEFT JOIN keysmith_private.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
          WHERE k.key_id = $1",
         &[Param::uuid(key_id)],
+        |row| Some((row.texts(1), [row.bytes(2), row.bytes(3)])),
     )?;
-    let Some(row) = rows.first() else { return Err(unknown_key(key_id)) };
-    let scopes = row.texts(1);
+    let (scopes, roles) = found.ok_or_else(|| unknown_key(key_id))?;
     let own: Vec<&[u8]> = scopes.iter().map(Vec::as_slice).collect();
-    let roles = [row.bytes(2), row.bytes(3)];
     let held = policy.held(&own, [roles[0].as_deref(), roles[1].as_deref()]);
     if roles.iter().any(Option::is_some) && held.effective().is_empty() {
         pgrx::notice!(
@@ -152,23 +152,15 @@ pub fn check_owner(tenant_id: &[u8; 16], owner: Option<&str>) -> Result<()> {
     if found == 0 { Err(unknown_member("owner", owner)) } else { Ok(()) }
 }
 
-/// A cidr[] argument; one without networks is none.
-pub fn allowlist(call: &Call, n: usize) -> Result<Option<Datum>> {
+/// The networks of a cidr[] argument.
+pub fn allowlist(call: &Call, n: usize) -> Result<Vec<String>> {
     const NAME: &str = "allowlist";
-    let Some(networks) = call.array(n) else { return Ok(None) };
-    if networks.len() == 0 {
-        return Ok(None);
-    }
-    check_count(NAME, "networks", networks.len(), MAX_NETWORKS)?;
-    if networks.iter().any(|network| network.is_none()) {
+    let Some(array) = call.array(n) else { return Ok(Vec::new()) };
+    check_count(NAME, "networks", array.len(), MAX_NETWORKS)?;
+    if array.iter().any(|network| network.is_none()) {
         return Err(Error::argument(NAME, "must not contain a null"));
     }
-    Ok(call.datum(n))
-}
-
-pub fn clock() -> i64 {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+    Ok(varlena::networks(array).map(|network| network.to_string()).collect())
 }
 
 /// A moment to come; an infinite one is none.
@@ -176,7 +168,7 @@ pub fn expiry(expires_at: Option<i64>) -> Result<Option<i64>> {
     const INFINITY: i64 = i64::MAX;
     match expires_at {
         None | Some(INFINITY) => Ok(None),
-        Some(moment) if moment <= clock() => {
+        Some(moment) if moment <= clock::now() => {
             Err(Error::argument("expires_at", "must be in the future"))
         }
         moment => Ok(moment),
@@ -297,7 +289,7 @@ fn counting_keys(caller: &Caller, tenant_id: &[u8; 16]) -> Result<Vec<([u8; 16],
     let snapshot = Snapshot::now();
     let keys = table.open();
     let mut scan = keys.scan(&snapshot, [ScanKey::uuid(column::tenant_id, tenant_id)]);
-    let now = clock();
+    let now = clock::now();
     let mut counting = Vec::new();
     while let Some(row) = scan.next() {
         let over = row.datum(column::revoked_at).is_some()
@@ -314,48 +306,21 @@ fn counting_keys(caller: &Caller, tenant_id: &[u8; 16]) -> Result<Vec<([u8; 16],
 
 /// The composite value of a new key, `keysmith_private.minted`, without the key itself,
 /// which is never a parameter of a statement: see `with_api_key`.
-pub fn minted(key_id: &[u8; 16]) -> Result<Datum> {
-    let rows = spi::query(
+pub fn minted(key_id: &[u8; 16]) -> Result<Copied> {
+    let minted = spi::first(
         "SELECT ROW(key_id, NULL, key_prefix, key_snippet, label, environment, kind, scopes,
                     expires_at, created_at, display_id)::keysmith_private.minted
          FROM keysmith_private.key WHERE key_id = $1",
         &[Param::uuid(key_id)],
+        |row| row.composite(1),
     )?;
-    rows.first().and_then(|row| row.transferred(1)).ok_or_else(|| unknown_key(key_id))
+    minted.ok_or_else(|| unknown_key(key_id))
 }
 
-/// Puts the key into the one value that ever has it. To be called outside of SPI,
-/// whose memory goes with its session.
-pub fn with_api_key(minted: Datum, api_key: &str) -> Datum {
-    with_column(minted, API_KEY_COLUMN, text::datum(api_key))
+/// Puts the key into the one value that ever has it.
+pub fn with_api_key(minted: &Copied, api_key: &str) -> Result<Option<Datum>> {
+    Ok(Some(minted.with(API_KEY_COLUMN, Param::text(api_key))))
 }
 
-/// Of the type `keysmith_private.minted`, counted from 0.
-const API_KEY_COLUMN: usize = 1;
-
-/// A composite value with one column replaced.
-fn with_column(row: Datum, column: usize, value: Datum) -> Datum {
-    // SAFETY: the row is a composite value of a named type that has this column; the
-    // arrays are as long as its description; the new row is in the current context.
-    unsafe {
-        let header = row.cast_mut_ptr::<pg_sys::HeapTupleHeaderData>();
-        let datum = (*header).t_choice.t_datum;
-        let description = pg_sys::lookup_rowtype_tupdesc(datum.datum_typeid, datum.datum_typmod);
-        let columns = (*description).natts as usize;
-        let mut values = vec![Datum::null(); columns];
-        let mut nulls = vec![true; columns];
-        let mut tuple = pg_sys::HeapTupleData {
-            t_len: (datum.datum_len_ as u32) >> 2,
-            t_data: header,
-            ..Default::default()
-        };
-        pg_sys::heap_deform_tuple(&mut tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
-        values[column] = value;
-        nulls[column] = false;
-        let changed = pg_sys::heap_form_tuple(description, values.as_mut_ptr(), nulls.as_mut_ptr());
-        if (*description).tdrefcount >= 0 {
-            pg_sys::DecrTupleDescRefCount(description);
-        }
-        pg_sys::HeapTupleHeaderGetDatum((*changed).t_data)
-    }
-}
+/// Of the type `keysmith_private.minted`, counted from 1.
+const API_KEY_COLUMN: usize = 2;

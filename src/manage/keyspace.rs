@@ -10,7 +10,8 @@ use keysmith_core::policy::name::{IDENTIFIER_RULE, is_identifier};
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param};
-use pgrx::pg_sys::{self, Datum};
+use pg::transaction;
+use pgrx::pg_sys::Datum;
 use std::rc::Rc;
 
 sql_functions! {
@@ -87,7 +88,7 @@ fn create_keyspace(call: &Call) -> Result<Option<Datum>> {
 
 fn alter_keyspace(call: &Call) -> Result<Option<Datum>> {
     let name = call.required_text(0, "name")?;
-    let mut patch = Patch::read("changes", call.datum(1))?;
+    let mut patch = Patch::read("changes", call.jsonb(1))?;
     let options = Options::changed(&mut patch)?;
     patch.finish()?;
     authority::act(Needs::Admin, |caller| {
@@ -109,8 +110,7 @@ fn event_channel(call: &Call) -> Result<Option<Datum>> {
     if known.is_some() {
         return Ok(known);
     }
-    // SAFETY: reads the transaction's state. It is read-only on a standby, always.
-    if unsafe { pg_sys::XactReadOnly } {
+    if transaction::is_read_only() {
         return Err(Error::not_found(format!("keyspace {name:?} has no channel yet"))
             .hint("Call event_channel once on the primary, in a transaction that can write."));
     }
@@ -121,9 +121,9 @@ fn event_channel(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn channel(keyspace: &str) -> Result<Option<Datum>> {
-    let rows = spi::query(
+    spi::first(
         "SELECT event_channel FROM keysmith_private.keyspace WHERE keyspace = $1",
         &[Param::text(keyspace)],
-    )?;
-    Ok(rows.first().and_then(|row| row.transferred(1)))
+        |row| row.transferred(1),
+    )
 }

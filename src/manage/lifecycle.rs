@@ -6,7 +6,6 @@ use super::errors::unknown_key;
 use super::giver::{self, Owner};
 use super::key::{self, Fresh};
 use super::keyspace::policy;
-use super::listing;
 use super::locked_key::{LockedKey, end_locked, has_successor};
 use super::mint;
 use super::tenant::Tenant;
@@ -17,6 +16,7 @@ use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::{MAX_KEY_LEN, foreign};
 use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
 use pg::error::{Code, Error, Result};
+use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param, Row};
 use pgrx::pg_sys::{self, Datum, Interval};
 
@@ -56,24 +56,25 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
                 Param::uuid(&key_id),
                 Param::uuid(&successor),
                 Param::boolean(is_over_at_once),
-                Param::given(pg_sys::INTERVALOID, call.datum(1)),
+                call.given(1, pg_sys::INTERVALOID),
             ],
         )?;
         act.done("rotate")?;
         Ok((key::minted(&successor)?, api_key))
     })?;
-    Ok(Some(key::with_api_key(row, &api_key)))
+    key::with_api_key(&row, &api_key)
 }
 
 /// Why a key can't be rotated that ended at once when it was.
 fn rotated_before(caller: &Caller, key_id: &[u8; 16]) -> Result<Option<Error>> {
-    let rows = spi::query(
+    let found = spi::first(
         "SELECT rotated_to FROM keysmith_private.key
          WHERE key_id = $1 AND ($2 IS NULL OR tenant_id = ANY ($2))
            AND ($3 IS NULL OR environment = $3)",
         &[Param::uuid(key_id), caller.tenants(), caller.environment()],
+        |row| row.uuid(1),
     )?;
-    let successor = rows.first().and_then(|row| row.uuid(1));
+    let successor = found;
     Ok(successor.map(|successor| has_successor(key_id, &successor)))
 }
 
@@ -99,7 +100,7 @@ fn succeed(
     let policy = policy(caller, &old.keyspace)?;
     let fresh = Fresh::generate(&policy, &old.kind, &old.environment)?;
     key::note_generation(&policy, &old.keyspace, fresh.generation)?;
-    let rows = spi::query(
+    let found = spi::first(
         "INSERT INTO keysmith_private.key (
              tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by, regenerated,
@@ -120,9 +121,9 @@ fn succeed(
             Param::text_or_null(key::new_display_id(&policy, &old.keyspace)?.as_deref()),
             Param::text_or_null(label),
         ],
+        |row| row.uuid(1),
     )?;
-    let key_id =
-        rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| unknown_key(&old.key_id))?;
+    let key_id = found.ok_or_else(|| unknown_key(&old.key_id))?;
     giver::check(caller, &key_id, Owner::OfTheGiver)?;
     Act::made(&caller.actor, &old.keyspace, Subject::Key(&key_id)).noted("mint")?;
     Ok((key_id, fresh.api_key))
@@ -161,7 +162,7 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
         act.done("revoke")?;
         Ok((key::minted(&successor)?, api_key))
     })?;
-    Ok(Some(key::with_api_key(row, &api_key)))
+    key::with_api_key(&row, &api_key)
 }
 
 /// The key that a regeneration replaces. Regenerations of one tenant take turns.
@@ -172,7 +173,7 @@ fn legacy_key(
     environment: &str,
 ) -> Result<Option<[u8; 16]>> {
     key::one_at_a_time(tenant_id)?;
-    let rows = spi::query(
+    spi::query(
         "SELECT key_id, regenerated FROM keysmith_private.key
          WHERE tenant_id = $1 AND kind = $2 AND environment = $3 AND revoked_at IS NULL
            AND (expires_at IS NULL OR expires_at > pg_catalog.clock_timestamp())
@@ -184,9 +185,11 @@ fn legacy_key(
             Param::text(environment),
             Param::boolean(policy.max_active_keys == Some(1)),
         ],
-    )?;
-    let is_the_one = |row: &Row| row.boolean(2) || rows.count == 1;
-    Ok(rows.first().filter(is_the_one).and_then(|row| row.uuid(1)))
+        |rows| {
+            let is_the_one = |row: &Row| row.boolean(2) || rows.count() == 1;
+            rows.first().filter(is_the_one).and_then(|row| row.uuid(1))
+        },
+    )
 }
 
 fn disable(call: &Call) -> Result<Option<Datum>> {
@@ -254,12 +257,12 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
     let revoked = authority::act(Needs::Nothing, |caller| {
         let mut keys: Vec<([u8; 16], String)> = Vec::new();
         for (generation, digest) in &candidates {
-            let rows = spi::query(
+            keys.extend(spi::all(
                 "SELECT key_id, kind FROM keysmith_private.key
                  WHERE digest = $1 AND generation = $2 AND revoked_at IS NULL ORDER BY key_id",
                 &[Param::bytes(digest), Param::smallint(*generation)],
-            )?;
-            keys.extend(rows.iter().filter_map(|row| Some((row.uuid(1)?, row.text(2)?))));
+                |row| Some((row.uuid(1)?, row.text(2)?)),
+            )?);
         }
         if keys.is_empty() {
             return Err(unknown());
@@ -269,13 +272,13 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
             return Err(Error::new(Code::Conflict, "api_key is publishable, and so no secret"));
         }
         for (key_id, _) in &keys {
-            let everyones = Param::given(pg_sys::UUIDARRAYOID, None);
+            let everyones = Param::uuids(None);
             let subject = LockedKey::lock_within(everyones, Param::text_or_null(None), key_id)?;
             end_locked(caller, &subject, &format!("leaked: {source}"))?;
         }
         Ok(keys)
     })?;
-    let ids = revoked.iter().map(|(key_id, _)| pg::datum::uuid(key_id));
-    listing::return_set(call, ids);
+    let result = ResultSet::of_values(call);
+    revoked.iter().for_each(|(key_id, _)| result.put([Cell::uuid(key_id)]));
     Ok(None)
 }

@@ -7,18 +7,17 @@ use keysmith_core::gcra::Rate;
 use keysmith_core::policy::limits::{self, Held, MAX_SHARED};
 use pg::call::Call;
 use pg::error::{Code, Error, Result};
+use pg::input;
 use pg::spi::{self, Param};
-use pg::text;
-use pgrx::pg_sys;
 use serde_json::Value;
 
 const NAME: &str = "limits";
 
 /// An argument of type jsonb.
 pub fn given(call: &Call, n: usize) -> Result<Option<String>> {
-    match call.datum(n) {
+    match call.jsonb(n) {
         None => Ok(None),
-        Some(datum) => read(patch::parse(NAME, datum)?),
+        Some(json) => read(patch::parse(NAME, json)?),
     }
 }
 
@@ -62,7 +61,7 @@ fn read(value: Value) -> Result<Option<String>> {
 /// Keys that share the limits of a key share them as they are now.
 pub fn follow(subject: &LockedKey, own: Option<&str>) -> Result<()> {
     let own = Held { key: subject.origin, own, shared: None }.handed_on();
-    let rows = spi::query(
+    let all = spi::all(
         "UPDATE keysmith_private.key k SET shared_limits = nullif(pg_catalog.concat_ws(E'\\n', (
                  SELECT pg_catalog.string_agg(line, E'\\n' ORDER BY n)
                  FROM pg_catalog.unnest(pg_catalog.string_to_array(k.shared_limits, E'\\n'))
@@ -75,8 +74,9 @@ pub fn follow(subject: &LockedKey, own: Option<&str>) -> Result<()> {
             Param::uuid(&subject.origin),
             Param::text_or_null(own.as_deref()),
         ],
+        |row| row.text(1),
     )?;
-    rows.iter().filter_map(|row| row.text(1)).try_for_each(|shared| check_shared(&shared))
+    all.iter().try_for_each(|shared| check_shared(shared))
 }
 
 /// Limits that a key shares with the keys that gave it.
@@ -112,9 +112,7 @@ fn microseconds(text: &str) -> Result<i64> {
         Error::argument("limits.window", "must be an interval such as 1 second, 1 hour or 30 days")
             .hint("Months and years differ in length: give days.")
     };
-    let datum = text::parsed(pg_sys::F_INTERVAL_IN, pg_sys::Oid::INVALID, text).ok_or_else(bad)?;
-    // SAFETY: the input function of intervals has just made it.
-    let interval = unsafe { *datum.cast_mut_ptr::<pg_sys::Interval>() };
+    let interval = input::interval(text).ok_or_else(bad)?;
     let days = i64::from(interval.day).checked_mul(DAY);
     let length = days.and_then(|days| days.checked_add(interval.time));
     length.filter(|_| interval.month == 0).ok_or_else(bad)

@@ -15,56 +15,38 @@ sql_functions! {
 
 /// One key, as `alter_key` returns it.
 pub fn entry(key_id: &[u8; 16]) -> Result<Option<Datum>> {
-    let rows = spi::query(
+    spi::first(
         "SELECT ROW(k.*)::keysmith_private.listed_key FROM keysmith_private.key_listing k WHERE key_id = $1",
         &[Param::uuid(key_id)],
-    )?;
-    Ok(rows.first().and_then(|row| row.transferred(1)))
+        |row| row.transferred(1),
+    )
 }
 
 fn list_keys(call: &Call) -> Result<Option<Datum>> {
     let tenant = call.required_text(0, "tenant")?;
     let keyspace = call.required_text(1, "keyspace")?;
     let include_revoked = call.boolean(2, "include_revoked")?;
-    // SAFETY: the function is declared to return a set of rows of the view.
-    let result = unsafe { ResultSet::of(call) };
+    let result = ResultSet::of(call);
     authority::look(Needs::Sight, |caller| {
         caller.must_manage()?;
         let tenant_id = Tenant::find(caller, &tenant, &keyspace)?.id;
-        let rows = spi::query(
+        spi::query(
             "SELECT v.* FROM keysmith_private.key k JOIN keysmith_private.key_listing v USING (key_id)
              WHERE k.tenant_id = $1 AND ($2 OR k.revoked_at IS NULL)
                AND ($3 IS NULL OR k.environment = $3)
              ORDER BY k.created_at, k.key_id",
             &[Param::uuid(&tenant_id), Param::boolean(include_revoked), caller.environment()],
-        )?;
-        // SAFETY: the rows have the columns that are declared.
-        unsafe { rows.put_into(result) };
-        Ok(())
+            |rows| rows.put_into(result),
+        )
     })?;
     Ok(None)
 }
 
 /// Returns a statement's rows, which are of all tenants.
 pub fn put_all(call: &Call, statement: &str, params: &[Param]) -> Result<Option<Datum>> {
-    // SAFETY: the function is declared to return a set of rows like the statement's.
-    let result = unsafe { ResultSet::of(call) };
+    let result = ResultSet::of(call);
     authority::look(Needs::Oversight, |_| {
-        // SAFETY: the rows have the columns that are declared.
-        unsafe { spi::query(statement, params)?.put_into(result) };
-        Ok(())
+        spi::query(statement, params, |rows| rows.put_into(result))
     })?;
     Ok(None)
-}
-
-/// Returns a set of values of a type that is no row.
-pub fn return_set(call: &Call, values: impl Iterator<Item = Datum>) {
-    // SAFETY: the function is declared to return a set of that type; the values are
-    // copied.
-    unsafe {
-        let result = ResultSet::of_values(call);
-        for value in values {
-            result.put([Some(value)]);
-        }
-    }
 }

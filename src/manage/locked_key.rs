@@ -2,8 +2,8 @@
 
 use super::authority::Caller;
 use super::errors::{self, unknown_key};
-use super::key;
 use crate::audit::{Act, Subject};
+use pg::clock;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param, Row};
 
@@ -33,7 +33,7 @@ impl LockedKey {
     }
 
     pub fn lock_within(tenants: Param, environment: Param, key_id: &[u8; 16]) -> Result<LockedKey> {
-        let rows = spi::query(
+        let found = spi::first(
             "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
                     rotated_to, coalesce(origin, key_id), coalesce(purse, origin, key_id)
              FROM keysmith_private.key
@@ -41,26 +41,28 @@ impl LockedKey {
                AND ($3 IS NULL OR environment = $3)
              FOR NO KEY UPDATE",
             &[Param::uuid(key_id), tenants, environment],
+            |row| LockedKey::read(key_id, row),
         )?;
-        let read = |row: Row| {
-            Some(LockedKey {
-                key_id: *key_id,
-                origin: row.uuid(8)?,
-                purse: row.uuid(9)?,
-                tenant_id: row.uuid(1)?,
-                keyspace: row.text(2)?,
-                environment: row.text(3)?,
-                kind: row.text(4)?,
-                expires_at: row.timestamp(5),
-                disabled: row.boolean(6),
-                rotated_to: row.uuid(7),
-            })
-        };
-        rows.first().and_then(read).ok_or_else(|| unknown_key(key_id))
+        found.ok_or_else(|| unknown_key(key_id))
+    }
+
+    fn read(key_id: &[u8; 16], row: Row) -> Option<LockedKey> {
+        Some(LockedKey {
+            key_id: *key_id,
+            origin: row.uuid(8)?,
+            purse: row.uuid(9)?,
+            tenant_id: row.uuid(1)?,
+            keyspace: row.text(2)?,
+            environment: row.text(3)?,
+            kind: row.text(4)?,
+            expires_at: row.timestamp(5),
+            disabled: row.boolean(6),
+            rotated_to: row.uuid(7),
+        })
     }
 
     pub fn is_expired(&self) -> bool {
-        self.expires_at.is_some_and(|moment| moment <= key::clock())
+        self.expires_at.is_some_and(|moment| moment <= clock::now())
     }
 
     pub fn check_is_active(&self) -> Result<()> {

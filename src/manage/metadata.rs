@@ -2,9 +2,7 @@
 
 use pg::call::Call;
 use pg::error::{Error, Result};
-use pg::jsonb::Json;
-use pg::varlena;
-use pgrx::pg_sys::Datum;
+use pg::jsonb::{Json, Jsonb};
 
 /// Most bytes of metadata, which every verdict carries.
 const MAX_METADATA: usize = 64 * 1024;
@@ -17,13 +15,12 @@ pub fn check_size(name: &str, size: usize) -> Result<()> {
 }
 
 /// A jsonb argument that must be null or an object.
-pub fn argument(call: &Call, n: usize) -> Result<Option<Datum>> {
+pub fn argument(call: &Call, n: usize) -> Result<Option<Jsonb<'_>>> {
     const NAME: &str = "metadata";
-    let Some(datum) = call.datum(n) else { return Ok(None) };
-    // SAFETY: a jsonb argument, which lives as long as the call.
-    check_size(NAME, unsafe { varlena::length(datum) })?;
+    let Some(json) = call.jsonb(n) else { return Ok(None) };
+    check_size(NAME, json.length())?;
     match call.json(n) {
-        Some(Json::Object(_)) => Ok(Some(datum)),
+        Some(Json::Object(_)) => Ok(Some(json)),
         _ => Err(Error::argument(NAME, "must be a JSON object")),
     }
 }

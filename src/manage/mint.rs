@@ -16,9 +16,10 @@ use crate::catalog::policy::Policy;
 use crate::pepper;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
+use pg::composite::Copied;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param};
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 
 sql_functions! {
     keysmith_mint => mint;
@@ -34,7 +35,7 @@ fn mint(call: &Call) -> Result<Option<Datum>> {
         let environment = draft.settle(caller, &policy, &tenant)?;
         mint_for(caller, &policy, &tenant.id, &draft, &environment, false)
     })?;
-    Ok(Some(key::with_api_key(row, &api_key)))
+    key::with_api_key(&row, &api_key)
 }
 
 /// Stores a new key for a draft that was settled.
@@ -45,7 +46,7 @@ pub fn mint_for(
     draft: &Draft,
     environment: &str,
     regenerated: bool,
-) -> Result<(Datum, String)> {
+) -> Result<(Copied, String)> {
     let fresh = Fresh::generate(policy, &draft.kind, environment)?;
     let stored = Stored {
         generation: fresh.generation,
@@ -77,19 +78,19 @@ fn store(
     environment: &str,
     stored: &Stored,
     action: &str,
-) -> Result<Datum> {
+) -> Result<Copied> {
     key::note_generation(policy, &draft.keyspace, stored.generation)?;
     let bounds = caller.bounds.as_ref();
     let shared_limits = bounds.map_or(Ok(None), shared_limits)?;
     for surplus in key::make_room(caller, policy, tenant_id)? {
         locked_key::replace(caller, &surplus)?;
     }
-    let rows = spi::query(
+    let found = spi::first(
         "INSERT INTO keysmith_private.key (
              tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
              scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by,
              imported, regenerated, display_id, limits, shared_limits, purse)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, coalesce($12, '{}'), $13, $14, $15,
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, nullif($11::cidr[], '{}'), coalesce($12, '{}'), $13, $14, $15,
                  $16, $17, $18, $19, $20, $21, $22)
          ON CONFLICT (digest, keyspace) DO NOTHING
          RETURNING key_id",
@@ -104,8 +105,8 @@ fn store(
             Param::text_or_null(draft.role.as_deref()),
             Param::text_or_null(draft.owner.as_deref()),
             Param::texts(&draft.scopes),
-            Param::given(pg_sys::CIDRARRAYOID, draft.allowlist),
-            Param::given(pg_sys::JSONBOID, draft.metadata),
+            Param::texts(&draft.allowlist),
+            Param::jsonb(draft.metadata),
             Param::text_or_null(draft.label.as_deref()),
             Param::text_or_null(stored.key_prefix),
             Param::text_or_null(stored.key_snippet),
@@ -116,10 +117,8 @@ fn store(
             Param::text_or_null(draft.limits.as_deref()),
             Param::text_or_null(shared_limits.as_deref()),
             Param::uuid_or_null(bounds.and_then(|bounds| bounds.purse).as_ref()),
-        ],
-    )?;
-    let key_id =
-        rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| duplicate(&draft.keyspace))?;
+        ], |row| row.uuid(1))?;
+    let key_id = found.ok_or_else(|| duplicate(&draft.keyspace))?;
     if draft.credits.is_some() {
         credits::set(caller, Holder::Key(&key_id), draft.credits.as_ref())?;
     }
@@ -209,5 +208,5 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
         store(caller, &policy, &tenant.id, &draft, &environment, &stored, "import")
     })?;
     progress::imported();
-    Ok(Some(row))
+    Ok(Some(row.datum()))
 }

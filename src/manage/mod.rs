@@ -1,5 +1,7 @@
 //! Management: what changes keyspaces, tenants and keys.
 
+#![forbid(unsafe_code)]
+
 mod access;
 mod add_credits;
 mod alter;

@@ -60,7 +60,7 @@ struct PlanFeature {
 impl Options {
     /// The arguments of `create_keyspace` after the name.
     pub fn given(call: &Call) -> Result<Options> {
-        let json = |n, name| call.datum(n).map(|datum| patch::parse(name, datum)).transpose();
+        let json = |n, name| call.jsonb(n).map(|json| patch::parse(name, json)).transpose();
         let prefixes = match json(1, "prefixes")? {
             None => default_prefixes(),
             Some(prefixes) => read_prefixes(prefixes)?,
@@ -359,7 +359,7 @@ fn read_display(value: Value) -> Result<Display> {
     })
 }
 
-fn object(name: &'static str, value: Value) -> Result<Patch> {
+fn object(name: &'static str, value: Value) -> Result<Patch<'static>> {
     match value {
         Value::Null => Ok(Patch::new(name, Default::default())),
         Value::Object(fields) => Ok(Patch::new(name, fields)),

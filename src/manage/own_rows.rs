@@ -9,14 +9,11 @@ use crate::catalog::Catalog;
 use crate::catalog::tables::PRIVATE;
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
-use pg::major;
+use pg::lookup;
 use pg::result_set::ResultSet;
 use pg::spi::{self, Param};
-use pg::text;
 use pg::user_table::column_name;
-use pg::varlena;
-use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, Oid, TupleDesc};
-use std::ffi::CStr;
+use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, Oid};
 
 sql_functions! {
     keysmith_own_rows => own_rows;
@@ -33,19 +30,17 @@ pub const BOUNDED: [(Oid, Oid); 3] = [
 ];
 
 fn own_rows(call: &Call) -> Result<Option<Datum>> {
-    // SAFETY: the function is declared to return a set of the private view's rows.
-    let result = unsafe { ResultSet::of(call) };
+    let result = ResultSet::of(call);
     let is_shown = call.boolean(0, "is_shown")?;
     let sight = authority::sight()?;
     if sight.tenants.is_none() && is_shown {
         return Ok(None);
     }
-    // SAFETY: the description lives as long as the call.
-    let columns = unsafe { major::attributes(result.description()) };
+    let columns = result.columns();
     let mut statement = format!(
         "SELECT r.* FROM keysmith_private.{} r
          WHERE ($1 IS NULL OR r.tenant_id = ANY ($1))",
-        relation(result.description())?
+        relation(result.row_type())?
     );
     if sight.environment.is_some()
         && columns.iter().any(|column| column_name(column) == "environment")
@@ -55,32 +50,22 @@ fn own_rows(call: &Call) -> Result<Option<Datum>> {
     }
     statement.push_str(&bounds(call, columns)?);
     let mut params = vec![
-        Param::given(pg_sys::UUIDARRAYOID, sight.tenants.as_deref().map(varlena::uuid_array)),
+        Param::uuids(sight.tenants.as_deref()),
         Param::server_text(sight.environment.as_deref()),
     ];
-    params.extend((2..).zip(BOUNDED).map(|(n, (_, array))| Param::given(array, call.datum(n))));
-    Catalog::open()?.as_owner(|| {
-        // SAFETY: the rows are those of the private view.
-        spi::each(&statement, &params, |row| unsafe { row.put_into(result) })
-    })?;
+    params.extend((2..).zip(BOUNDED).map(|(n, (_, array))| call.given(n, array)));
+    Catalog::open()?.as_owner(|| spi::each(&statement, &params, |row| row.put_into(result)))?;
     Ok(None)
 }
 
 /// The name of the private view whose rows are returned.
-fn relation(description: TupleDesc) -> Result<String> {
-    // SAFETY: look-ups in caches, of a type that the function depends on. A name is a C
-    // string.
-    unsafe {
-        let relation = pg_sys::get_typ_typrelid((*description).tdtypeid);
-        let name = pg_sys::get_rel_name(relation);
-        let is_ours = !name.is_null()
-            && pg_sys::get_rel_namespace(relation)
-                == pg_sys::get_namespace_oid(PRIVATE.as_ptr(), true);
-        let name = is_ours.then(|| text::lossy(CStr::from_ptr(name).to_bytes()));
-        name.ok_or_else(|| {
+fn relation(row_type: Oid) -> Result<String> {
+    lookup::relation_of_type(row_type)
+        .filter(|(schema, _)| lookup::schema(PRIVATE) == Some(*schema))
+        .map(|(_, name)| name)
+        .ok_or_else(|| {
             Error::new(Code::Installation, "the function is not that of one of our views")
         })
-    }
 }
 
 /// The bounds as conditions. They come in pairs: a column's number and an operator's. Their
@@ -88,9 +73,7 @@ fn relation(description: TupleDesc) -> Result<String> {
 fn bounds(call: &Call, columns: &[FormData_pg_attribute]) -> Result<String> {
     let mut conditions = String::new();
     let mut used = [0; BOUNDED.len()];
-    let Some(bounds) = call.datum(1) else { return Ok(conditions) };
-    // SAFETY: the argument is a smallint[].
-    let bounds = unsafe { varlena::smallints(bounds) };
+    let bounds = call.array(1).map(|bounds| bounds.smallints()).unwrap_or_default();
     for bound in bounds.chunks(2) {
         let mut condition = || {
             let [column, operator] = *bound else { return None };

@@ -4,15 +4,13 @@
 use super::metadata;
 use pg::call::must_not_be_null;
 use pg::error::{Error, Result};
-use pg::text;
-use pgrx::pg_sys::{self, Datum};
+use pg::jsonb::Jsonb;
 use serde_json::{Map, Value};
-use std::ffi::CStr;
 
-pub struct Patch {
+pub struct Patch<'a> {
     name: &'static str,
     /// What it was read from, unless it is a part of another.
-    datum: Option<Datum>,
+    json: Option<Jsonb<'a>>,
     fields: Map<String, Value>,
     known: Vec<&'static str>,
 }
@@ -20,19 +18,19 @@ pub struct Patch {
 /// A field's change: absent, null, or a value.
 pub type Change<T> = Option<Option<T>>;
 
-impl Patch {
+impl<'a> Patch<'a> {
     /// Reads a jsonb argument.
-    pub fn read(name: &'static str, datum: Option<Datum>) -> Result<Patch> {
-        let datum = datum.ok_or_else(|| must_not_be_null(name))?;
-        match parse(name, datum)? {
-            Value::Object(fields) => Ok(Patch { datum: Some(datum), ..Patch::new(name, fields) }),
+    pub fn read(name: &'static str, json: Option<Jsonb<'a>>) -> Result<Patch<'a>> {
+        let json = json.ok_or_else(|| must_not_be_null(name))?;
+        match parse(name, json)? {
+            Value::Object(fields) => Ok(Patch { json: Some(json), ..Patch::new(name, fields) }),
             _ => Err(Error::argument(name, "must be a JSON object")),
         }
     }
 
     /// Reads the fields of an object inside of one.
-    pub fn new(name: &'static str, fields: Map<String, Value>) -> Patch {
-        Patch { name, datum: None, fields, known: Vec::new() }
+    pub fn new(name: &'static str, fields: Map<String, Value>) -> Patch<'a> {
+        Patch { name, json: None, fields, known: Vec::new() }
     }
 
     fn take(&mut self, field: &'static str) -> Option<Value> {
@@ -128,7 +126,7 @@ impl Patch {
             Some(Value::Null) => Ok(true),
             Some(Value::Object(_)) => {
                 // As it would be stored: numbers of Rust have fewer digits.
-                let size = self.datum.and_then(|patch| stored_size(patch, field));
+                let size = self.json.and_then(|patch| patch.length_of(field));
                 metadata::check_size(field, size.unwrap_or(usize::MAX))?;
                 Ok(true)
             }
@@ -149,35 +147,15 @@ impl Patch {
     }
 }
 
-/// How many bytes a field of a jsonb object takes.
-fn stored_size(object: Datum, field: &str) -> Option<usize> {
-    // SAFETY: a jsonb argument, which lives as long as the call, and a text.
-    unsafe {
-        let value = pgrx::direct_function_call_as_datum(
-            pg_sys::jsonb_object_field,
-            &[Some(object), Some(text::datum(field))],
-        )?;
-        Some(pg::varlena::length(value))
-    }
-}
-
 /// More than anyone means to change at once.
 const MOST: usize = 1024 * 1024;
 
 /// A jsonb value as Rust has it.
-pub fn parse(name: &str, datum: Datum) -> Result<Value> {
-    // SAFETY: a jsonb argument, which lives as long as the call. Its text is a C
-    // string in the database's encoding.
-    let text = unsafe {
-        if pg::varlena::length(datum) > MOST {
-            return Err(Error::argument(name, "must have at most 1 MB"));
-        }
-        let json = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
-        let root = &raw mut (*json.cast::<pg_sys::Jsonb>()).root;
-        let bytes = pg_sys::JsonbToCString(std::ptr::null_mut(), root, 256);
-        text::from_server(CStr::from_ptr(bytes).to_bytes())
-    };
-    let text = text.ok_or_else(|| Error::argument(name, "must have a UTF-8 form"))?;
+pub fn parse(name: &str, json: Jsonb) -> Result<Value> {
+    if json.length() > MOST {
+        return Err(Error::argument(name, "must have at most 1 MB"));
+    }
+    let text = json.text().ok_or_else(|| Error::argument(name, "must have a UTF-8 form"))?;
     serde_json::from_str(&text)
         .map_err(|error| Error::argument(name, "must be plain JSON").detail(error.to_string()))
 }

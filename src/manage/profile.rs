@@ -21,7 +21,7 @@ fn of(identity: &Identity) -> Result<Option<Datum>> {
     let effective: Vec<String> =
         identity.held(|held| held.effective().into_iter().map(pg::text::lossy).collect());
     catalog.as_owner(|| {
-        let rows = spi::query_now(
+        spi::query_now(
             "SELECT pg_catalog.jsonb_build_object(
                  'key_id', k.key_id, 'display_id', k.display_id, 'label', k.label,
                  'key_prefix', k.key_prefix, 'key_snippet', k.key_snippet,
@@ -48,7 +48,7 @@ fn of(identity: &Identity) -> Result<Option<Datum>> {
              LEFT JOIN keysmith_private.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
              WHERE k.key_id = $1",
             &[Param::uuid(&identity.key_id), Param::texts(&effective)],
-        )?;
-        Ok(rows.first().and_then(|row| row.transferred(1)))
+            |rows| rows.first().and_then(|row| row.transferred(1)),
+        )
     })
 }

@@ -1,6 +1,6 @@
 //! What long work tells whoever waits for it.
 
-use pgrx::pg_sys;
+use pg::transaction;
 use std::cell::Cell;
 
 /// How many keys are imported between two notices: a second's work or so.
@@ -13,8 +13,7 @@ thread_local! {
 
 /// Counts a key, and tells of each thousandth in a transaction.
 pub fn imported() {
-    // SAFETY: asks when the transaction began.
-    let transaction = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
+    let transaction = transaction::started_at();
     let (of, before) = IMPORTED.get();
     let count = if of == transaction { before.saturating_add(1) } else { 1 };
     IMPORTED.set((transaction, count));

@@ -3,10 +3,10 @@
 use super::authority::{self, Needs};
 use crate::usage::standby::link::APPLICATION;
 use pg::call::{Call, sql_functions};
-use pg::clock;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param};
-use pgrx::pg_sys::{self, Datum};
+use pg::{clock, latch, server, transaction};
+use pgrx::pg_sys::Datum;
 use std::collections::BTreeMap;
 
 sql_functions! {
@@ -26,15 +26,10 @@ fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
     if !(0..=LONGEST_MICROSECONDS).contains(&length) {
         return Err(Error::argument("timeout", "must be from 0 to 24 hours"));
     }
-    // SAFETY: both read the state of the transaction and of the server.
-    let (has_written, on_standby) = unsafe {
-        let xid = pg_sys::GetTopTransactionIdIfAny();
-        (xid != pg_sys::InvalidTransactionId, pg_sys::RecoveryInProgress())
-    };
-    if on_standby {
+    if server::is_in_recovery() {
         return Err(Error::new(Code::Conflict, "wait_for_replay must be called on the primary"));
     }
-    if has_written {
+    if transaction::has_written() {
         return Err(Error::new(
             Code::Conflict,
             "wait_for_replay must be called after the commit, in a transaction of its own",
@@ -67,8 +62,9 @@ fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
 
 /// Up to where the log is flushed, as every acknowledged act of management is.
 fn committed_position() -> Result<String> {
-    let rows = spi::query("SELECT pg_catalog.pg_current_wal_flush_lsn()", &[])?;
-    Ok(rows.first().and_then(|row| row.text(1)).unwrap_or_default())
+    let position = "SELECT pg_catalog.pg_current_wal_flush_lsn()";
+    let found = spi::first(position, &[], |row| row.text(1))?;
+    Ok(found.unwrap_or_default())
 }
 
 /// What is known of each standby, by its name and address, and by its number among
@@ -90,7 +86,7 @@ impl Standbys {
         spi::execute("SELECT pg_catalog.pg_stat_clear_snapshot()", &[])?;
         // Those ahead are numbered first, so that of several that share a name none
         // is taken for another that lags.
-        let rows = spi::query(
+        let standbys = spi::all(
             "SELECT name, row_number() OVER (PARTITION BY name ORDER BY replay_lsn DESC NULLS LAST),
                     pg_catalog.format('%s, %s bytes behind', state, coalesce(
                         pg_catalog.pg_wal_lsn_diff($1::pg_lsn, replay_lsn)::text, 'unknown')),
@@ -103,15 +99,12 @@ impl Standbys {
                      AND application_name NOT IN ('pg_basebackup', 'pg_receivewal')
                      AND NOT pg_catalog.starts_with(application_name, $2)) standby",
             &[Param::text(target), Param::text(APPLICATION)],
+            |row| {
+                let standby = Standby { state: row.text(3)?, has_replayed: row.boolean(4) };
+                Some(((row.text(1)?, row.bigint(2)?), standby))
+            },
         )?;
-        for row in rows.iter() {
-            if let (Some(name), Some(number), Some(state)) =
-                (row.text(1), row.bigint(2), row.text(3))
-            {
-                let standby = Standby { state, has_replayed: row.boolean(4) };
-                self.0.insert((name, number), standby);
-            }
-        }
+        self.0.extend(standbys);
         Ok(())
     }
 
@@ -129,21 +122,11 @@ impl Standbys {
 /// primary that could take ten seconds, so a small message goes out with each round.
 fn nudge() -> Result<()> {
     spi::execute("SELECT pg_catalog.pg_logical_emit_message(false, 'keysmith', '')", &[])?;
-    // SAFETY: flushes what was just written.
-    unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) };
+    transaction::flush();
     Ok(())
 }
 
 fn rest() {
-    // SAFETY: waits on this process's own latch, and ends with the postmaster.
-    unsafe {
-        pg_sys::WaitLatch(
-            pg_sys::MyLatch,
-            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
-            POLL_MILLISECONDS,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
+    latch::wait(POLL_MILLISECONDS);
     pgrx::check_for_interrupts!();
 }

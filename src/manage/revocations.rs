@@ -15,10 +15,11 @@ use crate::audit::{Act, Subject};
 use keysmith_core::policy::scope::is_grant;
 use pg::call::{Call, must_not_be_null, sql_functions};
 use pg::error::{Error, Result};
-use pg::result_set::ResultSet;
+use pg::input;
+use pg::jsonb::Jsonb;
+use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param};
-use pg::text;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 use serde_json::Value;
 
 sql_functions! {
@@ -204,12 +205,12 @@ impl Entry {
     /// A statement on the entry's key, `$1`, unless that is over.
     fn on_key(&self, caller: &Caller, statement: &str, more: Vec<Param>) -> Result<Outcome> {
         let key_id = self.key_id.ok_or_else(unreadable)?;
-        let rows = spi::query(
+        let found = spi::first(
             "SELECT keyspace, revoked_at IS NOT NULL FROM keysmith_private.key WHERE key_id = $1
              FOR NO KEY UPDATE",
             &[Param::uuid(&key_id)],
+            |row| Some((row.text(1)?, row.boolean(2))),
         )?;
-        let found = rows.first().and_then(|row| Some((row.text(1)?, row.boolean(2))));
         let Some((keyspace, is_revoked)) = found else { return Ok(Outcome::Unknown) };
         if is_revoked {
             return Ok(Outcome::Already);
@@ -228,12 +229,13 @@ impl Entry {
         more: Vec<Param>,
     ) -> Result<Outcome> {
         let tenant = self.tenant.as_deref().ok_or_else(unreadable)?;
-        let rows = spi::query(
+        let found = spi::first(
             "SELECT tenant_id FROM keysmith_private.tenant WHERE keyspace = $1 AND name = $2
              FOR NO KEY UPDATE",
             &[Param::text(&self.keyspace), Param::text(tenant)],
+            |row| row.uuid(1),
         )?;
-        let Some(id) = rows.first().and_then(|row| row.uuid(1)) else {
+        let Some(id) = found else {
             return Ok(Outcome::Unknown);
         };
         let mut params = vec![Param::uuid(&id)];
@@ -248,12 +250,10 @@ impl Entry {
         if scopes.iter().flatten().any(|scope| !is_grant(scope)) {
             return Err(Error::argument("revocations.changes.scopes", "must be scopes"));
         }
-        let given = |text: &Change<String>| {
-            (
-                Param::boolean(text.is_some()),
-                Param::text_or_null(text.as_ref().and_then(Option::as_deref)),
-            )
-        };
+        fn given(text: &Change<String>) -> (Param<'_>, Param<'_>) {
+            let value = text.as_ref().and_then(Option::as_deref);
+            (Param::boolean(text.is_some()), Param::text_or_null(value))
+        }
         let ((has_role, role), (has_owner, owner)) = (given(role), given(owner));
         self.on_key(
             caller,
@@ -323,6 +323,18 @@ impl Entry {
         }
     }
 
+    /// Tells what became of it.
+    fn put(&self, outcome: Outcome, result: ResultSet) {
+        result.put([
+            Cell::text(&self.action),
+            Cell::text(&self.keyspace),
+            Cell::text_or_null(self.tenant.as_deref()),
+            Cell::uuid_or_null(self.key_id.as_ref()),
+            Cell::text_or_null(self.name.as_deref()),
+            Cell::text(outcome.name()),
+        ]);
+    }
+
     /// Runs a statement that changes a row, or none if it is as it should be.
     fn apply(
         &self,
@@ -363,15 +375,13 @@ impl Changes {
 }
 
 fn replay_revocations(call: &Call) -> Result<Option<Datum>> {
-    let given = call.datum(0).ok_or_else(|| must_not_be_null(NAME))?;
-    // SAFETY: the function is declared to return a set of rows of six columns.
-    let result = unsafe { ResultSet::of(call) };
+    let given = call.jsonb(0).ok_or_else(|| must_not_be_null(NAME))?;
+    let result = ResultSet::of(call);
     authority::act(Needs::Admin, |caller| {
         for entry in entries(given)? {
             pgrx::check_for_interrupts!();
             let outcome = entry.replay(caller)?;
-            // SAFETY: the cells are of the columns that are declared.
-            unsafe { result.put(cells(&entry, outcome)) };
+            entry.put(outcome, result);
         }
         Ok(())
     })?;
@@ -380,22 +390,20 @@ fn replay_revocations(call: &Call) -> Result<Option<Datum>> {
 
 /// The elements of the argument, all read before the first is done. They are taken
 /// apart by PostgreSQL: as many as there are, each of a size that is bounded.
-fn entries(given: Datum) -> Result<Vec<Entry>> {
+fn entries(given: Jsonb) -> Result<Vec<Entry>> {
     const MOST: usize = 256 * 1024;
-    let param = || Param::given(pg_sys::JSONBOID, Some(given));
-    let is_array = spi::query("SELECT pg_catalog.jsonb_typeof($1) = 'array'", &[param()])?
-        .first()
-        .is_some_and(|row| row.boolean(1));
-    if !is_array {
+    let params = [Param::jsonb(Some(given))];
+    let is_array = "SELECT pg_catalog.jsonb_typeof($1) = 'array'";
+    if spi::first(is_array, &params, |row| row.boolean(1).then_some(()))?.is_none() {
         return Err(unreadable());
     }
-    let rows = spi::query("SELECT e::text FROM pg_catalog.jsonb_array_elements($1) e", &[param()])?;
-    rows.iter()
-        .map(|row| {
-            let text = row.text(1).filter(|text| text.len() <= MOST).ok_or_else(unreadable)?;
-            Entry::read(serde_json::from_str(&text).map_err(|_| unreadable())?)
-        })
-        .collect()
+    let read = |row: spi::Row| {
+        let text = row.text(1).filter(|text| text.len() <= MOST).ok_or_else(unreadable)?;
+        Entry::read(serde_json::from_str(&text).map_err(|_| unreadable())?)
+    };
+    spi::query("SELECT e::text FROM pg_catalog.jsonb_array_elements($1) e", &params, |rows| {
+        rows.iter().map(read).collect()
+    })?
 }
 
 fn unreadable() -> Error {
@@ -404,21 +412,5 @@ fn unreadable() -> Error {
 }
 
 fn uuid(text: &str) -> Result<[u8; 16]> {
-    text::parsed(pg_sys::F_UUID_IN, pg_sys::Oid::INVALID, text)
-        // SAFETY: a uuid is a pointer to its 16 bytes.
-        .map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
-        .ok_or_else(|| Error::argument("revocations.key_id", "must be a uuid"))
-}
-
-/// The row that tells what became of an entry.
-fn cells(entry: &Entry, outcome: Outcome) -> [Option<Datum>; 6] {
-    let text = text::datum;
-    [
-        Some(text(&entry.action)),
-        Some(text(&entry.keyspace)),
-        entry.tenant.as_deref().map(text),
-        entry.key_id.as_ref().map(pg::datum::uuid),
-        entry.name.as_deref().map(text),
-        Some(text(outcome.name())),
-    ]
+    input::uuid(text).ok_or_else(|| Error::argument("revocations.key_id", "must be a uuid"))
 }

@@ -2,8 +2,9 @@
 //! while the access of all roles may be many rows.
 
 use pg::major;
+use pg::role::has_privileges;
 use pg::scan::{Relation, ScanKey, Snapshot};
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys::Oid;
 use std::collections::BTreeSet;
 
 /// PostgreSQL's table of memberships, and its index by member.
@@ -29,7 +30,6 @@ pub fn of(user: Oid) -> Vec<Oid> {
     }
     // Whether a member has the privileges is PostgreSQL's to say: it may have to take the
     // role on first.
-    // SAFETY: looks at the memberships of roles.
-    let has = |role: &Oid| unsafe { pg_sys::has_privs_of_role(user, *role) };
+    let has = |role: &Oid| has_privileges(user, *role);
     found.into_iter().map(Oid::from).filter(has).collect()
 }

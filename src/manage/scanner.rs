@@ -23,13 +23,12 @@ fn scanner_patterns(call: &Call) -> Result<Option<Datum>> {
         .into_iter()
         .filter_map(|[kind, _, prefix]| (kind == "secret").then_some(prefix))
         .collect();
-    // SAFETY: the function is declared to return a set of rows like the statement's.
-    let result = unsafe { ResultSet::of(call) };
+    let result = ResultSet::of(call);
     authority::look(Needs::Oversight, |_| {
         keyspace.as_deref().map_or(Ok(()), check_known)?;
         // A group around the key, for scanners that report a group. What follows a key
         // is looked at, or a longer token of another product would be taken for one.
-        let rows = spi::query(
+        spi::query(
             "SELECT p.keyspace, 'keysmith-' || p.keyspace,
                     '((' || pg_catalog.string_agg(p.prefix, '|' ORDER BY p.prefix) || ')[0-9A-Za-z]{'
                     || $3 || '})($|[^0-9A-Za-z])'
@@ -47,10 +46,8 @@ fn scanner_patterns(call: &Call) -> Result<Option<Datum>> {
                 Param::texts(&usual),
                 Param::text(&BODY_LEN.to_string()),
             ],
-        )?;
-        // SAFETY: the rows have the columns that are declared.
-        unsafe { rows.put_into(result) };
-        Ok(())
+            |rows| rows.put_into(result),
+        )
     })?;
     Ok(None)
 }

@@ -8,10 +8,10 @@
 
 use crate::catalog::Catalog;
 use pg::error::{Code, Error, Result};
-use pg::role::as_user;
+use pg::role::{self, as_user};
 use pg::spi::{self, Param};
 use pg::user_table::{UserTable, name_of};
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys::{self, Oid};
 
 /// A table that the caller owns. It is locked until the transaction ends, and not open, since
 /// PostgreSQL changes no table that is in use.
@@ -37,9 +37,9 @@ impl LockedTable {
             return Ok(());
         }
         let statement = statement(&self.name());
-        // SAFETY: looks up who the current user is.
-        let caller = unsafe { pg_sys::GetUserId() };
-        as_user(caller, pg_sys::SECURITY_RESTRICTED_OPERATION, || spi::execute(&statement, &[]))?;
+        as_user(role::current(), pg_sys::SECURITY_RESTRICTED_OPERATION, || {
+            spi::execute(&statement, &[])
+        })?;
         if self.is_so(is_made, params)? {
             return Ok(());
         }
@@ -63,8 +63,8 @@ impl LockedTable {
         let catalog = Catalog::open()?;
         let params: Vec<Param> = [self.param()].iter().chain(params).copied().collect();
         catalog.as_owner(|| {
-            let rows = spi::query_now(query, &params)?;
-            Ok(rows.first().map(read).unwrap_or_default())
+            let found = spi::query_now(query, &params, |rows| rows.first().map(read))?;
+            Ok(found.unwrap_or_default())
         })
     }
 
@@ -74,7 +74,7 @@ impl LockedTable {
     }
 
     /// The table's OID, for a statement.
-    pub fn param(&self) -> Param {
-        Param::given(pg_sys::OIDOID, Some(Datum::from(self.oid)))
+    pub fn param(&self) -> Param<'static> {
+        Param::oid(self.oid)
     }
 }

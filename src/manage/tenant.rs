@@ -13,9 +13,9 @@ use crate::catalog::policy::Policy;
 use keysmith_core::policy::name::{NAME_RULE, is_name};
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
-use pg::spi::{self, Param, Rows};
+use pg::spi::{self, Param, Row};
 use pg::text;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 
 sql_functions! {
     keysmith_create_tenant => create_tenant;
@@ -35,13 +35,12 @@ pub struct Tenant {
 impl Tenant {
     /// One that the caller does not reach is one that is not there.
     pub fn find(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
-        let rows = spi::query(
+        let found = spi::first(
             "SELECT tenant_id, plan FROM keysmith_private.tenant WHERE keyspace = $1 AND name = $2",
             &[Param::text(keyspace), Param::text(tenant)],
+            Tenant::read,
         )?;
-        Self::read(&rows)
-            .filter(|found| caller.reaches(&found.id))
-            .ok_or_else(|| unknown(tenant, keyspace))
+        found.filter(|found| caller.reaches(&found.id)).ok_or_else(|| unknown(tenant, keyspace))
     }
 
     /// The same, its row locked: acts on a tenant take turns.
@@ -56,15 +55,16 @@ impl Tenant {
 
     /// The tenant of a key.
     pub fn with_id(id: &[u8; 16]) -> Result<Tenant> {
-        let rows = spi::query(
+        let found = spi::first(
             "SELECT tenant_id, plan FROM keysmith_private.tenant WHERE tenant_id = $1",
             &[Param::uuid(id)],
+            Tenant::read,
         )?;
-        Self::read(&rows).ok_or_else(|| Error::not_found("the tenant does not exist"))
+        found.ok_or_else(|| Error::not_found("the tenant does not exist"))
     }
 
-    fn read(rows: &Rows) -> Option<Tenant> {
-        rows.first().and_then(|row| Some(Tenant { id: row.uuid(1)?, plan: row.text(2) }))
+    fn read(row: Row) -> Option<Tenant> {
+        Some(Tenant { id: row.uuid(1)?, plan: row.text(2) })
     }
 
     /// Checks that the tenant's plan has a feature, if it is asked for.
@@ -102,7 +102,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     let tenant_id = authority::act(Needs::Admin, |caller| {
         policy(caller, &keyspace)?;
         let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&name))?;
-        let rows = spi::query(
+        let found = spi::first(
             "INSERT INTO keysmith_private.tenant (keyspace, name, plan, metadata, limits)
              VALUES ($1, $2, $3, coalesce($4, '{}'), $5)
              ON CONFLICT (keyspace, name) DO NOTHING RETURNING tenant_id",
@@ -110,11 +110,12 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
                 Param::text(&keyspace),
                 Param::text(&name),
                 Param::text_or_null(plan.as_deref()),
-                Param::given(pg_sys::JSONBOID, metadata),
+                Param::jsonb(metadata),
                 Param::text_or_null(limits.as_deref()),
             ],
+            |row| row.uuid(1),
         )?;
-        let created = rows.first().and_then(|row| row.uuid(1)).ok_or_else(|| {
+        let created = found.ok_or_else(|| {
             let message = format!("tenant {name:?} already exists in keyspace {keyspace:?}");
             Error::new(Code::Conflict, message)
         })?;
@@ -136,7 +137,7 @@ fn check_plan(plan: Option<&str>) -> Result<()> {
 
 fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
     let tenant = call.required_text(0, "tenant")?;
-    let mut patch = Patch::read("changes", call.datum(1))?;
+    let mut patch = Patch::read("changes", call.jsonb(1))?;
     let keyspace = call.required_text(2, "keyspace")?;
     let plan = patch.text("plan")?;
     let has_metadata = patch.object("metadata")?;
@@ -161,7 +162,7 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
                 Param::boolean(plan.is_some()),
                 Param::text_or_null(plan.flatten().as_deref()),
                 Param::boolean(has_metadata),
-                Param::given(pg_sys::JSONBOID, call.datum(1)),
+                Param::jsonb(call.jsonb(1)),
                 Param::boolean(limits.is_some()),
                 Param::text_or_null(limits.flatten().as_deref()),
             ],

@@ -2,19 +2,12 @@
 //! locks these numbers, since they belong to no object. Rows are locked for what is changed in them
 //! alone: an issuer who keeps a transaction open must not keep administrators waiting.
 
-use pgrx::pg_sys::{self, Oid};
+use pg::lock::{self, Mode};
+use pgrx::pg_sys::Oid;
 
 /// Waits until no other transaction has this turn, and has it until this one ends.
 fn take(table: Oid, number: u32) {
-    // SAFETY: a lock, held until the transaction ends.
-    unsafe {
-        pg_sys::LockDatabaseObject(
-            table,
-            Oid::from(number),
-            0,
-            pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
-        );
-    }
+    lock::object(table, Oid::from(number), Mode::Exclusive);
 }
 
 /// Of the whole of a table.

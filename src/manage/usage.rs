@@ -8,7 +8,6 @@ use pg::call::{Call, sql_functions};
 use pg::error::{Error, Result};
 use pg::result_set::ResultSet;
 use pg::spi::{self, Param};
-use pg::varlena;
 use pgrx::pg_sys::{self, Datum};
 use std::ops::RangeInclusive;
 
@@ -34,17 +33,17 @@ fn usage_logs(call: &Call) -> Result<Option<Datum>> {
         {
             return Err(unknown_key());
         }
-        let rows = spi::query(
+        spi::first(
             "SELECT keysmith_private.usage_page($1, $2, $3, $4, $5)",
             &[
                 Param::uuid(&found.id),
-                Param::given(pg_sys::UUIDOID, call.datum(1)),
+                Param::uuid_or_null(key_id.as_ref()),
                 Param::integer(Some(page)),
                 Param::integer(Some(per_page)),
                 caller.environment(),
             ],
-        )?;
-        Ok(rows.first().and_then(|row| row.transferred(1)))
+            |row| row.transferred(1),
+        )
     })
 }
 
@@ -61,33 +60,26 @@ fn usage_chart(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::argument("until", "must be a time of the years 2000 to 9999"));
     }
     let keyspace = call.required_text(6, "keyspace")?;
-    // SAFETY: the function is declared to return a set of text.
-    let result = unsafe { ResultSet::of_values(call) };
+    let result = ResultSet::of_values(call);
     authority::look(Needs::Sight, |caller| {
-        let tenants = match &tenant {
-            Some(tenant) => {
-                let found = Tenant::find(caller, tenant, &keyspace)?.id;
-                Param::given(pg_sys::UUIDARRAYOID, Some(varlena::uuid_array(&[found])))
-            }
-            None => caller.tenants(),
-        };
-        let rows = spi::query(
+        let found = tenant.as_ref().map(|tenant| Tenant::find(caller, tenant, &keyspace));
+        let found = found.transpose()?.map(|tenant| [tenant.id]);
+        let tenants = found.as_ref().map_or(caller.tenants(), |id| Param::uuids(Some(id)));
+        spi::query(
             "SELECT keysmith_private.usage_bars($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             &[
                 tenants,
                 caller.environment(),
                 Param::text(&keyspace),
                 Param::text_or_null(tenant.as_deref()),
-                Param::given(pg_sys::UUIDOID, call.datum(1)),
+                call.given(1, pg_sys::UUIDOID),
                 Param::text(&per),
                 Param::integer(call.integer(3)),
                 Param::integer(call.integer(4)),
-                Param::given(pg_sys::TIMESTAMPTZOID, call.datum(5)),
+                Param::timestamp(call.timestamp(5)),
             ],
-        )?;
-        // SAFETY: the rows have the one column that is declared.
-        unsafe { rows.put_into(result) };
-        Ok(())
+            |rows| rows.put_into(result),
+        )
     })?;
     Ok(None)
 }
@@ -110,33 +102,33 @@ struct Touched {
 
 fn blast_radius(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
-    // SAFETY: the function is declared to return a set of rows.
-    let result = unsafe { ResultSet::of(call) };
+    let result = ResultSet::of(call);
     let touched = authority::look(Needs::Sight, |caller| {
         if tenant_of(caller, &key_id)?.is_none() {
             return Err(unknown_key());
         }
-        let rows = spi::query(
+        spi::all(
             "SELECT schema, relation, pg_catalog.sum(rows)::bigint, pg_catalog.min(first_at),
                     pg_catalog.max(last_at)
              FROM keysmith_private.touch WHERE key_id = $1 GROUP BY schema, relation
              ORDER BY 3 DESC NULLS FIRST, 1, 2",
             &[Param::uuid(&key_id)],
-        )?;
-        let touched = rows.iter().map(|row| Touched {
-            schema: row.text(1),
-            relation: row.text(2),
-            rows: row.bigint(3),
-            first_at: row.timestamp(4),
-            last_at: row.timestamp(5),
-        });
-        Ok(touched.collect::<Vec<_>>())
+            |row| {
+                Some(Touched {
+                    schema: row.text(1),
+                    relation: row.text(2),
+                    rows: row.bigint(3),
+                    first_at: row.timestamp(4),
+                    last_at: row.timestamp(5),
+                })
+            },
+        )
     })?;
     // Names are shown as the caller's search path has them, and tables that are no more
     // as they were called.
     spi::session(|| {
         for touched in &touched {
-            let rows = spi::query(
+            spi::query(
                 "SELECT CASE WHEN pg_catalog.pg_table_is_visible((
                             SELECT c.oid FROM pg_catalog.pg_class c
                             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -152,9 +144,8 @@ fn blast_radius(call: &Call) -> Result<Option<Datum>> {
                     Param::timestamp(touched.first_at),
                     Param::timestamp(touched.last_at),
                 ],
+                |rows| rows.put_into(result),
             )?;
-            // SAFETY: the rows have the columns that are declared.
-            unsafe { rows.put_into(result) };
         }
         Ok(())
     })?;
@@ -163,13 +154,13 @@ fn blast_radius(call: &Call) -> Result<Option<Datum>> {
 
 /// The tenant of a key that the caller reaches.
 fn tenant_of(caller: &Caller, key_id: &[u8; 16]) -> Result<Option<[u8; 16]>> {
-    let rows = spi::query(
+    spi::first(
         "SELECT tenant_id FROM keysmith_private.key
          WHERE key_id = $1 AND ($2 IS NULL OR tenant_id = ANY ($2))
            AND ($3 IS NULL OR environment = $3)",
         &[Param::uuid(key_id), caller.tenants(), caller.environment()],
-    )?;
-    Ok(rows.first().and_then(|row| row.uuid(1)))
+        |row| row.uuid(1),
+    )
 }
 
 /// Another tenant's key and one that never was are the same to who asks.

@@ -10,12 +10,12 @@ use crate::usage::session::worker_slot::LOST_HERE;
 use pg::call::{Call, sql_functions};
 use pg::clock::monotonic;
 use pg::error::{Code, Error, Result};
-use pg::result_set::ResultSet;
+use pg::output;
+use pg::result_set::{Cell, ResultSet};
+use pg::server;
 use pg::spi;
-use pg::text;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 use std::borrow::Cow;
-use std::ffi::CStr;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 sql_functions! {
@@ -63,29 +63,27 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
         Some((ring, place)) => describe(ring, place, &mut rows),
     }
     authority::look(Needs::Nothing, |_| {
-        let found = spi::query(
+        spi::query(
             "SELECT pg_catalog.count(*)::text, pg_catalog.sum(lost_at_most)::text,
                     pg_catalog.min(lost_from)::text, pg_catalog.max(lost_until)::text
              FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL",
             &[],
+            |losses| {
+                let names = ["losses", "lost_at_most", "lost_from", "lost_until"];
+                for row in losses.iter() {
+                    let values = (1..).zip(names).map(|(n, name)| (name.into(), row.text(n)));
+                    rows.extend(values);
+                }
+            },
         )?;
-        if let Some(row) = found.first() {
-            for (column, name) in
-                ["losses", "lost_at_most", "lost_from", "lost_until"].into_iter().enumerate()
-            {
-                rows.push((name.into(), row.text(column + 1)));
-            }
-        }
-        for row in spi::query(STANDBYS, &[incarnations::oid(pg::server::my_database())])?.iter() {
-            rows.push((row.text(1).unwrap_or_default().into(), row.text(2)));
-        }
+        rows.extend(spi::all(STANDBYS, &[incarnations::oid(server::my_database())], |row| {
+            Some((row.text(1).unwrap_or_default().into(), row.text(2)))
+        })?);
         Ok(())
     })?;
-    // SAFETY: the function is declared to return a set of two texts.
-    let result = unsafe { ResultSet::of(call) };
+    let result = ResultSet::of(call);
     for (name, value) in rows {
-        // SAFETY: as above.
-        unsafe { result.put([Some(text::datum(&name)), value.as_deref().map(text::datum)]) };
+        result.put([Cell::text(&name), Cell::text_or_null(value.as_deref())]);
     }
     Ok(None)
 }
@@ -110,9 +108,7 @@ fn describe(ring: &Ring, place: usize, rows: &mut Vec<(Cow<str>, Option<String>)
     let error = view.worker.last_error;
     let error = error.split(|byte| *byte == 0).next().unwrap_or_default();
     let error = String::from_utf8_lossy(error).into_owned();
-    // SAFETY: asks for the server's state.
-    let is_standby = unsafe { pg_sys::RecoveryInProgress() };
-    let mode = match (is_standby, is_kept_here()) {
+    let mode = match (server::is_in_recovery(), is_kept_here()) {
         (false, _) => "shared memory",
         (true, true) => "shared memory, handed to the primary",
         (true, false) => "not logged: the server is a standby that hands over nothing",
@@ -126,7 +122,7 @@ fn describe(ring: &Ring, place: usize, rows: &mut Vec<(Cow<str>, Option<String>)
     let described = [
         ("mode", Some(mode.into())),
         ("incarnation", Some(ring.incarnation.to_string())),
-        ("since", Some(moment(ring.incarnation))),
+        ("since", Some(output::timestamp(ring.incarnation))),
         ("capacity", shown(ring.capacity.into())),
         ("share", shown(ring.share.into())),
         ("used", shown(view.used.into())),
@@ -148,19 +144,12 @@ fn describe(ring: &Ring, place: usize, rows: &mut Vec<(Cow<str>, Option<String>)
         ("failed_starts", shown(counters.failed_starts)),
         ("failures", shown(counters.failed_batches)),
         ("last_error", (!error.is_empty()).then_some(error)),
-        ("last_flush", (view.worker.last_flush != 0).then(|| moment(view.worker.last_flush))),
+        (
+            "last_flush",
+            (view.worker.last_flush != 0).then(|| output::timestamp(view.worker.last_flush)),
+        ),
     ];
     rows.extend(described.map(|(name, value)| (Cow::from(name), value)));
-}
-
-fn moment(at: i64) -> String {
-    // SAFETY: timestamptz_out takes a timestamp and gives a C string.
-    unsafe {
-        pgrx::direct_function_call_as_datum(pg_sys::timestamptz_out, &[Some(Datum::from(at))])
-            .map_or(String::new(), |shown| {
-                CStr::from_ptr(shown.cast_mut_ptr()).to_string_lossy().into_owned()
-            })
-    }
 }
 
 fn flush_usage(call: &Call) -> Result<Option<Datum>> {

@@ -70,15 +70,15 @@ fn must_not_be_cascaded_to(parts: &[UserTable], table: &UserTable, asked: &[Stri
     let oids: Vec<String> = parts.iter().map(|part| part.oid().to_u32().to_string()).collect();
     let names: Vec<String> = asked.iter().map(|argument| name(argument).to_owned()).collect();
     let found = Catalog::open()?.as_owner(|| {
-        let rows = spi::query(
+        spi::first(
             "SELECT a.attname FROM pg_catalog.pg_constraint c, pg_catalog.pg_attribute a
              WHERE c.contype = 'f' AND c.confupdtype = 'c'
                AND a.attrelid = ANY ($1::oid[]) AND a.attname = ANY ($2)
                AND (c.conrelid = a.attrelid AND a.attnum = ANY (c.conkey)
                     OR c.confrelid = a.attrelid AND a.attnum = ANY (c.confkey))",
             &[Param::texts(&oids), Param::texts(&names)],
-        )?;
-        Ok(rows.first().and_then(|row| row.text(1)))
+            |row| row.text(1),
+        )
     })?;
     found.map_or(Ok(()), |column| {
         let shown = format!("{}.{}", table.name(), value::quoted(&column));

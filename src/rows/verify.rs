@@ -4,7 +4,7 @@ use super::seal::{FUNCTION, Plan, TRIGGER};
 use pg::call::{Call, sql_functions};
 use pg::error::{Error, Result};
 use pg::notice::notice;
-use pg::result_set::ResultSet;
+use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param};
 use pg::text;
 use pg::user_table::{ACCESS_SHARE, Latest, Needs, Row, UserTable, column_name, each_row};
@@ -26,8 +26,7 @@ fn verify_rows(call: &Call) -> Result<Option<Datum>> {
             .hint("Call keysmith.seal_rows first.")
     })?;
     let parts = table.parts(ACCESS_SHARE, Needs::Reading)?;
-    // SAFETY: the function is declared to return a set of rows.
-    let result = unsafe { ResultSet::of(call) };
+    let result = ResultSet::of(call);
     let snapshot = Latest::now();
     for part in parts.iter().filter(|part| part.has_rows()) {
         check(part, &trigger.arguments, &snapshot, result)?;
@@ -61,15 +60,15 @@ fn check(
         if let Err(problem) = unsafe { plan.check(|column| row.value(column)) } {
             let place = row.place();
             let key = key.shown(row)?;
-            // SAFETY: the cells are of the types that the function is declared with.
-            unsafe {
-                result.put([
-                    Some(Datum::from(part.oid())),
-                    Some(Datum::from(&raw const place)),
-                    key,
-                    Some(text::datum(&problem.text())),
-                ]);
-            }
+            // SAFETY: the values are of these types, and there until they are copied.
+            let (table, place, key) = unsafe {
+                (
+                    Cell::made(pg_sys::REGCLASSOID, Some(Datum::from(part.oid()))),
+                    Cell::made(pg_sys::TIDOID, Some(Datum::from(&raw const place))),
+                    Cell::made(pg_sys::JSONBOID, key),
+                )
+            };
+            result.put([table, place, key, Cell::text(&problem.text())]);
         }
         Ok(ControlFlow::Continue(()))
     })
@@ -112,23 +111,23 @@ impl PrimaryKey {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let mut values = Vec::with_capacity(2 * self.0.len());
-        for column in &self.0 {
-            values.push(Param::text(&column.name));
+        let shown = |column: &KeyColumn| {
             let value = row.value(column.number);
+            (value, column.output.and_then(|output| value.map(|value| in_text(output, value))))
+        };
+        let shown: Vec<_> = self.0.iter().map(shown).collect();
+        let mut values = Vec::with_capacity(2 * self.0.len());
+        for (column, (value, text)) in self.0.iter().zip(&shown) {
+            values.push(Param::text(&column.name));
             values.push(match column.output {
-                Some(output) => {
-                    Param::text_or_null(value.map(|value| in_text(output, value)).as_deref())
-                }
-                None => Param::given(column.kind, value),
+                Some(_) => Param::text_or_null(text.as_deref()),
+                // SAFETY: a value of the column, which is there as long as the row.
+                None => unsafe { Param::made(column.kind, *value) },
             });
         }
         let places: Vec<String> = (1..=values.len()).map(|n| format!("${n}")).collect();
         let statement = format!("SELECT pg_catalog.jsonb_build_object({})", places.join(", "));
-        spi::session(|| {
-            let rows = spi::query(&statement, &values)?;
-            Ok(rows.first().and_then(|row| row.transferred(1)))
-        })
+        spi::session(|| spi::first(&statement, &values, |row| row.transferred(1)))
     }
 }
 

@@ -6,8 +6,8 @@ use crate::usage::restart::traces::{self, Lost};
 use crate::usage::standby::name;
 use crate::usage::transaction::{Outcome, transaction};
 use pg::error::{Code, Error, Result};
-use pg::spi::{self, Param, Rows};
-use pgrx::pg_sys::{self, Oid};
+use pg::spi::{self, Param, Row};
+use pgrx::pg_sys::Oid;
 
 /// The entry of this life, for one database.
 #[derive(Clone, Copy)]
@@ -31,15 +31,16 @@ impl Life {
     pub fn open(&self) -> Outcome<u64> {
         let lost = traces::lost(self.oid, self.ring);
         let (stored_up_to, losses) = transaction("opening", || {
-            let rows = spi::query(
+            let found = spi::first(
                 "INSERT INTO keysmith_private.usage_incarnation
                      (incarnation, database, server, started_at, most_waiting)
                  VALUES ($1, $2, $3, $4, $5)
                  ON CONFLICT (incarnation, database) DO UPDATE SET closed_at = NULL, standby = ''
                  RETURNING last_sequence",
                 &self.params(),
+                |row| row.bigint(1),
             )?;
-            let stored_up_to = rows.first().and_then(|row| row.bigint(1)).unwrap_or_default();
+            let stored_up_to = found.unwrap_or_default();
             let mut losses = Vec::new();
             for lost in &lost {
                 losses.extend(self.enter(lost)?);
@@ -47,11 +48,8 @@ impl Life {
             let [incarnation, database, server, ..] = self.params();
             let started_cleanly = Param::boolean(self.ring.started_cleanly);
             let started_as_standby = Param::boolean(self.ring.started_as_standby);
-            let rows = spi::query(
-                LOSSES,
-                &[incarnation, database, server, started_cleanly, started_as_standby],
-            )?;
-            losses.extend(told(&rows));
+            let params = [incarnation, database, server, started_cleanly, started_as_standby];
+            losses.extend(spi::all(LOSSES, &params, told)?);
             Ok((stored_up_to, losses))
         })?;
         traces::forget(&lost);
@@ -65,7 +63,7 @@ impl Life {
     fn enter(&self, lost: &Lost) -> Result<Vec<String>> {
         let [_, database, server, ..] = self.params();
         let standby = if self.ring.started_as_standby { name::own() } else { String::new() };
-        let rows = spi::query(
+        spi::all(
             "INSERT INTO keysmith_private.usage_incarnation AS i
                  (incarnation, database, server, started_at, most_waiting, standby,
                   lost_at_most, lost_from, lost_until)
@@ -86,20 +84,21 @@ impl Life {
                 Param::text(&standby),
                 Param::timestamp(Some(lost.until)),
             ],
-        )?;
-        Ok(told(&rows))
+            told,
+        )
     }
 
     /// Up to which record all is stored, as committed.
     pub fn stored_up_to(&self) -> Outcome<u64> {
         let [incarnation, database, ..] = self.params();
         transaction("looking what is stored", || {
-            let rows = spi::query(
+            let found = spi::first(
                 "SELECT last_sequence FROM keysmith_private.usage_incarnation
                  WHERE incarnation = $1 AND database = $2",
                 &[incarnation, database],
+                |row| row.bigint(1),
             )?;
-            let stored_up_to = rows.first().and_then(|row| row.bigint(1)).unwrap_or_default();
+            let stored_up_to = found.unwrap_or_default();
             Ok(stored_up_to.unsigned_abs())
         })
     }
@@ -149,7 +148,7 @@ impl Life {
         })
     }
 
-    fn params(&self) -> [Param; 5] {
+    fn params(&self) -> [Param<'static>; 5] {
         let incarnation = self.ring.incarnation;
         [
             Param::bigint(Some(incarnation)),
@@ -161,8 +160,8 @@ impl Life {
     }
 }
 
-pub fn oid(oid: Oid) -> Param {
-    Param::given(pg_sys::OIDOID, Some(oid.into()))
+pub fn oid(oid: Oid) -> Param<'static> {
+    Param::oid(oid)
 }
 
 /// The server's number, as the book has it.
@@ -190,7 +189,7 @@ const LOSSES: &str = "
     RETURNING pg_catalog.format('usage of at most %s requests may have been lost between %s and %s',
                                 i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most";
 
-pub fn told(rows: &Rows) -> Vec<String> {
-    let reported = rows.iter().filter(|row| row.bigint(2).is_some());
-    reported.filter_map(|row| row.text(1)).collect()
+/// What is told of a loss, if it is one.
+pub fn told(row: Row) -> Option<String> {
+    row.bigint(2).and_then(|_| row.text(1))
 }

@@ -4,10 +4,10 @@ use crate::usage::queue::ring;
 use crate::usage::restart::{shutdown_file, traces};
 use pg::error::Result;
 use pg::server;
-use pg::shmem::Region;
+use pg::shmem::Untyped;
 
-pub static REGION: Region =
-    Region { name: ring::NAME, locks: || 1, size: ring::size, initialise, place: &ring::PLACE };
+pub static REGION: Untyped =
+    Untyped { name: ring::NAME, locks: || 1, size: ring::size, initialise, place: &ring::PLACE };
 
 /// # Safety
 /// There must be that much fresh memory, and the lock. Only in the postmaster.

@@ -11,8 +11,6 @@ use keysmith_core::unknown_tally::Count;
 use pg::clock::now;
 use pg::error::{Error, Result};
 use pg::spi::{self, Param};
-use pg::varlena;
-use pgrx::pg_sys;
 use std::collections::{HashMap, HashSet};
 
 /// In microseconds.
@@ -134,12 +132,7 @@ fn holders(records: &[(i64, Record)]) -> Result<HashMap<[u8; 16], Holder>> {
         Record::Amendment { .. } => None,
     };
     let keys: HashSet<_> = records.iter().filter_map(key_id).collect();
-    let keys = varlena::uuid_array(&keys.into_iter().collect::<Vec<_>>());
-    let rows = spi::query(
-        "SELECT key_id, tenant_id, keyspace, environment FROM keysmith_private.key
-         WHERE key_id = ANY ($1)",
-        &[Param::given(pg_sys::UUIDARRAYOID, Some(keys))],
-    )?;
+    let keys: Vec<_> = keys.into_iter().collect();
     let holder = |row: spi::Row| {
         let holder = Holder {
             tenant_id: row.uuid(2)?,
@@ -149,7 +142,13 @@ fn holders(records: &[(i64, Record)]) -> Result<HashMap<[u8; 16], Holder>> {
         };
         Some((row.uuid(1)?, holder))
     };
-    Ok(rows.iter().filter_map(holder).collect())
+    let holders = spi::all(
+        "SELECT key_id, tenant_id, keyspace, environment FROM keysmith_private.key
+         WHERE key_id = ANY ($1)",
+        &[Param::uuids(Some(&keys))],
+        holder,
+    )?;
+    Ok(holders.into_iter().collect())
 }
 
 /// Counts and samples of requests without a known key, as this server would have them: in
@@ -159,8 +158,9 @@ pub fn unknown<'a>(
     samples: &[Event<'a>],
     came: i64,
 ) -> Result<(Vec<Count<'a>>, Vec<Event<'a>>)> {
-    let rows = spi::query("SELECT keyspace FROM keysmith_private.keyspace", &[])?;
-    let keyspaces: HashSet<Vec<u8>> = rows.iter().filter_map(|row| row.bytes(1)).collect();
+    let keyspaces = "SELECT keyspace FROM keysmith_private.keyspace";
+    let keyspaces = spi::all(keyspaces, &[], |row| row.bytes(1))?;
+    let keyspaces: HashSet<Vec<u8>> = keyspaces.into_iter().collect();
     let keyspace = |name: &'a [u8]| if keyspaces.contains(name) { name } else { b"" };
     let reason = |name: &'a [u8]| {
         let is_known = Reason::ALL.iter().any(|reason| reason.name().as_bytes() == name);

@@ -20,7 +20,7 @@ use keysmith_core::event::{Event, Learned, Record};
 use keysmith_core::{parcel, unknown_tally};
 use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
 use pg::error::{Code, Error, Result};
-use pg::result_set::ResultSet;
+use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param};
 use pg::transaction::force_sync_commit;
 use pg::{server, text};
@@ -74,11 +74,8 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
     })?;
     // What is acknowledged may be forgotten by its sender.
     force_sync_commit();
-    // SAFETY: the function is declared to return a set of two bigints.
-    unsafe {
-        ResultSet::of(call)
-            .put([marks.last_sequence, marks.unknown_seen].map(|mark| Some(Datum::from(mark))));
-    }
+    let marks = [marks.last_sequence, marks.unknown_seen];
+    ResultSet::of(call).put(marks.map(|mark| Cell::bigint(Some(mark))));
     Ok(None)
 }
 
@@ -108,20 +105,20 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
         forget_lives(life)?;
     }
     // Of two who bring the same, the second waits here, and then sees what is stored.
-    let rows = spi::query(
+    let found = spi::first(
         "SELECT last_sequence, unknown_seen, standby FROM keysmith_private.usage_incarnation
          WHERE incarnation = $1 AND database = $2 FOR UPDATE",
         &named(life),
-    )?;
-    let (marks, standby) = match rows.first() {
-        Some(row) => (
-            Marks {
+        |row| {
+            let marks = Marks {
                 last_sequence: row.bigint(1).unwrap_or_default(),
                 unknown_seen: row.bigint(2).unwrap_or_default(),
-            },
-            row.text(3).unwrap_or_default(),
-        ),
-        None => return Err(Error::new(Code::Conflict, "this life was just forgotten")),
+            };
+            Some((marks, row.text(3).unwrap_or_default()))
+        },
+    )?;
+    let Some((marks, standby)) = found else {
+        return Err(Error::new(Code::Conflict, "this life was just forgotten"));
     };
     // A standby that was promoted has made its life its own, with no name.
     if !standby.is_empty() && standby != life.standby {
@@ -195,7 +192,7 @@ fn forget_lives(life: &Life) -> Result<()> {
 /// The life of this standby before this one: what it had not handed over is lost unless
 /// it ended properly, since then it was kept, and came before the first of this life.
 fn report_losses(life: &Life) -> Result<()> {
-    let rows = spi::query(
+    let losses = spi::all(
         "UPDATE keysmith_private.usage_incarnation AS i
          SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
              lost_from = CASE WHEN $4 THEN NULL WHEN i.last_flush_at < $5
@@ -216,8 +213,9 @@ fn report_losses(life: &Life) -> Result<()> {
             Param::boolean(life.started_cleanly),
             Param::timestamp(Some(life.incarnation)),
         ],
+        incarnations::told,
     )?;
-    for loss in incarnations::told(&rows) {
+    for loss in losses {
         pgrx::log!("keysmith: {loss}");
     }
     Ok(())

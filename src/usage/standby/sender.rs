@@ -335,16 +335,18 @@ impl Sender {
     fn replayed(&self) -> Option<Marks> {
         let incarnation = self.ring.incarnation;
         let marks = transaction("looking at what is stored", || {
-            let rows = spi::query(
+            let found = spi::first(
                 "SELECT last_sequence, unknown_seen FROM keysmith_private.usage_incarnation
                  WHERE incarnation = $1 AND database = $2",
                 &[Param::bigint(Some(incarnation)), incarnations::oid(server::my_database())],
+                |row| {
+                    Some(Marks {
+                        last_sequence: row.bigint(1).unwrap_or_default(),
+                        unknown_seen: row.bigint(2).unwrap_or_default(),
+                    })
+                },
             )?;
-            let row = rows.first().ok_or_else(|| Error::new(Code::NotFound, "no such life"))?;
-            Ok(Marks {
-                last_sequence: row.bigint(1).unwrap_or_default(),
-                unknown_seen: row.bigint(2).unwrap_or_default(),
-            })
+            found.ok_or_else(|| Error::new(Code::NotFound, "no such life"))
         });
         marks.ok()
     }

@@ -251,8 +251,9 @@ fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>>
          FROM found f WHERE e.request_id = f.request_id AND e.at = f.at
          RETURNING e.request_id",
         &[],
+        |amended| amended.iter().filter_map(|row| row.uuid(1)).collect::<Vec<_>>(),
     )?;
-    for name in amended.iter().filter_map(|row| row.uuid(1)) {
+    for name in amended {
         unmatched.remove(&name);
     }
     batch.end();

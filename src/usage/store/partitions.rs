@@ -99,7 +99,7 @@ pub fn missing<'a>(records: impl Iterator<Item = &'a Record<'a>>) -> BTreeSet<i6
 /// Makes the partitions of these days. Others can make none until the transaction ends.
 pub fn make(days: &BTreeSet<i64>) -> Result<()> {
     for day in days {
-        let date = || Param::given(pg_sys::DATEOID, i32::try_from(*day).ok().map(Datum::from));
+        let date = || Param::date(i32::try_from(*day).ok());
         spi::execute("SELECT keysmith_private.usage_prepare($1, $2)", &[date(), date()])?;
     }
     Ok(())

@@ -6,7 +6,6 @@ use crate::usage::store::batch::{self, Numbers, Stored};
 use keysmith_core::event::Record;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param};
-use pgrx::pg_sys;
 
 /// Where this many are set aside with nothing stored between them, the fault is not
 /// theirs: the rest is kept until it is mended.
@@ -27,7 +26,7 @@ pub fn note(incarnation: i64, sequence: i64, record: &Record, why: &str) -> Resu
             Param::bigint(Some(sequence)),
             Param::timestamp(at),
             Param::uuid(&request_id),
-            Param::given(pg_sys::UUIDOID, key_id.as_ref().map(pg::datum::uuid)),
+            Param::uuid_or_null(key_id.as_ref()),
             Param::text(why),
         ],
     )?;

@@ -1,11 +1,9 @@
 //! The rows of requests without a known key.
 
-use crate::usage::store::rows;
 use keysmith_core::event::Event;
 use keysmith_core::unknown_tally::Count;
 use pg::error::Result;
 use pg::spi::{self, Param};
-use pgrx::pg_sys;
 
 /// Adds to the counts of a life, which nobody else writes to, and to the samples.
 pub fn store(incarnation: i64, counts: &[Count], samples: &[Event]) -> Result<()> {
@@ -34,8 +32,8 @@ pub fn store(incarnation: i64, counts: &[Count], samples: &[Event]) -> Result<()
                 Param::timestamp(Some(event.at)),
                 text(event.keyspace),
                 text(event.outcome),
-                Param::given(pg_sys::TEXTOID, event.learned.method.map(rows::bytes)),
-                Param::given(pg_sys::TEXTOID, event.learned.endpoint.map(rows::bytes)),
+                Param::server_text(event.learned.method),
+                Param::server_text(event.learned.endpoint),
                 Param::text_or_null(ip.as_deref()),
             ],
         )?;
@@ -52,6 +50,6 @@ pub fn store(incarnation: i64, counts: &[Count], samples: &[Event]) -> Result<()
     Ok(())
 }
 
-fn text(bytes: &[u8]) -> Param {
-    Param::given(pg_sys::TEXTOID, Some(rows::bytes(bytes)))
+fn text(bytes: &[u8]) -> Param<'_> {
+    Param::server_text(Some(bytes))
 }

@@ -1,0 +1,166 @@
+//! Values on their way to PostgreSQL: parameters of statements, and cells of rows. They are
+//! made when they are handed over, of what is borrowed until then.
+
+use crate::jsonb::Jsonb;
+use crate::{datum, text, varlena};
+use pgrx::pg_sys::{self, Datum, Oid, TransactionId};
+
+/// A value with its type, or a null of that type.
+#[derive(Clone, Copy)]
+pub struct Cell<'a> {
+    kind: Oid,
+    content: Option<Content<'a>>,
+}
+
+#[derive(Clone, Copy)]
+enum Content<'a> {
+    /// Passed by value, or made by PostgreSQL, and there for as long as what is borrowed.
+    Made(Datum),
+    Text(&'a str),
+    /// A text in the database's encoding.
+    ServerText(&'a [u8]),
+    Bytes(&'a [u8]),
+    Uuid(&'a [u8; 16]),
+    Texts(&'a [String]),
+    Uuids(&'a [[u8; 16]]),
+    /// Elements of a type.
+    Array(&'a [Cell<'a>], Oid),
+}
+
+impl<'a> Cell<'a> {
+    const fn new(kind: Oid, content: Option<Content<'a>>) -> Cell<'a> {
+        Cell { kind, content }
+    }
+
+    fn plain(kind: Oid, value: Option<impl Into<Datum>>) -> Cell<'a> {
+        Cell::new(kind, value.map(|value| Content::Made(value.into())))
+    }
+
+    /// A value of PostgreSQL's.
+    ///
+    /// # Safety
+    /// The datum must be of the type, and there for as long as what is borrowed.
+    pub unsafe fn made(kind: Oid, datum: Option<Datum>) -> Cell<'a> {
+        Cell::plain(kind, datum)
+    }
+
+    pub fn text(value: &'a str) -> Cell<'a> {
+        Cell::text_or_null(Some(value))
+    }
+
+    pub fn text_or_null(value: Option<&'a str>) -> Cell<'a> {
+        Cell::new(pg_sys::TEXTOID, value.map(Content::Text))
+    }
+
+    /// A text in the database's encoding.
+    pub fn server_text(value: Option<&'a [u8]>) -> Cell<'a> {
+        Cell::new(pg_sys::TEXTOID, value.map(Content::ServerText))
+    }
+
+    pub fn texts(values: &'a [String]) -> Cell<'a> {
+        Cell::new(pg_sys::TEXTARRAYOID, Some(Content::Texts(values)))
+    }
+
+    pub fn uuid(value: &'a [u8; 16]) -> Cell<'a> {
+        Cell::uuid_or_null(Some(value))
+    }
+
+    pub fn uuid_or_null(value: Option<&'a [u8; 16]>) -> Cell<'a> {
+        Cell::new(pg_sys::UUIDOID, value.map(Content::Uuid))
+    }
+
+    pub fn uuids(values: Option<&'a [[u8; 16]]>) -> Cell<'a> {
+        Cell::new(pg_sys::UUIDARRAYOID, values.map(Content::Uuids))
+    }
+
+    pub fn bytes(value: &'a [u8]) -> Cell<'a> {
+        Cell::new(pg_sys::BYTEAOID, Some(Content::Bytes(value)))
+    }
+
+    pub fn integer(value: Option<i32>) -> Cell<'a> {
+        Cell::plain(pg_sys::INT4OID, value)
+    }
+
+    pub fn smallint(value: i16) -> Cell<'a> {
+        Cell::smallint_or_null(Some(value))
+    }
+
+    pub fn smallint_or_null(value: Option<i16>) -> Cell<'a> {
+        Cell::plain(pg_sys::INT2OID, value)
+    }
+
+    pub fn bigint(value: Option<i64>) -> Cell<'a> {
+        Cell::plain(pg_sys::INT8OID, value)
+    }
+
+    pub fn boolean(value: bool) -> Cell<'a> {
+        Cell::boolean_or_null(Some(value))
+    }
+
+    pub fn boolean_or_null(value: Option<bool>) -> Cell<'a> {
+        Cell::plain(pg_sys::BOOLOID, value)
+    }
+
+    pub fn timestamp(value: Option<i64>) -> Cell<'a> {
+        Cell::plain(pg_sys::TIMESTAMPTZOID, value)
+    }
+
+    /// Days since the year 2000.
+    pub fn date(value: Option<i32>) -> Cell<'a> {
+        Cell::plain(pg_sys::DATEOID, value)
+    }
+
+    /// A jsonb, or a null.
+    pub fn jsonb(value: Option<Jsonb<'a>>) -> Cell<'a> {
+        Cell::new(pg_sys::JSONBOID, value.map(|json| Content::Made(json.datum())))
+    }
+
+    pub fn oid(value: Oid) -> Cell<'a> {
+        Cell::plain(pg_sys::OIDOID, Some(value))
+    }
+
+    pub fn transaction(value: TransactionId) -> Cell<'a> {
+        Cell::plain(pg_sys::XIDOID, Some(Datum::from(value.into_inner())))
+    }
+
+    /// An array, given the types of its elements and of itself. No element may be null.
+    pub fn array(element: Oid, kind: Oid, elements: &'a [Cell<'a>]) -> Cell<'a> {
+        // SAFETY: a look-up of a type, which gives InvalidOid if it is the element of no array.
+        let is_array = unsafe { pg_sys::get_element_type(kind) } == element;
+        if !is_array || elements.iter().any(|value| value.kind != element || value.is_null()) {
+            pgrx::error!("an array has an element of another type");
+        }
+        Cell::new(kind, Some(Content::Array(elements, element)))
+    }
+
+    pub fn kind(&self) -> Oid {
+        self.kind
+    }
+
+    pub fn is_null(&self) -> bool {
+        self.content.is_none()
+    }
+
+    /// The value as PostgreSQL has it, made in the current memory context if it has to be.
+    pub fn datum(&self) -> Option<Datum> {
+        Some(match self.content? {
+            Content::Made(datum) => datum,
+            Content::Text(value) => text::datum(value),
+            Content::ServerText(value) => {
+                if !text::is_valid(value) {
+                    pgrx::error!("a text is not in the encoding of the database");
+                }
+                datum::bytes(value)
+            }
+            Content::Bytes(value) => datum::bytes(value),
+            Content::Uuid(value) => datum::uuid(value),
+            Content::Texts(values) => {
+                varlena::text_array(values.iter().map(|value| text::datum(value)).collect())
+            }
+            Content::Uuids(values) => varlena::uuid_array(values),
+            Content::Array(values, element) => {
+                varlena::array(values.iter().filter_map(Cell::datum).collect(), element)
+            }
+        })
+    }
+}

@@ -1,0 +1,64 @@
+//! Values read from their text form, by the input functions of PostgreSQL's own types. Those
+//! change nothing, so that their errors can be caught and told as ours: `None`.
+
+use crate::call::strings_of;
+use crate::text::to_server;
+use crate::varlena::{self, ArrayView};
+use pgrx::pg_sys::{self, Datum, Interval, Oid};
+
+/// # Safety
+/// The function must be the input function of a type of PostgreSQL's own.
+unsafe fn read(function: u32, parameter: Oid, text: &str) -> Option<Datum> {
+    if text.contains('\0') {
+        return None;
+    }
+    let input = to_server(text);
+    // SAFETY: as the caller promises: it takes a C string, a type and a modifier.
+    pgrx::PgTryBuilder::new(|| unsafe {
+        let text = input.as_ptr().cast_mut();
+        Some(pg_sys::OidInputFunctionCall(function.into(), text, parameter, -1))
+    })
+    .catch_others(|_| None)
+    .execute()
+}
+
+pub fn timestamp(text: &str) -> Option<i64> {
+    // SAFETY: an input function.
+    let datum = unsafe { read(pg_sys::F_TIMESTAMPTZ_IN, Oid::INVALID, text) };
+    datum.map(|datum| datum.value() as i64)
+}
+
+pub fn interval(text: &str) -> Option<Interval> {
+    // SAFETY: an input function, which makes a pointer to the structure.
+    unsafe {
+        let datum = read(pg_sys::F_INTERVAL_IN, Oid::INVALID, text)?;
+        Some(*datum.cast_mut_ptr::<Interval>())
+    }
+}
+
+pub fn uuid(text: &str) -> Option<[u8; 16]> {
+    // SAFETY: an input function, which makes a pointer to 16 bytes.
+    unsafe {
+        let datum = read(pg_sys::F_UUID_IN, Oid::INVALID, text)?;
+        Some(*datum.cast_mut_ptr::<[u8; 16]>())
+    }
+}
+
+/// The elements of a `text[]`, and whether there is a null among them.
+pub fn texts(text: &str) -> Option<Vec<Option<String>>> {
+    // SAFETY: an input function, which makes an array.
+    let content = unsafe {
+        let datum = read(pg_sys::F_ARRAY_IN, pg_sys::TEXTOID, text)?;
+        varlena::bytes(datum)
+    };
+    Some(strings_of(ArrayView::new(content)))
+}
+
+/// What follows the header of a jsonb.
+pub fn jsonb(text: &str) -> Option<Vec<u8>> {
+    // SAFETY: an input function, which makes a jsonb.
+    unsafe {
+        let datum = read(pg_sys::F_JSONB_IN, Oid::INVALID, text)?;
+        Some(varlena::bytes(datum).to_vec())
+    }
+}

@@ -1,0 +1,27 @@
+//! Values in their text form, by the output functions of PostgreSQL's own types.
+
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
+use std::ffi::CStr;
+
+/// # Safety
+/// The function must be the output function of the datum's type.
+unsafe fn written(function: unsafe fn(FunctionCallInfo) -> Datum, datum: Datum) -> String {
+    // SAFETY: as the caller promises: it gives a C string.
+    unsafe {
+        let text = pgrx::direct_function_call_as_datum(function, &[Some(datum)]);
+        text.map_or(String::new(), |text| {
+            CStr::from_ptr(text.cast_mut_ptr()).to_string_lossy().into_owned()
+        })
+    }
+}
+
+/// A moment as the session shows it.
+pub fn timestamp(moment: i64) -> String {
+    // SAFETY: the output function of timestamps with time zone.
+    unsafe { written(pg_sys::timestamptz_out, Datum::from(moment)) }
+}
+
+pub fn uuid(uuid: &[u8; 16]) -> String {
+    // SAFETY: the output function of uuids, which are pointers to 16 bytes.
+    unsafe { written(pg_sys::uuid_out, Datum::from(uuid.as_ptr())) }
+}
