@@ -173,8 +173,7 @@ impl<'a> Node<'a> {
                 NodeTag::T_Var => {
                     let var = &*node.cast::<pg_sys::Var>();
                     let (levels_up, number) = (var.varlevelsup, var.varattno);
-                    // 15 has a signed number, others an unsigned one, or the other way round.
-                    Expression::Column { levels_up, entry: var.varno as i32, number }
+                    Expression::Column { levels_up, entry: var.varno, number }
                 }
                 NodeTag::T_Const if (*node.cast::<pg_sys::Const>()).constisnull => Expression::Null,
                 _ => Expression::Other,

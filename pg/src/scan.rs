@@ -373,7 +373,9 @@ pub struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// The next row. It lies in a pinned page: it is good until the scan goes on.
+    /// The next row. It lies in a pinned page: it is good until the scan goes on, which no
+    /// iterator could say.
+    #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Option<Row<'_>> {
         // SAFETY: the scan is open; the tuple stays until the scan goes on, which the

@@ -223,6 +223,12 @@ pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T
 /// after thread-locals that need dropping are gone, and the callback would find none.
 pub struct Memory<T>(ManuallyDrop<Cell<Vec<(SubTransactionId, T)>>>);
 
+impl<T> Default for Memory<T> {
+    fn default() -> Self {
+        Memory::new()
+    }
+}
+
 impl<T> Memory<T> {
     pub const fn new() -> Self {
         Memory(ManuallyDrop::new(Cell::new(Vec::new())))

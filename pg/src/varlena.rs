@@ -85,6 +85,10 @@ impl<'a> ArrayView<'a> {
         self.items
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.items == 0
+    }
+
     #[inline]
     pub fn iter(self) -> impl Iterator<Item = Option<&'a [u8]>> {
         let mut next = self.data;

@@ -221,7 +221,7 @@ impl KeyRows<'_> {
     #[inline]
     pub fn scopes(&self) -> Vec<&[u8]> {
         match self.key.array(key::scopes) {
-            Some(scopes) if scopes.len() > 0 => scopes.iter().flatten().collect(),
+            Some(scopes) if !scopes.is_empty() => scopes.iter().flatten().collect(),
             _ => Vec::new(),
         }
     }

@@ -34,7 +34,7 @@ impl<'a> Listed<'a> {
     pub fn read(list: Option<ArrayView<'a>>) -> Result<Listed<'a>, String> {
         let (mut is_null, mut are_scopes) = (list.is_none(), true);
         if let Some(list) = list
-            && list.len() > 0
+            && !list.is_empty()
         {
             for element in list.iter() {
                 match element {
