@@ -1,6 +1,7 @@
 //! Waiting, and waking who waits.
 
 use crate::direct;
+use crate::locked::Shared;
 use crate::server::is_attached;
 use pgrx::pg_sys;
 use std::ptr::null_mut;
@@ -9,6 +10,9 @@ use std::ptr::null_mut;
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Latch(*mut pg_sys::Latch);
+
+// SAFETY: null, or of shared memory, which lies in the same place for all processes.
+unsafe impl Shared for Latch {}
 
 impl Latch {
     /// The latch of no process.

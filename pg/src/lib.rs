@@ -15,6 +15,7 @@ pub mod invalidation;
 pub mod jsonb;
 pub mod latch;
 pub mod lock;
+pub mod locked;
 pub mod lookup;
 pub mod major;
 pub mod memo;

@@ -1,7 +1,8 @@
 //! How usage records fare, and waiting for them.
 
 use crate::manage::authority::{self, Needs};
-use crate::usage::queue::ring::{Counters, Ring, WorkerPlace};
+use crate::usage::queue::Queue;
+use crate::usage::queue::shared::{Counters, WorkerPlace};
 use crate::usage::restart::incarnations;
 use crate::usage::session::destination::is_kept_here;
 use crate::usage::session::pending;
@@ -51,7 +52,7 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
     let mut rows: Vec<(Cow<str>, Option<String>)> = Vec::new();
     match worker_slot::find_place() {
         None => {
-            let why = if crate::usage::queue::ring::ring().is_none() {
+            let why = if crate::usage::queue::queue().is_none() {
                 "in place: the library is not preloaded"
             } else {
                 "in place: other databases take all places"
@@ -60,7 +61,7 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
             let dropped = LOST_HERE.load(Relaxed).to_string();
             rows.push(("dropped_by_this_session".into(), Some(dropped)));
         }
-        Some((ring, place)) => describe(ring, place, &mut rows),
+        Some((queue, place)) => describe(queue, place, &mut rows),
     }
     authority::look(Needs::Nothing, |_| {
         spi::query(
@@ -88,12 +89,12 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-fn describe(ring: &Ring, place: usize, rows: &mut Vec<(Cow<str>, Option<String>)>) {
-    let view = ring.locked(|state| {
-        let used = state.used;
+fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String>)>) {
+    let view = queue.locked(|state| {
+        let used = state.pool.used;
         state.databases.get(place).map(|database| View {
             used,
-            count: database.count,
+            count: database.records.count,
             counters: database.counters,
             worker: database.worker,
             unknown_seen: database.unknown.seen,
@@ -101,9 +102,9 @@ fn describe(ring: &Ring, place: usize, rows: &mut Vec<(Cow<str>, Option<String>)
         })
     });
     let Some(view) = view else { return };
-    let signals = ring.signals.get(place);
+    let signals = queue.signals.get(place);
     let presence = signals.map_or(0, |signals| signals.worker.load(SeqCst));
-    let held = signals.map_or(0, |signals| signals.held.load(SeqCst));
+    let held = signals.map_or(0, |signals| signals.pending.load(SeqCst));
     let counters = view.counters;
     let error = view.worker.last_error;
     let error = error.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -121,10 +122,10 @@ fn describe(ring: &Ring, place: usize, rows: &mut Vec<(Cow<str>, Option<String>)
     let shown = |n: u64| Some(n.to_string());
     let described = [
         ("mode", Some(mode.into())),
-        ("incarnation", Some(ring.incarnation.to_string())),
-        ("since", Some(output::timestamp(ring.incarnation))),
-        ("capacity", shown(ring.capacity.into())),
-        ("share", shown(ring.share.into())),
+        ("incarnation", Some(queue.incarnation.to_string())),
+        ("since", Some(output::timestamp(queue.incarnation))),
+        ("capacity", shown(queue.capacity.into())),
+        ("share", shown(queue.share.into())),
         ("used", shown(view.used.into())),
         ("waiting", shown(view.count.into())),
         ("held", shown(held.into())),
@@ -160,24 +161,27 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::argument("timeout", "must be from 0 to 24 hours"));
     }
     pending::hand_on();
-    let Some((ring, place)) = worker_slot::find_place() else { return Ok(None) };
+    let Some((queue, place)) = worker_slot::find_place() else { return Ok(None) };
     if !is_kept_here() {
         return Ok(None);
     }
-    let target = ring.with(place, |database| (database.sequence, database.unknown.seen));
+    let target = queue.with(place, |database| (database.records.sequence, database.unknown.seen));
     let Some((sequence, seen)) = target else { return Ok(None) };
     let deadline = i128::from(monotonic()) + length;
     loop {
         // A standby's records wait for the log to come back, which may wait for whoever
         // holds a snapshot here, as the caller does: what the primary says is enough.
-        let acknowledged = ring.signals.get(place).map(|signals| signals.acknowledged.load(SeqCst));
+        let acknowledged =
+            queue.signals.get(place).map(|signals| signals.acknowledged.load(SeqCst));
         let is_acknowledged = acknowledged.is_some_and(|newest| newest >= sequence);
-        let (is_done, waiting) = ring
+        let (is_done, waiting) = queue
             .with(place, |database| {
-                let is_done = (database.done >= sequence || database.count == 0 || is_acknowledged)
+                let is_done = (database.records.done >= sequence
+                    || database.records.count == 0
+                    || is_acknowledged)
                     && database.unknown.stored >= seen;
                 database.worker.asked |= !is_done;
-                (is_done, database.count)
+                (is_done, database.records.count)
             })
             .unwrap_or((true, 0));
         if is_done {
@@ -190,7 +194,7 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
             )
             .hint("See keysmith.usage_status() for the worker and its last error."));
         }
-        worker_slot::call(ring, place);
+        worker_slot::call(queue, place);
         pg::latch::rest();
     }
 }

@@ -65,15 +65,15 @@ pub fn unknown(policy: &Policy, keyspace: &[u8], request: &Request, reason: Reas
     if policy.usage_log == UsageLog::Nothing {
         return;
     }
-    let Some((ring, place)) = worker_slot::find_place() else { return };
+    let Some((queue, place)) = worker_slot::find_place() else { return };
     if !is_kept_here() {
-        return ring.count(place, |counters| counters.not_logged += 1);
+        return queue.count(place, |counters| counters.not_logged += 1);
     }
     // Callers may name any number of keyspaces; those that exist are few.
     let keyspace = if policy.exists() { keyspace } else { b"" };
     let reason = reason.name().as_bytes();
     let is_sampled =
-        ring.with(place, |database| database.unknown.count(keyspace, reason, request.at));
+        queue.with(place, |database| database.unknown.count(keyspace, reason, request.at));
     if is_sampled == Some(true) {
         let (mut method_room, mut endpoint_room) = (Vec::new(), Vec::new());
         let record = Record::Event(Event {
@@ -87,9 +87,9 @@ pub fn unknown(policy: &Policy, keyspace: &[u8], request: &Request, reason: Reas
         let mut room = [0; MAX_LEN];
         let length = record.encode(&mut room);
         let record = room.get(..length).unwrap_or_default();
-        ring.with(place, |database| database.unknown.sample(record, request.at));
+        queue.with(place, |database| database.unknown.sample(record, request.at));
     }
-    worker_slot::ensure(ring, place);
+    worker_slot::ensure(queue, place);
 }
 
 fn learned<'a>(

@@ -1,5 +1,9 @@
 //! Where records wait in shared memory.
 
-pub mod ring;
+mod batch;
+mod chain;
+pub mod shared;
 pub mod unknown;
 pub mod wanted;
+
+pub use shared::{MOST_DATABASES, Queue, queue};

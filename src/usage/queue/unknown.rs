@@ -3,6 +3,7 @@
 
 use keysmith_core::event::{Event, MAX_LEN, MOST_NAME, MOST_OUTCOME, Record};
 use keysmith_core::unknown_tally::Count;
+use pg::locked::shared_struct;
 
 /// How many pairs of keyspace and reason are told apart between two flushes. What
 /// comes beyond is counted as other.
@@ -12,38 +13,45 @@ pub const MOST_SAMPLES: usize = 16;
 /// One sample in this many microseconds at most: a flood fills neither table nor log.
 const SAMPLE_INTERVAL: i64 = 1_000_000;
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Unknown {
-    pairs: [Pair; MOST_PAIRS],
-    samples: [Sample; MOST_SAMPLES],
-    sampled: u32,
-    last_sample: i64,
-    other: u64,
-    /// All of them, since the server started, and those that are stored.
-    pub seen: u64,
-    pub stored: u64,
-}
+shared_struct! {
+    #[derive(Clone, Copy)]
+    pub struct Unknown {
+        pairs: [Pair; MOST_PAIRS],
+        samples: [Sample; MOST_SAMPLES],
+        sampled: u32,
+        last_sample: i64,
+        other: u64,
+        /// All of them, since the server started, and those that are stored.
+        pub seen: u64,
+        pub stored: u64,
+    }
 
-/// A keyspace and a reason.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Pair {
-    keyspace: [u8; MOST_NAME],
-    keyspace_length: u8,
-    reason: [u8; MOST_OUTCOME],
-    reason_length: u8,
-    pub requests: u64,
-}
+    /// A keyspace and a reason.
+    #[derive(Clone, Copy)]
+    pub struct Pair {
+        keyspace: [u8; MOST_NAME],
+        keyspace_length: u8,
+        reason: [u8; MOST_OUTCOME],
+        reason_length: u8,
+        pub requests: u64,
+    }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Sample {
-    length: u16,
-    bytes: [u8; MAX_LEN],
+    #[derive(Clone, Copy)]
+    struct Sample {
+        length: u16,
+        bytes: [u8; MAX_LEN],
+    }
 }
 
 impl Pair {
+    const EMPTY: Pair = Pair {
+        keyspace: [0; MOST_NAME],
+        keyspace_length: 0,
+        reason: [0; MOST_OUTCOME],
+        reason_length: 0,
+        requests: 0,
+    };
+
     pub fn keyspace(&self) -> &[u8] {
         self.keyspace.get(..usize::from(self.keyspace_length)).unwrap_or_default()
     }
@@ -83,6 +91,18 @@ impl Taken {
 }
 
 impl Unknown {
+    pub fn new() -> Unknown {
+        Unknown {
+            pairs: [Pair::EMPTY; MOST_PAIRS],
+            samples: [Sample { length: 0, bytes: [0; MAX_LEN] }; MOST_SAMPLES],
+            sampled: 0,
+            last_sample: 0,
+            other: 0,
+            seen: 0,
+            stored: 0,
+        }
+    }
+
     /// Counts a request. True if a record of it should be given to `sample`.
     pub fn count(&mut self, keyspace: &[u8], reason: &[u8], now: i64) -> bool {
         self.seen += 1;

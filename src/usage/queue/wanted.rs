@@ -1,14 +1,16 @@
 //! Days for which a session waits that the worker makes partitions.
 
+use pg::locked::shared_struct;
 use std::collections::BTreeSet;
 
-/// Days for which somebody waits that there are partitions.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Wanted {
-    first: i64,
-    /// How many; 0 for none.
-    count: i64,
+shared_struct! {
+    /// Days for which somebody waits that there are partitions.
+    #[derive(Clone, Copy, Default)]
+    pub struct Wanted {
+        first: i64,
+        /// How many; 0 for none.
+        count: i64,
+    }
 }
 
 impl Wanted {

@@ -1,7 +1,7 @@
 //! The book of lives: when the server's shared memory came into being, what of its
 //! records is stored, and what an end of it may have cost.
 
-use crate::usage::queue::ring::Ring;
+use crate::usage::queue::Queue;
 use crate::usage::restart::traces::{self, Lost};
 use crate::usage::standby::name;
 use crate::usage::transaction::{Outcome, transaction};
@@ -12,7 +12,7 @@ use pgrx::pg_sys::Oid;
 /// The entry of this life, for one database.
 #[derive(Clone, Copy)]
 pub struct Life {
-    pub ring: &'static Ring,
+    pub queue: &'static Queue,
     pub oid: u32,
 }
 
@@ -29,7 +29,7 @@ impl Life {
     /// Opens the entry, tells up to which record all is stored, and reports what an end
     /// without a flush may have cost the life before.
     pub fn open(&self) -> Outcome<u64> {
-        let lost = traces::lost(self.oid, self.ring);
+        let lost = traces::lost(self.oid, self.queue);
         let (stored_up_to, losses) = transaction("opening", || {
             let found = spi::first(
                 "INSERT INTO keysmith_private.usage_incarnation
@@ -46,8 +46,8 @@ impl Life {
                 losses.extend(self.enter(lost)?);
             }
             let [incarnation, database, server, ..] = self.params();
-            let started_cleanly = Param::boolean(self.ring.started_cleanly);
-            let started_as_standby = Param::boolean(self.ring.started_as_standby);
+            let started_cleanly = Param::boolean(self.queue.started_cleanly);
+            let started_as_standby = Param::boolean(self.queue.started_as_standby);
             let params = [incarnation, database, server, started_cleanly, started_as_standby];
             losses.extend(spi::all(LOSSES, &params, told)?);
             Ok((stored_up_to, losses))
@@ -62,7 +62,7 @@ impl Life {
     /// Enters what an earlier life may have lost, and the life if it is in no book.
     fn enter(&self, lost: &Lost) -> Result<Vec<String>> {
         let [_, database, server, ..] = self.params();
-        let standby = if self.ring.started_as_standby { name::own() } else { String::new() };
+        let standby = if self.queue.started_as_standby { name::own() } else { String::new() };
         spi::all(
             "INSERT INTO keysmith_private.usage_incarnation AS i
                  (incarnation, database, server, started_at, most_waiting, standby,
@@ -149,13 +149,13 @@ impl Life {
     }
 
     fn params(&self) -> [Param<'static>; 5] {
-        let incarnation = self.ring.incarnation;
+        let incarnation = self.queue.incarnation;
         [
             Param::bigint(Some(incarnation)),
             oid(self.oid.into()),
             Param::bigint(Some(server())),
             Param::timestamp(Some(incarnation)),
-            Param::bigint(Some(self.ring.most_waiting())),
+            Param::bigint(Some(self.queue.most_waiting())),
         ]
     }
 }

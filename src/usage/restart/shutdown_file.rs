@@ -1,8 +1,8 @@
 //! What no worker could store before the server stopped: it came too late for one to
 //! start, or there was no process for one. The postmaster, who goes last, puts it into
-//! a file, and into the ring again when the server starts.
+//! a file, and into the queue again when the server starts.
 
-use crate::usage::queue::ring::{MOST_DATABASES, Ring, ring};
+use crate::usage::queue::{MOST_DATABASES, Queue, queue};
 use crate::usage::restart::file;
 use crate::usage::restart::standby_backlog;
 use crate::usage::restart::traces;
@@ -17,24 +17,24 @@ const MAGIC: &[u8; 8] = b"KSUSAGE1";
 
 /// Reads the file, if there is one, and has it written at the end. Called by the
 /// postmaster, also when it begins anew after a crash.
-pub fn take_up(ring: &Ring) {
+pub fn take_up(queue: &Queue) {
     let path = path();
     if let Ok(content) = fs::read(&path) {
         // Whatever comes now, these are not read a second time.
-        if fs::remove_file(&path).is_ok() && ring.started_cleanly {
-            put_back(ring, &content);
+        if fs::remove_file(&path).is_ok() && queue.started_cleanly {
+            put_back(queue, &content);
         }
     }
     pg::exit::at_leaving(at_exit, 0);
 }
 
-fn put_back(ring: &Ring, content: &[u8]) {
+fn put_back(queue: &Queue, content: &[u8]) {
     let Some(mut rest) = content.strip_prefix(MAGIC) else { return };
     while let Some((oid, record)) = take_record(&mut rest) {
-        let Some(place) = ring.place_of(oid) else { continue };
-        traces::leave(ring, place, oid);
-        if !ring.push(place, record) {
-            ring.count(place, |counters| counters.dropped += 1);
+        let Some(place) = queue.place_of(oid) else { continue };
+        traces::leave(queue, place, oid);
+        if !queue.push(place, record) {
+            queue.count(place, |counters| counters.dropped += 1);
         }
     }
 }
@@ -51,45 +51,44 @@ fn take_record<'a>(content: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
 /// After a proper end only: of what a worker was at when it was cut off, nobody could
 /// tell whether it is stored.
 fn at_exit(code: c_int, _: usize) {
-    let Some(ring) = ring() else { return };
+    let Some(queue) = queue() else { return };
     let is_proper = code == 0 && server::was_shut_down();
-    if !is_proper || ring.waiting() == 0 {
+    if !is_proper || queue.waiting() == 0 {
         return;
     }
-    let queue = |place| {
-        let found = ring.with(place, |d| Queue { place, oid: d.oid, count: d.count });
-        found.filter(|queue| queue.count > 0)
+    let backlog = |place| {
+        let found = queue.with(place, |d| Backlog { place, oid: d.oid, count: d.records.count });
+        found.filter(|backlog| backlog.count > 0)
     };
-    let queues: Vec<Queue> = (0..MOST_DATABASES).filter_map(queue).collect();
-    for queue in &queues {
-        note(traces::unkept(ring, queue.oid));
+    let backlogs: Vec<Backlog> = (0..MOST_DATABASES).filter_map(backlog).collect();
+    for backlog in &backlogs {
+        note(traces::unkept(queue, backlog.oid));
     }
-    if ring.started_as_standby {
+    if queue.started_as_standby {
         // The primary may have some of it.
-        for queue in &queues {
-            settle(
-                ring,
-                std::slice::from_ref(queue),
-                standby_backlog::write(ring, queue.place, queue.oid),
-            );
+        for backlog in &backlogs {
+            let written = standby_backlog::write(queue, backlog.place, backlog.oid);
+            settle(queue, std::slice::from_ref(backlog), written);
         }
     } else {
-        settle(ring, &queues, write(ring, &queues));
+        settle(queue, &backlogs, write(queue, &backlogs));
     }
 }
 
 /// What waits of a database.
-struct Queue {
+struct Backlog {
     place: usize,
     oid: u32,
     count: u32,
 }
 
-fn settle(ring: &Ring, queues: &[Queue], written: io::Result<()>) {
+fn settle(queue: &Queue, backlogs: &[Backlog], written: io::Result<()>) {
     match written {
-        Ok(()) => queues.iter().for_each(|queue| note(traces::kept(ring, queue.oid))),
+        Ok(()) => {
+            backlogs.iter().for_each(|backlog| note(traces::kept(queue, backlog.oid)));
+        }
         Err(error) => {
-            let requests: u32 = queues.iter().map(|queue| queue.count).sum();
+            let requests: u32 = backlogs.iter().map(|backlog| backlog.count).sum();
             pgrx::log!("keysmith: usage of {requests} requests can't be kept: {error}");
         }
     }
@@ -101,11 +100,11 @@ fn note(outcome: io::Result<()>) {
     }
 }
 
-fn write(ring: &Ring, queues: &[Queue]) -> io::Result<()> {
+fn write(queue: &Queue, backlogs: &[Backlog]) -> io::Result<()> {
     let mut content = MAGIC.to_vec();
-    for queue in queues {
-        for record in ring.peek(queue.place, u32::MAX) {
-            content.extend_from_slice(&queue.oid.to_le_bytes());
+    for backlog in backlogs {
+        for record in queue.peek(backlog.place, u32::MAX).iter() {
+            content.extend_from_slice(&backlog.oid.to_le_bytes());
             content.extend_from_slice(&(record.bytes.len() as u16).to_le_bytes());
             content.extend_from_slice(record.bytes);
         }

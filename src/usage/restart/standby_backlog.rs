@@ -3,7 +3,7 @@
 //! the primary has it already. The database's next worker sends it, or stores it where
 //! the server is a standby no more.
 
-use crate::usage::queue::ring::Ring;
+use crate::usage::queue::Queue;
 use crate::usage::restart::file;
 use crate::usage::standby::link::Failed;
 use crate::usage::standby::load::{Life, Load};
@@ -27,21 +27,21 @@ const ASIDE: &str = "unreadable_";
 const PORTION: usize = 2_000;
 
 /// Writes what waits of a database. Only when nobody takes records out.
-pub fn write(ring: &Ring, place: usize, oid: u32) -> io::Result<()> {
-    let dropped = ring.with(place, |database| database.counters.dropped).unwrap_or_default();
+pub fn write(queue: &Queue, place: usize, oid: u32) -> io::Result<()> {
+    let dropped = queue.with(place, |database| database.counters.dropped).unwrap_or_default();
     let standby = name::own();
     let name = standby.get(..standby.len().min(255)).unwrap_or_default();
     let mut content = MAGIC.to_vec();
-    content.extend_from_slice(&ring.incarnation.to_le_bytes());
-    content.extend_from_slice(&ring.most_waiting().to_le_bytes());
+    content.extend_from_slice(&queue.incarnation.to_le_bytes());
+    content.extend_from_slice(&queue.most_waiting().to_le_bytes());
     content.extend_from_slice(&(dropped as i64).to_le_bytes());
-    content.push(u8::from(ring.started_cleanly));
+    content.push(u8::from(queue.started_cleanly));
     content.push(name.len() as u8);
     content.extend_from_slice(name.as_bytes());
-    for record in ring.peek(place, u32::MAX) {
+    for record in queue.peek(place, u32::MAX).iter() {
         parcel::add(&mut content, record.sequence, record.bytes);
     }
-    let path = directory().join(format!("{PREFIX}{oid}.{}", ring.incarnation));
+    let path = directory().join(format!("{PREFIX}{oid}.{}", queue.incarnation));
     file::write(&path, &content)
 }
 

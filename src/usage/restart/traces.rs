@@ -5,7 +5,7 @@
 //! just begun, all processes were taken, or something was locked. Then the trace tells
 //! the next worker of a life that is in no book, and of what it may have cost.
 
-use crate::usage::queue::ring::Ring;
+use crate::usage::queue::Queue;
 use pg::server::data_directory;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -29,10 +29,10 @@ pub struct Lost {
 
 /// Sees to it that there is a trace of this life, for a database with a place.
 #[inline]
-pub fn leave(ring: &Ring, place: usize, oid: u32) {
-    let Some(signals) = ring.signals.get(place) else { return };
+pub fn leave(queue: &Queue, place: usize, oid: u32) {
+    let Some(signals) = queue.signals.get(place) else { return };
     if signals.traced.load(SeqCst) == 0 {
-        match write(ring, oid) {
+        match write(queue, oid) {
             Ok(()) => signals.traced.store(1, SeqCst),
             // The next session tries again; requests are not to fail for it.
             Err(error) => pgrx::log!("keysmith: pg_stat can't be written: {error}"),
@@ -41,9 +41,9 @@ pub fn leave(ring: &Ring, place: usize, oid: u32) {
 }
 
 #[cold]
-fn write(ring: &Ring, oid: u32) -> io::Result<()> {
-    let mut file = File::create(of_this_life(ALIVE, ring, oid))?;
-    file.write_all(ring.most_waiting().to_string().as_bytes())?;
+fn write(queue: &Queue, oid: u32) -> io::Result<()> {
+    let mut file = File::create(of_this_life(ALIVE, queue, oid))?;
+    file.write_all(queue.most_waiting().to_string().as_bytes())?;
     file.sync_all()?;
     sync()
 }
@@ -55,35 +55,35 @@ fn sync() -> io::Result<()> {
 
 /// Notes that a database's records are not kept, before that is tried: it may fail, for want
 /// of room or of power, and a file's name can be changed where there is no room for another.
-pub fn unkept(ring: &Ring, oid: u32) -> io::Result<()> {
-    let unkept = of_this_life(UNKEPT, ring, oid);
-    fs::rename(of_this_life(ALIVE, ring, oid), &unkept)
+pub fn unkept(queue: &Queue, oid: u32) -> io::Result<()> {
+    let unkept = of_this_life(UNKEPT, queue, oid);
+    fs::rename(of_this_life(ALIVE, queue, oid), &unkept)
         .or_else(|_| File::create(unkept).map(drop))?;
     sync()
 }
 
 /// They are kept after all.
-pub fn kept(ring: &Ring, oid: u32) -> io::Result<()> {
+pub fn kept(queue: &Queue, oid: u32) -> io::Result<()> {
     // Before that the names of the files that keep them.
     sync()?;
-    fs::rename(of_this_life(UNKEPT, ring, oid), of_this_life(ALIVE, ring, oid))
+    fs::rename(of_this_life(UNKEPT, queue, oid), of_this_life(ALIVE, queue, oid))
 }
 
-fn of_this_life(kind: &str, ring: &Ring, oid: u32) -> PathBuf {
-    directory().join(format!("{kind}.{oid}.{}", ring.incarnation))
+fn of_this_life(kind: &str, queue: &Queue, oid: u32) -> PathBuf {
+    directory().join(format!("{kind}.{oid}.{}", queue.incarnation))
 }
 
 /// Notes how the life before ended. Called by the postmaster when another begins.
-pub fn begin(ring: &Ring) {
+pub fn begin(queue: &Queue) {
     // A backup has the traces of the server that it was taken of, which lives on.
     let is_copy = data_directory().join("backup_label").exists();
     for path in files() {
         let named = parts(&path);
         let done = match named {
             Some((kind, oid, incarnation, None))
-                if !is_copy && (kind == UNKEPT || kind == ALIVE && !ring.started_cleanly) =>
+                if !is_copy && (kind == UNKEPT || kind == ALIVE && !queue.started_cleanly) =>
             {
-                let name = format!("{LOST}.{oid}.{incarnation}.{}", ring.incarnation);
+                let name = format!("{LOST}.{oid}.{incarnation}.{}", queue.incarnation);
                 fs::rename(&path, path.with_file_name(name))
             }
             Some((ALIVE, ..)) => fs::remove_file(&path),
@@ -98,12 +98,12 @@ pub fn begin(ring: &Ring) {
 
 /// The lives of a database that ended suddenly, and of which no worker has read yet,
 /// the oldest first.
-pub fn lost(database: u32, ring: &Ring) -> Vec<Lost> {
+pub fn lost(database: u32, queue: &Queue) -> Vec<Lost> {
     let lost = |path: PathBuf| match parts(&path)? {
         (LOST, oid, incarnation, Some(until)) if oid == database => {
             // A file that came to be just before the power failed may be empty.
             let written = fs::read_to_string(&path).ok().and_then(|text| text.parse().ok());
-            let most_waiting = written.unwrap_or_else(|| ring.most_waiting());
+            let most_waiting = written.unwrap_or_else(|| queue.most_waiting());
             Some(Lost { incarnation, until, most_waiting, path })
         }
         _ => None,

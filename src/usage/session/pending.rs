@@ -2,7 +2,7 @@
 //! so that `log_request` can complete it. The request happened, so its record goes on
 //! whether the transaction commits, aborts or is prepared.
 
-use crate::usage::queue::ring::Ring;
+use crate::usage::queue::Queue;
 use crate::usage::session::destination::can_write;
 use crate::usage::session::destination::is_kept_here;
 use crate::usage::session::worker_slot;
@@ -13,7 +13,7 @@ use keysmith_core::event::{Learned, MAX_LEN, Record};
 use std::cell::RefCell;
 use std::sync::atomic::Ordering::SeqCst;
 
-struct Held {
+struct Pending {
     request_id: [u8; 16],
     /// 0 if there is none.
     length: usize,
@@ -23,8 +23,8 @@ struct Held {
 }
 
 thread_local! {
-    static HELD: RefCell<Held> = const {
-        RefCell::new(Held { request_id: [0; 16], length: 0, bytes: [0; MAX_LEN], place: None })
+    static PENDING: RefCell<Pending> = const {
+        RefCell::new(Pending { request_id: [0; 16], length: 0, bytes: [0; MAX_LEN], place: None })
     };
 }
 
@@ -43,21 +43,21 @@ enum Moment {
 pub fn hold(request_id: &[u8; 16], record: &[u8]) {
     let found = worker_slot::find_place();
     hand_on();
-    HELD.with_borrow_mut(|held| {
-        if let Some(place) = held.bytes.get_mut(..record.len()) {
+    PENDING.with_borrow_mut(|pending| {
+        if let Some(place) = pending.bytes.get_mut(..record.len()) {
             place.copy_from_slice(record);
-            held.length = record.len();
-            held.request_id = *request_id;
-            held.place = None;
+            pending.length = record.len();
+            pending.request_id = *request_id;
+            pending.place = None;
         }
         // The worker, while it knows of the record, stays.
-        if let Some((ring, place)) = found
+        if let Some((queue, place)) = found
             && is_kept_here()
-            && let Some(signals) = ring.signals.get(place)
+            && let Some(signals) = queue.signals.get(place)
         {
-            signals.held.fetch_add(1, SeqCst);
-            held.place = Some(place);
-            worker_slot::ensure(ring, place);
+            signals.pending.fetch_add(1, SeqCst);
+            pending.place = Some(place);
+            worker_slot::ensure(queue, place);
         }
     });
 }
@@ -70,35 +70,35 @@ pub fn hand_on() {
 /// Puts what was told over the record that is held back, if it is that of the request,
 /// or of any where none is named.
 pub fn amend(request_id: Option<&[u8; 16]>, told: Learned) -> bool {
-    HELD.with_borrow_mut(|held| {
-        if held.length == 0 || request_id.is_some_and(|named| *named != held.request_id) {
+    PENDING.with_borrow_mut(|pending| {
+        if pending.length == 0 || request_id.is_some_and(|named| *named != pending.request_id) {
             return false;
         }
-        let before = held.bytes;
-        let Some(bytes) = before.get(..held.length) else { return false };
+        let before = pending.bytes;
+        let Some(bytes) = before.get(..pending.length) else { return false };
         let Some(Record::Event(mut event)) = Record::decode(bytes) else { return false };
         event.learned = event.learned.amended(told);
-        held.length = Record::Event(event).encode(&mut held.bytes);
+        pending.length = Record::Event(event).encode(&mut pending.bytes);
         true
     })
 }
 
 fn release(moment: Moment) {
     // Held by nobody else: the callbacks run when no other code of ours does.
-    let _ = HELD.try_with(|held| {
-        let Ok(mut held) = held.try_borrow_mut() else { return };
-        if held.length == 0 {
+    let _ = PENDING.try_with(|pending| {
+        let Ok(mut pending) = pending.try_borrow_mut() else { return };
+        if pending.length == 0 {
             return;
         }
-        let Held { bytes, length, .. } = *held;
-        let place = held.place.take();
-        held.length = 0;
-        drop(held);
+        let Pending { bytes, length, .. } = *pending;
+        let place = pending.place.take();
+        pending.length = 0;
+        drop(pending);
         accept(bytes.get(..length).unwrap_or_default(), moment);
-        if let Some((ring, _)) = worker_slot::place()
-            && let Some(signals) = place.and_then(|place| ring.signals.get(place))
+        if let Some((queue, _)) = worker_slot::place()
+            && let Some(signals) = place.and_then(|place| queue.signals.get(place))
         {
-            signals.held.fetch_sub(1, SeqCst);
+            signals.pending.fetch_sub(1, SeqCst);
         }
     });
 }
@@ -107,8 +107,8 @@ fn release(moment: Moment) {
 pub fn send(amendment: &[u8]) -> bool {
     let found = worker_slot::find_place();
     let is_taken = is_kept_here() && is_accepted(amendment, Moment::Running);
-    if is_taken && let Some((ring, place)) = found {
-        worker_slot::ensure(ring, place);
+    if is_taken && let Some((queue, place)) = found {
+        worker_slot::ensure(queue, place);
     }
     is_taken
 }
@@ -116,8 +116,8 @@ pub fn send(amendment: &[u8]) -> bool {
 /// Hands a record on, or counts it.
 fn accept(record: &[u8], moment: Moment) {
     match worker_slot::place() {
-        Some((ring, place)) if !is_kept_here() => {
-            ring.count(place, |counters| counters.not_logged += 1);
+        Some((queue, place)) if !is_kept_here() => {
+            queue.count(place, |counters| counters.not_logged += 1);
         }
         _ if is_accepted(record, moment) => {}
         _ => drop_record(),
@@ -128,7 +128,7 @@ fn accept(record: &[u8], moment: Moment) {
 /// possible or not enough, in this backend until the transaction is about to commit.
 fn is_accepted(record: &[u8], moment: Moment) -> bool {
     let can_write = moment != Moment::Over && can_write() && write_through::has_room();
-    let waits = |(ring, place): (&Ring, usize)| ring.push(place, record);
+    let waits = |(queue, place): (&Queue, usize)| queue.push(place, record);
     if !can_write || !settings::is_durable() || moment == Moment::BeforePrepare {
         let place = worker_slot::place();
         if place.is_some_and(waits) {
@@ -157,8 +157,8 @@ pub fn before_commit() {
 /// rolled back, and nothing here would notice that.
 pub fn before_prepare() {
     release(Moment::BeforePrepare);
-    if let Some((ring, place)) = worker_slot::place() {
-        write_through::give_away(|record| ring.push(place, record));
+    if let Some((queue, place)) = worker_slot::place() {
+        write_through::give_away(|record| queue.push(place, record));
     }
     if !write_through::is_empty() && can_write() {
         write_through::write_at_commit();

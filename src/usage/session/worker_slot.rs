@@ -1,6 +1,6 @@
-//! This database's place in the ring, and its worker's presence.
+//! This database's place in the queue, and its worker's presence.
 
-use crate::usage::queue::ring::{Ring, ring};
+use crate::usage::queue::{Queue, queue};
 use crate::usage::restart::traces;
 use pg::clock::monotonic;
 use pg::latch::Latch;
@@ -29,44 +29,44 @@ thread_local! {
     static IMPATIENCE: Cell<u32> = const { Cell::new(0) };
 }
 
-/// The ring and this database's place in it, if it has found one.
-pub fn place() -> Option<(&'static Ring, usize)> {
-    Some((ring()?, PLACE.get()?))
+/// The queue and this database's place in it, if it has found one.
+pub fn place() -> Option<(&'static Queue, usize)> {
+    Some((queue()?, PLACE.get()?))
 }
 
 /// The same, for moments at which a place can be looked for.
 #[inline]
-pub fn find_place() -> Option<(&'static Ring, usize)> {
+pub fn find_place() -> Option<(&'static Queue, usize)> {
     if let Some(found) = place() {
         return Some(found);
     }
-    let ring = ring()?;
+    let queue = queue()?;
     if IMPATIENCE.get() > 0 {
         IMPATIENCE.set(IMPATIENCE.get() - 1);
         return None;
     }
     let oid = server::my_database().to_u32();
-    let mut place = ring.place_of(oid);
+    let mut place = queue.place_of(oid);
     if place.is_none() {
-        forget_dropped_databases(ring);
-        place = ring.place_of(oid);
+        forget_dropped_databases(queue);
+        place = queue.place_of(oid);
     }
     if let Some(place) = place {
-        traces::leave(ring, place, oid);
+        traces::leave(queue, place, oid);
     }
     PLACE.set(place);
     if place.is_none() {
         IMPATIENCE.set(PATIENCE);
     }
-    Some((ring, place?))
+    Some((queue, place?))
 }
 
 /// Frees the places of databases that are no more. Nobody is connected to them, and
 /// nobody will be.
-pub fn forget_dropped_databases(ring: &Ring) {
-    for oid in ring.databases() {
+pub fn forget_dropped_databases(queue: &Queue) {
+    for oid in queue.databases() {
         if !server::has_database(oid.into()) {
-            ring.forget(oid);
+            queue.forget(oid);
             traces::forget_database(oid);
         }
     }
@@ -74,27 +74,27 @@ pub fn forget_dropped_databases(ring: &Ring) {
 
 /// Sees to it that there is a worker, or that there will be one.
 #[inline]
-pub fn ensure(ring: &Ring, place: usize) {
-    if ring.signals.get(place).is_some_and(|signals| signals.worker.load(SeqCst) != RUNNING) {
-        ask_for_worker(ring, place);
+pub fn ensure(queue: &Queue, place: usize) {
+    if queue.signals.get(place).is_some_and(|signals| signals.worker.load(SeqCst) != RUNNING) {
+        ask_for_worker(queue, place);
     }
 }
 
 /// Wakes the worker, or asks for one.
-pub fn call(ring: &Ring, place: usize) {
-    ensure(ring, place);
-    let latch = ring.with(place, |database| database.worker.latch);
+pub fn call(queue: &Queue, place: usize) {
+    ensure(queue, place);
+    let latch = queue.with(place, |database| database.worker.latch);
     latch.unwrap_or(Latch::NONE).set();
 }
 
 #[cold]
-fn ask_for_worker(ring: &Ring, place: usize) {
+fn ask_for_worker(queue: &Queue, place: usize) {
     let now = monotonic();
-    let Some(signals) = ring.signals.get(place) else { return };
+    let Some(signals) = queue.signals.get(place) else { return };
     if server::is_binary_upgrade() {
         return;
     }
-    let is_mine = ring.with(place, |database| {
+    let is_mine = queue.with(place, |database| {
         let is_due = match signals.worker.load(SeqCst) {
             ABSENT => now >= database.worker.since,
             STARTING => now >= database.worker.since + STARTS_WITHIN,
@@ -107,8 +107,8 @@ fn ask_for_worker(ring: &Ring, place: usize) {
         is_due
     });
     if is_mine == Some(true) && !register() {
-        ring.starved_at.store(now, SeqCst);
-        ring.with(place, |database| {
+        queue.starved_at.store(now, SeqCst);
+        queue.with(place, |database| {
             database.counters.failed_starts += 1;
             database.worker.since = now + TRIES_AGAIN_AFTER;
             signals.worker.store(ABSENT, SeqCst);
@@ -132,6 +132,6 @@ pub fn drop_record() {
         None => {
             LOST_HERE.fetch_add(1, Relaxed);
         }
-        Some((ring, place)) => ring.count(place, |counters| counters.dropped += 1),
+        Some((queue, place)) => queue.count(place, |counters| counters.dropped += 1),
     }
 }

@@ -1,5 +1,5 @@
 //! Records that the transaction itself stores, just before it commits: where the
-//! library is not preloaded, where the ring is full, or where that was asked for.
+//! library is not preloaded, where the queue is full, or where that was asked for.
 
 use crate::catalog::Catalog;
 use crate::usage::session::worker_slot;
@@ -48,10 +48,10 @@ pub fn has_room() -> bool {
 
 pub fn keep(record: &[u8]) {
     if AWAITED.get().is_none()
-        && let Some((ring, place)) = worker_slot::place()
-        && let Some(signals) = ring.signals.get(place)
+        && let Some((queue, place)) = worker_slot::place()
+        && let Some(signals) = queue.signals.get(place)
     {
-        signals.held.fetch_add(1, SeqCst);
+        signals.pending.fetch_add(1, SeqCst);
         AWAITED.set(Some(place));
     }
     KEPT.with_borrow_mut(|kept| kept.push(record.into()));
@@ -120,10 +120,10 @@ pub fn write_at_commit() {
 pub fn is_over(is_committed: bool, to: impl FnMut(&[u8])) {
     hand_over(is_committed, to);
     if let Some(place) = AWAITED.take()
-        && let Some((ring, _)) = worker_slot::place()
-        && let Some(signals) = ring.signals.get(place)
+        && let Some((queue, _)) = worker_slot::place()
+        && let Some(signals) = queue.signals.get(place)
     {
-        signals.held.fetch_sub(1, SeqCst);
+        signals.pending.fetch_sub(1, SeqCst);
     }
 }
 
@@ -135,9 +135,9 @@ fn hand_over(is_committed: bool, mut to: impl FnMut(&[u8])) {
     if is_committed {
         let events = written.early + written.last.unwrap_or_default();
         if events > 0
-            && let Some((ring, place)) = worker_slot::place()
+            && let Some((queue, place)) = worker_slot::place()
         {
-            ring.count(place, |counters| counters.written_through += events);
+            queue.count(place, |counters| counters.written_through += events);
         }
         if written.last.is_some() {
             return;
@@ -208,10 +208,10 @@ pub fn wait_for_its_event(amendment: &Record) {
     let mut room = [0; MAX_LEN];
     let length = amendment.encode(&mut room);
     match worker_slot::find_place() {
-        Some((ring, place)) if ring.push(place, room.get(..length).unwrap_or_default()) => {
-            worker_slot::ensure(ring, place);
+        Some((queue, place)) if queue.push(place, room.get(..length).unwrap_or_default()) => {
+            worker_slot::ensure(queue, place);
         }
-        Some((ring, place)) => ring.count(place, |counters| counters.unmatched += 1),
+        Some((queue, place)) => queue.count(place, |counters| counters.unmatched += 1),
         None => drop_record(),
     }
 }

@@ -6,7 +6,7 @@
 //! the transaction that stores: what comes a second time is known by it.
 
 use crate::catalog::Catalog;
-use crate::usage::queue::ring::ring;
+use crate::usage::queue::queue;
 use crate::usage::restart::incarnations;
 use crate::usage::session::write_through;
 use crate::usage::standby::bounds::{self, MOST_COUNTS, MOST_RECORDS, MOST_SAMPLES};
@@ -58,7 +58,7 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
         ..Load::default()
     };
     bounds::check(&life, load.unknown_mark)?;
-    if ring().is_some_and(|ring| ring.incarnation == life.incarnation) {
+    if queue().is_some_and(|queue| queue.incarnation == life.incarnation) {
         return Err(Error::argument("incarnation", "must be that of a standby"));
     }
     let keeps_extension = keep_extension();

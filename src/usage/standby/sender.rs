@@ -1,12 +1,12 @@
 //! A standby's worker: it hands records to the primary, and lets them go when they have
 //! come back with the log.
 //!
-//! A record stays in the ring until the row that says it is stored has been replayed
+//! A record stays in the queue until the row that says it is stored has been replayed
 //! here. So whatever dies, at whatever moment, what the tables of this server say is
 //! stored is what is left out when the rest is sent again, or, after a promotion, is
 //! stored by this server itself.
 
-use crate::usage::queue::ring::Ring;
+use crate::usage::queue::Queue;
 use crate::usage::queue::unknown::Unknown;
 use crate::usage::restart::incarnations;
 use crate::usage::restart::standby_backlog;
@@ -18,7 +18,6 @@ use crate::usage::standby::name;
 use crate::usage::transaction::{Failure, extension_exists, transaction, without_snapshot};
 use crate::usage::worker::process;
 use crate::usage::worker::process::{LOOKS_AROUND, STORES_UNKNOWN};
-use keysmith_core::event::Record;
 use keysmith_core::{parcel, unknown_tally};
 use pg::clock::{monotonic, now};
 use pg::error::{Code, Error};
@@ -39,7 +38,7 @@ const LONGEST_WAIT: i64 = 10_000_000;
 const LONGEST_LOOK: i64 = 500_000;
 
 pub struct Sender {
-    ring: &'static Ring,
+    queue: &'static Queue,
     place: usize,
     standby: String,
     link: Option<Link>,
@@ -68,9 +67,9 @@ pub enum End {
 }
 
 impl Sender {
-    pub fn new(ring: &'static Ring, place: usize) -> Sender {
+    pub fn new(queue: &'static Queue, place: usize) -> Sender {
         Sender {
-            ring,
+            queue,
             place,
             standby: name::own(),
             link: None,
@@ -114,7 +113,7 @@ impl Sender {
             } else if monotonic() - self.sent_at > KEEPS_CONNECTION {
                 self.link = None;
             }
-            if monotonic() - self.busy_at >= STAYS && process::step_down(self.ring, self.place) {
+            if monotonic() - self.busy_at >= STAYS && process::step_down(self.queue, self.place) {
                 return End::Leaves;
             }
             self.rest();
@@ -122,17 +121,24 @@ impl Sender {
     }
 
     fn is_empty(&self) -> bool {
-        self.ring.with(self.place, |d| d.count == 0 && d.unknown.is_empty()).unwrap_or(true)
+        self.queue
+            .with(self.place, |d| d.records.count == 0 && d.unknown.is_empty())
+            .unwrap_or(true)
     }
 
     fn send_what_is_due(&mut self) -> Result<(), Failed> {
-        let looked = self.ring.with(self.place, |d| {
+        let looked = self.queue.with(self.place, |d| {
             let asked = std::mem::take(&mut d.worker.asked);
-            (d.sequence > self.sent_up_to && d.count > 0, d.count, asked, d.unknown.is_empty())
+            (
+                d.records.sequence > self.sent_up_to && d.records.count > 0,
+                d.records.count,
+                asked,
+                d.unknown.is_empty(),
+            )
         });
         let Some((has_news, count, is_asked, nothing_unknown)) = looked else { return Ok(()) };
         let is_due = is_asked
-            || count >= self.ring.wakes_at()
+            || count >= self.queue.wakes_at()
             || monotonic() - self.sent_at >= settings::flush_interval();
         let counts_are_due = is_asked || monotonic() - self.unknown_at >= STORES_UNKNOWN;
         if self.looks_for_kept && standby_backlog::exists() {
@@ -161,12 +167,10 @@ impl Sender {
     /// Sends a batch. True if it was a full one: more may wait.
     fn send_records(&mut self) -> Result<bool, Failed> {
         self.connected()?;
-        let waiting = self.ring.peek(self.place, u32::MAX);
-        let news = waiting.iter().filter(|record| record.sequence > self.sent_up_to);
-        let batch: Vec<_> = news.take(self.limit as usize).collect();
-        let Some(last) = batch.last().map(|record| record.sequence) else { return Ok(false) };
+        let batch = self.queue.peek_after(self.place, self.sent_up_to, self.limit);
+        let Some(last) = batch.last() else { return Ok(false) };
         let mut records = Vec::new();
-        for record in &batch {
+        for record in batch.iter() {
             parcel::add(&mut records, record.sequence, record.bytes);
         }
         match self.collect(&self.life(), &records, &Unsent::default()) {
@@ -188,7 +192,7 @@ impl Sender {
     fn send_unknown(&mut self) -> Result<(), Failed> {
         self.connected()?;
         if self.pending.is_none() {
-            self.pending = self.ring.with(self.place, |database| database.unknown);
+            self.pending = self.queue.with(self.place, |database| database.unknown);
         }
         let Some(copy) = self.pending else { return Ok(()) };
         let taken = copy.taken();
@@ -200,7 +204,7 @@ impl Sender {
             parcel::add(&mut unsent.samples, number, sample);
         }
         self.collect(&self.life(), &[], &unsent)?;
-        self.ring.with(self.place, |database| database.unknown.subtract(&copy));
+        self.queue.with(self.place, |database| database.unknown.subtract(&copy));
         self.pending = None;
         self.succeeded();
         Ok(())
@@ -229,7 +233,7 @@ impl Sender {
         self.acknowledge(marks.last_sequence.unsigned_abs());
         if self.pending.is_none() {
             let counted = marks.unknown_seen.unsigned_abs();
-            self.ring.with(self.place, |database| database.unknown.subtract_up_to(counted));
+            self.queue.with(self.place, |database| database.unknown.subtract_up_to(counted));
         }
         Ok(())
     }
@@ -237,7 +241,7 @@ impl Sender {
     /// Has the primary know of lives that ended suddenly, which it may never have heard of:
     /// each, and then the one after it, which did not begin after a proper end.
     fn report_lost(&self) -> Result<(), Failed> {
-        let lost = traces::lost(server::my_database().to_u32(), self.ring);
+        let lost = traces::lost(server::my_database().to_u32(), self.queue);
         for lost in &lost {
             let life = |incarnation, started_cleanly| Life {
                 incarnation,
@@ -254,22 +258,22 @@ impl Sender {
     }
 
     fn acknowledge(&self, sequence: u64) {
-        if let Some(signals) = self.ring.signals.get(self.place) {
+        if let Some(signals) = self.queue.signals.get(self.place) {
             signals.acknowledged.store(sequence, SeqCst);
         }
     }
 
     fn acknowledged(&self) -> u64 {
-        self.ring.signals.get(self.place).map_or(0, |signals| signals.acknowledged.load(SeqCst))
+        self.queue.signals.get(self.place).map_or(0, |signals| signals.acknowledged.load(SeqCst))
     }
 
     fn life(&self) -> Life {
-        let dropped = self.ring.with(self.place, |database| database.counters.dropped);
+        let dropped = self.queue.with(self.place, |database| database.counters.dropped);
         Life {
             standby: self.standby.clone(),
-            incarnation: self.ring.incarnation,
-            most_waiting: self.ring.most_waiting(),
-            started_cleanly: self.ring.started_cleanly,
+            incarnation: self.queue.incarnation,
+            most_waiting: self.queue.most_waiting(),
+            started_cleanly: self.queue.started_cleanly,
             dropped: i64::try_from(dropped.unwrap_or_default()).unwrap_or(i64::MAX),
         }
     }
@@ -302,28 +306,26 @@ impl Sender {
         }
     }
 
-    /// Takes out of the ring what the tables here say is stored. Where much waits, the
+    /// Takes out of the queue what the tables here say is stored. Where much waits, the
     /// primary's word is enough: room for what is to come is worth more than what a
     /// promotion in this very moment could cost.
     fn let_go(&mut self) {
-        let count = self.ring.with(self.place, |d| d.count).unwrap_or_default();
+        let count = self.queue.with(self.place, |d| d.records.count).unwrap_or_default();
         if count == 0 || self.sent_up_to == 0 || monotonic() < self.looks_at {
             return;
         }
         let replayed = self.replayed().map_or(0, |marks| marks.last_sequence.unsigned_abs());
-        let is_crowded = count > self.ring.share / 2;
+        let is_crowded = count > self.queue.share / 2;
         let stored = if is_crowded { replayed.max(self.acknowledged()) } else { replayed };
-        let waiting = self.ring.peek(self.place, u32::MAX);
-        let gone: Vec<_> = waiting.iter().take_while(|record| record.sequence <= stored).collect();
-        let events =
-            gone.iter().filter(|r| matches!(Record::decode(r.bytes), Some(Record::Event(_))));
-        let (events, n) = (events.count() as u64, gone.len());
-        if n > 0 {
-            self.ring.take_out(self.place, n as u32, |counters| {
+        let gone = self.queue.peek_up_to(self.place, stored);
+        if !gone.is_empty() {
+            let amendments = gone.amendments() as u64;
+            let events = gone.len() as u64 - amendments;
+            self.queue.take_out(self.place, gone, |counters| {
                 counters.stored += events;
-                counters.amendments += n as u64 - events;
+                counters.amendments += amendments;
             });
-            self.ring.with(self.place, |database| database.worker.last_flush = now());
+            self.queue.with(self.place, |database| database.worker.last_flush = now());
             self.look_wait = SHORT_WAIT;
         } else {
             self.look_wait = (self.look_wait * 2).min(LONGEST_LOOK);
@@ -333,7 +335,7 @@ impl Sender {
 
     /// What the tables of this server say is stored of this life.
     fn replayed(&self) -> Option<Marks> {
-        let incarnation = self.ring.incarnation;
+        let incarnation = self.queue.incarnation;
         let marks = transaction("looking at what is stored", || {
             let found = spi::first(
                 "SELECT last_sequence, unknown_seen FROM keysmith_private.usage_incarnation
@@ -354,7 +356,7 @@ impl Sender {
     fn note_replayed(&mut self) {
         if let Some(marks) = self.replayed() {
             let counted = marks.unknown_seen.unsigned_abs();
-            self.ring.with(self.place, |database| database.unknown.subtract_up_to(counted));
+            self.queue.with(self.place, |database| database.unknown.subtract_up_to(counted));
         }
     }
 
@@ -383,17 +385,19 @@ impl Sender {
     }
 
     fn note(&self, message: &str) {
-        self.ring.remember(self.place, message);
+        self.queue.remember(self.place, message);
     }
 
     fn discard(&mut self) {
-        self.ring.discard(self.place);
+        self.queue.discard(self.place);
         self.pending = None;
     }
 
     fn rest(&self) {
-        let (count, newest) =
-            self.ring.with(self.place, |d| (d.count, d.sequence)).unwrap_or_default();
+        let (count, newest) = self
+            .queue
+            .with(self.place, |d| (d.records.count, d.records.sequence))
+            .unwrap_or_default();
         let until = |moment: i64| (moment - monotonic()).clamp(0, LOOKS_AROUND);
         let to_send = if count == 0 || newest <= self.sent_up_to {
             LOOKS_AROUND

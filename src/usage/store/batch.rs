@@ -20,7 +20,7 @@ use std::ptr::null_mut;
 #[derive(Clone, Copy)]
 pub enum Numbers {
     /// Those of the records, within a life of the server's shared memory.
-    OfRing { incarnation: i64 },
+    OfQueue { incarnation: i64 },
     /// Those of records that come from elsewhere, within a life of another memory. Whose
     /// request has a row already is left out.
     Brought { incarnation: i64 },
@@ -60,7 +60,7 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
     let days = partitions::missing(records.iter().map(|(_, record)| record));
     partitions::make(&days)?;
     let left: Vec<_> = match numbers {
-        Numbers::OfRing { incarnation } => direct::store(&events, incarnation),
+        Numbers::OfQueue { incarnation } => direct::store(&events, incarnation),
         // The marks of a life say what is stored of it, but its records are made elsewhere:
         // none is counted with a request that has its row.
         Numbers::Brought { incarnation } => {
@@ -83,7 +83,7 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
             forget_name();
             told.keys().copied().collect()
         }),
-        Numbers::OfRing { .. } | Numbers::Brought { .. } => amend(&told)?,
+        Numbers::OfQueue { .. } | Numbers::Brought { .. } => amend(&told)?,
     };
     Ok(Stored { events: stored, unmatched })
 }
@@ -137,7 +137,7 @@ impl Batch {
         texts: &mut Texts<'a>,
     ) {
         let incarnation = match numbers {
-            Numbers::OfRing { incarnation } | Numbers::Brought { incarnation } => incarnation,
+            Numbers::OfQueue { incarnation } | Numbers::Brought { incarnation } => incarnation,
             Numbers::OfSequence => 0,
         };
         let mut row = rows::event(event, incarnation, sequence, texts);
@@ -152,14 +152,14 @@ impl Batch {
     /// Inserts the rows, and tells how many.
     fn insert(self, numbers: Numbers) -> Result<usize> {
         let sequence = match numbers {
-            Numbers::OfRing { .. } | Numbers::Brought { .. } => "sequence",
+            Numbers::OfQueue { .. } | Numbers::Brought { .. } => "sequence",
             Numbers::OfSequence => {
                 "pg_catalog.nextval('keysmith_private.usage_sequence'::pg_catalog.regclass)"
             }
         };
         let conflict = match numbers {
             Numbers::Brought { .. } => "ON CONFLICT DO NOTHING",
-            Numbers::OfRing { .. } | Numbers::OfSequence => "",
+            Numbers::OfQueue { .. } | Numbers::OfSequence => "",
         };
         self.register()?;
         let inserted = spi::execute(

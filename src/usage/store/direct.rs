@@ -20,7 +20,7 @@ type Numbered<'a> = (i64, Event<'a>);
 /// The trigger that counts what is inserted, on the parent and on each partition.
 const COUNTS: &CStr = c"usage_inserted";
 
-/// Stores events of the ring, and gives back those that must go another way.
+/// Stores events of the queue, and gives back those that must go another way.
 pub fn store<'a>(events: &'a [Numbered<'a>], incarnation: i64) -> Vec<&'a Numbered<'a>> {
     let everything = || events.iter().collect();
     let Some(parent) = Parent::open() else { return everything() };

@@ -1,7 +1,7 @@
 //! The partitions of requests, a day each: found by time, and made where one is missing.
 
 use crate::catalog::PRIVATE;
-use crate::usage::queue::ring::ring;
+use crate::usage::queue::queue;
 use crate::usage::session::worker_slot;
 use crate::usage::store::rows::EVENT;
 use keysmith_core::event::Record;
@@ -109,16 +109,16 @@ pub fn make(days: &BTreeSet<i64>) -> Result<()> {
 /// long as its role likes.
 pub fn have_made(records: &[(i64, Record)]) -> Result<()> {
     let deadline = monotonic() + WAIT;
-    while ring().is_some() {
+    while queue().is_some() {
         let days = missing(records.iter().map(|(_, record)| record));
         let (Some(first), Some(last)) = (days.first(), days.last()) else { break };
-        let Some((ring, place)) = worker_slot::find_place() else { break };
+        let Some((queue, place)) = worker_slot::find_place() else { break };
         if monotonic() > deadline {
             return Err(Error::new(Code::Conflict, "the worker has not made the partitions yet")
                 .hint("See keysmith.usage_status() on the primary."));
         }
-        ring.with(place, |database| database.worker.wanted.add(*first, *last));
-        worker_slot::call(ring, place);
+        queue.with(place, |database| database.worker.wanted.add(*first, *last));
+        worker_slot::call(queue, place);
         pg::latch::rest();
     }
     Ok(())

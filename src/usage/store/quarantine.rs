@@ -47,11 +47,11 @@ pub fn note(incarnation: i64, sequence: i64, record: &Record, why: &str) -> Resu
 pub fn store_the_rest(records: &[(i64, Record)], incarnation: i64) -> Result<Stored> {
     // Batches of one standby may be small: what was set aside last counts for all.
     let place = worker_slot::find_place();
-    let before = place.and_then(|(ring, n)| ring.with(n, |d| d.worker.aside_in_a_row));
+    let before = place.and_then(|(queue, n)| queue.with(n, |d| d.worker.aside_in_a_row));
     let mut aside = Aside { all: 0, in_a_row: before.unwrap_or_default() };
     let stored = store_or_note(records, incarnation, &mut aside)?;
-    if let Some((ring, n)) = place {
-        ring.with(n, |database| {
+    if let Some((queue, n)) = place {
+        queue.with(n, |database| {
             database.worker.aside_in_a_row = aside.in_a_row;
             database.counters.set_aside += u64::from(aside.all);
         });
@@ -67,8 +67,8 @@ pub fn note_unfit(unfit: &[(i64, Record, &str)], incarnation: i64) -> Result<()>
     for (sequence, record, why) in unfit.iter().take(MOST_NOTED) {
         note(incarnation, *sequence, record, why)?;
     }
-    if let (false, Some((ring, place))) = (unfit.is_empty(), worker_slot::find_place()) {
-        ring.count(place, |counters| counters.set_aside += unfit.len() as u64);
+    if let (false, Some((queue, place))) = (unfit.is_empty(), worker_slot::find_place()) {
+        queue.count(place, |counters| counters.set_aside += unfit.len() as u64);
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ const STARVED_FOR: i64 = 5_000_000;
 
 /// How long a stopping server's worker waits for the other backends' last records.
 const WAITS_FOR_OTHERS: i64 = 3_000_000;
-const WAITS_FOR_HELD: i64 = 10_000_000;
+const WAITS_FOR_PENDING: i64 = 10_000_000;
 /// How often to try at least: the signal itself may have cut an attempt off.
 const LAST_TRIES: u32 = 3;
 
@@ -100,14 +100,14 @@ impl Worker {
 
     fn flush_if_due(&mut self) {
         let Some((count, is_asked)) =
-            self.flusher.ring.with(self.flusher.place, |d| (d.count, d.worker.asked))
+            self.flusher.queue.with(self.flusher.place, |d| (d.records.count, d.worker.asked))
         else {
             return;
         };
         let is_due = monotonic() - self.flushed_at >= settings::flush_interval()
             || (self.flusher.has_failed() && self.flusher.may_try());
         if (count > 0 && is_due) || is_asked || self.flusher.is_worth_it(count) {
-            self.flusher.ring.with(self.flusher.place, |d| d.worker.asked = false);
+            self.flusher.queue.with(self.flusher.place, |d| d.worker.asked = false);
             self.flushed_at = monotonic();
             self.drain();
         }
@@ -131,7 +131,7 @@ impl Worker {
     /// meanwhile is for the next time, or under load there would be no end of small
     /// batches, and a batch costs much the same with ten records and with thousands.
     fn drain(&mut self) {
-        let newest = self.flusher.ring.with(self.flusher.place, |d| d.sequence);
+        let newest = self.flusher.queue.with(self.flusher.place, |d| d.records.sequence);
         while self.flusher.may_try() && !shutdown_requested() && !my_database_is_wanted() {
             match self.flusher.batch() {
                 Step::Empty => return,
@@ -165,7 +165,7 @@ impl Worker {
     /// How long to stay with nothing to do: not at all where other databases wait for a
     /// process.
     fn patience(&self) -> i64 {
-        if monotonic() - self.flusher.ring.starved_at.load(SeqCst) < STARVED_FOR {
+        if monotonic() - self.flusher.queue.starved_at.load(SeqCst) < STARVED_FOR {
             return 0;
         }
         settings::flush_interval().saturating_mul(IDLE_INTERVALS)
@@ -173,7 +173,7 @@ impl Worker {
 
     fn wait(&self) {
         let interval = settings::flush_interval();
-        let count = self.flusher.ring.with(self.flusher.place, |d| d.count);
+        let count = self.flusher.queue.with(self.flusher.place, |d| d.records.count);
         let microseconds = if !self.flusher.may_try() {
             LOOKS_AROUND / 10
         } else if count == Some(0) {
@@ -199,15 +199,15 @@ impl Worker {
         if self.flusher.is_empty() {
             return;
         }
-        let (ring, place) = (self.flusher.ring, self.flusher.place);
-        let Some(signals) = ring.signals.get(place) else { return };
-        ring.with(place, |database| {
+        let (queue, place) = (self.flusher.queue, self.flusher.place);
+        let Some(signals) = queue.signals.get(place) else { return };
+        queue.with(place, |database| {
             database.worker.since = monotonic();
             database.worker.pid = 0;
             signals.worker.store(STARTING, SeqCst);
         });
         if !worker_slot::register() {
-            ring.with(place, |database| {
+            queue.with(place, |database| {
                 database.counters.failed_starts += 1;
                 signals.worker.store(ABSENT, SeqCst);
             });
@@ -228,7 +228,7 @@ impl Worker {
         if self.is_open && !self.flusher.close() && self.still_has_extension() {
             return false;
         }
-        step_down(self.flusher.ring, self.flusher.place)
+        step_down(self.flusher.queue, self.flusher.place)
     }
 
     /// Stores what there is. When the server stops, waits for the other backends, which
@@ -261,11 +261,11 @@ impl Worker {
             if !server_is_stopping() && (tries >= LAST_TRIES || self.flusher.is_empty()) {
                 break self.leave_the_rest();
             }
-            let held = self.flusher.ring.signals.get(self.flusher.place);
-            let is_held = held.is_some_and(|signals| signals.held.load(SeqCst) > 0);
+            let signals = self.flusher.queue.signals.get(self.flusher.place);
+            let is_pending = signals.is_some_and(|signals| signals.pending.load(SeqCst) > 0);
             let others = backends_of_my_database() > 1;
             let waited = monotonic() - start;
-            let patience = if is_held { WAITS_FOR_HELD } else { WAITS_FOR_OTHERS };
+            let patience = if is_pending { WAITS_FOR_PENDING } else { WAITS_FOR_OTHERS };
             let waits = waited < patience && (others || self.flusher.has_news());
             if !waits && tries >= LAST_TRIES {
                 break;

@@ -1,6 +1,6 @@
-//! Batches: what is in the ring becomes rows, each once, whatever fails between.
+//! Batches: what is in the queue becomes rows, each once, whatever fails between.
 
-use crate::usage::queue::ring::Ring;
+use crate::usage::queue::Queue;
 use crate::usage::queue::unknown::Unknown;
 use crate::usage::restart::incarnations::{Life, Progress};
 use crate::usage::session::worker_slot;
@@ -24,7 +24,7 @@ const SHORT_WAIT: i64 = 50_000;
 const LONGEST_WAIT: i64 = 10_000_000;
 
 pub struct Flusher {
-    pub ring: &'static Ring,
+    pub queue: &'static Queue,
     pub place: usize,
     life: Life,
     /// How many records are tried at once: fewer after a failure, to find its cause.
@@ -80,11 +80,11 @@ fn unmatched(records: &[(i64, Record)], names: &HashSet<[u8; 16]>) -> Unmatched 
 }
 
 impl Flusher {
-    pub fn new(ring: &'static Ring, place: usize, oid: u32) -> Flusher {
+    pub fn new(queue: &'static Queue, place: usize, oid: u32) -> Flusher {
         Flusher {
-            ring,
+            queue,
             place,
-            life: Life { ring, oid },
+            life: Life { queue, oid },
             limit: settings::batch_size(),
             tries: 0,
             in_a_row: 0,
@@ -118,8 +118,8 @@ impl Flusher {
 
     /// Whether more waits than amendments whose events have not come.
     pub fn has_news(&self) -> bool {
-        self.ring
-            .with(self.place, |d| d.count > self.late || !d.unknown.is_empty())
+        self.queue
+            .with(self.place, |d| d.records.count > self.late || !d.unknown.is_empty())
             .unwrap_or_default()
     }
 
@@ -129,21 +129,21 @@ impl Flusher {
 
     /// Stores a batch.
     pub fn batch(&mut self) -> Step {
-        let waiting = self.ring.peek(self.place, self.limit.min(settings::batch_size()));
+        let waiting = self.queue.peek(self.place, self.limit.min(settings::batch_size()));
         let begun = now();
         if waiting.is_empty() {
             self.waits_until = 0;
             return Step::Empty;
         }
         let mut records: Vec<(i64, Record)> = Vec::with_capacity(waiting.len());
-        for record in &waiting {
+        for record in waiting.iter() {
             if record.sequence > self.stored_up_to
                 && let Some(decoded) = Record::decode(record.bytes)
             {
                 records.push((record.sequence as i64, decoded));
             }
         }
-        let last = waiting.last().map(|record| record.sequence);
+        let last = waiting.last();
         match self.store(&records, last) {
             Ok(stored) => {
                 let unmatched = unmatched(&records, &stored.unmatched);
@@ -153,17 +153,17 @@ impl Flusher {
                 drop(records);
                 self.stored_up_to =
                     last.map_or(self.stored_up_to, |last| last.max(self.stored_up_to));
-                self.ring.take_out(self.place, waiting.len() as u32, |counters| {
+                self.queue.take_out(self.place, waiting, |counters| {
                     counters.stored += stored.events as u64;
                 });
-                let is_put_back = |record: &&Vec<u8>| self.ring.put_back(self.place, record);
+                let is_put_back = |record: &&Vec<u8>| self.queue.put_back(self.place, record);
                 let late = unmatched.late.iter().filter(is_put_back).count();
                 self.late = late as u32;
-                self.ring.count(self.place, |counters| {
+                self.queue.count(self.place, |counters| {
                     counters.amendments += (amendments - late) as u64;
                     counters.unmatched += (unmatched.all - late) as u64;
                 });
-                self.ring.with(self.place, |database| database.worker.last_flush = begun);
+                self.queue.with(self.place, |database| database.worker.last_flush = begun);
                 self.succeeded();
                 Step::Stored
             }
@@ -178,10 +178,10 @@ impl Flusher {
     }
 
     fn store(&self, records: &[(i64, Record)], last: Option<u64>) -> Outcome<Stored> {
-        let incarnation = self.ring.incarnation;
-        let dropped = self.ring.with(self.place, |database| database.counters.dropped);
+        let incarnation = self.queue.incarnation;
+        let dropped = self.queue.with(self.place, |database| database.counters.dropped);
         transaction("storing", || {
-            let stored = batch::records(records, Numbers::OfRing { incarnation })?;
+            let stored = batch::records(records, Numbers::OfQueue { incarnation })?;
             self.life.note(&Progress {
                 from: self.stored_up_to,
                 to: last.unwrap_or(self.stored_up_to),
@@ -241,15 +241,15 @@ impl Flusher {
 
     /// Stores a record apart that can't be stored where it belongs.
     fn set_aside(&mut self, failure: &Failure) -> bool {
-        let waiting = self.ring.peek(self.place, 1);
-        let Some(record) = waiting.first() else { return false };
+        let waiting = self.queue.peek(self.place, 1);
+        let Some(record) = waiting.iter().next() else { return false };
         let Some(decoded) = Record::decode(record.bytes) else { return false };
-        let incarnation = self.ring.incarnation;
+        let incarnation = self.queue.incarnation;
         let done = transaction("setting aside", || {
             quarantine::note(incarnation, record.sequence as i64, &decoded, &failure.message)
         });
         if done.is_ok() {
-            self.ring.take_out(self.place, 1, |counters| counters.set_aside += 1);
+            self.queue.take_out(self.place, waiting, |counters| counters.set_aside += 1);
             pgrx::warning!("keysmith: a usage record was set aside: {}", failure.message);
         }
         done.is_ok()
@@ -257,17 +257,17 @@ impl Flusher {
 
     /// Stores the counts and samples of requests without a known key.
     pub fn unknown(&mut self) -> Step {
-        let copy: Option<Unknown> = self.ring.with(self.place, |database| database.unknown);
+        let copy: Option<Unknown> = self.queue.with(self.place, |database| database.unknown);
         let Some(copy) = copy.filter(|unknown| !unknown.is_empty()) else {
             return Step::Empty;
         };
         let taken = copy.taken();
         let done = transaction("storing unknown", || {
-            unknown_rows::store(self.ring.incarnation, &taken.counts(), &taken.events())
+            unknown_rows::store(self.queue.incarnation, &taken.counts(), &taken.events())
         });
         match done {
             Ok(()) => {
-                self.ring.with(self.place, |database| database.unknown.subtract(&copy));
+                self.queue.with(self.place, |database| database.unknown.subtract(&copy));
                 Step::Stored
             }
             Err(failure) => {
@@ -280,9 +280,9 @@ impl Flusher {
     /// What the tables need from time to time.
     pub fn maintain(&mut self) {
         self.call("SELECT keysmith.maintain()");
-        let ring = self.ring;
+        let queue = self.queue;
         let forgotten = transaction("forgetting", || {
-            worker_slot::forget_dropped_databases(ring);
+            worker_slot::forget_dropped_databases(queue);
             Ok(())
         });
         if let Err(failure) = forgotten {
@@ -297,7 +297,7 @@ impl Flusher {
 
     /// Partitions that others wait for.
     pub fn make_wanted(&mut self) {
-        let wanted = self.ring.with(self.place, |database| database.worker.wanted.take());
+        let wanted = self.queue.with(self.place, |database| database.worker.wanted.take());
         let days = wanted.unwrap_or_default();
         if !days.is_empty()
             && let Err(failure) = transaction("making partitions", || partitions::make(&days))
@@ -315,20 +315,22 @@ impl Flusher {
     }
 
     pub fn is_empty(&self) -> bool {
-        let held = self.ring.signals.get(self.place).map(|s| s.held.load(SeqCst));
-        let is_empty =
-            self.ring.with(self.place, |d| d.count == 0 && d.unknown.is_empty()).unwrap_or(true);
-        is_empty && held.unwrap_or_default() == 0
+        let pending = self.queue.signals.get(self.place).map(|s| s.pending.load(SeqCst));
+        let is_empty = self
+            .queue
+            .with(self.place, |d| d.records.count == 0 && d.unknown.is_empty())
+            .unwrap_or(true);
+        is_empty && pending.unwrap_or_default() == 0
     }
 
     /// Throws away what belongs to an extension that is no more.
     pub fn discard(&mut self) {
-        self.ring.discard(self.place);
+        self.queue.discard(self.place);
     }
 
     /// Whether so many waiting records should be stored before the interval is over.
     pub fn is_worth_it(&self, count: u32) -> bool {
-        count >= self.ring.wakes_at() && self.may_try()
+        count >= self.queue.wakes_at() && self.may_try()
     }
 
     /// Notes that something failed which will be tried again.
@@ -341,6 +343,6 @@ impl Flusher {
 
     /// Keeps an error where `usage_status` shows it.
     pub fn remember(&self, message: &str) {
-        self.ring.remember(self.place, message);
+        self.queue.remember(self.place, message);
     }
 }

@@ -1,6 +1,6 @@
 //! The worker as a process: how it begins, and how it ends.
 
-use crate::usage::queue::ring::ring;
+use crate::usage::queue::queue;
 use crate::usage::session::worker_slot::{ABSENT, RUNNING};
 use crate::usage::standby::sender::{End, Sender};
 use crate::usage::worker::cycle::Worker;
@@ -18,13 +18,13 @@ worker_entry!(keysmith_usage_worker => work);
 
 /// Gives the place up when the process ends, however it does.
 fn at_exit(_code: c_int, place: usize) {
-    let Some(ring) = ring() else { return };
+    let Some(queue) = queue() else { return };
     let pid = server::my_pid();
-    ring.with(place, |database| {
+    queue.with(place, |database| {
         if database.worker.pid == pid {
             database.worker.pid = 0;
             database.worker.latch = Latch::NONE;
-            if let Some(signals) = ring.signals.get(place)
+            if let Some(signals) = queue.signals.get(place)
                 && signals.worker.load(SeqCst) == RUNNING
             {
                 signals.worker.store(ABSENT, SeqCst);
@@ -36,12 +36,12 @@ fn at_exit(_code: c_int, place: usize) {
 /// The argument is the database's OID.
 fn work(argument: Datum) {
     let oid = argument.value() as u32;
-    let Some(ring) = ring() else { return };
+    let Some(queue) = queue() else { return };
     begin(Some(oid.into()));
-    let Some(place) = ring.place_of(oid) else { return };
-    let is_alone = ring.with(place, |database| {
+    let Some(place) = queue.place_of(oid) else { return };
+    let is_alone = queue.with(place, |database| {
         let is_alone = database.worker.pid == 0;
-        if is_alone && let Some(signals) = ring.signals.get(place) {
+        if is_alone && let Some(signals) = queue.signals.get(place) {
             database.worker.pid = server::my_pid();
             database.worker.latch = Latch::own();
             database.worker.since = monotonic();
@@ -54,10 +54,10 @@ fn work(argument: Datum) {
     }
     pg::exit::before_leaving(at_exit, place);
     be_independent();
-    if server::is_in_recovery() && Sender::new(ring, place).run() == End::Leaves {
+    if server::is_in_recovery() && Sender::new(queue, place).run() == End::Leaves {
         return;
     }
-    Worker::new(Flusher::new(ring, place, oid)).run();
+    Worker::new(Flusher::new(queue, place, oid)).run();
 }
 
 /// What databases and roles are set to must not change how the worker works.
@@ -75,7 +75,7 @@ fn be_independent() {
         (c"lock_timeout", c"2s"),
         // The compiler's libraries would take more memory than all else here, for good.
         (c"jit", c"off"),
-        // What is stored leaves the ring: it must be on disk. Standbys may lag.
+        // What is stored leaves the queue: it must be on disk. Standbys may lag.
         (c"synchronous_commit", c"local"),
     ];
     for (name, value) in SETTINGS.into_iter().chain(major::TIMEOUTS) {

@@ -1,6 +1,6 @@
 //! The worker as a process: how it begins, what it is told, and how it ends.
 
-use crate::usage::queue::ring::Ring;
+use crate::usage::queue::Queue;
 use crate::usage::session::worker_slot::{ABSENT, RUNNING};
 use pg::latch::Latch;
 use pg::server;
@@ -24,14 +24,14 @@ pub fn server_is_stopping() -> bool {
 }
 
 /// Gives the place up, unless something came in the meantime.
-pub fn step_down(ring: &Ring, place: usize) -> bool {
-    let Some(signals) = ring.signals.get(place) else { return true };
-    let has_left = ring.with(place, |database| {
+pub fn step_down(queue: &Queue, place: usize) -> bool {
+    let Some(signals) = queue.signals.get(place) else { return true };
+    let has_left = queue.with(place, |database| {
         signals.worker.store(ABSENT, SeqCst);
-        let is_idle = database.count == 0
+        let is_idle = database.records.count == 0
             && database.unknown.is_empty()
             && database.worker.wanted.is_empty()
-            && signals.held.load(SeqCst) == 0;
+            && signals.pending.load(SeqCst) == 0;
         if is_idle {
             database.worker.pid = 0;
             database.worker.latch = Latch::NONE;

@@ -1,0 +1,348 @@
+//! The queue in shared memory: slots of one size, and for each database a chain of them.
+//!
+//! One lock guards all that is in `State` and the slots; it is held for as long as it takes to copy
+//! a few records. Nothing under it can fail, wait, or ask for memory.
+
+use crate::usage::queue::batch::{Batch, Wanted as Which};
+use crate::usage::queue::chain::{Chain, Pool, Slot};
+use crate::usage::queue::unknown::Unknown;
+use crate::usage::queue::wanted::Wanted;
+use crate::usage::settings;
+use pg::latch::Latch;
+use pg::locked::{Locked, shared_struct};
+use pg::shmem::Place;
+use pg::{clock, server};
+use pgrx::pg_sys;
+use std::array;
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// How many databases of a server can have a chain. The records of others are written
+/// through.
+pub const MOST_DATABASES: usize = 64;
+
+pub const NAME: &CStr = c"keysmith_usage";
+pub static PLACE: Place = Place::unknown();
+
+shared_struct! {
+    pub struct Queue {
+        /// When this memory came into being: a name for the time until the next such event.
+        pub incarnation: i64,
+        /// Whether the server had been shut down properly before.
+        pub started_cleanly: bool,
+        /// Whether the server was a standby then. It may have been promoted since.
+        pub started_as_standby: bool,
+        pub capacity: u32,
+        /// How many slots one database may take, so that none takes all.
+        pub share: u32,
+        /// When a worker could last not be had, since others took all processes.
+        pub starved_at: AtomicI64,
+        pub signals: [Signals; MOST_DATABASES],
+        state: Locked<State, Slot>,
+    }
+
+    /// What is read and written without the lock.
+    #[derive(Default)]
+    pub struct Signals {
+        /// How many events backends hold back until the end of their transactions.
+        pub pending: AtomicU32,
+        /// Whether there is a worker, as a number of `Presence`.
+        pub worker: AtomicU32,
+        /// Of a standby's records, the newest that the primary said is stored.
+        pub acknowledged: AtomicU64,
+        /// Whether this life has left a trace for the database: see `traces`.
+        pub traced: AtomicU32,
+    }
+
+    pub struct State {
+        pub pool: Pool,
+        pub databases: [Database; MOST_DATABASES],
+    }
+
+    pub struct Database {
+        /// 0 where the place is free.
+        pub oid: u32,
+        pub records: Chain,
+        pub counters: Counters,
+        pub worker: WorkerPlace,
+        pub unknown: Unknown,
+    }
+
+    /// Since the server started.
+    #[derive(Clone, Copy, Default)]
+    pub struct Counters {
+        pub accepted: u64,
+        pub stored: u64,
+        pub dropped: u64,
+        pub written_through: u64,
+        pub set_aside: u64,
+        pub discarded: u64,
+        pub not_logged: u64,
+        pub amendments: u64,
+        pub unmatched: u64,
+        pub failed_batches: u64,
+        pub failed_starts: u64,
+    }
+
+    /// What is known of a database's worker.
+    #[derive(Clone, Copy)]
+    pub struct WorkerPlace {
+        pub pid: i32,
+        /// When it was asked for, or came, or when asking may be tried again.
+        pub since: i64,
+        pub latch: Latch,
+        /// Somebody waits for all to be stored.
+        pub asked: bool,
+        pub wanted: Wanted,
+        woken: bool,
+        pub last_flush: i64,
+        /// Records of standbys that were set aside with nothing stored since.
+        pub aside_in_a_row: u32,
+        pub last_error: [u8; MOST_ERROR],
+    }
+}
+
+pub const MOST_ERROR: usize = 200;
+
+impl Database {
+    fn new() -> Database {
+        Database {
+            oid: 0,
+            records: Chain::new(),
+            counters: Counters::default(),
+            worker: WorkerPlace {
+                pid: 0,
+                since: 0,
+                latch: Latch::NONE,
+                asked: false,
+                wanted: Wanted::default(),
+                woken: false,
+                last_flush: 0,
+                aside_in_a_row: 0,
+                last_error: [0; MOST_ERROR],
+            },
+            unknown: Unknown::new(),
+        }
+    }
+}
+
+fn slots() -> u32 {
+    u32::try_from(settings::buffer() / size_of::<Slot>()).unwrap_or(u32::MAX - 1)
+}
+
+/// Where the slots begin.
+const SLOTS: usize = size_of::<Queue>().next_multiple_of(64);
+
+pub fn size() -> usize {
+    SLOTS + slots() as usize * size_of::<Slot>()
+}
+
+/// Fills in fresh memory.
+///
+/// # Safety
+/// There must be `size()` bytes of it, and the lock of this name.
+pub unsafe fn initialise(
+    memory: *mut u8,
+    started_cleanly: bool,
+    started_as_standby: bool,
+) -> &'static Queue {
+    let queue = memory.cast::<Queue>();
+    let count = slots();
+    // SAFETY: as the caller promises; zeros are a valid value of a slot.
+    unsafe {
+        let slots = memory.add(SLOTS).cast::<Slot>();
+        std::ptr::write_bytes(slots, 0, count as usize);
+        let lock = &raw mut (*pg_sys::GetNamedLWLockTranche(NAME.as_ptr())).lock;
+        let databases = array::from_fn(|_| Database::new());
+        let state = State { pool: Pool::new(), databases };
+        queue.write(Queue {
+            incarnation: clock::now(),
+            started_cleanly,
+            started_as_standby,
+            capacity: count,
+            share: count - count / 4,
+            starved_at: AtomicI64::new(0),
+            signals: array::from_fn(|_| Signals::default()),
+            state: Locked::new(lock, state, slots, count as usize),
+        });
+        &*queue
+    }
+}
+
+/// The queue, where the library is preloaded.
+#[inline]
+pub fn queue() -> Option<&'static Queue> {
+    // SAFETY: null, or the memory that the postmaster filled in, which stays.
+    unsafe { PLACE.memory.load(Relaxed).cast::<Queue>().as_ref() }
+}
+
+impl Queue {
+    /// `body` must not fail: see `Locked`.
+    #[inline]
+    pub fn locked<T>(&self, body: impl FnOnce(&mut State) -> T) -> T {
+        self.state.with(|state, _| body(state))
+    }
+
+    /// Takes a record in. False if there is no room, which is for the caller to count.
+    #[inline]
+    pub fn push(&self, database: usize, record: &[u8]) -> bool {
+        let mut wake = Latch::NONE;
+        let is_in = self.state.with(|State { pool, databases }, slots| {
+            let Some(database) = databases.get_mut(database) else { return false };
+            let is_in = pool.append(slots, &mut database.records, record, self.share);
+            database.counters.accepted += u64::from(is_in);
+            if database.records.count >= self.wakes_at() && !database.worker.woken {
+                database.worker.woken = true;
+                wake = database.worker.latch;
+            }
+            is_in
+        });
+        wake.set();
+        is_in
+    }
+
+    /// Puts a record behind all others again.
+    pub fn put_back(&self, database: usize, record: &[u8]) -> bool {
+        self.state.with(|State { pool, databases }, slots| {
+            databases.get_mut(database).is_some_and(|database| {
+                pool.append(slots, &mut database.records, record, self.share)
+            })
+        })
+    }
+
+    /// How many requests a sudden end can cost at most: those in a database's share of the
+    /// slots, and one that each backend holds back.
+    pub fn most_waiting(&self) -> i64 {
+        i64::from(self.share) + i64::from(server::max_backends())
+    }
+
+    /// Many records are stored before the interval is over.
+    pub fn wakes_at(&self) -> u32 {
+        settings::batch_size().min(self.share / 4).max(1)
+    }
+
+    /// The first records of a database, which stay in the queue. Of those that come while this
+    /// reads, none is read.
+    pub fn peek(&self, database: usize, most: u32) -> Batch {
+        self.read(database, Which { after: 0, up_to: u64::MAX, most })
+    }
+
+    /// The same for those that come after a number.
+    pub fn peek_after(&self, database: usize, after: u64, most: u32) -> Batch {
+        self.read(database, Which { after, up_to: u64::MAX, most })
+    }
+
+    /// The same for those that have come up to a number.
+    pub fn peek_up_to(&self, database: usize, up_to: u64) -> Batch {
+        self.read(database, Which { after: 0, up_to, most: u32::MAX })
+    }
+
+    fn read(&self, database: usize, which: Which) -> Batch {
+        let newest = self.with(database, |database| {
+            database.worker.woken = false;
+            database.records.sequence
+        });
+        let wanted = Which { up_to: which.up_to.min(newest.unwrap_or_default()), ..which };
+        let mut batch = Batch::default();
+        loop {
+            batch.make_room();
+            let has_more = self.state.with(|state, slots| {
+                let database = state.databases.get(database);
+                database.is_some_and(|database| batch.read(slots, &database.records, wanted))
+            });
+            if !has_more {
+                return batch;
+            }
+        }
+    }
+
+    /// Takes records out, if they are the first of their database still, and counts what became
+    /// of them.
+    pub fn take_out(&self, database: usize, batch: Batch, count: impl FnOnce(&mut Counters)) {
+        let run = batch.run();
+        self.state.with(|State { pool, databases }, slots| {
+            let Some(database) = databases.get_mut(database) else { return };
+            if let Some(run) = &run {
+                pool.take_out(slots, &mut database.records, run);
+            }
+            count(&mut database.counters);
+        });
+    }
+
+    /// How many records wait, of all databases.
+    pub fn waiting(&self) -> u32 {
+        self.locked(|state| state.pool.used)
+    }
+
+    /// Throws away all that waits for a database.
+    pub fn discard(&self, database: usize) {
+        self.state.with(|State { pool, databases }, slots| {
+            let Some(database) = databases.get_mut(database) else { return };
+            let count = pool.empty(slots, &mut database.records);
+            database.counters.discarded += u64::from(count);
+            let all = database.unknown;
+            database.unknown.subtract(&all);
+        });
+    }
+
+    /// Keeps an error where `usage_status` shows it.
+    pub fn remember(&self, database: usize, message: &str) {
+        let mut kept = [0; MOST_ERROR];
+        let end = (0..=message.len().min(MOST_ERROR)).rev().find(|n| message.is_char_boundary(*n));
+        let message = message.as_bytes().get(..end.unwrap_or(0)).unwrap_or_default();
+        for (place, byte) in kept.iter_mut().zip(message) {
+            *place = *byte;
+        }
+        self.with(database, |database| {
+            database.worker.last_error = kept;
+            database.counters.failed_batches += 1;
+        });
+    }
+
+    /// Counts something for a database.
+    pub fn count(&self, database: usize, count: impl FnOnce(&mut Counters)) {
+        self.with(database, |database| count(&mut database.counters));
+    }
+
+    pub fn with<T>(&self, database: usize, body: impl FnOnce(&mut Database) -> T) -> Option<T> {
+        self.locked(|state| state.databases.get_mut(database).map(body))
+    }
+
+    /// The place of a database, a new one if need be. `None` if all are taken.
+    pub fn place_of(&self, oid: u32) -> Option<usize> {
+        self.locked(|state| {
+            let place = |oid| state.databases.iter().position(|database| database.oid == oid);
+            let index = place(oid).or_else(|| place(0))?;
+            state.databases.get_mut(index)?.oid = oid;
+            Some(index)
+        })
+    }
+
+    /// The databases that have a place.
+    pub fn databases(&self) -> Vec<u32> {
+        let mut oids = [0; MOST_DATABASES];
+        self.locked(|state| {
+            for (oid, database) in oids.iter_mut().zip(&state.databases) {
+                *oid = database.oid;
+            }
+        });
+        oids.into_iter().filter(|oid| *oid != 0).collect()
+    }
+
+    /// Gives up the place of a database that is no more, with all that waited there. All of
+    /// it under one lock: another database may have the place right afterwards.
+    pub fn forget(&self, oid: u32) {
+        self.state.with(|State { pool, databases }, slots| {
+            let Some(index) = databases.iter().position(|d| d.oid == oid) else { return };
+            let Some(database) = databases.get_mut(index) else { return };
+            pool.empty(slots, &mut database.records);
+            *database = Database::new();
+            if let Some(signals) = self.signals.get(index) {
+                signals.pending.store(0, Relaxed);
+                signals.worker.store(0, Relaxed);
+                signals.acknowledged.store(0, Relaxed);
+                signals.traced.store(0, Relaxed);
+            }
+        });
+    }
+}
