@@ -2,6 +2,7 @@
 //! argument, and a hint where there is a remedy.
 
 use crate::text;
+use pgrx::pg_sys::panic::CaughtError;
 use std::ffi::{CString, c_char, c_int};
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -160,6 +161,15 @@ unsafe fn consume(
     if let Some(text) = text {
         // SAFETY: "%s" takes the one C string that follows; it is copied.
         unsafe { report(c"%s".as_ptr(), text.as_ptr()) };
+    }
+}
+
+/// What an error that was caught says.
+pub fn message_of(error: &CaughtError) -> String {
+    match error {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => report.message().into(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The door to PostgreSQL: what an extension needs of it, behind types that are safe to use.
 
+pub mod attempt;
 pub mod call;
 pub mod callback;
 pub mod cell;
@@ -38,6 +39,7 @@ pub mod text;
 pub mod transaction;
 pub mod user_table;
 pub mod varlena;
+pub mod wal_receiver;
 pub mod worker;
 
 use std::ffi::CStr;

@@ -13,6 +13,9 @@ pub enum Mode {
     Exclusive = pg_sys::ExclusiveLock as LOCKMODE,
 }
 
+/// The catalog of extensions, as the class of their locks.
+pub const EXTENSIONS: Oid = pg_sys::ExtensionRelationId;
+
 /// Locks an object of the database: the class is the catalog that it is in, or any other table.
 /// Waits for others that have it.
 pub fn object(class: Oid, object: Oid, mode: Mode) {

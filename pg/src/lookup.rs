@@ -9,6 +9,13 @@ fn known(oid: Oid) -> Option<Oid> {
     (oid != Oid::INVALID).then_some(oid)
 }
 
+/// The extension of that name.
+pub fn extension(name: &CStr) -> Option<Oid> {
+    must_be_in_progress();
+    // SAFETY: gives InvalidOid if there is none.
+    known(unsafe { pg_sys::get_extension_oid(name.as_ptr(), true) })
+}
+
 /// The schema of that name.
 pub fn schema(name: &CStr) -> Option<Oid> {
     must_be_in_progress();

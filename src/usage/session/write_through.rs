@@ -7,11 +7,10 @@ use crate::usage::session::worker_slot::drop_record;
 use crate::usage::settings;
 use crate::usage::store::batch;
 use crate::usage::store::partitions;
-use crate::usage::transaction::subtransaction;
 use keysmith_core::event::{Learned, MAX_LEN, Record};
+use pg::attempt::subtransaction;
 use pg::error::Result;
 use pg::transaction;
-use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -183,15 +182,12 @@ fn store(kept: &[Box<[u8]>]) -> Result<u64> {
     let catalog = Catalog::open()?;
     let records = kept.iter().filter_map(|record| Record::decode(record));
     let records: Vec<(i64, Record)> = records.map(|record| (0, record)).collect();
-    // SAFETY: what statements at the end of a transaction need; popped below, or with
-    // the (sub)transaction.
-    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
-    let stored = catalog.as_owner(|| {
-        batch::be_brief();
-        batch::records(&records, batch::Numbers::OfSequence)
+    let stored = transaction::with_snapshot(|| {
+        catalog.as_owner(|| {
+            batch::be_brief();
+            batch::records(&records, batch::Numbers::OfSequence)
+        })
     })?;
-    // SAFETY: as above.
-    unsafe { pg_sys::PopActiveSnapshot() };
     for (_, record) in &records {
         if let Record::Amendment { request_id, .. } = record
             && stored.unmatched.contains(request_id)

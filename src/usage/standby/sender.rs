@@ -12,7 +12,7 @@ use crate::usage::restart::incarnations;
 use crate::usage::restart::standby_backlog;
 use crate::usage::restart::traces;
 use crate::usage::settings;
-use crate::usage::standby::link::{self, Failed, Link};
+use crate::usage::standby::link::{self, Failed};
 use crate::usage::standby::load::{Life, Marks};
 use crate::usage::standby::name;
 use crate::usage::transaction::{Failure, extension_exists, transaction, without_snapshot};
@@ -24,7 +24,7 @@ use pg::error::{Code, Error};
 use pg::server;
 use pg::snapshot::let_go_of_catalog_snapshot;
 use pg::spi::{self, Param};
-use pgrx::pg_sys;
+use pg::wal_receiver::Connection;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// How long to stay with nothing to do, in microseconds.
@@ -41,7 +41,7 @@ pub struct Sender {
     queue: &'static Queue,
     place: usize,
     standby: String,
-    link: Option<Link>,
+    link: Option<Connection>,
     /// The newest record that was sent by this connection.
     sent_up_to: u64,
     /// Counts that were sent, and may have to be sent again.
@@ -224,7 +224,7 @@ impl Sender {
             let database = server::my_database_name();
             // The look-up took one.
             let_go_of_catalog_snapshot();
-            Link::open(&place, &database, &standby)
+            link::open(&place, &database, &standby)
         })?;
         self.link = Some(link);
         self.sent_up_to = 0;
@@ -296,9 +296,7 @@ impl Sender {
             bytea(&unsent.counts),
             bytea(&unsent.samples),
         );
-        let row = in_transaction("handing over usage", || {
-            link.query(&statement, &[pg_sys::TEXTOID, pg_sys::TEXTOID])
-        })?;
+        let row = in_transaction("handing over usage", || link.query(&statement, 2))?;
         let number = |n: usize| row.get(n)?.as_deref()?.parse().ok();
         match (number(0), number(1)) {
             (Some(last_sequence), Some(unknown_seen)) => Ok(Marks { last_sequence, unknown_seen }),

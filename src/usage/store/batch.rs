@@ -4,9 +4,9 @@
 use crate::usage::store::direct;
 use crate::usage::store::partitions;
 use crate::usage::store::rows::{self, EVENT, Texts};
-use crate::usage::transaction::{Outcome, subtransaction, unless_twice};
 use keysmith_core::event::{Event, Learned, Record};
 use keysmith_core::request_id;
+use pg::attempt::{Outcome, subtransaction, unless_twice};
 use pg::error::{Code, Error, Result};
 use pg::scan::Snapshot;
 use pg::settings::set_for_now;
