@@ -1,8 +1,11 @@
 //! The configured peppers, read by the postmaster and inherited by its children.
 
+#![forbid(unsafe_code)]
+
 use crate::settings;
 use keysmith_core::key::pepper::Peppers;
 use pg::error::{Code, Error, Result};
+use pg::server;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -44,13 +47,12 @@ pub fn complaint() -> Option<String> {
 /// complete the sentence "keysmith.pepper_file …", and never quote the file.
 fn read(path: &Path) -> std::result::Result<Peppers, String> {
     let path = path.canonicalize().map_err(|error| format!("can't be opened: {error}"))?;
-    let data = pg::server::data_directory();
+    let data = server::data_directory();
     if path.starts_with(data.canonicalize().unwrap_or(data)) {
         return Err("must be outside the data directory, or backups would hold both".into());
     }
     let metadata = path.metadata().map_err(|error| format!("can't be read: {error}"))?;
-    // SAFETY: asks for the process's user, which always succeeds.
-    let ours = metadata.uid() == unsafe { libc::geteuid() };
+    let ours = metadata.uid() == server::effective_user();
     // The file may also be root's, readable by a group of the server's user.
     let others = if ours { 0o077 } else { 0o027 };
     let is_owned = ours || metadata.uid() == 0;

@@ -1,5 +1,7 @@
 //! Names for requests: uuids that begin with the time, made in the backend.
 
+#![forbid(unsafe_code)]
+
 use keysmith_core::request_id;
 use std::cell::RefCell;
 

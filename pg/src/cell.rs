@@ -4,6 +4,7 @@
 use crate::jsonb::Jsonb;
 use crate::{datum, text, varlena};
 use pgrx::pg_sys::{self, Datum, Oid, TransactionId};
+use std::net::IpAddr;
 
 /// A value with its type, or a null of that type.
 #[derive(Clone, Copy)]
@@ -23,6 +24,9 @@ enum Content<'a> {
     Uuid(&'a [u8; 16]),
     Texts(&'a [String]),
     Uuids(&'a [[u8; 16]]),
+    /// Days and microseconds.
+    Interval(i32, i64),
+    Inet(IpAddr),
     /// Elements of a type.
     Array(&'a [Cell<'a>], Oid),
 }
@@ -105,6 +109,15 @@ impl<'a> Cell<'a> {
         Cell::plain(pg_sys::TIMESTAMPTZOID, value)
     }
 
+    /// An interval of days and microseconds.
+    pub fn interval(value: Option<(i32, i64)>) -> Cell<'a> {
+        Cell::new(pg_sys::INTERVALOID, value.map(|(days, time)| Content::Interval(days, time)))
+    }
+
+    pub fn inet(value: Option<IpAddr>) -> Cell<'a> {
+        Cell::new(pg_sys::INETOID, value.map(Content::Inet))
+    }
+
     /// Days since the year 2000.
     pub fn date(value: Option<i32>) -> Cell<'a> {
         Cell::plain(pg_sys::DATEOID, value)
@@ -141,6 +154,22 @@ impl<'a> Cell<'a> {
         self.content.is_none()
     }
 
+    /// The same, which is there no longer than what is borrowed: a uuid is not copied.
+    pub(crate) fn borrowed(&self) -> Option<Datum> {
+        match self.content {
+            Some(Content::Uuid(value)) => Some(Datum::from(value.as_ptr())),
+            _ => self.datum(),
+        }
+    }
+
+    /// Whether both are texts in the database's encoding, and the same.
+    pub(crate) fn is_same_text(&self, other: &Cell) -> bool {
+        match (self.content, other.content) {
+            (Some(Content::ServerText(one)), Some(Content::ServerText(other))) => one == other,
+            _ => false,
+        }
+    }
+
     /// The value as PostgreSQL has it, made in the current memory context if it has to be.
     pub fn datum(&self) -> Option<Datum> {
         Some(match self.content? {
@@ -158,6 +187,8 @@ impl<'a> Cell<'a> {
                 varlena::text_array(values.iter().map(|value| text::datum(value)).collect())
             }
             Content::Uuids(values) => varlena::uuid_array(values),
+            Content::Interval(days, time) => datum::interval(days, time),
+            Content::Inet(value) => datum::inet(value),
             Content::Array(values, element) => {
                 varlena::array(values.iter().filter_map(Cell::datum).collect(), element)
             }

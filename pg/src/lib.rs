@@ -1,6 +1,7 @@
 //! The door to PostgreSQL: what an extension needs of it, behind types that are safe to use.
 
 pub mod attempt;
+pub mod bulk;
 pub mod call;
 pub mod callback;
 pub mod cell;
@@ -35,6 +36,7 @@ pub mod settings;
 pub mod shmem;
 pub mod snapshot;
 pub mod spi;
+pub mod table;
 pub mod text;
 pub mod transaction;
 pub mod user_table;

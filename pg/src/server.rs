@@ -33,6 +33,12 @@ pub fn my_pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
+/// The user of the operating system as whom the process runs.
+pub fn effective_user() -> u32 {
+    // SAFETY: asks the operating system, and always succeeds.
+    unsafe { libc::geteuid() }
+}
+
 /// The database of the session; 0 in a process that is connected to none.
 #[inline]
 pub fn my_database() -> Oid {

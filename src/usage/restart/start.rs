@@ -6,8 +6,13 @@ use pg::error::Result;
 use pg::server;
 use pg::shmem::Untyped;
 
-pub static REGION: Untyped =
-    Untyped { name: shared::NAME, locks: || 1, size: shared::size, initialise, place: &shared::PLACE };
+pub static REGION: Untyped = Untyped {
+    name: shared::NAME,
+    locks: || 1,
+    size: shared::size,
+    initialise,
+    place: &shared::PLACE,
+};
 
 /// # Safety
 /// There must be that much fresh memory, and the lock. Only in the postmaster.

@@ -1,7 +1,8 @@
 //! Rows of usage.
 
+#![forbid(unsafe_code)]
+
 pub mod batch;
-pub mod bulk;
 pub mod direct;
 pub mod partitions;
 pub mod quarantine;

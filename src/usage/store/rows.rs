@@ -1,114 +1,89 @@
-//! Rows of usage as PostgreSQL takes them: the values of their columns.
+//! Rows of usage: the values of their columns.
 
-use crate::usage::store::bulk::Row;
 use keysmith_core::event::Event;
 use keysmith_core::tally::{Counts, Group, Of};
-use pgrx::pg_sys::{self, Datum};
-use std::ffi::c_char;
-use std::net::IpAddr;
+use pg::cell::Cell;
+use pgrx::pg_sys::{INETOID, INT4OID, INT8OID, INTERVALOID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDOID};
 
-/// The columns of `keysmith_private.usage_event`, and those of `keysmith_private.usage_delta`.
-pub const EVENT: usize = 14;
-pub const DELTA: usize = 14;
+/// The columns of `keysmith_private.usage_event`: when, and which; whose; what; how it went.
+pub const EVENT: [Oid; 14] = [
+    TIMESTAMPTZOID,
+    INT8OID,
+    INT8OID,
+    UUIDOID, // at, incarnation, sequence, request_id
+    UUIDOID,
+    UUIDOID,
+    TEXTOID,
+    TEXTOID, // key_id, tenant_id, keyspace, environment
+    TEXTOID,
+    TEXTOID,
+    INT4OID,
+    TEXTOID, // method, endpoint, status, outcome
+    INETOID,
+    INTERVALOID, // ip, latency
+];
 
-/// Texts are mostly those of the row before: each is made once then.
-#[derive(Default)]
-pub struct Texts<'a> {
-    latest: [Option<(&'a [u8], Datum)>; EVENT],
-}
+/// The columns of `keysmith_private.usage_delta`.
+pub const DELTA: [Oid; 14] = [
+    TIMESTAMPTZOID,
+    UUIDOID,
+    UUIDOID,
+    TEXTOID, // hour, tenant_id, key_id, environment
+    INT4OID,
+    TEXTOID,
+    TEXTOID,
+    TEXTOID, // status, outcome, method, endpoint
+    INT8OID,
+    INT8OID,
+    INT8OID,
+    INTERVALOID, // requests, refused, timed, latency
+    TIMESTAMPTZOID,
+    TIMESTAMPTZOID, // used_at, changed_from
+];
 
-impl<'a> Texts<'a> {
-    fn datum(&mut self, column: usize, text: &'a [u8]) -> Datum {
-        let Some(latest) = self.latest.get_mut(column) else { return bytes(text) };
-        match latest {
-            Some((known, datum)) if *known == text => *datum,
-            _ => latest.insert((text, bytes(text))).1,
-        }
-    }
-}
-
-/// A row of a request. It points into the event.
-pub fn event<'a>(
-    event: &'a Event<'a>,
-    incarnation: i64,
-    sequence: i64,
-    texts: &mut Texts<'a>,
-) -> Row<EVENT> {
+/// A row of a request.
+pub fn event<'a>(event: &'a Event<'a>, incarnation: i64, sequence: i64) -> [Cell<'a>; EVENT.len()] {
     let learned = &event.learned;
-    Row::new([
-        Some(Datum::from(event.at)),
-        Some(Datum::from(incarnation)),
-        Some(Datum::from(sequence)),
-        Some(Datum::from(event.request_id.as_ptr())),
-        Some(Datum::from(event.key_id.as_ptr())),
-        Some(Datum::from(event.tenant_id.as_ptr())),
-        Some(texts.datum(6, event.keyspace)),
-        Some(texts.datum(7, event.environment)),
-        learned.method.map(|text| texts.datum(8, text)),
-        learned.endpoint.map(|text| texts.datum(9, text)),
-        Some(Datum::from(learned.status.unwrap_or_default())),
-        Some(texts.datum(11, event.outcome)),
-        event.ip.map(inet),
-        learned.latency.map(|latency| pg::datum::interval(0, latency)),
-    ])
+    [
+        Cell::timestamp(Some(event.at)),
+        Cell::bigint(Some(incarnation)),
+        Cell::bigint(Some(sequence)),
+        Cell::uuid(&event.request_id),
+        Cell::uuid(&event.key_id),
+        Cell::uuid(&event.tenant_id),
+        Cell::server_text(Some(event.keyspace)),
+        Cell::server_text(Some(event.environment)),
+        Cell::server_text(learned.method),
+        Cell::server_text(learned.endpoint),
+        Cell::integer(Some(learned.status.unwrap_or_default())),
+        Cell::server_text(Some(event.outcome)),
+        Cell::inet(event.ip),
+        Cell::interval(learned.latency.map(|latency| (0, latency))),
+    ]
 }
 
-/// A row of what changed. It points into the group.
-pub fn delta<'a>(group: &'a Group<'a>, counts: &Counts, texts: &mut Texts<'a>) -> Row<DELTA> {
-    let environment = texts.datum(3, group.environment);
+/// A row of what changed.
+pub fn delta<'a>(group: &'a Group<'a>, counts: &Counts) -> [Cell<'a>; DELTA.len()] {
     let (key_id, status, outcome, method, endpoint) = match &group.of {
-        Of::Key { key_id, status, outcome } => (
-            Some(Datum::from(key_id.as_ptr())),
-            Some(Datum::from(*status)),
-            Some(texts.datum(5, outcome)),
-            None,
-            None,
-        ),
-        Of::Endpoint { method, endpoint } => {
-            (None, None, None, Some(texts.datum(6, method)), Some(texts.datum(7, endpoint)))
+        Of::Key { key_id, status, outcome } => {
+            (Some(key_id), Some(*status), Some(*outcome), None, None)
         }
+        Of::Endpoint { method, endpoint } => (None, None, None, Some(*method), Some(*endpoint)),
     };
-    Row::new([
-        Some(Datum::from(group.period)),
-        Some(Datum::from(group.tenant_id.as_ptr())),
-        key_id,
-        Some(environment),
-        status,
-        outcome,
-        method,
-        endpoint,
-        Some(Datum::from(counts.requests)),
-        Some(Datum::from(counts.refused)),
-        Some(Datum::from(counts.timed)),
-        Some(pg::datum::interval(counts.latency_days, counts.latency)),
-        counts.used_at.map(Datum::from),
-        counts.changed_from.map(Datum::from),
-    ])
-}
-
-/// A text as it is, in the database's encoding.
-pub fn bytes(text: &[u8]) -> Datum {
-    // SAFETY: the length is that of the slice.
-    unsafe { pg_sys::cstring_to_text_with_len(text.as_ptr().cast::<c_char>(), text.len() as i32) }
-        .into()
-}
-
-/// An inet has a text's layout: family, length of its network, address.
-fn inet(address: IpAddr) -> Datum {
-    const INET: u8 = 2;
-    const INET6: u8 = 3;
-    let mut value = [0; 18];
-    let used = match address {
-        IpAddr::V4(address) => {
-            value[..2].copy_from_slice(&[INET, 32]);
-            value[2..6].copy_from_slice(&address.octets());
-            6
-        }
-        IpAddr::V6(address) => {
-            value[..2].copy_from_slice(&[INET6, 128]);
-            value[2..].copy_from_slice(&address.octets());
-            18
-        }
-    };
-    bytes(&value[..used])
+    [
+        Cell::timestamp(Some(group.period)),
+        Cell::uuid(&group.tenant_id),
+        Cell::uuid_or_null(key_id),
+        Cell::server_text(Some(group.environment)),
+        Cell::integer(status),
+        Cell::server_text(outcome),
+        Cell::server_text(method),
+        Cell::server_text(endpoint),
+        Cell::bigint(Some(counts.requests)),
+        Cell::bigint(Some(counts.refused)),
+        Cell::bigint(Some(counts.timed)),
+        Cell::interval(Some((counts.latency_days, counts.latency))),
+        Cell::timestamp(counts.used_at),
+        Cell::timestamp(counts.changed_from),
+    ]
 }

@@ -1,0 +1,331 @@
+//! Many rows into one table at once: filled page by page, then each index in turn, with
+//! the rows in the index's order. A statement that inserts them one by one takes about
+//! three times as long.
+//!
+//! This is for tables as we make them. Where someone gave one a trigger, a rule or an
+//! index that asks for more than is done here, it is refused, and rows go the usual way.
+
+use crate::cell::Cell;
+use crate::table::Table;
+use crate::transaction;
+use pgrx::pg_sys::{self, Datum, EState, IndexInfo, ItemPointerData, Oid, Relation, ResultRelInfo};
+use std::marker::PhantomData;
+use std::ptr::null_mut;
+
+/// So many rows are handed to the table at once: those of a few pages.
+const CHUNK: usize = 250;
+
+/// The values of a row, for as long as what they point to is there.
+struct Row<'a, const COLUMNS: usize> {
+    values: [Datum; COLUMNS],
+    nulls: [bool; COLUMNS],
+    values_of: PhantomData<&'a ()>,
+}
+
+/// Rows with columns of these types, made in the current memory context. A text that is in the row
+/// before, too, is made once.
+fn rows<'a, const COLUMNS: usize>(
+    types: &[Oid; COLUMNS],
+    cells: impl Iterator<Item = [Cell<'a>; COLUMNS]>,
+) -> Vec<Row<'a, COLUMNS>> {
+    let mut before: Option<[Cell<'a>; COLUMNS]> = None;
+    let mut rows: Vec<Row<COLUMNS>> = Vec::with_capacity(cells.size_hint().0);
+    for cells in cells {
+        let mut row = Row {
+            values: [Datum::null(); COLUMNS],
+            nulls: [true; COLUMNS],
+            values_of: PhantomData,
+        };
+        for (n, cell) in cells.iter().enumerate() {
+            if cell.kind() != types[n] {
+                pgrx::error!("the library does not fit the columns of a table");
+            }
+            let same = before.as_ref().filter(|before| before[n].is_same_text(cell));
+            let value = match (same, rows.last()) {
+                (Some(_), Some(before)) => Some(before.values[n]),
+                _ => cell.borrowed(),
+            };
+            row.nulls[n] = value.is_none();
+            row.values[n] = value.unwrap_or(Datum::null());
+        }
+        rows.push(row);
+        before = Some(cells);
+    }
+    rows
+}
+
+/// Rows of a table as one value, an array of its row type. It is there as long as `with` runs.
+/// `None` if the table has other columns.
+pub fn with_array<'a, const COLUMNS: usize, T>(
+    table: Table<'_>,
+    types: &[Oid; COLUMNS],
+    cells: impl Iterator<Item = [Cell<'a>; COLUMNS]>,
+    with: impl FnOnce(Cell<'_>) -> T,
+) -> Option<T> {
+    if !table.has_columns(types) {
+        return None;
+    }
+    // SAFETY: the values are as many as the table's columns, and of their types. They are copied. The
+    // array is there until `with` is over, which is told of no longer lifetime.
+    let array = unsafe {
+        let description = (*table.relation()).rd_att;
+        let form = |mut row: Row<COLUMNS>| {
+            let (values, nulls) = (row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
+            let tuple = pg_sys::heap_form_tuple(description, values, nulls);
+            pg_sys::heap_copy_tuple_as_datum(tuple, description)
+        };
+        let elements: Vec<Datum> = rows(types, cells).into_iter().map(form).collect();
+        let row_type = (*description).tdtypeid;
+        Cell::made(
+            pg_sys::get_array_type(row_type),
+            Some(crate::varlena::array(elements, row_type)),
+        )
+    };
+    Some(with(array))
+}
+
+/// Whether rows can be put into a table in this way, beside those of others: it has these columns.
+pub fn can_fill<const COLUMNS: usize>(table: Table<'_>, types: &[Oid; COLUMNS]) -> bool {
+    is_plain(table, types) && with_indexes(table, |target| target.is_plain())
+}
+
+/// Inserts rows, which later statements of the transaction see. False if the table can't be filled
+/// in this way. No privileges are checked.
+pub fn fill<'a, const COLUMNS: usize>(
+    table: Table<'_>,
+    types: &[Oid; COLUMNS],
+    cells: impl Iterator<Item = [Cell<'a>; COLUMNS]>,
+) -> bool {
+    is_plain(table, types)
+        && with_indexes(table, |target| {
+            let is_plain = target.is_plain();
+            if is_plain {
+                target.insert(types, &rows(types, cells));
+                transaction::increment_command_counter();
+            }
+            is_plain
+        })
+}
+
+/// Whether rows can be put into a table, once constraints and indexes are seen to.
+fn is_plain<const COLUMNS: usize>(table: Table<'_>, types: &[Oid; COLUMNS]) -> bool {
+    // SAFETY: PostgreSQL's own description of an open table.
+    let has_row_triggers = unsafe {
+        (*table.relation()).trigdesc.as_ref().is_some_and(|triggers| {
+            triggers.trig_insert_before_row
+                || triggers.trig_insert_after_row
+                || triggers.trig_insert_instead_row
+        })
+    };
+    table.is_heap()
+        && table.has_columns(types)
+        && !table.has_rules()
+        && !table.has_row_security()
+        && !has_row_triggers
+}
+
+/// A table that is to be filled, with its indexes open.
+struct Target {
+    relation: Relation,
+    result: *mut ResultRelInfo,
+    estate: *mut EState,
+}
+
+fn with_indexes<T>(table: Table<'_>, body: impl FnOnce(&Target) -> T) -> T {
+    let relation = table.relation();
+    // SAFETY: the table is open. What is made here is in the current memory context, and used no
+    // longer than here. After an error the abort closes the indexes.
+    unsafe {
+        let estate = pg_sys::CreateExecutorState();
+        let result = pg_sys::palloc0(size_of::<ResultRelInfo>()).cast::<ResultRelInfo>();
+        pg_sys::InitResultRelInfo(result, relation, 0, null_mut(), 0);
+        pg_sys::ExecOpenIndices(result, false);
+        let done = body(&Target { relation, result, estate });
+        pg_sys::ExecCloseIndices(result);
+        pg_sys::FreeExecutorState(estate);
+        done
+    }
+}
+
+const MOST_INDEX_COLUMNS: usize = pg_sys::INDEX_MAX_KEYS as usize;
+
+/// An index with what describes it.
+#[derive(Clone, Copy)]
+struct Index {
+    relation: Relation,
+    info: *mut IndexInfo,
+}
+
+impl Index {
+    fn columns(&self) -> &[i16] {
+        // SAFETY: PostgreSQL's own description of an open index.
+        unsafe {
+            let count = usize::try_from((*self.info).ii_NumIndexAttrs).unwrap_or_default();
+            (*self.info).ii_IndexAttrNumbers.get(..count).unwrap_or_default()
+        }
+    }
+
+    fn is_plain(&self) -> bool {
+        // SAFETY: as above.
+        let is_plain = unsafe {
+            let info = &*self.info;
+            info.ii_Expressions.is_null()
+                && info.ii_Predicate.is_null()
+                && info.ii_ExclusionOps.is_null()
+                && (*(*self.relation).rd_index).indimmediate
+        };
+        is_plain && self.columns().iter().all(|column| *column > 0)
+    }
+}
+
+impl Target {
+    fn indexes(&self) -> impl Iterator<Item = Index> {
+        let result = self.result;
+        // SAFETY: as many as PostgreSQL opened.
+        (0..unsafe { (*result).ri_NumIndices } as usize).map(move |n| unsafe {
+            Index {
+                relation: *(*result).ri_IndexRelationDescs.add(n),
+                info: *(*result).ri_IndexRelationInfo.add(n),
+            }
+        })
+    }
+
+    fn is_plain(&self) -> bool {
+        self.indexes().all(|index| index.is_plain())
+    }
+
+    fn insert<const COLUMNS: usize>(&self, types: &[Oid; COLUMNS], rows: &[Row<COLUMNS>]) {
+        // SAFETY: the table has these columns, and is a plain one with plain indexes.
+        unsafe {
+            let places = self.fill(rows);
+            for index in self.indexes() {
+                // One that is just being made may not be ready yet.
+                if (*index.info).ii_ReadyForInserts {
+                    self.fill_index(index, types, rows, &places);
+                }
+            }
+        }
+    }
+
+    /// Puts rows into the table, and tells where they are.
+    ///
+    /// # Safety
+    /// The rows must be of the table's columns.
+    unsafe fn fill<const COLUMNS: usize>(&self, rows: &[Row<COLUMNS>]) -> Vec<ItemPointerData> {
+        let mut places = Vec::with_capacity(rows.len());
+        // SAFETY: slots are for rows of this table, and no more are handed on than were
+        // filled.
+        unsafe {
+            let command = pg_sys::GetCurrentCommandId(true);
+            let state = pg_sys::GetBulkInsertState();
+            let mut slots: Vec<*mut pg_sys::TupleTableSlot> = (0..rows.len().min(CHUNK))
+                .map(|_| pg_sys::table_slot_create(self.relation, null_mut()))
+                .collect();
+            for rows in rows.chunks(CHUNK) {
+                for (row, slot) in rows.iter().zip(&slots) {
+                    pg_sys::ExecClearTuple(*slot);
+                    (**slot).tts_values.cast::<[Datum; COLUMNS]>().write(row.values);
+                    (**slot).tts_isnull.cast::<[bool; COLUMNS]>().write(row.nulls);
+                    pg_sys::ExecStoreVirtualTuple(*slot);
+                    self.check(*slot);
+                }
+                let count = rows.len() as i32;
+                pg_sys::heap_multi_insert(
+                    self.relation,
+                    slots.as_mut_ptr(),
+                    count,
+                    command,
+                    0,
+                    state,
+                );
+                places.extend(slots.iter().take(rows.len()).map(|slot| (**slot).tts_tid));
+            }
+            for slot in slots {
+                pg_sys::ExecDropSingleTupleTableSlot(slot);
+            }
+            pg_sys::FreeBulkInsertState(state);
+        }
+        places
+    }
+
+    /// Raises an error if a constraint of the table doesn't hold.
+    ///
+    /// # Safety
+    /// The slot must hold a row of the table.
+    unsafe fn check(&self, slot: *mut pg_sys::TupleTableSlot) {
+        // SAFETY: the table's own description; else as the caller promises.
+        unsafe {
+            if (*(*self.relation).rd_att).constr.is_null() {
+                return;
+            }
+            pg_sys::ExecConstraints(self.result, slot, self.estate);
+            let context = (*self.estate).es_per_tuple_exprcontext;
+            if !context.is_null() {
+                pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+            }
+        }
+    }
+
+    /// # Safety
+    /// The index must be a plain one of the table's; the rows must be in these places of it.
+    unsafe fn fill_index<const COLUMNS: usize>(
+        &self,
+        index: Index,
+        types: &[Oid; COLUMNS],
+        rows: &[Row<COLUMNS>],
+        places: &[ItemPointerData],
+    ) {
+        let columns: Vec<usize> = index.columns().iter().map(|n| *n as usize - 1).collect();
+        // SAFETY: PostgreSQL's own description of an open index.
+        let check = if unsafe { (*(*index.relation).rd_index).indisunique } {
+            pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
+        } else {
+            pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO
+        };
+        let mut values = [Datum::null(); MOST_INDEX_COLUMNS];
+        let mut nulls = [true; MOST_INDEX_COLUMNS];
+        for n in order(types, rows, columns.first().copied()) {
+            let (Some(row), Some(place)) = (rows.get(n), places.get(n)) else { continue };
+            for ((value, null), column) in values.iter_mut().zip(&mut nulls).zip(&columns) {
+                *value = row.values.get(*column).copied().unwrap_or(Datum::null());
+                *null = row.nulls.get(*column).copied().unwrap_or(true);
+            }
+            let mut place = *place;
+            // SAFETY: the values are of the index's columns; the row is in its table.
+            unsafe {
+                pg_sys::index_insert(
+                    index.relation,
+                    values.as_mut_ptr(),
+                    nulls.as_mut_ptr(),
+                    &mut place,
+                    self.relation,
+                    check,
+                    false,
+                    index.info,
+                );
+            }
+        }
+    }
+}
+
+/// The rows' numbers, sorted by the column that leads an index if that is a uuid: neighbours
+/// in the index come one after the other.
+fn order<const COLUMNS: usize>(
+    types: &[Oid; COLUMNS],
+    rows: &[Row<COLUMNS>],
+    column: Option<usize>,
+) -> Vec<usize> {
+    let is_uuid = |column: &usize| types.get(*column) == Some(&pg_sys::UUIDOID);
+    let Some(column) = column.filter(is_uuid) else { return (0..rows.len()).collect() };
+    let key = |row: &Row<COLUMNS>| {
+        if row.nulls[column] {
+            return u128::MAX;
+        }
+        // SAFETY: a uuid is a pointer to 16 bytes, which are there as long as the row.
+        u128::from_be_bytes(unsafe { *row.values[column].cast_mut_ptr::<[u8; 16]>() })
+    };
+    let mut keyed: Vec<(u128, usize)> =
+        rows.iter().enumerate().map(|(n, row)| (key(row), n)).collect();
+    keyed.sort_unstable();
+    keyed.into_iter().map(|(_, n)| n).collect()
+}
