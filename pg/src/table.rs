@@ -3,7 +3,7 @@
 use crate::lock::Mode;
 use crate::{major, transaction};
 use pgrx::pg_sys::{self, FormData_pg_class, LOCKMODE, Oid, PartitionRangeDatumKind, Relation};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
 
 /// A table that is open as long as this.
@@ -37,23 +37,11 @@ pub fn with_table<T>(table: Oid, mode: Mode, lock: Lock, body: impl FnOnce(Table
 }
 
 /// A trigger, as far as it is asked for.
-pub struct Trigger<'a>(&'a pg_sys::Trigger);
-
-impl Trigger<'_> {
-    pub fn is_named(&self, name: &CStr) -> bool {
-        // SAFETY: a trigger of an open table has a name, a C string.
-        unsafe { CStr::from_ptr(self.0.tgname) == name }
-    }
-
-    pub fn is_for_inserts(&self) -> bool {
-        self.0.tgtype & pg_sys::TRIGGER_TYPE_INSERT as i16 != 0
-    }
-
+pub struct Trigger {
+    pub name: CString,
+    pub is_for_inserts: bool,
     /// Whether it fires where nothing is replicated.
-    pub fn is_enabled(&self) -> bool {
-        let enabled = self.0.tgenabled as u8;
-        [pg_sys::TRIGGER_FIRES_ON_ORIGIN, pg_sys::TRIGGER_FIRES_ALWAYS].contains(&enabled)
-    }
+    pub is_enabled: bool,
 }
 
 impl<'a> Table<'a> {
@@ -90,15 +78,22 @@ impl<'a> Table<'a> {
         self.class().relrowsecurity
     }
 
-    pub fn triggers(&self) -> impl Iterator<Item = Trigger<'_>> {
-        // SAFETY: an open table's description, which has as many triggers as it says.
-        let all = unsafe {
-            (*self.relation).trigdesc.as_ref().map_or(&[][..], |triggers| {
-                let count = usize::try_from(triggers.numtriggers).unwrap_or_default();
-                std::slice::from_raw_parts(triggers.triggers, count)
+    pub fn triggers(&self) -> Vec<Trigger> {
+        const INSERT: i16 = pg_sys::TRIGGER_TYPE_INSERT as i16;
+        const ENABLED: [u8; 2] = [pg_sys::TRIGGER_FIRES_ON_ORIGIN, pg_sys::TRIGGER_FIRES_ALWAYS];
+        // SAFETY: an open table's description, which has as many triggers as it says, each with a
+        // name. PostgreSQL may replace it when it looks at what others did, so nothing is borrowed.
+        unsafe {
+            let Some(triggers) = (*self.relation).trigdesc.as_ref() else { return Vec::new() };
+            let count = usize::try_from(triggers.numtriggers).unwrap_or_default();
+            let all = std::slice::from_raw_parts(triggers.triggers, count).iter();
+            all.map(|trigger| Trigger {
+                name: CStr::from_ptr(trigger.tgname).to_owned(),
+                is_for_inserts: trigger.tgtype & INSERT != 0,
+                is_enabled: ENABLED.contains(&(trigger.tgenabled as u8)),
             })
-        };
-        all.iter().map(Trigger)
+            .collect()
+        }
     }
 
     /// Whether rows of another table are rows of this one as they are.

@@ -33,7 +33,7 @@ pub fn store<'a>(events: &'a [Numbered<'a>], incarnation: i64) -> Vec<&'a Number
                 let is_as_made = counts_inserts(parent)
                     && !parent.has_rules()
                     && !parent.has_row_security()
-                    && deltas.triggers().next().is_none()
+                    && deltas.triggers().is_empty()
                     && can_fill(deltas, &rows::DELTA);
                 is_as_made.then(|| put_all(parent, deltas, events, incarnation))
             })
@@ -84,7 +84,7 @@ fn put(parent: Table<'_>, partition: Oid, events: &[&Numbered], incarnation: i64
 /// Whether a table has the trigger that counts what is inserted, enabled, and no other
 /// that inserts would fire.
 fn counts_inserts(table: Table<'_>) -> bool {
-    let mut inserts = table.triggers().filter(|trigger| trigger.is_for_inserts());
-    let counts = inserts.next().is_some_and(|it| it.is_named(COUNTS) && it.is_enabled());
-    counts && inserts.next().is_none()
+    let mut inserts = table.triggers();
+    inserts.retain(|trigger| trigger.is_for_inserts);
+    matches!(&inserts[..], [only] if only.is_enabled && *only.name == *COUNTS)
 }
