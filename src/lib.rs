@@ -145,6 +145,7 @@ unsafe extern "C-unwind" fn _PG_init() {
             transaction::register();
             if pg::settings::is_preloading() {
                 lag::install();
+                usage::restart::start::install();
                 pg::shmem::install(&REGIONS);
             }
             pg::settings::reserve_prefix(c"keysmith");
@@ -156,9 +157,5 @@ unsafe extern "C-unwind" fn _PG_init() {
 }
 
 /// What is kept in shared memory.
-static REGIONS: [&dyn pg::shmem::Section; 4] = [
-    &catalog::directory::REGION,
-    &limit::REGION,
-    &usage::restart::start::REGION,
-    &audit::event::REGION,
-];
+static REGIONS: [&dyn pg::shmem::Section; 4] =
+    [&catalog::directory::REGION, &limit::REGION, &usage::queue::REGION, &audit::event::REGION];

@@ -1,8 +1,8 @@
 //! Waiting, and waking who waits.
 
 use crate::direct;
-use crate::locked::Shared;
 use crate::server::is_attached;
+use crate::shmem::Shareable;
 use pgrx::pg_sys;
 use std::ptr::null_mut;
 
@@ -12,7 +12,7 @@ use std::ptr::null_mut;
 pub struct Latch(*mut pg_sys::Latch);
 
 // SAFETY: null, or of shared memory, which lies in the same place for all processes.
-unsafe impl Shared for Latch {}
+unsafe impl Shareable for Latch {}
 
 impl Latch {
     /// The latch of no process.

@@ -1,47 +1,15 @@
 //! Values in shared memory that one lock guards.
 
 use crate::direct;
+use crate::error::Result;
+use crate::shmem::{Locks, Section, Shareable};
 use pgrx::pg_sys::{LWLock, LWLockMode};
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
-
-/// What can lie in shared memory. See `shared_struct`.
-///
-/// # Safety
-/// It has no pointers into the memory of one process, and nothing that needs dropping.
-pub unsafe trait Shared {}
-
-macro_rules! shared {
-    ($($type:ty)*) => {$(
-        // SAFETY: a plain number, or one that is atomic.
-        unsafe impl Shared for $type {}
-    )*};
-}
-shared! { bool u8 u16 u32 u64 i32 i64 AtomicU32 AtomicU64 AtomicI64 }
-
-// SAFETY: the elements are.
-unsafe impl<T: Shared, const COUNT: usize> Shared for [T; COUNT] {}
-
-/// Declares structures that can lie in shared memory: all of their fields can.
-#[macro_export]
-macro_rules! shared_struct {
-    ($(
-        $(#[$about:meta])*
-        $visibility:vis struct $name:ident {
-            $($(#[$about_field:meta])* $of_field:vis $field:ident: $type:ty,)*
-        }
-    )*) => {$(
-        $(#[$about])*
-        #[repr(C)]
-        $visibility struct $name {
-            $($(#[$about_field])* $of_field $field: $type,)*
-        }
-
-        // SAFETY: each field is.
-        unsafe impl $crate::locked::Shared for $name where $($type: $crate::locked::Shared,)* {}
-    )*};
-}
-pub use shared_struct;
+use std::ffi::CStr;
+use std::mem::needs_drop;
+use std::ptr::null_mut;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 /// A value, and slots of one kind, for whoever has the lock.
 pub struct Locked<T, S> {
@@ -52,19 +20,12 @@ pub struct Locked<T, S> {
 }
 
 // SAFETY: the lock keeps others from what it guards.
-unsafe impl<T: Shared, S: Shared> Sync for Locked<T, S> {}
+unsafe impl<T: Shareable, S: Shareable> Sync for Locked<T, S> {}
 
 // SAFETY: the pointers are into shared memory, which lies in the same place for all processes.
-unsafe impl<T: Shared, S: Shared> Shared for Locked<T, S> {}
+unsafe impl<T: Shareable, S: Shareable> Shareable for Locked<T, S> {}
 
-impl<T: Shared, S: Shared> Locked<T, S> {
-    /// # Safety
-    /// The lock must be one of shared memory, and the slots, as many as is said, be there for
-    /// nobody else, with a value each. Both must stay.
-    pub unsafe fn new(lock: *mut LWLock, value: T, slots: *mut S, count: usize) -> Locked<T, S> {
-        Locked { lock, slots, count, value: UnsafeCell::new(value) }
-    }
-
+impl<T: Shareable, S: Shareable> Locked<T, S> {
     /// Others wait meanwhile, without attending to interrupts. So `body` must not wait nor fail,
     /// and not use the same lock.
     #[inline]
@@ -79,5 +40,89 @@ impl<T: Shared, S: Shared> Locked<T, S> {
             direct::LWLockRelease(self.lock);
             result
         }
+    }
+}
+
+/// A piece of shared memory: a structure, of which some is behind a lock together with slots.
+pub struct Region<H: 'static, T, S> {
+    name: &'static CStr,
+    state: fn() -> T,
+    slots: fn() -> usize,
+    slot: fn() -> S,
+    whole: fn(Locked<T, S>) -> H,
+    begin: OnceLock<fn(&'static H)>,
+    /// Where it is, in the postmaster and all its children; null without preload.
+    place: AtomicPtr<H>,
+}
+
+impl<H, T, S> Region<H, T, S> {
+    /// What makes the parts, and the whole of them, is called at each start of the server, and when
+    /// shared memory is made anew after a crash.
+    pub const fn new(
+        name: &'static CStr,
+        state: fn() -> T,
+        slots: fn() -> usize,
+        slot: fn() -> S,
+        whole: fn(Locked<T, S>) -> H,
+    ) -> Region<H, T, S> {
+        let place = AtomicPtr::new(null_mut());
+        Region { name, state, slots, slot, whole, begin: OnceLock::new(), place }
+    }
+
+    /// Has `begin` called each time when all is made. To be called from `_PG_init`.
+    pub fn when_made(&self, begin: fn(&'static H)) {
+        self.begin.get_or_init(|| begin);
+    }
+}
+
+impl<H: Shareable + Sync, T: Shareable, S: Shareable> Region<H, T, S> {
+    const BEFORE: usize = {
+        assert!(align_of::<H>() <= 64 && align_of::<S>() <= 64);
+        assert!(!needs_drop::<H>() && !needs_drop::<S>());
+        size_of::<H>().next_multiple_of(64)
+    };
+
+    /// The structure, where the library is preloaded.
+    #[inline]
+    pub fn get(&self) -> Option<&'static H> {
+        // SAFETY: null, or filled in before its place was noted, and there as long as the process.
+        // Nothing in it is written but by what may be written by several.
+        unsafe { self.place.load(Relaxed).as_ref() }
+    }
+}
+
+impl<H: Shareable + Sync, T: Shareable, S: Shareable> Section for Region<H, T, S> {
+    fn name(&self) -> &'static CStr {
+        self.name
+    }
+
+    fn size(&self) -> usize {
+        Self::BEFORE + (self.slots)() * size_of::<S>()
+    }
+
+    fn locks(&self) -> usize {
+        1
+    }
+
+    unsafe fn attach(&self, memory: *mut u8, locks: Locks, is_filled: bool) -> Result<()> {
+        let whole = memory.cast::<H>();
+        let count = (self.slots)();
+        if !is_filled {
+            // SAFETY: as the caller promises; shared memory is aligned to 128 bytes. The slots are
+            // for nobody else.
+            unsafe {
+                let slots = memory.add(Self::BEFORE).cast::<S>();
+                for n in 0..count {
+                    slots.add(n).write((self.slot)());
+                }
+                let value = UnsafeCell::new((self.state)());
+                whole.write((self.whole)(Locked { lock: locks.lock(0), slots, count, value }));
+            }
+        }
+        self.place.store(whole, Relaxed);
+        if !is_filled && let (Some(begin), Some(made)) = (self.begin.get(), self.get()) {
+            begin(made);
+        }
+        Ok(())
     }
 }

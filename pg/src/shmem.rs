@@ -25,7 +25,7 @@ macro_rules! are_shareable {
         unsafe impl Shareable for $kind {}
     )*};
 }
-are_shareable!(bool, u8, u32, u64, i32, i64, usize);
+are_shareable!(bool, u8, u16, u32, u64, i32, i64, usize);
 are_shareable!(atomic::AtomicI64, atomic::AtomicU32, atomic::AtomicU64);
 // They are made of numbers.
 are_shareable!(buckets::Part, directory::Slot);
@@ -33,14 +33,16 @@ are_shareable!(buckets::Part, directory::Slot);
 // SAFETY: so do its elements.
 unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {}
 
-/// Declares a structure that may lie in shared memory, as all of its fields may.
+/// Declares structures that may lie in shared memory, as all of their fields may.
 #[macro_export]
 macro_rules! shareable {
-    ($(#[$attribute:meta])* $visible:vis struct $name:ident {
-        $($(#[$of_field:meta])* $field:ident: $kind:ty,)*
-    }) => {
+    ($(
+        $(#[$attribute:meta])* $visible:vis struct $name:ident {
+            $($(#[$of_field:meta])* $field_visible:vis $field:ident: $kind:ty,)*
+        }
+    )*) => {$(
         $(#[$attribute])*
-        $visible struct $name { $($(#[$of_field])* $field: $kind,)* }
+        $visible struct $name { $($(#[$of_field])* $field_visible $field: $kind,)* }
 
         // SAFETY: all of its fields are shareable, or this does not compile.
         unsafe impl $crate::shmem::Shareable for $name {}
@@ -49,7 +51,7 @@ macro_rules! shareable {
             const fn must_be_shareable<T: $crate::shmem::Shareable>() {}
             $(must_be_shareable::<$kind>();)*
         };
-    };
+    )*};
 }
 pub use shareable;
 
@@ -182,10 +184,14 @@ pub struct Locks {
 impl Locks {
     /// A lock, for something that it guards.
     pub fn guard<T>(&self, n: usize, value: T) -> Guarded<T> {
+        Guarded { lock: self.lock(n), value: UnsafeCell::new(value) }
+    }
+
+    /// One that lasts as long as the process.
+    pub(crate) fn lock(&self, n: usize) -> *mut LWLock {
         assert!(n < self.count, "there are not as many locks");
-        // SAFETY: there is such a lock, which lasts as long as the process.
-        let lock = unsafe { &raw mut (*self.first.add(n)).lock };
-        Guarded { lock, value: UnsafeCell::new(value) }
+        // SAFETY: there are as many.
+        unsafe { &raw mut (*self.first.add(n)).lock }
     }
 }
 
@@ -272,48 +278,6 @@ impl<T> Drop for Writing<'_, T> {
     }
 }
 
-/// A piece of shared memory that is what its user makes of it, with locks.
-pub struct Untyped {
-    pub name: &'static CStr,
-    pub size: fn() -> usize,
-    pub locks: fn() -> usize,
-    /// Fills in fresh memory, `size` bytes of it, as `Region::head` does.
-    pub initialise: unsafe fn(*mut u8) -> Result<()>,
-    pub place: &'static Place,
-}
-
-/// Where it is; null without preload.
-pub struct Place {
-    pub memory: AtomicPtr<u8>,
-}
-
-impl Place {
-    pub const fn unknown() -> Place {
-        Place { memory: AtomicPtr::new(null_mut()) }
-    }
-}
-
-impl Section for Untyped {
-    fn name(&self) -> &'static CStr {
-        self.name
-    }
-
-    fn size(&self) -> usize {
-        (self.size)()
-    }
-
-    fn locks(&self) -> usize {
-        (self.locks)()
-    }
-
-    unsafe fn attach(&self, memory: *mut u8, _locks: Locks, is_filled: bool) -> Result<()> {
-        // SAFETY: as the caller promises.
-        let outcome = if is_filled { Ok(()) } else { unsafe { (self.initialise)(memory) } };
-        self.place.memory.store(memory, Relaxed);
-        outcome
-    }
-}
-
 static REGIONS: OnceLock<&'static [&'static dyn Section]> = OnceLock::new();
 
 fn regions() -> &'static [&'static dyn Section] {
@@ -377,6 +341,3 @@ fn attach(region: &dyn Section) -> Result<()> {
         outcome
     }
 }
-
-/// See `direct`.
-pub use crate::direct as lwlock;

@@ -1,7 +1,5 @@
 //! The record of a request, as a decision makes it.
 
-#![forbid(unsafe_code)]
-
 use crate::catalog::policy::{Policy, UsageLog};
 use crate::usage::session::destination::is_kept_here;
 use crate::usage::session::{pending, worker_slot};

@@ -1,7 +1,5 @@
 //! The settings of usage records. None may be SET by an ordinary user.
 
-#![forbid(unsafe_code)]
-
 use keysmith_core::conninfo;
 use pg::call::{Call, sql_functions};
 use pg::datum;

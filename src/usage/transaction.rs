@@ -1,7 +1,5 @@
 //! The worker's transactions.
 
-#![forbid(unsafe_code)]
-
 use crate::catalog::Catalog;
 use pg::attempt;
 use pg::error::Result;

@@ -2,7 +2,7 @@
 //! queue's lock.
 
 use keysmith_core::event::{self, MAX_LEN};
-use pg::locked::shared_struct;
+use pg::shmem::shareable;
 
 /// No slot.
 const NONE: u32 = u32::MAX;
@@ -11,7 +11,7 @@ const NONE: u32 = u32::MAX;
 /// may call `log_request` can make up.
 const AMENDMENTS: u32 = 4;
 
-shared_struct! {
+shareable! {
     pub struct Slot {
         next: u32,
         length: u16,
@@ -59,6 +59,10 @@ pub struct Run {
 }
 
 impl Slot {
+    pub fn new() -> Slot {
+        Slot { next: NONE, length: 0, sequence: 0, bytes: [0; MAX_LEN] }
+    }
+
     pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }

@@ -6,4 +6,4 @@ pub mod shared;
 pub mod unknown;
 pub mod wanted;
 
-pub use shared::{MOST_DATABASES, Queue, queue};
+pub use shared::{MOST_DATABASES, Queue, REGION, queue};

@@ -9,22 +9,17 @@ use crate::usage::queue::unknown::Unknown;
 use crate::usage::queue::wanted::Wanted;
 use crate::usage::settings;
 use pg::latch::Latch;
-use pg::locked::{Locked, shared_struct};
-use pg::shmem::Place;
+use pg::locked::{Locked, Region};
+use pg::shmem::shareable;
 use pg::{clock, server};
-use pgrx::pg_sys;
 use std::array;
-use std::ffi::CStr;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How many databases of a server can have a chain. The records of others are written
 /// through.
 pub const MOST_DATABASES: usize = 64;
 
-pub const NAME: &CStr = c"keysmith_usage";
-pub static PLACE: Place = Place::unknown();
-
-shared_struct! {
+shareable! {
     pub struct Queue {
         /// When this memory came into being: a name for the time until the next such event.
         pub incarnation: i64,
@@ -126,54 +121,35 @@ impl Database {
     }
 }
 
-fn slots() -> u32 {
-    u32::try_from(settings::buffer() / size_of::<Slot>()).unwrap_or(u32::MAX - 1)
+fn slots() -> usize {
+    (settings::buffer() / size_of::<Slot>()).min(u32::MAX as usize - 1)
 }
 
-/// Where the slots begin.
-const SLOTS: usize = size_of::<Queue>().next_multiple_of(64);
-
-pub fn size() -> usize {
-    SLOTS + slots() as usize * size_of::<Slot>()
-}
-
-/// Fills in fresh memory.
-///
-/// # Safety
-/// There must be `size()` bytes of it, and the lock of this name.
-pub unsafe fn initialise(
-    memory: *mut u8,
-    started_cleanly: bool,
-    started_as_standby: bool,
-) -> &'static Queue {
-    let queue = memory.cast::<Queue>();
-    let count = slots();
-    // SAFETY: as the caller promises; zeros are a valid value of a slot.
-    unsafe {
-        let slots = memory.add(SLOTS).cast::<Slot>();
-        std::ptr::write_bytes(slots, 0, count as usize);
-        let lock = &raw mut (*pg_sys::GetNamedLWLockTranche(NAME.as_ptr())).lock;
-        let databases = array::from_fn(|_| Database::new());
-        let state = State { pool: Pool::new(), databases };
-        queue.write(Queue {
-            incarnation: clock::now(),
-            started_cleanly,
-            started_as_standby,
-            capacity: count,
-            share: count - count / 4,
-            starved_at: AtomicI64::new(0),
-            signals: array::from_fn(|_| Signals::default()),
-            state: Locked::new(lock, state, slots, count as usize),
-        });
-        &*queue
-    }
-}
+pub static REGION: Region<Queue, State, Slot> =
+    Region::new(c"keysmith_usage", state, slots, Slot::new, whole);
 
 /// The queue, where the library is preloaded.
 #[inline]
 pub fn queue() -> Option<&'static Queue> {
-    // SAFETY: null, or the memory that the postmaster filled in, which stays.
-    unsafe { PLACE.memory.load(Relaxed).cast::<Queue>().as_ref() }
+    REGION.get()
+}
+
+fn state() -> State {
+    State { pool: Pool::new(), databases: array::from_fn(|_| Database::new()) }
+}
+
+fn whole(state: Locked<State, Slot>) -> Queue {
+    let capacity = slots() as u32;
+    Queue {
+        incarnation: clock::now(),
+        started_cleanly: server::was_shut_down(),
+        started_as_standby: server::data_directory().join("standby.signal").exists(),
+        capacity,
+        share: capacity - capacity / 4,
+        starved_at: AtomicI64::new(0),
+        signals: array::from_fn(|_| Signals::default()),
+        state,
+    }
 }
 
 impl Queue {

@@ -3,7 +3,7 @@
 
 use keysmith_core::event::{Event, MAX_LEN, MOST_NAME, MOST_OUTCOME, Record};
 use keysmith_core::unknown_tally::Count;
-use pg::locked::shared_struct;
+use pg::shmem::shareable;
 
 /// How many pairs of keyspace and reason are told apart between two flushes. What
 /// comes beyond is counted as other.
@@ -13,7 +13,7 @@ pub const MOST_SAMPLES: usize = 16;
 /// One sample in this many microseconds at most: a flood fills neither table nor log.
 const SAMPLE_INTERVAL: i64 = 1_000_000;
 
-shared_struct! {
+shareable! {
     #[derive(Clone, Copy)]
     pub struct Unknown {
         pairs: [Pair; MOST_PAIRS],

@@ -1,9 +1,9 @@
 //! Days for which a session waits that the worker makes partitions.
 
-use pg::locked::shared_struct;
+use pg::shmem::shareable;
 use std::collections::BTreeSet;
 
-shared_struct! {
+shareable! {
     /// Days for which somebody waits that there are partitions.
     #[derive(Clone, Copy, Default)]
     pub struct Wanted {

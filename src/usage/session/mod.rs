@@ -1,7 +1,5 @@
 //! What a session does with the records of its decisions.
 
-#![forbid(unsafe_code)]
-
 pub mod destination;
 pub mod log_request;
 pub mod pending;

@@ -1,7 +1,5 @@
 //! Rows of usage.
 
-#![forbid(unsafe_code)]
-
 pub mod batch;
 pub mod direct;
 pub mod partitions;
