@@ -6,22 +6,30 @@
 //! with its rows. Where the rows of a statement are those of several tables, partitions
 //! or children, a transition table is asked for, and its length read.
 
+#![forbid(unsafe_code)]
+
 use crate::catalog::{Catalog, columns};
 use crate::identity::{self, Identity};
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
-use pg::major;
+use pg::relation::{Change, counts_changed_rows, schema_name};
+use pg::spi::Param;
+use pg::trigger::{Event, Returned, TriggerCall, trigger_functions};
 use pg::user_table::{
     ACCESS_EXCLUSIVE, Needs, SHARE_ROW_EXCLUSIVE, UserTable, create_trigger, drop_trigger, ours,
 };
-use pgrx::pg_sys::{self, Datum, Oid, TriggerData};
+use pg::{clock, transaction, tuple};
+use pgrx::pg_sys::{Datum, Oid};
 use std::cell::RefCell;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::CStr;
 
 sql_functions! {
-    keysmith_log_usage => log_usage;
     keysmith_track => track;
     keysmith_untrack => untrack;
+}
+
+trigger_functions! {
+    keysmith_log_usage => log_usage;
 }
 
 const FUNCTION: &CStr = c"log_usage";
@@ -57,46 +65,16 @@ fn attach(table: &UserTable, trigger: &str, copies: &str) {
 fn untrack(call: &Call) -> Result<Option<Datum>> {
     let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, Needs::Ownership)?;
     let function = ours(FUNCTION, &[]);
-    let noting = table.triggers().iter().filter(|trigger| trigger.tgfoid == function);
-    let oids: Vec<Oid> = noting.map(|trigger| trigger.tgoid).collect();
-    for oid in oids {
-        drop_trigger(&format!("DROP TRIGGER keysmith ON {}", table.name()), oid);
+    for trigger in table.triggers().iter().filter(|trigger| trigger.function == function) {
+        drop_trigger(&format!("DROP TRIGGER keysmith ON {}", table.name()), trigger.oid);
     }
     Ok(None)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Operation {
-    Insert,
-    Update,
-    Delete,
-    Truncate,
-}
-
-impl Operation {
-    fn of(trigger: &TriggerData) -> Operation {
-        match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-            pg_sys::TRIGGER_EVENT_INSERT => Operation::Insert,
-            pg_sys::TRIGGER_EVENT_UPDATE => Operation::Update,
-            pg_sys::TRIGGER_EVENT_DELETE => Operation::Delete,
-            _ => Operation::Truncate,
-        }
-    }
-
-    fn name(self) -> &'static CStr {
-        match self {
-            Operation::Insert => c"insert",
-            Operation::Update => c"update",
-            Operation::Delete => c"delete",
-            Operation::Truncate => c"truncate",
-        }
-    }
 }
 
 /// A statement that is under way.
 struct Statement {
     relation: Oid,
-    operation: Operation,
+    event: Event,
     /// What the transaction had changed in the table before it.
     before: i64,
     /// How much of the change since then is that of statements within this one, such as
@@ -104,7 +82,7 @@ struct Statement {
     nested: i64,
     transaction: u32,
     subtransaction: u32,
-    depth: c_int,
+    depth: i32,
 }
 
 thread_local! {
@@ -114,44 +92,31 @@ thread_local! {
 /// More statements than are ever within one another.
 const MOST_OPEN: usize = 10_000;
 
-fn log_usage(call: &Call) -> Result<Option<Datum>> {
-    let trigger = trigger_data(call)?;
-    let operation = Operation::of(trigger);
-    if trigger.tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE {
-        begin(trigger, operation);
+fn log_usage(call: Option<&TriggerCall>) -> Result<Returned> {
+    let trigger = call.filter(|call| !call.is_for_row()).ok_or_else(|| {
+        Error::new(Code::InvalidArgument, "log_usage can be called by statement triggers alone")
+            .hint("keysmith.track makes them.")
+    })?;
+    if trigger.is_before() {
+        begin(trigger);
     } else {
-        let rows = end(trigger, operation);
+        let rows = end(trigger);
         if rows != Some(0)
             && let Some(acting) = identity::current()?
         {
             must_be_able_to_write();
-            note(trigger, operation, rows, &acting)?;
+            note(trigger, rows, &acting)?;
         }
     }
-    // A statement trigger returns no row, which is not the same as an SQL null.
-    Ok(Some(Datum::null()))
+    Ok(Returned::nothing())
 }
 
-fn trigger_data(call: &Call) -> Result<&TriggerData> {
-    // SAFETY: the frame is valid, and its context is null or a node, whose tag tells
-    // whether it is a trigger's; that lives as long as the call.
-    let trigger = unsafe {
-        let node = (*call.frame()).context;
-        let is_trigger = !node.is_null() && (*node).type_ == pg_sys::NodeTag::T_TriggerData;
-        is_trigger.then(|| &*node.cast::<TriggerData>())
-    };
-    trigger.filter(|trigger| trigger.tg_event & pg_sys::TRIGGER_EVENT_ROW == 0).ok_or_else(|| {
-        Error::new(Code::InvalidArgument, "log_usage can be called by statement triggers alone")
-            .hint("keysmith.track makes them.")
-    })
-}
-
-fn begin(trigger: &TriggerData, operation: Operation) {
+fn begin(trigger: &TriggerCall) {
     let (transaction, subtransaction, depth) = now();
     let statement = Statement {
-        relation: relation_id(trigger),
-        operation,
-        before: changed(trigger, operation),
+        relation: trigger.relation().oid(),
+        event: trigger.event(),
+        before: changed(trigger),
         nested: 0,
         transaction,
         subtransaction,
@@ -168,29 +133,22 @@ fn begin(trigger: &TriggerData, operation: Operation) {
 }
 
 /// How many rows the statement has changed; `None` if no one counted.
-fn end(trigger: &TriggerData, operation: Operation) -> Option<i64> {
-    let relation = relation_id(trigger);
+fn end(trigger: &TriggerCall) -> Option<i64> {
+    let (relation, event) = (trigger.relation().oid(), trigger.event());
     let counted = STATEMENTS.with_borrow_mut(|statements| {
         forget_the_aborted(statements);
-        let same = |statement: &Statement| {
-            statement.relation == relation && statement.operation == operation
-        };
+        let same =
+            |statement: &Statement| statement.relation == relation && statement.event == event;
         let ended = statements.remove(statements.iter().rposition(same)?);
-        let all = changed(trigger, operation).saturating_sub(ended.before).max(0);
+        let all = changed(trigger).saturating_sub(ended.before).max(0);
         if let Some(outer) = statements.iter_mut().rfind(|statement| same(statement)) {
             outer.nested = outer.nested.saturating_add(all);
         }
         Some(all.saturating_sub(ended.nested).max(0))
     });
-    let copies = [trigger.tg_newtable, trigger.tg_oldtable].into_iter().find(|t| !t.is_null());
-    if let Some(copies) = copies {
-        // SAFETY: the statement's transition table, which outlives its triggers.
-        return Some(unsafe { pg_sys::tuplestore_tuple_count(copies) });
-    }
-    // SAFETY: a setting that is a boolean.
-    counted
-        .filter(|_| operation != Operation::Truncate)
-        .filter(|_| unsafe { pg_sys::pgstat_track_counts })
+    trigger
+        .copied_rows()
+        .or_else(|| counted.filter(|_| event != Event::Truncate).filter(|_| counts_changed_rows()))
 }
 
 /// Statements that failed never end. One of this depth is over if its subtransaction is
@@ -207,100 +165,54 @@ fn forget_the_aborted(statements: &mut Vec<Statement>) {
 }
 
 /// The transaction, the subtransaction, and how deep it is.
-fn now() -> (u32, u32, c_int) {
-    // SAFETY: we are inside a transaction, whose process has an entry.
-    unsafe {
-        (
-            major::local_transaction_id(),
-            pg_sys::GetCurrentSubTransactionId(),
-            pg_sys::GetCurrentTransactionNestLevel(),
-        )
-    }
+fn now() -> (u32, u32, i32) {
+    (transaction::local_id(), transaction::current_subtransaction(), transaction::nest_level())
 }
 
-fn relation_id(trigger: &TriggerData) -> Oid {
-    // SAFETY: the trigger manager has the relation open.
-    unsafe { (*trigger.tg_relation).rd_id }
-}
-
-/// What this transaction has changed in the table up to now. PostgreSQL keeps a count
-/// for each open subtransaction.
-fn changed(trigger: &TriggerData, operation: Operation) -> i64 {
-    let mut sum: i64 = 0;
-    // SAFETY: the relation is open; where it has been changed it has counts, which are
-    // the backend's own, one for each level, linked upwards.
-    unsafe {
-        let counts = (*trigger.tg_relation).pgstat_info;
-        let mut level = if counts.is_null() { std::ptr::null_mut() } else { (*counts).trans };
-        while !level.is_null() {
-            sum = sum.saturating_add(match operation {
-                Operation::Insert => (*level).tuples_inserted,
-                Operation::Update => (*level).tuples_updated,
-                Operation::Delete => (*level).tuples_deleted,
-                Operation::Truncate => 0,
-            });
-            level = (*level).upper;
-        }
+/// What this transaction has changed in the table up to now.
+fn changed(trigger: &TriggerCall) -> i64 {
+    let relation = trigger.relation();
+    match trigger.event() {
+        Event::Insert => relation.changed_rows(Change::Insert),
+        Event::Update => relation.changed_rows(Change::Update),
+        Event::Delete => relation.changed_rows(Change::Delete),
+        Event::Truncate => 0,
     }
-    sum
 }
 
 /// A READ ONLY transaction may write to a temporary table, but not to our table.
 fn must_be_able_to_write() {
-    // SAFETY: PostgreSQL raises an error where that is so; the name is a C string.
-    unsafe {
-        pg_sys::PreventCommandIfReadOnly(c"keysmith.log_usage".as_ptr());
-        pg_sys::PreventCommandIfParallelMode(c"keysmith.log_usage".as_ptr());
-    }
+    transaction::must_not_be_read_only(c"keysmith.log_usage");
+    transaction::must_not_be_parallel(c"keysmith.log_usage");
 }
-
-const COLUMNS: usize = columns::touch::COLUMNS.len();
 
 /// Writes the row. No one has any right to the table, so it is not written by a
 /// statement, which would have to run as its owner and costs more.
-fn note(
-    trigger: &TriggerData,
-    operation: Operation,
-    rows: Option<i64>,
-    acting: &Identity,
-) -> Result<()> {
-    let catalog = Catalog::open()?;
-    let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-    let mut values = [Datum::null(); COLUMNS];
-    let mut nulls = [true; COLUMNS];
-    let mut set = |column: i16, value: Datum| {
-        let index = usize::try_from(column - 1).unwrap_or_default();
-        values[index] = value;
-        nulls[index] = false;
+fn note(trigger: &TriggerCall, rows: Option<i64>, acting: &Identity) -> Result<()> {
+    let relation = trigger.relation();
+    let schema = schema_name(relation.class(|class| class.relnamespace));
+    let name = relation.name();
+    let operation = match trigger.event() {
+        Event::Insert => "insert",
+        Event::Update => "update",
+        Event::Delete => "delete",
+        Event::Truncate => "truncate",
     };
-    // SAFETY: the relations are open; names are C strings, which are copied; the values
-    // are of the columns' types, as `Catalog` has compared their names; ids live longer
-    // than the row, which is copied to the table.
-    unsafe {
-        use columns::touch;
-        let relation = trigger.tg_relation;
-        let text = |name: *const c_char| {
-            let name = if name.is_null() { c"".as_ptr() } else { name };
-            Datum::from(pg_sys::cstring_to_text(name))
-        };
-        let time = Datum::from(pg_sys::GetCurrentTimestamp());
-        set(touch::key_id, Datum::from(&raw const acting.key_id));
-        set(touch::tenant_id, Datum::from(&raw const acting.tenant_id));
-        set(touch::schema, text(pg_sys::get_namespace_name((*(*relation).rd_rel).relnamespace)));
-        set(touch::relation, text((*(*relation).rd_rel).relname.data.as_ptr()));
-        set(touch::operation, text(operation.name().as_ptr()));
-        if let Some(rows) = rows {
-            set(touch::rows, Datum::from(rows));
-        }
-        set(touch::first_at, time);
-        set(touch::last_at, time);
-        set(touch::request_id, Datum::from(&raw const acting.request_id));
-        let table = pg_sys::table_open(catalog.tables.touch.table, lock);
-        let row = pg_sys::heap_form_tuple((*table).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
-        // Despite its name, for any table without constraints beyond its columns'.
-        pg_sys::CatalogTupleInsert(table, row);
-        pg_sys::heap_freetuple(row);
-        pg_sys::table_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+    let time = Param::timestamp(Some(clock::now()));
+    let mut row = [Param::bigint(None); columns::touch::COLUMNS.len()];
+    for (column, value) in [
+        (columns::touch::key_id, Param::uuid(&acting.key_id)),
+        (columns::touch::tenant_id, Param::uuid(&acting.tenant_id)),
+        (columns::touch::schema, Param::server_text(Some(&schema))),
+        (columns::touch::relation, Param::server_text(Some(&name))),
+        (columns::touch::operation, Param::text(operation)),
+        (columns::touch::rows, Param::bigint(rows)),
+        (columns::touch::first_at, time),
+        (columns::touch::last_at, time),
+        (columns::touch::request_id, Param::uuid(&acting.request_id)),
+    ] {
+        row[usize::from(column.unsigned_abs()) - 1] = value;
     }
+    tuple::insert(Catalog::open()?.tables.touch.table, row);
     Ok(())
 }

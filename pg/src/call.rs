@@ -15,12 +15,7 @@ use std::net::IpAddr;
 macro_rules! sql_functions {
     ($($symbol:ident => $function:path;)*) => {$(
         const _: () = {
-            #[unsafe(export_name = concat!("pg_finfo_", stringify!($symbol)))]
-            extern "C" fn finfo() -> &'static pgrx::pg_sys::Pg_finfo_record {
-                const V1: pgrx::pg_sys::Pg_finfo_record =
-                    pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
-                &V1
-            }
+            $crate::call::finfo!($symbol);
 
             #[unsafe(no_mangle)]
             unsafe extern "C-unwind" fn $symbol(
@@ -44,6 +39,21 @@ macro_rules! sql_functions {
     )*};
 }
 pub use sql_functions;
+
+/// Tells PostgreSQL how a function is called.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! finfo {
+    ($symbol:ident) => {
+        #[unsafe(export_name = concat!("pg_finfo_", stringify!($symbol)))]
+        extern "C" fn finfo() -> &'static pgrx::pg_sys::Pg_finfo_record {
+            const V1: pgrx::pg_sys::Pg_finfo_record =
+                pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+    };
+}
+pub use finfo;
 
 /// One call's frame, and the memory that was current when it began.
 pub struct Call(pg_sys::FunctionCallInfo, pg_sys::MemoryContext);

@@ -1,7 +1,7 @@
 //! Memory contexts, as names for a stretch of work: what is done in one is over when it is
 //! reset.
 
-use pgrx::pg_sys::{self, MemoryContextCallback};
+use pgrx::pg_sys::{self, MemoryContext, MemoryContextCallback};
 use std::ffi::c_void;
 
 /// The current context.
@@ -17,7 +17,8 @@ struct AtReset {
     context: usize,
 }
 
-/// Has `then` called when the current context is reset or deleted. It must not fail.
+/// Has `then` called when the current context is reset or deleted. It must not fail: a panic
+/// ends the process.
 pub fn at_reset(then: fn(usize)) {
     // SAFETY: the record lives in the context that it is for.
     unsafe {
@@ -39,5 +40,107 @@ unsafe extern "C-unwind" fn call(record: *mut c_void) {
         let record = record.cast::<AtReset>();
         ((*record).then, (*record).context)
     };
-    then(context);
+    without_panic(|| then(context));
+}
+
+/// Runs what may not fail: a panic ends the process. PostgreSQL frees memory, and can't be left.
+pub(crate) fn without_panic(body: impl FnOnce()) {
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            std::process::abort();
+        }
+    }
+    let end = End;
+    body();
+    std::mem::forget(end);
+}
+
+/// A context for what is called again and again, deleted with its owner.
+pub struct Owned(MemoryContext);
+
+impl Owned {
+    pub fn new() -> Owned {
+        // SAFETY: the context around it lives as long as the process.
+        Owned(unsafe { make(pg_sys::TopMemoryContext, pg_sys::ALLOCSET_SMALL_INITSIZE) })
+    }
+
+    pub(crate) fn get(&self) -> MemoryContext {
+        self.0
+    }
+}
+
+impl Default for Owned {
+    fn default() -> Owned {
+        Owned::new()
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`, and never the current one.
+        unsafe { pg_sys::MemoryContextDelete(self.0) };
+    }
+}
+
+/// A context in the current one, for work that may run any code. After an error it is left to
+/// the abort: what is to be released then may lie in it.
+pub(crate) struct Scratch(MemoryContext);
+
+impl Scratch {
+    /// # Safety
+    /// It must be dropped before the current context is reset or deleted.
+    pub unsafe fn new() -> Scratch {
+        // SAFETY: the current context is there.
+        Scratch(unsafe { make(pg_sys::CurrentMemoryContext, pg_sys::ALLOCSET_DEFAULT_INITSIZE) })
+    }
+
+    pub fn get(&self) -> MemoryContext {
+        self.0
+    }
+
+    /// Runs `body` with this as the current context.
+    pub fn run<T>(&self, body: impl FnOnce() -> T) -> T {
+        // SAFETY: the context is there as long as this. After an error PostgreSQL chooses
+        // another.
+        unsafe {
+            let before = pg_sys::MemoryContextSwitchTo(self.0);
+            let result = body();
+            pg_sys::MemoryContextSwitchTo(before);
+            result
+        }
+    }
+
+    /// Frees what was allocated in it.
+    ///
+    /// # Safety
+    /// Nothing may use that any more.
+    pub unsafe fn reset(&self) {
+        // SAFETY: as the caller promises.
+        unsafe { pg_sys::MemoryContextReset(self.0) };
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made in `new`, and not current, since `run` is over.
+            unsafe { pg_sys::MemoryContextDelete(self.0) };
+        }
+    }
+}
+
+/// # Safety
+/// The context around it must be there.
+unsafe fn make(around: MemoryContext, size: u32) -> MemoryContext {
+    // SAFETY: as the caller promises; the name is static.
+    unsafe {
+        pg_sys::AllocSetContextCreateInternal(
+            around,
+            c"keysmith".as_ptr(),
+            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+            size as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        )
+    }
 }

@@ -1,6 +1,7 @@
 //! Values made for PostgreSQL, in the current memory context.
 
-use pgrx::pg_sys::{self, Datum};
+use crate::varlena;
+use pgrx::pg_sys::{self, Datum, ItemPointerData};
 use std::net::IpAddr;
 
 /// An interval of days and microseconds.
@@ -37,4 +38,27 @@ pub fn inet(address: IpAddr) -> Datum {
         IpAddr::V4(v4) => bytes(&[&[2, 32], &v4.octets()[..]].concat()),
         IpAddr::V6(v6) => bytes(&[&[3, 128], &v6.octets()[..]].concat()),
     }
+}
+
+/// A place of a row.
+pub fn tid(place: ItemPointerData) -> Datum {
+    // SAFETY: memory of the structure's size, filled in at once.
+    unsafe {
+        let copy = pg_sys::palloc(size_of::<ItemPointerData>()).cast::<ItemPointerData>();
+        *copy = place;
+        Datum::from(copy)
+    }
+}
+
+/// An array of texts in the database's encoding, or of byteas.
+pub fn array_of_bytes(contents: &[impl AsRef<[u8]>], element: pg_sys::BuiltinOid) -> Datum {
+    let elements = contents.iter().map(|content| bytes(content.as_ref())).collect();
+    let is_fit = matches!(element, pg_sys::BuiltinOid::TEXTOID | pg_sys::BuiltinOid::BYTEAOID);
+    varlena::array(elements, if is_fit { element.value() } else { pg_sys::BYTEAOID })
+}
+
+/// An array of rows' places.
+pub fn tid_array(places: &[ItemPointerData]) -> Datum {
+    let elements = places.iter().map(|place| Datum::from(std::ptr::from_ref(place))).collect();
+    varlena::array(elements, pg_sys::TIDOID)
 }

@@ -1,45 +1,52 @@
-//! What a trigger remembers from row to row of a statement.
+//! What a function remembers from call to call of a statement.
 
-use crate::call::Call;
+use crate::context::without_panic;
 use crate::error::Result;
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, FmgrInfo};
+use std::any::Any;
+use std::cell::RefCell;
 use std::ffi::c_void;
+use std::rc::Rc;
 
-/// What `make` gave before in this statement, as long as it `fits` the row at hand; else it is
+/// What is remembered, of whatever type.
+type Place = RefCell<Option<Rc<dyn Any>>>;
+
+/// What `make` gave before in this statement, as long as it `fits` the call at hand; else it is
 /// made again. It is dropped with the statement.
-pub fn remembered<'a, T: 'a>(
-    call: &'a Call,
+///
+/// # Safety
+/// The record must be the one of a function of this library that is being called.
+pub unsafe fn remembered<T: 'static>(
+    function: *mut FmgrInfo,
     fits: impl FnOnce(&T) -> bool,
     make: impl FnOnce() -> Result<T>,
-) -> Result<&'a T> {
-    // SAFETY: PostgreSQL calls triggers with a record of the function, whose `fn_extra` is
-    // the function's own: null, or the place that is made below, which lives as long.
-    unsafe {
-        let function = (*call.frame()).flinfo;
+) -> Result<Rc<T>> {
+    // SAFETY: the record's `fn_extra` is the function's own: null, or the place that is made
+    // here, which lives as long. Places of this library's functions are all of one type.
+    let place = unsafe {
         if (*function).fn_extra.is_null() {
-            (*function).fn_extra = place::<T>((*function).fn_mcxt).cast();
+            (*function).fn_extra = place((*function).fn_mcxt).cast();
         }
-        let place = (*function).fn_extra.cast::<Option<T>>();
-        let place = &mut *place;
-        if place.as_ref().is_some_and(|made| !fits(made)) {
-            *place = None;
-        }
-        Ok(match place {
-            Some(made) => made,
-            empty => empty.insert(make()?),
-        })
+        &*(*function).fn_extra.cast::<Place>()
+    };
+    let before = place.borrow().clone().and_then(|made| made.downcast::<T>().ok());
+    if let Some(made) = before.filter(|made| fits(made)) {
+        return Ok(made);
     }
+    let made = Rc::new(make()?);
+    drop(place.replace(Some(made.clone())));
+    Ok(made)
 }
 
-/// A place for one, empty, which is dropped with the memory.
-fn place<T>(memory: pg_sys::MemoryContext) -> *mut Option<T> {
+/// A place, empty, which is dropped with the memory.
+fn place(memory: pg_sys::MemoryContext) -> *mut Place {
     // SAFETY: the callback's record lives in the memory that it is for.
     unsafe {
         let callback: *mut pg_sys::MemoryContextCallback =
             pg_sys::MemoryContextAllocZero(memory, size_of::<pg_sys::MemoryContextCallback>())
                 .cast();
-        let place = Box::into_raw(Box::new(None));
-        (*callback).func = Some(drop_box::<Option<T>>);
+        let place: *mut Place = Box::into_raw(Box::default());
+        (*callback).func = Some(drop_place);
         (*callback).arg = place.cast();
         pg_sys::MemoryContextRegisterResetCallback(memory, callback);
         place
@@ -48,13 +55,7 @@ fn place<T>(memory: pg_sys::MemoryContext) -> *mut Option<T> {
 
 /// # Safety
 /// Called once, by PostgreSQL, with what was registered.
-unsafe extern "C-unwind" fn drop_box<T>(made: *mut c_void) {
+unsafe extern "C-unwind" fn drop_place(place: *mut c_void) {
     // SAFETY: it is a box's, and nobody has it any more.
-    drop(unsafe { Box::from_raw(made.cast::<T>()) });
-}
-
-/// The memory that lives as long as what is remembered.
-pub fn context(call: &Call) -> pg_sys::MemoryContext {
-    // SAFETY: as above.
-    unsafe { (*(*call.frame()).flinfo).fn_mcxt }
+    without_panic(|| drop(unsafe { Box::from_raw(place.cast::<Place>()) }));
 }

@@ -287,3 +287,17 @@ pub fn set_for_now(name: &CStr, value: &CStr) {
         );
     }
 }
+
+/// Runs `body` under these settings. An error ends them as well, since the abort does.
+pub fn set_while<T>(settings: &[(&CStr, &CStr)], body: impl FnOnce() -> T) -> T {
+    // SAFETY: what is set at this level ends with it.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        for (name, value) in settings {
+            set_for_now(name, value);
+        }
+        let result = body();
+        pg_sys::AtEOXact_GUC(true, level);
+        result
+    }
+}

@@ -1,6 +1,7 @@
 //! Text between PostgreSQL, in the database's encoding, and Rust, in UTF-8.
 
 use pgrx::pg_sys;
+use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char, c_int};
 
 /// Text in the database's encoding as a Rust string; `None` if it has no UTF-8
@@ -96,4 +97,50 @@ pub fn datum(text: &str) -> pg_sys::Datum {
     let server = to_server(text);
     // SAFETY: a C string, which is copied.
     unsafe { pg_sys::cstring_to_text(server.as_ptr()) }.into()
+}
+
+/// Whether text of the database is UTF-8 already, or of no known encoding.
+pub fn is_utf8() -> bool {
+    // SAFETY: set when the backend connected.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
+    encoding == pg_sys::pg_enc::PG_UTF8 as c_int
+        || encoding == pg_sys::pg_enc::PG_SQL_ASCII as c_int
+}
+
+/// Text of the database in UTF-8. Bytes of a database without an encoding stay as they
+/// are. PostgreSQL raises an error for a character that has no UTF-8 form.
+pub fn utf8(content: &[u8]) -> Cow<'_, [u8]> {
+    if is_utf8() {
+        return Cow::Borrowed(content);
+    }
+    // SAFETY: the length is that of the slice; the conversion reads no further, and
+    // answers with its argument or with a C string of its own.
+    unsafe {
+        let utf8 = pg_sys::pg_enc::PG_UTF8 as c_int;
+        let source = content.as_ptr().cast::<c_char>();
+        let Ok(length) = c_int::try_from(content.len()) else { return Cow::Borrowed(content) };
+        let converted = pg_sys::pg_server_to_any(source, length, utf8);
+        if converted.cast_const() == source {
+            return Cow::Borrowed(content);
+        }
+        let copy = CStr::from_ptr(converted).to_bytes().to_vec();
+        pg_sys::pfree(converted.cast());
+        Cow::Owned(copy)
+    }
+}
+
+/// A name, quoted where a statement needs it.
+pub fn quoted_name(name: &str) -> String {
+    let server = to_server(name);
+    // SAFETY: a C string; the answer is it or a copy in the current memory context.
+    let quoted = unsafe { CStr::from_ptr(pg_sys::quote_identifier(server.as_ptr())) };
+    lossy(quoted.to_bytes())
+}
+
+/// A text as a statement has it.
+pub fn literal(content: &str) -> String {
+    let server = to_server(content);
+    // SAFETY: as above.
+    let quoted = unsafe { CStr::from_ptr(pg_sys::quote_literal_cstr(server.as_ptr())) };
+    lossy(quoted.to_bytes())
 }

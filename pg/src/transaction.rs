@@ -10,7 +10,7 @@ use crate::major;
 use crate::memory::Watch;
 use pgrx::pg_sys::{self, SubTransactionId, SubXactEvent, XactEvent};
 use std::cell::Cell;
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
 
@@ -184,6 +184,18 @@ pub fn with_snapshot<T>(body: impl FnOnce() -> T) -> T {
         pg_sys::PopActiveSnapshot();
         result
     }
+}
+
+/// Raises PostgreSQL's error for a command that a READ ONLY transaction can't run.
+pub fn must_not_be_read_only(command: &CStr) {
+    // SAFETY: a C string, which is copied.
+    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
+}
+
+/// Raises PostgreSQL's error for a command that can't be run in parallel mode.
+pub fn must_not_be_parallel(command: &CStr) {
+    // SAFETY: a C string, which is copied.
+    unsafe { pg_sys::PreventCommandIfParallelMode(command.as_ptr()) };
 }
 
 /// Runs something within a transaction, which is rolled back unless it is done.

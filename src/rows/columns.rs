@@ -1,14 +1,15 @@
 //! The columns that a table stores digests in, and the checks that it can.
 
-use super::value::{self, Kind};
+use super::value::Kind;
 use crate::catalog::Catalog;
 use keysmith_core::rows::stored::{self, Algorithm};
 use pg::error::{Error, Result};
+use pg::relation::is_generated;
 use pg::spi::{self, Param};
-use pg::text;
+use pg::text::{self, quoted_name};
+use pg::types;
 use pg::user_table::UserTable;
-use pgrx::pg_sys::{self, FormData_pg_attribute};
-use std::ffi::CStr;
+use pgrx::pg_sys::FormData_pg_attribute;
 
 /// The name of a column, from an argument of the trigger.
 pub fn name(argument: &str) -> &str {
@@ -39,13 +40,13 @@ pub fn wanted(
 
 fn must_be_fit(parts: &[UserTable], table: &UserTable, column: &str) -> Result<()> {
     let own = table.column(column).ok_or_else(|| {
-        let quoted = value::quoted(column);
+        let quoted = quoted_name(column);
         refusal(format!("must name columns of {}, which {quoted} is not", table.name())).hint(
             "A column is named by itself, as email, or with its algorithm, as email=sha256 or email=hmac.",
         )
     })?;
-    let shown = format!("{}.{}", table.name(), value::quoted(column));
-    if own.attgenerated != 0 {
+    let shown = format!("{}.{}", table.name(), quoted_name(column));
+    if is_generated(own) {
         return Err(refusal(format!("must not be generated, and {shown} is")));
     }
     for part in parts {
@@ -81,7 +82,7 @@ fn must_not_be_cascaded_to(parts: &[UserTable], table: &UserTable, asked: &[Stri
         )
     })?;
     found.map_or(Ok(()), |column| {
-        let shown = format!("{}.{}", table.name(), value::quoted(&column));
+        let shown = format!("{}.{}", table.name(), quoted_name(&column));
         Err(refusal(format!("must not be of a foreign key with ON UPDATE CASCADE, and {shown} is"))
             .hint("The update would cascade a digest, and that would be digested again."))
     })
@@ -93,14 +94,5 @@ fn refusal(rule: String) -> Error {
 
 /// The name of a column's type.
 pub fn kind_of(attribute: &FormData_pg_attribute) -> String {
-    let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
-    // SAFETY: the type is there as long as its table is open; the answer is a C string.
-    let shown = unsafe {
-        CStr::from_ptr(pg_sys::format_type_extended(
-            attribute.atttypid,
-            attribute.atttypmod,
-            flags as pg_sys::bits16,
-        ))
-    };
-    text::lossy(shown.to_bytes())
+    text::lossy(&types::name(attribute.atttypid, Some(attribute.atttypmod)))
 }

@@ -1,11 +1,11 @@
 //! `digest`, `digests`, `matches` and `is_digest`: values beside what is stored of them.
 
 use super::value::Kind;
-use keysmith_core::rows::stored::Algorithm;
-use pg::call::{Call, must_not_be_null, sql_functions};
+use keysmith_core::rows::stored::{Algorithm, TEXT_MOST};
+use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
+use pg::datum;
 use pg::error::{Error, Result};
-use pg::varlena;
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys::{BuiltinOid, Datum};
 
 sql_functions! {
     keysmith_digest_text => digest_text;
@@ -27,11 +27,11 @@ fn digest_bytes(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn digests_text(call: &Call) -> Result<Option<Datum>> {
-    Ok(digests(call, Kind::Text, pg_sys::TEXTOID))
+    Ok(digests(call, Kind::Text, BuiltinOid::TEXTOID))
 }
 
 fn digests_bytes(call: &Call) -> Result<Option<Datum>> {
-    Ok(digests(call, Kind::Bytes, pg_sys::BYTEAOID))
+    Ok(digests(call, Kind::Bytes, BuiltinOid::BYTEAOID))
 }
 
 fn matches_text(call: &Call) -> Result<Option<Datum>> {
@@ -52,8 +52,10 @@ fn is_digest_bytes(call: &Call) -> Result<Option<Datum>> {
 
 /// The content of a text or bytea, however long.
 fn content(call: &Call, n: usize) -> Option<&[u8]> {
-    // SAFETY: the argument is a varlena, which lives as long as the call.
-    call.datum(n).map(|datum| unsafe { varlena::bytes(datum) })
+    match call.bytes(n, usize::MAX)? {
+        Bytes::Read(content) => Some(content),
+        Bytes::TooLong => None,
+    }
 }
 
 fn digest(call: &Call, kind: Kind) -> Result<Option<Datum>> {
@@ -62,38 +64,28 @@ fn digest(call: &Call, kind: Kind) -> Result<Option<Datum>> {
         .ok_or_else(|| Error::argument("algorithm", "must be sha256 or hmac"))?;
     let Some(content) = content(call, 0) else { return Ok(None) };
     let stored = kind.digest(algorithm, content)?;
-    Ok(Some(kind.datum(&stored).1))
+    Ok(Some(datum::bytes(&kind.content(&stored))))
 }
 
-fn digests(call: &Call, kind: Kind, element: Oid) -> Option<Datum> {
+fn digests(call: &Call, kind: Kind, element: BuiltinOid) -> Option<Datum> {
     let stored = kind.candidates(content(call, 0)?);
-    let mut elements: Vec<Datum> = stored.iter().map(|stored| kind.datum(stored).1).collect();
-    // SAFETY: the elements are of that type, as many as is said.
-    let array = unsafe {
-        pg_sys::construct_array(
-            elements.as_mut_ptr(),
-            elements.len() as i32,
-            element,
-            -1,
-            false,
-            pg_sys::TYPALIGN_INT as std::ffi::c_char,
-        )
-    };
-    Some(array.into())
+    let contents: Vec<Vec<u8>> = stored.iter().map(|stored| kind.content(stored)).collect();
+    Some(datum::array_of_bytes(&contents, element))
 }
 
-/// It is leakproof: it raises no error that tells of the stored value.
+/// It is leakproof: it raises no error that tells of the stored value. Most that is no digest
+/// is told by its length.
 fn matches(call: &Call, kind: Kind) -> Option<Datum> {
-    let (value, stored) = (call.datum(0)?, call.datum(1)?);
-    // SAFETY: both are varlenas, which live as long as the call. Most that is no digest is
-    // told by its length.
-    let matches = unsafe {
-        kind.is_stored(stored) && kind.matches(varlena::bytes(value), varlena::bytes(stored))
+    let stored = call.bytes(1, TEXT_MOST)?;
+    let matches = match stored {
+        Bytes::Read(stored) if kind.read(stored).is_some() => {
+            kind.matches(content(call, 0)?, stored)
+        }
+        _ => false,
     };
     Some(Datum::from(matches))
 }
 
 fn is_digest(call: &Call, kind: Kind) -> Option<Datum> {
-    // SAFETY: the argument is a varlena.
-    call.datum(0).map(|value| Datum::from(unsafe { kind.is_stored(value) }))
+    call.bytes(0, TEXT_MOST).map(|value| Datum::from(kind.is_stored(value)))
 }

@@ -9,19 +9,19 @@ use super::forms::{Column, Forms, values_left};
 use super::pages;
 use super::progress::Progress;
 use super::protect::{FUNCTION, TRIGGER, not_protected};
-use super::value;
-use pg::call::{Call, sql_functions};
+use pg::call::Call;
+use pg::clock;
 use pg::error::{Code, Error, Result};
 use pg::notice::notice;
+use pg::procedure::procedures;
+use pg::text::quoted_name;
 use pg::user_table::{
     Latest, Needs, ROW_EXCLUSIVE, SHARE_ROW_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE, Trigger, UserTable,
     hidden_rows, name_of,
 };
-use pgrx::PgLogLevel;
-use pgrx::PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_TERMINATION;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-sql_functions! {
+procedures! {
     keysmith_protect_existing => protect_existing;
 }
 
@@ -30,78 +30,18 @@ sql_functions! {
 /// back would cause them for ever.
 const MOST_IDLE_ROUNDS: i64 = 5;
 
-fn protect_existing(call: &Call) -> Result<Option<Datum>> {
+fn protect_existing(call: &Call) -> Result<impl Fn(u64) -> Result<bool> + Copy + use<>> {
     let relation = call.datum(0);
     let pages = call.bigint(1).filter(|pages| *pages >= 1);
     let pages = pages.ok_or_else(|| Error::argument("pages", "must be 1 or more"))?;
     let trusts = call.boolean(2, "trust_digests")?;
-    if !may_commit(call) {
-        pgrx::ereport!(
-            PgLogLevel::ERROR,
-            ERRCODE_INVALID_TRANSACTION_TERMINATION,
-            "protect_existing commits, and can't be called inside a transaction"
-        );
-    }
-    // SAFETY: a session that may commit is ended whether the work fails or not. An error
-    // that PostgreSQL raises unwinds to the caller's abort, which ends it.
-    unsafe {
-        if pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32) < 0 {
-            return Err(Error::new(Code::Installation, "SPI_connect failed"));
+    Ok(move |number| {
+        if number > 0 {
+            return step(relation, pages);
         }
-        let result = in_steps(relation, pages, trusts);
-        pg_sys::SPI_finish();
-        result?;
-    }
-    Ok(None)
-}
-
-fn in_steps(relation: Option<Datum>, pages: i64, trusts: bool) -> Result<()> {
-    in_own_memory(|| begin(relation, trusts))?;
-    commit();
-    while in_own_memory(|| step(relation, pages))? {
-        commit();
-    }
-    commit();
-    Ok(())
-}
-
-/// A table may take many steps, so the memory of each is freed after it. Some of PostgreSQL's
-/// functions expect an active snapshot, and a commit pops it.
-fn in_own_memory<T>(step: impl FnOnce() -> T) -> T {
-    // SAFETY: the memory outlives the step, which returns nothing of it. After an error it
-    // goes with that around it, and the snapshot with the abort.
-    unsafe {
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        let memory = pg_sys::AllocSetContextCreateInternal(
-            pg_sys::CurrentMemoryContext,
-            c"keysmith step".as_ptr(),
-            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-        );
-        let before = pg_sys::MemoryContextSwitchTo(memory);
-        let result = step();
-        pg_sys::MemoryContextSwitchTo(before);
-        pg_sys::MemoryContextDelete(memory);
-        pg_sys::PopActiveSnapshot();
-        result
-    }
-}
-
-/// Whether this is a `CALL` outside of a transaction.
-fn may_commit(call: &Call) -> bool {
-    // SAFETY: the frame is valid; its context is null or a node, whose tag tells what it is.
-    unsafe {
-        let node = (*call.frame()).context;
-        !node.is_null()
-            && (*node).type_ == pg_sys::NodeTag::T_CallContext
-            && !(*node.cast::<pg_sys::CallContext>()).atomic
-    }
-}
-
-fn commit() {
-    // SAFETY: in a session that may commit; no table is open, and no snapshot registered.
-    unsafe { pg_sys::SPI_commit() };
+        begin(relation, trusts)?;
+        Ok(true)
+    })
 }
 
 /// Begins the work or resumes it.
@@ -128,7 +68,7 @@ fn begin(relation: Option<Datum>, trusts: bool) -> Result<()> {
     for column in unknown {
         let forms = Forms::of(&all, &column, &snapshot)?;
         if forms.has_digests && forms.has_values && !trusts {
-            let shown = format!("{}.{}", table.name(), value::quoted(&column));
+            let shown = format!("{}.{}", table.name(), quoted_name(&column));
             let message =
                 format!("some values of {shown} looked like digests when it was protected");
             return Err(Error::new(Code::Conflict, message).hint(
@@ -140,7 +80,7 @@ fn begin(relation: Option<Datum>, trusts: bool) -> Result<()> {
     if !progress.is_under_way() {
         progress = Progress {
             clean: progress.clean,
-            started_at: Some(now()),
+            started_at: Some(clock::now()),
             round: 1,
             pages_total: parts.iter().map(|part| i64::from(part.pages())).sum(),
             ..Progress::default()
@@ -174,7 +114,7 @@ fn step(relation: Option<Datum>, pages: i64) -> Result<bool> {
         ));
     }
     if let Some(column) = unknown(&trigger, &progress).first() {
-        let column = value::quoted(column);
+        let column = quoted_name(column);
         let message = format!("column {column} of {} was protected meanwhile", table.name());
         return Err(
             Error::new(Code::Conflict, message).hint("Call keysmith.protect_existing again.")
@@ -272,7 +212,7 @@ fn finish_round(table: &UserTable, trigger: &Trigger, progress: &mut Progress) -
     }
     (progress.part, progress.page) = (None, 0);
     if left == 0 {
-        progress.finished_at = Some(now());
+        progress.finished_at = Some(clock::now());
         notice(
             format!("all of {} is digested; {} rows were", table.name(), progress.rows),
             Some("The old values stay in dead rows until VACUUM FULL, and in the WAL until it is recycled.".into()),
@@ -291,9 +231,4 @@ fn finish_round(table: &UserTable, trigger: &Trigger, progress: &mut Progress) -
         )));
     }
     Ok(())
-}
-
-fn now() -> i64 {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
 }

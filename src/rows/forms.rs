@@ -1,7 +1,9 @@
 //! Digests and other values in a column.
 
 use super::value::Kind;
+use keysmith_core::rows::stored::TEXT_MOST;
 use pg::error::{Code, Error, Result};
+use pg::relation::is_generated;
 use pg::user_table::{Latest, UserTable, each_row};
 use std::ops::ControlFlow;
 
@@ -48,8 +50,7 @@ fn look(
         let Column { number, kind, .. } = Column::of(part, column)?;
         each_row(part, snapshot, |row| {
             if let Some(value) = row.value(number) {
-                // SAFETY: the column is of that kind, under the table's lock.
-                goes_on = seen(unsafe { kind.is_stored(value) });
+                goes_on = seen(kind.is_stored(value.bytes_up_to(TEXT_MOST)));
             }
             Ok(if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })?;
@@ -70,7 +71,7 @@ pub struct Column {
 impl Column {
     /// By the table as it is under its lock.
     pub fn of(part: &UserTable, name: &str) -> Result<Column> {
-        let found = part.column(name).filter(|found| found.attgenerated == 0);
+        let found = part.column(name).filter(|found| !is_generated(found));
         let column = found.and_then(|found| {
             let kind = Kind::of(found)?;
             Some(Column { name: name.to_owned(), number: found.attnum, kind })

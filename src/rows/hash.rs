@@ -1,17 +1,19 @@
 //! The trigger on protected tables: what is written is digested before it is stored.
 
 use super::cycle::{self, Pass};
-use super::trigger::RowTrigger;
-use super::value::{self, Kind};
-use super::{pages, table};
+use super::pages;
+use super::trigger::new_row;
+use super::value::Kind;
 use keysmith_core::rows::stored::{self, Algorithm};
-use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
-use pg::memo;
-use pg::varlena;
-use pgrx::pg_sys::{Datum, Oid};
+use pg::relation::{column_name, is_generated, name_bytes};
+use pg::spi::Param;
+use pg::text;
+use pg::trigger::{Returned, TriggerCall, trigger_functions};
+use pg::value::Value;
+use pgrx::pg_sys::Oid;
 
-sql_functions! {
+trigger_functions! {
     keysmith_hash_columns => hash_columns;
 }
 
@@ -33,34 +35,27 @@ struct Plan {
 impl Plan {
     /// A column that isn't there any more, or isn't what it was, is an error: what was
     /// to be digested would be stored as it is.
-    fn of(trigger: &RowTrigger) -> Result<Plan> {
+    fn of(trigger: &TriggerCall) -> Result<Plan> {
         let mut columns = Vec::new();
         for argument in trigger.arguments() {
-            let argument = value::shown(argument.to_bytes());
+            let argument = text::lossy(argument.to_bytes());
             let (name, algorithm) = stored::column(&argument);
             columns.push(Plan::column(trigger, name, algorithm)?);
         }
-        // SAFETY: the trigger manager has the relation open.
-        let (family, is_partition) = unsafe { table::family(trigger.relation()) };
+        let (family, is_partition) = trigger.relation().family();
         Ok(Plan { columns, family, is_partition })
     }
 
     /// Whether the columns are those of the row at hand.
-    fn fits(&self, trigger: &RowTrigger) -> bool {
-        let description = trigger.description();
-        // SAFETY: the trigger manager has the relation open.
-        self.columns
-            .iter()
-            .all(|column| unsafe { table::has(description, column.number, column.oid) })
+    fn fits(&self, trigger: &TriggerCall) -> bool {
+        let description = trigger.relation().description();
+        self.columns.iter().all(|column| description.has(column.number, column.oid))
     }
 
-    fn column(trigger: &RowTrigger, name: &str, algorithm: Algorithm) -> Result<Column> {
-        // SAFETY: as above.
-        let (found, relation) = unsafe {
-            let found = table::columns(trigger.description())
-                .find(|attribute| value::shown(table::name(attribute)) == name);
-            (found, table::relation_name(trigger.relation()))
-        };
+    fn column(trigger: &TriggerCall, name: &str, algorithm: Algorithm) -> Result<Column> {
+        let mut columns = trigger.relation().description().columns();
+        let found = columns.find(|attribute| column_name(attribute) == name);
+        let relation = text::lossy(&trigger.relation().name());
         let refusal = |why: &str| {
             Error::new(
                 Code::Conflict,
@@ -69,7 +64,7 @@ impl Plan {
             .hint("After renaming a column or changing its type, call keysmith.unprotect and keysmith.protect.")
         };
         let attribute = found.ok_or_else(|| refusal("which is not there"))?;
-        if table::is_generated(attribute) {
+        if is_generated(attribute) {
             return Err(refusal("which is generated"));
         }
         let kind = Kind::of(attribute)
@@ -77,50 +72,51 @@ impl Plan {
         Ok(Column {
             number: attribute.attnum,
             oid: attribute.atttypid,
-            name: table::name(attribute).to_vec(),
+            name: name_bytes(attribute).to_vec(),
             kind,
             algorithm,
         })
     }
 }
 
-fn hash_columns(call: &Call) -> Result<Option<Datum>> {
-    let trigger = RowTrigger::of(call, "hash_columns", "protect")?;
-    let plan = memo::remembered(call, |plan: &Plan| plan.fits(&trigger), || Plan::of(&trigger))?;
-    let mut changes = Vec::with_capacity(plan.columns.len());
+fn hash_columns(call: Option<&TriggerCall>) -> Result<Returned> {
+    let (trigger, row) = new_row(call, "hash_columns", "protect")?;
+    let plan = trigger.remembered(|plan: &Plan| plan.fits(trigger), || Plan::of(trigger))?;
+    let mut digests = Vec::with_capacity(plan.columns.len());
     for column in &plan.columns {
-        if let Some(value) = trigger.value(trigger.after(), column.number)
-            && let Some(digest) = digested(&trigger, plan, column, value)?
+        if let Some(value) = row.value(column.number)
+            && let Some(digest) = digested(trigger, &plan, column, value)?
         {
-            changes.push((column.number, digest));
+            digests.push((column, digest));
         }
     }
-    Ok(Some(trigger.result(&changes)))
+    let changes: Vec<(i16, Param)> =
+        digests.iter().map(|(column, digest)| (column.number, column.kind.param(digest))).collect();
+    Ok(trigger.returned(row.with(&changes)))
 }
 
 /// What to store in place of a value; `None` if that is to stay as it is.
 fn digested(
-    trigger: &RowTrigger,
+    trigger: &TriggerCall,
     plan: &Plan,
     column: &Column,
-    value: Datum,
-) -> Result<Option<Datum>> {
-    let old = trigger.before();
+    value: Value,
+) -> Result<Option<Vec<u8>>> {
+    let old = trigger.old();
     let (this, other) =
         if old.is_some() { (Pass::Update, Pass::Insert) } else { (Pass::Insert, Pass::Update) };
-    let was = old.and_then(|old| trigger.value(old, column.number));
-    // SAFETY: columns of this kind have varlenas; the rows live as long as the call.
-    let is_untouched = was.is_some_and(|was| unsafe { value::same(was, value) });
+    let was = old.and_then(|old| old.value(column.number));
+    let is_untouched = was.is_some_and(|was| was.is_same_as(value));
     // Only a row that may yet move, or be updated in place of an insert, comes again.
     let comes_again = old.is_none() || plan.is_partition;
     let may_have_come = old.is_some() || plan.is_partition;
-    if is_untouched && !comes_again && !pages::is_walking(trigger.relation()) {
+    let is_walking = is_untouched && pages::is_walking(trigger.relation().oid());
+    if is_untouched && !comes_again && !is_walking {
         return Ok(None);
     }
-    // SAFETY: as above.
-    let content = unsafe { varlena::bytes(value) };
+    let content = value.bytes();
     let keeps = if is_untouched {
-        !pages::is_walking(trigger.relation()) || column.kind.read(content).is_some()
+        !is_walking || column.kind.read(content).is_some()
     } else {
         may_have_come && cycle::left(other, plan.family, &column.name, Some(content))
     };
@@ -130,9 +126,9 @@ fn digested(
         }
         return Ok(None);
     }
-    let (stored, datum) = column.kind.datum(&column.kind.digest(column.algorithm, content)?);
+    let stored = column.kind.content(&column.kind.digest(column.algorithm, content)?);
     if comes_again {
-        cycle::remember(this, plan.family, &column.name, Some(stored));
+        cycle::remember(this, plan.family, &column.name, Some(stored.clone()));
     }
-    Ok(Some(datum))
+    Ok(Some(stored))
 }

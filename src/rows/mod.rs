@@ -13,7 +13,6 @@ mod protect;
 mod seal;
 mod seals;
 mod support;
-mod table;
 mod trigger;
 mod value;
 mod verify;

@@ -3,17 +3,16 @@
 use super::columns::{name, wanted};
 use super::forms::Forms;
 use super::progress::Progress;
-use super::value::{self, literal};
 use keysmith_core::rows::stored::Algorithm;
 use pg::call::{Call, sql_functions};
 use pg::error::{Error, Result};
 use pg::notice::{notice, warning};
-use pg::text;
+use pg::text::{self, literal, quoted_name};
 use pg::user_table::{
     ACCESS_EXCLUSIVE, Latest, Needs, SHARE_ROW_EXCLUSIVE, UserTable, create_trigger, drop_trigger,
     ours,
 };
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::Datum;
 use std::ffi::CStr;
 
 sql_functions! {
@@ -105,18 +104,13 @@ fn warn_of_later_triggers(parts: &[UserTable]) {
     let own = ours(FUNCTION, &[]);
     for part in parts {
         for trigger in part.triggers() {
-            let kind = u32::from(trigger.tgtype as u16);
-            let before_rows = pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE;
-            let writes = pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE;
-            // SAFETY: a name is a C string, as long as the table is open.
-            let name = unsafe { CStr::from_ptr(trigger.tgname) };
-            if kind & before_rows == before_rows
-                && kind & writes != 0
-                && name > TRIGGER
-                && trigger.tgfoid != own
-                && trigger.tgfoid != seal
+            if trigger.is_before_writing_rows()
+                && *trigger.name > *TRIGGER
+                && trigger.function != own
+                && trigger.function != seal
             {
-                let (name, table) = (value::quoted(&text::lossy(name.to_bytes())), part.name());
+                let name = quoted_name(&text::lossy(trigger.name.to_bytes()));
+                let table = part.name();
                 warning(
                     format!(
                         "trigger {name} of {table} runs after the digests are made: what it sets is stored as it is"
@@ -149,7 +143,7 @@ fn note_what_is_there(
             .map(|(part, _)| part)
             .collect();
         let forms = Forms::of(&unknown, column, &snapshot)?;
-        let shown = format!("{}.{}", table.name(), value::quoted(column));
+        let shown = format!("{}.{}", table.name(), quoted_name(column));
         if forms.has_digests {
             progress.clean.retain(|clean| clean != column);
             warning(
@@ -165,7 +159,7 @@ fn note_what_is_there(
             notice(
                 format!(
                     "rows of {name} that are there keep their values of {}",
-                    value::quoted(column)
+                    quoted_name(column)
                 ),
                 Some(format!(
                     "CALL keysmith.protect_existing({}) has them digested.",
@@ -188,7 +182,7 @@ fn unprotect(call: &Call, columns: &[String]) -> Result<Option<Datum>> {
     for column in columns {
         if !trigger.arguments.iter().any(|argument| name(argument) == column) {
             let message =
-                format!("column {} of {} is not protected", value::quoted(column), table.name());
+                format!("column {} of {} is not protected", quoted_name(column), table.name());
             return Err(Error::not_found(message));
         }
     }

@@ -2,19 +2,20 @@
 
 use super::canonical::Form;
 use super::cycle::{self, Pass};
-use super::table;
-use super::trigger::RowTrigger;
-use super::value::{self, varlena_of};
+use super::trigger::new_row;
 use crate::pepper;
 use keysmith_core::rows::seal::Problem;
-use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
-use pg::memo;
-use pg::varlena;
-use pgrx::pg_sys::{self, Datum, HeapTuple, MemoryContext, Oid, TupleDesc};
+use pg::relation::{Description, is_generated, name_bytes};
+use pg::spi::Param;
+use pg::text;
+use pg::trigger::{Returned, TriggerCall, trigger_functions};
+use pg::tuple::Tuple;
+use pg::value::Value;
+use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 
-sql_functions! {
+trigger_functions! {
     keysmith_seal_row => seal_row;
 }
 
@@ -31,24 +32,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// # Safety
-    /// The description must be valid; the context must outlive the plan.
-    pub unsafe fn of(
-        description: TupleDesc,
-        arguments: &[&[u8]],
-        context: MemoryContext,
-    ) -> Result<Plan> {
+    pub fn of(description: Description, arguments: &[&[u8]]) -> Result<Plan> {
         let [name, identity, columns @ ..] = arguments else {
             return Err(refusal("its trigger has too few arguments"));
         };
-        // SAFETY: as the caller promises.
-        let seal = unsafe { table::columns(description).find(|found| table::name(found) == *name) };
+        let seal = description.columns().find(|found| name_bytes(found) == *name);
         let seal = seal
-            .filter(|found| found.atttypid == pg_sys::BYTEAOID && !table::is_generated(found))
-            .ok_or_else(|| refusal(&format!("it has no column {} of bytea", value::shown(name))))?
+            .filter(|found| found.atttypid == pg_sys::BYTEAOID && !is_generated(found))
+            .ok_or_else(|| refusal(&format!("it has no column {} of bytea", text::lossy(name))))?
             .attnum;
-        // SAFETY: as above.
-        let form = unsafe { Form::of(description, identity, seal, columns, context) };
+        let form = Form::of(description, identity, seal, columns);
         if !columns.is_empty() && form.width() != columns.len() {
             return Err(refusal("a column that its seals cover is not there"));
         }
@@ -56,38 +49,22 @@ impl Plan {
     }
 
     /// Whether the plan is one for rows of this description.
-    ///
-    /// # Safety
-    /// The description must be valid.
-    unsafe fn fits(&self, description: TupleDesc) -> bool {
-        // SAFETY: as the caller promises.
-        unsafe {
-            table::has(description, self.seal, pg_sys::BYTEAOID) && self.form.fits(description)
-        }
+    fn fits(&self, description: Description) -> bool {
+        description.has(self.seal, pg_sys::BYTEAOID) && self.form.fits(description)
     }
 
-    /// The seal that a row should have.
-    ///
-    /// # Safety
-    /// The values must be of a row that the plan fits.
-    unsafe fn seal(&self, value: impl Fn(i16) -> Option<Datum>) -> Datum {
-        // SAFETY: as the caller promises.
-        varlena_of(&unsafe { self.form.row(value) }.seal(pepper::peppers()))
+    /// The seal that a row should have, by the values of its columns.
+    fn seal<'a>(&self, value: impl Fn(i16) -> Option<Value<'a>>) -> Vec<u8> {
+        self.form.row(value).seal(pepper::peppers()).to_vec()
     }
 
     /// Checks the seal that a row has.
-    ///
-    /// # Safety
-    /// As for `seal`.
-    pub unsafe fn check(
+    pub fn check<'a>(
         &self,
-        value: impl Fn(i16) -> Option<Datum>,
+        value: impl Fn(i16) -> Option<Value<'a>>,
     ) -> std::result::Result<(), Problem> {
-        // SAFETY: as the caller promises; the seal is a bytea.
-        unsafe {
-            let seal = value(self.seal).map(|datum| varlena::bytes(datum));
-            self.form.row(value).check(seal, pepper::peppers())
-        }
+        let seal = value(self.seal).map(Value::bytes);
+        self.form.row(value).check(seal, pepper::peppers())
     }
 }
 
@@ -104,47 +81,36 @@ struct Sealed {
     is_partition: bool,
 }
 
-fn seal_row(call: &Call) -> Result<Option<Datum>> {
-    let trigger = RowTrigger::of(call, "seal_row", "seal_rows")?;
-    let description = trigger.description();
-    // SAFETY: the trigger manager has the relation open.
-    let fits = |sealed: &Sealed| unsafe { sealed.plan.fits(description) };
-    let sealed = memo::remembered(call, fits, || {
+fn seal_row(call: Option<&TriggerCall>) -> Result<Returned> {
+    let (trigger, row) = new_row(call, "seal_row", "seal_rows")?;
+    let description = trigger.relation().description();
+    let fits = |sealed: &Sealed| sealed.plan.fits(description);
+    let sealed = trigger.remembered(fits, || {
         let arguments: Vec<&[u8]> =
             trigger.arguments().iter().map(|text| text.to_bytes()).collect();
-        // SAFETY: as above; the plan is remembered in that context.
-        unsafe {
-            let plan = Plan::of(description, &arguments, memo::context(call))?;
-            let (family, is_partition) = table::family(trigger.relation());
-            Ok(Sealed { plan, family, is_partition })
-        }
+        let plan = Plan::of(description, &arguments)?;
+        let (family, is_partition) = trigger.relation().family();
+        Ok(Sealed { plan, family, is_partition })
     })?;
-    let plan = &sealed.plan;
-    if is_to_stay_broken(&trigger, sealed) {
-        return Ok(Some(trigger.result(&[])));
+    if is_to_stay_broken(trigger.old(), row, &sealed) {
+        return Ok(trigger.returned(row));
     }
-    // SAFETY: the row is of the relation.
-    let seal = unsafe { plan.seal(|column| trigger.value(trigger.after(), column)) };
-    Ok(Some(trigger.result(&[(plan.seal, seal)])))
+    let seal = sealed.plan.seal(|column| row.value(column));
+    Ok(trigger.returned(row.with(&[(sealed.plan.seal, Param::bytes(&seal))])))
 }
 
 /// A row whose seal is broken or missing is not fixed by the next update that happens to
 /// it: the seal stays as it is, and the row is found. An update that sets the seal, to
 /// whatever, does fix it.
-fn is_to_stay_broken(trigger: &RowTrigger, sealed: &Sealed) -> bool {
+fn is_to_stay_broken(old: Option<Tuple>, new: Tuple, sealed: &Sealed) -> bool {
     let Sealed { plan, family, is_partition } = sealed;
-    let content = |row: HeapTuple| {
-        // SAFETY: the column is a bytea; both rows live as long as the call.
-        trigger.value(row, plan.seal).map(|datum| unsafe { varlena::bytes(datum) })
-    };
-    let given = content(trigger.after());
-    let Some(old) = trigger.before() else {
+    let given = new.value(plan.seal).map(Value::bytes);
+    let Some(old) = old else {
         // An update that moves the row to another partition inserts it there.
         return *is_partition && cycle::left(Pass::Update, *family, &plan.name, given);
     };
-    // SAFETY: the row is of the relation.
-    let broken = content(old) == given
-        && unsafe { plan.check(|column| trigger.value(old, column)) }.is_err();
+    let broken = old.value(plan.seal).map(Value::bytes) == given
+        && plan.check(|column| old.value(column)).is_err();
     if broken && *is_partition {
         cycle::remember(Pass::Update, *family, &plan.name, given.map(<[u8]>::to_vec));
     }

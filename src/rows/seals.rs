@@ -3,14 +3,14 @@
 use super::columns::kind_of;
 use super::protect::one_by_one;
 use super::seal::{FUNCTION, TRIGGER};
-use super::value::{literal, quoted};
 use pg::call::{Call, sql_functions};
 use pg::error::{Error, Result};
 use pg::notice::notice;
-use pg::text;
+use pg::relation::{column_name, column_number, is_generated};
+use pg::text::{self, literal, quoted_name};
 use pg::user_table::{
-    ACCESS_EXCLUSIVE, Needs, SHARE_ROW_EXCLUSIVE, UserTable, add_column, column_name, comment,
-    create_trigger, drop_trigger, ours,
+    ACCESS_EXCLUSIVE, Needs, SHARE_ROW_EXCLUSIVE, UserTable, add_column, comment, create_trigger,
+    drop_trigger, ours,
 };
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -67,7 +67,7 @@ fn seal_rows(call: &Call, columns: Vec<String>, seal: &str) -> Result<Option<Dat
         Some(format!(
             "UPDATE {} SET {} = '' seals them, as they are now.",
             table.name(),
-            quoted(seal)
+            quoted_name(seal)
         )),
     );
     Ok(None)
@@ -80,9 +80,7 @@ fn has_column(relation: Option<Datum>, name: &str) -> bool {
 
 /// A column's number: 0 if there is none, and less for a system column.
 fn number_of(relation: Oid, name: &str) -> i16 {
-    let name = text::to_server(name);
-    // SAFETY: a look-up by a name, a C string.
-    unsafe { pg_sys::get_attnum(relation, name.as_ptr()) }
+    column_number(relation, &text::to_server(name))
 }
 
 /// The columns that a seal covers: those that are named, and the primary key, so that no
@@ -90,7 +88,7 @@ fn number_of(relation: Oid, name: &str) -> i16 {
 fn covered(table: &UserTable, mut columns: Vec<String>, seal: &str) -> Result<Vec<String>> {
     for column in &columns {
         let found = table.column(column).filter(|_| column != seal);
-        let shown = quoted(column);
+        let shown = quoted_name(column);
         let found = found.ok_or_else(|| {
             let name = table.name();
             Error::argument(
@@ -98,7 +96,7 @@ fn covered(table: &UserTable, mut columns: Vec<String>, seal: &str) -> Result<Ve
                 format!("must name columns of {name} beside the seal, which {shown} is not"),
             )
         })?;
-        if found.attgenerated != 0 {
+        if is_generated(found) {
             let rule = format!("must not be generated, and {}.{shown} is", table.name());
             return Err(Error::argument("columns", rule)
                 .hint("It is computed from other columns: seal those."));
@@ -106,7 +104,7 @@ fn covered(table: &UserTable, mut columns: Vec<String>, seal: &str) -> Result<Ve
     }
     if !columns.is_empty() {
         let key = table.primary_key();
-        columns.extend(key.into_iter().filter(|own| own.attgenerated == 0).map(column_name));
+        columns.extend(key.into_iter().filter(|own| !is_generated(own)).map(column_name));
     }
     columns.sort();
     columns.dedup();
@@ -116,8 +114,8 @@ fn covered(table: &UserTable, mut columns: Vec<String>, seal: &str) -> Result<Ve
 /// The table, with a column for the seal.
 fn with_column(table: UserTable, relation: Option<Datum>, seal: &str) -> Result<UserTable> {
     if let Some(found) = table.column(seal) {
-        if found.atttypid != pg_sys::BYTEAOID || found.attgenerated != 0 {
-            let shown = format!("{}.{} is {}", table.name(), quoted(seal), kind_of(found));
+        if found.atttypid != pg_sys::BYTEAOID || is_generated(found) {
+            let shown = format!("{}.{} is {}", table.name(), quoted_name(seal), kind_of(found));
             let rule = format!("must be of type bytea and not generated, and {shown}");
             return Err(Error::argument("seal_column", rule));
         }
@@ -129,7 +127,7 @@ fn with_column(table: UserTable, relation: Option<Datum>, seal: &str) -> Result<
         let rule = "must be a name of 1 to 63 bytes that is no system column's";
         return Err(Error::argument("seal_column", rule));
     }
-    let column = quoted(seal);
+    let column = quoted_name(seal);
     let statement = format!("ALTER TABLE {} ADD COLUMN {column} pg_catalog.bytea", table.name());
     add_column(table, &statement);
     let table = UserTable::claim(relation, ACCESS_EXCLUSIVE, Needs::Ownership)?;

@@ -2,15 +2,21 @@
 
 use super::seal::{FUNCTION, Plan, TRIGGER};
 use pg::call::{Call, sql_functions};
+use pg::context::Owned;
+use pg::datum;
 use pg::error::{Error, Result};
 use pg::notice::notice;
+use pg::relation::column_name;
 use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param};
 use pg::text;
-use pg::user_table::{ACCESS_SHARE, Latest, Needs, Row, UserTable, column_name, each_row};
+use pg::types::{self, Output};
+use pg::user_table::{ACCESS_SHARE, Latest, Needs, Row, UserTable, each_row};
+use pg::value::Value;
 use pgrx::pg_sys::{self, Datum, Oid};
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 sql_functions! {
     keysmith_verify_rows => verify_rows;
@@ -44,9 +50,7 @@ fn check(
     let arguments: Vec<CString> =
         arguments.iter().map(|argument| text::to_server(argument)).collect();
     let arguments: Vec<&[u8]> = arguments.iter().map(|text| text.to_bytes()).collect();
-    // SAFETY: the table is open and locked, so its description is that of its rows; the
-    // context is that of the call.
-    let plan = unsafe { Plan::of(part.description(), &arguments, pg_sys::CurrentMemoryContext)? };
+    let plan = Plan::of(part.description(), &arguments)?;
     let pages = part.pages();
     let portion = (pages / 20).max(LEAST);
     let mut next = portion;
@@ -56,15 +60,13 @@ fn check(
             notice(format!("checked {next} of {pages} pages of {}", part.name()), None);
             next = next.saturating_add(portion);
         }
-        // SAFETY: the row is one of the table that the plan is for.
-        if let Err(problem) = unsafe { plan.check(|column| row.value(column)) } {
-            let place = row.place();
+        if let Err(problem) = plan.check(|column| row.value(column)) {
             let key = key.shown(row)?;
             // SAFETY: the values are of these types, and there until they are copied.
             let (table, place, key) = unsafe {
                 (
                     Cell::made(pg_sys::REGCLASSOID, Some(Datum::from(part.oid()))),
-                    Cell::made(pg_sys::TIDOID, Some(Datum::from(&raw const place))),
+                    Cell::made(pg_sys::TIDOID, Some(datum::tid(row.place()))),
                     Cell::made(pg_sys::JSONBOID, key),
                 )
             };
@@ -83,24 +85,20 @@ struct KeyColumn {
     kind: Oid,
     /// The output function for a value of a type that is not PostgreSQL's own. Only superusers
     /// can choose that function; a cast of the type to JSON may be any user's.
-    output: Option<Oid>,
+    output: Option<Output>,
 }
 
 impl PrimaryKey {
     fn of(part: &UserTable) -> PrimaryKey {
+        let memory = Rc::new(Owned::new());
         let columns = part.primary_key().into_iter().map(|attribute| {
-            let (mut output, mut is_varlena) = (Oid::INVALID, false);
-            // SAFETY: the type is there as long as the table is open.
-            let kind = unsafe {
-                pg_sys::getTypeOutputInfo(attribute.atttypid, &mut output, &mut is_varlena);
-                pg_sys::getBaseType(attribute.atttypid)
-            };
+            let kind = types::base(attribute.atttypid);
             let is_ours = kind.to_u32() >= pg_sys::FirstNormalObjectId;
             KeyColumn {
                 name: column_name(attribute),
                 number: attribute.attnum,
                 kind,
-                output: is_ours.then_some(output),
+                output: is_ours.then(|| Output::text(attribute.atttypid, &memory)),
             }
         });
         PrimaryKey(columns.collect())
@@ -113,7 +111,8 @@ impl PrimaryKey {
         }
         let shown = |column: &KeyColumn| {
             let value = row.value(column.number);
-            (value, column.output.and_then(|output| value.map(|value| in_text(output, value))))
+            let written = |output: &Output| value.map(|value| text::lossy(&output.written(value)));
+            (value, column.output.as_ref().and_then(written))
         };
         let shown: Vec<_> = self.0.iter().map(shown).collect();
         let mut values = Vec::with_capacity(2 * self.0.len());
@@ -122,17 +121,11 @@ impl PrimaryKey {
             values.push(match column.output {
                 Some(_) => Param::text_or_null(text.as_deref()),
                 // SAFETY: a value of the column, which is there as long as the row.
-                None => unsafe { Param::made(column.kind, *value) },
+                None => unsafe { Param::made(column.kind, value.map(Value::datum)) },
             });
         }
         let places: Vec<String> = (1..=values.len()).map(|n| format!("${n}")).collect();
         let statement = format!("SELECT pg_catalog.jsonb_build_object({})", places.join(", "));
         spi::session(|| spi::first(&statement, &values, |row| row.transferred(1)))
     }
-}
-
-fn in_text(output: Oid, value: Datum) -> String {
-    // SAFETY: the function is that of the value's type; it gives a C string.
-    let text = unsafe { CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, value)) };
-    text::lossy(text.to_bytes())
 }

@@ -6,13 +6,14 @@
 
 use super::UserTable;
 use crate::text;
-use pgrx::pg_sys::{self, Node, ObjectAddress, Oid};
+use crate::transaction::must_be_in_progress;
+use pgrx::pg_sys::{self, Node, NodeTag, ObjectAddress, Oid};
 use std::ffi::{CStr, CString};
 use std::ptr::null_mut;
 
 /// `CREATE TRIGGER`. The function is given by its OID, too.
 pub fn create_trigger(table: &UserTable, statement: &str, function: Oid) {
-    let (statement, text) = parsed(statement);
+    let (statement, text) = parsed(statement, NodeTag::T_CreateTrigStmt);
     observed(statement, || {
         // SAFETY: the statement is one of that kind. PostgreSQL locks the table and checks
         // the caller's privileges.
@@ -37,7 +38,7 @@ pub fn create_trigger(table: &UserTable, statement: &str, function: Oid) {
 
 /// `DROP TRIGGER`, for a caller who owns the table.
 pub fn drop_trigger(statement: &str, trigger: Oid) {
-    let (statement, _text) = parsed(statement);
+    let (statement, _text) = parsed(statement, NodeTag::T_DropStmt);
     observed(statement, || {
         let address =
             ObjectAddress { classId: pg_sys::TriggerRelationId, objectId: trigger, objectSubId: 0 };
@@ -52,9 +53,9 @@ pub fn drop_trigger(statement: &str, trigger: Oid) {
 /// `ALTER TABLE`, of the table and all below it.
 pub fn add_column(table: UserTable, statement: &str) {
     let oid = table.oid();
-    let (statement, _text) = parsed(statement);
+    let (statement, _text) = parsed(statement, NodeTag::T_AlterTableStmt);
     // SAFETY: the table is open; the name of the command is for an error.
-    unsafe { pg_sys::CheckTableNotInUse(table.relation(), c"ALTER TABLE".as_ptr()) };
+    unsafe { pg_sys::CheckTableNotInUse(table.0, c"ALTER TABLE".as_ptr()) };
     drop(table);
     observed(statement, || {
         // SAFETY: the statement is one of that kind. PostgreSQL locks the tables and checks
@@ -71,6 +72,7 @@ pub fn add_column(table: UserTable, statement: &str) {
 
 /// `COMMENT ON`, for a caller who owns it.
 pub fn comment(class: Oid, object: Oid, column: i16, comment: &str) {
+    must_be_in_progress();
     let comment = text::to_server(comment);
     // SAFETY: the comment is a C string, which is copied.
     unsafe {
@@ -80,6 +82,7 @@ pub fn comment(class: Oid, object: Oid, column: i16, comment: &str) {
 }
 
 pub fn comment_of(class: Oid, object: Oid) -> Option<String> {
+    must_be_in_progress();
     // SAFETY: gives a C string, or null if there is no comment.
     unsafe {
         let comment = pg_sys::GetComment(object, class, 0);
@@ -90,14 +93,17 @@ pub fn comment_of(class: Oid, object: Oid) -> Option<String> {
     }
 }
 
-/// The statement, and its text.
-fn parsed(statement: &str) -> (*mut Node, CString) {
+/// The statement, which must be of that kind, and its text.
+fn parsed(statement: &str, kind: NodeTag) -> (*mut Node, CString) {
     let text = text::to_server(statement);
-    // SAFETY: PostgreSQL gives a list of statements, here of one, or raises an error.
+    // SAFETY: PostgreSQL gives a list of statements, which is null for none, or raises an error.
     let node = unsafe {
         let list = pg_sys::pg_parse_query(text.as_ptr());
-        (*(*(*list).elements).ptr_value.cast::<pg_sys::RawStmt>()).stmt
+        let is_one = !list.is_null() && (*list).length == 1;
+        let first = is_one.then(|| (*(*list).elements).ptr_value.cast::<pg_sys::RawStmt>());
+        first.map(|first| (*first).stmt).filter(|node| (**node).type_ == kind)
     };
+    let Some(node) = node else { pgrx::error!("a statement is not of the kind that it is run as") };
     (node, text)
 }
 

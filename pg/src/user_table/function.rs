@@ -1,6 +1,7 @@
 //! The OIDs of our functions, without a check that the caller may use the schema: the
 //! planner and triggers also run for roles that may not.
 
+use crate::transaction::must_be_in_progress;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, c_int};
 
@@ -9,6 +10,7 @@ const KEYSMITH: &CStr = c"keysmith";
 
 /// The OID of one of our functions, or `InvalidOid`.
 pub fn ours(name: &CStr, arguments: &[Oid]) -> Oid {
+    must_be_in_progress();
     // SAFETY: look-ups in caches; names are C strings, the vector is as long as is said.
     unsafe {
         let schema = pg_sys::get_namespace_oid(KEYSMITH.as_ptr(), true);

@@ -11,20 +11,25 @@ mod function;
 mod restricted;
 mod scan;
 mod trigger;
+mod update;
 
+pub use crate::relation::column_name;
 pub use command::{add_column, comment, comment_of, create_trigger, drop_trigger};
 pub use function::ours;
 pub use restricted::as_owner;
 pub use scan::{Latest, Row, each_row, each_row_of};
-pub use trigger::{Trigger, arguments};
+pub use trigger::Trigger;
+pub use update::{set_constraints_immediate, update_in_place};
 
 use crate::PRIVATE;
 use crate::error::{Code, Error, Result};
+use crate::relation::{Description, RelationView};
+use crate::transaction::must_be_in_progress;
 use crate::{major, text};
 use catalogs::Columns;
 use pgrx::PgLogLevel;
 use pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE;
-use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, LOCKMODE, Oid, Relation, TupleDesc};
+use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, LOCKMODE, Oid, Relation};
 use std::ffi::{CStr, c_int};
 
 pub const ACCESS_SHARE: LOCKMODE = pg_sys::AccessShareLock as LOCKMODE;
@@ -127,31 +132,25 @@ impl UserTable {
         unsafe { catalogs::inheritors(self.oid(), lock) }
     }
 
-    pub fn relation(&self) -> Relation {
-        self.0
+    fn view(&self) -> RelationView<'_> {
+        // SAFETY: the table is open as long as this.
+        unsafe { RelationView::new(self.0) }
     }
 
     pub fn oid(&self) -> Oid {
-        // SAFETY: the table is open.
-        unsafe { (*self.0).rd_id }
+        self.view().oid()
     }
 
     pub fn owner(&self) -> Oid {
-        self.class().relowner
+        self.view().class(|class| class.relowner)
     }
 
-    pub fn description(&self) -> TupleDesc {
-        // SAFETY: the table is open.
-        unsafe { (*self.0).rd_att }
-    }
-
-    fn class(&self) -> &pg_sys::FormData_pg_class {
-        // SAFETY: the table is open.
-        unsafe { &*(*self.0).rd_rel }
+    pub fn description(&self) -> Description<'_> {
+        self.view().description()
     }
 
     fn kind(&self) -> u8 {
-        self.class().relkind as u8
+        self.view().class(|class| class.relkind as u8)
     }
 
     /// Whether it stores rows itself, unlike a table with partitions.
@@ -161,20 +160,21 @@ impl UserTable {
 
     /// Whether it needs a trigger when `top` gets one. Partitions get theirs from PostgreSQL.
     pub fn needs_trigger(&self, top: &UserTable) -> bool {
-        self.oid() == top.oid() || !self.class().relispartition
+        self.oid() == top.oid() || !self.view().class(|class| class.relispartition)
     }
 
     pub fn has_or_had_children(&self) -> bool {
-        !self.has_rows() || self.class().relhassubclass
+        !self.has_rows() || self.view().class(|class| class.relhassubclass)
     }
 
     pub fn must_not_be_catalog(&self) -> Result<()> {
-        let is_catalog = self.class().relnamespace == Oid::from(pg_sys::PG_CATALOG_NAMESPACE);
+        let schema = self.view().class(|class| class.relnamespace);
+        let is_catalog = schema == Oid::from(pg_sys::PG_CATALOG_NAMESPACE);
         if is_catalog { Err(refusal(&self.name())) } else { Ok(()) }
     }
 
     pub fn is_temporary(&self) -> bool {
-        self.class().relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP
+        self.view().class(|class| class.relpersistence as u8) == pg_sys::RELPERSISTENCE_TEMP
     }
 
     fn is_of_another_session(&self) -> bool {
@@ -204,10 +204,7 @@ impl UserTable {
 
     /// The columns that are there.
     pub fn columns(&self) -> impl Iterator<Item = &FormData_pg_attribute> {
-        // SAFETY: the description is that of an open table.
-        unsafe { major::attributes(self.description()) }
-            .iter()
-            .filter(|attribute| !attribute.attisdropped)
+        self.description().columns()
     }
 
     pub fn column(&self, name: &str) -> Option<&FormData_pg_attribute> {
@@ -249,6 +246,7 @@ struct Facts {
 }
 
 fn facts(oid: Oid) -> Option<Facts> {
+    must_be_in_progress();
     // SAFETY: the entry is released after it is read.
     unsafe {
         let entry =
@@ -276,11 +274,6 @@ pub fn name_of(oid: Oid) -> Option<String> {
         let quoted = pg_sys::quote_qualified_identifier(schema, facts.name.as_ptr().cast());
         Some(text::lossy(CStr::from_ptr(quoted).to_bytes()))
     }
-}
-
-pub fn column_name(attribute: &FormData_pg_attribute) -> String {
-    // SAFETY: a name ends with a NUL.
-    text::lossy(unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) }.to_bytes())
 }
 
 /// Whether there is such a relation, and the caller owns it.

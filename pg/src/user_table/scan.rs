@@ -2,8 +2,12 @@
 //! of any function of the table's owner.
 
 use super::UserTable;
+use crate::context::Scratch;
 use crate::error::Result;
-use pgrx::pg_sys::{self, Datum, ItemPointerData, TupleTableSlot};
+use crate::relation::Description;
+use crate::transaction::must_be_in_progress;
+use crate::value::Value;
+use pgrx::pg_sys::{self, ItemPointerData, TupleTableSlot};
 use std::ops::{ControlFlow, Range};
 use std::ptr::null_mut;
 
@@ -13,12 +17,11 @@ pub struct Latest(pg_sys::Snapshot);
 impl Latest {
     /// Take it after the tables are locked, to see what was done before.
     pub fn now() -> Latest {
-        // SAFETY: we are inside a transaction, in no parallel worker.
+        must_be_in_progress();
+        // SAFETY: inside a transaction. In a parallel worker it is an error.
         Latest(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
     }
-}
 
-impl Latest {
     /// For PostgreSQL, for as long as this lives.
     pub fn registered(&self) -> pg_sys::Snapshot {
         self.0
@@ -35,29 +38,30 @@ impl Drop for Latest {
 }
 
 /// A row that a scan is at.
-pub struct Row(*mut TupleTableSlot);
+pub struct Row<'a> {
+    slot: *mut TupleTableSlot,
+    /// Memory that is freed when the scan goes on.
+    memory: &'a Scratch,
+}
 
-impl Row {
-    /// The value of a column, which is good until the scan goes on.
-    pub fn value(&self, column: i16) -> Option<Datum> {
+impl Row<'_> {
+    /// The value of a column; `None` for a null, and for a column that is not there.
+    pub fn value(&self, column: i16) -> Option<Value<'_>> {
         let mut is_null = true;
-        // SAFETY: the slot has a row; PostgreSQL knows the columns that it has by its own
-        // description, and others as null.
+        // SAFETY: the slot has a row until the scan goes on, which ends what is borrowed from
+        // this. PostgreSQL knows the row's columns by the slot's own description.
         unsafe {
-            let has = i32::from(column) <= (*(*self.0).tts_tupleDescriptor).natts && column > 0;
-            let datum = if has {
-                pg_sys::slot_getattr(self.0, i32::from(column), &mut is_null)
-            } else {
-                Datum::null()
-            };
-            (!is_null).then_some(datum)
+            let description = Description::new((*self.slot).tts_tupleDescriptor);
+            let attribute = description.column(column)?;
+            let datum = pg_sys::slot_getattr(self.slot, i32::from(column), &mut is_null);
+            (!is_null).then(|| Value::new(datum, attribute, self.memory.get()))
         }
     }
 
     /// Where it lies.
     pub fn place(&self) -> ItemPointerData {
         // SAFETY: the slot has a row.
-        unsafe { (*self.0).tts_tid }
+        unsafe { (*self.slot).tts_tid }
     }
 
     pub fn page(&self) -> u32 {
@@ -73,8 +77,11 @@ pub fn each_row(
     snapshot: &Latest,
     body: impl FnMut(&Row) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    let relation = table.relation();
-    // SAFETY: the table is open and locked, the snapshot registered.
+    if !table.has_rows() {
+        return Ok(());
+    }
+    let relation = table.0;
+    // SAFETY: the table is open and locked, and stores rows; the snapshot is registered.
     unsafe {
         let slot = pg_sys::table_slot_create(relation, null_mut());
         let scan = pg_sys::table_beginscan_strat(relation, snapshot.0, 0, null_mut(), true, false);
@@ -91,13 +98,12 @@ pub fn each_row_of(
     snapshot: &Latest,
     body: impl FnMut(&Row) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    let relation = table.relation();
-    // SAFETY: the table is open and locked, the snapshot registered, its access method one
-    // that can do this.
+    if !table.has_rows() || !table.can_be_read_by_pages() || pages.is_empty() {
+        return Ok(());
+    }
+    let relation = table.0;
+    // SAFETY: the table is open and locked, and stores rows; the snapshot is registered.
     unsafe {
-        if pages.is_empty() || (*(*relation).rd_tableam).scan_set_tidrange.is_none() {
-            return Ok(());
-        }
         let (mut from, mut to) = (place(pages.start, 1), place(pages.end - 1, u16::MAX));
         let slot = pg_sys::table_slot_create(relation, null_mut());
         let scan = pg_sys::table_beginscan_tidrange(relation, snapshot.0, &mut from, &mut to);
@@ -121,34 +127,27 @@ unsafe fn go_through(
     mut next: impl FnMut() -> bool,
     mut body: impl FnMut(&Row) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let memory = pg_sys::AllocSetContextCreateInternal(
-            pg_sys::CurrentMemoryContext,
-            c"keysmith rows".as_ptr(),
-            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-        );
-        let mut result = Ok(());
-        while next() {
-            pgrx::check_for_interrupts!();
-            let before = pg_sys::MemoryContextSwitchTo(memory);
-            let flow = body(&Row(slot));
-            pg_sys::MemoryContextSwitchTo(before);
-            pg_sys::MemoryContextReset(memory);
-            match flow {
-                Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => break,
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
+    // SAFETY: dropped at the end of this function, with the same context current.
+    let memory = unsafe { Scratch::new() };
+    let mut result = Ok(());
+    while next() {
+        pgrx::check_for_interrupts!();
+        let flow = memory.run(|| body(&Row { slot, memory: &memory }));
+        // SAFETY: values of the row are borrowed from it, and it is gone.
+        unsafe { memory.reset() };
+        match flow {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => break,
+            Err(error) => {
+                result = Err(error);
+                break;
             }
         }
+    }
+    // SAFETY: as the caller promises.
+    unsafe {
         pg_sys::table_endscan(scan);
         pg_sys::ExecDropSingleTupleTableSlot(slot);
-        pg_sys::MemoryContextDelete(memory);
-        result
     }
+    result
 }

@@ -4,47 +4,72 @@ use super::{UserTable, ours};
 use crate::error::{Code, Error, Result};
 use crate::text;
 use pgrx::pg_sys::{self, Oid};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
-/// One of our triggers.
+/// A trigger as it is now.
 pub struct Trigger {
     pub oid: Oid,
+    /// In the database's encoding.
+    pub name: CString,
+    pub function: Oid,
     pub arguments: Vec<String>,
+    /// When it is called, as pg_trigger has it.
+    kind: u32,
     /// Whether the table has it as a partition of another table.
     is_of_the_whole: bool,
     /// Whether it is enabled in this session.
     pub fires: bool,
 }
 
+impl Trigger {
+    /// # Safety
+    /// The trigger must be one of an open table.
+    unsafe fn of(trigger: &pg_sys::Trigger) -> Trigger {
+        let count = usize::try_from(trigger.tgnargs).unwrap_or_default();
+        // SAFETY: its name is a C string, and so is each of its arguments, as many as it says.
+        let (name, arguments) = unsafe {
+            let argument = |n| CStr::from_ptr(*trigger.tgargs.add(n)).to_bytes();
+            let arguments = (0..count).map(|n| text::lossy(argument(n)));
+            (CStr::from_ptr(trigger.tgname).to_owned(), arguments.collect())
+        };
+        Trigger {
+            oid: trigger.tgoid,
+            name,
+            function: trigger.tgfoid,
+            arguments,
+            kind: u32::from(trigger.tgtype as u16),
+            is_of_the_whole: trigger.tgisclone,
+            fires: fires(trigger),
+        }
+    }
+
+    /// Whether it is called for each row, before that is inserted or updated.
+    pub fn is_before_writing_rows(&self) -> bool {
+        let before_rows = pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE;
+        let writes = pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE;
+        self.kind & before_rows == before_rows && self.kind & writes != 0
+    }
+}
+
 impl UserTable {
-    pub fn triggers(&self) -> &[pg_sys::Trigger] {
-        // SAFETY: the table is open; it has as many triggers as it says.
+    pub fn triggers(&self) -> Vec<Trigger> {
+        // SAFETY: the table is open; it has as many triggers as it says. PostgreSQL frees them
+        // when the table is altered, so they are copied.
         unsafe {
             let description = (*self.0).trigdesc;
             if description.is_null() {
-                return &[];
+                return Vec::new();
             }
             let count = usize::try_from((*description).numtriggers).unwrap_or_default();
-            std::slice::from_raw_parts((*description).triggers, count)
+            (0..count).map(|n| Trigger::of(&*(*description).triggers.add(n))).collect()
         }
     }
 
     /// The trigger of that name, if it calls that function.
     pub fn trigger(&self, name: &CStr, function: &CStr) -> Option<Trigger> {
         let function = ours(function, &[]);
-        // SAFETY: a name is a C string, as long as the table is open.
-        let is_it = |trigger: &&pg_sys::Trigger| unsafe {
-            trigger.tgfoid == function && CStr::from_ptr(trigger.tgname) == name
-        };
-        self.triggers().iter().find(is_it).map(|trigger| Trigger {
-            oid: trigger.tgoid,
-            arguments: arguments(trigger)
-                .iter()
-                .map(|argument| text::lossy(argument.to_bytes()))
-                .collect(),
-            is_of_the_whole: trigger.tgisclone,
-            fires: fires(trigger),
-        })
+        let is_it = |trigger: &Trigger| trigger.function == function && *trigger.name == *name;
+        self.triggers().into_iter().find(is_it)
     }
 
     /// The same, where it may be changed: a partition has it as long as the whole table does.
@@ -67,11 +92,4 @@ fn fires(trigger: &pg_sys::Trigger) -> bool {
     };
     let enabled = trigger.tgenabled as u8;
     enabled == b'A' || enabled == if is_replica { b'R' } else { b'O' }
-}
-
-/// A trigger's arguments, which live as long as it does.
-pub fn arguments(trigger: &pg_sys::Trigger) -> Vec<&CStr> {
-    let count = usize::try_from(trigger.tgnargs).unwrap_or_default();
-    // SAFETY: a trigger has as many arguments as it says, each a C string.
-    (0..count).map(|n| unsafe { CStr::from_ptr(*trigger.tgargs.add(n)) }).collect()
 }

@@ -1,0 +1,170 @@
+//! A call of a trigger: its event, its table, the rows before and after.
+
+use crate::error::Result;
+use crate::memo;
+use crate::relation::RelationView;
+use crate::tuple::Tuple;
+use pgrx::pg_sys::{self, Datum, FmgrInfo, HeapTuple, MemoryContext, TriggerData};
+use std::ffi::CStr;
+use std::rc::Rc;
+
+/// Declares trigger functions: `sql_symbol => path::to::function`, each of them
+/// `fn(Option<&TriggerCall>) -> Result<Returned>`. The call is `None` where the function was
+/// called by something else than a trigger.
+#[macro_export]
+macro_rules! trigger_functions {
+    ($($symbol:ident => $function:path;)*) => {$(
+        const _: () = {
+            $crate::call::finfo!($symbol);
+
+            #[unsafe(no_mangle)]
+            unsafe extern "C-unwind" fn $symbol(
+                fcinfo: pgrx::pg_sys::FunctionCallInfo,
+            ) -> pgrx::pg_sys::Datum {
+                // SAFETY: PostgreSQL passes a valid call frame. This frame holds nothing
+                // that needs dropping.
+                unsafe {
+                    $crate::callback::guarded(|| {
+                        $crate::memory::Watch::keep(|| {
+                            let call = $crate::trigger::TriggerCall::new(fcinfo);
+                            $function(call.as_ref()).map($crate::trigger::Returned::into_datum)
+                        })
+                    })
+                }
+            }
+        };
+    )*};
+}
+pub use trigger_functions;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    Insert,
+    Update,
+    Delete,
+    Truncate,
+}
+
+/// A trigger's call, which all that it hands out lives as long as.
+pub struct TriggerCall<'a> {
+    data: &'a TriggerData,
+    function: *mut FmgrInfo,
+    /// The memory of the call, or of one around it.
+    memory: MemoryContext,
+}
+
+/// What a trigger function returns.
+pub struct Returned(HeapTuple);
+
+impl Returned {
+    /// No row, which is no SQL null. A trigger before a row has it left out, others must return
+    /// this.
+    pub fn nothing() -> Returned {
+        Returned(std::ptr::null_mut())
+    }
+
+    pub fn into_datum(self) -> Datum {
+        Datum::from(self.0)
+    }
+}
+
+impl<'a> TriggerCall<'a> {
+    /// `None` for a call that is not a trigger's.
+    ///
+    /// # Safety
+    /// A function of this library must have been called with this frame. What this hands out
+    /// must not outlive the call.
+    pub unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Option<TriggerCall<'a>> {
+        // SAFETY: as the caller promises. The frame's context is null or a node, whose tag
+        // tells whether it is a trigger's. The memory that is current at a call's begin lives
+        // until its end.
+        unsafe {
+            let node = (*fcinfo).context;
+            let is_trigger = !node.is_null() && (*node).type_ == pg_sys::NodeTag::T_TriggerData;
+            is_trigger.then(|| TriggerCall {
+                data: &*node.cast::<TriggerData>(),
+                function: (*fcinfo).flinfo,
+                memory: pg_sys::CurrentMemoryContext,
+            })
+        }
+    }
+
+    pub fn event(&self) -> Event {
+        match self.data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => Event::Insert,
+            pg_sys::TRIGGER_EVENT_UPDATE => Event::Update,
+            pg_sys::TRIGGER_EVENT_DELETE => Event::Delete,
+            _ => Event::Truncate,
+        }
+    }
+
+    /// Whether it is called for a row, and not for a statement.
+    pub fn is_for_row(&self) -> bool {
+        self.data.tg_event & pg_sys::TRIGGER_EVENT_ROW != 0
+    }
+
+    pub fn is_before(&self) -> bool {
+        self.data.tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE
+    }
+
+    pub fn arguments(&self) -> Vec<&CStr> {
+        // SAFETY: the executor has a copy of the trigger, which outlives the call. It has as
+        // many arguments as it says, each a C string.
+        unsafe {
+            let trigger = &*self.data.tg_trigger;
+            let count = usize::try_from(trigger.tgnargs).unwrap_or_default();
+            (0..count).map(|n| CStr::from_ptr(*trigger.tgargs.add(n))).collect()
+        }
+    }
+
+    pub fn relation(&self) -> RelationView<'_> {
+        // SAFETY: the trigger manager has it open.
+        unsafe { RelationView::new(self.data.tg_relation) }
+    }
+
+    /// The row before an update or a delete.
+    pub fn old(&self) -> Option<Tuple<'_>> {
+        let has = matches!(self.event(), Event::Update | Event::Delete);
+        self.tuple(has.then_some(self.data.tg_trigtuple)?)
+    }
+
+    /// The row that an insert or an update makes.
+    pub fn new_row(&self) -> Option<Tuple<'_>> {
+        self.tuple(match self.event() {
+            Event::Insert => self.data.tg_trigtuple,
+            Event::Update => self.data.tg_newtuple,
+            Event::Delete | Event::Truncate => return None,
+        })
+    }
+
+    fn tuple(&self, tuple: HeapTuple) -> Option<Tuple<'_>> {
+        let is_there = self.is_for_row() && !tuple.is_null();
+        // SAFETY: the rows of a row trigger are of its table. They and the memory live as long
+        // as the call.
+        is_there.then(|| unsafe { Tuple::new(tuple, self.relation().description(), self.memory) })
+    }
+
+    /// How many rows the statement has changed, where the trigger asked for a copy of them.
+    pub fn copied_rows(&self) -> Option<i64> {
+        let copies = [self.data.tg_newtable, self.data.tg_oldtable];
+        let copies = copies.into_iter().find(|copies| !copies.is_null())?;
+        // SAFETY: the statement's transition table, which outlives its triggers.
+        Some(unsafe { pg_sys::tuplestore_tuple_count(copies) })
+    }
+
+    /// What `make` gave before in this statement, as long as it `fits` the call at hand; else
+    /// it is made again.
+    pub fn remembered<T: 'static>(
+        &self,
+        fits: impl FnOnce(&T) -> bool,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<Rc<T>> {
+        // SAFETY: the record is that of the function that is being called.
+        unsafe { memo::remembered(self.function, fits, make) }
+    }
+
+    /// A row of the trigger's table, for PostgreSQL to write.
+    pub fn returned(&self, row: Tuple<'_>) -> Returned {
+        Returned(row.get())
+    }
+}

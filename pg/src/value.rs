@@ -1,0 +1,82 @@
+//! A value of a row.
+
+use crate::call::Bytes;
+use crate::varlena;
+use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, MemoryContext, Oid};
+use std::marker::PhantomData;
+
+/// A value of a row, of its column's type. It is not null.
+#[derive(Clone, Copy)]
+pub struct Value<'a> {
+    datum: Datum,
+    kind: Oid,
+    is_varlena: bool,
+    memory: MemoryContext,
+    _row: PhantomData<&'a ()>,
+}
+
+impl<'a> Value<'a> {
+    /// # Safety
+    /// The value must be of the column's type. It and the memory must live as long as `'a`.
+    pub unsafe fn new(
+        datum: Datum,
+        column: &FormData_pg_attribute,
+        memory: MemoryContext,
+    ) -> Value<'a> {
+        let is_varlena = column.attlen == -1;
+        Value { datum, kind: column.atttypid, is_varlena, memory, _row: PhantomData }
+    }
+
+    pub fn datum(self) -> Datum {
+        self.datum
+    }
+
+    pub fn kind(self) -> Oid {
+        self.kind
+    }
+
+    /// The content of a value of variable length. What is stored outside of its row, or
+    /// compressed, is fetched into memory that lives as long as the row.
+    pub fn bytes(self) -> &'a [u8] {
+        self.must_be_varlena();
+        // SAFETY: a varlena, which lives as long as the row; so does the memory that is current
+        // while it is fetched. An error has PostgreSQL choose another.
+        unsafe {
+            let before = pg_sys::MemoryContextSwitchTo(self.memory);
+            let bytes = varlena::bytes(self.datum);
+            pg_sys::MemoryContextSwitchTo(before);
+            bytes
+        }
+    }
+
+    /// The same, unless it is longer: then it is not even fetched.
+    pub fn bytes_up_to(self, most: usize) -> Bytes<'a> {
+        self.must_be_varlena();
+        // SAFETY: a varlena.
+        let length = unsafe { varlena::length(self.datum) };
+        if length > most { Bytes::TooLong } else { Bytes::Read(self.bytes()) }
+    }
+
+    /// Whether two values of variable length are the same, byte by byte. What is stored outside
+    /// of its row, or compressed, is fetched only if that decides it.
+    pub fn is_same_as(self, other: Value) -> bool {
+        self.must_be_varlena();
+        other.must_be_varlena();
+        // SAFETY: varlenas, whose headers tell how long they are themselves.
+        unsafe {
+            let image = |datum: Datum| {
+                let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
+                std::slice::from_raw_parts(pointer.cast::<u8>(), pgrx::varsize_any(pointer))
+            };
+            image(self.datum) == image(other.datum)
+                || varlena::length(self.datum) == varlena::length(other.datum)
+                    && self.bytes() == other.bytes()
+        }
+    }
+
+    fn must_be_varlena(self) {
+        if !self.is_varlena {
+            pgrx::error!("a value of type {} is read as one of variable length", self.kind);
+        }
+    }
+}
