@@ -7,94 +7,65 @@
 //! that sees another version sees another policy. That needs no message from
 //! anyone, and holds on standbys.
 
+#![forbid(unsafe_code)]
+
 use super::columns;
 use super::tables::Table;
-use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::scan::{ScanKey, Snapshot, Varlena};
 use pg::spi::{self, Param};
-use pg::{text, varlena};
-use pgrx::pg_sys::{self, Datum, TriggerData};
+use pg::trigger::{Returned, TriggerCall, trigger_functions};
+use pg::tuple::Tuple;
+use pg::{relation, text};
+use pgrx::pg_sys::Oid;
 
-sql_functions! {
+trigger_functions! {
     keysmith_policy_changed => policy_changed;
 }
 
 /// The trigger on the policy tables.
-fn policy_changed(call: &Call) -> Result<Option<Datum>> {
-    // SAFETY: the frame is valid, and its context is null or a node, whose tag tells
-    // whether it is a trigger's. The trigger manager fills the structure in.
-    let trigger = unsafe {
-        let node = (*call.frame()).context;
-        let is_trigger = !node.is_null() && (*node).type_ == pg_sys::NodeTag::T_TriggerData;
-        is_trigger.then(|| &*node.cast::<TriggerData>())
-    };
-    let Some(trigger) = trigger else {
-        return Err(Error::new(
-            Code::InvalidArgument,
-            "policy_changed can be called by triggers alone",
-        ));
-    };
-    // SAFETY: the relation is open while its trigger runs.
-    unsafe { pg_sys::CacheInvalidateRelcache(trigger.tg_relation) };
-    let keyspaces = Keyspaces::beside(trigger)?;
-    if let Some(keyspaces) = keyspaces {
-        let is_of_rows = trigger.tg_event & pg_sys::TRIGGER_EVENT_ROW != 0;
-        let rows = [trigger.tg_trigtuple, trigger.tg_newtuple];
-        if is_of_rows {
+fn policy_changed(call: Option<&TriggerCall>) -> Result<Returned> {
+    let trigger = call.ok_or_else(|| {
+        Error::new(Code::InvalidArgument, "policy_changed can be called by triggers alone")
+    })?;
+    trigger.relation().invalidate();
+    if let Some(keyspaces) = Keyspaces::beside(trigger)? {
+        if trigger.is_for_row() {
+            let rows = [trigger.old(), trigger.new_row()];
             let mut names: Vec<Vec<u8>> =
-                rows.into_iter().filter_map(|row| keyspace_of(trigger, row)).collect();
+                rows.into_iter().flatten().filter_map(keyspace_of).collect();
             names.dedup();
             names.iter().try_for_each(|name| keyspaces.renew(name))?;
         } else {
             keyspaces.renew_all()?;
         }
     }
-    // What an AFTER trigger returns is ignored, but must not be null.
-    Ok(Some(Datum::from(trigger.tg_trigtuple)))
+    // What an AFTER trigger returns is ignored.
+    Ok(Returned::nothing())
 }
 
 /// The keyspace of a policy table's row, which is its first column.
-fn keyspace_of(trigger: &TriggerData, row: pg_sys::HeapTuple) -> Option<Vec<u8>> {
-    if row.is_null() {
-        return None;
-    }
-    let mut is_null = false;
-    // SAFETY: a row of the relation, whose first column is a text.
-    unsafe {
-        let description = (*trigger.tg_relation).rd_att;
-        let column = i32::from(columns::keyspace::keyspace);
-        let name = pg_sys::SPI_getbinval(row, description, column, &mut is_null);
-        (!is_null).then(|| varlena::bytes(name).to_vec())
-    }
+fn keyspace_of(row: Tuple) -> Option<Vec<u8>> {
+    row.value(columns::keyspace::keyspace).map(|name| name.bytes().to_vec())
 }
 
 /// The table of keyspaces. It is looked up by name: while the extension is updated, its
 /// tables may not be those that the library reads.
 struct Keyspaces {
     table: Table,
-    owner: pg_sys::Oid,
+    owner: Oid,
 }
 
 impl Keyspaces {
     /// `None` if the trigger is on that table itself.
-    fn beside(trigger: &TriggerData) -> Result<Option<Keyspaces>> {
-        // SAFETY: the relation is open; a look-up by an unknown name gives InvalidOid.
-        let (relation, owner, table, index) = unsafe {
-            let form = &*(*trigger.tg_relation).rd_rel;
-            let found =
-                |name: &std::ffi::CStr| pg_sys::get_relname_relid(name.as_ptr(), form.relnamespace);
-            (
-                (*trigger.tg_relation).rd_id,
-                form.relowner,
-                found(c"keyspace"),
-                found(c"keyspace_pkey"),
-            )
-        };
-        if table == pg_sys::Oid::INVALID || index == pg_sys::Oid::INVALID {
+    fn beside(trigger: &TriggerCall) -> Result<Option<Keyspaces>> {
+        let relation = trigger.relation();
+        let (schema, owner) = relation.class(|class| (class.relnamespace, class.relowner));
+        let found = |name| relation::named(name, schema);
+        let (Some(table), Some(index)) = (found(c"keyspace"), found(c"keyspace_pkey")) else {
             return Err(Error::new(Code::Installation, "the extension's own keyspace is missing"));
-        }
-        Ok((relation != table).then_some(Keyspaces {
+        };
+        Ok((relation.oid() != table).then_some(Keyspaces {
             table: Table { table, index, columns: &[], checked_at: 0 },
             owner,
         }))
