@@ -12,6 +12,7 @@ pub mod datum;
 pub mod direct;
 pub mod error;
 pub mod exit;
+pub mod index_condition;
 pub mod input;
 pub mod invalidation;
 pub mod jsonb;
