@@ -149,24 +149,29 @@ pub struct Row<'m> {
 }
 
 impl<'m> Row<'m> {
+    #[inline]
     pub fn boolean(&mut self, value: bool) {
         self.optional(Form::Boolean, Some(value), |row, value| row.fixed(&[u8::from(value)], 1));
     }
 
+    #[inline]
     pub fn integer(&mut self, value: Option<i32>) {
         self.optional(Form::Integer, value, |row, value| row.fixed(&value.to_ne_bytes(), 4));
     }
 
     /// Also a timestamp.
+    #[inline]
     pub fn bigint(&mut self, value: Option<i64>) {
         self.optional(Form::Bigint, value, |row, value| row.fixed(&value.to_ne_bytes(), 8));
     }
 
+    #[inline]
     pub fn uuid(&mut self, value: Option<&[u8; 16]>) {
         self.optional(Form::Uuid, value, |row, value| row.fixed(value, 1));
     }
 
     /// An interval of so many microseconds.
+    #[inline]
     pub fn interval(&mut self, value: Option<i64>) {
         self.optional(Form::Interval, value, |row, time| {
             let mut value = [0; size_of::<pg_sys::Interval>()];
@@ -176,6 +181,7 @@ impl<'m> Row<'m> {
         });
     }
 
+    #[inline]
     pub fn text(&mut self, value: Option<&[u8]>) {
         self.optional(Form::Text, value, |row, value| {
             if value.len() < MOST_SHORT {
@@ -214,6 +220,7 @@ impl<'m> Row<'m> {
     }
 
     /// A jsonb as it lies in another row, header and all.
+    #[inline]
     pub fn jsonb(&mut self, value: Option<Stored>) {
         self.optional(Form::Jsonb, value, |row, value| {
             if !value.is_short() {
@@ -270,6 +277,7 @@ impl<'m> Row<'m> {
     }
 
     /// The row, which is a value of its type. Nothing that was put was left out.
+    #[inline]
     pub fn finish(self) -> Composite<'m> {
         assert!(self.used <= self.bytes.len(), "a row has more than there was room for");
         assert!(self.forms == self.expected, "a row has other columns than its type");
