@@ -145,6 +145,9 @@ def drive(seconds, clients, say):
         killed_at = time.monotonic()
         primary.kill()
         say("the primary is killed with no chance to tidy up")
+        # Its processes may outlive the postmaster for a moment, and go on sending.
+        receiving = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+        wait_until(lambda: all(servers[name].execute(receiving) == [(0,)] for name in [FIRST, SECOND]))
         # The one that has more, so that what was acknowledged is there.
         heir = max([FIRST, SECOND], key=lambda name: received(servers[name]))
         other = SECOND if heir == FIRST else FIRST
