@@ -34,10 +34,14 @@ pub fn place() -> Option<(&'static Ring, usize)> {
 /// The same, for moments at which a place can be looked for.
 #[inline]
 pub fn find_place() -> Option<(&'static Ring, usize)> {
-    if let Some(found) = place() {
-        return Some(found);
-    }
     let ring = ring()?;
+    if let Some(place) = PLACE.get() {
+        // What waits for a dropped database is in the way until somebody looks.
+        if ring.is_full() {
+            forget_dropped_databases(ring);
+        }
+        return Some((ring, place));
+    }
     if IMPATIENCE.get() > 0 {
         IMPATIENCE.set(IMPATIENCE.get() - 1);
         return None;
@@ -59,8 +63,8 @@ pub fn find_place() -> Option<(&'static Ring, usize)> {
     Some((ring, place?))
 }
 
-/// Frees the places of databases that are no more. Nobody is connected to them, and
-/// nobody will be.
+/// Frees the places of databases that are no more, and what waits there. Nobody is connected
+/// to them, and nobody will be.
 pub fn forget_dropped_databases(ring: &Ring) {
     for oid in ring.databases() {
         // SAFETY: a look-up in the cache of databases, inside a transaction.

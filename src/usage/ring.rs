@@ -45,6 +45,8 @@ pub struct Ring {
     pub capacity: u32,
     /// How many slots one database may take, so that none takes all.
     pub share: u32,
+    /// How many slots are taken. Changed under the lock.
+    used: AtomicU32,
     /// When a worker could last not be had, since others took all processes.
     pub starved_at: AtomicI64,
     pub signals: [Signals; MOST_DATABASES],
@@ -69,7 +71,6 @@ pub struct State {
     free: u32,
     /// Slots from here on have never been used.
     fresh: u32,
-    pub used: u32,
     /// The number of the newest record. One count serves all databases, so that a copy
     /// of a database never meets a number that it has.
     sequence: u64,
@@ -288,7 +289,7 @@ impl Ring {
 
     #[inline]
     fn append(&self, state: &mut State, database: usize, record: &[u8]) -> bool {
-        let State { free, fresh, used, sequence, databases } = state;
+        let State { free, fresh, sequence, databases } = state;
         let Some(database) = databases.get_mut(database) else { return false };
         let is_amendment = event::is_amendment(record);
         if database.count >= self.share
@@ -327,7 +328,7 @@ impl Ring {
         database.tail = index;
         database.count += 1;
         database.amendments += u32::from(is_amendment);
-        *used += 1;
+        self.used.fetch_add(1, Relaxed);
         true
     }
 
@@ -365,7 +366,7 @@ impl Ring {
     pub fn take_out(&self, database: usize, n: u32, count: impl FnOnce(&mut Counters)) {
         let chain = self.first(database, n);
         self.locked(|state| {
-            let State { free, used, databases, .. } = state;
+            let State { free, databases, .. } = state;
             let Some(database) = databases.get_mut(database) else { return };
             if let Some(chain) = chain
                 && self.is_still_first(&chain, database)
@@ -378,7 +379,7 @@ impl Ring {
                     (*last).next = *free;
                 }
                 *free = chain.first;
-                *used -= chain.count;
+                self.used.fetch_sub(chain.count, Relaxed);
                 database.count -= chain.count;
                 database.amendments -= chain.amendments;
                 if database.head == NONE {
@@ -423,7 +424,13 @@ impl Ring {
 
     /// How many records wait, of all databases.
     pub fn waiting(&self) -> u32 {
-        self.locked(|state| state.used)
+        self.used.load(Relaxed)
+    }
+
+    /// Whether no database has room for another record.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.waiting() >= self.capacity
     }
 
     /// Throws away all that waits for a database.
@@ -484,14 +491,14 @@ impl Ring {
     /// it under one lock: another database may have the place right afterwards.
     pub fn forget(&self, oid: u32) {
         self.locked(|state| {
-            let State { free, used, databases, .. } = state;
+            let State { free, databases, .. } = state;
             let Some(index) = databases.iter().position(|d| d.oid == oid) else { return };
             let Some(database) = databases.get_mut(index) else { return };
             if database.head != NONE {
                 // SAFETY: the last slot of the queue, under the lock.
                 unsafe { (*self.slot(database.tail)).next = *free };
                 *free = database.head;
-                *used -= database.count;
+                self.used.fetch_sub(database.count, Relaxed);
             }
             // SAFETY: zeros are a valid value of everything in it.
             *database = unsafe { std::mem::zeroed() };

@@ -88,7 +88,7 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
 
 fn describe(ring: &Ring, place: usize, rows: &mut Vec<(Cow<str>, Option<String>)>) {
     let view = ring.locked(|state| {
-        let used = state.used;
+        let used = ring.waiting();
         state.databases.get(place).map(|database| View {
             used,
             count: database.count,
