@@ -21,7 +21,7 @@ impl Snapshot {
     pub fn now(table: Table) -> Snapshot {
         let ended_before = transactions_ended();
         // SAFETY: our tables have no syscache, so the snapshot is a new one. It is
-        // registered, since an invalidation may let go of an unregistered one.
+        // registered, since an invalidation may free an unregistered one.
         let registered = unsafe {
             direct::guarded(|| direct::RegisterSnapshot(direct::GetCatalogSnapshot(table.table)))
         };
