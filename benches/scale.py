@@ -45,14 +45,16 @@ def ask(dsn, statement, *parameters):
         return cursor.fetchall() if cursor.description else []
 
 
-def verifier(server, dsn, keys, stop, results):
-    """Asks about keys until told to stop, or until the server is gone."""
+def verifier(server, dsn, keys, pause, stop, results):
+    """Asks about keys until told to stop, or until the server is gone. Waits for `pause` seconds before each request."""
     let_in, refused, start = [], Counter(), time.monotonic()
     chooser = random.Random(os.getpid())
     try:
         with psycopg.connect(dsn, autocommit=True) as connection:
             cursor = connection.cursor(binary=True)
             while not stop.is_set():
+                if pause:
+                    time.sleep(pause)
                 cursor.execute("SELECT ok, request_id, reason FROM keysmith.verify(%s)",
                                [chooser.choice(keys)], prepare=True)
                 ok, request_id, reason = cursor.fetchone()
@@ -103,7 +105,7 @@ class Administrator(threading.Thread):
                     "SELECT ok FROM keysmith.verify(%s)", [key]).fetchone()[0]
 
 
-def drive(seconds, clients, say):
+def drive(seconds, clients, say, pause=0):
     """Runs all of it, and returns the books."""
     with ExitStack() as stack:
         primary = stack.enter_context(
@@ -131,7 +133,7 @@ def drive(seconds, clients, say):
         say(f"{clients} clients ask each of three servers, another mints and revokes")
         processes, results = multiprocessing.get_context("fork"), multiprocessing.Queue()
         stop = processes.Event()
-        askers = [processes.Process(target=verifier, args=(name, server.dsn(), keys, stop, results))
+        askers = [processes.Process(target=verifier, args=(name, server.dsn(), keys, pause, stop, results))
                   for name, server in servers.items() for _ in range(clients)]
         for asker in askers:
             asker.start()
@@ -145,6 +147,9 @@ def drive(seconds, clients, say):
         killed_at = time.monotonic()
         primary.kill()
         say("the primary is killed with no chance to tidy up")
+        # Its processes may outlive the postmaster for a moment, and go on sending.
+        receiving = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+        wait_until(lambda: all(servers[name].execute(receiving) == [(0,)] for name in [FIRST, SECOND]))
         # The one that has more, so that what was acknowledged is there.
         heir = max([FIRST, SECOND], key=lambda name: received(servers[name]))
         other = SECOND if heir == FIRST else FIRST

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A PostgreSQL of any major that we support, built from source into a folder of its own:
+# Builds a PostgreSQL of a supported major from source, in a separate folder:
 # nothing on the system changes. Prints its pg_config.
 #   postgres.sh MAJOR [checked]
 # `checked` has assertions, and tells valgrind what memory is whose.

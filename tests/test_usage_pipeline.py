@@ -438,6 +438,28 @@ def test_a_full_ring(overflow):
             == stored(db)
 
 
+def test_what_waited_for_dropped_databases_is_in_nobodys_way():
+    with cluster_with_key("dropped", keysmith__usage_buffer="64kB") as (cluster, db, key):
+        db.verify(key)
+        flush(db)
+        before = status(db)
+        for name in ("first", "second"):
+            cluster.execute(f"CREATE DATABASE {name}")
+            there = session(cluster, name)
+            there.rows("CREATE EXTENSION keysmith")
+            there.tenant()
+            other = there.mint().api_key
+            with pytest.raises(psycopg.OperationalError), worker_held_up(cluster, name):
+                there.rows("SELECT count((keysmith.verify(%s)).ok) FROM generate_series(1, 300)", other)
+                # This ends the session that holds the worker up.
+                cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        db.rows("BEGIN")
+        decision = db.verify(key)
+        db.rows("ROLLBACK")
+        assert [row.request_id for row in events(db)][1:] == [decision.request_id]
+        assert count(db, "dropped") == int(before["dropped"])
+
+
 def test_without_preload_rows_are_written_in_place():
     with cluster_with_key("plain", preload=False) as (cluster, db, key):
         verdict = db.verify(key)

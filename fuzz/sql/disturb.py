@@ -42,7 +42,7 @@ OURS = [
 ]
 ENDS = ["SELECT pg_cancel_backend({pid})"] * 3 + ["SELECT pg_terminate_backend({pid})"]
 WORKER = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type ~ 'keysmith'"
-# What of this the log tells as an internal error. The worker's own sessions are among those.
+# Ending sessions makes the log report these as internal errors, also for the worker's sessions.
 LOGGED = [r"XX000 (ERROR|LOG):  +tuple concurrently"]
 
 

@@ -42,7 +42,7 @@ def judge(error, name, statement):
     if state.startswith("XX"):
         return "an internal error"
     if state in ("42P01", "42703", "42883", "42704"):
-        # What a statement names itself may be gone. What we look for by a name may not.
+        # An object that the statement names may be gone. One that keysmith looks up may not.
         missing = re.search(r'"(.*?)"|operator|function (\S+?)\(', diag.message_primary or "")
         named = missing and (missing[1] or missing[2])
         return None if named and named.split(".")[-1] in statement else "something was looked for by its name"

@@ -147,7 +147,7 @@ class Caller(threading.Thread):
         for statement in statements:
             if connection.info.transaction_status.name == "INERROR" and not statement.startswith("ROLLBACK TO"):
                 continue
-            # What only leads to the call, or away from it, is no call.
+            # These only prepare the call, or clean up after it.
             is_call = not re.match("SAVEPOINT|ROLLBACK|RELEASE|PREPARE|DEALLOCATE|DECLARE|CLOSE|DROP|CREATE TRIGGER|SELECT set_config", statement)
             done = self.send(connection, role, thing, statement, is_call)
             if not done and not is_call:
@@ -314,7 +314,7 @@ def fuzz(minutes, seed, sessions, encoding, goes_on, succeed=0, say=print):
                 db = session(cluster, client_encoding="utf8")
                 keys, known = scene.renew(db)
                 run.keys.update(key.api_key for key in keys)
-                # Who may call them is known now.
+                # Levels may have been given or taken since: this lists again who may call them.
                 functions = db.rows(FUNCTIONS)
                 callers = [Caller(run, n, number, connections[n], functions, views, known) for n in range(sessions)]
                 threads = [*callers, disturb.Disturber(run, number, connections)]

@@ -40,7 +40,7 @@ WORDS = """prefixes secret publishable live test default_scopes empty_scopes max
 ARRAYS = ["'{}'", "NULL", "'{a}'", "'{a,b,a}'", "'{NULL}'", "'{a,NULL}'", "'{\"\"}'", "'{{a,b},{c,d}}'", "'[5:6]={a,b}'",
           "'[0:1][2:3]={{a,b},{c,d}}'", "'[-2:0]={x,y,z}'", "'{a:*}'", "'{*}'", "'{\" \"}'", "'{x,\"x y\"}'"]
 
-# What these take back or look at was done to some tables before.
+# Functions that need a table which another function has changed before.
 PREPARED = {"release", "untrack", "unprotect", "unseal_rows", "verify_rows", "protect_existing", "hashing_state"}
 
 

@@ -33,7 +33,7 @@ impl Holder {
         is_others(transaction).then_some(Holder(transaction))
     }
 
-    /// Where it is a savepoint, the transaction that has it.
+    /// The transaction itself, if this is one of its savepoints.
     pub fn topmost(&self) -> TransactionId {
         // SAFETY: looks into shared memory. One that has ended has no parent there.
         unsafe { pg_sys::SubTransGetTopmostTransaction(self.0) }

@@ -20,7 +20,7 @@ impl Snapshot {
     pub fn now() -> Snapshot {
         let ended_before = transactions_ended();
         // SAFETY: for a table without a syscache, and so for none, the snapshot is a new
-        // one. It is registered, since an invalidation may let go of an unregistered one.
+        // one. It is registered, since an invalidation may free an unregistered one.
         let registered = unsafe {
             direct::guarded(|| {
                 direct::RegisterSnapshot(direct::GetCatalogSnapshot(pg_sys::Oid::INVALID))

@@ -1,6 +1,6 @@
 -- Keys as they are shown: never a digest, never a secret.
 
--- What the caller may see.
+-- How much the caller may see.
 CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
 COMMENT ON FUNCTION keysmith.sees_everything() IS

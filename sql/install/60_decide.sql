@@ -42,7 +42,7 @@ COMMENT ON COLUMN keysmith_private.verdict.owner IS 'The member of the tenant wh
 COMMENT ON COLUMN keysmith_private.verdict.role IS 'The role of the key, or else of its owner';
 COMMENT ON COLUMN keysmith_private.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
 COMMENT ON COLUMN keysmith_private.verdict.metadata IS 'The metadata of the key';
-COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'No event tells of it: check again then';
+COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'When the key ends, without an event: check again then';
 COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused, or else that has the fewest calls left';
 COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'The calls left in it';
 COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'When the same request passes, unless others come first; null if never, or nobody knows';

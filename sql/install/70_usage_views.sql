@@ -352,4 +352,4 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_bars(
     uuid[], text, text, text, uuid, text, integer, integer, timestamptz) IS
-'What usage_chart returns, for those who may read the tables';
+'The rows of usage_chart, for callers who may read the tables';

@@ -91,7 +91,7 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
 
 fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String>)>) {
     let view = queue.locked(|state| {
-        let used = state.pool.used;
+        let used = queue.waiting();
         state.databases.get(place).map(|database| View {
             used,
             count: database.records.count,

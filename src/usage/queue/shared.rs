@@ -30,6 +30,8 @@ shareable! {
         pub capacity: u32,
         /// How many slots one database may take, so that none takes all.
         pub share: u32,
+        /// How many slots are taken, to be read without the lock.
+        used: AtomicU32,
         /// When a worker could last not be had, since others took all processes.
         pub starved_at: AtomicI64,
         pub signals: [Signals; MOST_DATABASES],
@@ -146,6 +148,7 @@ fn whole(state: Locked<State, Slot>) -> Queue {
         started_as_standby: server::data_directory().join("standby.signal").exists(),
         capacity,
         share: capacity - capacity / 4,
+        used: AtomicU32::new(0),
         starved_at: AtomicI64::new(0),
         signals: array::from_fn(|_| Signals::default()),
         state,
@@ -159,11 +162,21 @@ impl Queue {
         self.state.with(|state, _| body(state))
     }
 
+    /// The same for what takes slots or frees some.
+    #[inline]
+    fn change<T>(&self, body: impl FnOnce(&mut State, &mut [Slot]) -> T) -> T {
+        self.state.with(|state, slots| {
+            let result = body(state, slots);
+            self.used.store(state.pool.used, Relaxed);
+            result
+        })
+    }
+
     /// Takes a record in. False if there is no room, which is for the caller to count.
     #[inline]
     pub fn push(&self, database: usize, record: &[u8]) -> bool {
         let mut wake = Latch::NONE;
-        let is_in = self.state.with(|State { pool, databases }, slots| {
+        let is_in = self.change(|State { pool, databases }, slots| {
             let Some(database) = databases.get_mut(database) else { return false };
             let is_in = pool.append(slots, &mut database.records, record, self.share);
             database.counters.accepted += u64::from(is_in);
@@ -179,7 +192,7 @@ impl Queue {
 
     /// Puts a record behind all others again.
     pub fn put_back(&self, database: usize, record: &[u8]) -> bool {
-        self.state.with(|State { pool, databases }, slots| {
+        self.change(|State { pool, databases }, slots| {
             databases.get_mut(database).is_some_and(|database| {
                 pool.append(slots, &mut database.records, record, self.share)
             })
@@ -236,7 +249,7 @@ impl Queue {
     /// of them.
     pub fn take_out(&self, database: usize, batch: Batch, count: impl FnOnce(&mut Counters)) {
         let run = batch.run();
-        self.state.with(|State { pool, databases }, slots| {
+        self.change(|State { pool, databases }, slots| {
             let Some(database) = databases.get_mut(database) else { return };
             if let Some(run) = &run {
                 pool.take_out(slots, &mut database.records, run);
@@ -247,12 +260,18 @@ impl Queue {
 
     /// How many records wait, of all databases.
     pub fn waiting(&self) -> u32 {
-        self.locked(|state| state.pool.used)
+        self.used.load(Relaxed)
+    }
+
+    /// Whether no database has room for another record.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.waiting() >= self.capacity
     }
 
     /// Throws away all that waits for a database.
     pub fn discard(&self, database: usize) {
-        self.state.with(|State { pool, databases }, slots| {
+        self.change(|State { pool, databases }, slots| {
             let Some(database) = databases.get_mut(database) else { return };
             let count = pool.empty(slots, &mut database.records);
             database.counters.discarded += u64::from(count);
@@ -308,7 +327,7 @@ impl Queue {
     /// Gives up the place of a database that is no more, with all that waited there. All of
     /// it under one lock: another database may have the place right afterwards.
     pub fn forget(&self, oid: u32) {
-        self.state.with(|State { pool, databases }, slots| {
+        self.change(|State { pool, databases }, slots| {
             let Some(index) = databases.iter().position(|d| d.oid == oid) else { return };
             let Some(database) = databases.get_mut(index) else { return };
             pool.empty(slots, &mut database.records);

@@ -37,10 +37,14 @@ pub fn place() -> Option<(&'static Queue, usize)> {
 /// The same, for moments at which a place can be looked for.
 #[inline]
 pub fn find_place() -> Option<(&'static Queue, usize)> {
-    if let Some(found) = place() {
-        return Some(found);
-    }
     let queue = queue()?;
+    if let Some(place) = PLACE.get() {
+        // What waits for a dropped database is in the way until somebody looks.
+        if queue.is_full() {
+            forget_dropped_databases(queue);
+        }
+        return Some((queue, place));
+    }
     if IMPATIENCE.get() > 0 {
         IMPATIENCE.set(IMPATIENCE.get() - 1);
         return None;
@@ -61,8 +65,8 @@ pub fn find_place() -> Option<(&'static Queue, usize)> {
     Some((queue, place?))
 }
 
-/// Frees the places of databases that are no more. Nobody is connected to them, and
-/// nobody will be.
+/// Frees the places of databases that are no more, and what waits there. Nobody is connected
+/// to them, and nobody will be.
 pub fn forget_dropped_databases(queue: &Queue) {
     for oid in queue.databases() {
         if !server::has_database(oid.into()) {
