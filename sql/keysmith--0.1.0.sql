@@ -1137,7 +1137,7 @@ END $$;
 
 -- Keys as they are shown: never a digest, never a secret.
 
--- What the caller may see.
+-- How much the caller may see.
 CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
 COMMENT ON FUNCTION keysmith.sees_everything() IS
@@ -1746,7 +1746,7 @@ COMMENT ON COLUMN keysmith_private.verdict.owner IS 'The member of the tenant wh
 COMMENT ON COLUMN keysmith_private.verdict.role IS 'The role of the key, or else of its owner';
 COMMENT ON COLUMN keysmith_private.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
 COMMENT ON COLUMN keysmith_private.verdict.metadata IS 'The metadata of the key';
-COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'No event tells of it: check again then';
+COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'When the key ends, without an event: check again then';
 COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused, or else that has the fewest calls left';
 COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'The calls left in it';
 COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'When the same request passes, unless others come first; null if never, or nobody knows';
@@ -2918,7 +2918,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_bars(
     uuid[], text, text, text, uuid, text, integer, integer, timestamptz) IS
-'What usage_chart returns, for those who may read the tables';
+'The rows of usage_chart, for callers who may read the tables';
 /* </end connected objects> */
 
 /* <begin connected objects> */
