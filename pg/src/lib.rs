@@ -32,6 +32,7 @@ pub mod result_set;
 pub mod role;
 pub mod row;
 pub mod row_lock;
+pub mod saved_plan;
 pub mod scan;
 pub mod scratch;
 pub mod server;

@@ -21,6 +21,16 @@ pub fn timestamp(moment: i64) -> String {
     unsafe { written(pg_sys::timestamptz_out, Datum::from(moment)) }
 }
 
+/// The address that the session's client connected from; `None` for a socket.
+pub fn client_address() -> Option<String> {
+    // SAFETY: the first function takes no arguments, and gives null or an inet. The second is the
+    // output function of inets.
+    unsafe {
+        let address = pgrx::direct_function_call_as_datum(pg_sys::inet_client_addr, &[])?;
+        Some(written(pg_sys::inet_out, address))
+    }
+}
+
 pub fn uuid(uuid: &[u8; 16]) -> String {
     // SAFETY: the output function of uuids, which are pointers to 16 bytes.
     unsafe { written(pg_sys::uuid_out, Datum::from(uuid.as_ptr())) }

@@ -366,6 +366,11 @@ impl Varlena {
     }
 }
 
+/// A text as it is compared with those of our tables, in the database's encoding.
+pub fn server_text(text: &str) -> Varlena {
+    Varlena::new(crate::text::to_server(text).as_bytes())
+}
+
 /// A running scan.
 pub struct Scan<'a> {
     scan: pg_sys::SysScanDesc,

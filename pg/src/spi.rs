@@ -18,8 +18,35 @@ use pgrx::pg_sys::{self, Datum, Oid, TransactionId};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 
+pub use crate::saved_plan::{Saved, saved};
+
 /// A value for `$n`.
 pub use crate::cell::Cell as Param;
+
+/// A statement: a text that is parsed and planned each time, or one whose plan is saved.
+#[derive(Clone, Copy)]
+pub enum Statement<'a> {
+    Text(&'a str),
+    Saved(&'static Saved),
+}
+
+impl<'a> From<&'a str> for Statement<'a> {
+    fn from(text: &'a str) -> Self {
+        Statement::Text(text)
+    }
+}
+
+impl<'a> From<&'a String> for Statement<'a> {
+    fn from(text: &'a String) -> Self {
+        Statement::Text(text)
+    }
+}
+
+impl From<&'static Saved> for Statement<'_> {
+    fn from(saved: &'static Saved) -> Self {
+        Statement::Saved(saved)
+    }
+}
 
 /// Runs `body` with statements at its command. What it returns must be Rust's own,
 /// or copied out by `Row::transferred`: SPI's memory goes with the session.
@@ -38,18 +65,22 @@ pub fn session<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Runs a statement that changes rows, and tells how many.
-pub fn execute(statement: &str, params: &[Param]) -> Result<usize> {
+pub fn execute<'a>(statement: impl Into<Statement<'a>>, params: &[Param]) -> Result<usize> {
     query(statement, params, Rows::count)
 }
 
 /// Runs a statement, and hands on its rows. They are there as long as `with` runs.
-pub fn query<T>(statement: &str, params: &[Param], with: impl FnOnce(&Rows) -> T) -> Result<T> {
-    run(&text::to_server(statement), params, None, with)
+pub fn query<'a, T>(
+    statement: impl Into<Statement<'a>>,
+    params: &[Param],
+    with: impl FnOnce(&Rows) -> T,
+) -> Result<T> {
+    run(statement.into(), params, None, with)
 }
 
 /// Runs a statement, and reads its first row.
-pub fn first<T>(
-    statement: &str,
+pub fn first<'a, T>(
+    statement: impl Into<Statement<'a>>,
     params: &[Param],
     read: impl FnOnce(Row) -> Option<T>,
 ) -> Result<Option<T>> {
@@ -57,8 +88,8 @@ pub fn first<T>(
 }
 
 /// Runs a statement, and reads its rows, all of them.
-pub fn all<T>(
-    statement: &str,
+pub fn all<'a, T>(
+    statement: impl Into<Statement<'a>>,
     params: &[Param],
     read: impl FnMut(Row) -> Option<T>,
 ) -> Result<Vec<T>> {
@@ -68,51 +99,83 @@ pub fn all<T>(
 /// Runs a statement of several parts, in the database's encoding: names of roles may be text
 /// in none.
 pub fn execute_raw(parts: &[&[u8]]) -> Result<()> {
-    run(&CString::new(parts.concat()).unwrap_or_default(), &[], None, |_| ())
+    let statement = CString::new(parts.concat()).unwrap_or_default();
+    execute_given(Source::Text(&statement), Given::of(&[]), None, |_| ())
 }
 
 /// Runs a statement that only reads, also where nothing else may be done: on a standby,
 /// or in parallel mode.
-pub fn query_now<T>(statement: &str, params: &[Param], with: impl FnOnce(&Rows) -> T) -> Result<T> {
+pub fn query_now<'a, T>(
+    statement: impl Into<Statement<'a>>,
+    params: &[Param],
+    with: impl FnOnce(&Rows) -> T,
+) -> Result<T> {
     query_under(&Snapshot::now(), statement, params, with)
 }
 
 /// Runs a statement that only reads, under a snapshot.
-pub fn query_under<T>(
+pub fn query_under<'a, T>(
     snapshot: &Snapshot,
-    statement: &str,
+    statement: impl Into<Statement<'a>>,
     params: &[Param],
     with: impl FnOnce(&Rows) -> T,
 ) -> Result<T> {
-    run(&text::to_server(statement), params, Some((snapshot, true)), with)
+    run(statement.into(), params, Some((snapshot, true)), with)
 }
 
 /// Runs a statement that changes the rows that a snapshot sees.
-pub fn change_now<T>(
+pub fn change_now<'a, T>(
     snapshot: &Snapshot,
-    statement: &str,
+    statement: impl Into<Statement<'a>>,
     params: &[Param],
     with: impl FnOnce(&Rows) -> T,
 ) -> Result<T> {
-    run(&text::to_server(statement), params, Some((snapshot, false)), with)
+    run(statement.into(), params, Some((snapshot, false)), with)
 }
 
-/// Under a snapshot, and whether the statement only reads; or under the transaction's.
+/// The snapshot that a statement is run under, and whether it only reads; or the transaction's.
+type Under<'a> = Option<(&'a Snapshot, bool)>;
+
 fn run<T>(
-    statement: &CStr,
+    statement: Statement,
     params: &[Param],
-    under: Option<(&Snapshot, bool)>,
+    under: Under,
     with: impl FnOnce(&Rows) -> T,
 ) -> Result<T> {
     let mut given = Given::of(params);
-    let count = params.len() as c_int;
+    match statement {
+        Statement::Text(text) => {
+            execute_given(Source::Text(&text::to_server(text)), given, under, with)
+        }
+        Statement::Saved(saved) => {
+            let plan = saved.plan(&mut given.oids)?;
+            execute_given(Source::Saved(plan), given, under, with)
+        }
+    }
+}
+
+/// What is executed: a text in the database's encoding, or a plan for values of the given types.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Text(&'a CStr),
+    Saved(pg_sys::SPIPlanPtr),
+}
+
+fn execute_given<T>(
+    source: Source,
+    mut given: Given,
+    under: Under,
+    with: impl FnOnce(&Rows) -> T,
+) -> Result<T> {
+    let count = given.oids.len() as c_int;
     // SAFETY: a look at the transaction's state.
     let is_under_one_snapshot =
         unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as c_int;
-    // SAFETY: inside a session; the arrays have as many elements as is said.
+    // SAFETY: inside a session; the arrays have as many elements as is said. A saved plan is for
+    // parameters of their types.
     let execute = || unsafe {
         let (oids, values) = (given.oids.as_mut_ptr(), given.values.as_mut_ptr());
-        let (statement, nulls) = (statement.as_ptr(), given.nulls.as_ptr());
+        let nulls = given.nulls.as_ptr();
         let (snapshot, check, only_reads) = match under {
             Some((snapshot, only_reads)) => {
                 (snapshot.registered(), std::ptr::null_mut(), only_reads)
@@ -121,18 +184,32 @@ fn run<T>(
                 (pg_sys::GetLatestSnapshot(), pg_sys::GetTransactionSnapshot(), false)
             }
             None => {
-                return pg_sys::SPI_execute_with_args(
-                    statement, count, oids, values, nulls, false, 0,
-                );
+                return match source {
+                    Source::Saved(plan) => pg_sys::SPI_execute_plan(plan, values, nulls, false, 0),
+                    Source::Text(text) => pg_sys::SPI_execute_with_args(
+                        text.as_ptr(),
+                        count,
+                        oids,
+                        values,
+                        nulls,
+                        false,
+                        0,
+                    ),
+                };
             }
         };
-        let plan = pg_sys::SPI_prepare(statement, count, oids);
+        let plan = match source {
+            Source::Saved(plan) => plan,
+            Source::Text(text) => pg_sys::SPI_prepare(text.as_ptr(), count, oids),
+        };
         if plan.is_null() {
             return pg_sys::SPI_result;
         }
         let code =
             pg_sys::SPI_execute_snapshot(plan, values, nulls, snapshot, check, only_reads, true, 0);
-        pg_sys::SPI_freeplan(plan);
+        if matches!(source, Source::Text(_)) {
+            pg_sys::SPI_freeplan(plan);
+        }
         code
     };
     let code = pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(execute))
