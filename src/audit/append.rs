@@ -6,7 +6,7 @@ use keysmith_core::chain::{Entry, START, Seal};
 use pg::error::{Code, Error, Result};
 use pg::lock::{self, Mode};
 use pg::scan::{ScanKey, Snapshot, Varlena};
-use pg::spi::{self, Param};
+use pg::spi::{self, Param, saved};
 use pg::{text, transaction};
 use pgrx::pg_sys::{self, Oid};
 use std::collections::BTreeMap;
@@ -108,12 +108,14 @@ fn insert(keyspace: &str, generation: i16, rows: &[(i64, &Note, Seal)]) -> Resul
     let contents = column(rows, |(_, note, _)| Param::bytes(&note.content));
     let seals = column(rows, |(.., seal)| Param::bytes(seal));
     spi::execute(
-        "INSERT INTO keysmith_private.audit_entry
-             (keyspace, entry, at, action, generation, content, hash)
-         SELECT $1, n.entry, n.at, n.action, $2, n.content, n.hash
-         FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),
-                         pg_catalog.unnest($6), pg_catalog.unnest($7))
-              AS n (entry, at, action, content, hash)",
+        saved!(
+            "INSERT INTO keysmith_private.audit_entry
+                 (keyspace, entry, at, action, generation, content, hash)
+             SELECT $1, n.entry, n.at, n.action, $2, n.content, n.hash
+             FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),
+                             pg_catalog.unnest($6), pg_catalog.unnest($7))
+                  AS n (entry, at, action, content, hash)"
+        ),
         &[
             Param::text(keyspace),
             Param::smallint(generation),

@@ -1,10 +1,10 @@
 //! What an act did. It lies beside the chain, which covers a digest of it: see
 //! `keysmith_core::chain`.
 
+use super::event::{self, Event};
 use keysmith_core::chain::{SALT_LEN, content_digest};
 use pg::error::{Code, Error, Result};
-use pg::spi::{self, Param, Row};
-use std::cell::OnceCell;
+use pg::spi::{self, Param, Row, saved};
 
 /// All of an entry that may tell who someone is.
 pub struct Content {
@@ -19,30 +19,45 @@ pub struct Content {
 }
 
 impl Content {
-    /// Writes it with a new salt, and gives the digest that it is found by.
-    pub fn write(&self) -> Result<[u8; 32]> {
+    /// Writes it with a new salt, and returns its digest, by which it is found. Sends an event in the
+    /// same statement.
+    pub fn write(&self, event: Option<Event>) -> Result<[u8; 32]> {
+        macro_rules! write {
+            () => {
+                "INSERT INTO keysmith_private.audit_content (digest, salt, role, session_role,
+                     acting_key, client, tenant, key_id, before, after)
+                 VALUES ($1, $2, $3, $4, $5, $6::inet, $7, $8, $9::jsonb, $10::jsonb)"
+            };
+        }
         let mut salt = [0; SALT_LEN];
         getrandom::fill(&mut salt).map_err(|_| {
             Error::new(Code::Installation, "the operating system has no entropy to give")
         })?;
         let digest = self.digest(&salt);
-        spi::execute(
-            "INSERT INTO keysmith_private.audit_content (digest, salt, role, session_role, acting_key,
-                 client, tenant, key_id, before, after)
-             VALUES ($1, $2, $3, $4, $5, $6::inet, $7, $8, $9::jsonb, $10::jsonb)",
-            &[
-                Param::bytes(&digest),
-                Param::bytes(&salt),
-                Param::text_or_null(self.role.as_deref()),
-                Param::text_or_null(self.session_role.as_deref()),
-                Param::uuid_or_null(self.acting_key.as_ref()),
-                Param::text_or_null(self.client.as_deref()),
-                Param::text_or_null(self.tenant.as_deref()),
-                Param::uuid_or_null(self.key_id.as_ref()),
-                Param::text_or_null(self.before.as_deref()),
-                Param::text_or_null(self.after.as_deref()),
-            ],
-        )?;
+        let fields = [
+            Param::bytes(&digest),
+            Param::bytes(&salt),
+            Param::text_or_null(self.role.as_deref()),
+            Param::text_or_null(self.session_role.as_deref()),
+            Param::uuid_or_null(self.acting_key.as_ref()),
+            Param::text_or_null(self.client.as_deref()),
+            Param::text_or_null(self.tenant.as_deref()),
+            Param::uuid_or_null(self.key_id.as_ref()),
+            Param::text_or_null(self.before.as_deref()),
+            Param::text_or_null(self.after.as_deref()),
+        ];
+        match event.filter(Event::has_channel) {
+            None => spi::execute(saved!(write!()), &fields).map(|_| ())?,
+            // $7 and $8 are the tenant and the key of the event too.
+            Some(event) => event.send(|event| {
+                let params: Vec<Param> = fields.into_iter().chain(event).collect();
+                spi::first(
+                    saved!(concat!("WITH content AS (", write!(), ") ", event::send!())),
+                    &params,
+                    |row| row.bigint(1),
+                )
+            })?,
+        }
         Ok(digest)
     }
 
@@ -76,16 +91,4 @@ impl Content {
         ];
         content_digest(salt, &fields)
     }
-}
-
-/// Where the session comes from; `None` for a socket. That does not change.
-pub fn client() -> Result<Option<String>> {
-    thread_local! {
-        static CLIENT: OnceCell<Option<String>> = const { OnceCell::new() };
-    }
-    if let Some(known) = CLIENT.with(|client| client.get().cloned()) {
-        return Ok(known);
-    }
-    let client = spi::first("SELECT pg_catalog.inet_client_addr()", &[], |row| row.text(1))?;
-    Ok(CLIENT.with(|known| known.get_or_init(|| client).clone()))
 }

@@ -8,7 +8,7 @@
 use crate::settings;
 use pg::error::Result;
 use pg::shmem::{Region, shareable};
-use pg::spi::{self, Param};
+use pg::spi::Param;
 use pg::{clock, transaction};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -42,50 +42,59 @@ thread_local! {
     static WAITING: Cell<(u32, i64)> = const { Cell::new((0, 0)) };
 }
 
-/// Sends an event; it is delivered if and when the transaction commits.
-pub fn send(
-    event: &str,
-    keyspace: &str,
-    key_id: Option<&[u8; 16]>,
-    tenant: Option<&str>,
-) -> Result<()> {
-    // What concerns no keyspace alone has no channel.
-    if keyspace == EVERYWHERE {
-        return Ok(());
-    }
-    let transaction = transaction::local_id();
-    let waiting = match WAITING.get() {
-        (of, bytes) if of == transaction => bytes,
-        _ => 0,
-    };
-    // What waits takes its room only at the commit. Twice that is more than it takes with
-    // what PostgreSQL adds. Before 17 the size of the queue was fixed.
-    let sent = spi::first(
+/// An event about an act.
+pub struct Event<'a> {
+    pub action: &'a str,
+    pub keyspace: &'a str,
+}
+
+/// A query that sends an event, and returns how many bytes it sent, or no row if there was no
+/// room. $7 and $8 are the tenant and the key that it is about; the others are those of
+/// `Event::send`.
+///
+/// What waits takes its room only at the commit. Twice as much is more than it takes with
+/// what PostgreSQL adds. Before 17 the size of the queue was fixed.
+macro_rules! send {
+    () => {
         "SELECT pg_catalog.octet_length(e.payload)::bigint, pg_catalog.pg_notify(e.channel, e.payload)
          FROM (SELECT k.event_channel AS channel, pg_catalog.json_build_object(
-                   'event', $1, 'key_id', $3, 'tenant', $4, 'keyspace', k.keyspace,
+                   'event', $11, 'key_id', $8, 'tenant', $7, 'keyspace', k.keyspace,
                    'at', pg_catalog.clock_timestamp())::text AS payload
-               FROM keysmith_private.keyspace k WHERE k.keyspace = $2) e
-         WHERE 100 * (pg_catalog.pg_notification_queue_usage() + 2 * $5 / (8192::float8 * coalesce(
-             pg_catalog.current_setting('max_notify_queue_pages', true)::bigint, 1048576))) <= $6",
-        &[
-            Param::text(event),
-            Param::text(keyspace),
-            Param::uuid_or_null(key_id),
-            Param::text_or_null(tenant),
+               FROM keysmith_private.keyspace k WHERE k.keyspace = $12) e
+         WHERE 100 * (pg_catalog.pg_notification_queue_usage() + 2 * $13 / (8192::float8 * coalesce(
+             pg_catalog.current_setting('max_notify_queue_pages', true)::bigint, 1048576))) <= $14"
+    };
+}
+pub(super) use send;
+
+impl Event<'_> {
+    /// What concerns no keyspace alone has no channel.
+    pub fn has_channel(&self) -> bool {
+        self.keyspace != EVERYWHERE
+    }
+
+    /// Sends the event; it is delivered if and when the transaction commits. `run` runs the query
+    /// with the parameters $11 to $14, which it is given.
+    pub fn send(&self, run: impl FnOnce([Param; 4]) -> Result<Option<i64>>) -> Result<()> {
+        let transaction = transaction::local_id();
+        let waiting = match WAITING.get() {
+            (of, bytes) if of == transaction => bytes,
+            _ => 0,
+        };
+        let sent = run([
+            Param::text(self.action),
+            Param::text(self.keyspace),
             Param::bigint(Some(waiting)),
             Param::integer(Some(settings::event_queue_limit())),
-        ],
-        |row| row.bigint(1),
-    )?;
-    match sent {
-        Some(bytes) => WAITING.set((transaction, waiting.saturating_add(bytes))),
-        None => {
-            if let Some(unsent) = REGION.get() {
+        ])?;
+        match (sent, REGION.get()) {
+            (Some(bytes), _) => WAITING.set((transaction, waiting.saturating_add(bytes))),
+            (None, Some(unsent)) => {
                 unsent.count.fetch_add(1, Relaxed);
                 unsent.last_at.store(clock::now(), Relaxed);
             }
+            (None, None) => {}
         }
+        Ok(())
     }
-    Ok(())
 }

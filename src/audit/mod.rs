@@ -15,10 +15,11 @@ use crate::catalog::{Catalog, PRIVATE};
 use crate::settings;
 use append::Note;
 use content::Content;
+use event::Event;
 use pg::error::{Code, Error, Result};
-use pg::spi::{self, Param};
+use pg::spi::{self, Param, saved};
 use pg::transaction::{self, Memory};
-use pg::{clock, lookup, text};
+use pg::{clock, lookup, output, text};
 use pgrx::pg_sys::{Oid, SubTransactionId};
 
 pub use event::EVERYWHERE;
@@ -69,26 +70,25 @@ impl<'a> Act<'a> {
         Act { actor, keyspace, subject, before: None }
     }
 
-    /// Takes note of the outcome, and sends the event of that name.
+    /// Notes the outcome, and sends the event of that name.
     pub fn done(self, action: &str) -> Result<()> {
-        let (after, tenant) = self.subject.state(self.keyspace)?;
-        event::send(action, self.keyspace, self.subject.key_id(), tenant.as_deref())?;
-        self.note(action, after, tenant)
+        let event = Event { action, keyspace: self.keyspace };
+        self.note(action, Some(event))
     }
 
-    /// Takes note of what nobody can have known of before, and so needs no event.
+    /// Notes the outcome of an act that needs no event: nobody knew of the subject before.
     pub fn noted(self, action: &str) -> Result<()> {
-        let (after, tenant) = self.subject.state(self.keyspace)?;
-        self.note(action, after, tenant)
+        self.note(action, None)
     }
 
-    fn note(self, action: &str, after: Option<String>, tenant: Option<String>) -> Result<()> {
+    fn note(self, action: &str, event: Option<Event>) -> Result<()> {
         must_have_room()?;
+        let (after, tenant) = self.subject.state(self.keyspace)?;
         let content = Content {
             role: Some(self.actor.role.clone()),
             session_role: Some(self.actor.session_role.clone()),
             acting_key: self.actor.key,
-            client: content::client()?,
+            client: output::client_address(),
             tenant,
             key_id: self.subject.key_id().copied(),
             before: self.before,
@@ -99,7 +99,7 @@ impl<'a> Act<'a> {
             keyspace: self.keyspace.into(),
             at: clock::now(),
             action: action.into(),
-            content: content.write()?,
+            content: content.write(event)?,
         };
         NOTES.with(|notes| notes.put(note));
         Ok(())
@@ -120,18 +120,18 @@ impl<'a> Subject<'a> {
         let name_of_role;
         let (statement, params) = match *self {
             Subject::Key(key_id) => (
-                "SELECT pg_catalog.to_jsonb(k) - '{status,last_used_at}'::text[]
+                saved!("SELECT pg_catalog.to_jsonb(k) - '{status,last_used_at}'::text[]
                      || pg_catalog.jsonb_build_object('refill', c.refill, 'every', c.every,
                         'refilled_at', c.refilled_at, 'purse', r.purse), k.tenant
                  FROM keysmith_private.key_listing k
                  JOIN keysmith_private.key r ON r.key_id = k.key_id
                  LEFT JOIN keysmith_private.credit c
                      ON c.key_id = coalesce(r.purse, r.origin, r.key_id)
-                 WHERE k.key_id = $1",
+                 WHERE k.key_id = $1"),
                 vec![Param::uuid(key_id)],
             ),
             Subject::Keyspace => (
-                "SELECT pg_catalog.to_jsonb(k) - 'event_channel'
+                saved!("SELECT pg_catalog.to_jsonb(k) - 'event_channel'
                      || pg_catalog.jsonb_build_object(
                      'prefixes', (SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(p) - 'keyspace'
                                          ORDER BY p.kind, p.environment)
@@ -142,22 +142,22 @@ impl<'a> Subject<'a> {
                      'plan_features', (SELECT pg_catalog.jsonb_object_agg(f.feature, f.plans)
                                        FROM keysmith_private.plan_feature f WHERE f.keyspace = $1)),
                      NULL::text
-                 FROM keysmith_private.keyspace k WHERE k.keyspace = $1",
+                 FROM keysmith_private.keyspace k WHERE k.keyspace = $1"),
                 vec![keyspace_param()],
             ),
             Subject::Scope(scope) => (
-                "SELECT pg_catalog.to_jsonb(s), NULL::text FROM keysmith_private.scope s
-                 WHERE s.keyspace = $1 AND s.scope = $2",
+                saved!("SELECT pg_catalog.to_jsonb(s), NULL::text FROM keysmith_private.scope s
+                 WHERE s.keyspace = $1 AND s.scope = $2"),
                 vec![keyspace_param(), Param::text(scope)],
             ),
             Subject::Role(role) => (
-                "SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith_private.role r
-                 WHERE r.keyspace = $1 AND r.role = $2",
+                saved!("SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith_private.role r
+                 WHERE r.keyspace = $1 AND r.role = $2"),
                 vec![keyspace_param(), Param::text(role)],
             ),
             Subject::Route { method, pattern, variant } => (
-                "SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith_private.route r
-                 WHERE r.keyspace = $1 AND r.method = $2 AND r.pattern = $3 AND r.variant = $4",
+                saved!("SELECT pg_catalog.to_jsonb(r), NULL::text FROM keysmith_private.route r
+                 WHERE r.keyspace = $1 AND r.method = $2 AND r.pattern = $3 AND r.variant = $4"),
                 vec![
                     keyspace_param(),
                     Param::text(method),
@@ -166,7 +166,7 @@ impl<'a> Subject<'a> {
                 ],
             ),
             Subject::Tenant(tenant) => (
-                "SELECT pg_catalog.to_jsonb(t) || pg_catalog.jsonb_build_object(
+                saved!("SELECT pg_catalog.to_jsonb(t) || pg_catalog.jsonb_build_object(
                      'credits', CASE
                          WHEN c.refilled_at NOT BETWEEN
                                   pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
@@ -174,22 +174,22 @@ impl<'a> Subject<'a> {
                          THEN greatest(c.balance, c.refill) ELSE c.balance END,
                      'refill', c.refill, 'every', c.every, 'refilled_at', c.refilled_at), t.name
                  FROM keysmith_private.tenant t LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
-                 WHERE t.keyspace = $1 AND t.name = $2",
+                 WHERE t.keyspace = $1 AND t.name = $2"),
                 vec![keyspace_param(), Param::text(tenant)],
             ),
             Subject::Member { tenant, member } => (
-                "SELECT (SELECT pg_catalog.to_jsonb(m) FROM keysmith_private.member m
+                saved!("SELECT (SELECT pg_catalog.to_jsonb(m) FROM keysmith_private.member m
                          WHERE m.tenant_id = t.tenant_id AND m.member = $3), t.name
-                 FROM keysmith_private.tenant t WHERE t.keyspace = $1 AND t.name = $2",
+                 FROM keysmith_private.tenant t WHERE t.keyspace = $1 AND t.name = $2"),
                 vec![keyspace_param(), Param::text(tenant), Param::text(member)],
             ),
             Subject::Access(role) => {
                 name_of_role = text::name_of_role(role);
                 (
-                    "SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+                    saved!("SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                          'role', $2, 'level', a.level, 'tenant_id', a.tenant_id)
                          ORDER BY a.level, a.tenant_id), NULL::text
-                     FROM keysmith_private.access a WHERE a.role = $1",
+                     FROM keysmith_private.access a WHERE a.role = $1"),
                     vec![Param::oid(role), Param::text(&name_of_role)],
                 )
             }

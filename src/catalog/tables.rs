@@ -44,12 +44,16 @@ pub struct Tables {
     pub answer: Table,
     pub plan_feature: Table,
     pub tenant: Table,
+    /// The same table, its rows found by keyspace and name.
+    pub tenant_by_name: Table,
     pub member: Table,
     pub key: Table,
     /// The same table, its rows found by id.
     pub key_by_id: Table,
     /// The same table, its rows found by tenant.
     pub key_by_tenant: Table,
+    /// The same table, its rows found by keyspace and the id that the product shows.
+    pub key_by_display_id: Table,
     /// Credits, found by the key or by the tenant that has them.
     pub credit_of_key: Table,
     pub credit_of_tenant: Table,
@@ -118,10 +122,18 @@ impl Tables {
             answer,
             plan_feature,
             tenant,
+            tenant_by_name: Table {
+                index: relation(c"tenant_keyspace_name_key", private)?,
+                ..tenant
+            },
             member,
             key,
             key_by_id: Table { index: relation(c"key_pkey", private)?, ..key },
             key_by_tenant: Table { index: relation(c"key_of_tenant", private)?, ..key },
+            key_by_display_id: Table {
+                index: relation(c"key_keyspace_display_id_key", private)?,
+                ..key
+            },
             credit_of_key,
             credit_of_tenant: Table {
                 index: relation(c"credit_tenant_id_key", private)?,

@@ -9,7 +9,7 @@ use keysmith_core::refill::{self, Every};
 use pg::error::Result;
 use pg::row_lock::{Deadline, Holder};
 use pg::scan::{Relation, Row, ScanKey, Snapshot};
-use pg::spi::{self, Param};
+use pg::spi::{self, Param, saved};
 use pg::{clock, transaction};
 
 /// What became of a charge.
@@ -127,7 +127,7 @@ fn with_purse<T>(
     };
     let of_key = |key| in_table(tables.credit_of_key, ScanKey::uuid(column::key_id, key));
     match &account.purse {
-        Some(giver) => of_key(giver),
+        Some(delegator) => of_key(delegator),
         None => of_key(&account.key).or_else(|| {
             let key = ScanKey::uuid(column::tenant_id, &account.tenant);
             in_table(tables.credit_of_tenant, key)
@@ -188,7 +188,10 @@ fn leave(catalog: &Catalog, credit_id: &[u8; 16], balance: i64, refilled_at: i64
         let snapshot = Snapshot::now();
         spi::change_now(
             &snapshot,
-            "UPDATE keysmith_private.credit SET balance = $2, refilled_at = $3 WHERE credit_id = $1",
+            saved!(
+                "UPDATE keysmith_private.credit SET balance = $2, refilled_at = $3
+                 WHERE credit_id = $1"
+            ),
             &params,
             |_| (),
         )

@@ -17,7 +17,7 @@ use keysmith_core::policy::rules::{Found, Kind};
 use keysmith_core::policy::scope::Held;
 use keysmith_core::policy::verdict::Reason;
 use pg::error::Result;
-use pg::scan::{Pinned, Relation, ScanKey, Snapshot, Varlena};
+use pg::scan::{Pinned, Relation, Row, ScanKey, Snapshot, Varlena};
 use std::cell::OnceCell;
 use std::rc::Rc;
 
@@ -203,7 +203,12 @@ pub struct KeyRows<'a> {
     owner: Option<Pinned<'a>>,
 }
 
-impl KeyRows<'_> {
+impl<'a> KeyRows<'a> {
+    /// The key's own row.
+    pub fn key(&self) -> &Row<'a> {
+        &self.key
+    }
+
     fn places(&self) -> Places {
         let place = |row: &Option<Pinned>| row.as_ref().map_or(Place::default(), |row| row.place());
         Places { key: self.key.place(), tenant: place(&self.tenant), member: place(&self.owner) }
@@ -245,11 +250,11 @@ impl KeyRows<'_> {
 
     /// What the rules ask about.
     #[inline]
-    pub fn found<'a>(
-        &'a self,
-        held: Held<'a>,
-        allowlist: Option<&'a KeysAllowlist<'_>>,
-    ) -> Found<'a> {
+    pub fn found<'f>(
+        &'f self,
+        held: Held<'f>,
+        allowlist: Option<&'f KeysAllowlist<'_>>,
+    ) -> Found<'f> {
         let is_suspended = |tenant: &Pinned| tenant.datum(tenant::suspended_at).is_some();
         Found {
             environment: self.key.bytes(key::environment).unwrap_or_default(),
@@ -266,12 +271,12 @@ impl KeyRows<'_> {
 
     /// What verdicts, identities and records tell.
     #[inline]
-    pub fn holder<'a>(
-        &'a self,
-        keyspace: &'a [u8],
-        own: &'a [&'a [u8]],
-        effective: &'a [&'a [u8]],
-    ) -> Holder<'a> {
+    pub fn holder<'h>(
+        &'h self,
+        keyspace: &'h [u8],
+        own: &'h [&'h [u8]],
+        effective: &'h [&'h [u8]],
+    ) -> Holder<'h> {
         let of_tenant = |column| self.tenant.as_ref().and_then(|tenant| tenant.bytes(column));
         let key_id = self.key_id();
         let tenant_id = self.key.uuid(key::tenant_id).unwrap_or_default();

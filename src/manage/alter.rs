@@ -2,8 +2,8 @@
 
 use super::authority::{self, Needs};
 use super::credits::{self, Credits};
+use super::delegation::{self, Owner};
 use super::draft;
-use super::giver::{self, Owner};
 use super::key;
 use super::keyspace::policy;
 use super::limits;
@@ -17,7 +17,7 @@ use pg::call::{Call, sql_functions};
 use pg::error::{Error, Result};
 use pg::input;
 use pg::jsonb::Jsonb;
-use pg::spi::{self, Param};
+use pg::spi::{self, Param, saved};
 use pgrx::pg_sys::Datum;
 
 sql_functions! {
@@ -116,18 +116,20 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
             draft::fill_in_defaults(&policy, scopes);
         }
         spi::execute(
-            "UPDATE keysmith_private.key SET
-                 label = CASE WHEN $2 THEN $3 ELSE label END,
-                 scopes = CASE WHEN $4 THEN $5 ELSE scopes END,
-                 role = CASE WHEN $6 THEN $7 ELSE role END,
-                 owner = CASE WHEN $8 THEN $9 ELSE owner END,
-                 allowlist = CASE WHEN $10 THEN nullif($11::cidr[], '{}') ELSE allowlist END,
-                 expires_at = CASE WHEN $12 THEN $13 ELSE expires_at END,
-                 metadata = CASE WHEN $14
-                     THEN coalesce(nullif($15 -> 'metadata', 'null'), '{}') ELSE metadata END,
-                 limits = CASE WHEN $16 THEN $17 ELSE limits END,
-                 shared_limits = CASE WHEN NOT $16 OR $18 THEN shared_limits END
-             WHERE key_id = $1",
+            saved!(
+                "UPDATE keysmith_private.key SET
+                     label = CASE WHEN $2 THEN $3 ELSE label END,
+                     scopes = CASE WHEN $4 THEN $5 ELSE scopes END,
+                     role = CASE WHEN $6 THEN $7 ELSE role END,
+                     owner = CASE WHEN $8 THEN $9 ELSE owner END,
+                     allowlist = CASE WHEN $10 THEN nullif($11::cidr[], '{}') ELSE allowlist END,
+                     expires_at = CASE WHEN $12 THEN $13 ELSE expires_at END,
+                     metadata = CASE WHEN $14
+                         THEN coalesce(nullif($15 -> 'metadata', 'null'), '{}') ELSE metadata END,
+                     limits = CASE WHEN $16 THEN $17 ELSE limits END,
+                     shared_limits = CASE WHEN NOT $16 OR $18 THEN shared_limits END
+                 WHERE key_id = $1"
+            ),
             &[
                 Param::uuid(&key_id),
                 Param::boolean(changes.label.is_some()),
@@ -156,8 +158,8 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         if let Some(limits) = limits {
             limits::follow(&subject, limits)?;
         }
-        let owner = if changes.owner.is_some() { Owner::OfTheGiver } else { Owner::AsBefore };
-        giver::check(caller, &key_id, owner)?;
+        let owner = if changes.owner.is_some() { Owner::OfTheDelegator } else { Owner::AsBefore };
+        delegation::check(caller, &key_id, owner)?;
         if changes.scopes.is_some() || changes.role.is_some() || changes.owner.is_some() {
             key::tell_if_powerless(&policy, &key_id)?;
         }

@@ -1,15 +1,21 @@
-//! What bounds a key that makes keys, besides its scopes.
+//! The bounds of a key that makes keys, besides its scopes.
 
 use super::errors::unknown_key;
+use crate::catalog::{
+    Catalog,
+    columns::{credit, key},
+};
+use crate::decide::lookup::Reader;
 use crate::identity::Identity;
+use keysmith_core::policy::allowlist::IpNet;
 use keysmith_core::policy::limits::Held;
 use pg::error::Result;
-use pg::spi::{self, Param, Row};
+use pg::scan::ScanKey;
+use pg::varlena;
 
-/// It is read before anything is changed: a key
-/// may change itself.
+/// They are read before anything is changed: a key may change itself.
 pub struct Bounds {
-    pub allowlist: Option<String>,
+    pub allowlist: Option<Vec<IpNet>>,
     pub expires_at: Option<i64>,
     /// The first key of its line, as which it is counted.
     line: [u8; 16],
@@ -20,28 +26,27 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// As they are now: the transaction's own snapshot may be older than the identity.
-    pub fn of(giver: &Identity) -> Result<Bounds> {
-        let found = spi::query_now(
-            "SELECT k.allowlist, k.expires_at, coalesce(k.origin, k.key_id), k.limits, k.shared_limits,
-                    coalesce(k.purse, c.key_id)
-             FROM keysmith_private.key k
-             LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.origin, k.key_id)
-             WHERE k.key_id = $1",
-            &[Param::uuid(&giver.key_id)],
-            |rows| rows.first().and_then(Bounds::read),
-        )?;
-        found.ok_or_else(|| unknown_key(&giver.key_id))
-    }
-
-    fn read(row: Row) -> Option<Bounds> {
-        Some(Bounds {
-            allowlist: row.text(1),
-            expires_at: row.timestamp(2),
-            line: row.uuid(3)?,
-            limits: row.text(4),
-            shared_limits: row.text(5),
-            purse: row.uuid(6),
+    /// The bounds as they are now: the transaction's own snapshot may be older than the identity.
+    pub fn of(delegator: &Identity) -> Result<Bounds> {
+        let catalog = Catalog::open()?;
+        let reader = Reader::new(&catalog);
+        let key_id = &delegator.key_id;
+        let rows = reader.find_by_id(key_id).ok_or_else(|| unknown_key(key_id))?;
+        let row = rows.key();
+        let line = row.uuid(key::origin).unwrap_or(*key_id);
+        let purse = row.uuid(key::purse).or_else(|| {
+            let credits = catalog.tables.credit_of_key.open();
+            let of_line = [ScanKey::uuid(credit::key_id, &line)];
+            let found = credits.first(reader.snapshot(), of_line, |_| true);
+            found.map(|_| line)
+        });
+        Ok(Bounds {
+            allowlist: row.array(key::allowlist).map(|list| varlena::networks(list).collect()),
+            expires_at: row.timestamp(key::expires_at),
+            line,
+            limits: row.text(key::limits),
+            shared_limits: row.text(key::shared_limits),
+            purse,
         })
     }
 

@@ -6,7 +6,7 @@ use super::patch::{self, Change, Patch};
 use keysmith_core::refill::Every;
 use pg::call::Call;
 use pg::error::{Error, Result};
-use pg::spi::{self, Param};
+use pg::spi::{self, Param, saved};
 use serde_json::Value;
 
 const NAME: &str = "credits";
@@ -37,12 +37,9 @@ impl Holder<'_> {
 }
 
 impl Credits {
-    /// So many.
-    pub fn plain(balance: i64) -> Result<Credits> {
-        if balance < 0 {
-            return Err(Error::argument(NAME, "must not be negative"));
-        }
-        Ok(Credits { balance: Some(balance), refill: None, every: None })
+    /// A balance without refills.
+    fn plain(balance: i64) -> Result<Credits> {
+        Ok(Credits { balance: Some(self::balance(balance)?), refill: None, every: None })
     }
 
     /// An argument of type jsonb.
@@ -116,6 +113,11 @@ impl Credits {
     }
 }
 
+/// Checks a balance that is given.
+pub fn balance(balance: i64) -> Result<i64> {
+    if balance < 0 { Err(Error::argument(NAME, "must not be negative")) } else { Ok(balance) }
+}
+
 fn mistyped() -> Error {
     Error::argument(NAME, "must be a whole number, or an object with a balance or refills")
         .hint(r#"Such as 100, or {"balance": 100, "refill": 50, "every": "month"}."#)
@@ -134,58 +136,72 @@ impl Held {
     fn lock(holder: Holder) -> Result<Option<Held>> {
         if let Holder::Key(key_id) = holder {
             spi::execute(
-                "SELECT FROM keysmith_private.key WHERE key_id = $1 FOR NO KEY UPDATE",
+                saved!("SELECT FROM keysmith_private.key WHERE key_id = $1 FOR NO KEY UPDATE"),
                 &[Param::uuid(key_id)],
             )?;
         }
         spi::first(
-            "SELECT CASE WHEN refilled_at NOT BETWEEN
-                     pg_catalog.date_trunc(every, pg_catalog.clock_timestamp(), 'UTC')
-                     AND pg_catalog.clock_timestamp() + '24 hours'
-                    THEN greatest(balance, refill) ELSE balance END, refill, every
-             FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2 FOR UPDATE",
+            saved!(
+                "SELECT CASE WHEN refilled_at NOT BETWEEN
+                         pg_catalog.date_trunc(every, pg_catalog.clock_timestamp(), 'UTC')
+                         AND pg_catalog.clock_timestamp() + '24 hours'
+                        THEN greatest(balance, refill) ELSE balance END, refill, every
+                 FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2 FOR UPDATE"
+            ),
             &holder.params(),
             |row| Some(Held { balance: row.bigint(1)?, refill: row.bigint(2).zip(row.text(3)) }),
         )
     }
 
     fn store(&self, holder: Holder) -> Result<()> {
-        let column = match holder {
-            Holder::Key(_) => "key_id",
-            Holder::Tenant(_) => "tenant_id",
+        macro_rules! store {
+            ($column:literal) => {
+                saved!(concat!(
+                    "INSERT INTO keysmith_private.credit (
+                         key_id, tenant_id, balance, refill, every, refilled_at)
+                     VALUES ($1, $2, $3, $4, $5, pg_catalog.clock_timestamp())
+                     ON CONFLICT (",
+                    $column,
+                    ") DO UPDATE SET balance = excluded.balance, refill = excluded.refill,
+                         every = excluded.every, refilled_at = excluded.refilled_at"
+                ))
+            };
+        }
+        let statement = match holder {
+            Holder::Key(_) => store!("key_id"),
+            Holder::Tenant(_) => store!("tenant_id"),
         };
-        let mut params = Vec::from(holder.params());
+        let [key, tenant] = holder.params();
         let refill = self.refill.as_ref();
-        params.extend([
-            Param::bigint(Some(self.balance)),
-            Param::bigint(refill.map(|(refill, _)| *refill)),
-            Param::text_or_null(refill.map(|(_, every)| every.as_str())),
-        ]);
         spi::execute(
-            &format!(
-                "INSERT INTO keysmith_private.credit (
-                     key_id, tenant_id, balance, refill, every, refilled_at)
-                 VALUES ($1, $2, $3, $4, $5, pg_catalog.clock_timestamp())
-                 ON CONFLICT ({column}) DO UPDATE SET balance = excluded.balance,
-                     refill = excluded.refill, every = excluded.every,
-                     refilled_at = excluded.refilled_at"
-            ),
-            &params,
+            statement,
+            &[
+                key,
+                tenant,
+                Param::bigint(Some(self.balance)),
+                Param::bigint(refill.map(|(refill, _)| *refill)),
+                Param::text_or_null(refill.map(|(_, every)| every.as_str())),
+            ],
         )?;
         Ok(())
     }
 }
 
-/// Changes the credits of a holder, or takes them away. Credits are the administrators'
-/// to give: issuers and keys would give them to themselves.
-pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result<()> {
-    if !caller.administers() {
-        return Err(authority::not_allowed("credits can be given by administrators alone"));
+/// Only administrators give credits. Issuers and keys would give them to themselves.
+pub fn must_administer(caller: &Caller) -> Result<()> {
+    match caller.administers() {
+        true => Ok(()),
+        false => Err(authority::not_allowed("credits can be given by administrators alone")),
     }
+}
+
+/// Changes the credits of a holder, or takes them away.
+pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result<()> {
+    must_administer(caller)?;
     match credits {
         Some(credits) => credits.applied(Held::lock(holder)?)?.store(holder),
         None => spi::execute(
-            "DELETE FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2",
+            saved!("DELETE FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2"),
             &holder.params(),
         )
         .map(|_| ()),
@@ -198,9 +214,11 @@ pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result
 pub fn set_for_key(caller: &Caller, subject: &LockedKey, credits: Option<&Credits>) -> Result<()> {
     set(caller, Holder::Key(&subject.origin), credits)?;
     spi::execute(
-        "UPDATE keysmith_private.key SET purse = NULL
-         WHERE tenant_id = $1 AND purse IS NOT NULL
-           AND (coalesce(origin, key_id) = $2 OR $3 AND purse = $2)",
+        saved!(
+            "UPDATE keysmith_private.key SET purse = NULL
+             WHERE tenant_id = $1 AND purse IS NOT NULL
+               AND (coalesce(origin, key_id) = $2 OR $3 AND purse = $2)"
+        ),
         &[
             Param::uuid(&subject.tenant_id),
             Param::uuid(&subject.origin),

@@ -1,8 +1,8 @@
 //! What a new key shall be, before it is one.
 
 use super::authority::Caller;
-use super::credits::Credits;
-use super::giver;
+use super::credits;
+use super::delegation;
 use super::key;
 use super::limits;
 use super::metadata;
@@ -31,7 +31,7 @@ pub struct Draft<'a> {
     pub metadata: Option<Jsonb<'a>>,
     /// As they are stored.
     pub limits: Option<String>,
-    pub credits: Option<Credits>,
+    pub credits: Option<i64>,
 }
 
 impl<'a> Draft<'a> {
@@ -48,7 +48,7 @@ impl<'a> Draft<'a> {
             allowlist: key::allowlist(call, label + 6)?,
             expires_at: key::expiry(call.timestamp(label + 7))?,
             limits: limits::given(call, label + 8)?,
-            credits: call.bigint(label + 9).map(Credits::plain).transpose()?,
+            credits: call.bigint(label + 9).map(credits::balance).transpose()?,
             metadata: metadata::argument(call, label + 10)?,
             keyspace: call.required_text(label + 11, "keyspace")?,
         })
@@ -63,8 +63,8 @@ impl<'a> Draft<'a> {
         key::check_owner(&tenant.id, self.owner.as_deref())?;
         fill_in_defaults(policy, &mut self.scopes);
         let environment = environment(policy, &self.kind, self.environment.as_deref())?;
-        if let Some(giver) = caller.key.as_deref() {
-            giver::check_environment(giver, environment.as_bytes())?;
+        if let Some(delegator) = caller.key.as_deref() {
+            delegation::check_environment(delegator, environment.as_bytes())?;
         }
         Ok(environment)
     }
@@ -106,24 +106,24 @@ pub fn environment(policy: &Policy, kind: &str, asked: Option<&str>) -> Result<S
     }
 }
 
-/// What a draft leaves open, it has from its giver: so the new key follows when the
-/// giver's owner is demoted or removed.
+/// Fills in what the draft leaves open from the key that makes it, the delegator. So the new key
+/// follows when the delegator's owner gets a lesser role or is removed.
 fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()> {
-    let Some(giver) = caller.key.as_deref() else { return Ok(()) };
+    let Some(delegator) = caller.key.as_deref() else { return Ok(()) };
     let text = |text: &Option<Box<[u8]>>| text.as_deref().map(lossy);
     if draft.environment.is_none() {
-        draft.environment = Some(lossy(&giver.environment));
+        draft.environment = Some(lossy(&delegator.environment));
     }
     if draft.owner.is_none() {
-        draft.owner = text(&giver.owner);
+        draft.owner = text(&delegator.owner);
     }
     if draft.role.is_none() {
-        draft.role = text(&giver.roles[0]);
+        draft.role = text(&delegator.roles[0]);
     }
     if draft.scopes.is_empty() {
         draft.scopes = match policy.empty_scopes {
-            EmptyScopes::All => giver.scopes.iter().map(|scope| lossy(scope)).collect(),
-            EmptyScopes::Defaults => giver.held(|held| {
+            EmptyScopes::All => delegator.scopes.iter().map(|scope| lossy(scope)).collect(),
+            EmptyScopes::Defaults => delegator.held(|held| {
                 let defaults = policy.default_scopes.iter();
                 defaults.filter(|scope| held.covers(scope)).map(|scope| lossy(scope)).collect()
             }),
@@ -131,11 +131,11 @@ fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()> {
         };
     }
     let Some(bounds) = &caller.bounds else { return Ok(()) };
-    // What is handed on needs no plan: the giver has it already.
+    // This needs no feature of the plan: the delegator has it already.
     if draft.allowlist.is_empty()
         && let Some(networks) = &bounds.allowlist
     {
-        draft.allowlist = giver::elements(networks).map(String::from).collect();
+        draft.allowlist = networks.iter().map(|network| network.to_string()).collect();
     }
     draft.expires_at = draft.expires_at.or(bounds.expires_at);
     Ok(())

@@ -5,6 +5,7 @@ use super::errors::{shown, unknown_key, unknown_member};
 use super::turns;
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
+use crate::decide::lookup::Reader;
 use crate::pepper;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use keysmith_core::key::{display, format, secret};
@@ -13,7 +14,7 @@ use keysmith_core::policy::scope::{SCOPE_RULE, is_grant, is_scope};
 use pg::call::Call;
 use pg::composite::Copied;
 use pg::error::{Code, Error, Result};
-use pg::scan::{ScanKey, Snapshot};
+use pg::scan::{ScanKey, Snapshot, server_text};
 use pg::spi::{self, Param};
 use pg::{clock, text, varlena};
 use pgrx::pg_sys::Datum;
@@ -121,18 +122,11 @@ pub fn check_role(policy: &Policy, role: Option<&str>, keyspace: &str) -> Result
 
 /// A key whose scopes and roles have nothing in common can do nothing, which nobody means.
 pub fn tell_if_powerless(policy: &Policy, key_id: &[u8; 16]) -> Result<()> {
-    let found = spi::first(
-        "SELECT k.scopes, k.role, m.role
-         FROM keysmith_private.key k
-         LEFT JOIN keysmith_private.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
-         WHERE k.key_id = $1",
-        &[Param::uuid(key_id)],
-        |row| Some((row.texts(1), [row.bytes(2), row.bytes(3)])),
-    )?;
-    let (scopes, roles) = found.ok_or_else(|| unknown_key(key_id))?;
-    let own: Vec<&[u8]> = scopes.iter().map(Vec::as_slice).collect();
-    let held = policy.held(&own, [roles[0].as_deref(), roles[1].as_deref()]);
-    if roles.iter().any(Option::is_some) && held.effective().is_empty() {
+    let catalog = Catalog::open()?;
+    let reader = Reader::new(&catalog);
+    let rows = reader.find_by_id(key_id).ok_or_else(|| unknown_key(key_id))?;
+    let (own, roles) = (rows.scopes(), rows.roles());
+    if roles.iter().any(Option::is_some) && policy.held(&own, roles).effective().is_empty() {
         pgrx::notice!(
             "key {} can do nothing: its scopes, its role and the role of its owner have no scope in common",
             shown(key_id)
@@ -141,15 +135,19 @@ pub fn tell_if_powerless(policy: &Policy, key_id: &[u8; 16]) -> Result<()> {
     Ok(())
 }
 
-/// The owner must be a member now. One that is removed at the same time leaves a key that
-/// is refused, so the removal need not wait.
+/// The owner must be a member now. A member that is removed at the same time leaves a key that is
+/// refused, so the removal need not wait.
 pub fn check_owner(tenant_id: &[u8; 16], owner: Option<&str>) -> Result<()> {
+    use columns::member as column;
     let Some(owner) = owner else { return Ok(()) };
-    let found = spi::execute(
-        "SELECT FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2",
-        &[Param::uuid(tenant_id), Param::text(owner)],
-    )?;
-    if found == 0 { Err(unknown_member("owner", owner)) } else { Ok(()) }
+    let (members, snapshot) = (Catalog::open()?.tables.member.open(), Snapshot::now());
+    let name = server_text(owner);
+    let by_name =
+        [ScanKey::uuid(column::tenant_id, tenant_id), ScanKey::text(column::member, &name)];
+    match members.first(&snapshot, by_name, |_| true) {
+        Some(_) => Ok(()),
+        None => Err(unknown_member("owner", owner)),
+    }
 }
 
 /// The networks of a cidr[] argument.
@@ -213,15 +211,17 @@ fn no_entropy() -> Error {
 /// A new id for a key, as its keyspace shows ids, if it does. Short ids may have been
 /// taken, so a few are tried.
 pub fn new_display_id(policy: &Policy, keyspace: &str) -> Result<Option<String>> {
+    use columns::key as column;
     const TRIES: usize = 20;
     let Some(template) = &policy.display_id else { return Ok(None) };
+    let keys = Catalog::open()?.tables.key_by_display_id.open();
+    let keyspace = server_text(keyspace);
     for _ in 0..TRIES {
         let id = display::id(template, secret::random).map_err(|_| no_entropy())?;
-        let taken = spi::execute(
-            "SELECT FROM keysmith_private.key WHERE keyspace = $1 AND display_id = $2",
-            &[Param::text(keyspace), Param::text(&id)],
-        )?;
-        if taken == 0 {
+        let (taken, snapshot) = (server_text(&id), Snapshot::now());
+        let by_id =
+            [ScanKey::text(column::keyspace, &keyspace), ScanKey::text(column::display_id, &taken)];
+        if keys.first(&snapshot, by_id, |_| true).is_none() {
             return Ok(Some(id));
         }
     }
@@ -304,17 +304,20 @@ fn counting_keys(caller: &Caller, tenant_id: &[u8; 16]) -> Result<Vec<([u8; 16],
     Ok(counting)
 }
 
-/// The composite value of a new key, `keysmith_private.minted`, without the key itself,
-/// which is never a parameter of a statement: see `with_api_key`.
-pub fn minted(key_id: &[u8; 16]) -> Result<Copied> {
-    let minted = spi::first(
-        "SELECT ROW(key_id, NULL, key_prefix, key_snippet, label, environment, kind, scopes,
-                    expires_at, created_at, display_id)::keysmith_private.minted
-         FROM keysmith_private.key WHERE key_id = $1",
-        &[Param::uuid(key_id)],
-        |row| row.composite(1),
-    )?;
-    minted.ok_or_else(|| unknown_key(key_id))
+/// Has a statement that inserts a key return its id and a value of the type
+/// `keysmith_private.minted`. The value lacks the key itself, which is never a parameter of a
+/// statement: see `with_api_key`.
+macro_rules! returning_minted {
+    () => {
+        " RETURNING key_id, ROW(key_id, NULL, key_prefix, key_snippet, label, environment, kind, scopes,
+                                expires_at, created_at, display_id)::keysmith_private.minted"
+    };
+}
+pub(super) use returning_minted;
+
+/// Reads what such a statement returns.
+pub fn made(row: spi::Row) -> Option<([u8; 16], Copied)> {
+    row.uuid(1).zip(row.composite(2))
 }
 
 /// Puts the key into the one value that ever has it.

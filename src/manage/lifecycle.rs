@@ -1,9 +1,9 @@
 //! What becomes of a key: rotated, regenerated, disabled, revoked.
 
 use super::authority::{self, Caller, Needs};
+use super::delegation::{self, Owner};
 use super::draft::{self, Draft};
 use super::errors::unknown_key;
-use super::giver::{self, Owner};
 use super::key::{self, Fresh};
 use super::keyspace::policy;
 use super::locked_key::{LockedKey, end_locked, has_successor};
@@ -15,9 +15,10 @@ use crate::pepper;
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::{MAX_KEY_LEN, foreign};
 use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
+use pg::composite::Copied;
 use pg::error::{Code, Error, Result};
 use pg::result_set::{Cell, ResultSet};
-use pg::spi::{self, Param, Row};
+use pg::spi::{self, Param, Row, Saved, saved};
 use pgrx::pg_sys::{self, Datum, Interval};
 
 sql_functions! {
@@ -43,15 +44,17 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
         let is_over_at_once = grace.time == 0 && grace.day == 0 && grace.month == 0;
         let tenant = Tenant::with_id(&old.tenant_id)?;
         tenant.check_feature(&*policy(caller, &old.keyspace)?, "grace", !is_over_at_once)?;
-        let (successor, api_key) = succeed(caller, &old, false, None)?;
+        let (successor, minted, api_key) = succeed(caller, &old, false, None)?;
         spi::execute(
-            "UPDATE keysmith_private.key SET
-                 rotated_to = $2,
-                 revoked_at = CASE WHEN $3 THEN pg_catalog.clock_timestamp() END,
-                 revoked_reason = CASE WHEN $3 THEN 'rotated' END,
-                 expires_at = CASE WHEN $3 THEN expires_at
-                     ELSE least(expires_at, pg_catalog.clock_timestamp() + $4) END
-             WHERE key_id = $1",
+            saved!(
+                "UPDATE keysmith_private.key SET
+                     rotated_to = $2,
+                     revoked_at = CASE WHEN $3 THEN pg_catalog.clock_timestamp() END,
+                     revoked_reason = CASE WHEN $3 THEN 'rotated' END,
+                     expires_at = CASE WHEN $3 THEN expires_at
+                         ELSE least(expires_at, pg_catalog.clock_timestamp() + $4) END
+                 WHERE key_id = $1"
+            ),
             &[
                 Param::uuid(&key_id),
                 Param::uuid(&successor),
@@ -60,7 +63,7 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
             ],
         )?;
         act.done("rotate")?;
-        Ok((key::minted(&successor)?, api_key))
+        Ok((minted, api_key))
     })?;
     key::with_api_key(&row, &api_key)
 }
@@ -96,20 +99,22 @@ fn succeed(
     old: &LockedKey,
     regenerated: bool,
     label: Option<&str>,
-) -> Result<([u8; 16], String)> {
+) -> Result<([u8; 16], Copied, String)> {
     let policy = policy(caller, &old.keyspace)?;
     let fresh = Fresh::generate(&policy, &old.kind, &old.environment)?;
     key::note_generation(&policy, &old.keyspace, fresh.generation)?;
-    let found = spi::first(
-        "INSERT INTO keysmith_private.key (
-             tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
-             scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by, regenerated,
-             display_id, origin, limits, shared_limits, purse)
-         SELECT tenant_id, expires_at, $2, $3, keyspace, environment, kind, role, owner,
-             scopes, allowlist, metadata, coalesce($9, label), $4, $5, $6,
-             regenerated OR $7, $8, coalesce(origin, key_id), limits, shared_limits, purse
-         FROM keysmith_private.key WHERE key_id = $1
-         RETURNING key_id",
+    let made = spi::first(
+        saved!(concat!(
+            "INSERT INTO keysmith_private.key (
+                 tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
+                 scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by,
+                 regenerated, display_id, origin, limits, shared_limits, purse)
+             SELECT tenant_id, expires_at, $2, $3, keyspace, environment, kind, role, owner,
+                 scopes, allowlist, metadata, coalesce($9, label), $4, $5, $6,
+                 regenerated OR $7, $8, coalesce(origin, key_id), limits, shared_limits, purse
+             FROM keysmith_private.key WHERE key_id = $1",
+            key::returning_minted!()
+        )),
         &[
             Param::uuid(&old.key_id),
             Param::smallint(fresh.generation),
@@ -121,12 +126,12 @@ fn succeed(
             Param::text_or_null(key::new_display_id(&policy, &old.keyspace)?.as_deref()),
             Param::text_or_null(label),
         ],
-        |row| row.uuid(1),
+        key::made,
     )?;
-    let key_id = found.ok_or_else(|| unknown_key(&old.key_id))?;
-    giver::check(caller, &key_id, Owner::OfTheGiver)?;
+    let (key_id, minted) = made.ok_or_else(|| unknown_key(&old.key_id))?;
+    delegation::check(caller, &key_id, Owner::OfTheDelegator)?;
     Act::made(&caller.actor, &old.keyspace, Subject::Key(&key_id)).noted("mint")?;
-    Ok((key_id, fresh.api_key))
+    Ok((key_id, minted, fresh.api_key))
 }
 
 /// Replaces a tenant's one key at once, as products with a single key per account
@@ -152,15 +157,17 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
         let old = LockedKey::lock(caller, &old)?;
         old.check_is_active()?;
         let act = Act::on(&caller.actor, &old.keyspace, Subject::Key(&old.key_id))?;
-        let (successor, api_key) = succeed(caller, &old, true, draft.label.as_deref())?;
+        let (successor, minted, api_key) = succeed(caller, &old, true, draft.label.as_deref())?;
         spi::execute(
-            "UPDATE keysmith_private.key SET rotated_to = $2, revoked_at = pg_catalog.clock_timestamp(),
-                 revoked_reason = 'regenerated'
-             WHERE key_id = $1",
+            saved!(
+                "UPDATE keysmith_private.key SET rotated_to = $2,
+                     revoked_at = pg_catalog.clock_timestamp(), revoked_reason = 'regenerated'
+                 WHERE key_id = $1"
+            ),
             &[Param::uuid(&old.key_id), Param::uuid(&successor)],
         )?;
         act.done("revoke")?;
-        Ok((key::minted(&successor)?, api_key))
+        Ok((minted, api_key))
     })?;
     key::with_api_key(&row, &api_key)
 }
@@ -174,11 +181,13 @@ fn legacy_key(
 ) -> Result<Option<[u8; 16]>> {
     key::one_at_a_time(tenant_id)?;
     spi::query(
-        "SELECT key_id, regenerated FROM keysmith_private.key
-         WHERE tenant_id = $1 AND kind = $2 AND environment = $3 AND revoked_at IS NULL
-           AND (expires_at IS NULL OR expires_at > pg_catalog.clock_timestamp())
-           AND rotated_to IS NULL AND (regenerated OR label IS NULL OR $4)
-         ORDER BY regenerated DESC, created_at DESC LIMIT 2",
+        saved!(
+            "SELECT key_id, regenerated FROM keysmith_private.key
+             WHERE tenant_id = $1 AND kind = $2 AND environment = $3 AND revoked_at IS NULL
+               AND (expires_at IS NULL OR expires_at > pg_catalog.clock_timestamp())
+               AND rotated_to IS NULL AND (regenerated OR label IS NULL OR $4)
+             ORDER BY regenerated DESC, created_at DESC LIMIT 2"
+        ),
         &[
             Param::uuid(tenant_id),
             Param::text(kind),
@@ -197,8 +206,11 @@ fn disable(call: &Call) -> Result<Option<Datum>> {
         call,
         "disable",
         false,
-        "UPDATE keysmith_private.key SET disabled_at = coalesce(disabled_at, pg_catalog.clock_timestamp())
-         WHERE key_id = $1",
+        saved!(
+            "UPDATE keysmith_private.key SET
+                 disabled_at = coalesce(disabled_at, pg_catalog.clock_timestamp())
+             WHERE key_id = $1"
+        ),
     )
 }
 
@@ -207,18 +219,23 @@ fn enable(call: &Call) -> Result<Option<Datum>> {
         call,
         "enable",
         true,
-        "UPDATE keysmith_private.key SET disabled_at = NULL WHERE key_id = $1",
+        saved!("UPDATE keysmith_private.key SET disabled_at = NULL WHERE key_id = $1"),
     )
 }
 
-fn switch(call: &Call, action: &str, gives: bool, statement: &str) -> Result<Option<Datum>> {
+fn switch(
+    call: &Call,
+    action: &str,
+    gives: bool,
+    statement: &'static Saved,
+) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     authority::act(Needs::Keys, |caller| {
         let subject = LockedKey::lock(caller, &key_id)?;
         let act = Act::on(&caller.actor, &subject.keyspace, Subject::Key(&key_id))?;
         spi::execute(statement, &[Param::uuid(&key_id)])?;
         if gives {
-            giver::check(caller, &key_id, Owner::AsBefore)?;
+            delegation::check(caller, &key_id, Owner::AsBefore)?;
         }
         act.done(action)
     })?;
@@ -258,8 +275,10 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
         let mut keys: Vec<([u8; 16], String)> = Vec::new();
         for (generation, digest) in &candidates {
             keys.extend(spi::all(
-                "SELECT key_id, kind FROM keysmith_private.key
-                 WHERE digest = $1 AND generation = $2 AND revoked_at IS NULL ORDER BY key_id",
+                saved!(
+                    "SELECT key_id, kind FROM keysmith_private.key
+                     WHERE digest = $1 AND generation = $2 AND revoked_at IS NULL ORDER BY key_id"
+                ),
                 &[Param::bytes(digest), Param::smallint(*generation)],
                 |row| Some((row.uuid(1)?, row.text(2)?)),
             )?);

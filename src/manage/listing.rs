@@ -6,7 +6,7 @@ use super::tenant::Tenant;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
 use pg::result_set::ResultSet;
-use pg::spi::{self, Param};
+use pg::spi::{self, Param, saved};
 use pgrx::pg_sys::Datum;
 
 sql_functions! {
@@ -16,7 +16,10 @@ sql_functions! {
 /// One key, as `alter_key` returns it.
 pub fn entry(key_id: &[u8; 16]) -> Result<Option<Datum>> {
     spi::first(
-        "SELECT ROW(k.*)::keysmith_private.listed_key FROM keysmith_private.key_listing k WHERE key_id = $1",
+        saved!(
+            "SELECT ROW(k.*)::keysmith_private.listed_key
+             FROM keysmith_private.key_listing k WHERE key_id = $1"
+        ),
         &[Param::uuid(key_id)],
         |row| row.transferred(1),
     )

@@ -5,7 +5,7 @@ use super::errors::{self, unknown_key};
 use crate::audit::{Act, Subject};
 use pg::clock;
 use pg::error::{Code, Error, Result};
-use pg::spi::{self, Param, Row};
+use pg::spi::{self, Param, Row, saved};
 
 /// A key that an act is about. Its row is locked until the transaction ends.
 pub struct LockedKey {
@@ -34,12 +34,14 @@ impl LockedKey {
 
     pub fn lock_within(tenants: Param, environment: Param, key_id: &[u8; 16]) -> Result<LockedKey> {
         let found = spi::first(
-            "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
-                    rotated_to, coalesce(origin, key_id), coalesce(purse, origin, key_id)
-             FROM keysmith_private.key
-             WHERE key_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR tenant_id = ANY ($2))
-               AND ($3 IS NULL OR environment = $3)
-             FOR NO KEY UPDATE",
+            saved!(
+                "SELECT tenant_id, keyspace, environment, kind, expires_at, disabled_at IS NOT NULL,
+                        rotated_to, coalesce(origin, key_id), coalesce(purse, origin, key_id)
+                 FROM keysmith_private.key
+                 WHERE key_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR tenant_id = ANY ($2))
+                   AND ($3 IS NULL OR environment = $3)
+                 FOR NO KEY UPDATE"
+            ),
             &[Param::uuid(key_id), tenants, environment],
             |row| LockedKey::read(key_id, row),
         )?;
@@ -89,9 +91,11 @@ pub fn end_locked(caller: &Caller, subject: &LockedKey, reason: &str) -> Result<
     let key_id = &subject.key_id;
     let act = Act::on(&caller.actor, &subject.keyspace, Subject::Key(key_id))?;
     spi::execute(
-        "UPDATE keysmith_private.key
-         SET revoked_at = pg_catalog.clock_timestamp(), revoked_reason = $2
-         WHERE key_id = $1",
+        saved!(
+            "UPDATE keysmith_private.key
+             SET revoked_at = pg_catalog.clock_timestamp(), revoked_reason = $2
+             WHERE key_id = $1"
+        ),
         &[Param::uuid(key_id), Param::text(reason)],
     )?;
     act.done("revoke")

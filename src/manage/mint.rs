@@ -2,9 +2,9 @@
 
 use super::authority::{self, Caller, Needs};
 use super::bounds::Bounds;
-use super::credits::{self, Holder};
+use super::credits;
+use super::delegation::{self, Owner};
 use super::draft::Draft;
-use super::giver::{self, Owner};
 use super::key::{self, Fresh};
 use super::keyspace::policy;
 use super::limits;
@@ -13,12 +13,14 @@ use super::progress;
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
 use crate::catalog::policy::Policy;
+use crate::catalog::{Catalog, columns};
 use crate::pepper;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
 use pg::composite::Copied;
 use pg::error::{Code, Error, Result};
-use pg::spi::{self, Param};
+use pg::scan::{Row, ScanKey, Snapshot, Varlena, server_text};
+use pg::spi::{self, Param, saved};
 use pgrx::pg_sys::Datum;
 
 sql_functions! {
@@ -85,15 +87,25 @@ fn store(
     for surplus in key::make_room(caller, policy, tenant_id)? {
         locked_key::replace(caller, &surplus)?;
     }
-    let found = spi::first(
-        "INSERT INTO keysmith_private.key (
-             tenant_id, expires_at, generation, digest, keyspace, environment, kind, role, owner,
-             scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by,
-             imported, regenerated, display_id, limits, shared_limits, purse)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, nullif($11::cidr[], '{}'), coalesce($12, '{}'), $13, $14, $15,
-                 $16, $17, $18, $19, $20, $21, $22)
-         ON CONFLICT (digest, keyspace) DO NOTHING
-         RETURNING key_id",
+    if draft.credits.is_some() {
+        credits::must_administer(caller)?;
+    }
+    let made = spi::first(
+        saved!(concat!(
+            "WITH made (key_id, minted) AS (
+                 INSERT INTO keysmith_private.key (
+                     tenant_id, expires_at, generation, digest, keyspace, environment, kind, role,
+                     owner, scopes, allowlist, metadata, label, key_prefix, key_snippet, created_by,
+                     imported, regenerated, display_id, limits, shared_limits, purse)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, nullif($11::cidr[], '{}'),
+                         coalesce($12, '{}'), $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+                 ON CONFLICT (digest, keyspace) DO NOTHING",
+            key::returning_minted!(),
+            "), given AS (
+                 INSERT INTO keysmith_private.credit (key_id, balance)
+                 SELECT key_id, $23 FROM made WHERE $23 IS NOT NULL)
+             SELECT key_id, minted FROM made"
+        )),
         &[
             Param::uuid(tenant_id),
             Param::timestamp(draft.expires_at),
@@ -117,15 +129,15 @@ fn store(
             Param::text_or_null(draft.limits.as_deref()),
             Param::text_or_null(shared_limits.as_deref()),
             Param::uuid_or_null(bounds.and_then(|bounds| bounds.purse).as_ref()),
-        ], |row| row.uuid(1))?;
-    let key_id = found.ok_or_else(|| duplicate(&draft.keyspace))?;
-    if draft.credits.is_some() {
-        credits::set(caller, Holder::Key(&key_id), draft.credits.as_ref())?;
-    }
-    giver::check(caller, &key_id, Owner::OfTheGiver)?;
+            Param::bigint(draft.credits),
+        ],
+        key::made,
+    )?;
+    let (key_id, minted) = made.ok_or_else(|| duplicate(&draft.keyspace))?;
+    delegation::check(caller, &key_id, Owner::OfTheDelegator)?;
     key::tell_if_powerless(policy, &key_id)?;
     Act::made(&caller.actor, &draft.keyspace, Subject::Key(&key_id)).done(action)?;
-    key::minted(&key_id)
+    Ok(minted)
 }
 
 /// The limits that a new key shares with the key that makes it.
@@ -133,6 +145,16 @@ fn shared_limits(bounds: &Bounds) -> Result<Option<String>> {
     let shared = bounds.held().handed_on();
     shared.as_deref().map_or(Ok(()), limits::check_shared)?;
     Ok(shared)
+}
+
+fn is_stored(catalog: &Catalog, generation: i16, digest: &[u8], keyspace: &str) -> bool {
+    use columns::key as column;
+    let (keys, snapshot) = (catalog.tables.key.open(), Snapshot::now());
+    let (digest, keyspace) = (Varlena::new(digest), server_text(keyspace));
+    let by_digest =
+        [ScanKey::bytes(column::digest, &digest), ScanKey::text(column::keyspace, &keyspace)];
+    let is_of_generation = |row: &Row| row.smallint(column::generation) == Some(generation);
+    keys.first(&snapshot, by_digest, is_of_generation).is_some()
 }
 
 fn duplicate(keyspace: &str) -> Error {
@@ -173,14 +195,12 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
         draft.check_plan(&policy, &tenant)?;
         let environment = draft.settle(caller, &policy, &tenant)?;
         // The same key stored under an older pepper has another digest.
-        for (generation, digest) in &stored_already {
-            let count = spi::execute(
-                "SELECT FROM keysmith_private.key WHERE digest = $1 AND keyspace = $2 AND generation = $3",
-                &[Param::bytes(digest), Param::text(&draft.keyspace), Param::smallint(*generation)],
-            )?;
-            if count > 0 {
-                return Err(duplicate(&draft.keyspace));
-            }
+        let catalog = Catalog::open()?;
+        if stored_already
+            .iter()
+            .any(|(generation, digest)| is_stored(&catalog, *generation, digest, &draft.keyspace))
+        {
+            return Err(duplicate(&draft.keyspace));
         }
         if behind_bar && !policy.has_bar_imports && !caller.administers() {
             return Err(Error::new(

@@ -1,4 +1,4 @@
-//! Management: what changes keyspaces, tenants and keys.
+//! Management: changes of keyspaces, tenants and keys.
 
 #![forbid(unsafe_code)]
 
@@ -11,10 +11,10 @@ mod bounds;
 mod catalogue;
 mod changes;
 pub mod credits;
+mod delegation;
 mod doctor;
 mod draft;
 mod errors;
-mod giver;
 mod hashing_state;
 mod isolation;
 mod key;

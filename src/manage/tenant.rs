@@ -9,11 +9,15 @@ use super::limits;
 use super::metadata;
 use super::patch::Patch;
 use crate::audit::{Act, Subject};
+use crate::catalog::Catalog;
+use crate::catalog::columns::tenant as column;
 use crate::catalog::policy::Policy;
+use crate::catalog::tables::Table;
 use keysmith_core::policy::name::{NAME_RULE, is_name};
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
-use pg::spi::{self, Param, Row};
+use pg::scan::{ScanKey, Snapshot, server_text};
+use pg::spi::{self, Param, Saved, saved};
 use pg::text;
 use pgrx::pg_sys::Datum;
 
@@ -35,19 +39,18 @@ pub struct Tenant {
 impl Tenant {
     /// One that the caller does not reach is one that is not there.
     pub fn find(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
-        let found = spi::first(
-            "SELECT tenant_id, plan FROM keysmith_private.tenant WHERE keyspace = $1 AND name = $2",
-            &[Param::text(keyspace), Param::text(tenant)],
-            Tenant::read,
-        )?;
-        found.filter(|found| caller.reaches(&found.id)).ok_or_else(|| unknown(tenant, keyspace))
+        let (space, name) = (server_text(keyspace), server_text(tenant));
+        let by_name = [ScanKey::text(column::keyspace, &space), ScanKey::text(column::name, &name)];
+        Tenant::read(Catalog::open()?.tables.tenant_by_name, by_name)
+            .filter(|found| caller.reaches(&found.id))
+            .ok_or_else(|| unknown(tenant, keyspace))
     }
 
     /// The same, its row locked: acts on a tenant take turns.
     pub fn lock(caller: &Caller, tenant: &str, keyspace: &str) -> Result<Tenant> {
         let found = Tenant::find(caller, tenant, keyspace)?;
         spi::execute(
-            "SELECT FROM keysmith_private.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE",
+            saved!("SELECT FROM keysmith_private.tenant WHERE tenant_id = $1 FOR NO KEY UPDATE"),
             &[Param::uuid(&found.id)],
         )?;
         Ok(found)
@@ -55,16 +58,14 @@ impl Tenant {
 
     /// The tenant of a key.
     pub fn with_id(id: &[u8; 16]) -> Result<Tenant> {
-        let found = spi::first(
-            "SELECT tenant_id, plan FROM keysmith_private.tenant WHERE tenant_id = $1",
-            &[Param::uuid(id)],
-            Tenant::read,
-        )?;
-        found.ok_or_else(|| Error::not_found("the tenant does not exist"))
+        Tenant::read(Catalog::open()?.tables.tenant, [ScanKey::uuid(column::tenant_id, id)])
+            .ok_or_else(|| Error::not_found("the tenant does not exist"))
     }
 
-    fn read(row: Row) -> Option<Tenant> {
-        Some(Tenant { id: row.uuid(1)?, plan: row.text(2) })
+    fn read<const N: usize>(table: Table, keys: [ScanKey; N]) -> Option<Tenant> {
+        let (tenants, snapshot) = (table.open(), Snapshot::now());
+        let row = tenants.first(&snapshot, keys, |_| true)?;
+        Some(Tenant { id: row.uuid(column::tenant_id)?, plan: row.text(column::plan) })
     }
 
     /// Checks that the tenant's plan has a feature, if it is asked for.
@@ -103,9 +104,11 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
         policy(caller, &keyspace)?;
         let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&name))?;
         let found = spi::first(
-            "INSERT INTO keysmith_private.tenant (keyspace, name, plan, metadata, limits)
-             VALUES ($1, $2, $3, coalesce($4, '{}'), $5)
-             ON CONFLICT (keyspace, name) DO NOTHING RETURNING tenant_id",
+            saved!(
+                "INSERT INTO keysmith_private.tenant (keyspace, name, plan, metadata, limits)
+                 VALUES ($1, $2, $3, coalesce($4, '{}'), $5)
+                 ON CONFLICT (keyspace, name) DO NOTHING RETURNING tenant_id"
+            ),
             &[
                 Param::text(&keyspace),
                 Param::text(&name),
@@ -150,12 +153,14 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
         let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&tenant))?;
         spi::execute(
-            "UPDATE keysmith_private.tenant SET
-                 plan = CASE WHEN $3 THEN $4 ELSE plan END,
-                 metadata = CASE WHEN $5
-                     THEN coalesce(nullif($6 -> 'metadata', 'null'), '{}') ELSE metadata END,
-                 limits = CASE WHEN $7 THEN $8 ELSE limits END
-             WHERE keyspace = $1 AND name = $2",
+            saved!(
+                "UPDATE keysmith_private.tenant SET
+                     plan = CASE WHEN $3 THEN $4 ELSE plan END,
+                     metadata = CASE WHEN $5
+                         THEN coalesce(nullif($6 -> 'metadata', 'null'), '{}') ELSE metadata END,
+                     limits = CASE WHEN $7 THEN $8 ELSE limits END
+                 WHERE keyspace = $1 AND name = $2"
+            ),
             &[
                 Param::text(&keyspace),
                 Param::text(&tenant),
@@ -181,9 +186,12 @@ fn suspend_tenant(call: &Call) -> Result<Option<Datum>> {
     change_tenant(
         call,
         "suspend",
-        "UPDATE keysmith_private.tenant SET suspended_at = coalesce(suspended_at, pg_catalog.clock_timestamp()),
-             suspended_reason = coalesce($3, suspended_reason)
-         WHERE keyspace = $1 AND name = $2",
+        saved!(
+            "UPDATE keysmith_private.tenant SET
+                 suspended_at = coalesce(suspended_at, pg_catalog.clock_timestamp()),
+                 suspended_reason = coalesce($3, suspended_reason)
+             WHERE keyspace = $1 AND name = $2"
+        ),
         Some(Param::text_or_null(reason.as_deref())),
     )
 }
@@ -192,8 +200,10 @@ fn resume_tenant(call: &Call) -> Result<Option<Datum>> {
     change_tenant(
         call,
         "resume",
-        "UPDATE keysmith_private.tenant SET suspended_at = NULL, suspended_reason = NULL
-         WHERE keyspace = $1 AND name = $2",
+        saved!(
+            "UPDATE keysmith_private.tenant SET suspended_at = NULL, suspended_reason = NULL
+             WHERE keyspace = $1 AND name = $2"
+        ),
         None,
     )
 }
@@ -202,7 +212,7 @@ fn resume_tenant(call: &Call) -> Result<Option<Datum>> {
 fn change_tenant(
     call: &Call,
     action: &str,
-    statement: &str,
+    statement: &'static Saved,
     more: Option<Param>,
 ) -> Result<Option<Datum>> {
     let tenant = call.required_text(0, "tenant")?;
@@ -233,9 +243,11 @@ fn set_member(call: &Call) -> Result<Option<Datum>> {
         let subject = Subject::Member { tenant: &tenant, member: &member };
         let act = Act::on(&caller.actor, &keyspace, subject)?;
         spi::execute(
-            "INSERT INTO keysmith_private.member (tenant_id, keyspace, member, role)
-             VALUES ($1, $2, $3, $4)
-             ON CONFLICT (tenant_id, member) DO UPDATE SET role = excluded.role",
+            saved!(
+                "INSERT INTO keysmith_private.member (tenant_id, keyspace, member, role)
+                 VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (tenant_id, member) DO UPDATE SET role = excluded.role"
+            ),
             &[
                 Param::uuid(&tenant_id),
                 Param::text(&keyspace),
@@ -258,7 +270,7 @@ fn remove_member(call: &Call) -> Result<Option<Datum>> {
         let subject = Subject::Member { tenant: &tenant, member: &member };
         let act = Act::on(&caller.actor, &keyspace, subject)?;
         let removed = spi::execute(
-            "DELETE FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2",
+            saved!("DELETE FROM keysmith_private.member WHERE tenant_id = $1 AND member = $2"),
             &[Param::uuid(&tenant_id), Param::text(&member)],
         )?;
         if removed == 0 {

@@ -251,8 +251,8 @@ mod tests {
         );
         let grandchild = held(3, None, of_child.as_deref());
         assert_eq!(grandchild.handed_on(), of_child);
-        for (given, giver) in [(&child, &root), (&grandchild, &root), (&grandchild, &child)] {
-            assert!(given.is_within(giver));
+        for (given, delegator) in [(&child, &root), (&grandchild, &root), (&grandchild, &child)] {
+            assert!(given.is_within(delegator));
         }
         assert!(!root.is_within(&child) && !root.is_within(&grandchild));
         assert!(!held(4, child.own, None).is_within(&root));
