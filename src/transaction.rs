@@ -1,4 +1,4 @@
-//! Who is told of a transaction's course.
+//! Registers what runs at the commit, the end and the savepoints of a transaction.
 
 use crate::usage::session::pending as usage;
 use crate::{audit, identity};
@@ -6,7 +6,8 @@ use pg::transaction::{Course, follow};
 
 pub fn register() {
     follow(Course {
-        // Usage may have to wait for others; whoever has locked a chain must not.
+        // Storing usage may wait for other transactions. A transaction that has locked a chain must
+        // not wait.
         before_commit: || {
             usage::before_commit();
             audit::before_commit()

@@ -48,7 +48,7 @@ impl Saved {
         Saved { text, plan: AtomicPtr::new(null_mut()) }
     }
 
-    /// The plan for parameters of these types, made if there is none. PostgreSQL never frees it.
+    /// The plan for parameters of these types. The first call makes it. PostgreSQL never frees it.
     pub(crate) fn plan(&self, kinds: &mut [Oid]) -> Result<SPIPlanPtr> {
         // SAFETY: null, or made below and never freed.
         if let Some(known) = unsafe { self.plan.load(Relaxed).as_ref() } {

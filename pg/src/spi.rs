@@ -1,12 +1,11 @@
-//! Statements of ours, run by SPI. Everything they touch is named with its schema,
-//! and the search path is one that no one can put anything into: see `role`.
+//! Runs our statements by SPI. They name everything with its schema, and the search path is
+//! one that nobody can put objects into: see `role`.
 //!
-//! They see what is committed, at every isolation level. SPI would read by the snapshot of
-//! a transaction at REPEATABLE READ or SERIALIZABLE: an act would check, count and end what
-//! was there when the transaction began, and miss what others did since. So each statement
-//! has its own snapshot there, as those of foreign keys do, and the transaction's is
-//! the cross-check: a row that was changed since is seen, and changing it ends with 40001,
-//! or the transaction would see both versions from then on.
+//! At every isolation level they see what is committed now. In a transaction at REPEATABLE READ or
+//! SERIALIZABLE, SPI would use the transaction's snapshot, and an act would miss what others have
+//! committed since the transaction began. So each statement gets a new snapshot there, as the
+//! statements of foreign keys do. The transaction's snapshot is the cross-check: to change a row
+//! that was changed since then is error 40001, or the transaction would see both versions.
 
 use crate::composite::Copied;
 use crate::error::{Code, Error, Result};
@@ -48,8 +47,8 @@ impl From<&'static Saved> for Statement<'_> {
     }
 }
 
-/// Runs `body` with statements at its command. What it returns must be Rust's own,
-/// or copied out by `Row::transferred`: SPI's memory goes with the session.
+/// Runs `body`, which can run statements. Its result must be in Rust's memory, or copied by
+/// `Row::transferred`: SPI frees its own memory with the session.
 pub fn session<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     transaction::must_be_in_progress();
     // SAFETY: a session is finished whether the body fails or not. An error that
@@ -69,7 +68,7 @@ pub fn execute<'a>(statement: impl Into<Statement<'a>>, params: &[Param]) -> Res
     query(statement, params, Rows::count)
 }
 
-/// Runs a statement, and hands on its rows. They are there as long as `with` runs.
+/// Runs a statement, and passes its rows to `with`. They are valid while `with` runs.
 pub fn query<'a, T>(
     statement: impl Into<Statement<'a>>,
     params: &[Param],
@@ -96,8 +95,8 @@ pub fn all<'a, T>(
     query(statement, params, |rows| rows.iter().filter_map(read).collect())
 }
 
-/// Runs a statement of several parts, in the database's encoding: names of roles may be text
-/// in none.
+/// Runs a statement of several parts, in the database's encoding. The name of a role may be text
+/// in no encoding.
 pub fn execute_raw(parts: &[&[u8]]) -> Result<()> {
     let statement = CString::new(parts.concat()).unwrap_or_default();
     execute_given(Source::Text(&statement), Given::of(&[]), None, |_| ())
@@ -227,8 +226,8 @@ fn execute_given<T>(
     Ok(with(&Rows::made()))
 }
 
-/// The rows that a row refers to were looked up before. PostgreSQL checks them once more, under
-/// the transaction's snapshot, which may be older than they are.
+/// The caller has found the rows that the new row refers to. PostgreSQL checks them again under
+/// the transaction's snapshot, which may be older than these rows.
 fn missed() {
     pgrx::ereport!(
         PgLogLevel::ERROR,
@@ -237,14 +236,14 @@ fn missed() {
     );
 }
 
-/// Runs a statement that only reads, and hands on its rows. It keeps a thousand of them at
+/// Runs a statement that only reads, and passes each row to `with`. It keeps a thousand rows at
 /// most. It sees what the calling statement sees.
 pub fn each(statement: &str, params: &[Param], mut with: impl FnMut(Row)) -> Result<()> {
     const BATCH: c_long = 1000;
     let statement = text::to_server(statement);
     let mut given = Given::of(params);
     // SAFETY: inside a session, or PostgreSQL raises an error; the arrays have as many elements
-    // as is said. Rows are freed when they were handed on. After an error the abort closes
+    // as is said. Rows are freed after `with` has seen them. After an error the abort closes
     // the cursor. It is looked up each time, as statements can close it.
     unsafe {
         let cursor = pg_sys::SPI_cursor_open_with_args(
@@ -291,8 +290,8 @@ impl Given {
     }
 }
 
-/// Every bound is checked before a row is written. Should one be forgotten, the row
-/// with its digest must not be in the error's detail.
+/// Our code checks every bound before it writes a row. If a check is missing, the error's detail
+/// must not show the row with its digest.
 fn without_its_row(error: CaughtError) -> c_int {
     if let CaughtError::PostgresError(report) = &error {
         let message = report.message().to_owned();
@@ -301,8 +300,8 @@ fn without_its_row(error: CaughtError) -> c_int {
     error.rethrow()
 }
 
-/// What a statement gave. SPI keeps it until the session ends, or until the subtransaction is
-/// rolled back in which the statement ran: `run` and `each` hand it on before either can be.
+/// The result of a statement. SPI keeps it until the session ends, or until the statement's
+/// subtransaction is rolled back. `run` and `each` pass it on before either can happen.
 pub struct Rows {
     table: *mut pg_sys::SPITupleTable,
     count: usize,
@@ -335,8 +334,7 @@ impl Rows {
     }
 }
 
-/// The accessors raise an error for a column of another type than they give, and for one that
-/// is not there.
+/// The accessors raise an error if the column does not exist or has another type.
 pub struct Row<'a> {
     rows: &'a Rows,
     index: usize,
@@ -445,7 +443,7 @@ impl Row<'_> {
         self.datum(column, &[pg_sys::UUIDOID]).map(read)
     }
 
-    /// A row of a type, as a value of its own.
+    /// A row of a composite type, copied.
     pub fn composite(&self, column: usize) -> Option<Copied> {
         // SAFETY: a look-up of a type.
         let is_row = |kind| unsafe { pg_sys::get_typtype(kind) as u8 == pg_sys::TYPTYPE_COMPOSITE };

@@ -1,4 +1,4 @@
-//! The end of a chain, and what is appended there when a transaction commits.
+//! Appends entries to the end of a chain when a transaction commits.
 
 use crate::catalog::{Catalog, columns};
 use crate::pepper;
@@ -11,21 +11,21 @@ use pg::{text, transaction};
 use pgrx::pg_sys::{self, Oid};
 use std::collections::BTreeMap;
 
-/// An act that was done, to be chained at commit.
+/// An act that was done. The commit adds it to its chain.
 pub struct Note {
     /// The table of entries, which is another one if the extension is created again.
     pub table: Oid,
     pub keyspace: String,
     pub at: i64,
     pub action: String,
-    /// The digest of what was done.
+    /// The digest of the act's content.
     pub content: [u8; 32],
 }
 
-/// Entries that are written by one statement.
+/// The most entries that one statement writes.
 const BATCH: usize = 1000;
 
-/// A commit of more acts than this flushes first what they wrote: see `flush`.
+/// A commit of more acts than this first flushes what they wrote: see `flush`.
 const FLUSH_FROM: usize = 100;
 
 /// Appends notes to the chains of their keyspaces.
@@ -35,7 +35,8 @@ pub fn append(catalog: &Catalog, notes: &[Note]) -> Result<()> {
         chains.entry((lock_number(&note.keyspace), &note.keyspace)).or_default().push(note);
     }
     if notes.len() > FLUSH_FROM {
-        // Its commit would do so while it holds the chains' locks, and others would wait.
+        // Otherwise the commit would flush while it holds the locks of the chains, and others would
+        // wait.
         transaction::flush();
     }
     chains.into_iter().try_for_each(|((number, keyspace), notes)| {
@@ -44,7 +45,7 @@ pub fn append(catalog: &Catalog, notes: &[Note]) -> Result<()> {
     })
 }
 
-/// FNV-1a. Chains that share a number merely take turns.
+/// FNV-1a. Two chains with the same number share a lock, which only costs time.
 fn lock_number(keyspace: &str) -> u32 {
     keyspace
         .bytes()
@@ -56,8 +57,8 @@ fn lock(catalog: &Catalog, number: u32) {
     lock::object(catalog.tables.audit_entry.table, Oid::from(number), Mode::Exclusive);
 }
 
-/// Numbers, seals and writes entries. The chain must be locked: whatever takes long was
-/// done before.
+/// Numbers, seals and writes entries. The chain must be locked. Everything that takes long was done
+/// before that.
 fn extend(catalog: &Catalog, keyspace: &str, notes: &[&Note]) -> Result<()> {
     let (mut entry, mut previous, generation) = end_of(catalog, keyspace);
     let peppers = pepper::peppers();
@@ -70,7 +71,7 @@ fn extend(catalog: &Catalog, keyspace: &str, notes: &[&Note]) -> Result<()> {
         .hint("Preload the library, and keep that line in the file of keysmith.pepper_file."));
     }
     for notes in notes.chunks(BATCH) {
-        // Its own SPI session: its memory is freed with it.
+        // Each batch has its own SPI session, which frees its memory.
         spi::session(|| {
             let mut rows = Vec::with_capacity(notes.len());
             for note in notes {

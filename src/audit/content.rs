@@ -1,12 +1,12 @@
-//! What an act did. It lies beside the chain, which covers a digest of it: see
-//! `keysmith_core::chain`.
+//! The content of an act: who did what to which key. It is stored beside the chain, which covers its
+//! digest: see `keysmith_core::chain`.
 
 use super::event::{self, Event};
 use keysmith_core::chain::{SALT_LEN, content_digest};
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param, Row, saved};
 
-/// All of an entry that may tell who someone is.
+/// Everything of an entry that may identify a person.
 pub struct Content {
     pub role: Option<String>,
     pub session_role: Option<String>,
@@ -61,8 +61,8 @@ impl Content {
         Ok(digest)
     }
 
-    /// The digest of what a row has from a column on: salt, role, session_role, acting_key,
-    /// client, tenant, key_id, before, after. `None` if there is no salt.
+    /// The digest of the content in a row, whose columns from `first` on are salt, role, session_role,
+    /// acting_key, client, tenant, key_id, before, after. `None` without a salt.
     pub fn digest_in(row: &Row, first: usize) -> Option<[u8; 32]> {
         let salt = row.bytes(first)?.try_into().ok()?;
         let content = Content {

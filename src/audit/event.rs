@@ -1,9 +1,9 @@
 //! Events: a hint to listeners that something about a key has changed.
 //!
 //! PostgreSQL keeps notifications of all databases in one queue, until each session that
-//! listens has read them. A session that listens and stays in a transaction fills it, and a
-//! commit that finds no room fails. No revocation may fail for that: an event is left out,
-//! and counted, while the queue is fuller than `keysmith.event_queue_limit` says.
+//! listens has read them. A session that listens and stays in a transaction lets the queue grow. A
+//! commit fails if the queue is full, and no revocation may fail for that reason. So while the queue
+//! is fuller than `keysmith.event_queue_limit`, events are left out and counted.
 
 use crate::settings;
 use pg::error::Result;
@@ -13,7 +13,7 @@ use pg::{clock, transaction};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-/// The chain of what concerns no keyspace alone.
+/// In place of a keyspace: the chain of acts that concern no single keyspace.
 pub const EVERYWHERE: &str = "*";
 
 pub static REGION: Region<Unsent> = Region::new(c"keysmith events", || Ok(Unsent::default()));
@@ -27,8 +27,8 @@ shareable! {
     }
 }
 
-/// How many events were left out since the server was started, and when the last was; null
-/// where nobody counts.
+/// How many events were left out since the server was started, and when the last was left out; null
+/// without shared memory.
 pub fn unsent() -> (Option<i64>, Option<i64>) {
     let counted = REGION.get().map(|unsent| {
         let count = unsent.count.load(Relaxed);
@@ -52,8 +52,8 @@ pub struct Event<'a> {
 /// room. $7 and $8 are the tenant and the key that it is about; the others are those of
 /// `Event::send`.
 ///
-/// What waits takes its room only at the commit. Twice as much is more than it takes with
-/// what PostgreSQL adds. Before 17 the size of the queue was fixed.
+/// Events that wait for the commit take no room in the queue yet. They will take less than twice
+/// their bytes, with what PostgreSQL adds. Before 17 the size of the queue was fixed.
 macro_rules! send {
     () => {
         "SELECT pg_catalog.octet_length(e.payload)::bigint, pg_catalog.pg_notify(e.channel, e.payload)
@@ -68,7 +68,7 @@ macro_rules! send {
 pub(super) use send;
 
 impl Event<'_> {
-    /// What concerns no keyspace alone has no channel.
+    /// An act that concerns no single keyspace has no channel.
     pub fn has_channel(&self) -> bool {
         self.keyspace != EVERYWHERE
     }

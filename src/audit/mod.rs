@@ -1,9 +1,9 @@
 //! The audit: every act of management, in a chain for each keyspace.
 //!
 //! An act writes its content immediately, with the digest that its entry is chained by. The
-//! entry itself is noted, and written when the transaction is about to commit. Only then
-//! is the end of the chain taken, and of several keyspaces in a fixed order: nobody waits
-//! for anything else while holding one, so that sessions neither fork a chain nor deadlock.
+//! transaction remembers the entry, and writes it just before it commits. Only then it locks the
+//! chain; it locks several chains in a fixed order. A transaction that has locked a chain waits for
+//! nothing but the next chain, so sessions neither fork a chain nor deadlock.
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +24,7 @@ use pgrx::pg_sys::{Oid, SubTransactionId};
 
 pub use event::EVERYWHERE;
 
-/// Who acts.
+/// The roles and the key that act.
 pub struct Actor {
     pub role: String,
     pub session_role: String,
@@ -32,7 +32,7 @@ pub struct Actor {
     pub key: Option<[u8; 16]>,
 }
 
-/// What an act is about: how its state is read before and after.
+/// The object of an act. Its state is read before and after the act.
 #[derive(Clone, Copy)]
 pub enum Subject<'a> {
     Key(&'a [u8; 16]),
@@ -45,7 +45,7 @@ pub enum Subject<'a> {
     Access(Oid),
 }
 
-/// An act on its way.
+/// An act in progress.
 pub struct Act<'a> {
     actor: &'a Actor,
     keyspace: &'a str,
@@ -58,14 +58,13 @@ thread_local! {
 }
 
 impl<'a> Act<'a> {
-    /// Takes note of what there is, before it is changed. Rows that others may change
-    /// must be locked by now.
+    /// Notes the state before the change. Rows that others may change must be locked already.
     pub fn on(actor: &'a Actor, keyspace: &'a str, subject: Subject<'a>) -> Result<Act<'a>> {
         let before = subject.state(keyspace)?.0;
         Ok(Act { actor, keyspace, subject, before })
     }
 
-    /// The making of something that was not there before.
+    /// The creation of the subject, which has no state before.
     pub fn made(actor: &'a Actor, keyspace: &'a str, subject: Subject<'a>) -> Act<'a> {
         Act { actor, keyspace, subject, before: None }
     }
@@ -199,8 +198,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// The notes of one transaction are bounded, and so is the time for which its commit makes
-/// others wait.
+/// Bounds the notes of one transaction, and so the time for which its commit makes others wait.
 fn must_have_room() -> Result<()> {
     let most = settings::max_acts();
     if NOTES.with(|notes| notes.change(|list| list.len())) < most {
@@ -236,7 +234,7 @@ pub fn before_prepare() -> Result<()> {
     Ok(())
 }
 
-/// Chains what this transaction did.
+/// Adds the acts of this transaction to the chains.
 pub fn before_commit() -> Result<()> {
     let notes = NOTES.with(Memory::take);
     if notes.is_empty() || is_extension_gone() {
@@ -246,11 +244,11 @@ pub fn before_commit() -> Result<()> {
     let ours = catalog.tables.audit_entry.table;
     let notes: Vec<Note> =
         notes.into_iter().map(|(_, note)| note).filter(|note| note.table == ours).collect();
-    // Statements need a snapshot around them, which a commit has no more.
+    // Statements need an active snapshot, and the commit has already dropped it.
     transaction::with_snapshot(|| catalog.as_owner(|| append::append(&catalog, &notes)))
 }
 
-/// A transaction may also drop the extension, and its audit with it.
+/// The transaction may have dropped the extension, and its audit with it.
 fn is_extension_gone() -> bool {
     lookup::schema(PRIVATE).is_none()
 }

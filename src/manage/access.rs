@@ -1,4 +1,4 @@
-//! `grant_access`, `revoke_access`: who may call what.
+//! `grant_access`, `revoke_access`: which role may call which functions.
 
 use super::authority::{self, Caller, Needs};
 use super::changes;
@@ -163,12 +163,12 @@ impl Level {
             .ok_or_else(|| Error::argument("level", "must be verifier, issuer, auditor or admin"))
     }
 
-    /// Gives a role all that the level comes with.
+    /// Grants a role everything that comes with the level.
     fn grant(&self, role: &Role) -> Result<()> {
         let functions: Vec<String> = self.functions.iter().map(|name| (*name).into()).collect();
         let views: Vec<String> = self.views.iter().map(|name| (*name).into()).collect();
         let found = spi::first(
-            // What a view calls, it calls with the rights of the role that reads it.
+            // A view calls functions with the rights of the role that reads it.
             "WITH RECURSIVE shown(oid) AS (
                  SELECT oid FROM pg_catalog.pg_class
                  WHERE relnamespace = 'keysmith'::regnamespace AND relname = ANY ($4)
@@ -209,10 +209,10 @@ impl Level {
     }
 }
 
-/// A role that is given access, or has it taken away.
+/// A role whose access is granted or revoked.
 struct Role {
     oid: Oid,
-    /// Ready for a statement: bytes, as it may be text in no encoding.
+    /// Quoted for a statement. Bytes, as the name may be text in no encoding.
     name: Vec<u8>,
 }
 
@@ -241,7 +241,7 @@ impl Role {
         spi::execute_raw(&[statement.as_bytes(), &self.name])
     }
 
-    /// Statements name the role, and names can be given to others meanwhile.
+    /// Statements name the role. Its name may have become the name of another role meanwhile.
     fn check_name(&self) -> Result<()> {
         match Role::name(self.oid)? {
             Some(name) if name == self.name => Ok(()),
@@ -250,7 +250,7 @@ impl Role {
     }
 }
 
-/// The tenant that an issuer is bound to, if any is named.
+/// The tenant that an issuer is bound to, if the call names one.
 fn tenant(call: &Call, caller: &Caller) -> Result<Option<[u8; 16]>> {
     let Some(tenant) = call.text(2, "tenant")? else { return Ok(None) };
     let keyspace = call.required_text(3, "keyspace")?;
@@ -282,8 +282,8 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// Takes away what a role was given: all of it, a level, or a tenant of an issuer.
-/// What other levels come with stays.
+/// Takes away access from a role: all access, a level, or a tenant of an issuer. The privileges of
+/// its other levels stay.
 fn revoke_access(call: &Call) -> Result<Option<Datum>> {
     let level = Level::read(call, 1)?;
     authority::act(Needs::Admin, |caller| {
@@ -319,8 +319,8 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// Takes away every privilege that a role itself has. Only what it was given is touched:
-/// the rest, partitions above all, may be changed by others at the same time.
+/// Takes away every privilege that is granted to the role itself. It changes only objects with such
+/// a grant. Others may change the rest at the same time, above all partitions.
 fn take_all(role: &Role) -> Result<()> {
     let given = spi::all(
         "SELECT 'ROUTINE ' || p.oid::regprocedure::text

@@ -24,7 +24,7 @@ sql_functions! {
     keysmith_alter_key => alter_key;
 }
 
-/// What a patch asks of a key.
+/// The changes in a patch of a key.
 struct Changes {
     label: Change<String>,
     scopes: Option<Vec<String>>,
@@ -90,7 +90,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         {
             return Err(Error::argument("expires_at", "can't be put off: the key was rotated"));
         }
-        // An expired key that comes to life again takes a place.
+        // An expired key that gets a new expiry counts as active again.
         if subject.is_expired() && expiry.is_some() {
             for surplus in key::make_room(caller, &policy, &subject.tenant_id)? {
                 locked_key::replace(caller, &surplus)?;
@@ -148,7 +148,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
                 Param::jsonb(call.jsonb(1)),
                 Param::boolean(limits.is_some()),
                 Param::text_or_null(limits.flatten()),
-                // A caller without a key sets all limits, a key only its own.
+                // A caller without a key replaces shared limits too.
                 Param::boolean(caller.key.is_some()),
             ],
         )?;
@@ -168,7 +168,7 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
     })
 }
 
-/// Whether a new end comes before the old one. No end is the last of all.
+/// Whether a new expiry is not after the old one. `None` is later than any other.
 fn ends_sooner(new: Option<i64>, old: Option<i64>) -> bool {
     new.is_some_and(|new| old.is_none_or(|old| new <= old))
 }

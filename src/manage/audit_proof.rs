@@ -67,7 +67,7 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
     let mut kept = read_kept(call.jsonb(0))?;
     let result = ResultSet::of(call);
     authority::look(Needs::Oversight, |_| {
-        // Of which there is a chain, or should be, and what the keys are stored with.
+        // The keyspaces that have a chain or should have one, and the newest pepper of their keys.
         let found = spi::all(
             "SELECT c.keyspace, pg_catalog.max(c.generation)::pg_catalog.int2 FROM (
                   SELECT keyspace, generation FROM keysmith_private.keyspace
@@ -85,7 +85,7 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
         for (keyspace, generation) in keyspaces {
             let kept = kept.remove(&keyspace).unwrap_or_default();
             let chain = follow(&keyspace, generation, kept)?;
-            // What is here was made by someone, and that was noted.
+            // The keyspace or its keys exist, so there must be an entry of their creation.
             let unmade = (chain.entries == 0)
                 .then(|| Fault { entry: 1, problem: "entry 1 is missing".into() });
             let fault = chain.fault.or(unmade);
@@ -119,8 +119,8 @@ fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<
     Ok(chain)
 }
 
-/// Follows a chain's next entries, and tells the number of the last; `None` if there are no
-/// more. What was read is freed with the batch.
+/// Follows the next entries of a chain, and returns the number of the last; `None` if there are no
+/// more. The memory of a batch is freed with it.
 fn follow_batch(chain: &mut Chain, keyspace: &str, after: i64) -> Result<Option<i64>> {
     spi::session(|| {
         spi::query(

@@ -1,12 +1,11 @@
-//! Who may manage what, and as whom it is done.
+//! Checks that the caller may manage something, and then runs the act as the extension's owner.
 //!
-//! EXECUTE says who may call a function. `keysmith_private.access` says what it may reach:
-//! everything for administrators, some tenants for issuers. Where the transaction acts
-//! for a key, the key must allow it too, and nothing of another tenant is there at all.
+//! EXECUTE says who may call a function. `keysmith_private.access` says how far the caller reaches:
+//! administrators reach everything, issuers some tenants. If the transaction acts for a key, that key
+//! must allow the act too, and the caller reaches no other tenant.
 //!
-//! Having found that the caller may, an act goes on as the extension's owner, since no
-//! one else may touch the tables, and under a search path that holds nothing but
-//! PostgreSQL's own.
+//! Only the extension's owner may use the tables, so the act runs with the owner's rights. The search
+//! path holds only PostgreSQL's own objects then.
 
 use super::bounds::Bounds;
 use super::roles;
@@ -40,12 +39,12 @@ pub enum Needs {
     Oversight,
 }
 
-/// Who called.
+/// The role that called, and the key that it acts for.
 pub struct Caller {
     pub actor: Actor,
     /// The key that the transaction acts for.
     pub key: Option<Rc<Identity>>,
-    /// How far that key may go in giving.
+    /// The bounds of what that key may give.
     pub bounds: Option<Bounds>,
     reach: Reach,
 }
@@ -53,13 +52,13 @@ pub struct Caller {
 enum Reach {
     Everything,
     Tenants(Vec<[u8; 16]>),
-    /// The tenant that is signed in; and nobody is.
+    /// The tenant that is signed in, but no key is signed in.
     OfIdentity,
 }
 
-/// Runs an act of management. Its effects are flushed when they commit, whatever
-/// `synchronous_commit` says: a revocation that was acknowledged, or a key that was
-/// handed out, must outlive a crash. Nor does it wait for others without a bound.
+/// Runs an act of management. Its commit is flushed whatever `synchronous_commit` says: a
+/// revocation that was acknowledged, and a key that was returned, must survive a crash. Its waits for
+/// other transactions are bounded.
 pub fn act<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let result = look(needs, |caller| {
         bound_waits();
@@ -70,7 +69,7 @@ pub fn act<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T
     result
 }
 
-/// How long an act waits for others at most, unless the session has a `lock_timeout`.
+/// The longest that an act waits for a lock, unless the session has a `lock_timeout`.
 const LONGEST_WAIT: &CStr = c"10s";
 
 fn bound_waits() {
@@ -155,7 +154,7 @@ impl Caller {
         }
     }
 
-    /// The tenants that the caller reaches, for a statement; null for all.
+    /// The tenants that the caller reaches, as a parameter; null for all.
     pub fn tenants(&self) -> Param<'_> {
         Param::uuids(match &self.reach {
             Reach::Everything => None,
@@ -164,12 +163,12 @@ impl Caller {
         })
     }
 
-    /// Whether keys of an environment are there, as far as the caller is concerned.
+    /// Whether the caller reaches keys of an environment.
     pub fn reaches_environment(&self, environment: &[u8]) -> bool {
         self.key.as_deref().is_none_or(|key| *key.environment == *environment)
     }
 
-    /// The environment that the caller reaches, for a statement; null for all.
+    /// The environment that the caller reaches, as a parameter; null for all.
     pub fn environment(&self) -> Param<'_> {
         Param::server_text(self.key.as_deref().map(|key| &*key.environment))
     }
@@ -179,7 +178,8 @@ impl Caller {
             .hint(format!("It takes keysmith.grant_access(role, {levels})."))
     }
 
-    /// Checks that the key, if the transaction acts for one, manages keys.
+    /// Checks that the key that the transaction acts for manages keys. Without a key there is nothing
+    /// to check.
     pub fn must_manage(&self) -> Result<()> {
         self.key.as_deref().map_or(Ok(()), manages)
     }
@@ -188,7 +188,7 @@ impl Caller {
         self.key.is_none() && matches!(self.reach, Reach::Everything)
     }
 
-    /// Whether there is such a tenant, as far as the caller is concerned.
+    /// Whether the caller reaches a tenant.
     pub fn reaches(&self, tenant_id: &[u8; 16]) -> bool {
         match &self.reach {
             Reach::Everything => true,
@@ -234,12 +234,12 @@ impl Reach {
     }
 }
 
-/// What the caller may see.
+/// The bounds of what the caller may see.
 pub struct Sight {
-    /// Of these tenants; `None` for all.
+    /// Rows of these tenants; `None` for all tenants.
     pub tenants: Option<Vec<[u8; 16]>>,
-    /// Of this environment; `None` for all. Where the transaction acts for a key, it sees
-    /// the key's environment alone.
+    /// Rows of this environment; `None` for all. A transaction that acts for a key sees only the
+    /// key's environment.
     pub environment: Option<Box<[u8]>>,
 }
 
@@ -254,7 +254,7 @@ pub fn sight() -> Result<Sight> {
     Ok(Sight { tenants, environment: key.map(|key| key.environment.clone()) })
 }
 
-/// Checks that a key manages the keys of its tenant, as its keyspace has it.
+/// Checks that a key manages the keys of its tenant, as `managed_by` of its keyspace says.
 fn manages(key: &Identity) -> Result<()> {
     let policy = &key.policy;
     let reason = match policy.managed_by.as_deref() {
@@ -267,7 +267,7 @@ fn manages(key: &Identity) -> Result<()> {
     Err(refused(policy, reason))
 }
 
-/// A refusal in the words of the keyspace, as a verdict would have them.
+/// A refusal with the keyspace's own status, code and message, as in a verdict.
 fn refused(policy: &Policy, reason: Reason) -> Error {
     let answer: Answer = reason.answer();
     let wording = policy.wording(answer);

@@ -17,11 +17,11 @@ use pg::varlena;
 pub struct Bounds {
     pub allowlist: Option<Vec<IpNet>>,
     pub expires_at: Option<i64>,
-    /// The first key of its line, as which it is counted.
+    /// The first key of its line, under which its calls are counted.
     line: [u8; 16],
     limits: Option<String>,
     shared_limits: Option<String>,
-    /// The line whose credits it spends, if these are not its tenant's.
+    /// The first key of the line whose credits it spends; `None` if it spends its tenant's.
     pub purse: Option<[u8; 16]>,
 }
 
@@ -50,7 +50,7 @@ impl Bounds {
         })
     }
 
-    /// The limits that it has, as they are stored.
+    /// Its limits, in their stored form.
     pub fn held(&self) -> Held<'_> {
         Held { key: self.line, own: self.limits.as_deref(), shared: self.shared_limits.as_deref() }
     }

@@ -99,13 +99,12 @@ fn define_role(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// With a list of scopes, all of which are needed; each may be an expression.
+/// `scopes` is a list, and each element an expression. A key must meet all of them.
 fn define_route(call: &Call) -> Result<Option<Datum>> {
     store_route(call, call.strings(3, "scopes")?)
 }
 
-/// With one expression, or a list in its text form: that is how a driver or a literal
-/// without a type sends one.
+/// `scopes` is one expression, or a list in its text form, as drivers and untyped literals send it.
 fn define_route_by_text(call: &Call) -> Result<Option<Datum>> {
     let text = call.required_text(3, "scopes")?;
     if text.trim_start().starts_with('{') {

@@ -1,4 +1,4 @@
-//! Credits: how they are given to keys and tenants, and how they are spent.
+//! Credits of keys and tenants: how they are given, changed and taken away.
 
 use super::authority::{self, Caller};
 use super::locked_key::LockedKey;
@@ -11,14 +11,14 @@ use serde_json::Value;
 
 const NAME: &str = "credits";
 
-/// What a key or a tenant is given; what is not named stays as it is.
+/// A change of the credits of a key or a tenant. Fields that are not given stay as they are.
 pub struct Credits {
     balance: Option<i64>,
     refill: Change<i64>,
     every: Change<String>,
 }
 
-/// Who has credits.
+/// A key or a tenant that has credits.
 #[derive(Clone, Copy)]
 pub enum Holder<'a> {
     Key(&'a [u8; 16]),
@@ -85,14 +85,14 @@ impl Credits {
         Ok(Credits { balance: balance.flatten(), refill, every })
     }
 
-    /// What there is after the change, if before it there was `held`.
+    /// The credits after the change; `held` are those before.
     fn applied(&self, held: Option<Held>) -> Result<Held> {
         let (balance, had) = match held {
             Some(held) => (Some(held.balance), held.refill),
             None => (None, None),
         };
         let (had_refill, had_every) = had.unzip();
-        // To take away one of both is to take away both.
+        // A null for one of the two takes away both.
         let refill = match (&self.refill, &self.every) {
             (Some(None), None | Some(None)) | (None, Some(None)) => None,
             (refill, every) => {
@@ -107,7 +107,7 @@ impl Credits {
                 refill.zip(every)
             }
         };
-        // The first refill is there from the start.
+        // Without a balance, the first refill counts as one.
         let balance = self.balance.or(balance).or(refill.as_ref().map(|(refill, _)| *refill));
         Ok(Held { balance: balance.ok_or_else(mistyped)?, refill })
     }
@@ -123,16 +123,16 @@ fn mistyped() -> Error {
         .hint(r#"Such as 100, or {"balance": 100, "refill": 50, "every": "month"}."#)
 }
 
-/// What a holder has, a refill that is due included.
+/// The credits of a holder, with a refill that is due.
 struct Held {
     balance: i64,
-    /// To how many, and when.
+    /// The balance after a refill, and the period.
     refill: Option<(i64, String)>,
 }
 
 impl Held {
-    /// Locked, so that acts and requests that spend take turns. Those that give the first
-    /// credits do so at the row of the key or tenant that gets them.
+    /// Reads and locks them: acts and requests that spend take turns. Acts that give the first
+    /// credits take turns at the row of the key or tenant.
     fn lock(holder: Holder) -> Result<Option<Held>> {
         if let Holder::Key(key_id) = holder {
             spi::execute(
@@ -208,9 +208,8 @@ pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result
     }
 }
 
-/// The same for a key that is there. One that spent the credits of the key that gave it has
-/// its own from now on, or its tenant's. If a key loses its credits, so do the keys
-/// that it gave.
+/// The same for an existing key. If it spent the credits of the key that made it, from now on it
+/// spends its own, or its tenant's. If a key loses its credits, the keys that it made lose them too.
 pub fn set_for_key(caller: &Caller, subject: &LockedKey, credits: Option<&Credits>) -> Result<()> {
     set(caller, Holder::Key(&subject.origin), credits)?;
     spi::execute(
@@ -228,12 +227,12 @@ pub fn set_for_key(caller: &Caller, subject: &LockedKey, credits: Option<&Credit
     Ok(())
 }
 
-/// Adds to what a holder has, or gives it its first credits.
+/// Adds to the credits of a holder, or gives it its first credits.
 pub fn add(holder: Holder, amount: i64) -> Result<i64> {
     let held = Held::lock(holder)?;
     if held.is_none() && matches!(holder, Holder::Key(_)) {
         pgrx::notice!(
-            "the key had no credits of its own; from now on it spends these, and not its tenant's"
+            "the key had no own credits; from now on it spends these, and not its tenant's"
         );
     }
     let mut held = held.unwrap_or(Held { balance: 0, refill: None });

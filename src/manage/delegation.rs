@@ -15,7 +15,7 @@ use pg::text::lossy;
 use pg::transaction;
 use pg::varlena;
 
-/// Which owner the key may have.
+/// The owners that the key may have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     /// The delegator's own, if the delegator has an owner: the key is new, or gets another owner.
@@ -90,7 +90,7 @@ fn check_row(
     Ok(())
 }
 
-/// A key of one environment does nothing to those of another.
+/// A key of one environment must not act on keys of another.
 pub fn check_environment(delegator: &Identity, environment: &[u8]) -> Result<()> {
     if *delegator.environment == *environment {
         return Ok(());
@@ -109,15 +109,15 @@ fn check_scopes(delegator: &Identity, policy: &Policy, rows: &KeyRows) -> Result
     if let Some(scope) = surplus {
         return Err(beyond(
             "scopes",
-            &format!("scopes that the key that gives them has; {scope:?} is none"),
+            &format!("scopes that the key that gives them has, which {scope:?} is not"),
         ));
     }
     delegator.held(|held| check_for_later(delegator, held, &given, roles, own.is_empty()))
 }
 
 /// The scopes of a role may grow later, the owner of a key may get another role, and a keyspace may
-/// change what keys without scopes may do. So the key must be bound by scopes of its own, all held by
-/// the delegator, or else by everything that binds the delegator.
+/// change what keys without scopes may do. So the key must be bound by its own scopes, if the delegator
+/// holds all of them, or else by everything that binds the delegator.
 fn check_for_later(
     delegator: &Identity,
     held: &scope::Held,

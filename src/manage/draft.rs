@@ -1,4 +1,4 @@
-//! What a new key shall be, before it is one.
+//! The draft of a new key: its properties before it is stored.
 
 use super::authority::Caller;
 use super::credits;
@@ -14,7 +14,7 @@ use pg::error::{Error, Result};
 use pg::jsonb::Jsonb;
 use pg::text::lossy;
 
-/// What a new key shall be.
+/// The properties of a new key.
 #[derive(Default)]
 pub struct Draft<'a> {
     pub tenant: String,
@@ -25,11 +25,11 @@ pub struct Draft<'a> {
     pub scopes: Vec<String>,
     pub role: Option<String>,
     pub owner: Option<String>,
-    /// Networks; none for all.
+    /// Networks; an empty list allows all.
     pub allowlist: Vec<String>,
     pub expires_at: Option<i64>,
     pub metadata: Option<Jsonb<'a>>,
-    /// As they are stored.
+    /// In their stored form.
     pub limits: Option<String>,
     pub credits: Option<i64>,
 }
@@ -78,7 +78,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// A key without scopes gets the keyspace's defaults, where it says so.
+/// Gives a key without scopes the defaults of its keyspace, if `empty_scopes` is `defaults`.
 pub fn fill_in_defaults(policy: &Policy, scopes: &mut Vec<String>) {
     if scopes.is_empty() && policy.empty_scopes == EmptyScopes::Defaults {
         let text = |scope: &[u8]| String::from_utf8_lossy(scope).into_owned();
@@ -93,7 +93,7 @@ pub fn kind(kind: String) -> Result<String> {
     }
 }
 
-/// The environment that was asked for, or else the usual one, or else the only one.
+/// The environment that was asked for; otherwise `live`, or the only one that there is.
 pub fn environment(policy: &Policy, kind: &str, asked: Option<&str>) -> Result<String> {
     let mut known = policy.prefixes.iter().filter(|known| known.kind == kind);
     let wanted = asked.unwrap_or(key::USUAL_ENVIRONMENT);

@@ -122,7 +122,7 @@ fn claim(call: &Call) -> Result<UserTable> {
     Ok(table)
 }
 
-/// What was before `isolate` was called first.
+/// The state of the table before the first call of `isolate`.
 #[derive(Default)]
 struct Before {
     is_isolated: bool,

@@ -1,4 +1,4 @@
-//! What all acts on keys share: the bounds of their fields, and how they are stored.
+//! What the acts on keys share: bounds of fields, new secrets, and how many keys a tenant may have.
 
 use super::authority::Caller;
 use super::errors::{shown, unknown_key, unknown_member};
@@ -20,11 +20,11 @@ use pg::{clock, text, varlena};
 use pgrx::pg_sys::Datum;
 use std::collections::HashSet;
 
-/// The environment of a key that names none, where the keyspace has it.
+/// The environment of a new key, if the caller gives none and the keyspace has it.
 pub const USUAL_ENVIRONMENT: &str = "live";
 /// Most scopes a key or a role may hold.
 pub const MAX_SCOPES: usize = 1000;
-/// What a plan may have or lack.
+/// Features that a keyspace may reserve for some plans.
 pub const FEATURES: [&str; 5] = ["allowlist", "expires_at", "publishable", "grace", "limits"];
 pub fn check_length(name: &str, text: Option<&str>, most: usize) -> Result<()> {
     match text.map(|text| text.chars().count()) {
@@ -35,7 +35,7 @@ pub fn check_length(name: &str, text: Option<&str>, most: usize) -> Result<()> {
     }
 }
 
-/// A list of so many things at most.
+/// Checks that a list has at most so many elements.
 pub fn check_count(name: &str, things: &str, count: usize, most: usize) -> Result<()> {
     if count > most {
         return Err(Error::argument(
@@ -46,7 +46,7 @@ pub fn check_count(name: &str, things: &str, count: usize, most: usize) -> Resul
     Ok(())
 }
 
-/// Grants that are well-formed, and not too many.
+/// Checks that grants are well-formed, and not too many.
 pub fn check_grants(name: &str, grants: &[String]) -> Result<()> {
     check_count(name, "scopes", grants.len(), MAX_SCOPES)?;
     match grants.iter().find(|grant| !is_grant(grant)) {
@@ -59,14 +59,14 @@ pub fn check_grants(name: &str, grants: &[String]) -> Result<()> {
     }
 }
 
-/// A set: what is named twice is there once.
+/// Removes duplicates.
 pub fn distinct(mut texts: Vec<String>) -> Vec<String> {
     let mut seen = HashSet::new();
     texts.retain(|text| seen.insert(text.clone()));
     texts
 }
 
-/// The same for scopes of a keyspace, which must be in its catalogue.
+/// The same, and that the keyspace's catalogue has them.
 pub fn check_known_grants(policy: &Policy, grants: &[String]) -> Result<()> {
     check_grants("scopes", grants)?;
     match grants.iter().find(|grant| !policy.knows_grant(grant.as_bytes())) {
@@ -79,7 +79,7 @@ pub fn check_known_grants(policy: &Policy, grants: &[String]) -> Result<()> {
     }
 }
 
-/// The same for what a key holds, which may have to be scopes by name.
+/// The same for the scopes of a key. A keyspace without wildcards wants them by name.
 pub fn check_key_grants(policy: &Policy, grants: &[String]) -> Result<()> {
     check_known_grants(policy, grants)?;
     if !policy.wildcards && grants.iter().any(|grant| !is_scope(grant)) {
@@ -98,7 +98,7 @@ pub fn check_label(policy: &Policy, label: Option<&str>) -> Result<()> {
     check_line("label", label, policy.label_length)
 }
 
-/// A text that is shown on one line.
+/// Checks a text that is shown on one line.
 pub fn check_line(name: &str, text: Option<&str>, most: usize) -> Result<()> {
     check_length(name, text, most)?;
     match text {
@@ -120,7 +120,7 @@ pub fn check_role(policy: &Policy, role: Option<&str>, keyspace: &str) -> Result
     }
 }
 
-/// A key whose scopes and roles have nothing in common can do nothing, which nobody means.
+/// Raises a notice for a key whose scopes and roles have no scope in common: it can do nothing.
 pub fn tell_if_powerless(policy: &Policy, key_id: &[u8; 16]) -> Result<()> {
     let catalog = Catalog::open()?;
     let reader = Reader::new(&catalog);
@@ -161,7 +161,7 @@ pub fn allowlist(call: &Call, n: usize) -> Result<Vec<String>> {
     Ok(varlena::networks(array).map(|network| network.to_string()).collect())
 }
 
-/// A moment to come; an infinite one is none.
+/// Checks that a time is in the future. Infinity means that the key does not expire.
 pub fn expiry(expires_at: Option<i64>) -> Result<Option<i64>> {
     const INFINITY: i64 = i64::MAX;
     match expires_at {
@@ -173,7 +173,7 @@ pub fn expiry(expires_at: Option<i64>) -> Result<Option<i64>> {
     }
 }
 
-/// What can be stored and shown of a new key, and the key itself, once.
+/// A new secret, with its digest and the parts of it that may be shown.
 pub struct Fresh {
     pub api_key: String,
     pub generation: i16,
@@ -208,8 +208,8 @@ fn no_entropy() -> Error {
     Error::new(Code::Installation, "the operating system has no entropy to give")
 }
 
-/// A new id for a key, as its keyspace shows ids, if it does. Short ids may have been
-/// taken, so a few are tried.
+/// A new id to show for a key, if the keyspace has a template. A short id may be taken, so this
+/// tries several.
 pub fn new_display_id(policy: &Policy, keyspace: &str) -> Result<Option<String>> {
     use columns::key as column;
     const TRIES: usize = 20;
@@ -229,8 +229,8 @@ pub fn new_display_id(policy: &Policy, keyspace: &str) -> Result<Option<String>>
         .hint("Give its display.id template a longer random part."))
 }
 
-/// Notes with which pepper a keyspace's keys are stored. A session that has only an
-/// older one, or none, must not store keys beside them that a dump would open.
+/// Notes the newest pepper that keys of a keyspace are stored with. A session without that pepper
+/// must not store weaker digests beside them.
 pub fn note_generation(policy: &Policy, keyspace: &str, generation: i16) -> Result<()> {
     if generation < policy.generation {
         return Err(Error::new(
@@ -241,7 +241,7 @@ pub fn note_generation(policy: &Policy, keyspace: &str, generation: i16) -> Resu
     }
     if generation > policy.generation {
         spi::execute(
-            // Nobody waits for it: whoever has the row is about to note it, or the next key does.
+            // If another transaction has the row, it is about to note this, or the next key does.
             "UPDATE keysmith_private.keyspace SET generation = $2 WHERE keyspace IN (
                  SELECT keyspace FROM keysmith_private.keyspace
                  WHERE keyspace = $1 AND generation < $2 FOR NO KEY UPDATE SKIP LOCKED)",
@@ -257,10 +257,10 @@ pub fn no_prefix(kind: &str, environment: &str) -> Error {
         .hint("The keyspace's prefixes say which kinds and environments it has.")
 }
 
-/// Makes room for one more key of a tenant, as its keyspace says. Sessions take turns, so
-/// that the second counts what the first added: rows are counted as they are now, not as
-/// they were when the transaction began.
-/// Keys that the caller does not reach count, and are never replaced.
+/// Finds the keys that a new key of a tenant replaces, by the keyspace's limit of active keys. An
+/// error if the keyspace replaces none. Sessions take turns and count rows as they are now, so each
+/// counts the keys that the others added. Keys that the caller does not reach count, and are never
+/// replaced.
 pub fn make_room(caller: &Caller, policy: &Policy, tenant_id: &[u8; 16]) -> Result<Vec<[u8; 16]>> {
     let Some(most) = policy.max_active_keys else { return Ok(Vec::new()) };
     one_at_a_time(tenant_id)?;
@@ -275,14 +275,13 @@ pub fn make_room(caller: &Caller, policy: &Policy, tenant_id: &[u8; 16]) -> Resu
     Ok(counting.into_iter().map(|(key_id, _)| key_id).collect())
 }
 
-/// Acts that go by how many keys a tenant has take turns.
+/// Acts that depend on the number of a tenant's keys take turns.
 pub fn one_at_a_time(tenant_id: &[u8; 16]) -> Result<()> {
     turns::of_id(Catalog::open()?.tables.tenant.table, tenant_id);
     Ok(())
 }
 
-/// The keys of a tenant that count as active, the oldest first, and whether the caller
-/// reaches them.
+/// The active keys of a tenant, the oldest first, each with whether the caller reaches it.
 fn counting_keys(caller: &Caller, tenant_id: &[u8; 16]) -> Result<Vec<([u8; 16], bool)>> {
     use columns::key as column;
     let table = Catalog::open()?.tables.key_by_tenant;
@@ -294,7 +293,7 @@ fn counting_keys(caller: &Caller, tenant_id: &[u8; 16]) -> Result<Vec<([u8; 16],
     while let Some(row) = scan.next() {
         let over = row.datum(column::revoked_at).is_some()
             || row.timestamp(column::expires_at).is_some_and(|moment| moment <= now);
-        // A key with a successor is in its grace.
+        // A key with a successor has been rotated, and does not count.
         if !over && row.datum(column::rotated_to).is_none() {
             let environment = row.bytes(column::environment).unwrap_or_default();
             let is_reached = caller.reaches_environment(environment);
@@ -320,7 +319,7 @@ pub fn made(row: spi::Row) -> Option<([u8; 16], Copied)> {
     row.uuid(1).zip(row.composite(2))
 }
 
-/// Puts the key into the one value that ever has it.
+/// Puts the key into the value that mint returns. No other value ever has it.
 pub fn with_api_key(minted: &Copied, api_key: &str) -> Result<Option<Datum>> {
     Ok(Some(minted.with(API_KEY_COLUMN, Param::text(api_key))))
 }

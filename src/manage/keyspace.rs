@@ -20,11 +20,11 @@ sql_functions! {
     keysmith_event_channel => event_channel;
 }
 
-/// The keyspace that is there from the start. Its row is written when it is first
-/// needed: a row that CREATE EXTENSION wrote would collide with a dump's.
+/// The keyspace that always exists. Its row is written when it is first needed: a row that CREATE
+/// EXTENSION wrote would collide with the row of a dump.
 const DEFAULT: &str = "default";
 
-/// The policy of a keyspace that must be there, with all changes up to now.
+/// The policy of a keyspace as of now. An error if the keyspace does not exist.
 pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
     let current = || Catalog::open()?.policy(keyspace.as_bytes());
     let policy = current()?;
@@ -40,7 +40,7 @@ pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
     current()
 }
 
-/// Checks that a keyspace is there, and makes none: the default one is before its row is.
+/// Checks that a keyspace exists, and creates no row. The default keyspace always exists.
 pub fn check_known(keyspace: &str) -> Result<()> {
     if keyspace == DEFAULT || Catalog::open()?.policy(keyspace.as_bytes())?.exists() {
         return Ok(());
@@ -50,7 +50,7 @@ pub fn check_known(keyspace: &str) -> Result<()> {
         .hint("Make it with keysmith.create_keyspace."))
 }
 
-/// Writes the row of a keyspace. False if it was there.
+/// Writes the row of a keyspace. False if there is one already.
 fn insert(keyspace: &str) -> Result<bool> {
     let inserted = spi::execute(
         "INSERT INTO keysmith_private.keyspace (keyspace) VALUES ($1) ON CONFLICT DO NOTHING",
@@ -59,8 +59,8 @@ fn insert(keyspace: &str) -> Result<bool> {
     Ok(inserted == 1)
 }
 
-/// Acts on what a keyspace defines take turns, so that each notes what the one before
-/// it left.
+/// Locks the row of a keyspace. Acts on its definitions take turns, so that each notes the state
+/// that the act before it left.
 pub fn lock(keyspace: &str) -> Result<()> {
     spi::execute(
         "SELECT FROM keysmith_private.keyspace WHERE keyspace = $1 FOR NO KEY UPDATE",

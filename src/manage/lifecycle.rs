@@ -1,4 +1,4 @@
-//! What becomes of a key: rotated, regenerated, disabled, revoked.
+//! Rotates, regenerates, disables, enables and revokes keys.
 
 use super::authority::{self, Caller, Needs};
 use super::delegation::{self, Owner};
@@ -68,7 +68,7 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
     key::with_api_key(&row, &api_key)
 }
 
-/// Why a key can't be rotated that ended at once when it was.
+/// The error for a key that was rotated without grace, and so is revoked.
 fn rotated_before(caller: &Caller, key_id: &[u8; 16]) -> Result<Option<Error>> {
     let found = spi::first(
         "SELECT rotated_to FROM keysmith_private.key
@@ -93,7 +93,7 @@ fn check_grace(grace: &Interval) -> Result<()> {
     Ok(())
 }
 
-/// Stores a new key that inherits everything of an old one.
+/// Stores a new key with the properties of an old one.
 fn succeed(
     caller: &Caller,
     old: &LockedKey,
@@ -134,9 +134,9 @@ fn succeed(
     Ok((key_id, minted, fresh.api_key))
 }
 
-/// Replaces a tenant's one key at once, as products with a single key per account
-/// do. Where tenants may have several keys, that is the one that `regenerate` made
-/// last, or else the only one without a label; if there is none, one is made.
+/// Replaces a tenant's key without grace, for products with one key per account. If a tenant has
+/// several keys, it replaces the last one that `regenerate` made, or else the only one without a
+/// label. If it finds no such key, it makes a new one.
 fn regenerate(call: &Call) -> Result<Option<Datum>> {
     let mut draft = Draft {
         tenant: call.required_text(0, "tenant")?,
@@ -172,7 +172,7 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
     key::with_api_key(&row, &api_key)
 }
 
-/// The key that a regeneration replaces. Regenerations of one tenant take turns.
+/// Finds the key that a regeneration replaces. Regenerations of one tenant take turns.
 fn legacy_key(
     policy: &Policy,
     tenant_id: &[u8; 16],
@@ -253,8 +253,8 @@ fn revoke(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// Revokes a secret key that was found where it should not be, in every keyspace
-/// that has it. Whoever holds the key may do this much to it.
+/// Revokes a secret key that has leaked, in every keyspace that has it. The key itself is authority
+/// enough.
 fn report_leak(call: &Call) -> Result<Option<Datum>> {
     let unknown = || Error::not_found("api_key is not a key that could be revoked");
     let key = match call.bytes(0, MAX_KEY_LEN) {
@@ -264,7 +264,7 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
     };
     let source = call.required_text(1, "source")?;
     key::check_length("source", Some(&source), 500)?;
-    // Whoever has a key has also what was hashed of it.
+    // Of some imported keys only the part after the bar was hashed.
     let mut digests = vec![KeyDigest::of(key)];
     if foreign::behind_bar(key) != key {
         digests.push(KeyDigest::of(foreign::behind_bar(key)));

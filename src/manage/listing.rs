@@ -1,5 +1,4 @@
-//! Sets of rows: keys as they are shown, without digests and without the keys, and what
-//! else is listed.
+//! Functions that return rows: keys, without digests and secrets, and other lists.
 
 use super::authority::{self, Needs};
 use super::tenant::Tenant;
@@ -45,7 +44,7 @@ fn list_keys(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// Returns a statement's rows, which are of all tenants.
+/// Returns the rows of a statement, of all tenants.
 pub fn put_all(call: &Call, statement: &str, params: &[Param]) -> Result<Option<Datum>> {
     let result = ResultSet::of(call);
     authority::look(Needs::Oversight, |_| {

@@ -1,4 +1,4 @@
-//! A key that an act is about, locked until the transaction ends; and how it is ended.
+//! The key that an act is about, locked until the transaction ends; and its revocation.
 
 use super::authority::Caller;
 use super::errors::{self, unknown_key};
@@ -12,7 +12,7 @@ pub struct LockedKey {
     pub key_id: [u8; 16],
     /// The first key of its line, which credits and the counts of limits are kept for.
     pub origin: [u8; 16],
-    /// The line whose credits it spends, if it has any.
+    /// The first key of the line whose credits it spends.
     pub purse: [u8; 16],
     pub tenant_id: [u8; 16],
     pub keyspace: String,
@@ -24,10 +24,10 @@ pub struct LockedKey {
 }
 
 impl LockedKey {
-    /// Locks a key that is not revoked. Sessions that act on one key at once take
-    /// turns, and each sees what the one before it did.
-    /// One that the caller does not reach is one that is not there: it is not even
-    /// locked, or waiting for it would tell.
+    /// Locks a key that is not revoked. Sessions that act on the same key take turns, and each sees
+    /// what the session before it did.
+    /// A key that the caller does not reach is the same error as one that does not exist. It is not
+    /// even locked, since a wait for it would show that it exists.
     pub fn lock(caller: &Caller, key_id: &[u8; 16]) -> Result<LockedKey> {
         LockedKey::lock_within(caller.tenants(), caller.environment(), key_id)
     }

@@ -40,7 +40,7 @@ fn mint(call: &Call) -> Result<Option<Datum>> {
     key::with_api_key(&row, &api_key)
 }
 
-/// Stores a new key for a draft that was settled.
+/// Makes and stores a new key for a draft that `settle` has checked.
 pub fn mint_for(
     caller: &Caller,
     policy: &Policy,
@@ -62,7 +62,7 @@ pub fn mint_for(
     Ok((row, fresh.api_key))
 }
 
-/// What is stored in place of a key.
+/// What is stored of the key itself.
 struct Stored<'a> {
     generation: i16,
     digest: &'a [u8; DIGEST_LEN],
@@ -162,7 +162,7 @@ fn duplicate(keyspace: &str) -> Error {
     Error::new(Code::Conflict, message)
 }
 
-/// What is shown of a key that was not made here.
+/// Reads the part that is shown of an imported key.
 fn display(call: &Call, n: usize, name: &str) -> Result<Option<String>> {
     let text = call.text(n, name)?;
     key::check_line(name, text.as_deref(), 64)?;

@@ -1,5 +1,5 @@
 //! What the planner asks about the two halves of a view: whether the reader sees everything,
-//! and which bounds a query sets to the columns of its own rows.
+//! and which bounds a query sets to the columns of `own_VIEW`.
 
 use super::authority;
 use super::own_rows::{BOUNDED, OPERATORS};
@@ -58,7 +58,7 @@ struct Bounds<'r, 'a> {
     request: &'r Simplify<'a>,
     /// Numbers of columns and of operators.
     pairs: Vec<Node<'a>>,
-    /// What columns are compared with, by their types.
+    /// The values that columns are compared with, by type.
     values: [Vec<Node<'a>>; BOUNDED.len()],
 }
 

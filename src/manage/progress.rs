@@ -1,4 +1,4 @@
-//! What long work tells whoever waits for it.
+//! Notices about the progress of long work.
 
 use pg::transaction;
 use std::cell::Cell;
@@ -11,7 +11,7 @@ thread_local! {
     static IMPORTED: Cell<(i64, u32)> = const { Cell::new((0, 0)) };
 }
 
-/// Counts a key, and tells of each thousandth in a transaction.
+/// Counts an imported key, and raises a notice for each thousandth of a transaction.
 pub fn imported() {
     let transaction = transaction::started_at();
     let (of, before) = IMPORTED.get();

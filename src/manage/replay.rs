@@ -1,4 +1,4 @@
-//! Waiting until the standbys know.
+//! Waits until the standbys have replayed a commit.
 
 use super::authority::{self, Needs};
 use crate::usage::standby::link::APPLICATION;
@@ -17,8 +17,8 @@ sql_functions! {
 const POLL_MILLISECONDS: i64 = 50;
 const LONGEST_MICROSECONDS: i128 = 24 * 3600 * 1_000_000;
 
-/// Waits until every attached standby has replayed what is committed by now, and
-/// tells how many there are. To be called after the commit that shall be seen.
+/// Waits until every attached standby has replayed what is committed by now, and returns how many
+/// there are. Call it after the commit that they must have replayed.
 fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
     let timeout = call.interval(0, "timeout")?;
     let length = i128::from(timeout.time)
@@ -32,14 +32,14 @@ fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
     if transaction::has_written() {
         return Err(Error::new(
             Code::Conflict,
-            "wait_for_replay must be called after the commit, in a transaction of its own",
+            "wait_for_replay must be called after the commit, in a separate transaction",
         ));
     }
     let now = || i128::from(clock::monotonic());
     let deadline = now() + length;
     let target = authority::look(Needs::Nothing, |_| committed_position())?;
     let mut standbys = Standbys::default();
-    // Each look is a session of its own, so that waiting long takes no memory.
+    // Each look has its own SPI session, so that a long wait takes no memory.
     loop {
         authority::look(Needs::Nothing, |_| standbys.look(&target))?;
         let behind = standbys.behind();
@@ -82,7 +82,7 @@ impl Standbys {
         for standby in self.0.values_mut().filter(|standby| !standby.has_replayed) {
             standby.state = "detached".into();
         }
-        // Who is connected is remembered for a transaction, unless told otherwise.
+        // PostgreSQL caches the list of connected standbys for the transaction.
         spi::execute("SELECT pg_catalog.pg_stat_clear_snapshot()", &[])?;
         // Those ahead are numbered first, so that of several that share a name none
         // is taken for another that lags.

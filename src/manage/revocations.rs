@@ -1,9 +1,9 @@
-//! What a restore to the past would undo: what was ended or narrowed since a moment, and
-//! how a restored database does it again.
+//! A restore to an earlier moment undoes revocations and other restrictions. `revocations_since` lists
+//! those made since a moment, and `replay_revocations` makes them again in the restored database.
 //!
-//! What is listed is how things are now, not the acts that led there: doing it again
-//! twice, or to more than was lost, changes nothing. So callers can ask for a moment well
-//! before the restore's, and need no order.
+//! The list shows the present state, not the acts that led to it. To replay it twice, or more of it
+//! than was lost, changes nothing. So callers can ask for a moment well before that of the backup, and
+//! the order does not matter.
 
 use super::alter;
 use super::authority::{self, Caller, Needs};
@@ -202,7 +202,7 @@ impl Entry {
         }
     }
 
-    /// A statement on the entry's key, `$1`, unless that is over.
+    /// Runs a statement on the entry's key, `$1`, unless the key is revoked.
     fn on_key(&self, caller: &Caller, statement: &str, more: Vec<Param>) -> Result<Outcome> {
         let key_id = self.key_id.ok_or_else(unreadable)?;
         let found = spi::first(

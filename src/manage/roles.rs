@@ -1,5 +1,5 @@
-//! The roles whose privileges a user has. Access is looked up for each of them: they are few,
-//! while the access of all roles may be many rows.
+//! The roles whose privileges a user has. They are few, so access is looked up for each of them; the
+//! table of access may have many rows.
 
 use pg::major;
 use pg::role::has_privileges;
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 const PG_AUTH_MEMBERS: u32 = 1261;
 const BY_MEMBER: u32 = 2695;
 
-/// Its members are the owners of databases, without a row that says so.
+/// The owner of the database is a member of this role, without a row in the table.
 const PG_DATABASE_OWNER: u32 = 6171;
 
 /// A superuser has the privileges of all roles, and is not listed as a member of them.
@@ -28,8 +28,7 @@ pub fn of(user: Oid) -> Vec<Oid> {
             next.extend(role.filter(|role| found.insert(*role)));
         }
     }
-    // Whether a member has the privileges is PostgreSQL's to say: it may have to take the
-    // role on first.
+    // PostgreSQL says whether a member has the privileges, or must SET ROLE first.
     let has = |role: &Oid| has_privileges(user, *role);
     found.into_iter().map(Oid::from).filter(has).collect()
 }

@@ -1,10 +1,9 @@
 //! Statements that change a table for its owner, where PostgreSQL has no function that takes
 //! an OID.
 //!
-//! A statement names the table, and the name may mean another table by the time PostgreSQL
-//! looks it up: renaming a schema takes no lock of the tables in it. So each change says how
-//! to tell, by the OID, whether it was made. One that went to another table is an error, which
-//! takes it back.
+//! A statement names the table. By the time PostgreSQL looks up the name, it may be that of another
+//! table: renaming a schema takes no lock on its tables. So each change has a query that says, by the
+//! OID, whether the change was made. If it was not, an error undoes it.
 
 use crate::catalog::Catalog;
 use pg::error::{Code, Error, Result};
@@ -13,8 +12,8 @@ use pg::spi::{self, Param};
 use pg::user_table::{UserTable, name_of};
 use pgrx::pg_sys::{self, Oid};
 
-/// A table that the caller owns. It is locked until the transaction ends, and not open, since
-/// PostgreSQL changes no table that is in use.
+/// A table that the caller owns. It is locked until the transaction ends. It is not open, since
+/// PostgreSQL does not change a table that is in use.
 pub struct LockedTable {
     oid: Oid,
 }
@@ -24,9 +23,9 @@ impl LockedTable {
         LockedTable { oid: table.oid() }
     }
 
-    /// Makes a change, unless it is made already. `is_made` is a query as `is_so` takes it; the
-    /// statement is given the table's name. It runs with the caller's rights, in a
-    /// security-restricted operation, under a search path that holds nothing but PostgreSQL's own.
+    /// Makes a change, unless it is made already. `is_made` is a query for `is_so`; `statement` gets
+    /// the table's name. It runs with the caller's rights, in a security-restricted operation, under a
+    /// search path that holds only PostgreSQL's own objects.
     pub fn change(
         &self,
         is_made: &str,

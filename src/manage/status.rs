@@ -11,7 +11,7 @@ sql_functions! {
     keysmith_status => status;
 }
 
-/// What there is, in numbers.
+/// Counts of keys and events, and the state of limits and usage.
 fn status(call: &Call) -> Result<Option<Datum>> {
     let (count, last_at) = event::unsent();
     put_all(

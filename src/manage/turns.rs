@@ -1,21 +1,21 @@
-//! Acts that take turns, by locks on objects that nobody else can name: no statement of SQL
-//! locks these numbers, since they belong to no object. Rows are locked for what is changed in them
-//! alone: an issuer who keeps a transaction open must not keep administrators waiting.
+//! Acts that take turns, by locks on object numbers that belong to no object, so that no SQL
+//! statement can lock them. They do not lock rows that they leave unchanged: an issuer's open
+//! transaction must not keep administrators waiting.
 
 use pg::lock::{self, Mode};
 use pgrx::pg_sys::Oid;
 
-/// Waits until no other transaction has this turn, and has it until this one ends.
+/// Waits for the lock, and holds it until the transaction ends.
 fn take(table: Oid, number: u32) {
     lock::object(table, Oid::from(number), Mode::Exclusive);
 }
 
-/// Of the whole of a table.
+/// One turn for a whole table.
 pub fn of_table(table: Oid) {
     take(table, 0);
 }
 
-/// Of one id's rows in a table. Ids that share a number merely take turns.
+/// One turn for the rows of an id. Two ids may share a number, which only costs time.
 pub fn of_id(table: Oid, id: &[u8; 16]) {
     let (parts, _) = id.as_chunks::<4>();
     take(table, parts.iter().fold(0, |number, part| number ^ u32::from_ne_bytes(*part)));

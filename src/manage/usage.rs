@@ -1,6 +1,5 @@
-//! What was done, for those who may know: pages of requests, and what a key changed.
-//!
-//! Who may know is asked as the caller; what there is, is read as the owner.
+//! Pages and charts of requests, and the tables that a key changed. The caller's access is checked
+//! first; the rows are read as the owner.
 
 use super::authority::{self, Caller, Needs};
 use super::tenant::Tenant;
@@ -91,7 +90,7 @@ fn within(call: &Call, n: usize, name: &str, bounds: RangeInclusive<i32>) -> Res
     found.ok_or_else(|| Error::argument(name, rule()))
 }
 
-/// What a key changed in one table.
+/// The changes of a key in one table.
 struct Touched {
     schema: Option<String>,
     relation: Option<String>,
@@ -163,7 +162,7 @@ fn tenant_of(caller: &Caller, key_id: &[u8; 16]) -> Result<Option<[u8; 16]>> {
     )
 }
 
-/// Another tenant's key and one that never was are the same to who asks.
+/// The same error for a key of another tenant and for one that does not exist.
 fn unknown_key() -> Error {
     Error::not_found("key_id is of no key of the tenant")
 }

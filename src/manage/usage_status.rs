@@ -26,7 +26,7 @@ sql_functions! {
 
 const LONGEST_WAIT: i128 = 24 * 60 * 60 * 1_000_000;
 
-/// What is looked at under the lock, to be told of afterwards.
+/// What is read under the lock, to be reported afterwards.
 struct View {
     used: u32,
     count: u32,
@@ -36,8 +36,8 @@ struct View {
     unknown_stored: u64,
 }
 
-/// What the books tell of each standby's memory; a standby that is gone for good took with it
-/// what it held.
+/// The records that each standby may hold in memory. A standby that is lost takes its records with
+/// it.
 const STANDBYS: &str = "
     SELECT pg_catalog.format('standby %s', i.standby),
            pg_catalog.format('last heard of %s; can hold %s records',
