@@ -222,7 +222,7 @@ def test_a_library_that_does_not_fit_the_tables_reads_none(db, change):
 def test_every_function_of_the_library_is_declared_and_no_other(db):
     exported = set()
     for path in (SOURCE / "src").rglob("*.rs"):
-        for block in re.findall(r"^(?:sql_functions|trigger_functions|procedures)! \{(.*?)^\}", path.read_text(), re.S | re.M):
+        for block in re.findall(r"^(?:sql_functions|functions|trigger_functions|procedures)! \{(.*?)^\}", path.read_text(), re.S | re.M):
             exported |= set(re.findall(r"(\w+) =>", block))
     declared = {row.prosrc for row in db.rows(
         "SELECT prosrc FROM pg_proc WHERE pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) "

@@ -34,7 +34,7 @@ struct Plan {
 #[macro_export]
 macro_rules! saved {
     ($text:expr) => {{
-        static SAVED: $crate::spi::Saved = $crate::spi::Saved::new($text);
+        static SAVED: $crate::saved_plan::Saved = $crate::saved_plan::Saved::new($text);
         &SAVED
     }};
 }

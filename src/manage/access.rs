@@ -1,9 +1,14 @@
 //! `grant_access`, `revoke_access`: which role may call which functions.
 
-use super::authority::{self, Caller, Needs};
+use super::authority::{self, Caller};
 use super::changes;
 use super::keyspace::policy;
+use super::level::{Functions, Level, functions};
 use super::tenant::Tenant;
+use super::{
+    add_credits, alter, audit_proof, catalogue, doctor, keyspace, lifecycle, listing, mint,
+    revocations, scanner, status, tenant, usage,
+};
 use crate::audit::{Act, EVERYWHERE, Subject};
 use pg::call::{Call, must_not_be_null, sql_functions};
 use pg::error::{Code, Error, Result};
@@ -12,110 +17,112 @@ use pg::text;
 use pg::varlena;
 use pgrx::pg_sys::{Datum, Oid};
 
+functions! {
+    keysmith_grant_access => grant_access: Admin;
+    keysmith_revoke_access => revoke_access: Admin;
+}
+
 sql_functions! {
-    keysmith_grant_access => grant_access;
-    keysmith_revoke_access => revoke_access;
     keysmith_sees_everything => sees_everything;
     keysmith_own_tenants => own_tenants;
 }
 
-/// What a level comes with. Everything else is for administrators alone.
-struct Level {
-    name: &'static str,
+/// The functions that check what they need. Each level that allows it has EXECUTE on them.
+const CHECKED: [Functions; 15] = [
+    FUNCTIONS,
+    add_credits::FUNCTIONS,
+    alter::FUNCTIONS,
+    audit_proof::FUNCTIONS,
+    catalogue::FUNCTIONS,
+    doctor::FUNCTIONS,
+    keyspace::FUNCTIONS,
+    lifecycle::FUNCTIONS,
+    listing::FUNCTIONS,
+    mint::FUNCTIONS,
+    revocations::FUNCTIONS,
+    scanner::FUNCTIONS,
+    status::FUNCTIONS,
+    tenant::FUNCTIONS,
+    usage::FUNCTIONS,
+];
+
+/// The other objects that come with a level: functions for which EXECUTE is the whole privilege, and
+/// views. Administrators have EXECUTE on all functions, and on the triggers that are named here.
+struct Objects {
     functions: &'static [&'static str],
-    views: &'static [&'static str],
+    views: &'static [&'static [&'static str]],
 }
 
-const LEVELS: [Level; 4] = [
-    Level {
-        name: "verifier",
-        functions: &[
-            "verify",
-            "verify_digest",
-            "verify_many",
-            "authenticate",
-            "pre_request",
-            "client_ip",
-            "sign_out",
-            "log_request",
-            "event_channel",
-            // These act with the caller's rights on the caller's tables.
-            "isolate",
-            "release",
-            "track",
-            "untrack",
-            "log_usage",
-            "protect",
-            "unprotect",
-            "protect_existing",
-            "hash_columns",
-            "seal_rows",
-            "unseal_rows",
-            "verify_rows",
-            "seal_row",
-            // Values beside their digests: whoever may ask can try values.
-            "digest",
-            "digests",
-            "matches",
-            "is_digest",
-            "hashing_state",
-        ],
-        views: &["hashing_progress"],
-    },
-    Level {
-        name: "issuer",
-        functions: &[
-            "mint",
-            "import_key",
-            "alter_key",
-            "rotate",
-            "regenerate",
-            "disable",
-            "enable",
-            "revoke",
-            "report_leak",
-            "list_keys",
-            "usage_logs",
-            "usage_chart",
-            "blast_radius",
-            "wait_for_replay",
-            "sign_out",
-            "sees_everything",
-            "own_tenants",
-        ],
-        views: USAGE,
-    },
-    Level {
-        name: "auditor",
-        functions: &[
-            "list_keys",
-            "explain_verify",
-            "audit_verify",
-            "audit_heads",
-            "revocations_since",
-            "status",
-            "doctor",
-            "scanner_patterns",
-            "scopes_used",
-            "hashing_state",
-            "limit_status",
-            "usage_status",
-            "flush_usage",
-            "usage_logs",
-            "usage_chart",
-            "blast_radius",
-            "event_channel",
-            "client_ip",
-            "sees_everything",
-            "own_tenants",
-        ],
-        views: VIEWS,
-    },
-    Level { name: "admin", functions: &["log_usage", "hash_columns", "seal_row"], views: VIEWS },
-];
+const fn objects(level: Level) -> Objects {
+    match level {
+        Level::Verifier => Objects {
+            functions: &[
+                "verify",
+                "verify_digest",
+                "verify_many",
+                "authenticate",
+                "pre_request",
+                "client_ip",
+                "sign_out",
+                "log_request",
+                "event_channel",
+                // These act with the caller's rights on the caller's tables.
+                "isolate",
+                "release",
+                "track",
+                "untrack",
+                "log_usage",
+                "protect",
+                "unprotect",
+                "protect_existing",
+                "hash_columns",
+                "seal_rows",
+                "unseal_rows",
+                "verify_rows",
+                "seal_row",
+                // Values beside their digests: whoever may ask can try values.
+                "digest",
+                "digests",
+                "matches",
+                "is_digest",
+                "hashing_state",
+            ],
+            views: &[PROGRESS],
+        },
+        Level::Issuer => Objects {
+            functions: &[
+                "report_leak",
+                "wait_for_replay",
+                "sign_out",
+                "sees_everything",
+                "own_tenants",
+            ],
+            views: &[OF_TENANTS],
+        },
+        Level::Auditor => Objects {
+            functions: &[
+                "explain_verify",
+                "scopes_used",
+                "hashing_state",
+                "limit_status",
+                "usage_status",
+                "flush_usage",
+                "event_channel",
+                "client_ip",
+                "sees_everything",
+                "own_tenants",
+            ],
+            views: &[OF_TENANTS, OF_ALL, PROGRESS],
+        },
+        Level::Admin => Objects {
+            functions: &["log_usage", "hash_columns", "seal_row"],
+            views: &[OF_TENANTS, OF_ALL, PROGRESS],
+        },
+    }
+}
 
-/// What issuers see of their tenants, and others of all.
-const USAGE: &[&str] = &[
+/// Issuers see the rows of their tenants in these views, and others all rows.
+const OF_TENANTS: &[&str] = &[
     "keys",
     "usage",
     "usage_hourly",
@@ -130,43 +137,31 @@ const USAGE: &[&str] = &[
     "recent_refusals",
 ];
 
-const VIEWS: &[&str] = &[
-    "keys",
-    "routes",
-    "audit",
-    "usage",
-    "usage_hourly",
-    "usage_daily",
-    "usage_endpoints",
-    "top_keys",
-    "top_refusals",
-    "touches",
-    "tenants",
-    "expiring_soon",
-    "stale_keys",
-    "recent_refusals",
-    "overprivileged_keys",
-    "hashing_progress",
-    "isolation",
-];
+const OF_ALL: &[&str] = &["routes", "audit", "overprivileged_keys", "isolation"];
 
-/// What standbys call, and nobody else. Nor does anyone call triggers: of those, `log_usage`,
-/// `hash_columns` and `seal_row` are for making triggers with.
+const PROGRESS: &[&str] = &["hashing_progress"];
+
+/// Only standbys call this function. Nobody calls triggers; `log_usage`, `hash_columns` and
+/// `seal_row` are granted to roles that make triggers with them.
 const INTERNAL: [&str; 1] = ["usage_collect"];
 
 impl Level {
-    fn read(call: &Call, n: usize) -> Result<Option<&'static Level>> {
+    fn read(call: &Call, n: usize) -> Result<Option<Level>> {
         let Some(name) = call.text(n, "level")? else { return Ok(None) };
-        let known = LEVELS.iter().find(|level| level.name == name);
-        known
+        let level = Level::named(name.as_bytes());
+        level
             .map(Some)
             .ok_or_else(|| Error::argument("level", "must be verifier, issuer, auditor or admin"))
     }
 
     /// Grants a role everything that comes with the level.
-    fn grant(&self, role: &Role) -> Result<()> {
-        let functions: Vec<String> = self.functions.iter().map(|name| (*name).into()).collect();
-        let views: Vec<String> = self.views.iter().map(|name| (*name).into()).collect();
+    fn grant(self, role: &Role) -> Result<()> {
+        let objects = objects(self);
+        let names = |names: &[&str]| names.iter().map(|name| String::from(*name)).collect();
+        let functions: Vec<String> = names(objects.functions);
+        let views: Vec<String> = names(&objects.views.concat());
+        let checked = CHECKED.iter().copied().flatten().filter(|(_, needs)| self.allows(*needs));
+        let checked: Vec<String> = checked.map(|(symbol, _)| String::from(*symbol)).collect();
         let found = spi::first(
             // A view calls functions with the rights of the role that reads it.
             "WITH RECURSIVE shown(oid) AS (
@@ -180,7 +175,7 @@ impl Level {
                  JOIN pg_catalog.pg_class c ON c.oid = d.refobjid AND c.relkind = 'v'
              )
              SELECT pg_catalog.string_agg(oid::regprocedure::text, ', ') FROM pg_catalog.pg_proc p
-             WHERE pronamespace = 'keysmith'::regnamespace AND (proname = ANY ($2)
+             WHERE pronamespace = 'keysmith'::regnamespace AND (proname = ANY ($2) OR prosrc = ANY ($5)
                  OR $1 AND prorettype <> 'trigger'::regtype AND proname <> ALL ($3))
                 OR pronamespace = 'keysmith_private'::regnamespace AND (EXISTS (
                  SELECT FROM shown
@@ -191,10 +186,11 @@ impl Level {
                  -- They show a role what it sees, also of views that are granted by hand.
                  OR 'keys' = ANY ($4) AND proretset AND proname LIKE 'own\\_%')",
             &[
-                Param::boolean(self.name == "admin"),
+                Param::boolean(self == Level::Admin),
                 Param::texts(&functions),
                 Param::texts(&INTERNAL.map(String::from)),
                 Param::texts(&views),
+                Param::texts(&checked),
             ],
             |row| row.text(1),
         )?;
@@ -202,7 +198,7 @@ impl Level {
             role.run(&format!("GRANT EXECUTE ON ROUTINE {signatures} TO "))?;
         }
         role.run("GRANT USAGE ON SCHEMA keysmith TO ")?;
-        for view in self.views {
+        for view in views {
             role.run(&format!("GRANT SELECT ON keysmith.{view} TO "))?;
         }
         Ok(())
@@ -260,10 +256,10 @@ fn tenant(call: &Call, caller: &Caller) -> Result<Option<[u8; 16]>> {
 
 fn grant_access(call: &Call) -> Result<Option<Datum>> {
     let level = Level::read(call, 1)?.ok_or_else(|| must_not_be_null("level"))?;
-    if call.datum(2).is_some() && level.name != "issuer" {
+    if call.datum(2).is_some() && level != Level::Issuer {
         return Err(Error::argument("tenant", "must be null, except for issuers"));
     }
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs::grant_access, |caller| {
         changes::one_at_a_time()?;
         let role = Role::read(call)?;
         let tenant = tenant(call, caller)?;
@@ -273,7 +269,7 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
              SELECT $1::regrole, $2, $3 WHERE NOT EXISTS (
                  SELECT FROM keysmith_private.access
                  WHERE role = $1 AND level = $2 AND tenant_id IS NOT DISTINCT FROM $3)",
-            &[role.param(), Param::text(level.name), Param::uuid_or_null(tenant.as_ref())],
+            &[role.param(), Param::text(level.name()), Param::uuid_or_null(tenant.as_ref())],
         )?;
         level.grant(&role)?;
         role.check_name()?;
@@ -286,7 +282,7 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
 /// its other levels stay.
 fn revoke_access(call: &Call) -> Result<Option<Datum>> {
     let level = Level::read(call, 1)?;
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs::revoke_access, |caller| {
         changes::one_at_a_time()?;
         let role = Role::read(call)?;
         let tenant = tenant(call, caller)?;
@@ -296,7 +292,7 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
              WHERE role = $1 AND ($2 IS NULL OR level = $2) AND ($3 IS NULL OR tenant_id = $3)",
             &[
                 role.param(),
-                Param::text_or_null(level.map(|level| level.name)),
+                Param::text_or_null(level.map(Level::name)),
                 Param::uuid_or_null(tenant.as_ref()),
             ],
         )?;
@@ -310,7 +306,9 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
             &[role.param()],
             |row| row.text(1),
         )?;
-        for level in LEVELS.iter().filter(|level| left.iter().any(|left| left == level.name)) {
+        for level in
+            Level::ALL.into_iter().filter(|level| left.iter().any(|left| left == level.name()))
+        {
             level.grant(&role)?;
         }
         role.check_name()?;

@@ -1,17 +1,18 @@
 //! `add_credits`.
 
-use super::authority::{self, Needs};
+use super::authority;
 use super::credits::{Holder, add};
 use super::keyspace::policy;
+use super::level::functions;
 use super::locked_key::LockedKey;
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
-use pg::call::{Call, must_not_be_null, sql_functions};
+use pg::call::{Call, must_not_be_null};
 use pg::error::{Error, Result};
 use pgrx::pg_sys::Datum;
 
-sql_functions! {
-    keysmith_add_credits => add_credits;
+functions! {
+    keysmith_add_credits => add_credits: Admin;
 }
 
 fn add_credits(call: &Call) -> Result<Option<Datum>> {
@@ -22,7 +23,7 @@ fn add_credits(call: &Call) -> Result<Option<Datum>> {
     if amount < 1 {
         return Err(Error::argument("amount", "must be 1 or more"));
     }
-    let balance = authority::act(Needs::Admin, |caller| match (&key_id, &tenant) {
+    let balance = authority::act(needs::add_credits, |caller| match (&key_id, &tenant) {
         (Some(key_id), None) => {
             let subject = LockedKey::lock(caller, key_id)?;
             let act = Act::on(&caller.actor, &subject.keyspace, Subject::Key(key_id))?;

@@ -1,11 +1,12 @@
 //! `alter_key`: a patch of a key.
 
-use super::authority::{self, Needs};
+use super::authority;
 use super::credits::{self, Credits};
 use super::delegation::{self, Owner};
 use super::draft;
 use super::key;
 use super::keyspace::policy;
+use super::level::functions;
 use super::limits;
 use super::listing;
 use super::locked_key::{self, LockedKey};
@@ -13,15 +14,15 @@ use super::patch::{Change, Patch};
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
 use keysmith_core::policy::allowlist::{self, MAX_NETWORKS};
-use pg::call::{Call, sql_functions};
+use pg::call::Call;
 use pg::error::{Error, Result};
 use pg::input;
 use pg::jsonb::Jsonb;
 use pg::spi::{self, Param, saved};
 use pgrx::pg_sys::Datum;
 
-sql_functions! {
-    keysmith_alter_key => alter_key;
+functions! {
+    keysmith_alter_key => alter_key: Keys;
 }
 
 /// The changes in a patch of a key.
@@ -80,7 +81,7 @@ pub fn timestamp(name: &str, text: &str) -> Result<i64> {
 fn alter_key(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     let mut changes = Changes::read(call.jsonb(1))?;
-    authority::act(Needs::Keys, |caller| {
+    authority::act(needs::alter_key, |caller| {
         let subject = LockedKey::lock(caller, &key_id)?;
         let policy = policy(caller, &subject.keyspace)?;
         let act = Act::on(&caller.actor, &subject.keyspace, Subject::Key(&key_id))?;

@@ -1,14 +1,15 @@
 //! The proof of the audit: the ends of its chains, to be kept elsewhere, and whether each
 //! chain is whole.
 
-use super::authority::{self, Needs};
+use super::authority;
+use super::level::functions;
 use super::listing::put_all;
 use super::patch;
 use super::progress;
 use crate::audit::content::Content;
 use crate::pepper;
 use keysmith_core::chain::{Chain, Entry, Fault, Record, SEAL_LEN};
-use pg::call::{Call, sql_functions};
+use pg::call::Call;
 use pg::error::{Error, Result};
 use pg::jsonb::Jsonb;
 use pg::result_set::{Cell, ResultSet};
@@ -16,9 +17,9 @@ use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 use std::collections::BTreeMap;
 
-sql_functions! {
-    keysmith_audit_heads => audit_heads;
-    keysmith_audit_verify => audit_verify;
+functions! {
+    keysmith_audit_heads => audit_heads: Oversight;
+    keysmith_audit_verify => audit_verify: Oversight;
 }
 
 /// Seals that were kept elsewhere, by keyspace.
@@ -28,6 +29,7 @@ type Kept = BTreeMap<String, Vec<(i64, Vec<u8>)>>;
 fn audit_heads(call: &Call) -> Result<Option<Datum>> {
     put_all(
         call,
+        needs::audit_heads,
         "SELECT DISTINCT ON (a.keyspace)
              a.keyspace, a.entry, pg_catalog.encode(a.hash, 'hex'), a.at
          FROM keysmith_private.audit_entry a ORDER BY a.keyspace, a.entry DESC",
@@ -66,7 +68,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 fn audit_verify(call: &Call) -> Result<Option<Datum>> {
     let mut kept = read_kept(call.jsonb(0))?;
     let result = ResultSet::of(call);
-    authority::look(Needs::Oversight, |_| {
+    authority::look(needs::audit_verify, |_| {
         // The keyspaces that have a chain or should have one, and the newest pepper of their keys.
         let found = spi::all(
             "SELECT c.keyspace, pg_catalog.max(c.generation)::pg_catalog.int2 FROM (

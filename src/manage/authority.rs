@@ -8,6 +8,7 @@
 //! path holds only PostgreSQL's own objects then.
 
 use super::bounds::Bounds;
+use super::level::{Level, Needs};
 use super::roles;
 use crate::audit::Actor;
 use crate::catalog::policy::Policy;
@@ -23,21 +24,6 @@ use pg::{role, text, transaction};
 use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 use std::rc::Rc;
-
-/// What an act takes, besides the right to call its function.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
-    /// Nothing: what is handed in is authority enough, or there is nothing to guard.
-    Nothing,
-    /// To administer: keyspaces, catalogues, tenants, access.
-    Admin,
-    /// To manage keys: all of them, or those of some tenants.
-    Keys,
-    /// To see what became of keys.
-    Sight,
-    /// To see all that there is, of every tenant.
-    Oversight,
-}
 
 /// The role that called, and the key that it acts for.
 pub struct Caller {
@@ -100,12 +86,7 @@ impl Caller {
                 session_role: text::name_of_role(role::of_session()),
                 key: key.as_ref().map(|key| key.key_id),
             },
-            reach: Reach::of(
-                catalog,
-                user,
-                matches!(needs, Needs::Sight | Needs::Oversight),
-                key.as_deref(),
-            ),
+            reach: Reach::of(catalog, user, needs, key.as_deref()),
             key,
             bounds: None,
         };
@@ -145,12 +126,11 @@ impl Caller {
                      keysmith.authenticate, or keysmith.verify and sign_in => true.",
                 ))
             }
-            (Needs::Oversight, None) => Err(self.without_access("'admin' or 'auditor'")),
-            (Needs::Admin, None) => Err(self.without_access("'admin'")),
-            (Needs::Keys, _) => Err(self.without_access("'admin', or 'issuer' of a tenant")),
-            (Needs::Sight, _) => {
-                Err(self.without_access("'admin', 'auditor', or 'issuer' of a tenant"))
-            }
+            _ => Err(not_allowed(format!(
+                "role {:?} has no access that allows this",
+                self.actor.role
+            ))
+            .hint(format!("It takes keysmith.grant_access(role, {}).", needs.levels()))),
         }
     }
 
@@ -171,11 +151,6 @@ impl Caller {
     /// The environment that the caller reaches, as a parameter; null for all.
     pub fn environment(&self) -> Param<'_> {
         Param::server_text(self.key.as_deref().map(|key| &*key.environment))
-    }
-
-    fn without_access(&self, levels: &str) -> Error {
-        not_allowed(format!("role {:?} has no access that allows this", self.actor.role))
-            .hint(format!("It takes keysmith.grant_access(role, {levels})."))
     }
 
     /// Checks that the key that the transaction acts for manages keys. Without a key there is nothing
@@ -199,7 +174,7 @@ impl Caller {
 }
 
 impl Reach {
-    fn of(catalog: &Catalog, user: Oid, is_looking: bool, key: Option<&Identity>) -> Reach {
+    fn of(catalog: &Catalog, user: Oid, needs: Needs, key: Option<&Identity>) -> Reach {
         use columns::access as column;
         let of_key = key.map(|key| key.tenant_id);
         let everything = of_key.map_or(Reach::Everything, |tenant| Reach::Tenants(vec![tenant]));
@@ -212,18 +187,18 @@ impl Reach {
         for of_user in roles::of(user) {
             let mut scan = access.scan(&snapshot, [ScanKey::oid(column::role, of_user)]);
             while let Some(row) = scan.next() {
-                match row.bytes(column::level) {
-                    Some(b"admin") => return everything,
-                    Some(b"auditor") if is_looking => return everything,
-                    // Without a tenant it is the one of the key, and a key has no other.
-                    Some(b"issuer") => {
+                let level = row.bytes(column::level).and_then(Level::named);
+                match level.filter(|level| level.allows(needs)) {
+                    None => {}
+                    // An issuer without a tenant is one for the tenant of the key.
+                    Some(Level::Issuer) => {
                         let own = row.uuid(column::tenant_id);
                         is_for_identity |= own.is_none();
                         let tenant = own.or(of_key);
                         let is_within = of_key.is_none() || tenant == of_key;
                         tenants.extend(tenant.filter(|_| is_within));
                     }
-                    _ => {}
+                    Some(_) => return everything,
                 }
             }
         }
@@ -246,7 +221,7 @@ pub struct Sight {
 pub fn sight() -> Result<Sight> {
     let catalog = Catalog::open()?;
     let key = identity::current()?;
-    let tenants = match Reach::of(&catalog, role::current(), true, key.as_deref()) {
+    let tenants = match Reach::of(&catalog, role::current(), Needs::Sight, key.as_deref()) {
         Reach::Everything => None,
         Reach::Tenants(tenants) => Some(tenants),
         Reach::OfIdentity => Some(Vec::new()),

@@ -1,27 +1,28 @@
 //! What is defined in a keyspace: scopes, roles, routes.
 
-use super::authority::{self, Needs};
+use super::authority;
 use super::draft;
 use super::key;
 use super::keyspace::{self, policy};
+use super::level::{Needs, functions};
 use super::limits;
 use crate::audit::{Act, Subject};
 use keysmith_core::policy::expression::{self, Expression};
 use keysmith_core::policy::name::{NAME_RULE, is_name};
 use keysmith_core::policy::route::{self, METHOD_RULE, is_method};
 use keysmith_core::policy::scope::{SCOPE_RULE, is_scope};
-use pg::call::{Call, must_not_be_null, sql_functions};
+use pg::call::{Call, must_not_be_null};
 use pg::error::{Code, Error, Result};
 use pg::input;
 use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 
-sql_functions! {
-    keysmith_define_scope => define_scope;
-    keysmith_define_role => define_role;
-    keysmith_define_route => define_route;
-    keysmith_define_route_by_text => define_route_by_text;
-    keysmith_remove_route => remove_route;
+functions! {
+    keysmith_define_scope => define_scope: Admin;
+    keysmith_define_role => define_role: Admin;
+    keysmith_define_route => define_route: Admin;
+    keysmith_define_route_by_text => define_route_by_text: Admin;
+    keysmith_remove_route => remove_route: Admin;
 }
 
 fn define_scope(call: &Call) -> Result<Option<Datum>> {
@@ -37,7 +38,7 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
     if !implies.iter().all(|implied| is_scope(implied)) {
         return Err(Error::argument("implies", format!("has a scope that {SCOPE_RULE}")));
     }
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs::define_scope, |caller| {
         policy(caller, &keyspace)?;
         keyspace::lock(&keyspace)?;
         check_no_circle(&keyspace, &scope, &implies)?;
@@ -85,7 +86,7 @@ fn define_role(call: &Call) -> Result<Option<Datum>> {
     if !is_name(&role) {
         return Err(Error::argument("role", NAME_RULE));
     }
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs::define_role, |caller| {
         key::check_known_grants(&*policy(caller, &keyspace)?, &scopes)?;
         keyspace::lock(&keyspace)?;
         let act = Act::on(&caller.actor, &keyspace, Subject::Role(&role))?;
@@ -101,19 +102,20 @@ fn define_role(call: &Call) -> Result<Option<Datum>> {
 
 /// `scopes` is a list, and each element an expression. A key must meet all of them.
 fn define_route(call: &Call) -> Result<Option<Datum>> {
-    store_route(call, call.strings(3, "scopes")?)
+    store_route(call, needs::define_route, call.strings(3, "scopes")?)
 }
 
 /// `scopes` is one expression, or a list in its text form, as drivers and untyped literals send it.
 fn define_route_by_text(call: &Call) -> Result<Option<Datum>> {
     let text = call.required_text(3, "scopes")?;
-    if text.trim_start().starts_with('{') {
-        store_route(call, read_list(&text)?)
+    let scopes = if text.trim_start().starts_with('{') {
+        read_list(&text)?
     } else if text.trim().is_empty() {
-        store_route(call, Vec::new())
+        Vec::new()
     } else {
-        store_route(call, vec![text])
-    }
+        vec![text]
+    };
+    store_route(call, needs::define_route_by_text, scopes)
 }
 
 fn read_list(text: &str) -> Result<Vec<String>> {
@@ -161,7 +163,7 @@ impl Route {
     }
 }
 
-fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
+fn store_route(call: &Call, needs: Needs, scopes: Vec<String>) -> Result<Option<Datum>> {
     const NAME: &str = "scopes";
     let route = Route::read(call, 4)?;
     let fail = |rule: String| Error::argument(NAME, format!("has an expression that {rule}"));
@@ -186,7 +188,7 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
         return Err(Error::argument("weight", "must not be negative"));
     }
     let limits = limits::given(call, 7)?;
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs, |caller| {
         let policy = policy(caller, &route.keyspace)?;
         let scopes: Vec<String> = named.scopes().into_iter().map(String::from).collect();
         key::check_known_grants(&policy, &scopes)?;
@@ -226,7 +228,7 @@ fn store_route(call: &Call, scopes: Vec<String>) -> Result<Option<Datum>> {
 
 fn remove_route(call: &Call) -> Result<Option<Datum>> {
     let route = Route::read(call, 3)?;
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs::remove_route, |caller| {
         policy(caller, &route.keyspace)?;
         keyspace::lock(&route.keyspace)?;
         let act = Act::on(&caller.actor, &route.keyspace, route.subject())?;

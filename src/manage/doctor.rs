@@ -1,24 +1,25 @@
 //! `doctor`: finds faults of the installation. SQL looks at catalogs and settings; this file adds
 //! what only the library knows.
 
-use super::authority::{self, Needs};
+use super::authority;
+use super::level::functions;
 use crate::audit::event;
 use crate::pepper::{self, peppers};
 use crate::{limit, settings};
 use keysmith_core::key::pepper::UNPEPPERED;
-use pg::call::{Call, sql_functions};
+use pg::call::Call;
 use pg::error::Result;
 use pg::result_set::ResultSet;
 use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 
-sql_functions! {
-    keysmith_doctor => doctor;
+functions! {
+    keysmith_doctor => doctor: Oversight;
 }
 
 fn doctor(call: &Call) -> Result<Option<Datum>> {
     let result = ResultSet::of(call);
-    authority::look(Needs::Oversight, |_| {
+    authority::look(needs::doctor, |_| {
         let lost = lost_peppers()?;
         let (unsent, last_unsent_at) = event::unsent();
         spi::query(

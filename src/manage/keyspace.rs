@@ -1,6 +1,7 @@
 //! Keyspaces: one product's keys each.
 
-use super::authority::{self, Caller, Needs};
+use super::authority::{self, Caller};
+use super::level::{Needs, functions};
 use super::options::{self, Options};
 use super::patch::Patch;
 use crate::audit::{Act, Subject};
@@ -14,9 +15,12 @@ use pg::transaction;
 use pgrx::pg_sys::Datum;
 use std::rc::Rc;
 
+functions! {
+    keysmith_create_keyspace => create_keyspace: Admin;
+    keysmith_alter_keyspace => alter_keyspace: Admin;
+}
+
 sql_functions! {
-    keysmith_create_keyspace => create_keyspace;
-    keysmith_alter_keyspace => alter_keyspace;
     keysmith_event_channel => event_channel;
 }
 
@@ -75,7 +79,7 @@ fn create_keyspace(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::argument("name", IDENTIFIER_RULE));
     }
     let options = Options::given(call)?;
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs::create_keyspace, |caller| {
         let act = Act::on(&caller.actor, &name, Subject::Keyspace)?;
         if !insert(&name)? {
             return Err(Error::new(Code::Conflict, format!("keyspace {name:?} already exists")));
@@ -91,7 +95,7 @@ fn alter_keyspace(call: &Call) -> Result<Option<Datum>> {
     let mut patch = Patch::read("changes", call.jsonb(1))?;
     let options = Options::changed(&mut patch)?;
     patch.finish()?;
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs::alter_keyspace, |caller| {
         policy(caller, &name)?;
         lock(&name)?;
         let act = Act::on(&caller.actor, &name, Subject::Keyspace)?;

@@ -1,11 +1,12 @@
 //! Rotates, regenerates, disables, enables and revokes keys.
 
-use super::authority::{self, Caller, Needs};
+use super::authority::{self, Caller};
 use super::delegation::{self, Owner};
 use super::draft::{self, Draft};
 use super::errors::unknown_key;
 use super::key::{self, Fresh};
 use super::keyspace::policy;
+use super::level::{Needs, functions};
 use super::locked_key::{LockedKey, end_locked, has_successor};
 use super::mint;
 use super::tenant::Tenant;
@@ -21,12 +22,15 @@ use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param, Row, Saved, saved};
 use pgrx::pg_sys::{self, Datum, Interval};
 
+functions! {
+    keysmith_rotate => rotate: Keys;
+    keysmith_regenerate => regenerate: Keys;
+    keysmith_disable => disable: Keys;
+    keysmith_enable => enable: Keys;
+    keysmith_revoke => revoke: Keys;
+}
+
 sql_functions! {
-    keysmith_rotate => rotate;
-    keysmith_regenerate => regenerate;
-    keysmith_disable => disable;
-    keysmith_enable => enable;
-    keysmith_revoke => revoke;
     keysmith_report_leak => report_leak;
 }
 
@@ -34,7 +38,7 @@ fn rotate(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     let grace = call.interval(1, "grace")?;
     check_grace(&grace)?;
-    let (row, api_key) = authority::act(Needs::Keys, |caller| {
+    let (row, api_key) = authority::act(needs::rotate, |caller| {
         let old = match LockedKey::lock(caller, &key_id) {
             Err(unknown) => return Err(rotated_before(caller, &key_id)?.unwrap_or(unknown)),
             Ok(old) => old,
@@ -146,7 +150,7 @@ fn regenerate(call: &Call) -> Result<Option<Datum>> {
         keyspace: call.required_text(4, "keyspace")?,
         ..Draft::default()
     };
-    let (row, api_key) = authority::act(Needs::Keys, |caller| {
+    let (row, api_key) = authority::act(needs::regenerate, |caller| {
         let policy = policy(caller, &draft.keyspace)?;
         let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
         let environment = draft.settle(caller, &policy, &tenant)?;
@@ -204,6 +208,7 @@ fn legacy_key(
 fn disable(call: &Call) -> Result<Option<Datum>> {
     switch(
         call,
+        needs::disable,
         "disable",
         false,
         saved!(
@@ -217,6 +222,7 @@ fn disable(call: &Call) -> Result<Option<Datum>> {
 fn enable(call: &Call) -> Result<Option<Datum>> {
     switch(
         call,
+        needs::enable,
         "enable",
         true,
         saved!("UPDATE keysmith_private.key SET disabled_at = NULL WHERE key_id = $1"),
@@ -225,12 +231,13 @@ fn enable(call: &Call) -> Result<Option<Datum>> {
 
 fn switch(
     call: &Call,
+    needs: Needs,
     action: &str,
     gives: bool,
     statement: &'static Saved,
 ) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
-    authority::act(Needs::Keys, |caller| {
+    authority::act(needs, |caller| {
         let subject = LockedKey::lock(caller, &key_id)?;
         let act = Act::on(&caller.actor, &subject.keyspace, Subject::Key(&key_id))?;
         spi::execute(statement, &[Param::uuid(&key_id)])?;
@@ -246,7 +253,7 @@ fn revoke(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     let reason = call.text(1, "reason")?;
     key::check_length("reason", reason.as_deref(), 1000)?;
-    authority::act(Needs::Keys, |caller| {
+    authority::act(needs::revoke, |caller| {
         let subject = LockedKey::lock(caller, &key_id)?;
         end_locked(caller, &subject, reason.as_deref().unwrap_or("revoked"))
     })?;

@@ -1,15 +1,16 @@
 //! Functions that return rows: keys, without digests and secrets, and other lists.
 
-use super::authority::{self, Needs};
+use super::authority;
+use super::level::{Needs, functions};
 use super::tenant::Tenant;
-use pg::call::{Call, sql_functions};
+use pg::call::Call;
 use pg::error::Result;
 use pg::result_set::ResultSet;
 use pg::spi::{self, Param, saved};
 use pgrx::pg_sys::Datum;
 
-sql_functions! {
-    keysmith_list_keys => list_keys;
+functions! {
+    keysmith_list_keys => list_keys: Sight;
 }
 
 /// One key, as `alter_key` returns it.
@@ -29,7 +30,7 @@ fn list_keys(call: &Call) -> Result<Option<Datum>> {
     let keyspace = call.required_text(1, "keyspace")?;
     let include_revoked = call.boolean(2, "include_revoked")?;
     let result = ResultSet::of(call);
-    authority::look(Needs::Sight, |caller| {
+    authority::look(needs::list_keys, |caller| {
         caller.must_manage()?;
         let tenant_id = Tenant::find(caller, &tenant, &keyspace)?.id;
         spi::query(
@@ -45,10 +46,13 @@ fn list_keys(call: &Call) -> Result<Option<Datum>> {
 }
 
 /// Returns the rows of a statement, of all tenants.
-pub fn put_all(call: &Call, statement: &str, params: &[Param]) -> Result<Option<Datum>> {
+pub fn put_all(
+    call: &Call,
+    needs: Needs,
+    statement: &str,
+    params: &[Param],
+) -> Result<Option<Datum>> {
     let result = ResultSet::of(call);
-    authority::look(Needs::Oversight, |_| {
-        spi::query(statement, params, |rows| rows.put_into(result))
-    })?;
+    authority::look(needs, |_| spi::query(statement, params, |rows| rows.put_into(result)))?;
     Ok(None)
 }

@@ -1,12 +1,13 @@
 //! New keys: minted here, or imported from elsewhere.
 
-use super::authority::{self, Caller, Needs};
+use super::authority::{self, Caller};
 use super::bounds::Bounds;
 use super::credits;
 use super::delegation::{self, Owner};
 use super::draft::Draft;
 use super::key::{self, Fresh};
 use super::keyspace::policy;
+use super::level::functions;
 use super::limits;
 use super::locked_key;
 use super::progress;
@@ -16,21 +17,21 @@ use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use crate::pepper;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
-use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
+use pg::call::{Bytes, Call, must_not_be_null};
 use pg::composite::Copied;
 use pg::error::{Code, Error, Result};
 use pg::scan::{Row, ScanKey, Snapshot, Varlena, server_text};
 use pg::spi::{self, Param, saved};
 use pgrx::pg_sys::Datum;
 
-sql_functions! {
-    keysmith_mint => mint;
-    keysmith_import_key => import_key;
+functions! {
+    keysmith_mint => mint: Keys;
+    keysmith_import_key => import_key: Keys;
 }
 
 fn mint(call: &Call) -> Result<Option<Datum>> {
     let mut draft = Draft::read(call, 1)?;
-    let (row, api_key) = authority::act(Needs::Keys, |caller| {
+    let (row, api_key) = authority::act(needs::mint, |caller| {
         let policy = policy(caller, &draft.keyspace)?;
         let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
         draft.check_plan(&policy, &tenant)?;
@@ -189,7 +190,7 @@ fn import_key(call: &Call) -> Result<Option<Datum>> {
     let peppers = pepper::peppers();
     let stored_already: Vec<_> = peppers.candidates(&digest).collect();
     let (generation, digest) = peppers.store(&digest);
-    let row = authority::act(Needs::Keys, |caller| {
+    let row = authority::act(needs::import_key, |caller| {
         let policy = policy(caller, &draft.keyspace)?;
         let tenant = Tenant::find(caller, &draft.tenant, &draft.keyspace)?;
         draft.check_plan(&policy, &tenant)?;

@@ -19,6 +19,7 @@ mod hashing_state;
 mod isolation;
 mod key;
 mod keyspace;
+mod level;
 mod lifecycle;
 mod limits;
 pub mod listing;

@@ -1,6 +1,7 @@
 //! Waits until the standbys have replayed a commit.
 
-use super::authority::{self, Needs};
+use super::authority;
+use super::level::Needs;
 use crate::usage::standby::link::APPLICATION;
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};

@@ -6,14 +6,15 @@
 //! the order does not matter.
 
 use super::alter;
-use super::authority::{self, Caller, Needs};
+use super::authority::{self, Caller};
 use super::key;
 use super::keyspace;
+use super::level::functions;
 use super::listing::put_all;
 use super::patch::{Change, Patch};
 use crate::audit::{Act, Subject};
 use keysmith_core::policy::scope::is_grant;
-use pg::call::{Call, must_not_be_null, sql_functions};
+use pg::call::{Call, must_not_be_null};
 use pg::error::{Error, Result};
 use pg::input;
 use pg::jsonb::Jsonb;
@@ -22,16 +23,16 @@ use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 use serde_json::Value;
 
-sql_functions! {
-    keysmith_revocations_since => revocations_since;
-    keysmith_replay_revocations => replay_revocations;
+functions! {
+    keysmith_revocations_since => revocations_since: Oversight;
+    keysmith_replay_revocations => replay_revocations: Admin;
 }
 
 const NAME: &str = "revocations";
 
 fn revocations_since(call: &Call) -> Result<Option<Datum>> {
     let since = call.timestamp(0).ok_or_else(|| must_not_be_null("since"))?;
-    put_all(call, SINCE, &[Param::timestamp(Some(since))])
+    put_all(call, needs::revocations_since, SINCE, &[Param::timestamp(Some(since))])
 }
 
 /// Ends have a moment in their own row. Whether what was changed is narrower is a
@@ -377,7 +378,7 @@ impl Changes {
 fn replay_revocations(call: &Call) -> Result<Option<Datum>> {
     let given = call.jsonb(0).ok_or_else(|| must_not_be_null(NAME))?;
     let result = ResultSet::of(call);
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs::replay_revocations, |caller| {
         for entry in entries(given)? {
             pgrx::check_for_interrupts!();
             let outcome = entry.replay(caller)?;

@@ -1,17 +1,18 @@
 //! `scanner_patterns`: what keys look like, for those who search for leaked ones.
 
-use super::authority::{self, Needs};
+use super::authority;
 use super::keyspace::check_known;
+use super::level::functions;
 use super::options;
 use keysmith_core::key::format::BODY_LEN;
-use pg::call::{Call, sql_functions};
+use pg::call::Call;
 use pg::error::Result;
 use pg::result_set::ResultSet;
 use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 
-sql_functions! {
-    keysmith_scanner_patterns => scanner_patterns;
+functions! {
+    keysmith_scanner_patterns => scanner_patterns: Oversight;
 }
 
 /// A row for each keyspace that has secret keys of our making. The prefixes are those of
@@ -24,7 +25,7 @@ fn scanner_patterns(call: &Call) -> Result<Option<Datum>> {
         .filter_map(|[kind, _, prefix]| (kind == "secret").then_some(prefix))
         .collect();
     let result = ResultSet::of(call);
-    authority::look(Needs::Oversight, |_| {
+    authority::look(needs::scanner_patterns, |_| {
         keyspace.as_deref().map_or(Ok(()), check_known)?;
         // A group around the key, for scanners that report a group. What follows a key
         // is looked at, or a longer token of another product would be taken for one.

@@ -1,14 +1,15 @@
 //! `status`: what there is, in numbers.
 
+use super::level::functions;
 use super::listing::put_all;
 use crate::audit::event;
-use pg::call::{Call, sql_functions};
+use pg::call::Call;
 use pg::error::Result;
 use pg::spi::Param;
 use pgrx::pg_sys::Datum;
 
-sql_functions! {
-    keysmith_status => status;
+functions! {
+    keysmith_status => status: Oversight;
 }
 
 /// Counts of keys and events, and the state of limits and usage.
@@ -16,6 +17,7 @@ fn status(call: &Call) -> Result<Option<Datum>> {
     let (count, last_at) = event::unsent();
     put_all(
         call,
+        needs::status,
         "SELECT 'keys'::text AS topic, k.keyspace || ', ' || k.status AS name,
                 pg_catalog.count(*)::text AS value
          FROM keysmith_private.key_listing k GROUP BY k.keyspace, k.status

@@ -1,10 +1,11 @@
 //! Tenants and their members.
 
-use super::authority::{self, Caller, Needs};
+use super::authority::{self, Caller};
 use super::credits::{self, Credits, Holder};
 use super::errors;
 use super::key;
 use super::keyspace::policy;
+use super::level::{Needs, functions};
 use super::limits;
 use super::metadata;
 use super::patch::Patch;
@@ -14,20 +15,20 @@ use crate::catalog::columns::tenant as column;
 use crate::catalog::policy::Policy;
 use crate::catalog::tables::Table;
 use keysmith_core::policy::name::{NAME_RULE, is_name};
-use pg::call::{Call, sql_functions};
+use pg::call::Call;
 use pg::error::{Code, Error, Result};
 use pg::scan::{ScanKey, Snapshot, server_text};
 use pg::spi::{self, Param, Saved, saved};
 use pg::text;
 use pgrx::pg_sys::Datum;
 
-sql_functions! {
-    keysmith_create_tenant => create_tenant;
-    keysmith_alter_tenant => alter_tenant;
-    keysmith_suspend_tenant => suspend_tenant;
-    keysmith_resume_tenant => resume_tenant;
-    keysmith_set_member => set_member;
-    keysmith_remove_member => remove_member;
+functions! {
+    keysmith_create_tenant => create_tenant: Admin;
+    keysmith_alter_tenant => alter_tenant: Admin;
+    keysmith_suspend_tenant => suspend_tenant: Admin;
+    keysmith_resume_tenant => resume_tenant: Admin;
+    keysmith_set_member => set_member: Admin;
+    keysmith_remove_member => remove_member: Admin;
 }
 
 /// A tenant that must be there.
@@ -100,7 +101,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::argument("name", NAME_RULE));
     }
     check_plan(plan.as_deref())?;
-    let tenant_id = authority::act(Needs::Admin, |caller| {
+    let tenant_id = authority::act(needs::create_tenant, |caller| {
         policy(caller, &keyspace)?;
         let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&name))?;
         let found = spi::first(
@@ -148,7 +149,7 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
     let credits = Credits::changed(&mut patch)?;
     patch.finish()?;
     check_plan(plan.as_ref().and_then(Option::as_deref))?;
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs::alter_tenant, |caller| {
         policy(caller, &keyspace)?;
         let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&tenant))?;
@@ -185,6 +186,7 @@ fn suspend_tenant(call: &Call) -> Result<Option<Datum>> {
     key::check_length("reason", reason.as_deref(), 1000)?;
     change_tenant(
         call,
+        needs::suspend_tenant,
         "suspend",
         saved!(
             "UPDATE keysmith_private.tenant SET
@@ -199,6 +201,7 @@ fn suspend_tenant(call: &Call) -> Result<Option<Datum>> {
 fn resume_tenant(call: &Call) -> Result<Option<Datum>> {
     change_tenant(
         call,
+        needs::resume_tenant,
         "resume",
         saved!(
             "UPDATE keysmith_private.tenant SET suspended_at = NULL, suspended_reason = NULL
@@ -211,13 +214,14 @@ fn resume_tenant(call: &Call) -> Result<Option<Datum>> {
 /// An act on one tenant, whose first arguments are its name and keyspace.
 fn change_tenant(
     call: &Call,
+    needs: Needs,
     action: &str,
     statement: &'static Saved,
     more: Option<Param>,
 ) -> Result<Option<Datum>> {
     let tenant = call.required_text(0, "tenant")?;
     let keyspace = call.required_text(1, "keyspace")?;
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs, |caller| {
         policy(caller, &keyspace)?;
         Tenant::lock(caller, &tenant, &keyspace)?;
         let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&tenant))?;
@@ -237,7 +241,7 @@ fn set_member(call: &Call) -> Result<Option<Datum>> {
     if !is_name(&member) {
         return Err(Error::argument("member", NAME_RULE));
     }
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs::set_member, |caller| {
         key::check_role(&*policy(caller, &keyspace)?, Some(&role), &keyspace)?;
         let tenant_id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let subject = Subject::Member { tenant: &tenant, member: &member };
@@ -264,7 +268,7 @@ fn remove_member(call: &Call) -> Result<Option<Datum>> {
     let tenant = call.required_text(0, "tenant")?;
     let member = call.required_text(1, "member")?;
     let keyspace = call.required_text(2, "keyspace")?;
-    authority::act(Needs::Admin, |caller| {
+    authority::act(needs::remove_member, |caller| {
         policy(caller, &keyspace)?;
         let tenant_id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let subject = Subject::Member { tenant: &tenant, member: &member };

@@ -1,19 +1,20 @@
 //! Pages and charts of requests, and the tables that a key changed. The caller's access is checked
 //! first; the rows are read as the owner.
 
-use super::authority::{self, Caller, Needs};
+use super::authority::{self, Caller};
+use super::level::functions;
 use super::tenant::Tenant;
-use pg::call::{Call, sql_functions};
+use pg::call::Call;
 use pg::error::{Error, Result};
 use pg::result_set::ResultSet;
 use pg::spi::{self, Param};
 use pgrx::pg_sys::{self, Datum};
 use std::ops::RangeInclusive;
 
-sql_functions! {
-    keysmith_usage_logs => usage_logs;
-    keysmith_usage_chart => usage_chart;
-    keysmith_blast_radius => blast_radius;
+functions! {
+    keysmith_usage_logs => usage_logs: Sight;
+    keysmith_usage_chart => usage_chart: Sight;
+    keysmith_blast_radius => blast_radius: Sight;
 }
 
 fn usage_logs(call: &Call) -> Result<Option<Datum>> {
@@ -25,7 +26,7 @@ fn usage_logs(call: &Call) -> Result<Option<Datum>> {
         .ok_or_else(|| Error::argument("page", "must be 1 or more"))?;
     let per_page = within(call, 3, "per_page", 1..=1000)?;
     let keyspace = call.required_text(4, "keyspace")?;
-    authority::look(Needs::Sight, |caller| {
+    authority::look(needs::usage_logs, |caller| {
         let found = Tenant::find(caller, &tenant, &keyspace)?;
         if let Some(key_id) = &key_id
             && tenant_of(caller, key_id)? != Some(found.id)
@@ -60,7 +61,7 @@ fn usage_chart(call: &Call) -> Result<Option<Datum>> {
     }
     let keyspace = call.required_text(6, "keyspace")?;
     let result = ResultSet::of_values(call);
-    authority::look(Needs::Sight, |caller| {
+    authority::look(needs::usage_chart, |caller| {
         let found = tenant.as_ref().map(|tenant| Tenant::find(caller, tenant, &keyspace));
         let found = found.transpose()?.map(|tenant| [tenant.id]);
         let tenants = found.as_ref().map_or(caller.tenants(), |id| Param::uuids(Some(id)));
@@ -102,7 +103,7 @@ struct Touched {
 fn blast_radius(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     let result = ResultSet::of(call);
-    let touched = authority::look(Needs::Sight, |caller| {
+    let touched = authority::look(needs::blast_radius, |caller| {
         if tenant_of(caller, &key_id)?.is_none() {
             return Err(unknown_key());
         }

@@ -1,6 +1,7 @@
 //! How usage records fare, and waiting for them.
 
-use crate::manage::authority::{self, Needs};
+use super::authority;
+use super::level::Needs;
 use crate::usage::queue::Queue;
 use crate::usage::queue::shared::{Counters, WorkerPlace};
 use crate::usage::restart::incarnations;
