@@ -45,6 +45,7 @@ pub mod text;
 pub mod transaction;
 pub mod trigger;
 pub mod tuple;
+pub mod tuptable;
 pub mod types;
 pub mod user_table;
 pub mod value;
