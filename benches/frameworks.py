@@ -21,7 +21,7 @@ LEAST = 10
 
 DRIVER, OURS, THEIRS = "driver", "keysmith", "framework"
 
-# What is compared: the worker, how many requests it has under way, and what its rows are called.
+# The contenders: the worker, its concurrent requests, and the names of its rows.
 PAIRS = {
     "python": ("django_rest", 1, {
         DRIVER: "psycopg, SELECT 1",
@@ -43,7 +43,7 @@ PROGRAMS = {
 
 
 class Worker:
-    """A process that does what it is told by lines of JSON."""
+    """A process that takes commands as lines of JSON."""
 
     def __init__(self, program, cluster):
         environment = os.environ | {"PGHOST": str(cluster.dir), "PGPORT": str(cluster.port), "PGUSER": "postgres",

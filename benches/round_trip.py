@@ -1,8 +1,7 @@
-"""Where a transaction's instructions go: what a session executes for one prepared statement,
-from the messages that ask to the row that answers, counted by callgrind.
-
-A session that asks more often is compared with one that asks less: the difference is what the
-statement costs, without what begins and ends a session. The kernel's share is not in it.
+"""Where a transaction's instructions go: those that a session executes for one prepared
+statement, from the request's messages to the result row, counted by callgrind.
+A session with more requests is compared with one with fewer: the difference is the cost of the
+statement, without the start and end of a session. It excludes the kernel.
 """
 
 import re
@@ -20,7 +19,7 @@ RESULTS = Path(__file__).parent / "results" / "round_trip.md"
 FEWER, MORE = 500, 2_500
 KEYS = 800
 
-# What is called once for a statement, by the part that it is of a transaction.
+# Functions that are called once per statement, by part of the transaction.
 PARTS = {
     "deciding": "keysmith_verify",
     "starting the executor": "PortalStart",
@@ -60,7 +59,7 @@ def start_under_callgrind(cluster):
 
 
 def profile(cluster, statement, arguments, times):
-    """What a session of its own executed that asked so often."""
+    """The instructions of a separate session with this number of requests."""
     with cluster.connect() as connection:
         connection.prepare_threshold = 0
         pid = connection.info.backend_pid
@@ -77,7 +76,7 @@ def total(profile):
 
 
 def inclusive(profile, name):
-    """Instructions of a function and all that it called. A call is two lines in a profile:
+    """Instructions of a function and of everything it called. A call is two lines in a profile:
     how often, and where and at what cost."""
     calls = re.findall(rf"^cfn={name}\ncalls=.*\n\S+ (\d+)", profile, re.MULTILINE)
     return sum(map(int, calls))

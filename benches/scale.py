@@ -1,7 +1,6 @@
-"""A primary and two standbys answer at once; the primary is killed, a standby promoted.
-
-Afterwards the books are compared: every key that was minted, every revocation, and every
-request that was let in, as the clients saw them, with what the servers that are left say.
+"""A primary and two standbys decide; then the primary is killed and a standby promoted.
+Afterwards it compares every minted key, every revocation and every accepted request, as the
+clients saw them, with the data of the remaining servers.
 """
 
 import argparse
@@ -22,10 +21,10 @@ SETTINGS = {
     "max_wal_senders": 10,
     "max_connections": 60,
     "fsync": "on",
-    # What is acknowledged is on a standby, or a promotion could lose it.
+    # An acknowledged commit is on a standby, or a promotion could lose it.
     "synchronous_standby_names": f"ANY 1 ({FIRST}, {SECOND})",
     "keysmith.usage_flush_interval": "200ms",
-    # Standbys go on answering while nobody is there to take their records.
+    # Standbys go on deciding while no primary takes their records.
     "keysmith.usage_buffer": "64MB",
 }
 
@@ -46,7 +45,8 @@ def ask(dsn, statement, *parameters):
 
 
 def verifier(server, dsn, keys, pause, stop, results):
-    """Asks about keys until told to stop, or until the server is gone. Waits for `pause` seconds before each request."""
+    """Verifies keys until told to stop, or until the server is gone. Waits for `pause` seconds
+    before each request."""
     let_in, refused, start = [], Counter(), time.monotonic()
     chooser = random.Random(os.getpid())
     try:
@@ -97,7 +97,7 @@ class Administrator(threading.Thread):
         self.in_doubt.discard(key_id)
         self.revoked.add(key_id)
         session.execute("SELECT keysmith.wait_for_replay('10 seconds')")
-        # From here on nobody may let it in.
+        # From here on nobody may accept the key.
         for server in [FIRST, SECOND]:
             with psycopg.connect(self.servers[server].dsn(), autocommit=True) as other:
                 self.checks += 1
@@ -106,7 +106,7 @@ class Administrator(threading.Thread):
 
 
 def drive(seconds, clients, say, pause=0):
-    """Runs all of it, and returns the books."""
+    """Runs everything, and returns the results."""
     with ExitStack() as stack:
         primary = stack.enter_context(
             clusters.running(PRIMARY, **{n.replace(".", "__"): v for n, v in SETTINGS.items()
@@ -125,7 +125,8 @@ def drive(seconds, clients, say, pause=0):
         primary.execute("SELECT pg_reload_conf()")
         keys = [key for key, in primary.execute(
             "SELECT (keysmith.mint('acme', label => n::text)).api_key FROM generate_series(1, 100) n")]
-        # What a primary has never told of itself, its heir can't tell of its loss.
+        # The new primary can report the old primary's loss only if the old one has written its
+        # state before.
         primary.execute(f"SELECT keysmith.verify('{keys[0]}')")
         primary.execute("SELECT keysmith.flush_usage('60 seconds')")
         wait_until(lambda: primary.execute("SELECT keysmith.wait_for_replay('60 seconds')") == [(2,)])
@@ -139,7 +140,7 @@ def drive(seconds, clients, say, pause=0):
             asker.start()
         administrator = Administrator(servers)
         administrator.start()
-        # From here on whatever fails must not leave anyone running.
+        # From here on every failure must end all processes.
         stack.callback(lambda: [asker.terminate() for asker in askers])
         stack.callback(lambda: setattr(administrator, "stopped", True))
         time.sleep(seconds / 2)
@@ -147,10 +148,10 @@ def drive(seconds, clients, say, pause=0):
         killed_at = time.monotonic()
         primary.kill()
         say("the primary is killed with no chance to tidy up")
-        # Its processes may outlive the postmaster for a moment, and go on sending.
+        # Its processes may run a moment longer than the postmaster, and go on sending.
         receiving = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
         wait_until(lambda: all(servers[name].execute(receiving) == [(0,)] for name in [FIRST, SECOND]))
-        # The one that has more, so that what was acknowledged is there.
+        # The standby with more WAL, so that acknowledged commits are there.
         heir = max([FIRST, SECOND], key=lambda name: received(servers[name]))
         other = SECOND if heir == FIRST else FIRST
         servers[heir].execute("ALTER SYSTEM SET synchronous_standby_names = ''")
@@ -184,7 +185,7 @@ def received(server):
 
 
 def balance(servers, heir, other, asked, administrator):
-    """What the clients saw against what the servers that are left say."""
+    """Compares what the clients saw with the data of the remaining servers."""
     stored = Counter(request_id for request_id, in servers[heir].execute(
         "SELECT request_id FROM keysmith_private.usage_event WHERE outcome = 'ok'"))
     books = {"servers": {}, "heir": heir}
@@ -232,7 +233,7 @@ def verdicts_of(server, minted):
 
 
 def problems(books):
-    """Whatever is not accounted for."""
+    """Everything that does not add up."""
     servers, heir = books["servers"], books["heir"]
     for name, server in servers.items():
         if server["refused"]:
