@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that dependencies point down: no file imports one that imports it, be it by way of
+"""Checks that dependencies point down: no file imports one that imports it, directly or through
 others, and no room imports from a room above it. See docs/architecture.md."""
 
 import re
@@ -32,7 +32,7 @@ def modules(source):
 
 
 def paths(text):
-    """Every path that a use names, or that is written out."""
+    """Every path in a use declaration or in the code."""
     text = re.sub(r"//.*", "", text)
     for tree in re.findall(r"\buse\s+([^;]+);", text):
         yield from expanded(re.sub(r"\s+", "", re.sub(r"\s+as\s+\w+", "", tree)))
@@ -82,7 +82,7 @@ def imports(name, file, known):
 
 
 def circle(graph):
-    """The files of an import circle, if there is one."""
+    """The files of an import cycle, if there is one."""
     done, way = set(), []
 
     def visit(name):
@@ -119,7 +119,8 @@ def problems(source, ranks):
 
 
 def callbacks(source):
-    """PostgreSQL's errors must not unwind through frames of C: what it calls is declared by macros."""
+    """PostgreSQL's errors must not unwind through frames of C: macros declare the functions that
+    PostgreSQL calls."""
     for file in source.rglob("*.rs"):
         for number, line in enumerate(file.read_text().splitlines(), 1):
             if 'extern "C-unwind" fn' in line and "_PG_init" not in line:

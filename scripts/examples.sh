@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Fetches what the examples of frameworks need, as their manifests pin it, into the
-# build directory. What a registry does not give in time is said, and not waited for:
-# the tests of that example are skipped then, with the reason.
+# Fetches the packages of the framework examples, as their manifests pin them, into the build
+# directory. If a registry does not answer in time, the script says so and goes on: the tests of
+# that example are then skipped, with the reason.
 source "$(dirname "$0")/common.sh"
 
 PLACE=${CARGO_TARGET_DIR:-$ROOT/target}/examples
 MOST_SECONDS=180
 
-# fetch NAME MANIFEST... -- COMMAND...: runs the command unless it was done for these.
+# fetch NAME MANIFEST... -- COMMAND...: runs the command unless it was run for these manifests.
 fetch() {
     local name=$1 manifests=() place sum
     shift
