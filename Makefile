@@ -15,7 +15,7 @@ BUILD  = $(or $(CARGO_TARGET_DIR),target)/release
 VENV   = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/venv
 BENCH_VENV = $(VENV)-bench
 SCRIPT = sql/keysmith--$(shell sed -nE "s/^default_version = '(.*)'/\1/p" keysmith.control).sql
-# Each has a cluster of its own; tests wait a lot, for workers and for clocks.
+# Each test runner has a private cluster; tests wait a lot, for workers and for clocks.
 TEST_JOBS ?= $(shell expr $$(nproc) + 1)
 cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
 
@@ -88,7 +88,7 @@ $(VENV)/done: tests/requirements.txt
 test-majors: setup ## run every test on every supported PostgreSQL
 	@scripts/test-majors.sh
 
-# As for every extension: against the running server that PGHOST and its kin name.
+# Like every extension: against the running server that PGHOST and the other libpq variables name.
 installcheck: ## run the regression suites against a running server
 	pg_test/run $(pg_config)
 
@@ -108,7 +108,7 @@ bench: install $(BENCH_VENV)/done benches/frameworks/node_modules/.package-lock.
 	PG_CONFIG=$(pg_config) $(BENCH_VENV)/bin/python benches/run.py --kept $(BUILD)/../bench \
 	    $(if $(FULL),--full) $(if $(RESUME),--resume) $(if $(ONLY),--only $(ONLY))
 
-# What is compared with: only for benchmarks.
+# Packages for comparison: only for benchmarks.
 $(BENCH_VENV)/done: benches/frameworks/requirements.txt tests/requirements.txt
 	python3 -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/pip install --quiet -r $<
