@@ -1,5 +1,5 @@
-"""Bad input: deciding answers, management raises an error of its own and changes
-nothing, and nothing crashes."""
+"""Bad input: decisions answer, management raises one of our errors and changes nothing, and
+nothing crashes."""
 
 import psycopg
 import pytest
@@ -203,7 +203,7 @@ def test_scopes_imply_each_other_in_no_circle(db):
         db.call("define_scope", "default", scope, implies=implied)
     for scope, implied in [("d", ["a"]), ("d", ["c"]), ("b", ["x", "a"]), ("a", ["b", "a"])]:
         assert "implies" in db.refused("KS400", "define_scope", "default", scope, implies=implied)
-    # Elsewhere they are others.
+    # In other encodings the characters differ.
     db.call("create_keyspace", "other")
     db.call("define_scope", "other", "d", implies=["a"])
 
@@ -286,7 +286,7 @@ STORED = ["keyspace", "scope", "role", "route", "tenant", "member", "key", "acce
 
 @pytest.mark.parametrize("text", [*HOSTILE, "a\x01b", "'||pg_sleep(9)||'", "$$x$$", "x\ny", "E'\\''"])
 def test_hostile_texts_in_every_managing_function(db, text):
-    """Each is kept as it is, or refused with an error of ours and without a trace."""
+    """Each is stored unchanged, or refused with one of our errors and without a trace."""
     db.tenant("plain")
     db.call("define_role", "default", "r", ["a"])
     db.call("set_member", "plain", "ann", "r")
