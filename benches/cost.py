@@ -115,17 +115,17 @@ def page(data):
             for name in named(data)]
     table = report.markdown_table(["call", "µs", "p25..p75", "of verify", "of plpgsql"], rows)
     storing = ratios.quartiles(data["worker"])[1] * 1e6
-    return f"""# What a call costs the server
+    return f"""# Cost of a call for the server
 
 {report.surroundings(data)} Processor time of one session, in
-microseconds of a call: {data["calls"]:,} calls in one statement, less an empty loop of the same shape.
+microseconds of a call: {data["calls"]:,} calls in one statement, minus an empty loop of the same shape.
 No driver, no network, no parsing of statements.
 
 ![Processor time of a call](cost.svg)
 
 {table}
 
-A record that is logged costs the worker {storing:.1f} µs more, later, in a process of its own.
+A logged record later costs the worker, a separate process, {storing:.1f} µs more.
 """
 
 

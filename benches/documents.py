@@ -56,7 +56,7 @@ def _million(data, costs):
     both = session + worker
     hours = both / 3600
     rows = [
-        ["the session, for a prepared statement of its own", f"{session:.1f} µs"],
+        ["the session, for a separate prepared statement", f"{session:.1f} µs"],
         ["of it, the decision with a limit and its record", f"{decision:.1f} µs"],
         ["the worker, which stores the record", f"{worker:.1f} µs"],
         ["together", f"{both:.1f} µs"],

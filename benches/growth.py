@@ -177,20 +177,20 @@ def page(data):
     return f"""# Growth
 
 {report.surroundings(data)} Processor time of one session that
-asks for keys in no order, nothing logged, {data["buffers"]} of shared buffers, places of
-{data["directory"]:,} keys remembered; {max(data["calls"], 1):,} calls in one statement, less an empty loop.
+verifies keys in random order, nothing logged, {data["buffers"]} of shared buffers, places of
+{data["directory"]:,} keys in the directory; {max(data["calls"], 1):,} calls in one statement, minus an empty loop.
 
 ![Processor time of a call by number of keys](growth.svg)
 
 {table}
 
-Pages are counted by PostgreSQL, of the extension's tables and indexes; those that are not in shared
+PostgreSQL counts the pages of the extension's tables and indexes; pages that are not in shared
 buffers may still be in the operating system's memory.
 
 ## Memory of a session
 
-In one transaction, {data["asked"]:,} different keys out of {sizes(data)[-1]:,}, each once. Own is what the
-process shares with no other; contexts are what PostgreSQL counts in it.
+In one transaction, {data["asked"]:,} different keys out of {sizes(data)[-1]:,}, each once. Own is the
+private memory of the process; contexts are the memory contexts that PostgreSQL counts in it.
 
 ![Memory of a session](memory.svg)
 

@@ -118,15 +118,15 @@ def main():
     print(table)
     RESULTS.write_text(f"""# Where a transaction's instructions go
 
-PostgreSQL {version}, prepared statements in transactions of their own, counted by callgrind in the
-session's process; the kernel's are not. Made by `make bench-round-trip`.
+PostgreSQL {version}, prepared statements, each in a separate transaction, counted by callgrind in the
+session's process, without the kernel. Made by `make bench-round-trip`.
 
 {table}
 
-*Deciding* is all of keysmith: digest, rows, rules, verdict. *Starting the executor* is mostly a
-description of each column of a function's result, made anew for each execution; it is told to the
-client in *describing the row*. *Making and sending the row* has each column's text made by its
-type. *The rest* are messages, the transaction and its snapshot, which `SELECT 1` has too.
+*Deciding* is all of keysmith: digest, rows, rules, verdict. *Starting the executor* mostly makes a
+description of each column of a function's result, for each execution; *describing the row* sends it
+to the client. *Making and sending the row* includes the text of each column, made by its type. *The
+rest* are messages, the transaction and its snapshot, which `SELECT 1` has too.
 """)
 
 

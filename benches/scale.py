@@ -239,20 +239,20 @@ def problems(books):
         if server["refused"]:
             yield f"{name} refused good keys: {dict(server['refused'])}"
         if name != PRIMARY and server["missing"]:
-            yield f"{server['missing']} requests that {name} let in are not stored"
+            yield f"{server['missing']} requests that {name} accepted are not stored"
         if name != PRIMARY and (server["revived"] or server["unknown"]):
             yield f"{name} disagrees about {server['revived']} revoked, {server['unknown']} minted keys"
         expected = books["minted"] - books["revoked"] - books["in_doubt"]
         if name != PRIMARY and server["accepted"] < expected:
-            yield f"{name} lets in {server['accepted']} of {expected} keys"
+            yield f"{name} accepts {server['accepted']} of {expected} keys"
     if servers[PRIMARY]["missing"] > books["lost_at_most"]:
-        yield f"{heir} tells of a loss of {books['lost_at_most']} at most"
+        yield f"{heir} reports a loss of at most {books['lost_at_most']}"
     if books["stored_twice"]:
         yield f"{books['stored_twice']} requests are stored twice"
     if books["dropped"]:
         yield f"{books['dropped']} records were dropped"
     if books["let_in_too_late"]:
-        yield f"{books['let_in_too_late']} revoked keys were let in after wait_for_replay()"
+        yield f"{books['let_in_too_late']} revoked keys were accepted after wait_for_replay()"
     if books["totals"][0] != books["totals"][1]:
         yield "the totals are {} for {} rows".format(*books["totals"])
     if not books["audit"]:
@@ -261,7 +261,7 @@ def problems(books):
 
 def tell(books):
     print(f"\n{'':22}{'primary':>12}{FIRST:>12}{SECOND:>12}")
-    rows = [("let in by clients", "let_in"), ("a second", "per_second"), ("stored once", "stored_once"),
+    rows = [("accepted", "let_in"), ("a second", "per_second"), ("stored once", "stored_once"),
             ("stored twice", "stored_twice"), ("not stored", "missing")]
     for title, name in rows:
         values = [books["servers"][server][name] for server in (PRIMARY, FIRST, SECOND)]
@@ -269,11 +269,11 @@ def tell(books):
     print(f"\n{sum(s['per_second'] for s in books['servers'].values()):,.0f} requests a second in all,"
           " each server while it answered, by clients in Python on this machine")
     print(f"not stored of the killed primary: {books['servers'][PRIMARY]['missing']:,}; "
-          f"{books['heir']} tells that it may be {books['lost_at_most']:,} at most")
+          f"{books['heir']} reports at most {books['lost_at_most']:,}")
     print(f"{books['minted']:,} keys minted, {books['revoked']:,} revoked, "
           f"{books['in_doubt']} revocations without an answer")
     print(f"{books['checks']:,} checks right after wait_for_replay(), "
-          f"{books['let_in_too_late']} let in")
+          f"{books['let_in_too_late']} accepted")
 
 
 def main():

@@ -9,7 +9,7 @@ from scene import ADDRESS, PEERS_COLUMNS, worker_of
 
 CLIENTS = 8
 
-# Which keys are requested, their kind, and how pgbench draws a key's number.
+# The requested keys, their kind, and how pgbench draws a key's number.
 SPREADS = {
     "one hot key": ("logged_limited", "1"),
     "100 hot keys": ("logged_limited", "random(1, 100)"),
@@ -65,8 +65,8 @@ def page(data):
     return f"""# Hot keys and tenants
 
 {report.surroundings(data)} {CLIENTS} clients, rounds of {data["seconds"]} s. Out of
-{data["count"]:,} keys; with Zipf's law of 1.1 some eighth of the requests bring the first. The keys
-have a limit, except where it says how many a tenant has. Each statement also reads its key by number.
+{data["count"]:,} keys; with Zipf's law of 1.1 about an eighth of the requests use the first. The keys
+have a limit, except in rows that say how many keys a tenant has. Each statement also reads its key by number.
 
 ![Decisions a second by what is asked for](spread.svg)
 

@@ -152,19 +152,19 @@ Rounds of {data["seconds"]} s; pgbench, prepared statements.
 {throughput}
 
 The look-up is a `SELECT` of a verdict's columns from a plain table: it decides nothing, and
-trusts that the row is current. plpgsql decides as `plpgsql_peer.sql` does; where it logs, it
-updates the key's row and inserts one of the request, as in `plpgsql_rows.sql`, keeps no totals
-and limits nothing. Beside it, `verify` is asked for the columns that plpgsql has, elsewhere for all 21;
-`ok alone` is `SELECT (keysmith.verify(…)).ok`. `verify` is of a keyspace that logs nothing, unless it says `logged`.
+trusts that the row is current. plpgsql decides as `plpgsql_peer.sql` does; if it logs, it
+updates the key's row and inserts one for the request, as in `plpgsql_rows.sql`, keeps no totals
+and limits nothing. Compared with it, `verify` returns the columns that plpgsql has, elsewhere all 21;
+`ok alone` is `SELECT (keysmith.verify(…)).ok`. `verify` uses a keyspace that logs nothing, unless it says `logged`.
 
 Of {data["logged"]:,} requests that were logged, {data["in_place"]:,} found no room in the buffer and
 were stored by their own transactions.
 
 ## Processor time
 
-What pgbench and its sessions spend on a transaction, medians over the rounds, and how it compares:
-less is better here. Throughput follows from it where all processors are busy; it depends less on
-what else the machine does. The worker that stores what is logged comes on top: see [cost](cost.md).
+The processor time of pgbench and its sessions for a transaction, medians over the rounds, and ratios:
+less is better here. Throughput follows from it if all processors are busy; it depends less on other
+load on the machine. The worker that stores records is not included: see [cost](cost.md).
 
 {processor}
 
