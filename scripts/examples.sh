@@ -24,7 +24,7 @@ fetch() {
     if timeout "$MOST_SECONDS" "$@" >"$place/log" 2>&1; then
         echo "$sum" >"$place/done"
     else
-        echo "the packages of $name can't be had: $(grep -Em 1 '^(ERROR|npm error)' "$place/log" || echo "no answer in time")" |
+        echo "the packages of $name can't be fetched: $(grep -Em 1 '^(ERROR|npm error)' "$place/log" || echo "no answer in time")" |
             tee "$place/failed" >&2
     fi
 }

