@@ -6,8 +6,6 @@
 //! with its rows. Where the rows of a statement are those of several tables, partitions
 //! or children, a transition table is asked for, and its length read.
 
-#![forbid(unsafe_code)]
-
 use crate::catalog::{Catalog, columns};
 use crate::identity::{self, Identity};
 use pg::call::{Call, sql_functions};

@@ -7,8 +7,6 @@
 //! that sees another version sees another policy. That needs no message from
 //! anyone, and holds on standbys.
 
-#![forbid(unsafe_code)]
-
 use super::columns;
 use super::tables::Table;
 use pg::error::{Code, Error, Result};

@@ -5,8 +5,6 @@
 //! sessions call at once. The clock is the machine's monotonic one, which is the same
 //! for all sessions and which setting the time of day does not move.
 
-#![forbid(unsafe_code)]
-
 mod status;
 mod table;
 
