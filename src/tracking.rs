@@ -6,7 +6,7 @@
 //! with its rows. Where the rows of a statement are those of several tables, partitions
 //! or children, a transition table is asked for, and its length read.
 
-use crate::catalog::{Catalog, columns};
+use crate::catalog::Catalog;
 use crate::identity::{self, Identity};
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
@@ -197,20 +197,18 @@ fn note(trigger: &TriggerCall, rows: Option<i64>, acting: &Identity) -> Result<(
         TriggerEvent::Truncate => "truncate",
     };
     let time = Param::timestamp(Some(clock::now()));
-    let mut row = [Param::bigint(None); columns::touch::COLUMNS.len()];
-    for (column, value) in [
-        (columns::touch::key_id, Param::uuid(&acting.key_id)),
-        (columns::touch::tenant_id, Param::uuid(&acting.tenant_id)),
-        (columns::touch::schema, Param::server_text(Some(&schema))),
-        (columns::touch::relation, Param::server_text(Some(&name))),
-        (columns::touch::operation, Param::text(operation)),
-        (columns::touch::rows, Param::bigint(rows)),
-        (columns::touch::first_at, time),
-        (columns::touch::last_at, time),
-        (columns::touch::request_id, Param::uuid(&acting.request_id)),
-    ] {
-        row[usize::from(column.unsigned_abs()) - 1] = value;
-    }
+    // In the order of the table's columns.
+    let row = [
+        Param::uuid(&acting.key_id),
+        Param::uuid(&acting.tenant_id),
+        Param::server_text(Some(&schema)),
+        Param::server_text(Some(&name)),
+        Param::text(operation),
+        Param::bigint(rows),
+        time,
+        time,
+        Param::uuid(&acting.request_id),
+    ];
     tuple::insert(Catalog::open()?.tables.touch.table, row);
     Ok(())
 }

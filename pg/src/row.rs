@@ -1,5 +1,8 @@
 //! A row of one of the tables, read where it lies.
 
+use crate::column::{
+    Bigint, Boolean, Column, Integer, Kind, Names, Smallint, Text, Texts, Timestamp, Uuid, Varying,
+};
 use crate::varlena::{self, ArrayView, Stored};
 use crate::{direct, text};
 use keysmith_core::directory::Place;
@@ -60,8 +63,7 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// A row, its columns numbered as in `columns`. The accessors must be asked for the
-/// type that the column has.
+/// A row of a table. Each of its columns says of which type it is.
 pub struct Row<'a> {
     values: &'a [Datum],
     nulls: &'a [bool],
@@ -115,13 +117,18 @@ impl<'a> Row<'a> {
     }
 
     #[inline]
-    pub fn datum(&self, column: i16) -> Option<Datum> {
-        let index = usize::from(column.unsigned_abs()).checked_sub(1)?;
+    pub fn is_null<T: Kind>(&self, column: Column<T>) -> bool {
+        self.datum(column).is_none()
+    }
+
+    #[inline]
+    fn datum<T: Kind>(&self, column: Column<T>) -> Option<Datum> {
+        let index = usize::from(column.number().unsigned_abs()).checked_sub(1)?;
         if *self.nulls.get(index)? { None } else { self.values.get(index).copied() }
     }
 
     #[inline]
-    pub fn bytes(&self, column: i16) -> Option<&[u8]> {
+    pub fn bytes(&self, column: Column<impl Varying>) -> Option<&[u8]> {
         // SAFETY: a text or bytea of this row, which lies in the pinned page, or was
         // fetched into the current memory context.
         self.datum(column).map(|datum| unsafe { varlena::bytes(datum) })
@@ -129,49 +136,49 @@ impl<'a> Row<'a> {
 
     /// A value of variable length as it is stored.
     #[inline]
-    pub fn stored(&self, column: i16) -> Option<Stored<'_>> {
+    pub fn stored(&self, column: Column<impl Varying>) -> Option<Stored<'_>> {
         // SAFETY: a varlena of this row, which lies in the pinned page.
         self.datum(column).map(|datum| unsafe { Stored::new(datum) })
     }
 
     /// A text in Rust's encoding; `None` also for one that has no such form.
-    pub fn text(&self, column: i16) -> Option<String> {
+    pub fn text(&self, column: Column<Text>) -> Option<String> {
         self.bytes(column).and_then(text::from_server)
     }
 
     #[inline]
-    pub fn array(&self, column: i16) -> Option<ArrayView<'_>> {
+    pub fn array(&self, column: Column<Texts>) -> Option<ArrayView<'_>> {
         self.bytes(column).map(ArrayView::new)
     }
 
     #[inline]
-    pub fn uuid(&self, column: i16) -> Option<[u8; 16]> {
+    pub fn uuid(&self, column: Column<Uuid>) -> Option<[u8; 16]> {
         // SAFETY: a uuid of this row: 16 bytes in the page.
         self.datum(column).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
     }
 
     #[inline]
-    pub fn timestamp(&self, column: i16) -> Option<i64> {
+    pub fn timestamp(&self, column: Column<Timestamp>) -> Option<i64> {
         self.datum(column).map(|datum| datum.value() as i64)
     }
 
-    pub fn bigint(&self, column: i16) -> Option<i64> {
+    pub fn bigint(&self, column: Column<Bigint>) -> Option<i64> {
         self.datum(column).map(|datum| datum.value() as i64)
     }
 
-    pub fn integer(&self, column: i16) -> Option<i32> {
+    pub fn integer(&self, column: Column<Integer>) -> Option<i32> {
         self.datum(column).map(|datum| datum.value() as i32)
     }
 
-    pub fn smallint(&self, column: i16) -> Option<i16> {
+    pub fn smallint(&self, column: Column<Smallint>) -> Option<i16> {
         self.datum(column).map(|datum| datum.value() as i16)
     }
 
-    pub fn oid(&self, column: i16) -> Option<Oid> {
+    pub fn oid(&self, column: Column<impl Names>) -> Option<Oid> {
         self.datum(column).map(|datum| Oid::from(datum.value() as u32))
     }
 
-    pub fn boolean(&self, column: i16) -> bool {
+    pub fn boolean(&self, column: Column<Boolean>) -> bool {
         self.datum(column).is_some_and(|datum| datum.value() as u8 != 0)
     }
 }

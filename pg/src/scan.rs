@@ -2,6 +2,7 @@
 //!
 //! These scans check no privileges: whoever may call a function may have it look.
 
+use crate::column::{Bytea, Column, Definition, Names, Text, Uuid};
 use crate::row::{Taken, place_of, tuple_at, writer};
 use crate::{direct, major, varlena};
 use keysmith_core::directory::Place;
@@ -12,9 +13,6 @@ use std::ops::Deref;
 
 pub use crate::row::{Room, Row, Version};
 pub use crate::snapshot::{Snapshot, transactions_ended};
-
-/// A column's name and its type.
-pub type Column = (&'static str, pg_sys::BuiltinOid);
 
 /// An open table, locked against being dropped until it is closed. The lock is not kept
 /// for the rest of the transaction: who truncates a table or updates the extension need
@@ -111,13 +109,13 @@ impl Relation {
     }
 
     /// Whether the table has these columns, in this order, and no others.
-    pub fn has_columns(&self, columns: &[Column]) -> bool {
+    pub fn has_columns(&self, columns: &[Definition]) -> bool {
         self.attributes().len() == columns.len() && self.begins_with(columns)
     }
 
     /// Whether these are the table's first columns.
     #[cold]
-    pub fn begins_with(&self, columns: &[Column]) -> bool {
+    pub fn begins_with(&self, columns: &[Definition]) -> bool {
         let attributes = self.attributes();
         attributes.len() >= columns.len()
             && attributes.iter().zip(columns).all(|(attribute, (name, oid))| {
@@ -319,23 +317,23 @@ pub struct ScanKey<'a>(pg_sys::ScanKeyData, PhantomData<&'a ()>);
 
 impl<'a> ScanKey<'a> {
     #[inline]
-    pub fn uuid(column: i16, value: &'a [u8; 16]) -> Self {
-        Self::equal(column, pg_sys::F_UUID_EQ, Datum::from(value.as_ptr()))
+    pub fn uuid(column: Column<Uuid>, value: &'a [u8; 16]) -> Self {
+        Self::equal(column.number(), pg_sys::F_UUID_EQ, Datum::from(value.as_ptr()))
     }
 
-    pub fn oid(column: i16, value: Oid) -> Self {
-        Self::equal(column, pg_sys::F_OIDEQ, Datum::from(value))
+    pub fn oid(column: Column<impl Names>, value: Oid) -> Self {
+        Self::equal(column.number(), pg_sys::F_OIDEQ, Datum::from(value))
     }
 
     #[inline]
-    pub fn bytes(column: i16, value: &'a Varlena) -> Self {
-        Self::equal(column, pg_sys::F_BYTEAEQ, value.datum())
+    pub fn bytes(column: Column<Bytea>, value: &'a Varlena) -> Self {
+        Self::equal(column.number(), pg_sys::F_BYTEAEQ, value.datum())
     }
 
     /// Texts of ours are compared as bytes.
     #[inline]
-    pub fn text(column: i16, value: &'a Varlena) -> Self {
-        Self::equal(column, pg_sys::F_TEXTEQ, value.datum())
+    pub fn text(column: Column<Text>, value: &'a Varlena) -> Self {
+        Self::equal(column.number(), pg_sys::F_TEXTEQ, value.datum())
     }
 
     #[inline]

@@ -44,7 +44,7 @@ fn policy_changed(call: Option<&TriggerCall>) -> Result<Returned> {
 
 /// The keyspace of a policy table's row, which is its first column.
 fn keyspace_of(row: Tuple) -> Option<Vec<u8>> {
-    row.value(columns::keyspace::keyspace).map(|name| name.bytes().to_vec())
+    row.value(columns::keyspace::keyspace.number()).map(|name| name.bytes().to_vec())
 }
 
 /// The table of keyspaces. It is looked up by name: while the extension is updated, its

@@ -260,15 +260,15 @@ impl KeyRows<'_> {
         held: Held<'a>,
         allowlist: Option<&'a KeysAllowlist<'_>>,
     ) -> Found<'a> {
-        let is_suspended = |tenant: &Pinned| tenant.datum(tenant::suspended_at).is_some();
+        let is_suspended = |tenant: &Pinned| !tenant.is_null(tenant::suspended_at);
         Found {
             environment: self.key.bytes(key::environment).unwrap_or_default(),
             kind: self.key.bytes(key::kind).and_then(Kind::parse),
             revoked_at: self.key.timestamp(key::revoked_at),
             expires_at: self.key.timestamp(key::expires_at),
-            disabled: self.key.datum(key::disabled_at).is_some(),
+            disabled: !self.key.is_null(key::disabled_at),
             tenant_suspended: self.tenant.as_ref().is_none_or(is_suspended),
-            owner_gone: self.owner.is_none() && self.key.datum(key::owner).is_some(),
+            owner_gone: self.owner.is_none() && !self.key.is_null(key::owner),
             allowlist: allowlist.map(|list| list as &dyn Allowlist),
             held,
         }

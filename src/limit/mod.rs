@@ -27,7 +27,7 @@ pub struct Claim<'a> {
 
 /// How a claim on all of a decision's limits ends.
 #[derive(Clone, Copy)]
-pub enum Outcome<'a> {
+pub enum Admission<'a> {
     /// The limit that has the fewest calls left, and how many.
     Passed { name: &'a [u8], remaining: u32 },
     /// The limit that refuses, and after how many microseconds it will not.
@@ -42,15 +42,15 @@ pub fn hasher() -> Option<SipHasher> {
 }
 
 /// Takes so many calls from all limits, or from none.
-pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Outcome<'a> {
-    let Some(table) = BucketTable::shared() else { return Outcome::Unavailable };
+pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Admission<'a> {
+    let Some(table) = BucketTable::shared() else { return Admission::Unavailable };
     // Nothing is put back from the last one.
     let mut taken: Vec<Option<Bucket>> = Vec::with_capacity(claims.len().saturating_sub(1));
     let mut locked = LockedParts::all(table, claims);
     let now = table::now();
     // Nothing below allocates, or can fail: sessions wait for these locks.
     let outcome = look(&mut locked, claims, now, weight);
-    if weight == 0 || !matches!(outcome, Outcome::Passed { .. }) {
+    if weight == 0 || !matches!(outcome, Admission::Passed { .. }) {
         return outcome;
     }
     for claim in claims {
@@ -69,14 +69,14 @@ pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Outcome<'a> {
             locked.part(claim).put(claim.bucket, before, claim.owner, now);
         }
         table.count_refusal();
-        return Outcome::Unavailable;
+        return Admission::Unavailable;
     }
     outcome
 }
 
 /// Looks what `take` would say, save whether there is room.
-pub fn peek<'a>(claims: &[Claim<'a>], weight: u32) -> Outcome<'a> {
-    let Some(table) = BucketTable::shared() else { return Outcome::Unavailable };
+pub fn peek<'a>(claims: &[Claim<'a>], weight: u32) -> Admission<'a> {
+    let Some(table) = BucketTable::shared() else { return Admission::Unavailable };
     let mut locked = LockedParts::all(table, claims);
     look(&mut locked, claims, table::now(), weight)
 }
@@ -97,7 +97,12 @@ pub fn give_back(claims: &[Claim], weight: u32) {
 
 /// Asks all limits. Of those that refuse, the one that does so longest is told: a call
 /// that comes after it is refused by none.
-fn look<'a>(locked: &mut LockedParts, claims: &[Claim<'a>], now: u64, weight: u32) -> Outcome<'a> {
+fn look<'a>(
+    locked: &mut LockedParts,
+    claims: &[Claim<'a>],
+    now: u64,
+    weight: u32,
+) -> Admission<'a> {
     let mut passed: Option<(&[u8], u32)> = None;
     let mut refused: Option<(&[u8], u32, Option<u64>)> = None;
     for claim in claims {
@@ -124,10 +129,10 @@ fn look<'a>(locked: &mut LockedParts, claims: &[Claim<'a>], now: u64, weight: u3
     }
     match (refused, passed) {
         (Some((name, remaining, retry_after)), _) => {
-            Outcome::Refused { name, remaining, retry_after }
+            Admission::Refused { name, remaining, retry_after }
         }
-        (None, Some((name, remaining))) => Outcome::Passed { name, remaining },
-        (None, None) => Outcome::Unavailable,
+        (None, Some((name, remaining))) => Admission::Passed { name, remaining },
+        (None, None) => Admission::Unavailable,
     }
 }
 

@@ -10,7 +10,7 @@ use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param};
 use pg::text;
 use pg::types::{self, Output};
-use pg::user_table::{ACCESS_SHARE, Latest, Needs, Row, UserTable, each_row};
+use pg::user_table::{ACCESS_SHARE, Latest, Needs, UserRow, UserTable, each_row};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CString;
 use std::ops::ControlFlow;
@@ -96,7 +96,7 @@ impl PrimaryKey {
     }
 
     /// Hands on the key of a row as jsonb.
-    fn show(&self, row: &Row, to: impl FnOnce(Cell)) -> Result<()> {
+    fn show(&self, row: &UserRow, to: impl FnOnce(Cell)) -> Result<()> {
         if self.0.is_empty() {
             to(Cell::jsonb(None));
             return Ok(());
