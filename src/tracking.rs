@@ -6,19 +6,17 @@
 //! with its rows. Where the rows of a statement are those of several tables, partitions
 //! or children, a transition table is asked for, and its length read.
 
-#![forbid(unsafe_code)]
-
-use crate::catalog::{Catalog, columns};
+use crate::catalog::Catalog;
 use crate::identity::{self, Identity};
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
-use pg::relation::{Change, counts_changed_rows, schema_name};
+use pg::relation::{Change, counts_changed_rows};
 use pg::spi::Param;
-use pg::trigger::{Event, Returned, TriggerCall, trigger_functions};
+use pg::trigger::{Returned, TriggerCall, TriggerEvent, trigger_functions};
 use pg::user_table::{
     ACCESS_EXCLUSIVE, Needs, SHARE_ROW_EXCLUSIVE, UserTable, create_trigger, drop_trigger, ours,
 };
-use pg::{clock, transaction, tuple};
+use pg::{clock, lookup, transaction, tuple};
 use pgrx::pg_sys::{Datum, Oid};
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -74,7 +72,7 @@ fn untrack(call: &Call) -> Result<Option<Datum>> {
 /// A statement that is under way.
 struct Statement {
     relation: Oid,
-    event: Event,
+    event: TriggerEvent,
     /// What the transaction had changed in the table before it.
     before: i64,
     /// How much of the change since then is that of statements within this one, such as
@@ -146,9 +144,9 @@ fn end(trigger: &TriggerCall) -> Option<i64> {
         }
         Some(all.saturating_sub(ended.nested).max(0))
     });
-    trigger
-        .copied_rows()
-        .or_else(|| counted.filter(|_| event != Event::Truncate).filter(|_| counts_changed_rows()))
+    trigger.copied_rows().or_else(|| {
+        counted.filter(|_| event != TriggerEvent::Truncate).filter(|_| counts_changed_rows())
+    })
 }
 
 /// Statements that failed never end. One of this depth is over if its subtransaction is
@@ -173,10 +171,10 @@ fn now() -> (u32, u32, i32) {
 fn changed(trigger: &TriggerCall) -> i64 {
     let relation = trigger.relation();
     match trigger.event() {
-        Event::Insert => relation.changed_rows(Change::Insert),
-        Event::Update => relation.changed_rows(Change::Update),
-        Event::Delete => relation.changed_rows(Change::Delete),
-        Event::Truncate => 0,
+        TriggerEvent::Insert => relation.changed_rows(Change::Insert),
+        TriggerEvent::Update => relation.changed_rows(Change::Update),
+        TriggerEvent::Delete => relation.changed_rows(Change::Delete),
+        TriggerEvent::Truncate => 0,
     }
 }
 
@@ -190,29 +188,27 @@ fn must_be_able_to_write() {
 /// statement, which would have to run as its owner and costs more.
 fn note(trigger: &TriggerCall, rows: Option<i64>, acting: &Identity) -> Result<()> {
     let relation = trigger.relation();
-    let schema = schema_name(relation.class(|class| class.relnamespace));
+    let schema = lookup::schema_name(relation.class(|class| class.relnamespace));
     let name = relation.name();
     let operation = match trigger.event() {
-        Event::Insert => "insert",
-        Event::Update => "update",
-        Event::Delete => "delete",
-        Event::Truncate => "truncate",
+        TriggerEvent::Insert => "insert",
+        TriggerEvent::Update => "update",
+        TriggerEvent::Delete => "delete",
+        TriggerEvent::Truncate => "truncate",
     };
     let time = Param::timestamp(Some(clock::now()));
-    let mut row = [Param::bigint(None); columns::touch::COLUMNS.len()];
-    for (column, value) in [
-        (columns::touch::key_id, Param::uuid(&acting.key_id)),
-        (columns::touch::tenant_id, Param::uuid(&acting.tenant_id)),
-        (columns::touch::schema, Param::server_text(Some(&schema))),
-        (columns::touch::relation, Param::server_text(Some(&name))),
-        (columns::touch::operation, Param::text(operation)),
-        (columns::touch::rows, Param::bigint(rows)),
-        (columns::touch::first_at, time),
-        (columns::touch::last_at, time),
-        (columns::touch::request_id, Param::uuid(&acting.request_id)),
-    ] {
-        row[usize::from(column.unsigned_abs()) - 1] = value;
-    }
+    // In the order of the table's columns.
+    let row = [
+        Param::uuid(&acting.key_id),
+        Param::uuid(&acting.tenant_id),
+        Param::server_text(Some(&schema)),
+        Param::server_text(Some(&name)),
+        Param::text(operation),
+        Param::bigint(rows),
+        time,
+        time,
+        Param::uuid(&acting.request_id),
+    ];
     tuple::insert(Catalog::open()?.tables.touch.table, row);
     Ok(())
 }

@@ -5,8 +5,6 @@
 //! sessions call at once. The clock is the machine's monotonic one, which is the same
 //! for all sessions and which setting the time of day does not move.
 
-#![forbid(unsafe_code)]
-
 mod status;
 mod table;
 
@@ -15,7 +13,7 @@ pub use table::{REGION, is_there};
 use keysmith_core::buckets::Owner;
 use keysmith_core::gcra::{Bucket, Check, Rate};
 use keysmith_core::siphash::SipHasher;
-use table::{Locked, Table};
+use table::{BucketTable, LockedParts};
 
 /// A limit that a decision is held to.
 pub struct Claim<'a> {
@@ -29,7 +27,7 @@ pub struct Claim<'a> {
 
 /// How a claim on all of a decision's limits ends.
 #[derive(Clone, Copy)]
-pub enum Outcome<'a> {
+pub enum Admission<'a> {
     /// The limit that has the fewest calls left, and how many.
     Passed { name: &'a [u8], remaining: u32 },
     /// The limit that refuses, and after how many microseconds it will not.
@@ -40,19 +38,19 @@ pub enum Outcome<'a> {
 
 /// A hash that starts with the table's own key. `None` without preload.
 pub fn hasher() -> Option<SipHasher> {
-    Table::shared().map(|table| SipHasher::new(table.key()))
+    BucketTable::shared().map(|table| SipHasher::new(table.key()))
 }
 
 /// Takes so many calls from all limits, or from none.
-pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Outcome<'a> {
-    let Some(table) = Table::shared() else { return Outcome::Unavailable };
+pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Admission<'a> {
+    let Some(table) = BucketTable::shared() else { return Admission::Unavailable };
     // Nothing is put back from the last one.
     let mut taken: Vec<Option<Bucket>> = Vec::with_capacity(claims.len().saturating_sub(1));
-    let mut locked = Locked::all(table, claims);
+    let mut locked = LockedParts::all(table, claims);
     let now = table::now();
     // Nothing below allocates, or can fail: sessions wait for these locks.
     let outcome = look(&mut locked, claims, now, weight);
-    if weight == 0 || !matches!(outcome, Outcome::Passed { .. }) {
+    if weight == 0 || !matches!(outcome, Admission::Passed { .. }) {
         return outcome;
     }
     for claim in claims {
@@ -71,22 +69,22 @@ pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Outcome<'a> {
             locked.part(claim).put(claim.bucket, before, claim.owner, now);
         }
         table.count_refusal();
-        return Outcome::Unavailable;
+        return Admission::Unavailable;
     }
     outcome
 }
 
 /// Looks what `take` would say, save whether there is room.
-pub fn peek<'a>(claims: &[Claim<'a>], weight: u32) -> Outcome<'a> {
-    let Some(table) = Table::shared() else { return Outcome::Unavailable };
-    let mut locked = Locked::all(table, claims);
+pub fn peek<'a>(claims: &[Claim<'a>], weight: u32) -> Admission<'a> {
+    let Some(table) = BucketTable::shared() else { return Admission::Unavailable };
+    let mut locked = LockedParts::all(table, claims);
     look(&mut locked, claims, table::now(), weight)
 }
 
 /// Gives back what `take` took.
 pub fn give_back(claims: &[Claim], weight: u32) {
-    let Some(table) = Table::shared() else { return };
-    let mut locked = Locked::all(table, claims);
+    let Some(table) = BucketTable::shared() else { return };
+    let mut locked = LockedParts::all(table, claims);
     let now = table::now();
     for claim in claims {
         let part = locked.part(claim);
@@ -99,7 +97,12 @@ pub fn give_back(claims: &[Claim], weight: u32) {
 
 /// Asks all limits. Of those that refuse, the one that does so longest is told: a call
 /// that comes after it is refused by none.
-fn look<'a>(locked: &mut Locked, claims: &[Claim<'a>], now: u64, weight: u32) -> Outcome<'a> {
+fn look<'a>(
+    locked: &mut LockedParts,
+    claims: &[Claim<'a>],
+    now: u64,
+    weight: u32,
+) -> Admission<'a> {
     let mut passed: Option<(&[u8], u32)> = None;
     let mut refused: Option<(&[u8], u32, Option<u64>)> = None;
     for claim in claims {
@@ -126,10 +129,10 @@ fn look<'a>(locked: &mut Locked, claims: &[Claim<'a>], now: u64, weight: u32) ->
     }
     match (refused, passed) {
         (Some((name, remaining, retry_after)), _) => {
-            Outcome::Refused { name, remaining, retry_after }
+            Admission::Refused { name, remaining, retry_after }
         }
-        (None, Some((name, remaining))) => Outcome::Passed { name, remaining },
-        (None, None) => Outcome::Unavailable,
+        (None, Some((name, remaining))) => Admission::Passed { name, remaining },
+        (None, None) => Admission::Unavailable,
     }
 }
 

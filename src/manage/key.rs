@@ -292,10 +292,10 @@ fn counting_keys(caller: &Caller, tenant_id: &[u8; 16]) -> Result<Vec<([u8; 16],
     let now = clock::now();
     let mut counting = Vec::new();
     while let Some(row) = scan.next() {
-        let over = row.datum(column::revoked_at).is_some()
+        let over = !row.is_null(column::revoked_at)
             || row.timestamp(column::expires_at).is_some_and(|moment| moment <= now);
         // A key with a successor is in its grace.
-        if !over && row.datum(column::rotated_to).is_none() {
+        if !over && row.is_null(column::rotated_to) {
             let environment = row.bytes(column::environment).unwrap_or_default();
             let is_reached = caller.reaches_environment(environment);
             counting.extend(row.uuid(column::key_id).map(|key_id| (key_id, is_reached)));
