@@ -380,6 +380,14 @@ def test_other_encodings(encoding, locale):
                 + b", label => " + name + b") m, keysmith.verify(m.api_key) v, keysmith.list_keys("
                 + name + b") k").fetchone() or (True, True)
             assert (label, tenant) == (True, True)
+            # What is in JSON comes from and goes to the encoding of the database.
+            session.execute(b"SELECT keysmith.alter_tenant(" + name + b", jsonb_build_object('plan', " + name
+                            + b", 'limits', jsonb_build_array(jsonb_build_object('name', " + name
+                            + b", 'limit', 5, 'window', '1 hour'))))")
+            session.execute(b"SELECT keysmith.alter_keyspace('default', jsonb_build_object('codes', "
+                            b"jsonb_build_object('rate_limited', jsonb_build_object('message', " + name + b"))))")
+            assert value("SELECT t.plan = t.name AND t.limits = '5/1 hour/5/' || t.name AND a.message = t.name "
+                         "FROM keysmith_private.tenant t, keysmith_private.answer a")
             assert sqlstate(b"SELECT keysmith.create_tenant(" + name + b")") == "KS409"
             assert value("SELECT reason FROM keysmith.verify('x')") == "malformed_key"
             if encoding == "SQL_ASCII":

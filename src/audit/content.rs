@@ -47,7 +47,7 @@ impl Content {
     }
 
     /// The digest of what a row has from a column on: salt, role, session_role, acting_key,
-    /// client, tenant, key_id, before, after. `None` if there is no salt.
+    /// client, tenant, key_id, before, after. `None` if the salt is missing.
     pub fn digest_in(row: &Row, first: usize) -> Option<[u8; 32]> {
         let salt = row.bytes(first)?.try_into().ok()?;
         let content = Content {
@@ -78,7 +78,7 @@ impl Content {
     }
 }
 
-/// Where the session comes from; `None` for a socket. That does not change.
+/// The client's address; `None` for a socket. A session keeps the same one.
 pub fn client() -> Result<Option<String>> {
     thread_local! {
         static CLIENT: OnceCell<Option<String>> = const { OnceCell::new() };

@@ -13,7 +13,7 @@ use pg::{clock, transaction};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-/// The chain of what concerns no keyspace alone.
+/// The chain of acts that concern no single keyspace.
 pub const EVERYWHERE: &str = "*";
 
 pub static REGION: Region<Unsent> = Region::new(c"keysmith events", || Ok(Unsent::default()));
@@ -28,7 +28,7 @@ shareable! {
 }
 
 /// How many events were left out since the server was started, and when the last was; null
-/// where nobody counts.
+/// if the library is not preloaded.
 pub fn unsent() -> (Option<i64>, Option<i64>) {
     let counted = REGION.get().map(|unsent| {
         let count = unsent.count.load(Relaxed);
@@ -49,7 +49,7 @@ pub fn send(
     key_id: Option<&[u8; 16]>,
     tenant: Option<&str>,
 ) -> Result<()> {
-    // What concerns no keyspace alone has no channel.
+    // An act that concerns no single keyspace has no channel.
     if keyspace == EVERYWHERE {
         return Ok(());
     }

@@ -2,8 +2,8 @@
 //!
 //! An act writes its content immediately, with the digest that its entry is chained by. The
 //! entry itself is noted, and written when the transaction is about to commit. Only then
-//! is the end of the chain taken, and of several keyspaces in a fixed order: nobody waits
-//! for anything else while holding one, so that sessions neither fork a chain nor deadlock.
+//! does the transaction lock the end of the chain, of several keyspaces in a fixed order. It
+//! waits for nothing else while it holds one, so that sessions neither fork a chain nor deadlock.
 
 mod append;
 pub mod content;
@@ -29,7 +29,7 @@ pub struct Actor {
     pub key: Option<[u8; 16]>,
 }
 
-/// What an act is about: how its state is read before and after.
+/// The object of an act. Its state is read before the act and after it.
 #[derive(Clone, Copy)]
 pub enum Subject<'a> {
     Key(&'a [u8; 16]),
@@ -55,8 +55,7 @@ thread_local! {
 }
 
 impl<'a> Act<'a> {
-    /// Takes note of what there is, before it is changed. Rows that others may change
-    /// must be locked by now.
+    /// Reads the state before the change. Rows that others may change must be locked by now.
     pub fn on(actor: &'a Actor, keyspace: &'a str, subject: Subject<'a>) -> Result<Act<'a>> {
         let before = subject.state(keyspace)?.0;
         Ok(Act { actor, keyspace, subject, before })
@@ -74,7 +73,7 @@ impl<'a> Act<'a> {
         self.note(action, after, tenant)
     }
 
-    /// Takes note of what nobody can have known of before, and so needs no event.
+    /// Takes note of the outcome. It needs no event if no listener can have known the object.
     pub fn noted(self, action: &str) -> Result<()> {
         let (after, tenant) = self.subject.state(self.keyspace)?;
         self.note(action, after, tenant)

@@ -1,4 +1,4 @@
-//! What is defined in a keyspace: scopes, roles, routes.
+//! The definitions of a keyspace: scopes, roles, routes.
 
 use super::authority::{self, Needs};
 use super::draft;
@@ -59,7 +59,7 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// A scope that implied itself, be it by others, would be one with all on the way.
+/// If a scope implied itself through others, they would all be the same scope.
 fn check_no_circle(keyspace: &str, scope: &str, implies: &[String]) -> Result<()> {
     let circles = spi::execute(
         "WITH RECURSIVE implied (scope) AS (
@@ -99,13 +99,13 @@ fn define_role(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// With a list of scopes, all of which are needed; each may be an expression.
+/// With a list of scopes. A request needs all of them; each may be an expression.
 fn define_route(call: &Call) -> Result<Option<Datum>> {
     store_route(call, call.strings(3, "scopes")?)
 }
 
-/// With one expression, or a list in its text form: that is how a driver or a literal
-/// without a type sends one.
+/// With one expression, or a list in its text form, as a driver or a literal without a type
+/// sends it.
 fn define_route_by_text(call: &Call) -> Result<Option<Datum>> {
     let text = call.required_text(3, "scopes")?;
     if text.trim_start().starts_with('{') {

@@ -1,4 +1,4 @@
-//! Changes of privileges: they take turns, and whoever is in their way is named.
+//! Changes of privileges: they take turns, and an error names the session that is in their way.
 
 use super::turns;
 use crate::catalog::Catalog;
@@ -11,12 +11,12 @@ use pgrx::pg_sys::Oid;
 /// In milliseconds.
 const MOST_WAITED: i32 = 1000;
 
-/// Who gives and who takes do so one after the other: two that change the privileges of
-/// one object at once would fail.
+/// Sessions that grant or revoke take turns: of two that change the privileges of one object
+/// at the same time, one would fail.
 ///
 /// A role may GRANT what it may use. Without a grant option that gives nothing, and PostgreSQL
 /// still writes the object's row, for which others wait until the role's transaction ends.
-/// So the wait is short, and the error says whose session to end.
+/// So the wait is short, and the error names the session to end.
 pub fn one_at_a_time() -> Result<()> {
     let catalog = Catalog::open()?;
     turns::of_table(catalog.tables.access.table);
@@ -44,8 +44,8 @@ fn not_committed(holder: &LockHolder) -> Result<Error> {
     Ok(in_the_way(format!("{who} has changed privileges of keysmith's objects, and not committed")))
 }
 
-/// A role that can name a view can wait until nobody reads it, and whoever wants to read it
-/// after that waits too.
+/// A role that can name a view can wait for a lock that excludes readers. While it waits, new
+/// readers wait too.
 fn lock_views(deadline: Deadline) -> Result<()> {
     let views = spi::all(
         "SELECT oid FROM pg_catalog.pg_class

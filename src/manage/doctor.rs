@@ -1,5 +1,5 @@
-//! `doctor`: what is amiss with the installation. What the catalogs and settings tell is
-//! looked at in SQL; here is what only the library knows.
+//! `doctor`: finds faults of the installation. SQL checks the catalogs and settings; this file
+//! adds the checks of what only the library knows.
 
 use super::authority::{self, Needs};
 use crate::audit::event;

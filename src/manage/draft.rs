@@ -48,7 +48,7 @@ impl<'a> Draft<'a> {
             allowlist: key::allowlist(call, label + 6)?,
             expires_at: key::expiry(call.timestamp(label + 7))?,
             limits: limits::given(call, label + 8)?,
-            credits: call.bigint(label + 9).map(Credits::plain).transpose()?,
+            credits: credits(call, label + 9)?,
             metadata: metadata::argument(call, label + 10)?,
             keyspace: call.required_text(label + 11, "keyspace")?,
         })
@@ -76,6 +76,11 @@ impl<'a> Draft<'a> {
         tenant.check_feature(policy, "limits", self.limits.is_some())?;
         tenant.check_feature(policy, "publishable", self.kind == "publishable")
     }
+}
+
+fn credits(call: &Call, n: usize) -> Result<Option<Credits>> {
+    let credits = call.bigint(n).map(Credits::plain).transpose();
+    credits.map_err(|rule| Error::argument("credits", rule))
 }
 
 /// A key without scopes gets the keyspace's defaults, where it says so.

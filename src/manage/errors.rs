@@ -3,7 +3,7 @@
 use pg::error::Error;
 use pg::output;
 
-/// What an argument names is not there.
+/// An argument names a member that does not exist.
 pub fn unknown_member(argument: &str, member: &str) -> Error {
     let shown: String = member.chars().take(200).collect();
     Error::not_found(format!("{argument} {shown:?} is not a member of the tenant"))
@@ -15,7 +15,7 @@ pub fn shown(key_id: &[u8; 16]) -> String {
     output::uuid(key_id)
 }
 
-/// The one error for a key that is not there and one that is over.
+/// A key that does not exist and one that is revoked raise the same error.
 pub fn unknown_key(key_id: &[u8; 16]) -> Error {
     Error::not_found(format!("key {} does not exist or is revoked", shown(key_id)))
 }

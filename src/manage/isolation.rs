@@ -122,7 +122,7 @@ fn claim(call: &Call) -> Result<UserTable> {
     Ok(table)
 }
 
-/// What was before `isolate` was called first.
+/// The state of the table before the first call of `isolate`.
 #[derive(Default)]
 struct Before {
     is_isolated: bool,
@@ -184,7 +184,7 @@ fn set_row_security(table: &LockedTable, enabled: bool, forced: bool) -> Result<
     )
 }
 
-/// A column of the table, whose type stays as it is while the table is locked.
+/// A column of the table. Its type can't change while the table is locked.
 struct Column {
     argument: &'static str,
     /// With the table's, for messages.

@@ -23,8 +23,7 @@ use std::collections::HashSet;
 pub const USUAL_ENVIRONMENT: &str = "live";
 /// Most scopes a key or a role may hold.
 pub const MAX_SCOPES: usize = 1000;
-/// What a plan may have or lack.
-pub const FEATURES: [&str; 5] = ["allowlist", "expires_at", "publishable", "grace", "limits"];
+
 pub fn check_length(name: &str, text: Option<&str>, most: usize) -> Result<()> {
     match text.map(|text| text.chars().count()) {
         Some(length) if length > most => {

@@ -1,8 +1,7 @@
 //! Keyspaces: one product's keys each.
 
 use super::authority::{self, Caller, Needs};
-use super::options::{self, Options};
-use super::patch::Patch;
+use super::options::Options;
 use crate::audit::{Act, Subject};
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
@@ -20,11 +19,11 @@ sql_functions! {
     keysmith_event_channel => event_channel;
 }
 
-/// The keyspace that is there from the start. Its row is written when it is first
-/// needed: a row that CREATE EXTENSION wrote would collide with a dump's.
+/// The keyspace that exists from the start. Its row is written when it is first needed: a row
+/// that CREATE EXTENSION wrote would collide with a dump's.
 const DEFAULT: &str = "default";
 
-/// The policy of a keyspace that must be there, with all changes up to now.
+/// The policy of a keyspace that must exist, with all changes up to now.
 pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
     let current = || Catalog::open()?.policy(keyspace.as_bytes());
     let policy = current()?;
@@ -34,13 +33,14 @@ pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
     check_known(keyspace)?;
     let act = Act::on(&caller.actor, DEFAULT, Subject::Keyspace)?;
     if insert(DEFAULT)? {
-        options::set_prefixes(DEFAULT, &options::default_prefixes())?;
+        Options::default().store(DEFAULT)?;
         act.noted("create_keyspace")?;
     }
     current()
 }
 
-/// Checks that a keyspace is there, and makes none: the default one is before its row is.
+/// Checks that a keyspace exists, without making its row. The default one exists before its
+/// row does.
 pub fn check_known(keyspace: &str) -> Result<()> {
     if keyspace == DEFAULT || Catalog::open()?.policy(keyspace.as_bytes())?.exists() {
         return Ok(());
@@ -80,7 +80,7 @@ fn create_keyspace(call: &Call) -> Result<Option<Datum>> {
         if !insert(&name)? {
             return Err(Error::new(Code::Conflict, format!("keyspace {name:?} already exists")));
         }
-        options.apply(&name)?;
+        options.store(&name)?;
         act.noted("create_keyspace")
     })?;
     Ok(None)
@@ -88,9 +88,7 @@ fn create_keyspace(call: &Call) -> Result<Option<Datum>> {
 
 fn alter_keyspace(call: &Call) -> Result<Option<Datum>> {
     let name = call.required_text(0, "name")?;
-    let mut patch = Patch::read("changes", call.jsonb(1))?;
-    let options = Options::changed(&mut patch)?;
-    patch.finish()?;
+    let options = Options::changed(call, 1)?;
     authority::act(Needs::Admin, |caller| {
         policy(caller, &name)?;
         lock(&name)?;

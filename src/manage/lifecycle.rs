@@ -129,9 +129,10 @@ fn succeed(
     Ok((key_id, fresh.api_key))
 }
 
-/// Replaces a tenant's one key at once, as products with a single key per account
-/// do. Where tenants may have several keys, that is the one that `regenerate` made
-/// last, or else the only one without a label; if there is none, one is made.
+/// Replaces a tenant's only key, for products with a single key per account. The old key is
+/// revoked in the same transaction. If the tenant has several keys, it replaces the one that
+/// `regenerate` made last, or else the only one without a label. If it has no such key, it
+/// makes one.
 fn regenerate(call: &Call) -> Result<Option<Datum>> {
     let mut draft = Draft {
         tenant: call.required_text(0, "tenant")?,
@@ -237,7 +238,7 @@ fn revoke(call: &Call) -> Result<Option<Datum>> {
 }
 
 /// Revokes a secret key that was found where it should not be, in every keyspace
-/// that has it. Whoever holds the key may do this much to it.
+/// that has it. To have the key is enough for that.
 fn report_leak(call: &Call) -> Result<Option<Datum>> {
     let unknown = || Error::not_found("api_key is not a key that could be revoked");
     let key = match call.bytes(0, MAX_KEY_LEN) {
@@ -247,7 +248,7 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
     };
     let source = call.required_text(1, "source")?;
     key::check_length("source", Some(&source), 500)?;
-    // Whoever has a key has also what was hashed of it.
+    // A key may be stored by a hash of only its part behind a |.
     let mut digests = vec![KeyDigest::of(key)];
     if foreign::behind_bar(key) != key {
         digests.push(KeyDigest::of(foreign::behind_bar(key)));

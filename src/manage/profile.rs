@@ -1,4 +1,4 @@
-//! `whoami`: what there is to tell of the key that the transaction acts for.
+//! `whoami`: describes the key that the transaction acts for.
 
 use crate::catalog::Catalog;
 use crate::identity::{self, Identity};

@@ -1,4 +1,4 @@
-//! What long work tells whoever waits for it.
+//! Notices of long work, for the session that waits for it.
 
 use pg::transaction;
 use std::cell::Cell;
@@ -11,7 +11,7 @@ thread_local! {
     static IMPORTED: Cell<(i64, u32)> = const { Cell::new((0, 0)) };
 }
 
-/// Counts a key, and tells of each thousandth in a transaction.
+/// Counts a key, and reports each thousandth of a transaction.
 pub fn imported() {
     let transaction = transaction::started_at();
     let (of, before) = IMPORTED.get();

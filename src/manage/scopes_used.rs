@@ -1,4 +1,4 @@
-//! Which of a key's scopes a request needed, as far as its route tells.
+//! `scopes_used`: the scopes of a key that a request needed, as far as its route tells.
 
 use crate::catalog::Catalog;
 use keysmith_core::policy::route::Path;

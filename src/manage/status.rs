@@ -11,7 +11,7 @@ sql_functions! {
     keysmith_status => status;
 }
 
-/// What there is, in numbers.
+/// Numbers of keys, tenants and other objects.
 fn status(call: &Call) -> Result<Option<Datum>> {
     let (count, last_at) = event::unsent();
     put_all(

@@ -1,6 +1,6 @@
-//! What was done, for those who may know: pages of requests, and what a key changed.
+//! Pages of requests, and the rows that a key changed, for callers who may see them.
 //!
-//! Who may know is asked as the caller; what there is, is read as the owner.
+//! The rights are checked as the caller; the rows are read as the owner.
 
 use super::authority::{self, Caller, Needs};
 use super::tenant::Tenant;

@@ -26,7 +26,7 @@ sql_functions! {
 
 const LONGEST_WAIT: i128 = 24 * 60 * 60 * 1_000_000;
 
-/// What is looked at under the lock, to be told of afterwards.
+/// Values that are read under the lock, and reported afterwards.
 struct View {
     used: u32,
     count: u32,
@@ -36,8 +36,8 @@ struct View {
     unknown_stored: u64,
 }
 
-/// What the books tell of each standby's memory; a standby that is gone for good took with it
-/// what it held.
+/// The memory of each standby, as the tables on the primary have it. A standby that is gone for
+/// good has lost the records that it held.
 const STANDBYS: &str = "
     SELECT pg_catalog.format('standby %s', i.standby),
            pg_catalog.format('last heard of %s; can hold %s records',
@@ -169,8 +169,8 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
     let Some((sequence, seen)) = target else { return Ok(None) };
     let deadline = i128::from(monotonic()) + length;
     loop {
-        // A standby's records wait for the log to come back, which may wait for whoever
-        // holds a snapshot here, as the caller does: what the primary says is enough.
+        // A standby keeps records until it has replayed that they are stored. The snapshot of
+        // this call may hold up that replay. So the primary's acknowledgement is enough.
         let acknowledged =
             queue.signals.get(place).map(|signals| signals.acknowledged.load(SeqCst));
         let is_acknowledged = acknowledged.is_some_and(|newest| newest >= sequence);

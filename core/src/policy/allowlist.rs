@@ -98,12 +98,12 @@ pub fn parse(text: &str) -> Result<IpNet, String> {
         Err(_) => match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address),
             Err(_) => {
-                return Err("must be networks such as 203.0.113.0/24 or 2001:db8::/32".into());
+                return Err("must be a network such as 203.0.113.0/24 or 2001:db8::/32".into());
             }
         },
     };
     if network.addr() != network.network() {
-        return Err(format!("has a network with host bits set; write {}", network.trunc()));
+        return Err(format!("must have no host bits set; write {}", network.trunc()));
     }
     Ok(network)
 }
