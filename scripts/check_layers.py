@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Checks that dependencies point down: no file imports one that imports it, be it by way of
-others, and no room imports from a room above it. See docs/architecture.md."""
+others, and no room imports from a room above it. Files of SQL are named after rooms. See
+docs/architecture.md."""
 
 import re
 import sys
@@ -19,6 +20,8 @@ LAYERS = [
     ["transaction"],
     ["lib"],
 ]
+# Files of SQL that belong to no room.
+WHOLE = ["schema", "privileges"]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 
@@ -127,8 +130,17 @@ def callbacks(source):
                        f"crate keysmith-pg")
 
 
+def strangers(folder):
+    """Files of SQL whose name, or whose folder's, is that of no room."""
+    for file in sorted(folder.rglob("*.sql")):
+        room = file.relative_to(folder).with_suffix("").parts[0]
+        if room not in RANK and room not in WHOLE:
+            yield f"{file}: {room} is no room of src/: name it after the room whose code it is for"
+
+
 def main(root):
-    found = [*problems(root / "src", RANK), *problems(root / "pg/src", None), *callbacks(root / "src")]
+    found = [*problems(root / "src", RANK), *problems(root / "pg/src", None), *callbacks(root / "src"),
+             *strangers(root / "sql/install")]
     for problem in found:
         print(problem)
     return 1 if found else 0

@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:27
+-- src/lib.rs:39
 -- bootstrap
 -- The schemas are members of the extension, so ones that someone else made (and may own
 -- objects in) are never taken over: creation fails if they exist.
@@ -29,7 +29,7 @@ COMMENT ON SCHEMA keysmith_private IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:28
+-- src/lib.rs:39
 -- requires:
 --   schema
 
@@ -282,6 +282,7 @@ CREATE TABLE keysmith_private.audit_content (
 COMMENT ON TABLE keysmith_private.audit_content IS 'What was done, by whom, to whom: all of an entry that may tell who someone is';
 COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'Over the salt and the other columns; see docs/architecture.md';
 COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random, so that nothing can be guessed from a digest alone';
+
 -- Spending updates a balance in place: pages are left half empty, so that the new row
 -- finds room beside the old one and no index changes.
 CREATE TABLE keysmith_private.credit (
@@ -316,9 +317,271 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:29
+-- src/lib.rs:39
 -- requires:
---   tables
+--   catalog_tables
+
+-- Backends remember each keyspace's policy. Whoever changes it, by whatever path
+-- (these functions, a restore, logical replication, a hand edit), tells them so, and gives
+-- the keyspace's row a new version: by that a decision knows the policy that its snapshot
+-- sees, also while the message is still on its way.
+
+CREATE FUNCTION keysmith_private.policy_changed() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
+COMMENT ON FUNCTION keysmith_private.policy_changed() IS
+'Trigger on the policy tables: gives the policy a new version, and has every backend read it again';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route}'::text[] LOOP
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith_private.%1$I
+                 FOR EACH ROW EXECUTE FUNCTION keysmith_private.policy_changed();
+             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith_private.%1$I
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.policy_changed();
+             ALTER TABLE keysmith_private.%1$I ENABLE ALWAYS TRIGGER policy_changed;
+             ALTER TABLE keysmith_private.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
+            name);
+    END LOOP;
+END $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   catalog_version
+
+-- Rate limits.
+
+CREATE FUNCTION keysmith.limit_status(OUT name text, OUT value text) RETURNS SETOF record
+LANGUAGE c PARALLEL RESTRICTED ROWS 5 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
+COMMENT ON FUNCTION keysmith.limit_status() IS
+'Whether rate limits are kept, how many are under way, and since when calls are counted';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   limit
+
+-- The answer of a decision.
+
+CREATE TYPE keysmith_private.verdict AS (
+    ok                boolean,
+    status            integer,
+    code              text,
+    message           text,
+    reason            text,
+    key_id            uuid,
+    tenant            text,
+    tenant_id         uuid,
+    keyspace          text,
+    environment       text,
+    kind              text,
+    owner             text,
+    role              text,
+    scopes            text[],
+    metadata          jsonb,
+    expires_at        timestamptz,
+    limit_name        text,
+    limit_remaining   bigint,
+    retry_after       interval,
+    credits_remaining bigint,
+    request_id        uuid
+);
+CREATE DOMAIN keysmith.verdict AS keysmith_private.verdict;
+COMMENT ON DOMAIN keysmith.verdict IS 'A verdict, as verify returns it: for variables';
+COMMENT ON TYPE keysmith_private.verdict IS
+'The answer to "may this key do this, from here, now?"';
+COMMENT ON COLUMN keysmith_private.verdict.ok IS 'Whether the request may go on';
+COMMENT ON COLUMN keysmith_private.verdict.status IS 'The HTTP status that fits';
+COMMENT ON COLUMN keysmith_private.verdict.code IS 'For the outside world';
+COMMENT ON COLUMN keysmith_private.verdict.message IS 'For the outside world';
+COMMENT ON COLUMN keysmith_private.verdict.reason IS 'The exact cause, for the operator';
+COMMENT ON COLUMN keysmith_private.verdict.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith_private.verdict.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith_private.verdict.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith_private.verdict.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith_private.verdict.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith_private.verdict.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith_private.verdict.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith_private.verdict.role IS 'The role of the key, or else of its owner';
+COMMENT ON COLUMN keysmith_private.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
+COMMENT ON COLUMN keysmith_private.verdict.metadata IS 'The metadata of the key';
+COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'When the key ends, without an event: check again then';
+COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused, or else that has the fewest calls left';
+COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'The calls left in it';
+COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'When the same request passes, unless others come first; null if never, or nobody knows';
+COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'What is left after some were spent';
+COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A name for this decision';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   verdict
+
+-- Identity: who is asking, for row-level security, defaults and triggers.
+--
+-- STABLE, so that a sub-select such as (SELECT keysmith.current_tenant_id()) is
+-- evaluated once a query. PARALLEL RESTRICTED, since it is the leader's: a parallel
+-- plan evaluates the sub-select there and hands the value to its workers.
+
+CREATE FUNCTION keysmith.current_tenant() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_tenant';
+COMMENT ON FUNCTION keysmith.current_tenant() IS
+'The name of the tenant that the transaction acts for; unique in its keyspace only';
+
+CREATE FUNCTION keysmith.current_tenant_id() RETURNS uuid
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_tenant_id';
+COMMENT ON FUNCTION keysmith.current_tenant_id() IS
+'The id of the tenant that the transaction acts for';
+
+CREATE FUNCTION keysmith.current_keyspace() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_keyspace';
+COMMENT ON FUNCTION keysmith.current_keyspace() IS
+'The keyspace of the key that the transaction acts for';
+
+CREATE FUNCTION keysmith.current_key() RETURNS uuid
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_key';
+COMMENT ON FUNCTION keysmith.current_key() IS
+'The key that the transaction acts for; good as a column''s default';
+
+CREATE FUNCTION keysmith.current_environment() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_environment';
+COMMENT ON FUNCTION keysmith.current_environment() IS
+'The environment of the key that the transaction acts for';
+
+CREATE FUNCTION keysmith.current_owner() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_owner';
+COMMENT ON FUNCTION keysmith.current_owner() IS
+'The member whose key the transaction acts for';
+
+CREATE FUNCTION keysmith.has_scope(scope text) RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope';
+COMMENT ON FUNCTION keysmith.has_scope(text) IS
+'Whether the key that the transaction acts for has a scope, or meets an expression of scopes';
+
+CREATE FUNCTION keysmith.sign_out() RETURNS void
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';
+COMMENT ON FUNCTION keysmith.sign_out() IS
+'Ends the identity before the transaction ends';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   identity
+
+-- How much the caller may see.
+CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
+COMMENT ON FUNCTION keysmith.sees_everything() IS
+'Whether the caller sees all tenants: administrators and auditors who act for no key';
+
+CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
+COMMENT ON FUNCTION keysmith.own_tenants() IS
+'The tenants that the caller sees, if it does not see all';
+
+-- Views that show some readers only a part have two halves. A private view has the rows of
+-- all tenants. Readers who see everything read that one: it is planned with their query,
+-- so that their conditions are looked up in indexes. To others EXPLAIN would tell how
+-- many rows their conditions met, of other tenants as well. So when such a reader's query is
+-- planned, shows_everything() becomes false, and the first half is not there. The second half
+-- is a function, which reads their rows out of EXPLAIN's sight.
+CREATE FUNCTION keysmith_private.shows_everything_support(internal) RETURNS internal
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_shows_everything_support';
+COMMENT ON FUNCTION keysmith_private.shows_everything_support(internal) IS
+'Has the planner leave out what the caller does not see';
+
+CREATE FUNCTION keysmith_private.shows_everything() RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.shows_everything_support
+AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
+COMMENT ON FUNCTION keysmith_private.shows_everything() IS
+'The result of sees_everything(); where it is false, the planner knows it';
+
+CREATE FUNCTION keysmith_private.own_rows_support(internal) RETURNS internal
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_own_rows_support';
+COMMENT ON FUNCTION keysmith_private.own_rows_support(internal) IS
+'Hands on the bounds that a query sets to ids and times, so that own rows are looked up by them';
+
+-- Makes a view of its private half all_VIEW, without the hidden columns. That half has the
+-- columns tenant_id and, where rows are of one environment, environment; the first column is
+-- never null. The condition on it is always met: it keeps the planner from dissolving the
+-- query about own rows, so that it puts the reader's conditions there, where
+-- own_rows_support() finds them. Dropped at the end of the installation.
+CREATE FUNCTION keysmith_private.publish(view text, hidden text[] DEFAULT '{}', ending text DEFAULT '')
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    whole constant text := 'keysmith_private.all_' || view;
+    own   constant text := 'keysmith_private.own_' || view;
+    shown text;
+    first text;
+BEGIN
+    SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum), min(a.attname) FILTER (WHERE a.attnum = 1)
+    INTO shown, first
+    FROM pg_attribute a
+    WHERE a.attrelid = whole::regclass AND a.attnum > 0 AND a.attname <> ALL (hidden);
+    EXECUTE format(
+        'COMMENT ON VIEW %1$s IS ''The rows of all tenants, for the view %3$s'';
+         CREATE FUNCTION %2$s(
+             is_shown boolean, bounds smallint[] DEFAULT NULL, ids uuid[] DEFAULT NULL,
+             times timestamptz[] DEFAULT NULL, days date[] DEFAULT NULL
+         ) RETURNS SETOF %1$s
+         LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.own_rows_support
+         AS ''MODULE_PATHNAME'', ''keysmith_own_rows'';
+         COMMENT ON FUNCTION %2$s(boolean, smallint[], uuid[], timestamptz[], date[]) IS
+         ''The rows that the reader of the view %3$s sees, unless all are shown'';
+         CREATE VIEW keysmith.%3$s WITH (security_barrier) AS
+         SELECT %4$s FROM %1$s WHERE keysmith_private.shows_everything()
+         UNION ALL
+         SELECT %4$s FROM %2$s(keysmith_private.shows_everything()) WHERE %5$s IS NOT NULL %6$s',
+        whole, own, view, shown, first, ending);
+END $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_own_rows
+
+-- The audit, as it is shown.
+
+-- Under an identity, what was done to keys of another environment is out of sight. Only who
+-- sees a part has to look up whose an entry is.
+CREATE VIEW keysmith_private.all_audit AS
+SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.session_role, c.acting_key,
+       c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
+       (SELECT t.tenant_id FROM keysmith_private.tenant t
+        WHERE t.keyspace = a.keyspace AND t.name = c.tenant) AS tenant_id,
+       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = c.key_id) AS environment
+FROM keysmith_private.audit_entry a
+LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content;
+SELECT keysmith_private.publish('audit', '{tenant_id,environment}');
+COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
+COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
+COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, counted from 1';
+COMMENT ON COLUMN keysmith.audit.at IS 'When it was done';
+COMMENT ON COLUMN keysmith.audit.action IS 'What was done, such as mint or define_role';
+COMMENT ON COLUMN keysmith.audit.tenant IS 'The name of the tenant that it concerns';
+COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that it is about';
+COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
+COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
+COMMENT ON COLUMN keysmith.audit.acting_key IS 'The key that the transaction acted for';
+COMMENT ON COLUMN keysmith.audit.client IS 'Where the session came from; null for a socket';
+COMMENT ON COLUMN keysmith.audit.before IS 'What there was before, without secrets; null for nothing';
+COMMENT ON COLUMN keysmith.audit.after IS 'What there was afterwards, without secrets; null for nothing';
+COMMENT ON COLUMN keysmith.audit.hash IS 'The seal: a hash over the entry and the hash before it, in hexadecimal';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   audit
 
 -- Usage: a row for each request of a known key, and what else is known of requests.
 -- The library writes these; how, see src/usage/.
@@ -375,6 +638,35 @@ CREATE TABLE keysmith_private.usage_unknown_sample (
 CREATE INDEX usage_unknown_sample_at ON keysmith_private.usage_unknown_sample (at);
 COMMENT ON TABLE keysmith_private.usage_unknown_sample IS 'The newest thousand of such requests that were sampled, one a second at most';
 
+CREATE TABLE keysmith_private.usage_set_aside (
+    set_aside_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    incarnation  bigint NOT NULL,
+    sequence     bigint NOT NULL,
+    at           timestamptz,
+    request_id   uuid NOT NULL,
+    key_id       uuid,
+    error        text NOT NULL
+);
+CREATE INDEX usage_set_aside_at ON keysmith_private.usage_set_aside (set_aside_at);
+COMMENT ON TABLE keysmith_private.usage_set_aside IS 'The newest thousand records that could not be stored, and why';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{usage_sequence,usage_unknown,usage_unknown_sample,usage_set_aside}'::text[] LOOP
+        PERFORM pg_catalog.pg_extension_config_dump(('keysmith_private.' || name)::pg_catalog.regclass, '');
+    END LOOP;
+END $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   usage_store
+
+-- The lives of the shared memory in which records wait.
+
 -- The database's oid and the server's identifier tell the lives of this database from
 -- those that came with a copy or a dump.
 CREATE TABLE keysmith_private.usage_incarnation (
@@ -403,32 +695,13 @@ COMMENT ON COLUMN keysmith_private.usage_incarnation.standby IS 'The standby who
 COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'How many of a standby''s requests without a known key are counted';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
 
-CREATE TABLE keysmith_private.usage_set_aside (
-    set_aside_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    incarnation  bigint NOT NULL,
-    sequence     bigint NOT NULL,
-    at           timestamptz,
-    request_id   uuid NOT NULL,
-    key_id       uuid,
-    error        text NOT NULL
-);
-CREATE INDEX usage_set_aside_at ON keysmith_private.usage_set_aside (set_aside_at);
-COMMENT ON TABLE keysmith_private.usage_set_aside IS 'The newest thousand records that could not be stored, and why';
-
-DO $$
-DECLARE
-    name text;
-BEGIN
-    FOREACH name IN ARRAY '{usage_sequence,usage_unknown,usage_unknown_sample,usage_incarnation,usage_set_aside}'::text[] LOOP
-        PERFORM pg_catalog.pg_extension_config_dump(('keysmith_private.' || name)::pg_catalog.regclass, '');
-    END LOOP;
-END $$;
+SELECT pg_catalog.pg_extension_config_dump('keysmith_private.usage_incarnation', '');
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:30
+-- src/lib.rs:39
 -- requires:
---   usage
+--   usage_restart
 
 -- Usage, counted. Statement triggers on the table of requests and on each partition
 -- append what changed to usage_delta, which blocks no one; usage_fold() adds that up.
@@ -632,115 +905,11 @@ CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.usage_event
 CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
     REFERENCING OLD TABLE AS old_rows
     FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:35
--- requires:
---   usage_rollups
-
--- Partitions made ahead, deltas folded, old rows dropped.
-
-CREATE FUNCTION keysmith_private.usage_partitions(
-    OUT partition regclass, OUT name text, OUT starts timestamptz, OUT ends timestamptz
-) RETURNS SETOF record
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' AS $$
-    SELECT c.oid, c.relname, bounds[1]::timestamptz, bounds[2]::timestamptz
-    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
-         LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid),
-                              '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds
-    WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND bounds IS NOT NULL
-$$;
-COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of requests, and the times of their rows';
-
-CREATE FUNCTION keysmith_private.usage_has_partition(at timestamptz) RETURNS boolean
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_usage_has_partition';
-COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
-'Whether there is a partition for requests of a time, whatever the snapshot of the transaction';
-
--- There is no default partition: to attach another day would lock it, and so
--- wait for all readers. A partition that is missing is made by who needs it.
-CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
-RETURNS integer
--- The settings by which a session has its own tables made, or times shown, do not count here.
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET default_tablespace = '' SET default_table_access_method = 'heap'
-SET datestyle = 'ISO' SET timezone = 'UTC' AS $$
-DECLARE
-    today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
-    parent  constant text := 'keysmith_private.usage_event';
-    starts  timestamptz;
-    ends    timestamptz;
-    name    text;
-    grantee oid;
-    made    integer := 0;
-BEGIN
-    first_day := coalesce(first_day, today - 1);
-    last_day := coalesce(last_day, today + 3);
-    IF NOT isfinite(first_day) OR NOT isfinite(last_day) OR last_day - first_day NOT BETWEEN 0 AND 1000 THEN
-        RAISE EXCEPTION 'last_day must be at most 1000 days after first_day, and not before it'
-            USING ERRCODE = 'KS400';
-    END IF;
-    FOR n IN 0 .. last_day - first_day LOOP
-        starts := (first_day + n)::timestamp AT TIME ZONE 'UTC';
-        ends := (first_day + n + 1)::timestamp AT TIME ZONE 'UTC';
-        CONTINUE WHEN keysmith_private.usage_has_partition(starts);
-        -- Who comes second waits here, and then looks again. Readers and writers go on.
-        LOCK TABLE ONLY keysmith_private.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
-        CONTINUE WHEN keysmith_private.usage_has_partition(starts);
-        name := 'usage_' || to_char(first_day + n, 'YYYYMMDD');
-        WHILE to_regclass(format('keysmith_private.%I', name)) IS NOT NULL LOOP
-            -- Someone keeps a table of that name, such as one that was detached.
-            name := name || '_';
-        END LOOP;
-        EXECUTE format('CREATE TABLE keysmith_private.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
-                       name, parent);
-        EXECUTE format('COMMENT ON TABLE keysmith_private.%I IS %L', name,
-                       'Requests of ' || to_char(first_day + n, 'YYYY-MM-DD') || ' (UTC)');
-        -- Default privileges are for tables that someone makes to be read.
-        FOR grantee IN
-            SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
-            WHERE c.oid = to_regclass(format('keysmith_private.%I', name)) AND a.grantee <> c.relowner
-        LOOP
-            EXECUTE format('REVOKE ALL ON keysmith_private.%I FROM %s', name,
-                           CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
-        END LOOP;
-        -- Each index costs the worker as much as the row itself. Request ids come nearly in
-        -- order, which is cheap, and are what no two rows have in common. Rows of a
-        -- key or tenant never have all columns in common: there is nothing to deduplicate.
-        EXECUTE format(
-            'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
-                 REFERENCING NEW TABLE AS new_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
-             CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.%1$I
-                 REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
-             CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.%1$I
-                 REFERENCING OLD TABLE AS old_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
-             CREATE UNIQUE INDEX %2$I ON keysmith_private.%1$I (request_id);
-             CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at, incarnation, sequence)
-                 WITH (deduplicate_items = off);
-             CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at, incarnation, sequence)
-                 WITH (deduplicate_items = off);
-             ALTER TABLE %5$s ATTACH PARTITION keysmith_private.%1$I FOR VALUES FROM (%6$L) TO (%7$L)',
-            name, name || '_request', name || '_of_key', name || '_of_tenant', parent, starts, ends);
-        made := made + 1;
-    END LOOP;
-    RETURN made;
-END $$;
-COMMENT ON FUNCTION keysmith_private.usage_prepare(date, date) IS
-'Makes the partitions that requests of these days need, and tells how many it made';
 
 CREATE FUNCTION keysmith_private.usage_fold_lock() RETURNS boolean
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_fold_lock';
 COMMENT ON FUNCTION keysmith_private.usage_fold_lock() IS
 'Takes the lock of the one transaction that folds; false if another has it';
-
-CREATE FUNCTION keysmith_private.usage_retention() RETURNS interval
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_retention';
-COMMENT ON FUNCTION keysmith_private.usage_retention() IS
-'keysmith.usage_retention as the server has it; 0 keeps rows for good';
 
 CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -917,6 +1086,118 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_fold() IS
 'Adds up what changed since the last fold, and tells how many deltas that were; null if another session is at it';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   usage_totals
+
+-- Partitions of the table of requests, made ahead.
+
+CREATE FUNCTION keysmith_private.usage_partitions(
+    OUT partition regclass, OUT name text, OUT starts timestamptz, OUT ends timestamptz
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' AS $$
+    SELECT c.oid, c.relname, bounds[1]::timestamptz, bounds[2]::timestamptz
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
+         LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid),
+                              '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds
+    WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND bounds IS NOT NULL
+$$;
+COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of requests, and the times of their rows';
+
+CREATE FUNCTION keysmith_private.usage_has_partition(at timestamptz) RETURNS boolean
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_usage_has_partition';
+COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
+'Whether there is a partition for requests of a time, whatever the snapshot of the transaction';
+
+-- There is no default partition: to attach another day would lock it, and so
+-- wait for all readers. A partition that is missing is made by who needs it.
+CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
+RETURNS integer
+-- The settings by which a session has its own tables made, or times shown, do not count here.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET default_tablespace = '' SET default_table_access_method = 'heap'
+SET datestyle = 'ISO' SET timezone = 'UTC' AS $$
+DECLARE
+    today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+    parent  constant text := 'keysmith_private.usage_event';
+    starts  timestamptz;
+    ends    timestamptz;
+    name    text;
+    grantee oid;
+    made    integer := 0;
+BEGIN
+    first_day := coalesce(first_day, today - 1);
+    last_day := coalesce(last_day, today + 3);
+    IF NOT isfinite(first_day) OR NOT isfinite(last_day) OR last_day - first_day NOT BETWEEN 0 AND 1000 THEN
+        RAISE EXCEPTION 'last_day must be at most 1000 days after first_day, and not before it'
+            USING ERRCODE = 'KS400';
+    END IF;
+    FOR n IN 0 .. last_day - first_day LOOP
+        starts := (first_day + n)::timestamp AT TIME ZONE 'UTC';
+        ends := (first_day + n + 1)::timestamp AT TIME ZONE 'UTC';
+        CONTINUE WHEN keysmith_private.usage_has_partition(starts);
+        -- Who comes second waits here, and then looks again. Readers and writers go on.
+        LOCK TABLE ONLY keysmith_private.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
+        CONTINUE WHEN keysmith_private.usage_has_partition(starts);
+        name := 'usage_' || to_char(first_day + n, 'YYYYMMDD');
+        WHILE to_regclass(format('keysmith_private.%I', name)) IS NOT NULL LOOP
+            -- Someone keeps a table of that name, such as one that was detached.
+            name := name || '_';
+        END LOOP;
+        EXECUTE format('CREATE TABLE keysmith_private.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+                       name, parent);
+        EXECUTE format('COMMENT ON TABLE keysmith_private.%I IS %L', name,
+                       'Requests of ' || to_char(first_day + n, 'YYYY-MM-DD') || ' (UTC)');
+        -- Default privileges are for tables that someone makes to be read.
+        FOR grantee IN
+            SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
+            WHERE c.oid = to_regclass(format('keysmith_private.%I', name)) AND a.grantee <> c.relowner
+        LOOP
+            EXECUTE format('REVOKE ALL ON keysmith_private.%I FROM %s', name,
+                           CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
+        END LOOP;
+        -- Each index costs the worker as much as the row itself. Request ids come nearly in
+        -- order, which is cheap, and are what no two rows have in common. Rows of a
+        -- key or tenant never have all columns in common: there is nothing to deduplicate.
+        EXECUTE format(
+            'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
+                 REFERENCING NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+             CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.%1$I
+                 REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+             CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.%1$I
+                 REFERENCING OLD TABLE AS old_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+             CREATE UNIQUE INDEX %2$I ON keysmith_private.%1$I (request_id);
+             CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at, incarnation, sequence)
+                 WITH (deduplicate_items = off);
+             CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at, incarnation, sequence)
+                 WITH (deduplicate_items = off);
+             ALTER TABLE %5$s ATTACH PARTITION keysmith_private.%1$I FOR VALUES FROM (%6$L) TO (%7$L)',
+            name, name || '_request', name || '_of_key', name || '_of_tenant', parent, starts, ends);
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_prepare(date, date) IS
+'Makes the partitions that requests of these days need, and tells how many it made';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   usage_partitions
+
+-- Retention, and all that is to be done from time to time.
+
+CREATE FUNCTION keysmith_private.usage_retention() RETURNS interval
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_retention';
+COMMENT ON FUNCTION keysmith_private.usage_retention() IS
+'keysmith.usage_retention as the server has it; 0 keeps rows for good';
 
 CREATE FUNCTION keysmith_private.usage_mark_gone(since timestamptz, until timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1032,28 +1313,6 @@ END $$;
 COMMENT ON FUNCTION keysmith_private.usage_drop_old(timestamptz) IS
 'Drops the partitions that end at a time or before; those that cannot be dropped are emptied';
 
-CREATE FUNCTION keysmith_private.sum_up_touches(oldest timestamptz) RETURNS bigint
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    -- What a leaked key touched long ago still matters, statement by statement no more.
-    WITH RECURSIVE keys AS (
-        (SELECT key_id FROM keysmith_private.touch ORDER BY key_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT t.key_id FROM keysmith_private.touch t WHERE t.key_id > k.key_id ORDER BY t.key_id LIMIT 1)
-        FROM keys k WHERE k.key_id IS NOT NULL
-    ), old AS (
-        DELETE FROM keysmith_private.touch t USING keys k
-        WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
-    ), summed AS (
-        INSERT INTO keysmith_private.touch
-            (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
-        SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
-        FROM old GROUP BY 1, 2, 3, 4, 5
-    )
-    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) FROM old
-$$;
-COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
-'Sums up what was noted before a time, and tells how many notes fewer there are';
-
 CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms'
 SET jit = off AS $$
@@ -1099,786 +1358,11 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:39
 -- requires:
 --   usage_maintain
 
--- Backends remember each keyspace's policy. Whoever changes it, by whatever path
--- (these functions, a restore, logical replication, a hand edit), tells them so, and gives
--- the keyspace's row a new version: by that a decision knows the policy that its snapshot
--- sees, also while the message is still on its way.
-
-CREATE FUNCTION keysmith_private.policy_changed() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
-COMMENT ON FUNCTION keysmith_private.policy_changed() IS
-'Trigger on the policy tables: gives the policy a new version, and has every backend read it again';
-
-DO $$
-DECLARE
-    name text;
-BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route}'::text[] LOOP
-        EXECUTE pg_catalog.format(
-            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith_private.%1$I
-                 FOR EACH ROW EXECUTE FUNCTION keysmith_private.policy_changed();
-             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith_private.%1$I
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.policy_changed();
-             ALTER TABLE keysmith_private.%1$I ENABLE ALWAYS TRIGGER policy_changed;
-             ALTER TABLE keysmith_private.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
-            name);
-    END LOOP;
-END $$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:45
--- requires:
---   policy_triggers
-
--- Keys as they are shown: never a digest, never a secret.
-
--- How much the caller may see.
-CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
-COMMENT ON FUNCTION keysmith.sees_everything() IS
-'Whether the caller sees all tenants: administrators and auditors who act for no key';
-
-CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
-COMMENT ON FUNCTION keysmith.own_tenants() IS
-'The tenants that the caller sees, if it does not see all';
-
--- Views that show some readers only a part have two halves. A private view has the rows of
--- all tenants. Readers who see everything read that one: it is planned with their query,
--- so that their conditions are looked up in indexes. To others EXPLAIN would tell how
--- many rows their conditions met, of other tenants as well. So when such a reader's query is
--- planned, shows_everything() becomes false, and the first half is not there. The second half
--- is a function, which reads their rows out of EXPLAIN's sight.
-CREATE FUNCTION keysmith_private.shows_everything_support(internal) RETURNS internal
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_shows_everything_support';
-COMMENT ON FUNCTION keysmith_private.shows_everything_support(internal) IS
-'Has the planner leave out what the caller does not see';
-
-CREATE FUNCTION keysmith_private.shows_everything() RETURNS boolean
-LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.shows_everything_support
-AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
-COMMENT ON FUNCTION keysmith_private.shows_everything() IS
-'The result of sees_everything(); where it is false, the planner knows it';
-
-CREATE FUNCTION keysmith_private.own_rows_support(internal) RETURNS internal
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_own_rows_support';
-COMMENT ON FUNCTION keysmith_private.own_rows_support(internal) IS
-'Hands on the bounds that a query sets to ids and times, so that own rows are looked up by them';
-
--- Makes a view of its private half all_VIEW, without the hidden columns. That half has the
--- columns tenant_id and, where rows are of one environment, environment; the first column is
--- never null. The condition on it is always met: it keeps the planner from dissolving the
--- query about own rows, so that it puts the reader's conditions there, where
--- own_rows_support() finds them. Dropped at the end of the installation.
-CREATE FUNCTION keysmith_private.publish(view text, hidden text[] DEFAULT '{}', ending text DEFAULT '')
-RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    whole constant text := 'keysmith_private.all_' || view;
-    own   constant text := 'keysmith_private.own_' || view;
-    shown text;
-    first text;
-BEGIN
-    SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum), min(a.attname) FILTER (WHERE a.attnum = 1)
-    INTO shown, first
-    FROM pg_attribute a
-    WHERE a.attrelid = whole::regclass AND a.attnum > 0 AND a.attname <> ALL (hidden);
-    EXECUTE format(
-        'COMMENT ON VIEW %1$s IS ''The rows of all tenants, for the view %3$s'';
-         CREATE FUNCTION %2$s(
-             is_shown boolean, bounds smallint[] DEFAULT NULL, ids uuid[] DEFAULT NULL,
-             times timestamptz[] DEFAULT NULL, days date[] DEFAULT NULL
-         ) RETURNS SETOF %1$s
-         LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.own_rows_support
-         AS ''MODULE_PATHNAME'', ''keysmith_own_rows'';
-         COMMENT ON FUNCTION %2$s(boolean, smallint[], uuid[], timestamptz[], date[]) IS
-         ''The rows that the reader of the view %3$s sees, unless all are shown'';
-         CREATE VIEW keysmith.%3$s WITH (security_barrier) AS
-         SELECT %4$s FROM %1$s WHERE keysmith_private.shows_everything()
-         UNION ALL
-         SELECT %4$s FROM %2$s(keysmith_private.shows_everything()) WHERE %5$s IS NOT NULL %6$s',
-        whole, own, view, shown, first, ending);
-END $$;
-
-CREATE VIEW keysmith_private.all_keys AS
-SELECT k.key_id,
-       t.name AS tenant,
-       k.keyspace,
-       k.label,
-       CASE
-           WHEN k.revoked_at IS NOT NULL THEN 'revoked'
-           WHEN k.expires_at <= pg_catalog.clock_timestamp() THEN 'expired'
-           WHEN k.disabled_at IS NOT NULL THEN 'disabled'
-           ELSE 'active'
-       END AS status,
-       k.kind,
-       k.environment,
-       k.key_prefix,
-       k.key_snippet,
-       k.scopes,
-       k.role,
-       k.owner,
-       k.allowlist,
-       -- Its own come first, then those that it shares, with the key whose limits they are.
-       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[5], 'limit', l.part[2]::bigint, 'window', l.part[3],
-               'burst', l.part[4]::bigint)
-               || CASE WHEN l.part[1] IS NULL THEN '{}'
-                      ELSE pg_catalog.jsonb_build_object('shared_with', l.part[1]) END ORDER BY l.n)
-        FROM pg_catalog.regexp_matches(
-                 pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
-                 '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
-             WITH ORDINALITY AS l (part, n)) AS limits,
-       CASE
-           WHEN c.refilled_at NOT BETWEEN
-                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
-                    AND pg_catalog.clock_timestamp() + '24 hours'
-           THEN greatest(c.balance, c.refill)
-           ELSE c.balance
-       END AS credits,
-       k.expires_at,
-       k.created_at,
-       k.created_by,
-       -- Folded or not. Who does not ask for the column does not pay for it.
-       greatest((SELECT l.used_at FROM keysmith_private.usage_last l WHERE l.key_id = k.key_id),
-                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
-                 WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id)) AS last_used_at,
-       k.revoked_at,
-       k.revoked_reason,
-       k.rotated_to,
-       k.metadata,
-       k.display_id,
-       k.tenant_id
-FROM keysmith_private.key k
-JOIN keysmith_private.tenant t USING (tenant_id)
-LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.purse, k.origin, k.key_id);
-
-CREATE VIEW keysmith_private.key_listing AS
-SELECT key_id, tenant, keyspace, label, status, kind, environment, key_prefix, key_snippet, scopes, role,
-       owner, allowlist, limits, credits, expires_at, created_at, created_by, last_used_at, revoked_at,
-       revoked_reason, rotated_to, metadata, display_id
-FROM keysmith_private.all_keys;
-COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
-SELECT keysmith_private.publish('keys', '{tenant_id}');
-COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
-COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.keys.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.keys.status IS 'active, disabled, expired or revoked, as of now';
-COMMENT ON COLUMN keysmith.keys.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.keys.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.keys.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith.keys.role IS 'Its own role, which it never exceeds';
-COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that it may be used from; null for anywhere';
-COMMENT ON COLUMN keysmith.keys.limits IS 'Its rate limits, with those that it shares with the key that made it; others hold besides';
-COMMENT ON COLUMN keysmith.keys.credits IS 'What is left of its credits, or of those of the key that made it; null where its tenant pays';
-COMMENT ON COLUMN keysmith.keys.expires_at IS 'When the key ends; null for never';
-COMMENT ON COLUMN keysmith.keys.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made it';
-COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last let in; refused requests are no use of it';
-COMMENT ON COLUMN keysmith.keys.revoked_at IS 'When it was revoked; null if it was not';
-COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'What revoke was given; else revoked, rotated, regenerated, replaced or leaked: SOURCE';
-COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
-COMMENT ON COLUMN keysmith.keys.metadata IS 'A JSON object of yours, which every verdict carries';
-COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
-
--- What list_keys and alter_key return: the same columns. A view's own row type must not be a
--- function's, or the view could not be changed without the function.
-CREATE TYPE keysmith_private.listed_key AS (
-    key_id         uuid,
-    tenant         text,
-    keyspace       text,
-    label          text,
-    status         text,
-    kind           text,
-    environment    text,
-    key_prefix     text,
-    key_snippet    text,
-    scopes         text[],
-    role           text,
-    owner          text,
-    allowlist      cidr[],
-    limits         jsonb,
-    credits        bigint,
-    expires_at     timestamptz,
-    created_at     timestamptz,
-    created_by     text,
-    last_used_at   timestamptz,
-    revoked_at     timestamptz,
-    revoked_reason text,
-    rotated_to     uuid,
-    metadata       jsonb,
-    display_id     text
-);
-CREATE DOMAIN keysmith.listed_key AS keysmith_private.listed_key;
-COMMENT ON DOMAIN keysmith.listed_key IS 'A key, as list_keys and alter_key return it: for variables';
-COMMENT ON TYPE keysmith_private.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
-
-DO $$
-DECLARE
-    about record;
-BEGIN
-    FOR about IN
-        SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum) AS comment
-        FROM pg_catalog.pg_attribute a
-        WHERE a.attrelid = 'keysmith.keys'::pg_catalog.regclass AND a.attnum > 0
-    LOOP
-        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.key_listing.%I IS %L', about.attname, about.comment);
-        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.listed_key.%I IS %L', about.attname, about.comment);
-    END LOOP;
-END $$;
-
-CREATE VIEW keysmith.routes WITH (security_barrier) AS
-SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
-       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
-               'burst', l.part[3]::bigint) ORDER BY l.n)
-        FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
-             WITH ORDINALITY AS l (part, n)) AS limits
-FROM keysmith_private.route r;
-COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
-COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
-COMMENT ON COLUMN keysmith.routes.method IS 'The HTTP method; * for any';
-COMMENT ON COLUMN keysmith.routes.pattern IS 'Which paths fit, such as /v1/images/{id}';
-COMMENT ON COLUMN keysmith.routes.variant IS 'The variant of the route; null for the one without a name';
-COMMENT ON COLUMN keysmith.routes.scopes IS 'What the key must hold, an expression; empty where any good key will do';
-COMMENT ON COLUMN keysmith.routes.kind IS 'What the key must be; null for any';
-COMMENT ON COLUMN keysmith.routes.weight IS 'How many calls a request counts for in rate limits';
-COMMENT ON COLUMN keysmith.routes.limits IS 'Rate limits of each key on the route, in place of others of the same name';
-
--- What a new key is returned as. No other value ever holds api_key.
-CREATE TYPE keysmith_private.minted AS (
-    key_id      uuid,
-    api_key     text,
-    key_prefix  text,
-    key_snippet text,
-    label       text,
-    environment text,
-    kind        text,
-    scopes      text[],
-    expires_at  timestamptz,
-    created_at  timestamptz,
-    display_id  text
-);
-CREATE DOMAIN keysmith.minted AS keysmith_private.minted;
-COMMENT ON DOMAIN keysmith.minted IS 'A new key, as mint returns it: for variables';
-COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is shown this once';
-COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, shown this once; null for one that was imported';
-COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith_private.minted.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith_private.minted.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith_private.minted.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'When the key ends; null for never';
-COMMENT ON COLUMN keysmith_private.minted.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:50
--- requires:
---   keys_view
-
--- Management. As whom these act, see src/manage/authority.rs.
-
--- Keyspaces, their scopes and roles.
-
-CREATE FUNCTION keysmith.create_keyspace(
-    name text,
-    prefixes jsonb DEFAULT NULL,
-    empty_scopes text DEFAULT NULL,
-    default_scopes text[] DEFAULT '{}',
-    max_active_keys integer DEFAULT NULL,
-    at_max text DEFAULT NULL,
-    label_length integer DEFAULT NULL,
-    schemes text[] DEFAULT NULL,
-    unlisted_routes text DEFAULT NULL,
-    display jsonb DEFAULT NULL,
-    codes jsonb DEFAULT NULL,
-    plan_features jsonb DEFAULT NULL,
-    wildcards boolean DEFAULT NULL,
-    limits jsonb DEFAULT NULL,
-    charges text[] DEFAULT NULL,
-    managed_by text DEFAULT NULL,
-    usage_log text DEFAULT NULL,
-    usage_details boolean DEFAULT NULL
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean) IS
-'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
-
-CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_keyspace';
-COMMENT ON FUNCTION keysmith.alter_keyspace(text, jsonb) IS
-'Changes the options named in a JSON object, and leaves the others as they are';
-
-CREATE FUNCTION keysmith.event_channel(keyspace text DEFAULT 'default') RETURNS text
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_event_channel';
-COMMENT ON FUNCTION keysmith.event_channel(text) IS
-'The channel on which LISTEN receives a keyspace''s events';
-
-CREATE FUNCTION keysmith.define_scope(
-    keyspace text,
-    scope text,
-    description text DEFAULT NULL,
-    implies text[] DEFAULT '{}'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_scope';
-COMMENT ON FUNCTION keysmith.define_scope(text, text, text, text[]) IS
-'Adds a scope to a keyspace''s catalogue, or changes it';
-
-CREATE FUNCTION keysmith.define_role(
-    keyspace text,
-    role text,
-    scopes text[]
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
-COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
-'Names a set of scopes, or changes what it holds; keys with the role follow at once';
-
-CREATE FUNCTION keysmith.define_route(
-    keyspace text,
-    method text,
-    pattern text,
-    scopes text[],
-    variant text DEFAULT NULL,
-    kind text DEFAULT NULL,
-    weight integer DEFAULT 1,
-    limits jsonb DEFAULT NULL
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
-'Says which scopes a method and path require, all of a list; each may be an expression';
-
-CREATE FUNCTION keysmith.define_route(
-    keyspace text,
-    method text,
-    pattern text,
-    scopes text,
-    variant text DEFAULT NULL,
-    kind text DEFAULT NULL,
-    weight integer DEFAULT 1,
-    limits jsonb DEFAULT NULL
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
-'Says which scopes a method and path require, as one expression such as a | (b & c)';
-
-CREATE FUNCTION keysmith.remove_route(
-    keyspace text,
-    method text,
-    pattern text,
-    variant text DEFAULT NULL
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_route';
-COMMENT ON FUNCTION keysmith.remove_route(text, text, text, text) IS
-'Takes a route out of the list; it is then one that is not listed';
-
--- Tenants and their members.
-
-CREATE FUNCTION keysmith.create_tenant(
-    name text,
-    keyspace text DEFAULT 'default',
-    plan text DEFAULT NULL,
-    metadata jsonb DEFAULT NULL,
-    limits jsonb DEFAULT NULL,
-    credits jsonb DEFAULT NULL
-) RETURNS uuid
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
-COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb) IS
-'Makes a tenant and returns its id';
-
-CREATE FUNCTION keysmith.alter_tenant(
-    tenant text,
-    changes jsonb,
-    keyspace text DEFAULT 'default'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
-COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes a tenant''s plan, metadata, limits or credits, as a JSON object names them';
-
-CREATE FUNCTION keysmith.suspend_tenant(
-    tenant text,
-    keyspace text DEFAULT 'default',
-    reason text DEFAULT NULL
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_suspend_tenant';
-COMMENT ON FUNCTION keysmith.suspend_tenant(text, text, text) IS
-'Has all keys of a tenant refused until it is resumed';
-
-CREATE FUNCTION keysmith.resume_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_resume_tenant';
-COMMENT ON FUNCTION keysmith.resume_tenant(text, text) IS
-'Ends a suspension';
-
-CREATE FUNCTION keysmith.set_member(
-    tenant text,
-    member text,
-    role text,
-    keyspace text DEFAULT 'default'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_set_member';
-COMMENT ON FUNCTION keysmith.set_member(text, text, text, text) IS
-'Adds a member to a tenant, or changes the member''s role; their keys follow at once';
-
-CREATE FUNCTION keysmith.remove_member(
-    tenant text,
-    member text,
-    keyspace text DEFAULT 'default'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_member';
-COMMENT ON FUNCTION keysmith.remove_member(text, text, text) IS
-'Removes a member from a tenant; their keys are refused from that commit on';
-
--- Keys.
-
-CREATE FUNCTION keysmith.mint(
-    tenant text,
-    label text DEFAULT NULL,
-    environment text DEFAULT NULL,
-    kind text DEFAULT 'secret',
-    scopes text[] DEFAULT '{}',
-    role text DEFAULT NULL,
-    owner text DEFAULT NULL,
-    allowlist cidr[] DEFAULT NULL,
-    expires_at timestamptz DEFAULT NULL,
-    limits jsonb DEFAULT NULL,
-    credits bigint DEFAULT NULL,
-    metadata jsonb DEFAULT NULL,
-    keyspace text DEFAULT 'default'
-) RETURNS keysmith_private.minted
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_mint';
-COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text) IS
-'Makes a key; its api_key is returned this once and kept nowhere';
-
-CREATE FUNCTION keysmith.import_key(
-    tenant text,
-    digest bytea,
-    algorithm text DEFAULT 'sha256',
-    label text DEFAULT NULL,
-    environment text DEFAULT NULL,
-    kind text DEFAULT 'secret',
-    scopes text[] DEFAULT '{}',
-    role text DEFAULT NULL,
-    owner text DEFAULT NULL,
-    allowlist cidr[] DEFAULT NULL,
-    expires_at timestamptz DEFAULT NULL,
-    limits jsonb DEFAULT NULL,
-    credits bigint DEFAULT NULL,
-    metadata jsonb DEFAULT NULL,
-    keyspace text DEFAULT 'default',
-    key_prefix text DEFAULT NULL,
-    key_snippet text DEFAULT NULL
-) RETURNS keysmith_private.minted
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
-COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
-'Takes over a key from elsewhere by the SHA-256 of the whole key, without its plaintext';
-
-CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
-COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
-'Changes the fields named in a JSON object, and returns the key as it is then';
-
-CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
-COMMENT ON FUNCTION keysmith.rotate(uuid, interval) IS
-'Makes a successor that inherits everything; the old key ends with the grace';
-
-CREATE FUNCTION keysmith.regenerate(
-    tenant text,
-    label text DEFAULT NULL,
-    environment text DEFAULT NULL,
-    kind text DEFAULT 'secret',
-    keyspace text DEFAULT 'default'
-) RETURNS keysmith_private.minted
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_regenerate';
-COMMENT ON FUNCTION keysmith.regenerate(text, text, text, text, text) IS
-'Replaces a tenant''s one key at once, as products with a single key per account do';
-
-CREATE FUNCTION keysmith.disable(key_id uuid) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_disable';
-COMMENT ON FUNCTION keysmith.disable(uuid) IS
-'Has a key refused until it is enabled';
-
-CREATE FUNCTION keysmith.enable(key_id uuid) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_enable';
-COMMENT ON FUNCTION keysmith.enable(uuid) IS
-'Ends a disablement';
-
-CREATE FUNCTION keysmith.revoke(key_id uuid, reason text DEFAULT NULL) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke';
-COMMENT ON FUNCTION keysmith.revoke(uuid, text) IS
-'Ends a key for good, from this commit on';
-
-CREATE FUNCTION keysmith.report_leak(api_key text, source text) RETURNS SETOF uuid
-LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_report_leak';
-COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
-'Revokes a secret key that was found in the open, wherever it is used, and returns its ids';
-
-CREATE FUNCTION keysmith.list_keys(
-    tenant text,
-    keyspace text DEFAULT 'default',
-    include_revoked boolean DEFAULT false
-) RETURNS SETOF keysmith_private.listed_key
-LANGUAGE c ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_list_keys';
-COMMENT ON FUNCTION keysmith.list_keys(text, text, boolean) IS
-'The keys of a tenant, the oldest first';
-
-CREATE FUNCTION keysmith.add_credits(
-    amount bigint,
-    key_id uuid DEFAULT NULL,
-    tenant text DEFAULT NULL,
-    keyspace text DEFAULT 'default'
-) RETURNS bigint
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_credits';
-COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
-'Adds to the credits of a key or a tenant, and returns how many it has then';
-
-CREATE FUNCTION keysmith.wait_for_replay(timeout interval DEFAULT '10 seconds') RETURNS integer
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_wait_for_replay';
-COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
-'Returns, with their number, when all attached standbys have replayed what is committed';
-
--- Access.
-
-CREATE FUNCTION keysmith.grant_access(
-    role regrole,
-    level text,
-    tenant text DEFAULT NULL,
-    keyspace text DEFAULT 'default'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
-COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
-'Lets a role verify, issue (for one tenant, or the one that is signed in), audit or administer';
-
-CREATE FUNCTION keysmith_private.lock_holder(pid integer, virtualtransaction text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE
-        WHEN pid IS NULL THEN
-            format('prepared transaction %L', (SELECT x.gid FROM pg_locks l JOIN pg_prepared_xacts x
-                                               ON l.locktype = 'transactionid' AND x.transaction = l.transactionid
-                                               WHERE l.virtualtransaction = lock_holder.virtualtransaction))
-        ELSE format('session %s of role %I', pid, (SELECT a.usename FROM pg_stat_activity a
-                                                   WHERE a.pid = lock_holder.pid))
-    END
-$$;
-COMMENT ON FUNCTION keysmith_private.lock_holder(integer, text) IS
-'The session or prepared transaction that an administrator has to end';
-
-CREATE FUNCTION keysmith_private.privileges_changed_by() RETURNS SETOF xid
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    -- A role can name, and so grant, what is in the schema that it has USAGE on.
-    SELECT xmax FROM pg_proc WHERE pronamespace = 'keysmith'::regnamespace
-    UNION SELECT xmax FROM pg_class WHERE relnamespace = 'keysmith'::regnamespace
-    UNION SELECT xmax FROM pg_namespace WHERE nspname = 'keysmith'
-$$;
-COMMENT ON FUNCTION keysmith_private.privileges_changed_by() IS
-'Transactions that tried to change privileges of the extension''s objects: not committed yet, or rolled back';
-
-CREATE FUNCTION keysmith.revoke_access(
-    role regrole,
-    level text DEFAULT NULL,
-    tenant text DEFAULT NULL,
-    keyspace text DEFAULT 'default'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke_access';
-COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
-'Takes away what grant_access gave: all of it, a level, or a tenant of an issuer';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:55
--- requires:
---   manage
-
--- Deciding.
-
-CREATE TYPE keysmith_private.verdict AS (
-    ok                boolean,
-    status            integer,
-    code              text,
-    message           text,
-    reason            text,
-    key_id            uuid,
-    tenant            text,
-    tenant_id         uuid,
-    keyspace          text,
-    environment       text,
-    kind              text,
-    owner             text,
-    role              text,
-    scopes            text[],
-    metadata          jsonb,
-    expires_at        timestamptz,
-    limit_name        text,
-    limit_remaining   bigint,
-    retry_after       interval,
-    credits_remaining bigint,
-    request_id        uuid
-);
-CREATE DOMAIN keysmith.verdict AS keysmith_private.verdict;
-COMMENT ON DOMAIN keysmith.verdict IS 'A verdict, as verify returns it: for variables';
-COMMENT ON TYPE keysmith_private.verdict IS
-'The answer to "may this key do this, from here, now?"';
-COMMENT ON COLUMN keysmith_private.verdict.ok IS 'Whether the request may go on';
-COMMENT ON COLUMN keysmith_private.verdict.status IS 'The HTTP status that fits';
-COMMENT ON COLUMN keysmith_private.verdict.code IS 'For the outside world';
-COMMENT ON COLUMN keysmith_private.verdict.message IS 'For the outside world';
-COMMENT ON COLUMN keysmith_private.verdict.reason IS 'The exact cause, for the operator';
-COMMENT ON COLUMN keysmith_private.verdict.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith_private.verdict.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith_private.verdict.tenant_id IS 'The id of the tenant';
-COMMENT ON COLUMN keysmith_private.verdict.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith_private.verdict.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith_private.verdict.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith_private.verdict.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith_private.verdict.role IS 'The role of the key, or else of its owner';
-COMMENT ON COLUMN keysmith_private.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
-COMMENT ON COLUMN keysmith_private.verdict.metadata IS 'The metadata of the key';
-COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'When the key ends, without an event: check again then';
-COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused, or else that has the fewest calls left';
-COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'The calls left in it';
-COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'When the same request passes, unless others come first; null if never, or nobody knows';
-COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'What is left after some were spent';
-COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A name for this decision';
-
-CREATE FUNCTION keysmith.verify(
-    api_key text,
-    scopes text[] DEFAULT '{}',
-    ip inet DEFAULT NULL,
-    keyspace text DEFAULT 'default',
-    spend bigint DEFAULT 0,
-    kind text DEFAULT NULL,
-    environment text DEFAULT NULL,
-    sign_in boolean DEFAULT false,
-    weight integer DEFAULT 1
-) RETURNS keysmith_private.verdict
-LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
-COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer) IS
-'Decides about a key; writes nothing unless it spends, and works in read-only transactions and on standbys';
-
-CREATE FUNCTION keysmith.verify_digest(
-    digest bytea,
-    scopes text[] DEFAULT '{}',
-    ip inet DEFAULT NULL,
-    keyspace text DEFAULT 'default',
-    spend bigint DEFAULT 0,
-    kind text DEFAULT NULL,
-    environment text DEFAULT NULL,
-    sign_in boolean DEFAULT false,
-    weight integer DEFAULT 1
-) RETURNS keysmith_private.verdict
-LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
-COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
-'Decides about a key by its SHA-256, for callers who hash on their side';
-
-CREATE FUNCTION keysmith.verify_many(
-    api_keys text[],
-    scopes text[] DEFAULT '{}',
-    ip inet DEFAULT NULL,
-    keyspace text DEFAULT 'default',
-    kind text DEFAULT NULL,
-    environment text DEFAULT NULL
-) RETURNS SETOF keysmith_private.verdict
-LANGUAGE c PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_verify_many';
-COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text) IS
-'Decides about each of many keys: a verdict each, in their order';
-
-CREATE FUNCTION keysmith.authenticate(
-    headers jsonb,
-    method text,
-    path text,
-    ip inet DEFAULT NULL,
-    keyspace text DEFAULT 'default',
-    variant text DEFAULT NULL,
-    spend bigint DEFAULT 0,
-    weight integer DEFAULT NULL
-) RETURNS keysmith_private.verdict
-LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
-COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
-'Decides about a request: finds the key in its headers, and what its route requires';
-
-CREATE TYPE keysmith_private.explanation AS (
-    step    integer,
-    rule    text,
-    outcome text,
-    reason  text,
-    saw     text
-);
-CREATE DOMAIN keysmith.explanation AS keysmith_private.explanation;
-COMMENT ON DOMAIN keysmith.explanation IS 'A rule, as explain_verify returns it: for variables';
-COMMENT ON TYPE keysmith_private.explanation IS 'What a rule saw; the first that refuses decides';
-COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in the order in which they are asked, from 1';
-COMMENT ON COLUMN keysmith_private.explanation.rule IS 'The name of the rule';
-COMMENT ON COLUMN keysmith_private.explanation.outcome IS 'pass, refuse or not reached';
-COMMENT ON COLUMN keysmith_private.explanation.reason IS 'The reason of the refusal, where the rule refuses';
-COMMENT ON COLUMN keysmith_private.explanation.saw IS 'What the rule looked at, for the operator; its wording may change, and it is never a key';
-
-CREATE FUNCTION keysmith.explain_verify(
-    api_key text DEFAULT NULL,
-    scopes text[] DEFAULT '{}',
-    ip inet DEFAULT NULL,
-    keyspace text DEFAULT 'default',
-    spend bigint DEFAULT 0,
-    kind text DEFAULT NULL,
-    environment text DEFAULT NULL,
-    sign_in boolean DEFAULT false,
-    weight integer DEFAULT NULL,
-    headers jsonb DEFAULT NULL,
-    method text DEFAULT NULL,
-    path text DEFAULT NULL,
-    variant text DEFAULT NULL
-) RETURNS SETOF keysmith_private.explanation
-LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
-COMMENT ON FUNCTION keysmith.explain_verify(
-    text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
-'Shows what each rule sees in what verify is asked, or, given a method and a path, authenticate';
-
-CREATE FUNCTION keysmith.client_ip(
-    headers jsonb,
-    peer inet,
-    trusted_proxies cidr[] DEFAULT '{}'
-) RETURNS inet
-LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
-COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
-'The client behind trusted proxies: the first address from the right that is not one of them';
-
-CREATE FUNCTION keysmith.limit_status(OUT name text, OUT value text) RETURNS SETOF record
-LANGUAGE c PARALLEL RESTRICTED ROWS 5 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
-COMMENT ON FUNCTION keysmith.limit_status() IS
-'Whether rate limits are kept, how many are under way, and since when calls are counted';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:56
--- requires:
---   decide
-
--- Deciding before PostgREST does what a request asks for.
-
-CREATE FUNCTION keysmith.pre_request() RETURNS void
-LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
-COMMENT ON FUNCTION keysmith.pre_request() IS
-'PostgREST''s db-pre-request: authenticates by request.headers, request.method and request.path, and raises PT401, PT403 or PT429';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:61
--- requires:
---   pre_request
-
--- Usage, as applications complete it and operators watch it.
+-- Records, as applications complete them.
 
 CREATE FUNCTION keysmith.log_request(
     status_code integer DEFAULT NULL,
@@ -1890,22 +1374,12 @@ CREATE FUNCTION keysmith.log_request(
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_log_request';
 COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
 'Completes the record of a request; of the newest in this transaction, or of the one that is named';
-
-CREATE FUNCTION keysmith.usage_status(OUT name text, OUT value text) RETURNS SETOF record
-LANGUAGE c ROWS 30 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
-COMMENT ON FUNCTION keysmith.usage_status() IS
-'How usage records fare: room, counts since the start of the server, the worker, losses';
-
-CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
-COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
-'Returns when all usage records that were made up to now in this database are stored';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:66
+-- src/lib.rs:39
 -- requires:
---   usage_functions
+--   usage_session
 
 -- Usage of standbys: what their workers call on the primary. The right to call it is to
 -- be granted to the role by which they connect.
@@ -1929,640 +1403,9 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:71
+-- src/lib.rs:39
 -- requires:
---   usage_collect
-
--- Identity: who is asking, for row-level security, defaults and triggers.
---
--- STABLE, so that a sub-select such as (SELECT keysmith.current_tenant_id()) is
--- evaluated once a query. PARALLEL RESTRICTED, since it is the leader's: a parallel
--- plan evaluates the sub-select there and hands the value to its workers.
-
-CREATE FUNCTION keysmith.current_tenant() RETURNS text
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_tenant';
-COMMENT ON FUNCTION keysmith.current_tenant() IS
-'The name of the tenant that the transaction acts for; unique in its keyspace only';
-
-CREATE FUNCTION keysmith.current_tenant_id() RETURNS uuid
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_tenant_id';
-COMMENT ON FUNCTION keysmith.current_tenant_id() IS
-'The id of the tenant that the transaction acts for';
-
-CREATE FUNCTION keysmith.current_keyspace() RETURNS text
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_keyspace';
-COMMENT ON FUNCTION keysmith.current_keyspace() IS
-'The keyspace of the key that the transaction acts for';
-
-CREATE FUNCTION keysmith.current_key() RETURNS uuid
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_key';
-COMMENT ON FUNCTION keysmith.current_key() IS
-'The key that the transaction acts for; good as a column''s default';
-
-CREATE FUNCTION keysmith.current_environment() RETURNS text
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_environment';
-COMMENT ON FUNCTION keysmith.current_environment() IS
-'The environment of the key that the transaction acts for';
-
-CREATE FUNCTION keysmith.current_owner() RETURNS text
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_owner';
-COMMENT ON FUNCTION keysmith.current_owner() IS
-'The member whose key the transaction acts for';
-
-CREATE FUNCTION keysmith.has_scope(scope text) RETURNS boolean
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope';
-COMMENT ON FUNCTION keysmith.has_scope(text) IS
-'Whether the key that the transaction acts for has a scope, or meets an expression of scopes';
-
-CREATE FUNCTION keysmith.whoami() RETURNS jsonb
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
-COMMENT ON FUNCTION keysmith.whoami() IS
-'A profile of the key that the transaction acts for, and of its tenant';
-
-CREATE FUNCTION keysmith.sign_out() RETURNS void
-LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';
-COMMENT ON FUNCTION keysmith.sign_out() IS
-'Ends the identity before the transaction ends';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:76
--- requires:
---   identity
-
--- The audit.
-
--- Under an identity, what was done to keys of another environment is out of sight. Only who
--- sees a part has to look up whose an entry is.
-CREATE VIEW keysmith_private.all_audit AS
-SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.session_role, c.acting_key,
-       c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
-       (SELECT t.tenant_id FROM keysmith_private.tenant t
-        WHERE t.keyspace = a.keyspace AND t.name = c.tenant) AS tenant_id,
-       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = c.key_id) AS environment
-FROM keysmith_private.audit_entry a
-LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content;
-SELECT keysmith_private.publish('audit', '{tenant_id,environment}');
-COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
-COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
-COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, counted from 1';
-COMMENT ON COLUMN keysmith.audit.at IS 'When it was done';
-COMMENT ON COLUMN keysmith.audit.action IS 'What was done, such as mint or define_role';
-COMMENT ON COLUMN keysmith.audit.tenant IS 'The name of the tenant that it concerns';
-COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that it is about';
-COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
-COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
-COMMENT ON COLUMN keysmith.audit.acting_key IS 'The key that the transaction acted for';
-COMMENT ON COLUMN keysmith.audit.client IS 'Where the session came from; null for a socket';
-COMMENT ON COLUMN keysmith.audit.before IS 'What there was before, without secrets; null for nothing';
-COMMENT ON COLUMN keysmith.audit.after IS 'What there was afterwards, without secrets; null for nothing';
-COMMENT ON COLUMN keysmith.audit.hash IS 'The seal: a hash over the entry and the hash before it, in hexadecimal';
-
-CREATE FUNCTION keysmith.audit_heads(
-    OUT keyspace text,
-    OUT entry bigint,
-    OUT hash text,
-    OUT at timestamptz
-) RETURNS SETOF record
-LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_heads';
-COMMENT ON FUNCTION keysmith.audit_heads() IS
-'The last entry of each chain: kept elsewhere, it shows later that none was cut off';
-
-CREATE FUNCTION keysmith.audit_verify(
-    heads jsonb DEFAULT NULL,
-    OUT keyspace text,
-    OUT ok boolean,
-    OUT entries bigint,
-    OUT first_bad bigint,
-    OUT problem text
-) RETURNS SETOF record
-LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_verify';
-COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
-'Checks each keyspace''s chain, also against heads that were kept, and names the first bad entry';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:77
--- requires:
---   audit
-
--- Row-level security for applications' own tables.
-
--- The policies that isolate() made, so that their loss is noticed. The table's number is that of one
--- database of one server: what was restored elsewhere is found by its name.
-CREATE TABLE keysmith_private.isolated_table (
-    server             bigint NOT NULL,
-    database           oid NOT NULL,
-    relation           oid NOT NULL,
-    schema_name        text COLLATE "C" NOT NULL,
-    table_name         text COLLATE "C" NOT NULL,
-    tenant_column      text COLLATE "C" NOT NULL,
-    tenant_number      smallint NOT NULL,
-    keyspace           text COLLATE "C",
-    environment_column text COLLATE "C",
-    environment_number smallint,
-    has_access         boolean NOT NULL,
-    was_enabled        boolean NOT NULL,
-    was_forced         boolean NOT NULL,
-    isolated_at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    PRIMARY KEY (server, database, relation)
-);
-COMMENT ON TABLE keysmith_private.isolated_table IS 'Tables that isolate() was called for, and their policies as it made them';
-COMMENT ON COLUMN keysmith_private.isolated_table.server IS 'The server and the database in which relation is the table''s number';
-COMMENT ON COLUMN keysmith_private.isolated_table.tenant_number IS 'The column''s number, which stays when the column is renamed';
-COMMENT ON COLUMN keysmith_private.isolated_table.has_access IS 'Whether there is to be keysmith_access: other policies permit rows otherwise';
-COMMENT ON COLUMN keysmith_private.isolated_table.was_enabled IS 'Whether row security was enabled before; release() restores it';
-COMMENT ON COLUMN keysmith_private.isolated_table.was_forced IS 'Whether row security was forced before; release() restores it';
-SELECT pg_catalog.pg_extension_config_dump('keysmith_private.isolated_table', '');
-
--- Entries with their tables: by number where the number is of this database, and by name.
--- Both may be found, where a table was renamed and another was made under its name.
-CREATE VIEW keysmith_private.isolated AS
-WITH entry AS (
-    SELECT t.*, t.server = s.system_identifier AND t.database = d.oid AS is_here
-    FROM keysmith_private.isolated_table t, pg_catalog.pg_control_system() s, pg_catalog.pg_database d
-    WHERE d.datname = pg_catalog.current_database()
-)
-SELECT e.*, c.oid AS found, true AS is_same, false AS is_namesake
-FROM entry e JOIN pg_catalog.pg_class c ON c.oid = e.relation
-WHERE e.is_here AND c.relkind IN ('r', 'p')
-UNION ALL
-SELECT e.*, c.oid, false, e.is_here AND EXISTS (
-           SELECT FROM pg_catalog.pg_class o WHERE o.oid = e.relation AND o.relkind IN ('r', 'p'))
-FROM entry e
-JOIN pg_catalog.pg_namespace n ON n.nspname = e.schema_name
-JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = e.table_name
-WHERE c.relkind IN ('r', 'p')
-  -- A table that has its own entry is not the table of another entry.
-  AND NOT EXISTS (SELECT FROM entry o WHERE o.is_here AND o.relation = c.oid);
-COMMENT ON VIEW keysmith_private.isolated IS 'Isolated tables that are there, with their entries in the register';
-
-CREATE FUNCTION keysmith_private.base_type(type oid) RETURNS oid
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH RECURSIVE made_of(oid, base) AS (
-        SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = type
-        UNION ALL
-        SELECT t.oid, t.typbasetype FROM made_of m JOIN pg_type t ON t.oid = m.base
-    )
-    SELECT m.oid FROM made_of m WHERE m.base = 0
-$$;
-COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The type itself, or what a domain is made of';
-
--- It is written as PostgreSQL prints it, so that a policy can be compared with it.
---
--- Sub-selects are evaluated once a query, and what they give can be looked up in an
--- index; bare calls would be made for each row.
-CREATE FUNCTION keysmith_private.isolation_condition(
-    relation oid, tenant_number smallint, keyspace text, environment_number smallint
-) RETURNS text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
-    WITH compared AS (
-        SELECT a.attnum, b.type = 'uuid'::regtype AS is_id,
-               CASE WHEN a.atttypid IN ('uuid'::regtype, 'text'::regtype) THEN quote_ident(a.attname)
-                    ELSE format('(%I)::%s', a.attname,
-                                CASE WHEN b.type = 'uuid'::regtype THEN 'uuid' ELSE 'text' END) END AS operand
-        FROM pg_attribute a, LATERAL (SELECT keysmith_private.base_type(a.atttypid) AS type) b
-        WHERE a.attrelid = relation AND NOT a.attisdropped
-    ), parts AS (
-        SELECT 1 AS place, format('(%s = ( SELECT keysmith.%s() AS %2$s))', c.operand,
-                                  CASE WHEN c.is_id THEN 'current_tenant_id' ELSE 'current_tenant' END) AS part
-        FROM compared c WHERE c.attnum = tenant_number
-        UNION ALL
-        SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)', keyspace)
-        WHERE keyspace IS NOT NULL
-        UNION ALL
-        SELECT 3, format('(%s = ( SELECT keysmith.current_environment() AS current_environment))', c.operand)
-        FROM compared c WHERE c.attnum = environment_number
-    )
-    SELECT CASE count(*) WHEN 1 THEN min(part)
-                ELSE '(' || string_agg(part, ' AND ' ORDER BY place) || ')' END
-    FROM parts
-$$;
-COMMENT ON FUNCTION keysmith_private.isolation_condition(oid, smallint, text, smallint) IS
-'The condition of an isolated table''s policies, as PostgreSQL prints it';
-
--- A column by its number where that is known, else by its name. If it was renamed before a
--- dump was made, neither is right in the restored database: then it may be any column that the
--- policies compare.
-CREATE FUNCTION keysmith_private.columns_meant(relation oid, is_same boolean, number smallint, name text)
-RETURNS SETOF smallint
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT a.attnum FROM pg_attribute a
-    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
-      AND CASE
-          WHEN is_same THEN a.attnum = number
-          WHEN EXISTS (SELECT FROM pg_attribute o
-                       WHERE o.attrelid = relation AND o.attname = name) THEN a.attname = name
-          ELSE EXISTS (SELECT FROM pg_policy p JOIN pg_depend d ON d.objid = p.oid
-                       WHERE p.polrelid = relation AND d.classid = 'pg_policy'::regclass
-                         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = relation
-                         AND d.refobjsubid = a.attnum) END
-      AND number IS NOT NULL
-$$;
-COMMENT ON FUNCTION keysmith_private.columns_meant(oid, boolean, smallint, text) IS
-'The columns of a table that an entry of the register may mean';
-
--- No policy of isolate() is that long.
-CREATE FUNCTION keysmith_private.is_too_long(expression pg_catalog.pg_node_tree) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN pg_column_size(expression) > 100000 THEN true
-                ELSE octet_length(expression::text) > 100000 END
-$$;
-COMMENT ON FUNCTION keysmith_private.is_too_long(pg_catalog.pg_node_tree) IS
-'Whether an expression is too long to be looked at';
-
--- To print a policy PostgreSQL opens its table, with all that the table has. Its owner may have it
--- locked, or have put there what can't be read again, such as an expression that is nested too deep.
-CREATE FUNCTION keysmith_private.printed(expression pg_catalog.pg_node_tree, relation oid) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
-SET lock_timeout = '20ms' AS $$
-BEGIN
-    IF keysmith_private.is_too_long(expression) THEN
-        RETURN NULL;
-    END IF;
-    RETURN pg_get_expr(expression, relation);
-EXCEPTION
-    WHEN lock_not_available THEN
-        RETURN '';
-    WHEN OTHERS THEN
-        RETURN NULL;
-END $$;
-COMMENT ON FUNCTION keysmith_private.printed(pg_catalog.pg_node_tree, oid) IS
-'An expression of a table as PostgreSQL prints it; empty if the table is locked, null if it can''t be printed';
-
-CREATE FUNCTION keysmith_private.policy_fault(
-    relation oid, policy name, is_permissive boolean, condition text
-) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE
-        WHEN p.oid IS NULL THEN 'is gone'
-        WHEN p.polpermissive AND NOT is_permissive THEN 'is permissive'
-        WHEN is_permissive AND NOT p.polpermissive THEN 'is restrictive'
-        WHEN p.polcmd <> '*' THEN 'is for one command only'
-        WHEN p.polroles <> '{0}' THEN 'is for some roles only'
-        WHEN '' IN (e.visible, e.accepted) THEN 'can''t be read, since someone has locked the table'
-        WHEN condition IS NULL
-          OR e.visible IS DISTINCT FROM condition OR e.accepted IS DISTINCT FROM condition
-            THEN 'has another condition' END
-    FROM (SELECT) AS always
-    LEFT JOIN pg_policy p ON p.polrelid = relation AND p.polname = policy
-    LEFT JOIN LATERAL (SELECT keysmith_private.printed(p.polqual, relation) AS visible,
-                              keysmith_private.printed(p.polwithcheck, relation) AS accepted
-                       WHERE p.oid IS NOT NULL) e ON true
-$$;
-COMMENT ON FUNCTION keysmith_private.policy_fault(oid, name, boolean, text) IS
-'How a policy differs from what isolate() makes; null if it does not';
-
--- By which columns each table is isolated. Of several that an entry may mean, those count
--- which its policies compare. Without its columns a table has no condition to meet.
-CREATE VIEW keysmith_private.isolated_by AS
-SELECT DISTINCT ON (r.found) r.*
-FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tenant_column,
-             t.attnum AS tenant_number, t.atttypid AS tenant_type, i.keyspace,
-             coalesce(e.attname, i.environment_column) AS environment_column,
-             CASE WHEN t.attnum IS NOT NULL AND (e.attnum IS NOT NULL OR i.environment_number IS NULL)
-                  THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum) END AS condition
-      FROM keysmith_private.isolated i
-      LEFT JOIN LATERAL (
-          -- Not all columns: a view keeps them by name, and a later major has others.
-          SELECT a.attname, a.attnum, a.atttypid FROM pg_catalog.pg_attribute a
-          JOIN keysmith_private.columns_meant(
-              i.found, i.is_same, i.tenant_number, i.tenant_column) AS m (number) ON m.number = a.attnum
-          WHERE a.attrelid = i.found) t ON true
-      LEFT JOIN LATERAL (
-          SELECT a.attname, a.attnum FROM pg_catalog.pg_attribute a
-          JOIN keysmith_private.columns_meant(
-              i.found, i.is_same, i.environment_number, i.environment_column) AS m (number) ON m.number = a.attnum
-          WHERE a.attrelid = i.found) e ON true) r
-ORDER BY r.found,
-         keysmith_private.policy_fault(r.found, 'keysmith_tenant', false, r.condition) IS NULL
-         OR keysmith_private.policy_fault(r.found, 'keysmith_access', true, r.condition) IS NULL DESC;
-COMMENT ON VIEW keysmith_private.isolated_by IS
-'By which columns tables are isolated, and the condition that their policies must have';
-
--- Tables that Citus has distributed. Its catalog is there where it is installed.
-CREATE FUNCTION keysmith_private.distributed_tables() RETURNS SETOF oid
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
-        RETURN QUERY EXECUTE 'SELECT logicalrelid::oid FROM pg_catalog.pg_dist_partition';
-    END IF;
-END $$;
-COMMENT ON FUNCTION keysmith_private.distributed_tables() IS 'Tables that Citus has distributed';
-
--- Who brings requests to tables: whoever was given the level verifier, or a function that
--- decides. Administrators may call all functions.
-CREATE VIEW keysmith_private.verifying_role AS
-WITH RECURSIVE verifier(oid) AS (
-    (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level = 'verifier'
-     UNION
-     SELECT x.grantee FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
-     WHERE p.pronamespace = 'keysmith'::regnamespace AND x.grantee <> p.proowner
-       AND p.proname IN ('verify', 'verify_digest', 'verify_many', 'authenticate', 'pre_request')
-       AND x.grantee NOT IN (SELECT a.role FROM keysmith_private.access a WHERE a.level = 'admin'))
-    UNION
-    SELECT m.member FROM verifier v JOIN pg_catalog.pg_auth_members m ON m.roleid = v.oid
-)
-SELECT v.oid FROM verifier v WHERE v.oid <> 0;
-COMMENT ON VIEW keysmith_private.verifying_role IS 'Roles that decide about keys, and their members';
-
-CREATE FUNCTION keysmith_private.is_reachable(relation oid) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT c.relowner IN (SELECT v.oid FROM keysmith_private.verifying_role v)
-        OR EXISTS (
-            SELECT FROM (SELECT c.relacl AS acl
-                         UNION ALL SELECT a.attacl FROM pg_attribute a WHERE a.attrelid = c.oid) s,
-                        aclexplode(s.acl) x
-            WHERE x.grantee <> c.relowner
-              AND x.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE'))
-    FROM pg_class c WHERE c.oid = relation
-$$;
-COMMENT ON FUNCTION keysmith_private.is_reachable(oid) IS
-'Whether a table was granted to others than its owner, or its owner decides about keys';
-
--- What is wrong with isolated tables: by isolate(), or by policies that someone wrote with
--- our functions. A fault that lets a tenant see rows of another, or closes a table that
--- isolate() left open to its tenants, is an error; warnings are ways around policies.
-CREATE FUNCTION keysmith_private.isolation_problems(
-    wanted oid DEFAULT NULL, OUT relation oid, OUT level text, OUT problem text, OUT remedy text
-) RETURNS SETOF record
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-    WITH RECURSIVE entry AS MATERIALIZED (
-        SELECT i.* FROM keysmith_private.isolated i
-    ), known AS MATERIALIZED (
-        SELECT e.found AS oid, true AS is_registered FROM entry e
-        UNION
-        SELECT p.polrelid, false
-        FROM pg_policy p
-        JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
-             AND d.refclassid = 'pg_proc'::regclass
-        JOIN pg_proc f ON f.oid = d.refobjid
-        WHERE f.pronamespace = 'keysmith'::regnamespace
-          AND p.polrelid NOT IN (SELECT e.found FROM entry e)
-    ), isolated AS MATERIALIZED (
-        SELECT c.oid, c.oid::regclass AS name, c.relowner, c.relrowsecurity, c.relforcerowsecurity,
-               k.is_registered,
-               k.is_registered AND NOT c.relrowsecurity AND NOT EXISTS (
-                   SELECT FROM pg_policy p WHERE p.polrelid = c.oid
-                   AND p.polname IN ('keysmith_tenant', 'keysmith_access')) AS is_bare
-        FROM known k JOIN pg_class c USING (oid) WHERE wanted IS NULL OR c.oid = wanted
-    ), part(of, oid) AS (
-        SELECT i.oid, h.inhrelid FROM isolated i JOIN pg_inherits h ON h.inhparent = i.oid
-        UNION
-        SELECT p.of, h.inhrelid FROM part p JOIN pg_inherits h ON h.inhparent = p.oid
-    ), whole(of, oid) AS (
-        SELECT i.oid, h.inhparent FROM isolated i JOIN pg_inherits h ON h.inhrelid = i.oid
-        UNION
-        SELECT w.of, h.inhparent FROM whole w JOIN pg_inherits h ON h.inhrelid = w.oid
-    ), above(of, oid) AS (
-        SELECT i.oid, i.oid FROM isolated i
-        UNION
-        SELECT a.of, w.ev_class
-        FROM above a
-        JOIN pg_depend d ON d.refobjid = a.oid AND d.refclassid = 'pg_class'::regclass
-             AND d.classid = 'pg_rewrite'::regclass
-        JOIN pg_rewrite w ON w.oid = d.objid
-        JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
-    )
-    SELECT i.oid, 'error', 'it was isolated, and is not any more: all see all its rows',
-           'call keysmith.isolate() for it again, or keysmith.release()'
-    FROM isolated i WHERE i.is_bare
-    UNION ALL
-    SELECT i.oid, 'error', 'row security is off: all see all its rows',
-           format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', i.name)
-    FROM isolated i WHERE NOT i.relrowsecurity AND NOT i.is_bare
-    UNION ALL
-    SELECT i.oid, CASE WHEN i.is_registered THEN 'error' ELSE 'warning' END,
-           format('row security is not forced: its owner %s sees all its rows', i.relowner::regrole),
-           format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', i.name)
-    FROM isolated i
-    WHERE NOT i.relforcerowsecurity AND NOT i.is_bare AND (i.is_registered OR i.relrowsecurity)
-    UNION ALL
-    SELECT i.oid, 'error', format('policy %s %s', p.name, f.fault), 'call keysmith.isolate() for it again'
-    FROM isolated i
-    -- Not all tables' policies are printed for the sake of one.
-    JOIN keysmith_private.isolated_by e ON e.found = i.oid AND (wanted IS NULL OR e.found = wanted)
-    CROSS JOIN (VALUES ('keysmith_tenant', false), ('keysmith_access', true)) AS p (name, is_permissive)
-    CROSS JOIN LATERAL keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) AS f (fault)
-    WHERE f.fault IS NOT NULL AND (e.has_access OR NOT p.is_permissive) AND NOT i.is_bare
-    UNION ALL
-    SELECT i.oid, 'error', format('its owner %s %s, and sees all its rows', r.oid::regrole,
-                                  CASE WHEN r.rolsuper THEN 'is a superuser' ELSE 'has BYPASSRLS' END),
-           format('ALTER TABLE %s OWNER TO another role', i.name)
-    FROM isolated i JOIN pg_roles r ON r.oid = i.relowner
-    WHERE i.is_registered AND (r.rolsuper OR r.rolbypassrls)
-    UNION ALL
-    SELECT i.oid, 'error', format('its part %s can be read past it', p.oid::regclass),
-           format('REVOKE ALL ON %s FROM those who have it, or isolate it too', p.oid::regclass)
-    FROM isolated i JOIN part p ON p.of = i.oid
-    WHERE p.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(p.oid)
-    UNION ALL
-    SELECT i.oid, 'error', format('it is part of %s, which shows all its rows', w.oid::regclass),
-           format('call keysmith.isolate() for %s too', w.oid::regclass)
-    FROM isolated i JOIN whole w ON w.of = i.oid
-    WHERE w.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(w.oid)
-    UNION ALL
-    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'undistribute_table'
-    FROM isolated i WHERE i.oid IN (SELECT keysmith_private.distributed_tables())
-    UNION ALL
-    SELECT i.oid, 'warning', CASE c.relkind
-               WHEN 'm' THEN format('materialized view %s holds its rows for whoever may read it', c.oid::regclass)
-               ELSE format('view %s shows all its rows: it reads as %s', c.oid::regclass, r.oid::regrole) END,
-           CASE c.relkind WHEN 'm' THEN 'a table in its place, or let nobody read it'
-               ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
-    FROM isolated i
-    JOIN above a ON a.of = i.oid
-    JOIN pg_class c ON c.oid = a.oid AND c.relkind IN ('v', 'm')
-    JOIN pg_roles r ON r.oid = c.relowner
-    WHERE c.relkind = 'm'
-       OR (r.rolsuper OR r.rolbypassrls) AND NOT coalesce((
-              SELECT o.option_value::boolean FROM pg_options_to_table(c.reloptions) o
-              WHERE o.option_name = 'security_invoker'), false)
-    UNION ALL
-    SELECT i.oid, 'warning', 'it has the policies of isolate(), which does not know it',
-           'call keysmith.isolate() for it again'
-    FROM isolated i
-    WHERE NOT i.is_registered
-      AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = i.oid AND p.polname = 'keysmith_tenant')
-$$;
-COMMENT ON FUNCTION keysmith_private.isolation_problems(oid) IS
-'What is wrong with an isolated table, or with all of them, and what to do';
-
--- The state of a table before isolate() was first called for it. An entry of a table that was
--- dropped is not about another table of that name, unless its policies came with it.
-CREATE FUNCTION keysmith_private.before_isolation(
-    about oid, OUT is_isolated boolean, OUT was_enabled boolean, OUT was_forced boolean
-) RETURNS record
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT p.is_there OR i.found IS NOT NULL,
-           CASE WHEN p.is_there OR i.is_same OR NOT i.is_here THEN coalesce(i.was_enabled, false)
-                ELSE c.relrowsecurity END,
-           CASE WHEN p.is_there OR i.is_same OR NOT i.is_here THEN coalesce(i.was_forced, false)
-                ELSE c.relforcerowsecurity END
-    FROM pg_class c
-    CROSS JOIN LATERAL (SELECT EXISTS (
-        SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'keysmith_tenant')) p (is_there)
-    LEFT JOIN keysmith_private.isolated i ON i.found = c.oid AND NOT i.is_namesake
-    WHERE c.oid = about
-    ORDER BY i.is_same DESC NULLS LAST LIMIT 1
-$$;
-COMMENT ON FUNCTION keysmith_private.before_isolation(oid) IS
-'Whether a table is isolated, and what its row security was before that';
-
-CREATE FUNCTION keysmith_private.forget_isolated(known_as oid) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    DELETE FROM keysmith_private.isolated_table t USING keysmith_private.isolated i
-    WHERE (i.server, i.database, i.relation) = (t.server, t.database, t.relation)
-      AND i.found = known_as AND NOT i.is_namesake
-$$;
-COMMENT ON FUNCTION keysmith_private.forget_isolated(oid) IS 'Takes a table out of the register';
-
-CREATE FUNCTION keysmith_private.note_isolated(
-    relation oid, tenant_number smallint, keyspace text, environment_number smallint,
-    has_access boolean, was_enabled boolean, was_forced boolean
-) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    SELECT keysmith_private.forget_isolated(relation);
-    INSERT INTO keysmith_private.isolated_table AS t
-        (server, database, relation, schema_name, table_name, tenant_column, tenant_number, keyspace,
-         environment_column, environment_number, has_access, was_enabled, was_forced)
-    SELECT s.system_identifier, d.oid, c.oid, n.nspname, c.relname, a.attname, a.attnum, keyspace,
-           e.attname, e.attnum, has_access, was_enabled, was_forced
-    FROM pg_control_system() s
-    JOIN pg_database d ON d.datname = current_database()
-    JOIN pg_class c ON c.oid = relation
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = tenant_number
-    LEFT JOIN pg_attribute e ON e.attrelid = c.oid AND e.attnum = environment_number
-    -- A transaction with an old snapshot gets an error that tells it to try again.
-    ON CONFLICT ON CONSTRAINT isolated_table_pkey DO UPDATE SET isolated_at = excluded.isolated_at;
-    -- Of tables that are gone, the newest thousand are remembered.
-    DELETE FROM keysmith_private.isolated_table t
-    WHERE (t.server, t.database, t.relation) IN (
-        SELECT o.server, o.database, o.relation FROM keysmith_private.isolated_table o
-        WHERE NOT EXISTS (SELECT FROM keysmith_private.isolated i
-                          WHERE (i.server, i.database, i.relation) = (o.server, o.database, o.relation))
-        ORDER BY o.isolated_at DESC OFFSET 1000);
-$$;
-COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean) IS
-'Puts a table into the register, as isolate() made it';
-
--- The notices of isolate().
-CREATE FUNCTION keysmith_private.tell_of_isolation(about regclass, tenant_number smallint) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    found record;
-BEGIN
-    IF EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = about AND p.polpermissive
-               AND p.polname <> 'keysmith_access') THEN
-        RAISE NOTICE 'table % has policies of its own: they say which of a tenant''s rows are visible', about;
-    END IF;
-    FOR found IN
-        SELECT p.problem, p.remedy FROM keysmith_private.isolation_problems(about) p
-        UNION ALL
-        SELECT format('role %s has BYPASSRLS, and sees all its rows', r.oid::regrole), NULL
-        FROM pg_roles r, pg_class c
-        WHERE c.oid = about AND r.rolbypassrls AND NOT r.rolsuper AND r.oid <> c.relowner
-          AND has_table_privilege(r.oid, about, 'SELECT, INSERT, UPDATE, DELETE')
-        ORDER BY 1
-    LOOP
-        RAISE WARNING 'table %: %', about, found.problem
-            USING HINT = coalesce(found.remedy, 'Have applications use another role.');
-    END LOOP;
-    IF NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = about AND i.indisvalid
-                   AND i.indpred IS NULL AND i.indkey[0] = tenant_number) THEN
-        RAISE NOTICE 'table % has no index that begins with %', about, (
-            SELECT quote_ident(a.attname) FROM pg_attribute a
-            WHERE a.attrelid = about AND a.attnum = tenant_number)
-            USING HINT = 'With one, a tenant''s rows are found without reading the others.';
-    END IF;
-END $$;
-COMMENT ON FUNCTION keysmith_private.tell_of_isolation(regclass, smallint) IS
-'Tells whoever isolates a table of ways around it, and of what would make it faster';
-
-CREATE FUNCTION keysmith.isolate(
-    relation regclass,
-    tenant_column text,
-    keyspace text DEFAULT NULL,
-    environment_column text DEFAULT NULL
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
-COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
-'Has row-level security show and accept the rows of the tenant that is signed in, and no others';
-
-CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';
-COMMENT ON FUNCTION keysmith.release(regclass) IS
-'Undoes isolate: takes its policies away, and leaves row security as it was before';
-
--- For those who see everything, whatever rights they have on the catalogs.
-CREATE FUNCTION keysmith_private.isolation_states(
-    OUT relation oid, OUT tenant_column text, OUT keyspace text, OUT environment_column text, OUT problem text
-) RETURNS SETOF record
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-    SELECT b.found, b.tenant_column, b.keyspace, b.environment_column, p.problem
-    FROM keysmith_private.isolated_by b
-    LEFT JOIN (SELECT a.relation, string_agg(a.problem, '; ' ORDER BY a.problem) AS problem
-               FROM keysmith_private.isolation_problems() a WHERE a.level = 'error'
-               GROUP BY a.relation) p ON p.relation = b.found
-$$;
-COMMENT ON FUNCTION keysmith_private.isolation_states() IS 'What the view isolation shows';
-
-CREATE VIEW keysmith.isolation WITH (security_barrier) AS
-SELECT s.relation::regclass::text AS relation, s.tenant_column, s.keyspace, s.environment_column,
-       s.problem IS NULL AS ok, s.problem
-FROM keysmith_private.isolation_states() s
-ORDER BY 1;
-COMMENT ON VIEW keysmith.isolation IS 'Isolated tables, and whether their policies are as isolate() made them';
-COMMENT ON COLUMN keysmith.isolation.relation IS 'The isolated table';
-COMMENT ON COLUMN keysmith.isolation.tenant_column IS 'The column that tells whose a row is';
-COMMENT ON COLUMN keysmith.isolation.keyspace IS 'The keyspace that the tenants are of; null for any';
-COMMENT ON COLUMN keysmith.isolation.environment_column IS 'The column that tells a row''s environment; null for none';
-COMMENT ON COLUMN keysmith.isolation.ok IS 'Whether each tenant sees its rows, and no others';
-COMMENT ON COLUMN keysmith.isolation.problem IS 'What is wrong; null if nothing is';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:82
--- requires:
---   isolation
-
--- What a restore to the past would undo.
-
-CREATE FUNCTION keysmith.revocations_since(
-    since timestamptz,
-    OUT at timestamptz,
-    OUT action text,
-    OUT keyspace text,
-    OUT tenant text,
-    OUT key_id uuid,
-    OUT name text,
-    OUT reason text,
-    OUT changes jsonb
-) RETURNS SETOF record
-LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
-COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
-'What was ended or changed since a moment, so that a database restored to it can do it again';
-
-CREATE FUNCTION keysmith.replay_revocations(
-    revocations jsonb,
-    OUT action text,
-    OUT keyspace text,
-    OUT tenant text,
-    OUT key_id uuid,
-    OUT name text,
-    OUT outcome text
-) RETURNS SETOF record
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_replay_revocations';
-COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
-'Does again, in a restored database, what revocations_since listed; twice is as once';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:87
--- requires:
---   restore
+--   usage_standby
 
 -- Usage as it is read: views, pages, charts. A caller who may see one tenant only sees
 -- nothing of the others: see shows_everything().
@@ -2713,6 +1556,1111 @@ COMMENT ON COLUMN keysmith.top_refusals.key_snippet IS 'The prefix and the end o
 COMMENT ON COLUMN keysmith.top_refusals.requests IS 'How many requests';
 COMMENT ON COLUMN keysmith.top_refusals.last_day IS 'The last day with such a refusal, in UTC';
 COMMENT ON COLUMN keysmith.top_refusals.tenant_id IS 'The id of the tenant';
+
+CREATE VIEW keysmith_private.all_recent_refusals AS
+SELECT e.at, t.name AS tenant, e.keyspace, e.environment, k.label, k.key_snippet,
+       e.outcome AS reason, e.status, e.method, e.endpoint, e.ip, e.key_id, e.request_id, e.tenant_id
+FROM keysmith_private.usage_event e
+JOIN keysmith_private.tenant t USING (tenant_id)
+LEFT JOIN keysmith_private.key k USING (key_id)
+WHERE e.outcome <> 'ok' AND e.at > pg_catalog.clock_timestamp() - interval '24 hours'
+UNION ALL
+SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL, NULL
+FROM keysmith_private.usage_unknown_sample u
+WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours';
+SELECT keysmith_private.publish('recent_refusals', '{tenant_id}', 'ORDER BY at DESC');
+COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
+COMMENT ON COLUMN keysmith.recent_refusals.at IS 'When it was decided';
+COMMENT ON COLUMN keysmith.recent_refusals.tenant IS 'The name of the tenant whose key it is; null without a known key';
+COMMENT ON COLUMN keysmith.recent_refusals.keyspace IS 'The keyspace that was asked; empty for one that does not exist';
+COMMENT ON COLUMN keysmith.recent_refusals.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.recent_refusals.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.recent_refusals.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.recent_refusals.reason IS 'The exact cause, for the operator';
+COMMENT ON COLUMN keysmith.recent_refusals.status IS 'The HTTP status of the verdict, or what log_request gave in its place; null without a known key';
+COMMENT ON COLUMN keysmith.recent_refusals.method IS 'The HTTP method; null if it is not known';
+COMMENT ON COLUMN keysmith.recent_refusals.endpoint IS 'The path without its query, or what log_request gave; null if it is not known';
+COMMENT ON COLUMN keysmith.recent_refusals.ip IS 'The address that the request came from; null if it is not known';
+COMMENT ON COLUMN keysmith.recent_refusals.key_id IS 'Null for requests without a known key, of which samples are kept';
+COMMENT ON COLUMN keysmith.recent_refusals.request_id IS 'The name that the verdict gave to the decision';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   usage_views
+
+-- Digests, and look-ups by them.
+
+CREATE FUNCTION keysmith.digest(value text, algorithm text DEFAULT 'sha256') RETURNS text
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_text';
+COMMENT ON FUNCTION keysmith.digest(text, text) IS
+'What a protected column of text stores in place of a value; sha256, or hmac with the server''s pepper';
+
+CREATE FUNCTION keysmith.digest(value bytea, algorithm text DEFAULT 'sha256') RETURNS bytea
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_bytes';
+COMMENT ON FUNCTION keysmith.digest(bytea, text) IS
+'What a protected column of bytea stores in place of a value; sha256, or hmac with the server''s pepper';
+
+CREATE FUNCTION keysmith.digests(value text) RETURNS text[]
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_text';
+COMMENT ON FUNCTION keysmith.digests(text) IS
+'What a protected column may store of a value, under any pepper: WHERE email = ANY (keysmith.digests($1))';
+
+CREATE FUNCTION keysmith.digests(value bytea) RETURNS bytea[]
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_bytes';
+COMMENT ON FUNCTION keysmith.digests(bytea) IS
+'What a protected column may store of a value, under any pepper';
+
+CREATE FUNCTION keysmith.is_digest(stored text) RETURNS boolean
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_text';
+COMMENT ON FUNCTION keysmith.is_digest(text) IS 'Whether a text has the form of a stored digest';
+
+CREATE FUNCTION keysmith.is_digest(stored bytea) RETURNS boolean
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_bytes';
+COMMENT ON FUNCTION keysmith.is_digest(bytea) IS 'Whether bytes have the form of a stored digest';
+
+CREATE FUNCTION keysmith_private.matches_support(request internal) RETURNS internal
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_matches_support';
+COMMENT ON FUNCTION keysmith_private.matches_support(internal) IS
+'Has the planner look up matches in an index; PostgreSQL calls it';
+
+CREATE FUNCTION keysmith.matches(value text, stored text) RETURNS boolean
+LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
+AS 'MODULE_PATHNAME', 'keysmith_matches_text';
+COMMENT ON FUNCTION keysmith.matches(text, text) IS
+'Whether that is what is stored of a value; an index of the column is used';
+
+CREATE FUNCTION keysmith.matches(value bytea, stored bytea) RETURNS boolean
+LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
+AS 'MODULE_PATHNAME', 'keysmith_matches_bytes';
+COMMENT ON FUNCTION keysmith.matches(bytea, bytea) IS
+'Whether that is what is stored of a value; an index of the column is used';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   rows_digest
+
+-- Digests in place of values, in applications' own tables. What has to do with a table locks
+-- it by its OID, checks that the caller owns it, and never looks its name up.
+
+CREATE FUNCTION keysmith.hash_columns() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_hash_columns';
+COMMENT ON FUNCTION keysmith.hash_columns() IS
+'Row trigger before INSERT or UPDATE: stores digests in place of the values of the columns that it names; see protect';
+
+CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text DEFAULT 'sha256') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect';
+COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
+'Has a table store digests of what is written to the named columns; name=hmac for one with the server''s pepper';
+
+-- The first column stands by itself, so that an array of columns is never taken for this.
+CREATE FUNCTION keysmith.protect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
+RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_columns';
+COMMENT ON FUNCTION keysmith.protect(regclass, text, text[]) IS
+'Has a table store digests of what is written to the named columns, each an argument of its own';
+
+CREATE FUNCTION keysmith.unprotect(relation regclass, columns text[] DEFAULT '{}') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect';
+COMMENT ON FUNCTION keysmith.unprotect(regclass, text[]) IS
+'Undoes protect, for some columns or all: what is written from now on is stored as it is; digests stay';
+
+CREATE FUNCTION keysmith.unprotect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
+RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect_columns';
+COMMENT ON FUNCTION keysmith.unprotect(regclass, text, text[]) IS
+'Undoes protect for the named columns, each an argument of its own';
+
+CREATE PROCEDURE keysmith.protect_existing(
+    relation regclass,
+    pages bigint DEFAULT 100,
+    trust_digests boolean DEFAULT false
+)
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_existing';
+COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
+'Has the rows of a protected table that were there before digested in place, some pages a transaction; called again it goes on';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   rows_protect
+
+-- Seals over rows of applications' own tables. Tables are locked by their OIDs, and their
+-- names are never looked up.
+
+CREATE FUNCTION keysmith.seal_row() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_row';
+COMMENT ON FUNCTION keysmith.seal_row() IS
+'Row trigger before INSERT or UPDATE: keeps a digest over the other columns; see seal_rows';
+
+CREATE FUNCTION keysmith.seal_rows(
+    relation regclass,
+    columns text[] DEFAULT '{}',
+    seal_column text DEFAULT 'row_seal'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows';
+COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
+'Has a table keep a digest over the named columns of each row, or over all, in a column of that name';
+
+CREATE FUNCTION keysmith.seal_rows(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
+RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows_columns';
+COMMENT ON FUNCTION keysmith.seal_rows(regclass, text, text[]) IS
+'Has a table keep a digest over the named columns of each row, each an argument of its own';
+
+CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unseal_rows';
+COMMENT ON FUNCTION keysmith.unseal_rows(regclass) IS
+'Undoes seal_rows: seals are not kept any more, and stay as they are';
+
+-- It reads the heap itself. So it sees what is there when it has locked the table, whatever
+-- the snapshot of the query that calls it.
+CREATE FUNCTION keysmith.verify_rows(
+    relation regclass,
+    OUT part regclass,
+    OUT row_id tid,
+    OUT primary_key jsonb,
+    OUT problem text
+) RETURNS SETOF record
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_verify_rows';
+COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
+'The rows of a sealed table whose seal is missing or does not fit; deleted rows can''t be seen';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   rows_seals
+
+-- Which key changed how many rows of which table: a row a statement, in the same
+-- transaction as what it tells of.
+
+CREATE TABLE keysmith_private.touch (
+    key_id     uuid NOT NULL,
+    tenant_id  uuid NOT NULL,
+    schema     text NOT NULL,
+    relation   text NOT NULL,
+    operation  text COLLATE "C" NOT NULL,
+    rows       bigint,
+    first_at   timestamptz NOT NULL,
+    last_at    timestamptz NOT NULL,
+    request_id uuid
+);
+-- One index for both who asks for a key and who looks for what is old, key by key: each
+-- more would cost every statement on a tracked table.
+CREATE INDEX touch_of_key ON keysmith_private.touch (key_id, last_at);
+COMMENT ON TABLE keysmith_private.touch IS 'What keys did to tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith_private.touch.relation IS 'What the table was called then';
+COMMENT ON COLUMN keysmith_private.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
+
+DO $$
+BEGIN
+    PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.touch', '');
+END $$;
+
+CREATE FUNCTION keysmith.log_usage() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_log_usage';
+COMMENT ON FUNCTION keysmith.log_usage() IS
+'Statement trigger for application tables: notes which key changed how many rows; see track';
+
+-- These lock the table by its OID, check that the caller owns it, and never look its name up.
+CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_track';
+COMMENT ON FUNCTION keysmith.track(regclass) IS
+'Has statements that change a table noted, with the key that acts';
+
+CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
+COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; what was noted stays';
+
+CREATE VIEW keysmith_private.all_touches AS
+SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
+       t.first_at, t.last_at, t.request_id, t.tenant_id,
+       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = t.key_id) AS environment
+FROM keysmith_private.touch t
+JOIN keysmith_private.tenant n USING (tenant_id);
+SELECT keysmith_private.publish('touches', '{environment}');
+COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.touches.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.touches.schema IS 'The schema that the table was in then';
+COMMENT ON COLUMN keysmith.touches.relation IS 'What the table was called then';
+COMMENT ON COLUMN keysmith.touches.operation IS 'insert, update, delete or truncate';
+COMMENT ON COLUMN keysmith.touches.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
+COMMENT ON COLUMN keysmith.touches.first_at IS 'When the statement ran, or the first of those that were summed up';
+COMMENT ON COLUMN keysmith.touches.last_at IS 'When the statement ran, or the last of those that were summed up';
+COMMENT ON COLUMN keysmith.touches.request_id IS 'The name that the verdict gave to the decision; null for what was summed up';
+COMMENT ON COLUMN keysmith.touches.tenant_id IS 'The id of the tenant';
+
+CREATE FUNCTION keysmith_private.sum_up_touches(oldest timestamptz) RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    -- What a leaked key touched long ago still matters, statement by statement no more.
+    WITH RECURSIVE keys AS (
+        (SELECT key_id FROM keysmith_private.touch ORDER BY key_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.key_id FROM keysmith_private.touch t WHERE t.key_id > k.key_id ORDER BY t.key_id LIMIT 1)
+        FROM keys k WHERE k.key_id IS NOT NULL
+    ), old AS (
+        DELETE FROM keysmith_private.touch t USING keys k
+        WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
+    ), summed AS (
+        INSERT INTO keysmith_private.touch
+            (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
+        SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
+        FROM old GROUP BY 1, 2, 3, 4, 5
+    )
+    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) FROM old
+$$;
+COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
+'Sums up what was noted before a time, and tells how many notes fewer there are';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   tracking
+
+-- Deciding.
+
+CREATE FUNCTION keysmith.verify(
+    api_key text,
+    scopes text[] DEFAULT '{}',
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    spend bigint DEFAULT 0,
+    kind text DEFAULT NULL,
+    environment text DEFAULT NULL,
+    sign_in boolean DEFAULT false,
+    weight integer DEFAULT 1
+) RETURNS keysmith_private.verdict
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
+COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer) IS
+'Decides about a key; writes nothing unless it spends, and works in read-only transactions and on standbys';
+
+CREATE FUNCTION keysmith.verify_digest(
+    digest bytea,
+    scopes text[] DEFAULT '{}',
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    spend bigint DEFAULT 0,
+    kind text DEFAULT NULL,
+    environment text DEFAULT NULL,
+    sign_in boolean DEFAULT false,
+    weight integer DEFAULT 1
+) RETURNS keysmith_private.verdict
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
+COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
+'Decides about a key by its SHA-256, for callers who hash on their side';
+
+CREATE FUNCTION keysmith.verify_many(
+    api_keys text[],
+    scopes text[] DEFAULT '{}',
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    kind text DEFAULT NULL,
+    environment text DEFAULT NULL
+) RETURNS SETOF keysmith_private.verdict
+LANGUAGE c PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_verify_many';
+COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text) IS
+'Decides about each of many keys: a verdict each, in their order';
+
+CREATE FUNCTION keysmith.authenticate(
+    headers jsonb,
+    method text,
+    path text,
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    variant text DEFAULT NULL,
+    spend bigint DEFAULT 0,
+    weight integer DEFAULT NULL
+) RETURNS keysmith_private.verdict
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
+COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
+'Decides about a request: finds the key in its headers, and what its route requires';
+
+CREATE TYPE keysmith_private.explanation AS (
+    step    integer,
+    rule    text,
+    outcome text,
+    reason  text,
+    saw     text
+);
+CREATE DOMAIN keysmith.explanation AS keysmith_private.explanation;
+COMMENT ON DOMAIN keysmith.explanation IS 'A rule, as explain_verify returns it: for variables';
+COMMENT ON TYPE keysmith_private.explanation IS 'What a rule saw; the first that refuses decides';
+COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in the order in which they are asked, from 1';
+COMMENT ON COLUMN keysmith_private.explanation.rule IS 'The name of the rule';
+COMMENT ON COLUMN keysmith_private.explanation.outcome IS 'pass, refuse or not reached';
+COMMENT ON COLUMN keysmith_private.explanation.reason IS 'The reason of the refusal, where the rule refuses';
+COMMENT ON COLUMN keysmith_private.explanation.saw IS 'What the rule looked at, for the operator; its wording may change, and it is never a key';
+
+CREATE FUNCTION keysmith.explain_verify(
+    api_key text DEFAULT NULL,
+    scopes text[] DEFAULT '{}',
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    spend bigint DEFAULT 0,
+    kind text DEFAULT NULL,
+    environment text DEFAULT NULL,
+    sign_in boolean DEFAULT false,
+    weight integer DEFAULT NULL,
+    headers jsonb DEFAULT NULL,
+    method text DEFAULT NULL,
+    path text DEFAULT NULL,
+    variant text DEFAULT NULL
+) RETURNS SETOF keysmith_private.explanation
+LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
+COMMENT ON FUNCTION keysmith.explain_verify(
+    text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
+'Shows what each rule sees in what verify is asked, or, given a method and a path, authenticate';
+
+CREATE FUNCTION keysmith.client_ip(
+    headers jsonb,
+    peer inet,
+    trusted_proxies cidr[] DEFAULT '{}'
+) RETURNS inet
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
+COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
+'The client behind trusted proxies: the first address from the right that is not one of them';
+
+CREATE FUNCTION keysmith.pre_request() RETURNS void
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
+COMMENT ON FUNCTION keysmith.pre_request() IS
+'PostgREST''s db-pre-request: authenticates by request.headers, request.method and request.path, and raises PT401, PT403 or PT429';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   calls
+
+-- Keyspaces.
+
+CREATE FUNCTION keysmith.create_keyspace(
+    name text,
+    prefixes jsonb DEFAULT NULL,
+    empty_scopes text DEFAULT NULL,
+    default_scopes text[] DEFAULT '{}',
+    max_active_keys integer DEFAULT NULL,
+    at_max text DEFAULT NULL,
+    label_length integer DEFAULT NULL,
+    schemes text[] DEFAULT NULL,
+    unlisted_routes text DEFAULT NULL,
+    display jsonb DEFAULT NULL,
+    codes jsonb DEFAULT NULL,
+    plan_features jsonb DEFAULT NULL,
+    wildcards boolean DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    charges text[] DEFAULT NULL,
+    managed_by text DEFAULT NULL,
+    usage_log text DEFAULT NULL,
+    usage_details boolean DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean) IS
+'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
+
+CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_keyspace';
+COMMENT ON FUNCTION keysmith.alter_keyspace(text, jsonb) IS
+'Changes the options named in a JSON object, and leaves the others as they are';
+
+CREATE FUNCTION keysmith.event_channel(keyspace text DEFAULT 'default') RETURNS text
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_event_channel';
+COMMENT ON FUNCTION keysmith.event_channel(text) IS
+'The channel on which LISTEN receives a keyspace''s events';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_keyspace
+
+-- What a keyspace defines: scopes, roles and routes.
+
+CREATE FUNCTION keysmith.define_scope(
+    keyspace text,
+    scope text,
+    description text DEFAULT NULL,
+    implies text[] DEFAULT '{}'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_scope';
+COMMENT ON FUNCTION keysmith.define_scope(text, text, text, text[]) IS
+'Adds a scope to a keyspace''s catalogue, or changes it';
+
+CREATE FUNCTION keysmith.define_role(
+    keyspace text,
+    role text,
+    scopes text[]
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
+COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
+'Names a set of scopes, or changes what it holds; keys with the role follow at once';
+
+CREATE FUNCTION keysmith.define_route(
+    keyspace text,
+    method text,
+    pattern text,
+    scopes text[],
+    variant text DEFAULT NULL,
+    kind text DEFAULT NULL,
+    weight integer DEFAULT 1,
+    limits jsonb DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
+'Says which scopes a method and path require, all of a list; each may be an expression';
+
+CREATE FUNCTION keysmith.define_route(
+    keyspace text,
+    method text,
+    pattern text,
+    scopes text,
+    variant text DEFAULT NULL,
+    kind text DEFAULT NULL,
+    weight integer DEFAULT 1,
+    limits jsonb DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
+'Says which scopes a method and path require, as one expression such as a | (b & c)';
+
+CREATE FUNCTION keysmith.remove_route(
+    keyspace text,
+    method text,
+    pattern text,
+    variant text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_route';
+COMMENT ON FUNCTION keysmith.remove_route(text, text, text, text) IS
+'Takes a route out of the list; it is then one that is not listed';
+
+CREATE VIEW keysmith.routes WITH (security_barrier) AS
+SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits
+FROM keysmith_private.route r;
+COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
+COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
+COMMENT ON COLUMN keysmith.routes.method IS 'The HTTP method; * for any';
+COMMENT ON COLUMN keysmith.routes.pattern IS 'Which paths fit, such as /v1/images/{id}';
+COMMENT ON COLUMN keysmith.routes.variant IS 'The variant of the route; null for the one without a name';
+COMMENT ON COLUMN keysmith.routes.scopes IS 'What the key must hold, an expression; empty where any good key will do';
+COMMENT ON COLUMN keysmith.routes.kind IS 'What the key must be; null for any';
+COMMENT ON COLUMN keysmith.routes.weight IS 'How many calls a request counts for in rate limits';
+COMMENT ON COLUMN keysmith.routes.limits IS 'Rate limits of each key on the route, in place of others of the same name';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_catalogue
+
+-- Tenants and their members.
+
+CREATE FUNCTION keysmith.create_tenant(
+    name text,
+    keyspace text DEFAULT 'default',
+    plan text DEFAULT NULL,
+    metadata jsonb DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    credits jsonb DEFAULT NULL
+) RETURNS uuid
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb) IS
+'Makes a tenant and returns its id';
+
+CREATE FUNCTION keysmith.alter_tenant(
+    tenant text,
+    changes jsonb,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
+COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
+'Changes a tenant''s plan, metadata, limits or credits, as a JSON object names them';
+
+CREATE FUNCTION keysmith.suspend_tenant(
+    tenant text,
+    keyspace text DEFAULT 'default',
+    reason text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_suspend_tenant';
+COMMENT ON FUNCTION keysmith.suspend_tenant(text, text, text) IS
+'Has all keys of a tenant refused until it is resumed';
+
+CREATE FUNCTION keysmith.resume_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_resume_tenant';
+COMMENT ON FUNCTION keysmith.resume_tenant(text, text) IS
+'Ends a suspension';
+
+CREATE FUNCTION keysmith.set_member(
+    tenant text,
+    member text,
+    role text,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_set_member';
+COMMENT ON FUNCTION keysmith.set_member(text, text, text, text) IS
+'Adds a member to a tenant, or changes the member''s role; their keys follow at once';
+
+CREATE FUNCTION keysmith.remove_member(
+    tenant text,
+    member text,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_member';
+COMMENT ON FUNCTION keysmith.remove_member(text, text, text) IS
+'Removes a member from a tenant; their keys are refused from that commit on';
+
+CREATE VIEW keysmith_private.all_tenants AS
+SELECT t.name AS tenant,
+       t.keyspace,
+       t.plan,
+       CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS status,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
+        WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)
+          AND k.revoked_at IS NULL AND k.disabled_at IS NULL
+          AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
+        WHERE k.tenant_id = t.tenant_id
+          AND k.environment = coalesce(i.environment, k.environment)) AS keys,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
+       CASE
+           WHEN c.refilled_at NOT BETWEEN
+                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+                    AND pg_catalog.clock_timestamp() + '24 hours'
+           THEN greatest(c.balance, c.refill)
+           ELSE c.balance
+       END AS credits,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits,
+       greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith_private.key k
+                 JOIN keysmith_private.usage_last l USING (key_id)
+                 WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
+                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL
+                   AND d.environment = coalesce(i.environment, d.environment))) AS last_used_at,
+       t.created_at,
+       t.suspended_at,
+       t.suspended_reason,
+       t.metadata,
+       t.tenant_id
+FROM keysmith_private.tenant t
+LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
+-- A key sees its own environment.
+CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
+SELECT keysmith_private.publish('tenants');
+COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
+COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
+COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.tenants.plan IS 'The plan of the tenant; null for none';
+COMMENT ON COLUMN keysmith.tenants.status IS 'active or suspended';
+COMMENT ON COLUMN keysmith.tenants.active_keys IS 'Keys that are not disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.tenants.keys IS 'All of its keys, revoked ones too';
+COMMENT ON COLUMN keysmith.tenants.members IS 'How many members it has';
+COMMENT ON COLUMN keysmith.tenants.credits IS 'Its own credits that are left; null where it has none to spend';
+COMMENT ON COLUMN keysmith.tenants.limits IS 'Rate limits of all its keys of an environment together';
+COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'When a key of it was last let in';
+COMMENT ON COLUMN keysmith.tenants.created_at IS 'When the tenant was made';
+COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'When it was suspended; null if it is active';
+COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'What suspend_tenant was given as the reason';
+COMMENT ON COLUMN keysmith.tenants.metadata IS 'A JSON object of yours';
+COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_tenant
+
+-- Keys as they are shown: never a digest, never a secret.
+
+CREATE VIEW keysmith_private.all_keys AS
+SELECT k.key_id,
+       t.name AS tenant,
+       k.keyspace,
+       k.label,
+       CASE
+           WHEN k.revoked_at IS NOT NULL THEN 'revoked'
+           WHEN k.expires_at <= pg_catalog.clock_timestamp() THEN 'expired'
+           WHEN k.disabled_at IS NOT NULL THEN 'disabled'
+           ELSE 'active'
+       END AS status,
+       k.kind,
+       k.environment,
+       k.key_prefix,
+       k.key_snippet,
+       k.scopes,
+       k.role,
+       k.owner,
+       k.allowlist,
+       -- Its own come first, then those that it shares, with the key whose limits they are.
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[5], 'limit', l.part[2]::bigint, 'window', l.part[3],
+               'burst', l.part[4]::bigint)
+               || CASE WHEN l.part[1] IS NULL THEN '{}'
+                      ELSE pg_catalog.jsonb_build_object('shared_with', l.part[1]) END ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(
+                 pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
+                 '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits,
+       CASE
+           WHEN c.refilled_at NOT BETWEEN
+                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+                    AND pg_catalog.clock_timestamp() + '24 hours'
+           THEN greatest(c.balance, c.refill)
+           ELSE c.balance
+       END AS credits,
+       k.expires_at,
+       k.created_at,
+       k.created_by,
+       -- Folded or not. Who does not ask for the column does not pay for it.
+       greatest((SELECT l.used_at FROM keysmith_private.usage_last l WHERE l.key_id = k.key_id),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
+                 WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id)) AS last_used_at,
+       k.revoked_at,
+       k.revoked_reason,
+       k.rotated_to,
+       k.metadata,
+       k.display_id,
+       k.tenant_id
+FROM keysmith_private.key k
+JOIN keysmith_private.tenant t USING (tenant_id)
+LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.purse, k.origin, k.key_id);
+
+CREATE VIEW keysmith_private.key_listing AS
+SELECT key_id, tenant, keyspace, label, status, kind, environment, key_prefix, key_snippet, scopes, role,
+       owner, allowlist, limits, credits, expires_at, created_at, created_by, last_used_at, revoked_at,
+       revoked_reason, rotated_to, metadata, display_id
+FROM keysmith_private.all_keys;
+COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
+SELECT keysmith_private.publish('keys', '{tenant_id}');
+COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
+COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.keys.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.keys.status IS 'active, disabled, expired or revoked, as of now';
+COMMENT ON COLUMN keysmith.keys.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.keys.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.keys.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
+COMMENT ON COLUMN keysmith.keys.role IS 'Its own role, which it never exceeds';
+COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that it may be used from; null for anywhere';
+COMMENT ON COLUMN keysmith.keys.limits IS 'Its rate limits, with those that it shares with the key that made it; others hold besides';
+COMMENT ON COLUMN keysmith.keys.credits IS 'What is left of its credits, or of those of the key that made it; null where its tenant pays';
+COMMENT ON COLUMN keysmith.keys.expires_at IS 'When the key ends; null for never';
+COMMENT ON COLUMN keysmith.keys.created_at IS 'When the key was made';
+COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made it';
+COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last let in; refused requests are no use of it';
+COMMENT ON COLUMN keysmith.keys.revoked_at IS 'When it was revoked; null if it was not';
+COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'What revoke was given; else revoked, rotated, regenerated, replaced or leaked: SOURCE';
+COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
+COMMENT ON COLUMN keysmith.keys.metadata IS 'A JSON object of yours, which every verdict carries';
+COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+
+-- What list_keys and alter_key return: the same columns. A view's own row type must not be a
+-- function's, or the view could not be changed without the function.
+CREATE TYPE keysmith_private.listed_key AS (
+    key_id         uuid,
+    tenant         text,
+    keyspace       text,
+    label          text,
+    status         text,
+    kind           text,
+    environment    text,
+    key_prefix     text,
+    key_snippet    text,
+    scopes         text[],
+    role           text,
+    owner          text,
+    allowlist      cidr[],
+    limits         jsonb,
+    credits        bigint,
+    expires_at     timestamptz,
+    created_at     timestamptz,
+    created_by     text,
+    last_used_at   timestamptz,
+    revoked_at     timestamptz,
+    revoked_reason text,
+    rotated_to     uuid,
+    metadata       jsonb,
+    display_id     text
+);
+CREATE DOMAIN keysmith.listed_key AS keysmith_private.listed_key;
+COMMENT ON DOMAIN keysmith.listed_key IS 'A key, as list_keys and alter_key return it: for variables';
+COMMENT ON TYPE keysmith_private.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
+
+DO $$
+DECLARE
+    about record;
+BEGIN
+    FOR about IN
+        SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum) AS comment
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = 'keysmith.keys'::pg_catalog.regclass AND a.attnum > 0
+    LOOP
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.key_listing.%I IS %L', about.attname, about.comment);
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.listed_key.%I IS %L', about.attname, about.comment);
+    END LOOP;
+END $$;
+
+CREATE FUNCTION keysmith.list_keys(
+    tenant text,
+    keyspace text DEFAULT 'default',
+    include_revoked boolean DEFAULT false
+) RETURNS SETOF keysmith_private.listed_key
+LANGUAGE c ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_list_keys';
+COMMENT ON FUNCTION keysmith.list_keys(text, text, boolean) IS
+'The keys of a tenant, the oldest first';
+
+CREATE VIEW keysmith.expiring_soon WITH (security_barrier) AS
+SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
+       k.expires_at, pg_catalog.date_trunc('second', k.expires_at - pg_catalog.clock_timestamp()) AS ends_in,
+       k.last_used_at, k.rotated_to, k.key_id
+FROM keysmith.keys k
+WHERE k.status = 'active' AND k.expires_at < pg_catalog.clock_timestamp() + interval '30 days'
+ORDER BY k.expires_at, k.key_id;
+COMMENT ON VIEW keysmith.expiring_soon IS 'Active keys that end within 30 days, those that end first above';
+COMMENT ON COLUMN keysmith.expiring_soon.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.expiring_soon.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.expiring_soon.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.expiring_soon.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.expiring_soon.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.expiring_soon.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.expiring_soon.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith.expiring_soon.expires_at IS 'When the key ends';
+COMMENT ON COLUMN keysmith.expiring_soon.ends_in IS 'How long that is from now';
+COMMENT ON COLUMN keysmith.expiring_soon.last_used_at IS 'When the key was last let in; refused requests are no use of it';
+COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'Its successor: one that has none ends without';
+COMMENT ON COLUMN keysmith.expiring_soon.key_id IS 'The id of the key; no secret';
+
+CREATE VIEW keysmith_private.all_stale_keys AS
+SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
+       k.created_at, k.last_used_at,
+       pg_catalog.date_trunc('second',
+           pg_catalog.clock_timestamp() - coalesce(k.last_used_at, k.created_at)) AS unused_for,
+       k.key_id, k.tenant_id
+FROM keysmith_private.all_keys k
+JOIN keysmith_private.keyspace s USING (keyspace)
+WHERE k.status = 'active' AND s.usage_log = 'everything'
+  AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true);
+SELECT keysmith_private.publish('stale_keys', '{tenant_id}', 'ORDER BY unused_for DESC, key_id');
+COMMENT ON VIEW keysmith.stale_keys IS 'Active keys that were never let in, or not for 90 days';
+COMMENT ON COLUMN keysmith.stale_keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.stale_keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.stale_keys.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.stale_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.stale_keys.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.stale_keys.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.stale_keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith.stale_keys.created_at IS 'When the key was made';
+COMMENT ON COLUMN keysmith.stale_keys.last_used_at IS 'When the key was last let in; null for never';
+COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'Since it was last let in, or else made';
+COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; no secret';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_listing
+
+-- Keys: made, changed, ended.
+
+-- What a new key is returned as. No other value ever holds api_key.
+CREATE TYPE keysmith_private.minted AS (
+    key_id      uuid,
+    api_key     text,
+    key_prefix  text,
+    key_snippet text,
+    label       text,
+    environment text,
+    kind        text,
+    scopes      text[],
+    expires_at  timestamptz,
+    created_at  timestamptz,
+    display_id  text
+);
+CREATE DOMAIN keysmith.minted AS keysmith_private.minted;
+COMMENT ON DOMAIN keysmith.minted IS 'A new key, as mint returns it: for variables';
+COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is shown this once';
+COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, shown this once; null for one that was imported';
+COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith_private.minted.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith_private.minted.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith_private.minted.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
+COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'When the key ends; null for never';
+COMMENT ON COLUMN keysmith_private.minted.created_at IS 'When the key was made';
+COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+
+CREATE FUNCTION keysmith.mint(
+    tenant text,
+    label text DEFAULT NULL,
+    environment text DEFAULT NULL,
+    kind text DEFAULT 'secret',
+    scopes text[] DEFAULT '{}',
+    role text DEFAULT NULL,
+    owner text DEFAULT NULL,
+    allowlist cidr[] DEFAULT NULL,
+    expires_at timestamptz DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    credits bigint DEFAULT NULL,
+    metadata jsonb DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS keysmith_private.minted
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_mint';
+COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text) IS
+'Makes a key; its api_key is returned this once and kept nowhere';
+
+CREATE FUNCTION keysmith.import_key(
+    tenant text,
+    digest bytea,
+    algorithm text DEFAULT 'sha256',
+    label text DEFAULT NULL,
+    environment text DEFAULT NULL,
+    kind text DEFAULT 'secret',
+    scopes text[] DEFAULT '{}',
+    role text DEFAULT NULL,
+    owner text DEFAULT NULL,
+    allowlist cidr[] DEFAULT NULL,
+    expires_at timestamptz DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    credits bigint DEFAULT NULL,
+    metadata jsonb DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    key_prefix text DEFAULT NULL,
+    key_snippet text DEFAULT NULL
+) RETURNS keysmith_private.minted
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
+COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
+'Takes over a key from elsewhere by the SHA-256 of the whole key, without its plaintext';
+
+CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
+COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
+'Changes the fields named in a JSON object, and returns the key as it is then';
+
+CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
+COMMENT ON FUNCTION keysmith.rotate(uuid, interval) IS
+'Makes a successor that inherits everything; the old key ends with the grace';
+
+CREATE FUNCTION keysmith.regenerate(
+    tenant text,
+    label text DEFAULT NULL,
+    environment text DEFAULT NULL,
+    kind text DEFAULT 'secret',
+    keyspace text DEFAULT 'default'
+) RETURNS keysmith_private.minted
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_regenerate';
+COMMENT ON FUNCTION keysmith.regenerate(text, text, text, text, text) IS
+'Replaces a tenant''s one key at once, as products with a single key per account do';
+
+CREATE FUNCTION keysmith.disable(key_id uuid) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_disable';
+COMMENT ON FUNCTION keysmith.disable(uuid) IS
+'Has a key refused until it is enabled';
+
+CREATE FUNCTION keysmith.enable(key_id uuid) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_enable';
+COMMENT ON FUNCTION keysmith.enable(uuid) IS
+'Ends a disablement';
+
+CREATE FUNCTION keysmith.revoke(key_id uuid, reason text DEFAULT NULL) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke';
+COMMENT ON FUNCTION keysmith.revoke(uuid, text) IS
+'Ends a key for good, from this commit on';
+
+CREATE FUNCTION keysmith.report_leak(api_key text, source text) RETURNS SETOF uuid
+LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_report_leak';
+COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
+'Revokes a secret key that was found in the open, wherever it is used, and returns its ids';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_key
+
+-- Credits, as administrators give them.
+
+CREATE FUNCTION keysmith.add_credits(
+    amount bigint,
+    key_id uuid DEFAULT NULL,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS bigint
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_credits';
+COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
+'Adds to the credits of a key or a tenant, and returns how many it has then';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_credits
+
+-- Standbys, waited for.
+
+CREATE FUNCTION keysmith.wait_for_replay(timeout interval DEFAULT '10 seconds') RETURNS integer
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_wait_for_replay';
+COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
+'Returns, with their number, when all attached standbys have replayed what is committed';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_replay
+
+-- Access: which roles may do what.
+
+CREATE FUNCTION keysmith.grant_access(
+    role regrole,
+    level text,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
+COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
+'Lets a role verify, issue (for one tenant, or the one that is signed in), audit or administer';
+
+CREATE FUNCTION keysmith_private.lock_holder(pid integer, virtualtransaction text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN pid IS NULL THEN
+            format('prepared transaction %L', (SELECT x.gid FROM pg_locks l JOIN pg_prepared_xacts x
+                                               ON l.locktype = 'transactionid' AND x.transaction = l.transactionid
+                                               WHERE l.virtualtransaction = lock_holder.virtualtransaction))
+        ELSE format('session %s of role %I', pid, (SELECT a.usename FROM pg_stat_activity a
+                                                   WHERE a.pid = lock_holder.pid))
+    END
+$$;
+COMMENT ON FUNCTION keysmith_private.lock_holder(integer, text) IS
+'The session or prepared transaction that an administrator has to end';
+
+CREATE FUNCTION keysmith_private.privileges_changed_by() RETURNS SETOF xid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- A role can name, and so grant, what is in the schema that it has USAGE on.
+    SELECT xmax FROM pg_proc WHERE pronamespace = 'keysmith'::regnamespace
+    UNION SELECT xmax FROM pg_class WHERE relnamespace = 'keysmith'::regnamespace
+    UNION SELECT xmax FROM pg_namespace WHERE nspname = 'keysmith'
+$$;
+COMMENT ON FUNCTION keysmith_private.privileges_changed_by() IS
+'Transactions that tried to change privileges of the extension''s objects: not committed yet, or rolled back';
+
+CREATE FUNCTION keysmith.revoke_access(
+    role regrole,
+    level text DEFAULT NULL,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke_access';
+COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
+'Takes away what grant_access gave: all of it, a level, or a tenant of an issuer';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_access
+
+-- What there is to say of the key that the transaction acts for.
+
+CREATE FUNCTION keysmith.whoami() RETURNS jsonb
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
+COMMENT ON FUNCTION keysmith.whoami() IS
+'A profile of the key that the transaction acts for, and of its tenant';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_profile
+
+-- What a restore to the past would undo.
+
+CREATE FUNCTION keysmith.revocations_since(
+    since timestamptz,
+    OUT at timestamptz,
+    OUT action text,
+    OUT keyspace text,
+    OUT tenant text,
+    OUT key_id uuid,
+    OUT name text,
+    OUT reason text,
+    OUT changes jsonb
+) RETURNS SETOF record
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
+COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
+'What was ended or changed since a moment, so that a database restored to it can do it again';
+
+CREATE FUNCTION keysmith.replay_revocations(
+    revocations jsonb,
+    OUT action text,
+    OUT keyspace text,
+    OUT tenant text,
+    OUT key_id uuid,
+    OUT name text,
+    OUT outcome text
+) RETURNS SETOF record
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_replay_revocations';
+COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
+'Does again, in a restored database, what revocations_since listed; twice is as once';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_revocations
+
+-- Proofs over the audit.
+
+CREATE FUNCTION keysmith.audit_heads(
+    OUT keyspace text,
+    OUT entry bigint,
+    OUT hash text,
+    OUT at timestamptz
+) RETURNS SETOF record
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_heads';
+COMMENT ON FUNCTION keysmith.audit_heads() IS
+'The last entry of each chain: kept elsewhere, it shows later that none was cut off';
+
+CREATE FUNCTION keysmith.audit_verify(
+    heads jsonb DEFAULT NULL,
+    OUT keyspace text,
+    OUT ok boolean,
+    OUT entries bigint,
+    OUT first_bad bigint,
+    OUT problem text
+) RETURNS SETOF record
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_verify';
+COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
+'Checks each keyspace''s chain, also against heads that were kept, and names the first bad entry';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_audit_proof
+
+-- Usage, in pages and charts.
 
 CREATE FUNCTION keysmith.usage_logs(
     tenant text,
@@ -2919,73 +2867,6 @@ END $$;
 COMMENT ON FUNCTION keysmith_private.usage_bars(
     uuid[], text, text, text, uuid, text, integer, integer, timestamptz) IS
 'The rows of usage_chart, for callers who may read the tables';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:92
--- requires:
---   usage_views
-
--- Which key changed how many rows of which table: a row a statement, in the same
--- transaction as what it tells of.
-
-CREATE TABLE keysmith_private.touch (
-    key_id     uuid NOT NULL,
-    tenant_id  uuid NOT NULL,
-    schema     text NOT NULL,
-    relation   text NOT NULL,
-    operation  text COLLATE "C" NOT NULL,
-    rows       bigint,
-    first_at   timestamptz NOT NULL,
-    last_at    timestamptz NOT NULL,
-    request_id uuid
-);
--- One index for both who asks for a key and who looks for what is old, key by key: each
--- more would cost every statement on a tracked table.
-CREATE INDEX touch_of_key ON keysmith_private.touch (key_id, last_at);
-COMMENT ON TABLE keysmith_private.touch IS 'What keys did to tracked tables; old statements are summed up';
-COMMENT ON COLUMN keysmith_private.touch.relation IS 'What the table was called then';
-COMMENT ON COLUMN keysmith_private.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
-
-DO $$
-BEGIN
-    PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.touch', '');
-END $$;
-
-CREATE FUNCTION keysmith.log_usage() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_log_usage';
-COMMENT ON FUNCTION keysmith.log_usage() IS
-'Statement trigger for application tables: notes which key changed how many rows; see track';
-
--- These lock the table by its OID, check that the caller owns it, and never look its name up.
-CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_track';
-COMMENT ON FUNCTION keysmith.track(regclass) IS
-'Has statements that change a table noted, with the key that acts';
-
-CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
-COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; what was noted stays';
-
-CREATE VIEW keysmith_private.all_touches AS
-SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
-       t.first_at, t.last_at, t.request_id, t.tenant_id,
-       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = t.key_id) AS environment
-FROM keysmith_private.touch t
-JOIN keysmith_private.tenant n USING (tenant_id);
-SELECT keysmith_private.publish('touches', '{environment}');
-COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
-COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.touches.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.touches.schema IS 'The schema that the table was in then';
-COMMENT ON COLUMN keysmith.touches.relation IS 'What the table was called then';
-COMMENT ON COLUMN keysmith.touches.operation IS 'insert, update, delete or truncate';
-COMMENT ON COLUMN keysmith.touches.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
-COMMENT ON COLUMN keysmith.touches.first_at IS 'When the statement ran, or the first of those that were summed up';
-COMMENT ON COLUMN keysmith.touches.last_at IS 'When the statement ran, or the last of those that were summed up';
-COMMENT ON COLUMN keysmith.touches.request_id IS 'The name that the verdict gave to the decision; null for what was summed up';
-COMMENT ON COLUMN keysmith.touches.tenant_id IS 'The id of the tenant';
 
 CREATE FUNCTION keysmith.blast_radius(
     key_id uuid,
@@ -3000,330 +2881,29 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:97
+-- src/lib.rs:39
 -- requires:
---   tracking
+--   manage_usage
 
--- Digests in place of values, in applications' own tables. What has to do with a table locks
--- it by its OID, checks that the caller owns it, and never looks its name up.
+-- Usage records, as operators watch them.
 
-CREATE FUNCTION keysmith.digest(value text, algorithm text DEFAULT 'sha256') RETURNS text
-LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_text';
-COMMENT ON FUNCTION keysmith.digest(text, text) IS
-'What a protected column of text stores in place of a value; sha256, or hmac with the server''s pepper';
+CREATE FUNCTION keysmith.usage_status(OUT name text, OUT value text) RETURNS SETOF record
+LANGUAGE c ROWS 30 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
+COMMENT ON FUNCTION keysmith.usage_status() IS
+'How usage records fare: room, counts since the start of the server, the worker, losses';
 
-CREATE FUNCTION keysmith.digest(value bytea, algorithm text DEFAULT 'sha256') RETURNS bytea
-LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_bytes';
-COMMENT ON FUNCTION keysmith.digest(bytea, text) IS
-'What a protected column of bytea stores in place of a value; sha256, or hmac with the server''s pepper';
-
-CREATE FUNCTION keysmith.digests(value text) RETURNS text[]
-LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_text';
-COMMENT ON FUNCTION keysmith.digests(text) IS
-'What a protected column may store of a value, under any pepper: WHERE email = ANY (keysmith.digests($1))';
-
-CREATE FUNCTION keysmith.digests(value bytea) RETURNS bytea[]
-LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_bytes';
-COMMENT ON FUNCTION keysmith.digests(bytea) IS
-'What a protected column may store of a value, under any pepper';
-
-CREATE FUNCTION keysmith.is_digest(stored text) RETURNS boolean
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_text';
-COMMENT ON FUNCTION keysmith.is_digest(text) IS 'Whether a text has the form of a stored digest';
-
-CREATE FUNCTION keysmith.is_digest(stored bytea) RETURNS boolean
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_bytes';
-COMMENT ON FUNCTION keysmith.is_digest(bytea) IS 'Whether bytes have the form of a stored digest';
-
-CREATE FUNCTION keysmith_private.matches_support(request internal) RETURNS internal
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_matches_support';
-COMMENT ON FUNCTION keysmith_private.matches_support(internal) IS
-'Has the planner look up matches in an index; PostgreSQL calls it';
-
-CREATE FUNCTION keysmith.matches(value text, stored text) RETURNS boolean
-LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
-AS 'MODULE_PATHNAME', 'keysmith_matches_text';
-COMMENT ON FUNCTION keysmith.matches(text, text) IS
-'Whether that is what is stored of a value; an index of the column is used';
-
-CREATE FUNCTION keysmith.matches(value bytea, stored bytea) RETURNS boolean
-LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
-AS 'MODULE_PATHNAME', 'keysmith_matches_bytes';
-COMMENT ON FUNCTION keysmith.matches(bytea, bytea) IS
-'Whether that is what is stored of a value; an index of the column is used';
-
-CREATE FUNCTION keysmith.hash_columns() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_hash_columns';
-COMMENT ON FUNCTION keysmith.hash_columns() IS
-'Row trigger before INSERT or UPDATE: stores digests in place of the values of the columns that it names; see protect';
-
-CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text DEFAULT 'sha256') RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect';
-COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
-'Has a table store digests of what is written to the named columns; name=hmac for one with the server''s pepper';
-
--- The first column stands by itself, so that an array of columns is never taken for this.
-CREATE FUNCTION keysmith.protect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
-RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_columns';
-COMMENT ON FUNCTION keysmith.protect(regclass, text, text[]) IS
-'Has a table store digests of what is written to the named columns, each an argument of its own';
-
-CREATE FUNCTION keysmith.unprotect(relation regclass, columns text[] DEFAULT '{}') RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect';
-COMMENT ON FUNCTION keysmith.unprotect(regclass, text[]) IS
-'Undoes protect, for some columns or all: what is written from now on is stored as it is; digests stay';
-
-CREATE FUNCTION keysmith.unprotect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
-RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect_columns';
-COMMENT ON FUNCTION keysmith.unprotect(regclass, text, text[]) IS
-'Undoes protect for the named columns, each an argument of its own';
-
-CREATE PROCEDURE keysmith.protect_existing(
-    relation regclass,
-    pages bigint DEFAULT 100,
-    trust_digests boolean DEFAULT false
-)
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_existing';
-COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
-'Has the rows of a protected table that were there before digested in place, some pages a transaction; called again it goes on';
-
-CREATE FUNCTION keysmith.hashing_state(
-    relation oid,
-    trigger_id oid,
-    OUT phase text,
-    OUT part text,
-    OUT round integer,
-    OUT pages_total bigint,
-    OUT pages_done bigint,
-    OUT rows_done bigint,
-    OUT started_at timestamptz,
-    OUT finished_at timestamptz
-) RETURNS SETOF record
-LANGUAGE c STABLE STRICT ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_hashing_state';
-COMMENT ON FUNCTION keysmith.hashing_state(oid, oid) IS
-'How far protect_existing is with a table, for who owns it or sees everything; hashing_progress calls it';
-
-CREATE VIEW keysmith.hashing_progress AS
-SELECT t.tgrelid::regclass AS relation, s.phase, s.part, s.round, s.pages_total, s.pages_done, s.rows_done,
-       s.started_at, s.finished_at
-FROM pg_catalog.pg_trigger t, LATERAL keysmith.hashing_state(t.tgrelid, t.oid) s
-WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
-  AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure;
-COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables of one''s own, and how far protect_existing is with each';
-COMMENT ON COLUMN keysmith.hashing_progress.relation IS 'The protected table';
-COMMENT ON COLUMN keysmith.hashing_progress.phase IS 'not begun, digesting rows or done';
-COMMENT ON COLUMN keysmith.hashing_progress.part IS 'The table, partition or child that it is at; null before and after';
-COMMENT ON COLUMN keysmith.hashing_progress.round IS 'The round that it is in: rows that moved meanwhile are met in another';
-COMMENT ON COLUMN keysmith.hashing_progress.pages_total IS 'How many pages the table had when it began';
-COMMENT ON COLUMN keysmith.hashing_progress.pages_done IS 'How many of these are done';
-COMMENT ON COLUMN keysmith.hashing_progress.rows_done IS 'How many rows were digested';
-COMMENT ON COLUMN keysmith.hashing_progress.started_at IS 'When it began; null if it has not';
-COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'When it was done; null if it is not';
+CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
+COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
+'Returns when all usage records that were made up to now in this database are stored';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:102
+-- src/lib.rs:39
 -- requires:
---   row_hashing
+--   manage_usage_status
 
--- Seals over rows of applications' own tables. Tables are locked by their OIDs, and their
--- names are never looked up.
-
-CREATE FUNCTION keysmith.seal_row() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_row';
-COMMENT ON FUNCTION keysmith.seal_row() IS
-'Row trigger before INSERT or UPDATE: keeps a digest over the other columns; see seal_rows';
-
-CREATE FUNCTION keysmith.seal_rows(
-    relation regclass,
-    columns text[] DEFAULT '{}',
-    seal_column text DEFAULT 'row_seal'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows';
-COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
-'Has a table keep a digest over the named columns of each row, or over all, in a column of that name';
-
-CREATE FUNCTION keysmith.seal_rows(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
-RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows_columns';
-COMMENT ON FUNCTION keysmith.seal_rows(regclass, text, text[]) IS
-'Has a table keep a digest over the named columns of each row, each an argument of its own';
-
-CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unseal_rows';
-COMMENT ON FUNCTION keysmith.unseal_rows(regclass) IS
-'Undoes seal_rows: seals are not kept any more, and stay as they are';
-
--- It reads the heap itself. So it sees what is there when it has locked the table, whatever
--- the snapshot of the query that calls it.
-CREATE FUNCTION keysmith.verify_rows(
-    relation regclass,
-    OUT part regclass,
-    OUT row_id tid,
-    OUT primary_key jsonb,
-    OUT problem text
-) RETURNS SETOF record
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_verify_rows';
-COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
-'The rows of a sealed table whose seal is missing or does not fit; deleted rows can''t be seen';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:107
--- requires:
---   row_seals
-
--- What there is, in numbers.
-
-CREATE FUNCTION keysmith.status(
-    OUT topic text,
-    OUT name text,
-    OUT value text
-) RETURNS SETOF record
-LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_status';
-COMMENT ON FUNCTION keysmith.status() IS
-'Counters: keys by state and by pepper, rate limits since the last start, usage and its worker';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:112
--- requires:
---   status
-
--- What an administrator looks at in psql. A caller who may see one tenant only sees
--- nothing of the others: see shows_everything().
-
-CREATE VIEW keysmith_private.all_tenants AS
-SELECT t.name AS tenant,
-       t.keyspace,
-       t.plan,
-       CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS status,
-       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
-        WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)
-          AND k.revoked_at IS NULL AND k.disabled_at IS NULL
-          AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
-       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
-        WHERE k.tenant_id = t.tenant_id
-          AND k.environment = coalesce(i.environment, k.environment)) AS keys,
-       (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
-       CASE
-           WHEN c.refilled_at NOT BETWEEN
-                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
-                    AND pg_catalog.clock_timestamp() + '24 hours'
-           THEN greatest(c.balance, c.refill)
-           ELSE c.balance
-       END AS credits,
-       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
-               'burst', l.part[3]::bigint) ORDER BY l.n)
-        FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
-             WITH ORDINALITY AS l (part, n)) AS limits,
-       greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith_private.key k
-                 JOIN keysmith_private.usage_last l USING (key_id)
-                 WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)),
-                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
-                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL
-                   AND d.environment = coalesce(i.environment, d.environment))) AS last_used_at,
-       t.created_at,
-       t.suspended_at,
-       t.suspended_reason,
-       t.metadata,
-       t.tenant_id
-FROM keysmith_private.tenant t
-LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
--- A key sees its own environment.
-CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
-SELECT keysmith_private.publish('tenants');
-COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
-COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
-COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
-COMMENT ON COLUMN keysmith.tenants.plan IS 'The plan of the tenant; null for none';
-COMMENT ON COLUMN keysmith.tenants.status IS 'active or suspended';
-COMMENT ON COLUMN keysmith.tenants.active_keys IS 'Keys that are not disabled, expired or revoked';
-COMMENT ON COLUMN keysmith.tenants.keys IS 'All of its keys, revoked ones too';
-COMMENT ON COLUMN keysmith.tenants.members IS 'How many members it has';
-COMMENT ON COLUMN keysmith.tenants.credits IS 'Its own credits that are left; null where it has none to spend';
-COMMENT ON COLUMN keysmith.tenants.limits IS 'Rate limits of all its keys of an environment together';
-COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'When a key of it was last let in';
-COMMENT ON COLUMN keysmith.tenants.created_at IS 'When the tenant was made';
-COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'When it was suspended; null if it is active';
-COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'What suspend_tenant was given as the reason';
-COMMENT ON COLUMN keysmith.tenants.metadata IS 'A JSON object of yours';
-COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
-
-CREATE VIEW keysmith.expiring_soon WITH (security_barrier) AS
-SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
-       k.expires_at, pg_catalog.date_trunc('second', k.expires_at - pg_catalog.clock_timestamp()) AS ends_in,
-       k.last_used_at, k.rotated_to, k.key_id
-FROM keysmith.keys k
-WHERE k.status = 'active' AND k.expires_at < pg_catalog.clock_timestamp() + interval '30 days'
-ORDER BY k.expires_at, k.key_id;
-COMMENT ON VIEW keysmith.expiring_soon IS 'Active keys that end within 30 days, those that end first above';
-COMMENT ON COLUMN keysmith.expiring_soon.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.expiring_soon.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.expiring_soon.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.expiring_soon.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.expiring_soon.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.expiring_soon.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.expiring_soon.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.expiring_soon.expires_at IS 'When the key ends';
-COMMENT ON COLUMN keysmith.expiring_soon.ends_in IS 'How long that is from now';
-COMMENT ON COLUMN keysmith.expiring_soon.last_used_at IS 'When the key was last let in; refused requests are no use of it';
-COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'Its successor: one that has none ends without';
-COMMENT ON COLUMN keysmith.expiring_soon.key_id IS 'The id of the key; no secret';
-
-CREATE VIEW keysmith_private.all_stale_keys AS
-SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
-       k.created_at, k.last_used_at,
-       pg_catalog.date_trunc('second',
-           pg_catalog.clock_timestamp() - coalesce(k.last_used_at, k.created_at)) AS unused_for,
-       k.key_id, k.tenant_id
-FROM keysmith_private.all_keys k
-JOIN keysmith_private.keyspace s USING (keyspace)
-WHERE k.status = 'active' AND s.usage_log = 'everything'
-  AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true);
-SELECT keysmith_private.publish('stale_keys', '{tenant_id}', 'ORDER BY unused_for DESC, key_id');
-COMMENT ON VIEW keysmith.stale_keys IS 'Active keys that were never let in, or not for 90 days';
-COMMENT ON COLUMN keysmith.stale_keys.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.stale_keys.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.stale_keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.stale_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.stale_keys.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.stale_keys.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.stale_keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.stale_keys.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith.stale_keys.last_used_at IS 'When the key was last let in; null for never';
-COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'Since it was last let in, or else made';
-COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; no secret';
-
-CREATE VIEW keysmith_private.all_recent_refusals AS
-SELECT e.at, t.name AS tenant, e.keyspace, e.environment, k.label, k.key_snippet,
-       e.outcome AS reason, e.status, e.method, e.endpoint, e.ip, e.key_id, e.request_id, e.tenant_id
-FROM keysmith_private.usage_event e
-JOIN keysmith_private.tenant t USING (tenant_id)
-LEFT JOIN keysmith_private.key k USING (key_id)
-WHERE e.outcome <> 'ok' AND e.at > pg_catalog.clock_timestamp() - interval '24 hours'
-UNION ALL
-SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL, NULL
-FROM keysmith_private.usage_unknown_sample u
-WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours';
-SELECT keysmith_private.publish('recent_refusals', '{tenant_id}', 'ORDER BY at DESC');
-COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
-COMMENT ON COLUMN keysmith.recent_refusals.at IS 'When it was decided';
-COMMENT ON COLUMN keysmith.recent_refusals.tenant IS 'The name of the tenant whose key it is; null without a known key';
-COMMENT ON COLUMN keysmith.recent_refusals.keyspace IS 'The keyspace that was asked; empty for one that does not exist';
-COMMENT ON COLUMN keysmith.recent_refusals.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.recent_refusals.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.recent_refusals.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.recent_refusals.reason IS 'The exact cause, for the operator';
-COMMENT ON COLUMN keysmith.recent_refusals.status IS 'The HTTP status of the verdict, or what log_request gave in its place; null without a known key';
-COMMENT ON COLUMN keysmith.recent_refusals.method IS 'The HTTP method; null if it is not known';
-COMMENT ON COLUMN keysmith.recent_refusals.endpoint IS 'The path without its query, or what log_request gave; null if it is not known';
-COMMENT ON COLUMN keysmith.recent_refusals.ip IS 'The address that the request came from; null if it is not known';
-COMMENT ON COLUMN keysmith.recent_refusals.key_id IS 'Null for requests without a known key, of which samples are kept';
-COMMENT ON COLUMN keysmith.recent_refusals.request_id IS 'The name that the verdict gave to the decision';
+-- Scopes that keys hold, and those that their requests need.
 
 CREATE FUNCTION keysmith.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_scopes_used';
@@ -3381,9 +2961,557 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; no 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:117
+-- src/lib.rs:39
 -- requires:
---   admin_views
+--   manage_scopes_used
+
+-- How far protect_existing is.
+
+CREATE FUNCTION keysmith.hashing_state(
+    relation oid,
+    trigger_id oid,
+    OUT phase text,
+    OUT part text,
+    OUT round integer,
+    OUT pages_total bigint,
+    OUT pages_done bigint,
+    OUT rows_done bigint,
+    OUT started_at timestamptz,
+    OUT finished_at timestamptz
+) RETURNS SETOF record
+LANGUAGE c STABLE STRICT ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_hashing_state';
+COMMENT ON FUNCTION keysmith.hashing_state(oid, oid) IS
+'How far protect_existing is with a table, for who owns it or sees everything; hashing_progress calls it';
+
+CREATE VIEW keysmith.hashing_progress AS
+SELECT t.tgrelid::regclass AS relation, s.phase, s.part, s.round, s.pages_total, s.pages_done, s.rows_done,
+       s.started_at, s.finished_at
+FROM pg_catalog.pg_trigger t, LATERAL keysmith.hashing_state(t.tgrelid, t.oid) s
+WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
+  AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure;
+COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables of one''s own, and how far protect_existing is with each';
+COMMENT ON COLUMN keysmith.hashing_progress.relation IS 'The protected table';
+COMMENT ON COLUMN keysmith.hashing_progress.phase IS 'not begun, digesting rows or done';
+COMMENT ON COLUMN keysmith.hashing_progress.part IS 'The table, partition or child that it is at; null before and after';
+COMMENT ON COLUMN keysmith.hashing_progress.round IS 'The round that it is in: rows that moved meanwhile are met in another';
+COMMENT ON COLUMN keysmith.hashing_progress.pages_total IS 'How many pages the table had when it began';
+COMMENT ON COLUMN keysmith.hashing_progress.pages_done IS 'How many of these are done';
+COMMENT ON COLUMN keysmith.hashing_progress.rows_done IS 'How many rows were digested';
+COMMENT ON COLUMN keysmith.hashing_progress.started_at IS 'When it began; null if it has not';
+COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'When it was done; null if it is not';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_hashing_state
+
+-- Which tables are isolated, and the policies that they must have.
+
+-- The policies that isolate() made, so that their loss is noticed. The table's number is that of one
+-- database of one server: what was restored elsewhere is found by its name.
+CREATE TABLE keysmith_private.isolated_table (
+    server             bigint NOT NULL,
+    database           oid NOT NULL,
+    relation           oid NOT NULL,
+    schema_name        text COLLATE "C" NOT NULL,
+    table_name         text COLLATE "C" NOT NULL,
+    tenant_column      text COLLATE "C" NOT NULL,
+    tenant_number      smallint NOT NULL,
+    keyspace           text COLLATE "C",
+    environment_column text COLLATE "C",
+    environment_number smallint,
+    has_access         boolean NOT NULL,
+    was_enabled        boolean NOT NULL,
+    was_forced         boolean NOT NULL,
+    isolated_at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (server, database, relation)
+);
+COMMENT ON TABLE keysmith_private.isolated_table IS 'Tables that isolate() was called for, and their policies as it made them';
+COMMENT ON COLUMN keysmith_private.isolated_table.server IS 'The server and the database in which relation is the table''s number';
+COMMENT ON COLUMN keysmith_private.isolated_table.tenant_number IS 'The column''s number, which stays when the column is renamed';
+COMMENT ON COLUMN keysmith_private.isolated_table.has_access IS 'Whether there is to be keysmith_access: other policies permit rows otherwise';
+COMMENT ON COLUMN keysmith_private.isolated_table.was_enabled IS 'Whether row security was enabled before; release() restores it';
+COMMENT ON COLUMN keysmith_private.isolated_table.was_forced IS 'Whether row security was forced before; release() restores it';
+SELECT pg_catalog.pg_extension_config_dump('keysmith_private.isolated_table', '');
+
+-- Entries with their tables: by number where the number is of this database, and by name.
+-- Both may be found, where a table was renamed and another was made under its name.
+CREATE VIEW keysmith_private.isolated AS
+WITH entry AS (
+    SELECT t.*, t.server = s.system_identifier AND t.database = d.oid AS is_here
+    FROM keysmith_private.isolated_table t, pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+    WHERE d.datname = pg_catalog.current_database()
+)
+SELECT e.*, c.oid AS found, true AS is_same, false AS is_namesake
+FROM entry e JOIN pg_catalog.pg_class c ON c.oid = e.relation
+WHERE e.is_here AND c.relkind IN ('r', 'p')
+UNION ALL
+SELECT e.*, c.oid, false, e.is_here AND EXISTS (
+           SELECT FROM pg_catalog.pg_class o WHERE o.oid = e.relation AND o.relkind IN ('r', 'p'))
+FROM entry e
+JOIN pg_catalog.pg_namespace n ON n.nspname = e.schema_name
+JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = e.table_name
+WHERE c.relkind IN ('r', 'p')
+  -- A table that has its own entry is not the table of another entry.
+  AND NOT EXISTS (SELECT FROM entry o WHERE o.is_here AND o.relation = c.oid);
+COMMENT ON VIEW keysmith_private.isolated IS 'Isolated tables that are there, with their entries in the register';
+
+CREATE FUNCTION keysmith_private.base_type(type oid) RETURNS oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE made_of(oid, base) AS (
+        SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = type
+        UNION ALL
+        SELECT t.oid, t.typbasetype FROM made_of m JOIN pg_type t ON t.oid = m.base
+    )
+    SELECT m.oid FROM made_of m WHERE m.base = 0
+$$;
+COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The type itself, or what a domain is made of';
+
+-- It is written as PostgreSQL prints it, so that a policy can be compared with it.
+--
+-- Sub-selects are evaluated once a query, and what they give can be looked up in an
+-- index; bare calls would be made for each row.
+CREATE FUNCTION keysmith_private.isolation_condition(
+    relation oid, tenant_number smallint, keyspace text, environment_number smallint
+) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+    WITH compared AS (
+        SELECT a.attnum, b.type = 'uuid'::regtype AS is_id,
+               CASE WHEN a.atttypid IN ('uuid'::regtype, 'text'::regtype) THEN quote_ident(a.attname)
+                    ELSE format('(%I)::%s', a.attname,
+                                CASE WHEN b.type = 'uuid'::regtype THEN 'uuid' ELSE 'text' END) END AS operand
+        FROM pg_attribute a, LATERAL (SELECT keysmith_private.base_type(a.atttypid) AS type) b
+        WHERE a.attrelid = relation AND NOT a.attisdropped
+    ), parts AS (
+        SELECT 1 AS place, format('(%s = ( SELECT keysmith.%s() AS %2$s))', c.operand,
+                                  CASE WHEN c.is_id THEN 'current_tenant_id' ELSE 'current_tenant' END) AS part
+        FROM compared c WHERE c.attnum = tenant_number
+        UNION ALL
+        SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)', keyspace)
+        WHERE keyspace IS NOT NULL
+        UNION ALL
+        SELECT 3, format('(%s = ( SELECT keysmith.current_environment() AS current_environment))', c.operand)
+        FROM compared c WHERE c.attnum = environment_number
+    )
+    SELECT CASE count(*) WHEN 1 THEN min(part)
+                ELSE '(' || string_agg(part, ' AND ' ORDER BY place) || ')' END
+    FROM parts
+$$;
+COMMENT ON FUNCTION keysmith_private.isolation_condition(oid, smallint, text, smallint) IS
+'The condition of an isolated table''s policies, as PostgreSQL prints it';
+
+-- A column by its number where that is known, else by its name. If it was renamed before a
+-- dump was made, neither is right in the restored database: then it may be any column that the
+-- policies compare.
+CREATE FUNCTION keysmith_private.columns_meant(relation oid, is_same boolean, number smallint, name text)
+RETURNS SETOF smallint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.attnum FROM pg_attribute a
+    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+      AND CASE
+          WHEN is_same THEN a.attnum = number
+          WHEN EXISTS (SELECT FROM pg_attribute o
+                       WHERE o.attrelid = relation AND o.attname = name) THEN a.attname = name
+          ELSE EXISTS (SELECT FROM pg_policy p JOIN pg_depend d ON d.objid = p.oid
+                       WHERE p.polrelid = relation AND d.classid = 'pg_policy'::regclass
+                         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = relation
+                         AND d.refobjsubid = a.attnum) END
+      AND number IS NOT NULL
+$$;
+COMMENT ON FUNCTION keysmith_private.columns_meant(oid, boolean, smallint, text) IS
+'The columns of a table that an entry of the register may mean';
+
+-- No policy of isolate() is that long.
+CREATE FUNCTION keysmith_private.is_too_long(expression pg_catalog.pg_node_tree) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN pg_column_size(expression) > 100000 THEN true
+                ELSE octet_length(expression::text) > 100000 END
+$$;
+COMMENT ON FUNCTION keysmith_private.is_too_long(pg_catalog.pg_node_tree) IS
+'Whether an expression is too long to be looked at';
+
+-- To print a policy PostgreSQL opens its table, with all that the table has. Its owner may have it
+-- locked, or have put there what can't be read again, such as an expression that is nested too deep.
+CREATE FUNCTION keysmith_private.printed(expression pg_catalog.pg_node_tree, relation oid) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+SET lock_timeout = '20ms' AS $$
+BEGIN
+    IF keysmith_private.is_too_long(expression) THEN
+        RETURN NULL;
+    END IF;
+    RETURN pg_get_expr(expression, relation);
+EXCEPTION
+    WHEN lock_not_available THEN
+        RETURN '';
+    WHEN OTHERS THEN
+        RETURN NULL;
+END $$;
+COMMENT ON FUNCTION keysmith_private.printed(pg_catalog.pg_node_tree, oid) IS
+'An expression of a table as PostgreSQL prints it; empty if the table is locked, null if it can''t be printed';
+
+CREATE FUNCTION keysmith_private.policy_fault(
+    relation oid, policy name, is_permissive boolean, condition text
+) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN p.oid IS NULL THEN 'is gone'
+        WHEN p.polpermissive AND NOT is_permissive THEN 'is permissive'
+        WHEN is_permissive AND NOT p.polpermissive THEN 'is restrictive'
+        WHEN p.polcmd <> '*' THEN 'is for one command only'
+        WHEN p.polroles <> '{0}' THEN 'is for some roles only'
+        WHEN '' IN (e.visible, e.accepted) THEN 'can''t be read, since someone has locked the table'
+        WHEN condition IS NULL
+          OR e.visible IS DISTINCT FROM condition OR e.accepted IS DISTINCT FROM condition
+            THEN 'has another condition' END
+    FROM (SELECT) AS always
+    LEFT JOIN pg_policy p ON p.polrelid = relation AND p.polname = policy
+    LEFT JOIN LATERAL (SELECT keysmith_private.printed(p.polqual, relation) AS visible,
+                              keysmith_private.printed(p.polwithcheck, relation) AS accepted
+                       WHERE p.oid IS NOT NULL) e ON true
+$$;
+COMMENT ON FUNCTION keysmith_private.policy_fault(oid, name, boolean, text) IS
+'How a policy differs from what isolate() makes; null if it does not';
+
+-- By which columns each table is isolated. Of several that an entry may mean, those count
+-- which its policies compare. Without its columns a table has no condition to meet.
+CREATE VIEW keysmith_private.isolated_by AS
+SELECT DISTINCT ON (r.found) r.*
+FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tenant_column,
+             t.attnum AS tenant_number, t.atttypid AS tenant_type, i.keyspace,
+             coalesce(e.attname, i.environment_column) AS environment_column,
+             CASE WHEN t.attnum IS NOT NULL AND (e.attnum IS NOT NULL OR i.environment_number IS NULL)
+                  THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum) END AS condition
+      FROM keysmith_private.isolated i
+      LEFT JOIN LATERAL (
+          -- Not all columns: a view keeps them by name, and a later major has others.
+          SELECT a.attname, a.attnum, a.atttypid FROM pg_catalog.pg_attribute a
+          JOIN keysmith_private.columns_meant(
+              i.found, i.is_same, i.tenant_number, i.tenant_column) AS m (number) ON m.number = a.attnum
+          WHERE a.attrelid = i.found) t ON true
+      LEFT JOIN LATERAL (
+          SELECT a.attname, a.attnum FROM pg_catalog.pg_attribute a
+          JOIN keysmith_private.columns_meant(
+              i.found, i.is_same, i.environment_number, i.environment_column) AS m (number) ON m.number = a.attnum
+          WHERE a.attrelid = i.found) e ON true) r
+ORDER BY r.found,
+         keysmith_private.policy_fault(r.found, 'keysmith_tenant', false, r.condition) IS NULL
+         OR keysmith_private.policy_fault(r.found, 'keysmith_access', true, r.condition) IS NULL DESC;
+COMMENT ON VIEW keysmith_private.isolated_by IS
+'By which columns tables are isolated, and the condition that their policies must have';
+
+-- The state of a table before isolate() was first called for it. An entry of a table that was
+-- dropped is not about another table of that name, unless its policies came with it.
+CREATE FUNCTION keysmith_private.before_isolation(
+    about oid, OUT is_isolated boolean, OUT was_enabled boolean, OUT was_forced boolean
+) RETURNS record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p.is_there OR i.found IS NOT NULL,
+           CASE WHEN p.is_there OR i.is_same OR NOT i.is_here THEN coalesce(i.was_enabled, false)
+                ELSE c.relrowsecurity END,
+           CASE WHEN p.is_there OR i.is_same OR NOT i.is_here THEN coalesce(i.was_forced, false)
+                ELSE c.relforcerowsecurity END
+    FROM pg_class c
+    CROSS JOIN LATERAL (SELECT EXISTS (
+        SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'keysmith_tenant')) p (is_there)
+    LEFT JOIN keysmith_private.isolated i ON i.found = c.oid AND NOT i.is_namesake
+    WHERE c.oid = about
+    ORDER BY i.is_same DESC NULLS LAST LIMIT 1
+$$;
+COMMENT ON FUNCTION keysmith_private.before_isolation(oid) IS
+'Whether a table is isolated, and what its row security was before that';
+
+CREATE FUNCTION keysmith_private.forget_isolated(known_as oid) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM keysmith_private.isolated_table t USING keysmith_private.isolated i
+    WHERE (i.server, i.database, i.relation) = (t.server, t.database, t.relation)
+      AND i.found = known_as AND NOT i.is_namesake
+$$;
+COMMENT ON FUNCTION keysmith_private.forget_isolated(oid) IS 'Takes a table out of the register';
+
+CREATE FUNCTION keysmith_private.note_isolated(
+    relation oid, tenant_number smallint, keyspace text, environment_number smallint,
+    has_access boolean, was_enabled boolean, was_forced boolean
+) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT keysmith_private.forget_isolated(relation);
+    INSERT INTO keysmith_private.isolated_table AS t
+        (server, database, relation, schema_name, table_name, tenant_column, tenant_number, keyspace,
+         environment_column, environment_number, has_access, was_enabled, was_forced)
+    SELECT s.system_identifier, d.oid, c.oid, n.nspname, c.relname, a.attname, a.attnum, keyspace,
+           e.attname, e.attnum, has_access, was_enabled, was_forced
+    FROM pg_control_system() s
+    JOIN pg_database d ON d.datname = current_database()
+    JOIN pg_class c ON c.oid = relation
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = tenant_number
+    LEFT JOIN pg_attribute e ON e.attrelid = c.oid AND e.attnum = environment_number
+    -- A transaction with an old snapshot gets an error that tells it to try again.
+    ON CONFLICT ON CONSTRAINT isolated_table_pkey DO UPDATE SET isolated_at = excluded.isolated_at;
+    -- Of tables that are gone, the newest thousand are remembered.
+    DELETE FROM keysmith_private.isolated_table t
+    WHERE (t.server, t.database, t.relation) IN (
+        SELECT o.server, o.database, o.relation FROM keysmith_private.isolated_table o
+        WHERE NOT EXISTS (SELECT FROM keysmith_private.isolated i
+                          WHERE (i.server, i.database, i.relation) = (o.server, o.database, o.relation))
+        ORDER BY o.isolated_at DESC OFFSET 1000);
+$$;
+COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean) IS
+'Puts a table into the register, as isolate() made it';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_isolation_register
+
+-- Row-level security for applications' own tables.
+
+-- Tables that Citus has distributed. Its catalog is there where it is installed.
+CREATE FUNCTION keysmith_private.distributed_tables() RETURNS SETOF oid
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+        RETURN QUERY EXECUTE 'SELECT logicalrelid::oid FROM pg_catalog.pg_dist_partition';
+    END IF;
+END $$;
+COMMENT ON FUNCTION keysmith_private.distributed_tables() IS 'Tables that Citus has distributed';
+
+-- Who brings requests to tables: whoever was given the level verifier, or a function that
+-- decides. Administrators may call all functions.
+CREATE VIEW keysmith_private.verifying_role AS
+WITH RECURSIVE verifier(oid) AS (
+    (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level = 'verifier'
+     UNION
+     SELECT x.grantee FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
+     WHERE p.pronamespace = 'keysmith'::regnamespace AND x.grantee <> p.proowner
+       AND p.proname IN ('verify', 'verify_digest', 'verify_many', 'authenticate', 'pre_request')
+       AND x.grantee NOT IN (SELECT a.role FROM keysmith_private.access a WHERE a.level = 'admin'))
+    UNION
+    SELECT m.member FROM verifier v JOIN pg_catalog.pg_auth_members m ON m.roleid = v.oid
+)
+SELECT v.oid FROM verifier v WHERE v.oid <> 0;
+COMMENT ON VIEW keysmith_private.verifying_role IS 'Roles that decide about keys, and their members';
+
+CREATE FUNCTION keysmith_private.is_reachable(relation oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.relowner IN (SELECT v.oid FROM keysmith_private.verifying_role v)
+        OR EXISTS (
+            SELECT FROM (SELECT c.relacl AS acl
+                         UNION ALL SELECT a.attacl FROM pg_attribute a WHERE a.attrelid = c.oid) s,
+                        aclexplode(s.acl) x
+            WHERE x.grantee <> c.relowner
+              AND x.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE'))
+    FROM pg_class c WHERE c.oid = relation
+$$;
+COMMENT ON FUNCTION keysmith_private.is_reachable(oid) IS
+'Whether a table was granted to others than its owner, or its owner decides about keys';
+
+-- What is wrong with isolated tables: by isolate(), or by policies that someone wrote with
+-- our functions. A fault that lets a tenant see rows of another, or closes a table that
+-- isolate() left open to its tenants, is an error; warnings are ways around policies.
+CREATE FUNCTION keysmith_private.isolation_problems(
+    wanted oid DEFAULT NULL, OUT relation oid, OUT level text, OUT problem text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    WITH RECURSIVE entry AS MATERIALIZED (
+        SELECT i.* FROM keysmith_private.isolated i
+    ), known AS MATERIALIZED (
+        SELECT e.found AS oid, true AS is_registered FROM entry e
+        UNION
+        SELECT p.polrelid, false
+        FROM pg_policy p
+        JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+             AND d.refclassid = 'pg_proc'::regclass
+        JOIN pg_proc f ON f.oid = d.refobjid
+        WHERE f.pronamespace = 'keysmith'::regnamespace
+          AND p.polrelid NOT IN (SELECT e.found FROM entry e)
+    ), isolated AS MATERIALIZED (
+        SELECT c.oid, c.oid::regclass AS name, c.relowner, c.relrowsecurity, c.relforcerowsecurity,
+               k.is_registered,
+               k.is_registered AND NOT c.relrowsecurity AND NOT EXISTS (
+                   SELECT FROM pg_policy p WHERE p.polrelid = c.oid
+                   AND p.polname IN ('keysmith_tenant', 'keysmith_access')) AS is_bare
+        FROM known k JOIN pg_class c USING (oid) WHERE wanted IS NULL OR c.oid = wanted
+    ), part(of, oid) AS (
+        SELECT i.oid, h.inhrelid FROM isolated i JOIN pg_inherits h ON h.inhparent = i.oid
+        UNION
+        SELECT p.of, h.inhrelid FROM part p JOIN pg_inherits h ON h.inhparent = p.oid
+    ), whole(of, oid) AS (
+        SELECT i.oid, h.inhparent FROM isolated i JOIN pg_inherits h ON h.inhrelid = i.oid
+        UNION
+        SELECT w.of, h.inhparent FROM whole w JOIN pg_inherits h ON h.inhrelid = w.oid
+    ), above(of, oid) AS (
+        SELECT i.oid, i.oid FROM isolated i
+        UNION
+        SELECT a.of, w.ev_class
+        FROM above a
+        JOIN pg_depend d ON d.refobjid = a.oid AND d.refclassid = 'pg_class'::regclass
+             AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite w ON w.oid = d.objid
+        JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
+    )
+    SELECT i.oid, 'error', 'it was isolated, and is not any more: all see all its rows',
+           'call keysmith.isolate() for it again, or keysmith.release()'
+    FROM isolated i WHERE i.is_bare
+    UNION ALL
+    SELECT i.oid, 'error', 'row security is off: all see all its rows',
+           format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', i.name)
+    FROM isolated i WHERE NOT i.relrowsecurity AND NOT i.is_bare
+    UNION ALL
+    SELECT i.oid, CASE WHEN i.is_registered THEN 'error' ELSE 'warning' END,
+           format('row security is not forced: its owner %s sees all its rows', i.relowner::regrole),
+           format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', i.name)
+    FROM isolated i
+    WHERE NOT i.relforcerowsecurity AND NOT i.is_bare AND (i.is_registered OR i.relrowsecurity)
+    UNION ALL
+    SELECT i.oid, 'error', format('policy %s %s', p.name, f.fault), 'call keysmith.isolate() for it again'
+    FROM isolated i
+    -- Not all tables' policies are printed for the sake of one.
+    JOIN keysmith_private.isolated_by e ON e.found = i.oid AND (wanted IS NULL OR e.found = wanted)
+    CROSS JOIN (VALUES ('keysmith_tenant', false), ('keysmith_access', true)) AS p (name, is_permissive)
+    CROSS JOIN LATERAL keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) AS f (fault)
+    WHERE f.fault IS NOT NULL AND (e.has_access OR NOT p.is_permissive) AND NOT i.is_bare
+    UNION ALL
+    SELECT i.oid, 'error', format('its owner %s %s, and sees all its rows', r.oid::regrole,
+                                  CASE WHEN r.rolsuper THEN 'is a superuser' ELSE 'has BYPASSRLS' END),
+           format('ALTER TABLE %s OWNER TO another role', i.name)
+    FROM isolated i JOIN pg_roles r ON r.oid = i.relowner
+    WHERE i.is_registered AND (r.rolsuper OR r.rolbypassrls)
+    UNION ALL
+    SELECT i.oid, 'error', format('its part %s can be read past it', p.oid::regclass),
+           format('REVOKE ALL ON %s FROM those who have it, or isolate it too', p.oid::regclass)
+    FROM isolated i JOIN part p ON p.of = i.oid
+    WHERE p.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(p.oid)
+    UNION ALL
+    SELECT i.oid, 'error', format('it is part of %s, which shows all its rows', w.oid::regclass),
+           format('call keysmith.isolate() for %s too', w.oid::regclass)
+    FROM isolated i JOIN whole w ON w.of = i.oid
+    WHERE w.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(w.oid)
+    UNION ALL
+    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'undistribute_table'
+    FROM isolated i WHERE i.oid IN (SELECT keysmith_private.distributed_tables())
+    UNION ALL
+    SELECT i.oid, 'warning', CASE c.relkind
+               WHEN 'm' THEN format('materialized view %s holds its rows for whoever may read it', c.oid::regclass)
+               ELSE format('view %s shows all its rows: it reads as %s', c.oid::regclass, r.oid::regrole) END,
+           CASE c.relkind WHEN 'm' THEN 'a table in its place, or let nobody read it'
+               ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
+    FROM isolated i
+    JOIN above a ON a.of = i.oid
+    JOIN pg_class c ON c.oid = a.oid AND c.relkind IN ('v', 'm')
+    JOIN pg_roles r ON r.oid = c.relowner
+    WHERE c.relkind = 'm'
+       OR (r.rolsuper OR r.rolbypassrls) AND NOT coalesce((
+              SELECT o.option_value::boolean FROM pg_options_to_table(c.reloptions) o
+              WHERE o.option_name = 'security_invoker'), false)
+    UNION ALL
+    SELECT i.oid, 'warning', 'it has the policies of isolate(), which does not know it',
+           'call keysmith.isolate() for it again'
+    FROM isolated i
+    WHERE NOT i.is_registered
+      AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = i.oid AND p.polname = 'keysmith_tenant')
+$$;
+COMMENT ON FUNCTION keysmith_private.isolation_problems(oid) IS
+'What is wrong with an isolated table, or with all of them, and what to do';
+
+-- The notices of isolate().
+CREATE FUNCTION keysmith_private.tell_of_isolation(about regclass, tenant_number smallint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found record;
+BEGIN
+    IF EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = about AND p.polpermissive
+               AND p.polname <> 'keysmith_access') THEN
+        RAISE NOTICE 'table % has policies of its own: they say which of a tenant''s rows are visible', about;
+    END IF;
+    FOR found IN
+        SELECT p.problem, p.remedy FROM keysmith_private.isolation_problems(about) p
+        UNION ALL
+        SELECT format('role %s has BYPASSRLS, and sees all its rows', r.oid::regrole), NULL
+        FROM pg_roles r, pg_class c
+        WHERE c.oid = about AND r.rolbypassrls AND NOT r.rolsuper AND r.oid <> c.relowner
+          AND has_table_privilege(r.oid, about, 'SELECT, INSERT, UPDATE, DELETE')
+        ORDER BY 1
+    LOOP
+        RAISE WARNING 'table %: %', about, found.problem
+            USING HINT = coalesce(found.remedy, 'Have applications use another role.');
+    END LOOP;
+    IF NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = about AND i.indisvalid
+                   AND i.indpred IS NULL AND i.indkey[0] = tenant_number) THEN
+        RAISE NOTICE 'table % has no index that begins with %', about, (
+            SELECT quote_ident(a.attname) FROM pg_attribute a
+            WHERE a.attrelid = about AND a.attnum = tenant_number)
+            USING HINT = 'With one, a tenant''s rows are found without reading the others.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION keysmith_private.tell_of_isolation(regclass, smallint) IS
+'Tells whoever isolates a table of ways around it, and of what would make it faster';
+
+CREATE FUNCTION keysmith.isolate(
+    relation regclass,
+    tenant_column text,
+    keyspace text DEFAULT NULL,
+    environment_column text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
+COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
+'Has row-level security show and accept the rows of the tenant that is signed in, and no others';
+
+CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';
+COMMENT ON FUNCTION keysmith.release(regclass) IS
+'Undoes isolate: takes its policies away, and leaves row security as it was before';
+
+-- For those who see everything, whatever rights they have on the catalogs.
+CREATE FUNCTION keysmith_private.isolation_states(
+    OUT relation oid, OUT tenant_column text, OUT keyspace text, OUT environment_column text, OUT problem text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    SELECT b.found, b.tenant_column, b.keyspace, b.environment_column, p.problem
+    FROM keysmith_private.isolated_by b
+    LEFT JOIN (SELECT a.relation, string_agg(a.problem, '; ' ORDER BY a.problem) AS problem
+               FROM keysmith_private.isolation_problems() a WHERE a.level = 'error'
+               GROUP BY a.relation) p ON p.relation = b.found
+$$;
+COMMENT ON FUNCTION keysmith_private.isolation_states() IS 'What the view isolation shows';
+
+CREATE VIEW keysmith.isolation WITH (security_barrier) AS
+SELECT s.relation::regclass::text AS relation, s.tenant_column, s.keyspace, s.environment_column,
+       s.problem IS NULL AS ok, s.problem
+FROM keysmith_private.isolation_states() s
+ORDER BY 1;
+COMMENT ON VIEW keysmith.isolation IS 'Isolated tables, and whether their policies are as isolate() made them';
+COMMENT ON COLUMN keysmith.isolation.relation IS 'The isolated table';
+COMMENT ON COLUMN keysmith.isolation.tenant_column IS 'The column that tells whose a row is';
+COMMENT ON COLUMN keysmith.isolation.keyspace IS 'The keyspace that the tenants are of; null for any';
+COMMENT ON COLUMN keysmith.isolation.environment_column IS 'The column that tells a row''s environment; null for none';
+COMMENT ON COLUMN keysmith.isolation.ok IS 'Whether each tenant sees its rows, and no others';
+COMMENT ON COLUMN keysmith.isolation.problem IS 'What is wrong; null if nothing is';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_isolation
+
+-- What there is, in numbers.
+
+CREATE FUNCTION keysmith.status(
+    OUT topic text,
+    OUT name text,
+    OUT value text
+) RETURNS SETOF record
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_status';
+COMMENT ON FUNCTION keysmith.status() IS
+'Counters: keys by state and by pepper, rate limits since the last start, usage and its worker';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   manage_status
 
 -- For those who search code and logs for leaked keys.
 
@@ -3399,9 +3527,9 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:122
+-- src/lib.rs:39
 -- requires:
---   scanner
+--   manage_scanner
 
 -- The part of doctor() that looks at isolated tables, and at those that are not.
 
@@ -3547,9 +3675,9 @@ COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:127
+-- src/lib.rs:39
 -- requires:
---   doctor_isolation
+--   manage_doctor_isolation
 
 -- doctor(): what is amiss, and what to do. Each of the functions below looks at one part
 -- and returns a row for each thing that it finds; they are run as the extension's owner.
@@ -3924,7 +4052,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:132
+-- src/lib.rs:83
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

@@ -22,114 +22,65 @@ compile_error!("PostgreSQL's errors are panics on their way through Rust, so pan
 
 pgrx::pg_module_magic!();
 
-// Each requires the one before it: the order in which pgrx writes pieces that don't
-// depend on one another changes from build to build.
-pgrx::extension_sql_file!("../sql/install/10_schema.sql", name = "schema", bootstrap);
-pgrx::extension_sql_file!("../sql/install/20_tables.sql", name = "tables", requires = ["schema"]);
-pgrx::extension_sql_file!("../sql/install/25_usage.sql", name = "usage", requires = ["tables"]);
-pgrx::extension_sql_file!(
-    "../sql/install/26_usage_rollups.sql",
-    name = "usage_rollups",
-    requires = ["usage"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/27_usage_maintain.sql",
-    name = "usage_maintain",
-    requires = ["usage_rollups"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/30_policy_triggers.sql",
-    name = "policy_triggers",
-    requires = ["usage_maintain"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/40_keys_view.sql",
-    name = "keys_view",
-    requires = ["policy_triggers"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/50_manage.sql",
-    name = "manage",
-    requires = ["keys_view"]
-);
-pgrx::extension_sql_file!("../sql/install/60_decide.sql", name = "decide", requires = ["manage"]);
-pgrx::extension_sql_file!(
-    "../sql/install/61_pre_request.sql",
-    name = "pre_request",
-    requires = ["decide"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/62_usage_functions.sql",
-    name = "usage_functions",
-    requires = ["pre_request"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/63_usage_collect.sql",
-    name = "usage_collect",
-    requires = ["usage_functions"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/65_identity.sql",
-    name = "identity",
-    requires = ["usage_collect"]
-);
-pgrx::extension_sql_file!("../sql/install/66_audit.sql", name = "audit", requires = ["identity"]);
-pgrx::extension_sql_file!(
-    "../sql/install/67_isolation.sql",
-    name = "isolation",
-    requires = ["audit"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/68_restore.sql",
-    name = "restore",
-    requires = ["isolation"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/70_usage_views.sql",
-    name = "usage_views",
-    requires = ["restore"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/71_tracking.sql",
-    name = "tracking",
-    requires = ["usage_views"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/72_row_hashing.sql",
-    name = "row_hashing",
-    requires = ["tracking"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/73_row_seals.sql",
-    name = "row_seals",
-    requires = ["row_hashing"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/80_status.sql",
-    name = "status",
-    requires = ["row_seals"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/82_admin_views.sql",
-    name = "admin_views",
-    requires = ["status"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/84_scanner.sql",
-    name = "scanner",
-    requires = ["admin_views"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/85_doctor_isolation.sql",
-    name = "doctor_isolation",
-    requires = ["scanner"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/86_doctor.sql",
-    name = "doctor",
-    requires = ["doctor_isolation"]
-);
-pgrx::extension_sql_file!("../sql/install/90_privileges.sql", name = "privileges", finalize);
+/// The files of SQL, each with a name, in the order of the install script. Each requires
+/// the one before it: pgrx writes pieces that don't depend on one another in any order.
+macro_rules! install {
+    ($name:literal $path:literal; $($rest:tt)*) => {
+        pgrx::extension_sql_file!($path, name = $name, bootstrap);
+        install!(@after $name; $($rest)*);
+    };
+    (@after $before:literal; $name:literal $path:literal; $($rest:tt)*) => {
+        pgrx::extension_sql_file!($path, name = $name, requires = [$before]);
+        install!(@after $name; $($rest)*);
+    };
+    (@after $before:literal;) => {};
+}
+
+install! {
+    "schema" "../sql/install/schema.sql";
+    "catalog_tables" "../sql/install/catalog/tables.sql";
+    "catalog_version" "../sql/install/catalog/version.sql";
+    "limit" "../sql/install/limit.sql";
+    "verdict" "../sql/install/verdict.sql";
+    "identity" "../sql/install/identity.sql";
+    "manage_own_rows" "../sql/install/manage/own_rows.sql";
+    "audit" "../sql/install/audit.sql";
+    "usage_store" "../sql/install/usage/store.sql";
+    "usage_restart" "../sql/install/usage/restart.sql";
+    "usage_totals" "../sql/install/usage/totals.sql";
+    "usage_partitions" "../sql/install/usage/partitions.sql";
+    "usage_maintain" "../sql/install/usage/maintain.sql";
+    "usage_session" "../sql/install/usage/session.sql";
+    "usage_standby" "../sql/install/usage/standby.sql";
+    "usage_views" "../sql/install/usage/views.sql";
+    "rows_digest" "../sql/install/rows/digest.sql";
+    "rows_protect" "../sql/install/rows/protect.sql";
+    "rows_seals" "../sql/install/rows/seals.sql";
+    "tracking" "../sql/install/tracking.sql";
+    "calls" "../sql/install/calls.sql";
+    "manage_keyspace" "../sql/install/manage/keyspace.sql";
+    "manage_catalogue" "../sql/install/manage/catalogue.sql";
+    "manage_tenant" "../sql/install/manage/tenant.sql";
+    "manage_listing" "../sql/install/manage/listing.sql";
+    "manage_key" "../sql/install/manage/key.sql";
+    "manage_credits" "../sql/install/manage/credits.sql";
+    "manage_replay" "../sql/install/manage/replay.sql";
+    "manage_access" "../sql/install/manage/access.sql";
+    "manage_profile" "../sql/install/manage/profile.sql";
+    "manage_revocations" "../sql/install/manage/revocations.sql";
+    "manage_audit_proof" "../sql/install/manage/audit_proof.sql";
+    "manage_usage" "../sql/install/manage/usage.sql";
+    "manage_usage_status" "../sql/install/manage/usage_status.sql";
+    "manage_scopes_used" "../sql/install/manage/scopes_used.sql";
+    "manage_hashing_state" "../sql/install/manage/hashing_state.sql";
+    "manage_isolation_register" "../sql/install/manage/isolation_register.sql";
+    "manage_isolation" "../sql/install/manage/isolation.sql";
+    "manage_status" "../sql/install/manage/status.sql";
+    "manage_scanner" "../sql/install/manage/scanner.sql";
+    "manage_doctor_isolation" "../sql/install/manage/doctor_isolation.sql";
+    "manage_doctor" "../sql/install/manage/doctor.sql";
+}
+pgrx::extension_sql_file!("../sql/install/privileges.sql", name = "privileges", finalize);
 
 /// Called when the library is loaded: by the postmaster where it is preloaded, else
 /// by the first session of a backend that calls one of its functions.

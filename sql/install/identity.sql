@@ -39,11 +39,6 @@ LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope'
 COMMENT ON FUNCTION keysmith.has_scope(text) IS
 'Whether the key that the transaction acts for has a scope, or meets an expression of scopes';
 
-CREATE FUNCTION keysmith.whoami() RETURNS jsonb
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
-COMMENT ON FUNCTION keysmith.whoami() IS
-'A profile of the key that the transaction acts for, and of its tenant';
-
 CREATE FUNCTION keysmith.sign_out() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';
 COMMENT ON FUNCTION keysmith.sign_out() IS

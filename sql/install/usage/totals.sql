@@ -200,3 +200,184 @@ CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.usage_event
 CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
     REFERENCING OLD TABLE AS old_rows
     FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+
+CREATE FUNCTION keysmith_private.usage_fold_lock() RETURNS boolean
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_fold_lock';
+COMMENT ON FUNCTION keysmith_private.usage_fold_lock() IS
+'Takes the lock of the one transaction that folds; false if another has it';
+
+CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- How many endpoints of a tenant and environment a period remembers by name.
+    most_endpoints constant bigint := 500;
+    -- How many rows lie between two marks.
+    stride  constant bigint := 1000;
+    folded  bigint;
+    tenants uuid[];
+    holders uuid[];
+    periods timestamptz[];
+    changes timestamptz[];
+    todo    record;
+    step    text;
+    next    record;
+BEGIN
+    IF NOT keysmith_private.usage_fold_lock() THEN
+        RETURN NULL;
+    END IF;
+
+    -- One statement: no reader sees a delta in both places, or in neither.
+    -- What is taken is added up once, and whatever follows reads the sums: they are fewer.
+    WITH taken AS MATERIALIZED (
+        DELETE FROM keysmith_private.usage_delta RETURNING *
+    ), keys AS MATERIALIZED (
+        SELECT tenant_id, period, key_id, environment, status, outcome,
+               sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency,
+               max(used_at) AS used_at, min(changed_from) AS changed_from, count(*) AS deltas
+        FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
+    ), endpoints AS MATERIALIZED (
+        SELECT tenant_id, period, environment, method, endpoint,
+               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
+               sum(latency) AS latency, count(*) AS deltas
+        FROM taken WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5
+    ), hours AS (
+        INSERT INTO keysmith_private.usage_hour AS u
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
+        SELECT tenant_id, period, key_id, environment, status, outcome, requests, timed, latency
+        FROM keys
+        ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), days AS (
+        INSERT INTO keysmith_private.usage_day AS u
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
+        SELECT tenant_id, date_trunc('day', period, 'UTC'), key_id, environment, status, outcome,
+               sum(requests), sum(timed), sum(latency)
+        FROM keys GROUP BY 1, 2, 3, 4, 5, 6
+        ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), lasts AS (
+        INSERT INTO keysmith_private.usage_last AS u (key_id, used_at)
+        SELECT key_id, max(used_at) FROM keys WHERE used_at IS NOT NULL GROUP BY 1
+        ON CONFLICT (key_id) DO UPDATE SET used_at = greatest(u.used_at, excluded.used_at)
+    ), by_endpoint AS (
+        SELECT span, tenant_id, date_trunc(span, period, 'UTC') AS period, environment, method, endpoint,
+               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
+               sum(latency) AS latency
+        FROM endpoints, (VALUES ('hour'), ('day')) AS spans (span)
+        GROUP BY 1, 2, 3, 4, 5, 6
+    ), known AS (
+        -- What has a row keeps it; rows are never removed. So an endpoint that came too
+        -- late to have one never gets one in that period, and its amendments find the
+        -- same place as itself.
+        SELECT n.*, coalesce(h.endpoint, d.endpoint) IS NOT NULL AS is_known
+        FROM by_endpoint n
+        LEFT JOIN keysmith_private.usage_endpoint_hour h ON n.span = 'hour'
+            AND (h.tenant_id, h.period, h.environment, h.method, h.endpoint)
+              = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
+        LEFT JOIN keysmith_private.usage_endpoint_day d ON n.span = 'day'
+            AND (d.tenant_id, d.period, d.environment, d.method, d.endpoint)
+              = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
+    ), room AS (
+        SELECT span, tenant_id, period, environment,
+               most_endpoints - CASE span
+                   WHEN 'hour' THEN (
+                       SELECT count(*) FROM keysmith_private.usage_endpoint_hour h
+                       WHERE (h.tenant_id, h.period, h.environment) = (k.tenant_id, k.period, k.environment))
+                   ELSE (
+                       SELECT count(*) FROM keysmith_private.usage_endpoint_day d
+                       WHERE (d.tenant_id, d.period, d.environment) = (k.tenant_id, k.period, k.environment))
+               END AS free
+        FROM known k WHERE NOT is_known GROUP BY 1, 2, 3, 4
+    ), ranked AS (
+        SELECT k.*, r.free, row_number() OVER (
+                   PARTITION BY k.span, k.tenant_id, k.period, k.environment, k.is_known
+                   ORDER BY k.requests DESC, k.method, k.endpoint) AS rank
+        FROM known k LEFT JOIN room r USING (span, tenant_id, period, environment)
+    ), bounded AS (
+        SELECT span, tenant_id, period, environment,
+               CASE WHEN is_known OR rank <= free THEN method ELSE '' END AS method,
+               CASE WHEN is_known OR rank <= free THEN endpoint ELSE '(other)' END AS endpoint,
+               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
+               sum(latency) AS latency
+        FROM ranked GROUP BY 1, 2, 3, 4, 5, 6
+    ), endpoint_hours AS (
+        INSERT INTO keysmith_private.usage_endpoint_hour AS u
+            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
+        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
+        FROM bounded WHERE span = 'hour'
+        ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            refused = u.refused + excluded.refused,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), endpoint_days AS (
+        INSERT INTO keysmith_private.usage_endpoint_day AS u
+            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
+        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
+        FROM bounded WHERE span = 'day'
+        ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            refused = u.refused + excluded.refused,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), changed AS (
+        SELECT tenant_id, holder, period, min(changed_from) AS changed_from
+        FROM keys, unnest(ARRAY[key_id, tenant_id]) AS holder
+        WHERE changed_from IS NOT NULL GROUP BY 1, 2, 3
+    )
+    SELECT (SELECT coalesce(sum(deltas), 0) FROM (SELECT deltas FROM keys UNION ALL
+                                                  SELECT deltas FROM endpoints) AS summed),
+           array_agg(c.tenant_id), array_agg(c.holder),
+           array_agg(c.period), array_agg(c.changed_from)
+    INTO folded, tenants, holders, periods, changes
+    FROM changed c;
+
+    -- Marks before what changed stay right. Rows that came since the statement above may
+    -- be among those that are numbered now: their deltas are still there, and tell
+    -- readers and the next fold which marks not to trust.
+    DELETE FROM keysmith_private.usage_mark m
+    USING unnest(holders, periods, changes) AS c (holder, period, changed_from)
+    WHERE m.holder = c.holder AND m.period = c.period AND m.at >= c.changed_from;
+    FOR todo IN
+        SELECT c.holder, c.period, c.period + interval '1 hour' AS ends, c.holder = c.tenant_id AS is_tenant, coalesce(m.position, 0) AS position,
+               coalesce(m.at, c.period) AS at, coalesce(m.incarnation, -9223372036854775808) AS incarnation,
+               coalesce(m.sequence, -9223372036854775808) AS sequence
+        FROM unnest(tenants, holders, periods) AS c (tenant_id, holder, period)
+        LEFT JOIN LATERAL (
+            SELECT * FROM keysmith_private.usage_mark m WHERE m.holder = c.holder AND m.period = c.period
+            ORDER BY m.position DESC LIMIT 1
+        ) AS m ON true
+        WHERE stride <= -coalesce(m.position, 0) + (
+            -- A range of keys, one or all, so that a key's index entry is found without
+            -- reading those of its tenant's other keys.
+            SELECT sum(h.requests - h.gone) FROM keysmith_private.usage_hour h
+            WHERE h.tenant_id = c.tenant_id AND h.period = c.period
+              AND h.key_id >= CASE WHEN c.holder = c.tenant_id THEN '00000000-0000-0000-0000-000000000000' ELSE c.holder END
+              AND h.key_id <= CASE WHEN c.holder = c.tenant_id THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE c.holder END)
+    LOOP
+        -- From mark to mark. To number all rows would take twice as long as to pass them.
+        step := format(
+            'SELECT at, incarnation, sequence FROM keysmith_private.usage_event
+             WHERE %I = $1 AND at >= $2 AND at < $5 AND (at, incarnation, sequence) > ($2, $3, $4)
+             ORDER BY at, incarnation, sequence OFFSET $6 LIMIT 1',
+            CASE WHEN todo.is_tenant THEN 'tenant_id' ELSE 'key_id' END);
+        LOOP
+            EXECUTE step INTO next
+            USING todo.holder, todo.at, todo.incarnation, todo.sequence, todo.ends, stride - 1;
+            EXIT WHEN next.at IS NULL;
+            todo.position := todo.position + stride;
+            todo.at := next.at;
+            todo.incarnation := next.incarnation;
+            todo.sequence := next.sequence;
+            INSERT INTO keysmith_private.usage_mark
+            VALUES (todo.holder, todo.period, todo.position, next.at, next.incarnation, next.sequence);
+        END LOOP;
+    END LOOP;
+    RETURN folded;
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_fold() IS
+'Adds up what changed since the last fold, and tells how many deltas that were; null if another session is at it';

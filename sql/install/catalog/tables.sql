@@ -247,6 +247,7 @@ CREATE TABLE keysmith_private.audit_content (
 COMMENT ON TABLE keysmith_private.audit_content IS 'What was done, by whom, to whom: all of an entry that may tell who someone is';
 COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'Over the salt and the other columns; see docs/architecture.md';
 COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random, so that nothing can be guessed from a digest alone';
+
 -- Spending updates a balance in place: pages are left half empty, so that the new row
 -- finds room beside the old one and no index changes.
 CREATE TABLE keysmith_private.credit (

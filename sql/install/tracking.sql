@@ -59,13 +59,24 @@ COMMENT ON COLUMN keysmith.touches.last_at IS 'When the statement ran, or the la
 COMMENT ON COLUMN keysmith.touches.request_id IS 'The name that the verdict gave to the decision; null for what was summed up';
 COMMENT ON COLUMN keysmith.touches.tenant_id IS 'The id of the tenant';
 
-CREATE FUNCTION keysmith.blast_radius(
-    key_id uuid,
-    OUT relation text,
-    OUT rows bigint,
-    OUT first_at timestamptz,
-    OUT last_at timestamptz
-) RETURNS SETOF record
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_blast_radius';
-COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
-'Which tracked tables a key changed, and how many of their rows';
+CREATE FUNCTION keysmith_private.sum_up_touches(oldest timestamptz) RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    -- What a leaked key touched long ago still matters, statement by statement no more.
+    WITH RECURSIVE keys AS (
+        (SELECT key_id FROM keysmith_private.touch ORDER BY key_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.key_id FROM keysmith_private.touch t WHERE t.key_id > k.key_id ORDER BY t.key_id LIMIT 1)
+        FROM keys k WHERE k.key_id IS NOT NULL
+    ), old AS (
+        DELETE FROM keysmith_private.touch t USING keys k
+        WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
+    ), summed AS (
+        INSERT INTO keysmith_private.touch
+            (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
+        SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
+        FROM old GROUP BY 1, 2, 3, 4, 5
+    )
+    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) FROM old
+$$;
+COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
+'Sums up what was noted before a time, and tells how many notes fewer there are';

@@ -1,15 +1,4 @@
--- Usage, as applications complete it and operators watch it.
-
-CREATE FUNCTION keysmith.log_request(
-    status_code integer DEFAULT NULL,
-    latency interval DEFAULT NULL,
-    endpoint text DEFAULT NULL,
-    method text DEFAULT NULL,
-    request_id uuid DEFAULT NULL
-) RETURNS boolean
-LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_log_request';
-COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
-'Completes the record of a request; of the newest in this transaction, or of the one that is named';
+-- Usage records, as operators watch them.
 
 CREATE FUNCTION keysmith.usage_status(OUT name text, OUT value text) RETURNS SETOF record
 LANGUAGE c ROWS 30 AS 'MODULE_PATHNAME', 'keysmith_usage_status';

@@ -1,4 +1,4 @@
--- The audit.
+-- The audit, as it is shown.
 
 -- Under an identity, what was done to keys of another environment is out of sight. Only who
 -- sees a part has to look up whose an entry is.
@@ -25,25 +25,3 @@ COMMENT ON COLUMN keysmith.audit.client IS 'Where the session came from; null fo
 COMMENT ON COLUMN keysmith.audit.before IS 'What there was before, without secrets; null for nothing';
 COMMENT ON COLUMN keysmith.audit.after IS 'What there was afterwards, without secrets; null for nothing';
 COMMENT ON COLUMN keysmith.audit.hash IS 'The seal: a hash over the entry and the hash before it, in hexadecimal';
-
-CREATE FUNCTION keysmith.audit_heads(
-    OUT keyspace text,
-    OUT entry bigint,
-    OUT hash text,
-    OUT at timestamptz
-) RETURNS SETOF record
-LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_heads';
-COMMENT ON FUNCTION keysmith.audit_heads() IS
-'The last entry of each chain: kept elsewhere, it shows later that none was cut off';
-
-CREATE FUNCTION keysmith.audit_verify(
-    heads jsonb DEFAULT NULL,
-    OUT keyspace text,
-    OUT ok boolean,
-    OUT entries bigint,
-    OUT first_bad bigint,
-    OUT problem text
-) RETURNS SETOF record
-LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_verify';
-COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
-'Checks each keyspace''s chain, also against heads that were kept, and names the first bad entry';

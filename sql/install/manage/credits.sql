@@ -1,0 +1,11 @@
+-- Credits, as administrators give them.
+
+CREATE FUNCTION keysmith.add_credits(
+    amount bigint,
+    key_id uuid DEFAULT NULL,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS bigint
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_credits';
+COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
+'Adds to the credits of a key or a tenant, and returns how many it has then';

@@ -1,0 +1,113 @@
+-- Tenants and their members.
+
+CREATE FUNCTION keysmith.create_tenant(
+    name text,
+    keyspace text DEFAULT 'default',
+    plan text DEFAULT NULL,
+    metadata jsonb DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    credits jsonb DEFAULT NULL
+) RETURNS uuid
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb) IS
+'Makes a tenant and returns its id';
+
+CREATE FUNCTION keysmith.alter_tenant(
+    tenant text,
+    changes jsonb,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
+COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
+'Changes a tenant''s plan, metadata, limits or credits, as a JSON object names them';
+
+CREATE FUNCTION keysmith.suspend_tenant(
+    tenant text,
+    keyspace text DEFAULT 'default',
+    reason text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_suspend_tenant';
+COMMENT ON FUNCTION keysmith.suspend_tenant(text, text, text) IS
+'Has all keys of a tenant refused until it is resumed';
+
+CREATE FUNCTION keysmith.resume_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_resume_tenant';
+COMMENT ON FUNCTION keysmith.resume_tenant(text, text) IS
+'Ends a suspension';
+
+CREATE FUNCTION keysmith.set_member(
+    tenant text,
+    member text,
+    role text,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_set_member';
+COMMENT ON FUNCTION keysmith.set_member(text, text, text, text) IS
+'Adds a member to a tenant, or changes the member''s role; their keys follow at once';
+
+CREATE FUNCTION keysmith.remove_member(
+    tenant text,
+    member text,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_member';
+COMMENT ON FUNCTION keysmith.remove_member(text, text, text) IS
+'Removes a member from a tenant; their keys are refused from that commit on';
+
+CREATE VIEW keysmith_private.all_tenants AS
+SELECT t.name AS tenant,
+       t.keyspace,
+       t.plan,
+       CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS status,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
+        WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)
+          AND k.revoked_at IS NULL AND k.disabled_at IS NULL
+          AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
+        WHERE k.tenant_id = t.tenant_id
+          AND k.environment = coalesce(i.environment, k.environment)) AS keys,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
+       CASE
+           WHEN c.refilled_at NOT BETWEEN
+                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
+                    AND pg_catalog.clock_timestamp() + '24 hours'
+           THEN greatest(c.balance, c.refill)
+           ELSE c.balance
+       END AS credits,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits,
+       greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith_private.key k
+                 JOIN keysmith_private.usage_last l USING (key_id)
+                 WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
+                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL
+                   AND d.environment = coalesce(i.environment, d.environment))) AS last_used_at,
+       t.created_at,
+       t.suspended_at,
+       t.suspended_reason,
+       t.metadata,
+       t.tenant_id
+FROM keysmith_private.tenant t
+LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
+-- A key sees its own environment.
+CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
+SELECT keysmith_private.publish('tenants');
+COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
+COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
+COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.tenants.plan IS 'The plan of the tenant; null for none';
+COMMENT ON COLUMN keysmith.tenants.status IS 'active or suspended';
+COMMENT ON COLUMN keysmith.tenants.active_keys IS 'Keys that are not disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.tenants.keys IS 'All of its keys, revoked ones too';
+COMMENT ON COLUMN keysmith.tenants.members IS 'How many members it has';
+COMMENT ON COLUMN keysmith.tenants.credits IS 'Its own credits that are left; null where it has none to spend';
+COMMENT ON COLUMN keysmith.tenants.limits IS 'Rate limits of all its keys of an environment together';
+COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'When a key of it was last let in';
+COMMENT ON COLUMN keysmith.tenants.created_at IS 'When the tenant was made';
+COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'When it was suspended; null if it is active';
+COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'What suspend_tenant was given as the reason';
+COMMENT ON COLUMN keysmith.tenants.metadata IS 'A JSON object of yours';
+COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
