@@ -475,6 +475,21 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 -- requires:
 --   identity
 
+-- Rules of decisions, for statements that show what a decision would do.
+
+CREATE FUNCTION keysmith_private.credits_at(
+    balance bigint, refill bigint, every text, refilled_at timestamptz, moment timestamptz
+) RETURNS bigint
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_credits_at';
+COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestamptz, timestamptz) IS
+'The credits of a row of the table credit at a moment, a refill that is due included; null without a row';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:39
+-- requires:
+--   decide
+
 -- How much the caller may see.
 CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
@@ -1194,10 +1209,10 @@ COMMENT ON FUNCTION keysmith_private.usage_prepare(date, date) IS
 
 -- Retention, and all that is to be done from time to time.
 
-CREATE FUNCTION keysmith_private.usage_retention() RETURNS interval
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_retention';
-COMMENT ON FUNCTION keysmith_private.usage_retention() IS
-'keysmith.usage_retention as the server has it; 0 keeps rows for good';
+CREATE FUNCTION keysmith_private.usage_kept_from() RETURNS timestamptz
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_kept_from';
+COMMENT ON FUNCTION keysmith_private.usage_kept_from() IS
+'The time from which on keysmith.usage_retention keeps records; -infinity if it keeps all';
 
 CREATE FUNCTION keysmith_private.usage_mark_gone(since timestamptz, until timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1318,13 +1333,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
 SET jit = off AS $$
 DECLARE
     later     constant text := 'busy, to be tried again';
-    retention constant interval := keysmith_private.usage_retention();
-    oldest    timestamptz;
+    oldest    constant timestamptz := keysmith_private.usage_kept_from();
     forgotten bigint;
 BEGIN
-    -- 0 keeps all.
-    oldest := CASE WHEN retention > '0' THEN date_trunc('day', clock_timestamp() - retention, 'UTC')
-                   ELSE '-infinity' END;
     -- One task that fails keeps no other from being done. Dropping comes last: it locks the
     -- table of requests until the commit.
     FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,retention}'::text[] LOOP
@@ -2133,13 +2144,8 @@ SELECT t.name AS tenant,
         WHERE k.tenant_id = t.tenant_id
           AND k.environment = coalesce(i.environment, k.environment)) AS keys,
        (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
-       CASE
-           WHEN c.refilled_at NOT BETWEEN
-                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
-                    AND pg_catalog.clock_timestamp() + '24 hours'
-           THEN greatest(c.balance, c.refill)
-           ELSE c.balance
-       END AS credits,
+       keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
+           AS credits,
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
                'burst', l.part[3]::bigint) ORDER BY l.n)
@@ -2215,13 +2221,8 @@ SELECT k.key_id,
                  pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
                  '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
-       CASE
-           WHEN c.refilled_at NOT BETWEEN
-                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
-                    AND pg_catalog.clock_timestamp() + '24 hours'
-           THEN greatest(c.balance, c.refill)
-           ELSE c.balance
-       END AS credits,
+       keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
+           AS credits,
        k.expires_at,
        k.created_at,
        k.created_by,
@@ -2581,12 +2582,37 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 -- requires:
 --   manage_access
 
--- What there is to say of the key that the transaction acts for.
+-- The key that the transaction acts for, as it may know itself.
 
 CREATE FUNCTION keysmith.whoami() RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
 COMMENT ON FUNCTION keysmith.whoami() IS
 'A profile of the key that the transaction acts for, and of its tenant';
+
+CREATE FUNCTION keysmith_private.profile(key_id uuid, scopes text[]) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object(
+        'key_id', k.key_id, 'display_id', k.display_id, 'label', k.label,
+        'key_prefix', k.key_prefix, 'key_snippet', k.key_snippet,
+        'kind', k.kind, 'environment', k.environment, 'keyspace', k.keyspace,
+        'owner', k.owner, 'role', coalesce(k.role, m.role), 'scopes', profile.scopes,
+        'created_at', k.created_at, 'expires_at', k.expires_at,
+        'key_metadata', k.metadata, 'tenant', t.name, 'tenant_id', t.tenant_id,
+        'plan', t.plan, 'metadata', t.metadata, 'credits', keysmith_private.credits_at(
+            c.balance, c.refill, c.every, c.refilled_at, clock_timestamp()))
+    FROM keysmith_private.key k
+    JOIN keysmith_private.tenant t ON t.tenant_id = k.tenant_id
+    -- The credits that it spends: those of the key that made it, or its own, or else its tenant's.
+    LEFT JOIN keysmith_private.credit c ON c.credit_id = coalesce(
+        (SELECT own.credit_id FROM keysmith_private.credit own
+         WHERE own.key_id = coalesce(k.purse, k.origin, k.key_id)),
+        (SELECT shared.credit_id FROM keysmith_private.credit shared
+         WHERE shared.tenant_id = t.tenant_id AND k.purse IS NULL))
+    LEFT JOIN keysmith_private.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
+    WHERE k.key_id = profile.key_id
+$$;
+COMMENT ON FUNCTION keysmith_private.profile(uuid, text[]) IS
+'The result of whoami() for a key that may do what these scopes allow';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3918,8 +3944,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
     ), partitions AS MATERIALIZED (
         -- Two days of grace: they go when there are requests, or when someone calls maintain().
-        SELECT p.*, r.kept > '0' AND p.ends < clock_timestamp() - r.kept - interval '2 days' AS is_old
-        FROM keysmith_private.usage_partitions() p, keysmith_private.usage_retention() AS r (kept)
+        SELECT p.*, p.ends <= k.kept_from - interval '48 hours' AS is_old
+        FROM keysmith_private.usage_partitions() p, keysmith_private.usage_kept_from() AS k (kept_from)
     )
     SELECT 'warning', 'usage', mode, 'fewer databases with keysmith in this server' FROM n
     WHERE mode LIKE 'in place: other databases%'
@@ -4052,7 +4078,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:83
+-- src/lib.rs:84
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

@@ -43,6 +43,7 @@ install! {
     "limit" "../sql/install/limit.sql";
     "verdict" "../sql/install/verdict.sql";
     "identity" "../sql/install/identity.sql";
+    "decide" "../sql/install/decide.sql";
     "manage_own_rows" "../sql/install/manage/own_rows.sql";
     "audit" "../sql/install/audit.sql";
     "usage_store" "../sql/install/usage/store.sql";

@@ -237,8 +237,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
     ), partitions AS MATERIALIZED (
         -- Two days of grace: they go when there are requests, or when someone calls maintain().
-        SELECT p.*, r.kept > '0' AND p.ends < clock_timestamp() - r.kept - interval '2 days' AS is_old
-        FROM keysmith_private.usage_partitions() p, keysmith_private.usage_retention() AS r (kept)
+        SELECT p.*, p.ends <= k.kept_from - interval '48 hours' AS is_old
+        FROM keysmith_private.usage_partitions() p, keysmith_private.usage_kept_from() AS k (kept_from)
     )
     SELECT 'warning', 'usage', mode, 'fewer databases with keysmith in this server' FROM n
     WHERE mode LIKE 'in place: other databases%'

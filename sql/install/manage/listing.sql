@@ -29,13 +29,8 @@ SELECT k.key_id,
                  pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
                  '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits,
-       CASE
-           WHEN c.refilled_at NOT BETWEEN
-                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
-                    AND pg_catalog.clock_timestamp() + '24 hours'
-           THEN greatest(c.balance, c.refill)
-           ELSE c.balance
-       END AS credits,
+       keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
+           AS credits,
        k.expires_at,
        k.created_at,
        k.created_by,

@@ -67,13 +67,8 @@ SELECT t.name AS tenant,
         WHERE k.tenant_id = t.tenant_id
           AND k.environment = coalesce(i.environment, k.environment)) AS keys,
        (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
-       CASE
-           WHEN c.refilled_at NOT BETWEEN
-                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
-                    AND pg_catalog.clock_timestamp() + '24 hours'
-           THEN greatest(c.balance, c.refill)
-           ELSE c.balance
-       END AS credits,
+       keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
+           AS credits,
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
                'burst', l.part[3]::bigint) ORDER BY l.n)

@@ -1,9 +1,9 @@
 -- Retention, and all that is to be done from time to time.
 
-CREATE FUNCTION keysmith_private.usage_retention() RETURNS interval
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_retention';
-COMMENT ON FUNCTION keysmith_private.usage_retention() IS
-'keysmith.usage_retention as the server has it; 0 keeps rows for good';
+CREATE FUNCTION keysmith_private.usage_kept_from() RETURNS timestamptz
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_kept_from';
+COMMENT ON FUNCTION keysmith_private.usage_kept_from() IS
+'The time from which on keysmith.usage_retention keeps records; -infinity if it keeps all';
 
 CREATE FUNCTION keysmith_private.usage_mark_gone(since timestamptz, until timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -124,13 +124,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
 SET jit = off AS $$
 DECLARE
     later     constant text := 'busy, to be tried again';
-    retention constant interval := keysmith_private.usage_retention();
-    oldest    timestamptz;
+    oldest    constant timestamptz := keysmith_private.usage_kept_from();
     forgotten bigint;
 BEGIN
-    -- 0 keeps all.
-    oldest := CASE WHEN retention > '0' THEN date_trunc('day', clock_timestamp() - retention, 'UTC')
-                   ELSE '-infinity' END;
     -- One task that fails keeps no other from being done. Dropping comes last: it locks the
     -- table of requests until the commit.
     FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,retention}'::text[] LOOP
