@@ -2575,6 +2575,57 @@ CREATE FUNCTION keysmith.revoke_access(
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke_access';
 COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 'Takes away what grant_access gave: all of it, a level, or a tenant of an issuer';
+
+CREATE FUNCTION keysmith_private.routines_of_level(
+    is_admin boolean, functions text[], internal text[], views text[]
+) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE shown(oid) AS (
+        SELECT c.oid FROM pg_class c
+        WHERE c.relnamespace = 'keysmith'::regnamespace AND c.relname = ANY (views)
+        UNION
+        SELECT c.oid FROM shown
+        JOIN pg_rewrite w ON w.ev_class = shown.oid
+        JOIN pg_depend d ON d.objid = w.oid AND d.classid = 'pg_rewrite'::regclass
+             AND d.refclassid = 'pg_class'::regclass
+        JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'v'
+    )
+    SELECT string_agg(p.oid::regprocedure::text, ', ') FROM pg_proc p
+    WHERE p.pronamespace = 'keysmith'::regnamespace AND (p.proname = ANY (functions)
+        OR is_admin AND p.prorettype <> 'trigger'::regtype AND p.proname <> ALL (internal))
+       OR p.pronamespace = 'keysmith_private'::regnamespace AND (
+        -- A view calls its functions with the rights of the role that reads it.
+        EXISTS (SELECT FROM shown
+                JOIN pg_rewrite w ON w.ev_class = shown.oid
+                JOIN pg_depend d ON d.objid = w.oid AND d.classid = 'pg_rewrite'::regclass
+                     AND d.refclassid = 'pg_proc'::regclass
+                WHERE d.refobjid = p.oid)
+        -- They show a role what it sees, also of views that are granted by hand.
+        OR 'keys' = ANY (views) AND p.proretset AND p.proname LIKE 'own\_%')
+$$;
+COMMENT ON FUNCTION keysmith_private.routines_of_level(boolean, text[], text[], text[]) IS
+'The functions that an access level comes with, as GRANT takes them: those that are named, or nearly all, and those that the views call';
+
+CREATE FUNCTION keysmith_private.objects_granted_to(role oid) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'ROUTINE ' || p.oid::regprocedure::text
+    FROM pg_proc p
+    WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND EXISTS (
+        SELECT FROM aclexplode(p.proacl) a WHERE a.grantee = role)
+    UNION ALL
+    SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass::text
+    FROM pg_class c
+    WHERE c.relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND (
+        EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = role)
+        OR EXISTS (SELECT FROM pg_attribute t, aclexplode(t.attacl) a
+                   WHERE t.attrelid = c.oid AND a.grantee = role))
+    UNION ALL
+    SELECT 'SCHEMA ' || n.oid::regnamespace::text FROM pg_namespace n
+    WHERE n.nspname IN ('keysmith', 'keysmith_private') AND EXISTS (
+        SELECT FROM aclexplode(n.nspacl) a WHERE a.grantee = role)
+$$;
+COMMENT ON FUNCTION keysmith_private.objects_granted_to(oid) IS
+'The objects of the extension on which a role itself has privileges, as REVOKE takes them';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2649,6 +2700,60 @@ CREATE FUNCTION keysmith.replay_revocations(
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_replay_revocations';
 COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
 'Does again, in a restored database, what revocations_since listed; twice is as once';
+
+-- An end has its time in its own row. Whether a change left less than before also depends on
+-- roles, plans and defaults, so all that an act changed is listed.
+CREATE FUNCTION keysmith_private.ended_since(
+    since timestamptz, OUT at timestamptz, OUT action text, OUT keyspace text, OUT tenant text,
+    OUT key_id uuid, OUT name text, OUT reason text, OUT changes jsonb
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT k.revoked_at AS at, 'revoke'::text AS action, k.keyspace::text, t.name::text AS tenant,
+           k.key_id, NULL::text AS name, k.revoked_reason AS reason, NULL::jsonb AS changes
+    FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
+    WHERE k.revoked_at >= since
+    UNION ALL
+    SELECT k.disabled_at, 'disable', k.keyspace, t.name, k.key_id, NULL, NULL, NULL
+    FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
+    WHERE k.disabled_at >= since AND k.revoked_at IS NULL
+    UNION ALL
+    SELECT max(a.at), 'alter', k.keyspace, k.tenant, k.key_id, NULL, NULL,
+           jsonb_object_agg(field, to_jsonb(k) -> field)
+    FROM keysmith_private.audit_entry a
+    JOIN keysmith_private.audit_content c ON c.digest = a.content
+    JOIN keysmith_private.key_listing k USING (key_id),
+         unnest('{scopes,role,owner,allowlist,expires_at}'::text[]) AS field
+    WHERE a.at >= since AND a.action IN ('alter', 'rotate') AND k.revoked_at IS NULL
+      AND c.before -> field IS DISTINCT FROM c.after -> field
+    GROUP BY k.keyspace, k.tenant, k.key_id
+    UNION ALL
+    SELECT t.suspended_at, 'suspend', t.keyspace, t.name, NULL, NULL, t.suspended_reason, NULL
+    FROM keysmith_private.tenant t
+    WHERE t.suspended_at >= since
+    UNION ALL
+    SELECT a.at, CASE WHEN m.role IS NULL THEN 'remove_member' ELSE 'set_member' END,
+           a.keyspace, a.tenant, NULL, a.member, NULL,
+           CASE WHEN m.role IS NOT NULL THEN jsonb_build_object('role', m.role) END
+    FROM (SELECT keyspace, tenant, before ->> 'member' AS member, max(at) AS at
+          FROM keysmith_private.audit_entry
+          JOIN keysmith_private.audit_content ON digest = content
+          WHERE at >= since AND action IN ('set_member', 'remove_member') AND before IS NOT NULL
+          GROUP BY 1, 2, 3) a
+    JOIN keysmith_private.tenant t ON t.keyspace = a.keyspace AND t.name = a.tenant
+    LEFT JOIN keysmith_private.member m ON m.tenant_id = t.tenant_id AND m.member = a.member
+    UNION ALL
+    SELECT a.at, 'define_role', r.keyspace, NULL, NULL, r.role, NULL,
+           jsonb_build_object('scopes', r.scopes)
+    FROM (SELECT keyspace, before ->> 'role' AS role, max(at) AS at
+          FROM keysmith_private.audit_entry
+          JOIN keysmith_private.audit_content ON digest = content
+          WHERE at >= since AND action = 'define_role' AND before IS NOT NULL
+          GROUP BY 1, 2) a
+    JOIN keysmith_private.role r ON r.keyspace = a.keyspace AND r.role = a.role
+    ORDER BY at, action, key_id, name
+$$;
+COMMENT ON FUNCTION keysmith_private.ended_since(timestamptz) IS
+'The rows of revocations_since(), for callers who may see all tenants';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3522,7 +3627,7 @@ COMMENT ON COLUMN keysmith.isolation.problem IS 'What is wrong; null if nothing 
 -- requires:
 --   manage_isolation
 
--- What there is, in numbers.
+-- Counters.
 
 CREATE FUNCTION keysmith.status(
     OUT topic text,
@@ -3532,6 +3637,29 @@ CREATE FUNCTION keysmith.status(
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
 'Counters: keys by state and by pepper, rate limits since the last start, usage and its worker';
+
+CREATE FUNCTION keysmith_private.counters(
+    unsent bigint, last_unsent_at timestamptz, OUT topic text, OUT name text, OUT value text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'keys', k.keyspace || ', ' || k.status, count(*)::text
+    FROM keysmith_private.key_listing k GROUP BY k.keyspace, k.status
+    UNION ALL
+    SELECT 'peppers', CASE k.generation WHEN 0 THEN 'without a pepper' ELSE 'pepper ' || k.generation END,
+           count(*) || ' keys'
+    FROM keysmith_private.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
+    UNION ALL
+    SELECT 'events', e.name, e.value
+    FROM (VALUES ('events not sent', coalesce(unsent::text, 'unknown: the library is not preloaded')),
+                 ('last event not sent at', last_unsent_at::text),
+                 ('notification queue used, in percent',
+                  round(100 * pg_notification_queue_usage()::numeric, 4)::text)) e (name, value)
+    UNION ALL SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
+    UNION ALL SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
+    ORDER BY 1, 2
+$$;
+COMMENT ON FUNCTION keysmith_private.counters(bigint, timestamptz) IS
+'The rows of status(), given what only the library knows';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -4033,8 +4161,30 @@ $$;
 COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
 'The part of doctor() that looks at usage records and their worker, limits and the audit';
 
+CREATE FUNCTION keysmith_private.doctor_events(
+    queue_limit integer, unsent bigint, last_unsent_at timestamptz,
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'warning', 'events',
+           format('the queue of notifications is %s percent full, and from %s on no events are sent',
+                  round(100 * q.usage::numeric, 1), queue_limit),
+           'end the session that listens and does not read: PostgreSQL''s log names it'
+    FROM pg_notification_queue_usage() AS q (usage)
+    WHERE 200 * q.usage > queue_limit
+    UNION ALL
+    SELECT 'warning', 'events',
+           format('%s events were not sent, the last of them at %s: the queue of notifications was full',
+                  unsent, last_unsent_at),
+           'have listeners read what there is again; end sessions that listen and do not read'
+    WHERE last_unsent_at > now() - interval '1 day'
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_events(integer, bigint, timestamptz) IS
+'The part of doctor() that looks at the queue of notifications';
+
 CREATE FUNCTION keysmith_private.doctor_findings(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
+    queue_limit integer, unsent bigint, last_unsent_at timestamptz,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -4044,6 +4194,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
         UNION ALL SELECT * FROM keysmith_private.doctor_usage()
+        UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
     )
     SELECT level, subject, finding, remedy FROM (
         SELECT array_position('{error,warning}', f.level) AS rank, 0 AS place, f.* FROM findings f
@@ -4066,7 +4217,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ) AS rows
     ORDER BY rank, place, subject, finding
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_findings(boolean, text, text, text[], smallint) IS
+COMMENT ON FUNCTION keysmith_private.doctor_findings(
+    boolean, text, text, text[], smallint, integer, bigint, timestamptz) IS
 'What doctor() returns, given what only the library knows';
 
 CREATE FUNCTION keysmith.doctor(

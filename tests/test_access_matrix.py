@@ -52,7 +52,8 @@ FUNCTIONS = {
                      "base_type", "isolation_condition", "columns_meant", "policy_fault", "printed", "is_too_long", "distributed_tables",
                      "is_reachable", "isolation_problems", "before_isolation", "forget_isolated",
                      "note_isolated", "tell_of_isolation", "shows_everything_support", "own_rows_support",
-                     "usage_bars", "profile"],
+                     "usage_bars", "profile", "ended_since", "counters", "doctor_events",
+                     "routines_of_level", "objects_granted_to"],
                     set()),
 }
 # Read, and never written.

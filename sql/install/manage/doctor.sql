@@ -326,8 +326,30 @@ $$;
 COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
 'The part of doctor() that looks at usage records and their worker, limits and the audit';
 
+CREATE FUNCTION keysmith_private.doctor_events(
+    queue_limit integer, unsent bigint, last_unsent_at timestamptz,
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'warning', 'events',
+           format('the queue of notifications is %s percent full, and from %s on no events are sent',
+                  round(100 * q.usage::numeric, 1), queue_limit),
+           'end the session that listens and does not read: PostgreSQL''s log names it'
+    FROM pg_notification_queue_usage() AS q (usage)
+    WHERE 200 * q.usage > queue_limit
+    UNION ALL
+    SELECT 'warning', 'events',
+           format('%s events were not sent, the last of them at %s: the queue of notifications was full',
+                  unsent, last_unsent_at),
+           'have listeners read what there is again; end sessions that listen and do not read'
+    WHERE last_unsent_at > now() - interval '1 day'
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_events(integer, bigint, timestamptz) IS
+'The part of doctor() that looks at the queue of notifications';
+
 CREATE FUNCTION keysmith_private.doctor_findings(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
+    queue_limit integer, unsent bigint, last_unsent_at timestamptz,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -337,6 +359,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
         UNION ALL SELECT * FROM keysmith_private.doctor_usage()
+        UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
     )
     SELECT level, subject, finding, remedy FROM (
         SELECT array_position('{error,warning}', f.level) AS rank, 0 AS place, f.* FROM findings f
@@ -359,7 +382,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ) AS rows
     ORDER BY rank, place, subject, finding
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_findings(boolean, text, text, text[], smallint) IS
+COMMENT ON FUNCTION keysmith_private.doctor_findings(
+    boolean, text, text, text[], smallint, integer, bigint, timestamptz) IS
 'What doctor() returns, given what only the library knows';
 
 CREATE FUNCTION keysmith.doctor(
