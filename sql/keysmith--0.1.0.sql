@@ -9,23 +9,22 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* <begin connected objects> */
 -- src/lib.rs:39
 -- bootstrap
--- The schemas are members of the extension, so ones that someone else made (and may own
--- objects in) are never taken over: creation fails if they exist.
+-- The schemas are members of the extension. If one exists, CREATE EXTENSION fails: another role
+-- may own it, or objects in it.
 --
--- keysmith holds what people and programs call and read. keysmith_private holds the tables
--- and what only our own code uses. Nobody but the owner has USAGE on it: a statement such as
--- PREPARE locks a table before it checks any privilege on the table, and only a name that
--- cannot be looked up keeps strangers from queueing for such locks. The types of what
--- functions return are there too: a session that calls one first locks its type, as a reader
--- of a table does. The domains of the same names in keysmith are for variables: nothing locks
--- a domain.
+-- The schema keysmith has what people and programs call and read. keysmith_private has the tables,
+-- and what only our own code uses. Only the owner has USAGE on it. A statement such as PREPARE
+-- locks a table before it checks privileges on the table. So other roles must not be able to look
+-- its name up, or they could queue for such locks. The result types of functions are there too,
+-- since a session that calls a function locks its type, as a reader of a table does. The domains
+-- of the same names in keysmith are for variables: a domain is never locked.
 CREATE SCHEMA keysmith;
 COMMENT ON SCHEMA keysmith IS
 'API keys: mint, verify, scope, rotate and revoke them inside the database';
 
 CREATE SCHEMA keysmith_private;
 COMMENT ON SCHEMA keysmith_private IS
-'Tables, types and functions that only the extension''s own code names';
+'Tables, types and functions for the extension''s own code';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -38,8 +37,8 @@ COMMENT ON SCHEMA keysmith_private IS
 -- Names are compared as bytes (COLLATE "C"): probes are faster, and an index
 -- stays valid when the operating system's collations change.
 --
--- Keyspaces are referred to by name: it is what callers pass, it never changes,
--- and no probe is needed to compare it.
+-- Other tables refer to a keyspace by its name: callers pass it, it never changes, and
+-- it is compared without a look-up.
 
 CREATE TABLE keysmith_private.keyspace (
     keyspace        text COLLATE "C" PRIMARY KEY
@@ -78,25 +77,25 @@ CREATE TABLE keysmith_private.keyspace (
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
-COMMENT ON COLUMN keysmith_private.keyspace.empty_scopes IS 'What a key without scopes may do: all that its role allows, the defaults, or nothing';
-COMMENT ON COLUMN keysmith_private.keyspace.default_scopes IS 'What a key without scopes gets where empty_scopes is defaults';
+COMMENT ON COLUMN keysmith_private.keyspace.empty_scopes IS 'The scopes of a key that is given no scopes: all of its role, the defaults, or none';
+COMMENT ON COLUMN keysmith_private.keyspace.default_scopes IS 'The scopes that empty_scopes = defaults gives';
 COMMENT ON COLUMN keysmith_private.keyspace.max_active_keys IS 'How many keys a tenant may have at once; null for any number';
-COMMENT ON COLUMN keysmith_private.keyspace.at_max IS 'What the next mint does then: error, or replace the oldest';
-COMMENT ON COLUMN keysmith_private.keyspace.label_length IS 'Most characters of a label';
-COMMENT ON COLUMN keysmith_private.keyspace.wildcards IS 'Whether keys may hold * and family:*, besides scopes by name';
-COMMENT ON COLUMN keysmith_private.keyspace.schemes IS 'In which headers keys are looked for';
-COMMENT ON COLUMN keysmith_private.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
-COMMENT ON COLUMN keysmith_private.keyspace.managed_by IS 'Which keys manage their tenant''s keys: any_secret, nobody, or those that hold scopes, by an expression';
-COMMENT ON COLUMN keysmith_private.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
-COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'Template of key_prefix';
-COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'Template of key_snippet';
-COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
-COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash of only the part behind a |';
-COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.keyspace.at_max IS 'At that number, mint raises an error, or revokes the oldest key: error or replace';
+COMMENT ON COLUMN keysmith_private.keyspace.label_length IS 'The greatest length of a label, in characters';
+COMMENT ON COLUMN keysmith_private.keyspace.wildcards IS 'Whether keys may have the wildcards * and family:*, besides scopes by name';
+COMMENT ON COLUMN keysmith_private.keyspace.schemes IS 'The headers in which authenticate looks for keys';
+COMMENT ON COLUMN keysmith_private.keyspace.unlisted_routes IS 'The rule for routes that are not listed: any_key lets every valid key use them, refuse no key';
+COMMENT ON COLUMN keysmith_private.keyspace.managed_by IS 'The keys that may manage the keys of their tenant: any_secret, nobody, or an expression of scopes that they must meet';
+COMMENT ON COLUMN keysmith_private.keyspace.display_id IS 'A template for the ids that the product shows for its keys, such as key_{random:8}';
+COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'A template for key_prefix';
+COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'A template for key_snippet';
+COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
+COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
+COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
-COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';
-COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether such records have endpoint and address';
-COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether records have the endpoint and the address of the client';
+COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; new keys are never stored with an older one';
 
 CREATE TABLE keysmith_private.keyspace_prefix (
     keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -105,7 +104,7 @@ CREATE TABLE keysmith_private.keyspace_prefix (
     prefix      text COLLATE "C" NOT NULL CHECK (prefix ~ '^[a-z0-9_]{1,31}_$'),
     PRIMARY KEY (keyspace, kind, environment)
 );
-COMMENT ON TABLE keysmith_private.keyspace_prefix IS 'What the keys of a keyspace start with, by kind and environment';
+COMMENT ON TABLE keysmith_private.keyspace_prefix IS 'The prefixes of the keys of a keyspace, by kind and environment';
 
 CREATE TABLE keysmith_private.answer (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -115,7 +114,7 @@ CREATE TABLE keysmith_private.answer (
     message  text CHECK (length(message) BETWEEN 1 AND 1000),
     PRIMARY KEY (keyspace, answer)
 );
-COMMENT ON TABLE keysmith_private.answer IS 'What a keyspace tells the outside world in place of a canonical code';
+COMMENT ON TABLE keysmith_private.answer IS 'The status, code and message that a keyspace returns in place of a canonical code';
 
 CREATE TABLE keysmith_private.plan_feature (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -132,7 +131,7 @@ CREATE TABLE keysmith_private.scope (
     implies     text[] COLLATE "C" NOT NULL DEFAULT '{}',
     PRIMARY KEY (keyspace, scope)
 );
-COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may hold; any name will do until one is defined';
+COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may have; before the first is defined, any name is allowed';
 
 CREATE TABLE keysmith_private.role (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -153,9 +152,9 @@ CREATE TABLE keysmith_private.route (
     limits   text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     PRIMARY KEY (keyspace, method, pattern, variant)
 );
-COMMENT ON TABLE keysmith_private.route IS 'What a method and path require: an expression of scopes, and a kind';
-COMMENT ON COLUMN keysmith_private.route.weight IS 'How many calls one counts for in rate limits';
-COMMENT ON COLUMN keysmith_private.route.limits IS 'Rate limits of each key on the route, in place of others of the same name';
+COMMENT ON TABLE keysmith_private.route IS 'The scopes, as an expression, and the kind of key that a method and path require';
+COMMENT ON COLUMN keysmith_private.route.weight IS 'The number of calls that a request counts for in rate limits';
+COMMENT ON COLUMN keysmith_private.route.limits IS 'The rate limits of each key on the route; they replace limits of the same name';
 
 CREATE TABLE keysmith_private.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
@@ -172,7 +171,7 @@ CREATE TABLE keysmith_private.tenant (
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
 COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
-COMMENT ON COLUMN keysmith_private.tenant.limits IS 'Rate limits of all its keys of an environment together';
+COMMENT ON COLUMN keysmith_private.tenant.limits IS 'The rate limits that all its keys of an environment share';
 
 CREATE TABLE keysmith_private.member (
     tenant_id uuid NOT NULL,
@@ -183,10 +182,10 @@ CREATE TABLE keysmith_private.member (
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
     FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role
 );
-COMMENT ON TABLE keysmith_private.member IS 'Persons and service accounts of a tenant; keys may be theirs';
+COMMENT ON TABLE keysmith_private.member IS 'The persons and service accounts of a tenant; a key may have one as its owner';
 
--- What a decision reads of most keys comes first, fixed widths before others:
--- such columns are reached without walking the row.
+-- The columns that most decisions read come first, and those of fixed width before the
+-- others: their offsets are constants.
 CREATE TABLE keysmith_private.key (
     key_id         uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     tenant_id      uuid NOT NULL,
@@ -226,20 +225,20 @@ CREATE TABLE keysmith_private.key (
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
     FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role,
     CHECK ((revoked_at IS NULL) = (revoked_reason IS NULL)),
-    -- A key that has a successor is over, or has a time at which it will be.
+    -- A key with a successor is revoked, or expires at some time.
     CHECK (rotated_to IS NULL OR revoked_at IS NOT NULL OR expires_at IS NOT NULL)
 );
--- A long allowlist is fetched once and remembered by the place where it is stored, so
--- it must not be compressed into the row.
+-- A backend fetches a long allowlist once, and remembers it by its TOAST pointer. So it must
+-- be stored out of line, and not be compressed into the row.
 ALTER TABLE keysmith_private.key ALTER COLUMN allowlist SET STORAGE EXTERNAL;
 CREATE INDEX key_of_tenant ON keysmith_private.key (tenant_id, created_at);
-COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys themselves are nowhere';
-COMMENT ON COLUMN keysmith_private.key.generation IS 'Of the pepper that the digest was made with; 0 for none';
+COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys themselves are not stored';
+COMMENT ON COLUMN keysmith_private.key.generation IS 'The generation of the pepper that the digest was made with; 0 if without a pepper';
 COMMENT ON COLUMN keysmith_private.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
-COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of the line that it was rotated in; limits and credits are the line''s';
-COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits; a line each: calls, window, burst, name';
-COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'Rate limits of the keys that gave it, which count its calls too; a line each: first key of that line, calls, window, burst, name';
-COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends: that of the key that gave it; null for its own or its tenant''s';
+COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of its line of rotations; the keys of a line share limits and credits';
+COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'The rate limits of the keys that made it, which count its calls too, one per line: first key of that line, calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends, if a key made it; null if it spends its own or its tenant''s';
 COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
 CREATE TABLE keysmith_private.access (
@@ -250,8 +249,8 @@ CREATE TABLE keysmith_private.access (
     UNIQUE (role, level, tenant_id),
     CHECK (tenant_id IS NULL OR level = 'issuer')
 );
-COMMENT ON TABLE keysmith_private.access IS 'What grant_access gave to which role; who may execute what is PostgreSQL''s to say';
-COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'Whose keys an issuer manages; null for those of the tenant that is signed in';
+COMMENT ON TABLE keysmith_private.access IS 'The access levels that grant_access gave to roles; PostgreSQL''s privileges decide who may execute a function';
+COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'The tenant whose keys an issuer manages; null for the tenant that is signed in';
 
 CREATE TABLE keysmith_private.audit_entry (
     keyspace   text COLLATE "C" NOT NULL,
@@ -263,9 +262,9 @@ CREATE TABLE keysmith_private.audit_entry (
     hash       bytea NOT NULL,
     PRIMARY KEY (keyspace, entry)
 );
-COMMENT ON TABLE keysmith_private.audit_entry IS 'That something was done, in a chain for each keyspace; * is the chain of what concerns none alone';
-COMMENT ON COLUMN keysmith_private.audit_entry.content IS 'The digest of what was done, by which it is found in audit_content';
-COMMENT ON COLUMN keysmith_private.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
+COMMENT ON TABLE keysmith_private.audit_entry IS 'The acts of management, in a chain for each keyspace; acts that concern several are in the chain *';
+COMMENT ON COLUMN keysmith_private.audit_entry.content IS 'The digest that the row in audit_content has';
+COMMENT ON COLUMN keysmith_private.audit_entry.hash IS 'A hash over the entry and the hash of the entry before it; see docs/architecture.md';
 
 CREATE TABLE keysmith_private.audit_content (
     digest       bytea PRIMARY KEY,
@@ -279,12 +278,12 @@ CREATE TABLE keysmith_private.audit_content (
     before       jsonb,
     after        jsonb
 );
-COMMENT ON TABLE keysmith_private.audit_content IS 'What was done, by whom, to whom: all of an entry that may tell who someone is';
-COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'Over the salt and the other columns; see docs/architecture.md';
-COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random, so that nothing can be guessed from a digest alone';
+COMMENT ON TABLE keysmith_private.audit_content IS 'The parts of an entry that may identify a person: who acted, on whom, and what changed';
+COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'A digest over the salt and the other columns; see docs/architecture.md';
+COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random bytes, so that the content cannot be guessed from the digest';
 
--- Spending updates a balance in place: pages are left half empty, so that the new row
--- finds room beside the old one and no index changes.
+-- Spending updates a balance. Pages are left half empty, so that the new row version fits
+-- on the page of the old one, and no index changes (HOT).
 CREATE TABLE keysmith_private.credit (
     credit_id   uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     key_id      uuid UNIQUE REFERENCES keysmith_private.key,
@@ -296,13 +295,13 @@ CREATE TABLE keysmith_private.credit (
     CHECK (pg_catalog.num_nonnulls(key_id, tenant_id) = 1),
     CHECK ((refill IS NULL) = (every IS NULL))
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE keysmith_private.credit IS 'What keys and tenants have to spend';
-COMMENT ON COLUMN keysmith_private.credit.key_id IS 'The first key of a line of rotations';
-COMMENT ON COLUMN keysmith_private.credit.refill IS 'What a refill raises the balance to, if it is lower';
-COMMENT ON COLUMN keysmith_private.credit.refilled_at IS 'A refill is due when a day or month of UTC has begun since';
+COMMENT ON TABLE keysmith_private.credit IS 'The credits of keys and tenants';
+COMMENT ON COLUMN keysmith_private.credit.key_id IS 'The first key of a line of rotations, if the credits are a key''s';
+COMMENT ON COLUMN keysmith_private.credit.refill IS 'A refill raises the balance to this, unless it is higher';
+COMMENT ON COLUMN keysmith_private.credit.refilled_at IS 'The time of the last refill; the next is due when a day or month begins in UTC';
 
--- A role that was dropped leaves a number behind, which may be another role's where the
--- dump is restored.
+-- A dropped role leaves its OID in the table. In a restored database that OID may belong to
+-- another role.
 SELECT pg_catalog.pg_extension_config_dump('keysmith_private.access',
     'WHERE role::pg_catalog.oid IN (SELECT oid FROM pg_catalog.pg_roles)');
 
@@ -321,15 +320,15 @@ END $$;
 -- requires:
 --   catalog_tables
 
--- Backends remember each keyspace's policy. Whoever changes it, by whatever path
--- (these functions, a restore, logical replication, a hand edit), tells them so, and gives
--- the keyspace's row a new version: by that a decision knows the policy that its snapshot
--- sees, also while the message is still on its way.
+-- Backends cache the policy of each keyspace. A trigger invalidates it after each change,
+-- whether by our functions, a restore, logical replication or by hand. It also gives the
+-- keyspace's row a new version: by that a decision finds the policy that its snapshot sees,
+-- even before the invalidation message arrives.
 
 CREATE FUNCTION keysmith_private.policy_changed() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
 COMMENT ON FUNCTION keysmith_private.policy_changed() IS
-'Trigger on the policy tables: gives the policy a new version, and has every backend read it again';
+'Trigger on the policy tables: gives the policy a new version, and makes every backend read it again';
 
 DO $$
 DECLARE
@@ -353,12 +352,12 @@ END $$;
 -- requires:
 --   catalog_version
 
--- Rate limits.
+-- The state of rate limits.
 
 CREATE FUNCTION keysmith.limit_status(OUT name text, OUT value text) RETURNS SETOF record
 LANGUAGE c PARALLEL RESTRICTED ROWS 5 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
 COMMENT ON FUNCTION keysmith.limit_status() IS
-'Whether rate limits are kept, how many are under way, and since when calls are counted';
+'Whether rate limits are counted, how many buckets are in use, and since when calls are counted';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -366,7 +365,7 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 -- requires:
 --   limit
 
--- The answer of a decision.
+-- The result of a decision.
 
 CREATE TYPE keysmith_private.verdict AS (
     ok                boolean,
@@ -396,26 +395,26 @@ COMMENT ON DOMAIN keysmith.verdict IS 'A verdict, as verify returns it: for vari
 COMMENT ON TYPE keysmith_private.verdict IS
 'The answer to "may this key do this, from here, now?"';
 COMMENT ON COLUMN keysmith_private.verdict.ok IS 'Whether the request may go on';
-COMMENT ON COLUMN keysmith_private.verdict.status IS 'The HTTP status that fits';
-COMMENT ON COLUMN keysmith_private.verdict.code IS 'For the outside world';
-COMMENT ON COLUMN keysmith_private.verdict.message IS 'For the outside world';
+COMMENT ON COLUMN keysmith_private.verdict.status IS 'The HTTP status for the response';
+COMMENT ON COLUMN keysmith_private.verdict.code IS 'The code for the response';
+COMMENT ON COLUMN keysmith_private.verdict.message IS 'The message for the response';
 COMMENT ON COLUMN keysmith_private.verdict.reason IS 'The exact cause, for the operator';
-COMMENT ON COLUMN keysmith_private.verdict.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith_private.verdict.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith_private.verdict.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith_private.verdict.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith_private.verdict.tenant_id IS 'The id of the tenant';
 COMMENT ON COLUMN keysmith_private.verdict.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith_private.verdict.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith_private.verdict.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith_private.verdict.owner IS 'The member of the tenant whose key it is, if it is someone''s';
+COMMENT ON COLUMN keysmith_private.verdict.kind IS 'secret, or publishable for a key that may be public';
+COMMENT ON COLUMN keysmith_private.verdict.owner IS 'The member of the tenant that owns the key; null if no member does';
 COMMENT ON COLUMN keysmith_private.verdict.role IS 'The role of the key, or else of its owner';
-COMMENT ON COLUMN keysmith_private.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
+COMMENT ON COLUMN keysmith_private.verdict.scopes IS 'The scopes of the key within its role; {*} for every scope';
 COMMENT ON COLUMN keysmith_private.verdict.metadata IS 'The metadata of the key';
-COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'When the key ends, without an event: check again then';
-COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused, or else that has the fewest calls left';
-COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'The calls left in it';
-COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'When the same request passes, unless others come first; null if never, or nobody knows';
-COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'What is left after some were spent';
-COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A name for this decision';
+COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'The time when the key expires; no event announces it, so check again then';
+COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused the request, or else the one with the fewest calls left';
+COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'The number of calls left in that limit';
+COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'The time until the same request would pass, if no other comes first; null if never or unknown';
+COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'The balance after credits were spent';
+COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A unique id of this decision';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -423,16 +422,16 @@ COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A name for this decisi
 -- requires:
 --   verdict
 
--- Identity: who is asking, for row-level security, defaults and triggers.
+-- The identity of the transaction, for row-level security, defaults and triggers.
 --
--- STABLE, so that a sub-select such as (SELECT keysmith.current_tenant_id()) is
--- evaluated once a query. PARALLEL RESTRICTED, since it is the leader's: a parallel
--- plan evaluates the sub-select there and hands the value to its workers.
+-- The functions are STABLE, so that a sub-select such as (SELECT keysmith.current_tenant_id()) is
+-- evaluated once per query. They are PARALLEL RESTRICTED, since only the leader has the identity:
+-- a parallel plan evaluates the sub-select there, and passes the value to its workers.
 
 CREATE FUNCTION keysmith.current_tenant() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_tenant';
 COMMENT ON FUNCTION keysmith.current_tenant() IS
-'The name of the tenant that the transaction acts for; unique in its keyspace only';
+'The name of the tenant that the transaction acts for; it is unique within the keyspace';
 
 CREATE FUNCTION keysmith.current_tenant_id() RETURNS uuid
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_tenant_id';
@@ -447,7 +446,7 @@ COMMENT ON FUNCTION keysmith.current_keyspace() IS
 CREATE FUNCTION keysmith.current_key() RETURNS uuid
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_key';
 COMMENT ON FUNCTION keysmith.current_key() IS
-'The key that the transaction acts for; good as a column''s default';
+'The id of the key that the transaction acts for; it can be the default of a column';
 
 CREATE FUNCTION keysmith.current_environment() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_environment';
@@ -457,12 +456,12 @@ COMMENT ON FUNCTION keysmith.current_environment() IS
 CREATE FUNCTION keysmith.current_owner() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_owner';
 COMMENT ON FUNCTION keysmith.current_owner() IS
-'The member whose key the transaction acts for';
+'The owner of the key that the transaction acts for';
 
 CREATE FUNCTION keysmith.has_scope(scope text) RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope';
 COMMENT ON FUNCTION keysmith.has_scope(text) IS
-'Whether the key that the transaction acts for has a scope, or meets an expression of scopes';
+'Whether the key that the transaction acts for has a scope or meets an expression of scopes';
 
 CREATE FUNCTION keysmith.sign_out() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';
@@ -475,7 +474,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 -- requires:
 --   identity
 
--- Rules of decisions, for statements that show what a decision would do.
+-- Rules of decisions, for views and statements that show a state.
 
 CREATE FUNCTION keysmith_private.credits_at(
     balance bigint, refill bigint, every text, refilled_at timestamptz, moment timestamptz
@@ -490,27 +489,27 @@ COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestampt
 -- requires:
 --   decide
 
--- How much the caller may see.
+-- The rows that the caller may see.
 CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
 COMMENT ON FUNCTION keysmith.sees_everything() IS
-'Whether the caller sees all tenants: administrators and auditors who act for no key';
+'Whether the caller sees all tenants, as administrators and auditors do who act for no key';
 
 CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
 COMMENT ON FUNCTION keysmith.own_tenants() IS
-'The tenants that the caller sees, if it does not see all';
+'The ids of the tenants that the caller sees, unless it sees all';
 
--- Views that show some readers only a part have two halves. A private view has the rows of
--- all tenants. Readers who see everything read that one: it is planned with their query,
--- so that their conditions are looked up in indexes. To others EXPLAIN would tell how
--- many rows their conditions met, of other tenants as well. So when such a reader's query is
--- planned, shows_everything() becomes false, and the first half is not there. The second half
--- is a function, which reads their rows out of EXPLAIN's sight.
+-- Views that show some readers only a part of the rows have two halves. The first half is a
+-- private view with the rows of all tenants, for readers who see everything. It is planned as
+-- part of their query, so that indexes serve their conditions. Other readers could learn from
+-- its EXPLAIN how many rows of other tenants meet a condition. So for them the planner replaces
+-- shows_everything() by false, and removes the first half. The second half is a function that
+-- reads their own rows, and that EXPLAIN does not look into.
 CREATE FUNCTION keysmith_private.shows_everything_support(internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_shows_everything_support';
 COMMENT ON FUNCTION keysmith_private.shows_everything_support(internal) IS
-'Has the planner leave out what the caller does not see';
+'Planner support: replaces shows_everything() by false where it is false';
 
 CREATE FUNCTION keysmith_private.shows_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.shows_everything_support
@@ -521,13 +520,13 @@ COMMENT ON FUNCTION keysmith_private.shows_everything() IS
 CREATE FUNCTION keysmith_private.own_rows_support(internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_own_rows_support';
 COMMENT ON FUNCTION keysmith_private.own_rows_support(internal) IS
-'Hands on the bounds that a query sets to ids and times, so that own rows are looked up by them';
+'Planner support: passes the bounds that a query sets for ids and times, so that own rows are looked up by them';
 
--- Makes a view of its private half all_VIEW, without the hidden columns. That half has the
--- columns tenant_id and, where rows are of one environment, environment; the first column is
--- never null. The condition on it is always met: it keeps the planner from dissolving the
--- query about own rows, so that it puts the reader's conditions there, where
--- own_rows_support() finds them. Dropped at the end of the installation.
+-- Makes the public view from its private half all_VIEW, without the hidden columns. The private
+-- half has a column tenant_id, and a column environment if each row belongs to one. Its first
+-- column is never null, so the condition on it is always true: without a condition the planner
+-- would pull the subquery up, and the reader's conditions would not be pushed down to where
+-- own_rows_support() finds them. The function is dropped at the end of the installation.
 CREATE FUNCTION keysmith_private.publish(view text, hidden text[] DEFAULT '{}', ending text DEFAULT '')
 RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -564,10 +563,10 @@ END $$;
 -- requires:
 --   manage_own_rows
 
--- The audit, as it is shown.
+-- The view of the audit.
 
--- Under an identity, what was done to keys of another environment is out of sight. Only who
--- sees a part has to look up whose an entry is.
+-- A session that acts for a key does not see acts on keys of other environments. The tenant and
+-- the environment of an entry are looked up only for readers who see a part of the rows.
 CREATE VIEW keysmith_private.all_audit AS
 SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.session_role, c.acting_key,
        c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
@@ -577,19 +576,19 @@ SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.sessio
 FROM keysmith_private.audit_entry a
 LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content;
 SELECT keysmith_private.publish('audit', '{tenant_id,environment}');
-COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
-COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
-COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, counted from 1';
-COMMENT ON COLUMN keysmith.audit.at IS 'When it was done';
-COMMENT ON COLUMN keysmith.audit.action IS 'What was done, such as mint or define_role';
-COMMENT ON COLUMN keysmith.audit.tenant IS 'The name of the tenant that it concerns';
-COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that it is about';
+COMMENT ON VIEW keysmith.audit IS 'Acts of management: who did what, when and from where, with the state before and after, without secrets';
+COMMENT ON COLUMN keysmith.audit.keyspace IS 'The keyspace of the act; * if it concerns several';
+COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, from 1';
+COMMENT ON COLUMN keysmith.audit.at IS 'The time of the act';
+COMMENT ON COLUMN keysmith.audit.action IS 'The name of the act, such as mint or define_role';
+COMMENT ON COLUMN keysmith.audit.tenant IS 'The name of the tenant that the act concerns';
+COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that the act concerns';
 COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
 COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
 COMMENT ON COLUMN keysmith.audit.acting_key IS 'The key that the transaction acted for';
-COMMENT ON COLUMN keysmith.audit.client IS 'Where the session came from; null for a socket';
-COMMENT ON COLUMN keysmith.audit.before IS 'What there was before, without secrets; null for nothing';
-COMMENT ON COLUMN keysmith.audit.after IS 'What there was afterwards, without secrets; null for nothing';
+COMMENT ON COLUMN keysmith.audit.client IS 'The address of the client; null for a Unix-domain socket';
+COMMENT ON COLUMN keysmith.audit.before IS 'The state before the act, without secrets; null if there was nothing';
+COMMENT ON COLUMN keysmith.audit.after IS 'The state after the act, without secrets; null if there is nothing';
 COMMENT ON COLUMN keysmith.audit.hash IS 'The seal: a hash over the entry and the hash before it, in hexadecimal';
 /* </end connected objects> */
 
@@ -598,12 +597,11 @@ COMMENT ON COLUMN keysmith.audit.hash IS 'The seal: a hash over the entry and th
 -- requires:
 --   audit
 
--- Usage: a row for each request of a known key, and what else is known of requests.
--- The library writes these; how, see src/usage/.
+-- Usage: a row for each request of a known key, and counts and samples of the others. The
+-- library writes these; see src/usage/store/.
 
--- Partitioned by day. Partitions are made at run time, each with its own indexes: a key
--- or an index of the parent, which is the extension's, would keep a dump from being
--- restored.
+-- Partitioned by day. Partitions are made at run time, each with its own indexes. The parent
+-- has no key and no index: it belongs to the extension, and a dump could not be restored.
 CREATE TABLE keysmith_private.usage_event (
     at          timestamptz NOT NULL,
     incarnation bigint NOT NULL,
@@ -620,11 +618,11 @@ CREATE TABLE keysmith_private.usage_event (
     ip          inet,
     latency     interval
 ) PARTITION BY RANGE (at);
-COMMENT ON TABLE keysmith_private.usage_event IS 'Requests of known keys, refused ones included';
-COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the server''s memory in which the record waited; 0 for rows that transactions wrote themselves';
-COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The record''s number in it: no two rows have both';
-COMMENT ON COLUMN keysmith_private.usage_event.status IS 'What the verdict said, or the application in its place';
-COMMENT ON COLUMN keysmith_private.usage_event.outcome IS 'The verdict''s reason';
+COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included';
+COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the shared memory in which the record waited; 0 for rows that transactions wrote themselves';
+COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The number of the record in that life; the two are unique together';
+COMMENT ON COLUMN keysmith_private.usage_event.status IS 'The HTTP status of the verdict, or the one that log_request gave';
+COMMENT ON COLUMN keysmith_private.usage_event.outcome IS 'The reason of the verdict; ok for an accepted request';
 
 CREATE SEQUENCE keysmith_private.usage_sequence;
 COMMENT ON SEQUENCE keysmith_private.usage_sequence IS 'Numbers of the rows that transactions write themselves';
@@ -634,13 +632,13 @@ CREATE TABLE keysmith_private.usage_unknown (
     reason   text COLLATE "C" NOT NULL,
     hour     timestamptz NOT NULL,
     requests bigint NOT NULL,
-    -- Each life has its own rows, so that none waits for another's transaction.
+    -- Each life has its own rows, so that their writers do not wait for each other.
     incarnation bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (keyspace, reason, hour, incarnation)
 );
-COMMENT ON TABLE keysmith_private.usage_unknown IS 'How many requests came without a known key';
+COMMENT ON TABLE keysmith_private.usage_unknown IS 'The number of requests without a known key, by hour';
 COMMENT ON COLUMN keysmith_private.usage_unknown.keyspace IS 'Empty for keyspaces that do not exist';
-COMMENT ON COLUMN keysmith_private.usage_unknown.incarnation IS 'The life of the server''s memory in which they came';
+COMMENT ON COLUMN keysmith_private.usage_unknown.incarnation IS 'The life of the shared memory in which they came';
 
 CREATE TABLE keysmith_private.usage_unknown_sample (
     at       timestamptz NOT NULL,
@@ -651,7 +649,7 @@ CREATE TABLE keysmith_private.usage_unknown_sample (
     ip       inet
 );
 CREATE INDEX usage_unknown_sample_at ON keysmith_private.usage_unknown_sample (at);
-COMMENT ON TABLE keysmith_private.usage_unknown_sample IS 'The newest thousand of such requests that were sampled, one a second at most';
+COMMENT ON TABLE keysmith_private.usage_unknown_sample IS 'The newest thousand samples of requests without a known key, at most one per second';
 
 CREATE TABLE keysmith_private.usage_set_aside (
     set_aside_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -680,10 +678,10 @@ END $$;
 -- requires:
 --   usage_store
 
--- The lives of the shared memory in which records wait.
+-- The lives of the shared memory in which records wait for the worker.
 
--- The database's oid and the server's identifier tell the lives of this database from
--- those that came with a copy or a dump.
+-- The OID of the database and the identifier of the server tell the lives of this database
+-- from those that a copy or a dump brought.
 CREATE TABLE keysmith_private.usage_incarnation (
     incarnation   bigint NOT NULL,
     database      oid NOT NULL,
@@ -702,13 +700,13 @@ CREATE TABLE keysmith_private.usage_incarnation (
     unknown_seen  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (incarnation, database)
 );
-COMMENT ON TABLE keysmith_private.usage_incarnation IS 'The lives of the shared memory in which records wait, and what their ends may have cost';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.most_waiting IS 'How many records can wait at once';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.closed_at IS 'When all was stored, while nothing came since';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_at_most IS 'How many records its end may have cost, where it was not a proper one';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.standby IS 'The standby whose memory it is; empty for the server''s own';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'How many of a standby''s requests without a known key are counted';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
+COMMENT ON TABLE keysmith_private.usage_incarnation IS 'The lives of the shared memory in which records wait, and the records that may have been lost with each';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.most_waiting IS 'The number of records that can wait at the same time';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.closed_at IS 'The time when all was stored, if no record came since';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_at_most IS 'The number of records that a crash may have lost';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.standby IS 'The standby that the memory belongs to; empty for this server';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'The number of the standby''s requests without a known key that are counted';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'The lost records were made between this time and lost_until';
 
 SELECT pg_catalog.pg_extension_config_dump('keysmith_private.usage_incarnation', '');
 /* </end connected objects> */
@@ -718,12 +716,12 @@ SELECT pg_catalog.pg_extension_config_dump('keysmith_private.usage_incarnation',
 -- requires:
 --   usage_restart
 
--- Usage, counted. Statement triggers on the table of requests and on each partition
--- append what changed to usage_delta, which blocks no one; usage_fold() adds that up.
--- Whoever reads totals adds what is not folded yet, so that they are always exact.
+-- Totals of usage. Statement triggers on the table of requests and on each partition append
+-- deltas to usage_delta, which blocks nobody. usage_fold() adds them to the totals. Readers
+-- of totals add the deltas that are not folded yet, so the numbers are always exact.
 --
--- Totals outlive the rows that they were counted from. How many of a period's rows were
--- dropped is `gone`: what is left can be paged.
+-- Totals are kept after the rows that they count are dropped. The column gone has the number of
+-- dropped rows: the other rows can still be paged.
 
 CREATE TABLE keysmith_private.usage_hour (
     tenant_id   uuid NOT NULL,
@@ -740,10 +738,10 @@ CREATE TABLE keysmith_private.usage_hour (
 ) WITH (fillfactor = 80);
 CREATE INDEX usage_hour_of_key ON keysmith_private.usage_hour (key_id, period);
 CREATE INDEX usage_hour_by_period ON keysmith_private.usage_hour (period);
-COMMENT ON TABLE keysmith_private.usage_hour IS 'Requests by key, environment, status and outcome, an hour each';
-COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'Of how many requests the latency is known';
+COMMENT ON TABLE keysmith_private.usage_hour IS 'The number of requests per hour, key, environment, status and outcome';
+COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'The number of requests with a known latency';
 COMMENT ON COLUMN keysmith_private.usage_hour.latency IS 'The sum of those latencies';
-COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'Of how many requests the rows were dropped';
+COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'The number of requests whose rows were dropped';
 
 CREATE TABLE keysmith_private.usage_day (
     LIKE keysmith_private.usage_hour INCLUDING DEFAULTS,
@@ -751,9 +749,9 @@ CREATE TABLE keysmith_private.usage_day (
 ) WITH (fillfactor = 80);
 CREATE INDEX usage_day_of_key ON keysmith_private.usage_day (key_id, period);
 CREATE INDEX usage_day_by_period ON keysmith_private.usage_day (period);
--- Few days have rows left, whatever the number of days that are remembered.
+-- Totals are kept for many days, but few of these days have rows left.
 CREATE INDEX usage_day_with_rows ON keysmith_private.usage_day (period) WHERE requests > gone;
-COMMENT ON TABLE keysmith_private.usage_day IS 'Requests by key, environment, status and outcome, a day each';
+COMMENT ON TABLE keysmith_private.usage_day IS 'The number of requests per day, key, environment, status and outcome';
 
 CREATE TABLE keysmith_private.usage_endpoint_hour (
     tenant_id   uuid NOT NULL,
@@ -767,22 +765,22 @@ CREATE TABLE keysmith_private.usage_endpoint_hour (
     latency     interval NOT NULL,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'Requests by method and endpoint, an hour each';
+COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'The number of requests per hour, method and endpoint';
 
 CREATE TABLE keysmith_private.usage_endpoint_day (
     LIKE keysmith_private.usage_endpoint_hour,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'Requests by method and endpoint, a day each';
+COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'The number of requests per day, method and endpoint';
 
 CREATE TABLE keysmith_private.usage_last (
     key_id  uuid PRIMARY KEY,
     used_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE keysmith_private.usage_last IS 'When each key was last accepted';
+COMMENT ON TABLE keysmith_private.usage_last IS 'The time of the last accepted request of each key';
 
--- The rows of one holder (a key or a tenant) and hour are numbered from the oldest, and
--- each thousandth is remembered: a page is found without walking there.
+-- The rows of one holder (a key or a tenant) and hour are numbered from the oldest. Every
+-- thousandth is stored here, so that a page is found without reading all rows before it.
 CREATE TABLE keysmith_private.usage_mark (
     holder      uuid NOT NULL,
     period      timestamptz NOT NULL,
@@ -793,7 +791,7 @@ CREATE TABLE keysmith_private.usage_mark (
     PRIMARY KEY (holder, period, position)
 );
 CREATE INDEX usage_mark_by_period ON keysmith_private.usage_mark (period);
-COMMENT ON TABLE keysmith_private.usage_mark IS 'Each thousandth request of a key or tenant in an hour';
+COMMENT ON TABLE keysmith_private.usage_mark IS 'Every thousandth request of a key or tenant in an hour';
 
 CREATE TABLE keysmith_private.usage_delta (
     period       timestamptz NOT NULL,
@@ -813,9 +811,9 @@ CREATE TABLE keysmith_private.usage_delta (
 );
 CREATE INDEX usage_delta_of_key ON keysmith_private.usage_delta (tenant_id, key_id);
 COMMENT ON TABLE keysmith_private.usage_delta IS
-'What changed since the last fold, by hour: of a key, or where key_id is null, of an endpoint';
+'The changes since the last fold, by hour: of a key, or, if key_id is null, of an endpoint';
 COMMENT ON COLUMN keysmith_private.usage_delta.changed_from IS
-'The oldest row that came or went; null if rows were only amended';
+'The time of the oldest row that was added or removed; null if rows were only amended';
 
 DO $$
 DECLARE
@@ -832,9 +830,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moved boolean := true;
 BEGIN
-    -- While a dump is restored no partition has its trigger yet: those come after the
-    -- rows, whose counts are in the dump. This trigger on the parent is the extension's
-    -- own, and was there before; rows that come through the parent then are counted.
+    -- A dump has the totals of its rows. So rows that pg_restore inserts must not be counted.
+    -- It creates the triggers of partitions after their rows. But this trigger on the parent
+    -- belongs to the extension, and exists before: it must do nothing until then.
     IF TG_RELID = 'keysmith_private.usage_event'::regclass AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_inherits i
         JOIN pg_catalog.pg_trigger t ON t.tgrelid = i.inhrelid
@@ -843,8 +841,8 @@ BEGIN
         RETURN NULL;
     END IF;
 
-    -- The three statements differ in the rows that they read. Both groupings of each
-    -- are made in one pass. An endpoint's length is bounded by what an index can hold.
+    -- The three statements differ in the rows that they read. Each makes both groupings in one
+    -- pass. Endpoints are cut to a length that fits into an index.
     IF TG_OP = 'INSERT' THEN
         INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
@@ -879,7 +877,7 @@ BEGIN
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
     ELSE
-        -- What an application learns after its answer amends rows, and moves none.
+        -- Applications amend rows after they have answered. That moves no row.
         moved := EXISTS (
             SELECT at, incarnation, sequence, key_id, tenant_id FROM old_rows
             EXCEPT ALL
@@ -909,7 +907,7 @@ BEGIN
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_counted() IS
-'Trigger on the requests and their partitions: appends what changed to usage_delta';
+'Trigger on usage_event and its partitions: adds the changes of totals to usage_delta';
 
 CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.usage_event
     REFERENCING NEW TABLE AS new_rows
@@ -929,9 +927,9 @@ COMMENT ON FUNCTION keysmith_private.usage_fold_lock() IS
 CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- How many endpoints of a tenant and environment a period remembers by name.
+    -- The number of endpoints per tenant and environment that a period stores by name.
     most_endpoints constant bigint := 500;
-    -- How many rows lie between two marks.
+    -- The number of rows from one mark to the next.
     stride  constant bigint := 1000;
     folded  bigint;
     tenants uuid[];
@@ -946,8 +944,8 @@ BEGIN
         RETURN NULL;
     END IF;
 
-    -- One statement: no reader sees a delta in both places, or in neither.
-    -- What is taken is added up once, and whatever follows reads the sums: they are fewer.
+    -- It is one statement, so that no reader sees a delta in both places or in neither. The
+    -- deltas are summed up first, since the later steps read them several times.
     WITH taken AS MATERIALIZED (
         DELETE FROM keysmith_private.usage_delta RETURNING *
     ), keys AS MATERIALIZED (
@@ -990,9 +988,9 @@ BEGIN
         FROM endpoints, (VALUES ('hour'), ('day')) AS spans (span)
         GROUP BY 1, 2, 3, 4, 5, 6
     ), known AS (
-        -- What has a row keeps it; rows are never removed. So an endpoint that came too
-        -- late to have one never gets one in that period, and its amendments find the
-        -- same place as itself.
+        -- Endpoints that have a row keep it, and rows are never removed. So an endpoint that
+        -- came too late for a row never gets one in that period, and later amendments of its
+        -- requests are counted in the same row as the requests.
         SELECT n.*, coalesce(h.endpoint, d.endpoint) IS NOT NULL AS is_known
         FROM by_endpoint n
         LEFT JOIN keysmith_private.usage_endpoint_hour h ON n.span = 'hour'
@@ -1056,9 +1054,9 @@ BEGIN
     INTO folded, tenants, holders, periods, changes
     FROM changed c;
 
-    -- Marks before what changed stay right. Rows that came since the statement above may
-    -- be among those that are numbered now: their deltas are still there, and tell
-    -- readers and the next fold which marks not to trust.
+    -- Marks before the first changed row stay right. The rows that are numbered now may include
+    -- rows that came after the statement above. The deltas of those are not folded yet: by them
+    -- readers and the next fold know which marks are wrong.
     DELETE FROM keysmith_private.usage_mark m
     USING unnest(holders, periods, changes) AS c (holder, period, changed_from)
     WHERE m.holder = c.holder AND m.period = c.period AND m.at >= c.changed_from;
@@ -1072,14 +1070,14 @@ BEGIN
             ORDER BY m.position DESC LIMIT 1
         ) AS m ON true
         WHERE stride <= -coalesce(m.position, 0) + (
-            -- A range of keys, one or all, so that a key's index entry is found without
-            -- reading those of its tenant's other keys.
+            -- As a range of one key or of all, so that the index finds the rows of one key without
+            -- reading those of the tenant's other keys.
             SELECT sum(h.requests - h.gone) FROM keysmith_private.usage_hour h
             WHERE h.tenant_id = c.tenant_id AND h.period = c.period
               AND h.key_id >= CASE WHEN c.holder = c.tenant_id THEN '00000000-0000-0000-0000-000000000000' ELSE c.holder END
               AND h.key_id <= CASE WHEN c.holder = c.tenant_id THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE c.holder END)
     LOOP
-        -- From mark to mark. To number all rows would take twice as long as to pass them.
+        -- It goes from mark to mark. To number all rows would take twice as long.
         step := format(
             'SELECT at, incarnation, sequence FROM keysmith_private.usage_event
              WHERE %I = $1 AND at >= $2 AND at < $5 AND (at, incarnation, sequence) > ($2, $3, $4)
@@ -1100,7 +1098,7 @@ BEGIN
     RETURN folded;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_fold() IS
-'Adds up what changed since the last fold, and tells how many deltas that were; null if another session is at it';
+'Adds the deltas to the totals, and returns the number of deltas; null if another session is folding';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1108,7 +1106,7 @@ COMMENT ON FUNCTION keysmith_private.usage_fold() IS
 -- requires:
 --   usage_totals
 
--- Partitions of the table of requests, made ahead.
+-- The partitions of usage_event, which are made in advance.
 
 CREATE FUNCTION keysmith_private.usage_partitions(
     OUT partition regclass, OUT name text, OUT starts timestamptz, OUT ends timestamptz
@@ -1120,18 +1118,18 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' 
                               '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds
     WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND bounds IS NOT NULL
 $$;
-COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of requests, and the times of their rows';
+COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of usage_event, with their bounds';
 
 CREATE FUNCTION keysmith_private.usage_has_partition(at timestamptz) RETURNS boolean
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_usage_has_partition';
 COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
-'Whether there is a partition for requests of a time, whatever the snapshot of the transaction';
+'Whether a partition for a time exists, as last committed';
 
--- There is no default partition: to attach another day would lock it, and so
--- wait for all readers. A partition that is missing is made by who needs it.
+-- There is no default partition: attaching another day would lock it, and so wait for all
+-- readers. A session that needs a missing partition makes it.
 CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
 RETURNS integer
--- The settings by which a session has its own tables made, or times shown, do not count here.
+-- Settings of the session for new tables and for the output of times must not apply here.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET default_tablespace = '' SET default_table_access_method = 'heap'
 SET datestyle = 'ISO' SET timezone = 'UTC' AS $$
@@ -1154,19 +1152,19 @@ BEGIN
         starts := (first_day + n)::timestamp AT TIME ZONE 'UTC';
         ends := (first_day + n + 1)::timestamp AT TIME ZONE 'UTC';
         CONTINUE WHEN keysmith_private.usage_has_partition(starts);
-        -- Who comes second waits here, and then looks again. Readers and writers go on.
+        -- A second session waits here, and then checks again. Readers and writers do not wait.
         LOCK TABLE ONLY keysmith_private.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
         CONTINUE WHEN keysmith_private.usage_has_partition(starts);
         name := 'usage_' || to_char(first_day + n, 'YYYYMMDD');
         WHILE to_regclass(format('keysmith_private.%I', name)) IS NOT NULL LOOP
-            -- Someone keeps a table of that name, such as one that was detached.
+            -- A table of that name exists, such as a detached partition.
             name := name || '_';
         END LOOP;
         EXECUTE format('CREATE TABLE keysmith_private.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
                        name, parent);
         EXECUTE format('COMMENT ON TABLE keysmith_private.%I IS %L', name,
                        'Requests of ' || to_char(first_day + n, 'YYYY-MM-DD') || ' (UTC)');
-        -- Default privileges are for tables that someone makes to be read.
+        -- Default privileges of the owner are meant for other tables.
         FOR grantee IN
             SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
             WHERE c.oid = to_regclass(format('keysmith_private.%I', name)) AND a.grantee <> c.relowner
@@ -1174,9 +1172,9 @@ BEGIN
             EXECUTE format('REVOKE ALL ON keysmith_private.%I FROM %s', name,
                            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
         END LOOP;
-        -- Each index costs the worker as much as the row itself. Request ids come nearly in
-        -- order, which is cheap, and are what no two rows have in common. Rows of a
-        -- key or tenant never have all columns in common: there is nothing to deduplicate.
+        -- Each index costs the worker as much as the row itself. The index on request_id is unique,
+        -- and cheap, since request ids come nearly in order. In the other two no entries are equal,
+        -- so there is nothing to deduplicate.
         EXECUTE format(
             'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
                  REFERENCING NEW TABLE AS new_rows
@@ -1199,7 +1197,7 @@ BEGIN
     RETURN made;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_prepare(date, date) IS
-'Makes the partitions that requests of these days need, and tells how many it made';
+'Makes the missing partitions of these days, and returns their number';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1207,7 +1205,7 @@ COMMENT ON FUNCTION keysmith_private.usage_prepare(date, date) IS
 -- requires:
 --   usage_partitions
 
--- Retention, and all that is to be done from time to time.
+-- Retention, and maintain(), which does all that is to be done from time to time.
 
 CREATE FUNCTION keysmith_private.usage_kept_from() RETURNS timestamptz
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_kept_from';
@@ -1230,7 +1228,7 @@ BEGIN
     RETURN days + hours;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_mark_gone(timestamptz, timestamptz) IS
-'Has totals say that their rows are dropped, and tells how many totals';
+'Marks totals whose rows are dropped, and returns the number of totals';
 
 CREATE FUNCTION keysmith_private.usage_dependents(partition regclass) RETURNS SETOF text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -1243,12 +1241,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE c.oid = partition
 $$;
 COMMENT ON FUNCTION keysmith_private.usage_dependents(regclass) IS
-'What keeps a partition from being dropped, such as a view of somebody''s';
+'The objects that keep a partition from being dropped, such as a view';
 
 CREATE FUNCTION keysmith_private.usage_drop_old(oldest timestamptz) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- How many totals may be changed while readers wait for the next partition to be dropped.
+    -- The number of totals that may be changed while readers wait for the next drop.
     most_marked constant bigint := 10000;
     part      record;
     left_over timestamptz;
@@ -1261,7 +1259,7 @@ BEGIN
     IF NOT keysmith_private.usage_fold_lock() THEN
         RAISE lock_not_available;
     END IF;
-    -- Days whose partition someone took away by hand.
+    -- Days whose partition was dropped or detached by hand.
     FOR left_over IN
         WITH RECURSIVE days AS (
             SELECT min(period) AS period FROM keysmith_private.usage_day WHERE requests > gone
@@ -1298,11 +1296,11 @@ BEGIN
             CONTINUE;
         END IF;
         BEGIN
-            -- Readers go on, and no row is amended any more.
+            -- Readers do not wait. Rows are not amended from here on.
             EXECUTE format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE', part.partition);
             PERFORM keysmith_private.usage_fold();
             marked := marked + keysmith_private.usage_mark_gone(part.starts, part.ends);
-            -- Everyone who comes waits behind the next locks: they are had soon, or not now.
+            -- All sessions queue behind the next locks. So it waits for them only briefly.
             PERFORM set_config('lock_timeout', '50ms', true);
             IF part.is_needed THEN
                 EXECUTE format('TRUNCATE ONLY %s', part.partition);
@@ -1326,7 +1324,7 @@ BEGIN
     RETURN array_to_string(format('%s partitions dropped', dropped) || others, ', ');
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_drop_old(timestamptz) IS
-'Drops the partitions that end at a time or before; those that cannot be dropped are emptied';
+'Drops the partitions that end at a time or before; a partition on which objects depend is emptied';
 
 CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms'
@@ -1336,8 +1334,8 @@ DECLARE
     oldest    constant timestamptz := keysmith_private.usage_kept_from();
     forgotten bigint;
 BEGIN
-    -- One task that fails keeps no other from being done. Dropping comes last: it locks the
-    -- table of requests until the commit.
+    -- If a task fails, the others are done all the same. Dropping comes last: it locks usage_event
+    -- until the commit.
     FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,retention}'::text[] LOOP
         BEGIN
             CASE task
@@ -1373,7 +1371,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 -- requires:
 --   usage_maintain
 
--- Records, as applications complete them.
+-- log_request(), by which applications complete records.
 
 CREATE FUNCTION keysmith.log_request(
     status_code integer DEFAULT NULL,
@@ -1384,7 +1382,7 @@ CREATE FUNCTION keysmith.log_request(
 ) RETURNS boolean
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_log_request';
 COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
-'Completes the record of a request; of the newest in this transaction, or of the one that is named';
+'Completes the record of a request: the newest in this transaction, or the one with the given id';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1392,8 +1390,8 @@ COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
 -- requires:
 --   usage_session
 
--- Usage of standbys: what their workers call on the primary. The right to call it is to
--- be granted to the role by which they connect.
+-- The function that workers of standbys call on the primary. The role by which they connect
+-- needs EXECUTE on it.
 
 CREATE FUNCTION keysmith.usage_collect(
     standby text,
@@ -1410,7 +1408,7 @@ CREATE FUNCTION keysmith.usage_collect(
 ) RETURNS SETOF record
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_collect';
 COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea) IS
-'Stores usage records that a standby hands over, each once, and tells up to which they are stored';
+'Stores usage records of a standby, each once, and returns the number of the last that is stored';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1418,8 +1416,8 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 -- requires:
 --   usage_standby
 
--- Usage as it is read: views, pages, charts. A caller who may see one tenant only sees
--- nothing of the others: see shows_everything().
+-- Views of usage. A reader who may see one tenant sees no rows of others: see
+-- shows_everything().
 
 CREATE VIEW keysmith_private.all_usage AS
 SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id, k.label,
@@ -1428,20 +1426,20 @@ FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.key k USING (key_id);
 SELECT keysmith_private.publish('usage');
-COMMENT ON VIEW keysmith.usage IS 'Requests of known keys, one row each, refused ones too';
-COMMENT ON COLUMN keysmith.usage.at IS 'When it was decided';
-COMMENT ON COLUMN keysmith.usage.request_id IS 'The name that the verdict gave to the decision';
-COMMENT ON COLUMN keysmith.usage.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.usage IS 'The requests of known keys, refused requests included';
+COMMENT ON COLUMN keysmith.usage.at IS 'The time of the decision';
+COMMENT ON COLUMN keysmith.usage.request_id IS 'The request_id of the verdict';
+COMMENT ON COLUMN keysmith.usage.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.usage.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.usage.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.usage.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.usage.key_id IS 'The id of the key; it is not secret';
 COMMENT ON COLUMN keysmith.usage.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.usage.method IS 'The HTTP method; null if it is not known';
-COMMENT ON COLUMN keysmith.usage.endpoint IS 'The path without its query, or what log_request gave; null if it is not known';
-COMMENT ON COLUMN keysmith.usage.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
-COMMENT ON COLUMN keysmith.usage.outcome IS 'ok, or the reason why it was refused';
-COMMENT ON COLUMN keysmith.usage.ip IS 'The address that the request came from; null if it is not known';
-COMMENT ON COLUMN keysmith.usage.latency IS 'How long the request took, as log_request was told; null if it is not known';
+COMMENT ON COLUMN keysmith.usage.method IS 'The HTTP method; null if unknown';
+COMMENT ON COLUMN keysmith.usage.endpoint IS 'The path without its query, or the endpoint that log_request gave; null if unknown';
+COMMENT ON COLUMN keysmith.usage.status IS 'The HTTP status of the verdict, or the one that log_request gave';
+COMMENT ON COLUMN keysmith.usage.outcome IS 'ok, or the reason of the refusal';
+COMMENT ON COLUMN keysmith.usage.ip IS 'The address that the request came from; null if unknown';
+COMMENT ON COLUMN keysmith.usage.latency IS 'The duration of the request, as log_request was told; null if unknown';
 COMMENT ON COLUMN keysmith.usage.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith_private.all_usage_hourly AS
@@ -1458,16 +1456,16 @@ JOIN keysmith_private.tenant t USING (tenant_id)
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 SELECT keysmith_private.publish('usage_hourly');
-COMMENT ON VIEW keysmith.usage_hourly IS 'How many requests, by hour, key, environment, status and outcome';
-COMMENT ON COLUMN keysmith.usage_hourly.hour IS 'When the hour begins';
-COMMENT ON COLUMN keysmith.usage_hourly.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.usage_hourly IS 'The number of requests by hour, key, environment, status and outcome';
+COMMENT ON COLUMN keysmith.usage_hourly.hour IS 'The beginning of the hour';
+COMMENT ON COLUMN keysmith.usage_hourly.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.usage_hourly.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.usage_hourly.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.usage_hourly.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.usage_hourly.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
-COMMENT ON COLUMN keysmith.usage_hourly.outcome IS 'ok, or the reason why it was refused';
-COMMENT ON COLUMN keysmith.usage_hourly.requests IS 'How many requests';
-COMMENT ON COLUMN keysmith.usage_hourly.latency IS 'The mean of those that are known';
+COMMENT ON COLUMN keysmith.usage_hourly.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.usage_hourly.status IS 'The HTTP status of the verdict, or the one that log_request gave';
+COMMENT ON COLUMN keysmith.usage_hourly.outcome IS 'ok, or the reason of the refusal';
+COMMENT ON COLUMN keysmith.usage_hourly.requests IS 'The number of requests';
+COMMENT ON COLUMN keysmith.usage_hourly.latency IS 'The mean of the known latencies';
 COMMENT ON COLUMN keysmith.usage_hourly.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith_private.all_usage_daily AS
@@ -1486,16 +1484,16 @@ JOIN keysmith_private.tenant t USING (tenant_id)
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 SELECT keysmith_private.publish('usage_daily');
-COMMENT ON VIEW keysmith.usage_daily IS 'How many requests, by day (UTC), key, environment, status and outcome';
+COMMENT ON VIEW keysmith.usage_daily IS 'The number of requests by day (UTC), key, environment, status and outcome';
 COMMENT ON COLUMN keysmith.usage_daily.day IS 'The day, in UTC';
-COMMENT ON COLUMN keysmith.usage_daily.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON COLUMN keysmith.usage_daily.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.usage_daily.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.usage_daily.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.usage_daily.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.usage_daily.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
-COMMENT ON COLUMN keysmith.usage_daily.outcome IS 'ok, or the reason why it was refused';
-COMMENT ON COLUMN keysmith.usage_daily.requests IS 'How many requests';
-COMMENT ON COLUMN keysmith.usage_daily.latency IS 'The mean of those that are known';
+COMMENT ON COLUMN keysmith.usage_daily.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.usage_daily.status IS 'The HTTP status of the verdict, or the one that log_request gave';
+COMMENT ON COLUMN keysmith.usage_daily.outcome IS 'ok, or the reason of the refusal';
+COMMENT ON COLUMN keysmith.usage_daily.requests IS 'The number of requests';
+COMMENT ON COLUMN keysmith.usage_daily.latency IS 'The mean of the known latencies';
 COMMENT ON COLUMN keysmith.usage_daily.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith_private.all_usage_endpoints AS
@@ -1514,16 +1512,16 @@ JOIN keysmith_private.tenant t USING (tenant_id)
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
 HAVING pg_catalog.sum(u.requests) <> 0;
 SELECT keysmith_private.publish('usage_endpoints');
-COMMENT ON VIEW keysmith.usage_endpoints IS 'How many requests, by day (UTC), method and endpoint';
+COMMENT ON VIEW keysmith.usage_endpoints IS 'The number of requests by day (UTC), method and endpoint';
 COMMENT ON COLUMN keysmith.usage_endpoints.day IS 'The day, in UTC';
 COMMENT ON COLUMN keysmith.usage_endpoints.tenant IS 'The name of the tenant whose keys made the requests';
 COMMENT ON COLUMN keysmith.usage_endpoints.keyspace IS 'The keyspace of the tenant';
 COMMENT ON COLUMN keysmith.usage_endpoints.environment IS 'The environment of the keys, such as live or test';
-COMMENT ON COLUMN keysmith.usage_endpoints.method IS 'The HTTP method; null if it is not known';
-COMMENT ON COLUMN keysmith.usage_endpoints.endpoint IS '(other) for those beyond the 500 of a tenant that are counted apart';
-COMMENT ON COLUMN keysmith.usage_endpoints.requests IS 'How many requests, refused ones too';
-COMMENT ON COLUMN keysmith.usage_endpoints.refused IS 'How many of these were refused';
-COMMENT ON COLUMN keysmith.usage_endpoints.latency IS 'The mean of those that are known';
+COMMENT ON COLUMN keysmith.usage_endpoints.method IS 'The HTTP method; null if unknown';
+COMMENT ON COLUMN keysmith.usage_endpoints.endpoint IS 'The endpoint; (other) sums up the endpoints beyond the first 500 of a tenant';
+COMMENT ON COLUMN keysmith.usage_endpoints.requests IS 'The number of requests, refused requests included';
+COMMENT ON COLUMN keysmith.usage_endpoints.refused IS 'The number of refused requests';
+COMMENT ON COLUMN keysmith.usage_endpoints.latency IS 'The mean of the known latencies';
 COMMENT ON COLUMN keysmith.usage_endpoints.tenant_id IS 'The id of the tenant';
 
 CREATE VIEW keysmith_private.all_top_keys AS
@@ -1536,14 +1534,14 @@ LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30
 GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id, d.environment;
 SELECT keysmith_private.publish('top_keys', '{environment}', 'ORDER BY requests DESC, key_id');
-COMMENT ON VIEW keysmith.top_keys IS 'The keys of the last 30 days, those with most requests first';
-COMMENT ON COLUMN keysmith.top_keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.top_keys IS 'The keys with requests in the last 30 days, those with the most first';
+COMMENT ON COLUMN keysmith.top_keys.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.top_keys.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.top_keys.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.top_keys.key_id IS 'The id of the key; it is not secret';
 COMMENT ON COLUMN keysmith.top_keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.top_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.top_keys.requests IS 'How many requests, refused ones too';
-COMMENT ON COLUMN keysmith.top_keys.refused IS 'How many of these were refused';
+COMMENT ON COLUMN keysmith.top_keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.top_keys.requests IS 'The number of requests, refused requests included';
+COMMENT ON COLUMN keysmith.top_keys.refused IS 'The number of refused requests';
 COMMENT ON COLUMN keysmith.top_keys.last_day IS 'The last day with a request, in UTC';
 COMMENT ON COLUMN keysmith.top_keys.tenant_id IS 'The id of the tenant';
 
@@ -1556,15 +1554,15 @@ LEFT JOIN keysmith_private.key k USING (key_id)
 WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30 AND d.outcome <> 'ok'
 GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id, d.environment;
 SELECT keysmith_private.publish('top_refusals', '{environment}', 'ORDER BY requests DESC, outcome, key_id');
-COMMENT ON VIEW keysmith.top_refusals IS 'What was refused in the last 30 days, the most frequent first';
-COMMENT ON COLUMN keysmith.top_refusals.outcome IS 'The reason why it was refused';
-COMMENT ON COLUMN keysmith.top_refusals.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
-COMMENT ON COLUMN keysmith.top_refusals.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.top_refusals IS 'The refusals of the last 30 days, by reason, status and key, the most frequent first';
+COMMENT ON COLUMN keysmith.top_refusals.outcome IS 'The reason of the refusal';
+COMMENT ON COLUMN keysmith.top_refusals.status IS 'The HTTP status of the verdict, or the one that log_request gave';
+COMMENT ON COLUMN keysmith.top_refusals.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.top_refusals.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.top_refusals.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.top_refusals.key_id IS 'The id of the key; it is not secret';
 COMMENT ON COLUMN keysmith.top_refusals.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.top_refusals.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.top_refusals.requests IS 'How many requests';
+COMMENT ON COLUMN keysmith.top_refusals.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.top_refusals.requests IS 'The number of requests';
 COMMENT ON COLUMN keysmith.top_refusals.last_day IS 'The last day with such a refusal, in UTC';
 COMMENT ON COLUMN keysmith.top_refusals.tenant_id IS 'The id of the tenant';
 
@@ -1580,20 +1578,20 @@ SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.end
 FROM keysmith_private.usage_unknown_sample u
 WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours';
 SELECT keysmith_private.publish('recent_refusals', '{tenant_id}', 'ORDER BY at DESC');
-COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
-COMMENT ON COLUMN keysmith.recent_refusals.at IS 'When it was decided';
-COMMENT ON COLUMN keysmith.recent_refusals.tenant IS 'The name of the tenant whose key it is; null without a known key';
-COMMENT ON COLUMN keysmith.recent_refusals.keyspace IS 'The keyspace that was asked; empty for one that does not exist';
+COMMENT ON VIEW keysmith.recent_refusals IS 'The refused requests of the last 24 hours, the newest first';
+COMMENT ON COLUMN keysmith.recent_refusals.at IS 'The time of the decision';
+COMMENT ON COLUMN keysmith.recent_refusals.tenant IS 'The name of the tenant that the key belongs to; null without a known key';
+COMMENT ON COLUMN keysmith.recent_refusals.keyspace IS 'The keyspace of the request; empty if there is no such keyspace';
 COMMENT ON COLUMN keysmith.recent_refusals.environment IS 'The environment of the key, such as live or test';
 COMMENT ON COLUMN keysmith.recent_refusals.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.recent_refusals.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.recent_refusals.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith.recent_refusals.reason IS 'The exact cause, for the operator';
-COMMENT ON COLUMN keysmith.recent_refusals.status IS 'The HTTP status of the verdict, or what log_request gave in its place; null without a known key';
-COMMENT ON COLUMN keysmith.recent_refusals.method IS 'The HTTP method; null if it is not known';
-COMMENT ON COLUMN keysmith.recent_refusals.endpoint IS 'The path without its query, or what log_request gave; null if it is not known';
-COMMENT ON COLUMN keysmith.recent_refusals.ip IS 'The address that the request came from; null if it is not known';
-COMMENT ON COLUMN keysmith.recent_refusals.key_id IS 'Null for requests without a known key, of which samples are kept';
-COMMENT ON COLUMN keysmith.recent_refusals.request_id IS 'The name that the verdict gave to the decision';
+COMMENT ON COLUMN keysmith.recent_refusals.status IS 'The HTTP status of the verdict, or the one that log_request gave; null without a known key';
+COMMENT ON COLUMN keysmith.recent_refusals.method IS 'The HTTP method; null if unknown';
+COMMENT ON COLUMN keysmith.recent_refusals.endpoint IS 'The path without its query, or the endpoint that log_request gave; null if unknown';
+COMMENT ON COLUMN keysmith.recent_refusals.ip IS 'The address that the request came from; null if unknown';
+COMMENT ON COLUMN keysmith.recent_refusals.key_id IS 'The id of the key; null for a sample of the requests without a known key';
+COMMENT ON COLUMN keysmith.recent_refusals.request_id IS 'The request_id of the verdict';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1601,27 +1599,27 @@ COMMENT ON COLUMN keysmith.recent_refusals.request_id IS 'The name that the verd
 -- requires:
 --   usage_views
 
--- Digests, and look-ups by them.
+-- Digests of values, and look-ups by them.
 
 CREATE FUNCTION keysmith.digest(value text, algorithm text DEFAULT 'sha256') RETURNS text
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_text';
 COMMENT ON FUNCTION keysmith.digest(text, text) IS
-'What a protected column of text stores in place of a value; sha256, or hmac with the server''s pepper';
+'The digest that a protected column of text stores for a value: sha256, or hmac with the server''s pepper';
 
 CREATE FUNCTION keysmith.digest(value bytea, algorithm text DEFAULT 'sha256') RETURNS bytea
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_bytes';
 COMMENT ON FUNCTION keysmith.digest(bytea, text) IS
-'What a protected column of bytea stores in place of a value; sha256, or hmac with the server''s pepper';
+'The digest that a protected column of bytea stores for a value: sha256, or hmac with the server''s pepper';
 
 CREATE FUNCTION keysmith.digests(value text) RETURNS text[]
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_text';
 COMMENT ON FUNCTION keysmith.digests(text) IS
-'What a protected column may store of a value, under any pepper: WHERE email = ANY (keysmith.digests($1))';
+'All digests that a protected column may store for a value, under any pepper: WHERE email = ANY (keysmith.digests($1))';
 
 CREATE FUNCTION keysmith.digests(value bytea) RETURNS bytea[]
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_bytes';
 COMMENT ON FUNCTION keysmith.digests(bytea) IS
-'What a protected column may store of a value, under any pepper';
+'All digests that a protected column may store for a value, under any pepper';
 
 CREATE FUNCTION keysmith.is_digest(stored text) RETURNS boolean
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_text';
@@ -1634,19 +1632,19 @@ COMMENT ON FUNCTION keysmith.is_digest(bytea) IS 'Whether bytes have the form of
 CREATE FUNCTION keysmith_private.matches_support(request internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_matches_support';
 COMMENT ON FUNCTION keysmith_private.matches_support(internal) IS
-'Has the planner look up matches in an index; PostgreSQL calls it';
+'Planner support: looks up matches in an index';
 
 CREATE FUNCTION keysmith.matches(value text, stored text) RETURNS boolean
 LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
 AS 'MODULE_PATHNAME', 'keysmith_matches_text';
 COMMENT ON FUNCTION keysmith.matches(text, text) IS
-'Whether that is what is stored of a value; an index of the column is used';
+'Whether the second argument is a digest of the first; uses an index of the column';
 
 CREATE FUNCTION keysmith.matches(value bytea, stored bytea) RETURNS boolean
 LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
 AS 'MODULE_PATHNAME', 'keysmith_matches_bytes';
 COMMENT ON FUNCTION keysmith.matches(bytea, bytea) IS
-'Whether that is what is stored of a value; an index of the column is used';
+'Whether the second argument is a digest of the first; uses an index of the column';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1654,36 +1652,36 @@ COMMENT ON FUNCTION keysmith.matches(bytea, bytea) IS
 -- requires:
 --   rows_digest
 
--- Digests in place of values, in applications' own tables. What has to do with a table locks
--- it by its OID, checks that the caller owns it, and never looks its name up.
+-- Digests in place of values, in application tables. These lock a table by its OID, check that
+-- the caller owns it, and never look up its name.
 
 CREATE FUNCTION keysmith.hash_columns() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_hash_columns';
 COMMENT ON FUNCTION keysmith.hash_columns() IS
-'Row trigger before INSERT or UPDATE: stores digests in place of the values of the columns that it names; see protect';
+'Row trigger before INSERT or UPDATE: replaces the values of the columns that it names by digests; see protect';
 
 CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text DEFAULT 'sha256') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect';
 COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
-'Has a table store digests of what is written to the named columns; name=hmac for one with the server''s pepper';
+'Makes a table store digests of the values that are written to the named columns; name=hmac uses the server''s pepper';
 
--- The first column stands by itself, so that an array of columns is never taken for this.
+-- The first column is a separate argument, so that a call with an array never means this function.
 CREATE FUNCTION keysmith.protect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_columns';
 COMMENT ON FUNCTION keysmith.protect(regclass, text, text[]) IS
-'Has a table store digests of what is written to the named columns, each an argument of its own';
+'Makes a table store digests of the values that are written to the named columns, one per argument';
 
 CREATE FUNCTION keysmith.unprotect(relation regclass, columns text[] DEFAULT '{}') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect';
 COMMENT ON FUNCTION keysmith.unprotect(regclass, text[]) IS
-'Undoes protect, for some columns or all: what is written from now on is stored as it is; digests stay';
+'Undoes protect, for some columns or all: new values are stored as they are; stored digests stay';
 
 CREATE FUNCTION keysmith.unprotect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect_columns';
 COMMENT ON FUNCTION keysmith.unprotect(regclass, text, text[]) IS
-'Undoes protect for the named columns, each an argument of its own';
+'Undoes protect for the named columns, one per argument';
 
 CREATE PROCEDURE keysmith.protect_existing(
     relation regclass,
@@ -1692,7 +1690,7 @@ CREATE PROCEDURE keysmith.protect_existing(
 )
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_existing';
 COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
-'Has the rows of a protected table that were there before digested in place, some pages a transaction; called again it goes on';
+'Replaces the older values of a protected table by digests, some pages per transaction; called again, it continues';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1700,13 +1698,13 @@ COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
 -- requires:
 --   rows_protect
 
--- Seals over rows of applications' own tables. Tables are locked by their OIDs, and their
--- names are never looked up.
+-- Seals over rows of application tables. These lock a table by its OID, and never look up its
+-- name.
 
 CREATE FUNCTION keysmith.seal_row() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_row';
 COMMENT ON FUNCTION keysmith.seal_row() IS
-'Row trigger before INSERT or UPDATE: keeps a digest over the other columns; see seal_rows';
+'Row trigger before INSERT or UPDATE: stores a digest over the other columns; see seal_rows';
 
 CREATE FUNCTION keysmith.seal_rows(
     relation regclass,
@@ -1715,21 +1713,21 @@ CREATE FUNCTION keysmith.seal_rows(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows';
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
-'Has a table keep a digest over the named columns of each row, or over all, in a column of that name';
+'Makes a table store a digest over the named columns of each row, or over all columns, in the seal column';
 
 CREATE FUNCTION keysmith.seal_rows(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows_columns';
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text, text[]) IS
-'Has a table keep a digest over the named columns of each row, each an argument of its own';
+'Makes a table store a digest over the named columns of each row, one per argument';
 
 CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unseal_rows';
 COMMENT ON FUNCTION keysmith.unseal_rows(regclass) IS
-'Undoes seal_rows: seals are not kept any more, and stay as they are';
+'Undoes seal_rows: new rows get no seals; stored seals stay';
 
--- It reads the heap itself. So it sees what is there when it has locked the table, whatever
--- the snapshot of the query that calls it.
+-- It reads the heap itself. So it sees the rows that are committed when it has locked the table,
+-- whatever the snapshot of the calling query.
 CREATE FUNCTION keysmith.verify_rows(
     relation regclass,
     OUT part regclass,
@@ -1739,7 +1737,7 @@ CREATE FUNCTION keysmith.verify_rows(
 ) RETURNS SETOF record
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_verify_rows';
 COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
-'The rows of a sealed table whose seal is missing or does not fit; deleted rows can''t be seen';
+'The rows of a sealed table whose seal is missing or wrong; deleted rows are not found';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1747,8 +1745,8 @@ COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
 -- requires:
 --   rows_seals
 
--- Which key changed how many rows of which table: a row a statement, in the same
--- transaction as what it tells of.
+-- The changes that keys make to tracked tables: one row per statement, written in the same
+-- transaction.
 
 CREATE TABLE keysmith_private.touch (
     key_id     uuid NOT NULL,
@@ -1761,12 +1759,12 @@ CREATE TABLE keysmith_private.touch (
     last_at    timestamptz NOT NULL,
     request_id uuid
 );
--- One index for both who asks for a key and who looks for what is old, key by key: each
--- more would cost every statement on a tracked table.
+-- One index serves both look-ups: all rows of a key, and the old rows of each key. A second
+-- index would slow down every statement on a tracked table.
 CREATE INDEX touch_of_key ON keysmith_private.touch (key_id, last_at);
-COMMENT ON TABLE keysmith_private.touch IS 'What keys did to tracked tables; old statements are summed up';
-COMMENT ON COLUMN keysmith_private.touch.relation IS 'What the table was called then';
-COMMENT ON COLUMN keysmith_private.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
+COMMENT ON TABLE keysmith_private.touch IS 'The statements of keys on tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith_private.touch.relation IS 'The name of the table at that time';
+COMMENT ON COLUMN keysmith_private.touch.rows IS 'The number of rows; null if they were not counted, as for TRUNCATE';
 
 DO $$
 BEGIN
@@ -1776,17 +1774,17 @@ END $$;
 CREATE FUNCTION keysmith.log_usage() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_log_usage';
 COMMENT ON FUNCTION keysmith.log_usage() IS
-'Statement trigger for application tables: notes which key changed how many rows; see track';
+'Statement trigger for application tables: records the key and the number of changed rows; see track';
 
--- These lock the table by its OID, check that the caller owns it, and never look its name up.
+-- These lock the table by its OID, check that the caller owns it, and never look up its name.
 CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_track';
 COMMENT ON FUNCTION keysmith.track(regclass) IS
-'Has statements that change a table noted, with the key that acts';
+'Records the statements that change a table, with the key that acts';
 
 CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
-COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; what was noted stays';
+COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; the records stay';
 
 CREATE VIEW keysmith_private.all_touches AS
 SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
@@ -1795,22 +1793,22 @@ SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation
 FROM keysmith_private.touch t
 JOIN keysmith_private.tenant n USING (tenant_id);
 SELECT keysmith_private.publish('touches', '{environment}');
-COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
-COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.touches IS 'The statements of keys on tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.touches.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.touches.schema IS 'The schema that the table was in then';
-COMMENT ON COLUMN keysmith.touches.relation IS 'What the table was called then';
+COMMENT ON COLUMN keysmith.touches.schema IS 'The schema of the table at that time';
+COMMENT ON COLUMN keysmith.touches.relation IS 'The name of the table at that time';
 COMMENT ON COLUMN keysmith.touches.operation IS 'insert, update, delete or truncate';
-COMMENT ON COLUMN keysmith.touches.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
-COMMENT ON COLUMN keysmith.touches.first_at IS 'When the statement ran, or the first of those that were summed up';
-COMMENT ON COLUMN keysmith.touches.last_at IS 'When the statement ran, or the last of those that were summed up';
-COMMENT ON COLUMN keysmith.touches.request_id IS 'The name that the verdict gave to the decision; null for what was summed up';
+COMMENT ON COLUMN keysmith.touches.rows IS 'The number of rows; null if they were not counted, as for TRUNCATE';
+COMMENT ON COLUMN keysmith.touches.first_at IS 'The time of the statement, or of the first of those that were summed up';
+COMMENT ON COLUMN keysmith.touches.last_at IS 'The time of the statement, or of the last of those that were summed up';
+COMMENT ON COLUMN keysmith.touches.request_id IS 'The request_id of the verdict; null for statements that were summed up';
 COMMENT ON COLUMN keysmith.touches.tenant_id IS 'The id of the tenant';
 
 CREATE FUNCTION keysmith_private.sum_up_touches(oldest timestamptz) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    -- What a leaked key touched long ago still matters, statement by statement no more.
+    -- The tables that a leaked key changed still matter after a long time, single statements do not.
     WITH RECURSIVE keys AS (
         (SELECT key_id FROM keysmith_private.touch ORDER BY key_id LIMIT 1)
         UNION ALL
@@ -1828,7 +1826,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) FROM old
 $$;
 COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
-'Sums up what was noted before a time, and tells how many notes fewer there are';
+'Sums up the records before a time, and returns how many records fewer there are';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1836,7 +1834,7 @@ COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
 -- requires:
 --   tracking
 
--- Deciding.
+-- Functions that decide about keys and requests.
 
 CREATE FUNCTION keysmith.verify(
     api_key text,
@@ -1866,7 +1864,7 @@ CREATE FUNCTION keysmith.verify_digest(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
 COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
-'Decides about a key by its SHA-256, for callers who hash on their side';
+'Decides about a key by its SHA-256, for callers that hash keys themselves';
 
 CREATE FUNCTION keysmith.verify_many(
     api_keys text[],
@@ -1878,7 +1876,7 @@ CREATE FUNCTION keysmith.verify_many(
 ) RETURNS SETOF keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_verify_many';
 COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text) IS
-'Decides about each of many keys: a verdict each, in their order';
+'Decides about many keys, and returns a verdict for each, in their order';
 
 CREATE FUNCTION keysmith.authenticate(
     headers jsonb,
@@ -1892,7 +1890,7 @@ CREATE FUNCTION keysmith.authenticate(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
 COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
-'Decides about a request: finds the key in its headers, and what its route requires';
+'Decides about a request: finds the key in the headers, and the scopes that the route requires';
 
 CREATE TYPE keysmith_private.explanation AS (
     step    integer,
@@ -1903,12 +1901,12 @@ CREATE TYPE keysmith_private.explanation AS (
 );
 CREATE DOMAIN keysmith.explanation AS keysmith_private.explanation;
 COMMENT ON DOMAIN keysmith.explanation IS 'A rule, as explain_verify returns it: for variables';
-COMMENT ON TYPE keysmith_private.explanation IS 'What a rule saw; the first that refuses decides';
-COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in the order in which they are asked, from 1';
+COMMENT ON TYPE keysmith_private.explanation IS 'A rule and its result; the first rule that refuses decides';
+COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in the order of the rules, from 1';
 COMMENT ON COLUMN keysmith_private.explanation.rule IS 'The name of the rule';
 COMMENT ON COLUMN keysmith_private.explanation.outcome IS 'pass, refuse or not reached';
-COMMENT ON COLUMN keysmith_private.explanation.reason IS 'The reason of the refusal, where the rule refuses';
-COMMENT ON COLUMN keysmith_private.explanation.saw IS 'What the rule looked at, for the operator; its wording may change, and it is never a key';
+COMMENT ON COLUMN keysmith_private.explanation.reason IS 'The reason of the refusal; null if the rule does not refuse';
+COMMENT ON COLUMN keysmith_private.explanation.saw IS 'The values that the rule compared, for the operator; the wording may change, and it never contains a key';
 
 CREATE FUNCTION keysmith.explain_verify(
     api_key text DEFAULT NULL,
@@ -1928,7 +1926,7 @@ CREATE FUNCTION keysmith.explain_verify(
 LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
 COMMENT ON FUNCTION keysmith.explain_verify(
     text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
-'Shows what each rule sees in what verify is asked, or, given a method and a path, authenticate';
+'Shows the result of each rule of a decision: of verify, or, given a method and a path, of authenticate';
 
 CREATE FUNCTION keysmith.client_ip(
     headers jsonb,
@@ -1937,7 +1935,7 @@ CREATE FUNCTION keysmith.client_ip(
 ) RETURNS inet
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
 COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
-'The client behind trusted proxies: the first address from the right that is not one of them';
+'The address of the client behind trusted proxies: the first from the right that is no trusted proxy';
 
 CREATE FUNCTION keysmith.pre_request() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
@@ -1974,12 +1972,12 @@ CREATE FUNCTION keysmith.create_keyspace(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
 COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean) IS
-'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
+'Makes a keyspace: the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_keyspace';
 COMMENT ON FUNCTION keysmith.alter_keyspace(text, jsonb) IS
-'Changes the options named in a JSON object, and leaves the others as they are';
+'Changes the options that a JSON object names; the others stay';
 
 CREATE FUNCTION keysmith.event_channel(keyspace text DEFAULT 'default') RETURNS text
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_event_channel';
@@ -1992,7 +1990,7 @@ COMMENT ON FUNCTION keysmith.event_channel(text) IS
 -- requires:
 --   manage_keyspace
 
--- What a keyspace defines: scopes, roles and routes.
+-- The scopes, roles and routes of a keyspace.
 
 CREATE FUNCTION keysmith.define_scope(
     keyspace text,
@@ -2011,7 +2009,7 @@ CREATE FUNCTION keysmith.define_role(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
 COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
-'Names a set of scopes, or changes what it holds; keys with the role follow at once';
+'Defines a role as a set of scopes, or changes it; keys with the role follow with the commit';
 
 CREATE FUNCTION keysmith.define_route(
     keyspace text,
@@ -2025,7 +2023,7 @@ CREATE FUNCTION keysmith.define_route(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
 COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
-'Says which scopes a method and path require, all of a list; each may be an expression';
+'Defines the scopes that a method and path require: all of a list; each may be an expression';
 
 CREATE FUNCTION keysmith.define_route(
     keyspace text,
@@ -2039,7 +2037,7 @@ CREATE FUNCTION keysmith.define_route(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
 COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
-'Says which scopes a method and path require, as one expression such as a | (b & c)';
+'Defines the scopes that a method and path require, as one expression such as a | (b & c)';
 
 CREATE FUNCTION keysmith.remove_route(
     keyspace text,
@@ -2049,7 +2047,7 @@ CREATE FUNCTION keysmith.remove_route(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_route';
 COMMENT ON FUNCTION keysmith.remove_route(text, text, text, text) IS
-'Takes a route out of the list; it is then one that is not listed';
+'Removes a route; unlisted_routes applies to it from then on';
 
 CREATE VIEW keysmith.routes WITH (security_barrier) AS
 SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
@@ -2059,15 +2057,15 @@ SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, 
         FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits
 FROM keysmith_private.route r;
-COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
+COMMENT ON VIEW keysmith.routes IS 'The routes of each keyspace, with their requirements';
 COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
 COMMENT ON COLUMN keysmith.routes.method IS 'The HTTP method; * for any';
-COMMENT ON COLUMN keysmith.routes.pattern IS 'Which paths fit, such as /v1/images/{id}';
+COMMENT ON COLUMN keysmith.routes.pattern IS 'The paths that match, such as /v1/images/{id}';
 COMMENT ON COLUMN keysmith.routes.variant IS 'The variant of the route; null for the one without a name';
-COMMENT ON COLUMN keysmith.routes.scopes IS 'What the key must hold, an expression; empty where any good key will do';
-COMMENT ON COLUMN keysmith.routes.kind IS 'What the key must be; null for any';
-COMMENT ON COLUMN keysmith.routes.weight IS 'How many calls a request counts for in rate limits';
-COMMENT ON COLUMN keysmith.routes.limits IS 'Rate limits of each key on the route, in place of others of the same name';
+COMMENT ON COLUMN keysmith.routes.scopes IS 'The scopes that the key must have, as an expression; empty if any valid key may use the route';
+COMMENT ON COLUMN keysmith.routes.kind IS 'The kind that the key must be of; null for any kind';
+COMMENT ON COLUMN keysmith.routes.weight IS 'The number of calls that a request counts for in rate limits';
+COMMENT ON COLUMN keysmith.routes.limits IS 'The rate limits of each key on the route; they replace limits of the same name';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2096,7 +2094,7 @@ CREATE FUNCTION keysmith.alter_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes a tenant''s plan, metadata, limits or credits, as a JSON object names them';
+'Changes the plan, metadata, limits or credits of a tenant that a JSON object names';
 
 CREATE FUNCTION keysmith.suspend_tenant(
     tenant text,
@@ -2105,7 +2103,7 @@ CREATE FUNCTION keysmith.suspend_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_suspend_tenant';
 COMMENT ON FUNCTION keysmith.suspend_tenant(text, text, text) IS
-'Has all keys of a tenant refused until it is resumed';
+'Suspends a tenant: all its keys are refused until it is resumed';
 
 CREATE FUNCTION keysmith.resume_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_resume_tenant';
@@ -2120,7 +2118,7 @@ CREATE FUNCTION keysmith.set_member(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_set_member';
 COMMENT ON FUNCTION keysmith.set_member(text, text, text, text) IS
-'Adds a member to a tenant, or changes the member''s role; their keys follow at once';
+'Adds a member to a tenant, or changes the member''s role; the member''s keys follow with the commit';
 
 CREATE FUNCTION keysmith.remove_member(
     tenant text,
@@ -2129,7 +2127,7 @@ CREATE FUNCTION keysmith.remove_member(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_member';
 COMMENT ON FUNCTION keysmith.remove_member(text, text, text) IS
-'Removes a member from a tenant; their keys are refused from that commit on';
+'Removes a member from a tenant; the member''s keys are refused from this commit on';
 
 CREATE VIEW keysmith_private.all_tenants AS
 SELECT t.name AS tenant,
@@ -2164,24 +2162,24 @@ SELECT t.name AS tenant,
        t.tenant_id
 FROM keysmith_private.tenant t
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
--- A key sees its own environment.
+-- A key sees the rows of its environment only.
 CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
 SELECT keysmith_private.publish('tenants');
-COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
+COMMENT ON VIEW keysmith.tenants IS 'All tenants, with the number of their keys, their credits and the time of their last accepted request';
 COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
 COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
 COMMENT ON COLUMN keysmith.tenants.plan IS 'The plan of the tenant; null for none';
 COMMENT ON COLUMN keysmith.tenants.status IS 'active or suspended';
-COMMENT ON COLUMN keysmith.tenants.active_keys IS 'Keys that are not disabled, expired or revoked';
-COMMENT ON COLUMN keysmith.tenants.keys IS 'All of its keys, revoked ones too';
-COMMENT ON COLUMN keysmith.tenants.members IS 'How many members it has';
-COMMENT ON COLUMN keysmith.tenants.credits IS 'Its own credits that are left; null where it has none to spend';
-COMMENT ON COLUMN keysmith.tenants.limits IS 'Rate limits of all its keys of an environment together';
-COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'When a key of it was last let in';
-COMMENT ON COLUMN keysmith.tenants.created_at IS 'When the tenant was made';
-COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'When it was suspended; null if it is active';
-COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'What suspend_tenant was given as the reason';
-COMMENT ON COLUMN keysmith.tenants.metadata IS 'A JSON object of yours';
+COMMENT ON COLUMN keysmith.tenants.active_keys IS 'The number of its keys that are not disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.tenants.keys IS 'The number of all its keys, revoked keys included';
+COMMENT ON COLUMN keysmith.tenants.members IS 'The number of its members';
+COMMENT ON COLUMN keysmith.tenants.credits IS 'The balance of its credits; null if it was given no credits';
+COMMENT ON COLUMN keysmith.tenants.limits IS 'The rate limits that all its keys of an environment share';
+COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'The time of the last accepted request of one of its keys';
+COMMENT ON COLUMN keysmith.tenants.created_at IS 'The time when the tenant was made';
+COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'The time when the tenant was suspended; null if it is active';
+COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'The reason that suspend_tenant was given';
+COMMENT ON COLUMN keysmith.tenants.metadata IS 'The JSON object that the application stored with the tenant';
 COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 /* </end connected objects> */
 
@@ -2190,7 +2188,7 @@ COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 -- requires:
 --   manage_tenant
 
--- Keys as they are shown: never a digest, never a secret.
+-- Lists of keys: without digests and without secrets.
 
 CREATE VIEW keysmith_private.all_keys AS
 SELECT k.key_id,
@@ -2211,7 +2209,7 @@ SELECT k.key_id,
        k.role,
        k.owner,
        k.allowlist,
-       -- Its own come first, then those that it shares, with the key whose limits they are.
+       -- The limits of the key come first, then those that it shares, with the key that has them.
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                'name', l.part[5], 'limit', l.part[2]::bigint, 'window', l.part[3],
                'burst', l.part[4]::bigint)
@@ -2226,7 +2224,7 @@ SELECT k.key_id,
        k.expires_at,
        k.created_at,
        k.created_by,
-       -- Folded or not. Who does not ask for the column does not pay for it.
+       -- Of totals and of deltas that are not folded yet. A query without the column skips this.
        greatest((SELECT l.used_at FROM keysmith_private.usage_last l WHERE l.key_id = k.key_id),
                 (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
                  WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id)) AS last_used_at,
@@ -2247,34 +2245,34 @@ SELECT key_id, tenant, keyspace, label, status, kind, environment, key_prefix, k
 FROM keysmith_private.all_keys;
 COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
 SELECT keysmith_private.publish('keys', '{tenant_id}');
-COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
-COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.keys IS 'All keys, without secrets';
+COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.keys.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.keys.status IS 'active, disabled, expired or revoked, as of now';
-COMMENT ON COLUMN keysmith.keys.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.keys.status IS 'The state of the key now: active, disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.keys.kind IS 'secret, or publishable for a key that may be public';
 COMMENT ON COLUMN keysmith.keys.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.keys.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith.keys.role IS 'Its own role, which it never exceeds';
-COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that it may be used from; null for anywhere';
-COMMENT ON COLUMN keysmith.keys.limits IS 'Its rate limits, with those that it shares with the key that made it; others hold besides';
-COMMENT ON COLUMN keysmith.keys.credits IS 'What is left of its credits, or of those of the key that made it; null where its tenant pays';
-COMMENT ON COLUMN keysmith.keys.expires_at IS 'When the key ends; null for never';
-COMMENT ON COLUMN keysmith.keys.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made it';
-COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last let in; refused requests are no use of it';
-COMMENT ON COLUMN keysmith.keys.revoked_at IS 'When it was revoked; null if it was not';
-COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'What revoke was given; else revoked, rotated, regenerated, replaced or leaked: SOURCE';
-COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
-COMMENT ON COLUMN keysmith.keys.metadata IS 'A JSON object of yours, which every verdict carries';
-COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.keys.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
+COMMENT ON COLUMN keysmith.keys.role IS 'The role of the key, which bounds its scopes';
+COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant that owns the key; null if no member does';
+COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that the key may be used from; null for any';
+COMMENT ON COLUMN keysmith.keys.limits IS 'The rate limits of the key, and those that it shares with the key that made it; other limits apply as well';
+COMMENT ON COLUMN keysmith.keys.credits IS 'The balance of its credits, or of those of the key that made it; null if it spends its tenant''s';
+COMMENT ON COLUMN keysmith.keys.expires_at IS 'The time when the key expires; null for never';
+COMMENT ON COLUMN keysmith.keys.created_at IS 'The time when the key was made';
+COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made the key';
+COMMENT ON COLUMN keysmith.keys.last_used_at IS 'The time of its last accepted request; refused requests do not count';
+COMMENT ON COLUMN keysmith.keys.revoked_at IS 'The time when the key was revoked; null if it was not';
+COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'The reason that revoke was given, or else revoked, rotated, regenerated, replaced or leaked: SOURCE';
+COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The id of the key that replaced it';
+COMMENT ON COLUMN keysmith.keys.metadata IS 'The JSON object that the application stored with the key; every verdict has it';
+COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';
 
--- What list_keys and alter_key return: the same columns. A view's own row type must not be a
--- function's, or the view could not be changed without the function.
+-- The result type of list_keys and alter_key, with the columns of the view. The row type of the
+-- view itself would do, but then the view could not be changed without these functions.
 CREATE TYPE keysmith_private.listed_key AS (
     key_id         uuid,
     tenant         text,
@@ -2303,7 +2301,7 @@ CREATE TYPE keysmith_private.listed_key AS (
 );
 CREATE DOMAIN keysmith.listed_key AS keysmith_private.listed_key;
 COMMENT ON DOMAIN keysmith.listed_key IS 'A key, as list_keys and alter_key return it: for variables';
-COMMENT ON TYPE keysmith_private.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
+COMMENT ON TYPE keysmith_private.listed_key IS 'A key without secrets; the columns are those of the view keys';
 
 DO $$
 DECLARE
@@ -2335,19 +2333,19 @@ SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.ow
 FROM keysmith.keys k
 WHERE k.status = 'active' AND k.expires_at < pg_catalog.clock_timestamp() + interval '30 days'
 ORDER BY k.expires_at, k.key_id;
-COMMENT ON VIEW keysmith.expiring_soon IS 'Active keys that end within 30 days, those that end first above';
-COMMENT ON COLUMN keysmith.expiring_soon.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.expiring_soon IS 'Active keys that expire within 30 days, the first to expire first';
+COMMENT ON COLUMN keysmith.expiring_soon.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.expiring_soon.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.expiring_soon.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.expiring_soon.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.expiring_soon.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith.expiring_soon.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.expiring_soon.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.expiring_soon.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.expiring_soon.expires_at IS 'When the key ends';
-COMMENT ON COLUMN keysmith.expiring_soon.ends_in IS 'How long that is from now';
-COMMENT ON COLUMN keysmith.expiring_soon.last_used_at IS 'When the key was last let in; refused requests are no use of it';
-COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'Its successor: one that has none ends without';
-COMMENT ON COLUMN keysmith.expiring_soon.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.expiring_soon.kind IS 'secret, or publishable for a key that may be public';
+COMMENT ON COLUMN keysmith.expiring_soon.owner IS 'The member of the tenant that owns the key; null if no member does';
+COMMENT ON COLUMN keysmith.expiring_soon.expires_at IS 'The time when the key expires';
+COMMENT ON COLUMN keysmith.expiring_soon.ends_in IS 'The time that is left until then';
+COMMENT ON COLUMN keysmith.expiring_soon.last_used_at IS 'The time of its last accepted request; refused requests do not count';
+COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'The id of its successor; null if it has no successor yet';
+COMMENT ON COLUMN keysmith.expiring_soon.key_id IS 'The id of the key; it is not secret';
 
 CREATE VIEW keysmith_private.all_stale_keys AS
 SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
@@ -2360,18 +2358,18 @@ JOIN keysmith_private.keyspace s USING (keyspace)
 WHERE k.status = 'active' AND s.usage_log = 'everything'
   AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true);
 SELECT keysmith_private.publish('stale_keys', '{tenant_id}', 'ORDER BY unused_for DESC, key_id');
-COMMENT ON VIEW keysmith.stale_keys IS 'Active keys that were never let in, or not for 90 days';
-COMMENT ON COLUMN keysmith.stale_keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.stale_keys IS 'Active keys without an accepted request in the last 90 days';
+COMMENT ON COLUMN keysmith.stale_keys.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.stale_keys.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.stale_keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.stale_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.stale_keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith.stale_keys.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.stale_keys.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.stale_keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.stale_keys.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith.stale_keys.last_used_at IS 'When the key was last let in; null for never';
-COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'Since it was last let in, or else made';
-COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.stale_keys.kind IS 'secret, or publishable for a key that may be public';
+COMMENT ON COLUMN keysmith.stale_keys.owner IS 'The member of the tenant that owns the key; null if no member does';
+COMMENT ON COLUMN keysmith.stale_keys.created_at IS 'The time when the key was made';
+COMMENT ON COLUMN keysmith.stale_keys.last_used_at IS 'The time of its last accepted request; null if there was no such request';
+COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'The time since its last accepted request, or else since it was made';
+COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; it is not secret';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2379,9 +2377,9 @@ COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; no secret';
 -- requires:
 --   manage_listing
 
--- Keys: made, changed, ended.
+-- Making, changing and revoking keys.
 
--- What a new key is returned as. No other value ever holds api_key.
+-- The result type of functions that make keys. No other value ever has api_key.
 CREATE TYPE keysmith_private.minted AS (
     key_id      uuid,
     api_key     text,
@@ -2397,18 +2395,18 @@ CREATE TYPE keysmith_private.minted AS (
 );
 CREATE DOMAIN keysmith.minted AS keysmith_private.minted;
 COMMENT ON DOMAIN keysmith.minted IS 'A new key, as mint returns it: for variables';
-COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is shown this once';
-COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, shown this once; null for one that was imported';
-COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is returned only this once';
+COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, returned only this once; null for an imported key';
+COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for people';
 COMMENT ON COLUMN keysmith_private.minted.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith_private.minted.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith_private.minted.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'When the key ends; null for never';
-COMMENT ON COLUMN keysmith_private.minted.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+COMMENT ON COLUMN keysmith_private.minted.kind IS 'secret, or publishable for a key that may be public';
+COMMENT ON COLUMN keysmith_private.minted.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
+COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'The time when the key expires; null for never';
+COMMENT ON COLUMN keysmith_private.minted.created_at IS 'The time when the key was made';
+COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';
 
 CREATE FUNCTION keysmith.mint(
     tenant text,
@@ -2427,7 +2425,7 @@ CREATE FUNCTION keysmith.mint(
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_mint';
 COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text) IS
-'Makes a key; its api_key is returned this once and kept nowhere';
+'Makes a key; its api_key is returned only this once, and is not stored';
 
 CREATE FUNCTION keysmith.import_key(
     tenant text,
@@ -2450,17 +2448,17 @@ CREATE FUNCTION keysmith.import_key(
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
 COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
-'Takes over a key from elsewhere by the SHA-256 of the whole key, without its plaintext';
+'Imports a key of another system by the SHA-256 of the whole key, without the key itself';
 
 CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
-'Changes the fields named in a JSON object, and returns the key as it is then';
+'Changes the fields that a JSON object names, and returns the changed key';
 
 CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
 COMMENT ON FUNCTION keysmith.rotate(uuid, interval) IS
-'Makes a successor that inherits everything; the old key ends with the grace';
+'Makes a successor that inherits everything; the old key expires after the grace period';
 
 CREATE FUNCTION keysmith.regenerate(
     tenant text,
@@ -2471,27 +2469,27 @@ CREATE FUNCTION keysmith.regenerate(
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_regenerate';
 COMMENT ON FUNCTION keysmith.regenerate(text, text, text, text, text) IS
-'Replaces a tenant''s one key at once, as products with a single key per account do';
+'Replaces a tenant''s only key with a new one in one commit, for products with a single key per account';
 
 CREATE FUNCTION keysmith.disable(key_id uuid) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_disable';
 COMMENT ON FUNCTION keysmith.disable(uuid) IS
-'Has a key refused until it is enabled';
+'Disables a key: it is refused until it is enabled';
 
 CREATE FUNCTION keysmith.enable(key_id uuid) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_enable';
 COMMENT ON FUNCTION keysmith.enable(uuid) IS
-'Ends a disablement';
+'Enables a key that was disabled';
 
 CREATE FUNCTION keysmith.revoke(key_id uuid, reason text DEFAULT NULL) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke';
 COMMENT ON FUNCTION keysmith.revoke(uuid, text) IS
-'Ends a key for good, from this commit on';
+'Revokes a key for good: it is refused from this commit on';
 
 CREATE FUNCTION keysmith.report_leak(api_key text, source text) RETURNS SETOF uuid
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_report_leak';
 COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
-'Revokes a secret key that was found in the open, wherever it is used, and returns its ids';
+'Revokes a secret key that leaked, in every keyspace that has it, and returns its ids';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2499,7 +2497,7 @@ COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
 -- requires:
 --   manage_key
 
--- Credits, as administrators give them.
+-- Credits, which administrators give.
 
 CREATE FUNCTION keysmith.add_credits(
     amount bigint,
@@ -2509,7 +2507,7 @@ CREATE FUNCTION keysmith.add_credits(
 ) RETURNS bigint
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_credits';
 COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
-'Adds to the credits of a key or a tenant, and returns how many it has then';
+'Adds to the credits of a key or a tenant, and returns the new balance';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2517,12 +2515,12 @@ COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
 -- requires:
 --   manage_credits
 
--- Standbys, waited for.
+-- Waiting for standbys.
 
 CREATE FUNCTION keysmith.wait_for_replay(timeout interval DEFAULT '10 seconds') RETURNS integer
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_wait_for_replay';
 COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
-'Returns, with their number, when all attached standbys have replayed what is committed';
+'Waits until all attached standbys have replayed what is committed, and returns their number';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2530,7 +2528,7 @@ COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
 -- requires:
 --   manage_replay
 
--- Access: which roles may do what.
+-- The access levels of roles.
 
 CREATE FUNCTION keysmith.grant_access(
     role regrole,
@@ -2540,7 +2538,7 @@ CREATE FUNCTION keysmith.grant_access(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
 COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
-'Lets a role verify, issue (for one tenant, or the one that is signed in), audit or administer';
+'Gives a role an access level: verifier, issuer (for one tenant, or for the one that is signed in), auditor or admin';
 
 CREATE FUNCTION keysmith_private.lock_holder(pid integer, virtualtransaction text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2558,7 +2556,7 @@ COMMENT ON FUNCTION keysmith_private.lock_holder(integer, text) IS
 
 CREATE FUNCTION keysmith_private.privileges_changed_by() RETURNS SETOF xid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    -- A role can name, and so grant, what is in the schema that it has USAGE on.
+    -- A role can name, and so grant, only objects in a schema on which it has USAGE.
     SELECT xmax FROM pg_proc WHERE pronamespace = 'keysmith'::regnamespace
     UNION SELECT xmax FROM pg_class WHERE relnamespace = 'keysmith'::regnamespace
     UNION SELECT xmax FROM pg_namespace WHERE nspname = 'keysmith'
@@ -2600,7 +2598,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                 JOIN pg_depend d ON d.objid = w.oid AND d.classid = 'pg_rewrite'::regclass
                      AND d.refclassid = 'pg_proc'::regclass
                 WHERE d.refobjid = p.oid)
-        -- They show a role what it sees, also of views that are granted by hand.
+        -- These show a role its own rows, also in views that are granted by hand.
         OR 'keys' = ANY (views) AND p.proretset AND p.proname LIKE 'own\_%')
 $$;
 COMMENT ON FUNCTION keysmith_private.routines_of_level(boolean, text[], text[], text[]) IS
@@ -2633,12 +2631,12 @@ COMMENT ON FUNCTION keysmith_private.objects_granted_to(oid) IS
 -- requires:
 --   manage_access
 
--- The key that the transaction acts for, as it may know itself.
+-- The description of the key that the transaction acts for.
 
 CREATE FUNCTION keysmith.whoami() RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
 COMMENT ON FUNCTION keysmith.whoami() IS
-'A profile of the key that the transaction acts for, and of its tenant';
+'A description of the key that the transaction acts for, and of its tenant';
 
 CREATE FUNCTION keysmith_private.profile(key_id uuid, scopes text[]) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2671,7 +2669,7 @@ COMMENT ON FUNCTION keysmith_private.profile(uuid, text[]) IS
 -- requires:
 --   manage_profile
 
--- What a restore to the past would undo.
+-- Revocations, and other changes, that a restore to the past would undo.
 
 CREATE FUNCTION keysmith.revocations_since(
     since timestamptz,
@@ -2686,7 +2684,7 @@ CREATE FUNCTION keysmith.revocations_since(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
 COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
-'What was ended or changed since a moment, so that a database restored to it can do it again';
+'What was revoked, disabled, suspended or changed since a moment, so that it can be repeated in a database restored to that moment';
 
 CREATE FUNCTION keysmith.replay_revocations(
     revocations jsonb,
@@ -2699,10 +2697,11 @@ CREATE FUNCTION keysmith.replay_revocations(
 ) RETURNS SETOF record
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_replay_revocations';
 COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
-'Does again, in a restored database, what revocations_since listed; twice is as once';
+'Repeats in a restored database what revocations_since listed; it may be called more than once';
 
--- An end has its time in its own row. Whether a change left less than before also depends on
--- roles, plans and defaults, so all that an act changed is listed.
+-- Revoked, disabled and suspended rows have the time in a column. Other changes are found in
+-- the audit. Whether one narrowed a key also depends on roles, plans and defaults, so all
+-- changed fields are listed.
 CREATE FUNCTION keysmith_private.ended_since(
     since timestamptz, OUT at timestamptz, OUT action text, OUT keyspace text, OUT tenant text,
     OUT key_id uuid, OUT name text, OUT reason text, OUT changes jsonb
@@ -2761,7 +2760,7 @@ COMMENT ON FUNCTION keysmith_private.ended_since(timestamptz) IS
 -- requires:
 --   manage_revocations
 
--- Proofs over the audit.
+-- Checks that the audit is complete and unchanged.
 
 CREATE FUNCTION keysmith.audit_heads(
     OUT keyspace text,
@@ -2771,7 +2770,7 @@ CREATE FUNCTION keysmith.audit_heads(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_heads';
 COMMENT ON FUNCTION keysmith.audit_heads() IS
-'The last entry of each chain: kept elsewhere, it shows later that none was cut off';
+'The last entry of each chain; a copy kept elsewhere proves later that no entry was removed from the end';
 
 CREATE FUNCTION keysmith.audit_verify(
     heads jsonb DEFAULT NULL,
@@ -2783,7 +2782,7 @@ CREATE FUNCTION keysmith.audit_verify(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_verify';
 COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
-'Checks each keyspace''s chain, also against heads that were kept, and names the first bad entry';
+'Checks the chain of each keyspace, also against heads that were kept, and names the first bad entry';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2791,7 +2790,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 -- requires:
 --   manage_audit_proof
 
--- Usage, in pages and charts.
+-- Usage in pages and charts.
 
 CREATE FUNCTION keysmith.usage_logs(
     tenant text,
@@ -2804,9 +2803,9 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_logs';
 COMMENT ON FUNCTION keysmith.usage_logs(text, uuid, integer, integer, text) IS
 'A page of a tenant''s requests, newest first';
 
--- All of it sees what its caller's query sees: a STABLE function takes no new snapshot.
--- So the total, the place and the rows are of one moment. Marks are of keys and of tenants:
--- pages of one environment of a tenant are found without.
+-- A STABLE function uses the snapshot of the calling query. So the total, the place and the
+-- rows are of one moment. Marks exist for keys and for tenants. Pages of one environment of a
+-- tenant are found without them.
 CREATE FUNCTION keysmith_private.usage_page(
     tenant_id uuid,
     key_id uuid,
@@ -2823,8 +2822,8 @@ DECLARE
     mark    record;
     entries jsonb := '[]';
 BEGIN
-    -- The newest day and hour that have rows of the page, the oldest one, and how many
-    -- rows are newer than the first of these hours.
+    -- Finds the newest and the oldest hour with rows of the page, and the number of rows that are
+    -- newer than the newest of these hours.
     WITH days AS (
         SELECT day, sum(n) AS n, sum(sum(n)) OVER (ORDER BY day DESC) AS upto FROM (
             SELECT d.period AS day, d.requests - d.gone AS n FROM keysmith_private.usage_day d
@@ -2864,9 +2863,8 @@ BEGIN
            (h.n - (wanted - f.skipped))::bigint AS rank
     INTO place FROM found f LEFT JOIN hours h ON h.hour = f.newest;
 
-    -- The page begins at the row of that rank in its hour, counted from the oldest; the
-    -- next mark above is near it. A mark with changes before it that are not folded is
-    -- not where it says.
+    -- The page begins at the row of that rank in its hour, counted from the oldest row. The next
+    -- mark above it is near. A mark is wrong if rows before it changed since the last fold.
     IF place.newest IS NOT NULL THEN
         SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith_private.usage_mark m
         WHERE m.holder = whose AND m.period = place.newest AND m.position >= place.rank
@@ -2900,7 +2898,7 @@ BEGIN
         'total', place.total, 'page', usage_page.page, 'limit', usage_page.per_page));
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer, text) IS
-'What usage_logs returns, for those who may read the tables';
+'The result of usage_logs, for callers who may read the tables';
 
 CREATE FUNCTION keysmith.usage_chart(
     tenant text DEFAULT NULL,
@@ -2915,7 +2913,7 @@ LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_usage_chart';
 COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
 'Draws how many requests there were, as bars that fit a terminal';
 
--- Of these tenants and this environment; null for all.
+-- For these tenants and this environment; null stands for all.
 CREATE FUNCTION keysmith_private.usage_bars(
     tenants uuid[], environment text, keyspace text, tenant text, key_id uuid, per text, bars integer,
     width integer, until timestamptz
@@ -2926,14 +2924,14 @@ DECLARE
     is_hour constant boolean := usage_bars.per = 'hour';
     shown   constant text := CASE WHEN is_hour THEN 'MM-DD HH24:00' ELSE 'YYYY-MM-DD' END;
     step    constant interval := CASE WHEN is_hour THEN '1 hour' ELSE '24 hours' END;
-    -- Encodings other than UTF-8 have no blocks.
+    -- Other encodings may lack the block characters.
     is_utf8 constant boolean := getdatabaseencoding() = 'UTF8';
     let_in  constant text := chr(CASE WHEN is_utf8 THEN 9608 ELSE ascii('#') END);
     refused constant text := chr(CASE WHEN is_utf8 THEN 9617 ELSE ascii('-') END);
     nothing constant text := chr(CASE WHEN is_utf8 THEN 183 ELSE ascii('.') END);
     newest  constant timestamptz :=
         date_trunc(usage_bars.per, coalesce(usage_bars.until, clock_timestamp()), 'UTC');
-    -- psql puts a space at either side. What is left of the bars has a fixed width.
+    -- psql puts a space on either side. The columns left of the bars have a fixed width.
     room    constant integer := usage_bars.width - 2 - CASE WHEN is_hour THEN 32 ELSE 31 END;
 BEGIN
     RETURN QUERY SELECT left(format('requests per %s, UTC%s', usage_bars.per,
@@ -2963,7 +2961,7 @@ BEGIN
         GROUP BY n
     ), scaled AS (
         SELECT *, sum(requests) OVER () AS total,
-               -- Whatever there is has a block, however small.
+               -- Each number above 0 has at least one block.
                greatest(round(requests * room / nullif(max(requests) OVER (), 0)),
                         (requests > refusals)::integer + (refusals > 0)::integer)::integer AS blocks,
                greatest(round(refusals * room / nullif(max(requests) OVER (), 0)),
@@ -3008,7 +3006,7 @@ CREATE FUNCTION keysmith.blast_radius(
 ) RETURNS SETOF record
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_blast_radius';
 COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
-'Which tracked tables a key changed, and how many of their rows';
+'The tracked tables that a key changed, and the number of changed rows of each';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3016,17 +3014,17 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 -- requires:
 --   manage_usage
 
--- Usage records, as operators watch them.
+-- The state of usage records.
 
 CREATE FUNCTION keysmith.usage_status(OUT name text, OUT value text) RETURNS SETOF record
 LANGUAGE c ROWS 30 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
 COMMENT ON FUNCTION keysmith.usage_status() IS
-'How usage records fare: room, counts since the start of the server, the worker, losses';
+'The state of usage records: room in the buffer, counts since the server started, the worker, losses';
 
 CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
 COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
-'Returns when all usage records that were made up to now in this database are stored';
+'Waits until all usage records that were made so far in this database are stored';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3034,14 +3032,14 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 -- requires:
 --   manage_usage_status
 
--- Scopes that keys hold, and those that their requests need.
+-- The scopes that keys have, compared with those that their requests need.
 
 CREATE FUNCTION keysmith.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_scopes_used';
 COMMENT ON FUNCTION keysmith.scopes_used(text, text, text, text[]) IS
-'Those scopes that cover what a route names; null for a request that fits no route';
+'The given scopes that cover the scopes of a route; null if the request matches no route';
 
--- A wildcard is as good as the scopes of the catalogue that it covers, if there is one.
+-- If the keyspace has a catalogue of scopes, a wildcard counts as the scopes that it covers.
 CREATE VIEW keysmith_private.all_overprivileged_keys AS
 SELECT t.name AS tenant, k.keyspace, k.label, k.key_snippet, k.scopes,
        ARRAY(SELECT u.scope FROM pg_catalog.unnest(g.scopes) AS u (scope)
@@ -3078,17 +3076,17 @@ WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
   AND r.told > 0 AND NOT g.scopes <@ r.used;
 SELECT keysmith_private.publish('overprivileged_keys', '{tenant_id,environment}');
-COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
-COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that no request of the last 30 days needed';
+COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.overprivileged_keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.overprivileged_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.overprivileged_keys.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'Its scopes that no route it used names; wildcards by the catalogue';
-COMMENT ON COLUMN keysmith.overprivileged_keys.used_scopes IS 'Its scopes that a route it used names';
-COMMENT ON COLUMN keysmith.overprivileged_keys.requests IS 'How often it was let in';
-COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'How many of these fit no route, and so may have needed anything';
-COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.overprivileged_keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.overprivileged_keys.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
+COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'The scopes that no route it used requires; a wildcard stands for the scopes of the catalogue that it covers';
+COMMENT ON COLUMN keysmith.overprivileged_keys.used_scopes IS 'The scopes that a route it used requires';
+COMMENT ON COLUMN keysmith.overprivileged_keys.requests IS 'The number of accepted requests';
+COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'The number of these that matched no route, and so may have needed any scope';
+COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; it is not secret';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3096,7 +3094,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; no 
 -- requires:
 --   manage_scopes_used
 
--- How far protect_existing is.
+-- The progress of protect_existing().
 
 CREATE FUNCTION keysmith.hashing_state(
     relation oid,
@@ -3112,7 +3110,7 @@ CREATE FUNCTION keysmith.hashing_state(
 ) RETURNS SETOF record
 LANGUAGE c STABLE STRICT ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_hashing_state';
 COMMENT ON FUNCTION keysmith.hashing_state(oid, oid) IS
-'How far protect_existing is with a table, for who owns it or sees everything; hashing_progress calls it';
+'The progress of protect_existing in a table, for its owner and for callers that see everything; hashing_progress calls it';
 
 CREATE VIEW keysmith.hashing_progress AS
 SELECT t.tgrelid::regclass AS relation, s.phase, s.part, s.round, s.pages_total, s.pages_done, s.rows_done,
@@ -3120,16 +3118,16 @@ SELECT t.tgrelid::regclass AS relation, s.phase, s.part, s.round, s.pages_total,
 FROM pg_catalog.pg_trigger t, LATERAL keysmith.hashing_state(t.tgrelid, t.oid) s
 WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
   AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure;
-COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables of one''s own, and how far protect_existing is with each';
+COMMENT ON VIEW keysmith.hashing_progress IS 'The protected tables that the reader owns, with the progress of protect_existing in each';
 COMMENT ON COLUMN keysmith.hashing_progress.relation IS 'The protected table';
 COMMENT ON COLUMN keysmith.hashing_progress.phase IS 'not begun, digesting rows or done';
-COMMENT ON COLUMN keysmith.hashing_progress.part IS 'The table, partition or child that it is at; null before and after';
-COMMENT ON COLUMN keysmith.hashing_progress.round IS 'The round that it is in: rows that moved meanwhile are met in another';
-COMMENT ON COLUMN keysmith.hashing_progress.pages_total IS 'How many pages the table had when it began';
-COMMENT ON COLUMN keysmith.hashing_progress.pages_done IS 'How many of these are done';
-COMMENT ON COLUMN keysmith.hashing_progress.rows_done IS 'How many rows were digested';
-COMMENT ON COLUMN keysmith.hashing_progress.started_at IS 'When it began; null if it has not';
-COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'When it was done; null if it is not';
+COMMENT ON COLUMN keysmith.hashing_progress.part IS 'The table, partition or child table that it is working on; null before and after';
+COMMENT ON COLUMN keysmith.hashing_progress.round IS 'The number of the round; rows that moved during one round are found in the next';
+COMMENT ON COLUMN keysmith.hashing_progress.pages_total IS 'The number of pages of the table when it began';
+COMMENT ON COLUMN keysmith.hashing_progress.pages_done IS 'The number of these pages that are done';
+COMMENT ON COLUMN keysmith.hashing_progress.rows_done IS 'The number of rows that were digested';
+COMMENT ON COLUMN keysmith.hashing_progress.started_at IS 'The time when it began; null before that';
+COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'The time when it was done; null before that';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3137,10 +3135,11 @@ COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'When it was done; nu
 -- requires:
 --   manage_hashing_state
 
--- Which tables are isolated, and the policies that they must have.
+-- The register of isolated tables, and the policies that they must have.
 
--- The policies that isolate() made, so that their loss is noticed. The table's number is that of one
--- database of one server: what was restored elsewhere is found by its name.
+-- An entry describes the policies that isolate() made, so that a missing policy is noticed. OIDs
+-- of tables are valid in one database of one server. In a restored database the table is found by
+-- its name.
 CREATE TABLE keysmith_private.isolated_table (
     server             bigint NOT NULL,
     database           oid NOT NULL,
@@ -3158,16 +3157,16 @@ CREATE TABLE keysmith_private.isolated_table (
     isolated_at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (server, database, relation)
 );
-COMMENT ON TABLE keysmith_private.isolated_table IS 'Tables that isolate() was called for, and their policies as it made them';
-COMMENT ON COLUMN keysmith_private.isolated_table.server IS 'The server and the database in which relation is the table''s number';
-COMMENT ON COLUMN keysmith_private.isolated_table.tenant_number IS 'The column''s number, which stays when the column is renamed';
-COMMENT ON COLUMN keysmith_private.isolated_table.has_access IS 'Whether there is to be keysmith_access: other policies permit rows otherwise';
+COMMENT ON TABLE keysmith_private.isolated_table IS 'The tables that isolate() was called for, with the policies that it made';
+COMMENT ON COLUMN keysmith_private.isolated_table.server IS 'The server in which relation is the OID of the table; database is the database in it';
+COMMENT ON COLUMN keysmith_private.isolated_table.tenant_number IS 'The number of the column, which does not change when the column is renamed';
+COMMENT ON COLUMN keysmith_private.isolated_table.has_access IS 'Whether the table must have the policy keysmith_access; otherwise other policies permit rows';
 COMMENT ON COLUMN keysmith_private.isolated_table.was_enabled IS 'Whether row security was enabled before; release() restores it';
 COMMENT ON COLUMN keysmith_private.isolated_table.was_forced IS 'Whether row security was forced before; release() restores it';
 SELECT pg_catalog.pg_extension_config_dump('keysmith_private.isolated_table', '');
 
--- Entries with their tables: by number where the number is of this database, and by name.
--- Both may be found, where a table was renamed and another was made under its name.
+-- Entries with their tables: found by OID if that is of this database, and by name. If a table was
+-- renamed, and another was made under its name, both are found.
 CREATE VIEW keysmith_private.isolated AS
 WITH entry AS (
     SELECT t.*, t.server = s.system_identifier AND t.database = d.oid AS is_here
@@ -3186,7 +3185,7 @@ JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = e.table_nam
 WHERE c.relkind IN ('r', 'p')
   -- A table that has its own entry is not the table of another entry.
   AND NOT EXISTS (SELECT FROM entry o WHERE o.is_here AND o.relation = c.oid);
-COMMENT ON VIEW keysmith_private.isolated IS 'Isolated tables that are there, with their entries in the register';
+COMMENT ON VIEW keysmith_private.isolated IS 'The isolated tables that exist, with their entries in the register';
 
 CREATE FUNCTION keysmith_private.base_type(type oid) RETURNS oid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -3197,12 +3196,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     )
     SELECT m.oid FROM made_of m WHERE m.base = 0
 $$;
-COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The type itself, or what a domain is made of';
+COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The base type of a domain; any other type as it is';
 
--- It is written as PostgreSQL prints it, so that a policy can be compared with it.
+-- The text is the one that PostgreSQL prints, so that it can be compared with a policy.
 --
--- Sub-selects are evaluated once a query, and what they give can be looked up in an
--- index; bare calls would be made for each row.
+-- A sub-select is evaluated once per query, and an index can be searched for its value. A bare
+-- call would be evaluated for each row.
 CREATE FUNCTION keysmith_private.isolation_condition(
     relation oid, tenant_number smallint, keyspace text, environment_number smallint
 ) RETURNS text
@@ -3233,9 +3232,9 @@ $$;
 COMMENT ON FUNCTION keysmith_private.isolation_condition(oid, smallint, text, smallint) IS
 'The condition of an isolated table''s policies, as PostgreSQL prints it';
 
--- A column by its number where that is known, else by its name. If it was renamed before a
--- dump was made, neither is right in the restored database: then it may be any column that the
--- policies compare.
+-- A column is found by its number if the table is the same, else by its name. If the column was
+-- renamed before the dump, neither is right in the restored database: then it may be any column
+-- that the policies use.
 CREATE FUNCTION keysmith_private.columns_meant(relation oid, is_same boolean, number smallint, name text)
 RETURNS SETOF smallint
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -3254,17 +3253,17 @@ $$;
 COMMENT ON FUNCTION keysmith_private.columns_meant(oid, boolean, smallint, text) IS
 'The columns of a table that an entry of the register may mean';
 
--- No policy of isolate() is that long.
+-- The policies of isolate() are never that long.
 CREATE FUNCTION keysmith_private.is_too_long(expression pg_catalog.pg_node_tree) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN pg_column_size(expression) > 100000 THEN true
                 ELSE octet_length(expression::text) > 100000 END
 $$;
 COMMENT ON FUNCTION keysmith_private.is_too_long(pg_catalog.pg_node_tree) IS
-'Whether an expression is too long to be looked at';
+'Whether an expression is too long to be checked';
 
--- To print a policy PostgreSQL opens its table, with all that the table has. Its owner may have it
--- locked, or have put there what can't be read again, such as an expression that is nested too deep.
+-- PostgreSQL opens a table to print its policies. Another session may have locked the table. Or
+-- the owner may have made it unreadable, as by an expression that is nested too deep.
 CREATE FUNCTION keysmith_private.printed(expression pg_catalog.pg_node_tree, relation oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
 SET lock_timeout = '20ms' AS $$
@@ -3305,8 +3304,8 @@ $$;
 COMMENT ON FUNCTION keysmith_private.policy_fault(oid, name, boolean, text) IS
 'How a policy differs from what isolate() makes; null if it does not';
 
--- By which columns each table is isolated. Of several that an entry may mean, those count
--- which its policies compare. Without its columns a table has no condition to meet.
+-- The columns by which each table is isolated. If an entry may mean several columns, those that
+-- the policies use are taken. If a column is missing, the condition is null.
 CREATE VIEW keysmith_private.isolated_by AS
 SELECT DISTINCT ON (r.found) r.*
 FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tenant_column,
@@ -3316,7 +3315,7 @@ FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tena
                   THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum) END AS condition
       FROM keysmith_private.isolated i
       LEFT JOIN LATERAL (
-          -- Not all columns: a view keeps them by name, and a later major has others.
+          -- Not *: the view would depend on all columns, and pg_attribute has others in other majors.
           SELECT a.attname, a.attnum, a.atttypid FROM pg_catalog.pg_attribute a
           JOIN keysmith_private.columns_meant(
               i.found, i.is_same, i.tenant_number, i.tenant_column) AS m (number) ON m.number = a.attnum
@@ -3330,10 +3329,10 @@ ORDER BY r.found,
          keysmith_private.policy_fault(r.found, 'keysmith_tenant', false, r.condition) IS NULL
          OR keysmith_private.policy_fault(r.found, 'keysmith_access', true, r.condition) IS NULL DESC;
 COMMENT ON VIEW keysmith_private.isolated_by IS
-'By which columns tables are isolated, and the condition that their policies must have';
+'The columns by which tables are isolated, and the condition that their policies must have';
 
--- The state of a table before isolate() was first called for it. An entry of a table that was
--- dropped is not about another table of that name, unless its policies came with it.
+-- The state of a table before isolate() was first called for it. The entry of a dropped table does
+-- not apply to a new table of that name, unless that has the policies.
 CREATE FUNCTION keysmith_private.before_isolation(
     about oid, OUT is_isolated boolean, OUT was_enabled boolean, OUT was_forced boolean
 ) RETURNS record
@@ -3351,7 +3350,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ORDER BY i.is_same DESC NULLS LAST LIMIT 1
 $$;
 COMMENT ON FUNCTION keysmith_private.before_isolation(oid) IS
-'Whether a table is isolated, and what its row security was before that';
+'Whether a table is isolated, and the state of its row security before that';
 
 CREATE FUNCTION keysmith_private.forget_isolated(known_as oid) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -3359,7 +3358,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     WHERE (i.server, i.database, i.relation) = (t.server, t.database, t.relation)
       AND i.found = known_as AND NOT i.is_namesake
 $$;
-COMMENT ON FUNCTION keysmith_private.forget_isolated(oid) IS 'Takes a table out of the register';
+COMMENT ON FUNCTION keysmith_private.forget_isolated(oid) IS 'Removes a table from the register';
 
 CREATE FUNCTION keysmith_private.note_isolated(
     relation oid, tenant_number smallint, keyspace text, environment_number smallint,
@@ -3380,7 +3379,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     LEFT JOIN pg_attribute e ON e.attrelid = c.oid AND e.attnum = environment_number
     -- A transaction with an old snapshot gets an error that tells it to try again.
     ON CONFLICT ON CONSTRAINT isolated_table_pkey DO UPDATE SET isolated_at = excluded.isolated_at;
-    -- Of tables that are gone, the newest thousand are remembered.
+    -- The entries of tables that do not exist any more: the newest thousand are kept.
     DELETE FROM keysmith_private.isolated_table t
     WHERE (t.server, t.database, t.relation) IN (
         SELECT o.server, o.database, o.relation FROM keysmith_private.isolated_table o
@@ -3389,7 +3388,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
         ORDER BY o.isolated_at DESC OFFSET 1000);
 $$;
 COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean) IS
-'Puts a table into the register, as isolate() made it';
+'Adds a table to the register, with the policies that isolate() made';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3397,9 +3396,9 @@ COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint
 -- requires:
 --   manage_isolation_register
 
--- Row-level security for applications' own tables.
+-- Row-level security for application tables.
 
--- Tables that Citus has distributed. Its catalog is there where it is installed.
+-- Citus has a catalog of the tables that it distributes, where it is installed.
 CREATE FUNCTION keysmith_private.distributed_tables() RETURNS SETOF oid
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -3409,8 +3408,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION keysmith_private.distributed_tables() IS 'Tables that Citus has distributed';
 
--- Who brings requests to tables: whoever was given the level verifier, or a function that
--- decides. Administrators may call all functions.
+-- These roles run the requests of applications: they have the level verifier, or EXECUTE on a
+-- function that decides. Administrators are left out, as they may call all functions.
 CREATE VIEW keysmith_private.verifying_role AS
 WITH RECURSIVE verifier(oid) AS (
     (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level = 'verifier'
@@ -3437,11 +3436,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_class c WHERE c.oid = relation
 $$;
 COMMENT ON FUNCTION keysmith_private.is_reachable(oid) IS
-'Whether a table was granted to others than its owner, or its owner decides about keys';
+'Whether roles other than the owner have privileges on a table, or the owner decides about keys';
 
--- What is wrong with isolated tables: by isolate(), or by policies that someone wrote with
--- our functions. A fault that lets a tenant see rows of another, or closes a table that
--- isolate() left open to its tenants, is an error; warnings are ways around policies.
+-- Looks at tables that isolate() was called for, and at tables with hand-written policies that
+-- call our functions. It is an error if a tenant can see rows of another, or cannot see its own
+-- rows. Ways around the policies are warnings.
 CREATE FUNCTION keysmith_private.isolation_problems(
     wanted oid DEFAULT NULL, OUT relation oid, OUT level text, OUT problem text, OUT remedy text
 ) RETURNS SETOF record
@@ -3499,7 +3498,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT i.oid, 'error', format('policy %s %s', p.name, f.fault), 'call keysmith.isolate() for it again'
     FROM isolated i
-    -- Not all tables' policies are printed for the sake of one.
+    -- If one table is wanted, only its policies are printed.
     JOIN keysmith_private.isolated_by e ON e.found = i.oid AND (wanted IS NULL OR e.found = wanted)
     CROSS JOIN (VALUES ('keysmith_tenant', false), ('keysmith_access', true)) AS p (name, is_permissive)
     CROSS JOIN LATERAL keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) AS f (fault)
@@ -3545,9 +3544,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
       AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = i.oid AND p.polname = 'keysmith_tenant')
 $$;
 COMMENT ON FUNCTION keysmith_private.isolation_problems(oid) IS
-'What is wrong with an isolated table, or with all of them, and what to do';
+'The problems of an isolated table, or of all isolated tables, with remedies';
 
--- The notices of isolate().
+-- The notices and warnings of isolate().
 CREATE FUNCTION keysmith_private.tell_of_isolation(about regclass, tenant_number smallint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -3578,7 +3577,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION keysmith_private.tell_of_isolation(regclass, smallint) IS
-'Tells whoever isolates a table of ways around it, and of what would make it faster';
+'Warns the caller of isolate() about ways around the policies, and about a missing index';
 
 CREATE FUNCTION keysmith.isolate(
     relation regclass,
@@ -3588,14 +3587,14 @@ CREATE FUNCTION keysmith.isolate(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
 COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
-'Has row-level security show and accept the rows of the tenant that is signed in, and no others';
+'Sets row-level security up so that a table shows and accepts only rows of the tenant that is signed in';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';
 COMMENT ON FUNCTION keysmith.release(regclass) IS
-'Undoes isolate: takes its policies away, and leaves row security as it was before';
+'Undoes isolate: drops its policies, and restores the earlier state of row security';
 
--- For those who see everything, whatever rights they have on the catalogs.
+-- For callers that see everything, whatever their privileges on the catalogs.
 CREATE FUNCTION keysmith_private.isolation_states(
     OUT relation oid, OUT tenant_column text, OUT keyspace text, OUT environment_column text, OUT problem text
 ) RETURNS SETOF record
@@ -3606,7 +3605,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
                FROM keysmith_private.isolation_problems() a WHERE a.level = 'error'
                GROUP BY a.relation) p ON p.relation = b.found
 $$;
-COMMENT ON FUNCTION keysmith_private.isolation_states() IS 'What the view isolation shows';
+COMMENT ON FUNCTION keysmith_private.isolation_states() IS 'The rows of the view isolation';
 
 CREATE VIEW keysmith.isolation WITH (security_barrier) AS
 SELECT s.relation::regclass::text AS relation, s.tenant_column, s.keyspace, s.environment_column,
@@ -3615,11 +3614,11 @@ FROM keysmith_private.isolation_states() s
 ORDER BY 1;
 COMMENT ON VIEW keysmith.isolation IS 'Isolated tables, and whether their policies are as isolate() made them';
 COMMENT ON COLUMN keysmith.isolation.relation IS 'The isolated table';
-COMMENT ON COLUMN keysmith.isolation.tenant_column IS 'The column that tells whose a row is';
-COMMENT ON COLUMN keysmith.isolation.keyspace IS 'The keyspace that the tenants are of; null for any';
-COMMENT ON COLUMN keysmith.isolation.environment_column IS 'The column that tells a row''s environment; null for none';
-COMMENT ON COLUMN keysmith.isolation.ok IS 'Whether each tenant sees its rows, and no others';
-COMMENT ON COLUMN keysmith.isolation.problem IS 'What is wrong; null if nothing is';
+COMMENT ON COLUMN keysmith.isolation.tenant_column IS 'The column with the tenant of a row';
+COMMENT ON COLUMN keysmith.isolation.keyspace IS 'The keyspace of the tenants; null for any';
+COMMENT ON COLUMN keysmith.isolation.environment_column IS 'The column with the environment of a row; null if the table has no such column';
+COMMENT ON COLUMN keysmith.isolation.ok IS 'Whether each tenant sees its own rows only';
+COMMENT ON COLUMN keysmith.isolation.problem IS 'The problems; null if there is no problem';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3667,7 +3666,7 @@ COMMENT ON FUNCTION keysmith_private.counters(bigint, timestamptz) IS
 -- requires:
 --   manage_status
 
--- For those who search code and logs for leaked keys.
+-- Patterns for scanners, which search code and logs for leaked keys.
 
 CREATE FUNCTION keysmith.scanner_patterns(
     keyspace text DEFAULT NULL,
@@ -3677,7 +3676,7 @@ CREATE FUNCTION keysmith.scanner_patterns(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_scanner_patterns';
 COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
-'For each keyspace a regular expression of its secret keys, for scanners that look for leaked ones';
+'A regular expression for the secret keys of each keyspace, for scanners that look for leaked keys';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3685,16 +3684,16 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 -- requires:
 --   manage_scanner
 
--- The part of doctor() that looks at isolated tables, and at those that are not.
+-- The part of doctor() that looks at isolated tables, and at tables that should be isolated.
 
--- Whether a policy's expression calls one of our functions once per row. In a sub-select
--- that depends on no row it is called once per query. The text of such a tree is a list
--- of nested braces; braces in names have a backslash before them.
+-- A function in a sub-select that depends on no row is called once per query, elsewhere once
+-- per row. The text of an expression tree has nested braces; a brace in a name is escaped by a
+-- backslash.
 CREATE FUNCTION keysmith_private.has_bare_call(expression pg_catalog.pg_node_tree) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     depth     integer := 0;
-    -- How deep the sub-select lies that is being read; 0 outside of any.
+    -- The depth of the sub-select that the loop is in; 0 outside of any.
     subselect integer := 0;
     token     text;
 BEGIN
@@ -3725,7 +3724,7 @@ BEGIN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION keysmith_private.has_bare_call(pg_catalog.pg_node_tree) IS
-'Whether a policy calls one of our functions outside of a sub-select, and so once per row; null if it is too long';
+'Whether a policy calls one of our functions outside of a sub-select, and so once per row; null if it is too long to be checked';
 
 CREATE FUNCTION keysmith_private.doctor_isolation(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
@@ -3803,15 +3802,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     WHERE c.reltuples >= 10000 AND NOT EXISTS (
         SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indkey[0] = t.attnum)
     UNION ALL
-    -- EXPLAIN tells how many rows a condition found in an index, of other tenants too. Only
-    -- conditions that are known to keep values to themselves are looked up before policies
-    -- are asked. Ids are no values worth finding.
+    -- PostgreSQL evaluates conditions with leakproof operators before policies, also by an index.
+    -- Then EXPLAIN shows how many rows match, including rows of other tenants. Ids are left out:
+    -- they are not worth guessing.
     SELECT 'warning', 'isolation', format('table %s: indexes on %s tell a tenant which values others have',
                                           t.oid::regclass, string_agg(DISTINCT quote_ident(a.attname), ', ')),
            format('indexes that begin with %I; see SECURITY.md, "Isolated tables"', t.attname)
     FROM tenant_column t
     JOIN pg_index x ON x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] <> t.attnum
-    -- A condition on a later column alone is looked up there too.
+    -- An index is also used for a condition on a later column alone.
     CROSS JOIN LATERAL generate_series(0, x.indnkeyatts - 1) AS i (n)
     JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = x.indkey[i.n] AND a.attnum <> t.attnum
     JOIN pg_opclass k ON k.oid = x.indclass[i.n]
@@ -3825,7 +3824,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     GROUP BY t.oid, t.attname
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
-'The part of doctor() that looks at isolated tables, and at those that are not';
+'The part of doctor() that looks at isolated tables, and at tables that should be isolated';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3833,8 +3832,8 @@ COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
 -- requires:
 --   manage_doctor_isolation
 
--- doctor(): what is amiss, and what to do. Each of the functions below looks at one part
--- and returns a row for each thing that it finds; they are run as the extension's owner.
+-- doctor() finds problems, and says what to do. Each of the functions below checks one part, and
+-- returns a row for each problem. They run as the owner of the extension.
 
 CREATE FUNCTION keysmith_private.doctor_library(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
@@ -3892,7 +3891,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            format('ALTER SYSTEM SET %s = on', s.name)
     FROM pg_settings s WHERE s.name IN ('fsync', 'full_page_writes') AND s.setting = 'off'
     UNION ALL
-    -- What another server did, or this one before its clock was set back.
+    -- By another server, or by this one before its clock was set back.
     SELECT 'warning', 'server', format('the clock is %s behind the newest act or commit: keys expire late',
                                        date_trunc('second', newest.at - clock_timestamp())),
            'synchronize the clocks of all servers'
@@ -3913,7 +3912,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
                   WHERE a NOT IN ('', 'localhost', '::1') AND a NOT LIKE '127.%')
     UNION ALL
-    -- A few keys are a trial. Ten of them are a product.
+    -- A few keys are a trial. Ten are a product.
     SELECT 'warning', 'keyspace',
            format('keys of keyspace %s start with %s, as those of every installation: '
                   'a secret scanner cannot tell that they are yours', p.keyspace, p.prefix),
@@ -3929,8 +3928,8 @@ $$;
 COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], smallint) IS
 'The part of doctor() that looks at the library, peppers and the server';
 
--- What other sessions have is what this one would have after RESET ALL, or what roles
--- and the database have of their own.
+-- Other sessions start with the values that this session would have after RESET ALL, or with
+-- values that ALTER ROLE or ALTER DATABASE has set.
 CREATE FUNCTION keysmith_private.doctor_logging(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
@@ -3980,7 +3979,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            format('ALTER %s SET pgaudit.log_parameter = off', v.place)
     FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
     UNION ALL
-    -- Of other statements it keeps a text without constants.
+    -- The texts of other statements are stored without constants.
     SELECT 'warning', 'logging', format('%s = %s%s keeps keys in texts of utility statements', v.name, v.value, v.whose),
            format('ALTER %s SET pg_stat_statements.track_utility = off', v.place)
     FROM valued v
@@ -4044,7 +4043,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
      AND pg_has_role(r.oid, p.oid, 'MEMBER')
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_access() IS
-'The part of doctor() that looks for rights that nobody should have';
+'The part of doctor() that looks for privileges that no role should have';
 
 CREATE FUNCTION keysmith_private.doctor_usage(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
@@ -4071,7 +4070,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ), today AS (
         SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
     ), partitions AS MATERIALIZED (
-        -- Two days of grace: they go when there are requests, or when someone calls maintain().
+        -- Two days of grace: requests, or a call of maintain(), have them dropped.
         SELECT p.*, p.ends <= k.kept_from - interval '48 hours' AS is_old
         FROM keysmith_private.usage_partitions() p, keysmith_private.usage_kept_from() AS k (kept_from)
     )
@@ -4125,7 +4124,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM partitions p
     JOIN pg_locks l ON l.relation IN (p.partition, 'keysmith_private.usage_event'::regclass) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    -- Workers end by themselves.
+    -- Background workers release their locks by themselves.
     WHERE p.is_old AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.pid AND a.backend_type <> 'client backend')
     UNION ALL
     SELECT 'warning', 'usage', format('%s changes of totals wait to be added up', count(*)),
@@ -4138,8 +4137,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', refused),
            'a larger keysmith.max_buckets, and a restart' FROM n WHERE refused > 0
     UNION ALL
-    -- The newest thousand entries of each chain, and whether one comes before the oldest of
-    -- them: cheap, and no proof. audit_verify() is one.
+    -- Looks at the newest thousand entries of each chain, and at the one before them. That is cheap,
+    -- and no proof. audit_verify() proves it.
     SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
            'SELECT * FROM keysmith.audit_verify()'
     FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
@@ -4219,14 +4218,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_findings(
     boolean, text, text, text[], smallint, integer, bigint, timestamptz) IS
-'What doctor() returns, given what only the library knows';
+'The rows of doctor(), given what only the library knows';
 
 CREATE FUNCTION keysmith.doctor(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
 COMMENT ON FUNCTION keysmith.doctor() IS
-'Looks the installation over: what is amiss, and what to do; errors first, ok where nothing is';
+'Checks the installation: problems, each with a remedy, errors first; a row ok for each subject without a problem';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -4234,8 +4233,9 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 
--- Nobody has a privilege until it is granted. PostgreSQL gives PUBLIC functions and types, and
--- the installing role's default privileges are meant for its other objects: both are taken away.
+-- No role has a privilege until it is granted. PostgreSQL grants functions and types to PUBLIC,
+-- and the installing role may have default privileges, meant for its other objects. Both are
+-- revoked.
 DO $$
 DECLARE
     given record;
@@ -4256,7 +4256,7 @@ BEGIN
         WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
           AND a.grantee <> p.proowner
         UNION
-        -- An array's privileges are those of its element.
+        -- An array type has the privileges of its element type.
         SELECT 'TYPE ' || t.oid::regtype, a.grantee
         FROM pg_catalog.pg_type t,
              pg_catalog.aclexplode(coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))) a
@@ -4268,16 +4268,16 @@ BEGIN
     END LOOP;
 END $$;
 
--- A table or view has a row type. pg_dump cannot dump the privileges of one, and would warn
--- that the extension set them; they are set again wherever the extension is created.
+-- Each table and view has a row type. pg_dump cannot dump privileges on row types, and would
+-- warn about those that the extension set. CREATE EXTENSION sets them again after a restore.
 DELETE FROM pg_catalog.pg_init_privs i
 USING pg_catalog.pg_type t JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
 WHERE i.classoid = 'pg_catalog.pg_type'::regclass AND i.objoid = t.oid AND c.relkind <> 'c'
   AND t.typnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace);
 
--- But everyone may know who they are: policies, defaults and triggers, which run with the
--- rights of who asks, may ask it for them. These hold functions by OID and need no USAGE on
--- the schema, which goes with the access levels.
+-- Every role may ask for its own identity. Policies, defaults and triggers call these functions
+-- with the privileges of the current role. They refer to functions by OID, and need no USAGE on
+-- the schema; the access levels grant that.
 GRANT EXECUTE ON FUNCTION
     keysmith.current_tenant(),
     keysmith.current_tenant_id(),

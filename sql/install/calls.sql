@@ -1,4 +1,4 @@
--- Deciding.
+-- Functions that decide about keys and requests.
 
 CREATE FUNCTION keysmith.verify(
     api_key text,
@@ -28,7 +28,7 @@ CREATE FUNCTION keysmith.verify_digest(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
 COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
-'Decides about a key by its SHA-256, for callers who hash on their side';
+'Decides about a key by its SHA-256, for callers that hash keys themselves';
 
 CREATE FUNCTION keysmith.verify_many(
     api_keys text[],
@@ -40,7 +40,7 @@ CREATE FUNCTION keysmith.verify_many(
 ) RETURNS SETOF keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_verify_many';
 COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text) IS
-'Decides about each of many keys: a verdict each, in their order';
+'Decides about many keys, and returns a verdict for each, in their order';
 
 CREATE FUNCTION keysmith.authenticate(
     headers jsonb,
@@ -54,7 +54,7 @@ CREATE FUNCTION keysmith.authenticate(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
 COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
-'Decides about a request: finds the key in its headers, and what its route requires';
+'Decides about a request: finds the key in the headers, and the scopes that the route requires';
 
 CREATE TYPE keysmith_private.explanation AS (
     step    integer,
@@ -65,12 +65,12 @@ CREATE TYPE keysmith_private.explanation AS (
 );
 CREATE DOMAIN keysmith.explanation AS keysmith_private.explanation;
 COMMENT ON DOMAIN keysmith.explanation IS 'A rule, as explain_verify returns it: for variables';
-COMMENT ON TYPE keysmith_private.explanation IS 'What a rule saw; the first that refuses decides';
-COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in the order in which they are asked, from 1';
+COMMENT ON TYPE keysmith_private.explanation IS 'A rule and its result; the first rule that refuses decides';
+COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in the order of the rules, from 1';
 COMMENT ON COLUMN keysmith_private.explanation.rule IS 'The name of the rule';
 COMMENT ON COLUMN keysmith_private.explanation.outcome IS 'pass, refuse or not reached';
-COMMENT ON COLUMN keysmith_private.explanation.reason IS 'The reason of the refusal, where the rule refuses';
-COMMENT ON COLUMN keysmith_private.explanation.saw IS 'What the rule looked at, for the operator; its wording may change, and it is never a key';
+COMMENT ON COLUMN keysmith_private.explanation.reason IS 'The reason of the refusal; null if the rule does not refuse';
+COMMENT ON COLUMN keysmith_private.explanation.saw IS 'The values that the rule compared, for the operator; the wording may change, and it never contains a key';
 
 CREATE FUNCTION keysmith.explain_verify(
     api_key text DEFAULT NULL,
@@ -90,7 +90,7 @@ CREATE FUNCTION keysmith.explain_verify(
 LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
 COMMENT ON FUNCTION keysmith.explain_verify(
     text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
-'Shows what each rule sees in what verify is asked, or, given a method and a path, authenticate';
+'Shows the result of each rule of a decision: of verify, or, given a method and a path, of authenticate';
 
 CREATE FUNCTION keysmith.client_ip(
     headers jsonb,
@@ -99,7 +99,7 @@ CREATE FUNCTION keysmith.client_ip(
 ) RETURNS inet
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
 COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
-'The client behind trusted proxies: the first address from the right that is not one of them';
+'The address of the client behind trusted proxies: the first from the right that is no trusted proxy';
 
 CREATE FUNCTION keysmith.pre_request() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';

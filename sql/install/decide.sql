@@ -1,4 +1,4 @@
--- Rules of decisions, for statements that show what a decision would do.
+-- Rules of decisions, for views and statements that show a state.
 
 CREATE FUNCTION keysmith_private.credits_at(
     balance bigint, refill bigint, every text, refilled_at timestamptz, moment timestamptz

@@ -1,7 +1,8 @@
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 
--- Nobody has a privilege until it is granted. PostgreSQL gives PUBLIC functions and types, and
--- the installing role's default privileges are meant for its other objects: both are taken away.
+-- No role has a privilege until it is granted. PostgreSQL grants functions and types to PUBLIC,
+-- and the installing role may have default privileges, meant for its other objects. Both are
+-- revoked.
 DO $$
 DECLARE
     given record;
@@ -22,7 +23,7 @@ BEGIN
         WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
           AND a.grantee <> p.proowner
         UNION
-        -- An array's privileges are those of its element.
+        -- An array type has the privileges of its element type.
         SELECT 'TYPE ' || t.oid::regtype, a.grantee
         FROM pg_catalog.pg_type t,
              pg_catalog.aclexplode(coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))) a
@@ -34,16 +35,16 @@ BEGIN
     END LOOP;
 END $$;
 
--- A table or view has a row type. pg_dump cannot dump the privileges of one, and would warn
--- that the extension set them; they are set again wherever the extension is created.
+-- Each table and view has a row type. pg_dump cannot dump privileges on row types, and would
+-- warn about those that the extension set. CREATE EXTENSION sets them again after a restore.
 DELETE FROM pg_catalog.pg_init_privs i
 USING pg_catalog.pg_type t JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
 WHERE i.classoid = 'pg_catalog.pg_type'::regclass AND i.objoid = t.oid AND c.relkind <> 'c'
   AND t.typnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace);
 
--- But everyone may know who they are: policies, defaults and triggers, which run with the
--- rights of who asks, may ask it for them. These hold functions by OID and need no USAGE on
--- the schema, which goes with the access levels.
+-- Every role may ask for its own identity. Policies, defaults and triggers call these functions
+-- with the privileges of the current role. They refer to functions by OID, and need no USAGE on
+-- the schema; the access levels grant that.
 GRANT EXECUTE ON FUNCTION
     keysmith.current_tenant(),
     keysmith.current_tenant_id(),

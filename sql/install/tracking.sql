@@ -1,5 +1,5 @@
--- Which key changed how many rows of which table: a row a statement, in the same
--- transaction as what it tells of.
+-- The changes that keys make to tracked tables: one row per statement, written in the same
+-- transaction.
 
 CREATE TABLE keysmith_private.touch (
     key_id     uuid NOT NULL,
@@ -12,12 +12,12 @@ CREATE TABLE keysmith_private.touch (
     last_at    timestamptz NOT NULL,
     request_id uuid
 );
--- One index for both who asks for a key and who looks for what is old, key by key: each
--- more would cost every statement on a tracked table.
+-- One index serves both look-ups: all rows of a key, and the old rows of each key. A second
+-- index would slow down every statement on a tracked table.
 CREATE INDEX touch_of_key ON keysmith_private.touch (key_id, last_at);
-COMMENT ON TABLE keysmith_private.touch IS 'What keys did to tracked tables; old statements are summed up';
-COMMENT ON COLUMN keysmith_private.touch.relation IS 'What the table was called then';
-COMMENT ON COLUMN keysmith_private.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
+COMMENT ON TABLE keysmith_private.touch IS 'The statements of keys on tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith_private.touch.relation IS 'The name of the table at that time';
+COMMENT ON COLUMN keysmith_private.touch.rows IS 'The number of rows; null if they were not counted, as for TRUNCATE';
 
 DO $$
 BEGIN
@@ -27,17 +27,17 @@ END $$;
 CREATE FUNCTION keysmith.log_usage() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_log_usage';
 COMMENT ON FUNCTION keysmith.log_usage() IS
-'Statement trigger for application tables: notes which key changed how many rows; see track';
+'Statement trigger for application tables: records the key and the number of changed rows; see track';
 
--- These lock the table by its OID, check that the caller owns it, and never look its name up.
+-- These lock the table by its OID, check that the caller owns it, and never look up its name.
 CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_track';
 COMMENT ON FUNCTION keysmith.track(regclass) IS
-'Has statements that change a table noted, with the key that acts';
+'Records the statements that change a table, with the key that acts';
 
 CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
-COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; what was noted stays';
+COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; the records stay';
 
 CREATE VIEW keysmith_private.all_touches AS
 SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
@@ -46,22 +46,22 @@ SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation
 FROM keysmith_private.touch t
 JOIN keysmith_private.tenant n USING (tenant_id);
 SELECT keysmith_private.publish('touches', '{environment}');
-COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
-COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.touches IS 'The statements of keys on tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.touches.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.touches.schema IS 'The schema that the table was in then';
-COMMENT ON COLUMN keysmith.touches.relation IS 'What the table was called then';
+COMMENT ON COLUMN keysmith.touches.schema IS 'The schema of the table at that time';
+COMMENT ON COLUMN keysmith.touches.relation IS 'The name of the table at that time';
 COMMENT ON COLUMN keysmith.touches.operation IS 'insert, update, delete or truncate';
-COMMENT ON COLUMN keysmith.touches.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
-COMMENT ON COLUMN keysmith.touches.first_at IS 'When the statement ran, or the first of those that were summed up';
-COMMENT ON COLUMN keysmith.touches.last_at IS 'When the statement ran, or the last of those that were summed up';
-COMMENT ON COLUMN keysmith.touches.request_id IS 'The name that the verdict gave to the decision; null for what was summed up';
+COMMENT ON COLUMN keysmith.touches.rows IS 'The number of rows; null if they were not counted, as for TRUNCATE';
+COMMENT ON COLUMN keysmith.touches.first_at IS 'The time of the statement, or of the first of those that were summed up';
+COMMENT ON COLUMN keysmith.touches.last_at IS 'The time of the statement, or of the last of those that were summed up';
+COMMENT ON COLUMN keysmith.touches.request_id IS 'The request_id of the verdict; null for statements that were summed up';
 COMMENT ON COLUMN keysmith.touches.tenant_id IS 'The id of the tenant';
 
 CREATE FUNCTION keysmith_private.sum_up_touches(oldest timestamptz) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    -- What a leaked key touched long ago still matters, statement by statement no more.
+    -- The tables that a leaked key changed still matter after a long time, single statements do not.
     WITH RECURSIVE keys AS (
         (SELECT key_id FROM keysmith_private.touch ORDER BY key_id LIMIT 1)
         UNION ALL
@@ -79,4 +79,4 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) FROM old
 $$;
 COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
-'Sums up what was noted before a time, and tells how many notes fewer there are';
+'Sums up the records before a time, and returns how many records fewer there are';

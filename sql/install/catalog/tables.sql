@@ -3,8 +3,8 @@
 -- Names are compared as bytes (COLLATE "C"): probes are faster, and an index
 -- stays valid when the operating system's collations change.
 --
--- Keyspaces are referred to by name: it is what callers pass, it never changes,
--- and no probe is needed to compare it.
+-- Other tables refer to a keyspace by its name: callers pass it, it never changes, and
+-- it is compared without a look-up.
 
 CREATE TABLE keysmith_private.keyspace (
     keyspace        text COLLATE "C" PRIMARY KEY
@@ -43,25 +43,25 @@ CREATE TABLE keysmith_private.keyspace (
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
-COMMENT ON COLUMN keysmith_private.keyspace.empty_scopes IS 'What a key without scopes may do: all that its role allows, the defaults, or nothing';
-COMMENT ON COLUMN keysmith_private.keyspace.default_scopes IS 'What a key without scopes gets where empty_scopes is defaults';
+COMMENT ON COLUMN keysmith_private.keyspace.empty_scopes IS 'The scopes of a key that is given no scopes: all of its role, the defaults, or none';
+COMMENT ON COLUMN keysmith_private.keyspace.default_scopes IS 'The scopes that empty_scopes = defaults gives';
 COMMENT ON COLUMN keysmith_private.keyspace.max_active_keys IS 'How many keys a tenant may have at once; null for any number';
-COMMENT ON COLUMN keysmith_private.keyspace.at_max IS 'What the next mint does then: error, or replace the oldest';
-COMMENT ON COLUMN keysmith_private.keyspace.label_length IS 'Most characters of a label';
-COMMENT ON COLUMN keysmith_private.keyspace.wildcards IS 'Whether keys may hold * and family:*, besides scopes by name';
-COMMENT ON COLUMN keysmith_private.keyspace.schemes IS 'In which headers keys are looked for';
-COMMENT ON COLUMN keysmith_private.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
-COMMENT ON COLUMN keysmith_private.keyspace.managed_by IS 'Which keys manage their tenant''s keys: any_secret, nobody, or those that hold scopes, by an expression';
-COMMENT ON COLUMN keysmith_private.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
-COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'Template of key_prefix';
-COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'Template of key_snippet';
-COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
-COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash of only the part behind a |';
-COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.keyspace.at_max IS 'At that number, mint raises an error, or revokes the oldest key: error or replace';
+COMMENT ON COLUMN keysmith_private.keyspace.label_length IS 'The greatest length of a label, in characters';
+COMMENT ON COLUMN keysmith_private.keyspace.wildcards IS 'Whether keys may have the wildcards * and family:*, besides scopes by name';
+COMMENT ON COLUMN keysmith_private.keyspace.schemes IS 'The headers in which authenticate looks for keys';
+COMMENT ON COLUMN keysmith_private.keyspace.unlisted_routes IS 'The rule for routes that are not listed: any_key lets every valid key use them, refuse no key';
+COMMENT ON COLUMN keysmith_private.keyspace.managed_by IS 'The keys that may manage the keys of their tenant: any_secret, nobody, or an expression of scopes that they must meet';
+COMMENT ON COLUMN keysmith_private.keyspace.display_id IS 'A template for the ids that the product shows for its keys, such as key_{random:8}';
+COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'A template for key_prefix';
+COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'A template for key_snippet';
+COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
+COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
+COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
-COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';
-COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether such records have endpoint and address';
-COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether records have the endpoint and the address of the client';
+COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; new keys are never stored with an older one';
 
 CREATE TABLE keysmith_private.keyspace_prefix (
     keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -70,7 +70,7 @@ CREATE TABLE keysmith_private.keyspace_prefix (
     prefix      text COLLATE "C" NOT NULL CHECK (prefix ~ '^[a-z0-9_]{1,31}_$'),
     PRIMARY KEY (keyspace, kind, environment)
 );
-COMMENT ON TABLE keysmith_private.keyspace_prefix IS 'What the keys of a keyspace start with, by kind and environment';
+COMMENT ON TABLE keysmith_private.keyspace_prefix IS 'The prefixes of the keys of a keyspace, by kind and environment';
 
 CREATE TABLE keysmith_private.answer (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -80,7 +80,7 @@ CREATE TABLE keysmith_private.answer (
     message  text CHECK (length(message) BETWEEN 1 AND 1000),
     PRIMARY KEY (keyspace, answer)
 );
-COMMENT ON TABLE keysmith_private.answer IS 'What a keyspace tells the outside world in place of a canonical code';
+COMMENT ON TABLE keysmith_private.answer IS 'The status, code and message that a keyspace returns in place of a canonical code';
 
 CREATE TABLE keysmith_private.plan_feature (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -97,7 +97,7 @@ CREATE TABLE keysmith_private.scope (
     implies     text[] COLLATE "C" NOT NULL DEFAULT '{}',
     PRIMARY KEY (keyspace, scope)
 );
-COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may hold; any name will do until one is defined';
+COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may have; before the first is defined, any name is allowed';
 
 CREATE TABLE keysmith_private.role (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -118,9 +118,9 @@ CREATE TABLE keysmith_private.route (
     limits   text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     PRIMARY KEY (keyspace, method, pattern, variant)
 );
-COMMENT ON TABLE keysmith_private.route IS 'What a method and path require: an expression of scopes, and a kind';
-COMMENT ON COLUMN keysmith_private.route.weight IS 'How many calls one counts for in rate limits';
-COMMENT ON COLUMN keysmith_private.route.limits IS 'Rate limits of each key on the route, in place of others of the same name';
+COMMENT ON TABLE keysmith_private.route IS 'The scopes, as an expression, and the kind of key that a method and path require';
+COMMENT ON COLUMN keysmith_private.route.weight IS 'The number of calls that a request counts for in rate limits';
+COMMENT ON COLUMN keysmith_private.route.limits IS 'The rate limits of each key on the route; they replace limits of the same name';
 
 CREATE TABLE keysmith_private.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
@@ -137,7 +137,7 @@ CREATE TABLE keysmith_private.tenant (
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
 COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
-COMMENT ON COLUMN keysmith_private.tenant.limits IS 'Rate limits of all its keys of an environment together';
+COMMENT ON COLUMN keysmith_private.tenant.limits IS 'The rate limits that all its keys of an environment share';
 
 CREATE TABLE keysmith_private.member (
     tenant_id uuid NOT NULL,
@@ -148,10 +148,10 @@ CREATE TABLE keysmith_private.member (
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
     FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role
 );
-COMMENT ON TABLE keysmith_private.member IS 'Persons and service accounts of a tenant; keys may be theirs';
+COMMENT ON TABLE keysmith_private.member IS 'The persons and service accounts of a tenant; a key may have one as its owner';
 
--- What a decision reads of most keys comes first, fixed widths before others:
--- such columns are reached without walking the row.
+-- The columns that most decisions read come first, and those of fixed width before the
+-- others: their offsets are constants.
 CREATE TABLE keysmith_private.key (
     key_id         uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     tenant_id      uuid NOT NULL,
@@ -191,20 +191,20 @@ CREATE TABLE keysmith_private.key (
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
     FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role,
     CHECK ((revoked_at IS NULL) = (revoked_reason IS NULL)),
-    -- A key that has a successor is over, or has a time at which it will be.
+    -- A key with a successor is revoked, or expires at some time.
     CHECK (rotated_to IS NULL OR revoked_at IS NOT NULL OR expires_at IS NOT NULL)
 );
--- A long allowlist is fetched once and remembered by the place where it is stored, so
--- it must not be compressed into the row.
+-- A backend fetches a long allowlist once, and remembers it by its TOAST pointer. So it must
+-- be stored out of line, and not be compressed into the row.
 ALTER TABLE keysmith_private.key ALTER COLUMN allowlist SET STORAGE EXTERNAL;
 CREATE INDEX key_of_tenant ON keysmith_private.key (tenant_id, created_at);
-COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys themselves are nowhere';
-COMMENT ON COLUMN keysmith_private.key.generation IS 'Of the pepper that the digest was made with; 0 for none';
+COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys themselves are not stored';
+COMMENT ON COLUMN keysmith_private.key.generation IS 'The generation of the pepper that the digest was made with; 0 if without a pepper';
 COMMENT ON COLUMN keysmith_private.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
-COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of the line that it was rotated in; limits and credits are the line''s';
-COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits; a line each: calls, window, burst, name';
-COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'Rate limits of the keys that gave it, which count its calls too; a line each: first key of that line, calls, window, burst, name';
-COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends: that of the key that gave it; null for its own or its tenant''s';
+COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of its line of rotations; the keys of a line share limits and credits';
+COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'The rate limits of the keys that made it, which count its calls too, one per line: first key of that line, calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends, if a key made it; null if it spends its own or its tenant''s';
 COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
 CREATE TABLE keysmith_private.access (
@@ -215,8 +215,8 @@ CREATE TABLE keysmith_private.access (
     UNIQUE (role, level, tenant_id),
     CHECK (tenant_id IS NULL OR level = 'issuer')
 );
-COMMENT ON TABLE keysmith_private.access IS 'What grant_access gave to which role; who may execute what is PostgreSQL''s to say';
-COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'Whose keys an issuer manages; null for those of the tenant that is signed in';
+COMMENT ON TABLE keysmith_private.access IS 'The access levels that grant_access gave to roles; PostgreSQL''s privileges decide who may execute a function';
+COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'The tenant whose keys an issuer manages; null for the tenant that is signed in';
 
 CREATE TABLE keysmith_private.audit_entry (
     keyspace   text COLLATE "C" NOT NULL,
@@ -228,9 +228,9 @@ CREATE TABLE keysmith_private.audit_entry (
     hash       bytea NOT NULL,
     PRIMARY KEY (keyspace, entry)
 );
-COMMENT ON TABLE keysmith_private.audit_entry IS 'That something was done, in a chain for each keyspace; * is the chain of what concerns none alone';
-COMMENT ON COLUMN keysmith_private.audit_entry.content IS 'The digest of what was done, by which it is found in audit_content';
-COMMENT ON COLUMN keysmith_private.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
+COMMENT ON TABLE keysmith_private.audit_entry IS 'The acts of management, in a chain for each keyspace; acts that concern several are in the chain *';
+COMMENT ON COLUMN keysmith_private.audit_entry.content IS 'The digest that the row in audit_content has';
+COMMENT ON COLUMN keysmith_private.audit_entry.hash IS 'A hash over the entry and the hash of the entry before it; see docs/architecture.md';
 
 CREATE TABLE keysmith_private.audit_content (
     digest       bytea PRIMARY KEY,
@@ -244,12 +244,12 @@ CREATE TABLE keysmith_private.audit_content (
     before       jsonb,
     after        jsonb
 );
-COMMENT ON TABLE keysmith_private.audit_content IS 'What was done, by whom, to whom: all of an entry that may tell who someone is';
-COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'Over the salt and the other columns; see docs/architecture.md';
-COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random, so that nothing can be guessed from a digest alone';
+COMMENT ON TABLE keysmith_private.audit_content IS 'The parts of an entry that may identify a person: who acted, on whom, and what changed';
+COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'A digest over the salt and the other columns; see docs/architecture.md';
+COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random bytes, so that the content cannot be guessed from the digest';
 
--- Spending updates a balance in place: pages are left half empty, so that the new row
--- finds room beside the old one and no index changes.
+-- Spending updates a balance. Pages are left half empty, so that the new row version fits
+-- on the page of the old one, and no index changes (HOT).
 CREATE TABLE keysmith_private.credit (
     credit_id   uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     key_id      uuid UNIQUE REFERENCES keysmith_private.key,
@@ -261,13 +261,13 @@ CREATE TABLE keysmith_private.credit (
     CHECK (pg_catalog.num_nonnulls(key_id, tenant_id) = 1),
     CHECK ((refill IS NULL) = (every IS NULL))
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE keysmith_private.credit IS 'What keys and tenants have to spend';
-COMMENT ON COLUMN keysmith_private.credit.key_id IS 'The first key of a line of rotations';
-COMMENT ON COLUMN keysmith_private.credit.refill IS 'What a refill raises the balance to, if it is lower';
-COMMENT ON COLUMN keysmith_private.credit.refilled_at IS 'A refill is due when a day or month of UTC has begun since';
+COMMENT ON TABLE keysmith_private.credit IS 'The credits of keys and tenants';
+COMMENT ON COLUMN keysmith_private.credit.key_id IS 'The first key of a line of rotations, if the credits are a key''s';
+COMMENT ON COLUMN keysmith_private.credit.refill IS 'A refill raises the balance to this, unless it is higher';
+COMMENT ON COLUMN keysmith_private.credit.refilled_at IS 'The time of the last refill; the next is due when a day or month begins in UTC';
 
--- A role that was dropped leaves a number behind, which may be another role's where the
--- dump is restored.
+-- A dropped role leaves its OID in the table. In a restored database that OID may belong to
+-- another role.
 SELECT pg_catalog.pg_extension_config_dump('keysmith_private.access',
     'WHERE role::pg_catalog.oid IN (SELECT oid FROM pg_catalog.pg_roles)');
 

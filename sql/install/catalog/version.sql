@@ -1,12 +1,12 @@
--- Backends remember each keyspace's policy. Whoever changes it, by whatever path
--- (these functions, a restore, logical replication, a hand edit), tells them so, and gives
--- the keyspace's row a new version: by that a decision knows the policy that its snapshot
--- sees, also while the message is still on its way.
+-- Backends cache the policy of each keyspace. A trigger invalidates it after each change,
+-- whether by our functions, a restore, logical replication or by hand. It also gives the
+-- keyspace's row a new version: by that a decision finds the policy that its snapshot sees,
+-- even before the invalidation message arrives.
 
 CREATE FUNCTION keysmith_private.policy_changed() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
 COMMENT ON FUNCTION keysmith_private.policy_changed() IS
-'Trigger on the policy tables: gives the policy a new version, and has every backend read it again';
+'Trigger on the policy tables: gives the policy a new version, and makes every backend read it again';
 
 DO $$
 DECLARE

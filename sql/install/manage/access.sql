@@ -1,4 +1,4 @@
--- Access: which roles may do what.
+-- The access levels of roles.
 
 CREATE FUNCTION keysmith.grant_access(
     role regrole,
@@ -8,7 +8,7 @@ CREATE FUNCTION keysmith.grant_access(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
 COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
-'Lets a role verify, issue (for one tenant, or the one that is signed in), audit or administer';
+'Gives a role an access level: verifier, issuer (for one tenant, or for the one that is signed in), auditor or admin';
 
 CREATE FUNCTION keysmith_private.lock_holder(pid integer, virtualtransaction text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -26,7 +26,7 @@ COMMENT ON FUNCTION keysmith_private.lock_holder(integer, text) IS
 
 CREATE FUNCTION keysmith_private.privileges_changed_by() RETURNS SETOF xid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    -- A role can name, and so grant, what is in the schema that it has USAGE on.
+    -- A role can name, and so grant, only objects in a schema on which it has USAGE.
     SELECT xmax FROM pg_proc WHERE pronamespace = 'keysmith'::regnamespace
     UNION SELECT xmax FROM pg_class WHERE relnamespace = 'keysmith'::regnamespace
     UNION SELECT xmax FROM pg_namespace WHERE nspname = 'keysmith'
@@ -68,7 +68,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                 JOIN pg_depend d ON d.objid = w.oid AND d.classid = 'pg_rewrite'::regclass
                      AND d.refclassid = 'pg_proc'::regclass
                 WHERE d.refobjid = p.oid)
-        -- They show a role what it sees, also of views that are granted by hand.
+        -- These show a role its own rows, also in views that are granted by hand.
         OR 'keys' = ANY (views) AND p.proretset AND p.proname LIKE 'own\_%')
 $$;
 COMMENT ON FUNCTION keysmith_private.routines_of_level(boolean, text[], text[], text[]) IS

@@ -1,4 +1,4 @@
--- Proofs over the audit.
+-- Checks that the audit is complete and unchanged.
 
 CREATE FUNCTION keysmith.audit_heads(
     OUT keyspace text,
@@ -8,7 +8,7 @@ CREATE FUNCTION keysmith.audit_heads(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_heads';
 COMMENT ON FUNCTION keysmith.audit_heads() IS
-'The last entry of each chain: kept elsewhere, it shows later that none was cut off';
+'The last entry of each chain; a copy kept elsewhere proves later that no entry was removed from the end';
 
 CREATE FUNCTION keysmith.audit_verify(
     heads jsonb DEFAULT NULL,
@@ -20,4 +20,4 @@ CREATE FUNCTION keysmith.audit_verify(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_verify';
 COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
-'Checks each keyspace''s chain, also against heads that were kept, and names the first bad entry';
+'Checks the chain of each keyspace, also against heads that were kept, and names the first bad entry';

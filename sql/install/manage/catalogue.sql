@@ -1,4 +1,4 @@
--- What a keyspace defines: scopes, roles and routes.
+-- The scopes, roles and routes of a keyspace.
 
 CREATE FUNCTION keysmith.define_scope(
     keyspace text,
@@ -17,7 +17,7 @@ CREATE FUNCTION keysmith.define_role(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
 COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
-'Names a set of scopes, or changes what it holds; keys with the role follow at once';
+'Defines a role as a set of scopes, or changes it; keys with the role follow with the commit';
 
 CREATE FUNCTION keysmith.define_route(
     keyspace text,
@@ -31,7 +31,7 @@ CREATE FUNCTION keysmith.define_route(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
 COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
-'Says which scopes a method and path require, all of a list; each may be an expression';
+'Defines the scopes that a method and path require: all of a list; each may be an expression';
 
 CREATE FUNCTION keysmith.define_route(
     keyspace text,
@@ -45,7 +45,7 @@ CREATE FUNCTION keysmith.define_route(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
 COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
-'Says which scopes a method and path require, as one expression such as a | (b & c)';
+'Defines the scopes that a method and path require, as one expression such as a | (b & c)';
 
 CREATE FUNCTION keysmith.remove_route(
     keyspace text,
@@ -55,7 +55,7 @@ CREATE FUNCTION keysmith.remove_route(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_route';
 COMMENT ON FUNCTION keysmith.remove_route(text, text, text, text) IS
-'Takes a route out of the list; it is then one that is not listed';
+'Removes a route; unlisted_routes applies to it from then on';
 
 CREATE VIEW keysmith.routes WITH (security_barrier) AS
 SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
@@ -65,12 +65,12 @@ SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, 
         FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
              WITH ORDINALITY AS l (part, n)) AS limits
 FROM keysmith_private.route r;
-COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
+COMMENT ON VIEW keysmith.routes IS 'The routes of each keyspace, with their requirements';
 COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
 COMMENT ON COLUMN keysmith.routes.method IS 'The HTTP method; * for any';
-COMMENT ON COLUMN keysmith.routes.pattern IS 'Which paths fit, such as /v1/images/{id}';
+COMMENT ON COLUMN keysmith.routes.pattern IS 'The paths that match, such as /v1/images/{id}';
 COMMENT ON COLUMN keysmith.routes.variant IS 'The variant of the route; null for the one without a name';
-COMMENT ON COLUMN keysmith.routes.scopes IS 'What the key must hold, an expression; empty where any good key will do';
-COMMENT ON COLUMN keysmith.routes.kind IS 'What the key must be; null for any';
-COMMENT ON COLUMN keysmith.routes.weight IS 'How many calls a request counts for in rate limits';
-COMMENT ON COLUMN keysmith.routes.limits IS 'Rate limits of each key on the route, in place of others of the same name';
+COMMENT ON COLUMN keysmith.routes.scopes IS 'The scopes that the key must have, as an expression; empty if any valid key may use the route';
+COMMENT ON COLUMN keysmith.routes.kind IS 'The kind that the key must be of; null for any kind';
+COMMENT ON COLUMN keysmith.routes.weight IS 'The number of calls that a request counts for in rate limits';
+COMMENT ON COLUMN keysmith.routes.limits IS 'The rate limits of each key on the route; they replace limits of the same name';

@@ -1,4 +1,4 @@
--- Credits, as administrators give them.
+-- Credits, which administrators give.
 
 CREATE FUNCTION keysmith.add_credits(
     amount bigint,
@@ -8,4 +8,4 @@ CREATE FUNCTION keysmith.add_credits(
 ) RETURNS bigint
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_credits';
 COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
-'Adds to the credits of a key or a tenant, and returns how many it has then';
+'Adds to the credits of a key or a tenant, and returns the new balance';

@@ -1,5 +1,5 @@
--- doctor(): what is amiss, and what to do. Each of the functions below looks at one part
--- and returns a row for each thing that it finds; they are run as the extension's owner.
+-- doctor() finds problems, and says what to do. Each of the functions below checks one part, and
+-- returns a row for each problem. They run as the owner of the extension.
 
 CREATE FUNCTION keysmith_private.doctor_library(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
@@ -57,7 +57,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            format('ALTER SYSTEM SET %s = on', s.name)
     FROM pg_settings s WHERE s.name IN ('fsync', 'full_page_writes') AND s.setting = 'off'
     UNION ALL
-    -- What another server did, or this one before its clock was set back.
+    -- By another server, or by this one before its clock was set back.
     SELECT 'warning', 'server', format('the clock is %s behind the newest act or commit: keys expire late',
                                        date_trunc('second', newest.at - clock_timestamp())),
            'synchronize the clocks of all servers'
@@ -78,7 +78,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
                   WHERE a NOT IN ('', 'localhost', '::1') AND a NOT LIKE '127.%')
     UNION ALL
-    -- A few keys are a trial. Ten of them are a product.
+    -- A few keys are a trial. Ten are a product.
     SELECT 'warning', 'keyspace',
            format('keys of keyspace %s start with %s, as those of every installation: '
                   'a secret scanner cannot tell that they are yours', p.keyspace, p.prefix),
@@ -94,8 +94,8 @@ $$;
 COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], smallint) IS
 'The part of doctor() that looks at the library, peppers and the server';
 
--- What other sessions have is what this one would have after RESET ALL, or what roles
--- and the database have of their own.
+-- Other sessions start with the values that this session would have after RESET ALL, or with
+-- values that ALTER ROLE or ALTER DATABASE has set.
 CREATE FUNCTION keysmith_private.doctor_logging(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
@@ -145,7 +145,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            format('ALTER %s SET pgaudit.log_parameter = off', v.place)
     FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
     UNION ALL
-    -- Of other statements it keeps a text without constants.
+    -- The texts of other statements are stored without constants.
     SELECT 'warning', 'logging', format('%s = %s%s keeps keys in texts of utility statements', v.name, v.value, v.whose),
            format('ALTER %s SET pg_stat_statements.track_utility = off', v.place)
     FROM valued v
@@ -209,7 +209,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
      AND pg_has_role(r.oid, p.oid, 'MEMBER')
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_access() IS
-'The part of doctor() that looks for rights that nobody should have';
+'The part of doctor() that looks for privileges that no role should have';
 
 CREATE FUNCTION keysmith_private.doctor_usage(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
@@ -236,7 +236,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ), today AS (
         SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
     ), partitions AS MATERIALIZED (
-        -- Two days of grace: they go when there are requests, or when someone calls maintain().
+        -- Two days of grace: requests, or a call of maintain(), have them dropped.
         SELECT p.*, p.ends <= k.kept_from - interval '48 hours' AS is_old
         FROM keysmith_private.usage_partitions() p, keysmith_private.usage_kept_from() AS k (kept_from)
     )
@@ -290,7 +290,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM partitions p
     JOIN pg_locks l ON l.relation IN (p.partition, 'keysmith_private.usage_event'::regclass) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    -- Workers end by themselves.
+    -- Background workers release their locks by themselves.
     WHERE p.is_old AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.pid AND a.backend_type <> 'client backend')
     UNION ALL
     SELECT 'warning', 'usage', format('%s changes of totals wait to be added up', count(*)),
@@ -303,8 +303,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', refused),
            'a larger keysmith.max_buckets, and a restart' FROM n WHERE refused > 0
     UNION ALL
-    -- The newest thousand entries of each chain, and whether one comes before the oldest of
-    -- them: cheap, and no proof. audit_verify() is one.
+    -- Looks at the newest thousand entries of each chain, and at the one before them. That is cheap,
+    -- and no proof. audit_verify() proves it.
     SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
            'SELECT * FROM keysmith.audit_verify()'
     FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
@@ -384,11 +384,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_findings(
     boolean, text, text, text[], smallint, integer, bigint, timestamptz) IS
-'What doctor() returns, given what only the library knows';
+'The rows of doctor(), given what only the library knows';
 
 CREATE FUNCTION keysmith.doctor(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
 COMMENT ON FUNCTION keysmith.doctor() IS
-'Looks the installation over: what is amiss, and what to do; errors first, ok where nothing is';
+'Checks the installation: problems, each with a remedy, errors first; a row ok for each subject without a problem';

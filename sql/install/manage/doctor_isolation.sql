@@ -1,13 +1,13 @@
--- The part of doctor() that looks at isolated tables, and at those that are not.
+-- The part of doctor() that looks at isolated tables, and at tables that should be isolated.
 
--- Whether a policy's expression calls one of our functions once per row. In a sub-select
--- that depends on no row it is called once per query. The text of such a tree is a list
--- of nested braces; braces in names have a backslash before them.
+-- A function in a sub-select that depends on no row is called once per query, elsewhere once
+-- per row. The text of an expression tree has nested braces; a brace in a name is escaped by a
+-- backslash.
 CREATE FUNCTION keysmith_private.has_bare_call(expression pg_catalog.pg_node_tree) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     depth     integer := 0;
-    -- How deep the sub-select lies that is being read; 0 outside of any.
+    -- The depth of the sub-select that the loop is in; 0 outside of any.
     subselect integer := 0;
     token     text;
 BEGIN
@@ -38,7 +38,7 @@ BEGIN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION keysmith_private.has_bare_call(pg_catalog.pg_node_tree) IS
-'Whether a policy calls one of our functions outside of a sub-select, and so once per row; null if it is too long';
+'Whether a policy calls one of our functions outside of a sub-select, and so once per row; null if it is too long to be checked';
 
 CREATE FUNCTION keysmith_private.doctor_isolation(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
@@ -116,15 +116,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     WHERE c.reltuples >= 10000 AND NOT EXISTS (
         SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indkey[0] = t.attnum)
     UNION ALL
-    -- EXPLAIN tells how many rows a condition found in an index, of other tenants too. Only
-    -- conditions that are known to keep values to themselves are looked up before policies
-    -- are asked. Ids are no values worth finding.
+    -- PostgreSQL evaluates conditions with leakproof operators before policies, also by an index.
+    -- Then EXPLAIN shows how many rows match, including rows of other tenants. Ids are left out:
+    -- they are not worth guessing.
     SELECT 'warning', 'isolation', format('table %s: indexes on %s tell a tenant which values others have',
                                           t.oid::regclass, string_agg(DISTINCT quote_ident(a.attname), ', ')),
            format('indexes that begin with %I; see SECURITY.md, "Isolated tables"', t.attname)
     FROM tenant_column t
     JOIN pg_index x ON x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] <> t.attnum
-    -- A condition on a later column alone is looked up there too.
+    -- An index is also used for a condition on a later column alone.
     CROSS JOIN LATERAL generate_series(0, x.indnkeyatts - 1) AS i (n)
     JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = x.indkey[i.n] AND a.attnum <> t.attnum
     JOIN pg_opclass k ON k.oid = x.indclass[i.n]
@@ -138,4 +138,4 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     GROUP BY t.oid, t.attname
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
-'The part of doctor() that looks at isolated tables, and at those that are not';
+'The part of doctor() that looks at isolated tables, and at tables that should be isolated';

@@ -1,6 +1,6 @@
--- Row-level security for applications' own tables.
+-- Row-level security for application tables.
 
--- Tables that Citus has distributed. Its catalog is there where it is installed.
+-- Citus has a catalog of the tables that it distributes, where it is installed.
 CREATE FUNCTION keysmith_private.distributed_tables() RETURNS SETOF oid
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -10,8 +10,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION keysmith_private.distributed_tables() IS 'Tables that Citus has distributed';
 
--- Who brings requests to tables: whoever was given the level verifier, or a function that
--- decides. Administrators may call all functions.
+-- These roles run the requests of applications: they have the level verifier, or EXECUTE on a
+-- function that decides. Administrators are left out, as they may call all functions.
 CREATE VIEW keysmith_private.verifying_role AS
 WITH RECURSIVE verifier(oid) AS (
     (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level = 'verifier'
@@ -38,11 +38,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_class c WHERE c.oid = relation
 $$;
 COMMENT ON FUNCTION keysmith_private.is_reachable(oid) IS
-'Whether a table was granted to others than its owner, or its owner decides about keys';
+'Whether roles other than the owner have privileges on a table, or the owner decides about keys';
 
--- What is wrong with isolated tables: by isolate(), or by policies that someone wrote with
--- our functions. A fault that lets a tenant see rows of another, or closes a table that
--- isolate() left open to its tenants, is an error; warnings are ways around policies.
+-- Looks at tables that isolate() was called for, and at tables with hand-written policies that
+-- call our functions. It is an error if a tenant can see rows of another, or cannot see its own
+-- rows. Ways around the policies are warnings.
 CREATE FUNCTION keysmith_private.isolation_problems(
     wanted oid DEFAULT NULL, OUT relation oid, OUT level text, OUT problem text, OUT remedy text
 ) RETURNS SETOF record
@@ -100,7 +100,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT i.oid, 'error', format('policy %s %s', p.name, f.fault), 'call keysmith.isolate() for it again'
     FROM isolated i
-    -- Not all tables' policies are printed for the sake of one.
+    -- If one table is wanted, only its policies are printed.
     JOIN keysmith_private.isolated_by e ON e.found = i.oid AND (wanted IS NULL OR e.found = wanted)
     CROSS JOIN (VALUES ('keysmith_tenant', false), ('keysmith_access', true)) AS p (name, is_permissive)
     CROSS JOIN LATERAL keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) AS f (fault)
@@ -146,9 +146,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
       AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = i.oid AND p.polname = 'keysmith_tenant')
 $$;
 COMMENT ON FUNCTION keysmith_private.isolation_problems(oid) IS
-'What is wrong with an isolated table, or with all of them, and what to do';
+'The problems of an isolated table, or of all isolated tables, with remedies';
 
--- The notices of isolate().
+-- The notices and warnings of isolate().
 CREATE FUNCTION keysmith_private.tell_of_isolation(about regclass, tenant_number smallint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -179,7 +179,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION keysmith_private.tell_of_isolation(regclass, smallint) IS
-'Tells whoever isolates a table of ways around it, and of what would make it faster';
+'Warns the caller of isolate() about ways around the policies, and about a missing index';
 
 CREATE FUNCTION keysmith.isolate(
     relation regclass,
@@ -189,14 +189,14 @@ CREATE FUNCTION keysmith.isolate(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
 COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
-'Has row-level security show and accept the rows of the tenant that is signed in, and no others';
+'Sets row-level security up so that a table shows and accepts only rows of the tenant that is signed in';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';
 COMMENT ON FUNCTION keysmith.release(regclass) IS
-'Undoes isolate: takes its policies away, and leaves row security as it was before';
+'Undoes isolate: drops its policies, and restores the earlier state of row security';
 
--- For those who see everything, whatever rights they have on the catalogs.
+-- For callers that see everything, whatever their privileges on the catalogs.
 CREATE FUNCTION keysmith_private.isolation_states(
     OUT relation oid, OUT tenant_column text, OUT keyspace text, OUT environment_column text, OUT problem text
 ) RETURNS SETOF record
@@ -207,7 +207,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
                FROM keysmith_private.isolation_problems() a WHERE a.level = 'error'
                GROUP BY a.relation) p ON p.relation = b.found
 $$;
-COMMENT ON FUNCTION keysmith_private.isolation_states() IS 'What the view isolation shows';
+COMMENT ON FUNCTION keysmith_private.isolation_states() IS 'The rows of the view isolation';
 
 CREATE VIEW keysmith.isolation WITH (security_barrier) AS
 SELECT s.relation::regclass::text AS relation, s.tenant_column, s.keyspace, s.environment_column,
@@ -216,8 +216,8 @@ FROM keysmith_private.isolation_states() s
 ORDER BY 1;
 COMMENT ON VIEW keysmith.isolation IS 'Isolated tables, and whether their policies are as isolate() made them';
 COMMENT ON COLUMN keysmith.isolation.relation IS 'The isolated table';
-COMMENT ON COLUMN keysmith.isolation.tenant_column IS 'The column that tells whose a row is';
-COMMENT ON COLUMN keysmith.isolation.keyspace IS 'The keyspace that the tenants are of; null for any';
-COMMENT ON COLUMN keysmith.isolation.environment_column IS 'The column that tells a row''s environment; null for none';
-COMMENT ON COLUMN keysmith.isolation.ok IS 'Whether each tenant sees its rows, and no others';
-COMMENT ON COLUMN keysmith.isolation.problem IS 'What is wrong; null if nothing is';
+COMMENT ON COLUMN keysmith.isolation.tenant_column IS 'The column with the tenant of a row';
+COMMENT ON COLUMN keysmith.isolation.keyspace IS 'The keyspace of the tenants; null for any';
+COMMENT ON COLUMN keysmith.isolation.environment_column IS 'The column with the environment of a row; null if the table has no such column';
+COMMENT ON COLUMN keysmith.isolation.ok IS 'Whether each tenant sees its own rows only';
+COMMENT ON COLUMN keysmith.isolation.problem IS 'The problems; null if there is no problem';

@@ -1,7 +1,8 @@
--- Which tables are isolated, and the policies that they must have.
+-- The register of isolated tables, and the policies that they must have.
 
--- The policies that isolate() made, so that their loss is noticed. The table's number is that of one
--- database of one server: what was restored elsewhere is found by its name.
+-- An entry describes the policies that isolate() made, so that a missing policy is noticed. OIDs
+-- of tables are valid in one database of one server. In a restored database the table is found by
+-- its name.
 CREATE TABLE keysmith_private.isolated_table (
     server             bigint NOT NULL,
     database           oid NOT NULL,
@@ -19,16 +20,16 @@ CREATE TABLE keysmith_private.isolated_table (
     isolated_at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (server, database, relation)
 );
-COMMENT ON TABLE keysmith_private.isolated_table IS 'Tables that isolate() was called for, and their policies as it made them';
-COMMENT ON COLUMN keysmith_private.isolated_table.server IS 'The server and the database in which relation is the table''s number';
-COMMENT ON COLUMN keysmith_private.isolated_table.tenant_number IS 'The column''s number, which stays when the column is renamed';
-COMMENT ON COLUMN keysmith_private.isolated_table.has_access IS 'Whether there is to be keysmith_access: other policies permit rows otherwise';
+COMMENT ON TABLE keysmith_private.isolated_table IS 'The tables that isolate() was called for, with the policies that it made';
+COMMENT ON COLUMN keysmith_private.isolated_table.server IS 'The server in which relation is the OID of the table; database is the database in it';
+COMMENT ON COLUMN keysmith_private.isolated_table.tenant_number IS 'The number of the column, which does not change when the column is renamed';
+COMMENT ON COLUMN keysmith_private.isolated_table.has_access IS 'Whether the table must have the policy keysmith_access; otherwise other policies permit rows';
 COMMENT ON COLUMN keysmith_private.isolated_table.was_enabled IS 'Whether row security was enabled before; release() restores it';
 COMMENT ON COLUMN keysmith_private.isolated_table.was_forced IS 'Whether row security was forced before; release() restores it';
 SELECT pg_catalog.pg_extension_config_dump('keysmith_private.isolated_table', '');
 
--- Entries with their tables: by number where the number is of this database, and by name.
--- Both may be found, where a table was renamed and another was made under its name.
+-- Entries with their tables: found by OID if that is of this database, and by name. If a table was
+-- renamed, and another was made under its name, both are found.
 CREATE VIEW keysmith_private.isolated AS
 WITH entry AS (
     SELECT t.*, t.server = s.system_identifier AND t.database = d.oid AS is_here
@@ -47,7 +48,7 @@ JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = e.table_nam
 WHERE c.relkind IN ('r', 'p')
   -- A table that has its own entry is not the table of another entry.
   AND NOT EXISTS (SELECT FROM entry o WHERE o.is_here AND o.relation = c.oid);
-COMMENT ON VIEW keysmith_private.isolated IS 'Isolated tables that are there, with their entries in the register';
+COMMENT ON VIEW keysmith_private.isolated IS 'The isolated tables that exist, with their entries in the register';
 
 CREATE FUNCTION keysmith_private.base_type(type oid) RETURNS oid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -58,12 +59,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     )
     SELECT m.oid FROM made_of m WHERE m.base = 0
 $$;
-COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The type itself, or what a domain is made of';
+COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The base type of a domain; any other type as it is';
 
--- It is written as PostgreSQL prints it, so that a policy can be compared with it.
+-- The text is the one that PostgreSQL prints, so that it can be compared with a policy.
 --
--- Sub-selects are evaluated once a query, and what they give can be looked up in an
--- index; bare calls would be made for each row.
+-- A sub-select is evaluated once per query, and an index can be searched for its value. A bare
+-- call would be evaluated for each row.
 CREATE FUNCTION keysmith_private.isolation_condition(
     relation oid, tenant_number smallint, keyspace text, environment_number smallint
 ) RETURNS text
@@ -94,9 +95,9 @@ $$;
 COMMENT ON FUNCTION keysmith_private.isolation_condition(oid, smallint, text, smallint) IS
 'The condition of an isolated table''s policies, as PostgreSQL prints it';
 
--- A column by its number where that is known, else by its name. If it was renamed before a
--- dump was made, neither is right in the restored database: then it may be any column that the
--- policies compare.
+-- A column is found by its number if the table is the same, else by its name. If the column was
+-- renamed before the dump, neither is right in the restored database: then it may be any column
+-- that the policies use.
 CREATE FUNCTION keysmith_private.columns_meant(relation oid, is_same boolean, number smallint, name text)
 RETURNS SETOF smallint
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -115,17 +116,17 @@ $$;
 COMMENT ON FUNCTION keysmith_private.columns_meant(oid, boolean, smallint, text) IS
 'The columns of a table that an entry of the register may mean';
 
--- No policy of isolate() is that long.
+-- The policies of isolate() are never that long.
 CREATE FUNCTION keysmith_private.is_too_long(expression pg_catalog.pg_node_tree) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN pg_column_size(expression) > 100000 THEN true
                 ELSE octet_length(expression::text) > 100000 END
 $$;
 COMMENT ON FUNCTION keysmith_private.is_too_long(pg_catalog.pg_node_tree) IS
-'Whether an expression is too long to be looked at';
+'Whether an expression is too long to be checked';
 
--- To print a policy PostgreSQL opens its table, with all that the table has. Its owner may have it
--- locked, or have put there what can't be read again, such as an expression that is nested too deep.
+-- PostgreSQL opens a table to print its policies. Another session may have locked the table. Or
+-- the owner may have made it unreadable, as by an expression that is nested too deep.
 CREATE FUNCTION keysmith_private.printed(expression pg_catalog.pg_node_tree, relation oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
 SET lock_timeout = '20ms' AS $$
@@ -166,8 +167,8 @@ $$;
 COMMENT ON FUNCTION keysmith_private.policy_fault(oid, name, boolean, text) IS
 'How a policy differs from what isolate() makes; null if it does not';
 
--- By which columns each table is isolated. Of several that an entry may mean, those count
--- which its policies compare. Without its columns a table has no condition to meet.
+-- The columns by which each table is isolated. If an entry may mean several columns, those that
+-- the policies use are taken. If a column is missing, the condition is null.
 CREATE VIEW keysmith_private.isolated_by AS
 SELECT DISTINCT ON (r.found) r.*
 FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tenant_column,
@@ -177,7 +178,7 @@ FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tena
                   THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum) END AS condition
       FROM keysmith_private.isolated i
       LEFT JOIN LATERAL (
-          -- Not all columns: a view keeps them by name, and a later major has others.
+          -- Not *: the view would depend on all columns, and pg_attribute has others in other majors.
           SELECT a.attname, a.attnum, a.atttypid FROM pg_catalog.pg_attribute a
           JOIN keysmith_private.columns_meant(
               i.found, i.is_same, i.tenant_number, i.tenant_column) AS m (number) ON m.number = a.attnum
@@ -191,10 +192,10 @@ ORDER BY r.found,
          keysmith_private.policy_fault(r.found, 'keysmith_tenant', false, r.condition) IS NULL
          OR keysmith_private.policy_fault(r.found, 'keysmith_access', true, r.condition) IS NULL DESC;
 COMMENT ON VIEW keysmith_private.isolated_by IS
-'By which columns tables are isolated, and the condition that their policies must have';
+'The columns by which tables are isolated, and the condition that their policies must have';
 
--- The state of a table before isolate() was first called for it. An entry of a table that was
--- dropped is not about another table of that name, unless its policies came with it.
+-- The state of a table before isolate() was first called for it. The entry of a dropped table does
+-- not apply to a new table of that name, unless that has the policies.
 CREATE FUNCTION keysmith_private.before_isolation(
     about oid, OUT is_isolated boolean, OUT was_enabled boolean, OUT was_forced boolean
 ) RETURNS record
@@ -212,7 +213,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ORDER BY i.is_same DESC NULLS LAST LIMIT 1
 $$;
 COMMENT ON FUNCTION keysmith_private.before_isolation(oid) IS
-'Whether a table is isolated, and what its row security was before that';
+'Whether a table is isolated, and the state of its row security before that';
 
 CREATE FUNCTION keysmith_private.forget_isolated(known_as oid) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -220,7 +221,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     WHERE (i.server, i.database, i.relation) = (t.server, t.database, t.relation)
       AND i.found = known_as AND NOT i.is_namesake
 $$;
-COMMENT ON FUNCTION keysmith_private.forget_isolated(oid) IS 'Takes a table out of the register';
+COMMENT ON FUNCTION keysmith_private.forget_isolated(oid) IS 'Removes a table from the register';
 
 CREATE FUNCTION keysmith_private.note_isolated(
     relation oid, tenant_number smallint, keyspace text, environment_number smallint,
@@ -241,7 +242,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     LEFT JOIN pg_attribute e ON e.attrelid = c.oid AND e.attnum = environment_number
     -- A transaction with an old snapshot gets an error that tells it to try again.
     ON CONFLICT ON CONSTRAINT isolated_table_pkey DO UPDATE SET isolated_at = excluded.isolated_at;
-    -- Of tables that are gone, the newest thousand are remembered.
+    -- The entries of tables that do not exist any more: the newest thousand are kept.
     DELETE FROM keysmith_private.isolated_table t
     WHERE (t.server, t.database, t.relation) IN (
         SELECT o.server, o.database, o.relation FROM keysmith_private.isolated_table o
@@ -250,4 +251,4 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
         ORDER BY o.isolated_at DESC OFFSET 1000);
 $$;
 COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean) IS
-'Puts a table into the register, as isolate() made it';
+'Adds a table to the register, with the policies that isolate() made';

@@ -1,6 +1,6 @@
--- Keys: made, changed, ended.
+-- Making, changing and revoking keys.
 
--- What a new key is returned as. No other value ever holds api_key.
+-- The result type of functions that make keys. No other value ever has api_key.
 CREATE TYPE keysmith_private.minted AS (
     key_id      uuid,
     api_key     text,
@@ -16,18 +16,18 @@ CREATE TYPE keysmith_private.minted AS (
 );
 CREATE DOMAIN keysmith.minted AS keysmith_private.minted;
 COMMENT ON DOMAIN keysmith.minted IS 'A new key, as mint returns it: for variables';
-COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is shown this once';
-COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, shown this once; null for one that was imported';
-COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is returned only this once';
+COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, returned only this once; null for an imported key';
+COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for people';
 COMMENT ON COLUMN keysmith_private.minted.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith_private.minted.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith_private.minted.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'When the key ends; null for never';
-COMMENT ON COLUMN keysmith_private.minted.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+COMMENT ON COLUMN keysmith_private.minted.kind IS 'secret, or publishable for a key that may be public';
+COMMENT ON COLUMN keysmith_private.minted.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
+COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'The time when the key expires; null for never';
+COMMENT ON COLUMN keysmith_private.minted.created_at IS 'The time when the key was made';
+COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';
 
 CREATE FUNCTION keysmith.mint(
     tenant text,
@@ -46,7 +46,7 @@ CREATE FUNCTION keysmith.mint(
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_mint';
 COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text) IS
-'Makes a key; its api_key is returned this once and kept nowhere';
+'Makes a key; its api_key is returned only this once, and is not stored';
 
 CREATE FUNCTION keysmith.import_key(
     tenant text,
@@ -69,17 +69,17 @@ CREATE FUNCTION keysmith.import_key(
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
 COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
-'Takes over a key from elsewhere by the SHA-256 of the whole key, without its plaintext';
+'Imports a key of another system by the SHA-256 of the whole key, without the key itself';
 
 CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
-'Changes the fields named in a JSON object, and returns the key as it is then';
+'Changes the fields that a JSON object names, and returns the changed key';
 
 CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
 COMMENT ON FUNCTION keysmith.rotate(uuid, interval) IS
-'Makes a successor that inherits everything; the old key ends with the grace';
+'Makes a successor that inherits everything; the old key expires after the grace period';
 
 CREATE FUNCTION keysmith.regenerate(
     tenant text,
@@ -90,24 +90,24 @@ CREATE FUNCTION keysmith.regenerate(
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_regenerate';
 COMMENT ON FUNCTION keysmith.regenerate(text, text, text, text, text) IS
-'Replaces a tenant''s one key at once, as products with a single key per account do';
+'Replaces a tenant''s only key with a new one in one commit, for products with a single key per account';
 
 CREATE FUNCTION keysmith.disable(key_id uuid) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_disable';
 COMMENT ON FUNCTION keysmith.disable(uuid) IS
-'Has a key refused until it is enabled';
+'Disables a key: it is refused until it is enabled';
 
 CREATE FUNCTION keysmith.enable(key_id uuid) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_enable';
 COMMENT ON FUNCTION keysmith.enable(uuid) IS
-'Ends a disablement';
+'Enables a key that was disabled';
 
 CREATE FUNCTION keysmith.revoke(key_id uuid, reason text DEFAULT NULL) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke';
 COMMENT ON FUNCTION keysmith.revoke(uuid, text) IS
-'Ends a key for good, from this commit on';
+'Revokes a key for good: it is refused from this commit on';
 
 CREATE FUNCTION keysmith.report_leak(api_key text, source text) RETURNS SETOF uuid
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_report_leak';
 COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
-'Revokes a secret key that was found in the open, wherever it is used, and returns its ids';
+'Revokes a secret key that leaked, in every keyspace that has it, and returns its ids';

@@ -1,4 +1,4 @@
--- Keys as they are shown: never a digest, never a secret.
+-- Lists of keys: without digests and without secrets.
 
 CREATE VIEW keysmith_private.all_keys AS
 SELECT k.key_id,
@@ -19,7 +19,7 @@ SELECT k.key_id,
        k.role,
        k.owner,
        k.allowlist,
-       -- Its own come first, then those that it shares, with the key whose limits they are.
+       -- The limits of the key come first, then those that it shares, with the key that has them.
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                'name', l.part[5], 'limit', l.part[2]::bigint, 'window', l.part[3],
                'burst', l.part[4]::bigint)
@@ -34,7 +34,7 @@ SELECT k.key_id,
        k.expires_at,
        k.created_at,
        k.created_by,
-       -- Folded or not. Who does not ask for the column does not pay for it.
+       -- Of totals and of deltas that are not folded yet. A query without the column skips this.
        greatest((SELECT l.used_at FROM keysmith_private.usage_last l WHERE l.key_id = k.key_id),
                 (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
                  WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id)) AS last_used_at,
@@ -55,34 +55,34 @@ SELECT key_id, tenant, keyspace, label, status, kind, environment, key_prefix, k
 FROM keysmith_private.all_keys;
 COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
 SELECT keysmith_private.publish('keys', '{tenant_id}');
-COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
-COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.keys IS 'All keys, without secrets';
+COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.keys.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.keys.status IS 'active, disabled, expired or revoked, as of now';
-COMMENT ON COLUMN keysmith.keys.kind IS 'secret, or publishable for keys that may be seen';
+COMMENT ON COLUMN keysmith.keys.status IS 'The state of the key now: active, disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.keys.kind IS 'secret, or publishable for a key that may be public';
 COMMENT ON COLUMN keysmith.keys.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.keys.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith.keys.role IS 'Its own role, which it never exceeds';
-COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that it may be used from; null for anywhere';
-COMMENT ON COLUMN keysmith.keys.limits IS 'Its rate limits, with those that it shares with the key that made it; others hold besides';
-COMMENT ON COLUMN keysmith.keys.credits IS 'What is left of its credits, or of those of the key that made it; null where its tenant pays';
-COMMENT ON COLUMN keysmith.keys.expires_at IS 'When the key ends; null for never';
-COMMENT ON COLUMN keysmith.keys.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made it';
-COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last let in; refused requests are no use of it';
-COMMENT ON COLUMN keysmith.keys.revoked_at IS 'When it was revoked; null if it was not';
-COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'What revoke was given; else revoked, rotated, regenerated, replaced or leaked: SOURCE';
-COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
-COMMENT ON COLUMN keysmith.keys.metadata IS 'A JSON object of yours, which every verdict carries';
-COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.keys.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
+COMMENT ON COLUMN keysmith.keys.role IS 'The role of the key, which bounds its scopes';
+COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant that owns the key; null if no member does';
+COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that the key may be used from; null for any';
+COMMENT ON COLUMN keysmith.keys.limits IS 'The rate limits of the key, and those that it shares with the key that made it; other limits apply as well';
+COMMENT ON COLUMN keysmith.keys.credits IS 'The balance of its credits, or of those of the key that made it; null if it spends its tenant''s';
+COMMENT ON COLUMN keysmith.keys.expires_at IS 'The time when the key expires; null for never';
+COMMENT ON COLUMN keysmith.keys.created_at IS 'The time when the key was made';
+COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made the key';
+COMMENT ON COLUMN keysmith.keys.last_used_at IS 'The time of its last accepted request; refused requests do not count';
+COMMENT ON COLUMN keysmith.keys.revoked_at IS 'The time when the key was revoked; null if it was not';
+COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'The reason that revoke was given, or else revoked, rotated, regenerated, replaced or leaked: SOURCE';
+COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The id of the key that replaced it';
+COMMENT ON COLUMN keysmith.keys.metadata IS 'The JSON object that the application stored with the key; every verdict has it';
+COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';
 
--- What list_keys and alter_key return: the same columns. A view's own row type must not be a
--- function's, or the view could not be changed without the function.
+-- The result type of list_keys and alter_key, with the columns of the view. The row type of the
+-- view itself would do, but then the view could not be changed without these functions.
 CREATE TYPE keysmith_private.listed_key AS (
     key_id         uuid,
     tenant         text,
@@ -111,7 +111,7 @@ CREATE TYPE keysmith_private.listed_key AS (
 );
 CREATE DOMAIN keysmith.listed_key AS keysmith_private.listed_key;
 COMMENT ON DOMAIN keysmith.listed_key IS 'A key, as list_keys and alter_key return it: for variables';
-COMMENT ON TYPE keysmith_private.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
+COMMENT ON TYPE keysmith_private.listed_key IS 'A key without secrets; the columns are those of the view keys';
 
 DO $$
 DECLARE
@@ -143,19 +143,19 @@ SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.ow
 FROM keysmith.keys k
 WHERE k.status = 'active' AND k.expires_at < pg_catalog.clock_timestamp() + interval '30 days'
 ORDER BY k.expires_at, k.key_id;
-COMMENT ON VIEW keysmith.expiring_soon IS 'Active keys that end within 30 days, those that end first above';
-COMMENT ON COLUMN keysmith.expiring_soon.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.expiring_soon IS 'Active keys that expire within 30 days, the first to expire first';
+COMMENT ON COLUMN keysmith.expiring_soon.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.expiring_soon.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.expiring_soon.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.expiring_soon.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.expiring_soon.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith.expiring_soon.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.expiring_soon.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.expiring_soon.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.expiring_soon.expires_at IS 'When the key ends';
-COMMENT ON COLUMN keysmith.expiring_soon.ends_in IS 'How long that is from now';
-COMMENT ON COLUMN keysmith.expiring_soon.last_used_at IS 'When the key was last let in; refused requests are no use of it';
-COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'Its successor: one that has none ends without';
-COMMENT ON COLUMN keysmith.expiring_soon.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.expiring_soon.kind IS 'secret, or publishable for a key that may be public';
+COMMENT ON COLUMN keysmith.expiring_soon.owner IS 'The member of the tenant that owns the key; null if no member does';
+COMMENT ON COLUMN keysmith.expiring_soon.expires_at IS 'The time when the key expires';
+COMMENT ON COLUMN keysmith.expiring_soon.ends_in IS 'The time that is left until then';
+COMMENT ON COLUMN keysmith.expiring_soon.last_used_at IS 'The time of its last accepted request; refused requests do not count';
+COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'The id of its successor; null if it has no successor yet';
+COMMENT ON COLUMN keysmith.expiring_soon.key_id IS 'The id of the key; it is not secret';
 
 CREATE VIEW keysmith_private.all_stale_keys AS
 SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
@@ -168,15 +168,15 @@ JOIN keysmith_private.keyspace s USING (keyspace)
 WHERE k.status = 'active' AND s.usage_log = 'everything'
   AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true);
 SELECT keysmith_private.publish('stale_keys', '{tenant_id}', 'ORDER BY unused_for DESC, key_id');
-COMMENT ON VIEW keysmith.stale_keys IS 'Active keys that were never let in, or not for 90 days';
-COMMENT ON COLUMN keysmith.stale_keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.stale_keys IS 'Active keys without an accepted request in the last 90 days';
+COMMENT ON COLUMN keysmith.stale_keys.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.stale_keys.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.stale_keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.stale_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
+COMMENT ON COLUMN keysmith.stale_keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith.stale_keys.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.stale_keys.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.stale_keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.stale_keys.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith.stale_keys.last_used_at IS 'When the key was last let in; null for never';
-COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'Since it was last let in, or else made';
-COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.stale_keys.kind IS 'secret, or publishable for a key that may be public';
+COMMENT ON COLUMN keysmith.stale_keys.owner IS 'The member of the tenant that owns the key; null if no member does';
+COMMENT ON COLUMN keysmith.stale_keys.created_at IS 'The time when the key was made';
+COMMENT ON COLUMN keysmith.stale_keys.last_used_at IS 'The time of its last accepted request; null if there was no such request';
+COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'The time since its last accepted request, or else since it was made';
+COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; it is not secret';

@@ -1,24 +1,24 @@
--- How much the caller may see.
+-- The rows that the caller may see.
 CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
 COMMENT ON FUNCTION keysmith.sees_everything() IS
-'Whether the caller sees all tenants: administrators and auditors who act for no key';
+'Whether the caller sees all tenants, as administrators and auditors do who act for no key';
 
 CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
 COMMENT ON FUNCTION keysmith.own_tenants() IS
-'The tenants that the caller sees, if it does not see all';
+'The ids of the tenants that the caller sees, unless it sees all';
 
--- Views that show some readers only a part have two halves. A private view has the rows of
--- all tenants. Readers who see everything read that one: it is planned with their query,
--- so that their conditions are looked up in indexes. To others EXPLAIN would tell how
--- many rows their conditions met, of other tenants as well. So when such a reader's query is
--- planned, shows_everything() becomes false, and the first half is not there. The second half
--- is a function, which reads their rows out of EXPLAIN's sight.
+-- Views that show some readers only a part of the rows have two halves. The first half is a
+-- private view with the rows of all tenants, for readers who see everything. It is planned as
+-- part of their query, so that indexes serve their conditions. Other readers could learn from
+-- its EXPLAIN how many rows of other tenants meet a condition. So for them the planner replaces
+-- shows_everything() by false, and removes the first half. The second half is a function that
+-- reads their own rows, and that EXPLAIN does not look into.
 CREATE FUNCTION keysmith_private.shows_everything_support(internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_shows_everything_support';
 COMMENT ON FUNCTION keysmith_private.shows_everything_support(internal) IS
-'Has the planner leave out what the caller does not see';
+'Planner support: replaces shows_everything() by false where it is false';
 
 CREATE FUNCTION keysmith_private.shows_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.shows_everything_support
@@ -29,13 +29,13 @@ COMMENT ON FUNCTION keysmith_private.shows_everything() IS
 CREATE FUNCTION keysmith_private.own_rows_support(internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_own_rows_support';
 COMMENT ON FUNCTION keysmith_private.own_rows_support(internal) IS
-'Hands on the bounds that a query sets to ids and times, so that own rows are looked up by them';
+'Planner support: passes the bounds that a query sets for ids and times, so that own rows are looked up by them';
 
--- Makes a view of its private half all_VIEW, without the hidden columns. That half has the
--- columns tenant_id and, where rows are of one environment, environment; the first column is
--- never null. The condition on it is always met: it keeps the planner from dissolving the
--- query about own rows, so that it puts the reader's conditions there, where
--- own_rows_support() finds them. Dropped at the end of the installation.
+-- Makes the public view from its private half all_VIEW, without the hidden columns. The private
+-- half has a column tenant_id, and a column environment if each row belongs to one. Its first
+-- column is never null, so the condition on it is always true: without a condition the planner
+-- would pull the subquery up, and the reader's conditions would not be pushed down to where
+-- own_rows_support() finds them. The function is dropped at the end of the installation.
 CREATE FUNCTION keysmith_private.publish(view text, hidden text[] DEFAULT '{}', ending text DEFAULT '')
 RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -1,9 +1,9 @@
--- The key that the transaction acts for, as it may know itself.
+-- The description of the key that the transaction acts for.
 
 CREATE FUNCTION keysmith.whoami() RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
 COMMENT ON FUNCTION keysmith.whoami() IS
-'A profile of the key that the transaction acts for, and of its tenant';
+'A description of the key that the transaction acts for, and of its tenant';
 
 CREATE FUNCTION keysmith_private.profile(key_id uuid, scopes text[]) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

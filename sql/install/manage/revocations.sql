@@ -1,4 +1,4 @@
--- What a restore to the past would undo.
+-- Revocations, and other changes, that a restore to the past would undo.
 
 CREATE FUNCTION keysmith.revocations_since(
     since timestamptz,
@@ -13,7 +13,7 @@ CREATE FUNCTION keysmith.revocations_since(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
 COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
-'What was ended or changed since a moment, so that a database restored to it can do it again';
+'What was revoked, disabled, suspended or changed since a moment, so that it can be repeated in a database restored to that moment';
 
 CREATE FUNCTION keysmith.replay_revocations(
     revocations jsonb,
@@ -26,10 +26,11 @@ CREATE FUNCTION keysmith.replay_revocations(
 ) RETURNS SETOF record
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_replay_revocations';
 COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
-'Does again, in a restored database, what revocations_since listed; twice is as once';
+'Repeats in a restored database what revocations_since listed; it may be called more than once';
 
--- An end has its time in its own row. Whether a change left less than before also depends on
--- roles, plans and defaults, so all that an act changed is listed.
+-- Revoked, disabled and suspended rows have the time in a column. Other changes are found in
+-- the audit. Whether one narrowed a key also depends on roles, plans and defaults, so all
+-- changed fields are listed.
 CREATE FUNCTION keysmith_private.ended_since(
     since timestamptz, OUT at timestamptz, OUT action text, OUT keyspace text, OUT tenant text,
     OUT key_id uuid, OUT name text, OUT reason text, OUT changes jsonb

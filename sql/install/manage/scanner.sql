@@ -1,4 +1,4 @@
--- For those who search code and logs for leaked keys.
+-- Patterns for scanners, which search code and logs for leaked keys.
 
 CREATE FUNCTION keysmith.scanner_patterns(
     keyspace text DEFAULT NULL,
@@ -8,4 +8,4 @@ CREATE FUNCTION keysmith.scanner_patterns(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_scanner_patterns';
 COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
-'For each keyspace a regular expression of its secret keys, for scanners that look for leaked ones';
+'A regular expression for the secret keys of each keyspace, for scanners that look for leaked keys';

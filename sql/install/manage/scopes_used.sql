@@ -1,11 +1,11 @@
--- Scopes that keys hold, and those that their requests need.
+-- The scopes that keys have, compared with those that their requests need.
 
 CREATE FUNCTION keysmith.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_scopes_used';
 COMMENT ON FUNCTION keysmith.scopes_used(text, text, text, text[]) IS
-'Those scopes that cover what a route names; null for a request that fits no route';
+'The given scopes that cover the scopes of a route; null if the request matches no route';
 
--- A wildcard is as good as the scopes of the catalogue that it covers, if there is one.
+-- If the keyspace has a catalogue of scopes, a wildcard counts as the scopes that it covers.
 CREATE VIEW keysmith_private.all_overprivileged_keys AS
 SELECT t.name AS tenant, k.keyspace, k.label, k.key_snippet, k.scopes,
        ARRAY(SELECT u.scope FROM pg_catalog.unnest(g.scopes) AS u (scope)
@@ -42,14 +42,14 @@ WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
   AND r.told > 0 AND NOT g.scopes <@ r.used;
 SELECT keysmith_private.publish('overprivileged_keys', '{tenant_id,environment}');
-COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
-COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant whose key it is';
+COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that no request of the last 30 days needed';
+COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.overprivileged_keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.overprivileged_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.overprivileged_keys.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'Its scopes that no route it used names; wildcards by the catalogue';
-COMMENT ON COLUMN keysmith.overprivileged_keys.used_scopes IS 'Its scopes that a route it used names';
-COMMENT ON COLUMN keysmith.overprivileged_keys.requests IS 'How often it was let in';
-COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'How many of these fit no route, and so may have needed anything';
-COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; no secret';
+COMMENT ON COLUMN keysmith.overprivileged_keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.overprivileged_keys.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
+COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'The scopes that no route it used requires; a wildcard stands for the scopes of the catalogue that it covers';
+COMMENT ON COLUMN keysmith.overprivileged_keys.used_scopes IS 'The scopes that a route it used requires';
+COMMENT ON COLUMN keysmith.overprivileged_keys.requests IS 'The number of accepted requests';
+COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'The number of these that matched no route, and so may have needed any scope';
+COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; it is not secret';

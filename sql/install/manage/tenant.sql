@@ -19,7 +19,7 @@ CREATE FUNCTION keysmith.alter_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes a tenant''s plan, metadata, limits or credits, as a JSON object names them';
+'Changes the plan, metadata, limits or credits of a tenant that a JSON object names';
 
 CREATE FUNCTION keysmith.suspend_tenant(
     tenant text,
@@ -28,7 +28,7 @@ CREATE FUNCTION keysmith.suspend_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_suspend_tenant';
 COMMENT ON FUNCTION keysmith.suspend_tenant(text, text, text) IS
-'Has all keys of a tenant refused until it is resumed';
+'Suspends a tenant: all its keys are refused until it is resumed';
 
 CREATE FUNCTION keysmith.resume_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_resume_tenant';
@@ -43,7 +43,7 @@ CREATE FUNCTION keysmith.set_member(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_set_member';
 COMMENT ON FUNCTION keysmith.set_member(text, text, text, text) IS
-'Adds a member to a tenant, or changes the member''s role; their keys follow at once';
+'Adds a member to a tenant, or changes the member''s role; the member''s keys follow with the commit';
 
 CREATE FUNCTION keysmith.remove_member(
     tenant text,
@@ -52,7 +52,7 @@ CREATE FUNCTION keysmith.remove_member(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_member';
 COMMENT ON FUNCTION keysmith.remove_member(text, text, text) IS
-'Removes a member from a tenant; their keys are refused from that commit on';
+'Removes a member from a tenant; the member''s keys are refused from this commit on';
 
 CREATE VIEW keysmith_private.all_tenants AS
 SELECT t.name AS tenant,
@@ -87,22 +87,22 @@ SELECT t.name AS tenant,
        t.tenant_id
 FROM keysmith_private.tenant t
 LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
--- A key sees its own environment.
+-- A key sees the rows of its environment only.
 CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
 SELECT keysmith_private.publish('tenants');
-COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
+COMMENT ON VIEW keysmith.tenants IS 'All tenants, with the number of their keys, their credits and the time of their last accepted request';
 COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
 COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
 COMMENT ON COLUMN keysmith.tenants.plan IS 'The plan of the tenant; null for none';
 COMMENT ON COLUMN keysmith.tenants.status IS 'active or suspended';
-COMMENT ON COLUMN keysmith.tenants.active_keys IS 'Keys that are not disabled, expired or revoked';
-COMMENT ON COLUMN keysmith.tenants.keys IS 'All of its keys, revoked ones too';
-COMMENT ON COLUMN keysmith.tenants.members IS 'How many members it has';
-COMMENT ON COLUMN keysmith.tenants.credits IS 'Its own credits that are left; null where it has none to spend';
-COMMENT ON COLUMN keysmith.tenants.limits IS 'Rate limits of all its keys of an environment together';
-COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'When a key of it was last let in';
-COMMENT ON COLUMN keysmith.tenants.created_at IS 'When the tenant was made';
-COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'When it was suspended; null if it is active';
-COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'What suspend_tenant was given as the reason';
-COMMENT ON COLUMN keysmith.tenants.metadata IS 'A JSON object of yours';
+COMMENT ON COLUMN keysmith.tenants.active_keys IS 'The number of its keys that are not disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.tenants.keys IS 'The number of all its keys, revoked keys included';
+COMMENT ON COLUMN keysmith.tenants.members IS 'The number of its members';
+COMMENT ON COLUMN keysmith.tenants.credits IS 'The balance of its credits; null if it was given no credits';
+COMMENT ON COLUMN keysmith.tenants.limits IS 'The rate limits that all its keys of an environment share';
+COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'The time of the last accepted request of one of its keys';
+COMMENT ON COLUMN keysmith.tenants.created_at IS 'The time when the tenant was made';
+COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'The time when the tenant was suspended; null if it is active';
+COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'The reason that suspend_tenant was given';
+COMMENT ON COLUMN keysmith.tenants.metadata IS 'The JSON object that the application stored with the tenant';
 COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';

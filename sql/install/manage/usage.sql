@@ -1,4 +1,4 @@
--- Usage, in pages and charts.
+-- Usage in pages and charts.
 
 CREATE FUNCTION keysmith.usage_logs(
     tenant text,
@@ -11,9 +11,9 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_logs';
 COMMENT ON FUNCTION keysmith.usage_logs(text, uuid, integer, integer, text) IS
 'A page of a tenant''s requests, newest first';
 
--- All of it sees what its caller's query sees: a STABLE function takes no new snapshot.
--- So the total, the place and the rows are of one moment. Marks are of keys and of tenants:
--- pages of one environment of a tenant are found without.
+-- A STABLE function uses the snapshot of the calling query. So the total, the place and the
+-- rows are of one moment. Marks exist for keys and for tenants. Pages of one environment of a
+-- tenant are found without them.
 CREATE FUNCTION keysmith_private.usage_page(
     tenant_id uuid,
     key_id uuid,
@@ -30,8 +30,8 @@ DECLARE
     mark    record;
     entries jsonb := '[]';
 BEGIN
-    -- The newest day and hour that have rows of the page, the oldest one, and how many
-    -- rows are newer than the first of these hours.
+    -- Finds the newest and the oldest hour with rows of the page, and the number of rows that are
+    -- newer than the newest of these hours.
     WITH days AS (
         SELECT day, sum(n) AS n, sum(sum(n)) OVER (ORDER BY day DESC) AS upto FROM (
             SELECT d.period AS day, d.requests - d.gone AS n FROM keysmith_private.usage_day d
@@ -71,9 +71,8 @@ BEGIN
            (h.n - (wanted - f.skipped))::bigint AS rank
     INTO place FROM found f LEFT JOIN hours h ON h.hour = f.newest;
 
-    -- The page begins at the row of that rank in its hour, counted from the oldest; the
-    -- next mark above is near it. A mark with changes before it that are not folded is
-    -- not where it says.
+    -- The page begins at the row of that rank in its hour, counted from the oldest row. The next
+    -- mark above it is near. A mark is wrong if rows before it changed since the last fold.
     IF place.newest IS NOT NULL THEN
         SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith_private.usage_mark m
         WHERE m.holder = whose AND m.period = place.newest AND m.position >= place.rank
@@ -107,7 +106,7 @@ BEGIN
         'total', place.total, 'page', usage_page.page, 'limit', usage_page.per_page));
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer, text) IS
-'What usage_logs returns, for those who may read the tables';
+'The result of usage_logs, for callers who may read the tables';
 
 CREATE FUNCTION keysmith.usage_chart(
     tenant text DEFAULT NULL,
@@ -122,7 +121,7 @@ LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_usage_chart';
 COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
 'Draws how many requests there were, as bars that fit a terminal';
 
--- Of these tenants and this environment; null for all.
+-- For these tenants and this environment; null stands for all.
 CREATE FUNCTION keysmith_private.usage_bars(
     tenants uuid[], environment text, keyspace text, tenant text, key_id uuid, per text, bars integer,
     width integer, until timestamptz
@@ -133,14 +132,14 @@ DECLARE
     is_hour constant boolean := usage_bars.per = 'hour';
     shown   constant text := CASE WHEN is_hour THEN 'MM-DD HH24:00' ELSE 'YYYY-MM-DD' END;
     step    constant interval := CASE WHEN is_hour THEN '1 hour' ELSE '24 hours' END;
-    -- Encodings other than UTF-8 have no blocks.
+    -- Other encodings may lack the block characters.
     is_utf8 constant boolean := getdatabaseencoding() = 'UTF8';
     let_in  constant text := chr(CASE WHEN is_utf8 THEN 9608 ELSE ascii('#') END);
     refused constant text := chr(CASE WHEN is_utf8 THEN 9617 ELSE ascii('-') END);
     nothing constant text := chr(CASE WHEN is_utf8 THEN 183 ELSE ascii('.') END);
     newest  constant timestamptz :=
         date_trunc(usage_bars.per, coalesce(usage_bars.until, clock_timestamp()), 'UTC');
-    -- psql puts a space at either side. What is left of the bars has a fixed width.
+    -- psql puts a space on either side. The columns left of the bars have a fixed width.
     room    constant integer := usage_bars.width - 2 - CASE WHEN is_hour THEN 32 ELSE 31 END;
 BEGIN
     RETURN QUERY SELECT left(format('requests per %s, UTC%s', usage_bars.per,
@@ -170,7 +169,7 @@ BEGIN
         GROUP BY n
     ), scaled AS (
         SELECT *, sum(requests) OVER () AS total,
-               -- Whatever there is has a block, however small.
+               -- Each number above 0 has at least one block.
                greatest(round(requests * room / nullif(max(requests) OVER (), 0)),
                         (requests > refusals)::integer + (refusals > 0)::integer)::integer AS blocks,
                greatest(round(refusals * room / nullif(max(requests) OVER (), 0)),
@@ -215,4 +214,4 @@ CREATE FUNCTION keysmith.blast_radius(
 ) RETURNS SETOF record
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_blast_radius';
 COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
-'Which tracked tables a key changed, and how many of their rows';
+'The tracked tables that a key changed, and the number of changed rows of each';

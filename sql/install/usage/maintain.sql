@@ -1,4 +1,4 @@
--- Retention, and all that is to be done from time to time.
+-- Retention, and maintain(), which does all that is to be done from time to time.
 
 CREATE FUNCTION keysmith_private.usage_kept_from() RETURNS timestamptz
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_kept_from';
@@ -21,7 +21,7 @@ BEGIN
     RETURN days + hours;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_mark_gone(timestamptz, timestamptz) IS
-'Has totals say that their rows are dropped, and tells how many totals';
+'Marks totals whose rows are dropped, and returns the number of totals';
 
 CREATE FUNCTION keysmith_private.usage_dependents(partition regclass) RETURNS SETOF text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -34,12 +34,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE c.oid = partition
 $$;
 COMMENT ON FUNCTION keysmith_private.usage_dependents(regclass) IS
-'What keeps a partition from being dropped, such as a view of somebody''s';
+'The objects that keep a partition from being dropped, such as a view';
 
 CREATE FUNCTION keysmith_private.usage_drop_old(oldest timestamptz) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- How many totals may be changed while readers wait for the next partition to be dropped.
+    -- The number of totals that may be changed while readers wait for the next drop.
     most_marked constant bigint := 10000;
     part      record;
     left_over timestamptz;
@@ -52,7 +52,7 @@ BEGIN
     IF NOT keysmith_private.usage_fold_lock() THEN
         RAISE lock_not_available;
     END IF;
-    -- Days whose partition someone took away by hand.
+    -- Days whose partition was dropped or detached by hand.
     FOR left_over IN
         WITH RECURSIVE days AS (
             SELECT min(period) AS period FROM keysmith_private.usage_day WHERE requests > gone
@@ -89,11 +89,11 @@ BEGIN
             CONTINUE;
         END IF;
         BEGIN
-            -- Readers go on, and no row is amended any more.
+            -- Readers do not wait. Rows are not amended from here on.
             EXECUTE format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE', part.partition);
             PERFORM keysmith_private.usage_fold();
             marked := marked + keysmith_private.usage_mark_gone(part.starts, part.ends);
-            -- Everyone who comes waits behind the next locks: they are had soon, or not now.
+            -- All sessions queue behind the next locks. So it waits for them only briefly.
             PERFORM set_config('lock_timeout', '50ms', true);
             IF part.is_needed THEN
                 EXECUTE format('TRUNCATE ONLY %s', part.partition);
@@ -117,7 +117,7 @@ BEGIN
     RETURN array_to_string(format('%s partitions dropped', dropped) || others, ', ');
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_drop_old(timestamptz) IS
-'Drops the partitions that end at a time or before; those that cannot be dropped are emptied';
+'Drops the partitions that end at a time or before; a partition on which objects depend is emptied';
 
 CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms'
@@ -127,8 +127,8 @@ DECLARE
     oldest    constant timestamptz := keysmith_private.usage_kept_from();
     forgotten bigint;
 BEGIN
-    -- One task that fails keeps no other from being done. Dropping comes last: it locks the
-    -- table of requests until the commit.
+    -- If a task fails, the others are done all the same. Dropping comes last: it locks usage_event
+    -- until the commit.
     FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,retention}'::text[] LOOP
         BEGIN
             CASE task

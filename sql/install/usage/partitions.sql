@@ -1,4 +1,4 @@
--- Partitions of the table of requests, made ahead.
+-- The partitions of usage_event, which are made in advance.
 
 CREATE FUNCTION keysmith_private.usage_partitions(
     OUT partition regclass, OUT name text, OUT starts timestamptz, OUT ends timestamptz
@@ -10,18 +10,18 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' 
                               '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds
     WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND bounds IS NOT NULL
 $$;
-COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of requests, and the times of their rows';
+COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of usage_event, with their bounds';
 
 CREATE FUNCTION keysmith_private.usage_has_partition(at timestamptz) RETURNS boolean
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_usage_has_partition';
 COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
-'Whether there is a partition for requests of a time, whatever the snapshot of the transaction';
+'Whether a partition for a time exists, as last committed';
 
--- There is no default partition: to attach another day would lock it, and so
--- wait for all readers. A partition that is missing is made by who needs it.
+-- There is no default partition: attaching another day would lock it, and so wait for all
+-- readers. A session that needs a missing partition makes it.
 CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
 RETURNS integer
--- The settings by which a session has its own tables made, or times shown, do not count here.
+-- Settings of the session for new tables and for the output of times must not apply here.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET default_tablespace = '' SET default_table_access_method = 'heap'
 SET datestyle = 'ISO' SET timezone = 'UTC' AS $$
@@ -44,19 +44,19 @@ BEGIN
         starts := (first_day + n)::timestamp AT TIME ZONE 'UTC';
         ends := (first_day + n + 1)::timestamp AT TIME ZONE 'UTC';
         CONTINUE WHEN keysmith_private.usage_has_partition(starts);
-        -- Who comes second waits here, and then looks again. Readers and writers go on.
+        -- A second session waits here, and then checks again. Readers and writers do not wait.
         LOCK TABLE ONLY keysmith_private.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
         CONTINUE WHEN keysmith_private.usage_has_partition(starts);
         name := 'usage_' || to_char(first_day + n, 'YYYYMMDD');
         WHILE to_regclass(format('keysmith_private.%I', name)) IS NOT NULL LOOP
-            -- Someone keeps a table of that name, such as one that was detached.
+            -- A table of that name exists, such as a detached partition.
             name := name || '_';
         END LOOP;
         EXECUTE format('CREATE TABLE keysmith_private.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
                        name, parent);
         EXECUTE format('COMMENT ON TABLE keysmith_private.%I IS %L', name,
                        'Requests of ' || to_char(first_day + n, 'YYYY-MM-DD') || ' (UTC)');
-        -- Default privileges are for tables that someone makes to be read.
+        -- Default privileges of the owner are meant for other tables.
         FOR grantee IN
             SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
             WHERE c.oid = to_regclass(format('keysmith_private.%I', name)) AND a.grantee <> c.relowner
@@ -64,9 +64,9 @@ BEGIN
             EXECUTE format('REVOKE ALL ON keysmith_private.%I FROM %s', name,
                            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
         END LOOP;
-        -- Each index costs the worker as much as the row itself. Request ids come nearly in
-        -- order, which is cheap, and are what no two rows have in common. Rows of a
-        -- key or tenant never have all columns in common: there is nothing to deduplicate.
+        -- Each index costs the worker as much as the row itself. The index on request_id is unique,
+        -- and cheap, since request ids come nearly in order. In the other two no entries are equal,
+        -- so there is nothing to deduplicate.
         EXECUTE format(
             'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
                  REFERENCING NEW TABLE AS new_rows
@@ -89,4 +89,4 @@ BEGIN
     RETURN made;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_prepare(date, date) IS
-'Makes the partitions that requests of these days need, and tells how many it made';
+'Makes the missing partitions of these days, and returns their number';

@@ -1,7 +1,7 @@
--- The lives of the shared memory in which records wait.
+-- The lives of the shared memory in which records wait for the worker.
 
--- The database's oid and the server's identifier tell the lives of this database from
--- those that came with a copy or a dump.
+-- The OID of the database and the identifier of the server tell the lives of this database
+-- from those that a copy or a dump brought.
 CREATE TABLE keysmith_private.usage_incarnation (
     incarnation   bigint NOT NULL,
     database      oid NOT NULL,
@@ -20,12 +20,12 @@ CREATE TABLE keysmith_private.usage_incarnation (
     unknown_seen  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (incarnation, database)
 );
-COMMENT ON TABLE keysmith_private.usage_incarnation IS 'The lives of the shared memory in which records wait, and what their ends may have cost';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.most_waiting IS 'How many records can wait at once';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.closed_at IS 'When all was stored, while nothing came since';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_at_most IS 'How many records its end may have cost, where it was not a proper one';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.standby IS 'The standby whose memory it is; empty for the server''s own';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'How many of a standby''s requests without a known key are counted';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
+COMMENT ON TABLE keysmith_private.usage_incarnation IS 'The lives of the shared memory in which records wait, and the records that may have been lost with each';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.most_waiting IS 'The number of records that can wait at the same time';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.closed_at IS 'The time when all was stored, if no record came since';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_at_most IS 'The number of records that a crash may have lost';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.standby IS 'The standby that the memory belongs to; empty for this server';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'The number of the standby''s requests without a known key that are counted';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'The lost records were made between this time and lost_until';
 
 SELECT pg_catalog.pg_extension_config_dump('keysmith_private.usage_incarnation', '');

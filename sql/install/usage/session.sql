@@ -1,4 +1,4 @@
--- Records, as applications complete them.
+-- log_request(), by which applications complete records.
 
 CREATE FUNCTION keysmith.log_request(
     status_code integer DEFAULT NULL,
@@ -9,4 +9,4 @@ CREATE FUNCTION keysmith.log_request(
 ) RETURNS boolean
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_log_request';
 COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
-'Completes the record of a request; of the newest in this transaction, or of the one that is named';
+'Completes the record of a request: the newest in this transaction, or the one with the given id';

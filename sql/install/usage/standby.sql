@@ -1,5 +1,5 @@
--- Usage of standbys: what their workers call on the primary. The right to call it is to
--- be granted to the role by which they connect.
+-- The function that workers of standbys call on the primary. The role by which they connect
+-- needs EXECUTE on it.
 
 CREATE FUNCTION keysmith.usage_collect(
     standby text,
@@ -16,4 +16,4 @@ CREATE FUNCTION keysmith.usage_collect(
 ) RETURNS SETOF record
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_collect';
 COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea) IS
-'Stores usage records that a standby hands over, each once, and tells up to which they are stored';
+'Stores usage records of a standby, each once, and returns the number of the last that is stored';

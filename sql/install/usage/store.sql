@@ -1,9 +1,8 @@
--- Usage: a row for each request of a known key, and what else is known of requests.
--- The library writes these; how, see src/usage/.
+-- Usage: a row for each request of a known key, and counts and samples of the others. The
+-- library writes these; see src/usage/store/.
 
--- Partitioned by day. Partitions are made at run time, each with its own indexes: a key
--- or an index of the parent, which is the extension's, would keep a dump from being
--- restored.
+-- Partitioned by day. Partitions are made at run time, each with its own indexes. The parent
+-- has no key and no index: it belongs to the extension, and a dump could not be restored.
 CREATE TABLE keysmith_private.usage_event (
     at          timestamptz NOT NULL,
     incarnation bigint NOT NULL,
@@ -20,11 +19,11 @@ CREATE TABLE keysmith_private.usage_event (
     ip          inet,
     latency     interval
 ) PARTITION BY RANGE (at);
-COMMENT ON TABLE keysmith_private.usage_event IS 'Requests of known keys, refused ones included';
-COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the server''s memory in which the record waited; 0 for rows that transactions wrote themselves';
-COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The record''s number in it: no two rows have both';
-COMMENT ON COLUMN keysmith_private.usage_event.status IS 'What the verdict said, or the application in its place';
-COMMENT ON COLUMN keysmith_private.usage_event.outcome IS 'The verdict''s reason';
+COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included';
+COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the shared memory in which the record waited; 0 for rows that transactions wrote themselves';
+COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The number of the record in that life; the two are unique together';
+COMMENT ON COLUMN keysmith_private.usage_event.status IS 'The HTTP status of the verdict, or the one that log_request gave';
+COMMENT ON COLUMN keysmith_private.usage_event.outcome IS 'The reason of the verdict; ok for an accepted request';
 
 CREATE SEQUENCE keysmith_private.usage_sequence;
 COMMENT ON SEQUENCE keysmith_private.usage_sequence IS 'Numbers of the rows that transactions write themselves';
@@ -34,13 +33,13 @@ CREATE TABLE keysmith_private.usage_unknown (
     reason   text COLLATE "C" NOT NULL,
     hour     timestamptz NOT NULL,
     requests bigint NOT NULL,
-    -- Each life has its own rows, so that none waits for another's transaction.
+    -- Each life has its own rows, so that their writers do not wait for each other.
     incarnation bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (keyspace, reason, hour, incarnation)
 );
-COMMENT ON TABLE keysmith_private.usage_unknown IS 'How many requests came without a known key';
+COMMENT ON TABLE keysmith_private.usage_unknown IS 'The number of requests without a known key, by hour';
 COMMENT ON COLUMN keysmith_private.usage_unknown.keyspace IS 'Empty for keyspaces that do not exist';
-COMMENT ON COLUMN keysmith_private.usage_unknown.incarnation IS 'The life of the server''s memory in which they came';
+COMMENT ON COLUMN keysmith_private.usage_unknown.incarnation IS 'The life of the shared memory in which they came';
 
 CREATE TABLE keysmith_private.usage_unknown_sample (
     at       timestamptz NOT NULL,
@@ -51,7 +50,7 @@ CREATE TABLE keysmith_private.usage_unknown_sample (
     ip       inet
 );
 CREATE INDEX usage_unknown_sample_at ON keysmith_private.usage_unknown_sample (at);
-COMMENT ON TABLE keysmith_private.usage_unknown_sample IS 'The newest thousand of such requests that were sampled, one a second at most';
+COMMENT ON TABLE keysmith_private.usage_unknown_sample IS 'The newest thousand samples of requests without a known key, at most one per second';
 
 CREATE TABLE keysmith_private.usage_set_aside (
     set_aside_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),

@@ -1,9 +1,9 @@
--- Usage, counted. Statement triggers on the table of requests and on each partition
--- append what changed to usage_delta, which blocks no one; usage_fold() adds that up.
--- Whoever reads totals adds what is not folded yet, so that they are always exact.
+-- Totals of usage. Statement triggers on the table of requests and on each partition append
+-- deltas to usage_delta, which blocks nobody. usage_fold() adds them to the totals. Readers
+-- of totals add the deltas that are not folded yet, so the numbers are always exact.
 --
--- Totals outlive the rows that they were counted from. How many of a period's rows were
--- dropped is `gone`: what is left can be paged.
+-- Totals are kept after the rows that they count are dropped. The column gone has the number of
+-- dropped rows: the other rows can still be paged.
 
 CREATE TABLE keysmith_private.usage_hour (
     tenant_id   uuid NOT NULL,
@@ -20,10 +20,10 @@ CREATE TABLE keysmith_private.usage_hour (
 ) WITH (fillfactor = 80);
 CREATE INDEX usage_hour_of_key ON keysmith_private.usage_hour (key_id, period);
 CREATE INDEX usage_hour_by_period ON keysmith_private.usage_hour (period);
-COMMENT ON TABLE keysmith_private.usage_hour IS 'Requests by key, environment, status and outcome, an hour each';
-COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'Of how many requests the latency is known';
+COMMENT ON TABLE keysmith_private.usage_hour IS 'The number of requests per hour, key, environment, status and outcome';
+COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'The number of requests with a known latency';
 COMMENT ON COLUMN keysmith_private.usage_hour.latency IS 'The sum of those latencies';
-COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'Of how many requests the rows were dropped';
+COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'The number of requests whose rows were dropped';
 
 CREATE TABLE keysmith_private.usage_day (
     LIKE keysmith_private.usage_hour INCLUDING DEFAULTS,
@@ -31,9 +31,9 @@ CREATE TABLE keysmith_private.usage_day (
 ) WITH (fillfactor = 80);
 CREATE INDEX usage_day_of_key ON keysmith_private.usage_day (key_id, period);
 CREATE INDEX usage_day_by_period ON keysmith_private.usage_day (period);
--- Few days have rows left, whatever the number of days that are remembered.
+-- Totals are kept for many days, but few of these days have rows left.
 CREATE INDEX usage_day_with_rows ON keysmith_private.usage_day (period) WHERE requests > gone;
-COMMENT ON TABLE keysmith_private.usage_day IS 'Requests by key, environment, status and outcome, a day each';
+COMMENT ON TABLE keysmith_private.usage_day IS 'The number of requests per day, key, environment, status and outcome';
 
 CREATE TABLE keysmith_private.usage_endpoint_hour (
     tenant_id   uuid NOT NULL,
@@ -47,22 +47,22 @@ CREATE TABLE keysmith_private.usage_endpoint_hour (
     latency     interval NOT NULL,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'Requests by method and endpoint, an hour each';
+COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'The number of requests per hour, method and endpoint';
 
 CREATE TABLE keysmith_private.usage_endpoint_day (
     LIKE keysmith_private.usage_endpoint_hour,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'Requests by method and endpoint, a day each';
+COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'The number of requests per day, method and endpoint';
 
 CREATE TABLE keysmith_private.usage_last (
     key_id  uuid PRIMARY KEY,
     used_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE keysmith_private.usage_last IS 'When each key was last accepted';
+COMMENT ON TABLE keysmith_private.usage_last IS 'The time of the last accepted request of each key';
 
--- The rows of one holder (a key or a tenant) and hour are numbered from the oldest, and
--- each thousandth is remembered: a page is found without walking there.
+-- The rows of one holder (a key or a tenant) and hour are numbered from the oldest. Every
+-- thousandth is stored here, so that a page is found without reading all rows before it.
 CREATE TABLE keysmith_private.usage_mark (
     holder      uuid NOT NULL,
     period      timestamptz NOT NULL,
@@ -73,7 +73,7 @@ CREATE TABLE keysmith_private.usage_mark (
     PRIMARY KEY (holder, period, position)
 );
 CREATE INDEX usage_mark_by_period ON keysmith_private.usage_mark (period);
-COMMENT ON TABLE keysmith_private.usage_mark IS 'Each thousandth request of a key or tenant in an hour';
+COMMENT ON TABLE keysmith_private.usage_mark IS 'Every thousandth request of a key or tenant in an hour';
 
 CREATE TABLE keysmith_private.usage_delta (
     period       timestamptz NOT NULL,
@@ -93,9 +93,9 @@ CREATE TABLE keysmith_private.usage_delta (
 );
 CREATE INDEX usage_delta_of_key ON keysmith_private.usage_delta (tenant_id, key_id);
 COMMENT ON TABLE keysmith_private.usage_delta IS
-'What changed since the last fold, by hour: of a key, or where key_id is null, of an endpoint';
+'The changes since the last fold, by hour: of a key, or, if key_id is null, of an endpoint';
 COMMENT ON COLUMN keysmith_private.usage_delta.changed_from IS
-'The oldest row that came or went; null if rows were only amended';
+'The time of the oldest row that was added or removed; null if rows were only amended';
 
 DO $$
 DECLARE
@@ -112,9 +112,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moved boolean := true;
 BEGIN
-    -- While a dump is restored no partition has its trigger yet: those come after the
-    -- rows, whose counts are in the dump. This trigger on the parent is the extension's
-    -- own, and was there before; rows that come through the parent then are counted.
+    -- A dump has the totals of its rows. So rows that pg_restore inserts must not be counted.
+    -- It creates the triggers of partitions after their rows. But this trigger on the parent
+    -- belongs to the extension, and exists before: it must do nothing until then.
     IF TG_RELID = 'keysmith_private.usage_event'::regclass AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_inherits i
         JOIN pg_catalog.pg_trigger t ON t.tgrelid = i.inhrelid
@@ -123,8 +123,8 @@ BEGIN
         RETURN NULL;
     END IF;
 
-    -- The three statements differ in the rows that they read. Both groupings of each
-    -- are made in one pass. An endpoint's length is bounded by what an index can hold.
+    -- The three statements differ in the rows that they read. Each makes both groupings in one
+    -- pass. Endpoints are cut to a length that fits into an index.
     IF TG_OP = 'INSERT' THEN
         INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
@@ -159,7 +159,7 @@ BEGIN
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
     ELSE
-        -- What an application learns after its answer amends rows, and moves none.
+        -- Applications amend rows after they have answered. That moves no row.
         moved := EXISTS (
             SELECT at, incarnation, sequence, key_id, tenant_id FROM old_rows
             EXCEPT ALL
@@ -189,7 +189,7 @@ BEGIN
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_counted() IS
-'Trigger on the requests and their partitions: appends what changed to usage_delta';
+'Trigger on usage_event and its partitions: adds the changes of totals to usage_delta';
 
 CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.usage_event
     REFERENCING NEW TABLE AS new_rows
@@ -209,9 +209,9 @@ COMMENT ON FUNCTION keysmith_private.usage_fold_lock() IS
 CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- How many endpoints of a tenant and environment a period remembers by name.
+    -- The number of endpoints per tenant and environment that a period stores by name.
     most_endpoints constant bigint := 500;
-    -- How many rows lie between two marks.
+    -- The number of rows from one mark to the next.
     stride  constant bigint := 1000;
     folded  bigint;
     tenants uuid[];
@@ -226,8 +226,8 @@ BEGIN
         RETURN NULL;
     END IF;
 
-    -- One statement: no reader sees a delta in both places, or in neither.
-    -- What is taken is added up once, and whatever follows reads the sums: they are fewer.
+    -- It is one statement, so that no reader sees a delta in both places or in neither. The
+    -- deltas are summed up first, since the later steps read them several times.
     WITH taken AS MATERIALIZED (
         DELETE FROM keysmith_private.usage_delta RETURNING *
     ), keys AS MATERIALIZED (
@@ -270,9 +270,9 @@ BEGIN
         FROM endpoints, (VALUES ('hour'), ('day')) AS spans (span)
         GROUP BY 1, 2, 3, 4, 5, 6
     ), known AS (
-        -- What has a row keeps it; rows are never removed. So an endpoint that came too
-        -- late to have one never gets one in that period, and its amendments find the
-        -- same place as itself.
+        -- Endpoints that have a row keep it, and rows are never removed. So an endpoint that
+        -- came too late for a row never gets one in that period, and later amendments of its
+        -- requests are counted in the same row as the requests.
         SELECT n.*, coalesce(h.endpoint, d.endpoint) IS NOT NULL AS is_known
         FROM by_endpoint n
         LEFT JOIN keysmith_private.usage_endpoint_hour h ON n.span = 'hour'
@@ -336,9 +336,9 @@ BEGIN
     INTO folded, tenants, holders, periods, changes
     FROM changed c;
 
-    -- Marks before what changed stay right. Rows that came since the statement above may
-    -- be among those that are numbered now: their deltas are still there, and tell
-    -- readers and the next fold which marks not to trust.
+    -- Marks before the first changed row stay right. The rows that are numbered now may include
+    -- rows that came after the statement above. The deltas of those are not folded yet: by them
+    -- readers and the next fold know which marks are wrong.
     DELETE FROM keysmith_private.usage_mark m
     USING unnest(holders, periods, changes) AS c (holder, period, changed_from)
     WHERE m.holder = c.holder AND m.period = c.period AND m.at >= c.changed_from;
@@ -352,14 +352,14 @@ BEGIN
             ORDER BY m.position DESC LIMIT 1
         ) AS m ON true
         WHERE stride <= -coalesce(m.position, 0) + (
-            -- A range of keys, one or all, so that a key's index entry is found without
-            -- reading those of its tenant's other keys.
+            -- As a range of one key or of all, so that the index finds the rows of one key without
+            -- reading those of the tenant's other keys.
             SELECT sum(h.requests - h.gone) FROM keysmith_private.usage_hour h
             WHERE h.tenant_id = c.tenant_id AND h.period = c.period
               AND h.key_id >= CASE WHEN c.holder = c.tenant_id THEN '00000000-0000-0000-0000-000000000000' ELSE c.holder END
               AND h.key_id <= CASE WHEN c.holder = c.tenant_id THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE c.holder END)
     LOOP
-        -- From mark to mark. To number all rows would take twice as long as to pass them.
+        -- It goes from mark to mark. To number all rows would take twice as long.
         step := format(
             'SELECT at, incarnation, sequence FROM keysmith_private.usage_event
              WHERE %I = $1 AND at >= $2 AND at < $5 AND (at, incarnation, sequence) > ($2, $3, $4)
@@ -380,4 +380,4 @@ BEGIN
     RETURN folded;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_fold() IS
-'Adds up what changed since the last fold, and tells how many deltas that were; null if another session is at it';
+'Adds the deltas to the totals, and returns the number of deltas; null if another session is folding';
