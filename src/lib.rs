@@ -1,5 +1,7 @@
 //! keysmith: API keys inside PostgreSQL.
 
+#![forbid(unsafe_code)]
+
 mod audit;
 mod calls;
 mod catalog;
@@ -83,29 +85,23 @@ install! {
 }
 pgrx::extension_sql_file!("../sql/install/privileges.sql", name = "privileges", finalize);
 
-/// Called when the library is loaded: by the postmaster where it is preloaded, else
-/// by the first session of a backend that calls one of its functions.
-#[unsafe(no_mangle)]
-unsafe extern "C-unwind" fn _PG_init() {
-    // SAFETY: nothing else is on this frame.
-    unsafe {
-        pg::callback::guarded(|| {
-            pg::error::without_backtraces();
-            settings::define();
-            usage::settings::define();
-            calls::pre_request_settings::define();
-            transaction::register();
-            if pg::settings::is_preloading() {
-                lag::install();
-                usage::restart::start::install();
-                pg::shmem::install(&REGIONS);
-            }
-            pg::settings::reserve_prefix(c"keysmith");
-            // A server that can't read its peppers would refuse every key: it must
-            // say so when it is started, not to each caller.
-            pepper::load()
-        })
+pg::callback::on_load!(load);
+
+fn load() -> pg::error::Result<()> {
+    pg::error::without_backtraces();
+    settings::define();
+    usage::settings::define();
+    calls::pre_request_settings::define();
+    transaction::register();
+    if pg::settings::is_preloading() {
+        lag::install();
+        usage::restart::start::install();
+        pg::shmem::install(&REGIONS);
     }
+    pg::settings::reserve_prefix(c"keysmith");
+    // A server that can't read its peppers would refuse every key: it must
+    // say so when it is started, not to each caller.
+    pepper::load()
 }
 
 /// What is kept in shared memory.

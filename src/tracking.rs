@@ -7,19 +7,17 @@
 //! on a table with partitions or child tables changes rows of several tables. There the trigger
 //! has a transition table, and reads its length.
 
-#![forbid(unsafe_code)]
-
 use crate::catalog::{Catalog, columns};
 use crate::identity::{self, Identity};
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
-use pg::relation::{Change, counts_changed_rows, schema_name};
+use pg::relation::{Change, counts_changed_rows};
 use pg::spi::Param;
-use pg::trigger::{Event, Returned, TriggerCall, trigger_functions};
+use pg::trigger::{Returned, TriggerCall, TriggerEvent, trigger_functions};
 use pg::user_table::{
     ACCESS_EXCLUSIVE, Needs, SHARE_ROW_EXCLUSIVE, UserTable, create_trigger, drop_trigger, ours,
 };
-use pg::{clock, transaction, tuple};
+use pg::{clock, lookup, transaction, tuple};
 use pgrx::pg_sys::{Datum, Oid};
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -75,7 +73,7 @@ fn untrack(call: &Call) -> Result<Option<Datum>> {
 /// A statement that is under way.
 struct Statement {
     relation: Oid,
-    event: Event,
+    event: TriggerEvent,
     /// The number of rows that the transaction had changed in the table before.
     before: i64,
     /// The number of rows that nested statements, as of row triggers, have changed since. These
@@ -147,9 +145,9 @@ fn end(trigger: &TriggerCall) -> Option<i64> {
         }
         Some(all.saturating_sub(ended.nested).max(0))
     });
-    trigger
-        .copied_rows()
-        .or_else(|| counted.filter(|_| event != Event::Truncate).filter(|_| counts_changed_rows()))
+    trigger.copied_rows().or_else(|| {
+        counted.filter(|_| event != TriggerEvent::Truncate).filter(|_| counts_changed_rows())
+    })
 }
 
 /// Drops the statements that failed: the trigger after them is not called. A statement of this
@@ -174,10 +172,10 @@ fn now() -> (u32, u32, i32) {
 fn changed(trigger: &TriggerCall) -> i64 {
     let relation = trigger.relation();
     match trigger.event() {
-        Event::Insert => relation.changed_rows(Change::Insert),
-        Event::Update => relation.changed_rows(Change::Update),
-        Event::Delete => relation.changed_rows(Change::Delete),
-        Event::Truncate => 0,
+        TriggerEvent::Insert => relation.changed_rows(Change::Insert),
+        TriggerEvent::Update => relation.changed_rows(Change::Update),
+        TriggerEvent::Delete => relation.changed_rows(Change::Delete),
+        TriggerEvent::Truncate => 0,
     }
 }
 
@@ -191,13 +189,13 @@ fn must_be_able_to_write() {
 /// since no other role has privileges on the table.
 fn note(trigger: &TriggerCall, rows: Option<i64>, acting: &Identity) -> Result<()> {
     let relation = trigger.relation();
-    let schema = schema_name(relation.class(|class| class.relnamespace));
+    let schema = lookup::schema_name(relation.class(|class| class.relnamespace));
     let name = relation.name();
     let operation = match trigger.event() {
-        Event::Insert => "insert",
-        Event::Update => "update",
-        Event::Delete => "delete",
-        Event::Truncate => "truncate",
+        TriggerEvent::Insert => "insert",
+        TriggerEvent::Update => "update",
+        TriggerEvent::Delete => "delete",
+        TriggerEvent::Truncate => "truncate",
     };
     let time = Param::timestamp(Some(clock::now()));
     let mut row = [Param::bigint(None); columns::touch::COLUMNS.len()];

@@ -4,34 +4,94 @@ use crate::varlena::{self, ArrayView, Stored};
 use crate::{direct, text};
 use keysmith_core::directory::Place;
 use pgrx::pg_sys::{self, Datum, Oid};
-use std::marker::PhantomData;
+use std::cell::{Cell, UnsafeCell};
+use std::mem::MaybeUninit;
 
 /// The widest of our tables.
 const MAX_COLUMNS: usize = 32;
 
+/// Room for the values of one row at a time. A row is moved about without them.
+pub struct Room {
+    values: UnsafeCell<[MaybeUninit<Datum>; MAX_COLUMNS]>,
+    nulls: UnsafeCell<[MaybeUninit<bool>; MAX_COLUMNS]>,
+    is_taken: Cell<bool>,
+}
+
+impl Room {
+    #[inline]
+    pub const fn new() -> Room {
+        Room {
+            values: UnsafeCell::new([MaybeUninit::uninit(); MAX_COLUMNS]),
+            nulls: UnsafeCell::new([MaybeUninit::uninit(); MAX_COLUMNS]),
+            is_taken: Cell::new(false),
+        }
+    }
+
+    /// The room for a row, until the result is dropped.
+    #[inline]
+    pub(crate) fn take(&self) -> Taken<'_> {
+        if self.is_taken.replace(true) {
+            pgrx::error!("two rows are read into the room of one");
+        }
+        Taken(self)
+    }
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room::new()
+    }
+}
+
+/// Keeps others out of a room.
+pub(crate) struct Taken<'a>(&'a Room);
+
+impl Taken<'_> {
+    #[inline]
+    pub fn room(&self) -> &Room {
+        self.0
+    }
+}
+
+impl Drop for Taken<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.is_taken.set(false);
+    }
+}
+
 /// A row, its columns numbered as in `columns`. The accessors must be asked for the
 /// type that the column has.
 pub struct Row<'a> {
-    values: [Datum; MAX_COLUMNS],
-    nulls: [bool; MAX_COLUMNS],
+    values: &'a [Datum],
+    nulls: &'a [bool],
     place: Place,
     header: pg_sys::HeapTupleHeader,
-    _scan: PhantomData<&'a ()>,
 }
 
 impl<'a> Row<'a> {
     /// # Safety
-    /// A tuple with this description, which stays as it is for as long as the row is used.
+    /// A tuple with this description, which stays as it is for as long as the row is used. So
+    /// must the room, which is nobody else's.
     #[inline]
-    pub unsafe fn read(tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> Row<'a> {
-        let mut values = [Datum::null(); MAX_COLUMNS];
-        let mut nulls = [true; MAX_COLUMNS];
-        // SAFETY: the tuple has these columns, which the arrays can hold.
+    pub(crate) unsafe fn read(
+        tuple: pg_sys::HeapTuple,
+        description: pg_sys::TupleDesc,
+        room: *const Room,
+    ) -> Row<'a> {
+        // SAFETY: the tuple has these columns, which the room can hold. All of them are filled in.
         unsafe {
-            assert!((*description).natts as usize <= MAX_COLUMNS, "one of our tables is too wide");
-            direct::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
-            let place = place_of(&*tuple);
-            Row { values, nulls, place, header: (*tuple).t_data, _scan: PhantomData }
+            let columns = (*description).natts as usize;
+            assert!(columns <= MAX_COLUMNS, "one of our tables is too wide");
+            let values = (*room).values.get().cast::<Datum>();
+            let nulls = (*room).nulls.get().cast::<bool>();
+            direct::heap_deform_tuple(tuple, description, values, nulls);
+            Row {
+                values: std::slice::from_raw_parts(values, columns),
+                nulls: std::slice::from_raw_parts(nulls, columns),
+                place: place_of(&*tuple),
+                header: (*tuple).t_data,
+            }
         }
     }
 
@@ -57,7 +117,7 @@ impl<'a> Row<'a> {
     #[inline]
     pub fn datum(&self, column: i16) -> Option<Datum> {
         let index = usize::from(column.unsigned_abs()).checked_sub(1)?;
-        (!*self.nulls.get(index)?).then(|| self.values[index])
+        if *self.nulls.get(index)? { None } else { self.values.get(index).copied() }
     }
 
     #[inline]

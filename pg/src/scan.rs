@@ -2,7 +2,7 @@
 //!
 //! These scans check no privileges: whoever may call a function may have it look.
 
-use crate::row::{place_of, tuple_at, writer};
+use crate::row::{Taken, place_of, tuple_at, writer};
 use crate::{direct, major, varlena};
 use keysmith_core::directory::Place;
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -10,7 +10,7 @@ use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-pub use crate::row::{Row, Version};
+pub use crate::row::{Room, Row, Version};
 pub use crate::snapshot::{Snapshot, transactions_ended};
 
 /// A column's name and its type.
@@ -44,11 +44,18 @@ impl Relation {
 
     /// The row that lies at a place and is there to be seen, if any.
     #[inline]
-    pub fn fetch<'a>(&'a self, snapshot: &'a Snapshot, place: Place) -> Option<Pinned<'a>> {
+    pub fn fetch<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        place: Place,
+        room: &'a Room,
+    ) -> Option<Pinned<'a>> {
         let mut tuple = tuple_at(place);
         let page = self.page_with(snapshot, &mut tuple)?;
-        // SAFETY: the tuple lies in the page, which stays pinned for as long as the row.
-        Some(Pinned { row: unsafe { self.row(&mut tuple) }, _pin: page })
+        let taken = room.take();
+        // SAFETY: the tuple lies in the page, which stays pinned for as long as the row, and the
+        // room stays taken.
+        Some(Pinned { row: unsafe { self.row(&mut tuple, room) }, _pin: page, _room: taken })
     }
 
     /// Whether a version of a row is the one to be seen, of the row whose first column is
@@ -145,7 +152,7 @@ impl Relation {
                 keys.as_mut_ptr(),
             )
         };
-        Scan { scan, relation: self }
+        Scan { scan, relation: self, room: Room::new() }
     }
 }
 
@@ -155,12 +162,14 @@ impl Relation {
     pub fn first<'a, const N: usize>(
         &'a self,
         snapshot: &'a Snapshot,
+        room: &'a Room,
         keys: [ScanKey; N],
         mut is_it: impl FnMut(&Row) -> bool,
     ) -> Option<Pinned<'a>> {
+        let taken = room.take();
         let mut keys = keys.map(|key| key.0);
         // SAFETY: as in `scan`. The values of the keys are looked at while the scan goes on,
-        // and at its row it stays. It is ended when the pin is dropped.
+        // and at its row it stays. It is ended when the pin is dropped. The room stays taken.
         unsafe {
             let scan = pg_sys::systable_beginscan(
                 self.relation,
@@ -176,9 +185,9 @@ impl Relation {
                 if tuple.is_null() {
                     return None;
                 }
-                let row = self.row(tuple);
+                let row = self.row(tuple, taken.room());
                 if is_it(&row) {
-                    return Some(Pinned { row, _pin: pin });
+                    return Some(Pinned { row, _pin: pin, _room: taken });
                 }
             }
         }
@@ -208,7 +217,8 @@ impl Relation {
                 scan,
                 pg_sys::ScanDirection::BackwardScanDirection,
             );
-            let result = (!tuple.is_null()).then(|| with(&self.row(tuple)));
+            let room = Room::new();
+            let result = (!tuple.is_null()).then(|| with(&self.row(tuple, &room)));
             pg_sys::systable_endscan_ordered(scan);
             pg_sys::index_close(index, LOCK);
             result
@@ -216,11 +226,12 @@ impl Relation {
     }
 
     /// # Safety
-    /// A tuple of this relation, which stays as it is for as long as the row is used.
+    /// A tuple of this relation, which stays as it is for as long as the row is used. So must
+    /// the room, which is nobody else's.
     #[inline]
-    unsafe fn row<'a>(&self, tuple: pg_sys::HeapTuple) -> Row<'a> {
+    unsafe fn row<'a>(&self, tuple: pg_sys::HeapTuple, room: *const Room) -> Row<'a> {
         // SAFETY: as the caller promises; the relation is open, and so its description stays.
-        unsafe { Row::read(tuple, (*self.relation).rd_att) }
+        unsafe { Row::read(tuple, (*self.relation).rd_att, room) }
     }
 }
 
@@ -256,6 +267,7 @@ unsafe fn has_block(relation: pg_sys::Relation, block: u32) -> bool {
 pub struct Pinned<'a> {
     row: Row<'a>,
     _pin: Pin,
+    _room: Taken<'a>,
 }
 
 /// What keeps it there.
@@ -370,6 +382,7 @@ impl Varlena {
 pub struct Scan<'a> {
     scan: pg_sys::SysScanDesc,
     relation: &'a Relation,
+    room: Room,
 }
 
 impl Scan<'_> {
@@ -378,11 +391,11 @@ impl Scan<'_> {
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Option<Row<'_>> {
-        // SAFETY: the scan is open; the tuple stays until the scan goes on, which the
-        // row's lifetime forbids.
+        // SAFETY: the scan is open; the tuple stays until the scan goes on, and so does what is in
+        // the room. The row's lifetime forbids it.
         unsafe {
             let tuple = pg_sys::systable_getnext(self.scan);
-            (!tuple.is_null()).then(|| self.relation.row(tuple))
+            (!tuple.is_null()).then(|| self.relation.row(tuple, &self.room))
         }
     }
 }

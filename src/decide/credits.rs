@@ -8,7 +8,7 @@ use crate::verdict::Account;
 use keysmith_core::refill::{Credits, Every};
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::Result;
-use pg::row_lock::{Deadline, Holder};
+use pg::row_lock::{Deadline, LockHolder};
 use pg::scan::{Relation, Row, ScanKey, Snapshot};
 use pg::spi::{self, Param};
 use pg::{clock, transaction};
@@ -107,7 +107,7 @@ enum Turn {
     /// The row is locked, and so much will be left in it.
     Ours { credit_id: [u8; 16], left: i64, refilled_at: i64 },
     /// To wait for another transaction.
-    Others(Holder),
+    Others(LockHolder),
     /// To read it again: another transaction changed it meanwhile.
     Again,
 }

@@ -5,8 +5,6 @@
 //! sessions call at once. The clock is the machine's monotonic one, which is the same
 //! for all sessions and which setting the time of day does not move.
 
-#![forbid(unsafe_code)]
-
 mod status;
 mod table;
 
@@ -15,7 +13,7 @@ pub use table::{REGION, is_there};
 use keysmith_core::buckets::Owner;
 use keysmith_core::gcra::{Bucket, Check, Rate};
 use keysmith_core::siphash::SipHasher;
-use table::{Locked, Table};
+use table::{BucketTable, LockedParts};
 
 /// A limit that a decision is held to.
 pub struct Claim<'a> {
@@ -40,15 +38,15 @@ pub enum Outcome<'a> {
 
 /// A hash that starts with the table's own key. `None` without preload.
 pub fn hasher() -> Option<SipHasher> {
-    Table::shared().map(|table| SipHasher::new(table.key()))
+    BucketTable::shared().map(|table| SipHasher::new(table.key()))
 }
 
 /// Takes so many calls from all limits, or from none.
 pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Outcome<'a> {
-    let Some(table) = Table::shared() else { return Outcome::Unavailable };
+    let Some(table) = BucketTable::shared() else { return Outcome::Unavailable };
     // Nothing is put back from the last one.
     let mut taken: Vec<Option<Bucket>> = Vec::with_capacity(claims.len().saturating_sub(1));
-    let mut locked = Locked::all(table, claims);
+    let mut locked = LockedParts::all(table, claims);
     let now = table::now();
     // Nothing below allocates, or can fail: sessions wait for these locks.
     let outcome = look(&mut locked, claims, now, weight);
@@ -78,15 +76,15 @@ pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Outcome<'a> {
 
 /// Looks what `take` would say, save whether there is room.
 pub fn peek<'a>(claims: &[Claim<'a>], weight: u32) -> Outcome<'a> {
-    let Some(table) = Table::shared() else { return Outcome::Unavailable };
-    let mut locked = Locked::all(table, claims);
+    let Some(table) = BucketTable::shared() else { return Outcome::Unavailable };
+    let mut locked = LockedParts::all(table, claims);
     look(&mut locked, claims, table::now(), weight)
 }
 
 /// Gives back what `take` took.
 pub fn give_back(claims: &[Claim], weight: u32) {
-    let Some(table) = Table::shared() else { return };
-    let mut locked = Locked::all(table, claims);
+    let Some(table) = BucketTable::shared() else { return };
+    let mut locked = LockedParts::all(table, claims);
     let now = table::now();
     for claim in claims {
         let part = locked.part(claim);
@@ -99,7 +97,7 @@ pub fn give_back(claims: &[Claim], weight: u32) {
 
 /// Asks all limits. Of those that refuse, the one that does so longest is told: a call
 /// that comes after it is refused by none.
-fn look<'a>(locked: &mut Locked, claims: &[Claim<'a>], now: u64, weight: u32) -> Outcome<'a> {
+fn look<'a>(locked: &mut LockedParts, claims: &[Claim<'a>], now: u64, weight: u32) -> Outcome<'a> {
     let mut passed: Option<(&[u8], u32)> = None;
     let mut refused: Option<(&[u8], u32, Option<u64>)> = None;
     for claim in claims {

@@ -46,7 +46,7 @@ fn part(n: usize) -> Part {
 
 /// Whether limits can be kept: the library is preloaded.
 pub fn is_there() -> bool {
-    Table::shared().is_some()
+    BucketTable::shared().is_some()
 }
 
 /// Since a moment in the past: see `clock`.
@@ -55,14 +55,14 @@ pub fn now() -> u64 {
 }
 
 #[derive(Clone, Copy)]
-pub struct Table {
+pub struct BucketTable {
     header: &'static Header,
     parts: &'static [Guarded<Part>],
 }
 
-impl Table {
-    pub fn shared() -> Option<Table> {
-        REGION.whole().map(|(header, parts)| Table { header, parts })
+impl BucketTable {
+    pub fn shared() -> Option<BucketTable> {
+        REGION.whole().map(|(header, parts)| BucketTable { header, parts })
     }
 
     pub fn key(&self) -> [u64; 2] {
@@ -95,20 +95,20 @@ impl Table {
 }
 
 /// The parts of some claims, for one session alone, by their numbers.
-pub struct Locked {
-    table: Table,
+pub struct LockedParts {
+    table: BucketTable,
     /// Mostly there is one: then no memory is asked for.
     first: Option<(usize, Writing<'static, Part>)>,
     others: Vec<(usize, Writing<'static, Part>)>,
 }
 
-impl Locked {
+impl LockedParts {
     /// Locks are taken in the order of parts, so that sessions don't wait in a circle.
     /// A decision has far fewer limits than PostgreSQL lets a session have locks.
-    pub fn all(table: Table, claims: &[Claim]) -> Locked {
+    pub fn all(table: BucketTable, claims: &[Claim]) -> LockedParts {
         let take = |n: usize| table.parts.get(n).map(|part| (n, part.write()));
         if let [claim] = claims {
-            return Locked { table, first: take(table.part_of(claim)), others: Vec::new() };
+            return LockedParts { table, first: take(table.part_of(claim)), others: Vec::new() };
         }
         let mut parts: Vec<usize> = claims.iter().map(|claim| table.part_of(claim)).collect();
         parts.sort_unstable();
@@ -117,7 +117,7 @@ impl Locked {
         for n in parts {
             others.extend(take(n));
         }
-        Locked { table, first: None, others }
+        LockedParts { table, first: None, others }
     }
 
     /// The part of one of the claims.

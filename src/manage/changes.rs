@@ -4,7 +4,7 @@ use super::turns;
 use crate::catalog::Catalog;
 use pg::error::{Code, Error, Result};
 use pg::major;
-use pg::row_lock::{Deadline, Holder};
+use pg::row_lock::{Deadline, LockHolder};
 use pg::spi::{self, Param};
 use pgrx::pg_sys::Oid;
 
@@ -25,7 +25,7 @@ pub fn one_at_a_time() -> Result<()> {
     let transactions: Vec<_> = spi::query_now(changed, &[], |rows| {
         rows.iter().filter_map(|row| row.transaction(1)).collect()
     })?;
-    for holder in transactions.into_iter().filter_map(Holder::of) {
+    for holder in transactions.into_iter().filter_map(LockHolder::of) {
         if !deadline.wait_for(&holder) {
             return Err(not_committed(&holder)?);
         }
@@ -33,7 +33,7 @@ pub fn one_at_a_time() -> Result<()> {
     if major::GRANT_LOCKS { lock_views(deadline) } else { Ok(()) }
 }
 
-fn not_committed(holder: &Holder) -> Result<Error> {
+fn not_committed(holder: &LockHolder) -> Result<Error> {
     let who = spi::first(
         "SELECT keysmith_private.lock_holder(pid, virtualtransaction) FROM pg_catalog.pg_locks
          WHERE locktype = 'transactionid' AND transactionid = $1 AND granted",

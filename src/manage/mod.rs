@@ -1,7 +1,5 @@
 //! Management: what changes keyspaces, tenants and keys.
 
-#![forbid(unsafe_code)]
-
 mod access;
 mod add_credits;
 mod alter;

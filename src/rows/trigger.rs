@@ -1,7 +1,7 @@
 //! Checks that a function was called by the kind of trigger that it is for.
 
 use pg::error::{Code, Error, Result};
-use pg::trigger::{Event, TriggerCall};
+use pg::trigger::{TriggerCall, TriggerEvent};
 use pg::tuple::Tuple;
 
 /// The call of a row trigger before an insert or an update, with the new row.
@@ -11,7 +11,7 @@ pub fn new_row<'a>(
     made_by: &str,
 ) -> Result<(&'a TriggerCall<'a>, Tuple<'a>)> {
     let fits = |call: &&TriggerCall| {
-        call.is_before() && matches!(call.event(), Event::Insert | Event::Update)
+        call.is_before() && matches!(call.event(), TriggerEvent::Insert | TriggerEvent::Update)
     };
     let found = call.filter(fits).and_then(|call| Some((call, call.new_row()?)));
     found.ok_or_else(|| {

@@ -2,10 +2,10 @@
 
 use crate::pepper;
 use keysmith_core::rows::stored::{Algorithm, Stored, TEXT_MOST};
-use pg::call::Bytes;
 use pg::error::{Code, Error, Result};
 use pg::spi::Param;
 use pg::text::{self, is_utf8, utf8};
+use pg::varlena::Bytes;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::{self, FormData_pg_attribute};
 use std::borrow::Cow;

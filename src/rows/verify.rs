@@ -3,7 +3,6 @@
 use super::seal::{FUNCTION, Plan, TRIGGER};
 use pg::call::{Call, sql_functions};
 use pg::context::Owned;
-use pg::datum;
 use pg::error::{Error, Result};
 use pg::notice::notice;
 use pg::relation::column_name;
@@ -12,7 +11,6 @@ use pg::spi::{self, Param};
 use pg::text;
 use pg::types::{self, Output};
 use pg::user_table::{ACCESS_SHARE, Latest, Needs, Row, UserTable, each_row};
-use pg::value::Value;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CString;
 use std::ops::ControlFlow;
@@ -61,16 +59,9 @@ fn check(
             next = next.saturating_add(portion);
         }
         if let Err(problem) = plan.check(|column| row.value(column)) {
-            let key = key.shown(row)?;
-            // SAFETY: the values are of these types, and there until they are copied.
-            let (table, place, key) = unsafe {
-                (
-                    Cell::made(pg_sys::REGCLASSOID, Some(Datum::from(part.oid()))),
-                    Cell::made(pg_sys::TIDOID, Some(datum::tid(row.place()))),
-                    Cell::made(pg_sys::JSONBOID, key),
-                )
-            };
-            result.put([table, place, key, Cell::text(&problem.text())]);
+            let (table, place) = (Cell::regclass(part.oid()), Cell::tid(row.place()));
+            let problem = problem.text();
+            key.show(row, |key| result.put([table, place, key, Cell::text(&problem)]))?;
         }
         Ok(ControlFlow::Continue(()))
     })
@@ -104,10 +95,11 @@ impl PrimaryKey {
         PrimaryKey(columns.collect())
     }
 
-    /// The key of a row as jsonb.
-    fn shown(&self, row: &Row) -> Result<Option<Datum>> {
+    /// Hands on the key of a row as jsonb.
+    fn show(&self, row: &Row, to: impl FnOnce(Cell)) -> Result<()> {
         if self.0.is_empty() {
-            return Ok(None);
+            to(Cell::jsonb(None));
+            return Ok(());
         }
         let shown = |column: &KeyColumn| {
             let value = row.value(column.number);
@@ -120,12 +112,17 @@ impl PrimaryKey {
             values.push(Param::text(&column.name));
             values.push(match column.output {
                 Some(_) => Param::text_or_null(text.as_deref()),
-                // SAFETY: a value of the column, which is there as long as the row.
-                None => unsafe { Param::made(column.kind, value.map(Value::datum)) },
+                None => value.map_or(Param::null(column.kind), |value| {
+                    Param::value(types::of_base_type(value))
+                }),
             });
         }
         let places: Vec<String> = (1..=values.len()).map(|n| format!("${n}")).collect();
         let statement = format!("SELECT pg_catalog.jsonb_build_object({})", places.join(", "));
-        spi::session(|| spi::first(&statement, &values, |row| row.transferred(1)))
+        spi::session(|| {
+            spi::query(&statement, &values, |rows| {
+                to(Cell::jsonb(rows.first().as_ref().and_then(|row| row.jsonb(1))));
+            })
+        })
     }
 }

@@ -5,8 +5,6 @@
 //! with its own transaction. `store` is how both write rows. What waits outlasts a `restart`,
 //! and a `standby` hands it to its primary.
 
-#![forbid(unsafe_code)]
-
 pub mod queue;
 pub mod record;
 pub mod restart;

@@ -2,9 +2,9 @@
 //! of any function of the table's owner.
 
 use super::UserTable;
-use crate::context::Scratch;
 use crate::error::Result;
 use crate::relation::Description;
+use crate::scratch::Scratch;
 use crate::transaction::must_be_in_progress;
 use crate::value::Value;
 use pgrx::pg_sys::{self, ItemPointerData, TupleTableSlot};

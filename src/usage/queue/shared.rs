@@ -9,7 +9,7 @@ use crate::usage::queue::unknown::Unknown;
 use crate::usage::queue::wanted::Wanted;
 use crate::usage::settings;
 use pg::latch::Latch;
-use pg::locked::{Locked, Region};
+use pg::locked::{Locked, LockedRegion};
 use pg::shmem::shareable;
 use pg::{clock, server};
 use std::array;
@@ -127,8 +127,8 @@ fn slots() -> usize {
     (settings::buffer() / size_of::<Slot>()).min(u32::MAX as usize - 1)
 }
 
-pub static REGION: Region<Queue, State, Slot> =
-    Region::new(c"keysmith_usage", state, slots, Slot::new, whole);
+pub static REGION: LockedRegion<Queue, State, Slot> =
+    LockedRegion::new(c"keysmith_usage", state, slots, Slot::new, whole);
 
 /// The queue, where the library is preloaded.
 #[inline]
