@@ -17,7 +17,7 @@ LAYERS = [
     ["decide"],
     ["identity"],
     ["calls", "manage", "tracking"],
-    ["transaction"],
+    ["transaction", "install"],
     ["lib"],
 ]
 # Files of SQL that belong to no room.

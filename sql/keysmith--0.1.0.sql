@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- bootstrap
 -- The schemas are members of the extension. If one exists, CREATE EXTENSION fails: another role
 -- may own it, or objects in it.
@@ -28,7 +28,7 @@ COMMENT ON SCHEMA keysmith_private IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   schema
 
@@ -316,7 +316,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   catalog_tables
 
@@ -348,7 +348,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   catalog_version
 
@@ -361,7 +361,7 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   limit
 
@@ -418,7 +418,7 @@ COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A unique id of this de
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   verdict
 
@@ -470,7 +470,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   identity
 
@@ -485,7 +485,7 @@ COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestampt
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   decide
 
@@ -559,7 +559,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_own_rows
 
@@ -593,7 +593,7 @@ COMMENT ON COLUMN keysmith.audit.hash IS 'The seal: a hash over the entry and th
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   audit
 
@@ -674,7 +674,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   usage_store
 
@@ -712,7 +712,7 @@ SELECT pg_catalog.pg_extension_config_dump('keysmith_private.usage_incarnation',
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   usage_restart
 
@@ -1102,7 +1102,7 @@ COMMENT ON FUNCTION keysmith_private.usage_fold() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   usage_totals
 
@@ -1201,7 +1201,7 @@ COMMENT ON FUNCTION keysmith_private.usage_prepare(date, date) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   usage_partitions
 
@@ -1367,7 +1367,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   usage_maintain
 
@@ -1386,7 +1386,7 @@ COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   usage_session
 
@@ -1412,7 +1412,7 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   usage_standby
 
@@ -1595,7 +1595,7 @@ COMMENT ON COLUMN keysmith.recent_refusals.request_id IS 'The request_id of the 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   usage_views
 
@@ -1648,7 +1648,7 @@ COMMENT ON FUNCTION keysmith.matches(bytea, bytea) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   rows_digest
 
@@ -1694,7 +1694,7 @@ COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   rows_protect
 
@@ -1741,7 +1741,7 @@ COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   rows_seals
 
@@ -1830,7 +1830,7 @@ COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   tracking
 
@@ -1944,7 +1944,7 @@ COMMENT ON FUNCTION keysmith.pre_request() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   calls
 
@@ -1986,7 +1986,7 @@ COMMENT ON FUNCTION keysmith.event_channel(text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_keyspace
 
@@ -2069,7 +2069,7 @@ COMMENT ON COLUMN keysmith.routes.limits IS 'The rate limits of each key on the 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_catalogue
 
@@ -2184,7 +2184,7 @@ COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_tenant
 
@@ -2373,7 +2373,7 @@ COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; it is not se
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_listing
 
@@ -2493,7 +2493,7 @@ COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_key
 
@@ -2511,7 +2511,7 @@ COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_credits
 
@@ -2524,7 +2524,7 @@ COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_replay
 
@@ -2627,7 +2627,7 @@ COMMENT ON FUNCTION keysmith_private.objects_granted_to(oid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_access
 
@@ -2665,7 +2665,7 @@ COMMENT ON FUNCTION keysmith_private.profile(uuid, text[]) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_profile
 
@@ -2756,7 +2756,7 @@ COMMENT ON FUNCTION keysmith_private.ended_since(timestamptz) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_revocations
 
@@ -2786,7 +2786,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_audit_proof
 
@@ -3010,7 +3010,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_usage
 
@@ -3028,7 +3028,7 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_usage_status
 
@@ -3090,7 +3090,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; it 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_scopes_used
 
@@ -3131,7 +3131,7 @@ COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'The time when it was
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_hashing_state
 
@@ -3392,7 +3392,7 @@ COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_isolation_register
 
@@ -3622,7 +3622,7 @@ COMMENT ON COLUMN keysmith.isolation.problem IS 'The problems; null if there is 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_isolation
 
@@ -3662,7 +3662,7 @@ COMMENT ON FUNCTION keysmith_private.counters(bigint, timestamptz) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_status
 
@@ -3680,7 +3680,7 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_scanner
 
@@ -3828,7 +3828,7 @@ COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/install.rs:17
 -- requires:
 --   manage_doctor_isolation
 
@@ -4229,7 +4229,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:86
+-- src/install.rs:62
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 
