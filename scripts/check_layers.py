@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Checks that dependencies point down: no file imports one that imports it, directly or through
-others, and no room imports from a room above it. See docs/architecture.md."""
+"""Checks that dependencies point down: no file imports one that imports it, directly or
+through others, and no room imports from a room above it. Files of SQL are named after rooms. See
+docs/architecture.md."""
 
 import re
 import sys
@@ -16,9 +17,11 @@ LAYERS = [
     ["decide"],
     ["identity"],
     ["calls", "manage", "tracking"],
-    ["transaction"],
+    ["transaction", "install"],
     ["lib"],
 ]
+# Files of SQL that belong to no room.
+WHOLE = ["schema", "privileges"]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 
@@ -128,8 +131,17 @@ def callbacks(source):
                        f"crate keysmith-pg")
 
 
+def strangers(folder):
+    """Files of SQL whose name, or whose folder's, is that of no room."""
+    for file in sorted(folder.rglob("*.sql")):
+        room = file.relative_to(folder).with_suffix("").parts[0]
+        if room not in RANK and room not in WHOLE:
+            yield f"{file}: {room} is no room of src/: name it after the room whose code it is for"
+
+
 def main(root):
-    found = [*problems(root / "src", RANK), *problems(root / "pg/src", None), *callbacks(root / "src")]
+    found = [*problems(root / "src", RANK), *problems(root / "pg/src", None), *callbacks(root / "src"),
+             *strangers(root / "sql/install")]
     for problem in found:
         print(problem)
     return 1 if found else 0

@@ -24,7 +24,7 @@ CLOCKS = {"time.time", "time.monotonic", "time.perf_counter"}
 ENOUGH = 30
 def _functions_of_one_row():
     """Our functions that do not return a set."""
-    scripts = "".join(path.read_text() for path in (ROOT / "sql/install").glob("*.sql"))
+    scripts = "".join(path.read_text() for path in (ROOT / "sql/install").rglob("*.sql"))
     for declared in scripts.split("CREATE FUNCTION keysmith.")[1:]:
         if not re.match(r"(SETOF|TABLE)\b", declared.partition("RETURNS ")[2]):
             yield re.match(r"\w+", declared)[0]

@@ -1,10 +1,11 @@
-//! The trigger on tracked tables: which key changed how many rows, told by statement.
+//! The trigger on tracked tables, which records the key and the number of changed rows of each
+//! statement.
 //!
-//! Rows are not looked at. PostgreSQL counts, for its statistics, what the transaction
-//! has inserted, updated and deleted in each table: a trigger before the statement reads
-//! that number, one after it reads it again. So the cost of a statement does not grow
-//! with its rows. Where the rows of a statement are those of several tables, partitions
-//! or children, a transition table is asked for, and its length read.
+//! It does not read rows. PostgreSQL counts, for its statistics, the rows that the transaction has
+//! inserted, updated and deleted in each table. A trigger before the statement reads that number,
+//! and one after it reads it again. So the cost does not grow with the number of rows. A statement
+//! on a table with partitions or child tables changes rows of several tables. There the trigger
+//! has a transition table, and reads its length.
 
 use crate::catalog::Catalog;
 use crate::identity::{self, Identity};
@@ -32,9 +33,9 @@ trigger_functions! {
 
 const FUNCTION: &CStr = c"log_usage";
 
-/// An ordinary table's rows are counted by PostgreSQL as they are changed: what is read
-/// before and after a statement costs nothing a row. Rows of partitions and children are
-/// counted there, not here, so for those a copy of each is asked for.
+/// PostgreSQL counts the changed rows of each table. For a plain table the triggers read that count
+/// before and after a statement, which costs nothing per row. Rows of partitions and child tables
+/// are counted with those, so here the triggers use transition tables.
 fn track(call: &Call) -> Result<Option<Datum>> {
     let table = UserTable::claim(call.datum(0), SHARE_ROW_EXCLUSIVE, Needs::Ownership)?;
     let has_parts = table.has_or_had_children();
@@ -73,10 +74,10 @@ fn untrack(call: &Call) -> Result<Option<Datum>> {
 struct Statement {
     relation: Oid,
     event: TriggerEvent,
-    /// What the transaction had changed in the table before it.
+    /// The number of rows that the transaction had changed in the table before.
     before: i64,
-    /// How much of the change since then is that of statements within this one, such as
-    /// those of row triggers: they are told of by themselves.
+    /// The number of rows that nested statements, as of row triggers, have changed since. These
+    /// statements have their own records.
     nested: i64,
     transaction: u32,
     subtransaction: u32,
@@ -87,7 +88,7 @@ thread_local! {
     static STATEMENTS: RefCell<Vec<Statement>> = const { RefCell::new(Vec::new()) };
 }
 
-/// More statements than are ever within one another.
+/// More statements than are ever nested.
 const MOST_OPEN: usize = 10_000;
 
 fn log_usage(call: Option<&TriggerCall>) -> Result<Returned> {
@@ -122,7 +123,7 @@ fn begin(trigger: &TriggerCall) {
     };
     STATEMENTS.with_borrow_mut(|statements| {
         forget_the_aborted(statements);
-        // A trigger that was made by hand may have no counterpart that ends the statement.
+        // A hand-made trigger before the statement may have no counterpart after it.
         if statements.len() >= MOST_OPEN {
             statements.clear();
         }
@@ -130,7 +131,7 @@ fn begin(trigger: &TriggerCall) {
     });
 }
 
-/// How many rows the statement has changed; `None` if no one counted.
+/// The number of rows that the statement has changed; `None` if they were not counted.
 fn end(trigger: &TriggerCall) -> Option<i64> {
     let (relation, event) = (trigger.relation().oid(), trigger.event());
     let counted = STATEMENTS.with_borrow_mut(|statements| {
@@ -149,8 +150,8 @@ fn end(trigger: &TriggerCall) -> Option<i64> {
     })
 }
 
-/// Statements that failed never end. One of this depth is over if its subtransaction is
-/// another than the one that is open now.
+/// Drops the statements that failed: the trigger after them is not called. A statement of this
+/// depth has failed if its subtransaction is not the current one.
 fn forget_the_aborted(statements: &mut Vec<Statement>) {
     let (transaction, subtransaction, depth) = now();
     while statements.last().is_some_and(|last| {
@@ -162,12 +163,12 @@ fn forget_the_aborted(statements: &mut Vec<Statement>) {
     }
 }
 
-/// The transaction, the subtransaction, and how deep it is.
+/// The transaction, the subtransaction and its nesting level.
 fn now() -> (u32, u32, i32) {
     (transaction::local_id(), transaction::current_subtransaction(), transaction::nest_level())
 }
 
-/// What this transaction has changed in the table up to now.
+/// The number of rows that this transaction has changed in the table so far.
 fn changed(trigger: &TriggerCall) -> i64 {
     let relation = trigger.relation();
     match trigger.event() {
@@ -184,8 +185,8 @@ fn must_be_able_to_write() {
     transaction::must_not_be_parallel(c"keysmith.log_usage");
 }
 
-/// Writes the row. No one has any right to the table, so it is not written by a
-/// statement, which would have to run as its owner and costs more.
+/// Inserts the row, without a statement: that would cost more, and would have to run as the owner,
+/// since no other role has privileges on the table.
 fn note(trigger: &TriggerCall, rows: Option<i64>, acting: &Identity) -> Result<()> {
     let relation = trigger.relation();
     let schema = lookup::schema_name(relation.class(|class| class.relnamespace));

@@ -29,7 +29,7 @@ FUNCTIONS = {
     # Functions that views call with the rights of their reader.
     **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_endpoints",
                      "own_top_keys", "own_top_refusals", "own_touches", "own_stale_keys",
-                     "own_recent_refusals", "own_audit", "own_overprivileged_keys"],
+                     "own_recent_refusals", "own_audit", "own_overprivileged_keys", "credits_at"],
                     {ISSUER, AUDITOR, ADMIN}),
     "isolation_states": {AUDITOR, ADMIN},
     # Storing queued records changes nothing visible, and shows them.
@@ -45,14 +45,15 @@ FUNCTIONS = {
     # Parts of these functions, and trigger functions.
     **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold",
                      "lock_holder", "privileges_changed_by", "usage_partitions", "usage_has_partition", "usage_fold_lock",
-                     "usage_retention",
+                     "usage_kept_from",
                      "usage_mark_gone", "usage_dependents", "usage_drop_old", "sum_up_touches",
                      "doctor_findings", "doctor_library", "doctor_logging", "doctor_isolation",
                      "doctor_access", "doctor_usage", "has_bare_call", "matches_support", "usage_collect",
                      "base_type", "isolation_condition", "columns_meant", "policy_fault", "printed", "is_too_long", "distributed_tables",
                      "is_reachable", "isolation_problems", "before_isolation", "forget_isolated",
                      "note_isolated", "tell_of_isolation", "shows_everything_support", "own_rows_support",
-                     "usage_bars"],
+                     "usage_bars", "profile", "ended_since", "counters", "doctor_events",
+                     "routines_of_level", "objects_granted_to"],
                     set()),
 }
 # Read, but never written.

@@ -491,6 +491,49 @@ def test_days_are_those_of_utc(db, zone):
     assert db.verify(key, spend=1).credits_remaining == 9
 
 
+@pytest.mark.parametrize("every", ["day", "month"])
+@pytest.mark.parametrize("last, expected", [
+    ("now()", 3), ("date_trunc('{every}', now(), 'UTC')", 3),
+    ("date_trunc('{every}', now(), 'UTC') - interval '1 us'", 10), ("'2001-01-01'", 10), ("'-infinity'", 10),
+    ("now() + interval '1 hour'", 3), ("now() + interval '25 hours'", 10), ("'infinity'", 10),
+])
+def test_all_that_show_a_balance_show_what_can_be_spent(db, every, last, expected):
+    """They have the rule of refills in common: credits_at calls the one that verify spends by."""
+    credits = {"refill": 10, "every": every}
+    db.tenant(credits=Jsonb(credits))
+    shared, own = db.mint(), db.mint()
+    db.call("alter_key", own.key_id, Jsonb({"credits": credits}))
+
+    def last_refill():
+        db.rows(f"UPDATE keysmith_private.credit SET balance = 3, refilled_at = {last.format(every=every)}")
+
+    last_refill()
+    assert db.rows("SELECT keysmith_private.credits_at(balance, refill, every, refilled_at, clock_timestamp()) "
+                   "FROM keysmith_private.credit") == [(expected,)] * 2
+    assert db.value("SELECT credits FROM keysmith.tenants") == balance(db, key=own) == expected
+    assert [row.credits for row in db.call("list_keys", "acme")] == [None, expected]
+    for key in (shared, own):
+        with db.session.transaction():
+            db.verify(key.api_key, sign_in=True)
+            assert db.one("whoami")[0]["credits"] == expected
+        assert [step.saw for step in db.call("explain_verify", key.api_key, spend=2)][-1] == f"2 of {expected}"
+    db.call("alter_tenant", "acme", Jsonb({"plan": "pro"}))
+    db.call("alter_key", own.key_id, Jsonb({"label": "mine"}))
+    noted = db.rows("SELECT after -> 'credits' FROM keysmith.audit WHERE action IN ('alter', 'alter_tenant') "
+                    "ORDER BY at DESC LIMIT 2")
+    assert noted == [(expected,)] * 2
+    assert db.one("add_credits", 5, own.key_id)[0] == db.one("add_credits", 5, tenant="acme")[0] == expected + 5
+    for key in (shared, own):
+        last_refill()
+        assert db.verify(key.api_key, spend=2).credits_remaining == expected - 2
+
+
+def test_credits_at_needs_a_row(db):
+    """A holder without credits has none, and not none of them."""
+    assert db.value("SELECT keysmith_private.credits_at(NULL, NULL, NULL, NULL, now())") is None
+    assert db.value("SELECT keysmith_private.credits_at(5, NULL, NULL, '2001-01-01', now())") == 5
+
+
 # Giving
 
 def test_add_credits(db):

@@ -814,6 +814,25 @@ def test_what_no_standby_can_have_recorded_is_set_aside(servers, holder, unfit):
     assert db.value(partitions) == made
 
 
+def test_what_retention_drops_is_set_aside(servers, holder):
+    """By the time that maintain() drops partitions by, so that none is made for a record that goes at once."""
+    primary, _, db = servers
+    kept, late = uuid.uuid4(), uuid.uuid4()
+    primary.execute("ALTER SYSTEM SET keysmith.usage_retention = '2d'")
+    try:
+        primary.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: db.value("SELECT keysmith_private.usage_kept_from() > now() - interval '4 days'"))
+        age = int(db.value("SELECT extract(epoch FROM now() - keysmith_private.usage_kept_from())"))
+        db.rows("SELECT keysmith.usage_collect('late', 33, 10, true, 0, %s, 0, '', '')",
+                parcel(record(kept, **holder, age=age - 25 * 3600), record(late, **holder, age=age + 3600)))
+    finally:
+        primary.execute("ALTER SYSTEM RESET keysmith.usage_retention")
+        primary.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: db.value("SELECT keysmith_private.usage_kept_from() < now() - interval '80 days'"))
+    stored = db.rows("SELECT request_id FROM keysmith_private.usage_event WHERE request_id IN (%s, %s)", kept, late)
+    assert stored == [(kept,)]
+
+
 def test_a_clock_that_is_ahead_costs_no_record(servers, holder):
     _, _, db = servers
     made = uuid.uuid4()

@@ -638,6 +638,14 @@ def test_rows_are_kept_for_as_long_as_it_is_set(usage, keep):
     for retention, left, dropped, summed in (("0", 42, 0, 0), ("3001d", 42, 0, 0),
                                              ("2000d", 37, 1, 1), ("107d", 10, 2, 0)):
         keep(retention)
+        kept_from = db.value("SELECT keysmith_private.usage_kept_from()::text")
+        assert kept_from == ("-infinity" if retention == "0" else db.value(
+            "SELECT date_trunc('day', now() - %s::interval, 'UTC')::text", retention))
+        # The doctor gives two days of grace.
+        ended = db.value("SELECT count(*) FROM keysmith_private.usage_partitions() "
+                         "WHERE ends <= keysmith_private.usage_kept_from() - interval '48 hours'")
+        late = [row.finding for row in db.call("doctor") if "kept beyond" in row.finding]
+        assert ended == dropped and late == [f"{dropped} days are kept beyond keysmith.usage_retention"] * (dropped > 0)
         outcomes = dict(db.call("maintain"))
         assert outcomes["retention"] == f"{dropped} partitions dropped"
         assert outcomes["touches"] == f"{summed} summed up"

@@ -164,11 +164,8 @@ impl<'a> Subject<'a> {
             ),
             Subject::Tenant(tenant) => (
                 "SELECT pg_catalog.to_jsonb(t) || pg_catalog.jsonb_build_object(
-                     'credits', CASE
-                         WHEN c.refilled_at NOT BETWEEN
-                                  pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
-                                  AND pg_catalog.clock_timestamp() + '24 hours'
-                         THEN greatest(c.balance, c.refill) ELSE c.balance END,
+                     'credits', keysmith_private.credits_at(
+                         c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp()),
                      'refill', c.refill, 'every', c.every, 'refilled_at', c.refilled_at), t.name
                  FROM keysmith_private.tenant t LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
                  WHERE t.keyspace = $1 AND t.name = $2",

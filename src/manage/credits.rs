@@ -144,10 +144,9 @@ impl Held {
             )?;
         }
         spi::first(
-            "SELECT CASE WHEN refilled_at NOT BETWEEN
-                     pg_catalog.date_trunc(every, pg_catalog.clock_timestamp(), 'UTC')
-                     AND pg_catalog.clock_timestamp() + '24 hours'
-                    THEN greatest(balance, refill) ELSE balance END, refill, every
+            "SELECT keysmith_private.credits_at(
+                        balance, refill, every, refilled_at, pg_catalog.clock_timestamp()),
+                    refill, every
              FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2 FOR UPDATE",
             &holder.params(),
             |row| Some(Held { balance: row.bigint(1)?, refill: row.bigint(2).zip(row.text(3)) }),

@@ -31,55 +31,9 @@ const HINT: &str = "SELECT jsonb_agg(r) FROM keysmith.revocations_since('…') r
 
 fn revocations_since(call: &Call) -> Result<Option<Datum>> {
     let since = call.timestamp(0).ok_or_else(|| must_not_be_null("since"))?;
-    put_all(call, SINCE, &[Param::timestamp(Some(since))])
+    let params = [Param::timestamp(Some(since))];
+    put_all(call, "SELECT * FROM keysmith_private.ended_since($1)", &params)
 }
-
-/// The rows of keys and tenants hold the moment of their end. Whether a change narrows a key
-/// depends on roles, plans and defaults, so that all changes are listed.
-const SINCE: &str = "
-    SELECT k.revoked_at AS at, 'revoke'::text AS action, k.keyspace::text, t.name::text AS tenant,
-           k.key_id, NULL::text AS name, k.revoked_reason AS reason, NULL::jsonb AS changes
-    FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
-    WHERE k.revoked_at >= $1
-    UNION ALL
-    SELECT k.disabled_at, 'disable', k.keyspace, t.name, k.key_id, NULL, NULL, NULL
-    FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
-    WHERE k.disabled_at >= $1 AND k.revoked_at IS NULL
-    UNION ALL
-    SELECT pg_catalog.max(a.at), 'alter', k.keyspace, k.tenant, k.key_id, NULL, NULL,
-           pg_catalog.jsonb_object_agg(field, pg_catalog.to_jsonb(k) -> field)
-    FROM keysmith_private.audit_entry a
-    JOIN keysmith_private.audit_content c ON c.digest = a.content
-    JOIN keysmith_private.key_listing k USING (key_id),
-         pg_catalog.unnest('{scopes,role,owner,allowlist,expires_at}'::text[]) AS field
-    WHERE a.at >= $1 AND a.action IN ('alter', 'rotate') AND k.revoked_at IS NULL
-      AND c.before -> field IS DISTINCT FROM c.after -> field
-    GROUP BY k.keyspace, k.tenant, k.key_id
-    UNION ALL
-    SELECT t.suspended_at, 'suspend', t.keyspace, t.name, NULL, NULL, t.suspended_reason, NULL
-    FROM keysmith_private.tenant t
-    WHERE t.suspended_at >= $1
-    UNION ALL
-    SELECT a.at, CASE WHEN m.role IS NULL THEN 'remove_member' ELSE 'set_member' END,
-           a.keyspace, a.tenant, NULL, a.member, NULL,
-           CASE WHEN m.role IS NOT NULL THEN pg_catalog.jsonb_build_object('role', m.role) END
-    FROM (SELECT keyspace, tenant, before ->> 'member' AS member, pg_catalog.max(at) AS at
-          FROM keysmith_private.audit_entry
-          JOIN keysmith_private.audit_content ON digest = content
-          WHERE at >= $1 AND action IN ('set_member', 'remove_member') AND before IS NOT NULL
-          GROUP BY 1, 2, 3) a
-    JOIN keysmith_private.tenant t ON t.keyspace = a.keyspace AND t.name = a.tenant
-    LEFT JOIN keysmith_private.member m ON m.tenant_id = t.tenant_id AND m.member = a.member
-    UNION ALL
-    SELECT a.at, 'define_role', r.keyspace, NULL, NULL, r.role, NULL,
-           pg_catalog.jsonb_build_object('scopes', r.scopes)
-    FROM (SELECT keyspace, before ->> 'role' AS role, pg_catalog.max(at) AS at
-          FROM keysmith_private.audit_entry
-          JOIN keysmith_private.audit_content ON digest = content
-          WHERE at >= $1 AND action = 'define_role' AND before IS NOT NULL
-          GROUP BY 1, 2) a
-    JOIN keysmith_private.role r ON r.keyspace = a.keyspace AND r.role = a.role
-    ORDER BY at, action, key_id, name";
 
 /// A row of `revocations_since`.
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! Rows of applications' own tables: digests in place of values, and seals.
+//! Rows of application tables: digests in place of values, and seals.
 
 mod canonical;
 mod columns;

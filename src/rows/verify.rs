@@ -1,4 +1,4 @@
-//! `verify_rows`: rows whose seal is missing or doesn't fit.
+//! `verify_rows` finds rows whose seal is missing or wrong.
 
 use super::seal::{FUNCTION, Plan, TRIGGER};
 use pg::call::{Call, sql_functions};
@@ -44,7 +44,7 @@ fn check(
     snapshot: &Latest,
     result: ResultSet,
 ) -> Result<()> {
-    // The trigger has them in the database's encoding.
+    // The arguments of the trigger are in the encoding of the database.
     let arguments: Vec<CString> =
         arguments.iter().map(|argument| text::to_server(argument)).collect();
     let arguments: Vec<&[u8]> = arguments.iter().map(|text| text.to_bytes()).collect();
@@ -67,15 +67,15 @@ fn check(
     })
 }
 
-/// A table's primary key, for showing which row it is.
+/// The primary key of a table, by which rows are shown.
 struct PrimaryKey(Vec<KeyColumn>);
 
 struct KeyColumn {
     name: String,
     number: i16,
     kind: Oid,
-    /// The output function for a value of a type that is not PostgreSQL's own. Only superusers
-    /// can choose that function; a cast of the type to JSON may be any user's.
+    /// The output function for a value of a user-defined type. Only superusers can choose that
+    /// function; any user may make a cast of the type to JSON.
     output: Option<Output>,
 }
 

@@ -62,15 +62,12 @@ pub fn check(life: &Life, unknown_mark: i64) -> Result<()> {
 pub fn sort(records: Vec<(i64, Record<'_>)>) -> Result<Sorted<'_>> {
     let holders = holders(&records)?;
     let now = now();
-    let kept = match settings::retention() {
-        0 => KEPT,
-        retention => retention.min(KEPT),
-    };
+    let kept_from = settings::kept_from().max(now - KEPT);
     let mut sorted = Sorted { fit: Vec::with_capacity(records.len()), unfit: Vec::new() };
     for (number, record) in records {
         let (record, fault) = match record {
             Record::Event(event) => {
-                let fault = fault_of_event(&event, &holders, now - kept..now + AHEAD);
+                let fault = fault_of_event(&event, &holders, kept_from..now + AHEAD);
                 // A clock that is ahead is no reason to lose what it dates.
                 (Record::Event(Event { at: event.at.min(now), ..event }), fault)
             }
