@@ -257,17 +257,13 @@ mod tests {
         rows.last().map(|row| (row.entry, row.seal.to_vec())).unwrap()
     }
 
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
     // Seals outlive releases. Computed elsewhere, by Python's hashlib and hmac.
     #[test]
     fn the_forms_are_stable() {
         let fields: [Option<&[u8]>; 3] = [Some(b"role"), None, Some(b"")];
         let content = content_digest(&[7; 32], &fields);
         assert_eq!(
-            hex(&content),
+            hex::encode(content),
             "915cd11b607a1a16f5a8bb1f91df9c6e4d8322007bb082ece4d61922d53809ef"
         );
         let entry = Entry {
@@ -279,12 +275,12 @@ mod tests {
             content: &content,
         };
         assert_eq!(
-            hex(&entry.seal(&peppers(), &[9; 32]).unwrap()),
+            hex::encode(entry.seal(&peppers(), &[9; 32]).unwrap()),
             "44ad3a3783577d45b93b47515348f373d8c7f8169872f02b75635fac1ba32584"
         );
         let entry = Entry { generation: 2, ..entry };
         assert_eq!(
-            hex(&entry.seal(&peppers(), &[9; 32]).unwrap()),
+            hex::encode(entry.seal(&peppers(), &[9; 32]).unwrap()),
             "c63fa7a296c09476bd3919e5213314c33ae0c4ad717afde5d5c0dd1149470013"
         );
     }

@@ -35,14 +35,6 @@ pub fn open(mut parcel: &[u8]) -> Option<Vec<(u64, &[u8])>> {
     Some(records)
 }
 
-/// The bytes as hexadecimal digits, as a bytea's literal has them.
-pub fn hexadecimal(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] =
-        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digit = |value: u8| DIGITS.get(usize::from(value & 15)).copied().unwrap_or('0');
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,10 +99,5 @@ mod tests {
         forged.extend((long.len() as u16).to_le_bytes());
         forged.extend(long);
         assert!(open(&forged).is_none());
-    }
-
-    #[test]
-    fn digits() {
-        assert_eq!(hexadecimal(&[0, 0x9a, 0xff]), "009aff");
     }
 }

@@ -48,19 +48,14 @@ fn read_kept(json: Option<Jsonb>) -> Result<Kept> {
     for head in value.as_array().ok_or_else(unreadable)? {
         let keyspace = head["keyspace"].as_str().ok_or_else(unreadable)?;
         let entry = head["entry"].as_i64().ok_or_else(unreadable)?;
-        let hash = head["hash"].as_str().and_then(unhex).ok_or_else(unreadable)?;
+        let hash =
+            head["hash"].as_str().and_then(|hash| hex::decode(hash).ok()).ok_or_else(unreadable)?;
         if entry < 1 || hash.len() != SEAL_LEN {
             return Err(unreadable());
         }
         kept.entry(keyspace.into()).or_default().push((entry, hash));
     }
     Ok(kept)
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: &u8| char::from(*c).to_digit(16);
-    let pair = |pair: &[u8]| u8::try_from(digit(pair.first()?)? * 16 + digit(pair.get(1)?)?).ok();
-    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 fn audit_verify(call: &Call) -> Result<Option<Datum>> {

@@ -44,26 +44,22 @@ mod tests {
     use super::*;
     use crate::key::subkey::Subkeys;
 
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|b| format!("{b:02x}")).collect()
-    }
-
     // Digests outlive releases: these values are what databases hold.
     #[test]
     fn the_stored_forms_are_stable() {
         let digest = KeyDigest::of(b"abc");
         assert_eq!(
-            hex(&digest.0),
+            hex::encode(digest.0),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
         // sha256("keysmith.key.v1" || NUL || sha256("abc")), computed elsewhere.
         assert_eq!(
-            hex(&digest.stored()),
+            hex::encode(digest.stored()),
             "49ab69f53ada54628796389e5a2c22fab331f6e6c5fef674c3317f7c8c977954"
         );
         // HMAC-SHA-256 of sha256("abc") under the subkey "keysmith/key/1", computed elsewhere.
         assert_eq!(
-            hex(&digest.stored_with(Use::subkey(&Subkeys::of(&[1; 32])))),
+            hex::encode(digest.stored_with(Use::subkey(&Subkeys::of(&[1; 32])))),
             "59dd847c155be5bee10be5c7880a0255ba9a3ebcee368f090c585f52ce714e87"
         );
     }

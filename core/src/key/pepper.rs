@@ -45,9 +45,9 @@ impl Peppers {
                 continue;
             }
             let fail = |why: &str| format!("line {}: {why}", index + 1);
-            let (number, hex) =
+            let (number, digits) =
                 line.split_once(':').ok_or_else(|| fail("must be generation:hex"))?;
-            if (number.trim(), hex.trim()) == ("0", NO_PEPPER) {
+            if (number.trim(), digits.trim()) == ("0", NO_PEPPER) {
                 accepts_unpeppered = true;
                 continue;
             }
@@ -58,7 +58,7 @@ impl Peppers {
             if peppers.iter().any(|(other, _)| *other == generation) {
                 return Err(fail("this generation is already there"));
             }
-            let secret = unhex(hex.trim()).ok_or_else(|| fail("the pepper must be hex"))?;
+            let secret = hex::decode(digits.trim()).map_err(|_| fail("the pepper must be hex"))?;
             if secret.len() < MIN_PEPPER_LEN {
                 return Err(fail("the pepper must have at least 32 bytes (64 hex digits)"));
             }
@@ -120,21 +120,6 @@ impl Peppers {
             .map(|(generation, subkeys)| (*generation, digest.stored_with(Use::subkey(subkeys))))
             .chain(unpeppered.into_iter().map(|()| (UNPEPPERED, digest.stored())))
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    if !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    digits
-        .chunks_exact(2)
-        .map(|pair| {
-            let high = char::from(pair[0]).to_digit(16)?;
-            let low = char::from(pair[1]).to_digit(16)?;
-            u8::try_from(high * 16 + low).ok()
-        })
-        .collect()
 }
 
 #[cfg(test)]

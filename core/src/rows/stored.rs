@@ -92,45 +92,32 @@ impl Stored {
     }
 
     pub fn to_text(&self) -> String {
-        use std::fmt::Write;
         let mut text = String::with_capacity(TEXT_MOST);
         match self.generation {
             UNPEPPERED => text.push_str(SHA256),
-            generation => {
-                // Writing to a string can't fail.
-                let _ = write!(text, "{HMAC}{generation}:");
-            }
+            generation => text.push_str(&format!("{HMAC}{generation}:")),
         }
-        for byte in self.digest {
-            for digit in [byte >> 4, byte & 0xf] {
-                text.push(char::from_digit(u32::from(digit), 16).unwrap_or_default());
-            }
-        }
+        let mut digits = [0; 2 * DIGEST_LEN];
+        // Neither step can fail: there is room, and the digits are ASCII.
+        let _ = hex::encode_to_slice(self.digest, &mut digits);
+        text.push_str(str::from_utf8(&digits).unwrap_or_default());
         text
     }
 
     /// Reads only what `to_text` writes: no capitals, no leading zeros.
     pub fn from_text(text: &[u8]) -> Option<Stored> {
         let text = str::from_utf8(text).ok().filter(|text| text.len() <= TEXT_MOST)?;
-        let (generation, hex) = match text.strip_prefix(HMAC) {
+        let (generation, digits) = match text.strip_prefix(HMAC) {
             None => (UNPEPPERED, text.strip_prefix(SHA256)?),
             Some(rest) => {
-                let (number, hex) = rest.split_once(':')?;
+                let (number, digits) = rest.split_once(':')?;
                 let generation =
                     number.parse().ok().filter(|generation| *generation > UNPEPPERED)?;
-                (generation, hex)
+                (generation, digits)
             }
         };
         let mut digest = [0; DIGEST_LEN];
-        if hex.len() != 2 * DIGEST_LEN {
-            return None;
-        }
-        for (byte, pair) in digest.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            for digit in pair {
-                let digit = char::from(*digit).to_digit(16)?;
-                *byte = (*byte << 4) | u8::try_from(digit).ok()?;
-            }
-        }
+        hex::decode_to_slice(digits, &mut digest).ok()?;
         Some(Stored { generation, digest }).filter(|stored| stored.to_text() == text)
     }
 
