@@ -16,6 +16,7 @@ pub mod gcra;
 pub mod key;
 pub mod parcel;
 pub mod policy;
+pub mod queue;
 pub mod refill;
 pub mod request_id;
 pub mod rows;
