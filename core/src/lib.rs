@@ -9,6 +9,7 @@
 
 pub mod buckets;
 pub mod chain;
+pub mod claims;
 pub mod conninfo;
 pub mod directory;
 pub mod event;
@@ -20,6 +21,12 @@ pub mod queue;
 pub mod refill;
 pub mod request_id;
 pub mod rows;
+mod seqlock;
 pub mod siphash;
 pub mod tally;
 pub mod unknown_tally;
+
+/// The models in `tests/models` replace these by those of `loom`.
+mod sync {
+    pub use std::sync::atomic::{AtomicU64, Ordering, fence};
+}
