@@ -13,7 +13,7 @@ pub struct Claim<'a> {
     pub rate: Rate,
     /// The name of its bucket.
     pub bucket: u128,
-    /// Whose bucket it is.
+    /// The owner of the bucket.
     pub owner: Owner,
 }
 
@@ -114,9 +114,9 @@ impl<'c, 'a, G: DerefMut<Target = Part>> Locked<'c, 'a, G> {
         }
     }
 
-    /// What `take` would answer, except that there may be no room. Of the limits that refuse,
-    /// the answer names the one that does so for the longest time: a call after it is refused
-    /// by none.
+    /// Takes nothing, and returns the answer of `take`, except that there may be no room. If
+    /// several limits refuse, the answer names the one that does so for the longest time: no
+    /// limit refuses a call after that.
     pub fn look(&mut self, now: u64, weight: u32) -> Outcome<'a> {
         let mut passed: Option<(&[u8], u32)> = None;
         let mut refused: Option<(&[u8], u32, Option<u64>)> = None;

@@ -13,7 +13,7 @@ use crate::seqlock::SeqLock;
 /// How many slots may hold an entry: those of one set.
 pub const WAYS: usize = 4;
 
-/// Where a row is in its table.
+/// The place of a row in its table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     pub block: u32,

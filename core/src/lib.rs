@@ -1,9 +1,8 @@
 //! keysmith's rules, free of PostgreSQL.
 //!
-//! What a key looks like, what is stored of it, and who may do what with it are
-//! decided here, on borrowed bytes and without I/O (minting alone asks the
-//! operating system for entropy). The extension crate feeds these rules from its
-//! tables; tests feed them without a server, in seconds.
+//! They define what a key looks like, what is stored of it, and who may do what with it. They
+//! work on borrowed bytes and do no I/O, except that minting asks the operating system for
+//! entropy. The extension passes them the rows of its tables. Tests need no server.
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +25,7 @@ pub mod siphash;
 pub mod tally;
 pub mod unknown_tally;
 
-/// The models in `tests/models` replace these by those of `loom`.
+/// In `tests/models`, `loom` takes the place of these.
 mod sync {
     pub use std::sync::atomic::{AtomicU64, Ordering, fence};
 }

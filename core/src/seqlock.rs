@@ -26,8 +26,8 @@ impl<const N: usize> SeqLock<N> {
         self.version.load(Relaxed) == 0
     }
 
-    /// Whether the first words are these. That may change at once, and a word may come from
-    /// another writer than the next: only `read` says what was written.
+    /// Whether the first words are these at the moment. One word may come from another writer
+    /// than the next: only `read` returns what one writer wrote.
     #[inline]
     pub fn seems_to_start_with(&self, words: &[u64]) -> bool {
         self.words.iter().zip(words).all(|(place, word)| place.load(Relaxed) == *word)

@@ -7,7 +7,7 @@ use crate::event::{self, MAX_LEN};
 /// How many slots are read while the lock is held. Sessions wait for it in the meantime.
 const AT_ONCE: usize = 32;
 
-/// Which records are to be read.
+/// The records to read.
 #[derive(Clone, Copy, Default)]
 pub struct Wanted {
     /// Their numbers.
@@ -97,7 +97,7 @@ impl Batch {
         self.iter().filter(|record| event::is_amendment(record.bytes)).count()
     }
 
-    /// Where the records are in the chain. `None` if the batch is empty.
+    /// The part of the chain that the batch holds. `None` if it is empty.
     pub fn run(&self) -> Option<Run> {
         Some(Run {
             first: self.records.first()?.position,
