@@ -43,7 +43,7 @@ pub struct Chain {
     pub done: u64,
 }
 
-/// Where a record is. No number is given twice, so slot and number name one record.
+/// The slot of a record, and its number. No number is given twice.
 #[derive(Clone, Copy)]
 pub(super) struct Position {
     pub slot: u32,
@@ -118,8 +118,7 @@ impl Pool {
 
     /// Takes records out, if they are still the first of the chain.
     pub fn take_out(&mut self, slots: &mut [Slot], chain: &mut Chain, run: &Run) {
-        let is_first = chain.head == run.first.slot && chain.has(slots, run.first);
-        if !is_first || chain.count < run.count || !chain.has(slots, run.last) {
+        if chain.first(slots) != Some(run.first.sequence) {
             return;
         }
         let Some(last) = slots.get_mut(run.last.slot as usize) else { return };
@@ -164,19 +163,16 @@ impl Chain {
     ) -> Option<(Position, &'a Slot)> {
         let slot = match position {
             None => self.head,
-            Some(position) if self.has(slots, position) => slots.get(position.slot as usize)?.next,
-            Some(_) => return None,
+            // Records are taken out from the first one on, so no older record is in the chain.
+            Some(position) if self.first(slots)? > position.sequence => return None,
+            Some(position) => slots.get(position.slot as usize)?.next,
         };
         let found = slots.get(slot as usize)?;
         Some((Position { slot, sequence: found.sequence }, found))
     }
 
-    /// Whether a record is in the chain. A record that was taken out is older than all that are
-    /// in it.
-    fn has(&self, slots: &[Slot], position: Position) -> bool {
-        let first = slots.get(self.head as usize).map(|slot| slot.sequence);
-        let found = slots.get(position.slot as usize).map(|slot| slot.sequence);
-        found == Some(position.sequence)
-            && first.is_some_and(|first| (first..=self.sequence).contains(&position.sequence))
+    /// The number of the first record.
+    fn first(&self, slots: &[Slot]) -> Option<u64> {
+        slots.get(self.head as usize).map(|slot| slot.sequence)
     }
 }

@@ -4,10 +4,11 @@ use crate::in_every_order;
 use keysmith_core::queue::{Batch, Chain, Pool, Slot, Wanted};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
+use std::ops::Range;
 
-/// More than a worker reads at a time.
-const WAITING: u8 = 34;
 const SLOTS: usize = 40;
+/// As many records as take a worker two steps to read.
+const MANY: u8 = 34;
 
 /// What the lock guards: here there is one database.
 struct Queue {
@@ -29,31 +30,36 @@ struct Server {
 }
 
 impl Server {
-    fn new() -> Arc<Server> {
-        let mut slots: Vec<Slot> = (0..SLOTS).map(|_| Slot::default()).collect();
-        let (mut pool, mut chain) = (Pool::default(), Chain::default());
-        for n in 0..WAITING {
-            assert!(pool.append(&mut slots, &mut chain, &record(n), SLOTS as u32));
+    /// A server on which so many records wait.
+    fn new(waiting: u8) -> Arc<Server> {
+        let slots = (0..SLOTS).map(|_| Slot::default()).collect();
+        let queue = Queue { slots, pool: Pool::default(), chain: Chain::default() };
+        let server = Server { queue: Mutex::new(queue), table: Mutex::default() };
+        server.push(0..waiting);
+        Arc::new(server)
+    }
+
+    fn push(&self, records: Range<u8>) {
+        for n in records {
+            let Queue { slots, pool, chain } = &mut *self.queue.lock().unwrap();
+            assert!(pool.append(slots, chain, &[1, n], SLOTS as u32));
         }
-        let queue = Mutex::new(Queue { slots, pool, chain });
-        Arc::new(Server { queue, table: Mutex::default() })
     }
 
-    fn push(&self, n: u8) {
-        let Queue { slots, pool, chain } = &mut *self.queue.lock().unwrap();
-        assert!(pool.append(slots, chain, &record(n), SLOTS as u32));
+    /// Begins a batch and fills it, as `src/usage/queue` does.
+    fn begin(&self, most: u32) -> Batch {
+        let wanted = Wanted { after: 0, up_to: u64::MAX, most };
+        Batch::new(&self.queue.lock().unwrap().chain, wanted)
     }
 
-    /// As `src/usage/queue` does.
-    fn peek(&self) -> Batch {
-        let all = Wanted { after: 0, up_to: u64::MAX, most: u32::MAX };
-        let mut batch = Batch::new(&self.queue.lock().unwrap().chain, all);
+    fn fill(&self, batch: &mut Batch) {
         loop {
             batch.make_room();
             let queue = self.queue.lock().unwrap();
             if !batch.read(&queue.slots, &queue.chain) {
-                return batch;
+                return;
             }
+            assert!(batch.len() <= SLOTS, "a record was read twice");
         }
     }
 
@@ -63,11 +69,12 @@ impl Server {
         pool.take_out(slots, chain, &run);
     }
 
-    /// As `src/usage/worker` does: a transaction stores what waits, and fails if another one has
-    /// stored more since the worker last looked. Returns how many it took.
-    fn store(&self) -> usize {
+    /// Stores a batch, as `src/usage/worker` does: the transaction fails if another one has
+    /// stored more since the worker last looked. Returns how many records were read.
+    fn store(&self, most: u32) -> usize {
         let known = self.table.lock().unwrap().up_to;
-        let batch = self.peek();
+        let mut batch = self.begin(most);
+        self.fill(&mut batch);
         let mut table = self.table.lock().unwrap();
         if table.up_to != known {
             return batch.len();
@@ -88,55 +95,59 @@ impl Server {
     }
 }
 
-fn record(n: u8) -> [u8; 2] {
-    [1, n]
-}
-
-#[test]
-fn two_workers_store_each_record_once_and_in_order() {
-    in_every_order(2, || {
-        let server = Server::new();
+/// Two workers, each with the most records that it reads at a time, and a session that pushes
+/// two records.
+fn each_record_is_stored_once_and_in_order(waiting: u8, most: [u32; 2]) {
+    in_every_order(2, move || {
+        let server = Server::new(waiting);
         let session = {
             let server = server.clone();
-            thread::spawn(move || (WAITING..WAITING + 2).for_each(|n| server.push(n)))
+            thread::spawn(move || server.push(waiting..waiting + 2))
         };
         let worker = {
             let server = server.clone();
-            thread::spawn(move || server.store())
+            thread::spawn(move || server.store(most[1]))
         };
-        server.store();
+        server.store(most[0]);
         session.join().unwrap();
         worker.join().unwrap();
-        while server.store() > 0 {}
+        while server.store(most[0]) > 0 {}
         let stored = &server.table.lock().unwrap().stored;
-        assert_eq!(*stored, (0..WAITING + 2).collect::<Vec<_>>());
+        assert_eq!(*stored, (0..waiting + 2).collect::<Vec<_>>());
         assert_eq!(server.queue.lock().unwrap().pool.used, 0);
     });
 }
 
-/// A worker that has begun to read meets a place that was given to another database.
 #[test]
-fn no_worker_reads_records_of_another_database() {
+fn two_workers_store_each_record_once() {
+    each_record_is_stored_once_and_in_order(MANY, [u32::MAX; 2]);
+}
+
+/// A worker whose last batch failed takes smaller ones.
+#[test]
+fn two_workers_with_batches_of_different_sizes_store_each_record_once() {
+    each_record_is_stored_once_and_in_order(3, [2, 1]);
+}
+
+/// A worker has begun to read when the place is given to another database.
+#[test]
+fn no_worker_reads_or_takes_out_records_of_another_database() {
     in_every_order(3, || {
-        let server = Server::new();
+        let server = Server::new(MANY);
+        let mut batch = server.begin(u32::MAX);
         let other = {
             let server = server.clone();
             thread::spawn(move || {
                 server.forget();
-                (100..102).for_each(|n| server.push(n));
+                server.push(100..102);
             })
         };
-        let batch = server.peek();
-        let others = batch.iter().filter(|record| record.bytes[1] >= 100).count();
-        assert!(others == 0 || others == batch.len(), "records of two databases");
-        let begun_before = batch.iter().next().is_none_or(|record| record.bytes[1] < 100);
-        if begun_before {
-            server.take_out(&batch);
-        }
+        server.fill(&mut batch);
+        assert!(batch.iter().all(|record| record.bytes[1] < MANY));
+        server.take_out(&batch);
         other.join().unwrap();
-        if begun_before {
-            let left: Vec<u8> = server.peek().iter().map(|record| record.bytes[1]).collect();
-            assert_eq!(left, [100, 101]);
-        }
+        let mut left = server.begin(u32::MAX);
+        server.fill(&mut left);
+        assert_eq!(left.iter().map(|record| record.bytes[1]).collect::<Vec<_>>(), [100, 101]);
     });
 }
