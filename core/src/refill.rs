@@ -22,7 +22,7 @@ impl Every {
         }
     }
 
-    /// The beginning of the day or month that a moment is in.
+    /// The beginning of the day or month that contains a moment.
     pub fn begin(self, now: Instant) -> Instant {
         let day = now.div_euclid(DAY);
         match self {
@@ -31,7 +31,7 @@ impl Every {
         }
     }
 
-    /// The beginning of the next one.
+    /// The beginning of the next day or month.
     pub fn next(self, now: Instant) -> Instant {
         match self {
             Every::Day => self.begin(now).saturating_add(DAY),
@@ -68,9 +68,9 @@ impl Credits {
     }
 }
 
-/// From 1, of a day counted from 2000-01-01.
+/// The year, month and day of a day that is counted from 2000-01-01. All begin with 1.
 fn day_of_month(day: i64) -> i64 {
-    // Years are counted from March, so that a leap day is a year's last.
+    // Years are counted from March, so that a leap day is the last day of a year.
     let day = day - 60;
     let in_era = day.rem_euclid(146_097);
     let year = (in_era - in_era / 1_460 + in_era / 36_524 - in_era / 146_096) / 365;
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Days of the months from a year on, one after the other.
+    /// The days of each month, from a year on.
     fn lengths(from: i64) -> impl Iterator<Item = i64> {
         (from..).flat_map(|year| {
             let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);

@@ -57,7 +57,7 @@ impl TryFrom<String> for Seal {
     type Error = String;
 
     fn try_from(text: String) -> Result<Seal, String> {
-        let seal = unhex(&text).filter(|seal| seal.len() == SEAL_LEN);
+        let seal = hex::decode(&text).ok().filter(|seal| seal.len() == SEAL_LEN);
         seal.map(Seal).ok_or_else(|| format!("must be {} hexadecimal digits", 2 * SEAL_LEN))
     }
 }
@@ -71,12 +71,6 @@ fn read_kept(call: &Call, n: usize) -> Result<Kept> {
         kept.entry(keyspace).or_default().push((entry.0, hash.0));
     }
     Ok(kept)
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: &u8| char::from(*c).to_digit(16);
-    let pair = |pair: &[u8]| u8::try_from(digit(pair.first()?)? * 16 + digit(pair.get(1)?)?).ok();
-    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 fn audit_verify(call: &Call) -> Result<Option<Datum>> {

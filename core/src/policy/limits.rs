@@ -1,24 +1,24 @@
 //! Named rate limits, and the text that they are stored as.
 //!
-//! A limit is a line, `1000/1 hour/2000/name`: so many calls a window, so many at once.
-//! The window is in the largest unit that it is a whole number of. The name comes last,
-//! as it may hold anything but a line's end.
+//! A limit is a line, `1000/1 hour/2000/name`: so many calls a window, so many at once. The window
+//! is written in the largest unit that divides it. The name comes last, because it may hold
+//! anything but a line's end.
 //!
-//! A key that a limited key gives shares its limits: its calls are counted there too. So
-//! nobody has more calls for having more keys. Shared limits are lines with the id of the
-//! key whose limit it is before them, `ID/1000/1 hour/2000/name`.
+//! A key that a limited key gives shares the limits of that key: its calls are counted there too.
+//! So more keys don't give more calls. A shared limit is a line that begins with the id of the
+//! key that has the limit, `ID/1000/1 hour/2000/name`.
 
 use super::name::is_name;
 use crate::gcra::Rate;
 
-/// Most limits that a holder may have.
+/// The most limits of a key, a tenant, a keyspace or a route.
 pub const MAX_LIMITS: usize = 16;
-/// Most limits that a key may share with those that gave it.
+/// The most limits that a key may share with the keys that gave it.
 pub const MAX_SHARED: usize = 64;
 /// The longest name of a limit, in characters.
 const MAX_NAME: usize = 63;
 
-/// A limit, its name as it is stored.
+/// A limit. Its name is in the stored form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit<'a> {
     pub name: &'a [u8],
@@ -53,20 +53,20 @@ pub fn line(name: &str, rate: Rate) -> String {
     format!("{}/{count} {unit}{s}/{}/{name}", rate.limit(), rate.burst())
 }
 
-/// The limits of a stored text. `None` stands for a line that can't be read, which
-/// nobody may take for no limit.
+/// The limits of a stored text. `None` stands for a line that can't be read. It must not count as
+/// no limit.
 pub fn stored(text: &[u8]) -> impl Iterator<Item = Option<Limit<'_>>> {
     text.split(|byte| *byte == b'\n').map(read)
 }
 
-/// A limit with the key whose limit it is.
+/// A limit, and the key that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shared<'a> {
     pub key: [u8; 16],
     pub limit: Limit<'a>,
 }
 
-/// The limits of a stored text of shared ones, likewise.
+/// The shared limits of a stored text, likewise.
 pub fn stored_shared(text: &[u8]) -> impl Iterator<Item = Option<Shared<'_>>> {
     text.split(|byte| *byte == b'\n').map(|line| {
         let (key, limit) = line.split_at_checked(ID_LEN)?;
@@ -74,17 +74,17 @@ pub fn stored_shared(text: &[u8]) -> impl Iterator<Item = Option<Shared<'_>>> {
     })
 }
 
-/// By what limits a key is held, all as they are stored.
+/// The limits that a key is held to, in their stored form.
 #[derive(Clone, Copy)]
 pub struct Held<'a> {
-    /// The key, or the first of those that took each other's place.
+    /// The key, or the first of the keys that were rotated into it.
     pub key: [u8; 16],
     pub own: Option<&'a str>,
     pub shared: Option<&'a str>,
 }
 
 impl<'a> Held<'a> {
-    /// What the keys that it gives share, in their stored form.
+    /// The limits that the keys that it gives share, in their stored form.
     pub fn handed_on(&self) -> Option<String> {
         let id = shown_id(&self.key);
         let shared = self.shared.into_iter().flat_map(str::lines).map(String::from);
@@ -100,8 +100,8 @@ impl<'a> Held<'a> {
         own.map(move |limit| limit.map(|limit| Shared { key, limit })).chain(shared)
     }
 
-    /// Whether all that holds `other` holds this one too, counted in the same place and
-    /// at least as tightly.
+    /// Whether each limit of `other` limits this key too, counted in the same bucket and at a rate
+    /// that is no higher.
     pub fn is_within(&self, other: &Held) -> bool {
         let held: Vec<Shared> = self.all().flatten().collect();
         other.all().all(|limit| {
@@ -197,7 +197,7 @@ mod tests {
             ("1/1 day/1/other", false),
         ] {
             assert_eq!(held(1, Some(given), None).is_within(&own), within, "{given}");
-            // The same limits of another key count apart.
+            // The same limits of another key have other buckets.
             assert!(!held(2, Some(given), None).is_within(&own), "{given}");
         }
         assert!(!held(1, None, None).is_within(&own));

@@ -1,7 +1,5 @@
 //! Where records wait in shared memory.
 
-mod batch;
-mod chain;
 pub mod shared;
 pub mod unknown;
 pub mod wanted;

@@ -3,11 +3,10 @@
 //! One lock guards all that is in `State` and the slots; it is held for as long as it takes to copy
 //! a few records. Nothing under it can fail, wait, or ask for memory.
 
-use crate::usage::queue::batch::{Batch, Wanted as Which};
-use crate::usage::queue::chain::{Chain, Pool, Slot};
 use crate::usage::queue::unknown::Unknown;
 use crate::usage::queue::wanted::Wanted;
 use crate::usage::settings;
+use keysmith_core::queue::{Batch, Chain, Pool, Slot, Wanted as Which};
 use pg::latch::Latch;
 use pg::locked::{Locked, LockedRegion};
 use pg::shmem::shareable;
@@ -105,7 +104,7 @@ impl Database {
     fn new() -> Database {
         Database {
             oid: 0,
-            records: Chain::new(),
+            records: Chain::default(),
             counters: Counters::default(),
             worker: WorkerPlace {
                 pid: 0,
@@ -128,7 +127,7 @@ fn slots() -> usize {
 }
 
 pub static REGION: LockedRegion<Queue, State, Slot> =
-    LockedRegion::new(c"keysmith_usage", state, slots, Slot::new, whole);
+    LockedRegion::new(c"keysmith_usage", state, slots, Slot::default, whole);
 
 /// The queue, where the library is preloaded.
 #[inline]
@@ -137,7 +136,7 @@ pub fn queue() -> Option<&'static Queue> {
 }
 
 fn state() -> State {
-    State { pool: Pool::new(), databases: array::from_fn(|_| Database::new()) }
+    State { pool: Pool::default(), databases: array::from_fn(|_| Database::new()) }
 }
 
 fn whole(state: Locked<State, Slot>) -> Queue {
@@ -227,17 +226,16 @@ impl Queue {
     }
 
     fn read(&self, database: usize, which: Which) -> Batch {
-        let newest = self.with(database, |database| {
+        let begun = self.with(database, |database| {
             database.worker.woken = false;
-            database.records.sequence
+            Batch::new(&database.records, which)
         });
-        let wanted = Which { up_to: which.up_to.min(newest.unwrap_or_default()), ..which };
-        let mut batch = Batch::default();
+        let mut batch = begun.unwrap_or_default();
         loop {
             batch.make_room();
             let has_more = self.state.with(|state, slots| {
                 let database = state.databases.get(database);
-                database.is_some_and(|database| batch.read(slots, &database.records, wanted))
+                database.is_some_and(|database| batch.read(slots, &database.records))
             });
             if !has_more {
                 return batch;

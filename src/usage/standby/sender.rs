@@ -430,5 +430,5 @@ fn literal(value: &str) -> String {
 }
 
 fn bytea(bytes: &[u8]) -> String {
-    format!(r"E'\\x{}'::pg_catalog.bytea", parcel::hexadecimal(bytes))
+    format!(r"E'\\x{}'::pg_catalog.bytea", hex::encode(bytes))
 }

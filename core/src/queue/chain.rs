@@ -1,79 +1,83 @@
-//! The records of a database as a chain of slots, in the order in which they came. Called under the
-//! queue's lock.
+//! The chain of a database's records, and the pool that its slots come from.
 
-use keysmith_core::event::{self, MAX_LEN};
-use pg::shmem::shareable;
+use crate::event::{self, MAX_LEN};
 
 /// No slot.
 const NONE: u32 = u32::MAX;
 
-/// One in so many slots of a database's share may be taken by amendments, which anyone who
-/// may call `log_request` can make up.
+/// One in so many slots of a database's share may be taken by amendments. Everyone who may call
+/// `log_request` can make amendments up.
 const AMENDMENTS: u32 = 4;
 
-shareable! {
-    pub struct Slot {
-        next: u32,
-        length: u16,
-        sequence: u64,
-        bytes: [u8; MAX_LEN],
-    }
-
-    /// The slots that are in no chain.
-    pub struct Pool {
-        free: u32,
-        /// Slots from here on have never been used.
-        fresh: u32,
-        /// How many are in chains.
-        pub used: u32,
-        /// The number of the newest record. One count serves all databases, so that a copy
-        /// of a database never meets a number that it has.
-        sequence: u64,
-    }
-
-    pub struct Chain {
-        head: u32,
-        tail: u32,
-        pub count: u32,
-        /// How many of these are amendments.
-        amendments: u32,
-        /// Numbers of the newest record taken in, and of the newest that was dealt with.
-        pub sequence: u64,
-        pub done: u64,
-    }
+/// A place for one record.
+pub struct Slot {
+    next: u32,
+    length: u16,
+    sequence: u64,
+    bytes: [u8; MAX_LEN],
 }
 
-/// A record by its slot. Numbers are not given twice, so both together are of one record alone.
+/// The slots that are in no chain.
+pub struct Pool {
+    /// The first of those that were used before. Each names the next one.
+    free: u32,
+    /// Slots from here on were never used.
+    fresh: u32,
+    /// How many slots are in chains.
+    pub used: u32,
+    /// The number of the newest record. All databases share one count, so that a copy of a
+    /// database never meets a number that it has.
+    sequence: u64,
+}
+
+/// The records of a database.
+pub struct Chain {
+    head: u32,
+    tail: u32,
+    pub count: u32,
+    /// How many of these are amendments.
+    amendments: u32,
+    /// The number of the newest record that was appended.
+    pub sequence: u64,
+    /// The number of the newest record that was taken out.
+    pub done: u64,
+}
+
+/// The slot of a record, and its number. No number is given twice.
 #[derive(Clone, Copy)]
-pub struct Position {
+pub(super) struct Position {
     pub slot: u32,
     pub sequence: u64,
 }
 
-/// Records that come one after the other.
+/// Records that follow one another in a chain.
 pub struct Run {
-    pub first: Position,
-    pub last: Position,
-    pub count: u32,
-    pub amendments: u32,
+    pub(super) first: Position,
+    pub(super) last: Position,
+    pub(super) count: u32,
+    pub(super) amendments: u32,
+}
+
+impl Default for Slot {
+    fn default() -> Slot {
+        Slot { next: NONE, length: 0, sequence: 0, bytes: [0; MAX_LEN] }
+    }
 }
 
 impl Slot {
-    pub fn new() -> Slot {
-        Slot { next: NONE, length: 0, sequence: 0, bytes: [0; MAX_LEN] }
-    }
-
     pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }
 }
 
-impl Pool {
-    pub fn new() -> Pool {
+impl Default for Pool {
+    fn default() -> Pool {
         Pool { free: NONE, fresh: 0, used: 0, sequence: 0 }
     }
+}
 
-    /// Takes a record in, if the chain has fewer than its share and a slot is left.
+impl Pool {
+    /// Appends a record. False if the chain has its share of slots already, or no slot is left.
     #[inline]
     pub fn append(
         &mut self,
@@ -112,10 +116,9 @@ impl Pool {
         true
     }
 
-    /// Takes records out, if they are the first of the chain still.
+    /// Takes records out, if they are still the first of the chain.
     pub fn take_out(&mut self, slots: &mut [Slot], chain: &mut Chain, run: &Run) {
-        let is_first = chain.head == run.first.slot && chain.has(slots, run.first);
-        if !is_first || chain.count < run.count || !chain.has(slots, run.last) {
+        if chain.first(slots) != Some(run.first.sequence) {
             return;
         }
         let Some(last) = slots.get_mut(run.last.slot as usize) else { return };
@@ -130,7 +133,7 @@ impl Pool {
         }
     }
 
-    /// Takes all records out, and tells how many.
+    /// Takes all records out, and returns how many there were.
     pub fn empty(&mut self, slots: &mut [Slot], chain: &mut Chain) -> u32 {
         let count = chain.count;
         if let Some(last) = slots.get_mut(chain.tail as usize) {
@@ -144,31 +147,32 @@ impl Pool {
     }
 }
 
-impl Chain {
-    pub fn new() -> Chain {
+impl Default for Chain {
+    fn default() -> Chain {
         Chain { head: NONE, tail: NONE, count: 0, amendments: 0, sequence: 0, done: 0 }
     }
+}
 
-    /// The record that follows another, or the first. `None` also if that one is there no more.
-    pub fn after<'a>(
+impl Chain {
+    /// The record that follows another one, or the first. `None` also if the other one is no
+    /// longer in the chain.
+    pub(super) fn after<'a>(
         &self,
         slots: &'a [Slot],
         position: Option<Position>,
     ) -> Option<(Position, &'a Slot)> {
         let slot = match position {
             None => self.head,
-            Some(position) if self.has(slots, position) => slots.get(position.slot as usize)?.next,
-            Some(_) => return None,
+            // Records are taken out from the first one on, so no older record is in the chain.
+            Some(position) if self.first(slots)? > position.sequence => return None,
+            Some(position) => slots.get(position.slot as usize)?.next,
         };
         let found = slots.get(slot as usize)?;
         Some((Position { slot, sequence: found.sequence }, found))
     }
 
-    /// Whether a record is in the chain. One that was taken out is older than all that are.
-    fn has(&self, slots: &[Slot], position: Position) -> bool {
-        let first = slots.get(self.head as usize).map(|slot| slot.sequence);
-        let found = slots.get(position.slot as usize).map(|slot| slot.sequence);
-        found == Some(position.sequence)
-            && first.is_some_and(|first| (first..=self.sequence).contains(&position.sequence))
+    /// The number of the first record.
+    fn first(&self, slots: &[Slot]) -> Option<u64> {
+        slots.get(self.head as usize).map(|slot| slot.sequence)
     }
 }

@@ -1,28 +1,14 @@
-//! Records that were read from the queue, and are in it still. They are a copy: a slot may be
+//! Records that were read from the queue and are still in it. A batch holds copies: a slot may be
 //! used again as soon as its record is taken out.
 
-use crate::usage::queue::chain::{Chain, Position, Run, Slot};
-use keysmith_core::event::{self, MAX_LEN};
+use super::chain::{Chain, Position, Run, Slot};
+use crate::event::{self, MAX_LEN};
 
-/// So many slots are looked at while the lock is held: others decide meanwhile.
+/// How many slots are read while the lock is held. Sessions wait for it in the meantime.
 const AT_ONCE: usize = 32;
 
-#[derive(Default)]
-pub struct Batch {
-    records: Vec<Entry>,
-    bytes: Vec<u8>,
-    /// The last that was looked at.
-    position: Option<Position>,
-}
-
-struct Entry {
-    position: Position,
-    /// Where it ends in `bytes`.
-    end: usize,
-}
-
-/// Which records are read.
-#[derive(Clone, Copy)]
+/// The records to read.
+#[derive(Clone, Copy, Default)]
 pub struct Wanted {
     /// Their numbers.
     pub after: u64,
@@ -37,22 +23,46 @@ pub struct Waiting<'a> {
     pub bytes: &'a [u8],
 }
 
+/// `Batch::new` begins one, and calls of `read` fill it.
+#[derive(Default)]
+pub struct Batch {
+    wanted: Wanted,
+    records: Vec<Entry>,
+    bytes: Vec<u8>,
+    /// The last record that was looked at.
+    position: Option<Position>,
+}
+
+struct Entry {
+    position: Position,
+    /// Where it ends in `bytes`.
+    end: usize,
+}
+
 impl Batch {
-    /// Makes room for what `read` takes: no memory is asked for under the lock.
+    /// A batch for the wanted records among those that are in the chain now.
+    pub fn new(chain: &Chain, wanted: Wanted) -> Batch {
+        let up_to = wanted.up_to.min(chain.sequence);
+        Batch { wanted: Wanted { up_to, ..wanted }, ..Batch::default() }
+    }
+
+    /// Makes room for what one call of `read` adds, so that it needs no memory under the lock.
     pub fn make_room(&mut self) {
         self.records.reserve(AT_ONCE);
         self.bytes.reserve(AT_ONCE * MAX_LEN);
     }
 
-    /// Reads some more, under the lock. False if that was all.
-    pub fn read(&mut self, slots: &[Slot], chain: &Chain, wanted: Wanted) -> bool {
+    /// Reads some more records, under the lock. False if there are no more to read.
+    pub fn read(&mut self, slots: &[Slot], chain: &Chain) -> bool {
         for _ in 0..AT_ONCE {
             let Some((position, slot)) = chain.after(slots, self.position) else { return false };
-            if position.sequence > wanted.up_to || self.records.len() >= wanted.most as usize {
+            if position.sequence > self.wanted.up_to
+                || self.records.len() >= self.wanted.most as usize
+            {
                 return false;
             }
             self.position = Some(position);
-            if position.sequence > wanted.after {
+            if position.sequence > self.wanted.after {
                 self.bytes.extend_from_slice(slot.bytes());
                 self.records.push(Entry { position, end: self.bytes.len() });
             }
@@ -77,17 +87,17 @@ impl Batch {
         self.records.is_empty()
     }
 
-    /// The number of the newest.
+    /// The number of the newest record.
     pub fn last(&self) -> Option<u64> {
         self.records.last().map(|entry| entry.position.sequence)
     }
 
-    /// How many are amendments.
+    /// How many records are amendments.
     pub fn amendments(&self) -> usize {
         self.iter().filter(|record| event::is_amendment(record.bytes)).count()
     }
 
-    /// Where they are. `None` if there are none.
+    /// The part of the chain that the batch holds. `None` if it is empty.
     pub fn run(&self) -> Option<Run> {
         Some(Run {
             first: self.records.first()?.position,
