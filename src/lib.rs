@@ -145,7 +145,7 @@ unsafe extern "C-unwind" fn _PG_init() {
             transaction::register();
             if pg::settings::is_preloading() {
                 lag::install();
-                usage::restart::start::install();
+                usage::restart::startup::install();
                 pg::shmem::install(&REGIONS);
             }
             pg::settings::reserve_prefix(c"keysmith");

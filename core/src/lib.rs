@@ -19,6 +19,7 @@ pub mod policy;
 pub mod refill;
 pub mod request_id;
 pub mod rows;
+pub mod shutdown_file;
 pub mod siphash;
 pub mod tally;
 pub mod unknown_tally;

@@ -94,7 +94,7 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
         let used = queue.waiting();
         state.databases.get(place).map(|database| View {
             used,
-            count: database.records.count,
+            count: database.records.count + database.backlog,
             counters: database.counters,
             worker: database.worker,
             unknown_seen: database.unknown.seen,
@@ -179,9 +179,10 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
                 let is_done = (database.records.done >= sequence
                     || database.records.count == 0
                     || is_acknowledged)
+                    && database.backlog == 0
                     && database.unknown.stored >= seen;
                 database.worker.asked |= !is_done;
-                (is_done, database.records.count)
+                (is_done, database.records.count + database.backlog)
             })
             .unwrap_or((true, 0));
         if is_done {

@@ -47,8 +47,8 @@ shareable! {
         pub worker: AtomicU32,
         /// Of a standby's records, the newest that the primary said is stored.
         pub acknowledged: AtomicU64,
-        /// Whether this life has left a trace for the database: see `traces`.
-        pub traced: AtomicU32,
+        /// Whether this incarnation has its file for the database: see `restart::losses`.
+        pub has_file: AtomicU32,
     }
 
     pub struct State {
@@ -60,6 +60,8 @@ shareable! {
         /// 0 where the place is free.
         pub oid: u32,
         pub records: Chain,
+        /// Records of earlier incarnations, in files: see `restart::backlog`.
+        pub backlog: u32,
         pub counters: Counters,
         pub worker: WorkerPlace,
         pub unknown: Unknown,
@@ -102,10 +104,16 @@ shareable! {
 pub const MOST_ERROR: usize = 200;
 
 impl Database {
+    /// Whether nothing is left for a worker to store.
+    pub fn is_empty(&self) -> bool {
+        self.records.count == 0 && self.backlog == 0 && self.unknown.is_empty()
+    }
+
     fn new() -> Database {
         Database {
             oid: 0,
             records: Chain::new(),
+            backlog: 0,
             counters: Counters::default(),
             worker: WorkerPlace {
                 pid: 0,
@@ -336,7 +344,7 @@ impl Queue {
                 signals.pending.store(0, Relaxed);
                 signals.worker.store(0, Relaxed);
                 signals.acknowledged.store(0, Relaxed);
-                signals.traced.store(0, Relaxed);
+                signals.has_file.store(0, Relaxed);
             }
         });
     }

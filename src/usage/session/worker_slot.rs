@@ -1,7 +1,7 @@
 //! This database's place in the queue, and its worker's presence.
 
 use crate::usage::queue::{Queue, queue};
-use crate::usage::restart::traces;
+use crate::usage::restart::losses;
 use pg::clock::monotonic;
 use pg::latch::Latch;
 use pg::server;
@@ -56,7 +56,7 @@ pub fn find_place() -> Option<(&'static Queue, usize)> {
         place = queue.place_of(oid);
     }
     if let Some(place) = place {
-        traces::leave(queue, place, oid);
+        losses::prepare(queue, place, oid);
     }
     PLACE.set(place);
     if place.is_none() {
@@ -71,7 +71,7 @@ pub fn forget_dropped_databases(queue: &Queue) {
     for oid in queue.databases() {
         if !server::has_database(oid.into()) {
             queue.forget(oid);
-            traces::forget_database(oid);
+            losses::forget_database(oid);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! and within the bounds of what servers record. Other records are set aside.
 
 use crate::usage::settings;
-use crate::usage::standby::load::Life;
+use crate::usage::standby::load::Incarnation;
 use keysmith_core::event::{self, Event, Learned, Record};
 use keysmith_core::policy::verdict::Reason;
 use keysmith_core::request_id;
@@ -42,13 +42,13 @@ struct Holder {
     environment: Vec<u8>,
 }
 
-pub fn check(life: &Life, unknown_mark: i64) -> Result<()> {
-    if !(1..now() + AHEAD).contains(&life.incarnation) {
+pub fn check(incarnation: &Incarnation, unknown_mark: i64) -> Result<()> {
+    if !(1..now() + AHEAD).contains(&incarnation.id) {
         return Err(Error::argument("incarnation", "must be that of a standby"));
     }
     for (name, value, most) in [
-        ("most_waiting", life.most_waiting, MOST_WAITING),
-        ("dropped", life.dropped, MOST_COUNTED),
+        ("most_waiting", incarnation.most_waiting, MOST_WAITING),
+        ("dropped", incarnation.dropped, MOST_COUNTED),
         ("unknown_mark", unknown_mark, MOST_COUNTED),
     ] {
         if value > most {

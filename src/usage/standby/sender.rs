@@ -8,12 +8,10 @@
 
 use crate::usage::queue::Queue;
 use crate::usage::queue::unknown::Unknown;
-use crate::usage::restart::incarnations;
-use crate::usage::restart::standby_backlog;
-use crate::usage::restart::traces;
+use crate::usage::restart::{backlog, incarnations, losses};
 use crate::usage::settings;
 use crate::usage::standby::link::{self, Failed};
-use crate::usage::standby::load::{Life, Marks};
+use crate::usage::standby::load::{Incarnation, Marks};
 use crate::usage::standby::name;
 use crate::usage::transaction::{Failure, extension_exists, transaction, without_snapshot};
 use crate::usage::worker::process;
@@ -55,8 +53,8 @@ pub struct Sender {
     unknown_at: i64,
     busy_at: i64,
     is_failing: bool,
-    /// Whether an earlier life's records may still be there.
-    looks_for_kept: bool,
+    /// Whether an earlier incarnation's records may still be there.
+    looks_for_backlog: bool,
 }
 
 /// Why the sender is done.
@@ -84,7 +82,7 @@ impl Sender {
             unknown_at: 0,
             busy_at: monotonic(),
             is_failing: false,
-            looks_for_kept: true,
+            looks_for_backlog: true,
         }
     }
 
@@ -121,9 +119,7 @@ impl Sender {
     }
 
     fn is_empty(&self) -> bool {
-        self.queue
-            .with(self.place, |d| d.records.count == 0 && d.unknown.is_empty())
-            .unwrap_or(true)
+        self.queue.with(self.place, |database| database.is_empty()).unwrap_or(true)
     }
 
     fn send_what_is_due(&mut self) -> Result<(), Failed> {
@@ -141,13 +137,13 @@ impl Sender {
             || count >= self.queue.wakes_at()
             || monotonic() - self.sent_at >= settings::flush_interval();
         let counts_are_due = is_asked || monotonic() - self.unknown_at >= STORES_UNKNOWN;
-        if self.looks_for_kept && standby_backlog::exists() {
+        if self.looks_for_backlog && backlog::exists() {
             self.connected()?;
-            standby_backlog::deliver(|life, records| {
-                self.collect(life, records, &Unsent::default()).map(|_| ())
+            backlog::deliver(self.queue, self.place, |incarnation, records| {
+                self.hand_over(incarnation, records, &Unsent::default()).map(|_| ())
             })?;
         }
-        self.looks_for_kept = false;
+        self.looks_for_backlog = false;
         if has_news && is_due {
             // What comes meanwhile is for the next time: see the worker's `drain`.
             while self.send_records()? {
@@ -173,7 +169,7 @@ impl Sender {
         for record in batch.iter() {
             parcel::add(&mut records, record.sequence, record.bytes);
         }
-        match self.collect(&self.life(), &records, &Unsent::default()) {
+        match self.hand_over(&self.incarnation(), &records, &Unsent::default()) {
             Ok(marks) => {
                 self.acknowledge(marks.last_sequence.unsigned_abs());
                 self.sent_up_to = last;
@@ -203,7 +199,7 @@ impl Sender {
         for (number, sample) in (1..).zip(&taken.samples) {
             parcel::add(&mut unsent.samples, number, sample);
         }
-        self.collect(&self.life(), &[], &unsent)?;
+        self.hand_over(&self.incarnation(), &[], &unsent)?;
         self.queue.with(self.place, |database| database.unknown.subtract(&copy));
         self.pending = None;
         self.succeeded();
@@ -229,7 +225,7 @@ impl Sender {
         self.link = Some(link);
         self.sent_up_to = 0;
         self.report_lost()?;
-        let marks = self.collect(&self.life(), &[], &Unsent::default())?;
+        let marks = self.hand_over(&self.incarnation(), &[], &Unsent::default())?;
         self.acknowledge(marks.last_sequence.unsigned_abs());
         if self.pending.is_none() {
             let counted = marks.unknown_seen.unsigned_abs();
@@ -238,22 +234,22 @@ impl Sender {
         Ok(())
     }
 
-    /// Has the primary know of lives that ended suddenly, which it may never have heard of:
-    /// each, and then the one after it, which did not begin after a proper end.
+    /// Tells the primary of incarnations that ended suddenly, which it may never have heard of:
+    /// each, and then the one after it, which did not start cleanly.
     fn report_lost(&self) -> Result<(), Failed> {
-        let lost = traces::lost(server::my_database().to_u32(), self.queue);
+        let lost = losses::lost(server::my_database().to_u32(), self.queue);
         for lost in &lost {
-            let life = |incarnation, started_cleanly| Life {
-                incarnation,
+            let named = |id, started_cleanly| Incarnation {
+                id,
                 most_waiting: lost.most_waiting,
                 started_cleanly,
                 dropped: 0,
-                ..self.life()
+                ..self.incarnation()
             };
-            self.collect(&life(lost.incarnation, true), &[], &Unsent::default())?;
-            self.collect(&life(lost.until, false), &[], &Unsent::default())?;
+            self.hand_over(&named(lost.incarnation, true), &[], &Unsent::default())?;
+            self.hand_over(&named(lost.until, false), &[], &Unsent::default())?;
         }
-        traces::forget(&lost);
+        losses::forget(&lost);
         Ok(())
     }
 
@@ -267,11 +263,11 @@ impl Sender {
         self.queue.signals.get(self.place).map_or(0, |signals| signals.acknowledged.load(SeqCst))
     }
 
-    fn life(&self) -> Life {
+    fn incarnation(&self) -> Incarnation {
         let dropped = self.queue.with(self.place, |database| database.counters.dropped);
-        Life {
+        Incarnation {
             standby: self.standby.clone(),
-            incarnation: self.queue.incarnation,
+            id: self.queue.incarnation,
             most_waiting: self.queue.most_waiting(),
             started_cleanly: self.queue.started_cleanly,
             dropped: i64::try_from(dropped.unwrap_or_default()).unwrap_or(i64::MAX),
@@ -279,18 +275,23 @@ impl Sender {
     }
 
     /// Has the primary take something in.
-    fn collect(&self, life: &Life, records: &[u8], unsent: &Unsent) -> Result<Marks, Failed> {
+    fn hand_over(
+        &self,
+        incarnation: &Incarnation,
+        records: &[u8],
+        unsent: &Unsent,
+    ) -> Result<Marks, Failed> {
         let Some(link) = &self.link else {
             return Err(Failed { message: "there is no connection".into() });
         };
         let statement = format!(
             "SELECT last_sequence::pg_catalog.text, unknown_seen::pg_catalog.text
              FROM keysmith.usage_collect({}, {}, {}, {}, {}, {}, {}, {}, {})",
-            literal(&life.standby),
-            life.incarnation,
-            life.most_waiting,
-            life.started_cleanly,
-            life.dropped,
+            literal(&incarnation.standby),
+            incarnation.id,
+            incarnation.most_waiting,
+            incarnation.started_cleanly,
+            incarnation.dropped,
             bytea(records),
             unsent.mark,
             bytea(&unsent.counts),
@@ -331,7 +332,7 @@ impl Sender {
         self.looks_at = monotonic() + self.look_wait;
     }
 
-    /// What the tables of this server say is stored of this life.
+    /// What is stored of this incarnation, as the tables of this server say.
     fn replayed(&self) -> Option<Marks> {
         let incarnation = self.queue.incarnation;
         let marks = transaction("looking at what is stored", || {
@@ -346,7 +347,7 @@ impl Sender {
                     })
                 },
             )?;
-            found.ok_or_else(|| Error::new(Code::NotFound, "no such life"))
+            found.ok_or_else(|| Error::new(Code::NotFound, "no such incarnation"))
         });
         marks.ok()
     }
@@ -388,6 +389,7 @@ impl Sender {
 
     fn discard(&mut self) {
         self.queue.discard(self.place);
+        backlog::discard(self.queue, self.place);
         self.pending = None;
     }
 

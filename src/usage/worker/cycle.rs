@@ -1,7 +1,6 @@
 //! The background worker of a database: started by its first event, gone when there
 //! have been none for a while, and never in anybody's way.
 
-use crate::usage::restart::standby_backlog;
 use crate::usage::session::worker_slot::{self, ABSENT, STARTING};
 use crate::usage::settings;
 use crate::usage::transaction::extension_exists;
@@ -67,6 +66,7 @@ impl Worker {
             }
             if self.is_open {
                 self.flusher.make_wanted();
+                self.flusher.store_backlog();
                 self.flush_if_due();
                 if monotonic() - self.maintained_at >= MAINTAINS {
                     self.maintain();
@@ -89,9 +89,7 @@ impl Worker {
         match self.flusher.open() {
             Ok(()) => {
                 self.is_open = true;
-                if let Err(message) = standby_backlog::store() {
-                    self.flusher.remember(&message);
-                }
+                self.flusher.store_backlog();
             }
             Err(failure) => self.flusher.could_not(&failure),
         }

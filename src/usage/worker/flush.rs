@@ -2,7 +2,8 @@
 
 use crate::usage::queue::Queue;
 use crate::usage::queue::unknown::Unknown;
-use crate::usage::restart::incarnations::{Life, Progress};
+use crate::usage::restart::backlog;
+use crate::usage::restart::incarnations::{CurrentIncarnation, Progress};
 use crate::usage::session::worker_slot;
 use crate::usage::settings;
 use crate::usage::store::batch::{self, Numbers, Stored};
@@ -26,7 +27,7 @@ const LONGEST_WAIT: i64 = 10_000_000;
 pub struct Flusher {
     pub queue: &'static Queue,
     pub place: usize,
-    life: Life,
+    incarnation: CurrentIncarnation,
     /// How many records are tried at once: fewer after a failure, to find its cause.
     limit: u32,
     tries: u32,
@@ -38,6 +39,8 @@ pub struct Flusher {
     late: u32,
     /// The newest record that is known to be stored.
     stored_up_to: u64,
+    /// When to look for a backlog; `None` once it is stored.
+    backlog_at: Option<i64>,
 }
 
 /// What became of a step of the worker's.
@@ -84,7 +87,7 @@ impl Flusher {
         Flusher {
             queue,
             place,
-            life: Life { queue, oid },
+            incarnation: CurrentIncarnation { queue, oid },
             limit: settings::batch_size(),
             tries: 0,
             in_a_row: 0,
@@ -92,18 +95,19 @@ impl Flusher {
             wait: SHORT_WAIT,
             late: 0,
             stored_up_to: 0,
+            backlog_at: Some(0),
         }
     }
 
-    /// Opens this life's entry in the book of lives.
+    /// Opens this incarnation's row.
     pub fn open(&mut self) -> Outcome<()> {
-        self.stored_up_to = self.life.open()?;
+        self.stored_up_to = self.incarnation.open()?;
         Ok(())
     }
 
     /// Notes that all is stored.
     pub fn close(&mut self) -> bool {
-        self.life.close().is_ok()
+        self.incarnation.close().is_ok()
     }
 
     /// The newest record that is known to be stored.
@@ -125,6 +129,18 @@ impl Flusher {
 
     pub fn may_try(&self) -> bool {
         monotonic() >= self.waits_until
+    }
+
+    /// Stores what waited when the server was shut down. Newer records don't wait for it.
+    pub fn store_backlog(&mut self) {
+        if self.backlog_at.is_some_and(|moment| monotonic() >= moment) {
+            let stored = backlog::store(self.queue, self.place);
+            self.backlog_at = stored.is_err().then(|| monotonic() + LONGEST_WAIT);
+            if let Err(message) = stored {
+                self.remember(&message);
+                pgrx::warning!("keysmith: what waited at the shutdown can't be stored: {message}");
+            }
+        }
     }
 
     /// Stores a batch.
@@ -182,7 +198,7 @@ impl Flusher {
         let dropped = self.queue.with(self.place, |database| database.counters.dropped);
         transaction("storing", || {
             let stored = batch::records(records, Numbers::OfQueue { incarnation })?;
-            self.life.note(&Progress {
+            self.incarnation.note(&Progress {
                 from: self.stored_up_to,
                 to: last.unwrap_or(self.stored_up_to),
                 stored: stored.events,
@@ -195,7 +211,7 @@ impl Flusher {
     /// Whether more is stored than was known, so that the batch is another one now.
     fn is_overtaken(&mut self) -> bool {
         let known = self.stored_up_to;
-        if let Ok(stored_up_to) = self.life.stored_up_to() {
+        if let Ok(stored_up_to) = self.incarnation.stored_up_to() {
             self.stored_up_to = stored_up_to.max(known);
         }
         self.stored_up_to > known
@@ -316,16 +332,14 @@ impl Flusher {
 
     pub fn is_empty(&self) -> bool {
         let pending = self.queue.signals.get(self.place).map(|s| s.pending.load(SeqCst));
-        let is_empty = self
-            .queue
-            .with(self.place, |d| d.records.count == 0 && d.unknown.is_empty())
-            .unwrap_or(true);
+        let is_empty = self.queue.with(self.place, |database| database.is_empty()).unwrap_or(true);
         is_empty && pending.unwrap_or_default() == 0
     }
 
     /// Throws away what belongs to an extension that is no more.
     pub fn discard(&mut self) {
         self.queue.discard(self.place);
+        backlog::discard(self.queue, self.place);
     }
 
     /// Whether so many waiting records should be stored before the interval is over.

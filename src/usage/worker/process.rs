@@ -28,8 +28,7 @@ pub fn step_down(queue: &Queue, place: usize) -> bool {
     let Some(signals) = queue.signals.get(place) else { return true };
     let has_left = queue.with(place, |database| {
         signals.worker.store(ABSENT, SeqCst);
-        let is_idle = database.records.count == 0
-            && database.unknown.is_empty()
+        let is_idle = database.is_empty()
             && database.worker.wanted.is_empty()
             && signals.pending.load(SeqCst) == 0;
         if is_idle {
