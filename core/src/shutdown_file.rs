@@ -6,11 +6,12 @@
 //! tell. A checksum of all that is before it ends each part.
 //!
 //! ```text
-//! head   "KSUSAGE"  version 1  incarnation 8  most waiting 8  flags 1  name's length 2  name  checksum 16
-//! body   dropped 8  records' length 8  records (see `parcel`)  checksum 16
+//! head   "KSUSAGE", version, incarnation, most waiting, flags, length of name, name, checksum
+//! body   dropped, length of records, records (see `parcel`), checksum
 //! ```
 //!
-//! The lowest byte of a number comes first.
+//! The version and the flags have 1 byte, the length of the name 2, checksums 16, other numbers 8.
+//! The lowest byte comes first.
 
 use crate::parcel;
 use crate::siphash::SipHasher;
@@ -34,7 +35,7 @@ pub struct Head {
     pub server: String,
 }
 
-/// What waited when the incarnation was shut down.
+/// The records that waited when the incarnation was shut down.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Backlog<'a> {
     pub head: Head,

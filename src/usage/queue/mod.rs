@@ -4,6 +4,6 @@ mod batch;
 mod chain;
 pub mod shared;
 pub mod unknown;
-pub mod wanted;
+pub mod wanted_days;
 
 pub use shared::{MOST_DATABASES, Queue, REGION, queue};

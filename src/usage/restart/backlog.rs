@@ -1,6 +1,6 @@
-//! What waited when the server was shut down. The database's next worker stores it, or hands it to
-//! the primary. Records keep the names that they had, so that none is stored twice, whatever ends
-//! in between.
+//! The records that waited when the server was shut down. The database's next worker stores them, or
+//! hands them to the primary. They keep their incarnation and numbers, so that none is stored twice,
+//! whatever ends in between.
 
 use crate::usage::queue::Queue;
 use crate::usage::restart::files::{IncarnationFile, Kind};
@@ -37,8 +37,8 @@ pub fn store(queue: &Queue, place: usize) -> Result<(), String> {
     stored.map_err(|failed| failed.message)
 }
 
-/// Hands over the backlog, a portion at a time, and removes each file when all of it is taken.
-/// What can't be read is left to the next worker, so that newer records don't wait for it.
+/// Hands over the backlog, a portion at a time, and removes each file when all of it is stored. A
+/// file that can't be read is left to the next worker, so that newer records don't wait for it.
 pub fn deliver(
     queue: &Queue,
     place: usize,
@@ -89,8 +89,9 @@ pub fn deliver(
     Ok(())
 }
 
-/// Throws away the backlog of an extension that was dropped.
-pub fn discard(queue: &Queue, place: usize) {
+/// Throws away all that waits for an extension that was dropped.
+pub fn discard_all(queue: &Queue, place: usize) {
+    queue.discard(place);
     for file in files() {
         if let Err(error) = fs::remove_file(&file.path) {
             pgrx::warning!("keysmith: {} can't be removed: {error}", file.path.display());

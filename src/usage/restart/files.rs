@@ -15,8 +15,8 @@ pub enum Kind {
     Running,
     /// Of one that was shut down while records waited. A file that is not whole is a loss.
     Backlog,
-    /// Of one that has lost records, and of which no worker has read yet. The name ends with
-    /// `.END`, the incarnation after it.
+    /// Of one that has lost records, until a worker has noted that. The name ends with `.END`, the
+    /// incarnation after it.
     Lost { end: i64 },
 }
 
@@ -72,8 +72,8 @@ impl IncarnationFile {
     }
 }
 
-/// Writes a file that no other user may read. What is there already is written over, not cut off
-/// first: so a head that is there stays whole where there is no room for the rest.
+/// Writes a file that no other user may read. An existing file is written over, and not cut off
+/// first. So its head stays whole if there is no room for the rest.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;

@@ -8,7 +8,6 @@ use crate::usage::standby::name;
 use crate::usage::transaction::{Outcome, transaction};
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param, Row};
-use pgrx::pg_sys::Oid;
 
 /// The row of the incarnation that runs, for one database.
 #[derive(Clone, Copy)]
@@ -153,16 +152,12 @@ impl CurrentIncarnation {
         let incarnation = self.queue.incarnation;
         [
             Param::bigint(Some(incarnation)),
-            oid(self.oid.into()),
+            Param::oid(self.oid.into()),
             Param::bigint(Some(server())),
             Param::timestamp(Some(incarnation)),
             Param::bigint(Some(self.queue.most_waiting())),
         ]
     }
-}
-
-pub fn oid(oid: Oid) -> Param<'static> {
-    Param::oid(oid)
 }
 
 /// The server's system identifier, as the table has it.

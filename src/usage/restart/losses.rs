@@ -54,8 +54,8 @@ pub fn head(queue: &Queue) -> Head {
     }
 }
 
-/// The incarnations that have lost records of a database, and of which no worker has read yet,
-/// the oldest first.
+/// The incarnations that have lost records of a database, until a worker has noted that; the oldest
+/// first.
 pub fn lost(database: u32, queue: &Queue) -> Vec<Lost> {
     let lost = |file: IncarnationFile| match file.kind {
         Kind::Lost { end } if file.database == database => {

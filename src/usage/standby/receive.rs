@@ -11,7 +11,7 @@ use crate::usage::restart::incarnations;
 use crate::usage::session::write_through;
 use crate::usage::standby::bounds::{self, MOST_COUNTS, MOST_RECORDS, MOST_SAMPLES};
 use crate::usage::standby::load::{Incarnation, Load, Marks};
-use crate::usage::store::batch;
+use crate::usage::store::insert;
 use crate::usage::store::partitions;
 use crate::usage::store::quarantine;
 use crate::usage::store::unknown_rows;
@@ -31,7 +31,7 @@ sql_functions! {
 }
 
 const MOST_NAME: usize = 200;
-/// More than a record, or a count, takes with what is around it.
+/// More than a record or a count takes, with its number and length.
 const MOST_SIZE: usize = 600;
 
 fn usage_collect(call: &Call) -> Result<Option<Datum>> {
@@ -63,7 +63,7 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
     }
     let keeps_extension = keep_extension();
     let marks = Catalog::open()?.as_owner(|| {
-        batch::be_brief();
+        insert::be_brief();
         if !keeps_extension {
             give_way();
         }
@@ -79,12 +79,11 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// Stores what is new of a load. Called as the extension's owner, in a transaction that
-/// stores all of it or nothing.
+/// Stores what is new of a load. Called as the extension's owner, in a transaction that stores all
+/// of it or nothing.
 pub fn receive(from: &Incarnation, load: &Load) -> Result<Marks> {
-    let named = |from: &Incarnation| {
-        [Param::bigint(Some(from.id)), incarnations::oid(server::my_database())]
-    };
+    let named =
+        |from: &Incarnation| [Param::bigint(Some(from.id)), Param::oid(server::my_database())];
     let [incarnation, database] = named(from);
     let is_new = spi::execute(
         "INSERT INTO keysmith_private.usage_incarnation
@@ -132,7 +131,7 @@ pub fn receive(from: &Incarnation, load: &Load) -> Result<Marks> {
         load.records.iter().filter(|(number, _)| *number > marks.last_sequence).copied().collect();
     let unfit: Vec<_> =
         load.unfit.iter().filter(|(number, ..)| *number > marks.last_sequence).copied().collect();
-    let stored = quarantine::store_the_rest(&fresh, from.id)?;
+    let stored = quarantine::store_or_quarantine(&fresh, from.id)?;
     quarantine::note_unfit(&unfit, from.id)?;
     for (_, record) in &fresh {
         if let Record::Amendment { request_id, .. } = record
@@ -185,13 +184,13 @@ fn forget_incarnations(from: &Incarnation) -> Result<()> {
                    WHERE l.standby <> '' AND l.database = $1
                    ORDER BY 1 DESC OFFSET 1000 LIMIT 1)
              FOR UPDATE SKIP LOCKED)",
-        &[incarnations::oid(server::my_database()), Param::bigint(Some(from.id))],
+        &[Param::oid(server::my_database()), Param::bigint(Some(from.id))],
     )?;
     Ok(())
 }
 
-/// The life of this standby before this one: what it had not handed over is lost unless
-/// it ended properly, since then it was kept, and came before the first of this from.
+/// Reports what the standby's incarnation before this one has lost: what it had not handed over,
+/// unless it was shut down properly. Then its backlog came before.
 fn report_losses(from: &Incarnation) -> Result<()> {
     let losses = spi::all(
         "UPDATE keysmith_private.usage_incarnation AS i
@@ -209,7 +208,7 @@ fn report_losses(from: &Incarnation) -> Result<()> {
              i.lost_at_most, i.standby, i.lost_from, i.lost_until), i.lost_at_most",
         &[
             Param::bigint(Some(from.id)),
-            incarnations::oid(server::my_database()),
+            Param::oid(server::my_database()),
             Param::text(&from.standby),
             Param::boolean(from.started_cleanly),
             Param::timestamp(Some(from.id)),
@@ -259,7 +258,7 @@ fn learned_is_storable(learned: &Learned) -> bool {
     [learned.method, learned.endpoint].into_iter().flatten().all(is_text)
 }
 
-/// Whether the bytes are a text of the database's encoding.
+/// Whether the bytes are a text in the database's encoding.
 fn is_text(bytes: &[u8]) -> bool {
     text::is_valid(bytes)
 }
@@ -272,7 +271,7 @@ fn number(call: &Call, n: usize, name: &str) -> Result<i64> {
     }
 }
 
-/// Bytes that can be those of so many records.
+/// Bytes that are not too many for so many records.
 fn bytes<'a>(call: &'a Call, n: usize, name: &str, records: usize) -> Result<&'a [u8]> {
     match call.bytes(n, records * MOST_SIZE) {
         None => Err(must_not_be_null(name)),
