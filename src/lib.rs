@@ -35,7 +35,7 @@ fn load() -> pg::error::Result<()> {
     transaction::register();
     if pg::settings::is_preloading() {
         lag::install();
-        usage::restart::start::install();
+        usage::restart::startup::install();
         pg::shmem::install(&REGIONS);
     }
     pg::settings::reserve_prefix(c"keysmith");

@@ -510,6 +510,32 @@ def test_a_full_disk_costs_errors_and_nothing_else():
         check_log(cluster, but=["No space left", "keysmith: usage"])
 
 
+def test_what_waits_at_a_shutdown_with_a_full_disk_is_a_loss():
+    with small_disk("64m", "data", max_worker_processes=1) as (cluster, disk):
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        key = db.mint().api_key
+        db.rows("SELECT (keysmith.verify(%s)).ok FROM generate_series(1, 8000)", key)
+        db.rows("CHECKPOINT")
+        ballast = fill(disk)
+        # PostgreSQL's own last files find room.
+        os.truncate(ballast, ballast.stat().st_size - 400_000)
+        db.session.close()
+        cluster.stop()
+        assert re.search(r"usage of 8000 requests can't be kept: No space left", cluster.log.read_text())
+        ballast.unlink()
+        cluster.configure(max_worker_processes=8)
+        cluster.start()
+        db = session(cluster)
+        assert db.verify(key).ok
+        wait_until(lambda: has_flushed(db), 60)
+        assert stored(db) == 1
+        loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        assert loss.lost_at_most == loss.most_waiting >= 8000
+        db.session.close()
+
+
 def calls_taken(db, key):
     return 100_000 - int(re.search(r"(\d+) calls left", db.value(LEFT, key.api_key))[1])
 

@@ -364,11 +364,10 @@ def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
             requests(there, key.api_key, 20)
             kept = requests(session(standby, "beside"), other.api_key, 5)
             place = there.value("SELECT oid::text FROM pg_database WHERE datname = current_database()")
-            in_the_way = standby.data / f"pg_stat/keysmith_usage.{place}.{status(there)['incarnation']}"
-            in_the_way.mkdir()
+            incarnation = status(there)["incarnation"]
+            (standby.data / f"pg_stat/keysmith_incarnation.{place}.{incarnation}").chmod(0o400)
             there.session.close()
             standby.stop()
-            in_the_way.rmdir()
             # Wait, or the transaction that the primary had begun when the standby left would be
             # stored after all.
             wait_until(lambda: not db.value("SELECT count(*) FROM pg_stat_activity "

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -494,11 +495,10 @@ def test_what_can_not_be_kept_over_a_restart_is_reported():
     with cluster_with_key("unkept", max_worker_processes=1) as (cluster, db, key):
         for _ in range(20):
             db.verify(key)
-        in_the_way = cluster.data / "pg_stat/keysmith_usage"
-        in_the_way.mkdir()
+        file, = (cluster.data / "pg_stat").glob("keysmith_incarnation.*")
+        file.chmod(0o400)
         cluster.stop()
         assert "usage of 20 requests can't be kept" in cluster.log.read_text()
-        in_the_way.rmdir()
         cluster.configure(max_worker_processes=8)
         cluster.start()
         db = session(cluster)
@@ -511,6 +511,74 @@ def test_what_can_not_be_kept_over_a_restart_is_reported():
                         " AND now() FROM keysmith.status() WHERE (topic, name) = ('usage', 'since')")
         cluster.restart()
         assert count(session(cluster), "losses") == 1
+
+
+def left_over(cluster):
+    """The file of what waited when the server was shut down."""
+    file, = (cluster.data / "pg_stat").glob("keysmith_usage.*")
+    return file
+
+
+def test_what_waited_at_a_shutdown_is_stored_once_whatever_ends_next():
+    with cluster_with_key("backlog", max_worker_processes=1) as (cluster, db, key):
+        requests = [db.verify(key).request_id for _ in range(20)]
+        cluster.restart()
+        file = left_over(cluster)
+        content = file.read_bytes()
+        # There is no worker yet, and a sudden end costs nothing of what is in the file.
+        crash(cluster, session(cluster))
+        db = session(cluster)
+        assert count(db, "waiting") == 20
+        # A worker that is killed between storing and removing the file leaves it.
+        cluster.configure(max_worker_processes=8)
+        for _ in range(2):
+            db.session.close()
+            cluster.stop()
+            file.write_bytes(content)
+            shutil.chown(file, cluster.log.owner(), cluster.log.group())
+            cluster.start()
+            db = session(cluster)
+            assert [row.request_id for row in events(db)] == requests
+            assert count(db, "waiting") == 0 and not file.exists()
+        assert db.value("SELECT sum(stored) FROM keysmith_private.usage_incarnation") == 20
+        assert_totals(db)
+
+
+def test_a_file_that_is_not_whole_is_a_loss():
+    with cluster_with_key("broken", max_worker_processes=1) as (cluster, db, key):
+        requests = [db.verify(key).request_id for _ in range(2)]
+        cluster.stop()
+        db.session.close()
+        file = left_over(cluster)
+        whole = file.read_bytes()
+        flipped = [whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1:]
+                   for n in (0, 7, 20, len(whole) // 2, len(whole) - 1)]
+        cut = [whole[:n] for n in (0, 7, 20, len(whole) // 2, len(whole) - 1)]
+        for n, content in enumerate([*cut, *flipped, whole + b"x"], 1):
+            file.write_bytes(content)
+            shutil.chown(file, cluster.log.owner(), cluster.log.group())
+            cluster.start()
+            assert cluster.log.read_text().count("is not whole") == n and not file.exists()
+            cluster.stop()
+        cluster.configure(max_worker_processes=8)
+        cluster.start()
+        db = session(cluster)
+        later = db.verify(key).request_id
+        assert [row.request_id for row in events(db)] == [later]
+        loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        assert loss.lost_at_most == loss.most_waiting >= 2
+        assert str(loss.incarnation) == file.suffix[1:]
+        assert list(file.parent.glob("keysmith_lost.*")) == []
+        assert file.with_name(f"unreadable_{file.name}").exists()
+        # One that is whole after all is stored.
+        db.session.close()
+        cluster.stop()
+        file.write_bytes(whole)
+        shutil.chown(file, cluster.log.owner(), cluster.log.group())
+        cluster.start()
+        db = session(cluster)
+        assert {row.request_id for row in events(db)} == {*requests, later}
+        assert count(db, "losses") == 1
 
 
 @pytest.mark.parametrize("end", ["postmaster", "worker", "immediate"])

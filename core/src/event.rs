@@ -109,6 +109,14 @@ impl<'a> Record<'a> {
     }
 
     /// Reads a record that `encode` wrote. `None` for any other bytes.
+    /// The record as `encode` writes it.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut room = [0; MAX_LEN];
+        let length = self.encode(&mut room);
+        room.get(..length).unwrap_or_default().to_vec()
+    }
+
+    /// Reads what `encode` wrote; `None` if it is anything else.
     pub fn decode(bytes: &'a [u8]) -> Option<Record<'a>> {
         let mut reader = Reader(bytes);
         let [kind] = reader.take()?;

@@ -21,6 +21,7 @@ pub mod refill;
 pub mod request_id;
 pub mod rows;
 mod seqlock;
+pub mod shutdown_file;
 pub mod siphash;
 pub mod tally;
 pub mod unknown_tally;

@@ -2,9 +2,8 @@
 
 use crate::manage::authority::{self, Needs};
 use crate::usage::queue::Queue;
-use crate::usage::queue::shared::{Counters, WorkerPlace};
-use crate::usage::restart::incarnations;
-use crate::usage::session::destination::is_kept_here;
+use crate::usage::queue::shared::{Counters, WorkerState};
+use crate::usage::session::overflow::is_kept_here;
 use crate::usage::session::pending;
 use crate::usage::session::worker_slot;
 use crate::usage::session::worker_slot::LOST_HERE;
@@ -14,7 +13,7 @@ use pg::error::{Code, Error, Result};
 use pg::output;
 use pg::result_set::{Cell, ResultSet};
 use pg::server;
-use pg::spi;
+use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 use std::borrow::Cow;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -31,7 +30,7 @@ struct View {
     used: u32,
     count: u32,
     counters: Counters,
-    worker: WorkerPlace,
+    worker: WorkerState,
     unknown_seen: u64,
     unknown_stored: u64,
 }
@@ -77,7 +76,7 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
                 }
             },
         )?;
-        rows.extend(spi::all(STANDBYS, &[incarnations::oid(server::my_database())], |row| {
+        rows.extend(spi::all(STANDBYS, &[Param::oid(server::my_database())], |row| {
             Some((row.text(1).unwrap_or_default().into(), row.text(2)))
         })?);
         Ok(())
@@ -94,7 +93,7 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
         let used = queue.waiting();
         state.databases.get(place).map(|database| View {
             used,
-            count: database.records.count,
+            count: database.records.count + database.backlog,
             counters: database.counters,
             worker: database.worker,
             unknown_seen: database.unknown.seen,
@@ -103,8 +102,8 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
     });
     let Some(view) = view else { return };
     let signals = queue.signals.get(place);
-    let presence = signals.map_or(0, |signals| signals.worker.load(SeqCst));
-    let held = signals.map_or(0, |signals| signals.pending.load(SeqCst));
+    let running = signals.map_or(0, |signals| signals.worker.load(SeqCst));
+    let pending = signals.map_or(0, |signals| signals.pending.load(SeqCst));
     let counters = view.counters;
     let error = view.worker.last_error;
     let error = error.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -114,7 +113,7 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
         (true, true) => "shared memory, handed to the primary",
         (true, false) => "not logged: the server is a standby that hands over nothing",
     };
-    let worker = match presence {
+    let worker = match running {
         worker_slot::RUNNING => "running",
         worker_slot::STARTING => "starting",
         _ => "none, none is needed",
@@ -128,7 +127,7 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
         ("share", shown(queue.share.into())),
         ("used", shown(view.used.into())),
         ("waiting", shown(view.count.into())),
-        ("held", shown(held.into())),
+        ("held", shown(pending.into())),
         ("accepted", shown(counters.accepted)),
         ("stored", shown(counters.stored)),
         ("amendments", shown(counters.amendments)),
@@ -137,7 +136,7 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
         ("dropped", shown(counters.dropped)),
         ("discarded", shown(counters.discarded)),
         ("not_logged", shown(counters.not_logged)),
-        ("set_aside", shown(counters.set_aside)),
+        ("set_aside", shown(counters.quarantined)),
         ("unknown", shown(view.unknown_seen)),
         ("unknown_stored", shown(view.unknown_stored)),
         ("worker", Some(worker.into())),
@@ -179,9 +178,10 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
                 let is_done = (database.records.done >= sequence
                     || database.records.count == 0
                     || is_acknowledged)
+                    && database.backlog == 0
                     && database.unknown.stored >= seen;
                 database.worker.asked |= !is_done;
-                (is_done, database.records.count)
+                (is_done, database.records.count + database.backlog)
             })
             .unwrap_or((true, 0));
         if is_done {

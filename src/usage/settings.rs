@@ -92,7 +92,7 @@ static CONNINFO: Text<WithoutSecret> = Text::new(
 static OVERFLOW: Choice = Choice::new(
     About {
         name: c"keysmith.usage_overflow",
-        description: c"What becomes of usage records for which there is no room.",
+        description: c"How usage records are handled when the buffer has no room.",
         explanation: c"write-through has the transaction write them, if it can; drop counts them.",
         context: Context::Superuser,
         flags: 0,

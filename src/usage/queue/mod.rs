@@ -2,6 +2,6 @@
 
 pub mod shared;
 pub mod unknown;
-pub mod wanted;
+pub mod wanted_days;
 
 pub use shared::{MOST_DATABASES, Queue, REGION, queue};

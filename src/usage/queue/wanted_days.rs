@@ -1,19 +1,18 @@
-//! Days for which a session waits that the worker makes partitions.
+//! Days for which a session wants a partition. The worker makes it.
 
 use pg::shmem::shareable;
 use std::collections::BTreeSet;
 
 shareable! {
-    /// Days for which somebody waits that there are partitions.
     #[derive(Clone, Copy, Default)]
-    pub struct Wanted {
+    pub struct WantedDays {
         first: i64,
-        /// How many; 0 for none.
+        /// The number of days.
         count: i64,
     }
 }
 
-impl Wanted {
+impl WantedDays {
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -24,10 +23,10 @@ impl Wanted {
         } else {
             (first.min(self.first), (last + 1).max(self.first + self.count))
         };
-        *self = Wanted { first: begin, count: end - begin };
+        *self = WantedDays { first: begin, count: end - begin };
     }
 
-    /// Takes the days out: none of them is wanted afterwards.
+    /// Takes the days out: they are wanted no more.
     pub fn take(&mut self) -> BTreeSet<i64> {
         let days = (self.first..self.first + self.count).collect();
         self.count = 0;

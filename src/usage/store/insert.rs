@@ -1,7 +1,7 @@
-//! Rows of usage: many records at once. Called as the extension's owner, with statements
-//! at command.
+//! Stores a batch of records: by `bulk_insert` where that is possible, otherwise by an `INSERT`.
+//! Amendments are an `UPDATE`. Called as the extension's owner, connected to SPI.
 
-use crate::usage::store::direct;
+use crate::usage::store::bulk_insert;
 use crate::usage::store::partitions;
 use crate::usage::store::partitions::with_events;
 use crate::usage::store::rows;
@@ -17,22 +17,22 @@ use pg::spi::{self, Param};
 use pg::table::Lock;
 use std::collections::{HashMap, HashSet};
 
-/// Where the numbers of the rows come from.
+/// The numbers of the rows.
 #[derive(Clone, Copy)]
 pub enum Numbers {
-    /// Those of the records, within a life of the server's shared memory.
+    /// Those of the records, within the incarnation that runs.
     OfQueue { incarnation: i64 },
-    /// Those of records that come from elsewhere, within a life of another memory. Whose
-    /// request has a row already is left out.
-    Brought { incarnation: i64 },
-    /// A sequence of the database's.
+    /// Those of the records, within another incarnation. A record is left out if its request has a
+    /// row already.
+    Received { incarnation: i64 },
+    /// The next ones of a sequence.
     OfSequence,
 }
 
 #[derive(Default)]
 pub struct Stored {
     pub events: usize,
-    /// Names in amendments for which no row could be completed.
+    /// Request ids of amendments that found no row.
     pub unmatched: HashSet<[u8; 16]>,
 }
 
@@ -61,11 +61,12 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
     let days = partitions::missing(records.iter().map(|(_, record)| record));
     partitions::make(&days)?;
     let left: Vec<_> = match numbers {
-        Numbers::OfQueue { incarnation } => direct::store(&events, incarnation),
-        // The marks of a life say what is stored of it, but its records are made elsewhere:
-        // none is counted with a request that has its row.
-        Numbers::Brought { incarnation } => {
-            unless_twice(|| direct::store(&events, incarnation)).unwrap_or(events.iter().collect())
+        Numbers::OfQueue { incarnation } => bulk_insert::store(&events, incarnation),
+        // A role that may hand over records can make them up: a request that has a row is not
+        // counted twice.
+        Numbers::Received { incarnation } => {
+            unless_twice(|| bulk_insert::store(&events, incarnation))
+                .unwrap_or(events.iter().collect())
         }
         Numbers::OfSequence => events.iter().collect(),
     };
@@ -74,11 +75,11 @@ pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
         stored = stored - left.len() + insert(&left, numbers)?;
     }
     let unmatched = match numbers {
-        // The isolation level is the caller's, who may not see the row, nor change it.
+        // At the caller's isolation level the row may be out of sight.
         Numbers::OfSequence => {
             subtransaction(|| amend(&told)).unwrap_or_else(|_| told.keys().copied().collect())
         }
-        Numbers::OfQueue { .. } | Numbers::Brought { .. } => amend(&told)?,
+        Numbers::OfQueue { .. } | Numbers::Received { .. } => amend(&told)?,
     };
     Ok(Stored { events: stored, unmatched })
 }
@@ -88,7 +89,7 @@ pub fn attempt(records: &[(i64, Record)], numbers: Numbers) -> Outcome<Stored> {
     subtransaction(|| self::records(records, numbers))
 }
 
-/// Hands on rows of these events as an array of the table's row type, for a statement.
+/// Runs a statement with rows of these events, as an array of the table's row type.
 fn with_batch<'a, T>(
     events: impl Iterator<Item = (i64, &'a Event<'a>)>,
     incarnation: i64,
@@ -104,11 +105,11 @@ fn with_batch<'a, T>(
     })
 }
 
-/// Inserts rows, and tells how many.
+/// Inserts rows, and returns their number.
 fn insert(events: &[&(i64, Event)], numbers: Numbers) -> Result<usize> {
     let (incarnation, sequence, conflict) = match numbers {
         Numbers::OfQueue { incarnation } => (incarnation, "sequence", ""),
-        Numbers::Brought { incarnation } => (incarnation, "sequence", "ON CONFLICT DO NOTHING"),
+        Numbers::Received { incarnation } => (incarnation, "sequence", "ON CONFLICT DO NOTHING"),
         Numbers::OfSequence => {
             let next = "pg_catalog.nextval('keysmith_private.usage_sequence'::pg_catalog.regclass)";
             (0, next, "")
@@ -130,9 +131,9 @@ fn insert(events: &[&(i64, Event)], numbers: Numbers) -> Result<usize> {
     })
 }
 
-/// Completes rows that are stored already; gives back what found none, or one that another
-/// transaction has locked. All at once: each name costs a look into the indexes of the days
-/// that it can be of.
+/// Amends rows that are stored already. Returns the request ids that found no row, or one that
+/// another transaction has locked. One statement looks for all, in the partitions of the days that
+/// the ids can be of.
 fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>> {
     let mut unmatched: HashSet<[u8; 16]> = told.keys().copied().collect();
     if told.is_empty() {
@@ -150,7 +151,7 @@ fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>>
     for setting in [c"enable_indexscan", c"enable_nestloop", c"enable_partition_pruning"] {
         set_for_now(setting, c"on");
     }
-    // Rows that others stored since this transaction began are amended too, at every isolation level.
+    // A new snapshot, at every isolation level, shows rows that were stored since this transaction began.
     let now = Snapshot::now();
     let amended = with_batch(events.iter().map(|event| (0, event)), 0, |batch| {
         spi::change_now(
@@ -176,10 +177,10 @@ fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>>
     Ok(unmatched)
 }
 
-/// A request waits for us, so we do not wait long for others: less than the second after which
-/// PostgreSQL looks for a deadlock, so that of two that wait for each other we give way.
+/// A request waits for this, so this waits for locks only half as long as PostgreSQL waits before it
+/// looks for a deadlock. Of two transactions that wait for each other, this one fails.
 pub fn be_brief() {
     set_for_now(c"lock_timeout", c"500ms");
-    // To compile what names all partitions takes seconds.
+    // Compiling a statement that names all partitions takes seconds.
     set_for_now(c"jit", c"off");
 }

@@ -1,9 +1,8 @@
-//! The worker's rows go straight into the partitions of their days, and what they add to
-//! the totals into `usage_delta`, as the triggers would put it there.
+//! Puts the worker's rows straight into the partitions of their days, and what they add to the
+//! totals into `usage_delta`, as the triggers would.
 //!
-//! Where the tables are not as we make them (a trigger more, or one that is disabled, a
-//! day without its partition), rows are left to the usual statement, which does
-//! whatever PostgreSQL would.
+//! Rows are left to an `INSERT` if the tables are not as the extension makes them: with another
+//! trigger, a disabled one, or a day without its partition.
 
 use crate::usage::store::partitions::{named, with_events};
 use crate::usage::store::rows;
@@ -24,12 +23,12 @@ const COUNTS: &CStr = c"usage_inserted";
 
 const WRITES: Mode = Mode::RowExclusive;
 
-/// Stores events of the queue, and gives back those that must go another way.
+/// Stores events. Returns those that must be inserted by a statement.
 pub fn store<'a>(events: &'a [Numbered<'a>], incarnation: i64) -> Vec<&'a Numbered<'a>> {
     let stored = named(c"usage_delta").and_then(|deltas| {
         with_events(WRITES, Lock::Kept, |parent| {
             with_table(deltas, WRITES, Lock::Kept, |deltas| {
-                // Somebody may want to know of rows of what changed.
+                // A trigger that somebody put on `usage_delta` must fire.
                 let is_as_made = counts_inserts(parent)
                     && !parent.has_rules()
                     && !parent.has_row_security()
@@ -71,18 +70,17 @@ fn put_all<'a>(
     left
 }
 
-/// Puts events into their partition. False where that can't be done.
+/// Puts events into their partition. False if that can't be done.
 fn put(parent: Table<'_>, partition: Oid, events: &[&Numbered], incarnation: i64) -> bool {
     with_table(partition, WRITES, Lock::Kept, |table| {
         let rows =
             events.iter().map(|(sequence, event)| rows::event(event, incarnation, *sequence));
-        // A partition that is being restored has its trigger last.
+        // A partition that is being restored gets its trigger last.
         counts_inserts(table) && table.is_laid_out_as(parent) && fill(table, &rows::EVENT, rows)
     })
 }
 
-/// Whether a table has the trigger that counts what is inserted, enabled, and no other
-/// that inserts would fire.
+/// Whether the trigger that counts is enabled, and an insert fires no other.
 fn counts_inserts(table: Table<'_>) -> bool {
     let mut inserts = table.triggers();
     inserts.retain(|trigger| trigger.is_for_inserts);
