@@ -1,4 +1,4 @@
-# keysmith. `make help` lists what can be made.
+# keysmith. `make help` lists the targets.
 #
 # The crate is built with plain cargo; cargo-pgrx works too, and is not needed.
 
@@ -15,7 +15,7 @@ BUILD  = $(or $(CARGO_TARGET_DIR),target)/release
 VENV   = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/venv
 BENCH_VENV = $(VENV)-bench
 SCRIPT = sql/keysmith--$(shell sed -nE "s/^default_version = '(.*)'/\1/p" keysmith.control).sql
-# Each has a cluster of its own; tests wait a lot, for workers and for clocks.
+# Each test runner has a private cluster; tests wait a lot, for workers and for clocks.
 TEST_JOBS ?= $(shell expr $$(nproc) + 1)
 cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
 
@@ -24,7 +24,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
         test test-core test-server test-majors installcheck lint deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
         bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency crash soak scale clean
 
-help: ## list what can be made
+help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
 
 setup: ## install missing packages (Debian, Ubuntu)
@@ -88,7 +88,7 @@ $(VENV)/done: tests/requirements.txt
 test-majors: setup ## run every test on every supported PostgreSQL
 	@scripts/test-majors.sh
 
-# As for every extension: against the running server that PGHOST and its kin name.
+# Like every extension: against the running server that PGHOST and the other libpq variables name.
 installcheck: ## run the regression suites against a running server
 	pg_test/run $(pg_config)
 
@@ -99,7 +99,7 @@ lint: setup $(VENV)/done ## check formatting, lints, layers and spelling
 	python3 scripts/check_layers.py
 	$(VENV)/bin/codespell
 
-deny: ## check licences, advisories and sources of libraries, where cargo-deny is installed
+deny: ## check licences, advisories and sources of libraries, if cargo-deny is installed
 	@command -v cargo-deny >/dev/null || { echo "cargo install --locked cargo-deny" >&2; exit 1; }
 	$(CARGO) deny check
 
@@ -108,7 +108,7 @@ bench: install $(BENCH_VENV)/done benches/frameworks/node_modules/.package-lock.
 	PG_CONFIG=$(pg_config) $(BENCH_VENV)/bin/python benches/run.py --kept $(BUILD)/../bench \
 	    $(if $(FULL),--full) $(if $(RESUME),--resume) $(if $(ONLY),--only $(ONLY))
 
-# What is compared with: only for benchmarks.
+# Packages for comparison: only for benchmarks.
 $(BENCH_VENV)/done: benches/frameworks/requirements.txt tests/requirements.txt
 	python3 -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/pip install --quiet -r $<
@@ -139,13 +139,13 @@ bench-usage: install $(VENV)/done ## measure tracking, and pages of usage; REQUE
 bench-rows: install $(VENV)/done ## measure row hashing
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_hashing.py
 
-fuzz: ## fuzz what reads bytes from outside, SECONDS=600 a target
+fuzz: ## fuzz the parsers of outside bytes, SECONDS=600 a target
 	@scripts/fuzz.sh $(or $(SECONDS),600)
 
 fuzz-sql: install $(VENV)/done ## call every function at random, MINUTES=10, SEED=
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python fuzz/sql/run.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
-miri: ## interpret the tests of the rules, and see what is undefined
+miri: ## interpret the tests of the rules, to find undefined behavior
 	@scripts/miri.sh
 
 valgrind: setup $(VENV)/done ## watch the memory of servers in the regression suites, or TESTS="..."
@@ -163,7 +163,7 @@ consistency: install $(VENV)/done ## decide while policies change, DECISIONS=200
 scale: install $(VENV)/done ## drive a primary and two standbys through a failover
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/scale.py
 
-clean: stop ## remove what was built, and the demo's cluster
+clean: stop ## remove build files and the demo's cluster
 	@[ ! -L target/cluster ] || rm -rf "$$(readlink -f target/cluster)"
 	rm -rf target pg_test/results pg_test/output_iso benches/frameworks/node_modules
 	[ -z "$(CARGO_TARGET_DIR)" ] || $(CARGO) clean

@@ -1,5 +1,5 @@
-"""What a decision costs within the server: processor time of one session that decides about
-many keys in one statement, less what the same statement costs with a trivial function."""
+"""The cost of a decision within the server: processor time of one session that decides about many
+keys in one statement, minus the time of the same statement with a trivial function."""
 
 import json
 
@@ -26,13 +26,13 @@ def verify(kind, key="api_key"):
 
 
 def loop(call, rows="plain_keys"):
-    # OFFSET keeps the planner from merging the loops, so that all have one shape.
+    # OFFSET keeps the planner from merging the loops, so that all have the same shape.
     return (f"SELECT count(v) FROM (SELECT {call} AS v FROM generate_series(1, %s) AS again, {rows}"
             f" OFFSET 0) AS called")
 
 
 def loops():
-    # OFFSET has every batch brought each time: the planner may not repeat results instead.
+    # OFFSET makes the executor run every batch: the planner may not repeat results instead.
     batches = (f"(SELECT api_keys FROM generate_series(1, %s) AS again, (SELECT array_agg(api_key) AS api_keys"
                f" FROM plain_keys GROUP BY n / {BATCH}) AS batches OFFSET 0) AS k")
     return {
@@ -56,7 +56,7 @@ def loops():
 
 
 def make_variants(connection, keys):
-    """What is made of the plain keys: requests that bring them, and keys that are none."""
+    """Arguments made of the plain keys: requests with these keys, and invalid keys."""
     connection.execute(
         "CREATE TABLE plain_variants (n integer, unknown_key text, malformed_key text, headers jsonb)")
     others = dataset.make_keys(len(keys), seed=2)
@@ -77,7 +77,7 @@ def measure(mode, scene, say):
         connection.execute("SET jit = off")
         connection.execute("DROP TABLE IF EXISTS plain_variants")
         make_variants(connection, scene.keys["plain"])
-        # Caches fill.
+        # Fill the caches.
         for statement in compared.values():
             connection.execute(statement, [1])
         for number in range(mode.rounds):
@@ -115,17 +115,17 @@ def page(data):
             for name in named(data)]
     table = report.markdown_table(["call", "µs", "p25..p75", "of verify", "of plpgsql"], rows)
     storing = ratios.quartiles(data["worker"])[1] * 1e6
-    return f"""# What a call costs the server
+    return f"""# Cost of a call for the server
 
 {report.surroundings(data)} Processor time of one session, in
-microseconds of a call: {data["calls"]:,} calls in one statement, less an empty loop of the same shape.
+microseconds of a call: {data["calls"]:,} calls in one statement, minus an empty loop of the same shape.
 No driver, no network, no parsing of statements.
 
 ![Processor time of a call](cost.svg)
 
 {table}
 
-A record that is logged costs the worker {storing:.1f} µs more, later, in a process of its own.
+A logged record later costs the worker, a separate process, {storing:.1f} µs more.
 """
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark runs on: valid keys of many tenants, the same at each run."""
+"""The data of every benchmark: valid keys of many tenants, the same at each run."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ UNREACHED_LIMIT = "100000000/1 hour/100000000/hourly"
 
 
 def make_keys(count, seed=1):
-    """Keys in the form that mint gives them; of another seed, all of them are others."""
+    """Keys in the form of mint; another seed gives entirely different keys."""
     random_source = random.Random(seed)
     return [_make_key(random_source) for _ in range(count)]
 
@@ -46,7 +46,7 @@ def _checksum(covered):
 
 
 def numbered_key(n):
-    """A valid key that its number tells, so that ten million needn't be kept."""
+    """A valid key computed from a number, so that ten million needn't be kept."""
     covered = PREFIX + hashlib.sha256(str(n).encode()).hexdigest()[:SECRET_LENGTH]
     return covered + _checksum(covered)
 
@@ -57,7 +57,7 @@ def misspell(key):
 
 
 def headers(key):
-    """A request's headers, as a framework hands them over."""
+    """A request's headers, as a framework passes them."""
     return json.dumps({
         "host": "api.example", "accept": "*/*", "user-agent": "curl/8.0",
         "content-type": "application/json", "authorization": f"Bearer {key}"})
@@ -83,7 +83,7 @@ def fill(connection, keys):
 
 def add_keys(connection, keys, keyspace="default", tenant="tenant", limits=None, scopes=SCOPES,
              allowlist=None, keys_per_tenant=KEYS_PER_TENANT):
-    """Keys of new tenants, which are named after `tenant`. `limits` is as it is stored."""
+    """Keys of new tenants, which are named after `tenant`. `limits` has its stored form."""
     random_source = random.Random(keys[0])
     tenants = [_make_uuid(random_source) for _ in range(-(-len(keys) // keys_per_tenant))]
     copy(connection, "keysmith_private.tenant", ["tenant_id", "keyspace", "name"],

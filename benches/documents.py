@@ -1,4 +1,4 @@
-"""Figures that documents show: blocks between two marks, written anew with each run."""
+"""Figures in documents: blocks between two marks, rewritten by each run."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ PERFORMANCE = ROOT / "docs" / "performance.md"
 SHOWN = [throughput.FLOOR, throughput.LOOKUP, throughput.VERIFY, throughput.OK_ALONE, throughput.FULL,
          throughput.PLPGSQL, throughput.HOT_VERIFY, throughput.HOT_PLPGSQL]
 CLIENTS = 8
-# Of a processor for an hour, in dollars: an example, near the list prices of large clouds.
+# For an hour of one processor, in dollars: an example, near the list prices of large clouds.
 PRICE = 0.05
 
 
@@ -56,7 +56,7 @@ def _million(data, costs):
     both = session + worker
     hours = both / 3600
     rows = [
-        ["the session, for a prepared statement of its own", f"{session:.1f} µs"],
+        ["the session, for a separate prepared statement", f"{session:.1f} µs"],
         ["of it, the decision with a limit and its record", f"{decision:.1f} µs"],
         ["the worker, which stores the record", f"{worker:.1f} µs"],
         ["together", f"{both:.1f} µs"],

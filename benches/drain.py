@@ -1,7 +1,6 @@
-"""How fast the worker stores usage records that wait, and what a record costs it.
-
-The worker is held still while records come in, as many as it is to store. Then it goes on,
-and the clock runs until all are stored and on disk.
+"""How fast the worker stores waiting usage records, and what a record costs it.
+The worker is stopped while the records arrive. Then it continues, and the clock runs until all
+are stored and on disk.
 """
 
 import argparse
@@ -22,7 +21,7 @@ SETTINGS = {
     "shared_buffers": "512MB",
     "max_wal_size": "4GB",
     "fsync": "on",
-    # Turns are alike: nothing but the worker works.
+    # Turns are alike: only the worker works.
     "autovacuum": "off",
     "keysmith__usage_buffer": "1GB",
 }

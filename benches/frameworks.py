@@ -21,7 +21,7 @@ LEAST = 10
 
 DRIVER, OURS, THEIRS = "driver", "keysmith", "framework"
 
-# What is compared: the worker, how many requests it has under way, and what its rows are called.
+# The contenders: the worker, its concurrent requests, and the names of its rows.
 PAIRS = {
     "python": ("django_rest", 1, {
         DRIVER: "psycopg, SELECT 1",
@@ -43,7 +43,7 @@ PROGRAMS = {
 
 
 class Worker:
-    """A process that does what it is told by lines of JSON."""
+    """A process that takes commands as lines of JSON."""
 
     def __init__(self, program, cluster):
         environment = os.environ | {"PGHOST": str(cluster.dir), "PGPORT": str(cluster.port), "PGUSER": "postgres",
@@ -128,7 +128,7 @@ def page(data):
         ["worker", "a second", "p25..p75", "its own processor time, µs a call", "of the framework's"], rows)
     versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items()
                          if not name.startswith(("@better-auth/core", "@better-auth/utils", "better-call")))
-    return f"""# Beside frameworks' packages
+    return f"""# Compared with packages of frameworks
 
 {report.surroundings(data)} One worker each,
 in-process, on the same server; {data["keys"]:,} keys each, rounds of {data["seconds"]} s. {versions}.
@@ -137,12 +137,12 @@ in-process, on the same server; {data["keys"]:,} keys each, rounds of {data["sec
 
 {table}
 
-djangorestframework-api-key is asked as a view does, by `HasAPIKey().has_permission(request, view)`:
+djangorestframework-api-key is called as a view calls it, by `HasAPIKey().has_permission(request, view)`:
 one look-up by prefix, and a digest in Python. It knows neither scopes nor limits, and logs nothing.
-better-auth is asked by `auth.api.verifyApiKey` for a permission, with its rate limiting turned off: a
-look-up, and an update of when the key was last used. `verify` is asked for a scope, checks a limit and
-logs the request; psycopg asks it for yes or no, as the view asks its framework, node-postgres reads five
-columns of its verdict. Through a driver it can be no faster than `SELECT 1` of that driver is.
+better-auth checks a permission by `auth.api.verifyApiKey`, with its rate limiting turned off: a
+look-up, and an update of the key's last use. `verify` checks a scope and a limit, and logs the request;
+psycopg reads only yes or no, as the view does from its framework, and node-postgres reads five columns
+of the verdict. Through a driver `verify` can't be faster than `SELECT 1` through that driver.
 """
 
 

@@ -1,5 +1,4 @@
-"""Whether a decision costs more the more keys there are, and what they take of memory and disk.
-
+"""Whether decisions get slower with more keys, and how much memory and disk the keys take.
 A database for each number of keys, all in one cluster, so that they are measured in turns.
 """
 
@@ -36,13 +35,13 @@ def database(size):
 
 
 def fill(connection, size, calls):
-    """Numbered keys of a keyspace that logs nothing, and what is asked for: so many of them,
-    in no order. Where there are fewer, all of them are asked for again and again."""
+    """Numbered keys of a keyspace that logs nothing, and a random sample of `count` of them. If
+    there are fewer keys, the sample repeats them."""
     connection.execute("CREATE EXTENSION keysmith")
     for scope in dataset.SCOPES:
         connection.execute("SELECT keysmith.define_scope('default', %s)", [scope])
     connection.execute("SELECT keysmith.alter_keyspace('default', '{\"usage_log\": \"nothing\"}')")
-    # References hold, and needn't be looked up ten million times.
+    # References are valid, and needn't be checked ten million times.
     connection.execute("SET session_replication_role = replica")
     dataset.copy(connection, "keysmith_private.tenant", ["tenant_id", "keyspace", "name"],
                  ((_uuid(f"tenant {n}"), "default", f"tenant-{n}")
@@ -61,7 +60,7 @@ def fill(connection, size, calls):
 
 
 def _line(n):
-    """The key's row, as COPY takes it: much faster than one value after the other."""
+    """The key's row in the form of COPY: much faster than single values."""
     key = dataset.numbered_key(n)
     digest = hashlib.sha256(dataset.DOMAIN + dataset.key_digest(key)).hexdigest()
     return (f"{_uuid(f'key {n}')}\t{_uuid(f'tenant {n // KEYS_PER_TENANT}')}\t0\t\\\\x{digest}\tdefault\tlive"
@@ -102,7 +101,7 @@ def _sizes(connection):
 
 
 def _costs(cluster, mode, say):
-    """Of each number of keys, by round: processor time of a call, and pages it reads."""
+    """For each number of keys, by round: processor time of a call, and the pages it reads."""
     found = {size: [] for size in mode.sizes}
     connections = {size: cluster.connect(database(size)) for size in mode.sizes}
     repeats = {size: max(mode.growth_calls // min(size, mode.growth_calls), 1) for size in mode.sizes}
@@ -129,8 +128,8 @@ def _pages(connection):
 
 
 def _memory(cluster, size, call):
-    """A session's own memory, and what its contexts hold, after each part of a transaction
-    that asks for every key of the sample once."""
+    """A session's private memory, and that of its contexts, after each part of a transaction that
+    verifies every key of the sample once."""
     series = []
     with cluster.connect(database(size), autocommit=False) as connection:
         pid = connection.info.backend_pid
@@ -143,7 +142,7 @@ def _memory(cluster, size, call):
 
 
 def _own_memory(pid):
-    """Bytes that the process shares with no other."""
+    """Bytes that the process does not share."""
     with open(f"/proc/{pid}/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
 
@@ -178,20 +177,20 @@ def page(data):
     return f"""# Growth
 
 {report.surroundings(data)} Processor time of one session that
-asks for keys in no order, nothing logged, {data["buffers"]} of shared buffers, places of
-{data["directory"]:,} keys remembered; {max(data["calls"], 1):,} calls in one statement, less an empty loop.
+verifies keys in random order, nothing logged, {data["buffers"]} of shared buffers, places of
+{data["directory"]:,} keys in the directory; {max(data["calls"], 1):,} calls in one statement, minus an empty loop.
 
 ![Processor time of a call by number of keys](growth.svg)
 
 {table}
 
-Pages are counted by PostgreSQL, of the extension's tables and indexes; those that are not in shared
+PostgreSQL counts the pages of the extension's tables and indexes; pages that are not in shared
 buffers may still be in the operating system's memory.
 
 ## Memory of a session
 
-In one transaction, {data["asked"]:,} different keys out of {sizes(data)[-1]:,}, each once. Own is what the
-process shares with no other; contexts are what PostgreSQL counts in it.
+In one transaction, {data["asked"]:,} different keys out of {sizes(data)[-1]:,}, each once. Own is the
+private memory of the process; contexts are the memory contexts that PostgreSQL counts in it.
 
 ![Memory of a session](memory.svg)
 
@@ -216,7 +215,7 @@ def plots(data):
 
 
 def grown(data, name):
-    """What the contexts of a session hold at the end, by what they held after a tenth."""
+    """The memory of a session's contexts at the end, by their memory after a tenth."""
     series = data["memory"][name]
     return series[-1]["contexts"] / series[0]["contexts"]
 

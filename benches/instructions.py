@@ -1,12 +1,10 @@
-"""Instructions per decision, counted by callgrind, beside a committed baseline.
-
-Where a clock tells two runs apart by several percent, counts repeat to the last digit, as
-long as nothing moves in memory: another length of the temporary folder's path, or of the
-library, changes them by some 0.2 %, and so may another libc or processor.
-
-A loop is run over fewer keys and over more: the difference is what its calls cost, without
-what begins and ends a statement. From it the same for a loop over a trivial function is
-taken, so that the executor's own work is not counted as ours.
+"""Instructions per decision, counted by callgrind, compared with a committed baseline.
+Two runs by the clock may differ by several percent. Counts are the same to the last digit, as
+long as nothing moves in memory: another length of the temporary folder's path, or of the library,
+changes them by some 0.2 %, and so may another libc or processor.
+A loop runs over fewer keys and over more: the difference is the cost of its calls, without the
+start and end of a statement. The same difference for a loop over a trivial function is
+subtracted, so that the executor's work is not counted as ours.
 """
 
 import argparse
@@ -34,18 +32,18 @@ SETTINGS = {
     "max_parallel_workers_per_gather": 0,
     "jit": "off",
     "autovacuum": "off",
-    # Statistics are sent off once a second: how often would depend on the clock.
+    # Statistics are sent once a second, so their number would depend on the clock.
     "track_counts": "off",
 }
 
-# The server calls it once for each statement that it is sent, to execute it.
+# The server calls it once for each statement that it receives, to execute it.
 EXECUTION = "PortalRun"
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A query that calls a function for each of some keys. Single-user mode takes a
-    statement per line, so these are lines."""
+    """A query that calls a function for each of some keys. Single-user mode takes one statement
+    per line, so these are lines."""
 
     counted: str
     reason: str
@@ -55,19 +53,19 @@ class Loop:
         return f"SELECT count({self.counted}) FROM {self.rows}".replace(":keys", str(keys))
 
     def reasons(self):
-        """A query for all that the function answers."""
+        """A query for the function's whole result."""
         return f"SELECT DISTINCT {self.reason} FROM {self.rows}".replace(":keys", str(MORE))
 
 
 def as_value(call, keys="known"):
-    """The function alone: its result is a value that nobody takes apart."""
-    # OFFSET keeps the planner from merging the loops, so that all have one shape.
+    """The function alone: nothing reads the parts of its result."""
+    # OFFSET keeps the planner from merging the loops, so that all have the same shape.
     rows = f"(SELECT {call} AS v FROM {keys} WHERE n <= :keys OFFSET 0) AS called"
     return Loop("v", "(v).reason", rows)
 
 
 def as_table(call, column="v.ok"):
-    """As applications call it, whence the executor makes a table of the result."""
+    """Called in FROM, as applications do: the executor makes a table of the result."""
     return Loop(column, "v.reason", f"known, LATERAL {call} AS v WHERE n <= :keys")
 
 
@@ -153,14 +151,14 @@ def make_keys_table(connection, name, keys):
 
 
 def check(connection, case):
-    """Makes sure that what is counted is what the name says."""
+    """Checks that a case measures what its name says."""
     found = [reason for (reason,) in connection.execute(case.loop.reasons())]
     if found != [case.expected]:
         raise SystemExit(f"{case.name}: expected {case.expected}, found {found}")
 
 
 def count(cluster, loop, profile):
-    """Instructions per key of a loop, in a server process of its own."""
+    """Instructions per key of a loop, in a separate server process."""
     # The first pass fills all caches.
     statements = [loop.statement(keys) for keys in (MORE, FEWER, MORE)]
     done = clusters.run(
@@ -205,7 +203,7 @@ def table(counts, baseline):
 
 
 def grown(counts, baseline):
-    """Our cases that cost noticeably more than they did."""
+    """Our cases that cost noticeably more than before."""
     ours = (case.name for case in CASES if case.is_ours)
     return [name for name in ours if name in counts and name in baseline
             and counts[name] > baseline[name] * (1 + MOST_GROWTH)]
@@ -229,7 +227,7 @@ def main():
         version = prepare(cluster)
         counts = count_all(
             cluster, [case for case in CASES if options.only in case.name], options.profiles)
-    # Each major version has a baseline of its own: its share of the work differs.
+    # Each major version has its own baseline: its share of the work differs.
     baselines = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     baseline = baselines.get(str(version), {})
     print(table(counts, baseline))

@@ -1,8 +1,7 @@
-"""What row-level security costs: the policy that `isolate` makes, beside the same with
-bare calls, and beside a query that names the tenant itself.
-
-Every contender is run once in each round, in another order each time, so that what else
-the machine does meets all of them alike.
+"""The cost of row-level security: the policy that `isolate` makes, compared with the same policy
+with bare calls, and with a query that names the tenant itself.
+Every contender runs once in each round, in a different order each time, so that other load on the
+machine affects all of them alike.
 """
 
 import argparse
@@ -36,7 +35,7 @@ SETUP = """
     GRANT SELECT ON plain, bare, isolated TO app;
 """
 
-# Of rows of all tenants, and where all rows are of the tenant that asks.
+# With rows of all tenants, and with all rows of the tenant that asks.
 OWNERS = {"1 % of the rows": "(1 + n % {tenants})", "all rows": "1"}
 
 QUERY = "SELECT count(*), max(body) FROM {}"

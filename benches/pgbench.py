@@ -12,7 +12,7 @@ from pathlib import Path
 
 SCOPES = "{images:write}"
 
-# Of how many transactions the latency is written down: writing costs pgbench time.
+# The latency is recorded for this share of transactions: recording costs pgbench time.
 SAMPLED = 0.2
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -21,25 +21,23 @@ TICKS = os.sysconf("SC_CLK_TCK")
 @dataclass
 class Contender:
     """A statement; `:key` stands for one of the values, which differ by script.
-
-    Values and `:scopes` are bind parameters, as they are where an application calls.
-    A scope written into a script would be mangled: pgbench takes its colon for the
-    beginning of a variable.
+    Values and `:scopes` are bind parameters, as in applications. A scope written into a script
+    would be changed: pgbench takes its colon for the beginning of a variable.
     """
 
     name: str
     statement: str
     values: list = field(default_factory=lambda: [None])
-    # The reason that every value's row gives; None where there is none.
+    # The reason that every value's row gives, or None.
     expected: str | None = None
-    # What the script does before each statement.
+    # SQL that the script runs before each statement.
     first: str = ""
     # Settings of the sessions.
     settings: dict = field(default_factory=dict)
     sampled: float = SAMPLED
 
     def arguments(self, folder):
-        """Writes the scripts and returns how to tell pgbench of them."""
+        """Writes the scripts and returns pgbench's options for them."""
         arguments = ["-D", f"scopes={SCOPES}"]
         for n, value in enumerate(self.values):
             script = folder / f"{n}.sql"
@@ -50,7 +48,7 @@ class Contender:
         return arguments
 
     def check(self, connection):
-        """Makes sure that what is measured is what the name says."""
+        """Checks that a contender measures what its name says."""
         statement = re.sub(r":(key|scopes|n)\b", r"%(\1)s", self.statement)
         for value in self.values:
             cursor = connection.execute(statement, {"key": value, "scopes": SCOPES, "n": 1})
@@ -73,8 +71,8 @@ def run(cluster, contender, clients, seconds):
             "--log", f"--log-prefix={folder / 'log'}", f"--sampling-rate={contender.sampled}",
             *contender.arguments(folder), f"dbname=postgres options='{options}'",
             dbname=None).stdout
-        # Of a transaction that began and ended in one look around its clients, pgbench says
-        # that it took no time: it looks at the clock once.
+        # pgbench reports no time for a transaction that began and ended within one pass over its
+        # clients, because it reads the clock once per pass.
         latencies = [taken for log in folder.glob("log.*") for line in log.read_text().splitlines()
                      if (taken := int(line.split(" ", 3)[2])) > 0]
     _await_end_of_sessions(cluster, server)
@@ -97,14 +95,14 @@ def _children(pid):
 
 
 def _spent(cluster):
-    """Seconds of the processes that have ended: of ours, and of the server's."""
+    """Processor seconds of the processes that have ended: ours, and the server's."""
     ours = resource.getrusage(resource.RUSAGE_CHILDREN)
     fields = Path(f"/proc/{_postmaster(cluster)}/stat").read_text().rsplit(")", 1)[1].split()
     return ours.ru_utime + ours.ru_stime, (int(fields[13]) + int(fields[14])) / TICKS
 
 
 def _await_end_of_sessions(cluster, server):
-    """What a process spent is known when it has ended."""
+    """The time of a process is known when it has ended."""
     for _ in range(200):
         if _children(_postmaster(cluster)) <= server:
             return

@@ -40,8 +40,8 @@ def bars(title, unit, rows, subtitle=""):
 
 
 def lines(title, unit, series, x_title, subtitle="", logarithmic=False):
-    """A line for each of `series`, a name and its points. Its x axis has a place for each x
-    where it is not logarithmic, whatever the distance."""
+    """A line for each of `series`, a name and its points. If the x axis is not logarithmic, each
+    x has one place on it, whatever the distance."""
     left, right, top, bottom, height = 70, 250, 70, 52, 400
     places = sorted({x for _, points in series for x, _ in points})
     most = _round_up(max(y for _, points in series for _, y in points))
@@ -74,7 +74,7 @@ def lines(title, unit, series, x_title, subtitle="", logarithmic=False):
 
 
 def _apart(labels, distance=16):
-    """Where labels go that would lie upon each other otherwise."""
+    """Positions of labels that would otherwise overlap."""
     placed, last = {}, -math.inf
     for y, name in sorted(labels):
         last = max(y, last + distance)

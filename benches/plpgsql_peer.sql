@@ -1,9 +1,8 @@
--- What a careful team writes in plpgsql for the same job: the key's shape, its digest,
--- its row and tenant by index, then every rule, and a row to answer with.
---
--- It is spared what would slow it down: it acts with its caller's rights instead of its
--- owner's, qualifies names instead of setting a search path, tests the shape without a
--- regular expression and without the checksum, and knows neither keyspaces nor roles.
+-- The plpgsql that a careful team writes for the same job: the key's shape, its digest, its row
+-- and tenant by index, then every rule, and a row to answer with.
+-- It avoids what would slow it down: it acts with its caller's rights instead of its owner's,
+-- qualifies names instead of setting a search path, tests the shape without a regular expression
+-- and without the checksum, and knows neither keyspaces nor roles.
 
 CREATE TABLE peer_tenant (
     tenant_id    uuid PRIMARY KEY,
@@ -94,7 +93,7 @@ END $$;
 INSERT INTO peer_tenant
 SELECT tenant_id, name, suspended_at FROM keysmith_private.tenant;
 
--- A key is stored as a digest of its digest: that is how its row is found.
+-- A key is stored as a digest of its digest, by which its row is found.
 INSERT INTO peer_key
 SELECT pg_catalog.sha256(pg_catalog.convert_to(s.api_key, 'UTF8')),
        k.key_id, k.tenant_id, k.environment, k.kind, k.owner,

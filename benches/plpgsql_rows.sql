@@ -1,9 +1,9 @@
--- What is written today where a key's use is to be known: after the same decision (see
--- plpgsql_peer.sql), when the key was last used, and a row of the request. It keeps no
--- totals, makes no partitions, and limits nothing.
+-- The usual way to record a key's use: after the same decision (see plpgsql_peer.sql), the time
+-- of the key's last use, and a row for the request. It keeps no totals, makes no partitions, and
+-- limits nothing.
 
 ALTER TABLE peer_key ADD COLUMN last_used_at timestamptz;
--- An update finds room on its row's page, so that it touches no index.
+-- An update finds room on its row's page, so that it changes no index.
 ALTER TABLE peer_key SET (fillfactor = 50);
 
 CREATE TABLE peer_log (

@@ -1,7 +1,6 @@
 """Medians over rounds.
-
-What else the machine does changes from round to round, and meets all contenders of a round
-alike. So two contenders are compared within each round, and the median of that is told.
+Other load on the machine changes from round to round, and affects all contenders of a round
+alike. So two contenders are compared within each round, and the median of the ratios is reported.
 """
 
 import statistics
@@ -21,5 +20,5 @@ def spread(values, unit=""):
 
 
 def number(value):
-    """With three digits or more, and no more places than are meant."""
+    """With at least three digits, and no more decimal places than make sense."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""Tables, and the surroundings in which they were measured."""
+"""Tables, and the machine on which they were measured."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ def _line(cells, widths):
 
 
 def processor():
-    """The processor's model, and how many of it this process may use."""
+    """The processor's model, and how many processors this process may use."""
     names = []
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -32,11 +32,11 @@ def processor():
 
 
 def command():
-    """How to run this again, from the project's folder."""
+    """The command that repeats this run, from the project's folder."""
     return " ".join(["python", f"benches/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def surroundings(data):
-    """When and where a chart's figures come from: the first words of its page."""
+    """When and where a chart's figures were measured: the first words of its page."""
     return (f"{data['date']}, PostgreSQL {data['version']}, {data['processor']}; `{data['made_by']}`,\n"
             f"{data['took'] / 60:,.0f} minutes.")

@@ -1,8 +1,7 @@
-"""Where a transaction's instructions go: what a session executes for one prepared statement,
-from the messages that ask to the row that answers, counted by callgrind.
-
-A session that asks more often is compared with one that asks less: the difference is what the
-statement costs, without what begins and ends a session. The kernel's share is not in it.
+"""Where a transaction's instructions go: those that a session executes for one prepared
+statement, from the request's messages to the result row, counted by callgrind.
+A session with more requests is compared with one with fewer: the difference is the cost of the
+statement, without the start and end of a session. It excludes the kernel.
 """
 
 import re
@@ -20,7 +19,7 @@ RESULTS = Path(__file__).parent / "results" / "round_trip.md"
 FEWER, MORE = 500, 2_500
 KEYS = 800
 
-# What is called once for a statement, by the part that it is of a transaction.
+# Functions that are called once per statement, by part of the transaction.
 PARTS = {
     "deciding": "keysmith_verify",
     "starting the executor": "PortalStart",
@@ -60,7 +59,7 @@ def start_under_callgrind(cluster):
 
 
 def profile(cluster, statement, arguments, times):
-    """What a session of its own executed that asked so often."""
+    """The instructions of a separate session with this number of requests."""
     with cluster.connect() as connection:
         connection.prepare_threshold = 0
         pid = connection.info.backend_pid
@@ -77,7 +76,7 @@ def total(profile):
 
 
 def inclusive(profile, name):
-    """Instructions of a function and all that it called. A call is two lines in a profile:
+    """Instructions of a function and of everything it called. A call is two lines in a profile:
     how often, and where and at what cost."""
     calls = re.findall(rf"^cfn={name}\ncalls=.*\n\S+ (\d+)", profile, re.MULTILINE)
     return sum(map(int, calls))
@@ -119,15 +118,15 @@ def main():
     print(table)
     RESULTS.write_text(f"""# Where a transaction's instructions go
 
-PostgreSQL {version}, prepared statements in transactions of their own, counted by callgrind in the
-session's process; the kernel's are not. Made by `make bench-round-trip`.
+PostgreSQL {version}, prepared statements, each in a separate transaction, counted by callgrind in the
+session's process, without the kernel. Made by `make bench-round-trip`.
 
 {table}
 
-*Deciding* is all of keysmith: digest, rows, rules, verdict. *Starting the executor* is mostly a
-description of each column of a function's result, made anew for each execution; it is told to the
-client in *describing the row*. *Making and sending the row* has each column's text made by its
-type. *The rest* are messages, the transaction and its snapshot, which `SELECT 1` has too.
+*Deciding* is all of keysmith: digest, rows, rules, verdict. *Starting the executor* mostly makes a
+description of each column of a function's result, for each execution; *describing the row* sends it
+to the client. *Making and sending the row* includes the text of each column, made by its type. *The
+rest* are messages, the transaction and its snapshot, which `SELECT 1` has too.
 """)
 
 

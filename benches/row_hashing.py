@@ -1,7 +1,6 @@
-"""What digests and seals cost: statements on tables that differ in their triggers alone.
-
-Every contender is run once in each round, in another order each time, and what is counted
-is the processor time of the backend: what else the machine does meets all of them alike.
+"""The cost of digests and seals: statements on tables that differ only in their triggers.
+Every contender runs once in each round, in a different order each time. The processor time of the
+backend is counted, so that other load on the machine affects all of them alike.
 """
 
 import argparse
@@ -33,7 +32,7 @@ CONTENDERS = {
 
 
 def processor_time(pid):
-    """Seconds that a process has computed, in the kernel or not."""
+    """Processor seconds of a process, in the kernel or not."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -75,7 +74,7 @@ def main():
             for _ in range(options.rounds):
                 for name, table in random.sample(list(CONTENDERS.items()), len(CONTENDERS)):
                     for work, run in WORK.items():
-                        # What is updated is what was copied.
+                        # Updates change the copied rows.
                         if run is not update:
                             session.execute(f"TRUNCATE {table}")
                         before = processor_time(pid)

@@ -1,7 +1,6 @@
-"""Measures all that there are charts of, and writes the pages and pictures in `results/`.
-
-Each chart is kept as soon as it is measured, so that a run that was interrupted goes on with
-`--resume`. `--draw` writes pages anew of what is kept, and measures nothing.
+"""Measures all charts, and writes the pages and pictures in `results/`.
+Each chart is saved as soon as it is measured, so that `--resume` continues an interrupted run.
+`--draw` writes the pages again from saved figures, and measures nothing.
 """
 
 import argparse
@@ -36,7 +35,7 @@ class Mode:
     made_by: str
     rounds: int
     few_rounds: int
-    # Of each measurement by the clock.
+    # For each measurement by the clock.
     seconds: int
     keys: int
     # In one statement.
@@ -44,8 +43,8 @@ class Mode:
     sizes: tuple
     growth_calls: int
     growth_buffers: str
-    # How many keys' places the server remembers: twice as many as are asked for, since each has
-    # only few slots to lie in.
+    # The size of the directory of keys: twice the number of keys in use, since each key has only
+    # few possible slots.
     growth_directory: int
     framework_keys: int
 
@@ -59,7 +58,7 @@ FULL = Mode("make bench FULL=1", rounds=12, few_rounds=8, seconds=4, keys=100_00
 
 
 def library():
-    """The digest of what is measured: figures of another library are not of this run."""
+    """A digest of the measured files: figures of another library do not belong to this run."""
     path = Path(clusters.pg_config("pkglibdir")) / "keysmith.so"
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -69,7 +68,7 @@ def version():
 
 
 class Kept:
-    """Measured charts, in a folder that outlives the run."""
+    """Measured charts, in a folder that survives the run."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -80,7 +79,7 @@ class Kept:
         return json.loads(path.read_text()) if path.exists() else None
 
     def write(self, chart, data):
-        # Read again at once, so that a page of a measurement is a page of what is kept.
+        # Read it back, so that the page of a measurement equals the page of a saved one.
         path = self.folder / f"{chart}.json"
         path.with_suffix(".new").write_text(json.dumps(data))
         path.with_suffix(".new").rename(path)
@@ -109,7 +108,7 @@ def draw(name, data):
 
 
 def summary(kept, charts):
-    """Every target of the charts that are there, with what was found."""
+    """Every target of the existing charts, with its result."""
     rows, dates = [], set()
     for name in charts:
         if data := kept.read(name):

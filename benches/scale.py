@@ -1,7 +1,6 @@
-"""A primary and two standbys answer at once; the primary is killed, a standby promoted.
-
-Afterwards the books are compared: every key that was minted, every revocation, and every
-request that was let in, as the clients saw them, with what the servers that are left say.
+"""A primary and two standbys decide; then the primary is killed and a standby promoted.
+Afterwards it compares every minted key, every revocation and every accepted request, as the
+clients saw them, with the data of the remaining servers.
 """
 
 import argparse
@@ -22,10 +21,10 @@ SETTINGS = {
     "max_wal_senders": 10,
     "max_connections": 60,
     "fsync": "on",
-    # What is acknowledged is on a standby, or a promotion could lose it.
+    # An acknowledged commit is on a standby, or a promotion could lose it.
     "synchronous_standby_names": f"ANY 1 ({FIRST}, {SECOND})",
     "keysmith.usage_flush_interval": "200ms",
-    # Standbys go on answering while nobody is there to take their records.
+    # Standbys go on deciding while no primary takes their records.
     "keysmith.usage_buffer": "64MB",
 }
 
@@ -46,7 +45,8 @@ def ask(dsn, statement, *parameters):
 
 
 def verifier(server, dsn, keys, pause, stop, results):
-    """Asks about keys until told to stop, or until the server is gone. Waits for `pause` seconds before each request."""
+    """Verifies keys until told to stop, or until the server is gone. Waits for `pause` seconds
+    before each request."""
     let_in, refused, start = [], Counter(), time.monotonic()
     chooser = random.Random(os.getpid())
     try:
@@ -97,7 +97,7 @@ class Administrator(threading.Thread):
         self.in_doubt.discard(key_id)
         self.revoked.add(key_id)
         session.execute("SELECT keysmith.wait_for_replay('10 seconds')")
-        # From here on nobody may let it in.
+        # From here on nobody may accept the key.
         for server in [FIRST, SECOND]:
             with psycopg.connect(self.servers[server].dsn(), autocommit=True) as other:
                 self.checks += 1
@@ -106,7 +106,7 @@ class Administrator(threading.Thread):
 
 
 def drive(seconds, clients, say, pause=0):
-    """Runs all of it, and returns the books."""
+    """Runs everything, and returns the results."""
     with ExitStack() as stack:
         primary = stack.enter_context(
             clusters.running(PRIMARY, **{n.replace(".", "__"): v for n, v in SETTINGS.items()
@@ -125,7 +125,8 @@ def drive(seconds, clients, say, pause=0):
         primary.execute("SELECT pg_reload_conf()")
         keys = [key for key, in primary.execute(
             "SELECT (keysmith.mint('acme', label => n::text)).api_key FROM generate_series(1, 100) n")]
-        # What a primary has never told of itself, its heir can't tell of its loss.
+        # The new primary can report the old primary's loss only if the old one has written its
+        # state before.
         primary.execute(f"SELECT keysmith.verify('{keys[0]}')")
         primary.execute("SELECT keysmith.flush_usage('60 seconds')")
         wait_until(lambda: primary.execute("SELECT keysmith.wait_for_replay('60 seconds')") == [(2,)])
@@ -139,7 +140,7 @@ def drive(seconds, clients, say, pause=0):
             asker.start()
         administrator = Administrator(servers)
         administrator.start()
-        # From here on whatever fails must not leave anyone running.
+        # From here on every failure must end all processes.
         stack.callback(lambda: [asker.terminate() for asker in askers])
         stack.callback(lambda: setattr(administrator, "stopped", True))
         time.sleep(seconds / 2)
@@ -147,10 +148,10 @@ def drive(seconds, clients, say, pause=0):
         killed_at = time.monotonic()
         primary.kill()
         say("the primary is killed with no chance to tidy up")
-        # Its processes may outlive the postmaster for a moment, and go on sending.
+        # Its processes may run a moment longer than the postmaster, and go on sending.
         receiving = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
         wait_until(lambda: all(servers[name].execute(receiving) == [(0,)] for name in [FIRST, SECOND]))
-        # The one that has more, so that what was acknowledged is there.
+        # The standby with more WAL, so that acknowledged commits are there.
         heir = max([FIRST, SECOND], key=lambda name: received(servers[name]))
         other = SECOND if heir == FIRST else FIRST
         servers[heir].execute("ALTER SYSTEM SET synchronous_standby_names = ''")
@@ -184,7 +185,7 @@ def received(server):
 
 
 def balance(servers, heir, other, asked, administrator):
-    """What the clients saw against what the servers that are left say."""
+    """Compares what the clients saw with the data of the remaining servers."""
     stored = Counter(request_id for request_id, in servers[heir].execute(
         "SELECT request_id FROM keysmith_private.usage_event WHERE outcome = 'ok'"))
     books = {"servers": {}, "heir": heir}
@@ -232,26 +233,26 @@ def verdicts_of(server, minted):
 
 
 def problems(books):
-    """Whatever is not accounted for."""
+    """Everything that does not add up."""
     servers, heir = books["servers"], books["heir"]
     for name, server in servers.items():
         if server["refused"]:
             yield f"{name} refused good keys: {dict(server['refused'])}"
         if name != PRIMARY and server["missing"]:
-            yield f"{server['missing']} requests that {name} let in are not stored"
+            yield f"{server['missing']} requests that {name} accepted are not stored"
         if name != PRIMARY and (server["revived"] or server["unknown"]):
             yield f"{name} disagrees about {server['revived']} revoked, {server['unknown']} minted keys"
         expected = books["minted"] - books["revoked"] - books["in_doubt"]
         if name != PRIMARY and server["accepted"] < expected:
-            yield f"{name} lets in {server['accepted']} of {expected} keys"
+            yield f"{name} accepts {server['accepted']} of {expected} keys"
     if servers[PRIMARY]["missing"] > books["lost_at_most"]:
-        yield f"{heir} tells of a loss of {books['lost_at_most']} at most"
+        yield f"{heir} reports a loss of at most {books['lost_at_most']}"
     if books["stored_twice"]:
         yield f"{books['stored_twice']} requests are stored twice"
     if books["dropped"]:
         yield f"{books['dropped']} records were dropped"
     if books["let_in_too_late"]:
-        yield f"{books['let_in_too_late']} revoked keys were let in after wait_for_replay()"
+        yield f"{books['let_in_too_late']} revoked keys were accepted after wait_for_replay()"
     if books["totals"][0] != books["totals"][1]:
         yield "the totals are {} for {} rows".format(*books["totals"])
     if not books["audit"]:
@@ -260,7 +261,7 @@ def problems(books):
 
 def tell(books):
     print(f"\n{'':22}{'primary':>12}{FIRST:>12}{SECOND:>12}")
-    rows = [("let in by clients", "let_in"), ("a second", "per_second"), ("stored once", "stored_once"),
+    rows = [("accepted", "let_in"), ("a second", "per_second"), ("stored once", "stored_once"),
             ("stored twice", "stored_twice"), ("not stored", "missing")]
     for title, name in rows:
         values = [books["servers"][server][name] for server in (PRIMARY, FIRST, SECOND)]
@@ -268,11 +269,11 @@ def tell(books):
     print(f"\n{sum(s['per_second'] for s in books['servers'].values()):,.0f} requests a second in all,"
           " each server while it answered, by clients in Python on this machine")
     print(f"not stored of the killed primary: {books['servers'][PRIMARY]['missing']:,}; "
-          f"{books['heir']} tells that it may be {books['lost_at_most']:,} at most")
+          f"{books['heir']} reports at most {books['lost_at_most']:,}")
     print(f"{books['minted']:,} keys minted, {books['revoked']:,} revoked, "
           f"{books['in_doubt']} revocations without an answer")
     print(f"{books['checks']:,} checks right after wait_for_replay(), "
-          f"{books['let_in_too_late']} let in")
+          f"{books['let_in_too_late']} accepted")
 
 
 def main():

@@ -1,7 +1,6 @@
-"""The clusters that charts are measured on, and the keys in them.
-
-Most charts share one: 100,000 keys, an eighth of each kind, and what others would keep for
-the same keys.
+"""The clusters for the charts, and the keys in them.
+Most charts share one cluster: 100,000 keys, an eighth of each kind, and the tables that other
+systems would keep for the same keys.
 """
 
 import os
@@ -17,20 +16,21 @@ SETTINGS = {
     "shared_buffers": "1GB",
     "max_wal_size": "4GB",
     "autovacuum": "off",
-    # Rows that transactions write wait for the disk, as they do where they matter.
+    # Rows that transactions write wait for the disk, as in production.
     "fsync": "on",
-    # What a session comes to by itself after five executions of each statement. Here
-    # that would be a noticeable part of a round, and no part of `SELECT 1`.
+    # By default a session gets generic plans after five executions of each statement. Here that
+    # would take a noticeable part of a round, and no part of `SELECT 1`.
     "plan_cache_mode": "force_generic_plan",
 }
 
-# Room for all that a long loop logs, so that the loop is measured and not the worker.
+# Room for all records of a long loop, so that the loop is measured and not the worker.
 ROOMY = {"keysmith__usage_buffer": "1GB"}
 
 MANY_SCOPES = dataset.SCOPES + [f"family{n}:read" for n in range(18)]
 ADDRESS = "192.0.2.1"
 
-# How the keys of each kind differ from the first; those of the keyspace `quiet` are not logged.
+# How the keys of each kind differ from the first kind; those of the keyspace `quiet` are not
+# logged.
 KINDS = {
     "plain": {"keyspace": "quiet"},
     "limited": {"keyspace": "quiet", "limits": dataset.UNREACHED_LIMIT},
@@ -47,7 +47,7 @@ VERDICT_COLUMNS = [
     "environment", "kind", "owner", "role", "scopes", "metadata", "expires_at", "limit_name",
     "limit_remaining", "retry_after", "credits_remaining", "request_id",
 ]
-# Those that the plpgsql peer has too.
+# The kinds that the plpgsql peer has too.
 PEERS_COLUMNS = [
     "ok", "status", "code", "reason", "key_id", "tenant", "tenant_id", "environment", "kind", "owner",
     "scopes", "metadata", "expires_at", "request_id",
@@ -55,7 +55,7 @@ PEERS_COLUMNS = [
 
 
 def keys_of(count):
-    """Keys by kind, so many in all; the same at each run."""
+    """Keys by kind, `count` in all; the same at each run."""
     share = count // len(KINDS)
     return {kind: dataset.make_keys(share, seed) for seed, kind in enumerate(KINDS, start=10)}
 
@@ -96,7 +96,7 @@ def fill(connection, keys):
 
 
 class Scene:
-    """The cluster that charts share, made when the first of them asks for it."""
+    """The cluster that charts share, made at its first use."""
 
     def __init__(self, stack, count):
         self.stack = stack
@@ -105,7 +105,7 @@ class Scene:
         self.cluster = None
 
     def start(self, **settings):
-        """The cluster with just these settings beside `SETTINGS`."""
+        """The cluster with these settings in addition to `SETTINGS`."""
         if self.cluster is None:
             self.keys = keys_of(self.count)
             self.cluster = self.stack.enter_context(clusters.running("bench", **SETTINGS))
@@ -120,8 +120,8 @@ class Scene:
 
 
 def worker_of(connection, keys="logged_keys"):
-    """The process that stores what is logged. A record has just woken it, so it stays for
-    some seconds, in which no end of it is taken for another process's."""
+    """The process that stores records. A record has just woken it, so it runs for some seconds,
+    and can't be mistaken for another one."""
     connection.execute(f"SELECT keysmith.verify(api_key) FROM {keys} LIMIT 1")
     connection.execute("SELECT keysmith.flush_usage('10 minutes')")
     for _ in range(200):
@@ -134,7 +134,7 @@ def worker_of(connection, keys="logged_keys"):
 
 
 def processor_seconds(pid):
-    """What a process has spent so far, to the nanosecond where the kernel tells."""
+    """The processor time of a process so far, to the nanosecond if the kernel reports it."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
     except FileNotFoundError:
@@ -143,7 +143,7 @@ def processor_seconds(pid):
 
 
 def timed(connection, statement, *arguments):
-    """Seconds of the clock, and of the session's processor time, that a statement takes."""
+    """Seconds by the clock, and of the session's processor time, of a statement."""
     pid = connection.info.backend_pid
     used, start = processor_seconds(pid), time.perf_counter()
     connection.execute(statement, *arguments)

@@ -1,6 +1,5 @@
-"""A long mixed load, and what becomes of it: the memory of backends and of the worker must
-stay flat, and every request must be stored or counted.
-
+"""A long mixed load: the memory of backends and of the worker must stay flat, and every request
+must be stored or counted.
     soak.py [MINUTES]
 """
 
@@ -22,8 +21,8 @@ from cluster import running  # noqa: E402
 MINUTES = float(sys.argv[1]) if len(sys.argv) > 1 else 30
 SESSIONS = 4
 SAMPLES = 30
-# What a process may have grown by at the end, compared with the first third: PostgreSQL's
-# own caches and its allocator still move a little.
+# The growth that a process may have at the end, compared with the first third: PostgreSQL's own
+# caches and its allocator still vary a little.
 MOST_GROWTH = 1024
 
 
@@ -38,7 +37,7 @@ def one(db, statement, *parameters):
 
 
 class Client(threading.Thread):
-    """A session that does all that applications do, until it is told to stop."""
+    """A session that does everything that applications do, until it is told to stop."""
 
     def __init__(self, cluster, number, stop):
         super().__init__()
@@ -105,11 +104,11 @@ class Client(threading.Thread):
         one(self.db, "SELECT * FROM keysmith.alter_key(%s, %s)", self.key().key_id, changes)
 
     def define(self):
-        # Sessions read the keyspace's policy anew.
+        # Sessions read the keyspace's policy again.
         self.db.execute("SELECT keysmith.define_scope('default', 'read', %s)", (f"{self.draw.random()}",))
 
     def fail(self):
-        """Errors of ours and of others, in and out of transactions."""
+        """Errors of keysmith and of PostgreSQL, in and out of transactions."""
         for statement in ("SELECT keysmith.mint('nobody')", "SELECT keysmith.verify('x', spend => -1)",
                           "SELECT keysmith.alter_key(gen_random_uuid(), '{}')"):
             try:
@@ -124,7 +123,7 @@ class Client(threading.Thread):
 
 
 def own_memory(pid):
-    """Kilobytes that are a process's alone: shared buffers grow as they are touched."""
+    """Kilobytes of private memory: shared buffers grow as they are touched."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(fields["RssAnon"].split()[0])
 
@@ -135,7 +134,7 @@ def worker_pid(db):
 
 
 def main():
-    # Compiled queries would bring a compiler into the process once tables are large.
+    # Compiled queries would load a compiler into the process once tables are large.
     with running("soak", keysmith__usage_flush_interval="500ms", jit="off") as cluster:
         db = session(cluster)
         db.execute("CREATE EXTENSION keysmith; CREATE TABLE orders (id int)")
@@ -162,7 +161,7 @@ def main():
             client.join()
         errors = [client.error for client in clients if client.error]
         made = sum(client.requests for client in clients)
-        # The worker takes what is left.
+        # The worker stores the remaining records.
         db.execute("SELECT keysmith.flush_usage('10 minutes')")
         stored = one(db, "SELECT count(*) AS n FROM keysmith_private.usage_event").n
         status = dict(db.execute("SELECT name, value FROM keysmith.usage_status()").fetchall())

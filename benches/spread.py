@@ -1,4 +1,4 @@
-"""Whether it matters which keys are asked for, and how many tenants share them."""
+"""Whether it matters which keys are requested, and how many tenants share them."""
 
 import pgbench
 import plot
@@ -9,7 +9,7 @@ from scene import ADDRESS, PEERS_COLUMNS, worker_of
 
 CLIENTS = 8
 
-# What is asked for, of which kind of keys, and how pgbench draws its number.
+# The requested keys, their kind, and how pgbench draws a key's number.
 SPREADS = {
     "one hot key": ("logged_limited", "1"),
     "100 hot keys": ("logged_limited", "random(1, 100)"),
@@ -26,7 +26,7 @@ COMPARED = "uniform, 100 keys a tenant"
 
 
 def contenders(count):
-    """Each statement reads its key by number first: text can't be drawn by pgbench."""
+    """Each statement reads its key by number first: pgbench can't draw text."""
     return {(spread, decision): Contender(
                 f"{spread}, {decision}",
                 f"SELECT {', '.join(PEERS_COLUMNS)}"
@@ -65,8 +65,8 @@ def page(data):
     return f"""# Hot keys and tenants
 
 {report.surroundings(data)} {CLIENTS} clients, rounds of {data["seconds"]} s. Out of
-{data["count"]:,} keys; with Zipf's law of 1.1 some eighth of the requests bring the first. The keys
-have a limit, except where it says how many a tenant has. Each statement also reads its key by number.
+{data["count"]:,} keys; with Zipf's law of 1.1 about an eighth of the requests use the first. The keys
+have a limit, except in rows that say how many keys a tenant has. Each statement also reads its key by number.
 
 ![Decisions a second by what is asked for](spread.svg)
 

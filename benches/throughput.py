@@ -10,14 +10,13 @@ import report
 from pgbench import Contender
 from scene import ADDRESS, PEERS_COLUMNS, VERDICT_COLUMNS, worker_of
 
-# pgbench has no expressions for text, so a key per script, of which it picks one at
-# random for each transaction; other keys in each round. Every client prepares every
-# script: more of them would measure that, these few take about 1 % of a round.
+# pgbench has no expressions for text, so each key is a script. pgbench picks one at random for
+# each transaction, and each round has other keys. Every client prepares every script: more
+# scripts would measure the preparing; these few take about 1 % of a round.
 SCRIPTS = 4
 
-# Keys of the contenders that write rows. Few keys more would have them wait for each
-# other's locks; these are in the statement, since so many scripts would be prepared all
-# the time.
+# Keys of the contenders that write rows. With few keys they would wait for each other's locks.
+# These keys are in the statement, since so many scripts would be prepared all the time.
 HOT = 100
 
 FLOOR = "SELECT 1"
@@ -31,7 +30,7 @@ MANY = f"verify_many of {BATCH:,}, each"
 HOT_VERIFY = "verify, logged, 100 hot keys"
 HOT_PLPGSQL = "plpgsql, logging, 100 hot keys"
 
-# These are measured with each number of clients, others with a few.
+# Measured with each number of clients; the others with only a few.
 AT_EACH = [FLOOR, LOOKUP, VERIFY, OK_ALONE, FULL, PLPGSQL]
 FEW_CLIENTS = (1, 8)
 CLIENTS = (1, 2, 4, 8, 16)
@@ -39,7 +38,7 @@ PEERS = [LOOKUP, PLPGSQL, HOT_PLPGSQL]
 
 
 def contenders(keys):
-    """All contenders, with keys drawn anew."""
+    """All contenders, with new random keys."""
     def drawn(kind):
         return random.sample(keys[kind], SCRIPTS)
 
@@ -100,14 +99,15 @@ def measure(mode, scene, say):
                 for contender in pgbench.shuffled(contenders(scene.keys)):
                     if clients not in measured[contender.name]:
                         continue
-                    # What the last one logged is stored, so that it is in nobody's way.
+                    # Wait until the records of the last contender are stored, so that they don't
+                    # affect the next.
                     worker_of(connection)
                     found = pgbench.run(cluster, contender, clients, mode.seconds)
                     if contender.name == MANY:
                         found |= {"rate": found["rate"] * BATCH, "client": found["client"] / BATCH,
                                   "server": found["server"] / BATCH}
                     measured[contender.name][clients].append(found)
-        # Records for which there was no room, so that their own transactions stored them.
+        # Records that their own transactions stored, because there was no room.
         in_place, logged = connection.execute(
             "SELECT count(*) FILTER (WHERE incarnation = 0), count(*) FROM keysmith_private.usage_event").fetchone()
     return {"measured": measured, "logged": logged, "in_place": in_place, "seconds": mode.seconds}
@@ -152,19 +152,19 @@ Rounds of {data["seconds"]} s; pgbench, prepared statements.
 {throughput}
 
 The look-up is a `SELECT` of a verdict's columns from a plain table: it decides nothing, and
-trusts that the row is current. plpgsql decides as `plpgsql_peer.sql` does; where it logs, it
-updates the key's row and inserts one of the request, as in `plpgsql_rows.sql`, keeps no totals
-and limits nothing. Beside it, `verify` is asked for the columns that plpgsql has, elsewhere for all 21;
-`ok alone` is `SELECT (keysmith.verify(…)).ok`. `verify` is of a keyspace that logs nothing, unless it says `logged`.
+trusts that the row is current. plpgsql decides as `plpgsql_peer.sql` does; if it logs, it
+updates the key's row and inserts one for the request, as in `plpgsql_rows.sql`, keeps no totals
+and limits nothing. Compared with it, `verify` returns the columns that plpgsql has, elsewhere all 21;
+`ok alone` is `SELECT (keysmith.verify(…)).ok`. `verify` uses a keyspace that logs nothing, unless it says `logged`.
 
 Of {data["logged"]:,} requests that were logged, {data["in_place"]:,} found no room in the buffer and
 were stored by their own transactions.
 
 ## Processor time
 
-What pgbench and its sessions spend on a transaction, medians over the rounds, and how it compares:
-less is better here. Throughput follows from it where all processors are busy; it depends less on
-what else the machine does. The worker that stores what is logged comes on top: see [cost](cost.md).
+The processor time of pgbench and its sessions for a transaction, medians over the rounds, and ratios:
+less is better here. Throughput follows from it if all processors are busy; it depends less on other
+load on the machine. The worker that stores records is not included: see [cost](cost.md).
 
 {processor}
 
@@ -181,7 +181,7 @@ def median(found, what):
 
 
 def spent_ratio(data, name, other, clients):
-    """Of the processor time of both sides: how much of the other's it is."""
+    """The other side's share of the processor time of both sides."""
     mine, others = ([one["client"] + one["server"] for one in data["measured"][which][str(clients)]]
                     for which in (name, other))
     return ratios.median_ratio(mine, others)
@@ -190,7 +190,7 @@ def spent_ratio(data, name, other, clients):
 def plots(data):
     curves = [(name, [(clients, ratios.quartiles(rates(data, name, clients))[1]) for clients in CLIENTS])
               for name in (VERIFY, PLPGSQL, LOOKUP, FULL, FLOOR, OK_ALONE)]
-    # Those that wait for a disk would leave no room for the others.
+    # Contenders that wait for a disk would hide the others.
     names = [name for name in data["measured"] if name != MANY and not name.startswith(HOT_PLPGSQL)]
     waits = []
     for name in names:

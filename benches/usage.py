@@ -1,8 +1,7 @@
-"""What usage costs: requests that write to tracked tables beside the same on untracked ones, and
-pages of a log of many requests.
-
-Contenders take turns, in another order each time, so that what else the machine does
-meets all of them alike. Ratios are taken within a turn, and their median is shown.
+"""The cost of usage: requests that write to tracked tables compared with the same on untracked
+ones, and pages of a log of many requests.
+Contenders take turns, in a different order each time, so that other load on the machine affects
+all of them alike. Ratios are taken within a turn, and their median is shown.
 """
 
 import argparse
@@ -28,7 +27,7 @@ def new_key(session):
 
 @contextmanager
 def acting_for(session, api_key):
-    """A transaction with the key in force."""
+    """A transaction that acts for the key."""
     with session.transaction():
         session.execute("SELECT keysmith.verify(%s, sign_in => true)", (api_key,))
         yield
@@ -59,7 +58,7 @@ def tracking(cluster, turns):
             session.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, customer bigint NOT NULL, note text, "
                             f"at timestamptz NOT NULL DEFAULT now()); CREATE INDEX ON {table} (customer)")
         session.execute("SELECT keysmith.track('tracked')")
-        # Both kinds of statements begin with tables of the same size.
+        # Both kinds of statements start with tables of the same size.
         next_id = iter(range(1, 10**12, 10_000))
 
         def one_by_one(table):

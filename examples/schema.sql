@@ -1,5 +1,5 @@
--- What the examples of frameworks share: a table of photos that is isolated by tenant,
--- the routes of the applications, and the role that they connect as.
+-- Shared by the examples of frameworks: a table of photos that is isolated by tenant, the routes
+-- of the applications, and the role that they connect as.
 
 CREATE EXTENSION keysmith;
 
@@ -17,8 +17,8 @@ SELECT keysmith.isolate('photo', 'tenant_id');
 
 SELECT keysmith.define_route('default', 'GET', '/photos', 'photos:read');
 SELECT keysmith.define_route('default', 'POST', '/photos', 'photos:write');
--- In GraphQL all is one path, so what is asked is a variant of it.
+-- In GraphQL all operations have one path, so each kind of operation is a variant of it.
 SELECT keysmith.define_route('default', 'POST', '/graphql', 'photos:read', variant => 'query');
 SELECT keysmith.define_route('default', 'POST', '/graphql', 'photos:write', variant => 'mutation');
--- What isn't listed here is refused, whatever handler an application has for it.
+-- A request that is not listed here is refused, even if an application has a handler for it.
 SELECT keysmith.alter_keyspace('default', '{"unlisted_routes": "refuse"}');

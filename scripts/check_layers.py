@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Checks that dependencies point down: no file imports one that imports it, be it by way of
-others, and no room imports from a room above it. See docs/architecture.md."""
+"""Checks that dependencies point down: no file imports one that imports it, directly or
+through others, and no room imports from a room above it. Files of SQL are named after rooms. See
+docs/architecture.md."""
 
 import re
 import sys
@@ -16,9 +17,11 @@ LAYERS = [
     ["decide"],
     ["identity"],
     ["calls", "manage", "tracking"],
-    ["transaction"],
+    ["transaction", "install"],
     ["lib"],
 ]
+# Files of SQL that belong to no room.
+WHOLE = ["schema", "privileges"]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 
@@ -32,7 +35,7 @@ def modules(source):
 
 
 def paths(text):
-    """Every path that a use names, or that is written out."""
+    """Every path in a use declaration or in the code."""
     text = re.sub(r"//.*", "", text)
     for tree in re.findall(r"\buse\s+([^;]+);", text):
         yield from expanded(re.sub(r"\s+", "", re.sub(r"\s+as\s+\w+", "", tree)))
@@ -82,7 +85,7 @@ def imports(name, file, known):
 
 
 def circle(graph):
-    """The files of an import circle, if there is one."""
+    """The files of an import cycle, if there is one."""
     done, way = set(), []
 
     def visit(name):
@@ -119,7 +122,8 @@ def problems(source, ranks):
 
 
 def callbacks(source):
-    """PostgreSQL's errors must not unwind through frames of C: what it calls is declared by macros."""
+    """PostgreSQL's errors must not unwind through frames of C: macros declare the functions that
+    PostgreSQL calls."""
     for file in source.rglob("*.rs"):
         for number, line in enumerate(file.read_text().splitlines(), 1):
             if 'extern "C-unwind" fn' in line and "_PG_init" not in line:
@@ -127,8 +131,17 @@ def callbacks(source):
                        f"crate keysmith-pg")
 
 
+def strangers(folder):
+    """Files of SQL whose name, or whose folder's, is that of no room."""
+    for file in sorted(folder.rglob("*.sql")):
+        room = file.relative_to(folder).with_suffix("").parts[0]
+        if room not in RANK and room not in WHOLE:
+            yield f"{file}: {room} is no room of src/: name it after the room whose code it is for"
+
+
 def main(root):
-    found = [*problems(root / "src", RANK), *problems(root / "pg/src", None), *callbacks(root / "src")]
+    found = [*problems(root / "src", RANK), *problems(root / "pg/src", None), *callbacks(root / "src"),
+             *strangers(root / "sql/install")]
     for problem in found:
         print(problem)
     return 1 if found else 0

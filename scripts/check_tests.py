@@ -20,11 +20,11 @@ AGGREGATE = re.compile(
 LAZY = {"map", "filter", "zip", "iter", "enumerate", "reversed"}
 BROAD = {"Exception", "BaseException", "psycopg.Error", "psycopg.DatabaseError"}
 CLOCKS = {"time.time", "time.monotonic", "time.perf_counter"}
-# What a busy machine may take for anything.
+# Durations that a busy machine may not keep.
 ENOUGH = 30
 def _functions_of_one_row():
-    """Those of ours that do not return a set."""
-    scripts = "".join(path.read_text() for path in (ROOT / "sql/install").glob("*.sql"))
+    """Our functions that do not return a set."""
+    scripts = "".join(path.read_text() for path in (ROOT / "sql/install").rglob("*.sql"))
     for declared in scripts.split("CREATE FUNCTION keysmith.")[1:]:
         if not re.match(r"(SETOF|TABLE)\b", declared.partition("RETURNS ")[2]):
             yield re.match(r"\w+", declared)[0]
@@ -35,7 +35,7 @@ EXCUSE = re.compile(r"# not checked: \S")
 
 
 def check(source):
-    """Pairs of a line and what is wrong with it."""
+    """Pairs of a line and its fault."""
     tree = ast.parse(source)
     found = []
     for scope in ast.walk(tree):
@@ -47,7 +47,7 @@ def check(source):
 
 
 class Scope:
-    """A function, or what is outside of all: names mean one thing in it."""
+    """A function, or the module outside all functions: a scope of names."""
 
     def __init__(self, node):
         self.nodes = [node for statement in node.body for node in _within(statement)]
@@ -58,7 +58,7 @@ class Scope:
             for target, value in _assignments(node):
                 for name in ast.walk(target):
                     if isinstance(name, ast.Name):
-                        # Of a name that is assigned more than once, nothing is known.
+                        # The value of a name that is assigned more than once is unknown.
                         is_plain = name is target and name.id not in self.values
                         self.values[name.id] = value if is_plain else None
 
@@ -93,7 +93,7 @@ class Scope:
             yield node.lineno, f"a busy machine may take longer than this: {ENOUGH} seconds at least"
 
     def condition(self, test):
-        """What is asserted, and each part of it that counts by itself."""
+        """The asserted expression, and each part of it that counts separately."""
         if isinstance(test, ast.BoolOp):
             for part in test.values:
                 yield from self.condition(part)
@@ -107,7 +107,7 @@ class Scope:
             yield from self.each(test)
 
     def each(self, call):
-        """What all() and any() ask of each element."""
+        """The expression that all() and any() evaluate for each element."""
         (of,) = call.args
         of = self.resolved(of)
         if isinstance(of, (ast.GeneratorExp, ast.ListComp, ast.SetComp)):
@@ -193,7 +193,7 @@ class Scope:
 
 
 def _within(node):
-    """All of a statement but functions within it, which are scopes of their own."""
+    """All parts of a statement except nested functions, which are separate scopes."""
     yield node
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         for child in ast.iter_child_nodes(node):
@@ -213,7 +213,7 @@ def _assignments(node):
 
 
 def _name(node):
-    """`a.b.c` as it is written."""
+    """`a.b.c` as written."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (left := _name(node.value)):
@@ -226,12 +226,12 @@ def _called(node):
 
 
 def _method(node):
-    """The last name of a call on something."""
+    """The last name of a call on an object."""
     return node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
 
 
 def _is_aggregate(call):
-    """If a statement's first result is one row, however many rows the table has."""
+    """Whether a statement's first result is one row, for any number of rows in the table."""
     if not (isinstance(call, ast.Call) and call.args):
         return False
     text = call.args[0]

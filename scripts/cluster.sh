@@ -8,8 +8,8 @@ BIN=$("$PG_CONFIG" --bindir)
 PORT=28815
 LINK=$ROOT/target/cluster
 
-# The server's user may be unable to reach target/, as in root's home. The cluster
-# is then in /tmp, and target/cluster points to it.
+# The server's user may be unable to reach target/, for example in root's home. The cluster is
+# then in /tmp, and target/cluster points to it.
 place() {
     mkdir -p "$ROOT/target"
     if [ -e "$LINK" ]; then
@@ -28,7 +28,7 @@ place() {
 
 is_running() { as_server_user "$BIN/pg_ctl" -D "$1/data" status >/dev/null 2>&1; }
 
-# Unix sockets have short paths: where this one would be too long, /tmp holds it.
+# Unix sockets have short paths: if this one would be too long, it is in /tmp.
 socket_dir() {
     local dir=$1
     if [ ${#dir} -gt 80 ]; then
@@ -52,7 +52,7 @@ unix_socket_directories = '$(socket_dir "$dir")'
 shared_preload_libraries = 'keysmith'
 EOF
     fi
-    # A library that was built anew takes a restart to be loaded.
+    # A rebuilt library is loaded only after a restart.
     is_running "$dir" && stop
     as_server_user "$BIN/pg_ctl" -D "$dir/data" -l "$dir/server.log" -w start >/dev/null ||
         { tail "$dir/server.log" >&2; die "the cluster did not start"; }

@@ -1,4 +1,4 @@
-# Sourced by the other scripts: where things are, and as whom servers run.
+# Sourced by the other scripts: paths, and the user that runs servers.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -36,10 +36,10 @@ major() { "$1" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/'; }
 supported() { sed -nE 's/^pg([0-9]+) = .*/\1/p' "$ROOT/Cargo.toml"; }
 is_supported() { supported | grep -qx "$1"; }
 
-# PostgreSQL refuses to run as root, so servers of ours run as `postgres` then.
+# PostgreSQL refuses to run as root, so our servers then run as `postgres`.
 as_server_user() {
     if [ "$(id -u)" = 0 ]; then
-        # From where that user can be: the clone may lie in root's home.
+        # Run it in a folder that this user can reach: the clone may be in root's home.
         (cd / && runuser -u postgres -- "$@")
     else
         "$@"

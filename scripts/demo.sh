@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job, shown: mint, verify, refuse, revoke.
+# Shows the main job: mint, verify, refuse, revoke.
 source "$(dirname "$0")/common.sh"
 
 PSQL=$("$(find_pg_config)" --bindir)/psql

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Fetches what the examples of frameworks need, as their manifests pin it, into the
-# build directory. What a registry does not give in time is said, and not waited for:
-# the tests of that example are skipped then, with the reason.
+# Fetches the packages of the framework examples, as their manifests pin them, into the build
+# directory. If a registry does not answer in time, the script says so and goes on: the tests of
+# that example are then skipped, with the reason.
 source "$(dirname "$0")/common.sh"
 
 PLACE=${CARGO_TARGET_DIR:-$ROOT/target}/examples
 MOST_SECONDS=180
 
-# fetch NAME MANIFEST... -- COMMAND...: runs the command unless it was done for these.
+# fetch NAME MANIFEST... -- COMMAND...: runs the command unless it was run for these manifests.
 fetch() {
     local name=$1 manifests=() place sum
     shift
@@ -24,7 +24,7 @@ fetch() {
     if timeout "$MOST_SECONDS" "$@" >"$place/log" 2>&1; then
         echo "$sum" >"$place/done"
     else
-        echo "the packages of $name can't be had: $(grep -Em 1 '^(ERROR|npm error)' "$place/log" || echo "no answer in time")" |
+        echo "the packages of $name can't be fetched: $(grep -Em 1 '^(ERROR|npm error)' "$place/log" || echo "no answer in time")" |
             tee "$place/failed" >&2
     fi
 }

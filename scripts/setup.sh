@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs what building and running needs, on Debian and Ubuntu; elsewhere says
-# what is missing. Does nothing where nothing is.
+# Installs the packages for building and running, on Debian and Ubuntu; elsewhere it says what is
+# missing. If nothing is missing, it does nothing.
 source "$(dirname "$0")/common.sh"
 
 missing=() packages=() by_hand=
-need() { # what it is, its Debian packages, a command that succeeds if it is there
+need() { # its name, its Debian packages, a command that succeeds if it is installed
     local what=$1 debian=$2
     shift 2
     if ! "$@" >/dev/null 2>&1; then
@@ -20,7 +20,7 @@ has_libclang() { ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libcla
 has_node() { npm --version && [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ]; }
 has_source_tools() { bison --version && flex --version && perl --version && bzip2 --help && patchelf --version && ls /usr/share/keyrings/debian-archive-keyring.gpg; }
 has_pgbouncer() { PATH=$PATH:/usr/sbin command -v pgbouncer; }
-# Only where the distribution's is new enough.
+# Only if the distribution's version is new enough.
 node_packages() {
     local version
     version=$(apt-cache show nodejs 2>/dev/null | sed -nE 's/^Version: ([0-9]+).*/\1/p' | head -n 1)

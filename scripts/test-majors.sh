@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds for every supported major of PostgreSQL, and runs every test on it.
-#   MAJORS   those to test, all by default
-# An installed server is tested where there is one of the major; others are built.
+#   MAJORS   the majors to test, all by default
+# It uses an installed server of a major if there is one, and builds the others.
 source "$(dirname "$0")/common.sh"
 
 read -ra majors <<<"${MAJORS:-$(supported | sort -n | paste -sd' ')}"
@@ -23,8 +23,8 @@ for major in "${majors[@]}"; do
     is_supported "$major" || die "PostgreSQL $major is not supported: $(supported | paste -sd' ')"
     server=$(server_of "$major")
     say "$("$server" --version)"
-    # pg_upgrade is tested from each of the majors before, in which ours is now installed.
-    # The crates that don't know of PostgreSQL are built once for all.
+    # pg_upgrade is tested from each older major, in which our library is now installed. The
+    # crates without PostgreSQL are built once for all.
     KEYSMITH_MAJOR=$major KEYSMITH_OLDER_SERVERS=$older make --no-print-directory test-server PG_CONFIG="$server" || failed+=("$major")
     older=$older${older:+:}$server
 done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs tests on a PostgreSQL with assertions, each process of which valgrind watches: the
-# regression suites and isolation specs, unless told otherwise.
+# Runs tests under valgrind on a PostgreSQL with assertions: by default the regression suites and
+# isolation specs.
 #   valgrind.sh [TEST...]
 source "$(dirname "$0")/common.sh"
 
@@ -10,7 +10,7 @@ make --no-print-directory install PG_CONFIG="$PG_CONFIG"
 prefix=$("$PG_CONFIG" --bindir)/..
 [ $# -gt 0 ] || set -- tests/test_installcheck.py
 
-# Where the servers' user may write.
+# A folder where the servers' user may write.
 watched=$(mktemp -d /tmp/keysmith-valgrind-XXXXXX)
 chmod 1777 "$watched"
 cat >"$watched/postgres" <<END

@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:27
+-- src/lib.rs:29
 -- bootstrap
 -- The schemas are members of the extension, so ones that someone else made (and may own
 -- objects in) are never taken over: creation fails if they exist.
@@ -29,7 +29,7 @@ COMMENT ON SCHEMA keysmith_private IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:28
+-- src/lib.rs:30
 -- requires:
 --   schema
 
@@ -316,7 +316,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:29
+-- src/lib.rs:31
 -- requires:
 --   tables
 
@@ -426,7 +426,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:30
+-- src/lib.rs:32
 -- requires:
 --   usage
 
@@ -635,7 +635,7 @@ CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:35
+-- src/lib.rs:37
 -- requires:
 --   usage_rollups
 
@@ -1099,7 +1099,7 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:42
 -- requires:
 --   usage_maintain
 
@@ -1131,7 +1131,7 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:45
+-- src/lib.rs:47
 -- requires:
 --   policy_triggers
 
@@ -1386,7 +1386,7 @@ COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:50
+-- src/lib.rs:52
 -- requires:
 --   keys_view
 
@@ -1698,7 +1698,7 @@ COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:55
+-- src/lib.rs:57
 -- requires:
 --   manage
 
@@ -1861,7 +1861,7 @@ COMMENT ON FUNCTION keysmith.limit_status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:56
+-- src/lib.rs:58
 -- requires:
 --   decide
 
@@ -1874,7 +1874,7 @@ COMMENT ON FUNCTION keysmith.pre_request() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:61
+-- src/lib.rs:63
 -- requires:
 --   pre_request
 
@@ -1903,7 +1903,7 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:66
+-- src/lib.rs:68
 -- requires:
 --   usage_functions
 
@@ -1929,7 +1929,7 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:71
+-- src/lib.rs:73
 -- requires:
 --   usage_collect
 
@@ -1986,7 +1986,7 @@ COMMENT ON FUNCTION keysmith.sign_out() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:76
+-- src/lib.rs:78
 -- requires:
 --   identity
 
@@ -2042,7 +2042,7 @@ COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:77
+-- src/lib.rs:79
 -- requires:
 --   audit
 
@@ -2524,7 +2524,7 @@ COMMENT ON COLUMN keysmith.isolation.problem IS 'What is wrong; null if nothing 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:82
+-- src/lib.rs:84
 -- requires:
 --   isolation
 
@@ -2560,7 +2560,7 @@ COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:87
+-- src/lib.rs:89
 -- requires:
 --   restore
 
@@ -2922,7 +2922,7 @@ COMMENT ON FUNCTION keysmith_private.usage_bars(
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:92
+-- src/lib.rs:94
 -- requires:
 --   usage_views
 
@@ -3000,7 +3000,7 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:97
+-- src/lib.rs:99
 -- requires:
 --   tracking
 
@@ -3124,7 +3124,7 @@ COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'When it was done; nu
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:102
+-- src/lib.rs:104
 -- requires:
 --   row_hashing
 
@@ -3171,7 +3171,7 @@ COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:107
+-- src/lib.rs:109
 -- requires:
 --   row_seals
 
@@ -3188,7 +3188,7 @@ COMMENT ON FUNCTION keysmith.status() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:112
+-- src/lib.rs:114
 -- requires:
 --   status
 
@@ -3381,7 +3381,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; no 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:117
+-- src/lib.rs:119
 -- requires:
 --   admin_views
 
@@ -3399,7 +3399,7 @@ COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:122
+-- src/lib.rs:124
 -- requires:
 --   scanner
 
@@ -3547,7 +3547,7 @@ COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:127
+-- src/lib.rs:129
 -- requires:
 --   doctor_isolation
 
@@ -3924,7 +3924,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:132
+-- src/lib.rs:134
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

@@ -6,8 +6,6 @@
 //! guard has a worker that does, a transaction without rows at each beat. The beat is
 //! the server's and not a database's: one serves all of them, and no table grows.
 
-#![forbid(unsafe_code)]
-
 use pg::server;
 use pg::settings::{About, Context, Integer};
 use pg::worker::{self, Kind, worker_entry};

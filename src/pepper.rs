@@ -1,7 +1,5 @@
 //! The configured peppers, read by the postmaster and inherited by its children.
 
-#![forbid(unsafe_code)]
-
 use crate::settings;
 use keysmith_core::key::pepper::Peppers;
 use pg::error::{Code, Error, Result};

@@ -1,7 +1,5 @@
 //! Names for requests: uuids that begin with the time, made in the backend.
 
-#![forbid(unsafe_code)]
-
 use keysmith_core::request_id;
 use std::cell::RefCell;
 

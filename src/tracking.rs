@@ -1,24 +1,23 @@
-//! The trigger on tracked tables: which key changed how many rows, told by statement.
+//! The trigger on tracked tables, which records the key and the number of changed rows of each
+//! statement.
 //!
-//! Rows are not looked at. PostgreSQL counts, for its statistics, what the transaction
-//! has inserted, updated and deleted in each table: a trigger before the statement reads
-//! that number, one after it reads it again. So the cost of a statement does not grow
-//! with its rows. Where the rows of a statement are those of several tables, partitions
-//! or children, a transition table is asked for, and its length read.
+//! It does not read rows. PostgreSQL counts, for its statistics, the rows that the transaction has
+//! inserted, updated and deleted in each table. A trigger before the statement reads that number,
+//! and one after it reads it again. So the cost does not grow with the number of rows. A statement
+//! on a table with partitions or child tables changes rows of several tables. There the trigger
+//! has a transition table, and reads its length.
 
-#![forbid(unsafe_code)]
-
-use crate::catalog::{Catalog, columns};
+use crate::catalog::Catalog;
 use crate::identity::{self, Identity};
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
-use pg::relation::{Change, counts_changed_rows, schema_name};
+use pg::relation::{Change, counts_changed_rows};
 use pg::spi::Param;
-use pg::trigger::{Event, Returned, TriggerCall, trigger_functions};
+use pg::trigger::{Returned, TriggerCall, TriggerEvent, trigger_functions};
 use pg::user_table::{
     ACCESS_EXCLUSIVE, Needs, SHARE_ROW_EXCLUSIVE, UserTable, create_trigger, drop_trigger, ours,
 };
-use pg::{clock, transaction, tuple};
+use pg::{clock, lookup, transaction, tuple};
 use pgrx::pg_sys::{Datum, Oid};
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -34,9 +33,9 @@ trigger_functions! {
 
 const FUNCTION: &CStr = c"log_usage";
 
-/// An ordinary table's rows are counted by PostgreSQL as they are changed: what is read
-/// before and after a statement costs nothing a row. Rows of partitions and children are
-/// counted there, not here, so for those a copy of each is asked for.
+/// PostgreSQL counts the changed rows of each table. For a plain table the triggers read that count
+/// before and after a statement, which costs nothing per row. Rows of partitions and child tables
+/// are counted with those, so here the triggers use transition tables.
 fn track(call: &Call) -> Result<Option<Datum>> {
     let table = UserTable::claim(call.datum(0), SHARE_ROW_EXCLUSIVE, Needs::Ownership)?;
     let has_parts = table.has_or_had_children();
@@ -74,11 +73,11 @@ fn untrack(call: &Call) -> Result<Option<Datum>> {
 /// A statement that is under way.
 struct Statement {
     relation: Oid,
-    event: Event,
-    /// What the transaction had changed in the table before it.
+    event: TriggerEvent,
+    /// The number of rows that the transaction had changed in the table before.
     before: i64,
-    /// How much of the change since then is that of statements within this one, such as
-    /// those of row triggers: they are told of by themselves.
+    /// The number of rows that nested statements, as of row triggers, have changed since. These
+    /// statements have their own records.
     nested: i64,
     transaction: u32,
     subtransaction: u32,
@@ -89,7 +88,7 @@ thread_local! {
     static STATEMENTS: RefCell<Vec<Statement>> = const { RefCell::new(Vec::new()) };
 }
 
-/// More statements than are ever within one another.
+/// More statements than are ever nested.
 const MOST_OPEN: usize = 10_000;
 
 fn log_usage(call: Option<&TriggerCall>) -> Result<Returned> {
@@ -124,7 +123,7 @@ fn begin(trigger: &TriggerCall) {
     };
     STATEMENTS.with_borrow_mut(|statements| {
         forget_the_aborted(statements);
-        // A trigger that was made by hand may have no counterpart that ends the statement.
+        // A hand-made trigger before the statement may have no counterpart after it.
         if statements.len() >= MOST_OPEN {
             statements.clear();
         }
@@ -132,7 +131,7 @@ fn begin(trigger: &TriggerCall) {
     });
 }
 
-/// How many rows the statement has changed; `None` if no one counted.
+/// The number of rows that the statement has changed; `None` if they were not counted.
 fn end(trigger: &TriggerCall) -> Option<i64> {
     let (relation, event) = (trigger.relation().oid(), trigger.event());
     let counted = STATEMENTS.with_borrow_mut(|statements| {
@@ -146,13 +145,13 @@ fn end(trigger: &TriggerCall) -> Option<i64> {
         }
         Some(all.saturating_sub(ended.nested).max(0))
     });
-    trigger
-        .copied_rows()
-        .or_else(|| counted.filter(|_| event != Event::Truncate).filter(|_| counts_changed_rows()))
+    trigger.copied_rows().or_else(|| {
+        counted.filter(|_| event != TriggerEvent::Truncate).filter(|_| counts_changed_rows())
+    })
 }
 
-/// Statements that failed never end. One of this depth is over if its subtransaction is
-/// another than the one that is open now.
+/// Drops the statements that failed: the trigger after them is not called. A statement of this
+/// depth has failed if its subtransaction is not the current one.
 fn forget_the_aborted(statements: &mut Vec<Statement>) {
     let (transaction, subtransaction, depth) = now();
     while statements.last().is_some_and(|last| {
@@ -164,19 +163,19 @@ fn forget_the_aborted(statements: &mut Vec<Statement>) {
     }
 }
 
-/// The transaction, the subtransaction, and how deep it is.
+/// The transaction, the subtransaction and its nesting level.
 fn now() -> (u32, u32, i32) {
     (transaction::local_id(), transaction::current_subtransaction(), transaction::nest_level())
 }
 
-/// What this transaction has changed in the table up to now.
+/// The number of rows that this transaction has changed in the table so far.
 fn changed(trigger: &TriggerCall) -> i64 {
     let relation = trigger.relation();
     match trigger.event() {
-        Event::Insert => relation.changed_rows(Change::Insert),
-        Event::Update => relation.changed_rows(Change::Update),
-        Event::Delete => relation.changed_rows(Change::Delete),
-        Event::Truncate => 0,
+        TriggerEvent::Insert => relation.changed_rows(Change::Insert),
+        TriggerEvent::Update => relation.changed_rows(Change::Update),
+        TriggerEvent::Delete => relation.changed_rows(Change::Delete),
+        TriggerEvent::Truncate => 0,
     }
 }
 
@@ -186,33 +185,31 @@ fn must_be_able_to_write() {
     transaction::must_not_be_parallel(c"keysmith.log_usage");
 }
 
-/// Writes the row. No one has any right to the table, so it is not written by a
-/// statement, which would have to run as its owner and costs more.
+/// Inserts the row, without a statement: that would cost more, and would have to run as the owner,
+/// since no other role has privileges on the table.
 fn note(trigger: &TriggerCall, rows: Option<i64>, acting: &Identity) -> Result<()> {
     let relation = trigger.relation();
-    let schema = schema_name(relation.class(|class| class.relnamespace));
+    let schema = lookup::schema_name(relation.class(|class| class.relnamespace));
     let name = relation.name();
     let operation = match trigger.event() {
-        Event::Insert => "insert",
-        Event::Update => "update",
-        Event::Delete => "delete",
-        Event::Truncate => "truncate",
+        TriggerEvent::Insert => "insert",
+        TriggerEvent::Update => "update",
+        TriggerEvent::Delete => "delete",
+        TriggerEvent::Truncate => "truncate",
     };
     let time = Param::timestamp(Some(clock::now()));
-    let mut row = [Param::bigint(None); columns::touch::COLUMNS.len()];
-    for (column, value) in [
-        (columns::touch::key_id, Param::uuid(&acting.key_id)),
-        (columns::touch::tenant_id, Param::uuid(&acting.tenant_id)),
-        (columns::touch::schema, Param::server_text(Some(&schema))),
-        (columns::touch::relation, Param::server_text(Some(&name))),
-        (columns::touch::operation, Param::text(operation)),
-        (columns::touch::rows, Param::bigint(rows)),
-        (columns::touch::first_at, time),
-        (columns::touch::last_at, time),
-        (columns::touch::request_id, Param::uuid(&acting.request_id)),
-    ] {
-        row[usize::from(column.unsigned_abs()) - 1] = value;
-    }
+    // In the order of the table's columns.
+    let row = [
+        Param::uuid(&acting.key_id),
+        Param::uuid(&acting.tenant_id),
+        Param::server_text(Some(&schema)),
+        Param::server_text(Some(&name)),
+        Param::text(operation),
+        Param::bigint(rows),
+        time,
+        time,
+        Param::uuid(&acting.request_id),
+    ];
     tuple::insert(Catalog::open()?.tables.touch.table, row);
     Ok(())
 }

@@ -1,7 +1,5 @@
 //! What a decision answers: whom it is about, where the request leaves them, and the row.
 
-#![forbid(unsafe_code)]
-
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
 use keysmith_core::policy::verdict::Reason;

@@ -1,5 +1,5 @@
-"""Those who are not to be stopped, whatever a role does: a server with some of everything, and
-sessions that decide, spend, revoke, manage and store usage."""
+"""Work that no role may stop: a server with every kind of data, and sessions that decide, spend,
+revoke, manage and store usage."""
 
 from datetime import date, timedelta
 
@@ -13,13 +13,13 @@ from conftest import session
 
 STRANGER, LEVELS = "stranger", ("verifier", "issuer", "auditor", "admin")
 ROLES = (STRANGER, *LEVELS)
-# Whoever waits for this long waits for a lock that is not given back.
+# A session that waits this long waits for a lock that is not released.
 BOUND = "30s"
 DAY = "2001-02-03"
 
 
 class World:
-    """A server with some of everything, and the sessions that are not to be stopped."""
+    """A server with every kind of data, and the sessions that nobody may stop."""
 
     def __init__(self, cluster):
         self.cluster = cluster
@@ -49,20 +49,21 @@ class World:
         return opened
 
     def is_blamed(self, role, problem):
-        """Whether a message names the session or the prepared transaction that is to be ended."""
+        """Whether a message names the session or the prepared transaction to end."""
         return f" of role {role} " in problem or f"prepared transaction 'prepared by {role}'" in problem
 
     def expired_partition(self):
-        """A day that maintain() is to drop."""
+        """A day that maintain() must drop."""
         while self.made:
             self.db.rows(f"DROP TABLE IF EXISTS keysmith_private.usage_{self.made.pop():%Y%m%d}")
         self.db.rows("SELECT keysmith_private.usage_prepare(%s, %s)", DAY, DAY)
 
-    # What goes on whatever a role does. Each fails if it waits, or if it is not done.
+    # Work that goes on whatever a role does. Each method fails if it waits, or if the work is not
+    # done.
 
     def decides(self):
         assert self.app.verify(self.key.api_key, scopes=["a"]).ok
-        # One that begins now remembers nothing.
+        # A new session has no cached policy.
         new = self.session("app")
         try:
             assert new.verify(self.key.api_key, scopes=["a"]).ok
@@ -120,7 +121,7 @@ class World:
     PROBES = (decides, spends, signs_in_and_reads, mints_and_revokes, manages, gives_and_takes_access,
               stores_usage, adds_up_usage, maintains, audits)
 
-    # Whoever may name a view can keep others from it, or keep what it shows.
+    # A role that may name a view can block or keep the rows that it shows.
 
     def makes_partitions(self):
         day = date(2099, 1, 1) + timedelta(days=len(self.made))
@@ -141,7 +142,7 @@ class World:
     FOR_STRANGERS = (makes_partitions, drops_what_is_old, reads_views)
 
     def stopped(self, role, but=()):
-        """What does not go on, and why."""
+        """The work that stopped, and why."""
         failed = {}
         for probe in self.PROBES + self.FOR_STRANGERS * (role == STRANGER):
             if probe.__name__ in but:

@@ -1,4 +1,4 @@
-"""Real PostgreSQL clusters for tests and benchmarks, each in a folder of its own."""
+"""Real PostgreSQL clusters for tests and benchmarks, each in a separate folder."""
 
 import os
 import pwd
@@ -25,19 +25,19 @@ BIN = Path(pg_config("bindir"))
 
 
 def has_module(name):
-    """Whether the server has one of PostgreSQL's additional modules, which some come without."""
+    """Whether the server has an additional module of PostgreSQL, which some builds lack."""
     return (Path(pg_config("pkglibdir")) / f"{name}.so").exists()
 
 
-# What is started in place of `postgres`, if anything: a program that runs and watches it.
+# A program to start instead of `postgres`, if any, which runs and watches it.
 SERVER = os.environ.get("KEYSMITH_SERVER")
 
-# PostgreSQL refuses to run as root: servers run as postgres then.
+# PostgreSQL refuses to run as root, so servers then run as postgres.
 _SERVER_USER = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
 
 
 def environment():
-    """What a server or client inherits: nothing that would lead it elsewhere."""
+    """The environment of a server or client: without variables that would change its target."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PG") and k != "RUST_BACKTRACE"}
     return kept | {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
@@ -57,17 +57,17 @@ def run(program, *arguments, as_server=False, check=True, bin=BIN, **options):
 
 
 def fetched(cursor):
-    """A statement's rows, which may have no columns, or nothing if it gives none."""
+    """A statement's rows, which may have no columns, or nothing if it returns none."""
     gives_rows = cursor.pgresult.status == psycopg.pq.ExecStatus.TUPLES_OK
     return cursor.fetchall() if gives_rows else []
 
 
 class Cluster:
-    """A cluster on a socket of its own. Nothing else can reach it."""
+    """A cluster on a private socket. Nothing else can reach it."""
 
     def __init__(self, name="main", port=5432, bin=BIN):
         self.bin = bin
-        # A socket's path is short, so this is not below pytest's long folders.
+        # A socket's path must be short, so this is not below pytest's long folders.
         self.dir = Path(tempfile.mkdtemp(prefix=f"keysmith-{name}-", dir=scratch.folder()))
         self.data = self.dir / "data"
         self.log = self.dir / "log"
@@ -119,11 +119,11 @@ class Cluster:
         self.start()
 
     def kill(self):
-        """The postmaster, with no chance to tidy up."""
+        """Kills the postmaster without a shutdown."""
         os.kill(int((self.data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
 
     def start_after_kill(self):
-        """As soon as what the postmaster left is gone: until then it refuses to start."""
+        """Starts as soon as the postmaster's remains are gone: until then the server refuses."""
         end = time.monotonic() + 60
         while self.start(check=False).returncode != 0:
             assert time.monotonic() < end, self.log.read_text()

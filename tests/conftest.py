@@ -26,8 +26,8 @@ def pytest_report_header():
 
 
 def pytest_configure(config):
-    """No other server is tested than was meant, and what a run makes goes with it."""
-    # As on Ctrl-C, so that it does so then as well.
+    """Tests only the chosen server, and removes everything that a run makes."""
+    # As on Ctrl-C, so that it removes everything then as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if scratch.make():
         config.add_cleanup(scratch.remove)
@@ -77,13 +77,13 @@ def connect(cluster, dbname):
 
 @pytest.fixture
 def hear(connect):
-    """Listens on a channel; the result is called for the events that came since the last call."""
+    """Listens on a channel; calling the result returns the events since the last call."""
     def on(channel):
         session = connect()
         session.execute(f"LISTEN {channel}")
 
         def came():
-            # What was committed before the mark comes before it.
+            # Events that were committed before the mark arrive before it.
             mark = f"mark {next(_numbers)}"
             session.execute("SELECT pg_notify(%s, %s)", (channel, mark))
             events = []
@@ -104,7 +104,7 @@ def db(connect):
 
 
 class Database:
-    """A session, and shorthands for what most tests do with it."""
+    """A session, with shorthands for the needs of most tests."""
 
     def __init__(self, session):
         self.session = session
@@ -121,7 +121,7 @@ class Database:
         return value
 
     def call(self, function, *positional, **named):
-        """Calls a function of ours by named arguments and returns its rows."""
+        """Calls one of our functions by named arguments and returns its rows."""
         arguments = ["%s"] * len(positional) + [f"{name} => %s" for name in named]
         schema = "keysmith_private" if function in PRIVATE else "keysmith"
         return self.rows(f"SELECT * FROM {schema}.{function}({', '.join(arguments)})",
@@ -175,7 +175,7 @@ def wait_until(condition, seconds=120):
 
 @pytest.fixture
 def sees_only(cluster, dbname, db):
-    """Has the test's session be, for a while, a role that issues the keys of one tenant."""
+    """Makes the test's session, for a while, a role that issues the keys of one tenant."""
     role = "sees_one_tenant"
     cluster.execute(f"CREATE ROLE {role}")
 
@@ -194,5 +194,5 @@ def sees_only(cluster, dbname, db):
 
 @pytest.fixture
 def database():
-    """For tests that open sessions of their own."""
+    """For tests that open their own sessions."""
     return Database

@@ -1,4 +1,5 @@
-"""Starts the applications of examples/, each with what scripts/examples.sh fetched for it."""
+"""Starts the applications of examples/, each with the packages that scripts/examples.sh
+fetched."""
 
 import http.client
 import json
@@ -35,7 +36,7 @@ class Example:
         return [program, str(self.source)]
 
     def require(self):
-        """Skips the test if a registry did not give what the example needs."""
+        """Skips the test if a registry did not return the example's packages."""
         if self.packages is None:
             return
         place = PACKAGES / self.packages
@@ -96,13 +97,13 @@ class Response:
 
     @property
     def code(self):
-        """Where the application put our code: each framework has its own place."""
+        """Where the application has keysmith's code: each framework has a different place."""
         (error,) = self.body.get("errors") or [self.body.get("detail") or self.body]
         return error.get("code")
 
 
 class Rest:
-    """What a client of the applications with routes does."""
+    """The actions of a client of the applications with routes."""
 
     def __init__(self, port):
         self.port = port
@@ -137,11 +138,11 @@ class Rest:
         return self.add(key, name).status == 201
 
     def unlisted(self, key, db):
-        """Asks for what the application has a handler for, and no route is defined for."""
+        """Sends a request for which the application has a handler but no route."""
         return self.send("GET", "/internal", key)
 
     def fail(self, key):
-        """Asks for something that fails after the key has signed in."""
+        """Sends a request that fails after the key was signed in."""
         return self.send("POST", "/photos", key, {}).status
 
     requests = {("GET", "/photos"), ("POST", "/photos")}
@@ -170,7 +171,7 @@ class GraphQL(Rest):
         return response.status == 200 and response.body["data"]["createPhoto"]["photo"] == {"name": name}
 
     def unlisted(self, key, db):
-        """All that PostGraphile serves is listed, so this takes the listing away for once."""
+        """PostGraphile serves only listed operations, so this removes a listing for once."""
         db.call("remove_route", "default", "POST", "/graphql", variant="query")
         try:
             return self.list(key)

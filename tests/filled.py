@@ -1,7 +1,6 @@
-"""A database that holds some of everything, and a check that all of it still works.
-
-What is kept between the two is plain data, so that a server of another version can
-stand between them.
+"""A database with every kind of data, and a check that all of it still works.
+Only plain data passes from one to the other, so that a server of another version can run in
+between.
 """
 
 from psycopg.types.json import Jsonb
@@ -10,7 +9,7 @@ ROLES = "app_user, key_issuer"
 
 
 def fill(db):
-    """Fills a database and returns what `check` needs to know of it."""
+    """Fills a database and returns the data that `check` needs."""
     db.rows("CREATE ROLE app_user; CREATE ROLE key_issuer")
     db.call("create_keyspace", "other", prefixes=Jsonb({"secret": {"live": "o_"}}))
     db.call("define_scope", "default", "docs:read", "See documents")
@@ -54,7 +53,7 @@ def fill(db):
     db.call("grant_access", "app_user", "verifier")
     db.rows("INSERT INTO docs VALUES (1, 'acme', 'a'), (2, 'umbrella', 'b')")
 
-    # Of the rows that are logged some are summed up, and some are not yet.
+    # Some of the logged rows are summed up, and some are not yet.
     for _ in range(2):
         for key in keys.values():
             db.verify(key.api_key, ip="203.0.113.9")
@@ -67,12 +66,13 @@ def fill(db):
 
 
 def drop_roles(db):
-    """With all that was granted to them, so that the privileges are those of a fresh database."""
+    """Drops the roles with all their privileges, so that the privileges are those of a fresh
+    database."""
     db.rows(f"DROP OWNED BY {ROLES}; DROP ROLE {ROLES}")
 
 
 def _request(db, api_key):
-    """A request that is let in, and writes to an isolated and tracked table."""
+    """An accepted request that writes to an isolated and tracked table."""
     with db.session.transaction():
         db.rows("SET LOCAL ROLE app_user")
         headers = Jsonb({"authorization": f"Bearer {api_key}"})
@@ -88,7 +88,7 @@ REASONS = {"of a member": "ok", "of a role": "ok", "limited": "ok", "rich": "ok"
 
 
 def check(db, kept):
-    """Checks that what was filled in does what it did, and that new things can be done."""
+    """Checks that the data works as before, and that new data can be added."""
     keys = kept["keys"]
     assert {name: db.reason(key, ip="192.0.2.1") for name, key in keys.items()} == REASONS
     assert db.verify(keys["fenced"], ip="203.0.113.9").ok
@@ -97,7 +97,7 @@ def check(db, kept):
     assert db.reason(kept["elsewhere"]) != "ok"
     assert db.verify(keys["of a member"], scopes=["docs:read"]).owner == "ann"
     assert db.reason(keys["of a member"], scopes=["admin"]) == "insufficient_scope"
-    # Buckets are in memory: a restart fills them.
+    # Buckets are in memory: a restart resets them.
     assert db.verify(keys["limited"]).limit_name == "slow"
     assert "rate_limited" in {db.reason(keys["limited"]) for _ in range(20)}
     assert db.reason(keys["of the limited"]) == "rate_limited"

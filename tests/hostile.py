@@ -1,5 +1,5 @@
-"""What a role can try on objects that it does not own: statements, by kind, for each object
-of the extension that the catalogs list, so that a new object is tried as well."""
+"""Statements that a role can try on objects that it does not own, by kind, for each object of the
+extension in the catalogs, so that a new object is tried too."""
 
 from dataclasses import dataclass
 
@@ -23,8 +23,8 @@ TYPES = """
     SELECT t.oid, format('%%I.%%I', n.nspname, t.typname) AS name, t.typtype::text AS kind
     FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
     WHERE n.nspname = ANY (%s) ORDER BY t.oid"""
-# Functions of PostgreSQL's that take an object by its number, for which no USAGE on a schema
-# is needed: the arguments are put in by `by_number`.
+# Functions of PostgreSQL that take an object by its OID, for which they need no USAGE on a
+# schema: `by_number` adds the arguments.
 BY_NUMBER = """
     SELECT p.proname AS name, p.proargtypes::regtype[]::text[] AS arguments
     FROM pg_proc p
@@ -57,7 +57,7 @@ def _each(objects, *templates):
     return [template.format(o=o, n=n) for n, o in enumerate(objects) for template in templates]
 
 
-# What a role of the tests has of its own: see `prepare`.
+# Objects that a role of the tests owns: see `prepare`.
 OWN = """
     CREATE TABLE own (id int, body text);
     CREATE TABLE own_parts (id int) PARTITION BY LIST (id);
@@ -232,7 +232,8 @@ def by_number(o):
 
 
 def advisory(o):
-    """All numbers that the extension could think of: those of its objects, alone and in pairs."""
+    """All numbers that the extension could use for locks: those of its objects, alone and in
+    pairs."""
     numbers = [thing.oid for thing in (*o.relations, *o.functions)]
     return [statement for number in numbers for statement in (
         f"SELECT pg_advisory_lock({number})", f"SELECT pg_advisory_xact_lock({number}, 0)",

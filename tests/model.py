@@ -94,7 +94,7 @@ TOKEN = r"[ \t]*([!-+\--~]+)[ \t]*"
 
 
 def in_headers(headers, schemes):
-    """The key in them, in a tuple, or why there is none."""
+    """The key in the headers, in a tuple, or the reason why there is none."""
     if headers is None:
         return "missing"
     if not isinstance(headers, dict):
@@ -154,7 +154,7 @@ def lies_in(address, network):
 # Scopes
 
 class Malformed(Exception):
-    """What the extension raises an error for."""
+    """Scopes for which the extension raises an error."""
 
 
 def may(keyspace, key, request):
@@ -170,7 +170,7 @@ def may(keyspace, key, request):
 
 
 def holds(keyspace, key, scope):
-    """The key's own scopes, its role and its owner's role must all have it."""
+    """Its own scopes, its role and its owner's role must all allow the scope."""
     lists = [key["scopes"]]
     if not key["scopes"]:
         empty = {"all": ["*"], "none": [], "defaults": keyspace.get("default_scopes", [])}
@@ -223,7 +223,7 @@ def value_of(text, has, depth):
 
 
 def split_outside(text, sign):
-    """Splits where the sign is in no parentheses."""
+    """Splits at the sign outside parentheses."""
     parts, depth = [""], 0
     for character in text:
         depth += {"(": 1, ")": -1}.get(character, 0)
@@ -241,7 +241,7 @@ def split_outside(text, sign):
 # Routes
 
 def expression_of(keyspace, request):
-    """What the request needs; None if no key will do."""
+    """The needs of the request; None if no key is accepted."""
     segments = segments_of(request.get("path"))
     if segments is None or not request.get("method"):
         return None
@@ -258,7 +258,7 @@ def expression_of(keyspace, request):
 
 
 def segments_of(path):
-    """A path's segments, or None if servers may disagree on them."""
+    """A path's segments, or None if servers may interpret them differently."""
     if path is None or len(path.encode()) > 8192:
         return None
     path = path.split("?")[0].encode()

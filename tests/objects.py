@@ -1,13 +1,12 @@
-"""What an extension consists of, object by object, to compare two databases.
-
-An object is described by facets: for a table its columns, constraints and privileges,
-for a function its definition. Nothing in them depends on oids or on when things were
-made, so that two equal installations have equal descriptions.
+"""The objects of an extension, to compare two databases.
+An object is described by facets: for a table its columns, constraints and privileges, for a
+function its definition. No facet depends on OIDs or on times, so that two equal installations
+have equal descriptions.
 """
 
 from psycopg.rows import tuple_row
 
-# The members, and what belongs to them without being a member itself.
+# The members, and the objects that belong to them without being members.
 _MEMBERS = """
     WITH extension AS (SELECT * FROM pg_extension WHERE extname = 'keysmith'),
     member AS (
@@ -23,7 +22,7 @@ _MEMBERS = """
 """
 
 def _privileges(kind, acl, owner):
-    """None at all is short for the default ones, and their order says nothing."""
+    """Null means the default privileges, and their order has no meaning."""
     return f"""(SELECT string_agg(item::text, ', ' ORDER BY item::text)
                 FROM unnest(coalesce({acl}, acldefault({kind}, {owner}))) item)"""
 
@@ -32,7 +31,7 @@ _KIND = """(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END)::"char\""""
 
 # Each gives (object, facet, value).
 _FACETS = [
-    # That it is there at all, and what is said about every kind of object.
+    # That the object exists, and facets of every kind of object.
     """SELECT m.object, 'comment', obj_description(m.objid, c.relname) FROM member m
        JOIN pg_class c ON c.oid = m.classid""",
     """SELECT m.object || coalesce(' column ' || a.attname, ''), 'initial privileges', p.initprivs::text
@@ -76,8 +75,8 @@ _FACETS = [
            ('partitioned', CASE WHEN relkind = 'p' THEN pg_get_partkeydef(oid) END),
            ('view', CASE WHEN relkind IN ('v', 'm') THEN pg_get_viewdef(oid) END)
        ) facets (what, value) WHERE relkind <> 'c'""",
-    # By number too: there is code that reads them so. Some builds of PostgreSQL stamp each
-    # column with an option whose number differs at every creation.
+    # Also by number, because the library reads columns by number. Some builds of PostgreSQL add
+    # to each column an option whose number differs at every creation.
     """SELECT r.object || ' column ' || attname, what, value
        FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid AND attnum > 0 AND NOT attisdropped
        LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = attnum, LATERAL (VALUES
@@ -94,7 +93,7 @@ _FACETS = [
            ('definition', pg_get_indexdef(i.indexrelid)), ('options', c.reloptions::text),
            ('used', indisvalid || ', replica identity: ' || indisreplident || ', clustered: ' || indisclustered),
            ('comment', obj_description(i.indexrelid, 'pg_class'))) facets (what, value)""",
-    # From 18 on, NOT NULL is one too; it is compared with the columns.
+    # From 18 on, NOT NULL is a constraint too; it is compared with the columns.
     """SELECT coalesce(r.object, m.object) || ' constraint ' || conname, what, value
        FROM pg_constraint c LEFT JOIN relation r ON conrelid = r.oid
        LEFT JOIN member m ON m.classid = 'pg_type'::regclass AND contypid = m.objid, LATERAL (VALUES
@@ -119,14 +118,14 @@ _FACETS = [
        FROM relation r JOIN pg_statistic_ext s ON stxrelid = r.oid""",
 ]
 
-# An object of another class would be compared by its comment alone.
+# An object of another class would be compared only by its comment.
 _KNOWN = {"pg_class", "pg_namespace", "pg_proc", "pg_type"}
 
 
 def describe(connection):
-    """{(object, facet): value} of all that the extension in a database consists of."""
+    """{(object, facet): value} of all objects of the extension in a database."""
     with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
-        # Names come with their schemas.
+        # Names include their schemas.
         cursor.execute("SET LOCAL search_path = pg_catalog")
         members = cursor.execute(
             f"{_MEMBERS} SELECT m.object, m.classid::regclass::text FROM member m").fetchall()
@@ -141,7 +140,7 @@ def describe(connection):
 
 
 def differences(found, expected):
-    """A line for each facet that is not as it should be, empty if all are equal."""
+    """A line for each facet that differs, empty if all are equal."""
     lines = []
     names_found, names_expected = ({name for name, _ in side} for side in (found, expected))
     lines += [f"{name} is missing" for name in sorted(names_expected - names_found)]

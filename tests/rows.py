@@ -1,5 +1,5 @@
-"""What the tests of row hashing share: a cluster with a pepper, and what is stored there,
-computed by other means."""
+"""Shared by the tests of row hashing: a cluster with a pepper, and the stored values, computed
+independently."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ def write_peppers(cluster, generations):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster of this file's own: with a pepper, and the WAL with all that it can have."""
+    """A private cluster for the file: with a pepper, and full WAL."""
     running = Cluster("rows")
     try:
         running.init(wal_level="logical", keysmith__pepper_file=write_peppers(running, [1]))
@@ -60,7 +60,7 @@ def of_bytes(value):
 
 
 def trigger_arguments(db, table, trigger):
-    """What a trigger is called with; nothing if there is none of that name."""
+    """The arguments of a trigger; nothing if there is no trigger of that name."""
     found = db.rows("SELECT encode(tgargs, 'escape') AS arguments FROM pg_trigger "
                     "WHERE tgrelid = %s::regclass AND tgname = %s", table, trigger)
     return [argument for row in found for argument in row.arguments.split("\\000")[:-1]]
@@ -72,7 +72,7 @@ def values(db, query):
 
 
 def files(cluster):
-    """All that is in the data directory, and in its WAL."""
+    """Everything in the data directory, and in its WAL."""
     cluster.execute("CHECKPOINT")
     data = b"".join(path.read_bytes() for path in cluster.data.rglob("*")
                     if path.is_file() and "pg_wal" not in path.parts)
@@ -82,7 +82,7 @@ def files(cluster):
 
 @pytest.fixture
 def notices(db):
-    """What was said beside results: severity and message."""
+    """The notices of a statement: severity and message."""
     found = []
     db.session.add_notice_handler(lambda diag: found.append((diag.severity, diag.message_primary)))
     return found

@@ -1,7 +1,6 @@
-"""The folder of a run of tests: its clusters, and the data directories they are copies of.
-
-It is in memory where there is room, as each cluster is a thousand files. The processes of
-pytest-xdist share it, and the one that made it removes it, with the servers in it.
+"""The folder of a test run: its clusters, and the data directories from which they are copied.
+It is in memory if there is room, as each cluster is a thousand files. The processes of
+pytest-xdist share it. The process that made it removes it, with the servers in it.
 """
 
 import fcntl
@@ -21,12 +20,12 @@ ROOM = 6 << 30
 
 
 def folder():
-    """None outside of a run, as in benchmarks."""
+    """None outside a run, as in benchmarks."""
     return Path(os.environ[NAME]) if NAME in os.environ else None
 
 
 def make():
-    """Makes the folder unless this process was started by one that did: then it returns False."""
+    """Makes the folder, unless a parent process made it: then it returns False."""
     if folder():
         return False
     has_room = "TMPDIR" not in os.environ and MEMORY.is_dir() and min(
@@ -42,7 +41,8 @@ def _available_memory():
 
 
 def remove():
-    """Also after an interrupt, when other processes may have left servers behind."""
+    """Removes the folder, also after an interrupt, when other processes may have left servers
+    running."""
     for file in folder().glob("**/postmaster.pid"):
         try:
             os.kill(int(file.read_text().split()[0]), signal.SIGQUIT)
@@ -52,8 +52,8 @@ def remove():
 
 
 def copy(data, owner, arguments, initdb):
-    """Fills `data` as `initdb(data)` does, which is called once for each set of arguments.
-    Each copy gets a system identifier of its own, as initdb would have given it one."""
+    """Fills `data` like `initdb(data)`, which is called once for each set of arguments. Each copy
+    gets its own system identifier, as from initdb."""
     kept = folder() / f"template-{hashlib.sha256(repr(arguments).encode()).hexdigest()[:16]}"
     with open(f"{kept}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -63,13 +63,13 @@ def copy(data, owner, arguments, initdb):
                 os.chown(kept, owner.pw_uid, owner.pw_gid)
             initdb(kept / "data")
             (kept / "done").touch()
-    # Most of the log is zeros.
+    # Most of the WAL is zeros.
     subprocess.run(["cp", "-a", "--reflink=auto", "--sparse=always", kept / "data", data], check=True)
     _identify(data, secrets.randbits(62))
 
 
 def _identify(data, identifier):
-    """The identifier is in the control file, and on the log's first page."""
+    """The identifier is in the control file, and on the first page of the WAL."""
     identifier = struct.pack("=Q", identifier)
     with open(data / "global/pg_control", "r+b") as control:
         content = control.read()
@@ -78,13 +78,13 @@ def _identify(data, identifier):
         control.write(content + _checksum(content))
     segment, = (path for path in (data / "pg_wal").iterdir() if path.is_file())
     with open(segment, "r+b") as log:
-        # After the header that all pages have.
+        # After the header of every page.
         log.seek(24)
         log.write(identifier)
 
 
 def _checksum_place(control):
-    """Each major has its own: the checksum is of all that is before it."""
+    """Each major has another length: the checksum covers all bytes before it."""
     for length in range(64, len(control), 4):
         if _checksum(control[:length]) == control[length:length + 4]:
             return length

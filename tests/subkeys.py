@@ -1,4 +1,4 @@
-"""What the library derives from peppers, computed by other means."""
+"""The values that the library derives from peppers, computed independently."""
 
 import hmac
 

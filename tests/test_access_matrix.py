@@ -1,4 +1,4 @@
-"""Who may use what: every object of the schema, for every level of access."""
+"""The levels that may use each object of the schema."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,11 +12,11 @@ NOBODY, VERIFIER, ISSUER, AUDITOR, ADMIN = "nobody", "verifier", "issuer", "audi
 LEVELS = [NOBODY, VERIFIER, ISSUER, "identity_issuer", AUDITOR, ADMIN]
 ALL = {NOBODY, VERIFIER, ISSUER, AUDITOR, ADMIN}
 
-# What is listed for issuers is for both sorts of them.
+# Both kinds of issuers may call the functions listed for issuers.
 FUNCTIONS = {
     **dict.fromkeys(["current_tenant", "current_tenant_id", "current_keyspace", "current_key",
                      "current_environment", "current_owner", "has_scope", "whoami"], ALL),
-    # What isolates and tracks does so with its caller's rights, on its caller's tables.
+    # Isolation and tracking functions act with their caller's rights, on its tables.
     **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "pre_request", "log_request",
                      "isolate", "release", "track", "untrack", "log_usage",
                      "protect", "unprotect", "protect_existing", "hash_columns", "digest", "digests",
@@ -26,13 +26,13 @@ FUNCTIONS = {
                      "revoke", "report_leak", "wait_for_replay"], {ISSUER, ADMIN}),
     **dict.fromkeys(["list_keys", "usage_logs", "usage_chart", "blast_radius", "sees_everything",
                      "own_tenants", "shows_everything"], {ISSUER, AUDITOR, ADMIN}),
-    # What views call with the rights of their reader.
+    # Functions that views call with the rights of their reader.
     **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_endpoints",
                      "own_top_keys", "own_top_refusals", "own_touches", "own_stale_keys",
-                     "own_recent_refusals", "own_audit", "own_overprivileged_keys"],
+                     "own_recent_refusals", "own_audit", "own_overprivileged_keys", "credits_at"],
                     {ISSUER, AUDITOR, ADMIN}),
     "isolation_states": {AUDITOR, ADMIN},
-    # To store what waits changes nothing, and shows it.
+    # Storing queued records changes nothing visible, and shows them.
     **dict.fromkeys(["explain_verify", "audit_verify", "audit_heads", "revocations_since", "status", "limit_status",
                      "usage_status", "flush_usage", "doctor", "scanner_patterns", "scopes_used"], {AUDITOR, ADMIN}),
     **dict.fromkeys(["client_ip", "event_channel", "hashing_state"], {VERIFIER, AUDITOR, ADMIN}),
@@ -42,20 +42,21 @@ FUNCTIONS = {
                      "define_scope", "define_role", "define_route", "remove_route",
                      "grant_access", "revoke_access", "add_credits", "maintain",
                      "replay_revocations"], {ADMIN}),
-    # What others of these call, and triggers.
+    # Parts of these functions, and trigger functions.
     **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold",
                      "lock_holder", "privileges_changed_by", "usage_partitions", "usage_has_partition", "usage_fold_lock",
-                     "usage_retention",
+                     "usage_kept_from",
                      "usage_mark_gone", "usage_dependents", "usage_drop_old", "sum_up_touches",
                      "doctor_findings", "doctor_library", "doctor_logging", "doctor_isolation",
                      "doctor_access", "doctor_usage", "has_bare_call", "matches_support", "usage_collect",
                      "base_type", "isolation_condition", "columns_meant", "policy_fault", "printed", "is_too_long", "distributed_tables",
                      "is_reachable", "isolation_problems", "before_isolation", "forget_isolated",
                      "note_isolated", "tell_of_isolation", "shows_everything_support", "own_rows_support",
-                     "usage_bars"],
+                     "usage_bars", "profile", "ended_since", "counters", "doctor_events",
+                     "routines_of_level", "objects_granted_to"],
                     set()),
 }
-# Read, and never written.
+# Read, but never written.
 RELATIONS = {
     **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys",
                      "top_refusals", "touches", "tenants", "expiring_soon", "stale_keys",
@@ -74,7 +75,7 @@ RELATIONS = {
                      "all_overprivileged_keys"], set()),
 }
 SEQUENCES = {"usage_sequence": set()}
-# Whoever has USAGE on a type can have objects depend on it.
+# A role with USAGE on a type can make objects depend on it.
 TYPES = dict.fromkeys(["verdict", "minted", "explanation", "listed_key"], set())
 
 
@@ -124,7 +125,7 @@ def test_functions(db, roles):
         SELECT p.proname, r, has_function_privilege(r, p.oid, 'EXECUTE')
         FROM pg_proc p, unnest(%s::text[]) r WHERE pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)""", LEVELS)
     check([row[:2] for row in rows if row[2]], FUNCTIONS, [row[0] for row in rows])
-    # Of functions of one name, each is for the same roles.
+    # All functions of one name are for the same roles.
     assert not {row[:2] for row in rows if row[2]} & {row[:2] for row in rows if not row[2]}
 
 
@@ -184,7 +185,7 @@ def test_nothing_shows_a_digest(db):
     assert shown == []
 
 
-# What the levels reach
+# Reach of the levels
 
 def until(db, statement):
     wait_until(lambda: db.value(statement))
@@ -217,7 +218,7 @@ def test_an_issuer_reaches_its_tenant_alone(db, as_role):
 
 
 def test_a_cheap_filter_of_ones_own_sees_no_more(db, as_role):
-    """The view filters before what a caller's function gets to see."""
+    """The view filters rows before a caller's function sees them."""
     db.mint("globex", label="secret label")
     app = as_role(ISSUER)
     app.mint(label="ours")
@@ -253,7 +254,7 @@ USAGE = ["usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys", 
 
 @pytest.fixture
 def used(db):
-    """A key of each of two tenants, both let in, refused, and at work on a tracked table."""
+    """A key of each of two tenants, both accepted and refused, with work on a tracked table."""
     db.rows("CREATE TABLE orders (id int)")
     db.call("track", "orders")
     keys = {}
@@ -396,7 +397,7 @@ def test_an_auditor_sees_all_and_changes_nothing(db, as_role):
     for statement in ("mint('acme')", "revoke(gen_random_uuid())", "create_tenant('x')",
                       "grant_access('auditor', 'admin')", "revoke_access('admin')"):
         assert error_of(app, f"SELECT keysmith.{statement}").sqlstate == "42501"
-    # Nor with the right to call.
+    # Nor with EXECUTE.
     db.rows("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA keysmith TO auditor, issuer")
     for role in (AUDITOR, ISSUER):
         session = as_role(role)
@@ -431,7 +432,7 @@ def test_an_admin_administers_by_functions_alone(db, as_role):
             assert error_of(app, statement).sqlstate == "42501"
     assert error_of(app, "SELECT FROM keysmith_private.key_listing").sqlstate == "42501"
     assert db.row("SELECT created_by FROM keysmith.keys WHERE key_id = %s", key.key_id) == (ADMIN,)
-    # An administrator gives access, even to itself, and no more than there is.
+    # An administrator may grant every level, even to itself, but nothing else.
     app.call("grant_access", "nobody", "verifier")
     assert as_role(NOBODY).verify(key.api_key).ok
 
@@ -441,8 +442,8 @@ def test_membership(cluster, dbname, db, as_role):
     db.rows("GRANT issuer TO nobody")
     assert app.mint().key_id
     assert app.value("SELECT created_by FROM keysmith.keys") == NOBODY
-    # Without INHERIT the role has to be taken on.
-    # From 16 on, a membership keeps what was so when it was granted.
+    # Without INHERIT the session must SET ROLE. From 16 on, a membership keeps the option from
+    # when it was granted.
     db.rows("REVOKE issuer FROM nobody; ALTER ROLE nobody NOINHERIT; GRANT issuer TO nobody")
     assert error_of(app, "SELECT keysmith.mint('acme')").sqlstate == "42501"
     app.rows("SET ROLE issuer")
@@ -457,7 +458,7 @@ def test_membership(cluster, dbname, db, as_role):
 
 def test_membership_through_others_is_found_beside_everyones_access(cluster, dbname, db, as_role):
     db.rows("CREATE ROLE between_roles NOLOGIN; GRANT issuer TO between_roles; GRANT between_roles TO nobody")
-    # Of roles that are no more, and in no order: to read them all takes a page each.
+    # Of dropped roles, and in random order: reading all of them takes a page each.
     db.rows("""INSERT INTO keysmith_private.access (role, level)
                SELECT (3000000000 + n)::oid::regrole, 'admin' FROM generate_series(1, 5000) AS n
                ORDER BY md5(n::text)""")
@@ -544,7 +545,8 @@ def test_roles_that_are_renamed_or_dropped(cluster, dbname, db):
         session.execute("SELECT keysmith.mint('acme')")
     cluster.execute("DROP OWNED BY second", dbname)
     cluster.execute("DROP ROLE second")
-    # What is left names nobody, and is not carried to where its number may be another's.
+    # The entry names no existing role, and a dump omits it, since its number may be another
+    # role's there.
     assert db.value("SELECT count(*) FROM keysmith_private.access") == 1
     dumped = cluster.program("pg_dump", dbname=dbname).stdout
     assert "issuer" not in dumped.split("COPY keysmith_private.access")[1].split("\\.")[0]

@@ -1,4 +1,4 @@
-"""What an administrator sees in psql: tenants, and keys that need care."""
+"""The views of an administrator in psql: tenants, and keys that need care."""
 
 import subprocess
 
@@ -40,7 +40,7 @@ def test_tenants(db):
     assert acme.metadata == {"vat": "x"}
     assert (quiet.status, quiet.suspended_reason, quiet.keys, quiet.credits, quiet.last_used_at) \
         == ("suspended", "unpaid", 0, None, None)
-    # What is spent, and used before totals are added up, shows at once.
+    # Spent credits and use appear immediately, before totals are added up.
     db.call("mint", "acme")
     assert db.verify(key.api_key, spend=20).credits_remaining == 30
     assert db.value("SELECT credits FROM keysmith.tenants WHERE tenant = 'acme'") == 30
@@ -86,7 +86,7 @@ def test_keys_that_nobody_uses(db):
     assert [tuple(row) for row in rows] == [("unused", True, 200), ("long ago", False, 91), ("refused", True, 0)]
     db.rows("UPDATE keysmith_private.usage_last SET used_at = now() - interval '89 days'")
     assert "long ago" not in labels(db, "stale_keys")
-    # Where requests leave no record, nobody knows.
+    # Without records, nobody knows whether a key was used.
     db.call("alter_keyspace", "default", Jsonb({"usage_log": "refusals"}))
     assert labels(db, "stale_keys") == []
 
@@ -137,7 +137,7 @@ def test_scopes_that_no_request_needed(db):
     assert request(db, keys["more"], path="/unlisted").ok
     assert request(db, keys["open"], path="/open").ok
     assert request(db, keys["variant"], "DELETE", variant="soft").ok
-    # A refusal is no use of a scope.
+    # A refused request does not count as use of a scope.
     assert not request(db, keys["exact"], "POST", "/v1/images").ok
     db.call("flush_usage")
     found = overprivileged(db)
@@ -149,7 +149,7 @@ def test_scopes_that_no_request_needed(db):
     assert found["family"].unused_scopes == ["users:*"] and found["family"].used_scopes == ["images:*"]
     assert found["open"].unused_scopes == ["images:read"] and found["open"].used_scopes == []
     assert found["variant"].used_scopes == ["images:delete"]
-    # Once it uses them, or has them no more, or is over, it is not listed.
+    # The view omits keys that use their scopes, no longer have them, or have ended.
     db.call("alter_key", keys["more"].key_id, Jsonb({"scopes": ["images:read"]}))
     db.call("revoke", keys["two"].key_id)
     assert set(overprivileged(db)) == {"family", "open", "variant"}
@@ -166,19 +166,19 @@ def test_wildcards_are_as_good_as_the_catalogue(db):
         assert request(db, key).ok
     db.call("flush_usage")
     found = overprivileged(db)
-    # What implies a scope that was needed was of use.
+    # A scope that implies a needed scope counts as used.
     assert set(found) == {"all", "none"}
     for label in ("all", "none"):
         assert found[label].unused_scopes == ["users:read"]
         assert found[label].used_scopes == ["images:read", "images:write"]
 
 
-# Who sees what, and how it looks
+# Readers and output
 
 VIEWS = ["tenants", "expiring_soon", "stale_keys", "recent_refusals", "overprivileged_keys"]
-# Those whose JSON may be of any length are for the wrapped format.
+# Columns with JSON of any length need the wrapped format.
 WRAPPED = ["audit", "routes"]
-# All views, and the types of what functions return.
+# All views, and the result types of functions.
 READ = ("(relnamespace = 'keysmith'::regnamespace AND relkind = 'v' "
         "OR relnamespace = 'keysmith_private'::regnamespace AND relkind = 'c')")
 
@@ -216,7 +216,7 @@ def psql(cluster, dbname, script):
 
 @pytest.fixture
 def lived_in(db):
-    """Names, scopes, paths and JSON as long as people have them."""
+    """Names, scopes, paths and JSON of typical length."""
     keyspace = {"keyspace": "studio"}
     db.call("create_keyspace", "studio", prefixes=Jsonb({"secret": {"live": "studio_live_", "test": "studio_test_"}}))
     db.call("define_role", "studio", "editor", ["images:read", "images:write", "users:read"])
@@ -258,7 +258,7 @@ def lived_in(db):
 
 
 def test_it_fits_a_terminal(cluster, dbname, two_tenants, lived_in):
-    """As the documents have psql set up, nothing is wider than 100 columns."""
+    """With psql set up as in the documents, no output is wider than 100 columns."""
     explain = f"explain_verify('{lived_in.api_key}', keyspace => 'studio', "
     for rows in [
         *VIEWS, "keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys", "top_refusals",
@@ -279,7 +279,7 @@ def test_it_fits_a_terminal(cluster, dbname, two_tenants, lived_in):
 
 
 def test_what_describes_a_view_fits_as_well(cluster, dbname, db):
-    """Its columns are never shown one a line, so that is for the wrapped format."""
+    """psql never shows its columns one per line, so it needs the wrapped format."""
     for name, in db.rows(f"SELECT oid::regclass::text FROM pg_class WHERE {READ}"):
         printed = psql(cluster, dbname, f"\\pset columns 100\n\\pset format wrapped\n\\d+ {name}\n")
         columns = printed.partition("View definition:")[0].splitlines()
@@ -287,8 +287,8 @@ def test_what_describes_a_view_fits_as_well(cluster, dbname, db):
 
 
 def test_comments_read_like_documentation(db):
-    """In \\df+, \\dv+, \\dT+ and \\d+: a sentence each, of which none is longer than a line, and
-    arguments with names."""
+    """In \\df+, \\dv+, \\dT+ and \\d+: each has a sentence of at most one line, and arguments
+    have names."""
     comments = db.rows(f"""
         SELECT p.oid::regprocedure::text AS object, obj_description(p.oid, 'pg_proc') AS comment, 130 AS most
         FROM pg_proc p WHERE pronamespace = 'keysmith'::regnamespace

@@ -1,4 +1,4 @@
-"""Tables and types that were altered: nothing reads what is of another form than it knows."""
+"""Altered tables and types: nothing reads a row of an unknown form."""
 
 import psycopg
 import pytest
@@ -19,7 +19,7 @@ ALTERED = {
 
 @pytest.fixture(scope="module")
 def sacrificed():
-    """A cluster of their own: what goes wrong here ends a server."""
+    """A private cluster: a failure here ends a server."""
     with running("altered") as cluster:
         yield cluster
 
@@ -61,7 +61,7 @@ def test_nor_within_the_statement_that_alters(db, what):
     db.rows(f"CREATE FUNCTION alters() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN {ALTERED[what]}; RETURN 1; END $$")
     with pytest.raises(psycopg.Error) as error:
         db.rows("SELECT keysmith.verify(key), alters(), keysmith.verify(key) FROM (VALUES (%s)) AS v (key)", key.api_key)
-    # PostgreSQL itself may refuse to alter what the statement uses.
+    # PostgreSQL itself may refuse to alter a table that the statement uses.
     assert error.value.sqlstate in ("KS500", "55006"), error.value
     assert db.verify(key.api_key).ok
 

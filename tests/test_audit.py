@@ -1,4 +1,4 @@
-"""The audit: what was done by whom, in chains that show what was done to them."""
+"""The audit: who did what, in chains that show tampering."""
 
 import hashlib
 import json
@@ -27,14 +27,14 @@ def entries(db, keyspace="default", what="action"):
 
 
 def faults(db, heads=None):
-    """What is wrong with which chain."""
+    """The faulty chains, and their faults."""
     rows = db.call("audit_verify", heads)
     assert all(row.ok == (row.problem is None) == (row.first_bad is None) for row in rows)
     return {row.keyspace: (row.first_bad, row.problem) for row in rows if not row.ok}
 
 
 def private_memory(db):
-    """What its server process holds, in MB, without what it shares."""
+    """The private memory of its server process, in MB."""
     status = Path(f"/proc/{db.session.info.backend_pid}/status").read_text()
     return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) // 1024
 
@@ -43,10 +43,10 @@ def heads(db):
     return Jsonb(db.value("SELECT jsonb_agg(h) FROM keysmith.audit_heads() h"))
 
 
-# What is noted
+# Entries
 
 def test_every_act_leaves_an_entry(db):
-    """Those of each function, with what there was before and after."""
+    """The entries of each function, with the state before and after."""
     db.call("create_keyspace", "other")
     db.call("alter_keyspace", "default", Jsonb({"label_length": 50}))
     db.tenant()
@@ -87,7 +87,7 @@ def test_every_act_leaves_an_entry(db):
         assert one.after == next.before
     assert (of_key[1].before["label"], of_key[1].after["label"]) == (None, "new")
     assert of_key[4].after["rotated_to"] == str(successor.key_id)
-    # The label that regenerate was given is in its entry.
+    # The label that was given to regenerate is in its entry.
     assert db.value("SELECT after ->> 'label' FROM keysmith.audit WHERE key_id = %s AND action = 'mint'",
                     regenerated.key_id) == "legacy"
     assert db.row("SELECT before, after FROM keysmith.audit WHERE action = 'remove_route'").after is None
@@ -119,7 +119,7 @@ def test_all_that_changes_of_credits_is_noted(db, holder):
     assert changed({"balance": 3, "refill": 10, "every": "day"}) == [(None,) * 3, (3, 10, "day")]
     assert changed({"refill": 1_000_000}) == [(3, 10, "day"), (3, 1_000_000, "day")]
     assert changed({"every": "month"}) == [(3, 1_000_000, "day"), (3, 1_000_000, "month")]
-    # As many as it has now, a refill that is due included.
+    # The present credits, with a due refill.
     db.rows("UPDATE keysmith_private.credit SET refilled_at = '2020-01-01'")
     assert changed({"refill": None}) == [(1_000_000, 1_000_000, "month"), (1_000_000, None, None)]
     assert changed(None) == [(1_000_000, None, None), (None,) * 3]
@@ -137,7 +137,7 @@ def test_no_secret_is_in_it(db):
     text = db.value("SELECT string_agg(c::text, '') FROM keysmith_private.audit_content c")
     assert "acme" in text
     for key in keys:
-        # Apart from what is shown of it: the first five characters, the last four.
+        # Except the characters that are displayed: the first five, the last four.
         secret = key.api_key[-49:]
         assert not any(secret[at:at + 6] in text for at in range(len(secret) - 5))
         assert hashlib.sha256(key.api_key.encode()).hexdigest() not in text
@@ -294,7 +294,7 @@ def test_the_extension_is_dropped_by_who_managed(db, connect, database):
 
 
 def test_the_extension_is_made_anew_by_who_managed(db, connect, database):
-    """What was done before went with the tables."""
+    """The old entries were dropped with the tables."""
     session = database(connect(autocommit=False))
     session.tenant()
     session.rows("DROP EXTENSION keysmith")
@@ -305,7 +305,7 @@ def test_the_extension_is_made_anew_by_who_managed(db, connect, database):
 
 
 def test_what_was_done_is_written_before_the_commit(db, connect, database):
-    """The commit, for which others wait, only numbers and seals it. And it takes no memory."""
+    """The commit, for which others wait, only numbers and seals. And it takes no memory."""
     db.tenant()
     key = db.mint(metadata=Jsonb({"x": "y" * 60_000}))
     noted = len(entries(db))
@@ -318,7 +318,7 @@ def test_what_was_done_is_written_before_the_commit(db, connect, database):
     session.rows(turn % 10)
     before = private_memory(session)
     session.rows(turn % 250)
-    # What there was before and after: 60 MB.
+    # The state before and after: 60 MB.
     assert private_memory(session) - before < 20
     assert session.value("SELECT count(*) FROM keysmith_private.audit_content") == noted + 520
     assert session.value("SELECT count(*) FROM keysmith_private.audit_entry") == noted
@@ -341,7 +341,7 @@ def test_a_transaction_has_a_bound(db, connect, database):
     session.rows("""DO $$ BEGIN PERFORM keysmith.mint('acme');
                     EXCEPTION WHEN SQLSTATE 'KS409' THEN NULL; END $$""")
     session.session.commit()
-    # The next one has as much; what is rolled back takes no room.
+    # The next transaction may have as many; acts that were rolled back take no room.
     for n in range(5):
         session.rows("SAVEPOINT b")
         session.mint(label="undone")
@@ -365,7 +365,7 @@ def test_many_acts_of_one_transaction(db):
     assert (row.ok, row.entries) == (True, 2002)
 
 
-# What was done to it
+# Tampering
 
 @pytest.fixture
 def written(db):
@@ -419,7 +419,7 @@ def test_a_salt_that_is_none_is_named(written, change):
 
 
 def test_content_that_is_removed_is_missed(written):
-    """The entry stays, and is seen without it."""
+    """The entry stays, and is visible without its content."""
     written.rows("DELETE FROM keysmith_private.audit_content USING keysmith_private.audit_entry "
                  "WHERE digest = content AND entry = 5")
     assert faults(written) == {"default": (5, "entry 5 has no content any more")}
@@ -485,20 +485,20 @@ def test_a_chain_of_another_keyspace_is_not_this_one(written):
 
 
 def with_lengths(*parts):
-    """Each part with its length before it; a null's is all ones."""
+    """Each part follows its length; a null's length is all ones."""
     parts = [part.encode() if isinstance(part, str) else part for part in parts]
     return b"".join(b"\xff" * 8 if part is None else struct.pack(">Q", len(part)) + part for part in parts)
 
 
 def content_digest(row):
-    """The digest of an entry's content, as docs say that it is made."""
+    """The digest of an entry's content, as the documents describe it."""
     return hashlib.sha256(b"keysmith.content.v1\0" + row.salt + with_lengths(
         row.role, row.session_role, row.acting_key and row.acting_key.bytes, row.client, row.tenant,
         row.key_id and row.key_id.bytes, row.before, row.after)).digest()
 
 
 def seal(row, previous, pepper=None):
-    """A seal, as docs say that it is made."""
+    """A seal, as the documents describe it."""
     content = previous + struct.pack(">qhq", row.entry, row.generation if pepper else 0, row.at) \
         + with_lengths(row.content, row.keyspace, row.action)
     return mac(pepper, "chain", content) if pepper else hashlib.sha256(b"keysmith.chain.v1\0" + content).digest()
@@ -514,7 +514,7 @@ READ = """
 
 
 def forge(db, entry=1, keyspace="default"):
-    """Seals a chain anew from an entry on, as anyone can who writes to the tables."""
+    """Computes new seals of a chain from an entry on, as anyone who writes to the tables can."""
     previous = bytes(32)
     for row in db.rows(READ, keyspace):
         if row.entry >= entry:
@@ -542,7 +542,7 @@ def test_a_forged_chain_is_found_by_its_head(written):
 
 
 def test_a_long_chain_is_checked_in_little_memory(db):
-    """What is read is freed as it goes: memory after 20,000 entries is that after 10,000."""
+    """Entries are freed during the read: memory after 20,000 entries equals that after 10,000."""
     db.tenant()
     (first, *_) = db.rows(READ, "default")
     body = json.dumps({"label": "x" * 1000})
@@ -645,12 +645,12 @@ def test_peppers(tmp_path):
             assert row.content == content_digest(row)
             previous = seal(row, previous, PEPPERS[row.generation])
             assert row.hash == previous
-        # What was sealed before there was a pepper is held by what came after.
+        # Entries from before the first pepper are covered by later seals.
         with db.session.transaction(force_rollback=True):
             change_content(db, 2, "role = 'x'")
             forge(db, 2)
             assert faults(db)["default"][0] in (3, 4, 5)
-        # Sealed anew as a whole, without the pepper: the keys are newer than that.
+        # All entries sealed again, without the pepper: the keys are newer than that.
         with db.session.transaction(force_rollback=True):
             change_content(db, 2, "role = 'x'")
             forge(db)
@@ -665,7 +665,7 @@ def test_peppers(tmp_path):
             forge(db, 6)
             first_bad, problem = faults(db)["default"]
             assert first_bad == 6 and "older pepper" in problem
-        # The dump verifies where the peppers are, and tells where they are not.
+        # The dump verifies on a server with the peppers, and reports a fault without them.
         text = cluster.program("pg_dump", "--create").stdout.replace("DATABASE postgres", "DATABASE copy") \
             .replace("connect postgres", "connect copy")
         cluster.psql(text, dbname="template1")
@@ -681,7 +681,7 @@ def test_peppers(tmp_path):
         message = db.refused("KS510", "suspend_tenant", "acme")
         assert "pepper 2" in message
         assert not db.value("SELECT suspended_at IS NOT NULL FROM keysmith_private.tenant")
-        # With another secret of that number, all that it sealed is wrong.
+        # With another secret of that number, all its seals are wrong.
         db = write_peppers(cluster, "0:unpeppered\n" + ONE + f"2:{'33' * 32}\n")
         assert faults(db)["default"][0] == 5
 
@@ -725,7 +725,7 @@ def test_two_hundred_at_once_neither_fork_nor_deadlock(isolation):
                             session.execute("SELECT keysmith.mint('acme', keyspace => %s)", (keyspace,))
                         session.commit()
                         return failed
-                    # So many that touch so much may leave no room to note another conflict.
+                    # So many that touch so much may leave no room for another conflict.
                     except (psycopg.errors.SerializationFailure, psycopg.errors.OutOfMemory):
                         assert isolation == "SERIALIZABLE"
                         session.rollback()
@@ -753,7 +753,7 @@ def test_an_old_snapshot_chains_to_what_is_there_now(db, connect, database):
 
 
 def test_who_waits_to_commit_holds_up_nobody_else(db, connect, database):
-    """The end of a chain is taken at the commit, not by the act."""
+    """The commit locks the end of a chain, not the act."""
     db.tenant()
     open_one = database(connect(autocommit=False))
     open_one.mint()
@@ -764,7 +764,7 @@ def test_who_waits_to_commit_holds_up_nobody_else(db, connect, database):
 
 
 def test_usage_is_stored_before_the_chain_is_locked(db, connect, database):
-    """It may have to wait for others, who then need not wait for it."""
+    """It may have to wait for others, but they need not wait for it."""
     db.tenant()
     key = db.mint()
     db.rows("""

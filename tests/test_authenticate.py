@@ -1,4 +1,4 @@
-"""Requests as frameworks hand them over, the policy of keyspaces, and its definition."""
+"""Requests as frameworks pass them, the policy of keyspaces, and its definition."""
 
 import psycopg
 import pytest
@@ -15,7 +15,7 @@ def key(db):
 
 @pytest.fixture
 def ask(db):
-    """Asks about a request with these headers, for the reason."""
+    """Authenticates a request with these headers, and returns the reason."""
     def ask(headers, **more):
         verdict = db.one("authenticate", Jsonb(headers), "GET", "/", **more)
         assert verdict.ok == (verdict.reason == "ok")
@@ -197,7 +197,7 @@ def test_only_the_schemes_of_the_keyspace_are_accepted(db, schemes):
     def ask(headers):
         return db.one("authenticate", Jsonb(headers), "GET", "/", keyspace="mine").reason
 
-    # A header that is looked at must be right; one that isn't may be anything.
+    # A header that may hold the key must be valid; another may have any content.
     unaccepted = "missing" if schemes == ["x_api_key"] else "malformed_header"
     assert ask({"authorization": f"Bearer {key}"}) == ("ok" if "bearer" in schemes else unaccepted)
     assert ask({"authorization": f"Key {key}"}) == ("ok" if "key" in schemes else unaccepted)
@@ -294,7 +294,7 @@ def test_a_keyspace_has_a_vocabulary_of_its_own(db):
     assert told(key, kind="secret", **inside)[:3] == ("kind_not_allowed", 403, "insufficient_kind")
     verdict = db.one("authenticate", Jsonb([]), "GET", "/", keyspace="mine")
     assert (verdict.status, verdict.code) == (401, "invalid_authorization")
-    # Whoever sees only what is told outside can't tell what is wrong with a key.
+    # A client that sees only status, code and message can't tell why a key is refused.
     assert db.verify(key).code == "invalid_api_key"
 
 
@@ -375,7 +375,7 @@ def test_a_feature_of_some_plans_alone(db):
     for each in (key, listed):
         assert db.reason(each.api_key, keyspace="mine", ip="10.0.0.1") == "ok"
         assert db.reason(each.api_key, keyspace="mine", ip="11.0.0.1") == "ip_not_allowed"
-    # A plan that ends lifts no protection that is there, nor keeps one from being lifted.
+    # A plan that ends keeps existing protection, and does not prevent its removal.
     db.call("alter_tenant", "acme", Jsonb({"plan": "free"}), "mine")
     assert db.reason(key.api_key, keyspace="mine", ip="11.0.0.1") == "ip_not_allowed"
     db.call("alter_key", key.key_id, Jsonb({"allowlist": None}))
@@ -491,7 +491,7 @@ def test_a_route_edited_by_hand_is_in_force_at_the_next_call(db, connect, databa
     for act, expected in [
         ("SELECT", True), ("UPDATE keysmith_private.route SET scopes = 'b'", False),
         ("UPDATE keysmith_private.route SET scopes = 'a | b'", True),
-        # One that nobody can read is met by nobody.
+        # No key meets an expression that can't be parsed.
         ("UPDATE keysmith_private.route SET scopes = 'a | | b'", False),
         ("TRUNCATE keysmith_private.route", True),
     ]:
@@ -533,7 +533,7 @@ BAD_VARIANTS = [" v", "v ", "a\nb", "v" * 201, "v" * 1_000_000]
 
 @pytest.fixture
 def unchanged(db):
-    """Checks at the end that the policy is what it was."""
+    """Checks at the end that the policy is unchanged."""
     db.call("define_route", "default", "GET", "/x", "old")
     before = policy_of(db)
     yield
@@ -556,7 +556,7 @@ def test_each_element_of_a_list_must_be_an_expression(db, unchanged):
 
 
 def test_a_list_written_as_a_text_is_as_strict_as_a_list(db, unchanged):
-    """So literals and drivers write lists that they give no type."""
+    """Literals and drivers write lists without a type like this."""
     for bad in ("{a,NULL}", '{a,""}', '{a,"b c"}', '{"a,b"}', "{a,b"):
         assert "scopes" in db.refused("KS400", "define_route", "default", "GET", "/x", bad), bad
 

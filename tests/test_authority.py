@@ -1,4 +1,4 @@
-"""What a key may do to the keys of its tenant, and that it never gives more than it has."""
+"""The acts that a key may do to the keys of its tenant; a key never gives more than it has."""
 
 import hashlib
 import ipaddress
@@ -23,7 +23,7 @@ def acting(db, key, keyspace="default", **options):
 
 
 def refusal(db, key, function, *positional, keyspace="default", ip=None, **named):
-    """How an act of a key is refused."""
+    """How a key's act is refused."""
     with acting(db, key, keyspace, ip=ip):
         with pytest.raises(psycopg.Error) as error:
             db.call(function, *positional, **named)
@@ -81,7 +81,7 @@ def test_another_tenant_is_one_that_is_not_there(acme, function, arguments):
     ("alter_key", (Jsonb({"label": "x"}),)), ("alter_key", (Jsonb({"expires_at": None}),))])
 def test_another_tenants_key_is_one_that_is_not_there(acme, connect, database, function, more):
     key, theirs = acme.mint(), acme.mint("globex")
-    # Someone is at it: waiting would tell.
+    # Another transaction changes the key: waiting would reveal that.
     busy = database(connect(autocommit=False))
     busy.call("disable", theirs.key_id)
     acme.rows("SET lock_timeout = '60s'")
@@ -115,7 +115,7 @@ def test_a_tenant_of_the_same_name_elsewhere_is_another(acme):
     assert refusal(acme, key, "revoke", theirs.key_id).sqlstate == "KS404"
 
 
-# Which keys manage
+# Keys that may manage
 
 def test_a_publishable_key_manages_nothing(acme):
     acme.call("alter_keyspace", "default", Jsonb({"codes": {
@@ -167,7 +167,7 @@ ADMINISTRATION = [
 
 @pytest.mark.parametrize("function, arguments", ADMINISTRATION)
 def test_no_key_administers(acme, function, arguments):
-    """Not even for a superuser: authority is what both may do."""
+    """Not even for a superuser: an act needs the rights of both role and key."""
     refused(acme, acme.mint(), function, *arguments)
 
 
@@ -196,7 +196,7 @@ def test_a_revoked_key_manages_no_more(acme, connect, database):
         with pytest.raises(psycopg.Error) as error:
             acme.call("mint", "acme")
         assert error.value.sqlstate == "KS401"
-    # Nor does one that has just revoked itself.
+    # A key that has just revoked itself may not either.
     with acting(acme, other):
         acme.call("revoke", other.key_id)
         with pytest.raises(psycopg.Error) as error:
@@ -249,7 +249,7 @@ def test_scopes(acme):
         assert "scopes" in refused(acme, giver, "mint", "acme", scopes=scopes)
     with acting(acme, giver):
         assert acme.mint(scopes=["images:write"]).scopes == ["images:write"]
-        # What is left open is the giver's.
+        # Defaults are those of the acting key.
         assert acme.mint().scopes == ["images:*", "read"]
 
 
@@ -260,7 +260,7 @@ def test_a_keyspace_that_opens_keys_without_scopes_opens_none_that_a_bound_key_m
     assert "scopes" in refused(acme, giver, "alter_key", giver.key_id, Jsonb({"scopes": []}))
     assert "scopes" in refused(acme, giver, "rotate", bare.key_id)
     with acting(acme, bare):
-        # It is as open as its giver, whatever that comes to mean.
+        # The new key is as open as the acting key, even if the meaning of no scopes changes.
         acme.mint()
     acme.call("alter_keyspace", "default", Jsonb({"empty_scopes": "all"}))
     assert acme.reason(giver.api_key, scopes=["b"]) == "insufficient_scope"
@@ -282,7 +282,7 @@ def test_a_role_that_may_grow_is_no_way_up(acme):
     assert "scopes" in refused(acme, scoped, "alter_key", scoped.key_id, Jsonb({"scopes": []}))
     acme.call("define_role", "default", "reader", ["read"])
     with acting(acme, scoped):
-        # Scopes left open are the giver's own, which bind whatever the role becomes.
+        # The default scopes are the acting key's own, which bind even if the role changes.
         key = acme.mint(role="reader")
     acme.call("define_role", "default", "reader", ["*"])
     assert not acme.verify(key.api_key, scopes=["write"]).ok
@@ -301,11 +301,11 @@ def test_owners(acme):
                               Jsonb({"owner": None, "role": "dev"}))
     with acting(acme, giver):
         minted = acme.mint()
-        # Labels, networks and the end of another's key are nobody's identity.
+        # It may change the label of another member's key, and revoke it.
         acme.call("alter_key", bobs.key_id, Jsonb({"label": "bob's"}))
         acme.call("revoke", bobs.key_id)
     assert acme.verify(minted.api_key).owner == "ann"
-    # It follows its owner.
+    # The key follows its owner.
     acme.call("remove_member", "acme", "ann")
     assert acme.reason(minted.api_key) == "owner_gone"
 
@@ -405,7 +405,7 @@ def test_allowlists(acme, networks, within):
             acme.call("alter_key", target.key_id, patch)
         expected = networks
     elif within is None:
-        # A mint without a list takes the giver's; a patch must not do away with it.
+        # A mint without a list takes the acting key's list; a patch must not remove it.
         with acting(acme, giver, ip="10.1.1.1"):
             minted = acme.mint(allowlist=networks)
         expected = NETWORKS
@@ -420,7 +420,7 @@ def test_allowlists(acme, networks, within):
 
 
 def test_networks_of_ipv6_are_none_of_ipv4(acme):
-    """However they are written: a decision takes `::ffff:0:0/96` for all of IPv4."""
+    """In every notation: a decision takes `::ffff:0:0/96` for all of IPv4."""
     everything = acme.mint(allowlist=["::/0"])
     for networks in (["::ffff:0.0.0.0/96"], ["::ffff:10.0.0.0/104"], ["10.0.0.0/8"]):
         assert "allowlist" in refused(acme, everything, "mint", "acme", ip="2001:db8::1", allowlist=networks)
@@ -428,7 +428,7 @@ def test_networks_of_ipv6_are_none_of_ipv4(acme):
 
 @pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_a_giver_that_was_narrowed_since_the_snapshot(acme, connect, database, isolation):
-    """What a key gives is bounded by what it has now, whatever the transaction still sees."""
+    """The acting key's present rights are the bound, whatever the transaction still sees."""
     giver, sibling = acme.mint(), acme.mint()
     app = database(connect())
     app.rows(f"BEGIN ISOLATION LEVEL {isolation}")
@@ -466,7 +466,7 @@ def test_an_owner_that_was_promoted_since_the_snapshot(acme, connect, database, 
 
 
 def test_the_first_key_that_counts_from_its_bar_on_is_an_administrators(acme):
-    """It changes how the keys of all tenants are looked for."""
+    """It changes how the keys of all tenants are looked up."""
     theirs = "17|whole"
     acme.one("import_key", "globex", hashlib.sha256(theirs.encode()).digest())
     giver = acme.mint()
@@ -492,7 +492,7 @@ def test_expiries(acme):
         assert acme.mint(expires_at="2030-01-01T00:00:00Z").expires_at < giver.expires_at
 
 
-# What it may use up: giving keys makes nothing more of it
+# Capacity: making keys does not increase it
 
 def limit(count, name="d"):
     return Jsonb([{"name": name, "limit": count, "window": "1 day"}])
@@ -518,7 +518,7 @@ def test_keys_of_a_key_with_credits_spend_these(acme):
         assert acme.value("SELECT credits FROM keysmith.keys WHERE key_id = %s", again.key_id) == left
     with acting(acme, again):
         assert acme.value("SELECT keysmith.whoami() -> 'credits'") == 4
-    # Nor is there more when the giver is over, or followed by another.
+    # It has no more when the acting key has ended, or was rotated.
     successor = acme.one("rotate", giver.key_id)
     acme.call("revoke", successor.key_id, "test")
     assert [acme.reason(key, spend=5) for key in keys] == ["revoked"] + ["credits_exhausted"] * 5
@@ -597,7 +597,7 @@ def test_a_key_with_limits_takes_over_no_others(acme):
         with pytest.raises(psycopg.Error) as error:
             acme.call("alter_key", child.key_id, Jsonb({"limits": limit(3).obj}))
         assert error.value.sqlstate == "KS403"
-    # One that shares limits may be given others, as long as these hold.
+    # A key that shares limits may get others, as long as the shared ones apply.
     with acting(acme, giver):
         altered = acme.one("alter_key", child.key_id, Jsonb({"limits": None}))
     assert [entry.get("shared_with") for entry in altered.limits] == [str(giver.key_id)]
@@ -621,7 +621,7 @@ def test_shared_limits_are_as_their_key_has_them(acme):
                         [("own", 5), ("d", 4), ("more", 7)]]
     acme.call("alter_key", giver.key_id, Jsonb({"limits": None}))
     assert shared() == [[], [("own", 5)], [("own", 5)]]
-    # Whoever acts for no key sets what limits there are.
+    # A role that acts for no key may set any limits.
     acme.call("alter_key", grandchild.key_id, Jsonb({"limits": []}))
     assert shared() == [[], [("own", 5)], []]
 
@@ -639,7 +639,8 @@ def test_what_routes_put_in_place_of_a_shared_limit_is_shared(acme):
 
 
 def test_no_tree_of_keys_has_more_than_its_root_at_random(acme):
-    """Each limit counts the calls of its key and of all keys that came of it, and no others."""
+    """Each limit counts the calls of its key and of all keys that descend from it, and no
+    others."""
     dice = random.Random("a tree of keys")
     keys, above, limits, used = [], [], [], {}
 
@@ -679,7 +680,7 @@ def test_a_stronger_key_is_not_taken_over(acme):
     assert "scopes" in refused(acme, weak, "alter_key", strong.key_id, Jsonb({"label": "x"}))
     assert "scopes" in refused(acme, weak, "alter_key", weak.key_id, Jsonb({"scopes": ["a", "b"]}))
     with acting(acme, weak):
-        # To end a key is not to gain by it.
+        # Revoking a key gains no capacity.
         acme.call("revoke", strong.key_id)
         acme.one("rotate", weak.key_id)
 
@@ -696,7 +697,7 @@ def test_a_key_that_narrows_itself_stays_narrow(acme):
         acme.call("alter_key", key.key_id, Jsonb({"scopes": ["a"], "allowlist": ["10.0.0.0/8"]}))
         with pytest.raises(psycopg.Error) as error:
             acme.call("mint", "acme", scopes=["b"])
-        # It has no address that its new list would let in.
+        # The transaction has no address that the new list would admit.
         assert error.value.sqlstate == "KS401"
     with acting(acme, key):
         acme.call("alter_key", key.key_id, Jsonb({"scopes": ["a"]}))
@@ -726,7 +727,7 @@ def atoms(grants):
 
 
 class Model:
-    """What a key has, in the plainest terms."""
+    """The rights of a key, in the simplest form."""
 
     def __init__(self, empty, roles=ROLES):
         self.empty, self.roles = empty, roles
@@ -760,7 +761,7 @@ class Model:
         if giver["expires_at"] and (not key["expires_at"] or key["expires_at"] > giver["expires_at"]):
             return False
         everything = atoms(["*"])
-        # By scopes of its own, or else by all that binds the giver.
+        # By its own scopes, or else by everything that binds the acting key.
         bound = self.own(key) <= self.has(giver) and key["scopes"]
         are_open = not key["scopes"] and not giver["scopes"]
         shared = (are_open or self.own(giver) == everything) and all(
@@ -826,7 +827,7 @@ def test_nothing_beyond_ones_own_at_random(db, empty):
                 (done,) = db.call(call[0], *call[1], **call[2])
                 allowed, why = True, None
             except psycopg.Error as error:
-                # A key of another environment is not there.
+                # A key of another environment does not exist.
                 is_hidden = call[0] == "alter_key" and became["environment"] != giver["environment"]
                 assert error.sqlstate == ("KS404" if is_hidden else "KS403"), error
                 allowed, why = False, error.diag.message_primary
@@ -836,10 +837,10 @@ def test_nothing_beyond_ones_own_at_random(db, empty):
                 stored = db.row("SELECT scopes, role, owner, environment FROM keysmith_private.key "
                                 "WHERE key_id = %s", done.key_id)
                 assert stored == tuple(became[field] for field in stored._fields)
-                # Whatever roles come to hold, what was given stays below its giver.
+                # Whatever the roles become, the new key stays below the acting key.
                 roles = {role: dice.sample(GRANTS, dice.randint(0, 4)) for role in ROLES}
                 roles |= {role: held for role, held in ROLES.items() if "*" in held}
-                # And so it does whatever keys without scopes come to be.
+                # The same holds whatever keys without scopes may do later.
                 for later in (Model(empty, roles), Model("all", roles)):
                     for atom in later.has(became) - later.has(giver):
                         assert atom in model.has(giver)

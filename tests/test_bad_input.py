@@ -1,5 +1,5 @@
-"""Bad input: deciding answers, management raises an error of its own and changes
-nothing, and nothing crashes."""
+"""Bad input: decisions answer, management raises one of our errors and changes nothing, and
+nothing crashes."""
 
 import psycopg
 import pytest
@@ -203,7 +203,7 @@ def test_scopes_imply_each_other_in_no_circle(db):
         db.call("define_scope", "default", scope, implies=implied)
     for scope, implied in [("d", ["a"]), ("d", ["c"]), ("b", ["x", "a"]), ("a", ["b", "a"])]:
         assert "implies" in db.refused("KS400", "define_scope", "default", scope, implies=implied)
-    # Elsewhere they are others.
+    # In other encodings the characters differ.
     db.call("create_keyspace", "other")
     db.call("define_scope", "other", "d", implies=["a"])
 
@@ -286,7 +286,7 @@ STORED = ["keyspace", "scope", "role", "route", "tenant", "member", "key", "acce
 
 @pytest.mark.parametrize("text", [*HOSTILE, "a\x01b", "'||pg_sleep(9)||'", "$$x$$", "x\ny", "E'\\''"])
 def test_hostile_texts_in_every_managing_function(db, text):
-    """Each is kept as it is, or refused with an error of ours and without a trace."""
+    """Each is stored unchanged, or refused with one of our errors and without a trace."""
     db.tenant("plain")
     db.call("define_role", "default", "r", ["a"])
     db.call("set_member", "plain", "ann", "r")
@@ -380,6 +380,14 @@ def test_other_encodings(encoding, locale):
                 + b", label => " + name + b") m, keysmith.verify(m.api_key) v, keysmith.list_keys("
                 + name + b") k").fetchone() or (True, True)
             assert (label, tenant) == (True, True)
+            # What is in JSON comes from and goes to the encoding of the database.
+            session.execute(b"SELECT keysmith.alter_tenant(" + name + b", jsonb_build_object('plan', " + name
+                            + b", 'limits', jsonb_build_array(jsonb_build_object('name', " + name
+                            + b", 'limit', 5, 'window', '1 hour'))))")
+            session.execute(b"SELECT keysmith.alter_keyspace('default', jsonb_build_object('codes', "
+                            b"jsonb_build_object('rate_limited', jsonb_build_object('message', " + name + b"))))")
+            assert value("SELECT t.plan = t.name AND t.limits = '5/1 hour/5/' || t.name AND a.message = t.name "
+                         "FROM keysmith_private.tenant t, keysmith_private.answer a")
             assert sqlstate(b"SELECT keysmith.create_tenant(" + name + b")") == "KS409"
             assert value("SELECT reason FROM keysmith.verify('x')") == "malformed_key"
             if encoding == "SQL_ASCII":

@@ -1,4 +1,4 @@
-"""Benchmarks measure what their names say: each contender's answer is looked at, on few keys."""
+"""Benchmarks measure what their names say: checks each contender's answer, with few keys."""
 
 import dataclasses
 import json
@@ -58,7 +58,7 @@ def test_pgbench_tells_rate_latency_and_processor_time(scenery):
     scene.worker_of(connection)
     verify = next(one for one in throughput.contenders(keys) if one.name == throughput.VERIFY)
     found = pgbench.run(cluster, verify, 2, 1)
-    # pgbench takes no time for an answer that is there when it first looks for it.
+    # pgbench reports no time for an answer that has arrived when it first checks.
     assert found["rate"] > 10 and 0 <= found["p50"] <= found["p95"] <= found["p99"] > 0
     # Two clients can't have spent more than the time of both, nor less than a decision takes.
     assert 1 < found["server"] < 2e6 / found["rate"] * 1.5 and found["client"] > 0
@@ -71,7 +71,7 @@ def test_loops_call_the_functions_for_each_key(scenery):
         count, = connection.execute(statement, [2]).fetchone()
         batches = name == cost.EMPTY_BATCH
         assert (0 < count < 10) if batches else count == 2 * len(keys["plain"]), name
-    # Rows that are right in number may still be one call's, again and again.
+    # The right number of rows may still come from one call, repeated.
     connection.execute("SET track_functions = 'all'")
     before = _calls(connection)
     connection.execute(cost.loops()[cost.MANY], [3])
@@ -100,7 +100,7 @@ def test_keys_that_are_numbered_are_keys(scenery):
         ).fetchall() == [("ok", 700)]
         assert connection.execute("SELECT count(*), count(DISTINCT tenant_id) FROM keysmith_private.key").fetchone() \
             == (1500, 15)
-        # What was stored without looking up what it refers to, does refer to it.
+        # References that were stored without checks are valid.
         connection.execute("ALTER TABLE keysmith_private.key DROP CONSTRAINT key_tenant_id_keyspace_fkey, ADD FOREIGN KEY"
                            " (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace)")
 
@@ -122,7 +122,7 @@ def test_growth_of_memory_is_told(found, is_flat):
 
 
 def test_ratios_are_taken_within_rounds():
-    # A machine that is twice as slow in one round says nothing about the contenders.
+    # A machine that is twice as slow in one round does not affect the comparison.
     assert ratios.median_ratio([90, 45, 180], [100, 50, 200]) == 0.9
     with pytest.raises(ValueError):
         ratios.median_ratio([1, 2], [1])
@@ -141,7 +141,7 @@ def test_pictures_are_drawn_and_say_what_they_show():
 def test_what_is_kept_is_read_again(tmp_path):
     kept = run.Kept(tmp_path / "new")
     assert kept.read("cost") is None
-    # JSON has no numbers as names: pages are always made of what was read.
+    # JSON has no numbers as names: pages are always made from the saved file.
     assert kept.write("cost", {"measured": {1: 2}}) == {"measured": {"1": 2}} == kept.read("cost")
 
 

@@ -1,4 +1,4 @@
-"""The check of tests that `make lint` makes: what it finds, and what it leaves alone."""
+"""The check of tests in `make lint`: what it reports, and what it accepts."""
 
 import importlib.util
 from pathlib import Path

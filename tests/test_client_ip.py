@@ -1,4 +1,4 @@
-"""The client's address behind proxies, and what a decision makes of it."""
+"""The client's address behind proxies, and how a decision uses it."""
 
 import pytest
 from psycopg.types.json import Jsonb
@@ -10,7 +10,7 @@ CLIENT = "192.0.2.1"
 
 @pytest.fixture
 def client(db):
-    """Asks for the client; null is None."""
+    """Calls client_ip; null is None."""
     def ask(headers, peer=PROXY, trusted=TRUSTED):
         headers = None if headers is None else Jsonb(headers)
         return db.value("SELECT host(keysmith.client_ip(%s, %s, %s))", headers, peer, trusted)
@@ -53,7 +53,7 @@ def test_the_first_untrusted_address_from_the_right(client):
         (f"203.0.113.9, {CLIENT}", CLIENT),
         (f"10.0.0.9, {CLIENT}, 10.0.0.2", CLIENT),
         (f"203.0.113.9, {CLIENT}, fd00::5, 10.0.0.2", CLIENT),
-        # What the client wrote itself may be anything.
+        # The client's own part may be anything.
         (f"unknown, {CLIENT}", CLIENT),
         (f"\"[,,;=é, {CLIENT}, 10.0.0.2", CLIENT),
         (f",{CLIENT}", CLIENT),
@@ -108,7 +108,7 @@ def test_forms_of_forwarded(client):
         (f"proto=http; by=203.0.113.43 ; for={CLIENT}", CLIENT),
         (f"for={CLIENT}, for=10.0.0.2", CLIENT),
         (f"for=203.0.113.9, for={CLIENT};host=\"a, b\", for=10.0.0.2", CLIENT),
-        # A quotation mark that the client leaves open must not hide what the proxy adds.
+        # A quotation mark that the client leaves open must not hide the proxy's entry.
         (f"for=\"203.0.113.9, for={CLIENT}", CLIENT),
         ("for=\"[::ffff:192.0.2.1]\"", CLIENT),
         ("192.0.2.1", None), ("for=2001:db8::1", None), ("for=[2001:db8::1]", None),
@@ -193,7 +193,7 @@ def test_a_decision_takes_the_client_for_the_address(db):
     assert decide(peer=CLIENT) == ("ok", 200)
     assert decide(x_forwarded_for=f"{CLIENT}, 203.0.113.9") == ("ip_not_allowed", 403)
     assert decide() == ("ip_not_allowed", 403)
-    # One who writes the header is not one who may.
+    # A client that writes the header is not a trusted proxy.
     assert decide(peer="203.0.113.9", x_forwarded_for=CLIENT) == ("ip_not_allowed", 403)
     for unknown in ({"peer": None}, {"peer": None, "x_forwarded_for": CLIENT},
                     {"x_forwarded_for": f"{CLIENT},"}, {"x_forwarded_for": "unknown"},

@@ -1,5 +1,5 @@
-"""What goes by the clock, and that a revocation does not: the server that revoked may have been
-ahead of the one that decides."""
+"""Expiry uses the clock, and a revocation does not: the clock of the revoking server may have
+been ahead of that of the deciding one."""
 
 import pytest
 
@@ -10,7 +10,7 @@ AHEAD = "clock_timestamp() + '1 hour'"
 
 
 def ends(db, key):
-    """What each way of asking tells about a key."""
+    """What each function reports about a key."""
     headers = '{"x-api-key": "%s"}' % key.api_key
     digest = db.value("SELECT sha256(%s::bytea)", key.api_key)
     return {
@@ -70,7 +70,7 @@ def test_on_a_standby():
 
 
 def test_a_rotation_with_grace_ends_by_the_clock(db):
-    """A grace is an expiry, and no revocation that is still to come."""
+    """A grace period is an expiry, not a future revocation."""
     db.tenant()
     key = db.mint()
     db.call("rotate", key.key_id, "1 hour")

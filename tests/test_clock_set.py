@@ -1,4 +1,4 @@
-"""What waits goes on when someone sets the clock."""
+"""Waits go on when someone sets the clock."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 import cluster as clusters
 from conftest import session, wait_until
 
-# The time of day, moved by as many seconds as a file says.
+# The time of day, shifted by the number of seconds in a file.
 SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -45,7 +45,7 @@ def clock(monkeypatch):
     """Sets the clock of clusters that are started meanwhile."""
     if not shutil.which("cc"):
         pytest.skip("there is no C compiler")
-    # Where the server's user can read it.
+    # A place that the server's user can read.
     folder = Path(tempfile.mkdtemp(prefix="keysmith-clock-"))
     folder.chmod(0o755)
     (folder / "shim.c").write_text(SHIM)

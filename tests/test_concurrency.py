@@ -1,4 +1,4 @@
-"""Sessions that act at once."""
+"""Concurrent sessions."""
 
 import threading
 import time
@@ -38,7 +38,7 @@ def test_two_mints_at_the_bound(db, connect, database, isolation):
 
 
 def test_an_open_transaction_of_an_issuer_keeps_no_administrator_waiting(db, connect, database):
-    """Rows are locked for what is changed in them: here none of them is, but for the key's."""
+    """Rows are locked for changes of their columns: here only the key's row is changed."""
     db.call("alter_keyspace", "default", Jsonb({"max_active_keys": 9}))
     db.call("define_role", "default", "r", ["*"])
     db.tenant()
@@ -64,7 +64,7 @@ def test_acts_wait_for_others_no_longer_than_a_bound(db, connect, database):
     key = db.mint()
     holder = database(connect(autocommit=False))
     holder.call("disable", key.key_id)
-    # The session's own, or else ten seconds.
+    # The session's own timeout, or else ten seconds.
     db.rows("SET lock_timeout = '100ms'")
     db.refused("55P03", "revoke", key.key_id)
     db.rows("RESET lock_timeout")
@@ -82,7 +82,7 @@ def test_access_is_given_by_one_at_a_time(cluster, dbname, db, connect, database
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(second.call, "grant_access", "two_of_two", "admin")
             waits(db)
-            # What others may do to the table, if they can name it, is nothing to wait for.
+            # Statements of other roles on a table that they can name must not be waited for.
             db.rows("SET lock_timeout = '60s'; LOCK TABLE keysmith_private.access IN ROW EXCLUSIVE MODE")
             first.session.commit()
             waiting.result(30)
@@ -143,8 +143,8 @@ def test_of_two_regenerations_the_later_key_stands(db, connect, database):
 
 
 def test_no_decision_outlives_a_revocation(db, connect, database):
-    """Eight sessions verify a key while a ninth revokes it: whatever they ask once the
-    commit has returned is refused."""
+    """Eight sessions verify a key while a ninth revokes it: every decision that starts after the
+    commit has returned refuses it."""
     db.tenant()
     rounds = 2000
     keys = db.rows("SELECT k.* FROM generate_series(1, %s) n,"

@@ -1,6 +1,5 @@
-"""Processes are killed at random moments, under load, again and again. What was
-acknowledged holds, what is stored is whole, and what was lost is reported.
-
+"""Processes are killed at random moments, under load, again and again. Acknowledged changes hold,
+stored data is complete, and losses are reported.
 `make crash ROUNDS=200` does many rounds; the suite does few."""
 
 import os
@@ -24,7 +23,7 @@ ALIVE, OVER, UNKNOWN = "alive", "over", "unknown"
 
 
 class Ledger:
-    """What the server acknowledged, in a client's book."""
+    """The acknowledgements of the server, recorded by a client."""
 
     def __init__(self):
         self.fates = {}         # of each key that was returned
@@ -36,7 +35,7 @@ class Ledger:
 
 
 class Load(threading.Thread):
-    """One session that mints, revokes and verifies keys of its own until it is cut off."""
+    """A session that mints, revokes and verifies its own keys until it is cut off."""
 
     def __init__(self, cluster, ledger, seed, tenant):
         super().__init__()
@@ -71,7 +70,7 @@ class Load(threading.Thread):
         key = next((key for key, fate in self.own.items() if fate == ALIVE), None)
         if key is None or len(self.own) < 5:
             return
-        # Until the commit is acknowledged, either may be so.
+        # Until the commit is acknowledged, both states are allowed.
         self.own[key] = self.ledger.fates[key] = UNKNOWN
         if self.draw.random() < 0.3:
             db.call("report_leak", key, "a page")
@@ -100,7 +99,7 @@ def worker_pid(db):
 
 
 def strike(cluster, db, loads, draw):
-    """Kills a process, and tells which."""
+    """Kills a process, and returns which."""
     victim = draw.choice(["backend", "worker", "postmaster"])
     pid = None
     try:
@@ -119,24 +118,24 @@ def strike(cluster, db, loads, draw):
 
 
 def again(cluster):
-    """A session with the server that is up again."""
+    """A session with the restarted server."""
     def connected():
         try:
             db = session(cluster)
-            # One that came before the others' end was noticed is ended with them.
+            # A session that came before the server noticed the others' end is ended with them.
             time.sleep(0.2)  # not checked: asked for again if it was too short
             db.rows("SELECT 1")
             return db
         except psycopg.OperationalError:
-            # Of a postmaster that was killed only the children may be left: they end, and
-            # it can be started.
+            # After the postmaster was killed, only its children may be left: they end, and the
+            # server can be started.
             cluster.start(check=False)
             return None
     return wait_until(connected, 120)
 
 
 def check_keys(db, ledger, keys):
-    """All keys are as was acknowledged; of the others it is found out how they are."""
+    """All keys are as acknowledged; for the others it reads their state."""
     for start in range(0, len(keys), 1000):
         some = keys[start:start + 1000]
         verdicts = db.call("verify_many", some)
@@ -155,9 +154,9 @@ def check_audit(db, ledger):
     bad = db.rows("SELECT * FROM keysmith.audit_verify() WHERE NOT ok")
     assert bad == []
     noted = dict(db.rows("SELECT action, count(*) FROM keysmith_private.audit_entry GROUP BY action"))
-    # What was not acknowledged may have been done.
+    # A change that was not acknowledged may have happened.
     assert noted["mint"] >= ledger.minted and noted.get("revoke", 0) >= ledger.revoked
-    # Each row is one that was noted, and the other way round.
+    # Each row belongs to a recorded request, and the other way round.
     assert db.row("""
         SELECT count(*) AS keys, count(revoked_at) AS over,
                count(*) = count(m.key_id) AND count(revoked_at) = count(r.key_id) AS are_noted
@@ -182,7 +181,8 @@ def check_usage(db, ledger):
 
 
 def check_storage(db):
-    """amcheck, where it is: each index has all rows of its table, and each table is sound."""
+    """amcheck, if it is installed: each index has all rows of its table, and each table is
+    sound."""
     if not has_module("amcheck"):
         return
     db.rows("CREATE EXTENSION IF NOT EXISTS amcheck")
@@ -201,7 +201,7 @@ def test_what_was_acknowledged_outlives_any_death():
     draw = random.Random(SEED)
     ledger = Ledger()
     struck = {"backend": 0, "worker": 0, "postmaster": 0}
-    # Nothing but our own care flushes a commit before the server dies.
+    # Only keysmith flushes a commit before the server dies.
     with running("crashes", synchronous_commit="off", wal_writer_delay="10s",
                  keysmith__usage_flush_interval="100ms", keysmith__usage_buffer="1MB",
                  log_min_messages="warning") as cluster:
@@ -209,8 +209,8 @@ def test_what_was_acknowledged_outlives_any_death():
         db.rows("CREATE EXTENSION keysmith")
         for number in range(SESSIONS):
             db.tenant(f"t{number}")
-        # A life of the server is on record when its first records are stored: what it
-        # loses before is not reported. The checks after each round store some.
+        # An incarnation is on record when its first records are stored: losses before that are
+        # not reported. The checks after each round store some.
         first = db.mint("t0")
         ledger.fates[first.api_key], ledger.ids[first.api_key] = ALIVE, first.key_id
         ledger.minted += 1
@@ -228,13 +228,13 @@ def test_what_was_acknowledged_outlives_any_death():
             for load in loads:
                 load.join()
                 assert load.error is None, f"round {number}, seed {SEED}: {load.error!r}"
-            # Until the server has noticed, it lets one in, to be thrown out again.
+            # Until the server has noticed, it accepts a session and then ends it.
             wait_until(lambda: is_cut_off(db), 60)
             db.session.close()
             db = again(cluster)
             keys = list(ledger.fates)
             is_last = number == ROUNDS - 1
-            # The newest are in doubt, the oldest must not be forgotten either.
+            # The newest are in doubt, but the oldest must not be forgotten either.
             check_keys(db, ledger, keys if is_last else
                        keys[-300:] + draw.sample(keys, min(len(keys), 200)) +
                        [key for key in keys[:-300] if ledger.fates[key] == UNKNOWN])
@@ -253,7 +253,7 @@ def test_what_was_acknowledged_outlives_any_death():
 
 @pytest.mark.parametrize("victim", ["backend", "worker", "postmaster"])
 def test_each_of_them_can_be_struck(victim):
-    """The rounds above draw lots; none of the three is missed for want of luck."""
+    """The rounds above choose at random; this makes sure that all three kinds occur."""
     with running("struck", keysmith__usage_flush_interval="100ms") as cluster:
         db = session(cluster)
         db.rows("CREATE EXTENSION keysmith")

@@ -15,7 +15,7 @@ SESSIONS = 16
 
 
 def balance(db, **holder):
-    """Of a key or a tenant, as the table has it."""
+    """The credits of a key or a tenant, as stored in the table."""
     if "key" in holder:
         return db.value("SELECT credits FROM keysmith.keys WHERE key_id = %s", holder["key"].key_id)
     rows = db.rows("SELECT balance FROM keysmith_private.credit JOIN keysmith_private.tenant USING (tenant_id) "
@@ -38,7 +38,7 @@ def test_what_is_spent_is_gone(db):
     assert "6 are left, and it costs 7" in [step.saw for step in db.call("explain_verify", key.api_key, spend=7)]
     assert db.verify(key.api_key, spend=6).credits_remaining == 0
     assert db.reason(key.api_key, spend=1) == "credits_exhausted"
-    # Nothing costs nothing, and what is not spent is not told.
+    # A spend of 0 costs nothing, and the verdict then shows no credits.
     free = db.verify(key.api_key)
     assert (free.ok, free.credits_remaining) == (True, None)
 
@@ -63,7 +63,7 @@ def test_a_key_pays_itself_or_its_tenant_does(db):
     db.tenant(credits=Jsonb(5))
     own, other = db.mint(credits=2), db.mint()
     assert db.verify(own.api_key, spend=2).credits_remaining == 0
-    # One with credits of its own does not turn to its tenant's.
+    # A key with credits does not use its tenant's.
     assert db.reason(own.api_key, spend=1) == "credits_exhausted"
     assert db.verify(other.api_key, spend=3).credits_remaining == 2
     assert balance(db, tenant="acme") == 2 and balance(db, key=other) is None
@@ -178,7 +178,7 @@ HOLDERS = {
 @pytest.mark.parametrize("timeout", [0, 100])
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_credits_that_are_held_for_too_long_are_unavailable(db, connect, database, holder, timeout, isolation):
-    """It is an answer: the transaction goes on, and nothing was spent."""
+    """The verdict says so: the transaction goes on, and nothing was spent."""
     db.tenant()
     key = db.mint(credits=10, limits=Jsonb([{"name": "x", "limit": 5, "window": "1 hour"}]))
     holding, asking = database(connect(autocommit=False)), database(connect(autocommit=False))
@@ -223,7 +223,7 @@ def test_who_waited_goes_by_what_was_left(db, connect, database, isolation):
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
 def test_a_spend_acts_on_what_is_committed(db, connect, database, isolation):
-    """Also where the transaction's own snapshot is older."""
+    """Also if the transaction's own snapshot is older."""
     db.tenant()
     key = db.mint(credits=0)
     asking = database(connect(autocommit=False))
@@ -356,7 +356,7 @@ def test_a_standby_spends_nothing():
 
 
 def test_a_parallel_query_spends_nothing(db):
-    """A plan that runs in parallel can write nothing, and says so by the verdict."""
+    """A parallel plan can't write, and the verdict says so."""
     db.tenant()
     key = db.mint(credits=5)
     db.rows("CREATE TABLE many AS SELECT n FROM generate_series(1, 20000) n; ANALYZE many; "
@@ -400,7 +400,7 @@ def test_an_application_needs_no_right_to_the_table(cluster, dbname, db):
 # Refills
 
 def let_pass(db, interval):
-    """As if the last refill had been so much longer ago."""
+    """As if the last refill had been longer ago by this time."""
     db.rows("UPDATE keysmith_private.credit SET refilled_at = refilled_at - %s::interval", interval)
 
 
@@ -414,10 +414,10 @@ def test_a_refill_comes_with_the_next_day(db):
     now = datetime.now(timezone.utc)
     midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
     assert abs(refused.retry_after - (midnight - now)) < timedelta(seconds=30)
-    # What no refill will cover is not worth waiting for.
+    # A request beyond every refill has no retry_after.
     assert db.verify(key.api_key, spend=11).retry_after is None
     let_pass(db, "1 day")
-    # The refill shows at once, though nothing has written it yet.
+    # The refill is visible immediately, though nothing has written it yet.
     assert balance(db, key=key) == 10
     assert [step.saw for step in db.call("explain_verify", key.api_key, spend=5)][-1] == "5 of 10"
     assert db.verify(key.api_key, spend=5).credits_remaining == 5
@@ -453,7 +453,7 @@ def test_a_refill_takes_nothing_away_and_adds_up_to_nothing(db):
 
 @pytest.mark.parametrize("every", ["day", "month"])
 def test_a_clock_that_was_set_forward_stops_no_refills(db, every):
-    """It was years ahead when credits were refilled last."""
+    """The clock was years ahead when credits were refilled last."""
     credits = {"refill": 10, "every": every}
     db.tenant(credits=Jsonb(credits))
     shared, own = db.mint(), db.mint()
@@ -462,7 +462,7 @@ def test_a_clock_that_was_set_forward_stops_no_refills(db, every):
     def set_back(by):
         db.rows("UPDATE keysmith_private.credit SET balance = 1, refilled_at = now() + %s::interval", by)
 
-    # A little ahead is another server's clock, and gives no refill twice.
+    # A small difference is another server's clock, and gives no second refill.
     set_back("1 hour")
     assert db.reason(shared.api_key, spend=2) == "credits_exhausted"
     assert (balance(db, key=own), db.value("SELECT credits FROM keysmith.tenants")) == (1, 1)
@@ -476,7 +476,7 @@ def test_a_clock_that_was_set_forward_stops_no_refills(db, every):
         db.verify(own.api_key, sign_in=True)
         assert db.one("whoami")[0]["credits"] == 10
     db.call("alter_tenant", "acme", Jsonb({"credits": {"balance": 3}}))
-    # Once, and not at each spending.
+    # Once, and not at each spend.
     assert db.verify(shared.api_key, spend=2).credits_remaining == 1
 
 
@@ -491,6 +491,49 @@ def test_days_are_those_of_utc(db, zone):
     assert db.verify(key, spend=1).credits_remaining == 9
 
 
+@pytest.mark.parametrize("every", ["day", "month"])
+@pytest.mark.parametrize("last, expected", [
+    ("now()", 3), ("date_trunc('{every}', now(), 'UTC')", 3),
+    ("date_trunc('{every}', now(), 'UTC') - interval '1 us'", 10), ("'2001-01-01'", 10), ("'-infinity'", 10),
+    ("now() + interval '1 hour'", 3), ("now() + interval '25 hours'", 10), ("'infinity'", 10),
+])
+def test_all_that_show_a_balance_show_what_can_be_spent(db, every, last, expected):
+    """They have the rule of refills in common: credits_at calls the one that verify spends by."""
+    credits = {"refill": 10, "every": every}
+    db.tenant(credits=Jsonb(credits))
+    shared, own = db.mint(), db.mint()
+    db.call("alter_key", own.key_id, Jsonb({"credits": credits}))
+
+    def last_refill():
+        db.rows(f"UPDATE keysmith_private.credit SET balance = 3, refilled_at = {last.format(every=every)}")
+
+    last_refill()
+    assert db.rows("SELECT keysmith_private.credits_at(balance, refill, every, refilled_at, clock_timestamp()) "
+                   "FROM keysmith_private.credit") == [(expected,)] * 2
+    assert db.value("SELECT credits FROM keysmith.tenants") == balance(db, key=own) == expected
+    assert [row.credits for row in db.call("list_keys", "acme")] == [None, expected]
+    for key in (shared, own):
+        with db.session.transaction():
+            db.verify(key.api_key, sign_in=True)
+            assert db.one("whoami")[0]["credits"] == expected
+        assert [step.saw for step in db.call("explain_verify", key.api_key, spend=2)][-1] == f"2 of {expected}"
+    db.call("alter_tenant", "acme", Jsonb({"plan": "pro"}))
+    db.call("alter_key", own.key_id, Jsonb({"label": "mine"}))
+    noted = db.rows("SELECT after -> 'credits' FROM keysmith.audit WHERE action IN ('alter', 'alter_tenant') "
+                    "ORDER BY at DESC LIMIT 2")
+    assert noted == [(expected,)] * 2
+    assert db.one("add_credits", 5, own.key_id)[0] == db.one("add_credits", 5, tenant="acme")[0] == expected + 5
+    for key in (shared, own):
+        last_refill()
+        assert db.verify(key.api_key, spend=2).credits_remaining == expected - 2
+
+
+def test_credits_at_needs_a_row(db):
+    """A holder without credits has none, and not none of them."""
+    assert db.value("SELECT keysmith_private.credits_at(NULL, NULL, NULL, NULL, now())") is None
+    assert db.value("SELECT keysmith_private.credits_at(5, NULL, NULL, '2001-01-01', now())") == 5
+
+
 # Giving
 
 def test_add_credits(db):
@@ -499,11 +542,11 @@ def test_add_credits(db):
     assert db.one("add_credits", 5, tenant="acme")[0] == 5
     assert db.one("add_credits", 7, tenant="acme")[0] == 12
     assert db.verify(key.api_key, spend=2).credits_remaining == 10
-    # Its own from now on.
+    # The key has its own credits from now on.
     assert db.one("add_credits", 3, key_id=key.key_id)[0] == 3
     assert db.verify(key.api_key, spend=1).credits_remaining == 2
     assert balance(db, tenant="acme") == 10
-    # A refill that is due comes first.
+    # A due refill comes first.
     db.call("alter_tenant", "acme", Jsonb({"credits": {"balance": 1, "refill": 10, "every": "day"}}))
     let_pass(db, "1 day")
     assert db.one("add_credits", 5, tenant="acme")[0] == 15
@@ -641,7 +684,7 @@ def test_bad_amounts_are_errors(db):
     for amount in (0, -5, None):
         assert "amount" in db.refused("KS400", "add_credits", amount, tenant="acme")
     assert "amount" in db.refused("KS400", "add_credits", 2**63 - 1, key_id=key.key_id)
-    # Nor where it is a refill that makes the sum too large.
+    # Not even if a refill makes the sum too large.
     db.call("alter_tenant", "acme", Jsonb({"credits": {"balance": 0, "refill": 2**62, "every": "day"}}))
     let_pass(db, "1 day")
     assert "amount" in db.refused("KS400", "add_credits", 2**62, tenant="acme")

@@ -1,4 +1,4 @@
-"""Calls that wait for each of the tables on their way, and are cut off right there."""
+"""Calls that wait for each table that they use, and are cut off while they wait."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +19,13 @@ CALLS = {
     "verify and spend": "SELECT keysmith.verify('{owned}', sign_in => true, spend => 1)",
     "verify_digest": "SELECT keysmith.verify_digest(sha256('{owned}'), sign_in => true)",
     "verify_digest and spend": "SELECT keysmith.verify_digest(sha256('{owned}'), sign_in => true, spend => 1)",
-    # The first key has no owner: it is decided about before members are looked at.
+    # The first key has no owner, so the decision about it does not read members.
     "verify_many": "SELECT keysmith.verify_many('{{{plain},{owned}}}')",
     "authenticate": "SELECT keysmith.authenticate('{headers}', 'GET', '/orders/1')",
     "authenticate and spend": "SELECT keysmith.authenticate('{headers}', 'GET', '/orders/1', spend => 1)",
     "pre_request": "SELECT keysmith.pre_request()",
     "explain_verify": "SELECT keysmith.explain_verify('{owned}', spend => 1)",
-    # In a transaction that acts for a key already, and looks anew.
+    # In a transaction that acts for a key already, and must check it again.
     "current_key": "SELECT keysmith.current_key()",
 }
 POLICY = ["keyspace", "keyspace_prefix", "answer", "plan_feature", "scope", "role", "route"]
@@ -35,7 +35,7 @@ WAITS = [(table, call) for table in POLICY + ROWS for call in CALLS] \
     + [("credit", call) for call in SPEND + ["explain_verify"]] \
     + [("a balance", call) for call in SPEND]
 
-# A spend waits for a balance by a limit of its own, and not by lock_timeout.
+# A spend waits for a balance by its own timeout, not by lock_timeout.
 MEANS = {
     "cancel": psycopg.errors.QueryCanceled,
     "lock_timeout": psycopg.errors.LockNotAvailable,
@@ -63,7 +63,8 @@ def cluster():
 
 @pytest.fixture
 def cuts(cluster, request):
-    """A tenant, its keys, and three sessions: one is cut off, one holds the lock, one looks on."""
+    """A tenant, its keys, and three sessions: one is cut off, one holds the lock, one
+    observes."""
     db, holder, other = (session(cluster) for _ in range(3))
     tenant = re.sub(r"\W", "_", request.node.name)
     other.tenant(tenant, credits=Jsonb(100))
@@ -95,10 +96,10 @@ def means_for(table):
 
 
 def cut_off(cuts, call, means):
-    """Where it waits for the lock: a timeout for locks says so by itself, and who cancels
-    looks before. For the third the lock is the same."""
+    """Cuts the call off while it waits for the lock. lock_timeout does so by itself; for cancel,
+    the observer waits until the call waits. For the third the lock is the same."""
     if means != "cancel":
-        # It is to be over at the lock, and not before.
+        # It must end at the lock, and not before.
         cuts.db.rows(f"SET {means} = '{30 if means == 'lock_timeout' else 250}ms'")
         with pytest.raises(MEANS[means]):
             cuts.db.rows(call)
@@ -118,7 +119,7 @@ def waits(db, pid):
 
 
 def calls_left(cuts, key):
-    """As an explanation shows it, which takes none."""
+    """The credits in an explanation, which takes none."""
     saw = cuts.other.value("SELECT saw FROM keysmith.explain_verify(%s) WHERE rule = 'limits'", key.api_key)
     return int(re.match(r"yearly: (\d+) calls left", saw)[1])
 
@@ -134,7 +135,7 @@ def rows_of(cuts, key):
 
 
 def check_that_it_decides(cuts):
-    """As ever, by all of the policy."""
+    """The same answers as before, by the whole policy."""
     db = cuts.db
     got = db.verify(cuts.owned.api_key, spend=1)
     assert (got.ok, got.role, got.owner, got.scopes) == (True, "reader", "ada", ["read"])
@@ -149,7 +150,7 @@ def check_that_it_decides(cuts):
 @pytest.mark.parametrize("table, call", WAITS, ids=lambda name: name)
 def test_a_call_is_cut_off_where_it_waits(cuts, table, call):
     db, is_policy = cuts.db, table in POLICY
-    # The session knows its way, and the policy, unless it is that which the call waits for.
+    # The session has loaded tables and policy, unless the call waits for the policy.
     db.verify(cuts.free.api_key, keyspace="elsewhere" if is_policy else "default")
     if call != "current_key":
         hold(cuts, table)
@@ -158,14 +159,14 @@ def test_a_call_is_cut_off_where_it_waits(cuts, table, call):
             db.rows("RESET lock_timeout; RESET statement_timeout")
             check_nothing_is_held(db)
         cuts.holder.rows("ROLLBACK")
-    # The same within a transaction that acts for a key, and is in doubt about it; with a
-    # policy that has changed, or a key that the directory knows.
+    # The same within a transaction that acts for a key, and must check it again; with a changed
+    # policy, or a key in the directory.
     assert db.verify(cuts.owned.api_key, weight=0).ok
     db.rows("BEGIN")
     assert db.verify(cuts.free.api_key, sign_in=True).ok
     cuts.other.rows("UPDATE keysmith_private.keyspace SET label_length = label_length" if is_policy
                     else "SELECT txid_current()")
-    # A decision leaves no lock behind for which this would have to wait.
+    # A decision leaves no lock behind that would block this.
     hold(cuts, table)
     for means in means_for(table):
         db.rows("SAVEPOINT s")
@@ -175,8 +176,8 @@ def test_a_call_is_cut_off_where_it_waits(cuts, table, call):
     assert db.value("SELECT keysmith.current_key()") == cuts.free.key_id
     db.rows("COMMIT")
     check_nothing_is_held(db)
-    # A call counts from when it was taken, whatever becomes of its transaction: limits
-    # come before credits. Of many keys, the first was decided about before the cut.
+    # A call counts as soon as it is taken, even if its transaction fails: limits come before
+    # credits. In verify_many, the first key was decided about before the cut.
     cut = 2 * len(means_for(table))
     taken = cut if call in SPEND and table in ("credit", "a balance") else 0
     decided = cut if (table, call) == ("member", "verify_many") else 0
@@ -191,7 +192,7 @@ def test_a_call_is_cut_off_where_it_waits(cuts, table, call):
 
 @pytest.mark.parametrize("table", [*POLICY, *ROWS, "credit"])
 def test_a_session_is_cut_off_at_its_first_call(cuts, table):
-    """All tables are looked at then, whichever will be needed."""
+    """It reads all tables first, whichever it needs later."""
     hold(cuts, table)
     for means in MEANS:
         cut_off(cuts, cuts.calls["verify"], means)
@@ -223,7 +224,7 @@ def test_a_commit_is_cut_off_where_it_stores_usage(cuts, call, table):
     db.rows("SET keysmith.usage_durability = 'commit'")
     assert db.verify(cuts.free.api_key).ok and rows_of(cuts, cuts.free) == 1
     hold(cuts, table)
-    # It waits a second by itself. PostgreSQL's statement_timeout is over before a commit.
+    # It waits up to a second itself. statement_timeout no longer applies during a commit.
     times = ["cancel", "cancel"] + ["lock_timeout"] * (call == "log_request")
     for means in times:
         for step in before:
@@ -231,7 +232,7 @@ def test_a_commit_is_cut_off_where_it_stores_usage(cuts, call, table):
         cut_off(cuts, last, means)
         check_nothing_is_held(db)
     cuts.holder.rows("ROLLBACK")
-    # The transaction failed, and spent nothing. Its requests happened.
+    # The transaction failed, and spent nothing. But its requests count.
     assert balance(cuts) == 100
     assert (calls_left(cuts, cuts.owned), calls_left(cuts, cuts.plain)) \
         == (100 - len(times) * owned, 100 - len(times) * plain)

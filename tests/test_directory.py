@@ -1,4 +1,4 @@
-"""Keys are looked for where they lay before. Whatever has become of their rows since then,
+"""Decisions read keys first at the places where they were. Whatever happened to the rows since,
 the answer is that of the rows."""
 
 import random
@@ -11,7 +11,7 @@ from conftest import Database
 
 @pytest.fixture
 def db(db):
-    """Logs nothing: a worker's snapshots would have VACUUM leave rows where they are."""
+    """A keyspace that logs nothing: a worker's snapshots would make VACUUM keep rows."""
     db.call("create_keyspace", "default", usage_log="nothing")
     return db
 
@@ -46,12 +46,12 @@ def test_another_key_in_the_same_place(db):
 
 
 def test_another_tenant_in_the_same_place(db):
-    """A tenant's row is rewritten, and another takes the place where it lay."""
+    """A tenant's row is updated, and another row takes its old place."""
     db.tenant()
     key = db.mint()
     assert db.verify(key.api_key).tenant == "acme"
     before = db.value("SELECT ctid FROM keysmith_private.tenant WHERE name = 'acme'")
-    # A change of what is indexed: otherwise a pointer to the new row stays in the place.
+    # Change an indexed column: otherwise a pointer to the new row stays in the place.
     db.rows("UPDATE keysmith_private.tenant SET name = 'acme & sons' WHERE name = 'acme'")
     db.rows("VACUUM keysmith_private.tenant")
     db.rows("INSERT INTO keysmith_private.tenant (keyspace, name, suspended_at)"
@@ -124,7 +124,7 @@ def test_a_key_under_another_pepper_in_the_same_place(db):
 
 
 def test_keyspaces_apart(db):
-    """What is known of a key in one keyspace is not known of it in another."""
+    """An entry of a key in one keyspace is not used for another keyspace."""
     db.call("create_keyspace", "other")
     db.tenant()
     db.tenant(keyspace="other")
@@ -135,7 +135,7 @@ def test_keyspaces_apart(db):
 
 
 def test_a_digest_is_not_a_key(db):
-    """The bytes of a key's digest, handed in as a key, find nothing that is known of it."""
+    """The bytes of a key's digest, passed as a key, find no entry."""
     db.tenant()
     key = db.mint()
     digest = db.value("SELECT sha256(%s::bytea)", key.api_key.encode())
@@ -159,7 +159,7 @@ def test_little_room_and_none(size):
 
 
 def test_whatever_happens_to_the_rows(db, connect, dbname, cluster):
-    """At random: the answer is always what the rows say."""
+    """At random: the answer is always that of the rows."""
     dice = random.Random(7)
     sessions = [db, *(database_of(connect) for _ in range(2))]
     db.tenant("t0")

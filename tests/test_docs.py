@@ -1,5 +1,5 @@
-"""The documents say what is so: their SQL is run, their output compared, their links
-followed, and their lists held against the code."""
+"""The documents are correct: their SQL is run, its output compared, their links followed, and
+their lists compared with the code."""
 
 import difflib
 import os
@@ -28,7 +28,7 @@ DOCUMENTS = documents()
 
 @dataclass
 class Fence:
-    """A fenced block: what its first line says, where it is, and what is in it."""
+    """A fenced block: its info string, its position, and its text."""
     info: str
     indent: int
     line: int
@@ -62,7 +62,7 @@ def prose(document):
 
 
 def headings(document):
-    """The headings' texts, in their order, without marks of code and links."""
+    """The headings' texts, in order, without marks of code and links."""
     found = []
     for line in prose(document):
         if match := re.match(r"#{1,6} +(.*?)(?: +#+)? *$", line):
@@ -72,7 +72,7 @@ def headings(document):
 
 
 def anchors(document):
-    """What links to the headings are called, as GitHub names them."""
+    """The anchors of the headings, as GitHub names them."""
     names, seen = set(), {}
     for heading in headings(document):
         name = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -106,8 +106,8 @@ def examples(document):
         yield fence, (after if follows else None)
 
 
-# What differs from run to run: a pattern, and what stands for it. Keys keep their
-# length, so that the columns of tables stay where they are.
+# Texts that differ from run to run: a pattern, and its replacement. Keys keep their length, so
+# that the columns of tables stay aligned.
 PREFIX = r"\b((?:[a-z0-9]+_)+"
 VARIABLE = [
     (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "UUID"),
@@ -130,7 +130,7 @@ MARK = "=== block {} of the document ==="
 
 
 def run_blocks(cluster, dbname, blocks):
-    """Runs blocks in one psql session and gives what each of them printed."""
+    """Runs blocks in one psql session and returns the output of each."""
     script = "".join(f"\\echo '{MARK.format(n)}'\n{block.text}" for n, block in enumerate(blocks))
     printed = cluster.program("psql", "-X", "-v", "ON_ERROR_STOP=0", dbname=dbname, input=script,
                               check=False).stdout
@@ -140,7 +140,7 @@ def run_blocks(cluster, dbname, blocks):
 
 
 def complaints(cluster, document):
-    """Runs a document's SQL and tells what is not as it says."""
+    """Runs a document's SQL and returns the differences from its text."""
     runnable = list(examples(document))
     blocks = [block for block, _ in runnable]
     runs_from_scratch = any("CREATE EXTENSION keysmith" in block.text for block in blocks)
@@ -241,7 +241,7 @@ def test_links_lead_somewhere(path):
 
 
 def test_the_index_answers_what_a_newcomer_asks():
-    """Each question once, and each with a link; that links lead somewhere is tested above."""
+    """Each question once, and each with a link; the test above follows the links."""
     index = section((ROOT / "README.md").read_text(), "How do I …")
     rows = [row for row in re.findall(r"^\| (.+?) \| (.+) \|$", index, re.M) if row[0] != "I want to …"]
     questions = [question for question, _ in rows]
@@ -271,7 +271,7 @@ def test_every_function_has_a_heading(functions):
 
 
 def test_every_entry_of_the_reference_is_something_of_ours(cluster, functions):
-    """What is no more must not stay there."""
+    """Removed objects must not stay there."""
     others = cluster.execute("""
         SELECT relname FROM pg_class WHERE relnamespace = 'keysmith'::regnamespace
             OR relnamespace = 'keysmith_private'::regnamespace AND relkind = 'c'
@@ -290,7 +290,7 @@ def test_signatures_are_those_of_the_functions(functions):
                                        fences(section(document, name))], declared
 
 
-# What other functions of ours call, and users never: their entries need no example.
+# Functions that only our other functions call: their entries need no example.
 INTERNAL = {"hashing_state", "usage_collect"}
 
 
@@ -300,7 +300,7 @@ def entry(document, name):
 
 
 def incomplete(text, use):
-    """What an entry lacks: an example that shows the use and its output, and errors."""
+    """The missing parts of an entry: an example that shows the use and its output, and errors."""
     shown = any(re.search(use, block.text) for block, output in examples(text) if output)
     return [*([] if shown else ["an example with its output"]),
             *([] if "**Errors:**" in text else ["its errors"])]
@@ -336,7 +336,7 @@ def test_what_an_entry_lacks_is_noticed(text, missing):
 
 
 def signature(text):
-    """A declaration without what is a matter of taste."""
+    """A declaration without insignificant differences."""
     text = re.sub(r"::[a-z ]+(\[\])?", "", text).replace("timestamp with time zone", "timestamptz")
     return re.sub(r"\s*([(),])\s*", r"\1", " ".join(text.split())).lower()
 
@@ -364,7 +364,8 @@ def test_every_view_has_a_heading(cluster):
 
 @pytest.mark.parametrize("level", ["verifier", "issuer", "auditor"])
 def test_what_a_level_comes_with_is_in_the_table(cluster, level):
-    """What its functions call in turn is told of below the table, or is row hashing's own."""
+    """The functions that its functions call are named below the table, or belong to row
+    hashing."""
     rows = re.findall(rf"^\| `{level}` \| (.*?) \| (.*?) \|", section(REFERENCE.read_text(), "Access"), re.M)
     (calls, reads), = [[set(re.findall(r"`(\w+)`", cell)) for cell in row] for row in rows]
     in_turn = {"log_usage", "sees_everything", "own_tenants", "hashing_state"}

@@ -1,4 +1,4 @@
-"""doctor(): a sound installation gives ok alone; each thing that is amiss is named."""
+"""doctor(): a sound installation has only rows with ok; each fault is named."""
 
 import os
 import socket
@@ -14,13 +14,13 @@ SUBJECTS = ["library", "server", "pepper", "logging", "isolation", "policies", "
 
 
 def findings(db):
-    """What is not ok."""
+    """The findings other than ok."""
     return [row for row in db.call("doctor") if row.level != "ok"]
 
 
 @pytest.fixture(scope="module")
 def sound():
-    """A cluster as it should be; the others are quick and unsafe."""
+    """A safe cluster without findings; the other clusters are quick and unsafe."""
     with running("sound", fsync="on", synchronous_commit="off") as cluster:
         cluster.execute("CREATE EXTENSION keysmith")
         yield cluster
@@ -48,7 +48,7 @@ def patient(sound):
 
 @pytest.fixture
 def spoilt(patient):
-    """What is spoilt in it is made good again."""
+    """Undoes the faults that the test made."""
     with patient.session.transaction(force_rollback=True):
         yield patient
 
@@ -62,7 +62,7 @@ def test_a_default_prefix_in_real_use(spoilt):
     (found,) = findings(spoilt)
     assert (found.level, found.subject) == ("warning", "keyspace")
     assert "start with ks_live_" in found.finding
-    # The remedy is a call that works, and a key is made with the new prefix from then on.
+    # The remedy is a working call, and later keys have the new prefix.
     spoilt.rows("SELECT " + found.remedy)
     assert findings(spoilt) == []
     assert spoilt.mint().api_key.startswith("yours_live_")
@@ -87,13 +87,13 @@ def amiss(db, level, subject, *words):
     (row,) = found
     assert all(word in row.finding for word in words), row
     assert row.remedy
-    # One column a line, as the documents have it, a terminal of 100 columns shows it.
+    # With one column per line, as in the documents, it fits a terminal of 100 columns.
     assert len(row.finding) <= 89 and len(row.remedy) <= 89, row
     assert subject not in [row.subject for row in db.call("doctor") if row.level == "ok"]
     return row
 
 
-# Statements, each of which spoils something; what is found; and a word of it.
+# Statements, each of which causes a fault; the finding's level and subject; and a word of it.
 SPOILT = {
     "row security off": ("ALTER TABLE photo DISABLE ROW LEVEL SECURITY", "error", "isolation", "all see all"),
     "not forced": ("ALTER TABLE photo NO FORCE ROW LEVEL SECURITY", "error", "isolation", "its owner keeper"),
@@ -244,7 +244,7 @@ def test_logging_of_parameters_is_named_wherever_it_is_set(sound, patient, setti
             wait_until(lambda: findings(patient))
             assert amiss(patient, "warning", "logging", word + whose).remedy.startswith("ALTER ")
             if name != "log_parameter_max_length_on_error" and place != "ROLE app IN DATABASE patient":
-                # Where none of the values is logged, nothing is amiss.
+                # If no value is logged, there is no finding.
                 patient.rows(f"ALTER {place} SET log_parameter_max_length = 0")
                 patient.rows("SELECT pg_reload_conf()")
                 wait_until(lambda: not findings(patient))
@@ -256,7 +256,8 @@ def test_logging_of_parameters_is_named_wherever_it_is_set(sound, patient, setti
 
 
 def test_a_policy_that_is_too_large_for_a_look(spoilt):
-    """The text of its tree is four times as long, and as an array of characters no memory holds it."""
+    """The text of its tree is four times as long, and an array of its characters exceeds
+    memory."""
     spoilt.rows(f"CREATE POLICY mine ON photo USING (keysmith.has_scope('a') OR name = '{'x' * 70_000_000}')")
     assert findings(spoilt) == []
 
@@ -274,7 +275,7 @@ def test_the_log_has_what_the_warning_says(sound, patient):
     for longest, expected in [("-1", True), ("0", False)]:
         size = sound.log.stat().st_size
         patient.rows(f"SET log_statement = 'all'; SET log_parameter_max_length = {longest}")
-        # Values are apart from the statement's text where it is prepared.
+        # Prepared statements keep values apart from their text.
         patient.session.execute("SELECT ok FROM keysmith.verify(%s)", (key.api_key,), prepare=True)
         patient.rows("RESET ALL")
         assert (key.api_key in sound.log.read_text()[size:]) == expected
@@ -307,7 +308,7 @@ def test_a_server_without_preload():
 
 @needs("pg_stat_statements")
 def test_texts_of_utility_statements_that_are_kept():
-    """pg_stat_statements takes constants out of the texts of others alone."""
+    """pg_stat_statements removes constants only from the texts of other statements."""
     with running("kept", fsync="on", shared_preload_libraries="keysmith,pg_stat_statements") as cluster:
         db = session(cluster)
         db.rows("CREATE EXTENSION keysmith; CREATE EXTENSION pg_stat_statements")
@@ -386,7 +387,7 @@ def test_a_worker_that_can_not_start_and_a_buffer_that_fills():
         assert "nearly full" in text and "records were dropped" in text
         limits = psycopg.types.json.Jsonb([{"name": "x", "limit": 1, "window": "1 hour"}])
         for n in range(40):
-            # A tenant alone takes a part of the table at most.
+            # One tenant takes only a part of the table.
             db.tenant(f"tenant {n}")
             db.verify(db.mint(f"tenant {n}", limits=limits).api_key)
         text = "\n".join(row.finding for row in findings(db) if row.subject == "limits")

@@ -1,4 +1,4 @@
-"""Databases in other encodings than UTF-8, and roles whose names are in none."""
+"""Databases in encodings other than UTF-8, and roles whose names are valid in none."""
 
 import psycopg
 import pytest
@@ -41,7 +41,7 @@ def test_names_are_found_in_every_encoding(encoded, encoding, person, word):
         verdict = db.verify(key.api_key, scopes=["a"], ip="10.0.0.1")
         assert (verdict.reason, verdict.tenant, verdict.role) == ("ok", word, word)
         assert db.reason(key.api_key, scopes=["c"], ip="10.0.0.1") == "insufficient_scope"
-    # What a key gives is compared with what it has.
+    # The rights that a key gives are compared with its own.
     for key, named in ((of_role, {"role": word}), (of_person, {"owner": person})):
         with db.session.transaction():
             assert db.verify(key.api_key, ip="10.0.0.1", sign_in=True).ok
@@ -78,7 +78,7 @@ def test_database_roles_have_access_in_every_encoding(encoded, encoding, person,
 
 
 def raw(connection, statement):
-    """Sends bytes that are text in no encoding."""
+    """Sends bytes that are not valid in any encoding."""
     result = connection.pgconn.exec_(statement)
     assert result.status in (psycopg.pq.ExecStatus.COMMAND_OK, psycopg.pq.ExecStatus.TUPLES_OK), \
         result.error_message

@@ -1,4 +1,4 @@
-"""What an error tells a client, and what it keeps to itself."""
+"""The information in an error that reaches a client."""
 
 import psycopg
 import pytest
@@ -9,7 +9,7 @@ from conftest import session
 
 @pytest.mark.parametrize("preload", [True, False])
 def test_no_trace_of_the_program_is_in_an_error(monkeypatch, preload):
-    """Whatever the server's environment says: Rust would add where in the program it was."""
+    """For every environment of the server: Rust would add the place in the program."""
     usual = clusters.environment()
     monkeypatch.setattr(clusters, "environment", lambda: usual | {
         "RUST_BACKTRACE": "1", "RUST_LIB_BACKTRACE": "full"})
@@ -22,7 +22,7 @@ def test_no_trace_of_the_program_is_in_an_error(monkeypatch, preload):
             db.mint()
         assert error.value.sqlstate == "25006"
         assert (error.value.diag.message_detail, error.value.diag.message_hint) == (None, None)
-        # The environment is as it was, for others that look at it.
+        # Restores the environment for other tests.
         db.rows("RESET default_transaction_read_only")
         db.rows("CREATE TEMPORARY TABLE told (value text)")
         db.rows("COPY told FROM PROGRAM 'printenv RUST_LIB_BACKTRACE'")

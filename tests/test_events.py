@@ -1,4 +1,4 @@
-"""Events: one for each lifecycle change, delivered if and when it commits."""
+"""Events: one for each lifecycle change, delivered exactly if it commits."""
 
 import psycopg
 import pytest
@@ -112,7 +112,7 @@ def test_a_prepared_transaction_says_why_it_cannot_be(db, connect, database):
 
 @pytest.fixture
 def deaf(connect):
-    """A session that listens and does not read, while its transaction lasts."""
+    """A session that listens but does not read during its transaction."""
     session = connect(autocommit=False)
     session.execute("LISTEN something")
     session.commit()

@@ -135,7 +135,7 @@ def test_a_request_that_fails_leaves_nothing_behind(site):
 
 @pytest.fixture
 def late(site):
-    """A table that takes its time to commit, and may refuse to."""
+    """A table whose commits take time, and may fail."""
     _, db = site
     db.rows("""
         CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -189,7 +189,7 @@ def test_each_request_is_on_record(site):
 
 
 def test_the_key_is_no_part_of_a_statement(site, served, cluster):
-    """It is bound: where statements are logged, it stands among the parameters alone."""
+    """The key is bound: a logged statement shows it only among the parameters."""
     http, db = site
     key = db.mint(scopes=["photos:read"]).api_key
     start = cluster.log.stat().st_size
@@ -202,7 +202,7 @@ def test_the_key_is_no_part_of_a_statement(site, served, cluster):
         return log if "keysmith.authenticate(" in log else None
 
     try:
-        # The application's sessions hear of it when they are asked next.
+        # The application's sessions notice it at their next call.
         log = wait_until(logged)
     finally:
         db.rows("ALTER SYSTEM RESET log_statement")

@@ -1,6 +1,6 @@
-"""What goes wrong around us: full disks, no memory, statements cut off, locks that others
-hold, storms of connections. An error may come of it, and nothing else: no leak of locks,
-snapshots, buffers or identities, and no record that is gone without being counted."""
+"""Faults around the extension: full disks, no memory, cancelled statements, locks of others,
+storms of connections. They may cause an error, but nothing else: no leak of locks, snapshots,
+buffers or identities, and no record that is lost without being counted."""
 
 import contextlib
 import os
@@ -26,15 +26,15 @@ from test_usage_sql import assert_totals
 
 
 def check_log(cluster, but=()):
-    """What PostgreSQL says of things that were not given back, at the end of a
-    transaction or of a process, and of processes that ended badly."""
+    """PostgreSQL's warnings of leaked resources, at the end of a transaction or of a process, and
+    of processes that crashed."""
     for line in cluster.log.read_text().splitlines():
         complains = re.search(r"leak|still referenced|still (pinned|held)|WARNING: |PANIC|TRAP|terminated by signal", line)
         assert not complains or any(word in line for word in but), line
 
 
 def check_nothing_is_held(db):
-    """By a session between its transactions: no identity, and nothing that others see."""
+    """In a session between its transactions: no identity, and nothing that others see."""
     assert db.rows("SELECT keysmith.current_tenant(), keysmith.current_key(), keysmith.whoami()") \
         == [(None, None, None)]
     pid = db.session.info.backend_pid
@@ -50,7 +50,7 @@ def check_nothing_is_held(db):
 
 @pytest.fixture(scope="module")
 def busy():
-    """A server, and the calls that are cut off in it."""
+    """A server, and the calls that are cancelled in it."""
     with running("faults") as cluster:
         db = session(cluster)
         db.rows("CREATE EXTENSION keysmith")
@@ -70,7 +70,7 @@ def busy():
             "verify_many": f"PERFORM keysmith.verify_many(array_fill({given}::text, '{{50}}'))",
             "mint": "PERFORM keysmith.mint('acme')",
             "revoke": "PERFORM keysmith.revoke((keysmith.mint('acme')).key_id)",
-            # The policy is read anew each time.
+            # Each time the policy is read again.
             "define and verify": f"PERFORM keysmith.define_role('default', 'reader', '{{read}}'); PERFORM {verify})",
         }
         yield cluster, key, {
@@ -85,7 +85,7 @@ TIMES = int(os.environ.get("KEYSMITH_FAULT_ROUNDS", "8"))
 @pytest.mark.parametrize("means", ["statement_timeout", "cancel"])
 @pytest.mark.parametrize("call", CALLS)
 def test_a_statement_is_cut_off_at_any_point(busy, call, means):
-    """Calls go round until they are cut off: at a moment that depends on nothing of ours."""
+    """Calls run in a loop until they are cancelled, at random times."""
     cluster, key, loops = busy
     db, other = session(cluster), session(cluster)
     keys = "SELECT count(*), count(revoked_at) AS over FROM keysmith_private.key"
@@ -124,7 +124,7 @@ def test_a_statement_is_cut_off_at_any_point(busy, call, means):
 
 
 def lift_timeout(db):
-    """On a busy machine this is cut off by it as well."""
+    """On a busy machine this cancels it as well."""
     def lifted():
         with contextlib.suppress(psycopg.errors.QueryCanceled):
             return db.rows("SET statement_timeout = 0") == []
@@ -133,7 +133,7 @@ def lift_timeout(db):
 
 
 def cancelled(db, pid):
-    """Again and again: a statement that has not begun is not cut off."""
+    """Repeats the cancel: a statement that has not begun is not cancelled."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         db.rows("SELECT pg_cancel_backend(%s)", pid)
@@ -157,10 +157,10 @@ def test_who_waits_too_long_for_a_lock_holds_nothing_after(busy):
         with pytest.raises(psycopg.errors.LockNotAvailable):
             act()
         check_nothing_is_held(db)
-    # Decisions wait for no one.
+    # Decisions wait for nobody.
     assert db.verify(other.api_key).ok
     holder.rows("ROLLBACK")
-    # Nobody can decide while the table itself is taken, and says so in time.
+    # While the table itself is locked, decisions fail in time with an error.
     holder.rows("BEGIN; LOCK TABLE keysmith_private.key IN ACCESS EXCLUSIVE MODE")
     for act in (lambda: db.verify(other.api_key), lambda: db.call("verify_many", [other.api_key])):
         with pytest.raises(psycopg.errors.LockNotAvailable):
@@ -185,7 +185,7 @@ def test_who_meets_in_a_deadlock_gets_an_error_and_one_goes_on(busy):
     two.call("revoke", keys[1].key_id)
     waiting = threading.Thread(target=lambda: two.call("revoke", keys[0].key_id))
     waiting.start()
-    # The one that waits last looks once, and is to see the other wait.
+    # The session that waits last must see the other one wait.
     wait_until(lambda: watching.value("SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted", two.session.info.backend_pid))
     with pytest.raises(psycopg.errors.DeadlockDetected):
         one.call("revoke", keys[1].key_id)
@@ -202,7 +202,7 @@ def test_who_meets_in_a_deadlock_gets_an_error_and_one_goes_on(busy):
 # Storms
 
 def test_a_storm_of_connections_leaves_nothing_behind():
-    """Hundreds come at once, decide, and most go without a word."""
+    """Hundreds connect together, decide, and most disconnect without a message."""
     with running("storm", max_connections=40, superuser_reserved_connections=3) as cluster:
         db = session(cluster)
         db.rows("CREATE EXTENSION keysmith")
@@ -221,7 +221,7 @@ def test_a_storm_of_connections_leaves_nothing_behind():
                     if number % 3 == 0:
                         connection.close()
                     else:
-                        # The line is cut, the transaction open.
+                        # The connection is cut during the transaction.
                         with socket.socket(fileno=os.dup(connection.fileno())) as line:
                             line.shutdown(socket.SHUT_RDWR)
                         connection.close()
@@ -236,7 +236,7 @@ def test_a_storm_of_connections_leaves_nothing_behind():
         for thread in visitors:
             thread.join()
         assert errors == [] and served
-        # Who is turned away, is so for want of a place.
+        # A session is refused only for lack of a slot.
         assert all("too many clients" in str(error) or "reserved" in str(error) for error in turned_away)
         db.session.close()
         db = session(cluster)
@@ -260,16 +260,16 @@ def room(pid):
 
 
 def starve(pid, spare):
-    """No more than a process has and so many bytes to spare, or as much as it wants."""
+    """Limits a process to its present memory and some spare bytes, or removes the limit."""
     limit = "unlimited" if spare is None else room(pid) + spare
-    # As who the server is, since no one else may, root included.
+    # As the server's user, since no other user may, not even root.
     user = clusters._SERVER_USER
     subprocess.run(["prlimit", f"--pid={pid}", f"--as={limit}:"], check=True,
                    **({"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}))
 
 
 def test_without_memory_a_statement_fails_and_the_server_stays():
-    """The limit is put on one backend, which then asks for more than there is."""
+    """The limit applies to one backend, which then asks for more than there is."""
     with running("memory") as cluster:
         db = session(cluster)
         db.rows("CREATE EXTENSION keysmith")
@@ -293,19 +293,19 @@ def test_without_memory_a_statement_fails_and_the_server_stays():
                 try:
                     attempt(starved)
                 except (psycopg.errors.OutOfMemory, psycopg.errors.InvalidRegularExpression) as error:
-                    # So PostgreSQL says it of an expression that it has no memory to compile.
+                    # PostgreSQL's message for an expression that it has no memory to compile.
                     assert "out of memory" in str(error)
                     failed.append((name, spare, error.sqlstate))
                 except psycopg.OperationalError as error:
                     raise AssertionError(f"{name} with {spare} bytes to spare") from error
-                # The session goes on, and with memory as ever.
+                # The session goes on, with memory as before.
                 starve(pid, None)
                 check_nothing_is_held(starved)
                 if name != "control":
                     attempt(starved)
                 starved.session.close()
             assert ("control", spare, "53200") in failed, "the limit was none"
-        # It met what is ours, and not the control alone.
+        # Our code ran out of memory too, not only the control.
         assert {name for name, _, sqlstate in failed if sqlstate == "53200"} \
             >= {"verify_many", "mint", "audit", "control"}
         assert db.verify(key.api_key).ok
@@ -318,7 +318,7 @@ def test_without_memory_a_statement_fails_and_the_server_stays():
 
 MANY = "SELECT count((keysmith.verify(%s)).ok) FROM generate_series(1, %s)"
 HUNGRY = {
-    # More than shared memory takes, so that the transaction writes them.
+    # More than shared memory can hold, so that the transaction writes them.
     "verify_many": lambda db, key: db.rows(
         "SELECT count(*) FROM keysmith.verify_many(array_fill(%s::text, '{50000}'))", key),
     "audit": lambda db, key: db.rows("SELECT * FROM keysmith.audit_verify()"),
@@ -329,7 +329,7 @@ HUNGRY = {
 
 @pytest.mark.parametrize("attempt", HUNGRY)
 def test_who_has_no_memory_left_takes_no_other_session_along(attempt):
-    """Neither where it is PostgreSQL that asks for memory, nor where it is the library."""
+    """Neither if PostgreSQL runs out of memory, nor if the library does."""
     with running("alone") as cluster:
         db = session(cluster)
         db.rows("CREATE EXTENSION keysmith")
@@ -344,7 +344,7 @@ def test_who_has_no_memory_left_takes_no_other_session_along(attempt):
             try:
                 HUNGRY[attempt](starved, key)
             except psycopg.Error as error:
-                # At worst its own session ends. PL/pgSQL may be more than there is room for.
+                # At worst its own session ends. PL/pgSQL may need more than there is room for.
                 assert error.sqlstate in ("53200", "58P01", "KS400", None), error
                 refused += error.sqlstate != "KS400"
             starved.session.close()
@@ -367,7 +367,7 @@ def test_a_worker_without_memory_keeps_what_waits():
         worker = count(db, "worker_pid")
         starve(worker, 1 << 18)
         db.rows("SELECT count((keysmith.verify(%s)).ok) FROM generate_series(1, 20000)", key.api_key)
-        # It goes without, or another takes its place.
+        # It goes without memory, or another process replaces it.
         wait_until(lambda: count(db, "failures") > 0 or status(db)["worker_pid"] != str(worker))
         if status(db)["worker_pid"] == str(worker):
             assert count(db, "waiting") + stored(db) >= 20001
@@ -386,7 +386,7 @@ def test_a_worker_without_memory_keeps_what_waits():
 
 @contextmanager
 def small_disk(size, holds, *arguments, **settings):
-    """A cluster whose data or whose WAL is on a disk of its own, and the disk's place."""
+    """A cluster with its data or its WAL on a separate disk, and the disk's path."""
     cluster = Cluster("full")
     disk = cluster.dir / "disk"
     disk.mkdir()
@@ -414,7 +414,7 @@ def small_disk(size, holds, *arguments, **settings):
 
 
 def fill(disk):
-    """Leaves less than 64 kB, and gives what is to be removed to make room."""
+    """Leaves less than 64 kB, and returns the files to remove to make room."""
     ballast = disk / "ballast"
     with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError):
         while True:
@@ -443,7 +443,7 @@ def test_a_full_disk_costs_errors_and_nothing_else():
             for _ in range(2000):
                 returned.append(db.mint(metadata=Jsonb({"text": "x" * 3000})))
         check_nothing_is_held(db)
-        # Decisions write nothing, and so go on; what is known of them waits.
+        # Decisions write nothing, and so go on; their records wait.
         decided = 0
         deadline = time.monotonic() + 120
         while count(db, "failures") == 0:
@@ -451,7 +451,7 @@ def test_a_full_disk_costs_errors_and_nothing_else():
             for _ in range(200):
                 assert db.verify(key.api_key).ok
                 decided += 1
-        # A revocation may find a place in its page or not; what it says is so.
+        # A revocation may find room on its page or not; its answer is true.
         try:
             db.call("revoke", gone.key_id)
             expected = "revoked"
@@ -459,7 +459,7 @@ def test_a_full_disk_costs_errors_and_nothing_else():
             expected = "ok"
         assert db.reason(gone.api_key) == expected
         check_nothing_is_held(db)
-        # So it is with credits: what was answered was paid, and what failed was not.
+        # The same for credits: an accepted request was paid, and a failed one was not.
         left = 100_000
         for _ in range(50):
             try:
@@ -474,7 +474,8 @@ def test_a_full_disk_costs_errors_and_nothing_else():
             db.rows("SELECT (keysmith.verify(%s, spend => 1)).ok FROM generate_series(1, 5000)", spender.api_key)
         assert db.value(BALANCE, spender.key_id) == left
         check_nothing_is_held(db)
-        # Who wants usage to be as durable as the rest gets an error where it can't be.
+        # A transaction whose usage must be as durable as itself gets an error if it can't be
+        # stored.
         db.rows("SET keysmith.usage_durability = 'commit'")
         written, done = count(db, "written_through"), 0
         with pytest.raises(psycopg.errors.DiskFull):
@@ -485,10 +486,10 @@ def test_a_full_disk_costs_errors_and_nothing_else():
         db.rows("RESET keysmith.usage_durability")
         of_key = "SELECT count(*) FROM keysmith_private.usage_event WHERE key_id = %s"
         assert db.value(of_key, durable.key_id) == done == count(db, "written_through") - written
-        # And nobody else does.
+        # Other transactions get none.
         assert db.verify(durable.api_key).ok
         ballast.unlink()
-        # There is room again: nothing is lost, and all is as before.
+        # There is room again: nothing is lost, and everything works as before.
         assert all(db.verify(key.api_key).ok for key in returned)
         assert db.mint().api_key
         db.call("revoke", key.key_id)
@@ -496,9 +497,9 @@ def test_a_full_disk_costs_errors_and_nothing_else():
         assert db.verify(spender.api_key, spend=1).credits_remaining == left - 1
         wait_until(lambda: has_flushed(db), 60)
         assert db.value(of_key, key.key_id) == 1 + decided + 1 + 1
-        # With the one whose transaction failed, and the one after.
+        # With the request whose transaction failed, and the one after.
         assert db.value(of_key, durable.key_id) == done + 2
-        # Of the statement that failed, those requests have a row that were decided about.
+        # Of the failed statement, the requests that were decided about have a row.
         assert paid <= db.value(of_key, spender.key_id) - 1 <= calls_taken(db, spender) - 1
         assert stored(db) == count(db, "stored") + count(db, "written_through")
         assert count(db, "dropped") == count(db, "set_aside") == count(db, "held") == 0
@@ -509,12 +510,38 @@ def test_a_full_disk_costs_errors_and_nothing_else():
         check_log(cluster, but=["No space left", "keysmith: usage"])
 
 
+def test_what_waits_at_a_shutdown_with_a_full_disk_is_a_loss():
+    with small_disk("64m", "data", max_worker_processes=1) as (cluster, disk):
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        key = db.mint().api_key
+        db.rows("SELECT (keysmith.verify(%s)).ok FROM generate_series(1, 8000)", key)
+        db.rows("CHECKPOINT")
+        ballast = fill(disk)
+        # PostgreSQL's own last files find room.
+        os.truncate(ballast, ballast.stat().st_size - 400_000)
+        db.session.close()
+        cluster.stop()
+        assert re.search(r"usage of 8000 requests can't be kept: No space left", cluster.log.read_text())
+        ballast.unlink()
+        cluster.configure(max_worker_processes=8)
+        cluster.start()
+        db = session(cluster)
+        assert db.verify(key).ok
+        wait_until(lambda: has_flushed(db), 60)
+        assert stored(db) == 1
+        loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        assert loss.lost_at_most == loss.most_waiting >= 8000
+        db.session.close()
+
+
 def calls_taken(db, key):
     return 100_000 - int(re.search(r"(\d+) calls left", db.value(LEFT, key.api_key))[1])
 
 
 def test_where_the_log_finds_no_room_what_was_acknowledged_holds():
-    """PostgreSQL stops then, and what it had said before is so when it is back."""
+    """PostgreSQL stops then, and acknowledged changes are there after the restart."""
     with small_disk("24m", "WAL", "--wal-segsize=1", min_wal_size="2MB", max_wal_size="1GB",
                     checkpoint_timeout="1h") as (cluster, disk):
         db = session(cluster)
@@ -535,10 +562,10 @@ def test_where_the_log_finds_no_room_what_was_acknowledged_holds():
         db.session.close()
         assert spent > 0 and "PANIC" in cluster.log.read_text()
         ballast.unlink()
-        # It comes back by itself, unless it found no room for that either.
+        # It restarts by itself, unless there was no room for that either.
         wait_until(lambda: is_back(cluster) or cluster.start(check=False).returncode == 0)
         db = session(cluster)
-        # One act may have been done of which nobody was told.
+        # One act may have been done without an acknowledgement.
         assert all(db.verify(key.api_key).ok for key in kept)
         assert {db.reason(key.api_key) for key in revoked} == {"revoked"}
         assert db.value("SELECT count(*) FROM keysmith_private.key") - 1 - len(kept) - len(revoked) in (0, 1)
@@ -553,8 +580,8 @@ def test_where_the_log_finds_no_room_what_was_acknowledged_holds():
 
 
 def is_back(cluster):
-    """Whether it has started again since its last panic. It lets sessions in, and ends them,
-    until the postmaster has learned of the panic."""
+    """Whether it has restarted since its last panic. It accepts sessions, and ends them, until
+    the postmaster has learned of the panic."""
     if "ready to accept connections" not in cluster.log.read_text().rpartition("PANIC")[2]:
         return False
     try:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 PROGRAM = Path(__file__).resolve().parent.parent / "fuzz/sql/run.py"
-# Of all functions and views: on a slow machine it goes on until so many have succeeded.
+# All functions and views: on a slow machine it runs until this many have succeeded.
 MANY = "90"
 
 

@@ -1,6 +1,5 @@
-"""Tables of an owner who means harm, and a superuser who calls our functions on them.
-
-The owner's code tells as whom it ran by sequences, which no rollback takes back."""
+"""Tables of a hostile owner, and a superuser who calls our functions on them.
+The owner's code records as which role it ran by sequences, which no rollback undoes."""
 
 import threading
 
@@ -12,7 +11,7 @@ from rows import text
 
 OWNER, OTHER = "mallory", "alice"
 
-# Code of the owner's for every place that takes some.
+# Code of the owner for every place that can hold code.
 SETUP = f"""
     CREATE SEQUENCE as_superuser; CREATE SEQUENCE as_owner; CREATE SEQUENCE as_other;
     GRANT ALL ON SEQUENCE as_superuser, as_owner, as_other TO PUBLIC;
@@ -37,7 +36,7 @@ SETUP = f"""
     SET ROLE {OWNER};
 """
 
-# The table's rows are written by its owner, so what ran so far ran as the owner.
+# The owner writes the table's rows, so all code up to now ran as the owner.
 HOSTILE = """
     CREATE TYPE m.level AS ENUM ('low', 'high');
     CREATE CAST (m.level AS text) WITH FUNCTION evil_text(anyelement) AS IMPLICIT;
@@ -95,7 +94,7 @@ def hostile(cluster, dbname, db):
 
 
 def ran(db):
-    """As whom the owner's code ran."""
+    """The roles as which the owner's code ran."""
     return {name for name in ("superuser", "owner", "other")
             if db.value(f"SELECT is_called FROM public.as_{name}")}
 
@@ -106,7 +105,7 @@ def forget(db):
 
 @pytest.fixture
 def prepared(cluster, dbname, hostile):
-    """The tables, and a session of a superuser who is as careless with the search path as can be."""
+    """The tables, and a session of a superuser with the most careless search path."""
     owner = session(cluster, dbname, OWNER)
     owner.session.execute(HOSTILE.replace("RESET ROLE;", ""))
     assert ran(hostile) == {"owner"}
@@ -139,7 +138,7 @@ def test_no_code_of_the_owners_runs_as_who_calls(cluster, dbname, prepared):
     for call in CALLS:
         db.session.execute(call)
         assert "superuser" not in ran(db), call
-        # The triggers that any update runs ran, as the owner.
+        # The triggers ran as in any update, as the owner.
         assert ("owner" in ran(db)) == ("protect_existing" in call), call
         forget(db)
     owner = session(cluster, dbname, OWNER)
@@ -151,7 +150,7 @@ def test_no_code_of_the_owners_runs_as_who_calls(cluster, dbname, prepared):
 
 def test_expressions_of_partition_keys_do_not_run_as_who_calls(cluster, dbname, prepared):
     for call in CALLS[:8] + CALLS[-1:]:
-        # Each in a session that knows nothing of the table yet.
+        # Each in a new session that has no cached state of the table.
         db = session(cluster, dbname)
         db.session.execute(call.replace("m.t'", "m.parts'").replace("{v,w}", "{v}"))
         assert "superuser" not in ran(db), call
@@ -163,11 +162,11 @@ def statement_of(call):
     return f"{'CALL' if 'existing' in call else 'SELECT'} keysmith.{call}"
 
 
-# Names that come to mean something else while a lock is waited for
+# Names that change their meaning while a call waits for a lock
 
 class Siege:
-    """The owner holds a table up whenever somebody waits for it, and at the lock of a given
-    number does something to it before letting go."""
+    """The owner locks a table whenever a session waits for it, and at the lock of a given number
+    changes the table before releasing it."""
 
     LOCK = "BEGIN; LOCK TABLE m.t IN ACCESS EXCLUSIVE MODE"
 
@@ -179,7 +178,7 @@ class Siege:
         return self.watch.value("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s", pid) > 0
 
     def run(self, call, swap, at):
-        """Gives the error of the call, if there was one, and whether the swap took place."""
+        """Returns the error of the call, if there was one, and whether the swap happened."""
         victim, over, caught = session(self.cluster, self.dbname), threading.Event(), []
         sessions = [session(self.cluster, self.dbname, OWNER)]
 
@@ -228,7 +227,7 @@ def siege(cluster, dbname, hostile):
 
 
 def prepare(db, call):
-    """A table of the owner's to which that can be done, with a row."""
+    """A table of the owner to which that can be done, with a row."""
     before = {"unprotect": "protect('m.t', 'v')", "protect_existing": "protect('m.t', 'v')", "untrack": "track('m.t')",
               "unseal_rows": "seal_rows('m.t')", "verify_rows": "seal_rows('m.t')"}
     function = call.split("(")[0]
@@ -264,10 +263,10 @@ def test_a_table_that_is_swapped_while_it_is_waited_for(hostile, siege, call, sw
         oid = prepare(db, call)
         error, swapped = siege.run(statement_of(call), SWAPS[swap], at)
         assert "superuser" not in ran(db), (at, error)
-        # Nothing was done to what has the name by now.
+        # The table that has the name now is unchanged.
         assert db.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'm.t'::regclass AND tgrelid <> %s "
                         "AND tgname ~ 'keysmith'", oid) == 0
-        # Some wait once and some again and again, but all are over sooner or later.
+        # Some wait once and some again and again, but all end.
         assert swapped or at > 0
         if not swapped:
             break
@@ -304,7 +303,7 @@ def test_a_schema_that_gets_another_name_leads_to_no_other_table(hostile, siege,
             break
 
 
-# Who may have what done
+# Callers and their rights
 
 OWNED = ["protect('m.t', '{v}'::text[])", "unprotect('m.t')", "seal_rows('m.t')", "unseal_rows('m.t')", "track('m.t')",
          "untrack('m.t')", "protect_existing('m.t')"]
@@ -312,7 +311,7 @@ OWNED = ["protect('m.t', '{v}'::text[])", "unprotect('m.t')", "seal_rows('m.t')"
 
 @pytest.fixture
 def foreign(cluster, dbname, hostile):
-    """A table of one role, with all that there is, and sessions of its owner and of another role."""
+    """A table of one role, with every feature, and sessions of its owner and of another role."""
     owner, other = session(cluster, dbname, OWNER), session(cluster, dbname, OTHER)
     owner.rows("CREATE TABLE m.t (id int PRIMARY KEY, v text); GRANT USAGE ON SCHEMA m TO alice")
     for call in ("protect('m.t', 'v')", "seal_rows('m.t')", "track('m.t')"):
@@ -328,13 +327,13 @@ def test_only_the_owner_has_it_done(hostile, foreign, call):
     hostile.rows("GRANT ALL ON m.t TO alice")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="must be owner of table t"):
         other.rows(statement_of(call))
-    # A caller who may not do it does not wait for the table.
+    # A caller without the right does not wait for the table.
     with owner.session.transaction():
         owner.rows("LOCK TABLE m.t IN ACCESS EXCLUSIVE MODE")
         other.rows("SET lock_timeout = '10s'")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             other.rows(statement_of(call))
-    # A child that belongs to somebody else is not touched.
+    # A child of another owner is not changed.
     owner.rows("CREATE TABLE m.child () INHERITS (m.t)")
     hostile.rows("ALTER TABLE m.child OWNER TO alice")
     if "track" not in call:
@@ -493,7 +492,7 @@ def test_a_schema_that_is_renamed_all_the_time_leads_no_batch_astray(cluster, db
             try:
                 db.rows("CALL keysmith.protect_existing(%s::oid::regclass, pages => 1)", table)
             except psycopg.Error as error:
-                # It goes by names from part to part, and may find no end.
+                # It goes by names from part to part, and may never end.
                 assert error.sqlstate == "KS409", error
     finally:
         over.set()

@@ -1,4 +1,4 @@
-"""Who is asking: what makes an identity, what ends it, and that nothing else does."""
+"""Identity: what makes it, what ends it, and that nothing else does."""
 
 import json
 import random
@@ -38,14 +38,14 @@ def tenant_of(db):
 
 
 def nobody(db):
-    """Whether no function knows of anyone."""
+    """Whether no function returns an identity."""
     calls = ", ".join(f"keysmith.{name}()" for name in FUNCTIONS)
     *known, has = db.row(f"SELECT {calls}, keysmith.has_scope('a')")
     return known == [None] * len(FUNCTIONS) and has is False
 
 
 def over(db, statement="SELECT keysmith.current_tenant()"):
-    """Checks that the identity is over, and returns the message."""
+    """Checks that the identity has ended, and returns the message."""
     with pytest.raises(psycopg.Error) as error:
         db.rows(statement)
     assert error.value.sqlstate == "KS401", error.value
@@ -55,17 +55,17 @@ def over(db, statement="SELECT keysmith.current_tenant()"):
 
 @pytest.fixture
 def role(cluster, dbname):
-    """A role that may name our functions, and call only those that everyone may."""
+    """A role that may name our functions, but call only those granted to PUBLIC."""
     cluster.execute("CREATE ROLE someone LOGIN")
     cluster.execute("GRANT USAGE ON SCHEMA keysmith TO someone", dbname)
     yield "someone"
-    # A test that failed may have left a transaction with locks.
+    # A failed test may have left a transaction with locks.
     cluster.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{dbname}'")
     cluster.execute("DROP OWNED BY someone", dbname)
     cluster.execute("DROP ROLE someone")
 
 
-# What makes one
+# Making an identity
 
 def test_without_a_decision_there_is_nobody(db, keys):
     assert nobody(db)
@@ -195,8 +195,8 @@ def test_sign_in_must_be_said(db, keys):
 @pytest.mark.parametrize("call", ["verify('{key}', sign_in => true)", "verify('nonsense', sign_in => true)",
                                   "authenticate('{{\"x-api-key\": \"{key}\"}}', 'GET', '/')", "sign_out()"])
 def test_what_an_owner_leaves_in_a_table_changes_nobody(cluster, dbname, db, keys, role, call, statement):
-    """Whoever analyses a table runs code of its owner, which must not outlive that: what follows in
-    the transaction would be done for a tenant of the owner's choice."""
+    """A role that analyzes a table runs code of the owner, which must not have lasting effects:
+    the rest of the transaction would act for a tenant of the owner's choice."""
     db.call("grant_access", role, "verifier")
     call = call.format(key=keys["acme"].api_key)
     db.rows(f"""
@@ -217,7 +217,7 @@ def test_what_an_owner_leaves_in_a_table_changes_nobody(cluster, dbname, db, key
         assert tenant_of(db) == "globex"
 
 
-# What ends it
+# Ending an identity
 
 @pytest.mark.parametrize("ending", ["COMMIT", "ROLLBACK", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN",
                                     "SELECT 1/0; -- and then ROLLBACK"])
@@ -268,7 +268,7 @@ def test_procedures_that_end_transactions_end_it(db, keys, ending):
 
 
 def test_a_loop_that_commits_reads_on_as_nobody(db, keys):
-    """Its query was begun under an identity; its rows were held, the identity was not."""
+    """Its query began under an identity; the cursor kept its rows, but not the identity."""
     said = []
     db.session.add_notice_handler(lambda notice: said.append(notice.message_primary))
     db.rows(f"""
@@ -291,7 +291,7 @@ def test_a_prepared_transaction_takes_it_along_nowhere(db, connect, database, ke
     sign_in(db, keys["acme"])
     db.rows("INSERT INTO work VALUES (keysmith.current_tenant())")
     if manages:
-        # What sends an event can't be prepared, and then there is no transaction left.
+        # A transaction that sends events can't be prepared; then no transaction is left.
         db.call("sign_out")
         db.call("disable", keys["globex"].key_id)
         sign_in(db, keys["acme"])
@@ -412,7 +412,7 @@ def test_functions_that_catch_errors(db, keys):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_any_course_of_a_transaction(db, connect, database, keys, seed):
-    """Random courses, held against a model: a list of who was in force at each level."""
+    """Random sequences, compared with a model: a list of the identities at each level."""
     chance = random.Random(seed)
     other = database(connect())
     db.rows("""CREATE FUNCTION in_block(key text, fails boolean) RETURNS void LANGUAGE plpgsql AS
@@ -451,7 +451,7 @@ def test_any_course_of_a_transaction(db, connect, database, keys, seed):
             db.rows("SELECT in_block(%s, %s)", keys[name].api_key, fails)
             levels[-1] = levels[-1] if fails else name
         elif act == "elsewhere":
-            # A commit of someone else's has the identity decided upon anew.
+            # Another session's commit makes the identity be checked again.
             other.rows("SELECT pg_current_xact_id()")
         return act
 
@@ -467,7 +467,7 @@ def test_any_course_of_a_transaction(db, connect, database, keys, seed):
         assert nobody(db)
 
 
-# What makes none and takes none away
+# Statements that neither make nor end an identity
 
 @pytest.mark.parametrize("statement", [
     "SET keysmith.tenant = 'acme'",
@@ -525,7 +525,7 @@ def test_a_connection_brings_none(cluster, dbname, database, keys):
 
 
 def test_the_next_transaction_on_a_connection_has_none(db, keys):
-    """What a pooler hands on: the same session, someone else's transaction."""
+    """After a pooler: the same session, another client's transaction."""
     for name in ("acme", "globex", "acme"):
         db.rows("BEGIN")
         assert nobody(db)
@@ -549,7 +549,7 @@ def test_everyone_may_ask_and_no_one_may_make(cluster, dbname, db, database, key
         someone.refused("42501", "sign_out")
         someone.value("SELECT forges()")
         assert nobody(someone)
-        # What a definer lets in goes on after it, and another sees it.
+        # An identity from a definer's function stays after it, and another role sees it.
         someone.rows("BEGIN")
         assert not someone.value("SELECT lets_in(%s)", GARBAGE)
         assert nobody(someone)
@@ -563,7 +563,7 @@ def test_everyone_may_ask_and_no_one_may_make(cluster, dbname, db, database, key
 
 @pytest.fixture
 def docs(db, keys, role):
-    """A table of both tenants, and a role that row security holds."""
+    """A table of both tenants, and a role that is subject to row security."""
     db.rows("CREATE TABLE docs (tenant_id uuid NOT NULL, n int NOT NULL, body text)")
     db.rows("""INSERT INTO docs SELECT t.tenant_id, n, 'of ' || t.name
                FROM keysmith_private.tenant t, generate_series(1, CASE t.name WHEN 'acme' THEN 20 ELSE 30 END) n""")
@@ -612,7 +612,7 @@ def test_a_cursor_is_asked_when_it_is_first_read(db, keys, docs):
     sign_in(db, keys["acme"])
     assert set(db.rows("FETCH 3 before")) == {("of acme",)}
     assert db.rows("FETCH 1 who") == [("acme",)]
-    # A bare call is made anew for each row, and has what is in force then.
+    # A bare call is made for each row, and returns the identity of that moment.
     db.rows("SAVEPOINT a")
     sign_in(db, keys["globex"])
     assert db.rows("FETCH 1 who") == [("globex",)]
@@ -647,7 +647,7 @@ def test_a_cursor_held_over_the_commit_holds_rows_and_no_identity(db, keys, docs
     db.rows("DECLARE held CURSOR WITH HOLD FOR SELECT keysmith.current_tenant() FROM docs")
     db.rows("COMMIT")
     assert nobody(db)
-    # What was read for acme before the commit; nothing is read after it.
+    # Rows that were read for acme before the commit; nothing is read after it.
     assert db.rows("FETCH ALL held") == [("acme",)] * 20
     assert nobody(db)
     db.rows("BEGIN")
@@ -663,7 +663,7 @@ PARALLEL = """SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
 
 
 def force_parallel(db):
-    """By the setting's name, which is another one from 16 on."""
+    """By the setting's name, which differs from 16 on."""
     name = "debug_parallel_query" if db.session.info.server_version >= 160000 else "force_parallel_mode"
     db.rows(f"SET {name} = on")
 
@@ -689,7 +689,7 @@ def test_parallel_plans_return_the_right_rows(db, keys, docs):
 
 
 def test_the_leader_asks_while_workers_run(db, connect, database, keys, docs):
-    """Also for all there is to know, and where it must decide anew."""
+    """Also for every function, and if it must check again."""
     db.rows(PARALLEL)
     force_parallel(db)
     db.rows("BEGIN")
@@ -702,7 +702,7 @@ def test_the_leader_asks_while_workers_run(db, connect, database, keys, docs):
 
 
 def test_a_worker_is_nobody(db, keys, docs):
-    """A function that lies about where it may run gets nothing, and leaves nothing."""
+    """A function with a wrong PARALLEL marking gets nothing, and leaves nothing."""
     db.rows(PARALLEL)
     force_parallel(db)
     db.rows("""CREATE FUNCTION lies() RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS
@@ -780,7 +780,7 @@ def test_changed_scopes_count_at_once(db, connect, database, isolation):
 
 
 def test_scopes_that_were_rolled_back_do_not_count(db):
-    """Also where they were asked for in between, and so remembered."""
+    """Also if they were asked for in between, and so cached."""
     key = tenant_with_key(db, "acme", scopes=["read"])
     db.rows("BEGIN")
     sign_in(db, key)
@@ -796,7 +796,7 @@ def test_scopes_that_were_rolled_back_do_not_count(db):
     db.rows("COMMIT")
 
 
-# Deciding anew
+# Checking again
 
 ENDINGS = {
     "revoked": ("SELECT keysmith.revoke(%(key_id)s)", "was revoked"),
@@ -830,7 +830,7 @@ def test_a_key_that_ends_ends_the_identity(db, connect, database, anns, isolatio
     assert tenant_of(acting) == "acme"
     acting.rows("CREATE TABLE half (n int)")
     db.session.execute(statement, {"key_id": anns.key_id, "api_key": anns.api_key})
-    # Not a null, again and again, and by whatever is asked.
+    # Never a null, however often it is called, in every function.
     for name in [*FUNCTIONS, "has_scope"]:
         acting.rows("SAVEPOINT a")
         argument = "'a'" if name == "has_scope" else ""
@@ -976,7 +976,7 @@ def test_work_does_not_go_on_over_an_isolated_table(db, connect, database, keys,
 
 @pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_a_key_that_is_younger_than_the_snapshot(db, connect, database, isolation):
-    """All that there is to know is as new as the decision, not as old as the snapshot."""
+    """All functions return the present state, not that of the snapshot."""
     acting = database(connect())
     acting.rows(f"BEGIN ISOLATION LEVEL {isolation}")
     acting.rows("SELECT count(*) FROM keysmith.keys")
@@ -994,8 +994,8 @@ def test_a_key_that_is_younger_than_the_snapshot(db, connect, database, isolatio
 def test_on_a_standby():
     with running("primary", wal_level="replica", max_wal_senders=4) as primary:
         standby = primary.backup("standby", port=5433)
-        # The rows that the standby's snapshot sees are left where they are, so that nothing
-        # which removes them has replay wait for it.
+        # The rows that the standby's snapshot sees stay, so that replay does not wait for the
+        # snapshot.
         standby.configure(hot_standby_feedback="on", wal_receiver_status_interval="1s")
         try:
             standby.start()
@@ -1038,7 +1038,7 @@ def test_on_a_standby():
 
 
 def test_without_preload():
-    """The library is loaded by the first call, in the midst of a transaction."""
+    """The first call loads the library, in the middle of a transaction."""
     with running("lazy", preload=False) as cluster:
         db = session_on(cluster)
         db.rows("CREATE EXTENSION keysmith")

@@ -1,5 +1,5 @@
-"""Row-level security for applications' tables: who sees and writes what, and what
-`isolate` says of the ways around it."""
+"""Row-level security for applications' tables: who sees and writes which rows, and the warnings
+of `isolate`."""
 
 import psycopg
 import pytest
@@ -14,7 +14,7 @@ def role(cluster, dbname):
     cluster.execute("CREATE ROLE app LOGIN")
     cluster.execute("GRANT ALL ON SCHEMA public TO app; GRANT USAGE ON SCHEMA keysmith TO app", dbname)
     yield "app"
-    # A test that failed may have left a transaction with locks.
+    # A failed test may have left a transaction with locks.
     cluster.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{dbname}'")
     cluster.execute("DROP OWNED BY app CASCADE", dbname)
     cluster.execute("DROP ROLE app")
@@ -22,7 +22,7 @@ def role(cluster, dbname):
 
 @pytest.fixture
 def keys(db):
-    """Keys of two tenants in two keyspaces, of which each has an acme."""
+    """Keys of two tenants in two keyspaces, each of which has an acme."""
     db.call("create_keyspace", "other",
             prefixes=Jsonb({"secret": {"live": "o_live_", "test": "o_test_"}}))
     made = {}
@@ -37,7 +37,7 @@ def keys(db):
 
 @pytest.fixture
 def app(db, keys, role, connect, database):
-    """A session under the application's role, which is let in by a superuser's."""
+    """A session that signs in as a superuser, and then takes the application's role."""
     return App(db, keys)
 
 
@@ -70,7 +70,7 @@ class App:
         assert error.value.sqlstate == sqlstate, error.value
 
     def isolate(self, relation, column, **options):
-        """Isolates, and returns what was said of it."""
+        """Isolates, and returns the notices and warnings."""
         self.db.rows("ROLLBACK; RESET ROLE")
         said = []
 
@@ -117,7 +117,7 @@ def by_id(app):
 ALL = "SELECT n FROM docs ORDER BY n"
 
 
-# Who sees what
+# Reading and writing
 
 @pytest.mark.parametrize("type", ["text", "varchar", "varchar(100)", "name_of_tenant", "nested", "uuid", "id"])
 def test_a_tenant_sees_its_rows(app, type):
@@ -130,7 +130,7 @@ def test_a_tenant_sees_its_rows(app, type):
     assert app.seen(ALL) == []
     assert app.seen(ALL, "acme") == app.seen(ALL, "acme", "test") == [1, 2]
     assert app.seen(ALL, "globex") == [3, 4]
-    # The other keyspace's acme is someone else.
+    # The acme of the other keyspace is another tenant.
     assert app.seen(ALL, "acme", keyspace="other") == []
 
 
@@ -167,7 +167,7 @@ def test_writes_stay_with_the_tenant(by_name):
     app.refused("42501", "INSERT INTO docs SELECT 'globex', 'live', 8")
     app.refused("42501", "UPDATE docs SET tenant = 'globex'")
     app.refused("42501", "WITH moved AS (UPDATE docs SET tenant = 'globex' RETURNING 1) SELECT FROM moved")
-    # A row of another's is in the way, and can't be changed by way of that.
+    # Another tenant's row conflicts, but can't be changed by the conflict.
     app.refused("42501", "INSERT INTO docs VALUES ('acme', 'live', 3) "
                          "ON CONFLICT (n) DO UPDATE SET tenant = 'acme'")
     app.db.rows("INSERT INTO docs VALUES ('acme', 'live', 7) ON CONFLICT (n) DO UPDATE SET n = 9")
@@ -216,7 +216,7 @@ def test_copy(by_name):
 
 
 def test_truncate_is_a_privilege_and_no_matter_of_rows(by_name):
-    """As PostgreSQL has it. It is the owner's, and whoever was granted it."""
+    """As in PostgreSQL: for the owner, and roles to which it was granted."""
     app = by_name
     app.db.rows("CREATE ROLE reader; GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO reader")
     try:
@@ -232,7 +232,7 @@ def test_the_owner_is_held_too(by_name):
     app = by_name
     assert app.db.value("SELECT relowner::regrole::text FROM pg_class WHERE relname = 'docs'") == "app"
     assert app.seen("SELECT count(*) FROM docs", "acme") == [2]
-    # Until it takes the policies away, as an owner may.
+    # Until the owner removes the policies, as owners may.
     app.acting()
     app.db.rows("ALTER TABLE docs NO FORCE ROW LEVEL SECURITY")
     assert app.db.value("SELECT count(*) FROM docs") == 6
@@ -297,7 +297,7 @@ def test_defaults_tell_where_rows_are_from(app):
 # Making and undoing
 
 def rls(db, table="docs"):
-    """Row security as it is set, and the policies."""
+    """The state of row security, and the policies."""
     return (db.row("SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = %s::regclass",
                    table),
             [name for name, in db.rows("SELECT polname::text FROM pg_policy "
@@ -453,7 +453,7 @@ HOSTILE = """
 
 @pytest.mark.parametrize("type, rows, keyspace", [("text", BY_NAME, "default"), ("uuid", BY_ID, "default")])
 def test_a_hostile_search_path(app, type, rows, keyspace):
-    """While isolating and while reading."""
+    """During isolate and during reads."""
     app.as_owner(TABLE.format(type=type))
     app.db.rows(rows)
     app.db.rows(HOSTILE)
@@ -463,7 +463,7 @@ def test_a_hostile_search_path(app, type, rows, keyspace):
     for path in ("evil, public, pg_catalog, pg_temp", "public"):
         app.db.rows(f"ROLLBACK; SET search_path = {path}")
         app.acting("acme")
-        # PostgreSQL's own, since the hostile ones would be the query's here.
+        # PostgreSQL's own operators, since the hostile ones would be used in the query here.
         assert [n for n, in app.db.rows("SELECT n FROM docs ORDER BY n")] == [1]
     app.db.rows("ROLLBACK; SET search_path = evil, public, pg_catalog, pg_temp")
     app.db.rows("SELECT keysmith.release('docs'::pg_catalog.regclass)")
@@ -471,11 +471,11 @@ def test_a_hostile_search_path(app, type, rows, keyspace):
     assert rls(app.db) == ((False, False), [])
 
 
-# What defeats it
+# Ways around isolation
 
 @pytest.fixture
 def plain(app):
-    """A table that is yet to be isolated; it has its index, and nothing is to be said."""
+    """A table before isolate, with its index, for which there is no warning."""
     app.as_owner(TABLE.format(type="text"))
     app.db.rows(BY_NAME)
     return app
@@ -515,7 +515,7 @@ def test_it_warns_of_views(plain):
         "WARNING: table docs: materialized view kept holds its rows for whoever may read it",
         "WARNING: table docs: view all_docs shows all its rows: it reads as postgres",
         "WARNING: table docs: view nested shows all its rows: it reads as postgres"]
-    # It is as it says.
+    # The warning is true.
     count = "SELECT count(*) FROM {}"
     seen = {name: plain.seen(count.format(name), "acme")[0]
             for name in ("all_docs", "nested", "asks", "owners", "kept")}
@@ -530,7 +530,7 @@ def test_it_warns_of_parts_and_wholes(app):
         CREATE TABLE docs_1_acme PARTITION OF docs_1 FOR VALUES IN ('acme');
         CREATE TABLE docs_2 PARTITION OF docs DEFAULT""")
     app.db.rows("INSERT INTO docs VALUES ('acme', 1), ('globex', 2), ('acme', 2)")
-    # Nobody reads them but their owner, until they are granted.
+    # Only their owner can read them, until they are granted.
     assert said(app, "docs_1") == []
     app.db.rows("GRANT SELECT ON docs, docs_1_acme, docs_2 TO PUBLIC")
     assert said(app, "docs_1") == [
@@ -570,15 +570,16 @@ def test_the_plan_looks_up_the_tenant_once(app, type):
         text = "\n".join(plan)
         assert "docs_of_tenant" in text and "Seq Scan" not in text, text
         assert "Index Cond: " in text and "tenant" in text, text
-        # Each sub-select was evaluated once at most.
+        # Each sub-select was evaluated at most once.
         results = [line for line, above in zip(plan[1:], plan) if above.strip().startswith("InitPlan")]
         assert len(results) >= 2 and all("loops=1)" in line for line in results), text
     assert app.db.value("SELECT count(*) FROM docs") == 1000
 
 
-# From 18 on ANALYZE shows buffers too: what planning reads depends on what the session has read before.
+# From 18 on ANALYZE shows buffers too: the reads of planning depend on earlier reads of the
+# session.
 def told(app, condition, options="ANALYZE, BUFFERS OFF, TIMING OFF, SUMMARY OFF"):
-    """Whether a plan tells a value that another tenant has from one that nobody has."""
+    """Whether a plan tells another tenant's value from a value that no tenant has."""
     app.acting("acme")
     app.db.rows("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
     plans = {value: "\n".join(line for line, in app.db.rows(
@@ -590,7 +591,7 @@ def told(app, condition, options="ANALYZE, BUFFERS OFF, TIMING OFF, SUMMARY OFF"
 @pytest.mark.parametrize("index, others", [("email", True), ("email, tenant", True), ("id, email", True),
                                            ("id, tenant", False), ("tenant, email", False)])
 def test_an_index_that_begins_with_the_tenant_keeps_values_from_explain(app, index, others):
-    """So do columns without statistics: what the planner expects it takes from samples of all rows."""
+    """Columns without statistics too: the planner's estimates use samples of all rows."""
     app.as_owner(f"""
         CREATE TABLE docs (tenant text, email text COLLATE "C", id uuid);
         ALTER TABLE docs ALTER email SET STATISTICS {-1 if others else 0};
@@ -602,12 +603,12 @@ def test_an_index_that_begins_with_the_tenant_keeps_values_from_explain(app, ind
         assert told(app, condition) == others
         assert told(app, condition, "COSTS ON") == others
     app.db.rows("ROLLBACK")
-    # doctor() names the one, and not the other.
+    # doctor() names the first, and not the second.
     named = [row for row in app.db.call("doctor") if "indexes on" in row.finding]
     assert bool(named) == others
 
 
-# What becomes of it
+# Altered tables and the dropped extension
 
 def test_a_table_dropped_while_isolated(by_name):
     by_name.as_owner("DROP TABLE docs")
@@ -631,7 +632,7 @@ def test_a_dump_restores_isolation(cluster, dbname, by_name):
             there.execute("SET LOCAL ROLE app")
             assert there.execute(ALL).fetchall() == [(1,), (2,)]
             there.execute("ROLLBACK")
-            # What was before is known there too.
+            # The earlier state is known there too.
             there.execute("SELECT keysmith.release('docs')")
             assert there.execute("SELECT relrowsecurity, relforcerowsecurity FROM pg_class "
                                  "WHERE relname = 'docs'").fetchone() == (False, False)
@@ -640,7 +641,8 @@ def test_a_dump_restores_isolation(cluster, dbname, by_name):
 
 
 def test_without_the_extension_an_isolated_table_is_closed(by_name):
-    """It is not dropped by itself, since policies depend on it; and with them, nothing opens."""
+    """It can't be dropped alone, since policies depend on it; with CASCADE the table stays
+    closed."""
     app = by_name
     app.db.rows("ROLLBACK")
     with pytest.raises(psycopg.errors.DependentObjectsStillExist, match="policy keysmith_tenant"):

@@ -1,7 +1,6 @@
-"""Management at every isolation level, beside changes that were committed after its snapshot.
-
-An act acts on what is committed, or ends with 40001, as PostgreSQL's own updates do at
-REPEATABLE READ. Whoever does it again then finds it done as it should be.
+"""Management at every isolation level, with changes that were committed after its snapshot.
+An act uses committed rows, or ends with 40001, as PostgreSQL's own updates do at REPEATABLE READ.
+Running it again then gives the right result.
 """
 
 import hashlib
@@ -17,7 +16,8 @@ from psycopg.types.json import Jsonb
 from cluster import running
 from conftest import session
 
-MANAGEMENT = Path(__file__).parents[1] / "sql/install/50_manage.sql"
+MANAGEMENT = Path(__file__).parents[1] / "sql/install/manage"
+FILES = ["keyspace", "catalogue", "tenant", "key", "listing", "credits", "access"]
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 DIGEST = hashlib.sha256(b"elsewhere").digest()
 LIMITS = [{"name": "d", "limit": 5, "window": "1 day"}]
@@ -25,13 +25,14 @@ LIMITS = [{"name": "d", "limit": 5, "window": "1 day"}]
 
 @dataclass
 class Case:
-    """What is there, what another session commits, the act, and what must be so afterwards."""
+    """The initial state, another session's commit, the act, and the condition that must hold
+    afterwards."""
     function: str
     act: Callable
     check: Callable
     before: Callable = lambda db: None
     meanwhile: Callable = lambda db, there: None
-    # How the act is refused, where what is committed is in its way.
+    # How the act is refused, if a committed row conflicts with it.
     refused: str | None = None
 
     def __str__(self):
@@ -191,7 +192,7 @@ case("import_key", lambda db, there: db.one("import_key", "new", DIGEST, algorit
      meanwhile=lambda db, there: (db.call("create_tenant", "new"),
                                   patch("alter_keyspace", "default", {"label_length": 7})(db, there)))
 
-# Keys that are there
+# Existing keys
 
 
 def key(**options):
@@ -303,7 +304,7 @@ case("revoke_access", lambda db, there: db.call("revoke_access", ROLE, "issuer")
      lambda db, there, did: access(db, there) == (["admin"], True), before=grant("issuer"),
      meanwhile=grant("admin"))
 
-# What only reads shows what is committed, too
+# Functions that only read also show committed rows
 
 case("list_keys", lambda db, there: db.call("list_keys", "new"), lambda db, there, did: len(did) == 1,
      meanwhile=lambda db, there: (db.call("create_tenant", "new"), db.mint("new")))
@@ -328,7 +329,8 @@ def role(cluster, dbname):
 
 
 def attempt(app, act, there, level):
-    """The act's answer or its SQLSTATE, in a transaction that sees what `meanwhile` has hidden."""
+    """The act's answer or its SQLSTATE, in a transaction whose snapshot is older than
+    `meanwhile`."""
     app.rows(f"BEGIN ISOLATION LEVEL {level}")
     try:
         did = act(app, there)
@@ -346,7 +348,7 @@ def test_it_acts_on_what_is_committed(db, app, role, case, level):
     there = case.before(db)
 
     def act_late(app, there):
-        # The transaction's snapshot is taken, and others go on.
+        # After the transaction's snapshot is taken, others go on.
         app.rows("SELECT count(*) FROM keysmith.keys")
         case.meanwhile(db, there)
         return case.act(app, there)
@@ -361,7 +363,7 @@ def test_it_acts_on_what_is_committed(db, app, role, case, level):
 
 
 def test_what_is_told_of_a_request_reaches_a_row_that_was_stored_since():
-    """Where transactions store usage themselves."""
+    """With transactions that store usage themselves."""
     with running("isolation", preload=False) as cluster:
         db, app = session(cluster), session(cluster)
         db.rows("CREATE EXTENSION keysmith")
@@ -379,6 +381,6 @@ def test_what_is_told_of_a_request_reaches_a_row_that_was_stored_since():
 
 
 def test_every_function_of_management_is_tried():
-    declared = re.findall(r"CREATE FUNCTION keysmith\.(\w+)\(", MANAGEMENT.read_text())
-    # This one changes nothing, and is not to be called after changes in its transaction.
-    assert set(declared) - {case.function for case in CASES} == {"wait_for_replay"}
+    for name in FILES:
+        declared = re.findall(r"CREATE FUNCTION keysmith\.(\w+)\(", (MANAGEMENT / f"{name}.sql").read_text())
+        assert declared and set(declared) <= {case.function for case in CASES}

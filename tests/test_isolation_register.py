@@ -1,5 +1,5 @@
-"""The register of isolated tables: what is lost of them is an error, in the view `isolation`
-and in `doctor()`, and `isolate` and `release` restore what was."""
+"""The register of isolated tables: lost isolation is an error, in the view `isolation` and in
+`doctor()`, and `isolate` and `release` repair it."""
 
 import itertools
 import threading
@@ -15,7 +15,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def roles(cluster):
-    """Requests come as app; keeper owns tables."""
+    """Requests run as app; keeper owns tables."""
     cluster.execute("CREATE ROLE app; CREATE ROLE keeper; CREATE ROLE other")
     yield
     cluster.execute("DROP ROLE app, keeper, other")
@@ -23,7 +23,7 @@ def roles(cluster):
 
 @pytest.fixture(scope="module")
 def template(cluster, roles):
-    """A database with a table of two tenants, which is yet to be isolated."""
+    """A database with a table of two tenants, before isolate."""
     cluster.execute("CREATE DATABASE before TEMPLATE with_keysmith")
     db = session(cluster, "before")
     for name in ("acme", "globex"):
@@ -48,7 +48,7 @@ def shared(cluster, template):
 
 @pytest.fixture
 def isolated(shared):
-    """A session in which all that a test does is rolled back."""
+    """A session in which every change of a test is rolled back."""
     assert states(shared) == {"docs": None}
     with shared.session.transaction(force_rollback=True):
         yield shared
@@ -56,7 +56,7 @@ def isolated(shared):
 
 @pytest.fixture
 def dbname(cluster, template):
-    """A database of the test's own."""
+    """A separate database for the test."""
     name = f"register{next(_numbers)}"
     cluster.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield name
@@ -72,7 +72,7 @@ def isolate(db):
 
 
 def seen(db, *tenant):
-    """The rows that app sees for a tenant, or for nobody."""
+    """The rows that app sees for a tenant, or without an identity."""
     with db.session.transaction(force_rollback=True):
         for name in tenant:
             assert db.verify(db.mint(name).api_key, sign_in=True).ok
@@ -138,7 +138,7 @@ def test_what_is_lost_is_an_error_and_comes_back(isolated, statements, problem):
     assert seen(db) == []
     assert seen(db, "acme") == [1, 2]
     db.call("release", "docs")
-    # Policies that isolate() does not know keep it on.
+    # Other policies than those of isolate() keep it on.
     assert rls(db) == (((True, False), ["mine"]) if "mine" in statements else ((False, False), []))
     assert states(db) == {}
 
@@ -146,7 +146,7 @@ def test_what_is_lost_is_an_error_and_comes_back(isolated, statements, problem):
 @pytest.mark.parametrize("others", [False, True])
 @pytest.mark.parametrize("policy", ["keysmith_tenant", "keysmith_access"])
 def test_a_table_that_lost_a_policy(isolated, policy, others):
-    """It is open only where a policy of someone else permits more, and nothing restricts it."""
+    """It is open only if another policy permits more, and nothing restricts it."""
     db = isolated
     by_owner(db, f"DROP POLICY {policy} ON docs")
     if others:
@@ -166,13 +166,14 @@ def test_a_table_that_lost_a_policy(isolated, policy, others):
 
 
 def test_a_condition_that_cannot_be_printed_is_another(isolated):
-    """PostgreSQL keeps what is nested deeper than it can print. Whoever owns a table must not keep
-    others from being told of theirs."""
+    """PostgreSQL stores expressions that are nested too deep to print. The owner of such a table
+    must not block the report about other tables."""
     by_owner(isolated, f"ALTER POLICY keysmith_tenant ON docs USING (true{' IS TRUE' * 6000})")
     isolated.rows("SET LOCAL max_stack_depth = '1MB'")
     with pytest.raises(psycopg.errors.StatementTooComplex), isolated.session.transaction():
         isolated.rows("SELECT pg_get_expr(polqual, polrelid) FROM pg_policy WHERE polname = 'keysmith_tenant'")
-    # To print the other policy the table is opened, which takes as much in some servers and less in others.
+    # To print the other policy PostgreSQL opens the table, which needs more stack in some builds
+    # than in others.
     problems = [f"policy {policy} has another condition" for policy in ("keysmith_access", "keysmith_tenant")]
     if "keysmith_access" not in states(isolated)["docs"]:
         del problems[0]
@@ -270,7 +271,7 @@ def test_other_names_are_followed(isolated):
     assert states(db) == {}
 
 
-# Tables that are dropped, and made again
+# Tables that are dropped and made again
 
 def test_a_table_that_is_gone_is_no_error(isolated):
     by_owner(isolated, "DROP TABLE docs")
@@ -287,7 +288,7 @@ def made_again(db):
 def test_a_table_made_again_without_its_policies_is_an_error(isolated):
     db = isolated
     made_again(db)
-    # What was before is what the new table had.
+    # The earlier state is that of the new table.
     by_owner(db, "ALTER TABLE docs FORCE ROW LEVEL SECURITY")
     isolate(db)
     assert states(db) == {"docs": None}
@@ -307,7 +308,7 @@ def test_release_forgets_a_table_made_again(isolated):
 
 
 def test_a_table_in_the_place_of_a_renamed_one(isolated):
-    """Both are known: the one by its number, and the other by its name."""
+    """Both are known: one by its OID, and the other by its name."""
     db = isolated
     by_owner(db, "ALTER TABLE docs RENAME TO docs_before; CREATE TABLE docs (tenant text)")
     assert states(db) == {"docs_before": None, "docs": LOST_ALL}
@@ -372,7 +373,7 @@ WAYS = {
 @pytest.mark.parametrize("ways", WAYS.values(), ids=WAYS)
 def test_a_dump_takes_the_register_along(db, dbname, restored, ways, renamed):
     db.rows("ALTER TABLE docs FORCE ROW LEVEL SECURITY")
-    # A column that was dropped leaves other numbers behind.
+    # A dropped column changes the numbers of later columns.
     db.rows("ALTER TABLE docs ADD COLUMN mine text; ALTER TABLE docs DROP COLUMN environment")
     db.call("isolate", "docs", "tenant", keyspace="default", environment_column="mine")
     if renamed:
@@ -396,7 +397,7 @@ def test_a_dump_takes_the_register_along(db, dbname, restored, ways, renamed):
 
 
 def test_a_dump_without_the_table_is_restored(db, dbname, restored):
-    """And no other table is taken for it, whatever its number."""
+    """And no other table is taken for it, whatever its OID."""
     isolate(db)
     there = restored(dbname, (["--exclude-table=docs"], "plain"))
     assert states(there) == {}
@@ -409,7 +410,7 @@ def test_a_dump_without_the_table_is_restored(db, dbname, restored):
 
 
 def test_policies_without_the_register_are_found(db, dbname, restored):
-    """As of a dump of the schema alone."""
+    """After a dump of only the schema."""
     isolate(db)
     there = restored(dbname, (["--schema-only"], "plain"))
     assert states(there) == {}
@@ -437,10 +438,10 @@ def test_a_copy_of_the_database(cluster, db, dbname, restored, database):
         assert states(there) == {}
 
 
-# Other sessions, and those who mean harm
+# Other sessions, and hostile roles
 
 def test_a_table_of_citus_cannot_be_isolated(isolated):
-    """Citus is known by its catalog. It leaves out AS RESTRICTIVE on the parts of a table."""
+    """Citus is recognized by its catalog. It leaves out AS RESTRICTIVE on a table's shards."""
     db = isolated
     db.rows("""
         SET LOCAL allow_system_table_mods = on;
@@ -479,7 +480,8 @@ class Elsewhere(threading.Thread):
 
 
 def test_a_column_that_becomes_another_meanwhile(db, connect):
-    """The owner changes its type to one of its own, whose cast would run as whoever isolates."""
+    """The owner changes the column's type to an own type, whose cast would run as the caller of
+    isolate."""
     owner, superuser = connect(), connect()
     owner.execute("""
         SET ROLE keeper;
@@ -500,8 +502,8 @@ def test_a_column_that_becomes_another_meanwhile(db, connect):
 @pytest.mark.parametrize("command, before", [
     ("CREATE POLICY", ""), ("ALTER TABLE", ""), ("DROP POLICY", "CREATE POLICY keysmith_access ON {} USING (true)")])
 def test_a_name_that_becomes_another_tables_meanwhile(db, dbname, connect, command, before):
-    """A schema is renamed without a lock of its tables. An event trigger holds the statement
-    back at the moment between, and has it learn of the new names."""
+    """A schema is renamed without a lock on its tables. An event trigger delays the statement in
+    between, so that it sees the new names."""
     owner, superuser = connect(), connect()
     db.rows(f"""
         GRANT CREATE ON DATABASE {dbname} TO keeper;
@@ -536,7 +538,7 @@ def test_a_stranger_does_not_wait_for_a_lock(db, connect):
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_an_old_snapshot(db, connect, level):
-    """What another session did since is known, or the transaction is told to try again."""
+    """The change of another session is noticed, or the transaction is told to try again."""
     other = connect()
     other.execute(f"BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM pg_class")
     isolate(db)

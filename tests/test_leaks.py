@@ -1,5 +1,5 @@
-"""Leaked keys: patterns that find them, a hook that keeps them out of commits, and what
-a report does."""
+"""Leaked keys: patterns that find them, a hook that keeps them out of commits, and the effect of
+a report."""
 
 import os
 import random
@@ -22,7 +22,7 @@ def grep(pattern, text):
 
 @pytest.fixture
 def keyspaces(db):
-    """Keys of several keyspaces, by keyspace; the regular expression of each."""
+    """Keys of several keyspaces, by keyspace, and the regular expression of each."""
     db.call("create_keyspace", "studio", Jsonb({
         "secret": {"live": "studio_", "test": "studio_test_", "eu": "s_"}, "publishable": {"live": "pub_"}}))
     keys = {}
@@ -55,7 +55,7 @@ def test_what_patterns_there_are(db, keyspaces):
     _, patterns = keyspaces
     (row,) = db.call("scanner_patterns", "studio")
     assert row == ("studio", "keysmith-studio", patterns["studio"])
-    # Publishable keys are no secrets.
+    # Publishable keys are not secret.
     assert "pub_" not in row.regex
     assert "does not exist" in db.refused("KS404", "scanner_patterns", "none")
 
@@ -78,7 +78,7 @@ def test_keys_of_a_former_prefix_are_matched(db, keyspaces):
 
 @pytest.fixture(params=[shell for shell in ("sh", "bash", "dash") if shutil.which(shell)])
 def repository(request, tmp_path):
-    """A repository with the hook, run by each of the shells that are there."""
+    """A repository with the hook, run by each installed shell."""
     def run(*command, check=True, **options):
         environment = PLAIN | {"HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1",
                                "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.com",
@@ -115,16 +115,16 @@ def test_the_hook_refuses_keys_and_nothing_else(db, keyspaces, repository):
         done = repository(name, text)
         assert done.returncode != 0, name
         assert "an API key: " + key[:4] in done.stderr and key not in done.stderr
-    # A wrong checksum, and what is no key, is no leak.
+    # A wrong checksum, and a text that is not a key, are not leaks.
     last = random.choice([c for c in "0123456789" if c != key[-1]])
     for number, text in enumerate([key[:-1] + last, key[:-1], key + "0", "ks_live_" + "x" * 49, keys["studio"][0]]):
         assert repository(f"harmless {number}", text + "\n").returncode == 0, text
-    # With a file of patterns, those count.
+    # With a file of patterns, only those apply.
     (repository.folder / ".keysmith-patterns").write_text("".join(f"{p}\n" for p in patterns.values()))
     assert repository("patterns", "are there\n").returncode == 0
     for number, key in enumerate(keys["studio"][::5] + keys["default"][:1]):
         assert repository(f"refused {number}", f"KEY={key}\n").returncode != 0
-    # What was there before is not looked at again.
+    # The hook checks only added lines.
     assert repository("README", "nothing here, still\n").returncode == 0
 
 

@@ -105,7 +105,7 @@ def test_suspended_tenants(db):
 
 
 def good_until(db, key, end):
-    """Lets time pass, and sees that a key is good until then and no longer."""
+    """Waits, and checks that a key is accepted until then and no longer."""
     now = "SELECT clock_timestamp()"
     while True:
         before, verdict, after = db.value(now), db.verify(key.api_key), db.value(now)
@@ -506,7 +506,7 @@ def test_import_by_digest(db):
 
 
 def test_whose_a_digest_is_stays_unknown(db, sees_only):
-    """It tells no more of another tenant's key than of one's own."""
+    """It reveals no more about another tenant's key than about one's own."""
     db.tenant()
     db.tenant("globex")
     digests = {tenant: bytes([n]) * 32 for n, tenant in enumerate(("acme", "globex"))}

@@ -1,4 +1,4 @@
-"""Rate limits: exact under concurrency, without writing, and never open for want of room."""
+"""Rate limits: exact under concurrency, without writing, and never open for lack of room."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ def passed(db, key, times, **options):
 
 
 def hammer(sessions, key, until, **options):
-    """Calls from many sessions at once, until a time has passed or so many each."""
+    """Calls from many sessions together, for a time or a number of calls each."""
     barrier = threading.Barrier(len(sessions) + 1)
 
     def calls(db):
@@ -52,7 +52,7 @@ def hammer(sessions, key, until, **options):
 # Exactness
 
 def test_exactly_the_burst_passes_of_many_sessions(db, connect, database):
-    """Own limit, tenant's and keyspace's at once: the narrowest is met to the call."""
+    """Limits of key, tenant and keyspace together: the narrowest is exact to the call."""
     db.call("create_keyspace", "k", limits=limit(1000))
     db.tenant(keyspace="k", limits=limit(150))
     keys = [db.mint(keyspace="k", limits=limit(100)).api_key for _ in range(2)]
@@ -88,11 +88,11 @@ def test_only_what_is_good_otherwise_is_counted(db):
         assert db.reason(key.api_key, ip="11.0.0.1") == "ip_not_allowed"
         db.call("explain_verify", key.api_key, ip="10.0.0.1")
     assert passed(db, key.api_key, 5, ip="10.0.0.1") == 3
-    # What refuses first is told, whatever is left.
+    # The first rule that refuses gives the reason, even without calls left.
     assert db.reason(key.api_key, scopes=["b"], ip="10.0.0.1") == "insufficient_scope"
 
 
-# What a verdict tells
+# Limits in the verdict
 
 def test_the_verdict_tells_which_limit_and_how_long(db):
     db.tenant()
@@ -113,7 +113,7 @@ def test_a_call_after_retry_after_passes_and_none_before(db):
     key = db.mint(limits=limit(1, "400 ms")).api_key
 
     def refusal():
-        """When it was asked for, and how long it says to wait."""
+        """The time of the request, and the wait that the verdict gives."""
         while True:
             asked, verdict = time.monotonic(), db.verify(key)
             if not verdict.ok:
@@ -160,13 +160,14 @@ def test_weights(db):
     db.tenant()
     key = db.mint(limits=limit(10)).api_key
     assert db.verify(key, weight=4).limit_remaining == 6
-    # What weighs more than is left waits; what weighs more than all never passes.
+    # A call that weighs more than is left waits; one that weighs more than the burst never
+    # passes.
     heavy = db.verify(key, weight=7)
     assert (heavy.reason, heavy.limit_remaining) == ("rate_limited", 6)
     assert timedelta(minutes=5) < heavy.retry_after <= timedelta(minutes=6)
     assert (db.verify(key, weight=11).reason, db.verify(key, weight=11).retry_after) == ("rate_limited", None)
     assert db.verify(key, weight=6).limit_remaining == 0
-    # A call of no weight is free.
+    # A call of weight 0 is free.
     assert db.verify(key, weight=0).limit_remaining == 0
     assert db.reason(key) == "rate_limited"
 
@@ -186,17 +187,17 @@ def test_routes_have_weights_and_limits_of_their_own(db):
     assert ask(one, "/plain").limit_remaining == 9
     assert ask(one, "/heavy").limit_remaining == 4
     assert ask(one, "/free").limit_remaining == 4
-    # A limit of the same name takes the place of the key's, and counts apart from it.
+    # A limit of the same name replaces the key's, and counts separately.
     assert [ask(one, "/own").ok for _ in range(4)] == [True] * 3 + [False]
     assert ask(one, "/plain").limit_remaining == 3
     assert [ask(other, "/own").ok for _ in range(4)] == [True] * 3 + [False]
-    # One of another name comes on top.
+    # A limit of another name applies in addition.
     assert [ask(one, "/more").ok for _ in range(3)] == [True, True, False]
     refused = ask(one, "/more")
     assert (refused.limit_name, refused.limit_remaining) == ("more", 0)
     assert ask(one, "/plain").limit_remaining == 0
     assert ask(one, "/free").ok and not ask(one, "/plain").ok
-    # The caller's weight goes before the route's.
+    # The caller's weight replaces the route's.
     assert ask(other, "/heavy", weight=1).limit_remaining == 9
     assert ask(other, "/nowhere", weight=2).limit_remaining == 7
     shown = db.rows("SELECT pattern, weight, limits FROM keysmith.routes ORDER BY pattern")
@@ -204,7 +205,7 @@ def test_routes_have_weights_and_limits_of_their_own(db):
     assert shown[3].limits == [{"name": "calls", "limit": 3, "window": "1 hour", "burst": 3}]
 
 
-# Who is counted together
+# Calls that are counted together
 
 def test_live_and_test_keys_are_counted_apart(db):
     db.call("create_keyspace", "k", limits=limit(3, name="all"))
@@ -265,7 +266,7 @@ def test_what_becomes_of_limits_when_keys_are_changed(db):
     db.tenant()
     key = db.mint(limits=limit(10))
     assert passed(db, key.api_key, 6) == 6
-    # Raised, it helps at once; lowered, what was used stays used.
+    # A higher limit helps immediately; under a lower one, used calls stay used.
     db.call("alter_key", key.key_id, Jsonb({"limits": [{"name": "calls", "limit": 20, "window": "1 hour"}]}))
     assert db.verify(key.api_key).limit_remaining == 13
     (altered,) = db.call("alter_key", key.key_id, Jsonb(
@@ -274,7 +275,7 @@ def test_what_becomes_of_limits_when_keys_are_changed(db):
     refused = db.verify(key.api_key)
     assert (refused.reason, refused.limit_remaining) == ("rate_limited", 0)
     assert refused.retry_after <= timedelta(minutes=12)
-    # A successor has the same limits, and has used what its predecessor did.
+    # A successor has the same limits, and the used calls of its predecessor.
     successor = db.one("rotate", key.key_id, "1 hour")
     assert db.reason(successor.api_key) == "rate_limited"
     assert db.reason(key.api_key) == "rate_limited"
@@ -297,7 +298,7 @@ def test_a_limit_that_was_lowered_for_a_while_forgets_nothing(db):
     db.call("alter_tenant", "acme", day(10))
     refused = db.verify(key)
     assert (refused.reason, refused.limit_remaining) == ("rate_limited", 0)
-    # It lets through again when no more than nine are used.
+    # It admits calls again when no more than nine are used.
     assert timedelta(hours=21) < refused.retry_after < timedelta(hours=22)
     db.call("alter_tenant", "acme", day(100))
     assert passed(db, key, 150) == 0
@@ -354,7 +355,7 @@ def test_a_plan_may_lack_limits(db):
         {"name": "x", "limit": 1, "window": "1 s"}]}))
 
 
-# Where nothing can be written
+# Without writing
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
 def test_read_only_transactions_are_limited_and_write_nothing(db, connect, database, isolation):
@@ -366,7 +367,7 @@ def test_read_only_transactions_are_limited_and_write_nothing(db, connect, datab
     plan = "EXPLAIN (ANALYZE, WAL, FORMAT JSON) SELECT * FROM keysmith.verify(%s)"
     assert other.value(plan, key)[0]["Plan"].get("WAL Records", 0) == 0
     assert other.value("SELECT pg_current_xact_id_if_assigned()") is None
-    # A call that was made is counted, whatever becomes of its transaction.
+    # A call counts even if its transaction is rolled back.
     other.session.rollback()
     assert db.reason(key) == "rate_limited"
 
@@ -443,7 +444,7 @@ def test_without_preload_a_limited_key_is_refused():
         for function, subject in [("alter_key", plain.key_id), ("alter_tenant", "acme"),
                                   ("alter_keyspace", "default")]:
             db.refused("KS503", function, subject, Jsonb({"limits": limits}))
-            # They can be taken away.
+            # They can be removed.
             db.call(function, subject, Jsonb({"limits": None}))
         assert dict(db.call("limit_status"))["limits"].startswith("unavailable")
 
@@ -461,7 +462,7 @@ def test_a_full_table_refuses_and_lets_other_tenants_in():
         assert reasons == ["ok"] * 4 + ["limits_unavailable"] * 36
         verdict = db.verify(greedy[4])
         assert (verdict.status, verdict.code, verdict.retry_after) == (429, "rate_limited", None)
-        # Those that have a place go on, to the call.
+        # Limits that have a place go on, exact to the call.
         assert [passed(db, key, 10) for key in greedy[:4]] == [4] * 4
         modest = db.mint("modest", limits=limit(5)).api_key
         assert passed(db, modest, 10) == 5
@@ -469,8 +470,7 @@ def test_a_full_table_refuses_and_lets_other_tenants_in():
         assert status["limit buckets in use"] == "5"
         assert status["limit buckets at most"] == "16"
         assert status["calls refused for want of a bucket"] == "37"
-        # A call that finds room for one of its limits and not for the other takes
-        # from neither.
+        # A call that finds room for only one of its limits takes from neither.
         both = Jsonb([{"name": f"n{n}", "limit": 2, "window": "1 hour"} for n in range(16)])
         late = db.mint("late", limits=both).api_key
         assert db.reason(late) == "limits_unavailable"

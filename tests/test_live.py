@@ -1,4 +1,4 @@
-"""The example of live connections: the sessions of a key end with it, and no others."""
+"""The example of live connections: the WebSockets of a key end with it, and no others."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 
 import examples
 
-# For what hangs: what is promised is a second, but the machine may be busy at times.
+# A bound for hangs: one second is promised, but the machine may be busy.
 SOON = 60
 
 
@@ -34,7 +34,7 @@ def served(cluster, tmp_path_factory):
 
 
 class Client(threading.Thread):
-    """A session that listens until it is over."""
+    """A session that listens until the end of the test."""
 
     def __init__(self, url, key):
         super().__init__(daemon=True)
@@ -138,7 +138,7 @@ def test_expiry_ends_it_though_nobody_tells(live):
 
 
 def test_an_event_alone_ends_nothing(live):
-    """Anyone who may listen can send one, and with whatever in it."""
+    """Any listener can send one, with any content."""
     open_session, db = live
     key = mint(db)
     session = open_session(key)
@@ -147,7 +147,7 @@ def test_an_event_alone_ends_nothing(live):
     for payload in (json.dumps(forged), "{}", "[]", "no JSON", '"text"', ""):
         db.rows("SELECT pg_notify(%s, %s)", channel, payload)
     assert session.goes_on()
-    # And the server listens still.
+    # And the server still listens.
     db.call("revoke", key.key_id)
     assert session.ends() == REFUSED
 
@@ -156,7 +156,7 @@ def test_a_revocation_that_it_could_not_hear(live):
     open_session, db = live
     key = mint(db)
     session, other = open_session(key), open_session(mint(db))
-    # With the listening session ended, the revocation's event goes to nobody.
+    # The listening session has ended, so nobody receives the revocation's event.
     db.rows("""
         SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
         WHERE usename = 'app' AND query LIKE 'LISTEN%'""")
@@ -179,7 +179,7 @@ def test_a_client_that_does_not_say_goodbye_holds_nobody_up(live, served):
         db.call("revoke", silent.key_id)
         db.call("revoke", ordinary.key_id)
         assert session.ends() == REFUSED
-        # The server waits 10 seconds for an answer to its closing, and still does.
+        # The server waits 10 seconds for an answer to its closing handshake, and still does.
         stalled.setblocking(False)
         with pytest.raises(BlockingIOError):
             while stalled.recv(4096):

@@ -76,7 +76,7 @@ ODD = ["", ".", "..", "%2e", "%2E%2e", "a%2fb", "a%5Cb", "a\\b", "%", "%2", "%zz
 
 
 class World:
-    """The keyspaces and keys of this test, in a database and as the model has them."""
+    """The keyspaces and keys of this test, in the database and in the model."""
 
     def __init__(self, session, dice):
         self.session = session
@@ -99,7 +99,7 @@ class World:
                       empty_scopes=keyspace.get("empty_scopes"),
                       default_scopes=keyspace.get("default_scopes", []),
                       codes=json.dumps(keyspace.get("codes", {})))
-        # By hand: what is defined leads to no circle, and what is decided must not hang in one.
+        # By hand: definitions can't form a cycle, and a decision must not hang in one.
         for scope, implied in keyspace["implied"].items():
             self.call("define_scope", keyspace=name, scope=scope)
             self.session.execute("UPDATE keysmith_private.scope SET implies = %s"
@@ -143,7 +143,7 @@ class World:
         named = """keyspace => %s, kind => %s, environment => %s, scopes => %s, role => %s,
                    owner => %s, allowlist => %s"""
         if keyspace == "open" and number % 3 == 0:
-            # One of another make, whose text nobody here could tell from a typo.
+            # A key of another form, which nobody can tell from a typo.
             text = f"elsewhere-{number}"
             (key_id,) = self.session.execute(
                 f"SELECT key_id FROM keysmith.import_key(%s, sha256(%s::bytea), {named})",
@@ -162,7 +162,7 @@ class World:
              "expires": "-1 s" if "expired" in states else dice.choice([None, "1 day"])})
         self.keys[text] = key
 
-    # Questions
+    # Requests
 
     def question(self):
         dice = self.dice
@@ -234,7 +234,7 @@ class World:
         return model.decide(keyspace, self.keys, question)
 
     def answers(self, questions):
-        """What the extension says to each, and how it explains it."""
+        """The extension's answer to each, and its explanation."""
         for start in range(0, len(questions), BATCH):
             batch = questions[start:start + BATCH]
             numbered = json.dumps([question | {"n": n} for n, question in enumerate(batch)])
@@ -270,7 +270,7 @@ STATEMENT = """
 
 @pytest.fixture(scope="module")
 def matrix(cluster):
-    """All questions with what is expected and what is answered."""
+    """All requests with the expected and the actual answer."""
     cluster.execute("CREATE DATABASE matrix TEMPLATE with_keysmith")
     session = cluster.connect("matrix")
     session.prepare_threshold = None
@@ -284,7 +284,7 @@ def matrix(cluster):
 
 
 def told(disagreements):
-    """The first few, to be read."""
+    """The first few, to read."""
     return f"{len(disagreements)} disagree:\n" + "\n".join(map(str, disagreements[:5]))
 
 

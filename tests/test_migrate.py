@@ -1,4 +1,4 @@
-"""Keys of other systems, out of tables as those have them: examples/migrate."""
+"""Keys of other systems, from tables like theirs: examples/migrate."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ def sha(text):
 
 @pytest.fixture
 def migrate(cluster, dbname, db):
-    """Runs an example and gives what it printed last."""
+    """Runs an example and returns its last output."""
     def run(name):
         printed = cluster.psql((EXAMPLES / f"{name}.sql").read_text(), dbname)
         assert "ERROR" not in printed
@@ -85,7 +85,7 @@ def test_unkey(db, migrate):
         "with its own": old("with its own", identity_id="id_3"),
         "beside": old("beside", owner_id="umbrella"),
     }
-    # Limits of an identity, that of a tenant which has no other keys, and of one which has.
+    # Limits of an identity: of the tenant if it has no other keys, of each key otherwise.
     db.rows("INSERT INTO unkey.identities VALUES ('id_2', 'initech', 'ws_1'), ('id_3', 'umbrella', 'ws_1')")
     db.rows("INSERT INTO unkey.ratelimits VALUES ('rl_2', 'together', NULL, 'id_2', 4, 3600000), "
             "('rl_3', 'apart', NULL, 'id_3', 2, 3600000), ('rl_4', 'apart', 'key_with its own', NULL, 3, 3600000)")
@@ -108,9 +108,9 @@ def test_unkey(db, migrate):
     assert found["permitted"].scopes == ["documents.read", "documents.write"]
     assert db.verify(keys["permitted"], keyspace="unkey", scopes=["documents.write"]).ok
     assert db.reason(keys["plain"], keyspace="unkey", scopes=["documents.read"]) == "insufficient_scope"
-    # One call of the two is used up above.
+    # One of the two calls was used above.
     assert [db.reason(keys["limited"], keyspace="unkey") for _ in range(2)] == ["ok", "rate_limited"]
-    # Of four for both keys together, two.
+    # Of four calls for both keys together, two.
     assert [(v.reason, v.limit_name) for v in (db.verify(keys[name], keyspace="unkey") for name in
             ("shared", "sharing", "shared", "sharing"))] == [
         ("ok", "together")] * 2 + [("rate_limited", "together")] * 2
@@ -159,7 +159,7 @@ def test_sanctum(db, migrate):
 
     for name, (number, secret) in keys.items():
         ok = name != "expired"
-        # The header that clients send, with the number; the part alone did as well.
+        # The header that clients send, with the number; the part alone worked as well.
         assert bearer(db, f"{number}|{secret}", "laravel").ok == ok, name
         assert db.verify(f"{number}|{secret}", keyspace="laravel").ok == ok, name
         assert not db.verify(f"{number}|{secret[:-1]}", keyspace="laravel").ok
@@ -167,7 +167,7 @@ def test_sanctum(db, migrate):
             assert db.verify(secret, keyspace="laravel").ok == ok, name
         digest = sha(secret)
         assert db.one("verify_digest", digest, keyspace="laravel").ok == ok
-        # The stored digest, in whatever form, opens nothing.
+        # The stored digest, in any form, is not accepted.
         assert not db.verify(digest.hex(), keyspace="laravel").ok
         assert not db.verify(f"{number}|{digest.hex()}", keyspace="laravel").ok
     assert [row.ok for row in db.rows(
@@ -186,7 +186,7 @@ def test_sanctum(db, migrate):
     found = listed(db, "laravel")
     assert found["some"].metadata == {"sanctum_id": keys["some"][0]}
     assert found["ending"].expires_at.year == 2999
-    # Elsewhere a bar divides nothing.
+    # In other keyspaces a bar has no meaning.
     db.tenant()
     key = db.mint().api_key
     assert not db.verify(f"17|{key}").ok and not bearer(db, f"17|{key}", "default").ok
@@ -221,7 +221,7 @@ def test_better_auth(db, migrate):
     db.rows(BETTER_AUTH)
 
     def old(name, **columns):
-        # 64 letters, as the plugin makes them.
+        # 64 letters, like the plugin's keys.
         key = "proj_" + (hashlib.sha512(name.encode()).hexdigest().translate(str.maketrans("0123456789", "ABCDEFGHIJ"))
                          )[:64]
         columns = {"id": f"id{name}", "name": name, "start": key[:6], "prefix": "proj_",
@@ -245,7 +245,7 @@ def test_better_auth(db, migrate):
         "refilled": old("refilled", remaining=1, refillAmount=5, refillInterval=86400000),
         "monthly": old("monthly", remaining=1, refillAmount=5, refillInterval=30 * 86400000 % 2**31),
     }
-    # Some digests have each letter of base64 that base64url has another for.
+    # Some digests contain each letter in which base64 and base64url differ.
     encoded = "".join(key for key, in db.rows("SELECT key FROM auth.apikey"))
     assert "-" in encoded and "_" in encoded
     migrate("better_auth")
@@ -284,7 +284,7 @@ def test_whole_keys_are_looked_for_in_a_keyspace_of_barred_ones(db):
         assert db.verify(key).ok, key
     for key in ("1|", "|", "behind|1", "1|2|behind"):
         assert not db.verify(key).ok, key
-    # The typo is looked up, since keys of any form may be there.
+    # The typo is looked up, since keys of any form may exist.
     assert db.reason(minted[:-1]) == "not_found"
 
 
@@ -295,6 +295,6 @@ def test_many_imports_tell_how_far_they_are(db):
     db.rows("SELECT count(keysmith.import_key('acme', sha256(n::text::bytea))) FROM generate_series(1, 1050) n")
     assert notices == ["imported 1000 keys"]
     notices.clear()
-    # Another transaction begins anew.
+    # Another transaction counts from zero again.
     db.rows("SELECT count(keysmith.import_key('acme', sha256(n::text::bytea))) FROM generate_series(2000, 2050) n")
     assert notices == []

@@ -1,4 +1,4 @@
-"""What newer majors of PostgreSQL brought, where it meets what the extension promises."""
+"""New features of newer majors of PostgreSQL that concern the extension's promises."""
 
 import psycopg
 import pytest
@@ -27,7 +27,7 @@ def role(cluster, dbname):
 
 @pytest.fixture
 def signed_in(db, role):
-    """A session of the application under a key of acme's; globex is there as well."""
+    """A session of the application under a key of acme; there is also globex."""
     db.tenant("globex")
     db.tenant("acme")
     key = db.mint("acme")
@@ -70,7 +70,7 @@ def test_merge_tells_and_takes_rows_of_the_tenant_only(db, signed_in):
 
 @since(17)
 def test_the_right_to_maintain_reaches_no_table(db, role):
-    """Who has it everywhere can name no table of ours. One that has it on a table is found."""
+    """A member of it can name no table of ours. doctor reports a grant of it on a table."""
     db.call("grant_access", "app", "verifier")
     db.rows("GRANT pg_maintain TO app")
     (row,) = [row for row in db.call("doctor") if row.subject == "access"]
@@ -94,7 +94,7 @@ WITH_VIRTUAL = """
 
 
 def are_right(db, table="users"):
-    """All columns that are computed, and all seals."""
+    """All computed columns, and all seals."""
     assert db.rows(f"SELECT id FROM {table} WHERE twice <> n * 2 OR tail <> right(email, 4) "
                    "OR NOT keysmith.is_digest(email)") == []
     assert db.call("verify_rows", table) == []
@@ -118,7 +118,7 @@ def test_digests_and_seals_beside_virtual_columns(db):
     are_right(db)
     with pytest.raises(psycopg.errors.CheckViolation):
         db.rows("UPDATE users SET n = 500")
-    # A seal covers what is stored: a virtual column may come, change and go.
+    # A seal covers stored values: a virtual column may be added, changed and dropped.
     db.rows("ALTER TABLE users ADD thrice int GENERATED ALWAYS AS (n * 3) VIRTUAL; "
             "ALTER TABLE users DROP CONSTRAINT users_twice_check, ALTER twice SET EXPRESSION AS (n * 2 + 0)")
     are_right(db)

@@ -1,5 +1,5 @@
-"""Null never opens: for each argument of each function it is an error that names the argument,
-or what the reference says of it."""
+"""Null never grants anything: for each argument of each function it is an error that names the
+argument, or has the meaning that the reference gives."""
 
 import re
 from hashlib import sha256
@@ -11,8 +11,8 @@ from psycopg.types.json import Jsonb
 
 FORWARDED = Jsonb({"X-Forwarded-For": "192.0.2.7"})
 NOTHING = {}
-# Arguments with which each function works. A name may be followed by an argument and its type,
-# where several functions have the name. Words in capitals stand for values of a key of the tenant acme.
+# Arguments with which each function works. An argument and its type may follow a name, if several
+# functions have the name. Words in capitals stand for values of a key of the tenant acme.
 CALLS = {
     **dict.fromkeys([
         "audit_heads", "current_environment", "current_key", "current_keyspace", "current_owner", "current_tenant",
@@ -94,7 +94,7 @@ MEANINGS = {
     "matches value": [None], "matches stored": [None], "has_scope scope": [False],
     "hashing_state relation": [], "hashing_state trigger_id": [], "verify_many api_keys": [],
     **{f"scopes_used {argument}": [None] for argument in CALLS["scopes_used"]},
-    # It is not looked at without a tenant.
+    # It is ignored without a tenant.
     "grant_access keyspace": [None], "revoke_access keyspace": [None],
 }
 DECISIONS = {"verify", "verify_digest", "verify_many", "authenticate", "explain_verify"}
@@ -114,7 +114,7 @@ def is_meant(call, function):
 
 @pytest.fixture
 def key(db):
-    """A key, and tables that functions of ours work on."""
+    """A key, and tables for our functions."""
     db.tenant()
     db.call("define_role", "default", "r", ["a"])
     db.call("set_member", "acme", "ann", "r")
@@ -130,7 +130,7 @@ def key(db):
 
 @pytest.fixture
 def become(cluster, dbname, db, key):
-    """Has the session be of a level, and own the tables."""
+    """Gives the session a level, and ownership of the tables."""
     roles = []
 
     def as_level(level):
@@ -172,12 +172,12 @@ def test_null_is_an_error_or_what_is_said_of_it(db, key, become, level):
         arguments = {name: given.get(value, value) if isinstance(value, str) else
                      [given.get(one, one) for one in value] if isinstance(value, list) else value
                      for name, value in arguments.items()}
-        # It works, so that it is the null that is an error.
+        # It works, so the error is about the null.
         answered(db, function, arguments)
         for argument, default in zip(function.arguments, function.defaults):
             if default.startswith("NULL") and argument not in arguments:
                 continue
-            # A route says what a request needs.
+            # A route names the needed scopes.
             if (call, argument) == ("explain_verify headers", "scopes"):
                 continue
             tried += 1
@@ -203,7 +203,7 @@ def check(db, call, function, argument, arguments):
 
 
 def answered(db, function, arguments):
-    """The rows of a call. Nothing of it stays."""
+    """The rows of a call, which is rolled back."""
     types = dict(zip(function.arguments, function.types))
     given = [f"%s::{types[name]}" for name in arguments]
     if function.is_variadic:

@@ -1,5 +1,5 @@
-"""Parallel workers: nobody decides there, and nothing that a worker did stays behind. A function
-that says PARALLEL SAFE and calls ours leads there, and should not."""
+"""Parallel workers: they can't decide, and leave nothing behind. A function that is wrongly
+marked PARALLEL SAFE and calls ours leads there."""
 
 import psycopg
 import pytest
@@ -13,7 +13,7 @@ IN_A_WORKER = {"parallel_setup_cost": 0, "parallel_tuple_cost": 0, "min_parallel
 def parallel(connect, database):
     """A session whose queries run in a worker."""
     session = database(connect())
-    # 16 gave it another name.
+    # 16 renamed it.
     forced = "force_parallel_mode" if session.session.info.server_version < 160000 else "debug_parallel_query"
     for name, value in {forced: "on", **IN_A_WORKER}.items():
         session.rows(f"SET {name} = {value}")

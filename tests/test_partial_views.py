@@ -1,4 +1,4 @@
-"""Views of which a reader sees a part: the rest is not there, in results, in plans and in
+"""Views of which a reader sees only a part: the rest is invisible in results, in plans and in
 their counts."""
 
 import psycopg
@@ -7,10 +7,10 @@ from psycopg.types.json import Jsonb
 
 from conftest import session
 
-# What issuers may read.
+# Views that issuers may read.
 VIEWS = ["keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys", "top_refusals", "touches",
          "tenants", "expiring_soon", "stale_keys", "recent_refusals"]
-# What auditors read of one tenant when they act for its key.
+# Views that auditors read for one tenant when they act for its key.
 ALL_VIEWS = VIEWS + ["audit", "overprivileged_keys"]
 
 # Each of them makes the planner look at other indexes and statistics.
@@ -72,7 +72,7 @@ def owner(cluster, roles):
 
 @pytest.fixture
 def issuer(cluster, owner):
-    # What other tests left: nothing is to come in between two queries.
+    # Stores the records of other tests: nothing may change between two queries.
     owner.call("flush_usage")
     db = session(cluster, "partial", "issuing")
     yield db
@@ -98,7 +98,7 @@ def columns(db, view, types):
 
 
 def unlike(value):
-    """The next value of the same length, which nobody has."""
+    """The next value of the same length, which no tenant has."""
     last = chr(ord(value[-1]) + 1) if value[-1] not in "9fz~" else "0"
     return value[:-1] + last
 
@@ -112,7 +112,7 @@ OPTIONS = ["ANALYZE, TIMING OFF, SUMMARY OFF, BUFFERS OFF", "VERBOSE"]
 
 
 def differences(db, owner, view):
-    """Columns for which a plan tells a value of another tenant from one that nobody has."""
+    """Columns for which a plan tells another tenant's value from a value that no tenant has."""
     told = set()
     for column, type in columns(owner, view, ["text", "uuid"]):
         theirs = owner.value(f"""
@@ -150,13 +150,13 @@ def test_plans_tell_a_key_nothing_of_others(acting, owner, settings):
 
 
 def test_what_plans_would_tell(owner):
-    """Who sees everything sees the difference: it is there to be found."""
+    """A reader who sees everything sees the difference: it exists."""
     assert "tenant" in differences(owner, owner, "tenants")
     assert "label" in differences(owner, owner, "keys")
 
 
 def test_names_cannot_be_extracted(issuer):
-    """By counts of what a filter removed, letter by letter."""
+    """By counts of rows that a filter removed, letter by letter."""
     issuer.rows(SETTINGS[1])
     counts = {}
     for letter in "abcdefghijklmnopqrstuvwxyz":
@@ -167,13 +167,13 @@ def test_names_cannot_be_extracted(issuer):
     assert len(set(counts.values())) == 1 and ours not in counts.values()
 
 
-# What is shown
+# Visible rows
 
 @pytest.mark.parametrize("view", ALL_VIEWS)
 def test_own_rows_are_those_of_the_tenant(acting, issuer, owner, view):
     theirs = owner.rows(f"SELECT v FROM keysmith.{view} v WHERE tenant = 'acme'")
     if view in VIEWS:
-        # What is as of now differs from one query to the next.
+        # Values as of now differ from one query to the next.
         shown = issuer.rows(f"SELECT v FROM keysmith.{view} v")
         assert len(shown) == len(theirs) > 0
         if view not in ("expiring_soon", "stale_keys"):
@@ -185,7 +185,7 @@ BOUNDS = {
     "usage": ["at > now() - interval '1 day'", "at < now() - interval '1 day'", "at <= 'infinity' AND '-infinity' <= at",
               "at > (SELECT min(at) FROM keysmith.usage)", "at = NULL", "key_id = (SELECT min(key_id::text)::uuid FROM keysmith.usage)",
               "tenant_id >= '80000000-0000-0000-0000-000000000000'", "NOT (at > now())", "at > now() OR status = 200",
-              "at > now() - random() * interval '1 day' AND status = 200",
+              "at > now() - (1 + random()) * interval '1 day' AND status = 200",
               "(at, key_id) > (now() - interval '1 day', '00000000-0000-0000-0000-000000000000')",
               "at::date = current_date", "at > now() - interval '1 day' AND request_id <> key_id"],
     "usage_daily": ["day = (now() AT TIME ZONE 'UTC')::date", "day > '2020-01-01' AND day < '2099-01-01'", "day < '2020-01-01'",
@@ -199,10 +199,10 @@ BOUNDS = {
 
 @pytest.mark.parametrize("view, condition", [(view, one) for view, all in BOUNDS.items() for one in all])
 def test_bounds_change_nothing(issuer, owner, view, condition):
-    """They reach own rows in a way of their own."""
+    """They reach own rows by a separate path."""
     keys = [f"{column}" for column, _ in columns(owner, view, ["uuid", "text", "timestamp with time zone", "date"])]
     query = f"SELECT {', '.join(keys)} FROM keysmith.{view}"
-    # The sub-select sees what its reader sees, so the owner's are of the same tenant.
+    # The sub-select sees its reader's rows, so those of the owner have the same tenant.
     narrowed = condition.replace(" FROM keysmith.", " FROM own.")
     owner.rows("BEGIN; CREATE SCHEMA own")
     for name in ("usage", "keys", "touches"):
@@ -215,7 +215,7 @@ def test_bounds_change_nothing(issuer, owner, view, condition):
 
 
 def test_bounds_are_handed_on(issuer):
-    """So that the rows of an hour are read, and not those of all time."""
+    """So that only the rows of an hour are read."""
     shown = plan(issuer, "at > now() - interval '1 hour' AND key_id = gen_random_uuid() AND '2020-01-01' < at "
                  "AND tenant_id = '00000000-0000-0000-0000-000000000000' AND status = 200", "usage", "VERBOSE, COSTS OFF")
     call = next(line for line in shown.splitlines() if "Function Call" in line)
@@ -224,7 +224,7 @@ def test_bounds_are_handed_on(issuer):
 
 
 def test_plans_that_were_made_for_another_reader(cluster, owner):
-    """A plan is kept, and then run by who sees more or less."""
+    """A plan is cached, and then run by a reader who sees more or less."""
     db = session(cluster, "partial")
     db.rows("SET plan_cache_mode = force_generic_plan")
     query = "EXECUTE {}(now() - interval '1 day')"
@@ -279,7 +279,7 @@ def test_a_key_sees_its_own_environment(cluster, owner, environment):
         tenant = db.row("SELECT keys, active_keys FROM keysmith.tenants")
         assert tenant == (2, 2)
         assert owner.row("SELECT keys, active_keys FROM keysmith.tenants WHERE tenant = 'acme'") == (4, 4)
-        # What is of no key is the tenant's.
+        # Rows without a key belong to the tenant.
         assert "create_tenant" in {row.action for row in db.rows("SELECT action FROM keysmith.audit")}
     db.session.close()
 

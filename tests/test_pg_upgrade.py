@@ -1,7 +1,6 @@
-"""A filled cluster of an older major, carried over by pg_upgrade.
-
-It takes a second server, in which the library is installed too: `make test-majors` has
-them, and names the older ones.
+"""A filled cluster of an older major, upgraded by pg_upgrade.
+It needs a second server with the library installed: `make test-majors` has these, and names the
+older ones.
 """
 
 import os
@@ -35,9 +34,9 @@ def dump(cluster):
 
 
 def described(connection):
-    """But for what a dump, and so an upgrade, says in other words: initial privileges that
-    are the default ones, and the parentheses of conditions. Privileges of the row types of
-    tables and views no dump has: there they are the default ones."""
+    """Without the differences that a dump, and so an upgrade, makes: explicit default privileges,
+    and the parentheses of conditions. No dump has the privileges of the row types of tables and
+    views: there they are the default ones."""
     found = objects.describe(connection)
     relations = {name.split(" ", 1)[1] for name, _ in found if name.startswith(("table ", "view "))}
     return {(name, what): value.translate({40: None, 41: None}) if what == "definition" else value
@@ -47,21 +46,21 @@ def described(connection):
 
 
 def without_stamps(cluster):
-    """Some builds of 15 stamp each column with an option of their own, which a stock server
-    refuses to restore, whatever is in the cluster. They are taken away here."""
+    """Some builds of 15 add to each column an option that a stock server refuses to restore. This
+    removes these options."""
     for dbname in ("template1", "postgres", "product"):
         cluster.execute("UPDATE pg_attribute SET attoptions = NULL "
                         "WHERE attoptions::text LIKE '{pg_attver=%}'", dbname)
 
 
 def errors(cluster):
-    """What the programs that pg_upgrade calls had to say."""
+    """The output of the programs that pg_upgrade calls."""
     logs = (cluster.data / "pg_upgrade_output.d").rglob("*.log")
     return "".join(line for log in logs for line in log.read_text().splitlines(True) if "error" in line.lower())
 
 
 def initialised(name, bin):
-    """An empty cluster. 18 would have checksums if it were not told, and 15 has none."""
+    """An empty cluster. By default 18 has checksums, and 15 does not."""
     cluster = Cluster(name, bin=bin)
     help_text = clusters.run("initdb", "--help", bin=bin).stdout
     without = ["--no-data-checksums"] if "--no-data-checksums" in help_text else []
@@ -80,7 +79,7 @@ def test_a_cluster_is_upgraded_whole(older):
         db.rows("CREATE EXTENSION keysmith")
         kept = filled.fill(db)
         db.session.close()
-        # A server that is stopped notes so. What is dumped is what the upgrade begins with.
+        # A stopped server records its end. The dump is the state at the beginning of the upgrade.
         old.restart()
         without_stamps(old)
         dumped = dump(old)

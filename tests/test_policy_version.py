@@ -1,5 +1,5 @@
-"""A decision takes its policy and its rows from one and the same state of the database, even
-where a commit can be seen before its invalidations have arrived."""
+"""A decision takes its policy and its rows from the same state of the database, even if a commit
+is visible before its invalidations have arrived."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ import pytest
 from cluster import running
 from conftest import session, wait_until
 
-# `make consistency` asks for millions.
+# `make consistency` makes millions.
 DECISIONS = int(os.environ.get("KEYSMITH_DECISIONS", 200_000))
 BATCH = 2_000
 
@@ -24,7 +24,7 @@ CONTENT = {
     "role": "(keyspace, role, scopes) VALUES ('default', 'x', '{}')",
     "route": "(keyspace, method, pattern, scopes) VALUES ('default', 'GET', '/x', 'x')",
 }
-# A column of each that a change can name.
+# For each table, a column that a change can name.
 CHANGED = {"keyspace_prefix": "prefix", "answer": "status", "plan_feature": "plans", "scope": "implies",
            "role": "scopes", "route": "weight"}
 
@@ -46,8 +46,8 @@ def renew(db, keyspace="default"):
 
 @contextmanager
 def without_word(db, *tables):
-    """No session is told of changes of these tables: as in the moment between a commit and the
-    arrival of its invalidations, for as long as it is wanted."""
+    """Sessions receive no invalidations of these tables: as in the time between a commit and
+    their arrival, for as long as needed."""
     tables = [*tables, "keyspace"]
     for table in tables:
         db.rows(f"ALTER TABLE keysmith_private.{table} DISABLE TRIGGER policy_changed")
@@ -61,7 +61,7 @@ def other(connect, database):
     return database(connect())
 
 
-# What the rows' snapshot sees
+# The snapshot of the rows
 
 def test_a_role_changed_without_a_word(db, other):
     db.call("define_role", "default", "r", ["a"])
@@ -165,7 +165,7 @@ def test_a_new_version_in_the_place_of_an_old_one(db, other):
     key = db.mint(role="r")
 
     def move():
-        # Of a change of what is indexed no pointer stays in the place.
+        # After a change of an indexed column no pointer stays in the place.
         db.rows("UPDATE keysmith_private.keyspace SET event_channel = gen_random_uuid()::text")
         db.rows("VACUUM keysmith_private.keyspace")
         return version(db).ctid
@@ -180,7 +180,7 @@ def test_a_new_version_in_the_place_of_an_old_one(db, other):
 
 
 def test_a_keyspace_that_came_and_went(db, other):
-    """A policy of a keyspace that is gone is no policy of the one that is made after it."""
+    """The policy of a dropped keyspace is not used for a new one of the same name."""
     db.call("create_keyspace", "brief")
     assert other.reason("ks_live_x", keyspace="brief") == "malformed_key"
     with without_word(db, "keyspace_prefix"):
@@ -194,7 +194,7 @@ def test_a_keyspace_that_came_and_went(db, other):
         assert other.reason(key.api_key, scopes=["a"], keyspace="brief") == "insufficient_scope"
 
 
-# How a policy comes by a new version
+# New versions of a policy
 
 @pytest.mark.parametrize("table", CONTENT)
 def test_each_change_of_a_policy_is_a_new_version(db, table):
@@ -230,7 +230,7 @@ def test_a_transaction_writes_one_version(db):
 
 
 def test_versions_of_savepoints(db, other):
-    """A version that was rolled back covers nothing that came after it."""
+    """A version that was rolled back covers no later change."""
     before = version(db)
     db.rows("BEGIN")
     db.rows("SAVEPOINT s")
@@ -301,7 +301,7 @@ def test_an_identity_sees_what_its_transaction_changes_by_hand(db):
 
 
 def test_a_logical_subscriber():
-    """Its rows come by statements of another server, which fire these triggers alone."""
+    """Its rows come by statements of another server, which fire only these triggers."""
     tables = ", ".join(f"keysmith_private.{name}" for name in (
         "keyspace", "keyspace_prefix", "role", "tenant", "member", "key"))
     with running("publisher", wal_level="logical") as publisher, running("subscriber") as subscriber:
@@ -332,7 +332,7 @@ def test_many_rows_at_once_write_one_version(db):
     db.rows("ROLLBACK")
 
 
-# Sessions at once
+# Concurrent sessions
 
 ASK = """SELECT count(*) FILTER (WHERE (keysmith.verify(
              %s, ARRAY[CASE WHEN n %% 2 = 0 THEN 'a:1' ELSE 'a:2' END], keyspace => 'torn')).ok)
@@ -340,8 +340,8 @@ ASK = """SELECT count(*) FILTER (WHERE (keysmith.verify(
 
 
 def torn(writer, readers):
-    """Of so many decisions by each reader, how many let in what no committed state allows: each
-    commit moves a right from a key to its role and back, so that the key never has it."""
+    """The number of decisions that accept what no committed state allows: each commit moves a
+    right from a key to its role and back, so that the key never has it."""
     writer.call("create_keyspace", "torn", usage_log="nothing")
     writer.tenant(keyspace="torn")
     writer.call("define_role", "torn", "r", ["a:1"])

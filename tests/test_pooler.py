@@ -85,14 +85,14 @@ NOBODY = "SELECT 1 / (count(*) = 0 AND keysmith.current_tenant() IS NULL)::int F
 
 
 def scripts(keys):
-    """What clients do, each with how often."""
+    """The clients' scripts, with their weights."""
     other = {"acme": "globex", "globex": "acme"}
     for name, key in keys.items():
         yield 4, ["BEGIN", signs_in(key), sees(name), "COMMIT"]
         yield 1, ["BEGIN", signs_in(key), sees(name), "ROLLBACK"]
         yield 1, ["BEGIN", signs_in(key), "SAVEPOINT a", signs_in(keys[other[name]]),
                   sees(other[name]), "ROLLBACK TO a", sees(name), "COMMIT"]
-        # In a transaction that is over with the statement.
+        # In a transaction that ends with the statement.
         yield 1, [signs_in(key)]
     yield 3, [NOBODY]
     yield 1, ["BEGIN", NOBODY, "COMMIT"]
@@ -118,7 +118,7 @@ def processed(running):
 
 
 def troubles(dsn, keys, until, done):
-    """A client whose transactions fail in the midst, or that vanishes there."""
+    """A client whose transactions fail in the middle, or that disconnects there."""
     count = 0
     while not until.is_set():
         session = psycopg.connect(dsn, autocommit=True, prepare_threshold=None)
@@ -156,7 +156,7 @@ def test_no_row_of_another_tenant_in_100000_requests(cluster, dbname, pooled, tm
             thread.join()
     assert requests == 100_000
     assert len(done) == 2 and min(done) > 10, "a client in trouble saw what it must not"
-    # One may be on its way out when another takes its place.
+    # One may be about to end when another takes its place.
     assert 2 <= max(servers) <= SERVERS + 1
 
 

@@ -1,5 +1,5 @@
-"""PostgREST's transaction, as its documentation gives it: settings, role, pre-request,
-query. The server itself is not run."""
+"""PostgREST's transaction, as its documentation describes it: settings, role, pre-request, query.
+PostgREST itself is not run."""
 
 import json
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ ROLES = ["authenticator", "web_anon"]
 
 @pytest.fixture
 def postgrest(cluster, dbname, db):
-    """A table of two tenants as PostgREST serves it, and a way to send it requests."""
+    """A table of two tenants as PostgREST serves it, and a function that sends requests."""
     db.rows("""
         CREATE ROLE authenticator LOGIN NOINHERIT;
         CREATE ROLE web_anon NOLOGIN;
@@ -91,7 +91,7 @@ def test_each_tenant_sees_and_writes_its_own(db, postgrest):
     for tenant, key in keys.items():
         server.request("POST", "/photo", {"x-api-key": key},
                        "INSERT INTO photo (name) VALUES (%s)", f"of {tenant}")
-    # One session serves all: nothing of a request stays for the next.
+    # One session serves all requests: nothing of a request stays for the next.
     for tenant, key in [*keys.items()] * 3:
         assert server.names(key) == [f"of {tenant}"]
         assert server.session.execute(
@@ -138,7 +138,7 @@ def test_a_limit_says_when_to_come_again(db, postgrest):
 
 
 def test_it_says_never_to_come_too_early(db, postgrest):
-    """Part of a second is a second."""
+    """A part of a second counts as a second."""
     server = postgrest()
     key = db.mint(scopes=["photos:read"],
                   limits='[{"name": "each", "limit": 1, "window": "1 second"}]').api_key
@@ -230,7 +230,7 @@ def test_without_a_request_nobody_is_let_in(cluster, dbname, db, postgrest):
     with pytest.raises(psycopg.Error) as error:
         session.execute("SELECT keysmith.pre_request()")
     assert error.value.sqlstate == "PT401"
-    # Once it was set, a setting is empty in the transactions that follow.
+    # Once it was set, a setting is empty in later transactions.
     session.execute("BEGIN; SELECT set_config('request.headers', '{}', true); COMMIT")
     with pytest.raises(psycopg.Error) as error:
         session.execute("SELECT keysmith.pre_request()")
@@ -257,7 +257,7 @@ def test_a_refusal_leaves_its_record(db, postgrest):
 
 
 def test_a_hostile_search_path_changes_nothing(db, postgrest):
-    """The role chooses the path; the hook must not be led by it."""
+    """The role chooses the path; the hook must not use it."""
     server = postgrest()
     key = db.mint(scopes=["photos:read"]).api_key
     db.rows("""

@@ -1,4 +1,4 @@
-"""Who may do what, and what a hostile search path can reach."""
+"""Privileges of roles, and the reach of a hostile search path."""
 
 import re
 import subprocess
@@ -163,7 +163,7 @@ def test_a_hostile_search_path_is_of_no_use(cluster, dbname, db, before_install)
 SCRIPT_PATH = "SET search_path = pg_catalog, pg_temp;\n"
 
 
-# A procedure that commits can't set a search path: all that it uses is named with its schema.
+# A procedure that commits can't set a search path: its code qualifies every name with its schema.
 EXCUSED = re.compile(r"PS005: Function without explicit search_path: keysmith\.protect_existing\(")
 
 
@@ -183,7 +183,7 @@ def test_the_scripts_have_no_known_weakness(db, script):
     assert re.search(r"^schema = '?pg_catalog'?$", (SOURCE / "keysmith.control").read_text(), re.M)
     found, printed = findings(SCRIPT_PATH + script.read_text())
     assert not found and "Errors: 0 Warnings: 0 Unknown: 0" in printed, printed
-    # The control: something is looked for.
+    # The control: the search finds something.
     found, _ = findings(SCRIPT_PATH + "CREATE FUNCTION f() RETURNS int LANGUAGE sql SECURITY DEFINER "
                                       "AS $$ SELECT 1 $$;")
     assert found

@@ -1,5 +1,5 @@
-"""Backups: dumps in every format restore whole, and a restore to the past does not raise
-the dead."""
+"""Backups: dumps in every format restore everything, and recovery to an earlier time does not
+revive revoked keys."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ TENANT_LIMITS = Jsonb([{"name": "minute", "limit": 100, "window": "1 minute"}])
 
 @pytest.fixture
 def filled(cluster, dbname, db):
-    """A database with something of everything in it."""
+    """A database with every kind of data."""
     cluster.execute("CREATE ROLE restored_issuer")
     db.rows("CREATE TABLE orders (tenant_id uuid DEFAULT keysmith.current_tenant_id(), n int)")
     db.call("define_scope", "default", "read")
@@ -70,7 +70,7 @@ def issuer_is_dropped(cluster):
 
 
 def contents(db):
-    """What users see of what was restored."""
+    """The restored data that users see."""
     return {what: db.rows(f"SELECT {what} ORDER BY 1, 2, 3, 4, 5") for what in (
         "* FROM keysmith.keys", "* FROM keysmith.usage", "* FROM keysmith.usage_daily",
         "* FROM keysmith.usage_hourly", "* FROM keysmith.usage_endpoints", "* FROM keysmith.audit",
@@ -90,8 +90,8 @@ RESTORES = {
     "custom at once": (["-Fc"], ["--exit-on-error", "--single-transaction"]),
     "directory in parallel": (["-Fd", "-j", "3"], ["--exit-on-error", "-j", "3"]),
 }
-# The foreign keys of an extension's tables are there before the rows, and jobs that run
-# side by side don't wait for each other's: docs/operations.md has this for them.
+# An extension's tables have foreign keys before they have rows, and parallel jobs don't wait for
+# each other's rows: see docs/operations.md.
 IN_PARALLEL = "options='-c session_replication_role=replica'"
 
 
@@ -99,9 +99,9 @@ IN_PARALLEL = "options='-c session_replication_role=replica'"
     ("template0", list(RESTORES)), ("with_keysmith", ["plain", "directory in parallel"])])
 def test_all_that_there_is_restores_in_every_format(
         cluster, dbname, issuer_is_dropped, filled, template, formats, tmp_path):
-    """Into an empty database, and into one where the extension is and nothing else."""
+    """Into an empty database, and into one with only the extension."""
     db, keys = filled
-    # All dumps are of one moment: the worker may add up in between.
+    # All dumps have the same state: the worker may add up totals in between.
     with cluster.connect(dbname, autocommit=False) as moment:
         moment.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         (snapshot,) = moment.execute("SELECT pg_export_snapshot()").fetchone()
@@ -122,7 +122,7 @@ def test_all_that_there_is_restores_in_every_format(
             else:
                 where = f"dbname={restored} {IN_PARALLEL}" if "-j" in how else restored
                 cluster.program("pg_restore", *how, archive, dbname=where)
-            # The triggers of a restore write keyspaces anew, so their order may differ.
+            # The triggers of a restore update keyspaces, so their order may differ.
             assert sorted(dump(cluster, restored).splitlines()) == sorted(first.splitlines()), name
             there = session(cluster, restored)
             for what, rows in contents(there).items():
@@ -166,8 +166,8 @@ def test_a_restore_into_a_database_that_was_used_stops_and_changes_nothing(
 
 @pytest.fixture(scope="module")
 def past():
-    """A server with keys, a moment after which some of them died, and how to go back to
-    it: `past(target)` is a server recovered to there."""
+    """A server with keys, a time after which some of them were revoked, and a way back:
+    `past(target)` is a server recovered to that time."""
     recovered = []
     with running("archiving", archive_mode="on", archive_command="true") as old:
         archive = old.dir / "archive"
@@ -205,7 +205,7 @@ def past():
 
 
 def tell(db, old):
-    """Keys of every fate, named after what becomes of them."""
+    """Keys with every fate, named after it."""
     db.call("define_role", "default", "wide", ["read", "write"])
     db.call("define_role", "default", "narrowed", ["read", "write"])
     db.call("define_role", "default", "viewer", ["read"])
@@ -260,7 +260,7 @@ def tell(db, old):
 
 
 def admitted(db, keys):
-    """Which of the keys may write, from anywhere."""
+    """The keys that may write, from anywhere."""
     return {fate for fate, key in keys.items()
             if db.verify(key.api_key, scopes=["write"], ip="198.51.100.1").ok}
 
@@ -272,11 +272,11 @@ OVER = {"revoked", "disabled", "leaked", "rotated", "in_grace", "regenerated", "
 def test_recovery_to_a_moment_raises_nobody_from_the_dead(past):
     old, db, (keys, moment), recover = past
     assert admitted(db, keys) == {"kept", "back_again", "successor"}
-    # A margin costs nothing: what is here already stays as it is.
+    # A margin does no harm: acts that happened already stay as they are.
     log = db.value("SELECT jsonb_agg(r) FROM keysmith.revocations_since(%s) r",
                    moment - timedelta(hours=1))
     back = recover(recovery_target_time=str(moment))
-    # The control: they are all back.
+    # The control: all of them work again.
     assert admitted(back, keys) == OVER | {"kept"}
     entries = back.value("SELECT count(*) FROM keysmith.audit")
     with back.session.transaction():
@@ -305,8 +305,8 @@ def test_recovery_to_a_moment_raises_nobody_from_the_dead(past):
 
 
 def test_with_the_old_server_gone_its_archive_tells(past):
-    """Where only backup and archive are left, a second server that is recovered to the end
-    of the archive says what the first must do again."""
+    """If only backup and archive remain, a second server that is recovered to the end of the
+    archive lists the acts that the first must repeat."""
     old, db, (keys, moment), recover = past
     last = recover()
     log = last.value("SELECT jsonb_agg(r) FROM keysmith.revocations_since(%s) r", moment)
@@ -320,7 +320,7 @@ def test_with_the_old_server_gone_its_archive_tells(past):
 
 
 def test_a_log_that_is_kept_outside_tells(past):
-    """Each line of a log that was exported piece by piece, with what was undone later."""
+    """Each line of a log that was exported in parts, including acts that were undone later."""
     old, db, (keys, moment), recover = past
     back = recover(recovery_target_time=str(moment))
     lines = [line for line, in db.rows("SELECT to_jsonb(r)::text FROM keysmith.revocations_since(%s) r",
@@ -332,7 +332,7 @@ def test_a_log_that_is_kept_outside_tells(past):
     back.session.close()
 
 
-# What is taken and what is not
+# Bounds of revocations_since
 
 def test_nothing_since_now(db):
     db.tenant()
@@ -362,20 +362,20 @@ def test_a_key_lives_no_longer_for_a_replay(db):
 @pytest.mark.parametrize("given, complaint", [
     ({}, "must be an array"),
     ("revoke", "must be an array"),
-    (["revoke"], "must be an array"),
-    ([{"action": "revoke"}], "must be an array"),
-    ([{"action": "revoke", "keyspace": "default"}], "must be an array"),
-    ([{"action": "revoke", "keyspace": "default", "key_id": "x"}], "revocations.key_id must be a uuid"),
-    ([{"action": "revoke", "keyspace": "default", "key_id": 1}], "revocations.key_id must be a string"),
-    ([{"action": "enable", "keyspace": "default", "key_id": None}], 'unknown action "enable"'),
+    (["revoke"], "revocations[1] must be a JSON object"),
+    ([{"action": "revoke"}], 'revocations[1] must have a field "keyspace"'),
+    ([{"action": "revoke", "keyspace": "default"}], "revocations[1].key_id must not be null"),
+    ([{"action": "revoke", "keyspace": "default", "key_id": "x"}], "revocations[1].key_id must be a uuid"),
+    ([{"action": "revoke", "keyspace": "default", "key_id": 1}], "revocations[1].key_id must be a string"),
+    ([{"action": "enable", "keyspace": "default", "key_id": None}], "revocations[1].action must be one of: revoke"),
     ([{"action": "revoke", "keyspace": "default", "more": 1}], 'unknown field "more"'),
     ([{"action": "alter", "keyspace": "default", "changes": {"label": "x"}}], 'unknown field "label"'),
-    ([{"action": "alter", "keyspace": "default", "changes": {"allowlist": ["x"]}}], "allowlist must be"),
-    ([{"action": "alter", "keyspace": "default", "changes": {"scopes": ["no scope"]}}], "must be scopes"),
+    ([{"action": "alter", "keyspace": "default", "changes": {"allowlist": ["x"]}}], "allowlist[0] must be"),
+    ([{"action": "alter", "keyspace": "default", "changes": {"scopes": ["no scope"]}}], "scopes[0] must have"),
     ([{"action": "alter", "keyspace": "default", "changes": {"expires_at": "soon"}}], "must be a timestamp"),
-    ([{"action": "suspend", "keyspace": "default"}], "must be an array"),
-    ([{"action": "remove_member", "keyspace": "default", "tenant": "acme"}], "must be an array"),
-    ([{"action": "define_role", "keyspace": "default", "name": "r"}], "must be an array"),
+    ([{"action": "suspend", "keyspace": "default"}], "revocations[1].tenant must not be null"),
+    ([{"action": "remove_member", "keyspace": "default", "tenant": "acme"}], "revocations[1].name must not be null"),
+    ([{"action": "define_role", "keyspace": "default", "name": "r"}], "changes.scopes must not be null"),
 ])
 def test_what_is_no_list_of_revocations_is_refused_whole(db, given, complaint):
     db.tenant()

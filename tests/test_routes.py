@@ -1,4 +1,4 @@
-"""Which route a request is on, and what the expression of that route needs."""
+"""The route of a request, and the needs of that route's expression."""
 
 import pytest
 from psycopg.types.json import Jsonb
@@ -19,7 +19,7 @@ ODD_PATHS = [
 ]
 
 EXPRESSIONS = [
-    # what is needed, what the key has, and whether that will do
+    # the needed scopes, the key's scopes, and whether they are enough
     ("a", ["a"], True), ("a", ["b"], False), (" a\t", ["a"], True),
     ("a & b", ["a"], False), ("a&b", ["a", "b"], True), ("a | b", ["b"], True),
     ("a | b & c", ["a"], True), ("a | b & c", ["b"], False), ("a | b & c", ["b", "c"], True),
@@ -55,7 +55,7 @@ def name_of(method, pattern):
 
 @pytest.fixture
 def who(db):
-    """Asks which scopes let a key use a route: a key holds one scope each."""
+    """Whether a scope lets a key use a route: each key holds one scope."""
     db.tenant()
     db.rows("CREATE TABLE holder (scope text, api_key text)")
 
@@ -95,7 +95,7 @@ def test_the_most_specific_route_wins(db, who):
         ("GET", "/v1/images/l%61test", ("GET", "/v1/images/latest")),
         ("GET", "/v1/images/%6c%61%74%65%73%74/", ("GET", "/v1/images/latest")),
         ("GET", "/v1/images/Latest", ("GET", "/v1/images/{id}")),
-        # From the left: the literal images goes before {kind}, whatever follows it.
+        # From the left: the literal images goes before {kind}, whatever comes next.
         ("POST", "/v1/images/latest", ("*", "/v1/images/{id}")),
         ("PUT", "/v1/images/latest", ("*", "/v1/images/{id}")),
         ("POST", "/v1/videos/latest", ("POST", "/v1/{kind}/latest")),
@@ -136,7 +136,7 @@ def test_variants_are_routes_of_their_own(db, who):
     assert who("POST", "/c") == who("POST", "/c", "") == {"plain"}
     assert who("POST", "/c", "image") == {"image"}
     assert who("POST", "/c/", "video-only") == {"video-only"}
-    # A matching route does not give way to a less specific one for want of the variant.
+    # If the variant is missing, the matching route does not give way to a less specific one.
     for unknown in ("Image", "image ", "x", "*", "'", "x" * 256):
         assert who("POST", "/c", unknown) == set()
     assert who("GET", "/c") == set()
@@ -250,14 +250,14 @@ def test_verify_takes_expressions_as_scopes(db):
     assert db.reason(key, scopes=["images:write", "images:write & x"]) == "insufficient_scope"
 
 
-# What can't be read
+# Invalid expressions
 
 DIGEST = b"\0" * 32
 
 
 @pytest.mark.parametrize("bad", [*MALFORMED, "", " ", "a AND b", "*", "a:*", "a | b:*"], ids=lambda bad: bad[:20])
 def test_what_cannot_be_read_is_an_error_where_it_is_written(db, bad):
-    """Whoever asks, with whatever key: it is no answer about the key."""
+    """For every key: the error is not an answer about the key."""
     db.tenant()
     key = db.mint().api_key
     for scopes in ([bad], ["a", bad], [None, bad]):
@@ -278,7 +278,7 @@ def test_the_error_says_where(db):
 
 @pytest.mark.parametrize("scopes", [["a"], ["*"], []])
 def test_of_null_no_key_holds_enough(db, scopes):
-    """An unset variable of the caller opens nothing."""
+    """An unset variable of the caller grants nothing."""
     db.tenant()
     key = db.mint(scopes=scopes).api_key
     digest = db.value("SELECT sha256(%s::bytea)", key)

@@ -85,7 +85,7 @@ def test_all_columns_are_meant_where_none_is_named(db):
 
 
 def test_no_value_reaches_a_file(cluster, users):
-    """The data directory and its WAL are searched for all that was written."""
+    """Searches the data directory and its WAL for all written values."""
     db, hidden, shown = users, needles(12), needles(4)
     long = [needle + secrets.token_urlsafe(60_000) for needle in hidden[6:9]]
     db.rows("CREATE TABLE plain (id int, email text, big text)")
@@ -108,7 +108,7 @@ def test_no_value_reaches_a_file(cluster, users):
     assert hidden[9] not in str(error.value) and text(hidden[9]) in str(error.value)
     with db.session.transaction(force_rollback=True):
         db.rows("INSERT INTO users (id, email) VALUES (5, %s)", hidden[11])
-    # The control: the search finds what was stored.
+    # The control: the search finds stored values.
     db.rows("INSERT INTO plain VALUES (1, %s, %s)", shown[0], shown[1] + secrets.token_urlsafe(60_000))
     db.rows("UPDATE plain SET email = %s", shown[2])
     with db.session.transaction(force_rollback=True):
@@ -123,14 +123,14 @@ def test_no_value_reaches_a_file(cluster, users):
         assert needle.encode() not in wal and needle.encode() not in data
 
 
-# Which values are digested
+# Digested values
 
 def test_untouched_columns_stay_as_they_are(users):
     users.rows("INSERT INTO users VALUES (1, 'ann', '1', 'abc', ''), (2, NULL, '2', NULL, '')")
     before = users.rows("SELECT email, phone, token FROM users ORDER BY id")
     users.rows("UPDATE users SET note = 'other'")
     users.rows("UPDATE users SET email = email, phone = phone, token = token")
-    # As frameworks do that write a whole row.
+    # Like frameworks that write a whole row.
     for row in users.rows("SELECT * FROM users"):
         users.rows("UPDATE users SET email = %s, phone = %s, token = %s, note = 'third' WHERE id = %s",
                    row.email, row.phone, row.token, row.id)
@@ -144,7 +144,7 @@ def test_untouched_columns_stay_as_they_are(users):
 
 
 def test_what_looks_like_a_digest_is_a_value(users):
-    """Nobody gets in with a digest that he has seen."""
+    """A digest is not accepted in place of its value."""
     stolen = text("secret")
     users.rows("INSERT INTO users (id, email, phone, token) VALUES (1, %s, %s, %s), (2, 'x', 'x', 'x')",
                stolen, stolen, of_bytes(b"secret"))
@@ -165,7 +165,7 @@ def test_the_same_value_has_the_same_digest(users):
 
 
 def test_a_digest_that_was_moved_out_of_its_row_is_known(db):
-    """In wide rows PostgreSQL stores even short values outside, or compressed."""
+    """In wide rows PostgreSQL stores even short values out of line, or compressed."""
     names = [f"c{n}" for n in range(60)]
     db.rows(f"CREATE TABLE wide (id int, {', '.join(f'{name} text' for name in names)})")
     db.rows("ALTER TABLE wide " + ", ".join(f"ALTER {name} SET STORAGE EXTERNAL" for name in names))
@@ -206,7 +206,7 @@ def test_upserts(db, partitioned):
             "WHEN MATCHED THEN UPDATE SET email = v.email "
             "WHEN NOT MATCHED THEN INSERT (id, email) VALUES (v.id, v.email)", text("m4"))
     assert emails(db) == [text("m1"), text(text("m4")), text("new"), text("m4")]
-    # A second statement knows nothing of the first.
+    # A second statement has no state of the first.
     with db.session.transaction():
         db.rows("INSERT INTO users (id, email) VALUES (5, 'five')")
         db.rows("UPDATE users SET email = %s WHERE id = 1", text("five"))
@@ -232,7 +232,7 @@ def test_upserts_with_triggers_that_write_themselves(db):
 
 
 def test_partitions(db):
-    """Partitions with columns in other places, and rows that move between them."""
+    """Partitions with columns in other positions, and rows that move between them."""
     db.rows("""
         CREATE TABLE users (id int, email text, part int) PARTITION BY LIST (part);
         CREATE TABLE one PARTITION OF users FOR VALUES IN (1);
@@ -253,7 +253,7 @@ def test_partitions(db):
     assert emails(db) == [text(f"new{n}") for n in range(1, 6)]
     db.rows("UPDATE users SET part = part %% 3 + 1, email = %s", text("stolen"))
     assert emails(db) == [text(text("stolen"))] * 5
-    # A partition that comes later.
+    # A later partition.
     db.rows("CREATE TABLE four PARTITION OF users FOR VALUES IN (4)")
     db.rows("INSERT INTO users VALUES (9, 'late', 4)")
     assert emails(db, "id = 9") == [text("late")]
@@ -312,7 +312,7 @@ def test_constraints_see_digests(db):
                              ("UPDATE users SET email = 'bob'", psycopg.errors.ForeignKeyViolation)]:
         with pytest.raises(error):
             db.rows(statement)
-    # Even where the trigger is off, as a constraint sees to.
+    # Even if the trigger is off, as a constraint ensures.
     with pytest.raises(psycopg.errors.CheckViolation):
         db.rows("SET session_replication_role = replica; INSERT INTO users VALUES (4, 'plain')")
 
@@ -474,7 +474,7 @@ def test_look_ups_use_an_index(users):
         assert f"using {index}" in plan(users, f"SELECT id FROM users WHERE {query}"), query
         assert "Filter" not in plan(users, f"SELECT id FROM users WHERE {query}"), query
         assert users.rows(f"SELECT id FROM users WHERE {query}") == [(found,)], query
-    # Where the value is the row's, or the index another, it is no condition of an index.
+    # If the value comes from the row, or the index is another one, it is not an index condition.
     for query in ("keysmith.matches(note, email)", "keysmith.matches('note7', note) AND id > 0 ORDER BY id"):
         assert users.rows(f"SELECT id FROM users WHERE {query}") == ([] if "note7" not in query else [(7,)])
     joined = "SELECT count(*) FROM (VALUES ('user3'), ('user4'), ('none'), (NULL)) v (e) JOIN users u ON keysmith.matches(v.e, u.email)"
@@ -497,7 +497,7 @@ def test_an_index_that_begins_with_another_column_gives_the_right_order(users):
 
 
 def test_look_up_in_an_isolated_table_uses_the_index(cluster, dbname, db):
-    """Its policy comes first: only what can leak nothing goes before it."""
+    """Its policy comes first: only leakproof conditions go before it."""
     tenant = db.tenant()
     key = db.mint()
     db.rows("CREATE TABLE users (tenant_id uuid, id int, email text); CREATE INDEX by_email ON users (email)")
@@ -546,7 +546,7 @@ def test_generations_live_side_by_side(cluster, dbname, database):
 
 
 def test_a_role_that_may_not_look_into_the_schema_still_finds(cluster, dbname, users):
-    """Such as one that reads a view."""
+    """For example, one that reads a view."""
     users.rows("CREATE INDEX by_email ON users (email); INSERT INTO users (id, email) SELECT n, 'user' || n "
                "FROM generate_series(1, 1000) n; ANALYZE users; "
                "CREATE VIEW found AS SELECT id FROM users WHERE keysmith.matches('user7', email); "

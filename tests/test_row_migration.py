@@ -1,5 +1,5 @@
-"""Rows that were there before their table was protected: digested in place, in batches,
-while others write."""
+"""Rows from before their table was protected: digested in place, in batches, while others
+write."""
 
 import json
 import random
@@ -37,7 +37,7 @@ def check_all(db):
 
 
 def stop_at(db, id):
-    """Has the migration fail when it comes to that row."""
+    """Makes the migration fail when it comes to that row."""
     db.rows(f"CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS "
             f"$$ BEGIN IF NEW.id = {id} THEN RAISE 'enough'; END IF; RETURN NEW; END $$; "
             "CREATE TRIGGER stop BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION stop()")
@@ -186,8 +186,8 @@ def test_a_dump_in_the_middle_goes_on_where_it_is_restored(cluster, dbname, user
 
 
 def test_while_others_write(cluster, dbname, users):
-    """Updates of other columns move rows that are still plain to where the walk has been;
-    updates of the column itself must not be digested twice."""
+    """Updates of other columns move plain rows to pages that the scan has passed; updates of the
+    column itself must not be digested twice."""
     values = {n: f"user{n}" for n in range(1, ROWS + 1)}
     wrong, over = [], threading.Event()
     users.call("protect", "users", "email", "phone=hmac")
@@ -221,7 +221,7 @@ def test_while_others_write(cluster, dbname, users):
     try:
         time.sleep(0.3)  # not checked: a head start
         migrate(users, pages=1)
-        # What is digested when it ends stays so.
+        # Every row is digested when it ends, and stays so.
         left = users.value("SELECT count(*) FROM users WHERE NOT keysmith.is_digest(email)")
     finally:
         over.set()
@@ -241,7 +241,7 @@ def test_what_looked_like_a_digest_before_is_not_guessed(users, notices):
         migrate(users)
     assert error.value.sqlstate == "KS409" and "trust_digests" in error.value.diag.message_hint
     assert users.value("SELECT count(*) FROM users WHERE keysmith.is_digest(email)") == 1
-    # What it is, is decided by who knows.
+    # The user decides what the value is.
     users.rows("UPDATE users SET email = 'user7' WHERE id = 7")
     migrate(users, trust_digests="true")
     assert users.value("SELECT count(*) FROM users WHERE email = keysmith.digest('user' || id)") == ROWS
@@ -315,11 +315,11 @@ def test_what_was_stored_before_goes_with_vacuum_full(cluster, db):
     assert needle.encode() not in data
 
 
-# As whom it runs, and what may be in its way
+# Role and obstacles
 
 @pytest.fixture
 def owned(cluster, dbname, db):
-    """A table of a role that was granted nothing, with rows from before."""
+    """A table of a role without grants, with older rows."""
     db.rows("CREATE ROLE owner LOGIN; GRANT ALL ON SCHEMA public TO owner; SET ROLE owner; "
             "CREATE TABLE users (id int PRIMARY KEY, email text UNIQUE, n int DEFAULT 0); "
             "INSERT INTO users SELECT n, 'user' || n FROM generate_series(1, 300) n; "
@@ -350,7 +350,7 @@ def test_triggers_run_as_the_owner_and_leave_nothing(owned):
     migrate(db)
     assert all_digested(db)
     assert set(db.rows("SELECT role, caller FROM seen")) == {("owner", "postgres")}
-    # They find what they find at any update.
+    # They find the same tables as in any update.
     assert db.value("SELECT path FROM seen LIMIT 1") == "public, pg_temp"
     assert db.value("SHOW search_path") == "public, pg_temp" and db.value("SHOW work_mem") != "65MB"
     assert db.value("SELECT current_user") == "postgres"
@@ -514,7 +514,7 @@ def test_children_that_came_later(db, notices):
     db.call("protect", "users", "email")
     migrate(db)
     assert all_digested(db)
-    # One whose values look like digests is not guessed at.
+    # A value that looks like a digest is not guessed at.
     db.rows("CREATE TABLE another () INHERITS (users); INSERT INTO another VALUES (3, 'user3'), (4, keysmith.digest('x'))")
     notices.clear()
     db.call("protect", "users", "email")

@@ -1,4 +1,4 @@
-"""A digest over each row, and what it shows."""
+"""A digest over each row, and the changes that it shows."""
 
 import struct
 
@@ -19,7 +19,7 @@ def accounts(db):
 
 
 def behind_its_back(db, statement, *parameters):
-    """As somebody does who has the trigger out of the way."""
+    """A change by someone who disables the trigger."""
     db.rows("SET session_replication_role = replica")
     db.rows(statement, *parameters)
     db.rows("RESET session_replication_role")
@@ -40,7 +40,7 @@ def test_rows_that_are_written_are_sealed(accounts):
     accounts.rows("INSERT INTO accounts VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET owner = EXCLUDED.owner")
     assert problems(accounts) == {}
     assert {length for length, in accounts.rows("SELECT length(row_seal) FROM accounts")} == {35}
-    # Whatever one writes there.
+    # Any value that one writes there.
     accounts.rows("UPDATE accounts SET row_seal = 'mine'; INSERT INTO accounts (id, row_seal) VALUES (9, 'mine')")
     assert problems(accounts) == {}
 
@@ -97,7 +97,7 @@ def test_an_update_does_not_mend_what_is_broken(accounts):
     accounts.rows("UPDATE accounts SET note = 'seen'")
     accounts.rows("INSERT INTO accounts VALUES (2, 'x') ON CONFLICT (id) DO UPDATE SET owner = EXCLUDED.owner")
     assert problems(accounts) == found
-    # But one that says so.
+    # Except one that sets the seal.
     accounts.rows("UPDATE accounts SET row_seal = '' WHERE id = 2")
     del found[2]
     assert problems(accounts) == found
@@ -119,7 +119,7 @@ def test_partitions(db):
         (row,) = db.call("verify_rows", "accounts")
         assert (row.problem, row.primary_key) == (ALTERED, None)
         assert db.value(f"SELECT id FROM {row.part} WHERE ctid = '{row.row_id}'") == 3
-        # Nor is it mended when it moves.
+        # The seal is not fixed when the row moves either.
         db.rows("UPDATE accounts SET part = 3 - part")
     for function in ("seal_rows", "unseal_rows"):
         assert "as part of the table" in db.refused("KS409", function, "one")
@@ -133,7 +133,7 @@ def test_named_columns_and_the_key(db):
     db.rows("INSERT INTO accounts VALUES (1, 1, 'ann', 10), (2, 1, 'bob', 20)")
     behind_its_back(db, "UPDATE accounts SET owner = 'x'")
     assert problems(db) == {}
-    # What was sealed of one row is not that of another.
+    # A seal of one row is not valid for another.
     behind_its_back(db, "UPDATE accounts a SET balance = b.balance, row_seal = b.row_seal FROM accounts b "
                         "WHERE b.id = 3 - a.id")
     found = sorted(db.call("verify_rows", "accounts"), key=lambda row: row.primary_key["id"])
@@ -226,7 +226,7 @@ def test_a_dump_restores_seals_and_goes_on(cluster, dbname, accounts):
     target = f"{dbname}_restored"
     cluster.execute(f"CREATE DATABASE {target}")
     try:
-        # So that types are numbered otherwise.
+        # So that types have other OIDs.
         cluster.execute("CREATE TYPE shift AS ENUM (); CREATE TYPE more AS ENUM ()", target)
         cluster.psql(dump, dbname=target)
         with cluster.connect(target, row_factory=psycopg.rows.namedtuple_row) as session:
@@ -351,10 +351,10 @@ def test_a_large_table_is_checked_in_portions(db):
     assert len(notices) == 2 and notices[0].startswith("checked 1000 of 22")
 
 
-# Tables that change while they are looked at
+# Tables that change during a scan
 
 def test_a_table_that_is_altered_within_the_statement(cluster, dbname, accounts):
-    """A row that is read by the description of an older one is read past its end."""
+    """A row that is read by an outdated row description is read past its end."""
     started = accounts.value("SELECT pg_postmaster_start_time()")
     accounts.session.execute("""
         CREATE ROLE app LOGIN; GRANT CREATE ON SCHEMA public TO app;
@@ -373,8 +373,8 @@ def test_a_table_that_is_altered_within_the_statement(cluster, dbname, accounts)
             found = session.execute("SELECT shift(i), (SELECT count(*) FROM keysmith.verify_rows("
                                     "CASE WHEN i > 0 THEN 'shifting'::regclass END)) FROM generate_series(1, 4) i").fetchall()
             assert found == [(1, 0), (2, 2), (3, 2), (4, 2)]
-            # There is no function any more that takes rows of whatever description: it could be
-            # given one that changed, and had the server read an integer as a pointer.
+            # No function takes rows of any description any more: such a function could be given
+            # an outdated one, and make the server read an integer as a pointer.
             session.execute("""
                 CREATE TEMP TABLE t (id int, a text, row_seal bytea); INSERT INTO t VALUES (1, 'hello', '\\x00');
                 CREATE FUNCTION pg_temp.f(i int) RETURNS pg_temp.t LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN
@@ -413,7 +413,7 @@ def test_verify_rows_sees_what_is_committed(cluster, dbname, accounts):
         behind_its_back(accounts, "UPDATE accounts SET balance = 0 WHERE id = 2")
         assert session.execute("SELECT primary_key, problem FROM keysmith.verify_rows('accounts')").fetchall() \
             == [({"id": 2}, ALTERED)]
-    # And what the transaction itself did.
+    # And the transaction's own changes.
     with accounts.session.transaction(force_rollback=True):
         accounts.rows("UPDATE accounts SET row_seal = '' WHERE id = 2")
         assert problems(accounts) == {}

@@ -9,7 +9,7 @@ import scale  # noqa: E402
 
 
 def test_a_failover_under_load_leaves_nothing_unaccounted_for():
-    # A fast machine would fill the buffers while nobody takes standbys' records.
+    # A fast machine would fill the buffers while no primary takes standbys' records.
     books = scale.drive(seconds=4, clients=1, say=lambda line: None, pause=0.0002)
     assert list(scale.problems(books)) == []
     assert books["keys"] == 100

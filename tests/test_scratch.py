@@ -1,4 +1,4 @@
-"""The folder of a run: what is copied from it, and that nothing of it stays."""
+"""The folder of a run: copies of data directories, and that nothing stays."""
 
 import os
 import re
@@ -20,7 +20,7 @@ def identifier(cluster):
 
 
 def test_each_cluster_has_an_identifier_of_its_own():
-    """Although their files are copies: a server is known by it to its standbys."""
+    """Although their files are copies: standbys identify a server by it."""
     made = [Cluster("copy") for _ in range(2)]
     try:
         assert len({identifier(cluster.init()) for cluster in made}) == 2

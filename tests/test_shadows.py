@@ -1,4 +1,4 @@
-"""What a role can set, shadow and read: nothing of the extension's is changed by it."""
+"""A role's settings, shadowing objects and reads: they change nothing of the extension."""
 
 import psycopg
 import pytest
@@ -8,7 +8,7 @@ from bystanders import ROLES, STRANGER, world  # noqa: F401
 from conftest import session
 
 def test_no_role_may_set_what_is_ours(world):
-    """Those who run the server do, or a superuser."""
+    """Only a superuser may, or the server's administrator in its files."""
     for role in ROLES:
         other = session(world.cluster, user=role)
         for name in world.objects().settings:
@@ -17,8 +17,8 @@ def test_no_role_may_set_what_is_ours(world):
         other.session.close()
 
 
-# In the schema public: all functions and operators of PostgreSQL's that SQL can have twins of,
-# which come first for whoever has that schema first in the search path.
+# In the schema public: twins of all functions and operators of PostgreSQL that SQL can define,
+# which come first for roles with that schema first in the search path.
 TWINS = """
     CREATE FUNCTION public.hijack(name text) RETURNS boolean LANGUAGE plpgsql AS
         $f$ BEGIN RAISE EXCEPTION 'hijacked by %', name; END $f$;
@@ -67,7 +67,7 @@ TEMPORARY = """
 
 
 def test_what_a_role_shadows_is_not_used(world):
-    """By the search path of whoever calls: functions, operators, tables and types."""
+    """By the caller's search path: functions, operators, tables and types."""
     stranger = session(world.cluster, user=STRANGER)
     stranger.rows(TWINS)
     made = world.db.row("SELECT (SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace) AS functions, "

@@ -1,4 +1,4 @@
-"""Hot standbys: they answer as the primary does, and their usage reaches it, once."""
+"""Hot standbys: they decide like the primary, and their usage reaches it exactly once."""
 
 import os
 import re
@@ -21,7 +21,7 @@ EVENTS = "SELECT request_id, outcome, incarnation FROM keysmith_private.usage_ev
 
 
 def stored(db):
-    """The names of all requests that are stored, as often as they are."""
+    """The ids of all stored requests, one for each row."""
     return sorted(str(row.request_id) for row in db.rows(EVENTS))
 
 
@@ -113,7 +113,7 @@ def test_what_applications_learn_later_reaches_it_too(servers, there):
     row = "SELECT status, endpoint FROM keysmith_private.usage_event WHERE request_id = %s"
     assert db.row(row, held) == (201, "/held")
     assert db.row(row, later) == (404, "/later")
-    # One whose event is the primary's own, and still on its way there.
+    # An amendment of a request of the primary, whose record is still on its way.
     db.rows("BEGIN")
     slow = db.verify(key.api_key).request_id
     assert there.one("log_request", 500, request_id=slow)[0]
@@ -214,7 +214,7 @@ def test_identity_and_policies_hold_there_as_here(servers, there):
             assert app.value("SELECT keysmith.whoami()")["tenant"] == name
             assert app.rows("SELECT title FROM document") == [(name,)]
             app.rows("COMMIT")
-        # Half a transaction's identity ends with the revocation, once it is replayed.
+        # The identity of an open transaction ends with the revocation, once it is replayed.
         app.rows("BEGIN READ ONLY")
         key = db.mint("tenant_a")
         db.call("wait_for_replay")
@@ -258,11 +258,11 @@ def test_a_database_can_be_dropped_while_its_usage_is_handed_over(servers):
     assert not standby.execute("SELECT 1 FROM pg_stat_activity WHERE datname = 'doomed'")
 
 
-# Once, whatever dies
+# Exactly once, whatever crashes
 
 
 def test_what_is_sent_again_is_stored_once(servers, there):
-    """The connection breaks after the batch was stored, and before anyone here can know."""
+    """The connection breaks after the batch was stored, and before the standby can know."""
     primary, _, db = servers
     key = db.mint()
     db.call("wait_for_replay")
@@ -339,7 +339,7 @@ def test_a_standby_that_dies_before_anything_was_taken_in_is_reported():
         loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
         assert loss.standby == "replica" and loss.lost_at_most >= 20
         assert loss.started_at <= loss.lost_from < loss.lost_until
-        # Those that the backup had of the primary are none of its own.
+        # The primary's incarnations in the backup are not the new server's own.
         assert db.value("SELECT count(*) FROM keysmith_private.usage_incarnation WHERE standby = ''") <= 1
 
 
@@ -364,12 +364,12 @@ def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
             requests(there, key.api_key, 20)
             kept = requests(session(standby, "beside"), other.api_key, 5)
             place = there.value("SELECT oid::text FROM pg_database WHERE datname = current_database()")
-            in_the_way = standby.data / f"pg_stat/keysmith_usage.{place}.{status(there)['incarnation']}"
-            in_the_way.mkdir()
+            incarnation = status(there)["incarnation"]
+            (standby.data / f"pg_stat/keysmith_incarnation.{place}.{incarnation}").chmod(0o400)
             there.session.close()
             standby.stop()
-            in_the_way.rmdir()
-            # What the primary was at when the standby left would be stored after all.
+            # Wait, or the transaction that the primary had begun when the standby left would be
+            # stored after all.
             wait_until(lambda: not db.value("SELECT count(*) FROM pg_stat_activity "
                                             "WHERE application_name LIKE 'keysmith usage%'"))
             blocker.rollback()
@@ -379,14 +379,14 @@ def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
         wait_until(lambda: stored(db) == made)
         loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
         assert loss.standby == "replica" and loss.lost_at_most >= 20
-        # What can be kept of another database is.
+        # Records of another database are kept if they can be.
         kept = sorted(kept + requests(session(standby, "beside"), other.api_key, 1))
         wait_until(lambda: stored(beside) == kept)
         assert count(beside, "losses") == 0
 
 
 def test_a_file_that_is_not_whole_or_not_to_be_read():
-    """Neither keeps newer records back, and neither is lost."""
+    """Neither blocks newer records, and neither is lost."""
     with pair() as (primary, standby, db):
         key = db.mint()
         db.call("wait_for_replay")
@@ -417,7 +417,7 @@ def test_a_file_that_is_not_whole_or_not_to_be_read():
 
 
 def start_again(cluster):
-    """After a kill, as soon as the children are gone."""
+    """After a kill, starts it as soon as its children are gone."""
     wait_until(lambda: cluster.start(check=False).returncode == 0)
 
 
@@ -430,7 +430,7 @@ def test_a_full_buffer_is_counted_and_told():
         there = session(standby)
         capacity = count(there, "share")
         made = requests(there, key.api_key, capacity + 40)
-        # The last one is held back no more once the session asks for anything else.
+        # The last record is no longer pending once the session runs another statement.
         wait_until(lambda: count(there, "dropped") == 40)
         wait_until(lambda: status(there)["last_error"])
         standby.configure(keysmith__usage_conninfo="")
@@ -452,7 +452,7 @@ def test_a_promoted_standby_counts_nothing_twice_and_loses_nothing():
         db.call("flush_usage")
         there.call("flush_usage")
         wait_until(lambda: count(there, "waiting") == 0)
-        # Some are stored on the primary, and the standby will never hear of it.
+        # Some are stored on the primary, and the standby never learns of it.
         sender = db.value("SELECT pid FROM pg_stat_replication WHERE state = 'streaming'")
         os.kill(sender, signal.SIGSTOP)
         second = requests(there, key.api_key, 10)
@@ -467,12 +467,12 @@ def test_a_promoted_standby_counts_nothing_twice_and_loses_nothing():
         there.call("flush_usage", "30 seconds")
         assert stored(there) == sorted(first + second + third + fourth)
         assert status(there)["mode"] == "shared memory"
-        # It mints, revokes and spends like the primary that it is now.
+        # It mints, revokes and spends like the primary that it now is.
         fresh = there.mint()
         assert there.verify(fresh.api_key).ok
         there.call("revoke", fresh.key_id)
         assert there.reason(fresh.api_key) == "revoked"
-        # What the old primary's end may have cost is told.
+        # It reports the possible loss of the old primary.
         assert status(there)["losses"] == "1"
         there.call("flush_usage", "30 seconds")
         there.call("maintain")
@@ -513,8 +513,8 @@ def test_a_standby_that_fell_behind_refuses():
         key = db.mint()
         db.call("wait_for_replay")
         there = session(standby)
-        # An idle primary is no reason to refuse, for longer than a busy machine may keep its
-        # beat from us. Explaining is not recorded, so it keeps nobody awake.
+        # An idle primary must not cause refusals, for longer than a busy machine may delay the
+        # heartbeat. explain_verify is not recorded, so it wakes nobody.
         refused = "SELECT count(*) FROM keysmith.explain_verify(%s) WHERE outcome = 'refuse'"
         time.sleep(2)  # not checked: longer than the lag that is allowed
         wait_until(lambda: there.value(refused, key.api_key) == 0)
@@ -537,7 +537,7 @@ def test_a_standby_that_fell_behind_refuses():
         assert db.reason(key.api_key) == "revoked"
         there.rows("SELECT pg_wal_replay_resume()")
         wait_until(lambda: there.reason(key.api_key) == "revoked")
-        # A primary that is gone beats no more; a promoted standby beats by itself.
+        # A primary that is gone sends no heartbeat; a promoted standby has its own.
         fresh = db.mint()
         db.call("wait_for_replay")
         primary.kill()
@@ -555,7 +555,7 @@ def test_without_the_guard_nothing_beats(servers):
     assert not db.rows("SELECT pid FROM pg_stat_activity WHERE backend_type = 'keysmith heartbeat'")
 
 
-# Who may hand over, and what
+# Rights and bounds of handing over
 
 
 COLLECT = ("SELECT * FROM keysmith.usage_collect('here', 5, 10, true, 0, %s, %s, %s, %s)")
@@ -581,7 +581,7 @@ def test_a_role_that_may_only_hand_over(servers):
 
 @pytest.mark.parametrize("conninfo", ["host=/nowhere password=opensesame", "postgres://u:opensesame@h/"])
 def test_a_password_is_no_setting(servers, conninfo):
-    """Whoever monitors a server may read all of its settings."""
+    """Roles that monitor a server may read all its settings."""
     _, standby, db = servers
     with pytest.raises(psycopg.Error) as error:
         db.rows(f"ALTER SYSTEM SET keysmith.usage_conninfo = '{conninfo}'")
@@ -621,7 +621,7 @@ def test_a_record_that_the_primary_can_not_store_is_in_nobodys_way():
         key = db.mint()
         db.call("wait_for_replay")
         there = session(standby)
-        # It takes many: the one to blame is looked for.
+        # It takes many: the worker searches for the faulty record.
         db.rows("ALTER TABLE keysmith_private.usage_event ADD CONSTRAINT no_teapots CHECK (status <> 418) NOT VALID")
         there.rows("BEGIN")
         made = requests(there, key.api_key, 50)
@@ -643,7 +643,7 @@ def test_a_primary_that_can_store_nothing_is_waited_for():
         db.call("wait_for_replay")
         there = session(standby)
         db.rows("ALTER TABLE keysmith_private.usage_event ADD CONSTRAINT nothing CHECK (status > 999) NOT VALID")
-        # However few come at a time.
+        # However few come together.
         made = []
         while "nothing" not in (status(there)["last_error"] or ""):
             made += requests(there, key.api_key, 1)
@@ -660,7 +660,8 @@ def test_a_primary_that_can_store_nothing_is_waited_for():
 
 @pytest.mark.parametrize("incarnation", [None, 9223372036854775000])
 def test_a_life_is_that_of_a_standby(servers, incarnation):
-    """Else who may hand usage over could have the primary's own be taken for stored."""
+    """Otherwise a role that may hand over usage could make the primary's own records count as
+    stored."""
     _, _, db = servers
     db.call("flush_usage")
     own = db.value("SELECT max(incarnation) FROM keysmith_private.usage_incarnation WHERE standby = ''")
@@ -676,7 +677,7 @@ def test_only_a_primary_takes_in(servers, there):
 
 
 def test_a_drop_of_the_extension_waits_for_who_takes_in_before_it_locks_a_table(servers):
-    """As it does for the worker."""
+    """Like it waits for the worker."""
     primary, _, db = servers
     taking = session(primary)
     pid = taking.session.info.backend_pid
@@ -706,7 +707,7 @@ def test_a_life_is_that_of_one_standby(servers):
 
 def record(request_id, key_id, tenant_id, age=0, keyspace=b"default", environment=b"live",
            outcome=b"ok", status=200, latency=None, endpoint=None):
-    """A record as a standby has it in its memory: what is learned, and then the rest."""
+    """A record as in a standby's memory: the learned values, and then the rest."""
     at = int((time.time() - age - 946_684_800) * 1_000_000)  # not checked: a point in time
     texts = b"".join(bytes([len(text)]) + text for text in (keyspace, environment, outcome))
     marks = 1 | (2 if latency is not None else 0) | (8 if endpoint is not None else 0)
@@ -725,13 +726,13 @@ def parcel(*records):
 
 
 def test_a_request_that_has_its_row_is_not_counted_again(servers):
-    """Whatever life it is said to be of, and though its life's marks know nothing of it."""
+    """For any incarnation that is claimed, and though its marks know nothing of it."""
     _, _, db = servers
     key_id = db.mint().key_id
     tenant_id = db.value("SELECT tenant_id FROM keysmith_private.key WHERE key_id = %s", key_id)
     made = [record(uuid.uuid4(), key_id, tenant_id) for _ in range(5)]
     statement = "SELECT last_sequence FROM keysmith.usage_collect('twice', %s, 10, true, 0, %s, 0, '', '')"
-    # Only those that are new; then all, and one of them twice at once.
+    # Only the new ones; then all, and one of them twice together.
     for life, records in [(11, made[:2]), (12, made[:3]), (12, made[:3]),
                           (13, [*made, made[4]])]:
         assert db.value(statement, life, parcel(*records)) == len(records)
@@ -744,7 +745,8 @@ def test_a_request_that_has_its_row_is_not_counted_again(servers):
 
 
 def test_who_hands_over_makes_no_partitions(servers):
-    """A transaction of that role may stay open, and nobody else could make any until it ends."""
+    """A transaction of that role may stay open, and nobody else could make partitions until it
+    ends."""
     primary, _, db = servers
     key_id = db.mint().key_id
     tenant_id = db.value("SELECT tenant_id FROM keysmith_private.key WHERE key_id = %s", key_id)
@@ -790,7 +792,7 @@ def holder(servers):
 
 @pytest.mark.parametrize("unfit", UNFIT.values(), ids=UNFIT)
 def test_what_no_standby_can_have_recorded_is_set_aside(servers, holder, unfit):
-    """Whoever may call the function can make up records. The others of a batch are stored."""
+    """A role that may call the function can invent records. The others of a batch are stored."""
     _, _, db = servers
     fit = [uuid.uuid4() for _ in range(2)]
     aside = uuid.uuid4()
@@ -809,6 +811,25 @@ def test_what_no_standby_can_have_recorded_is_set_aside(servers, holder, unfit):
     assert count(db, "set_aside") == before + 1
     assert db.value("SELECT count(*) FROM keysmith_private.usage_set_aside WHERE request_id = %s", aside) == 1
     assert db.value(partitions) == made
+
+
+def test_what_retention_drops_is_set_aside(servers, holder):
+    """By the time that maintain() drops partitions by, so that none is made for a record that goes at once."""
+    primary, _, db = servers
+    kept, late = uuid.uuid4(), uuid.uuid4()
+    primary.execute("ALTER SYSTEM SET keysmith.usage_retention = '2d'")
+    try:
+        primary.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: db.value("SELECT keysmith_private.usage_kept_from() > now() - interval '4 days'"))
+        age = int(db.value("SELECT extract(epoch FROM now() - keysmith_private.usage_kept_from())"))
+        db.rows("SELECT keysmith.usage_collect('late', 33, 10, true, 0, %s, 0, '', '')",
+                parcel(record(kept, **holder, age=age - 25 * 3600), record(late, **holder, age=age + 3600)))
+    finally:
+        primary.execute("ALTER SYSTEM RESET keysmith.usage_retention")
+        primary.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: db.value("SELECT keysmith_private.usage_kept_from() < now() - interval '80 days'"))
+    stored = db.rows("SELECT request_id FROM keysmith_private.usage_event WHERE request_id IN (%s, %s)", kept, late)
+    assert stored == [(kept,)]
 
 
 def test_a_clock_that_is_ahead_costs_no_record(servers, holder):
@@ -850,7 +871,7 @@ def test_made_up_counts_are_bounded(servers):
     late = record(uuid.uuid4(), uuid.UUID(int=0), uuid.UUID(int=0), age=-3 * DAY)
     samples = "SELECT count(*) AS all, count(*) FILTER (WHERE at > now()) AS early FROM keysmith_private.usage_unknown_sample"
     before = db.row(samples)
-    # No more than came since the last time, of keyspaces and for reasons that there are.
+    # No more than the growth of the mark, for existing keyspaces and reasons.
     assert db.value(statement, 10, tally((b"default", b"not_found", 2**50), (b"default", b"missing", 5)),
                     parcel(sample, late)) == 10
     assert db.value(statement, 15, tally((b"nowhere", b"missing", 3), (b"default", b"x" * 200, 3)), b"") == 15

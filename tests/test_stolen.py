@@ -1,4 +1,4 @@
-"""What a thief can do with tables, dumps and digests. More of this is in test_storage.py."""
+"""Stolen tables, dumps and digests, and their use to a thief. test_storage.py has more."""
 
 import hashlib
 import os
@@ -41,7 +41,7 @@ def stolen(db):
 
 
 def answers(db, keys, digests):
-    """The reasons that a thief gets for keys, their digests, and what the table holds."""
+    """The reasons that a thief gets for keys, their digests, and the stored values."""
     return {db.reason(key.api_key) for key in keys} \
         | {db.one("verify_digest", hashlib.sha256(key.api_key.encode()).digest()).reason for key in keys} \
         | {db.one("verify_digest", digest).reason for digest in digests}
@@ -61,10 +61,10 @@ def test_a_stolen_dump_authenticates_nobody_where_the_pepper_is_not(peppered):
         theirs = session(thief, "loot")
         assert theirs.value("SELECT count(*) FROM keysmith_private.key") == 4
         assert answers(theirs, keys, stolen(theirs)) == {"not_found"}
-        # Nor after they say that there is no pepper.
+        # Nor after they add the line for no pepper.
         theirs.rows("UPDATE keysmith_private.key SET generation = 0")
         assert answers(theirs, keys, stolen(theirs)) == {"not_found"}
-    # Nor does another pepper of that number.
+    # Nor with another pepper of that number.
     guessed = peppered.pepper(f"1:{'12' * 32}\n")
     assert answers(guessed, keys, stolen(guessed)) == {"not_found"}
     assert peppered.pepper(ONE).verify(keys[1].api_key).ok
@@ -88,13 +88,13 @@ def test_the_tables_owner_makes_no_key_without_the_pepper(peppered):
                     generation, guess)
         db.rows("UPDATE keysmith_private.keyspace SET has_imports = true, generation = 0")
         assert db.reason(chosen) == db.one("verify_digest", inner).reason == "not_found"
-    # A digest that is moved to another row is that of the key that it was made for.
+    # A digest that is moved to another row is still that of its own key.
     assert db.verify(honest.api_key).ok
 
 
 def test_what_a_pepper_seals_or_digests_opens_no_key(peppered):
-    """Anyone can have rows sealed and values digested. A verifier who can also write to
-    the table of keys puts in what came of it, and hands in what it was made of."""
+    """Many roles can have rows sealed and values digested. A verifier who can also write to the
+    table of keys stores such a result as a key, and presents its input."""
     db = peppered.pepper(ONE)
     db.rows("CREATE EXTENSION keysmith")
     db.tenant()
@@ -122,7 +122,7 @@ def test_what_a_pepper_seals_or_digests_opens_no_key(peppered):
 
 
 def test_without_a_pepper_a_stolen_table_opens_nothing_by_digest(db):
-    """What is stored is not what verify_digest takes."""
+    """verify_digest does not accept the stored value."""
     db.tenant()
     keys = [db.mint() for _ in range(3)]
     for key, digest in zip(keys, stolen(db)):
@@ -131,7 +131,7 @@ def test_without_a_pepper_a_stolen_table_opens_nothing_by_digest(db):
         assert db.one("verify_digest", taken).ok
         assert db.one("verify_digest", digest).reason == "not_found"
         assert db.reason(digest.hex()) == "malformed_key"
-    # Nor does importing what is stored lead anywhere but to a key nobody has.
+    # Nor does importing the stored value give anything but a key that nobody has.
     db.one("import_key", "acme", stolen(db)[0])
     assert [db.verify(key.api_key).key_id for key in keys] == [key.key_id for key in keys]
 
@@ -157,7 +157,7 @@ def test_status_counts_keys_by_pepper(peppered):
     db = peppered.pepper("0:unpeppered\n" + ONE + TWO)
     db.mint()
     assert peppers(db) == {"without a pepper": "2 keys", "pepper 1": "1 keys", "pepper 2": "1 keys"}
-    # A key moves when it is rotated; one that is over is not counted.
+    # A key moves when it is rotated; a key that has ended is not counted.
     rotated = db.one("rotate", old.key_id)
     assert peppers(db) == {"without a pepper": "1 keys", "pepper 1": "1 keys", "pepper 2": "2 keys"}
     db.call("revoke", rotated.key_id)

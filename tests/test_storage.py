@@ -1,4 +1,4 @@
-"""What is stored, and what becomes of it: peppers, dumps, crashes, standbys."""
+"""Stored data, and what happens to it: peppers, dumps, crashes, standbys."""
 
 import hashlib
 import hmac
@@ -21,7 +21,7 @@ PEPPER = {1: "11" * 32, 2: "22" * 48}
 # Plaintext
 
 def test_no_plaintext_is_left_anywhere(tmp_path):
-    """Keys of every origin are looked for in the data directory, WAL and log included."""
+    """Searches the data directory, WAL and log included, for keys of every origin."""
     with running("plaintext", log_statement="none", log_min_messages="debug1",
                  log_error_verbosity="verbose") as cluster:
         db = session(cluster)
@@ -109,15 +109,15 @@ def test_pepper_generations_side_by_side(peppered):
     rotated = db.one("rotate", keys[0].key_id)
     assert db.value("SELECT generation FROM keysmith_private.key WHERE key_id = %s", rotated.key_id) == 2
     assert db.call("report_leak", keys[1].api_key, "x") == [(keys[1].key_id,)]
-    # Without the pepper the table opens nothing.
+    # Without the pepper no key of the table is accepted.
     peppered.write_peppers(f"3:{'33' * 32}\n")
     peppered.restart()
     db = session(peppered)
     assert [db.reason(key.api_key) for key in keys[1:]] == ["not_found"] * 2
-    # A key that was stored before there was a pepper needs a line that says so.
+    # A key that was stored before the first pepper needs the line 0:unpeppered.
     unpeppered = db.value("SELECT count(*) FROM keysmith_private.key WHERE generation = 0")
     assert unpeppered == 1 and db.reason(keys[0].api_key) == "not_found"
-    # No one but a superuser sees where the file is.
+    # Only a superuser sees the path of the file.
     db.rows("CREATE ROLE someone LOGIN")
     with peppered.connect(user="someone") as other, pytest.raises(psycopg.Error, match="superuser|permission"):
         other.execute("SHOW keysmith.pepper_file")
@@ -145,8 +145,8 @@ def test_with_a_pepper_a_row_that_a_thief_adds_opens_nothing(peppered):
 
 
 def test_no_session_steps_around_the_pepper(peppered):
-    """Without preload there is no pepper, whatever a session brings: peppered keys are
-    refused, and none is stored beside them that a dump would open."""
+    """Without preload there is no pepper, whatever a session sets: peppered keys are refused, and
+    no key that a dump would reveal is stored beside them."""
     peppered.write_peppers(f"1:{PEPPER[1]}\n")
     peppered.configure(keysmith__pepper_file=peppered.dir / "peppers")
     peppered.start()
@@ -276,7 +276,7 @@ def test_every_table_and_sequence_is_in_the_dump_list(db):
 
 @pytest.mark.parametrize("act", ["mint", "revoke", "disable", "suspend", "alter", "remove_member"])
 def test_what_was_acknowledged_outlives_a_crash(act):
-    """Even where synchronous_commit is off, and the WAL writer gets no turn."""
+    """Even if synchronous_commit is off, and the WAL writer does not run."""
     with running("crash", fsync="on", synchronous_commit="off", wal_writer_delay="10s",
                  autovacuum="off") as cluster:
         db = session(cluster)
@@ -296,7 +296,7 @@ def test_what_was_acknowledged_outlives_a_crash(act):
         }[act]()
         if act == "mint":
             key = db.mint()
-        # Others flush the log now and then.
+        # Other processes flush the WAL now and then.
         others = [pid for pid, in db.rows("SELECT pid FROM pg_stat_activity WHERE backend_type <> 'client backend'")]
         for pid in others:
             os.kill(pid, signal.SIGSTOP)
@@ -337,7 +337,7 @@ def test_a_standby_decides_as_the_primary_does(primary_and_standby):
     assert there.verify(key.api_key, scopes=["read"]).ok
     assert there.reason(key.api_key, scopes=["write"]) == "insufficient_scope"
     assert there.call("verify_many", [key.api_key, "x"])[1].reason == "malformed_key"
-    # The policy that the standby remembers is dropped by what it replays.
+    # Replay drops the policy that the standby had cached.
     db.call("define_role", "default", "r", ["write"])
     db.call("wait_for_replay")
     assert there.verify(key.api_key, scopes=["write"]).ok
@@ -350,7 +350,7 @@ def test_a_standby_decides_as_the_primary_does(primary_and_standby):
 
 
 def paused_with_a_key(primary, standby):
-    """A key that the standby knows, and a standby that learns no more."""
+    """A key that the standby knows, and a standby that receives no more."""
     db, there = session(primary), session(standby)
     db.rows("DROP EXTENSION IF EXISTS keysmith CASCADE; CREATE EXTENSION keysmith")
     db.tenant()
@@ -398,7 +398,7 @@ def test_a_standby_that_detaches_is_not_taken_for_one_that_knows(primary_and_sta
     finally:
         there.rows("SELECT pg_wal_replay_resume()")
     wait_until(lambda: primary.execute("SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"))
-    # One that comes back while somebody waits for it is seen to have done so.
+    # A standby that comes back while a session waits for it is noticed.
     other = db.mint()
     assert db.one("wait_for_replay", "60 seconds")[0] == 1
     there.rows("SELECT pg_wal_replay_pause()")

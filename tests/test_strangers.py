@@ -1,5 +1,5 @@
-"""Whoever was granted nothing, or a level, stops nobody: while a role holds or waits for
-whatever it can get hold of, others decide, spend, revoke, manage and store usage."""
+"""A role without grants, or with a level, stops nobody: while it holds or waits for every lock
+that it can get, others decide, spend, revoke, manage and store usage."""
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +11,9 @@ import hostile
 from bystanders import ROLES, STRANGER, world  # noqa: F401
 from conftest import session, wait_until
 
-# What PostgreSQL lets anyone hold up, by the kind of what is tried: keysmith gives up within a
-# second, and names whom to end. test_by_its_number_* and test_a_grant_* show each alone.
+# The work that any role can delay in PostgreSQL, by the kind of the statement: keysmith gives up
+# within a second, and names the session to end. test_by_its_number_* and test_a_grant_* show each
+# alone.
 NAMED = {
     "by_number": ["drops_what_is_old"],
     **dict.fromkeys(["changing", "calling", "depending", "extension"], ["gives_and_takes_access"]),
@@ -21,7 +22,7 @@ NAMED = {
 
 @pytest.fixture
 def attacker(world, request):
-    """A session of a role that has a schema of its own and what it needs to try things."""
+    """A session of a role that has its own schema and everything that it needs to try things."""
     role = request.param
     schema = f"own_{role}"
     world.db.rows(f"DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema} AUTHORIZATION {role}")
@@ -41,11 +42,12 @@ class Attacker:
         self.world, self.role, self.db = world, role, opened
 
     def try_all(self, statements):
-        """Tries each, in one transaction that stays open; pairs of a statement and its SQLSTATE."""
+        """Tries each, in one transaction that stays open; returns pairs of a statement and its
+        SQLSTATE."""
         return list(zip(statements, [state for state, in self.db.rows("SELECT * FROM attempt(%s)", statements)]))
 
     def locks(self):
-        """Those on objects of the extension that it has, by what they are on."""
+        """Its locks on objects of the extension, by kind of object."""
         return self.world.db.rows("""
             SELECT DISTINCT l.locktype, coalesce(l.relation::regclass::text,
                        (pg_identify_object(l.classid, l.objid, 0)).identity) AS object, l.mode
@@ -61,20 +63,20 @@ class Attacker:
 
 @pytest.fixture
 def holder(world):
-    """Someone who looks at every table and view, and goes on with it."""
+    """A session that reads every table and view, and stays in its transaction."""
     looking = world.session("postgres")
     looking.rows("BEGIN")
 
     def hold():
-        # A day that is dropped meanwhile is none to look at.
+        # A day that is dropped meanwhile can't be read.
         looking.rows("LOCK TABLE keysmith_private.usage_event IN ACCESS SHARE MODE")
         for relation in world.objects().relations:
             if relation.kind in "rpv":
-                # A worker that ends drops what is old.
+                # A worker that ends drops old partitions.
                 with contextlib.suppress(psycopg.errors.UndefinedTable), looking.session.transaction():
                     looking.rows(f"LOCK TABLE {relation.name} IN ACCESS SHARE MODE")
             elif relation.kind == "c":
-                # No statement locks the type of a row for long, but this one does.
+                # No statement locks a row type for long, but this one does.
                 with contextlib.suppress(psycopg.Error), looking.session.transaction():
                     looking.rows(f"SELECT nextval({relation.oid}::regclass)")
 
@@ -95,7 +97,7 @@ each_role = pytest.mark.parametrize("attacker", ROLES, indirect=True)
 each_kind = pytest.mark.parametrize("kind", hostile.KINDS)
 
 
-# The queue: whoever waits for a lock has all others wait behind it.
+# The queue: all others wait behind a session that waits for a lock
 
 WAITED = "55P03"
 
@@ -105,14 +107,14 @@ WAITED = "55P03"
 def test_nobody_waits_behind_it(world, attacker, holder, kind):
     statements = hostile.KINDS[kind](world.objects())
     holder()
-    # Of those who may name a view, many wait for the one who looks at it.
+    # A role that may name views waits for the session that reads them.
     attacker.db.rows(f"SET lock_timeout = '{'1s' if attacker.role == STRANGER else '50ms'}'")
     tried = attacker.try_all(statements)
     assert len(tried) == len(statements) > 0
     attacker.db.session.rollback()
     waiting = [statement for statement, state in tried if state == WAITED]
     if attacker.role == STRANGER:
-        # Any role can have an object depend on an extension, for which it locks the extension.
+        # Any role can make an object depend on an extension, which locks the extension.
         assert [statement for statement in waiting if "DEPENDS ON EXTENSION keysmith" not in statement] == []
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(20))
@@ -124,20 +126,20 @@ def test_nobody_waits_behind_it(world, attacker, holder, kind):
             pid = other.session.info.backend_pid
             wait_until(lambda: running.done() or world.db.value(
                 "SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted", pid))
-        # It is the one who looks that keeps the partitions.
+        # The reading session keeps the partitions, not the attacker.
         check(world, attacker, kind, but=["drops_what_is_old", "makes_partitions"])
 
 
-# What it gets, it holds for as long as it likes.
+# Locks that it gets, it holds as long as it likes.
 
 @each_kind
 @each_role
 def test_nobody_waits_for_what_it_holds(world, attacker, kind):
     attacker.try_all(hostile.KINDS[kind](world.objects()))
     if attacker.role == STRANGER:
-        # PostgreSQL has functions that lock what is named by its number as readers do, and
-        # before it asks whether that is a sequence, nextval locks it as writers do, for all of
-        # the transaction. And any role can have an object depend on an extension.
+        # PostgreSQL has functions that lock an object by its OID as readers do. nextval locks it
+        # as writers do, for the whole transaction, before it checks that it is a sequence. And
+        # any role can make an object depend on an extension.
         assert {lock for lock in attacker.locks() if lock.object != "keysmith"
                 and lock.mode not in ("AccessShareLock", "RowExclusiveLock")} == set()
     check(world, attacker, kind)
@@ -171,7 +173,7 @@ def test_nor_is_what_it_prepares(world, attacker, kind):
     try:
         attacker.db.rows(f"PREPARE TRANSACTION '{name}'")
     except psycopg.Error as error:
-        # Sessions hold advisory locks for themselves too.
+        # Sessions hold advisory locks on themselves too.
         assert error.sqlstate in ("0A000", "55000"), error
         attacker.db.session.rollback()
         return
@@ -181,11 +183,11 @@ def test_nor_is_what_it_prepares(world, attacker, kind):
         world.db.rows(f"ROLLBACK PREPARED '{name}'")
 
 
-# What PostgreSQL lets anyone hold up, each alone
+# Locks that PostgreSQL allows to any role, each alone
 
 @contextlib.contextmanager
 def holding(world, role, *statements):
-    """A session that has run these, of which the last may have failed, and stays."""
+    """A session that has run these, the last of which may have failed, and that stays."""
     opened = session(world.cluster, user=role, autocommit=False)
     try:
         for statement in statements:
@@ -203,7 +205,7 @@ def end(world, pid):
 
 
 def test_by_its_number_any_table_can_be_locked_as_writers_do(world):
-    """nextval() locks before it asks whether it is a sequence, and whose."""
+    """nextval() takes its lock before it checks that it is a sequence, and its owner."""
     table = world.db.value("SELECT 'keysmith_private.access'::regclass::oid")
     with holding(world, STRANGER, f"SELECT nextval({table}::regclass)"):
         assert world.stopped(STRANGER) == {}
@@ -211,7 +213,7 @@ def test_by_its_number_any_table_can_be_locked_as_writers_do(world):
 
 @contextlib.contextmanager
 def keeping_a_partition(world, statement):
-    """A stranger that has an old partition locked. A worker that ends may drop it before."""
+    """A stranger that has locked an old partition. A worker that ends may drop it before."""
     name = "keysmith_private.usage_20010203"
     while True:
         world.expired_partition()
@@ -264,7 +266,7 @@ def test_who_waits_for_a_view_that_is_read_is_found_out(world, holder):
                                        "GRANT EXECUTE ON FUNCTION keysmith.mint TO CURRENT_USER",
                                        "GRANT SELECT ON keysmith.usage TO CURRENT_USER"])
 def test_a_grant_of_what_it_may_not_grant_is_found_out(world, statement):
-    """PostgreSQL warns that nothing was granted, and writes the object's row anew."""
+    """PostgreSQL warns that nothing was granted, and still updates the object's row."""
     with holding(world, "issuer", statement) as pid:
         stopped = world.stopped("issuer")
         assert stopped.keys() == {"gives_and_takes_access"}

@@ -1,4 +1,4 @@
-"""Which key changed how many rows of which table."""
+"""Tracking: how many rows of a table each key changed."""
 
 import uuid
 from contextlib import contextmanager
@@ -41,7 +41,7 @@ def tracked(db):
 
 
 def touches(db, key_id):
-    """What was noted since the last time this was asked."""
+    """The notes since the last call."""
     return [(row.relation, row.operation, row.rows) for row in db.rows(
         "WITH noted AS (DELETE FROM keysmith_private.touch WHERE key_id = %s RETURNING *) "
         "SELECT * FROM noted ORDER BY first_at", key_id)]
@@ -124,7 +124,7 @@ def test_statements_within_statements_are_told_apart(tracked):
         ("orders", "insert", 2), ("orders", "insert", 2), ("orders", "insert", 3)]
     db.rows("INSERT INTO lines SELECT id FROM orders")
     assert touches(db, key_id) == [("lines", "insert", 7)]
-    # What a foreign key does, is done by the statement that has it do so.
+    # A foreign key's changes count for the statement that causes them.
     db.rows("UPDATE orders SET id = id + 1000 WHERE id > 100")
     assert sorted(touches(db, key_id)) == [("lines", "update", 6), ("orders", "update", 4)]
     db.rows("DELETE FROM orders WHERE id > 1000")
@@ -331,7 +331,7 @@ def test_a_temporary_table_in_a_transaction_that_only_reads(tracked):
             with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), db.session.transaction():
                 nobody.rows(statement if "INSERT" in statement else f"WITH a AS (INSERT INTO scratch VALUES (1)) {statement}")
     assert touches(db, key_id) == []
-    # Without a key there is nothing to be noted, and in others it is.
+    # Without a key there is nothing to note, and in other transactions there is.
     with db.session.transaction():
         nobody.rows("SET TRANSACTION READ ONLY")
         nobody.rows("INSERT INTO scratch VALUES (1)")
@@ -340,7 +340,7 @@ def test_a_temporary_table_in_a_transaction_that_only_reads(tracked):
 
 
 def test_triggers_that_were_made_otherwise(tracked):
-    """By hand, with names and arguments of their own, or half of them."""
+    """By hand, with other names and arguments, or only half of them."""
     db, key_id = tracked
     db.rows("CREATE TABLE odd (id int)")
     for n, when in enumerate(["BEFORE INSERT", "AFTER INSERT OR UPDATE OR DELETE", "BEFORE TRUNCATE", "AFTER TRUNCATE"]):
@@ -348,9 +348,9 @@ def test_triggers_that_were_made_otherwise(tracked):
     db.rows("INSERT INTO odd VALUES (1), (2)")
     db.rows("UPDATE odd SET id = 3")
     db.rows("TRUNCATE odd")
-    # Nobody counted before the update.
+    # No trigger counted before the update.
     assert touches(db, key_id) == [("odd", "insert", 2), ("odd", "update", None), ("odd", "truncate", None)]
-    # Statements whose end is never told are forgotten with their transaction, or when there are many.
+    # Statements without an end are forgotten with their transaction, or when there are many.
     db.rows("DROP TRIGGER \"t%1\" ON odd")
     db.rows("DO $$ BEGIN FOR n IN 1 .. 30000 LOOP INSERT INTO odd VALUES (n); END LOOP; INSERT INTO orders VALUES (7); END $$")
     assert touches(db, key_id) == [("orders", "insert", 1)]

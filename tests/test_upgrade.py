@@ -1,5 +1,5 @@
-"""A filled database that is upgraded equals a fresh installation, object by object and
-row by row: from each version that was released, and by the comparison that would tell."""
+"""A filled database that is upgraded equals a fresh installation, object by object and row by
+row: from each released version, and tests of the comparison itself."""
 
 import os
 import re
@@ -21,7 +21,7 @@ CURRENT = re.search(r"default_version = '(.*)'", (ROOT / "keysmith.control").rea
 
 
 def versions(folder):
-    """Of the full scripts in a folder: what can be installed there."""
+    """The versions that can be installed: those with full scripts in a folder."""
     names = [path.name.split("--")[1:] for path in folder.glob("keysmith--*.sql")]
     return sorted(name[0].removesuffix(".sql") for name in names if len(name) == 1)
 
@@ -35,7 +35,7 @@ def steps(folder):
 # The rows
 
 def columns(db):
-    """Of each table of ours, and of each partition that was made at run time."""
+    """The rows of each of our tables, and of each partition that was made at run time."""
     return {table: names for table, names in db.rows("""
         SELECT c.oid::regclass::text, array_agg(quote_ident(attname) ORDER BY attname)
         FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
@@ -43,7 +43,7 @@ def columns(db):
 
 
 def contents(db, of):
-    """All rows, of the columns that are asked for."""
+    """All rows, with the given columns."""
     return {table: sorted(text for text, in db.rows(f"SELECT ROW({', '.join(names)})::text FROM {table}"))
             for table, names in of.items()}
 
@@ -65,7 +65,7 @@ def upgraded(cluster, start, end):
         db.rows(f"ALTER EXTENSION keysmith UPDATE TO '{end}'")
         assert contents(db, read) == before, "rows were lost or changed"
         db.session.close()
-        # The session that knew the old version is not the one that goes on.
+        # A new session: the old one has loaded the old version.
         db = session(cluster, "upgraded")
         filled.check(db, kept)
         filled.drop_roles(db)
@@ -103,7 +103,7 @@ SELECT pg_catalog.pg_extension_config_dump('keysmith.made_up', '');
 GRANT = "GRANT SELECT ON keysmith.made_up TO PUBLIC;\n"
 MADE_UP = {
     "99.0": NEW_TABLE + GRANT,
-    # Forgets what the fresh one has.
+    # Forgets an object that the fresh one has.
     "99.1": NEW_TABLE,
     # Loses rows on the way.
     "99.2": NEW_TABLE + GRANT + "DELETE FROM keysmith_private.scope;\n",
@@ -111,8 +111,8 @@ MADE_UP = {
 
 
 def mirrored(folder):
-    """A server whose extensions are in a folder of its own: PostgreSQL looks for them at
-    the place that they have from its program. The rest of it are links."""
+    """A server whose extensions are in a private folder: PostgreSQL finds them relative to its
+    program. All its other files are links."""
     bin, share, library = (Path(clusters.pg_config(what)) for what in ("bindir", "sharedir", "pkglibdir"))
     common = Path(os.path.commonpath([bin, share, library]))
     theirs = folder / share.relative_to(common)
@@ -218,7 +218,7 @@ def test_any_change_of_an_object_is_named(connect, expected):
         session.execute(statement)
         found = objects.differences(objects.describe(session), expected)
         assert [line for line in found if difference in line], (statement, found)
-        # What did not change is not named.
+        # Unchanged objects are not named.
         assert all(line.startswith("extension") for line in found[3:]), (statement, found)
         session.rollback()
 

@@ -1,5 +1,4 @@
-"""What applications tell of requests by name: it finds its request, and made-up names cost nobody
-anything."""
+"""log_request by request_id: it finds its request, and invented ids cost others nothing."""
 
 import os
 import signal
@@ -15,7 +14,7 @@ from test_usage_direct import statements_that_counted
 from test_usage_pipeline import count, flush, status, stored
 from test_usage_worker import worker_pid
 
-# A name of version 7, of a moment so many seconds from now.
+# An id of version 7, with a time so many seconds from now.
 NAME = """(lpad(to_hex(((extract(epoch FROM clock_timestamp()) + {}) * 1000)::bigint), 12, '0') || '7'
            || substr(md5(random()::text), 1, 3) || '8' || substr(md5(random()::text), 1, 15))::uuid"""
 TELL = "SELECT count(*) FILTER (WHERE keysmith.log_request(299, request_id => {})) FROM generate_series(1, {})"
@@ -23,7 +22,7 @@ TELL = "SELECT count(*) FILTER (WHERE keysmith.log_request(299, request_id => {}
 
 @pytest.fixture(scope="module")
 def quiet():
-    """A cluster whose worker stores when it is asked to, and tells which functions ran."""
+    """A cluster whose worker stores on demand, and reports which functions ran."""
     with running("amendments", keysmith__usage_flush_interval="10min", track_functions="all") as cluster:
         yield cluster
 
@@ -42,7 +41,7 @@ def db(quiet):
 @pytest.fixture
 def key(db):
     key = db.mint().api_key
-    # The worker stores at once what it finds when it comes.
+    # The worker stores records immediately when it starts.
     db.verify(key)
     flush(db)
     return key
@@ -68,7 +67,7 @@ def test_names_of_other_forms_are_completed_where_they_are(db, key):
 
 
 def test_made_up_names_take_no_room_from_requests(db, key):
-    """They have a share of the queue; beyond it whoever tells them writes them."""
+    """They have a share of the queue; beyond it the calling transaction writes them."""
     share = count(db, "share")
     pid = worker_pid(db)
     before = statements_that_counted(db)
@@ -86,7 +85,7 @@ def test_made_up_names_take_no_room_from_requests(db, key):
     now = status(db)
     assert stored(db) == 3001
     assert (now["dropped"], now["failures"], now["worker_pid"]) == ("0", "0", str(pid))
-    # A batch is one statement, however many names it has; and few wait for their requests.
+    # A batch is one statement, for any number of ids; and few wait for their requests.
     assert statements_that_counted(db) - before < 60
     assert int(now["waiting"]) == 1000
     assert int(now["amendments_unmatched"]) == 20_000 + share // 4 - 1000
@@ -132,7 +131,7 @@ def test_a_row_that_someone_has_locked_holds_up_no_other(db, key, quiet):
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
 def test_what_is_told_in_any_transaction_arrives(db, key, quiet, isolation):
-    """Also where the transaction writes it itself, and can't see the row."""
+    """Also if the transaction writes it itself, and can't see the row."""
     db.rows("SET keysmith.usage_durability = 'commit'")
     db.rows(f"BEGIN ISOLATION LEVEL {isolation}")
     db.value("SELECT 1")

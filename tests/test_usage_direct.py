@@ -1,5 +1,5 @@
-"""The worker's way into the tables: straight into partitions that are as we made them, by an
-ordinary statement into others. Rows and totals are the same either way."""
+"""The worker's path into the tables: directly into unchanged partitions, by an ordinary statement
+into others. Rows and totals are the same."""
 
 from datetime import datetime, timezone
 
@@ -17,7 +17,7 @@ REQUESTS = 240
 
 @pytest.fixture(scope="module")
 def quiet():
-    """A cluster whose worker stores when it is asked to, and tells which functions ran."""
+    """A cluster whose worker stores on demand, and reports which functions ran."""
     with running("direct", keysmith__usage_flush_interval="10min", track_functions="all") as cluster:
         yield cluster
 
@@ -29,7 +29,7 @@ def db(quiet):
     db.rows("CREATE EXTENSION keysmith")
     db.tenant()
     db.tenant("other")
-    # The worker stores at once what it finds when it comes.
+    # The worker stores records immediately when it starts.
     db.verify(db.mint().api_key)
     flush(db)
     yield db
@@ -84,7 +84,7 @@ def test_a_batch_goes_straight_into_its_partition(db):
     flush(db)
     assert statements_that_counted(db) == before
     assert db.value("SELECT count(DISTINCT xmin::text) FROM keysmith_private.usage_event") == 2
-    # Each group once: of two tenants, three keys and their outcomes, and five endpoints.
+    # One row per group: of two tenants, three keys and their outcomes, and five endpoints.
     assert db.value("SELECT count(*) FROM keysmith_private.usage_delta") < 60
     row = db.row("SELECT * FROM keysmith_private.usage_event WHERE request_id = %s", ids[4])
     assert (row.method, row.endpoint, str(row.ip), row.status, row.latency.microseconds, row.outcome) \
@@ -145,7 +145,7 @@ def test_a_partition_that_is_missing_is_made(db):
 
 
 def test_an_index_of_somebodys_own_is_kept(db):
-    """One that asks for no more than its columns doesn't change the way."""
+    """An index without other columns or expressions doesn't change the path."""
     db.rows(f"CREATE INDEX own ON {TODAY} (status, at) INCLUDE (endpoint)")
     db.rows(f"CREATE INDEX blocks ON {TODAY} USING brin (at)")
     before = statements_that_counted(db)
@@ -170,7 +170,7 @@ def test_counts_that_are_switched_off_stay_off(db):
 # Each once
 
 def test_what_is_noted_as_stored_is_not_stored_again(db):
-    """As after an end between a commit and the moment when the worker knows of it."""
+    """As after a crash between a commit and the time when the worker knows of it."""
     key = db.mint().api_key
     for _ in range(5):
         db.verify(key)
@@ -195,7 +195,7 @@ def test_no_two_rows_are_of_one_request(db):
 
 
 def test_a_request_that_is_there_already_is_set_aside_alone(db):
-    """By the direct way, too, the indexes refuse what they must."""
+    """On the direct path, too, unique indexes reject duplicates."""
     ids = []
     for n in range(20):
         ids.append(db.verify(db.mint().api_key).request_id)
@@ -210,7 +210,7 @@ def test_a_request_that_is_there_already_is_set_aside_alone(db):
 
 
 def test_what_waits_beyond_a_batch_keeps_its_order(db):
-    """Many are taken out of the queue at once; what came meanwhile stays in its place."""
+    """Many are removed from the queue together; later ones stay in place."""
     key = db.mint().api_key
     db.rows("SELECT count((keysmith.verify(%s)).ok) FROM generate_series(1, 25000)", key)
     wait_until(lambda: stored(db) > 1)

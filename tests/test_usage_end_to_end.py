@@ -1,4 +1,5 @@
-"""One request, from its headers to all that is told of it, by a worker that nobody asks to."""
+"""One request, from its headers to every view that shows it, with a worker that runs by
+itself."""
 
 import pytest
 from psycopg.types.json import Jsonb
@@ -9,7 +10,7 @@ from conftest import session, wait_until
 
 @pytest.fixture
 def fresh():
-    """A server that has stored nothing yet, with a key, and a table that is tracked."""
+    """A server that has stored nothing yet, with a key, and a tracked table."""
     with running("requests", keysmith__usage_flush_interval="300ms") as cluster:
         db = session(cluster)
         db.rows("CREATE EXTENSION keysmith; CREATE TABLE orders (id int)")
@@ -19,7 +20,7 @@ def fresh():
 
 
 def request(db, key, status=201):
-    """What an application does for a request that it lets in."""
+    """An application's actions for an accepted request."""
     headers = Jsonb({"authorization": f"Bearer {key.api_key}"})
     with db.session.transaction():
         verdict = db.one("authenticate", headers, "POST", "/orders?page=1", "203.0.113.9")
@@ -35,7 +36,7 @@ def stored(db):
 
 def test_a_request_is_told_everywhere(fresh):
     cluster, db, key = fresh
-    # No partition is there before the first request; a worker is started for it.
+    # No partition exists before the first request; a worker is started for it.
     assert db.rows("SELECT FROM pg_inherits WHERE inhparent = 'keysmith_private.usage_event'::regclass") == []
     verdict = request(db, key)
     wait_until(lambda: stored(db) == 1)
@@ -69,11 +70,11 @@ def test_a_request_is_told_everywhere(fresh):
     radius = db.one("blast_radius", key.key_id)
     assert (radius.relation, radius.rows) == ("orders", 3)
 
-    # So it goes on.
+    # The next requests work the same.
     for n in range(2, 7):
         request(db, key)
         wait_until(lambda: stored(db) == n)
-    # A refused request is one too, and no use of the key.
+    # A refused request is recorded too, but does not count as use of the key.
     used_at = db.value("SELECT last_used_at FROM keysmith.keys")
     assert db.reason(key.api_key, scopes=["users:write"]) == "insufficient_scope"
     wait_until(lambda: stored(db) == 7)
@@ -97,7 +98,7 @@ def test_what_is_learned_by_another_session_is_told_as_well(fresh):
 
 
 def test_a_worker_with_little_to_do_maintains_before_it_goes(fresh):
-    """It may be gone before a minute is over, time and again."""
+    """It may end within a minute, again and again."""
     cluster, db, key = fresh
     db.rows("SELECT keysmith_private.usage_prepare(%s, %s)", *["2001-02-03"] * 2)
     request(db, key)

@@ -1,4 +1,4 @@
-"""Adding up stays in step with what there is to add, however many keys one tenant has."""
+"""The cost of folding grows with the number of deltas, not with the number of a tenant's keys."""
 
 from cluster import running
 
@@ -19,8 +19,8 @@ def test_a_tenant_of_many_keys_is_added_up_once():
             before = _read(connection)
             connection.execute("SELECT keysmith_private.usage_fold()")
             assert connection.execute("SELECT sum(requests) FROM keysmith_private.usage_hour").fetchone() == (KEYS,)
-            # Each key's total is read for itself and for its tenant, some times; not by each
-            # of the other keys.
+            # Each key's total is read a few times, for itself and for its tenant, but not for
+            # each of the other keys.
             assert _read(connection) - before < 50 * KEYS
 
 

@@ -1,4 +1,4 @@
-"""Usage records on their way: from the decision to the table, whatever happens between."""
+"""Usage records on their way: from the decision to the table, with faults in between."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ UNKNOWN_KEY = "ks_live_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg32jhdj"
 
 @contextmanager
 def cluster_with_key(name, *arguments, **settings):
-    """A cluster of its own, a session, and a key."""
+    """A private cluster, a session, and a key."""
     with running(name, *arguments, **settings) as cluster:
         db = session(cluster)
         db.rows("CREATE EXTENSION keysmith")
@@ -90,7 +90,7 @@ def test_the_request_happened_whatever_becomes_of_its_transaction(connect, datab
         db.rows("ROLLBACK PREPARED 'p'")
     elif ending.endswith("s"):
         db.rows("COMMIT")
-    # Another session looks: one that asks for a flush hands on what it holds itself.
+    # Another session reads: a session that calls flush_usage queues its own pending record.
     rows = events(database(connect()))
     assert [row.request_id for row in rows] == [first.request_id, second.request_id]
 
@@ -133,7 +133,7 @@ def test_concurrent_sessions_are_counted_exactly(connect, db, key):
     assert (count(db, "accepted"), count(db, "stored"), count(db, "dropped")) == (8000, 8000, 0)
 
 
-# What a decision costs
+# The cost of a decision
 
 @pytest.mark.parametrize("mode", ["READ WRITE", "READ ONLY"])
 def test_a_decision_writes_nothing(cluster, mode):
@@ -160,20 +160,20 @@ def test_a_decision_writes_nothing(cluster, mode):
         assert stored(db) == 4
 
 
-# What the application adds
+# The application's additions
 
 def test_log_request_completes_the_newest_request(db, key):
     db.rows("BEGIN")
     db.verify(key)
     db.verify(key)
     assert db.one("log_request", 503, "12.5 ms", "/v1/images?x", "PUT")[0]
-    # Null leaves what is there.
+    # Null leaves the value unchanged.
     assert db.one("log_request", latency="2 s")[0]
     db.rows("COMMIT")
     first, second = events(db, "status, latency::text, endpoint, method")
     assert first == (200, None, None, None)
     assert second == (503, "00:00:02", "/v1/images", "PUT")
-    # The transaction is over, and with it what could be completed without a name.
+    # The transaction has ended, so the request can only be completed by its id.
     assert not db.one("log_request", 500)[0]
     assert [row.status for row in events(db)] == [200, 503]
 
@@ -189,19 +189,19 @@ def test_a_request_of_no_known_key_is_not_taken_for_the_one_before(db, key):
 
 def test_log_request_by_id(db, key, connect, database):
     other = database(connect())
-    # In the same transaction, when the record has gone on already.
+    # In the same transaction, when the record is queued already.
     db.rows("BEGIN")
     first = db.verify(key).request_id
     db.verify(key)
     assert db.one("log_request", 201, request_id=first)[0]
     db.rows("COMMIT")
-    # From another session: before the row is there, and after.
+    # From another session: before the row is stored, and after.
     second = db.verify(key).request_id
     other.one("log_request", 202, endpoint="/é", request_id=second)
     third = db.verify(key).request_id
     flush(db)
     other.one("log_request", 203, "1 s", method="GET", request_id=third)
-    # It may overtake the record, which a transaction holds back.
+    # It may arrive before the record, which is pending in a transaction.
     db.rows("BEGIN")
     fourth = db.verify(key).request_id
     other.one("log_request", 204, request_id=fourth)
@@ -214,7 +214,7 @@ def test_log_request_by_id(db, key, connect, database):
     assert db.row("SELECT method, latency::text FROM keysmith_private.usage_event WHERE status = 203") == (
         "GET", "00:00:01")
     assert len(rows) == 5
-    # What names no request changes nothing, and does no harm.
+    # An id that no request has changes nothing, and does no harm.
     db.one("log_request", 299, request_id="00000000-0000-0000-0000-000000000000")
     assert 299 not in [row.status for row in events(db)]
 
@@ -277,7 +277,7 @@ def test_every_encoding_is_cut_as_it_should(cluster, encoding, endpoint, mark):
         cluster.execute("DROP DATABASE encoded WITH (FORCE)")
 
 
-# What is logged
+# Logged requests
 
 def test_a_keyspace_chooses_what_is_logged(db):
     db.one("create_keyspace", "quiet", usage_log="refusals", usage_details=False)
@@ -319,12 +319,13 @@ def test_users_can_not_change_the_settings(cluster, dbname, db):
                     other.execute(f"SET {name} = DEFAULT")
     finally:
         cluster.execute("DROP ROLE someone")
-    # As an interval it can be used as it is shown.
+    # It can be used as shown, as an interval.
     assert db.value("SELECT current_setting('keysmith.usage_retention')::interval = '90 days'")
 
 
 def test_a_session_brings_no_settings_along():
-    """Whoever sets one before the library is loaded, which then does not know it, sets nothing."""
+    """A role that sets one before the library is loaded, which then does not know it, sets
+    nothing."""
     with cluster_with_key("brought", preload=False) as (cluster, db, key):
         db.rows("CREATE ROLE boss LOGIN; SELECT keysmith.grant_access('boss', 'admin')")
         db.rows("SELECT keysmith_private.usage_prepare(d, d) FROM (SELECT current_date - 80) AS t (d)")
@@ -338,7 +339,7 @@ def test_a_session_brings_no_settings_along():
             "keysmith.usage_durability": "async", "keysmith.usage_flush_interval": "1000",
             "keysmith.usage_overflow": "write-through", "keysmith.usage_retention": "129600"}
         assert not [row for row in db.call("doctor") if "kept beyond" in row.finding]
-        # What the server's file says holds.
+        # The setting in the server's file applies.
         cluster.configure(keysmith__usage_retention="1min")
         cluster.restart()
         boss = session(cluster, user="boss")
@@ -398,7 +399,7 @@ def test_more_kinds_of_garbage_than_there_is_room_for_are_counted_together(db):
     assert db.value("SELECT requests FROM keysmith_private.usage_unknown WHERE keyspace = 'k59'") == 1
 
 
-# Where shared memory does not do
+# Without shared memory
 
 @contextmanager
 def worker_held_up(cluster, dbname="postgres"):
@@ -451,7 +452,7 @@ def test_what_waited_for_dropped_databases_is_in_nobodys_way():
             other = there.mint().api_key
             with pytest.raises(psycopg.OperationalError), worker_held_up(cluster, name):
                 there.rows("SELECT count((keysmith.verify(%s)).ok) FROM generate_series(1, 300)", other)
-                # This ends the session that holds the worker up.
+                # This ends the session that blocks the worker.
                 cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
         db.rows("BEGIN")
         decision = db.verify(key)
@@ -463,7 +464,7 @@ def test_what_waited_for_dropped_databases_is_in_nobodys_way():
 def test_without_preload_rows_are_written_in_place():
     with cluster_with_key("plain", preload=False) as (cluster, db, key):
         verdict = db.verify(key)
-        # Before the commit, and not before its time.
+        # Before the commit, and not earlier.
         assert db.rows("SELECT request_id, incarnation FROM keysmith_private.usage_event") == [
             (verdict.request_id, 0)]
         db.rows("BEGIN")
@@ -475,7 +476,7 @@ def test_without_preload_rows_are_written_in_place():
         db.rows("COMMIT")
         rows = dict(db.rows("SELECT request_id, status FROM keysmith_private.usage_event"))
         assert rows == {verdict.request_id: 200, first.request_id: 201, second.request_id: 202}
-        # Later, by name.
+        # Later, by its id.
         assert db.one("log_request", 500, request_id=verdict.request_id)[0]
         assert db.value("SELECT status FROM keysmith_private.usage_event WHERE request_id = %s",
                         verdict.request_id) == 500
@@ -504,7 +505,7 @@ def test_in_place_writing_never_fails_the_request():
         db.rows("COMMIT")
         assert db.value("SELECT count(*) FROM t") == 1
         assert stored(db) == 1 and count(db, "dropped_by_this_session") == 1
-        # Only who asks for durability has it fail.
+        # Only a session that asks for durability gets an error.
         db.rows("SET keysmith.usage_durability = 'commit'")
         with pytest.raises(psycopg.errors.CheckViolation):
             db.verify(key)
@@ -514,7 +515,7 @@ def test_as_durable_as_the_transaction():
     with cluster_with_key("durable", keysmith__usage_durability="commit",
                           keysmith__usage_flush_interval="1h", synchronous_commit="off") as (
                               cluster, db, key):
-        # A worker stores at once what it finds when it comes, and then not for an hour.
+        # A worker stores records immediately when it starts, and then not for an hour.
         db.rows("BEGIN READ ONLY")
         db.verify(key)
         db.rows("COMMIT")
@@ -524,7 +525,7 @@ def test_as_durable_as_the_transaction():
         db = session(cluster)
         assert db.rows("SELECT request_id FROM keysmith_private.usage_event WHERE incarnation = 0") == [
             (request.request_id,)]
-        # Where nothing can be written it goes the usual way.
+        # A read-only transaction queues its record as usual.
         db.rows("BEGIN READ ONLY")
         db.verify(key)
         db.rows("COMMIT")
@@ -533,7 +534,7 @@ def test_as_durable_as_the_transaction():
 
 @pytest.mark.parametrize("end", ["ROLLBACK", "COMMIT"])
 def test_a_prepared_transaction_keeps_no_record(end):
-    """They are stored before it ends, whatever becomes of it."""
+    """They are stored before it ends, whatever happens to it."""
     with cluster_with_key("prepared", keysmith__usage_durability="commit",
                           keysmith__usage_buffer="64kB") as (cluster, db, key):
         db.rows("BEGIN")
@@ -546,7 +547,7 @@ def test_a_prepared_transaction_keeps_no_record(end):
         db.rows(f"{end} PREPARED 'p'")
         assert stored(db) == 2
         assert (count(db, "written_through"), count(db, "dropped"), count(db, "held")) == (0, 0, 0)
-        # What finds no room is written by the transaction, as ever.
+        # If there is no room, the transaction writes the record, as before.
         with worker_held_up(cluster):
             db.rows("BEGIN")
             db.rows("SELECT count((keysmith.verify(%s)).ok) FROM generate_series(1, 200)", key)
@@ -562,7 +563,8 @@ MANY = "SELECT count(*) FROM keysmith.verify_many(array_fill(%s::text, ARRAY[600
 
 @pytest.mark.parametrize("way", ["ROLLBACK TO s; COMMIT", "ROLLBACK", "COMMIT"])
 def test_requests_of_a_savepoint_and_of_a_rollback(way):
-    """More of them than a transaction keeps: what it wrote early and then rolled back is counted."""
+    """More of them than a transaction keeps: records that it wrote early and rolled back are
+    counted."""
     with cluster_with_key("savepoint", keysmith__usage_durability="commit") as (cluster, db, key):
         db.rows("SELECT keysmith_private.usage_prepare()")
         db.rows("BEGIN")
@@ -578,7 +580,7 @@ def test_requests_of_a_savepoint_and_of_a_rollback(way):
 
 
 def test_what_a_transaction_writes_itself_is_not_compiled():
-    """That would take seconds, in somebody's commit."""
+    """That would take seconds, in another session's commit."""
     with cluster_with_key("compiled", keysmith__usage_durability="commit") as (cluster, db, key):
         db.rows("BEGIN")
         db.verify(key)
@@ -590,7 +592,7 @@ def test_what_a_transaction_writes_itself_is_not_compiled():
 
 
 def test_who_writes_early_keeps_nobody_from_making_partitions():
-    """A transaction that stays open has made none: others could store nothing until it ends."""
+    """An open transaction has made no partition: others could store nothing until it ends."""
     with cluster_with_key("open", keysmith__usage_durability="commit") as (cluster, db, key):
         holder = session(cluster)
         holder.rows("BEGIN")
@@ -674,7 +676,7 @@ def test_a_hot_standby_that_hands_over_nothing_says_so():
 def test_more_databases_than_there_are_places():
     with running("many", max_connections=20) as cluster:
         cluster.execute("CREATE EXTENSION keysmith", dbname="template1")
-        # Places of databases that are gone are used again.
+        # Queues of dropped databases are reused.
         for n in range(70):
             cluster.execute(f"CREATE DATABASE d{n} STRATEGY file_copy")
             cluster.execute("SELECT keysmith.verify('x')", dbname=f"d{n}")

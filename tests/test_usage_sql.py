@@ -1,4 +1,4 @@
-"""Usage as SQL sees it: totals, pages, partitions, retention, views, charts."""
+"""Usage in SQL: totals, pages, partitions, retention, views, charts."""
 
 import random
 import subprocess
@@ -20,7 +20,7 @@ TODAY = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microseco
 
 
 class Usage:
-    """A database with tenants and keys, and requests written as the flusher writes them."""
+    """A database with tenants and keys, and requests written as the worker writes them."""
 
     def __init__(self, db, tenants=("acme",), keys=2):
         self.db = db
@@ -63,7 +63,7 @@ def partition(day):
     return f"keysmith_private.usage_{day:%Y%m%d}"
 
 
-# What totals must be: those of the rows themselves, by one statement and so at one moment.
+# The expected totals: those of the rows, by one statement and so under one snapshot.
 BY_KEY = """
     SELECT * FROM (
         SELECT date_trunc('{span}', at, 'UTC') AS period, tenant_id, key_id, environment, status,
@@ -100,8 +100,8 @@ def assert_totals(db):
 # Totals
 
 def test_totals_are_those_of_the_rows_whatever_is_done_to_them(usage):
-    """Rows come, are amended, moved and removed, through the parent and directly; totals
-    are compared before and after folding."""
+    """Rows are added, amended, moved and removed, through the parent and directly; totals are
+    compared before and after folding."""
     db, draw = usage.db, usage.random
     for step in range(60):
         usage.add(draw.randrange(1, 30), latency=draw.choice([None, "5 ms", "1 s"]))
@@ -124,8 +124,8 @@ def test_totals_are_those_of_the_rows_whatever_is_done_to_them(usage):
 
 
 def test_totals_are_exact_at_every_moment_with_sixteen_writers(usage, connect):
-    """Writers write by every path while one session folds, and another asks at once for
-    the number of rows and for the totals."""
+    """Writers write on every path while one session folds, and another reads the number of rows
+    and the totals in one statement."""
     db = usage.db
     until = threading.Event()
     today = partition(TODAY)
@@ -157,7 +157,7 @@ def test_totals_are_exact_at_every_moment_with_sixteen_writers(usage, connect):
         session = connect()
         looks = total = 0
         while not until.is_set():
-            # The last page, whose length tells whether rows and total are of one moment.
+            # The last page, whose length shows whether rows and total are of the same snapshot.
             page = total // 1000 + 1
             answer, = session.execute("SELECT keysmith.usage_logs('acme', page => %s, per_page => 1000)",
                                       (page,)).fetchone()
@@ -180,7 +180,7 @@ def test_totals_are_exact_at_every_moment_with_sixteen_writers(usage, connect):
             until.set()
         assert folding.result(30) > 100 and looking.result(30) > 5
     assert_totals(db)
-    # And the marks that were made meanwhile lead to the right pages.
+    # And the new marks lead to the right pages.
     db.one("usage_fold")
     assert_pages(usage, "acme", None, per_page=997)
 
@@ -193,7 +193,7 @@ def test_only_one_session_folds(usage, connect):
     assert usage.db.one("usage_fold")[0] is None
     tasks = dict(usage.db.call("maintain"))
     assert tasks["totals"] == tasks["retention"] == "busy, to be tried again"
-    # Writers don't wait for it, nor do readers, who see what was there before.
+    # Neither writers nor readers wait for it; readers see the former state.
     usage.add(10)
     assert usage.db.value("SELECT sum(requests) FROM keysmith.usage_hourly") == 20
     other.rollback()
@@ -207,7 +207,7 @@ def test_endpoints_of_a_period_are_bounded(usage):
     for number in range(4):
         usage.write([usage.row(at=at, key=key, endpoint=f"/{number}/{n}") for n in range(300)])
         usage.db.one("usage_fold")
-    # What is known stays known, what is not stays one of the others, as amendments show.
+    # Counted endpoints stay counted by name and the others stay `(other)`, as amendments show.
     usage.db.rows("UPDATE keysmith_private.usage_event SET endpoint = '/new' WHERE endpoint = '/3/1'")
     usage.db.rows("UPDATE keysmith_private.usage_event SET endpoint = '/0/0' WHERE endpoint = '/0/1'")
     usage.db.one("usage_fold")
@@ -215,7 +215,7 @@ def test_endpoints_of_a_period_are_bounded(usage):
     assert len(counts) == 500 and sum(counts.values()) == 1200
     assert counts["(other)"] == 700 and counts["/0/0"] == 2
     assert usage.db.value("SELECT count(*) FROM keysmith_private.usage_endpoint_hour") == 501
-    # Longer than an index could hold.
+    # Longer than an index entry may be.
     usage.write([usage.row(at=at, key=key, endpoint=chr(0x1F511) * 100_000)])
     assert usage.db.one("usage_fold")[0] > 0
 
@@ -246,7 +246,8 @@ def test_last_used_at(usage):
         assert {row.key_id: row.last_used_at for row in db.call("list_keys", "acme")} == \
             {used: newest, refused: None}
         db.one("usage_fold")
-    # A later one is seen at once, an older one changes nothing, a clock gone mad neither.
+    # A later use is visible immediately; an older one, or one with an absurd time, changes
+    # nothing.
     usage.add(at=newest + timedelta(hours=1), key=(used, tenant_id), outcome="ok")
     assert db.value(last, used) == newest + timedelta(hours=1)
     usage.add(at=TODAY + timedelta(days=3650), key=(used, tenant_id), outcome="ok")
@@ -263,7 +264,7 @@ def expected_rows(db, tenant_id, key_id):
 
 
 def assert_pages(usage, tenant, key_id, per_page):
-    """All pages, one after the other, are all rows in their order; the total is right."""
+    """All pages together are all rows in order; the total is right."""
     rows = expected_rows(usage.db, usage.tenants[tenant], key_id)
     seen = []
     for page in range(1, len(rows) // per_page + 3):
@@ -278,7 +279,7 @@ def test_pages_joined_are_all_rows_in_order(db):
     usage = Usage(db, tenants=("acme", "other"), keys=3)
     draw = usage.random
     for step in range(12):
-        # Some at the very same time, some days without any, some far off.
+        # Some at the very same time, some days without any, some far apart.
         usage.add(draw.randrange(1, 40), at=TODAY - timedelta(minutes=draw.randrange(3000)))
         usage.add(draw.randrange(1, 40))
         usage.add(2, at=TODAY - timedelta(days=draw.randrange(400)))
@@ -297,8 +298,8 @@ def test_pages_joined_are_all_rows_in_order(db):
 
 
 def test_pages_of_a_busy_hour(usage):
-    """Where marks are used: thousands of rows an hour, with rows that come late, go, and
-    move before, between and after marks, folded or not."""
+    """Pages that use marks: thousands of rows an hour, with late, removed and moved rows, before,
+    between and after marks, folded or not."""
     db, draw = usage.db, usage.random
     hour = TODAY + timedelta(hours=2)
     usage.write([usage.row(at=hour + timedelta(milliseconds=n // 3)) for n in range(6000)])
@@ -322,7 +323,7 @@ def test_pages_of_a_busy_hour(usage):
             assert_pages(usage, "acme", key_id, per_page=draw.choice([333, 500, 1000]))
         if step % 2:
             db.one("usage_fold")
-    # A row at the very beginning, and rows of one time only.
+    # A row at the very beginning, and rows of only one time.
     usage.add(1, at=hour)
     usage.add(2500, at=hour + timedelta(minutes=30), key=usage.keys[1])
     db.one("usage_fold")
@@ -339,7 +340,7 @@ def test_amending_rows_leaves_their_marks(usage):
     usage.db.rows("UPDATE keysmith_private.usage_event SET status = 418, latency = '1 ms'")
     usage.db.one("usage_fold")
     assert usage.db.rows("SELECT *, xmin FROM keysmith_private.usage_mark") == marks
-    # Those before a late row stay, too.
+    # Marks before a late row stay, too.
     usage.add(1, at=hour + timedelta(milliseconds=1500), key=usage.keys[0])
     usage.db.one("usage_fold")
     assert {row for row in usage.db.rows("SELECT *, xmin FROM keysmith_private.usage_mark")} & set(marks) == \
@@ -429,7 +430,7 @@ def test_partitions_carry_no_grants(db, cluster, dbname):
 
 
 def test_a_partition_is_made_while_others_read_and_write(db, connect):
-    """An open transaction of somebody who has read usage holds up neither it nor other readers."""
+    """An open transaction that has read usage blocks neither it nor other readers."""
     usage = Usage(db, tenants=("acme",))
     usage.add(10)
     reader, writer = connect(autocommit=False), connect(autocommit=False)
@@ -483,7 +484,7 @@ def test_old_rows_go_and_their_totals_stay(usage):
     assert db.rows("SELECT * FROM keysmith.usage_daily ORDER BY 1, 2, 3, 4, 5, 6, 7") == before
     assert db.value("SELECT sum(requests) FROM keysmith.usage_hourly") == 52
     assert_pages(usage, "acme", None, 10)
-    # Rows that come later still are counted with those that went, and paged alone.
+    # Later rows for such a day are counted with the dropped ones, and paged alone.
     usage.add(3, at=TODAY - timedelta(days=120) + timedelta(hours=5))
     assert db.value("SELECT sum(requests) FROM keysmith.usage_daily") == 55
     for _ in range(2):
@@ -607,7 +608,7 @@ def test_maintaining_at_the_same_time_harms_nothing(usage, connect):
 
 @pytest.fixture
 def keep(cluster, db):
-    """Has the server keep rows for as long as is said."""
+    """Makes the server keep rows for this long."""
     def keep_for(retention):
         cluster.execute(f"ALTER SYSTEM SET keysmith.usage_retention = '{retention}'")
         cluster.execute("SELECT pg_reload_conf()")
@@ -624,7 +625,7 @@ def until(db, statement):
 
 
 def test_rows_are_kept_for_as_long_as_it_is_set(usage, keep):
-    """0 keeps all; what goes is told by the day."""
+    """0 keeps all rows; a notice names each dropped day."""
     db = usage.db
     key_id, tenant_id = usage.keys[0]
     db.rows("INSERT INTO keysmith_private.touch SELECT %s, %s, 'public', 'orders', 'insert', 1, at, at "
@@ -637,6 +638,14 @@ def test_rows_are_kept_for_as_long_as_it_is_set(usage, keep):
     for retention, left, dropped, summed in (("0", 42, 0, 0), ("3001d", 42, 0, 0),
                                              ("2000d", 37, 1, 1), ("107d", 10, 2, 0)):
         keep(retention)
+        kept_from = db.value("SELECT keysmith_private.usage_kept_from()::text")
+        assert kept_from == ("-infinity" if retention == "0" else db.value(
+            "SELECT date_trunc('day', now() - %s::interval, 'UTC')::text", retention))
+        # The doctor gives two days of grace.
+        ended = db.value("SELECT count(*) FROM keysmith_private.usage_partitions() "
+                         "WHERE ends <= keysmith_private.usage_kept_from() - interval '48 hours'")
+        late = [row.finding for row in db.call("doctor") if "kept beyond" in row.finding]
+        assert ended == dropped and late == [f"{dropped} days are kept beyond keysmith.usage_retention"] * (dropped > 0)
         outcomes = dict(db.call("maintain"))
         assert outcomes["retention"] == f"{dropped} partitions dropped"
         assert outcomes["touches"] == f"{summed} summed up"
@@ -691,7 +700,7 @@ def test_a_dump_restores_usage_and_counts_nothing_twice(cluster, dbname, usage, 
             assert_totals(there)
             usage.db = there
             assert_pages(usage, "acme", None, 500)
-            # New rows are counted at once, by every path, without anything being prepared.
+            # New rows are counted immediately, on every path, without any preparation.
             usage.add(5)
             usage.write([usage.row(at=TODAY)], partition(TODAY))
             assert there.value("SELECT sum(requests) FROM keysmith.usage_hourly") \

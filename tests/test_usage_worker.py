@@ -1,7 +1,8 @@
-"""The usage worker's manners: it is there when needed, in nobody's way, and loses nothing."""
+"""The usage worker: it runs when needed, blocks nobody, and loses nothing."""
 
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -56,7 +57,7 @@ def started_worker(db, key):
     return wait_until(lambda: worker_pid(db))
 
 
-# Others come first
+# Others have priority
 
 @pytest.mark.parametrize("statement", [
     "DROP DATABASE worked",
@@ -68,7 +69,7 @@ def test_nobody_waits_for_the_worker(keeper, db, key, statement):
     flush(db)
     db.session.close()
     try:
-        # PostgreSQL itself gives the others five seconds to go, and then it fails.
+        # PostgreSQL itself gives the others five seconds to end, and then it fails.
         keeper.execute(statement)
         name = {"DROP": None, "ALTE": "renamed", "CREA": "copied"}[statement[:4]]
         if name:
@@ -100,7 +101,7 @@ def test_a_database_with_much_to_store_is_dropped_by_force():
         doomed.session.close()
         os.kill(pid, signal.SIGCONT)
         cluster.execute("DROP DATABASE worked WITH (FORCE)")
-        # The others' worker is none the worse for it.
+        # Other databases' workers are not affected.
         assert len(events(db)) == 0 and db.verify(db.mint().api_key).ok
 
 
@@ -112,7 +113,7 @@ def test_what_waits_when_the_worker_makes_way_is_stored_by_the_next(keeper, db, 
         blocker.execute("LOCK TABLE keysmith_private.usage_incarnation IN SHARE ROW EXCLUSIVE MODE")
         with keeper.connect() as other:
             with pytest.raises(psycopg.errors.ObjectInUse):
-                # The blocker itself is in the way, but the worker must be gone.
+                # The blocker itself prevents the renaming, but the worker must be gone.
                 other.execute("ALTER DATABASE worked RENAME TO renamed")
         blocker.rollback()
     db = session(keeper, "worked")
@@ -139,7 +140,7 @@ def test_dropping_the_extension_and_creating_it_again(keeper, db, key):
 
 
 def locks_of_ours(watcher, pid):
-    """What a process holds or waits for of the extension: its object, or tables."""
+    """The locks that a process holds or waits for on the extension: the object, or tables."""
     rows = watcher.execute("""
         SELECT coalesce(relation::regclass::text, locktype) FROM pg_locks
         WHERE pid = %s AND (locktype = 'object' AND classid = 'pg_extension'::regclass
@@ -149,7 +150,7 @@ def locks_of_ours(watcher, pid):
 
 
 def test_a_drop_of_the_extension_waits_for_the_worker_before_it_locks_a_table():
-    """Or the two could wait for each other."""
+    """Otherwise the two could wait for each other."""
     with cluster_with_key("dropped", keysmith__usage_flush_interval="10min") as (cluster, db, key):
         pid = started_worker(db, key)
         flush(db)
@@ -171,7 +172,7 @@ def test_a_drop_of_the_extension_waits_for_the_worker_before_it_locks_a_table():
 
 @contextmanager
 def extension_locked_by_anyone(cluster):
-    """A login without any right holds the lock that DROP EXTENSION takes."""
+    """A login without any right holds the lock that DROP EXTENSION needs."""
     cluster.execute("CREATE ROLE anyone LOGIN")
     with cluster.connect(user="anyone", autocommit=False) as anyone:
         anyone.execute("CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'")
@@ -188,7 +189,8 @@ def test_usage_is_stored_while_anyone_locks_the_extension():
             assert stored(db) == 1
             now = status(db)
             assert (now["waiting"], now["failures"]) == ("0", "0")
-            # Also what transactions store themselves, and standbys hand over.
+            # The same for transactions that store usage themselves, and for standbys that hand
+            # over.
             db.rows("SET keysmith.usage_durability = 'commit'")
             db.verify(key)
             assert stored(db) == 2
@@ -197,14 +199,14 @@ def test_usage_is_stored_while_anyone_locks_the_extension():
 
 
 def test_who_waits_for_the_worker_is_not_chosen_to_end_a_deadlock():
-    """The worker gives way, also where it could not lock the extension first."""
+    """The worker gives way, also if it could not lock the extension first."""
     with cluster_with_key("giving", keysmith__usage_flush_interval="10min",
                           log_lock_waits="on") as (cluster, db, key):
         pid = started_worker(db, key)
         flush(db)
         with extension_locked_by_anyone(cluster), cluster.connect(autocommit=False) as dropper, \
                 cluster.connect() as watcher, ThreadPoolExecutor(1) as pool:
-            # As DROP EXTENSION does, in some order.
+            # Like DROP EXTENSION, in some order.
             dropper.execute("LOCK TABLE keysmith_private.usage_incarnation IN ACCESS EXCLUSIVE MODE")
             db.verify(key)
             asking = pool.submit(flush, session(cluster))
@@ -248,7 +250,7 @@ def test_idle_it_goes_and_comes_back():
         first = started_worker(db, key)
         flush(db)
         wait_until(lambda: worker_pid(db) is None)
-        # What transactions hold back keeps it.
+        # Pending records of transactions keep the worker running.
         db.rows("BEGIN")
         second = started_worker(db, key)
         assert second != first
@@ -256,7 +258,7 @@ def test_idle_it_goes_and_comes_back():
         assert worker_pid(db) == second
         db.rows("COMMIT")
         wait_until(lambda: stored(db) == 2)
-        # Everything was stored when it left.
+        # Everything was stored when it ended.
         wait_until(lambda: worker_pid(db) is None)
         assert db.value("SELECT closed_at > last_flush_at FROM keysmith_private.usage_incarnation")
 
@@ -264,7 +266,7 @@ def test_idle_it_goes_and_comes_back():
 def test_no_process_for_a_worker_is_no_reason_to_refuse():
     with cluster_with_key("crowded", max_worker_processes=1, keysmith__usage_buffer="64kB") as (
             cluster, db, key):
-        # The logical replication launcher has the only one.
+        # The logical replication launcher has the only process slot.
         assert all(db.verify(key).ok for _ in range(200))
         now = status(db)
         assert int(now["failed_starts"]) >= 1 and now["worker_pid"] is None
@@ -330,7 +332,7 @@ def test_settings_are_read_again(keeper, db, key):
         keeper.execute("SELECT pg_reload_conf()")
 
 
-# What the owner of a database may set for all who connect to it, the worker among them.
+# Settings that a database's owner may make for every session in it, the worker included.
 HOSTILE = {
     "default_transaction_read_only": "on", "default_transaction_isolation": "serializable",
     "default_transaction_deferrable": "on", "session_replication_role": "replica",
@@ -379,7 +381,7 @@ SESSIONS = {name: value for name, value in HOSTILE.items()
 
 
 def test_what_a_session_is_set_to_does_not_change_what_is_written(keeper, db, key):
-    """Its own transaction stores usage, makes partitions and adds up totals."""
+    """Its transaction stores usage, makes partitions and adds up totals."""
     started_worker(db, key)
     flush(db)
     db.rows("SET keysmith.usage_durability = 'commit'")
@@ -405,7 +407,7 @@ def test_what_a_session_is_set_to_does_not_change_what_is_written(keeper, db, ke
 
 
 def test_the_worker_compiles_no_statements(db, key):
-    """The compiler would take several times the memory of all the rest, and keep it."""
+    """The compiler would take several times the memory of everything else, and keep it."""
     db.rows("ALTER DATABASE worked SET jit_above_cost = 0")
     pid = started_worker(db, key)
     flush(db)
@@ -428,7 +430,7 @@ def decide_until_cut_off(cluster, key, n, decided):
 
 
 def under_load(cluster, key, end):
-    """Has four sessions decide, ends the server, and tells how many decisions they had."""
+    """Makes four sessions decide, ends the server, and returns the number of their decisions."""
     decided = [0] * 4
     threads = [threading.Thread(target=decide_until_cut_off, args=(cluster, key, n, decided))
                for n in range(4)]
@@ -442,7 +444,7 @@ def under_load(cluster, key, end):
 
 
 def test_a_fast_shutdown_loses_nothing():
-    # With room for all: what a transaction that rolls back finds no room for is dropped.
+    # With room for all: records of a rolled back transaction are dropped if there is no room.
     with cluster_with_key("fast", keysmith__usage_flush_interval="10s",
                           keysmith__usage_buffer="256MB") as (cluster, db, key):
         db.rows("BEGIN")
@@ -451,9 +453,9 @@ def test_a_fast_shutdown_loses_nothing():
         db.session.close()
         cluster.start()
         db = session(cluster)
-        # What came too late for the worker was kept, and is stored now.
+        # Records that came too late for the worker were kept, and are stored now.
         flush(db)
-        # Statements that were cut off count as well: each of the four may have one.
+        # Cancelled statements count as well: each of the four may have one.
         assert decided + 1 <= stored(db) <= decided + 1 + 80
         assert db.value("SELECT sum(stored) FROM keysmith_private.usage_incarnation") == db.value(
             "SELECT count(*) FROM keysmith_private.usage_event WHERE incarnation > 0")
@@ -476,7 +478,7 @@ def test_a_shutdown_right_after_the_first_request():
 
 def test_what_no_worker_could_store_outlasts_a_restart():
     with cluster_with_key("leftover", max_worker_processes=1) as (cluster, db, key):
-        # The logical replication launcher has the only process.
+        # The logical replication launcher has the only process slot.
         requests = [db.verify(key).request_id for _ in range(20)]
         for processes in (1, 8):
             cluster.configure(max_worker_processes=processes)
@@ -493,11 +495,10 @@ def test_what_can_not_be_kept_over_a_restart_is_reported():
     with cluster_with_key("unkept", max_worker_processes=1) as (cluster, db, key):
         for _ in range(20):
             db.verify(key)
-        in_the_way = cluster.data / "pg_stat/keysmith_usage"
-        in_the_way.mkdir()
+        file, = (cluster.data / "pg_stat").glob("keysmith_incarnation.*")
+        file.chmod(0o400)
         cluster.stop()
         assert "usage of 20 requests can't be kept" in cluster.log.read_text()
-        in_the_way.rmdir()
         cluster.configure(max_worker_processes=8)
         cluster.start()
         db = session(cluster)
@@ -510,6 +511,74 @@ def test_what_can_not_be_kept_over_a_restart_is_reported():
                         " AND now() FROM keysmith.status() WHERE (topic, name) = ('usage', 'since')")
         cluster.restart()
         assert count(session(cluster), "losses") == 1
+
+
+def left_over(cluster):
+    """The file of what waited when the server was shut down."""
+    file, = (cluster.data / "pg_stat").glob("keysmith_usage.*")
+    return file
+
+
+def test_what_waited_at_a_shutdown_is_stored_once_whatever_ends_next():
+    with cluster_with_key("backlog", max_worker_processes=1) as (cluster, db, key):
+        requests = [db.verify(key).request_id for _ in range(20)]
+        cluster.restart()
+        file = left_over(cluster)
+        content = file.read_bytes()
+        # There is no worker yet, and a sudden end costs nothing of what is in the file.
+        crash(cluster, session(cluster))
+        db = session(cluster)
+        assert count(db, "waiting") == 20
+        # A worker that is killed between storing and removing the file leaves it.
+        cluster.configure(max_worker_processes=8)
+        for _ in range(2):
+            db.session.close()
+            cluster.stop()
+            file.write_bytes(content)
+            shutil.chown(file, cluster.log.owner(), cluster.log.group())
+            cluster.start()
+            db = session(cluster)
+            assert [row.request_id for row in events(db)] == requests
+            assert count(db, "waiting") == 0 and not file.exists()
+        assert db.value("SELECT sum(stored) FROM keysmith_private.usage_incarnation") == 20
+        assert_totals(db)
+
+
+def test_a_file_that_is_not_whole_is_a_loss():
+    with cluster_with_key("broken", max_worker_processes=1) as (cluster, db, key):
+        requests = [db.verify(key).request_id for _ in range(2)]
+        cluster.stop()
+        db.session.close()
+        file = left_over(cluster)
+        whole = file.read_bytes()
+        flipped = [whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1:]
+                   for n in (0, 7, 20, len(whole) // 2, len(whole) - 1)]
+        cut = [whole[:n] for n in (0, 7, 20, len(whole) // 2, len(whole) - 1)]
+        for n, content in enumerate([*cut, *flipped, whole + b"x"], 1):
+            file.write_bytes(content)
+            shutil.chown(file, cluster.log.owner(), cluster.log.group())
+            cluster.start()
+            assert cluster.log.read_text().count("is not whole") == n and not file.exists()
+            cluster.stop()
+        cluster.configure(max_worker_processes=8)
+        cluster.start()
+        db = session(cluster)
+        later = db.verify(key).request_id
+        assert [row.request_id for row in events(db)] == [later]
+        loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        assert loss.lost_at_most == loss.most_waiting >= 2
+        assert str(loss.incarnation) == file.suffix[1:]
+        assert list(file.parent.glob("keysmith_lost.*")) == []
+        assert file.with_name(f"unreadable_{file.name}").exists()
+        # One that is whole after all is stored.
+        db.session.close()
+        cluster.stop()
+        file.write_bytes(whole)
+        shutil.chown(file, cluster.log.owner(), cluster.log.group())
+        cluster.start()
+        db = session(cluster)
+        assert {row.request_id for row in events(db)} == {*requests, later}
+        assert count(db, "losses") == 1
 
 
 @pytest.mark.parametrize("end", ["postmaster", "worker", "immediate"])
@@ -525,7 +594,7 @@ def test_a_sudden_end_is_reported_with_its_bound(end):
         most = db.value("SELECT most_waiting FROM keysmith_private.usage_incarnation")
         if end == "worker":
             os.kill(pid, signal.SIGKILL)
-            # Sessions end first, then the server is there again.
+            # Sessions end first, then the server is up again.
             wait_until(lambda: is_over(db))
             wait_until(lambda: connects(cluster))
         elif end == "immediate":
@@ -553,15 +622,15 @@ def test_a_sudden_end_is_reported_with_its_bound(end):
 
 @pytest.mark.parametrize("lives", [1, 2])
 def test_an_end_before_anything_was_stored_is_reported(lives):
-    """Each life from its beginning, also the first of all, and though no worker ever was."""
-    # The logical replication launcher has the only process.
+    """Each incarnation from its beginning, also the first one, and even if no worker ever ran."""
+    # The logical replication launcher has the only process slot.
     with cluster_with_key("unstored", max_worker_processes=1) as (cluster, db, key):
         for _ in range(lives):
             for _ in range(52):
                 db.verify(key)
             crash(cluster, db)
             db = session(cluster)
-        # A proper end in between hides nothing.
+        # A clean shutdown in between hides nothing.
         cluster.configure(max_worker_processes=8)
         cluster.restart()
         db = session(cluster)
@@ -575,7 +644,7 @@ def test_an_end_before_anything_was_stored_is_reported(lives):
             assert 52 <= loss.lost_at_most == loss.most_waiting
             assert loss.started_at == loss.lost_from < loss.lost_until
         assert losses[-1].lost_until <= db.value("SELECT pg_postmaster_start_time()")
-        # They are reported once; and a life without requests has nothing to lose.
+        # They are reported once; and an incarnation without requests has nothing to lose.
         crash(cluster, db)
         db = session(cluster)
         crash(cluster, db)
@@ -665,7 +734,7 @@ def test_a_dump_restores_usage(keeper, db, key):
         other = session(keeper, "restored")
         assert other.rows("SELECT * FROM keysmith_private.usage_event ORDER BY sequence") == before
         assert other.rows("SELECT * FROM keysmith_private.usage_unknown") == unknown
-        # Another database's lives are none of this one's losses.
+        # Incarnations of another database are not losses of this one.
         other.verify(key)
         assert len(events(other)) == 6 and count(other, "losses") == 0
         other.session.close()

@@ -74,7 +74,7 @@ def test_what_is_refused_without_a_known_key_tells_of_none(db):
 
 
 def test_the_first_rule_that_refuses_is_told(db):
-    """Each step takes away the reason that the step before it saw."""
+    """Each step removes the reason that the step before it saw."""
     db.tenant()
     key = db.row("""SELECT * FROM keysmith.mint('acme', kind => 'publishable', scopes => '{a}',
                                                 allowlist => '{10.0.0.0/8}')""")
@@ -174,7 +174,7 @@ def test_a_rolled_back_policy_is_not_in_force(db, connect, database):
     assert not mine.verify(key.api_key, scopes=["write"]).ok
 
 
-# What deciding does not do
+# Decisions write nothing
 
 def test_deciding_writes_nothing(db, connect, database):
     db.tenant()
@@ -189,7 +189,7 @@ def test_deciding_writes_nothing(db, connect, database):
     times = "FROM generate_series(1, 100) g"
     assert written(f"SELECT keysmith.verify(CASE mod(g, 2) WHEN 0 THEN %s ELSE 'nonsense' || %s || %s END) {times}") == 0
     assert written(f"SELECT keysmith.verify_many(ARRAY[%s, %s, %s]) {times}") == 0
-    # The control: what writes is seen to.
+    # The control: a statement that writes is noticed.
     session.session.rollback()
     assert written("SELECT keysmith.mint('acme', label => left(%s || %s || %s, 9))") > 0
     session.session.rollback()
@@ -220,7 +220,7 @@ def test_memory_stays_flat_in_one_transaction(db):
     used = "SELECT sum(used_bytes)::bigint FROM pg_backend_memory_contexts"
     loop = "SELECT count(*) FROM generate_series(1, %s) WHERE (keysmith.verify(%s)).ok"
     with db.session.transaction():
-        # Also what writes the records that are too many to be kept has been used then.
+        # By then the code that writes records has run too, for those that were too many to keep.
         assert db.value(loop, 100_000, key) == 100_000
         before = db.value(used)
         assert db.value(loop, 100_000, key) == 100_000

@@ -1,7 +1,6 @@
-// better-auth's API-key plugin in-process, beside node-postgres that asks keysmith.
-//
-// Reads a command per line, answers each with a line of JSON. Connections are as PGHOST and
-// its kin say.
+// better-auth's API-key plugin in-process, compared with node-postgres that calls keysmith.
+// Reads a command per line, answers each with a line of JSON. PGHOST and the other libpq
+// variables say where to connect.
 
 import { createInterface } from "node:readline";
 import { betterAuth } from "better-auth";
@@ -19,7 +18,7 @@ const auth = betterAuth({
   logger: { disabled: true },
   telemetry: { enabled: false },
   emailAndPassword: { enabled: true },
-  // Its default is ten requests a day. Without limits it does less for each.
+  // Its default is ten requests a day. Without limits it does less work per request.
   plugins: [apiKey({ rateLimit: { enabled: false } })],
 });
 
@@ -43,7 +42,7 @@ async function prepare({ keys }) {
 
 const anyOf = (keys) => keys[Math.floor(Math.random() * keys.length)];
 
-// Each answers whether it was as it must be.
+// Each returns whether the answer was correct.
 const contenders = {
   driver: async () => (await pool.query({ name: "one", text: "SELECT 1 AS one" })).rows[0].one === 1,
   keysmith: async () => {

@@ -1,7 +1,6 @@
-"""djangorestframework-api-key in-process, beside psycopg that asks keysmith.
-
-Reads a command per line, answers each with a line of JSON. Connections are as PGHOST and
-its kin say.
+"""djangorestframework-api-key in-process, compared with psycopg that calls keysmith.
+Reads a command per line, answers each with a line of JSON. PGHOST and the other libpq variables
+say where to connect.
 """
 
 import json
@@ -22,7 +21,7 @@ settings.configure(
         "ENGINE": "django.db.backends.postgresql",
         "NAME": os.environ["PGDATABASE"], "USER": os.environ["PGUSER"],
         "HOST": os.environ["PGHOST"], "PORT": os.environ["PGPORT"],
-        # One connection for all requests, whose statements are prepared: it can't do better.
+        # One connection for all requests, with prepared statements: the fastest way.
         "CONN_MAX_AGE": None,
         "OPTIONS": {"server_side_binding": True, "prepare_threshold": 0},
     }},
@@ -55,7 +54,7 @@ def driver():
 
 
 def keysmith():
-    # What a view asks, and the framework answers: yes or no.
+    # The question of a view, which the framework answers with yes or no.
     return connection.execute("SELECT (keysmith.verify(%s, '{images:write}', ip => %s)).ok",
                               (random.choice(ours), "192.0.2.1")).fetchone()[0]
 

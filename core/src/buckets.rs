@@ -1,23 +1,24 @@
-//! A bounded set of buckets: a part of the table that all sessions share.
+//! A part of the table of buckets that all sessions share. It has a fixed number of places.
 //!
-//! A bucket that is full again equals none, so its place is taken when one is needed.
-//! When there is none to take, nothing is forgotten to make one: the caller is told. And
-//! no owner keeps the others out: see `SHARE`.
+//! A bucket that is full again can be forgotten, so another bucket may get its place. A bucket
+//! that is not full keeps its place: if there is no other, the caller is told. No owner can take
+//! so many places that the others get no bucket: see `SHARE`.
 
 use crate::gcra::{Bucket, Rate};
 
-/// The most places of a part.
+/// How many places a part has at most.
 pub const PLACES: usize = 1024;
-/// An owner may hold a third as many places as are left, or one where any is left. That
-/// is a quarter of all where it is alone, and a quarter of what the others leave
-/// otherwise: it takes two dozen owners who all take what they can to fill a part.
+/// An owner may have a third as many places as are left, and one if any is left. So an owner
+/// gets a quarter of the places that the others leave. Two dozen owners who take what they can
+/// fill a part.
 const SHARE: usize = 3;
-/// Counters of places by owner. Several owners share one, which costs a closer look.
+/// How many counters of places there are. Owners that share one are counted exactly when it
+/// matters.
 const COUNTERS: usize = 64;
 
-/// Who a bucket is counted for.
+/// The owner of a bucket, as a hash.
 pub type Owner = u64;
-/// Of buckets that are few, and count for nobody.
+/// The owner of buckets that are few and need no share.
 pub const NOBODY: Owner = 0;
 
 #[derive(Clone, Copy)]
@@ -28,13 +29,13 @@ struct Place {
     next: u16,
 }
 
-/// No place. Places are numbered from 0.
+/// The number that is no place.
 const NONE: u16 = u16::MAX;
 
 pub struct Part {
     capacity: u16,
     occupied: u16,
-    /// Places from here on were never used; of the others, those given up are in a chain.
+    /// Places from here on were never used. Places that were given up are in a chain.
     begun: u16,
     given_up: u16,
     counters: [u16; COUNTERS],
@@ -57,12 +58,12 @@ impl Part {
         }
     }
 
-    /// The bucket of a name, if it has a place.
+    /// The bucket with a name, if it has a place.
     pub fn find(&self, name: u128) -> Option<Bucket> {
         self.place_of(name).map(|place| place.bucket)
     }
 
-    /// Puts a bucket into its place, or a new one. False if there is no room for it.
+    /// Puts a bucket into its place, or into a new one. False if there is no room.
     pub fn put(&mut self, name: u128, bucket: Bucket, owner: Owner, now: u64) -> bool {
         if let Some(index) = self.index_of(name) {
             if let Some(place) = self.places.get_mut(usize::from(index)) {
@@ -90,7 +91,7 @@ impl Part {
         left > 0 && (owner == NOBODY || held == 0 || held < left / SHARE)
     }
 
-    /// As many places as the owner has, or more.
+    /// How many places the owner has, or more.
     fn counted(&self, owner: Owner) -> usize {
         self.counters.get(counter(owner)).copied().map_or(0, usize::from)
     }
@@ -116,7 +117,7 @@ impl Part {
         true
     }
 
-    /// Takes the places of all buckets that are full again.
+    /// Gives up the places of all buckets that are full again.
     fn sweep(&mut self, now: u64) {
         for first in &mut self.chains {
             let mut kept = NONE;
@@ -165,7 +166,7 @@ impl Part {
     }
 }
 
-/// The name's low bits; a table of several parts chooses among them by the high ones.
+/// Chains are chosen by the low bits of a name, parts of the table by the high ones.
 fn chain(name: u128) -> usize {
     name as usize % PLACES
 }
@@ -209,7 +210,7 @@ mod tests {
                 let there = model.get(&name).is_some_and(|(bucket, _)| !bucket.is_full(now));
                 let has_place = part.find(name).is_some();
                 let put = part.put(name, used(now), owner, now);
-                // A place is had if it was there, or as far as the share goes.
+                // The bucket has a place already, or the share allows another one.
                 let fits = left > 0 && (owner == NOBODY || held == 0 || held < left / SHARE);
                 prop_assert_eq!(put, has_place || fits);
                 prop_assert!(put || !there);
@@ -254,7 +255,7 @@ mod tests {
         assert!(part.put(1, used(0), 1, 0) && part.put(2, used(500_000), 2, 500_000));
         assert!(!part.put(3, used(600_000), 3, 600_000));
         assert!(!part.put(3, used(600_000), NOBODY, 600_000));
-        // What is there is served all the same.
+        // A bucket that has a place still works.
         assert!(part.put(1, used(700_000), 1, 700_000));
         assert!(part.put(3, used(1_500_000), 3, 1_500_000));
         assert_eq!(part.find(2), None);

@@ -1,13 +1,12 @@
-//! A chain of entries, each sealed over what it says and the seal before it.
+//! A chain of entries. Each has a seal over its content and over the seal before it.
 //!
-//! To change, remove, reorder or insert an entry is to seal again all entries that
-//! follow. With a pepper nobody can who doesn't have it, as long as the file of peppers
-//! doesn't accept what is unpeppered. Without one, or to cut off the end, it can be done,
-//! and only a seal that was kept elsewhere shows it.
+//! An entry can't be changed, removed, moved or inserted without sealing all later entries again.
+//! That takes the pepper, unless the pepper file accepts unpeppered entries. Without a pepper
+//! anybody can do it, and anybody can cut off the end of a chain. Only a seal that was kept
+//! elsewhere shows either.
 //!
-//! An entry is chained by a digest of its content. The content lies elsewhere, with a
-//! random salt: once both are deleted, the digest tells nothing of it, and the chain still
-//! holds.
+//! The seal covers a digest of the content. The content is stored elsewhere, with a random salt.
+//! Once both are deleted, the digest says nothing about the content, and the chain still holds.
 
 use crate::key::pepper::{Peppers, UNPEPPERED};
 use crate::key::subkey::ForChains;
@@ -16,20 +15,20 @@ use sha2::{Digest, Sha256};
 pub const SEAL_LEN: usize = 32;
 pub type Seal = [u8; SEAL_LEN];
 
-/// The first entry is chained to this.
+/// The seal before the first entry.
 pub const START: Seal = [0; SEAL_LEN];
 
 pub const SALT_LEN: usize = 32;
 
-/// The domain of the digests of contents, which need no pepper. It is not the beginning of
-/// a domain of `key::subkey`, nor is one of those its beginning.
+/// The domain of the digests of contents, which need no pepper. No domain of `key::subkey` begins
+/// with it, and it begins with none of them.
 const CONTENT: &[u8] = b"keysmith.content.v1\0";
 
 /// The digest of an entry's content.
 pub fn content_digest(salt: &[u8; SALT_LEN], fields: &[Option<&[u8]>]) -> [u8; 32] {
     let mut digest = Sha256::new().chain_update(CONTENT).chain_update(salt);
-    // Each field with its length, so that no two contents read alike; an absent one
-    // has a length that no other has.
+    // Each field has its length before it, so different contents have different bytes. A null
+    // has a length that no value has.
     for field in fields {
         let length = field.map_or(u64::MAX, |field| field.len() as u64);
         digest.update(length.to_be_bytes());
@@ -38,12 +37,12 @@ pub fn content_digest(salt: &[u8; SALT_LEN], fields: &[Option<&[u8]>]) -> [u8; 3
     digest.finalize().into()
 }
 
-/// What a seal covers, besides the seal before it.
+/// All that a seal covers, except the seal before it.
 #[derive(Clone, Copy)]
 pub struct Entry<'a> {
     pub keyspace: &'a str,
     pub entry: i64,
-    /// Of the pepper that it is sealed with.
+    /// The generation of the pepper that the entry is sealed with.
     pub generation: i16,
     /// In microseconds since the year 2000.
     pub at: i64,
@@ -53,7 +52,7 @@ pub struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Its seal; `None` if there is no such generation.
+    /// Its seal. `None` if there is no such generation.
     pub fn seal(&self, peppers: &Peppers, previous: &Seal) -> Option<Seal> {
         let mut sealed = Vec::with_capacity(256);
         sealed.extend_from_slice(previous);
@@ -72,18 +71,18 @@ impl Entry<'_> {
 pub struct Record<'a> {
     pub entry: Entry<'a>,
     pub seal: &'a [u8],
-    /// The digest of the content that is there, if any is.
+    /// The digest of the stored content, if there is any.
     pub found: Option<[u8; 32]>,
 }
 
-/// The first thing that is wrong with a chain.
+/// The first fault of a chain.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
     pub entry: i64,
     pub problem: String,
 }
 
-/// A chain on its way through a reader who checks it.
+/// A chain that is being checked.
 pub struct Chain {
     previous: Seal,
     generation: i16,
@@ -94,12 +93,12 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// With the seals of entries that were kept elsewhere.
+    /// Begins a check. `kept` are the seals of entries that were kept elsewhere.
     pub fn new(kept: Vec<(i64, Vec<u8>)>) -> Chain {
         Chain { previous: START, generation: UNPEPPERED, last: 0, entries: 0, fault: None, kept }
     }
 
-    /// Takes the next entry in the order of their numbers.
+    /// Checks the next entry, in the order of numbers.
     pub fn follow(&mut self, peppers: &Peppers, record: &Record) {
         self.entries += 1;
         if self.fault.is_none() {
@@ -145,8 +144,8 @@ impl Chain {
         Some((entry, format!("entry {entry} {problem}")))
     }
 
-    /// Must follow the last entry: are all there that were kept? And is the last one
-    /// sealed with a pepper that must have been in use by then?
+    /// To be called after the last entry. Checks that all kept entries are there, and that the
+    /// last entry is sealed with a pepper that was in use at its time.
     pub fn finish(&mut self, generation: i16) {
         let last_kept = self.kept.iter().map(|(entry, _)| *entry).max().unwrap_or(0);
         if self.fault.is_none() && last_kept > self.last {
@@ -257,17 +256,13 @@ mod tests {
         rows.last().map(|row| (row.entry, row.seal.to_vec())).unwrap()
     }
 
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    // Seals outlive releases. Computed elsewhere, by Python's hashlib and hmac.
+    // Seals outlive releases. These were computed by Python's hashlib and hmac.
     #[test]
     fn the_forms_are_stable() {
         let fields: [Option<&[u8]>; 3] = [Some(b"role"), None, Some(b"")];
         let content = content_digest(&[7; 32], &fields);
         assert_eq!(
-            hex(&content),
+            hex::encode(content),
             "915cd11b607a1a16f5a8bb1f91df9c6e4d8322007bb082ece4d61922d53809ef"
         );
         let entry = Entry {
@@ -279,12 +274,12 @@ mod tests {
             content: &content,
         };
         assert_eq!(
-            hex(&entry.seal(&peppers(), &[9; 32]).unwrap()),
+            hex::encode(entry.seal(&peppers(), &[9; 32]).unwrap()),
             "44ad3a3783577d45b93b47515348f373d8c7f8169872f02b75635fac1ba32584"
         );
         let entry = Entry { generation: 2, ..entry };
         assert_eq!(
-            hex(&entry.seal(&peppers(), &[9; 32]).unwrap()),
+            hex::encode(entry.seal(&peppers(), &[9; 32]).unwrap()),
             "c63fa7a296c09476bd3919e5213314c33ae0c4ad717afde5d5c0dd1149470013"
         );
     }

@@ -1,7 +1,7 @@
-//! Connection strings as libpq takes them, with parameters added to them.
+//! Connection strings of libpq.
 
-/// The string with these parameters in place of those of the same name. Of several
-/// the last counts, in either form that such a string can have.
+/// The string with these parameters instead of those with the same name. They are appended: in
+/// both forms of such strings, the last parameter with a name counts.
 pub fn with(conninfo: &str, parameters: &[(&str, &str)]) -> String {
     let is_uri = ["postgresql://", "postgres://"].iter().any(|scheme| conninfo.starts_with(scheme));
     let mut whole = String::from(conninfo);
@@ -17,8 +17,8 @@ pub fn with(conninfo: &str, parameters: &[(&str, &str)]) -> String {
     whole
 }
 
-/// Whether the string holds a password, or another secret: what libpq names so, or what a URI
-/// has between the user's name and the host.
+/// Whether the string holds a password or another secret: in a parameter that libpq treats as
+/// secret, or between the user's name and the host of a URI.
 pub fn holds_secret(conninfo: &[u8]) -> bool {
     const NAMES: [&[u8]; 4] = [b"password", b"secret", b"scram_client_key", b"scram_server_key"];
     let is_set = |name: &&[u8]| {

@@ -1,26 +1,23 @@
-//! What was found out about keys before: a table in memory that all sessions share.
+//! A table in shared memory of what sessions found out about keys.
 //!
-//! An entry tells in which form a key is stored, which never changes, and where its rows
-//! lay when they were last read, which may: a place says where to look, and only what
-//! lies there decides. So an entry can cost a look in vain, and never a wrong answer.
+//! An entry says in which form a key is stored, which never changes, and where its rows were
+//! when they were last read, which may change. A place only says where to look: the decision
+//! reads the row there. So an old entry costs a look in vain, and never a wrong answer.
 //!
-//! Entries are found by a keyed hash of 128 bits, whose key nobody learns: no other key
-//! can be made that has the same one. Readers and writers take no lock: each slot has a
-//! version, odd while it is written, and whoever reads a slot that changed meanwhile has
-//! found nothing.
+//! Entries are found by a keyed hash of 128 bits. Nobody learns its key, so nobody can make
+//! another key that has the same hash. Readers and writers take no lock: see `SeqLock`.
 
 use crate::key::digest::DIGEST_LEN;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU64, fence};
+use crate::seqlock::SeqLock;
 
-/// Slots that a hash may be found in.
+/// How many slots may hold an entry: those of one set.
 pub const WAYS: usize = 4;
 
-/// Where a row lies in its table.
+/// The place of a row in its table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     pub block: u32,
-    /// From 1 up; 0 is no place.
+    /// From 1 up. 0 means that the place is not known.
     pub offset: u16,
 }
 
@@ -48,7 +45,7 @@ pub struct Places {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// As the key is stored, and under which pepper.
+    /// The stored digest of the key, and the generation of its pepper.
     pub digest: [u8; DIGEST_LEN],
     pub generation: i16,
     pub places: Places,
@@ -57,14 +54,17 @@ pub struct Entry {
 const GENERATION_SHIFT: u32 = 48;
 const GENERATION_MASK: u64 = 0x7fff;
 
-/// The hash's two words, the digest's four, and one for each place.
+/// Two words of the hash, four of the digest, and one for each place.
 const WORDS: usize = 9;
+
+fn words_of(tag: u128) -> [u64; 2] {
+    [tag as u64, (tag >> 64) as u64]
+}
 
 impl Entry {
     fn packed(&self, tag: u128) -> [u64; WORDS] {
         let mut words = [0; WORDS];
-        words[0] = tag as u64;
-        words[1] = (tag >> 64) as u64;
+        words[..2].copy_from_slice(&words_of(tag));
         for (word, bytes) in words[2..6].iter_mut().zip(self.digest.as_chunks::<8>().0) {
             *word = u64::from_le_bytes(*bytes);
         }
@@ -92,45 +92,8 @@ impl Entry {
     }
 }
 
-/// Room for an entry. All zeros are an empty one.
-#[derive(Default)]
-#[repr(C)]
-pub struct Slot {
-    version: AtomicU64,
-    words: [AtomicU64; WORDS],
-}
-
-impl Slot {
-    fn holds(&self, tag: u128) -> bool {
-        self.words[0].load(Relaxed) == tag as u64
-            && self.words[1].load(Relaxed) == (tag >> 64) as u64
-    }
-
-    fn read(&self, tag: u128) -> Option<Entry> {
-        let version = self.version.load(Acquire);
-        let words: [u64; WORDS] = std::array::from_fn(|n| self.words[n].load(Relaxed));
-        fence(Acquire);
-        let was_written = version != 0 && version.is_multiple_of(2);
-        let is_whole = was_written && self.version.load(Relaxed) == version;
-        let is_it = words[0] == tag as u64 && words[1] == (tag >> 64) as u64;
-        (is_whole && is_it).then(|| Entry::unpacked(&words))
-    }
-
-    /// Writes an entry, unless somebody else is about to.
-    fn write(&self, tag: u128, entry: &Entry) {
-        let version = self.version.load(Relaxed);
-        if !version.is_multiple_of(2)
-            || self.version.compare_exchange(version, version + 1, Acquire, Relaxed).is_err()
-        {
-            return;
-        }
-        fence(Release);
-        for (place, word) in self.words.iter().zip(entry.packed(tag)) {
-            place.store(word, Relaxed);
-        }
-        self.version.store(version.wrapping_add(2), Release);
-    }
-}
+/// A place for an entry. It is empty if all of it is zero.
+pub type Slot = SeqLock<WORDS>;
 
 /// Slots, as many as a multiple of `WAYS`.
 #[derive(Clone, Copy)]
@@ -151,18 +114,23 @@ impl<'a> Directory<'a> {
         self.0.get(set * WAYS..(set + 1) * WAYS).unwrap_or_default()
     }
 
-    #[inline]
-    pub fn find(&self, tag: u128) -> Option<Entry> {
-        self.set(tag).iter().find(|slot| slot.holds(tag))?.read(tag)
+    fn slot(&self, tag: u128) -> Option<&'a Slot> {
+        self.set(tag).iter().find(|slot| slot.seems_to_start_with(&words_of(tag)))
     }
 
-    /// Notes an entry, in place of another one where there is no room.
+    #[inline]
+    pub fn find(&self, tag: u128) -> Option<Entry> {
+        let words = self.slot(tag)?.read()?;
+        words.starts_with(&words_of(tag)).then(|| Entry::unpacked(&words))
+    }
+
+    /// Notes an entry. It replaces another one if its set is full.
     pub fn put(&self, tag: u128, entry: &Entry) {
         let set = self.set(tag);
-        let free = || set.iter().find(|slot| slot.version.load(Relaxed) == 0);
+        let unused = || set.iter().find(|slot| slot.is_unused());
         let any = || set.get(tag as usize % WAYS);
-        if let Some(slot) = set.iter().find(|slot| slot.holds(tag)).or_else(free).or_else(any) {
-            slot.write(tag, entry);
+        if let Some(slot) = self.slot(tag).or_else(unused).or_else(any) {
+            slot.write(&entry.packed(tag));
         }
     }
 }
@@ -171,7 +139,7 @@ impl<'a> Directory<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
     fn slots(count: usize) -> Vec<Slot> {
         (0..count).map(|_| Slot::default()).collect()

@@ -1,13 +1,12 @@
-//! What is recorded of a request: fixed in size, so that it can wait in shared memory
-//! and be copied there without asking anyone for memory.
+//! The record of a request. Its size is bounded, so it can wait in shared memory, and copying it
+//! there allocates nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Room that a record takes at most.
+/// The most bytes of an encoded record.
 pub const MAX_LEN: usize = 496;
 
-/// Most bytes of each text. Names are no longer than their tables allow; methods and
-/// endpoints are cut.
+/// The most bytes of each text. Tables allow no longer names. Methods and endpoints are cut.
 pub const MOST_NAME: usize = 63;
 pub const MOST_OUTCOME: usize = 32;
 pub const MOST_METHOD: usize = 32;
@@ -16,7 +15,7 @@ pub const MOST_ENDPOINT: usize = 200;
 /// A request of a known key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event<'a> {
-    /// Microseconds, in PostgreSQL's count.
+    /// In microseconds since 2000-01-01, as PostgreSQL counts.
     pub at: i64,
     pub request_id: [u8; 16],
     pub key_id: [u8; 16],
@@ -28,18 +27,18 @@ pub struct Event<'a> {
     pub learned: Learned<'a>,
 }
 
-/// What the application may learn only after the decision, and tell then.
+/// Facts that the application may report after the decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Learned<'a> {
     pub status: Option<i32>,
-    /// Microseconds.
+    /// In microseconds.
     pub latency: Option<i64>,
     pub method: Option<&'a [u8]>,
     pub endpoint: Option<&'a [u8]>,
 }
 
 impl<'a> Learned<'a> {
-    /// What was known, with what is told now put over it.
+    /// These facts, with those of a later report in their place.
     pub fn amended(self, told: Learned<'a>) -> Learned<'a> {
         Learned {
             status: told.status.or(self.status),
@@ -53,10 +52,10 @@ impl<'a> Learned<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
     Event(Event<'a>),
-    /// What was told of a request whose event is on its way, or stored already.
+    /// A later report about a request. Its event may still wait, or be stored already.
     Amendment {
         request_id: [u8; 16],
-        /// When it was told, in PostgreSQL's count.
+        /// When it was reported, as PostgreSQL counts.
         at: i64,
         told: Learned<'a>,
     },
@@ -65,15 +64,15 @@ pub enum Record<'a> {
 const EVENT: u8 = 1;
 const AMENDMENT: u8 = 2;
 
-/// Marks of what is there.
+/// Bits that say which facts follow.
 const HAS_STATUS: u8 = 1;
 const HAS_LATENCY: u8 = 2;
 const HAS_METHOD: u8 = 4;
 const HAS_ENDPOINT: u8 = 8;
 
 impl<'a> Record<'a> {
-    /// Writes the record and tells its length. Texts that are too long are cut, as
-    /// bytes: callers cut them before, between characters.
+    /// Writes the record and returns its length. Texts that are too long are cut at any byte, so
+    /// callers first cut them between characters.
     pub fn encode(&self, into: &mut [u8; MAX_LEN]) -> usize {
         let mut writer = Writer { into, used: 0 };
         match self {
@@ -107,6 +106,14 @@ impl<'a> Record<'a> {
             }
         }
         writer.used
+    }
+
+    /// Reads a record that `encode` wrote. `None` for any other bytes.
+    /// The record as `encode` writes it.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut room = [0; MAX_LEN];
+        let length = self.encode(&mut room);
+        room.get(..length).unwrap_or_default().to_vec()
     }
 
     /// Reads what `encode` wrote; `None` if it is anything else.
@@ -154,7 +161,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// The bounds of the texts add up to less than the room, as a test shows.
+    /// There is room for the longest texts, as a test shows.
     #[inline]
     fn put(&mut self, bytes: &[u8]) {
         if let Some(place) = self.into.get_mut(self.used..self.used + bytes.len()) {
@@ -226,9 +233,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A text that fits into `most` bytes: itself, or its beginning with a mark that tells
-/// of the cut. `clip` says how many of the first bytes are whole characters, within a
-/// limit. The result is put into `room`.
+/// A text of at most `most` bytes: the text itself, or its beginning and a mark. `clip` returns
+/// how many of the first bytes are whole characters, within a limit. The result is put into
+/// `room`.
 pub fn cut<'a>(
     text: &'a [u8],
     most: usize,
@@ -240,7 +247,7 @@ pub fn cut<'a>(
         return text;
     }
     let limit = most.saturating_sub(mark.len());
-    // Nothing beyond the limit, and what one more character may take, is looked at.
+    // The limit and the bytes of one more character are enough.
     let looked_at = text.get(..most).unwrap_or(text);
     let kept = clip(looked_at, limit).min(limit);
     room.clear();
@@ -249,8 +256,7 @@ pub fn cut<'a>(
     room
 }
 
-/// A path without its query and fragment, which are not for logs: what is in them may
-/// be secret.
+/// A path without its query and fragment. Those may hold secrets, and are not logged.
 pub fn without_query(path: &[u8]) -> &[u8] {
     path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default()
 }
@@ -260,7 +266,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// How many bytes of UTF-8 are whole characters within a limit.
+    /// How many bytes of UTF-8 are whole characters, within a limit.
     fn clip(text: &[u8], limit: usize) -> usize {
         let text = std::str::from_utf8(text)
             .unwrap_or_else(|error| std::str::from_utf8(&text[..error.valid_up_to()]).unwrap());
@@ -350,7 +356,7 @@ mod tests {
             let length = record.encode(&mut room);
             prop_assert_eq!(is_amendment(&room[..length]), !is_event);
             prop_assert_eq!(Record::decode(&room[..length]), Some(record));
-            // Every beginning of it is something else.
+            // No shorter part of it is a record.
             for shorter in 0..length {
                 prop_assert_eq!(Record::decode(&room[..shorter]), None);
             }
@@ -372,7 +378,7 @@ mod tests {
             } else {
                 let whole = kept.strip_suffix('…').unwrap();
                 prop_assert!(text.starts_with(whole));
-                // No more was cut than had to be.
+                // No more was cut than necessary.
                 prop_assert!(whole.len() + 4 > most - 3);
             }
         }

@@ -1,17 +1,17 @@
 //! Rate limits: the generic cell rate algorithm, exact to the single call.
 //!
-//! A bucket holds `burst` calls and is refilled with `limit` calls a `window`. All that
-//! is kept of it is when it will be full again, its theoretical arrival time. Times are
-//! counted in the limit-th part of a microsecond: a call takes `window` of these parts to
-//! come back, so nothing is ever rounded.
+//! A bucket holds `burst` calls and is refilled with `limit` calls a `window`. Its only state is
+//! the time at which it will be full again, its theoretical arrival time. Times are counted in
+//! the limit-th part of a microsecond. A call comes back after `window` of these parts, so
+//! nothing is ever rounded.
 
-/// The most calls a limit or a burst may have.
+/// The most calls of a limit or a burst.
 pub const MAX_CALLS: u32 = 1_000_000_000;
 /// The shortest and the longest window, in microseconds.
 pub const MIN_WINDOW: u64 = 1_000;
 pub const MAX_WINDOW: u64 = 366 * 86_400 * 1_000_000;
 
-/// So many calls a window, and so many at once. A value is within the bounds above.
+/// So many calls a window, and so many at once. Both are within the bounds above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     limit: u32,
@@ -22,12 +22,12 @@ pub struct Rate {
 impl Rate {
     pub const SLOWEST: Rate = Rate { limit: 1, window: MAX_WINDOW, burst: 1 };
 
-    /// Whether more could pass under this rate than under another.
+    /// Whether this rate can let more calls pass than another one.
     pub fn exceeds(self, other: Rate) -> bool {
         self.burst > other.burst || self.is_faster(other)
     }
 
-    /// Whether calls come back faster than under another.
+    /// Whether calls come back faster than under another rate.
     fn is_faster(self, other: Rate) -> bool {
         let per_time = |rate: Rate, window: u64| u128::from(rate.limit) * u128::from(window);
         per_time(self, other.window) > per_time(other, self.window)
@@ -54,7 +54,7 @@ impl Rate {
         self.burst
     }
 
-    /// What an empty bucket takes to be full again.
+    /// The time after which an empty bucket is full again.
     fn whole(&self) -> u128 {
         self.parts(self.burst)
     }
@@ -68,10 +68,10 @@ impl Rate {
     }
 }
 
-/// The state of a bucket. A rate that was altered since finds as many calls used as there
-/// were, even if these are more than it lets through: so raising a limit helps immediately, and
-/// lowering one for a while forgets nothing. Under a lower rate they come back as fast as
-/// they would have before, until the first call passes.
+/// The state of a bucket. If the rate is altered, as many calls stay used as before, even if the
+/// new rate allows fewer. So a higher limit helps immediately, and a limit that is lower for a
+/// while forgets nothing. Under a lower rate the calls come back as fast as before, until the
+/// first call passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
     full_at: u128,
@@ -84,8 +84,8 @@ pub enum Check {
     Allowed {
         remaining: u32,
     },
-    /// The call passes in so many microseconds and no sooner; with `None` it never does,
-    /// as it weighs more than the bucket holds.
+    /// The call passes after so many microseconds and no sooner. `None` if it never does,
+    /// because it weighs more than the bucket holds.
     Refused {
         remaining: u32,
         retry_after: Option<u64>,
@@ -93,18 +93,18 @@ pub enum Check {
 }
 
 impl Bucket {
-    /// A bucket that was never used. It equals one that is full again.
+    /// A bucket that was never used. A bucket that is full again is equal to it.
     pub const fn full(rate: Rate) -> Bucket {
         Bucket { full_at: 0, rate }
     }
 
-    /// Whether nothing is lost by forgetting the bucket. `now` is of a clock that never
-    /// goes back, in microseconds.
+    /// Whether the bucket can be forgotten without loss. `now` is in microseconds, of a clock that
+    /// never goes back.
     pub fn is_full(&self, now: u64) -> bool {
         self.full_at <= self.rate.moment(now)
     }
 
-    /// The bucket as it is to be asked under a rate, which is mostly the one it had.
+    /// The bucket under a rate, which mostly is the one that it has.
     pub fn at_rate(self, rate: Rate, now: u64) -> Bucket {
         if self.rate.is_faster(rate) {
             return Bucket { rate: Rate { burst: rate.burst, ..self.rate }, ..self };
@@ -122,14 +122,14 @@ impl Bucket {
         Bucket { full_at: rate.moment(now).saturating_add(used), rate }
     }
 
-    /// Looks whether a call of some weight may pass, and takes nothing.
+    /// Whether a call of some weight may pass. It takes nothing.
     pub fn check(&self, now: u64, weight: u32) -> Check {
         let missing = self.missing(now);
         let whole = self.rate.whole();
         let wanted = missing.saturating_add(self.rate.parts(weight));
         let calls = |parts: u128| u32::try_from(parts / u128::from(self.rate.window)).unwrap_or(0);
         match wanted.checked_sub(whole) {
-            // A call that takes nothing does not ask whether there is something.
+            // A call without weight passes even if the bucket is empty.
             _ if weight == 0 => Check::Allowed { remaining: calls(whole.saturating_sub(missing)) },
             None | Some(0) => Check::Allowed { remaining: calls(whole - wanted) },
             Some(excess) => Check::Refused {
@@ -168,7 +168,7 @@ mod tests {
         Rate::new(limit, window, burst).unwrap()
     }
 
-    /// A bucket as one would draw it: calls in it, in window-th parts, refilled by time.
+    /// The textbook's bucket: it counts calls in window-th parts, and time refills it.
     struct Model {
         rate: Rate,
         level: u128,
@@ -349,8 +349,8 @@ mod tests {
             }
         }
 
-        /// Calls that were used under the higher rate are no debt that lasts for ever, and the wait
-        /// that is told is exact, however often a caller tries meanwhile.
+        /// Calls that were used under a higher rate come back in the end, and the wait in the
+        /// answer is exact, however often a caller tries meanwhile.
         #[test]
         fn the_wait_is_exact_after_a_change(
             old in rates(), new in rates(), now in 0u64..1 << 50, used in 0u32..40, weight in 1u32..40,

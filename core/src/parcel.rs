@@ -1,10 +1,9 @@
-//! Records on their way from one server to another: each with its number, the oldest
-//! first, in one run of bytes.
+//! Records that one server sends to another: each with its number, the oldest first.
 
-/// Most bytes of a record in a parcel.
+/// The most bytes of a record.
 const MOST_RECORD: usize = crate::event::MAX_LEN;
 
-/// Adds a record. What is too long to be one is left out.
+/// Adds a record. It is left out if it is too long.
 pub fn add(parcel: &mut Vec<u8>, number: u64, record: &[u8]) {
     if let Ok(length) = u16::try_from(record.len())
         && record.len() <= MOST_RECORD
@@ -15,7 +14,7 @@ pub fn add(parcel: &mut Vec<u8>, number: u64, record: &[u8]) {
     }
 }
 
-/// The records of a parcel; `None` unless it is whole, and their numbers rise.
+/// The records of a parcel. `None` if it is not whole, or if their numbers don't rise.
 pub fn open(mut parcel: &[u8]) -> Option<Vec<(u64, &[u8])>> {
     let mut records: Vec<(u64, &[u8])> = Vec::new();
     while !parcel.is_empty() {
@@ -25,7 +24,7 @@ pub fn open(mut parcel: &[u8]) -> Option<Vec<(u64, &[u8])>> {
         let (record, rest) = rest.split_at_checked(length)?;
         let number = u64::from_le_bytes(*number);
         let is_next = records.last().is_none_or(|(before, _)| *before < number);
-        // Numbers are kept in a bigint.
+        // Numbers are stored as bigint.
         if !is_next || length > MOST_RECORD || i64::try_from(number).is_err() {
             return None;
         }
@@ -33,14 +32,6 @@ pub fn open(mut parcel: &[u8]) -> Option<Vec<(u64, &[u8])>> {
         parcel = rest;
     }
     Some(records)
-}
-
-/// The bytes as hexadecimal digits, as a bytea's literal has them.
-pub fn hexadecimal(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] =
-        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digit = |value: u8| DIGITS.get(usize::from(value & 15)).copied().unwrap_or('0');
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
 #[cfg(test)]
@@ -95,7 +86,7 @@ mod tests {
     fn a_parcel_that_was_cut_is_refused() {
         let whole = parcel(&[(1, b"abc"), (2, b"def")]);
         let opened = (1..whole.len()).filter(|length| open(&whole[..*length]).is_some());
-        // All but the cut between the two.
+        // Every cut but the one between the two.
         assert_eq!(opened.collect::<Vec<_>>(), [whole.len() / 2]);
     }
 
@@ -107,10 +98,5 @@ mod tests {
         forged.extend((long.len() as u16).to_le_bytes());
         forged.extend(long);
         assert!(open(&forged).is_none());
-    }
-
-    #[test]
-    fn digits() {
-        assert_eq!(hexadecimal(&[0, 0x9a, 0xff]), "009aff");
     }
 }

@@ -1,4 +1,4 @@
-//! When credits are refilled: at the beginning of each day or month, in UTC.
+//! Credits are refilled at the beginning of each day or month, in UTC.
 
 /// Microseconds since 2000-01-01 00:00 UTC, as PostgreSQL counts them.
 pub type Instant = i64;
@@ -22,7 +22,7 @@ impl Every {
         }
     }
 
-    /// The beginning of the day or month that a moment is in.
+    /// The beginning of the day or month that contains a moment.
     pub fn begin(self, now: Instant) -> Instant {
         let day = now.div_euclid(DAY);
         match self {
@@ -31,7 +31,7 @@ impl Every {
         }
     }
 
-    /// The beginning of the next one.
+    /// The beginning of the next day or month.
     pub fn next(self, now: Instant) -> Instant {
         match self {
             Every::Day => self.begin(now).saturating_add(DAY),
@@ -41,16 +41,36 @@ impl Every {
     }
 }
 
-/// Whether credits that were last refilled at a moment are to be refilled now. A moment more
-/// than a day ahead comes from a clock that was wrong. It must not stop refills until then.
-pub fn is_due(every: Option<Every>, refilled_at: Instant, now: Instant) -> bool {
-    let latest = now.saturating_add(DAY);
-    every.is_some_and(|every| !(every.begin(now)..=latest).contains(&refilled_at))
+/// The credits of a key or tenant, as they are stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Credits {
+    pub balance: i64,
+    /// A refill raises the balance to this, unless it is higher.
+    pub refill: Option<i64>,
+    pub every: Option<Every>,
+    pub refilled_at: Instant,
 }
 
-/// From 1, of a day counted from 2000-01-01.
+impl Credits {
+    /// The balance and the time of the last refill, at a moment. A refill that is due is included.
+    pub fn at(&self, now: Instant) -> (i64, Instant) {
+        match self.refill {
+            Some(refill) if self.is_due(now) => (self.balance.max(refill), now),
+            _ => (self.balance, self.refilled_at),
+        }
+    }
+
+    /// A last refill that is more than a day ahead comes from a clock that was wrong. It must
+    /// not stop refills until then.
+    fn is_due(&self, now: Instant) -> bool {
+        let latest = now.saturating_add(DAY);
+        self.every.is_some_and(|every| !(every.begin(now)..=latest).contains(&self.refilled_at))
+    }
+}
+
+/// The year, month and day of a day that is counted from 2000-01-01. All begin with 1.
 fn day_of_month(day: i64) -> i64 {
-    // Years are counted from March, so that a leap day is a year's last.
+    // Years are counted from March, so that a leap day is the last day of a year.
     let day = day - 60;
     let in_era = day.rem_euclid(146_097);
     let year = (in_era - in_era / 1_460 + in_era / 36_524 - in_era / 146_096) / 365;
@@ -64,7 +84,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Days of the months from a year on, one after the other.
+    /// The days of each month, from a year on.
     fn lengths(from: i64) -> impl Iterator<Item = i64> {
         (from..).flat_map(|year| {
             let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
@@ -99,6 +119,12 @@ mod tests {
 
     #[test]
     fn due_once_a_period() {
+        let is_due = |every, refilled_at, now| {
+            let credits = Credits { balance: 3, refill: Some(10), every, refilled_at };
+            let refilled = credits.at(now) == (10, now);
+            assert!(refilled || credits.at(now) == (3, refilled_at));
+            refilled
+        };
         assert!(!is_due(None, 0, i64::MAX));
         assert!(!is_due(Some(Every::Day), DAY, DAY + 5));
         assert!(is_due(Some(Every::Day), DAY - 1, DAY));
@@ -107,5 +133,13 @@ mod tests {
         assert!(is_due(Some(Every::Month), 2 * DAY + 1, DAY));
         assert!(!is_due(Some(Every::Month), 0, 30 * DAY));
         assert!(is_due(Some(Every::Month), 0, 31 * DAY));
+    }
+
+    #[test]
+    fn a_refill_takes_nothing_away() {
+        let credits =
+            Credits { balance: 50, refill: Some(10), every: Some(Every::Day), refilled_at: 0 };
+        assert_eq!(credits.at(DAY), (50, DAY));
+        assert_eq!(Credits { refill: None, ..credits }.at(DAY), (50, 0));
     }
 }

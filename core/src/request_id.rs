@@ -1,12 +1,12 @@
-//! The form of a request's name: a version 7 uuid (RFC 9562), which begins with the time.
-//! Requests are stored in about the order in which they come. An index of names in that
-//! order grows at its end; one of random names would be read and written all over.
+//! Request ids: uuids of version 7 (RFC 9562), which begin with the time. Requests are stored in
+//! about the order in which they come, so the index of ids grows at its end. With random ids it
+//! would be read and written everywhere.
 
-/// Between the beginnings of Unix's count of time and PostgreSQL's, in milliseconds.
+/// Milliseconds from 1970-01-01, where Unix counts from, to 2000-01-01, where PostgreSQL does.
 const POSTGRES_EPOCH: i64 = 946_684_800_000;
 
-/// A name made of a moment, in microseconds of PostgreSQL's count, and of random bytes,
-/// of which 62 bits stay. The time is told to a quarter of a microsecond at best.
+/// An id made of a moment, in microseconds as PostgreSQL counts, and of random bytes. It holds
+/// 62 bits of these. Its time is exact to a quarter of a microsecond.
 pub fn at(moment: i64, random: [u8; 16]) -> [u8; 16] {
     let milliseconds = moment.div_euclid(1000).saturating_add(POSTGRES_EPOCH);
     let milliseconds = u64::try_from(milliseconds).unwrap_or(0) & 0xffff_ffff_ffff;
@@ -16,7 +16,7 @@ pub fn at(moment: i64, random: [u8; 16]) -> [u8; 16] {
     ((u128::from(time) << 64) | (0b10 << 62) | u128::from(random)).to_be_bytes()
 }
 
-/// The moment in such a name, to a millisecond. `None` if the uuid is of another form.
+/// The moment in such an id, to a millisecond. `None` for a uuid of another version.
 pub fn moment(name: &[u8; 16]) -> Option<i64> {
     let bits = u128::from_be_bytes(*name);
     let is_version_7 = (bits >> 76) & 0xf == 7 && (bits >> 62) & 0b11 == 0b10;

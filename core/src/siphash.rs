@@ -1,92 +1,36 @@
-//! SipHash-2-4 with 128 bits of output: a hash that nobody can aim without its key.
+//! SipHash-2-4 with 128 bits of output. Without its key nobody can find inputs that have the
+//! same hash.
+
+use siphasher::sip128::{Hasher128, SipHasher24};
+use std::hash::Hasher;
 
 /// A hash under way.
 #[derive(Clone)]
-pub struct SipHasher {
-    v: [u64; 4],
-    /// Bytes that fill no word yet, the first of them lowest.
-    tail: u64,
-    length: usize,
-}
+pub struct SipHasher(SipHasher24);
 
 impl SipHasher {
+    #[inline]
     pub fn new(key: [u64; 2]) -> SipHasher {
-        let v = [
-            key[0] ^ 0x736f_6d65_7073_6575,
-            key[1] ^ 0x646f_7261_6e64_6f6d ^ 0xee,
-            key[0] ^ 0x6c79_6765_6e65_7261,
-            key[1] ^ 0x7465_6462_7974_6573,
-        ];
-        SipHasher { v, tail: 0, length: 0 }
+        SipHasher(SipHasher24::new_with_keys(key[0], key[1]))
     }
 
-    /// Adds bytes that are always as many at this place.
+    /// Adds bytes whose number is the same in every sequence.
     #[inline]
     pub fn fixed(&mut self, bytes: &[u8]) -> &mut SipHasher {
-        let (words, last) = bytes.as_chunks::<8>();
-        for word in words {
-            self.part(u64::from_le_bytes(*word), 8);
-        }
-        if !last.is_empty() {
-            let part = last.iter().rev().fold(0, |part, byte| (part << 8) | u64::from(*byte));
-            self.part(part, last.len());
-        }
+        self.0.write(bytes);
         self
     }
 
-    /// Adds up to eight bytes, the first of them lowest. The others are zero.
+    /// Adds the number of bytes and the bytes. So two different sequences never look alike.
     #[inline]
-    fn part(&mut self, part: u64, length: usize) {
-        let held = self.length % 8;
-        self.length = self.length.wrapping_add(length);
-        self.tail |= part << (8 * held);
-        if held + length >= 8 {
-            self.word(self.tail);
-            self.tail = if held == 0 { 0 } else { part >> (8 * (8 - held)) };
-        }
-    }
-
-    /// Adds bytes and how many they are, so that no two sequences of these look alike.
     pub fn sized(&mut self, bytes: &[u8]) -> &mut SipHasher {
-        self.fixed(&(bytes.len() as u64).to_le_bytes());
+        self.0.write_u64(bytes.len() as u64);
         self.fixed(bytes)
     }
 
-    pub fn finish(mut self) -> u128 {
-        let last = self.tail | ((self.length as u64) << 56);
-        self.word(last);
-        self.v[2] ^= 0xee;
-        let low = self.output();
-        self.v[1] ^= 0xdd;
-        u128::from(low) | (u128::from(self.output()) << 64)
-    }
-
-    fn word(&mut self, word: u64) {
-        self.v[3] ^= word;
-        self.rounds(2);
-        self.v[0] ^= word;
-    }
-
-    fn output(&mut self) -> u64 {
-        self.rounds(4);
-        self.v[0] ^ self.v[1] ^ self.v[2] ^ self.v[3]
-    }
-
-    fn rounds(&mut self, count: usize) {
-        let [mut a, mut b, mut c, mut d] = self.v;
-        for _ in 0..count {
-            a = a.wrapping_add(b);
-            b = b.rotate_left(13) ^ a;
-            a = a.rotate_left(32);
-            c = c.wrapping_add(d);
-            d = d.rotate_left(16) ^ c;
-            a = a.wrapping_add(d);
-            d = d.rotate_left(21) ^ a;
-            c = c.wrapping_add(b);
-            b = b.rotate_left(17) ^ c;
-            c = c.rotate_left(32);
-        }
-        self.v = [a, b, c, d];
+    #[inline]
+    pub fn finish(self) -> u128 {
+        self.0.finish128().as_u128()
     }
 }
 

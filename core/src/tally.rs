@@ -1,5 +1,4 @@
-//! Requests counted: what a batch of them adds to the totals of hours, by key and by
-//! endpoint.
+//! What a batch of requests adds to the totals of hours, by key and by endpoint.
 
 use crate::event::Event;
 use std::collections::HashMap;
@@ -8,12 +7,12 @@ use std::collections::HashMap;
 const HOUR: i64 = 60 * 60 * 1_000_000;
 const DAY: i64 = 24 * HOUR;
 
-/// What is counted together.
+/// A group of requests that are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Group<'a> {
     pub tenant_id: [u8; 16],
     pub of: Of<'a>,
-    /// When the hour begins, in UTC.
+    /// The beginning of the hour, in UTC.
     pub period: i64,
     pub environment: &'a [u8],
 }
@@ -28,14 +27,14 @@ pub enum Of<'a> {
 pub struct Counts {
     pub requests: i64,
     pub refused: i64,
-    /// Of how many requests the latency is known.
+    /// The number of requests with a known latency.
     pub timed: i64,
-    /// The sum of those latencies, each a day at most: whole days, and microseconds.
+    /// The sum of those latencies, in whole days and microseconds. Each counts as a day at most.
     pub latency_days: i32,
     pub latency: i64,
-    /// When a key was last let in.
+    /// The time of the last accepted request.
     pub used_at: Option<i64>,
-    /// The oldest of the requests.
+    /// The time of the oldest request.
     pub changed_from: Option<i64>,
 }
 
@@ -45,7 +44,7 @@ pub struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    /// Counts a request. `now` is for clocks that went ahead: no use is later.
+    /// Counts a request. `now` bounds the time of last use, because a clock may have been ahead.
     pub fn add(&mut self, event: &Event<'a>, now: i64) {
         let learned = &event.learned;
         let group = Group {
@@ -67,7 +66,7 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// All groups, those of a tenant and of a key together.
+    /// All groups. Those of a tenant and of a key follow one another.
     pub fn into_sorted(self) -> Vec<(Group<'a>, Counts)> {
         let mut groups: Vec<_> = self.groups.into_iter().collect();
         groups.sort_unstable_by_key(|(group, _)| *group);
@@ -124,7 +123,7 @@ mod tests {
         }
     }
 
-    /// Whether an event belongs to a group, said in another way.
+    /// Whether an event belongs to a group, written in another way.
     fn is_of(group: &Group, event: &Event) -> bool {
         let learned = &event.learned;
         let hours_apart = i128::from(event.at) - i128::from(group.period);
@@ -147,7 +146,7 @@ mod tests {
         fn each_request_is_counted_once_by_key_and_once_by_endpoint(
             events in proptest::collection::vec(event(), 0..60), now in -HOUR..HOUR,
         ) {
-            // The very first hour that can be told begins before the first microsecond.
+            // The first hour begins before the first moment that a number can hold.
             let events: Vec<_> = events.into_iter().filter(|e| e.at > i64::MIN + HOUR).collect();
             let mut tally = Tally::default();
             events.iter().for_each(|event| tally.add(event, now));

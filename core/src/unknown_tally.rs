@@ -1,7 +1,7 @@
-//! Counts on their way from one server to another: how many requests came without a
-//! known key, by keyspace and reason.
+//! Counts that one server sends to another: the requests without a known key, by keyspace and
+//! reason.
 
-/// A keyspace, a reason, and how many.
+/// A keyspace, a reason, and a number of requests.
 pub type Count<'a> = (&'a [u8], &'a [u8], u64);
 
 /// Adds a count. Names are at most 255 bytes long; a longer one is cut.
@@ -14,7 +14,7 @@ pub fn add(tally: &mut Vec<u8>, (keyspace, reason, requests): Count) {
     tally.extend_from_slice(&requests.to_le_bytes());
 }
 
-/// The counts; `None` unless all are whole and can be added to a bigint.
+/// The counts. `None` if one is cut off or can't be added to a bigint.
 pub fn read(mut tally: &[u8]) -> Option<Vec<Count<'_>>> {
     let mut counts = Vec::new();
     while !tally.is_empty() {
@@ -22,7 +22,7 @@ pub fn read(mut tally: &[u8]) -> Option<Vec<Count<'_>>> {
         let reason = take_name(&mut tally)?;
         let (requests, rest) = tally.split_first_chunk()?;
         let requests = u64::from_le_bytes(*requests);
-        // No server answers more often in its life.
+        // No server ever answers more often.
         if requests > 1 << 50 {
             return None;
         }

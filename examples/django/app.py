@@ -9,11 +9,11 @@ settings.configure(
     ALLOWED_HOSTS=["*"],
     ROOT_URLCONF=__name__,
     MIDDLEWARE=[f"{__name__}.KeysmithMiddleware"],
-    # Whom to connect as, and where: libpq's variables, PGHOST and its kin.
+    # The role and the server to connect to: libpq's variables, such as PGHOST.
     DATABASES={"default": {"ENGINE": "django.db.backends.postgresql",
                            "NAME": os.environ["PGDATABASE"],
                            # Without server_side_binding Django writes parameters into the
-                           # statement's text, and so keys into logs of statements.
+                           # statement's text, and so keys into statement logs.
                            "OPTIONS": {"pool": {"min_size": 1, "max_size": 2},
                                        "server_side_binding": True}}},
 )
@@ -34,8 +34,8 @@ AUTHENTICATE = """
 
 
 class KeysmithMiddleware:
-    """Opens the request's transaction, has its key sign in, and leaves the rest to views.
-    ATOMIC_REQUESTS would begin a transaction too late: it wraps the view alone."""
+    """Opens the request's transaction, signs its key in, and leaves the rest to views.
+    ATOMIC_REQUESTS would begin a transaction too late: it wraps only the view."""
 
     def __init__(self, get_response):
         self.get_response = get_response
@@ -50,7 +50,7 @@ class KeysmithMiddleware:
                 ok, status, code, message, retry_after = cursor.fetchone()
             if ok:
                 response = self.get_response(request)
-                # Django has made a response of an exception in the view.
+                # Django has turned an exception of the view into a response.
                 transaction.set_rollback(response.status_code >= 500)
                 return response
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}

@@ -3,7 +3,7 @@
 const express = require('express');
 const { Pool } = require('pg');
 
-// Whom to connect as, and where: libpq's variables, PGHOST and its kin.
+// The role and the server to connect to: libpq's variables, such as PGHOST.
 const pool = new Pool({ max: 2 });
 
 // keysmith: from here
@@ -12,9 +12,8 @@ const AUTHENTICATE = `
   FROM keysmith.authenticate($1::jsonb, $2, $3, ip => keysmith.client_ip($1::jsonb, $4, $5))`;
 const PROXIES = process.env.TRUSTED_PROXIES || '{}';
 
-// Has a handler run in a transaction in which the request's key has signed in: what it
-// does with the client that it gets sees its tenant's rows, and no others. The response
-// that it returns is sent once that is committed.
+// Runs a handler in a transaction in which the request's key is signed in: with the client that
+// it gets, the handler sees only its tenant's rows. Its response is sent after the commit.
 const asTenant = handler => async (req, res, next) => {
   const client = await pool.connect().catch(next);
   if (!client) return;

@@ -21,8 +21,8 @@ PROXIES = os.environ.get("TRUSTED_PROXIES", "{}")
 
 
 async def as_tenant(request: Request):
-    """A transaction in which the request's key has signed in; whatever runs on this
-    connection until the response is ready sees its tenant's rows, and no others."""
+    """A transaction in which the request's key is signed in: on this connection everything until
+    the response is ready sees only its tenant's rows."""
     async with pool.connection() as connection:
         cursor = connection.cursor(row_factory=namedtuple_row)
         await cursor.execute(AUTHENTICATE, {

@@ -1,7 +1,6 @@
-"""A clock over WebSockets, that stops for a client when its key does.
-
-A session is let in by its key, and then lives long. It ends within the blink of an eye
-after the key is revoked, disabled, or loses what it needs, and when the key expires.
+"""A clock over WebSockets, that stops for a client when its key ends.
+The server accepts a WebSocket once by its key and keeps it open. It closes it within milliseconds
+after the key is revoked, disabled, or loses a needed scope, and when the key expires.
 """
 
 import asyncio
@@ -25,14 +24,14 @@ sessions, checks = set(), set()
 
 
 class Session:
-    """A connection, and all that is kept of its key: the digest to ask again by."""
+    """A connection, and what it keeps of its key: the digest to check again by."""
 
     def __init__(self, digest, address):
         self.digest, self.address = digest, address
         self.connection = self.verdict = self.alarm = None
 
     async def check(self, weight=0):
-        """Decides anew, and sets the alarm for when no event will tell of the end."""
+        """Checks the key again, and sets a timer for its expiry, which sends no event."""
         async with pool.connection() as database:
             cursor = database.cursor(row_factory=namedtuple_row)
             await cursor.execute(VERIFY, [self.digest, self.address, weight])
@@ -52,23 +51,24 @@ class Session:
         try:
             await self.check()
         except OperationalError:
-            # Nobody can say that the key is still good.
+            # Nobody knows whether the key is still good.
             await self.connection.close(POLICY_VIOLATION, "unavailable")
 
     def doubt(self):
-        """Checks, and waits for nothing: a client may be slow to say goodbye."""
+        """Checks, and waits for nothing: a client may be slow to close."""
         task = asyncio.create_task(self.recheck())
         checks.add(task)
         task.add_done_callback(checks.discard)
 
     def is_meant_by(self, event):
-        """Whether an event may be about its key: about all that it names no key of."""
+        """Whether an event may concern its key: an event that names no key concerns all of
+        them."""
         return (event.get("key_id") in (None, self.verdict.key_id)
                 and event.get("tenant") in (None, self.verdict.tenant))
 
 
 async def let_in(connection, request):
-    """Answers a handshake: nothing, if it may go on."""
+    """Answers a handshake: returns nothing if it may go on."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     digest = hashlib.sha256(key.encode()).digest() if scheme.lower() == "bearer" else None
     session = Session(digest, connection.remote_address[0])
@@ -83,7 +83,7 @@ async def tell_the_time(connection):
     session.connection = connection
     sessions.add(session)
     try:
-        # What changed since the handshake was an event for nobody.
+        # An event of a change since the handshake reached nobody.
         await session.recheck()
         while True:
             await connection.send(datetime.now(UTC).isoformat())
@@ -95,7 +95,7 @@ async def tell_the_time(connection):
 
 
 def read(payload):
-    """An event's names; none if it is no event, which may then be about any key."""
+    """The names in an event; none if it is not a valid event, which may then concern any key."""
     try:
         event = json.loads(payload)
     except ValueError:
@@ -104,15 +104,15 @@ def read(payload):
 
 
 async def listen():
-    """Has those sessions asked again whose key an event is about. An event is a hint:
-    anyone who knows the channel can send one."""
+    """Checks the sessions whose key an event may concern. An event is only a hint: anyone who
+    knows the channel can send one."""
     while True:
         try:
             async with await AsyncConnection.connect(autocommit=True) as database:
                 cursor = await database.execute("SELECT keysmith.event_channel()")
                 channel, = await cursor.fetchone()
                 await database.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-                # What was sent while nobody listened is lost: ask about all.
+                # Events that were sent while nobody listened are lost: check all sessions.
                 for session in sessions:
                     session.doubt()
                 async for notice in database.notifies():

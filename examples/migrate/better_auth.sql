@@ -6,14 +6,14 @@
 --            remaining, "refillAmount", "refillInterval" (milliseconds), "expiresAt",
 --            permissions and metadata (JSON; metadata may be written as a JSON string)
 --
--- A tenant for each user. Permissions, {"files": ["read"]}, become scopes, files:read.
--- Refills are by the day or by the month here: whatever is longer than a day is a month's.
--- What has expired stays behind: it is refused either way.
+-- A tenant for each user. Permissions, {"files": ["read"]}, become scopes, files:read. Refills
+-- are by day or month here: an interval longer than a day becomes a month. Expired keys are not
+-- imported: they would be refused anyway.
 
 \set ON_ERROR_STOP on
 BEGIN;
 
--- A key without permissions has none: here, no scopes would otherwise mean all.
+-- A key without permissions may do nothing; with the default, no scopes would mean all.
 SELECT keysmith.create_keyspace('auth', empty_scopes => 'none', managed_by => 'nobody');
 
 SELECT count(keysmith.create_tenant(owner, keyspace => 'auth')) AS tenants

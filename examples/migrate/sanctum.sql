@@ -5,12 +5,12 @@
 --                            expires_at
 --
 -- A tenant for each model that has tokens, such as `user-42`. The ability * is the scope *.
--- What has expired stays behind: it is refused either way.
+-- Expired tokens are not imported: they would be refused anyway.
 
 \set ON_ERROR_STOP on
 BEGIN;
 
--- A token without abilities has none: here, no scopes would otherwise mean all.
+-- A token without abilities may do nothing; with the default, no scopes would mean all.
 SELECT keysmith.create_keyspace('laravel', empty_scopes => 'none', managed_by => 'nobody');
 
 SELECT count(keysmith.create_tenant(owner, keyspace => 'laravel')) AS tenants

@@ -1,4 +1,4 @@
--- Keys of an Unkey-style service: a row a key, `hash` the SHA-256 of the whole key in
+-- Keys of an Unkey-style service: a row per key, with `hash`, the SHA-256 of the whole key in
 -- base64. Copies of its tables are in the schema `unkey` here:
 --
 --   keys              id, hash, start, name, owner_id, identity_id, meta, expires, deleted_at_m,
@@ -7,13 +7,13 @@
 --   ratelimits        key_id or identity_id, name, limit, duration (milliseconds)
 --   permissions (id, slug), keys_permissions, roles_permissions, keys_roles
 --
--- A tenant for each owner; keys without one are the tenant `unkey`'s. What was deleted or
--- has expired stays behind: it is refused either way.
+-- A tenant for each owner; keys without an owner belong to the tenant `unkey`. Deleted and
+-- expired keys are not imported: they would be refused anyway.
 
 \set ON_ERROR_STOP on
 BEGIN;
 
--- A key without permissions has none: here, no scopes would otherwise mean all.
+-- A key without permissions may do nothing; with the default, no scopes would mean all.
 SELECT keysmith.create_keyspace('unkey', empty_scopes => 'none', managed_by => 'nobody');
 
 CREATE TEMPORARY VIEW old_keys AS
@@ -21,8 +21,8 @@ SELECT k.*, coalesce(i.external_id, k.owner_id, 'unkey') AS owner, i.id AS ident
        k.deleted_at_m IS NULL AND (k.expires IS NULL OR k.expires AT TIME ZONE 'UTC' > now()) AS is_alive
 FROM unkey.keys k LEFT JOIN unkey.identities i ON i.id = k.identity_id;
 
--- An identity whose keys are all that its tenant has is that tenant, as far as limits go:
--- they count the calls of all its keys together.
+-- If all keys of a tenant belong to one identity, the identity's limits become the tenant's: they
+-- count the calls of all its keys together.
 CREATE TEMPORARY VIEW old_owners AS
 SELECT owner, CASE WHEN count(DISTINCT identity) = 1 AND count(identity) = count(*) THEN min(identity) END
        AS identity
@@ -55,8 +55,8 @@ CROSS JOIN LATERAL keysmith.import_key(
         JOIN unkey.roles_permissions r ON r.role_id = h.role_id
         JOIN unkey.permissions p ON p.id = r.permission_id WHERE h.key_id = k.id),
     expires_at => k.expires AT TIME ZONE 'UTC',
-    -- Of an identity that is no tenant by itself, each of its keys has the limits, unless
-    -- it has one of that name.
+    -- Limits of other identities go to each of their keys, unless the key has a limit of that
+    -- name.
     limits => (
         SELECT jsonb_agg(jsonb_build_object('name', r.name, 'limit', r."limit",
                                             'window', r.duration || ' ms'))

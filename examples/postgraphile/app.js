@@ -5,7 +5,7 @@ const { getOperationAST } = require('graphql');
 const { Pool } = require('pg');
 const { makePluginHook, postgraphile } = require('postgraphile');
 
-// Whom to connect as, and where: libpq's variables, PGHOST and its kin.
+// The role and the server to connect to: libpq's variables, such as PGHOST.
 const pool = new Pool({ max: 2 });
 
 // keysmith: from here
@@ -16,9 +16,9 @@ const AUTHENTICATE = `
 const PROXIES = process.env.TRUSTED_PROXIES || '{}';
 
 const keysmith = {
-  // PostGraphile opens a transaction for each operation, makes its settings, and then
-  // runs the operation. In between, the request's key signs in. pgForceTransaction:
-  // queries would have no transaction otherwise, and an identity ends with it.
+  // PostGraphile opens a transaction for each operation, makes its settings, and then runs the
+  // operation. In between, the request's key is signed in. pgForceTransaction: without it queries
+  // have no transaction, and an identity ends with its transaction.
   withPostGraphileContext: withContext => (options, callback) => {
     const { pgSettings: { request, ...pgSettings }, queryDocumentAst, operationName } = options;
     const operation = getOperationAST(queryDocumentAst, operationName);
@@ -41,7 +41,7 @@ const handleErrors = (errors, req, res) => errors.map(({ message, verdict }) => 
 
 http.createServer(postgraphile(pool, 'public', {
   pluginHook: makePluginHook([keysmith]),
-  // Of a request, the hook above gets to see what is here alone. It takes it out again.
+  // The hook above sees only this part of a request. It removes it again.
   pgSettings: request => ({ request }),
   handleErrors,
   disableQueryLog: true,

@@ -4,7 +4,7 @@ require 'json'
 require 'rack'
 require 'sequel'
 
-# Whom to connect as, and where: libpq's variables, PGHOST and its kin.
+# The role and the server to connect to: libpq's variables, such as PGHOST.
 DB = Sequel.connect(adapter: :postgres, max_connections: 2)
 
 # keysmith: from here
@@ -18,8 +18,8 @@ class Keysmith
     @app = app
   end
 
-  # Opens the request's transaction, and has its key sign in: whatever the application
-  # does in this thread then sees its tenant's rows, and no others.
+  # Opens the request's transaction, and signs its key in: in this thread the application then
+  # sees only its tenant's rows.
   def call(env)
     headers = env.filter_map { |name, value| [name[5..].tr('_', '-'), value] if name.start_with?('HTTP_') }.to_h
     DB.transaction do |connection|

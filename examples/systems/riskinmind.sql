@@ -1,5 +1,5 @@
 -- The keys of riskinmind, an API for credit risk: one active key per customer, which is
--- generated, looked at, regenerated and revoked.
+-- generated, shown, regenerated and revoked.
 
 BEGIN;
 
@@ -16,12 +16,13 @@ SELECT keysmith.create_keyspace('riskinmind',
     schemes => '{bearer}',
     display => '{"id": "key_{random:5}", "snippet": "{prefix}...{end:4}"}');
 
--- There are no scopes: each endpoint takes the customer's key, and nothing more.
+-- There are no scopes: each endpoint needs only the customer's key.
 SELECT keysmith.define_route('riskinmind', 'GET', '/api/v1/keys/', '');
 SELECT keysmith.define_route('riskinmind', 'POST', '/api/v1/keys/generate', '');
 SELECT keysmith.define_route('riskinmind', 'POST', '/api/v1/keys/regenerate', '');
 SELECT keysmith.define_route('riskinmind', 'POST', '/api/v1/keys/revoke', '');
--- usage_logs has the logs, by page; where a customer has rate limits, also what they refused.
+-- usage_logs has the logs, by page; if a customer has rate limits, also the requests that they
+-- refused.
 SELECT keysmith.define_route('riskinmind', 'GET', '/api/v1/keys/logs', '');
 SELECT keysmith.define_route('riskinmind', 'POST', '/api/v1/loans/predict', '');
 

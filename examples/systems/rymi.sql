@@ -4,19 +4,18 @@
 BEGIN;
 
 SELECT keysmith.create_keyspace('rymi',
-    -- There are publishable keys; how they look, the page does not say.
+    -- There are publishable keys; the page does not say what they look like.
     prefixes => '{"secret": {"live": "rymi_"}, "publishable": {"live": "rymi_pk_"}}',
     label_length => 100,
-    -- Publishable keys manage none: 403.
+    -- Publishable keys can't manage secret keys: 403.
     managed_by => 'any_secret',
     schemes => '{bearer}',
     codes => '{"insufficient_kind": {"message": "Publishable keys manage no secret keys."}}',
     -- rymi_abcd1 in lists. The profile shows rymi_live_..., the same for every key.
     display => '{"prefix": "{prefix}{secret:5}", "snippet": "{prefix}live_..."}');
 
--- There are no scopes. Managing secret keys takes a secret key.
--- The profile is what whoami tells of a key and of its account, whose telephony provider
--- and the like are in the tenant's metadata.
+-- There are no scopes. Managing secret keys needs a secret key. whoami gives the profile of a key
+-- and of its account; the tenant's metadata has the telephony provider and similar data.
 SELECT keysmith.define_route('rymi', 'GET', '/v1/auth/me', '');
 SELECT keysmith.define_route('rymi', 'GET', '/v1/auth/api-keys', '', kind => 'secret');
 SELECT keysmith.define_route('rymi', 'POST', '/v1/auth/api-keys', '', kind => 'secret');

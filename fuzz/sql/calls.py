@@ -13,7 +13,7 @@ VIEWS = """
     FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
     WHERE c.relnamespace = 'keysmith'::regnamespace AND c.relkind = 'v' GROUP BY 1 ORDER BY 1"""
 
-# Some say nothing new when they are called often, or take long; some have more to them.
+# Some functions show nothing new when called often, or take long; others have more cases.
 WEIGHTS = {"wait_for_replay": 0.3, "flush_usage": 0.2, "maintain": 0.3, "doctor": 0.3, "audit_verify": 0.3} | dict.fromkeys((
     "isolate", "release", "track", "untrack", "protect", "unprotect", "protect_existing", "seal_rows", "unseal_rows", "verify_rows",
     "usage_collect", "import_key", "pre_request", "authenticate", "mint"), 2)
@@ -27,12 +27,12 @@ class Calls:
         self.number = 0
 
     def next(self, role, is_open):
-        """What is called, and the statements for it."""
+        """The functions and views, and their statements."""
         self.values.role, self.values.care = role, self.draw.choice([0.65, 0.65, 0.97])
         if self.draw.random() < 0.06:
             return self.view()
         (function,) = self.draw.choices(self.functions, self.weights)
-        # Procedures commit, which they can't within a transaction.
+        # Procedures commit, which they can't do within a transaction.
         while (role not in function.callers or function.kind == "p" and is_open) and self.draw.random() < 0.8:
             (function,) = self.draw.choices(self.functions, self.weights)
         if function.returns == "trigger":
@@ -44,7 +44,7 @@ class Calls:
         return function, self.in_some_form(self.call(function))
 
     def request(self):
-        """What PostgREST tells of a request before it calls."""
+        """The settings that PostgREST makes for a request."""
         headers = self.values.of("jsonb", "headers")
         return "SELECT " + ", ".join(f"set_config('request.{name}', ({value})::text, false)" for name, value in (
             ("headers", headers), ("method", self.values.of("text", "method")), ("path", self.values.of("text", "path"))))
@@ -52,7 +52,7 @@ class Calls:
     def call(self, function):
         arguments = [self.values.of(type_name, name, function.short) for type_name, name in zip(function.types, function.names)]
         needed = len(arguments) - function.defaults
-        # Often all of them, at times by their names and only some.
+        # Usually all arguments, sometimes only some, by name.
         if function.is_variadic:
             arguments[-1] = f"VARIADIC {arguments[-1]}"
         elif self.draw.random() < 0.5:

@@ -1,5 +1,5 @@
-"""What goes on beside the calls: tables that change, statements that are cancelled, sessions and
-workers that end, settings that are read again, and maintenance by hand."""
+"""Disturbances beside the calls: changed tables, cancelled statements, ended sessions and
+workers, reloaded settings, and maintenance by hand."""
 
 import random
 import threading
@@ -95,6 +95,6 @@ class Disturber(threading.Thread):
 
 
 def calm(db):
-    """Takes back what stays: settings, and roles."""
+    """Undoes lasting changes: settings, and roles."""
     for statement in ("ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()", "DROP ROLE IF EXISTS passing"):
         db.rows(statement)

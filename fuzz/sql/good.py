@@ -1,5 +1,5 @@
-"""Values that functions accept, as SQL: by argument, and where an argument means something else
-to a function, by function and argument. What is drawn at random is seldom one of these."""
+"""Values that functions accept, as SQL: by argument, and by function and argument if an argument
+means something else to a function. Random values are seldom accepted."""
 
 import uuid
 
@@ -43,7 +43,8 @@ GOOD = {
 
 
 def of_keys(keys, told_at):
-    """What a standby's worker hands over about these keys: bytes that are in no other way to be had."""
+    """What a standby's worker hands over about these keys: bytes that can't be made in another
+    way."""
     def parcel(*records):
         return "'\\x" + b"".join(n.to_bytes(8, "little") + len(r).to_bytes(2, "little") + r for n, r in enumerate(records, 1)).hex() + "'"
 

@@ -1,9 +1,9 @@
-"""Which errors are answers, and which are faults. Every argument is a good value of its type, so
-whatever else is raised comes from within."""
+"""Tells answers from faults among the errors. Every argument is a valid value of its type, so any
+other error comes from within."""
 
 import re
 
-# What PostgreSQL itself refuses before a function runs, or about the transaction it runs in.
+# Errors that PostgreSQL raises before a function runs, or about its transaction.
 ORDINARY = {
     "42501": "permission denied", "25006": "a read-only transaction", "25P02": "the transaction has failed",
     "40001": "serialization failure", "40P01": "deadlock", "55P03": "a lock that is not to be had",
@@ -16,7 +16,8 @@ ORDINARY = {
     "55006": "a table that the statement itself reads", "42710": "a trigger of that name", "0A000": "a feature that PostgreSQL lacks", "42809": "a wrong kind of object",
     "42P17": "a trigger that cannot be", "42601": "a cursor or view that cannot be so",
 }
-# SQLSTATE, function, message: why it may be so. Each matches as a regular expression.
+# SQLSTATE, function, message, and the reason why the error is correct. Each matches as a regular
+# expression.
 ALLOWED = [
     ("22021|22P05", ".*", "invalid byte sequence|untranslatable", "text that is no UTF-8, in a database that takes any bytes"),
 ]
@@ -54,7 +55,7 @@ def judge(error, name, statement):
 
 
 def told_key(error, keys):
-    """If a message holds a key: the query that a client sent is its own."""
+    """Whether a message contains a key: the query that a client sent may."""
     diag = error.diag
     told = " ".join(filter(None, (diag.message_primary, diag.message_detail, diag.message_hint)))
     return any(key in told for key in keys)

@@ -30,7 +30,7 @@ from values import Values
 
 ISOLATION = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 ROUND_SECONDS = 8
-# A session that is idle, in bytes: what it holds without bound would be more.
+# The memory that an idle session may hold, in bytes: more would be a leak.
 MOST_MEMORY = 160 << 20
 OFTEN = ["SET lock_timeout = '1s'", "SET statement_timeout = '10s'"]
 
@@ -51,7 +51,7 @@ class Run:
         self.statements = 0
 
     def found(self, what, recent=(), kind=None):
-        """Ends the run, unless all findings are wanted: then the first of each kind is kept."""
+        """Ends the run, unless all findings are wanted: then it keeps the first of each kind."""
         with self.lock:
             self.findings.setdefault(kind or what, (what, list(recent)))
         if not self.goes_on:
@@ -59,7 +59,7 @@ class Run:
 
 
 class Caller(threading.Thread):
-    """A session that calls; as one role for each transaction."""
+    """A session that makes calls, as one role for each transaction."""
 
     def __init__(self, run, number, round_number, connections, functions, views, known):
         super().__init__(daemon=True)
@@ -154,7 +154,7 @@ class Caller(threading.Thread):
                 break
 
     def send(self, connection, role, thing, statement, is_call=True):
-        """Runs a statement, and judges what comes of it. True if it succeeded."""
+        """Runs a statement, and judges its outcome. True if it succeeded."""
         if connection.closed:
             return False
         run, name = self.run_, thing.name if thing else ""
@@ -190,7 +190,7 @@ class Caller(threading.Thread):
         return state == "00000"
 
     def learn(self, cursor):
-        """Keys that were made: none may be in a log."""
+        """The minted keys: none may be in a log."""
         result = cursor.pgresult
         names = [result.fname(n) for n in range(result.nfields)]
         if b"api_key" in names and result.ntuples:
@@ -201,7 +201,7 @@ class Caller(threading.Thread):
 
 
 def check_idle(run, db, callers_connections):
-    """Nothing is held by sessions that do nothing, and none has grown."""
+    """Checks that idle sessions hold no locks, and that none has grown."""
     for statement in ("SELECT gid FROM pg_prepared_xacts",):
         for gid, in db.rows(statement):
             db.rows(f"ROLLBACK PREPARED '{gid}'")
@@ -218,7 +218,7 @@ def check_idle(run, db, callers_connections):
         for role, connection in connections.items():
             if connection.closed:
                 continue
-            # What clients prepare and open, they keep: it may have a value of 100 MB.
+            # Clients keep what they prepare and open: it may hold a value of 100 MB.
             try:
                 connection.execute("DEALLOCATE ALL; CLOSE ALL")
             except psycopg.Error:
@@ -236,7 +236,7 @@ def check_idle(run, db, callers_connections):
 
 
 def check_server(run, db):
-    # Names may be in no encoding: they are not fetched.
+    # Names may be invalid in every encoding, so they are not fetched.
     broken = db.rows("SELECT keyspace::bytea, problem::bytea FROM keysmith.audit_verify() WHERE NOT ok")
     if broken:
         run.found(f"the audit is not whole: {broken}")
@@ -260,7 +260,7 @@ def check_log(run, cluster, seen):
 
 
 def replay_slow(run, db):
-    """What was cut off after ten seconds is tried alone."""
+    """Runs a statement alone that was cancelled after ten seconds."""
     for role, statement in run.slow[:5]:
         if re.search("flush_usage|wait_for_replay", statement):
             continue
@@ -314,7 +314,8 @@ def fuzz(minutes, seed, sessions, encoding, goes_on, succeed=0, say=print):
                 db = session(cluster, client_encoding="utf8")
                 keys, known = scene.renew(db)
                 run.keys.update(key.api_key for key in keys)
-                # Levels may have been given or taken since: this lists again who may call them.
+                # Levels may have been granted or revoked since: this lists again who may call
+                # each function.
                 functions = db.rows(FUNCTIONS)
                 callers = [Caller(run, n, number, connections[n], functions, views, known) for n in range(sessions)]
                 threads = [*callers, disturb.Disturber(run, number, connections)]

@@ -1,16 +1,16 @@
-"""A server that is fuzzed: roles of each level, tables to name, and keys to use."""
+"""The fuzzed server: roles of each level, tables to name, and keys to use."""
 
 import good
 from values import literal
 
 ROLES = ["postgres", "admin", "verifier", "issuer", "auditor", "stranger"]
-# How often each calls, by weight.
+# The weight of each role's calls.
 WEIGHTS = [3, 3, 2, 2, 2, 1]
 OWNERS = ["postgres", "verifier", "admin", "stranger"]
 SETTINGS = {
     "keysmith__usage_flush_interval": "100ms", "keysmith__usage_buffer": "1MB", "keysmith__max_buckets": "64",
     "max_prepared_transactions": "50", "log_line_prefix": "%m [%p] %e ", "log_error_verbosity": "terse",
-    # A statement's own text may hold a key: what else is logged may not.
+    # A statement's text may contain a key; no other log message may.
     "log_min_error_statement": "panic", "log_parameter_max_length_on_error": "0", "log_min_messages": "warning",
     "max_wal_size": "2GB", "autovacuum_naptime": "5s", "work_mem": "4MB", "shared_buffers": "64MB",
 }
@@ -64,7 +64,7 @@ OPTIONS = """{"max_active_keys": null, "empty_scopes": "all", "default_scopes": 
 
 
 def build(db):
-    """Once for a server."""
+    """Runs once per server."""
     db.rows("CREATE EXTENSION keysmith")
     for role in ROLES[1:]:
         db.rows(f"CREATE ROLE {role} LOGIN")
@@ -75,7 +75,8 @@ def build(db):
 
 
 def renew(db):
-    """Before each round: what a round took away is there again. Gives what there is, as SQL."""
+    """Runs before each round: restores what a round removed. Returns the existing objects, as
+    SQL."""
     db.rows(TABLES)
     for owner in OWNERS:
         as_owner(db, owner, OF_OWNER)

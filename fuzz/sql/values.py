@@ -1,4 +1,4 @@
-"""Values of each argument's type, as SQL: extremes, what is malformed, and what is there."""
+"""Values of each argument's type, as SQL: extreme, malformed and existing ones."""
 
 import json
 
@@ -50,16 +50,16 @@ def literal(text):
 
 
 class Values:
-    """What one session draws from."""
+    """The state from which one session draws."""
 
     def __init__(self, draw, known, encoding="UTF8"):
         self.draw, self.known = draw, known
-        # As whom it calls, and how often an argument is one that is accepted.
+        # The role that calls, and how often an argument has an accepted value.
         self.role, self.care = "postgres", 0.65
         self.texts = TEXTS + (UNICODE if encoding == "UTF8" else BYTES_AS_TEXT)
 
     def of(self, type_name, name="", function=""):
-        """An expression of that type, for an argument of that name and function."""
+        """An expression of this type, for an argument of this name and function."""
         draw = self.draw.random()
         known = self.known_of(type_name, name, function)
         if known and draw < self.care:
@@ -83,7 +83,8 @@ class Values:
         draw = self.draw.random()
         if draw < 0.0008:
             return "repeat('a', 100000000)"
-        # A key has no place elsewhere: PostgreSQL itself would tell it, as of a bad uuid.
+        # A key may not be in another argument: PostgreSQL itself would report it, for example as
+        # a bad uuid.
         if draw < 0.35 and name in ("api_key", "api_keys", "value", "stored"):
             return self._mutant(self.draw.choice(self.known["api_key"]))
         if draw < 0.5:

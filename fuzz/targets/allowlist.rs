@@ -1,5 +1,5 @@
-//! Networks, a line each, and an address after the last: the sorted ranges admit what
-//! the list admits.
+//! Networks, one per line, and an address in the last line: the sorted ranges must admit the
+//! same addresses as the list.
 
 #![no_main]
 
@@ -15,8 +15,8 @@ fuzz_target!(|data: &[u8]| {
     for network in &networks {
         assert_eq!(allowlist::parse(&network.to_string()).as_ref(), Ok(network));
         assert!(allowlist::contains(*network, network.network()));
-        // IPv4 addresses are not part of an IPv6 network, even of one that has the whole
-        // range in it to which they are mapped.
+        // IPv4 addresses are not part of an IPv6 network, not even of one that contains the
+        // whole range to which they are mapped.
         let is_around_mapped =
             matches!(network, IpNet::V6(_)) && network.broadcast().to_canonical().is_ipv4();
         if !is_around_mapped || network.prefix_len() >= 96 {

@@ -1,5 +1,5 @@
-//! Expressions of scopes, and single scopes: what is printed is read as the same, and
-//! holds for whoever holds all that it names.
+//! Expressions of scopes, and single scopes: a printed expression must parse to the same, and a
+//! key that holds all its scopes must meet it.
 
 #![no_main]
 
@@ -16,17 +16,17 @@ fuzz_target!(|data: &[u8]| {
     let scopes = expression.scopes();
     assert!(scopes.iter().all(|scope| scope::is_scope(scope)));
     assert!(expression.holds(&|_| true), "all scopes together are not enough");
-    // Nobody has what needs a scope without one: & and | know no negation.
+    // A key without scopes meets no expression that needs one: & and | have no negation.
     assert_eq!(expression.holds(&|_| false), scopes.is_empty());
-    // Each more that is held can only help.
+    // Each additional scope can only help.
     let first = scopes.first().copied().unwrap_or_default();
     let by_one = expression.holds(&|scope| scope == first.as_bytes());
     let by_two = expression.holds(&|scope| {
         scope == first.as_bytes() || scopes.last().is_some_and(|last| scope == last.as_bytes())
     });
     assert!(by_two || !by_one);
-    // What is printed has more parentheses and spaces, and may be too long or too deep for
-    // them; nothing that is stored was printed.
+    // A printed expression has more parentheses and spaces, and may exceed the bounds; stored
+    // expressions are never printed ones.
     let printed = expression.to_string();
     match Expression::parse(&printed) {
         Ok(again) => assert_eq!(again, expression, "{printed}"),

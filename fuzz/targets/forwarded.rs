@@ -1,5 +1,5 @@
-//! Forwarded headers: a first byte chooses which, lines are values. Nothing that a
-//! client writes to the left may change what a trusted proxy wrote to the right.
+//! Forwarded headers: the first byte chooses the header, lines are values. Text that a client
+//! writes on the left must not change what a trusted proxy wrote on the right.
 
 #![no_main]
 
@@ -26,10 +26,10 @@ fuzz_target!(|data: &[u8]| {
     if let Some(found) = found {
         assert_eq!(found, found.to_canonical());
     }
-    // A peer that is no proxy is the client, whatever it says.
+    // A peer that is not a proxy is the client, whatever the header says.
     let stranger = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     assert_eq!(address(stranger, is_standard, &values), Some(stranger));
-    // What a proxy appends settles it: a new value, or an element of the last.
+    // The proxy's entry decides: a new value, or an element of the last.
     let appended: &[u8] = if is_standard { b"for=198.51.100.7" } else { b"198.51.100.7" };
     let client = Some(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)));
     let mut with_value = values.clone();

@@ -1,5 +1,5 @@
-//! Headers: a line of the input is one, `name: value`; a value of one byte below 2 is no
-//! text. Whatever their order, the same key is found or none.
+//! Headers: each line of the input is one, `name: value`; a value of one byte below 2 is not a
+//! text. The order of headers must not change the result.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Keys as callers send them: what is taken apart comes together again, and no single
-//! character may be another.
+//! Keys as callers send them: a parsed key must print as the same text, and changing any single
+//! character must make it invalid.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     let parts = format::parse(data);
     assert_eq!(parts.is_some(), format::is_well_formed(data));
     let Some(parts) = parts else {
-        // The body of the right length gets its checksum, and must be well-formed then.
+        // A body of the right length gets its checksum, and must then be well-formed.
         let mut key = b"ks_live_".to_vec();
         let body = data.iter().map(|byte| ALPHABET[usize::from(*byte) % ALPHABET.len()]);
         key.extend(body.chain(std::iter::repeat(b'0')).take(format::SECRET_LEN));

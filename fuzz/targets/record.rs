@@ -1,5 +1,5 @@
-//! Records of the ring: what is read is written as the same, and any bytes are read
-//! without harm.
+//! Records of the queue: a parsed record must be written as the same bytes, and parsing any
+//! bytes must do no harm.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
         let length = record.encode(&mut room);
         let again = Record::decode(&room[..length]);
         assert!(again.is_some(), "what was written can't be read");
-        // Texts that are longer than records have them are cut.
+        // Texts that are longer than a record allows are cut.
         if data.len() >= length && data[..length] == room[..length] {
             assert_eq!(again, Some(record));
         }

@@ -1,6 +1,6 @@
-//! Routes: the lines of the input before an empty one are patterns, what follows is a
-//! path. What is found is the path's, and a path that servers may read differently is
-//! none at all.
+//! Routes: the lines of the input before an empty line are patterns, the rest is a path. A
+//! matching route must match the path, and a path that servers may interpret differently must
+//! match none.
 
 #![no_main]
 
@@ -29,7 +29,7 @@ fuzz_target!(|data: &[u8]| {
     match routes.find(b"GET", &parsed, b"") {
         Match::Route(pattern) => assert!(accepted.contains(pattern)),
         Match::UnknownVariant => panic!("every route here has the variant that is asked for"),
-        // A path that is written as a pattern without parameters is found by it.
+        // A pattern without parameters must match the same text as a path.
         Match::Unlisted => {
             assert!(literal.contains(['%', '{', '}', '*']) || !accepted.contains(&literal))
         }

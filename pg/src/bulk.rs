@@ -66,7 +66,7 @@ pub fn with_array<'a, const COLUMNS: usize, T>(
         return None;
     }
     // SAFETY: the values are as many as the table's columns, and of their types. They are copied. The
-    // array is there until `with` is over, which is told of no longer lifetime.
+    // array is there until `with` returns, and its lifetime is no longer than that.
     let array = unsafe {
         let description = (*table.relation()).rd_att;
         let form = |mut row: Row<COLUMNS>| {
@@ -133,7 +133,7 @@ struct Target {
 
 fn with_indexes<T>(table: Table<'_>, body: impl FnOnce(&Target) -> T) -> T {
     let relation = table.relation();
-    // SAFETY: the table is open. What is made here is in the current memory context, and used no
+    // SAFETY: the table is open. All is made in the current memory context, and used no
     // longer than here. After an error the abort closes the indexes.
     unsafe {
         let estate = pg_sys::CreateExecutorState();

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::jsonb::{Json, Jsonb};
 use crate::scratch::Memory;
 use crate::text;
+pub use crate::varlena::Bytes;
 use crate::varlena::{self, ArrayView};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::net::IpAddr;
@@ -214,27 +215,4 @@ pub(crate) fn strings_of(array: ArrayView) -> Vec<Option<String>> {
 
 pub fn must_not_be_null(name: &str) -> Error {
     Error::argument(name, "must not be null")
-}
-
-/// The content of a varlena argument.
-#[derive(Clone, Copy)]
-pub enum Bytes<'a> {
-    Read(&'a [u8]),
-    TooLong,
-}
-
-impl Bytes<'_> {
-    /// # Safety
-    /// The datum must be a varlena that outlives the result.
-    #[inline]
-    pub unsafe fn new(datum: Datum, most: usize) -> Self {
-        // SAFETY: as the caller promises.
-        unsafe {
-            if varlena::length(datum) > most {
-                Bytes::TooLong
-            } else {
-                Bytes::Read(varlena::bytes(datum))
-            }
-        }
-    }
 }

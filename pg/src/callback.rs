@@ -18,3 +18,17 @@ pub unsafe fn guarded<T>(body: impl FnOnce() -> Result<T>) -> T {
         }
     }
 }
+
+/// Has a function called when PostgreSQL loads the library: in the postmaster where it is
+/// preloaded, else in the first session of a backend that calls one of its functions.
+#[macro_export]
+macro_rules! on_load {
+    ($function:path) => {
+        #[unsafe(no_mangle)]
+        unsafe extern "C-unwind" fn _PG_init() {
+            // SAFETY: nothing else is on this frame.
+            unsafe { $crate::callback::guarded($function) }
+        }
+    };
+}
+pub use on_load;

@@ -2,8 +2,9 @@
 //! made when they are handed over, of what is borrowed until then.
 
 use crate::jsonb::Jsonb;
+use crate::value::Value;
 use crate::{datum, text, varlena};
-use pgrx::pg_sys::{self, Datum, Oid, TransactionId};
+use pgrx::pg_sys::{self, Datum, ItemPointerData, Oid, TransactionId};
 use std::net::IpAddr;
 
 /// A value with its type, or a null of that type.
@@ -27,6 +28,7 @@ enum Content<'a> {
     /// Days and microseconds.
     Interval(i32, i64),
     Inet(IpAddr),
+    Tid(ItemPointerData),
     /// Elements of a type.
     Array(&'a [Cell<'a>], Oid),
 }
@@ -132,6 +134,23 @@ impl<'a> Cell<'a> {
         Cell::plain(pg_sys::OIDOID, Some(value))
     }
 
+    pub fn regclass(value: Oid) -> Cell<'a> {
+        Cell::plain(pg_sys::REGCLASSOID, Some(value))
+    }
+
+    pub fn tid(value: ItemPointerData) -> Cell<'a> {
+        Cell::new(pg_sys::TIDOID, Some(Content::Tid(value)))
+    }
+
+    /// A value of a row.
+    pub fn value(value: Value<'a>) -> Cell<'a> {
+        Cell::plain(value.kind(), Some(value.datum()))
+    }
+
+    pub fn null(kind: Oid) -> Cell<'a> {
+        Cell::new(kind, None)
+    }
+
     pub fn transaction(value: TransactionId) -> Cell<'a> {
         Cell::plain(pg_sys::XIDOID, Some(Datum::from(value.into_inner())))
     }
@@ -189,6 +208,7 @@ impl<'a> Cell<'a> {
             Content::Uuids(values) => varlena::uuid_array(values),
             Content::Interval(days, time) => datum::interval(days, time),
             Content::Inet(value) => datum::inet(value),
+            Content::Tid(value) => datum::tid(value),
             Content::Array(values, element) => {
                 varlena::array(values.iter().filter_map(Cell::datum).collect(), element)
             }

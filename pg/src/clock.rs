@@ -2,6 +2,9 @@
 
 use crate::direct;
 
+/// In microseconds, as all times here.
+pub const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+
 /// PostgreSQL's, in microseconds: for what is stored or shown.
 #[inline]
 pub fn now() -> i64 {

@@ -5,9 +5,10 @@
 //! first, in memory of its own.
 
 use crate::cell::Cell;
+use crate::column::Definition;
 use crate::lookup;
 use crate::major;
-use crate::scan::{Column, attribute_name};
+use crate::scan::attribute_name;
 use crate::scratch::Memory;
 use crate::varlena::Stored;
 use pgrx::pg_sys::{self, Datum, HeapTupleHeaderData, Oid};
@@ -66,7 +67,7 @@ impl Form {
 
 impl RowType {
     /// Of a type that there is, if it has these columns.
-    pub fn find(kind: Oid, expected: &[Column]) -> Option<RowType> {
+    pub fn find(kind: Oid, expected: &[Definition]) -> Option<RowType> {
         let mut values = [Datum::null(); MOST_COLUMNS];
         let mut nulls = [true; MOST_COLUMNS];
         let expected = expected.iter().map(|(name, kind)| (name.as_bytes(), kind.value(), false));
@@ -101,7 +102,7 @@ impl RowType {
     /// Begins a row in which values of variable length have so many bytes together,
     /// `ROOM_OF_ELEMENT` for each element of arrays included.
     #[inline]
-    pub fn row<'m>(&self, memory: Memory<'m>, variable: usize) -> Row<'m> {
+    pub fn row<'m>(&self, memory: Memory<'m>, variable: usize) -> RowWriter<'m> {
         let begin = (std::mem::offset_of!(HeapTupleHeaderData, t_bits) + self.columns.div_ceil(8))
             .next_multiple_of(8);
         let room = begin + self.columns * ROOM_OF_COLUMN + variable;
@@ -117,7 +118,7 @@ impl RowType {
                 self.marks | (pg_sys::HEAP_HASNULL | pg_sys::HEAP_HASVARWIDTH) as u16;
             header.t_hoff = begin as u8;
             let bytes = std::slice::from_raw_parts_mut(start, room);
-            Row { bytes, used: begin, column: 0, forms: 0, expected: self.forms }
+            RowWriter { bytes, used: begin, column: 0, forms: 0, expected: self.forms }
         }
     }
 }
@@ -139,7 +140,7 @@ const MOST_SHORT: usize = 127;
 const HEADER: usize = 4;
 
 /// A row under way. Columns are put in the order of the type.
-pub struct Row<'m> {
+pub struct RowWriter<'m> {
     bytes: &'m mut [u8],
     used: usize,
     column: usize,
@@ -148,7 +149,7 @@ pub struct Row<'m> {
     expected: Forms,
 }
 
-impl<'m> Row<'m> {
+impl<'m> RowWriter<'m> {
     #[inline]
     pub fn boolean(&mut self, value: bool) {
         self.optional(Form::Boolean, Some(value), |row, value| row.fixed(&[u8::from(value)], 1));

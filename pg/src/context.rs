@@ -83,56 +83,9 @@ impl Drop for Owned {
     }
 }
 
-/// A context in the current one, for work that may run any code. After an error it is left to
-/// the abort: what is to be released then may lie in it.
-pub(crate) struct Scratch(MemoryContext);
-
-impl Scratch {
-    /// # Safety
-    /// It must be dropped before the current context is reset or deleted.
-    pub unsafe fn new() -> Scratch {
-        // SAFETY: the current context is there.
-        Scratch(unsafe { make(pg_sys::CurrentMemoryContext, pg_sys::ALLOCSET_DEFAULT_INITSIZE) })
-    }
-
-    pub fn get(&self) -> MemoryContext {
-        self.0
-    }
-
-    /// Runs `body` with this as the current context.
-    pub fn run<T>(&self, body: impl FnOnce() -> T) -> T {
-        // SAFETY: the context is there as long as this. After an error PostgreSQL chooses
-        // another.
-        unsafe {
-            let before = pg_sys::MemoryContextSwitchTo(self.0);
-            let result = body();
-            pg_sys::MemoryContextSwitchTo(before);
-            result
-        }
-    }
-
-    /// Frees what was allocated in it.
-    ///
-    /// # Safety
-    /// Nothing may use that any more.
-    pub unsafe fn reset(&self) {
-        // SAFETY: as the caller promises.
-        unsafe { pg_sys::MemoryContextReset(self.0) };
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: made in `new`, and not current, since `run` is over.
-            unsafe { pg_sys::MemoryContextDelete(self.0) };
-        }
-    }
-}
-
 /// # Safety
 /// The context around it must be there.
-unsafe fn make(around: MemoryContext, size: u32) -> MemoryContext {
+pub(crate) unsafe fn make(around: MemoryContext, size: u32) -> MemoryContext {
     // SAFETY: as the caller promises; the name is static.
     unsafe {
         pg_sys::AllocSetContextCreateInternal(

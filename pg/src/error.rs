@@ -5,7 +5,7 @@ use crate::text;
 use pgrx::pg_sys::panic::CaughtError;
 use std::ffi::{CString, c_char, c_int};
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The SQLSTATEs, named after the HTTP status that fits each. `docs/errors.md`
 /// describes them to users.
@@ -84,6 +84,14 @@ impl Error {
     /// `label must have at most 100 characters`
     pub fn argument(name: &str, rule: impl AsRef<str>) -> Self {
         Error::new(Code::InvalidArgument, format!("{name} {}", rule.as_ref()))
+    }
+
+    /// The argument that the message names is a field of another.
+    pub fn within(mut self, argument: &str) -> Self {
+        if self.code == Code::InvalidArgument {
+            self.message = format!("{argument}.{}", self.message);
+        }
+        self
     }
 
     pub fn not_found(what: impl Into<String>) -> Self {

@@ -6,6 +6,7 @@ pub mod call;
 pub mod callback;
 pub mod cell;
 pub mod clock;
+pub mod column;
 pub mod composite;
 pub mod context;
 pub mod datum;

@@ -44,7 +44,7 @@ impl<T: Shareable, S: Shareable> Locked<T, S> {
 }
 
 /// A piece of shared memory: a structure, of which some is behind a lock together with slots.
-pub struct Region<H: 'static, T, S> {
+pub struct LockedRegion<H: 'static, T, S> {
     name: &'static CStr,
     state: fn() -> T,
     slots: fn() -> usize,
@@ -55,7 +55,7 @@ pub struct Region<H: 'static, T, S> {
     place: AtomicPtr<H>,
 }
 
-impl<H, T, S> Region<H, T, S> {
+impl<H, T, S> LockedRegion<H, T, S> {
     /// What makes the parts, and the whole of them, is called at each start of the server, and when
     /// shared memory is made anew after a crash.
     pub const fn new(
@@ -64,9 +64,9 @@ impl<H, T, S> Region<H, T, S> {
         slots: fn() -> usize,
         slot: fn() -> S,
         whole: fn(Locked<T, S>) -> H,
-    ) -> Region<H, T, S> {
+    ) -> LockedRegion<H, T, S> {
         let place = AtomicPtr::new(null_mut());
-        Region { name, state, slots, slot, whole, begin: OnceLock::new(), place }
+        LockedRegion { name, state, slots, slot, whole, begin: OnceLock::new(), place }
     }
 
     /// Has `begin` called each time when all is made. To be called from `_PG_init`.
@@ -75,7 +75,7 @@ impl<H, T, S> Region<H, T, S> {
     }
 }
 
-impl<H: Shareable + Sync, T: Shareable, S: Shareable> Region<H, T, S> {
+impl<H: Shareable + Sync, T: Shareable, S: Shareable> LockedRegion<H, T, S> {
     const BEFORE: usize = {
         assert!(align_of::<H>() <= 64 && align_of::<S>() <= 64);
         assert!(!needs_drop::<H>() && !needs_drop::<S>());
@@ -91,7 +91,7 @@ impl<H: Shareable + Sync, T: Shareable, S: Shareable> Region<H, T, S> {
     }
 }
 
-impl<H: Shareable + Sync, T: Shareable, S: Shareable> Section for Region<H, T, S> {
+impl<H: Shareable + Sync, T: Shareable, S: Shareable> Section for LockedRegion<H, T, S> {
     fn name(&self) -> &'static CStr {
         self.name
     }

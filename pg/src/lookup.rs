@@ -23,6 +23,16 @@ pub fn schema(name: &CStr) -> Option<Oid> {
     known(unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) })
 }
 
+/// A schema's name, in the database's encoding; empty if it is gone.
+pub fn schema_name(schema: Oid) -> Vec<u8> {
+    must_be_in_progress();
+    // SAFETY: gives null or a C string in the current memory context.
+    unsafe {
+        let name = pg_sys::get_namespace_name(schema);
+        if name.is_null() { Vec::new() } else { CStr::from_ptr(name).to_bytes().to_vec() }
+    }
+}
+
 /// The table, index or view of that name.
 pub fn relation(schema: Oid, name: &CStr) -> Option<Oid> {
     must_be_in_progress();
@@ -81,13 +91,6 @@ pub fn is_deterministic(collation: Oid) -> bool {
     // SAFETY: an error if there is no such collation.
     known(collation)
         .is_none_or(|collation| unsafe { pg_sys::get_collation_isdeterministic(collation) })
-}
-
-/// The type that a domain is made of; of any other type, itself.
-pub fn base_type(kind: Oid) -> Oid {
-    must_be_in_progress();
-    // SAFETY: an error if there is no such type.
-    unsafe { pg_sys::getBaseType(kind) }
 }
 
 /// A type's name as SQL has it.

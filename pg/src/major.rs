@@ -1,5 +1,6 @@
 //! What differs between PostgreSQL's majors. The rest of the code knows of none.
 
+use crate::column::{self, Column};
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char, c_int};
 
@@ -19,8 +20,9 @@ pub unsafe fn completed_transactions() -> u64 {
 }
 
 /// The columns of pg_auth_members that name the member and the role. 16 put an oid before.
-pub const MEMBERSHIP_ROLE: i16 = if cfg!(feature = "pg15") { 1 } else { 2 };
-pub const MEMBERSHIP_MEMBER: i16 = MEMBERSHIP_ROLE + 1;
+pub const MEMBERSHIP_ROLE: Column<column::Oid> =
+    Column::new(if cfg!(feature = "pg15") { 1 } else { 2 });
+pub const MEMBERSHIP_MEMBER: Column<column::Oid> = Column::new(MEMBERSHIP_ROLE.number() + 1);
 
 /// The number by which this session knows its transaction.
 ///

@@ -31,6 +31,18 @@ pub fn client_address() -> Option<String> {
     }
 }
 
+/// A moment as JSON has it, which every session reads alike.
+pub fn iso_timestamp(moment: i64) -> String {
+    let mut text = [0; pg_sys::MAXDATELEN as usize + 1];
+    // SAFETY: the text of a timestamp, with a NUL at its end, is no longer than MAXDATELEN.
+    unsafe {
+        let no_zone = std::ptr::null();
+        let kind = pg_sys::TIMESTAMPTZOID;
+        pg_sys::JsonEncodeDateTime(text.as_mut_ptr(), Datum::from(moment), kind, no_zone);
+        CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned()
+    }
+}
+
 pub fn uuid(uuid: &[u8; 16]) -> String {
     // SAFETY: the output function of uuids, which are pointers to 16 bytes.
     unsafe { written(pg_sys::uuid_out, Datum::from(uuid.as_ptr())) }

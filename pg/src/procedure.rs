@@ -1,8 +1,8 @@
 //! A procedure that commits.
 
 use crate::call::Call;
-use crate::context::Scratch;
 use crate::error::{Code, Error, Result};
+use crate::scratch::Scratch;
 use pgrx::PgLogLevel;
 use pgrx::PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_TERMINATION;
 use pgrx::pg_sys;

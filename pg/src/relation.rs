@@ -172,21 +172,3 @@ pub fn column_number(relation: Oid, name: &CStr) -> i16 {
     // SAFETY: a look-up by a name, a C string, which is not kept.
     unsafe { pg_sys::get_attnum(relation, name.as_ptr()) }
 }
-
-/// A relation of a schema.
-pub fn named(name: &CStr, schema: Oid) -> Option<Oid> {
-    must_be_in_progress();
-    // SAFETY: a look-up by a name, a C string, which is not kept.
-    let found = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
-    (found != Oid::INVALID).then_some(found)
-}
-
-/// A schema's name, in the database's encoding; empty if it is gone.
-pub fn schema_name(schema: Oid) -> Vec<u8> {
-    must_be_in_progress();
-    // SAFETY: gives null or a C string in the current memory context.
-    unsafe {
-        let name = pg_sys::get_namespace_name(schema);
-        if name.is_null() { Vec::new() } else { CStr::from_ptr(name).to_bytes().to_vec() }
-    }
-}

@@ -1,37 +1,99 @@
 //! A row of one of the tables, read where it lies.
 
+use crate::column::{
+    Array, Bigint, Boolean, Column, Integer, Kind, Names, Smallint, Text, Timestamp, Uuid, Varying,
+};
 use crate::varlena::{self, ArrayView, Stored};
 use crate::{direct, text};
 use keysmith_core::directory::Place;
 use pgrx::pg_sys::{self, Datum, Oid};
-use std::marker::PhantomData;
+use std::cell::{Cell, UnsafeCell};
+use std::mem::MaybeUninit;
 
 /// The widest of our tables.
 const MAX_COLUMNS: usize = 32;
 
-/// A row, its columns numbered as in `columns`. The accessors must be asked for the
-/// type that the column has.
+/// Room for the values of one row at a time. A row is moved about without them.
+pub struct Room {
+    values: UnsafeCell<[MaybeUninit<Datum>; MAX_COLUMNS]>,
+    nulls: UnsafeCell<[MaybeUninit<bool>; MAX_COLUMNS]>,
+    is_taken: Cell<bool>,
+}
+
+impl Room {
+    #[inline]
+    pub const fn new() -> Room {
+        Room {
+            values: UnsafeCell::new([MaybeUninit::uninit(); MAX_COLUMNS]),
+            nulls: UnsafeCell::new([MaybeUninit::uninit(); MAX_COLUMNS]),
+            is_taken: Cell::new(false),
+        }
+    }
+
+    /// The room for a row, until the result is dropped.
+    #[inline]
+    pub(crate) fn take(&self) -> Taken<'_> {
+        if self.is_taken.replace(true) {
+            pgrx::error!("two rows are read into the room of one");
+        }
+        Taken(self)
+    }
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room::new()
+    }
+}
+
+/// Keeps others out of a room.
+pub(crate) struct Taken<'a>(&'a Room);
+
+impl Taken<'_> {
+    #[inline]
+    pub fn room(&self) -> &Room {
+        self.0
+    }
+}
+
+impl Drop for Taken<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.is_taken.set(false);
+    }
+}
+
+/// A row of a table. Each of its columns says of which type it is.
 pub struct Row<'a> {
-    values: [Datum; MAX_COLUMNS],
-    nulls: [bool; MAX_COLUMNS],
+    values: &'a [Datum],
+    nulls: &'a [bool],
     place: Place,
     header: pg_sys::HeapTupleHeader,
-    _scan: PhantomData<&'a ()>,
 }
 
 impl<'a> Row<'a> {
     /// # Safety
-    /// A tuple with this description, which stays as it is for as long as the row is used.
+    /// A tuple with this description, which stays as it is for as long as the row is used. So
+    /// must the room, which is nobody else's.
     #[inline]
-    pub unsafe fn read(tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> Row<'a> {
-        let mut values = [Datum::null(); MAX_COLUMNS];
-        let mut nulls = [true; MAX_COLUMNS];
-        // SAFETY: the tuple has these columns, which the arrays can hold.
+    pub(crate) unsafe fn read(
+        tuple: pg_sys::HeapTuple,
+        description: pg_sys::TupleDesc,
+        room: *const Room,
+    ) -> Row<'a> {
+        // SAFETY: the tuple has these columns, which the room can hold. All of them are filled in.
         unsafe {
-            assert!((*description).natts as usize <= MAX_COLUMNS, "one of our tables is too wide");
-            direct::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
-            let place = place_of(&*tuple);
-            Row { values, nulls, place, header: (*tuple).t_data, _scan: PhantomData }
+            let columns = (*description).natts as usize;
+            assert!(columns <= MAX_COLUMNS, "one of our tables is too wide");
+            let values = (*room).values.get().cast::<Datum>();
+            let nulls = (*room).nulls.get().cast::<bool>();
+            direct::heap_deform_tuple(tuple, description, values, nulls);
+            Row {
+                values: std::slice::from_raw_parts(values, columns),
+                nulls: std::slice::from_raw_parts(nulls, columns),
+                place: place_of(&*tuple),
+                header: (*tuple).t_data,
+            }
         }
     }
 
@@ -55,13 +117,18 @@ impl<'a> Row<'a> {
     }
 
     #[inline]
-    pub fn datum(&self, column: i16) -> Option<Datum> {
-        let index = usize::from(column.unsigned_abs()).checked_sub(1)?;
-        (!*self.nulls.get(index)?).then(|| self.values[index])
+    pub fn is_null<T: Kind>(&self, column: Column<T>) -> bool {
+        self.datum(column).is_none()
     }
 
     #[inline]
-    pub fn bytes(&self, column: i16) -> Option<&[u8]> {
+    fn datum<T: Kind>(&self, column: Column<T>) -> Option<Datum> {
+        let index = usize::from(column.number().unsigned_abs()).checked_sub(1)?;
+        if *self.nulls.get(index)? { None } else { self.values.get(index).copied() }
+    }
+
+    #[inline]
+    pub fn bytes(&self, column: Column<impl Varying>) -> Option<&[u8]> {
         // SAFETY: a text or bytea of this row, which lies in the pinned page, or was
         // fetched into the current memory context.
         self.datum(column).map(|datum| unsafe { varlena::bytes(datum) })
@@ -69,49 +136,49 @@ impl<'a> Row<'a> {
 
     /// A value of variable length as it is stored.
     #[inline]
-    pub fn stored(&self, column: i16) -> Option<Stored<'_>> {
+    pub fn stored(&self, column: Column<impl Varying>) -> Option<Stored<'_>> {
         // SAFETY: a varlena of this row, which lies in the pinned page.
         self.datum(column).map(|datum| unsafe { Stored::new(datum) })
     }
 
     /// A text in Rust's encoding; `None` also for one that has no such form.
-    pub fn text(&self, column: i16) -> Option<String> {
+    pub fn text(&self, column: Column<Text>) -> Option<String> {
         self.bytes(column).and_then(text::from_server)
     }
 
     #[inline]
-    pub fn array(&self, column: i16) -> Option<ArrayView<'_>> {
+    pub fn array(&self, column: Column<impl Array + Varying>) -> Option<ArrayView<'_>> {
         self.bytes(column).map(ArrayView::new)
     }
 
     #[inline]
-    pub fn uuid(&self, column: i16) -> Option<[u8; 16]> {
+    pub fn uuid(&self, column: Column<Uuid>) -> Option<[u8; 16]> {
         // SAFETY: a uuid of this row: 16 bytes in the page.
         self.datum(column).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
     }
 
     #[inline]
-    pub fn timestamp(&self, column: i16) -> Option<i64> {
+    pub fn timestamp(&self, column: Column<Timestamp>) -> Option<i64> {
         self.datum(column).map(|datum| datum.value() as i64)
     }
 
-    pub fn bigint(&self, column: i16) -> Option<i64> {
+    pub fn bigint(&self, column: Column<Bigint>) -> Option<i64> {
         self.datum(column).map(|datum| datum.value() as i64)
     }
 
-    pub fn integer(&self, column: i16) -> Option<i32> {
+    pub fn integer(&self, column: Column<Integer>) -> Option<i32> {
         self.datum(column).map(|datum| datum.value() as i32)
     }
 
-    pub fn smallint(&self, column: i16) -> Option<i16> {
+    pub fn smallint(&self, column: Column<Smallint>) -> Option<i16> {
         self.datum(column).map(|datum| datum.value() as i16)
     }
 
-    pub fn oid(&self, column: i16) -> Option<Oid> {
+    pub fn oid(&self, column: Column<impl Names>) -> Option<Oid> {
         self.datum(column).map(|datum| Oid::from(datum.value() as u32))
     }
 
-    pub fn boolean(&self, column: i16) -> bool {
+    pub fn boolean(&self, column: Column<Boolean>) -> bool {
         self.datum(column).is_some_and(|datum| datum.value() as u8 != 0)
     }
 }

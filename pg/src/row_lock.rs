@@ -14,7 +14,7 @@ use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 
 /// A transaction that has changed or locked a row, and has not ended.
-pub struct Holder(TransactionId);
+pub struct LockHolder(TransactionId);
 
 /// The moment until which is waited.
 #[derive(Clone, Copy)]
@@ -27,10 +27,10 @@ enum Wait {
     Failed(Box<CaughtError>),
 }
 
-impl Holder {
+impl LockHolder {
     /// Another transaction, if it has not ended.
-    pub fn of(transaction: TransactionId) -> Option<Holder> {
-        is_others(transaction).then_some(Holder(transaction))
+    pub fn of(transaction: TransactionId) -> Option<LockHolder> {
+        is_others(transaction).then_some(LockHolder(transaction))
     }
 
     /// The transaction itself, if this is one of its savepoints.
@@ -48,7 +48,7 @@ impl Deadline {
 
     /// Waits for a holder to end. False if the moment comes before, or if the holder waits
     /// for this transaction.
-    pub fn wait_for(self, holder: &Holder) -> bool {
+    pub fn wait_for(self, holder: &LockHolder) -> bool {
         let mut awaited = holder.0;
         while self.left() > 0 {
             match wait(awaited, self.left()) {
@@ -128,7 +128,7 @@ fn wait(transaction: TransactionId, most: i64) -> Wait {
 
 impl Row<'_> {
     /// Another transaction that holds the row now, so that it can't be changed.
-    pub fn holder(&self) -> Option<Holder> {
+    pub fn holder(&self) -> Option<LockHolder> {
         const KINDS: u32 = pg_sys::HEAP_XMAX_EXCL_LOCK | pg_sys::HEAP_XMAX_KEYSHR_LOCK;
         // SAFETY: the header lies in the page that the row is pinned in; others may only set
         // hints in it, which this does not depend on.
@@ -145,7 +145,7 @@ impl Row<'_> {
             // A lock on the key alone does not stop an update that changes no key.
             None
         } else {
-            is_others(held_by).then_some(Holder(held_by))
+            is_others(held_by).then_some(LockHolder(held_by))
         }
     }
 
@@ -176,7 +176,7 @@ impl Row<'_> {
 }
 
 /// One of several holders of a row.
-fn members(several: pg_sys::MultiXactId, only_locks: bool) -> Option<Holder> {
+fn members(several: pg_sys::MultiXactId, only_locks: bool) -> Option<LockHolder> {
     const KEY_SHARE: pg_sys::MultiXactStatus::Type =
         pg_sys::MultiXactStatus::MultiXactStatusForKeyShare;
     let mut members = std::ptr::null_mut();
@@ -191,7 +191,7 @@ fn members(several: pg_sys::MultiXactId, only_locks: bool) -> Option<Holder> {
         let others = std::slice::from_raw_parts(members, count)
             .iter()
             .find(|member| member.status != KEY_SHARE && is_others(member.xid))
-            .map(|member| Holder(member.xid));
+            .map(|member| LockHolder(member.xid));
         pg_sys::pfree(members.cast());
         others
     }

@@ -2,7 +2,8 @@
 //!
 //! These scans check no privileges: whoever may call a function may have it look.
 
-use crate::row::{place_of, tuple_at, writer};
+use crate::column::{Bytea, Column, Definition, Names, Text, Uuid};
+use crate::row::{Taken, place_of, tuple_at, writer};
 use crate::{direct, major, varlena};
 use keysmith_core::directory::Place;
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -10,11 +11,8 @@ use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-pub use crate::row::{Row, Version};
+pub use crate::row::{Room, Row, Version};
 pub use crate::snapshot::{Snapshot, transactions_ended};
-
-/// A column's name and its type.
-pub type Column = (&'static str, pg_sys::BuiltinOid);
 
 /// An open table, locked against being dropped until it is closed. The lock is not kept
 /// for the rest of the transaction: who truncates a table or updates the extension need
@@ -44,11 +42,18 @@ impl Relation {
 
     /// The row that lies at a place and is there to be seen, if any.
     #[inline]
-    pub fn fetch<'a>(&'a self, snapshot: &'a Snapshot, place: Place) -> Option<Pinned<'a>> {
+    pub fn fetch<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        place: Place,
+        room: &'a Room,
+    ) -> Option<Pinned<'a>> {
         let mut tuple = tuple_at(place);
         let page = self.page_with(snapshot, &mut tuple)?;
-        // SAFETY: the tuple lies in the page, which stays pinned for as long as the row.
-        Some(Pinned { row: unsafe { self.row(&mut tuple) }, _pin: page })
+        let taken = room.take();
+        // SAFETY: the tuple lies in the page, which stays pinned for as long as the row, and the
+        // room stays taken.
+        Some(Pinned { row: unsafe { self.row(&mut tuple, room) }, _pin: page, _room: taken })
     }
 
     /// Whether a version of a row is the one to be seen, of the row whose first column is
@@ -104,13 +109,13 @@ impl Relation {
     }
 
     /// Whether the table has these columns, in this order, and no others.
-    pub fn has_columns(&self, columns: &[Column]) -> bool {
+    pub fn has_columns(&self, columns: &[Definition]) -> bool {
         self.attributes().len() == columns.len() && self.begins_with(columns)
     }
 
     /// Whether these are the table's first columns.
     #[cold]
-    pub fn begins_with(&self, columns: &[Column]) -> bool {
+    pub fn begins_with(&self, columns: &[Definition]) -> bool {
         let attributes = self.attributes();
         attributes.len() >= columns.len()
             && attributes.iter().zip(columns).all(|(attribute, (name, oid))| {
@@ -145,7 +150,7 @@ impl Relation {
                 keys.as_mut_ptr(),
             )
         };
-        Scan { scan, relation: self }
+        Scan { scan, relation: self, room: Room::new() }
     }
 }
 
@@ -155,12 +160,14 @@ impl Relation {
     pub fn first<'a, const N: usize>(
         &'a self,
         snapshot: &'a Snapshot,
+        room: &'a Room,
         keys: [ScanKey; N],
         mut is_it: impl FnMut(&Row) -> bool,
     ) -> Option<Pinned<'a>> {
+        let taken = room.take();
         let mut keys = keys.map(|key| key.0);
         // SAFETY: as in `scan`. The values of the keys are looked at while the scan goes on,
-        // and at its row it stays. It is ended when the pin is dropped.
+        // and at its row it stays. It is ended when the pin is dropped. The room stays taken.
         unsafe {
             let scan = pg_sys::systable_beginscan(
                 self.relation,
@@ -176,12 +183,22 @@ impl Relation {
                 if tuple.is_null() {
                     return None;
                 }
-                let row = self.row(tuple);
+                let row = self.row(tuple, taken.room());
                 if is_it(&row) {
-                    return Some(Pinned { row, _pin: pin });
+                    return Some(Pinned { row, _pin: pin, _room: taken });
                 }
             }
         }
+    }
+
+    /// Whether there is a row whose leading index columns equal the keys and which is the one.
+    pub fn any<const N: usize>(
+        &self,
+        snapshot: &Snapshot,
+        keys: [ScanKey; N],
+        is_it: impl FnMut(&Row) -> bool,
+    ) -> bool {
+        self.first(snapshot, &Room::new(), keys, is_it).is_some()
     }
 
     /// Hands on the last row, in index order, whose leading index columns equal the
@@ -208,7 +225,8 @@ impl Relation {
                 scan,
                 pg_sys::ScanDirection::BackwardScanDirection,
             );
-            let result = (!tuple.is_null()).then(|| with(&self.row(tuple)));
+            let room = Room::new();
+            let result = (!tuple.is_null()).then(|| with(&self.row(tuple, &room)));
             pg_sys::systable_endscan_ordered(scan);
             pg_sys::index_close(index, LOCK);
             result
@@ -216,11 +234,12 @@ impl Relation {
     }
 
     /// # Safety
-    /// A tuple of this relation, which stays as it is for as long as the row is used.
+    /// A tuple of this relation, which stays as it is for as long as the row is used. So must
+    /// the room, which is nobody else's.
     #[inline]
-    unsafe fn row<'a>(&self, tuple: pg_sys::HeapTuple) -> Row<'a> {
+    unsafe fn row<'a>(&self, tuple: pg_sys::HeapTuple, room: *const Room) -> Row<'a> {
         // SAFETY: as the caller promises; the relation is open, and so its description stays.
-        unsafe { Row::read(tuple, (*self.relation).rd_att) }
+        unsafe { Row::read(tuple, (*self.relation).rd_att, room) }
     }
 }
 
@@ -256,6 +275,7 @@ unsafe fn has_block(relation: pg_sys::Relation, block: u32) -> bool {
 pub struct Pinned<'a> {
     row: Row<'a>,
     _pin: Pin,
+    _room: Taken<'a>,
 }
 
 /// What keeps it there.
@@ -307,23 +327,23 @@ pub struct ScanKey<'a>(pg_sys::ScanKeyData, PhantomData<&'a ()>);
 
 impl<'a> ScanKey<'a> {
     #[inline]
-    pub fn uuid(column: i16, value: &'a [u8; 16]) -> Self {
-        Self::equal(column, pg_sys::F_UUID_EQ, Datum::from(value.as_ptr()))
+    pub fn uuid(column: Column<Uuid>, value: &'a [u8; 16]) -> Self {
+        Self::equal(column.number(), pg_sys::F_UUID_EQ, Datum::from(value.as_ptr()))
     }
 
-    pub fn oid(column: i16, value: Oid) -> Self {
-        Self::equal(column, pg_sys::F_OIDEQ, Datum::from(value))
+    pub fn oid(column: Column<impl Names>, value: Oid) -> Self {
+        Self::equal(column.number(), pg_sys::F_OIDEQ, Datum::from(value))
     }
 
     #[inline]
-    pub fn bytes(column: i16, value: &'a Varlena) -> Self {
-        Self::equal(column, pg_sys::F_BYTEAEQ, value.datum())
+    pub fn bytes(column: Column<Bytea>, value: &'a Varlena) -> Self {
+        Self::equal(column.number(), pg_sys::F_BYTEAEQ, value.datum())
     }
 
     /// Texts of ours are compared as bytes.
     #[inline]
-    pub fn text(column: i16, value: &'a Varlena) -> Self {
-        Self::equal(column, pg_sys::F_TEXTEQ, value.datum())
+    pub fn text(column: Column<Text>, value: &'a Varlena) -> Self {
+        Self::equal(column.number(), pg_sys::F_TEXTEQ, value.datum())
     }
 
     #[inline]
@@ -375,6 +395,7 @@ pub fn server_text(text: &str) -> Varlena {
 pub struct Scan<'a> {
     scan: pg_sys::SysScanDesc,
     relation: &'a Relation,
+    room: Room,
 }
 
 impl Scan<'_> {
@@ -383,11 +404,11 @@ impl Scan<'_> {
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Option<Row<'_>> {
-        // SAFETY: the scan is open; the tuple stays until the scan goes on, which the
-        // row's lifetime forbids.
+        // SAFETY: the scan is open; the tuple stays until the scan goes on, and so does what is in
+        // the room. The row's lifetime forbids it.
         unsafe {
             let tuple = pg_sys::systable_getnext(self.scan);
-            (!tuple.is_null()).then(|| self.relation.row(tuple))
+            (!tuple.is_null()).then(|| self.relation.row(tuple, &self.room))
         }
     }
 }

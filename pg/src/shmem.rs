@@ -4,7 +4,7 @@
 use crate::callback;
 use crate::direct::{LWLockAcquire, LWLockRelease};
 use crate::error::Result;
-use keysmith_core::{buckets, directory};
+use keysmith_core::{buckets, directory, queue};
 use pgrx::pg_sys::{self, LWLock, LWLockMode};
 use std::cell::UnsafeCell;
 use std::ffi::CStr;
@@ -28,7 +28,7 @@ macro_rules! are_shareable {
 are_shareable!(bool, u8, u16, u32, u64, i32, i64, usize);
 are_shareable!(atomic::AtomicI64, atomic::AtomicU32, atomic::AtomicU64);
 // They are made of numbers.
-are_shareable!(buckets::Part, directory::Slot);
+are_shareable!(buckets::Part, directory::Slot, queue::Slot, queue::Pool, queue::Chain);
 
 // SAFETY: so do its elements.
 unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {}

@@ -38,7 +38,7 @@ macro_rules! trigger_functions {
 pub use trigger_functions;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum TriggerEvent {
     Insert,
     Update,
     Delete,
@@ -89,12 +89,12 @@ impl<'a> TriggerCall<'a> {
         }
     }
 
-    pub fn event(&self) -> Event {
+    pub fn event(&self) -> TriggerEvent {
         match self.data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-            pg_sys::TRIGGER_EVENT_INSERT => Event::Insert,
-            pg_sys::TRIGGER_EVENT_UPDATE => Event::Update,
-            pg_sys::TRIGGER_EVENT_DELETE => Event::Delete,
-            _ => Event::Truncate,
+            pg_sys::TRIGGER_EVENT_INSERT => TriggerEvent::Insert,
+            pg_sys::TRIGGER_EVENT_UPDATE => TriggerEvent::Update,
+            pg_sys::TRIGGER_EVENT_DELETE => TriggerEvent::Delete,
+            _ => TriggerEvent::Truncate,
         }
     }
 
@@ -124,16 +124,16 @@ impl<'a> TriggerCall<'a> {
 
     /// The row before an update or a delete.
     pub fn old(&self) -> Option<Tuple<'_>> {
-        let has = matches!(self.event(), Event::Update | Event::Delete);
+        let has = matches!(self.event(), TriggerEvent::Update | TriggerEvent::Delete);
         self.tuple(has.then_some(self.data.tg_trigtuple)?)
     }
 
     /// The row that an insert or an update makes.
     pub fn new_row(&self) -> Option<Tuple<'_>> {
         self.tuple(match self.event() {
-            Event::Insert => self.data.tg_trigtuple,
-            Event::Update => self.data.tg_newtuple,
-            Event::Delete | Event::Truncate => return None,
+            TriggerEvent::Insert => self.data.tg_trigtuple,
+            TriggerEvent::Update => self.data.tg_newtuple,
+            TriggerEvent::Delete | TriggerEvent::Truncate => return None,
         })
     }
 

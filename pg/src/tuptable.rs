@@ -1,6 +1,7 @@
 //! The rows that a statement returned by SPI.
 
 use crate::composite::Copied;
+use crate::jsonb::Jsonb;
 use crate::result_set::ResultSet;
 use crate::{major, text, varlena};
 use pgrx::pg_sys::{self, Datum, Oid, TransactionId};
@@ -162,6 +163,14 @@ impl Row<'_> {
         let datum = self.of(column, |attribute| is_row(attribute.atttypid));
         // SAFETY: a row of a type.
         datum.map(|datum| unsafe { Copied::new(datum) })
+    }
+
+    pub fn jsonb(&self, column: usize) -> Option<Jsonb<'_>> {
+        let datum = self.of(column, |attribute| attribute.atttypid == pg_sys::JSONBOID);
+        // SAFETY: a jsonb, which the row holds; what is fetched lives as long as the session.
+        datum.map(|datum| unsafe {
+            Jsonb::new(Datum::from(pg_sys::pg_detoast_datum(datum.cast_mut_ptr())))
+        })
     }
 
     /// A value of variable length, such as a row, copied to the memory context from

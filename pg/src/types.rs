@@ -31,6 +31,12 @@ pub fn base(kind: Oid) -> Oid {
     unsafe { pg_sys::getBaseType(kind) }
 }
 
+/// A value of a domain as one of the type that the domain is made of.
+pub fn of_base_type(value: Value) -> Value {
+    // SAFETY: a domain's values are values of that type.
+    unsafe { value.of_kind(base(value.kind())) }
+}
+
 /// The type of an array's elements.
 pub fn element(kind: Oid) -> Option<Oid> {
     must_be_in_progress();

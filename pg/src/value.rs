@@ -1,7 +1,7 @@
 //! A value of a row.
 
-use crate::call::Bytes;
 use crate::varlena;
+use crate::varlena::Bytes;
 use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, MemoryContext, Oid};
 use std::marker::PhantomData;
 
@@ -33,6 +33,14 @@ impl<'a> Value<'a> {
 
     pub fn kind(self) -> Oid {
         self.kind
+    }
+
+    /// The same as a value of another type.
+    ///
+    /// # Safety
+    /// Values of both types must look the same.
+    pub(crate) unsafe fn of_kind(self, kind: Oid) -> Value<'a> {
+        Value { kind, ..self }
     }
 
     /// The content of a value of variable length. What is stored outside of its row, or

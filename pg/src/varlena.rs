@@ -297,3 +297,20 @@ impl Allowlist for StoredAllowlist<'_> {
         networks(self.0).any(|network| allowlist::contains(network, address))
     }
 }
+
+/// The content of a varlena, unless it is longer than asked for.
+#[derive(Clone, Copy)]
+pub enum Bytes<'a> {
+    Read(&'a [u8]),
+    TooLong,
+}
+
+impl Bytes<'_> {
+    /// # Safety
+    /// The datum must be a varlena that outlives the result.
+    #[inline]
+    pub unsafe fn new(datum: Datum, most: usize) -> Self {
+        // SAFETY: as the caller promises.
+        unsafe { if length(datum) > most { Bytes::TooLong } else { Bytes::Read(bytes(datum)) } }
+    }
+}

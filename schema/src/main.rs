@@ -27,7 +27,7 @@ fn install_script(library: &Path, control: &Path) -> Result<String> {
     let mut entities = decode_entities(section.data()?)?;
     let pieces =
         entities.iter().filter(|entity| matches!(entity, SqlGraphEntity::CustomSql(_))).count();
-    let files = std::fs::read_dir(control.with_file_name("sql/install"))?.count();
+    let files = files(&control.with_file_name("sql/install"))?;
     if pieces != files {
         bail!("the library carries {pieces} pieces of SQL, and sql/install has {files} files");
     }
@@ -35,4 +35,14 @@ fn install_script(library: &Path, control: &Path) -> Result<String> {
         .map_err(|error| eyre!("{}: {error}", control.display()))?;
     entities.push(SqlGraphEntity::ExtensionRoot(control));
     PgrxSql::build(entities.into_iter(), "keysmith".into(), false)?.to_sql()
+}
+
+/// How many files a folder has, and the folders in it.
+fn files(folder: &Path) -> Result<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        count += if path.is_dir() { files(&path)? } else { 1 };
+    }
+    Ok(count)
 }

@@ -1,4 +1,4 @@
-//! Appends entries to the end of a chain when a transaction commits.
+//! The end of a chain: entries are appended there when a transaction commits.
 
 use crate::catalog::{Catalog, columns};
 use crate::pepper;
@@ -18,7 +18,7 @@ pub struct Note {
     pub keyspace: String,
     pub at: i64,
     pub action: String,
-    /// The digest of the act's content.
+    /// The digest of the entry's content.
     pub content: [u8; 32],
 }
 

@@ -61,8 +61,8 @@ impl Content {
         Ok(digest)
     }
 
-    /// The digest of the content in a row, whose columns from `first` on are salt, role, session_role,
-    /// acting_key, client, tenant, key_id, before, after. `None` without a salt.
+    /// The digest of what a row has from a column on: salt, role, session_role, acting_key,
+    /// client, tenant, key_id, before, after. `None` if the salt is missing.
     pub fn digest_in(row: &Row, first: usize) -> Option<[u8; 32]> {
         let salt = row.bytes(first)?.try_into().ok()?;
         let content = Content {

@@ -13,7 +13,7 @@ use pg::{clock, transaction};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-/// In place of a keyspace: the chain of acts that concern no single keyspace.
+/// The chain of acts that concern no single keyspace.
 pub const EVERYWHERE: &str = "*";
 
 pub static REGION: Region<Unsent> = Region::new(c"keysmith events", || Ok(Unsent::default()));
@@ -27,8 +27,8 @@ shareable! {
     }
 }
 
-/// How many events were left out since the server was started, and when the last was left out; null
-/// without shared memory.
+/// How many events were left out since the server was started, and when the last was; null
+/// if the library is not preloaded.
 pub fn unsent() -> (Option<i64>, Option<i64>) {
     let counted = REGION.get().map(|unsent| {
         let count = unsent.count.load(Relaxed);

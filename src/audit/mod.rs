@@ -1,11 +1,9 @@
 //! The audit: every act of management, in a chain for each keyspace.
 //!
 //! An act writes its content immediately, with the digest that its entry is chained by. The
-//! transaction remembers the entry, and writes it just before it commits. Only then it locks the
-//! chain; it locks several chains in a fixed order. A transaction that has locked a chain waits for
-//! nothing but the next chain, so sessions neither fork a chain nor deadlock.
-
-#![forbid(unsafe_code)]
+//! entry itself is noted, and written when the transaction is about to commit. Only then
+//! does the transaction lock the end of the chain, of several keyspaces in a fixed order. It
+//! waits for nothing else while it holds one, so that sessions neither fork a chain nor deadlock.
 
 mod append;
 pub mod content;
@@ -32,7 +30,7 @@ pub struct Actor {
     pub key: Option<[u8; 16]>,
 }
 
-/// The object of an act. Its state is read before and after the act.
+/// The object of an act. Its state is read before the act and after it.
 #[derive(Clone, Copy)]
 pub enum Subject<'a> {
     Key(&'a [u8; 16]),
@@ -58,7 +56,7 @@ thread_local! {
 }
 
 impl<'a> Act<'a> {
-    /// Notes the state before the change. Rows that others may change must be locked already.
+    /// Reads the state before the change. Rows that others may change must be locked by now.
     pub fn on(actor: &'a Actor, keyspace: &'a str, subject: Subject<'a>) -> Result<Act<'a>> {
         let before = subject.state(keyspace)?.0;
         Ok(Act { actor, keyspace, subject, before })
@@ -75,7 +73,7 @@ impl<'a> Act<'a> {
         self.note(action, Some(event))
     }
 
-    /// Notes the outcome of an act that needs no event: nobody knew of the subject before.
+    /// Takes note of the outcome. It needs no event if no listener can have known the object.
     pub fn noted(self, action: &str) -> Result<()> {
         self.note(action, None)
     }
@@ -166,11 +164,8 @@ impl<'a> Subject<'a> {
             ),
             Subject::Tenant(tenant) => (
                 saved!("SELECT pg_catalog.to_jsonb(t) || pg_catalog.jsonb_build_object(
-                     'credits', CASE
-                         WHEN c.refilled_at NOT BETWEEN
-                                  pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
-                                  AND pg_catalog.clock_timestamp() + '24 hours'
-                         THEN greatest(c.balance, c.refill) ELSE c.balance END,
+                     'credits', keysmith_private.credits_at(
+                         c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp()),
                      'refill', c.refill, 'every', c.every, 'refilled_at', c.refilled_at), t.name
                  FROM keysmith_private.tenant t LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
                  WHERE t.keyspace = $1 AND t.name = $2"),

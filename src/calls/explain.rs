@@ -29,12 +29,12 @@ sql_functions! {
 /// A row of the explanation. A rule that had nothing to look at was not reached.
 struct Step {
     rule: &'static str,
-    outcome: Outcome,
+    outcome: StepResult,
     saw: String,
 }
 
 #[derive(Clone, Copy)]
-enum Outcome {
+enum StepResult {
     Pass,
     Refuse(Reason),
     NotReached,
@@ -103,15 +103,15 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
     let mut steps = vec![
         Step {
             rule: "presented",
-            outcome: absent.map_or(Outcome::Pass, Outcome::Refuse),
+            outcome: absent.map_or(StepResult::Pass, StepResult::Refuse),
             saw: what_was_presented(presented),
         },
         Step {
             rule: "format",
             outcome: match (absent, refused(&[Reason::MalformedKey])) {
-                (Some(_), _) => Outcome::NotReached,
-                (None, Some(reason)) => Outcome::Refuse(reason),
-                (None, None) => Outcome::Pass,
+                (Some(_), _) => StepResult::NotReached,
+                (None, Some(reason)) => StepResult::Refuse(reason),
+                (None, None) => StepResult::Pass,
             },
             saw: match (absent, &digest) {
                 (Some(_), _) => String::new(),
@@ -137,22 +137,22 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
     });
     let (outcome, saw, rest) = match looked_up {
         Ok(_) if lag::is_behind(asked.demand.now) => {
-            (Outcome::Refuse(Reason::ReplicaBehind), "a standby that has fallen behind", None)
+            (StepResult::Refuse(Reason::ReplicaBehind), "a standby that has fallen behind", None)
         }
-        Err(_) => (Outcome::NotReached, "", None),
+        Err(_) => (StepResult::NotReached, "", None),
         Ok(Err(reason)) if !policy.exists() => {
-            (Outcome::Refuse(reason), "there is no such keyspace", None)
+            (StepResult::Refuse(reason), "there is no such keyspace", None)
         }
         Ok(Err(Reason::WrongKeyspace)) => {
-            (Outcome::Refuse(Reason::WrongKeyspace), "a key of another keyspace", None)
+            (StepResult::Refuse(Reason::WrongKeyspace), "a key of another keyspace", None)
         }
-        Ok(Err(reason)) => (Outcome::Refuse(reason), "no such key", None),
-        Ok(Ok(rest)) => (Outcome::Pass, "a key of the keyspace", Some(rest?)),
+        Ok(Err(reason)) => (StepResult::Refuse(reason), "no such key", None),
+        Ok(Ok(rest)) => (StepResult::Pass, "a key of the keyspace", Some(rest?)),
     };
     steps.push(Step { rule: "found", outcome, saw: saw.into() });
     steps.extend(rest.unwrap_or_else(|| {
         let not_reached =
-            |name| Step { rule: name, outcome: Outcome::NotReached, saw: String::new() };
+            |name| Step { rule: name, outcome: StepResult::NotReached, saw: String::new() };
         let names = RULES.iter().map(|rule| rule.name).chain([LIMITS, CREDITS]);
         names.map(not_reached).collect()
     }));
@@ -165,7 +165,7 @@ fn steps_on(found: &Found, holder: &Holder, demand: &Demand, needs: &Needs) -> V
         .iter()
         .map(|rule| Step {
             rule: rule.name,
-            outcome: (rule.refuses)(found, demand).map_or(Outcome::Pass, Outcome::Refuse),
+            outcome: (rule.refuses)(found, demand).map_or(StepResult::Pass, StepResult::Refuse),
             saw: what_it_saw(rule.name, found, holder, demand, needs),
         })
         .collect()
@@ -179,7 +179,8 @@ const CREDITS: &str = "credits";
 fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
     let (policy, charge) = (asked.policy, &asked.charge);
     let step = |rule, reason, saw| {
-        let outcome = if reason == Reason::Ok { Outcome::Pass } else { Outcome::Refuse(reason) };
+        let outcome =
+            if reason == Reason::Ok { StepResult::Pass } else { StepResult::Refuse(reason) };
         Step { rule, outcome, saw }
     };
     let account = &holder.account;
@@ -282,9 +283,9 @@ impl Step {
     /// Returns it as a row of the type `keysmith_private.explanation`.
     fn put(&self, index: i32, result: ResultSet) {
         let (outcome, reason) = match self.outcome {
-            Outcome::Pass => ("pass", None),
-            Outcome::Refuse(reason) => ("refuse", Some(reason.name())),
-            Outcome::NotReached => ("not reached", None),
+            StepResult::Pass => ("pass", None),
+            StepResult::Refuse(reason) => ("refuse", Some(reason.name())),
+            StepResult::NotReached => ("not reached", None),
         };
         result.put([
             Cell::integer(Some(index)),

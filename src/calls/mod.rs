@@ -1,7 +1,5 @@
 //! What applications call about keys: arguments in, a verdict out.
 
-#![forbid(unsafe_code)]
-
 mod arguments;
 mod authenticate;
 mod client_ip;

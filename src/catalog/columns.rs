@@ -2,7 +2,7 @@
 //! types. Each backend compares these lists with the tables before it reads them: see
 //! `tables`. A value that is read as one of another type ends the server.
 
-use pg::scan::Column;
+use pg::column::Definition;
 use pgrx::pg_sys;
 
 macro_rules! columns {
@@ -10,78 +10,62 @@ macro_rules! columns {
         #[allow(non_upper_case_globals, non_camel_case_types, dead_code)]
         pub mod $table {
             enum Order { _before_the_first, $($column),* }
-            $(pub const $column: i16 = Order::$column as i16;)*
-            pub const COLUMNS: &[pg::scan::Column] =
-                &[$((stringify!($column), super::types::$type)),*];
+            $(pub const $column: pg::column::Column<pg::column::$type> =
+                pg::column::Column::new(Order::$column as i16);)*
+            pub const COLUMNS: &[pg::column::Definition] =
+                &[$((stringify!($column), <pg::column::$type as pg::column::Kind>::OID)),*];
         }
     )*};
 }
 
-#[allow(non_upper_case_globals)]
-mod types {
-    use pgrx::pg_sys::BuiltinOid;
-    pub const bigint: BuiltinOid = BuiltinOid::INT8OID;
-    pub const boolean: BuiltinOid = BuiltinOid::BOOLOID;
-    pub const bytea: BuiltinOid = BuiltinOid::BYTEAOID;
-    pub const integer: BuiltinOid = BuiltinOid::INT4OID;
-    pub const jsonb: BuiltinOid = BuiltinOid::JSONBOID;
-    pub const moment: BuiltinOid = BuiltinOid::TIMESTAMPTZOID;
-    pub const networks: BuiltinOid = BuiltinOid::CIDRARRAYOID;
-    pub const role: BuiltinOid = BuiltinOid::REGROLEOID;
-    pub const smallint: BuiltinOid = BuiltinOid::INT2OID;
-    pub const text: BuiltinOid = BuiltinOid::TEXTOID;
-    pub const texts: BuiltinOid = BuiltinOid::TEXTARRAYOID;
-    pub const uuid: BuiltinOid = BuiltinOid::UUIDOID;
-}
-
 columns! {
     keyspace {
-        keyspace: text, event_channel: text, empty_scopes: text, default_scopes: texts,
-        max_active_keys: integer, at_max: text, label_length: integer, wildcards: boolean,
-        schemes: texts, unlisted_routes: text, managed_by: text, display_id: text,
-        display_prefix: text, display_snippet: text, has_imports: boolean, generation: smallint,
-        created_at: moment, limits: text, charges: texts, usage_log: text, usage_details: boolean,
-        has_bar_imports: boolean,
+        keyspace: Text, event_channel: Text, empty_scopes: Text, default_scopes: Texts,
+        max_active_keys: Integer, at_max: Text, label_length: Integer, wildcards: Boolean,
+        schemes: Texts, unlisted_routes: Text, managed_by: Text, display_id: Text,
+        display_prefix: Text, display_snippet: Text, has_imports: Boolean, generation: Smallint,
+        created_at: Timestamp, limits: Text, charges: Texts, usage_log: Text, usage_details: Boolean,
+        has_bar_imports: Boolean,
     }
-    keyspace_prefix { keyspace: text, kind: text, environment: text, prefix: text }
-    answer { keyspace: text, answer: text, status: integer, code: text, message: text }
-    plan_feature { keyspace: text, feature: text, plans: texts }
-    scope { keyspace: text, scope: text, description: text, implies: texts }
-    role { keyspace: text, role: text, scopes: texts }
+    keyspace_prefix { keyspace: Text, kind: Text, environment: Text, prefix: Text }
+    answer { keyspace: Text, answer: Text, status: Integer, code: Text, message: Text }
+    plan_feature { keyspace: Text, feature: Text, plans: Texts }
+    scope { keyspace: Text, scope: Text, description: Text, implies: Texts }
+    role { keyspace: Text, role: Text, scopes: Texts }
     route {
-        keyspace: text, method: text, pattern: text, variant: text, scopes: text, kind: text,
-        weight: integer, limits: text,
+        keyspace: Text, method: Text, pattern: Text, variant: Text, scopes: Text, kind: Text,
+        weight: Integer, limits: Text,
     }
     tenant {
-        tenant_id: uuid, suspended_at: moment, created_at: moment, keyspace: text, name: text,
-        plan: text, suspended_reason: text, metadata: jsonb, limits: text,
+        tenant_id: Uuid, suspended_at: Timestamp, created_at: Timestamp, keyspace: Text, name: Text,
+        plan: Text, suspended_reason: Text, metadata: Jsonb, limits: Text,
     }
-    member { tenant_id: uuid, keyspace: text, member: text, role: text }
+    member { tenant_id: Uuid, keyspace: Text, member: Text, role: Text }
     key {
-        key_id: uuid, tenant_id: uuid, created_at: moment, expires_at: moment, disabled_at: moment,
-        revoked_at: moment, generation: smallint, digest: bytea, keyspace: text, environment: text,
-        kind: text, role: text, owner: text, scopes: texts, allowlist: networks, metadata: jsonb,
-        label: text, key_prefix: text, key_snippet: text, created_by: text, revoked_reason: text,
-        rotated_to: uuid, display_id: text, regenerated: boolean, imported: boolean, origin: uuid,
-        limits: text, shared_limits: text, purse: uuid,
+        key_id: Uuid, tenant_id: Uuid, created_at: Timestamp, expires_at: Timestamp, disabled_at: Timestamp,
+        revoked_at: Timestamp, generation: Smallint, digest: Bytea, keyspace: Text, environment: Text,
+        kind: Text, role: Text, owner: Text, scopes: Texts, allowlist: Networks, metadata: Jsonb,
+        label: Text, key_prefix: Text, key_snippet: Text, created_by: Text, revoked_reason: Text,
+        rotated_to: Uuid, display_id: Text, regenerated: Boolean, imported: Boolean, origin: Uuid,
+        limits: Text, shared_limits: Text, purse: Uuid,
     }
     credit {
-        credit_id: uuid, key_id: uuid, tenant_id: uuid, balance: bigint, refill: bigint,
-        every: text, refilled_at: moment,
+        credit_id: Uuid, key_id: Uuid, tenant_id: Uuid, balance: Bigint, refill: Bigint,
+        every: Text, refilled_at: Timestamp,
     }
-    access { role: role, level: text, tenant_id: uuid, granted_at: moment }
+    access { role: Regrole, level: Text, tenant_id: Uuid, granted_at: Timestamp }
     audit_entry {
-        keyspace: text, entry: bigint, at: moment, action: text, generation: smallint,
-        content: bytea, hash: bytea,
+        keyspace: Text, entry: Bigint, at: Timestamp, action: Text, generation: Smallint,
+        content: Bytea, hash: Bytea,
     }
     touch {
-        key_id: uuid, tenant_id: uuid, schema: text, relation: text, operation: text, rows: bigint,
-        first_at: moment, last_at: moment, request_id: uuid,
+        key_id: Uuid, tenant_id: Uuid, schema: Text, relation: Text, operation: Text, rows: Bigint,
+        first_at: Timestamp, last_at: Timestamp, request_id: Uuid,
     }
 }
 
 /// The columns of the type `verdict`, and their types.
-pub const VERDICT: [Column; 21] = {
+pub const VERDICT: [Definition; 21] = {
     use pg_sys::BuiltinOid::*;
     [
         ("ok", BOOLOID),

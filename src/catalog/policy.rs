@@ -8,6 +8,7 @@ use keysmith_core::policy::header::Schemes;
 use keysmith_core::policy::route::{Match, Path, Routes};
 use keysmith_core::policy::scope::{self, GrantList, Held, Implications};
 use keysmith_core::policy::verdict::Answer;
+use pg::column::{Column, Text};
 use pg::error::Result;
 use pg::scan::{Row, ScanKey, Snapshot, Varlena, Version, transactions_ended};
 use pg::varlena::ArrayView;
@@ -347,7 +348,7 @@ impl Policy {
 
 /// All rows of a policy table that belong to a keyspace, its indexes' first column.
 fn each_row(table: Table, snapshot: &Snapshot, keyspace: &[u8], mut with: impl FnMut(&Row)) {
-    const KEYSPACE: i16 = columns::keyspace::keyspace;
+    const KEYSPACE: Column<Text> = columns::keyspace::keyspace;
     let relation = table.open();
     let name = Varlena::new(keyspace);
     let mut scan = relation.scan(snapshot, [ScanKey::text(KEYSPACE, &name)]);

@@ -2,10 +2,11 @@
 
 use super::columns;
 use super::invalidation::{self, WATCHED};
+use pg::column::Definition;
 use pg::composite::RowType;
 use pg::error::{Code, Error, Result};
 use pg::lookup;
-use pg::scan::{Column, Relation};
+use pg::scan::Relation;
 use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 
@@ -18,7 +19,7 @@ pub struct Table {
     pub table: Oid,
     pub index: Oid,
     /// Its first columns, or all of them.
-    pub columns: &'static [Column],
+    pub columns: &'static [Definition],
     /// How many changes had been learned of before it was found to have them.
     pub checked_at: u64,
 }

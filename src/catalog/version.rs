@@ -7,8 +7,6 @@
 //! that sees another version sees another policy. That needs no message from
 //! anyone, and holds on standbys.
 
-#![forbid(unsafe_code)]
-
 use super::columns;
 use super::tables::Table;
 use pg::error::{Code, Error, Result};
@@ -16,7 +14,7 @@ use pg::scan::{ScanKey, Snapshot, Varlena};
 use pg::spi::{self, Param};
 use pg::trigger::{Returned, TriggerCall, trigger_functions};
 use pg::tuple::Tuple;
-use pg::{relation, text};
+use pg::{lookup, text};
 use pgrx::pg_sys::Oid;
 
 trigger_functions! {
@@ -46,7 +44,7 @@ fn policy_changed(call: Option<&TriggerCall>) -> Result<Returned> {
 
 /// The keyspace of a policy table's row, which is its first column.
 fn keyspace_of(row: Tuple) -> Option<Vec<u8>> {
-    row.value(columns::keyspace::keyspace).map(|name| name.bytes().to_vec())
+    row.value(columns::keyspace::keyspace.number()).map(|name| name.bytes().to_vec())
 }
 
 /// The table of keyspaces. It is looked up by name: while the extension is updated, its
@@ -61,7 +59,7 @@ impl Keyspaces {
     fn beside(trigger: &TriggerCall) -> Result<Option<Keyspaces>> {
         let relation = trigger.relation();
         let (schema, owner) = relation.class(|class| (class.relnamespace, class.relowner));
-        let found = |name| relation::named(name, schema);
+        let found = |name| lookup::relation(schema, name);
         let (Some(table), Some(index)) = (found(c"keyspace"), found(c"keyspace_pkey")) else {
             return Err(Error::new(Code::Installation, "the extension's own keyspace is missing"));
         };

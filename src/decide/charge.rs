@@ -3,7 +3,7 @@
 use super::{credits, limits};
 use crate::catalog::Catalog;
 use crate::catalog::policy::{Policy, Route};
-use crate::limit::{self, Outcome};
+use crate::limit::{self, Admission};
 use crate::verdict::{Account, Standing};
 use credits::{Intent, Spending};
 use keysmith_core::policy::verdict::Reason;
@@ -83,18 +83,18 @@ impl Charge<'_> {
 }
 
 /// An outcome in a verdict's terms.
-pub fn told(outcome: Outcome) -> (Reason, Standing) {
+pub fn told(outcome: Admission) -> (Reason, Standing) {
     let standing = |name, remaining, retry_after| Standing {
         limit: Some((name, remaining)),
         retry_after,
         credits_remaining: None,
     };
     match outcome {
-        Outcome::Passed { name, remaining } => (Reason::Ok, standing(name, remaining, None)),
-        Outcome::Refused { name, remaining, retry_after } => {
+        Admission::Passed { name, remaining } => (Reason::Ok, standing(name, remaining, None)),
+        Admission::Refused { name, remaining, retry_after } => {
             let wait = retry_after.map(|wait| i64::try_from(wait).unwrap_or(i64::MAX));
             (Reason::RateLimited, standing(name, remaining, wait))
         }
-        Outcome::Unavailable => (Reason::LimitsUnavailable, Standing::default()),
+        Admission::Unavailable => (Reason::LimitsUnavailable, Standing::default()),
     }
 }

@@ -5,12 +5,18 @@ use crate::catalog::tables::Table;
 use crate::catalog::{Catalog, columns};
 use crate::settings;
 use crate::verdict::Account;
-use keysmith_core::refill::{self, Every};
+use keysmith_core::refill::{Credits, Every};
+use pg::call::{Bytes, Call, sql_functions};
 use pg::error::Result;
-use pg::row_lock::{Deadline, Holder};
+use pg::row_lock::{Deadline, LockHolder};
 use pg::scan::{Relation, Row, ScanKey, Snapshot};
 use pg::spi::{self, Param, saved};
 use pg::{clock, transaction};
+use pgrx::pg_sys::Datum;
+
+sql_functions! {
+    keysmith_credits_at => credits_at;
+}
 
 /// What became of a charge.
 pub enum Spending {
@@ -41,10 +47,7 @@ pub enum Intent {
 /// The credits of a key or of a tenant.
 struct Purse {
     credit_id: [u8; 16],
-    balance: i64,
-    refill: Option<i64>,
-    every: Option<Every>,
-    refilled_at: i64,
+    credits: Credits,
 }
 
 /// Spends credits, if the request costs some and its environment charges. What is spent
@@ -104,7 +107,7 @@ enum Turn {
     /// The row is locked, and so much will be left in it.
     Ours { credit_id: [u8; 16], left: i64, refilled_at: i64 },
     /// To wait for another transaction.
-    Others(Holder),
+    Others(LockHolder),
     /// To read it again: another transaction changed it meanwhile.
     Again,
 }
@@ -140,26 +143,18 @@ impl Purse {
         use columns::credit as column;
         Some(Purse {
             credit_id: row.uuid(column::credit_id)?,
-            balance: row.bigint(column::balance)?,
-            refill: row.bigint(column::refill),
-            every: row.bytes(column::every).and_then(Every::parse),
-            refilled_at: row.timestamp(column::refilled_at)?,
+            credits: Credits {
+                balance: row.bigint(column::balance)?,
+                refill: row.bigint(column::refill),
+                every: row.bytes(column::every).and_then(Every::parse),
+                refilled_at: row.timestamp(column::refilled_at)?,
+            },
         })
-    }
-
-    /// The balance at a moment, and the time of the last refill.
-    fn at(&self, now: i64) -> (i64, i64) {
-        match self.refill {
-            Some(refill) if refill::is_due(self.every, self.refilled_at, now) => {
-                (self.balance.max(refill), now)
-            }
-            _ => (self.balance, self.refilled_at),
-        }
     }
 
     /// The same once so many are spent, if there are as many.
     fn without(&self, spend: i64) -> Option<(i64, i64)> {
-        let (balance, refilled_at) = self.at(clock::now());
+        let (balance, refilled_at) = self.credits.at(clock::now());
         let left = balance.checked_sub(spend).filter(|left| *left >= 0)?;
         Some((left, refilled_at))
     }
@@ -167,10 +162,27 @@ impl Purse {
     /// There is not enough; a refill may be.
     fn exhausted(&self, spend: i64) -> Spending {
         let now = clock::now();
-        let refill = self.refill.filter(|refill| *refill >= spend);
-        let retry_after = refill.and(self.every).map(|every| every.next(now).saturating_sub(now));
-        Spending::Exhausted { left: Some(self.at(now).0), retry_after }
+        let Credits { refill, every, .. } = self.credits;
+        let refill = refill.filter(|refill| *refill >= spend);
+        let retry_after = refill.and(every).map(|every| every.next(now).saturating_sub(now));
+        Spending::Exhausted { left: Some(self.credits.at(now).0), retry_after }
     }
+}
+
+/// The balance of a row of credits at a moment, for SQL: the same rule as when they are spent.
+fn credits_at(call: &Call) -> Result<Option<Datum>> {
+    const LONGEST: usize = 64;
+    let (Some(balance), Some(refilled_at), Some(moment)) =
+        (call.bigint(0), call.timestamp(3), call.timestamp(4))
+    else {
+        return Ok(None);
+    };
+    let every = match call.bytes(2, LONGEST) {
+        Some(Bytes::Read(name)) => Every::parse(name),
+        _ => None,
+    };
+    let credits = Credits { balance, refill: call.bigint(1), every, refilled_at };
+    Ok(Some(Datum::from(credits.at(moment).0)))
 }
 
 fn can_write() -> bool {

@@ -17,7 +17,7 @@ use keysmith_core::policy::rules::{Found, Kind};
 use keysmith_core::policy::scope::Held;
 use keysmith_core::policy::verdict::Reason;
 use pg::error::Result;
-use pg::scan::{Pinned, Relation, Row, ScanKey, Snapshot, Varlena};
+use pg::scan::{Pinned, Relation, Room, Row, ScanKey, Snapshot, Varlena};
 use std::cell::OnceCell;
 use std::rc::Rc;
 
@@ -30,6 +30,15 @@ pub struct Reader<'a> {
     keys_by_id: OnceCell<Relation>,
     tenants: OnceCell<Relation>,
     members: OnceCell<Relation>,
+    /// For the rows of one key at a time.
+    rooms: Rooms,
+}
+
+#[derive(Default)]
+struct Rooms {
+    key: Room,
+    tenant: Room,
+    member: Room,
 }
 
 impl<'a> Reader<'a> {
@@ -43,6 +52,7 @@ impl<'a> Reader<'a> {
             keys_by_id: OnceCell::new(),
             tenants: OnceCell::new(),
             members: OnceCell::new(),
+            rooms: Rooms::default(),
         }
     }
 
@@ -118,7 +128,7 @@ impl<'a> Reader<'a> {
         for (generation, stored) in pepper::peppers().candidates(digest) {
             let stored = Varlena::new(&stored);
             let by_digest = [ScanKey::bytes(key::digest, &stored)];
-            let found = self.keys().first(self.snapshot(), by_digest, |row| {
+            let found = self.keys().first(self.snapshot(), &self.rooms.key, by_digest, |row| {
                 let is_it = row.smallint(key::generation) == Some(generation);
                 let is_here = row.bytes(key::keyspace) == Some(keyspace);
                 if is_it && !is_here {
@@ -137,7 +147,7 @@ impl<'a> Reader<'a> {
     pub fn find_by_id(&self, key_id: &[u8; 16]) -> Option<KeyRows<'_>> {
         let keys = self.keys_by_id.get_or_init(|| self.catalog.tables.key_by_id.open());
         let by_id = [ScanKey::uuid(key::key_id, key_id)];
-        let key = keys.first(self.snapshot(), by_id, |_| true)?;
+        let key = keys.first(self.snapshot(), &self.rooms.key, by_id, |_| true)?;
         Some(self.gather(key, Places::default()))
     }
 
@@ -149,7 +159,7 @@ impl<'a> Reader<'a> {
     /// The key's row, if it still lies where it did.
     #[inline]
     fn key_at(&self, entry: &Entry, keyspace: &[u8]) -> Option<Pinned<'_>> {
-        let row = self.keys().fetch(self.snapshot(), entry.places.key)?;
+        let row = self.keys().fetch(self.snapshot(), entry.places.key, &self.rooms.key)?;
         let is_it = row.bytes(key::digest) == Some(&entry.digest)
             && row.smallint(key::generation) == Some(entry.generation)
             && row.bytes(key::keyspace) == Some(keyspace);
@@ -170,18 +180,18 @@ impl<'a> Reader<'a> {
     #[inline]
     fn tenant(&self, tenant_id: &[u8; 16], place: Place) -> Option<Pinned<'_>> {
         let tenants = self.tenants.get_or_init(|| self.catalog.tables.tenant.open());
-        if let Some(row) = tenants.fetch(self.snapshot(), place)
+        if let Some(row) = tenants.fetch(self.snapshot(), place, &self.rooms.tenant)
             && row.uuid(tenant::tenant_id).as_ref() == Some(tenant_id)
         {
             return Some(row);
         }
         let by_id = [ScanKey::uuid(tenant::tenant_id, tenant_id)];
-        tenants.first(self.snapshot(), by_id, |_| true)
+        tenants.first(self.snapshot(), &self.rooms.tenant, by_id, |_| true)
     }
 
     fn member(&self, tenant_id: &[u8; 16], name: &[u8], place: Place) -> Option<Pinned<'_>> {
         let members = self.members.get_or_init(|| self.catalog.tables.member.open());
-        if let Some(row) = members.fetch(self.snapshot(), place)
+        if let Some(row) = members.fetch(self.snapshot(), place, &self.rooms.member)
             && row.uuid(member::tenant_id).as_ref() == Some(tenant_id)
             && row.bytes(member::member) == Some(name)
         {
@@ -190,7 +200,7 @@ impl<'a> Reader<'a> {
         let name = Varlena::new(name);
         let by_name =
             [ScanKey::uuid(member::tenant_id, tenant_id), ScanKey::text(member::member, &name)];
-        members.first(self.snapshot(), by_name, |_| true)
+        members.first(self.snapshot(), &self.rooms.member, by_name, |_| true)
     }
 }
 
@@ -255,15 +265,15 @@ impl<'a> KeyRows<'a> {
         held: Held<'f>,
         allowlist: Option<&'f KeysAllowlist<'_>>,
     ) -> Found<'f> {
-        let is_suspended = |tenant: &Pinned| tenant.datum(tenant::suspended_at).is_some();
+        let is_suspended = |tenant: &Pinned| !tenant.is_null(tenant::suspended_at);
         Found {
             environment: self.key.bytes(key::environment).unwrap_or_default(),
             kind: self.key.bytes(key::kind).and_then(Kind::parse),
             revoked_at: self.key.timestamp(key::revoked_at),
             expires_at: self.key.timestamp(key::expires_at),
-            disabled: self.key.datum(key::disabled_at).is_some(),
+            disabled: !self.key.is_null(key::disabled_at),
             tenant_suspended: self.tenant.as_ref().is_none_or(is_suspended),
-            owner_gone: self.owner.is_none() && self.key.datum(key::owner).is_some(),
+            owner_gone: self.owner.is_none() && !self.key.is_null(key::owner),
             allowlist: allowlist.map(|list| list as &dyn Allowlist),
             held,
         }

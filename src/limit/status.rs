@@ -1,6 +1,6 @@
 //! What there is to tell of the table.
 
-use super::table::Table;
+use super::table::BucketTable;
 use crate::settings;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
@@ -14,7 +14,7 @@ sql_functions! {
 
 fn limit_status(call: &Call) -> Result<Option<Datum>> {
     let result = ResultSet::of(call);
-    let rows = match Table::shared() {
+    let rows = match BucketTable::shared() {
         None => vec![("limits", "unavailable: the library is not preloaded".to_string())],
         Some(table) => vec![
             ("limits", "available".to_string()),

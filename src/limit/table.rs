@@ -1,8 +1,8 @@
 //! The table in shared memory: parts with a lock each.
 
-use super::Claim;
 use crate::settings;
 use keysmith_core::buckets::{PLACES, Part};
+use keysmith_core::claims::{Claim, LockedParts};
 use pg::clock;
 use pg::error::{Code, Error, Result};
 use pg::shmem::{Guarded, Region, Writing, shareable};
@@ -46,7 +46,7 @@ fn part(n: usize) -> Part {
 
 /// Whether limits can be kept: the library is preloaded.
 pub fn is_there() -> bool {
-    Table::shared().is_some()
+    BucketTable::shared().is_some()
 }
 
 /// Since a moment in the past: see `clock`.
@@ -55,14 +55,14 @@ pub fn now() -> u64 {
 }
 
 #[derive(Clone, Copy)]
-pub struct Table {
+pub struct BucketTable {
     header: &'static Header,
     parts: &'static [Guarded<Part>],
 }
 
-impl Table {
-    pub fn shared() -> Option<Table> {
-        REGION.whole().map(|(header, parts)| Table { header, parts })
+impl BucketTable {
+    pub fn shared() -> Option<BucketTable> {
+        REGION.whole().map(|(header, parts)| BucketTable { header, parts })
     }
 
     pub fn key(&self) -> [u64; 2] {
@@ -87,46 +87,13 @@ impl Table {
         self.parts.iter().map(|part| part.read().in_use(now)).sum()
     }
 
-    /// Parts are chosen by a name's high bits, and chains within them by the low ones.
-    fn part_of(&self, claim: &Claim) -> usize {
-        let high = (claim.bucket >> 64) as u64;
-        usize::try_from(high % self.parts.len().max(1) as u64).unwrap_or(0)
-    }
-}
-
-/// The parts of some claims, for one session alone, by their numbers.
-pub struct Locked {
-    table: Table,
-    /// Mostly there is one: then no memory is asked for.
-    first: Option<(usize, Writing<'static, Part>)>,
-    others: Vec<(usize, Writing<'static, Part>)>,
-}
-
-impl Locked {
-    /// Locks are taken in the order of parts, so that sessions don't wait in a circle.
-    /// A decision has far fewer limits than PostgreSQL lets a session have locks.
-    pub fn all(table: Table, claims: &[Claim]) -> Locked {
-        let take = |n: usize| table.parts.get(n).map(|part| (n, part.write()));
-        if let [claim] = claims {
-            return Locked { table, first: take(table.part_of(claim)), others: Vec::new() };
-        }
-        let mut parts: Vec<usize> = claims.iter().map(|claim| table.part_of(claim)).collect();
-        parts.sort_unstable();
-        parts.dedup();
-        let mut others = Vec::with_capacity(parts.len());
-        for n in parts {
-            others.extend(take(n));
-        }
-        Locked { table, first: None, others }
-    }
-
-    /// The part of one of the claims.
-    pub fn part(&mut self, claim: &Claim) -> &mut Part {
-        let n = self.table.part_of(claim);
-        let mut locked = self.first.iter_mut().chain(&mut self.others);
-        match locked.find(|(locked, _)| *locked == n) {
-            Some((_, part)) => part,
-            None => unreachable!("the part of a claim is locked with all others"),
-        }
+    /// The parts of some claims, for one session alone.
+    #[inline]
+    pub fn lock<'c, 'a>(
+        &self,
+        claims: &'c [Claim<'a>],
+    ) -> LockedParts<'c, 'a, Writing<'static, Part>> {
+        let parts = self.parts;
+        LockedParts::all(claims, parts.len(), |n| parts.get(n).map(Guarded::write))
     }
 }

@@ -163,28 +163,7 @@ impl Level {
         let checked = CHECKED.iter().copied().flatten().filter(|(_, needs)| self.allows(*needs));
         let checked: Vec<String> = checked.map(|(symbol, _)| String::from(*symbol)).collect();
         let found = spi::first(
-            // A view calls functions with the rights of the role that reads it.
-            "WITH RECURSIVE shown(oid) AS (
-                 SELECT oid FROM pg_catalog.pg_class
-                 WHERE relnamespace = 'keysmith'::regnamespace AND relname = ANY ($4)
-                 UNION
-                 SELECT c.oid FROM shown
-                 JOIN pg_catalog.pg_rewrite w ON w.ev_class = shown.oid
-                 JOIN pg_catalog.pg_depend d ON d.objid = w.oid
-                      AND d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
-                 JOIN pg_catalog.pg_class c ON c.oid = d.refobjid AND c.relkind = 'v'
-             )
-             SELECT pg_catalog.string_agg(oid::regprocedure::text, ', ') FROM pg_catalog.pg_proc p
-             WHERE pronamespace = 'keysmith'::regnamespace AND (proname = ANY ($2) OR prosrc = ANY ($5)
-                 OR $1 AND prorettype <> 'trigger'::regtype AND proname <> ALL ($3))
-                OR pronamespace = 'keysmith_private'::regnamespace AND (EXISTS (
-                 SELECT FROM shown
-                 JOIN pg_catalog.pg_rewrite w ON w.ev_class = shown.oid
-                 JOIN pg_catalog.pg_depend d ON d.objid = w.oid
-                      AND d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_proc'::regclass
-                 WHERE d.refobjid = p.oid)
-                 -- They show a role what it sees, also of views that are granted by hand.
-                 OR 'keys' = ANY ($4) AND proretset AND proname LIKE 'own\\_%')",
+            "SELECT keysmith_private.routines_of_level($1, $2, $3, $4, $5)",
             &[
                 Param::boolean(self == Level::Admin),
                 Param::texts(&functions),
@@ -321,21 +300,7 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
 /// a grant. Others may change the rest at the same time, above all partitions.
 fn take_all(role: &Role) -> Result<()> {
     let given = spi::all(
-        "SELECT 'ROUTINE ' || p.oid::regprocedure::text
-         FROM pg_catalog.pg_proc p
-         WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND EXISTS (
-             SELECT FROM pg_catalog.aclexplode(p.proacl) a WHERE a.grantee = $1)
-         UNION ALL
-         SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass::text
-         FROM pg_catalog.pg_class c
-         WHERE c.relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND (
-             EXISTS (SELECT FROM pg_catalog.aclexplode(c.relacl) a WHERE a.grantee = $1)
-             OR EXISTS (SELECT FROM pg_catalog.pg_attribute t, pg_catalog.aclexplode(t.attacl) a
-                        WHERE t.attrelid = c.oid AND a.grantee = $1))
-         UNION ALL
-         SELECT 'SCHEMA ' || n.oid::regnamespace::text FROM pg_catalog.pg_namespace n
-         WHERE n.nspname IN ('keysmith', 'keysmith_private') AND EXISTS (
-             SELECT FROM pg_catalog.aclexplode(n.nspacl) a WHERE a.grantee = $1)",
+        "SELECT o FROM keysmith_private.objects_granted_to($1) AS o",
         &[role.param()],
         |row| row.text(1),
     )?;

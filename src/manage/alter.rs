@@ -4,92 +4,80 @@ use super::authority;
 use super::credits::{self, Credits};
 use super::delegation::{self, Owner};
 use super::draft;
+use super::field::{Document, Grants, Moment, Networks};
+use super::json;
 use super::key;
 use super::keyspace::policy;
 use super::level::functions;
-use super::limits;
+use super::limits::{self, Limits};
 use super::listing;
 use super::locked_key::{self, LockedKey};
-use super::patch::{Change, Patch};
+use super::metadata;
+use super::patch::{self, Patch};
 use super::tenant::Tenant;
 use crate::audit::{Act, Subject};
-use keysmith_core::policy::allowlist::{self, MAX_NETWORKS};
 use pg::call::Call;
 use pg::error::{Error, Result};
-use pg::input;
-use pg::jsonb::Jsonb;
-use pg::spi::{self, Param, saved};
+use pg::spi::Param;
 use pgrx::pg_sys::Datum;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 functions! {
     keysmith_alter_key => alter_key: Keys;
 }
 
-/// The changes in a patch of a key.
+const NAME: &str = "changes";
+
+/// What `alter_key` changes.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
 struct Changes {
-    label: Change<String>,
-    scopes: Option<Vec<String>>,
-    role: Change<String>,
-    owner: Change<String>,
-    allowlist: Option<Vec<String>>,
-    expires_at: Change<i64>,
-    metadata: bool,
-    limits: Change<String>,
-    credits: Change<Credits>,
+    label: Patch<String>,
+    #[serde(deserialize_with = "patch::not_null")]
+    scopes: Patch<Grants>,
+    role: Patch<String>,
+    owner: Patch<String>,
+    allowlist: Patch<Networks>,
+    expires_at: Patch<Moment>,
+    #[serde(skip_serializing)]
+    metadata: Patch<Document>,
+    limits: Patch<Limits>,
+    #[serde(skip_serializing)]
+    credits: Patch<Credits>,
 }
 
 impl Changes {
-    fn read(json: Option<Jsonb>) -> Result<Changes> {
-        let mut patch = Patch::read("changes", json)?;
-        let changes = Changes {
-            label: patch.text("label")?,
-            scopes: patch.list("scopes")?.map(key::distinct),
-            role: patch.text("role")?,
-            owner: patch.text("owner")?,
-            allowlist: patch.texts("allowlist")?.map(networks).transpose()?,
-            expires_at: match patch.text("expires_at")? {
-                Some(Some(text)) => Some(key::expiry(Some(timestamp("expires_at", &text)?))?),
-                other => other.map(|_| None),
-            },
-            metadata: patch.object("metadata")?,
-            limits: limits::changed(&mut patch)?,
-            credits: Credits::changed(&mut patch)?,
-        };
-        patch.finish()?;
+    fn read(call: &Call, n: usize) -> Result<Changes> {
+        let mut changes: Changes = json::required(call, n, NAME)?;
+        if let Patch::Value(Moment(moment)) = changes.expires_at {
+            let expiry = key::expiry(Some(moment)).map_err(in_changes)?;
+            changes.expires_at = expiry.map_or(Patch::Null, |moment| Patch::Value(Moment(moment)));
+        }
+        limits::check_kept(&changes.limits)?;
         Ok(changes)
     }
 }
 
-/// Networks in their canonical form.
-pub fn networks(texts: Vec<String>) -> Result<Vec<String>> {
-    const NAME: &str = "allowlist";
-    key::check_count(NAME, "networks", texts.len(), MAX_NETWORKS)?;
-    let canonical = |text: String| {
-        allowlist::parse(&text)
-            .map(|network| network.to_string())
-            .map_err(|rule| Error::argument(NAME, rule))
-    };
-    texts.into_iter().map(canonical).collect()
-}
-
-/// Reads a moment in any form that PostgreSQL does.
-pub fn timestamp(name: &str, text: &str) -> Result<i64> {
-    input::timestamp(text)
-        .ok_or_else(|| Error::argument(name, "must be a timestamp such as 2030-01-31T12:00:00Z"))
+/// The error names a field of the patch.
+fn in_changes(error: Error) -> Error {
+    error.within(NAME)
 }
 
 fn alter_key(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
-    let mut changes = Changes::read(call.jsonb(1))?;
+    let mut changes = Changes::read(call, 1)?;
+    let metadata = metadata::assignment(call, 1, &changes.metadata)?;
     authority::act(needs::alter_key, |caller| {
         let subject = LockedKey::lock(caller, &key_id)?;
         let policy = policy(caller, &subject.keyspace)?;
         let act = Act::on(&caller.actor, &subject.keyspace, Subject::Key(&key_id))?;
-        let expiry = changes.expires_at;
+        let expiry = changes.expires_at.change().map(|expiry| expiry.map(|moment| moment.0));
         if subject.rotated_to.is_some()
             && expiry.is_some_and(|new| !ends_sooner(new, subject.expires_at))
         {
-            return Err(Error::argument("expires_at", "can't be put off: the key was rotated"));
+            let rule = "can't be put off: the key was rotated";
+            return Err(Error::argument("changes.expires_at", rule));
         }
         // An expired key that gets a new expiry counts as active again.
         if subject.is_expired() && expiry.is_some() {
@@ -98,70 +86,35 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
             }
         }
         let tenant = Tenant::with_id(&subject.tenant_id)?;
-        let lists = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-        tenant.check_feature(&policy, "allowlist", lists(&changes.allowlist))?;
+        let has_allowlist = changes.allowlist.value().is_some_and(|list| list.0.is_some());
+        let limits =
+            changes.limits.change().map(|limits| limits.and_then(|limits| limits.0.as_deref()));
+        tenant.check_feature(&policy, "allowlist", has_allowlist)?;
         tenant.check_feature(&policy, "expires_at", expiry.flatten().is_some())?;
-        let limits = changes.limits.as_ref().map(Option::as_deref);
         tenant.check_feature(&policy, "limits", limits.flatten().is_some())?;
-        if let Some(label) = &changes.label {
-            key::check_label(&policy, label.as_deref())?;
-        }
-        if let Some(role) = &changes.role {
-            key::check_role(&policy, role.as_deref(), &subject.keyspace)?;
-        }
-        if let Some(owner) = &changes.owner {
-            key::check_owner(&subject.tenant_id, owner.as_deref())?;
-        }
-        if let Some(scopes) = &mut changes.scopes {
-            key::check_key_grants(&policy, scopes)?;
+        key::check_label(&policy, changes.label.text()).map_err(in_changes)?;
+        key::check_role(&policy, changes.role.text(), &subject.keyspace)?;
+        key::check_owner(&subject.tenant_id, changes.owner.text())?;
+        if let Patch::Value(Grants(scopes)) = &mut changes.scopes {
+            key::check_key_grants(&policy, scopes).map_err(in_changes)?;
             draft::fill_in_defaults(&policy, scopes);
         }
-        spi::execute(
-            saved!(
-                "UPDATE keysmith_private.key SET
-                     label = CASE WHEN $2 THEN $3 ELSE label END,
-                     scopes = CASE WHEN $4 THEN $5 ELSE scopes END,
-                     role = CASE WHEN $6 THEN $7 ELSE role END,
-                     owner = CASE WHEN $8 THEN $9 ELSE owner END,
-                     allowlist = CASE WHEN $10 THEN nullif($11::cidr[], '{}') ELSE allowlist END,
-                     expires_at = CASE WHEN $12 THEN $13 ELSE expires_at END,
-                     metadata = CASE WHEN $14
-                         THEN coalesce(nullif($15 -> 'metadata', 'null'), '{}') ELSE metadata END,
-                     limits = CASE WHEN $16 THEN $17 ELSE limits END,
-                     shared_limits = CASE WHEN NOT $16 OR $18 THEN shared_limits END
-                 WHERE key_id = $1"
-            ),
-            &[
-                Param::uuid(&key_id),
-                Param::boolean(changes.label.is_some()),
-                Param::text_or_null(changes.label.as_ref().and_then(Option::as_deref)),
-                Param::boolean(changes.scopes.is_some()),
-                Param::texts(changes.scopes.as_deref().unwrap_or_default()),
-                Param::boolean(changes.role.is_some()),
-                Param::text_or_null(changes.role.as_ref().and_then(Option::as_deref)),
-                Param::boolean(changes.owner.is_some()),
-                Param::text_or_null(changes.owner.as_ref().and_then(Option::as_deref)),
-                Param::boolean(changes.allowlist.is_some()),
-                Param::texts(changes.allowlist.as_deref().unwrap_or_default()),
-                Param::boolean(expiry.is_some()),
-                Param::timestamp(expiry.flatten()),
-                Param::boolean(changes.metadata),
-                Param::jsonb(call.jsonb(1)),
-                Param::boolean(limits.is_some()),
-                Param::text_or_null(limits.flatten()),
-                // A caller without a key replaces shared limits too.
-                Param::boolean(caller.key.is_some()),
-            ],
-        )?;
-        if let Some(credits) = &changes.credits {
-            credits::set_for_key(caller, &subject, credits.as_ref())?;
+        let mut columns = patch::columns(&changes)?;
+        // A caller without a key sets all limits, a key only its own.
+        if limits.is_some() && caller.key.is_none() {
+            columns.insert("shared_limits".into(), Value::Null);
+        }
+        patch::update("keysmith_private.key", ("key_id", Param::uuid(&key_id)), columns, metadata)?;
+        if let Some(credits) = changes.credits.change() {
+            credits::set_for_key(caller, &subject, credits).map_err(in_changes)?;
         }
         if let Some(limits) = limits {
-            limits::follow(&subject, limits)?;
+            limits::follow(&subject, limits).map_err(in_changes)?;
         }
-        let owner = if changes.owner.is_some() { Owner::OfTheDelegator } else { Owner::AsBefore };
+        let owner = if changes.owner.is_absent() { Owner::AsBefore } else { Owner::OfTheDelegator };
         delegation::check(caller, &key_id, owner)?;
-        if changes.scopes.is_some() || changes.role.is_some() || changes.owner.is_some() {
+        let Changes { scopes, role, owner, .. } = &changes;
+        if !(scopes.is_absent() && role.is_absent() && owner.is_absent()) {
             key::tell_if_powerless(&policy, &key_id)?;
         }
         act.done("alter")?;

@@ -2,19 +2,21 @@
 //! chain is whole.
 
 use super::authority;
+use super::field::Within;
+use super::json;
 use super::level::functions;
 use super::listing::put_all;
-use super::patch;
 use super::progress;
 use crate::audit::content::Content;
 use crate::pepper;
 use keysmith_core::chain::{Chain, Entry, Fault, Record, SEAL_LEN};
 use pg::call::Call;
-use pg::error::{Error, Result};
-use pg::jsonb::Jsonb;
+use pg::error::Result;
 use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
 
 functions! {
@@ -37,39 +39,47 @@ fn audit_heads(call: &Call) -> Result<Option<Datum>> {
     )
 }
 
-/// Reads `[{"keyspace": …, "entry": …, "hash": …}, …]`, as `audit_heads` has them.
-fn read_kept(json: Option<Jsonb>) -> Result<Kept> {
-    const NAME: &str = "heads";
+/// An entry as `audit_heads` has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    keyspace: String,
+    entry: Within<1, { i64::MAX }>,
+    hash: Seal,
+    #[serde(default, rename = "at")]
+    _at: IgnoredAny,
+}
+
+/// The seal of an entry, written in hexadecimal digits.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct Seal(Vec<u8>);
+
+impl TryFrom<String> for Seal {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Seal, String> {
+        let seal = hex::decode(&text).ok().filter(|seal| seal.len() == SEAL_LEN);
+        seal.map(Seal).ok_or_else(|| format!("must be {} hexadecimal digits", 2 * SEAL_LEN))
+    }
+}
+
+fn read_kept(call: &Call, n: usize) -> Result<Kept> {
+    let hint = "SELECT jsonb_agg(h) FROM keysmith.audit_heads() h gives an array to keep.";
+    let heads = json::argument(call, n, "heads").map_err(|error| error.hint(hint))?;
+    let heads: Vec<Head> = heads.unwrap_or_default();
     let mut kept = Kept::new();
-    let Some(json) = json else { return Ok(kept) };
-    let unreadable = || {
-        Error::argument(NAME, "must be an array of objects with keyspace, entry and hash")
-            .hint("SELECT jsonb_agg(h) FROM keysmith.audit_heads() h gives one to keep.")
-    };
-    let value = patch::parse(NAME, json)?;
-    for head in value.as_array().ok_or_else(unreadable)? {
-        let keyspace = head["keyspace"].as_str().ok_or_else(unreadable)?;
-        let entry = head["entry"].as_i64().ok_or_else(unreadable)?;
-        let hash = head["hash"].as_str().and_then(unhex).ok_or_else(unreadable)?;
-        if entry < 1 || hash.len() != SEAL_LEN {
-            return Err(unreadable());
-        }
-        kept.entry(keyspace.into()).or_default().push((entry, hash));
+    for Head { keyspace, entry, hash, .. } in heads {
+        kept.entry(keyspace).or_default().push((entry.0, hash.0));
     }
     Ok(kept)
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: &u8| char::from(*c).to_digit(16);
-    let pair = |pair: &[u8]| u8::try_from(digit(pair.first()?)? * 16 + digit(pair.get(1)?)?).ok();
-    text.as_bytes().chunks(2).map(pair).collect()
-}
-
 fn audit_verify(call: &Call) -> Result<Option<Datum>> {
-    let mut kept = read_kept(call.jsonb(0))?;
+    let mut kept = read_kept(call, 0)?;
     let result = ResultSet::of(call);
     authority::look(needs::audit_verify, |_| {
-        // The keyspaces that have a chain or should have one, and the newest pepper of their keys.
+        // Keyspaces that have a chain, or must have one, and the newest pepper of their keys.
         let found = spi::all(
             "SELECT c.keyspace, pg_catalog.max(c.generation)::pg_catalog.int2 FROM (
                   SELECT keyspace, generation FROM keysmith_private.keyspace
@@ -87,7 +97,7 @@ fn audit_verify(call: &Call) -> Result<Option<Datum>> {
         for (keyspace, generation) in keyspaces {
             let kept = kept.remove(&keyspace).unwrap_or_default();
             let chain = follow(&keyspace, generation, kept)?;
-            // The keyspace or its keys exist, so there must be an entry of their creation.
+            // Whoever created the keyspace left an entry.
             let unmade = (chain.entries == 0)
                 .then(|| Fault { entry: 1, problem: "entry 1 is missing".into() });
             let fault = chain.fault.or(unmade);
@@ -121,8 +131,8 @@ fn follow(keyspace: &str, generation: i16, kept: Vec<(i64, Vec<u8>)>) -> Result<
     Ok(chain)
 }
 
-/// Follows the next entries of a chain, and returns the number of the last; `None` if there are no
-/// more. The memory of a batch is freed with it.
+/// Follows a chain's next entries, and tells the number of the last; `None` if there are no
+/// more. The batch frees the memory of its rows.
 fn follow_batch(chain: &mut Chain, keyspace: &str, after: i64) -> Result<Option<i64>> {
     spi::session(|| {
         spi::query(

@@ -37,8 +37,7 @@ impl Bounds {
         let purse = row.uuid(key::purse).or_else(|| {
             let credits = catalog.tables.credit_of_key.open();
             let of_line = [ScanKey::uuid(credit::key_id, &line)];
-            let found = credits.first(reader.snapshot(), of_line, |_| true);
-            found.map(|_| line)
+            credits.any(reader.snapshot(), of_line, |_| true).then_some(line)
         });
         Ok(Bounds {
             allowlist: row.array(key::allowlist).map(|list| varlena::networks(list).collect()),

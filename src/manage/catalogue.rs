@@ -1,4 +1,4 @@
-//! What is defined in a keyspace: scopes, roles, routes.
+//! The definitions of a keyspace: scopes, roles, routes.
 
 use super::authority;
 use super::draft;
@@ -60,7 +60,7 @@ fn define_scope(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// A scope that implied itself, be it by others, would be one with all on the way.
+/// If a scope implied itself through others, they would all be the same scope.
 fn check_no_circle(keyspace: &str, scope: &str, implies: &[String]) -> Result<()> {
     let circles = spi::execute(
         "WITH RECURSIVE implied (scope) AS (
@@ -100,12 +100,13 @@ fn define_role(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// `scopes` is a list, and each element an expression. A key must meet all of them.
+/// With a list of scopes. A request needs all of them; each may be an expression.
 fn define_route(call: &Call) -> Result<Option<Datum>> {
     store_route(call, needs::define_route, call.strings(3, "scopes")?)
 }
 
-/// `scopes` is one expression, or a list in its text form, as drivers and untyped literals send it.
+/// With one expression, or a list in its text form, as a driver or a literal without a type
+/// sends it.
 fn define_route_by_text(call: &Call) -> Result<Option<Datum>> {
     let text = call.required_text(3, "scopes")?;
     let scopes = if text.trim_start().starts_with('{') {

@@ -1,22 +1,22 @@
-//! Changes of privileges take turns. An error names the session that blocks them.
+//! Changes of privileges: they take turns, and an error names the session that is in their way.
 
 use super::turns;
 use crate::catalog::Catalog;
 use pg::error::{Code, Error, Result};
 use pg::major;
-use pg::row_lock::{Deadline, Holder};
+use pg::row_lock::{Deadline, LockHolder};
 use pg::spi::{self, Param};
 use pgrx::pg_sys::Oid;
 
 /// In milliseconds.
 const MOST_WAITED: i32 = 1000;
 
-/// Acts that change privileges take turns: two that change the privileges of one object at the
-/// same time would fail.
+/// Sessions that grant or revoke take turns: of two that change the privileges of one object
+/// at the same time, one would fail.
 ///
-/// Any role can run GRANT on an object that it can use. Without a grant option that grants nothing,
-/// but PostgreSQL still writes the object's row, and others wait for it until the role's transaction
-/// ends. So the wait is short, and the error says which session to end.
+/// A role may GRANT what it may use. Without a grant option that gives nothing, and PostgreSQL
+/// still writes the object's row, for which others wait until the role's transaction ends.
+/// So the wait is short, and the error names the session to end.
 pub fn one_at_a_time() -> Result<()> {
     let catalog = Catalog::open()?;
     turns::of_table(catalog.tables.access.table);
@@ -25,7 +25,7 @@ pub fn one_at_a_time() -> Result<()> {
     let transactions: Vec<_> = spi::query_now(changed, &[], |rows| {
         rows.iter().filter_map(|row| row.transaction(1)).collect()
     })?;
-    for holder in transactions.into_iter().filter_map(Holder::of) {
+    for holder in transactions.into_iter().filter_map(LockHolder::of) {
         if !deadline.wait_for(&holder) {
             return Err(not_committed(&holder)?);
         }
@@ -33,7 +33,7 @@ pub fn one_at_a_time() -> Result<()> {
     if major::GRANT_LOCKS { lock_views(deadline) } else { Ok(()) }
 }
 
-fn not_committed(holder: &Holder) -> Result<Error> {
+fn not_committed(holder: &LockHolder) -> Result<Error> {
     let who = spi::first(
         "SELECT keysmith_private.lock_holder(pid, virtualtransaction) FROM pg_catalog.pg_locks
          WHERE locktype = 'transactionid' AND transactionid = $1 AND granted",
@@ -44,8 +44,8 @@ fn not_committed(holder: &Holder) -> Result<Error> {
     Ok(in_the_way(format!("{who} has changed privileges of keysmith's objects, and not committed")))
 }
 
-/// A role that can name a view can queue for an exclusive lock on it. Sessions that read the view
-/// later wait behind it.
+/// A role that can name a view can wait for a lock that excludes readers. While it waits, new
+/// readers wait too.
 fn lock_views(deadline: Deadline) -> Result<()> {
     let views = spi::all(
         "SELECT oid FROM pg_catalog.pg_class

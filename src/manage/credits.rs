@@ -1,21 +1,70 @@
 //! Credits of keys and tenants: how they are given, changed and taken away.
 
 use super::authority::{self, Caller};
+use super::field::{Within, text_types};
 use super::locked_key::LockedKey;
-use super::patch::{self, Change, Patch};
+use super::patch::{self, Patch};
 use keysmith_core::refill::Every;
-use pg::call::Call;
 use pg::error::{Error, Result};
 use pg::spi::{self, Param, saved};
-use serde_json::Value;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::fmt::{self, Formatter};
 
 const NAME: &str = "credits";
 
-/// A change of the credits of a key or a tenant. Fields that are not given stay as they are.
+/// The credits that a key or a tenant is given; fields that are not named stay as they are.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct Credits {
-    balance: Option<i64>,
-    refill: Change<i64>,
-    every: Change<String>,
+    #[serde(deserialize_with = "patch::not_null")]
+    balance: Patch<Within<0, { i64::MAX }>>,
+    refill: Patch<Within<1, { i64::MAX }>>,
+    every: Patch<Period>,
+}
+
+text_types! {
+    Period: is_period, format!("must be one of: {}", Every::NAMES.join(", "));
+}
+
+fn is_period(text: &str) -> bool {
+    Every::parse(text.as_bytes()).is_some()
+}
+
+const EXPECTED: &str =
+    r#"a whole number, or an object such as {"balance": 100, "refill": 50, "every": "month"}"#;
+
+impl<'de> Deserialize<'de> for Credits {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Credits;
+
+            fn expecting(&self, formatter: &mut Formatter) -> fmt::Result {
+                formatter.write_str(EXPECTED)
+            }
+
+            fn visit_i64<E: de::Error>(self, balance: i64) -> Result<Credits, E> {
+                Credits::plain(balance).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Credits, A::Error> {
+                let credits = Credits::deserialize(MapAccessDeserializer::new(fields))?;
+                match &credits {
+                    Credits {
+                        balance: Patch::Absent,
+                        refill: Patch::Absent,
+                        every: Patch::Absent,
+                    } => Err(de::Error::custom(format!("must be {EXPECTED}"))),
+                    _ => Ok(credits),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Reader)
+    }
 }
 
 /// A key or a tenant that has credits.
@@ -38,51 +87,9 @@ impl Holder<'_> {
 
 impl Credits {
     /// A balance without refills.
-    fn plain(balance: i64) -> Result<Credits> {
-        Ok(Credits { balance: Some(self::balance(balance)?), refill: None, every: None })
-    }
-
-    /// An argument of type jsonb.
-    pub fn given(call: &Call, n: usize) -> Result<Option<Credits>> {
-        match call.jsonb(n) {
-            None => Ok(None),
-            Some(json) => Credits::read(patch::parse(NAME, json)?).map(Some),
-        }
-    }
-
-    /// A field of a patch; null takes credits away, so that none are held at all.
-    pub fn changed(patch: &mut Patch) -> Result<Change<Credits>> {
-        match patch.value(NAME)? {
-            None => Ok(None),
-            Some(Value::Null) => Ok(Some(None)),
-            Some(value) => Credits::read(value).map(|credits| Some(Some(credits))),
-        }
-    }
-
-    /// `100`, or `{"balance": 100, "refill": 50, "every": "month"}`
-    fn read(value: Value) -> Result<Credits> {
-        let fields = match value {
-            Value::Number(number) => return Credits::plain(number.as_i64().ok_or_else(mistyped)?),
-            Value::Object(fields) if !fields.is_empty() => fields,
-            _ => return Err(mistyped()),
-        };
-        let mut fields = Patch::new(NAME, fields);
-        let balance = fields.bigint("balance")?;
-        let refill = fields.bigint("refill")?;
-        let every = fields.text("every")?;
-        fields.finish()?;
-        if balance.is_some_and(|balance| balance.is_none_or(|balance| balance < 0)) {
-            return Err(Error::argument("credits.balance", "must be 0 or more"));
-        }
-        if refill.flatten().is_some_and(|refill| refill < 1) {
-            return Err(Error::argument("credits.refill", "must be 1 or more, or null"));
-        }
-        let is_period = |every: &String| Every::parse(every.as_bytes()).is_some();
-        if every.as_ref().is_some_and(|every| !every.as_ref().is_none_or(is_period)) {
-            let names = Every::NAMES.join(", ");
-            return Err(Error::argument("credits.every", format!("must be {names} or null")));
-        }
-        Ok(Credits { balance: balance.flatten(), refill, every })
+    fn plain(balance: i64) -> Result<Credits, &'static str> {
+        let balance = Patch::Value(Within(self::balance(balance)?));
+        Ok(Credits { balance, ..Credits::default() })
     }
 
     /// The credits after the change; `held` are those before.
@@ -92,12 +99,13 @@ impl Credits {
             None => (None, None),
         };
         let (had_refill, had_every) = had.unzip();
-        // A null for one of the two takes away both.
-        let refill = match (&self.refill, &self.every) {
+        let (refill, every) = (self.refill.change(), self.every.change());
+        // To take away one of both is to take away both.
+        let refill = match (refill, every) {
             (Some(None), None | Some(None)) | (None, Some(None)) => None,
             (refill, every) => {
-                let refill = refill.unwrap_or(had_refill);
-                let every = every.clone().unwrap_or(had_every);
+                let refill = refill.map_or(had_refill, |refill| refill.map(|refill| refill.0));
+                let every = every.map_or(had_every, |every| every.map(|every| every.0.clone()));
                 if refill.is_some() != every.is_some() {
                     return Err(Error::argument(
                         NAME,
@@ -107,20 +115,18 @@ impl Credits {
                 refill.zip(every)
             }
         };
-        // Without a balance, the first refill counts as one.
-        let balance = self.balance.or(balance).or(refill.as_ref().map(|(refill, _)| *refill));
-        Ok(Held { balance: balance.ok_or_else(mistyped)?, refill })
+        let given = self.balance.value().map(|balance| balance.0);
+        // The first refill is there from the start.
+        let balance = given.or(balance).or(refill.as_ref().map(|(refill, _)| *refill));
+        let balance =
+            balance.ok_or_else(|| Error::argument(NAME, format!("must be {EXPECTED}")))?;
+        Ok(Held { balance, refill })
     }
 }
 
-/// Checks a balance that is given.
-pub fn balance(balance: i64) -> Result<i64> {
-    if balance < 0 { Err(Error::argument(NAME, "must not be negative")) } else { Ok(balance) }
-}
-
-fn mistyped() -> Error {
-    Error::argument(NAME, "must be a whole number, or an object with a balance or refills")
-        .hint(r#"Such as 100, or {"balance": 100, "refill": 50, "every": "month"}."#)
+/// Checks a balance that is given. The error completes "credits …".
+pub fn balance(balance: i64) -> Result<i64, &'static str> {
+    if balance < 0 { Err("must not be negative") } else { Ok(balance) }
 }
 
 /// The credits of a holder, with a refill that is due.
@@ -142,10 +148,9 @@ impl Held {
         }
         spi::first(
             saved!(
-                "SELECT CASE WHEN refilled_at NOT BETWEEN
-                         pg_catalog.date_trunc(every, pg_catalog.clock_timestamp(), 'UTC')
-                         AND pg_catalog.clock_timestamp() + '24 hours'
-                        THEN greatest(balance, refill) ELSE balance END, refill, every
+                "SELECT keysmith_private.credits_at(
+                            balance, refill, every, refilled_at, pg_catalog.clock_timestamp()),
+                        refill, every
                  FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2 FOR UPDATE"
             ),
             &holder.params(),

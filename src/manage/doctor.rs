@@ -1,5 +1,5 @@
-//! `doctor`: finds faults of the installation. SQL looks at catalogs and settings; this file adds
-//! what only the library knows.
+//! `doctor`: finds faults of the installation. SQL checks the catalogs and settings; this file
+//! adds the checks of what only the library knows.
 
 use super::authority;
 use super::level::functions;
@@ -23,21 +23,7 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
         let lost = lost_peppers()?;
         let (unsent, last_unsent_at) = event::unsent();
         spi::query(
-            "SELECT d.level, d.subject, d.finding, d.remedy
-             FROM keysmith_private.doctor_findings($1, $2, $3, $4, $5) d
-             UNION ALL
-             SELECT 'warning', 'events', pg_catalog.format(
-                        'the queue of notifications is %s percent full, and from %s on no events are sent',
-                        pg_catalog.round(100 * q.usage::numeric, 1), $6),
-                    'end the session that listens and does not read: PostgreSQL''s log names it'
-             FROM pg_catalog.pg_notification_queue_usage() AS q (usage)
-             WHERE 200 * q.usage > $6
-             UNION ALL
-             SELECT 'warning', 'events', pg_catalog.format(
-                        '%s events were not sent, the last of them at %s: the queue of notifications was full',
-                        $7, $8),
-                    'have listeners read what there is again; end sessions that listen and do not read'
-             WHERE $8 > pg_catalog.now() - interval '1 day'",
+            "SELECT * FROM keysmith_private.doctor_findings($1, $2, $3, $4, $5, $6, $7, $8)",
             &[
                 Param::boolean(limit::is_there()),
                 Param::text(env!("CARGO_PKG_VERSION")),

@@ -48,7 +48,7 @@ impl<'a> Draft<'a> {
             allowlist: key::allowlist(call, label + 6)?,
             expires_at: key::expiry(call.timestamp(label + 7))?,
             limits: limits::given(call, label + 8)?,
-            credits: call.bigint(label + 9).map(credits::balance).transpose()?,
+            credits: credits(call, label + 9)?,
             metadata: metadata::argument(call, label + 10)?,
             keyspace: call.required_text(label + 11, "keyspace")?,
         })
@@ -78,7 +78,12 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Gives a key without scopes the defaults of its keyspace, if `empty_scopes` is `defaults`.
+fn credits(call: &Call, n: usize) -> Result<Option<i64>> {
+    let balance = call.bigint(n).map(credits::balance).transpose();
+    balance.map_err(|rule| Error::argument("credits", rule))
+}
+
+/// A key without scopes gets the keyspace's defaults, where it says so.
 pub fn fill_in_defaults(policy: &Policy, scopes: &mut Vec<String>) {
     if scopes.is_empty() && policy.empty_scopes == EmptyScopes::Defaults {
         let text = |scope: &[u8]| String::from_utf8_lossy(scope).into_owned();

@@ -15,7 +15,7 @@ pub fn shown(key_id: &[u8; 16]) -> String {
     output::uuid(key_id)
 }
 
-/// The same error for a key that does not exist and for a key that is revoked.
+/// A key that does not exist and one that is revoked raise the same error.
 pub fn unknown_key(key_id: &[u8; 16]) -> Error {
     Error::not_found(format!("key {} does not exist or is revoked", shown(key_id)))
 }

@@ -10,9 +10,9 @@ use crate::catalog::Catalog;
 use keysmith_core::policy::name::{IDENTIFIER_RULE, is_identifier};
 use pg::call::{Call, sql_functions};
 use pg::error::{Error, Result};
-use pg::lookup;
 use pg::spi::{self, Param};
 use pg::user_table::{ACCESS_EXCLUSIVE, Needs, UserTable};
+use pg::{lookup, types};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 sql_functions! {
@@ -184,7 +184,7 @@ fn set_row_security(table: &LockedTable, enabled: bool, forced: bool) -> Result<
     )
 }
 
-/// A column of the table, whose type stays as it is while the table is locked.
+/// A column of the table. Its type can't change while the table is locked.
 struct Column {
     argument: &'static str,
     /// With the table's, for messages.
@@ -201,7 +201,7 @@ impl Column {
             return Err(Error::argument(argument, rule));
         };
         let is_deterministic = lookup::is_deterministic(column.attcollation);
-        let kind = lookup::base_type(column.atttypid);
+        let kind = types::base(column.atttypid);
         if !is_deterministic {
             return Err(Error::argument(argument, "must have a deterministic collation")
                 .hint("By another, two tenants' names may be equal."));

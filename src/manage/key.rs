@@ -24,8 +24,7 @@ use std::collections::HashSet;
 pub const USUAL_ENVIRONMENT: &str = "live";
 /// Most scopes a key or a role may hold.
 pub const MAX_SCOPES: usize = 1000;
-/// Features that a keyspace may reserve for some plans.
-pub const FEATURES: [&str; 5] = ["allowlist", "expires_at", "publishable", "grace", "limits"];
+
 pub fn check_length(name: &str, text: Option<&str>, most: usize) -> Result<()> {
     match text.map(|text| text.chars().count()) {
         Some(length) if length > most => {
@@ -144,9 +143,9 @@ pub fn check_owner(tenant_id: &[u8; 16], owner: Option<&str>) -> Result<()> {
     let name = server_text(owner);
     let by_name =
         [ScanKey::uuid(column::tenant_id, tenant_id), ScanKey::text(column::member, &name)];
-    match members.first(&snapshot, by_name, |_| true) {
-        Some(_) => Ok(()),
-        None => Err(unknown_member("owner", owner)),
+    match members.any(&snapshot, by_name, |_| true) {
+        true => Ok(()),
+        false => Err(unknown_member("owner", owner)),
     }
 }
 
@@ -221,7 +220,7 @@ pub fn new_display_id(policy: &Policy, keyspace: &str) -> Result<Option<String>>
         let (taken, snapshot) = (server_text(&id), Snapshot::now());
         let by_id =
             [ScanKey::text(column::keyspace, &keyspace), ScanKey::text(column::display_id, &taken)];
-        if keys.first(&snapshot, by_id, |_| true).is_none() {
+        if !keys.any(&snapshot, by_id, |_| true) {
             return Ok(Some(id));
         }
     }
@@ -291,10 +290,10 @@ fn counting_keys(caller: &Caller, tenant_id: &[u8; 16]) -> Result<Vec<([u8; 16],
     let now = clock::now();
     let mut counting = Vec::new();
     while let Some(row) = scan.next() {
-        let over = row.datum(column::revoked_at).is_some()
+        let over = !row.is_null(column::revoked_at)
             || row.timestamp(column::expires_at).is_some_and(|moment| moment <= now);
-        // A key with a successor has been rotated, and does not count.
-        if !over && row.datum(column::rotated_to).is_none() {
+        // A key with a successor is in its grace.
+        if !over && row.is_null(column::rotated_to) {
             let environment = row.bytes(column::environment).unwrap_or_default();
             let is_reached = caller.reaches_environment(environment);
             counting.extend(row.uuid(column::key_id).map(|key_id| (key_id, is_reached)));

@@ -2,8 +2,7 @@
 
 use super::authority::{self, Caller};
 use super::level::{Needs, functions};
-use super::options::{self, Options};
-use super::patch::Patch;
+use super::options::Options;
 use crate::audit::{Act, Subject};
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
@@ -24,11 +23,11 @@ sql_functions! {
     keysmith_event_channel => event_channel;
 }
 
-/// The keyspace that always exists. Its row is written when it is first needed: a row that CREATE
-/// EXTENSION wrote would collide with the row of a dump.
+/// The keyspace that exists from the start. Its row is written when it is first needed: a row
+/// that CREATE EXTENSION wrote would collide with a dump's.
 const DEFAULT: &str = "default";
 
-/// The policy of a keyspace as of now. An error if the keyspace does not exist.
+/// The policy of a keyspace that must exist, with all changes up to now.
 pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
     let current = || Catalog::open()?.policy(keyspace.as_bytes());
     let policy = current()?;
@@ -38,13 +37,14 @@ pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
     check_known(keyspace)?;
     let act = Act::on(&caller.actor, DEFAULT, Subject::Keyspace)?;
     if insert(DEFAULT)? {
-        options::set_prefixes(DEFAULT, &options::default_prefixes())?;
+        Options::default().store(DEFAULT)?;
         act.noted("create_keyspace")?;
     }
     current()
 }
 
-/// Checks that a keyspace exists, and creates no row. The default keyspace always exists.
+/// Checks that a keyspace exists, without making its row. The default one exists before its
+/// row does.
 pub fn check_known(keyspace: &str) -> Result<()> {
     if keyspace == DEFAULT || Catalog::open()?.policy(keyspace.as_bytes())?.exists() {
         return Ok(());
@@ -84,7 +84,7 @@ fn create_keyspace(call: &Call) -> Result<Option<Datum>> {
         if !insert(&name)? {
             return Err(Error::new(Code::Conflict, format!("keyspace {name:?} already exists")));
         }
-        options.apply(&name)?;
+        options.store(&name)?;
         act.noted("create_keyspace")
     })?;
     Ok(None)
@@ -92,9 +92,7 @@ fn create_keyspace(call: &Call) -> Result<Option<Datum>> {
 
 fn alter_keyspace(call: &Call) -> Result<Option<Datum>> {
     let name = call.required_text(0, "name")?;
-    let mut patch = Patch::read("changes", call.jsonb(1))?;
-    let options = Options::changed(&mut patch)?;
-    patch.finish()?;
+    let options = Options::changed(call, 1)?;
     authority::act(needs::alter_keyspace, |caller| {
         policy(caller, &name)?;
         lock(&name)?;

@@ -138,9 +138,10 @@ fn succeed(
     Ok((key_id, minted, fresh.api_key))
 }
 
-/// Replaces a tenant's key without grace, for products with one key per account. If a tenant has
-/// several keys, it replaces the last one that `regenerate` made, or else the only one without a
-/// label. If it finds no such key, it makes a new one.
+/// Replaces a tenant's only key, for products with a single key per account. The old key is
+/// revoked in the same transaction. If the tenant has several keys, it replaces the one that
+/// `regenerate` made last, or else the only one without a label. If it has no such key, it
+/// makes one.
 fn regenerate(call: &Call) -> Result<Option<Datum>> {
     let mut draft = Draft {
         tenant: call.required_text(0, "tenant")?,
@@ -260,8 +261,8 @@ fn revoke(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// Revokes a secret key that has leaked, in every keyspace that has it. The key itself is authority
-/// enough.
+/// Revokes a secret key that was found where it should not be, in every keyspace
+/// that has it. To have the key is enough for that.
 fn report_leak(call: &Call) -> Result<Option<Datum>> {
     let unknown = || Error::not_found("api_key is not a key that could be revoked");
     let key = match call.bytes(0, MAX_KEY_LEN) {
@@ -271,7 +272,7 @@ fn report_leak(call: &Call) -> Result<Option<Datum>> {
     };
     let source = call.required_text(1, "source")?;
     key::check_length("source", Some(&source), 500)?;
-    // Of some imported keys only the part after the bar was hashed.
+    // A key may be stored by a hash of only its part behind a |.
     let mut digests = vec![KeyDigest::of(key)];
     if foreign::behind_bar(key) != key {
         digests.push(KeyDigest::of(foreign::behind_bar(key)));

@@ -1,61 +1,109 @@
-//! Rate limits as they are given, checked and made ready to be stored.
+//! Rate limits: read from JSON, and stored as text.
 
+use super::field::{List, Within, text_types};
+use super::json;
 use super::locked_key::LockedKey;
-use super::patch::{self, Change, Patch};
+use super::patch::Patch;
 use crate::limit;
-use keysmith_core::gcra::Rate;
-use keysmith_core::policy::limits::{self, Held, MAX_SHARED};
+use keysmith_core::gcra::{MAX_CALLS, MAX_WINDOW, MIN_WINDOW, Rate};
+use keysmith_core::policy::limits::{
+    self, Held, LIMIT_NAME_RULE, MAX_LIMITS, MAX_SHARED, is_limit_name,
+};
 use pg::call::Call;
 use pg::error::{Code, Error, Result};
 use pg::input;
 use pg::spi::{self, Param};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 const NAME: &str = "limits";
 
-/// An argument of type jsonb.
+/// The limits of a holder in their stored form. `None`, for an empty array, means no limits.
+#[derive(Deserialize, Serialize)]
+#[serde(try_from = "List<Limit, MAX_LIMITS>")]
+pub struct Limits(pub Option<String>);
+
+#[derive(Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = r#"an object such as {"name": "burst", "limit": 100, "window": "1 minute"}"#
+)]
+struct Limit {
+    name: LimitName,
+    limit: Calls,
+    window: Window,
+    burst: Option<Calls>,
+}
+
+type Calls = Within<1, { MAX_CALLS as i64 }>;
+
+text_types! {
+    LimitName: is_limit_name, LIMIT_NAME_RULE;
+}
+
+/// A length of time in microseconds.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct Window(u64);
+
+impl TryFrom<String> for Window {
+    type Error = &'static str;
+
+    /// Reads an interval in any form that PostgreSQL does. A day has 24 hours; months and
+    /// years differ in length.
+    fn try_from(text: String) -> Result<Window, &'static str> {
+        const DAY: i64 = 86_400_000_000;
+        let interval = input::interval(&text).filter(|interval| interval.month == 0);
+        let length = interval.and_then(|interval| {
+            i64::from(interval.day).checked_mul(DAY)?.checked_add(interval.time)
+        });
+        let length = length.ok_or(
+            "must be an interval such as 1 second, 1 hour or 30 days, without months and years",
+        )?;
+        u64::try_from(length)
+            .ok()
+            .filter(|length| (MIN_WINDOW..=MAX_WINDOW).contains(length))
+            .map(Window)
+            .ok_or("must be from 1 millisecond to 366 days")
+    }
+}
+
+impl TryFrom<List<Limit, MAX_LIMITS>> for Limits {
+    type Error = String;
+
+    fn try_from(given: List<Limit, MAX_LIMITS>) -> Result<Limits, String> {
+        let mut names = HashSet::new();
+        let mut lines = Vec::new();
+        for Limit { name: LimitName(name), limit, window, burst } in given.0 {
+            let calls = |calls: Calls| u32::try_from(calls.0).unwrap_or(MAX_CALLS);
+            let rate = Rate::new(calls(limit), window.0, calls(burst.unwrap_or(limit)));
+            lines.push(limits::line(&name, rate.ok_or("must be within their bounds")?));
+            if !names.insert(name.clone()) {
+                return Err(format!("must have different names; {name:?} is there twice"));
+            }
+        }
+        Ok(Limits((!lines.is_empty()).then(|| lines.join("\n"))))
+    }
+}
+
+/// Reads an argument of type jsonb.
 pub fn given(call: &Call, n: usize) -> Result<Option<String>> {
-    match call.jsonb(n) {
-        None => Ok(None),
-        Some(json) => read(patch::parse(NAME, json)?),
-    }
+    let limits: Option<Limits> = json::argument(call, n, NAME)?;
+    let limits = limits.map_or(Patch::Absent, Patch::Value);
+    check_kept(&limits)?;
+    Ok(limits.value().and_then(|limits| limits.0.clone()))
 }
 
-/// A field of a patch; null is for no limits, and so is an empty array.
-pub fn changed(patch: &mut Patch) -> Result<Change<String>> {
-    match patch.value(NAME)? {
-        None => Ok(None),
-        Some(Value::Null) => Ok(Some(None)),
-        Some(value) => read(value).map(Some),
-    }
-}
-
-/// `[{"name": "burst", "limit": 1000, "window": "1 hour", "burst": 1000}]`
-fn read(value: Value) -> Result<Option<String>> {
-    let mistyped = || {
-        Error::argument(NAME, "must be an array of objects")
-            .hint(r#"Such as [{"name": "burst", "limit": 100, "window": "1 minute"}]."#)
-    };
-    let Value::Array(items) = value else { return Err(mistyped()) };
-    if items.is_empty() {
-        return Ok(None);
-    }
-    let mut named = Vec::new();
-    for item in items {
-        let Value::Object(fields) = item else { return Err(mistyped()) };
-        named.push(read_one(Patch::new(NAME, fields))?);
-    }
-    let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
-    limits::check_names(&names).map_err(|rule| Error::argument(NAME, rule))?;
-    if !limit::is_there() {
+/// Limits can't be given where nothing counts them.
+pub fn check_kept(limits: &Patch<Limits>) -> Result<()> {
+    if limits.value().is_some_and(|limits| limits.0.is_some()) && !limit::is_there() {
         return Err(Error::new(
             Code::NotPreloaded,
             "limits can't be kept: the library is not preloaded",
         )
         .hint("Add keysmith to shared_preload_libraries, and restart the server."));
     }
-    let lines: Vec<String> = named.iter().map(|(name, rate)| limits::line(name, *rate)).collect();
-    Ok(Some(lines.join("\n")))
+    Ok(())
 }
 
 /// Keys that share the limits of a key share them as they are now.
@@ -88,32 +136,4 @@ pub fn check_shared(shared: &str) -> Result<()> {
             format!("must not be more than {MAX_SHARED} that a key shares, and would be {count}"),
         )),
     }
-}
-
-fn read_one(mut fields: Patch) -> Result<(String, Rate)> {
-    let missing = |field: &str| Error::argument(NAME, format!("must each have a {field}"));
-    let name = fields.text("name")?.flatten();
-    let limit = fields.bigint("limit")?.flatten();
-    let window = fields.text("window")?.flatten();
-    let burst = fields.bigint("burst")?.flatten();
-    fields.finish()?;
-    let name = name.ok_or_else(|| missing("name"))?;
-    let limit = limit.ok_or_else(|| missing("limit"))?;
-    let window = microseconds(&window.ok_or_else(|| missing("window"))?)?;
-    let rate = limits::rate(limit, window, burst.unwrap_or(limit));
-    rate.map(|rate| (name, rate)).map_err(|rule| Error::argument(NAME, rule))
-}
-
-/// Reads an interval in any form that PostgreSQL does. A day has 24 hours; months and
-/// years have no one length.
-fn microseconds(text: &str) -> Result<i64> {
-    const DAY: i64 = 86_400_000_000;
-    let bad = || {
-        Error::argument("limits.window", "must be an interval such as 1 second, 1 hour or 30 days")
-            .hint("Months and years differ in length: give days.")
-    };
-    let interval = input::interval(text).ok_or_else(bad)?;
-    let days = i64::from(interval.day).checked_mul(DAY);
-    let length = days.and_then(|days| days.checked_add(interval.time));
-    length.filter(|_| interval.month == 0).ok_or_else(bad)
 }

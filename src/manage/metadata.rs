@@ -1,15 +1,17 @@
 //! Metadata: JSON objects that products keep with keys and tenants.
 
+use super::field::Document;
+use super::patch::Patch;
 use pg::call::Call;
 use pg::error::{Error, Result};
 use pg::jsonb::{Json, Jsonb};
+use pg::spi::Param;
 
-/// Most bytes of metadata, which every verdict carries.
-const MAX_METADATA: usize = 64 * 1024;
-
-pub fn check_size(name: &str, size: usize) -> Result<()> {
-    if size > MAX_METADATA {
-        return Err(Error::argument(name, format!("must have at most {MAX_METADATA} bytes")));
+fn check_size(name: &str, size: usize) -> Result<()> {
+    /// Every verdict carries the metadata.
+    const MOST: usize = 64 * 1024;
+    if size > MOST {
+        return Err(Error::argument(name, format!("must have at most {MOST} bytes")));
     }
     Ok(())
 }
@@ -23,4 +25,20 @@ pub fn argument(call: &Call, n: usize) -> Result<Option<Jsonb<'_>>> {
         Some(Json::Object(_)) => Ok(Some(json)),
         _ => Err(Error::argument(NAME, "must be a JSON object")),
     }
+}
+
+/// The assignment for a field of the patch that argument `n` is. The value is taken from the
+/// argument itself, since numbers of Rust have fewer digits.
+pub fn assignment<'a>(
+    call: &'a Call,
+    n: usize,
+    field: &Patch<Document>,
+) -> Result<Option<(&'static str, Param<'a>)>> {
+    let patch = call.jsonb(n);
+    if field.value().is_some() {
+        let size = patch.and_then(|patch| patch.length_of("metadata"));
+        check_size("changes.metadata", size.unwrap_or(usize::MAX))?;
+    }
+    let assignment = "metadata = coalesce(nullif($3 -> 'metadata', 'null'), '{}')";
+    Ok((!field.is_absent()).then(|| (assignment, Param::jsonb(patch))))
 }

@@ -155,7 +155,7 @@ fn is_stored(catalog: &Catalog, generation: i16, digest: &[u8], keyspace: &str) 
     let by_digest =
         [ScanKey::bytes(column::digest, &digest), ScanKey::text(column::keyspace, &keyspace)];
     let is_of_generation = |row: &Row| row.smallint(column::generation) == Some(generation);
-    keys.first(&snapshot, by_digest, is_of_generation).is_some()
+    keys.any(&snapshot, by_digest, is_of_generation)
 }
 
 fn duplicate(keyspace: &str) -> Error {

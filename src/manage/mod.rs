@@ -1,7 +1,5 @@
 //! Management: changes of keyspaces, tenants and keys.
 
-#![forbid(unsafe_code)]
-
 mod access;
 mod add_credits;
 mod alter;
@@ -15,8 +13,10 @@ mod delegation;
 mod doctor;
 mod draft;
 mod errors;
+mod field;
 mod hashing_state;
 mod isolation;
+mod json;
 mod key;
 mod keyspace;
 mod level;
@@ -29,7 +29,7 @@ mod mint;
 mod options;
 mod own_rows;
 mod own_rows_support;
-pub mod patch;
+mod patch;
 mod profile;
 pub mod progress;
 mod replay;

@@ -45,7 +45,7 @@ fn own_rows(call: &Call) -> Result<Option<Datum>> {
     if sight.environment.is_some()
         && columns.iter().any(|column| column_name(column) == "environment")
     {
-        // Rows without an environment belong to the tenant as a whole.
+        // A row without an environment belongs to the whole tenant.
         statement.push_str(" AND (r.environment = $2 OR r.environment IS NULL)");
     }
     statement.push_str(&bounds(call, columns)?);

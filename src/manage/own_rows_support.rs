@@ -1,5 +1,5 @@
 //! What the planner asks about the two halves of a view: whether the reader sees everything,
-//! and which bounds a query sets to the columns of `own_VIEW`.
+//! and which bounds a query sets for the columns of the caller's rows.
 
 use super::authority;
 use super::own_rows::{BOUNDED, OPERATORS};
@@ -58,7 +58,7 @@ struct Bounds<'r, 'a> {
     request: &'r Simplify<'a>,
     /// Numbers of columns and of operators.
     pairs: Vec<Node<'a>>,
-    /// The values that columns are compared with, by type.
+    /// Values that columns are compared with, by their types.
     values: [Vec<Node<'a>>; BOUNDED.len()],
 }
 
@@ -74,8 +74,8 @@ impl<'a> Bounds<'_, 'a> {
         }
     }
 
-    /// Takes a comparison of a column, by an operator of PostgreSQL's own, with what is known
-    /// before rows are read.
+    /// Takes a comparison of a column, by one of PostgreSQL's operators, with a value that is
+    /// known before rows are read.
     fn take(&mut self, operator: pg_sys::Oid, sides: &[Node<'a>]) -> Option<()> {
         let &[left, right] = sides else { return None };
         let (column, value, operator) = match (column(&left), column(&right)) {
@@ -97,7 +97,7 @@ impl<'a> Bounds<'_, 'a> {
     }
 }
 
-/// The number of a column of the function, as it is and no part of it.
+/// The number of a column of the function. A part of a column is no column.
 fn column(node: &Node) -> Option<i16> {
     match node.read() {
         Expression::Column { levels_up: 0, entry: 1, number } if number > 0 => Some(number),

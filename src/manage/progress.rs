@@ -1,4 +1,4 @@
-//! Notices about the progress of long work.
+//! Notices of long work, for the session that waits for it.
 
 use pg::transaction;
 use std::cell::Cell;
@@ -11,7 +11,7 @@ thread_local! {
     static IMPORTED: Cell<(i64, u32)> = const { Cell::new((0, 0)) };
 }
 
-/// Counts an imported key, and raises a notice for each thousandth of a transaction.
+/// Counts a key, and reports each thousandth of a transaction.
 pub fn imported() {
     let transaction = transaction::started_at();
     let (of, before) = IMPORTED.get();

@@ -18,8 +18,8 @@ sql_functions! {
 const POLL_MILLISECONDS: i64 = 50;
 const LONGEST_MICROSECONDS: i128 = 24 * 3600 * 1_000_000;
 
-/// Waits until every attached standby has replayed what is committed by now, and returns how many
-/// there are. Call it after the commit that they must have replayed.
+/// Waits until every attached standby has replayed what is committed by now, and
+/// tells how many there are. It must be called after the commit that they must have replayed.
 fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
     let timeout = call.interval(0, "timeout")?;
     let length = i128::from(timeout.time)
@@ -33,14 +33,14 @@ fn wait_for_replay(call: &Call) -> Result<Option<Datum>> {
     if transaction::has_written() {
         return Err(Error::new(
             Code::Conflict,
-            "wait_for_replay must be called after the commit, in a separate transaction",
+            "wait_for_replay must be called after the commit, in another transaction",
         ));
     }
     let now = || i128::from(clock::monotonic());
     let deadline = now() + length;
     let target = authority::look(Needs::Nothing, |_| committed_position())?;
     let mut standbys = Standbys::default();
-    // Each look has its own SPI session, so that a long wait takes no memory.
+    // Each look has its own SPI session, so that a long wait takes no more memory.
     loop {
         authority::look(Needs::Nothing, |_| standbys.look(&target))?;
         let behind = standbys.behind();
@@ -68,8 +68,8 @@ fn committed_position() -> Result<String> {
     Ok(found.unwrap_or_default())
 }
 
-/// What is known of each standby, by its name and address, and by its number among
-/// those that share them. One that goes away stays: it may go on answering.
+/// The standbys, by name and address, and by number among those that share both. One that
+/// disconnects stays in the list: it may go on answering.
 #[derive(Default)]
 struct Standbys(BTreeMap<(String, i64), Standby>);
 
@@ -83,10 +83,10 @@ impl Standbys {
         for standby in self.0.values_mut().filter(|standby| !standby.has_replayed) {
             standby.state = "detached".into();
         }
-        // PostgreSQL caches the list of connected standbys for the transaction.
+        // PostgreSQL reads the list of standbys once in a transaction, unless it is cleared.
         spi::execute("SELECT pg_catalog.pg_stat_clear_snapshot()", &[])?;
-        // Those ahead are numbered first, so that of several that share a name none
-        // is taken for another that lags.
+        // Several standbys may share a name. Those ahead are numbered first, so that none of
+        // them is confused with one that lags.
         let standbys = spi::all(
             "SELECT name, row_number() OVER (PARTITION BY name ORDER BY replay_lsn DESC NULLS LAST),
                     pg_catalog.format('%s, %s bytes behind', state, coalesce(

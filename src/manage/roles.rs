@@ -1,5 +1,5 @@
-//! The roles whose privileges a user has. They are few, so access is looked up for each of them; the
-//! table of access may have many rows.
+//! The roles that a user has the privileges of. Access is looked up for each of them, since
+//! they are few and the table of access may be large.
 
 use pg::major;
 use pg::role::has_privileges;

@@ -20,10 +20,7 @@ functions! {
 fn scanner_patterns(call: &Call) -> Result<Option<Datum>> {
     let keyspace = call.text(0, "keyspace")?;
     // The default keyspace is there before its row is.
-    let usual: Vec<String> = options::default_prefixes()
-        .into_iter()
-        .filter_map(|[kind, _, prefix]| (kind == "secret").then_some(prefix))
-        .collect();
+    let usual = options::usual_secret_prefixes();
     let result = ResultSet::of(call);
     authority::look(needs::scanner_patterns, |_| {
         keyspace.as_deref().map_or(Ok(()), check_known)?;

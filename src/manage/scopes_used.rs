@@ -1,4 +1,4 @@
-//! `scopes_used`: the scopes of a key that the route of a request names.
+//! `scopes_used`: the scopes of a key that a request needed, as far as its route tells.
 
 use crate::catalog::Catalog;
 use keysmith_core::policy::route::Path;

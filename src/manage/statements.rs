@@ -51,8 +51,8 @@ impl LockedTable {
         self.look(query, params, |row| row.boolean(1))
     }
 
-    /// Reads the one row of such a query. It sees what is committed now, whatever the
-    /// transaction's snapshot.
+    /// Reads the one row of such a query. It sees what is committed now, even if the
+    /// transaction's snapshot is older.
     pub fn look<T: Default>(
         &self,
         query: &str,

@@ -3,12 +3,14 @@
 use super::authority::{self, Caller};
 use super::credits::{self, Credits, Holder};
 use super::errors;
+use super::field::{Document, Name};
+use super::json;
 use super::key;
 use super::keyspace::policy;
 use super::level::{Needs, functions};
-use super::limits;
+use super::limits::{self, Limits};
 use super::metadata;
-use super::patch::Patch;
+use super::patch::{self, Patch};
 use crate::audit::{Act, Subject};
 use crate::catalog::Catalog;
 use crate::catalog::columns::tenant as column;
@@ -17,10 +19,11 @@ use crate::catalog::tables::Table;
 use keysmith_core::policy::name::{NAME_RULE, is_name};
 use pg::call::Call;
 use pg::error::{Code, Error, Result};
-use pg::scan::{ScanKey, Snapshot, server_text};
+use pg::scan::{Room, ScanKey, Snapshot, server_text};
 use pg::spi::{self, Param, Saved, saved};
 use pg::text;
 use pgrx::pg_sys::Datum;
+use serde::{Deserialize, Serialize};
 
 functions! {
     keysmith_create_tenant => create_tenant: Admin;
@@ -65,7 +68,8 @@ impl Tenant {
 
     fn read<const N: usize>(table: Table, keys: [ScanKey; N]) -> Option<Tenant> {
         let (tenants, snapshot) = (table.open(), Snapshot::now());
-        let row = tenants.first(&snapshot, keys, |_| true)?;
+        let room = Room::new();
+        let row = tenants.first(&snapshot, &room, keys, |_| true)?;
         Some(Tenant { id: row.uuid(column::tenant_id)?, plan: row.text(column::plan) })
     }
 
@@ -96,7 +100,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     let plan = call.text(2, "plan")?;
     let metadata = metadata::argument(call, 3)?;
     let limits = limits::given(call, 4)?;
-    let credits = Credits::given(call, 5)?;
+    let credits: Option<Credits> = json::argument(call, 5, "credits")?;
     if !is_name(&name) {
         return Err(Error::argument("name", NAME_RULE));
     }
@@ -139,42 +143,37 @@ fn check_plan(plan: Option<&str>) -> Result<()> {
     }
 }
 
+/// What `alter_tenant` changes.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct Changes {
+    plan: Patch<Name>,
+    #[serde(skip_serializing)]
+    metadata: Patch<Document>,
+    limits: Patch<Limits>,
+    #[serde(skip_serializing)]
+    credits: Patch<Credits>,
+}
+
 fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
     let tenant = call.required_text(0, "tenant")?;
-    let mut patch = Patch::read("changes", call.jsonb(1))?;
+    let changes: Changes = json::required(call, 1, "changes")?;
     let keyspace = call.required_text(2, "keyspace")?;
-    let plan = patch.text("plan")?;
-    let has_metadata = patch.object("metadata")?;
-    let limits = limits::changed(&mut patch)?;
-    let credits = Credits::changed(&mut patch)?;
-    patch.finish()?;
-    check_plan(plan.as_ref().and_then(Option::as_deref))?;
+    let metadata = metadata::assignment(call, 1, &changes.metadata)?;
+    limits::check_kept(&changes.limits)?;
     authority::act(needs::alter_tenant, |caller| {
         policy(caller, &keyspace)?;
         let id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&tenant))?;
-        spi::execute(
-            saved!(
-                "UPDATE keysmith_private.tenant SET
-                     plan = CASE WHEN $3 THEN $4 ELSE plan END,
-                     metadata = CASE WHEN $5
-                         THEN coalesce(nullif($6 -> 'metadata', 'null'), '{}') ELSE metadata END,
-                     limits = CASE WHEN $7 THEN $8 ELSE limits END
-                 WHERE keyspace = $1 AND name = $2"
-            ),
-            &[
-                Param::text(&keyspace),
-                Param::text(&tenant),
-                Param::boolean(plan.is_some()),
-                Param::text_or_null(plan.flatten().as_deref()),
-                Param::boolean(has_metadata),
-                Param::jsonb(call.jsonb(1)),
-                Param::boolean(limits.is_some()),
-                Param::text_or_null(limits.flatten().as_deref()),
-            ],
+        patch::update(
+            "keysmith_private.tenant",
+            ("tenant_id", Param::uuid(&id)),
+            patch::columns(&changes)?,
+            metadata,
         )?;
-        if let Some(credits) = &credits {
-            credits::set(caller, Holder::Tenant(&id), credits.as_ref())?;
+        if let Some(credits) = changes.credits.change() {
+            credits::set(caller, Holder::Tenant(&id), credits)
+                .map_err(|error| error.within("changes"))?;
         }
         act.done("alter_tenant")
     })?;

@@ -1,6 +1,6 @@
-//! Acts that take turns, by locks on object numbers that belong to no object, so that no SQL
-//! statement can lock them. They do not lock rows that they leave unchanged: an issuer's open
-//! transaction must not keep administrators waiting.
+//! Acts that take turns, by locks on numbers that belong to no object, so that no SQL statement
+//! can lock them. Row locks are only for acts that change the row: an issuer who keeps a
+//! transaction open must not keep administrators waiting.
 
 use pg::lock::{self, Mode};
 use pgrx::pg_sys::Oid;

@@ -1,5 +1,6 @@
-//! Pages and charts of requests, and the tables that a key changed. The caller's access is checked
-//! first; the rows are read as the owner.
+//! Pages of requests, and the rows that a key changed, for callers who may see them.
+//!
+//! The rights are checked as the caller; the rows are read as the owner.
 
 use super::authority::{self, Caller};
 use super::level::functions;

@@ -3,9 +3,8 @@
 use super::authority;
 use super::level::Needs;
 use crate::usage::queue::Queue;
-use crate::usage::queue::shared::{Counters, WorkerPlace};
-use crate::usage::restart::incarnations;
-use crate::usage::session::destination::is_kept_here;
+use crate::usage::queue::shared::{Counters, WorkerState};
+use crate::usage::session::overflow::is_kept_here;
 use crate::usage::session::pending;
 use crate::usage::session::worker_slot;
 use crate::usage::session::worker_slot::LOST_HERE;
@@ -15,7 +14,7 @@ use pg::error::{Code, Error, Result};
 use pg::output;
 use pg::result_set::{Cell, ResultSet};
 use pg::server;
-use pg::spi;
+use pg::spi::{self, Param};
 use pgrx::pg_sys::Datum;
 use std::borrow::Cow;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -27,18 +26,18 @@ sql_functions! {
 
 const LONGEST_WAIT: i128 = 24 * 60 * 60 * 1_000_000;
 
-/// What is read under the lock, to be reported afterwards.
+/// Values that are read under the lock, and reported afterwards.
 struct View {
     used: u32,
     count: u32,
     counters: Counters,
-    worker: WorkerPlace,
+    worker: WorkerState,
     unknown_seen: u64,
     unknown_stored: u64,
 }
 
-/// The records that each standby may hold in memory. A standby that is lost takes its records with
-/// it.
+/// The memory of each standby, as the tables on the primary have it. A standby that is gone for
+/// good has lost the records that it held.
 const STANDBYS: &str = "
     SELECT pg_catalog.format('standby %s', i.standby),
            pg_catalog.format('last heard of %s; can hold %s records',
@@ -78,7 +77,7 @@ fn usage_status(call: &Call) -> Result<Option<Datum>> {
                 }
             },
         )?;
-        rows.extend(spi::all(STANDBYS, &[incarnations::oid(server::my_database())], |row| {
+        rows.extend(spi::all(STANDBYS, &[Param::oid(server::my_database())], |row| {
             Some((row.text(1).unwrap_or_default().into(), row.text(2)))
         })?);
         Ok(())
@@ -95,7 +94,7 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
         let used = queue.waiting();
         state.databases.get(place).map(|database| View {
             used,
-            count: database.records.count,
+            count: database.records.count + database.backlog,
             counters: database.counters,
             worker: database.worker,
             unknown_seen: database.unknown.seen,
@@ -104,8 +103,8 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
     });
     let Some(view) = view else { return };
     let signals = queue.signals.get(place);
-    let presence = signals.map_or(0, |signals| signals.worker.load(SeqCst));
-    let held = signals.map_or(0, |signals| signals.pending.load(SeqCst));
+    let running = signals.map_or(0, |signals| signals.worker.load(SeqCst));
+    let pending = signals.map_or(0, |signals| signals.pending.load(SeqCst));
     let counters = view.counters;
     let error = view.worker.last_error;
     let error = error.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -115,7 +114,7 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
         (true, true) => "shared memory, handed to the primary",
         (true, false) => "not logged: the server is a standby that hands over nothing",
     };
-    let worker = match presence {
+    let worker = match running {
         worker_slot::RUNNING => "running",
         worker_slot::STARTING => "starting",
         _ => "none, none is needed",
@@ -129,7 +128,7 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
         ("share", shown(queue.share.into())),
         ("used", shown(view.used.into())),
         ("waiting", shown(view.count.into())),
-        ("held", shown(held.into())),
+        ("held", shown(pending.into())),
         ("accepted", shown(counters.accepted)),
         ("stored", shown(counters.stored)),
         ("amendments", shown(counters.amendments)),
@@ -138,7 +137,7 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
         ("dropped", shown(counters.dropped)),
         ("discarded", shown(counters.discarded)),
         ("not_logged", shown(counters.not_logged)),
-        ("set_aside", shown(counters.set_aside)),
+        ("set_aside", shown(counters.quarantined)),
         ("unknown", shown(view.unknown_seen)),
         ("unknown_stored", shown(view.unknown_stored)),
         ("worker", Some(worker.into())),
@@ -170,8 +169,8 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
     let Some((sequence, seen)) = target else { return Ok(None) };
     let deadline = i128::from(monotonic()) + length;
     loop {
-        // A standby's records wait for the log to come back, which may wait for whoever
-        // holds a snapshot here, as the caller does: what the primary says is enough.
+        // A standby keeps records until it has replayed that they are stored. The snapshot of
+        // this call may hold up that replay. So the primary's acknowledgement is enough.
         let acknowledged =
             queue.signals.get(place).map(|signals| signals.acknowledged.load(SeqCst));
         let is_acknowledged = acknowledged.is_some_and(|newest| newest >= sequence);
@@ -180,9 +179,10 @@ fn flush_usage(call: &Call) -> Result<Option<Datum>> {
                 let is_done = (database.records.done >= sequence
                     || database.records.count == 0
                     || is_acknowledged)
+                    && database.backlog == 0
                     && database.unknown.stored >= seen;
                 database.worker.asked |= !is_done;
-                (is_done, database.records.count)
+                (is_done, database.records.count + database.backlog)
             })
             .unwrap_or((true, 0));
         if is_done {

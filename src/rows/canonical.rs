@@ -1,4 +1,4 @@
-//! A row in the form that its seal covers, whatever the session's settings.
+//! A row in the form that its seal covers, which no setting of the session changes.
 
 use keysmith_core::rows::seal::Row;
 use pg::context::Owned;
@@ -17,7 +17,7 @@ pub struct Form {
     table: Vec<u8>,
     columns: Vec<Column>,
     needs_settings: bool,
-    /// How many columns the table had, dropped ones too.
+    /// The number of columns that the table had, dropped columns included.
     all: usize,
 }
 
@@ -29,17 +29,17 @@ struct Column {
     how: How,
 }
 
-/// How a value is written.
+/// The way in which a value is written.
 enum How {
     /// Text, in UTF-8.
     Text,
-    /// By its type's function for binary output.
+    /// By the binary output function of its type.
     Send(Output),
-    /// By its type's function for output as text.
+    /// By the text output function of its type.
     Output(Output),
 }
 
-/// What every cluster numbers alike.
+/// OIDs below this are the same in every cluster.
 const FIRST_UNPINNED: u32 = 10_000;
 
 /// Types whose binary output is the same under all settings.
@@ -68,9 +68,9 @@ const PLAIN: [Oid; 21] = [
 ];
 
 impl Form {
-    /// The form of a table's rows. `names` are the columns covered, all if there are none;
-    /// the seal itself never is, nor is what PostgreSQL computes from other columns after
-    /// the row was sealed.
+    /// The form of a table's rows. `names` are the columns that it covers; an empty list means
+    /// all. The seal itself is never covered, nor are generated columns, which PostgreSQL
+    /// computes after the row was sealed.
     pub fn of(description: Description, table: &[u8], seal: i16, names: &[&[u8]]) -> Form {
         let memory = Rc::new(Owned::new());
         let mut columns: Vec<Column> = description
@@ -85,18 +85,18 @@ impl Form {
         Form { table: utf8(table).into_owned(), columns, needs_settings, all }
     }
 
-    /// How many columns the form has.
+    /// The number of columns of the form.
     pub fn width(&self) -> usize {
         self.columns.len()
     }
 
-    /// Whether the form is one of a table of this description.
+    /// Whether the form is for a table of this description.
     pub fn fits(&self, description: Description) -> bool {
         description.attributes().len() == self.all
             && self.columns.iter().all(|column| description.has(column.number, column.oid))
     }
 
-    /// A row, by the values of its columns.
+    /// Writes a row, given the values of its columns.
     pub fn row<'a>(&self, value: impl Fn(i16) -> Option<Value<'a>>) -> Row {
         let write = || {
             let mut written = Row::of(&self.table);
@@ -123,15 +123,16 @@ impl Column {
         }
     }
 
-    /// Whether settings bear on how its values are written.
+    /// Whether the output of its values depends on settings.
     fn needs_settings(&self) -> bool {
         !matches!(self.how, How::Text) && !PLAIN.contains(&types::base(self.oid))
     }
 }
 
 impl How {
-    /// Binary output is exact, and no setting bears on most of it. But rows, and arrays of
-    /// types that someone made, write the types' numbers, which a restore changes.
+    /// Binary output is exact, and that of most types does not depend on settings. But the binary
+    /// output of rows and of arrays of user-defined types has the OIDs of these types, which
+    /// change with a restore.
     fn of(kind: Oid, memory: &Rc<Owned>) -> How {
         let base = types::base(kind);
         if [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BPCHAROID, pg_sys::JSONOID].contains(&base)
@@ -154,7 +155,7 @@ impl How {
     }
 }
 
-/// What bears on how values are written, and is the same for every seal.
+/// The settings on which the output of values depends, as every seal has them.
 const SETTINGS: [(&CStr, &CStr); 8] = [
     (c"client_encoding", c"UTF8"),
     (c"datestyle", c"ISO, YMD"),

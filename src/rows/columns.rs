@@ -1,4 +1,4 @@
-//! The columns that a table stores digests in, and the checks that it can.
+//! The columns in which a table stores digests, and the checks that it can store them.
 
 use super::value::Kind;
 use crate::catalog::Catalog;
@@ -16,8 +16,8 @@ pub fn name(argument: &str) -> &str {
     stored::column(argument).0
 }
 
-/// The arguments that the trigger is to have: its present ones, and the columns that are asked
-/// for, after a check of each.
+/// The new arguments of the trigger: its present ones, and the wanted columns. Checks each wanted
+/// column.
 pub fn wanted(
     parts: &[UserTable],
     table: &UserTable,
@@ -29,7 +29,7 @@ pub fn wanted(
     for written in asked {
         let (column, algorithm) = stored::column_or(written, usual);
         must_be_fit(parts, table, column)?;
-        // An error where there is no pepper.
+        // An error if the server has no pepper.
         Kind::Text.digest(algorithm, b"")?;
         wanted.retain(|argument| name(argument) != column);
         wanted.push(format!("{column}={}", algorithm.name()));

@@ -1,18 +1,18 @@
-//! What a trigger left in the row that its statement is at.
+//! Remembers the digests and seals that a trigger has put into the current row of its statement.
 //!
-//! One row may pass by the triggers twice: `INSERT ... ON CONFLICT DO UPDATE` has those
-//! of an insert and then those of an update, and an `UPDATE` that moves a row to another
-//! partition has those of an insert there. What the first pass made of a value must be
-//! known again in the second, for a digest can't be told from a value by its looks.
+//! PostgreSQL may call the triggers twice for one row: `INSERT ... ON CONFLICT DO UPDATE` calls
+//! those for an insert and then those for an update, and an `UPDATE` that moves a row to another
+//! partition calls those for an insert there. The second pass must recognize the digests of the
+//! first, and not digest them again: a value may have the form of a digest.
 //!
-//! PostgreSQL calls all triggers of a row in a memory context of the statement's, and
-//! resets it before the next row. So the context says which statement it is, and its
-//! reset ends what is remembered here.
+//! PostgreSQL calls all triggers of a row in a memory context of the statement, and resets it
+//! before the next row. So the context identifies the statement, and its reset clears what is
+//! remembered here.
 
 use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
 
-/// Which of the two passes left it.
+/// The pass that left the value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
     Insert,
@@ -31,8 +31,8 @@ thread_local! {
     static LEFT: RefCell<Vec<Left>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Remembers what a pass leaves in a column; `None` is a null. `family` is the topmost
-/// table: a partition's column of that name may have another number.
+/// Remembers the value that a pass leaves in a column; `None` is a null. `family` is the topmost
+/// table: in a partition the column of that name may have another number.
 pub fn remember(pass: Pass, family: Oid, column: &[u8], content: Option<Vec<u8>>) {
     let context = pg::context::current();
     let is_first = LEFT.with_borrow(|left| !left.iter().any(|entry| entry.context == context));
@@ -43,7 +43,7 @@ pub fn remember(pass: Pass, family: Oid, column: &[u8], content: Option<Vec<u8>>
     LEFT.with_borrow_mut(|left| left.push(entry));
 }
 
-/// Whether that is what the pass left in the column of this very row.
+/// Whether the pass has left that value in the column of the current row.
 pub fn left(pass: Pass, family: Oid, column: &[u8], content: Option<&[u8]>) -> bool {
     let context = pg::context::current();
     LEFT.with_borrow(|left| {
@@ -57,7 +57,7 @@ pub fn left(pass: Pass, family: Oid, column: &[u8], content: Option<&[u8]>) -> b
     })
 }
 
-/// Nothing of PostgreSQL's is called while this is borrowed, so that it never is here.
+/// No function of PostgreSQL is called while this is borrowed, so it is never borrowed here.
 fn forget(context: usize) {
     let _ = LEFT.try_with(|left| {
         if let Ok(mut left) = left.try_borrow_mut() {

@@ -1,4 +1,4 @@
-//! `digest`, `digests`, `matches` and `is_digest`: values beside what is stored of them.
+//! `digest`, `digests`, `matches` and `is_digest`: values compared with stored digests.
 
 use super::value::Kind;
 use keysmith_core::rows::stored::{Algorithm, TEXT_MOST};
@@ -73,8 +73,8 @@ fn digests(call: &Call, kind: Kind, element: BuiltinOid) -> Option<Datum> {
     Some(datum::array_of_bytes(&contents, element))
 }
 
-/// It is leakproof: it raises no error that tells of the stored value. Most that is no digest
-/// is told by its length.
+/// It is leakproof: it raises no error that depends on the stored value. Most values that are no
+/// digests are recognized by their length.
 fn matches(call: &Call, kind: Kind) -> Option<Datum> {
     let stored = call.bytes(1, TEXT_MOST)?;
     let matches = match stored {

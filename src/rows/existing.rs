@@ -1,8 +1,8 @@
-//! `protect_existing` digests rows that were there before their table was protected, some
-//! pages a transaction.
+//! `protect_existing` digests the rows that are older than the protection of their table, some
+//! pages per transaction.
 //!
-//! Between two transactions anything can happen to the table. So each of them takes it by
-//! its OID and checks everything again: the caller, the table, its trigger, its columns.
+//! The table can change between two transactions. So each of them opens it by its OID, and checks
+//! the caller, the table, its trigger and its columns again.
 
 use super::columns::name;
 use super::forms::{Column, Forms, values_left};
@@ -25,9 +25,9 @@ procedures! {
     keysmith_protect_existing => protect_existing;
 }
 
-/// The most rounds that leave as many values as the round before. Concurrent writers may cause
-/// one; from then on they are locked out for the time of a batch. A trigger that puts values
-/// back would cause them for ever.
+/// The limit of rounds that leave as many values as the round before. Concurrent writers may cause
+/// one; from then on they are locked out during each batch. A trigger that restores values would
+/// cause such rounds forever.
 const MOST_IDLE_ROUNDS: i64 = 5;
 
 fn protect_existing(call: &Call) -> Result<impl Fn(u64) -> Result<bool> + Copy + use<>> {
@@ -52,7 +52,7 @@ fn begin(relation: Option<Datum>, trusts: bool) -> Result<()> {
     let mut progress = Progress::of(trigger.oid);
     let unknown = unknown(&trigger, &progress);
     let lock = if unknown.is_empty() { ROW_EXCLUSIVE } else { SHARE_ROW_EXCLUSIVE };
-    // The values must not change between the look at them and the commit of its result.
+    // The values must not change between the check and the commit of its result.
     table.lock(lock);
     let parts = table.parts(lock, Needs::Ownership)?;
     if let Some(part) = parts.iter().find(|part| part.hides_rows()) {
@@ -91,20 +91,20 @@ fn begin(relation: Option<Datum>, trusts: bool) -> Result<()> {
     Ok(())
 }
 
-/// The columns whose values may have the form of a digest and not be one.
+/// The columns in which a value may look like a digest without being one.
 fn unknown(trigger: &Trigger, progress: &Progress) -> Vec<String> {
     let columns = trigger.arguments.iter().map(|argument| name(argument).to_owned());
     columns.filter(|column| !progress.clean.contains(column)).collect()
 }
 
-/// Digests some pages, or looks whether all is done after the last page. Returns whether there
+/// Digests some pages, or, after the last page, checks whether all is done. Returns whether there
 /// is more to do.
 fn step(relation: Option<Datum>, pages: i64) -> Result<bool> {
     let table = UserTable::claim(relation, SHARE_UPDATE_EXCLUSIVE, Needs::Ownership)?;
     let trigger = trigger_of(&table)?.ok_or_else(|| not_protected(&table))?;
     let mut progress = Progress::of(trigger.oid);
     if progress.finished_at.is_some() {
-        // Another session called it, too.
+        // Another session has called it, too.
         return Ok(false);
     }
     if progress.started_at.is_none() {
@@ -174,7 +174,7 @@ fn next_part(table: &UserTable, progress: &mut Progress) -> Result<Option<UserTa
     Ok(None)
 }
 
-/// The columns to be digested in a part, checked under its lock.
+/// The columns of a part that are to be digested, checked under its lock.
 fn columns_of(part: &UserTable, trigger: &Trigger) -> Result<Vec<Column>> {
     if part.hides_rows() {
         return Err(hidden_rows(part));
@@ -200,8 +200,8 @@ fn trigger_of(table: &UserTable) -> Result<Option<Trigger>> {
     Ok(trigger)
 }
 
-/// Rows that were updated meanwhile have moved, maybe to pages that were done. All new values
-/// are digests. So when one snapshot shows no other value, the work is done.
+/// Rows that were updated meanwhile have moved, maybe to pages that were done. All new values are
+/// digests. So the work is done when a snapshot shows digests only.
 fn finish_round(table: &UserTable, trigger: &Trigger, progress: &mut Progress) -> Result<()> {
     let parts = table.parts(ROW_EXCLUSIVE, Needs::Ownership)?;
     let parts: Vec<&UserTable> = parts.iter().collect();

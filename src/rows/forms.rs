@@ -15,7 +15,7 @@ pub struct Forms {
 }
 
 impl Forms {
-    /// Of a column in some tables, which are locked.
+    /// Looks at a column in some tables, which are locked.
     pub fn of(parts: &[&UserTable], column: &str, snapshot: &Latest) -> Result<Forms> {
         let mut found = Forms::default();
         look(parts, column, snapshot, |is_digest| {
@@ -69,7 +69,7 @@ pub struct Column {
 }
 
 impl Column {
-    /// By the table as it is under its lock.
+    /// Reads the description of a table that is locked.
     pub fn of(part: &UserTable, name: &str) -> Result<Column> {
         let found = part.column(name).filter(|found| !is_generated(found));
         let column = found.and_then(|found| {

@@ -1,4 +1,4 @@
-//! The trigger on protected tables: what is written is digested before it is stored.
+//! The trigger on protected tables, which replaces values by digests before they are stored.
 
 use super::cycle::{self, Pass};
 use super::pages;
@@ -25,7 +25,7 @@ struct Column {
     algorithm: Algorithm,
 }
 
-/// What the trigger's arguments mean for its table.
+/// The columns of the table that the arguments of the trigger name.
 struct Plan {
     columns: Vec<Column>,
     family: Oid,
@@ -33,8 +33,8 @@ struct Plan {
 }
 
 impl Plan {
-    /// A column that isn't there any more, or isn't what it was, is an error: what was
-    /// to be digested would be stored as it is.
+    /// A missing column, or one of another type, is an error: otherwise its values would be stored
+    /// without being digested.
     fn of(trigger: &TriggerCall) -> Result<Plan> {
         let mut columns = Vec::new();
         for argument in trigger.arguments() {
@@ -46,7 +46,7 @@ impl Plan {
         Ok(Plan { columns, family, is_partition })
     }
 
-    /// Whether the columns are those of the row at hand.
+    /// Whether the columns are those of the current row.
     fn fits(&self, trigger: &TriggerCall) -> bool {
         let description = trigger.relation().description();
         self.columns.iter().all(|column| description.has(column.number, column.oid))
@@ -95,7 +95,7 @@ fn hash_columns(call: Option<&TriggerCall>) -> Result<Returned> {
     Ok(trigger.returned(row.with(&changes)))
 }
 
-/// What to store in place of a value; `None` if that is to stay as it is.
+/// The digest to store in place of a value; `None` if the value stays.
 fn digested(
     trigger: &TriggerCall,
     plan: &Plan,
@@ -107,7 +107,7 @@ fn digested(
         if old.is_some() { (Pass::Update, Pass::Insert) } else { (Pass::Insert, Pass::Update) };
     let was = old.and_then(|old| old.value(column.number));
     let is_untouched = was.is_some_and(|was| was.is_same_as(value));
-    // Only a row that may yet move, or be updated in place of an insert, comes again.
+    // A second pass comes only if the row may still move, or be updated instead of inserted.
     let comes_again = old.is_none() || plan.is_partition;
     let may_have_come = old.is_some() || plan.is_partition;
     let is_walking = is_untouched && pages::is_walking(trigger.relation().oid());

@@ -1,5 +1,5 @@
 //! Digests some pages of a protected table by an update that sets each column to itself. The
-//! trigger knows this update and digests the values.
+//! trigger recognizes this update, and digests the values.
 
 use super::forms::Column;
 use keysmith_core::rows::stored::TEXT_MOST;
@@ -14,12 +14,12 @@ thread_local! {
     static WALKED: Cell<Oid> = const { Cell::new(Oid::INVALID) };
 }
 
-/// Whether the table's rows are being updated to have what they hold digested.
+/// Whether the current update is one that digests the values of this table.
 pub fn is_walking(relation: Oid) -> bool {
     WALKED.get() == relation
 }
 
-/// Ends the walk, also where the statement fails.
+/// Ends the walk, even if the statement fails.
 struct Walk;
 
 impl Drop for Walk {
@@ -28,12 +28,12 @@ impl Drop for Walk {
     }
 }
 
-/// Pages that are gone through at a time, so that their rows' places fit into memory.
+/// The number of pages per update, so that the TIDs of their rows fit into memory.
 const MOST_AT_ONCE: usize = 1000;
 
-/// Has the trigger digest the values in some pages of a locked table, and returns the number
-/// of rows. The update runs as the table's owner, with the table's triggers, checks and
-/// indexes. The table's rules and policies are not applied: they could keep rows back.
+/// Makes the trigger digest the values in some pages of a locked table, and returns the number of
+/// rows. The update runs as the owner of the table, with its triggers, checks and indexes. The
+/// rules and policies of the table are not applied: they could hide rows.
 pub fn digest(part: &UserTable, columns: &[Column], pages: Range<u32>) -> Result<i64> {
     set_constraints_immediate();
     let mut rows = 0;
@@ -46,7 +46,7 @@ pub fn digest(part: &UserTable, columns: &[Column], pages: Range<u32>) -> Result
     Ok(rows)
 }
 
-/// The rows with a value that is no digest.
+/// The rows with a value that is not a digest.
 fn places(
     part: &UserTable,
     columns: &[Column],

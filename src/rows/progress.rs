@@ -1,8 +1,8 @@
-//! The progress of `protect_existing` with a table.
+//! The progress of `protect_existing` in a table.
 //!
-//! It is kept in the comment of the table's trigger, so that it goes with the table when that
-//! is renamed, dumped or restored. The table's owner may write anything there. A comment that
-//! can't be read counts as no progress.
+//! It is stored as the comment of the table's trigger, so that it stays with the table when the
+//! table is renamed, dumped or restored. The owner of the table may write anything there. A
+//! comment that can't be parsed counts as no progress.
 
 use super::value::is_representable;
 use pg::user_table::{Trigger, comment, comment_of};
@@ -13,13 +13,13 @@ use serde_json::{Map, Value, json};
 pub struct Progress {
     /// The columns in which every value that has the form of a digest is one.
     pub clean: Vec<String>,
-    /// As PostgreSQL counts time.
+    /// In microseconds since 2000-01-01, as PostgreSQL counts.
     pub started_at: Option<i64>,
     pub finished_at: Option<i64>,
-    /// Rows that moved meanwhile are digested in another round.
+    /// The number of the round. Rows that moved during one round are digested in the next.
     pub round: i64,
-    /// The table, partition or child that it is at. It is kept by name, since OIDs change with
-    /// a restore.
+    /// The table, partition or child table that is being digested. It is stored by name, since OIDs
+    /// change with a restore.
     pub part: Option<String>,
     /// The next page there.
     pub page: i64,
@@ -50,7 +50,7 @@ impl Progress {
         self.started_at.is_some() && self.finished_at.is_none()
     }
 
-    /// How many tenths of the pages are done.
+    /// The share of the pages that are done, in tenths.
     pub fn tenths(&self) -> i64 {
         self.pages_done.min(self.pages_total).saturating_mul(10) / self.pages_total.max(1)
     }
@@ -64,7 +64,7 @@ impl Progress {
         })
     }
 
-    /// `None` for what was not written here.
+    /// `None` if the comment was not written by us.
     fn read(comment: &str) -> Option<Progress> {
         let Value::Object(found) = serde_json::from_str(comment).ok()? else { return None };
         let text =
@@ -91,7 +91,7 @@ fn count(found: &Map<String, Value>, name: &str) -> Option<i64> {
     found.get(name)?.as_i64().filter(|count| *count >= 0)
 }
 
-/// A value that may be null; `None` for one that is neither null nor what it should be.
+/// A value that may be null; `None` if it is neither null nor of the right type.
 fn optional<T>(
     found: &Map<String, Value>,
     name: &str,

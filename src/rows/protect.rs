@@ -1,4 +1,4 @@
-//! `protect` and `unprotect`: which columns of a table store digests.
+//! `protect` and `unprotect`, which set the columns of a table that store digests.
 
 use super::columns::{name, wanted};
 use super::forms::Forms;
@@ -22,7 +22,7 @@ sql_functions! {
     keysmith_unprotect_columns => unprotect_columns;
 }
 
-/// What `protect` calls its triggers, and the function that they call.
+/// The name of the triggers that `protect` makes, and the function that they call.
 pub const TRIGGER: &CStr = c"~keysmith_1_hash";
 pub const FUNCTION: &CStr = c"hash_columns";
 
@@ -46,7 +46,7 @@ fn unprotect_columns(call: &Call) -> Result<Option<Datum>> {
     unprotect(call, &one_by_one(call)?)
 }
 
-/// Columns that are arguments of their own: the first, and an array of the others.
+/// Columns that are separate arguments: the first, and an array of the others.
 pub fn one_by_one(call: &Call) -> Result<Vec<String>> {
     let mut columns = vec![call.required_text(1, "column_name")?];
     columns.extend(call.strings(2, "more_columns")?);
@@ -65,8 +65,8 @@ fn protect(call: &Call, columns: &[String], algorithm: Algorithm) -> Result<Opti
     let wanted = wanted(&parts, &table, &before, columns, algorithm)?;
     let is_same = wanted.len() == before.len() && wanted.iter().all(|one| before.contains(one));
     let arguments = if is_same { &before } else { &wanted };
-    // Partitions get their triggers from their table. Children don't, and new ones may be
-    // there.
+    // Partitions get the triggers of their table. Child tables do not, and there may be new
+    // ones.
     let bare: Vec<&UserTable> = parts
         .iter()
         .filter(|part| part.needs_trigger(&table))
@@ -122,8 +122,8 @@ fn warn_of_later_triggers(parts: &[UserTable]) {
     }
 }
 
-/// No one else can write before this transaction ends. Where no value looks like a digest
-/// now, each that ever will is one: that is how protect_existing knows what is done.
+/// No other session can write before this transaction ends. If no value looks like a digest now,
+/// every value that later does is one. So protect_existing can tell which values are done.
 fn note_what_is_there(
     table: &UserTable,
     parts: &[UserTable],

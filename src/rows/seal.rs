@@ -1,4 +1,4 @@
-//! The trigger on sealed tables, and what it means for their rows.
+//! The trigger on sealed tables, and the seals of their rows.
 
 use super::canonical::Form;
 use super::cycle::{self, Pass};
@@ -19,12 +19,12 @@ trigger_functions! {
     keysmith_seal_row => seal_row;
 }
 
-/// What `seal_rows` calls its triggers, and the function that they call.
+/// The name of the triggers that `seal_rows` makes, and the function that they call.
 pub const TRIGGER: &CStr = c"~keysmith_2_seal";
 pub const FUNCTION: &CStr = c"seal_row";
 
-/// What the trigger's arguments mean: the column of the seal, what the table was called
-/// when it was first sealed, and the columns covered, all if none is named.
+/// The arguments of the trigger: the column of the seal, the name that the table had when it was
+/// first sealed, and the columns that the seal covers. If no column is named, it covers all.
 pub struct Plan {
     seal: i16,
     name: Vec<u8>,
@@ -48,17 +48,17 @@ impl Plan {
         Ok(Plan { seal, name: name.to_vec(), form })
     }
 
-    /// Whether the plan is one for rows of this description.
+    /// Whether the plan is for rows of this description.
     fn fits(&self, description: Description) -> bool {
         description.has(self.seal, pg_sys::BYTEAOID) && self.form.fits(description)
     }
 
-    /// The seal that a row should have, by the values of its columns.
+    /// The seal that a row with these values must have.
     fn seal<'a>(&self, value: impl Fn(i16) -> Option<Value<'a>>) -> Vec<u8> {
         self.form.row(value).seal(pepper::peppers()).to_vec()
     }
 
-    /// Checks the seal that a row has.
+    /// Checks the seal of a row.
     pub fn check<'a>(
         &self,
         value: impl Fn(i16) -> Option<Value<'a>>,
@@ -74,7 +74,7 @@ fn refusal(why: &str) -> Error {
     )
 }
 
-/// What the trigger remembers of its table.
+/// The plan that the trigger remembers for its table.
 struct Sealed {
     plan: Plan,
     family: Oid,
@@ -99,9 +99,8 @@ fn seal_row(call: Option<&TriggerCall>) -> Result<Returned> {
     Ok(trigger.returned(row.with(&[(sealed.plan.seal, Param::bytes(&seal))])))
 }
 
-/// A row whose seal is broken or missing is not fixed by the next update that happens to
-/// it: the seal stays as it is, and the row is found. An update that sets the seal, to
-/// whatever, does fix it.
+/// If the seal of a row is wrong or missing, an update does not repair it: the seal stays, so that
+/// verify_rows finds the row. An update that sets the seal to any other value does repair it.
 fn is_to_stay_broken(old: Option<Tuple>, new: Tuple, sealed: &Sealed) -> bool {
     let Sealed { plan, family, is_partition } = sealed;
     let given = new.value(plan.seal).map(Value::bytes);

@@ -1,4 +1,4 @@
-//! `seal_rows` and `unseal_rows`: which tables keep a digest over each row.
+//! `seal_rows` and `unseal_rows`, which set the tables that store a digest over each row.
 
 use super::columns::kind_of;
 use super::protect::one_by_one;
@@ -38,7 +38,7 @@ fn seal_rows(call: &Call, columns: Vec<String>, seal: &str) -> Result<Option<Dat
     table.own_trigger(TRIGGER, FUNCTION, "sealed")?;
     let covered = covered(&table, columns, seal)?;
     let table = with_column(table, call.datum(0), seal)?;
-    // The table goes by the name that it had when it was first sealed.
+    // Seals have the name that the table had when it was first sealed.
     let before = table.trigger(TRIGGER, FUNCTION).map(|trigger| trigger.arguments);
     let identity = before.as_ref().and_then(|before| before.get(1).cloned());
     let mut arguments = vec![seal.to_owned(), identity.unwrap_or_else(|| table.name())];
@@ -73,18 +73,18 @@ fn seal_rows(call: &Call, columns: Vec<String>, seal: &str) -> Result<Option<Dat
     Ok(None)
 }
 
-/// Whether the table has such a column at the moment.
+/// Whether the table has such a column now.
 fn has_column(relation: Option<Datum>, name: &str) -> bool {
     relation.is_some_and(|relation| number_of(Oid::from(relation.value() as u32), name) > 0)
 }
 
-/// A column's number: 0 if there is none, and less for a system column.
+/// The number of a column; 0 if the table has no such column, and less for a system column.
 fn number_of(relation: Oid, name: &str) -> i16 {
     column_number(relation, &text::to_server(name))
 }
 
-/// The columns that a seal covers: those that are named, and the primary key, so that no
-/// other row can have its values. All, if none is named.
+/// The columns that a seal covers: the named columns, and those of the primary key, so that the
+/// seal fits no other row. All columns if no column is named.
 fn covered(table: &UserTable, mut columns: Vec<String>, seal: &str) -> Result<Vec<String>> {
     for column in &columns {
         let found = table.column(column).filter(|_| column != seal);

@@ -1,4 +1,4 @@
-//! Has the planner look up `matches(value, column)` in an index of the column, by
+//! Makes the planner look up `matches(value, column)` in an index of the column, by
 //! `column = ANY (digests(value))`.
 
 use pg::call::{Call, sql_functions};
@@ -14,12 +14,12 @@ sql_functions! {
 fn matches_support(call: &Call) -> Result<Option<Datum>> {
     let condition = IndexCondition::of(call)
         .filter(|condition| condition.argument() == 1)
-        // Behind other columns, a list of values makes the index's order another than the
-        // planner takes it for: `column = ANY` in a query has its own care for that.
+        // A list of values for a later column of an index changes the order of its results.
+        // The planner takes care of that for a `column = ANY` in a query, but not here.
         .filter(IndexCondition::is_leading_in_btree)
-        // Equality of PostgreSQL's own is that of bytes.
+        // PostgreSQL's own operators of equality compare bytes.
         .filter(IndexCondition::has_builtin_operators)
         .and_then(|condition| condition.any(0, |kind| ours(c"digests", &[kind])));
-    // Not an SQL null: no answer.
+    // A null pointer means that there is no answer; it is not an SQL null.
     Ok(Some(condition.unwrap_or(Datum::null())))
 }

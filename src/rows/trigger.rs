@@ -1,17 +1,17 @@
-//! Checks that a function was called by the trigger that it is for.
+//! Checks that a function was called by the kind of trigger that it is for.
 
 use pg::error::{Code, Error, Result};
-use pg::trigger::{Event, TriggerCall};
+use pg::trigger::{TriggerCall, TriggerEvent};
 use pg::tuple::Tuple;
 
-/// A row trigger's call before an insert or an update: the row as it is to be.
+/// The call of a row trigger before an insert or an update, with the new row.
 pub fn new_row<'a>(
     call: Option<&'a TriggerCall>,
     function: &str,
     made_by: &str,
 ) -> Result<(&'a TriggerCall<'a>, Tuple<'a>)> {
     let fits = |call: &&TriggerCall| {
-        call.is_before() && matches!(call.event(), Event::Insert | Event::Update)
+        call.is_before() && matches!(call.event(), TriggerEvent::Insert | TriggerEvent::Update)
     };
     let found = call.filter(fits).and_then(|call| Some((call, call.new_row()?)));
     found.ok_or_else(|| {

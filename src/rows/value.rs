@@ -2,15 +2,15 @@
 
 use crate::pepper;
 use keysmith_core::rows::stored::{Algorithm, Stored, TEXT_MOST};
-use pg::call::Bytes;
 use pg::error::{Code, Error, Result};
 use pg::spi::Param;
 use pg::text::{self, is_utf8, utf8};
+use pg::varlena::Bytes;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::{self, FormData_pg_attribute};
 use std::borrow::Cow;
 
-/// What a column is made of.
+/// The type of a column that can hold digests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Text,
@@ -18,8 +18,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind of a column that can hold digests. A domain's rules are for values, not
-    /// for their digests; a shorter varchar would hold what is longer than it allows.
+    /// The kind of a column, if it can hold digests. A domain can't: its checks are for values, not
+    /// for digests. Nor can a varchar that is shorter than a digest.
     pub fn of(attribute: &FormData_pg_attribute) -> Option<Kind> {
         let most = usize::try_from(attribute.atttypmod - pg_sys::VARHDRSZ as i32).ok();
         match attribute.atttypid {
@@ -30,8 +30,8 @@ impl Kind {
         }
     }
 
-    /// What is digested of a value: a text in UTF-8, so that its digest is the same in
-    /// databases of other encodings.
+    /// The bytes of a value that are digested. Text is converted to UTF-8, so that its digest is the
+    /// same in databases of other encodings.
     fn plain<'a>(self, content: &'a [u8]) -> Cow<'a, [u8]> {
         match self {
             Kind::Text => utf8(content),
@@ -50,21 +50,20 @@ impl Kind {
         Stored::candidates(&self.plain(content), pepper::peppers())
     }
 
-    /// Raises no error: one could tell of a row that its asker may not see.
+    /// Raises no error: an error could reveal a row that the caller may not see.
     pub fn matches(self, content: &[u8], stored: &[u8]) -> bool {
         let Some(stored) = self.read(stored) else { return false };
         if self == Kind::Bytes || is_utf8() {
             return stored.matches(content, pepper::peppers());
         }
-        // A value with a character that has no UTF-8 form was never stored, nor one that
-        // is too long to be converted.
+        // A value that can't be converted to UTF-8, or is too long for that, was never stored.
         pgrx::PgTryBuilder::new(|| stored.matches(&utf8(content), pepper::peppers()))
             .catch_when(PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER, |_| false)
             .catch_when(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, |_| false)
             .execute()
     }
 
-    /// A stored digest, if that is what it looks like.
+    /// The stored digest, if the value has the form of one.
     pub fn read(self, stored: &[u8]) -> Option<Stored> {
         match self {
             Kind::Text => Stored::from_text(stored),
@@ -72,12 +71,12 @@ impl Kind {
         }
     }
 
-    /// Whether a value has the form of a stored digest. It is to be fetched up to `TEXT_MOST`.
+    /// Whether a value, fetched up to `TEXT_MOST`, has the form of a stored digest.
     pub fn is_stored(self, value: Bytes) -> bool {
         matches!(value, Bytes::Read(content) if self.read(content).is_some())
     }
 
-    /// What the column gets to hold.
+    /// The digest as the column stores it.
     pub fn content(self, stored: &Stored) -> Vec<u8> {
         match self {
             Kind::Text => stored.to_text().into_bytes(),

@@ -1,9 +1,8 @@
-//! `verify_rows`: rows whose seal is missing or doesn't fit.
+//! `verify_rows` finds rows whose seal is missing or wrong.
 
 use super::seal::{FUNCTION, Plan, TRIGGER};
 use pg::call::{Call, sql_functions};
 use pg::context::Owned;
-use pg::datum;
 use pg::error::{Error, Result};
 use pg::notice::notice;
 use pg::relation::column_name;
@@ -11,8 +10,7 @@ use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param};
 use pg::text;
 use pg::types::{self, Output};
-use pg::user_table::{ACCESS_SHARE, Latest, Needs, Row, UserTable, each_row};
-use pg::value::Value;
+use pg::user_table::{ACCESS_SHARE, Latest, Needs, UserRow, UserTable, each_row};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CString;
 use std::ops::ControlFlow;
@@ -46,7 +44,7 @@ fn check(
     snapshot: &Latest,
     result: ResultSet,
 ) -> Result<()> {
-    // The trigger has them in the database's encoding.
+    // The arguments of the trigger are in the encoding of the database.
     let arguments: Vec<CString> =
         arguments.iter().map(|argument| text::to_server(argument)).collect();
     let arguments: Vec<&[u8]> = arguments.iter().map(|text| text.to_bytes()).collect();
@@ -61,30 +59,23 @@ fn check(
             next = next.saturating_add(portion);
         }
         if let Err(problem) = plan.check(|column| row.value(column)) {
-            let key = key.shown(row)?;
-            // SAFETY: the values are of these types, and there until they are copied.
-            let (table, place, key) = unsafe {
-                (
-                    Cell::made(pg_sys::REGCLASSOID, Some(Datum::from(part.oid()))),
-                    Cell::made(pg_sys::TIDOID, Some(datum::tid(row.place()))),
-                    Cell::made(pg_sys::JSONBOID, key),
-                )
-            };
-            result.put([table, place, key, Cell::text(&problem.text())]);
+            let (table, place) = (Cell::regclass(part.oid()), Cell::tid(row.place()));
+            let problem = problem.text();
+            key.show(row, |key| result.put([table, place, key, Cell::text(&problem)]))?;
         }
         Ok(ControlFlow::Continue(()))
     })
 }
 
-/// A table's primary key, for showing which row it is.
+/// The primary key of a table, by which rows are shown.
 struct PrimaryKey(Vec<KeyColumn>);
 
 struct KeyColumn {
     name: String,
     number: i16,
     kind: Oid,
-    /// The output function for a value of a type that is not PostgreSQL's own. Only superusers
-    /// can choose that function; a cast of the type to JSON may be any user's.
+    /// The output function for a value of a user-defined type. Only superusers can choose that
+    /// function; any user may make a cast of the type to JSON.
     output: Option<Output>,
 }
 
@@ -104,10 +95,11 @@ impl PrimaryKey {
         PrimaryKey(columns.collect())
     }
 
-    /// The key of a row as jsonb.
-    fn shown(&self, row: &Row) -> Result<Option<Datum>> {
+    /// Hands on the key of a row as jsonb.
+    fn show(&self, row: &UserRow, to: impl FnOnce(Cell)) -> Result<()> {
         if self.0.is_empty() {
-            return Ok(None);
+            to(Cell::jsonb(None));
+            return Ok(());
         }
         let shown = |column: &KeyColumn| {
             let value = row.value(column.number);
@@ -120,12 +112,17 @@ impl PrimaryKey {
             values.push(Param::text(&column.name));
             values.push(match column.output {
                 Some(_) => Param::text_or_null(text.as_deref()),
-                // SAFETY: a value of the column, which is there as long as the row.
-                None => unsafe { Param::made(column.kind, value.map(Value::datum)) },
+                None => value.map_or(Param::null(column.kind), |value| {
+                    Param::value(types::of_base_type(value))
+                }),
             });
         }
         let places: Vec<String> = (1..=values.len()).map(|n| format!("${n}")).collect();
         let statement = format!("SELECT pg_catalog.jsonb_build_object({})", places.join(", "));
-        spi::session(|| spi::first(&statement, &values, |row| row.transferred(1)))
+        spi::session(|| {
+            spi::query(&statement, &values, |rows| {
+                to(Cell::jsonb(rows.first().as_ref().and_then(|row| row.jsonb(1))));
+            })
+        })
     }
 }

@@ -1,11 +1,9 @@
-//! Usage: what becomes of each request's record.
+//! Usage: the records of requests.
 //!
-//! A decision makes a `record`. The `session` keeps it back for `log_request`, and then hands
-//! it to the `queue` in shared memory, whence the `worker` stores it, or writes it through
-//! with its own transaction. `store` is how both write rows. What waits outlasts a `restart`,
-//! and a `standby` hands it to its primary.
-
-#![forbid(unsafe_code)]
+//! A decision makes a `record`. It is pending in the `session` for `log_request`. Then it goes to
+//! the `queue` in shared memory, and the `worker` stores it. If the queue is full, the session writes
+//! it through with its own transaction (`session::overflow`). Both write rows by `store`. Records
+//! that wait outlast a `restart`. A `standby` hands its records to its primary.
 
 pub mod queue;
 pub mod record;

@@ -1,7 +1,7 @@
 //! The record of a request, as a decision makes it.
 
 use crate::catalog::policy::{Policy, UsageLog};
-use crate::usage::session::destination::is_kept_here;
+use crate::usage::session::overflow::is_kept_here;
 use crate::usage::session::{pending, worker_slot};
 use crate::verdict::{Holder, Verdict};
 use keysmith_core::event::{self, Event, Learned, MAX_LEN, Record};
@@ -56,7 +56,7 @@ pub fn decided(
     });
     let mut room = [0; MAX_LEN];
     let length = record.encode(&mut room);
-    pending::hold(&verdict.request_id, room.get(..length).unwrap_or_default());
+    pending::put(&verdict.request_id, room.get(..length).unwrap_or_default());
 }
 
 /// Counts a request without a known key.
@@ -84,10 +84,8 @@ pub fn unknown(policy: &Policy, keyspace: &[u8], request: &Request, reason: Reas
             learned: learned(policy, request, None, &mut method_room, &mut endpoint_room),
             ..Event::default()
         });
-        let mut room = [0; MAX_LEN];
-        let length = record.encode(&mut room);
-        let record = room.get(..length).unwrap_or_default();
-        queue.with(place, |database| database.unknown.sample(record, request.at));
+        let record = record.to_vec();
+        queue.with(place, |database| database.unknown.sample(&record, request.at));
     }
     worker_slot::ensure(queue, place);
 }
@@ -109,7 +107,7 @@ fn learned<'a>(
     }
 }
 
-/// A text that is short enough to be recorded, cut between characters if it wasn't.
+/// A text, cut between characters if it is too long to be recorded.
 pub fn cut<'a>(text: &'a [u8], most: usize, room: &'a mut Vec<u8>) -> &'a [u8] {
     let mark = if encoding_is_utf8() { "…" } else { "..." };
     event::cut(text, most, mark.as_bytes(), text::clipped, room)

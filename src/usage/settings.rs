@@ -1,15 +1,16 @@
 //! The settings of usage records. None may be SET by an ordinary user.
 
 use keysmith_core::conninfo;
+use keysmith_core::refill::Every;
 use pg::call::{Call, sql_functions};
-use pg::datum;
+use pg::clock;
 use pg::error::Result;
 use pg::settings::{About, Check, Choice, Context, Integer, Problem, Text, is_preloading};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
 
 sql_functions! {
-    keysmith_usage_retention => usage_retention;
+    keysmith_usage_kept_from => usage_kept_from;
 }
 
 /// In kB. 32,000 requests: what comes in while the worker stores the batches before it,
@@ -91,7 +92,7 @@ static CONNINFO: Text<WithoutSecret> = Text::new(
 static OVERFLOW: Choice = Choice::new(
     About {
         name: c"keysmith.usage_overflow",
-        description: c"What becomes of usage records for which there is no room.",
+        description: c"How usage records are handled when the buffer has no room.",
         explanation: c"write-through has the transaction write them, if it can; drop counts them.",
         context: Context::Superuser,
         flags: 0,
@@ -157,14 +158,18 @@ pub fn batch_size() -> u32 {
     BATCH_SIZE.get().unsigned_abs()
 }
 
-/// How long rows are kept, in microseconds; 0 for good.
-pub fn retention() -> i64 {
-    i64::from(RETENTION.get()) * 60_000_000
+/// The time from which on records are kept: the beginning of a day in UTC, since partitions are
+/// dropped as a whole. PostgreSQL's `-infinity` if all are kept.
+pub fn kept_from() -> i64 {
+    match i64::from(RETENTION.get()) {
+        0 => i64::MIN,
+        minutes => Every::Day.begin(clock::now() - minutes * 60_000_000),
+    }
 }
 
 /// For SQL. `current_setting` would give what a session has set before the library was loaded.
-fn usage_retention(_: &Call) -> Result<Option<Datum>> {
-    Ok(Some(datum::interval(0, retention())))
+fn usage_kept_from(_: &Call) -> Result<Option<Datum>> {
+    Ok(Some(Datum::from(kept_from())))
 }
 
 pub fn writes_through() -> bool {

@@ -13,7 +13,7 @@ pub use pg::attempt::{Failure, Outcome};
 
 const EXTENSION: &CStr = c"keysmith";
 
-/// Runs something in a transaction of its own, as the extension's owner.
+/// Runs something in a new transaction, as the extension's owner.
 pub fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     bare_transaction(what, || {
         let keeps_extension = keep_extension();
@@ -29,8 +29,8 @@ pub fn transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T
 /// Has `DROP EXTENSION` wait for the transaction before it locks any table. It locks them in
 /// another order, so that it and the transaction could wait for each other.
 ///
-/// Any role can hold a lock on the extension, by ALTER … DEPENDS ON EXTENSION. So this does
-/// not wait for one. False if the lock was not to be had: the caller must `give_way` then.
+/// Any role can hold a lock on the extension, by ALTER … DEPENDS ON EXTENSION. So this does not
+/// wait for one. It returns false without the lock. The caller must `give_way` then.
 pub fn keep_extension() -> bool {
     lookup::extension(EXTENSION)
         .is_some_and(|oid| lock::try_object(lock::EXTENSIONS, oid, Mode::AccessShare))
@@ -42,18 +42,18 @@ pub fn give_way() {
     set_for_now(c"lock_timeout", c"100ms");
 }
 
-/// Runs something in a transaction of its own.
+/// Runs something in a new transaction.
 pub fn bare_transaction<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     without_snapshot(what, || with_snapshot(body))
 }
 
-/// The same for what reads no table, and may take long: a snapshot holds up who removes rows,
-/// and on a standby replay.
+/// The same for work that reads no table and may take long: a snapshot holds up VACUUM, and on a
+/// standby replay.
 pub fn without_snapshot<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     attempt::transaction(&format!("keysmith usage: {what}"), body)
 }
 
-/// Whether the extension is there, as far as can be seen.
+/// Whether the extension exists. True if that can't be found out.
 pub fn extension_exists() -> bool {
     let exists =
         bare_transaction(

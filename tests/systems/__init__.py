@@ -1,1 +1,1 @@
-"""A package, so that its conftest is another module than that of the other tests."""
+"""A package, so that its conftest is a different module from that of the other tests."""

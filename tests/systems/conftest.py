@@ -15,7 +15,7 @@ def with_systems(cluster):
 
 @pytest.fixture
 def dbname(cluster, with_systems):
-    """Every test of a product has the other four beside it."""
+    """Every test of a product runs beside the other four."""
     cluster.execute(f"CREATE DATABASE system TEMPLATE {with_systems}")
     yield "system"
     cluster.execute("DROP DATABASE system WITH (FORCE)")

@@ -1,4 +1,4 @@
-"""Published products, each a keyspace, and what their servers would do with it."""
+"""Published products, each a keyspace, and the actions of their servers."""
 
 import json
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ def bearer(key):
 
 
 class Refused(Exception):
-    """How an act of a key was refused."""
+    """How a key's act was refused."""
 
     def __init__(self, error):
         super().__init__(error.diag.message_primary)
@@ -31,7 +31,7 @@ class Refused(Exception):
 
 
 class Product:
-    """A product's keyspace, as its server uses it."""
+    """A product's keyspace, used by its server."""
 
     def __init__(self, db, name):
         self.db, self.name = db, name
@@ -60,7 +60,7 @@ class Product:
 
     @contextmanager
     def serving(self, request, key, **options):
-        """A transaction in which the server does what a request asks for, as its key may."""
+        """A transaction in which the server performs a request, as its key may."""
         try:
             with self.db.session.transaction():
                 verdict = self.ask(request, bearer(key), **options)
@@ -70,7 +70,7 @@ class Product:
             raise Refused(error) from None
 
     def refusal(self, key, function, *positional, **named):
-        """How an act by the authority of a key is refused."""
+        """How an act by a key's authority is refused."""
         with pytest.raises(Refused) as refused, self.signed_in(key):
             self.db.call(function, *positional, **named)
         return refused.value
@@ -79,11 +79,11 @@ class Product:
         return self.db.call("list_keys", tenant, keyspace=self.name, **options)
 
     def give(self, **changes):
-        """Gives acme limits, credits and the like."""
+        """Gives acme limits and credits."""
         self.db.call("alter_tenant", "acme", json.dumps(changes), self.name)
 
     def logs(self, tenant="acme", **options):
-        """A page of a customer's requests, when all that were made are in it."""
+        """A page of a customer's requests, when all requests are stored."""
         self.db.call("flush_usage")
         return self.db.one("usage_logs", tenant, keyspace=self.name, **options)[0]
 
@@ -105,7 +105,7 @@ class Product:
                            keyspace=self.name, **options)
 
     def answer(self, request, key, **options):
-        """Status and code that a key gets in answer to a request."""
+        """Status and code of the answer to a request of a key."""
         return self.answer_to(request, bearer(key), **options)
 
     def answer_to(self, request, headers, **options):
@@ -114,7 +114,7 @@ class Product:
         return verdict.status, verdict.code
 
     def is_nowhere(self, key):
-        """Whether nothing that is stored or shown has the key, or most of its secret."""
+        """Whether no table and no view contains the key, or most of its secret."""
         tables = self.db.rows("""
             SELECT oid::regclass FROM pg_class
             WHERE relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)

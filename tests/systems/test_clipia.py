@@ -117,7 +117,7 @@ EXHAUSTED = (429, "credits_exhausted")
 
 
 def balance(clipia, key):
-    """What GET /v1/account shows."""
+    """The answer of GET /v1/account."""
     with clipia.serving("GET /v1/account", key):
         return clipia.db.value("SELECT (keysmith.whoami() -> 'credits')::bigint")
 

@@ -15,7 +15,7 @@ INVALID = (401, "invalid_api_key")
 WRONG_ADDRESS = (403, "ip_not_allowed")
 INSUFFICIENT = (403, "insufficient_role")
 
-# What each scope allows: requests, with the variant where there is one.
+# The requests that each scope allows, with the variant if there is one.
 ALLOWS = {
     "images:write": [("POST /v1/images", None), ("POST /v1/comparisons", "image-only")],
     "videos:write": [("POST /v1/videos", None)],
@@ -93,7 +93,7 @@ def test_empty_scopes_are_full_access(rimp):
 
 
 def test_a_comparison_with_videos_needs_both_scopes(rimp):
-    """Which the page leaves open."""
+    """The page leaves this open."""
     both = ["images:write", "videos:write"]
     answers = [rimp.answer("POST /v1/comparisons", rimp.mint(scopes=scopes))
                for scopes in (both[:1], both[1:], both)]
@@ -202,7 +202,7 @@ def test_allowlists_are_for_the_enterprise_plan(rimp, plan):
     rimp.db.refused("KS403", "alter_key", rimp.mint("small").key_id, NETWORKS)
 
 
-# What happens when it fails
+# The allowlist refuses
 
 @pytest.mark.parametrize("headers, answer", [
     ({}, MISSING),

@@ -22,7 +22,7 @@ def riskinmind(product):
 
 @pytest.fixture
 def replacing(riskinmind):
-    """With the other of the two choices that the page leaves open."""
+    """With the second of the two choices that the page leaves open."""
     riskinmind.db.call("alter_keyspace", "riskinmind", Jsonb({"at_max": "replace"}))
     return riskinmind
 
@@ -133,7 +133,7 @@ def test_a_customers_key_regenerates_and_revokes_itself(riskinmind):
 
 # Logs
 
-# What the server answers, in the page's names. It passes what limit it has for usual.
+# The server's answer, with the page's names. The server knows the usual limit.
 LOGS = """
     SELECT jsonb_build_object(
         'success', true,

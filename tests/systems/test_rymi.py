@@ -17,7 +17,7 @@ UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 PUBLISHABLE = "Publishable keys manage no secret keys."
 
-# What the server lists, with the names that the page has for it.
+# The server's list, with the page's names.
 LIST = """
     SELECT key_id AS id, key_prefix, label, last_used_at, created_at
     FROM keysmith.list_keys('acme', keyspace => 'rymi')
@@ -226,7 +226,7 @@ def test_a_key_that_is_unknown_or_revoked_already_is_404(rymi):
 
 
 def test_an_error_of_the_server_is_500(rymi):
-    """The SQLSTATEs of errors that are the request's begin with KS4, and others don't."""
+    """SQLSTATEs of errors that the request caused begin with KS4, and others don't."""
     key = rymi.mint()
     rymi.db.rows("SET default_transaction_read_only = on")
     for function, arguments in (("revoke", [key.key_id]), ("mint", ["acme"])):
@@ -268,7 +268,7 @@ def test_a_key_of_another_account_is_404(rymi):
     assert status(rymi, theirs) == 200
 
 
-# What the server answers, in the page's names.
+# The server's answer, with the page's names.
 PROFILE = """
     SELECT jsonb_build_object('id', me -> 'tenant_id', 'api_key_prefix', me -> 'key_snippet')
            || (me -> 'metadata')

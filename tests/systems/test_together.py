@@ -1,4 +1,4 @@
-"""All five products in one database, none of which knows of the others."""
+"""All five products in one database, which don't know of each other."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from .products import EXAMPLES, NAMES, bearer, load
 HERE = Path(__file__).resolve().parent
 DOCUMENT = HERE.parents[1] / "docs/systems.md"
 
-# A request to each product that any of its keys may make.
+# A request to each product that all its keys may make.
 HARMLESS = {
     "rimp": "GET /v1/models",
     "riskinmind": "POST /api/v1/loans/predict",
@@ -22,12 +22,12 @@ HARMLESS = {
 
 @pytest.fixture
 def keys(products):
-    """A key of each product, all for a customer of the same name."""
+    """A key of each product, all for customers of the same name."""
     return {name: product.mint(label="Production") for name, product in products.items()}
 
 
 def opens(products, key):
-    """The products that let a key in: by the key itself, and in a header."""
+    """The products that accept a key: by the key itself, and in a header."""
     verified = [name for name in NAMES if products[name].verify(key).ok]
     asked = [name for name in NAMES if products[name].ask(HARMLESS[name], bearer(key)).ok]
     assert verified == asked
@@ -36,7 +36,7 @@ def opens(products, key):
 
 @pytest.fixture
 def empty(cluster):
-    """A database with the extension and nothing in it."""
+    """A database with the extension and no data."""
     cluster.execute("CREATE DATABASE empty TEMPLATE with_keysmith")
     yield "empty"
     cluster.execute("DROP DATABASE empty WITH (FORCE)")

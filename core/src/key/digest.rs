@@ -1,14 +1,13 @@
-//! What is kept of a key in its stead.
+//! The digest that is stored instead of a key.
 //!
-//! The *key digest* is the plain SHA-256 of the whole key: what other systems
-//! store, and what a caller who hashes on its own side hands in. What we *store*
-//! is a digest of that digest, so that a stolen table, or a key digest seen in a
-//! log, opens nothing: neither is what the other door takes.
+//! The *key digest* is the plain SHA-256 of the whole key. Other systems store it, and callers
+//! that hash keys themselves pass it. We *store* a digest of the key digest. So a stolen stored
+//! digest is not accepted as a key digest, and a key digest is not accepted as a key.
 
 use super::subkey::{ForKeys, Subkey, Use};
 use sha2::{Digest, Sha256};
 
-/// Length of every digest here.
+/// The length of every digest here.
 pub const DIGEST_LEN: usize = 32;
 
 /// The SHA-256 of a whole key.
@@ -21,18 +20,18 @@ impl KeyDigest {
         KeyDigest(Sha256::digest(key).into())
     }
 
-    /// A digest that was computed elsewhere.
+    /// A key digest that the caller computed.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(KeyDigest)
     }
 
-    /// What is stored where no pepper is configured (generation 0).
+    /// The stored digest if no pepper is configured (generation 0).
     #[inline]
     pub fn stored(&self) -> [u8; DIGEST_LEN] {
         Sha256::new().chain_update(ForKeys::DOMAIN).chain_update(self.0).finalize().into()
     }
 
-    /// What is stored under a pepper: useless without it.
+    /// The stored digest under a pepper.
     #[inline]
     pub fn stored_with(&self, subkey: &Subkey<ForKeys>) -> [u8; DIGEST_LEN] {
         subkey.mac(&self.0)
@@ -44,26 +43,22 @@ mod tests {
     use super::*;
     use crate::key::subkey::Subkeys;
 
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|b| format!("{b:02x}")).collect()
-    }
-
-    // Digests outlive releases: these values are what databases hold.
+    // Digests outlive releases: databases hold these values.
     #[test]
     fn the_stored_forms_are_stable() {
         let digest = KeyDigest::of(b"abc");
         assert_eq!(
-            hex(&digest.0),
+            hex::encode(digest.0),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
         // sha256("keysmith.key.v1" || NUL || sha256("abc")), computed elsewhere.
         assert_eq!(
-            hex(&digest.stored()),
+            hex::encode(digest.stored()),
             "49ab69f53ada54628796389e5a2c22fab331f6e6c5fef674c3317f7c8c977954"
         );
         // HMAC-SHA-256 of sha256("abc") under the subkey "keysmith/key/1", computed elsewhere.
         assert_eq!(
-            hex(&digest.stored_with(Use::subkey(&Subkeys::of(&[1; 32])))),
+            hex::encode(digest.stored_with(Use::subkey(&Subkeys::of(&[1; 32])))),
             "59dd847c155be5bee10be5c7880a0255ba9a3ebcee368f090c585f52ce714e87"
         );
     }

@@ -1,18 +1,18 @@
-//! How a key is shown where the key itself must not be: by templates such as
-//! `{prefix}...{end:4}`, which gives `ks_live_...9f8a`.
+//! How a key is shown without showing the key itself. The template `{prefix}...{end:4}` gives
+//! `ks_live_...9f8a`.
 
 use super::format::{CHECKSUM_LEN, MAX_PREFIX_LEN, Parts};
 
-/// The usual ways to show a key.
+/// The templates of a keyspace that has no others.
 pub const DEFAULT_PREFIX: &str = "{prefix}{secret:5}";
 pub const DEFAULT_SNIPPET: &str = "{prefix}...{end:4}";
 
-/// Most characters of the secret that a template may show: 48 of its 256 bits.
+/// The most characters of the secret that a template may show: 48 of its 256 bits.
 const MAX_SECRET: usize = 8;
 const RANDOM: std::ops::RangeInclusive<usize> = 4..=32;
 const MAX_TEMPLATE_LEN: usize = 64;
 
-/// What keys may be shown as, whatever their prefix.
+/// The most characters that a template may make, with the longest prefix.
 const MAX_SHOWN_LEN: usize = 64;
 const MAX_ID_LEN: usize = 100;
 
@@ -33,9 +33,9 @@ enum Piece<'a> {
     Prefix,
     /// The first characters of the secret.
     Secret(usize),
-    /// The last characters of the key, which are of its checksum.
+    /// The last characters of the key, which belong to its checksum.
     End(usize),
-    /// Characters that have nothing to do with the key.
+    /// Random characters, which say nothing about the key.
     Random(usize),
 }
 
@@ -71,8 +71,8 @@ fn pieces(template: &str) -> Option<Vec<Piece<'_>>> {
     (!pieces.iter().any(has_brace)).then_some(pieces)
 }
 
-/// Whether a template shows a key. It must not have random parts: shown twice, the
-/// key must look the same.
+/// Whether a text is a template to show keys with. It must have no random parts, because a key
+/// must always look the same.
 pub fn is_template(template: &str) -> bool {
     let random = |piece: &Piece| matches!(piece, Piece::Random(_));
     pieces(template).is_some_and(|pieces| {
@@ -82,7 +82,8 @@ pub fn is_template(template: &str) -> bool {
 
 pub const TEMPLATE_RULE: &str = "must make at most 64 characters, of {prefix}, {secret:1} to {secret:8}, {end:1} to {end:6} and text";
 
-/// Whether a template makes an id: it must have a random part, and nothing of a key.
+/// Whether a text is a template to make ids with. It must have a random part, and no part of a
+/// key.
 pub fn is_id_template(template: &str) -> bool {
     pieces(template).is_some_and(|pieces| {
         pieces.iter().any(|piece| matches!(piece, Piece::Random(_)))
@@ -93,7 +94,7 @@ pub fn is_id_template(template: &str) -> bool {
 
 pub const ID_TEMPLATE_RULE: &str = "must make at most 100 characters, of text and {random:4} to {random:32}, the latter once at least";
 
-/// Shows a key. A template that is none shows nothing.
+/// Shows a key. The result is empty if the text is not a template.
 pub fn show(template: &str, parts: Parts<'_>) -> String {
     fill(template, |piece| match piece {
         Piece::Prefix => parts.prefix.into(),
@@ -103,7 +104,7 @@ pub fn show(template: &str, parts: Parts<'_>) -> String {
     })
 }
 
-/// Makes an id, given a source of random characters.
+/// Makes an id with a source of random characters.
 pub fn id<E>(template: &str, random: impl Fn(usize) -> Result<String, E>) -> Result<String, E> {
     let mut failure = None;
     let id = fill(template, |piece| match piece {

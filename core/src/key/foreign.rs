@@ -1,8 +1,8 @@
 //! Keys of other systems.
 
-/// What was hashed of a key of which only the part behind its first `|` was: the
-/// number of a row comes before it, and is no secret. A key without a bar, or with
-/// nothing behind it, was hashed whole.
+/// The part of a key that such a system hashed: the part after the first `|`. The number of a row
+/// comes before it, and is no secret. A key without a bar, or with nothing after it, was hashed
+/// as a whole.
 #[inline]
 pub fn behind_bar(key: &[u8]) -> &[u8] {
     let bar = key.iter().position(|byte| *byte == b'|');

@@ -1,23 +1,22 @@
 //! The written form of a key: `prefix + 43 base62 characters + checksum`.
 //!
-//! The checksum is the CRC-32 of all before it, as six base62 digits. It lets a
-//! typo be refused before any lookup, and lets secret scanners match keys without
-//! false alarms. The prefix ends in `_`, which no base62 text contains, so the
-//! last `_` always divides prefix and body.
+//! The checksum is the CRC-32 of all that comes before it, as six base62 digits. With it, typos
+//! are refused before any look-up, and secret scanners raise no false alarms. The prefix ends in
+//! `_`, which is no base62 digit, so the last `_` always divides prefix and body.
 
 /// Base62 digits in ascending order of their ASCII codes.
 pub const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Characters of secret: 43 × log2(62) = 256 bits.
+/// The characters of the secret: 43 × log2(62) = 256 bits.
 pub const SECRET_LEN: usize = 43;
-/// Characters of checksum: 62^6 > 2^32.
+/// The characters of the checksum: 62^6 > 2^32.
 pub const CHECKSUM_LEN: usize = 6;
-/// What follows the prefix.
+/// The characters that follow the prefix.
 pub const BODY_LEN: usize = SECRET_LEN + CHECKSUM_LEN;
 /// The longest prefix, its closing `_` included.
 pub const MAX_PREFIX_LEN: usize = 32;
 
-/// A key taken apart. Borrows from the key it was parsed from.
+/// The parts of a key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Parts<'a> {
     pub prefix: &'a str,
@@ -25,8 +24,8 @@ pub struct Parts<'a> {
     pub checksum: &'a str,
 }
 
-/// Takes a key apart if it is one that could have been minted: a well-formed
-/// prefix, a base62 body of the right length and the checksum of both.
+/// Splits a key that could have been minted: it has a well-formed prefix, a base62 body of the
+/// right length, and the checksum of both.
 pub fn parse(key: &[u8]) -> Option<Parts<'_>> {
     let (covered, checksum) = split_checksum(key)?;
     if checksum_of(covered) != *checksum {
@@ -39,13 +38,13 @@ pub fn parse(key: &[u8]) -> Option<Parts<'_>> {
     Some(Parts { prefix, secret, checksum })
 }
 
-/// Whether `parse` would take the key apart, without doing so.
+/// Whether `parse` accepts the key.
 #[inline]
 pub fn is_well_formed(key: &[u8]) -> bool {
     split_checksum(key).is_some_and(|(covered, checksum)| checksum_of(covered) == *checksum)
 }
 
-/// Splits a key of the right shape into what the checksum covers and the checksum.
+/// Splits a key of the right form into the text that the checksum covers, and the checksum.
 #[inline]
 fn split_checksum(key: &[u8]) -> Option<(&[u8], &[u8; CHECKSUM_LEN])> {
     let prefix_len = key.len().checked_sub(BODY_LEN)?;
@@ -62,8 +61,7 @@ pub fn is_prefix(prefix: &[u8]) -> bool {
         && prefix.iter().all(|&b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
-/// Read for each byte of each key, where comparing with the ends of three ranges takes
-/// twice as long.
+/// A table, because comparing each byte of each key with three ranges takes twice as long.
 const IS_BASE62: [bool; 256] = {
     let mut table = [false; 256];
     let mut n = 0;
@@ -79,7 +77,7 @@ fn is_base62(byte: u8) -> bool {
     IS_BASE62[usize::from(byte)]
 }
 
-/// The checksum that belongs after `covered` (prefix and secret).
+/// The checksum of `covered`, which is prefix and secret.
 pub fn checksum_of(covered: &[u8]) -> [u8; CHECKSUM_LEN] {
     let mut rest = crc32fast::hash(covered);
     let mut digits = [b'0'; CHECKSUM_LEN];

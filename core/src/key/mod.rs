@@ -1,4 +1,4 @@
-//! A key, from its random birth to the digest that is kept of it.
+//! Keys: how they are made, written, shown and stored.
 
 pub mod digest;
 pub mod display;
@@ -8,6 +8,6 @@ pub mod pepper;
 pub mod secret;
 pub mod subkey;
 
-/// The longest key that is looked at. Ours have at most 81 characters; imported
-/// ones may be longer, and nothing above this is hashed.
+/// The longest key that is looked at. Our keys have at most 81 characters. Imported keys may be
+/// longer. No longer text is hashed.
 pub const MAX_KEY_LEN: usize = 1024;

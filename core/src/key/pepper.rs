@@ -1,23 +1,23 @@
 //! The pepper file: secrets that live outside the database.
 //!
-//! One line a generation, `number:hex`, the number from 1 up and the hex at least
-//! 32 bytes; blank lines and lines that start with `#` are skipped. New keys take
-//! the highest generation. Older ones stay as long as keys are stored under them.
+//! Each line is a generation, `number:hex`. The number is 1 or more, and the hex at least 32
+//! bytes. Blank lines and lines that start with `#` are skipped. New keys are stored under the
+//! highest generation. A line must stay as long as keys are stored under it.
 //!
-//! Keys that were stored before there was a pepper are accepted only if a line
-//! `0:unpeppered` says so: whoever can write to the table could add such rows.
+//! Keys that were stored without a pepper are accepted only if there is a line `0:unpeppered`:
+//! whoever can write to the table could add such keys.
 
 use super::digest::{DIGEST_LEN, KeyDigest};
 use super::subkey::{Subkeys, Use};
 use sha2::{Digest, Sha256};
 
-/// Least bytes of a pepper: as many as the digest it guards.
+/// The least bytes of a pepper: as many as a digest has.
 const MIN_PEPPER_LEN: usize = 32;
 
-/// Generation of a digest that was stored without a pepper.
+/// The generation of a digest that was stored without a pepper.
 pub const UNPEPPERED: i16 = 0;
 
-/// What the line of the generation without a pepper holds in place of one.
+/// In the pepper file, this word accepts keys that were stored without a pepper.
 const NO_PEPPER: &str = "unpeppered";
 
 /// All configured peppers. Only their subkeys are kept.
@@ -27,7 +27,7 @@ pub struct Peppers {
     accepts_unpeppered: bool,
 }
 
-/// Where none is configured, all keys are stored without one.
+/// No peppers: all keys are stored without one.
 impl Default for Peppers {
     fn default() -> Self {
         Peppers { newest_first: Vec::new(), accepts_unpeppered: true }
@@ -35,7 +35,7 @@ impl Default for Peppers {
 }
 
 impl Peppers {
-    /// Reads a pepper file's text. The error names the line and never its content.
+    /// Reads the text of a pepper file. The error names the line and never shows its content.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut peppers: Vec<(i16, Subkeys)> = Vec::new();
         let mut accepts_unpeppered = false;
@@ -45,9 +45,9 @@ impl Peppers {
                 continue;
             }
             let fail = |why: &str| format!("line {}: {why}", index + 1);
-            let (number, hex) =
+            let (number, digits) =
                 line.split_once(':').ok_or_else(|| fail("must be generation:hex"))?;
-            if (number.trim(), hex.trim()) == ("0", NO_PEPPER) {
+            if (number.trim(), digits.trim()) == ("0", NO_PEPPER) {
                 accepts_unpeppered = true;
                 continue;
             }
@@ -58,7 +58,7 @@ impl Peppers {
             if peppers.iter().any(|(other, _)| *other == generation) {
                 return Err(fail("this generation is already there"));
             }
-            let secret = unhex(hex.trim()).ok_or_else(|| fail("the pepper must be hex"))?;
+            let secret = hex::decode(digits.trim()).map_err(|_| fail("the pepper must be hex"))?;
             if secret.len() < MIN_PEPPER_LEN {
                 return Err(fail("the pepper must have at least 32 bytes (64 hex digits)"));
             }
@@ -71,12 +71,12 @@ impl Peppers {
         Ok(Peppers { newest_first: peppers, accepts_unpeppered })
     }
 
-    /// The generation under which all that is new is stored.
+    /// The generation of new digests.
     pub fn newest(&self) -> i16 {
         self.newest_first.first().map_or(UNPEPPERED, |(generation, _)| *generation)
     }
 
-    /// Whether what was made without a pepper is still taken.
+    /// Whether digests without a pepper are accepted.
     pub fn accepts_unpeppered(&self) -> bool {
         self.accepts_unpeppered
     }
@@ -86,7 +86,7 @@ impl Peppers {
         self.newest_first.iter().map(|(generation, _)| *generation)
     }
 
-    /// A digest of content under a generation's pepper, or without one for generation 0;
+    /// A digest of content under the pepper of a generation, or without one for generation 0.
     /// `None` if there is no such generation.
     pub(crate) fn digest<U: Use>(
         &self,
@@ -101,7 +101,7 @@ impl Peppers {
         known.map(|(_, subkeys)| U::subkey(subkeys).mac(content))
     }
 
-    /// Under which generation new keys are stored, and how.
+    /// The generation and the stored digest of a new key.
     pub fn store(&self, digest: &KeyDigest) -> (i16, [u8; DIGEST_LEN]) {
         match self.newest_first.first() {
             Some((generation, subkeys)) => (*generation, digest.stored_with(Use::subkey(subkeys))),
@@ -109,7 +109,7 @@ impl Peppers {
         }
     }
 
-    /// Each form in which a key may be stored, the likeliest first.
+    /// Each form in which a key may be stored, the most likely one first.
     pub fn candidates<'a>(
         &'a self,
         digest: &'a KeyDigest,
@@ -120,21 +120,6 @@ impl Peppers {
             .map(|(generation, subkeys)| (*generation, digest.stored_with(Use::subkey(subkeys))))
             .chain(unpeppered.into_iter().map(|()| (UNPEPPERED, digest.stored())))
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    if !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    digits
-        .chunks_exact(2)
-        .map(|pair| {
-            let high = char::from(pair[0]).to_digit(16)?;
-            let low = char::from(pair[1]).to_digit(16)?;
-            u8::try_from(high * 16 + low).ok()
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! The uses of a pepper. Each has its own key, derived from the pepper, so that
-//! nothing that one use makes can pass for what another makes.
+//! The uses of a pepper. Each use has a subkey, so that a digest made for one use is never
+//! accepted for another.
 //!
-//! A subkey is HKDF-SHA-256 (RFC 5869) of the pepper: no salt, the label of the use as the
-//! info, 32 bytes. Its type names the use, so the compiler rejects it for any other.
+//! A subkey is HKDF-SHA-256 (RFC 5869) of the pepper: without a salt, with the label of the use as
+//! the info, 32 bytes. Its type names the use, so the compiler rejects it for any other use.
 //!
-//! Without a pepper, each use has a domain instead: bytes that come before its
-//! content. No domain is the beginning of another.
+//! Without a pepper, each use has a domain instead: bytes that are hashed before the content. No
+//! domain is the beginning of another.
 
 use super::digest::DIGEST_LEN;
 use hkdf::Hkdf;
@@ -17,7 +17,7 @@ use std::marker::PhantomData;
 pub trait Use: Sized {
     /// Its subkeys are derived with this label.
     const LABEL: &'static str;
-    /// Its plain SHA-256s begin with this domain.
+    /// Without a pepper, this is hashed before the content.
     const DOMAIN: &'static [u8];
     fn subkey(subkeys: &Subkeys) -> &Subkey<Self>;
 }
@@ -59,13 +59,13 @@ macro_rules! uses {
 }
 
 uses! {
-    /// What is stored of API keys.
+    /// Stored digests of API keys.
     ForKeys, keys, "keysmith/key/1", b"keysmith.key.v1\0";
-    /// Digests in place of values of applications' tables.
+    /// Digests that replace values in applications' tables.
     ForValues, values, "keysmith/value/1", b"keysmith.value.v1\0";
     /// Seals over rows of applications' tables.
     ForRows, rows, "keysmith/row/1", b"keysmith.row.v1\0";
-    /// The seals of the audit's chains.
+    /// The seals of audit entries.
     ForChains, chains, "keysmith/chain/1", b"keysmith.chain.v1\0";
 }
 
@@ -98,7 +98,7 @@ mod tests {
         mac.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    // What databases hold depends on these. Computed elsewhere, by Python's hmac.
+    // Databases hold digests made with these. Computed by Python's hmac.
     #[test]
     fn the_subkeys_are_stable() {
         let pepper = [0x11; 32];

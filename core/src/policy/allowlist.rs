@@ -1,12 +1,12 @@
-//! The networks a key may be used from.
+//! The networks that a key may be used from.
 
 pub use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Most networks a key may list.
+/// The most networks of an allowlist.
 pub const MAX_NETWORKS: usize = 1000;
 
-/// A list of networks, wherever it is kept.
+/// A list of networks.
 pub trait Allowlist {
     fn admits(&self, address: IpAddr) -> bool;
 }
@@ -17,7 +17,7 @@ impl Allowlist for [IpNet] {
     }
 }
 
-/// Many networks, sorted for a quick answer.
+/// Many networks, sorted for a quick search.
 pub struct Ranges {
     v4: Vec<(u128, u128)>,
     v6: Vec<(u128, u128)>,
@@ -44,7 +44,7 @@ impl Allowlist for Ranges {
     }
 }
 
-/// First and last addresses, in order, that neither overlap nor touch.
+/// The first and the last address of each range, in order. Ranges neither overlap nor touch.
 fn merged(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
     ranges.sort_unstable();
     ranges.dedup_by(|(first, last), before| {
@@ -64,20 +64,20 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-/// Whether an address lies in a network. An IPv4 address is the same whether it
-/// is written as such or mapped into IPv6 (`::ffff:203.0.113.7`), on either side.
+/// Whether an address is in a network. On both sides, an IPv4 address is the same if it is mapped
+/// into IPv6 (`::ffff:203.0.113.7`).
 #[inline]
 pub fn contains(network: IpNet, address: IpAddr) -> bool {
     unmapped(network).contains(&address.to_canonical())
 }
 
-/// Whether all addresses of a network lie in one of others.
+/// Whether all addresses of a network are in one of other networks.
 pub fn covers(networks: &[IpNet], network: IpNet) -> bool {
     let network = unmapped(network);
     networks.iter().any(|own| unmapped(*own).contains(&network))
 }
 
-/// The IPv4 network that an IPv4-mapped IPv6 network stands for.
+/// The IPv4 network that is mapped into an IPv6 network.
 #[inline]
 fn unmapped(network: IpNet) -> IpNet {
     const MAPPED_BITS: u8 = 96;
@@ -91,19 +91,19 @@ fn unmapped(network: IpNet) -> IpNet {
     network
 }
 
-/// Reads one network. The error says what would be accepted.
+/// Reads one network. The error says what is accepted.
 pub fn parse(text: &str) -> Result<IpNet, String> {
     let network = match text.parse::<IpNet>() {
         Ok(network) => network,
         Err(_) => match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address),
             Err(_) => {
-                return Err("must be networks such as 203.0.113.0/24 or 2001:db8::/32".into());
+                return Err("must be a network such as 203.0.113.0/24 or 2001:db8::/32".into());
             }
         },
     };
     if network.addr() != network.network() {
-        return Err(format!("has a network with host bits set; write {}", network.trunc()));
+        return Err(format!("must have no host bits set; write {}", network.trunc()));
     }
     Ok(network)
 }

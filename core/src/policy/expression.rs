@@ -1,14 +1,14 @@
-//! What a request needs: scopes, joined by `&` (all of them) and `|` (any of them).
+//! The scopes that a request needs, joined by `&` (all of them) and `|` (any of them).
 //!
-//! `images:write | (videos:write & generations:read)`; `&` binds tighter. A scope
-//! alone is an expression, and so is nothing at all, which needs nothing.
+//! An example is `images:write | (videos:write & generations:read)`. `&` binds tighter. A single
+//! scope is an expression. An empty text is one too, and needs nothing.
 
 use super::scope::is_scope;
 use std::fmt;
 
 /// The longest expression, in bytes.
 pub const MAX_LEN: usize = 4096;
-/// How deep parentheses may go.
+/// How deep parentheses may be nested.
 const MAX_DEPTH: usize = 32;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Expression {
         }
     }
 
-    /// Whether it holds, given which scopes are held.
+    /// Whether it is met by a key that holds some scopes.
     pub fn holds(&self, has: &impl Fn(&[u8]) -> bool) -> bool {
         match self {
             Expression::Scope(scope) => has(scope.as_bytes()),
@@ -89,7 +89,7 @@ impl<'a> Parser<'a> {
         self.list('&', depth, Self::part, Expression::All)
     }
 
-    /// Parts with a sign between them. One part alone is not wrapped.
+    /// Parts with a sign between them. A single part stays as it is.
     fn list(
         &mut self,
         sign: char,
@@ -219,7 +219,7 @@ mod tests {
         #[test]
         fn the_value_is_that_of_the_tree((text, value) in known()) {
             prop_assert_eq!(holds(&text, &["yes"]), value);
-            // Written out and read again, it is the same.
+            // It is the same after writing and reading it.
             let expression = Expression::parse(&text).unwrap();
             prop_assert_eq!(Expression::parse(&expression.to_string()), Ok(expression));
         }

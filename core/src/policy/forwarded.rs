@@ -1,21 +1,20 @@
 //! The address of the client behind trusted proxies.
 //!
-//! Each proxy appends, on the right, the address it was called from. So from the right
-//! everything is true up to the first address that is not a trusted proxy's: that one
-//! is the client, and whatever stands left of it is what the client wrote. Hence the
-//! headers are read from the right, and nothing of the left may change the meaning of
-//! what was read: not even a quotation mark that is never closed.
+//! Each proxy appends, on the right, the address that it was called from. Read from the right, the
+//! first address that is not a trusted proxy's is the client. The client itself may have written
+//! everything to the left of it. So headers are read from the right, and nothing on the left
+//! changes the meaning of what was read, not even a quotation mark that is never closed.
 
 use super::header::{is_blank, trimmed, trimmed_start};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// The longest chain of proxies that is followed.
+/// The most proxies that are followed.
 const MAX_ENTRIES: usize = 64;
 
-/// The client's address, as far as it is known: `peer`'s, unless a trusted proxy is the
-/// peer and says more. The values of each header are in order of appearance. IPv4
-/// addresses that are mapped into IPv6 come out as IPv4, and `trusted` gets them so.
+/// The client's address, if it is known. It is `peer`, unless the peer is a trusted proxy whose
+/// headers name another one. The values of each header are in the order of the request. IPv4
+/// addresses that are mapped into IPv6 become IPv4, also for `trusted`.
 pub fn client_address(
     peer: Option<IpAddr>,
     trusted: impl Fn(IpAddr) -> bool,
@@ -29,7 +28,7 @@ pub fn client_address(
     named(trusted, x_forwarded_for, forwarded).unwrap_or(Some(peer))
 }
 
-/// The same where the peer is a trusted proxy for sure, and its address is not known.
+/// The same for a peer that is a trusted proxy, but with an unknown address.
 pub fn client_behind_proxy(
     trusted: impl Fn(IpAddr) -> bool,
     x_forwarded_for: &[&[u8]],
@@ -38,8 +37,8 @@ pub fn client_behind_proxy(
     named(trusted, x_forwarded_for, forwarded).flatten()
 }
 
-/// Whom the headers of a trusted proxy name as the client, as far as they can be read;
-/// `None` if there are none.
+/// The client that the headers of a trusted proxy name, if they can be read. `None` without such
+/// headers.
 fn named(
     trusted: impl Fn(IpAddr) -> bool,
     x_forwarded_for: &[&[u8]],
@@ -57,18 +56,18 @@ fn named(
         (false, false) => None,
         (true, false) => Some(by_x_forwarded_for()),
         (false, true) => Some(by_forwarded()),
-        // If they differ, one was not written by the proxy, and which one is unknown.
+        // If they differ, the proxy did not write one of them, and nobody knows which.
         (true, true) => Some(by_x_forwarded_for().filter(|one| by_forwarded() == Some(*one))),
     }
 }
 
-/// Whether a header says anything. One that is blank is as good as none.
+/// Whether a header has content. A blank one counts as missing.
 fn is_present(values: &[&[u8]]) -> bool {
     values.iter().any(|value| value.iter().any(|b| !is_blank(*b)))
 }
 
-/// The client, from the addresses of a chain from right to left. Where something that
-/// is no address has to be passed, nobody knows who wrote what stands beyond it.
+/// The client, given the addresses of a chain from right to left. If one of them can't be read,
+/// nobody knows who wrote those beyond it, and the client is unknown.
 fn client(
     trusted: impl Fn(IpAddr) -> bool,
     chain: impl Iterator<Item = Option<IpAddr>>,
@@ -97,13 +96,13 @@ fn x_forwarded_for_address(entry: &[u8]) -> Option<IpAddr> {
     port.is_none_or(is_port).then_some(address)
 }
 
-/// The address in `for` of an element of `Forwarded` (RFC 7239). A proxy that writes an
-/// element otherwise than by the grammar may mean anything.
+/// The address in `for` of an element of `Forwarded` (RFC 7239). `None` if the element is not
+/// written by the grammar: it might mean anything.
 fn forwarded_address(element: &[u8]) -> Option<IpAddr> {
     let mut node = None;
     let mut rest = trimmed(element);
     while !rest.is_empty() {
-        // Between semicolons there may be nothing.
+        // The grammar allows empty pairs.
         if !rest.starts_with(b";") {
             let (name, value);
             (name, rest) = token(rest)?;
@@ -136,14 +135,15 @@ fn elements_from_right(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Where the rightmost comma is that is not quoted, as seen from the right.
+/// The place of the rightmost comma that is not quoted, read from the right.
 fn last_comma(value: &[u8]) -> Option<usize> {
     let mut is_quoted = false;
     for (at, byte) in value.iter().enumerate().rev() {
         match byte {
             b',' if !is_quoted => return Some(at),
-            // The mark that closes a string is met first. Then one after a backslash is
-            // escaped, while the one that opens the string follows an equals sign.
+            // From the right, the mark that closes a string comes first. After it, a mark that
+            // follows a backslash is escaped, and the mark that opens the string follows an
+            // equals sign.
             b'"' if is_quoted => is_quoted = value[..at].ends_with(b"\\"),
             b'"' => is_quoted = true,
             _ => {}
@@ -159,8 +159,8 @@ fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
     (end > 0).then(|| text.split_at(end))
 }
 
-/// Splits off a token, or what is between quotation marks. That keeps its backslashes:
-/// no address has any.
+/// Splits off a token, or the text between quotation marks. Backslashes in it stay: no address
+/// has any.
 fn token_or_quoted(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let Some(quoted) = text.strip_prefix(b"\"") else { return token(text) };
     let mut is_escaped = false;
@@ -172,7 +172,7 @@ fn token_or_quoted(text: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&quoted[..end], &quoted[end + 1..]))
 }
 
-/// Takes apart `192.0.2.1`, `192.0.2.1:80`, `[2001:db8::1]` and `[2001:db8::1]:80`.
+/// Splits `192.0.2.1`, `192.0.2.1:80`, `[2001:db8::1]` and `[2001:db8::1]:80`.
 fn address_and_port(text: &[u8]) -> Option<(IpAddr, Option<&[u8]>)> {
     let is_bracketed = text.starts_with(b"[");
     let end = if is_bracketed {
@@ -192,7 +192,7 @@ fn address_and_port(text: &[u8]) -> Option<(IpAddr, Option<&[u8]>)> {
     Some((address, Some(rest.strip_prefix(b":")?)))
 }
 
-/// Reads an address, and nothing that is longer than any address.
+/// Reads an address. Texts that are too long for any address are not looked at.
 fn parsed<T: FromStr>(text: &[u8]) -> Option<T> {
     const LONGEST: usize = "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255".len();
     if text.len() > LONGEST {
@@ -205,7 +205,7 @@ fn is_port(text: &[u8]) -> bool {
     (1..=5).contains(&text.len()) && text.iter().all(u8::is_ascii_digit)
 }
 
-/// Whether this is a name that stands for something a proxy keeps to itself.
+/// Whether this is a name that a proxy writes to hide an address.
 fn is_hidden(text: &[u8]) -> bool {
     matches!(text, [b'_', name @ ..] if !name.is_empty()
         && name.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b)))
@@ -297,7 +297,7 @@ mod tests {
             (&["198.51.100.9", "192.0.2.1"], "192.0.2.1"),
             (&["198.51.100.9, 192.0.2.1", "10.0.0.3", "10.0.0.2"], "192.0.2.1"),
             (&["198.51.100.9", "192.0.2.1, 10.0.0.3"], "192.0.2.1"),
-            // What stands left of the client does not have to be anything.
+            // Anything may be on the left of the client.
             (&["unknown, 192.0.2.1"], "192.0.2.1"),
             (&["", "192.0.2.1"], "192.0.2.1"),
             (&["\u{0}\"[,,;=é", ",192.0.2.1, 10.0.0.2"], "192.0.2.1"),
@@ -476,12 +476,12 @@ mod tests {
             (&["for=192.0.2.1, , for=10.0.0.2"], None),
             (&["for=192.0.2.1,"], None),
             (&[","], None),
-            // A quotation mark of the client's must not swallow what the proxy appends.
+            // A client's quotation mark must not make the proxy's address part of a string.
             (&["for=\"198.51.100.9, for=192.0.2.1"], Some("192.0.2.1")),
             (&["for=\", for=\"192.0.2.1\""], Some("192.0.2.1")),
             (&["for=\"\\, for=\"192.0.2.1\", for=10.0.0.2"], Some("192.0.2.1")),
             (&["for=\"", "for=192.0.2.1"], Some("192.0.2.1")),
-            // Nor may one smuggle an address in.
+            // Nor may it add an address.
             (&["for=\"192.0.2.1, for=198.51.100.9\""], None),
             (&["for=198.51.100.9, for=\"192.0.2.1, for=10.0.0.2\""], None),
             (&["for=\"192.0.2.1", "for=10.0.0.2\""], None),
@@ -547,7 +547,7 @@ mod tests {
         }
     }
 
-    /// What would take hours, or the stack, if each byte were not looked at a few times only.
+    /// Texts that would take hours, or all of the stack, if bytes were read more than a few times.
     #[test]
     #[cfg_attr(miri, ignore = "it takes hours to interpret")]
     fn megabytes_of_garbage() {
@@ -630,7 +630,7 @@ mod tests {
         "([ -!#-\\[\\]-~]|[,;=]|\\\\[\"\\\\,]){0,8}".prop_map(|inner| format!("\"{inner}\""))
     }
 
-    /// What attackers send: any bytes, often those that mean something.
+    /// What attackers send: any bytes, and often those with a meaning.
     fn forged() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..100),
@@ -639,7 +639,7 @@ mod tests {
         ]
     }
 
-    /// A header's values, the entries being distributed over them somehow.
+    /// The values of a header, with the entries distributed over them at random.
     fn values(entries: &[String], breaks: u64) -> Vec<String> {
         let mut values: Vec<String> = Vec::new();
         for (at, entry) in entries.iter().enumerate() {
@@ -698,7 +698,7 @@ mod tests {
                 elements = format!("{elements},{element}");
             }
             for (is_forwarded, written) in [(false, entries), (true, elements)] {
-                // In the same value, in values of their own, and both.
+                // In the same value, in separate values, and in both.
                 let before = forged.join(&b',');
                 let mut same: Vec<u8> = before.clone();
                 same.extend(b",");

@@ -1,10 +1,10 @@
-//! The API key of a request, out of its HTTP headers.
+//! The API key in the HTTP headers of a request.
 //!
-//! Servers, proxies and libraries disagree on what a doubtful header means, and an
-//! attacker profits from every such disagreement. So one form of each header is a
-//! key, and whatever deviates from it is malformed: nothing is repaired or guessed.
+//! Servers, proxies and libraries disagree on what a doubtful header means, and attackers exploit
+//! such differences. So each header has one form in which it holds a key. Any other form is
+//! malformed: nothing is repaired or guessed.
 
-/// Which headers a keyspace takes its keys from.
+/// The headers in which a keyspace accepts keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schemes {
     /// `Authorization: Bearer …`
@@ -27,7 +27,7 @@ impl Schemes {
 
     const NONE: Schemes = Schemes { bearer: false, key: false, x_api_key: false };
 
-    /// The schemes of these names, one at least. `None` for an unknown name.
+    /// The schemes with these names, at least one. `None` for an unknown name.
     pub fn parse<'n>(names: impl Iterator<Item = &'n [u8]>) -> Option<Schemes> {
         let mut schemes = Schemes::NONE;
         for name in names {
@@ -50,7 +50,7 @@ impl Schemes {
         }
     }
 
-    /// Which of the headers that may carry a key this one is, if it is accepted.
+    /// The header that this name stands for, if keys are accepted in it.
     #[inline]
     fn header(self, name: &[u8]) -> Option<Header> {
         if (self.bearer || self.key) && name.eq_ignore_ascii_case(b"authorization") {
@@ -79,22 +79,22 @@ enum Header {
 
 pub const SCHEMES_RULE: &str = "must be one or more of bearer, key and x_api_key";
 
-/// A header's value, as the caller has it. Not to be printed: it holds a key.
+/// The value of a header. It holds a key, so it must not be printed.
 #[derive(Clone, Copy)]
 #[cfg_attr(test, derive(Debug))]
 pub enum Value<'a> {
     Text(&'a [u8]),
     Null,
-    /// A number, a boolean, something nested: nothing that a header can be.
+    /// A number, a boolean or something nested: no header has such a value.
     Other,
 }
 
-/// What the headers say. Not to be printed: it holds a key.
+/// The result for all headers. It holds a key, so it must not be printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
 pub enum Credential<'a> {
     Missing,
-    /// There is something where a key belongs, but not one key in one of the accepted forms.
+    /// A header that is for keys has a value, but there is not one key in an accepted form.
     Malformed,
     Key(&'a [u8]),
 }
@@ -103,7 +103,7 @@ pub enum Credential<'a> {
 pub struct Finder<'a> {
     schemes: Schemes,
     found: Credential<'a>,
-    /// Whether a value was empty.
+    /// Whether there was an empty value.
     saw_blank: bool,
 }
 
@@ -113,18 +113,18 @@ impl<'a> Finder<'a> {
         Finder { schemes, found: Credential::Missing, saw_blank: false }
     }
 
-    /// Whether the values of this header matter. Those of others need not be added.
+    /// Whether the values of this header matter. The values of others need not be added.
     #[inline]
     pub fn is_relevant(&self, name: &[u8]) -> bool {
         self.schemes.header(name).is_some()
     }
 
-    /// Takes a value into account: each one, if the header has several.
+    /// Adds a value. A header may have several.
     pub fn add(&mut self, name: &[u8], value: Value<'a>) {
         let Some(header) = self.schemes.header(name) else { return };
         let token = match value {
             Value::Null => return,
-            // As a client sends it that has no key: it names no scheme and holds no credentials.
+            // Clients that have no key send this. It names no scheme and holds no credentials.
             Value::Text(text) if header == Header::Authorization && trimmed(text).is_empty() => {
                 self.saw_blank = true;
                 return;
@@ -138,7 +138,7 @@ impl<'a> Finder<'a> {
         self.found = match (self.found, token) {
             (Credential::Missing, Some(token)) => Credential::Key(token),
             (Credential::Key(known), Some(token)) if known == token => self.found,
-            // Of two different keys, either could be the one that another server sees.
+            // With two different keys, another server might use the other one.
             _ => Credential::Malformed,
         };
     }
@@ -146,20 +146,20 @@ impl<'a> Finder<'a> {
     #[inline]
     pub fn credential(&self) -> Credential<'a> {
         match self.found {
-            // Another server may go by the empty value.
+            // Another server might use the empty value.
             Credential::Key(_) if self.saw_blank => Credential::Malformed,
             found => found,
         }
     }
 }
 
-/// A token, if the text is exactly one. A comma would join it with another.
+/// The text, if it is exactly one token. A comma would join two.
 fn token(text: &[u8]) -> Option<&[u8]> {
     let is_token = !text.is_empty() && text.iter().all(|b| b.is_ascii_graphic() && *b != b',');
     is_token.then_some(text)
 }
 
-/// What HTTP forgives around values. Line ends and such are not among it.
+/// The white space that HTTP allows around values. Line ends are not part of it.
 #[inline]
 pub(super) fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(authorization(BEARER, b"Key a"), Credential::Malformed);
         assert_eq!(authorization(KEY, b"Key a"), Credential::Key(b"a"));
         assert_eq!(authorization(KEY, b"Bearer a"), Credential::Malformed);
-        // Headers that no accepted scheme uses are none of our business.
+        // Headers that no accepted scheme uses are ignored.
         assert_eq!(authorization(X_API_KEY, b"Bearer a"), Credential::Missing);
         assert_eq!(authorization(X_API_KEY, b"Basic azox"), Credential::Missing);
         let both =
@@ -405,7 +405,7 @@ mod tests {
         proptest::sample::select(&["Authorization", "authorization", "X-API-Key", "cookie"][..])
     }
 
-    /// Text as headers have it, with few enough keys for some to be equal, and any bytes.
+    /// Text as in headers, with so few keys that some are equal, and any bytes.
     fn text() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
             "[ \t]{0,2}((?i)bearer|key)[ \t]{1,2}[ab]([ \t,\n\u{0}é]{0,2}|[ \t])"

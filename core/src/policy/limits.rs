@@ -1,24 +1,24 @@
 //! Named rate limits, and the text that they are stored as.
 //!
-//! A limit is a line, `1000/1 hour/2000/name`: so many calls a window, so many at once.
-//! The window is in the largest unit that it is a whole number of. The name comes last,
-//! as it may hold anything but a line's end.
+//! A limit is a line, `1000/1 hour/2000/name`: so many calls a window, so many at once. The window
+//! is written in the largest unit that divides it. The name comes last, because it may hold
+//! anything but a line's end.
 //!
-//! A key that a limited key gives shares its limits: its calls are counted there too. So
-//! nobody has more calls for having more keys. Shared limits are lines with the id of the
-//! key whose limit it is before them, `ID/1000/1 hour/2000/name`.
+//! A key that a limited key gives shares the limits of that key: its calls are counted there too.
+//! So more keys don't give more calls. A shared limit is a line that begins with the id of the
+//! key that has the limit, `ID/1000/1 hour/2000/name`.
 
 use super::name::is_name;
-use crate::gcra::{MAX_CALLS, MAX_WINDOW, MIN_WINDOW, Rate};
+use crate::gcra::Rate;
 
-/// Most limits that a holder may have.
+/// The most limits of a key, a tenant, a keyspace or a route.
 pub const MAX_LIMITS: usize = 16;
-/// Most limits that a key may share with those that gave it.
+/// The most limits that a key may share with the keys that gave it.
 pub const MAX_SHARED: usize = 64;
 /// The longest name of a limit, in characters.
-pub const MAX_NAME: usize = 63;
+const MAX_NAME: usize = 63;
 
-/// A limit, its name as it is stored.
+/// A limit. Its name is in the stored form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit<'a> {
     pub name: &'a [u8],
@@ -34,39 +34,12 @@ const UNITS: [(&str, u64); 6] = [
     ("microsecond", 1),
 ];
 
-/// Puts a limit together. The error completes "limits …".
-pub fn rate(limit: i64, window: i64, burst: i64) -> Result<Rate, String> {
-    let calls = |name: &str, calls: i64| {
-        u32::try_from(calls)
-            .ok()
-            .filter(|calls| (1..=MAX_CALLS).contains(calls))
-            .ok_or_else(|| format!("must have a {name} from 1 to {MAX_CALLS}, not {calls}"))
-    };
-    let (limit, burst) = (calls("limit", limit)?, calls("burst", burst)?);
-    let window = u64::try_from(window).ok().filter(|w| (MIN_WINDOW..=MAX_WINDOW).contains(w));
-    window
-        .and_then(|window| Rate::new(limit, window, burst))
-        .ok_or_else(|| "must have a window from 1 millisecond to 366 days".into())
+pub fn is_limit_name(name: &str) -> bool {
+    is_name(name) && name.chars().count() <= MAX_NAME
 }
 
-/// Checks the names of a holder's limits. The error completes "limits …".
-pub fn check_names(names: &[&str]) -> Result<(), String> {
-    if !(1..=MAX_LIMITS).contains(&names.len()) {
-        return Err(format!("must have from 1 to {MAX_LIMITS} elements, not {}", names.len()));
-    }
-    for (index, name) in names.iter().enumerate() {
-        if !is_name(name) || name.chars().count() > MAX_NAME {
-            return Err(format!(
-                "must have names of 1 to {MAX_NAME} characters, without control characters \
-                 and without a space at either end"
-            ));
-        }
-        if names.iter().take(index).any(|other| other == name) {
-            return Err(format!("must have different names; {name:?} is there twice"));
-        }
-    }
-    Ok(())
-}
+pub const LIMIT_NAME_RULE: &str =
+    "must have 1 to 63 characters, no control characters and no space at either end";
 
 /// The line of a limit.
 pub fn line(name: &str, rate: Rate) -> String {
@@ -80,20 +53,20 @@ pub fn line(name: &str, rate: Rate) -> String {
     format!("{}/{count} {unit}{s}/{}/{name}", rate.limit(), rate.burst())
 }
 
-/// The limits of a stored text. `None` stands for a line that can't be read, which
-/// nobody may take for no limit.
+/// The limits of a stored text. `None` stands for a line that can't be read. It must not count as
+/// no limit.
 pub fn stored(text: &[u8]) -> impl Iterator<Item = Option<Limit<'_>>> {
     text.split(|byte| *byte == b'\n').map(read)
 }
 
-/// A limit with the key whose limit it is.
+/// A limit, and the key that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shared<'a> {
     pub key: [u8; 16],
     pub limit: Limit<'a>,
 }
 
-/// The limits of a stored text of shared ones, likewise.
+/// The shared limits of a stored text, likewise.
 pub fn stored_shared(text: &[u8]) -> impl Iterator<Item = Option<Shared<'_>>> {
     text.split(|byte| *byte == b'\n').map(|line| {
         let (key, limit) = line.split_at_checked(ID_LEN)?;
@@ -101,17 +74,17 @@ pub fn stored_shared(text: &[u8]) -> impl Iterator<Item = Option<Shared<'_>>> {
     })
 }
 
-/// By what limits a key is held, all as they are stored.
+/// The limits that a key is held to, in their stored form.
 #[derive(Clone, Copy)]
 pub struct Held<'a> {
-    /// The key, or the first of those that took each other's place.
+    /// The key, or the first of the keys that were rotated into it.
     pub key: [u8; 16],
     pub own: Option<&'a str>,
     pub shared: Option<&'a str>,
 }
 
 impl<'a> Held<'a> {
-    /// What the keys that it gives share, in their stored form.
+    /// The limits that the keys that it gives share, in their stored form.
     pub fn handed_on(&self) -> Option<String> {
         let id = shown_id(&self.key);
         let shared = self.shared.into_iter().flat_map(str::lines).map(String::from);
@@ -127,8 +100,8 @@ impl<'a> Held<'a> {
         own.map(move |limit| limit.map(|limit| Shared { key, limit })).chain(shared)
     }
 
-    /// Whether all that holds `other` holds this one too, counted in the same place and
-    /// at least as tightly.
+    /// Whether each limit of `other` limits this key too, counted in the same bucket and at a rate
+    /// that is no higher.
     pub fn is_within(&self, other: &Held) -> bool {
         let held: Vec<Shared> = self.all().flatten().collect();
         other.all().all(|limit| {
@@ -204,6 +177,7 @@ fn number(text: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gcra::{MAX_CALLS, MAX_WINDOW, MIN_WINDOW};
     use proptest::prelude::*;
 
     fn held<'a>(key: u8, own: Option<&'a str>, shared: Option<&'a str>) -> Held<'a> {
@@ -223,7 +197,7 @@ mod tests {
             ("1/1 day/1/other", false),
         ] {
             assert_eq!(held(1, Some(given), None).is_within(&own), within, "{given}");
-            // The same limits of another key count apart.
+            // The same limits of another key have other buckets.
             assert!(!held(2, Some(given), None).is_within(&own), "{given}");
         }
         assert!(!held(1, None, None).is_within(&own));
@@ -283,10 +257,10 @@ mod tests {
         #[test]
         fn what_is_written_is_read(
             limits in proptest::collection::vec(
-                ("[ -~é]{1,63}", 1..=i64::from(MAX_CALLS), 1_000i64..=MAX_WINDOW as i64, 1..=i64::from(MAX_CALLS)),
+                ("[ -~é]{1,63}", 1..=MAX_CALLS, MIN_WINDOW..=MAX_WINDOW, 1..=MAX_CALLS),
                 1..5),
         ) {
-            let rates: Vec<Rate> = limits.iter().map(|(_, l, w, b)| rate(*l, *w, *b).unwrap()).collect();
+            let rates: Vec<Rate> = limits.iter().map(|(_, l, w, b)| Rate::new(*l, *w, *b).unwrap()).collect();
             let lines: Vec<String> =
                 limits.iter().zip(&rates).map(|((name, ..), rate)| line(name, *rate)).collect();
             let text = lines.join("\n");
@@ -306,7 +280,7 @@ mod tests {
 
     #[test]
     fn windows_are_in_their_largest_unit() {
-        let shown = |window| line("x", rate(5, window, 6).unwrap());
+        let shown = |window| line("x", Rate::new(5, window, 6).unwrap());
         assert_eq!(shown(3_600_000_000), "5/1 hour/6/x");
         assert_eq!(shown(90_000_000), "5/90 seconds/6/x");
         assert_eq!(shown(604_800_000_000), "5/7 days/6/x");
@@ -340,20 +314,13 @@ mod tests {
     }
 
     #[test]
-    fn bounds() {
-        assert!(rate(0, 1_000_000, 1).unwrap_err().contains("limit from 1"));
-        assert!(rate(-1, 1_000_000, 1).unwrap_err().contains("limit from 1"));
-        assert!(rate(1, 1_000_000, 0).unwrap_err().contains("burst from 1"));
-        assert!(rate(1, 999, 1).unwrap_err().contains("window"));
-        assert!(rate(1, -5, 1).unwrap_err().contains("window"));
-        assert!(check_names(&[]).is_err());
-        assert!(check_names(&["a"; 2]).unwrap_err().contains("twice"));
-        for bad in ["", " a", "a\nb", &"x".repeat(64)] {
-            assert!(check_names(&[bad]).is_err(), "{bad}");
+    fn names() {
+        for good in ["a", "per minute", "a/b", &"é".repeat(63)] {
+            assert!(is_limit_name(good), "{good}");
         }
-        let many: Vec<String> = (0..17).map(|n| n.to_string()).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert!(check_names(&many).is_err());
-        assert!(check_names(&many[..16]).is_ok());
+        for bad in ["", " a", "a\nb", &"x".repeat(64)] {
+            assert!(!is_limit_name(bad), "{bad}");
+        }
+        assert!(LIMIT_NAME_RULE.contains(&format!("1 to {MAX_NAME} ")));
     }
 }

@@ -1,4 +1,4 @@
-//! Who may do what: the rules of a decision and the terms they are written in.
+//! Who may do what: the rules of a decision, and the parts that they are made of.
 
 pub mod allowlist;
 pub mod expression;

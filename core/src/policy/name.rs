@@ -1,6 +1,6 @@
-//! The names users give to things, and what they may look like.
+//! Names that users choose.
 
-/// Environments and keyspaces: short, lower-case, fit for prefixes and channels.
+/// Environments and keyspaces: short and lower-case, because prefixes and channels contain them.
 pub fn is_identifier(name: &str) -> bool {
     let bytes = name.as_bytes();
     (1..=63).contains(&bytes.len())

@@ -1,4 +1,4 @@
-//! The networks of one's own proxies, as a setting lists them.
+//! The networks of trusted proxies, as a setting lists them.
 
 use super::allowlist;
 use ipnet::IpNet;
@@ -8,8 +8,8 @@ use std::net::IpAddr;
 pub struct Proxies(Vec<IpNet>);
 
 impl Proxies {
-    /// Reads `10.0.0.0/8, fd00::1`: networks, or addresses, between commas. A network
-    /// whose address has bits behind its length may be meant otherwise, and is none.
+    /// Reads `10.0.0.0/8, fd00::1`: networks or addresses, separated by commas. A network whose
+    /// address has bits set after its length is rejected: it may be a mistake.
     pub fn parse(list: &str) -> Option<Proxies> {
         if list.trim().is_empty() {
             return Some(Proxies::default());

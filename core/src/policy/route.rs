@@ -1,9 +1,9 @@
-//! Routes: which method and path require what.
+//! Routes: the methods and paths of an API, and what they require.
 //!
-//! A pattern is a path whose segments are literal, `{name}` for any one segment, or,
-//! at its end, `*` for one segment or more. Of the patterns that match a path, the
-//! most specific one wins: from the left, a literal before a `{name}` before a `*`.
-//! A method may be `*` too; one that is named wins.
+//! A pattern is a path. Its segments are literals, `{name}` for any one segment, and at the end `*`
+//! for one or more segments. Of the patterns that match a path, the most specific one wins: from
+//! the left, a literal before a `{name}` before a `*`. A method may be `*` too, and a named method
+//! wins over it.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use std::collections::HashMap;
 pub const MAX_PATH_LEN: usize = 8192;
 /// The longest pattern, in bytes.
 const MAX_PATTERN_LEN: usize = 1000;
-/// Most segments of a path or a pattern.
+/// The most segments of a path or a pattern.
 const MAX_SEGMENTS: usize = 64;
 
-/// Whether a method is one, or `*`.
+/// Whether the text is a method or `*`.
 pub fn is_method(method: &str) -> bool {
     method == "*"
         || (1..=32).contains(&method.len())
@@ -23,13 +23,13 @@ pub fn is_method(method: &str) -> bool {
 
 pub const METHOD_RULE: &str = "must be an HTTP method such as GET, or *";
 
-/// Whether the method of a request is one.
+/// Whether the text is a method that a request can have.
 pub fn is_requested_method(method: &[u8]) -> bool {
     (1..=32).contains(&method.len())
         && method.iter().all(|b| b.is_ascii_alphabetic() || matches!(b, b'-' | b'_'))
 }
 
-/// A pattern as it is kept: as in paths, one / at the end makes no difference.
+/// A pattern in its stored form. As in paths, one / at the end makes no difference.
 pub fn without_slash(pattern: &str) -> &str {
     match pattern.strip_suffix('/') {
         Some(shorter) if !shorter.is_empty() && !shorter.ends_with('/') => shorter,
@@ -37,7 +37,7 @@ pub fn without_slash(pattern: &str) -> &str {
     }
 }
 
-/// Checks a pattern, as it is kept. The error completes "pattern …".
+/// Checks a pattern in its stored form. The error completes "pattern …".
 pub fn check_pattern(pattern: &str) -> Result<(), String> {
     let Some(path) = pattern.strip_prefix('/') else {
         return Err("must begin with /".into());
@@ -74,14 +74,15 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A path as it is matched: decoded, without its query.
+/// A path, decoded and without its query.
 pub struct Path(Vec<Vec<u8>>);
 
 impl Path {
-    /// Takes a path apart. `None` for one that servers may understand in different
-    /// ways: with `.` or `..`, empty or encoded separators, backslashes, semicolons (some
-    /// cut a segment there), fragments, an encoded question mark (some begin the query
-    /// there), what is encoded twice, what is no UTF-8, control characters. Such a path matches nothing, and nothing may let it pass.
+    /// Splits a path. `None` for a path that servers may understand in different ways: with `.` or
+    /// `..`, empty segments, encoded separators, backslashes, semicolons (some servers cut a segment
+    /// there), fragments, an encoded question mark (some begin the query there), double encoding,
+    /// bytes that are not UTF-8, or control characters. Such a path matches no route, and must
+    /// not be let through.
     pub fn parse(path: &[u8]) -> Option<Path> {
         let end = path.iter().position(|b| *b == b'?').unwrap_or(path.len());
         if end > MAX_PATH_LEN {
@@ -132,7 +133,7 @@ fn is_harmless(segment: &[u8]) -> bool {
         && !text.chars().any(|c| c.is_control() || matches!(c, '/' | '\\' | ';' | '#' | '?'))
 }
 
-/// How a look-up in the table ends.
+/// The result of a look-up.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Match<'a, T> {
     Route(&'a T),
@@ -149,9 +150,9 @@ pub struct Routes<T> {
 struct Node<T> {
     literals: HashMap<Box<[u8]>, Node<T>>,
     parameter: Option<Box<Node<T>>>,
-    /// What ends here, by method.
+    /// The routes whose pattern ends here, by method.
     here: Vec<Entry<T>>,
-    /// What a `*` from here on matches.
+    /// The routes whose pattern has `*` as its last segment here, by method.
     rest: Vec<Entry<T>>,
 }
 
@@ -224,7 +225,7 @@ impl<T> Node<T> {
 fn with_method<'a, T>(entries: &'a [Entry<T>], method: &[u8]) -> Option<&'a Entry<T>> {
     let named =
         |wanted: &[u8]| entries.iter().find(|entry| entry.method.eq_ignore_ascii_case(wanted));
-    // Servers answer HEAD by what they have for GET.
+    // Servers answer HEAD as they answer GET.
     let as_get = || if method.eq_ignore_ascii_case(b"HEAD") { named(b"GET") } else { None };
     named(method).or_else(as_get).or_else(|| named(b"*"))
 }
@@ -399,7 +400,7 @@ mod tests {
         }
     }
 
-    /// What `find` must answer, by trying every pattern.
+    /// The expected answer of `find`, found by trying every pattern.
     fn naive(routes: &[String], path: &str) -> Option<String> {
         let path: Vec<&str> = path[1..].split('/').collect();
         let matches = |pattern: &&String| {

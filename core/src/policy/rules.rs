@@ -1,11 +1,11 @@
-//! The rules of a decision, in the order in which they are asked.
+//! The rules of a decision, in their order.
 
 use super::allowlist::Allowlist;
 use super::scope::{Held, Required};
 use super::verdict::Reason;
 use std::net::IpAddr;
 
-/// Microseconds since some epoch, the same one on every side.
+/// Microseconds since an epoch. All moments have the same epoch.
 pub type Instant = i64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,23 +24,23 @@ impl Kind {
     }
 }
 
-/// What is asked of a key.
+/// What a caller asks about a key.
 pub struct Demand<'a> {
-    /// Only keys of this environment will do.
+    /// The environment that the key must belong to.
     pub environment: Option<&'a [u8]>,
-    /// The least kind that will do, by its name; a name of no kind admits nothing.
+    /// The name of the least kind that is accepted. If no kind has this name, no key is accepted.
     pub kind: Option<&'a [u8]>,
     pub scopes: &'a dyn Required,
     pub address: Option<IpAddr>,
     pub now: Instant,
 }
 
-/// What the tables say of a key that was found.
+/// A key that was found, as the tables have it.
 pub struct Found<'a> {
     pub environment: &'a [u8],
     pub kind: Option<Kind>,
-    /// A revocation holds whatever the clock says: that of the server which revoked may be
-    /// ahead of this one's.
+    /// A revocation holds at any time: the clock of the server that revoked the key may be ahead
+    /// of this one.
     pub revoked_at: Option<Instant>,
     pub expires_at: Option<Instant>,
     pub disabled: bool,
@@ -50,14 +50,14 @@ pub struct Found<'a> {
     pub held: Held<'a>,
 }
 
-/// A rule: its name, and the reason to refuse if it finds one.
+/// A rule: its name, and a function that returns the reason to refuse, if any.
 pub struct Rule {
     pub name: &'static str,
     pub refuses: fn(&Found, &Demand) -> Option<Reason>,
 }
 
-/// The rules about a key that was found in the keyspace asked for. The first reason
-/// to refuse stands.
+/// The rules about a key that was found in the keyspace. The first reason to refuse is the
+/// answer.
 pub const RULES: [Rule; 9] = [
     Rule { name: "environment", refuses: environment },
     Rule { name: "revocation", refuses: revocation },
@@ -108,12 +108,12 @@ pub fn decide(found: &Found, demand: &Demand) -> Reason {
     RULES.iter().find_map(|rule| (rule.refuses)(found, demand)).unwrap_or(Reason::Ok)
 }
 
-/// A moment is over as soon as it comes.
+/// A moment counts as passed from its first microsecond on.
 fn reached(moment: Option<Instant>, now: Instant) -> bool {
     moment.is_some_and(|moment| moment <= now)
 }
 
-/// A secret key does whatever a publishable one does.
+/// A secret key may be used wherever a publishable one may.
 fn kind_suffices(kind: Option<Kind>, wanted: Option<&[u8]>) -> bool {
     match wanted.map(Kind::parse) {
         None => true,
@@ -171,7 +171,7 @@ mod tests {
         }
     }
 
-    /// Each way of spoiling a good case, in the order of the rules.
+    /// Each way to make a good case fail, in the order of the rules.
     fn spoil(found: &mut Found<'static>, demand: &mut Demand<'static>, reason: Reason) {
         match reason {
             Reason::WrongEnvironment => demand.environment = Some(b"test"),

@@ -1,4 +1,4 @@
-//! Scopes: names of permissions, what covers them and what they imply.
+//! Scopes: the names of permissions, the grants that cover them, and what they imply.
 
 use super::verdict::Reason;
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ pub fn is_scope(name: &str) -> bool {
         })
 }
 
-/// What may be granted: a scope, `*`, or `prefix:*`.
+/// A grant is a scope, `*`, or `prefix:*`.
 pub fn is_grant(name: &str) -> bool {
     name == "*" || name.strip_suffix(":*").map_or_else(|| is_scope(name), is_scope)
 }
@@ -25,7 +25,7 @@ pub fn is_grant(name: &str) -> bool {
 pub const SCOPE_RULE: &str =
     "must have 1 to 128 characters: segments of A-Z, a-z, 0-9, _, ., / and -, joined by colons";
 
-/// Whether a grant covers a scope by its name alone.
+/// Whether a grant covers a scope, without implications.
 #[inline]
 pub fn covers(grant: &[u8], scope: &[u8]) -> bool {
     match grant {
@@ -39,15 +39,15 @@ pub fn covers(grant: &[u8], scope: &[u8]) -> bool {
     }
 }
 
-/// Which scopes come along with which, through any number of steps.
+/// The scopes that each scope implies, in any number of steps.
 #[derive(Default)]
 pub struct Implications {
-    /// For a scope: every other scope whose holder thereby holds it.
+    /// For each scope, all other scopes that imply it.
     implied_by: HashMap<Box<[u8]>, Vec<Box<[u8]>>>,
 }
 
 impl Implications {
-    /// From each scope's own list. Cycles are harmless: they make equals.
+    /// Made from each scope's list. Cycles are harmless: the scopes of a cycle imply each other.
     pub fn new<'a>(direct: impl IntoIterator<Item = (&'a [u8], Vec<&'a [u8]>)>) -> Self {
         let direct: HashMap<&[u8], Vec<&[u8]>> = direct.into_iter().collect();
         let mut implied_by: HashMap<Box<[u8]>, Vec<Box<[u8]>>> = HashMap::new();
@@ -97,8 +97,8 @@ impl<'a> GrantList<'a> {
     }
 }
 
-/// All that a key holds: what each of several lists allows, such as its own scopes,
-/// its role's and its owner's. A list that is `None` narrows nothing.
+/// The scopes that a key holds: those that each of several lists allows. The lists are those of
+/// the key, of its role and of its owner. A list that is `None` allows everything.
 #[derive(Clone, Copy)]
 pub struct Held<'a> {
     pub within: [Option<GrantList<'a>>; 3],
@@ -127,14 +127,14 @@ impl<'a> Held<'a> {
     }
 }
 
-/// The scopes that a request needs, wherever they are listed.
+/// The scopes that a request needs.
 pub trait Required {
-    /// The reason to refuse a key, if it does not hold what is needed.
+    /// The reason to refuse a key, if it does not hold the needed scopes.
     fn refuses(&self, held: &Held) -> Option<Reason>;
 }
 
-/// All of these scopes. A null comes from a caller who does not know what is needed, so no
-/// key will do.
+/// A key needs all of these scopes. A null comes from a caller who does not know what is needed,
+/// so every key is refused.
 impl Required for [Option<&[u8]>] {
     fn refuses(&self, held: &Held) -> Option<Reason> {
         if self.contains(&None) {

@@ -1,6 +1,6 @@
-//! The answers a decision can have, and how each is told to the outside world.
+//! The answers of a decision, and their HTTP status and code.
 
-/// The exact cause of an answer, for the operator.
+/// The exact reason of an answer, for the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     Ok,
@@ -81,8 +81,8 @@ impl Reason {
         }
     }
 
-    /// What the outside world is told: several reasons share an answer, so that a
-    /// caller without a good key learns nothing about the keys there are.
+    /// The answer for the client. Several reasons have the same answer, so that a client without
+    /// a good key learns nothing about the existing keys.
     pub const fn answer(self) -> Answer {
         match self {
             Reason::Ok => Answer::Ok,
@@ -107,7 +107,7 @@ impl Reason {
     }
 }
 
-/// An answer in the canonical vocabulary.
+/// An answer in our own words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
     Ok,
@@ -123,7 +123,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// All answers; a keyspace may put another vocabulary in place of this one.
+    /// All answers. A keyspace may replace their codes and messages.
     pub const ALL: [Answer; 10] = [
         Answer::Ok,
         Answer::MissingAuthorization,
@@ -137,7 +137,7 @@ impl Answer {
         Answer::Unavailable,
     ];
 
-    /// The answer with a canonical code.
+    /// The answer with one of our own codes.
     pub fn from_code(code: &str) -> Option<Answer> {
         Answer::ALL.into_iter().find(|answer| answer.code() == code)
     }

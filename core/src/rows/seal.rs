@@ -1,8 +1,8 @@
 //! A digest over a row, kept in the row.
 //!
-//! What it covers is written so that no two rows read alike: the table, then each value
-//! with its column and type, all with their lengths. Nulls are left out, so that a column
-//! that is added later, and is null, breaks no seal.
+//! It covers the table, and each value with its column and type. Each has its length before it, so
+//! that different rows have different bytes. Nulls are left out. So seals still hold after a
+//! column was added that is null.
 
 use super::same;
 use crate::key::digest::DIGEST_LEN;
@@ -13,7 +13,7 @@ use crate::key::subkey::ForRows;
 const FORM: u8 = 1;
 pub const SEAL_LEN: usize = 3 + DIGEST_LEN;
 
-/// What is wrong with a row.
+/// A fault of a row.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Problem {
     NotSealed,
@@ -39,8 +39,8 @@ impl Problem {
     }
 }
 
-/// A row on its way to be sealed. Values come in the order of their columns' names: the
-/// order in the table may be another after a restore, or in a partition.
+/// A row that is being sealed. Values come in the order of their columns' names, because the
+/// order in the table may change with a restore, and differ in a partition.
 pub struct Row(Vec<u8>);
 
 impl Row {
@@ -75,7 +75,7 @@ impl Row {
         seal
     }
 
-    /// What is wrong with the seal that the row has.
+    /// The fault of the row's seal, if any.
     pub fn check(&self, seal: Option<&[u8]>, peppers: &Peppers) -> Result<(), Problem> {
         let seal: &[u8; SEAL_LEN] =
             seal.ok_or(Problem::NotSealed)?.try_into().map_err(|_| Problem::NoSeal)?;
@@ -119,7 +119,7 @@ mod tests {
         )
     }
 
-    // Seals outlive releases. Computed elsewhere.
+    // Seals outlive releases. These were computed by another program.
     #[test]
     fn the_form_is_stable() {
         let seal = |peppers: &Peppers| -> String {

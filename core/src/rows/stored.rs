@@ -1,8 +1,8 @@
-//! A value's digest, as a column holds it: what it was made with, and what came of it.
+//! The digest of a value, as a column holds it.
 //!
-//! A column of texts holds `ks-sha256:` and 64 hexadecimal digits, or `ks-hmac-N:` and
-//! the same under pepper N, so that generations live side by side. A column of bytes
-//! holds three bytes that say what this is, two for the generation, and the digest.
+//! A column of texts holds `ks-sha256:` and 64 hexadecimal digits, or `ks-hmac-N:` and the digits
+//! of the digest under pepper N. So a column may hold several generations. A column of bytes
+//! holds three bytes as a mark, two for the generation, and the digest.
 
 use super::same;
 use crate::key::digest::DIGEST_LEN;
@@ -12,7 +12,7 @@ use crate::key::subkey::ForValues;
 const SHA256: &str = "ks-sha256:";
 const HMAC: &str = "ks-hmac-";
 
-/// The longest text: of a generation of five digits.
+/// The longest text: its generation has five digits.
 pub const TEXT_MOST: usize = HMAC.len() + 5 + 1 + 2 * DIGEST_LEN;
 
 const MARK: [u8; 3] = *b"ks\x01";
@@ -41,13 +41,13 @@ impl Algorithm {
     }
 }
 
-/// A column that is to hold digests: `email` or `email=hmac`. What follows the last
-/// equals sign is an algorithm or part of the name.
+/// A column that is to hold digests: `email` or `email=hmac`. If no algorithm follows the last
+/// equals sign, all of it is the name.
 pub fn column(argument: &str) -> (&str, Algorithm) {
     column_or(argument, Algorithm::Sha256)
 }
 
-/// The same, with the algorithm of a column that is named by itself.
+/// The same, with the algorithm for a column that names none.
 pub fn column_or(argument: &str, usual: Algorithm) -> (&str, Algorithm) {
     let named = argument.rsplit_once('=').and_then(|(column, algorithm)| {
         Algorithm::named(algorithm).map(|algorithm| (column, algorithm))
@@ -62,7 +62,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// What to store; `None` if that takes a pepper and there is none.
+    /// The digest to store. `None` if the algorithm needs a pepper and none is configured.
     pub fn of(algorithm: Algorithm, value: &[u8], peppers: &Peppers) -> Option<Stored> {
         match algorithm {
             Algorithm::Sha256 => Stored::under(UNPEPPERED, value, peppers),
@@ -77,7 +77,7 @@ impl Stored {
         Some(Stored { generation, digest })
     }
 
-    /// Every form in which a value may be stored.
+    /// Each form in which a value may be stored.
     pub fn candidates(value: &[u8], peppers: &Peppers) -> Vec<Stored> {
         std::iter::once(UNPEPPERED)
             .chain(peppers.generations())
@@ -85,52 +85,39 @@ impl Stored {
             .collect()
     }
 
-    /// Whether it is the digest of a value. Without its pepper it is no one's.
+    /// Whether it is the digest of a value. False if its pepper is missing.
     pub fn matches(&self, value: &[u8], peppers: &Peppers) -> bool {
         Stored::under(self.generation, value, peppers)
             .is_some_and(|computed| same(&computed.digest, &self.digest))
     }
 
     pub fn to_text(&self) -> String {
-        use std::fmt::Write;
         let mut text = String::with_capacity(TEXT_MOST);
         match self.generation {
             UNPEPPERED => text.push_str(SHA256),
-            generation => {
-                // Writing to a string can't fail.
-                let _ = write!(text, "{HMAC}{generation}:");
-            }
+            generation => text.push_str(&format!("{HMAC}{generation}:")),
         }
-        for byte in self.digest {
-            for digit in [byte >> 4, byte & 0xf] {
-                text.push(char::from_digit(u32::from(digit), 16).unwrap_or_default());
-            }
-        }
+        let mut digits = [0; 2 * DIGEST_LEN];
+        // Neither step can fail: there is room, and the digits are ASCII.
+        let _ = hex::encode_to_slice(self.digest, &mut digits);
+        text.push_str(str::from_utf8(&digits).unwrap_or_default());
         text
     }
 
     /// Reads only what `to_text` writes: no capitals, no leading zeros.
     pub fn from_text(text: &[u8]) -> Option<Stored> {
         let text = str::from_utf8(text).ok().filter(|text| text.len() <= TEXT_MOST)?;
-        let (generation, hex) = match text.strip_prefix(HMAC) {
+        let (generation, digits) = match text.strip_prefix(HMAC) {
             None => (UNPEPPERED, text.strip_prefix(SHA256)?),
             Some(rest) => {
-                let (number, hex) = rest.split_once(':')?;
+                let (number, digits) = rest.split_once(':')?;
                 let generation =
                     number.parse().ok().filter(|generation| *generation > UNPEPPERED)?;
-                (generation, hex)
+                (generation, digits)
             }
         };
         let mut digest = [0; DIGEST_LEN];
-        if hex.len() != 2 * DIGEST_LEN {
-            return None;
-        }
-        for (byte, pair) in digest.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            for digit in pair {
-                let digit = char::from(*digit).to_digit(16)?;
-                *byte = (*byte << 4) | u8::try_from(digit).ok()?;
-            }
-        }
+        hex::decode_to_slice(digits, &mut digest).ok()?;
         Some(Stored { generation, digest }).filter(|stored| stored.to_text() == text)
     }
 
@@ -169,7 +156,7 @@ mod tests {
         }
     }
 
-    // Digests outlive releases: these values are what tables hold. Computed elsewhere.
+    // Digests outlive releases: tables hold these values. Computed by another program.
     #[test]
     fn the_stored_forms_are_stable() {
         let plain = Stored::of(Algorithm::Sha256, b"abc", &Peppers::default()).unwrap();

@@ -2,9 +2,9 @@
 //! of any function of the table's owner.
 
 use super::UserTable;
-use crate::context::Scratch;
 use crate::error::Result;
 use crate::relation::Description;
+use crate::scratch::Scratch;
 use crate::transaction::must_be_in_progress;
 use crate::value::Value;
 use pgrx::pg_sys::{self, ItemPointerData, TupleTableSlot};
@@ -38,13 +38,13 @@ impl Drop for Latest {
 }
 
 /// A row that a scan is at.
-pub struct Row<'a> {
+pub struct UserRow<'a> {
     slot: *mut TupleTableSlot,
     /// Memory that is freed when the scan goes on.
     memory: &'a Scratch,
 }
 
-impl Row<'_> {
+impl UserRow<'_> {
     /// The value of a column; `None` for a null, and for a column that is not there.
     pub fn value(&self, column: i16) -> Option<Value<'_>> {
         let mut is_null = true;
@@ -75,7 +75,7 @@ impl Row<'_> {
 pub fn each_row(
     table: &UserTable,
     snapshot: &Latest,
-    body: impl FnMut(&Row) -> Result<ControlFlow<()>>,
+    body: impl FnMut(&UserRow) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     if !table.has_rows() {
         return Ok(());
@@ -96,7 +96,7 @@ pub fn each_row_of(
     table: &UserTable,
     pages: Range<u32>,
     snapshot: &Latest,
-    body: impl FnMut(&Row) -> Result<ControlFlow<()>>,
+    body: impl FnMut(&UserRow) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     if !table.has_rows() || !table.can_be_read_by_pages() || pages.is_empty() {
         return Ok(());
@@ -125,14 +125,14 @@ unsafe fn go_through(
     scan: pg_sys::TableScanDesc,
     slot: *mut TupleTableSlot,
     mut next: impl FnMut() -> bool,
-    mut body: impl FnMut(&Row) -> Result<ControlFlow<()>>,
+    mut body: impl FnMut(&UserRow) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     // SAFETY: dropped at the end of this function, with the same context current.
     let memory = unsafe { Scratch::new() };
     let mut result = Ok(());
     while next() {
         pgrx::check_for_interrupts!();
-        let flow = memory.run(|| body(&Row { slot, memory: &memory }));
+        let flow = memory.run(|| body(&UserRow { slot, memory: &memory }));
         // SAFETY: values of the row are borrowed from it, and it is gone.
         unsafe { memory.reset() };
         match flow {

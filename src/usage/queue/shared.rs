@@ -3,36 +3,35 @@
 //! One lock guards all that is in `State` and the slots; it is held for as long as it takes to copy
 //! a few records. Nothing under it can fail, wait, or ask for memory.
 
-use crate::usage::queue::batch::{Batch, Wanted as Which};
-use crate::usage::queue::chain::{Chain, Pool, Slot};
 use crate::usage::queue::unknown::Unknown;
-use crate::usage::queue::wanted::Wanted;
+use crate::usage::queue::wanted_days::WantedDays;
 use crate::usage::settings;
+use keysmith_core::queue::{Batch, Chain, Pool, Slot, Wanted};
 use pg::latch::Latch;
-use pg::locked::{Locked, Region};
+use pg::locked::{Locked, LockedRegion};
 use pg::shmem::shareable;
 use pg::{clock, server};
 use std::array;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// How many databases of a server can have a chain. The records of others are written
+/// How many databases of a server can have a chain. Sessions of others write their records
 /// through.
 pub const MOST_DATABASES: usize = 64;
 
 shareable! {
     pub struct Queue {
-        /// When this memory came into being: a name for the time until the next such event.
+        /// When this memory was made: a name for the time until it is made again.
         pub incarnation: i64,
-        /// Whether the server had been shut down properly before.
+        /// Whether the server was shut down properly before.
         pub started_cleanly: bool,
-        /// Whether the server was a standby then. It may have been promoted since.
+        /// Whether the server was a standby at its start. It may have been promoted since.
         pub started_as_standby: bool,
         pub capacity: u32,
         /// How many slots one database may take, so that none takes all.
         pub share: u32,
-        /// How many slots are taken, to be read without the lock.
+        /// How many slots are taken. It is read without the lock.
         used: AtomicU32,
-        /// When a worker could last not be had, since others took all processes.
+        /// When there was last no process for a worker.
         pub starved_at: AtomicI64,
         pub signals: [Signals; MOST_DATABASES],
         state: Locked<State, Slot>,
@@ -43,12 +42,12 @@ shareable! {
     pub struct Signals {
         /// How many events backends hold back until the end of their transactions.
         pub pending: AtomicU32,
-        /// Whether there is a worker, as a number of `Presence`.
+        /// Whether there is a worker: see `session::worker_slot`.
         pub worker: AtomicU32,
-        /// Of a standby's records, the newest that the primary said is stored.
+        /// On a standby, the newest record that the primary said is stored.
         pub acknowledged: AtomicU64,
-        /// Whether this life has left a trace for the database: see `traces`.
-        pub traced: AtomicU32,
+        /// Whether this incarnation has its file for the database: see `restart::losses`.
+        pub has_file: AtomicU32,
     }
 
     pub struct State {
@@ -60,8 +59,10 @@ shareable! {
         /// 0 where the place is free.
         pub oid: u32,
         pub records: Chain,
+        /// Records of earlier incarnations, in files: see `restart::backlog`.
+        pub backlog: u32,
         pub counters: Counters,
-        pub worker: WorkerPlace,
+        pub worker: WorkerState,
         pub unknown: Unknown,
     }
 
@@ -72,7 +73,7 @@ shareable! {
         pub stored: u64,
         pub dropped: u64,
         pub written_through: u64,
-        pub set_aside: u64,
+        pub quarantined: u64,
         pub discarded: u64,
         pub not_logged: u64,
         pub amendments: u64,
@@ -81,20 +82,20 @@ shareable! {
         pub failed_starts: u64,
     }
 
-    /// What is known of a database's worker.
+    /// A database's worker.
     #[derive(Clone, Copy)]
-    pub struct WorkerPlace {
+    pub struct WorkerState {
         pub pid: i32,
-        /// When it was asked for, or came, or when asking may be tried again.
+        /// When it was asked for or started, or when another may be asked for.
         pub since: i64,
         pub latch: Latch,
-        /// Somebody waits for all to be stored.
+        /// A session waits until all is stored.
         pub asked: bool,
-        pub wanted: Wanted,
+        pub wanted: WantedDays,
         woken: bool,
         pub last_flush: i64,
-        /// Records of standbys that were set aside with nothing stored since.
-        pub aside_in_a_row: u32,
+        /// Records of standbys that were quarantined with nothing stored since.
+        pub quarantined_in_a_row: u32,
         pub last_error: [u8; MOST_ERROR],
     }
 }
@@ -102,20 +103,26 @@ shareable! {
 pub const MOST_ERROR: usize = 200;
 
 impl Database {
+    /// Whether nothing is left for a worker to store.
+    pub fn is_empty(&self) -> bool {
+        self.records.count == 0 && self.backlog == 0 && self.unknown.is_empty()
+    }
+
     fn new() -> Database {
         Database {
             oid: 0,
-            records: Chain::new(),
+            records: Chain::default(),
+            backlog: 0,
             counters: Counters::default(),
-            worker: WorkerPlace {
+            worker: WorkerState {
                 pid: 0,
                 since: 0,
                 latch: Latch::NONE,
                 asked: false,
-                wanted: Wanted::default(),
+                wanted: WantedDays::default(),
                 woken: false,
                 last_flush: 0,
-                aside_in_a_row: 0,
+                quarantined_in_a_row: 0,
                 last_error: [0; MOST_ERROR],
             },
             unknown: Unknown::new(),
@@ -127,8 +134,8 @@ fn slots() -> usize {
     (settings::buffer() / size_of::<Slot>()).min(u32::MAX as usize - 1)
 }
 
-pub static REGION: Region<Queue, State, Slot> =
-    Region::new(c"keysmith_usage", state, slots, Slot::new, whole);
+pub static REGION: LockedRegion<Queue, State, Slot> =
+    LockedRegion::new(c"keysmith_usage", state, slots, Slot::default, whole);
 
 /// The queue, where the library is preloaded.
 #[inline]
@@ -137,7 +144,7 @@ pub fn queue() -> Option<&'static Queue> {
 }
 
 fn state() -> State {
-    State { pool: Pool::new(), databases: array::from_fn(|_| Database::new()) }
+    State { pool: Pool::default(), databases: array::from_fn(|_| Database::new()) }
 }
 
 fn whole(state: Locked<State, Slot>) -> Queue {
@@ -172,7 +179,7 @@ impl Queue {
         })
     }
 
-    /// Takes a record in. False if there is no room, which is for the caller to count.
+    /// Accepts a record. Returns false, and counts nothing, if there is no room.
     #[inline]
     pub fn push(&self, database: usize, record: &[u8]) -> bool {
         let mut wake = Latch::NONE;
@@ -190,7 +197,7 @@ impl Queue {
         is_in
     }
 
-    /// Puts a record behind all others again.
+    /// Puts a record at the end of the queue again.
     pub fn put_back(&self, database: usize, record: &[u8]) -> bool {
         self.change(|State { pool, databases }, slots| {
             databases.get_mut(database).is_some_and(|database| {
@@ -199,45 +206,44 @@ impl Queue {
         })
     }
 
-    /// How many requests a sudden end can cost at most: those in a database's share of the
-    /// slots, and one that each backend holds back.
+    /// How many requests a sudden end can cost at most: a database's share of the slots, and the
+    /// pending one of each backend.
     pub fn most_waiting(&self) -> i64 {
         i64::from(self.share) + i64::from(server::max_backends())
     }
 
-    /// Many records are stored before the interval is over.
+    /// So many records are stored before the flush interval ends.
     pub fn wakes_at(&self) -> u32 {
         settings::batch_size().min(self.share / 4).max(1)
     }
 
-    /// The first records of a database, which stay in the queue. Of those that come while this
-    /// reads, none is read.
+    /// The first records of a database, which stay in the queue. Records that come while this reads
+    /// are not among them.
     pub fn peek(&self, database: usize, most: u32) -> Batch {
-        self.read(database, Which { after: 0, up_to: u64::MAX, most })
+        self.read(database, Wanted { after: 0, up_to: u64::MAX, most })
     }
 
-    /// The same for those that come after a number.
+    /// The same for records after a number.
     pub fn peek_after(&self, database: usize, after: u64, most: u32) -> Batch {
-        self.read(database, Which { after, up_to: u64::MAX, most })
+        self.read(database, Wanted { after, up_to: u64::MAX, most })
     }
 
-    /// The same for those that have come up to a number.
+    /// The same for records up to a number.
     pub fn peek_up_to(&self, database: usize, up_to: u64) -> Batch {
-        self.read(database, Which { after: 0, up_to, most: u32::MAX })
+        self.read(database, Wanted { after: 0, up_to, most: u32::MAX })
     }
 
-    fn read(&self, database: usize, which: Which) -> Batch {
-        let newest = self.with(database, |database| {
+    fn read(&self, database: usize, wanted: Wanted) -> Batch {
+        let begun = self.with(database, |database| {
             database.worker.woken = false;
-            database.records.sequence
+            Batch::new(&database.records, wanted)
         });
-        let wanted = Which { up_to: which.up_to.min(newest.unwrap_or_default()), ..which };
-        let mut batch = Batch::default();
+        let mut batch = begun.unwrap_or_default();
         loop {
             batch.make_room();
             let has_more = self.state.with(|state, slots| {
                 let database = state.databases.get(database);
-                database.is_some_and(|database| batch.read(slots, &database.records, wanted))
+                database.is_some_and(|database| batch.read(slots, &database.records))
             });
             if !has_more {
                 return batch;
@@ -245,8 +251,7 @@ impl Queue {
         }
     }
 
-    /// Takes records out, if they are the first of their database still, and counts what became
-    /// of them.
+    /// Takes records out if they are still the first of their database, and counts them.
     pub fn take_out(&self, database: usize, batch: Batch, count: impl FnOnce(&mut Counters)) {
         let run = batch.run();
         self.change(|State { pool, databases }, slots| {
@@ -269,7 +274,7 @@ impl Queue {
         self.waiting() >= self.capacity
     }
 
-    /// Throws away all that waits for a database.
+    /// Throws away all records of a database that wait here.
     pub fn discard(&self, database: usize) {
         self.change(|State { pool, databases }, slots| {
             let Some(database) = databases.get_mut(database) else { return };
@@ -280,7 +285,7 @@ impl Queue {
         });
     }
 
-    /// Keeps an error where `usage_status` shows it.
+    /// Keeps an error for `usage_status`.
     pub fn remember(&self, database: usize, message: &str) {
         let mut kept = [0; MOST_ERROR];
         let end = (0..=message.len().min(MOST_ERROR)).rev().find(|n| message.is_char_boundary(*n));
@@ -303,7 +308,7 @@ impl Queue {
         self.locked(|state| state.databases.get_mut(database).map(body))
     }
 
-    /// The place of a database, a new one if need be. `None` if all are taken.
+    /// The place of a database, which may be a new one. `None` if all are taken.
     pub fn place_of(&self, oid: u32) -> Option<usize> {
         self.locked(|state| {
             let place = |oid| state.databases.iter().position(|database| database.oid == oid);
@@ -324,8 +329,8 @@ impl Queue {
         oids.into_iter().filter(|oid| *oid != 0).collect()
     }
 
-    /// Gives up the place of a database that is no more, with all that waited there. All of
-    /// it under one lock: another database may have the place right afterwards.
+    /// Frees the place of a database that was dropped, with all that waited there. It does so under
+    /// one lock, as another database may get the place right afterwards.
     pub fn forget(&self, oid: u32) {
         self.change(|State { pool, databases }, slots| {
             let Some(index) = databases.iter().position(|d| d.oid == oid) else { return };
@@ -336,7 +341,7 @@ impl Queue {
                 signals.pending.store(0, Relaxed);
                 signals.worker.store(0, Relaxed);
                 signals.acknowledged.store(0, Relaxed);
-                signals.traced.store(0, Relaxed);
+                signals.has_file.store(0, Relaxed);
             }
         });
     }

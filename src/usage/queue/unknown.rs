@@ -1,12 +1,12 @@
-//! Requests without a known key: counted by keyspace and reason, and sampled, in a
-//! place that does not grow. Nothing of what was presented for a key is kept.
+//! Requests without a known key: counted by keyspace and reason, and sampled, in a place that does
+//! not grow. Nothing of the key that was presented is kept.
 
 use keysmith_core::event::{Event, MAX_LEN, MOST_NAME, MOST_OUTCOME, Record};
 use keysmith_core::unknown_tally::Count;
 use pg::shmem::shareable;
 
-/// How many pairs of keyspace and reason are told apart between two flushes. What
-/// comes beyond is counted as other.
+/// How many pairs of keyspace and reason are told apart between two flushes. More are counted as
+/// other.
 const MOST_PAIRS: usize = 48;
 pub const MOST_SAMPLES: usize = 16;
 
@@ -21,7 +21,7 @@ shareable! {
         sampled: u32,
         last_sample: i64,
         other: u64,
-        /// All of them, since the server started, and those that are stored.
+        /// How many there were since the server started, and how many of them are stored.
         pub seen: u64,
         pub stored: u64,
     }
@@ -73,7 +73,7 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// All counts, those that are not told apart among them.
+    /// All counts, with those that are not told apart.
     pub fn counts(&self) -> Vec<Count<'_>> {
         let other = (self.other > 0).then_some((&b""[..], &b"other"[..], self.other));
         self.pairs.iter().map(|p| (p.keyspace(), p.reason(), p.requests)).chain(other).collect()
@@ -138,7 +138,7 @@ impl Unknown {
         self.seen == self.stored
     }
 
-    /// Empties the place when all in `copy`, made of it before, was stored.
+    /// Subtracts what was stored of a copy that was made before.
     pub fn subtract(&mut self, stored: &Unknown) {
         for (pair, gone) in self.pairs.iter_mut().zip(&stored.pairs) {
             pair.requests = pair.requests.saturating_sub(gone.requests);
@@ -154,9 +154,9 @@ impl Unknown {
         self.stored = stored.seen;
     }
 
-    /// Takes off what someone stored who could not say so any more: so many of them all
-    /// are. Which pairs those were can't be known, as more may have come since; the sum
-    /// stays right.
+    /// Subtracts so many, of all since the start, that were stored by a process that ended before it
+    /// could say so. The pairs of these requests are not known, as more may have come since. The
+    /// sum stays right.
     pub fn subtract_up_to(&mut self, stored: u64) {
         let mut gone = stored.min(self.seen).saturating_sub(self.stored);
         self.stored += gone;

@@ -1,35 +1,35 @@
-//! The book of lives: when the server's shared memory came into being, what of its
-//! records is stored, and what an end of it may have cost.
+//! The table `usage_incarnation`. An incarnation is the time from one start of the server's shared
+//! memory to the next. The table says which of its records are stored, and how many its end may
+//! have cost.
 
 use crate::usage::queue::Queue;
-use crate::usage::restart::traces::{self, Lost};
+use crate::usage::restart::losses::{self, Lost};
 use crate::usage::standby::name;
 use crate::usage::transaction::{Outcome, transaction};
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param, Row};
-use pgrx::pg_sys::Oid;
 
-/// The entry of this life, for one database.
+/// The row of the incarnation that runs, for one database.
 #[derive(Clone, Copy)]
-pub struct Life {
+pub struct CurrentIncarnation {
     pub queue: &'static Queue,
     pub oid: u32,
 }
 
-/// What a batch adds to the entry.
+/// What a batch adds to the row.
 pub struct Progress {
-    /// Up to which record all was known to be stored before, and is now.
+    /// All records up to this number were known to be stored before, and are now.
     pub from: u64,
     pub to: u64,
     pub stored: usize,
     pub dropped: u64,
 }
 
-impl Life {
-    /// Opens the entry, tells up to which record all is stored, and reports what an end
-    /// without a flush may have cost the life before.
+impl CurrentIncarnation {
+    /// Opens the row, and reports what earlier incarnations may have lost. Returns the number up to
+    /// which all records are stored.
     pub fn open(&self) -> Outcome<u64> {
-        let lost = traces::lost(self.oid, self.queue);
+        let lost = losses::lost(self.oid, self.queue);
         let (stored_up_to, losses) = transaction("opening", || {
             let found = spi::first(
                 "INSERT INTO keysmith_private.usage_incarnation
@@ -49,17 +49,17 @@ impl Life {
             let started_cleanly = Param::boolean(self.queue.started_cleanly);
             let started_as_standby = Param::boolean(self.queue.started_as_standby);
             let params = [incarnation, database, server, started_cleanly, started_as_standby];
-            losses.extend(spi::all(LOSSES, &params, told)?);
+            losses.extend(spi::all(LOSSES, &params, loss_message)?);
             Ok((stored_up_to, losses))
         })?;
-        traces::forget(&lost);
+        losses::forget(&lost);
         for loss in losses {
             pgrx::warning!("keysmith: {loss}");
         }
         Ok(stored_up_to.unsigned_abs())
     }
 
-    /// Enters what an earlier life may have lost, and the life if it is in no book.
+    /// Notes what an earlier incarnation may have lost. It may have no row yet.
     fn enter(&self, lost: &Lost) -> Result<Vec<String>> {
         let [_, database, server, ..] = self.params();
         let standby = if self.queue.started_as_standby { name::own() } else { String::new() };
@@ -84,11 +84,11 @@ impl Life {
                 Param::text(&standby),
                 Param::timestamp(Some(lost.until)),
             ],
-            told,
+            loss_message,
         )
     }
 
-    /// Up to which record all is stored, as committed.
+    /// The number up to which all records are stored, as committed.
     pub fn stored_up_to(&self) -> Outcome<u64> {
         let [incarnation, database, ..] = self.params();
         transaction("looking what is stored", || {
@@ -103,8 +103,8 @@ impl Life {
         })
     }
 
-    /// Notes what is stored, in the transaction that stores it. If another has stored
-    /// more meanwhile than is known here, that is an error: nothing is stored twice.
+    /// Notes what is stored, in the transaction that stores it. It is an error if another worker has
+    /// stored more than is known here: nothing is stored twice.
     pub fn note(&self, progress: &Progress) -> Result<()> {
         let [incarnation, database, server, started_at, most_waiting] = self.params();
         let noted = spi::execute(
@@ -135,7 +135,7 @@ impl Life {
         }
     }
 
-    /// Notes that all is stored, so that an end of the server costs nothing from here.
+    /// Notes that all is stored: an end of the server costs nothing from here on.
     pub fn close(&self) -> Outcome<usize> {
         let [incarnation, database, ..] = self.params();
         transaction("closing", || {
@@ -152,7 +152,7 @@ impl Life {
         let incarnation = self.queue.incarnation;
         [
             Param::bigint(Some(incarnation)),
-            oid(self.oid.into()),
+            Param::oid(self.oid.into()),
             Param::bigint(Some(server())),
             Param::timestamp(Some(incarnation)),
             Param::bigint(Some(self.queue.most_waiting())),
@@ -160,18 +160,14 @@ impl Life {
     }
 }
 
-pub fn oid(oid: Oid) -> Param<'static> {
-    Param::oid(oid)
-}
-
-/// The server's number, as the book has it.
+/// The server's system identifier, as the table has it.
 pub fn server() -> i64 {
     pg::server::system_identifier() as i64
 }
 
-/// The life before this one: after a proper end nothing is lost, as what waited was
-/// kept; else it is reported. A standby that was promoted knows nothing of the end of
-/// the primary before it, whose life may have begun after its own.
+/// Closes the incarnation before this one. If the server was not shut down properly, the loss is
+/// noted. A standby that was promoted does not know how the primary before it ended, and that one's
+/// incarnation may have started after its own.
 const LOSSES: &str = "
     UPDATE keysmith_private.usage_incarnation AS i
     SET lost_at_most = CASE WHEN l.is_loss THEN i.most_waiting END,
@@ -189,7 +185,7 @@ const LOSSES: &str = "
     RETURNING pg_catalog.format('usage of at most %s requests may have been lost between %s and %s',
                                 i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most";
 
-/// What is told of a loss, if it is one.
-pub fn told(row: Row) -> Option<String> {
+/// The message about a loss, if a row is one.
+pub fn loss_message(row: Row) -> Option<String> {
     row.bigint(2).and_then(|_| row.text(1))
 }

@@ -1,8 +1,11 @@
-//! What outlasts an end of the server, and what an end has cost.
+//! An end of the server: what outlasts it, and what it may have cost.
+//!
+//! `shutdown` writes what waits to files, `startup` looks at what the incarnation before left, and
+//! a worker stores the `backlog`. `losses` and `incarnations` say what was lost.
 
-pub mod file;
+pub mod backlog;
+mod files;
 pub mod incarnations;
-pub mod shutdown_file;
-pub mod standby_backlog;
-pub mod start;
-pub mod traces;
+pub mod losses;
+mod shutdown;
+pub mod startup;

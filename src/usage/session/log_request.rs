@@ -1,12 +1,12 @@
-//! `log_request`: what the application learned of a request after the decision.
+//! `log_request`: what the application learns of a request after the decision.
 
 use crate::usage::record::cut;
 use crate::usage::session::pending;
 use crate::usage::session::write_through;
-use keysmith_core::event::{self, Learned, MAX_LEN, Record};
+use keysmith_core::event::{self, Learned, Record};
 use keysmith_core::request_id;
 use pg::call::{Bytes, Call, sql_functions};
-use pg::clock::now;
+use pg::clock::{DAY, now};
 use pg::error::{Error, Result};
 use pgrx::pg_sys::{self, Datum};
 
@@ -14,9 +14,8 @@ sql_functions! {
     keysmith_log_request => log_request;
 }
 
-/// Longer than any request; what is above it is a clock that went wrong.
+/// Longer than any request takes. A clock went wrong if it is more.
 const MOST_LATENCY_DAYS: i64 = 30;
-const DAY: i64 = 24 * 60 * 60 * 1_000_000;
 /// By how much the clocks of servers may differ, in microseconds.
 const SKEW: i64 = 60_000_000;
 
@@ -48,16 +47,14 @@ fn log_request(call: &Call) -> Result<Option<Datum>> {
     Ok(Some(Datum::from(is_taken)))
 }
 
-/// A name that no request of the last days can have is not looked for.
+/// A request id that no request of the last days can have is not looked for.
 fn send(request_id: [u8; 16], told: Learned) -> bool {
     let now = now();
     let possible = now - MOST_LATENCY_DAYS * DAY..now + SKEW;
     if !request_id::moment(&request_id).is_some_and(|moment| possible.contains(&moment)) {
         return false;
     }
-    let mut room = [0; MAX_LEN];
-    let length = Record::Amendment { request_id, at: now, told }.encode(&mut room);
-    pending::send(room.get(..length).unwrap_or_default())
+    pending::send(&Record::Amendment { request_id, at: now, told }.to_vec())
 }
 
 fn text(call: &Call, n: usize) -> Option<&[u8]> {

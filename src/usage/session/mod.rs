@@ -1,7 +1,8 @@
-//! What a session does with the records of its decisions.
+//! The records of a session's decisions. The newest is `pending`. Then it goes to the queue, or is
+//! written through before the commit, as `overflow` says.
 
-pub mod destination;
 pub mod log_request;
+pub mod overflow;
 pub mod pending;
 pub mod worker_slot;
 pub mod write_through;

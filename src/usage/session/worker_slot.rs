@@ -1,7 +1,7 @@
-//! This database's place in the queue, and its worker's presence.
+//! This database's place in the queue, and its worker.
 
 use crate::usage::queue::{Queue, queue};
-use crate::usage::restart::traces;
+use crate::usage::restart::losses;
 use pg::clock::monotonic;
 use pg::latch::Latch;
 use pg::server;
@@ -11,17 +11,17 @@ use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-/// There is no worker; one was asked for; it is there.
+/// There is no worker; one was asked for; one runs.
 pub const ABSENT: u32 = 0;
 pub const STARTING: u32 = 1;
 pub const RUNNING: u32 = 2;
 
-/// How long a worker may take to start before another is asked for, and how long to
-/// wait where none could be had. In microseconds.
+/// How long a worker may take to start before another is asked for, and how long to wait after
+/// there was no process for one. In microseconds.
 const STARTS_WITHIN: i64 = 10_000_000;
 const TRIES_AGAIN_AFTER: i64 = 1_000_000;
 
-/// After how many decisions a place is looked for again, where all were taken.
+/// After how many decisions to look for a place again, if all were taken.
 const PATIENCE: u32 = 10_000;
 
 thread_local! {
@@ -34,12 +34,13 @@ pub fn place() -> Option<(&'static Queue, usize)> {
     Some((queue()?, PLACE.get()?))
 }
 
-/// The same, for moments at which a place can be looked for.
+/// The same. It looks for a place if the session has not found one. It may fail, so it is not called
+/// when a transaction ends.
 #[inline]
 pub fn find_place() -> Option<(&'static Queue, usize)> {
     let queue = queue()?;
     if let Some(place) = PLACE.get() {
-        // What waits for a dropped database is in the way until somebody looks.
+        // Records of a dropped database take room until a session frees it.
         if queue.is_full() {
             forget_dropped_databases(queue);
         }
@@ -56,7 +57,7 @@ pub fn find_place() -> Option<(&'static Queue, usize)> {
         place = queue.place_of(oid);
     }
     if let Some(place) = place {
-        traces::leave(queue, place, oid);
+        losses::prepare(queue, place, oid);
     }
     PLACE.set(place);
     if place.is_none() {
@@ -65,22 +66,33 @@ pub fn find_place() -> Option<(&'static Queue, usize)> {
     Some((queue, place?))
 }
 
-/// Frees the places of databases that are no more, and what waits there. Nobody is connected
-/// to them, and nobody will be.
+/// Frees the places of dropped databases, and what waits there. No session is connected to them.
 pub fn forget_dropped_databases(queue: &Queue) {
     for oid in queue.databases() {
         if !server::has_database(oid.into()) {
             queue.forget(oid);
-            traces::forget_database(oid);
+            losses::forget_database(oid);
         }
     }
 }
 
-/// Sees to it that there is a worker, or that there will be one.
+/// Makes sure that there is a worker, or that one will start.
 #[inline]
 pub fn ensure(queue: &Queue, place: usize) {
     if queue.signals.get(place).is_some_and(|signals| signals.worker.load(SeqCst) != RUNNING) {
         ask_for_worker(queue, place);
+    }
+}
+
+/// Has the worker stay for a record that comes later, until `release` of this place.
+pub fn retain(queue: &Queue, place: usize) -> Option<usize> {
+    queue.signals.get(place)?.pending.fetch_add(1, SeqCst);
+    Some(place)
+}
+
+pub fn release(place: usize) {
+    if let Some(signals) = queue().and_then(|queue| queue.signals.get(place)) {
+        signals.pending.fetch_sub(1, SeqCst);
     }
 }
 
@@ -120,8 +132,7 @@ fn ask_for_worker(queue: &Queue, place: usize) {
     }
 }
 
-/// Has the postmaster start a worker for this database. False where it has no more room
-/// for workers.
+/// Has the postmaster start a worker for this database. False if there is no process for it.
 pub fn register() -> bool {
     const WORKER: Kind = Kind { name: c"keysmith usage worker", entry: c"keysmith_usage_worker" };
     WORKER.start(Datum::from(server::my_database()))
@@ -130,7 +141,7 @@ pub fn register() -> bool {
 /// Requests that a backend without shared memory could not record.
 pub static LOST_HERE: AtomicU64 = AtomicU64::new(0);
 
-/// Counts a record that is given up.
+/// Counts a record that is lost.
 pub fn drop_record() {
     match place() {
         None => {

@@ -1,38 +1,37 @@
-//! Records that the transaction itself stores, just before it commits: where the
-//! library is not preloaded, where the queue is full, or where that was asked for.
+//! Records that the transaction itself stores, just before it commits: where the library is not
+//! preloaded, where the queue is full, or where `usage_durability` is `commit`.
 
 use crate::catalog::Catalog;
 use crate::usage::session::worker_slot;
 use crate::usage::session::worker_slot::drop_record;
 use crate::usage::settings;
-use crate::usage::store::batch;
+use crate::usage::store::insert;
 use crate::usage::store::partitions;
-use keysmith_core::event::{Learned, MAX_LEN, Record};
+use keysmith_core::event::{Learned, Record};
 use pg::attempt::subtransaction;
 use pg::error::Result;
 use pg::transaction;
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::Ordering::SeqCst;
 
-/// More of them are stored at once, lest a transaction that decides millions of times
-/// fill the memory.
+/// So many are stored before the commit, so that a transaction that decides millions of times
+/// does not fill the memory.
 const MOST_KEPT: usize = 5_000;
-/// So many are kept where that can't be: within a savepoint, which may be rolled back.
+/// How many are kept within a savepoint, which may be rolled back: there none is stored early.
 const MOST_IN_SAVEPOINT: usize = 50_000;
 
 thread_local! {
     static KEPT: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
     static WRITTEN: Cell<Written> = const { Cell::new(Written::NOTHING) };
-    /// The database's place whose worker waits for what may not be written after all.
+    /// The place of the database, if its worker waits: the records may not be written after all.
     static AWAITED: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// What the transaction has written, and may yet lose by rolling back.
+/// The events that the transaction has written. They are lost if it rolls back.
 #[derive(Clone, Copy)]
 struct Written {
-    /// Events of which nothing is kept any more.
+    /// Events that are written and no longer kept.
     early: u64,
-    /// Events among those that are kept, if these are written.
+    /// Events among the kept records, once these are written.
     last: Option<u64>,
 }
 
@@ -40,7 +39,7 @@ impl Written {
     const NOTHING: Written = Written { early: 0, last: None };
 }
 
-/// Whether one more can be kept.
+/// Whether one more record can be kept.
 pub fn has_room() -> bool {
     KEPT.with_borrow(|kept| kept.len() < MOST_IN_SAVEPOINT)
 }
@@ -48,10 +47,8 @@ pub fn has_room() -> bool {
 pub fn keep(record: &[u8]) {
     if AWAITED.get().is_none()
         && let Some((queue, place)) = worker_slot::place()
-        && let Some(signals) = queue.signals.get(place)
     {
-        signals.pending.fetch_add(1, SeqCst);
-        AWAITED.set(Some(place));
+        AWAITED.set(worker_slot::retain(queue, place));
     }
     KEPT.with_borrow_mut(|kept| kept.push(record.into()));
 }
@@ -60,12 +57,12 @@ pub fn is_empty() -> bool {
     KEPT.try_with(|kept| kept.try_borrow().is_ok_and(|kept| kept.is_empty())).unwrap_or(true)
 }
 
-/// Lets go of what someone else takes.
+/// Removes the records that `takes` accepts.
 pub fn give_away(takes: impl Fn(&[u8]) -> bool) {
     KEPT.with_borrow_mut(|kept| kept.retain(|record| !takes(record)));
 }
 
-/// Puts what was told over a record that is kept.
+/// Amends a record that is kept.
 pub fn amend(request_id: &[u8; 16], told: Learned) -> bool {
     KEPT.with_borrow_mut(|kept| {
         for record in kept.iter_mut().rev() {
@@ -73,9 +70,7 @@ pub fn amend(request_id: &[u8; 16], told: Learned) -> bool {
                 && event.request_id == *request_id
             {
                 event.learned = event.learned.amended(told);
-                let mut room = [0; MAX_LEN];
-                let length = Record::Event(event).encode(&mut room);
-                *record = room.get(..length).unwrap_or_default().into();
+                *record = Record::Event(event).to_vec().into();
                 return true;
             }
         }
@@ -83,7 +78,7 @@ pub fn amend(request_id: &[u8; 16], told: Learned) -> bool {
     })
 }
 
-/// Records that can't be written go to another writer.
+/// Writes what is kept if it is much. Records that can't be written go to `to`.
 pub fn write_if_many(mut to: impl FnMut(&[u8])) {
     let is_due = KEPT.with_borrow(|kept| kept.len() >= MOST_KEPT);
     if is_due && !transaction::is_parallel() && transaction::nest_level() == 1 && has_partitions() {
@@ -100,7 +95,7 @@ pub fn write_if_many(mut to: impl FnMut(&[u8])) {
 }
 
 /// Whether the newest record's day has its partition. A transaction makes one only when it is
-/// about to commit: until it ends, nobody else can.
+/// about to commit: until it ends, no other session can make one.
 fn has_partitions() -> bool {
     KEPT.with_borrow(|kept| {
         let newest = kept.iter().rev().find_map(|record| Record::decode(record));
@@ -114,15 +109,12 @@ pub fn write_at_commit() {
     WRITTEN.set(Written { last, ..WRITTEN.get() });
 }
 
-/// Forgets what the transaction has written, if it has committed. Otherwise, and what it
-/// could not write, goes to someone else, at a moment when nothing may fail.
+/// Forgets what the transaction has written, if it has committed. All else goes to `to`. Nothing
+/// may fail here.
 pub fn is_over(is_committed: bool, to: impl FnMut(&[u8])) {
     hand_over(is_committed, to);
-    if let Some(place) = AWAITED.take()
-        && let Some((queue, _)) = worker_slot::place()
-        && let Some(signals) = queue.signals.get(place)
-    {
-        signals.pending.fetch_sub(1, SeqCst);
+    if let Some(place) = AWAITED.take() {
+        worker_slot::release(place);
     }
 }
 
@@ -147,8 +139,8 @@ fn hand_over(is_committed: bool, mut to: impl FnMut(&[u8])) {
     kept.unwrap_or_default().iter().for_each(|record| to(record));
 }
 
-/// Stores what is kept, and tells how many events. That it can't be stored is no reason for
-/// the transaction to fail, unless usage is to be as durable as the rest of it.
+/// Stores what is kept, and returns the number of events. A failure does not make the transaction
+/// fail, unless usage must be as durable as the rest of it.
 fn write() -> Option<u64> {
     let kept = TakenOut(KEPT.with_borrow_mut(std::mem::take));
     if settings::is_durable() {
@@ -164,8 +156,8 @@ fn write() -> Option<u64> {
     written.ok()
 }
 
-/// What is kept, while it is being stored. It is put back, also if that fails: the
-/// transaction's end says what becomes of it.
+/// The kept records, while they are being stored. They are put back, even after a failure: what
+/// becomes of them is known when the transaction ends.
 struct TakenOut(Vec<Box<[u8]>>);
 
 impl Drop for TakenOut {
@@ -177,15 +169,15 @@ impl Drop for TakenOut {
     }
 }
 
-/// Stores records, and tells how many events they were.
+/// Stores records, and returns the number of events.
 fn store(kept: &[Box<[u8]>]) -> Result<u64> {
     let catalog = Catalog::open()?;
     let records = kept.iter().filter_map(|record| Record::decode(record));
     let records: Vec<(i64, Record)> = records.map(|record| (0, record)).collect();
     let stored = transaction::with_snapshot(|| {
         catalog.as_owner(|| {
-            batch::be_brief();
-            batch::records(&records, batch::Numbers::OfSequence)
+            insert::be_brief();
+            insert::records(&records, insert::Numbers::OfSequence)
         })
     })?;
     for (_, record) in &records {
@@ -198,13 +190,11 @@ fn store(kept: &[Box<[u8]>]) -> Result<u64> {
     Ok(stored.events as u64)
 }
 
-/// An amendment may overtake its event, which waits in some server's memory, or in a
-/// transaction: the worker tries again, as it does with its own.
+/// An amendment may overtake its event, which waits in a server's memory or in a transaction. The
+/// worker tries again, as with other amendments.
 pub fn wait_for_its_event(amendment: &Record) {
-    let mut room = [0; MAX_LEN];
-    let length = amendment.encode(&mut room);
     match worker_slot::find_place() {
-        Some((queue, place)) if queue.push(place, room.get(..length).unwrap_or_default()) => {
+        Some((queue, place)) if queue.push(place, &amendment.to_vec()) => {
             worker_slot::ensure(queue, place);
         }
         Some((queue, place)) => queue.count(place, |counters| counters.unmatched += 1),

@@ -1,54 +1,52 @@
-//! Checks what a standby's role hands over. The caller is not believed to be a standby's
-//! worker: a record must be of an existing key, of a time that is possible for a standby,
-//! and within the bounds of what servers record. Other records are set aside.
+//! Checks what a standby's role hands over. The caller may not be a standby's worker at all. So a
+//! record must be of an existing key, of a time that a standby can have, and within the bounds of
+//! what servers record. Other records are quarantined.
 
 use crate::usage::settings;
-use crate::usage::standby::load::Life;
+use crate::usage::standby::load::Incarnation;
 use keysmith_core::event::{self, Event, Learned, Record};
 use keysmith_core::policy::verdict::Reason;
 use keysmith_core::request_id;
 use keysmith_core::unknown_tally::Count;
-use pg::clock::now;
+use pg::clock::{DAY, now};
 use pg::error::{Error, Result};
 use pg::spi::{self, Param};
 use std::collections::{HashMap, HashSet};
 
-/// In microseconds.
-const DAY: i64 = 24 * 60 * 60 * 1_000_000;
 /// By how much a standby's clock may be ahead, and how long it may have kept records.
 const AHEAD: i64 = DAY;
 const KEPT: i64 = 90 * DAY;
 const LONGEST_LATENCY: i64 = 30 * DAY;
 
-/// Of one call: as many as a batch can have; as many as a server tells apart.
+/// Of one call: as many as a batch can have, and as many as a server tells apart.
 pub const MOST_RECORDS: usize = 100_000;
 pub const MOST_COUNTS: usize = 64;
 pub const MOST_SAMPLES: usize = 16;
-/// More than any server's memory for records has room for, and than it answers in its life.
+/// More than any server's memory has room for, and more than an incarnation answers.
 const MOST_WAITING: i64 = 10_000_000;
 const MOST_COUNTED: i64 = 1 << 50;
 
-/// Records, each with its number, and why those that are not taken are not.
+/// Records, each with its number. Those that are not taken have a reason.
 pub struct Sorted<'a> {
     pub fit: Vec<(i64, Record<'a>)>,
     pub unfit: Vec<(i64, Record<'a>, &'static str)>,
 }
 
-/// What a key's records must say of it.
+/// A key's tenant, keyspace and environment. Its records must have the same.
 #[derive(PartialEq, Eq)]
-struct Holder {
+struct KeyFacts {
     tenant_id: [u8; 16],
     keyspace: Vec<u8>,
     environment: Vec<u8>,
 }
 
-pub fn check(life: &Life, unknown_mark: i64) -> Result<()> {
-    if !(1..now() + AHEAD).contains(&life.incarnation) {
+pub fn check(incarnation: &Incarnation, unknown_mark: i64) -> Result<()> {
+    if !(1..now() + AHEAD).contains(&incarnation.id) {
         return Err(Error::argument("incarnation", "must be that of a standby"));
     }
     for (name, value, most) in [
-        ("most_waiting", life.most_waiting, MOST_WAITING),
-        ("dropped", life.dropped, MOST_COUNTED),
+        ("most_waiting", incarnation.most_waiting, MOST_WAITING),
+        ("dropped", incarnation.dropped, MOST_COUNTED),
         ("unknown_mark", unknown_mark, MOST_COUNTED),
     ] {
         if value > most {
@@ -58,20 +56,17 @@ pub fn check(life: &Life, unknown_mark: i64) -> Result<()> {
     Ok(())
 }
 
-/// Called with statements at command.
+/// Called connected to SPI.
 pub fn sort(records: Vec<(i64, Record<'_>)>) -> Result<Sorted<'_>> {
-    let holders = holders(&records)?;
+    let facts = facts(&records)?;
     let now = now();
-    let kept = match settings::retention() {
-        0 => KEPT,
-        retention => retention.min(KEPT),
-    };
+    let kept_from = settings::kept_from().max(now - KEPT);
     let mut sorted = Sorted { fit: Vec::with_capacity(records.len()), unfit: Vec::new() };
     for (number, record) in records {
         let (record, fault) = match record {
             Record::Event(event) => {
-                let fault = fault_of_event(&event, &holders, now - kept..now + AHEAD);
-                // A clock that is ahead is no reason to lose what it dates.
+                let fault = fault_of_event(&event, &facts, kept_from..now + AHEAD);
+                // A clock that is ahead costs no record.
                 (Record::Event(Event { at: event.at.min(now), ..event }), fault)
             }
             Record::Amendment { request_id, ref told, .. } => {
@@ -92,13 +87,13 @@ pub fn sort(records: Vec<(i64, Record<'_>)>) -> Result<Sorted<'_>> {
 
 fn fault_of_event(
     event: &Event,
-    holders: &HashMap<[u8; 16], Holder>,
+    facts: &HashMap<[u8; 16], KeyFacts>,
     times: std::ops::Range<i64>,
 ) -> Option<&'static str> {
-    let is_theirs = holders.get(&event.key_id).is_some_and(|holder| {
-        holder.tenant_id == event.tenant_id
-            && holder.keyspace == event.keyspace
-            && holder.environment == event.environment
+    let is_theirs = facts.get(&event.key_id).is_some_and(|key| {
+        key.tenant_id == event.tenant_id
+            && key.keyspace == event.keyspace
+            && key.environment == event.environment
     });
     if !times.contains(&event.at) {
         Some("the time is out of bounds")
@@ -120,39 +115,39 @@ fn fault_of(learned: &Learned) -> Option<&'static str> {
     (!is_within).then_some("the status, latency, method or endpoint is out of bounds")
 }
 
-/// Whether this could be a reason. A standby may be of a newer version.
+/// Whether this can be a reason. A standby may be of a newer version, with other reasons.
 fn is_name(outcome: &[u8]) -> bool {
     (1..=event::MOST_OUTCOME).contains(&outcome.len())
         && outcome.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'_'))
 }
 
-fn holders(records: &[(i64, Record)]) -> Result<HashMap<[u8; 16], Holder>> {
+fn facts(records: &[(i64, Record)]) -> Result<HashMap<[u8; 16], KeyFacts>> {
     let key_id = |(_, record): &(i64, Record)| match record {
         Record::Event(event) => Some(event.key_id),
         Record::Amendment { .. } => None,
     };
     let keys: HashSet<_> = records.iter().filter_map(key_id).collect();
     let keys: Vec<_> = keys.into_iter().collect();
-    let holder = |row: spi::Row| {
-        let holder = Holder {
+    let fact = |row: spi::Row| {
+        let facts = KeyFacts {
             tenant_id: row.uuid(2)?,
-            // Not converted: texts of records are of the database's encoding.
+            // Not converted: texts of records are in the database's encoding.
             keyspace: row.bytes(3)?,
             environment: row.bytes(4)?,
         };
-        Some((row.uuid(1)?, holder))
+        Some((row.uuid(1)?, facts))
     };
-    let holders = spi::all(
+    let facts = spi::all(
         "SELECT key_id, tenant_id, keyspace, environment FROM keysmith_private.key
          WHERE key_id = ANY ($1)",
         &[Param::uuids(Some(&keys))],
-        holder,
+        fact,
     )?;
-    Ok(holders.into_iter().collect())
+    Ok(facts.into_iter().collect())
 }
 
-/// Counts and samples of requests without a known key, as this server would have them: in
-/// keyspaces that there are, for reasons that there are, and no more than came.
+/// Counts and samples of requests without a known key, as this server would have them: in existing
+/// keyspaces, for existing reasons, and no more than came.
 pub fn unknown<'a>(
     counts: &[Count<'a>],
     samples: &[Event<'a>],

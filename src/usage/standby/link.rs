@@ -1,16 +1,17 @@
 //! A standby's connection to its primary.
 
 use crate::usage::settings;
+use crate::usage::standby::load::{Incarnation, Marks};
 use keysmith_core::conninfo;
 use pg::server;
 use pg::wal_receiver::Connection;
 
 pub use pg::wal_receiver::Failed;
 
-/// What these connections are called on the primary, which tells them from standbys.
+/// The application name of these connections. It tells them from standbys.
 pub const APPLICATION: &str = "keysmith usage";
 
-/// A primary that is gone without a word is given up after as many milliseconds.
+/// A primary that does not answer is given up after so many milliseconds.
 const SILENCE: &str = "10000";
 
 /// A primary that is held up must not hold up the standby for good, and the settings of the role
@@ -21,8 +22,7 @@ const SETTINGS: [&str; 3] = [
     "SET default_transaction_isolation = 'read committed'",
 ];
 
-/// Where to connect: as the setting says, or where the log comes from. `None` where
-/// usage is not to be sent, or there is no such place.
+/// Where to connect: as `usage_conninfo` says, or `primary_conninfo`. `None` if usage is not sent.
 pub fn conninfo() -> Option<String> {
     let chosen = settings::conninfo();
     if chosen == settings::OFF {
@@ -32,20 +32,71 @@ pub fn conninfo() -> Option<String> {
     (!found.is_empty()).then_some(found)
 }
 
-/// Whether there is such a place. Asked for each request on a standby.
+/// Whether usage is sent. Asked for each request on a standby.
 pub fn is_wanted() -> bool {
     settings::is_sending(server::has_primary_conninfo())
 }
 
-/// Connects to a database of the primary's. Called in a transaction.
-pub fn open(conninfo: &str, database: &str, standby: &str) -> Result<Connection, Failed> {
-    let name = format!("{APPLICATION} {standby}");
-    let connection = Connection::open(&conninfo::with(
-        conninfo,
-        &[("dbname", database), ("application_name", &name), ("tcp_user_timeout", SILENCE)],
-    ))?;
-    for setting in SETTINGS {
-        connection.query(setting, 0)?;
+/// An open connection.
+pub struct Link(Connection);
+
+/// Counts of requests without a known key, to be sent.
+#[derive(Default)]
+pub struct Unsent {
+    pub mark: u64,
+    pub counts: Vec<u8>,
+    pub samples: Vec<u8>,
+}
+
+impl Link {
+    /// Connects to a database of the primary. Called in a transaction.
+    pub fn open(conninfo: &str, database: &str, standby: &str) -> Result<Link, Failed> {
+        let name = format!("{APPLICATION} {standby}");
+        let connection = Connection::open(&conninfo::with(
+            conninfo,
+            &[("dbname", database), ("application_name", &name), ("tcp_user_timeout", SILENCE)],
+        ))?;
+        for setting in SETTINGS {
+            connection.query(setting, 0)?;
+        }
+        Ok(Link(connection))
     }
-    Ok(connection)
+
+    /// Has the primary receive records and counts. Called in a transaction.
+    pub fn hand_over(
+        &self,
+        incarnation: &Incarnation,
+        records: &[u8],
+        unsent: &Unsent,
+    ) -> Result<Marks, Failed> {
+        let statement = format!(
+            "SELECT last_sequence::pg_catalog.text, unknown_seen::pg_catalog.text
+             FROM keysmith.usage_collect({}, {}, {}, {}, {}, {}, {}, {}, {})",
+            literal(&incarnation.standby),
+            incarnation.id,
+            incarnation.most_waiting,
+            incarnation.started_cleanly,
+            incarnation.dropped,
+            bytea(records),
+            unsent.mark,
+            bytea(&unsent.counts),
+            bytea(&unsent.samples),
+        );
+        let row = self.0.query(&statement, 2)?;
+        let number = |n: usize| row.get(n)?.as_deref()?.parse().ok();
+        match (number(0), number(1)) {
+            (Some(last_sequence), Some(unknown_seen)) => Ok(Marks { last_sequence, unknown_seen }),
+            _ => Err(Failed { message: "the primary's answer is unknown".into() }),
+        }
+    }
+}
+
+/// A text in a statement. Backslashes mean themselves only where that is the setting,
+/// so it is written in the form in which they don't.
+fn literal(value: &str) -> String {
+    format!("E'{}'", value.replace('\\', r"\\").replace('\'', "''"))
+}
+
+fn bytea(bytes: &[u8]) -> String {
+    format!(r"E'\\x{}'::pg_catalog.bytea", hex::encode(bytes))
 }

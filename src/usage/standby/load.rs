@@ -3,20 +3,20 @@
 use keysmith_core::event::{Event, Record};
 use keysmith_core::unknown_tally;
 
-/// A life of a standby's shared memory.
-pub struct Life {
+/// An incarnation of a standby's shared memory.
+pub struct Incarnation {
     /// The standby's name.
     pub standby: String,
-    pub incarnation: i64,
+    pub id: i64,
     /// How many records its sudden end could cost.
     pub most_waiting: i64,
-    /// Whether the life before it ended properly.
+    /// Whether the incarnation before it was shut down properly.
     pub started_cleanly: bool,
-    /// How many records were given up in it, so far.
+    /// How many records it has dropped so far.
     pub dropped: i64,
 }
 
-/// What is handed over, and may have been before.
+/// Records and counts. They may have been handed over before.
 #[derive(Default)]
 pub struct Load<'a> {
     pub records: Vec<(i64, Record<'a>)>,
@@ -28,7 +28,7 @@ pub struct Load<'a> {
     pub samples: Vec<Event<'a>>,
 }
 
-/// What is stored of a life.
+/// What is stored of an incarnation.
 pub struct Marks {
     pub last_sequence: i64,
     pub unknown_seen: i64,

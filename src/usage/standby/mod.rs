@@ -1,8 +1,9 @@
-//! What a standby hands to its primary, and how that takes it in.
+//! A standby hands its records to the primary, which receives them.
 
 pub mod bounds;
 pub mod link;
 pub mod load;
 pub mod name;
+pub mod promotion;
 pub mod receive;
 pub mod sender;

@@ -1,17 +1,17 @@
-//! Taking in what another server's memory, or an earlier life of it, hands over: each
-//! record once, whoever sends it and however often.
+//! Receives records of another server, or of an earlier incarnation of this one. Each is stored
+//! once, whoever sends it and however often.
 //!
-//! A record's name is the life (incarnation) in which it was made and its number in
-//! it. The number of the newest that is stored is kept with the life, and changes in
-//! the transaction that stores: what comes a second time is known by it.
+//! A record's name is the incarnation that made it, and its number there. `usage_incarnation` has
+//! the number of the newest record that is stored. It changes in the transaction that stores, so
+//! it tells what comes a second time.
 
 use crate::catalog::Catalog;
 use crate::usage::queue::queue;
 use crate::usage::restart::incarnations;
 use crate::usage::session::write_through;
 use crate::usage::standby::bounds::{self, MOST_COUNTS, MOST_RECORDS, MOST_SAMPLES};
-use crate::usage::standby::load::{Life, Load, Marks};
-use crate::usage::store::batch;
+use crate::usage::standby::load::{Incarnation, Load, Marks};
+use crate::usage::store::insert;
 use crate::usage::store::partitions;
 use crate::usage::store::quarantine;
 use crate::usage::store::unknown_rows;
@@ -31,7 +31,7 @@ sql_functions! {
 }
 
 const MOST_NAME: usize = 200;
-/// More than a record, or a count, takes with what is around it.
+/// More than a record or a count takes, with its number and length.
 const MOST_SIZE: usize = 600;
 
 fn usage_collect(call: &Call) -> Result<Option<Datum>> {
@@ -39,14 +39,14 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::new(Code::Conflict, "usage_collect must be called on the primary")
             .hint("A standby of a standby needs keysmith.usage_conninfo."));
     }
-    let life = Life {
+    let from = Incarnation {
         standby: call.required_text(0, "standby")?,
-        incarnation: number(call, 1, "incarnation")?,
+        id: number(call, 1, "incarnation")?,
         most_waiting: number(call, 2, "most_waiting")?,
         started_cleanly: call.boolean(3, "started_cleanly")?,
         dropped: number(call, 4, "dropped")?,
     };
-    if life.standby.is_empty() || life.standby.chars().count() > MOST_NAME {
+    if from.standby.is_empty() || from.standby.chars().count() > MOST_NAME {
         let rule = format!("must have from 1 to {MOST_NAME} characters");
         return Err(Error::argument("standby", rule));
     }
@@ -57,35 +57,34 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
         samples: few(samples(bytes(call, 8, "samples", MOST_SAMPLES)?), MOST_SAMPLES, "samples")?,
         ..Load::default()
     };
-    bounds::check(&life, load.unknown_mark)?;
-    if queue().is_some_and(|queue| queue.incarnation == life.incarnation) {
+    bounds::check(&from, load.unknown_mark)?;
+    if queue().is_some_and(|queue| queue.incarnation == from.id) {
         return Err(Error::argument("incarnation", "must be that of a standby"));
     }
     let keeps_extension = keep_extension();
     let marks = Catalog::open()?.as_owner(|| {
-        batch::be_brief();
+        insert::be_brief();
         if !keeps_extension {
             give_way();
         }
         let sorted = bounds::sort(records)?;
         (load.records, load.unfit) = (sorted.fit, sorted.unfit);
         partitions::have_made(&load.records)?;
-        take_in(&life, &load)
+        receive(&from, &load)
     })?;
-    // What is acknowledged may be forgotten by its sender.
+    // The sender may forget what is acknowledged.
     force_sync_commit();
     let marks = [marks.last_sequence, marks.unknown_seen];
     ResultSet::of(call).put(marks.map(|mark| Cell::bigint(Some(mark))));
     Ok(None)
 }
 
-/// Stores what is new of a load. Called as the extension's owner, in a transaction that
-/// stores all of it or nothing.
-pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
-    let named = |life: &Life| {
-        [Param::bigint(Some(life.incarnation)), incarnations::oid(server::my_database())]
-    };
-    let [incarnation, database] = named(life);
+/// Stores what is new of a load. Called as the extension's owner, in a transaction that stores all
+/// of it or nothing.
+pub fn receive(from: &Incarnation, load: &Load) -> Result<Marks> {
+    let named =
+        |from: &Incarnation| [Param::bigint(Some(from.id)), Param::oid(server::my_database())];
+    let [incarnation, database] = named(from);
     let is_new = spi::execute(
         "INSERT INTO keysmith_private.usage_incarnation
              (incarnation, database, server, started_at, most_waiting, standby)
@@ -95,20 +94,20 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
             incarnation,
             database,
             Param::bigint(Some(incarnations::server())),
-            Param::timestamp(Some(life.incarnation)),
-            Param::bigint(Some(life.most_waiting)),
-            Param::text(&life.standby),
+            Param::timestamp(Some(from.id)),
+            Param::bigint(Some(from.most_waiting)),
+            Param::text(&from.standby),
         ],
     )? > 0;
-    if is_new {
-        report_losses(life)?;
-        forget_lives(life)?;
+    if is_new && !from.standby.is_empty() {
+        report_losses(from)?;
+        forget_incarnations(from)?;
     }
-    // Of two who bring the same, the second waits here, and then sees what is stored.
+    // If two bring the same records, the second waits here, and then sees what is stored.
     let found = spi::first(
         "SELECT last_sequence, unknown_seen, standby FROM keysmith_private.usage_incarnation
          WHERE incarnation = $1 AND database = $2 FOR UPDATE",
-        &named(life),
+        &named(from),
         |row| {
             let marks = Marks {
                 last_sequence: row.bigint(1).unwrap_or_default(),
@@ -118,10 +117,11 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
         },
     )?;
     let Some((marks, standby)) = found else {
-        return Err(Error::new(Code::Conflict, "this life was just forgotten"));
+        return Err(Error::new(Code::Conflict, "this incarnation was just forgotten"));
     };
-    // A standby that was promoted has made its life its own, with no name.
-    if !standby.is_empty() && standby != life.standby {
+    // The row of a standby that was promoted has no name any more. A server's own backlog may have
+    // been stored by a standby that was made from its backup.
+    if !from.standby.is_empty() && !standby.is_empty() && standby != from.standby {
         return Err(Error::new(
             Code::Conflict,
             format!("incarnation is that of another standby, {standby:?}"),
@@ -131,8 +131,8 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
         load.records.iter().filter(|(number, _)| *number > marks.last_sequence).copied().collect();
     let unfit: Vec<_> =
         load.unfit.iter().filter(|(number, ..)| *number > marks.last_sequence).copied().collect();
-    let stored = quarantine::store_the_rest(&fresh, life.incarnation)?;
-    quarantine::note_unfit(&unfit, life.incarnation)?;
+    let stored = quarantine::store_or_quarantine(&fresh, from.id)?;
+    quarantine::note_unfit(&unfit, from.id)?;
     for (_, record) in &fresh {
         if let Record::Amendment { request_id, .. } = record
             && stored.unmatched.contains(request_id)
@@ -143,7 +143,7 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     let unknown_seen = if load.unknown_mark > marks.unknown_seen {
         let came = load.unknown_mark - marks.unknown_seen;
         let (counts, samples) = bounds::unknown(&load.unknown, &load.samples, came)?;
-        unknown_rows::store(life.incarnation, &counts, &samples)?;
+        unknown_rows::store(from.id, &counts, &samples)?;
         load.unknown_mark
     } else {
         marks.unknown_seen
@@ -151,7 +151,7 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
     let numbers = fresh.iter().map(|(number, _)| *number);
     let numbers = numbers.chain(unfit.iter().map(|(number, ..)| *number));
     let last = numbers.max().unwrap_or(marks.last_sequence);
-    let [incarnation, database] = named(life);
+    let [incarnation, database] = named(from);
     spi::execute(
         "UPDATE keysmith_private.usage_incarnation
          SET last_sequence = $3, stored = stored + $4, dropped = greatest(dropped, $5), unknown_seen = $6,
@@ -162,17 +162,17 @@ pub fn take_in(life: &Life, load: &Load) -> Result<Marks> {
             database,
             Param::bigint(Some(last)),
             Param::bigint(i64::try_from(stored.events).ok()),
-            Param::bigint(Some(life.dropped)),
+            Param::bigint(Some(from.dropped)),
             Param::bigint(Some(unknown_seen)),
-            // Who only asks has stored nothing of what waits.
+            // A call that only asks has stored nothing.
             Param::boolean(!fresh.is_empty() || unknown_seen > marks.unknown_seen),
         ],
     )?;
     Ok(Marks { last_sequence: last, unknown_seen })
 }
 
-/// Servers are restarted now and then. Of what a role makes up, no more than this is kept.
-fn forget_lives(life: &Life) -> Result<()> {
+/// Servers are restarted now and then. A role that makes up incarnations can't fill the table.
+fn forget_incarnations(from: &Incarnation) -> Result<()> {
     spi::execute(
         "DELETE FROM keysmith_private.usage_incarnation AS i
          WHERE i.ctid IN (
@@ -184,14 +184,14 @@ fn forget_lives(life: &Life) -> Result<()> {
                    WHERE l.standby <> '' AND l.database = $1
                    ORDER BY 1 DESC OFFSET 1000 LIMIT 1)
              FOR UPDATE SKIP LOCKED)",
-        &[incarnations::oid(server::my_database()), Param::bigint(Some(life.incarnation))],
+        &[Param::oid(server::my_database()), Param::bigint(Some(from.id))],
     )?;
     Ok(())
 }
 
-/// The life of this standby before this one: what it had not handed over is lost unless
-/// it ended properly, since then it was kept, and came before the first of this life.
-fn report_losses(life: &Life) -> Result<()> {
+/// Reports what the standby's incarnation before this one has lost: what it had not handed over,
+/// unless it was shut down properly. Then its backlog came before.
+fn report_losses(from: &Incarnation) -> Result<()> {
     let losses = spi::all(
         "UPDATE keysmith_private.usage_incarnation AS i
          SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
@@ -207,13 +207,13 @@ fn report_losses(life: &Life) -> Result<()> {
              'usage of at most %s requests of standby %s may have been lost between %s and %s',
              i.lost_at_most, i.standby, i.lost_from, i.lost_until), i.lost_at_most",
         &[
-            Param::bigint(Some(life.incarnation)),
-            incarnations::oid(server::my_database()),
-            Param::text(&life.standby),
-            Param::boolean(life.started_cleanly),
-            Param::timestamp(Some(life.incarnation)),
+            Param::bigint(Some(from.id)),
+            Param::oid(server::my_database()),
+            Param::text(&from.standby),
+            Param::boolean(from.started_cleanly),
+            Param::timestamp(Some(from.id)),
         ],
-        incarnations::told,
+        incarnations::loss_message,
     )?;
     for loss in losses {
         pgrx::log!("keysmith: {loss}");
@@ -221,7 +221,7 @@ fn report_losses(life: &Life) -> Result<()> {
     Ok(())
 }
 
-/// The records of a parcel, if they could be ours.
+/// The records of a parcel, if a worker can have made it.
 pub fn records(bytes: &[u8]) -> Option<Vec<(i64, Record<'_>)>> {
     let record = |(number, bytes): (u64, _)| {
         let record = Record::decode(bytes)?;
@@ -258,7 +258,7 @@ fn learned_is_storable(learned: &Learned) -> bool {
     [learned.method, learned.endpoint].into_iter().flatten().all(is_text)
 }
 
-/// Whether the bytes are a text of the database's encoding.
+/// Whether the bytes are a text in the database's encoding.
 fn is_text(bytes: &[u8]) -> bool {
     text::is_valid(bytes)
 }
@@ -271,7 +271,7 @@ fn number(call: &Call, n: usize, name: &str) -> Result<i64> {
     }
 }
 
-/// Bytes that can be those of so many records.
+/// Bytes that are not too many for so many records.
 fn bytes<'a>(call: &'a Call, n: usize, name: &str, records: usize) -> Result<&'a [u8]> {
     match call.bytes(n, records * MOST_SIZE) {
         None => Err(must_not_be_null(name)),

@@ -1,65 +1,58 @@
-//! A standby's worker: it hands records to the primary, and lets them go when they have
-//! come back with the log.
+//! A standby's worker. It sends records to the primary, and removes them from the queue when they
+//! were replayed.
 //!
-//! A record stays in the queue until the row that says it is stored has been replayed
-//! here. So whatever dies, at whatever moment, what the tables of this server say is
-//! stored is what is left out when the rest is sent again, or, after a promotion, is
-//! stored by this server itself.
+//! A record stays in the queue until the row that says it is stored has been replayed here. So
+//! whatever ends, and whenever, the tables of this server say what to leave out: when the rest is
+//! sent again, and when this server stores it itself after a promotion.
 
 use crate::usage::queue::Queue;
 use crate::usage::queue::unknown::Unknown;
-use crate::usage::restart::incarnations;
-use crate::usage::restart::standby_backlog;
-use crate::usage::restart::traces;
+use crate::usage::restart::{backlog, losses};
 use crate::usage::settings;
-use crate::usage::standby::link::{self, Failed};
-use crate::usage::standby::load::{Life, Marks};
+use crate::usage::standby::link::{self, Failed, Link, Unsent};
+use crate::usage::standby::load::{Incarnation, Marks};
 use crate::usage::standby::name;
-use crate::usage::transaction::{Failure, extension_exists, transaction, without_snapshot};
+use crate::usage::standby::promotion::{replayed, subtract_replayed};
+use crate::usage::transaction::{Failure, extension_exists, without_snapshot};
+use crate::usage::worker::backoff::{self, Backoff};
 use crate::usage::worker::process;
 use crate::usage::worker::process::{LOOKS_AROUND, STORES_UNKNOWN};
 use keysmith_core::{parcel, unknown_tally};
 use pg::clock::{monotonic, now};
-use pg::error::{Code, Error};
 use pg::server;
 use pg::snapshot::let_go_of_catalog_snapshot;
-use pg::spi::{self, Param};
-use pg::wal_receiver::Connection;
 use std::sync::atomic::Ordering::SeqCst;
 
-/// How long to stay with nothing to do, in microseconds.
+/// How long to stay idle, in microseconds.
 const STAYS: i64 = 30_000_000;
-/// An open connection is in the way of who drops the database on the primary.
+/// An open connection keeps the primary from dropping the database.
 const KEEPS_CONNECTION: i64 = 2_000_000;
 
-/// The waits: after failures, and for what was stored to come back.
-const SHORT_WAIT: i64 = 50_000;
-const LONGEST_WAIT: i64 = 10_000_000;
+/// The longest wait for what was stored to be replayed.
 const LONGEST_LOOK: i64 = 500_000;
 
 pub struct Sender {
     queue: &'static Queue,
     place: usize,
     standby: String,
-    link: Option<Connection>,
+    link: Option<Link>,
     /// The newest record that was sent by this connection.
     sent_up_to: u64,
     /// Counts that were sent, and may have to be sent again.
     pending: Option<Unknown>,
     limit: u32,
-    waits_until: i64,
-    wait: i64,
+    backoff: Backoff,
     looks_at: i64,
     look_wait: i64,
     sent_at: i64,
     unknown_at: i64,
     busy_at: i64,
     is_failing: bool,
-    /// Whether an earlier life's records may still be there.
-    looks_for_kept: bool,
+    /// Whether an earlier incarnation's records may still be there.
+    looks_for_backlog: bool,
 }
 
-/// Why the sender is done.
+/// Why the sender ends.
 #[derive(PartialEq, Eq)]
 pub enum End {
     Promoted,
@@ -76,21 +69,19 @@ impl Sender {
             sent_up_to: 0,
             pending: None,
             limit: settings::batch_size(),
-            waits_until: 0,
-            wait: SHORT_WAIT,
+            backoff: Backoff::new(),
             looks_at: 0,
-            look_wait: SHORT_WAIT,
+            look_wait: backoff::SHORTEST,
             sent_at: 0,
             unknown_at: 0,
             busy_at: monotonic(),
             is_failing: false,
-            looks_for_kept: true,
+            looks_for_backlog: true,
         }
     }
 
     pub fn run(&mut self) -> End {
-        // Another worker may have been cut off between sending and noting it.
-        self.note_replayed();
+        subtract_replayed(self.queue, self.place);
         loop {
             process::attend();
             if process::shutdown_requested() {
@@ -98,15 +89,15 @@ impl Sender {
             }
             if !server::is_in_recovery() {
                 self.link = None;
-                self.note_replayed();
+                subtract_replayed(self.queue, self.place);
                 return End::Promoted;
             }
-            if monotonic() >= self.waits_until
+            if self.backoff.may_try()
                 && let Err(failed) = self.send_what_is_due()
             {
                 self.failed(&failed);
             }
-            self.let_go();
+            self.take_out();
             let is_idle = self.is_empty();
             if !is_idle {
                 self.busy_at = monotonic();
@@ -121,9 +112,7 @@ impl Sender {
     }
 
     fn is_empty(&self) -> bool {
-        self.queue
-            .with(self.place, |d| d.records.count == 0 && d.unknown.is_empty())
-            .unwrap_or(true)
+        self.queue.with(self.place, |database| database.is_empty()).unwrap_or(true)
     }
 
     fn send_what_is_due(&mut self) -> Result<(), Failed> {
@@ -141,15 +130,17 @@ impl Sender {
             || count >= self.queue.wakes_at()
             || monotonic() - self.sent_at >= settings::flush_interval();
         let counts_are_due = is_asked || monotonic() - self.unknown_at >= STORES_UNKNOWN;
-        if self.looks_for_kept && standby_backlog::exists() {
-            self.connected()?;
-            standby_backlog::deliver(|life, records| {
-                self.collect(life, records, &Unsent::default()).map(|_| ())
+        if self.looks_for_backlog {
+            if backlog::exists() {
+                self.connected()?;
+            }
+            backlog::deliver(self.queue, self.place, |incarnation, records| {
+                self.hand_over(incarnation, records, &Unsent::default()).map(|_| ())
             })?;
         }
-        self.looks_for_kept = false;
+        self.looks_for_backlog = false;
         if has_news && is_due {
-            // What comes meanwhile is for the next time: see the worker's `drain`.
+            // Records that come meanwhile wait: see the worker's `drain`.
             while self.send_records()? {
                 process::attend();
                 if process::shutdown_requested() {
@@ -173,7 +164,7 @@ impl Sender {
         for record in batch.iter() {
             parcel::add(&mut records, record.sequence, record.bytes);
         }
-        match self.collect(&self.life(), &records, &Unsent::default()) {
+        match self.hand_over(&self.incarnation(), &records, &Unsent::default()) {
             Ok(marks) => {
                 self.acknowledge(marks.last_sequence.unsigned_abs());
                 self.sent_up_to = last;
@@ -203,15 +194,15 @@ impl Sender {
         for (number, sample) in (1..).zip(&taken.samples) {
             parcel::add(&mut unsent.samples, number, sample);
         }
-        self.collect(&self.life(), &[], &unsent)?;
+        self.hand_over(&self.incarnation(), &[], &unsent)?;
         self.queue.with(self.place, |database| database.unknown.subtract(&copy));
         self.pending = None;
         self.succeeded();
         Ok(())
     }
 
-    /// Opens a connection if there is none. What an earlier one sent may have reached
-    /// another primary: all that is not replayed is sent again.
+    /// Opens the connection. An earlier connection may have reached another primary, so all records
+    /// that are not replayed are sent again.
     fn connected(&mut self) -> Result<(), Failed> {
         if self.link.is_some() {
             return Ok(());
@@ -222,14 +213,14 @@ impl Sender {
         let standby = self.standby.clone();
         let link = in_transaction("connecting to the primary", || {
             let database = server::my_database_name();
-            // The look-up took one.
+            // The look-up took a snapshot.
             let_go_of_catalog_snapshot();
-            link::open(&place, &database, &standby)
+            Link::open(&place, &database, &standby)
         })?;
         self.link = Some(link);
         self.sent_up_to = 0;
         self.report_lost()?;
-        let marks = self.collect(&self.life(), &[], &Unsent::default())?;
+        let marks = self.hand_over(&self.incarnation(), &[], &Unsent::default())?;
         self.acknowledge(marks.last_sequence.unsigned_abs());
         if self.pending.is_none() {
             let counted = marks.unknown_seen.unsigned_abs();
@@ -238,22 +229,22 @@ impl Sender {
         Ok(())
     }
 
-    /// Has the primary know of lives that ended suddenly, which it may never have heard of:
-    /// each, and then the one after it, which did not begin after a proper end.
+    /// Tells the primary of incarnations that ended suddenly, which it may never have heard of:
+    /// each, and then the one after it, which did not start cleanly.
     fn report_lost(&self) -> Result<(), Failed> {
-        let lost = traces::lost(server::my_database().to_u32(), self.queue);
+        let lost = losses::lost(server::my_database().to_u32(), self.queue);
         for lost in &lost {
-            let life = |incarnation, started_cleanly| Life {
-                incarnation,
+            let named = |id, started_cleanly| Incarnation {
+                id,
                 most_waiting: lost.most_waiting,
                 started_cleanly,
                 dropped: 0,
-                ..self.life()
+                ..self.incarnation()
             };
-            self.collect(&life(lost.incarnation, true), &[], &Unsent::default())?;
-            self.collect(&life(lost.until, false), &[], &Unsent::default())?;
+            self.hand_over(&named(lost.incarnation, true), &[], &Unsent::default())?;
+            self.hand_over(&named(lost.until, false), &[], &Unsent::default())?;
         }
-        traces::forget(&lost);
+        losses::forget(&lost);
         Ok(())
     }
 
@@ -267,52 +258,39 @@ impl Sender {
         self.queue.signals.get(self.place).map_or(0, |signals| signals.acknowledged.load(SeqCst))
     }
 
-    fn life(&self) -> Life {
+    fn incarnation(&self) -> Incarnation {
         let dropped = self.queue.with(self.place, |database| database.counters.dropped);
-        Life {
+        Incarnation {
             standby: self.standby.clone(),
-            incarnation: self.queue.incarnation,
+            id: self.queue.incarnation,
             most_waiting: self.queue.most_waiting(),
             started_cleanly: self.queue.started_cleanly,
             dropped: i64::try_from(dropped.unwrap_or_default()).unwrap_or(i64::MAX),
         }
     }
 
-    /// Has the primary take something in.
-    fn collect(&self, life: &Life, records: &[u8], unsent: &Unsent) -> Result<Marks, Failed> {
+    /// Hands something to the primary.
+    fn hand_over(
+        &self,
+        incarnation: &Incarnation,
+        records: &[u8],
+        unsent: &Unsent,
+    ) -> Result<Marks, Failed> {
         let Some(link) = &self.link else {
             return Err(Failed { message: "there is no connection".into() });
         };
-        let statement = format!(
-            "SELECT last_sequence::pg_catalog.text, unknown_seen::pg_catalog.text
-             FROM keysmith.usage_collect({}, {}, {}, {}, {}, {}, {}, {}, {})",
-            literal(&life.standby),
-            life.incarnation,
-            life.most_waiting,
-            life.started_cleanly,
-            life.dropped,
-            bytea(records),
-            unsent.mark,
-            bytea(&unsent.counts),
-            bytea(&unsent.samples),
-        );
-        let row = in_transaction("handing over usage", || link.query(&statement, 2))?;
-        let number = |n: usize| row.get(n)?.as_deref()?.parse().ok();
-        match (number(0), number(1)) {
-            (Some(last_sequence), Some(unknown_seen)) => Ok(Marks { last_sequence, unknown_seen }),
-            _ => Err(Failed { message: "the primary's answer is unknown".into() }),
-        }
+        in_transaction("handing over usage", || link.hand_over(incarnation, records, unsent))
     }
 
-    /// Takes out of the queue what the tables here say is stored. Where much waits, the
-    /// primary's word is enough: room for what is to come is worth more than what a
-    /// promotion in this very moment could cost.
-    fn let_go(&mut self) {
+    /// Takes out of the queue what is stored, as the tables here say. If much waits, the primary's
+    /// answer is enough: room for new records is worth more than what a promotion in this moment
+    /// could cost.
+    fn take_out(&mut self) {
         let count = self.queue.with(self.place, |d| d.records.count).unwrap_or_default();
         if count == 0 || self.sent_up_to == 0 || monotonic() < self.looks_at {
             return;
         }
-        let replayed = self.replayed().map_or(0, |marks| marks.last_sequence.unsigned_abs());
+        let replayed = replayed(self.queue).map_or(0, |marks| marks.last_sequence.unsigned_abs());
         let is_crowded = count > self.queue.share / 2;
         let stored = if is_crowded { replayed.max(self.acknowledged()) } else { replayed };
         let gone = self.queue.peek_up_to(self.place, stored);
@@ -324,51 +302,23 @@ impl Sender {
                 counters.amendments += amendments;
             });
             self.queue.with(self.place, |database| database.worker.last_flush = now());
-            self.look_wait = SHORT_WAIT;
+            self.look_wait = backoff::SHORTEST;
         } else {
             self.look_wait = (self.look_wait * 2).min(LONGEST_LOOK);
         }
         self.looks_at = monotonic() + self.look_wait;
     }
 
-    /// What the tables of this server say is stored of this life.
-    fn replayed(&self) -> Option<Marks> {
-        let incarnation = self.queue.incarnation;
-        let marks = transaction("looking at what is stored", || {
-            let found = spi::first(
-                "SELECT last_sequence, unknown_seen FROM keysmith_private.usage_incarnation
-                 WHERE incarnation = $1 AND database = $2",
-                &[Param::bigint(Some(incarnation)), incarnations::oid(server::my_database())],
-                |row| {
-                    Some(Marks {
-                        last_sequence: row.bigint(1).unwrap_or_default(),
-                        unknown_seen: row.bigint(2).unwrap_or_default(),
-                    })
-                },
-            )?;
-            found.ok_or_else(|| Error::new(Code::NotFound, "no such life"))
-        });
-        marks.ok()
-    }
-
-    fn note_replayed(&mut self) {
-        if let Some(marks) = self.replayed() {
-            let counted = marks.unknown_seen.unsigned_abs();
-            self.queue.with(self.place, |database| database.unknown.subtract_up_to(counted));
-        }
-    }
-
     fn succeeded(&mut self) {
         self.limit = self.limit.saturating_mul(2).min(settings::batch_size());
-        self.wait = SHORT_WAIT;
-        self.waits_until = 0;
+        self.backoff.succeed();
         self.looks_at = 0;
         self.sent_at = monotonic();
         self.is_failing = false;
     }
 
     fn failed(&mut self, failed: &Failed) {
-        // Whatever went wrong, a new connection is a new start.
+        // After any failure a new connection is opened.
         self.link = None;
         self.note(&failed.message);
         if !self.is_failing {
@@ -378,8 +328,7 @@ impl Sender {
         if !extension_exists() {
             self.discard();
         }
-        self.waits_until = monotonic() + self.wait;
-        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        self.backoff.fail();
     }
 
     fn note(&self, message: &str) {
@@ -387,7 +336,7 @@ impl Sender {
     }
 
     fn discard(&mut self) {
-        self.queue.discard(self.place);
+        backlog::discard_all(self.queue, self.place);
         self.pending = None;
     }
 
@@ -400,7 +349,7 @@ impl Sender {
         let to_send = if count == 0 || newest <= self.sent_up_to {
             LOOKS_AROUND
         } else {
-            until((self.sent_at + settings::flush_interval()).max(self.waits_until))
+            until((self.sent_at + settings::flush_interval()).max(self.backoff.until()))
         };
         let to_look =
             if count == 0 || self.sent_up_to == 0 { LOOKS_AROUND } else { until(self.looks_at) };
@@ -408,27 +357,9 @@ impl Sender {
     }
 }
 
-/// Counts of requests without a known key, on their way.
-#[derive(Default)]
-struct Unsent {
-    mark: u64,
-    counts: Vec<u8>,
-    samples: Vec<u8>,
-}
-
-/// Runs something that talks to the primary in a transaction, for the memory it needs. Replay
-/// must not wait for it: the primary's commit may wait for replay.
+/// Runs something that talks to the primary in a transaction, for the memory it needs. It has no
+/// snapshot, so that replay does not wait for it: the primary's commit may wait for replay.
 fn in_transaction<T>(what: &str, body: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
     let outcome = without_snapshot(what, || Ok(body()));
     outcome.unwrap_or_else(|Failure { message, .. }| Err(Failed { message }))
-}
-
-/// A text in a statement. Backslashes mean themselves only where that is the setting,
-/// so it is written in the form in which they don't.
-fn literal(value: &str) -> String {
-    format!("E'{}'", value.replace('\\', r"\\").replace('\'', "''"))
-}
-
-fn bytea(bytes: &[u8]) -> String {
-    format!(r"E'\\x{}'::pg_catalog.bytea", parcel::hexadecimal(bytes))
 }

@@ -1,7 +1,7 @@
-//! Rows of usage.
+//! The rows of usage, and how they are written.
 
-pub mod batch;
-pub mod direct;
+pub mod bulk_insert;
+pub mod insert;
 pub mod partitions;
 pub mod quarantine;
 pub mod rows;

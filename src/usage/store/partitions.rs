@@ -6,7 +6,7 @@ use crate::usage::session::worker_slot;
 use crate::usage::store::rows::EVENT;
 use keysmith_core::event::Record;
 use pg::call::{Call, sql_functions};
-use pg::clock::monotonic;
+use pg::clock::{DAY, monotonic};
 use pg::error::{Code, Error, Result};
 use pg::lock::{self, Mode};
 use pg::lookup;
@@ -21,24 +21,21 @@ sql_functions! {
     keysmith_usage_fold_lock => usage_fold_lock;
 }
 
-/// In microseconds.
-const DAY: i64 = 24 * 60 * 60 * 1_000_000;
-/// How long to wait for a worker that makes partitions.
+/// How long to wait for a worker that makes partitions, in microseconds.
 const WAIT: i64 = 5_000_000;
 
-/// Opens the partitioned table. `None` if there is no such table, or not one as we make it.
+/// Opens the partitioned table. `None` if there is no such table, or if it has other columns.
 pub fn with_events<T>(mode: Mode, lock: Lock, body: impl FnOnce(Table<'_>) -> T) -> Option<T> {
     with_table(named(c"usage_event")?, mode, lock, |table| {
         table.has_columns(&EVENT).then(|| body(table))
     })
 }
 
-/// To look at what partitions there are.
 fn read<T>(body: impl FnOnce(Table<'_>) -> T) -> Option<T> {
     with_events(Mode::AccessShare, Lock::Released, body)
 }
 
-/// The days of these records for which there is no partition.
+/// The days of these records that have no partition.
 pub fn missing<'a>(records: impl Iterator<Item = &'a Record<'a>>) -> BTreeSet<i64> {
     let at = |record: &Record| match record {
         Record::Event(event) => Some(event.at),
@@ -51,7 +48,7 @@ pub fn missing<'a>(records: impl Iterator<Item = &'a Record<'a>>) -> BTreeSet<i6
     days.unwrap_or_default()
 }
 
-/// Makes the partitions of these days. Others can make none until the transaction ends.
+/// Makes the partitions of these days. Other sessions can make none until the transaction ends.
 pub fn make(days: &BTreeSet<i64>) -> Result<()> {
     for day in days {
         let date = || Param::date(i32::try_from(*day).ok());
@@ -60,8 +57,7 @@ pub fn make(days: &BTreeSet<i64>) -> Result<()> {
     Ok(())
 }
 
-/// Has the worker make partitions, where there is one: this transaction may stay open for as
-/// long as its role likes.
+/// Has the worker make partitions, if there is one: the role may leave this transaction open.
 pub fn have_made(records: &[(i64, Record)]) -> Result<()> {
     let deadline = monotonic() + WAIT;
     while queue().is_some() {
@@ -79,7 +75,7 @@ pub fn have_made(records: &[(i64, Record)]) -> Result<()> {
     Ok(())
 }
 
-/// One of our tables.
+/// A table of the extension.
 pub fn named(name: &CStr) -> Option<Oid> {
     lookup::relation(lookup::schema(PRIVATE)?, name)
 }
@@ -90,8 +86,8 @@ fn usage_has_partition(call: &Call) -> Result<Option<Datum>> {
     Ok(Some(Datum::from(partition.is_some())))
 }
 
-/// An object lock on the table of what is folded, as the audit has for its chains: nobody else
-/// can ask for it, and VACUUM does not.
+/// An object lock on the OID of `usage_delta`, as the audit has for its chains. No other role can
+/// ask for it, and VACUUM does not.
 fn usage_fold_lock(_: &Call) -> Result<Option<Datum>> {
     let is_ours =
         named(c"usage_delta").is_some_and(|table| lock::try_object(table, table, Mode::Exclusive));

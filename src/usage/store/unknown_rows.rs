@@ -5,7 +5,7 @@ use keysmith_core::unknown_tally::Count;
 use pg::error::Result;
 use pg::spi::{self, Param};
 
-/// Adds to the counts of a life, which nobody else writes to, and to the samples.
+/// Adds to the counts of an incarnation, which no other server writes to, and to the samples.
 pub fn store(incarnation: i64, counts: &[Count], samples: &[Event]) -> Result<()> {
     for (keyspace, reason, requests) in counts {
         spi::execute(
@@ -38,7 +38,7 @@ pub fn store(incarnation: i64, counts: &[Count], samples: &[Event]) -> Result<()
             ],
         )?;
     }
-    // The newest thousand are enough to tell where they come from.
+    // The newest thousand are enough to see where they come from.
     spi::execute(
         "DELETE FROM keysmith_private.usage_unknown_sample
          WHERE ctid IN (SELECT o.ctid FROM keysmith_private.usage_unknown_sample o WHERE o.at < (

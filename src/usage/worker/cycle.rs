@@ -1,7 +1,6 @@
-//! The background worker of a database: started by its first event, gone when there
-//! have been none for a while, and never in anybody's way.
+//! The background worker of a database. It is started by the first record, and leaves when there
+//! were none for a while, or when another session needs the database for itself.
 
-use crate::usage::restart::standby_backlog;
 use crate::usage::session::worker_slot::{self, ABSENT, STARTING};
 use crate::usage::settings;
 use crate::usage::transaction::extension_exists;
@@ -16,16 +15,16 @@ use pg::worker::forget_cancellation;
 use std::sync::atomic::Ordering::SeqCst;
 
 const MAINTAINS: i64 = 60_000_000;
-/// Idle for as many flush intervals, it goes. PostgreSQL has eight processes for all
-/// workers by default.
+/// It leaves after so many idle flush intervals. PostgreSQL has eight processes for all workers by
+/// default.
 const IDLE_INTERVALS: i64 = 10;
-/// How long others are thought to want a process after they got none, in microseconds.
+/// How long another database is taken to want a process after it got none, in microseconds.
 const STARVED_FOR: i64 = 5_000_000;
 
-/// How long a stopping server's worker waits for the other backends' last records.
+/// How long the worker of a stopping server waits for the last records of the other backends.
 const WAITS_FOR_OTHERS: i64 = 3_000_000;
 const WAITS_FOR_PENDING: i64 = 10_000_000;
-/// How often to try at least: the signal itself may have cut an attempt off.
+/// How often to try at least: the signal itself may have ended an attempt.
 const LAST_TRIES: u32 = 3;
 
 pub struct Worker {
@@ -34,7 +33,7 @@ pub struct Worker {
     flushed_at: i64,
     unknown_at: i64,
     maintained_at: i64,
-    /// Whether something was, since.
+    /// Whether something was stored since.
     has_stored: bool,
     busy_at: i64,
 }
@@ -67,6 +66,7 @@ impl Worker {
             }
             if self.is_open {
                 self.flusher.make_wanted();
+                self.flusher.store_backlog();
                 self.flush_if_due();
                 if monotonic() - self.maintained_at >= MAINTAINS {
                     self.maintain();
@@ -79,7 +79,7 @@ impl Worker {
         }
     }
 
-    /// Makes all ready for the first batch. False if there is nothing to be done here.
+    /// Prepares the first batch. False if the worker has left.
     fn open(&mut self) -> bool {
         if !extension_exists() {
             self.flusher.discard();
@@ -89,9 +89,7 @@ impl Worker {
         match self.flusher.open() {
             Ok(()) => {
                 self.is_open = true;
-                if let Err(message) = standby_backlog::store() {
-                    self.flusher.remember(&message);
-                }
+                self.flusher.store_backlog();
             }
             Err(failure) => self.flusher.could_not(&failure),
         }
@@ -127,9 +125,9 @@ impl Worker {
         }
     }
 
-    /// Batch after batch, as long as nobody minds: what had come when it began. What comes
-    /// meanwhile is for the next time, or under load there would be no end of small
-    /// batches, and a batch costs much the same with ten records and with thousands.
+    /// Stores what had come when it began, batch after batch. Records that come meanwhile wait. Under
+    /// load there would be no end of small batches otherwise, and a batch of ten records costs much
+    /// the same as one of thousands.
     fn drain(&mut self) {
         let newest = self.flusher.queue.with(self.flusher.place, |d| d.records.sequence);
         while self.flusher.may_try() && !shutdown_requested() && !my_database_is_wanted() {
@@ -153,7 +151,7 @@ impl Worker {
         }
     }
 
-    /// Throws away what is there if the extension is gone.
+    /// Throws away what waits if the extension was dropped.
     fn still_has_extension(&mut self) -> bool {
         if !extension_exists() {
             self.flusher.discard();
@@ -162,8 +160,7 @@ impl Worker {
         self.is_open
     }
 
-    /// How long to stay with nothing to do: not at all where other databases wait for a
-    /// process.
+    /// How long to stay idle: not at all if other databases wait for a process.
     fn patience(&self) -> i64 {
         if monotonic() - self.flusher.queue.starved_at.load(SeqCst) < STARVED_FOR {
             return 0;
@@ -185,8 +182,8 @@ impl Worker {
         pg::latch::wait(milliseconds);
     }
 
-    /// Goes at once, for somebody who waits. What is left is for a successor, who can
-    /// only connect when that somebody is done.
+    /// Leaves after one batch, for a session that waits for the database. A new worker stores the
+    /// rest. It can connect when that session has finished.
     fn make_way(&mut self) {
         if self.is_open && self.flusher.may_try() {
             self.flusher.batch();
@@ -194,7 +191,7 @@ impl Worker {
         self.leave_the_rest();
     }
 
-    /// Goes, and has a successor started for what is left.
+    /// Has a new worker started for what is left.
     fn leave_the_rest(&self) {
         if self.flusher.is_empty() {
             return;
@@ -214,14 +211,13 @@ impl Worker {
         }
     }
 
-    /// Leaves if nothing waits. Whoever brings something from then on sees that there
-    /// is no worker.
+    /// Leaves if nothing waits. A session with a new record then sees that there is no worker.
     fn leave(&mut self) -> bool {
         if !self.flusher.is_empty() {
             self.busy_at = monotonic();
             return false;
         }
-        // Where requests are few, each worker may be gone before its time to maintain.
+        // If requests are few, no worker may stay until it is time to maintain.
         if self.is_open && self.has_stored {
             self.maintain();
         }
@@ -231,8 +227,8 @@ impl Worker {
         step_down(self.flusher.queue, self.flusher.place)
     }
 
-    /// Stores what there is. When the server stops, waits for the other backends, which
-    /// stop as well: their last records come now.
+    /// Stores what waits. When the server stops, waits for the other backends, which stop as well:
+    /// their last records come now.
     fn shut_down(&mut self) {
         let mut start = monotonic();
         let mut tries = 0;
@@ -278,8 +274,8 @@ impl Worker {
     }
 }
 
-/// Whether the worker is told to end because the database is dropped by force. Who does that
-/// waits five seconds for it, and what would be stored goes too.
+/// Whether the worker is told to end because the database is dropped by force. The session that
+/// drops it waits five seconds, and records that would be stored are dropped with it.
 fn is_being_dropped() -> bool {
     my_database_is_wanted() && !server_is_stopping()
 }

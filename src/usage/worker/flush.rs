@@ -1,46 +1,47 @@
-//! Batches: what is in the queue becomes rows, each once, whatever fails between.
+//! Batches: records of the queue become rows, each once, whatever fails in between.
 
 use crate::usage::queue::Queue;
 use crate::usage::queue::unknown::Unknown;
-use crate::usage::restart::incarnations::{Life, Progress};
+use crate::usage::restart::backlog;
+use crate::usage::restart::incarnations::{CurrentIncarnation, Progress};
 use crate::usage::session::worker_slot;
 use crate::usage::settings;
-use crate::usage::store::batch::{self, Numbers, Stored};
+use crate::usage::store::insert::{self, Numbers, Stored};
 use crate::usage::store::partitions;
 use crate::usage::store::quarantine;
 use crate::usage::store::unknown_rows;
 use crate::usage::transaction::{Failure, Outcome, transaction};
-use keysmith_core::event::{MAX_LEN, Record};
+use crate::usage::worker::backoff::{self, Backoff};
+use keysmith_core::event::Record;
 use pg::clock::{monotonic, now};
 use pg::spi;
 use std::collections::HashSet;
 use std::sync::atomic::Ordering::SeqCst;
 
-/// How often a record alone is tried before it is set aside.
+/// How often a single record is tried before it is quarantined.
 const TRIES: u32 = 3;
 
-/// The waits after failures, in microseconds.
-const SHORT_WAIT: i64 = 50_000;
-const LONGEST_WAIT: i64 = 10_000_000;
+/// How long to wait before a backlog is tried again, in microseconds.
+const BACKLOG_WAIT: i64 = 10_000_000;
 
 pub struct Flusher {
     pub queue: &'static Queue,
     pub place: usize,
-    life: Life,
-    /// How many records are tried at once: fewer after a failure, to find its cause.
+    incarnation: CurrentIncarnation,
+    /// How many records are tried at a time: fewer after a failure, to find its cause.
     limit: u32,
     tries: u32,
     in_a_row: u32,
-    /// Until when nothing is tried.
-    waits_until: i64,
-    wait: i64,
-    /// How many amendments were put back, as their events have not come.
+    backoff: Backoff,
+    /// How many amendments were put back, because their events have not come.
     late: u32,
     /// The newest record that is known to be stored.
     stored_up_to: u64,
+    /// When to look for a backlog; `None` once it is stored.
+    backlog_at: Option<i64>,
 }
 
-/// What became of a step of the worker's.
+/// The result of a step.
 #[derive(PartialEq, Eq)]
 pub enum Step {
     Stored,
@@ -48,15 +49,15 @@ pub enum Step {
     Failed,
 }
 
-/// For how long an amendment waits for its event, which a transaction may hold back, in
-/// microseconds; and how many do at most.
+/// How long an amendment waits for its event, which may be pending in a session, in microseconds;
+/// and how many wait at most.
 const LATE_FOR: i64 = 60_000_000;
 const MOST_LATE: usize = 1_000;
 
 /// Amendments that found no event.
 struct Unmatched {
     all: usize,
-    /// Those to be tried again.
+    /// Those that are tried again.
     late: Vec<Vec<u8>>,
 }
 
@@ -68,11 +69,9 @@ fn unmatched(records: &[(i64, Record)], names: &HashSet<[u8; 16]>) -> Unmatched 
             && names.contains(request_id)
         {
             unmatched.all += 1;
-            // A clock that was set leaves nothing waiting for long.
+            // If the clock was set, an amendment does not wait for long.
             if now.abs_diff(*at) < LATE_FOR.unsigned_abs() && unmatched.late.len() < MOST_LATE {
-                let mut room = [0; MAX_LEN];
-                let length = record.encode(&mut room);
-                unmatched.late.push(room.get(..length).unwrap_or_default().into());
+                unmatched.late.push(record.to_vec());
             }
         }
     }
@@ -84,26 +83,26 @@ impl Flusher {
         Flusher {
             queue,
             place,
-            life: Life { queue, oid },
+            incarnation: CurrentIncarnation { queue, oid },
             limit: settings::batch_size(),
             tries: 0,
             in_a_row: 0,
-            waits_until: 0,
-            wait: SHORT_WAIT,
+            backoff: Backoff::new(),
             late: 0,
             stored_up_to: 0,
+            backlog_at: Some(0),
         }
     }
 
-    /// Opens this life's entry in the book of lives.
+    /// Opens this incarnation's row.
     pub fn open(&mut self) -> Outcome<()> {
-        self.stored_up_to = self.life.open()?;
+        self.stored_up_to = self.incarnation.open()?;
         Ok(())
     }
 
     /// Notes that all is stored.
     pub fn close(&mut self) -> bool {
-        self.life.close().is_ok()
+        self.incarnation.close().is_ok()
     }
 
     /// The newest record that is known to be stored.
@@ -111,12 +110,12 @@ impl Flusher {
         self.stored_up_to
     }
 
-    /// Whether something waits to be tried again.
+    /// Whether something failed and will be tried again.
     pub fn has_failed(&self) -> bool {
-        self.waits_until > 0
+        self.backoff.has_failed()
     }
 
-    /// Whether more waits than amendments whose events have not come.
+    /// Whether anything but amendments without their events waits.
     pub fn has_news(&self) -> bool {
         self.queue
             .with(self.place, |d| d.records.count > self.late || !d.unknown.is_empty())
@@ -124,7 +123,19 @@ impl Flusher {
     }
 
     pub fn may_try(&self) -> bool {
-        monotonic() >= self.waits_until
+        self.backoff.may_try()
+    }
+
+    /// Stores what waited when the server was shut down. Newer records don't wait for it.
+    pub fn store_backlog(&mut self) {
+        if self.backlog_at.is_some_and(|moment| monotonic() >= moment) {
+            let stored = backlog::store(self.queue, self.place);
+            self.backlog_at = stored.is_err().then(|| monotonic() + BACKLOG_WAIT);
+            if let Err(message) = stored {
+                self.remember(&message);
+                pgrx::warning!("keysmith: what waited at the shutdown can't be stored: {message}");
+            }
+        }
     }
 
     /// Stores a batch.
@@ -132,7 +143,7 @@ impl Flusher {
         let waiting = self.queue.peek(self.place, self.limit.min(settings::batch_size()));
         let begun = now();
         if waiting.is_empty() {
-            self.waits_until = 0;
+            self.backoff.go_on();
             return Step::Empty;
         }
         let mut records: Vec<(i64, Record)> = Vec::with_capacity(waiting.len());
@@ -181,8 +192,8 @@ impl Flusher {
         let incarnation = self.queue.incarnation;
         let dropped = self.queue.with(self.place, |database| database.counters.dropped);
         transaction("storing", || {
-            let stored = batch::records(records, Numbers::OfQueue { incarnation })?;
-            self.life.note(&Progress {
+            let stored = insert::records(records, Numbers::OfQueue { incarnation })?;
+            self.incarnation.note(&Progress {
                 from: self.stored_up_to,
                 to: last.unwrap_or(self.stored_up_to),
                 stored: stored.events,
@@ -192,10 +203,10 @@ impl Flusher {
         })
     }
 
-    /// Whether more is stored than was known, so that the batch is another one now.
+    /// Whether more is stored than was known. Then the batch begins later.
     fn is_overtaken(&mut self) -> bool {
         let known = self.stored_up_to;
-        if let Ok(stored_up_to) = self.life.stored_up_to() {
+        if let Ok(stored_up_to) = self.incarnation.stored_up_to() {
             self.stored_up_to = stored_up_to.max(known);
         }
         self.stored_up_to > known
@@ -205,12 +216,11 @@ impl Flusher {
         self.limit = self.limit.saturating_mul(2).min(settings::batch_size());
         self.tries = 0;
         self.in_a_row = 0;
-        self.wait = SHORT_WAIT;
-        self.waits_until = 0;
+        self.backoff.succeed();
     }
 
-    /// Waits after a failure that may pass. After another, looks for the record that
-    /// can't be stored, in ever smaller batches, and sets it aside.
+    /// Waits after a failure that may pass. After another one, looks for the record that can't be
+    /// stored, in ever smaller batches, and quarantines it.
     fn failed(&mut self, failure: &Failure, size: u32) {
         let is_first = self.tries == 0 && self.limit == settings::batch_size();
         self.remember(&failure.message);
@@ -221,36 +231,34 @@ impl Flusher {
         if !failure.is_passing && size > 1 {
             self.limit = (size / 2).max(1);
             self.tries = 0;
-            return self.pause(SHORT_WAIT);
+            return self.backoff.pause(backoff::SHORTEST);
         }
         let is_to_blame = !failure.is_passing && self.tries >= TRIES;
-        if is_to_blame && self.in_a_row < quarantine::MOST_IN_A_ROW && self.set_aside(failure) {
+        if is_to_blame && self.in_a_row < quarantine::MOST_IN_A_ROW && self.quarantine(failure) {
             self.tries = 0;
             self.in_a_row += 1;
-            self.wait = SHORT_WAIT;
+            self.backoff.reset_wait();
             self.limit = self.limit.saturating_mul(2).min(settings::batch_size());
             return;
         }
-        self.pause(self.wait);
-        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        self.backoff.fail();
     }
 
-    fn pause(&mut self, wait: i64) {
-        self.waits_until = monotonic() + wait;
-    }
-
-    /// Stores a record apart that can't be stored where it belongs.
-    fn set_aside(&mut self, failure: &Failure) -> bool {
+    /// Notes the first record in `usage_set_aside` instead.
+    fn quarantine(&mut self, failure: &Failure) -> bool {
         let waiting = self.queue.peek(self.place, 1);
         let Some(record) = waiting.iter().next() else { return false };
         let Some(decoded) = Record::decode(record.bytes) else { return false };
         let incarnation = self.queue.incarnation;
-        let done = transaction("setting aside", || {
+        let done = transaction("quarantining a record", || {
             quarantine::note(incarnation, record.sequence as i64, &decoded, &failure.message)
         });
         if done.is_ok() {
-            self.queue.take_out(self.place, waiting, |counters| counters.set_aside += 1);
-            pgrx::warning!("keysmith: a usage record was set aside: {}", failure.message);
+            self.queue.take_out(self.place, waiting, |counters| counters.quarantined += 1);
+            pgrx::warning!(
+                "keysmith: a usage record can't be stored and is in usage_set_aside: {}",
+                failure.message
+            );
         }
         done.is_ok()
     }
@@ -277,7 +285,7 @@ impl Flusher {
         }
     }
 
-    /// What the tables need from time to time.
+    /// Maintains the tables.
     pub fn maintain(&mut self) {
         self.call("SELECT keysmith.maintain()");
         let queue = self.queue;
@@ -290,12 +298,12 @@ impl Flusher {
         }
     }
 
-    /// Partitions of the days to come.
+    /// Makes the partitions of the next days.
     pub fn prepare(&mut self) {
         self.call("SELECT keysmith_private.usage_prepare()");
     }
 
-    /// Partitions that others wait for.
+    /// Makes the partitions that sessions wait for.
     pub fn make_wanted(&mut self) {
         let wanted = self.queue.with(self.place, |database| database.worker.wanted.take());
         let days = wanted.unwrap_or_default();
@@ -316,32 +324,28 @@ impl Flusher {
 
     pub fn is_empty(&self) -> bool {
         let pending = self.queue.signals.get(self.place).map(|s| s.pending.load(SeqCst));
-        let is_empty = self
-            .queue
-            .with(self.place, |d| d.records.count == 0 && d.unknown.is_empty())
-            .unwrap_or(true);
+        let is_empty = self.queue.with(self.place, |database| database.is_empty()).unwrap_or(true);
         is_empty && pending.unwrap_or_default() == 0
     }
 
-    /// Throws away what belongs to an extension that is no more.
+    /// Throws away what belongs to an extension that was dropped.
     pub fn discard(&mut self) {
-        self.queue.discard(self.place);
+        backlog::discard_all(self.queue, self.place);
     }
 
-    /// Whether so many waiting records should be stored before the interval is over.
+    /// Whether so many waiting records are stored before the flush interval ends.
     pub fn is_worth_it(&self, count: u32) -> bool {
         count >= self.queue.wakes_at() && self.may_try()
     }
 
-    /// Notes that something failed which will be tried again.
+    /// Notes that something failed. It is tried again.
     pub fn could_not(&mut self, failure: &Failure) {
         self.remember(&failure.message);
         pgrx::warning!("keysmith: usage can't be stored: {}", failure.message);
-        self.pause(self.wait);
-        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        self.backoff.fail();
     }
 
-    /// Keeps an error where `usage_status` shows it.
+    /// Keeps an error for `usage_status`.
     pub fn remember(&self, message: &str) {
         self.queue.remember(self.place, message);
     }

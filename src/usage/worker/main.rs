@@ -1,4 +1,4 @@
-//! The worker as a process: how it begins, and how it ends.
+//! The entry point of the worker.
 
 use crate::usage::queue::queue;
 use crate::usage::session::worker_slot::{ABSENT, RUNNING};
@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 worker_entry!(keysmith_usage_worker => work);
 
-/// Gives the place up when the process ends, however it does.
+/// Frees the place when the process ends.
 fn at_exit(_code: c_int, place: usize) {
     let Some(queue) = queue() else { return };
     let pid = server::my_pid();
@@ -60,7 +60,7 @@ fn work(argument: Datum) {
     Worker::new(Flusher::new(queue, place, oid)).run();
 }
 
-/// What databases and roles are set to must not change how the worker works.
+/// Settings of databases and roles must not change how the worker works.
 fn be_independent() {
     const SETTINGS: [(&CStr, &CStr); 11] = [
         (c"search_path", c"pg_catalog, pg_temp"),
@@ -71,11 +71,11 @@ fn be_independent() {
         (c"statement_timeout", c"0"),
         (c"idle_in_transaction_session_timeout", c"0"),
         (c"exit_on_error", c"off"),
-        // Nobody is kept waiting long by a worker that waits for somebody else.
+        // A session that waits for the worker must not wait long because the worker waits too.
         (c"lock_timeout", c"2s"),
-        // The compiler's libraries would take more memory than all else here, for good.
+        // The compiler's libraries would take more memory than the rest of the worker.
         (c"jit", c"off"),
-        // What is stored leaves the queue: it must be on disk. Standbys may lag.
+        // Records leave the queue when they are stored, so they must be on disk. Standbys may lag.
         (c"synchronous_commit", c"local"),
     ];
     for (name, value) in SETTINGS.into_iter().chain(major::TIMEOUTS) {

@@ -1,5 +1,6 @@
 //! The background worker of a database, which stores records.
 
+pub mod backoff;
 pub mod cycle;
 pub mod flush;
 mod main;

@@ -1,4 +1,4 @@
-//! The worker as a process: how it begins, what it is told, and how it ends.
+//! The worker as a process: what it is told, and how it leaves.
 
 use crate::usage::queue::Queue;
 use crate::usage::session::worker_slot::{ABSENT, RUNNING};
@@ -6,15 +6,15 @@ use pg::latch::Latch;
 use pg::server;
 use std::sync::atomic::Ordering::SeqCst;
 
-/// How often to see whether someone wants the database for himself, in microseconds.
+/// How often to look whether a session needs the database for itself, in microseconds.
 pub const LOOKS_AROUND: i64 = 500_000;
 /// Requests without a known key are stored less often: a flood of them costs little.
 pub const STORES_UNKNOWN: i64 = 5_000_000;
 
 pub use pg::worker::{attend, shutdown_requested};
 
-/// What the postmaster has written of its state, in the line that `pg_ctl` reads. A
-/// worker alone that was told to end doesn't wait for others.
+/// Whether the server stops, as the postmaster writes for `pg_ctl`. A single worker that is told to
+/// end does not wait for the other backends.
 pub fn server_is_stopping() -> bool {
     const STATUS_LINE: usize = 7;
     let file = std::fs::read_to_string(server::data_directory().join("postmaster.pid"));
@@ -23,13 +23,12 @@ pub fn server_is_stopping() -> bool {
     })
 }
 
-/// Gives the place up, unless something came in the meantime.
+/// Frees the place, unless something came in the meantime.
 pub fn step_down(queue: &Queue, place: usize) -> bool {
     let Some(signals) = queue.signals.get(place) else { return true };
     let has_left = queue.with(place, |database| {
         signals.worker.store(ABSENT, SeqCst);
-        let is_idle = database.records.count == 0
-            && database.unknown.is_empty()
+        let is_idle = database.is_empty()
             && database.worker.wanted.is_empty()
             && signals.pending.load(SeqCst) == 0;
         if is_idle {

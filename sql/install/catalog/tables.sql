@@ -1,0 +1,281 @@
+-- Tables. Only the functions of this extension read and write them.
+--
+-- Names are compared as bytes (COLLATE "C"): probes are faster, and an index
+-- stays valid when the operating system's collations change.
+--
+-- Other tables refer to a keyspace by its name: callers pass it, it never changes, and
+-- it is compared without a look-up.
+
+CREATE TABLE keysmith_private.keyspace (
+    keyspace        text COLLATE "C" PRIMARY KEY
+                    CHECK (keyspace ~ '^[a-z][a-z0-9_-]{0,62}$'),
+    event_channel   text COLLATE "C" NOT NULL UNIQUE
+                    DEFAULT 'keysmith_' || pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', ''),
+    empty_scopes    text COLLATE "C" NOT NULL DEFAULT 'all'
+                    CHECK (empty_scopes IN ('all', 'defaults', 'none')),
+    default_scopes  text[] COLLATE "C" NOT NULL DEFAULT '{}',
+    max_active_keys integer CHECK (max_active_keys BETWEEN 1 AND 1000000),
+    at_max          text COLLATE "C" NOT NULL DEFAULT 'error'
+                    CHECK (at_max IN ('error', 'replace')),
+    label_length    integer NOT NULL DEFAULT 100 CHECK (label_length BETWEEN 1 AND 1000),
+    wildcards       boolean NOT NULL DEFAULT true,
+    schemes         text[] COLLATE "C" NOT NULL DEFAULT '{bearer,key,x_api_key}'
+                    CHECK (schemes <@ '{bearer,key,x_api_key}' AND pg_catalog.cardinality(schemes) > 0),
+    unlisted_routes text COLLATE "C" NOT NULL DEFAULT 'any_key'
+                    CHECK (unlisted_routes IN ('any_key', 'refuse')),
+    managed_by      text COLLATE "C" NOT NULL DEFAULT 'any_secret'
+                    CHECK (length(managed_by) BETWEEN 1 AND 128),
+    display_id      text COLLATE "C" CHECK (length(display_id) <= 64),
+    display_prefix  text COLLATE "C" NOT NULL DEFAULT '{prefix}{secret:5}'
+                    CHECK (length(display_prefix) <= 64),
+    display_snippet text COLLATE "C" NOT NULL DEFAULT '{prefix}...{end:4}'
+                    CHECK (length(display_snippet) <= 64),
+    has_imports     boolean NOT NULL DEFAULT false,
+    generation      smallint NOT NULL DEFAULT 0 CHECK (generation >= 0),
+    created_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    limits          text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    charges         text[] COLLATE "C" NOT NULL DEFAULT '{live}'
+                    CHECK (pg_catalog.array_position(charges, NULL) IS NULL),
+    usage_log       text COLLATE "C" NOT NULL DEFAULT 'everything'
+                    CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
+    usage_details   boolean NOT NULL DEFAULT true,
+    has_bar_imports boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
+COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
+COMMENT ON COLUMN keysmith_private.keyspace.empty_scopes IS 'The scopes of a key that is given no scopes: all of its role, the defaults, or none';
+COMMENT ON COLUMN keysmith_private.keyspace.default_scopes IS 'The scopes that empty_scopes = defaults gives';
+COMMENT ON COLUMN keysmith_private.keyspace.max_active_keys IS 'How many keys a tenant may have at once; null for any number';
+COMMENT ON COLUMN keysmith_private.keyspace.at_max IS 'At that number, mint raises an error, or revokes the oldest key: error or replace';
+COMMENT ON COLUMN keysmith_private.keyspace.label_length IS 'The greatest length of a label, in characters';
+COMMENT ON COLUMN keysmith_private.keyspace.wildcards IS 'Whether keys may have the wildcards * and family:*, besides scopes by name';
+COMMENT ON COLUMN keysmith_private.keyspace.schemes IS 'The headers in which authenticate looks for keys';
+COMMENT ON COLUMN keysmith_private.keyspace.unlisted_routes IS 'The rule for routes that are not listed: any_key lets every valid key use them, refuse no key';
+COMMENT ON COLUMN keysmith_private.keyspace.managed_by IS 'The keys that may manage the keys of their tenant: any_secret, nobody, or an expression of scopes that they must meet';
+COMMENT ON COLUMN keysmith_private.keyspace.display_id IS 'A template for the ids that the product shows for its keys, such as key_{random:8}';
+COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'A template for key_prefix';
+COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'A template for key_snippet';
+COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
+COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
+COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether records have the endpoint and the address of the client';
+COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; new keys are never stored with an older one';
+
+CREATE TABLE keysmith_private.keyspace_prefix (
+    keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
+    kind        text COLLATE "C" NOT NULL CHECK (kind IN ('secret', 'publishable')),
+    environment text COLLATE "C" NOT NULL CHECK (environment ~ '^[a-z][a-z0-9_-]{0,62}$'),
+    prefix      text COLLATE "C" NOT NULL CHECK (prefix ~ '^[a-z0-9_]{1,31}_$'),
+    PRIMARY KEY (keyspace, kind, environment)
+);
+COMMENT ON TABLE keysmith_private.keyspace_prefix IS 'The prefixes of the keys of a keyspace, by kind and environment';
+
+CREATE TABLE keysmith_private.answer (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
+    answer   text COLLATE "C" NOT NULL,
+    status   integer CHECK (status BETWEEN 400 AND 599),
+    code     text COLLATE "C" CHECK (length(code) BETWEEN 1 AND 100),
+    message  text CHECK (length(message) BETWEEN 1 AND 1000),
+    PRIMARY KEY (keyspace, answer)
+);
+COMMENT ON TABLE keysmith_private.answer IS 'The status, code and message that a keyspace returns in place of a canonical code';
+
+CREATE TABLE keysmith_private.plan_feature (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
+    feature  text COLLATE "C" NOT NULL,
+    plans    text[] COLLATE "C" NOT NULL,
+    PRIMARY KEY (keyspace, feature)
+);
+COMMENT ON TABLE keysmith_private.plan_feature IS 'Features that only tenants of certain plans may use';
+
+CREATE TABLE keysmith_private.scope (
+    keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
+    scope       text COLLATE "C" NOT NULL CHECK (scope ~ '^[A-Za-z0-9_./-]+(:[A-Za-z0-9_./-]+)*$' AND length(scope) <= 128),
+    description text,
+    implies     text[] COLLATE "C" NOT NULL DEFAULT '{}',
+    PRIMARY KEY (keyspace, scope)
+);
+COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may have; before the first is defined, any name is allowed';
+
+CREATE TABLE keysmith_private.role (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
+    role     text COLLATE "C" NOT NULL CHECK (length(role) BETWEEN 1 AND 200),
+    scopes   text[] COLLATE "C" NOT NULL,
+    PRIMARY KEY (keyspace, role)
+);
+COMMENT ON TABLE keysmith_private.role IS 'Named sets of scopes';
+
+CREATE TABLE keysmith_private.route (
+    keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
+    method   text COLLATE "C" NOT NULL,
+    pattern  text COLLATE "C" NOT NULL,
+    variant  text COLLATE "C" NOT NULL DEFAULT '',
+    scopes   text COLLATE "C" NOT NULL CHECK (length(scopes) <= 4096),
+    kind     text COLLATE "C" CHECK (kind IN ('secret', 'publishable')),
+    weight   integer NOT NULL DEFAULT 1 CHECK (weight >= 0),
+    limits   text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    PRIMARY KEY (keyspace, method, pattern, variant)
+);
+COMMENT ON TABLE keysmith_private.route IS 'The scopes, as an expression, and the kind of key that a method and path require';
+COMMENT ON COLUMN keysmith_private.route.weight IS 'The number of calls that a request counts for in rate limits';
+COMMENT ON COLUMN keysmith_private.route.limits IS 'The rate limits of each key on the route; they replace limits of the same name';
+
+CREATE TABLE keysmith_private.tenant (
+    tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    suspended_at     timestamptz,
+    created_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    keyspace         text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
+    name             text COLLATE "C" NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
+    plan             text COLLATE "C" CHECK (length(plan) BETWEEN 1 AND 200),
+    suspended_reason text,
+    metadata         jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
+    limits           text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    UNIQUE (keyspace, name),
+    UNIQUE (tenant_id, keyspace),
+    CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
+);
+COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
+COMMENT ON COLUMN keysmith_private.tenant.limits IS 'The rate limits that all its keys of an environment share';
+
+CREATE TABLE keysmith_private.member (
+    tenant_id uuid NOT NULL,
+    keyspace  text COLLATE "C" NOT NULL,
+    member    text COLLATE "C" NOT NULL CHECK (length(member) BETWEEN 1 AND 200),
+    role      text COLLATE "C" NOT NULL,
+    PRIMARY KEY (tenant_id, member),
+    FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
+    FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role
+);
+COMMENT ON TABLE keysmith_private.member IS 'The persons and service accounts of a tenant; a key may have one as its owner';
+
+-- The columns that most decisions read come first, and those of fixed width before the
+-- others: their offsets are constants.
+CREATE TABLE keysmith_private.key (
+    key_id         uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    tenant_id      uuid NOT NULL,
+    created_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    expires_at     timestamptz,
+    disabled_at    timestamptz,
+    revoked_at     timestamptz,
+    generation     smallint NOT NULL CHECK (generation >= 0),
+    digest         bytea NOT NULL CHECK (pg_catalog.octet_length(digest) = 32),
+    keyspace       text COLLATE "C" NOT NULL,
+    environment    text COLLATE "C" NOT NULL CHECK (environment ~ '^[a-z][a-z0-9_-]{0,62}$'),
+    kind           text COLLATE "C" NOT NULL CHECK (kind IN ('secret', 'publishable')),
+    role           text COLLATE "C",
+    owner          text COLLATE "C" CHECK (length(owner) BETWEEN 1 AND 200),
+    scopes         text[] COLLATE "C" NOT NULL DEFAULT '{}'
+                   CHECK (pg_catalog.cardinality(scopes) <= 1000
+                          AND pg_catalog.array_position(scopes, NULL) IS NULL),
+    allowlist      cidr[]
+                   CHECK (pg_catalog.cardinality(allowlist) BETWEEN 1 AND 1000
+                          AND pg_catalog.array_position(allowlist, NULL) IS NULL),
+    metadata       jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
+    label          text CHECK (length(label) <= 1000),
+    key_prefix     text COLLATE "C" CHECK (length(key_prefix) <= 64),
+    key_snippet    text COLLATE "C" CHECK (length(key_snippet) <= 64),
+    created_by     text NOT NULL,
+    revoked_reason text CHECK (length(revoked_reason) <= 1000),
+    rotated_to     uuid,
+    display_id     text COLLATE "C" CHECK (length(display_id) BETWEEN 1 AND 100),
+    regenerated    boolean NOT NULL DEFAULT false,
+    imported       boolean NOT NULL DEFAULT false,
+    origin         uuid,
+    limits         text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    shared_limits  text COLLATE "C" CHECK (length(shared_limits) BETWEEN 1 AND 20000),
+    purse          uuid,
+    UNIQUE (digest, keyspace),
+    UNIQUE (keyspace, display_id),
+    FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
+    FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role,
+    CHECK ((revoked_at IS NULL) = (revoked_reason IS NULL)),
+    -- A key with a successor is revoked, or expires at some time.
+    CHECK (rotated_to IS NULL OR revoked_at IS NOT NULL OR expires_at IS NOT NULL)
+);
+-- A backend fetches a long allowlist once, and remembers it by its TOAST pointer. So it must
+-- be stored out of line, and not be compressed into the row.
+ALTER TABLE keysmith_private.key ALTER COLUMN allowlist SET STORAGE EXTERNAL;
+CREATE INDEX key_of_tenant ON keysmith_private.key (tenant_id, created_at);
+COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys themselves are not stored';
+COMMENT ON COLUMN keysmith_private.key.generation IS 'The generation of the pepper that the digest was made with; 0 if without a pepper';
+COMMENT ON COLUMN keysmith_private.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
+COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of its line of rotations; the keys of a line share limits and credits';
+COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'The rate limits of the keys that made it, which count its calls too, one per line: first key of that line, calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends, if a key made it; null if it spends its own or its tenant''s';
+COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
+
+CREATE TABLE keysmith_private.access (
+    role       regrole NOT NULL,
+    level      text COLLATE "C" NOT NULL CHECK (level IN ('verifier', 'issuer', 'auditor', 'admin')),
+    tenant_id  uuid REFERENCES keysmith_private.tenant,
+    granted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    UNIQUE (role, level, tenant_id),
+    CHECK (tenant_id IS NULL OR level = 'issuer')
+);
+COMMENT ON TABLE keysmith_private.access IS 'The access levels that grant_access gave to roles; PostgreSQL''s privileges decide who may execute a function';
+COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'The tenant whose keys an issuer manages; null for the tenant that is signed in';
+
+CREATE TABLE keysmith_private.audit_entry (
+    keyspace   text COLLATE "C" NOT NULL,
+    entry      bigint NOT NULL,
+    at         timestamptz NOT NULL,
+    action     text COLLATE "C" NOT NULL,
+    generation smallint NOT NULL,
+    content    bytea NOT NULL,
+    hash       bytea NOT NULL,
+    PRIMARY KEY (keyspace, entry)
+);
+COMMENT ON TABLE keysmith_private.audit_entry IS 'The acts of management, in a chain for each keyspace; acts that concern several are in the chain *';
+COMMENT ON COLUMN keysmith_private.audit_entry.content IS 'The digest that the row in audit_content has';
+COMMENT ON COLUMN keysmith_private.audit_entry.hash IS 'A hash over the entry and the hash of the entry before it; see docs/architecture.md';
+
+CREATE TABLE keysmith_private.audit_content (
+    digest       bytea PRIMARY KEY,
+    salt         bytea NOT NULL,
+    role         text COLLATE "C" NOT NULL,
+    session_role text COLLATE "C" NOT NULL,
+    acting_key   uuid,
+    client       inet,
+    tenant       text COLLATE "C",
+    key_id       uuid,
+    before       jsonb,
+    after        jsonb
+);
+COMMENT ON TABLE keysmith_private.audit_content IS 'The parts of an entry that may identify a person: who acted, on whom, and what changed';
+COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'A digest over the salt and the other columns; see docs/architecture.md';
+COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random bytes, so that the content cannot be guessed from the digest';
+
+-- Spending updates a balance. Pages are left half empty, so that the new row version fits
+-- on the page of the old one, and no index changes (HOT).
+CREATE TABLE keysmith_private.credit (
+    credit_id   uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    key_id      uuid UNIQUE REFERENCES keysmith_private.key,
+    tenant_id   uuid UNIQUE REFERENCES keysmith_private.tenant,
+    balance     bigint NOT NULL CHECK (balance >= 0),
+    refill      bigint CHECK (refill >= 1),
+    every       text COLLATE "C" CHECK (every IN ('day', 'month')),
+    refilled_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    CHECK (pg_catalog.num_nonnulls(key_id, tenant_id) = 1),
+    CHECK ((refill IS NULL) = (every IS NULL))
+) WITH (fillfactor = 50);
+COMMENT ON TABLE keysmith_private.credit IS 'The credits of keys and tenants';
+COMMENT ON COLUMN keysmith_private.credit.key_id IS 'The first key of a line of rotations, if the credits are a key''s';
+COMMENT ON COLUMN keysmith_private.credit.refill IS 'A refill raises the balance to this, unless it is higher';
+COMMENT ON COLUMN keysmith_private.credit.refilled_at IS 'The time of the last refill; the next is due when a day or month begins in UTC';
+
+-- A dropped role leaves its OID in the table. In a restored database that OID may belong to
+-- another role.
+SELECT pg_catalog.pg_extension_config_dump('keysmith_private.access',
+    'WHERE role::pg_catalog.oid IN (SELECT oid FROM pg_catalog.pg_roles)');
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,audit_entry,audit_content}'::text[] LOOP
+        PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
+    END LOOP;
+END $$;

@@ -1,0 +1,8 @@
+-- Rules of decisions, for views and statements that show a state.
+
+CREATE FUNCTION keysmith_private.credits_at(
+    balance bigint, refill bigint, every text, refilled_at timestamptz, moment timestamptz
+) RETURNS bigint
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_credits_at';
+COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestamptz, timestamptz) IS
+'The credits of a row of the table credit at a moment, a refill that is due included; null without a row';

@@ -1,0 +1,76 @@
+-- The scopes, roles and routes of a keyspace.
+
+CREATE FUNCTION keysmith.define_scope(
+    keyspace text,
+    scope text,
+    description text DEFAULT NULL,
+    implies text[] DEFAULT '{}'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_scope';
+COMMENT ON FUNCTION keysmith.define_scope(text, text, text, text[]) IS
+'Adds a scope to a keyspace''s catalogue, or changes it';
+
+CREATE FUNCTION keysmith.define_role(
+    keyspace text,
+    role text,
+    scopes text[]
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
+COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
+'Defines a role as a set of scopes, or changes it; keys with the role follow with the commit';
+
+CREATE FUNCTION keysmith.define_route(
+    keyspace text,
+    method text,
+    pattern text,
+    scopes text[],
+    variant text DEFAULT NULL,
+    kind text DEFAULT NULL,
+    weight integer DEFAULT 1,
+    limits jsonb DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
+'Defines the scopes that a method and path require: all of a list; each may be an expression';
+
+CREATE FUNCTION keysmith.define_route(
+    keyspace text,
+    method text,
+    pattern text,
+    scopes text,
+    variant text DEFAULT NULL,
+    kind text DEFAULT NULL,
+    weight integer DEFAULT 1,
+    limits jsonb DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
+'Defines the scopes that a method and path require, as one expression such as a | (b & c)';
+
+CREATE FUNCTION keysmith.remove_route(
+    keyspace text,
+    method text,
+    pattern text,
+    variant text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_route';
+COMMENT ON FUNCTION keysmith.remove_route(text, text, text, text) IS
+'Removes a route; unlisted_routes applies to it from then on';
+
+CREATE VIEW keysmith.routes WITH (security_barrier) AS
+SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits
+FROM keysmith_private.route r;
+COMMENT ON VIEW keysmith.routes IS 'The routes of each keyspace, with their requirements';
+COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
+COMMENT ON COLUMN keysmith.routes.method IS 'The HTTP method; * for any';
+COMMENT ON COLUMN keysmith.routes.pattern IS 'The paths that match, such as /v1/images/{id}';
+COMMENT ON COLUMN keysmith.routes.variant IS 'The variant of the route; null for the one without a name';
+COMMENT ON COLUMN keysmith.routes.scopes IS 'The scopes that the key must have, as an expression; empty if any valid key may use the route';
+COMMENT ON COLUMN keysmith.routes.kind IS 'The kind that the key must be of; null for any kind';
+COMMENT ON COLUMN keysmith.routes.weight IS 'The number of calls that a request counts for in rate limits';
+COMMENT ON COLUMN keysmith.routes.limits IS 'The rate limits of each key on the route; they replace limits of the same name';

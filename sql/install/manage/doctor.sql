@@ -1,0 +1,394 @@
+-- doctor() finds problems, and says what to do. Each of the functions below checks one part, and
+-- returns a row for each problem. They run as the owner of the extension.
+
+CREATE FUNCTION keysmith_private.doctor_library(
+    is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN EXISTS (SELECT FROM keysmith_private.key WHERE limits IS NOT NULL AND revoked_at IS NULL)
+                  OR EXISTS (SELECT FROM keysmith_private.tenant WHERE limits IS NOT NULL)
+                  OR EXISTS (SELECT FROM keysmith_private.keyspace WHERE limits IS NOT NULL OR generation > 0)
+                THEN 'error' ELSE 'warning' END,
+           'library', 'is not preloaded: no rate limits, no peppers, and transactions write usage',
+           'shared_preload_libraries = ''keysmith'', and a restart'
+    WHERE NOT is_preloaded
+    UNION ALL
+    SELECT 'error', 'library', format('is of version %s, and the extension of %s', version, e.extversion),
+           'ALTER EXTENSION keysmith UPDATE, or a restart if the library is the older one'
+    FROM pg_extension e WHERE e.extname = 'keysmith' AND e.extversion <> version
+    UNION ALL
+    SELECT 'error', 'library', format('trigger %s of %s is off: changes of it go unnoticed',
+                                      t.tgname, t.tgrelid::regclass),
+           format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.tgrelid::regclass, t.tgname)
+    FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE p.pronamespace = 'keysmith_private'::regnamespace AND p.proname = 'policy_changed' AND t.tgenabled <> 'A'
+    UNION ALL
+    SELECT 'error', 'library', format('index %s is not valid', i.indexrelid::regclass),
+           format('REINDEX INDEX %s', i.indexrelid::regclass)
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    WHERE c.relnamespace = 'keysmith_private'::regnamespace AND NOT (i.indisvalid AND i.indisready)
+    UNION ALL
+    SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'SECURITY.md, "Peppers"'
+    WHERE pepper_problem IS NOT NULL
+    UNION ALL
+    SELECT 'error', 'pepper', 'keys are stored with ' || CASE p WHEN '0' THEN 'none, which the file does not allow'
+               ELSE format('pepper %s, which is not there', p) END || ': they are refused',
+           CASE p WHEN '0' THEN 'the line 0:unpeppered, until they are rotated'
+               ELSE 'put it back into the file, and restart' END
+    FROM unnest(lost_peppers) AS p
+    UNION ALL
+    SELECT 'warning', 'pepper', format('%s active keys are stored with an older pepper than %s',
+                                       count(*), newest_pepper),
+           'rotate() moves a key to the newest'
+    FROM keysmith_private.key k
+    WHERE k.generation < newest_pepper AND k.revoked_at IS NULL AND k.rotated_to IS NULL
+      AND NOT k.generation::text = ANY (lost_peppers)
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'pepper', format('%s keys were imported, and there is no pepper: '
+               'a stolen dump lets short ones be guessed', count(*)),
+           'keysmith.pepper_file, and rotate the keys'
+    FROM keysmith_private.key k
+    WHERE newest_pepper = 0 AND k.imported AND k.revoked_at IS NULL
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT 'error', 'server', format('%s is off: a crash can bring revoked keys back', s.name),
+           format('ALTER SYSTEM SET %s = on', s.name)
+    FROM pg_settings s WHERE s.name IN ('fsync', 'full_page_writes') AND s.setting = 'off'
+    UNION ALL
+    -- By another server, or by this one before its clock was set back.
+    SELECT 'warning', 'server', format('the clock is %s behind the newest act or commit: keys expire late',
+                                       date_trunc('second', newest.at - clock_timestamp())),
+           'synchronize the clocks of all servers'
+    FROM (SELECT greatest(
+              (SELECT max(a.at) FROM (SELECT keyspace FROM keysmith_private.keyspace UNION ALL SELECT '*') k,
+                   LATERAL (SELECT e.at FROM keysmith_private.audit_entry e WHERE e.keyspace = k.keyspace
+                            ORDER BY e.entry DESC LIMIT 1) a),
+              (SELECT max(greatest(k.created_at, k.disabled_at, k.revoked_at)) FROM keysmith_private.key k),
+              pg_last_xact_replay_timestamp(),
+              CASE WHEN current_setting('track_commit_timestamp') = 'on'
+                   THEN (SELECT c.timestamp FROM pg_last_committed_xact() c) END)) AS newest (at)
+    WHERE newest.at > clock_timestamp() + '1 second'
+    UNION ALL
+    SELECT 'warning', 'server', 'ssl is off, and the server listens beyond this machine: keys travel readably',
+           'ALTER SYSTEM SET ssl = on, and hostssl in pg_hba.conf'
+    FROM pg_settings l, pg_settings s
+    WHERE s.name = 'ssl' AND s.setting = 'off' AND l.name = 'listen_addresses'
+      AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
+                  WHERE a NOT IN ('', 'localhost', '::1') AND a NOT LIKE '127.%')
+    UNION ALL
+    -- A few keys are a trial. Ten are a product.
+    SELECT 'warning', 'keyspace',
+           format('keys of keyspace %s start with %s, as those of every installation: '
+                  'a secret scanner cannot tell that they are yours', p.keyspace, p.prefix),
+           format('keysmith.alter_keyspace(%L, ''{"prefixes": {"secret": {"live": "yours_live_"}}}'')', p.keyspace)
+    FROM keysmith_private.keyspace_prefix p
+    WHERE p.kind = 'secret' AND p.prefix IN ('ks_live_', 'ks_test_')
+      AND (SELECT count(*) FROM (
+               SELECT FROM keysmith_private.key k
+               WHERE k.keyspace = p.keyspace AND k.environment = p.environment AND k.kind = p.kind
+                 AND k.revoked_at IS NULL AND NOT k.imported AND starts_with(k.key_prefix, p.prefix)
+               LIMIT 10) AS first_ten) = 10
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], smallint) IS
+'The part of doctor() that looks at the library, peppers and the server';
+
+-- Other sessions start with the values that this session would have after RESET ALL, or with
+-- values that ALTER ROLE or ALTER DATABASE has set.
+CREATE FUNCTION keysmith_private.doctor_logging(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH settings AS (
+        SELECT s.name, s.reset_val AS value, '' AS whose, 0 AS role, 'SYSTEM' AS place FROM pg_settings s
+        UNION ALL
+        SELECT split_part(c, '=', 1), substr(c, strpos(c, '=') + 1),
+               coalesce(' of role ' || quote_ident(r.rolname), ' of this database'), d.setrole::bigint,
+               coalesce('ROLE ' || quote_ident(r.rolname),
+                        'DATABASE ' || quote_ident(current_database()))
+        FROM pg_db_role_setting d CROSS JOIN unnest(d.setconfig) AS c
+        LEFT JOIN pg_roles r ON r.oid = d.setrole
+        WHERE d.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+    ), valued AS (
+        SELECT s.*, coalesce(
+                   (SELECT o.value FROM settings o WHERE o.name = 'log_parameter_max_length'
+                      AND o.whose = s.whose LIMIT 1),
+                   (SELECT o.value FROM settings o WHERE o.name = 'log_parameter_max_length'
+                      AND o.whose = '')) AS longest
+        FROM settings s
+    )
+    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too',
+                                        v.name, v.value, v.whose),
+           format('ALTER %s SET log_parameter_max_length = 0', v.place)
+    FROM valued v
+    WHERE (v.name = 'log_statement' AND v.value = 'all'
+           OR v.name IN ('log_min_duration_statement', 'log_min_duration_sample') AND v.value <> '-1'
+           OR v.name = 'log_transaction_sample_rate' AND v.value <> '0')
+      AND v.longest <> '0'
+    UNION ALL
+    SELECT 'warning', 'logging', format('%s = %s%s logs bound values of what fails',
+                                        v.name, v.value, v.whose),
+           format('ALTER %s SET %s = 0', v.place, v.name)
+    FROM valued v WHERE v.name = 'log_parameter_max_length_on_error' AND v.value <> '0'
+    UNION ALL
+    SELECT 'warning', 'logging', format('auto_explain, with %s%s, logs what functions are called with',
+                                        o.name, o.whose),
+           format('ALTER %s SET %s = %s', o.place, o.name, CASE o.name WHEN 'auto_explain.log_verbose' THEN 'off' ELSE '0' END)
+    FROM valued o
+    WHERE (o.name = 'auto_explain.log_verbose' AND o.value IN ('on', 'true', '1', 'yes')
+           OR o.name = 'auto_explain.log_parameter_max_length' AND o.value <> '0')
+      AND EXISTS (SELECT FROM settings m
+                  WHERE m.name = 'auto_explain.log_min_duration' AND m.value <> '-1')
+    UNION ALL
+    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too', v.name, v.value, v.whose),
+           format('ALTER %s SET pgaudit.log_parameter = off', v.place)
+    FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
+    UNION ALL
+    -- The texts of other statements are stored without constants.
+    SELECT 'warning', 'logging', format('%s = %s%s keeps keys in texts of utility statements', v.name, v.value, v.whose),
+           format('ALTER %s SET pg_stat_statements.track_utility = off', v.place)
+    FROM valued v
+    WHERE v.name = 'pg_stat_statements.track_utility' AND v.value IN ('on', 'true', '1', 'yes')
+      AND EXISTS (SELECT FROM settings t WHERE t.name = 'pg_stat_statements.track' AND t.value <> 'none')
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_logging() IS
+'The part of doctor() that looks for settings that write keys to the server''s log or keep them';
+
+CREATE FUNCTION keysmith_private.doctor_access(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'error', 'access', format('role number %s was dropped, and still is %s; so is the next of that number',
+                                     a.role::oid, string_agg(DISTINCT a.level, ', ')),
+           format('DELETE FROM keysmith_private.access WHERE role = %s', a.role::oid)
+    FROM keysmith_private.access a
+    WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.role) GROUP BY a.role::oid
+    UNION ALL
+    SELECT 'error', 'access', format('%s has rights on %s, which only functions should touch',
+                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END,
+                                     c.oid::regclass),
+           format('REVOKE ALL ON %s FROM %s', c.oid::regclass,
+                  CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+    FROM pg_class c CROSS JOIN LATERAL (
+        SELECT a.grantee FROM aclexplode(c.relacl) a
+        UNION SELECT a.grantee FROM pg_attribute t, aclexplode(t.attacl) a WHERE t.attrelid = c.oid) x
+    WHERE c.relnamespace = 'keysmith_private'::regnamespace AND c.relkind IN ('r', 'p', 'S') AND x.grantee <> c.relowner
+    UNION ALL
+    SELECT 'error', 'access', format('PUBLIC may call %s', p.oid::regprocedure),
+           format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', p.oid::regprocedure)
+    FROM pg_proc p
+    WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
+      AND p.proname NOT IN ('current_tenant', 'current_tenant_id', 'current_keyspace', 'current_key',
+                            'current_environment', 'current_owner', 'has_scope', 'whoami')
+      AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                  WHERE a.grantee = 0)
+      AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+                    AND d.deptype = 'e')
+    UNION ALL
+    SELECT 'error', 'access', format('%s may make objects in the schema %s',
+                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END, n.nspname),
+           format('REVOKE CREATE ON SCHEMA %s FROM %s', n.nspname,
+                  CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+    FROM pg_namespace n, aclexplode(n.nspacl) x
+    WHERE n.nspname IN ('keysmith', 'keysmith_private') AND x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner
+    UNION ALL
+    SELECT 'error', 'access', format('%s may name the tables in the schema keysmith_private, and so lock them',
+                                     CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
+           format('REVOKE USAGE ON SCHEMA keysmith_private FROM %s',
+                  CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+    FROM pg_namespace n, aclexplode(n.nspacl) x
+    WHERE n.nspname = 'keysmith_private' AND x.privilege_type = 'USAGE' AND x.grantee <> n.nspowner
+    UNION ALL
+    SELECT 'warning', 'access', format('role %s, which has access, is also a member of %s', a.role, p.rolname),
+           format('REVOKE %s FROM %s', p.rolname, a.role)
+    FROM (SELECT DISTINCT role FROM keysmith_private.access) a
+    JOIN pg_roles r ON r.oid = a.role AND NOT r.rolsuper
+    JOIN pg_roles p ON p.rolname IN ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
+                                     'pg_write_server_files', 'pg_execute_server_program', 'pg_maintain')
+     AND pg_has_role(r.oid, p.oid, 'MEMBER')
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_access() IS
+'The part of doctor() that looks for privileges that no role should have';
+
+CREATE FUNCTION keysmith_private.doctor_usage(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH numbers AS MATERIALIZED (
+        SELECT u.name, u.value FROM keysmith.usage_status() u
+        UNION ALL SELECT l.name, l.value FROM keysmith.limit_status() l
+    ), n AS (
+        SELECT max(value) FILTER (WHERE name = 'mode') AS mode,
+               max(value) FILTER (WHERE name = 'dropped')::bigint AS dropped,
+               max(value) FILTER (WHERE name = 'used')::bigint AS used,
+               max(value) FILTER (WHERE name = 'capacity')::bigint AS capacity,
+               max(value) FILTER (WHERE name = 'waiting')::bigint AS waiting,
+               max(value) FILTER (WHERE name = 'share')::bigint AS share,
+               max(value) FILTER (WHERE name = 'worker') AS worker,
+               max(value) FILTER (WHERE name = 'failed_starts')::bigint AS failed_starts,
+               max(value) FILTER (WHERE name = 'failures')::bigint AS failures,
+               max(value) FILTER (WHERE name = 'last_error') AS last_error,
+               max(value) FILTER (WHERE name = 'limit buckets in use')::bigint AS buckets,
+               max(value) FILTER (WHERE name = 'limit buckets at most')::bigint AS most_buckets,
+               max(value) FILTER (WHERE name = 'calls refused for want of a bucket')::bigint AS refused
+        FROM numbers
+    ), today AS (
+        SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
+    ), partitions AS MATERIALIZED (
+        -- Two days of grace: requests, or a call of maintain(), have them dropped.
+        SELECT p.*, p.ends <= k.kept_from - interval '48 hours' AS is_old
+        FROM keysmith_private.usage_partitions() p, keysmith_private.usage_kept_from() AS k (kept_from)
+    )
+    SELECT 'warning', 'usage', mode, 'fewer databases with keysmith in this server' FROM n
+    WHERE mode LIKE 'in place: other databases%'
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s records were dropped since the server started', dropped),
+           'a larger keysmith.usage_buffer, or usage_overflow = write-through' FROM n WHERE dropped > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('the buffer is nearly full: %s records of %s wait', waiting, share),
+           'a larger keysmith.usage_buffer; usage_status() tells how the worker fares'
+    FROM n WHERE used * 10 >= capacity * 8 OR waiting * 10 >= share * 8
+    UNION ALL
+    SELECT 'error', 'usage', format('%s records wait, and the worker could not be started %s times',
+                                    waiting, failed_starts),
+           'a larger max_worker_processes, and a restart'
+    FROM n WHERE failed_starts > 0 AND waiting > 0 AND worker <> 'running'
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s batches failed; the last error: %s', failures, last_error),
+           'usage_status() and the server''s log tell more' FROM n WHERE failures > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', count(*)),
+           'SELECT error FROM keysmith_private.usage_set_aside'
+    FROM keysmith_private.usage_set_aside WHERE set_aside_at > now() - interval '7 days' HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('a crash may have cost %s records, between %s and %s',
+                                      sum(lost_at_most), to_char(min(lost_from), 'YYYY-MM-DD HH24:MI'),
+                                      to_char(max(lost_until), 'YYYY-MM-DD HH24:MI')),
+           'usage_durability = commit, if none may be lost'
+    FROM keysmith_private.usage_incarnation
+    WHERE lost_at_most > 0 AND lost_until > now() - interval '7 days' HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'usage', 'there is no partition for tomorrow''s requests', 'SELECT * FROM keysmith.maintain()'
+    FROM today
+    WHERE NOT EXISTS (SELECT FROM partitions p WHERE p.ends > (day + 1)::timestamp AT TIME ZONE 'UTC')
+      AND EXISTS (SELECT FROM keysmith_private.usage_event e WHERE e.at >= day::timestamp AT TIME ZONE 'UTC')
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s days are kept beyond keysmith.usage_retention', count(*)),
+           'SELECT * FROM keysmith.maintain()'
+    FROM partitions p
+    WHERE p.is_old AND NOT EXISTS (SELECT FROM keysmith_private.usage_dependents(p.partition))
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s can''t be dropped: %s depends on it', p.name, d),
+           'drop what depends on it, or detach the partition'
+    FROM partitions p, keysmith_private.usage_dependents(p.partition) d WHERE p.is_old
+    UNION ALL
+    SELECT DISTINCT 'warning', 'usage', format('%s can''t be dropped while %s has it locked', p.name,
+                                               keysmith_private.lock_holder(l.pid, l.virtualtransaction)),
+           'pg_terminate_backend or ROLLBACK PREPARED, if it is not to go on'
+    FROM partitions p
+    JOIN pg_locks l ON l.relation IN (p.partition, 'keysmith_private.usage_event'::regclass) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    -- Background workers release their locks by themselves.
+    WHERE p.is_old AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.pid AND a.backend_type <> 'client backend')
+    UNION ALL
+    SELECT 'warning', 'usage', format('%s changes of totals wait to be added up', count(*)),
+           'SELECT * FROM keysmith.maintain()'
+    FROM keysmith_private.usage_delta HAVING count(*) > 100000
+    UNION ALL
+    SELECT 'warning', 'limits', format('the table of limits is nearly full: %s of %s', buckets, most_buckets),
+           'a larger keysmith.max_buckets, and a restart' FROM n WHERE buckets * 10 >= most_buckets * 8
+    UNION ALL
+    SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', refused),
+           'a larger keysmith.max_buckets, and a restart' FROM n WHERE refused > 0
+    UNION ALL
+    -- Looks at the newest thousand entries of each chain, and at the one before them. That is cheap,
+    -- and no proof. audit_verify() proves it.
+    SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
+           'SELECT * FROM keysmith.audit_verify()'
+    FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
+          FROM (SELECT keyspace FROM keysmith_private.keyspace UNION SELECT '*') c
+          CROSS JOIN LATERAL (
+              SELECT a.entry FROM keysmith_private.audit_entry a
+              WHERE a.keyspace = c.keyspace ORDER BY a.entry DESC LIMIT 1000) e) g
+    WHERE g.entry <> 1 + coalesce(g.previous, (
+              SELECT max(a.entry) FROM keysmith_private.audit_entry a
+              WHERE a.keyspace = g.keyspace AND a.entry < g.entry), 0)
+    GROUP BY g.keyspace
+    UNION ALL
+    SELECT 'error', 'audit', format('keyspace %s has no audit, and was made by someone', k.keyspace),
+           'SELECT * FROM keysmith.audit_verify()'
+    FROM keysmith_private.keyspace k
+    WHERE k.created_at < now()
+      AND NOT EXISTS (SELECT FROM keysmith_private.audit_entry a WHERE a.keyspace = k.keyspace)
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
+'The part of doctor() that looks at usage records and their worker, limits and the audit';
+
+CREATE FUNCTION keysmith_private.doctor_events(
+    queue_limit integer, unsent bigint, last_unsent_at timestamptz,
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'warning', 'events',
+           format('the queue of notifications is %s percent full, and from %s on no events are sent',
+                  round(100 * q.usage::numeric, 1), queue_limit),
+           'end the session that listens and does not read: PostgreSQL''s log names it'
+    FROM pg_notification_queue_usage() AS q (usage)
+    WHERE 200 * q.usage > queue_limit
+    UNION ALL
+    SELECT 'warning', 'events',
+           format('%s events were not sent, the last of them at %s: the queue of notifications was full',
+                  unsent, last_unsent_at),
+           'have listeners read what there is again; end sessions that listen and do not read'
+    WHERE last_unsent_at > now() - interval '1 day'
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_events(integer, bigint, timestamptz) IS
+'The part of doctor() that looks at the queue of notifications';
+
+CREATE FUNCTION keysmith_private.doctor_findings(
+    is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
+    queue_limit integer, unsent bigint, last_unsent_at timestamptz,
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH findings AS MATERIALIZED (
+        SELECT * FROM keysmith_private.doctor_library(is_preloaded, version, pepper_problem, lost_peppers, newest_pepper)
+        UNION ALL SELECT * FROM keysmith_private.doctor_logging()
+        UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
+        UNION ALL SELECT * FROM keysmith_private.doctor_access()
+        UNION ALL SELECT * FROM keysmith_private.doctor_usage()
+        UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
+    )
+    SELECT level, subject, finding, remedy FROM (
+        SELECT array_position('{error,warning}', f.level) AS rank, 0 AS place, f.* FROM findings f
+        UNION ALL
+        SELECT 3, place, 'ok', s.subject, s.finding, NULL
+        FROM (VALUES
+            (1, 'library', format('preloaded, of version %s as the extension', version)),
+            (2, 'server', 'writes what it commits, and hides what it sends'),
+            (3, 'pepper', CASE newest_pepper WHEN 0 THEN 'none; keys of 256 random bits need none'
+                              ELSE format('all keys are stored with pepper %s', newest_pepper) END),
+            (4, 'logging', 'no setting writes bound keys to the log; write none into a statement''s text'),
+            (5, 'isolation', 'no table shows a tenant what is another''s'),
+            (6, 'policies', 'ask once per query who is signed in'),
+            (7, 'access', 'nobody has a right that grant_access does not give'),
+            (8, 'usage', 'records are stored, and nothing was lost'),
+            (9, 'limits', 'there is room to count calls'),
+            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal')
+        ) AS s (place, subject, finding)
+        WHERE s.subject NOT IN (SELECT f.subject FROM findings f)
+    ) AS rows
+    ORDER BY rank, place, subject, finding
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_findings(
+    boolean, text, text, text[], smallint, integer, bigint, timestamptz) IS
+'The rows of doctor(), given what only the library knows';
+
+CREATE FUNCTION keysmith.doctor(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
+COMMENT ON FUNCTION keysmith.doctor() IS
+'Checks the installation: problems, each with a remedy, errors first; a row ok for each subject without a problem';

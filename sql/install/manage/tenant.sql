@@ -1,0 +1,108 @@
+-- Tenants and their members.
+
+CREATE FUNCTION keysmith.create_tenant(
+    name text,
+    keyspace text DEFAULT 'default',
+    plan text DEFAULT NULL,
+    metadata jsonb DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    credits jsonb DEFAULT NULL
+) RETURNS uuid
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb) IS
+'Makes a tenant and returns its id';
+
+CREATE FUNCTION keysmith.alter_tenant(
+    tenant text,
+    changes jsonb,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
+COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
+'Changes the plan, metadata, limits or credits of a tenant that a JSON object names';
+
+CREATE FUNCTION keysmith.suspend_tenant(
+    tenant text,
+    keyspace text DEFAULT 'default',
+    reason text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_suspend_tenant';
+COMMENT ON FUNCTION keysmith.suspend_tenant(text, text, text) IS
+'Suspends a tenant: all its keys are refused until it is resumed';
+
+CREATE FUNCTION keysmith.resume_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_resume_tenant';
+COMMENT ON FUNCTION keysmith.resume_tenant(text, text) IS
+'Ends a suspension';
+
+CREATE FUNCTION keysmith.set_member(
+    tenant text,
+    member text,
+    role text,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_set_member';
+COMMENT ON FUNCTION keysmith.set_member(text, text, text, text) IS
+'Adds a member to a tenant, or changes the member''s role; the member''s keys follow with the commit';
+
+CREATE FUNCTION keysmith.remove_member(
+    tenant text,
+    member text,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_member';
+COMMENT ON FUNCTION keysmith.remove_member(text, text, text) IS
+'Removes a member from a tenant; the member''s keys are refused from this commit on';
+
+CREATE VIEW keysmith_private.all_tenants AS
+SELECT t.name AS tenant,
+       t.keyspace,
+       t.plan,
+       CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS status,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
+        WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)
+          AND k.revoked_at IS NULL AND k.disabled_at IS NULL
+          AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
+        WHERE k.tenant_id = t.tenant_id
+          AND k.environment = coalesce(i.environment, k.environment)) AS keys,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
+       keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
+           AS credits,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits,
+       greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith_private.key k
+                 JOIN keysmith_private.usage_last l USING (key_id)
+                 WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
+                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL
+                   AND d.environment = coalesce(i.environment, d.environment))) AS last_used_at,
+       t.created_at,
+       t.suspended_at,
+       t.suspended_reason,
+       t.metadata,
+       t.tenant_id
+FROM keysmith_private.tenant t
+LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
+-- A key sees the rows of its environment only.
+CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
+SELECT keysmith_private.publish('tenants');
+COMMENT ON VIEW keysmith.tenants IS 'All tenants, with the number of their keys, their credits and the time of their last accepted request';
+COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
+COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.tenants.plan IS 'The plan of the tenant; null for none';
+COMMENT ON COLUMN keysmith.tenants.status IS 'active or suspended';
+COMMENT ON COLUMN keysmith.tenants.active_keys IS 'The number of its keys that are not disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.tenants.keys IS 'The number of all its keys, revoked keys included';
+COMMENT ON COLUMN keysmith.tenants.members IS 'The number of its members';
+COMMENT ON COLUMN keysmith.tenants.credits IS 'The balance of its credits; null if it was given no credits';
+COMMENT ON COLUMN keysmith.tenants.limits IS 'The rate limits that all its keys of an environment share';
+COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'The time of the last accepted request of one of its keys';
+COMMENT ON COLUMN keysmith.tenants.created_at IS 'The time when the tenant was made';
+COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'The time when the tenant was suspended; null if it is active';
+COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'The reason that suspend_tenant was given';
+COMMENT ON COLUMN keysmith.tenants.metadata IS 'The JSON object that the application stored with the tenant';
+COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';

@@ -1,0 +1,92 @@
+-- The partitions of usage_event, which are made in advance.
+
+CREATE FUNCTION keysmith_private.usage_partitions(
+    OUT partition regclass, OUT name text, OUT starts timestamptz, OUT ends timestamptz
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' AS $$
+    SELECT c.oid, c.relname, bounds[1]::timestamptz, bounds[2]::timestamptz
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
+         LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid),
+                              '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds
+    WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND bounds IS NOT NULL
+$$;
+COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of usage_event, with their bounds';
+
+CREATE FUNCTION keysmith_private.usage_has_partition(at timestamptz) RETURNS boolean
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_usage_has_partition';
+COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
+'Whether a partition for a time exists, as last committed';
+
+-- There is no default partition: attaching another day would lock it, and so wait for all
+-- readers. A session that needs a missing partition makes it.
+CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
+RETURNS integer
+-- Settings of the session for new tables and for the output of times must not apply here.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET default_tablespace = '' SET default_table_access_method = 'heap'
+SET datestyle = 'ISO' SET timezone = 'UTC' AS $$
+DECLARE
+    today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+    parent  constant text := 'keysmith_private.usage_event';
+    starts  timestamptz;
+    ends    timestamptz;
+    name    text;
+    grantee oid;
+    made    integer := 0;
+BEGIN
+    first_day := coalesce(first_day, today - 1);
+    last_day := coalesce(last_day, today + 3);
+    IF NOT isfinite(first_day) OR NOT isfinite(last_day) OR last_day - first_day NOT BETWEEN 0 AND 1000 THEN
+        RAISE EXCEPTION 'last_day must be at most 1000 days after first_day, and not before it'
+            USING ERRCODE = 'KS400';
+    END IF;
+    FOR n IN 0 .. last_day - first_day LOOP
+        starts := (first_day + n)::timestamp AT TIME ZONE 'UTC';
+        ends := (first_day + n + 1)::timestamp AT TIME ZONE 'UTC';
+        CONTINUE WHEN keysmith_private.usage_has_partition(starts);
+        -- A second session waits here, and then checks again. Readers and writers do not wait.
+        LOCK TABLE ONLY keysmith_private.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
+        CONTINUE WHEN keysmith_private.usage_has_partition(starts);
+        name := 'usage_' || to_char(first_day + n, 'YYYYMMDD');
+        WHILE to_regclass(format('keysmith_private.%I', name)) IS NOT NULL LOOP
+            -- A table of that name exists, such as a detached partition.
+            name := name || '_';
+        END LOOP;
+        EXECUTE format('CREATE TABLE keysmith_private.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+                       name, parent);
+        EXECUTE format('COMMENT ON TABLE keysmith_private.%I IS %L', name,
+                       'Requests of ' || to_char(first_day + n, 'YYYY-MM-DD') || ' (UTC)');
+        -- Default privileges of the owner are meant for other tables.
+        FOR grantee IN
+            SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
+            WHERE c.oid = to_regclass(format('keysmith_private.%I', name)) AND a.grantee <> c.relowner
+        LOOP
+            EXECUTE format('REVOKE ALL ON keysmith_private.%I FROM %s', name,
+                           CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
+        END LOOP;
+        -- Each index costs the worker as much as the row itself. The index on request_id is unique,
+        -- and cheap, since request ids come nearly in order. In the other two no entries are equal,
+        -- so there is nothing to deduplicate.
+        EXECUTE format(
+            'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
+                 REFERENCING NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+             CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.%1$I
+                 REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+             CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.%1$I
+                 REFERENCING OLD TABLE AS old_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+             CREATE UNIQUE INDEX %2$I ON keysmith_private.%1$I (request_id);
+             CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at, incarnation, sequence)
+                 WITH (deduplicate_items = off);
+             CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at, incarnation, sequence)
+                 WITH (deduplicate_items = off);
+             ALTER TABLE %5$s ATTACH PARTITION keysmith_private.%1$I FOR VALUES FROM (%6$L) TO (%7$L)',
+            name, name || '_request', name || '_of_key', name || '_of_tenant', parent, starts, ends);
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_prepare(date, date) IS
+'Makes the missing partitions of these days, and returns their number';

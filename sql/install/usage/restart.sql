@@ -1,0 +1,31 @@
+-- The lives of the shared memory in which records wait for the worker.
+
+-- The OID of the database and the identifier of the server tell the lives of this database
+-- from those that a copy or a dump brought.
+CREATE TABLE keysmith_private.usage_incarnation (
+    incarnation   bigint NOT NULL,
+    database      oid NOT NULL,
+    server        bigint NOT NULL,
+    started_at    timestamptz NOT NULL,
+    most_waiting  bigint NOT NULL,
+    last_sequence bigint NOT NULL DEFAULT 0,
+    stored        bigint NOT NULL DEFAULT 0,
+    dropped       bigint NOT NULL DEFAULT 0,
+    last_flush_at timestamptz,
+    closed_at     timestamptz,
+    lost_at_most  bigint,
+    lost_from     timestamptz,
+    lost_until    timestamptz,
+    standby       text COLLATE "C" NOT NULL DEFAULT '',
+    unknown_seen  bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (incarnation, database)
+);
+COMMENT ON TABLE keysmith_private.usage_incarnation IS 'The lives of the shared memory in which records wait, and the records that may have been lost with each';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.most_waiting IS 'The number of records that can wait at the same time';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.closed_at IS 'The time when all was stored, if no record came since';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_at_most IS 'The number of records that a crash may have lost';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.standby IS 'The standby that the memory belongs to; empty for this server';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'The number of the standby''s requests without a known key that are counted';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'The lost records were made between this time and lost_until';
+
+SELECT pg_catalog.pg_extension_config_dump('keysmith_private.usage_incarnation', '');

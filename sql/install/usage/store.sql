@@ -1,0 +1,74 @@
+-- Usage: a row for each request of a known key, and counts and samples of the others. The
+-- library writes these; see src/usage/store/.
+
+-- Partitioned by day. Partitions are made at run time, each with its own indexes. The parent
+-- has no key and no index: it belongs to the extension, and a dump could not be restored.
+CREATE TABLE keysmith_private.usage_event (
+    at          timestamptz NOT NULL,
+    incarnation bigint NOT NULL,
+    sequence    bigint NOT NULL,
+    request_id  uuid NOT NULL,
+    key_id      uuid NOT NULL,
+    tenant_id   uuid NOT NULL,
+    keyspace    text COLLATE "C" NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    method      text COLLATE "C",
+    endpoint    text,
+    status      integer NOT NULL,
+    outcome     text COLLATE "C" NOT NULL,
+    ip          inet,
+    latency     interval
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included';
+COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the shared memory in which the record waited; 0 for rows that transactions wrote themselves';
+COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The number of the record in that life; the two are unique together';
+COMMENT ON COLUMN keysmith_private.usage_event.status IS 'The HTTP status of the verdict, or the one that log_request gave';
+COMMENT ON COLUMN keysmith_private.usage_event.outcome IS 'The reason of the verdict; ok for an accepted request';
+
+CREATE SEQUENCE keysmith_private.usage_sequence;
+COMMENT ON SEQUENCE keysmith_private.usage_sequence IS 'Numbers of the rows that transactions write themselves';
+
+CREATE TABLE keysmith_private.usage_unknown (
+    keyspace text COLLATE "C" NOT NULL,
+    reason   text COLLATE "C" NOT NULL,
+    hour     timestamptz NOT NULL,
+    requests bigint NOT NULL,
+    -- Each life has its own rows, so that their writers do not wait for each other.
+    incarnation bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (keyspace, reason, hour, incarnation)
+);
+COMMENT ON TABLE keysmith_private.usage_unknown IS 'The number of requests without a known key, by hour';
+COMMENT ON COLUMN keysmith_private.usage_unknown.keyspace IS 'Empty for keyspaces that do not exist';
+COMMENT ON COLUMN keysmith_private.usage_unknown.incarnation IS 'The life of the shared memory in which they came';
+
+CREATE TABLE keysmith_private.usage_unknown_sample (
+    at       timestamptz NOT NULL,
+    keyspace text COLLATE "C" NOT NULL,
+    reason   text COLLATE "C" NOT NULL,
+    method   text COLLATE "C",
+    endpoint text,
+    ip       inet
+);
+CREATE INDEX usage_unknown_sample_at ON keysmith_private.usage_unknown_sample (at);
+COMMENT ON TABLE keysmith_private.usage_unknown_sample IS 'The newest thousand samples of requests without a known key, at most one per second';
+
+CREATE TABLE keysmith_private.usage_set_aside (
+    set_aside_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    incarnation  bigint NOT NULL,
+    sequence     bigint NOT NULL,
+    at           timestamptz,
+    request_id   uuid NOT NULL,
+    key_id       uuid,
+    error        text NOT NULL
+);
+CREATE INDEX usage_set_aside_at ON keysmith_private.usage_set_aside (set_aside_at);
+COMMENT ON TABLE keysmith_private.usage_set_aside IS 'The newest thousand records that could not be stored, and why';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{usage_sequence,usage_unknown,usage_unknown_sample,usage_set_aside}'::text[] LOOP
+        PERFORM pg_catalog.pg_extension_config_dump(('keysmith_private.' || name)::pg_catalog.regclass, '');
+    END LOOP;
+END $$;

@@ -1,0 +1,383 @@
+-- Totals of usage. Statement triggers on the table of requests and on each partition append
+-- deltas to usage_delta, which blocks nobody. usage_fold() adds them to the totals. Readers
+-- of totals add the deltas that are not folded yet, so the numbers are always exact.
+--
+-- Totals are kept after the rows that they count are dropped. The column gone has the number of
+-- dropped rows: the other rows can still be paged.
+
+CREATE TABLE keysmith_private.usage_hour (
+    tenant_id   uuid NOT NULL,
+    period      timestamptz NOT NULL,
+    key_id      uuid NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    status      integer NOT NULL,
+    outcome     text COLLATE "C" NOT NULL,
+    requests    bigint NOT NULL,
+    timed       bigint NOT NULL,
+    latency     interval NOT NULL,
+    gone        bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant_id, period, key_id, environment, status, outcome)
+) WITH (fillfactor = 80);
+CREATE INDEX usage_hour_of_key ON keysmith_private.usage_hour (key_id, period);
+CREATE INDEX usage_hour_by_period ON keysmith_private.usage_hour (period);
+COMMENT ON TABLE keysmith_private.usage_hour IS 'The number of requests per hour, key, environment, status and outcome';
+COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'The number of requests with a known latency';
+COMMENT ON COLUMN keysmith_private.usage_hour.latency IS 'The sum of those latencies';
+COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'The number of requests whose rows were dropped';
+
+CREATE TABLE keysmith_private.usage_day (
+    LIKE keysmith_private.usage_hour INCLUDING DEFAULTS,
+    PRIMARY KEY (tenant_id, period, key_id, environment, status, outcome)
+) WITH (fillfactor = 80);
+CREATE INDEX usage_day_of_key ON keysmith_private.usage_day (key_id, period);
+CREATE INDEX usage_day_by_period ON keysmith_private.usage_day (period);
+-- Totals are kept for many days, but few of these days have rows left.
+CREATE INDEX usage_day_with_rows ON keysmith_private.usage_day (period) WHERE requests > gone;
+COMMENT ON TABLE keysmith_private.usage_day IS 'The number of requests per day, key, environment, status and outcome';
+
+CREATE TABLE keysmith_private.usage_endpoint_hour (
+    tenant_id   uuid NOT NULL,
+    period      timestamptz NOT NULL,
+    environment text COLLATE "C" NOT NULL,
+    method      text COLLATE "C" NOT NULL,
+    endpoint    text COLLATE "C" NOT NULL,
+    requests    bigint NOT NULL,
+    refused     bigint NOT NULL,
+    timed       bigint NOT NULL,
+    latency     interval NOT NULL,
+    PRIMARY KEY (tenant_id, period, environment, method, endpoint)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'The number of requests per hour, method and endpoint';
+
+CREATE TABLE keysmith_private.usage_endpoint_day (
+    LIKE keysmith_private.usage_endpoint_hour,
+    PRIMARY KEY (tenant_id, period, environment, method, endpoint)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'The number of requests per day, method and endpoint';
+
+CREATE TABLE keysmith_private.usage_last (
+    key_id  uuid PRIMARY KEY,
+    used_at timestamptz NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON TABLE keysmith_private.usage_last IS 'The time of the last accepted request of each key';
+
+-- The rows of one holder (a key or a tenant) and hour are numbered from the oldest. Every
+-- thousandth is stored here, so that a page is found without reading all rows before it.
+CREATE TABLE keysmith_private.usage_mark (
+    holder      uuid NOT NULL,
+    period      timestamptz NOT NULL,
+    position    bigint NOT NULL,
+    at          timestamptz NOT NULL,
+    incarnation bigint NOT NULL,
+    sequence    bigint NOT NULL,
+    PRIMARY KEY (holder, period, position)
+);
+CREATE INDEX usage_mark_by_period ON keysmith_private.usage_mark (period);
+COMMENT ON TABLE keysmith_private.usage_mark IS 'Every thousandth request of a key or tenant in an hour';
+
+CREATE TABLE keysmith_private.usage_delta (
+    period       timestamptz NOT NULL,
+    tenant_id    uuid NOT NULL,
+    key_id       uuid,
+    environment  text COLLATE "C" NOT NULL,
+    status       integer,
+    outcome      text COLLATE "C",
+    method       text COLLATE "C",
+    endpoint     text COLLATE "C",
+    requests     bigint NOT NULL,
+    refused      bigint NOT NULL,
+    timed        bigint NOT NULL,
+    latency      interval NOT NULL,
+    used_at      timestamptz,
+    changed_from timestamptz
+);
+CREATE INDEX usage_delta_of_key ON keysmith_private.usage_delta (tenant_id, key_id);
+COMMENT ON TABLE keysmith_private.usage_delta IS
+'The changes since the last fold, by hour: of a key, or, if key_id is null, of an endpoint';
+COMMENT ON COLUMN keysmith_private.usage_delta.changed_from IS
+'The time of the oldest row that was added or removed; null if rows were only amended';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,usage_last,
+                            usage_mark,usage_delta}'::text[] LOOP
+        PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
+    END LOOP;
+END $$;
+
+CREATE FUNCTION keysmith_private.usage_counted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    moved boolean := true;
+BEGIN
+    -- A dump has the totals of its rows. So rows that pg_restore inserts must not be counted.
+    -- It creates the triggers of partitions after their rows. But this trigger on the parent
+    -- belongs to the extension, and exists before: it must do nothing until then.
+    IF TG_RELID = 'keysmith_private.usage_event'::regclass AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_inherits i
+        JOIN pg_catalog.pg_trigger t ON t.tgrelid = i.inhrelid
+        WHERE i.inhparent = TG_RELID AND t.tgname = 'usage_inserted'
+    ) THEN
+        RETURN NULL;
+    END IF;
+
+    -- The three statements differ in the rows that they read. Each makes both groupings in one
+    -- pass. Endpoints are cut to a length that fits into an index.
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO keysmith_private.usage_delta
+        SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
+               count(*), count(*) FILTER (WHERE outcome <> 'ok'), count(latency),
+               coalesce(sum(latency), '0'),
+               max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok'), min(at)
+        FROM (
+            SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
+                   status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
+                   coalesce(left(endpoint, 255), '') AS endpoint,
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency
+            FROM new_rows
+        ) AS rows
+        GROUP BY GROUPING SETS (
+            (period, tenant_id, environment, key_id, status, outcome),
+            (period, tenant_id, environment, method, endpoint))
+        HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO keysmith_private.usage_delta
+        SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
+               -count(*), -count(*) FILTER (WHERE outcome <> 'ok'), -count(latency),
+               -coalesce(sum(latency), '0'), NULL, min(at)
+        FROM (
+            SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
+                   status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
+                   coalesce(left(endpoint, 255), '') AS endpoint,
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency
+            FROM old_rows
+        ) AS rows
+        GROUP BY GROUPING SETS (
+            (period, tenant_id, environment, key_id, status, outcome),
+            (period, tenant_id, environment, method, endpoint))
+        HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
+    ELSE
+        -- Applications amend rows after they have answered. That moves no row.
+        moved := EXISTS (
+            SELECT at, incarnation, sequence, key_id, tenant_id FROM old_rows
+            EXCEPT ALL
+            SELECT at, incarnation, sequence, key_id, tenant_id FROM new_rows);
+        INSERT INTO keysmith_private.usage_delta
+        SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
+               sum(sign), coalesce(sum(sign) FILTER (WHERE outcome <> 'ok'), 0),
+               coalesce(sum(sign) FILTER (WHERE latency IS NOT NULL), 0),
+               coalesce(sum(sign * latency), '0'),
+               max(least(at, clock_timestamp())) FILTER (WHERE outcome = 'ok' AND sign = 1),
+               CASE WHEN moved THEN min(at) END
+        FROM (
+            SELECT at, date_trunc('hour', at, 'UTC') AS period, tenant_id, key_id, environment,
+                   status, left(outcome, 100) AS outcome, coalesce(left(method, 40), '') AS method,
+                   coalesce(left(endpoint, 255), '') AS endpoint,
+                   CASE WHEN latency IS NOT NULL THEN least(greatest(latency, '0'), '1 day') END AS latency, sign
+            FROM (SELECT *, 1 AS sign FROM new_rows UNION ALL SELECT *, -1 FROM old_rows) AS rows
+        ) AS rows
+        GROUP BY GROUPING SETS (
+            (period, tenant_id, environment, key_id, status, outcome),
+            (period, tenant_id, environment, method, endpoint))
+        HAVING (grouping(key_id) = 0 OR method <> '' OR endpoint <> '')
+           AND (moved OR sum(sign) <> 0 OR sum(sign * latency) <> '0'
+                OR sum(sign) FILTER (WHERE latency IS NOT NULL) <> 0
+                OR sum(sign) FILTER (WHERE outcome <> 'ok') <> 0);
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_counted() IS
+'Trigger on usage_event and its partitions: adds the changes of totals to usage_delta';
+
+CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.usage_event
+    REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.usage_event
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
+    REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+
+CREATE FUNCTION keysmith_private.usage_fold_lock() RETURNS boolean
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_fold_lock';
+COMMENT ON FUNCTION keysmith_private.usage_fold_lock() IS
+'Takes the lock of the one transaction that folds; false if another has it';
+
+CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- The number of endpoints per tenant and environment that a period stores by name.
+    most_endpoints constant bigint := 500;
+    -- The number of rows from one mark to the next.
+    stride  constant bigint := 1000;
+    folded  bigint;
+    tenants uuid[];
+    holders uuid[];
+    periods timestamptz[];
+    changes timestamptz[];
+    todo    record;
+    step    text;
+    next    record;
+BEGIN
+    IF NOT keysmith_private.usage_fold_lock() THEN
+        RETURN NULL;
+    END IF;
+
+    -- It is one statement, so that no reader sees a delta in both places or in neither. The
+    -- deltas are summed up first, since the later steps read them several times.
+    WITH taken AS MATERIALIZED (
+        DELETE FROM keysmith_private.usage_delta RETURNING *
+    ), keys AS MATERIALIZED (
+        SELECT tenant_id, period, key_id, environment, status, outcome,
+               sum(requests) AS requests, sum(timed) AS timed, sum(latency) AS latency,
+               max(used_at) AS used_at, min(changed_from) AS changed_from, count(*) AS deltas
+        FROM taken WHERE key_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
+    ), endpoints AS MATERIALIZED (
+        SELECT tenant_id, period, environment, method, endpoint,
+               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
+               sum(latency) AS latency, count(*) AS deltas
+        FROM taken WHERE key_id IS NULL GROUP BY 1, 2, 3, 4, 5
+    ), hours AS (
+        INSERT INTO keysmith_private.usage_hour AS u
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
+        SELECT tenant_id, period, key_id, environment, status, outcome, requests, timed, latency
+        FROM keys
+        ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), days AS (
+        INSERT INTO keysmith_private.usage_day AS u
+            (tenant_id, period, key_id, environment, status, outcome, requests, timed, latency)
+        SELECT tenant_id, date_trunc('day', period, 'UTC'), key_id, environment, status, outcome,
+               sum(requests), sum(timed), sum(latency)
+        FROM keys GROUP BY 1, 2, 3, 4, 5, 6
+        ON CONFLICT (tenant_id, period, key_id, environment, status, outcome) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), lasts AS (
+        INSERT INTO keysmith_private.usage_last AS u (key_id, used_at)
+        SELECT key_id, max(used_at) FROM keys WHERE used_at IS NOT NULL GROUP BY 1
+        ON CONFLICT (key_id) DO UPDATE SET used_at = greatest(u.used_at, excluded.used_at)
+    ), by_endpoint AS (
+        SELECT span, tenant_id, date_trunc(span, period, 'UTC') AS period, environment, method, endpoint,
+               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
+               sum(latency) AS latency
+        FROM endpoints, (VALUES ('hour'), ('day')) AS spans (span)
+        GROUP BY 1, 2, 3, 4, 5, 6
+    ), known AS (
+        -- Endpoints that have a row keep it, and rows are never removed. So an endpoint that
+        -- came too late for a row never gets one in that period, and later amendments of its
+        -- requests are counted in the same row as the requests.
+        SELECT n.*, coalesce(h.endpoint, d.endpoint) IS NOT NULL AS is_known
+        FROM by_endpoint n
+        LEFT JOIN keysmith_private.usage_endpoint_hour h ON n.span = 'hour'
+            AND (h.tenant_id, h.period, h.environment, h.method, h.endpoint)
+              = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
+        LEFT JOIN keysmith_private.usage_endpoint_day d ON n.span = 'day'
+            AND (d.tenant_id, d.period, d.environment, d.method, d.endpoint)
+              = (n.tenant_id, n.period, n.environment, n.method, n.endpoint)
+    ), room AS (
+        SELECT span, tenant_id, period, environment,
+               most_endpoints - CASE span
+                   WHEN 'hour' THEN (
+                       SELECT count(*) FROM keysmith_private.usage_endpoint_hour h
+                       WHERE (h.tenant_id, h.period, h.environment) = (k.tenant_id, k.period, k.environment))
+                   ELSE (
+                       SELECT count(*) FROM keysmith_private.usage_endpoint_day d
+                       WHERE (d.tenant_id, d.period, d.environment) = (k.tenant_id, k.period, k.environment))
+               END AS free
+        FROM known k WHERE NOT is_known GROUP BY 1, 2, 3, 4
+    ), ranked AS (
+        SELECT k.*, r.free, row_number() OVER (
+                   PARTITION BY k.span, k.tenant_id, k.period, k.environment, k.is_known
+                   ORDER BY k.requests DESC, k.method, k.endpoint) AS rank
+        FROM known k LEFT JOIN room r USING (span, tenant_id, period, environment)
+    ), bounded AS (
+        SELECT span, tenant_id, period, environment,
+               CASE WHEN is_known OR rank <= free THEN method ELSE '' END AS method,
+               CASE WHEN is_known OR rank <= free THEN endpoint ELSE '(other)' END AS endpoint,
+               sum(requests) AS requests, sum(refused) AS refused, sum(timed) AS timed,
+               sum(latency) AS latency
+        FROM ranked GROUP BY 1, 2, 3, 4, 5, 6
+    ), endpoint_hours AS (
+        INSERT INTO keysmith_private.usage_endpoint_hour AS u
+            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
+        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
+        FROM bounded WHERE span = 'hour'
+        ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            refused = u.refused + excluded.refused,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), endpoint_days AS (
+        INSERT INTO keysmith_private.usage_endpoint_day AS u
+            (tenant_id, period, environment, method, endpoint, requests, refused, timed, latency)
+        SELECT tenant_id, period, environment, method, endpoint, requests, refused, timed, latency
+        FROM bounded WHERE span = 'day'
+        ON CONFLICT (tenant_id, period, environment, method, endpoint) DO UPDATE SET
+            requests = u.requests + excluded.requests,
+            refused = u.refused + excluded.refused,
+            timed = u.timed + excluded.timed,
+            latency = u.latency + excluded.latency
+    ), changed AS (
+        SELECT tenant_id, holder, period, min(changed_from) AS changed_from
+        FROM keys, unnest(ARRAY[key_id, tenant_id]) AS holder
+        WHERE changed_from IS NOT NULL GROUP BY 1, 2, 3
+    )
+    SELECT (SELECT coalesce(sum(deltas), 0) FROM (SELECT deltas FROM keys UNION ALL
+                                                  SELECT deltas FROM endpoints) AS summed),
+           array_agg(c.tenant_id), array_agg(c.holder),
+           array_agg(c.period), array_agg(c.changed_from)
+    INTO folded, tenants, holders, periods, changes
+    FROM changed c;
+
+    -- Marks before the first changed row stay right. The rows that are numbered now may include
+    -- rows that came after the statement above. The deltas of those are not folded yet: by them
+    -- readers and the next fold know which marks are wrong.
+    DELETE FROM keysmith_private.usage_mark m
+    USING unnest(holders, periods, changes) AS c (holder, period, changed_from)
+    WHERE m.holder = c.holder AND m.period = c.period AND m.at >= c.changed_from;
+    FOR todo IN
+        SELECT c.holder, c.period, c.period + interval '1 hour' AS ends, c.holder = c.tenant_id AS is_tenant, coalesce(m.position, 0) AS position,
+               coalesce(m.at, c.period) AS at, coalesce(m.incarnation, -9223372036854775808) AS incarnation,
+               coalesce(m.sequence, -9223372036854775808) AS sequence
+        FROM unnest(tenants, holders, periods) AS c (tenant_id, holder, period)
+        LEFT JOIN LATERAL (
+            SELECT * FROM keysmith_private.usage_mark m WHERE m.holder = c.holder AND m.period = c.period
+            ORDER BY m.position DESC LIMIT 1
+        ) AS m ON true
+        WHERE stride <= -coalesce(m.position, 0) + (
+            -- As a range of one key or of all, so that the index finds the rows of one key without
+            -- reading those of the tenant's other keys.
+            SELECT sum(h.requests - h.gone) FROM keysmith_private.usage_hour h
+            WHERE h.tenant_id = c.tenant_id AND h.period = c.period
+              AND h.key_id >= CASE WHEN c.holder = c.tenant_id THEN '00000000-0000-0000-0000-000000000000' ELSE c.holder END
+              AND h.key_id <= CASE WHEN c.holder = c.tenant_id THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE c.holder END)
+    LOOP
+        -- It goes from mark to mark. To number all rows would take twice as long.
+        step := format(
+            'SELECT at, incarnation, sequence FROM keysmith_private.usage_event
+             WHERE %I = $1 AND at >= $2 AND at < $5 AND (at, incarnation, sequence) > ($2, $3, $4)
+             ORDER BY at, incarnation, sequence OFFSET $6 LIMIT 1',
+            CASE WHEN todo.is_tenant THEN 'tenant_id' ELSE 'key_id' END);
+        LOOP
+            EXECUTE step INTO next
+            USING todo.holder, todo.at, todo.incarnation, todo.sequence, todo.ends, stride - 1;
+            EXIT WHEN next.at IS NULL;
+            todo.position := todo.position + stride;
+            todo.at := next.at;
+            todo.incarnation := next.incarnation;
+            todo.sequence := next.sequence;
+            INSERT INTO keysmith_private.usage_mark
+            VALUES (todo.holder, todo.period, todo.position, next.at, next.incarnation, next.sequence);
+        END LOOP;
+    END LOOP;
+    RETURN folded;
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_fold() IS
+'Adds the deltas to the totals, and returns the number of deltas; null if another session is folding';

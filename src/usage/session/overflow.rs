@@ -1,0 +1,62 @@
+//! Where a record goes: to the queue, or, where that is full or must not be used, to
+//! `write_through`.
+
+use crate::usage::queue::Queue;
+use crate::usage::session::worker_slot::{self, drop_record};
+use crate::usage::session::write_through;
+use crate::usage::settings;
+use crate::usage::standby::link;
+use pg::{server, transaction};
+
+/// When a record is accepted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    Running,
+    BeforeCommit,
+    /// The transaction may be committed later, or rolled back.
+    BeforePrepare,
+    /// The transaction can write no more, and nothing may fail.
+    Over,
+}
+
+/// Whether records are kept here: a standby keeps them if it has a primary to send them to.
+pub fn is_kept_here() -> bool {
+    !server::is_in_recovery() || link::is_wanted()
+}
+
+/// Whether this transaction may write rows.
+pub fn can_write() -> bool {
+    !transaction::is_read_only() && !server::is_in_recovery()
+}
+
+/// Accepts a record, or counts it.
+pub fn accept(record: &[u8], moment: Moment) {
+    match worker_slot::place() {
+        Some((queue, place)) if !is_kept_here() => {
+            queue.count(place, |counters| counters.not_logged += 1);
+        }
+        _ if is_accepted(record, moment) => {}
+        _ => drop_record(),
+    }
+}
+
+/// Puts a record into the queue, or keeps it in this backend until the transaction is about to
+/// commit.
+pub fn is_accepted(record: &[u8], moment: Moment) -> bool {
+    let can_write = moment != Moment::Over && can_write() && write_through::has_room();
+    let waits = |(queue, place): (&Queue, usize)| queue.push(place, record);
+    if !can_write || !settings::is_durable() || moment == Moment::BeforePrepare {
+        let place = worker_slot::place();
+        if place.is_some_and(waits) {
+            return true;
+        }
+        if !can_write || place.is_some() && !settings::writes_through() {
+            return false;
+        }
+    }
+    write_through::keep(record);
+    if moment == Moment::Running {
+        write_through::write_if_many(|record| accept(record, Moment::Over));
+    }
+    true
+}

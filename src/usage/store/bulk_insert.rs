@@ -1,0 +1,88 @@
+//! Puts the worker's rows straight into the partitions of their days, and what they add to the
+//! totals into `usage_delta`, as the triggers would.
+//!
+//! Rows are left to an `INSERT` if the tables are not as the extension makes them: with another
+//! trigger, a disabled one, or a day without its partition.
+
+use crate::usage::store::partitions::{named, with_events};
+use crate::usage::store::rows;
+use keysmith_core::event::Event;
+use keysmith_core::tally::Tally;
+use pg::bulk::{can_fill, fill};
+use pg::clock::now;
+use pg::lock::Mode;
+use pg::table::{Lock, Table, with_table};
+use pgrx::pg_sys::Oid;
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+
+type Numbered<'a> = (i64, Event<'a>);
+
+/// The trigger that counts what is inserted, on the parent and on each partition.
+const COUNTS: &CStr = c"usage_inserted";
+
+const WRITES: Mode = Mode::RowExclusive;
+
+/// Stores events. Returns those that must be inserted by a statement.
+pub fn store<'a>(events: &'a [Numbered<'a>], incarnation: i64) -> Vec<&'a Numbered<'a>> {
+    let stored = named(c"usage_delta").and_then(|deltas| {
+        with_events(WRITES, Lock::Kept, |parent| {
+            with_table(deltas, WRITES, Lock::Kept, |deltas| {
+                // A trigger that somebody put on `usage_delta` must fire.
+                let is_as_made = counts_inserts(parent)
+                    && !parent.has_rules()
+                    && !parent.has_row_security()
+                    && deltas.triggers().is_empty()
+                    && can_fill(deltas, &rows::DELTA);
+                is_as_made.then(|| put_all(parent, deltas, events, incarnation))
+            })
+        })
+    });
+    stored.flatten().unwrap_or_else(|| events.iter().collect())
+}
+
+fn put_all<'a>(
+    parent: Table<'_>,
+    deltas: Table<'_>,
+    events: &'a [Numbered<'a>],
+    incarnation: i64,
+) -> Vec<&'a Numbered<'a>> {
+    let mut groups: BTreeMap<Option<u32>, Vec<&Numbered>> = BTreeMap::new();
+    for event in events {
+        let partition = parent.partition_at(event.1.at).map(Oid::to_u32);
+        groups.entry(partition).or_default().push(event);
+    }
+    let mut tally = Tally::default();
+    let mut left = Vec::new();
+    for (partition, events) in groups {
+        if partition.is_some_and(|oid| put(parent, oid.into(), &events, incarnation)) {
+            let now = now();
+            events.iter().for_each(|(_, event)| tally.add(event, now));
+        } else {
+            left.extend(events);
+        }
+    }
+    let groups = tally.into_sorted();
+    let rows = groups.iter().map(|(group, counts)| rows::delta(group, counts));
+    if !fill(deltas, &rows::DELTA, rows) {
+        pgrx::error!("keysmith_private.usage_delta has changed");
+    }
+    left
+}
+
+/// Puts events into their partition. False if that can't be done.
+fn put(parent: Table<'_>, partition: Oid, events: &[&Numbered], incarnation: i64) -> bool {
+    with_table(partition, WRITES, Lock::Kept, |table| {
+        let rows =
+            events.iter().map(|(sequence, event)| rows::event(event, incarnation, *sequence));
+        // A partition that is being restored gets its trigger last.
+        counts_inserts(table) && table.is_laid_out_as(parent) && fill(table, &rows::EVENT, rows)
+    })
+}
+
+/// Whether the trigger that counts is enabled, and an insert fires no other.
+fn counts_inserts(table: Table<'_>) -> bool {
+    let mut inserts = table.triggers();
+    inserts.retain(|trigger| trigger.is_for_inserts);
+    matches!(&inserts[..], [only] if only.is_enabled && *only.name == *COUNTS)
+}

@@ -1,0 +1,186 @@
+//! Stores a batch of records: by `bulk_insert` where that is possible, otherwise by an `INSERT`.
+//! Amendments are an `UPDATE`. Called as the extension's owner, connected to SPI.
+
+use crate::usage::store::bulk_insert;
+use crate::usage::store::partitions;
+use crate::usage::store::partitions::with_events;
+use crate::usage::store::rows;
+use keysmith_core::event::{Event, Learned, Record};
+use keysmith_core::request_id;
+use pg::attempt::{Outcome, subtransaction, unless_twice};
+use pg::bulk::with_array;
+use pg::error::{Code, Error, Result};
+use pg::lock::Mode;
+use pg::scan::Snapshot;
+use pg::settings::set_for_now;
+use pg::spi::{self, Param};
+use pg::table::Lock;
+use std::collections::{HashMap, HashSet};
+
+/// The numbers of the rows.
+#[derive(Clone, Copy)]
+pub enum Numbers {
+    /// Those of the records, within the incarnation that runs.
+    OfQueue { incarnation: i64 },
+    /// Those of the records, within another incarnation. A record is left out if its request has a
+    /// row already.
+    Received { incarnation: i64 },
+    /// The next ones of a sequence.
+    OfSequence,
+}
+
+#[derive(Default)]
+pub struct Stored {
+    pub events: usize,
+    /// Request ids of amendments that found no row.
+    pub unmatched: HashSet<[u8; 16]>,
+}
+
+/// Stores records, each with its number. Makes the partitions that are missing.
+pub fn records(records: &[(i64, Record)], numbers: Numbers) -> Result<Stored> {
+    // An amendment comes after its event, so those of one batch meet here.
+    let mut told: HashMap<[u8; 16], Learned> = HashMap::new();
+    for (_, record) in records {
+        if let Record::Amendment { request_id, told: learned, .. } = record {
+            let known = told.entry(*request_id).or_default();
+            *known = known.amended(*learned);
+        }
+    }
+    let mut events: Vec<(i64, Event)> = Vec::with_capacity(records.len());
+    for (sequence, record) in records {
+        if let Record::Event(event) = record {
+            let mut event = *event;
+            if !told.is_empty()
+                && let Some(learned) = told.remove(&event.request_id)
+            {
+                event.learned = event.learned.amended(learned);
+            }
+            events.push((*sequence, event));
+        }
+    }
+    let days = partitions::missing(records.iter().map(|(_, record)| record));
+    partitions::make(&days)?;
+    let left: Vec<_> = match numbers {
+        Numbers::OfQueue { incarnation } => bulk_insert::store(&events, incarnation),
+        // A role that may hand over records can make them up: a request that has a row is not
+        // counted twice.
+        Numbers::Received { incarnation } => {
+            unless_twice(|| bulk_insert::store(&events, incarnation))
+                .unwrap_or(events.iter().collect())
+        }
+        Numbers::OfSequence => events.iter().collect(),
+    };
+    let mut stored = events.len();
+    if !left.is_empty() {
+        stored = stored - left.len() + insert(&left, numbers)?;
+    }
+    let unmatched = match numbers {
+        // At the caller's isolation level the row may be out of sight.
+        Numbers::OfSequence => {
+            subtransaction(|| amend(&told)).unwrap_or_else(|_| told.keys().copied().collect())
+        }
+        Numbers::OfQueue { .. } | Numbers::Received { .. } => amend(&told)?,
+    };
+    Ok(Stored { events: stored, unmatched })
+}
+
+/// The same in a subtransaction: what fails has no effect.
+pub fn attempt(records: &[(i64, Record)], numbers: Numbers) -> Outcome<Stored> {
+    subtransaction(|| self::records(records, numbers))
+}
+
+/// Runs a statement with rows of these events, as an array of the table's row type.
+fn with_batch<'a, T>(
+    events: impl Iterator<Item = (i64, &'a Event<'a>)>,
+    incarnation: i64,
+    with: impl FnOnce(Param<'_>) -> Result<T>,
+) -> Result<T> {
+    let rows = events.map(|(sequence, event)| rows::event(event, incarnation, sequence));
+    let done = with_events(Mode::RowExclusive, Lock::Kept, |table| {
+        with_array(table, &rows::EVENT, rows, with)
+    });
+    done.flatten().unwrap_or_else(|| {
+        let why = "keysmith_private.usage_event is not what the library expects";
+        Err(Error::new(Code::Installation, why))
+    })
+}
+
+/// Inserts rows, and returns their number.
+fn insert(events: &[&(i64, Event)], numbers: Numbers) -> Result<usize> {
+    let (incarnation, sequence, conflict) = match numbers {
+        Numbers::OfQueue { incarnation } => (incarnation, "sequence", ""),
+        Numbers::Received { incarnation } => (incarnation, "sequence", "ON CONFLICT DO NOTHING"),
+        Numbers::OfSequence => {
+            let next = "pg_catalog.nextval('keysmith_private.usage_sequence'::pg_catalog.regclass)";
+            (0, next, "")
+        }
+    };
+    let events = events.iter().map(|(sequence, event)| (*sequence, event));
+    with_batch(events, incarnation, |batch| {
+        spi::execute(
+            &format!(
+                "INSERT INTO keysmith_private.usage_event
+                     (at, incarnation, sequence, request_id, key_id, tenant_id, keyspace,
+                      environment, method, endpoint, status, outcome, ip, latency)
+                 SELECT at, incarnation, {sequence}, request_id, key_id, tenant_id, keyspace,
+                      environment, method, endpoint, status, outcome, ip, latency
+                 FROM pg_catalog.unnest($1) AS batch {conflict}"
+            ),
+            &[batch],
+        )
+    })
+}
+
+/// Amends rows that are stored already. Returns the request ids that found no row, or one that
+/// another transaction has locked. One statement looks for all, in the partitions of the days that
+/// the ids can be of.
+fn amend<'a>(told: &HashMap<[u8; 16], Learned<'a>>) -> Result<HashSet<[u8; 16]>> {
+    let mut unmatched: HashSet<[u8; 16]> = told.keys().copied().collect();
+    if told.is_empty() {
+        return Ok(unmatched);
+    }
+    let event = |(name, told): (&[u8; 16], &Learned<'a>)| {
+        let at = request_id::moment(name)?;
+        Some(Event { at, request_id: *name, learned: *told, ..Event::default() })
+    };
+    let events: Vec<Event> = told.iter().filter_map(event).collect();
+    // Each partition has an index on request_id; estimates must not lead elsewhere.
+    for setting in [c"enable_seqscan", c"enable_hashjoin", c"enable_mergejoin"] {
+        set_for_now(setting, c"off");
+    }
+    for setting in [c"enable_indexscan", c"enable_nestloop", c"enable_partition_pruning"] {
+        set_for_now(setting, c"on");
+    }
+    // A new snapshot, at every isolation level, shows rows that were stored since this transaction began.
+    let now = Snapshot::now();
+    let amended = with_batch(events.iter().map(|event| (0, event)), 0, |batch| {
+        spi::change_now(
+        &now,
+        "WITH found AS MATERIALIZED (
+             SELECT e.request_id, e.at, nullif(b.status, 0) AS status, b.latency, b.method, b.endpoint
+             FROM pg_catalog.unnest($1) AS b JOIN keysmith_private.usage_event e
+               ON e.request_id = b.request_id
+              AND e.at > b.at - interval '24 hours' AND e.at < b.at + interval '24 hours'
+             FOR UPDATE OF e SKIP LOCKED)
+         UPDATE keysmith_private.usage_event AS e
+         SET status = coalesce(f.status, e.status), latency = coalesce(f.latency, e.latency),
+             method = coalesce(f.method, e.method), endpoint = coalesce(f.endpoint, e.endpoint)
+         FROM found f WHERE e.request_id = f.request_id AND e.at = f.at
+         RETURNING e.request_id",
+        &[batch],
+        |amended| amended.iter().filter_map(|row| row.uuid(1)).collect::<Vec<_>>(),
+    )
+    })?;
+    for name in amended {
+        unmatched.remove(&name);
+    }
+    Ok(unmatched)
+}
+
+/// A request waits for this, so this waits for locks only half as long as PostgreSQL waits before it
+/// looks for a deadlock. Of two transactions that wait for each other, this one fails.
+pub fn be_brief() {
+    set_for_now(c"lock_timeout", c"500ms");
+    // Compiling a statement that names all partitions takes seconds.
+    set_for_now(c"jit", c"off");
+}
