@@ -7,29 +7,28 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:29
+-- src/install.rs:17
 -- bootstrap
--- The schemas are members of the extension, so ones that someone else made (and may own
--- objects in) are never taken over: creation fails if they exist.
+-- The schemas are members of the extension. If one exists, CREATE EXTENSION fails: another role
+-- may own it, or objects in it.
 --
--- keysmith holds what people and programs call and read. keysmith_private holds the tables
--- and what only our own code uses. Nobody but the owner has USAGE on it: a statement such as
--- PREPARE locks a table before it checks any privilege on the table, and only a name that
--- cannot be looked up keeps strangers from queueing for such locks. The types of what
--- functions return are there too: a session that calls one first locks its type, as a reader
--- of a table does. The domains of the same names in keysmith are for variables: nothing locks
--- a domain.
+-- The schema keysmith has what people and programs call and read. keysmith_private has the tables,
+-- and what only our own code uses. Only the owner has USAGE on it. A statement such as PREPARE
+-- locks a table before it checks privileges on the table. So other roles must not be able to look
+-- its name up, or they could queue for such locks. The result types of functions are there too,
+-- since a session that calls a function locks its type, as a reader of a table does. The domains
+-- of the same names in keysmith are for variables: a domain is never locked.
 CREATE SCHEMA keysmith;
 COMMENT ON SCHEMA keysmith IS
 'API keys: mint, verify, scope, rotate and revoke them inside the database';
 
 CREATE SCHEMA keysmith_private;
 COMMENT ON SCHEMA keysmith_private IS
-'Tables, types and functions that only the extension''s own code names';
+'Tables, types and functions for the extension''s own code';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:30
+-- src/install.rs:17
 -- requires:
 --   schema
 
@@ -38,8 +37,8 @@ COMMENT ON SCHEMA keysmith_private IS
 -- Names are compared as bytes (COLLATE "C"): probes are faster, and an index
 -- stays valid when the operating system's collations change.
 --
--- Keyspaces are referred to by name: it is what callers pass, it never changes,
--- and no probe is needed to compare it.
+-- Other tables refer to a keyspace by its name: callers pass it, it never changes, and
+-- it is compared without a look-up.
 
 CREATE TABLE keysmith_private.keyspace (
     keyspace        text COLLATE "C" PRIMARY KEY
@@ -78,25 +77,25 @@ CREATE TABLE keysmith_private.keyspace (
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
-COMMENT ON COLUMN keysmith_private.keyspace.empty_scopes IS 'What a key without scopes may do: all that its role allows, the defaults, or nothing';
-COMMENT ON COLUMN keysmith_private.keyspace.default_scopes IS 'What a key without scopes gets where empty_scopes is defaults';
+COMMENT ON COLUMN keysmith_private.keyspace.empty_scopes IS 'The scopes of a key that is given no scopes: all of its role, the defaults, or none';
+COMMENT ON COLUMN keysmith_private.keyspace.default_scopes IS 'The scopes that empty_scopes = defaults gives';
 COMMENT ON COLUMN keysmith_private.keyspace.max_active_keys IS 'How many keys a tenant may have at once; null for any number';
-COMMENT ON COLUMN keysmith_private.keyspace.at_max IS 'What the next mint does then: error, or replace the oldest';
-COMMENT ON COLUMN keysmith_private.keyspace.label_length IS 'Most characters of a label';
-COMMENT ON COLUMN keysmith_private.keyspace.wildcards IS 'Whether keys may hold * and family:*, besides scopes by name';
-COMMENT ON COLUMN keysmith_private.keyspace.schemes IS 'In which headers keys are looked for';
-COMMENT ON COLUMN keysmith_private.keyspace.unlisted_routes IS 'Who may use routes that are not listed: any_key, or refuse';
-COMMENT ON COLUMN keysmith_private.keyspace.managed_by IS 'Which keys manage their tenant''s keys: any_secret, nobody, or those that hold scopes, by an expression';
-COMMENT ON COLUMN keysmith_private.keyspace.display_id IS 'Template of the ids that the product shows for its keys, such as key_{random:8}';
-COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'Template of key_prefix';
-COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'Template of key_snippet';
-COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored, so that checksums cannot refuse them';
-COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash of only the part behind a |';
-COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'Rate limits of all its keys of an environment together; a line each: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.keyspace.at_max IS 'At that number, mint raises an error, or revokes the oldest key: error or replace';
+COMMENT ON COLUMN keysmith_private.keyspace.label_length IS 'The greatest length of a label, in characters';
+COMMENT ON COLUMN keysmith_private.keyspace.wildcards IS 'Whether keys may have the wildcards * and family:*, besides scopes by name';
+COMMENT ON COLUMN keysmith_private.keyspace.schemes IS 'The headers in which authenticate looks for keys';
+COMMENT ON COLUMN keysmith_private.keyspace.unlisted_routes IS 'The rule for routes that are not listed: any_key lets every valid key use them, refuse no key';
+COMMENT ON COLUMN keysmith_private.keyspace.managed_by IS 'The keys that may manage the keys of their tenant: any_secret, nobody, or an expression of scopes that they must meet';
+COMMENT ON COLUMN keysmith_private.keyspace.display_id IS 'A template for the ids that the product shows for its keys, such as key_{random:8}';
+COMMENT ON COLUMN keysmith_private.keyspace.display_prefix IS 'A template for key_prefix';
+COMMENT ON COLUMN keysmith_private.keyspace.display_snippet IS 'A template for key_snippet';
+COMMENT ON COLUMN keysmith_private.keyspace.has_imports IS 'Whether keys of other formats may be stored; then a key without a valid checksum is looked up';
+COMMENT ON COLUMN keysmith_private.keyspace.has_bar_imports IS 'Whether keys may be stored by a hash over only the part after a |';
+COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all its keys of an environment share, one per line: calls, window, burst, name';
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
-COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'Which requests leave a record: everything, refusals or nothing';
-COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether such records have endpoint and address';
-COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; older ones store no more';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
+COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether records have the endpoint and the address of the client';
+COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; new keys are never stored with an older one';
 
 CREATE TABLE keysmith_private.keyspace_prefix (
     keyspace    text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -105,7 +104,7 @@ CREATE TABLE keysmith_private.keyspace_prefix (
     prefix      text COLLATE "C" NOT NULL CHECK (prefix ~ '^[a-z0-9_]{1,31}_$'),
     PRIMARY KEY (keyspace, kind, environment)
 );
-COMMENT ON TABLE keysmith_private.keyspace_prefix IS 'What the keys of a keyspace start with, by kind and environment';
+COMMENT ON TABLE keysmith_private.keyspace_prefix IS 'The prefixes of the keys of a keyspace, by kind and environment';
 
 CREATE TABLE keysmith_private.answer (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -115,7 +114,7 @@ CREATE TABLE keysmith_private.answer (
     message  text CHECK (length(message) BETWEEN 1 AND 1000),
     PRIMARY KEY (keyspace, answer)
 );
-COMMENT ON TABLE keysmith_private.answer IS 'What a keyspace tells the outside world in place of a canonical code';
+COMMENT ON TABLE keysmith_private.answer IS 'The status, code and message that a keyspace returns in place of a canonical code';
 
 CREATE TABLE keysmith_private.plan_feature (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -132,7 +131,7 @@ CREATE TABLE keysmith_private.scope (
     implies     text[] COLLATE "C" NOT NULL DEFAULT '{}',
     PRIMARY KEY (keyspace, scope)
 );
-COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may hold; any name will do until one is defined';
+COMMENT ON TABLE keysmith_private.scope IS 'The scopes that keys of a keyspace may have; before the first is defined, any name is allowed';
 
 CREATE TABLE keysmith_private.role (
     keyspace text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
@@ -153,9 +152,9 @@ CREATE TABLE keysmith_private.route (
     limits   text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
     PRIMARY KEY (keyspace, method, pattern, variant)
 );
-COMMENT ON TABLE keysmith_private.route IS 'What a method and path require: an expression of scopes, and a kind';
-COMMENT ON COLUMN keysmith_private.route.weight IS 'How many calls one counts for in rate limits';
-COMMENT ON COLUMN keysmith_private.route.limits IS 'Rate limits of each key on the route, in place of others of the same name';
+COMMENT ON TABLE keysmith_private.route IS 'The scopes, as an expression, and the kind of key that a method and path require';
+COMMENT ON COLUMN keysmith_private.route.weight IS 'The number of calls that a request counts for in rate limits';
+COMMENT ON COLUMN keysmith_private.route.limits IS 'The rate limits of each key on the route; they replace limits of the same name';
 
 CREATE TABLE keysmith_private.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
@@ -172,7 +171,7 @@ CREATE TABLE keysmith_private.tenant (
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
 COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
-COMMENT ON COLUMN keysmith_private.tenant.limits IS 'Rate limits of all its keys of an environment together';
+COMMENT ON COLUMN keysmith_private.tenant.limits IS 'The rate limits that all its keys of an environment share';
 
 CREATE TABLE keysmith_private.member (
     tenant_id uuid NOT NULL,
@@ -183,10 +182,10 @@ CREATE TABLE keysmith_private.member (
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
     FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role
 );
-COMMENT ON TABLE keysmith_private.member IS 'Persons and service accounts of a tenant; keys may be theirs';
+COMMENT ON TABLE keysmith_private.member IS 'The persons and service accounts of a tenant; a key may have one as its owner';
 
--- What a decision reads of most keys comes first, fixed widths before others:
--- such columns are reached without walking the row.
+-- The columns that most decisions read come first, and those of fixed width before the
+-- others: their offsets are constants.
 CREATE TABLE keysmith_private.key (
     key_id         uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     tenant_id      uuid NOT NULL,
@@ -226,20 +225,20 @@ CREATE TABLE keysmith_private.key (
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
     FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role,
     CHECK ((revoked_at IS NULL) = (revoked_reason IS NULL)),
-    -- A key that has a successor is over, or has a time at which it will be.
+    -- A key with a successor is revoked, or expires at some time.
     CHECK (rotated_to IS NULL OR revoked_at IS NOT NULL OR expires_at IS NOT NULL)
 );
--- A long allowlist is fetched once and remembered by the place where it is stored, so
--- it must not be compressed into the row.
+-- A backend fetches a long allowlist once, and remembers it by its TOAST pointer. So it must
+-- be stored out of line, and not be compressed into the row.
 ALTER TABLE keysmith_private.key ALTER COLUMN allowlist SET STORAGE EXTERNAL;
 CREATE INDEX key_of_tenant ON keysmith_private.key (tenant_id, created_at);
-COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys themselves are nowhere';
-COMMENT ON COLUMN keysmith_private.key.generation IS 'Of the pepper that the digest was made with; 0 for none';
+COMMENT ON TABLE keysmith_private.key IS 'Keys, as digests of digests; the keys themselves are not stored';
+COMMENT ON COLUMN keysmith_private.key.generation IS 'The generation of the pepper that the digest was made with; 0 if without a pepper';
 COMMENT ON COLUMN keysmith_private.key.digest IS 'SHA-256 or HMAC-SHA-256 over the SHA-256 of the key';
-COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of the line that it was rotated in; limits and credits are the line''s';
-COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits; a line each: calls, window, burst, name';
-COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'Rate limits of the keys that gave it, which count its calls too; a line each: first key of that line, calls, window, burst, name';
-COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends: that of the key that gave it; null for its own or its tenant''s';
+COMMENT ON COLUMN keysmith_private.key.origin IS 'The first key of its line of rotations; the keys of a line share limits and credits';
+COMMENT ON COLUMN keysmith_private.key.limits IS 'Its rate limits, one per line: calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.shared_limits IS 'The rate limits of the keys that made it, which count its calls too, one per line: first key of that line, calls, window, burst, name';
+COMMENT ON COLUMN keysmith_private.key.purse IS 'The first key of the line whose credits it spends, if a key made it; null if it spends its own or its tenant''s';
 COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made it, and so replaces it';
 
 CREATE TABLE keysmith_private.access (
@@ -250,8 +249,8 @@ CREATE TABLE keysmith_private.access (
     UNIQUE (role, level, tenant_id),
     CHECK (tenant_id IS NULL OR level = 'issuer')
 );
-COMMENT ON TABLE keysmith_private.access IS 'What grant_access gave to which role; who may execute what is PostgreSQL''s to say';
-COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'Whose keys an issuer manages; null for those of the tenant that is signed in';
+COMMENT ON TABLE keysmith_private.access IS 'The access levels that grant_access gave to roles; PostgreSQL''s privileges decide who may execute a function';
+COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'The tenant whose keys an issuer manages; null for the tenant that is signed in';
 
 CREATE TABLE keysmith_private.audit_entry (
     keyspace   text COLLATE "C" NOT NULL,
@@ -263,9 +262,9 @@ CREATE TABLE keysmith_private.audit_entry (
     hash       bytea NOT NULL,
     PRIMARY KEY (keyspace, entry)
 );
-COMMENT ON TABLE keysmith_private.audit_entry IS 'That something was done, in a chain for each keyspace; * is the chain of what concerns none alone';
-COMMENT ON COLUMN keysmith_private.audit_entry.content IS 'The digest of what was done, by which it is found in audit_content';
-COMMENT ON COLUMN keysmith_private.audit_entry.hash IS 'Over the entry and the hash before it; see docs/architecture.md';
+COMMENT ON TABLE keysmith_private.audit_entry IS 'The acts of management, in a chain for each keyspace; acts that concern several are in the chain *';
+COMMENT ON COLUMN keysmith_private.audit_entry.content IS 'The digest that the row in audit_content has';
+COMMENT ON COLUMN keysmith_private.audit_entry.hash IS 'A hash over the entry and the hash of the entry before it; see docs/architecture.md';
 
 CREATE TABLE keysmith_private.audit_content (
     digest       bytea PRIMARY KEY,
@@ -279,11 +278,12 @@ CREATE TABLE keysmith_private.audit_content (
     before       jsonb,
     after        jsonb
 );
-COMMENT ON TABLE keysmith_private.audit_content IS 'What was done, by whom, to whom: all of an entry that may tell who someone is';
-COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'Over the salt and the other columns; see docs/architecture.md';
-COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random, so that nothing can be guessed from a digest alone';
--- Spending updates a balance in place: pages are left half empty, so that the new row
--- finds room beside the old one and no index changes.
+COMMENT ON TABLE keysmith_private.audit_content IS 'The parts of an entry that may identify a person: who acted, on whom, and what changed';
+COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'A digest over the salt and the other columns; see docs/architecture.md';
+COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random bytes, so that the content cannot be guessed from the digest';
+
+-- Spending updates a balance. Pages are left half empty, so that the new row version fits
+-- on the page of the old one, and no index changes (HOT).
 CREATE TABLE keysmith_private.credit (
     credit_id   uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     key_id      uuid UNIQUE REFERENCES keysmith_private.key,
@@ -295,13 +295,13 @@ CREATE TABLE keysmith_private.credit (
     CHECK (pg_catalog.num_nonnulls(key_id, tenant_id) = 1),
     CHECK ((refill IS NULL) = (every IS NULL))
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE keysmith_private.credit IS 'What keys and tenants have to spend';
-COMMENT ON COLUMN keysmith_private.credit.key_id IS 'The first key of a line of rotations';
-COMMENT ON COLUMN keysmith_private.credit.refill IS 'What a refill raises the balance to, if it is lower';
-COMMENT ON COLUMN keysmith_private.credit.refilled_at IS 'A refill is due when a day or month of UTC has begun since';
+COMMENT ON TABLE keysmith_private.credit IS 'The credits of keys and tenants';
+COMMENT ON COLUMN keysmith_private.credit.key_id IS 'The first key of a line of rotations, if the credits are a key''s';
+COMMENT ON COLUMN keysmith_private.credit.refill IS 'A refill raises the balance to this, unless it is higher';
+COMMENT ON COLUMN keysmith_private.credit.refilled_at IS 'The time of the last refill; the next is due when a day or month begins in UTC';
 
--- A role that was dropped leaves a number behind, which may be another role's where the
--- dump is restored.
+-- A dropped role leaves its OID in the table. In a restored database that OID may belong to
+-- another role.
 SELECT pg_catalog.pg_extension_config_dump('keysmith_private.access',
     'WHERE role::pg_catalog.oid IN (SELECT oid FROM pg_catalog.pg_roles)');
 
@@ -316,16 +316,292 @@ END $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:31
+-- src/install.rs:17
 -- requires:
---   tables
+--   catalog_tables
 
--- Usage: a row for each request of a known key, and what else is known of requests.
--- The library writes these; how, see src/usage/.
+-- Backends cache the policy of each keyspace. A trigger invalidates it after each change,
+-- whether by our functions, a restore, logical replication or by hand. It also gives the
+-- keyspace's row a new version: by that a decision finds the policy that its snapshot sees,
+-- even before the invalidation message arrives.
 
--- Partitioned by day. Partitions are made at run time, each with its own indexes: a key
--- or an index of the parent, which is the extension's, would keep a dump from being
--- restored.
+CREATE FUNCTION keysmith_private.policy_changed() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
+COMMENT ON FUNCTION keysmith_private.policy_changed() IS
+'Trigger on the policy tables: gives the policy a new version, and makes every backend read it again';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route}'::text[] LOOP
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith_private.%1$I
+                 FOR EACH ROW EXECUTE FUNCTION keysmith_private.policy_changed();
+             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith_private.%1$I
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.policy_changed();
+             ALTER TABLE keysmith_private.%1$I ENABLE ALWAYS TRIGGER policy_changed;
+             ALTER TABLE keysmith_private.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
+            name);
+    END LOOP;
+END $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   catalog_version
+
+-- The state of rate limits.
+
+CREATE FUNCTION keysmith.limit_status(OUT name text, OUT value text) RETURNS SETOF record
+LANGUAGE c PARALLEL RESTRICTED ROWS 5 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
+COMMENT ON FUNCTION keysmith.limit_status() IS
+'Whether rate limits are counted, how many buckets are in use, and since when calls are counted';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   limit
+
+-- The result of a decision.
+
+CREATE TYPE keysmith_private.verdict AS (
+    ok                boolean,
+    status            integer,
+    code              text,
+    message           text,
+    reason            text,
+    key_id            uuid,
+    tenant            text,
+    tenant_id         uuid,
+    keyspace          text,
+    environment       text,
+    kind              text,
+    owner             text,
+    role              text,
+    scopes            text[],
+    metadata          jsonb,
+    expires_at        timestamptz,
+    limit_name        text,
+    limit_remaining   bigint,
+    retry_after       interval,
+    credits_remaining bigint,
+    request_id        uuid
+);
+CREATE DOMAIN keysmith.verdict AS keysmith_private.verdict;
+COMMENT ON DOMAIN keysmith.verdict IS 'A verdict, as verify returns it: for variables';
+COMMENT ON TYPE keysmith_private.verdict IS
+'The answer to "may this key do this, from here, now?"';
+COMMENT ON COLUMN keysmith_private.verdict.ok IS 'Whether the request may go on';
+COMMENT ON COLUMN keysmith_private.verdict.status IS 'The HTTP status for the response';
+COMMENT ON COLUMN keysmith_private.verdict.code IS 'The code for the response';
+COMMENT ON COLUMN keysmith_private.verdict.message IS 'The message for the response';
+COMMENT ON COLUMN keysmith_private.verdict.reason IS 'The exact cause, for the operator';
+COMMENT ON COLUMN keysmith_private.verdict.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith_private.verdict.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith_private.verdict.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith_private.verdict.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith_private.verdict.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith_private.verdict.kind IS 'secret, or publishable for a key that may be public';
+COMMENT ON COLUMN keysmith_private.verdict.owner IS 'The member of the tenant that owns the key; null if no member does';
+COMMENT ON COLUMN keysmith_private.verdict.role IS 'The role of the key, or else of its owner';
+COMMENT ON COLUMN keysmith_private.verdict.scopes IS 'The scopes of the key within its role; {*} for every scope';
+COMMENT ON COLUMN keysmith_private.verdict.metadata IS 'The metadata of the key';
+COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'The time when the key expires; no event announces it, so check again then';
+COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused the request, or else the one with the fewest calls left';
+COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'The number of calls left in that limit';
+COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'The time until the same request would pass, if no other comes first; null if never or unknown';
+COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'The balance after credits were spent';
+COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A unique id of this decision';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   verdict
+
+-- The identity of the transaction, for row-level security, defaults and triggers.
+--
+-- The functions are STABLE, so that a sub-select such as (SELECT keysmith.current_tenant_id()) is
+-- evaluated once per query. They are PARALLEL RESTRICTED, since only the leader has the identity:
+-- a parallel plan evaluates the sub-select there, and passes the value to its workers.
+
+CREATE FUNCTION keysmith.current_tenant() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_tenant';
+COMMENT ON FUNCTION keysmith.current_tenant() IS
+'The name of the tenant that the transaction acts for; it is unique within the keyspace';
+
+CREATE FUNCTION keysmith.current_tenant_id() RETURNS uuid
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_tenant_id';
+COMMENT ON FUNCTION keysmith.current_tenant_id() IS
+'The id of the tenant that the transaction acts for';
+
+CREATE FUNCTION keysmith.current_keyspace() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_keyspace';
+COMMENT ON FUNCTION keysmith.current_keyspace() IS
+'The keyspace of the key that the transaction acts for';
+
+CREATE FUNCTION keysmith.current_key() RETURNS uuid
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_key';
+COMMENT ON FUNCTION keysmith.current_key() IS
+'The id of the key that the transaction acts for; it can be the default of a column';
+
+CREATE FUNCTION keysmith.current_environment() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_environment';
+COMMENT ON FUNCTION keysmith.current_environment() IS
+'The environment of the key that the transaction acts for';
+
+CREATE FUNCTION keysmith.current_owner() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_owner';
+COMMENT ON FUNCTION keysmith.current_owner() IS
+'The owner of the key that the transaction acts for';
+
+CREATE FUNCTION keysmith.has_scope(scope text) RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope';
+COMMENT ON FUNCTION keysmith.has_scope(text) IS
+'Whether the key that the transaction acts for has a scope or meets an expression of scopes';
+
+CREATE FUNCTION keysmith.sign_out() RETURNS void
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';
+COMMENT ON FUNCTION keysmith.sign_out() IS
+'Ends the identity before the transaction ends';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   identity
+
+-- Rules of decisions, for views and statements that show a state.
+
+CREATE FUNCTION keysmith_private.credits_at(
+    balance bigint, refill bigint, every text, refilled_at timestamptz, moment timestamptz
+) RETURNS bigint
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_credits_at';
+COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestamptz, timestamptz) IS
+'The credits of a row of the table credit at a moment, a refill that is due included; null without a row';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   decide
+
+-- The rows that the caller may see.
+CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
+COMMENT ON FUNCTION keysmith.sees_everything() IS
+'Whether the caller sees all tenants, as administrators and auditors do who act for no key';
+
+CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
+COMMENT ON FUNCTION keysmith.own_tenants() IS
+'The ids of the tenants that the caller sees, unless it sees all';
+
+-- Views that show some readers only a part of the rows have two halves. The first half is a
+-- private view with the rows of all tenants, for readers who see everything. It is planned as
+-- part of their query, so that indexes serve their conditions. Other readers could learn from
+-- its EXPLAIN how many rows of other tenants meet a condition. So for them the planner replaces
+-- shows_everything() by false, and removes the first half. The second half is a function that
+-- reads their own rows, and that EXPLAIN does not look into.
+CREATE FUNCTION keysmith_private.shows_everything_support(internal) RETURNS internal
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_shows_everything_support';
+COMMENT ON FUNCTION keysmith_private.shows_everything_support(internal) IS
+'Planner support: replaces shows_everything() by false where it is false';
+
+CREATE FUNCTION keysmith_private.shows_everything() RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.shows_everything_support
+AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
+COMMENT ON FUNCTION keysmith_private.shows_everything() IS
+'The result of sees_everything(); where it is false, the planner knows it';
+
+CREATE FUNCTION keysmith_private.own_rows_support(internal) RETURNS internal
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_own_rows_support';
+COMMENT ON FUNCTION keysmith_private.own_rows_support(internal) IS
+'Planner support: passes the bounds that a query sets for ids and times, so that own rows are looked up by them';
+
+-- Makes the public view from its private half all_VIEW, without the hidden columns. The private
+-- half has a column tenant_id, and a column environment if each row belongs to one. Its first
+-- column is never null, so the condition on it is always true: without a condition the planner
+-- would pull the subquery up, and the reader's conditions would not be pushed down to where
+-- own_rows_support() finds them. The function is dropped at the end of the installation.
+CREATE FUNCTION keysmith_private.publish(view text, hidden text[] DEFAULT '{}', ending text DEFAULT '')
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    whole constant text := 'keysmith_private.all_' || view;
+    own   constant text := 'keysmith_private.own_' || view;
+    shown text;
+    first text;
+BEGIN
+    SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum), min(a.attname) FILTER (WHERE a.attnum = 1)
+    INTO shown, first
+    FROM pg_attribute a
+    WHERE a.attrelid = whole::regclass AND a.attnum > 0 AND a.attname <> ALL (hidden);
+    EXECUTE format(
+        'COMMENT ON VIEW %1$s IS ''The rows of all tenants, for the view %3$s'';
+         CREATE FUNCTION %2$s(
+             is_shown boolean, bounds smallint[] DEFAULT NULL, ids uuid[] DEFAULT NULL,
+             times timestamptz[] DEFAULT NULL, days date[] DEFAULT NULL
+         ) RETURNS SETOF %1$s
+         LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.own_rows_support
+         AS ''MODULE_PATHNAME'', ''keysmith_own_rows'';
+         COMMENT ON FUNCTION %2$s(boolean, smallint[], uuid[], timestamptz[], date[]) IS
+         ''The rows that the reader of the view %3$s sees, unless all are shown'';
+         CREATE VIEW keysmith.%3$s WITH (security_barrier) AS
+         SELECT %4$s FROM %1$s WHERE keysmith_private.shows_everything()
+         UNION ALL
+         SELECT %4$s FROM %2$s(keysmith_private.shows_everything()) WHERE %5$s IS NOT NULL %6$s',
+        whole, own, view, shown, first, ending);
+END $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_own_rows
+
+-- The view of the audit.
+
+-- A session that acts for a key does not see acts on keys of other environments. The tenant and
+-- the environment of an entry are looked up only for readers who see a part of the rows.
+CREATE VIEW keysmith_private.all_audit AS
+SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.session_role, c.acting_key,
+       c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
+       (SELECT t.tenant_id FROM keysmith_private.tenant t
+        WHERE t.keyspace = a.keyspace AND t.name = c.tenant) AS tenant_id,
+       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = c.key_id) AS environment
+FROM keysmith_private.audit_entry a
+LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content;
+SELECT keysmith_private.publish('audit', '{tenant_id,environment}');
+COMMENT ON VIEW keysmith.audit IS 'Acts of management: who did what, when and from where, with the state before and after, without secrets';
+COMMENT ON COLUMN keysmith.audit.keyspace IS 'The keyspace of the act; * if it concerns several';
+COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, from 1';
+COMMENT ON COLUMN keysmith.audit.at IS 'The time of the act';
+COMMENT ON COLUMN keysmith.audit.action IS 'The name of the act, such as mint or define_role';
+COMMENT ON COLUMN keysmith.audit.tenant IS 'The name of the tenant that the act concerns';
+COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that the act concerns';
+COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
+COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
+COMMENT ON COLUMN keysmith.audit.acting_key IS 'The key that the transaction acted for';
+COMMENT ON COLUMN keysmith.audit.client IS 'The address of the client; null for a Unix-domain socket';
+COMMENT ON COLUMN keysmith.audit.before IS 'The state before the act, without secrets; null if there was nothing';
+COMMENT ON COLUMN keysmith.audit.after IS 'The state after the act, without secrets; null if there is nothing';
+COMMENT ON COLUMN keysmith.audit.hash IS 'The seal: a hash over the entry and the hash before it, in hexadecimal';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   audit
+
+-- Usage: a row for each request of a known key, and counts and samples of the others. The
+-- library writes these; see src/usage/store/.
+
+-- Partitioned by day. Partitions are made at run time, each with its own indexes. The parent
+-- has no key and no index: it belongs to the extension, and a dump could not be restored.
 CREATE TABLE keysmith_private.usage_event (
     at          timestamptz NOT NULL,
     incarnation bigint NOT NULL,
@@ -342,11 +618,11 @@ CREATE TABLE keysmith_private.usage_event (
     ip          inet,
     latency     interval
 ) PARTITION BY RANGE (at);
-COMMENT ON TABLE keysmith_private.usage_event IS 'Requests of known keys, refused ones included';
-COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the server''s memory in which the record waited; 0 for rows that transactions wrote themselves';
-COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The record''s number in it: no two rows have both';
-COMMENT ON COLUMN keysmith_private.usage_event.status IS 'What the verdict said, or the application in its place';
-COMMENT ON COLUMN keysmith_private.usage_event.outcome IS 'The verdict''s reason';
+COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included';
+COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the shared memory in which the record waited; 0 for rows that transactions wrote themselves';
+COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The number of the record in that life; the two are unique together';
+COMMENT ON COLUMN keysmith_private.usage_event.status IS 'The HTTP status of the verdict, or the one that log_request gave';
+COMMENT ON COLUMN keysmith_private.usage_event.outcome IS 'The reason of the verdict; ok for an accepted request';
 
 CREATE SEQUENCE keysmith_private.usage_sequence;
 COMMENT ON SEQUENCE keysmith_private.usage_sequence IS 'Numbers of the rows that transactions write themselves';
@@ -356,13 +632,13 @@ CREATE TABLE keysmith_private.usage_unknown (
     reason   text COLLATE "C" NOT NULL,
     hour     timestamptz NOT NULL,
     requests bigint NOT NULL,
-    -- Each life has its own rows, so that none waits for another's transaction.
+    -- Each life has its own rows, so that their writers do not wait for each other.
     incarnation bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (keyspace, reason, hour, incarnation)
 );
-COMMENT ON TABLE keysmith_private.usage_unknown IS 'How many requests came without a known key';
+COMMENT ON TABLE keysmith_private.usage_unknown IS 'The number of requests without a known key, by hour';
 COMMENT ON COLUMN keysmith_private.usage_unknown.keyspace IS 'Empty for keyspaces that do not exist';
-COMMENT ON COLUMN keysmith_private.usage_unknown.incarnation IS 'The life of the server''s memory in which they came';
+COMMENT ON COLUMN keysmith_private.usage_unknown.incarnation IS 'The life of the shared memory in which they came';
 
 CREATE TABLE keysmith_private.usage_unknown_sample (
     at       timestamptz NOT NULL,
@@ -373,10 +649,39 @@ CREATE TABLE keysmith_private.usage_unknown_sample (
     ip       inet
 );
 CREATE INDEX usage_unknown_sample_at ON keysmith_private.usage_unknown_sample (at);
-COMMENT ON TABLE keysmith_private.usage_unknown_sample IS 'The newest thousand of such requests that were sampled, one a second at most';
+COMMENT ON TABLE keysmith_private.usage_unknown_sample IS 'The newest thousand samples of requests without a known key, at most one per second';
 
--- The database's oid and the server's identifier tell the lives of this database from
--- those that came with a copy or a dump.
+CREATE TABLE keysmith_private.usage_set_aside (
+    set_aside_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    incarnation  bigint NOT NULL,
+    sequence     bigint NOT NULL,
+    at           timestamptz,
+    request_id   uuid NOT NULL,
+    key_id       uuid,
+    error        text NOT NULL
+);
+CREATE INDEX usage_set_aside_at ON keysmith_private.usage_set_aside (set_aside_at);
+COMMENT ON TABLE keysmith_private.usage_set_aside IS 'The newest thousand records that could not be stored, and why';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{usage_sequence,usage_unknown,usage_unknown_sample,usage_set_aside}'::text[] LOOP
+        PERFORM pg_catalog.pg_extension_config_dump(('keysmith_private.' || name)::pg_catalog.regclass, '');
+    END LOOP;
+END $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   usage_store
+
+-- The lives of the shared memory in which records wait for the worker.
+
+-- The OID of the database and the identifier of the server tell the lives of this database
+-- from those that a copy or a dump brought.
 CREATE TABLE keysmith_private.usage_incarnation (
     incarnation   bigint NOT NULL,
     database      oid NOT NULL,
@@ -395,47 +700,28 @@ CREATE TABLE keysmith_private.usage_incarnation (
     unknown_seen  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (incarnation, database)
 );
-COMMENT ON TABLE keysmith_private.usage_incarnation IS 'The lives of the shared memory in which records wait, and what their ends may have cost';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.most_waiting IS 'How many records can wait at once';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.closed_at IS 'When all was stored, while nothing came since';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_at_most IS 'How many records its end may have cost, where it was not a proper one';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.standby IS 'The standby whose memory it is; empty for the server''s own';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'How many of a standby''s requests without a known key are counted';
-COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'Between this moment and lost_until they would have been made';
+COMMENT ON TABLE keysmith_private.usage_incarnation IS 'The lives of the shared memory in which records wait, and the records that may have been lost with each';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.most_waiting IS 'The number of records that can wait at the same time';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.closed_at IS 'The time when all was stored, if no record came since';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_at_most IS 'The number of records that a crash may have lost';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.standby IS 'The standby that the memory belongs to; empty for this server';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'The number of the standby''s requests without a known key that are counted';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'The lost records were made between this time and lost_until';
 
-CREATE TABLE keysmith_private.usage_set_aside (
-    set_aside_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    incarnation  bigint NOT NULL,
-    sequence     bigint NOT NULL,
-    at           timestamptz,
-    request_id   uuid NOT NULL,
-    key_id       uuid,
-    error        text NOT NULL
-);
-CREATE INDEX usage_set_aside_at ON keysmith_private.usage_set_aside (set_aside_at);
-COMMENT ON TABLE keysmith_private.usage_set_aside IS 'The newest thousand records that could not be stored, and why';
-
-DO $$
-DECLARE
-    name text;
-BEGIN
-    FOREACH name IN ARRAY '{usage_sequence,usage_unknown,usage_unknown_sample,usage_incarnation,usage_set_aside}'::text[] LOOP
-        PERFORM pg_catalog.pg_extension_config_dump(('keysmith_private.' || name)::pg_catalog.regclass, '');
-    END LOOP;
-END $$;
+SELECT pg_catalog.pg_extension_config_dump('keysmith_private.usage_incarnation', '');
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:32
+-- src/install.rs:17
 -- requires:
---   usage
+--   usage_restart
 
--- Usage, counted. Statement triggers on the table of requests and on each partition
--- append what changed to usage_delta, which blocks no one; usage_fold() adds that up.
--- Whoever reads totals adds what is not folded yet, so that they are always exact.
+-- Totals of usage. Statement triggers on the table of requests and on each partition append
+-- deltas to usage_delta, which blocks nobody. usage_fold() adds them to the totals. Readers
+-- of totals add the deltas that are not folded yet, so the numbers are always exact.
 --
--- Totals outlive the rows that they were counted from. How many of a period's rows were
--- dropped is `gone`: what is left can be paged.
+-- Totals are kept after the rows that they count are dropped. The column gone has the number of
+-- dropped rows: the other rows can still be paged.
 
 CREATE TABLE keysmith_private.usage_hour (
     tenant_id   uuid NOT NULL,
@@ -452,10 +738,10 @@ CREATE TABLE keysmith_private.usage_hour (
 ) WITH (fillfactor = 80);
 CREATE INDEX usage_hour_of_key ON keysmith_private.usage_hour (key_id, period);
 CREATE INDEX usage_hour_by_period ON keysmith_private.usage_hour (period);
-COMMENT ON TABLE keysmith_private.usage_hour IS 'Requests by key, environment, status and outcome, an hour each';
-COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'Of how many requests the latency is known';
+COMMENT ON TABLE keysmith_private.usage_hour IS 'The number of requests per hour, key, environment, status and outcome';
+COMMENT ON COLUMN keysmith_private.usage_hour.timed IS 'The number of requests with a known latency';
 COMMENT ON COLUMN keysmith_private.usage_hour.latency IS 'The sum of those latencies';
-COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'Of how many requests the rows were dropped';
+COMMENT ON COLUMN keysmith_private.usage_hour.gone IS 'The number of requests whose rows were dropped';
 
 CREATE TABLE keysmith_private.usage_day (
     LIKE keysmith_private.usage_hour INCLUDING DEFAULTS,
@@ -463,9 +749,9 @@ CREATE TABLE keysmith_private.usage_day (
 ) WITH (fillfactor = 80);
 CREATE INDEX usage_day_of_key ON keysmith_private.usage_day (key_id, period);
 CREATE INDEX usage_day_by_period ON keysmith_private.usage_day (period);
--- Few days have rows left, whatever the number of days that are remembered.
+-- Totals are kept for many days, but few of these days have rows left.
 CREATE INDEX usage_day_with_rows ON keysmith_private.usage_day (period) WHERE requests > gone;
-COMMENT ON TABLE keysmith_private.usage_day IS 'Requests by key, environment, status and outcome, a day each';
+COMMENT ON TABLE keysmith_private.usage_day IS 'The number of requests per day, key, environment, status and outcome';
 
 CREATE TABLE keysmith_private.usage_endpoint_hour (
     tenant_id   uuid NOT NULL,
@@ -479,22 +765,22 @@ CREATE TABLE keysmith_private.usage_endpoint_hour (
     latency     interval NOT NULL,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'Requests by method and endpoint, an hour each';
+COMMENT ON TABLE keysmith_private.usage_endpoint_hour IS 'The number of requests per hour, method and endpoint';
 
 CREATE TABLE keysmith_private.usage_endpoint_day (
     LIKE keysmith_private.usage_endpoint_hour,
     PRIMARY KEY (tenant_id, period, environment, method, endpoint)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'Requests by method and endpoint, a day each';
+COMMENT ON TABLE keysmith_private.usage_endpoint_day IS 'The number of requests per day, method and endpoint';
 
 CREATE TABLE keysmith_private.usage_last (
     key_id  uuid PRIMARY KEY,
     used_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE keysmith_private.usage_last IS 'When each key was last accepted';
+COMMENT ON TABLE keysmith_private.usage_last IS 'The time of the last accepted request of each key';
 
--- The rows of one holder (a key or a tenant) and hour are numbered from the oldest, and
--- each thousandth is remembered: a page is found without walking there.
+-- The rows of one holder (a key or a tenant) and hour are numbered from the oldest. Every
+-- thousandth is stored here, so that a page is found without reading all rows before it.
 CREATE TABLE keysmith_private.usage_mark (
     holder      uuid NOT NULL,
     period      timestamptz NOT NULL,
@@ -505,7 +791,7 @@ CREATE TABLE keysmith_private.usage_mark (
     PRIMARY KEY (holder, period, position)
 );
 CREATE INDEX usage_mark_by_period ON keysmith_private.usage_mark (period);
-COMMENT ON TABLE keysmith_private.usage_mark IS 'Each thousandth request of a key or tenant in an hour';
+COMMENT ON TABLE keysmith_private.usage_mark IS 'Every thousandth request of a key or tenant in an hour';
 
 CREATE TABLE keysmith_private.usage_delta (
     period       timestamptz NOT NULL,
@@ -525,9 +811,9 @@ CREATE TABLE keysmith_private.usage_delta (
 );
 CREATE INDEX usage_delta_of_key ON keysmith_private.usage_delta (tenant_id, key_id);
 COMMENT ON TABLE keysmith_private.usage_delta IS
-'What changed since the last fold, by hour: of a key, or where key_id is null, of an endpoint';
+'The changes since the last fold, by hour: of a key, or, if key_id is null, of an endpoint';
 COMMENT ON COLUMN keysmith_private.usage_delta.changed_from IS
-'The oldest row that came or went; null if rows were only amended';
+'The time of the oldest row that was added or removed; null if rows were only amended';
 
 DO $$
 DECLARE
@@ -544,9 +830,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moved boolean := true;
 BEGIN
-    -- While a dump is restored no partition has its trigger yet: those come after the
-    -- rows, whose counts are in the dump. This trigger on the parent is the extension's
-    -- own, and was there before; rows that come through the parent then are counted.
+    -- A dump has the totals of its rows. So rows that pg_restore inserts must not be counted.
+    -- It creates the triggers of partitions after their rows. But this trigger on the parent
+    -- belongs to the extension, and exists before: it must do nothing until then.
     IF TG_RELID = 'keysmith_private.usage_event'::regclass AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_inherits i
         JOIN pg_catalog.pg_trigger t ON t.tgrelid = i.inhrelid
@@ -555,8 +841,8 @@ BEGIN
         RETURN NULL;
     END IF;
 
-    -- The three statements differ in the rows that they read. Both groupings of each
-    -- are made in one pass. An endpoint's length is bounded by what an index can hold.
+    -- The three statements differ in the rows that they read. Each makes both groupings in one
+    -- pass. Endpoints are cut to a length that fits into an index.
     IF TG_OP = 'INSERT' THEN
         INSERT INTO keysmith_private.usage_delta
         SELECT period, tenant_id, key_id, environment, status, outcome, method, endpoint,
@@ -591,7 +877,7 @@ BEGIN
             (period, tenant_id, environment, method, endpoint))
         HAVING grouping(key_id) = 0 OR method <> '' OR endpoint <> '';
     ELSE
-        -- What an application learns after its answer amends rows, and moves none.
+        -- Applications amend rows after they have answered. That moves no row.
         moved := EXISTS (
             SELECT at, incarnation, sequence, key_id, tenant_id FROM old_rows
             EXCEPT ALL
@@ -621,7 +907,7 @@ BEGIN
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_counted() IS
-'Trigger on the requests and their partitions: appends what changed to usage_delta';
+'Trigger on usage_event and its partitions: adds the changes of totals to usage_delta';
 
 CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.usage_event
     REFERENCING NEW TABLE AS new_rows
@@ -632,122 +918,18 @@ CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.usage_event
 CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.usage_event
     REFERENCING OLD TABLE AS old_rows
     FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:37
--- requires:
---   usage_rollups
-
--- Partitions made ahead, deltas folded, old rows dropped.
-
-CREATE FUNCTION keysmith_private.usage_partitions(
-    OUT partition regclass, OUT name text, OUT starts timestamptz, OUT ends timestamptz
-) RETURNS SETOF record
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' AS $$
-    SELECT c.oid, c.relname, bounds[1]::timestamptz, bounds[2]::timestamptz
-    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
-         LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid),
-                              '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds
-    WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND bounds IS NOT NULL
-$$;
-COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of requests, and the times of their rows';
-
-CREATE FUNCTION keysmith_private.usage_has_partition(at timestamptz) RETURNS boolean
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_usage_has_partition';
-COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
-'Whether there is a partition for requests of a time, whatever the snapshot of the transaction';
-
--- There is no default partition: to attach another day would lock it, and so
--- wait for all readers. A partition that is missing is made by who needs it.
-CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
-RETURNS integer
--- The settings by which a session has its own tables made, or times shown, do not count here.
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET default_tablespace = '' SET default_table_access_method = 'heap'
-SET datestyle = 'ISO' SET timezone = 'UTC' AS $$
-DECLARE
-    today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
-    parent  constant text := 'keysmith_private.usage_event';
-    starts  timestamptz;
-    ends    timestamptz;
-    name    text;
-    grantee oid;
-    made    integer := 0;
-BEGIN
-    first_day := coalesce(first_day, today - 1);
-    last_day := coalesce(last_day, today + 3);
-    IF NOT isfinite(first_day) OR NOT isfinite(last_day) OR last_day - first_day NOT BETWEEN 0 AND 1000 THEN
-        RAISE EXCEPTION 'last_day must be at most 1000 days after first_day, and not before it'
-            USING ERRCODE = 'KS400';
-    END IF;
-    FOR n IN 0 .. last_day - first_day LOOP
-        starts := (first_day + n)::timestamp AT TIME ZONE 'UTC';
-        ends := (first_day + n + 1)::timestamp AT TIME ZONE 'UTC';
-        CONTINUE WHEN keysmith_private.usage_has_partition(starts);
-        -- Who comes second waits here, and then looks again. Readers and writers go on.
-        LOCK TABLE ONLY keysmith_private.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
-        CONTINUE WHEN keysmith_private.usage_has_partition(starts);
-        name := 'usage_' || to_char(first_day + n, 'YYYYMMDD');
-        WHILE to_regclass(format('keysmith_private.%I', name)) IS NOT NULL LOOP
-            -- Someone keeps a table of that name, such as one that was detached.
-            name := name || '_';
-        END LOOP;
-        EXECUTE format('CREATE TABLE keysmith_private.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
-                       name, parent);
-        EXECUTE format('COMMENT ON TABLE keysmith_private.%I IS %L', name,
-                       'Requests of ' || to_char(first_day + n, 'YYYY-MM-DD') || ' (UTC)');
-        -- Default privileges are for tables that someone makes to be read.
-        FOR grantee IN
-            SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
-            WHERE c.oid = to_regclass(format('keysmith_private.%I', name)) AND a.grantee <> c.relowner
-        LOOP
-            EXECUTE format('REVOKE ALL ON keysmith_private.%I FROM %s', name,
-                           CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
-        END LOOP;
-        -- Each index costs the worker as much as the row itself. Request ids come nearly in
-        -- order, which is cheap, and are what no two rows have in common. Rows of a
-        -- key or tenant never have all columns in common: there is nothing to deduplicate.
-        EXECUTE format(
-            'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
-                 REFERENCING NEW TABLE AS new_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
-             CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.%1$I
-                 REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
-             CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.%1$I
-                 REFERENCING OLD TABLE AS old_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
-             CREATE UNIQUE INDEX %2$I ON keysmith_private.%1$I (request_id);
-             CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at, incarnation, sequence)
-                 WITH (deduplicate_items = off);
-             CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at, incarnation, sequence)
-                 WITH (deduplicate_items = off);
-             ALTER TABLE %5$s ATTACH PARTITION keysmith_private.%1$I FOR VALUES FROM (%6$L) TO (%7$L)',
-            name, name || '_request', name || '_of_key', name || '_of_tenant', parent, starts, ends);
-        made := made + 1;
-    END LOOP;
-    RETURN made;
-END $$;
-COMMENT ON FUNCTION keysmith_private.usage_prepare(date, date) IS
-'Makes the partitions that requests of these days need, and tells how many it made';
 
 CREATE FUNCTION keysmith_private.usage_fold_lock() RETURNS boolean
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_fold_lock';
 COMMENT ON FUNCTION keysmith_private.usage_fold_lock() IS
 'Takes the lock of the one transaction that folds; false if another has it';
 
-CREATE FUNCTION keysmith_private.usage_retention() RETURNS interval
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_retention';
-COMMENT ON FUNCTION keysmith_private.usage_retention() IS
-'keysmith.usage_retention as the server has it; 0 keeps rows for good';
-
 CREATE FUNCTION keysmith_private.usage_fold() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- How many endpoints of a tenant and environment a period remembers by name.
+    -- The number of endpoints per tenant and environment that a period stores by name.
     most_endpoints constant bigint := 500;
-    -- How many rows lie between two marks.
+    -- The number of rows from one mark to the next.
     stride  constant bigint := 1000;
     folded  bigint;
     tenants uuid[];
@@ -762,8 +944,8 @@ BEGIN
         RETURN NULL;
     END IF;
 
-    -- One statement: no reader sees a delta in both places, or in neither.
-    -- What is taken is added up once, and whatever follows reads the sums: they are fewer.
+    -- It is one statement, so that no reader sees a delta in both places or in neither. The
+    -- deltas are summed up first, since the later steps read them several times.
     WITH taken AS MATERIALIZED (
         DELETE FROM keysmith_private.usage_delta RETURNING *
     ), keys AS MATERIALIZED (
@@ -806,9 +988,9 @@ BEGIN
         FROM endpoints, (VALUES ('hour'), ('day')) AS spans (span)
         GROUP BY 1, 2, 3, 4, 5, 6
     ), known AS (
-        -- What has a row keeps it; rows are never removed. So an endpoint that came too
-        -- late to have one never gets one in that period, and its amendments find the
-        -- same place as itself.
+        -- Endpoints that have a row keep it, and rows are never removed. So an endpoint that
+        -- came too late for a row never gets one in that period, and later amendments of its
+        -- requests are counted in the same row as the requests.
         SELECT n.*, coalesce(h.endpoint, d.endpoint) IS NOT NULL AS is_known
         FROM by_endpoint n
         LEFT JOIN keysmith_private.usage_endpoint_hour h ON n.span = 'hour'
@@ -872,9 +1054,9 @@ BEGIN
     INTO folded, tenants, holders, periods, changes
     FROM changed c;
 
-    -- Marks before what changed stay right. Rows that came since the statement above may
-    -- be among those that are numbered now: their deltas are still there, and tell
-    -- readers and the next fold which marks not to trust.
+    -- Marks before the first changed row stay right. The rows that are numbered now may include
+    -- rows that came after the statement above. The deltas of those are not folded yet: by them
+    -- readers and the next fold know which marks are wrong.
     DELETE FROM keysmith_private.usage_mark m
     USING unnest(holders, periods, changes) AS c (holder, period, changed_from)
     WHERE m.holder = c.holder AND m.period = c.period AND m.at >= c.changed_from;
@@ -888,14 +1070,14 @@ BEGIN
             ORDER BY m.position DESC LIMIT 1
         ) AS m ON true
         WHERE stride <= -coalesce(m.position, 0) + (
-            -- A range of keys, one or all, so that a key's index entry is found without
-            -- reading those of its tenant's other keys.
+            -- As a range of one key or of all, so that the index finds the rows of one key without
+            -- reading those of the tenant's other keys.
             SELECT sum(h.requests - h.gone) FROM keysmith_private.usage_hour h
             WHERE h.tenant_id = c.tenant_id AND h.period = c.period
               AND h.key_id >= CASE WHEN c.holder = c.tenant_id THEN '00000000-0000-0000-0000-000000000000' ELSE c.holder END
               AND h.key_id <= CASE WHEN c.holder = c.tenant_id THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE c.holder END)
     LOOP
-        -- From mark to mark. To number all rows would take twice as long as to pass them.
+        -- It goes from mark to mark. To number all rows would take twice as long.
         step := format(
             'SELECT at, incarnation, sequence FROM keysmith_private.usage_event
              WHERE %I = $1 AND at >= $2 AND at < $5 AND (at, incarnation, sequence) > ($2, $3, $4)
@@ -916,7 +1098,119 @@ BEGIN
     RETURN folded;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_fold() IS
-'Adds up what changed since the last fold, and tells how many deltas that were; null if another session is at it';
+'Adds the deltas to the totals, and returns the number of deltas; null if another session is folding';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   usage_totals
+
+-- The partitions of usage_event, which are made in advance.
+
+CREATE FUNCTION keysmith_private.usage_partitions(
+    OUT partition regclass, OUT name text, OUT starts timestamptz, OUT ends timestamptz
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' AS $$
+    SELECT c.oid, c.relname, bounds[1]::timestamptz, bounds[2]::timestamptz
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
+         LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid),
+                              '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds
+    WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND bounds IS NOT NULL
+$$;
+COMMENT ON FUNCTION keysmith_private.usage_partitions() IS 'The partitions of usage_event, with their bounds';
+
+CREATE FUNCTION keysmith_private.usage_has_partition(at timestamptz) RETURNS boolean
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_usage_has_partition';
+COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
+'Whether a partition for a time exists, as last committed';
+
+-- There is no default partition: attaching another day would lock it, and so wait for all
+-- readers. A session that needs a missing partition makes it.
+CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
+RETURNS integer
+-- Settings of the session for new tables and for the output of times must not apply here.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET default_tablespace = '' SET default_table_access_method = 'heap'
+SET datestyle = 'ISO' SET timezone = 'UTC' AS $$
+DECLARE
+    today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+    parent  constant text := 'keysmith_private.usage_event';
+    starts  timestamptz;
+    ends    timestamptz;
+    name    text;
+    grantee oid;
+    made    integer := 0;
+BEGIN
+    first_day := coalesce(first_day, today - 1);
+    last_day := coalesce(last_day, today + 3);
+    IF NOT isfinite(first_day) OR NOT isfinite(last_day) OR last_day - first_day NOT BETWEEN 0 AND 1000 THEN
+        RAISE EXCEPTION 'last_day must be at most 1000 days after first_day, and not before it'
+            USING ERRCODE = 'KS400';
+    END IF;
+    FOR n IN 0 .. last_day - first_day LOOP
+        starts := (first_day + n)::timestamp AT TIME ZONE 'UTC';
+        ends := (first_day + n + 1)::timestamp AT TIME ZONE 'UTC';
+        CONTINUE WHEN keysmith_private.usage_has_partition(starts);
+        -- A second session waits here, and then checks again. Readers and writers do not wait.
+        LOCK TABLE ONLY keysmith_private.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
+        CONTINUE WHEN keysmith_private.usage_has_partition(starts);
+        name := 'usage_' || to_char(first_day + n, 'YYYYMMDD');
+        WHILE to_regclass(format('keysmith_private.%I', name)) IS NOT NULL LOOP
+            -- A table of that name exists, such as a detached partition.
+            name := name || '_';
+        END LOOP;
+        EXECUTE format('CREATE TABLE keysmith_private.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+                       name, parent);
+        EXECUTE format('COMMENT ON TABLE keysmith_private.%I IS %L', name,
+                       'Requests of ' || to_char(first_day + n, 'YYYY-MM-DD') || ' (UTC)');
+        -- Default privileges of the owner are meant for other tables.
+        FOR grantee IN
+            SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
+            WHERE c.oid = to_regclass(format('keysmith_private.%I', name)) AND a.grantee <> c.relowner
+        LOOP
+            EXECUTE format('REVOKE ALL ON keysmith_private.%I FROM %s', name,
+                           CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
+        END LOOP;
+        -- Each index costs the worker as much as the row itself. The index on request_id is unique,
+        -- and cheap, since request ids come nearly in order. In the other two no entries are equal,
+        -- so there is nothing to deduplicate.
+        EXECUTE format(
+            'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
+                 REFERENCING NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+             CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.%1$I
+                 REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+             CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.%1$I
+                 REFERENCING OLD TABLE AS old_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+             CREATE UNIQUE INDEX %2$I ON keysmith_private.%1$I (request_id);
+             CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at, incarnation, sequence)
+                 WITH (deduplicate_items = off);
+             CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at, incarnation, sequence)
+                 WITH (deduplicate_items = off);
+             ALTER TABLE %5$s ATTACH PARTITION keysmith_private.%1$I FOR VALUES FROM (%6$L) TO (%7$L)',
+            name, name || '_request', name || '_of_key', name || '_of_tenant', parent, starts, ends);
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_prepare(date, date) IS
+'Makes the missing partitions of these days, and returns their number';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   usage_partitions
+
+-- Retention, and maintain(), which does all that is to be done from time to time.
+
+CREATE FUNCTION keysmith_private.usage_kept_from() RETURNS timestamptz
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_kept_from';
+COMMENT ON FUNCTION keysmith_private.usage_kept_from() IS
+'The time from which on keysmith.usage_retention keeps records; -infinity if it keeps all';
 
 CREATE FUNCTION keysmith_private.usage_mark_gone(since timestamptz, until timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -934,7 +1228,7 @@ BEGIN
     RETURN days + hours;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_mark_gone(timestamptz, timestamptz) IS
-'Has totals say that their rows are dropped, and tells how many totals';
+'Marks totals whose rows are dropped, and returns the number of totals';
 
 CREATE FUNCTION keysmith_private.usage_dependents(partition regclass) RETURNS SETOF text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -947,12 +1241,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE c.oid = partition
 $$;
 COMMENT ON FUNCTION keysmith_private.usage_dependents(regclass) IS
-'What keeps a partition from being dropped, such as a view of somebody''s';
+'The objects that keep a partition from being dropped, such as a view';
 
 CREATE FUNCTION keysmith_private.usage_drop_old(oldest timestamptz) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- How many totals may be changed while readers wait for the next partition to be dropped.
+    -- The number of totals that may be changed while readers wait for the next drop.
     most_marked constant bigint := 10000;
     part      record;
     left_over timestamptz;
@@ -965,7 +1259,7 @@ BEGIN
     IF NOT keysmith_private.usage_fold_lock() THEN
         RAISE lock_not_available;
     END IF;
-    -- Days whose partition someone took away by hand.
+    -- Days whose partition was dropped or detached by hand.
     FOR left_over IN
         WITH RECURSIVE days AS (
             SELECT min(period) AS period FROM keysmith_private.usage_day WHERE requests > gone
@@ -1002,11 +1296,11 @@ BEGIN
             CONTINUE;
         END IF;
         BEGIN
-            -- Readers go on, and no row is amended any more.
+            -- Readers do not wait. Rows are not amended from here on.
             EXECUTE format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE', part.partition);
             PERFORM keysmith_private.usage_fold();
             marked := marked + keysmith_private.usage_mark_gone(part.starts, part.ends);
-            -- Everyone who comes waits behind the next locks: they are had soon, or not now.
+            -- All sessions queue behind the next locks. So it waits for them only briefly.
             PERFORM set_config('lock_timeout', '50ms', true);
             IF part.is_needed THEN
                 EXECUTE format('TRUNCATE ONLY %s', part.partition);
@@ -1030,44 +1324,18 @@ BEGIN
     RETURN array_to_string(format('%s partitions dropped', dropped) || others, ', ');
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_drop_old(timestamptz) IS
-'Drops the partitions that end at a time or before; those that cannot be dropped are emptied';
-
-CREATE FUNCTION keysmith_private.sum_up_touches(oldest timestamptz) RETURNS bigint
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    -- What a leaked key touched long ago still matters, statement by statement no more.
-    WITH RECURSIVE keys AS (
-        (SELECT key_id FROM keysmith_private.touch ORDER BY key_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT t.key_id FROM keysmith_private.touch t WHERE t.key_id > k.key_id ORDER BY t.key_id LIMIT 1)
-        FROM keys k WHERE k.key_id IS NOT NULL
-    ), old AS (
-        DELETE FROM keysmith_private.touch t USING keys k
-        WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
-    ), summed AS (
-        INSERT INTO keysmith_private.touch
-            (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
-        SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
-        FROM old GROUP BY 1, 2, 3, 4, 5
-    )
-    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) FROM old
-$$;
-COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
-'Sums up what was noted before a time, and tells how many notes fewer there are';
+'Drops the partitions that end at a time or before; a partition on which objects depend is emptied';
 
 CREATE FUNCTION keysmith.maintain(OUT task text, OUT outcome text) RETURNS SETOF record
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms'
 SET jit = off AS $$
 DECLARE
     later     constant text := 'busy, to be tried again';
-    retention constant interval := keysmith_private.usage_retention();
-    oldest    timestamptz;
+    oldest    constant timestamptz := keysmith_private.usage_kept_from();
     forgotten bigint;
 BEGIN
-    -- 0 keeps all.
-    oldest := CASE WHEN retention > '0' THEN date_trunc('day', clock_timestamp() - retention, 'UTC')
-                   ELSE '-infinity' END;
-    -- One task that fails keeps no other from being done. Dropping comes last: it locks the
-    -- table of requests until the commit.
+    -- If a task fails, the others are done all the same. Dropping comes last: it locks usage_event
+    -- until the commit.
     FOREACH task IN ARRAY '{partitions,totals,touches,requests without a known key,retention}'::text[] LOOP
         BEGIN
             CASE task
@@ -1099,659 +1367,474 @@ COMMENT ON FUNCTION keysmith.maintain() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/install.rs:17
 -- requires:
 --   usage_maintain
 
--- Backends remember each keyspace's policy. Whoever changes it, by whatever path
--- (these functions, a restore, logical replication, a hand edit), tells them so, and gives
--- the keyspace's row a new version: by that a decision knows the policy that its snapshot
--- sees, also while the message is still on its way.
+-- log_request(), by which applications complete records.
 
-CREATE FUNCTION keysmith_private.policy_changed() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_policy_changed';
-COMMENT ON FUNCTION keysmith_private.policy_changed() IS
-'Trigger on the policy tables: gives the policy a new version, and has every backend read it again';
-
-DO $$
-DECLARE
-    name text;
-BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route}'::text[] LOOP
-        EXECUTE pg_catalog.format(
-            'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith_private.%1$I
-                 FOR EACH ROW EXECUTE FUNCTION keysmith_private.policy_changed();
-             CREATE TRIGGER policy_truncated AFTER TRUNCATE ON keysmith_private.%1$I
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.policy_changed();
-             ALTER TABLE keysmith_private.%1$I ENABLE ALWAYS TRIGGER policy_changed;
-             ALTER TABLE keysmith_private.%1$I ENABLE ALWAYS TRIGGER policy_truncated',
-            name);
-    END LOOP;
-END $$;
+CREATE FUNCTION keysmith.log_request(
+    status_code integer DEFAULT NULL,
+    latency interval DEFAULT NULL,
+    endpoint text DEFAULT NULL,
+    method text DEFAULT NULL,
+    request_id uuid DEFAULT NULL
+) RETURNS boolean
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_log_request';
+COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
+'Completes the record of a request: the newest in this transaction, or the one with the given id';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:47
+-- src/install.rs:17
 -- requires:
---   policy_triggers
+--   usage_session
 
--- Keys as they are shown: never a digest, never a secret.
+-- The function that workers of standbys call on the primary. The role by which they connect
+-- needs EXECUTE on it.
 
--- How much the caller may see.
-CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
-COMMENT ON FUNCTION keysmith.sees_everything() IS
-'Whether the caller sees all tenants: administrators and auditors who act for no key';
+CREATE FUNCTION keysmith.usage_collect(
+    standby text,
+    incarnation bigint,
+    most_waiting bigint,
+    started_cleanly boolean,
+    dropped bigint,
+    records bytea,
+    unknown_mark bigint,
+    unknown bytea,
+    samples bytea,
+    OUT last_sequence bigint,
+    OUT unknown_seen bigint
+) RETURNS SETOF record
+LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_collect';
+COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea) IS
+'Stores usage records of a standby, each once, and returns the number of the last that is stored';
+/* </end connected objects> */
 
-CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
-COMMENT ON FUNCTION keysmith.own_tenants() IS
-'The tenants that the caller sees, if it does not see all';
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   usage_standby
 
--- Views that show some readers only a part have two halves. A private view has the rows of
--- all tenants. Readers who see everything read that one: it is planned with their query,
--- so that their conditions are looked up in indexes. To others EXPLAIN would tell how
--- many rows their conditions met, of other tenants as well. So when such a reader's query is
--- planned, shows_everything() becomes false, and the first half is not there. The second half
--- is a function, which reads their rows out of EXPLAIN's sight.
-CREATE FUNCTION keysmith_private.shows_everything_support(internal) RETURNS internal
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_shows_everything_support';
-COMMENT ON FUNCTION keysmith_private.shows_everything_support(internal) IS
-'Has the planner leave out what the caller does not see';
+-- Views of usage. A reader who may see one tenant sees no rows of others: see
+-- shows_everything().
 
-CREATE FUNCTION keysmith_private.shows_everything() RETURNS boolean
-LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.shows_everything_support
-AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
-COMMENT ON FUNCTION keysmith_private.shows_everything() IS
-'The result of sees_everything(); where it is false, the planner knows it';
-
-CREATE FUNCTION keysmith_private.own_rows_support(internal) RETURNS internal
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_own_rows_support';
-COMMENT ON FUNCTION keysmith_private.own_rows_support(internal) IS
-'Hands on the bounds that a query sets to ids and times, so that own rows are looked up by them';
-
--- Makes a view of its private half all_VIEW, without the hidden columns. That half has the
--- columns tenant_id and, where rows are of one environment, environment; the first column is
--- never null. The condition on it is always met: it keeps the planner from dissolving the
--- query about own rows, so that it puts the reader's conditions there, where
--- own_rows_support() finds them. Dropped at the end of the installation.
-CREATE FUNCTION keysmith_private.publish(view text, hidden text[] DEFAULT '{}', ending text DEFAULT '')
-RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    whole constant text := 'keysmith_private.all_' || view;
-    own   constant text := 'keysmith_private.own_' || view;
-    shown text;
-    first text;
-BEGIN
-    SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum), min(a.attname) FILTER (WHERE a.attnum = 1)
-    INTO shown, first
-    FROM pg_attribute a
-    WHERE a.attrelid = whole::regclass AND a.attnum > 0 AND a.attname <> ALL (hidden);
-    EXECUTE format(
-        'COMMENT ON VIEW %1$s IS ''The rows of all tenants, for the view %3$s'';
-         CREATE FUNCTION %2$s(
-             is_shown boolean, bounds smallint[] DEFAULT NULL, ids uuid[] DEFAULT NULL,
-             times timestamptz[] DEFAULT NULL, days date[] DEFAULT NULL
-         ) RETURNS SETOF %1$s
-         LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.own_rows_support
-         AS ''MODULE_PATHNAME'', ''keysmith_own_rows'';
-         COMMENT ON FUNCTION %2$s(boolean, smallint[], uuid[], timestamptz[], date[]) IS
-         ''The rows that the reader of the view %3$s sees, unless all are shown'';
-         CREATE VIEW keysmith.%3$s WITH (security_barrier) AS
-         SELECT %4$s FROM %1$s WHERE keysmith_private.shows_everything()
-         UNION ALL
-         SELECT %4$s FROM %2$s(keysmith_private.shows_everything()) WHERE %5$s IS NOT NULL %6$s',
-        whole, own, view, shown, first, ending);
-END $$;
-
-CREATE VIEW keysmith_private.all_keys AS
-SELECT k.key_id,
-       t.name AS tenant,
-       k.keyspace,
-       k.label,
-       CASE
-           WHEN k.revoked_at IS NOT NULL THEN 'revoked'
-           WHEN k.expires_at <= pg_catalog.clock_timestamp() THEN 'expired'
-           WHEN k.disabled_at IS NOT NULL THEN 'disabled'
-           ELSE 'active'
-       END AS status,
-       k.kind,
-       k.environment,
-       k.key_prefix,
-       k.key_snippet,
-       k.scopes,
-       k.role,
-       k.owner,
-       k.allowlist,
-       -- Its own come first, then those that it shares, with the key whose limits they are.
-       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[5], 'limit', l.part[2]::bigint, 'window', l.part[3],
-               'burst', l.part[4]::bigint)
-               || CASE WHEN l.part[1] IS NULL THEN '{}'
-                      ELSE pg_catalog.jsonb_build_object('shared_with', l.part[1]) END ORDER BY l.n)
-        FROM pg_catalog.regexp_matches(
-                 pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
-                 '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
-             WITH ORDINALITY AS l (part, n)) AS limits,
-       CASE
-           WHEN c.refilled_at NOT BETWEEN
-                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
-                    AND pg_catalog.clock_timestamp() + '24 hours'
-           THEN greatest(c.balance, c.refill)
-           ELSE c.balance
-       END AS credits,
-       k.expires_at,
-       k.created_at,
-       k.created_by,
-       -- Folded or not. Who does not ask for the column does not pay for it.
-       greatest((SELECT l.used_at FROM keysmith_private.usage_last l WHERE l.key_id = k.key_id),
-                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
-                 WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id)) AS last_used_at,
-       k.revoked_at,
-       k.revoked_reason,
-       k.rotated_to,
-       k.metadata,
-       k.display_id,
-       k.tenant_id
-FROM keysmith_private.key k
+CREATE VIEW keysmith_private.all_usage AS
+SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id, k.label,
+       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id
+FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
-LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.purse, k.origin, k.key_id);
+LEFT JOIN keysmith_private.key k USING (key_id);
+SELECT keysmith_private.publish('usage');
+COMMENT ON VIEW keysmith.usage IS 'The requests of known keys, refused requests included';
+COMMENT ON COLUMN keysmith.usage.at IS 'The time of the decision';
+COMMENT ON COLUMN keysmith.usage.request_id IS 'The request_id of the verdict';
+COMMENT ON COLUMN keysmith.usage.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith.usage.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.usage.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.usage.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.usage.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.usage.method IS 'The HTTP method; null if unknown';
+COMMENT ON COLUMN keysmith.usage.endpoint IS 'The path without its query, or the endpoint that log_request gave; null if unknown';
+COMMENT ON COLUMN keysmith.usage.status IS 'The HTTP status of the verdict, or the one that log_request gave';
+COMMENT ON COLUMN keysmith.usage.outcome IS 'ok, or the reason of the refusal';
+COMMENT ON COLUMN keysmith.usage.ip IS 'The address that the request came from; null if unknown';
+COMMENT ON COLUMN keysmith.usage.latency IS 'The duration of the request, as log_request was told; null if unknown';
+COMMENT ON COLUMN keysmith.usage.tenant_id IS 'The id of the tenant';
 
-CREATE VIEW keysmith_private.key_listing AS
-SELECT key_id, tenant, keyspace, label, status, kind, environment, key_prefix, key_snippet, scopes, role,
-       owner, allowlist, limits, credits, expires_at, created_at, created_by, last_used_at, revoked_at,
-       revoked_reason, rotated_to, metadata, display_id
-FROM keysmith_private.all_keys;
-COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
-SELECT keysmith_private.publish('keys', '{tenant_id}');
-COMMENT ON VIEW keysmith.keys IS 'Every key, as it may be shown';
-COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.keys.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.keys.status IS 'active, disabled, expired or revoked, as of now';
-COMMENT ON COLUMN keysmith.keys.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.keys.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.keys.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith.keys.role IS 'Its own role, which it never exceeds';
-COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that it may be used from; null for anywhere';
-COMMENT ON COLUMN keysmith.keys.limits IS 'Its rate limits, with those that it shares with the key that made it; others hold besides';
-COMMENT ON COLUMN keysmith.keys.credits IS 'What is left of its credits, or of those of the key that made it; null where its tenant pays';
-COMMENT ON COLUMN keysmith.keys.expires_at IS 'When the key ends; null for never';
-COMMENT ON COLUMN keysmith.keys.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made it';
-COMMENT ON COLUMN keysmith.keys.last_used_at IS 'When the key was last let in; refused requests are no use of it';
-COMMENT ON COLUMN keysmith.keys.revoked_at IS 'When it was revoked; null if it was not';
-COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'What revoke was given; else revoked, rotated, regenerated, replaced or leaked: SOURCE';
-COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The key that took its place';
-COMMENT ON COLUMN keysmith.keys.metadata IS 'A JSON object of yours, which every verdict carries';
-COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+CREATE VIEW keysmith_private.all_usage_hourly AS
+SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
+       pg_catalog.sum(u.requests)::bigint AS requests,
+       pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
+       u.tenant_id
+FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+      FROM keysmith_private.usage_hour
+      UNION ALL
+      SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+      FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
+HAVING pg_catalog.sum(u.requests) <> 0;
+SELECT keysmith_private.publish('usage_hourly');
+COMMENT ON VIEW keysmith.usage_hourly IS 'The number of requests by hour, key, environment, status and outcome';
+COMMENT ON COLUMN keysmith.usage_hourly.hour IS 'The beginning of the hour';
+COMMENT ON COLUMN keysmith.usage_hourly.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith.usage_hourly.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.usage_hourly.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.usage_hourly.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.usage_hourly.status IS 'The HTTP status of the verdict, or the one that log_request gave';
+COMMENT ON COLUMN keysmith.usage_hourly.outcome IS 'ok, or the reason of the refusal';
+COMMENT ON COLUMN keysmith.usage_hourly.requests IS 'The number of requests';
+COMMENT ON COLUMN keysmith.usage_hourly.latency IS 'The mean of the known latencies';
+COMMENT ON COLUMN keysmith.usage_hourly.tenant_id IS 'The id of the tenant';
 
--- What list_keys and alter_key return: the same columns. A view's own row type must not be a
--- function's, or the view could not be changed without the function.
-CREATE TYPE keysmith_private.listed_key AS (
-    key_id         uuid,
-    tenant         text,
-    keyspace       text,
-    label          text,
-    status         text,
-    kind           text,
-    environment    text,
-    key_prefix     text,
-    key_snippet    text,
-    scopes         text[],
-    role           text,
-    owner          text,
-    allowlist      cidr[],
-    limits         jsonb,
-    credits        bigint,
-    expires_at     timestamptz,
-    created_at     timestamptz,
-    created_by     text,
-    last_used_at   timestamptz,
-    revoked_at     timestamptz,
-    revoked_reason text,
-    rotated_to     uuid,
-    metadata       jsonb,
-    display_id     text
+CREATE VIEW keysmith_private.all_usage_daily AS
+SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
+       u.key_id, u.status, u.outcome,
+       pg_catalog.sum(u.requests)::bigint AS requests,
+       pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
+       u.tenant_id
+FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
+      FROM keysmith_private.usage_day
+      UNION ALL
+      SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, key_id, environment, status,
+             outcome, requests, timed, latency
+      FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
+HAVING pg_catalog.sum(u.requests) <> 0;
+SELECT keysmith_private.publish('usage_daily');
+COMMENT ON VIEW keysmith.usage_daily IS 'The number of requests by day (UTC), key, environment, status and outcome';
+COMMENT ON COLUMN keysmith.usage_daily.day IS 'The day, in UTC';
+COMMENT ON COLUMN keysmith.usage_daily.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith.usage_daily.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.usage_daily.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.usage_daily.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.usage_daily.status IS 'The HTTP status of the verdict, or the one that log_request gave';
+COMMENT ON COLUMN keysmith.usage_daily.outcome IS 'ok, or the reason of the refusal';
+COMMENT ON COLUMN keysmith.usage_daily.requests IS 'The number of requests';
+COMMENT ON COLUMN keysmith.usage_daily.latency IS 'The mean of the known latencies';
+COMMENT ON COLUMN keysmith.usage_daily.tenant_id IS 'The id of the tenant';
+
+CREATE VIEW keysmith_private.all_usage_endpoints AS
+SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
+       nullif(u.method, '') AS method, nullif(u.endpoint, '') AS endpoint,
+       pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.refused)::bigint AS refused,
+       pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
+       u.tenant_id
+FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency
+      FROM keysmith_private.usage_endpoint_day
+      UNION ALL
+      SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, environment, method, endpoint,
+             requests, refused, timed, latency
+      FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
+JOIN keysmith_private.tenant t USING (tenant_id)
+GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
+HAVING pg_catalog.sum(u.requests) <> 0;
+SELECT keysmith_private.publish('usage_endpoints');
+COMMENT ON VIEW keysmith.usage_endpoints IS 'The number of requests by day (UTC), method and endpoint';
+COMMENT ON COLUMN keysmith.usage_endpoints.day IS 'The day, in UTC';
+COMMENT ON COLUMN keysmith.usage_endpoints.tenant IS 'The name of the tenant whose keys made the requests';
+COMMENT ON COLUMN keysmith.usage_endpoints.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.usage_endpoints.environment IS 'The environment of the keys, such as live or test';
+COMMENT ON COLUMN keysmith.usage_endpoints.method IS 'The HTTP method; null if unknown';
+COMMENT ON COLUMN keysmith.usage_endpoints.endpoint IS 'The endpoint; (other) sums up the endpoints beyond the first 500 of a tenant';
+COMMENT ON COLUMN keysmith.usage_endpoints.requests IS 'The number of requests, refused requests included';
+COMMENT ON COLUMN keysmith.usage_endpoints.refused IS 'The number of refused requests';
+COMMENT ON COLUMN keysmith.usage_endpoints.latency IS 'The mean of the known latencies';
+COMMENT ON COLUMN keysmith.usage_endpoints.tenant_id IS 'The id of the tenant';
+
+CREATE VIEW keysmith_private.all_top_keys AS
+SELECT d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
+       pg_catalog.sum(d.requests)::bigint AS requests,
+       coalesce(pg_catalog.sum(d.requests) FILTER (WHERE d.outcome <> 'ok'), 0)::bigint AS refused,
+       pg_catalog.max(d.day) AS last_day, d.tenant_id, d.environment
+FROM keysmith_private.all_usage_daily d
+LEFT JOIN keysmith_private.key k USING (key_id)
+WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30
+GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id, d.environment;
+SELECT keysmith_private.publish('top_keys', '{environment}', 'ORDER BY requests DESC, key_id');
+COMMENT ON VIEW keysmith.top_keys IS 'The keys with requests in the last 30 days, those with the most first';
+COMMENT ON COLUMN keysmith.top_keys.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith.top_keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.top_keys.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.top_keys.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.top_keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.top_keys.requests IS 'The number of requests, refused requests included';
+COMMENT ON COLUMN keysmith.top_keys.refused IS 'The number of refused requests';
+COMMENT ON COLUMN keysmith.top_keys.last_day IS 'The last day with a request, in UTC';
+COMMENT ON COLUMN keysmith.top_keys.tenant_id IS 'The id of the tenant';
+
+CREATE VIEW keysmith_private.all_top_refusals AS
+SELECT d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
+       pg_catalog.sum(d.requests)::bigint AS requests, pg_catalog.max(d.day) AS last_day, d.tenant_id,
+       d.environment
+FROM keysmith_private.all_usage_daily d
+LEFT JOIN keysmith_private.key k USING (key_id)
+WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30 AND d.outcome <> 'ok'
+GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id, d.environment;
+SELECT keysmith_private.publish('top_refusals', '{environment}', 'ORDER BY requests DESC, outcome, key_id');
+COMMENT ON VIEW keysmith.top_refusals IS 'The refusals of the last 30 days, by reason, status and key, the most frequent first';
+COMMENT ON COLUMN keysmith.top_refusals.outcome IS 'The reason of the refusal';
+COMMENT ON COLUMN keysmith.top_refusals.status IS 'The HTTP status of the verdict, or the one that log_request gave';
+COMMENT ON COLUMN keysmith.top_refusals.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith.top_refusals.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.top_refusals.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.top_refusals.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.top_refusals.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.top_refusals.requests IS 'The number of requests';
+COMMENT ON COLUMN keysmith.top_refusals.last_day IS 'The last day with such a refusal, in UTC';
+COMMENT ON COLUMN keysmith.top_refusals.tenant_id IS 'The id of the tenant';
+
+CREATE VIEW keysmith_private.all_recent_refusals AS
+SELECT e.at, t.name AS tenant, e.keyspace, e.environment, k.label, k.key_snippet,
+       e.outcome AS reason, e.status, e.method, e.endpoint, e.ip, e.key_id, e.request_id, e.tenant_id
+FROM keysmith_private.usage_event e
+JOIN keysmith_private.tenant t USING (tenant_id)
+LEFT JOIN keysmith_private.key k USING (key_id)
+WHERE e.outcome <> 'ok' AND e.at > pg_catalog.clock_timestamp() - interval '24 hours'
+UNION ALL
+SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL, NULL
+FROM keysmith_private.usage_unknown_sample u
+WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours';
+SELECT keysmith_private.publish('recent_refusals', '{tenant_id}', 'ORDER BY at DESC');
+COMMENT ON VIEW keysmith.recent_refusals IS 'The refused requests of the last 24 hours, the newest first';
+COMMENT ON COLUMN keysmith.recent_refusals.at IS 'The time of the decision';
+COMMENT ON COLUMN keysmith.recent_refusals.tenant IS 'The name of the tenant that the key belongs to; null without a known key';
+COMMENT ON COLUMN keysmith.recent_refusals.keyspace IS 'The keyspace of the request; empty if there is no such keyspace';
+COMMENT ON COLUMN keysmith.recent_refusals.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.recent_refusals.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.recent_refusals.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.recent_refusals.reason IS 'The exact cause, for the operator';
+COMMENT ON COLUMN keysmith.recent_refusals.status IS 'The HTTP status of the verdict, or the one that log_request gave; null without a known key';
+COMMENT ON COLUMN keysmith.recent_refusals.method IS 'The HTTP method; null if unknown';
+COMMENT ON COLUMN keysmith.recent_refusals.endpoint IS 'The path without its query, or the endpoint that log_request gave; null if unknown';
+COMMENT ON COLUMN keysmith.recent_refusals.ip IS 'The address that the request came from; null if unknown';
+COMMENT ON COLUMN keysmith.recent_refusals.key_id IS 'The id of the key; null for a sample of the requests without a known key';
+COMMENT ON COLUMN keysmith.recent_refusals.request_id IS 'The request_id of the verdict';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   usage_views
+
+-- Digests of values, and look-ups by them.
+
+CREATE FUNCTION keysmith.digest(value text, algorithm text DEFAULT 'sha256') RETURNS text
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_text';
+COMMENT ON FUNCTION keysmith.digest(text, text) IS
+'The digest that a protected column of text stores for a value: sha256, or hmac with the server''s pepper';
+
+CREATE FUNCTION keysmith.digest(value bytea, algorithm text DEFAULT 'sha256') RETURNS bytea
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_bytes';
+COMMENT ON FUNCTION keysmith.digest(bytea, text) IS
+'The digest that a protected column of bytea stores for a value: sha256, or hmac with the server''s pepper';
+
+CREATE FUNCTION keysmith.digests(value text) RETURNS text[]
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_text';
+COMMENT ON FUNCTION keysmith.digests(text) IS
+'All digests that a protected column may store for a value, under any pepper: WHERE email = ANY (keysmith.digests($1))';
+
+CREATE FUNCTION keysmith.digests(value bytea) RETURNS bytea[]
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_bytes';
+COMMENT ON FUNCTION keysmith.digests(bytea) IS
+'All digests that a protected column may store for a value, under any pepper';
+
+CREATE FUNCTION keysmith.is_digest(stored text) RETURNS boolean
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_text';
+COMMENT ON FUNCTION keysmith.is_digest(text) IS 'Whether a text has the form of a stored digest';
+
+CREATE FUNCTION keysmith.is_digest(stored bytea) RETURNS boolean
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_bytes';
+COMMENT ON FUNCTION keysmith.is_digest(bytea) IS 'Whether bytes have the form of a stored digest';
+
+CREATE FUNCTION keysmith_private.matches_support(request internal) RETURNS internal
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_matches_support';
+COMMENT ON FUNCTION keysmith_private.matches_support(internal) IS
+'Planner support: looks up matches in an index';
+
+CREATE FUNCTION keysmith.matches(value text, stored text) RETURNS boolean
+LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
+AS 'MODULE_PATHNAME', 'keysmith_matches_text';
+COMMENT ON FUNCTION keysmith.matches(text, text) IS
+'Whether the second argument is a digest of the first; uses an index of the column';
+
+CREATE FUNCTION keysmith.matches(value bytea, stored bytea) RETURNS boolean
+LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
+AS 'MODULE_PATHNAME', 'keysmith_matches_bytes';
+COMMENT ON FUNCTION keysmith.matches(bytea, bytea) IS
+'Whether the second argument is a digest of the first; uses an index of the column';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   rows_digest
+
+-- Digests in place of values, in application tables. These lock a table by its OID, check that
+-- the caller owns it, and never look up its name.
+
+CREATE FUNCTION keysmith.hash_columns() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_hash_columns';
+COMMENT ON FUNCTION keysmith.hash_columns() IS
+'Row trigger before INSERT or UPDATE: replaces the values of the columns that it names by digests; see protect';
+
+CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text DEFAULT 'sha256') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect';
+COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
+'Makes a table store digests of the values that are written to the named columns; name=hmac uses the server''s pepper';
+
+-- The first column is a separate argument, so that a call with an array never means this function.
+CREATE FUNCTION keysmith.protect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
+RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_columns';
+COMMENT ON FUNCTION keysmith.protect(regclass, text, text[]) IS
+'Makes a table store digests of the values that are written to the named columns, one per argument';
+
+CREATE FUNCTION keysmith.unprotect(relation regclass, columns text[] DEFAULT '{}') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect';
+COMMENT ON FUNCTION keysmith.unprotect(regclass, text[]) IS
+'Undoes protect, for some columns or all: new values are stored as they are; stored digests stay';
+
+CREATE FUNCTION keysmith.unprotect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
+RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect_columns';
+COMMENT ON FUNCTION keysmith.unprotect(regclass, text, text[]) IS
+'Undoes protect for the named columns, one per argument';
+
+CREATE PROCEDURE keysmith.protect_existing(
+    relation regclass,
+    pages bigint DEFAULT 100,
+    trust_digests boolean DEFAULT false
+)
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_existing';
+COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
+'Replaces the older values of a protected table by digests, some pages per transaction; called again, it continues';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   rows_protect
+
+-- Seals over rows of application tables. These lock a table by its OID, and never look up its
+-- name.
+
+CREATE FUNCTION keysmith.seal_row() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_row';
+COMMENT ON FUNCTION keysmith.seal_row() IS
+'Row trigger before INSERT or UPDATE: stores a digest over the other columns; see seal_rows';
+
+CREATE FUNCTION keysmith.seal_rows(
+    relation regclass,
+    columns text[] DEFAULT '{}',
+    seal_column text DEFAULT 'row_seal'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows';
+COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
+'Makes a table store a digest over the named columns of each row, or over all columns, in the seal column';
+
+CREATE FUNCTION keysmith.seal_rows(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
+RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows_columns';
+COMMENT ON FUNCTION keysmith.seal_rows(regclass, text, text[]) IS
+'Makes a table store a digest over the named columns of each row, one per argument';
+
+CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unseal_rows';
+COMMENT ON FUNCTION keysmith.unseal_rows(regclass) IS
+'Undoes seal_rows: new rows get no seals; stored seals stay';
+
+-- It reads the heap itself. So it sees the rows that are committed when it has locked the table,
+-- whatever the snapshot of the calling query.
+CREATE FUNCTION keysmith.verify_rows(
+    relation regclass,
+    OUT part regclass,
+    OUT row_id tid,
+    OUT primary_key jsonb,
+    OUT problem text
+) RETURNS SETOF record
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_verify_rows';
+COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
+'The rows of a sealed table whose seal is missing or wrong; deleted rows are not found';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   rows_seals
+
+-- The changes that keys make to tracked tables: one row per statement, written in the same
+-- transaction.
+
+CREATE TABLE keysmith_private.touch (
+    key_id     uuid NOT NULL,
+    tenant_id  uuid NOT NULL,
+    schema     text NOT NULL,
+    relation   text NOT NULL,
+    operation  text COLLATE "C" NOT NULL,
+    rows       bigint,
+    first_at   timestamptz NOT NULL,
+    last_at    timestamptz NOT NULL,
+    request_id uuid
 );
-CREATE DOMAIN keysmith.listed_key AS keysmith_private.listed_key;
-COMMENT ON DOMAIN keysmith.listed_key IS 'A key, as list_keys and alter_key return it: for variables';
-COMMENT ON TYPE keysmith_private.listed_key IS 'A key, as it may be shown; the columns are those of the view keys';
+-- One index serves both look-ups: all rows of a key, and the old rows of each key. A second
+-- index would slow down every statement on a tracked table.
+CREATE INDEX touch_of_key ON keysmith_private.touch (key_id, last_at);
+COMMENT ON TABLE keysmith_private.touch IS 'The statements of keys on tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith_private.touch.relation IS 'The name of the table at that time';
+COMMENT ON COLUMN keysmith_private.touch.rows IS 'The number of rows; null if they were not counted, as for TRUNCATE';
 
 DO $$
-DECLARE
-    about record;
 BEGIN
-    FOR about IN
-        SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum) AS comment
-        FROM pg_catalog.pg_attribute a
-        WHERE a.attrelid = 'keysmith.keys'::pg_catalog.regclass AND a.attnum > 0
-    LOOP
-        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.key_listing.%I IS %L', about.attname, about.comment);
-        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.listed_key.%I IS %L', about.attname, about.comment);
-    END LOOP;
+    PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.touch', '');
 END $$;
 
-CREATE VIEW keysmith.routes WITH (security_barrier) AS
-SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
-       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
-               'burst', l.part[3]::bigint) ORDER BY l.n)
-        FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
-             WITH ORDINALITY AS l (part, n)) AS limits
-FROM keysmith_private.route r;
-COMMENT ON VIEW keysmith.routes IS 'What each route of a keyspace requires';
-COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
-COMMENT ON COLUMN keysmith.routes.method IS 'The HTTP method; * for any';
-COMMENT ON COLUMN keysmith.routes.pattern IS 'Which paths fit, such as /v1/images/{id}';
-COMMENT ON COLUMN keysmith.routes.variant IS 'The variant of the route; null for the one without a name';
-COMMENT ON COLUMN keysmith.routes.scopes IS 'What the key must hold, an expression; empty where any good key will do';
-COMMENT ON COLUMN keysmith.routes.kind IS 'What the key must be; null for any';
-COMMENT ON COLUMN keysmith.routes.weight IS 'How many calls a request counts for in rate limits';
-COMMENT ON COLUMN keysmith.routes.limits IS 'Rate limits of each key on the route, in place of others of the same name';
+CREATE FUNCTION keysmith.log_usage() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_log_usage';
+COMMENT ON FUNCTION keysmith.log_usage() IS
+'Statement trigger for application tables: records the key and the number of changed rows; see track';
 
--- What a new key is returned as. No other value ever holds api_key.
-CREATE TYPE keysmith_private.minted AS (
-    key_id      uuid,
-    api_key     text,
-    key_prefix  text,
-    key_snippet text,
-    label       text,
-    environment text,
-    kind        text,
-    scopes      text[],
-    expires_at  timestamptz,
-    created_at  timestamptz,
-    display_id  text
-);
-CREATE DOMAIN keysmith.minted AS keysmith_private.minted;
-COMMENT ON DOMAIN keysmith.minted IS 'A new key, as mint returns it: for variables';
-COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is shown this once';
-COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, shown this once; null for one that was imported';
-COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith_private.minted.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith_private.minted.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith_private.minted.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'When the key ends; null for never';
-COMMENT ON COLUMN keysmith_private.minted.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product shows for the key, where its keyspace has a template for one';
+-- These lock the table by its OID, check that the caller owns it, and never look up its name.
+CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_track';
+COMMENT ON FUNCTION keysmith.track(regclass) IS
+'Records the statements that change a table, with the key that acts';
+
+CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
+COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; the records stay';
+
+CREATE VIEW keysmith_private.all_touches AS
+SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
+       t.first_at, t.last_at, t.request_id, t.tenant_id,
+       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = t.key_id) AS environment
+FROM keysmith_private.touch t
+JOIN keysmith_private.tenant n USING (tenant_id);
+SELECT keysmith_private.publish('touches', '{environment}');
+COMMENT ON VIEW keysmith.touches IS 'The statements of keys on tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith.touches.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.touches.schema IS 'The schema of the table at that time';
+COMMENT ON COLUMN keysmith.touches.relation IS 'The name of the table at that time';
+COMMENT ON COLUMN keysmith.touches.operation IS 'insert, update, delete or truncate';
+COMMENT ON COLUMN keysmith.touches.rows IS 'The number of rows; null if they were not counted, as for TRUNCATE';
+COMMENT ON COLUMN keysmith.touches.first_at IS 'The time of the statement, or of the first of those that were summed up';
+COMMENT ON COLUMN keysmith.touches.last_at IS 'The time of the statement, or of the last of those that were summed up';
+COMMENT ON COLUMN keysmith.touches.request_id IS 'The request_id of the verdict; null for statements that were summed up';
+COMMENT ON COLUMN keysmith.touches.tenant_id IS 'The id of the tenant';
+
+CREATE FUNCTION keysmith_private.sum_up_touches(oldest timestamptz) RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    -- The tables that a leaked key changed still matter after a long time, single statements do not.
+    WITH RECURSIVE keys AS (
+        (SELECT key_id FROM keysmith_private.touch ORDER BY key_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.key_id FROM keysmith_private.touch t WHERE t.key_id > k.key_id ORDER BY t.key_id LIMIT 1)
+        FROM keys k WHERE k.key_id IS NOT NULL
+    ), old AS (
+        DELETE FROM keysmith_private.touch t USING keys k
+        WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
+    ), summed AS (
+        INSERT INTO keysmith_private.touch
+            (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
+        SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
+        FROM old GROUP BY 1, 2, 3, 4, 5
+    )
+    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) FROM old
+$$;
+COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
+'Sums up the records before a time, and returns how many records fewer there are';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
+-- src/install.rs:17
 -- requires:
---   keys_view
+--   tracking
 
--- Management. As whom these act, see src/manage/authority.rs.
-
--- Keyspaces, their scopes and roles.
-
-CREATE FUNCTION keysmith.create_keyspace(
-    name text,
-    prefixes jsonb DEFAULT NULL,
-    empty_scopes text DEFAULT NULL,
-    default_scopes text[] DEFAULT '{}',
-    max_active_keys integer DEFAULT NULL,
-    at_max text DEFAULT NULL,
-    label_length integer DEFAULT NULL,
-    schemes text[] DEFAULT NULL,
-    unlisted_routes text DEFAULT NULL,
-    display jsonb DEFAULT NULL,
-    codes jsonb DEFAULT NULL,
-    plan_features jsonb DEFAULT NULL,
-    wildcards boolean DEFAULT NULL,
-    limits jsonb DEFAULT NULL,
-    charges text[] DEFAULT NULL,
-    managed_by text DEFAULT NULL,
-    usage_log text DEFAULT NULL,
-    usage_details boolean DEFAULT NULL
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean) IS
-'Makes a keyspace: one product''s keys, with formats, defaults and bounds of its own';
-
-CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_keyspace';
-COMMENT ON FUNCTION keysmith.alter_keyspace(text, jsonb) IS
-'Changes the options named in a JSON object, and leaves the others as they are';
-
-CREATE FUNCTION keysmith.event_channel(keyspace text DEFAULT 'default') RETURNS text
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_event_channel';
-COMMENT ON FUNCTION keysmith.event_channel(text) IS
-'The channel on which LISTEN receives a keyspace''s events';
-
-CREATE FUNCTION keysmith.define_scope(
-    keyspace text,
-    scope text,
-    description text DEFAULT NULL,
-    implies text[] DEFAULT '{}'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_scope';
-COMMENT ON FUNCTION keysmith.define_scope(text, text, text, text[]) IS
-'Adds a scope to a keyspace''s catalogue, or changes it';
-
-CREATE FUNCTION keysmith.define_role(
-    keyspace text,
-    role text,
-    scopes text[]
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
-COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
-'Names a set of scopes, or changes what it holds; keys with the role follow at once';
-
-CREATE FUNCTION keysmith.define_route(
-    keyspace text,
-    method text,
-    pattern text,
-    scopes text[],
-    variant text DEFAULT NULL,
-    kind text DEFAULT NULL,
-    weight integer DEFAULT 1,
-    limits jsonb DEFAULT NULL
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
-'Says which scopes a method and path require, all of a list; each may be an expression';
-
-CREATE FUNCTION keysmith.define_route(
-    keyspace text,
-    method text,
-    pattern text,
-    scopes text,
-    variant text DEFAULT NULL,
-    kind text DEFAULT NULL,
-    weight integer DEFAULT 1,
-    limits jsonb DEFAULT NULL
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
-'Says which scopes a method and path require, as one expression such as a | (b & c)';
-
-CREATE FUNCTION keysmith.remove_route(
-    keyspace text,
-    method text,
-    pattern text,
-    variant text DEFAULT NULL
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_route';
-COMMENT ON FUNCTION keysmith.remove_route(text, text, text, text) IS
-'Takes a route out of the list; it is then one that is not listed';
-
--- Tenants and their members.
-
-CREATE FUNCTION keysmith.create_tenant(
-    name text,
-    keyspace text DEFAULT 'default',
-    plan text DEFAULT NULL,
-    metadata jsonb DEFAULT NULL,
-    limits jsonb DEFAULT NULL,
-    credits jsonb DEFAULT NULL
-) RETURNS uuid
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
-COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb) IS
-'Makes a tenant and returns its id';
-
-CREATE FUNCTION keysmith.alter_tenant(
-    tenant text,
-    changes jsonb,
-    keyspace text DEFAULT 'default'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
-COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes a tenant''s plan, metadata, limits or credits, as a JSON object names them';
-
-CREATE FUNCTION keysmith.suspend_tenant(
-    tenant text,
-    keyspace text DEFAULT 'default',
-    reason text DEFAULT NULL
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_suspend_tenant';
-COMMENT ON FUNCTION keysmith.suspend_tenant(text, text, text) IS
-'Has all keys of a tenant refused until it is resumed';
-
-CREATE FUNCTION keysmith.resume_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_resume_tenant';
-COMMENT ON FUNCTION keysmith.resume_tenant(text, text) IS
-'Ends a suspension';
-
-CREATE FUNCTION keysmith.set_member(
-    tenant text,
-    member text,
-    role text,
-    keyspace text DEFAULT 'default'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_set_member';
-COMMENT ON FUNCTION keysmith.set_member(text, text, text, text) IS
-'Adds a member to a tenant, or changes the member''s role; their keys follow at once';
-
-CREATE FUNCTION keysmith.remove_member(
-    tenant text,
-    member text,
-    keyspace text DEFAULT 'default'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_member';
-COMMENT ON FUNCTION keysmith.remove_member(text, text, text) IS
-'Removes a member from a tenant; their keys are refused from that commit on';
-
--- Keys.
-
-CREATE FUNCTION keysmith.mint(
-    tenant text,
-    label text DEFAULT NULL,
-    environment text DEFAULT NULL,
-    kind text DEFAULT 'secret',
-    scopes text[] DEFAULT '{}',
-    role text DEFAULT NULL,
-    owner text DEFAULT NULL,
-    allowlist cidr[] DEFAULT NULL,
-    expires_at timestamptz DEFAULT NULL,
-    limits jsonb DEFAULT NULL,
-    credits bigint DEFAULT NULL,
-    metadata jsonb DEFAULT NULL,
-    keyspace text DEFAULT 'default'
-) RETURNS keysmith_private.minted
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_mint';
-COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text) IS
-'Makes a key; its api_key is returned this once and kept nowhere';
-
-CREATE FUNCTION keysmith.import_key(
-    tenant text,
-    digest bytea,
-    algorithm text DEFAULT 'sha256',
-    label text DEFAULT NULL,
-    environment text DEFAULT NULL,
-    kind text DEFAULT 'secret',
-    scopes text[] DEFAULT '{}',
-    role text DEFAULT NULL,
-    owner text DEFAULT NULL,
-    allowlist cidr[] DEFAULT NULL,
-    expires_at timestamptz DEFAULT NULL,
-    limits jsonb DEFAULT NULL,
-    credits bigint DEFAULT NULL,
-    metadata jsonb DEFAULT NULL,
-    keyspace text DEFAULT 'default',
-    key_prefix text DEFAULT NULL,
-    key_snippet text DEFAULT NULL
-) RETURNS keysmith_private.minted
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
-COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
-'Takes over a key from elsewhere by the SHA-256 of the whole key, without its plaintext';
-
-CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
-COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
-'Changes the fields named in a JSON object, and returns the key as it is then';
-
-CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
-COMMENT ON FUNCTION keysmith.rotate(uuid, interval) IS
-'Makes a successor that inherits everything; the old key ends with the grace';
-
-CREATE FUNCTION keysmith.regenerate(
-    tenant text,
-    label text DEFAULT NULL,
-    environment text DEFAULT NULL,
-    kind text DEFAULT 'secret',
-    keyspace text DEFAULT 'default'
-) RETURNS keysmith_private.minted
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_regenerate';
-COMMENT ON FUNCTION keysmith.regenerate(text, text, text, text, text) IS
-'Replaces a tenant''s one key at once, as products with a single key per account do';
-
-CREATE FUNCTION keysmith.disable(key_id uuid) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_disable';
-COMMENT ON FUNCTION keysmith.disable(uuid) IS
-'Has a key refused until it is enabled';
-
-CREATE FUNCTION keysmith.enable(key_id uuid) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_enable';
-COMMENT ON FUNCTION keysmith.enable(uuid) IS
-'Ends a disablement';
-
-CREATE FUNCTION keysmith.revoke(key_id uuid, reason text DEFAULT NULL) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke';
-COMMENT ON FUNCTION keysmith.revoke(uuid, text) IS
-'Ends a key for good, from this commit on';
-
-CREATE FUNCTION keysmith.report_leak(api_key text, source text) RETURNS SETOF uuid
-LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_report_leak';
-COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
-'Revokes a secret key that was found in the open, wherever it is used, and returns its ids';
-
-CREATE FUNCTION keysmith.list_keys(
-    tenant text,
-    keyspace text DEFAULT 'default',
-    include_revoked boolean DEFAULT false
-) RETURNS SETOF keysmith_private.listed_key
-LANGUAGE c ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_list_keys';
-COMMENT ON FUNCTION keysmith.list_keys(text, text, boolean) IS
-'The keys of a tenant, the oldest first';
-
-CREATE FUNCTION keysmith.add_credits(
-    amount bigint,
-    key_id uuid DEFAULT NULL,
-    tenant text DEFAULT NULL,
-    keyspace text DEFAULT 'default'
-) RETURNS bigint
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_credits';
-COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
-'Adds to the credits of a key or a tenant, and returns how many it has then';
-
-CREATE FUNCTION keysmith.wait_for_replay(timeout interval DEFAULT '10 seconds') RETURNS integer
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_wait_for_replay';
-COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
-'Returns, with their number, when all attached standbys have replayed what is committed';
-
--- Access.
-
-CREATE FUNCTION keysmith.grant_access(
-    role regrole,
-    level text,
-    tenant text DEFAULT NULL,
-    keyspace text DEFAULT 'default'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
-COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
-'Lets a role verify, issue (for one tenant, or the one that is signed in), audit or administer';
-
-CREATE FUNCTION keysmith_private.lock_holder(pid integer, virtualtransaction text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE
-        WHEN pid IS NULL THEN
-            format('prepared transaction %L', (SELECT x.gid FROM pg_locks l JOIN pg_prepared_xacts x
-                                               ON l.locktype = 'transactionid' AND x.transaction = l.transactionid
-                                               WHERE l.virtualtransaction = lock_holder.virtualtransaction))
-        ELSE format('session %s of role %I', pid, (SELECT a.usename FROM pg_stat_activity a
-                                                   WHERE a.pid = lock_holder.pid))
-    END
-$$;
-COMMENT ON FUNCTION keysmith_private.lock_holder(integer, text) IS
-'The session or prepared transaction that an administrator has to end';
-
-CREATE FUNCTION keysmith_private.privileges_changed_by() RETURNS SETOF xid
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    -- A role can name, and so grant, what is in the schema that it has USAGE on.
-    SELECT xmax FROM pg_proc WHERE pronamespace = 'keysmith'::regnamespace
-    UNION SELECT xmax FROM pg_class WHERE relnamespace = 'keysmith'::regnamespace
-    UNION SELECT xmax FROM pg_namespace WHERE nspname = 'keysmith'
-$$;
-COMMENT ON FUNCTION keysmith_private.privileges_changed_by() IS
-'Transactions that tried to change privileges of the extension''s objects: not committed yet, or rolled back';
-
-CREATE FUNCTION keysmith.revoke_access(
-    role regrole,
-    level text DEFAULT NULL,
-    tenant text DEFAULT NULL,
-    keyspace text DEFAULT 'default'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke_access';
-COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
-'Takes away what grant_access gave: all of it, a level, or a tenant of an issuer';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:57
--- requires:
---   manage
-
--- Deciding.
-
-CREATE TYPE keysmith_private.verdict AS (
-    ok                boolean,
-    status            integer,
-    code              text,
-    message           text,
-    reason            text,
-    key_id            uuid,
-    tenant            text,
-    tenant_id         uuid,
-    keyspace          text,
-    environment       text,
-    kind              text,
-    owner             text,
-    role              text,
-    scopes            text[],
-    metadata          jsonb,
-    expires_at        timestamptz,
-    limit_name        text,
-    limit_remaining   bigint,
-    retry_after       interval,
-    credits_remaining bigint,
-    request_id        uuid
-);
-CREATE DOMAIN keysmith.verdict AS keysmith_private.verdict;
-COMMENT ON DOMAIN keysmith.verdict IS 'A verdict, as verify returns it: for variables';
-COMMENT ON TYPE keysmith_private.verdict IS
-'The answer to "may this key do this, from here, now?"';
-COMMENT ON COLUMN keysmith_private.verdict.ok IS 'Whether the request may go on';
-COMMENT ON COLUMN keysmith_private.verdict.status IS 'The HTTP status that fits';
-COMMENT ON COLUMN keysmith_private.verdict.code IS 'For the outside world';
-COMMENT ON COLUMN keysmith_private.verdict.message IS 'For the outside world';
-COMMENT ON COLUMN keysmith_private.verdict.reason IS 'The exact cause, for the operator';
-COMMENT ON COLUMN keysmith_private.verdict.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith_private.verdict.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith_private.verdict.tenant_id IS 'The id of the tenant';
-COMMENT ON COLUMN keysmith_private.verdict.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith_private.verdict.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith_private.verdict.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith_private.verdict.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith_private.verdict.role IS 'The role of the key, or else of its owner';
-COMMENT ON COLUMN keysmith_private.verdict.scopes IS 'All that the key may do, its role considered; {*} for everything';
-COMMENT ON COLUMN keysmith_private.verdict.metadata IS 'The metadata of the key';
-COMMENT ON COLUMN keysmith_private.verdict.expires_at IS 'When the key ends, without an event: check again then';
-COMMENT ON COLUMN keysmith_private.verdict.limit_name IS 'The rate limit that refused, or else that has the fewest calls left';
-COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'The calls left in it';
-COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'When the same request passes, unless others come first; null if never, or nobody knows';
-COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'What is left after some were spent';
-COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A name for this decision';
+-- Functions that decide about keys and requests.
 
 CREATE FUNCTION keysmith.verify(
     api_key text,
@@ -1781,7 +1864,7 @@ CREATE FUNCTION keysmith.verify_digest(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
 COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
-'Decides about a key by its SHA-256, for callers who hash on their side';
+'Decides about a key by its SHA-256, for callers that hash keys themselves';
 
 CREATE FUNCTION keysmith.verify_many(
     api_keys text[],
@@ -1793,7 +1876,7 @@ CREATE FUNCTION keysmith.verify_many(
 ) RETURNS SETOF keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_verify_many';
 COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text) IS
-'Decides about each of many keys: a verdict each, in their order';
+'Decides about many keys, and returns a verdict for each, in their order';
 
 CREATE FUNCTION keysmith.authenticate(
     headers jsonb,
@@ -1807,7 +1890,7 @@ CREATE FUNCTION keysmith.authenticate(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
 COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
-'Decides about a request: finds the key in its headers, and what its route requires';
+'Decides about a request: finds the key in the headers, and the scopes that the route requires';
 
 CREATE TYPE keysmith_private.explanation AS (
     step    integer,
@@ -1818,12 +1901,12 @@ CREATE TYPE keysmith_private.explanation AS (
 );
 CREATE DOMAIN keysmith.explanation AS keysmith_private.explanation;
 COMMENT ON DOMAIN keysmith.explanation IS 'A rule, as explain_verify returns it: for variables';
-COMMENT ON TYPE keysmith_private.explanation IS 'What a rule saw; the first that refuses decides';
-COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in the order in which they are asked, from 1';
+COMMENT ON TYPE keysmith_private.explanation IS 'A rule and its result; the first rule that refuses decides';
+COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in the order of the rules, from 1';
 COMMENT ON COLUMN keysmith_private.explanation.rule IS 'The name of the rule';
 COMMENT ON COLUMN keysmith_private.explanation.outcome IS 'pass, refuse or not reached';
-COMMENT ON COLUMN keysmith_private.explanation.reason IS 'The reason of the refusal, where the rule refuses';
-COMMENT ON COLUMN keysmith_private.explanation.saw IS 'What the rule looked at, for the operator; its wording may change, and it is never a key';
+COMMENT ON COLUMN keysmith_private.explanation.reason IS 'The reason of the refusal; null if the rule does not refuse';
+COMMENT ON COLUMN keysmith_private.explanation.saw IS 'The values that the rule compared, for the operator; the wording may change, and it never contains a key';
 
 CREATE FUNCTION keysmith.explain_verify(
     api_key text DEFAULT NULL,
@@ -1843,7 +1926,7 @@ CREATE FUNCTION keysmith.explain_verify(
 LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
 COMMENT ON FUNCTION keysmith.explain_verify(
     text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
-'Shows what each rule sees in what verify is asked, or, given a method and a path, authenticate';
+'Shows the result of each rule of a decision: of verify, or, given a method and a path, of authenticate';
 
 CREATE FUNCTION keysmith.client_ip(
     headers jsonb,
@@ -1852,20 +1935,7 @@ CREATE FUNCTION keysmith.client_ip(
 ) RETURNS inet
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
 COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
-'The client behind trusted proxies: the first address from the right that is not one of them';
-
-CREATE FUNCTION keysmith.limit_status(OUT name text, OUT value text) RETURNS SETOF record
-LANGUAGE c PARALLEL RESTRICTED ROWS 5 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
-COMMENT ON FUNCTION keysmith.limit_status() IS
-'Whether rate limits are kept, how many are under way, and since when calls are counted';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:58
--- requires:
---   decide
-
--- Deciding before PostgREST does what a request asks for.
+'The address of the client behind trusted proxies: the first from the right that is no trusted proxy';
 
 CREATE FUNCTION keysmith.pre_request() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
@@ -1874,149 +1944,823 @@ COMMENT ON FUNCTION keysmith.pre_request() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:63
+-- src/install.rs:17
 -- requires:
---   pre_request
+--   calls
 
--- Usage, as applications complete it and operators watch it.
+-- Keyspaces.
 
-CREATE FUNCTION keysmith.log_request(
-    status_code integer DEFAULT NULL,
-    latency interval DEFAULT NULL,
-    endpoint text DEFAULT NULL,
-    method text DEFAULT NULL,
-    request_id uuid DEFAULT NULL
-) RETURNS boolean
-LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_log_request';
-COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
-'Completes the record of a request; of the newest in this transaction, or of the one that is named';
+CREATE FUNCTION keysmith.create_keyspace(
+    name text,
+    prefixes jsonb DEFAULT NULL,
+    empty_scopes text DEFAULT NULL,
+    default_scopes text[] DEFAULT '{}',
+    max_active_keys integer DEFAULT NULL,
+    at_max text DEFAULT NULL,
+    label_length integer DEFAULT NULL,
+    schemes text[] DEFAULT NULL,
+    unlisted_routes text DEFAULT NULL,
+    display jsonb DEFAULT NULL,
+    codes jsonb DEFAULT NULL,
+    plan_features jsonb DEFAULT NULL,
+    wildcards boolean DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    charges text[] DEFAULT NULL,
+    managed_by text DEFAULT NULL,
+    usage_log text DEFAULT NULL,
+    usage_details boolean DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean) IS
+'Makes a keyspace: the keys of one product, with their formats, defaults and bounds';
 
-CREATE FUNCTION keysmith.usage_status(OUT name text, OUT value text) RETURNS SETOF record
-LANGUAGE c ROWS 30 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
-COMMENT ON FUNCTION keysmith.usage_status() IS
-'How usage records fare: room, counts since the start of the server, the worker, losses';
+CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_keyspace';
+COMMENT ON FUNCTION keysmith.alter_keyspace(text, jsonb) IS
+'Changes the options that a JSON object names; the others stay';
 
-CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
-COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
-'Returns when all usage records that were made up to now in this database are stored';
+CREATE FUNCTION keysmith.event_channel(keyspace text DEFAULT 'default') RETURNS text
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_event_channel';
+COMMENT ON FUNCTION keysmith.event_channel(text) IS
+'The channel on which LISTEN receives a keyspace''s events';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:68
+-- src/install.rs:17
 -- requires:
---   usage_functions
+--   manage_keyspace
 
--- Usage of standbys: what their workers call on the primary. The right to call it is to
--- be granted to the role by which they connect.
+-- The scopes, roles and routes of a keyspace.
 
-CREATE FUNCTION keysmith.usage_collect(
-    standby text,
-    incarnation bigint,
-    most_waiting bigint,
-    started_cleanly boolean,
-    dropped bigint,
-    records bytea,
-    unknown_mark bigint,
-    unknown bytea,
-    samples bytea,
-    OUT last_sequence bigint,
-    OUT unknown_seen bigint
-) RETURNS SETOF record
-LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_collect';
-COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea) IS
-'Stores usage records that a standby hands over, each once, and tells up to which they are stored';
+CREATE FUNCTION keysmith.define_scope(
+    keyspace text,
+    scope text,
+    description text DEFAULT NULL,
+    implies text[] DEFAULT '{}'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_scope';
+COMMENT ON FUNCTION keysmith.define_scope(text, text, text, text[]) IS
+'Adds a scope to a keyspace''s catalogue, or changes it';
+
+CREATE FUNCTION keysmith.define_role(
+    keyspace text,
+    role text,
+    scopes text[]
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
+COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
+'Defines a role as a set of scopes, or changes it; keys with the role follow with the commit';
+
+CREATE FUNCTION keysmith.define_route(
+    keyspace text,
+    method text,
+    pattern text,
+    scopes text[],
+    variant text DEFAULT NULL,
+    kind text DEFAULT NULL,
+    weight integer DEFAULT 1,
+    limits jsonb DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
+'Defines the scopes that a method and path require: all of a list; each may be an expression';
+
+CREATE FUNCTION keysmith.define_route(
+    keyspace text,
+    method text,
+    pattern text,
+    scopes text,
+    variant text DEFAULT NULL,
+    kind text DEFAULT NULL,
+    weight integer DEFAULT 1,
+    limits jsonb DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
+'Defines the scopes that a method and path require, as one expression such as a | (b & c)';
+
+CREATE FUNCTION keysmith.remove_route(
+    keyspace text,
+    method text,
+    pattern text,
+    variant text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_route';
+COMMENT ON FUNCTION keysmith.remove_route(text, text, text, text) IS
+'Removes a route; unlisted_routes applies to it from then on';
+
+CREATE VIEW keysmith.routes WITH (security_barrier) AS
+SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, weight,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits
+FROM keysmith_private.route r;
+COMMENT ON VIEW keysmith.routes IS 'The routes of each keyspace, with their requirements';
+COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
+COMMENT ON COLUMN keysmith.routes.method IS 'The HTTP method; * for any';
+COMMENT ON COLUMN keysmith.routes.pattern IS 'The paths that match, such as /v1/images/{id}';
+COMMENT ON COLUMN keysmith.routes.variant IS 'The variant of the route; null for the one without a name';
+COMMENT ON COLUMN keysmith.routes.scopes IS 'The scopes that the key must have, as an expression; empty if any valid key may use the route';
+COMMENT ON COLUMN keysmith.routes.kind IS 'The kind that the key must be of; null for any kind';
+COMMENT ON COLUMN keysmith.routes.weight IS 'The number of calls that a request counts for in rate limits';
+COMMENT ON COLUMN keysmith.routes.limits IS 'The rate limits of each key on the route; they replace limits of the same name';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:73
+-- src/install.rs:17
 -- requires:
---   usage_collect
+--   manage_catalogue
 
--- Identity: who is asking, for row-level security, defaults and triggers.
---
--- STABLE, so that a sub-select such as (SELECT keysmith.current_tenant_id()) is
--- evaluated once a query. PARALLEL RESTRICTED, since it is the leader's: a parallel
--- plan evaluates the sub-select there and hands the value to its workers.
+-- Tenants and their members.
 
-CREATE FUNCTION keysmith.current_tenant() RETURNS text
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_tenant';
-COMMENT ON FUNCTION keysmith.current_tenant() IS
-'The name of the tenant that the transaction acts for; unique in its keyspace only';
+CREATE FUNCTION keysmith.create_tenant(
+    name text,
+    keyspace text DEFAULT 'default',
+    plan text DEFAULT NULL,
+    metadata jsonb DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    credits jsonb DEFAULT NULL
+) RETURNS uuid
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb) IS
+'Makes a tenant and returns its id';
 
-CREATE FUNCTION keysmith.current_tenant_id() RETURNS uuid
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_tenant_id';
-COMMENT ON FUNCTION keysmith.current_tenant_id() IS
-'The id of the tenant that the transaction acts for';
+CREATE FUNCTION keysmith.alter_tenant(
+    tenant text,
+    changes jsonb,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
+COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
+'Changes the plan, metadata, limits or credits of a tenant that a JSON object names';
 
-CREATE FUNCTION keysmith.current_keyspace() RETURNS text
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_keyspace';
-COMMENT ON FUNCTION keysmith.current_keyspace() IS
-'The keyspace of the key that the transaction acts for';
+CREATE FUNCTION keysmith.suspend_tenant(
+    tenant text,
+    keyspace text DEFAULT 'default',
+    reason text DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_suspend_tenant';
+COMMENT ON FUNCTION keysmith.suspend_tenant(text, text, text) IS
+'Suspends a tenant: all its keys are refused until it is resumed';
 
-CREATE FUNCTION keysmith.current_key() RETURNS uuid
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_key';
-COMMENT ON FUNCTION keysmith.current_key() IS
-'The key that the transaction acts for; good as a column''s default';
+CREATE FUNCTION keysmith.resume_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_resume_tenant';
+COMMENT ON FUNCTION keysmith.resume_tenant(text, text) IS
+'Ends a suspension';
 
-CREATE FUNCTION keysmith.current_environment() RETURNS text
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_environment';
-COMMENT ON FUNCTION keysmith.current_environment() IS
-'The environment of the key that the transaction acts for';
+CREATE FUNCTION keysmith.set_member(
+    tenant text,
+    member text,
+    role text,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_set_member';
+COMMENT ON FUNCTION keysmith.set_member(text, text, text, text) IS
+'Adds a member to a tenant, or changes the member''s role; the member''s keys follow with the commit';
 
-CREATE FUNCTION keysmith.current_owner() RETURNS text
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_owner';
-COMMENT ON FUNCTION keysmith.current_owner() IS
-'The member whose key the transaction acts for';
+CREATE FUNCTION keysmith.remove_member(
+    tenant text,
+    member text,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_member';
+COMMENT ON FUNCTION keysmith.remove_member(text, text, text) IS
+'Removes a member from a tenant; the member''s keys are refused from this commit on';
 
-CREATE FUNCTION keysmith.has_scope(scope text) RETURNS boolean
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope';
-COMMENT ON FUNCTION keysmith.has_scope(text) IS
-'Whether the key that the transaction acts for has a scope, or meets an expression of scopes';
+CREATE VIEW keysmith_private.all_tenants AS
+SELECT t.name AS tenant,
+       t.keyspace,
+       t.plan,
+       CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS status,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
+        WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)
+          AND k.revoked_at IS NULL AND k.disabled_at IS NULL
+          AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
+        WHERE k.tenant_id = t.tenant_id
+          AND k.environment = coalesce(i.environment, k.environment)) AS keys,
+       (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
+       keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
+           AS credits,
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
+               'burst', l.part[3]::bigint) ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits,
+       greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith_private.key k
+                 JOIN keysmith_private.usage_last l USING (key_id)
+                 WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
+                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL
+                   AND d.environment = coalesce(i.environment, d.environment))) AS last_used_at,
+       t.created_at,
+       t.suspended_at,
+       t.suspended_reason,
+       t.metadata,
+       t.tenant_id
+FROM keysmith_private.tenant t
+LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
+-- A key sees the rows of its environment only.
+CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
+SELECT keysmith_private.publish('tenants');
+COMMENT ON VIEW keysmith.tenants IS 'All tenants, with the number of their keys, their credits and the time of their last accepted request';
+COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
+COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
+COMMENT ON COLUMN keysmith.tenants.plan IS 'The plan of the tenant; null for none';
+COMMENT ON COLUMN keysmith.tenants.status IS 'active or suspended';
+COMMENT ON COLUMN keysmith.tenants.active_keys IS 'The number of its keys that are not disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.tenants.keys IS 'The number of all its keys, revoked keys included';
+COMMENT ON COLUMN keysmith.tenants.members IS 'The number of its members';
+COMMENT ON COLUMN keysmith.tenants.credits IS 'The balance of its credits; null if it was given no credits';
+COMMENT ON COLUMN keysmith.tenants.limits IS 'The rate limits that all its keys of an environment share';
+COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'The time of the last accepted request of one of its keys';
+COMMENT ON COLUMN keysmith.tenants.created_at IS 'The time when the tenant was made';
+COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'The time when the tenant was suspended; null if it is active';
+COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'The reason that suspend_tenant was given';
+COMMENT ON COLUMN keysmith.tenants.metadata IS 'The JSON object that the application stored with the tenant';
+COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_tenant
+
+-- Lists of keys: without digests and without secrets.
+
+CREATE VIEW keysmith_private.all_keys AS
+SELECT k.key_id,
+       t.name AS tenant,
+       k.keyspace,
+       k.label,
+       CASE
+           WHEN k.revoked_at IS NOT NULL THEN 'revoked'
+           WHEN k.expires_at <= pg_catalog.clock_timestamp() THEN 'expired'
+           WHEN k.disabled_at IS NOT NULL THEN 'disabled'
+           ELSE 'active'
+       END AS status,
+       k.kind,
+       k.environment,
+       k.key_prefix,
+       k.key_snippet,
+       k.scopes,
+       k.role,
+       k.owner,
+       k.allowlist,
+       -- The limits of the key come first, then those that it shares, with the key that has them.
+       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+               'name', l.part[5], 'limit', l.part[2]::bigint, 'window', l.part[3],
+               'burst', l.part[4]::bigint)
+               || CASE WHEN l.part[1] IS NULL THEN '{}'
+                      ELSE pg_catalog.jsonb_build_object('shared_with', l.part[1]) END ORDER BY l.n)
+        FROM pg_catalog.regexp_matches(
+                 pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
+                 '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
+             WITH ORDINALITY AS l (part, n)) AS limits,
+       keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
+           AS credits,
+       k.expires_at,
+       k.created_at,
+       k.created_by,
+       -- Of totals and of deltas that are not folded yet. A query without the column skips this.
+       greatest((SELECT l.used_at FROM keysmith_private.usage_last l WHERE l.key_id = k.key_id),
+                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
+                 WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id)) AS last_used_at,
+       k.revoked_at,
+       k.revoked_reason,
+       k.rotated_to,
+       k.metadata,
+       k.display_id,
+       k.tenant_id
+FROM keysmith_private.key k
+JOIN keysmith_private.tenant t USING (tenant_id)
+LEFT JOIN keysmith_private.credit c ON c.key_id = coalesce(k.purse, k.origin, k.key_id);
+
+CREATE VIEW keysmith_private.key_listing AS
+SELECT key_id, tenant, keyspace, label, status, kind, environment, key_prefix, key_snippet, scopes, role,
+       owner, allowlist, limits, credits, expires_at, created_at, created_by, last_used_at, revoked_at,
+       revoked_reason, rotated_to, metadata, display_id
+FROM keysmith_private.all_keys;
+COMMENT ON VIEW keysmith_private.key_listing IS 'All keys, for the functions of this extension';
+SELECT keysmith_private.publish('keys', '{tenant_id}');
+COMMENT ON VIEW keysmith.keys IS 'All keys, without secrets';
+COMMENT ON COLUMN keysmith.keys.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.keys.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith.keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.keys.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.keys.status IS 'The state of the key now: active, disabled, expired or revoked';
+COMMENT ON COLUMN keysmith.keys.kind IS 'secret, or publishable for a key that may be public';
+COMMENT ON COLUMN keysmith.keys.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.keys.key_prefix IS 'The beginning of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.keys.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
+COMMENT ON COLUMN keysmith.keys.role IS 'The role of the key, which bounds its scopes';
+COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant that owns the key; null if no member does';
+COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that the key may be used from; null for any';
+COMMENT ON COLUMN keysmith.keys.limits IS 'The rate limits of the key, and those that it shares with the key that made it; other limits apply as well';
+COMMENT ON COLUMN keysmith.keys.credits IS 'The balance of its credits, or of those of the key that made it; null if it spends its tenant''s';
+COMMENT ON COLUMN keysmith.keys.expires_at IS 'The time when the key expires; null for never';
+COMMENT ON COLUMN keysmith.keys.created_at IS 'The time when the key was made';
+COMMENT ON COLUMN keysmith.keys.created_by IS 'The database role that made the key';
+COMMENT ON COLUMN keysmith.keys.last_used_at IS 'The time of its last accepted request; refused requests do not count';
+COMMENT ON COLUMN keysmith.keys.revoked_at IS 'The time when the key was revoked; null if it was not';
+COMMENT ON COLUMN keysmith.keys.revoked_reason IS 'The reason that revoke was given, or else revoked, rotated, regenerated, replaced or leaked: SOURCE';
+COMMENT ON COLUMN keysmith.keys.rotated_to IS 'The id of the key that replaced it';
+COMMENT ON COLUMN keysmith.keys.metadata IS 'The JSON object that the application stored with the key; every verdict has it';
+COMMENT ON COLUMN keysmith.keys.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';
+
+-- The result type of list_keys and alter_key, with the columns of the view. The row type of the
+-- view itself would do, but then the view could not be changed without these functions.
+CREATE TYPE keysmith_private.listed_key AS (
+    key_id         uuid,
+    tenant         text,
+    keyspace       text,
+    label          text,
+    status         text,
+    kind           text,
+    environment    text,
+    key_prefix     text,
+    key_snippet    text,
+    scopes         text[],
+    role           text,
+    owner          text,
+    allowlist      cidr[],
+    limits         jsonb,
+    credits        bigint,
+    expires_at     timestamptz,
+    created_at     timestamptz,
+    created_by     text,
+    last_used_at   timestamptz,
+    revoked_at     timestamptz,
+    revoked_reason text,
+    rotated_to     uuid,
+    metadata       jsonb,
+    display_id     text
+);
+CREATE DOMAIN keysmith.listed_key AS keysmith_private.listed_key;
+COMMENT ON DOMAIN keysmith.listed_key IS 'A key, as list_keys and alter_key return it: for variables';
+COMMENT ON TYPE keysmith_private.listed_key IS 'A key without secrets; the columns are those of the view keys';
+
+DO $$
+DECLARE
+    about record;
+BEGIN
+    FOR about IN
+        SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum) AS comment
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = 'keysmith.keys'::pg_catalog.regclass AND a.attnum > 0
+    LOOP
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.key_listing.%I IS %L', about.attname, about.comment);
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN keysmith_private.listed_key.%I IS %L', about.attname, about.comment);
+    END LOOP;
+END $$;
+
+CREATE FUNCTION keysmith.list_keys(
+    tenant text,
+    keyspace text DEFAULT 'default',
+    include_revoked boolean DEFAULT false
+) RETURNS SETOF keysmith_private.listed_key
+LANGUAGE c ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_list_keys';
+COMMENT ON FUNCTION keysmith.list_keys(text, text, boolean) IS
+'The keys of a tenant, the oldest first';
+
+CREATE VIEW keysmith.expiring_soon WITH (security_barrier) AS
+SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
+       k.expires_at, pg_catalog.date_trunc('second', k.expires_at - pg_catalog.clock_timestamp()) AS ends_in,
+       k.last_used_at, k.rotated_to, k.key_id
+FROM keysmith.keys k
+WHERE k.status = 'active' AND k.expires_at < pg_catalog.clock_timestamp() + interval '30 days'
+ORDER BY k.expires_at, k.key_id;
+COMMENT ON VIEW keysmith.expiring_soon IS 'Active keys that expire within 30 days, the first to expire first';
+COMMENT ON COLUMN keysmith.expiring_soon.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith.expiring_soon.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.expiring_soon.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.expiring_soon.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.expiring_soon.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.expiring_soon.kind IS 'secret, or publishable for a key that may be public';
+COMMENT ON COLUMN keysmith.expiring_soon.owner IS 'The member of the tenant that owns the key; null if no member does';
+COMMENT ON COLUMN keysmith.expiring_soon.expires_at IS 'The time when the key expires';
+COMMENT ON COLUMN keysmith.expiring_soon.ends_in IS 'The time that is left until then';
+COMMENT ON COLUMN keysmith.expiring_soon.last_used_at IS 'The time of its last accepted request; refused requests do not count';
+COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'The id of its successor; null if it has no successor yet';
+COMMENT ON COLUMN keysmith.expiring_soon.key_id IS 'The id of the key; it is not secret';
+
+CREATE VIEW keysmith_private.all_stale_keys AS
+SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
+       k.created_at, k.last_used_at,
+       pg_catalog.date_trunc('second',
+           pg_catalog.clock_timestamp() - coalesce(k.last_used_at, k.created_at)) AS unused_for,
+       k.key_id, k.tenant_id
+FROM keysmith_private.all_keys k
+JOIN keysmith_private.keyspace s USING (keyspace)
+WHERE k.status = 'active' AND s.usage_log = 'everything'
+  AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true);
+SELECT keysmith_private.publish('stale_keys', '{tenant_id}', 'ORDER BY unused_for DESC, key_id');
+COMMENT ON VIEW keysmith.stale_keys IS 'Active keys without an accepted request in the last 90 days';
+COMMENT ON COLUMN keysmith.stale_keys.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith.stale_keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.stale_keys.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.stale_keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.stale_keys.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith.stale_keys.kind IS 'secret, or publishable for a key that may be public';
+COMMENT ON COLUMN keysmith.stale_keys.owner IS 'The member of the tenant that owns the key; null if no member does';
+COMMENT ON COLUMN keysmith.stale_keys.created_at IS 'The time when the key was made';
+COMMENT ON COLUMN keysmith.stale_keys.last_used_at IS 'The time of its last accepted request; null if there was no such request';
+COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'The time since its last accepted request, or else since it was made';
+COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; it is not secret';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_listing
+
+-- Making, changing and revoking keys.
+
+-- The result type of functions that make keys. No other value ever has api_key.
+CREATE TYPE keysmith_private.minted AS (
+    key_id      uuid,
+    api_key     text,
+    key_prefix  text,
+    key_snippet text,
+    label       text,
+    environment text,
+    kind        text,
+    scopes      text[],
+    expires_at  timestamptz,
+    created_at  timestamptz,
+    display_id  text
+);
+CREATE DOMAIN keysmith.minted AS keysmith_private.minted;
+COMMENT ON DOMAIN keysmith.minted IS 'A new key, as mint returns it: for variables';
+COMMENT ON TYPE keysmith_private.minted IS 'A new key; api_key is returned only this once';
+COMMENT ON COLUMN keysmith_private.minted.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith_private.minted.api_key IS 'The key itself, returned only this once; null for an imported key';
+COMMENT ON COLUMN keysmith_private.minted.key_prefix IS 'The beginning of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith_private.minted.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith_private.minted.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith_private.minted.environment IS 'The environment of the key, such as live or test';
+COMMENT ON COLUMN keysmith_private.minted.kind IS 'secret, or publishable for a key that may be public';
+COMMENT ON COLUMN keysmith_private.minted.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
+COMMENT ON COLUMN keysmith_private.minted.expires_at IS 'The time when the key expires; null for never';
+COMMENT ON COLUMN keysmith_private.minted.created_at IS 'The time when the key was made';
+COMMENT ON COLUMN keysmith_private.minted.display_id IS 'The id that the product shows for the key, if its keyspace has a template for one';
+
+CREATE FUNCTION keysmith.mint(
+    tenant text,
+    label text DEFAULT NULL,
+    environment text DEFAULT NULL,
+    kind text DEFAULT 'secret',
+    scopes text[] DEFAULT '{}',
+    role text DEFAULT NULL,
+    owner text DEFAULT NULL,
+    allowlist cidr[] DEFAULT NULL,
+    expires_at timestamptz DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    credits bigint DEFAULT NULL,
+    metadata jsonb DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS keysmith_private.minted
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_mint';
+COMMENT ON FUNCTION keysmith.mint(text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text) IS
+'Makes a key; its api_key is returned only this once, and is not stored';
+
+CREATE FUNCTION keysmith.import_key(
+    tenant text,
+    digest bytea,
+    algorithm text DEFAULT 'sha256',
+    label text DEFAULT NULL,
+    environment text DEFAULT NULL,
+    kind text DEFAULT 'secret',
+    scopes text[] DEFAULT '{}',
+    role text DEFAULT NULL,
+    owner text DEFAULT NULL,
+    allowlist cidr[] DEFAULT NULL,
+    expires_at timestamptz DEFAULT NULL,
+    limits jsonb DEFAULT NULL,
+    credits bigint DEFAULT NULL,
+    metadata jsonb DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    key_prefix text DEFAULT NULL,
+    key_snippet text DEFAULT NULL
+) RETURNS keysmith_private.minted
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
+COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
+'Imports a key of another system by the SHA-256 of the whole key, without the key itself';
+
+CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
+COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
+'Changes the fields that a JSON object names, and returns the changed key';
+
+CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
+COMMENT ON FUNCTION keysmith.rotate(uuid, interval) IS
+'Makes a successor that inherits everything; the old key expires after the grace period';
+
+CREATE FUNCTION keysmith.regenerate(
+    tenant text,
+    label text DEFAULT NULL,
+    environment text DEFAULT NULL,
+    kind text DEFAULT 'secret',
+    keyspace text DEFAULT 'default'
+) RETURNS keysmith_private.minted
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_regenerate';
+COMMENT ON FUNCTION keysmith.regenerate(text, text, text, text, text) IS
+'Replaces a tenant''s only key with a new one in one commit, for products with a single key per account';
+
+CREATE FUNCTION keysmith.disable(key_id uuid) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_disable';
+COMMENT ON FUNCTION keysmith.disable(uuid) IS
+'Disables a key: it is refused until it is enabled';
+
+CREATE FUNCTION keysmith.enable(key_id uuid) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_enable';
+COMMENT ON FUNCTION keysmith.enable(uuid) IS
+'Enables a key that was disabled';
+
+CREATE FUNCTION keysmith.revoke(key_id uuid, reason text DEFAULT NULL) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke';
+COMMENT ON FUNCTION keysmith.revoke(uuid, text) IS
+'Revokes a key for good: it is refused from this commit on';
+
+CREATE FUNCTION keysmith.report_leak(api_key text, source text) RETURNS SETOF uuid
+LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_report_leak';
+COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
+'Revokes a secret key that leaked, in every keyspace that has it, and returns its ids';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_key
+
+-- Credits, which administrators give.
+
+CREATE FUNCTION keysmith.add_credits(
+    amount bigint,
+    key_id uuid DEFAULT NULL,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS bigint
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_credits';
+COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
+'Adds to the credits of a key or a tenant, and returns the new balance';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_credits
+
+-- Waiting for standbys.
+
+CREATE FUNCTION keysmith.wait_for_replay(timeout interval DEFAULT '10 seconds') RETURNS integer
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_wait_for_replay';
+COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
+'Waits until all attached standbys have replayed what is committed, and returns their number';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_replay
+
+-- The access levels of roles.
+
+CREATE FUNCTION keysmith.grant_access(
+    role regrole,
+    level text,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
+COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
+'Gives a role an access level: verifier, issuer (for one tenant, or for the one that is signed in), auditor or admin';
+
+CREATE FUNCTION keysmith_private.lock_holder(pid integer, virtualtransaction text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN pid IS NULL THEN
+            format('prepared transaction %L', (SELECT x.gid FROM pg_locks l JOIN pg_prepared_xacts x
+                                               ON l.locktype = 'transactionid' AND x.transaction = l.transactionid
+                                               WHERE l.virtualtransaction = lock_holder.virtualtransaction))
+        ELSE format('session %s of role %I', pid, (SELECT a.usename FROM pg_stat_activity a
+                                                   WHERE a.pid = lock_holder.pid))
+    END
+$$;
+COMMENT ON FUNCTION keysmith_private.lock_holder(integer, text) IS
+'The session or prepared transaction that an administrator has to end';
+
+CREATE FUNCTION keysmith_private.privileges_changed_by() RETURNS SETOF xid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- A role can name, and so grant, only objects in a schema on which it has USAGE.
+    SELECT xmax FROM pg_proc WHERE pronamespace = 'keysmith'::regnamespace
+    UNION SELECT xmax FROM pg_class WHERE relnamespace = 'keysmith'::regnamespace
+    UNION SELECT xmax FROM pg_namespace WHERE nspname = 'keysmith'
+$$;
+COMMENT ON FUNCTION keysmith_private.privileges_changed_by() IS
+'Transactions that tried to change privileges of the extension''s objects: not committed yet, or rolled back';
+
+CREATE FUNCTION keysmith.revoke_access(
+    role regrole,
+    level text DEFAULT NULL,
+    tenant text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke_access';
+COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
+'Takes away what grant_access gave: all of it, a level, or a tenant of an issuer';
+
+CREATE FUNCTION keysmith_private.routines_of_level(
+    is_admin boolean, functions text[], internal text[], views text[], symbols text[]
+) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE shown(oid) AS (
+        SELECT c.oid FROM pg_class c
+        WHERE c.relnamespace = 'keysmith'::regnamespace AND c.relname = ANY (views)
+        UNION
+        SELECT c.oid FROM shown
+        JOIN pg_rewrite w ON w.ev_class = shown.oid
+        JOIN pg_depend d ON d.objid = w.oid AND d.classid = 'pg_rewrite'::regclass
+             AND d.refclassid = 'pg_class'::regclass
+        JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'v'
+    )
+    SELECT string_agg(p.oid::regprocedure::text, ', ') FROM pg_proc p
+    WHERE p.pronamespace = 'keysmith'::regnamespace AND (p.proname = ANY (functions) OR p.prosrc = ANY (symbols)
+        OR is_admin AND p.prorettype <> 'trigger'::regtype AND p.proname <> ALL (internal))
+       OR p.pronamespace = 'keysmith_private'::regnamespace AND (
+        -- A view calls its functions with the rights of the role that reads it.
+        EXISTS (SELECT FROM shown
+                JOIN pg_rewrite w ON w.ev_class = shown.oid
+                JOIN pg_depend d ON d.objid = w.oid AND d.classid = 'pg_rewrite'::regclass
+                     AND d.refclassid = 'pg_proc'::regclass
+                WHERE d.refobjid = p.oid)
+        -- These show a role its own rows, also in views that are granted by hand.
+        OR 'keys' = ANY (views) AND p.proretset AND p.proname LIKE 'own\_%')
+$$;
+COMMENT ON FUNCTION keysmith_private.routines_of_level(boolean, text[], text[], text[], text[]) IS
+'The functions that an access level comes with, as GRANT takes them: those that are named, by themselves or by their symbols in the library, or nearly all, and those that the views call';
+
+CREATE FUNCTION keysmith_private.objects_granted_to(role oid) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'ROUTINE ' || p.oid::regprocedure::text
+    FROM pg_proc p
+    WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND EXISTS (
+        SELECT FROM aclexplode(p.proacl) a WHERE a.grantee = role)
+    UNION ALL
+    SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass::text
+    FROM pg_class c
+    WHERE c.relnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace) AND (
+        EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = role)
+        OR EXISTS (SELECT FROM pg_attribute t, aclexplode(t.attacl) a
+                   WHERE t.attrelid = c.oid AND a.grantee = role))
+    UNION ALL
+    SELECT 'SCHEMA ' || n.oid::regnamespace::text FROM pg_namespace n
+    WHERE n.nspname IN ('keysmith', 'keysmith_private') AND EXISTS (
+        SELECT FROM aclexplode(n.nspacl) a WHERE a.grantee = role)
+$$;
+COMMENT ON FUNCTION keysmith_private.objects_granted_to(oid) IS
+'The objects of the extension on which a role itself has privileges, as REVOKE takes them';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_access
+
+-- The description of the key that the transaction acts for.
 
 CREATE FUNCTION keysmith.whoami() RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
 COMMENT ON FUNCTION keysmith.whoami() IS
-'A profile of the key that the transaction acts for, and of its tenant';
+'A description of the key that the transaction acts for, and of its tenant';
 
-CREATE FUNCTION keysmith.sign_out() RETURNS void
-LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';
-COMMENT ON FUNCTION keysmith.sign_out() IS
-'Ends the identity before the transaction ends';
+CREATE FUNCTION keysmith_private.profile(key_id uuid, scopes text[]) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object(
+        'key_id', k.key_id, 'display_id', k.display_id, 'label', k.label,
+        'key_prefix', k.key_prefix, 'key_snippet', k.key_snippet,
+        'kind', k.kind, 'environment', k.environment, 'keyspace', k.keyspace,
+        'owner', k.owner, 'role', coalesce(k.role, m.role), 'scopes', profile.scopes,
+        'created_at', k.created_at, 'expires_at', k.expires_at,
+        'key_metadata', k.metadata, 'tenant', t.name, 'tenant_id', t.tenant_id,
+        'plan', t.plan, 'metadata', t.metadata, 'credits', keysmith_private.credits_at(
+            c.balance, c.refill, c.every, c.refilled_at, clock_timestamp()))
+    FROM keysmith_private.key k
+    JOIN keysmith_private.tenant t ON t.tenant_id = k.tenant_id
+    -- The credits that it spends: those of the key that made it, or its own, or else its tenant's.
+    LEFT JOIN keysmith_private.credit c ON c.credit_id = coalesce(
+        (SELECT own.credit_id FROM keysmith_private.credit own
+         WHERE own.key_id = coalesce(k.purse, k.origin, k.key_id)),
+        (SELECT shared.credit_id FROM keysmith_private.credit shared
+         WHERE shared.tenant_id = t.tenant_id AND k.purse IS NULL))
+    LEFT JOIN keysmith_private.member m ON m.tenant_id = k.tenant_id AND m.member = k.owner
+    WHERE k.key_id = profile.key_id
+$$;
+COMMENT ON FUNCTION keysmith_private.profile(uuid, text[]) IS
+'The result of whoami() for a key that may do what these scopes allow';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:78
+-- src/install.rs:17
 -- requires:
---   identity
+--   manage_profile
 
--- The audit.
+-- Revocations, and other changes, that a restore to the past would undo.
 
--- Under an identity, what was done to keys of another environment is out of sight. Only who
--- sees a part has to look up whose an entry is.
-CREATE VIEW keysmith_private.all_audit AS
-SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.session_role, c.acting_key,
-       c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
-       (SELECT t.tenant_id FROM keysmith_private.tenant t
-        WHERE t.keyspace = a.keyspace AND t.name = c.tenant) AS tenant_id,
-       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = c.key_id) AS environment
-FROM keysmith_private.audit_entry a
-LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content;
-SELECT keysmith_private.publish('audit', '{tenant_id,environment}');
-COMMENT ON VIEW keysmith.audit IS 'What was done, by whom, when and from where; before and after, without secrets';
-COMMENT ON COLUMN keysmith.audit.keyspace IS '* for what concerns no keyspace alone';
-COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, counted from 1';
-COMMENT ON COLUMN keysmith.audit.at IS 'When it was done';
-COMMENT ON COLUMN keysmith.audit.action IS 'What was done, such as mint or define_role';
-COMMENT ON COLUMN keysmith.audit.tenant IS 'The name of the tenant that it concerns';
-COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that it is about';
-COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
-COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
-COMMENT ON COLUMN keysmith.audit.acting_key IS 'The key that the transaction acted for';
-COMMENT ON COLUMN keysmith.audit.client IS 'Where the session came from; null for a socket';
-COMMENT ON COLUMN keysmith.audit.before IS 'What there was before, without secrets; null for nothing';
-COMMENT ON COLUMN keysmith.audit.after IS 'What there was afterwards, without secrets; null for nothing';
-COMMENT ON COLUMN keysmith.audit.hash IS 'The seal: a hash over the entry and the hash before it, in hexadecimal';
+CREATE FUNCTION keysmith.revocations_since(
+    since timestamptz,
+    OUT at timestamptz,
+    OUT action text,
+    OUT keyspace text,
+    OUT tenant text,
+    OUT key_id uuid,
+    OUT name text,
+    OUT reason text,
+    OUT changes jsonb
+) RETURNS SETOF record
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
+COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
+'What was revoked, disabled, suspended or changed since a moment, so that it can be repeated in a database restored to that moment';
+
+CREATE FUNCTION keysmith.replay_revocations(
+    revocations jsonb,
+    OUT action text,
+    OUT keyspace text,
+    OUT tenant text,
+    OUT key_id uuid,
+    OUT name text,
+    OUT outcome text
+) RETURNS SETOF record
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_replay_revocations';
+COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
+'Repeats in a restored database what revocations_since listed; it may be called more than once';
+
+-- Revoked, disabled and suspended rows have the time in a column. Other changes are found in
+-- the audit. Whether one narrowed a key also depends on roles, plans and defaults, so all
+-- changed fields are listed.
+CREATE FUNCTION keysmith_private.ended_since(
+    since timestamptz, OUT at timestamptz, OUT action text, OUT keyspace text, OUT tenant text,
+    OUT key_id uuid, OUT name text, OUT reason text, OUT changes jsonb
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT k.revoked_at AS at, 'revoke'::text AS action, k.keyspace::text, t.name::text AS tenant,
+           k.key_id, NULL::text AS name, k.revoked_reason AS reason, NULL::jsonb AS changes
+    FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
+    WHERE k.revoked_at >= since
+    UNION ALL
+    SELECT k.disabled_at, 'disable', k.keyspace, t.name, k.key_id, NULL, NULL, NULL
+    FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
+    WHERE k.disabled_at >= since AND k.revoked_at IS NULL
+    UNION ALL
+    SELECT max(a.at), 'alter', k.keyspace, k.tenant, k.key_id, NULL, NULL,
+           jsonb_object_agg(field, to_jsonb(k) -> field)
+    FROM keysmith_private.audit_entry a
+    JOIN keysmith_private.audit_content c ON c.digest = a.content
+    JOIN keysmith_private.key_listing k USING (key_id),
+         unnest('{scopes,role,owner,allowlist,expires_at}'::text[]) AS field
+    WHERE a.at >= since AND a.action IN ('alter', 'rotate') AND k.revoked_at IS NULL
+      AND c.before -> field IS DISTINCT FROM c.after -> field
+    GROUP BY k.keyspace, k.tenant, k.key_id
+    UNION ALL
+    SELECT t.suspended_at, 'suspend', t.keyspace, t.name, NULL, NULL, t.suspended_reason, NULL
+    FROM keysmith_private.tenant t
+    WHERE t.suspended_at >= since
+    UNION ALL
+    SELECT a.at, CASE WHEN m.role IS NULL THEN 'remove_member' ELSE 'set_member' END,
+           a.keyspace, a.tenant, NULL, a.member, NULL,
+           CASE WHEN m.role IS NOT NULL THEN jsonb_build_object('role', m.role) END
+    FROM (SELECT keyspace, tenant, before ->> 'member' AS member, max(at) AS at
+          FROM keysmith_private.audit_entry
+          JOIN keysmith_private.audit_content ON digest = content
+          WHERE at >= since AND action IN ('set_member', 'remove_member') AND before IS NOT NULL
+          GROUP BY 1, 2, 3) a
+    JOIN keysmith_private.tenant t ON t.keyspace = a.keyspace AND t.name = a.tenant
+    LEFT JOIN keysmith_private.member m ON m.tenant_id = t.tenant_id AND m.member = a.member
+    UNION ALL
+    SELECT a.at, 'define_role', r.keyspace, NULL, NULL, r.role, NULL,
+           jsonb_build_object('scopes', r.scopes)
+    FROM (SELECT keyspace, before ->> 'role' AS role, max(at) AS at
+          FROM keysmith_private.audit_entry
+          JOIN keysmith_private.audit_content ON digest = content
+          WHERE at >= since AND action = 'define_role' AND before IS NOT NULL
+          GROUP BY 1, 2) a
+    JOIN keysmith_private.role r ON r.keyspace = a.keyspace AND r.role = a.role
+    ORDER BY at, action, key_id, name
+$$;
+COMMENT ON FUNCTION keysmith_private.ended_since(timestamptz) IS
+'The rows of revocations_since(), for callers who may see all tenants';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_revocations
+
+-- Checks that the audit is complete and unchanged.
 
 CREATE FUNCTION keysmith.audit_heads(
     OUT keyspace text,
@@ -2026,7 +2770,7 @@ CREATE FUNCTION keysmith.audit_heads(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_heads';
 COMMENT ON FUNCTION keysmith.audit_heads() IS
-'The last entry of each chain: kept elsewhere, it shows later that none was cut off';
+'The last entry of each chain; a copy kept elsewhere proves later that no entry was removed from the end';
 
 CREATE FUNCTION keysmith.audit_verify(
     heads jsonb DEFAULT NULL,
@@ -2038,18 +2782,364 @@ CREATE FUNCTION keysmith.audit_verify(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_verify';
 COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
-'Checks each keyspace''s chain, also against heads that were kept, and names the first bad entry';
+'Checks the chain of each keyspace, also against heads that were kept, and names the first bad entry';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:79
+-- src/install.rs:17
 -- requires:
---   audit
+--   manage_audit_proof
 
--- Row-level security for applications' own tables.
+-- Usage in pages and charts.
 
--- The policies that isolate() made, so that their loss is noticed. The table's number is that of one
--- database of one server: what was restored elsewhere is found by its name.
+CREATE FUNCTION keysmith.usage_logs(
+    tenant text,
+    key_id uuid DEFAULT NULL,
+    page integer DEFAULT 1,
+    per_page integer DEFAULT 50,
+    keyspace text DEFAULT 'default'
+) RETURNS jsonb
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_logs';
+COMMENT ON FUNCTION keysmith.usage_logs(text, uuid, integer, integer, text) IS
+'A page of a tenant''s requests, newest first';
+
+-- A STABLE function uses the snapshot of the calling query. So the total, the place and the
+-- rows are of one moment. Marks exist for keys and for tenants. Pages of one environment of a
+-- tenant are found without them.
+CREATE FUNCTION keysmith_private.usage_page(
+    tenant_id uuid,
+    key_id uuid,
+    page integer,
+    per_page integer,
+    environment text
+) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    wanted  constant bigint := (usage_page.page::bigint - 1) * usage_page.per_page;
+    whose   constant uuid := coalesce(usage_page.key_id, usage_page.tenant_id);
+    place   record;
+    mark    record;
+    entries jsonb := '[]';
+BEGIN
+    -- Finds the newest and the oldest hour with rows of the page, and the number of rows that are
+    -- newer than the newest of these hours.
+    WITH days AS (
+        SELECT day, sum(n) AS n, sum(sum(n)) OVER (ORDER BY day DESC) AS upto FROM (
+            SELECT d.period AS day, d.requests - d.gone AS n FROM keysmith_private.usage_day d
+            WHERE d.tenant_id = usage_page.tenant_id AND d.requests > d.gone
+              AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+              AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
+            UNION ALL
+            SELECT date_trunc('day', d.period, 'UTC'), d.requests FROM keysmith_private.usage_delta d
+            WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
+              AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+              AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
+        ) AS counts GROUP BY day
+    ), span AS (
+        SELECT max(day) AS newest, min(day) AS oldest, min(upto - n) AS skipped
+        FROM days WHERE upto > wanted AND upto - n < wanted + usage_page.per_page
+    ), hours AS (
+        SELECT hour, sum(n) AS n, (SELECT skipped FROM span) + sum(sum(n)) OVER (ORDER BY hour DESC) AS upto
+        FROM (
+            SELECT h.period AS hour, h.requests - h.gone AS n FROM keysmith_private.usage_hour h, span
+            WHERE h.tenant_id = usage_page.tenant_id
+              AND (usage_page.key_id IS NULL OR h.key_id = usage_page.key_id)
+              AND (usage_page.environment IS NULL OR h.environment = usage_page.environment)
+              AND h.period >= span.oldest AND h.period < span.newest + interval '24 hours'
+            UNION ALL
+            SELECT d.period, d.requests FROM keysmith_private.usage_delta d, span
+            WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
+              AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+              AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
+              AND d.period >= span.oldest AND d.period < span.newest + interval '24 hours'
+        ) AS counts GROUP BY hour
+    ), found AS (
+        SELECT max(hour) AS newest, min(hour) AS oldest, min(upto - n) AS skipped
+        FROM hours WHERE n > 0 AND upto > wanted AND upto - n < wanted + usage_page.per_page
+    )
+    SELECT (SELECT coalesce(sum(n), 0) FROM days) AS total, f.newest, f.oldest,
+           f.newest + interval '1 hour' AS ends, (wanted - f.skipped)::bigint AS skip,
+           (h.n - (wanted - f.skipped))::bigint AS rank
+    INTO place FROM found f LEFT JOIN hours h ON h.hour = f.newest;
+
+    -- The page begins at the row of that rank in its hour, counted from the oldest row. The next
+    -- mark above it is near. A mark is wrong if rows before it changed since the last fold.
+    IF place.newest IS NOT NULL THEN
+        SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith_private.usage_mark m
+        WHERE m.holder = whose AND m.period = place.newest AND m.position >= place.rank
+          AND usage_page.environment IS NULL
+          AND m.at < coalesce((
+              SELECT min(d.changed_from) FROM keysmith_private.usage_delta d
+              WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
+                AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
+                AND d.period = place.newest), 'infinity')
+        ORDER BY m.position LIMIT 1;
+        EXECUTE format(
+            'SELECT coalesce(jsonb_agg(jsonb_build_object(
+                 ''at'', at, ''request_id'', request_id, ''key_id'', key_id, ''environment'', environment,
+                 ''method'', method, ''endpoint'', endpoint, ''status'', status, ''outcome'', outcome,
+                 ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
+                 ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
+             FROM (SELECT * FROM keysmith_private.usage_event
+                   WHERE tenant_id = $1 %s %s AND at >= $3 AND at < $4
+                     AND (at, incarnation, sequence) <= ($5, $6, $7)
+                   ORDER BY at DESC, incarnation DESC, sequence DESC OFFSET $8 LIMIT $9) AS rows',
+            CASE WHEN usage_page.key_id IS NOT NULL THEN 'AND key_id = $2' END,
+            CASE WHEN usage_page.environment IS NOT NULL THEN 'AND environment = $10' END)
+        INTO entries
+        USING usage_page.tenant_id, usage_page.key_id, place.oldest, place.ends,
+              coalesce(mark.at, 'infinity'), coalesce(mark.incarnation, 9223372036854775807),
+              coalesce(mark.sequence, 9223372036854775807),
+              coalesce(mark.position - place.rank, place.skip), usage_page.per_page,
+              usage_page.environment;
+    END IF;
+    RETURN jsonb_build_object('data', entries, 'meta', jsonb_build_object(
+        'total', place.total, 'page', usage_page.page, 'limit', usage_page.per_page));
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer, text) IS
+'The result of usage_logs, for callers who may read the tables';
+
+CREATE FUNCTION keysmith.usage_chart(
+    tenant text DEFAULT NULL,
+    key_id uuid DEFAULT NULL,
+    per text DEFAULT 'hour',
+    bars integer DEFAULT 24,
+    width integer DEFAULT 80,
+    until timestamptz DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS SETOF text
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_usage_chart';
+COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
+'Draws how many requests there were, as bars that fit a terminal';
+
+-- For these tenants and this environment; null stands for all.
+CREATE FUNCTION keysmith_private.usage_bars(
+    tenants uuid[], environment text, keyspace text, tenant text, key_id uuid, per text, bars integer,
+    width integer, until timestamptz
+) RETURNS SETOF text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    is_hour constant boolean := usage_bars.per = 'hour';
+    shown   constant text := CASE WHEN is_hour THEN 'MM-DD HH24:00' ELSE 'YYYY-MM-DD' END;
+    step    constant interval := CASE WHEN is_hour THEN '1 hour' ELSE '24 hours' END;
+    -- Other encodings may lack the block characters.
+    is_utf8 constant boolean := getdatabaseencoding() = 'UTF8';
+    let_in  constant text := chr(CASE WHEN is_utf8 THEN 9608 ELSE ascii('#') END);
+    refused constant text := chr(CASE WHEN is_utf8 THEN 9617 ELSE ascii('-') END);
+    nothing constant text := chr(CASE WHEN is_utf8 THEN 183 ELSE ascii('.') END);
+    newest  constant timestamptz :=
+        date_trunc(usage_bars.per, coalesce(usage_bars.until, clock_timestamp()), 'UTC');
+    -- psql puts a space on either side. The columns left of the bars have a fixed width.
+    room    constant integer := usage_bars.width - 2 - CASE WHEN is_hour THEN 32 ELSE 31 END;
+BEGIN
+    RETURN QUERY SELECT left(format('requests per %s, UTC%s', usage_bars.per,
+                                    coalesce(', of ' || usage_bars.tenant, '')), usage_bars.width - 2);
+    RETURN QUERY
+    WITH counts AS (
+        SELECT u.hour AS period, u.requests, u.outcome FROM keysmith_private.all_usage_hourly u
+        WHERE is_hour AND u.keyspace = usage_bars.keyspace
+          AND (usage_bars.tenants IS NULL OR u.tenant_id = ANY (usage_bars.tenants))
+          AND (usage_bars.environment IS NULL OR u.environment = usage_bars.environment)
+          AND (usage_bars.key_id IS NULL OR u.key_id = usage_bars.key_id)
+          AND u.hour > newest - step * usage_bars.bars AND u.hour <= newest
+        UNION ALL
+        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome
+        FROM keysmith_private.all_usage_daily u
+        WHERE NOT is_hour AND u.keyspace = usage_bars.keyspace
+          AND (usage_bars.tenants IS NULL OR u.tenant_id = ANY (usage_bars.tenants))
+          AND (usage_bars.environment IS NULL OR u.environment = usage_bars.environment)
+          AND (usage_bars.key_id IS NULL OR u.key_id = usage_bars.key_id)
+          AND u.day > ((newest - step * usage_bars.bars) AT TIME ZONE 'UTC')::date
+          AND u.day <= (newest AT TIME ZONE 'UTC')::date
+    ), filled AS (
+        SELECT newest - step * n AS period, coalesce(sum(c.requests), 0) AS requests,
+               coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0) AS refusals
+        FROM generate_series(0, usage_bars.bars - 1) AS n
+        LEFT JOIN counts c ON c.period = newest - step * n
+        GROUP BY n
+    ), scaled AS (
+        SELECT *, sum(requests) OVER () AS total,
+               -- Each number above 0 has at least one block.
+               greatest(round(requests * room / nullif(max(requests) OVER (), 0)),
+                        (requests > refusals)::integer + (refusals > 0)::integer)::integer AS blocks,
+               greatest(round(refusals * room / nullif(max(requests) OVER (), 0)),
+                        (refusals > 0)::integer)::integer AS grey,
+               ARRAY(SELECT CASE WHEN number < 10000000 THEN number::text
+                         ELSE trunc(number / power(1000::numeric, thousands), 1)
+                              || substr('kMGTPE', thousands, 1) END
+                     FROM unnest(ARRAY[requests, refusals]) WITH ORDINALITY AS u (number, n),
+                          LATERAL (SELECT (length(number::text) - 1) / 3 AS thousands) AS t
+                     ORDER BY n) AS numbers
+        FROM filled
+    ), lines AS (
+        SELECT period, total, to_char(period AT TIME ZONE 'UTC', shown)
+               || '  ' || lpad(numbers[1], 8) || '  ' || lpad(numbers[2], 7) || '  '
+               || CASE WHEN requests = 0 THEN nothing
+                      ELSE repeat(let_in, blocks - least(grey, blocks - (requests > refusals)::integer))
+                           || repeat(refused, least(grey, blocks - (requests > refusals)::integer))
+                  END AS line
+        FROM scaled
+    )
+    SELECT text FROM (
+        SELECT 1 AS part, NULL::timestamptz AS period,
+               rpad('', length(shown) - CASE WHEN is_hour THEN 2 ELSE 0 END) || '  requests  refused' AS text
+        UNION ALL
+        SELECT 2, period, line FROM lines
+        UNION ALL
+        SELECT 3, NULL, CASE WHEN max(total) = 0 THEN 'no requests in this time'
+                             ELSE format('%s let in  %s refused', let_in, refused) END
+        FROM lines
+    ) AS parts ORDER BY part, period;
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_bars(
+    uuid[], text, text, text, uuid, text, integer, integer, timestamptz) IS
+'The rows of usage_chart, for callers who may read the tables';
+
+CREATE FUNCTION keysmith.blast_radius(
+    key_id uuid,
+    OUT relation text,
+    OUT rows bigint,
+    OUT first_at timestamptz,
+    OUT last_at timestamptz
+) RETURNS SETOF record
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_blast_radius';
+COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
+'The tracked tables that a key changed, and the number of changed rows of each';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_usage
+
+-- The state of usage records.
+
+CREATE FUNCTION keysmith.usage_status(OUT name text, OUT value text) RETURNS SETOF record
+LANGUAGE c ROWS 30 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
+COMMENT ON FUNCTION keysmith.usage_status() IS
+'The state of usage records: room in the buffer, counts since the server started, the worker, losses';
+
+CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
+COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
+'Waits until all usage records that were made so far in this database are stored';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_usage_status
+
+-- The scopes that keys have, compared with those that their requests need.
+
+CREATE FUNCTION keysmith.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_scopes_used';
+COMMENT ON FUNCTION keysmith.scopes_used(text, text, text, text[]) IS
+'The given scopes that cover the scopes of a route; null if the request matches no route';
+
+-- If the keyspace has a catalogue of scopes, a wildcard counts as the scopes that it covers.
+CREATE VIEW keysmith_private.all_overprivileged_keys AS
+SELECT t.name AS tenant, k.keyspace, k.label, k.key_snippet, k.scopes,
+       ARRAY(SELECT u.scope FROM pg_catalog.unnest(g.scopes) AS u (scope)
+             WHERE u.scope <> ALL (r.used) ORDER BY u.scope) AS unused_scopes,
+       r.used AS used_scopes, r.requests, r.untold, k.key_id, k.tenant_id, k.environment
+FROM keysmith_private.key k
+JOIN keysmith_private.tenant t USING (tenant_id)
+JOIN keysmith_private.keyspace s ON s.keyspace = k.keyspace
+CROSS JOIN LATERAL (
+    SELECT coalesce(pg_catalog.array_agg(DISTINCT coalesce(c.scope, h.scope)), '{}') AS scopes
+    FROM pg_catalog.unnest(CASE
+             WHEN pg_catalog.cardinality(k.scopes) > 0 THEN k.scopes
+             WHEN s.empty_scopes = 'all' AND k.role IS NULL AND k.owner IS NULL THEN '{*}' END) AS h (scope)
+    LEFT JOIN keysmith_private.scope c ON c.keyspace = k.keyspace
+         AND (h.scope = '*' OR h.scope LIKE '%:*'
+              AND pg_catalog.starts_with(c.scope, pg_catalog.left(h.scope, -1)))
+) AS g
+CROSS JOIN LATERAL (
+    SELECT ARRAY(SELECT DISTINCT n.scope FROM pg_catalog.unnest(
+               pg_catalog.array_agg(pg_catalog.array_to_string(e.used, ' '))) AS l (line),
+               pg_catalog.regexp_split_to_table(l.line, ' ') AS n (scope)
+               WHERE n.scope <> '' ORDER BY n.scope) AS used,
+           pg_catalog.sum(e.requests)::bigint AS requests,
+           coalesce(pg_catalog.sum(e.requests) FILTER (WHERE e.used IS NULL), 0)::bigint AS untold,
+           pg_catalog.count(e.used) AS told
+    FROM (SELECT pg_catalog.count(*) AS requests,
+                 keysmith.scopes_used(k.keyspace, v.method, v.endpoint, g.scopes) AS used
+          FROM keysmith_private.usage_event v
+          WHERE v.key_id = k.key_id AND v.outcome = 'ok'
+            AND v.at > pg_catalog.clock_timestamp() - interval '30 days'
+          GROUP BY v.method, v.endpoint) AS e
+) AS r
+WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
+  AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
+  AND r.told > 0 AND NOT g.scopes <@ r.used;
+SELECT keysmith_private.publish('overprivileged_keys', '{tenant_id,environment}');
+COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that no request of the last 30 days needed';
+COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant that the key belongs to';
+COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith.overprivileged_keys.label IS 'The name of the key, for people';
+COMMENT ON COLUMN keysmith.overprivileged_keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
+COMMENT ON COLUMN keysmith.overprivileged_keys.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
+COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'The scopes that no route it used requires; a wildcard stands for the scopes of the catalogue that it covers';
+COMMENT ON COLUMN keysmith.overprivileged_keys.used_scopes IS 'The scopes that a route it used requires';
+COMMENT ON COLUMN keysmith.overprivileged_keys.requests IS 'The number of accepted requests';
+COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'The number of these that matched no route, and so may have needed any scope';
+COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; it is not secret';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_scopes_used
+
+-- The progress of protect_existing().
+
+CREATE FUNCTION keysmith.hashing_state(
+    relation oid,
+    trigger_id oid,
+    OUT phase text,
+    OUT part text,
+    OUT round integer,
+    OUT pages_total bigint,
+    OUT pages_done bigint,
+    OUT rows_done bigint,
+    OUT started_at timestamptz,
+    OUT finished_at timestamptz
+) RETURNS SETOF record
+LANGUAGE c STABLE STRICT ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_hashing_state';
+COMMENT ON FUNCTION keysmith.hashing_state(oid, oid) IS
+'The progress of protect_existing in a table, for its owner and for callers that see everything; hashing_progress calls it';
+
+CREATE VIEW keysmith.hashing_progress AS
+SELECT t.tgrelid::regclass AS relation, s.phase, s.part, s.round, s.pages_total, s.pages_done, s.rows_done,
+       s.started_at, s.finished_at
+FROM pg_catalog.pg_trigger t, LATERAL keysmith.hashing_state(t.tgrelid, t.oid) s
+WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
+  AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure;
+COMMENT ON VIEW keysmith.hashing_progress IS 'The protected tables that the reader owns, with the progress of protect_existing in each';
+COMMENT ON COLUMN keysmith.hashing_progress.relation IS 'The protected table';
+COMMENT ON COLUMN keysmith.hashing_progress.phase IS 'not begun, digesting rows or done';
+COMMENT ON COLUMN keysmith.hashing_progress.part IS 'The table, partition or child table that it is working on; null before and after';
+COMMENT ON COLUMN keysmith.hashing_progress.round IS 'The number of the round; rows that moved during one round are found in the next';
+COMMENT ON COLUMN keysmith.hashing_progress.pages_total IS 'The number of pages of the table when it began';
+COMMENT ON COLUMN keysmith.hashing_progress.pages_done IS 'The number of these pages that are done';
+COMMENT ON COLUMN keysmith.hashing_progress.rows_done IS 'The number of rows that were digested';
+COMMENT ON COLUMN keysmith.hashing_progress.started_at IS 'The time when it began; null before that';
+COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'The time when it was done; null before that';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_hashing_state
+
+-- The register of isolated tables, and the policies that they must have.
+
+-- An entry describes the policies that isolate() made, so that a missing policy is noticed. OIDs
+-- of tables are valid in one database of one server. In a restored database the table is found by
+-- its name.
 CREATE TABLE keysmith_private.isolated_table (
     server             bigint NOT NULL,
     database           oid NOT NULL,
@@ -2067,16 +3157,16 @@ CREATE TABLE keysmith_private.isolated_table (
     isolated_at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (server, database, relation)
 );
-COMMENT ON TABLE keysmith_private.isolated_table IS 'Tables that isolate() was called for, and their policies as it made them';
-COMMENT ON COLUMN keysmith_private.isolated_table.server IS 'The server and the database in which relation is the table''s number';
-COMMENT ON COLUMN keysmith_private.isolated_table.tenant_number IS 'The column''s number, which stays when the column is renamed';
-COMMENT ON COLUMN keysmith_private.isolated_table.has_access IS 'Whether there is to be keysmith_access: other policies permit rows otherwise';
+COMMENT ON TABLE keysmith_private.isolated_table IS 'The tables that isolate() was called for, with the policies that it made';
+COMMENT ON COLUMN keysmith_private.isolated_table.server IS 'The server in which relation is the OID of the table; database is the database in it';
+COMMENT ON COLUMN keysmith_private.isolated_table.tenant_number IS 'The number of the column, which does not change when the column is renamed';
+COMMENT ON COLUMN keysmith_private.isolated_table.has_access IS 'Whether the table must have the policy keysmith_access; otherwise other policies permit rows';
 COMMENT ON COLUMN keysmith_private.isolated_table.was_enabled IS 'Whether row security was enabled before; release() restores it';
 COMMENT ON COLUMN keysmith_private.isolated_table.was_forced IS 'Whether row security was forced before; release() restores it';
 SELECT pg_catalog.pg_extension_config_dump('keysmith_private.isolated_table', '');
 
--- Entries with their tables: by number where the number is of this database, and by name.
--- Both may be found, where a table was renamed and another was made under its name.
+-- Entries with their tables: found by OID if that is of this database, and by name. If a table was
+-- renamed, and another was made under its name, both are found.
 CREATE VIEW keysmith_private.isolated AS
 WITH entry AS (
     SELECT t.*, t.server = s.system_identifier AND t.database = d.oid AS is_here
@@ -2095,7 +3185,7 @@ JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = e.table_nam
 WHERE c.relkind IN ('r', 'p')
   -- A table that has its own entry is not the table of another entry.
   AND NOT EXISTS (SELECT FROM entry o WHERE o.is_here AND o.relation = c.oid);
-COMMENT ON VIEW keysmith_private.isolated IS 'Isolated tables that are there, with their entries in the register';
+COMMENT ON VIEW keysmith_private.isolated IS 'The isolated tables that exist, with their entries in the register';
 
 CREATE FUNCTION keysmith_private.base_type(type oid) RETURNS oid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2106,12 +3196,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     )
     SELECT m.oid FROM made_of m WHERE m.base = 0
 $$;
-COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The type itself, or what a domain is made of';
+COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The base type of a domain; any other type as it is';
 
--- It is written as PostgreSQL prints it, so that a policy can be compared with it.
+-- The text is the one that PostgreSQL prints, so that it can be compared with a policy.
 --
--- Sub-selects are evaluated once a query, and what they give can be looked up in an
--- index; bare calls would be made for each row.
+-- A sub-select is evaluated once per query, and an index can be searched for its value. A bare
+-- call would be evaluated for each row.
 CREATE FUNCTION keysmith_private.isolation_condition(
     relation oid, tenant_number smallint, keyspace text, environment_number smallint
 ) RETURNS text
@@ -2142,9 +3232,9 @@ $$;
 COMMENT ON FUNCTION keysmith_private.isolation_condition(oid, smallint, text, smallint) IS
 'The condition of an isolated table''s policies, as PostgreSQL prints it';
 
--- A column by its number where that is known, else by its name. If it was renamed before a
--- dump was made, neither is right in the restored database: then it may be any column that the
--- policies compare.
+-- A column is found by its number if the table is the same, else by its name. If the column was
+-- renamed before the dump, neither is right in the restored database: then it may be any column
+-- that the policies use.
 CREATE FUNCTION keysmith_private.columns_meant(relation oid, is_same boolean, number smallint, name text)
 RETURNS SETOF smallint
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2163,17 +3253,17 @@ $$;
 COMMENT ON FUNCTION keysmith_private.columns_meant(oid, boolean, smallint, text) IS
 'The columns of a table that an entry of the register may mean';
 
--- No policy of isolate() is that long.
+-- The policies of isolate() are never that long.
 CREATE FUNCTION keysmith_private.is_too_long(expression pg_catalog.pg_node_tree) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN pg_column_size(expression) > 100000 THEN true
                 ELSE octet_length(expression::text) > 100000 END
 $$;
 COMMENT ON FUNCTION keysmith_private.is_too_long(pg_catalog.pg_node_tree) IS
-'Whether an expression is too long to be looked at';
+'Whether an expression is too long to be checked';
 
--- To print a policy PostgreSQL opens its table, with all that the table has. Its owner may have it
--- locked, or have put there what can't be read again, such as an expression that is nested too deep.
+-- PostgreSQL opens a table to print its policies. Another session may have locked the table. Or
+-- the owner may have made it unreadable, as by an expression that is nested too deep.
 CREATE FUNCTION keysmith_private.printed(expression pg_catalog.pg_node_tree, relation oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
 SET lock_timeout = '20ms' AS $$
@@ -2214,8 +3304,8 @@ $$;
 COMMENT ON FUNCTION keysmith_private.policy_fault(oid, name, boolean, text) IS
 'How a policy differs from what isolate() makes; null if it does not';
 
--- By which columns each table is isolated. Of several that an entry may mean, those count
--- which its policies compare. Without its columns a table has no condition to meet.
+-- The columns by which each table is isolated. If an entry may mean several columns, those that
+-- the policies use are taken. If a column is missing, the condition is null.
 CREATE VIEW keysmith_private.isolated_by AS
 SELECT DISTINCT ON (r.found) r.*
 FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tenant_column,
@@ -2225,7 +3315,7 @@ FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tena
                   THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum) END AS condition
       FROM keysmith_private.isolated i
       LEFT JOIN LATERAL (
-          -- Not all columns: a view keeps them by name, and a later major has others.
+          -- Not *: the view would depend on all columns, and pg_attribute has others in other majors.
           SELECT a.attname, a.attnum, a.atttypid FROM pg_catalog.pg_attribute a
           JOIN keysmith_private.columns_meant(
               i.found, i.is_same, i.tenant_number, i.tenant_column) AS m (number) ON m.number = a.attnum
@@ -2239,9 +3329,76 @@ ORDER BY r.found,
          keysmith_private.policy_fault(r.found, 'keysmith_tenant', false, r.condition) IS NULL
          OR keysmith_private.policy_fault(r.found, 'keysmith_access', true, r.condition) IS NULL DESC;
 COMMENT ON VIEW keysmith_private.isolated_by IS
-'By which columns tables are isolated, and the condition that their policies must have';
+'The columns by which tables are isolated, and the condition that their policies must have';
 
--- Tables that Citus has distributed. Its catalog is there where it is installed.
+-- The state of a table before isolate() was first called for it. The entry of a dropped table does
+-- not apply to a new table of that name, unless that has the policies.
+CREATE FUNCTION keysmith_private.before_isolation(
+    about oid, OUT is_isolated boolean, OUT was_enabled boolean, OUT was_forced boolean
+) RETURNS record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p.is_there OR i.found IS NOT NULL,
+           CASE WHEN p.is_there OR i.is_same OR NOT i.is_here THEN coalesce(i.was_enabled, false)
+                ELSE c.relrowsecurity END,
+           CASE WHEN p.is_there OR i.is_same OR NOT i.is_here THEN coalesce(i.was_forced, false)
+                ELSE c.relforcerowsecurity END
+    FROM pg_class c
+    CROSS JOIN LATERAL (SELECT EXISTS (
+        SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'keysmith_tenant')) p (is_there)
+    LEFT JOIN keysmith_private.isolated i ON i.found = c.oid AND NOT i.is_namesake
+    WHERE c.oid = about
+    ORDER BY i.is_same DESC NULLS LAST LIMIT 1
+$$;
+COMMENT ON FUNCTION keysmith_private.before_isolation(oid) IS
+'Whether a table is isolated, and the state of its row security before that';
+
+CREATE FUNCTION keysmith_private.forget_isolated(known_as oid) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM keysmith_private.isolated_table t USING keysmith_private.isolated i
+    WHERE (i.server, i.database, i.relation) = (t.server, t.database, t.relation)
+      AND i.found = known_as AND NOT i.is_namesake
+$$;
+COMMENT ON FUNCTION keysmith_private.forget_isolated(oid) IS 'Removes a table from the register';
+
+CREATE FUNCTION keysmith_private.note_isolated(
+    relation oid, tenant_number smallint, keyspace text, environment_number smallint,
+    has_access boolean, was_enabled boolean, was_forced boolean
+) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT keysmith_private.forget_isolated(relation);
+    INSERT INTO keysmith_private.isolated_table AS t
+        (server, database, relation, schema_name, table_name, tenant_column, tenant_number, keyspace,
+         environment_column, environment_number, has_access, was_enabled, was_forced)
+    SELECT s.system_identifier, d.oid, c.oid, n.nspname, c.relname, a.attname, a.attnum, keyspace,
+           e.attname, e.attnum, has_access, was_enabled, was_forced
+    FROM pg_control_system() s
+    JOIN pg_database d ON d.datname = current_database()
+    JOIN pg_class c ON c.oid = relation
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = tenant_number
+    LEFT JOIN pg_attribute e ON e.attrelid = c.oid AND e.attnum = environment_number
+    -- A transaction with an old snapshot gets an error that tells it to try again.
+    ON CONFLICT ON CONSTRAINT isolated_table_pkey DO UPDATE SET isolated_at = excluded.isolated_at;
+    -- The entries of tables that do not exist any more: the newest thousand are kept.
+    DELETE FROM keysmith_private.isolated_table t
+    WHERE (t.server, t.database, t.relation) IN (
+        SELECT o.server, o.database, o.relation FROM keysmith_private.isolated_table o
+        WHERE NOT EXISTS (SELECT FROM keysmith_private.isolated i
+                          WHERE (i.server, i.database, i.relation) = (o.server, o.database, o.relation))
+        ORDER BY o.isolated_at DESC OFFSET 1000);
+$$;
+COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean) IS
+'Adds a table to the register, with the policies that isolate() made';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_isolation_register
+
+-- Row-level security for application tables.
+
+-- Citus has a catalog of the tables that it distributes, where it is installed.
 CREATE FUNCTION keysmith_private.distributed_tables() RETURNS SETOF oid
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -2251,8 +3408,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION keysmith_private.distributed_tables() IS 'Tables that Citus has distributed';
 
--- Who brings requests to tables: whoever was given the level verifier, or a function that
--- decides. Administrators may call all functions.
+-- These roles run the requests of applications: they have the level verifier, or EXECUTE on a
+-- function that decides. Administrators are left out, as they may call all functions.
 CREATE VIEW keysmith_private.verifying_role AS
 WITH RECURSIVE verifier(oid) AS (
     (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level = 'verifier'
@@ -2279,11 +3436,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_class c WHERE c.oid = relation
 $$;
 COMMENT ON FUNCTION keysmith_private.is_reachable(oid) IS
-'Whether a table was granted to others than its owner, or its owner decides about keys';
+'Whether roles other than the owner have privileges on a table, or the owner decides about keys';
 
--- What is wrong with isolated tables: by isolate(), or by policies that someone wrote with
--- our functions. A fault that lets a tenant see rows of another, or closes a table that
--- isolate() left open to its tenants, is an error; warnings are ways around policies.
+-- Looks at tables that isolate() was called for, and at tables with hand-written policies that
+-- call our functions. It is an error if a tenant can see rows of another, or cannot see its own
+-- rows. Ways around the policies are warnings.
 CREATE FUNCTION keysmith_private.isolation_problems(
     wanted oid DEFAULT NULL, OUT relation oid, OUT level text, OUT problem text, OUT remedy text
 ) RETURNS SETOF record
@@ -2341,7 +3498,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT i.oid, 'error', format('policy %s %s', p.name, f.fault), 'call keysmith.isolate() for it again'
     FROM isolated i
-    -- Not all tables' policies are printed for the sake of one.
+    -- If one table is wanted, only its policies are printed.
     JOIN keysmith_private.isolated_by e ON e.found = i.oid AND (wanted IS NULL OR e.found = wanted)
     CROSS JOIN (VALUES ('keysmith_tenant', false), ('keysmith_access', true)) AS p (name, is_permissive)
     CROSS JOIN LATERAL keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) AS f (fault)
@@ -2387,68 +3544,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
       AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = i.oid AND p.polname = 'keysmith_tenant')
 $$;
 COMMENT ON FUNCTION keysmith_private.isolation_problems(oid) IS
-'What is wrong with an isolated table, or with all of them, and what to do';
+'The problems of an isolated table, or of all isolated tables, with remedies';
 
--- The state of a table before isolate() was first called for it. An entry of a table that was
--- dropped is not about another table of that name, unless its policies came with it.
-CREATE FUNCTION keysmith_private.before_isolation(
-    about oid, OUT is_isolated boolean, OUT was_enabled boolean, OUT was_forced boolean
-) RETURNS record
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT p.is_there OR i.found IS NOT NULL,
-           CASE WHEN p.is_there OR i.is_same OR NOT i.is_here THEN coalesce(i.was_enabled, false)
-                ELSE c.relrowsecurity END,
-           CASE WHEN p.is_there OR i.is_same OR NOT i.is_here THEN coalesce(i.was_forced, false)
-                ELSE c.relforcerowsecurity END
-    FROM pg_class c
-    CROSS JOIN LATERAL (SELECT EXISTS (
-        SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'keysmith_tenant')) p (is_there)
-    LEFT JOIN keysmith_private.isolated i ON i.found = c.oid AND NOT i.is_namesake
-    WHERE c.oid = about
-    ORDER BY i.is_same DESC NULLS LAST LIMIT 1
-$$;
-COMMENT ON FUNCTION keysmith_private.before_isolation(oid) IS
-'Whether a table is isolated, and what its row security was before that';
-
-CREATE FUNCTION keysmith_private.forget_isolated(known_as oid) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    DELETE FROM keysmith_private.isolated_table t USING keysmith_private.isolated i
-    WHERE (i.server, i.database, i.relation) = (t.server, t.database, t.relation)
-      AND i.found = known_as AND NOT i.is_namesake
-$$;
-COMMENT ON FUNCTION keysmith_private.forget_isolated(oid) IS 'Takes a table out of the register';
-
-CREATE FUNCTION keysmith_private.note_isolated(
-    relation oid, tenant_number smallint, keyspace text, environment_number smallint,
-    has_access boolean, was_enabled boolean, was_forced boolean
-) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    SELECT keysmith_private.forget_isolated(relation);
-    INSERT INTO keysmith_private.isolated_table AS t
-        (server, database, relation, schema_name, table_name, tenant_column, tenant_number, keyspace,
-         environment_column, environment_number, has_access, was_enabled, was_forced)
-    SELECT s.system_identifier, d.oid, c.oid, n.nspname, c.relname, a.attname, a.attnum, keyspace,
-           e.attname, e.attnum, has_access, was_enabled, was_forced
-    FROM pg_control_system() s
-    JOIN pg_database d ON d.datname = current_database()
-    JOIN pg_class c ON c.oid = relation
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = tenant_number
-    LEFT JOIN pg_attribute e ON e.attrelid = c.oid AND e.attnum = environment_number
-    -- A transaction with an old snapshot gets an error that tells it to try again.
-    ON CONFLICT ON CONSTRAINT isolated_table_pkey DO UPDATE SET isolated_at = excluded.isolated_at;
-    -- Of tables that are gone, the newest thousand are remembered.
-    DELETE FROM keysmith_private.isolated_table t
-    WHERE (t.server, t.database, t.relation) IN (
-        SELECT o.server, o.database, o.relation FROM keysmith_private.isolated_table o
-        WHERE NOT EXISTS (SELECT FROM keysmith_private.isolated i
-                          WHERE (i.server, i.database, i.relation) = (o.server, o.database, o.relation))
-        ORDER BY o.isolated_at DESC OFFSET 1000);
-$$;
-COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean) IS
-'Puts a table into the register, as isolate() made it';
-
--- The notices of isolate().
+-- The notices and warnings of isolate().
 CREATE FUNCTION keysmith_private.tell_of_isolation(about regclass, tenant_number smallint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -2479,7 +3577,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION keysmith_private.tell_of_isolation(regclass, smallint) IS
-'Tells whoever isolates a table of ways around it, and of what would make it faster';
+'Warns the caller of isolate() about ways around the policies, and about a missing index';
 
 CREATE FUNCTION keysmith.isolate(
     relation regclass,
@@ -2489,14 +3587,14 @@ CREATE FUNCTION keysmith.isolate(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
 COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
-'Has row-level security show and accept the rows of the tenant that is signed in, and no others';
+'Sets row-level security up so that a table shows and accepts only rows of the tenant that is signed in';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';
 COMMENT ON FUNCTION keysmith.release(regclass) IS
-'Undoes isolate: takes its policies away, and leaves row security as it was before';
+'Undoes isolate: drops its policies, and restores the earlier state of row security';
 
--- For those who see everything, whatever rights they have on the catalogs.
+-- For callers that see everything, whatever their privileges on the catalogs.
 CREATE FUNCTION keysmith_private.isolation_states(
     OUT relation oid, OUT tenant_column text, OUT keyspace text, OUT environment_column text, OUT problem text
 ) RETURNS SETOF record
@@ -2507,7 +3605,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
                FROM keysmith_private.isolation_problems() a WHERE a.level = 'error'
                GROUP BY a.relation) p ON p.relation = b.found
 $$;
-COMMENT ON FUNCTION keysmith_private.isolation_states() IS 'What the view isolation shows';
+COMMENT ON FUNCTION keysmith_private.isolation_states() IS 'The rows of the view isolation';
 
 CREATE VIEW keysmith.isolation WITH (security_barrier) AS
 SELECT s.relation::regclass::text AS relation, s.tenant_column, s.keyspace, s.environment_column,
@@ -2516,666 +3614,19 @@ FROM keysmith_private.isolation_states() s
 ORDER BY 1;
 COMMENT ON VIEW keysmith.isolation IS 'Isolated tables, and whether their policies are as isolate() made them';
 COMMENT ON COLUMN keysmith.isolation.relation IS 'The isolated table';
-COMMENT ON COLUMN keysmith.isolation.tenant_column IS 'The column that tells whose a row is';
-COMMENT ON COLUMN keysmith.isolation.keyspace IS 'The keyspace that the tenants are of; null for any';
-COMMENT ON COLUMN keysmith.isolation.environment_column IS 'The column that tells a row''s environment; null for none';
-COMMENT ON COLUMN keysmith.isolation.ok IS 'Whether each tenant sees its rows, and no others';
-COMMENT ON COLUMN keysmith.isolation.problem IS 'What is wrong; null if nothing is';
+COMMENT ON COLUMN keysmith.isolation.tenant_column IS 'The column with the tenant of a row';
+COMMENT ON COLUMN keysmith.isolation.keyspace IS 'The keyspace of the tenants; null for any';
+COMMENT ON COLUMN keysmith.isolation.environment_column IS 'The column with the environment of a row; null if the table has no such column';
+COMMENT ON COLUMN keysmith.isolation.ok IS 'Whether each tenant sees its own rows only';
+COMMENT ON COLUMN keysmith.isolation.problem IS 'The problems; null if there is no problem';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:84
+-- src/install.rs:17
 -- requires:
---   isolation
+--   manage_isolation
 
--- What a restore to the past would undo.
-
-CREATE FUNCTION keysmith.revocations_since(
-    since timestamptz,
-    OUT at timestamptz,
-    OUT action text,
-    OUT keyspace text,
-    OUT tenant text,
-    OUT key_id uuid,
-    OUT name text,
-    OUT reason text,
-    OUT changes jsonb
-) RETURNS SETOF record
-LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
-COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
-'What was ended or changed since a moment, so that a database restored to it can do it again';
-
-CREATE FUNCTION keysmith.replay_revocations(
-    revocations jsonb,
-    OUT action text,
-    OUT keyspace text,
-    OUT tenant text,
-    OUT key_id uuid,
-    OUT name text,
-    OUT outcome text
-) RETURNS SETOF record
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_replay_revocations';
-COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
-'Does again, in a restored database, what revocations_since listed; twice is as once';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:89
--- requires:
---   restore
-
--- Usage as it is read: views, pages, charts. A caller who may see one tenant only sees
--- nothing of the others: see shows_everything().
-
-CREATE VIEW keysmith_private.all_usage AS
-SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id, k.label,
-       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id
-FROM keysmith_private.usage_event e
-JOIN keysmith_private.tenant t USING (tenant_id)
-LEFT JOIN keysmith_private.key k USING (key_id);
-SELECT keysmith_private.publish('usage');
-COMMENT ON VIEW keysmith.usage IS 'Requests of known keys, one row each, refused ones too';
-COMMENT ON COLUMN keysmith.usage.at IS 'When it was decided';
-COMMENT ON COLUMN keysmith.usage.request_id IS 'The name that the verdict gave to the decision';
-COMMENT ON COLUMN keysmith.usage.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.usage.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.usage.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.usage.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.usage.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.usage.method IS 'The HTTP method; null if it is not known';
-COMMENT ON COLUMN keysmith.usage.endpoint IS 'The path without its query, or what log_request gave; null if it is not known';
-COMMENT ON COLUMN keysmith.usage.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
-COMMENT ON COLUMN keysmith.usage.outcome IS 'ok, or the reason why it was refused';
-COMMENT ON COLUMN keysmith.usage.ip IS 'The address that the request came from; null if it is not known';
-COMMENT ON COLUMN keysmith.usage.latency IS 'How long the request took, as log_request was told; null if it is not known';
-COMMENT ON COLUMN keysmith.usage.tenant_id IS 'The id of the tenant';
-
-CREATE VIEW keysmith_private.all_usage_hourly AS
-SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
-       pg_catalog.sum(u.requests)::bigint AS requests,
-       pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id
-FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
-      FROM keysmith_private.usage_hour
-      UNION ALL
-      SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
-      FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
-JOIN keysmith_private.tenant t USING (tenant_id)
-GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
-HAVING pg_catalog.sum(u.requests) <> 0;
-SELECT keysmith_private.publish('usage_hourly');
-COMMENT ON VIEW keysmith.usage_hourly IS 'How many requests, by hour, key, environment, status and outcome';
-COMMENT ON COLUMN keysmith.usage_hourly.hour IS 'When the hour begins';
-COMMENT ON COLUMN keysmith.usage_hourly.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.usage_hourly.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.usage_hourly.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.usage_hourly.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.usage_hourly.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
-COMMENT ON COLUMN keysmith.usage_hourly.outcome IS 'ok, or the reason why it was refused';
-COMMENT ON COLUMN keysmith.usage_hourly.requests IS 'How many requests';
-COMMENT ON COLUMN keysmith.usage_hourly.latency IS 'The mean of those that are known';
-COMMENT ON COLUMN keysmith.usage_hourly.tenant_id IS 'The id of the tenant';
-
-CREATE VIEW keysmith_private.all_usage_daily AS
-SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
-       u.key_id, u.status, u.outcome,
-       pg_catalog.sum(u.requests)::bigint AS requests,
-       pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id
-FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
-      FROM keysmith_private.usage_day
-      UNION ALL
-      SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, key_id, environment, status,
-             outcome, requests, timed, latency
-      FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
-JOIN keysmith_private.tenant t USING (tenant_id)
-GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
-HAVING pg_catalog.sum(u.requests) <> 0;
-SELECT keysmith_private.publish('usage_daily');
-COMMENT ON VIEW keysmith.usage_daily IS 'How many requests, by day (UTC), key, environment, status and outcome';
-COMMENT ON COLUMN keysmith.usage_daily.day IS 'The day, in UTC';
-COMMENT ON COLUMN keysmith.usage_daily.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.usage_daily.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.usage_daily.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.usage_daily.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.usage_daily.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
-COMMENT ON COLUMN keysmith.usage_daily.outcome IS 'ok, or the reason why it was refused';
-COMMENT ON COLUMN keysmith.usage_daily.requests IS 'How many requests';
-COMMENT ON COLUMN keysmith.usage_daily.latency IS 'The mean of those that are known';
-COMMENT ON COLUMN keysmith.usage_daily.tenant_id IS 'The id of the tenant';
-
-CREATE VIEW keysmith_private.all_usage_endpoints AS
-SELECT (u.period AT TIME ZONE 'UTC')::date AS day, t.name AS tenant, t.keyspace, u.environment,
-       nullif(u.method, '') AS method, nullif(u.endpoint, '') AS endpoint,
-       pg_catalog.sum(u.requests)::bigint AS requests, pg_catalog.sum(u.refused)::bigint AS refused,
-       pg_catalog.sum(u.latency) / nullif(pg_catalog.sum(u.timed), 0)::double precision AS latency,
-       u.tenant_id
-FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused, timed, latency
-      FROM keysmith_private.usage_endpoint_day
-      UNION ALL
-      SELECT pg_catalog.date_trunc('day', period, 'UTC'), tenant_id, environment, method, endpoint,
-             requests, refused, timed, latency
-      FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
-JOIN keysmith_private.tenant t USING (tenant_id)
-GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
-HAVING pg_catalog.sum(u.requests) <> 0;
-SELECT keysmith_private.publish('usage_endpoints');
-COMMENT ON VIEW keysmith.usage_endpoints IS 'How many requests, by day (UTC), method and endpoint';
-COMMENT ON COLUMN keysmith.usage_endpoints.day IS 'The day, in UTC';
-COMMENT ON COLUMN keysmith.usage_endpoints.tenant IS 'The name of the tenant whose keys made the requests';
-COMMENT ON COLUMN keysmith.usage_endpoints.keyspace IS 'The keyspace of the tenant';
-COMMENT ON COLUMN keysmith.usage_endpoints.environment IS 'The environment of the keys, such as live or test';
-COMMENT ON COLUMN keysmith.usage_endpoints.method IS 'The HTTP method; null if it is not known';
-COMMENT ON COLUMN keysmith.usage_endpoints.endpoint IS '(other) for those beyond the 500 of a tenant that are counted apart';
-COMMENT ON COLUMN keysmith.usage_endpoints.requests IS 'How many requests, refused ones too';
-COMMENT ON COLUMN keysmith.usage_endpoints.refused IS 'How many of these were refused';
-COMMENT ON COLUMN keysmith.usage_endpoints.latency IS 'The mean of those that are known';
-COMMENT ON COLUMN keysmith.usage_endpoints.tenant_id IS 'The id of the tenant';
-
-CREATE VIEW keysmith_private.all_top_keys AS
-SELECT d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
-       pg_catalog.sum(d.requests)::bigint AS requests,
-       coalesce(pg_catalog.sum(d.requests) FILTER (WHERE d.outcome <> 'ok'), 0)::bigint AS refused,
-       pg_catalog.max(d.day) AS last_day, d.tenant_id, d.environment
-FROM keysmith_private.all_usage_daily d
-LEFT JOIN keysmith_private.key k USING (key_id)
-WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30
-GROUP BY d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id, d.environment;
-SELECT keysmith_private.publish('top_keys', '{environment}', 'ORDER BY requests DESC, key_id');
-COMMENT ON VIEW keysmith.top_keys IS 'The keys of the last 30 days, those with most requests first';
-COMMENT ON COLUMN keysmith.top_keys.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.top_keys.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.top_keys.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.top_keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.top_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.top_keys.requests IS 'How many requests, refused ones too';
-COMMENT ON COLUMN keysmith.top_keys.refused IS 'How many of these were refused';
-COMMENT ON COLUMN keysmith.top_keys.last_day IS 'The last day with a request, in UTC';
-COMMENT ON COLUMN keysmith.top_keys.tenant_id IS 'The id of the tenant';
-
-CREATE VIEW keysmith_private.all_top_refusals AS
-SELECT d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet,
-       pg_catalog.sum(d.requests)::bigint AS requests, pg_catalog.max(d.day) AS last_day, d.tenant_id,
-       d.environment
-FROM keysmith_private.all_usage_daily d
-LEFT JOIN keysmith_private.key k USING (key_id)
-WHERE d.day > (pg_catalog.now() AT TIME ZONE 'UTC')::date - 30 AND d.outcome <> 'ok'
-GROUP BY d.outcome, d.status, d.tenant, d.keyspace, d.key_id, k.label, k.key_snippet, d.tenant_id, d.environment;
-SELECT keysmith_private.publish('top_refusals', '{environment}', 'ORDER BY requests DESC, outcome, key_id');
-COMMENT ON VIEW keysmith.top_refusals IS 'What was refused in the last 30 days, the most frequent first';
-COMMENT ON COLUMN keysmith.top_refusals.outcome IS 'The reason why it was refused';
-COMMENT ON COLUMN keysmith.top_refusals.status IS 'The HTTP status of the verdict, or what log_request gave in its place';
-COMMENT ON COLUMN keysmith.top_refusals.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.top_refusals.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.top_refusals.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.top_refusals.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.top_refusals.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.top_refusals.requests IS 'How many requests';
-COMMENT ON COLUMN keysmith.top_refusals.last_day IS 'The last day with such a refusal, in UTC';
-COMMENT ON COLUMN keysmith.top_refusals.tenant_id IS 'The id of the tenant';
-
-CREATE FUNCTION keysmith.usage_logs(
-    tenant text,
-    key_id uuid DEFAULT NULL,
-    page integer DEFAULT 1,
-    per_page integer DEFAULT 50,
-    keyspace text DEFAULT 'default'
-) RETURNS jsonb
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_usage_logs';
-COMMENT ON FUNCTION keysmith.usage_logs(text, uuid, integer, integer, text) IS
-'A page of a tenant''s requests, newest first';
-
--- All of it sees what its caller's query sees: a STABLE function takes no new snapshot.
--- So the total, the place and the rows are of one moment. Marks are of keys and of tenants:
--- pages of one environment of a tenant are found without.
-CREATE FUNCTION keysmith_private.usage_page(
-    tenant_id uuid,
-    key_id uuid,
-    page integer,
-    per_page integer,
-    environment text
-) RETURNS jsonb
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-    wanted  constant bigint := (usage_page.page::bigint - 1) * usage_page.per_page;
-    whose   constant uuid := coalesce(usage_page.key_id, usage_page.tenant_id);
-    place   record;
-    mark    record;
-    entries jsonb := '[]';
-BEGIN
-    -- The newest day and hour that have rows of the page, the oldest one, and how many
-    -- rows are newer than the first of these hours.
-    WITH days AS (
-        SELECT day, sum(n) AS n, sum(sum(n)) OVER (ORDER BY day DESC) AS upto FROM (
-            SELECT d.period AS day, d.requests - d.gone AS n FROM keysmith_private.usage_day d
-            WHERE d.tenant_id = usage_page.tenant_id AND d.requests > d.gone
-              AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
-              AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
-            UNION ALL
-            SELECT date_trunc('day', d.period, 'UTC'), d.requests FROM keysmith_private.usage_delta d
-            WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
-              AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
-              AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
-        ) AS counts GROUP BY day
-    ), span AS (
-        SELECT max(day) AS newest, min(day) AS oldest, min(upto - n) AS skipped
-        FROM days WHERE upto > wanted AND upto - n < wanted + usage_page.per_page
-    ), hours AS (
-        SELECT hour, sum(n) AS n, (SELECT skipped FROM span) + sum(sum(n)) OVER (ORDER BY hour DESC) AS upto
-        FROM (
-            SELECT h.period AS hour, h.requests - h.gone AS n FROM keysmith_private.usage_hour h, span
-            WHERE h.tenant_id = usage_page.tenant_id
-              AND (usage_page.key_id IS NULL OR h.key_id = usage_page.key_id)
-              AND (usage_page.environment IS NULL OR h.environment = usage_page.environment)
-              AND h.period >= span.oldest AND h.period < span.newest + interval '24 hours'
-            UNION ALL
-            SELECT d.period, d.requests FROM keysmith_private.usage_delta d, span
-            WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
-              AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
-              AND (usage_page.environment IS NULL OR d.environment = usage_page.environment)
-              AND d.period >= span.oldest AND d.period < span.newest + interval '24 hours'
-        ) AS counts GROUP BY hour
-    ), found AS (
-        SELECT max(hour) AS newest, min(hour) AS oldest, min(upto - n) AS skipped
-        FROM hours WHERE n > 0 AND upto > wanted AND upto - n < wanted + usage_page.per_page
-    )
-    SELECT (SELECT coalesce(sum(n), 0) FROM days) AS total, f.newest, f.oldest,
-           f.newest + interval '1 hour' AS ends, (wanted - f.skipped)::bigint AS skip,
-           (h.n - (wanted - f.skipped))::bigint AS rank
-    INTO place FROM found f LEFT JOIN hours h ON h.hour = f.newest;
-
-    -- The page begins at the row of that rank in its hour, counted from the oldest; the
-    -- next mark above is near it. A mark with changes before it that are not folded is
-    -- not where it says.
-    IF place.newest IS NOT NULL THEN
-        SELECT m.at, m.incarnation, m.sequence, m.position INTO mark FROM keysmith_private.usage_mark m
-        WHERE m.holder = whose AND m.period = place.newest AND m.position >= place.rank
-          AND usage_page.environment IS NULL
-          AND m.at < coalesce((
-              SELECT min(d.changed_from) FROM keysmith_private.usage_delta d
-              WHERE d.tenant_id = usage_page.tenant_id AND d.key_id IS NOT NULL
-                AND (usage_page.key_id IS NULL OR d.key_id = usage_page.key_id)
-                AND d.period = place.newest), 'infinity')
-        ORDER BY m.position LIMIT 1;
-        EXECUTE format(
-            'SELECT coalesce(jsonb_agg(jsonb_build_object(
-                 ''at'', at, ''request_id'', request_id, ''key_id'', key_id, ''environment'', environment,
-                 ''method'', method, ''endpoint'', endpoint, ''status'', status, ''outcome'', outcome,
-                 ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
-                 ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
-             FROM (SELECT * FROM keysmith_private.usage_event
-                   WHERE tenant_id = $1 %s %s AND at >= $3 AND at < $4
-                     AND (at, incarnation, sequence) <= ($5, $6, $7)
-                   ORDER BY at DESC, incarnation DESC, sequence DESC OFFSET $8 LIMIT $9) AS rows',
-            CASE WHEN usage_page.key_id IS NOT NULL THEN 'AND key_id = $2' END,
-            CASE WHEN usage_page.environment IS NOT NULL THEN 'AND environment = $10' END)
-        INTO entries
-        USING usage_page.tenant_id, usage_page.key_id, place.oldest, place.ends,
-              coalesce(mark.at, 'infinity'), coalesce(mark.incarnation, 9223372036854775807),
-              coalesce(mark.sequence, 9223372036854775807),
-              coalesce(mark.position - place.rank, place.skip), usage_page.per_page,
-              usage_page.environment;
-    END IF;
-    RETURN jsonb_build_object('data', entries, 'meta', jsonb_build_object(
-        'total', place.total, 'page', usage_page.page, 'limit', usage_page.per_page));
-END $$;
-COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer, text) IS
-'What usage_logs returns, for those who may read the tables';
-
-CREATE FUNCTION keysmith.usage_chart(
-    tenant text DEFAULT NULL,
-    key_id uuid DEFAULT NULL,
-    per text DEFAULT 'hour',
-    bars integer DEFAULT 24,
-    width integer DEFAULT 80,
-    until timestamptz DEFAULT NULL,
-    keyspace text DEFAULT 'default'
-) RETURNS SETOF text
-LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_usage_chart';
-COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
-'Draws how many requests there were, as bars that fit a terminal';
-
--- Of these tenants and this environment; null for all.
-CREATE FUNCTION keysmith_private.usage_bars(
-    tenants uuid[], environment text, keyspace text, tenant text, key_id uuid, per text, bars integer,
-    width integer, until timestamptz
-) RETURNS SETOF text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-    is_hour constant boolean := usage_bars.per = 'hour';
-    shown   constant text := CASE WHEN is_hour THEN 'MM-DD HH24:00' ELSE 'YYYY-MM-DD' END;
-    step    constant interval := CASE WHEN is_hour THEN '1 hour' ELSE '24 hours' END;
-    -- Encodings other than UTF-8 have no blocks.
-    is_utf8 constant boolean := getdatabaseencoding() = 'UTF8';
-    let_in  constant text := chr(CASE WHEN is_utf8 THEN 9608 ELSE ascii('#') END);
-    refused constant text := chr(CASE WHEN is_utf8 THEN 9617 ELSE ascii('-') END);
-    nothing constant text := chr(CASE WHEN is_utf8 THEN 183 ELSE ascii('.') END);
-    newest  constant timestamptz :=
-        date_trunc(usage_bars.per, coalesce(usage_bars.until, clock_timestamp()), 'UTC');
-    -- psql puts a space at either side. What is left of the bars has a fixed width.
-    room    constant integer := usage_bars.width - 2 - CASE WHEN is_hour THEN 32 ELSE 31 END;
-BEGIN
-    RETURN QUERY SELECT left(format('requests per %s, UTC%s', usage_bars.per,
-                                    coalesce(', of ' || usage_bars.tenant, '')), usage_bars.width - 2);
-    RETURN QUERY
-    WITH counts AS (
-        SELECT u.hour AS period, u.requests, u.outcome FROM keysmith_private.all_usage_hourly u
-        WHERE is_hour AND u.keyspace = usage_bars.keyspace
-          AND (usage_bars.tenants IS NULL OR u.tenant_id = ANY (usage_bars.tenants))
-          AND (usage_bars.environment IS NULL OR u.environment = usage_bars.environment)
-          AND (usage_bars.key_id IS NULL OR u.key_id = usage_bars.key_id)
-          AND u.hour > newest - step * usage_bars.bars AND u.hour <= newest
-        UNION ALL
-        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome
-        FROM keysmith_private.all_usage_daily u
-        WHERE NOT is_hour AND u.keyspace = usage_bars.keyspace
-          AND (usage_bars.tenants IS NULL OR u.tenant_id = ANY (usage_bars.tenants))
-          AND (usage_bars.environment IS NULL OR u.environment = usage_bars.environment)
-          AND (usage_bars.key_id IS NULL OR u.key_id = usage_bars.key_id)
-          AND u.day > ((newest - step * usage_bars.bars) AT TIME ZONE 'UTC')::date
-          AND u.day <= (newest AT TIME ZONE 'UTC')::date
-    ), filled AS (
-        SELECT newest - step * n AS period, coalesce(sum(c.requests), 0) AS requests,
-               coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0) AS refusals
-        FROM generate_series(0, usage_bars.bars - 1) AS n
-        LEFT JOIN counts c ON c.period = newest - step * n
-        GROUP BY n
-    ), scaled AS (
-        SELECT *, sum(requests) OVER () AS total,
-               -- Whatever there is has a block, however small.
-               greatest(round(requests * room / nullif(max(requests) OVER (), 0)),
-                        (requests > refusals)::integer + (refusals > 0)::integer)::integer AS blocks,
-               greatest(round(refusals * room / nullif(max(requests) OVER (), 0)),
-                        (refusals > 0)::integer)::integer AS grey,
-               ARRAY(SELECT CASE WHEN number < 10000000 THEN number::text
-                         ELSE trunc(number / power(1000::numeric, thousands), 1)
-                              || substr('kMGTPE', thousands, 1) END
-                     FROM unnest(ARRAY[requests, refusals]) WITH ORDINALITY AS u (number, n),
-                          LATERAL (SELECT (length(number::text) - 1) / 3 AS thousands) AS t
-                     ORDER BY n) AS numbers
-        FROM filled
-    ), lines AS (
-        SELECT period, total, to_char(period AT TIME ZONE 'UTC', shown)
-               || '  ' || lpad(numbers[1], 8) || '  ' || lpad(numbers[2], 7) || '  '
-               || CASE WHEN requests = 0 THEN nothing
-                      ELSE repeat(let_in, blocks - least(grey, blocks - (requests > refusals)::integer))
-                           || repeat(refused, least(grey, blocks - (requests > refusals)::integer))
-                  END AS line
-        FROM scaled
-    )
-    SELECT text FROM (
-        SELECT 1 AS part, NULL::timestamptz AS period,
-               rpad('', length(shown) - CASE WHEN is_hour THEN 2 ELSE 0 END) || '  requests  refused' AS text
-        UNION ALL
-        SELECT 2, period, line FROM lines
-        UNION ALL
-        SELECT 3, NULL, CASE WHEN max(total) = 0 THEN 'no requests in this time'
-                             ELSE format('%s let in  %s refused', let_in, refused) END
-        FROM lines
-    ) AS parts ORDER BY part, period;
-END $$;
-COMMENT ON FUNCTION keysmith_private.usage_bars(
-    uuid[], text, text, text, uuid, text, integer, integer, timestamptz) IS
-'The rows of usage_chart, for callers who may read the tables';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:94
--- requires:
---   usage_views
-
--- Which key changed how many rows of which table: a row a statement, in the same
--- transaction as what it tells of.
-
-CREATE TABLE keysmith_private.touch (
-    key_id     uuid NOT NULL,
-    tenant_id  uuid NOT NULL,
-    schema     text NOT NULL,
-    relation   text NOT NULL,
-    operation  text COLLATE "C" NOT NULL,
-    rows       bigint,
-    first_at   timestamptz NOT NULL,
-    last_at    timestamptz NOT NULL,
-    request_id uuid
-);
--- One index for both who asks for a key and who looks for what is old, key by key: each
--- more would cost every statement on a tracked table.
-CREATE INDEX touch_of_key ON keysmith_private.touch (key_id, last_at);
-COMMENT ON TABLE keysmith_private.touch IS 'What keys did to tracked tables; old statements are summed up';
-COMMENT ON COLUMN keysmith_private.touch.relation IS 'What the table was called then';
-COMMENT ON COLUMN keysmith_private.touch.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
-
-DO $$
-BEGIN
-    PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.touch', '');
-END $$;
-
-CREATE FUNCTION keysmith.log_usage() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_log_usage';
-COMMENT ON FUNCTION keysmith.log_usage() IS
-'Statement trigger for application tables: notes which key changed how many rows; see track';
-
--- These lock the table by its OID, check that the caller owns it, and never look its name up.
-CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_track';
-COMMENT ON FUNCTION keysmith.track(regclass) IS
-'Has statements that change a table noted, with the key that acts';
-
-CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
-COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; what was noted stays';
-
-CREATE VIEW keysmith_private.all_touches AS
-SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
-       t.first_at, t.last_at, t.request_id, t.tenant_id,
-       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = t.key_id) AS environment
-FROM keysmith_private.touch t
-JOIN keysmith_private.tenant n USING (tenant_id);
-SELECT keysmith_private.publish('touches', '{environment}');
-COMMENT ON VIEW keysmith.touches IS 'What keys did to tracked tables; old statements are summed up';
-COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; no secret';
-COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.touches.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.touches.schema IS 'The schema that the table was in then';
-COMMENT ON COLUMN keysmith.touches.relation IS 'What the table was called then';
-COMMENT ON COLUMN keysmith.touches.operation IS 'insert, update, delete or truncate';
-COMMENT ON COLUMN keysmith.touches.rows IS 'How many rows; null where no one counted, as for TRUNCATE';
-COMMENT ON COLUMN keysmith.touches.first_at IS 'When the statement ran, or the first of those that were summed up';
-COMMENT ON COLUMN keysmith.touches.last_at IS 'When the statement ran, or the last of those that were summed up';
-COMMENT ON COLUMN keysmith.touches.request_id IS 'The name that the verdict gave to the decision; null for what was summed up';
-COMMENT ON COLUMN keysmith.touches.tenant_id IS 'The id of the tenant';
-
-CREATE FUNCTION keysmith.blast_radius(
-    key_id uuid,
-    OUT relation text,
-    OUT rows bigint,
-    OUT first_at timestamptz,
-    OUT last_at timestamptz
-) RETURNS SETOF record
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_blast_radius';
-COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
-'Which tracked tables a key changed, and how many of their rows';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:99
--- requires:
---   tracking
-
--- Digests in place of values, in applications' own tables. What has to do with a table locks
--- it by its OID, checks that the caller owns it, and never looks its name up.
-
-CREATE FUNCTION keysmith.digest(value text, algorithm text DEFAULT 'sha256') RETURNS text
-LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_text';
-COMMENT ON FUNCTION keysmith.digest(text, text) IS
-'What a protected column of text stores in place of a value; sha256, or hmac with the server''s pepper';
-
-CREATE FUNCTION keysmith.digest(value bytea, algorithm text DEFAULT 'sha256') RETURNS bytea
-LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_bytes';
-COMMENT ON FUNCTION keysmith.digest(bytea, text) IS
-'What a protected column of bytea stores in place of a value; sha256, or hmac with the server''s pepper';
-
-CREATE FUNCTION keysmith.digests(value text) RETURNS text[]
-LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_text';
-COMMENT ON FUNCTION keysmith.digests(text) IS
-'What a protected column may store of a value, under any pepper: WHERE email = ANY (keysmith.digests($1))';
-
-CREATE FUNCTION keysmith.digests(value bytea) RETURNS bytea[]
-LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_bytes';
-COMMENT ON FUNCTION keysmith.digests(bytea) IS
-'What a protected column may store of a value, under any pepper';
-
-CREATE FUNCTION keysmith.is_digest(stored text) RETURNS boolean
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_text';
-COMMENT ON FUNCTION keysmith.is_digest(text) IS 'Whether a text has the form of a stored digest';
-
-CREATE FUNCTION keysmith.is_digest(stored bytea) RETURNS boolean
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_bytes';
-COMMENT ON FUNCTION keysmith.is_digest(bytea) IS 'Whether bytes have the form of a stored digest';
-
-CREATE FUNCTION keysmith_private.matches_support(request internal) RETURNS internal
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_matches_support';
-COMMENT ON FUNCTION keysmith_private.matches_support(internal) IS
-'Has the planner look up matches in an index; PostgreSQL calls it';
-
-CREATE FUNCTION keysmith.matches(value text, stored text) RETURNS boolean
-LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
-AS 'MODULE_PATHNAME', 'keysmith_matches_text';
-COMMENT ON FUNCTION keysmith.matches(text, text) IS
-'Whether that is what is stored of a value; an index of the column is used';
-
-CREATE FUNCTION keysmith.matches(value bytea, stored bytea) RETURNS boolean
-LANGUAGE c STABLE STRICT LEAKPROOF PARALLEL SAFE SUPPORT keysmith_private.matches_support
-AS 'MODULE_PATHNAME', 'keysmith_matches_bytes';
-COMMENT ON FUNCTION keysmith.matches(bytea, bytea) IS
-'Whether that is what is stored of a value; an index of the column is used';
-
-CREATE FUNCTION keysmith.hash_columns() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_hash_columns';
-COMMENT ON FUNCTION keysmith.hash_columns() IS
-'Row trigger before INSERT or UPDATE: stores digests in place of the values of the columns that it names; see protect';
-
-CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text DEFAULT 'sha256') RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect';
-COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
-'Has a table store digests of what is written to the named columns; name=hmac for one with the server''s pepper';
-
--- The first column stands by itself, so that an array of columns is never taken for this.
-CREATE FUNCTION keysmith.protect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
-RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_columns';
-COMMENT ON FUNCTION keysmith.protect(regclass, text, text[]) IS
-'Has a table store digests of what is written to the named columns, each an argument of its own';
-
-CREATE FUNCTION keysmith.unprotect(relation regclass, columns text[] DEFAULT '{}') RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect';
-COMMENT ON FUNCTION keysmith.unprotect(regclass, text[]) IS
-'Undoes protect, for some columns or all: what is written from now on is stored as it is; digests stay';
-
-CREATE FUNCTION keysmith.unprotect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
-RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect_columns';
-COMMENT ON FUNCTION keysmith.unprotect(regclass, text, text[]) IS
-'Undoes protect for the named columns, each an argument of its own';
-
-CREATE PROCEDURE keysmith.protect_existing(
-    relation regclass,
-    pages bigint DEFAULT 100,
-    trust_digests boolean DEFAULT false
-)
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_existing';
-COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
-'Has the rows of a protected table that were there before digested in place, some pages a transaction; called again it goes on';
-
-CREATE FUNCTION keysmith.hashing_state(
-    relation oid,
-    trigger_id oid,
-    OUT phase text,
-    OUT part text,
-    OUT round integer,
-    OUT pages_total bigint,
-    OUT pages_done bigint,
-    OUT rows_done bigint,
-    OUT started_at timestamptz,
-    OUT finished_at timestamptz
-) RETURNS SETOF record
-LANGUAGE c STABLE STRICT ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_hashing_state';
-COMMENT ON FUNCTION keysmith.hashing_state(oid, oid) IS
-'How far protect_existing is with a table, for who owns it or sees everything; hashing_progress calls it';
-
-CREATE VIEW keysmith.hashing_progress AS
-SELECT t.tgrelid::regclass AS relation, s.phase, s.part, s.round, s.pages_total, s.pages_done, s.rows_done,
-       s.started_at, s.finished_at
-FROM pg_catalog.pg_trigger t, LATERAL keysmith.hashing_state(t.tgrelid, t.oid) s
-WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
-  AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure;
-COMMENT ON VIEW keysmith.hashing_progress IS 'Protected tables of one''s own, and how far protect_existing is with each';
-COMMENT ON COLUMN keysmith.hashing_progress.relation IS 'The protected table';
-COMMENT ON COLUMN keysmith.hashing_progress.phase IS 'not begun, digesting rows or done';
-COMMENT ON COLUMN keysmith.hashing_progress.part IS 'The table, partition or child that it is at; null before and after';
-COMMENT ON COLUMN keysmith.hashing_progress.round IS 'The round that it is in: rows that moved meanwhile are met in another';
-COMMENT ON COLUMN keysmith.hashing_progress.pages_total IS 'How many pages the table had when it began';
-COMMENT ON COLUMN keysmith.hashing_progress.pages_done IS 'How many of these are done';
-COMMENT ON COLUMN keysmith.hashing_progress.rows_done IS 'How many rows were digested';
-COMMENT ON COLUMN keysmith.hashing_progress.started_at IS 'When it began; null if it has not';
-COMMENT ON COLUMN keysmith.hashing_progress.finished_at IS 'When it was done; null if it is not';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:104
--- requires:
---   row_hashing
-
--- Seals over rows of applications' own tables. Tables are locked by their OIDs, and their
--- names are never looked up.
-
-CREATE FUNCTION keysmith.seal_row() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_row';
-COMMENT ON FUNCTION keysmith.seal_row() IS
-'Row trigger before INSERT or UPDATE: keeps a digest over the other columns; see seal_rows';
-
-CREATE FUNCTION keysmith.seal_rows(
-    relation regclass,
-    columns text[] DEFAULT '{}',
-    seal_column text DEFAULT 'row_seal'
-) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows';
-COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
-'Has a table keep a digest over the named columns of each row, or over all, in a column of that name';
-
-CREATE FUNCTION keysmith.seal_rows(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
-RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows_columns';
-COMMENT ON FUNCTION keysmith.seal_rows(regclass, text, text[]) IS
-'Has a table keep a digest over the named columns of each row, each an argument of its own';
-
-CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unseal_rows';
-COMMENT ON FUNCTION keysmith.unseal_rows(regclass) IS
-'Undoes seal_rows: seals are not kept any more, and stay as they are';
-
--- It reads the heap itself. So it sees what is there when it has locked the table, whatever
--- the snapshot of the query that calls it.
-CREATE FUNCTION keysmith.verify_rows(
-    relation regclass,
-    OUT part regclass,
-    OUT row_id tid,
-    OUT primary_key jsonb,
-    OUT problem text
-) RETURNS SETOF record
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_verify_rows';
-COMMENT ON FUNCTION keysmith.verify_rows(regclass) IS
-'The rows of a sealed table whose seal is missing or does not fit; deleted rows can''t be seen';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:109
--- requires:
---   row_seals
-
--- What there is, in numbers.
+-- Counters.
 
 CREATE FUNCTION keysmith.status(
     OUT topic text,
@@ -3185,207 +3636,37 @@ CREATE FUNCTION keysmith.status(
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
 'Counters: keys by state and by pepper, rate limits since the last start, usage and its worker';
+
+CREATE FUNCTION keysmith_private.counters(
+    unsent bigint, last_unsent_at timestamptz, OUT topic text, OUT name text, OUT value text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'keys', k.keyspace || ', ' || k.status, count(*)::text
+    FROM keysmith_private.key_listing k GROUP BY k.keyspace, k.status
+    UNION ALL
+    SELECT 'peppers', CASE k.generation WHEN 0 THEN 'without a pepper' ELSE 'pepper ' || k.generation END,
+           count(*) || ' keys'
+    FROM keysmith_private.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
+    UNION ALL
+    SELECT 'events', e.name, e.value
+    FROM (VALUES ('events not sent', coalesce(unsent::text, 'unknown: the library is not preloaded')),
+                 ('last event not sent at', last_unsent_at::text),
+                 ('notification queue used, in percent',
+                  round(100 * pg_notification_queue_usage()::numeric, 4)::text)) e (name, value)
+    UNION ALL SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
+    UNION ALL SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
+    ORDER BY 1, 2
+$$;
+COMMENT ON FUNCTION keysmith_private.counters(bigint, timestamptz) IS
+'The rows of status(), given what only the library knows';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:114
+-- src/install.rs:17
 -- requires:
---   status
+--   manage_status
 
--- What an administrator looks at in psql. A caller who may see one tenant only sees
--- nothing of the others: see shows_everything().
-
-CREATE VIEW keysmith_private.all_tenants AS
-SELECT t.name AS tenant,
-       t.keyspace,
-       t.plan,
-       CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS status,
-       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
-        WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)
-          AND k.revoked_at IS NULL AND k.disabled_at IS NULL
-          AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())) AS active_keys,
-       (SELECT pg_catalog.count(*) FROM keysmith_private.key k
-        WHERE k.tenant_id = t.tenant_id
-          AND k.environment = coalesce(i.environment, k.environment)) AS keys,
-       (SELECT pg_catalog.count(*) FROM keysmith_private.member m WHERE m.tenant_id = t.tenant_id) AS members,
-       CASE
-           WHEN c.refilled_at NOT BETWEEN
-                    pg_catalog.date_trunc(c.every, pg_catalog.clock_timestamp(), 'UTC')
-                    AND pg_catalog.clock_timestamp() + '24 hours'
-           THEN greatest(c.balance, c.refill)
-           ELSE c.balance
-       END AS credits,
-       (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-               'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
-               'burst', l.part[3]::bigint) ORDER BY l.n)
-        FROM pg_catalog.regexp_matches(t.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
-             WITH ORDINALITY AS l (part, n)) AS limits,
-       greatest((SELECT pg_catalog.max(l.used_at) FROM keysmith_private.key k
-                 JOIN keysmith_private.usage_last l USING (key_id)
-                 WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)),
-                (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
-                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL
-                   AND d.environment = coalesce(i.environment, d.environment))) AS last_used_at,
-       t.created_at,
-       t.suspended_at,
-       t.suspended_reason,
-       t.metadata,
-       t.tenant_id
-FROM keysmith_private.tenant t
-LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
--- A key sees its own environment.
-CROSS JOIN (SELECT (SELECT keysmith.current_environment()) AS environment) AS i;
-SELECT keysmith_private.publish('tenants');
-COMMENT ON VIEW keysmith.tenants IS 'Every tenant, with its keys counted, its credits and when it was last let in';
-COMMENT ON COLUMN keysmith.tenants.tenant IS 'The name of the tenant';
-COMMENT ON COLUMN keysmith.tenants.keyspace IS 'The keyspace of the tenant';
-COMMENT ON COLUMN keysmith.tenants.plan IS 'The plan of the tenant; null for none';
-COMMENT ON COLUMN keysmith.tenants.status IS 'active or suspended';
-COMMENT ON COLUMN keysmith.tenants.active_keys IS 'Keys that are not disabled, expired or revoked';
-COMMENT ON COLUMN keysmith.tenants.keys IS 'All of its keys, revoked ones too';
-COMMENT ON COLUMN keysmith.tenants.members IS 'How many members it has';
-COMMENT ON COLUMN keysmith.tenants.credits IS 'Its own credits that are left; null where it has none to spend';
-COMMENT ON COLUMN keysmith.tenants.limits IS 'Rate limits of all its keys of an environment together';
-COMMENT ON COLUMN keysmith.tenants.last_used_at IS 'When a key of it was last let in';
-COMMENT ON COLUMN keysmith.tenants.created_at IS 'When the tenant was made';
-COMMENT ON COLUMN keysmith.tenants.suspended_at IS 'When it was suspended; null if it is active';
-COMMENT ON COLUMN keysmith.tenants.suspended_reason IS 'What suspend_tenant was given as the reason';
-COMMENT ON COLUMN keysmith.tenants.metadata IS 'A JSON object of yours';
-COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
-
-CREATE VIEW keysmith.expiring_soon WITH (security_barrier) AS
-SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
-       k.expires_at, pg_catalog.date_trunc('second', k.expires_at - pg_catalog.clock_timestamp()) AS ends_in,
-       k.last_used_at, k.rotated_to, k.key_id
-FROM keysmith.keys k
-WHERE k.status = 'active' AND k.expires_at < pg_catalog.clock_timestamp() + interval '30 days'
-ORDER BY k.expires_at, k.key_id;
-COMMENT ON VIEW keysmith.expiring_soon IS 'Active keys that end within 30 days, those that end first above';
-COMMENT ON COLUMN keysmith.expiring_soon.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.expiring_soon.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.expiring_soon.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.expiring_soon.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.expiring_soon.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.expiring_soon.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.expiring_soon.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.expiring_soon.expires_at IS 'When the key ends';
-COMMENT ON COLUMN keysmith.expiring_soon.ends_in IS 'How long that is from now';
-COMMENT ON COLUMN keysmith.expiring_soon.last_used_at IS 'When the key was last let in; refused requests are no use of it';
-COMMENT ON COLUMN keysmith.expiring_soon.rotated_to IS 'Its successor: one that has none ends without';
-COMMENT ON COLUMN keysmith.expiring_soon.key_id IS 'The id of the key; no secret';
-
-CREATE VIEW keysmith_private.all_stale_keys AS
-SELECT k.tenant, k.keyspace, k.label, k.key_snippet, k.environment, k.kind, k.owner,
-       k.created_at, k.last_used_at,
-       pg_catalog.date_trunc('second',
-           pg_catalog.clock_timestamp() - coalesce(k.last_used_at, k.created_at)) AS unused_for,
-       k.key_id, k.tenant_id
-FROM keysmith_private.all_keys k
-JOIN keysmith_private.keyspace s USING (keyspace)
-WHERE k.status = 'active' AND s.usage_log = 'everything'
-  AND coalesce(k.last_used_at < pg_catalog.clock_timestamp() - interval '90 days', true);
-SELECT keysmith_private.publish('stale_keys', '{tenant_id}', 'ORDER BY unused_for DESC, key_id');
-COMMENT ON VIEW keysmith.stale_keys IS 'Active keys that were never let in, or not for 90 days';
-COMMENT ON COLUMN keysmith.stale_keys.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.stale_keys.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.stale_keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.stale_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.stale_keys.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.stale_keys.kind IS 'secret, or publishable for keys that may be seen';
-COMMENT ON COLUMN keysmith.stale_keys.owner IS 'The member of the tenant whose key it is, if it is someone''s';
-COMMENT ON COLUMN keysmith.stale_keys.created_at IS 'When the key was made';
-COMMENT ON COLUMN keysmith.stale_keys.last_used_at IS 'When the key was last let in; null for never';
-COMMENT ON COLUMN keysmith.stale_keys.unused_for IS 'Since it was last let in, or else made';
-COMMENT ON COLUMN keysmith.stale_keys.key_id IS 'The id of the key; no secret';
-
-CREATE VIEW keysmith_private.all_recent_refusals AS
-SELECT e.at, t.name AS tenant, e.keyspace, e.environment, k.label, k.key_snippet,
-       e.outcome AS reason, e.status, e.method, e.endpoint, e.ip, e.key_id, e.request_id, e.tenant_id
-FROM keysmith_private.usage_event e
-JOIN keysmith_private.tenant t USING (tenant_id)
-LEFT JOIN keysmith_private.key k USING (key_id)
-WHERE e.outcome <> 'ok' AND e.at > pg_catalog.clock_timestamp() - interval '24 hours'
-UNION ALL
-SELECT u.at, NULL, u.keyspace, NULL, NULL, NULL, u.reason, NULL, u.method, u.endpoint, u.ip, NULL, NULL, NULL
-FROM keysmith_private.usage_unknown_sample u
-WHERE u.at > pg_catalog.clock_timestamp() - interval '24 hours';
-SELECT keysmith_private.publish('recent_refusals', '{tenant_id}', 'ORDER BY at DESC');
-COMMENT ON VIEW keysmith.recent_refusals IS 'What was refused in the last 24 hours, the newest first';
-COMMENT ON COLUMN keysmith.recent_refusals.at IS 'When it was decided';
-COMMENT ON COLUMN keysmith.recent_refusals.tenant IS 'The name of the tenant whose key it is; null without a known key';
-COMMENT ON COLUMN keysmith.recent_refusals.keyspace IS 'The keyspace that was asked; empty for one that does not exist';
-COMMENT ON COLUMN keysmith.recent_refusals.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.recent_refusals.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.recent_refusals.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.recent_refusals.reason IS 'The exact cause, for the operator';
-COMMENT ON COLUMN keysmith.recent_refusals.status IS 'The HTTP status of the verdict, or what log_request gave in its place; null without a known key';
-COMMENT ON COLUMN keysmith.recent_refusals.method IS 'The HTTP method; null if it is not known';
-COMMENT ON COLUMN keysmith.recent_refusals.endpoint IS 'The path without its query, or what log_request gave; null if it is not known';
-COMMENT ON COLUMN keysmith.recent_refusals.ip IS 'The address that the request came from; null if it is not known';
-COMMENT ON COLUMN keysmith.recent_refusals.key_id IS 'Null for requests without a known key, of which samples are kept';
-COMMENT ON COLUMN keysmith.recent_refusals.request_id IS 'The name that the verdict gave to the decision';
-
-CREATE FUNCTION keysmith.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_scopes_used';
-COMMENT ON FUNCTION keysmith.scopes_used(text, text, text, text[]) IS
-'Those scopes that cover what a route names; null for a request that fits no route';
-
--- A wildcard is as good as the scopes of the catalogue that it covers, if there is one.
-CREATE VIEW keysmith_private.all_overprivileged_keys AS
-SELECT t.name AS tenant, k.keyspace, k.label, k.key_snippet, k.scopes,
-       ARRAY(SELECT u.scope FROM pg_catalog.unnest(g.scopes) AS u (scope)
-             WHERE u.scope <> ALL (r.used) ORDER BY u.scope) AS unused_scopes,
-       r.used AS used_scopes, r.requests, r.untold, k.key_id, k.tenant_id, k.environment
-FROM keysmith_private.key k
-JOIN keysmith_private.tenant t USING (tenant_id)
-JOIN keysmith_private.keyspace s ON s.keyspace = k.keyspace
-CROSS JOIN LATERAL (
-    SELECT coalesce(pg_catalog.array_agg(DISTINCT coalesce(c.scope, h.scope)), '{}') AS scopes
-    FROM pg_catalog.unnest(CASE
-             WHEN pg_catalog.cardinality(k.scopes) > 0 THEN k.scopes
-             WHEN s.empty_scopes = 'all' AND k.role IS NULL AND k.owner IS NULL THEN '{*}' END) AS h (scope)
-    LEFT JOIN keysmith_private.scope c ON c.keyspace = k.keyspace
-         AND (h.scope = '*' OR h.scope LIKE '%:*'
-              AND pg_catalog.starts_with(c.scope, pg_catalog.left(h.scope, -1)))
-) AS g
-CROSS JOIN LATERAL (
-    SELECT ARRAY(SELECT DISTINCT n.scope FROM pg_catalog.unnest(
-               pg_catalog.array_agg(pg_catalog.array_to_string(e.used, ' '))) AS l (line),
-               pg_catalog.regexp_split_to_table(l.line, ' ') AS n (scope)
-               WHERE n.scope <> '' ORDER BY n.scope) AS used,
-           pg_catalog.sum(e.requests)::bigint AS requests,
-           coalesce(pg_catalog.sum(e.requests) FILTER (WHERE e.used IS NULL), 0)::bigint AS untold,
-           pg_catalog.count(e.used) AS told
-    FROM (SELECT pg_catalog.count(*) AS requests,
-                 keysmith.scopes_used(k.keyspace, v.method, v.endpoint, g.scopes) AS used
-          FROM keysmith_private.usage_event v
-          WHERE v.key_id = k.key_id AND v.outcome = 'ok'
-            AND v.at > pg_catalog.clock_timestamp() - interval '30 days'
-          GROUP BY v.method, v.endpoint) AS e
-) AS r
-WHERE k.revoked_at IS NULL AND k.disabled_at IS NULL
-  AND (k.expires_at IS NULL OR k.expires_at > pg_catalog.clock_timestamp())
-  AND r.told > 0 AND NOT g.scopes <@ r.used;
-SELECT keysmith_private.publish('overprivileged_keys', '{tenant_id,environment}');
-COMMENT ON VIEW keysmith.overprivileged_keys IS 'Active keys with scopes that none of their requests of 30 days needed';
-COMMENT ON COLUMN keysmith.overprivileged_keys.tenant IS 'The name of the tenant whose key it is';
-COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.overprivileged_keys.label IS 'The name of the key, for people';
-COMMENT ON COLUMN keysmith.overprivileged_keys.key_snippet IS 'The prefix and the end of the key, to tell it from its siblings';
-COMMENT ON COLUMN keysmith.overprivileged_keys.scopes IS 'Its own scopes; what a key with none may do is for its keyspace to say';
-COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'Its scopes that no route it used names; wildcards by the catalogue';
-COMMENT ON COLUMN keysmith.overprivileged_keys.used_scopes IS 'Its scopes that a route it used names';
-COMMENT ON COLUMN keysmith.overprivileged_keys.requests IS 'How often it was let in';
-COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'How many of these fit no route, and so may have needed anything';
-COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; no secret';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:119
--- requires:
---   admin_views
-
--- For those who search code and logs for leaked keys.
+-- Patterns for scanners, which search code and logs for leaked keys.
 
 CREATE FUNCTION keysmith.scanner_patterns(
     keyspace text DEFAULT NULL,
@@ -3395,24 +3676,24 @@ CREATE FUNCTION keysmith.scanner_patterns(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_scanner_patterns';
 COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
-'For each keyspace a regular expression of its secret keys, for scanners that look for leaked ones';
+'A regular expression for the secret keys of each keyspace, for scanners that look for leaked keys';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:124
+-- src/install.rs:17
 -- requires:
---   scanner
+--   manage_scanner
 
--- The part of doctor() that looks at isolated tables, and at those that are not.
+-- The part of doctor() that looks at isolated tables, and at tables that should be isolated.
 
--- Whether a policy's expression calls one of our functions once per row. In a sub-select
--- that depends on no row it is called once per query. The text of such a tree is a list
--- of nested braces; braces in names have a backslash before them.
+-- A function in a sub-select that depends on no row is called once per query, elsewhere once
+-- per row. The text of an expression tree has nested braces; a brace in a name is escaped by a
+-- backslash.
 CREATE FUNCTION keysmith_private.has_bare_call(expression pg_catalog.pg_node_tree) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     depth     integer := 0;
-    -- How deep the sub-select lies that is being read; 0 outside of any.
+    -- The depth of the sub-select that the loop is in; 0 outside of any.
     subselect integer := 0;
     token     text;
 BEGIN
@@ -3443,7 +3724,7 @@ BEGIN
     RETURN false;
 END $$;
 COMMENT ON FUNCTION keysmith_private.has_bare_call(pg_catalog.pg_node_tree) IS
-'Whether a policy calls one of our functions outside of a sub-select, and so once per row; null if it is too long';
+'Whether a policy calls one of our functions outside of a sub-select, and so once per row; null if it is too long to be checked';
 
 CREATE FUNCTION keysmith_private.doctor_isolation(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
@@ -3521,15 +3802,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     WHERE c.reltuples >= 10000 AND NOT EXISTS (
         SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indkey[0] = t.attnum)
     UNION ALL
-    -- EXPLAIN tells how many rows a condition found in an index, of other tenants too. Only
-    -- conditions that are known to keep values to themselves are looked up before policies
-    -- are asked. Ids are no values worth finding.
+    -- PostgreSQL evaluates conditions with leakproof operators before policies, also by an index.
+    -- Then EXPLAIN shows how many rows match, including rows of other tenants. Ids are left out:
+    -- they are not worth guessing.
     SELECT 'warning', 'isolation', format('table %s: indexes on %s tell a tenant which values others have',
                                           t.oid::regclass, string_agg(DISTINCT quote_ident(a.attname), ', ')),
            format('indexes that begin with %I; see SECURITY.md, "Isolated tables"', t.attname)
     FROM tenant_column t
     JOIN pg_index x ON x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] <> t.attnum
-    -- A condition on a later column alone is looked up there too.
+    -- An index is also used for a condition on a later column alone.
     CROSS JOIN LATERAL generate_series(0, x.indnkeyatts - 1) AS i (n)
     JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = x.indkey[i.n] AND a.attnum <> t.attnum
     JOIN pg_opclass k ON k.oid = x.indclass[i.n]
@@ -3543,16 +3824,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     GROUP BY t.oid, t.attname
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
-'The part of doctor() that looks at isolated tables, and at those that are not';
+'The part of doctor() that looks at isolated tables, and at tables that should be isolated';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:129
+-- src/install.rs:17
 -- requires:
---   doctor_isolation
+--   manage_doctor_isolation
 
--- doctor(): what is amiss, and what to do. Each of the functions below looks at one part
--- and returns a row for each thing that it finds; they are run as the extension's owner.
+-- doctor() finds problems, and says what to do. Each of the functions below checks one part, and
+-- returns a row for each problem. They run as the owner of the extension.
 
 CREATE FUNCTION keysmith_private.doctor_library(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
@@ -3610,7 +3891,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            format('ALTER SYSTEM SET %s = on', s.name)
     FROM pg_settings s WHERE s.name IN ('fsync', 'full_page_writes') AND s.setting = 'off'
     UNION ALL
-    -- What another server did, or this one before its clock was set back.
+    -- By another server, or by this one before its clock was set back.
     SELECT 'warning', 'server', format('the clock is %s behind the newest act or commit: keys expire late',
                                        date_trunc('second', newest.at - clock_timestamp())),
            'synchronize the clocks of all servers'
@@ -3631,7 +3912,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
                   WHERE a NOT IN ('', 'localhost', '::1') AND a NOT LIKE '127.%')
     UNION ALL
-    -- A few keys are a trial. Ten of them are a product.
+    -- A few keys are a trial. Ten are a product.
     SELECT 'warning', 'keyspace',
            format('keys of keyspace %s start with %s, as those of every installation: '
                   'a secret scanner cannot tell that they are yours', p.keyspace, p.prefix),
@@ -3647,8 +3928,8 @@ $$;
 COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], smallint) IS
 'The part of doctor() that looks at the library, peppers and the server';
 
--- What other sessions have is what this one would have after RESET ALL, or what roles
--- and the database have of their own.
+-- Other sessions start with the values that this session would have after RESET ALL, or with
+-- values that ALTER ROLE or ALTER DATABASE has set.
 CREATE FUNCTION keysmith_private.doctor_logging(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
@@ -3698,7 +3979,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            format('ALTER %s SET pgaudit.log_parameter = off', v.place)
     FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
     UNION ALL
-    -- Of other statements it keeps a text without constants.
+    -- The texts of other statements are stored without constants.
     SELECT 'warning', 'logging', format('%s = %s%s keeps keys in texts of utility statements', v.name, v.value, v.whose),
            format('ALTER %s SET pg_stat_statements.track_utility = off', v.place)
     FROM valued v
@@ -3762,7 +4043,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
      AND pg_has_role(r.oid, p.oid, 'MEMBER')
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_access() IS
-'The part of doctor() that looks for rights that nobody should have';
+'The part of doctor() that looks for privileges that no role should have';
 
 CREATE FUNCTION keysmith_private.doctor_usage(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
@@ -3789,9 +4070,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ), today AS (
         SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
     ), partitions AS MATERIALIZED (
-        -- Two days of grace: they go when there are requests, or when someone calls maintain().
-        SELECT p.*, r.kept > '0' AND p.ends < clock_timestamp() - r.kept - interval '2 days' AS is_old
-        FROM keysmith_private.usage_partitions() p, keysmith_private.usage_retention() AS r (kept)
+        -- Two days of grace: requests, or a call of maintain(), have them dropped.
+        SELECT p.*, p.ends <= k.kept_from - interval '48 hours' AS is_old
+        FROM keysmith_private.usage_partitions() p, keysmith_private.usage_kept_from() AS k (kept_from)
     )
     SELECT 'warning', 'usage', mode, 'fewer databases with keysmith in this server' FROM n
     WHERE mode LIKE 'in place: other databases%'
@@ -3843,7 +4124,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM partitions p
     JOIN pg_locks l ON l.relation IN (p.partition, 'keysmith_private.usage_event'::regclass) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    -- Workers end by themselves.
+    -- Background workers release their locks by themselves.
     WHERE p.is_old AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.pid AND a.backend_type <> 'client backend')
     UNION ALL
     SELECT 'warning', 'usage', format('%s changes of totals wait to be added up', count(*)),
@@ -3856,8 +4137,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', refused),
            'a larger keysmith.max_buckets, and a restart' FROM n WHERE refused > 0
     UNION ALL
-    -- The newest thousand entries of each chain, and whether one comes before the oldest of
-    -- them: cheap, and no proof. audit_verify() is one.
+    -- Looks at the newest thousand entries of each chain, and at the one before them. That is cheap,
+    -- and no proof. audit_verify() proves it.
     SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
            'SELECT * FROM keysmith.audit_verify()'
     FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
@@ -3879,8 +4160,30 @@ $$;
 COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
 'The part of doctor() that looks at usage records and their worker, limits and the audit';
 
+CREATE FUNCTION keysmith_private.doctor_events(
+    queue_limit integer, unsent bigint, last_unsent_at timestamptz,
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'warning', 'events',
+           format('the queue of notifications is %s percent full, and from %s on no events are sent',
+                  round(100 * q.usage::numeric, 1), queue_limit),
+           'end the session that listens and does not read: PostgreSQL''s log names it'
+    FROM pg_notification_queue_usage() AS q (usage)
+    WHERE 200 * q.usage > queue_limit
+    UNION ALL
+    SELECT 'warning', 'events',
+           format('%s events were not sent, the last of them at %s: the queue of notifications was full',
+                  unsent, last_unsent_at),
+           'have listeners read what there is again; end sessions that listen and do not read'
+    WHERE last_unsent_at > now() - interval '1 day'
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_events(integer, bigint, timestamptz) IS
+'The part of doctor() that looks at the queue of notifications';
+
 CREATE FUNCTION keysmith_private.doctor_findings(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
+    queue_limit integer, unsent bigint, last_unsent_at timestamptz,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -3890,6 +4193,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
         UNION ALL SELECT * FROM keysmith_private.doctor_usage()
+        UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
     )
     SELECT level, subject, finding, remedy FROM (
         SELECT array_position('{error,warning}', f.level) AS rank, 0 AS place, f.* FROM findings f
@@ -3912,24 +4216,26 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ) AS rows
     ORDER BY rank, place, subject, finding
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_findings(boolean, text, text, text[], smallint) IS
-'What doctor() returns, given what only the library knows';
+COMMENT ON FUNCTION keysmith_private.doctor_findings(
+    boolean, text, text, text[], smallint, integer, bigint, timestamptz) IS
+'The rows of doctor(), given what only the library knows';
 
 CREATE FUNCTION keysmith.doctor(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
 COMMENT ON FUNCTION keysmith.doctor() IS
-'Looks the installation over: what is amiss, and what to do; errors first, ok where nothing is';
+'Checks the installation: problems, each with a remedy, errors first; a row ok for each subject without a problem';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:134
+-- src/install.rs:62
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 
--- Nobody has a privilege until it is granted. PostgreSQL gives PUBLIC functions and types, and
--- the installing role's default privileges are meant for its other objects: both are taken away.
+-- No role has a privilege until it is granted. PostgreSQL grants functions and types to PUBLIC,
+-- and the installing role may have default privileges, meant for its other objects. Both are
+-- revoked.
 DO $$
 DECLARE
     given record;
@@ -3950,7 +4256,7 @@ BEGIN
         WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
           AND a.grantee <> p.proowner
         UNION
-        -- An array's privileges are those of its element.
+        -- An array type has the privileges of its element type.
         SELECT 'TYPE ' || t.oid::regtype, a.grantee
         FROM pg_catalog.pg_type t,
              pg_catalog.aclexplode(coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))) a
@@ -3962,16 +4268,16 @@ BEGIN
     END LOOP;
 END $$;
 
--- A table or view has a row type. pg_dump cannot dump the privileges of one, and would warn
--- that the extension set them; they are set again wherever the extension is created.
+-- Each table and view has a row type. pg_dump cannot dump privileges on row types, and would
+-- warn about those that the extension set. CREATE EXTENSION sets them again after a restore.
 DELETE FROM pg_catalog.pg_init_privs i
 USING pg_catalog.pg_type t JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
 WHERE i.classoid = 'pg_catalog.pg_type'::regclass AND i.objoid = t.oid AND c.relkind <> 'c'
   AND t.typnamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace);
 
--- But everyone may know who they are: policies, defaults and triggers, which run with the
--- rights of who asks, may ask it for them. These hold functions by OID and need no USAGE on
--- the schema, which goes with the access levels.
+-- Every role may ask for its own identity. Policies, defaults and triggers call these functions
+-- with the privileges of the current role. They refer to functions by OID, and need no USAGE on
+-- the schema; the access levels grant that.
 GRANT EXECUTE ON FUNCTION
     keysmith.current_tenant(),
     keysmith.current_tenant_id(),
