@@ -6,7 +6,7 @@
 //! index that asks for more than is done here, it is refused, and rows go the usual way.
 
 use crate::cell::Cell;
-use crate::table::Table;
+use crate::relation::RelationView;
 use crate::transaction;
 use pgrx::pg_sys::{self, Datum, EState, IndexInfo, ItemPointerData, Oid, Relation, ResultRelInfo};
 use std::marker::PhantomData;
@@ -16,7 +16,7 @@ use std::ptr::null_mut;
 const CHUNK: usize = 250;
 
 /// The values of a row, for as long as what they point to is there.
-struct Row<'a, const COLUMNS: usize> {
+struct Values<'a, const COLUMNS: usize> {
     values: [Datum; COLUMNS],
     nulls: [bool; COLUMNS],
     values_of: PhantomData<&'a ()>,
@@ -27,11 +27,11 @@ struct Row<'a, const COLUMNS: usize> {
 fn rows<'a, const COLUMNS: usize>(
     types: &[Oid; COLUMNS],
     cells: impl Iterator<Item = [Cell<'a>; COLUMNS]>,
-) -> Vec<Row<'a, COLUMNS>> {
+) -> Vec<Values<'a, COLUMNS>> {
     let mut before: Option<[Cell<'a>; COLUMNS]> = None;
-    let mut rows: Vec<Row<COLUMNS>> = Vec::with_capacity(cells.size_hint().0);
+    let mut rows: Vec<Values<COLUMNS>> = Vec::with_capacity(cells.size_hint().0);
     for cells in cells {
-        let mut row = Row {
+        let mut row = Values {
             values: [Datum::null(); COLUMNS],
             nulls: [true; COLUMNS],
             values_of: PhantomData,
@@ -57,7 +57,7 @@ fn rows<'a, const COLUMNS: usize>(
 /// Rows of a table as one value, an array of its row type. It is there as long as `with` runs.
 /// `None` if the table has other columns.
 pub fn with_array<'a, const COLUMNS: usize, T>(
-    table: Table<'_>,
+    table: RelationView<'_>,
     types: &[Oid; COLUMNS],
     cells: impl Iterator<Item = [Cell<'a>; COLUMNS]>,
     with: impl FnOnce(Cell<'_>) -> T,
@@ -69,7 +69,7 @@ pub fn with_array<'a, const COLUMNS: usize, T>(
     // array is there until `with` returns, and its lifetime is no longer than that.
     let array = unsafe {
         let description = (*table.relation()).rd_att;
-        let form = |mut row: Row<COLUMNS>| {
+        let form = |mut row: Values<COLUMNS>| {
             let (values, nulls) = (row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
             let tuple = pg_sys::heap_form_tuple(description, values, nulls);
             pg_sys::heap_copy_tuple_as_datum(tuple, description)
@@ -85,14 +85,14 @@ pub fn with_array<'a, const COLUMNS: usize, T>(
 }
 
 /// Whether rows can be put into a table in this way, beside those of others: it has these columns.
-pub fn can_fill<const COLUMNS: usize>(table: Table<'_>, types: &[Oid; COLUMNS]) -> bool {
+pub fn can_fill<const COLUMNS: usize>(table: RelationView<'_>, types: &[Oid; COLUMNS]) -> bool {
     is_plain(table, types) && with_indexes(table, |target| target.is_plain())
 }
 
 /// Inserts rows, which later statements of the transaction see. False if the table can't be filled
 /// in this way. No privileges are checked.
 pub fn fill<'a, const COLUMNS: usize>(
-    table: Table<'_>,
+    table: RelationView<'_>,
     types: &[Oid; COLUMNS],
     cells: impl Iterator<Item = [Cell<'a>; COLUMNS]>,
 ) -> bool {
@@ -108,7 +108,7 @@ pub fn fill<'a, const COLUMNS: usize>(
 }
 
 /// Whether rows can be put into a table, once constraints and indexes are seen to.
-fn is_plain<const COLUMNS: usize>(table: Table<'_>, types: &[Oid; COLUMNS]) -> bool {
+fn is_plain<const COLUMNS: usize>(table: RelationView<'_>, types: &[Oid; COLUMNS]) -> bool {
     // SAFETY: PostgreSQL's own description of an open table.
     let has_row_triggers = unsafe {
         (*table.relation()).trigdesc.as_ref().is_some_and(|triggers| {
@@ -131,7 +131,7 @@ struct Target {
     estate: *mut EState,
 }
 
-fn with_indexes<T>(table: Table<'_>, body: impl FnOnce(&Target) -> T) -> T {
+fn with_indexes<T>(table: RelationView<'_>, body: impl FnOnce(&Target) -> T) -> T {
     let relation = table.relation();
     // SAFETY: the table is open. All is made in the current memory context, and used no
     // longer than here. After an error the abort closes the indexes.
@@ -194,7 +194,7 @@ impl Target {
         self.indexes().all(|index| index.is_plain())
     }
 
-    fn insert<const COLUMNS: usize>(&self, types: &[Oid; COLUMNS], rows: &[Row<COLUMNS>]) {
+    fn insert<const COLUMNS: usize>(&self, types: &[Oid; COLUMNS], rows: &[Values<COLUMNS>]) {
         // SAFETY: the table has these columns, and is a plain one with plain indexes.
         unsafe {
             let places = self.fill(rows);
@@ -211,7 +211,7 @@ impl Target {
     ///
     /// # Safety
     /// The rows must be of the table's columns.
-    unsafe fn fill<const COLUMNS: usize>(&self, rows: &[Row<COLUMNS>]) -> Vec<ItemPointerData> {
+    unsafe fn fill<const COLUMNS: usize>(&self, rows: &[Values<COLUMNS>]) -> Vec<ItemPointerData> {
         let mut places = Vec::with_capacity(rows.len());
         // SAFETY: slots are for rows of this table, and no more are handed on than were
         // filled.
@@ -272,7 +272,7 @@ impl Target {
         &self,
         index: Index,
         types: &[Oid; COLUMNS],
-        rows: &[Row<COLUMNS>],
+        rows: &[Values<COLUMNS>],
         places: &[ItemPointerData],
     ) {
         let columns: Vec<usize> = index.columns().iter().map(|n| *n as usize - 1).collect();
@@ -312,12 +312,12 @@ impl Target {
 /// in the index come one after the other.
 fn order<const COLUMNS: usize>(
     types: &[Oid; COLUMNS],
-    rows: &[Row<COLUMNS>],
+    rows: &[Values<COLUMNS>],
     column: Option<usize>,
 ) -> Vec<usize> {
     let is_uuid = |column: &usize| types.get(*column) == Some(&pg_sys::UUIDOID);
     let Some(column) = column.filter(is_uuid) else { return (0..rows.len()).collect() };
-    let key = |row: &Row<COLUMNS>| {
+    let key = |row: &Values<COLUMNS>| {
         if row.nulls[column] {
             return u128::MAX;
         }

@@ -42,6 +42,7 @@ pub mod shmem;
 pub mod snapshot;
 pub mod spi;
 pub mod table;
+pub mod table_trigger;
 pub mod text;
 pub mod transaction;
 pub mod trigger;

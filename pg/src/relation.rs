@@ -28,7 +28,7 @@ impl<'a> RelationView<'a> {
         RelationView { relation, _open: PhantomData }
     }
 
-    pub fn relation(self) -> pg_sys::Relation {
+    pub(crate) fn relation(self) -> pg_sys::Relation {
         self.relation
     }
 

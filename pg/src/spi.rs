@@ -16,7 +16,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 
 pub use crate::saved_plan::{Saved, saved};
-pub use crate::tuptable::{Row, Rows};
+pub use crate::tuptable::{ResultRow, Rows};
 
 /// A value for `$n`.
 pub use crate::cell::Cell as Param;
@@ -47,7 +47,7 @@ impl From<&'static Saved> for Statement<'_> {
 }
 
 /// Runs `body`, which can run statements. Its result must be in Rust's memory, or copied by
-/// `Row::transferred`: SPI frees its own memory with the session.
+/// `ResultRow::transferred`: SPI frees its own memory with the session.
 pub fn session<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     transaction::must_be_in_progress();
     // SAFETY: a session is finished whether the body fails or not. An error that
@@ -80,7 +80,7 @@ pub fn query<'a, T>(
 pub fn first<'a, T>(
     statement: impl Into<Statement<'a>>,
     params: &[Param],
-    read: impl FnOnce(Row) -> Option<T>,
+    read: impl FnOnce(ResultRow) -> Option<T>,
 ) -> Result<Option<T>> {
     query(statement, params, |rows| rows.first().and_then(read))
 }
@@ -89,7 +89,7 @@ pub fn first<'a, T>(
 pub fn all<'a, T>(
     statement: impl Into<Statement<'a>>,
     params: &[Param],
-    read: impl FnMut(Row) -> Option<T>,
+    read: impl FnMut(ResultRow) -> Option<T>,
 ) -> Result<Vec<T>> {
     query(statement, params, |rows| rows.iter().filter_map(read).collect())
 }
@@ -237,7 +237,7 @@ fn missed() {
 
 /// Runs a statement that only reads, and passes each row to `with`. It keeps a thousand rows at
 /// most. It sees what the calling statement sees.
-pub fn each(statement: &str, params: &[Param], mut with: impl FnMut(Row)) -> Result<()> {
+pub fn each(statement: &str, params: &[Param], mut with: impl FnMut(ResultRow)) -> Result<()> {
     const BATCH: c_long = 1000;
     let statement = text::to_server(statement);
     let mut given = Given::of(params);

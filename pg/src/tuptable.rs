@@ -32,13 +32,13 @@ impl Rows {
         self.count
     }
 
-    pub fn first(&self) -> Option<Row<'_>> {
+    pub fn first(&self) -> Option<ResultRow<'_>> {
         self.iter().next()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = ResultRow<'_>> {
         let count = if self.table.is_null() { 0 } else { self.count };
-        (0..count).map(|index| Row { rows: self, index })
+        (0..count).map(|index| ResultRow { rows: self, index })
     }
 
     /// Returns the rows.
@@ -48,12 +48,12 @@ impl Rows {
 }
 
 /// The accessors raise an error if the column does not exist or has another type.
-pub struct Row<'a> {
+pub struct ResultRow<'a> {
     rows: &'a Rows,
     index: usize,
 }
 
-impl Row<'_> {
+impl ResultRow<'_> {
     fn description(&self) -> pg_sys::TupleDesc {
         // SAFETY: a statement that gives rows has a table.
         unsafe { (*self.rows.table).tupdesc }

@@ -4,7 +4,7 @@
 use super::event::{self, Event};
 use keysmith_core::chain::{SALT_LEN, content_digest};
 use pg::error::{Code, Error, Result};
-use pg::spi::{self, Param, Row, saved};
+use pg::spi::{self, Param, ResultRow, saved};
 
 /// Everything of an entry that may identify a person.
 pub struct Content {
@@ -63,7 +63,7 @@ impl Content {
 
     /// The digest of what a row has from a column on: salt, role, session_role, acting_key,
     /// client, tenant, key_id, before, after. `None` if the salt is missing.
-    pub fn digest_in(row: &Row, first: usize) -> Option<[u8; 32]> {
+    pub fn digest_in(row: &ResultRow, first: usize) -> Option<[u8; 32]> {
         let salt = row.bytes(first)?.try_into().ok()?;
         let content = Content {
             role: row.text(first + 1),

@@ -314,7 +314,7 @@ macro_rules! returning_minted {
 pub(super) use returning_minted;
 
 /// Reads what such a statement returns.
-pub fn made(row: spi::Row) -> Option<([u8; 16], Copied)> {
+pub fn made(row: spi::ResultRow) -> Option<([u8; 16], Copied)> {
     row.uuid(1).zip(row.composite(2))
 }
 

@@ -19,7 +19,7 @@ use pg::call::{Bytes, Call, must_not_be_null, sql_functions};
 use pg::composite::Copied;
 use pg::error::{Code, Error, Result};
 use pg::result_set::{Cell, ResultSet};
-use pg::spi::{self, Param, Row, Saved, saved};
+use pg::spi::{self, Param, ResultRow, Saved, saved};
 use pgrx::pg_sys::{self, Datum, Interval};
 
 functions! {
@@ -200,7 +200,7 @@ fn legacy_key(
             Param::boolean(policy.max_active_keys == Some(1)),
         ],
         |rows| {
-            let is_the_one = |row: &Row| row.boolean(2) || rows.count() == 1;
+            let is_the_one = |row: &ResultRow| row.boolean(2) || rows.count() == 1;
             rows.first().filter(is_the_one).and_then(|row| row.uuid(1))
         },
     )

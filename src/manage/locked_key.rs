@@ -5,7 +5,7 @@ use super::errors::{self, unknown_key};
 use crate::audit::{Act, Subject};
 use pg::clock;
 use pg::error::{Code, Error, Result};
-use pg::spi::{self, Param, Row, saved};
+use pg::spi::{self, Param, ResultRow, saved};
 
 /// A key that an act is about. Its row is locked until the transaction ends.
 pub struct LockedKey {
@@ -48,7 +48,7 @@ impl LockedKey {
         found.ok_or_else(|| unknown_key(key_id))
     }
 
-    fn read(key_id: &[u8; 16], row: Row) -> Option<LockedKey> {
+    fn read(key_id: &[u8; 16], row: ResultRow) -> Option<LockedKey> {
         Some(LockedKey {
             key_id: *key_id,
             origin: row.uuid(8)?,

@@ -104,7 +104,7 @@ impl Action {
 
 /// What came of it.
 #[derive(Clone, Copy)]
-enum Outcome {
+enum Replayed {
     Done,
     /// It is so, or it is narrower still.
     Already,
@@ -112,19 +112,19 @@ enum Outcome {
     Unknown,
 }
 
-impl Outcome {
+impl Replayed {
     fn name(self) -> &'static str {
         match self {
-            Outcome::Done => "done",
-            Outcome::Already => "already",
-            Outcome::Unknown => "unknown",
+            Replayed::Done => "done",
+            Replayed::Already => "already",
+            Replayed::Unknown => "unknown",
         }
     }
 }
 
 impl Entry {
     /// Does it, unless it is done.
-    fn replay(&self, caller: &Caller) -> Result<Outcome> {
+    fn replay(&self, caller: &Caller) -> Result<Replayed> {
         let at = Param::timestamp(self.at.map(|at| at.0));
         let reason = Param::text_or_null(self.reason.as_ref().map(|reason| reason.0.as_str()));
         match self.action {
@@ -182,7 +182,7 @@ impl Entry {
     }
 
     /// A statement on the entry's key, `$1`, unless the key is revoked.
-    fn on_key(&self, caller: &Caller, statement: &str, more: &[Param]) -> Result<Outcome> {
+    fn on_key(&self, caller: &Caller, statement: &str, more: &[Param]) -> Result<Replayed> {
         let key_id = self.key_id.as_ref().ok_or_else(|| must_not_be_null("key_id"))?.0;
         let found = spi::first(
             "SELECT keyspace, revoked_at IS NOT NULL FROM keysmith_private.key WHERE key_id = $1
@@ -190,9 +190,9 @@ impl Entry {
             &[Param::uuid(&key_id)],
             |row| Some((row.text(1)?, row.boolean(2))),
         )?;
-        let Some((keyspace, is_revoked)) = found else { return Ok(Outcome::Unknown) };
+        let Some((keyspace, is_revoked)) = found else { return Ok(Replayed::Unknown) };
         if is_revoked {
-            return Ok(Outcome::Already);
+            return Ok(Replayed::Already);
         }
         let mut params = vec![Param::uuid(&key_id)];
         params.extend(more);
@@ -206,7 +206,7 @@ impl Entry {
         subject: impl FnOnce(&'a str) -> Subject<'a>,
         statement: &str,
         more: &[Param],
-    ) -> Result<Outcome> {
+    ) -> Result<Replayed> {
         let tenant = self.tenant.as_deref().ok_or_else(|| must_not_be_null("tenant"))?;
         let found = spi::first(
             "SELECT tenant_id FROM keysmith_private.tenant WHERE keyspace = $1 AND name = $2
@@ -215,7 +215,7 @@ impl Entry {
             |row| row.uuid(1),
         )?;
         let Some(id) = found else {
-            return Ok(Outcome::Unknown);
+            return Ok(Replayed::Unknown);
         };
         let mut params = vec![Param::uuid(&id)];
         params.extend(more);
@@ -223,7 +223,7 @@ impl Entry {
     }
 
     /// A key's fields become what they were, but it does not live longer for it.
-    fn alter(&self, caller: &Caller) -> Result<Outcome> {
+    fn alter(&self, caller: &Caller) -> Result<Replayed> {
         let unchanged = Changes::default();
         let changes = self.changes.as_ref().unwrap_or(&unchanged);
         self.check_role(changes.role.text())?;
@@ -242,12 +242,12 @@ impl Entry {
         )
     }
 
-    fn define_role(&self, caller: &Caller) -> Result<Outcome> {
+    fn define_role(&self, caller: &Caller) -> Result<Replayed> {
         let role = self.name()?;
         let scopes = self.changes.as_ref().and_then(|changes| changes.scopes.value());
         let Grants(scopes) = scopes.ok_or_else(|| must_not_be_null("changes.scopes"))?;
         if !self.has_role(role)? {
-            return Ok(Outcome::Unknown);
+            return Ok(Replayed::Unknown);
         }
         keyspace::lock(&self.keyspace)?;
         self.apply(
@@ -283,7 +283,7 @@ impl Entry {
     }
 
     /// Tells what became of it.
-    fn put(&self, outcome: Outcome, result: ResultSet) {
+    fn put(&self, outcome: Replayed, result: ResultSet) {
         result.put([
             Cell::text(self.action.name()),
             Cell::text(&self.keyspace),
@@ -302,13 +302,13 @@ impl Entry {
         subject: Subject,
         statement: &str,
         params: &[Param],
-    ) -> Result<Outcome> {
+    ) -> Result<Replayed> {
         let act = Act::on(&caller.actor, keyspace, subject)?;
         if spi::execute(statement, params)? == 0 {
-            return Ok(Outcome::Already);
+            return Ok(Replayed::Already);
         }
         act.done(self.action.name())?;
-        Ok(Outcome::Done)
+        Ok(Replayed::Done)
     }
 }
 
@@ -335,7 +335,7 @@ fn entries(given: Jsonb) -> Result<Vec<Entry>> {
     if spi::first(is_array, &params, |row| row.boolean(1).then_some(()))?.is_none() {
         return Err(Error::argument(NAME, "must be an array").hint(HINT));
     }
-    let read = |(n, row): (usize, spi::Row)| {
+    let read = |(n, row): (usize, spi::ResultRow)| {
         let text = row.text(1).filter(|text| text.len() <= MOST).ok_or_else(|| {
             Error::argument(&place(n), format!("must be UTF-8 text of at most {MOST} bytes"))
         })?;

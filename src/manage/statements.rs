@@ -57,7 +57,7 @@ impl LockedTable {
         &self,
         query: &str,
         params: &[Param],
-        read: impl FnOnce(spi::Row) -> T,
+        read: impl FnOnce(spi::ResultRow) -> T,
     ) -> Result<T> {
         let catalog = Catalog::open()?;
         let params: Vec<Param> = [self.param()].iter().chain(params).copied().collect();

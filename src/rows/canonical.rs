@@ -1,6 +1,6 @@
 //! A row in the form that its seal covers, which no setting of the session changes.
 
-use keysmith_core::rows::seal::Row;
+use keysmith_core::rows::seal::RowImage;
 use pg::context::Owned;
 use pg::relation::{Description, is_generated, name_bytes};
 use pg::settings::set_while;
@@ -97,9 +97,9 @@ impl Form {
     }
 
     /// Writes a row, given the values of its columns.
-    pub fn row<'a>(&self, value: impl Fn(i16) -> Option<Value<'a>>) -> Row {
+    pub fn row<'a>(&self, value: impl Fn(i16) -> Option<Value<'a>>) -> RowImage {
         let write = || {
-            let mut written = Row::of(&self.table);
+            let mut written = RowImage::of(&self.table);
             for column in &self.columns {
                 if let Some(value) = value(column.number) {
                     written.value(&column.name, &column.kind, &column.how.content(value));

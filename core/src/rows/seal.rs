@@ -41,11 +41,11 @@ impl Problem {
 
 /// A row that is being sealed. Values come in the order of their columns' names, because the
 /// order in the table may change with a restore, and differ in a partition.
-pub struct Row(Vec<u8>);
+pub struct RowImage(Vec<u8>);
 
-impl Row {
-    pub fn of(table: &[u8]) -> Row {
-        let mut row = Row(Vec::with_capacity(512));
+impl RowImage {
+    pub fn of(table: &[u8]) -> RowImage {
+        let mut row = RowImage(Vec::with_capacity(512));
         row.part(table);
         row
     }
@@ -104,15 +104,15 @@ mod tests {
         Peppers::parse(&text.replace('*', &"5a".repeat(32))).unwrap()
     }
 
-    fn row(table: &[u8], values: &[(Vec<u8>, Vec<u8>, Vec<u8>)]) -> Row {
-        let mut row = Row::of(table);
+    fn row(table: &[u8], values: &[(Vec<u8>, Vec<u8>, Vec<u8>)]) -> RowImage {
+        let mut row = RowImage::of(table);
         for (column, kind, value) in values {
             row.value(column, kind, value);
         }
         row
     }
 
-    fn users() -> Row {
+    fn users() -> RowImage {
         row(
             b"public.users",
             &[(b"id".to_vec(), b"pg_catalog.int8".to_vec(), vec![0, 0, 0, 0, 0, 0, 0, 7])],

@@ -14,11 +14,11 @@ mod trigger;
 mod update;
 
 pub use crate::relation::column_name;
+pub use crate::table_trigger::Trigger;
 pub use command::{add_column, comment, comment_of, create_trigger, drop_trigger};
 pub use function::ours;
 pub use restricted::as_owner;
 pub use scan::{Latest, UserRow, each_row, each_row_of};
-pub use trigger::Trigger;
 pub use update::{set_constraints_immediate, update_in_place};
 
 use crate::PRIVATE;

@@ -2,67 +2,12 @@
 
 use super::{UserTable, ours};
 use crate::error::{Code, Error, Result};
-use crate::text;
-use pgrx::pg_sys::{self, Oid};
-use std::ffi::{CStr, CString};
-
-/// A trigger as it is now.
-pub struct Trigger {
-    pub oid: Oid,
-    /// In the database's encoding.
-    pub name: CString,
-    pub function: Oid,
-    pub arguments: Vec<String>,
-    /// When it is called, as pg_trigger has it.
-    kind: u32,
-    /// Whether the table has it as a partition of another table.
-    is_of_the_whole: bool,
-    /// Whether it is enabled in this session.
-    pub fires: bool,
-}
-
-impl Trigger {
-    /// # Safety
-    /// The trigger must be one of an open table.
-    unsafe fn of(trigger: &pg_sys::Trigger) -> Trigger {
-        let count = usize::try_from(trigger.tgnargs).unwrap_or_default();
-        // SAFETY: its name is a C string, and so is each of its arguments, as many as it says.
-        let (name, arguments) = unsafe {
-            let argument = |n| CStr::from_ptr(*trigger.tgargs.add(n)).to_bytes();
-            let arguments = (0..count).map(|n| text::lossy(argument(n)));
-            (CStr::from_ptr(trigger.tgname).to_owned(), arguments.collect())
-        };
-        Trigger {
-            oid: trigger.tgoid,
-            name,
-            function: trigger.tgfoid,
-            arguments,
-            kind: u32::from(trigger.tgtype as u16),
-            is_of_the_whole: trigger.tgisclone,
-            fires: fires(trigger),
-        }
-    }
-
-    /// Whether it is called for each row, before that is inserted or updated.
-    pub fn is_before_writing_rows(&self) -> bool {
-        let before_rows = pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE;
-        let writes = pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE;
-        self.kind & before_rows == before_rows && self.kind & writes != 0
-    }
-}
+use crate::table_trigger::Trigger;
+use std::ffi::CStr;
 
 impl UserTable {
     pub fn triggers(&self) -> Vec<Trigger> {
-        // SAFETY: the table is open; it has as many triggers as it says. PostgreSQL frees them
-        // when the table is altered, so they are copied.
-        unsafe {
-            let description = (*self.0).trigdesc;
-            if description.is_null() {
-                return Vec::new();
-            }
-            let count = usize::try_from((*description).numtriggers).unwrap_or_default();
-            (0..count).map(|n| Trigger::of(&*(*description).triggers.add(n))).collect()
-        }
+        self.view().triggers()
     }
 
     /// The trigger of that name, if it calls that function.
@@ -83,13 +28,4 @@ impl UserTable {
         }
         Ok(trigger)
     }
-}
-
-fn fires(trigger: &pg_sys::Trigger) -> bool {
-    // SAFETY: a setting of this session.
-    let is_replica = unsafe {
-        pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32
-    };
-    let enabled = trigger.tgenabled as u8;
-    enabled == b'A' || enabled == if is_replica { b'R' } else { b'O' }
 }

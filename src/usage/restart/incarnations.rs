@@ -7,7 +7,7 @@ use crate::usage::restart::losses::{self, Lost};
 use crate::usage::standby::name;
 use crate::usage::transaction::{Outcome, transaction};
 use pg::error::{Code, Error, Result};
-use pg::spi::{self, Param, Row};
+use pg::spi::{self, Param, ResultRow};
 
 /// The row of the incarnation that runs, for one database.
 #[derive(Clone, Copy)]
@@ -186,6 +186,6 @@ const LOSSES: &str = "
                                 i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most";
 
 /// The message about a loss, if a row is one.
-pub fn loss_message(row: Row) -> Option<String> {
+pub fn loss_message(row: ResultRow) -> Option<String> {
     row.bigint(2).and_then(|_| row.text(1))
 }

@@ -128,7 +128,7 @@ fn facts(records: &[(i64, Record)]) -> Result<HashMap<[u8; 16], KeyFacts>> {
     };
     let keys: HashSet<_> = records.iter().filter_map(key_id).collect();
     let keys: Vec<_> = keys.into_iter().collect();
-    let fact = |row: spi::Row| {
+    let fact = |row: spi::ResultRow| {
         let facts = KeyFacts {
             tenant_id: row.uuid(2)?,
             // Not converted: texts of records are in the database's encoding.

@@ -11,7 +11,9 @@ use keysmith_core::tally::Tally;
 use pg::bulk::{can_fill, fill};
 use pg::clock::now;
 use pg::lock::Mode;
-use pg::table::{Lock, Table, with_table};
+use pg::relation::RelationView;
+use pg::table::{Lock, with_table};
+use pg::table_trigger::Trigger;
 use pgrx::pg_sys::Oid;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -42,8 +44,8 @@ pub fn store<'a>(events: &'a [Numbered<'a>], incarnation: i64) -> Vec<&'a Number
 }
 
 fn put_all<'a>(
-    parent: Table<'_>,
-    deltas: Table<'_>,
+    parent: RelationView<'_>,
+    deltas: RelationView<'_>,
     events: &'a [Numbered<'a>],
     incarnation: i64,
 ) -> Vec<&'a Numbered<'a>> {
@@ -71,7 +73,7 @@ fn put_all<'a>(
 }
 
 /// Puts events into their partition. False if that can't be done.
-fn put(parent: Table<'_>, partition: Oid, events: &[&Numbered], incarnation: i64) -> bool {
+fn put(parent: RelationView<'_>, partition: Oid, events: &[&Numbered], incarnation: i64) -> bool {
     with_table(partition, WRITES, Lock::Kept, |table| {
         let rows =
             events.iter().map(|(sequence, event)| rows::event(event, incarnation, *sequence));
@@ -81,8 +83,8 @@ fn put(parent: Table<'_>, partition: Oid, events: &[&Numbered], incarnation: i64
 }
 
 /// Whether the trigger that counts is enabled, and an insert fires no other.
-fn counts_inserts(table: Table<'_>) -> bool {
+fn counts_inserts(table: RelationView<'_>) -> bool {
     let mut inserts = table.triggers();
-    inserts.retain(|trigger| trigger.is_for_inserts);
-    matches!(&inserts[..], [only] if only.is_enabled && *only.name == *COUNTS)
+    inserts.retain(Trigger::is_for_inserts);
+    matches!(&inserts[..], [only] if only.fires && *only.name == *COUNTS)
 }

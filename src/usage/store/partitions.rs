@@ -10,8 +10,9 @@ use pg::clock::{DAY, monotonic};
 use pg::error::{Code, Error, Result};
 use pg::lock::{self, Mode};
 use pg::lookup;
+use pg::relation::RelationView;
 use pg::spi::{self, Param};
-use pg::table::{Lock, Table, with_table};
+use pg::table::{Lock, with_table};
 use pgrx::pg_sys::{Datum, Oid};
 use std::collections::BTreeSet;
 use std::ffi::CStr;
@@ -25,13 +26,17 @@ sql_functions! {
 const WAIT: i64 = 5_000_000;
 
 /// Opens the partitioned table. `None` if there is no such table, or if it has other columns.
-pub fn with_events<T>(mode: Mode, lock: Lock, body: impl FnOnce(Table<'_>) -> T) -> Option<T> {
+pub fn with_events<T>(
+    mode: Mode,
+    lock: Lock,
+    body: impl FnOnce(RelationView<'_>) -> T,
+) -> Option<T> {
     with_table(named(c"usage_event")?, mode, lock, |table| {
         table.has_columns(&EVENT).then(|| body(table))
     })
 }
 
-fn read<T>(body: impl FnOnce(Table<'_>) -> T) -> Option<T> {
+fn read<T>(body: impl FnOnce(RelationView<'_>) -> T) -> Option<T> {
     with_events(Mode::AccessShare, Lock::Released, body)
 }
 
