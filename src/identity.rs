@@ -12,17 +12,17 @@
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, invalidation};
 use crate::decide::lookup::Reader;
-use crate::decide::needs::{self, Needs};
+use crate::decide::needs::{self, NeededScopes};
 use crate::lag;
 use crate::verdict::Holder;
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::rules::{self, Demand};
-use keysmith_core::policy::scope::Held;
+use keysmith_core::policy::scope::HeldScopes;
 use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::scan::transactions_ended;
-use pg::transaction::{self, Memory};
+use pg::transaction::{self, PerTransaction};
 use pg::{clock, datum};
 use pgrx::pg_sys::{Datum, SubTransactionId};
 use std::net::IpAddr;
@@ -68,7 +68,7 @@ pub struct Identity {
 
 thread_local! {
     /// The last entry is in force; `None` there says that there is no identity.
-    static IDENTITIES: Memory<Option<Rc<Identity>>> = const { Memory::new() };
+    static IDENTITIES: PerTransaction<Option<Rc<Identity>>> = const { PerTransaction::new() };
 }
 
 impl Identity {
@@ -115,7 +115,7 @@ impl Identity {
         let demand = Demand {
             environment: None,
             kind: None,
-            scopes: &Needs::Nothing,
+            scopes: &NeededScopes::Nothing,
             address: self.address,
             now: clock::now(),
         };
@@ -143,7 +143,7 @@ impl Identity {
     }
 
     /// Hands on what the key holds by what it and its roles have.
-    pub fn held<T>(&self, with: impl FnOnce(&Held) -> T) -> T {
+    pub fn held<T>(&self, with: impl FnOnce(&HeldScopes) -> T) -> T {
         let own: Vec<&[u8]> = self.scopes.iter().map(|scope| &**scope).collect();
         let roles = [self.roles[0].as_deref(), self.roles[1].as_deref()];
         with(&self.policy.held(&own, roles))

@@ -15,7 +15,8 @@ use pg::relation::{Change, counts_changed_rows};
 use pg::spi::Param;
 use pg::trigger::{Returned, TriggerCall, TriggerEvent, trigger_functions};
 use pg::user_table::{
-    ACCESS_EXCLUSIVE, Needs, SHARE_ROW_EXCLUSIVE, UserTable, create_trigger, drop_trigger, ours,
+    ACCESS_EXCLUSIVE, SHARE_ROW_EXCLUSIVE, TableRight, UserTable, create_trigger, drop_trigger,
+    ours,
 };
 use pg::{clock, lookup, transaction, tuple};
 use pgrx::pg_sys::{Datum, Oid};
@@ -37,7 +38,7 @@ const FUNCTION: &CStr = c"log_usage";
 /// before and after a statement, which costs nothing per row. Rows of partitions and child tables
 /// are counted with those, so here the triggers use transition tables.
 fn track(call: &Call) -> Result<Option<Datum>> {
-    let table = UserTable::claim(call.datum(0), SHARE_ROW_EXCLUSIVE, Needs::Ownership)?;
+    let table = UserTable::claim(call.datum(0), SHARE_ROW_EXCLUSIVE, TableRight::Ownership)?;
     let has_parts = table.has_or_had_children();
     for (operation, rows) in [("insert", "NEW"), ("update", "NEW"), ("delete", "OLD")] {
         if has_parts {
@@ -62,7 +63,7 @@ fn attach(table: &UserTable, trigger: &str, copies: &str) {
 }
 
 fn untrack(call: &Call) -> Result<Option<Datum>> {
-    let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, TableRight::Ownership)?;
     let function = ours(FUNCTION, &[]);
     for trigger in table.triggers().iter().filter(|trigger| trigger.function == function) {
         drop_trigger(&format!("DROP TRIGGER keysmith ON {}", table.name()), trigger.oid);

@@ -5,7 +5,7 @@ use crate::catalog::policy::Policy;
 use keysmith_core::policy::verdict::Reason;
 use pg::composite::{Composite, ROOM_OF_ELEMENT};
 use pg::scratch::Memory;
-use pg::varlena::Stored;
+use pg::varlena::StoredValue;
 
 /// Who is charged, as far as the rows of a key and its tenant tell.
 pub struct Account<'a> {
@@ -47,7 +47,7 @@ pub struct Holder<'a> {
     pub own: &'a [&'a [u8]],
     pub roles: [Option<&'a [u8]>; 2],
     /// As it is stored in the key's row.
-    pub metadata: Option<Stored<'a>>,
+    pub metadata: Option<StoredValue<'a>>,
     pub expires_at: Option<i64>,
     pub account: Account<'a>,
 }

@@ -44,7 +44,7 @@ pub struct Places {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct KeyEntry {
     /// The stored digest of the key, and the generation of its pepper.
     pub digest: [u8; DIGEST_LEN],
     pub generation: i16,
@@ -61,7 +61,7 @@ fn words_of(tag: u128) -> [u64; 2] {
     [tag as u64, (tag >> 64) as u64]
 }
 
-impl Entry {
+impl KeyEntry {
     fn packed(&self, tag: u128) -> [u64; WORDS] {
         let mut words = [0; WORDS];
         words[..2].copy_from_slice(&words_of(tag));
@@ -75,12 +75,12 @@ impl Entry {
         words
     }
 
-    fn unpacked(words: &[u64; WORDS]) -> Entry {
+    fn unpacked(words: &[u64; WORDS]) -> KeyEntry {
         let mut digest = [0; DIGEST_LEN];
         for (bytes, word) in digest.as_chunks_mut::<8>().0.iter_mut().zip(&words[2..6]) {
             *bytes = word.to_le_bytes();
         }
-        Entry {
+        KeyEntry {
             digest,
             generation: ((words[6] >> GENERATION_SHIFT) & GENERATION_MASK) as i16,
             places: Places {
@@ -119,13 +119,13 @@ impl<'a> Directory<'a> {
     }
 
     #[inline]
-    pub fn find(&self, tag: u128) -> Option<Entry> {
+    pub fn find(&self, tag: u128) -> Option<KeyEntry> {
         let words = self.slot(tag)?.read()?;
-        words.starts_with(&words_of(tag)).then(|| Entry::unpacked(&words))
+        words.starts_with(&words_of(tag)).then(|| KeyEntry::unpacked(&words))
     }
 
     /// Notes an entry. It replaces another one if its set is full.
-    pub fn put(&self, tag: u128, entry: &Entry) {
+    pub fn put(&self, tag: u128, entry: &KeyEntry) {
         let set = self.set(tag);
         let unused = || set.iter().find(|slot| slot.is_unused());
         let any = || set.get(tag as usize % WAYS);
@@ -146,13 +146,13 @@ mod tests {
     }
 
     /// An entry all of whose parts follow from one number.
-    fn entry(n: u64) -> Entry {
+    fn entry(n: u64) -> KeyEntry {
         let place = |n: u64| Place { block: n as u32, offset: (n as u16).max(1) };
         let mut digest = [0; DIGEST_LEN];
         for bytes in digest.as_chunks_mut::<8>().0 {
             *bytes = n.to_le_bytes();
         }
-        Entry {
+        KeyEntry {
             digest,
             generation: (n % 32_768) as i16,
             places: Places { key: place(n), tenant: place(n + 1), member: place(n + 2) },

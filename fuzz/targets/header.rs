@@ -3,22 +3,22 @@
 
 #![no_main]
 
-use keysmith_core::policy::header::{Credential, Finder, Schemes, Value};
+use keysmith_core::policy::header::{Credential, Finder, Schemes, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&which, rest)) = data.split_first() else { return };
     let schemes =
         Schemes { bearer: which & 1 != 0, key: which & 2 != 0, x_api_key: which & 4 != 0 };
-    let headers: Vec<(&[u8], Value)> = rest
+    let headers: Vec<(&[u8], HeaderValue)> = rest
         .split(|byte| *byte == b'\n')
         .map(|line| {
             let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
             let (name, value) = line.split_at(colon);
             let value = match value.strip_prefix(b":").unwrap_or_default() {
-                [0] => Value::Null,
-                [1] => Value::Other,
-                text => Value::Text(text),
+                [0] => HeaderValue::Null,
+                [1] => HeaderValue::Other,
+                text => HeaderValue::Text(text),
             };
             (name, value)
         })
@@ -29,7 +29,7 @@ fuzz_target!(|data: &[u8]| {
     if let Credential::Key(key) = forwards {
         assert!(!key.is_empty() && key.iter().all(u8::is_ascii_graphic));
         let is_in_one = headers.iter().any(|(name, value)| match value {
-            Value::Text(text) => {
+            HeaderValue::Text(text) => {
                 Finder::new(schemes).is_relevant(name) && text.windows(key.len()).any(|w| w == key)
             }
             _ => false,
@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
 
 fn found<'a, 'h>(
     schemes: Schemes,
-    headers: impl Iterator<Item = &'h (&'a [u8], Value<'a>)>,
+    headers: impl Iterator<Item = &'h (&'a [u8], HeaderValue<'a>)>,
 ) -> Credential<'a>
 where
     'a: 'h,

@@ -10,7 +10,7 @@ use crate::lookup;
 use crate::major;
 use crate::scan::attribute_name;
 use crate::scratch::Memory;
-use crate::varlena::Stored;
+use crate::varlena::StoredValue;
 use pgrx::pg_sys::{self, Datum, HeapTupleHeaderData, Oid};
 use std::marker::PhantomData;
 
@@ -222,7 +222,7 @@ impl<'m> RowWriter<'m> {
 
     /// A jsonb as it lies in another row, header and all.
     #[inline]
-    pub fn jsonb(&mut self, value: Option<Stored>) {
+    pub fn jsonb(&mut self, value: Option<StoredValue>) {
         self.optional(Form::Jsonb, value, |row, value| {
             if !value.is_short() {
                 row.align(4);

@@ -17,7 +17,7 @@ pub struct Simplify<'a> {
 pub struct Node<'a>(NonNull<pg_sys::Node>, PhantomData<&'a ()>);
 
 /// What a node is, as far as anyone asks.
-pub enum Expression<'a> {
+pub enum PlannerExpression<'a> {
     /// All of these.
     And(Vec<Node<'a>>),
     Operator {
@@ -152,31 +152,35 @@ impl<'a> Node<'a> {
         unsafe { pg_sys::exprType(self.0.as_ptr()) }
     }
 
-    pub fn read(&self) -> Expression<'a> {
+    pub fn read(&self) -> PlannerExpression<'a> {
         let node = self.0.as_ptr();
         // SAFETY: each is read as what its tag says.
         unsafe {
             match (*node).type_ {
-                NodeTag::T_List => Expression::And(nodes(node.cast())),
+                NodeTag::T_List => PlannerExpression::And(nodes(node.cast())),
                 NodeTag::T_BoolExpr => {
                     let expression = &*node.cast::<pg_sys::BoolExpr>();
                     match expression.boolop {
-                        pg_sys::BoolExprType::AND_EXPR => Expression::And(nodes(expression.args)),
-                        _ => Expression::Other,
+                        pg_sys::BoolExprType::AND_EXPR => {
+                            PlannerExpression::And(nodes(expression.args))
+                        }
+                        _ => PlannerExpression::Other,
                     }
                 }
                 NodeTag::T_OpExpr => {
                     let expression = &*node.cast::<pg_sys::OpExpr>();
                     let arguments = nodes(expression.args);
-                    Expression::Operator { operator: expression.opno, arguments }
+                    PlannerExpression::Operator { operator: expression.opno, arguments }
                 }
                 NodeTag::T_Var => {
                     let var = &*node.cast::<pg_sys::Var>();
                     let (levels_up, number) = (var.varlevelsup, var.varattno);
-                    Expression::Column { levels_up, entry: var.varno, number }
+                    PlannerExpression::Column { levels_up, entry: var.varno, number }
                 }
-                NodeTag::T_Const if (*node.cast::<pg_sys::Const>()).constisnull => Expression::Null,
-                _ => Expression::Other,
+                NodeTag::T_Const if (*node.cast::<pg_sys::Const>()).constisnull => {
+                    PlannerExpression::Null
+                }
+                _ => PlannerExpression::Other,
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::column::{
     Array, Bigint, Boolean, Column, Integer, Kind, Names, Smallint, Text, Timestamp, Uuid, Varying,
 };
-use crate::varlena::{self, ArrayView, Stored};
+use crate::varlena::{self, ArrayView, StoredValue};
 use crate::{direct, text};
 use keysmith_core::directory::Place;
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -136,9 +136,9 @@ impl<'a> Row<'a> {
 
     /// A value of variable length as it is stored.
     #[inline]
-    pub fn stored(&self, column: Column<impl Varying>) -> Option<Stored<'_>> {
+    pub fn stored(&self, column: Column<impl Varying>) -> Option<StoredValue<'_>> {
         // SAFETY: a varlena of this row, which lies in the pinned page.
-        self.datum(column).map(|datum| unsafe { Stored::new(datum) })
+        self.datum(column).map(|datum| unsafe { StoredValue::new(datum) })
     }
 
     /// A text in Rust's encoding; `None` also for one that has no such form.

@@ -104,7 +104,7 @@ impl Boolean {
 }
 
 /// What is wrong with a value that someone sets.
-pub struct Problem {
+pub struct SettingProblem {
     /// In place of PostgreSQL's message, which quotes the value.
     pub message: Option<&'static CStr>,
     pub detail: Option<&'static CStr>,
@@ -113,14 +113,14 @@ pub struct Problem {
 
 /// Which texts a setting takes. It must neither allocate by PostgreSQL nor raise errors.
 pub trait Check {
-    fn problem(value: &CStr) -> Option<Problem>;
+    fn problem(value: &CStr) -> Option<SettingProblem>;
 }
 
 /// Any text.
 pub struct Anything;
 
 impl Check for Anything {
-    fn problem(_: &CStr) -> Option<Problem> {
+    fn problem(_: &CStr) -> Option<SettingProblem> {
         None
     }
 }

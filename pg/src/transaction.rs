@@ -233,17 +233,17 @@ pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T
 ///
 /// It is never dropped: a process that a library ends by `exit` aborts its transaction
 /// after thread-locals that need dropping are gone, and the callback would find none.
-pub struct Memory<T>(ManuallyDrop<Cell<Vec<(SubTransactionId, T)>>>);
+pub struct PerTransaction<T>(ManuallyDrop<Cell<Vec<(SubTransactionId, T)>>>);
 
-impl<T> Default for Memory<T> {
+impl<T> Default for PerTransaction<T> {
     fn default() -> Self {
-        Memory::new()
+        PerTransaction::new()
     }
 }
 
-impl<T> Memory<T> {
+impl<T> PerTransaction<T> {
     pub const fn new() -> Self {
-        Memory(ManuallyDrop::new(Cell::new(Vec::new())))
+        PerTransaction(ManuallyDrop::new(Cell::new(Vec::new())))
     }
 
     pub fn put(&self, value: T) {

@@ -193,14 +193,14 @@ const PGSQL_AF_INET6: u8 = PGSQL_AF_INET + 1;
 
 /// A value of variable length as it is stored in a row, or a copy of it.
 #[derive(Clone, Copy)]
-pub struct Stored<'a>(Datum, PhantomData<&'a ()>);
+pub struct StoredValue<'a>(Datum, PhantomData<&'a ()>);
 
-impl<'a> Stored<'a> {
+impl<'a> StoredValue<'a> {
     /// # Safety
     /// The datum must be a valid varlena that outlives the result.
     #[inline]
-    pub unsafe fn new(datum: Datum) -> Stored<'a> {
-        Stored(datum, PhantomData)
+    pub unsafe fn new(datum: Datum) -> StoredValue<'a> {
+        StoredValue(datum, PhantomData)
     }
 
     fn pointer(self) -> *mut pg_sys::varlena {
@@ -241,7 +241,7 @@ impl<'a> Stored<'a> {
     /// The value itself if it lies in the row, else a copy of it in the memory context: a row
     /// may go, and what is stored outside of it with it.
     #[inline]
-    pub fn fetched<'m>(self, memory: Memory<'m>) -> Stored<'m>
+    pub fn fetched<'m>(self, memory: Memory<'m>) -> StoredValue<'m>
     where
         'a: 'm,
     {
@@ -253,7 +253,7 @@ impl<'a> Stored<'a> {
             let before = pg_sys::MemoryContextSwitchTo(memory.get());
             let copy = pg_sys::pg_detoast_datum_packed(self.pointer());
             pg_sys::MemoryContextSwitchTo(before);
-            Stored::new(Datum::from(copy))
+            StoredValue::new(Datum::from(copy))
         }
     }
 

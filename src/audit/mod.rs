@@ -16,7 +16,7 @@ use content::Content;
 use event::Event;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param, saved};
-use pg::transaction::{self, Memory};
+use pg::transaction::{self, PerTransaction};
 use pg::{clock, lookup, output, text};
 use pgrx::pg_sys::{Oid, SubTransactionId};
 
@@ -52,7 +52,7 @@ pub struct Act<'a> {
 }
 
 thread_local! {
-    static NOTES: Memory<Note> = const { Memory::new() };
+    static NOTES: PerTransaction<Note> = const { PerTransaction::new() };
 }
 
 impl<'a> Act<'a> {
@@ -231,7 +231,7 @@ pub fn before_prepare() -> Result<()> {
 
 /// Adds the acts of this transaction to the chains.
 pub fn before_commit() -> Result<()> {
-    let notes = NOTES.with(Memory::take);
+    let notes = NOTES.with(PerTransaction::take);
     if notes.is_empty() || is_extension_gone() {
         return Ok(());
     }

@@ -4,10 +4,10 @@ use super::arguments;
 use super::decision::{self, Decision, name};
 use crate::catalog::policy::{Policy, Route};
 use crate::decide::lookup::Reader;
-use crate::decide::needs::Needs;
+use crate::decide::needs::NeededScopes;
 use crate::decide::presented::Presented;
 use crate::verdict::Verdict;
-use keysmith_core::policy::header::{Credential, Finder, Schemes, Value};
+use keysmith_core::policy::header::{Credential, Finder, HeaderValue, Schemes};
 use keysmith_core::policy::route::{Match, Path, is_requested_method};
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::Result;
@@ -22,7 +22,7 @@ sql_functions! {
 }
 
 /// A request to decide about.
-pub struct Request<'a> {
+pub struct HttpRequest<'a> {
     pub headers: Option<Json<'a>>,
     pub method: Option<&'a [u8]>,
     pub path: Option<&'a [u8]>,
@@ -35,7 +35,7 @@ pub struct Request<'a> {
 }
 
 fn authenticate(call: &Call) -> Result<Option<Datum>> {
-    let request = Request {
+    let request = HttpRequest {
         headers: call.json(0),
         method: text(call, 1),
         path: text(call, 2),
@@ -49,7 +49,7 @@ fn authenticate(call: &Call) -> Result<Option<Datum>> {
 }
 
 /// The verdict, and the policy by which it was found.
-pub fn decide<'m>(memory: Memory<'m>, request: &Request) -> Result<(Verdict<'m>, Rc<Policy>)> {
+pub fn decide<'m>(memory: Memory<'m>, request: &HttpRequest) -> Result<(Verdict<'m>, Rc<Policy>)> {
     let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
     let (policy, sought) =
@@ -104,23 +104,23 @@ pub fn presented(headers: Option<Json<'_>>, schemes: Schemes) -> Presented<'_> {
     }
 }
 
-fn header_value(value: Json<'_>) -> Value<'_> {
+fn header_value(value: Json<'_>) -> HeaderValue<'_> {
     match value {
-        Json::Text(text) => Value::Text(text),
-        Json::Null => Value::Null,
-        _ => Value::Other,
+        Json::Text(text) => HeaderValue::Text(text),
+        Json::Null => HeaderValue::Null,
+        _ => HeaderValue::Other,
     }
 }
 
 /// What the request's route requires: of the key's scopes, and of its kind.
-pub struct Required<'a> {
-    pub needs: Needs<'a>,
+pub struct RouteRequirement<'a> {
+    pub needs: NeededScopes<'a>,
     pub kind: Option<&'a [u8]>,
     /// Its definition, if it is listed.
     pub route: Option<&'a Route>,
 }
 
-impl Required<'_> {
+impl RouteRequirement<'_> {
     /// How many calls the request counts for.
     pub fn weight(&self) -> u32 {
         self.route.map_or(1, |route| route.weight)
@@ -134,11 +134,11 @@ pub fn required<'a>(
     path: Option<&[u8]>,
     variant: Option<&[u8]>,
     policy: &'a Policy,
-) -> Required<'a> {
+) -> RouteRequirement<'a> {
     const MOST: usize = 1024;
     const MOST_WITH_QUERY: usize = 64 * 1024;
-    let impossible = |why: &'static str| Required {
-        needs: Needs::Impossible(why.into()),
+    let impossible = |why: &'static str| RouteRequirement {
+        needs: NeededScopes::Impossible(why.into()),
         kind: None,
         route: None,
     };
@@ -157,13 +157,15 @@ pub fn required<'a>(
         return impossible("the variant is too long");
     }
     match policy.route(method, &path, variant) {
-        Match::Route(route) => Required {
-            needs: Needs::Route(&route.scopes),
+        Match::Route(route) => RouteRequirement {
+            needs: NeededScopes::Route(&route.scopes),
             kind: route.kind.as_deref(),
             route: Some(route),
         },
         Match::UnknownVariant => impossible("the route has no such variant"),
         Match::Unlisted if policy.refuses_unlisted_routes => impossible("the route is not listed"),
-        Match::Unlisted => Required { needs: Needs::Nothing, kind: None, route: None },
+        Match::Unlisted => {
+            RouteRequirement { needs: NeededScopes::Nothing, kind: None, route: None }
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
 use crate::decide::charge::Charge;
 use crate::decide::lookup::Reader;
-use crate::decide::needs::Needs;
+use crate::decide::needs::NeededScopes;
 use crate::decide::presented::Sought;
 use crate::identity::{self, Identity};
 use crate::verdict::Standing;
@@ -58,7 +58,7 @@ impl<'a> Decision<'a> {
         reader: &'a Reader<'a>,
         policy: Rc<Policy>,
         keyspace: &'a [u8],
-        needs: &'a Needs<'a>,
+        needs: &'a NeededScopes<'a>,
     ) -> Decision<'a> {
         Decision {
             reader,
@@ -141,6 +141,6 @@ impl<'a> Decision<'a> {
 }
 
 /// What is asked of a key by its scopes alone, now.
-pub fn demand<'a>(needs: &'a Needs<'a>) -> Demand<'a> {
+pub fn demand<'a>(needs: &'a NeededScopes<'a>) -> Demand<'a> {
     Demand { environment: None, kind: None, scopes: needs, address: None, now: clock::now() }
 }

@@ -1,14 +1,14 @@
 //! `explain_verify`: what each rule saw, for those who have to know why.
 
 use super::arguments;
-use super::authenticate::{self, Required, text};
+use super::authenticate::{self, RouteRequirement, text};
 use super::decision::{self, demand, name};
 use crate::catalog::policy::Policy;
 use crate::decide::charge::{self, Charge};
 use crate::decide::credits::{self, Intent, Spending};
 use crate::decide::limits;
 use crate::decide::lookup::Reader;
-use crate::decide::needs::{Listed, Needs, shortened};
+use crate::decide::needs::{Listed, NeededScopes, shortened};
 use crate::decide::presented::Presented;
 use crate::verdict::Holder;
 use crate::{lag, limit};
@@ -56,10 +56,10 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
         authenticate::required(text(call, 10), text(call, 11), text(call, 12), &policy)
     } else {
         let needs = Listed::read(call.array(1)).map_or_else(
-            |rule| Needs::Impossible(format!("verify raises KS400: scopes {rule}").into()),
-            Needs::Listed,
+            |rule| NeededScopes::Impossible(format!("verify raises KS400: scopes {rule}").into()),
+            NeededScopes::Listed,
         );
-        Required { needs, kind: None, route: None }
+        RouteRequirement { needs, kind: None, route: None }
     };
     let needs = &required.needs;
     // Whether the caller signs in changes no decision, but verify takes no null.
@@ -91,7 +91,7 @@ struct Asked<'a> {
     keyspace: &'a [u8],
     demand: Demand<'a>,
     charge: Charge<'a>,
-    needs: &'a Needs<'a>,
+    needs: &'a NeededScopes<'a>,
 }
 
 fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
@@ -160,7 +160,7 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
 }
 
 /// Asks every rule, also those after the one that decides.
-fn steps_on(found: &Found, holder: &Holder, demand: &Demand, needs: &Needs) -> Vec<Step> {
+fn steps_on(found: &Found, holder: &Holder, demand: &Demand, needs: &NeededScopes) -> Vec<Step> {
     RULES
         .iter()
         .map(|rule| Step {
@@ -234,7 +234,7 @@ fn what_it_saw(
     found: &Found,
     holder: &Holder,
     demand: &Demand,
-    needs: &Needs,
+    needs: &NeededScopes,
 ) -> String {
     let asked = |value: Option<&[u8]>| value.map_or("any".into(), lossy);
     match rule {

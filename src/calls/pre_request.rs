@@ -1,7 +1,7 @@
 //! `pre_request`: what PostgREST calls before each request. It has put the request into
 //! settings of the transaction; a refusal is an error that it makes a response of.
 
-use super::authenticate::{self, Request};
+use super::authenticate::{self, HttpRequest};
 use super::client_ip::collect;
 use super::pre_request_settings as settings;
 use crate::catalog::policy::Policy;
@@ -27,7 +27,7 @@ fn pre_request(call: &Call) -> Result<Option<Datum>> {
     let headers = headers.as_deref().map(Json::new);
     let (method, path) = (setting(c"request.method"), setting(c"request.path"));
     let keyspace = settings::with_keyspace(CStr::to_owned);
-    let request = Request {
+    let request = HttpRequest {
         headers,
         method: method.as_deref().map(CStr::to_bytes),
         path: path.as_deref().map(CStr::to_bytes),

@@ -2,7 +2,7 @@
 //! PostgREST are one, as far as PostgreSQL knows.
 
 use keysmith_core::policy::proxies::Proxies;
-use pg::settings::{About, Boolean, Check, Context, Problem, Text};
+use pg::settings::{About, Boolean, Check, Context, SettingProblem, Text};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -46,9 +46,9 @@ static HEADERS: Boolean = Boolean::new(
 struct Networks;
 
 impl Check for Networks {
-    fn problem(value: &CStr) -> Option<Problem> {
+    fn problem(value: &CStr) -> Option<SettingProblem> {
         let is_good = value.to_str().is_ok_and(|list| Proxies::parse(list).is_some());
-        (!is_good).then_some(Problem {
+        (!is_good).then_some(SettingProblem {
             message: None,
             detail: Some(c"It must be a list of networks, as in \"10.0.0.0/8, 192.0.2.1\"."),
             hint: None,

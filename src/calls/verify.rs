@@ -3,7 +3,7 @@
 use super::arguments;
 use super::decision::{self, Decision, name};
 use crate::decide::lookup::Reader;
-use crate::decide::needs::{self, Listed, Needs};
+use crate::decide::needs::{self, Listed, NeededScopes};
 use crate::decide::presented::Presented;
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
@@ -100,9 +100,9 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
 /// The argument `scopes`. If it can't be read, that is the caller's mistake, and not the
 /// key's.
 #[inline]
-fn asked<'a>(call: &'a Call) -> Result<Needs<'a>> {
+fn asked<'a>(call: &'a Call) -> Result<NeededScopes<'a>> {
     let listed = Listed::read(call.array(position::SCOPES));
     listed
-        .map(Needs::Listed)
+        .map(NeededScopes::Listed)
         .map_err(|rule| Error::argument("scopes", rule).hint(needs::EXPRESSION_HINT))
 }

@@ -1,7 +1,7 @@
 //! The directory in shared memory: what sessions found out about keys, for each other.
 
 use crate::settings;
-use keysmith_core::directory::{Directory, Entry, Slot, WAYS};
+use keysmith_core::directory::{Directory, KeyEntry, Slot, WAYS};
 use keysmith_core::siphash::SipHasher;
 use pg::error::{Code, Error, Result};
 use pg::server;
@@ -38,7 +38,7 @@ pub enum Form {
 /// Something that was handed in for a key, with what is known of it.
 pub struct Known {
     tag: u128,
-    pub entry: Option<Entry>,
+    pub entry: Option<KeyEntry>,
 }
 
 /// Looks up what is known. `None` where there is no directory.
@@ -55,7 +55,7 @@ pub fn look_up(keyspace: &[u8], form: Form, bytes: &[u8]) -> Option<Known> {
 
 impl Known {
     /// Notes what was found out, for the next time.
-    pub fn note(&self, entry: &Entry) {
+    pub fn note(&self, entry: &KeyEntry) {
         if self.entry != Some(*entry)
             && let Some((_, slots)) = REGION.whole()
         {

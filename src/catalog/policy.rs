@@ -6,7 +6,7 @@ use keysmith_core::key::{display, foreign};
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::Schemes;
 use keysmith_core::policy::route::{Match, Path, Routes};
-use keysmith_core::policy::scope::{self, GrantList, Held, Implications};
+use keysmith_core::policy::scope::{self, GrantList, HeldScopes, Implications};
 use keysmith_core::policy::verdict::Answer;
 use pg::column::{Column, Text};
 use pg::error::Result;
@@ -333,7 +333,7 @@ impl Policy {
     /// What a key holds by its own scopes, its role and the role of its owner. A role
     /// that is no longer defined holds nothing.
     #[inline]
-    pub fn held<'a>(&'a self, own: &'a [&'a [u8]], roles: [Option<&[u8]>; 2]) -> Held<'a> {
+    pub fn held<'a>(&'a self, own: &'a [&'a [u8]], roles: [Option<&[u8]>; 2]) -> HeldScopes<'a> {
         let own = match (own, self.empty_scopes) {
             ([], EmptyScopes::All) => None,
             ([], EmptyScopes::Defaults) => Some(GrantList::Owned(&self.default_scopes)),
@@ -342,7 +342,7 @@ impl Policy {
         let [role, owners] = roles.map(|role| {
             role.map(|role| GrantList::Owned(self.roles.get(role).map_or(&[], Vec::as_slice)))
         });
-        Held { within: [own, role, owners], implications: &self.implications }
+        HeldScopes { within: [own, role, owners], implications: &self.implications }
     }
 }
 

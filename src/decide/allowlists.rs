@@ -5,7 +5,7 @@
 
 use crate::catalog::invalidation;
 use keysmith_core::policy::allowlist::{Allowlist, Ranges};
-use pg::varlena::{self, ArrayView, Stored, StoredAllowlist, StoredId};
+use pg::varlena::{self, ArrayView, StoredAllowlist, StoredId, StoredValue};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -46,7 +46,7 @@ impl Allowlist for KeysAllowlist<'_> {
 
 /// The allowlist of a key, given as its row has it.
 #[inline]
-pub fn of_key(key_id: [u8; 16], list: Stored<'_>) -> KeysAllowlist<'_> {
+pub fn of_key(key_id: [u8; 16], list: StoredValue<'_>) -> KeysAllowlist<'_> {
     let view = || ArrayView::new(list.content());
     let Some(stored) = list.id() else { return KeysAllowlist::InRow(StoredAllowlist(view())) };
     let name = (stored, key_id);

@@ -10,11 +10,11 @@ use crate::pepper;
 use crate::verdict::Account;
 use crate::verdict::Holder;
 use columns::{key, member, tenant};
-use keysmith_core::directory::{Entry, Place, Places};
+use keysmith_core::directory::{KeyEntry, Place, Places};
 use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::policy::allowlist::Allowlist;
 use keysmith_core::policy::rules::{Found, Kind};
-use keysmith_core::policy::scope::Held;
+use keysmith_core::policy::scope::HeldScopes;
 use keysmith_core::policy::verdict::Reason;
 use pg::error::Result;
 use pg::scan::{Pinned, Relation, Room, Row, ScanKey, Snapshot, Varlena};
@@ -108,7 +108,7 @@ impl<'a> Reader<'a> {
             && let Some(key) = self.key_at(&entry, keyspace)
         {
             let rows = self.gather(key, entry.places);
-            known.note(&Entry { places: rows.places(), ..entry });
+            known.note(&KeyEntry { places: rows.places(), ..entry });
             return Ok(rows);
         }
         let rows = self.find_by_digest(&sought.digest(), keyspace)?;
@@ -158,7 +158,7 @@ impl<'a> Reader<'a> {
 
     /// The key's row, if it still lies where it did.
     #[inline]
-    fn key_at(&self, entry: &Entry, keyspace: &[u8]) -> Option<Pinned<'_>> {
+    fn key_at(&self, entry: &KeyEntry, keyspace: &[u8]) -> Option<Pinned<'_>> {
         let row = self.keys().fetch(self.snapshot(), entry.places.key, &self.rooms.key)?;
         let is_it = row.bytes(key::digest) == Some(&entry.digest)
             && row.smallint(key::generation) == Some(entry.generation)
@@ -228,7 +228,7 @@ impl<'a> KeyRows<'a> {
     fn note(&self, known: &Known) {
         let digest = self.key.bytes(key::digest).and_then(|digest| digest.try_into().ok());
         if let (Some(digest), Some(generation)) = (digest, self.key.smallint(key::generation)) {
-            known.note(&Entry { digest, generation, places: self.places() });
+            known.note(&KeyEntry { digest, generation, places: self.places() });
         }
     }
 
@@ -262,7 +262,7 @@ impl<'a> KeyRows<'a> {
     #[inline]
     pub fn found<'f>(
         &'f self,
-        held: Held<'f>,
+        held: HeldScopes<'f>,
         allowlist: Option<&'f KeysAllowlist<'_>>,
     ) -> Found<'f> {
         let is_suspended = |tenant: &Pinned| !tenant.is_null(tenant::suspended_at);

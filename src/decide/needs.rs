@@ -1,14 +1,14 @@
 //! What a request needs of a key's scopes.
 
 use keysmith_core::policy::expression::{self, Expression};
-use keysmith_core::policy::scope::{Held, Required, is_scope};
+use keysmith_core::policy::scope::{HeldScopes, Required, is_scope};
 use keysmith_core::policy::verdict::Reason;
 use pg::varlena::ArrayView;
 use std::borrow::Cow;
 use std::fmt;
 
 /// From whichever side it was asked for.
-pub enum Needs<'a> {
+pub enum NeededScopes<'a> {
     Listed(Listed<'a>),
     /// What the route's definition says.
     Route(&'a Expression),
@@ -76,29 +76,31 @@ pub const EXPRESSION_HINT: &str = "An expression is of scopes, with & for all of
 /// The longest that can be read.
 pub const MOST: usize = expression::MAX_LEN;
 
-impl Required for Needs<'_> {
-    fn refuses(&self, held: &Held) -> Option<Reason> {
+impl Required for NeededScopes<'_> {
+    fn refuses(&self, held: &HeldScopes) -> Option<Reason> {
         let is_met = |expression: &Expression| expression.holds(&|scope| held.covers(scope));
         let is_held = match self {
-            Needs::Listed(listed) if listed.is_null => return Some(Reason::ScopesNull),
-            Needs::Listed(listed) if listed.expressions.is_empty() => {
+            NeededScopes::Listed(listed) if listed.is_null => return Some(Reason::ScopesNull),
+            NeededScopes::Listed(listed) if listed.expressions.is_empty() => {
                 listed.elements().flatten().all(|scope| held.covers(scope))
             }
-            Needs::Listed(listed) => listed.expressions.iter().all(is_met),
-            Needs::Route(expression) => is_met(expression),
-            Needs::Nothing => true,
-            Needs::Impossible(_) => false,
+            NeededScopes::Listed(listed) => listed.expressions.iter().all(is_met),
+            NeededScopes::Route(expression) => is_met(expression),
+            NeededScopes::Nothing => true,
+            NeededScopes::Impossible(_) => false,
         };
         (!is_held).then_some(Reason::InsufficientScope)
     }
 }
 
 /// Completes "holds …; …".
-impl fmt::Display for Needs<'_> {
+impl fmt::Display for NeededScopes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Needs::Listed(Listed { list: None, .. }) => f.write_str("what is needed is null"),
-            Needs::Listed(listed) => {
+            NeededScopes::Listed(Listed { list: None, .. }) => {
+                f.write_str("what is needed is null")
+            }
+            NeededScopes::Listed(listed) => {
                 let element = |element: Option<&[u8]>| {
                     element
                         .map_or("null".into(), |bytes| String::from_utf8_lossy(bytes).into_owned())
@@ -110,12 +112,12 @@ impl fmt::Display for Needs<'_> {
                     listed => write!(f, "needs {}", shortened(listed)),
                 }
             }
-            Needs::Route(expression) => match expression.to_string().as_str() {
+            NeededScopes::Route(expression) => match expression.to_string().as_str() {
                 "" => f.write_str("the route needs none"),
                 needed => write!(f, "the route needs {}", shortened(needed)),
             },
-            Needs::Nothing => f.write_str("the route is not listed, and open to any key"),
-            Needs::Impossible(why) => f.write_str(why),
+            NeededScopes::Nothing => f.write_str("the route is not listed, and open to any key"),
+            NeededScopes::Impossible(why) => f.write_str(why),
         }
     }
 }

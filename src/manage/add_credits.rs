@@ -1,7 +1,7 @@
 //! `add_credits`.
 
 use super::authority;
-use super::credits::{Holder, add};
+use super::credits::{CreditHolder, add};
 use super::keyspace::policy;
 use super::level::functions;
 use super::locked_key::LockedKey;
@@ -27,7 +27,7 @@ fn add_credits(call: &Call) -> Result<Option<Datum>> {
         (Some(key_id), None) => {
             let subject = LockedKey::lock(caller, key_id)?;
             let act = Act::on(&caller.actor, &subject.keyspace, Subject::Key(key_id))?;
-            let balance = add(Holder::Key(&subject.purse), amount)?;
+            let balance = add(CreditHolder::Key(&subject.purse), amount)?;
             act.done("add_credits")?;
             Ok(balance)
         }
@@ -35,7 +35,7 @@ fn add_credits(call: &Call) -> Result<Option<Datum>> {
             policy(caller, &keyspace)?;
             let id = Tenant::lock(caller, tenant, &keyspace)?.id;
             let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(tenant))?;
-            let balance = add(Holder::Tenant(&id), amount)?;
+            let balance = add(CreditHolder::Tenant(&id), amount)?;
             act.done("add_credits")?;
             Ok(balance)
         }

@@ -8,7 +8,7 @@ use crate::catalog::{
 use crate::decide::lookup::Reader;
 use crate::identity::Identity;
 use keysmith_core::policy::allowlist::IpNet;
-use keysmith_core::policy::limits::Held;
+use keysmith_core::policy::limits::HeldLimits;
 use pg::error::Result;
 use pg::scan::ScanKey;
 use pg::varlena;
@@ -50,7 +50,11 @@ impl Bounds {
     }
 
     /// Its limits, in their stored form.
-    pub fn held(&self) -> Held<'_> {
-        Held { key: self.line, own: self.limits.as_deref(), shared: self.shared_limits.as_deref() }
+    pub fn held(&self) -> HeldLimits<'_> {
+        HeldLimits {
+            key: self.line,
+            own: self.limits.as_deref(),
+            shared: self.shared_limits.as_deref(),
+        }
     }
 }

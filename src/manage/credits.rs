@@ -69,18 +69,18 @@ impl<'de> Deserialize<'de> for Credits {
 
 /// A key or a tenant that has credits.
 #[derive(Clone, Copy)]
-pub enum Holder<'a> {
+pub enum CreditHolder<'a> {
     Key(&'a [u8; 16]),
     Tenant(&'a [u8; 16]),
 }
 
-impl Holder<'_> {
+impl CreditHolder<'_> {
     /// `$1`, the key, and `$2`, the tenant.
     fn params(&self) -> [Param<'_>; 2] {
         let none = Param::uuid_or_null(None);
         match self {
-            Holder::Key(id) => [Param::uuid(id), none],
-            Holder::Tenant(id) => [none, Param::uuid(id)],
+            CreditHolder::Key(id) => [Param::uuid(id), none],
+            CreditHolder::Tenant(id) => [none, Param::uuid(id)],
         }
     }
 }
@@ -93,7 +93,7 @@ impl Credits {
     }
 
     /// The credits after the change; `held` are those before.
-    fn applied(&self, held: Option<Held>) -> Result<Held> {
+    fn applied(&self, held: Option<HeldCredits>) -> Result<HeldCredits> {
         let (balance, had) = match held {
             Some(held) => (Some(held.balance), held.refill),
             None => (None, None),
@@ -120,7 +120,7 @@ impl Credits {
         let balance = given.or(balance).or(refill.as_ref().map(|(refill, _)| *refill));
         let balance =
             balance.ok_or_else(|| Error::argument(NAME, format!("must be {EXPECTED}")))?;
-        Ok(Held { balance, refill })
+        Ok(HeldCredits { balance, refill })
     }
 }
 
@@ -130,17 +130,17 @@ pub fn balance(balance: i64) -> Result<i64, &'static str> {
 }
 
 /// The credits of a holder, with a refill that is due.
-struct Held {
+struct HeldCredits {
     balance: i64,
     /// The balance after a refill, and the period.
     refill: Option<(i64, String)>,
 }
 
-impl Held {
+impl HeldCredits {
     /// Reads and locks them: acts and requests that spend take turns. Acts that give the first
     /// credits take turns at the row of the key or tenant.
-    fn lock(holder: Holder) -> Result<Option<Held>> {
-        if let Holder::Key(key_id) = holder {
+    fn lock(holder: CreditHolder) -> Result<Option<HeldCredits>> {
+        if let CreditHolder::Key(key_id) = holder {
             spi::execute(
                 saved!("SELECT FROM keysmith_private.key WHERE key_id = $1 FOR NO KEY UPDATE"),
                 &[Param::uuid(key_id)],
@@ -154,11 +154,16 @@ impl Held {
                  FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2 FOR UPDATE"
             ),
             &holder.params(),
-            |row| Some(Held { balance: row.bigint(1)?, refill: row.bigint(2).zip(row.text(3)) }),
+            |row| {
+                Some(HeldCredits {
+                    balance: row.bigint(1)?,
+                    refill: row.bigint(2).zip(row.text(3)),
+                })
+            },
         )
     }
 
-    fn store(&self, holder: Holder) -> Result<()> {
+    fn store(&self, holder: CreditHolder) -> Result<()> {
         macro_rules! store {
             ($column:literal) => {
                 saved!(concat!(
@@ -173,8 +178,8 @@ impl Held {
             };
         }
         let statement = match holder {
-            Holder::Key(_) => store!("key_id"),
-            Holder::Tenant(_) => store!("tenant_id"),
+            CreditHolder::Key(_) => store!("key_id"),
+            CreditHolder::Tenant(_) => store!("tenant_id"),
         };
         let [key, tenant] = holder.params();
         let refill = self.refill.as_ref();
@@ -201,10 +206,10 @@ pub fn must_administer(caller: &Caller) -> Result<()> {
 }
 
 /// Changes the credits of a holder, or takes them away.
-pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result<()> {
+pub fn set(caller: &Caller, holder: CreditHolder, credits: Option<&Credits>) -> Result<()> {
     must_administer(caller)?;
     match credits {
-        Some(credits) => credits.applied(Held::lock(holder)?)?.store(holder),
+        Some(credits) => credits.applied(HeldCredits::lock(holder)?)?.store(holder),
         None => spi::execute(
             saved!("DELETE FROM keysmith_private.credit WHERE key_id = $1 OR tenant_id = $2"),
             &holder.params(),
@@ -216,7 +221,7 @@ pub fn set(caller: &Caller, holder: Holder, credits: Option<&Credits>) -> Result
 /// The same for an existing key. If it spent the credits of the key that made it, from now on it
 /// spends its own, or its tenant's. If a key loses its credits, the keys that it made lose them too.
 pub fn set_for_key(caller: &Caller, subject: &LockedKey, credits: Option<&Credits>) -> Result<()> {
-    set(caller, Holder::Key(&subject.origin), credits)?;
+    set(caller, CreditHolder::Key(&subject.origin), credits)?;
     spi::execute(
         saved!(
             "UPDATE keysmith_private.key SET purse = NULL
@@ -233,14 +238,14 @@ pub fn set_for_key(caller: &Caller, subject: &LockedKey, credits: Option<&Credit
 }
 
 /// Adds to the credits of a holder, or gives it its first credits.
-pub fn add(holder: Holder, amount: i64) -> Result<i64> {
-    let held = Held::lock(holder)?;
-    if held.is_none() && matches!(holder, Holder::Key(_)) {
+pub fn add(holder: CreditHolder, amount: i64) -> Result<i64> {
+    let held = HeldCredits::lock(holder)?;
+    if held.is_none() && matches!(holder, CreditHolder::Key(_)) {
         pgrx::notice!(
             "the key had no own credits; from now on it spends these, and not its tenant's"
         );
     }
-    let mut held = held.unwrap_or(Held { balance: 0, refill: None });
+    let mut held = held.unwrap_or(HeldCredits { balance: 0, refill: None });
     held.balance = held.balance.checked_add(amount).ok_or_else(|| {
         Error::argument("amount", format!("is too much: {} are held already", held.balance))
     })?;

@@ -8,7 +8,7 @@ use crate::catalog::{Catalog, columns::key as column};
 use crate::decide::lookup::{KeyRows, Reader};
 use crate::identity::Identity;
 use keysmith_core::policy::allowlist;
-use keysmith_core::policy::limits::Held;
+use keysmith_core::policy::limits::HeldLimits;
 use keysmith_core::policy::scope::{self, GrantList};
 use pg::error::{Error, Result};
 use pg::text::lossy;
@@ -65,7 +65,7 @@ fn check_row(
     }
     let line = key.uuid(column::origin).unwrap_or(*key_id);
     let (own, shared) = (key.text(column::limits), key.text(column::shared_limits));
-    let held = Held { key: line, own: own.as_deref(), shared: shared.as_deref() };
+    let held = HeldLimits { key: line, own: own.as_deref(), shared: shared.as_deref() };
     if !held.is_within(&bounds.held()) {
         return Err(beyond("limits", "counted with those of the key that acts, and as tight")
             .hint(
@@ -103,7 +103,7 @@ pub fn check_environment(delegator: &Identity, environment: &[u8]) -> Result<()>
 
 fn check_scopes(delegator: &Identity, policy: &Policy, rows: &KeyRows) -> Result<()> {
     let (own, roles) = (rows.scopes(), rows.roles());
-    let given: scope::Held = policy.held(&own, roles);
+    let given: scope::HeldScopes = policy.held(&own, roles);
     let surplus = delegator
         .held(|held| given.effective().into_iter().find(|scope| !held.covers(scope)).map(lossy));
     if let Some(scope) = surplus {
@@ -120,8 +120,8 @@ fn check_scopes(delegator: &Identity, policy: &Policy, rows: &KeyRows) -> Result
 /// holds all of them, or else by everything that binds the delegator.
 fn check_for_later(
     delegator: &Identity,
-    held: &scope::Held,
-    given: &scope::Held,
+    held: &scope::HeldScopes,
+    given: &scope::HeldScopes,
     roles: [Option<&[u8]>; 2],
     is_open: bool,
 ) -> Result<()> {

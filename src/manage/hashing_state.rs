@@ -1,7 +1,7 @@
 //! `hashing_state`: the progress of `protect_existing`, as the view `hashing_progress` shows it.
 
 use super::authority;
-use crate::rows::progress::Progress;
+use crate::rows::progress::HashingProgress;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
 use pg::result_set::{Cell, ResultSet};
@@ -20,7 +20,7 @@ fn hashing_state(call: &Call) -> Result<Option<Datum>> {
     if !is_own(oid(0)) && authority::sight()?.tenants.is_some() {
         return Ok(None);
     }
-    let progress = Progress::of(oid(1));
+    let progress = HashingProgress::of(oid(1));
     let phase = match (progress.started_at, progress.finished_at) {
         (None, _) => "not begun",
         (_, None) => "digesting rows",

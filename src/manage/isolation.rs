@@ -11,7 +11,7 @@ use keysmith_core::policy::name::{IDENTIFIER_RULE, is_identifier};
 use pg::call::{Call, sql_functions};
 use pg::error::{Error, Result};
 use pg::spi::{self, Param};
-use pg::user_table::{ACCESS_EXCLUSIVE, Needs, UserTable};
+use pg::user_table::{ACCESS_EXCLUSIVE, TableRight, UserTable};
 use pg::{lookup, types};
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -117,7 +117,7 @@ fn release(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn claim(call: &Call) -> Result<UserTable> {
-    let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, TableRight::Ownership)?;
     table.must_not_be_catalog()?;
     Ok(table)
 }

@@ -7,7 +7,7 @@ use super::patch::Patch;
 use crate::limit;
 use keysmith_core::gcra::{MAX_CALLS, MAX_WINDOW, MIN_WINDOW, Rate};
 use keysmith_core::policy::limits::{
-    self, Held, LIMIT_NAME_RULE, MAX_LIMITS, MAX_SHARED, is_limit_name,
+    self, HeldLimits, LIMIT_NAME_RULE, MAX_LIMITS, MAX_SHARED, is_limit_name,
 };
 use pg::call::Call;
 use pg::error::{Code, Error, Result};
@@ -108,7 +108,7 @@ pub fn check_kept(limits: &Patch<Limits>) -> Result<()> {
 
 /// Keys that share the limits of a key share them as they are now.
 pub fn follow(subject: &LockedKey, own: Option<&str>) -> Result<()> {
-    let own = Held { key: subject.origin, own, shared: None }.handed_on();
+    let own = HeldLimits { key: subject.origin, own, shared: None }.handed_on();
     let all = spi::all(
         "UPDATE keysmith_private.key k SET shared_limits = nullif(pg_catalog.concat_ws(E'\\n', (
                  SELECT pg_catalog.string_agg(line, E'\\n' ORDER BY n)

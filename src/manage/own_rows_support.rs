@@ -5,7 +5,7 @@ use super::authority;
 use super::own_rows::{BOUNDED, OPERATORS};
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
-use pg::planner::{Expression, Node, Operator, Simplify, commutator};
+use pg::planner::{Node, Operator, PlannerExpression, Simplify, commutator};
 use pgrx::pg_sys::{self, Datum};
 
 sql_functions! {
@@ -38,7 +38,7 @@ fn own_rows_support(call: &Call) -> Result<Option<Datum>> {
 fn with_bounds<'a>(request: &Simplify<'a>) -> Option<Node<'a>> {
     let arguments = request.arguments();
     let [shown, bounds, ..] = arguments[..] else { return None };
-    if !matches!(bounds.read(), Expression::Null) {
+    if !matches!(bounds.read(), PlannerExpression::Null) {
         return None;
     }
     let mut bounds = Bounds { request, pairs: Vec::new(), values: Default::default() };
@@ -66,8 +66,8 @@ impl<'a> Bounds<'_, 'a> {
     /// Takes what all rows of the query must meet.
     fn gather(&mut self, node: &Node<'a>) {
         match node.read() {
-            Expression::And(nodes) => nodes.iter().for_each(|node| self.gather(node)),
-            Expression::Operator { operator, arguments } => {
+            PlannerExpression::And(nodes) => nodes.iter().for_each(|node| self.gather(node)),
+            PlannerExpression::Operator { operator, arguments } => {
                 self.take(operator, &arguments);
             }
             _ => {}
@@ -100,7 +100,7 @@ impl<'a> Bounds<'_, 'a> {
 /// The number of a column of the function. A part of a column is no column.
 fn column(node: &Node) -> Option<i16> {
     match node.read() {
-        Expression::Column { levels_up: 0, entry: 1, number } if number > 0 => Some(number),
+        PlannerExpression::Column { levels_up: 0, entry: 1, number } if number > 0 => Some(number),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! Tenants and their members.
 
 use super::authority::{self, Caller};
-use super::credits::{self, Credits, Holder};
+use super::credits::{self, CreditHolder, Credits};
 use super::errors;
 use super::field::{Document, Name};
 use super::json;
@@ -128,7 +128,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
             Error::new(Code::Conflict, message)
         })?;
         if credits.is_some() {
-            credits::set(caller, Holder::Tenant(&created), credits.as_ref())?;
+            credits::set(caller, CreditHolder::Tenant(&created), credits.as_ref())?;
         }
         act.noted("create_tenant")?;
         Ok(created)
@@ -172,7 +172,7 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
             metadata,
         )?;
         if let Some(credits) = changes.credits.change() {
-            credits::set(caller, Holder::Tenant(&id), credits)
+            credits::set(caller, CreditHolder::Tenant(&id), credits)
                 .map_err(|error| error.within("changes"))?;
         }
         act.done("alter_tenant")

@@ -13,7 +13,7 @@ use std::ffi::CStr;
 use std::rc::Rc;
 
 /// The columns that a seal covers, in the order of their names.
-pub struct Form {
+pub struct CanonicalForm {
     table: Vec<u8>,
     columns: Vec<Column>,
     needs_settings: bool,
@@ -67,11 +67,11 @@ const PLAIN: [Oid; 21] = [
     pg_sys::MONEYOID,
 ];
 
-impl Form {
+impl CanonicalForm {
     /// The form of a table's rows. `names` are the columns that it covers; an empty list means
     /// all. The seal itself is never covered, nor are generated columns, which PostgreSQL
     /// computes after the row was sealed.
-    pub fn of(description: Description, table: &[u8], seal: i16, names: &[&[u8]]) -> Form {
+    pub fn of(description: Description, table: &[u8], seal: i16, names: &[&[u8]]) -> CanonicalForm {
         let memory = Rc::new(Owned::new());
         let mut columns: Vec<Column> = description
             .columns()
@@ -82,7 +82,7 @@ impl Form {
         columns.sort_by(|left, right| left.name.cmp(&right.name));
         let needs_settings = columns.iter().any(Column::needs_settings);
         let all = description.attributes().len();
-        Form { table: utf8(table).into_owned(), columns, needs_settings, all }
+        CanonicalForm { table: utf8(table).into_owned(), columns, needs_settings, all }
     }
 
     /// The number of columns of the form.

@@ -7,7 +7,7 @@
 use super::columns::name;
 use super::forms::{Column, Forms, values_left};
 use super::pages;
-use super::progress::Progress;
+use super::progress::HashingProgress;
 use super::protect::{FUNCTION, TRIGGER, not_protected};
 use pg::call::Call;
 use pg::clock;
@@ -16,8 +16,8 @@ use pg::notice::notice;
 use pg::procedure::procedures;
 use pg::text::quoted_name;
 use pg::user_table::{
-    Latest, Needs, ROW_EXCLUSIVE, SHARE_ROW_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE, Trigger, UserTable,
-    hidden_rows, name_of,
+    Latest, ROW_EXCLUSIVE, SHARE_ROW_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE, TableRight, Trigger,
+    UserTable, hidden_rows, name_of,
 };
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -46,15 +46,15 @@ fn protect_existing(call: &Call) -> Result<impl Fn(u64) -> Result<bool> + Copy +
 
 /// Begins the work or resumes it.
 fn begin(relation: Option<Datum>, trusts: bool) -> Result<()> {
-    let table = UserTable::claim(relation, SHARE_UPDATE_EXCLUSIVE, Needs::Ownership)?;
+    let table = UserTable::claim(relation, SHARE_UPDATE_EXCLUSIVE, TableRight::Ownership)?;
     let trigger = trigger_of(&table)?
         .ok_or_else(|| not_protected(&table).hint("Call keysmith.protect first."))?;
-    let mut progress = Progress::of(trigger.oid);
+    let mut progress = HashingProgress::of(trigger.oid);
     let unknown = unknown(&trigger, &progress);
     let lock = if unknown.is_empty() { ROW_EXCLUSIVE } else { SHARE_ROW_EXCLUSIVE };
     // The values must not change between the check and the commit of its result.
     table.lock(lock);
-    let parts = table.parts(lock, Needs::Ownership)?;
+    let parts = table.parts(lock, TableRight::Ownership)?;
     if let Some(part) = parts.iter().find(|part| part.hides_rows()) {
         return Err(hidden_rows(part));
     }
@@ -78,12 +78,12 @@ fn begin(relation: Option<Datum>, trusts: bool) -> Result<()> {
         progress.clean.push(column);
     }
     if !progress.is_under_way() {
-        progress = Progress {
+        progress = HashingProgress {
             clean: progress.clean,
             started_at: Some(clock::now()),
             round: 1,
             pages_total: parts.iter().map(|part| i64::from(part.pages())).sum(),
-            ..Progress::default()
+            ..HashingProgress::default()
         };
     }
     (progress.left, progress.idle_rounds) = (i64::MAX, 0);
@@ -92,7 +92,7 @@ fn begin(relation: Option<Datum>, trusts: bool) -> Result<()> {
 }
 
 /// The columns in which a value may look like a digest without being one.
-fn unknown(trigger: &Trigger, progress: &Progress) -> Vec<String> {
+fn unknown(trigger: &Trigger, progress: &HashingProgress) -> Vec<String> {
     let columns = trigger.arguments.iter().map(|argument| name(argument).to_owned());
     columns.filter(|column| !progress.clean.contains(column)).collect()
 }
@@ -100,9 +100,9 @@ fn unknown(trigger: &Trigger, progress: &Progress) -> Vec<String> {
 /// Digests some pages, or, after the last page, checks whether all is done. Returns whether there
 /// is more to do.
 fn step(relation: Option<Datum>, pages: i64) -> Result<bool> {
-    let table = UserTable::claim(relation, SHARE_UPDATE_EXCLUSIVE, Needs::Ownership)?;
+    let table = UserTable::claim(relation, SHARE_UPDATE_EXCLUSIVE, TableRight::Ownership)?;
     let trigger = trigger_of(&table)?.ok_or_else(|| not_protected(&table))?;
-    let mut progress = Progress::of(trigger.oid);
+    let mut progress = HashingProgress::of(trigger.oid);
     if progress.finished_at.is_some() {
         // Another session has called it, too.
         return Ok(false);
@@ -142,7 +142,7 @@ fn step(relation: Option<Datum>, pages: i64) -> Result<bool> {
     Ok(progress.is_under_way())
 }
 
-fn tell(table: &UserTable, progress: &Progress) {
+fn tell(table: &UserTable, progress: &HashingProgress) {
     let done = progress.pages_done.min(progress.pages_total);
     let (total, rows) = (progress.pages_total, progress.rows);
     notice(
@@ -152,7 +152,7 @@ fn tell(table: &UserTable, progress: &Progress) {
 }
 
 /// The current part or the next one that has pages left, locked.
-fn next_part(table: &UserTable, progress: &mut Progress) -> Result<Option<UserTable>> {
+fn next_part(table: &UserTable, progress: &mut HashingProgress) -> Result<Option<UserTable>> {
     let mut parts: Vec<(String, Oid)> = table
         .part_ids(pg_sys::NoLock as i32)
         .into_iter()
@@ -202,8 +202,12 @@ fn trigger_of(table: &UserTable) -> Result<Option<Trigger>> {
 
 /// Rows that were updated meanwhile have moved, maybe to pages that were done. All new values are
 /// digests. So the work is done when a snapshot shows digests only.
-fn finish_round(table: &UserTable, trigger: &Trigger, progress: &mut Progress) -> Result<()> {
-    let parts = table.parts(ROW_EXCLUSIVE, Needs::Ownership)?;
+fn finish_round(
+    table: &UserTable,
+    trigger: &Trigger,
+    progress: &mut HashingProgress,
+) -> Result<()> {
+    let parts = table.parts(ROW_EXCLUSIVE, TableRight::Ownership)?;
     let parts: Vec<&UserTable> = parts.iter().collect();
     let snapshot = Latest::now();
     let mut left = 0;

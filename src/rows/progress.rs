@@ -10,7 +10,7 @@ use pgrx::pg_sys::{self, Oid};
 use serde_json::{Map, Value, json};
 
 #[derive(Clone, Default)]
-pub struct Progress {
+pub struct HashingProgress {
     /// The columns in which every value that has the form of a digest is one.
     pub clean: Vec<String>,
     /// In microseconds since 2000-01-01, as PostgreSQL counts.
@@ -35,11 +35,11 @@ pub struct Progress {
 /// Longer comments are not read.
 const LONGEST: usize = 1 << 20;
 
-impl Progress {
-    pub fn of(trigger: Oid) -> Progress {
+impl HashingProgress {
+    pub fn of(trigger: Oid) -> HashingProgress {
         let comment = comment_of(pg_sys::TriggerRelationId, trigger);
         let comment = comment.filter(|comment| comment.len() <= LONGEST);
-        comment.as_deref().and_then(Progress::read).unwrap_or_default()
+        comment.as_deref().and_then(HashingProgress::read).unwrap_or_default()
     }
 
     pub fn write(&self, trigger: &Trigger) {
@@ -65,12 +65,12 @@ impl Progress {
     }
 
     /// `None` if the comment was not written by us.
-    fn read(comment: &str) -> Option<Progress> {
+    fn read(comment: &str) -> Option<HashingProgress> {
         let Value::Object(found) = serde_json::from_str(comment).ok()? else { return None };
         let text =
             |value: &Value| value.as_str().filter(|text| is_representable(text)).map(str::to_owned);
         let Value::Array(clean) = found.get("clean")? else { return None };
-        let progress = Progress {
+        let progress = HashingProgress {
             clean: clean.iter().map(text).collect::<Option<_>>()?,
             started_at: optional(&found, "started_at", |value| value.as_i64().filter(is_time))?,
             finished_at: optional(&found, "finished_at", |value| value.as_i64().filter(is_time))?,

@@ -2,15 +2,15 @@
 
 use super::columns::{name, wanted};
 use super::forms::Forms;
-use super::progress::Progress;
+use super::progress::HashingProgress;
 use keysmith_core::rows::stored::Algorithm;
 use pg::call::{Call, sql_functions};
 use pg::error::{Error, Result};
 use pg::notice::{notice, warning};
 use pg::text::{self, literal, quoted_name};
 use pg::user_table::{
-    ACCESS_EXCLUSIVE, Latest, Needs, SHARE_ROW_EXCLUSIVE, UserTable, create_trigger, drop_trigger,
-    ours,
+    ACCESS_EXCLUSIVE, Latest, SHARE_ROW_EXCLUSIVE, TableRight, UserTable, create_trigger,
+    drop_trigger, ours,
 };
 use pgrx::pg_sys::Datum;
 use std::ffi::CStr;
@@ -54,14 +54,14 @@ pub fn one_by_one(call: &Call) -> Result<Vec<String>> {
 }
 
 fn protect(call: &Call, columns: &[String], algorithm: Algorithm) -> Result<Option<Datum>> {
-    let table = UserTable::claim(call.datum(0), SHARE_ROW_EXCLUSIVE, Needs::Ownership)?;
+    let table = UserTable::claim(call.datum(0), SHARE_ROW_EXCLUSIVE, TableRight::Ownership)?;
     table.must_not_be_catalog()?;
     if columns.is_empty() {
         return Err(Error::argument("columns", "must name at least one column"));
     }
     let trigger = table.own_trigger(TRIGGER, FUNCTION, "protected")?;
     let before = trigger.map(|trigger| trigger.arguments).unwrap_or_default();
-    let parts = table.parts(SHARE_ROW_EXCLUSIVE, Needs::Ownership)?;
+    let parts = table.parts(SHARE_ROW_EXCLUSIVE, TableRight::Ownership)?;
     let wanted = wanted(&parts, &table, &before, columns, algorithm)?;
     let is_same = wanted.len() == before.len() && wanted.iter().all(|one| before.contains(one));
     let arguments = if is_same { &before } else { &wanted };
@@ -132,7 +132,7 @@ fn note_what_is_there(
     arguments: &[String],
 ) -> Result<Option<Datum>> {
     let Some(trigger) = table.trigger(TRIGGER, FUNCTION) else { return Ok(None) };
-    let mut progress = Progress::of(trigger.oid);
+    let mut progress = HashingProgress::of(trigger.oid);
     let snapshot = Latest::now();
     for column in arguments.iter().map(|argument| name(argument)) {
         let is_new = !before.iter().any(|argument| name(argument) == column);
@@ -175,7 +175,7 @@ fn note_what_is_there(
 fn unprotect(call: &Call, columns: &[String]) -> Result<Option<Datum>> {
     // Removing a trigger needs a stronger lock than changing it. Taking it later could end in
     // a deadlock.
-    let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, TableRight::Ownership)?;
     let trigger =
         table.own_trigger(TRIGGER, FUNCTION, "protected")?.ok_or_else(|| not_protected(&table))?;
     let is_named = |argument: &&String| columns.iter().any(|column| column == name(argument));
@@ -192,7 +192,7 @@ fn unprotect(call: &Call, columns: &[String]) -> Result<Option<Datum>> {
         .filter(|argument| !columns.is_empty() && !is_named(argument))
         .cloned()
         .collect();
-    let parts = table.parts(ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    let parts = table.parts(ACCESS_EXCLUSIVE, TableRight::Ownership)?;
     let protected: Vec<&UserTable> = parts
         .iter()
         .filter(|part| part.needs_trigger(&table) && part.trigger(TRIGGER, FUNCTION).is_some())

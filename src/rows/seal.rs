@@ -1,6 +1,6 @@
 //! The trigger on sealed tables, and the seals of their rows.
 
-use super::canonical::Form;
+use super::canonical::CanonicalForm;
 use super::cycle::{self, Pass};
 use super::trigger::new_row;
 use crate::pepper;
@@ -28,7 +28,7 @@ pub const FUNCTION: &CStr = c"seal_row";
 pub struct Plan {
     seal: i16,
     name: Vec<u8>,
-    form: Form,
+    form: CanonicalForm,
 }
 
 impl Plan {
@@ -41,7 +41,7 @@ impl Plan {
             .filter(|found| found.atttypid == pg_sys::BYTEAOID && !is_generated(found))
             .ok_or_else(|| refusal(&format!("it has no column {} of bytea", text::lossy(name))))?
             .attnum;
-        let form = Form::of(description, identity, seal, columns);
+        let form = CanonicalForm::of(description, identity, seal, columns);
         if !columns.is_empty() && form.width() != columns.len() {
             return Err(refusal("a column that its seals cover is not there"));
         }

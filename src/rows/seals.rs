@@ -9,8 +9,8 @@ use pg::notice::notice;
 use pg::relation::{column_name, column_number, is_generated};
 use pg::text::{self, literal, quoted_name};
 use pg::user_table::{
-    ACCESS_EXCLUSIVE, Needs, SHARE_ROW_EXCLUSIVE, UserTable, add_column, comment, create_trigger,
-    drop_trigger, ours,
+    ACCESS_EXCLUSIVE, SHARE_ROW_EXCLUSIVE, TableRight, UserTable, add_column, comment,
+    create_trigger, drop_trigger, ours,
 };
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -33,7 +33,7 @@ fn seal_rows(call: &Call, columns: Vec<String>, seal: &str) -> Result<Option<Dat
     // Adding the column needs a stronger lock than the trigger. Taking it later could end in a
     // deadlock.
     let lock = if has_column(call.datum(0), seal) { SHARE_ROW_EXCLUSIVE } else { ACCESS_EXCLUSIVE };
-    let table = UserTable::claim(call.datum(0), lock, Needs::Ownership)?;
+    let table = UserTable::claim(call.datum(0), lock, TableRight::Ownership)?;
     table.must_not_be_catalog()?;
     table.own_trigger(TRIGGER, FUNCTION, "sealed")?;
     let covered = covered(&table, columns, seal)?;
@@ -43,7 +43,7 @@ fn seal_rows(call: &Call, columns: Vec<String>, seal: &str) -> Result<Option<Dat
     let identity = before.as_ref().and_then(|before| before.get(1).cloned());
     let mut arguments = vec![seal.to_owned(), identity.unwrap_or_else(|| table.name())];
     arguments.extend(covered);
-    let parts = table.parts(SHARE_ROW_EXCLUSIVE, Needs::Ownership)?;
+    let parts = table.parts(SHARE_ROW_EXCLUSIVE, TableRight::Ownership)?;
     let bare: Vec<&UserTable> = parts
         .iter()
         .filter(|part| part.needs_trigger(&table))
@@ -130,7 +130,7 @@ fn with_column(table: UserTable, relation: Option<Datum>, seal: &str) -> Result<
     let column = quoted_name(seal);
     let statement = format!("ALTER TABLE {} ADD COLUMN {column} pg_catalog.bytea", table.name());
     add_column(table, &statement);
-    let table = UserTable::claim(relation, ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    let table = UserTable::claim(relation, ACCESS_EXCLUSIVE, TableRight::Ownership)?;
     if let Some(found) = table.column(seal) {
         let text = "A digest over the row, kept by keysmith.seal_rows";
         comment(pg_sys::RelationRelationId, table.oid(), found.attnum, text);
@@ -139,11 +139,11 @@ fn with_column(table: UserTable, relation: Option<Datum>, seal: &str) -> Result<
 }
 
 fn unseal_rows(call: &Call) -> Result<Option<Datum>> {
-    let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    let table = UserTable::claim(call.datum(0), ACCESS_EXCLUSIVE, TableRight::Ownership)?;
     if table.own_trigger(TRIGGER, FUNCTION, "sealed")?.is_none() {
         return Err(Error::not_found(format!("rows of {} are not sealed", table.name())));
     }
-    let parts = table.parts(ACCESS_EXCLUSIVE, Needs::Ownership)?;
+    let parts = table.parts(ACCESS_EXCLUSIVE, TableRight::Ownership)?;
     for part in parts.iter().filter(|part| part.needs_trigger(&table)) {
         if let Some(trigger) = part.trigger(TRIGGER, FUNCTION) {
             let statement = format!("DROP TRIGGER \"~keysmith_2_seal\" ON {}", part.name());

@@ -10,7 +10,7 @@ use pg::result_set::{Cell, ResultSet};
 use pg::spi::{self, Param};
 use pg::text;
 use pg::types::{self, Output};
-use pg::user_table::{ACCESS_SHARE, Latest, Needs, UserRow, UserTable, each_row};
+use pg::user_table::{ACCESS_SHARE, Latest, TableRight, UserRow, UserTable, each_row};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::CString;
 use std::ops::ControlFlow;
@@ -24,12 +24,12 @@ sql_functions! {
 const LEAST: u32 = 1000;
 
 fn verify_rows(call: &Call) -> Result<Option<Datum>> {
-    let table = UserTable::claim(call.datum(0), ACCESS_SHARE, Needs::Reading)?;
+    let table = UserTable::claim(call.datum(0), ACCESS_SHARE, TableRight::Reading)?;
     let trigger = table.trigger(TRIGGER, FUNCTION).ok_or_else(|| {
         Error::not_found(format!("rows of {} are not sealed", table.name()))
             .hint("Call keysmith.seal_rows first.")
     })?;
-    let parts = table.parts(ACCESS_SHARE, Needs::Reading)?;
+    let parts = table.parts(ACCESS_SHARE, TableRight::Reading)?;
     let result = ResultSet::of(call);
     let snapshot = Latest::now();
     for part in parts.iter().filter(|part| part.has_rows()) {

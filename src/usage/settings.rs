@@ -5,7 +5,7 @@ use keysmith_core::refill::Every;
 use pg::call::{Call, sql_functions};
 use pg::clock;
 use pg::error::Result;
-use pg::settings::{About, Check, Choice, Context, Integer, Problem, Text, is_preloading};
+use pg::settings::{About, Check, Choice, Context, Integer, SettingProblem, Text, is_preloading};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
 
@@ -119,8 +119,8 @@ static DURABILITY: Choice = Choice::new(
 struct WithoutSecret;
 
 impl Check for WithoutSecret {
-    fn problem(value: &CStr) -> Option<Problem> {
-        conninfo::holds_secret(value.to_bytes()).then_some(Problem {
+    fn problem(value: &CStr) -> Option<SettingProblem> {
+        conninfo::holds_secret(value.to_bytes()).then_some(SettingProblem {
             message: Some(c"keysmith.usage_conninfo must hold no password"),
             detail: None,
             hint: Some(c"Put it into a file, and name that by passfile."),

@@ -82,7 +82,7 @@ pub const SCHEMES_RULE: &str = "must be one or more of bearer, key and x_api_key
 /// The value of a header. It holds a key, so it must not be printed.
 #[derive(Clone, Copy)]
 #[cfg_attr(test, derive(Debug))]
-pub enum Value<'a> {
+pub enum HeaderValue<'a> {
     Text(&'a [u8]),
     Null,
     /// A number, a boolean or something nested: no header has such a value.
@@ -120,17 +120,19 @@ impl<'a> Finder<'a> {
     }
 
     /// Adds a value. A header may have several.
-    pub fn add(&mut self, name: &[u8], value: Value<'a>) {
+    pub fn add(&mut self, name: &[u8], value: HeaderValue<'a>) {
         let Some(header) = self.schemes.header(name) else { return };
         let token = match value {
-            Value::Null => return,
+            HeaderValue::Null => return,
             // Clients that have no key send this. It names no scheme and holds no credentials.
-            Value::Text(text) if header == Header::Authorization && trimmed(text).is_empty() => {
+            HeaderValue::Text(text)
+                if header == Header::Authorization && trimmed(text).is_empty() =>
+            {
                 self.saw_blank = true;
                 return;
             }
-            Value::Other => None,
-            Value::Text(text) => match header {
+            HeaderValue::Other => None,
+            HeaderValue::Text(text) => match header {
                 Header::Authorization => self.schemes.authorized(trimmed(text)),
                 Header::XApiKey => token(trimmed(text)),
             },
@@ -190,7 +192,7 @@ mod tests {
     const KEY: Schemes = Schemes { key: true, ..Schemes::NONE };
     const X_API_KEY: Schemes = Schemes { x_api_key: true, ..Schemes::NONE };
 
-    fn find<'a>(schemes: Schemes, headers: &[(&str, Value<'a>)]) -> Credential<'a> {
+    fn find<'a>(schemes: Schemes, headers: &[(&str, HeaderValue<'a>)]) -> Credential<'a> {
         let mut finder = Finder::new(schemes);
         for (name, value) in headers {
             finder.add(name.as_bytes(), *value);
@@ -199,11 +201,11 @@ mod tests {
     }
 
     fn authorization(schemes: Schemes, value: &[u8]) -> Credential<'_> {
-        find(schemes, &[("Authorization", Value::Text(value))])
+        find(schemes, &[("Authorization", HeaderValue::Text(value))])
     }
 
     fn x_api_key(value: &[u8]) -> Credential<'_> {
-        find(ALL, &[("X-API-Key", Value::Text(value))])
+        find(ALL, &[("X-API-Key", HeaderValue::Text(value))])
     }
 
     #[test]
@@ -348,38 +350,43 @@ mod tests {
         // Headers that no accepted scheme uses are ignored.
         assert_eq!(authorization(X_API_KEY, b"Bearer a"), Credential::Missing);
         assert_eq!(authorization(X_API_KEY, b"Basic azox"), Credential::Missing);
-        let both =
-            [("authorization", Value::Text(b"Basic azox")), ("x-api-key", Value::Text(b"a"))];
+        let both = [
+            ("authorization", HeaderValue::Text(b"Basic azox")),
+            ("x-api-key", HeaderValue::Text(b"a")),
+        ];
         assert_eq!(find(X_API_KEY, &both), Credential::Key(b"a"));
         assert_eq!(find(ALL, &both), Credential::Malformed);
-        assert_eq!(find(KEY, &[("x-api-key", Value::Text(b"a"))]), Credential::Missing);
+        assert_eq!(find(KEY, &[("x-api-key", HeaderValue::Text(b"a"))]), Credential::Missing);
         assert_eq!(find(Schemes::NONE, &both), Credential::Missing);
     }
 
     #[test]
     fn values_that_are_no_text() {
         assert_eq!(find(ALL, &[]), Credential::Missing);
-        assert_eq!(find(ALL, &[("cookie", Value::Text(b"a"))]), Credential::Missing);
-        assert_eq!(find(ALL, &[("cookie", Value::Other)]), Credential::Missing);
+        assert_eq!(find(ALL, &[("cookie", HeaderValue::Text(b"a"))]), Credential::Missing);
+        assert_eq!(find(ALL, &[("cookie", HeaderValue::Other)]), Credential::Missing);
         for name in ["authorization", "x-api-key"] {
-            assert_eq!(find(ALL, &[(name, Value::Null)]), Credential::Missing);
-            assert_eq!(find(ALL, &[(name, Value::Null), (name, Value::Null)]), Credential::Missing);
-            assert_eq!(find(ALL, &[(name, Value::Other)]), Credential::Malformed);
-            let beside_null = [(name, Value::Null), ("X-Api-Key", Value::Text(b"a"))];
+            assert_eq!(find(ALL, &[(name, HeaderValue::Null)]), Credential::Missing);
+            assert_eq!(
+                find(ALL, &[(name, HeaderValue::Null), (name, HeaderValue::Null)]),
+                Credential::Missing
+            );
+            assert_eq!(find(ALL, &[(name, HeaderValue::Other)]), Credential::Malformed);
+            let beside_null = [(name, HeaderValue::Null), ("X-Api-Key", HeaderValue::Text(b"a"))];
             assert_eq!(find(ALL, &beside_null), Credential::Key(b"a"));
-            let beside_other = [("X-Api-Key", Value::Text(b"a")), (name, Value::Other)];
+            let beside_other = [("X-Api-Key", HeaderValue::Text(b"a")), (name, HeaderValue::Other)];
             assert_eq!(find(ALL, &beside_other), Credential::Malformed);
         }
     }
 
     #[test]
     fn several_values_must_agree() {
-        const BEARER_A: (&str, Value) = ("Authorization", Value::Text(b"Bearer a"));
-        const BEARER_B: (&str, Value) = ("authorization", Value::Text(b"Bearer b"));
-        const KEY_A: (&str, Value) = ("AUTHORIZATION", Value::Text(b" key\ta "));
-        const X_A: (&str, Value) = ("X-API-Key", Value::Text(b"a"));
-        const X_B: (&str, Value) = ("x-api-key", Value::Text(b"b"));
-        const X_EMPTY: (&str, Value) = ("x-api-key", Value::Text(b""));
+        const BEARER_A: (&str, HeaderValue) = ("Authorization", HeaderValue::Text(b"Bearer a"));
+        const BEARER_B: (&str, HeaderValue) = ("authorization", HeaderValue::Text(b"Bearer b"));
+        const KEY_A: (&str, HeaderValue) = ("AUTHORIZATION", HeaderValue::Text(b" key\ta "));
+        const X_A: (&str, HeaderValue) = ("X-API-Key", HeaderValue::Text(b"a"));
+        const X_B: (&str, HeaderValue) = ("x-api-key", HeaderValue::Text(b"b"));
+        const X_EMPTY: (&str, HeaderValue) = ("x-api-key", HeaderValue::Text(b""));
         for same in [&[BEARER_A, BEARER_A][..], &[BEARER_A, KEY_A], &[BEARER_A, X_A, KEY_A, X_A]] {
             assert_eq!(find(ALL, same), Credential::Key(b"a"), "{same:?}");
         }
@@ -435,11 +442,11 @@ mod tests {
         proptest::collection::vec((name(), value), 0..5)
     }
 
-    fn borrowed(headers: &Headers) -> Vec<(&str, Value<'_>)> {
+    fn borrowed(headers: &Headers) -> Vec<(&str, HeaderValue<'_>)> {
         let borrowed = headers.iter().map(|(name, value)| match value {
-            Given::Text(text) => (*name, Value::Text(text)),
-            Given::Null => (*name, Value::Null),
-            Given::Other => (*name, Value::Other),
+            Given::Text(text) => (*name, HeaderValue::Text(text)),
+            Given::Null => (*name, HeaderValue::Null),
+            Given::Other => (*name, HeaderValue::Other),
         });
         borrowed.collect()
     }
@@ -493,7 +500,7 @@ mod tests {
         ) {
             let mut finder = Finder::new(schemes);
             for name in [&name[..], b"authorization", b"x-api-key"] {
-                finder.add(name, Value::Text(&value));
+                finder.add(name, HeaderValue::Text(&value));
                 let was_added = finder.credential() != Credential::Missing;
                 let is_blank = trimmed(&value).is_empty();
                 prop_assert!(!finder.is_relevant(name) || was_added || is_blank);

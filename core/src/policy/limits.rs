@@ -76,14 +76,14 @@ pub fn stored_shared(text: &[u8]) -> impl Iterator<Item = Option<Shared<'_>>> {
 
 /// The limits that a key is held to, in their stored form.
 #[derive(Clone, Copy)]
-pub struct Held<'a> {
+pub struct HeldLimits<'a> {
     /// The key, or the first of the keys that were rotated into it.
     pub key: [u8; 16],
     pub own: Option<&'a str>,
     pub shared: Option<&'a str>,
 }
 
-impl<'a> Held<'a> {
+impl<'a> HeldLimits<'a> {
     /// The limits that the keys that it gives share, in their stored form.
     pub fn handed_on(&self) -> Option<String> {
         let id = shown_id(&self.key);
@@ -102,7 +102,7 @@ impl<'a> Held<'a> {
 
     /// Whether each limit of `other` limits this key too, counted in the same bucket and at a rate
     /// that is no higher.
-    pub fn is_within(&self, other: &Held) -> bool {
+    pub fn is_within(&self, other: &HeldLimits) -> bool {
         let held: Vec<Shared> = self.all().flatten().collect();
         other.all().all(|limit| {
             limit.is_some_and(|other| {
@@ -180,8 +180,8 @@ mod tests {
     use crate::gcra::{MAX_CALLS, MAX_WINDOW, MIN_WINDOW};
     use proptest::prelude::*;
 
-    fn held<'a>(key: u8, own: Option<&'a str>, shared: Option<&'a str>) -> Held<'a> {
-        Held { key: [key; 16], own, shared }
+    fn held<'a>(key: u8, own: Option<&'a str>, shared: Option<&'a str>) -> HeldLimits<'a> {
+        HeldLimits { key: [key; 16], own, shared }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The rules of a decision, in their order.
 
 use super::allowlist::Allowlist;
-use super::scope::{Held, Required};
+use super::scope::{HeldScopes, Required};
 use super::verdict::Reason;
 use std::net::IpAddr;
 
@@ -47,7 +47,7 @@ pub struct Found<'a> {
     pub tenant_suspended: bool,
     pub owner_gone: bool,
     pub allowlist: Option<&'a dyn Allowlist>,
-    pub held: Held<'a>,
+    pub held: HeldScopes<'a>,
 }
 
 /// A rule: its name, and a function that returns the reason to refuse, if any.
@@ -132,7 +132,7 @@ mod tests {
 
     struct Scopes(&'static [Option<&'static [u8]>]);
     impl Required for Scopes {
-        fn refuses(&self, held: &Held) -> Option<Reason> {
+        fn refuses(&self, held: &HeldScopes) -> Option<Reason> {
             self.0.refuses(held)
         }
     }
@@ -146,8 +146,10 @@ mod tests {
 
     fn good() -> (Found<'static>, Demand<'static>) {
         let own: &'static [&'static [u8]] = &[b"images:write"];
-        let held =
-            Held { within: [Some(GrantList::Borrowed(own)), None, None], implications: &NONE };
+        let held = HeldScopes {
+            within: [Some(GrantList::Borrowed(own)), None, None],
+            implications: &NONE,
+        };
         let found = Found {
             environment: b"live",
             kind: Some(Kind::Secret),

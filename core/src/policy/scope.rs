@@ -100,12 +100,12 @@ impl<'a> GrantList<'a> {
 /// The scopes that a key holds: those that each of several lists allows. The lists are those of
 /// the key, of its role and of its owner. A list that is `None` allows everything.
 #[derive(Clone, Copy)]
-pub struct Held<'a> {
+pub struct HeldScopes<'a> {
     pub within: [Option<GrantList<'a>>; 3],
     pub implications: &'a Implications,
 }
 
-impl<'a> Held<'a> {
+impl<'a> HeldScopes<'a> {
     #[inline]
     pub fn covers(&self, scope: &[u8]) -> bool {
         !scope.is_empty()
@@ -130,13 +130,13 @@ impl<'a> Held<'a> {
 /// The scopes that a request needs.
 pub trait Required {
     /// The reason to refuse a key, if it does not hold the needed scopes.
-    fn refuses(&self, held: &Held) -> Option<Reason>;
+    fn refuses(&self, held: &HeldScopes) -> Option<Reason>;
 }
 
 /// A key needs all of these scopes. A null comes from a caller who does not know what is needed,
 /// so every key is refused.
 impl Required for [Option<&[u8]>] {
-    fn refuses(&self, held: &Held) -> Option<Reason> {
+    fn refuses(&self, held: &HeldScopes) -> Option<Reason> {
         if self.contains(&None) {
             return Some(Reason::ScopesNull);
         }
@@ -197,9 +197,9 @@ mod tests {
     fn held_within<'a>(
         lists: [Option<&'a [&'a [u8]]>; 2],
         implications: &'a Implications,
-    ) -> Held<'a> {
+    ) -> HeldScopes<'a> {
         let [one, two] = lists.map(|list| list.map(GrantList::Borrowed));
-        Held { within: [one, two, None], implications }
+        HeldScopes { within: [one, two, None], implications }
     }
 
     #[test]

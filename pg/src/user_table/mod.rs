@@ -43,7 +43,7 @@ const NO_LOCK: LOCKMODE = pg_sys::NoLock as LOCKMODE;
 
 /// The right that the caller must have on a table.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
+pub enum TableRight {
     /// To own it.
     Ownership,
     /// To read all of its rows.
@@ -55,7 +55,7 @@ pub struct UserTable(Relation);
 
 impl UserTable {
     /// Locks a table that was handed in as a regclass, and opens it.
-    pub fn claim(relation: Option<Datum>, lock: LOCKMODE, needs: Needs) -> Result<UserTable> {
+    pub fn claim(relation: Option<Datum>, lock: LOCKMODE, needs: TableRight) -> Result<UserTable> {
         let oid = relation.map(|relation| Oid::from(relation.value() as u32));
         let oid = oid.ok_or_else(|| refusal("null"))?;
         // The first check keeps a stranger from waiting for a lock on the table. The second
@@ -80,13 +80,13 @@ impl UserTable {
         if !is_one() {
             return Ok(None);
         }
-        check(oid, Needs::Ownership)?;
+        check(oid, TableRight::Ownership)?;
         // SAFETY: any OID can be locked.
         unsafe { pg_sys::LockRelationOid(oid, lock) };
         if !is_one() {
             return Ok(None);
         }
-        check(oid, Needs::Ownership)?;
+        check(oid, TableRight::Ownership)?;
         Ok(Some(UserTable::open(oid)).filter(|part| !part.is_of_another_session()))
     }
 
@@ -111,7 +111,7 @@ impl UserTable {
 
     /// The table and all tables below it, locked. The caller must have the right to each of
     /// them. Foreign tables and temporary tables of other sessions are left out.
-    pub fn parts(&self, lock: LOCKMODE, needs: Needs) -> Result<Vec<UserTable>> {
+    pub fn parts(&self, lock: LOCKMODE, needs: TableRight) -> Result<Vec<UserTable>> {
         let mut parts = Vec::new();
         for oid in self.part_ids(lock) {
             if !is_table(facts(oid).map_or(0, |facts| facts.kind)) {
@@ -291,7 +291,7 @@ fn refusal(what: &str) -> Error {
 }
 
 /// Rejects what is not a table of an application, and a caller without the right.
-fn check(oid: Oid, needs: Needs) -> Result<()> {
+fn check(oid: Oid, needs: TableRight) -> Result<()> {
     // SAFETY: a look-up by name, which gives InvalidOid if there is none.
     let private = unsafe { pg_sys::get_namespace_oid(PRIVATE.as_ptr(), true) };
     let facts = facts(oid)
@@ -301,10 +301,10 @@ fn check(oid: Oid, needs: Needs) -> Result<()> {
     unsafe {
         let user = pg_sys::GetUserId();
         let (is_allowed, error) = match needs {
-            Needs::Ownership => {
+            TableRight::Ownership => {
                 (major::owns_table(oid, user), pg_sys::AclResult::ACLCHECK_NOT_OWNER)
             }
-            Needs::Reading => (
+            TableRight::Reading => (
                 pg_sys::pg_class_aclcheck(oid, user, pg_sys::AclMode::from(pg_sys::ACL_SELECT))
                     == pg_sys::AclResult::ACLCHECK_OK,
                 pg_sys::AclResult::ACLCHECK_NO_PRIV,
@@ -318,7 +318,7 @@ fn check(oid: Oid, needs: Needs) -> Result<()> {
             );
         }
     }
-    if needs == Needs::Reading && hides_rows(oid) {
+    if needs == TableRight::Reading && hides_rows(oid) {
         let name = name_of(oid).unwrap_or_default();
         pgrx::ereport!(
             PgLogLevel::ERROR,
