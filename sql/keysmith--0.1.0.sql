@@ -1906,7 +1906,7 @@ COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in
 COMMENT ON COLUMN keysmith_private.explanation.rule IS 'The name of the rule';
 COMMENT ON COLUMN keysmith_private.explanation.outcome IS 'pass, refuse or not reached';
 COMMENT ON COLUMN keysmith_private.explanation.reason IS 'The reason of the refusal; null if the rule does not refuse';
-COMMENT ON COLUMN keysmith_private.explanation.saw IS 'The values that the rule compared, for the operator; the wording may change, and it never contains a key';
+COMMENT ON COLUMN keysmith_private.explanation.saw IS 'The values that the rule compared, for the operator, without the key; the wording may change';
 
 CREATE FUNCTION keysmith.explain_verify(
     api_key text DEFAULT NULL,
@@ -2259,7 +2259,7 @@ COMMENT ON COLUMN keysmith.keys.scopes IS 'The scopes of the key; if it has no s
 COMMENT ON COLUMN keysmith.keys.role IS 'The role of the key, which bounds its scopes';
 COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant that owns the key; null if no member does';
 COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that the key may be used from; null for any';
-COMMENT ON COLUMN keysmith.keys.limits IS 'The rate limits of the key, and those that it shares with the key that made it; other limits apply as well';
+COMMENT ON COLUMN keysmith.keys.limits IS 'The rate limits of the key, and those of the key that made it; other limits apply as well';
 COMMENT ON COLUMN keysmith.keys.credits IS 'The balance of its credits, or of those of the key that made it; null if it spends its tenant''s';
 COMMENT ON COLUMN keysmith.keys.expires_at IS 'The time when the key expires; null for never';
 COMMENT ON COLUMN keysmith.keys.created_at IS 'The time when the key was made';
@@ -3082,7 +3082,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the 
 COMMENT ON COLUMN keysmith.overprivileged_keys.label IS 'The name of the key, for people';
 COMMENT ON COLUMN keysmith.overprivileged_keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith.overprivileged_keys.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
-COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'The scopes that no route it used requires; a wildcard stands for the scopes of the catalogue that it covers';
+COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'The scopes that no route it used requires; a wildcard stands for the scopes that it covers';
 COMMENT ON COLUMN keysmith.overprivileged_keys.used_scopes IS 'The scopes that a route it used requires';
 COMMENT ON COLUMN keysmith.overprivileged_keys.requests IS 'The number of accepted requests';
 COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'The number of these that matched no route, and so may have needed any scope';

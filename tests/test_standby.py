@@ -822,7 +822,7 @@ def test_what_retention_drops_is_set_aside(servers, holder):
         primary.execute("SELECT pg_reload_conf()")
         wait_until(lambda: db.value("SELECT keysmith_private.usage_kept_from() > now() - interval '4 days'"))
         age = int(db.value("SELECT extract(epoch FROM now() - keysmith_private.usage_kept_from())"))
-        db.rows("SELECT keysmith.usage_collect('late', 33, 10, true, 0, %s, 0, '', '')",
+        db.rows("SELECT keysmith.usage_collect('late', 38, 10, true, 0, %s, 0, '', '')",
                 parcel(record(kept, **holder, age=age - 25 * 3600), record(late, **holder, age=age + 3600)))
     finally:
         primary.execute("ALTER SYSTEM RESET keysmith.usage_retention")

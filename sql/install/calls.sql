@@ -70,7 +70,7 @@ COMMENT ON COLUMN keysmith_private.explanation.step IS 'The place of the rule in
 COMMENT ON COLUMN keysmith_private.explanation.rule IS 'The name of the rule';
 COMMENT ON COLUMN keysmith_private.explanation.outcome IS 'pass, refuse or not reached';
 COMMENT ON COLUMN keysmith_private.explanation.reason IS 'The reason of the refusal; null if the rule does not refuse';
-COMMENT ON COLUMN keysmith_private.explanation.saw IS 'The values that the rule compared, for the operator; the wording may change, and it never contains a key';
+COMMENT ON COLUMN keysmith_private.explanation.saw IS 'The values that the rule compared, for the operator, without the key; the wording may change';
 
 CREATE FUNCTION keysmith.explain_verify(
     api_key text DEFAULT NULL,

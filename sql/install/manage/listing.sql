@@ -69,7 +69,7 @@ COMMENT ON COLUMN keysmith.keys.scopes IS 'The scopes of the key; if it has no s
 COMMENT ON COLUMN keysmith.keys.role IS 'The role of the key, which bounds its scopes';
 COMMENT ON COLUMN keysmith.keys.owner IS 'The member of the tenant that owns the key; null if no member does';
 COMMENT ON COLUMN keysmith.keys.allowlist IS 'The networks that the key may be used from; null for any';
-COMMENT ON COLUMN keysmith.keys.limits IS 'The rate limits of the key, and those that it shares with the key that made it; other limits apply as well';
+COMMENT ON COLUMN keysmith.keys.limits IS 'The rate limits of the key, and those of the key that made it; other limits apply as well';
 COMMENT ON COLUMN keysmith.keys.credits IS 'The balance of its credits, or of those of the key that made it; null if it spends its tenant''s';
 COMMENT ON COLUMN keysmith.keys.expires_at IS 'The time when the key expires; null for never';
 COMMENT ON COLUMN keysmith.keys.created_at IS 'The time when the key was made';

@@ -48,7 +48,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.keyspace IS 'The keyspace of the 
 COMMENT ON COLUMN keysmith.overprivileged_keys.label IS 'The name of the key, for people';
 COMMENT ON COLUMN keysmith.overprivileged_keys.key_snippet IS 'The prefix and the end of the key, by which people recognize it';
 COMMENT ON COLUMN keysmith.overprivileged_keys.scopes IS 'The scopes of the key; if it has no scopes, its keyspace says which apply';
-COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'The scopes that no route it used requires; a wildcard stands for the scopes of the catalogue that it covers';
+COMMENT ON COLUMN keysmith.overprivileged_keys.unused_scopes IS 'The scopes that no route it used requires; a wildcard stands for the scopes that it covers';
 COMMENT ON COLUMN keysmith.overprivileged_keys.used_scopes IS 'The scopes that a route it used requires';
 COMMENT ON COLUMN keysmith.overprivileged_keys.requests IS 'The number of accepted requests';
 COMMENT ON COLUMN keysmith.overprivileged_keys.untold IS 'The number of these that matched no route, and so may have needed any scope';
