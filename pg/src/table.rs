@@ -6,28 +6,30 @@ use pgrx::pg_sys::{self, FormData_pg_class, LOCKMODE, Oid, PartitionRangeDatumKi
 use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
 
-/// A table that is open as long as this.
+/// An open table. It stays open for `'a`.
 #[derive(Clone, Copy)]
 pub struct Table<'a> {
     relation: Relation,
     open: PhantomData<&'a ()>,
 }
 
-/// What is done with the lock when the work is over.
+/// When the lock on an open table is released.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Lock {
-    /// It is kept until the transaction ends.
+    /// At the end of the transaction.
     Kept,
+    /// When the table is closed.
     Released,
 }
 
-/// Opens a table, and closes it when `body` is over; after an error the abort does. That there is
-/// no such table is an error of PostgreSQL's.
+/// Opens a table, passes it to `body`, and closes it. After an error the abort closes it.
+/// PostgreSQL raises an error if there is no such table.
 pub fn with_table<T>(table: Oid, mode: Mode, lock: Lock, body: impl FnOnce(Table<'_>) -> T) -> T {
     transaction::must_be_in_progress();
     let mode = mode as LOCKMODE;
     let close = if lock == Lock::Kept { pg_sys::NoLock as LOCKMODE } else { mode };
-    // SAFETY: inside a transaction. What `body` gets is open until it is closed here.
+    // SAFETY: inside a transaction. The table is open until it is closed here, and `body` can't
+    // keep it: its lifetime ends with the call.
     unsafe {
         let relation = pg_sys::table_open(table, mode);
         let result = body(Table { relation, open: PhantomData });
@@ -36,35 +38,35 @@ pub fn with_table<T>(table: Oid, mode: Mode, lock: Lock, body: impl FnOnce(Table
     }
 }
 
-/// A trigger, as far as it is asked for.
+/// The name of a trigger, and when it fires.
 pub struct Trigger {
     pub name: CString,
     pub is_for_inserts: bool,
-    /// Whether it fires where nothing is replicated.
+    /// Whether it fires in a session that applies no replicated changes.
     pub is_enabled: bool,
 }
 
 impl<'a> Table<'a> {
-    /// For PostgreSQL, for as long as this lives.
+    /// PostgreSQL's relation, which is open for `'a`.
     pub(crate) fn relation(self) -> Relation {
         self.relation
     }
 
     fn class(&self) -> &FormData_pg_class {
-        // SAFETY: an open table's description.
+        // SAFETY: the table is open, so its relcache entry is valid.
         unsafe { &*(*self.relation).rd_rel }
     }
 
-    /// Whether the table itself holds rows, in the form that PostgreSQL has by default.
+    /// Whether it is an ordinary table with PostgreSQL's default access method, heap.
     pub fn is_heap(&self) -> bool {
-        /// Of which PostgreSQL has the number fixed.
+        /// The OID of the access method, which is the same in all databases.
         const HEAP: Oid = Oid::from_u32(2);
         self.class().relkind as u8 == pg_sys::RELKIND_RELATION && self.class().relam == HEAP
     }
 
-    /// Whether the columns are of these types, with none dropped or generated among them.
+    /// Whether the table has exactly columns of these types, and no dropped or generated column.
     pub fn has_columns(&self, types: &[Oid]) -> bool {
-        // SAFETY: an open table's description is complete.
+        // SAFETY: the table is open, so its row description is complete.
         let columns = unsafe { major::attributes((*self.relation).rd_att) };
         let kinds = columns.iter().map(|column| column.atttypid);
         kinds.eq(types.iter().copied()) && columns.iter().all(|column| column.attgenerated == 0)
@@ -81,8 +83,9 @@ impl<'a> Table<'a> {
     pub fn triggers(&self) -> Vec<Trigger> {
         const INSERT: i16 = pg_sys::TRIGGER_TYPE_INSERT as i16;
         const ENABLED: [u8; 2] = [pg_sys::TRIGGER_FIRES_ON_ORIGIN, pg_sys::TRIGGER_FIRES_ALWAYS];
-        // SAFETY: an open table's description, which has as many triggers as it says, each with a
-        // name. PostgreSQL may replace it when it looks at what others did, so nothing is borrowed.
+        // SAFETY: the table is open. `numtriggers` is the length of the array, and each trigger has
+        // a name. PostgreSQL may replace the array when it processes invalidations, so nothing is
+        // borrowed.
         unsafe {
             let Some(triggers) = (*self.relation).trigdesc.as_ref() else { return Vec::new() };
             let count = usize::try_from(triggers.numtriggers).unwrap_or_default();
@@ -96,25 +99,24 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Whether rows of another table are rows of this one as they are.
+    /// Whether rows of another table are rows of this one without conversion.
     pub fn is_laid_out_as(&self, other: Table<'_>) -> bool {
-        // SAFETY: the descriptions of open tables. There is no map where columns are in the
-        // same order. Columns that can't be matched are an error of PostgreSQL's.
+        // SAFETY: both tables are open. The map is null if the columns are in the same order.
+        // PostgreSQL raises an error for columns that can't be matched.
         unsafe {
             let (from, to) = ((*other.relation).rd_att, (*self.relation).rd_att);
             pg_sys::convert_tuples_by_name(from, to).is_null()
         }
     }
 
-    /// The partition that takes rows of that time, of a table that is partitioned by ranges of
-    /// a timestamptz.
+    /// The partition for rows of this time, if the table is partitioned by range, by a timestamptz.
     pub fn partition_at(&self, at: i64) -> Option<Oid> {
         if self.class().relkind as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
             return None;
         }
-        // SAFETY: PostgreSQL's list of the partitions of an open table. Bounds of ranges are sorted,
-        // of one column at least each; before the first and after each of them is a partition's
-        // number, or -1.
+        // SAFETY: the partition descriptor of an open table. Bounds of ranges are sorted and have
+        // at least one column each. `indexes` has the number of a partition, or -1, for the rows
+        // before the first bound and for those after each bound.
         unsafe {
             let partitions = &*pg_sys::RelationGetPartitionDesc(self.relation, true);
             let bounds = partitions.boundinfo.as_ref()?;

@@ -6,16 +6,16 @@ use crate::text;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, CString};
 
-/// A trigger as it is now.
+/// A copy of a trigger's definition.
 pub struct Trigger {
     pub oid: Oid,
     /// In the database's encoding.
     pub name: CString,
     pub function: Oid,
     pub arguments: Vec<String>,
-    /// When it is called, as pg_trigger has it.
+    /// When it is called: `tgtype` of pg_trigger.
     kind: u32,
-    /// Whether the table has it as a partition of another table.
+    /// Whether the table has it because it is a partition of another table.
     is_of_the_whole: bool,
     /// Whether it is enabled in this session.
     pub fires: bool,
@@ -26,7 +26,7 @@ impl Trigger {
     /// The trigger must be one of an open table.
     unsafe fn of(trigger: &pg_sys::Trigger) -> Trigger {
         let count = usize::try_from(trigger.tgnargs).unwrap_or_default();
-        // SAFETY: its name is a C string, and so is each of its arguments, as many as it says.
+        // SAFETY: its name is a C string, and so is each of its `tgnargs` arguments.
         let (name, arguments) = unsafe {
             let argument = |n| CStr::from_ptr(*trigger.tgargs.add(n)).to_bytes();
             let arguments = (0..count).map(|n| text::lossy(argument(n)));
@@ -43,7 +43,7 @@ impl Trigger {
         }
     }
 
-    /// Whether it is called for each row, before that is inserted or updated.
+    /// Whether it is a BEFORE ROW trigger of INSERT or UPDATE.
     pub fn is_before_writing_rows(&self) -> bool {
         let before_rows = pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE;
         let writes = pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE;
@@ -53,8 +53,8 @@ impl Trigger {
 
 impl UserTable {
     pub fn triggers(&self) -> Vec<Trigger> {
-        // SAFETY: the table is open; it has as many triggers as it says. PostgreSQL frees them
-        // when the table is altered, so they are copied.
+        // SAFETY: the table is open, and `numtriggers` is the length of the array. PostgreSQL frees
+        // it when the table is altered, so the triggers are copied.
         unsafe {
             let description = (*self.0).trigdesc;
             if description.is_null() {
@@ -65,14 +65,15 @@ impl UserTable {
         }
     }
 
-    /// The trigger of that name, if it calls that function.
+    /// The trigger with this name, if it calls this function.
     pub fn trigger(&self, name: &CStr, function: &CStr) -> Option<Trigger> {
         let function = ours(function, &[]);
         let is_it = |trigger: &Trigger| trigger.function == function && *trigger.name == *name;
         self.triggers().into_iter().find(is_it)
     }
 
-    /// The same, where it may be changed: a partition has it as long as the whole table does.
+    /// The trigger with this name, if it calls this function. An error if the table has it as a
+    /// partition: such a trigger can only be changed on the partitioned table.
     pub fn own_trigger(&self, name: &CStr, function: &CStr, done: &str) -> Result<Option<Trigger>> {
         let trigger = self.trigger(name, function);
         if trigger.as_ref().is_some_and(|trigger| trigger.is_of_the_whole) {
@@ -86,7 +87,7 @@ impl UserTable {
 }
 
 fn fires(trigger: &pg_sys::Trigger) -> bool {
-    // SAFETY: a setting of this session.
+    // SAFETY: reads a setting of this session.
     let is_replica = unsafe {
         pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32
     };
