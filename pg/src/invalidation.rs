@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
-/// Processes the invalidation messages of transactions that have committed so far.
+/// Processes the invalidation messages that have arrived so far.
 #[inline]
 pub fn accept() {
     // SAFETY: inside a transaction. No caller holds a pointer to a cache entry that an invalidation

@@ -49,7 +49,7 @@ pub fn my_database() -> Oid {
 /// The name of the session's database. Needs a transaction.
 pub fn my_database_name() -> String {
     transaction::must_be_in_progress();
-    // SAFETY: a look-up in a catalog, inside a transaction. It gives null or a C string.
+    // SAFETY: a look-up in a catalog, inside a transaction. It returns null or a C string.
     text::lossy(unsafe { bytes(pg_sys::get_database_name(pg_sys::MyDatabaseId)) })
 }
 

@@ -40,7 +40,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Processes the invalidations of all transactions that have committed by now.
+    /// Processes the invalidation messages that have arrived by now.
     #[inline]
     pub fn open() -> Result<Catalog> {
         let changes = invalidation::absorb();
