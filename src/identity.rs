@@ -1,13 +1,11 @@
-//! Who is asking: the identity that a successful decision gives to its transaction.
+//! The identity: the key that a transaction acts for after a successful decision.
 //!
-//! It lives in this backend's memory and nowhere else, so that nothing that SQL can
-//! set, read or send makes one. It ends with the transaction, and rolling back a
-//! savepoint brings back the one before.
+//! It is in the memory of this backend only, so no SQL that sets, reads or sends a value can forge
+//! it. It ends with the transaction. Rolling back to a savepoint restores the identity before it.
 //!
-//! Before each use it is checked that nothing was committed anywhere since it was
-//! last found good; if something was, the key is decided upon anew. PostgreSQL
-//! counts the transactions that changed anything, so while nobody does, a check costs
-//! no more than reading that count.
+//! Each use checks that no transaction has committed since the identity was last valid. If one has,
+//! the key is decided about again. PostgreSQL counts the transactions that changed something, so as
+//! long as nothing changes, a check only reads that count.
 
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, invalidation};
@@ -42,7 +40,7 @@ sql_functions! {
 type Bytes16 = [u8; 16];
 type Text = Box<[u8]>;
 
-/// A key that was let in, as it was when it was last found good.
+/// A key that a decision accepted, as it was when it was last valid.
 #[derive(Clone)]
 pub struct Identity {
     pub key_id: Bytes16,
@@ -52,27 +50,27 @@ pub struct Identity {
     pub environment: Text,
     pub owner: Option<Text>,
     pub is_secret: bool,
-    /// Its own scopes, and the names of its own role and of its owner's.
+    /// The scopes of the key, and the names of the roles of the key and of its owner.
     pub scopes: Vec<Text>,
     pub roles: [Option<Text>; 2],
-    /// Of the decision that let it in.
+    /// The id of the request in which the key was accepted.
     pub request_id: [u8; 16],
     expires_at: Option<i64>,
     address: Option<IpAddr>,
-    /// The policy that it was found good by.
+    /// The policy by which it was last valid.
     pub policy: Rc<Policy>,
-    /// The counts of transactions and of changes before it was found good.
+    /// The counts of ended transactions and of changes before it was last valid.
     found_at: u64,
     changes: u64,
 }
 
 thread_local! {
-    /// The last entry is in force; `None` there says that there is no identity.
+    /// The last entry is in force; `None` means that there is no identity.
     static IDENTITIES: PerTransaction<Option<Rc<Identity>>> = const { PerTransaction::new() };
 }
 
 impl Identity {
-    /// Of a key that was just found good by a policy, in what a reader reads.
+    /// The identity of a key that was just accepted by a policy, with what the reader saw.
     pub fn new(
         holder: &Holder,
         policy: &Rc<Policy>,
@@ -107,7 +105,7 @@ impl Identity {
             && !(lag::is_guarded() && lag::is_behind(clock::now()))
     }
 
-    /// The key as it is now, if it would still be let in.
+    /// The identity with the key's present rows, if the key would still be accepted.
     fn found_again(&self) -> Result<Identity> {
         let catalog = Catalog::open()?;
         let reader = Reader::new(&catalog);
@@ -137,12 +135,12 @@ impl Identity {
         }
     }
 
-    /// Whether the key holds what an expression asks for.
+    /// Whether the key holds the scopes that an expression requires.
     pub fn holds(&self, required: &Expression) -> bool {
         self.held(|held| required.holds(&|scope| held.covers(scope)))
     }
 
-    /// Hands on what the key holds by what it and its roles have.
+    /// Passes what the key and its roles hold to `with`.
     pub fn held<T>(&self, with: impl FnOnce(&HeldScopes) -> T) -> T {
         let own: Vec<&[u8]> = self.scopes.iter().map(|scope| &**scope).collect();
         let roles = [self.roles[0].as_deref(), self.roles[1].as_deref()];
@@ -150,7 +148,8 @@ impl Identity {
     }
 }
 
-/// Half of a transaction must not go on as nobody, over tables that seem empty.
+/// The error for an identity that is no longer valid. The rest of the transaction must not run
+/// without an identity, since policies would show it empty tables.
 fn is_over(reason: Reason) -> Error {
     let why = match reason {
         Reason::Revoked => "the key that this transaction acts for was revoked",
@@ -169,7 +168,7 @@ fn is_over(reason: Reason) -> Error {
     Error::new(Code::IdentityOver, why).hint("Roll back, and authenticate again.")
 }
 
-/// The identity in force, found good as of now.
+/// The identity in force, after checking that it is still valid.
 #[inline]
 pub fn current() -> Result<Option<Rc<Identity>>> {
     let known = IDENTITIES.with(|memory| {
@@ -190,9 +189,8 @@ pub fn current() -> Result<Option<Rc<Identity>>> {
     Ok(Some(again))
 }
 
-/// Checks that code which runs now may change who the transaction acts for. When someone
-/// analyses a table or refreshes a view, code of its owner runs in their transaction, and must
-/// leave nothing behind there.
+/// Checks that the running code may change the identity. If a role analyzes a table or refreshes a
+/// view, code of its owner runs in that role's transaction, and must not leave state behind.
 pub fn must_be_free() -> Result<()> {
     if transaction::is_security_restricted() {
         let message =
@@ -215,7 +213,7 @@ pub fn sign_in(identity: Option<Identity>) {
     });
 }
 
-/// Has the identity looked at anew, since this transaction itself changes keys.
+/// Makes the next use check the identity again, since this transaction itself changes keys.
 pub fn doubt() {
     IDENTITIES.with(|memory| {
         memory.change(|list| {
@@ -230,11 +228,11 @@ pub fn forget() {
     IDENTITIES.with(|memory| drop(memory.take()));
 }
 
-/// A savepoint was released: what was put in force since then stays.
+/// Called when a savepoint is released: identities that were put in force since then stay.
 pub fn released(ended: SubTransactionId, parent: SubTransactionId) {
     IDENTITIES.with(|memory| {
         memory.released(ended, parent);
-        // Of several that belong to one level now, the last is in force.
+        // If several identities belong to one level now, the last is in force.
         memory.change(|list| {
             let Some((last, _)) = list.last() else { return };
             let last = *last;
@@ -272,8 +270,8 @@ fn current_owner(_: &Call) -> Result<Option<Datum>> {
     Ok(current()?.and_then(|identity| identity.owner.as_deref().map(datum::bytes)))
 }
 
-/// A scope, or an expression of scopes. Without an identity nothing is held, and null never
-/// is.
+/// Whether the identity holds a scope, or meets an expression of scopes. False without an identity,
+/// and for null.
 fn has_scope(call: &Call) -> Result<Option<Datum>> {
     const NAME: &str = "scope";
     let required = match call.bytes(0, needs::MOST) {

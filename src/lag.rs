@@ -1,18 +1,18 @@
-//! The lag guard: a standby that has fallen behind refuses, since what it would let in
-//! may have been revoked meanwhile.
+//! The lag guard: a standby that lags too far behind refuses all keys, since any of them may have
+//! been revoked meanwhile.
 //!
-//! A standby knows when the newest commit that it has replayed was made: all that was
-//! committed before is replayed too. An idle primary commits nothing, so one with the
-//! guard has a worker that does, a transaction without rows at each beat. The beat is
-//! the server's and not a database's: one serves all of them, and no table grows.
+//! A standby knows the time of the newest commit that it has replayed, and all earlier commits are
+//! replayed, too. An idle primary commits nothing. So a primary with the guard runs a worker that
+//! commits a transaction without rows at each beat. One worker serves all databases, since replay
+//! is a matter of the server, and no table grows.
 
 use pg::server;
 use pg::settings::{About, Context, Integer};
 use pg::worker::{self, Kind, worker_entry};
 use pgrx::pg_sys::{self, Datum};
 
-/// 0 is off, which is the default: the guard takes the primary's help, and clocks that
-/// agree, and turns a standby's delay into refusals.
+/// 0 turns the guard off, which is the default: the guard needs a setting on the primary and
+/// synchronized clocks, and turns replication lag into refusals.
 static MOST: Integer = Integer::new(
     About {
         name: c"keysmith.max_replica_lag",
@@ -27,13 +27,13 @@ static MOST: Integer = Integer::new(
     24 * 3600 * 1000,
 );
 
-/// Beats in the time that a standby may lag: some may be late.
+/// The number of beats in the allowed lag, so that a few beats may be late.
 const BEATS: i32 = 5;
 const SHORTEST_BEAT: i32 = 50;
 const LONGEST_BEAT: i32 = 10_000;
 
-/// To be called from `_PG_init`, while the library is preloaded and not otherwise: the
-/// worker starts with the server.
+/// Defines the setting, and registers the worker that starts with the server. To be called from
+/// `_PG_init`, only while the library is preloaded.
 pub fn install() {
     MOST.define();
     if MOST.get() == 0 {
@@ -42,13 +42,13 @@ pub fn install() {
     HEARTBEAT.start_with_server();
 }
 
-/// Whether a standby that has fallen behind must not answer.
+/// Whether the guard is on.
 #[inline]
 pub fn is_guarded() -> bool {
     MOST.get() != 0
 }
 
-/// Whether this is such a standby.
+/// Whether this server is a standby that lags too far behind.
 #[inline]
 pub fn is_behind(now: i64) -> bool {
     let most = MOST.get();
@@ -57,7 +57,7 @@ pub fn is_behind(now: i64) -> bool {
 
 #[cold]
 fn is_older(most: i64, now: i64) -> bool {
-    // Without a commit since the start there is no time, which is 0: long ago.
+    // If no commit was replayed since the start, the time is 0, which is long ago.
     server::is_in_recovery() && now.saturating_sub(server::latest_replayed_commit()) > most
 }
 
@@ -69,7 +69,7 @@ fn beat(_argument: Datum) {
     let pause = (MOST.get() / BEATS).clamp(SHORTEST_BEAT, LONGEST_BEAT);
     worker::begin(None);
     while !worker::shutdown_requested() {
-        // A standby that is waited for may be the one that lags.
+        // The commit waits for no standby: the standby may be the one that lags.
         worker::commit_something();
         pg::latch::wait(i64::from(pause));
         worker::attend();

@@ -10,14 +10,14 @@ use std::sync::OnceLock;
 
 static PEPPERS: OnceLock<Peppers> = OnceLock::new();
 
-/// All peppers. There are none where the library isn't preloaded: keys that were
-/// stored under one are not found then, and no key is minted beside them.
+/// All peppers; empty if the library is not preloaded. Then keys that were stored with a pepper are
+/// not found, and new keys can't be made in their keyspace.
 #[inline]
 pub fn peppers() -> &'static Peppers {
     PEPPERS.get_or_init(Peppers::default)
 }
 
-/// Reads the file that is configured, if any.
+/// Reads the configured file, if there is one.
 pub fn load() -> Result<()> {
     let Some(path) = settings::pepper_file() else { return Ok(()) };
     let peppers = read(Path::new(&path)).map_err(|why| {
@@ -28,8 +28,8 @@ pub fn load() -> Result<()> {
     Ok(())
 }
 
-/// What is wrong with the file by now, if anything: it was read when the server started,
-/// and the next start reads it again.
+/// What is wrong with the file now, if anything. The server read it at its start, and reads it
+/// again at the next start.
 pub fn complaint() -> Option<String> {
     let path = settings::pepper_file()?;
     match read(Path::new(&path)) {
@@ -41,8 +41,8 @@ pub fn complaint() -> Option<String> {
     }
 }
 
-/// Reads a file that only the server's own user can. The reasons for not doing so
-/// complete the sentence "keysmith.pepper_file …", and never quote the file.
+/// Reads a file that only the server's user can read. An error completes the sentence
+/// "keysmith.pepper_file …", and never quotes the file.
 fn read(path: &Path) -> std::result::Result<Peppers, String> {
     let path = path.canonicalize().map_err(|error| format!("can't be opened: {error}"))?;
     let data = server::data_directory();
@@ -51,7 +51,7 @@ fn read(path: &Path) -> std::result::Result<Peppers, String> {
     }
     let metadata = path.metadata().map_err(|error| format!("can't be read: {error}"))?;
     let ours = metadata.uid() == server::effective_user();
-    // The file may also be root's, readable by a group of the server's user.
+    // The file may also belong to root, and be readable by a group of the server's user.
     let others = if ours { 0o077 } else { 0o027 };
     let is_owned = ours || metadata.uid() == 0;
     if !metadata.is_file() || !is_owned || metadata.mode() & others != 0 {

@@ -1,10 +1,10 @@
-//! Names for requests: uuids that begin with the time, made in the backend.
+//! Request ids: uuids that begin with the time, made in the backend.
 
 use keysmith_core::request_id;
 use std::cell::RefCell;
 
-/// How many are made of one draw from the operating system, which costs more than
-/// all the rest of making one.
+/// How many ids are made from one call to the operating system's random generator. That call costs
+/// more than all the rest.
 const BATCH: usize = 64;
 
 struct Pool {
@@ -17,8 +17,8 @@ thread_local! {
         const { RefCell::new(Pool { bytes: [0; 16 * BATCH], used: 16 * BATCH }) };
 }
 
-/// A name for a request of that moment. Where the operating system has no entropy to
-/// give, the nil uuid: a decision does not fail for want of a name.
+/// An id for a request at this moment. If the operating system has no entropy, it is the nil uuid:
+/// a decision does not fail for lack of an id.
 pub fn next(moment: i64) -> [u8; 16] {
     POOL.with_borrow_mut(|pool| {
         if pool.used == pool.bytes.len() {

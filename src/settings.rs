@@ -1,12 +1,11 @@
-//! Settings. None that a session may SET weakens anything.
+//! Settings. No setting that an ordinary session may SET weakens a check.
 
 use pg::settings::{About, Context, Integer, Text, is_preloading};
 use pgrx::pg_sys;
 
-/// The file with the peppers; empty for none, which is the default: an installation
-/// works at once, and a pepper can be added at any time. The setting exists only
-/// where the library is preloaded, and takes a restart. A session that loads the
-/// library itself could bring a value of its own.
+/// The file with the peppers. By default it is empty: an installation works without a pepper, and
+/// one can be added later. The setting is defined only if the library is preloaded, and takes
+/// effect at a restart. Otherwise a session that loads the library could choose the value.
 static PEPPER_FILE: Text = Text::new(
     About {
         name: c"keysmith.pepper_file",
@@ -18,9 +17,9 @@ static PEPPER_FILE: Text = Text::new(
     c"",
 );
 
-/// How many rate limits can be under way at once: those that had a call within the time
-/// that they take to be unused again. The default takes less than 5 MB, and serves tens
-/// of thousands of keys with a limit each.
+/// The greatest number of rate limits that are in use at the same time. A limit is in use if it had
+/// a call within the time that it takes to be full again. The default takes less than 5 MB, and
+/// serves tens of thousands of keys with one limit each.
 static MAX_BUCKETS: Integer = Integer::new(
     About {
         name: c"keysmith.max_buckets",
@@ -35,9 +34,9 @@ static MAX_BUCKETS: Integer = Integer::new(
     16 * 1024 * 1024,
 );
 
-/// How many keys the server remembers the place of, so that decisions about them need
-/// no index. The default takes 20 MB, and has room for some 130,000 keys in use; what does
-/// not fit is looked up as every row is.
+/// The number of keys whose place in the table the server caches, so that decisions about them need
+/// no index. The default takes 20 MB, and holds about 130,000 keys in use. Other keys are found by
+/// the index.
 static DIRECTORY_SIZE: Integer = Integer::new(
     About {
         name: c"keysmith.directory_size",
@@ -52,7 +51,8 @@ static DIRECTORY_SIZE: Integer = Integer::new(
     16 * 1024 * 1024,
 );
 
-/// From half on, PostgreSQL itself warns in its log of who does not read notifications.
+/// From 50 percent on, PostgreSQL warns in its log about the session that does not read its
+/// notifications.
 static EVENT_QUEUE_LIMIT: Integer = Integer::new(
     About {
         name: c"keysmith.event_queue_limit",
@@ -68,8 +68,7 @@ static EVENT_QUEUE_LIMIT: Integer = Integer::new(
     100,
 );
 
-/// A commit of acts locks the audit's chain for the time that it takes to number and seal
-/// them, and others wait.
+/// A commit locks the audit's chain while it numbers and seals its acts, and other commits wait.
 static MAX_ACTS: Integer = Integer::new(
     About {
         name: c"keysmith.max_acts",
@@ -110,7 +109,7 @@ pub fn directory_size() -> i32 {
     DIRECTORY_SIZE.get()
 }
 
-/// In percent.
+/// The setting in percent.
 pub fn event_queue_limit() -> i32 {
     EVENT_QUEUE_LIMIT.get()
 }
@@ -119,7 +118,7 @@ pub fn max_acts() -> usize {
     usize::try_from(MAX_ACTS.get()).unwrap_or_default()
 }
 
-/// In milliseconds.
+/// The setting in milliseconds.
 pub fn spend_timeout() -> i32 {
     SPEND_TIMEOUT.get()
 }

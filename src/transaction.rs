@@ -1,4 +1,5 @@
-//! Registers what runs at the commit, the end and the savepoints of a transaction.
+//! Registers the functions that run at the commit, at the end and at the savepoints of a
+//! transaction.
 
 use crate::usage::session::pending as usage;
 use crate::{audit, identity};

@@ -1,4 +1,5 @@
-//! What a decision answers: whom it is about, where the request leaves them, and the row.
+//! The answer of a decision: the key that it is about, the limits and credits that are left, and
+//! the row.
 
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
@@ -7,32 +8,33 @@ use pg::composite::{Composite, ROOM_OF_ELEMENT};
 use pg::scratch::Memory;
 use pg::varlena::StoredValue;
 
-/// Who is charged, as far as the rows of a key and its tenant tell.
+/// Who is charged, from the rows of a key and its tenant.
 pub struct Account<'a> {
     pub keyspace: &'a [u8],
     pub environment: &'a [u8],
-    /// The first of the key's line: successors share its limits and credits.
+    /// The key from which this one was rotated at first: successors share its limits and credits.
     pub key: [u8; 16],
     pub tenant: [u8; 16],
-    /// The key in whose place it spends credits, if it was given by one that has its own.
+    /// The delegating key whose credits this key spends, if that key has credits.
     pub purse: Option<[u8; 16]>,
-    /// As they are stored.
+    /// Rate limits in their stored form.
     pub limits: Option<&'a [u8]>,
     pub shared_limits: Option<&'a [u8]>,
     pub tenants_limits: Option<&'a [u8]>,
 }
 
-/// Where a request has left its key.
+/// The limits and credits of a key after a request.
 #[derive(Default)]
 pub struct Standing<'a> {
-    /// The limit that refuses, or else is the nearest to do so, and the calls in it.
+    /// The limit that refuses the request, or otherwise the one with the fewest calls left; and its
+    /// remaining calls.
     pub limit: Option<(&'a [u8], u32)>,
     /// In microseconds.
     pub retry_after: Option<i64>,
     pub credits_remaining: Option<i64>,
 }
 
-/// What is known of a key that was found.
+/// The facts about a key that was found.
 pub struct Holder<'a> {
     pub key_id: [u8; 16],
     pub tenant: Option<&'a [u8]>,
@@ -43,16 +45,16 @@ pub struct Holder<'a> {
     pub owner: Option<&'a [u8]>,
     pub role: Option<&'a [u8]>,
     pub scopes: &'a [&'a [u8]],
-    /// The key's own scopes, and the names of its own role and of its owner's.
+    /// The scopes of the key, and the names of the roles of the key and of its owner.
     pub own: &'a [&'a [u8]],
     pub roles: [Option<&'a [u8]>; 2],
-    /// As it is stored in the key's row.
+    /// The metadata in its stored form.
     pub metadata: Option<StoredValue<'a>>,
     pub expires_at: Option<i64>,
     pub account: Account<'a>,
 }
 
-/// What a client is told, in the words of the keyspace.
+/// The answer for the client, in the keyspace's wording.
 pub struct Words<'a> {
     pub status: i32,
     pub code: &'a [u8],
@@ -69,14 +71,14 @@ impl Words<'_> {
         let message = wording.and_then(|wording| wording.message.as_deref());
         Words {
             status,
-            // The canonical vocabulary is ASCII, which is the same in every encoding.
+            // The default wording is ASCII, which is the same in every encoding.
             code: code.unwrap_or(answer.code().as_bytes()),
             message: message.unwrap_or(answer.message().as_bytes()),
         }
     }
 }
 
-/// A verdict's row, and what else is asked of it.
+/// The row of a verdict, and the values that callers need besides it.
 pub struct Verdict<'m> {
     pub row: Composite<'m>,
     pub reason: Reason,
@@ -86,7 +88,7 @@ pub struct Verdict<'m> {
 }
 
 impl<'m> Verdict<'m> {
-    /// In a memory context.
+    /// Forms the verdict in a memory context.
     #[inline]
     pub fn form(
         memory: Memory<'m>,
@@ -100,7 +102,7 @@ impl<'m> Verdict<'m> {
         let Words { status, code, message } = Words::of(policy, reason);
         let reason_name = reason.name().as_bytes();
         let limit_name = standing.limit.map(|(name, _)| name);
-        // Fetched, so that it lies in no other place.
+        // Detoasted, so that the row contains the value itself.
         let metadata = holder.and_then(|holder| holder.metadata).map(|json| json.fetched(memory));
         let request_id = crate::request_id::next(moment);
 

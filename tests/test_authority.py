@@ -837,7 +837,7 @@ def test_nothing_beyond_ones_own_at_random(db, empty):
                 stored = db.row("SELECT scopes, role, owner, environment FROM keysmith_private.key "
                                 "WHERE key_id = %s", done.key_id)
                 assert stored == tuple(became[field] for field in stored._fields)
-                # Whatever the roles become, the new key stays below the acting key.
+                # The new key stays below the acting key, whatever becomes of the roles.
                 roles = {role: dice.sample(GRANTS, dice.randint(0, 4)) for role in ROLES}
                 roles |= {role: held for role, held in ROLES.items() if "*" in held}
                 # The same holds whatever keys without scopes may do later.

@@ -380,7 +380,7 @@ def test_other_encodings(encoding, locale):
                 + b", label => " + name + b") m, keysmith.verify(m.api_key) v, keysmith.list_keys("
                 + name + b") k").fetchone() or (True, True)
             assert (label, tenant) == (True, True)
-            # What is in JSON comes from and goes to the encoding of the database.
+            # Texts in JSON are converted from and to the encoding of the database, too.
             session.execute(b"SELECT keysmith.alter_tenant(" + name + b", jsonb_build_object('plan', " + name
                             + b", 'limits', jsonb_build_array(jsonb_build_object('name', " + name
                             + b", 'limit', 5, 'window', '1 hour'))))")

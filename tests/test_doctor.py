@@ -93,7 +93,7 @@ def amiss(db, level, subject, *words):
     return row
 
 
-# Statements, each of which causes a fault; the finding's level and subject; and a word of it.
+# Statements that each cause a fault; the level and subject of the finding, and words in its text.
 SPOILT = {
     "row security off": ("ALTER TABLE photo DISABLE ROW LEVEL SECURITY", "error", "isolation", "all see all"),
     "not forced": ("ALTER TABLE photo NO FORCE ROW LEVEL SECURITY", "error", "isolation", "its owner keeper"),

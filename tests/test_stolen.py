@@ -88,7 +88,7 @@ def test_the_tables_owner_makes_no_key_without_the_pepper(peppered):
                     generation, guess)
         db.rows("UPDATE keysmith_private.keyspace SET has_imports = true, generation = 0")
         assert db.reason(chosen) == db.one("verify_digest", inner).reason == "not_found"
-    # A digest that is moved to another row is still that of its own key.
+    # A digest that was moved to another row still belongs to the key that it was made from.
     assert db.verify(honest.api_key).ok
 
 

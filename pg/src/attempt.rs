@@ -1,4 +1,4 @@
-//! Transactions and subtransactions that may fail, and why they did.
+//! Transactions and subtransactions that may fail, and the reasons of their failures.
 
 use crate::error::{Error, Result, message_of};
 use crate::memory::Watch;
@@ -10,17 +10,18 @@ use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 use std::ptr::null;
 
-/// Why one failed.
+/// Why a transaction or subtransaction failed.
 pub struct Failure {
     pub message: String,
-    /// It may pass: nothing is wrong with what was to be done.
+    /// The cause is temporary: the same work may succeed later.
     pub is_passing: bool,
 }
 
+/// The result of a transaction or subtransaction that may fail.
 pub type Outcome<T> = std::result::Result<T, Failure>;
 
-/// Runs something in a transaction of its own. Only for background workers, outside of any
-/// transaction. The server shows the activity meanwhile.
+/// Runs `body` in a new transaction. Only for background workers, and only while no transaction is
+/// in progress. Meanwhile `pg_stat_activity` shows `activity`.
 pub fn transaction<T>(activity: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     // SAFETY: reads a pointer that is set in background workers.
     if unsafe { pg_sys::MyBgworkerEntry }.is_null() || is_in_progress() {
@@ -28,7 +29,8 @@ pub fn transaction<T>(activity: &str, body: impl FnOnce() -> Result<T>) -> Outco
     }
     let activity = CString::new(activity).unwrap_or_default();
     let run = AssertUnwindSafe(|| {
-        // SAFETY: what a background worker does for a transaction.
+        // SAFETY: the calls with which a background worker starts a transaction. No transaction is
+        // in progress.
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
@@ -36,15 +38,15 @@ pub fn transaction<T>(activity: &str, body: impl FnOnce() -> Result<T>) -> Outco
         }
         Watch::keep(|| {
             let done = body()?;
-            // SAFETY: as above.
+            // SAFETY: commits the transaction that was started above.
             unsafe { pg_sys::CommitTransactionCommand() };
             Ok(done)
         })
         .map_err(failed)
     });
     let outcome = pgrx::PgTryBuilder::new(run).catch_others(|error| Err(caught(&error))).execute();
-    // SAFETY: after a failure the transaction, if there is one, is rolled back. Then
-    // nothing is left of it but the memory in which workers live.
+    // SAFETY: AbortCurrentTransaction may be called in any state, even if no transaction was
+    // started. Then TopMemoryContext, which is never deleted, is made current.
     unsafe {
         if outcome.is_err() {
             pg_sys::AbortCurrentTransaction();
@@ -56,7 +58,7 @@ pub fn transaction<T>(activity: &str, body: impl FnOnce() -> Result<T>) -> Outco
     outcome
 }
 
-/// Runs something within a transaction that may fail. If it does, it has no effect.
+/// Runs `body` in a subtransaction. If it fails, the subtransaction is rolled back.
 pub fn subtransaction<T>(body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     let body = || Watch::keep(body).map_err(failed);
     in_subtransaction(
@@ -69,8 +71,8 @@ pub fn subtransaction<T>(body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     )
 }
 
-/// Runs something within a transaction. It has no effect, and no result, if a unique index
-/// has something of it already; other errors are the transaction's.
+/// Runs `body` in a subtransaction. If it violates a unique index, the subtransaction is rolled
+/// back and the result is `None`. Other errors are raised as usual.
 pub fn unless_twice<T>(body: impl FnOnce() -> T) -> Option<T> {
     in_subtransaction(
         || {
@@ -96,8 +98,8 @@ fn caught(error: &CaughtError) -> Failure {
     Failure { message: message_of(error), is_passing }
 }
 
-/// Whether an SQLSTATE is of a class that tells of the server's state, or of others'
-/// doings, and not of the data.
+/// Whether the class of an SQLSTATE describes the state of the server, or a conflict with other
+/// sessions, and not a fault of the data.
 fn is_passing(packed: i32) -> bool {
     let character = |place: i32| ((packed >> (6 * place)) & 0x3f) as u8 + b'0';
     matches!(&[character(0), character(1)], b"08" | b"25" | b"40" | b"53" | b"55" | b"57" | b"58")

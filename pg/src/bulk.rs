@@ -1,9 +1,9 @@
-//! Many rows into one table at once: filled page by page, then each index in turn, with
-//! the rows in the index's order. A statement that inserts them one by one takes about
-//! three times as long.
+//! Inserts many rows into a table: first into its heap, page by page, then into each index in turn,
+//! in the order of the index. A statement that inserts them one by one takes about three times as
+//! long.
 //!
-//! This is for tables as we make them. Where someone gave one a trigger, a rule or an
-//! index that asks for more than is done here, it is refused, and rows go the usual way.
+//! Only for tables that are as the extension made them. A table with added triggers, rules or
+//! indexes that need more than this is refused, and the caller inserts the rows with a statement.
 
 use crate::cell::Cell;
 use crate::relation::RelationView;
@@ -12,18 +12,18 @@ use pgrx::pg_sys::{self, Datum, EState, IndexInfo, ItemPointerData, Oid, Relatio
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 
-/// So many rows are handed to the table at once: those of a few pages.
+/// The number of rows in one call of `heap_multi_insert`: as many as fill a few pages.
 const CHUNK: usize = 250;
 
-/// The values of a row, for as long as what they point to is there.
+/// The values of a row. They may point to memory that is borrowed for `'a`.
 struct Values<'a, const COLUMNS: usize> {
     values: [Datum; COLUMNS],
     nulls: [bool; COLUMNS],
     values_of: PhantomData<&'a ()>,
 }
 
-/// Rows with columns of these types, made in the current memory context. A text that is in the row
-/// before, too, is made once.
+/// Builds rows with columns of these types in the current memory context. A text that equals the
+/// text of the row before, in the same column, is not copied again.
 fn rows<'a, const COLUMNS: usize>(
     types: &[Oid; COLUMNS],
     cells: impl Iterator<Item = [Cell<'a>; COLUMNS]>,
@@ -54,8 +54,8 @@ fn rows<'a, const COLUMNS: usize>(
     rows
 }
 
-/// Rows of a table as one value, an array of its row type. It is there as long as `with` runs.
-/// `None` if the table has other columns.
+/// Builds an array of the table's row type, and passes it to `with`. The array is valid while
+/// `with` runs. `None` if the table has other columns.
 pub fn with_array<'a, const COLUMNS: usize, T>(
     table: RelationView<'_>,
     types: &[Oid; COLUMNS],
@@ -65,8 +65,9 @@ pub fn with_array<'a, const COLUMNS: usize, T>(
     if !table.has_columns(types) {
         return None;
     }
-    // SAFETY: the values are as many as the table's columns, and of their types. They are copied. The
-    // array is there until `with` returns, and its lifetime is no longer than that.
+    // SAFETY: the values match the table's columns in number and type, which was checked. They are
+    // copied. The array is in the current memory context, and `with` can't keep it: its lifetime
+    // ends with the call.
     let array = unsafe {
         let description = (*table.relation()).rd_att;
         let form = |mut row: Values<COLUMNS>| {
@@ -84,13 +85,13 @@ pub fn with_array<'a, const COLUMNS: usize, T>(
     Some(with(array))
 }
 
-/// Whether rows can be put into a table in this way, beside those of others: it has these columns.
+/// Whether `fill` can insert rows with these columns into the table.
 pub fn can_fill<const COLUMNS: usize>(table: RelationView<'_>, types: &[Oid; COLUMNS]) -> bool {
     is_plain(table, types) && with_indexes(table, |target| target.is_plain())
 }
 
-/// Inserts rows, which later statements of the transaction see. False if the table can't be filled
-/// in this way. No privileges are checked.
+/// Inserts rows, and makes them visible to later statements of the transaction. False if `can_fill`
+/// is false. Checks no privileges.
 pub fn fill<'a, const COLUMNS: usize>(
     table: RelationView<'_>,
     types: &[Oid; COLUMNS],
@@ -107,9 +108,9 @@ pub fn fill<'a, const COLUMNS: usize>(
         })
 }
 
-/// Whether rows can be put into a table, once constraints and indexes are seen to.
+/// Whether inserting rows into the table involves nothing but its constraints and indexes.
 fn is_plain<const COLUMNS: usize>(table: RelationView<'_>, types: &[Oid; COLUMNS]) -> bool {
-    // SAFETY: PostgreSQL's own description of an open table.
+    // SAFETY: the table is open, so its relcache entry is valid.
     let has_row_triggers = unsafe {
         (*table.relation()).trigdesc.as_ref().is_some_and(|triggers| {
             triggers.trig_insert_before_row
@@ -124,7 +125,7 @@ fn is_plain<const COLUMNS: usize>(table: RelationView<'_>, types: &[Oid; COLUMNS
         && !has_row_triggers
 }
 
-/// A table that is to be filled, with its indexes open.
+/// The table to insert into, with its indexes open.
 struct Target {
     relation: Relation,
     result: *mut ResultRelInfo,
@@ -133,8 +134,8 @@ struct Target {
 
 fn with_indexes<T>(table: RelationView<'_>, body: impl FnOnce(&Target) -> T) -> T {
     let relation = table.relation();
-    // SAFETY: the table is open. All is made in the current memory context, and used no
-    // longer than here. After an error the abort closes the indexes.
+    // SAFETY: the table is open. The executor state is made in the current memory context, and
+    // freed at the end of this block. After an error the abort closes the indexes.
     unsafe {
         let estate = pg_sys::CreateExecutorState();
         let result = pg_sys::palloc0(size_of::<ResultRelInfo>()).cast::<ResultRelInfo>();
@@ -149,7 +150,7 @@ fn with_indexes<T>(table: RelationView<'_>, body: impl FnOnce(&Target) -> T) -> 
 
 const MOST_INDEX_COLUMNS: usize = pg_sys::INDEX_MAX_KEYS as usize;
 
-/// An index with what describes it.
+/// An open index, and PostgreSQL's `IndexInfo` about it.
 #[derive(Clone, Copy)]
 struct Index {
     relation: Relation,
@@ -158,7 +159,7 @@ struct Index {
 
 impl Index {
     fn columns(&self) -> &[i16] {
-        // SAFETY: PostgreSQL's own description of an open index.
+        // SAFETY: the index is open, so its relcache entry and `IndexInfo` are valid.
         unsafe {
             let count = usize::try_from((*self.info).ii_NumIndexAttrs).unwrap_or_default();
             (*self.info).ii_IndexAttrNumbers.get(..count).unwrap_or_default()
@@ -181,7 +182,7 @@ impl Index {
 impl Target {
     fn indexes(&self) -> impl Iterator<Item = Index> {
         let result = self.result;
-        // SAFETY: as many as PostgreSQL opened.
+        // SAFETY: `ri_NumIndices` is the length of both arrays.
         (0..unsafe { (*result).ri_NumIndices } as usize).map(move |n| unsafe {
             Index {
                 relation: *(*result).ri_IndexRelationDescs.add(n),
@@ -195,11 +196,12 @@ impl Target {
     }
 
     fn insert<const COLUMNS: usize>(&self, types: &[Oid; COLUMNS], rows: &[Values<COLUMNS>]) {
-        // SAFETY: the table has these columns, and is a plain one with plain indexes.
+        // SAFETY: the callers have checked that the table has these columns, and that it and its
+        // indexes are plain.
         unsafe {
             let places = self.fill(rows);
             for index in self.indexes() {
-                // One that is just being made may not be ready yet.
+                // An index that CREATE INDEX CONCURRENTLY is building may not accept rows yet.
                 if (*index.info).ii_ReadyForInserts {
                     self.fill_index(index, types, rows, &places);
                 }
@@ -207,14 +209,14 @@ impl Target {
         }
     }
 
-    /// Puts rows into the table, and tells where they are.
+    /// Inserts rows into the heap, and returns their TIDs.
     ///
     /// # Safety
-    /// The rows must be of the table's columns.
+    /// The rows must match the table's columns in number and type.
     unsafe fn fill<const COLUMNS: usize>(&self, rows: &[Values<COLUMNS>]) -> Vec<ItemPointerData> {
         let mut places = Vec::with_capacity(rows.len());
-        // SAFETY: slots are for rows of this table, and no more are handed on than were
-        // filled.
+        // SAFETY: the slots have the table's row description. PostgreSQL gets no more slots than
+        // were filled.
         unsafe {
             let command = pg_sys::GetCurrentCommandId(true);
             let state = pg_sys::GetBulkInsertState();
@@ -253,7 +255,8 @@ impl Target {
     /// # Safety
     /// The slot must hold a row of the table.
     unsafe fn check(&self, slot: *mut pg_sys::TupleTableSlot) {
-        // SAFETY: the table's own description; else as the caller promises.
+        // SAFETY: the relation is open, so its row description is valid. The slot holds a row, as
+        // the caller promises.
         unsafe {
             if (*(*self.relation).rd_att).constr.is_null() {
                 return;
@@ -267,7 +270,8 @@ impl Target {
     }
 
     /// # Safety
-    /// The index must be a plain one of the table's; the rows must be in these places of it.
+    /// The index must be a plain index of this table. The rows must be stored in the table under
+    /// these TIDs.
     unsafe fn fill_index<const COLUMNS: usize>(
         &self,
         index: Index,
@@ -276,7 +280,7 @@ impl Target {
         places: &[ItemPointerData],
     ) {
         let columns: Vec<usize> = index.columns().iter().map(|n| *n as usize - 1).collect();
-        // SAFETY: PostgreSQL's own description of an open index.
+        // SAFETY: the index is open, so its relcache entry and `IndexInfo` are valid.
         let check = if unsafe { (*(*index.relation).rd_index).indisunique } {
             pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
         } else {
@@ -291,7 +295,8 @@ impl Target {
                 *null = row.nulls.get(*column).copied().unwrap_or(true);
             }
             let mut place = *place;
-            // SAFETY: the values are of the index's columns; the row is in its table.
+            // SAFETY: the values are those of the index's columns, and the row was inserted into
+            // the table.
             unsafe {
                 pg_sys::index_insert(
                     index.relation,
@@ -308,8 +313,8 @@ impl Target {
     }
 }
 
-/// The rows' numbers, sorted by the column that leads an index if that is a uuid: neighbours
-/// in the index come one after the other.
+/// The numbers of the rows, sorted by the leading column of an index if that is a uuid. So
+/// neighbours in the index are inserted one after the other.
 fn order<const COLUMNS: usize>(
     types: &[Oid; COLUMNS],
     rows: &[Values<COLUMNS>],
@@ -321,7 +326,7 @@ fn order<const COLUMNS: usize>(
         if row.nulls[column] {
             return u128::MAX;
         }
-        // SAFETY: a uuid is a pointer to 16 bytes, which are there as long as the row.
+        // SAFETY: a uuid is a pointer to 16 bytes, which live as long as the row.
         u128::from_be_bytes(unsafe { *row.values[column].cast_mut_ptr::<[u8; 16]>() })
     };
     let mut keyed: Vec<(u128, usize)> =

@@ -1,4 +1,4 @@
-//! A call from SQL: its arguments, typed and named, and its result.
+//! A call of a function from SQL: its arguments, and the memory context for its result.
 
 use crate::cell::Cell;
 use crate::error::{Error, Result};
@@ -41,7 +41,7 @@ macro_rules! sql_functions {
 }
 pub use sql_functions;
 
-/// Tells PostgreSQL how a function is called.
+/// Declares that a function follows version 1 of PostgreSQL's calling convention.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! finfo {
@@ -56,7 +56,7 @@ macro_rules! finfo {
 }
 pub use finfo;
 
-/// One call's frame, and the memory that was current when it began.
+/// The call frame of a function, and the memory context that was current when the call began.
 pub struct Call(pg_sys::FunctionCallInfo, pg_sys::MemoryContext);
 
 impl Call {
@@ -65,14 +65,16 @@ impl Call {
     /// must be of the types that the methods below are asked for.
     #[inline]
     pub unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Self {
-        // SAFETY: set at all times.
+        // SAFETY: CurrentMemoryContext is always set.
         Call(fcinfo, unsafe { pg_sys::CurrentMemoryContext })
     }
 
+    /// PostgreSQL's call frame.
     pub fn frame(&self) -> pg_sys::FunctionCallInfo {
         self.0
     }
 
+    /// An argument as a datum; `None` for a null. Arguments are numbered from 0.
     #[inline]
     pub fn datum(&self, n: usize) -> Option<Datum> {
         // SAFETY: the SQL declaration has the argument `n`.
@@ -80,8 +82,8 @@ impl Call {
         (!argument.isnull).then_some(argument.value)
     }
 
-    /// The bytes of a text or bytea, unless they are more than `most`: then they
-    /// are not even fetched. Borrowed where the argument is stored plainly.
+    /// The content of a text or bytea. A value of more than `most` bytes is not detoasted. A value
+    /// that is stored plainly is borrowed.
     #[inline]
     pub fn bytes(&self, n: usize, most: usize) -> Option<Bytes<'_>> {
         self.datum(n).map(|datum| {
@@ -102,11 +104,12 @@ impl Call {
         }
     }
 
-    /// A text that must be there.
+    /// A text that must not be null.
     pub fn required_text(&self, n: usize, name: &str) -> Result<String> {
         self.text(n, name)?.ok_or_else(|| must_not_be_null(name))
     }
 
+    /// A boolean that must not be null.
     pub fn boolean(&self, n: usize, name: &str) -> Result<bool> {
         self.datum(n).map(|datum| datum.value() != 0).ok_or_else(|| must_not_be_null(name))
     }
@@ -123,12 +126,14 @@ impl Call {
         self.datum(n).map(|datum| datum.value() as i64)
     }
 
+    /// A uuid that must not be null.
     pub fn uuid(&self, n: usize, name: &str) -> Result<[u8; 16]> {
         // SAFETY: a uuid is passed as a pointer to its 16 bytes.
         let uuid = self.datum(n).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() });
         uuid.ok_or_else(|| must_not_be_null(name))
     }
 
+    /// An interval that must not be null.
     pub fn interval(&self, n: usize, name: &str) -> Result<pg_sys::Interval> {
         // SAFETY: an interval is passed as a pointer to its struct.
         let interval =
@@ -136,6 +141,7 @@ impl Call {
         interval.ok_or_else(|| must_not_be_null(name))
     }
 
+    /// The address of an inet, without its prefix length.
     #[inline]
     pub fn address(&self, n: usize) -> Option<IpAddr> {
         // SAFETY: an inet is a varlena; it is short and lives as long as the call.
@@ -143,24 +149,25 @@ impl Call {
         varlena::network(bytes).map(|(address, _)| address)
     }
 
-    /// A jsonb.
+    /// A jsonb whose parts are read in place.
     #[inline]
     pub fn json(&self, n: usize) -> Option<Json<'_>> {
         // SAFETY: the argument is a jsonb, which lives as long as the call.
         self.datum(n).map(|datum| Json::new(unsafe { varlena::bytes(datum) }))
     }
 
-    /// The same as a whole.
+    /// A jsonb as a single value.
     pub fn jsonb(&self, n: usize) -> Option<Jsonb<'_>> {
         // SAFETY: as above.
         self.datum(n).map(|datum| unsafe { Jsonb::new(datum) })
     }
 
-    /// An argument to be handed on as it is. An error if it is declared with another type.
+    /// An argument, to be passed on unchanged. An error if the function declares it with another
+    /// type.
     pub fn given(&self, n: usize, kind: Oid) -> Cell<'_> {
         let (mut kinds, mut count) = (std::ptr::null_mut(), 0);
-        // SAFETY: PostgreSQL calls a function with a record that names it, and with arguments of
-        // the types that it is declared with. They live as long as the call.
+        // SAFETY: `flinfo` is null or names the function. PostgreSQL passes arguments of the
+        // declared types, which live as long as the call.
         unsafe {
             let function = (*self.0).flinfo;
             let is_declared = !function.is_null() && {
@@ -174,21 +181,21 @@ impl Call {
         }
     }
 
-    /// The memory that results are made in.
+    /// The memory context for results.
     #[inline]
     pub fn memory(&self) -> Memory<'_> {
-        // SAFETY: the caller's memory, which is there when the call returns.
+        // SAFETY: the caller's memory context outlives the call.
         unsafe { Memory::new(self.1) }
     }
 
-    /// A text[], or whatever other array.
+    /// An array, such as a text[].
     #[inline]
     pub fn array(&self, n: usize) -> Option<ArrayView<'_>> {
         // SAFETY: the argument is an array, which lives as long as the call.
         self.datum(n).map(|datum| unsafe { ArrayView::new(varlena::bytes(datum)) })
     }
 
-    /// The elements of a text[] that must be there, as strings.
+    /// The elements of a text[], which must not be null, as strings.
     pub fn strings(&self, n: usize, name: &str) -> Result<Vec<String>> {
         strings(self.array(n).ok_or_else(|| must_not_be_null(name))?, name)
     }
@@ -208,11 +215,13 @@ pub fn strings(array: ArrayView, name: &str) -> Result<Vec<String>> {
     array.iter().map(string).collect()
 }
 
-/// The same where a null, or a text that has no UTF-8 form, is none.
+/// The elements of an array of texts as strings: `None` for a null, and for a text that has no
+/// UTF-8 form.
 pub(crate) fn strings_of(array: ArrayView) -> Vec<Option<String>> {
     array.iter().map(|text| text.and_then(text::from_server)).collect()
 }
 
+/// The error for an argument that is null.
 pub fn must_not_be_null(name: &str) -> Error {
     Error::argument(name, "must not be null")
 }

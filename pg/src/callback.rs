@@ -1,13 +1,13 @@
-//! What PostgreSQL calls: in one way, with one guard.
+//! The guard around functions that PostgreSQL calls.
 
 use crate::error::{Error, Result};
 use pgrx::pg_sys::panic::pgrx_extern_c_guard;
 
-/// Runs what PostgreSQL has called. A panic, an error of `body`, and an error of PostgreSQL's
-/// that crossed Rust's frames all leave as an error of PostgreSQL's.
+/// Runs the body of a function that PostgreSQL has called. A panic, an error that `body` returns,
+/// and a PostgreSQL error that crossed Rust frames all leave as a PostgreSQL error.
 ///
 /// # Safety
-/// An error leaves by a long jump: the caller's frame may hold nothing that needs dropping.
+/// An error leaves by a long jump: the caller's frame must hold nothing that needs dropping.
 #[inline]
 pub unsafe fn guarded<T>(body: impl FnOnce() -> Result<T>) -> T {
     // SAFETY: as the caller promises.
@@ -19,14 +19,14 @@ pub unsafe fn guarded<T>(body: impl FnOnce() -> Result<T>) -> T {
     }
 }
 
-/// Has a function called when PostgreSQL loads the library: in the postmaster where it is
-/// preloaded, else in the first session of a backend that calls one of its functions.
+/// Declares the function that PostgreSQL calls when it loads the library: in the postmaster if the
+/// library is preloaded, otherwise in a backend when it first calls one of the library's functions.
 #[macro_export]
 macro_rules! on_load {
     ($function:path) => {
         #[unsafe(no_mangle)]
         unsafe extern "C-unwind" fn _PG_init() {
-            // SAFETY: nothing else is on this frame.
+            // SAFETY: this frame holds nothing that needs dropping.
             unsafe { $crate::callback::guarded($function) }
         }
     };

@@ -1,5 +1,5 @@
-//! Values on their way to PostgreSQL: parameters of statements, and cells of rows. They are
-//! made when they are handed over, of what is borrowed until then.
+//! Values for PostgreSQL: parameters of statements, and columns of rows. A cell borrows a Rust
+//! value. Its datum is made when it is passed to PostgreSQL.
 
 use crate::jsonb::Jsonb;
 use crate::value::Value;
@@ -16,7 +16,7 @@ pub struct Cell<'a> {
 
 #[derive(Clone, Copy)]
 enum Content<'a> {
-    /// Passed by value, or made by PostgreSQL, and there for as long as what is borrowed.
+    /// A datum that is passed by value, or that points to memory borrowed for `'a`.
     Made(Datum),
     Text(&'a str),
     /// A text in the database's encoding.
@@ -29,7 +29,7 @@ enum Content<'a> {
     Interval(i32, i64),
     Inet(IpAddr),
     Tid(ItemPointerData),
-    /// Elements of a type.
+    /// The elements of an array, and their type.
     Array(&'a [Cell<'a>], Oid),
 }
 
@@ -42,10 +42,10 @@ impl<'a> Cell<'a> {
         Cell::new(kind, value.map(|value| Content::Made(value.into())))
     }
 
-    /// A value of PostgreSQL's.
+    /// A datum of this type.
     ///
     /// # Safety
-    /// The datum must be of the type, and there for as long as what is borrowed.
+    /// The datum must be of the type. Memory that it points to must be valid for `'a`.
     pub unsafe fn made(kind: Oid, datum: Option<Datum>) -> Cell<'a> {
         Cell::plain(kind, datum)
     }
@@ -142,7 +142,7 @@ impl<'a> Cell<'a> {
         Cell::new(pg_sys::TIDOID, Some(Content::Tid(value)))
     }
 
-    /// A value of a row.
+    /// A value that was read from a row.
     pub fn value(value: Value<'a>) -> Cell<'a> {
         Cell::plain(value.kind(), Some(value.datum()))
     }
@@ -155,9 +155,10 @@ impl<'a> Cell<'a> {
         Cell::plain(pg_sys::XIDOID, Some(Datum::from(value.into_inner())))
     }
 
-    /// An array, given the types of its elements and of itself. No element may be null.
+    /// An array, from the type of its elements, its own type, and its elements. No element may be
+    /// null.
     pub fn array(element: Oid, kind: Oid, elements: &'a [Cell<'a>]) -> Cell<'a> {
-        // SAFETY: a look-up of a type, which gives InvalidOid if it is the element of no array.
+        // SAFETY: a syscache look-up, which returns InvalidOid if the type is not an array.
         let is_array = unsafe { pg_sys::get_element_type(kind) } == element;
         if !is_array || elements.iter().any(|value| value.kind != element || value.is_null()) {
             pgrx::error!("an array has an element of another type");
@@ -165,6 +166,7 @@ impl<'a> Cell<'a> {
         Cell::new(kind, Some(Content::Array(elements, element)))
     }
 
+    /// The OID of its type.
     pub fn kind(&self) -> Oid {
         self.kind
     }
@@ -173,7 +175,7 @@ impl<'a> Cell<'a> {
         self.content.is_none()
     }
 
-    /// The same, which is there no longer than what is borrowed: a uuid is not copied.
+    /// The datum, which is valid no longer than the borrowed value: a uuid is not copied.
     pub(crate) fn borrowed(&self) -> Option<Datum> {
         match self.content {
             Some(Content::Uuid(value)) => Some(Datum::from(value.as_ptr())),
@@ -181,7 +183,7 @@ impl<'a> Cell<'a> {
         }
     }
 
-    /// Whether both are texts in the database's encoding, and the same.
+    /// Whether both are equal texts in the database's encoding.
     pub(crate) fn is_same_text(&self, other: &Cell) -> bool {
         match (self.content, other.content) {
             (Some(Content::ServerText(one)), Some(Content::ServerText(other))) => one == other,
@@ -189,7 +191,7 @@ impl<'a> Cell<'a> {
         }
     }
 
-    /// The value as PostgreSQL has it, made in the current memory context if it has to be.
+    /// The datum. Memory for it is allocated in the current memory context.
     pub fn datum(&self) -> Option<Datum> {
         Some(match self.content? {
             Content::Made(datum) => datum,

@@ -1,4 +1,4 @@
-//! Columns of the extension's tables: a number, and the type of what is read there.
+//! Columns of the extension's tables: a number, and the type of the values.
 
 use pgrx::pg_sys::BuiltinOid;
 use std::marker::PhantomData;
@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 /// A column's name and its type.
 pub type Definition = (&'static str, BuiltinOid);
 
-/// A column of a table, whose values are of the type.
+/// A column of a table, with the type of its values.
 pub struct Column<T> {
     number: i16,
     kind: PhantomData<fn() -> T>,
@@ -37,7 +37,7 @@ pub trait Kind {
     const OID: BuiltinOid;
 }
 
-/// One whose values have a variable length.
+/// A type whose values have variable length.
 pub trait Varying: Kind {}
 
 macro_rules! kinds {
@@ -68,13 +68,13 @@ kinds! {
     Uuid = UUIDOID;
 }
 
-/// An array, whose elements have a variable length.
+/// An array type whose elements have variable length.
 pub trait Array: Kind {}
 
 impl Array for Networks {}
 impl Array for Texts {}
 
-/// One that names something by its OID.
+/// A type whose values are OIDs.
 pub trait Names: Kind {}
 
 impl Names for Oid {}

@@ -1,8 +1,8 @@
-//! A row of a composite type, written in one go.
+//! Writes a row of a composite type directly into memory.
 //!
-//! The form of a row is the same on disk and in memory, and so will stay. Writing it
-//! here takes a fifth of what `heap_form_tuple` takes, which wants each value made
-//! first, in memory of its own.
+//! A row has the same form in memory as on disk, so the form stays as it is. Writing it here takes
+//! a fifth of the time of `heap_form_tuple`, which needs a separately allocated datum for each
+//! value.
 
 use crate::cell::Cell;
 use crate::column::Definition;
@@ -14,8 +14,8 @@ use crate::varlena::StoredValue;
 use pgrx::pg_sys::{self, Datum, HeapTupleHeaderData, Oid};
 use std::marker::PhantomData;
 
-/// What the header of each row of a type says of the type. It is PostgreSQL's own to
-/// choose, and not the same in all of its releases.
+/// The header fields that all rows of a composite type share. PostgreSQL chooses them, and they
+/// differ between its releases.
 #[derive(Clone, Copy)]
 pub struct RowType {
     head: pg_sys::DatumTupleFields,
@@ -25,22 +25,22 @@ pub struct RowType {
     forms: Forms,
 }
 
-/// The forms of columns, one after the other, each in its own four bits.
+/// The forms of all columns, four bits for each.
 type Forms = u128;
 
-/// How a value lies in a row.
+/// How a value is stored in a row.
 #[derive(Clone, Copy)]
 enum Form {
     Boolean = 1,
     Integer,
-    /// Or a timestamp.
+    /// Also for timestamps.
     Bigint,
     Uuid,
     Interval,
     Text,
     Texts,
     Jsonb,
-    /// Of a type that is not written here.
+    /// Any other type, which is not written here.
     Other,
 }
 
@@ -66,13 +66,13 @@ impl Form {
 }
 
 impl RowType {
-    /// Of a type that there is, if it has these columns.
+    /// The composite type with this OID, if it has exactly these columns.
     pub fn find(kind: Oid, expected: &[Definition]) -> Option<RowType> {
         let mut values = [Datum::null(); MOST_COLUMNS];
         let mut nulls = [true; MOST_COLUMNS];
         let expected = expected.iter().map(|(name, kind)| (name.as_bytes(), kind.value(), false));
         lookup::with_row_type(kind, |description| {
-            // SAFETY: the description is complete, and there until this is over.
+            // SAFETY: the row description is complete, and pinned until this closure returns.
             let columns = unsafe { major::attributes(description) };
             let is_expected = columns
                 .iter()
@@ -82,14 +82,14 @@ impl RowType {
                 return None;
             }
             let forms = columns.iter().fold(0, |forms, c| Form::of(c.atttypid).after(forms));
-            // SAFETY: there are as many values as columns. A row of nulls has the header of any
-            // other.
+            // SAFETY: the arrays are at least as long as the row description. A row of nulls has
+            // the same header fields as any other row.
             let header = unsafe {
                 let (values, nulls) = (values.as_mut_ptr(), nulls.as_mut_ptr());
                 &*(*pg_sys::heap_form_tuple(description, values, nulls)).t_data
             };
             Some(RowType {
-                // SAFETY: a row that was made has this form of the header.
+                // SAFETY: heap_form_tuple fills in the header of a composite datum.
                 head: unsafe { header.t_choice.t_datum },
                 place: header.t_ctid,
                 marks: header.t_infomask,
@@ -99,15 +99,15 @@ impl RowType {
         })
     }
 
-    /// Begins a row in which values of variable length have so many bytes together,
-    /// `ROOM_OF_ELEMENT` for each element of arrays included.
+    /// Begins a row. `variable` is the total length of its values of variable length, plus
+    /// `ROOM_OF_ELEMENT` for each element of an array.
     #[inline]
     pub fn row<'m>(&self, memory: Memory<'m>, variable: usize) -> RowWriter<'m> {
         let begin = (std::mem::offset_of!(HeapTupleHeaderData, t_bits) + self.columns.div_ceil(8))
             .next_multiple_of(8);
         let room = begin + self.columns * ROOM_OF_COLUMN + variable;
-        // SAFETY: the memory is fresh, zeroed, aligned for all that is put there, as long
-        // as the slice, and there as long as the row.
+        // SAFETY: the memory was just allocated: it is zeroed, aligned for the header and the
+        // values, `room` bytes long, and lives for `'m`.
         unsafe {
             let start = pg_sys::MemoryContextAllocZero(memory.get(), room).cast::<u8>();
             let header = &mut *start.cast::<HeapTupleHeaderData>();
@@ -123,28 +123,28 @@ impl RowType {
     }
 }
 
-/// As many as `Forms` can tell of.
+/// The number of columns that fit in `Forms`.
 const MOST_COLUMNS: usize = Forms::BITS as usize / 4;
 
-/// Room that a column takes at most, beside what is variable about it: padding and the
-/// header of a varlena, or a value of fixed length.
+/// The most bytes that a column takes besides its content of variable length: padding and a varlena
+/// header, or a value of fixed length.
 const ROOM_OF_COLUMN: usize = 32;
 
-/// The same for an element of an array.
+/// The most bytes that an element of an array takes besides its content.
 pub const ROOM_OF_ELEMENT: usize = 8;
 
-/// The longest a value with a header of one byte can be, the header included.
+/// The greatest length of a value with a header of one byte, including that header.
 const MOST_SHORT: usize = 127;
 
-/// Length of the other kind of header.
+/// The length of the other varlena header.
 const HEADER: usize = 4;
 
-/// A row under way. Columns are put in the order of the type.
+/// A row that is being written. The columns must be written in the order of the type.
 pub struct RowWriter<'m> {
     bytes: &'m mut [u8],
     used: usize,
     column: usize,
-    /// Of the columns that were put, and of all.
+    /// The forms of the columns written so far, and those of the type.
     forms: Forms,
     expected: Forms,
 }
@@ -160,7 +160,7 @@ impl<'m> RowWriter<'m> {
         self.optional(Form::Integer, value, |row, value| row.fixed(&value.to_ne_bytes(), 4));
     }
 
-    /// Also a timestamp.
+    /// A bigint or a timestamp.
     #[inline]
     pub fn bigint(&mut self, value: Option<i64>) {
         self.optional(Form::Bigint, value, |row, value| row.fixed(&value.to_ne_bytes(), 8));
@@ -171,7 +171,7 @@ impl<'m> RowWriter<'m> {
         self.optional(Form::Uuid, value, |row, value| row.fixed(value, 1));
     }
 
-    /// An interval of so many microseconds.
+    /// An interval of this many microseconds.
     #[inline]
     pub fn interval(&mut self, value: Option<i64>) {
         self.optional(Form::Interval, value, |row, time| {
@@ -204,8 +204,8 @@ impl<'m> RowWriter<'m> {
     fn array(&mut self, values: &[&[u8]]) {
         self.align(4);
         let begin = self.used;
-        // ArrayType: header, dimensions, no bitmap of nulls, type; then length and lower
-        // bound of the dimension. An array of nothing has none.
+        // ArrayType: header, number of dimensions, no bitmap of nulls, element type; then the
+        // length and the lower bound of the dimension. An empty array has no dimensions.
         let dimensions = u32::from(!values.is_empty());
         let fixed = [0, dimensions, 0, pg_sys::TEXTOID.to_u32(), values.len() as u32, 1];
         let words = if values.is_empty() { 4 } else { fixed.len() };
@@ -220,7 +220,7 @@ impl<'m> RowWriter<'m> {
         self.column();
     }
 
-    /// A jsonb as it lies in another row, header and all.
+    /// A jsonb as another row stores it, including its header.
     #[inline]
     pub fn jsonb(&mut self, value: Option<StoredValue>) {
         self.optional(Form::Jsonb, value, |row, value| {
@@ -248,7 +248,7 @@ impl<'m> RowWriter<'m> {
         self.column();
     }
 
-    /// Notes that the column is not null, and goes on to the next.
+    /// Marks the column as not null, and moves to the next.
     #[inline]
     fn column(&mut self) {
         let place = std::mem::offset_of!(HeapTupleHeaderData, t_bits) + self.column / 8;
@@ -258,7 +258,7 @@ impl<'m> RowWriter<'m> {
         self.column += 1;
     }
 
-    /// The memory between values is zero.
+    /// Skips the padding, which is zero already.
     #[inline]
     fn align(&mut self, alignment: usize) {
         self.used = self.used.next_multiple_of(alignment);
@@ -277,12 +277,12 @@ impl<'m> RowWriter<'m> {
         }
     }
 
-    /// The row, which is a value of its type. Nothing that was put was left out.
+    /// The finished row. It is an error if the columns are not those of the type, or did not fit.
     #[inline]
     pub fn finish(self) -> Composite<'m> {
         assert!(self.used <= self.bytes.len(), "a row has more than there was room for");
         assert!(self.forms == self.expected, "a row has other columns than its type");
-        // SAFETY: the header is there; the memory is there as long as the result.
+        // SAFETY: the memory begins with the header, and lives as long as the result.
         unsafe {
             let header = self.bytes.as_mut_ptr().cast::<HeapTupleHeaderData>();
             (*header).t_choice.t_datum.datum_len_ = (self.used as i32) << 2;
@@ -296,7 +296,7 @@ fn varlena_header(content: usize) -> [u8; HEADER] {
     (((content + HEADER) as u32) << 2).to_le_bytes()
 }
 
-/// A row of a type.
+/// A finished row of a composite type.
 pub struct Composite<'m> {
     header: *mut HeapTupleHeaderData,
     length: u32,
@@ -308,9 +308,9 @@ impl Composite<'_> {
         Datum::from(self.header)
     }
 
-    /// Its type.
+    /// The OID of its type.
     pub fn kind(&self) -> Oid {
-        // SAFETY: the row is there, and a row of a type has this form of the header.
+        // SAFETY: the row lives as long as `self`, and begins with the header of a composite datum.
         unsafe { (*self.header).t_choice.t_datum.datum_typeid }
     }
 
@@ -319,14 +319,15 @@ impl Composite<'_> {
     }
 }
 
-/// A row of a named type, copied to memory of Rust's own.
+/// A composite value, copied into Rust's memory.
 pub struct Copied(Vec<u64>);
 
 impl Copied {
     /// # Safety
-    /// The datum must be a row of a type.
+    /// The datum must be a composite value.
     pub(crate) unsafe fn new(datum: Datum) -> Copied {
-        // SAFETY: as the caller promises: a varlena, which tells its length once it is plain.
+        // SAFETY: as the caller promises, the datum is a varlena. Once it is detoasted, its header
+        // has its length.
         unsafe {
             let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
             let length = pgrx::varsize_any(plain);
@@ -338,7 +339,7 @@ impl Copied {
 
     fn tuple(&self) -> (Oid, pg_sys::HeapTupleData) {
         let header = self.0.as_ptr().cast::<HeapTupleHeaderData>().cast_mut();
-        // SAFETY: a row of a type has this form of the header.
+        // SAFETY: a composite value begins with this header.
         let head = unsafe { (*header).t_choice.t_datum };
         let tuple = pg_sys::HeapTupleData {
             t_len: (head.datum_len_ as u32) >> 2,
@@ -348,23 +349,23 @@ impl Copied {
         (head.datum_typeid, tuple)
     }
 
-    /// The row for PostgreSQL, in the current memory context.
+    /// The value as a datum in the current memory context.
     pub fn datum(&self) -> Datum {
         let (_, mut tuple) = self.tuple();
-        // SAFETY: the tuple is there; it is copied.
+        // SAFETY: the tuple points to the copy in `self`, and PostgreSQL copies it again.
         unsafe { pg_sys::HeapTupleHeaderGetDatum((*pg_sys::heap_copytuple(&mut tuple)).t_data) }
     }
 
-    /// The same with another value in a column, counted from 1.
+    /// The value with one column replaced, as a datum. Columns are counted from 1.
     pub fn with(&self, column: usize, cell: Cell) -> Datum {
         let (kind, mut tuple) = self.tuple();
         lookup::with_row_type(kind, |description| {
-            // SAFETY: the description is complete, and there until this is over.
+            // SAFETY: the row description is complete, and pinned until this closure returns.
             let columns = unsafe { major::attributes(description) };
             let mut values = vec![Datum::null(); columns.len()];
             let mut nulls = vec![true; columns.len()];
             let (data, marks) = (values.as_mut_ptr(), nulls.as_mut_ptr());
-            // SAFETY: the tuple is of the type; the arrays are as long as its description.
+            // SAFETY: the tuple has this row description, and the arrays are as long as it.
             unsafe { pg_sys::heap_deform_tuple(&mut tuple, description, data, marks) };
             let index = column.wrapping_sub(1);
             if columns.get(index).is_none_or(|column| column.atttypid != cell.kind()) {
@@ -373,7 +374,7 @@ impl Copied {
             let datum = cell.datum();
             values[index] = datum.unwrap_or(Datum::null());
             nulls[index] = datum.is_none();
-            // SAFETY: as above, and the new value is of its column's type.
+            // SAFETY: as above, and the new value has its column's type.
             unsafe {
                 let row = pg_sys::heap_form_tuple(description, data, marks);
                 pg_sys::HeapTupleHeaderGetDatum((*row).t_data)

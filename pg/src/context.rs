@@ -1,26 +1,26 @@
-//! Memory contexts, as names for a stretch of work: what is done in one is over when it is
-//! reset.
+//! Reset callbacks of memory contexts, and contexts that are deleted with their owner.
 
 use pgrx::pg_sys::{self, MemoryContext, MemoryContextCallback};
 use std::ffi::c_void;
 
-/// The current context.
+/// The address of the current memory context, which identifies it.
 pub fn current() -> usize {
-    // SAFETY: set at all times.
+    // SAFETY: CurrentMemoryContext is always set.
     unsafe { pg_sys::CurrentMemoryContext as usize }
 }
 
-/// What is called when a context is reset, in memory of that context.
+/// The record of a reset callback, allocated in the context that it is registered for.
 struct AtReset {
     callback: MemoryContextCallback,
     then: fn(usize),
     context: usize,
 }
 
-/// Has `then` called when the current context is reset or deleted. It must not fail: a panic
-/// ends the process.
+/// Registers `then`, which is called with the context's address when the current context is reset
+/// or deleted. It must not fail: a panic ends the process.
 pub fn at_reset(then: fn(usize)) {
-    // SAFETY: the record lives in the context that it is for.
+    // SAFETY: the record is allocated in the context itself, which calls its callbacks before it
+    // frees its memory.
     unsafe {
         let record: *mut AtReset = pg_sys::palloc0(size_of::<AtReset>()).cast();
         (*record).then = then;
@@ -33,7 +33,7 @@ pub fn at_reset(then: fn(usize)) {
 }
 
 /// # Safety
-/// Called by PostgreSQL with a record.
+/// The argument must be a record that `at_reset` registered.
 unsafe extern "C-unwind" fn call(record: *mut c_void) {
     // SAFETY: as the caller promises.
     let (then, context) = unsafe {
@@ -43,7 +43,8 @@ unsafe extern "C-unwind" fn call(record: *mut c_void) {
     without_panic(|| then(context));
 }
 
-/// Runs what may not fail: a panic ends the process. PostgreSQL frees memory, and can't be left.
+/// Runs `body`, which must not fail: a panic ends the process. PostgreSQL is freeing memory here,
+/// and no error may interrupt it.
 pub(crate) fn without_panic(body: impl FnOnce()) {
     struct End;
     impl Drop for End {
@@ -56,12 +57,12 @@ pub(crate) fn without_panic(body: impl FnOnce()) {
     std::mem::forget(end);
 }
 
-/// A context for what is called again and again, deleted with its owner.
+/// A memory context for data that is kept between calls. It is deleted when this is dropped.
 pub struct Owned(MemoryContext);
 
 impl Owned {
     pub fn new() -> Owned {
-        // SAFETY: the context around it lives as long as the process.
+        // SAFETY: the parent context lives as long as the process.
         Owned(unsafe { make(pg_sys::TopMemoryContext, pg_sys::ALLOCSET_SMALL_INITSIZE) })
     }
 
@@ -78,13 +79,13 @@ impl Default for Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // SAFETY: made in `new`, and never the current one.
+        // SAFETY: created in `new`; it is never the current context.
         unsafe { pg_sys::MemoryContextDelete(self.0) };
     }
 }
 
 /// # Safety
-/// The context around it must be there.
+/// The parent context must be valid.
 pub(crate) unsafe fn make(around: MemoryContext, size: u32) -> MemoryContext {
     // SAFETY: as the caller promises; the name is static.
     unsafe {

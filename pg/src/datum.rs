@@ -1,4 +1,4 @@
-//! Values made for PostgreSQL, in the current memory context.
+//! Makes datums in the current memory context.
 
 use crate::varlena;
 use pgrx::pg_sys::{self, Datum, ItemPointerData};
@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 /// An interval of days and microseconds.
 pub fn interval(days: i32, microseconds: i64) -> Datum {
-    // SAFETY: memory of the structure's size, filled in at once.
+    // SAFETY: palloc returns memory of the structure's size, which is filled in before anything
+    // reads it.
     unsafe {
         let interval = pg_sys::palloc0(size_of::<pg_sys::Interval>()).cast::<pg_sys::Interval>();
         (*interval).day = days;
@@ -16,7 +17,7 @@ pub fn interval(days: i32, microseconds: i64) -> Datum {
 }
 
 pub fn uuid(uuid: &[u8; 16]) -> Datum {
-    // SAFETY: 16 bytes of the current memory context, filled in at once.
+    // SAFETY: palloc returns 16 bytes, which are filled in before anything reads them.
     unsafe {
         let copy = pg_sys::palloc(16).cast::<[u8; 16]>();
         *copy = *uuid;
@@ -40,9 +41,10 @@ pub fn inet(address: IpAddr) -> Datum {
     }
 }
 
-/// A place of a row.
+/// A tid.
 pub fn tid(place: ItemPointerData) -> Datum {
-    // SAFETY: memory of the structure's size, filled in at once.
+    // SAFETY: palloc returns memory of the structure's size, which is filled in before anything
+    // reads it.
     unsafe {
         let copy = pg_sys::palloc(size_of::<ItemPointerData>()).cast::<ItemPointerData>();
         *copy = place;
@@ -57,7 +59,7 @@ pub fn array_of_bytes(contents: &[impl AsRef<[u8]>], element: pg_sys::BuiltinOid
     varlena::array(elements, if is_fit { element.value() } else { pg_sys::BYTEAOID })
 }
 
-/// An array of rows' places.
+/// A tid[].
 pub fn tid_array(places: &[ItemPointerData]) -> Datum {
     let elements = places.iter().map(|place| Datum::from(std::ptr::from_ref(place))).collect();
     varlena::array(elements, pg_sys::TIDOID)

@@ -1,9 +1,9 @@
-//! PostgreSQL's own functions without pgrx's care for errors, which costs more than most
-//! of them do: for what is called in every decision.
+//! PostgreSQL functions without pgrx's guard, which costs more than most of them do. Every decision
+//! calls these.
 //!
-//! An error that one of them raises would jump over Rust's frames. So those that can
-//! raise one are called inside `guarded`, once for several of them, and nothing in there
-//! needs dropping; the others are marked.
+//! An error that one of them raises would jump over Rust frames. So functions that can raise an
+//! error are called inside `guarded`, several at a time, with nothing inside that needs dropping.
+//! The functions that raise no error are marked.
 
 use pgrx::pg_sys::{
     BlockNumber, Buffer, Datum, ForkNumber, HeapTuple, LOCKMODE, LWLock, LWLockMode, Latch,
@@ -28,7 +28,7 @@ unsafe extern "C-unwind" {
         keeps_buffer: bool,
     ) -> bool;
 
-    // These raise none, unless memory is corrupt.
+    // These raise no error, unless memory is corrupt.
     pub fn RecoveryInProgress() -> bool;
     pub fn GetLatestXTime() -> TimestampTz;
     pub fn GetCurrentTimestamp() -> TimestampTz;
@@ -47,12 +47,12 @@ unsafe extern "C-unwind" {
     pub fn LWLockRelease(lock: *mut LWLock);
 }
 
-/// Turns an error that `calls` raise into a panic, as pgrx does.
+/// Runs `calls`, and turns a PostgreSQL error into a panic, as pgrx does.
 ///
 /// # Safety
-/// Nothing inside may need dropping when an error is raised, and nothing may panic: a
-/// panic can't leave the frame of C in between, and ends the server. So all that is
-/// called is of this module, and nothing of pgrx's own, whose errors are panics.
+/// When an error is raised, nothing inside may need dropping. Nothing inside may panic: a panic
+/// can't unwind through the C frame in between, and ends the server. So `calls` may only call
+/// functions of this module, and none of pgrx, which raises errors as panics.
 #[inline]
 pub unsafe fn guarded<T>(calls: impl FnOnce() -> T) -> T {
     // SAFETY: backends have one thread; for the rest, as the caller promises.

@@ -1,5 +1,5 @@
-//! Errors as callers see them: an SQLSTATE of our own, a message that names the
-//! argument, and a hint where there is a remedy.
+//! Errors as callers see them: an SQLSTATE of our own, a message that names the argument, and a
+//! hint if there is a remedy.
 
 use crate::text;
 use pgrx::pg_sys::panic::CaughtError;
@@ -11,32 +11,34 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// describes them to users.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Code {
-    /// An argument that can't be used.
+    /// An invalid argument.
     InvalidArgument,
-    /// It is not for this tenant.
+    /// The caller may not do this, or the tenant's plan lacks a feature.
     NotAllowed,
-    /// The key that the transaction acts for is over.
+    /// The key that the transaction acts for is no longer valid.
     IdentityOver,
-    /// There is no such thing, or it is over: an unknown or a revoked key, an
-    /// unknown tenant, keyspace, member or role.
+    /// An object does not exist or is no longer valid: an unknown or revoked key, or an unknown
+    /// tenant, keyspace, member or role.
     NotFound,
-    /// It is there already, or not in the state that the act needs, or there are as many
-    /// as may be.
+    /// An object exists already, is in the wrong state for the call, or would exceed the greatest
+    /// allowed number.
     Conflict,
-    /// What is asked for needs the library to be preloaded.
+    /// The call needs the library to be preloaded.
     NotPreloaded,
-    /// A standby had not replayed in time.
+    /// A standby did not replay in time.
     ReplayTimeout,
     /// The pepper file can't be used.
     Pepper,
     /// The tables are not what this library expects.
     Installation,
-    /// A refused request, with its HTTP status, as PostgREST reads it.
+    /// A refused request, with its HTTP status in the form that PostgREST reads.
     Refused(Status),
-    /// The same with a message and a detail in JSON, which PostgREST takes apart.
+    /// A refused request whose message and detail are JSON. PostgREST makes the status and headers
+    /// of its response from them.
     RefusedWithHeaders,
-    /// As PostgreSQL says it.
+    /// PostgreSQL's own code for running out of memory.
     OutOfMemory,
+    /// PostgreSQL's own code for a lock that was not granted.
     LockNotAvailable,
 }
 
@@ -69,6 +71,7 @@ impl Code {
     }
 }
 
+/// An error to be raised: a code, a message, and optionally a detail and a hint.
 pub struct Error {
     code: Code,
     message: String,
@@ -86,7 +89,7 @@ impl Error {
         Error::new(Code::InvalidArgument, format!("{name} {}", rule.as_ref()))
     }
 
-    /// The argument that the message names is a field of another.
+    /// Puts the name of the enclosing argument before the name in the message.
     pub fn within(mut self, argument: &str) -> Self {
         if self.code == Code::InvalidArgument {
             self.message = format!("{argument}.{}", self.message);
@@ -94,6 +97,7 @@ impl Error {
         self
     }
 
+    /// An error with the code `NotFound`.
     pub fn not_found(what: impl Into<String>) -> Self {
         Error::new(Code::NotFound, what)
     }
@@ -108,7 +112,7 @@ impl Error {
         self
     }
 
-    /// As PostgreSQL packs it.
+    /// The SQLSTATE, as PostgreSQL packs it.
     pub fn sqlstate(&self) -> i32 {
         self.code.packed()
     }
@@ -128,7 +132,7 @@ impl Error {
     }
 }
 
-/// An error on its way out of Rust.
+/// An error in the form in which it is raised.
 pub struct Report {
     sqlstate: c_int,
     message: CString,
@@ -140,8 +144,8 @@ impl Report {
     /// Reports the error to PostgreSQL, which does not return.
     ///
     /// # Safety
-    /// PostgreSQL leaves by a long jump: no frame between here and the C caller may
-    /// hold anything that needs dropping.
+    /// PostgreSQL leaves by a long jump: no frame between here and the C caller may hold anything
+    /// that needs dropping.
     pub unsafe fn raise(self) -> ! {
         // SAFETY: errstart(ERROR) starts a report that errfinish ends. Each text is
         // copied and freed by `consume`, so that nothing is left when it jumps.
@@ -158,7 +162,7 @@ impl Report {
     }
 }
 
-/// Hands a text to one of the report functions, and frees it.
+/// Passes a text to a report function, and frees it.
 ///
 /// # Safety
 /// A report must have been started.
@@ -172,7 +176,7 @@ unsafe fn consume(
     }
 }
 
-/// What an error that was caught says.
+/// The message of a caught error.
 pub fn message_of(error: &CaughtError) -> String {
     match error {
         CaughtError::PostgresError(report)
@@ -181,9 +185,9 @@ pub fn message_of(error: &CaughtError) -> String {
     }
 }
 
-/// Has errors tell nothing of where in the program they came from. pgrx adds Rust's backtrace
-/// to what the client is told where the server's environment asks for one. Rust looks at the
-/// environment once, the first time that it is to take one, and remembers.
+/// Keeps Rust backtraces out of error reports. pgrx sends a backtrace to the client if the server's
+/// environment asks for backtraces. Rust reads the environment once, when it first captures a
+/// backtrace.
 pub fn without_backtraces() {
     const VARIABLE: &str = "RUST_LIB_BACKTRACE";
     let usual = std::env::var_os(VARIABLE);
@@ -198,8 +202,8 @@ pub fn without_backtraces() {
     }
 }
 
-/// PostgreSQL's report functions. pgrx leaves them out, since its own reports know
-/// no SQLSTATE but PostgreSQL's.
+/// PostgreSQL's report functions. pgrx does not bind them, and its own reports support PostgreSQL's
+/// SQLSTATEs only.
 pub mod elog {
     use super::{c_char, c_int};
     use pgrx::pg_sys::elog::PgLogLevel;

@@ -1,5 +1,5 @@
-//! What the planner asks of a support function: by which condition of an index a call of its
-//! function can be looked up.
+//! A planner request to a support function: give an index condition that finds the rows for a call
+//! of its function.
 
 use crate::call::Call;
 use pgrx::pg_sys::{self, Datum, FuncExpr, IndexOptInfo, List, Node, NodeTag, Oid};
@@ -7,21 +7,21 @@ use pgrx::pg_sys::{ScalarArrayOpExpr, SupportRequestIndexCondition};
 use std::marker::PhantomData;
 use std::ptr::{NonNull, null_mut};
 
-/// A request about a call of a function, of which the index's column is an argument.
+/// A request for an index condition. One argument of the function call is a column of the index.
 pub struct IndexCondition<'a> {
     request: NonNull<SupportRequestIndexCondition>,
     _call: PhantomData<&'a Call>,
 }
 
 impl<'a> IndexCondition<'a> {
-    /// The request that a support function is called with, if it is one of these.
+    /// The request that the support function was called with, if it asks for an index condition.
     pub fn of(call: &'a Call) -> Option<IndexCondition<'a>> {
         if !takes(function(call)?, &[pg_sys::INTERNALOID]) {
             return None;
         }
         let node = NonNull::new(call.datum(0)?.cast_mut_ptr::<Node>())?;
-        // SAFETY: SQL can pass no value of this type. PostgreSQL passes a node, which is of this
-        // structure where its tag says so, and lives as long as the call.
+        // SAFETY: SQL can't pass a value of type internal. PostgreSQL passes a node, whose tag
+        // names its structure, and which lives as long as the call.
         unsafe {
             if node.as_ref().type_ != NodeTag::T_SupportRequestIndexCondition {
                 return None;
@@ -38,11 +38,11 @@ impl<'a> IndexCondition<'a> {
     }
 
     fn index(&self) -> &IndexOptInfo {
-        // SAFETY: the index is described as long as the query is planned.
+        // SAFETY: the planner keeps the `IndexOptInfo` until the query is planned.
         unsafe { &*self.request().index }
     }
 
-    /// The number of the function's argument that is the index's column, from 0 on.
+    /// The position, from 0, of the argument that is the index's column.
     pub fn argument(&self) -> i32 {
         self.request().indexarg
     }
@@ -52,16 +52,17 @@ impl<'a> IndexCondition<'a> {
         self.index().relam == pg_sys::BTREE_AM_OID && self.request().indexcol == 0
     }
 
-    /// Whether the column is sorted by operators of PostgreSQL's own.
+    /// Whether the operator family of the column is built in.
     pub fn has_builtin_operators(&self) -> bool {
         self.request().opfamily.to_u32() < pg_sys::FirstNormalObjectId
     }
 
-    /// Answers by `column = ANY (function(value))`, if the value, another argument, is known
-    /// before the index is read, and there is a function that makes such an array of it.
+    /// Answers with `column = ANY (function(value))`. `value` is the position of another argument,
+    /// which must be known before the index is read. `function` returns the OID of a function that
+    /// makes an array from a value of the given type, or `InvalidOid`.
     pub fn any(mut self, value: i32, function: impl FnOnce(Oid) -> Oid) -> Option<Datum> {
-        // SAFETY: the call's arguments are shared with the condition, as planner expressions
-        // are where none is changed. All types are compared before nodes are made of them.
+        // SAFETY: the condition shares the arguments of the call, which planner nodes may do as
+        // long as none is changed. All types are compared before nodes are built from them.
         unsafe {
             let request = self.request.as_mut();
             let arguments = (*request.node.cast::<FuncExpr>()).args;
@@ -105,7 +106,7 @@ impl<'a> IndexCondition<'a> {
             (*any).inputcollid = request.indexcollation;
             (*any).args = pg_sys::lappend(single(column), elements.cast());
             (*any).location = -1;
-            // Equal is the same, byte by byte, but where a collation says otherwise.
+            // Equal values have the same bytes, unless the collation is nondeterministic.
             request.lossy = request.indexcollation != Oid::INVALID
                 && !pg_sys::get_collation_isdeterministic(request.indexcollation);
             Some(Datum::from(single(any.cast())))
@@ -115,14 +116,15 @@ impl<'a> IndexCondition<'a> {
 
 /// The function that is being called.
 fn function(call: &Call) -> Option<Oid> {
-    // SAFETY: PostgreSQL calls a function with a record that names it, or with none.
+    // SAFETY: `flinfo` is null or names the function.
     unsafe { (*call.frame()).flinfo.as_ref() }.map(|function| function.fn_oid)
 }
 
 /// Whether a function is declared with arguments of these types.
 fn takes(function: Oid, kinds: &[Oid]) -> bool {
     let (mut arguments, mut count) = (null_mut(), 0);
-    // SAFETY: an error if there is no such function. It has as many arguments as is said.
+    // SAFETY: PostgreSQL raises an error if there is no such function. The array has `count`
+    // elements.
     unsafe {
         pg_sys::get_func_signature(function, &mut arguments, &mut count);
         let count = usize::try_from(count).unwrap_or_default();
@@ -131,7 +133,7 @@ fn takes(function: Oid, kinds: &[Oid]) -> bool {
 }
 
 /// # Safety
-/// The list must be one of nodes, or null.
+/// The list must be null, or a list of nodes.
 unsafe fn nth(list: *mut List, n: i32) -> Option<*mut Node> {
     // SAFETY: as the caller promises; the number is compared with the length.
     unsafe {
@@ -141,8 +143,8 @@ unsafe fn nth(list: *mut List, n: i32) -> Option<*mut Node> {
 }
 
 /// # Safety
-/// For nodes.
+/// The pointer must be a node.
 unsafe fn single(node: *mut Node) -> *mut List {
-    // SAFETY: a new list.
+    // SAFETY: makes a new list.
     unsafe { pg_sys::lappend(null_mut(), node.cast()) }
 }

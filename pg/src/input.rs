@@ -1,5 +1,5 @@
-//! Values read from their text form, by the input functions of PostgreSQL's own types. Those
-//! change nothing, so that their errors can be caught and told as ours: `None`.
+//! Parses values with the input functions of built-in types. These functions have no side effects,
+//! so their errors can be caught: the result is `None`.
 
 use crate::call::strings_of;
 use crate::text::to_server;
@@ -7,7 +7,7 @@ use crate::varlena::{self, ArrayView};
 use pgrx::pg_sys::{self, Datum, Interval, Oid};
 
 /// # Safety
-/// The function must be the input function of a type of PostgreSQL's own.
+/// The function must be the input function of a built-in type.
 unsafe fn read(function: u32, parameter: Oid, text: &str) -> Option<Datum> {
     if text.contains('\0') {
         return None;
@@ -23,13 +23,13 @@ unsafe fn read(function: u32, parameter: Oid, text: &str) -> Option<Datum> {
 }
 
 pub fn timestamp(text: &str) -> Option<i64> {
-    // SAFETY: an input function.
+    // SAFETY: the input function of timestamptz.
     let datum = unsafe { read(pg_sys::F_TIMESTAMPTZ_IN, Oid::INVALID, text) };
     datum.map(|datum| datum.value() as i64)
 }
 
 pub fn interval(text: &str) -> Option<Interval> {
-    // SAFETY: an input function, which makes a pointer to the structure.
+    // SAFETY: the input function of interval returns a pointer to the structure.
     unsafe {
         let datum = read(pg_sys::F_INTERVAL_IN, Oid::INVALID, text)?;
         Some(*datum.cast_mut_ptr::<Interval>())
@@ -37,16 +37,16 @@ pub fn interval(text: &str) -> Option<Interval> {
 }
 
 pub fn uuid(text: &str) -> Option<[u8; 16]> {
-    // SAFETY: an input function, which makes a pointer to 16 bytes.
+    // SAFETY: the input function of uuid returns a pointer to 16 bytes.
     unsafe {
         let datum = read(pg_sys::F_UUID_IN, Oid::INVALID, text)?;
         Some(*datum.cast_mut_ptr::<[u8; 16]>())
     }
 }
 
-/// The elements of a `text[]`, and whether there is a null among them.
+/// The elements of a `text[]`; `None` for a null.
 pub fn texts(text: &str) -> Option<Vec<Option<String>>> {
-    // SAFETY: an input function, which makes an array.
+    // SAFETY: the input function of arrays returns an array.
     let content = unsafe {
         let datum = read(pg_sys::F_ARRAY_IN, pg_sys::TEXTOID, text)?;
         varlena::bytes(datum)
@@ -54,9 +54,9 @@ pub fn texts(text: &str) -> Option<Vec<Option<String>>> {
     Some(strings_of(ArrayView::new(content)))
 }
 
-/// What follows the header of a jsonb.
+/// A jsonb without its varlena header.
 pub fn jsonb(text: &str) -> Option<Vec<u8>> {
-    // SAFETY: an input function, which makes a jsonb.
+    // SAFETY: the input function of jsonb returns a jsonb.
     unsafe {
         let datum = read(pg_sys::F_JSONB_IN, Oid::INVALID, text)?;
         Some(varlena::bytes(datum).to_vec())

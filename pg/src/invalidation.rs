@@ -1,25 +1,26 @@
-//! Invalidations: how a session learns what others have committed.
+//! Invalidation messages: how a session learns that what it has cached is out of date.
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
-/// Receives what other sessions have committed by now.
+/// Processes the invalidation messages that have arrived so far.
 #[inline]
 pub fn accept() {
-    // SAFETY: inside a transaction, with nothing held that could go away.
+    // SAFETY: inside a transaction. No caller holds a pointer to a cache entry that an invalidation
+    // may free.
     unsafe { pg_sys::AcceptInvalidationMessages() };
 }
 
-/// Has `then` called for each relation whose cached description is no longer good, or with
-/// `InvalidOid` for all. It is called at moments at which nothing may fail.
+/// Registers `then` for relcache invalidations. It is called with the OID of a relation, or with
+/// `InvalidOid` for all relations. It must not fail.
 pub fn on_relation(then: fn(Oid)) {
     // SAFETY: the callback lives as long as the library, which is never unloaded.
     unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(call), Datum::from(then as usize)) };
 }
 
 /// # Safety
-/// Called by PostgreSQL with what was registered.
+/// The datum must be the one that was registered.
 unsafe extern "C-unwind" fn call(then: Datum, relation: Oid) {
-    // SAFETY: the number is that of a function of this type.
+    // SAFETY: the datum is the address of a function of this type.
     let then: fn(Oid) = unsafe { std::mem::transmute(then.value()) };
     then(relation);
 }

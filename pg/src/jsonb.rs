@@ -1,11 +1,11 @@
-//! A jsonb value, read where it lies: no copy, no allocation, nothing trusted.
+//! Reads a jsonb in place: no copy and no allocation. All offsets and lengths are checked.
 
 use crate::{text, varlena};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
 use std::marker::PhantomData;
 
-/// A jsonb that a function was called with.
+/// A jsonb as a datum.
 #[derive(Clone, Copy)]
 pub struct Jsonb<'a>(Datum, PhantomData<&'a ()>);
 
@@ -16,7 +16,7 @@ impl<'a> Jsonb<'a> {
         Jsonb(datum, PhantomData)
     }
 
-    /// How many bytes it has, without fetching them.
+    /// Its length in bytes, without detoasting it.
     pub fn length(self) -> usize {
         // SAFETY: a jsonb is a varlena.
         unsafe { varlena::length(self.0) }
@@ -24,7 +24,8 @@ impl<'a> Jsonb<'a> {
 
     /// As JSON text. `None` if that has no UTF-8 form.
     pub fn text(self) -> Option<String> {
-        // SAFETY: a jsonb, once it is fetched. Its text is a C string in the database's encoding.
+        // SAFETY: the detoasted value is a jsonb. Its text is a C string in the database's
+        // encoding.
         unsafe {
             let json = pg_sys::pg_detoast_datum(self.0.cast_mut_ptr());
             let root = &raw mut (*json.cast::<pg_sys::Jsonb>()).root;
@@ -33,9 +34,9 @@ impl<'a> Jsonb<'a> {
         }
     }
 
-    /// How many bytes a field of an object would have if it was a jsonb by itself.
+    /// The length in bytes of a field of an object, as a separate jsonb.
     pub fn length_of(self, field: &str) -> Option<usize> {
-        // SAFETY: a function that takes a jsonb and a text, and gives a jsonb or null.
+        // SAFETY: jsonb_object_field takes a jsonb and a text, and returns a jsonb or null.
         unsafe {
             let arguments = [Some(self.0), Some(text::datum(field))];
             let field =
@@ -68,8 +69,9 @@ pub struct Container<'a> {
     count: usize,
 }
 
-// The layout is PostgreSQL's jsonb.h: a word with the count and what it is, a word
-// for each child (for objects first all keys, then all values), then their data.
+// The layout is that of PostgreSQL's jsonb.h: a word with the count and the kind of the container,
+// a word for each child (in an object first all keys, then all values), then the data of the
+// children.
 const COUNT: u32 = 0x0fff_ffff;
 const IS_SCALAR: u32 = 0x1000_0000;
 const IS_OBJECT: u32 = 0x2000_0000;
@@ -82,7 +84,7 @@ const IS_OFFSET: u32 = 0x8000_0000;
 const WORD: usize = 4;
 
 impl<'a> Json<'a> {
-    /// `content` is what follows the varlena's header.
+    /// `content` is the value without its varlena header.
     #[inline]
     pub fn new(content: &'a [u8]) -> Json<'a> {
         let Some((container, head)) = read(content) else { return Json::Other };

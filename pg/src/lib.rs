@@ -1,4 +1,5 @@
-//! The door to PostgreSQL: what an extension needs of it, behind types that are safe to use.
+//! Safe types over PostgreSQL's functions and structures: everything that the extension needs from
+//! PostgreSQL.
 
 pub mod attempt;
 pub mod bulk;

@@ -1,10 +1,10 @@
-//! Locks on objects. A transaction keeps them until it ends.
+//! Locks on database objects, held until the transaction ends.
 
 use crate::server::is_attached;
 use crate::{server, transaction};
 use pgrx::pg_sys::{self, LOCKMODE, LOCKTAG, LockAcquireResult, LockTagType, Oid};
 
-/// How an object is locked, as PostgreSQL numbers it.
+/// The lock modes that are used here, with PostgreSQL's numbers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum Mode {
@@ -13,26 +13,28 @@ pub enum Mode {
     Exclusive = pg_sys::ExclusiveLock as LOCKMODE,
 }
 
-/// The catalog of extensions, as the class of their locks.
+/// The catalog pg_extension, which is the class of locks on extensions.
 pub const EXTENSIONS: Oid = pg_sys::ExtensionRelationId;
 
-/// Locks an object of the database: the class is the catalog that it is in, or any other table.
-/// Waits for others that have it.
+/// Locks an object of the database. `class` is the OID of its catalog, or of any other table. Waits
+/// while other transactions hold conflicting locks.
 pub fn object(class: Oid, object: Oid, mode: Mode) {
     transaction::must_be_in_progress();
-    // SAFETY: inside a transaction, which releases it. The numbers need not be those of anything.
+    // SAFETY: inside a transaction, whose end releases the lock. Any OIDs can be locked, even if no
+    // such object exists.
     unsafe { pg_sys::LockDatabaseObject(class, object, 0, mode as LOCKMODE) };
 }
 
-/// The same without waiting. False if others have it.
+/// Locks an object without waiting. False if another transaction holds a conflicting lock.
 pub fn try_object(class: Oid, object: Oid, mode: Mode) -> bool {
     transaction::must_be_in_progress();
     // SAFETY: as above.
     unsafe { pg_sys::ConditionalLockDatabaseObject(class, object, 0, mode as LOCKMODE) }
 }
 
-/// Whether somebody drops, renames or copies the database of this session, which takes a lock
-/// that excludes those who connect, and waits a few seconds for all others to go.
+/// Whether another session drops, renames or copies the database of this session. Such a command
+/// holds a lock that keeps new sessions from connecting, and waits a few seconds for all others to
+/// leave.
 pub fn my_database_is_wanted() -> bool {
     if !is_attached() {
         return false;
@@ -46,7 +48,7 @@ pub fn my_database_is_wanted() -> bool {
         locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
     };
     let mode = Mode::RowExclusive as LOCKMODE;
-    // SAFETY: the lock of a session, which needs no transaction; given back at once.
+    // SAFETY: a session lock needs no transaction. It is released right away.
     unsafe {
         let taken = pg_sys::LockAcquire(&tag, mode, true, true);
         if taken == LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {

@@ -11,7 +11,7 @@ use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
-/// A value, and slots of one kind, for whoever has the lock.
+/// A value and an array of slots, which only the holder of the lock can use.
 pub struct Locked<T, S> {
     lock: *mut LWLock,
     slots: *mut S,
@@ -19,20 +19,20 @@ pub struct Locked<T, S> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the lock keeps others from what it guards.
+// SAFETY: the value and the slots are reached by `with` only, which holds the lock.
 unsafe impl<T: Shareable, S: Shareable> Sync for Locked<T, S> {}
 
-// SAFETY: the pointers are into shared memory, which lies in the same place for all processes.
+// SAFETY: the pointers lead into shared memory, which has the same address in all processes.
 unsafe impl<T: Shareable, S: Shareable> Shareable for Locked<T, S> {}
 
 impl<T: Shareable, S: Shareable> Locked<T, S> {
-    /// Others wait meanwhile, without attending to interrupts. So `body` must not wait nor fail,
-    /// and not use the same lock.
+    /// Runs `body` with the lock held. Other processes wait meanwhile, and process no interrupts.
+    /// So `body` must not wait, must not fail, and must not take the same lock.
     #[inline]
     pub fn with<R>(&self, body: impl FnOnce(&mut T, &mut [S]) -> R) -> R {
-        // SAFETY: the lock keeps other processes away, and this one is not in here already, or it
-        // would wait for itself. If `body` fails, the lock is kept until the transaction's abort
-        // lets go of it.
+        // SAFETY: the lock excludes other processes. This process does not hold it already, or it
+        // would wait for itself. If `body` fails, the lock is held until the abort of the
+        // transaction releases it.
         unsafe {
             direct::LWLockAcquire(self.lock, LWLockMode::LW_EXCLUSIVE);
             let slots = std::slice::from_raw_parts_mut(self.slots, self.count);
@@ -43,7 +43,7 @@ impl<T: Shareable, S: Shareable> Locked<T, S> {
     }
 }
 
-/// A piece of shared memory: a structure, of which some is behind a lock together with slots.
+/// A region of shared memory: a structure that contains a `Locked`, followed by the slots.
 pub struct LockedRegion<H: 'static, T, S> {
     name: &'static CStr,
     state: fn() -> T,
@@ -51,13 +51,14 @@ pub struct LockedRegion<H: 'static, T, S> {
     slot: fn() -> S,
     whole: fn(Locked<T, S>) -> H,
     begin: OnceLock<fn(&'static H)>,
-    /// Where it is, in the postmaster and all its children; null without preload.
+    /// The address, the same in the postmaster and all its children; null if the library is not
+    /// preloaded.
     place: AtomicPtr<H>,
 }
 
 impl<H, T, S> LockedRegion<H, T, S> {
-    /// What makes the parts, and the whole of them, is called at each start of the server, and when
-    /// shared memory is made anew after a crash.
+    /// The functions are called at each start of the server, and when shared memory is initialized
+    /// again after a crash.
     pub const fn new(
         name: &'static CStr,
         state: fn() -> T,
@@ -69,7 +70,8 @@ impl<H, T, S> LockedRegion<H, T, S> {
         LockedRegion { name, state, slots, slot, whole, begin: OnceLock::new(), place }
     }
 
-    /// Has `begin` called each time when all is made. To be called from `_PG_init`.
+    /// Registers `begin`, which is called each time after the region was initialized. To be called
+    /// from `_PG_init`.
     pub fn when_made(&self, begin: fn(&'static H)) {
         self.begin.get_or_init(|| begin);
     }
@@ -82,11 +84,11 @@ impl<H: Shareable + Sync, T: Shareable, S: Shareable> LockedRegion<H, T, S> {
         size_of::<H>().next_multiple_of(64)
     };
 
-    /// The structure, where the library is preloaded.
+    /// The structure; `None` if the library is not preloaded.
     #[inline]
     pub fn get(&self) -> Option<&'static H> {
-        // SAFETY: null, or filled in before its place was noted, and there as long as the process.
-        // Nothing in it is written but by what may be written by several.
+        // SAFETY: null, or initialized before the address was stored, and valid as long as the
+        // process. The structure is `Sync`: it is changed only by atomics and under locks.
         unsafe { self.place.load(Relaxed).as_ref() }
     }
 }
@@ -108,8 +110,8 @@ impl<H: Shareable + Sync, T: Shareable, S: Shareable> Section for LockedRegion<H
         let whole = memory.cast::<H>();
         let count = (self.slots)();
         if !is_filled {
-            // SAFETY: as the caller promises; shared memory is aligned to 128 bytes. The slots are
-            // for nobody else.
+            // SAFETY: as the caller promises; shared memory is aligned to 128 bytes. Only this
+            // `Locked` has a pointer to the slots.
             unsafe {
                 let slots = memory.add(Self::BEFORE).cast::<S>();
                 for n in 0..count {

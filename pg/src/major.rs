@@ -1,13 +1,14 @@
-//! What differs between PostgreSQL's majors. The rest of the code knows of none.
+//! Differences between PostgreSQL's major versions. No other file depends on the version.
 
 use crate::column::{self, Column};
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char, c_int};
 
-/// The server's count of ended transactions that could have changed anything.
+/// How many transactions that may have changed something have ended: the server's
+/// xactCompletionCount.
 ///
 /// # Safety
-/// Shared memory must be there, as in every process that runs functions or workers.
+/// The process must be attached to shared memory, as those are that run functions or workers.
 #[inline]
 pub unsafe fn completed_transactions() -> u64 {
     // 17 gave the structure another name.
@@ -15,21 +16,23 @@ pub unsafe fn completed_transactions() -> u64 {
     use pg_sys::ShmemVariableCache as variables;
     #[cfg(not(any(feature = "pg15", feature = "pg16")))]
     use pg_sys::TransamVariables as variables;
-    // SAFETY: as the caller promises. Others change it meanwhile, hence the volatile read.
+    // SAFETY: as the caller promises. Other processes change the count at any time, so the read is
+    // volatile.
     unsafe { std::ptr::read_volatile(&raw const (*variables).xactCompletionCount) }
 }
 
-/// The columns of pg_auth_members that name the member and the role. 16 put an oid before.
+/// The columns of pg_auth_members that name the member and the role. 16 added a column `oid` before
+/// them.
 pub const MEMBERSHIP_ROLE: Column<column::Oid> =
     Column::new(if cfg!(feature = "pg15") { 1 } else { 2 });
 pub const MEMBERSHIP_MEMBER: Column<column::Oid> = Column::new(MEMBERSHIP_ROLE.number() + 1);
 
-/// The number by which this session knows its transaction.
+/// The local id (lxid) of the transaction in progress.
 ///
 /// # Safety
 /// A transaction must be in progress.
 pub unsafe fn local_transaction_id() -> u32 {
-    // SAFETY: such a process has an entry among the processes.
+    // SAFETY: a process with a transaction has a PGPROC.
     unsafe {
         // 17 moved it into a structure.
         #[cfg(any(feature = "pg15", feature = "pg16"))]
@@ -39,8 +42,10 @@ pub unsafe fn local_transaction_id() -> u32 {
     }
 }
 
+/// Installs a signal handler.
+///
 /// # Safety
-/// The handler must be fit to run at any moment.
+/// The handler must be async-signal-safe.
 pub unsafe fn handle_signal(number: u32, handler: unsafe extern "C-unwind" fn(c_int)) {
     // 18 has two such functions, one for servers and one for clients.
     #[cfg(not(feature = "pg18"))]
@@ -51,7 +56,7 @@ pub unsafe fn handle_signal(number: u32, handler: unsafe extern "C-unwind" fn(c_
     unsafe { pqsignal(number as c_int, Some(handler)) };
 }
 
-/// A row's columns.
+/// The columns of a row description.
 ///
 /// # Safety
 /// The description must be complete, and outlive the result.
@@ -63,17 +68,17 @@ pub unsafe fn attributes<'a>(
         let count = usize::try_from((*description).natts).unwrap_or_default();
         #[cfg(not(feature = "pg18"))]
         let first = (*description).attrs.as_ptr();
-        // 18 has a short form of each before them all.
+        // In 18 the array of compact attributes comes first.
         #[cfg(feature = "pg18")]
         let first = (*description).compact_attrs.as_ptr().add(count).cast();
         std::slice::from_raw_parts(first, count)
     }
 }
 
-/// Settings that end what takes long, other than those that all majors have.
+/// Timeout settings that not all major versions have, with the value that disables them.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 pub const TIMEOUTS: [(&CStr, &CStr); 0] = [];
-// 17 can end a session for a transaction that takes long.
+// 17 added transaction_timeout.
 #[cfg(not(any(feature = "pg15", feature = "pg16")))]
 pub const TIMEOUTS: [(&CStr, &CStr); 1] = [(c"transaction_timeout", c"0")];
 
@@ -96,10 +101,10 @@ type Connect = unsafe extern "C-unwind" fn(
     Why,
 ) -> *mut pg_sys::WalReceiverConn;
 
-/// Connects for ordinary queries, by the client that standbys have.
+/// Opens a connection for ordinary queries through libpqwalreceiver.
 ///
 /// # Safety
-/// The function must be that client's. This may raise an error.
+/// `connect` must be the function of that library. This may raise an error.
 pub unsafe fn connect(
     connect: Connect,
     conninfo: &CStr,
@@ -108,26 +113,26 @@ pub unsafe fn connect(
     let name = c"".as_ptr();
     // SAFETY: as the caller promises; the strings live through the call.
     unsafe {
-        // A connection for logical replication takes queries, too.
+        // A connection for logical replication runs queries, too.
         #[cfg(feature = "pg15")]
         return connect(conninfo.as_ptr(), true, name, error);
-        // From 16 on it can be said that there must be a password.
+        // 16 added an argument that demands a password.
         #[cfg(feature = "pg16")]
         return connect(conninfo.as_ptr(), true, false, name, error);
-        // 17 has connections for no replication at all.
+        // 17 added connections without replication.
         #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         return connect(conninfo.as_ptr(), false, false, false, name, error);
     }
 }
 
-/// Whether a role owns a table, or may do what its owner may.
+/// Whether a role owns a table, or has the privileges of its owner.
 ///
 /// # Safety
 /// Inside a transaction.
 pub unsafe fn owns_table(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: as the caller promises.
     unsafe {
-        // 16 has one function for objects of all kinds.
+        // 16 replaced it by one function for objects of all kinds.
         #[cfg(feature = "pg15")]
         return pg_sys::pg_class_ownercheck(table, role);
         #[cfg(not(feature = "pg15"))]
@@ -135,7 +140,7 @@ pub unsafe fn owns_table(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     }
 }
 
-/// Runs a query that was started, to its end.
+/// Runs a started query to its end.
 ///
 /// # Safety
 /// The query must have been started, and not been run.
@@ -143,7 +148,7 @@ pub unsafe fn run_executor(query: *mut pg_sys::QueryDesc) {
     let forward = pg_sys::ScanDirection::ForwardScanDirection;
     // SAFETY: as the caller promises.
     unsafe {
-        // Up to 17 it is said that this is the only run.
+        // Up to 17, the last argument says that this is the only run.
         #[cfg(not(feature = "pg18"))]
         pg_sys::ExecutorRun(query, forward, 0, true);
         #[cfg(feature = "pg18")]
@@ -151,6 +156,6 @@ pub unsafe fn run_executor(query: *mut pg_sys::QueryDesc) {
     }
 }
 
-/// Whether GRANT and REVOKE lock the objects that they name, as readers do. 18 does, lest they
-/// are dropped meanwhile.
+/// Whether GRANT and REVOKE lock the objects that they name, as a reader does. 18 does, so that
+/// they are not dropped meanwhile.
 pub const GRANT_LOCKS: bool = cfg!(feature = "pg18");

@@ -1,4 +1,4 @@
-//! What a function remembers from call to call of a statement.
+//! Values that a function keeps between its calls in one statement.
 
 use crate::context::without_panic;
 use crate::error::Result;
@@ -8,21 +8,22 @@ use std::cell::RefCell;
 use std::ffi::c_void;
 use std::rc::Rc;
 
-/// What is remembered, of whatever type.
+/// The kept value, of any type.
 type Place = RefCell<Option<Rc<dyn Any>>>;
 
-/// What `make` gave before in this statement, as long as it `fits` the call at hand; else it is
-/// made again. It is dropped with the statement.
+/// The value that `make` returned earlier in this statement, if it still `fits`; otherwise a new
+/// one. It is dropped when the statement ends.
 ///
 /// # Safety
-/// The record must be the one of a function of this library that is being called.
+/// The `FmgrInfo` must be that of the function of this library that is being called.
 pub unsafe fn remembered<T: 'static>(
     function: *mut FmgrInfo,
     fits: impl FnOnce(&T) -> bool,
     make: impl FnOnce() -> Result<T>,
 ) -> Result<Rc<T>> {
-    // SAFETY: the record's `fn_extra` is the function's own: null, or the place that is made
-    // here, which lives as long. Places of this library's functions are all of one type.
+    // SAFETY: `fn_extra` belongs to the called function. It is null, or the place that is made
+    // here, which lives as long as the `FmgrInfo`. All functions of this library keep the same type
+    // there.
     let place = unsafe {
         if (*function).fn_extra.is_null() {
             (*function).fn_extra = place((*function).fn_mcxt).cast();
@@ -38,9 +39,9 @@ pub unsafe fn remembered<T: 'static>(
     Ok(made)
 }
 
-/// A place, empty, which is dropped with the memory.
+/// An empty place, which is dropped when the memory context is reset or deleted.
 fn place(memory: pg_sys::MemoryContext) -> *mut Place {
-    // SAFETY: the callback's record lives in the memory that it is for.
+    // SAFETY: the callback record is allocated in the context that it is registered for.
     unsafe {
         let callback: *mut pg_sys::MemoryContextCallback =
             pg_sys::MemoryContextAllocZero(memory, size_of::<pg_sys::MemoryContextCallback>())
@@ -54,8 +55,9 @@ fn place(memory: pg_sys::MemoryContext) -> *mut Place {
 }
 
 /// # Safety
-/// Called once, by PostgreSQL, with what was registered.
+/// The argument must be a place that was registered. It must not be used afterwards.
 unsafe extern "C-unwind" fn drop_place(place: *mut c_void) {
-    // SAFETY: it is a box's, and nobody has it any more.
+    // SAFETY: the place was made by `Box::into_raw`. The only other pointer to it is in an
+    // `FmgrInfo`, whose memory is being freed.
     without_panic(|| drop(unsafe { Box::from_raw(place.cast::<Place>()) }));
 }

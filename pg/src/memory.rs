@@ -1,9 +1,10 @@
-//! Memory that can't be had costs a statement, at worst its session, and never the server.
+//! Running out of memory ends a statement, at worst the session, but never the server.
 //!
-//! Rust ends the process where it gets none, and PostgreSQL then restarts all others. And
-//! pgrx, which takes the text of an error into memory of its own, needs some just when there
-//! is none: a copy that fails is an error again, until PostgreSQL gives up. So a reserve is
-//! kept while our code runs, and let go when memory runs out.
+//! Rust aborts a process that runs out of memory, and PostgreSQL then restarts all others. So the
+//! allocator here ends the session instead. And pgrx copies the text of each PostgreSQL error into
+//! Rust's memory. If there is no memory for the copy, that is an error again, and so on until
+//! PostgreSQL gives up. So a reserve is held while our code runs, and is freed when memory runs
+//! out.
 
 use crate::error::{Code, Error, Result, elog};
 use pgrx::PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY;
@@ -13,7 +14,7 @@ use std::ffi::{c_int, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
-/// PostgreSQL asks for a mebibyte at once, for however little, where a context is large.
+/// A memory context that has grown large asks for a mebibyte, even for a small request.
 const RESERVE: Layout = match Layout::from_size_align(2 << 20, 16) {
     Ok(layout) => layout,
     Err(_) => unreachable!(),
@@ -21,13 +22,13 @@ const RESERVE: Layout = match Layout::from_size_align(2 << 20, 16) {
 
 static HELD: AtomicPtr<u8> = AtomicPtr::new(null_mut());
 
-/// The system's allocator, which ends the session where there is no memory.
+/// The system's allocator, except that it ends the session when memory runs out.
 struct Allocator;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
-// SAFETY: all is the system's, and null is never given.
+// SAFETY: all calls go to the system's allocator, and null is never returned.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -61,11 +62,10 @@ fn sure(size: usize, memory: *mut u8) -> *mut u8 {
 
 #[cold]
 fn end_session(size: usize) -> ! {
-    // What is done when the session ends may need some.
+    // Ending the session may need memory.
     let_go();
-    // SAFETY: PostgreSQL's report functions have memory put by for this. The level is FATAL,
-    // from which errfinish ends the process in order: nothing returns to whoever asked, and
-    // nothing unwinds.
+    // SAFETY: PostgreSQL reserves memory for its report functions. At level FATAL errfinish ends
+    // the process in order: it does not return to the caller and does not unwind.
     unsafe {
         elog::errstart(elog::FATAL, null());
         elog::errcode(ERRCODE_OUT_OF_MEMORY as c_int);
@@ -79,16 +79,17 @@ fn end_session(size: usize) -> ! {
 fn let_go() {
     let held = HELD.swap(null_mut(), Relaxed);
     if !held.is_null() {
-        // SAFETY: allocated with the same layout, and ours alone since it was taken out.
+        // SAFETY: allocated with this layout. The swap has left this as the only pointer to it.
         unsafe { System.dealloc(held, RESERVE) };
     }
 }
 
-/// While this lives, the reserve is let go by the first error that tells of no memory.
+/// While this lives, the first out-of-memory error frees the reserve.
 pub struct Watch(ErrorContextCallback);
 
 impl Watch {
-    /// Runs `body` under watch, with a reserve. An error if there is no memory for one.
+    /// Runs `body` with a reserve, which an out-of-memory error frees. An error if there is no
+    /// memory for the reserve.
     #[inline]
     pub fn keep<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
         if HELD.load(Relaxed).is_null() {
@@ -97,7 +98,7 @@ impl Watch {
         Watch::over(body)
     }
 
-    /// Runs `body` under watch, with what reserve there is.
+    /// Runs `body` likewise, with the reserve that there already is, if any.
     #[inline]
     pub fn over<T>(body: impl FnOnce() -> T) -> T {
         let mut watch = Watch(ErrorContextCallback {
@@ -106,7 +107,7 @@ impl Watch {
             callback: Some(on_error),
             arg: null_mut(),
         });
-        // SAFETY: taken off again when `watch` is dropped, which a panic does too.
+        // SAFETY: `watch` is removed from the stack when it is dropped, also by a panic.
         unsafe { pg_sys::error_context_stack = &raw mut watch.0 };
         body()
     }
@@ -115,14 +116,14 @@ impl Watch {
 impl Drop for Watch {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: backends have one thread, and what was above this one is gone.
+        // SAFETY: backends have one thread, and the entries above this one have been removed.
         unsafe { pg_sys::error_context_stack = self.0.previous };
     }
 }
 
 #[cold]
 fn put_by() -> Result<()> {
-    // SAFETY: the layout has a size.
+    // SAFETY: the size of the layout is not zero.
     let reserve = unsafe { System.alloc(RESERVE) };
     if reserve.is_null() {
         return Err(Error::new(Code::OutOfMemory, "out of memory"));
@@ -131,9 +132,9 @@ fn put_by() -> Result<()> {
     Ok(())
 }
 
-/// PostgreSQL calls this when an error is complete, before it leaves for who catches it.
+/// PostgreSQL calls this when the report of an error is complete, before it jumps to the handler.
 unsafe extern "C-unwind" fn on_error(_argument: *mut c_void) {
-    // SAFETY: there is an error whose code can be asked for.
+    // SAFETY: called while an error is reported, so there is a current error code.
     if unsafe { elog::geterrcode() } == ERRCODE_OUT_OF_MEMORY as c_int {
         let_go();
     }

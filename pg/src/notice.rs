@@ -1,4 +1,4 @@
-//! Notices and warnings, with a hint, in the database's encoding.
+//! Reports notices and warnings, with a hint, in the database's encoding.
 
 use crate::error::elog;
 use crate::text;
@@ -17,8 +17,9 @@ fn report(level: PgLogLevel, message: &str, hint: Option<String>) {
     let message = text::to_server(message);
     let hint = hint.as_deref().map(text::to_server);
     let (message, hint) = (message.as_ptr(), hint.as_ref().map(|hint| hint.as_ptr()));
-    // SAFETY: "%s" takes the one C string that follows; both live through the call. An
-    // interrupt may be handled in it, so there is a guard. Nothing inside needs dropping.
+    // SAFETY: "%s" takes the one C string that follows; both live through the call. Sending it may
+    // process an interrupt, which may raise an error, so there is a guard. Nothing inside needs
+    // dropping.
     unsafe {
         pg_guard_ffi_boundary(|| {
             if elog::errstart(level as i32, std::ptr::null()) {

@@ -1,4 +1,4 @@
-//! Values in their text form, by the output functions of PostgreSQL's own types.
+//! Formats values with the output functions of built-in types.
 
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 use std::ffi::CStr;
@@ -6,7 +6,7 @@ use std::ffi::CStr;
 /// # Safety
 /// The function must be the output function of the datum's type.
 unsafe fn written(function: unsafe fn(FunctionCallInfo) -> Datum, datum: Datum) -> String {
-    // SAFETY: as the caller promises: it gives a C string.
+    // SAFETY: as the caller promises; an output function returns a C string.
     unsafe {
         let text = pgrx::direct_function_call_as_datum(function, &[Some(datum)]);
         text.map_or(String::new(), |text| {
@@ -15,15 +15,15 @@ unsafe fn written(function: unsafe fn(FunctionCallInfo) -> Datum, datum: Datum) 
     }
 }
 
-/// A moment as the session shows it.
+/// A timestamptz in the session's format.
 pub fn timestamp(moment: i64) -> String {
     // SAFETY: the output function of timestamps with time zone.
     unsafe { written(pg_sys::timestamptz_out, Datum::from(moment)) }
 }
 
-/// The address that the session's client connected from; `None` for a socket.
+/// The client's address; `None` for a Unix-domain socket.
 pub fn client_address() -> Option<String> {
-    // SAFETY: the first function takes no arguments, and gives null or an inet. The second is the
+    // SAFETY: the first function takes no arguments, and returns null or an inet. The second is the
     // output function of inets.
     unsafe {
         let address = pgrx::direct_function_call_as_datum(pg_sys::inet_client_addr, &[])?;
@@ -31,7 +31,7 @@ pub fn client_address() -> Option<String> {
     }
 }
 
-/// A moment as JSON has it, which every session reads alike.
+/// A timestamptz as PostgreSQL writes it in JSON, the same in every session.
 pub fn iso_timestamp(moment: i64) -> String {
     let mut text = [0; pg_sys::MAXDATELEN as usize + 1];
     // SAFETY: the text of a timestamp, with a NUL at its end, is no longer than MAXDATELEN.

@@ -1,4 +1,5 @@
-//! What the planner asks of a support function, in its nodes.
+//! A planner request to a support function: make a call simpler. Calls and answers are planner
+//! nodes.
 
 use crate::call::Call;
 use pgrx::pg_sys::{self, Datum, NodeTag, Oid};
@@ -6,25 +7,25 @@ use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ptr::{NonNull, null_mut};
 
-/// A request to make a call of a function simpler.
+/// A request to simplify a call of a function.
 pub struct Simplify<'a> {
     call: &'a Call,
     request: &'a pg_sys::SupportRequestSimplify,
 }
 
-/// A node, which is there for as long as the call of the support function.
+/// A planner node, which lives as long as the call of the support function.
 #[derive(Clone, Copy)]
 pub struct Node<'a>(NonNull<pg_sys::Node>, PhantomData<&'a ()>);
 
-/// What a node is, as far as anyone asks.
+/// The kinds of nodes that support functions tell apart.
 pub enum PlannerExpression<'a> {
-    /// All of these.
+    /// All of these conditions.
     And(Vec<Node<'a>>),
     Operator {
         operator: Oid,
         arguments: Vec<Node<'a>>,
     },
-    /// Of so many queries further up, of an entry of the query's table of ranges.
+    /// A column of an entry of the range table, in the query that is this many levels up.
     Column {
         levels_up: u32,
         entry: i32,
@@ -35,11 +36,11 @@ pub enum PlannerExpression<'a> {
 }
 
 impl<'a> Simplify<'a> {
-    /// The request that a support function is called with, if it is of this kind.
+    /// The request that the support function was called with, if it is of this kind.
     pub fn of(call: &'a Call) -> Option<Simplify<'a>> {
         let node = call.given(0, pg_sys::INTERNALOID).datum()?.cast_mut_ptr::<pg_sys::Node>();
-        // SAFETY: SQL can pass no value of this type. PostgreSQL passes a node, which is of this
-        // structure where its tag says so, and lives as long as the call.
+        // SAFETY: SQL can't pass a value of type internal. PostgreSQL passes a node, whose tag
+        // names its structure, and which lives as long as the call.
         let request = unsafe {
             let is_it = (*node).type_ == NodeTag::T_SupportRequestSimplify;
             is_it.then(|| &*node.cast())?
@@ -47,16 +48,16 @@ impl<'a> Simplify<'a> {
         Some(Simplify { call, request })
     }
 
-    /// The arguments of the function's call.
+    /// The arguments of the function call.
     pub fn arguments(&self) -> Vec<Node<'a>> {
         // SAFETY: the planner's nodes, which live as long as the request.
         unsafe { nodes((*self.request.fcall).args) }
     }
 
-    /// The conditions of the query, if the function's call is all that it reads: then its columns
-    /// are those of entry 1.
+    /// The conditions of the query, if the function call is the only entry of its range table. The
+    /// columns of the call are then those of entry 1.
     pub fn conditions(&self) -> Option<Node<'a>> {
-        // SAFETY: as above; what is not there is null.
+        // SAFETY: as above; parts that the query lacks are null.
         unsafe {
             let query = self.request.root.as_ref()?.parse.as_ref()?;
             if nodes(query.rtable).len() != 1 {
@@ -73,7 +74,8 @@ impl<'a> Simplify<'a> {
             pgrx::error!("a call is given arguments of other types");
         }
         self.make(|| {
-            // SAFETY: a copy of the call, whose arguments are of its function's types.
+            // SAFETY: the copy is a `FuncExpr`, and the new arguments have the types of the old
+            // ones.
             unsafe {
                 let copy = pg_sys::copyObjectImpl(self.request.fcall.cast());
                 let copy = copy.cast::<pg_sys::FuncExpr>();
@@ -83,11 +85,13 @@ impl<'a> Simplify<'a> {
         })
     }
 
+    /// A constant of type boolean.
     pub fn boolean(&self, value: bool) -> Node<'a> {
         // SAFETY: makes a new node.
         self.make(|| unsafe { pg_sys::makeBoolConst(value, false) })
     }
 
+    /// A constant of type smallint.
     pub fn smallint(&self, value: i16) -> Node<'a> {
         let (kind, value) = (pg_sys::INT2OID, Datum::from(value));
         // SAFETY: makes a new node, of a type of two bytes that is passed by value.
@@ -96,15 +100,15 @@ impl<'a> Simplify<'a> {
         })
     }
 
-    /// An array that is made of its elements when the query runs.
+    /// An array expression, which is evaluated from its elements when the query runs.
     pub fn array(&self, element: Oid, kind: Oid, elements: &[Node<'a>]) -> Node<'a> {
-        // SAFETY: gives InvalidOid for what is no array.
+        // SAFETY: returns InvalidOid for a type that is not an array.
         let is_array = unsafe { pg_sys::get_element_type(kind) } == element;
         if !is_array || elements.iter().any(|node| node.kind() != element) {
             pgrx::error!("an array has an element of another type");
         }
         self.make(|| {
-            // SAFETY: a new node, which is nothing but zeros before.
+            // SAFETY: the node is new and zeroed.
             unsafe {
                 let size = size_of::<pg_sys::ArrayExpr>();
                 let node = pg_sys::palloc0(size).cast::<pg_sys::ArrayExpr>();
@@ -118,14 +122,15 @@ impl<'a> Simplify<'a> {
         })
     }
 
+    /// A copy of a node, in the memory context of the call.
     pub fn copy(&self, node: Node) -> Node<'a> {
-        // SAFETY: a node, which is there.
+        // SAFETY: the node is valid.
         self.make(|| unsafe { pg_sys::copyObjectImpl(node.0.as_ptr().cast_const().cast()).cast() })
     }
 
-    /// Makes a node in the memory of the call.
+    /// Makes a node in the memory context of the call.
     fn make(&self, make: impl FnOnce() -> *mut pg_sys::Node) -> Node<'a> {
-        // SAFETY: that memory outlives the call. What makes nodes gives one, or raises an error.
+        // SAFETY: that context outlives the call. `make` returns a node, or raises an error.
         unsafe {
             let before = pg_sys::MemoryContextSwitchTo(self.call.memory().get());
             let node = make();
@@ -137,7 +142,7 @@ impl<'a> Simplify<'a> {
 
 impl<'a> Node<'a> {
     /// # Safety
-    /// Null, or a node, which must be there for as long as what is borrowed.
+    /// The pointer must be null, or a node that is valid for `'a`.
     unsafe fn new(node: *mut pg_sys::Node) -> Option<Node<'a>> {
         NonNull::new(node).map(|node| Node(node, PhantomData))
     }
@@ -148,13 +153,14 @@ impl<'a> Node<'a> {
 
     /// The type of its value.
     fn kind(&self) -> Oid {
-        // SAFETY: a node, which is there. An error for one that has no value.
+        // SAFETY: the node is valid. PostgreSQL raises an error for a node that has no type.
         unsafe { pg_sys::exprType(self.0.as_ptr()) }
     }
 
+    /// The node, as one of the kinds that support functions tell apart.
     pub fn read(&self) -> PlannerExpression<'a> {
         let node = self.0.as_ptr();
-        // SAFETY: each is read as what its tag says.
+        // SAFETY: each node is read as the structure that its tag names.
         unsafe {
             match (*node).type_ {
                 NodeTag::T_List => PlannerExpression::And(nodes(node.cast())),
@@ -188,7 +194,7 @@ impl<'a> Node<'a> {
     /// Whether its value is known before rows are read.
     pub fn is_known(&self) -> bool {
         let node = self.0.as_ptr();
-        // SAFETY: a node, which is there.
+        // SAFETY: the node is valid.
         unsafe {
             !pg_sys::contain_var_clause(node)
                 && !pg_sys::contain_subplans(node)
@@ -198,10 +204,10 @@ impl<'a> Node<'a> {
 }
 
 /// # Safety
-/// Null, or a list of nodes, which must be there for as long as what is borrowed.
+/// The list must be null, or a list of nodes that is valid for `'a`.
 unsafe fn nodes<'a>(list: *mut pg_sys::List) -> Vec<Node<'a>> {
-    // SAFETY: as the caller promises; a list has as many elements as it says, and one of nodes
-    // has pointers.
+    // SAFETY: as the caller promises; `length` is the number of elements, which are pointers in a
+    // list of nodes.
     unsafe {
         let Some(list) = list.as_ref() else { return Vec::new() };
         let count = usize::try_from(list.length).unwrap_or(0);
@@ -211,29 +217,29 @@ unsafe fn nodes<'a>(list: *mut pg_sys::List) -> Vec<Node<'a>> {
 }
 
 fn list(nodes: &[Node]) -> *mut pg_sys::List {
-    // SAFETY: a new list.
+    // SAFETY: appends to a list that was made here.
     nodes
         .iter()
         .fold(null_mut(), |list, node| unsafe { pg_sys::lappend(list, node.0.as_ptr().cast()) })
 }
 
-/// An operator of PostgreSQL's own.
+/// A built-in operator.
 pub struct Operator {
     pub name: String,
-    /// The types of both sides.
+    /// The types of its sides.
     pub left: Oid,
     pub right: Oid,
 }
 
 impl Operator {
-    /// `None` for one that is not PostgreSQL's own, or that is not there.
+    /// `None` if the operator is not built in, or does not exist.
     pub fn builtin(operator: Oid) -> Option<Operator> {
         let is_builtin = operator.to_u32() < pg_sys::FirstGenbkiObjectId;
         if operator == Oid::INVALID || !is_builtin {
             return None;
         }
         let (mut left, mut right) = (Oid::INVALID, Oid::INVALID);
-        // SAFETY: gives a C string, or null if there is no such operator.
+        // SAFETY: get_opname returns a C string, or null if there is no such operator.
         unsafe {
             let name = NonNull::new(pg_sys::get_opname(operator))?;
             pg_sys::op_input_types(operator, &mut left, &mut right);
@@ -243,9 +249,9 @@ impl Operator {
     }
 }
 
-/// The operator by which the sides can be changed.
+/// The operator that gives the same result with its sides swapped.
 pub fn commutator(operator: Oid) -> Option<Oid> {
-    // SAFETY: a look-up, which gives InvalidOid if there is none.
+    // SAFETY: a syscache look-up, which returns InvalidOid if the operator has no commutator.
     let commutator = unsafe { pg_sys::get_commutator(operator) };
     (commutator != Oid::INVALID).then_some(commutator)
 }

@@ -1,4 +1,4 @@
-//! A procedure that commits.
+//! Procedures that commit between their steps.
 
 use crate::call::Call;
 use crate::error::{Code, Error, Result};
@@ -7,13 +7,13 @@ use pgrx::PgLogLevel;
 use pgrx::PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_TERMINATION;
 use pgrx::pg_sys;
 
-/// Declares procedures that SQL can call: `sql_symbol => path::to::function`. Each of these
-/// reads the arguments of a `&Call`, and gives a step: `impl Fn(u64) -> Result<bool> + Copy`.
-/// Steps are run with the numbers from 0 on, each in a transaction of its own, until one returns
+/// Declares procedures that SQL can call: `sql_symbol => path::to::function`. The function reads
+/// the arguments from a `&Call`, and returns a step: `impl Fn(u64) -> Result<bool> + Copy`. The
+/// step is called with the numbers from 0 on, each time in a new transaction, until it returns
 /// false.
 ///
-/// A step is `Copy`, so that nothing that ends with a transaction, such as an open table, gets
-/// from one to the next.
+/// A step is `Copy`, so that it can't hold anything that ends with a transaction, such as an open
+/// table.
 #[macro_export]
 macro_rules! procedures {
     ($($symbol:ident => $function:path;)*) => {$(
@@ -22,7 +22,7 @@ macro_rules! procedures {
                 call: &$crate::call::Call,
             ) -> $crate::error::Result<Option<pgrx::pg_sys::Datum>> {
                 let step = $function(call)?;
-                // SAFETY: all that the function opened is closed.
+                // SAFETY: the function has returned, so what it opened is closed.
                 unsafe { $crate::procedure::run(call, stringify!($symbol), step)? };
                 Ok(None)
             }
@@ -35,8 +35,10 @@ macro_rules! procedures {
 }
 pub use procedures;
 
+/// Runs the steps of a procedure.
+///
 /// # Safety
-/// The caller may hold nothing that ends with a transaction.
+/// The caller must hold nothing that ends with a transaction, such as an open table or a snapshot.
 #[doc(hidden)]
 pub unsafe fn run(
     call: &Call,
@@ -51,8 +53,8 @@ pub unsafe fn run(
             format!("{name} commits, and can't be called inside a transaction")
         );
     }
-    // SAFETY: a session that may commit is ended whether the work fails or not. An error that
-    // PostgreSQL raises unwinds to the caller's abort, which ends it.
+    // SAFETY: SPI_finish is called whether the steps fail or not. A PostgreSQL error unwinds to the
+    // caller, and the abort ends the SPI session.
     unsafe {
         if pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32) < 0 {
             return Err(Error::new(Code::Installation, "SPI_connect failed"));
@@ -63,9 +65,9 @@ pub unsafe fn run(
     }
 }
 
-/// Whether this is a `CALL` outside of a transaction.
+/// Whether the procedure was called by a `CALL` outside of a transaction block.
 fn may_commit(call: &Call) -> bool {
-    // SAFETY: the frame is valid; its context is null or a node, whose tag tells what it is.
+    // SAFETY: the frame is valid. Its context is null, or a node whose tag names its structure.
     unsafe {
         let node = (*call.frame()).context;
         !node.is_null()
@@ -75,12 +77,13 @@ fn may_commit(call: &Call) -> bool {
 }
 
 /// # Safety
-/// In a session that may commit. The caller may hold nothing that ends with a transaction.
+/// An SPI session that may commit must be open. The caller must hold nothing that ends with a
+/// transaction.
 unsafe fn run_steps(step: impl Fn(u64) -> Result<bool>) -> Result<()> {
     for number in 0.. {
         let goes_on = in_own_memory(|| step(number))?;
-        // SAFETY: as the caller promises. The step has closed its tables and let go of its
-        // snapshots.
+        // SAFETY: as the caller promises. The step has returned, so its tables are closed and its
+        // snapshots are released.
         unsafe { pg_sys::SPI_commit() };
         if !goes_on {
             break;
@@ -89,10 +92,11 @@ unsafe fn run_steps(step: impl Fn(u64) -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// There may be many steps, so the memory of each is freed after it. Some of PostgreSQL's
-/// functions expect an active snapshot, and a commit pops it.
+/// Runs a step in a memory context that is freed after it, since there may be many steps. The
+/// snapshot is for PostgreSQL functions that expect an active one: each commit pops it.
 fn in_own_memory<T>(step: impl FnOnce() -> T) -> T {
-    // SAFETY: after an error the abort pops the snapshot. The memory goes before that around it.
+    // SAFETY: after an error the abort pops the snapshot. The scratch context is dropped before its
+    // parent.
     unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let result = Scratch::new().run(step);

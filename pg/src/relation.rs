@@ -6,14 +6,14 @@ use pgrx::pg_sys::{self, FormData_pg_attribute, FormData_pg_class, Oid, TupleDes
 use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;
 
-/// A table that is open at least as long as this.
+/// An open table. It stays open for `'a`.
 #[derive(Clone, Copy)]
 pub struct RelationView<'a> {
     relation: pg_sys::Relation,
     _open: PhantomData<&'a ()>,
 }
 
-/// What a transaction does to rows.
+/// A kind of change to rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     Insert,
@@ -37,8 +37,8 @@ impl<'a> RelationView<'a> {
         unsafe { (*self.relation).rd_id }
     }
 
-    /// A fact of pg_class. PostgreSQL changes the row in place when the table is altered, so
-    /// nothing borrows from it.
+    /// Reads the table's row of pg_class. PostgreSQL overwrites its copy of the row when the table
+    /// is altered, so the result can't borrow from it.
     pub fn class<T: 'static>(self, fact: impl FnOnce(&FormData_pg_class) -> T) -> T {
         // SAFETY: the relation is open, so it has the row.
         fact(unsafe { &*(*self.relation).rd_rel })
@@ -50,37 +50,37 @@ impl<'a> RelationView<'a> {
     }
 
     pub fn description(self) -> Description<'a> {
-        // SAFETY: the relation is open. Where it is altered meanwhile, PostgreSQL keeps the
-        // former description until the transaction ends.
+        // SAFETY: the relation is open. If it is altered meanwhile, PostgreSQL keeps the old
+        // description until the transaction ends.
         unsafe { Description::new((*self.relation).rd_att) }
     }
 
-    /// The table that rows of this one may move within: the topmost of which it is a
-    /// partition, or itself; and whether it is a partition.
+    /// The root of the partition tree that the table belongs to, within which rows may move, or the
+    /// table itself; and whether it is a partition.
     pub fn family(self) -> (Oid, bool) {
         let own = self.oid();
         if !self.class(|class| class.relispartition) {
             return (own, false);
         }
-        // SAFETY: the function takes a relation and gives one.
+        // SAFETY: pg_partition_root takes a regclass, and returns one or null.
         let top = unsafe {
             pgrx::direct_function_call::<Oid>(pg_sys::pg_partition_root, &[Some(own.into())])
         };
         (top.unwrap_or(own), true)
     }
 
-    /// Has all sessions forget what they know of the table, once the transaction commits.
+    /// Sends a relcache invalidation for the table to all sessions when the transaction commits.
     pub fn invalidate(self) {
         // SAFETY: the relation is open.
         unsafe { pg_sys::CacheInvalidateRelcache(self.relation) };
     }
 
-    /// How many rows of the table this transaction has changed up to now, as PostgreSQL
-    /// counts them for its statistics.
+    /// How many rows of the table this transaction has changed so far, as PostgreSQL counts them
+    /// for its statistics.
     pub fn changed_rows(self, change: Change) -> i64 {
         let mut sum: i64 = 0;
-        // SAFETY: the relation is open; where it has been changed it has counts, which are the
-        // backend's own, one for each open subtransaction, linked upwards.
+        // SAFETY: the relation is open. Its counts are null, or in this backend's memory: one for
+        // each open subtransaction, linked to the next one up.
         unsafe {
             let counts = (*self.relation).pgstat_info;
             let mut level = if counts.is_null() { std::ptr::null_mut() } else { (*counts).trans };
@@ -99,11 +99,11 @@ impl<'a> RelationView<'a> {
 
 /// Whether PostgreSQL counts changed rows in this session.
 pub fn counts_changed_rows() -> bool {
-    // SAFETY: a setting that is a boolean.
+    // SAFETY: reads a boolean setting.
     unsafe { pg_sys::pgstat_track_counts }
 }
 
-/// What rows are like: their columns, numbered from 1.
+/// A row description (TupleDesc). Columns are numbered from 1.
 #[derive(Clone, Copy)]
 pub struct Description<'a> {
     description: TupleDesc,
@@ -112,7 +112,7 @@ pub struct Description<'a> {
 
 impl<'a> Description<'a> {
     /// # Safety
-    /// The description must be complete, and stay as it is as long as `'a`.
+    /// The description must be complete, and must not change for `'a`.
     pub unsafe fn new(description: TupleDesc) -> Description<'a> {
         Description { description, _kept: PhantomData }
     }
@@ -121,24 +121,24 @@ impl<'a> Description<'a> {
         self.description
     }
 
-    /// Its columns, dropped ones too.
+    /// All columns, including dropped ones.
     pub fn attributes(self) -> &'a [FormData_pg_attribute] {
         // SAFETY: the description stays as it is.
         unsafe { major::attributes(self.description) }
     }
 
-    /// The columns that are there.
+    /// The columns that are not dropped.
     pub fn columns(self) -> impl Iterator<Item = &'a FormData_pg_attribute> {
         self.attributes().iter().filter(|attribute| !attribute.attisdropped)
     }
 
-    /// The column of that number, if it is there.
+    /// The column with this number, unless it is dropped or does not exist.
     pub fn column(self, number: i16) -> Option<&'a FormData_pg_attribute> {
         let index = usize::try_from(i32::from(number) - 1).ok()?;
         self.attributes().get(index).filter(|attribute| !attribute.attisdropped)
     }
 
-    /// Whether the column of that number is there, and of that type.
+    /// Whether there is a column with this number and type.
     pub fn has(self, number: i16, kind: Oid) -> bool {
         self.column(number).is_some_and(|attribute| attribute.atttypid == kind)
     }
@@ -153,20 +153,21 @@ pub fn column_name(attribute: &FormData_pg_attribute) -> String {
     text::lossy(name_bytes(attribute))
 }
 
-/// Whether the value is computed from those of other columns, after triggers before the row.
+/// Whether the column is generated: PostgreSQL computes it from other columns, after the BEFORE ROW
+/// triggers.
 pub fn is_generated(attribute: &FormData_pg_attribute) -> bool {
     attribute.attgenerated != 0
 }
 
-/// What comes before the first NUL.
+/// The bytes before the first NUL.
 fn terminated(name: &[c_char]) -> &[u8] {
-    // SAFETY: C's characters are bytes.
+    // SAFETY: a `c_char` is one byte.
     let bytes = unsafe { std::slice::from_raw_parts(name.as_ptr().cast::<u8>(), name.len()) };
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// A column's number by its name, in the database's encoding: 0 if there is none, and less for a
-/// system column.
+/// The number of a column, by its name in the database's encoding: 0 if there is no such column,
+/// negative for a system column.
 pub fn column_number(relation: Oid, name: &CStr) -> i16 {
     must_be_in_progress();
     // SAFETY: a look-up by a name, a C string, which is not kept.

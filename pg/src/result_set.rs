@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 /// A cell of a row.
 pub use crate::cell::Cell;
 
-/// It lives as long as the call.
+/// The rows that a function returns, in a tuplestore. It lives as long as the call.
 #[derive(Clone, Copy)]
 pub struct ResultSet<'a> {
     store: *mut pg_sys::Tuplestorestate,
@@ -18,19 +18,19 @@ pub struct ResultSet<'a> {
 }
 
 impl<'a> ResultSet<'a> {
-    /// Of a function that returns rows.
+    /// The result of a function that returns rows of a composite type.
     pub fn of(call: &'a Call) -> ResultSet<'a> {
         ResultSet::begin(call, 0)
     }
 
-    /// Of a function that returns values of a type that is no row.
+    /// The result of a function that returns values of another type.
     pub fn of_values(call: &'a Call) -> ResultSet<'a> {
         ResultSet::begin(call, pg_sys::MAT_SRF_USE_EXPECTED_DESC)
     }
 
     fn begin(call: &'a Call, flags: u32) -> ResultSet<'a> {
-        // SAFETY: PostgreSQL raises an error where the caller takes no set, or where the
-        // function returns no rows. What it makes here lives as long as the query.
+        // SAFETY: PostgreSQL raises an error if the caller accepts no set, or if the function
+        // returns no rows. The tuplestore and the description live as long as the query.
         unsafe {
             let info = (*call.frame()).resultinfo.cast::<pg_sys::ReturnSetInfo>();
             let is_set = !info.is_null() && (*info).type_ == pg_sys::NodeTag::T_ReturnSetInfo;
@@ -43,19 +43,19 @@ impl<'a> ResultSet<'a> {
         }
     }
 
-    /// What its rows are like.
+    /// The columns of its rows.
     pub fn columns(&self) -> &'a [pg_sys::FormData_pg_attribute] {
         // SAFETY: the description is complete, and lives as long as the call.
         unsafe { major::attributes(self.description) }
     }
 
-    /// The type of its rows.
+    /// The OID of the type of its rows.
     pub fn row_type(&self) -> pg_sys::Oid {
         // SAFETY: as above.
         unsafe { (*self.description).tdtypeid }
     }
 
-    /// Whether rows with columns of these types are rows of it.
+    /// Whether its rows have exactly columns of these types.
     fn takes(&self, kinds: impl ExactSizeIterator<Item = pg_sys::Oid>) -> bool {
         let columns = self.columns();
         columns.len() == kinds.len()
@@ -65,9 +65,9 @@ impl<'a> ResultSet<'a> {
                 .all(|(column, kind)| column.atttypid == kind && !column.attisdropped)
     }
 
-    /// Adds a row, of which nothing is kept.
+    /// Adds a row. The values are copied.
     pub fn put<const COLUMNS: usize>(&self, cells: [Cell; COLUMNS]) {
-        // The type may have been altered.
+        // The row type may have been altered.
         if !self.takes(cells.iter().map(Cell::kind)) {
             unfit();
         }
@@ -81,19 +81,19 @@ impl<'a> ResultSet<'a> {
         }
     }
 
-    /// Adds a row of the set's type.
+    /// Adds a row of the result's type, which is copied.
     pub fn put_composite(&self, row: Composite<'_>) {
         if self.row_type() != row.kind() {
             unfit();
         }
-        // SAFETY: the row is of the type, and there; it is copied.
+        // SAFETY: the row is valid and of this type; it is copied.
         unsafe { pg_sys::tuplestore_puttuple(self.store, &mut row.tuple()) };
     }
 
-    /// Adds a row that there is already.
+    /// Adds an existing tuple, which is copied.
     ///
     /// # Safety
-    /// The row must be there, and have the columns of this description.
+    /// The tuple must be valid, and have these columns.
     pub(crate) unsafe fn put_tuple(
         &self,
         row: pg_sys::HeapTuple,

@@ -9,11 +9,11 @@ use std::ffi::c_int;
 
 /// The current user.
 pub fn current() -> Oid {
-    // SAFETY: looks up who it is.
+    // SAFETY: reads a variable of the session.
     unsafe { pg_sys::GetUserId() }
 }
 
-/// Who opened the session, or whom they became by SET SESSION AUTHORIZATION.
+/// The session user: the role that connected, or the role of SET SESSION AUTHORIZATION.
 pub fn of_session() -> Oid {
     // SAFETY: as above.
     unsafe { pg_sys::GetSessionUserId() }
@@ -22,7 +22,7 @@ pub fn of_session() -> Oid {
 /// Whether a user has the privileges of a role.
 pub fn has_privileges(user: Oid, role: Oid) -> bool {
     must_be_in_progress();
-    // SAFETY: looks at the memberships of roles, inside a transaction.
+    // SAFETY: looks up memberships of roles, inside a transaction.
     unsafe { pg_sys::has_privs_of_role(user, role) }
 }
 
@@ -31,7 +31,7 @@ pub fn acting_as<T>(role: Oid, body: impl FnOnce() -> Result<T>) -> Result<T> {
     as_user(role, pg_sys::SECURITY_LOCAL_USERID_CHANGE, body)
 }
 
-/// Runs statements as a user, with these flags of a security context besides those in force.
+/// Runs statements as a user. Adds these flags to the current security context.
 pub fn as_user<T>(user: Oid, flags: u32, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let place = UsersPlace::take(user, flags as c_int);
     let result = spi::session(body);
@@ -39,9 +39,8 @@ pub fn as_user<T>(user: Oid, flags: u32, body: impl FnOnce() -> Result<T>) -> Re
     result
 }
 
-/// A user's identity, taken for the length of an act. Errors that PostgreSQL raises
-/// meanwhile need no care: aborting the (sub)transaction restores both the identity and the
-/// settings.
+/// The user, the security context and the GUC nest level to return to. After a PostgreSQL error
+/// nothing has to be done: the abort of the (sub)transaction restores the user and the settings.
 struct UsersPlace {
     user: Oid,
     security: c_int,
@@ -57,7 +56,7 @@ impl UsersPlace {
             pg_sys::GetUserIdAndSecContext(&mut place.user, &mut place.security);
             place.nesting = pg_sys::NewGUCNestLevel();
             set_for_now(c"search_path", c"pg_catalog, pg_temp");
-            // A literal ends where we end it, whatever the session's rules for backslashes.
+            // A backslash in a literal has no special meaning, whatever the session has set.
             set_for_now(c"standard_conforming_strings", c"on");
             pg_sys::SetUserIdAndSecContext(user, place.security | flags);
         }

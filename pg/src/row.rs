@@ -1,4 +1,4 @@
-//! A row of one of the tables, read where it lies.
+//! A row of one of our tables, read in its page.
 
 use crate::column::{
     Array, Bigint, Boolean, Column, Integer, Kind, Names, Smallint, Text, Timestamp, Uuid, Varying,
@@ -10,10 +10,11 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 
-/// The widest of our tables.
+/// The most columns that one of our tables may have.
 const MAX_COLUMNS: usize = 32;
 
-/// Room for the values of one row at a time. A row is moved about without them.
+/// Space for the values of one row at a time. A `Row` points to it, so that moving a `Row` copies
+/// no values.
 pub struct Room {
     values: UnsafeCell<[MaybeUninit<Datum>; MAX_COLUMNS]>,
     nulls: UnsafeCell<[MaybeUninit<bool>; MAX_COLUMNS]>,
@@ -30,7 +31,7 @@ impl Room {
         }
     }
 
-    /// The room for a row, until the result is dropped.
+    /// Reserves the room for a row, until the result is dropped.
     #[inline]
     pub(crate) fn take(&self) -> Taken<'_> {
         if self.is_taken.replace(true) {
@@ -46,7 +47,7 @@ impl Default for Room {
     }
 }
 
-/// Keeps others out of a room.
+/// A reserved room, which no other row can use.
 pub(crate) struct Taken<'a>(&'a Room);
 
 impl Taken<'_> {
@@ -63,7 +64,7 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// A row of a table. Each of its columns says of which type it is.
+/// A row of a table. The type of each value comes from its `Column`.
 pub struct Row<'a> {
     values: &'a [Datum],
     nulls: &'a [bool],
@@ -72,16 +73,19 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// Reads the values of a tuple into the room.
+    ///
     /// # Safety
-    /// A tuple with this description, which stays as it is for as long as the row is used. So
-    /// must the room, which is nobody else's.
+    /// The tuple must have this description. The tuple and the room must be valid for `'a`, and
+    /// must not change. No other row may use the room.
     #[inline]
     pub(crate) unsafe fn read(
         tuple: pg_sys::HeapTuple,
         description: pg_sys::TupleDesc,
         room: *const Room,
     ) -> Row<'a> {
-        // SAFETY: the tuple has these columns, which the room can hold. All of them are filled in.
+        // SAFETY: the tuple has the columns of the description, and the room has space for them.
+        // All of their values are filled in.
         unsafe {
             let columns = (*description).natts as usize;
             assert!(columns <= MAX_COLUMNS, "one of our tables is too wide");
@@ -97,21 +101,23 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Where it lies.
+    /// The block and the offset of the row.
     pub fn place(&self) -> Place {
         self.place
     }
 
+    /// The identity of this version of the row.
     pub fn version(&self) -> Version {
-        // SAFETY: the header lies in the page that the row is pinned in.
+        // SAFETY: the header is in the row's page, which is pinned.
         Version { place: self.place, writer: unsafe { writer(self.header) } }
     }
 
+    /// The tuple header, in the pinned page.
     pub fn header(&self) -> pg_sys::HeapTupleHeader {
         self.header
     }
 
-    /// A tuple with no more than the row's place.
+    /// A tuple that has only the TID of this row.
     pub fn tuple(&self) -> pg_sys::HeapTupleData {
         tuple_at(self.place)
     }
@@ -141,7 +147,7 @@ impl<'a> Row<'a> {
         self.datum(column).map(|datum| unsafe { StoredValue::new(datum) })
     }
 
-    /// A text in Rust's encoding; `None` also for one that has no such form.
+    /// A text as a Rust string; `None` for a null, and for a text that has no UTF-8 form.
     pub fn text(&self, column: Column<Text>) -> Option<String> {
         self.bytes(column).and_then(text::from_server)
     }
@@ -183,8 +189,8 @@ impl<'a> Row<'a> {
     }
 }
 
-/// One version of a row: each change makes another. No two that a snapshot can see have
-/// both in common.
+/// One version of a row: each change makes a new version. Two versions that one snapshot can see
+/// differ in place or writer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Version {
     pub place: Place,
@@ -193,14 +199,14 @@ pub struct Version {
 }
 
 impl Version {
-    /// Whether the transaction that is in progress wrote it.
+    /// Whether the current transaction wrote it.
     pub fn is_own(&self) -> bool {
-        // SAFETY: looks at the transaction's state.
+        // SAFETY: reads the state of the transaction.
         unsafe { pg_sys::TransactionIdIsCurrentTransactionId(self.writer) }
     }
 }
 
-/// What is to be looked for in a place.
+/// A tuple that has only a TID, to be fetched.
 pub fn tuple_at(place: Place) -> pg_sys::HeapTupleData {
     pg_sys::HeapTupleData {
         t_self: pg_sys::ItemPointerData {
@@ -214,12 +220,15 @@ pub fn tuple_at(place: Place) -> pg_sys::HeapTupleData {
     }
 }
 
+/// The block and the offset of a tuple.
 pub fn place_of(tuple: &pg_sys::HeapTupleData) -> Place {
     let at = tuple.t_self;
     let block = (u32::from(at.ip_blkid.bi_hi) << 16) | u32::from(at.ip_blkid.bi_lo);
     Place { block, offset: at.ip_posid }
 }
 
+/// The transaction that inserted the row version (xmin).
+///
 /// # Safety
 /// The header must be that of a table's row.
 pub unsafe fn writer(header: pg_sys::HeapTupleHeader) -> pg_sys::TransactionId {

@@ -1,5 +1,5 @@
-//! Rows that only one transaction at a time may change, and how long another waits for its
-//! turn. PostgreSQL lets it wait without end, or not at all.
+//! Row locks, and waiting for them with a time limit. PostgreSQL's row locks wait without a limit,
+//! or not at all.
 
 use crate::clock::monotonic;
 use crate::latch;
@@ -16,7 +16,7 @@ use std::panic::AssertUnwindSafe;
 /// A transaction that has changed or locked a row, and has not ended.
 pub struct LockHolder(TransactionId);
 
-/// The moment until which is waited.
+/// The moment at which waiting ends.
 #[derive(Clone, Copy)]
 pub struct Deadline(i64);
 
@@ -28,26 +28,27 @@ enum Wait {
 }
 
 impl LockHolder {
-    /// Another transaction, if it has not ended.
+    /// The transaction, if it is another one that has not ended.
     pub fn of(transaction: TransactionId) -> Option<LockHolder> {
         is_others(transaction).then_some(LockHolder(transaction))
     }
 
-    /// The transaction itself, if this is one of its savepoints.
+    /// The top-level transaction, if the holder is a subtransaction.
     pub fn topmost(&self) -> TransactionId {
-        // SAFETY: looks into shared memory. One that has ended has no parent there.
+        // SAFETY: looks up parents in pg_subtrans, where a transaction that has ended has no
+        // parent.
         unsafe { pg_sys::SubTransGetTopmostTransaction(self.0) }
     }
 }
 
 impl Deadline {
-    /// In so many milliseconds.
+    /// The moment in this many milliseconds.
     pub fn after(milliseconds: i32) -> Deadline {
         Deadline(monotonic().saturating_add(i64::from(milliseconds) * 1000))
     }
 
-    /// Waits for a holder to end. False if the moment comes before, or if the holder waits
-    /// for this transaction.
+    /// Waits for a holder to end. False if the deadline passes first, or if the holder waits for
+    /// this transaction.
     pub fn wait_for(self, holder: &LockHolder) -> bool {
         let mut awaited = holder.0;
         while self.left() > 0 {
@@ -56,12 +57,13 @@ impl Deadline {
                 Wait::TooLong => return false,
                 Wait::Failed(error) => error.rethrow(),
             }
-            // SAFETY: looks into shared memory.
+            // SAFETY: reads shared memory.
             unsafe {
                 if !pg_sys::TransactionIdIsInProgress(awaited) {
                     return true;
                 }
-                // A savepoint was released: what it held is its transaction's now.
+                // The subtransaction has committed, and its locks belong to its top-level
+                // transaction now.
                 awaited = pg_sys::SubTransGetTopmostTransaction(awaited);
             }
             latch::wait(1);
@@ -70,8 +72,8 @@ impl Deadline {
         false
     }
 
-    /// Locks a relation, until the transaction ends, against nothing but what no reader of it
-    /// may meet. False if the moment comes before.
+    /// Takes an ACCESS SHARE lock on a relation until the transaction ends. False if the deadline
+    /// passes first.
     pub fn lock_as_readers_do(self, relation: Oid) -> bool {
         let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         // SAFETY: any OID can be locked.
@@ -84,16 +86,16 @@ impl Deadline {
         true
     }
 
-    /// In milliseconds.
+    /// The time that is left, in milliseconds.
     fn left(self) -> i64 {
         (self.0 - monotonic()).saturating_add(999).div_euclid(1000).max(0)
     }
 }
 
-/// Waits for the end of a transaction, for so many milliseconds at most. PostgreSQL ends such
-/// a wait with an error, so it is made in a subtransaction.
+/// Waits for the end of a transaction, at most for this many milliseconds. PostgreSQL ends such a
+/// wait with an error, so it runs in a subtransaction.
 fn wait(transaction: TransactionId, most: i64) -> Wait {
-    // SAFETY: reads a setting, which the caller's session may have made shorter.
+    // SAFETY: reads lock_timeout, which the session may have set lower.
     let own = i64::from(unsafe { pg_sys::LockTimeout });
     let most = if own > 0 { own.min(most) } else { most };
     let timeout = CString::new(most.to_string()).unwrap_or_default();
@@ -106,8 +108,8 @@ fn wait(transaction: TransactionId, most: i64) -> Wait {
             ..Default::default()
         };
         let mode = pg_sys::ShareLock as pg_sys::LOCKMODE;
-        // SAFETY: a transaction holds its lock until it ends. This one is released at once.
-        // The wait may raise an error.
+        // SAFETY: every transaction locks its own id until it ends. Our lock on the id is released
+        // right away. The wait may raise an error, which is caught.
         unsafe {
             pg_sys::LockAcquire(&tag, mode, false, false);
             pg_sys::LockRelease(&tag, mode, false);
@@ -127,11 +129,11 @@ fn wait(transaction: TransactionId, most: i64) -> Wait {
 }
 
 impl Row<'_> {
-    /// Another transaction that holds the row now, so that it can't be changed.
+    /// Another transaction that has locked or changed the row, so that it can't be changed now.
     pub fn holder(&self) -> Option<LockHolder> {
         const KINDS: u32 = pg_sys::HEAP_XMAX_EXCL_LOCK | pg_sys::HEAP_XMAX_KEYSHR_LOCK;
-        // SAFETY: the header lies in the page that the row is pinned in; others may only set
-        // hints in it, which this does not depend on.
+        // SAFETY: the header is in the row's page, which is pinned. Other processes may set hint
+        // bits in it, which the result does not depend on.
         let (mask, held_by) = unsafe {
             let header = &*self.header();
             (u32::from(header.t_infomask), header.t_choice.t_heap.t_xmax)
@@ -142,20 +144,20 @@ impl Row<'_> {
         } else if mask & pg_sys::HEAP_XMAX_IS_MULTI != 0 {
             members(held_by, only_locks)
         } else if only_locks && mask & KINDS == pg_sys::HEAP_XMAX_KEYSHR_LOCK {
-            // A lock on the key alone does not stop an update that changes no key.
+            // FOR KEY SHARE does not conflict with an update that changes no key.
             None
         } else {
             is_others(held_by).then_some(LockHolder(held_by))
         }
     }
 
-    /// Locks the row until the transaction ends, as an update does that changes no key,
-    /// without waiting for anyone. False if another was faster.
+    /// Locks the row FOR NO KEY UPDATE until the transaction ends, without waiting. False if
+    /// another transaction has locked or changed it.
     pub fn lock(&self, relation: &Relation) -> bool {
         let mut tuple = self.tuple();
         let mut buffer = 0;
-        // SAFETY: the relation is open; a tuple's place is all that is needed of it. The page
-        // is released at once.
+        // SAFETY: the relation is open. Only the TID of the tuple is read. The pin on its page is
+        // released right away.
         let outcome = unsafe {
             let mut failure = pg_sys::TM_FailureData::default();
             let outcome = pg_sys::heap_lock_tuple(
@@ -175,13 +177,13 @@ impl Row<'_> {
     }
 }
 
-/// One of several holders of a row.
+/// Another transaction among the members of a multixact.
 fn members(several: pg_sys::MultiXactId, only_locks: bool) -> Option<LockHolder> {
     const KEY_SHARE: pg_sys::MultiXactStatus::Type =
         pg_sys::MultiXactStatus::MultiXactStatusForKeyShare;
     let mut members = std::ptr::null_mut();
-    // SAFETY: PostgreSQL keeps what a row refers to. The list is palloc'ed, and has as many
-    // members as the count says.
+    // SAFETY: PostgreSQL keeps a multixact that a row refers to. The list is palloc'ed, and `count`
+    // is its length.
     unsafe {
         let count = pg_sys::GetMultiXactIdMembers(several, &mut members, false, only_locks);
         let count = usize::try_from(count).unwrap_or_default();
@@ -197,9 +199,9 @@ fn members(several: pg_sys::MultiXactId, only_locks: bool) -> Option<LockHolder>
     }
 }
 
-/// Whether another transaction is that one, and has not ended.
+/// Whether this is another transaction, and it has not ended.
 fn is_others(transaction: TransactionId) -> bool {
-    // SAFETY: looks at the transaction's state, and into shared memory.
+    // SAFETY: reads the state of the transaction and shared memory.
     unsafe {
         transaction != pg_sys::InvalidTransactionId
             && !pg_sys::TransactionIdIsCurrentTransactionId(transaction)

@@ -2,10 +2,10 @@
 //! until the session ends.
 //!
 //! PostgreSQL checks such a plan before each use, as it does for PL/pgSQL and for foreign keys. It
-//! makes the plan again if an object that the plan uses was changed or created again, if the search
-//! path is another one, or if row security applies in another way. Privileges are checked at each
-//! use, for the user of that use. So a plan is the same whoever made it: names have schemas, and
-//! the search path is the one of `role`.
+//! makes the plan again if an object that the plan uses was altered or replaced, if the search path
+//! is another one, or if row security applies in another way. Privileges are checked at each use,
+//! for the user of that use. So a plan does not depend on the user who made it: names have schemas,
+//! and the search path is the one of `role`.
 //!
 //! The plans are generic: they look up a few rows by unique keys, whatever the values are. The
 //! setting `plan_cache_mode` can choose otherwise.
@@ -29,8 +29,8 @@ struct Plan {
     kinds: Box<[Oid]>,
 }
 
-/// The statement whose plan is saved, given its text. There is one plan for each place that this
-/// is written in.
+/// A statement with this text, whose plan is saved. Each use of this macro in the code has a
+/// separate plan.
 #[macro_export]
 macro_rules! saved {
     ($text:expr) => {{
@@ -43,7 +43,7 @@ pub use saved;
 impl Saved {
     #[doc(hidden)]
     pub const fn new(text: &'static str) -> Saved {
-        // Such a text is the same in all encodings of databases.
+        // ASCII text is the same in all encodings of databases.
         assert!(text.is_ascii(), "a statement must be ASCII");
         Saved { text, plan: AtomicPtr::new(null_mut()) }
     }
@@ -52,7 +52,7 @@ impl Saved {
     pub(crate) fn plan(&self, kinds: &mut [Oid]) -> Result<SPIPlanPtr> {
         // SAFETY: null, or made below and never freed.
         if let Some(known) = unsafe { self.plan.load(Relaxed).as_ref() } {
-            // PostgreSQL reads each value as one of the type that it was told first.
+            // PostgreSQL reads each value as the type that the plan was made for.
             if *known.kinds != *kinds {
                 pgrx::error!("a statement has parameters of other types than before");
             }
@@ -61,9 +61,9 @@ impl Saved {
         let text = CString::new(self.text).unwrap_or_default();
         let mut made = Box::new(Plan { plan: null_mut(), kinds: Box::from(&*kinds) });
         let (count, options) = (kinds.len() as c_int, pg_sys::CURSOR_OPT_GENERIC_PLAN as c_int);
-        // SAFETY: there are as many types as is said. Without an SPI session PostgreSQL answers with
-        // null. After an error it frees what it made, and nothing was stored here. Once the plan is
-        // kept, nothing fails.
+        // SAFETY: `count` is the number of types. Without an SPI session PostgreSQL returns null.
+        // After an error it frees what it made, and nothing was stored here. After SPI_keepplan
+        // nothing fails.
         unsafe {
             made.plan =
                 pg_sys::SPI_prepare_cursor(text.as_ptr(), count, kinds.as_mut_ptr(), options);

@@ -1,6 +1,6 @@
-//! Rows by index or by place, under a snapshot of this very moment, without SPI.
+//! Finds rows by an index or by TID, under a snapshot that is taken now, without SPI.
 //!
-//! These scans check no privileges: whoever may call a function may have it look.
+//! These scans check no privileges: the right to call a function includes what the function reads.
 
 use crate::column::{Bytea, Column, Definition, Names, Text, Uuid};
 use crate::row::{Taken, place_of, tuple_at, writer};
@@ -14,9 +14,9 @@ use std::ops::Deref;
 pub use crate::row::{Room, Row, Version};
 pub use crate::snapshot::{Snapshot, transactions_ended};
 
-/// An open table, locked against being dropped until it is closed. The lock is not kept
-/// for the rest of the transaction: who truncates a table or updates the extension need
-/// not wait for every transaction that was let in.
+/// An open table, locked against DROP until it is closed. The lock is not held for the rest of the
+/// transaction. So TRUNCATE and ALTER EXTENSION don't wait for every transaction that has made a
+/// request.
 pub struct Relation {
     relation: pg_sys::Relation,
     index: Oid,
@@ -25,11 +25,11 @@ pub struct Relation {
 const LOCK: i32 = pg_sys::AccessShareLock as i32;
 
 impl Relation {
-    /// Opens a table, and names the index that its rows are found by.
+    /// Opens a table. Its scans use this index.
     #[inline]
     pub fn open(table: Oid, index: Oid) -> Relation {
-        // SAFETY: PostgreSQL raises an error if the table is gone; what `table_open` checks
-        // beside that, the callers' tables are known for. Nothing inside needs dropping.
+        // SAFETY: PostgreSQL raises an error if the table was dropped. `table_open` also checks the
+        // kind of the relation, which callers know to be a table. Nothing inside needs dropping.
         let relation = unsafe {
             direct::guarded(|| {
                 direct::LockRelationOid(table, LOCK);
@@ -40,7 +40,7 @@ impl Relation {
         Relation { relation, index }
     }
 
-    /// The row that lies at a place and is there to be seen, if any.
+    /// The row at this TID, if the snapshot sees it.
     #[inline]
     pub fn fetch<'a>(
         &'a self,
@@ -51,18 +51,18 @@ impl Relation {
         let mut tuple = tuple_at(place);
         let page = self.page_with(snapshot, &mut tuple)?;
         let taken = room.take();
-        // SAFETY: the tuple lies in the page, which stays pinned for as long as the row, and the
-        // room stays taken.
+        // SAFETY: the tuple is in the page, which stays pinned as long as the row lives; so long
+        // the room stays reserved.
         Some(Pinned { row: unsafe { self.row(&mut tuple, room) }, _pin: page, _room: taken })
     }
 
-    /// Whether a version of a row is the one to be seen, of the row whose first column is
-    /// this text.
+    /// Whether the snapshot sees this version of a row, and the first column of the row is this
+    /// text.
     pub fn sees(&self, snapshot: &Snapshot, version: Version, name: &[u8]) -> bool {
         let mut tuple = tuple_at(version.place);
         let Some(_page) = self.page_with(snapshot, &mut tuple) else { return false };
-        // SAFETY: the tuple lies in the pinned page. Its first column is a text, and begins
-        // where its header ends.
+        // SAFETY: the tuple is in the pinned page. Its first column is a text, and begins where its
+        // header ends.
         unsafe {
             let header = tuple.t_data;
             let first = header.cast::<u8>().add(usize::from((*header).t_hoff));
@@ -70,14 +70,14 @@ impl Relation {
         }
     }
 
-    /// Finds the tuple by its place, if it is there to be seen.
+    /// Fetches the tuple at its TID and pins its page, if the snapshot sees the tuple.
     #[inline]
     fn page_with(&self, snapshot: &Snapshot, tuple: &mut pg_sys::HeapTupleData) -> Option<Pin> {
         let place = place_of(tuple);
         let mut buffer = 0;
-        // SAFETY: the relation is open and locked, the snapshot registered, and the page
-        // is there. The page stays pinned until it is dropped; after an error the abort
-        // lets go of it. Nothing inside needs dropping.
+        // SAFETY: the relation is open and locked, the snapshot is registered, and the block
+        // exists. The page stays pinned until the `Pin` is dropped; after an error the abort
+        // releases it. Nothing inside needs dropping.
         unsafe {
             let is_there = place.is_known()
                 && direct::guarded(|| {
@@ -94,11 +94,10 @@ impl Relation {
         }
     }
 
-    /// The relation, with the lock of those who lock rows, which stays until the transaction
-    /// ends.
+    /// The relation, with a ROW SHARE lock until the transaction ends, which locking rows needs.
     ///
     /// # Safety
-    /// It must not be used after this was dropped.
+    /// The result must not be used after this `Relation` is dropped.
     pub unsafe fn for_changes(&self) -> pg_sys::Relation {
         // SAFETY: the relation is open. This may raise an error.
         unsafe {
@@ -126,7 +125,7 @@ impl Relation {
     }
 
     fn attributes(&self) -> &[pg_sys::FormData_pg_attribute] {
-        // SAFETY: the relation is open, and so its description stays.
+        // SAFETY: the relation is open, so its row description is valid.
         unsafe { major::attributes((*self.relation).rd_att) }
     }
 
@@ -138,8 +137,8 @@ impl Relation {
         keys: [ScanKey<'a>; N],
     ) -> Scan<'a> {
         let mut keys = keys.map(|key| key.0);
-        // SAFETY: the relation is open and locked, the snapshot registered, all three
-        // for as long as the scan lasts; the keys themselves are copied.
+        // SAFETY: the relation is open and locked, and the snapshot is registered, as long as the
+        // scan lasts. The keys are copied.
         let scan = unsafe {
             pg_sys::systable_beginscan(
                 self.relation,
@@ -155,8 +154,8 @@ impl Relation {
 }
 
 impl Relation {
-    /// The first row, in index order, whose leading index columns equal the keys and which
-    /// is the one.
+    /// The first row, in index order, whose leading index columns equal the keys and for which
+    /// `is_it` is true.
     pub fn first<'a, const N: usize>(
         &'a self,
         snapshot: &'a Snapshot,
@@ -166,8 +165,9 @@ impl Relation {
     ) -> Option<Pinned<'a>> {
         let taken = room.take();
         let mut keys = keys.map(|key| key.0);
-        // SAFETY: as in `scan`. The values of the keys are looked at while the scan goes on,
-        // and at its row it stays. It is ended when the pin is dropped. The room stays taken.
+        // SAFETY: as in `scan`. The values of the keys are read only while the scan advances, and
+        // it stays at the row that it found. It is ended when the pin is dropped. So long the room
+        // stays reserved.
         unsafe {
             let scan = pg_sys::systable_beginscan(
                 self.relation,
@@ -191,7 +191,8 @@ impl Relation {
         }
     }
 
-    /// Whether there is a row whose leading index columns equal the keys and which is the one.
+    /// Whether there is a row whose leading index columns equal the keys and for which `is_it` is
+    /// true.
     pub fn any<const N: usize>(
         &self,
         snapshot: &Snapshot,
@@ -201,8 +202,7 @@ impl Relation {
         self.first(snapshot, &Room::new(), keys, is_it).is_some()
     }
 
-    /// Hands on the last row, in index order, whose leading index columns equal the
-    /// keys.
+    /// Passes the last row, in index order, whose leading index columns equal the keys, to `with`.
     pub fn last<T, const N: usize>(
         &self,
         snapshot: &Snapshot,
@@ -233,25 +233,28 @@ impl Relation {
         }
     }
 
+    /// Reads a tuple of this relation.
+    ///
     /// # Safety
-    /// A tuple of this relation, which stays as it is for as long as the row is used. So must
-    /// the room, which is nobody else's.
+    /// The tuple must be one of this relation. The tuple and the room must be valid for `'a`, and
+    /// must not change. No other row may use the room.
     #[inline]
     unsafe fn row<'a>(&self, tuple: pg_sys::HeapTuple, room: *const Room) -> Row<'a> {
-        // SAFETY: as the caller promises; the relation is open, and so its description stays.
+        // SAFETY: as the caller promises; the relation is open, so its row description is valid.
         unsafe { Row::read(tuple, (*self.relation).rd_att, room) }
     }
 }
 
+/// A column's name, in the database's encoding.
 pub fn attribute_name(attribute: &pg_sys::FormData_pg_attribute) -> &[u8] {
     // SAFETY: a name ends in a zero.
     unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) }.to_bytes()
 }
 
-/// Whether a table has so many blocks. To read one that it hasn't is an error.
+/// Whether a table has this block. Reading a block that does not exist is an error.
 ///
-/// A table shrinks under a lock that excludes ours, and has all sessions forget how long
-/// it was: what is remembered of its length may be too short, and never too long.
+/// A table is truncated only under a lock that conflicts with ours, and the truncation invalidates
+/// the cached lengths of all sessions. So a cached length may be too short, but never too long.
 ///
 /// # Safety
 /// The relation must be open and locked. This may raise an error.
@@ -271,17 +274,17 @@ unsafe fn has_block(relation: pg_sys::Relation, block: u32) -> bool {
     }
 }
 
-/// A row that stays in memory for as long as this lives.
+/// A row whose page stays pinned as long as this lives.
 pub struct Pinned<'a> {
     row: Row<'a>,
     _pin: Pin,
     _room: Taken<'a>,
 }
 
-/// What keeps it there.
+/// The pin that keeps a row in memory.
 enum Pin {
     Page(pg_sys::Buffer),
-    /// A scan that goes no further.
+    /// A scan that does not advance any more.
     Scan(pg_sys::SysScanDesc),
 }
 
@@ -296,8 +299,8 @@ impl<'a> Deref for Pinned<'a> {
 impl Drop for Pin {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: pinned in `page_with`, or begun in `first`, once. After an error the
-            // abort lets go of it.
+            // SAFETY: pinned in `page_with`, or begun in `first`, once. After an error the abort
+            // releases it.
             unsafe {
                 match *self {
                     Pin::Page(buffer) => direct::ReleaseBuffer(buffer),
@@ -321,7 +324,7 @@ impl Drop for Relation {
     }
 }
 
-/// A column that equals a value, which is borrowed for as long as the scan lasts.
+/// The condition that a column equals a value. The value is borrowed as long as the scan lasts.
 #[derive(Clone, Copy)]
 pub struct ScanKey<'a>(pg_sys::ScanKeyData, PhantomData<&'a ()>);
 
@@ -340,7 +343,7 @@ impl<'a> ScanKey<'a> {
         Self::equal(column.number(), pg_sys::F_BYTEAEQ, value.datum())
     }
 
-    /// Texts of ours are compared as bytes.
+    /// Compares texts by their bytes.
     #[inline]
     pub fn text(column: Column<Text>, value: &'a Varlena) -> Self {
         Self::equal(column.number(), pg_sys::F_TEXTEQ, value.datum())
@@ -349,7 +352,7 @@ impl<'a> ScanKey<'a> {
     #[inline]
     fn equal(column: i16, function: u32, value: Datum) -> Self {
         let mut key = pg_sys::ScanKeyData::default();
-        // SAFETY: fills in the structure; the functions are PostgreSQL's own.
+        // SAFETY: fills in the structure; the comparison functions are built in.
         unsafe {
             pg_sys::ScanKeyInit(
                 &mut key,
@@ -363,7 +366,7 @@ impl<'a> ScanKey<'a> {
     }
 }
 
-/// Bytes with a varlena's header before them.
+/// A varlena in Rust's memory.
 pub struct Varlena(Vec<u32>);
 
 impl Varlena {
@@ -386,7 +389,7 @@ impl Varlena {
     }
 }
 
-/// A text as it is compared with those of our tables, in the database's encoding.
+/// A text in the database's encoding, to be compared with texts of our tables.
 pub fn server_text(text: &str) -> Varlena {
     Varlena::new(crate::text::to_server(text).as_bytes())
 }
@@ -399,13 +402,13 @@ pub struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// The next row. It lies in a pinned page: it is good until the scan goes on, which no
-    /// iterator could say.
+    /// The next row, in a pinned page. It is valid until the scan advances, which an `Iterator`
+    /// can't express.
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Option<Row<'_>> {
-        // SAFETY: the scan is open; the tuple stays until the scan goes on, and so does what is in
-        // the room. The row's lifetime forbids it.
+        // SAFETY: the scan is open. The tuple and the values in the room are valid until the scan
+        // advances, which the row's borrow of `self` prevents.
         unsafe {
             let tuple = pg_sys::systable_getnext(self.scan);
             (!tuple.is_null()).then(|| self.relation.row(tuple, &self.room))

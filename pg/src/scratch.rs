@@ -1,17 +1,17 @@
-//! Memory contexts for a piece of work.
+//! Memory contexts that are freed after a piece of work.
 
 use crate::context;
 use crate::error::Result;
 use pgrx::pg_sys::{self, MemoryContext};
 use std::marker::PhantomData;
 
-/// A memory context that is there for as long as what is borrowed.
+/// A memory context that is valid for `'m`.
 #[derive(Clone, Copy)]
 pub struct Memory<'m>(MemoryContext, PhantomData<&'m ()>);
 
 impl Memory<'_> {
     /// # Safety
-    /// The context must be neither reset nor deleted for as long as what is borrowed.
+    /// The context must not be reset or deleted during `'m`.
     #[inline]
     pub(crate) unsafe fn new(context: MemoryContext) -> Self {
         Memory(context, PhantomData)
@@ -23,15 +23,15 @@ impl Memory<'_> {
     }
 }
 
-/// A context in the current one, for work that may run any code. After an error it is left to
-/// the abort: what is to be released then may lie in it.
+/// A child of the current memory context, for work that may run any code. After an error only the
+/// abort deletes it, since it may contain what the abort still has to release.
 pub(crate) struct Scratch(MemoryContext);
 
 impl Scratch {
     /// # Safety
     /// It must be dropped before the current context is reset or deleted.
     pub unsafe fn new() -> Scratch {
-        // SAFETY: the current context is there.
+        // SAFETY: the current memory context is valid.
         Scratch(unsafe {
             context::make(pg_sys::CurrentMemoryContext, pg_sys::ALLOCSET_DEFAULT_INITSIZE)
         })
@@ -43,8 +43,8 @@ impl Scratch {
 
     /// Runs `body` with this as the current context.
     pub fn run<T>(&self, body: impl FnOnce() -> T) -> T {
-        // SAFETY: the context is there as long as this. After an error PostgreSQL chooses
-        // another.
+        // SAFETY: the context lives as long as `self`. After an error PostgreSQL switches to
+        // another context.
         unsafe {
             let before = pg_sys::MemoryContextSwitchTo(self.0);
             let result = body();
@@ -56,7 +56,7 @@ impl Scratch {
     /// Frees what was allocated in it.
     ///
     /// # Safety
-    /// Nothing may use that any more.
+    /// Nothing that was allocated in it may be used afterwards.
     pub unsafe fn reset(&self) {
         // SAFETY: as the caller promises.
         unsafe { pg_sys::MemoryContextReset(self.0) };
@@ -66,19 +66,19 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: made in `new`, and not current, since `run` is over.
+            // SAFETY: created in `new`. It is not the current context, since `run` has returned.
             unsafe { pg_sys::MemoryContextDelete(self.0) };
         }
     }
 }
 
-/// Does a piece of work for each of some things. What it allocates is freed after each.
+/// Calls `work` for each item, and frees after each call what it has allocated.
 pub fn for_each<T>(
     things: impl Iterator<Item = T>,
     mut work: impl FnMut(Memory<'_>, T) -> Result<()>,
 ) -> Result<()> {
-    // SAFETY: dropped here. The work can keep nothing that it allocated: it is told of no
-    // lifetime that is longer.
+    // SAFETY: dropped at the end of this function. `work` can't keep what it allocates: the
+    // lifetime of its `Memory` ends with the call.
     let scratch = unsafe { Scratch::new() };
     for thing in things {
         scratch.run(|| work(Memory(scratch.get(), PhantomData), thing))?;

@@ -1,4 +1,4 @@
-//! Settings: those of the extension, and others for the length of a piece of work.
+//! Settings (GUCs): those of the extension, and changes of others for the time of a call.
 
 use pgrx::pg_sys::{self, GucContext, config_enum_entry};
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -9,25 +9,25 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering::Relaxed};
 /// Who may change a setting, and when.
 #[derive(Clone, Copy)]
 pub enum Context {
-    /// By the server's start alone.
+    /// Only when the server starts.
     Postmaster = GucContext::PGC_POSTMASTER as isize,
-    /// In the server's configuration, which is read again on reload.
+    /// In the server's configuration files, which are read again on reload.
     Reload = GucContext::PGC_SIGHUP as isize,
     /// By superusers, in any session.
     Superuser = GucContext::PGC_SUSET as isize,
 }
 
-/// What a setting is called, and what PostgreSQL shows of it.
+/// The name, description, context and flags of a setting.
 pub struct About {
     pub name: &'static CStr,
     pub description: &'static CStr,
     pub explanation: &'static CStr,
     pub context: Context,
-    /// A unit, and who may see it: `GUC_UNIT_MS`, `GUC_SUPERUSER_ONLY` and so on.
+    /// The unit and the visibility: `GUC_UNIT_MS`, `GUC_SUPERUSER_ONLY` and so on.
     pub flags: u32,
 }
 
-/// A whole number.
+/// An integer setting.
 pub struct Integer {
     about: About,
     value: AtomicI32,
@@ -67,7 +67,7 @@ impl Integer {
     }
 }
 
-/// On or off.
+/// A boolean setting.
 pub struct Boolean {
     about: About,
     value: AtomicBool,
@@ -103,20 +103,21 @@ impl Boolean {
     }
 }
 
-/// What is wrong with a value that someone sets.
+/// Why a new value of a setting is rejected.
 pub struct SettingProblem {
-    /// In place of PostgreSQL's message, which quotes the value.
+    /// Replaces PostgreSQL's message, which quotes the value.
     pub message: Option<&'static CStr>,
     pub detail: Option<&'static CStr>,
     pub hint: Option<&'static CStr>,
 }
 
-/// Which texts a setting takes. It must neither allocate by PostgreSQL nor raise errors.
+/// The check of a text setting's new value. It must not allocate with palloc, and must not raise an
+/// error.
 pub trait Check {
     fn problem(value: &CStr) -> Option<SettingProblem>;
 }
 
-/// Any text.
+/// Accepts any text.
 pub struct Anything;
 
 impl Check for Anything {
@@ -125,6 +126,7 @@ impl Check for Anything {
     }
 }
 
+/// A text setting.
 pub struct Text<C: Check = Anything> {
     about: About,
     value: AtomicPtr<c_char>,
@@ -137,10 +139,10 @@ impl<C: Check + 'static> Text<C> {
         Text { about, value: AtomicPtr::new(null_mut()), default, check: PhantomData }
     }
 
-    /// Hands on the value as it is now; empty where the setting is not defined.
+    /// Passes the current value to `body`; an empty one if the setting is not defined.
     pub fn with<T>(&self, body: impl FnOnce(&CStr) -> T) -> T {
         let value = self.value.load(Relaxed);
-        // SAFETY: PostgreSQL keeps a C string there, and changes it between statements.
+        // SAFETY: PostgreSQL keeps a C string there, and replaces it only between statements.
         body(if value.is_null() { c"" } else { unsafe { CStr::from_ptr(value) } })
     }
 
@@ -169,14 +171,14 @@ impl<C: Check + 'static> Text<C> {
 }
 
 /// # Safety
-/// PostgreSQL calls it with the place of a value.
+/// `value` must point to null or to a C string.
 unsafe extern "C-unwind" fn is_fit<C: Check>(
     value: *mut *mut c_char,
     _extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: the place holds null or a C string. PostgreSQL reads the texts, which are static,
-    // and frees none of them.
+    // SAFETY: as the caller promises. PostgreSQL only reads the static texts, and does not free
+    // them.
     unsafe {
         let value = if (*value).is_null() { c"" } else { CStr::from_ptr(*value) };
         let Some(problem) = C::problem(value) else { return true };
@@ -194,7 +196,7 @@ unsafe extern "C-unwind" fn is_fit<C: Check>(
     }
 }
 
-/// One of two names.
+/// A setting with two allowed values.
 pub struct Choice {
     about: About,
     value: AtomicI32,
@@ -216,6 +218,7 @@ impl Choice {
         Choice { about, value: AtomicI32::new(0), names }
     }
 
+    /// Whether the value is the first of the two.
     #[inline]
     pub fn is_the_first(&self) -> bool {
         self.value.load(Relaxed) == 0
@@ -242,36 +245,37 @@ impl Choice {
     }
 }
 
-/// No setting of this prefix can be made up from now on.
+/// Reserves a prefix: SET can't create further settings with it.
 pub fn reserve_prefix(prefix: &'static CStr) {
     // SAFETY: the prefix is static.
     unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) }
 }
 
-/// Whether the library is being preloaded, when settings of the postmaster can be defined.
+/// Whether the library is being preloaded. Settings of context `Postmaster` can be defined only
+/// then.
 pub fn is_preloading() -> bool {
     // SAFETY: reads a flag of the process.
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }
 
-/// The value of a setting that anyone can make up, as those with a dot in their names; `None` if
-/// there is none.
+/// The value of a setting that any session can create, since its name has a dot; `None` if it does
+/// not exist.
 pub fn custom(name: &CStr) -> Option<CString> {
-    // SAFETY: gives null, or a C string that stays until the setting changes. It is copied.
+    // SAFETY: returns null, or a C string that is valid until the setting changes. It is copied.
     unsafe {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
         (!value.is_null()).then(|| CStr::from_ptr(value).to_owned())
     }
 }
 
-/// The setting `lock_timeout`, in milliseconds; 0 for none.
+/// The setting `lock_timeout`, in milliseconds; 0 if there is no timeout.
 pub fn lock_timeout() -> i32 {
     // SAFETY: reads a setting.
     unsafe { pg_sys::LockTimeout }
 }
 
-/// Sets what every user may set, until the nest level ends (see `NewGUCNestLevel`), at the
-/// latest the transaction.
+/// Changes a setting that every user may change, until the GUC nest level ends (see
+/// `NewGUCNestLevel`), or at the latest the transaction.
 pub fn set_for_now(name: &CStr, value: &CStr) {
     // SAFETY: both are C strings, which are copied.
     unsafe {
@@ -288,9 +292,10 @@ pub fn set_for_now(name: &CStr, value: &CStr) {
     }
 }
 
-/// Runs `body` under these settings. An error ends them as well, since the abort does.
+/// Runs `body` with these settings, and restores the old values. After an error the abort restores
+/// them.
 pub fn set_while<T>(settings: &[(&CStr, &CStr)], body: impl FnOnce() -> T) -> T {
-    // SAFETY: what is set at this level ends with it.
+    // SAFETY: AtEOXact_GUC ends the nest level that is begun here, and with it the changes.
     unsafe {
         let level = pg_sys::NewGUCNestLevel();
         for (name, value) in settings {

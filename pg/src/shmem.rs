@@ -1,5 +1,5 @@
-//! Shared memory of our own, asked for while the library is preloaded. Where it isn't
-//! there is none, and what would live in it says so.
+//! The extension's shared memory, which is requested while the library is preloaded. Without
+//! preloading it does not exist, and its accessors return `None`.
 
 use crate::callback;
 use crate::direct::{LWLockAcquire, LWLockRelease};
@@ -13,27 +13,28 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::OnceLock;
 use std::sync::atomic::{self, AtomicPtr, Ordering::Relaxed};
 
-/// What may lie in memory that processes share.
+/// Types that may be stored in shared memory.
 ///
 /// # Safety
-/// It must not lead to memory of one process alone, as pointers and references may.
+/// A value must not point to the memory of a single process.
 pub unsafe trait Shareable {}
 
 macro_rules! are_shareable {
     ($($kind:ty),*) => {$(
-        // SAFETY: numbers lead nowhere.
+        // SAFETY: numbers are not pointers.
         unsafe impl Shareable for $kind {}
     )*};
 }
 are_shareable!(bool, u8, u16, u32, u64, i32, i64, usize);
 are_shareable!(atomic::AtomicI64, atomic::AtomicU32, atomic::AtomicU64);
-// They are made of numbers.
+// These structures consist of numbers.
 are_shareable!(buckets::Part, directory::Slot, queue::Slot, queue::Pool, queue::Chain);
 
-// SAFETY: so do its elements.
+// SAFETY: its elements are shareable.
 unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {}
 
-/// Declares structures that may lie in shared memory, as all of their fields may.
+/// Declares structures that may be stored in shared memory. The types of all fields must be
+/// `Shareable`.
 #[macro_export]
 macro_rules! shareable {
     ($(
@@ -55,26 +56,27 @@ macro_rules! shareable {
 }
 pub use shareable;
 
-/// A piece of shared memory: a head, and elements of one kind.
+/// A region of shared memory: a head, and elements of one type.
 pub struct Region<H: 'static, E: 'static = u8> {
     name: &'static CStr,
     head: fn() -> Result<H>,
     count: fn() -> usize,
     has_locks: bool,
     element: fn(usize, &Locks) -> E,
-    /// Where it is, in the postmaster and all its children; null without preload.
+    /// The address, the same in the postmaster and all its children; null if the library is not
+    /// preloaded.
     place: AtomicPtr<Layout<H>>,
 }
 
 impl<H> Region<H> {
-    /// One without elements. `head` is called at each start of the server, and when shared
-    /// memory is made anew after a crash.
+    /// A region without elements. `head` is called at each start of the server, and when shared
+    /// memory is initialized again after a crash.
     pub const fn new(name: &'static CStr, head: fn() -> Result<H>) -> Region<H> {
         let place = AtomicPtr::new(null_mut());
         Region { name, head, count: || 0, has_locks: false, element: |_, _| 0, place }
     }
 
-    /// One with so many elements.
+    /// The region with `count` elements.
     pub const fn with_elements<E>(
         self,
         count: fn() -> usize,
@@ -87,14 +89,14 @@ impl<H> Region<H> {
 }
 
 impl<H, E> Region<H, E> {
-    /// There is a lock for each element.
+    /// The region with an LWLock for each element.
     pub const fn with_locks(mut self) -> Region<H, E> {
         self.has_locks = true;
         self
     }
 }
 
-/// The elements follow.
+/// The beginning of a region in shared memory. The elements follow.
 #[repr(C, align(64))]
 struct Layout<H> {
     count: usize,
@@ -108,19 +110,19 @@ impl<H: Shareable + Sync, E: Shareable + Sync> Region<H, E> {
         size_of::<Layout<H>>()
     };
 
-    /// Its head, where the library is preloaded.
+    /// The head; `None` if the library is not preloaded.
     #[inline]
     pub fn get(&self) -> Option<&'static H> {
-        // SAFETY: null, or filled in before its place was noted, and there as long as the
-        // process. Nothing in it is written but by what may be written by several.
+        // SAFETY: null, or initialized before the address was stored, and valid as long as the
+        // process. The head is `Sync`: it is changed only by atomics and under locks.
         unsafe { self.place.load(Relaxed).as_ref() }.map(|layout| &layout.head)
     }
 
-    /// Head and elements.
+    /// The head and the elements; `None` if the library is not preloaded.
     #[inline]
     pub fn whole(&self) -> Option<(&'static H, &'static [E])> {
         let layout = NonNull::new(self.place.load(Relaxed))?;
-        // SAFETY: as above; as many elements as it says follow.
+        // SAFETY: as above; `count` elements follow the head.
         unsafe {
             let first = layout.byte_add(Self::BEFORE).cast::<E>();
             let elements = std::slice::from_raw_parts(first.as_ptr(), layout.as_ref().count);
@@ -129,17 +131,17 @@ impl<H: Shareable + Sync, E: Shareable + Sync> Region<H, E> {
     }
 }
 
-/// What is asked for when the server starts, and made.
+/// A section of shared memory, which is requested and initialized when the server starts.
 pub trait Section: Sync {
     fn name(&self) -> &'static CStr;
     fn size(&self) -> usize;
     fn locks(&self) -> usize;
 
-    /// Takes note of the place, and fills it in if that was not done.
+    /// Stores the address, and initializes the memory unless that was done before.
     ///
     /// # Safety
-    /// The memory must have this size, be aligned as shared memory is, and last as long as the
-    /// process; so must as many locks.
+    /// The memory must have `size()` bytes, be aligned as shared memory is, and be valid as long as
+    /// the process. So must `locks()` locks.
     unsafe fn attach(&self, memory: *mut u8, locks: Locks, is_filled: bool) -> Result<()>;
 }
 
@@ -182,42 +184,42 @@ pub struct Locks {
 }
 
 impl Locks {
-    /// A lock, for something that it guards.
+    /// Puts a value under the lock with this number.
     pub fn guard<T>(&self, n: usize, value: T) -> Guarded<T> {
         Guarded { lock: self.lock(n), value: UnsafeCell::new(value) }
     }
 
-    /// One that lasts as long as the process.
+    /// The lock with this number, which is valid as long as the process.
     pub(crate) fn lock(&self, n: usize) -> *mut LWLock {
         assert!(n < self.count, "there are not as many locks");
-        // SAFETY: there are as many.
+        // SAFETY: the number is within the array of locks.
         unsafe { &raw mut (*self.first.add(n)).lock }
     }
 }
 
-/// What only who has its lock may read or write. Shared memory is at the same place in all
-/// processes, as they are forks of the postmaster.
+/// A value that is read or written only with its lock held. The pointer to the lock is valid in all
+/// processes: as forks of the postmaster they have shared memory at the same address.
 pub struct Guarded<T> {
     lock: *mut LWLock,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the lock is in shared memory, and nothing else is reached without it.
+// SAFETY: the lock is in shared memory, and the value is reached only with the lock held.
 unsafe impl<T: Send> Sync for Guarded<T> {}
 
 // SAFETY: as above.
 unsafe impl<T: Shareable> Shareable for Guarded<T> {}
 
 impl<T> Guarded<T> {
-    /// Waits until nobody writes, and keeps others from writing.
+    /// Takes the lock in shared mode: waits for a writer to release it, and then keeps writers out.
     pub fn read(&self) -> Reading<'_, T> {
-        // SAFETY: there is such a lock. To take one can't fail.
+        // SAFETY: the lock is valid, and taking it can't fail.
         unsafe { LWLockAcquire(self.lock, LWLockMode::LW_SHARED) };
         Reading(self)
     }
 
-    /// Waits until nobody reads or writes, and keeps others from both. Who has it already waits
-    /// for ever.
+    /// Takes the lock in exclusive mode: waits for readers and writers to release it, and then
+    /// keeps both out. A process that holds the lock already waits for ever.
     #[inline]
     pub fn write(&self) -> Writing<'_, T> {
         // SAFETY: as above.
@@ -227,20 +229,21 @@ impl<T> Guarded<T> {
 
     fn release(&self) {
         if !std::thread::panicking() {
-            // SAFETY: taken by who calls this. After an error the abort releases it; until then
+            // SAFETY: the caller holds the lock. After an error the abort releases it; until then
             // no subtransaction is rolled back, see `in_subtransaction`.
             unsafe { LWLockRelease(self.lock) };
         }
     }
 }
 
+/// The value with its lock held in shared mode.
 pub struct Reading<'a, T>(&'a Guarded<T>);
 
 impl<T> Deref for Reading<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: nobody writes.
+        // SAFETY: the lock is held in shared mode, so no process writes.
         unsafe { &*self.0.value.get() }
     }
 }
@@ -251,6 +254,7 @@ impl<T> Drop for Reading<'_, T> {
     }
 }
 
+/// The value with its lock held in exclusive mode.
 pub struct Writing<'a, T>(&'a Guarded<T>);
 
 impl<T> Deref for Writing<'_, T> {
@@ -258,7 +262,7 @@ impl<T> Deref for Writing<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: nobody else reads or writes.
+        // SAFETY: the lock is held in exclusive mode, so no other process reads or writes.
         unsafe { &*self.0.value.get() }
     }
 }
@@ -284,14 +288,15 @@ fn regions() -> &'static [&'static dyn Section] {
     REGIONS.get().copied().unwrap_or_default()
 }
 
-/// The hooks that were there before ours.
+/// The hooks that were installed before ours.
 static PREVIOUS: OnceLock<(pg_sys::shmem_request_hook_type, pg_sys::shmem_startup_hook_type)> =
     OnceLock::new();
 
-/// To be called from _PG_init, while the library is preloaded and not otherwise.
+/// Installs the hooks that request and initialize the regions. To be called from `_PG_init`, and
+/// only while the library is preloaded.
 pub fn install(regions: &'static [&'static dyn Section]) {
     REGIONS.get_or_init(|| regions);
-    // SAFETY: the postmaster is alone at this time, and we take our place in the chain.
+    // SAFETY: the postmaster has no children yet. Our hooks call those that were installed before.
     unsafe {
         PREVIOUS.get_or_init(|| (pg_sys::shmem_request_hook, pg_sys::shmem_startup_hook));
         pg_sys::shmem_request_hook = Some(request);
@@ -300,7 +305,7 @@ pub fn install(regions: &'static [&'static dyn Section]) {
 }
 
 unsafe extern "C-unwind" fn request() {
-    // SAFETY: called by the postmaster at the moment for such requests.
+    // SAFETY: the postmaster calls this hook when shared memory can be requested.
     unsafe {
         if let Some((Some(previous), _)) = PREVIOUS.get() {
             previous();
@@ -315,8 +320,8 @@ unsafe extern "C-unwind" fn request() {
 }
 
 unsafe extern "C-unwind" fn startup() {
-    // SAFETY: called by the postmaster once shared memory is there. Nothing that needs
-    // dropping is on this frame.
+    // SAFETY: the postmaster calls this hook when shared memory exists. This frame holds nothing
+    // that needs dropping.
     unsafe {
         if let Some((_, Some(previous))) = PREVIOUS.get() {
             previous();
@@ -326,10 +331,11 @@ unsafe extern "C-unwind" fn startup() {
 }
 
 fn attach(region: &dyn Section) -> Result<()> {
-    /// Of AddinShmemInitLock among PostgreSQL's own locks, from lwlocknames.txt.
+    /// The number of AddinShmemInitLock in MainLWLockArray, from lwlocknames.txt.
     const ADDIN_SHMEM_INIT: usize = 21;
     let (name, count) = (region.name().as_ptr(), region.locks());
-    // SAFETY: the lock guards the making of such memory; what was requested is there.
+    // SAFETY: AddinShmemInitLock guards ShmemInitStruct. `request` has requested this memory and
+    // these locks.
     unsafe {
         let lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT)).lock;
         pg_sys::LWLockAcquire(lock, LWLockMode::LW_EXCLUSIVE);

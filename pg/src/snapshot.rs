@@ -1,26 +1,28 @@
-//! The moment at which tables are read.
+//! Snapshots of what is committed now.
 //!
-//! A transaction at REPEATABLE READ sees the database as it was when it began, and
-//! so would every query it runs. Decisions must not: a key revoked since then is
-//! refused. So each takes the snapshot that PostgreSQL takes for its own catalogs.
-//! That snapshot is new at every call, whatever the isolation level, takes no
-//! transaction id, and works on standbys and in parallel mode.
+//! At REPEATABLE READ, all queries of a transaction see the database as it was when the transaction
+//! began. Decisions must not: a key that was revoked since then is refused. So each decision takes
+//! a catalog snapshot, as PostgreSQL does to read its own catalogs. Such a snapshot is new at each
+//! call at any isolation level, takes no transaction id, and works on standbys and in parallel
+//! mode.
 
 use crate::{direct, major};
 use pgrx::pg_sys;
 
-/// What the tables hold now; the same for all scans under it.
+/// A registered snapshot of what is committed now.
 pub struct Snapshot {
     registered: pg_sys::Snapshot,
     ended_before: u64,
 }
 
 impl Snapshot {
+    /// Takes and registers a new snapshot.
     #[inline]
     pub fn now() -> Snapshot {
         let ended_before = transactions_ended();
-        // SAFETY: for a table without a syscache, and so for none, the snapshot is a new
-        // one. It is registered, since an invalidation may free an unregistered one.
+        // SAFETY: for a relation without a syscache, and so for InvalidOid, GetCatalogSnapshot
+        // takes a new snapshot. It is registered, since an invalidation may free an unregistered
+        // one.
         let registered = unsafe {
             direct::guarded(|| {
                 direct::RegisterSnapshot(direct::GetCatalogSnapshot(pg_sys::Oid::INVALID))
@@ -29,13 +31,13 @@ impl Snapshot {
         Snapshot { registered, ended_before }
     }
 
-    /// For PostgreSQL, for as long as this lives.
+    /// PostgreSQL's snapshot, which is valid as long as this lives.
     pub fn registered(&self) -> pg_sys::Snapshot {
         self.registered
     }
 
-    /// The count of ended transactions that was read before the snapshot was taken.
-    /// While it is the count still, the snapshot sees all that was committed.
+    /// `transactions_ended` as it was before the snapshot was taken. As long as the count is the
+    /// same, the snapshot sees everything that is committed.
     #[inline]
     pub fn ended_before(&self) -> u64 {
         self.ended_before
@@ -51,18 +53,18 @@ impl Drop for Snapshot {
     }
 }
 
-/// Lets go of the snapshot by which catalogs were read last. It would hold up who removes rows, and
-/// on a standby replay, until the transaction ends.
+/// Releases the catalog snapshot that was taken last. Otherwise it would hold back VACUUM, and
+/// replay on a standby, until the transaction ends.
 pub fn let_go_of_catalog_snapshot() {
-    // SAFETY: who still uses it has registered it.
+    // SAFETY: code that still uses the snapshot has registered it.
     unsafe { pg_sys::InvalidateCatalogSnapshot() };
 }
 
-/// How many transactions of this server have ended that could have changed anything.
-/// It is counted before a commit returns, and on standbys as commits are replayed.
+/// How many transactions of this server that may have changed something have ended. The count goes
+/// up before a commit returns, and on standbys when a commit is replayed.
 #[inline]
 pub fn transactions_ended() -> u64 {
-    // SAFETY: in shared memory for as long as the server runs. Only one that has just
-    // been counted up could be missed, whose commit has not returned yet.
+    // SAFETY: the count is in shared memory as long as the server runs. The read takes no lock: it
+    // may miss only an increment that was made just now, for a commit that has not returned yet.
     unsafe { major::completed_transactions() }
 }

@@ -1,11 +1,12 @@
-//! Runs our statements by SPI. They name everything with its schema, and the search path is
-//! one that nobody can put objects into: see `role`.
+//! Runs our statements by SPI. They name all objects with their schemas, and no role can create
+//! objects in their search path: see `role`.
 //!
 //! At every isolation level they see what is committed now. In a transaction at REPEATABLE READ or
 //! SERIALIZABLE, SPI would use the transaction's snapshot, and an act would miss what others have
 //! committed since the transaction began. So each statement gets a new snapshot there, as the
-//! statements of foreign keys do. The transaction's snapshot is the cross-check: to change a row
-//! that was changed since then is error 40001, or the transaction would see both versions.
+//! statements of foreign keys do. The transaction's snapshot is the cross-check: changing a row
+//! that was changed since then fails with error 40001. Otherwise the transaction would see both
+//! versions.
 
 use crate::error::{Code, Error, Result};
 use crate::snapshot::Snapshot;
@@ -62,7 +63,7 @@ pub fn session<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     }
 }
 
-/// Runs a statement that changes rows, and tells how many.
+/// Runs a statement that changes rows, and returns their number.
 pub fn execute<'a>(statement: impl Into<Statement<'a>>, params: &[Param]) -> Result<usize> {
     query(statement, params, Rows::count)
 }
@@ -94,15 +95,15 @@ pub fn all<'a, T>(
     query(statement, params, |rows| rows.iter().filter_map(read).collect())
 }
 
-/// Runs a statement of several parts, in the database's encoding. The name of a role may be text
-/// in no encoding.
+/// Runs a statement that is given in parts, as bytes: the name of a role may be invalid in the
+/// database's encoding.
 pub fn execute_raw(parts: &[&[u8]]) -> Result<()> {
     let statement = CString::new(parts.concat()).unwrap_or_default();
     execute_given(Source::Text(&statement), Given::of(&[]), None, |_| ())
 }
 
-/// Runs a statement that only reads, also where nothing else may be done: on a standby,
-/// or in parallel mode.
+/// Runs a statement that only reads, under a new snapshot. This also works on a standby and in
+/// parallel mode.
 pub fn query_now<'a, T>(
     statement: impl Into<Statement<'a>>,
     params: &[Param],
@@ -131,7 +132,8 @@ pub fn change_now<'a, T>(
     run(statement.into(), params, Some((snapshot, false)), with)
 }
 
-/// The snapshot that a statement is run under, and whether it only reads; or the transaction's.
+/// The snapshot for a statement, and whether the statement only reads; `None` for the transaction's
+/// snapshot.
 type Under<'a> = Option<(&'a Snapshot, bool)>;
 
 fn run<T>(
@@ -152,7 +154,8 @@ fn run<T>(
     }
 }
 
-/// What is executed: a text in the database's encoding, or a plan for values of the given types.
+/// The statement to execute: a text in the database's encoding, or a plan for values of the given
+/// types.
 #[derive(Clone, Copy)]
 enum Source<'a> {
     Text(&'a CStr),
@@ -166,10 +169,10 @@ fn execute_given<T>(
     with: impl FnOnce(&Rows) -> T,
 ) -> Result<T> {
     let count = given.oids.len() as c_int;
-    // SAFETY: a look at the transaction's state.
+    // SAFETY: reads the isolation level of the transaction.
     let is_under_one_snapshot =
         unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as c_int;
-    // SAFETY: inside a session; the arrays have as many elements as is said. A saved plan is for
+    // SAFETY: inside a session; the arrays have one element per parameter. A saved plan is for
     // parameters of their types.
     let execute = || unsafe {
         let (oids, values) = (given.oids.as_mut_ptr(), given.values.as_mut_ptr());
@@ -235,15 +238,15 @@ fn missed() {
     );
 }
 
-/// Runs a statement that only reads, and passes each row to `with`. It keeps a thousand rows at
-/// most. It sees what the calling statement sees.
+/// Runs a statement that only reads, and passes each row to `with`. It fetches at most a thousand
+/// rows at a time. It sees what the calling statement sees.
 pub fn each(statement: &str, params: &[Param], mut with: impl FnMut(ResultRow)) -> Result<()> {
     const BATCH: c_long = 1000;
     let statement = text::to_server(statement);
     let mut given = Given::of(params);
-    // SAFETY: inside a session, or PostgreSQL raises an error; the arrays have as many elements
-    // as is said. Rows are freed after `with` has seen them. After an error the abort closes
-    // the cursor. It is looked up each time, as statements can close it.
+    // SAFETY: inside a session, or PostgreSQL raises an error; the arrays have one element per
+    // parameter. Rows are freed after `with` has seen them. After an error the abort closes the
+    // cursor. It is looked up each time, as statements can close it.
     unsafe {
         let cursor = pg_sys::SPI_cursor_open_with_args(
             std::ptr::null(),

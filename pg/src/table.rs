@@ -5,16 +5,17 @@ use crate::relation::RelationView;
 use crate::transaction;
 use pgrx::pg_sys::{self, LOCKMODE, Oid, PartitionRangeDatumKind};
 
-/// What is done with the lock when the work is over.
+/// When the lock on an open table is released.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Lock {
-    /// It is kept until the transaction ends.
+    /// At the end of the transaction.
     Kept,
+    /// When the table is closed.
     Released,
 }
 
-/// Opens a table, and closes it when `body` is over; after an error the abort does. That there is
-/// no such table is an error of PostgreSQL's.
+/// Opens a table, runs `body`, and closes the table; after an error the abort closes it. PostgreSQL
+/// raises an error if the table does not exist.
 pub fn with_table<T>(
     table: Oid,
     mode: Mode,
@@ -24,7 +25,8 @@ pub fn with_table<T>(
     transaction::must_be_in_progress();
     let mode = mode as LOCKMODE;
     let close = if lock == Lock::Kept { pg_sys::NoLock as LOCKMODE } else { mode };
-    // SAFETY: inside a transaction. What `body` gets is open until it is closed here.
+    // SAFETY: inside a transaction. The table is open until it is closed here, and `body` can't
+    // keep it: its lifetime ends with the call.
     unsafe {
         let relation = pg_sys::table_open(table, mode);
         let result = body(RelationView::new(relation));
@@ -34,15 +36,16 @@ pub fn with_table<T>(
 }
 
 impl RelationView<'_> {
-    /// Whether the table itself holds rows, in the form that PostgreSQL has by default.
+    /// Whether the table stores rows itself, with PostgreSQL's own access method.
     pub fn is_heap(self) -> bool {
-        /// Of which PostgreSQL has the number fixed.
+        /// The fixed OID of PostgreSQL's own table access method.
         const HEAP: Oid = Oid::from_u32(2);
         self.class(|class| class.relkind as u8 == pg_sys::RELKIND_RELATION && class.relam == HEAP)
     }
 
-    /// Whether the columns are of these types, with none dropped or generated among them.
+    /// Whether the table has exactly columns of these types, and no dropped or generated column.
     pub fn has_columns(self, types: &[Oid]) -> bool {
+        // SAFETY: the table is open, so its row description is complete.
         let columns = self.description().attributes();
         let kinds = columns.iter().map(|column| column.atttypid);
         kinds.eq(types.iter().copied()) && columns.iter().all(|column| column.attgenerated == 0)
@@ -66,15 +69,14 @@ impl RelationView<'_> {
         }
     }
 
-    /// The partition that takes rows of that time, of a table that is partitioned by ranges of
-    /// a timestamptz.
+    /// The partition for rows of this time, if the table is partitioned by range, by a timestamptz.
     pub fn partition_at(self, at: i64) -> Option<Oid> {
         if self.class(|class| class.relkind as u8) != pg_sys::RELKIND_PARTITIONED_TABLE {
             return None;
         }
-        // SAFETY: PostgreSQL's list of the partitions of an open table. Bounds of ranges are sorted,
-        // of one column at least each; before the first and after each of them is a partition's
-        // number, or -1.
+        // SAFETY: the partition descriptor of an open table. Bounds of ranges are sorted and have
+        // at least one column each. `indexes` has the number of a partition, or -1, for the rows
+        // before the first bound and for those after each bound.
         unsafe {
             let partitions = &*pg_sys::RelationGetPartitionDesc(self.relation(), true);
             let bounds = partitions.boundinfo.as_ref()?;

@@ -1,14 +1,14 @@
-//! Text between PostgreSQL, in the database's encoding, and Rust, in UTF-8.
+//! Conversion of text between the database's encoding and Rust's UTF-8.
 
 use pgrx::pg_sys;
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char, c_int};
 
-/// Text in the database's encoding as a Rust string; `None` if it has no UTF-8
-/// form, as bytes in an SQL_ASCII database may not.
+/// Converts text in the database's encoding to a Rust string; `None` if it has no UTF-8 form, as
+/// some bytes in an SQL_ASCII database.
 pub fn from_server(bytes: &[u8]) -> Option<String> {
-    // SAFETY: the length is that of the slice; the conversion reads no further,
-    // and answers with its argument or with a C string of its own.
+    // SAFETY: the length is that of the slice. The conversion reads no further, and returns its
+    // argument or a palloc'ed C string.
     unsafe {
         let encoding = pg_sys::GetDatabaseEncoding();
         let utf8 = pg_sys::pg_enc::PG_UTF8 as c_int;
@@ -27,10 +27,10 @@ pub fn from_server(bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// A role's name. The names of roles are shared by databases of all encodings, and so may be
-/// text in no encoding: then the name is shown by its bytes and the role's number.
+/// A role's name. Databases of all encodings share the roles, so a name may be invalid in the
+/// encoding of this one. Such a name is shown by its bytes in hexadecimal and the role's OID.
 pub fn name_of_role(role: pg_sys::Oid) -> String {
-    // SAFETY: gives a C string, or null for a role that is just being dropped.
+    // SAFETY: returns a C string, or null for a role that is just being dropped.
     let name = unsafe {
         let name = pg_sys::GetUserNameFromId(role, true);
         if name.is_null() {
@@ -38,7 +38,7 @@ pub fn name_of_role(role: pg_sys::Oid) -> String {
         }
         CStr::from_ptr(name).to_bytes()
     };
-    // A conversion that can't be raises an error, and changes nothing.
+    // A failed conversion raises an error, and has no side effects.
     let text = pgrx::PgTryBuilder::new(|| from_server(name)).catch_others(|_| None).execute();
     text.unwrap_or_else(|| {
         let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -46,17 +46,18 @@ pub fn name_of_role(role: pg_sys::Oid) -> String {
     })
 }
 
-/// The same for showing it: what has no UTF-8 form is replaced.
+/// Converts text in the database's encoding to a Rust string for display: bytes that have no UTF-8
+/// form are replaced.
 pub fn lossy(bytes: &[u8]) -> String {
     from_server(bytes).unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// A Rust string in the database's encoding, for PostgreSQL to copy. Text ends at
-/// a NUL, which no text in a database holds.
+/// Converts a Rust string to the database's encoding, for PostgreSQL to copy. The text is cut at a
+/// NUL, which text in PostgreSQL can't contain.
 pub fn to_server(text: &str) -> CString {
     let text = text.split('\0').next().unwrap_or_default();
     let utf8 = CString::new(text).unwrap_or_default();
-    // SAFETY: as above; a NUL-terminated string of known length.
+    // SAFETY: as in `from_server`, of a NUL-terminated string.
     unsafe {
         let encoding = pg_sys::GetDatabaseEncoding();
         if encoding == pg_sys::pg_enc::PG_UTF8 as c_int {
@@ -74,14 +75,15 @@ pub fn to_server(text: &str) -> CString {
     }
 }
 
-/// How many bytes of a text in the database's encoding are whole characters within a limit.
+/// The length in bytes of the longest prefix that has whole characters only, and at most `limit`
+/// bytes. The text is in the database's encoding.
 pub fn clipped(text: &[u8], limit: usize) -> usize {
     let (length, most) = (c_int::try_from(text.len()), c_int::try_from(limit));
     let (length, most) = (length.unwrap_or(c_int::MAX), most.unwrap_or(c_int::MAX));
-    // SAFETY: of each character the first byte is read, if it is within the length. In the
-    // encodings that databases can have, that tells how long the character is.
+    // SAFETY: pg_mbcliplen reads the first byte of each character, within the length. In the
+    // encodings of databases, the first byte determines the length of the character.
     let clipped = unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), length, most) };
-    // A last character that is cut off counts as a whole one.
+    // An incomplete last character counts with its full length.
     usize::try_from(clipped).unwrap_or_default().min(text.len())
 }
 
@@ -99,22 +101,22 @@ pub fn datum(text: &str) -> pg_sys::Datum {
     unsafe { pg_sys::cstring_to_text(server.as_ptr()) }.into()
 }
 
-/// Whether text of the database is UTF-8 already, or of no known encoding.
+/// Whether text is used as UTF-8 without conversion: the database's encoding is UTF8 or SQL_ASCII.
 pub fn is_utf8() -> bool {
-    // SAFETY: set when the backend connected.
+    // SAFETY: reads a variable that is set when the backend connects.
     let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
     encoding == pg_sys::pg_enc::PG_UTF8 as c_int
         || encoding == pg_sys::pg_enc::PG_SQL_ASCII as c_int
 }
 
-/// Text of the database in UTF-8. Bytes of a database without an encoding stay as they
-/// are. PostgreSQL raises an error for a character that has no UTF-8 form.
+/// Converts text in the database's encoding to UTF-8. In an SQL_ASCII database the bytes stay as
+/// they are. PostgreSQL raises an error for a character that has no UTF-8 form.
 pub fn utf8(content: &[u8]) -> Cow<'_, [u8]> {
     if is_utf8() {
         return Cow::Borrowed(content);
     }
-    // SAFETY: the length is that of the slice; the conversion reads no further, and
-    // answers with its argument or with a C string of its own.
+    // SAFETY: the length is that of the slice. The conversion reads no further, and returns its
+    // argument or a palloc'ed C string.
     unsafe {
         let utf8 = pg_sys::pg_enc::PG_UTF8 as c_int;
         let source = content.as_ptr().cast::<c_char>();
@@ -129,18 +131,18 @@ pub fn utf8(content: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// A name, quoted where a statement needs it.
+/// An identifier for a statement, quoted if necessary.
 pub fn quoted_name(name: &str) -> String {
     let server = to_server(name);
-    // SAFETY: a C string; the answer is it or a copy in the current memory context.
+    // SAFETY: takes a C string, and returns that or a copy in the current memory context.
     let quoted = unsafe { CStr::from_ptr(pg_sys::quote_identifier(server.as_ptr())) };
     lossy(quoted.to_bytes())
 }
 
-/// A text as a statement has it.
+/// A text as a string literal for a statement.
 pub fn literal(content: &str) -> String {
     let server = to_server(content);
-    // SAFETY: as above.
+    // SAFETY: takes a C string, and returns a copy in the current memory context.
     let quoted = unsafe { CStr::from_ptr(pg_sys::quote_literal_cstr(server.as_ptr())) };
     lossy(quoted.to_bytes())
 }

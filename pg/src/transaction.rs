@@ -1,8 +1,7 @@
-//! The transaction's course: who is told of it, and what is remembered for each of its
-//! savepoints.
+//! Callbacks for the end of transactions and savepoints, and data that belongs to savepoints.
 //!
-//! The callbacks are registered once, raw: pgrx's own are for one transaction, and
-//! know nothing of PREPARE.
+//! The callbacks are registered once with PostgreSQL. pgrx's callbacks last for one transaction,
+//! and do not cover PREPARE TRANSACTION.
 
 use crate::callback;
 use crate::error::Result;
@@ -14,23 +13,25 @@ use std::ffi::{CStr, c_void};
 use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
 
-/// What is called in the course of each transaction.
+/// The functions that are called in each transaction.
 pub struct Course {
-    /// An error turns the commit into an abort.
+    /// Called before the commit. An error makes it an abort.
     pub before_commit: fn() -> Result<()>,
-    /// The same for a transaction that is prepared for a commit in two phases.
+    /// Called before PREPARE TRANSACTION. An error makes it an abort.
     pub before_prepare: fn() -> Result<()>,
-    /// It has ended, for this session at least: true unless it was rolled back. There is no
-    /// way back, so nothing may be done that could fail.
+    /// Called after the commit or PREPARE TRANSACTION with true, and after the abort with false.
+    /// The outcome is final, so this must not fail.
     pub ended: fn(bool),
-    /// What is of a savepoint is of the one around it from now on. Nor may this fail.
+    /// Called when a subtransaction has committed: its parent takes over what belongs to it. This
+    /// must not fail.
     pub released: fn(SubTransactionId, SubTransactionId),
+    /// Called when a subtransaction has aborted. This must not fail.
     pub rolled_back: fn(SubTransactionId),
 }
 
 static COURSE: OnceLock<Course> = OnceLock::new();
 
-/// To be called once, from `_PG_init`.
+/// Registers the functions. To be called once, from `_PG_init`.
 pub fn follow(course: Course) {
     COURSE.get_or_init(|| course);
     // SAFETY: the callbacks live as long as the library, which is never unloaded.
@@ -45,8 +46,8 @@ unsafe extern "C-unwind" fn at_transaction(event: XactEvent::Type, _: *mut c_voi
     let step = || match event {
         XactEvent::XACT_EVENT_PRE_COMMIT => Watch::over(course.before_commit),
         XactEvent::XACT_EVENT_PRE_PREPARE => Watch::over(course.before_prepare),
-        // A parallel worker writes nothing before its leader does. What it logged of a request
-        // is handed on at its end.
+        // A parallel worker writes nothing before its leader does. Its usage records are passed on
+        // when it ends.
         XactEvent::XACT_EVENT_COMMIT
         | XactEvent::XACT_EVENT_PREPARE
         | XactEvent::XACT_EVENT_PARALLEL_COMMIT => {
@@ -85,12 +86,11 @@ unsafe extern "C-unwind" fn at_savepoint(
 /// Whether a transaction is in progress, and can still be committed.
 #[inline]
 pub fn is_in_progress() -> bool {
-    // SAFETY: a look at the transaction's state.
+    // SAFETY: reads the state of the transaction.
     unsafe { pg_sys::IsTransactionState() }
 }
 
-/// Raises an error where no transaction is in progress: what looks into catalogs or takes locks
-/// needs one.
+/// Raises an error if no transaction is in progress. Catalog look-ups and locks need one.
 #[inline]
 pub fn must_be_in_progress() {
     if !is_in_progress() {
@@ -98,86 +98,88 @@ pub fn must_be_in_progress() {
     }
 }
 
-/// The number of the (sub)transaction that is in progress.
+/// The id of the current subtransaction.
 pub fn current_subtransaction() -> SubTransactionId {
-    // SAFETY: a look at the transaction's state.
+    // SAFETY: reads the state of the transaction.
     unsafe { pg_sys::GetCurrentSubTransactionId() }
 }
 
 /// When the transaction began.
 pub fn started_at() -> i64 {
-    // SAFETY: a look at the transaction's state.
+    // SAFETY: reads the state of the transaction.
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
 }
 
-/// The number by which this session knows its transaction.
+/// The local id (lxid) of the transaction.
 pub fn local_id() -> u32 {
     must_be_in_progress();
     // SAFETY: a transaction is in progress.
     unsafe { major::local_transaction_id() }
 }
 
-/// Whether it has written anything.
+/// Whether the transaction has an id, as one does that has written anything.
 pub fn has_written() -> bool {
-    // SAFETY: a look at the transaction's state.
+    // SAFETY: reads the state of the transaction.
     unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
-/// Whether the transaction is READ ONLY, as on a standby all are.
+/// Whether the transaction is READ ONLY. All transactions on a standby are.
 #[inline]
 pub fn is_read_only() -> bool {
-    // SAFETY: a look at the transaction's state.
+    // SAFETY: reads the state of the transaction.
     unsafe { pg_sys::XactReadOnly }
 }
 
-/// Whether this process works for a query in parallel with others, and so may not write.
+/// Whether the process is in parallel mode, and so must not write.
 pub fn is_parallel() -> bool {
-    // SAFETY: a look at the transaction's state.
+    // SAFETY: reads the state of the transaction.
     unsafe { pg_sys::IsInParallelMode() }
 }
 
-/// How deep in savepoints the transaction is: 1 outside of all, 0 where there is none.
+/// The nest level: 0 without a transaction, 1 outside of savepoints.
 pub fn nest_level() -> i32 {
-    // SAFETY: a look at the transaction's state.
+    // SAFETY: reads the state of the transaction.
     unsafe { pg_sys::GetCurrentTransactionNestLevel() }
 }
 
-/// Whether this process does a part of another's work.
+/// Whether this process is a parallel worker.
 #[inline]
 pub fn is_parallel_worker() -> bool {
-    // SAFETY: set when the process began.
+    // SAFETY: reads a variable that is set when the process starts.
     unsafe { pg_sys::ParallelWorkerNumber >= 0 }
 }
 
-/// Whether code of someone else runs in it, which must leave nothing behind.
+/// Whether a security-restricted operation is running: code of another role, which must not leave
+/// state behind.
 pub fn is_security_restricted() -> bool {
     // SAFETY: reads the security context.
     unsafe { pg_sys::InSecurityRestrictedOperation() }
 }
 
-/// Has the commit of this transaction wait until it is on disk, whatever the session's settings.
+/// Makes the commit of this transaction wait until it is on disk, whatever the session has set.
 pub fn force_sync_commit() {
     // SAFETY: sets a flag of the transaction.
     unsafe { pg_sys::ForceSyncCommit() };
 }
 
-/// Has what it did be seen by what it does next.
+/// Makes the changes so far visible to the following commands of the transaction.
 pub fn increment_command_counter() {
     must_be_in_progress();
     // SAFETY: a transaction is in progress.
     unsafe { pg_sys::CommandCounterIncrement() };
 }
 
-/// Flushes what it wrote so far.
+/// Flushes the WAL that the transaction has written so far.
 pub fn flush() {
     // SAFETY: the end of the last record that this backend wrote in the transaction.
     unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) };
 }
 
-/// Runs something under the transaction's snapshot, where there may be none, as at a commit.
+/// Runs `body` with the transaction's snapshot as the active one. At a commit, for example, there
+/// is no active snapshot.
 pub fn with_snapshot<T>(body: impl FnOnce() -> T) -> T {
     must_be_in_progress();
-    // SAFETY: pushed and popped; an error's abort pops it too.
+    // SAFETY: the snapshot is popped again; after an error the abort pops it.
     unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let result = body();
@@ -198,11 +200,13 @@ pub fn must_not_be_parallel(command: &CStr) {
     unsafe { pg_sys::PreventCommandIfParallelMode(command.as_ptr()) };
 }
 
-/// Runs something within a transaction, which is rolled back unless it is done.
+/// Runs `attempt` in a subtransaction. It is committed if `is_done` returns true for the result,
+/// and otherwise rolled back.
 pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T) -> bool) -> T {
     must_be_in_progress();
-    // SAFETY: what PL/pgSQL does for a block with an exception handler. Rolling it back would
-    // let go of locks that are held outside of it: under one, interrupts are held off.
+    // SAFETY: the same calls as in PL/pgSQL for a block with an exception handler. A rollback would
+    // also release LWLocks that were taken before the subtransaction. The check makes sure that the
+    // caller holds no LWLock, since a held LWLock holds off interrupts.
     unsafe {
         if pg_sys::InterruptHoldoffCount > 0 {
             pgrx::error!("a subtransaction can't be begun under a lock");
@@ -216,7 +220,7 @@ pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T
         if is_done(&done) {
             pg_sys::ReleaseCurrentSubTransaction();
         } else {
-            // An error may have left another that it began in.
+            // An error may have left open a subtransaction that `attempt` began.
             while pg_sys::GetCurrentTransactionNestLevel() >= level {
                 pg_sys::RollbackAndReleaseCurrentSubTransaction();
             }
@@ -227,12 +231,12 @@ pub fn in_subtransaction<T>(attempt: impl FnOnce() -> T, is_done: impl FnOnce(&T
     }
 }
 
-/// Things that a transaction remembers, each with the (sub)transaction that they
-/// were put down in: rolling it back forgets them. The list is taken out and put
-/// back, so that no borrow can be in the way when a callback comes.
+/// Values that a transaction keeps, each with the subtransaction that added it. If that is rolled
+/// back, its values are dropped. The list is taken out of its cell during each change, so that a
+/// callback never meets a borrowed list.
 ///
-/// It is never dropped: a process that a library ends by `exit` aborts its transaction
-/// after thread-locals that need dropping are gone, and the callback would find none.
+/// It is never dropped. If some library calls `exit`, the transaction is aborted after the
+/// thread-locals with destructors are gone, and the callback could not use a destroyed one.
 pub struct PerTransaction<T>(ManuallyDrop<Cell<Vec<(SubTransactionId, T)>>>);
 
 impl<T> Default for PerTransaction<T> {
@@ -246,11 +250,13 @@ impl<T> PerTransaction<T> {
         PerTransaction(ManuallyDrop::new(Cell::new(Vec::new())))
     }
 
+    /// Adds a value, which belongs to the current subtransaction.
     pub fn put(&self, value: T) {
         let now = current_subtransaction();
         self.change(|list| list.push((now, value)));
     }
 
+    /// Moves the values of a committed subtransaction to its parent.
     pub fn released(&self, ended: SubTransactionId, parent: SubTransactionId) {
         self.change(|list| {
             let theirs = list.iter_mut().rev().take_while(|(owner, _)| *owner >= ended);
@@ -258,15 +264,17 @@ impl<T> PerTransaction<T> {
         });
     }
 
+    /// Drops the values of an aborted subtransaction.
     pub fn rolled_back(&self, ended: SubTransactionId) {
         self.change(|list| list.truncate(list.partition_point(|(owner, _)| *owner < ended)));
     }
 
-    /// All that is remembered, which is then forgotten.
+    /// Removes all values, and returns them.
     pub fn take(&self) -> Vec<(SubTransactionId, T)> {
         self.0.take()
     }
 
+    /// Passes the list to `with`, which may change it.
     pub fn change<R>(&self, with: impl FnOnce(&mut Vec<(SubTransactionId, T)>) -> R) -> R {
         let mut list = self.0.take();
         let result = with(&mut list);

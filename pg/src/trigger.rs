@@ -1,4 +1,4 @@
-//! A call of a trigger: its event, its table, the rows before and after.
+//! A call of a trigger: its event, its table, its old and new rows.
 
 use crate::error::Result;
 use crate::memo;
@@ -9,8 +9,8 @@ use std::ffi::CStr;
 use std::rc::Rc;
 
 /// Declares trigger functions: `sql_symbol => path::to::function`, each of them
-/// `fn(Option<&TriggerCall>) -> Result<Returned>`. The call is `None` where the function was
-/// called by something else than a trigger.
+/// `fn(Option<&TriggerCall>) -> Result<Returned>`. The call is `None` if the function was not
+/// called as a trigger.
 #[macro_export]
 macro_rules! trigger_functions {
     ($($symbol:ident => $function:path;)*) => {$(
@@ -37,6 +37,7 @@ macro_rules! trigger_functions {
 }
 pub use trigger_functions;
 
+/// The kind of command that a trigger was fired for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum TriggerEvent {
     Insert,
@@ -45,11 +46,11 @@ pub enum TriggerEvent {
     Truncate,
 }
 
-/// A trigger's call, which all that it hands out lives as long as.
+/// A call of a trigger. What its methods return lives as long as the call.
 pub struct TriggerCall<'a> {
     data: &'a TriggerData,
     function: *mut FmgrInfo,
-    /// The memory of the call, or of one around it.
+    /// A memory context that lives at least as long as the call.
     memory: MemoryContext,
 }
 
@@ -57,8 +58,8 @@ pub struct TriggerCall<'a> {
 pub struct Returned(HeapTuple);
 
 impl Returned {
-    /// No row, which is no SQL null. A trigger before a row has it left out, others must return
-    /// this.
+    /// A null pointer, which is not an SQL null. If a BEFORE ROW trigger returns it, PostgreSQL
+    /// skips the row. All other triggers must return it.
     pub fn nothing() -> Returned {
         Returned(std::ptr::null_mut())
     }
@@ -69,15 +70,15 @@ impl Returned {
 }
 
 impl<'a> TriggerCall<'a> {
-    /// `None` for a call that is not a trigger's.
+    /// `None` if the function was not called as a trigger.
     ///
     /// # Safety
-    /// A function of this library must have been called with this frame. What this hands out
-    /// must not outlive the call.
+    /// The frame must be that of the function of this library that is being called. The result must
+    /// not outlive the call.
     pub unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Option<TriggerCall<'a>> {
-        // SAFETY: as the caller promises. The frame's context is null or a node, whose tag
-        // tells whether it is a trigger's. The memory that is current at a call's begin lives
-        // until its end.
+        // SAFETY: as the caller promises. The frame's context is null or a node, whose tag tells
+        // whether it is a `TriggerData`. The memory context that is current when a call begins
+        // lives until the call ends.
         unsafe {
             let node = (*fcinfo).context;
             let is_trigger = !node.is_null() && (*node).type_ == pg_sys::NodeTag::T_TriggerData;
@@ -98,7 +99,7 @@ impl<'a> TriggerCall<'a> {
         }
     }
 
-    /// Whether it is called for a row, and not for a statement.
+    /// Whether it is a row trigger, and not a statement trigger.
     pub fn is_for_row(&self) -> bool {
         self.data.tg_event & pg_sys::TRIGGER_EVENT_ROW != 0
     }
@@ -118,17 +119,17 @@ impl<'a> TriggerCall<'a> {
     }
 
     pub fn relation(&self) -> RelationView<'_> {
-        // SAFETY: the trigger manager has it open.
+        // SAFETY: the trigger manager keeps the table open during the call.
         unsafe { RelationView::new(self.data.tg_relation) }
     }
 
-    /// The row before an update or a delete.
+    /// The old row of an update or a delete.
     pub fn old(&self) -> Option<Tuple<'_>> {
         let has = matches!(self.event(), TriggerEvent::Update | TriggerEvent::Delete);
         self.tuple(has.then_some(self.data.tg_trigtuple)?)
     }
 
-    /// The row that an insert or an update makes.
+    /// The new row of an insert or an update.
     pub fn new_row(&self) -> Option<Tuple<'_>> {
         self.tuple(match self.event() {
             TriggerEvent::Insert => self.data.tg_trigtuple,
@@ -139,12 +140,12 @@ impl<'a> TriggerCall<'a> {
 
     fn tuple(&self, tuple: HeapTuple) -> Option<Tuple<'_>> {
         let is_there = self.is_for_row() && !tuple.is_null();
-        // SAFETY: the rows of a row trigger are of its table. They and the memory live as long
-        // as the call.
+        // SAFETY: the rows of a row trigger have the description of its table. They and the memory
+        // context live as long as the call.
         is_there.then(|| unsafe { Tuple::new(tuple, self.relation().description(), self.memory) })
     }
 
-    /// How many rows the statement has changed, where the trigger asked for a copy of them.
+    /// How many rows the statement has changed, if the trigger has a transition table.
     pub fn copied_rows(&self) -> Option<i64> {
         let copies = [self.data.tg_newtable, self.data.tg_oldtable];
         let copies = copies.into_iter().find(|copies| !copies.is_null())?;
@@ -152,18 +153,18 @@ impl<'a> TriggerCall<'a> {
         Some(unsafe { pg_sys::tuplestore_tuple_count(copies) })
     }
 
-    /// What `make` gave before in this statement, as long as it `fits` the call at hand; else
-    /// it is made again.
+    /// The value that `make` returned earlier in this statement, if it still `fits`; otherwise a
+    /// new one.
     pub fn remembered<T: 'static>(
         &self,
         fits: impl FnOnce(&T) -> bool,
         make: impl FnOnce() -> Result<T>,
     ) -> Result<Rc<T>> {
-        // SAFETY: the record is that of the function that is being called.
+        // SAFETY: the `FmgrInfo` is that of the function that is being called.
         unsafe { memo::remembered(self.function, fits, make) }
     }
 
-    /// A row of the trigger's table, for PostgreSQL to write.
+    /// Returns a row of the trigger's table, for PostgreSQL to write.
     pub fn returned(&self, row: Tuple<'_>) -> Returned {
         Returned(row.get())
     }

@@ -1,4 +1,4 @@
-//! A row of an open table, and what is written to one.
+//! Rows of open tables: reading, changing and inserting them.
 
 use crate::relation::Description;
 use crate::spi::Param;
@@ -6,7 +6,7 @@ use crate::transaction::must_be_in_progress;
 use crate::value::Value;
 use pgrx::pg_sys::{self, Datum, HeapTuple, LOCKMODE, MemoryContext, Oid};
 
-/// A row, which stays as it is as long as this.
+/// A row, which does not change for `'a`.
 #[derive(Clone, Copy)]
 pub struct Tuple<'a> {
     tuple: HeapTuple,
@@ -16,7 +16,7 @@ pub struct Tuple<'a> {
 
 impl<'a> Tuple<'a> {
     /// # Safety
-    /// The row must be one of the description. It and the memory must live as long as `'a`.
+    /// The row must have this description. The row and the memory context must live for `'a`.
     pub unsafe fn new(
         tuple: HeapTuple,
         description: Description<'a>,
@@ -29,12 +29,12 @@ impl<'a> Tuple<'a> {
         self.tuple
     }
 
-    /// The value of a column; `None` for a null, and for a column that is not there.
+    /// The value of a column; `None` for a null, and for a column that does not exist.
     pub fn value(self, column: i16) -> Option<Value<'a>> {
         let attribute = self.description.column(column)?;
         let mut is_null = true;
-        // SAFETY: the row is one of the description, which has the column. Its values live as
-        // long as itself.
+        // SAFETY: the row has this description, which has the column. Its values live as long as
+        // the row.
         unsafe {
             let datum = pg_sys::heap_getattr(
                 self.tuple,
@@ -59,8 +59,8 @@ impl<'a> Tuple<'a> {
             changes.iter().map(|(_, value)| value.datum().unwrap_or(Datum::null())).collect();
         let mut nulls: Vec<bool> =
             changes.iter().map(|(_, value)| value.datum().is_none()).collect();
-        // SAFETY: the row is one of the description, which has the columns, of these types. The
-        // arrays have as many elements as is said. The memory lives as long as the row.
+        // SAFETY: the row has this description, which has these columns, of these types. The arrays
+        // have one element per change. The memory context lives as long as the row.
         unsafe {
             let before = pg_sys::MemoryContextSwitchTo(self.memory);
             let tuple = pg_sys::heap_modify_tuple_by_cols(
@@ -89,15 +89,15 @@ fn must_fit(description: Description, column: i16, value: &Param) {
     }
 }
 
-/// Inserts a row into a table that has no constraints beyond its columns' and no triggers, and
-/// no index but on plain columns. It is not done by a statement, which would need a right.
+/// Inserts a row into a table that has no triggers, no constraints besides NOT NULL, and no indexes
+/// of expressions or of some rows. It runs no statement, so it needs no privilege.
 pub fn insert<const COLUMNS: usize>(table: Oid, row: [Param; COLUMNS]) {
     const LOCK: LOCKMODE = pg_sys::RowExclusiveLock as LOCKMODE;
     let mut values = row.map(|value| value.datum().unwrap_or(Datum::null()));
     let mut nulls = row.map(|value| value.datum().is_none());
     must_be_in_progress();
-    // SAFETY: the table is open. The values are as many as its columns and of their types; they
-    // are copied. After an error the abort closes everything.
+    // SAFETY: the table is open. The values match its columns in number and type, which is checked;
+    // they are copied. After an error the abort closes everything.
     unsafe {
         let table = pg_sys::table_open(table, LOCK);
         let description = Description::new((*table).rd_att);
@@ -114,7 +114,7 @@ pub fn insert<const COLUMNS: usize>(table: Oid, row: [Param; COLUMNS]) {
         must_be_plain(&*indexes);
         let row =
             pg_sys::heap_form_tuple(description.get(), values.as_mut_ptr(), nulls.as_mut_ptr());
-        // Despite its name, for any such table.
+        // Despite its name, this works for any such table.
         pg_sys::CatalogTupleInsertWithInfo(table, row, indexes);
         pg_sys::CatalogCloseIndexes(indexes);
         pg_sys::heap_freetuple(row);
@@ -122,14 +122,14 @@ pub fn insert<const COLUMNS: usize>(table: Oid, row: [Param; COLUMNS]) {
     }
 }
 
-/// Raises an error for an index that such an insert could not write to.
+/// Raises an error for an index that `insert` can't write to.
 ///
 /// # Safety
 /// The indexes must be open.
 unsafe fn must_be_plain(table: &pg_sys::ResultRelInfo) {
     let count = usize::try_from(table.ri_NumIndices).unwrap_or_default();
     for n in 0..count {
-        // SAFETY: as the caller promises; there are as many as is said.
+        // SAFETY: as the caller promises; `ri_NumIndices` is the length of the array.
         let index = unsafe { &**table.ri_IndexRelationInfo.add(n) };
         if !index.ii_Expressions.is_null()
             || !index.ii_Predicate.is_null()

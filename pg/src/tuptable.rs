@@ -21,7 +21,7 @@ impl Rows {
         unsafe { Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize } }
     }
 
-    /// Frees them.
+    /// Frees the rows.
     pub(crate) fn free(self) {
         // SAFETY: the table is SPI's, and no row is borrowed any more.
         unsafe { pg_sys::SPI_freetuptable(self.table) };
@@ -41,7 +41,7 @@ impl Rows {
         (0..count).map(|index| ResultRow { rows: self, index })
     }
 
-    /// Returns the rows.
+    /// Adds the rows to a function's result.
     pub fn put_into(&self, result: ResultSet) {
         self.iter().for_each(|row| row.put_into(result));
     }
@@ -55,7 +55,7 @@ pub struct ResultRow<'a> {
 
 impl ResultRow<'_> {
     fn description(&self) -> pg_sys::TupleDesc {
-        // SAFETY: a statement that gives rows has a table.
+        // SAFETY: a statement that returns rows has a tuple table.
         unsafe { (*self.rows.table).tupdesc }
     }
 
@@ -64,7 +64,7 @@ impl ResultRow<'_> {
         unsafe { *(*self.rows.table).vals.add(self.index) }
     }
 
-    /// Returns the row.
+    /// Adds the row to a function's result.
     pub fn put_into(&self, result: ResultSet) {
         // SAFETY: the row is of the table, which has the description.
         unsafe { result.put_tuple(self.tuple(), major::attributes(self.description())) };
@@ -97,7 +97,7 @@ impl ResultRow<'_> {
 
     /// A value in its text form, whatever its type.
     pub fn text(&self, column: usize) -> Option<String> {
-        // SAFETY: SPI gives null or a C string, which is copied; null if there is no such column.
+        // SAFETY: SPI returns null or a C string, which is copied; null if there is no such column.
         unsafe {
             let value = pg_sys::SPI_getvalue(self.tuple(), self.description(), column as c_int);
             if value.is_null() {
@@ -156,26 +156,27 @@ impl ResultRow<'_> {
         self.datum(column, &[pg_sys::UUIDOID]).map(read)
     }
 
-    /// A row of a composite type, copied.
+    /// A composite value, copied.
     pub fn composite(&self, column: usize) -> Option<Copied> {
-        // SAFETY: a look-up of a type.
+        // SAFETY: a syscache look-up.
         let is_row = |kind| unsafe { pg_sys::get_typtype(kind) as u8 == pg_sys::TYPTYPE_COMPOSITE };
         let datum = self.of(column, |attribute| is_row(attribute.atttypid));
-        // SAFETY: a row of a type.
+        // SAFETY: the datum is a composite value.
         datum.map(|datum| unsafe { Copied::new(datum) })
     }
 
     pub fn jsonb(&self, column: usize) -> Option<Jsonb<'_>> {
         let datum = self.of(column, |attribute| attribute.atttypid == pg_sys::JSONBOID);
-        // SAFETY: a jsonb, which the row holds; what is fetched lives as long as the session.
+        // SAFETY: a jsonb, which the row holds. If it is detoasted, the copy lives as long as the
+        // SPI session.
         datum.map(|datum| unsafe {
             Jsonb::new(Datum::from(pg_sys::pg_detoast_datum(datum.cast_mut_ptr())))
         })
     }
 
-    /// A value of variable length, such as a row, copied to the memory context from
-    /// which the session was begun. A short one lies packed in its tuple: readers of
-    /// rows need it plain.
+    /// A value of variable length, such as a composite value, copied to the memory context that was
+    /// current before the SPI session. A short value has a packed header in its tuple, but the
+    /// readers of composite values need a plain one.
     pub fn transferred(&self, column: usize) -> Option<Datum> {
         let datum = self.of(column, |attribute| attribute.attlen == -1);
         // SAFETY: a varlena, which the row holds. SPI copies it.

@@ -5,7 +5,7 @@ use crate::varlena::Bytes;
 use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, MemoryContext, Oid};
 use std::marker::PhantomData;
 
-/// A value of a row, of its column's type. It is not null.
+/// A value of a row, with its column's type. It is not null.
 #[derive(Clone, Copy)]
 pub struct Value<'a> {
     datum: Datum,
@@ -17,7 +17,7 @@ pub struct Value<'a> {
 
 impl<'a> Value<'a> {
     /// # Safety
-    /// The value must be of the column's type. It and the memory must live as long as `'a`.
+    /// The value must be of the column's type. The value and the memory context must live for `'a`.
     pub unsafe fn new(
         datum: Datum,
         column: &FormData_pg_attribute,
@@ -35,20 +35,20 @@ impl<'a> Value<'a> {
         self.kind
     }
 
-    /// The same as a value of another type.
+    /// The same datum as a value of another type.
     ///
     /// # Safety
-    /// Values of both types must look the same.
+    /// Values of both types must have the same representation.
     pub(crate) unsafe fn of_kind(self, kind: Oid) -> Value<'a> {
         Value { kind, ..self }
     }
 
-    /// The content of a value of variable length. What is stored outside of its row, or
-    /// compressed, is fetched into memory that lives as long as the row.
+    /// The content of a value of variable length. A toasted value is detoasted into memory that
+    /// lives as long as the row.
     pub fn bytes(self) -> &'a [u8] {
         self.must_be_varlena();
-        // SAFETY: a varlena, which lives as long as the row; so does the memory that is current
-        // while it is fetched. An error has PostgreSQL choose another.
+        // SAFETY: a varlena, which lives as long as the row. So does the memory context that it is
+        // detoasted into. After an error PostgreSQL switches to another context.
         unsafe {
             let before = pg_sys::MemoryContextSwitchTo(self.memory);
             let bytes = varlena::bytes(self.datum);
@@ -57,20 +57,20 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The same, unless it is longer: then it is not even fetched.
+    /// The content, unless it is longer than `most`: then it is not detoasted.
     pub fn bytes_up_to(self, most: usize) -> Bytes<'a> {
         self.must_be_varlena();
-        // SAFETY: a varlena.
+        // SAFETY: the value is a varlena.
         let length = unsafe { varlena::length(self.datum) };
         if length > most { Bytes::TooLong } else { Bytes::Read(self.bytes()) }
     }
 
-    /// Whether two values of variable length are the same, byte by byte. What is stored outside
-    /// of its row, or compressed, is fetched only if that decides it.
+    /// Whether two values of variable length have the same content. Toasted values are detoasted
+    /// only if their headers do not decide it.
     pub fn is_same_as(self, other: Value) -> bool {
         self.must_be_varlena();
         other.must_be_varlena();
-        // SAFETY: varlenas, whose headers tell how long they are themselves.
+        // SAFETY: both values are varlenas, and a varlena's header has its stored length.
         unsafe {
             let image = |datum: Datum| {
                 let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();

@@ -1,4 +1,4 @@
-//! Values of variable length, read where they lie: text, arrays, networks.
+//! Values of variable length, read in place: text, arrays, networks.
 
 use crate::scratch::Memory;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -7,20 +7,21 @@ use pgrx::pg_sys::{self, Datum};
 use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Length of a plain header. Arrays' inner offsets count it; `bytes` leaves it out.
+/// The length of a plain header. The offsets in an array count from its header; `bytes` leaves the
+/// header out.
 const HEADER: usize = 4;
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("varlena headers are read as little-endian machines write them");
 
-/// The length of a value's content, without fetching or decompressing it.
+/// The length of a value's content, without detoasting the value.
 ///
 /// # Safety
 /// The datum must be a valid varlena.
 #[inline]
 pub unsafe fn length(datum: Datum) -> usize {
     let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: a varlena's header tells its own form.
+    // SAFETY: a varlena's header says which form it has.
     unsafe {
         if pgrx::varatt_is_1b_e(pointer) || pgrx::varatt_is_4b_c(pointer) {
             pg_sys::toast_raw_datum_size(datum).saturating_sub(HEADER)
@@ -30,14 +31,14 @@ pub unsafe fn length(datum: Datum) -> usize {
     }
 }
 
-/// A value's content: in place where it is stored plainly, else fetched into the
-/// current memory context.
+/// A value's content: borrowed if the value is stored plainly, else detoasted into the current
+/// memory context.
 ///
 /// # Safety
 /// The datum must be a valid varlena that outlives the result.
 #[inline]
 pub unsafe fn bytes<'a>(datum: Datum) -> &'a [u8] {
-    // SAFETY: detoasting gives a plain varlena, whose header tells its length.
+    // SAFETY: detoasting returns a plain varlena, whose header has its length.
     unsafe {
         let mut pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
         if pgrx::varatt_is_1b_e(pointer) || pgrx::varatt_is_4b_c(pointer) {
@@ -50,8 +51,8 @@ pub unsafe fn bytes<'a>(datum: Datum) -> &'a [u8] {
     }
 }
 
-/// An array of a type of variable length, read without copying or allocating.
-/// Nothing is trusted: whatever does not fit inside the bytes is not there.
+/// An array whose elements have variable length, read without copying or allocating. All offsets
+/// and lengths are checked: elements that do not fit within the bytes are left out.
 #[derive(Clone, Copy)]
 pub struct ArrayView<'a> {
     content: &'a [u8],
@@ -61,7 +62,7 @@ pub struct ArrayView<'a> {
 }
 
 impl<'a> ArrayView<'a> {
-    /// `content` is what follows the varlena's header.
+    /// `content` is the value without its varlena header.
     #[inline]
     pub fn new(content: &'a [u8]) -> Self {
         Self::read(content).unwrap_or(ArrayView { content, items: 0, data: 0, has_nulls: false })
@@ -102,7 +103,7 @@ impl<'a> ArrayView<'a> {
         })
     }
 
-    /// The elements of a `smallint[]` without nulls; none of one with nulls.
+    /// The elements of a `smallint[]`; empty if it has nulls.
     pub fn smallints(self) -> Vec<i16> {
         if self.has_nulls {
             return Vec::new();
@@ -112,7 +113,7 @@ impl<'a> ArrayView<'a> {
         elements.take(self.items).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
     }
 
-    /// Reads the bitmap of nulls, which ends where the data begins.
+    /// Reads the null bitmap, which ends where the data begins.
     fn is_present(&self, index: usize) -> Option<bool> {
         let dimensions = usize::try_from(int(self.content, 0)?).ok()?;
         let byte = self.content.get(12 + 8 * dimensions + index / 8)?;
@@ -129,7 +130,7 @@ fn int(content: &[u8], at: usize) -> Option<i32> {
 #[inline]
 fn element(content: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let first = *content.get(at)?;
-    // Only a short header's first byte is odd; before all else there may be padding.
+    // The first byte of a short header is odd. Before any other header there may be padding.
     let at = if first & 1 == 0 { (at + HEADER).next_multiple_of(4) - HEADER } else { at };
     let first = *content.get(at)?;
     if first & 1 == 1 {
@@ -143,7 +144,7 @@ fn element(content: &[u8], at: usize) -> Option<(&[u8], usize)> {
 /// An array of elements of a type, in the current memory context.
 pub fn array(mut elements: Vec<Datum>, element: pg_sys::Oid) -> Datum {
     let (mut length, mut by_value, mut alignment) = (0, false, 0);
-    // SAFETY: the elements are of the type, as many as is said.
+    // SAFETY: the elements are of the type, and `count` is their number.
     unsafe {
         pg_sys::get_typlenbyvalalign(element, &mut length, &mut by_value, &mut alignment);
         let count = elements.len() as i32;
@@ -161,7 +162,7 @@ pub fn text_array(texts: Vec<Datum>) -> Datum {
 /// A uuid[], in the current memory context.
 pub fn uuid_array(uuids: &[[u8; 16]]) -> Datum {
     let mut elements: Vec<Datum> = uuids.iter().map(|uuid| Datum::from(uuid.as_ptr())).collect();
-    // SAFETY: the elements point to uuids, as many as is said; they are copied.
+    // SAFETY: the elements point to uuids, which are copied, and `count` is their number.
     unsafe {
         pg_sys::construct_array(
             elements.as_mut_ptr(),
@@ -207,39 +208,39 @@ impl<'a> StoredValue<'a> {
         self.0.cast_mut_ptr()
     }
 
-    /// Whether it lies outside of its row.
+    /// Whether it is stored out of line, in a TOAST table.
     #[inline]
     fn is_apart(self) -> bool {
-        // SAFETY: a varlena's header tells its own form.
+        // SAFETY: a varlena's header says which form it has.
         unsafe { pgrx::varatt_is_1b_e(self.pointer()) }
     }
 
-    /// Whether its header is the short one, before which there is no padding.
+    /// Whether it has a short header, before which there is no padding.
     #[inline]
     pub fn is_short(self) -> bool {
         // SAFETY: as above.
         unsafe { pgrx::varatt_is_1b(self.pointer()) }
     }
 
-    /// The value as it lies there, its header included.
+    /// The value as it is stored, including its header.
     #[inline]
     pub fn image(self) -> &'a [u8] {
-        // SAFETY: as above; it tells the length.
+        // SAFETY: as above; the header has the length.
         unsafe {
             let length = pgrx::varsize_any(self.pointer());
             std::slice::from_raw_parts(self.pointer().cast::<u8>(), length)
         }
     }
 
-    /// What follows the header, fetched into the current memory context if need be.
+    /// The content without the header, detoasted into the current memory context if necessary.
     #[inline]
     pub fn content(self) -> &'a [u8] {
         // SAFETY: a varlena that outlives the result.
         unsafe { bytes(self.0) }
     }
 
-    /// The value itself if it lies in the row, else a copy of it in the memory context: a row
-    /// may go, and what is stored outside of it with it.
+    /// The value itself if it is stored in its row. A value that is stored out of line is copied
+    /// into the memory context, since it may be removed together with its row.
     #[inline]
     pub fn fetched<'m>(self, memory: Memory<'m>) -> StoredValue<'m>
     where
@@ -248,7 +249,7 @@ impl<'a> StoredValue<'a> {
         if !self.is_apart() {
             return self;
         }
-        // SAFETY: a varlena; the copy lives as long as the memory.
+        // SAFETY: a varlena; the copy lives as long as the memory context.
         unsafe {
             let before = pg_sys::MemoryContextSwitchTo(memory.get());
             let copy = pg_sys::pg_detoast_datum_packed(self.pointer());
@@ -257,15 +258,15 @@ impl<'a> StoredValue<'a> {
         }
     }
 
-    /// Which stored value this is, if it lies outside of its row: such a value is never
-    /// changed, only replaced by another.
+    /// The identity of a value that is stored out of line. Such a value is never changed, only
+    /// replaced by another one.
     #[inline]
     pub fn id(self) -> Option<StoredId> {
         if !self.is_apart() {
             return None;
         }
-        // SAFETY: the header tells the form; a pointer to disk has the structure after its
-        // two bytes of header, at any alignment.
+        // SAFETY: the tag says which form it is. In an on-disk TOAST pointer the structure follows
+        // the two bytes of the header, unaligned.
         unsafe {
             let external = self.pointer().cast::<pg_sys::varattrib_1b_e>();
             if u32::from((*external).va_tag) != pg_sys::vartag_external::VARTAG_ONDISK {
@@ -278,7 +279,7 @@ impl<'a> StoredValue<'a> {
     }
 }
 
-/// The table and the value's number in it.
+/// The OID of the TOAST table, and the value's id in it.
 pub type StoredId = (u32, u32);
 
 /// The networks of a cidr[].
@@ -289,7 +290,7 @@ pub fn networks(array: ArrayView<'_>) -> impl Iterator<Item = IpNet> {
     })
 }
 
-/// A cidr[] as it is stored or passed, for lists that are short.
+/// A cidr[] that is searched in place. This is for short lists.
 pub struct StoredAllowlist<'a>(pub ArrayView<'a>);
 
 impl Allowlist for StoredAllowlist<'_> {
@@ -298,7 +299,7 @@ impl Allowlist for StoredAllowlist<'_> {
     }
 }
 
-/// The content of a varlena, unless it is longer than asked for.
+/// The content of a varlena, unless it is longer than a limit.
 #[derive(Clone, Copy)]
 pub enum Bytes<'a> {
     Read(&'a [u8]),

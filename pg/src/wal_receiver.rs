@@ -1,5 +1,5 @@
-//! Connections to other servers, by PostgreSQL's own client in the server: the library by which
-//! standbys receive the log also runs queries.
+//! Connections to other servers through libpqwalreceiver, the library by which standbys receive
+//! WAL. It also runs queries.
 
 use crate::error::message_of;
 use crate::{major, text, transaction, varlena};
@@ -12,12 +12,12 @@ use std::ptr::{NonNull, null_mut};
 /// A connection, which is closed when it is dropped.
 pub struct Connection(NonNull<WalReceiverConn>);
 
-/// Why something could not be done.
+/// Why a connection or a query failed.
 pub struct Failed {
     pub message: String,
 }
 
-/// The library's functions, loaded when they are needed first.
+/// The library's functions. The first call loads the library.
 fn functions() -> Result<pg_sys::WalReceiverFunctionsType, Failed> {
     guarded(|| {
         // SAFETY: the library sets the pointer when it is loaded, which it is once.
@@ -32,12 +32,14 @@ fn functions() -> Result<pg_sys::WalReceiverFunctionsType, Failed> {
 }
 
 impl Connection {
+    /// Connects to a server.
     pub fn open(conninfo: &str) -> Result<Connection, Failed> {
         let conninfo = CString::new(conninfo).unwrap_or_default();
         let connect = functions()?.walrcv_connect;
         let mut error: *mut c_char = null_mut();
-        // SAFETY: the strings live through the call. What the library allocates must
-        // live as long as the connection, not only as long as a transaction.
+        // SAFETY: the strings live through the call. TopMemoryContext is current, since the
+        // library's allocations must live as long as the connection, not only as long as a
+        // transaction.
         let connection = guarded(|| unsafe {
             let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
             let connection = connect.map(|connect| {
@@ -46,12 +48,13 @@ impl Connection {
             pg_sys::MemoryContextSwitchTo(context);
             connection.unwrap_or(null_mut())
         })?;
-        // SAFETY: without a connection, null or a message that the library has allocated.
+        // SAFETY: without a connection, `error` is null or a message that the library has
+        // allocated.
         NonNull::new(connection).map(Connection).ok_or_else(|| unsafe { failed(error) })
     }
 
-    /// Runs a statement that returns so many texts, and gives those of the first row. Called in a
-    /// transaction.
+    /// Runs a statement that returns this many columns of type text, and returns its first row.
+    /// Needs a transaction.
     pub fn query(&self, statement: &str, columns: usize) -> Result<Vec<Option<String>>, Failed> {
         let statement = CString::new(statement).unwrap_or_default();
         let types: Vec<Oid> = vec![pg_sys::TEXTOID; columns];
@@ -78,7 +81,7 @@ impl Connection {
 }
 
 /// # Safety
-/// The result must be fresh from the library, with so many columns of type text.
+/// The result must have just been returned by the library, with this many columns of type text.
 unsafe fn first_row(
     result: &WalRcvExecResult,
     columns: usize,
@@ -92,7 +95,7 @@ unsafe fn first_row(
     if columns == 0 || result.tuplestore.is_null() {
         return Ok(row);
     }
-    // SAFETY: the rows are in a store of their own, described by `tupledesc`.
+    // SAFETY: the rows are in a tuplestore, and `tupledesc` describes them.
     unsafe {
         let slot = pg_sys::MakeSingleTupleTableSlot(
             result.tupledesc,
@@ -119,17 +122,17 @@ impl Drop for Connection {
         let Ok(functions) = functions() else { return };
         let _ = guarded(|| {
             if let Some(disconnect) = functions.walrcv_disconnect {
-                // SAFETY: the connection is open, and nobody else has it.
+                // SAFETY: the connection is open, and only this owns it.
                 unsafe { pg_guard_ffi_boundary(|| disconnect(self.0.as_ptr())) }
             }
         });
     }
 }
 
-/// A message of the library's, without the memory it was in.
+/// Copies a message of the library, and frees it.
 ///
 /// # Safety
-/// Null, or a C string that was allocated for the caller.
+/// The message must be null, or a palloc'ed C string that is passed to this function.
 unsafe fn failed(message: *mut c_char) -> Failed {
     if message.is_null() {
         return Failed { message: "the primary does not say why".into() };
@@ -142,7 +145,7 @@ unsafe fn failed(message: *mut c_char) -> Failed {
     }
 }
 
-/// Errors that the library raises, as a value.
+/// Runs `body`, and returns an error that the library raises as a value.
 fn guarded<T>(body: impl FnOnce() -> T) -> Result<T, Failed> {
     pgrx::PgTryBuilder::new(AssertUnwindSafe(|| Ok(body())))
         .catch_others(|error| Err(Failed { message: message_of(&error) }))

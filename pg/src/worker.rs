@@ -1,11 +1,11 @@
-//! Background workers: how they are asked for, begin, and attend to signals.
+//! Background workers: how they are started, and how they handle signals.
 
 use crate::{major, server};
 use pgrx::pg_sys::{self, BackgroundWorker, BgWorkerStartTime, Datum, Oid};
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr::{null, null_mut};
 
-/// A kind of worker: its name for people, and the function that it begins with.
+/// A kind of worker: its displayed name, and the symbol of its main function.
 pub struct Kind {
     pub name: &'static CStr,
     pub entry: &'static CStr,
@@ -26,8 +26,8 @@ impl Kind {
         worker
     }
 
-    /// Has the postmaster start one with the server, or when a standby is promoted, and
-    /// another after it has failed. Only while the library is preloaded.
+    /// Has the postmaster start a worker with the server, or when a standby is promoted, and again
+    /// after a failure. Only while the library is preloaded.
     pub fn start_with_server(&self) {
         let mut worker = self.worker(BgWorkerStartTime::BgWorkerStart_RecoveryFinished);
         worker.bgw_restart_time = 1;
@@ -35,7 +35,7 @@ impl Kind {
         unsafe { pg_sys::RegisterBackgroundWorker(&mut worker) };
     }
 
-    /// Has the postmaster start one now. False where it has no more room for workers.
+    /// Has the postmaster start a worker now. False if there is no free slot for a worker.
     pub fn start(&self, argument: Datum) -> bool {
         // On a standby recovery may never finish.
         let start = if server::is_in_recovery() {
@@ -44,7 +44,7 @@ impl Kind {
             BgWorkerStartTime::BgWorkerStart_RecoveryFinished
         };
         let mut worker = self.worker(start);
-        // BGW_NEVER_RESTART: whoever needs one asks again.
+        // BGW_NEVER_RESTART: a session that needs a worker asks again.
         worker.bgw_restart_time = -1;
         worker.bgw_main_arg = argument;
         // SAFETY: the structure is copied; no handle is asked for.
@@ -58,24 +58,24 @@ fn fill(place: &mut [c_char], text: &CStr) {
     }
 }
 
-/// Declares the function that workers begin with: `sql_symbol => path::to::function`, which
-/// takes the argument that it was started with. An error ends the process.
+/// Declares the main function of a worker: `sql_symbol => path::to::function`. It takes the
+/// worker's argument. An error ends the process.
 #[macro_export]
 macro_rules! worker_entry {
     ($symbol:ident => $function:path) => {
         #[unsafe(no_mangle)]
         pub unsafe extern "C-unwind" fn $symbol(argument: pgrx::pg_sys::Datum) {
-            // SAFETY: nothing else is on this frame.
+            // SAFETY: this frame holds nothing that needs dropping.
             unsafe { pgrx::pg_sys::panic::pgrx_extern_c_guard(|| $function(argument)) }
         }
     };
 }
 pub use worker_entry;
 
-/// What a worker does first: it takes signals, and connects to a database, or to none. A
-/// worker that is told to end also breaks off what it is at.
+/// Installs the signal handlers of a worker, and connects it to a database, or to none. SIGTERM
+/// also cancels the statement that is running.
 pub fn begin(database: Option<Oid>) {
-    // SAFETY: what background workers do first, in this order.
+    // SAFETY: the calls with which background workers begin, in the same order.
     unsafe {
         major::handle_signal(pg_sys::SIGTERM, on_sigterm);
         major::handle_signal(pg_sys::SIGHUP, on_sighup);
@@ -109,11 +109,11 @@ unsafe extern "C-unwind" fn on_sighup(_signal: c_int) {
     }
 }
 
-/// Attends to interrupts and changed settings.
+/// Processes interrupts, and reads the configuration again after a SIGHUP.
 pub fn attend() {
     let attended = pgrx::PgTryBuilder::new(|| {
         pgrx::check_for_interrupts!();
-        // SAFETY: set by the signal's handler.
+        // SAFETY: a flag that the signal handler sets.
         unsafe {
             if pg_sys::ConfigReloadPending != 0 {
                 pg_sys::ConfigReloadPending = 0;
@@ -121,25 +121,26 @@ pub fn attend() {
             }
         }
     });
-    // A cancellation that finds nothing to cancel.
+    // The error is a cancellation that came when no statement was running.
     attended.catch_others(|_| ()).execute();
 }
 
-/// Whether the worker was told to end.
+/// Whether the worker has received SIGTERM.
 pub fn shutdown_requested() -> bool {
-    // SAFETY: set by the signal's handler.
+    // SAFETY: a flag that the signal handler sets.
     unsafe { pg_sys::ShutdownRequestPending != 0 }
 }
 
-/// What was to be cancelled has been: what comes now is not.
+/// Clears a pending cancellation, so that it does not cancel the next statement.
 pub fn forget_cancellation() {
-    // SAFETY: a flag that the signal's handler sets.
+    // SAFETY: a flag that the signal handler sets.
     unsafe { pg_sys::QueryCancelPending = 0 };
 }
 
-/// What databases and roles are set to must not change how a worker works.
+/// Changes a setting for the life of the process. The settings of databases and roles can't
+/// override it.
 pub fn set_for_good(name: &CStr, value: &CStr) {
-    // SAFETY: C strings, which are copied; in a process of the extension's.
+    // SAFETY: both are C strings, which are copied. The process is a worker of the extension.
     unsafe {
         pg_sys::SetConfigOption(
             name.as_ptr(),
@@ -150,11 +151,11 @@ pub fn set_for_good(name: &CStr, value: &CStr) {
     }
 }
 
-/// Commits a transaction of its own, which is on disk here when it returns. No standby is
-/// waited for.
+/// Commits a new transaction, and returns when the commit is on the local disk. It waits for no
+/// standby.
 pub fn commit_something() {
-    // SAFETY: what workers do for a transaction; the commit of one that has a number is
-    // written to the log, with its time.
+    // SAFETY: the calls with which a worker runs a transaction. Since the transaction has an id,
+    // its commit is written to WAL, with its time.
     unsafe {
         pg_sys::StartTransactionCommand();
         pg_sys::GetTopTransactionId();

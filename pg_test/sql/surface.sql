@@ -1,4 +1,4 @@
--- What the extension has to offer. A change here is a change for its users.
+-- Everything that the extension offers. A change here is a change for its users.
 SET client_min_messages = warning;
 DROP EXTENSION IF EXISTS keysmith CASCADE;
 RESET client_min_messages;

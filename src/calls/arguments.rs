@@ -1,4 +1,4 @@
-//! Arguments that several functions have.
+//! Arguments that several functions share.
 
 use pg::call::{Call, must_not_be_null};
 use pg::error::{Error, Result};
@@ -13,12 +13,13 @@ pub fn spend(call: &Call, n: usize) -> Result<i64> {
     }
 }
 
-/// The argument `weight`, where null leaves it to the route.
+/// The argument `weight`; null stands for the weight of the route.
 pub fn weight(call: &Call, n: usize) -> Result<Option<u32>> {
     let weight = call.integer(n).map(u32::try_from).transpose();
     weight.map_err(|_| Error::argument("weight", "must not be negative"))
 }
 
+/// The argument `weight`, which must not be null.
 pub fn required_weight(call: &Call, n: usize) -> Result<u32> {
     weight(call, n)?.ok_or_else(|| must_not_be_null("weight"))
 }

@@ -1,4 +1,4 @@
-//! `authenticate`: a request's headers, method and path in, a verdict out.
+//! `authenticate`: decides about a request by its headers, method and path.
 
 use super::arguments;
 use super::decision::{self, Decision, name};
@@ -30,7 +30,7 @@ pub struct HttpRequest<'a> {
     pub keyspace: &'a [u8],
     pub variant: Option<&'a [u8]>,
     pub spend: i64,
-    /// Unless it is for the route to say.
+    /// `None` for the weight of the route.
     pub weight: Option<u32>,
 }
 
@@ -48,7 +48,7 @@ fn authenticate(call: &Call) -> Result<Option<Datum>> {
     decide(call.memory(), &request).map(|(verdict, _)| Some(verdict.row.into_datum()))
 }
 
-/// The verdict, and the policy by which it was found.
+/// Decides about a request. Returns the verdict, and the policy that it follows.
 pub fn decide<'m>(memory: Memory<'m>, request: &HttpRequest) -> Result<(Verdict<'m>, Rc<Policy>)> {
     let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
@@ -59,7 +59,7 @@ pub fn decide<'m>(memory: Memory<'m>, request: &HttpRequest) -> Result<(Verdict<
     decision.demand.kind = required.kind;
     decision.demand.address = request.address;
     decision.signs_in = true;
-    // What is too long to decide about is cut by the records.
+    // Usage records cut a method or path that is too long.
     decision.request.method = request.method;
     decision.request.path = request.path;
     decision.charge.route = required.route;
@@ -69,7 +69,7 @@ pub fn decide<'m>(memory: Memory<'m>, request: &HttpRequest) -> Result<(Verdict<
     Ok((verdict, policy))
 }
 
-/// A text argument, however long.
+/// A text argument of any length.
 pub fn text(call: &Call, n: usize) -> Option<&[u8]> {
     match call.bytes(n, usize::MAX) {
         Some(Bytes::Read(text)) => Some(text),
@@ -77,8 +77,7 @@ pub fn text(call: &Call, n: usize) -> Option<&[u8]> {
     }
 }
 
-/// The key in a request's headers: an object of names with a text, or an array of
-/// texts, each.
+/// The key in a request's headers: an object whose values are texts, or arrays of texts.
 pub fn presented(headers: Option<Json<'_>>, schemes: Schemes) -> Presented<'_> {
     let mut finder = Finder::new(schemes);
     match headers {
@@ -112,11 +111,11 @@ fn header_value(value: Json<'_>) -> HeaderValue<'_> {
     }
 }
 
-/// What the request's route requires: of the key's scopes, and of its kind.
+/// What the request's route requires: scopes, and a kind of key.
 pub struct RouteRequirement<'a> {
     pub needs: NeededScopes<'a>,
     pub kind: Option<&'a [u8]>,
-    /// Its definition, if it is listed.
+    /// The route's definition, if it is listed.
     pub route: Option<&'a Route>,
 }
 
@@ -127,8 +126,8 @@ impl RouteRequirement<'_> {
     }
 }
 
-/// What a request's method, path and variant require. A request without them, or with a path
-/// that servers may understand in different ways, gets nowhere.
+/// The requirements of a request, from its method, path and variant. A request without a method or
+/// path is refused, and so is a path that servers may understand in different ways.
 pub fn required<'a>(
     method: Option<&[u8]>,
     path: Option<&[u8]>,

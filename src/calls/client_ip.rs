@@ -1,4 +1,4 @@
-//! `client_ip`: who is behind the proxies.
+//! `client_ip`: the address of the client behind the proxies.
 
 use keysmith_core::policy::allowlist::Allowlist;
 use keysmith_core::policy::forwarded::client_address;
@@ -25,7 +25,7 @@ fn client_ip(call: &Call) -> Result<Option<Datum>> {
     Ok(address.map(datum::inet))
 }
 
-/// The values of a header. One that is no text is an entry that can't be read.
+/// The values of a header. A value that is not a text becomes an entry that can't be parsed.
 pub fn collect<'a>(headers: Container<'a>, name: &[u8], values: &mut Vec<&'a [u8]>) {
     const UNREADABLE: &[u8] = b"?";
     let text = |value| match value {

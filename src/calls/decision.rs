@@ -1,5 +1,5 @@
-//! A decision, top to bottom: the key is found, the rules are asked, the request is charged,
-//! the transaction gets its identity, and the record of it is handed on.
+//! A decision from beginning to end: find the key, apply the rules, charge the request, give the
+//! transaction its identity, and pass on the usage record.
 
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
@@ -19,8 +19,8 @@ use pg::scratch::Memory;
 use pg::{clock, transaction};
 use std::rc::Rc;
 
-/// The tables, for a decision. A parallel worker has no transaction that it could commit, so
-/// it can neither act for a key nor hand on a record.
+/// Our tables, for a decision. An error in a parallel worker: it has no transaction to commit, so
+/// it can neither act for a key nor pass on a usage record.
 #[inline]
 pub fn catalog() -> Result<Catalog> {
     if transaction::is_parallel_worker() {
@@ -30,7 +30,8 @@ pub fn catalog() -> Result<Catalog> {
     Catalog::open()
 }
 
-/// A short text argument. One that is too long is as good as one that nothing has.
+/// A short text argument. A text that is too long to be a name becomes the empty text, which is no
+/// object's name.
 pub fn name(call: &Call, n: usize) -> Option<&[u8]> {
     const MOST: usize = 256;
     match call.bytes(n, MOST) {
@@ -40,16 +41,16 @@ pub fn name(call: &Call, n: usize) -> Option<&[u8]> {
     }
 }
 
-/// What is asked about a key.
+/// The question that a decision answers about a key.
 pub struct Decision<'a> {
     reader: &'a Reader<'a>,
     policy: Rc<Policy>,
     keyspace: &'a [u8],
     pub demand: Demand<'a>,
-    /// Whether the transaction is to act for the key from now on, if it is let in.
+    /// Whether the transaction acts for the key from now on, if the key is accepted.
     pub signs_in: bool,
     pub charge: Charge<'a>,
-    /// Method and path of the request, where they are known.
+    /// Method and path of the request, if they are known.
     pub request: usage::Request<'a>,
 }
 
@@ -71,7 +72,7 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// The verdict, in a memory context.
+    /// Decides, and forms the verdict in a memory context.
     pub fn verdict<'m>(
         &self,
         memory: Memory<'m>,
@@ -113,7 +114,7 @@ impl<'a> Decision<'a> {
         Ok(verdict)
     }
 
-    /// A refusal that tells of no key.
+    /// The verdict for a key that was not found.
     fn refusal<'m>(&self, memory: Memory<'m>, reason: Reason) -> Verdict<'m> {
         if self.signs_in {
             identity::sign_in(None);
@@ -134,13 +135,13 @@ impl<'a> Decision<'a> {
         Verdict::form(memory, catalog, &self.policy, reason, holder, standing, now)
     }
 
-    /// The request, as usage records tell of it.
+    /// The request as usage records contain it.
     fn noted(&self) -> usage::Request<'a> {
         usage::Request { address: self.demand.address, at: self.demand.now, ..self.request }
     }
 }
 
-/// What is asked of a key by its scopes alone, now.
+/// A demand for scopes only, as of now.
 pub fn demand<'a>(needs: &'a NeededScopes<'a>) -> Demand<'a> {
     Demand { environment: None, kind: None, scopes: needs, address: None, now: clock::now() }
 }

@@ -1,4 +1,4 @@
-//! `explain_verify`: what each rule saw, for those who have to know why.
+//! `explain_verify`: what each rule saw, for people who look for the reason of a decision.
 
 use super::arguments;
 use super::authenticate::{self, RouteRequirement, text};
@@ -26,7 +26,7 @@ sql_functions! {
     keysmith_explain_verify => explain_verify;
 }
 
-/// A row of the explanation. A rule that had nothing to look at was not reached.
+/// A row of the explanation. A rule is not reached if there was nothing for it to check.
 struct Step {
     rule: &'static str,
     outcome: StepResult,
@@ -62,7 +62,7 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
         RouteRequirement { needs, kind: None, route: None }
     };
     let needs = &required.needs;
-    // Whether the caller signs in changes no decision, but verify takes no null.
+    // `sign_in` does not change the decision, but verify rejects null.
     call.boolean(7, "sign_in")?;
     let demand = Demand {
         address: call.address(2),
@@ -84,7 +84,7 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// What is asked about a key.
+/// The question that is explained.
 struct Asked<'a> {
     reader: &'a Reader<'a>,
     policy: &'a Policy,
@@ -159,7 +159,7 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// Asks every rule, also those after the one that decides.
+/// Applies every rule, also those after the one that decides.
 fn steps_on(found: &Found, holder: &Holder, demand: &Demand, needs: &NeededScopes) -> Vec<Step> {
     RULES
         .iter()
@@ -171,11 +171,11 @@ fn steps_on(found: &Found, holder: &Holder, demand: &Demand, needs: &NeededScope
         .collect()
 }
 
-/// What a request is charged, once all rules let it pass.
+/// The names of the steps that charge a request after all rules let it pass.
 const LIMITS: &str = "limits";
 const CREDITS: &str = "credits";
 
-/// Looks at limits and credits, and takes nothing from them.
+/// Checks limits and credits, without taking anything from them.
 fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
     let (policy, charge) = (asked.policy, &asked.charge);
     let step = |rule, reason, saw| {
@@ -280,7 +280,7 @@ fn moment(moment: Option<Instant>, never: &str, at: &str) -> String {
 }
 
 impl Step {
-    /// Returns it as a row of the type `keysmith_private.explanation`.
+    /// Adds it to the result, as a row of the type `keysmith_private.explanation`.
     fn put(&self, index: i32, result: ResultSet) {
         let (outcome, reason) = match self.outcome {
             StepResult::Pass => ("pass", None),

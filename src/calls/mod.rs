@@ -1,4 +1,4 @@
-//! What applications call about keys: arguments in, a verdict out.
+//! The functions by which applications check keys: they take arguments and return a verdict.
 
 mod arguments;
 mod authenticate;

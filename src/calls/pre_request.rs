@@ -1,5 +1,5 @@
-//! `pre_request`: what PostgREST calls before each request. It has put the request into
-//! settings of the transaction; a refusal is an error that it makes a response of.
+//! `pre_request`: the function that PostgREST calls before each request. PostgREST puts the request
+//! into settings of the transaction. A refusal is an error, which PostgREST turns into a response.
 
 use super::authenticate::{self, HttpRequest};
 use super::client_ip::collect;
@@ -44,13 +44,13 @@ fn pre_request(call: &Call) -> Result<Option<Datum>> {
     Err(Answer::of(&verdict, &policy).refusal(policy.schemes))
 }
 
-/// A setting of the transaction; once one was set, it is empty in the session's later
-/// transactions, and no longer missing.
+/// A setting of the transaction. After one was set, it is empty in later transactions of the
+/// session, and no longer missing.
 fn setting(name: &CStr) -> Option<CString> {
     custom(name).filter(|value| !value.is_empty())
 }
 
-/// The headers as a jsonb. What is wrong with them is not quoted: a key may be in it.
+/// The headers as a jsonb. The error does not quote them, since they may contain a key.
 fn headers() -> Result<Option<Vec<u8>>> {
     let Some(headers) = setting(c"request.headers") else { return Ok(None) };
     text::from_server(headers.to_bytes())
@@ -59,8 +59,8 @@ fn headers() -> Result<Option<Vec<u8>>> {
         .ok_or_else(|| Error::argument("request.headers", "must be a JSON object"))
 }
 
-/// The client's address. PostgREST does not tell whom it was called by; where proxies are
-/// trusted, it must have been one of them.
+/// The client's address. PostgREST does not pass on the address that connected to it. If trusted
+/// proxies are configured, one of them must have connected.
 fn address(headers: Option<Json>) -> Option<IpAddr> {
     let proxies = settings::trusted_proxies();
     let Some(Json::Object(headers)) = headers else { return None };
@@ -73,12 +73,12 @@ fn address(headers: Option<Json>) -> Option<IpAddr> {
     client_behind_proxy(|address| proxies.trusts(address), &x_forwarded_for, &forwarded)
 }
 
-/// What the client is told.
+/// The answer for the client.
 struct Answer {
     status: i32,
     code: String,
     message: String,
-    /// In whole seconds, of which none is too early.
+    /// In whole seconds, rounded up.
     retry_after: Option<i64>,
 }
 
@@ -124,7 +124,7 @@ impl Answer {
     }
 }
 
-/// The digits of a status, which has three.
+/// The three digits of a status.
 fn digits(status: i32) -> [u8; 3] {
     let digit = |unit: i32| b'0' + (status / unit).rem_euclid(10) as u8;
     [digit(100), digit(10), digit(1)]

@@ -1,12 +1,12 @@
-//! What `pre_request` goes by. None of it may be SET by an ordinary user: the clients of
-//! PostgREST are one, as far as PostgreSQL knows.
+//! Settings of `pre_request`. Ordinary users must not SET them, since PostgREST runs its clients'
+//! requests as ordinary users.
 
 use keysmith_core::policy::proxies::Proxies;
 use pg::settings::{About, Boolean, Check, Context, SettingProblem, Text};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-/// The keyspace that is there from the start.
+/// The default is the keyspace that every installation has.
 static KEYSPACE: Text = Text::new(
     About {
         name: c"keysmith.request_keyspace",
@@ -18,7 +18,7 @@ static KEYSPACE: Text = Text::new(
     c"default",
 );
 
-/// By default nobody is believed about the client's address.
+/// By default no proxy is trusted, and the client's address is unknown.
 static TRUSTED_PROXIES: Text<Networks> = Text::new(
     About {
         name: c"keysmith.trusted_proxies",
@@ -31,7 +31,7 @@ static TRUSTED_PROXIES: Text<Networks> = Text::new(
     c"",
 );
 
-/// Off by default: the plain form is what most tools make sense of.
+/// Off by default: most tools understand the plain form.
 static HEADERS: Boolean = Boolean::new(
     About {
         name: c"keysmith.request_error_headers",
@@ -56,12 +56,12 @@ impl Check for Networks {
     }
 }
 
-/// Hands on the name of the keyspace.
+/// Passes the name of the keyspace to `body`.
 pub fn with_keyspace<T>(body: impl FnOnce(&CStr) -> T) -> T {
     KEYSPACE.with(body)
 }
 
-/// Those that are trusted to tell who called them.
+/// The proxies that are trusted to name the client.
 pub fn trusted_proxies() -> Proxies {
     TRUSTED_PROXIES.with(|list| list.to_str().ok().and_then(Proxies::parse)).unwrap_or_default()
 }

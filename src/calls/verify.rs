@@ -1,4 +1,4 @@
-//! `verify`, `verify_many` and `verify_digest`, top to bottom.
+//! `verify`, `verify_many` and `verify_digest`.
 
 use super::arguments;
 use super::decision::{self, Decision, name};
@@ -19,7 +19,7 @@ sql_functions! {
     keysmith_verify_many => verify_many;
 }
 
-/// Where the arguments of `verify` and `verify_digest` are, after what is presented.
+/// The positions of the arguments of `verify` and `verify_digest` after the first one.
 mod position {
     pub const SCOPES: usize = 1;
     pub const IP: usize = 2;
@@ -29,7 +29,7 @@ mod position {
     pub const ENVIRONMENT: usize = 6;
     pub const SIGN_IN: usize = 7;
     pub const WEIGHT: usize = 8;
-    /// `verify_many` has neither of those that are about a single request.
+    /// `verify_many` lacks the arguments that concern a single request.
     pub const KIND_OF_MANY: usize = 4;
     pub const ENVIRONMENT_OF_MANY: usize = 5;
 }
@@ -71,7 +71,7 @@ fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
     Ok(Some(verdict.row.into_datum()))
 }
 
-/// A verdict for each key of an array, in its order, all under one snapshot.
+/// Returns a verdict for each key of an array, in the array's order, all under one snapshot.
 fn verify_many(call: &Call) -> Result<Option<Datum>> {
     let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
@@ -97,8 +97,8 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// The argument `scopes`. If it can't be read, that is the caller's mistake, and not the
-/// key's.
+/// The argument `scopes`. If it can't be parsed, that is an error of the caller, and no refusal of
+/// the key.
 #[inline]
 fn asked<'a>(call: &'a Call) -> Result<NeededScopes<'a>> {
     let listed = Listed::read(call.array(position::SCOPES));

@@ -1,6 +1,6 @@
-//! The columns of our tables, numbered from 1 in the order of their creation, and their
-//! types. Each backend compares these lists with the tables before it reads them: see
-//! `tables`. A value that is read as one of another type ends the server.
+//! The columns of our tables, numbered from 1 in the order of their creation, and their types. Each
+//! backend compares these lists with the tables before it reads them: see `tables`. Reading a value
+//! as one of another type could crash the server.
 
 use pg::column::Definition;
 use pgrx::pg_sys;

@@ -1,4 +1,5 @@
-//! The directory in shared memory: what sessions found out about keys, for each other.
+//! The directory in shared memory: the places of keys' rows that sessions have found, for all
+//! sessions.
 
 use crate::settings;
 use keysmith_core::directory::{Directory, KeyEntry, Slot, WAYS};
@@ -11,7 +12,7 @@ pub static REGION: Region<Key, Slot> =
     Region::new(c"keysmith directory", head).with_elements(slots, |_, _| Slot::default());
 
 shareable! {
-    /// Of the hashes that entries are found by, drawn anew at each start.
+    /// The key of the hashes that entries are found by, random at each start.
     pub struct Key {
         key: [u64; 2],
     }
@@ -28,20 +29,20 @@ fn slots() -> usize {
     usize::try_from(settings::directory_size()).unwrap_or(0).next_multiple_of(WAYS)
 }
 
-/// What was handed in: other bytes of the one are no bytes of the other.
+/// What was presented. The same bytes as a key and as a digest have different entries.
 #[derive(Clone, Copy)]
 pub enum Form {
     Key = 1,
     Digest = 2,
 }
 
-/// Something that was handed in for a key, with what is known of it.
+/// A presented key, and its entry.
 pub struct Known {
     tag: u128,
     pub entry: Option<KeyEntry>,
 }
 
-/// Looks up what is known. `None` where there is no directory.
+/// Looks up an entry. `None` if there is no directory.
 #[inline]
 pub fn look_up(keyspace: &[u8], form: Form, bytes: &[u8]) -> Option<Known> {
     let (header, slots) = REGION.whole()?;
@@ -54,7 +55,7 @@ pub fn look_up(keyspace: &[u8], form: Form, bytes: &[u8]) -> Option<Known> {
 }
 
 impl Known {
-    /// Notes what was found out, for the next time.
+    /// Stores an entry, unless it is the same as before.
     pub fn note(&self, entry: &KeyEntry) {
         if self.entry != Some(*entry)
             && let Some((_, slots)) = REGION.whole()

@@ -1,5 +1,5 @@
-//! The only door to our tables for decisions: where they are, how a row is found
-//! without SPI, and each keyspace's policy, kept until it changes.
+//! The access of decisions to our tables: their OIDs, finding rows without SPI, and the policy of
+//! each keyspace, cached until it changes.
 
 pub mod columns;
 pub mod directory;
@@ -19,12 +19,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 pub use tables::{PRIVATE, Tables};
 
-/// What this backend remembers of the catalog.
+/// The cache of this backend.
 struct Remembered {
-    /// How many changes had been learned of before all of this was read.
+    /// The value of `invalidation::changes` before all of this was read.
     changes: u64,
     tables: Rc<Tables>,
-    /// Names of keyspaces are short: to compare a few takes less than to hash one.
+    /// Names of keyspaces are short: comparing a few of them takes less time than hashing one.
     policies: BTreeMap<Box<[u8]>, Rc<Policy>>,
 }
 
@@ -32,15 +32,15 @@ thread_local! {
     static REMEMBERED: RefCell<Option<Remembered>> = const { RefCell::new(None) };
 }
 
-/// The door, opened for one statement's work.
+/// Our tables, for the work of one statement.
 pub struct Catalog {
     pub tables: Rc<Tables>,
-    /// How many changes had been learned of when it was opened.
+    /// The value of `invalidation::changes` when it was opened.
     pub changes: u64,
 }
 
 impl Catalog {
-    /// Takes note of all changes that were committed before now.
+    /// Processes the invalidation messages that have arrived by now.
     #[inline]
     pub fn open() -> Result<Catalog> {
         let changes = invalidation::absorb();
@@ -65,13 +65,12 @@ impl Catalog {
         lookup::owner_of_relation(self.tables.key.table)
     }
 
-    /// Runs statements as the extension's owner, whoever called.
+    /// Runs statements as the extension's owner, not as the caller.
     pub fn as_owner<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
         acting_as(self.owner(), body)
     }
 
-    /// The policy of a keyspace as it was last read, if it was. It may be older than what
-    /// has just been committed.
+    /// The cached policy of a keyspace, if there is one. It may be older than the last commit.
     #[inline]
     pub fn remembered(&self, keyspace: &[u8]) -> Option<Rc<Policy>> {
         REMEMBERED.with_borrow(|remembered| {
@@ -79,8 +78,8 @@ impl Catalog {
         })
     }
 
-    /// The policy of a keyspace as a snapshot sees it, neither older nor newer; that of a
-    /// new one if there is no such.
+    /// The policy of a keyspace exactly as a snapshot sees it; the default policy if there is no
+    /// such keyspace.
     pub fn policy_under(&self, snapshot: &Snapshot, keyspace: &[u8]) -> Result<Rc<Policy>> {
         match self.remembered(keyspace) {
             Some(policy) if self.is_seen(&policy, snapshot, keyspace) => Ok(policy),
@@ -93,16 +92,16 @@ impl Catalog {
         self.policy_under(&Snapshot::now(), keyspace)
     }
 
-    /// Whether a snapshot sees a policy as it was read.
+    /// Whether a snapshot sees exactly this policy.
     #[inline]
     pub fn is_seen(&self, policy: &Policy, snapshot: &Snapshot, keyspace: &[u8]) -> bool {
         policy.is_seen(self.tables.keyspace, snapshot, keyspace)
     }
 
-    /// Reads a policy under a snapshot, and remembers it.
+    /// Reads a policy under a snapshot, and caches it.
     pub fn read_policy(&self, snapshot: &Snapshot, keyspace: &[u8]) -> Result<Rc<Policy>> {
         let policy = Rc::new(Policy::load(&self.tables, snapshot, keyspace)?);
-        // Names that nobody made are not remembered: callers could send any number.
+        // Only existing keyspaces are cached: callers could send any number of other names.
         if policy.exists() {
             REMEMBERED.with_borrow_mut(|remembered| {
                 if let Some(known) = remembered.as_mut() {

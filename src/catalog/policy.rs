@@ -17,6 +17,7 @@ use std::collections::HashMap;
 
 type Bytes = Box<[u8]>;
 
+/// The meaning of a key's empty list of scopes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum EmptyScopes {
     All,
@@ -24,7 +25,7 @@ pub enum EmptyScopes {
     None,
 }
 
-/// Which requests of known keys leave a record.
+/// The requests of known keys that are recorded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum UsageLog {
     Everything,
@@ -32,17 +33,19 @@ pub enum UsageLog {
     Nothing,
 }
 
+/// The prefix of keys of a kind and an environment.
 pub struct Prefix {
     pub kind: String,
     pub environment: String,
     pub prefix: String,
 }
 
+/// The rows of all policy tables that belong to a keyspace.
 pub struct Policy {
-    /// The keyspace's row. If the keyspace was not made, there is no row, and the policy is
+    /// The version of the keyspace's row; `None` if there is no such keyspace, and the policy is
     /// the default.
     version: Option<Version>,
-    /// The count of ended transactions that a snapshot was taken after, which saw it.
+    /// The count of ended transactions before a snapshot was taken that saw this policy.
     seen_at: Cell<u64>,
     pub empty_scopes: EmptyScopes,
     pub default_scopes: Vec<Bytes>,
@@ -52,18 +55,17 @@ pub struct Policy {
     pub wildcards: bool,
     pub schemes: Schemes,
     pub refuses_unlisted_routes: bool,
-    /// What makes a key one that manages keys: `any_secret`, or a scope; `None` if
-    /// nothing does.
+    /// The keys that may manage keys: `any_secret`, or those with this scope; `None` if no key may.
     pub managed_by: Option<Bytes>,
     pub display_id: Option<String>,
     pub display_prefix: String,
     pub display_snippet: String,
     pub has_imports: bool,
-    /// Whether keys may be stored of which only the part behind a `|` was hashed.
+    /// Whether the keyspace may have imported keys for which only the part after a `|` was hashed.
     pub has_bar_imports: bool,
-    /// Of the newest pepper that a key was stored with.
+    /// The generation of the newest pepper that a key was stored with.
     pub generation: i16,
-    /// Rate limits of all keys of an environment together, as they are stored.
+    /// Rate limits for all keys of an environment together, in their stored form.
     pub limits: Option<Bytes>,
     /// The environments in which credits are spent.
     charges: Vec<Bytes>,
@@ -84,15 +86,15 @@ pub struct Policy {
 pub struct Route {
     pub scopes: Expression,
     pub kind: Option<Bytes>,
-    /// How many calls one counts for.
+    /// How many calls a request counts for.
     pub weight: u32,
-    /// Rate limits of each key on this route, as they are stored.
+    /// Rate limits for each key on this route, in their stored form.
     pub limits: Option<Bytes>,
-    /// What tells it from the keyspace's other routes.
+    /// The method, pattern and variant, which identify the route in the keyspace.
     pub name: Bytes,
 }
 
-/// What a keyspace says in place of a canonical answer, where it says anything.
+/// The keyspace's wording of an answer. Fields that are not set keep the default.
 #[derive(Default)]
 pub struct Wording {
     pub status: Option<i32>,
@@ -101,6 +103,7 @@ pub struct Wording {
 }
 
 impl Policy {
+    /// Reads a policy under a snapshot.
     pub fn load(tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) -> Result<Policy> {
         use columns::keyspace as column;
         let mut policy = Policy {
@@ -179,14 +182,13 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Whether the keyspace was made.
+    /// Whether the keyspace exists.
     pub fn exists(&self) -> bool {
         self.version.is_some()
     }
 
-    /// Whether a snapshot sees this policy, and not one before or after it. If no
-    /// transaction has ended since another one saw it, it does. Otherwise the keyspace's
-    /// row tells.
+    /// Whether a snapshot sees exactly this policy. It does if no transaction has ended since
+    /// another snapshot saw it. Otherwise the version of the keyspace's row decides.
     #[inline]
     pub fn is_seen(&self, keyspaces: Table, snapshot: &Snapshot, keyspace: &[u8]) -> bool {
         let taken_after = snapshot.ended_before();
@@ -204,7 +206,7 @@ impl Policy {
     fn load_prefixes(&mut self, tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) {
         use columns::keyspace_prefix as column;
         each_row(tables.prefix, snapshot, keyspace, |row| {
-            // All three columns are ASCII, as the table's constraints have it.
+            // The table's constraints make sure that all three columns are ASCII.
             let text =
                 |column| row.bytes(column).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
             let columns = (text(column::kind), text(column::environment), text(column::prefix));
@@ -242,7 +244,8 @@ impl Policy {
         use columns::route as column;
         each_row(tables.route, snapshot, keyspace, |row| {
             let bytes = |column| row.bytes(column).unwrap_or_default();
-            // One that can't be read, which define_route does not write, can't be met.
+            // A scope expression that can't be parsed, which define_route never writes, can't be
+            // met.
             let expression =
                 row.text(column::scopes).and_then(|text| Expression::parse(&text).ok());
             self.routes.add(
@@ -286,23 +289,23 @@ impl Policy {
         });
     }
 
-    /// What a request needs, if its route is listed.
+    /// The route of a request, if it is listed.
     pub fn route(&self, method: &[u8], path: &Path, variant: &[u8]) -> Match<'_, Route> {
         self.routes.find(method, path, variant)
     }
 
-    /// What a request needs, in each of its variants.
+    /// The routes of all variants of a request.
     pub fn variants(&self, method: &[u8], path: &Path) -> impl Iterator<Item = &Route> {
         self.routes.variants(method, path)
     }
 
-    /// What a key's digest is of.
+    /// The part of a key that is hashed.
     #[inline]
     pub fn hashed_part<'key>(&self, key: &'key [u8]) -> &'key [u8] {
         if self.has_bar_imports { foreign::behind_bar(key) } else { key }
     }
 
-    /// What is said in place of a canonical answer.
+    /// The keyspace's wording of an answer, if it has one.
     pub fn wording(&self, answer: Answer) -> Option<&Wording> {
         self.answers[answer as usize].as_ref()
     }
@@ -322,16 +325,16 @@ impl Policy {
         self.roles.contains_key(role)
     }
 
-    /// Whether a grant names something. While a keyspace has no catalogue of scopes,
-    /// every name will do.
+    /// Whether a grant covers a scope of the keyspace. While a keyspace has not defined any scopes,
+    /// every grant does.
     pub fn knows_grant(&self, grant: &[u8]) -> bool {
         self.scopes.is_empty()
             || grant == b"*"
             || self.scopes.iter().any(|known| scope::covers(grant, known))
     }
 
-    /// What a key holds by its own scopes, its role and the role of its owner. A role
-    /// that is no longer defined holds nothing.
+    /// The scopes that a key holds: within its own scopes, its role and the role of its owner. A
+    /// role that is no longer defined holds nothing.
     #[inline]
     pub fn held<'a>(&'a self, own: &'a [&'a [u8]], roles: [Option<&[u8]>; 2]) -> HeldScopes<'a> {
         let own = match (own, self.empty_scopes) {
@@ -346,7 +349,8 @@ impl Policy {
     }
 }
 
-/// All rows of a policy table that belong to a keyspace, its indexes' first column.
+/// Passes all rows of a policy table that belong to a keyspace to `with`. The keyspace is the first
+/// column of the table's index.
 fn each_row(table: Table, snapshot: &Snapshot, keyspace: &[u8], mut with: impl FnMut(&Row)) {
     const KEYSPACE: Column<Text> = columns::keyspace::keyspace;
     let relation = table.open();

@@ -1,4 +1,4 @@
-//! Where our tables are: the OIDs of tables, indexes and types.
+//! The OIDs of our tables, indexes and types.
 
 use super::columns;
 use super::invalidation::{self, WATCHED};
@@ -10,7 +10,7 @@ use pg::scan::Relation;
 use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 
-/// Our tables and types; only the extension's owner can name them.
+/// The schema of our tables and types; only the extension's owner can name them.
 pub const PRIVATE: &CStr = c"keysmith_private";
 
 /// A table and the index that its rows are found by.
@@ -20,7 +20,7 @@ pub struct Table {
     pub index: Oid,
     /// Its first columns, or all of them.
     pub columns: &'static [Definition],
-    /// How many changes had been learned of before it was found to have them.
+    /// The value of `invalidation::changes` before the columns were last checked.
     pub checked_at: u64,
 }
 
@@ -28,7 +28,7 @@ impl Table {
     #[inline]
     pub fn open(self) -> Relation {
         let relation = Relation::open(self.table, self.index);
-        // It may have been altered since the tables were looked at last.
+        // The table may have been altered since the columns were checked.
         if invalidation::changes() != self.checked_at && !relation.begins_with(self.columns) {
             pgrx::error!("{}", unfit().message());
         }
@@ -36,6 +36,7 @@ impl Table {
     }
 }
 
+/// All tables that decisions and acts of management read without SPI.
 pub struct Tables {
     pub keyspace: Table,
     pub prefix: Table,
@@ -45,17 +46,17 @@ pub struct Tables {
     pub answer: Table,
     pub plan_feature: Table,
     pub tenant: Table,
-    /// The same table, its rows found by keyspace and name.
+    /// The same table, with the index on keyspace and name.
     pub tenant_by_name: Table,
     pub member: Table,
     pub key: Table,
-    /// The same table, its rows found by id.
+    /// The same table, with the index on ids.
     pub key_by_id: Table,
-    /// The same table, its rows found by tenant.
+    /// The same table, with the index on tenants.
     pub key_by_tenant: Table,
-    /// The same table, its rows found by keyspace and the id that the product shows.
+    /// The same table, with the index on keyspace and display id.
     pub key_by_display_id: Table,
-    /// Credits, found by the key or by the tenant that has them.
+    /// Credits, with the index on keys, or on tenants.
     pub credit_of_key: Table,
     pub credit_of_tenant: Table,
     pub access: Table,
@@ -66,8 +67,8 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Finds the tables, has changes of them noticed from then on, and checks that they are
-    /// what this library reads. So many changes have been learned of before.
+    /// Looks up the tables, watches them for changes, and checks that they have the columns that
+    /// this library reads. `changes` is the value of `invalidation::changes` before that.
     pub fn resolve(changes: u64) -> Result<Tables> {
         use columns as of;
         let private = found(lookup::schema(PRIVATE), PRIVATE)?;
@@ -107,7 +108,7 @@ impl Tables {
             audit_entry,
             touch,
         ];
-        // From here on a change of them is noticed, also while they are looked at.
+        // From here on changes are counted, also those during the checks below.
         let mut watched = [relation(c"verdict", private)?; WATCHED];
         watched.iter_mut().zip(all).for_each(|(place, table)| *place = table.table);
         invalidation::watch(&watched);
@@ -148,7 +149,7 @@ impl Tables {
     }
 }
 
-/// The row type of that name, if it has the columns that verdicts are written with.
+/// The composite type with this name, if it has the columns that verdicts are written with.
 fn row_type(name: &CStr, schema: Oid) -> Result<RowType> {
     let kind = found(lookup::type_named(schema, name), name)?;
     RowType::find(kind, &columns::VERDICT)
@@ -162,8 +163,8 @@ fn found(oid: Option<Oid>, name: &CStr) -> Result<Oid> {
     })
 }
 
-/// Columns are read by their numbers and types, so a library that is newer or older than
-/// the tables must not read them at all.
+/// The error for tables with other columns. Columns are read by their numbers and types, so a
+/// library must not read tables of another version.
 pub fn unfit() -> Error {
     mismatch("the library does not fit the extension's tables")
 }

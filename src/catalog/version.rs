@@ -1,11 +1,10 @@
 //! The version of a policy is the row of its keyspace.
 //!
-//! Whoever changes one of the other policy tables gives that row a new version, in the
-//! same transaction. Writers of a row take turns until they commit, so the versions of a
-//! keyspace follow each other as the commits do. So a snapshot that sees the version that
-//! a policy was read under sees all rows of that policy as they were read, and a snapshot
-//! that sees another version sees another policy. That needs no message from
-//! anyone, and holds on standbys.
+//! A change of another policy table updates that row in the same transaction. Writers of one row
+//! wait for each other's commit, so the versions of a keyspace are in the order of the commits. So
+//! a snapshot that sees the row version with which a policy was read sees all rows of that policy
+//! unchanged, and a snapshot that sees another version sees another policy. This needs no message,
+//! and also holds on standbys.
 
 use super::columns;
 use super::tables::Table;
@@ -38,24 +37,24 @@ fn policy_changed(call: Option<&TriggerCall>) -> Result<Returned> {
             keyspaces.renew_all()?;
         }
     }
-    // What an AFTER trigger returns is ignored.
+    // PostgreSQL ignores the result of an AFTER trigger.
     Ok(Returned::nothing())
 }
 
-/// The keyspace of a policy table's row, which is its first column.
+/// The keyspace of a row of a policy table: the first column.
 fn keyspace_of(row: Tuple) -> Option<Vec<u8>> {
     row.value(columns::keyspace::keyspace.number()).map(|name| name.bytes().to_vec())
 }
 
-/// The table of keyspaces. It is looked up by name: while the extension is updated, its
-/// tables may not be those that the library reads.
+/// The table of keyspaces. It is looked up by name, since the library may not be able to read the
+/// tables while the extension is updated.
 struct Keyspaces {
     table: Table,
     owner: Oid,
 }
 
 impl Keyspaces {
-    /// `None` if the trigger is on that table itself.
+    /// The table of keyspaces; `None` if the trigger is on that table.
     fn beside(trigger: &TriggerCall) -> Result<Option<Keyspaces>> {
         let relation = trigger.relation();
         let (schema, owner) = relation.class(|class| (class.relnamespace, class.relowner));
@@ -69,8 +68,8 @@ impl Keyspaces {
         }))
     }
 
-    /// Gives a keyspace's row a new version, unless the transaction has written the one
-    /// that is there: others see all that it does at once.
+    /// Gives a keyspace's row a new version, unless this transaction has written the present one:
+    /// other transactions see all of its changes at the same time.
     fn renew(&self, name: &[u8]) -> Result<()> {
         let snapshot = Snapshot::now();
         let is_another = {
@@ -87,8 +86,9 @@ impl Keyspaces {
         self.write(&Snapshot::now(), None)
     }
 
-    /// Any update makes a new version, also one that changes nothing. It is of the rows
-    /// as they are now: a transaction's own snapshot may be older than the keyspace.
+    /// Updates the rows of one or all keyspaces. Any UPDATE makes a new version, even if it changes
+    /// no value. It runs under a new snapshot, since the transaction's snapshot may be older than
+    /// the keyspace.
     fn write(&self, snapshot: &Snapshot, name: Option<&str>) -> Result<()> {
         pg::role::acting_as(self.owner, || {
             spi::change_now(

@@ -1,7 +1,7 @@
-//! A key's allowlist. A short one is read in its row. A long one lies outside of it:
-//! it is fetched once a backend, sorted, and remembered by which stored value it is.
-//! An allowlist that is altered is another value. When the table itself is altered or
-//! emptied, all is forgotten, so what is remembered is never stale.
+//! A key's allowlist. A short list is read in the row. PostgreSQL stores a long list out of line:
+//! each backend fetches it once, sorts it, and caches it under the identity of the stored value. An
+//! altered list is a new value. The cache is emptied when the table is altered or truncated, so a
+//! cached list is never stale.
 
 use crate::catalog::invalidation;
 use keysmith_core::policy::allowlist::{Allowlist, Ranges};
@@ -11,16 +11,16 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-/// The key is part of the name, lest the numbers of stored values, which are used
-/// again after four billion of them, ever lead to another key's list.
+/// The key is part of the cache key. PostgreSQL reuses the ids of stored values after four billion
+/// of them, and without the key's id an entry could belong to another key.
 type Name = (StoredId, [u8; 16]);
 
-/// At most some 20 MB, where each is as long as can be.
+/// These take at most about 20 MB, if each list has the greatest allowed length.
 const MOST_REMEMBERED: usize = 512;
 
 #[derive(Default)]
 struct Remembered {
-    /// How many changes of our tables had been learned of.
+    /// The value of `invalidation::changes` for which the lists are valid.
     changes: u64,
     lists: HashMap<Name, Rc<Ranges>>,
 }
@@ -29,6 +29,7 @@ thread_local! {
     static REMEMBERED: RefCell<Remembered> = RefCell::default();
 }
 
+/// A key's allowlist, in its row or from the cache.
 pub enum KeysAllowlist<'a> {
     InRow(StoredAllowlist<'a>),
     Sorted(Rc<Ranges>),
@@ -44,7 +45,7 @@ impl Allowlist for KeysAllowlist<'_> {
     }
 }
 
-/// The allowlist of a key, given as its row has it.
+/// The allowlist of a key, from the value in its row.
 #[inline]
 pub fn of_key(key_id: [u8; 16], list: StoredValue<'_>) -> KeysAllowlist<'_> {
     let view = || ArrayView::new(list.content());

@@ -1,4 +1,4 @@
-//! What an otherwise good request is charged: calls of rate limits, then credits.
+//! Charging a request that all rules let pass: first calls of rate limits, then credits.
 
 use super::{credits, limits};
 use crate::catalog::Catalog;
@@ -9,9 +9,9 @@ use credits::{Intent, Spending};
 use keysmith_core::policy::verdict::Reason;
 use pg::error::Result;
 
-/// What a request asks for.
+/// The price of a request.
 pub struct Charge<'a> {
-    /// How many calls it counts for; none for one that is free.
+    /// How many calls it counts for; 0 for a free request.
     pub weight: u32,
     /// How many credits it costs.
     pub spend: i64,
@@ -82,7 +82,7 @@ impl Charge<'_> {
     }
 }
 
-/// An outcome in a verdict's terms.
+/// The outcome of rate limits as a reason and a standing, for the verdict.
 pub fn told(outcome: Admission) -> (Reason, Standing) {
     let standing = |name, remaining, retry_after| Standing {
         limit: Some((name, remaining)),

@@ -1,4 +1,4 @@
-//! Credits: who pays for a request, and whether they can.
+//! Credits: which key or tenant pays for a request, and whether it has enough.
 
 use crate::catalog::policy::Policy;
 use crate::catalog::tables::Table;
@@ -18,29 +18,30 @@ sql_functions! {
     keysmith_credits_at => credits_at;
 }
 
-/// What became of a charge.
+/// The outcome of a charge.
 pub enum Spending {
-    /// There was nothing to pay, here and now.
+    /// The request costs nothing, or its environment does not charge.
     Nothing,
     Spent {
         left: i64,
     },
-    /// How many are left, if there were any, and when a refill will do, in microseconds.
+    /// There are not enough credits. `left` is `None` if there is no row of credits; `retry_after`
+    /// is the time until a refill suffices, in microseconds.
     Exhausted {
         left: Option<i64>,
         retry_after: Option<i64>,
     },
-    /// Nothing can be written, so nothing can be spent.
+    /// The transaction can't write, so it can't spend.
     Unwritable,
-    /// Another transaction has held them for too long.
+    /// Another transaction kept the row of credits locked for longer than the timeout.
     Held,
 }
 
-/// The reason for which credits are looked for.
+/// Whether to spend credits, or only to look.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
     Spend,
-    /// Says what spending would do.
+    /// Report what spending would do.
     Look,
 }
 
@@ -50,8 +51,8 @@ struct Purse {
     credits: Credits,
 }
 
-/// Spends credits, if the request costs some and its environment charges. What is spent
-/// comes back if the transaction is rolled back.
+/// Spends credits, if the request costs some and its environment charges. Rolling the transaction
+/// back undoes it.
 pub fn charge(
     catalog: &Catalog,
     policy: &Policy,
@@ -86,7 +87,7 @@ pub fn charge(
             None => Spending::Exhausted { left: None, retry_after: None },
             Some(Turn::Over(charge)) => charge,
             Some(Turn::Again) => {
-                // It may have been the command that this is a part of.
+                // The row may have been changed by the command that called this function.
                 transaction::increment_command_counter();
                 continue;
             }
@@ -102,18 +103,18 @@ pub fn charge(
 
 /// The next step, after a row of credits was read.
 enum Turn {
-    /// The answer is known, and nothing is changed.
+    /// The outcome is known, and nothing is written.
     Over(Spending),
-    /// The row is locked, and so much will be left in it.
+    /// The row is locked, and `left` is to be written to it.
     Ours { credit_id: [u8; 16], left: i64, refilled_at: i64 },
-    /// To wait for another transaction.
+    /// Wait for another transaction.
     Others(LockHolder),
-    /// To read it again: another transaction changed it meanwhile.
+    /// Read the row again: another transaction changed it meanwhile.
     Again,
 }
 
-/// Hands on the row that pays, as it is now, whatever the transaction's isolation level:
-/// that of the key that gave it, or the key's own, or else its tenant's.
+/// Passes the row of credits that pays to `with`, as it is now at any isolation level: the row of
+/// the delegating key, or the key's own, or otherwise the tenant's.
 fn with_purse<T>(
     catalog: &Catalog,
     account: &Account,
@@ -152,14 +153,14 @@ impl Purse {
         })
     }
 
-    /// The same once so many are spent, if there are as many.
+    /// The balance and the time of its refill after spending, if there are enough credits.
     fn without(&self, spend: i64) -> Option<(i64, i64)> {
         let (balance, refilled_at) = self.credits.at(clock::now());
         let left = balance.checked_sub(spend).filter(|left| *left >= 0)?;
         Some((left, refilled_at))
     }
 
-    /// There is not enough; a refill may be.
+    /// The outcome if there are not enough credits. A refill may suffice.
     fn exhausted(&self, spend: i64) -> Spending {
         let now = clock::now();
         let Credits { refill, every, .. } = self.credits;
@@ -169,7 +170,7 @@ impl Purse {
     }
 }
 
-/// The balance of a row of credits at a moment, for SQL: the same rule as when they are spent.
+/// The balance of a row of credits at a moment, for SQL. The rule is the one for spending.
 fn credits_at(call: &Call) -> Result<Option<Datum>> {
     const LONGEST: usize = 64;
     let (Some(balance), Some(refilled_at), Some(moment)) =
@@ -189,7 +190,7 @@ fn can_write() -> bool {
     !transaction::is_read_only() && !transaction::is_parallel()
 }
 
-/// Writes what is left of credits, whose row the transaction has locked.
+/// Writes the new balance to a row of credits, which the transaction has locked.
 fn leave(catalog: &Catalog, credit_id: &[u8; 16], balance: i64, refilled_at: i64) -> Result<()> {
     catalog.as_owner(|| {
         let params = [

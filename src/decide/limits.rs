@@ -1,6 +1,5 @@
-//! Which rate limits a request is held to: those of the key, of the keys that gave it, of
-//! its tenant and of its keyspace, and those of the route, which take the place of limits of
-//! the same name.
+//! The rate limits of a request: those of the key, of the keys that delegated to it, of its tenant
+//! and of its keyspace. A route's limits are added, and replace limits of the same name.
 
 use crate::catalog::policy::{Policy, Route};
 use crate::limit::{self, Claim};
@@ -10,7 +9,7 @@ use keysmith_core::policy::limits::{Limit, Shared, stored, stored_shared};
 use keysmith_core::siphash::SipHasher;
 use pg::server;
 
-/// Whether there are any.
+/// Whether the request has any rate limits.
 #[inline]
 pub fn apply(policy: &Policy, account: &Account, route: Option<&Route>) -> bool {
     account.limits.is_some()
@@ -20,7 +19,7 @@ pub fn apply(policy: &Policy, account: &Account, route: Option<&Route>) -> bool 
         || route.is_some_and(|route| route.limits.is_some())
 }
 
-/// Who has a limit: all calls that are its are counted together.
+/// The holder of a limit. All calls of a holder are counted together.
 #[derive(Clone, Copy)]
 enum Holder {
     Key = 1,
@@ -30,7 +29,8 @@ enum Holder {
     Route = 4,
 }
 
-/// All of them; `None` if they can't be kept, as there is no table or one can't be read.
+/// All rate limits of a request; `None` if they can't be kept: there is no table of buckets, or a
+/// stored limit can't be parsed.
 pub fn claims<'a>(
     policy: &'a Policy,
     account: &'a Account,
@@ -39,7 +39,7 @@ pub fn claims<'a>(
     let hasher = limit::hasher()?;
     let mut owner = hasher.clone();
     owner.fixed(&account.tenant);
-    // Of 64 bits, one in no time is NOBODY: then the next.
+    // A hash of 64 bits is practically never NOBODY. If it is, the next number is used.
     let owner = (owner.finish() as Owner).max(NOBODY + 1);
     let base = base(hasher, account);
     let on_route = match route.and_then(|route| route.limits.as_deref()) {
@@ -86,7 +86,7 @@ pub fn claims<'a>(
             hasher.fixed(&[Holder::Route as u8]).fixed(key).sized(&route.name);
             claim(&hasher, limit, owner)
         };
-        // A limit that takes the place of a shared one is shared too.
+        // A route's limit that replaces a shared limit is shared likewise.
         for limit in &on_route {
             let sharers = shared.iter().filter(|shared| shared.limit.name == limit.name);
             let known = claims.len();

@@ -1,5 +1,5 @@
-//! Finding a key, its tenant and its owner: in the places that the directory remembers, or
-//! else by the indexes.
+//! Finding the rows of a key, its tenant and its owner: at the places that the directory has, or by
+//! the indexes.
 
 use super::allowlists::{self, KeysAllowlist};
 use super::presented::{Presented, Sought};
@@ -21,8 +21,8 @@ use pg::scan::{Pinned, Relation, Room, Row, ScanKey, Snapshot, Varlena};
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-/// The moment at which tables are read, and the tables, each opened when it is needed
-/// first and kept for the rest of a batch.
+/// A snapshot, and the tables that are read under it. Each table is opened when it is first needed,
+/// and stays open for the rest of a batch.
 pub struct Reader<'a> {
     pub catalog: &'a Catalog,
     snapshot: OnceCell<Snapshot>,
@@ -30,7 +30,7 @@ pub struct Reader<'a> {
     keys_by_id: OnceCell<Relation>,
     tenants: OnceCell<Relation>,
     members: OnceCell<Relation>,
-    /// For the rows of one key at a time.
+    /// Space for the rows of one key at a time.
     rooms: Rooms,
 }
 
@@ -42,7 +42,7 @@ struct Rooms {
 }
 
 impl<'a> Reader<'a> {
-    /// The moment is when something is read first.
+    /// The snapshot is taken when it is first needed.
     #[inline]
     pub fn new(catalog: &'a Catalog) -> Reader<'a> {
         Reader {
@@ -61,20 +61,19 @@ impl<'a> Reader<'a> {
         self.snapshot.get_or_init(Snapshot::now)
     }
 
-    /// How many changes had been learned of before.
+    /// The value of `invalidation::changes` when the catalog was opened.
     pub fn changes(&self) -> u64 {
         self.catalog.changes
     }
 
-    /// The policy of a keyspace at that moment.
+    /// The policy of a keyspace under the reader's snapshot.
     pub fn policy(&self, keyspace: &[u8]) -> Result<Rc<Policy>> {
         self.catalog.policy_under(self.snapshot(), keyspace)
     }
 
-    /// Says what to look for a key by, or why there is nothing to look for; and gives the policy
-    /// to decide by. A key that is refused before any row is read is refused by the policy as it
-    /// was last read. Otherwise the policy is the one that the reader sees with the rows, and the
-    /// moment of the reader is fixed.
+    /// Returns the policy to decide by, and the bytes to look the key up by or a reason to refuse
+    /// it. A key that is refused before any row is read is refused by the cached policy. Otherwise
+    /// the reader takes its snapshot, and the policy is the one that this snapshot sees.
     #[inline]
     pub fn sought<'p>(
         &self,
@@ -95,7 +94,7 @@ impl<'a> Reader<'a> {
         Ok((policy, sought))
     }
 
-    /// The rows about a key, which the directory knows of from then on.
+    /// Finds the rows of a key, and notes their places in the directory.
     #[inline]
     pub fn find(
         &self,
@@ -118,7 +117,7 @@ impl<'a> Reader<'a> {
         Ok(rows)
     }
 
-    /// The same by the index.
+    /// Finds the rows of a key by the index on digests.
     pub fn find_by_digest(
         &self,
         digest: &KeyDigest,
@@ -143,7 +142,7 @@ impl<'a> Reader<'a> {
         Err(reason)
     }
 
-    /// The same for a key whose id is known.
+    /// Finds the rows of a key by its id.
     pub fn find_by_id(&self, key_id: &[u8; 16]) -> Option<KeyRows<'_>> {
         let keys = self.keys_by_id.get_or_init(|| self.catalog.tables.key_by_id.open());
         let by_id = [ScanKey::uuid(key::key_id, key_id)];
@@ -156,7 +155,7 @@ impl<'a> Reader<'a> {
         self.keys.get_or_init(|| self.catalog.tables.key.open())
     }
 
-    /// The key's row, if it still lies where it did.
+    /// The key's row, if it is still at the place that the directory has.
     #[inline]
     fn key_at(&self, entry: &KeyEntry, keyspace: &[u8]) -> Option<Pinned<'_>> {
         let row = self.keys().fetch(self.snapshot(), entry.places.key, &self.rooms.key)?;
@@ -166,8 +165,7 @@ impl<'a> Reader<'a> {
         is_it.then_some(row)
     }
 
-    /// Adds the rows of the key's tenant and of its owner. They are looked for in these
-    /// places first.
+    /// Adds the rows of the key's tenant and owner, which are looked for at these places first.
     #[inline]
     fn gather<'r>(&'r self, key: Pinned<'r>, places: Places) -> KeyRows<'r> {
         let tenant_id = key.uuid(key::tenant_id).unwrap_or_default();
@@ -204,10 +202,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The rows that tell all there is to a key. They stay in memory while this lives.
+/// All rows that a decision about a key needs. They stay pinned while this lives.
 pub struct KeyRows<'a> {
     key: Pinned<'a>,
-    /// A foreign key sees to it that there is one. Without it nobody is let in.
+    /// A foreign key makes sure that this row exists. Without it the key is refused.
     tenant: Option<Pinned<'a>>,
     /// The member that owns the key.
     owner: Option<Pinned<'a>>,
@@ -224,7 +222,7 @@ impl<'a> KeyRows<'a> {
         Places { key: self.key.place(), tenant: place(&self.tenant), member: place(&self.owner) }
     }
 
-    /// Has the directory know of the key.
+    /// Notes the places of the rows in the directory.
     fn note(&self, known: &Known) {
         let digest = self.key.bytes(key::digest).and_then(|digest| digest.try_into().ok());
         if let (Some(digest), Some(generation)) = (digest, self.key.smallint(key::generation)) {
@@ -232,7 +230,7 @@ impl<'a> KeyRows<'a> {
         }
     }
 
-    /// The scopes of the key itself.
+    /// The key's own scopes.
     #[inline]
     pub fn scopes(&self) -> Vec<&[u8]> {
         match self.key.array(key::scopes) {
@@ -258,7 +256,7 @@ impl<'a> KeyRows<'a> {
         self.key.uuid(key::key_id).unwrap_or_default()
     }
 
-    /// What the rules ask about.
+    /// The facts that the rules decide by.
     #[inline]
     pub fn found<'f>(
         &'f self,
@@ -279,7 +277,7 @@ impl<'a> KeyRows<'a> {
         }
     }
 
-    /// What verdicts, identities and records tell.
+    /// The facts that verdicts, identities and usage records contain.
     #[inline]
     pub fn holder<'h>(
         &'h self,

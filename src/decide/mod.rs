@@ -1,4 +1,5 @@
-//! Deciding about a key: which rows tell of it, what a request needs and costs, and the answer.
+//! Decisions about keys: finding the rows of a key, what a request needs and costs, and the
+//! outcome.
 
 mod allowlists;
 pub mod charge;

@@ -1,4 +1,4 @@
-//! What a request needs of a key's scopes.
+//! The scopes that a request needs.
 
 use keysmith_core::policy::expression::{self, Expression};
 use keysmith_core::policy::scope::{HeldScopes, Required, is_scope};
@@ -7,24 +7,24 @@ use pg::varlena::ArrayView;
 use std::borrow::Cow;
 use std::fmt;
 
-/// From whichever side it was asked for.
+/// The needed scopes, from an argument or from a route.
 pub enum NeededScopes<'a> {
     Listed(Listed<'a>),
-    /// What the route's definition says.
+    /// The expression of the route's definition.
     Route(&'a Expression),
-    /// Any good key.
+    /// No scopes: any valid key may make the request.
     Nothing,
-    /// More than any key has: the request gets nowhere, for the reason given.
+    /// A need that no key meets: the request is refused for this reason.
     Impossible(Cow<'static, str>),
 }
 
-/// Each element of a text[]: a scope or an expression. An array of scopes is not copied, so
-/// one of any length will do.
+/// The elements of a text[], each a scope or an expression. An array that has scopes only is not
+/// copied, so it may have any length.
 pub struct Listed<'a> {
     list: Option<ArrayView<'a>>,
     /// Whether it is null, or has a null.
     is_null: bool,
-    /// Its elements, if one of them is more than a scope.
+    /// All elements, if one of them is an expression with an operator.
     expressions: Vec<Expression>,
 }
 
@@ -55,13 +55,13 @@ impl<'a> Listed<'a> {
     }
 }
 
-/// Whether an element is a scope, and no expression of several.
+/// Whether an element is a single scope.
 #[inline]
 pub fn is_plain(element: &[u8]) -> bool {
     std::str::from_utf8(element).is_ok_and(is_scope)
 }
 
-/// Reads a scope or an expression that needs something. The error completes "scopes …".
+/// Parses a scope or an expression, which must not be empty. The error completes "scopes …".
 pub fn read(element: &[u8]) -> Result<Expression, String> {
     let text = String::from_utf8_lossy(element);
     if text.trim().is_empty() {
@@ -73,7 +73,7 @@ pub fn read(element: &[u8]) -> Result<Expression, String> {
 pub const EXPRESSION_HINT: &str = "An expression is of scopes, with & for all of them and | for one \
                                    of them, such as a:read & (b:read | b:write).";
 
-/// The longest that can be read.
+/// The greatest length of an expression.
 pub const MOST: usize = expression::MAX_LEN;
 
 impl Required for NeededScopes<'_> {
@@ -93,7 +93,7 @@ impl Required for NeededScopes<'_> {
     }
 }
 
-/// Completes "holds …; …".
+/// Completes "holds …; …", in the answer of `explain_verify`.
 impl fmt::Display for NeededScopes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -122,7 +122,7 @@ impl fmt::Display for NeededScopes<'_> {
     }
 }
 
-/// Long lists are cut, and marked.
+/// Cuts a long list, and marks the cut.
 pub fn shortened(text: &str) -> String {
     const MOST: usize = 200;
     if text.chars().count() <= MOST {

@@ -1,4 +1,4 @@
-//! What is handed in for a key, and what a key is looked for by.
+//! The presented key, and the bytes by which it is looked up.
 
 use crate::catalog::directory::{self, Form, Known};
 use crate::catalog::policy::Policy;
@@ -6,27 +6,27 @@ use keysmith_core::key::digest::KeyDigest;
 use keysmith_core::key::format;
 use keysmith_core::policy::verdict::Reason;
 
-/// What was handed in for a key.
+/// The key that a caller presents.
 #[derive(Clone, Copy)]
 pub enum Presented<'a> {
     Nothing,
     Key(&'a [u8]),
     Digest(KeyDigest),
-    /// Something that no key could be.
+    /// A text or bytea that can't be a key.
     Garbage,
-    /// A header that holds none.
+    /// A header that does not contain a well-formed key.
     MalformedHeader,
 }
 
 impl<'a> Presented<'a> {
-    /// What to look for a key by, or why there is nothing to look for.
+    /// The bytes to look the key up by, or the reason why the key is refused without a look-up.
     #[inline]
     pub fn sought(self, policy: &Policy) -> Result<Sought<'a>, Reason> {
         match self {
             Presented::Nothing => Err(Reason::Missing),
             Presented::MalformedHeader => Err(Reason::MalformedHeader),
             Presented::Garbage => Err(Reason::MalformedKey),
-            // Imported keys have formats of their own; elsewhere typos end here.
+            // Imported keys may have any format. Without them, a mistyped key is refused here.
             Presented::Key(key) if !policy.has_imports && !format::is_well_formed(key) => {
                 Err(Reason::MalformedKey)
             }
@@ -36,10 +36,10 @@ impl<'a> Presented<'a> {
     }
 }
 
-/// What a key is looked for by.
+/// The bytes by which a key is looked up.
 #[derive(Clone, Copy)]
 pub enum Sought<'a> {
-    /// That of which the digest is taken.
+    /// The text that is hashed.
     Key(&'a [u8]),
     Digest(KeyDigest),
 }
@@ -52,7 +52,7 @@ impl Sought<'_> {
         }
     }
 
-    /// What the directory tells of it.
+    /// The directory's entry for these bytes.
     #[inline]
     pub fn known(&self, keyspace: &[u8]) -> Option<Known> {
         match self {

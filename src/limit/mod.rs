@@ -12,12 +12,12 @@ pub use table::{REGION, is_there};
 use keysmith_core::siphash::SipHasher;
 use table::{BucketTable, now};
 
-/// A hash that starts with the table's own key. `None` without preload.
+/// A hash that begins with the table's secret key; `None` if the library is not preloaded.
 pub fn hasher() -> Option<SipHasher> {
     BucketTable::shared().map(|table| SipHasher::new(table.key()))
 }
 
-/// Takes so many calls from all limits, or from none.
+/// Takes `weight` calls from all limits, or from no limit.
 pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Admission<'a> {
     let Some(table) = BucketTable::shared() else { return Admission::Unavailable };
     let outcome = table.lock(claims).take(now(), weight);
@@ -27,13 +27,14 @@ pub fn take<'a>(claims: &[Claim<'a>], weight: u32) -> Admission<'a> {
     outcome
 }
 
-/// What `take` would answer, except that there may be no room.
+/// Answers as `take` would, without taking calls and without checking that there is room for a
+/// bucket.
 pub fn peek<'a>(claims: &[Claim<'a>], weight: u32) -> Admission<'a> {
     let Some(table) = BucketTable::shared() else { return Admission::Unavailable };
     table.lock(claims).look(now(), weight)
 }
 
-/// Gives back what `take` took.
+/// Gives the calls back that `take` took.
 pub fn give_back(claims: &[Claim], weight: u32) {
     if let Some(table) = BucketTable::shared() {
         table.lock(claims).give_back(now(), weight);

@@ -1,4 +1,4 @@
-//! What there is to tell of the table.
+//! The state of the table, for `keysmith.status()`.
 
 use super::table::BucketTable;
 use crate::settings;

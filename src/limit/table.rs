@@ -1,4 +1,4 @@
-//! The table in shared memory: parts with a lock each.
+//! The table in shared memory: parts, each with a lock.
 
 use crate::settings;
 use keysmith_core::buckets::{PLACES, Part};
@@ -13,13 +13,13 @@ pub static REGION: Region<Header, Guarded<Part>> = Region::new(c"keysmith limits
     .with_locks();
 
 shareable! {
-    /// What precedes the parts.
+    /// The head of the region, before the parts.
     pub struct Header {
-        /// Of the hashes that buckets are found by. It is drawn anew at each start, so that
-        /// nobody can make keys whose buckets get in each other's way.
+        /// The key of the hashes that buckets are found by. It is random at each start, so that
+        /// clients can't choose keys whose buckets collide.
         key: [u64; 2],
         started_at: i64,
-        /// Calls that were refused for want of room.
+        /// Calls that were refused because there was no room for a bucket.
         refusals: AtomicU64,
     }
 }
@@ -39,21 +39,22 @@ fn header() -> Result<Header> {
     Ok(Header { key, started_at: clock::now(), refusals: AtomicU64::new(0) })
 }
 
-/// As even as can be, so that shares are.
+/// Distributes the buckets evenly over the parts, so that owners get even shares.
 fn part(n: usize) -> Part {
     Part::new((buckets() + n) / parts().max(1))
 }
 
-/// Whether limits can be kept: the library is preloaded.
+/// Whether rate limits can be kept, which needs the library to be preloaded.
 pub fn is_there() -> bool {
     BucketTable::shared().is_some()
 }
 
-/// Since a moment in the past: see `clock`.
+/// Microseconds since a moment in the past: see `clock`.
 pub fn now() -> u64 {
     clock::monotonic().unsigned_abs()
 }
 
+/// The table of buckets.
 #[derive(Clone, Copy)]
 pub struct BucketTable {
     header: &'static Header,
@@ -61,6 +62,7 @@ pub struct BucketTable {
 }
 
 impl BucketTable {
+    /// The table; `None` if the library is not preloaded.
     pub fn shared() -> Option<BucketTable> {
         REGION.whole().map(|(header, parts)| BucketTable { header, parts })
     }
@@ -81,13 +83,13 @@ impl BucketTable {
         self.header.refusals.load(Relaxed)
     }
 
-    /// How many buckets are not full, part by part.
+    /// The number of buckets that are not full, counted part by part.
     pub fn in_use(&self) -> usize {
         let now = now();
         self.parts.iter().map(|part| part.read().in_use(now)).sum()
     }
 
-    /// The parts of some claims, for one session alone.
+    /// Locks the parts that hold the buckets of these claims.
     #[inline]
     pub fn lock<'c, 'a>(
         &self,

@@ -20,13 +20,13 @@ unsafe extern "C-unwind" {
     ) -> *mut Bitmapset;
 }
 
-/// A table and all that inherit from it, locked.
+/// The OIDs of a table and of all tables that inherit from it. All are locked.
 ///
 /// # Safety
 /// Inside a transaction. This may raise an error.
 pub unsafe fn inheritors(parent: Oid, lock: LOCKMODE) -> Vec<Oid> {
-    // SAFETY: as the caller promises; PostgreSQL gives a list of OIDs. Nothing inside of the
-    // guard needs dropping.
+    // SAFETY: as the caller promises; find_all_inheritors returns a list of OIDs. Nothing inside of
+    // the guard needs dropping.
     unsafe {
         let list = pg_guard_ffi_boundary(|| find_all_inheritors(parent, lock, null_mut()));
         let count = usize::try_from((*list).length).unwrap_or_default();
@@ -34,7 +34,7 @@ pub unsafe fn inheritors(parent: Oid, lock: LOCKMODE) -> Vec<Oid> {
     }
 }
 
-/// Reads the partition key, which the relation then remembers.
+/// Reads the partition key. The relcache entry keeps it.
 ///
 /// # Safety
 /// The relation must be open. This may raise an error, and run its owner's code.
@@ -43,7 +43,7 @@ pub unsafe fn read_partition_key(relation: Relation) {
     unsafe { pg_guard_ffi_boundary(|| RelationGetPartitionKey(relation)) };
 }
 
-/// Whether rows are partitioned by a column.
+/// Whether the partition key uses this column.
 ///
 /// # Safety
 /// The relation must be open. This may raise an error.
@@ -60,7 +60,7 @@ pub unsafe fn is_partitioned_by(relation: Relation, column: i16) -> bool {
 pub struct Columns(*mut Bitmapset);
 
 impl Columns {
-    /// Those of the primary key.
+    /// The columns of the primary key.
     ///
     /// # Safety
     /// Inside a transaction. This may raise an error.
@@ -74,13 +74,14 @@ impl Columns {
         }
     }
 
+    /// Whether the column is in the set.
     pub fn has(&self, column: i16) -> bool {
         // SAFETY: a set, or null for the empty one.
         unsafe { pg_sys::bms_is_member(offset(column), self.0) }
     }
 }
 
-/// Sets hold columns of the system's, too, which have negative numbers.
+/// PostgreSQL shifts the numbers in such sets, since system columns have negative numbers.
 fn offset(column: i16) -> i32 {
     i32::from(column) - pg_sys::FirstLowInvalidHeapAttributeNumber
 }

@@ -42,7 +42,7 @@ pub fn drop_trigger(statement: &str, trigger: Oid) {
     observed(statement, || {
         let address =
             ObjectAddress { classId: pg_sys::TriggerRelationId, objectId: trigger, objectSubId: 0 };
-        // SAFETY: the trigger is there, since its table is locked.
+        // SAFETY: the trigger exists, since its table is locked.
         unsafe {
             pg_sys::performDeletion(&address, pg_sys::DropBehavior::DROP_RESTRICT, 0);
         }
@@ -50,11 +50,11 @@ pub fn drop_trigger(statement: &str, trigger: Oid) {
     });
 }
 
-/// `ALTER TABLE`, of the table and all below it.
+/// `ALTER TABLE`, for the table and all tables that inherit from it.
 pub fn add_column(table: UserTable, statement: &str) {
     let oid = table.oid();
     let (statement, _text) = parsed(statement, NodeTag::T_AlterTableStmt);
-    // SAFETY: the table is open; the name of the command is for an error.
+    // SAFETY: the table is open; the command's name is a C string for the error message.
     unsafe { pg_sys::CheckTableNotInUse(table.0, c"ALTER TABLE".as_ptr()) };
     drop(table);
     observed(statement, || {
@@ -70,7 +70,7 @@ pub fn add_column(table: UserTable, statement: &str) {
     });
 }
 
-/// `COMMENT ON`, for a caller who owns it.
+/// `COMMENT ON`, for a caller who owns the object.
 pub fn comment(class: Oid, object: Oid, column: i16, comment: &str) {
     must_be_in_progress();
     let comment = text::to_server(comment);
@@ -81,9 +81,10 @@ pub fn comment(class: Oid, object: Oid, column: i16, comment: &str) {
     }
 }
 
+/// The comment on an object.
 pub fn comment_of(class: Oid, object: Oid) -> Option<String> {
     must_be_in_progress();
-    // SAFETY: gives a C string, or null if there is no comment.
+    // SAFETY: returns a C string, or null if there is no comment.
     unsafe {
         let comment = pg_sys::GetComment(object, class, 0);
         if comment.is_null() {
@@ -93,10 +94,11 @@ pub fn comment_of(class: Oid, object: Oid) -> Option<String> {
     }
 }
 
-/// The statement, which must be of that kind, and its text.
+/// Parses a statement, which must be of this kind. Returns its node and its text.
 fn parsed(statement: &str, kind: NodeTag) -> (*mut Node, CString) {
     let text = text::to_server(statement);
-    // SAFETY: PostgreSQL gives a list of statements, which is null for none, or raises an error.
+    // SAFETY: pg_parse_query returns a list of statements, which is null for an empty text, or
+    // raises an error.
     let node = unsafe {
         let list = pg_sys::pg_parse_query(text.as_ptr());
         let is_one = !list.is_null() && (*list).length == 1;
@@ -107,13 +109,14 @@ fn parsed(statement: &str, kind: NodeTag) -> (*mut Node, CString) {
     (node, text)
 }
 
-/// Runs a command as PostgreSQL runs one, with the event triggers that there are for it.
+/// Runs a command and fires its event triggers, as PostgreSQL does.
 fn observed(statement: *mut Node, command: impl FnOnce() -> Option<ObjectAddress>) {
     struct Observed(bool);
     impl Drop for Observed {
         fn drop(&mut self) {
             if self.0 {
-                // SAFETY: begun below; it ends after an error, too, and raises none.
+                // SAFETY: this ends what EventTriggerBeginCompleteQuery has begun below, also after
+                // an error, and raises no error.
                 unsafe { pg_sys::EventTriggerEndCompleteQuery() };
             }
         }

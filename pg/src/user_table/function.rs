@@ -5,13 +5,13 @@ use crate::transaction::must_be_in_progress;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, c_int};
 
-/// The schema of functions that people and programs call.
+/// The schema of the public functions.
 const KEYSMITH: &CStr = c"keysmith";
 
 /// The OID of one of our functions, or `InvalidOid`.
 pub fn ours(name: &CStr, arguments: &[Oid]) -> Oid {
     must_be_in_progress();
-    // SAFETY: look-ups in caches; names are C strings, the vector is as long as is said.
+    // SAFETY: look-ups in caches; names are C strings, the length is that of the slice.
     unsafe {
         let schema = pg_sys::get_namespace_oid(KEYSMITH.as_ptr(), true);
         let arguments = pg_sys::buildoidvector(arguments.as_ptr(), arguments.len() as c_int);

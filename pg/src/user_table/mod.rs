@@ -34,9 +34,9 @@ use std::ffi::{CStr, c_int};
 
 pub const ACCESS_SHARE: LOCKMODE = pg_sys::AccessShareLock as LOCKMODE;
 pub const ROW_EXCLUSIVE: LOCKMODE = pg_sys::RowExclusiveLock as LOCKMODE;
-/// Nobody else holds it, and rows can be written.
+/// One transaction at a time holds it. Others can write rows.
 pub const SHARE_UPDATE_EXCLUSIVE: LOCKMODE = pg_sys::ShareUpdateExclusiveLock as LOCKMODE;
-/// Nobody else writes rows.
+/// One transaction at a time holds it. Others can't write rows.
 pub const SHARE_ROW_EXCLUSIVE: LOCKMODE = pg_sys::ShareRowExclusiveLock as LOCKMODE;
 pub const ACCESS_EXCLUSIVE: LOCKMODE = pg_sys::AccessExclusiveLock as LOCKMODE;
 const NO_LOCK: LOCKMODE = pg_sys::NoLock as LOCKMODE;
@@ -54,12 +54,12 @@ pub enum TableRight {
 pub struct UserTable(Relation);
 
 impl UserTable {
-    /// Locks a table that was handed in as a regclass, and opens it.
+    /// Locks and opens a table that was passed as a regclass.
     pub fn claim(relation: Option<Datum>, lock: LOCKMODE, needs: TableRight) -> Result<UserTable> {
         let oid = relation.map(|relation| Oid::from(relation.value() as u32));
         let oid = oid.ok_or_else(|| refusal("null"))?;
-        // The first check keeps a stranger from waiting for a lock on the table. The second
-        // one counts: all may have changed during the wait.
+        // The first check keeps a caller without the right from waiting for a lock on the table.
+        // The second check decides, since everything may have changed during the wait.
         check(oid, needs)?;
         // SAFETY: any OID can be locked.
         unsafe { pg_sys::LockRelationOid(oid, lock) };
@@ -74,7 +74,8 @@ impl UserTable {
         Ok(table)
     }
 
-    /// The same for a part of another table; `None` if it is gone or has no rows.
+    /// Locks and opens a table that inherits from another one, if the caller owns it; `None` if it
+    /// was dropped or stores no rows.
     pub fn claim_part(oid: Oid, lock: LOCKMODE) -> Result<Option<UserTable>> {
         let is_one = || facts(oid).is_some_and(|facts| facts.kind == pg_sys::RELKIND_RELATION);
         if !is_one() {
@@ -92,12 +93,12 @@ impl UserTable {
 
     /// Opens a table that is locked.
     fn open(oid: Oid) -> UserTable {
-        // SAFETY: PostgreSQL raises an error if it is gone.
+        // SAFETY: PostgreSQL raises an error if the table was dropped.
         let table = UserTable(unsafe { pg_sys::table_open(oid, NO_LOCK) });
         if table.kind() == pg_sys::RELKIND_PARTITIONED_TABLE {
             // PostgreSQL evaluates constant parts of a partition key when a session first
             // reads it. That may run functions of the table's owner.
-            // SAFETY: the table is open, and keeps what was read for as long.
+            // SAFETY: the table is open, and its relcache entry keeps the key.
             as_owner(&table, true, || unsafe { catalogs::read_partition_key(table.0) });
         }
         table
@@ -109,8 +110,8 @@ impl UserTable {
         unsafe { pg_sys::LockRelationOid(self.oid(), lock) };
     }
 
-    /// The table and all tables below it, locked. The caller must have the right to each of
-    /// them. Foreign tables and temporary tables of other sessions are left out.
+    /// Locks and opens the table and all tables that inherit from it. The caller must have the
+    /// right on each. Foreign tables and temporary tables of other sessions are left out.
     pub fn parts(&self, lock: LOCKMODE, needs: TableRight) -> Result<Vec<UserTable>> {
         let mut parts = Vec::new();
         for oid in self.part_ids(lock) {
@@ -126,14 +127,14 @@ impl UserTable {
         Ok(parts)
     }
 
-    /// The OIDs of the table and of all tables below it.
+    /// The OIDs of the table and of all tables that inherit from it. All are locked.
     pub fn part_ids(&self, lock: LOCKMODE) -> Vec<Oid> {
         // SAFETY: the table is open.
         unsafe { catalogs::inheritors(self.oid(), lock) }
     }
 
     fn view(&self) -> RelationView<'_> {
-        // SAFETY: the table is open as long as this.
+        // SAFETY: the table is open as long as `self` lives.
         unsafe { RelationView::new(self.0) }
     }
 
@@ -153,20 +154,23 @@ impl UserTable {
         self.view().class(|class| class.relkind as u8)
     }
 
-    /// Whether it stores rows itself, unlike a table with partitions.
+    /// Whether it stores rows, unlike a partitioned table.
     pub fn has_rows(&self) -> bool {
         self.kind() == pg_sys::RELKIND_RELATION
     }
 
-    /// Whether it needs a trigger when `top` gets one. Partitions get theirs from PostgreSQL.
+    /// Whether it needs a separate trigger when `top` gets one. PostgreSQL creates the triggers of
+    /// partitions.
     pub fn needs_trigger(&self, top: &UserTable) -> bool {
         self.oid() == top.oid() || !self.view().class(|class| class.relispartition)
     }
 
+    /// Whether the table is partitioned, or other tables inherit from it or did so before.
     pub fn has_or_had_children(&self) -> bool {
         !self.has_rows() || self.view().class(|class| class.relhassubclass)
     }
 
+    /// Returns an error for a table in `pg_catalog`.
     pub fn must_not_be_catalog(&self) -> Result<()> {
         let schema = self.view().class(|class| class.relnamespace);
         let is_catalog = schema == Oid::from(pg_sys::PG_CATALOG_NAMESPACE);
@@ -191,7 +195,7 @@ impl UserTable {
         unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.0, pg_sys::ForkNumber::MAIN_FORKNUM) }
     }
 
-    /// Whether some of its pages can be read without the others.
+    /// Whether a range of its pages can be scanned.
     pub fn can_be_read_by_pages(&self) -> bool {
         // SAFETY: the table is open; one with rows has an access method.
         !self.has_rows() || unsafe { (*(*self.0).rd_tableam).scan_set_tidrange.is_some() }
@@ -202,7 +206,7 @@ impl UserTable {
         name_of(self.oid()).unwrap_or_default()
     }
 
-    /// The columns that are there.
+    /// The columns that are not dropped.
     pub fn columns(&self) -> impl Iterator<Item = &FormData_pg_attribute> {
         self.description().columns()
     }
@@ -211,20 +215,20 @@ impl UserTable {
         self.columns().find(|attribute| column_name(attribute) == name)
     }
 
-    /// Whether rows are partitioned by a column.
+    /// Whether the partition key uses this column.
     pub fn is_partitioned_by(&self, column: i16) -> bool {
-        // SAFETY: the table is open; what it is partitioned by was read.
+        // SAFETY: the table is open, and `open` has read its partition key.
         unsafe { catalogs::is_partitioned_by(self.0, column) }
     }
 
-    /// The columns of the primary key; none if there is no such key.
+    /// The columns of the primary key; empty if there is no primary key.
     pub fn primary_key(&self) -> Vec<&FormData_pg_attribute> {
         // SAFETY: the table is open.
         let key = unsafe { Columns::of_primary_key(self.oid()) };
         self.columns().filter(|attribute| key.has(attribute.attnum)).collect()
     }
 
-    /// Whether policies may keep rows from the caller.
+    /// Whether row-level security may hide rows from the caller.
     pub fn hides_rows(&self) -> bool {
         hides_rows(self.oid())
     }
@@ -233,7 +237,7 @@ impl UserTable {
 impl Drop for UserTable {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: opened once; the lock stays. After an error the abort does it.
+            // SAFETY: opened once; the lock is kept. After an error the abort closes the table.
             unsafe { pg_sys::table_close(self.0, NO_LOCK) };
         }
     }
@@ -265,10 +269,10 @@ fn facts(oid: Oid) -> Option<Facts> {
     }
 }
 
-/// A relation's name with its schema, quoted; `None` if it is gone.
+/// A relation's name with its schema, quoted; `None` if it was dropped.
 pub fn name_of(oid: Oid) -> Option<String> {
     let facts = facts(oid)?;
-    // SAFETY: names are C strings; the answers are such in the current memory context.
+    // SAFETY: names are C strings, and so are the results, in the current memory context.
     unsafe {
         let schema = pg_sys::get_namespace_name(facts.namespace);
         let quoted = pg_sys::quote_qualified_identifier(schema, facts.name.as_ptr().cast());
@@ -276,9 +280,9 @@ pub fn name_of(oid: Oid) -> Option<String> {
     }
 }
 
-/// Whether there is such a relation, and the caller owns it.
+/// Whether the relation exists and the caller owns it.
 pub fn is_own(oid: Oid) -> bool {
-    // SAFETY: looks at privileges of a relation that was there just now.
+    // SAFETY: looks up the owner of a relation that exists.
     facts(oid).is_some() && unsafe { major::owns_table(oid, pg_sys::GetUserId()) }
 }
 
@@ -290,14 +294,15 @@ fn refusal(what: &str) -> Error {
     Error::argument("relation", format!("must be a table of an application, not {what}"))
 }
 
-/// Rejects what is not a table of an application, and a caller without the right.
+/// Raises an error if the relation is not a table of an application, or if the caller lacks the
+/// right.
 fn check(oid: Oid, needs: TableRight) -> Result<()> {
-    // SAFETY: a look-up by name, which gives InvalidOid if there is none.
+    // SAFETY: a syscache look-up by name, which returns InvalidOid if there is no such schema.
     let private = unsafe { pg_sys::get_namespace_oid(PRIVATE.as_ptr(), true) };
     let facts = facts(oid)
         .filter(|facts| is_table(facts.kind) && facts.namespace != private)
         .ok_or_else(|| refusal(&name_of(oid).unwrap_or_else(|| oid.to_u32().to_string())))?;
-    // SAFETY: looks at privileges; the error copies the name, a C string.
+    // SAFETY: looks up privileges; the error copies the name, a C string.
     unsafe {
         let user = pg_sys::GetUserId();
         let (is_allowed, error) = match needs {
@@ -330,7 +335,7 @@ fn check(oid: Oid, needs: TableRight) -> Result<()> {
 }
 
 fn hides_rows(oid: Oid) -> bool {
-    // SAFETY: looks at the relation and the current user.
+    // SAFETY: looks up the relation and the current user.
     let state = unsafe { pg_sys::check_enable_rls(oid, Oid::INVALID, true) };
     state == pg_sys::CheckEnableRlsResult::RLS_ENABLED as c_int
 }

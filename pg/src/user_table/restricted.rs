@@ -1,5 +1,5 @@
-//! Work that may run code of a table's owner: as the owner, in a security-restricted
-//! operation, like REINDEX and ANALYZE.
+//! Runs work that may call code of a table's owner as that owner, in a security-restricted
+//! operation, as REINDEX and ANALYZE do.
 
 use super::UserTable;
 use crate::settings::set_for_now;
@@ -11,7 +11,7 @@ use std::ffi::c_int;
 /// abort restores everything.
 pub fn as_owner<T>(table: &UserTable, with_our_path: bool, body: impl FnOnce() -> T) -> T {
     let (mut user, mut security) = (Oid::INVALID, 0);
-    // SAFETY: what PostgreSQL does around such work, in the same order.
+    // SAFETY: the same calls, in the same order, as PostgreSQL makes around such work.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
         pg_sys::SetUserIdAndSecContext(

@@ -1,5 +1,5 @@
-//! Rows of a table, read from its heap: past policies, rules and views, and without a call
-//! of any function of the table's owner.
+//! Reads the rows of a table from its heap. Policies, rules and views do not apply, and no function
+//! of the table's owner is called.
 
 use super::UserTable;
 use crate::error::Result;
@@ -11,18 +11,18 @@ use pgrx::pg_sys::{self, ItemPointerData, TupleTableSlot};
 use std::ops::{ControlFlow, Range};
 use std::ptr::null_mut;
 
-/// A snapshot of this moment, at any isolation level.
+/// A snapshot of what is committed now, at any isolation level.
 pub struct Latest(pg_sys::Snapshot);
 
 impl Latest {
-    /// Take it after the tables are locked, to see what was done before.
+    /// Call it after the tables are locked, so that it sees what was committed before.
     pub fn now() -> Latest {
         must_be_in_progress();
         // SAFETY: inside a transaction. In a parallel worker it is an error.
         Latest(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
     }
 
-    /// For PostgreSQL, for as long as this lives.
+    /// PostgreSQL's snapshot, which is valid as long as this lives.
     pub fn registered(&self) -> pg_sys::Snapshot {
         self.0
     }
@@ -31,25 +31,25 @@ impl Latest {
 impl Drop for Latest {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: registered once. After an error the abort does it.
+            // SAFETY: registered once. After an error the abort unregisters it.
             unsafe { pg_sys::UnregisterSnapshot(self.0) };
         }
     }
 }
 
-/// A row that a scan is at.
+/// The current row of a scan.
 pub struct UserRow<'a> {
     slot: *mut TupleTableSlot,
-    /// Memory that is freed when the scan goes on.
+    /// Memory that is freed when the scan advances.
     memory: &'a Scratch,
 }
 
 impl UserRow<'_> {
-    /// The value of a column; `None` for a null, and for a column that is not there.
+    /// The value of a column; `None` for a null, and for a column that does not exist.
     pub fn value(&self, column: i16) -> Option<Value<'_>> {
         let mut is_null = true;
-        // SAFETY: the slot has a row until the scan goes on, which ends what is borrowed from
-        // this. PostgreSQL knows the row's columns by the slot's own description.
+        // SAFETY: the slot has a row until the scan advances, which ends the borrow of the result.
+        // PostgreSQL finds the column by the slot's own description.
         unsafe {
             let description = Description::new((*self.slot).tts_tupleDescriptor);
             let attribute = description.column(column)?;
@@ -58,12 +58,13 @@ impl UserRow<'_> {
         }
     }
 
-    /// Where it lies.
+    /// Its TID.
     pub fn place(&self) -> ItemPointerData {
         // SAFETY: the slot has a row.
         unsafe { (*self.slot).tts_tid }
     }
 
+    /// The number of its page.
     pub fn page(&self) -> u32 {
         let block = self.place().ip_blkid;
         u32::from(block.bi_hi) << 16 | u32::from(block.bi_lo)
@@ -91,7 +92,7 @@ pub fn each_row(
     }
 }
 
-/// The same for some pages.
+/// Calls `body` for each row in a range of pages, likewise.
 pub fn each_row_of(
     table: &UserTable,
     pages: Range<u32>,
@@ -119,8 +120,8 @@ fn place(page: u32, row: u16) -> ItemPointerData {
 }
 
 /// # Safety
-/// The scan must have begun, and `next` put its next row into the slot. What an error leaves
-/// behind, the abort tidies up.
+/// The scan must have begun, and `next` must put its next row into the slot. After an error the
+/// abort cleans up.
 unsafe fn go_through(
     scan: pg_sys::TableScanDesc,
     slot: *mut TupleTableSlot,
@@ -133,7 +134,7 @@ unsafe fn go_through(
     while next() {
         pgrx::check_for_interrupts!();
         let flow = memory.run(|| body(&UserRow { slot, memory: &memory }));
-        // SAFETY: values of the row are borrowed from it, and it is gone.
+        // SAFETY: values of the row are borrowed from the `UserRow`, which no longer exists.
         unsafe { memory.reset() };
         match flow {
             Ok(ControlFlow::Continue(())) => {}

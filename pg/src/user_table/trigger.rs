@@ -10,14 +10,15 @@ impl UserTable {
         self.view().triggers()
     }
 
-    /// The trigger of that name, if it calls that function.
+    /// The trigger with this name, if it calls this function.
     pub fn trigger(&self, name: &CStr, function: &CStr) -> Option<Trigger> {
         let function = ours(function, &[]);
         let is_it = |trigger: &Trigger| trigger.function == function && *trigger.name == *name;
         self.triggers().into_iter().find(is_it)
     }
 
-    /// The same, where it may be changed: a partition has it as long as the whole table does.
+    /// The trigger with this name, if it calls this function. An error if the table has it as a
+    /// partition: such a trigger can only be changed on the partitioned table.
     pub fn own_trigger(&self, name: &CStr, function: &CStr, done: &str) -> Result<Option<Trigger>> {
         let trigger = self.trigger(name, function);
         if trigger.as_ref().is_some_and(|trigger| trigger.is_of_the_whole) {

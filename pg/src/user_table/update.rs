@@ -1,4 +1,4 @@
-//! An update of rows that sets columns to themselves: what is there passes by the triggers.
+//! An UPDATE that sets columns to their present values, so that triggers process existing rows.
 
 use super::{Latest, UserTable, as_owner};
 use crate::{datum, major, text};
@@ -6,9 +6,10 @@ use pgrx::pg_sys::{self, Datum, ItemPointerData, Query};
 use std::ffi::CString;
 use std::ptr::null_mut;
 
-/// Updates the rows at these places, and returns their number; `None` if the table's name means
-/// another table now. The update runs as the table's owner, with the table's triggers, checks
-/// and indexes. The table's rules and policies are not applied: they could keep rows back.
+/// Updates the rows with these TIDs, and returns their number; `None` if the table's name now
+/// belongs to another table. The update runs as the table's owner, with the table's triggers,
+/// checks and indexes. The table's rules and policies are not applied, since they could leave out
+/// rows.
 pub fn update_in_place(
     table: &UserTable,
     columns: &[&str],
@@ -19,7 +20,7 @@ pub fn update_in_place(
         return Some(0);
     }
     let (query, statement) = analyzed(table, columns);
-    // SAFETY: an analyzed update has the table in its first entry.
+    // SAFETY: the table is the first entry of the range table of an analyzed UPDATE.
     let found = unsafe {
         let entry = (*(*(*query).rtable).elements).ptr_value.cast::<pg_sys::RangeTblEntry>();
         (*entry).relid
@@ -29,11 +30,11 @@ pub fn update_in_place(
         return None;
     }
     let places = datum::tid_array(places);
-    // The triggers are to find what they find otherwise: the search path stays.
+    // The search path stays as it is, so that triggers run as they would in any other statement.
     Some(as_owner(table, false, || run(query, &statement, places, snapshot)))
 }
 
-/// The update of rows at the places that are its parameter.
+/// Parses and analyzes the UPDATE. Its parameter is the array of TIDs.
 fn analyzed(table: &UserTable, columns: &[&str]) -> (*mut Query, CString) {
     let assignments: Vec<String> = columns
         .iter()
@@ -45,7 +46,7 @@ fn analyzed(table: &UserTable, columns: &[&str]) -> (*mut Query, CString) {
         table.name(),
         assignments.join(", "),
     ));
-    // SAFETY: PostgreSQL gives a list of one statement, or raises an error. To analyze it
+    // SAFETY: pg_parse_query returns a list of one statement, or raises an error. The analysis
     // looks up names, and runs nothing.
     let query = unsafe {
         let list = pg_sys::pg_parse_query(statement.as_ptr());
@@ -60,9 +61,9 @@ fn analyzed(table: &UserTable, columns: &[&str]) -> (*mut Query, CString) {
     (query, statement)
 }
 
-/// Plans and runs an update as it is, by the OIDs that it has.
+/// Plans and runs the analyzed UPDATE, which has OIDs in place of names.
 fn run(query: *mut Query, statement: &CString, places: Datum, snapshot: &Latest) -> i64 {
-    // SAFETY: as PostgreSQL does it. What an error leaves behind, the abort tidies up.
+    // SAFETY: the same calls as in PostgreSQL. After an error the abort cleans up.
     unsafe {
         let parameters = pg_sys::makeParamList(1);
         let parameter = &mut *(*parameters).params.as_mut_ptr();

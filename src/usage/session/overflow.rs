@@ -1,4 +1,4 @@
-//! Where a record goes: to the queue, or, where that is full or must not be used, to
+//! Puts a record into the queue, or, if that is full or must not be used, passes it to
 //! `write_through`.
 
 use crate::usage::queue::Queue;

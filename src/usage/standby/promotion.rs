@@ -1,4 +1,4 @@
-//! Promotion: what waits on a standby when it becomes a primary.
+//! Promotion: the records that wait on a standby when it becomes a primary.
 //!
 //! 1. The `sender` sees that recovery has ended. It closes its connection, and takes off the counts
 //!    that the old primary has stored, as far as they were replayed.
@@ -6,7 +6,7 @@
 //!    incarnation over, which no longer has a standby's name.
 //! 3. Records up to `last_sequence` of that row were stored by the old primary and replayed here.
 //!    The worker stores the rest, with their incarnation and numbers as they are.
-//! 4. What the old primary had not stored of its own records is reported as a loss.
+//! 4. The old primary's records that it had not stored are reported as a loss.
 
 use crate::usage::queue::Queue;
 use crate::usage::standby::load::Marks;

@@ -39,7 +39,7 @@ impl Backoff {
         self.until = monotonic() + wait;
     }
 
-    /// What follows is tried without a wait.
+    /// Ends the wait: the next attempt is made right away.
     pub fn go_on(&mut self) {
         self.until = 0;
     }
