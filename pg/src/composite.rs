@@ -118,7 +118,8 @@ impl RowType {
                 self.marks | (pg_sys::HEAP_HASNULL | pg_sys::HEAP_HASVARWIDTH) as u16;
             header.t_hoff = begin as u8;
             let bytes = std::slice::from_raw_parts_mut(start, room);
-            RowWriter { bytes, used: begin, column: 0, forms: 0, expected: self.forms }
+            let buffer = Buffer { bytes, used: begin };
+            RowWriter { buffer, column: 0, present: 0, forms: 0, expected: self.forms }
         }
     }
 }
@@ -141,66 +142,117 @@ const HEADER: usize = 4;
 
 /// A row that is being written. The columns must be written in the order of the type.
 pub struct RowWriter<'m> {
-    bytes: &'m mut [u8],
-    used: usize,
+    buffer: Buffer<'m>,
     column: usize,
-    /// The forms of the columns written so far, and those of the type.
+    /// A bit for each column that is not null.
+    present: u32,
+    /// The forms of the columns written so far, and those of all columns.
     forms: Forms,
     expected: Forms,
+}
+
+/// The memory of a row, apart from its counters: the compiler computes these where all columns
+/// are written in one place.
+struct Buffer<'m> {
+    bytes: &'m mut [u8],
+    used: usize,
 }
 
 impl<'m> RowWriter<'m> {
     #[inline]
     pub fn boolean(&mut self, value: bool) {
-        self.optional(Form::Boolean, Some(value), |row, value| row.fixed(&[u8::from(value)], 1));
+        self.optional(Form::Boolean, Some(value), |buffer, value| {
+            buffer.fixed(&[u8::from(value)], 1)
+        });
     }
 
     #[inline]
     pub fn integer(&mut self, value: Option<i32>) {
-        self.optional(Form::Integer, value, |row, value| row.fixed(&value.to_ne_bytes(), 4));
+        self.optional(Form::Integer, value, |buffer, value| buffer.fixed(&value.to_ne_bytes(), 4));
     }
 
     /// A bigint or a timestamp.
     #[inline]
     pub fn bigint(&mut self, value: Option<i64>) {
-        self.optional(Form::Bigint, value, |row, value| row.fixed(&value.to_ne_bytes(), 8));
+        self.optional(Form::Bigint, value, |buffer, value| buffer.fixed(&value.to_ne_bytes(), 8));
     }
 
     #[inline]
     pub fn uuid(&mut self, value: Option<&[u8; 16]>) {
-        self.optional(Form::Uuid, value, |row, value| row.fixed(value, 1));
+        self.optional(Form::Uuid, value, |buffer, value| buffer.fixed(value, 1));
     }
 
     /// An interval of this many microseconds.
     #[inline]
     pub fn interval(&mut self, value: Option<i64>) {
-        self.optional(Form::Interval, value, |row, time| {
+        self.optional(Form::Interval, value, |buffer, time| {
             let mut value = [0; size_of::<pg_sys::Interval>()];
             let at = std::mem::offset_of!(pg_sys::Interval, time);
             value[at..at + 8].copy_from_slice(&time.to_ne_bytes());
-            row.fixed(&value, 8);
+            buffer.fixed(&value, 8);
         });
     }
 
     #[inline]
     pub fn text(&mut self, value: Option<&[u8]>) {
-        self.optional(Form::Text, value, |row, value| {
+        self.optional(Form::Text, value, |buffer, value| {
             if value.len() < MOST_SHORT {
-                row.fixed(&[((value.len() as u8 + 1) << 1) | 1], 1);
+                buffer.fixed(&[((value.len() as u8 + 1) << 1) | 1], 1);
             } else {
-                row.align(4);
-                row.write(&varlena_header(value.len()));
-                row.column();
+                buffer.align(4);
+                buffer.write(&varlena_header(value.len()));
             }
-            row.write(value);
+            buffer.write(value);
         });
     }
 
     /// An array of texts.
     pub fn texts(&mut self, values: Option<&[&[u8]]>) {
-        self.optional(Form::Texts, values, Self::array);
+        self.optional(Form::Texts, values, |buffer, values| buffer.array(values));
     }
 
+    /// A jsonb as another row stores it, including its header.
+    #[inline]
+    pub fn jsonb(&mut self, value: Option<StoredValue>) {
+        self.optional(Form::Jsonb, value, |buffer, value| {
+            if !value.is_short() {
+                buffer.align(4);
+            }
+            buffer.write(value.image());
+        });
+    }
+
+    #[inline]
+    fn optional<T>(&mut self, form: Form, value: Option<T>, put: impl FnOnce(&mut Buffer, T)) {
+        self.forms = form.after(self.forms);
+        if let Some(value) = value {
+            put(&mut self.buffer, value);
+            self.present |= 1u32.wrapping_shl(self.column as u32);
+        }
+        self.column += 1;
+    }
+
+    /// The finished row. It is an error if the columns are not those of the type, or did not fit.
+    #[inline]
+    pub fn finish(self) -> Composite<'m> {
+        let RowWriter { buffer, column, present, forms, expected } = self;
+        let Buffer { bytes, used } = buffer;
+        assert!(used <= bytes.len(), "a row has more than there was room for");
+        assert!(forms == expected, "a row has other columns than its type");
+        let marks = bytes.iter_mut().skip(std::mem::offset_of!(HeapTupleHeaderData, t_bits));
+        for (place, mark) in marks.take(column.div_ceil(8)).zip(present.to_le_bytes()) {
+            *place = mark;
+        }
+        // SAFETY: the memory begins with the header, and lives as long as the result.
+        unsafe {
+            let header = bytes.as_mut_ptr().cast::<HeapTupleHeaderData>();
+            (*header).t_choice.t_datum.datum_len_ = (used as i32) << 2;
+            Composite { header, length: used as u32, _memory: PhantomData }
+        }
+    }
+}
+
+impl Buffer<'_> {
     fn array(&mut self, values: &[&[u8]]) {
         self.align(4);
         let begin = self.used;
@@ -217,45 +269,12 @@ impl<'m> RowWriter<'m> {
         }
         let length = varlena_header(self.used - begin - HEADER);
         self.overwrite(begin, &length);
-        self.column();
-    }
-
-    /// A jsonb as another row stores it, including its header.
-    #[inline]
-    pub fn jsonb(&mut self, value: Option<StoredValue>) {
-        self.optional(Form::Jsonb, value, |row, value| {
-            if !value.is_short() {
-                row.align(4);
-            }
-            row.write(value.image());
-            row.column();
-        });
-    }
-
-    #[inline]
-    fn optional<T>(&mut self, form: Form, value: Option<T>, put: impl FnOnce(&mut Self, T)) {
-        self.forms = form.after(self.forms);
-        match value {
-            Some(value) => put(self, value),
-            None => self.column += 1,
-        }
     }
 
     #[inline]
     fn fixed(&mut self, bytes: &[u8], alignment: usize) {
         self.align(alignment);
         self.write(bytes);
-        self.column();
-    }
-
-    /// Marks the column as not null, and moves to the next.
-    #[inline]
-    fn column(&mut self) {
-        let place = std::mem::offset_of!(HeapTupleHeaderData, t_bits) + self.column / 8;
-        if let Some(byte) = self.bytes.get_mut(place) {
-            *byte |= 1 << (self.column % 8);
-        }
-        self.column += 1;
     }
 
     /// Skips the padding, which is zero already.
@@ -274,19 +293,6 @@ impl<'m> RowWriter<'m> {
     fn overwrite(&mut self, at: usize, bytes: &[u8]) {
         if let Some(place) = self.bytes.get_mut(at..at + bytes.len()) {
             place.copy_from_slice(bytes);
-        }
-    }
-
-    /// The finished row. It is an error if the columns are not those of the type, or did not fit.
-    #[inline]
-    pub fn finish(self) -> Composite<'m> {
-        assert!(self.used <= self.bytes.len(), "a row has more than there was room for");
-        assert!(self.forms == self.expected, "a row has other columns than its type");
-        // SAFETY: the memory begins with the header, and lives as long as the result.
-        unsafe {
-            let header = self.bytes.as_mut_ptr().cast::<HeapTupleHeaderData>();
-            (*header).t_choice.t_datum.datum_len_ = (self.used as i32) << 2;
-            Composite { header, length: self.used as u32, _memory: PhantomData }
         }
     }
 }

@@ -16,23 +16,26 @@ const MAX_COLUMNS: usize = 32;
 /// Space for the values of one row at a time. A `Row` points to it, so that moving a `Row` copies
 /// no values.
 pub struct Room {
-    values: UnsafeCell<[MaybeUninit<Datum>; MAX_COLUMNS]>,
-    nulls: UnsafeCell<[MaybeUninit<bool>; MAX_COLUMNS]>,
+    values: UnsafeCell<MaybeUninit<[Datum; MAX_COLUMNS]>>,
+    nulls: UnsafeCell<MaybeUninit<[bool; MAX_COLUMNS]>>,
     is_taken: Cell<bool>,
 }
 
 impl Room {
-    #[inline]
-    pub const fn new() -> Room {
-        Room {
-            values: UnsafeCell::new([MaybeUninit::uninit(); MAX_COLUMNS]),
-            nulls: UnsafeCell::new([MaybeUninit::uninit(); MAX_COLUMNS]),
-            is_taken: Cell::new(false),
+    /// Writes no more than the flag: to clear the values of each row would cost as much as to
+    /// read some of them.
+    #[inline(always)]
+    pub fn new() -> Room {
+        let mut room = MaybeUninit::<Room>::uninit();
+        // SAFETY: the other fields may be uninitialized.
+        unsafe {
+            (&raw mut (*room.as_mut_ptr()).is_taken).write(Cell::new(false));
+            room.assume_init()
         }
     }
 
     /// Reserves the room for a row, until the result is dropped.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self) -> Taken<'_> {
         if self.is_taken.replace(true) {
             pgrx::error!("two rows are read into the room of one");
@@ -42,6 +45,7 @@ impl Room {
 }
 
 impl Default for Room {
+    #[inline(always)]
     fn default() -> Room {
         Room::new()
     }
