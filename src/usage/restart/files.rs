@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// The name is `keysmith_KIND.DATABASE.INCARNATION`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Of the incarnation that runs, or of one that has ended with nothing waiting, or suddenly.
+    /// Of the incarnation that runs, or of one that has ended suddenly.
     Running,
     /// Of one that was shut down while records waited. A file that is not whole is a loss.
     Backlog,
