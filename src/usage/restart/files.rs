@@ -60,6 +60,14 @@ impl IncarnationFile {
         files
     }
 
+    /// The backlogs of the session's database, the oldest first.
+    pub fn backlogs() -> Vec<IncarnationFile> {
+        let database = server::my_database().to_u32();
+        let is_ours =
+            |file: &IncarnationFile| file.kind == Kind::Backlog && file.database == database;
+        IncarnationFile::all().into_iter().filter(is_ours).collect()
+    }
+
     pub fn rename(&self, kind: Kind) -> io::Result<()> {
         let to = IncarnationFile::new(kind, self.database, self.incarnation);
         fs::rename(&self.path, &to.path)
