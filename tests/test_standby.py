@@ -14,7 +14,7 @@ import pytest
 
 from cluster import running
 from conftest import session, wait_until
-from test_usage_pipeline import count, status
+from test_usage_pipeline import cluster_with_key, count, status
 from test_usage_worker import locks_of_ours
 
 EVENTS = "SELECT request_id, outcome, incarnation FROM keysmith_private.usage_event ORDER BY at"
@@ -668,6 +668,28 @@ def test_a_life_is_that_of_a_standby(servers, incarnation):
     with pytest.raises(psycopg.Error) as error:
         db.rows("SELECT keysmith.usage_collect('here', %s, 10, true, 0, '', 0, '', '')", incarnation or own)
     assert error.value.sqlstate == "KS400" and "incarnation" in error.value.diag.message_primary
+
+
+def test_nobody_else_tells_what_of_a_backlog_is_stored():
+    """What waited at the last shutdown is a primary's own too."""
+    with cluster_with_key("claimed", max_worker_processes=1) as (cluster, db, key):
+        requests = {db.verify(key).request_id for _ in range(20)}
+        forged = record(uuid.uuid4(), uuid.uuid4(), uuid.uuid4())
+        cluster.restart()
+        file, = (cluster.data / "pg_stat").glob("keysmith_usage.*")
+        claim = {"standby": "forger", "incarnation": int(file.suffix[1:]), "most_waiting": 10,
+                 "started_cleanly": True, "dropped": 0, "unknown_mark": 0, "unknown": b"", "samples": b"",
+                 "records": (1 << 40).to_bytes(8, "little") + len(forged).to_bytes(2, "little") + forged}
+        assert "wait on the primary" in session(cluster).refused("KS409", "usage_collect", **claim)
+        cluster.configure(max_worker_processes=8)
+        cluster.restart()
+        db = session(cluster)
+        # Whoever asks has the worker started, and can hand over once it has stored the backlog.
+        db.refused("KS409", "usage_collect", **claim)
+        names = "SELECT request_id FROM keysmith_private.usage_event"
+        wait_until(lambda: {request_id for request_id, in db.rows(names)} == requests)
+        wait_until(lambda: not file.exists())
+        assert db.call("usage_collect", **claim)[0].last_sequence == 1 << 40
 
 
 def test_only_a_primary_takes_in(servers, there):

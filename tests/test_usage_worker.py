@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from cluster import running
+from cluster import run, running
 from conftest import session, wait_until
 from test_usage_sql import assert_totals
 from test_usage_pipeline import (cluster_with_key, count, crash, events, flush, status, stored,
@@ -511,6 +511,40 @@ def test_what_can_not_be_kept_over_a_restart_is_reported():
                         " AND now() FROM keysmith.status() WHERE (topic, name) = ('usage', 'since')")
         cluster.restart()
         assert count(session(cluster), "losses") == 1
+
+
+def test_a_kill_late_in_a_shutdown_is_a_loss():
+    """The control file says that the server was shut down while the archiver still works. What waits
+    is written after that."""
+    with cluster_with_key("late", max_worker_processes=1, archive_mode="on",
+                          archive_command="true") as (cluster, db, key):
+        gate = cluster.dir / "gate"
+        gate.touch()
+        cluster.configure(archive_command=f"while test -e {gate}; do sleep 0.1; done")
+        db.rows("SELECT pg_reload_conf()")
+        for _ in range(20):
+            db.verify(key)
+        db.session.close()
+        postmaster = int((cluster.data / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGINT)
+        wait_until(lambda: re.search("state: +shut down\n", run("pg_controldata", cluster.data).stdout))
+        os.kill(postmaster, signal.SIGKILL)
+        gate.unlink()
+        cluster.configure(max_worker_processes=8)
+        cluster.start_after_kill()
+        db = session(cluster)
+        db.verify(key)
+        flush(db)
+        assert stored(db) == 1
+        loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
+        assert 20 <= loss.lost_at_most == loss.most_waiting and count(db, "losses") == 1
+        # An end in the usual way loses nothing, and leaves no file.
+        db.session.close()
+        cluster.stop()
+        assert list((cluster.data / "pg_stat").glob("keysmith_*")) == []
+        cluster.start()
+        db = session(cluster)
+        assert stored(db) == 1 and count(db, "losses") == 1
 
 
 def left_over(cluster):

@@ -3,7 +3,7 @@
 //! whatever ends in between.
 
 use crate::usage::queue::Queue;
-use crate::usage::restart::files::{IncarnationFile, Kind};
+use crate::usage::restart::files::IncarnationFile;
 use crate::usage::standby::link::Failed;
 use crate::usage::standby::load::{Incarnation, Load};
 use crate::usage::standby::receive;
@@ -20,7 +20,7 @@ const PORTION: usize = 2_000;
 
 /// Whether there is a backlog of this database.
 pub fn exists() -> bool {
-    !files().is_empty()
+    !IncarnationFile::backlogs().is_empty()
 }
 
 /// Stores the backlog in this server's own tables.
@@ -44,7 +44,7 @@ pub fn deliver(
     place: usize,
     mut hand_over: impl FnMut(&Incarnation, &[u8]) -> Result<(), Failed>,
 ) -> Result<(), Failed> {
-    for file in files() {
+    for file in IncarnationFile::backlogs() {
         let warn = |what: &str| pgrx::warning!("keysmith: {} can't be {what}", file.path.display());
         let content = match fs::read(&file.path) {
             Ok(content) => content,
@@ -92,7 +92,7 @@ pub fn deliver(
 /// Throws away all that waits for an extension that was dropped.
 pub fn discard_all(queue: &Queue, place: usize) {
     queue.discard(place);
-    for file in files() {
+    for file in IncarnationFile::backlogs() {
         if let Err(error) = fs::remove_file(&file.path) {
             pgrx::warning!("keysmith: {} can't be removed: {error}", file.path.display());
         }
@@ -100,11 +100,4 @@ pub fn discard_all(queue: &Queue, place: usize) {
     queue.with(place, |database| {
         database.counters.discarded += u64::from(std::mem::take(&mut database.backlog));
     });
-}
-
-/// The files of this database, the oldest incarnation first.
-fn files() -> Vec<IncarnationFile> {
-    let database = server::my_database().to_u32();
-    let is_ours = |file: &IncarnationFile| file.kind == Kind::Backlog && file.database == database;
-    IncarnationFile::all().into_iter().filter(is_ours).collect()
 }

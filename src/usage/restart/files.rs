@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// The name is `keysmith_KIND.DATABASE.INCARNATION`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Of the incarnation that runs, or of one that has ended with nothing waiting, or suddenly.
+    /// Of the incarnation that runs, or of one that has ended suddenly.
     Running,
     /// Of one that was shut down while records waited. A file that is not whole is a loss.
     Backlog,
@@ -58,6 +58,14 @@ impl IncarnationFile {
         let mut files: Vec<_> = entries.flatten().filter_map(file).collect();
         files.sort_by_key(|file| file.incarnation);
         files
+    }
+
+    /// The backlogs of the session's database, the oldest first.
+    pub fn backlogs() -> Vec<IncarnationFile> {
+        let database = server::my_database().to_u32();
+        let is_ours =
+            |file: &IncarnationFile| file.kind == Kind::Backlog && file.database == database;
+        IncarnationFile::all().into_iter().filter(is_ours).collect()
     }
 
     pub fn rename(&self, kind: Kind) -> io::Result<()> {

@@ -4,7 +4,7 @@
 //! a worker stores the `backlog`. `losses` and `incarnations` say what was lost.
 
 pub mod backlog;
-mod files;
+pub mod files;
 pub mod incarnations;
 pub mod losses;
 mod shutdown;

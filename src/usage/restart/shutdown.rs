@@ -7,7 +7,7 @@ use crate::usage::restart::losses;
 use keysmith_core::shutdown_file;
 use pg::server;
 use std::ffi::c_int;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 
 /// Called by the postmaster when it starts, and when it starts again after a crash.
@@ -18,9 +18,35 @@ pub fn install() {
 /// After a shutdown only: after a crash shared memory may be corrupt.
 fn at_exit(code: c_int, _: usize) {
     let Some(queue) = queue() else { return };
-    if code != 0 || !server::was_shut_down() || queue.waiting() == 0 {
+    if code != 0 || !server::was_shut_down() {
         return;
     }
+    if queue.waiting() > 0 {
+        write_all(queue);
+    }
+    // The next start takes a file that is still there for a loss. The control file says that the
+    // server was shut down some time before this process ends.
+    let nothing_to_lose = IncarnationFile::all().into_iter().filter(|file| {
+        file.kind == Kind::Running && file.incarnation == queue.incarnation && !waits(queue, file)
+    });
+    for file in nothing_to_lose {
+        if let Err(error) = fs::remove_file(&file.path) {
+            pgrx::log!("keysmith: {} can't be removed: {error}", file.path.display());
+        }
+    }
+    if let Err(error) = files::sync_names() {
+        pgrx::log!("keysmith: pg_stat can't be written: {error}");
+    }
+}
+
+/// Whether records of the file's database wait.
+fn waits(queue: &Queue, file: &IncarnationFile) -> bool {
+    queue.locked(|state| {
+        state.databases.iter().any(|d| d.oid == file.database && d.records.count > 0)
+    })
+}
+
+fn write_all(queue: &Queue) {
     for place in 0..MOST_DATABASES {
         let found = queue.with(place, |d| (d.oid, d.records.count, d.counters.dropped));
         let Some((database, count, dropped)) = found else { continue };

@@ -19,7 +19,7 @@ fn begin(queue: &'static Queue) {
     let is_copy = data_directory().join("backup_label").exists();
     for file in IncarnationFile::all() {
         let done = match file.kind {
-            Kind::Running if !is_copy && !queue.started_cleanly => lose(queue, &file),
+            Kind::Running if !is_copy => lose(queue, &file),
             Kind::Lost { .. } if !is_copy => Ok(()),
             Kind::Running | Kind::Lost { .. } => fs::remove_file(&file.path),
             Kind::Backlog => inspect(queue, &file),

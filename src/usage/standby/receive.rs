@@ -7,8 +7,9 @@
 
 use crate::catalog::Catalog;
 use crate::usage::queue::queue;
+use crate::usage::restart::files::IncarnationFile;
 use crate::usage::restart::incarnations;
-use crate::usage::session::write_through;
+use crate::usage::session::{worker_slot, write_through};
 use crate::usage::standby::bounds::{self, MOST_COUNTS, MOST_RECORDS, MOST_SAMPLES};
 use crate::usage::standby::load::{Incarnation, Load, Marks};
 use crate::usage::store::insert;
@@ -61,6 +62,7 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
     if queue().is_some_and(|queue| queue.incarnation == from.id) {
         return Err(Error::argument("incarnation", "must be that of a standby"));
     }
+    leave_to_worker(from.id)?;
     let keeps_extension = keep_extension();
     let marks = Catalog::open()?.as_owner(|| {
         insert::be_brief();
@@ -77,6 +79,19 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
     let marks = [marks.last_sequence, marks.unknown_seen];
     ResultSet::of(call).put(marks.map(|mark| Cell::bigint(Some(mark))));
     Ok(None)
+}
+
+/// The worker stores the backlog of this server first. Otherwise the caller could make its records
+/// count as stored. A standby that was made from a backup has the same backlog, and tries again.
+fn leave_to_worker(incarnation: i64) -> Result<()> {
+    if IncarnationFile::backlogs().iter().all(|file| file.incarnation != incarnation) {
+        return Ok(());
+    }
+    if let Some((queue, place)) = worker_slot::find_place() {
+        worker_slot::ensure(queue, place);
+    }
+    Err(Error::new(Code::Conflict, "the records of this incarnation wait on the primary itself")
+        .hint("Its worker stores them now. Try again."))
 }
 
 /// Stores what is new of a load. Called as the extension's owner, in a transaction that stores all
