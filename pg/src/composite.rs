@@ -207,8 +207,12 @@ impl<'m> RowWriter<'m> {
     }
 
     /// An array of texts.
+    #[inline(always)]
     pub fn texts(&mut self, values: Option<&[&[u8]]>) {
-        self.optional(Form::Texts, values, |buffer, values| buffer.array(values));
+        self.optional(Form::Texts, values, |buffer, values| {
+            // A reference to the buffer would keep the compiler from taking the writer apart.
+            buffer.used = array(buffer.bytes, buffer.used, values);
+        });
     }
 
     /// A jsonb as another row stores it, including its header.
@@ -222,7 +226,7 @@ impl<'m> RowWriter<'m> {
         });
     }
 
-    #[inline]
+    #[inline(always)]
     fn optional<T>(&mut self, form: Form, value: Option<T>, put: impl FnOnce(&mut Buffer, T)) {
         self.forms = form.after(self.forms);
         if let Some(value) = value {
@@ -253,24 +257,6 @@ impl<'m> RowWriter<'m> {
 }
 
 impl Buffer<'_> {
-    fn array(&mut self, values: &[&[u8]]) {
-        self.align(4);
-        let begin = self.used;
-        // ArrayType: header, number of dimensions, no bitmap of nulls, element type; then the
-        // length and the lower bound of the dimension. An empty array has no dimensions.
-        let dimensions = u32::from(!values.is_empty());
-        let fixed = [0, dimensions, 0, pg_sys::TEXTOID.to_u32(), values.len() as u32, 1];
-        let words = if values.is_empty() { 4 } else { fixed.len() };
-        fixed.iter().take(words).for_each(|word| self.write(&word.to_ne_bytes()));
-        for value in values {
-            self.write(&varlena_header(value.len()));
-            self.write(value);
-            self.align(4);
-        }
-        let length = varlena_header(self.used - begin - HEADER);
-        self.overwrite(begin, &length);
-    }
-
     #[inline]
     fn fixed(&mut self, bytes: &[u8], alignment: usize) {
         self.align(alignment);
@@ -295,6 +281,27 @@ impl Buffer<'_> {
             place.copy_from_slice(bytes);
         }
     }
+}
+
+/// Writes an array of texts behind the bytes that are used, and returns how many are used then.
+fn array(bytes: &mut [u8], used: usize, values: &[&[u8]]) -> usize {
+    let mut buffer = Buffer { bytes, used };
+    buffer.align(4);
+    let begin = buffer.used;
+    // ArrayType: header, number of dimensions, no bitmap of nulls, element type; then the
+    // length and the lower bound of the dimension. An empty array has no dimensions.
+    let dimensions = u32::from(!values.is_empty());
+    let fixed = [0, dimensions, 0, pg_sys::TEXTOID.to_u32(), values.len() as u32, 1];
+    let words = if values.is_empty() { 4 } else { fixed.len() };
+    fixed.iter().take(words).for_each(|word| buffer.write(&word.to_ne_bytes()));
+    for value in values {
+        buffer.write(&varlena_header(value.len()));
+        buffer.write(value);
+        buffer.align(4);
+    }
+    let length = varlena_header(buffer.used - begin - HEADER);
+    buffer.overwrite(begin, &length);
+    buffer.used
 }
 
 #[inline]
