@@ -185,7 +185,7 @@ BOUNDS = {
     "usage": ["at > now() - interval '1 day'", "at < now() - interval '1 day'", "at <= 'infinity' AND '-infinity' <= at",
               "at > (SELECT min(at) FROM keysmith.usage)", "at = NULL", "key_id = (SELECT min(key_id::text)::uuid FROM keysmith.usage)",
               "tenant_id >= '80000000-0000-0000-0000-000000000000'", "NOT (at > now())", "at > now() OR status = 200",
-              "at > now() - random() * interval '1 day' AND status = 200",
+              "at > now() - (1 + random()) * interval '1 day' AND status = 200",
               "(at, key_id) > (now() - interval '1 day', '00000000-0000-0000-0000-000000000000')",
               "at::date = current_date", "at > now() - interval '1 day' AND request_id <> key_id"],
     "usage_daily": ["day = (now() AT TIME ZONE 'UTC')::date", "day > '2020-01-01' AND day < '2099-01-01'", "day < '2020-01-01'",
