@@ -35,7 +35,7 @@ def judge(error, name, statement):
         return "tells of our program's inside"
     if state == "KS500":
         return "an internal error of ours"
-    if state.startswith("KS") or name == "keysmith.pre_request" and re.fullmatch("PT4..|PGRST", state):
+    if state.startswith("KS") or name == "keysmith.pre_request" and re.fullmatch("PT[45]..|PGRST", state):
         return None
     for states, names, message, _ in ALLOWED:
         if re.fullmatch(states, state) and re.fullmatch(names, name) and re.search(message, told):
