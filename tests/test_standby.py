@@ -684,7 +684,7 @@ def test_nobody_else_tells_what_of_a_backlog_is_stored():
         cluster.configure(max_worker_processes=8)
         cluster.restart()
         db = session(cluster)
-        # Whoever asks has the worker started, and can hand over once it has stored the backlog.
+        # A refused call starts the worker, which stores the backlog. Then others may hand over.
         db.refused("KS409", "usage_collect", **claim)
         names = "SELECT request_id FROM keysmith_private.usage_event"
         wait_until(lambda: {request_id for request_id, in db.rows(names)} == requests)

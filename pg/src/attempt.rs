@@ -25,7 +25,7 @@ pub type Outcome<T> = std::result::Result<T, Failure>;
 pub fn transaction<T>(activity: &str, body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     // SAFETY: reads a pointer that is set in background workers.
     if unsafe { pg_sys::MyBgworkerEntry }.is_null() || is_in_progress() {
-        pgrx::error!("keysmith begins transactions of its own in workers alone");
+        pgrx::error!("keysmith begins transactions only in background workers");
     }
     let activity = CString::new(activity).unwrap_or_default();
     let run = AssertUnwindSafe(|| {

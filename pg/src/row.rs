@@ -22,8 +22,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// Writes no more than the flag: to clear the values of each row would cost as much as to
-    /// read some of them.
+    /// Writes only the flag. The values stay uninitialized until a row is read.
     #[inline(always)]
     pub fn new() -> Room {
         let mut room = MaybeUninit::<Room>::uninit();
