@@ -97,6 +97,11 @@ impl Error {
         self
     }
 
+    /// The error for a failure of the operating system's random number generator.
+    pub fn no_entropy<E>(_: E) -> Self {
+        Error::new(Code::Installation, "the operating system has no entropy to give")
+    }
+
     /// An error with the code `NotFound`.
     pub fn not_found(what: impl Into<String>) -> Self {
         Error::new(Code::NotFound, what)

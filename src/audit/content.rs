@@ -3,7 +3,7 @@
 
 use super::event::{self, Event};
 use keysmith_core::chain::{SALT_LEN, content_digest};
-use pg::error::{Code, Error, Result};
+use pg::error::{Error, Result};
 use pg::spi::{self, Param, ResultRow, saved};
 
 /// Everything of an entry that may identify a person.
@@ -30,9 +30,7 @@ impl Content {
             };
         }
         let mut salt = [0; SALT_LEN];
-        getrandom::fill(&mut salt).map_err(|_| {
-            Error::new(Code::Installation, "the operating system has no entropy to give")
-        })?;
+        getrandom::fill(&mut salt).map_err(Error::no_entropy)?;
         let digest = self.digest(&salt);
         let fields = [
             Param::bytes(&digest),

@@ -4,7 +4,7 @@
 use crate::settings;
 use keysmith_core::directory::{Directory, KeyEntry, Slot, WAYS};
 use keysmith_core::siphash::SipHasher;
-use pg::error::{Code, Error, Result};
+use pg::error::{Error, Result};
 use pg::server;
 use pg::shmem::{Region, shareable};
 
@@ -19,9 +19,8 @@ shareable! {
 }
 
 fn head() -> Result<Key> {
-    let no_entropy =
-        |_| Error::new(Code::Installation, "the operating system has no entropy to give");
-    let key = [getrandom::u64().map_err(no_entropy)?, getrandom::u64().map_err(no_entropy)?];
+    let random = || getrandom::u64().map_err(Error::no_entropy);
+    let key = [random()?, random()?];
     Ok(Key { key })
 }
 

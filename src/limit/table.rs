@@ -4,7 +4,7 @@ use crate::settings;
 use keysmith_core::buckets::{PLACES, Part};
 use keysmith_core::claims::{Claim, LockedParts};
 use pg::clock;
-use pg::error::{Code, Error, Result};
+use pg::error::{Error, Result};
 use pg::shmem::{Guarded, Region, Writing, shareable};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -33,9 +33,8 @@ fn parts() -> usize {
 }
 
 fn header() -> Result<Header> {
-    let no_entropy =
-        |_| Error::new(Code::Installation, "the operating system has no entropy to give");
-    let key = [getrandom::u64().map_err(no_entropy)?, getrandom::u64().map_err(no_entropy)?];
+    let random = || getrandom::u64().map_err(Error::no_entropy);
+    let key = [random()?, random()?];
     Ok(Header { key, started_at: clock::now(), refusals: AtomicU64::new(0) })
 }
 

@@ -244,9 +244,9 @@ impl<'de> SeqAccess<'de> for Items {
         seed: S,
     ) -> Result<Option<S::Value>, Fault> {
         let Some(item) = self.items.next() else { return Ok(None) };
-        let step = format!("[{}]", self.next);
+        let n = self.next;
         self.next += 1;
-        seed.deserialize(Node(item)).map(Some).map_err(|fault| fault.within(&step))
+        seed.deserialize(Node(item)).map(Some).map_err(|fault| fault.within(&format!("[{n}]")))
     }
 }
 

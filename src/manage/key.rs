@@ -172,6 +172,9 @@ pub fn expiry(expires_at: Option<i64>) -> Result<Option<i64>> {
     }
 }
 
+/// The most characters of the reason that an act is given.
+pub const MAX_REASON: usize = 1000;
+
 /// A new secret, with its digest and the parts of it that may be shown.
 pub struct Fresh {
     pub api_key: String,
@@ -188,7 +191,7 @@ impl Fresh {
             .iter()
             .find(|known| known.kind == kind && known.environment == environment)
             .ok_or_else(|| no_prefix(kind, environment))?;
-        let api_key = secret::generate(&prefix.prefix).map_err(|_| no_entropy())?;
+        let api_key = secret::generate(&prefix.prefix).map_err(Error::no_entropy)?;
         let Some(parts) = format::parse(api_key.as_bytes()) else {
             return Err(Error::new(Code::Installation, "a new key is not well-formed"));
         };
@@ -203,10 +206,6 @@ impl Fresh {
     }
 }
 
-fn no_entropy() -> Error {
-    Error::new(Code::Installation, "the operating system has no entropy to give")
-}
-
 /// A new id to show for a key, if the keyspace has a template. A short id may be taken, so this
 /// tries several.
 pub fn new_display_id(policy: &Policy, keyspace: &str) -> Result<Option<String>> {
@@ -216,7 +215,7 @@ pub fn new_display_id(policy: &Policy, keyspace: &str) -> Result<Option<String>>
     let keys = Catalog::open()?.tables.key_by_display_id.open();
     let keyspace = server_text(keyspace);
     for _ in 0..TRIES {
-        let id = display::id(template, secret::random).map_err(|_| no_entropy())?;
+        let id = display::id(template, secret::random).map_err(Error::no_entropy)?;
         let (taken, snapshot) = (server_text(&id), Snapshot::now());
         let by_id =
             [ScanKey::text(column::keyspace, &keyspace), ScanKey::text(column::display_id, &taken)];

@@ -253,7 +253,7 @@ fn switch(
 fn revoke(call: &Call) -> Result<Option<Datum>> {
     let key_id = call.uuid(0, "key_id")?;
     let reason = call.text(1, "reason")?;
-    key::check_length("reason", reason.as_deref(), 1000)?;
+    key::check_length("reason", reason.as_deref(), key::MAX_REASON)?;
     authority::act(needs::revoke, |caller| {
         let subject = LockedKey::lock(caller, &key_id)?;
         end_locked(caller, &subject, reason.as_deref().unwrap_or("revoked"))

@@ -8,6 +8,7 @@
 use super::authority::{self, Caller};
 use super::field::{Grants, Moment, Networks, Uuid, text_types};
 use super::json;
+use super::key;
 use super::keyspace;
 use super::level::functions;
 use super::listing::put_all;
@@ -79,13 +80,11 @@ struct Changes {
 }
 
 text_types! {
-    Reason: is_reason, format!("must have at most {MAX_REASON} characters");
+    Reason: is_reason, format!("must have at most {} characters", key::MAX_REASON);
 }
 
-const MAX_REASON: usize = 1000;
-
 fn is_reason(text: &str) -> bool {
-    text.chars().count() <= MAX_REASON
+    text.chars().count() <= key::MAX_REASON
 }
 
 impl Action {

@@ -182,7 +182,7 @@ fn alter_tenant(call: &Call) -> Result<Option<Datum>> {
 
 fn suspend_tenant(call: &Call) -> Result<Option<Datum>> {
     let reason = call.text(2, "reason")?;
-    key::check_length("reason", reason.as_deref(), 1000)?;
+    key::check_length("reason", reason.as_deref(), key::MAX_REASON)?;
     change_tenant(
         call,
         needs::suspend_tenant,
