@@ -89,7 +89,7 @@ def test_usage_of_a_standby_reaches_the_primary(servers, there):
     assert refused.reason == "wrong_environment"
     there.call("flush_usage")
     assert stored(db) == sorted(before + made + [str(refused.request_id)])
-    rows = db.rows("SELECT * FROM keysmith_private.usage_incarnation WHERE standby = 'replica'")
+    rows = db.rows("SELECT * FROM keysmith_private.usage_incarnation WHERE node_name = 'replica'")
     assert len(rows) == 1 and str(rows[0].incarnation) == status(there)["incarnation"]
     last = wait_until(lambda: db.value(
         "SELECT last_used_at FROM keysmith.keys WHERE key_id = %s", key.key_id))
@@ -317,7 +317,7 @@ def test_once_whatever_ends_between_storing_and_knowing(how):
         assert stored(db) == made
         assert not list((standby.data / "pg_stat").glob("keysmith_usage.*"))
         lost = db.rows("SELECT lost_at_most FROM keysmith_private.usage_incarnation"
-                       " WHERE standby <> '' AND lost_at_most IS NOT NULL")
+                       " WHERE node_name = 'replica' AND lost_at_most IS NOT NULL")
         assert bool(lost) == (how == "standby")
         total = db.value("SELECT sum(requests)::int FROM keysmith.usage_daily")
         assert total == len(made)
@@ -337,10 +337,10 @@ def test_a_standby_that_dies_before_anything_was_taken_in_is_reported():
         made = requests(there, key.api_key, 3)
         wait_until(lambda: set(made) <= set(stored(db)))
         loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
-        assert loss.standby == "replica" and loss.lost_at_most >= 20
+        assert loss.node_name == "replica" and loss.lost_at_most >= 20
         assert loss.started_at <= loss.lost_from < loss.lost_until
         # The primary's incarnations in the backup are not the new server's own.
-        assert db.value("SELECT count(*) FROM keysmith_private.usage_incarnation WHERE standby = ''") <= 1
+        assert db.value("SELECT count(*) FROM keysmith_private.usage_incarnation WHERE primary_since IS NOT NULL") <= 1
 
 
 def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
@@ -378,7 +378,7 @@ def test_what_a_standby_can_not_keep_over_a_restart_is_reported():
         made = sorted(made + requests(there, key.api_key, 3))
         wait_until(lambda: stored(db) == made)
         loss = db.row("SELECT * FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL")
-        assert loss.standby == "replica" and loss.lost_at_most >= 20
+        assert loss.node_name == "replica" and loss.lost_at_most >= 20
         # Records of another database are kept if they can be.
         kept = sorted(kept + requests(session(standby, "beside"), other.api_key, 1))
         wait_until(lambda: stored(beside) == kept)
@@ -437,7 +437,7 @@ def test_a_full_buffer_is_counted_and_told():
         standby.execute("SELECT pg_reload_conf()")
         wait_until(lambda: len(stored(db)) == capacity)
         assert set(stored(db)) < set(made)
-        assert db.value("SELECT dropped FROM keysmith_private.usage_incarnation WHERE standby <> ''") == 40
+        assert db.value("SELECT dropped FROM keysmith_private.usage_incarnation WHERE node_name = 'replica'") == 40
 
 
 # Promotion
@@ -664,7 +664,7 @@ def test_a_life_is_that_of_a_standby(servers, incarnation):
     stored."""
     _, _, db = servers
     db.call("flush_usage")
-    own = db.value("SELECT max(incarnation) FROM keysmith_private.usage_incarnation WHERE standby = ''")
+    own = db.value("SELECT max(incarnation) FROM keysmith_private.usage_incarnation WHERE primary_since IS NOT NULL")
     with pytest.raises(psycopg.Error) as error:
         db.rows("SELECT keysmith.usage_collect('here', %s, 10, true, 0, '', 0, '', '')", incarnation or own)
     assert error.value.sqlstate == "KS400" and "incarnation" in error.value.diag.message_primary
@@ -689,7 +689,9 @@ def test_nobody_else_tells_what_of_a_backlog_is_stored():
         names = "SELECT request_id FROM keysmith_private.usage_event"
         wait_until(lambda: {request_id for request_id, in db.rows(names)} == requests)
         wait_until(lambda: not file.exists())
-        assert db.call("usage_collect", **claim)[0].last_sequence == 1 << 40
+        assert "another server" in db.refused("KS409", "usage_collect", **claim)
+        other = claim | {"incarnation": claim["incarnation"] + 1}
+        assert db.call("usage_collect", **other)[0].last_sequence == 1 << 40
 
 
 def test_only_a_primary_takes_in(servers, there):
@@ -760,7 +762,7 @@ def test_a_request_that_has_its_row_is_not_counted_again(servers):
         assert db.value(statement, life, parcel(*records)) == len(records)
     counted = ("SELECT (SELECT count(*) FROM keysmith_private.usage_event WHERE key_id = %s) AS rows,"
                " (SELECT sum(requests) FROM keysmith.usage_hourly WHERE key_id = %s) AS counted,"
-               " (SELECT sum(stored) FROM keysmith_private.usage_incarnation WHERE standby = 'twice') AS stored")
+               " (SELECT sum(stored) FROM keysmith_private.usage_incarnation WHERE node = 'twice') AS stored")
     assert tuple(db.rows(counted, key_id, key_id)[0]) == (5, 5, 5)
     db.rows("SELECT keysmith.maintain()")
     assert tuple(db.rows(counted, key_id, key_id)[0]) == (5, 5, 5)
@@ -824,7 +826,7 @@ def test_what_no_standby_can_have_recorded_is_set_aside(servers, holder, unfit):
     made = db.value(partitions)
     batch = parcel(record(fit[0], **holder), record(aside, **(holder | unfit)), record(fit[1], **holder))
     life = db.value("SELECT coalesce(max(incarnation), 0) + 1000 FROM keysmith_private.usage_incarnation "
-                    "WHERE standby = 'forger'") + 40
+                    "WHERE node = 'forger'") + 40
     statement = "SELECT last_sequence FROM keysmith.usage_collect('forger', %s, 10, true, 0, %s, 0, '', '')"
     for _ in range(2):
         assert db.value(statement, life, batch) == 3
@@ -916,22 +918,22 @@ def test_numbers_that_no_standby_has_are_refused(servers, arguments, name):
     usual = {"standby": "numbers", "incarnation": 35, "most_waiting": 10, "started_cleanly": True, "dropped": 0,
              "records": b"", "unknown_mark": 0, "unknown": b"", "samples": b""}
     assert db.refused("KS400", "usage_collect", **(usual | arguments)).startswith(f"{name} must")
-    assert not db.rows("SELECT FROM keysmith_private.usage_incarnation WHERE standby = 'numbers'")
+    assert not db.rows("SELECT FROM keysmith_private.usage_incarnation WHERE node = 'numbers'")
 
 
 def test_no_more_than_a_thousand_lives_are_kept(servers):
     _, _, db = servers
-    db.rows("INSERT INTO keysmith_private.usage_incarnation (incarnation, database, server, started_at, most_waiting, standby) "
+    db.rows("INSERT INTO keysmith_private.usage_incarnation (incarnation, database, server, started_at, most_waiting, node) "
             "SELECT g, (SELECT oid FROM pg_database WHERE datname = current_database()), 0, "
             "       timestamptz '2001-01-01' + g * interval '1 s', 1, 'many' "
             "FROM generate_series(1000001, 1001500) AS g")
-    known = "SELECT count(*) FROM keysmith_private.usage_incarnation WHERE standby "
-    others = db.value(known + "<> 'many' AND standby <> ''")
+    known = "SELECT count(*) FROM keysmith_private.usage_incarnation WHERE primary_since IS NULL AND node "
+    others = db.value(known + "<> 'many'")
     db.rows("SELECT keysmith.usage_collect('newcomer', 36, 10, true, 0, '', 0, '', '')")
     assert db.value(known + "<> ''") <= 1001
     assert db.value(known + "= 'newcomer'") == 1
-    assert db.value("SELECT min(incarnation) FROM keysmith_private.usage_incarnation WHERE standby = 'many'") > 1000500
-    db.rows("DELETE FROM keysmith_private.usage_incarnation WHERE standby = 'many'")
+    assert db.value("SELECT min(incarnation) FROM keysmith_private.usage_incarnation WHERE node = 'many'") > 1000500
+    db.rows("DELETE FROM keysmith_private.usage_incarnation WHERE node = 'many'")
     assert others >= 1
 
 

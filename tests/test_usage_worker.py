@@ -541,7 +541,7 @@ def test_a_kill_late_in_a_shutdown_is_a_loss():
         # An end in the usual way loses nothing, and leaves no file.
         db.session.close()
         cluster.stop()
-        assert list((cluster.data / "pg_stat").glob("keysmith_*")) == []
+        assert list((cluster.data / "pg_stat").glob("keysmith_*.*")) == []
         cluster.start()
         db = session(cluster)
         assert stored(db) == 1 and count(db, "losses") == 1

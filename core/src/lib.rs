@@ -24,6 +24,7 @@ mod seqlock;
 pub mod shutdown_file;
 pub mod siphash;
 pub mod tally;
+pub mod timeline;
 pub mod unknown_tally;
 
 /// In `tests/models`, `loom` takes the place of these.

@@ -31,7 +31,7 @@ pub struct Head {
     /// Whether the incarnation before it was shut down properly.
     pub started_cleanly: bool,
     pub started_as_standby: bool,
-    /// The server's name.
+    /// The server's identity and name.
     pub server: String,
 }
 

@@ -125,11 +125,18 @@ pub fn primary_conninfo() -> String {
     String::from_utf8_lossy(unsafe { bytes(pg_sys::PrimaryConnInfo) }).into_owned()
 }
 
-/// Whether `primary_conninfo` is set.
-#[inline]
-pub fn has_primary_conninfo() -> bool {
-    // SAFETY: as above; null, or at least the 0 at its end.
-    unsafe { pg_sys::PrimaryConnInfo.as_ref() }.is_some_and(|first| *first != 0)
+/// The timeline on which this server writes. To be called after recovery.
+pub fn insertion_timeline() -> u32 {
+    assert!(!is_in_recovery(), "there is no timeline to write on");
+    // SAFETY: reads shared memory, to which the process is attached; recovery has ended for good.
+    unsafe { pg_sys::GetWALInsertionTimeLine() }
+}
+
+/// The size of a WAL file, and that of a page in it.
+pub fn wal_sizes() -> (u64, u64) {
+    // SAFETY: a variable that is set before any library is loaded, and not changed.
+    let segment = unsafe { pg_sys::wal_segment_size };
+    (u64::from(segment.unsigned_abs()), u64::from(pg_sys::XLOG_BLCKSZ))
 }
 
 /// Whether the control file says that the server was shut down.

@@ -37,16 +37,17 @@ struct View {
 }
 
 /// The memory of each standby, as the tables on the primary have it. A standby that is gone for
-/// good has lost the records that it held.
+/// good has lost the records that it held. If several have the same name, the identity follows it.
 const STANDBYS: &str = "
-    SELECT pg_catalog.format('standby %s', i.standby),
+    SELECT pg_catalog.concat_ws(' ', 'standby', i.node_name,
+               CASE WHEN pg_catalog.count(*) OVER (PARTITION BY i.node_name) > 1 THEN i.node END),
            pg_catalog.format('last heard of %s; can hold %s records',
                              coalesce(i.last_flush_at, i.started_at), i.most_waiting)
-    FROM (SELECT DISTINCT ON (l.standby) l.* FROM keysmith_private.usage_incarnation AS l
-          WHERE l.standby <> '' AND l.database = $1
-          ORDER BY l.standby, l.incarnation DESC) AS i
-    WHERE i.lost_at_most IS NULL
-    ORDER BY i.standby";
+    FROM (SELECT DISTINCT ON (l.node) l.* FROM keysmith_private.usage_incarnation AS l
+          WHERE l.database = $1
+          ORDER BY l.node, l.incarnation DESC) AS i
+    WHERE i.lost_at_most IS NULL AND i.primary_since IS NULL
+    ORDER BY i.node_name, i.node";
 
 fn usage_status(call: &Call) -> Result<Option<Datum>> {
     let mut rows: Vec<(Cow<str>, Option<String>)> = Vec::new();
@@ -122,6 +123,7 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
     let shown = |n: u64| Some(n.to_string());
     let described = [
         ("mode", Some(mode.into())),
+        ("node", Some(hex::encode(queue.node))),
         ("incarnation", Some(queue.incarnation.to_string())),
         ("since", Some(output::timestamp(queue.incarnation))),
         ("capacity", shown(queue.capacity.into())),

@@ -129,19 +129,16 @@ impl Check for WithoutSecret {
 }
 
 /// The value of `keysmith.usage_conninfo` that has a standby send nothing.
-pub const OFF: &str = "off";
+const OFF: &str = "off";
 
 /// How a standby reaches the primary; empty to use `primary_conninfo`.
 pub fn conninfo() -> String {
     CONNINFO.get()
 }
 
-/// Whether a standby sends at all.
-pub fn is_sending(has_primary: bool) -> bool {
-    CONNINFO.with(|chosen| match chosen.to_bytes() {
-        b"" => has_primary,
-        chosen => chosen != OFF.as_bytes(),
-    })
+/// Whether a standby sends at all. Asked for each request on a standby.
+pub fn is_sending() -> bool {
+    CONNINFO.with(|chosen| chosen.to_bytes() != OFF.as_bytes())
 }
 
 /// Bytes of shared memory for events.

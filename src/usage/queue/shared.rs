@@ -3,6 +3,7 @@
 //! One lock guards all that is in `State` and the slots; it is held for as long as it takes to copy
 //! a few records. Nothing under it can fail, wait, or ask for memory.
 
+use crate::usage::node;
 use crate::usage::queue::unknown::Unknown;
 use crate::usage::queue::wanted_days::WantedDays;
 use crate::usage::settings;
@@ -22,6 +23,8 @@ shareable! {
     pub struct Queue {
         /// When this memory was made: a name for the time until it is made again.
         pub incarnation: i64,
+        /// The server's identity: see `node`.
+        pub node: [u8; 16],
         /// Whether the server was shut down properly before.
         pub started_cleanly: bool,
         /// Whether the server was a standby at its start. It may have been promoted since.
@@ -151,6 +154,7 @@ fn whole(state: Locked<State, Slot>) -> Queue {
     let capacity = slots() as u32;
     Queue {
         incarnation: clock::now(),
+        node: node::identity(),
         started_cleanly: server::was_shut_down(),
         started_as_standby: server::data_directory().join("standby.signal").exists(),
         capacity,

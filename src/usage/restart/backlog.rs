@@ -2,6 +2,7 @@
 //! hands them to the primary. They keep their incarnation and numbers, so that none is stored twice,
 //! whatever ends in between.
 
+use crate::usage::node::Node;
 use crate::usage::queue::Queue;
 use crate::usage::restart::files::IncarnationFile;
 use crate::usage::standby::link::Failed;
@@ -58,10 +59,9 @@ pub fn deliver(
             warn("read: it is not whole");
             continue;
         };
-        // The incarnation of a primary has no standby's name in the primary's own table.
-        let is_own = !head.started_as_standby && !server::is_in_recovery();
         let incarnation = Incarnation {
-            standby: if is_own { String::new() } else { head.server },
+            node: Node::parse(&head.server),
+            is_own: !head.started_as_standby && !server::is_in_recovery(),
             id: head.incarnation,
             most_waiting: head.most_waiting,
             started_cleanly: head.started_cleanly,

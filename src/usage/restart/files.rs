@@ -95,6 +95,7 @@ pub fn sync_names() -> io::Result<()> {
     File::open(directory())?.sync_all()
 }
 
-fn directory() -> PathBuf {
+/// Where the files are.
+pub fn directory() -> PathBuf {
     server::data_directory().join("pg_stat")
 }

@@ -2,10 +2,12 @@
 //! memory to the next. The table says which of its records are stored, and how many its end may
 //! have cost.
 
+use crate::usage::node::Node;
 use crate::usage::queue::Queue;
 use crate::usage::restart::losses::{self, Lost};
-use crate::usage::standby::name;
+use crate::usage::restart::predecessor;
 use crate::usage::transaction::{Outcome, transaction};
+use pg::clock;
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param, ResultRow};
 
@@ -30,26 +32,40 @@ impl CurrentIncarnation {
     /// which all records are stored.
     pub fn open(&self) -> Outcome<u64> {
         let lost = losses::lost(self.oid, self.queue);
+        let node = Node::own(self.queue.node);
+        let [incarnation, database, server, started_at, most_waiting] = self.params();
         let (stored_up_to, losses) = transaction("opening", || {
-            let found = spi::first(
-                "INSERT INTO keysmith_private.usage_incarnation
-                     (incarnation, database, server, started_at, most_waiting)
-                 VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT (incarnation, database) DO UPDATE SET closed_at = NULL, standby = ''
-                 RETURNING last_sequence",
-                &self.params(),
-                |row| row.bigint(1),
+            let opened = spi::first(
+                "INSERT INTO keysmith_private.usage_incarnation AS i
+                     (incarnation, database, server, started_at, most_waiting, node, node_name,
+                      primary_since)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, pg_catalog.now())
+                 ON CONFLICT (incarnation, database) DO UPDATE
+                 SET closed_at = NULL, primary_since = coalesce(i.primary_since, pg_catalog.now())
+                 RETURNING last_sequence, primary_since = pg_catalog.now()",
+                &[
+                    incarnation,
+                    database,
+                    server,
+                    started_at,
+                    most_waiting,
+                    Param::text(&node.id),
+                    Param::text(&node.name),
+                ],
+                |row| Some((row.bigint(1).unwrap_or_default(), row.boolean(2))),
             )?;
-            let stored_up_to = found.unwrap_or_default();
+            let (stored_up_to, is_new) = opened.unwrap_or_default();
             let mut losses = Vec::new();
             for lost in &lost {
                 losses.extend(self.enter(lost)?);
             }
-            let [incarnation, database, server, ..] = self.params();
-            let started_cleanly = Param::boolean(self.queue.started_cleanly);
-            let started_as_standby = Param::boolean(self.queue.started_as_standby);
-            let params = [incarnation, database, server, started_cleanly, started_as_standby];
-            losses.extend(spi::all(LOSSES, &params, loss_message)?);
+            let own = (self.queue.incarnation, self.oid);
+            let is_loss = !self.queue.started_cleanly;
+            losses.extend(close_before(BEFORE_OF_SERVER, own, &node, is_loss, own.0)?);
+            if is_new && self.queue.started_as_standby {
+                let is_loss = !predecessor::was_shut_down();
+                losses.extend(close_before(BEFORE_OF_PRIMARY, own, &node, is_loss, clock::now())?);
+            }
             Ok((stored_up_to, losses))
         })?;
         losses::forget(&lost);
@@ -62,26 +78,25 @@ impl CurrentIncarnation {
     /// Notes what an earlier incarnation may have lost. It may have no row yet.
     fn enter(&self, lost: &Lost) -> Result<Vec<String>> {
         let [_, database, server, ..] = self.params();
-        let standby = if self.queue.started_as_standby { name::own() } else { String::new() };
         spi::all(
             "INSERT INTO keysmith_private.usage_incarnation AS i
-                 (incarnation, database, server, started_at, most_waiting, standby,
+                 (incarnation, database, server, started_at, most_waiting, node, node_name,
                   lost_at_most, lost_from, lost_until)
-             VALUES ($1, $2, $3, $4, $5, $6, $5, $4, $7)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $5, $4, $8)
              ON CONFLICT (incarnation, database) DO UPDATE
              SET lost_at_most = i.most_waiting, lost_until = excluded.lost_until,
                  lost_from = coalesce(i.closed_at, i.last_flush_at, i.started_at)
              WHERE i.lost_at_most IS NULL
-             RETURNING pg_catalog.format(
-                 'usage of at most %s requests may have been lost between %s and %s',
-                 i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most",
+             RETURNING i.lost_at_most, i.lost_from::pg_catalog.text,
+                       i.lost_until::pg_catalog.text, i.node, i.node_name",
             &[
                 Param::bigint(Some(lost.incarnation)),
                 database,
                 server,
                 Param::timestamp(Some(lost.incarnation)),
                 Param::bigint(Some(lost.most_waiting)),
-                Param::text(&standby),
+                Param::text(&lost.node.id),
+                Param::text(&lost.node.name),
                 Param::timestamp(Some(lost.until)),
             ],
             loss_message,
@@ -165,27 +180,64 @@ pub fn server() -> i64 {
     pg::server::system_identifier() as i64
 }
 
-/// Closes the incarnation before this one. If the server was not shut down properly, the loss is
-/// noted. A standby that was promoted does not know how the primary before it ended, and that one's
-/// incarnation may have started after its own.
-const LOSSES: &str = "
-    UPDATE keysmith_private.usage_incarnation AS i
-    SET lost_at_most = CASE WHEN l.is_loss THEN i.most_waiting END,
-        lost_from = CASE WHEN l.is_loss
-                         THEN coalesce(i.closed_at, i.last_flush_at, i.started_at) END,
-        lost_until = CASE WHEN l.is_loss
-                          THEN CASE WHEN $5 THEN pg_catalog.now() ELSE c.started_at END END,
-        closed_at = CASE WHEN l.is_loss THEN i.closed_at ELSE coalesce(i.closed_at, c.started_at) END
-    FROM keysmith_private.usage_incarnation AS c, (SELECT $5 OR NOT $4 AS is_loss) AS l
-    WHERE c.incarnation = $1 AND c.database = $2
-      AND i.database = $2 AND i.lost_at_most IS NULL AND i.incarnation = (
-          SELECT pg_catalog.max(l.incarnation) FROM keysmith_private.usage_incarnation AS l
-          WHERE l.database = $2 AND l.server = $3 AND l.standby = ''
-            AND l.incarnation <> $1 AND ($5 OR l.incarnation < $1))
-    RETURNING pg_catalog.format('usage of at most %s requests may have been lost between %s and %s',
-                                i.lost_at_most, i.lost_from, i.lost_until), i.lost_at_most";
+/// The incarnation before `$1`, of the same server or of the primary before it. One may have started
+/// long before its server became the primary.
+macro_rules! close_before {
+    ($found:literal) => {
+        concat!(
+            "UPDATE keysmith_private.usage_incarnation AS i
+             SET lost_at_most = CASE WHEN $4 THEN i.most_waiting END,
+                 lost_from = CASE WHEN $4 THEN
+                     CASE WHEN coalesce(i.closed_at, i.last_flush_at) < $5
+                          THEN coalesce(i.closed_at, i.last_flush_at) ELSE i.started_at END END,
+                 lost_until = CASE WHEN $4 THEN $5 END,
+                 closed_at = CASE WHEN $4 THEN i.closed_at ELSE coalesce(i.closed_at, $5) END
+             WHERE i.database = $2 AND i.lost_at_most IS NULL AND i.incarnation = (
+                 SELECT l.incarnation FROM keysmith_private.usage_incarnation AS l
+                 WHERE l.database = $2 AND ",
+            $found,
+            " LIMIT 1)
+             RETURNING i.lost_at_most, i.lost_from::pg_catalog.text,
+                       i.lost_until::pg_catalog.text, i.node, i.node_name"
+        )
+    };
+}
+pub const BEFORE_OF_SERVER: &str =
+    close_before!("l.node = $3 AND l.incarnation < $1 ORDER BY l.incarnation DESC");
+const BEFORE_OF_PRIMARY: &str = close_before!(
+    "l.server = $6 AND l.incarnation <> $1 AND l.primary_since IS NOT NULL
+                 ORDER BY l.primary_since DESC"
+);
 
-/// The message about a loss, if a row is one.
-pub fn loss_message(row: ResultRow) -> Option<String> {
-    row.bigint(2).and_then(|_| row.text(1))
+/// Closes an incarnation before `incarnation`. If that one has lost records, this is noted, and the
+/// message about it is returned.
+pub fn close_before(
+    statement: &'static str,
+    (incarnation, database): (i64, u32),
+    node: &Node,
+    is_loss: bool,
+    until: i64,
+) -> Result<Vec<String>> {
+    spi::all(
+        statement,
+        &[
+            Param::bigint(Some(incarnation)),
+            Param::oid(database.into()),
+            Param::text(&node.id),
+            Param::boolean(is_loss),
+            Param::timestamp(Some(until)),
+            Param::bigint(Some(server())),
+        ],
+        loss_message,
+    )
+}
+
+/// The message about a loss, if a row is one: its greatest size, its time, and the server.
+fn loss_message(row: ResultRow) -> Option<String> {
+    let most = row.bigint(1)?;
+    let (from, until, node, name) = (row.text(2)?, row.text(3)?, row.text(4)?, row.text(5)?);
+    Some(format!(
+        "usage of at most {most} requests may have been lost between {from} and {until}, \
+         on server {name} ({node})"
+    ))
 }

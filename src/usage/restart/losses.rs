@@ -5,9 +5,9 @@
 //! started, all processes were taken, or something was locked. Then the file tells the next
 //! worker.
 
+use crate::usage::node::Node;
 use crate::usage::queue::Queue;
 use crate::usage::restart::files::{self, IncarnationFile, Kind};
-use crate::usage::standby::name;
 use keysmith_core::shutdown_file::{self, Head};
 use std::fs;
 use std::io;
@@ -19,6 +19,8 @@ pub struct Lost {
     /// When the next one started.
     pub until: i64,
     pub most_waiting: i64,
+    /// The server, as it was then.
+    pub node: Node,
     is_backlog: bool,
     file: IncarnationFile,
 }
@@ -50,7 +52,7 @@ pub fn head(queue: &Queue) -> Head {
         most_waiting: queue.most_waiting(),
         started_cleanly: queue.started_cleanly,
         started_as_standby: queue.started_as_standby,
-        server: name::own(),
+        server: Node::own(queue.node).to_string(),
     }
 }
 
@@ -63,10 +65,12 @@ pub fn lost(database: u32, queue: &Queue) -> Vec<Lost> {
             // A file that was just being written when the power failed may be empty.
             let head = shutdown_file::split_head(&content);
             let most_waiting = head.as_ref().map(|(head, _)| head.most_waiting);
+            let node = head.as_ref().map(|(head, _)| Node::parse(&head.server));
             Some(Lost {
                 incarnation: file.incarnation,
                 until: end,
                 most_waiting: most_waiting.unwrap_or_else(|| queue.most_waiting()),
+                node: node.unwrap_or_else(|| Node::own(queue.node)),
                 is_backlog: head.map_or(!content.is_empty(), |(_, body)| !body.is_empty()),
                 file,
             })

@@ -7,5 +7,6 @@ pub mod backlog;
 pub mod files;
 pub mod incarnations;
 pub mod losses;
+mod predecessor;
 mod shutdown;
 pub mod startup;

@@ -5,7 +5,6 @@ use crate::usage::queue::Queue;
 use crate::usage::session::worker_slot::{self, drop_record};
 use crate::usage::session::write_through;
 use crate::usage::settings;
-use crate::usage::standby::link;
 use pg::{server, transaction};
 
 /// When a record is accepted.
@@ -19,9 +18,10 @@ pub enum Moment {
     Over,
 }
 
-/// Whether records are kept here: a standby keeps them if it has a primary to send them to.
+/// Whether records are kept here. A standby keeps them while there is no primary: there will be one,
+/// or the standby becomes one.
 pub fn is_kept_here() -> bool {
-    !server::is_in_recovery() || link::is_wanted()
+    !server::is_in_recovery() || settings::is_sending()
 }
 
 /// Whether this transaction may write rows.

@@ -1,5 +1,6 @@
 //! A standby's connection to its primary.
 
+use crate::usage::node::Node;
 use crate::usage::settings;
 use crate::usage::standby::load::{Incarnation, Marks};
 use keysmith_core::conninfo;
@@ -22,19 +23,15 @@ const SETTINGS: [&str; 3] = [
     "SET default_transaction_isolation = 'read committed'",
 ];
 
-/// Where to connect: as `usage_conninfo` says, or `primary_conninfo`. `None` if usage is not sent.
+/// Where to connect: as `usage_conninfo` says, or `primary_conninfo`. `None` if usage is not sent, or
+/// while there is no primary: Patroni empties `primary_conninfo` then.
 pub fn conninfo() -> Option<String> {
-    let chosen = settings::conninfo();
-    if chosen == settings::OFF {
+    if !settings::is_sending() {
         return None;
     }
+    let chosen = settings::conninfo();
     let found = if chosen.is_empty() { server::primary_conninfo() } else { chosen };
     (!found.is_empty()).then_some(found)
-}
-
-/// Whether usage is sent. Asked for each request on a standby.
-pub fn is_wanted() -> bool {
-    settings::is_sending(server::has_primary_conninfo())
 }
 
 /// An open connection.
@@ -50,8 +47,8 @@ pub struct Unsent {
 
 impl Link {
     /// Connects to a database of the primary. Called in a transaction.
-    pub fn open(conninfo: &str, database: &str, standby: &str) -> Result<Link, Failed> {
-        let name = format!("{APPLICATION} {standby}");
+    pub fn open(conninfo: &str, database: &str, node: &Node) -> Result<Link, Failed> {
+        let name = format!("{APPLICATION} {}", node.name);
         let connection = Connection::open(&conninfo::with(
             conninfo,
             &[("dbname", database), ("application_name", &name), ("tcp_user_timeout", SILENCE)],
@@ -72,7 +69,7 @@ impl Link {
         let statement = format!(
             "SELECT last_sequence::pg_catalog.text, unknown_seen::pg_catalog.text
              FROM keysmith.usage_collect({}, {}, {}, {}, {}, {}, {}, {}, {})",
-            literal(&incarnation.standby),
+            literal(&incarnation.node.to_string()),
             incarnation.id,
             incarnation.most_waiting,
             incarnation.started_cleanly,

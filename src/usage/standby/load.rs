@@ -1,12 +1,14 @@
 //! What a standby hands over.
 
+use crate::usage::node::Node;
 use keysmith_core::event::{Event, Record};
 use keysmith_core::unknown_tally;
 
-/// An incarnation of a standby's shared memory.
+/// An incarnation of the shared memory of the server whose records these are.
 pub struct Incarnation {
-    /// The standby's name.
-    pub standby: String,
+    pub node: Node,
+    /// Whether the server was a primary: its own incarnation before, in its own tables.
+    pub is_own: bool,
     pub id: i64,
     /// How many records its sudden end could cost.
     pub most_waiting: i64,

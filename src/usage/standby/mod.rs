@@ -3,7 +3,6 @@
 pub mod bounds;
 pub mod link;
 pub mod load;
-pub mod name;
 pub mod promotion;
 pub mod receive;
 pub mod sender;

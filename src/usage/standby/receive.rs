@@ -6,6 +6,7 @@
 //! it tells what comes a second time.
 
 use crate::catalog::Catalog;
+use crate::usage::node::Node;
 use crate::usage::queue::queue;
 use crate::usage::restart::files::IncarnationFile;
 use crate::usage::restart::incarnations;
@@ -40,17 +41,19 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::new(Code::Conflict, "usage_collect must be called on the primary")
             .hint("A standby of a standby needs keysmith.usage_conninfo."));
     }
+    let standby = call.required_text(0, "standby")?;
+    if standby.is_empty() || standby.chars().count() > MOST_NAME {
+        let rule = format!("must have from 1 to {MOST_NAME} characters");
+        return Err(Error::argument("standby", rule));
+    }
     let from = Incarnation {
-        standby: call.required_text(0, "standby")?,
+        node: Node::parse(&standby),
+        is_own: false,
         id: number(call, 1, "incarnation")?,
         most_waiting: number(call, 2, "most_waiting")?,
         started_cleanly: call.boolean(3, "started_cleanly")?,
         dropped: number(call, 4, "dropped")?,
     };
-    if from.standby.is_empty() || from.standby.chars().count() > MOST_NAME {
-        let rule = format!("must have from 1 to {MOST_NAME} characters");
-        return Err(Error::argument("standby", rule));
-    }
     let records = few(records(bytes(call, 5, "records", MOST_RECORDS)?), MOST_RECORDS, "records")?;
     let mut load = Load {
         unknown_mark: number(call, 6, "unknown_mark")?,
@@ -102,8 +105,8 @@ pub fn receive(from: &Incarnation, load: &Load) -> Result<Marks> {
     let [incarnation, database] = named(from);
     let is_new = spi::execute(
         "INSERT INTO keysmith_private.usage_incarnation
-             (incarnation, database, server, started_at, most_waiting, standby)
-         VALUES ($1, $2, $3, $4, $5, $6)
+             (incarnation, database, server, started_at, most_waiting, node, node_name, primary_since)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN $4 END)
          ON CONFLICT (incarnation, database) DO NOTHING",
         &[
             incarnation,
@@ -111,16 +114,18 @@ pub fn receive(from: &Incarnation, load: &Load) -> Result<Marks> {
             Param::bigint(Some(incarnations::server())),
             Param::timestamp(Some(from.id)),
             Param::bigint(Some(from.most_waiting)),
-            Param::text(&from.standby),
+            Param::text(&from.node.id),
+            Param::text(&from.node.name),
+            Param::boolean(from.is_own),
         ],
     )? > 0;
-    if is_new && !from.standby.is_empty() {
+    if is_new && !from.is_own {
         report_losses(from)?;
         forget_incarnations(from)?;
     }
     // If two bring the same records, the second waits here, and then sees what is stored.
     let found = spi::first(
-        "SELECT last_sequence, unknown_seen, standby FROM keysmith_private.usage_incarnation
+        "SELECT last_sequence, unknown_seen, node FROM keysmith_private.usage_incarnation
          WHERE incarnation = $1 AND database = $2 FOR UPDATE",
         &named(from),
         |row| {
@@ -131,15 +136,13 @@ pub fn receive(from: &Incarnation, load: &Load) -> Result<Marks> {
             Some((marks, row.text(3).unwrap_or_default()))
         },
     )?;
-    let Some((marks, standby)) = found else {
+    let Some((marks, node)) = found else {
         return Err(Error::new(Code::Conflict, "this incarnation was just forgotten"));
     };
-    // The row of a standby that was promoted has no name any more. A server's own backlog may have
-    // been stored by a standby that was made from its backup.
-    if !from.standby.is_empty() && !standby.is_empty() && standby != from.standby {
+    if node != from.node.id {
         return Err(Error::new(
             Code::Conflict,
-            format!("incarnation is that of another standby, {standby:?}"),
+            format!("incarnation is that of another server, {node:?}"),
         ));
     }
     let fresh: Vec<(i64, Record)> =
@@ -192,11 +195,11 @@ fn forget_incarnations(from: &Incarnation) -> Result<()> {
         "DELETE FROM keysmith_private.usage_incarnation AS i
          WHERE i.ctid IN (
              SELECT o.ctid FROM keysmith_private.usage_incarnation AS o
-             WHERE o.standby <> '' AND o.database = $1 AND o.incarnation <> $2
+             WHERE o.primary_since IS NULL AND o.database = $1 AND o.incarnation <> $2
                AND coalesce(o.last_flush_at, o.started_at) <= (
                    SELECT coalesce(l.last_flush_at, l.started_at)
                    FROM keysmith_private.usage_incarnation AS l
-                   WHERE l.standby <> '' AND l.database = $1
+                   WHERE l.primary_since IS NULL AND l.database = $1
                    ORDER BY 1 DESC OFFSET 1000 LIMIT 1)
              FOR UPDATE SKIP LOCKED)",
         &[Param::oid(server::my_database()), Param::bigint(Some(from.id))],
@@ -204,33 +207,14 @@ fn forget_incarnations(from: &Incarnation) -> Result<()> {
     Ok(())
 }
 
-/// Reports what the standby's incarnation before this one has lost: what it had not handed over,
+/// Reports what the server's incarnation before this one has lost: what it had not handed over,
 /// unless it was shut down properly. Then its backlog came before.
 fn report_losses(from: &Incarnation) -> Result<()> {
-    let losses = spi::all(
-        "UPDATE keysmith_private.usage_incarnation AS i
-         SET lost_at_most = CASE WHEN NOT $4 THEN i.most_waiting END,
-             lost_from = CASE WHEN $4 THEN NULL WHEN i.last_flush_at < $5
-                              THEN i.last_flush_at ELSE i.started_at END,
-             lost_until = CASE WHEN NOT $4 THEN $5 END,
-             closed_at = CASE WHEN $4 THEN coalesce(i.closed_at, $5) ELSE i.closed_at END
-         WHERE i.database = $2 AND i.standby = $3 AND i.lost_at_most IS NULL
-           AND i.incarnation = (
-               SELECT pg_catalog.max(l.incarnation) FROM keysmith_private.usage_incarnation AS l
-               WHERE l.database = $2 AND l.standby = $3 AND l.incarnation < $1)
-         RETURNING pg_catalog.format(
-             'usage of at most %s requests of standby %s may have been lost between %s and %s',
-             i.lost_at_most, i.standby, i.lost_from, i.lost_until), i.lost_at_most",
-        &[
-            Param::bigint(Some(from.id)),
-            Param::oid(server::my_database()),
-            Param::text(&from.standby),
-            Param::boolean(from.started_cleanly),
-            Param::timestamp(Some(from.id)),
-        ],
-        incarnations::loss_message,
-    )?;
-    for loss in losses {
+    let of = (from.id, server::my_database().to_u32());
+    let statement = incarnations::BEFORE_OF_SERVER;
+    for loss in
+        incarnations::close_before(statement, of, &from.node, !from.started_cleanly, from.id)?
+    {
         pgrx::log!("keysmith: {loss}");
     }
     Ok(())

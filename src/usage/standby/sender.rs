@@ -5,13 +5,13 @@
 //! whatever ends, and whenever, the tables of this server say what to leave out: when the rest is
 //! sent again, and when this server stores it itself after a promotion.
 
+use crate::usage::node::Node;
 use crate::usage::queue::Queue;
 use crate::usage::queue::unknown::Unknown;
 use crate::usage::restart::{backlog, losses};
 use crate::usage::settings;
 use crate::usage::standby::link::{self, Failed, Link, Unsent};
 use crate::usage::standby::load::{Incarnation, Marks};
-use crate::usage::standby::name;
 use crate::usage::standby::promotion::{replayed, subtract_replayed};
 use crate::usage::transaction::{Failure, extension_exists, without_snapshot};
 use crate::usage::worker::backoff::{self, Backoff};
@@ -34,7 +34,7 @@ const LONGEST_LOOK: i64 = 500_000;
 pub struct Sender {
     queue: &'static Queue,
     place: usize,
-    standby: String,
+    node: Node,
     link: Option<Link>,
     /// The newest record that was sent by this connection.
     sent_up_to: u64,
@@ -64,7 +64,7 @@ impl Sender {
         Sender {
             queue,
             place,
-            standby: name::own(),
+            node: Node::own(queue.node),
             link: None,
             sent_up_to: 0,
             pending: None,
@@ -208,14 +208,14 @@ impl Sender {
             return Ok(());
         }
         let place = link::conninfo().ok_or_else(|| Failed {
-            message: "neither keysmith.usage_conninfo nor primary_conninfo is set".into(),
+            message: "primary_conninfo is empty, and keysmith.usage_conninfo too".into(),
         })?;
-        let standby = self.standby.clone();
+        let node = self.node.clone();
         let link = in_transaction("connecting to the primary", || {
             let database = server::my_database_name();
             // The look-up took a snapshot.
             let_go_of_catalog_snapshot();
-            Link::open(&place, &database, &standby)
+            Link::open(&place, &database, &node)
         })?;
         self.link = Some(link);
         self.sent_up_to = 0;
@@ -230,19 +230,22 @@ impl Sender {
     }
 
     /// Tells the primary of incarnations that ended suddenly, which it may never have heard of:
-    /// each, and then the one after it, which did not start cleanly.
+    /// each, and then one after it that did not start cleanly. If the server got a new identity since,
+    /// there was no such one, and its number is made up.
     fn report_lost(&self) -> Result<(), Failed> {
         let lost = losses::lost(server::my_database().to_u32(), self.queue);
         for lost in &lost {
             let named = |id, started_cleanly| Incarnation {
+                node: lost.node.clone(),
                 id,
                 most_waiting: lost.most_waiting,
                 started_cleanly,
                 dropped: 0,
                 ..self.incarnation()
             };
+            let after = lost.until - i64::from(lost.node.id != self.node.id);
             self.hand_over(&named(lost.incarnation, true), &[], &Unsent::default())?;
-            self.hand_over(&named(lost.until, false), &[], &Unsent::default())?;
+            self.hand_over(&named(after, false), &[], &Unsent::default())?;
         }
         losses::forget(&lost);
         Ok(())
@@ -261,7 +264,8 @@ impl Sender {
     fn incarnation(&self) -> Incarnation {
         let dropped = self.queue.with(self.place, |database| database.counters.dropped);
         Incarnation {
-            standby: self.standby.clone(),
+            node: self.node.clone(),
+            is_own: false,
             id: self.queue.incarnation,
             most_waiting: self.queue.most_waiting(),
             started_cleanly: self.queue.started_cleanly,

@@ -1,0 +1,243 @@
+"""Servers that share their tables, and often their name: each loss is reported for the server that
+had it, and for no other."""
+
+from contextlib import contextmanager
+
+import pytest
+
+from cluster import run, running
+from conftest import session, wait_until
+from test_standby import requests, start_again, stored
+from test_usage_pipeline import count, status
+
+LOSSES = ("SELECT node, lost_at_most FROM keysmith_private.usage_incarnation "
+          "WHERE lost_at_most IS NOT NULL ORDER BY lost_until")
+
+
+@contextmanager
+def trio():
+    """A primary and two standbys of one name, as under Patroni."""
+    with running("primary", max_wal_senders=10, cluster_name="same", wal_log_hints="on",
+                 keysmith__usage_flush_interval="100ms") as primary:
+        db = session(primary)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        standbys = []
+        try:
+            for n in (1, 2):
+                standbys.append(primary.backup(f"standby{n}", primary.port + n))
+                standbys[-1].start()
+            wait_until(lambda: db.one("wait_for_replay")[0] == 2)
+            yield [primary, *standbys], db
+        finally:
+            for standby in standbys:
+                standby.remove()
+
+
+def node(cluster):
+    with cluster.connect() as connection:
+        return connection.execute(
+            "SELECT value FROM keysmith.usage_status() WHERE name = 'node'").fetchone()[0]
+
+
+def follow(cluster, primary):
+    """Has a standby stream from another primary; None for none."""
+    where = f"host={primary.dir} port={primary.port} user=postgres" if primary else ""
+    cluster.execute(f"ALTER SYSTEM SET primary_conninfo = '{where}'")
+    cluster.execute("SELECT pg_reload_conf()")
+
+
+def promote(cluster):
+    cluster.execute("SELECT pg_promote(false)")
+    wait_until(lambda: cluster.execute("SELECT pg_is_in_recovery()") == [(False,)])
+
+
+def return_as_standby(cluster, primary):
+    (cluster.data / "standby.signal").touch()
+    cluster.configure(primary_conninfo=f"host={primary.dir} port={primary.port} user=postgres")
+    start_again(cluster)
+    wait_until(lambda: cluster.execute("SELECT count(*) FROM pg_stat_wal_receiver") == [(1,)])
+
+
+def used_once(cluster, key):
+    """Has a request stored by this server, so that its memory has a row."""
+    there = session(cluster)
+    requests(there, key, 1)
+    there.call("flush_usage", "60 seconds")
+    there.session.close()
+
+
+def test_a_loss_is_that_of_the_server_that_died():
+    with trio() as (servers, db):
+        _, first, second = servers
+        assert len({node(server) for server in servers}) == 3
+        key = db.mint().api_key
+        db.call("wait_for_replay")
+        for server in servers:
+            used_once(server, key)
+        wait_until(lambda: len(stored(db)) == 3)
+        # Two standbys have one name, so that the identity follows it.
+        named = {name for name, in db.rows("SELECT name FROM keysmith.usage_status() "
+                                           "WHERE name LIKE 'standby %%'")}
+        assert named == {f"standby same {node(first)}", f"standby same {node(second)}"}
+        first.restart()
+        used_once(first, key)
+        assert db.rows(LOSSES) == []
+        identity = node(second)
+        second.kill()
+        start_again(second)
+        assert node(second) == identity
+        used_once(second, key)
+        (loss,) = db.rows(LOSSES)
+        assert loss.node == identity and loss.lost_at_most > 0
+        assert f"on server same ({identity})" in loss_message(servers[0])
+
+
+def loss_message(cluster):
+    return next(line for line in cluster.log.read_text().splitlines() if "may have been lost" in line)
+
+
+def test_a_copy_is_another_server():
+    with trio() as (servers, db):
+        primary, first, _ = servers
+        files = [server.data / "pg_stat/keysmith_node" for server in servers]
+        assert len({file.read_text() for file in files}) == 3
+        first.stop()
+        # As pg_rewind and pg_basebackup copy it.
+        files[1].write_text(files[0].read_text())
+        first.start()
+        assert node(first) != node(primary)
+        kept = node(first)
+        first.restart()
+        assert node(first) == kept
+
+
+@pytest.mark.parametrize("content", ["", "x", "00 1:1", "zz" * 16 + " 1:1"])
+def test_an_identity_that_can_not_be_read_is_drawn_again(content):
+    with running("one") as cluster:
+        session(cluster).rows("CREATE EXTENSION keysmith")
+        before = node(cluster)
+        cluster.stop()
+        (cluster.data / "pg_stat/keysmith_node").write_text(content)
+        cluster.start()
+        assert len(node(cluster)) == 32 and node(cluster) != before
+
+
+def test_standbys_record_while_there_is_no_primary():
+    """Patroni empties primary_conninfo then."""
+    with trio() as (servers, db):
+        primary, first, second = servers
+        key = db.mint().api_key
+        db.call("wait_for_replay")
+        before = [session(server) for server in (first, second)]
+        made = [request for there in before for request in requests(there, key, 2)]
+        wait_until(lambda: len(stored(db)) == 4)
+        primary.stop()
+        for server in (first, second):
+            follow(server, None)
+        there = [session(server) for server in (first, second)]
+        for one in there:
+            wait_until(lambda: one.value("SHOW primary_conninfo") == "")
+            made += requests(one, key, 10)
+            assert count(one, "not_logged") == 0 and count(one, "waiting") == 10
+            assert status(one)["mode"] == "shared memory, handed to the primary"
+        promote(first)
+        follow(second, first)
+        for one in there:
+            made += requests(one, key, 1)
+            one.call("flush_usage", "60 seconds")
+        assert stored(there[0]) == sorted(made)
+        assert count(there[0], "losses") == 0
+
+
+def test_a_switchover_costs_nothing():
+    with trio() as (servers, db):
+        primary, first, second = servers
+        key = db.mint().api_key
+        db.call("wait_for_replay")
+        for server in servers:
+            used_once(server, key)
+        expected = 3
+        # There and back, and with records that come while the server is stopped.
+        for old, new, other in [(primary, first, second), (first, primary, second)]:
+            last = session(old)
+            last.rows("BEGIN")
+            requests(last, key, 1)
+            old.stop()
+            last.session.close()
+            promote(new)
+            return_as_standby(old, new)
+            follow(other, new)
+            for server in servers:
+                used_once(server, key)
+            expected += 4
+            db = session(new)
+            wait_until(lambda: len(stored(db)) == expected)
+            assert db.rows(LOSSES) == []
+            db.session.close()
+
+
+def test_an_idle_primary_that_is_shut_down_has_lost_nothing():
+    """Its worker left before, and nothing tells in the tables that it was a shutdown."""
+    with trio() as (servers, db):
+        primary, first, _ = servers
+        key = db.mint().api_key
+        used_once(primary, key)
+        wait_until(lambda: status(db)["worker_pid"] is None)
+        db.call("wait_for_replay")
+        db.session.close()
+        primary.stop()
+        promote(first)
+        used_once(first, key)
+        assert session(first).rows(LOSSES) == []
+
+
+def test_each_primary_that_dies_is_reported():
+    with trio() as (servers, db):
+        primary, first, second = servers
+        key = db.mint().api_key
+        db.call("wait_for_replay")
+        for server in servers:
+            used_once(server, key)
+        db.call("wait_for_replay")
+        # The second primary started before the third, and the first was the last to be started.
+        dead = []
+        for old, new in [(primary, first), (first, second)]:
+            dead.append(node(old))
+            old.kill()
+            wait_until(lambda: new.execute("SELECT count(*) FROM pg_stat_wal_receiver") == [(0,)])
+            if new is first:
+                follow(second, first)
+            promote(new)
+            used_once(new, key)
+            if new is first:
+                wait_until(lambda: session(new).one("wait_for_replay")[0] == 1)
+            assert [loss.node for loss in session(new).rows(LOSSES)] == dead
+        # The first comes back, and says again what it has lost.
+        rewind(primary, second)
+        return_as_standby(primary, second)
+        used_once(primary, key)
+        assert [loss.node for loss in session(second).rows(LOSSES)] == dead
+
+
+def rewind(cluster, source):
+    """Of a server that was killed. Its processes may run a moment longer."""
+    wait_until(lambda: run("pg_rewind", "-D", cluster.data, f"--source-server={source.dsn()}",
+                           as_server=True, check=False).returncode == 0)
+    cluster.configure(port=cluster.port, unix_socket_directories=str(cluster.dir))
+
+
+def test_a_server_with_a_new_identity_reports_what_it_lost_before():
+    """The number of a device may change while the machine is down."""
+    with trio() as (servers, db):
+        _, first, _ = servers
+        key = db.mint().api_key
+        db.call("wait_for_replay")
+        used_once(first, key)
+        lost = node(first)
+        first.kill()
+        (first.data / "pg_stat/keysmith_node").unlink()
+        start_again(first)
+        assert node(first) != lost
+        used_once(first, key)
+        assert [loss.node for loss in db.rows(LOSSES)] == [lost]
