@@ -911,7 +911,7 @@ def test_made_up_counts_are_bounded(servers):
     ({"unknown_mark": 2**60}, "unknown_mark"),
     ({"unknown": tally(*[(b"default", b"missing", 1)] * 999)}, "unknown"),
     ({"records": bytes(61_000_000)}, "records"),
-    ({"samples": bytes(20_000)}, "samples"),
+    ({"samples": bytes(20_000)}, "samples"), ({"standby": " numbers"}, "standby"), ({"standby": ""}, "standby"),
 ])
 def test_numbers_that_no_standby_has_are_refused(servers, arguments, name):
     _, _, db = servers

@@ -42,8 +42,8 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
             .hint("A standby of a standby needs keysmith.usage_conninfo."));
     }
     let standby = call.required_text(0, "standby")?;
-    if standby.is_empty() || standby.chars().count() > MOST_NAME {
-        let rule = format!("must have from 1 to {MOST_NAME} characters");
+    if standby.starts_with(' ') || standby.is_empty() || standby.chars().count() > MOST_NAME {
+        let rule = format!("must have from 1 to {MOST_NAME} characters, and no space before them");
         return Err(Error::argument("standby", rule));
     }
     let from = Incarnation {
