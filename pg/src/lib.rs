@@ -42,6 +42,7 @@ pub mod settings;
 pub mod shmem;
 pub mod snapshot;
 pub mod spi;
+pub mod subscription;
 pub mod table;
 pub mod table_trigger;
 pub mod text;

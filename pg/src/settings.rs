@@ -277,6 +277,15 @@ pub fn lock_timeout() -> i32 {
 /// Changes a setting that every user may change, until the GUC nest level ends (see
 /// `NewGUCNestLevel`), or at the latest the transaction.
 pub fn set_for_now(name: &CStr, value: &CStr) {
+    set(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
+}
+
+/// As `SET LOCAL` does: changes a setting that every user may change, until the transaction ends.
+pub fn set_local(name: &CStr, value: &CStr) {
+    set(name, value, pg_sys::GucAction::GUC_ACTION_LOCAL);
+}
+
+fn set(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
     // SAFETY: both are C strings, which are copied.
     unsafe {
         pg_sys::set_config_option(
@@ -284,7 +293,7 @@ pub fn set_for_now(name: &CStr, value: &CStr) {
             value.as_ptr(),
             GucContext::PGC_USERSET,
             pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
+            action,
             true,
             0,
             false,

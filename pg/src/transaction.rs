@@ -7,6 +7,7 @@ use crate::callback;
 use crate::error::Result;
 use crate::major;
 use crate::memory::Watch;
+use crate::settings::set_local;
 use pgrx::pg_sys::{self, SubTransactionId, SubXactEvent, XactEvent};
 use std::cell::Cell;
 use std::ffi::{CStr, c_void};
@@ -160,6 +161,16 @@ pub fn is_security_restricted() -> bool {
 pub fn force_sync_commit() {
     // SAFETY: sets a flag of the transaction.
     unsafe { pg_sys::ForceSyncCommit() };
+}
+
+/// Makes the commit of this transaction wait for synchronous standbys until they have flushed it,
+/// whatever the session has set. To be called before the commit: SET LOCAL could undo it earlier.
+pub fn force_synchronous_commit() {
+    let flushed = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_FLUSH;
+    // SAFETY: reads a setting.
+    if unsafe { pg_sys::synchronous_commit } < flushed as i32 {
+        set_local(c"synchronous_commit", c"on");
+    }
 }
 
 /// Makes the changes so far visible to the following commands of the transaction.

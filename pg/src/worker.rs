@@ -1,5 +1,6 @@
 //! Background workers: how they are started, and how they handle signals.
 
+use crate::settings::set_local;
 use crate::{major, server};
 use pgrx::pg_sys::{self, BackgroundWorker, BgWorkerStartTime, Datum, Oid};
 use std::ffi::{CStr, c_char, c_int};
@@ -160,16 +161,7 @@ pub fn commit_something() {
         pg_sys::StartTransactionCommand();
         pg_sys::GetTopTransactionId();
         pg_sys::ForceSyncCommit();
-        pg_sys::set_config_option(
-            c"synchronous_commit".as_ptr(),
-            c"local".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_LOCAL,
-            true,
-            0,
-            false,
-        );
+        set_local(c"synchronous_commit", c"local");
         pg_sys::CommitTransactionCommand();
     }
 }

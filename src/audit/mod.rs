@@ -229,7 +229,13 @@ pub fn before_prepare() -> Result<()> {
     Ok(())
 }
 
-/// Adds the acts of this transaction to the chains.
+/// The actions that only give something. All others may take rights away: alone, or with what was
+/// there before, as `define_scope` and `add_credits` may.
+const GIVING: [&str; 7] =
+    ["create_keyspace", "create_tenant", "enable", "grant_access", "import", "mint", "resume"];
+
+/// Adds the acts of this transaction to the chains. If some may take rights away, a failover must
+/// not undo them, although the session waits for no standby.
 pub fn before_commit() -> Result<()> {
     let notes = NOTES.with(PerTransaction::take);
     if notes.is_empty() || is_extension_gone() {
@@ -240,7 +246,11 @@ pub fn before_commit() -> Result<()> {
     let notes: Vec<Note> =
         notes.into_iter().map(|(_, note)| note).filter(|note| note.table == ours).collect();
     // Statements need an active snapshot, and the commit has already dropped it.
-    transaction::with_snapshot(|| catalog.as_owner(|| append::append(&catalog, &notes)))
+    transaction::with_snapshot(|| catalog.as_owner(|| append::append(&catalog, &notes)))?;
+    if !notes.iter().all(|note| GIVING.contains(&note.action.as_str())) {
+        transaction::force_synchronous_commit();
+    }
+    Ok(())
 }
 
 /// The transaction may have dropped the extension, and its audit with it.

@@ -67,6 +67,22 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// The tables whose rows say whether a key is valid and what it may do.
+    pub fn that_decide(&self) -> [Table; 10] {
+        [
+            self.key,
+            self.tenant,
+            self.member,
+            self.keyspace,
+            self.prefix,
+            self.scope,
+            self.role,
+            self.route,
+            self.answer,
+            self.plan_feature,
+        ]
+    }
+
     /// Looks up the tables, watches them for changes, and checks that they have the columns that
     /// this library reads. `changes` is the value of `invalidation::changes` before that.
     pub fn resolve(changes: u64) -> Result<Tables> {

@@ -1,8 +1,9 @@
-//! `status`: counters of keys, events, limits and usage.
+//! `status`: counters of keys, events, limits and usage, and whether the database is a subscriber.
 
 use super::level::functions;
 use super::listing::put_all;
 use crate::audit::event;
+use crate::catalog::Catalog;
 use pg::call::Call;
 use pg::error::Result;
 use pg::spi::Param;
@@ -12,13 +13,14 @@ functions! {
     keysmith_status => status: Oversight;
 }
 
-/// Counts of keys and events, and the state of limits and usage.
+/// Counts of keys and events, the state of limits and usage, and whether this is a subscriber.
 fn status(call: &Call) -> Result<Option<Datum>> {
     let (count, last_at) = event::unsent();
+    let is_subscriber = Catalog::open()?.is_subscriber();
     put_all(
         call,
         needs::status,
-        "SELECT * FROM keysmith_private.counters($1, $2)",
-        &[Param::bigint(count), Param::timestamp(last_at)],
+        "SELECT * FROM keysmith_private.counters($1, $2, $3)",
+        &[Param::bigint(count), Param::timestamp(last_at), Param::boolean(is_subscriber)],
     )
 }
