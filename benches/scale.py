@@ -14,6 +14,7 @@ from contextlib import ExitStack
 
 import psycopg
 from dataset import clusters
+from ledger import Ledger, compare, problems
 
 PRIMARY, FIRST, SECOND = "primary", "standby1", "standby2"
 
@@ -38,19 +39,15 @@ def wait_until(condition, seconds=60):
     return result
 
 
-def ask(dsn, statement, *parameters):
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        cursor = connection.execute(statement, parameters or None)
-        return cursor.fetchall() if cursor.description else []
-
-
 def verifier(server, dsn, keys, pause, stop, results):
     """Verifies keys until told to stop, or until the server is gone. Waits for `pause` seconds
     before each request."""
-    let_in, refused, start = [], Counter(), time.monotonic()
+    let_in, refused, incarnation, start = [], Counter(), None, time.monotonic()
     chooser = random.Random(os.getpid())
     try:
         with psycopg.connect(dsn, autocommit=True) as connection:
+            ((incarnation,),) = connection.execute(
+                "SELECT value::bigint FROM keysmith.usage_status() WHERE name = 'incarnation'").fetchall()
             cursor = connection.cursor(binary=True)
             while not stop.is_set():
                 if pause:
@@ -61,20 +58,18 @@ def verifier(server, dsn, keys, pause, stop, results):
                 if ok:
                     let_in.append(request_id)
                 else:
-                    refused[reason] += 1
+                    refused[server, reason] += 1
     except psycopg.OperationalError:
         pass
-    results.put((server, let_in, refused, time.monotonic() - start))
+    results.put((server, incarnation, let_in, refused, time.monotonic() - start))
 
 
 class Administrator(threading.Thread):
     """Mints keys, and revokes some of them, wherever the primary is."""
 
-    def __init__(self, servers):
+    def __init__(self, servers, ledger):
         super().__init__()
-        self.servers, self.primary, self.stopped = servers, PRIMARY, False
-        self.minted, self.revoked, self.in_doubt = {}, set(), set()
-        self.checks = self.too_late = self.pauses = 0
+        self.servers, self.ledger, self.primary, self.stopped = servers, ledger, PRIMARY, False
 
     def run(self):
         while not self.stopped:
@@ -83,26 +78,26 @@ class Administrator(threading.Thread):
                     while not self.stopped:
                         self.act(session)
             except psycopg.Error:
-                self.pauses += 1
                 time.sleep(0.1)
 
     def act(self, session):
+        ledger = self.ledger
         key_id, key = session.execute(
             "SELECT key_id, api_key FROM keysmith.mint('acme')").fetchone()
-        self.minted[key_id] = key
-        if len(self.minted) % 3:
+        ledger.minted[key_id] = key
+        if len(ledger.minted) % 3:
             return
-        self.in_doubt.add(key_id)
+        ledger.in_doubt.add(key_id)
         session.execute("SELECT keysmith.revoke(%s)", [key_id])
-        self.in_doubt.discard(key_id)
-        self.revoked.add(key_id)
+        ledger.in_doubt.discard(key_id)
+        ledger.revoked[key_id] = time.time()
         session.execute("SELECT keysmith.wait_for_replay('10 seconds')")
         # From here on nobody may accept the key.
         for server in [FIRST, SECOND]:
             with psycopg.connect(self.servers[server].dsn(), autocommit=True) as other:
-                self.checks += 1
-                self.too_late += other.execute(
-                    "SELECT ok FROM keysmith.verify(%s)", [key]).fetchone()[0]
+                ledger.checks += 1
+                if other.execute("SELECT ok FROM keysmith.verify(%s)", [key]).fetchone()[0]:
+                    ledger.broken.append(f"{server} accepted a key after wait_for_replay()")
 
 
 def drive(seconds, clients, say, pause=0):
@@ -138,7 +133,8 @@ def drive(seconds, clients, say, pause=0):
                   for name, server in servers.items() for _ in range(clients)]
         for asker in askers:
             asker.start()
-        administrator = Administrator(servers)
+        ledger = Ledger()
+        administrator = Administrator(servers, ledger)
         administrator.start()
         # From here on every failure must end all processes.
         stack.callback(lambda: [asker.terminate() for asker in askers])
@@ -176,7 +172,15 @@ def drive(seconds, clients, say, pause=0):
         assert servers[heir].execute("SELECT keysmith.wait_for_replay('60 seconds')") == [(1,)]
         for name in [other, heir]:
             servers[name].execute("SELECT keysmith.flush_usage('60 seconds')")
-        return balance(servers, heir, other, asked, administrator) | {"keys": len(set(keys))}
+        per_second = Counter()
+        for name, incarnation, let_in, refused, took in asked:
+            ledger.servers[incarnation] = name
+            ledger.let_in[incarnation] += let_in
+            ledger.refused += refused
+            per_second[name] += len(let_in) / took
+        books = balance(servers[heir], {name: servers[name] for name in [heir, other]}, ledger)
+        books.keys, books.per_second, books.heir = len(set(keys)), per_second, heir
+        return books
 
 
 def received(server):
@@ -184,96 +188,48 @@ def received(server):
     return position
 
 
-def balance(servers, heir, other, asked, administrator):
-    """Compares what the clients saw with the data of the remaining servers."""
-    stored = Counter(request_id for request_id, in servers[heir].execute(
-        "SELECT request_id FROM keysmith_private.usage_event WHERE outcome = 'ok'"))
-    books = {"servers": {}, "heir": heir}
-    for name in [PRIMARY, FIRST, SECOND]:
-        theirs = [entry for entry in asked if entry[0] == name]
-        let_in = [request_id for entry in theirs for request_id in entry[1]]
-        books["servers"][name] = {
-            "let_in": len(let_in),
-            "refused": sum((entry[2] for entry in theirs), Counter()),
-            "stored_once": sum(stored[request_id] == 1 for request_id in let_in),
-            "stored_twice": sum(stored[request_id] > 1 for request_id in let_in),
-            "missing": sum(not stored[request_id] for request_id in let_in),
-            "per_second": sum(len(entry[1]) / entry[3] for entry in theirs),
-        }
-    books["stored_twice"] = sum(count > 1 for count in stored.values())
-    ((books["lost_at_most"], books["dropped"]),) = servers[heir].execute(
-        "SELECT coalesce(sum(lost_at_most), 0)::int, coalesce(sum(dropped), 0)::int"
-        " FROM keysmith_private.usage_incarnation")
-    minted, revoked = administrator.minted, administrator.revoked
-    for name in [heir, other]:
-        verdicts = verdicts_of(servers[name], minted)
-        books["servers"][name] |= {
-            "accepted": sum(verdicts[key] == "ok" for key in minted if key not in revoked),
-            "revived": sum(verdicts[key] != "revoked" for key in revoked),
-            "unknown": sum(verdicts[key] not in ("ok", "revoked") for key in minted),
-        }
-    books |= {
-        "minted": len(minted), "revoked": len(revoked), "checks": administrator.checks,
-        "in_doubt": len(administrator.in_doubt), "let_in_too_late": administrator.too_late,
-    }
-    books["totals"], = servers[heir].execute(
+def balance(heir, left, ledger):
+    """Compares what the clients saw with the data of the servers that are left."""
+    books = compare(
+        ledger,
+        stored=[request_id for request_id, in heir.execute(
+            "SELECT request_id FROM keysmith_private.usage_event WHERE outcome = 'ok'")],
+        reported=dict(heir.execute(
+            "SELECT incarnation, lost_at_most FROM keysmith_private.usage_incarnation"
+            " WHERE lost_at_most IS NOT NULL")),
+        ended_suddenly={incarnation for incarnation, name in ledger.servers.items() if name == PRIMARY},
+        verdicts={name: verdicts_of(server, ledger.minted) for name, server in left.items()})
+    ((books.dropped,),) = heir.execute(
+        "SELECT coalesce(sum(dropped), 0)::int FROM keysmith_private.usage_incarnation")
+    (books.totals,) = heir.execute(
         "SELECT (SELECT sum(requests)::bigint FROM keysmith.usage_daily),"
         " (SELECT count(*) FROM keysmith_private.usage_event)")
-    books["audit"] = servers[heir].execute("SELECT bool_and(ok) FROM keysmith.audit_verify()") == [(True,)]
+    books.audit = heir.execute("SELECT bool_and(ok) FROM keysmith.audit_verify()") == [(True,)]
     return books
 
 
 def verdicts_of(server, minted):
-    verdicts = {}
     with server.connect() as connection:
-        for key_id, key in minted.items():
-            verdicts[key_id] = connection.execute(
-                "SELECT reason FROM keysmith.verify(%s)", [key]).fetchone()[0]
-    return verdicts
-
-
-def problems(books):
-    """Everything that does not add up."""
-    servers, heir = books["servers"], books["heir"]
-    for name, server in servers.items():
-        if server["refused"]:
-            yield f"{name} refused good keys: {dict(server['refused'])}"
-        if name != PRIMARY and server["missing"]:
-            yield f"{server['missing']} requests that {name} accepted are not stored"
-        if name != PRIMARY and (server["revived"] or server["unknown"]):
-            yield f"{name} disagrees about {server['revived']} revoked, {server['unknown']} minted keys"
-        expected = books["minted"] - books["revoked"] - books["in_doubt"]
-        if name != PRIMARY and server["accepted"] < expected:
-            yield f"{name} accepts {server['accepted']} of {expected} keys"
-    if servers[PRIMARY]["missing"] > books["lost_at_most"]:
-        yield f"{heir} reports a loss of at most {books['lost_at_most']}"
-    if books["stored_twice"]:
-        yield f"{books['stored_twice']} requests are stored twice"
-    if books["dropped"]:
-        yield f"{books['dropped']} records were dropped"
-    if books["let_in_too_late"]:
-        yield f"{books['let_in_too_late']} revoked keys were accepted after wait_for_replay()"
-    if books["totals"][0] != books["totals"][1]:
-        yield "the totals are {} for {} rows".format(*books["totals"])
-    if not books["audit"]:
-        yield "the audit chain is broken"
+        return {key_id: connection.execute("SELECT reason FROM keysmith.verify(%s)", [key]).fetchone()[0]
+                for key_id, key in minted.items()}
 
 
 def tell(books):
+    lives = {life.server: life for life in books.lives.values()}
     print(f"\n{'':22}{'primary':>12}{FIRST:>12}{SECOND:>12}")
-    rows = [("accepted", "let_in"), ("a second", "per_second"), ("stored once", "stored_once"),
-            ("stored twice", "stored_twice"), ("not stored", "missing")]
-    for title, name in rows:
-        values = [books["servers"][server][name] for server in (PRIMARY, FIRST, SECOND)]
-        print(f"{title:22}" + "".join(f"{value:12,.0f}" for value in values))
-    print(f"\n{sum(s['per_second'] for s in books['servers'].values()):,.0f} requests a second in all,"
+    for title, of in [("accepted", lambda name: lives[name].let_in),
+                      ("a second", lambda name: books.per_second[name]),
+                      ("stored once", lambda name: lives[name].stored_once),
+                      ("stored twice", lambda name: lives[name].stored_twice),
+                      ("not stored", lambda name: lives[name].missing)]:
+        print(f"{title:22}" + "".join(f"{of(name):12,.0f}" for name in (PRIMARY, FIRST, SECOND)))
+    print(f"\n{books.keys} keys, {books.per_second.total():,.0f} requests a second in all,"
           " each server while it answered, by clients in Python on this machine")
-    print(f"not stored of the killed primary: {books['servers'][PRIMARY]['missing']:,}; "
-          f"{books['heir']} reports at most {books['lost_at_most']:,}")
-    print(f"{books['minted']:,} keys minted, {books['revoked']:,} revoked, "
-          f"{books['in_doubt']} revocations without an answer")
-    print(f"{books['checks']:,} checks right after wait_for_replay(), "
-          f"{books['let_in_too_late']} accepted")
+    print(f"not stored of the killed primary: {lives[PRIMARY].missing:,}; "
+          f"{books.heir} reports at most {lives[PRIMARY].reported or 0:,}")
+    print(f"{books.minted:,} keys minted, {books.revoked:,} revoked, "
+          f"{books.in_doubt} revocations without an answer")
+    print(f"{books.checks:,} checks right after wait_for_replay()")
 
 
 def main():
