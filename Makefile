@@ -22,7 +22,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
         test test-core test-server test-majors installcheck lint deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
-        bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency crash soak scale clean
+        bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency crash soak scale failover clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -75,7 +75,7 @@ test-core: setup ## test the rules that need no server
 	set -o pipefail; $(CARGO) test --release -p keysmith-core | tee $(BUILD)/core-tests.log
 
 test-server: install check-script $(VENV)/done
-	@scripts/setup.sh pgbouncer examples
+	@scripts/setup.sh pgbouncer examples patroni
 	@scripts/examples.sh
 	KEYSMITH_TEST_COUNT=$(abspath $(BUILD))/server-tests.count PG_CONFIG=$(pg_config) \
 	    $(VENV)/bin/pytest -n $(TEST_JOBS) --dist loadfile tests
@@ -162,6 +162,10 @@ consistency: install $(VENV)/done ## decide while policies change, DECISIONS=200
 
 scale: install $(VENV)/done ## drive a primary and two standbys through a failover
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/scale.py
+
+failover: install $(VENV)/done ## cause faults of a cluster under Patroni, SECONDS=5, ROUNDS=1, ONLY=
+	@scripts/setup.sh patroni
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python tests/failover.py --seconds $(or $(SECONDS),5) --rounds $(or $(ROUNDS),1) $(if $(ONLY),--only $(ONLY))
 
 clean: stop ## remove build files and the demo's cluster
 	@[ ! -L target/cluster ] || rm -rf "$$(readlink -f target/cluster)"

@@ -3,7 +3,7 @@
 # missing. If nothing is missing, it does nothing.
 source "$(dirname "$0")/common.sh"
 
-missing=() packages=() by_hand=
+missing=() packages=() services=() by_hand=
 need() { # its name, its Debian packages, a command that succeeds if it is installed
     local what=$1 debian=$2
     shift 2
@@ -19,6 +19,7 @@ has_rust() { cargo --version && [ "$(printf '1.95\n%s\n' "$(cargo --version | cu
 has_libclang() { ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang.so* || [ -n "${LIBCLANG_PATH:-}" ]; }
 has_node() { npm --version && [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ]; }
 has_source_tools() { bison --version && flex --version && perl --version && bzip2 --help && patchelf --version && ls /usr/share/keyrings/debian-archive-keyring.gpg; }
+has_patroni() { PATH=$PATH:/usr/sbin; command -v etcd && command -v haproxy && command -v patroni; }
 has_pgbouncer() { PATH=$PATH:/usr/sbin command -v pgbouncer; }
 # Only if the distribution's version is new enough.
 node_packages() {
@@ -50,6 +51,12 @@ need "Python 3 with venv, for the tests" "python3 python3-venv" python3 -c 'impo
 for extra in "$@"; do
     case $extra in
         pgbouncer) need "pgbouncer, to test with a pooler" "pgbouncer" has_pgbouncer ;;
+        patroni)
+            need "Patroni with etcd and HAProxy, to test failovers" "patroni etcd-server haproxy" has_patroni
+            for service in etcd haproxy patroni; do
+                PATH=$PATH:/usr/sbin command -v $service >/dev/null || services+=("$service")
+            done
+            ;;
         examples)
             need "Node.js 18.3 or newer with npm, for the examples" "nodejs npm" has_node_of_examples
             need "Ruby with Sequel and Rack, for the examples" \
@@ -72,4 +79,14 @@ fi
 say "Installing ${packages[*]}"
 export DEBIAN_FRONTEND=noninteractive
 as_root apt-get update -qq
+# Tests start their own etcd and the like: Debian's services don't start, now or at the next boot.
+policy=/usr/sbin/policy-rc.d
+if [ ${#services[@]} -gt 0 ] && [ ! -e $policy ]; then
+    trap 'as_root rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+    as_root chmod 755 $policy
+fi
 as_root apt-get install -y --no-install-recommends "${packages[@]}"
+for service in "${services[@]}"; do
+    as_root update-rc.d "$service" disable
+done
