@@ -257,13 +257,14 @@ def main():
     found = 0
     with patroni_cluster.running() as patroni:
         keys = prepare(patroni)
-        print(f"{'':40}" + "".join(f"{name:>11}" for name, _ in COLUMNS), flush=True)
+        print(f"{'':38}" + "".join(f"{name:>{len(name) + 2}}" for name, _ in COLUMNS), flush=True)
         for _ in range(arguments.rounds):
             for fault in FAULTS:
                 if arguments.only and fault.__name__ not in arguments.only:
                     continue
                 books = play(patroni, fault, keys, arguments.seconds)
-                print(f"{fault.__doc__:40}" + "".join(f"{of(books):11,}" for _, of in COLUMNS), flush=True)
+                print(f"{fault.__doc__:38}" + "".join(
+                    f"{of(books):{len(name) + 2},}" for name, of in COLUMNS), flush=True)
                 for problem in problems(books):
                     found += 1
                     print(f"    {problem}", flush=True)
