@@ -3639,10 +3639,10 @@ CREATE FUNCTION keysmith.status(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
-'Counters: keys by state and by pepper, rate limits since the last start, usage and its worker';
+'Counters: keys by state and by pepper, rate limits since the last start, usage and its worker; and whether this is a subscriber';
 
 CREATE FUNCTION keysmith_private.counters(
-    unsent bigint, last_unsent_at timestamptz, OUT topic text, OUT name text, OUT value text
+    unsent bigint, last_unsent_at timestamptz, is_subscriber boolean, OUT topic text, OUT name text, OUT value text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'keys', k.keyspace || ', ' || k.status, count(*)::text
@@ -3657,11 +3657,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                  ('last event not sent at', last_unsent_at::text),
                  ('notification queue used, in percent',
                   round(100 * pg_notification_queue_usage()::numeric, 4)::text)) e (name, value)
+    UNION ALL SELECT 'replication', 'subscriber', CASE WHEN is_subscriber THEN 'yes' ELSE 'no' END
     UNION ALL SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
     UNION ALL SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
     ORDER BY 1, 2
 $$;
-COMMENT ON FUNCTION keysmith_private.counters(bigint, timestamptz) IS
+COMMENT ON FUNCTION keysmith_private.counters(bigint, timestamptz, boolean) IS
 'The rows of status(), given what only the library knows';
 /* </end connected objects> */
 
