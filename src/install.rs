@@ -54,6 +54,7 @@ install! {
     "manage_hashing_state" "../sql/install/manage/hashing_state.sql";
     "manage_isolation_register" "../sql/install/manage/isolation_register.sql";
     "manage_isolation" "../sql/install/manage/isolation.sql";
+    "replication" "../sql/install/replication.sql";
     "manage_status" "../sql/install/manage/status.sql";
     "manage_scanner" "../sql/install/manage/scanner.sql";
     "manage_doctor_isolation" "../sql/install/manage/doctor_isolation.sql";

@@ -43,7 +43,7 @@ FUNCTIONS = {
                      "grant_access", "revoke_access", "add_credits", "maintain",
                      "replay_revocations"], {ADMIN}),
     # Parts of these functions, and trigger functions.
-    **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_fold",
+    **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_make", "is_subscribed", "usage_fold",
                      "lock_holder", "privileges_changed_by", "usage_partitions", "usage_has_partition", "usage_fold_lock",
                      "usage_kept_from",
                      "usage_mark_gone", "usage_dependents", "usage_drop_old", "sum_up_touches",
@@ -68,7 +68,7 @@ RELATIONS = {
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "usage_mark",
-                     "usage_delta", "isolated_table", "isolated", "isolated_by",
+                     "usage_delta", "usage_partition", "isolated_table", "isolated", "isolated_by",
                      "verifying_role", "all_keys", "all_audit", "all_usage", "all_usage_hourly",
                      "all_usage_daily", "all_usage_endpoints", "all_top_keys", "all_top_refusals",
                      "all_touches", "all_tenants", "all_stale_keys", "all_recent_refusals",
