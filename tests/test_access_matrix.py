@@ -43,7 +43,8 @@ FUNCTIONS = {
                      "grant_access", "revoke_access", "add_credits", "maintain",
                      "replay_revocations"], {ADMIN}),
     # Parts of these functions, and trigger functions.
-    **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_make", "is_subscribed", "usage_fold",
+    **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_make", "is_subscribed", "refuse_on_subscriber",
+                     "keep_on_publisher", "usage_incarnation_arrives", "usage_partition_arrives", "usage_fold",
                      "lock_holder", "privileges_changed_by", "usage_partitions", "usage_has_partition", "usage_fold_lock",
                      "usage_kept_from",
                      "usage_mark_gone", "usage_dependents", "usage_drop_old", "sum_up_touches",

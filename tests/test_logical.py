@@ -3,11 +3,12 @@
 import itertools
 from hashlib import sha256
 
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
 from cluster import running
-from conftest import session
+from conftest import session, wait_until
 from test_nulls import CALLS, FUNCTIONS, answered, is_meant, prepared
 
 _numbers = itertools.count()
@@ -49,6 +50,24 @@ class Pair:
     def subscribe(self, publication="shared", options="copy_data = true"):
         self.subscriber.rows(f"CREATE SUBSCRIPTION {self.name} CONNECTION '{self.publishing.dsn(self.name)}' "
                              f"PUBLICATION {publication} WITH ({options})")
+
+    def share(self, publication):
+        """Publishes, and subscribes a database with the same tables."""
+        self.publisher.rows(publication)
+        schema = self.publishing.program("pg_dump", "--schema-only", "--no-publications", "--no-subscriptions",
+                                         dbname=self.name)
+        self.subscribing.psql(schema.stdout, self.name)
+        self.subscribe()
+        self.synchronize()
+
+    def synchronize(self):
+        """Waits until the subscriber has everything that the publisher has committed."""
+        wait_until(lambda: not self.subscriber.rows("SELECT FROM pg_subscription_rel WHERE srsubstate <> 'r'"))
+        position = self.publisher.value("SELECT pg_current_wal_insert_lsn()")
+        wait_until(lambda: self.publisher.rows("SELECT FROM pg_replication_slots WHERE slot_name = %s "
+                                               "AND confirmed_flush_lsn >= %s::pg_lsn", self.name, position))
+        assert self.subscriber.rows("SELECT apply_error_count, sync_error_count FROM pg_stat_subscription_stats "
+                                    "WHERE subname = %s", self.name) == [(0, 0)]
 
     def unsubscribe(self):
         self.subscriber.rows(f"DROP SUBSCRIPTION {self.name}")
@@ -147,6 +166,192 @@ def test_what_is_published_can_be_changed_by_every_function(pair, publication):
     outcomes = dict(db.call("maintain"))
     assert not [outcome for outcome in outcomes.values() if "failed" in outcome], outcomes
     assert outcomes["retention"].startswith("2 partitions dropped")
+
+
+@pytest.fixture(params=PUBLICATIONS.values(), ids=PUBLICATIONS)
+def shared(pair, request):
+    """A subscriber whose publisher has a key, and tables for our functions."""
+    pair.publisher.tenant()
+    pair.key = prepared(pair.publisher)
+    pair.share(request.param)
+    return pair
+
+
+def contents(db):
+    return {table: sorted(db.rows(f"SELECT * FROM keysmith_private.{table} WHERE keyspace = 'default'"), key=repr)
+            for table in FILTERED}
+
+
+def test_a_subscriber_decides_by_each_act_of_the_publisher(shared):
+    """In sessions that remember policies and keys. Requests that are recorded there stop nothing."""
+    db, there = shared.publisher, shared.subscriber
+    # Its own records of requests, before those of the publisher come.
+    assert there.reason(shared.key.api_key) == "ok"
+    there.reason("unknown")
+    keys = acts(db)
+    shared.synchronize()
+    assert contents(there) == contents(db)
+    assert len(contents(there)["key"]) >= 10
+    reasons = {act: db.reason(key.api_key) for act, key in keys.items()}
+    assert {act: there.reason(key.api_key) for act, key in keys.items()} == reasons
+    assert reasons["revoke"] == "revoked" and reasons["alter_key"] == "ok"
+    for call, arguments, reason in [
+        ("suspend_tenant", ["globex"], "tenant_suspended"),
+        ("resume_tenant", ["globex"], "ok"),
+        ("disable", [keys["mint"].key_id], "disabled"),
+        ("enable", [keys["mint"].key_id], "ok"),
+        ("define_scope", ["default", "b"], "ok"),
+        ("revoke", [keys["mint"].key_id], "revoked"),
+    ]:
+        db.call(call, *arguments)
+        wait_until(lambda: there.reason(keys["mint"].api_key) == reason)
+    db.call("flush_usage")
+    there.call("flush_usage")
+    for one in (db, there):
+        assert not [outcome for outcome in dict(one.call("maintain")).values() if "failed" in outcome]
+    shared.synchronize()
+
+
+def test_a_partition_of_the_publisher_stops_no_subscriber(pair):
+    """Its rows, which a publication of all tables has, can't be applied without the table."""
+    db, there = pair.publisher, pair.subscriber
+    db.tenant()
+    key = db.mint()
+    pair.share(PUBLICATIONS["all tables"])
+    assert there.reason(key.api_key) == "ok"
+    # The subscriber has a partition of that day, of another name.
+    there.rows("CREATE TABLE keysmith_private.usage_20310101 ()")
+    assert there.call("usage_prepare", "2031-01-01", "2031-01-01") == [(1,)]
+    there.rows("DROP TABLE keysmith_private.usage_20310101")
+    assert db.call("usage_prepare", "2030-12-31", "2031-01-01") == [(2,)]
+    db.rows("INSERT INTO keysmith_private.usage_event SELECT at, 0, 0, gen_random_uuid(), key_id, tenant_id, keyspace, "
+            "environment, NULL, NULL, 200, 'ok' FROM keysmith_private.key, "
+            "unnest('{2030-12-31 12:00Z,2031-01-01 12:00Z}'::timestamptz[]) AS at")
+    db.call("usage_fold")
+    db.call("revoke", key.key_id)
+    wait_until(lambda: there.reason(key.api_key) == "revoked")
+    pair.synchronize()
+    assert there.rows("SELECT name FROM keysmith_private.usage_partitions() WHERE starts >= '2030-12-31' ORDER BY 1") \
+        == [("usage_20301231",), ("usage_20310101_",)]
+    assert there.value("SELECT count(*) FROM keysmith_private.usage_event WHERE at > '2030-12-01'") == 0
+
+
+def test_a_subscriber_keeps_the_tables_that_its_publisher_may_name(pair):
+    """Whatever the subscriber's retention is. They are dropped after those of the publisher."""
+    db, there = pair.publisher, pair.subscriber
+    db.rows("CREATE TABLE holds (id int)")
+    db.call("usage_prepare", "2020-01-01", "2020-01-01")
+    db.rows("CREATE VIEW watched AS SELECT FROM keysmith_private.usage_20200101")
+    pair.share(PUBLICATIONS["all tables"])
+    there.rows("DROP VIEW watched")
+    there.call("maintain")
+    partitions = "SELECT count(*) FROM keysmith_private.usage_partitions() WHERE name = 'usage_20200101'"
+    assert there.value(partitions) == 1
+    # It is emptied, since a view depends on it.
+    db.rows("INSERT INTO keysmith_private.usage_event VALUES ('2020-01-01 12:00Z', 0, 0, gen_random_uuid(), "
+            "gen_random_uuid(), gen_random_uuid(), 'default', 'live', NULL, NULL, 200, 'ok')")
+    db.call("maintain")
+    pair.synchronize()
+    db.rows("DROP VIEW watched")
+    db.call("maintain")
+    assert db.value(partitions) == 0
+    pair.synchronize()
+    there.call("maintain")
+    assert there.value(partitions) == 0
+
+
+# Arguments by which functions change something.
+CHANGES = {
+    "alter_key": {"key_id": "KEY_ID", "changes": Jsonb({"label": "x"})},
+    "alter_keyspace": {"name": "default", "changes": Jsonb({"label_length": 50})},
+    "alter_tenant": {"tenant": "acme", "changes": Jsonb({"plan": "pro"})},
+    "enable": {"key_id": "DISABLED"},
+    "resume_tenant": {"tenant": "suspended"},
+}
+# What an administrator of a subscriber does there, if access is not published.
+ACCESS = {"grant_access", "revoke_access"}
+WRITTEN = ("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_xact_user_tables "
+           "WHERE schemaname = 'keysmith_private' AND relname = ANY (%s)")
+
+
+def refusal(db, function, arguments):
+    try:
+        answered(db, function, arguments)
+    except psycopg.Error as error:
+        assert error.sqlstate == "KS409", error
+        return error.diag.message_primary
+    return ""
+
+
+def test_a_subscriber_is_not_managed(shared):
+    """Its subscription would stop at a conflict. Every function that changes what is published is refused."""
+    db, there = shared.publisher, shared.subscriber
+    db.tenant("suspended")
+    db.call("suspend_tenant", "suspended")
+    disabled = db.mint()
+    db.call("disable", disabled.key_id)
+    shared.synchronize()
+    before = contents(there)
+    is_access_published = there.value("SELECT keysmith_private.is_subscribed('keysmith_private.access')")
+    tables = [*FILTERED, "credit", "access", "audit_entry", "audit_content"]
+    functions, writers = db.rows(FUNCTIONS), set()
+    for call, arguments in CALLS.items():
+        if call in ("pre_request", "protect_existing") or call in ACCESS and not is_access_published:
+            continue
+        (function,) = [function for function in functions if is_meant(call, function)]
+        arguments = with_key(CHANGES.get(call, arguments), shared.key)
+        arguments = {name: disabled.key_id if value == "DISABLED" else value for name, value in arguments.items()}
+        with db.session.transaction(force_rollback=True):
+            written = db.value(WRITTEN, tables)
+            answered(db, function, arguments)
+            is_writer = db.value(WRITTEN, tables) > written
+        if is_writer:
+            writers.add(call)
+            assert shared.name in refusal(there, function, arguments), call
+        else:
+            # Some have nothing to change, and would with other arguments.
+            refusal(there, function, arguments)
+    assert writers >= {"mint", "revoke", "rotate", "create_tenant", "set_member", "define_role", "add_credits"} | (
+        ACCESS if is_access_published else set())
+    assert contents(there) == before
+    # By hand, too.
+    for table in FILTERED:
+        for statement in (f"DELETE FROM keysmith_private.{table}", f"TRUNCATE keysmith_private.{table} CASCADE"):
+            with pytest.raises(psycopg.Error) as error:
+                there.rows(statement)
+            assert error.value.sqlstate == "KS409", error.value
+    shared.unsubscribe()
+    assert there.mint().key_id
+
+
+def test_credits_are_not_spent_on_a_subscriber(shared):
+    """What it spent would be spent a second time on the publisher."""
+    shared.publisher.call("add_credits", 5, tenant="acme")
+    shared.synchronize()
+    assert shared.subscriber.reason(shared.key.api_key, spend=1) == "credits_unavailable"
+    assert shared.subscriber.reason(shared.key.api_key) == "ok"
+    assert shared.publisher.reason(shared.key.api_key, spend=1) == "ok"
+
+
+def test_access_on_a_subscriber(shared):
+    """Privileges don't replicate. Where access is published, they are made to fit what has arrived."""
+    db, there = shared.publisher, shared.subscriber
+    is_published = there.value("SELECT keysmith_private.is_subscribed('keysmith_private.access')")
+    may = "SELECT has_function_privilege('pg_monitor', 'keysmith.verify_many(text[], text[], inet, text, text, text)', 'EXECUTE')"
+    if is_published:
+        there.refused("KS409", "grant_access", "pg_monitor", "verifier")
+        db.call("grant_access", "pg_monitor", "verifier")
+        shared.synchronize()
+        there.refused("KS409", "revoke_access", "pg_monitor", "verifier")
+    there.call("grant_access", "pg_monitor", "verifier")
+    assert there.value(may)
+    if is_published:
+        db.call("revoke_access", "pg_monitor")
+        shared.synchronize()
+    there.call("revoke_access", "pg_monitor")
+    assert not there.value(may)
+    db.mint()
+    shared.synchronize()
 
 
 def with_key(arguments, key):
