@@ -1127,7 +1127,7 @@ COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
 
 -- The publisher of a logical subscriber makes partitions by itself, and a subscriber without the
 -- table of a row stops. So each partition has a row here, written in the transaction that makes
--- it: when the row arrives at a subscriber, the table is made there. See replication.sql.
+-- it: when the row arrives at a subscriber, the table is made there. See catalog/subscription.sql.
 CREATE TABLE keysmith_private.usage_partition (
     name text COLLATE "C" PRIMARY KEY,
     day  date NOT NULL
@@ -1189,7 +1189,7 @@ BEGIN
                        parent, name, starts, (day + 1)::timestamp AT TIME ZONE 'UTC');
     END IF;
 END $$;
-COMMENT ON FUNCTION keysmith_private.usage_make(text, date) IS 'Makes a table for the requests of a day, and the partition of that day if there is none';
+COMMENT ON FUNCTION keysmith_private.usage_make(text, date) IS 'Makes a table for the requests of a day, which becomes the partition of that day unless there is another';
 
 -- There is no default partition: attaching another day would lock it, and so wait for all
 -- readers. A session that needs a missing partition makes it.
@@ -3757,7 +3757,7 @@ ALTER TABLE keysmith_private.usage_partition ENABLE REPLICA TRIGGER usage_partit
 /* <begin connected objects> */
 -- src/install.rs:17
 -- requires:
---   replication
+--   catalog_subscription
 
 -- Counters.
 
@@ -3787,6 +3787,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                  ('notification queue used, in percent',
                   round(100 * pg_notification_queue_usage()::numeric, 4)::text)) e (name, value)
     UNION ALL SELECT 'replication', 'subscriber', CASE WHEN is_subscriber THEN 'yes' ELSE 'no' END
+    UNION ALL SELECT 'replication', 'subscription', s.subname FROM pg_subscription s
+    WHERE EXISTS (SELECT FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid
+                  WHERE r.srsubid = s.oid AND c.relnamespace = 'keysmith_private'::regnamespace)
     UNION ALL SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
     UNION ALL SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
     ORDER BY 1, 2
@@ -3965,6 +3968,50 @@ COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
 -- src/install.rs:17
 -- requires:
 --   manage_doctor_isolation
+
+-- The part of doctor() that looks at logical replication.
+
+CREATE FUNCTION keysmith_private.doctor_replication(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH subscribed AS (
+        SELECT s.oid, s.subname AS name, s.subenabled AS is_enabled,
+               count(*) FILTER (WHERE r.srsubstate <> 'r') AS not_copied,
+               EXISTS (SELECT FROM pg_stat_subscription t
+                       WHERE t.subid = s.oid AND t.relid IS NULL AND t.pid IS NOT NULL) AS is_applied,
+               (SELECT t.apply_error_count + t.sync_error_count FROM pg_stat_subscription_stats t
+                WHERE t.subid = s.oid) AS errors
+        FROM pg_subscription s
+        JOIN pg_subscription_rel r ON r.srsubid = s.oid
+        JOIN pg_class c ON c.oid = r.srrelid
+        WHERE c.relnamespace = 'keysmith_private'::regnamespace
+        GROUP BY s.oid
+    )
+    SELECT 'error', 'replication', format('subscription %I is disabled: revocations don''t arrive', name),
+           format('ALTER SUBSCRIPTION %I ENABLE; if an error has disabled it, the log of this server has the error', name)
+    FROM subscribed WHERE NOT is_enabled
+    UNION ALL
+    SELECT 'error', 'replication', format('subscription %I has stopped: revocations don''t arrive', name),
+           'remove the cause, which the log of this server has: such as a row of this database, or a role that is missing'
+    FROM subscribed WHERE is_enabled AND NOT is_applied
+    UNION ALL
+    SELECT 'warning', 'replication', format('subscription %I has failed %s times', name, errors),
+           format('the log of this server has the errors; SELECT pg_stat_reset_subscription_stats(%s) forgets them', oid)
+    FROM subscribed WHERE errors > 0
+    UNION ALL
+    SELECT 'warning', 'replication', format('subscription %I has not copied %s tables yet', name, not_copied),
+           'wait; if it takes long, see the log of this server'
+    FROM subscribed WHERE not_copied > 0
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_replication() IS
+'The part of doctor() that looks at the subscriptions that bring keys';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_doctor_replication
 
 -- doctor() finds problems, and says what to do. Each of the functions below checks one part, and
 -- returns a row for each problem. They run as the owner of the extension.
@@ -4289,6 +4336,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'SELECT * FROM keysmith.audit_verify()'
     FROM keysmith_private.keyspace k
     WHERE k.created_at < now()
+      -- The audit of a subscriber may be on its publisher.
+      AND NOT keysmith_private.is_subscribed('keysmith_private.keyspace')
       AND NOT EXISTS (SELECT FROM keysmith_private.audit_entry a WHERE a.keyspace = k.keyspace)
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
@@ -4327,6 +4376,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
         UNION ALL SELECT * FROM keysmith_private.doctor_usage()
+        UNION ALL SELECT * FROM keysmith_private.doctor_replication()
         UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
     )
     SELECT level, subject, finding, remedy FROM (
@@ -4344,7 +4394,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             (7, 'access', 'nobody has a right that grant_access does not give'),
             (8, 'usage', 'records are stored, and nothing was lost'),
             (9, 'limits', 'there is room to count calls'),
-            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal')
+            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal'),
+            (11, 'replication', 'no subscription that brings keys has stopped')
         ) AS s (place, subject, finding)
         WHERE s.subject NOT IN (SELECT f.subject FROM findings f)
     ) AS rows
@@ -4363,7 +4414,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:63
+-- src/install.rs:64
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

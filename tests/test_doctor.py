@@ -10,7 +10,7 @@ from cluster import Cluster, running
 from conftest import needs, session, wait_until
 
 SUBJECTS = ["library", "server", "pepper", "logging", "isolation", "policies", "access", "usage",
-            "limits", "audit"]
+            "limits", "audit", "replication"]
 
 
 def findings(db):

@@ -1,13 +1,15 @@
 """Logical replication: a subscriber decides by the rows of its publisher."""
 
 import itertools
+import re
 from hashlib import sha256
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from cluster import running
+from cluster import BIN, run, running
 from conftest import session, wait_until
 from test_nulls import CALLS, FUNCTIONS, answered, is_meant, prepared
 
@@ -47,17 +49,21 @@ class Pair:
         self.sessions.append(opened)
         return opened
 
-    def subscribe(self, publication="shared", options="copy_data = true"):
+    def subscribe(self, publication="shared"):
         self.subscriber.rows(f"CREATE SUBSCRIPTION {self.name} CONNECTION '{self.publishing.dsn(self.name)}' "
-                             f"PUBLICATION {publication} WITH ({options})")
+                             f"PUBLICATION {publication}")
 
-    def share(self, publication):
-        """Publishes, and subscribes a database with the same tables."""
-        self.publisher.rows(publication)
-        schema = self.publishing.program("pg_dump", "--schema-only", "--no-publications", "--no-subscriptions",
-                                         dbname=self.name)
+    def copy_schema(self):
+        schema = self.publishing.program("pg_dump", *SCHEMA.split(), dbname=self.name)
         self.subscribing.psql(schema.stdout, self.name)
-        self.subscribe()
+
+    def follow(self, publication):
+        """Publishes and subscribes by the statements of the guide, with this name and connection."""
+        self.publisher.rows(publication)
+        name = re.search(r"PUBLICATION (\w+)", publication)[1]
+        (statement,) = [statement for statement in SUBSCRIPTIONS if statement.endswith(f"PUBLICATION {name}")]
+        statement = re.sub("'host=.*?'", f"'{self.publishing.dsn(self.name)}'", statement)
+        self.subscriber.rows(statement.replace(f"SUBSCRIPTION {name}", f"SUBSCRIPTION {self.name}", 1))
         self.synchronize()
 
     def synchronize(self):
@@ -113,12 +119,14 @@ def test_a_session_knows_whether_its_database_is_a_subscriber(pair):
     assert pair.publisher.value(IS_SUBSCRIBER) == "no"
 
 
-FILTERED = ["keyspace", "keyspace_prefix", "answer", "plan_feature", "scope", "role", "route", "tenant", "member", "key"]
-PUBLICATIONS = {
-    "all tables": "CREATE PUBLICATION shared FOR ALL TABLES",
-    "a keyspace": "CREATE PUBLICATION shared FOR TABLE " + ", ".join(
-        f"keysmith_private.{table} WHERE (keyspace = 'default')" for table in FILTERED),
-}
+# The statements and commands of the guide.
+GUIDE = (Path(__file__).parent.parent / "docs/scaling.md").read_text()
+GUIDE = GUIDE[GUIDE.index("### One keyspace"):GUIDE.index("### When a subscriber")]
+ONE_KEYSPACE, ALL_TABLES = re.findall(r"```sql\n(.*?)```", GUIDE, re.S)
+MAKE_EXTENSION, *SUBSCRIPTIONS = re.findall(r'psql -d app -c "(.*?)"', GUIDE, re.S)
+(SCHEMA,) = re.findall("pg_dump -h publisher (.*?) app", GUIDE)
+PUBLICATIONS = {"all tables": ALL_TABLES, "one keyspace": ONE_KEYSPACE}
+FILTERED = re.findall(r"keysmith_private\.(\w+) +WHERE", ONE_KEYSPACE)
 
 
 def test_every_table_can_be_published(pair):
@@ -173,7 +181,8 @@ def shared(pair, request):
     """A subscriber whose publisher has a key, and tables for our functions."""
     pair.publisher.tenant()
     pair.key = prepared(pair.publisher)
-    pair.share(request.param)
+    pair.copy_schema()
+    pair.follow(request.param)
     return pair
 
 
@@ -212,12 +221,33 @@ def test_a_subscriber_decides_by_each_act_of_the_publisher(shared):
     shared.synchronize()
 
 
-def test_a_partition_of_the_publisher_stops_no_subscriber(pair):
+def test_a_keyspace_by_the_guide(pair):
+    """Others stay on the publisher."""
+    db, there = pair.publisher, pair.subscriber
+    db.tenant()
+    key = db.mint()
+    db.call("create_keyspace", "second")
+    db.tenant(keyspace="second")
+    another = db.mint(keyspace="second")
+    there.rows(MAKE_EXTENSION)
+    pair.follow(ONE_KEYSPACE)
+    assert there.reason(key.api_key) == "ok"
+    assert there.reason(another.api_key, keyspace="second") == "not_found"
+    db.call("revoke", key.key_id)
+    wait_until(lambda: there.reason(key.api_key) == "revoked")
+    assert contents(there) == contents(db)
+    pair.unsubscribe()
+    there.call("suspend_tenant", "acme")
+
+
+@pytest.mark.parametrize("options", ["", " WITH (publish_via_partition_root = true)"])
+def test_a_partition_of_the_publisher_stops_no_subscriber(pair, options):
     """Its rows, which a publication of all tables has, can't be applied without the table."""
     db, there = pair.publisher, pair.subscriber
     db.tenant()
     key = db.mint()
-    pair.share(PUBLICATIONS["all tables"])
+    pair.copy_schema()
+    pair.follow(ALL_TABLES.replace(";", options))
     assert there.reason(key.api_key) == "ok"
     # The subscriber has a partition of that day, of another name.
     there.rows("CREATE TABLE keysmith_private.usage_20310101 ()")
@@ -242,7 +272,8 @@ def test_a_subscriber_keeps_the_tables_that_its_publisher_may_name(pair):
     db.rows("CREATE TABLE holds (id int)")
     db.call("usage_prepare", "2020-01-01", "2020-01-01")
     db.rows("CREATE VIEW watched AS SELECT FROM keysmith_private.usage_20200101")
-    pair.share(PUBLICATIONS["all tables"])
+    pair.copy_schema()
+    pair.follow(ALL_TABLES)
     there.rows("DROP VIEW watched")
     there.call("maintain")
     partitions = "SELECT count(*) FROM keysmith_private.usage_partitions() WHERE name = 'usage_20200101'"
@@ -260,6 +291,49 @@ def test_a_subscriber_keeps_the_tables_that_its_publisher_may_name(pair):
     assert there.value(partitions) == 0
 
 
+@pytest.mark.skipif(not (BIN / "pg_createsubscriber").exists(), reason="pg_createsubscriber comes with PostgreSQL 17")
+def test_a_standby_becomes_a_subscriber():
+    with running("primary", wal_level="logical", max_wal_senders=10, max_replication_slots=10,
+                 wal_retrieve_retry_interval="100ms", keysmith__usage_flush_interval="100ms") as primary:
+        db = session(primary)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        key = db.mint()
+        db.verify(key.api_key)
+        db.call("flush_usage")
+        standby = primary.backup("standby", 5433)
+        try:
+            standby.start()
+            wait_until(lambda: db.one("wait_for_replay")[0] == 1)
+            standby.stop()
+            run("pg_createsubscriber", "-D", standby.data, "-P", primary.dsn(), "-d", "postgres", "-p", 5433,
+                "-s", standby.dir, "-U", "postgres", as_server=True)
+            standby.start()
+            there = session(standby)
+            assert there.value(IS_SUBSCRIBER) == "yes"
+            assert there.reason(key.api_key) == "ok"
+            there.refused("KS409", "revoke", key.key_id)
+            keys = acts(db)
+            db.verify(keys["mint"].api_key)
+            db.call("flush_usage")
+            there.call("flush_usage")
+            for one in (there, db, there):
+                one.call("maintain")
+            db.call("usage_prepare", "2031-01-01", "2031-01-01")
+            db.rows("INSERT INTO keysmith_private.usage_event SELECT '2031-01-01 12:00Z', 0, 0, gen_random_uuid(), key_id, "
+                    "tenant_id, keyspace, environment, NULL, NULL, 200, 'ok' FROM keysmith_private.key")
+            db.call("maintain")
+            db.call("revoke", key.key_id)
+            wait_until(lambda: there.reason(key.api_key) == "revoked")
+            assert contents(there) == contents(db)
+            assert {act: there.reason(key.api_key) for act, key in keys.items()} == {
+                act: db.reason(key.api_key) for act, key in keys.items()}
+            assert there.value("SELECT apply_error_count FROM pg_stat_subscription_stats") == 0
+            there.session.close()
+        finally:
+            standby.remove()
+
+
 # Arguments by which functions change something.
 CHANGES = {
     "alter_key": {"key_id": "KEY_ID", "changes": Jsonb({"label": "x"})},
@@ -268,7 +342,7 @@ CHANGES = {
     "enable": {"key_id": "DISABLED"},
     "resume_tenant": {"tenant": "suspended"},
 }
-# What an administrator of a subscriber does there, if access is not published.
+# A subscriber allows these if access is not published.
 ACCESS = {"grant_access", "revoke_access"}
 WRITTEN = ("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_xact_user_tables "
            "WHERE schemaname = 'keysmith_private' AND relname = ANY (%s)")
@@ -331,6 +405,35 @@ def test_credits_are_not_spent_on_a_subscriber(shared):
     assert shared.subscriber.reason(shared.key.api_key, spend=1) == "credits_unavailable"
     assert shared.subscriber.reason(shared.key.api_key) == "ok"
     assert shared.publisher.reason(shared.key.api_key, spend=1) == "ok"
+
+
+def told(db):
+    return [(row.level, row.finding.split(": ")[0]) for row in db.call("doctor") if row.subject == "replication"]
+
+
+def test_doctor_finds_a_subscription_that_has_stopped(shared):
+    there, name = shared.subscriber, shared.name
+    assert told(there) == [("ok", "no subscription that brings keys has stopped")]
+    assert [row for row in there.call("doctor") if row.subject == "audit" and row.level == "error"] == []
+    assert there.rows("SELECT value FROM keysmith.status() WHERE topic = 'replication' ORDER BY name") == [
+        ("yes",), (name,)]
+    there.rows(f"ALTER SUBSCRIPTION {name} DISABLE")
+    assert told(there) == [("error", f"subscription {name} is disabled")]
+    # A row that a superuser makes by force.
+    there.rows("SET session_replication_role = replica")
+    there.rows("INSERT INTO keysmith_private.scope (keyspace, scope) VALUES ('default', 'twice')")
+    there.rows("RESET session_replication_role")
+    there.rows(f"ALTER SUBSCRIPTION {name} ENABLE")
+    shared.publisher.call("define_scope", "default", "twice")
+    wait_until(lambda: ("error", f"subscription {name} has stopped") in told(there))
+    wait_until(lambda: any(level == "warning" and "has failed" in finding for level, finding in told(there)))
+    there.rows("SET session_replication_role = replica")
+    there.rows("DELETE FROM keysmith_private.scope WHERE scope = 'twice'")
+    there.rows("RESET session_replication_role")
+    shared.publisher.call("revoke", shared.key.key_id)
+    wait_until(lambda: there.reason(shared.key.api_key) == "revoked")
+    there.rows("SELECT pg_stat_reset_subscription_stats(oid) FROM pg_subscription WHERE subname = %s", name)
+    wait_until(lambda: told(there) == [("ok", "no subscription that brings keys has stopped")])
 
 
 def test_access_on_a_subscriber(shared):

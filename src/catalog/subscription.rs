@@ -15,7 +15,7 @@ trigger_functions! {
     keysmith_refuse_on_subscriber => refuse_on_subscriber;
 }
 
-/// How many changes of subscriptions this session has been told of.
+/// How many invalidations of subscriptions this session has processed.
 static CHANGES: AtomicU64 = AtomicU64::new(0);
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 

@@ -321,6 +321,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'SELECT * FROM keysmith.audit_verify()'
     FROM keysmith_private.keyspace k
     WHERE k.created_at < now()
+      -- The audit of a subscriber may be on its publisher.
+      AND NOT keysmith_private.is_subscribed('keysmith_private.keyspace')
       AND NOT EXISTS (SELECT FROM keysmith_private.audit_entry a WHERE a.keyspace = k.keyspace)
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
@@ -359,6 +361,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
         UNION ALL SELECT * FROM keysmith_private.doctor_usage()
+        UNION ALL SELECT * FROM keysmith_private.doctor_replication()
         UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
     )
     SELECT level, subject, finding, remedy FROM (
@@ -376,7 +379,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             (7, 'access', 'nobody has a right that grant_access does not give'),
             (8, 'usage', 'records are stored, and nothing was lost'),
             (9, 'limits', 'there is room to count calls'),
-            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal')
+            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal'),
+            (11, 'replication', 'no subscription that brings keys has stopped')
         ) AS s (place, subject, finding)
         WHERE s.subject NOT IN (SELECT f.subject FROM findings f)
     ) AS rows

@@ -19,7 +19,7 @@ COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
 
 -- The publisher of a logical subscriber makes partitions by itself, and a subscriber without the
 -- table of a row stops. So each partition has a row here, written in the transaction that makes
--- it: when the row arrives at a subscriber, the table is made there. See replication.sql.
+-- it: when the row arrives at a subscriber, the table is made there. See catalog/subscription.sql.
 CREATE TABLE keysmith_private.usage_partition (
     name text COLLATE "C" PRIMARY KEY,
     day  date NOT NULL
@@ -81,7 +81,7 @@ BEGIN
                        parent, name, starts, (day + 1)::timestamp AT TIME ZONE 'UTC');
     END IF;
 END $$;
-COMMENT ON FUNCTION keysmith_private.usage_make(text, date) IS 'Makes a table for the requests of a day, and the partition of that day if there is none';
+COMMENT ON FUNCTION keysmith_private.usage_make(text, date) IS 'Makes a table for the requests of a day, which becomes the partition of that day unless there is another';
 
 -- There is no default partition: attaching another day would lock it, and so wait for all
 -- readers. A session that needs a missing partition makes it.
