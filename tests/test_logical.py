@@ -144,6 +144,18 @@ def test_every_table_can_be_published(pair):
     assert any(table.startswith("usage_2") for table, _ in tables)
 
 
+def test_no_table_is_forgotten(pair):
+    """By its triggers, no row of a subscriber conflicts with one of its publisher. The rows of a register
+    begin with the server."""
+    bare = """
+        SELECT relname FROM pg_class c WHERE relnamespace = 'keysmith_private'::regnamespace AND relkind IN ('r', 'p')
+        AND NOT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = c.oid
+                        AND (p.proname, t.tgenabled) IN (('refuse_on_subscriber', 'O'), ('keep_on_publisher', 'R'),
+                            ('usage_incarnation_arrives', 'R'), ('usage_partition_arrives', 'R')))"""
+    pair.publisher.call("usage_prepare")
+    assert pair.publisher.rows(bare) == [("isolated_table",)]
+
+
 @pytest.mark.parametrize("publication", PUBLICATIONS.values(), ids=PUBLICATIONS)
 def test_what_is_published_can_be_changed_by_every_function(pair, publication):
     """PostgreSQL refuses to update a published row that subscribers could not find."""

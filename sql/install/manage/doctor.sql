@@ -20,9 +20,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'error', 'library', format('trigger %s of %s is off: changes of it go unnoticed',
                                       t.tgname, t.tgrelid::regclass),
-           format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.tgrelid::regclass, t.tgname)
+           format('ALTER TABLE %s ENABLE %s TRIGGER %I', t.tgrelid::regclass, m.mode, t.tgname)
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-    WHERE p.pronamespace = 'keysmith_private'::regnamespace AND p.proname = 'policy_changed' AND t.tgenabled <> 'A'
+    -- ENABLE TRIGGER ALL, as pg_restore --disable-triggers calls it, forgets these modes.
+    JOIN (VALUES ('policy_changed', 'A', 'ALWAYS'), ('keep_on_publisher', 'R', 'REPLICA'),
+                 ('usage_incarnation_arrives', 'R', 'REPLICA'), ('usage_partition_arrives', 'R', 'REPLICA')
+         ) AS m (function, enabled, mode) ON m.function = p.proname
+    WHERE p.pronamespace = 'keysmith_private'::regnamespace AND t.tgenabled <> m.enabled::"char"
     UNION ALL
     SELECT 'error', 'library', format('index %s is not valid', i.indexrelid::regclass),
            format('REINDEX INDEX %s', i.indexrelid::regclass)

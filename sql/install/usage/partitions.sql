@@ -111,11 +111,11 @@ BEGIN
             -- A table of that name exists, such as a detached partition.
             name := name || '_';
         END LOOP;
+        PERFORM keysmith_private.usage_make(name, first_day + n);
         IF NOT keysmith_private.is_subscribed('keysmith_private.usage_partition') THEN
             INSERT INTO keysmith_private.usage_partition AS p VALUES (name, first_day + n)
             ON CONFLICT ON CONSTRAINT usage_partition_pkey DO UPDATE SET day = excluded.day;
         END IF;
-        PERFORM keysmith_private.usage_make(name, first_day + n);
         made := made + 1;
     END LOOP;
     RETURN made;
