@@ -54,9 +54,9 @@ BEGIN
     FOREACH name IN ARRAY '{usage_event,usage_delta,usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,
                             usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
         EXECUTE pg_catalog.format(
-            'CREATE TRIGGER keep_on_publisher BEFORE INSERT ON keysmith_private.%1$I
+            'CREATE TRIGGER arrives BEFORE INSERT ON keysmith_private.%1$I
                  FOR EACH ROW EXECUTE FUNCTION keysmith_private.keep_on_publisher();
-             ALTER TABLE keysmith_private.%1$I ENABLE REPLICA TRIGGER keep_on_publisher', name);
+             ALTER TABLE keysmith_private.%1$I ENABLE REPLICA TRIGGER arrives', name);
     END LOOP;
 END $$;
 
@@ -69,9 +69,9 @@ BEGIN
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_incarnation_arrives() IS 'Trigger: a row of the publisher replaces one of the subscriber';
-CREATE TRIGGER usage_incarnation_arrives BEFORE INSERT ON keysmith_private.usage_incarnation
+CREATE TRIGGER arrives BEFORE INSERT ON keysmith_private.usage_incarnation
     FOR EACH ROW EXECUTE FUNCTION keysmith_private.usage_incarnation_arrives();
-ALTER TABLE keysmith_private.usage_incarnation ENABLE REPLICA TRIGGER usage_incarnation_arrives;
+ALTER TABLE keysmith_private.usage_incarnation ENABLE REPLICA TRIGGER arrives;
 
 CREATE FUNCTION keysmith_private.usage_partition_arrives() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -83,6 +83,6 @@ BEGIN
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION keysmith_private.usage_partition_arrives() IS 'Trigger: makes a partition that the publisher has made';
-CREATE TRIGGER usage_partition_arrives BEFORE INSERT ON keysmith_private.usage_partition
+CREATE TRIGGER arrives BEFORE INSERT ON keysmith_private.usage_partition
     FOR EACH ROW EXECUTE FUNCTION keysmith_private.usage_partition_arrives();
-ALTER TABLE keysmith_private.usage_partition ENABLE REPLICA TRIGGER usage_partition_arrives;
+ALTER TABLE keysmith_private.usage_partition ENABLE REPLICA TRIGGER arrives;

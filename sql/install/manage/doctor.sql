@@ -18,8 +18,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'ALTER EXTENSION keysmith UPDATE, or a restart if the library is the older one'
     FROM pg_extension e WHERE e.extname = 'keysmith' AND e.extversion <> version
     UNION ALL
-    SELECT 'error', 'library', format('trigger %s of %s is off: changes of it go unnoticed',
-                                      t.tgname, t.tgrelid::regclass),
+    SELECT 'error', 'library', format('trigger %s of %s is not as made', t.tgname, t.tgrelid::regclass),
            format('ALTER TABLE %s ENABLE %s TRIGGER %I', t.tgrelid::regclass, m.mode, t.tgname)
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
     -- ENABLE TRIGGER ALL, as pg_restore --disable-triggers calls it, forgets these modes.
