@@ -22,7 +22,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
         test test-core test-server test-majors installcheck lint deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
-        bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency crash soak scale failover clean
+        bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -151,8 +151,8 @@ miri: ## interpret the tests of the rules, to find undefined behavior
 valgrind: setup $(VENV)/done ## watch the memory of servers in the regression suites, or TESTS="..."
 	@VENV=$(VENV) scripts/valgrind.sh $(TESTS)
 
-crash: install $(VENV)/done ## kill processes under load, ROUNDS=200 times
-	PG_CONFIG=$(pg_config) KEYSMITH_CRASH_ROUNDS=$(or $(ROUNDS),200) $(VENV)/bin/pytest -s tests/test_crash.py
+history: install $(VENV)/done ## check what clients saw under load with faults, SECONDS=60, SEED=
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python history/run.py --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
 soak: install $(VENV)/done ## a mixed load for MINUTES=30, watching memory and counts
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/soak.py $(or $(MINUTES),30)
