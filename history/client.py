@@ -2,6 +2,7 @@
 
 import random
 import threading
+from contextlib import nullcontext
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -58,7 +59,11 @@ class Client(threading.Thread):
         self.server, cluster = target
         self.is_primary = target == world.primary
         try:
-            self.connection = cluster.connect(row_factory=dict_row, prepare_threshold=None)
+            with world.off if not self.spends else nullcontext():
+                # Acts are flushed all the same. A spend is not, so such a client spends nothing.
+                level = "off" if world.may_be_off and not self.spends else "on"
+                self.connection = cluster.connect(row_factory=dict_row, prepare_threshold=None, application_name=level,
+                                                  options=f"-c synchronous_commit={level}")
         except psycopg.OperationalError:
             world.over.wait(PAUSE)
             raise
@@ -66,9 +71,6 @@ class Client(threading.Thread):
         if earlier:
             self.wait_for_end(earlier)
         earlier[:] = [self.connection.info.backend_pid]
-        # Acts are flushed all the same. A spend is not, so such a client spends nothing.
-        if not self.spends:
-            self.connection.execute("SET synchronous_commit = off")
 
     def wait_for_end(self, pids):
         """Until the server process of the broken connection has ended: then its acts are in effect,

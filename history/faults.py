@@ -208,6 +208,11 @@ class Faults(threading.Thread):
     def fail_over(self):
         """The primary is killed. Commits were waiting for the standby, so it has what was acknowledged."""
         (old, primary), (new, standby) = self.world.primary, self.world.standby
+        # A session with synchronous_commit off would wait for no standby.
+        with self.world.off:
+            self.world.may_be_off = False
+        wait_until(lambda: not primary.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'off'"))
         primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
         primary.execute("SELECT pg_reload_conf()")
         wait_until(lambda: value(primary, "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"))
@@ -226,7 +231,7 @@ class Faults(threading.Thread):
         wait_until(lambda: not processes_of(primary))
         self.promote(new, standby)
         self.record.returned(crash, "ok")
-        self.world.primary, self.world.standby = (new, standby), None
+        self.world.primary, self.world.standby, self.world.may_be_off = (new, standby), None, True
         self.clusters.remove(primary)
         primary.remove()
         self.add_standby()

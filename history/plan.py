@@ -68,6 +68,8 @@ class World:
         self.keys = {}
         self.primary = self.standby = None      # (name, cluster)
         self.over = threading.Event()
+        # Whether sessions may set synchronous_commit to off, and a lock for those that do.
+        self.may_be_off, self.off = True, threading.Lock()
 
     def add(self, key):
         with self.lock:
