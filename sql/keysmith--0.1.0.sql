@@ -352,6 +352,26 @@ END $$;
 -- requires:
 --   catalog_version
 
+-- The heartbeat of a publisher: its own clock, which subscribers receive like any other row. All
+-- that was committed before it has been applied before it.
+--
+-- It has no row until something is published, so that CREATE EXTENSION on a subscriber makes none
+-- that the first copy would collide with. A dump leaves it out: a time is of no use elsewhere.
+-- Each beat is a HOT update, and the fillfactor has PostgreSQL prune the page after a few.
+
+CREATE TABLE keysmith_private.heartbeat (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    at  timestamptz NOT NULL
+) WITH (fillfactor = 10);
+COMMENT ON TABLE keysmith_private.heartbeat IS
+'The time of the newest heartbeat of the publisher, for keysmith.max_replica_lag on subscribers';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   lag
+
 -- The state of rate limits.
 
 CREATE FUNCTION keysmith.limit_status(OUT name text, OUT value text) RETURNS SETOF record
@@ -4230,7 +4250,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:62
+-- src/install.rs:63
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

@@ -68,7 +68,7 @@ RELATIONS = {
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "usage_mark",
-                     "usage_delta", "isolated_table", "isolated", "isolated_by",
+                     "usage_delta", "heartbeat", "isolated_table", "isolated", "isolated_by",
                      "verifying_role", "all_keys", "all_audit", "all_usage", "all_usage_hourly",
                      "all_usage_daily", "all_usage_endpoints", "all_top_keys", "all_top_refusals",
                      "all_touches", "all_tenants", "all_stale_keys", "all_recent_refusals",

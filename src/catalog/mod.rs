@@ -5,7 +5,7 @@ pub mod columns;
 pub mod directory;
 pub mod invalidation;
 pub mod policy;
-mod subscription;
+pub mod subscription;
 pub mod tables;
 mod version;
 

@@ -2,8 +2,10 @@
 //! replication.
 
 use super::Catalog;
+use super::columns::heartbeat;
 use super::invalidation;
-use pg::subscription;
+use pg::scan::{Room, Snapshot};
+use pg::subscription::{self, Subscribed};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -16,6 +18,7 @@ static REGISTERED: AtomicBool = AtomicBool::new(false);
 struct Found {
     counts: [u64; 2],
     is_subscriber: bool,
+    has_heartbeat: bool,
 }
 
 thread_local! {
@@ -27,15 +30,37 @@ impl Catalog {
     /// subscription is disabled. Reads catalogs only after a change.
     #[inline]
     pub fn is_subscriber(&self) -> bool {
+        self.subscription().is_subscriber
+    }
+
+    /// Whether the publisher's heartbeat tells how old all the tables are that decide about keys:
+    /// all come by one subscription, together with it, and the first copy of each is over.
+    pub fn has_heartbeat(&self) -> bool {
+        self.subscription().has_heartbeat
+    }
+
+    /// The publisher's newest heartbeat that a snapshot sees; `None` if no heartbeat tells how old
+    /// the tables are.
+    pub fn heartbeat(&self, snapshot: &Snapshot) -> Option<i64> {
+        if !self.has_heartbeat() {
+            return None;
+        }
+        let beats = self.tables.heartbeat.open();
+        let row = beats.first(snapshot, &Room::new(), [], |_| true)?.timestamp(heartbeat::at);
+        row
+    }
+
+    #[inline]
+    fn subscription(&self) -> Found {
         let counts = counts();
         match FOUND.get() {
-            Some(found) if found.counts == counts => found.is_subscriber,
+            Some(found) if found.counts == counts => found,
             _ => self.look_for_subscription(),
         }
     }
 
     #[cold]
-    fn look_for_subscription(&self) -> bool {
+    fn look_for_subscription(&self) -> Found {
         if !REGISTERED.swap(true, Relaxed) {
             subscription::on_change(|| {
                 CHANGES.fetch_add(1, Relaxed);
@@ -43,15 +68,23 @@ impl Catalog {
         }
         // A change during the look-ups has another count.
         let counts = counts();
-        let is_subscriber =
-            self.tables.that_decide().into_iter().any(|table| subscription::has(table.table));
-        FOUND.set(Some(Found { counts, is_subscriber }));
-        is_subscriber
+        let deciding: Vec<Subscribed> = self
+            .tables
+            .that_decide()
+            .into_iter()
+            .flat_map(|table| subscription::of(table.table))
+            .collect();
+        let beats = subscription::of(self.tables.heartbeat.table);
+        let has_heartbeat = beats.len() == 1
+            && beats.iter().all(|beat| beat.is_ready && deciding.iter().all(|table| table == beat));
+        let found = Found { counts, is_subscriber: !deciding.is_empty(), has_heartbeat };
+        FOUND.set(Some(found));
+        found
     }
 }
 
 /// Our tables may be others after an invalidation, too.
 #[inline]
-fn counts() -> [u64; 2] {
+pub fn counts() -> [u64; 2] {
     [CHANGES.load(Relaxed), invalidation::changes()]
 }
