@@ -6,6 +6,7 @@ use super::columns::heartbeat;
 use super::invalidation;
 use pg::scan::{Room, Snapshot};
 use pg::subscription::{self, Subscribed};
+use pg::transaction;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -23,6 +24,24 @@ struct Found {
 
 thread_local! {
     static FOUND: Cell<Option<Found>> = const { Cell::new(None) };
+}
+
+/// Whether this database is a subscriber, as this session knows. It looks again after a change if a
+/// transaction is in progress. Also for callbacks at the end of a transaction.
+#[inline]
+pub fn is_subscriber() -> bool {
+    match FOUND.get() {
+        Some(found) if found.counts == counts() => found.is_subscriber,
+        found => look_again(found),
+    }
+}
+
+#[cold]
+fn look_again(known: Option<Found>) -> bool {
+    if transaction::is_in_progress() {
+        return Catalog::open().is_ok_and(|catalog| catalog.is_subscriber());
+    }
+    known.is_some_and(|found| found.is_subscriber)
 }
 
 impl Catalog {
@@ -46,8 +65,9 @@ impl Catalog {
             return None;
         }
         let beats = self.tables.heartbeat.open();
-        let row = beats.first(snapshot, &Room::new(), [], |_| true)?.timestamp(heartbeat::at);
-        row
+        let room = Room::new();
+        let row = beats.first(snapshot, &room, [], |_| true)?;
+        row.timestamp(heartbeat::at)
     }
 
     #[inline]

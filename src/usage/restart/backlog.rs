@@ -4,7 +4,7 @@
 
 use crate::usage::queue::Queue;
 use crate::usage::restart::files::IncarnationFile;
-use crate::usage::standby::link::Failed;
+use crate::usage::standby::link::{self, Failed};
 use crate::usage::standby::load::{Incarnation, Load};
 use crate::usage::standby::receive;
 use crate::usage::transaction::{Failure, transaction};
@@ -12,7 +12,6 @@ use keysmith_core::event;
 use keysmith_core::parcel;
 use keysmith_core::shutdown_file::{self, Backlog};
 use pg::error::Error;
-use pg::server;
 use std::fs;
 
 /// How many records are handed over at a time.
@@ -59,7 +58,7 @@ pub fn deliver(
             continue;
         };
         // The incarnation of a primary has no standby's name in the primary's own table.
-        let is_own = !head.started_as_standby && !server::is_in_recovery();
+        let is_own = !head.started_as_standby && !link::is_needed();
         let incarnation = Incarnation {
             standby: if is_own { String::new() } else { head.server },
             id: head.incarnation,

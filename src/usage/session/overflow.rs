@@ -6,7 +6,7 @@ use crate::usage::session::worker_slot::{self, drop_record};
 use crate::usage::session::write_through;
 use crate::usage::settings;
 use crate::usage::standby::link;
-use pg::{server, transaction};
+use pg::transaction;
 
 /// When a record is accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,14 +19,15 @@ pub enum Moment {
     Over,
 }
 
-/// Whether records are kept here: a standby keeps them if it has a primary to send them to.
+/// Whether records are kept here: a standby or subscriber keeps them if it has a server to send them
+/// to.
 pub fn is_kept_here() -> bool {
-    !server::is_in_recovery() || link::is_wanted()
+    !link::is_needed() || link::is_wanted()
 }
 
 /// Whether this transaction may write rows.
 pub fn can_write() -> bool {
-    !transaction::is_read_only() && !server::is_in_recovery()
+    !transaction::is_read_only() && !link::is_needed()
 }
 
 /// Accepts a record, or counts it.

@@ -3,6 +3,7 @@
 
 use crate::usage::session::worker_slot::{self, ABSENT, STARTING};
 use crate::usage::settings;
+use crate::usage::standby::sender::subscribes;
 use crate::usage::transaction::extension_exists;
 use crate::usage::worker::flush::{Flusher, Step};
 use crate::usage::worker::process::{
@@ -36,6 +37,14 @@ pub struct Worker {
     /// Whether something was stored since.
     has_stored: bool,
     busy_at: i64,
+    subscribes_at: i64,
+}
+
+/// Why the worker ends.
+#[derive(PartialEq, Eq)]
+pub enum End {
+    Subscribes,
+    Leaves,
 }
 
 impl Worker {
@@ -49,20 +58,29 @@ impl Worker {
             maintained_at: start,
             has_stored: false,
             busy_at: start,
+            subscribes_at: start,
         }
     }
 
-    pub fn run(&mut self) {
+    pub fn run(&mut self) -> End {
         loop {
             attend();
             if shutdown_requested() {
-                return self.shut_down();
+                self.shut_down();
+                return End::Leaves;
             }
             if my_database_is_wanted() {
-                return self.make_way();
+                self.make_way();
+                return End::Leaves;
+            }
+            if monotonic() >= self.subscribes_at {
+                if subscribes() {
+                    return End::Subscribes;
+                }
+                self.subscribes_at = monotonic() + LOOKS_AROUND;
             }
             if !self.is_open && self.flusher.may_try() && !self.open() {
-                return;
+                return End::Leaves;
             }
             if self.is_open {
                 self.flusher.make_wanted();
@@ -73,7 +91,7 @@ impl Worker {
                 }
             }
             if monotonic() - self.busy_at >= self.patience() && self.leave() {
-                return;
+                return End::Leaves;
             }
             self.wait();
         }

@@ -2,7 +2,8 @@
 
 use crate::usage::queue::queue;
 use crate::usage::session::worker_slot::{ABSENT, RUNNING};
-use crate::usage::standby::sender::{End, Sender};
+use crate::usage::standby::sender::{End, Sender, subscribes};
+use crate::usage::worker;
 use crate::usage::worker::cycle::Worker;
 use crate::usage::worker::flush::Flusher;
 use pg::clock::monotonic;
@@ -53,8 +54,13 @@ fn work(argument: Datum) {
     }
     pg::exit::before_leaving(at_exit, place);
     be_independent();
-    if server::is_in_recovery() && Sender::new(queue, place).run() == End::Leaves {
-        return;
+    loop {
+        let sends = server::is_in_recovery() || subscribes();
+        if sends && Sender::new(queue, place).run() == End::Leaves {
+            return;
+        }
+        if Worker::new(Flusher::new(queue, place, oid)).run() == worker::cycle::End::Leaves {
+            return;
+        }
     }
-    Worker::new(Flusher::new(queue, place, oid)).run();
 }
