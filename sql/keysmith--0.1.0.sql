@@ -178,7 +178,7 @@ CREATE TABLE keysmith_private.member (
     keyspace  text COLLATE "C" NOT NULL,
     member    text COLLATE "C" NOT NULL CHECK (length(member) BETWEEN 1 AND 200),
     role      text COLLATE "C" NOT NULL,
-    PRIMARY KEY (tenant_id, member),
+    PRIMARY KEY (tenant_id, member, keyspace),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
     FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role
 );
@@ -355,9 +355,9 @@ END $$;
 -- The heartbeat of a publisher: its own clock, which subscribers receive like any other row. All
 -- that was committed before it has been applied before it.
 --
--- It has no row until something is published, so that CREATE EXTENSION on a subscriber makes none
--- that the first copy would collide with. A dump leaves it out: a time is of no use elsewhere.
--- Each beat is a HOT update, and the fillfactor has PostgreSQL prune the page after a few.
+-- The row is always there, so that a subscription without a first copy finds it. A dump leaves it
+-- out: a time is of no use elsewhere. Each beat is a HOT update, and the fillfactor has PostgreSQL
+-- prune the page after a few.
 
 CREATE TABLE keysmith_private.heartbeat (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -365,6 +365,19 @@ CREATE TABLE keysmith_private.heartbeat (
 ) WITH (fillfactor = 10);
 COMMENT ON TABLE keysmith_private.heartbeat IS
 'The time of the newest heartbeat of the publisher, for keysmith.max_replica_lag on subscribers';
+INSERT INTO keysmith_private.heartbeat (at) VALUES ('epoch');
+
+CREATE FUNCTION keysmith_private.heartbeat_arrives() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM keysmith_private.heartbeat;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION keysmith_private.heartbeat_arrives() IS
+'Trigger: the row of the publisher replaces the one of the subscriber';
+CREATE TRIGGER heartbeat_arrives BEFORE INSERT ON keysmith_private.heartbeat
+    FOR EACH ROW EXECUTE FUNCTION keysmith_private.heartbeat_arrives();
+ALTER TABLE keysmith_private.heartbeat ENABLE REPLICA TRIGGER heartbeat_arrives;
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1145,22 +1158,82 @@ LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_usage_has_partition';
 COMMENT ON FUNCTION keysmith_private.usage_has_partition(timestamptz) IS
 'Whether a partition for a time exists, as last committed';
 
--- There is no default partition: attaching another day would lock it, and so wait for all
--- readers. A session that needs a missing partition makes it.
-CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
-RETURNS integer
+-- The publisher of a logical subscriber makes partitions by itself, and a subscriber without the
+-- table of a row stops. So each partition has a row here, written in the transaction that makes
+-- it: when the row arrives at a subscriber, the table is made there. See catalog/subscription.sql.
+CREATE TABLE keysmith_private.usage_partition (
+    name text COLLATE "C" PRIMARY KEY,
+    day  date NOT NULL
+);
+COMMENT ON TABLE keysmith_private.usage_partition IS 'The partitions of usage_event that were made, for subscribers';
+SELECT pg_catalog.pg_extension_config_dump('keysmith_private.usage_partition', '');
+
+CREATE FUNCTION keysmith_private.is_subscribed(relation regclass) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = relation)
+$$;
+COMMENT ON FUNCTION keysmith_private.is_subscribed(regclass) IS 'Whether a subscription of this database has a table';
+
+CREATE FUNCTION keysmith_private.usage_make(name text, day date) RETURNS void
 -- Settings of the session for new tables and for the output of times must not apply here.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET default_tablespace = '' SET default_table_access_method = 'heap'
 SET datestyle = 'ISO' SET timezone = 'UTC' AS $$
 DECLARE
-    today   constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
     parent  constant text := 'keysmith_private.usage_event';
-    starts  timestamptz;
-    ends    timestamptz;
-    name    text;
+    starts  constant timestamptz := day::timestamp AT TIME ZONE 'UTC';
     grantee oid;
-    made    integer := 0;
+BEGIN
+    EXECUTE format('CREATE TABLE keysmith_private.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+                   name, parent);
+    EXECUTE format('COMMENT ON TABLE keysmith_private.%I IS %L', name,
+                   'Requests of ' || to_char(day, 'YYYY-MM-DD') || ' (UTC)');
+    -- Default privileges of the owner are meant for other tables.
+    FOR grantee IN
+        SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
+        WHERE c.oid = to_regclass(format('keysmith_private.%I', name)) AND a.grantee <> c.relowner
+    LOOP
+        EXECUTE format('REVOKE ALL ON keysmith_private.%I FROM %s', name,
+                       CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
+    END LOOP;
+    -- Each index costs the worker as much as the row itself. The index on request_id is unique,
+    -- and cheap, since request ids come nearly in order. In the other two no entries are equal,
+    -- so there is nothing to deduplicate.
+    EXECUTE format(
+        'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
+             REFERENCING NEW TABLE AS new_rows
+             FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+         CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.%1$I
+             REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+             FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+         CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.%1$I
+             REFERENCING OLD TABLE AS old_rows
+             FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
+         CREATE UNIQUE INDEX %2$I ON keysmith_private.%1$I (request_id);
+         CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at, incarnation, sequence)
+             WITH (deduplicate_items = off);
+         CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at, incarnation, sequence)
+             WITH (deduplicate_items = off);
+         ALTER TABLE keysmith_private.%1$I REPLICA IDENTITY USING INDEX %2$I',
+        name, name || '_request', name || '_of_key', name || '_of_tenant');
+    -- A subscriber may have made the partition of that day under another name.
+    IF NOT keysmith_private.usage_has_partition(starts) THEN
+        EXECUTE format('ALTER TABLE %s ATTACH PARTITION keysmith_private.%I FOR VALUES FROM (%L) TO (%L)',
+                       parent, name, starts, (day + 1)::timestamp AT TIME ZONE 'UTC');
+    END IF;
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_make(text, date) IS 'Makes a table for the requests of a day, which becomes the partition of that day unless there is another';
+
+-- There is no default partition: attaching another day would lock it, and so wait for all
+-- readers. A session that needs a missing partition makes it.
+CREATE FUNCTION keysmith_private.usage_prepare(first_day date DEFAULT NULL, last_day date DEFAULT NULL)
+RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    today  constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+    starts timestamptz;
+    name   text;
+    made   integer := 0;
 BEGIN
     first_day := coalesce(first_day, today - 1);
     last_day := coalesce(last_day, today + 3);
@@ -1170,7 +1243,6 @@ BEGIN
     END IF;
     FOR n IN 0 .. last_day - first_day LOOP
         starts := (first_day + n)::timestamp AT TIME ZONE 'UTC';
-        ends := (first_day + n + 1)::timestamp AT TIME ZONE 'UTC';
         CONTINUE WHEN keysmith_private.usage_has_partition(starts);
         -- A second session waits here, and then checks again. Readers and writers do not wait.
         LOCK TABLE ONLY keysmith_private.usage_event IN SHARE UPDATE EXCLUSIVE MODE;
@@ -1180,38 +1252,11 @@ BEGIN
             -- A table of that name exists, such as a detached partition.
             name := name || '_';
         END LOOP;
-        EXECUTE format('CREATE TABLE keysmith_private.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
-                       name, parent);
-        EXECUTE format('COMMENT ON TABLE keysmith_private.%I IS %L', name,
-                       'Requests of ' || to_char(first_day + n, 'YYYY-MM-DD') || ' (UTC)');
-        -- Default privileges of the owner are meant for other tables.
-        FOR grantee IN
-            SELECT DISTINCT a.grantee FROM pg_catalog.pg_class c, aclexplode(c.relacl) AS a
-            WHERE c.oid = to_regclass(format('keysmith_private.%I', name)) AND a.grantee <> c.relowner
-        LOOP
-            EXECUTE format('REVOKE ALL ON keysmith_private.%I FROM %s', name,
-                           CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
-        END LOOP;
-        -- Each index costs the worker as much as the row itself. The index on request_id is unique,
-        -- and cheap, since request ids come nearly in order. In the other two no entries are equal,
-        -- so there is nothing to deduplicate.
-        EXECUTE format(
-            'CREATE TRIGGER usage_inserted AFTER INSERT ON keysmith_private.%1$I
-                 REFERENCING NEW TABLE AS new_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
-             CREATE TRIGGER usage_updated AFTER UPDATE ON keysmith_private.%1$I
-                 REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
-             CREATE TRIGGER usage_deleted AFTER DELETE ON keysmith_private.%1$I
-                 REFERENCING OLD TABLE AS old_rows
-                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.usage_counted();
-             CREATE UNIQUE INDEX %2$I ON keysmith_private.%1$I (request_id);
-             CREATE INDEX %3$I ON keysmith_private.%1$I (key_id, at, incarnation, sequence)
-                 WITH (deduplicate_items = off);
-             CREATE INDEX %4$I ON keysmith_private.%1$I (tenant_id, at, incarnation, sequence)
-                 WITH (deduplicate_items = off);
-             ALTER TABLE %5$s ATTACH PARTITION keysmith_private.%1$I FOR VALUES FROM (%6$L) TO (%7$L)',
-            name, name || '_request', name || '_of_key', name || '_of_tenant', parent, starts, ends);
+        PERFORM keysmith_private.usage_make(name, first_day + n);
+        IF NOT keysmith_private.is_subscribed('keysmith_private.usage_partition') THEN
+            INSERT INTO keysmith_private.usage_partition AS p VALUES (name, first_day + n)
+            ON CONFLICT ON CONSTRAINT usage_partition_pkey DO UPDATE SET day = excluded.day;
+        END IF;
         made := made + 1;
     END LOOP;
     RETURN made;
@@ -1268,6 +1313,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- The number of totals that may be changed while readers wait for the next drop.
     most_marked constant bigint := 10000;
+    is_subscriber constant boolean := keysmith_private.is_subscribed('keysmith_private.usage_partition');
     part      record;
     left_over timestamptz;
     dropped   integer := 0;
@@ -1303,7 +1349,11 @@ BEGIN
     FOR part IN
         SELECT p.partition, p.name, p.starts, p.ends,
                EXISTS (SELECT FROM keysmith_private.usage_dependents(p.partition)) AS is_needed
-        FROM keysmith_private.usage_partitions() p WHERE p.ends <= oldest ORDER BY p.starts
+        FROM keysmith_private.usage_partitions() p
+        WHERE p.ends <= oldest
+          -- A subscriber keeps the tables that its publisher may still name.
+          AND NOT (is_subscriber AND EXISTS (SELECT FROM keysmith_private.usage_partition u WHERE u.name = p.name))
+        ORDER BY p.starts
     LOOP
         IF part.is_needed THEN
             EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s)', part.partition) INTO has_rows;
@@ -1330,6 +1380,7 @@ BEGIN
                 LOCK TABLE ONLY keysmith_private.usage_event IN ACCESS EXCLUSIVE MODE;
                 is_stuck := false;
                 EXECUTE format('DROP TABLE %s', part.partition);
+                DELETE FROM keysmith_private.usage_partition u WHERE u.name = part.name;
                 dropped := dropped + 1;
                 RAISE NOTICE 'dropped %', part.name;
             END IF;
@@ -3646,6 +3697,101 @@ COMMENT ON COLUMN keysmith.isolation.problem IS 'The problems; null if there is 
 -- requires:
 --   manage_isolation
 
+-- Logical replication: how rows are found on subscribers, and what a subscriber does with them.
+
+-- PostgreSQL refuses to update or delete rows of a published table without a replica identity, or
+-- if the publication selects rows by a column outside of it. So the tables that have a keyspace
+-- have it in their identity. A table whose rows have no key is small, or empty on subscribers.
+ALTER TABLE keysmith_private.tenant REPLICA IDENTITY USING INDEX tenant_tenant_id_keyspace_key;
+ALTER TABLE keysmith_private.key REPLICA IDENTITY USING INDEX key_digest_keyspace_key;
+ALTER TABLE keysmith_private.access REPLICA IDENTITY FULL;
+ALTER TABLE keysmith_private.touch REPLICA IDENTITY FULL;
+ALTER TABLE keysmith_private.usage_delta REPLICA IDENTITY FULL;
+ALTER TABLE keysmith_private.usage_unknown_sample REPLICA IDENTITY FULL;
+ALTER TABLE keysmith_private.usage_set_aside REPLICA IDENTITY FULL;
+
+-- On a subscriber nobody else may change the rows that come from the publisher: a conflict would
+-- stop the subscription, and revocations would stop arriving. These triggers don't fire for the
+-- subscription itself.
+CREATE FUNCTION keysmith_private.refuse_on_subscriber() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_refuse_on_subscriber';
+COMMENT ON FUNCTION keysmith_private.refuse_on_subscriber() IS
+'Trigger: refuses changes of a table that a subscription has; an argument names another table to look at';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,
+                            credit,access,audit_entry,audit_content}'::text[] LOOP
+        -- Credits are spent where the keys are, also if they are not published.
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER refuse_on_subscriber BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON keysmith_private.%I
+                 FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.refuse_on_subscriber(%s)',
+            name, CASE name WHEN 'credit' THEN '''key''' END);
+    END LOOP;
+END $$;
+
+-- Records of requests stay on the publisher: totals without their rows would be of no use, and a
+-- subscriber may have its own.
+CREATE FUNCTION keysmith_private.keep_on_publisher() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- A subscription may have the partitioned table instead of its partitions.
+    IF EXISTS (SELECT FROM pg_subscription_rel
+               WHERE srrelid IN (TG_RELID, 'keysmith_private.usage_event'::regclass)) THEN
+        RETURN NULL;
+    END IF;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION keysmith_private.keep_on_publisher() IS 'Trigger: leaves out rows that a subscription brings';
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{usage_event,usage_delta,usage_hour,usage_day,usage_endpoint_hour,usage_endpoint_day,
+                            usage_last,usage_mark,usage_unknown,usage_unknown_sample,usage_set_aside,touch}'::text[] LOOP
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER keep_on_publisher BEFORE INSERT ON keysmith_private.%1$I
+                 FOR EACH ROW EXECUTE FUNCTION keysmith_private.keep_on_publisher();
+             ALTER TABLE keysmith_private.%1$I ENABLE REPLICA TRIGGER keep_on_publisher', name);
+    END LOOP;
+END $$;
+
+-- A row about the same memory may be here, from before the subscription.
+CREATE FUNCTION keysmith_private.usage_incarnation_arrives() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM keysmith_private.usage_incarnation u
+    WHERE (u.incarnation, u.database) = (NEW.incarnation, NEW.database);
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_incarnation_arrives() IS 'Trigger: a row of the publisher replaces one of the subscriber';
+CREATE TRIGGER usage_incarnation_arrives BEFORE INSERT ON keysmith_private.usage_incarnation
+    FOR EACH ROW EXECUTE FUNCTION keysmith_private.usage_incarnation_arrives();
+ALTER TABLE keysmith_private.usage_incarnation ENABLE REPLICA TRIGGER usage_incarnation_arrives;
+
+CREATE FUNCTION keysmith_private.usage_partition_arrives() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF to_regclass(format('keysmith_private.%I', NEW.name)) IS NULL THEN
+        PERFORM keysmith_private.usage_make(NEW.name, NEW.day);
+    END IF;
+    DELETE FROM keysmith_private.usage_partition u WHERE u.name = NEW.name;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION keysmith_private.usage_partition_arrives() IS 'Trigger: makes a partition that the publisher has made';
+CREATE TRIGGER usage_partition_arrives BEFORE INSERT ON keysmith_private.usage_partition
+    FOR EACH ROW EXECUTE FUNCTION keysmith_private.usage_partition_arrives();
+ALTER TABLE keysmith_private.usage_partition ENABLE REPLICA TRIGGER usage_partition_arrives;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   catalog_subscription
+
 -- Counters.
 
 CREATE FUNCTION keysmith.status(
@@ -3674,6 +3820,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                  ('notification queue used, in percent',
                   round(100 * pg_notification_queue_usage()::numeric, 4)::text)) e (name, value)
     UNION ALL SELECT 'replication', 'subscriber', CASE WHEN is_subscriber THEN 'yes' ELSE 'no' END
+    UNION ALL SELECT 'replication', 'subscription', s.subname FROM pg_subscription s
+    WHERE EXISTS (SELECT FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid
+                  WHERE r.srsubid = s.oid AND c.relnamespace = 'keysmith_private'::regnamespace)
     UNION ALL SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
     UNION ALL SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
     ORDER BY 1, 2
@@ -3853,6 +4002,50 @@ COMMENT ON FUNCTION keysmith_private.doctor_isolation() IS
 -- requires:
 --   manage_doctor_isolation
 
+-- The part of doctor() that looks at logical replication.
+
+CREATE FUNCTION keysmith_private.doctor_replication(
+    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH subscribed AS (
+        SELECT s.oid, s.subname AS name, s.subenabled AS is_enabled,
+               count(*) FILTER (WHERE r.srsubstate <> 'r') AS not_copied,
+               EXISTS (SELECT FROM pg_stat_subscription t
+                       WHERE t.subid = s.oid AND t.relid IS NULL AND t.pid IS NOT NULL) AS is_applied,
+               (SELECT t.apply_error_count + t.sync_error_count FROM pg_stat_subscription_stats t
+                WHERE t.subid = s.oid) AS errors
+        FROM pg_subscription s
+        JOIN pg_subscription_rel r ON r.srsubid = s.oid
+        JOIN pg_class c ON c.oid = r.srrelid
+        WHERE c.relnamespace = 'keysmith_private'::regnamespace
+        GROUP BY s.oid
+    )
+    SELECT 'error', 'replication', format('subscription %I is disabled: revocations don''t arrive', name),
+           format('ALTER SUBSCRIPTION %I ENABLE; if an error has disabled it, the log of this server has the error', name)
+    FROM subscribed WHERE NOT is_enabled
+    UNION ALL
+    SELECT 'error', 'replication', format('subscription %I has stopped: revocations don''t arrive', name),
+           'remove the cause, which the log of this server has: such as a row of this database, or a role that is missing'
+    FROM subscribed WHERE is_enabled AND NOT is_applied
+    UNION ALL
+    SELECT 'warning', 'replication', format('subscription %I has failed %s times', name, errors),
+           format('the log of this server has the errors; SELECT pg_stat_reset_subscription_stats(%s) forgets them', oid)
+    FROM subscribed WHERE errors > 0
+    UNION ALL
+    SELECT 'warning', 'replication', format('subscription %I has not copied %s tables yet', name, not_copied),
+           'wait; if it takes long, see the log of this server'
+    FROM subscribed WHERE not_copied > 0
+$$;
+COMMENT ON FUNCTION keysmith_private.doctor_replication() IS
+'The part of doctor() that looks at the subscriptions that bring keys';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_doctor_replication
+
 -- doctor() finds problems, and says what to do. Each of the functions below checks one part, and
 -- returns a row for each problem. They run as the owner of the extension.
 
@@ -3875,9 +4068,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'error', 'library', format('trigger %s of %s is off: changes of it go unnoticed',
                                       t.tgname, t.tgrelid::regclass),
-           format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.tgrelid::regclass, t.tgname)
+           format('ALTER TABLE %s ENABLE %s TRIGGER %I', t.tgrelid::regclass, m.mode, t.tgname)
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-    WHERE p.pronamespace = 'keysmith_private'::regnamespace AND p.proname = 'policy_changed' AND t.tgenabled <> 'A'
+    -- ENABLE TRIGGER ALL, as pg_restore --disable-triggers calls it, forgets these modes.
+    JOIN (VALUES ('policy_changed', 'A', 'ALWAYS'), ('keep_on_publisher', 'R', 'REPLICA'),
+                 ('usage_incarnation_arrives', 'R', 'REPLICA'), ('usage_partition_arrives', 'R', 'REPLICA')
+         ) AS m (function, enabled, mode) ON m.function = p.proname
+    WHERE p.pronamespace = 'keysmith_private'::regnamespace AND t.tgenabled <> m.enabled::"char"
     UNION ALL
     SELECT 'error', 'library', format('index %s is not valid', i.indexrelid::regclass),
            format('REINDEX INDEX %s', i.indexrelid::regclass)
@@ -4176,6 +4373,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'SELECT * FROM keysmith.audit_verify()'
     FROM keysmith_private.keyspace k
     WHERE k.created_at < now()
+      -- The audit of a subscriber may be on its publisher.
+      AND NOT keysmith_private.is_subscribed('keysmith_private.keyspace')
       AND NOT EXISTS (SELECT FROM keysmith_private.audit_entry a WHERE a.keyspace = k.keyspace)
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
@@ -4214,6 +4413,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
         UNION ALL SELECT * FROM keysmith_private.doctor_usage()
+        UNION ALL SELECT * FROM keysmith_private.doctor_replication()
         UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
     )
     SELECT level, subject, finding, remedy FROM (
@@ -4231,7 +4431,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             (7, 'access', 'nobody has a right that grant_access does not give'),
             (8, 'usage', 'records are stored, and nothing was lost'),
             (9, 'limits', 'there is room to count calls'),
-            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal')
+            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal'),
+            (11, 'replication', 'no subscription that brings keys has stopped')
         ) AS s (place, subject, finding)
         WHERE s.subject NOT IN (SELECT f.subject FROM findings f)
     ) AS rows
@@ -4250,7 +4451,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:63
+-- src/install.rs:65
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

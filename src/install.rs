@@ -55,9 +55,11 @@ install! {
     "manage_hashing_state" "../sql/install/manage/hashing_state.sql";
     "manage_isolation_register" "../sql/install/manage/isolation_register.sql";
     "manage_isolation" "../sql/install/manage/isolation.sql";
+    "catalog_subscription" "../sql/install/catalog/subscription.sql";
     "manage_status" "../sql/install/manage/status.sql";
     "manage_scanner" "../sql/install/manage/scanner.sql";
     "manage_doctor_isolation" "../sql/install/manage/doctor_isolation.sql";
+    "manage_doctor_replication" "../sql/install/manage/doctor_replication.sql";
     "manage_doctor" "../sql/install/manage/doctor.sql";
 }
 pgrx::extension_sql_file!("../sql/install/privileges.sql", name = "privileges", finalize);

@@ -10,7 +10,7 @@ from cluster import Cluster, running
 from conftest import needs, session, wait_until
 
 SUBJECTS = ["library", "server", "pepper", "logging", "isolation", "policies", "access", "usage",
-            "limits", "audit"]
+            "limits", "audit", "replication"]
 
 
 def findings(db):
@@ -144,6 +144,8 @@ SPOILT = {
     "a reader of all": ("GRANT pg_read_all_data TO app", "warning", "access", "pg_read_all_data"),
     "another version": ("UPDATE pg_extension SET extversion = '0.0.1' WHERE extname = 'keysmith'", "error",
                         "library", "0.0.1"),
+    "triggers for subscriptions": ("ALTER TABLE keysmith_private.usage_partition ENABLE TRIGGER ALL", "error", "library",
+                                   "usage_partition"),
     "a trigger that is off": ("ALTER TABLE keysmith_private.role DISABLE TRIGGER policy_changed", "error", "library", "keysmith_private.role"),
     "a clock that was set back": ("SELECT keysmith.create_tenant('t'); UPDATE keysmith_private.audit_entry "
                                   "SET at = clock_timestamp() + '1 hour'", "warning", "server", "00:59:59 behind"),

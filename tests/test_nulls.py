@@ -114,8 +114,12 @@ def is_meant(call, function):
 
 @pytest.fixture
 def key(db):
-    """A key, and tables for our functions."""
     db.tenant()
+    return prepared(db)
+
+
+def prepared(db):
+    """A key of the tenant acme, and tables for our functions."""
     db.call("define_role", "default", "r", ["a"])
     db.call("set_member", "acme", "ann", "r")
     db.call("define_route", "default", "GET", "/open", ["a"])

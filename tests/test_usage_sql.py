@@ -403,7 +403,7 @@ def test_partitions_are_made_once_by_any_number_of_sessions(db, connect, isolati
     names = {partition(TODAY + timedelta(days=n)) for n in range(-1, 4)}
     assert partitions(db) == names
     for name in names:
-        assert db.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = %s::regclass", name) == 3
+        assert db.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = %s::regclass", name) == 4
         assert db.value("SELECT count(*) FROM pg_index WHERE indrelid = %s::regclass", name) == 3
     assert db.one("usage_prepare")[0] == 0
     assert [tuple(row) for row in db.rows("SELECT name, starts, ends FROM keysmith_private.usage_partitions()")] == [

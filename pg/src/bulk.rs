@@ -7,6 +7,7 @@
 
 use crate::cell::Cell;
 use crate::relation::RelationView;
+use crate::table_trigger::Trigger;
 use crate::transaction;
 use pgrx::pg_sys::{self, Datum, EState, IndexInfo, ItemPointerData, Oid, Relation, ResultRelInfo};
 use std::marker::PhantomData;
@@ -110,19 +111,12 @@ pub fn fill<'a, const COLUMNS: usize>(
 
 /// Whether inserting rows into the table involves nothing but its constraints and indexes.
 fn is_plain<const COLUMNS: usize>(table: RelationView<'_>, types: &[Oid; COLUMNS]) -> bool {
-    // SAFETY: the table is open, so its relcache entry is valid.
-    let has_row_triggers = unsafe {
-        (*table.relation()).trigdesc.as_ref().is_some_and(|triggers| {
-            triggers.trig_insert_before_row
-                || triggers.trig_insert_after_row
-                || triggers.trig_insert_instead_row
-        })
-    };
+    let fires = |trigger: &Trigger| trigger.fires && trigger.is_for_inserted_rows();
     table.is_heap()
         && table.has_columns(types)
         && !table.has_rules()
         && !table.has_row_security()
-        && !has_row_triggers
+        && !table.triggers().iter().any(fires)
 }
 
 /// The table to insert into, with its indexes open.

@@ -46,6 +46,11 @@ pub fn of(table: Oid) -> Vec<Subscribed> {
     }
 }
 
+/// Whether a subscription of this database has the table, whatever the state of the subscription.
+pub fn has(table: Oid) -> bool {
+    !of(table).is_empty()
+}
+
 /// Registers `then`, which is called when subscriptions may have been made, altered or dropped, or
 /// may have other tables. It must not fail.
 pub fn on_change(then: fn()) {

@@ -47,6 +47,11 @@ impl Trigger {
         self.kind & pg_sys::TRIGGER_TYPE_INSERT != 0
     }
 
+    /// Whether it is called for each inserted row.
+    pub fn is_for_inserted_rows(&self) -> bool {
+        self.is_for_inserts() && self.kind & pg_sys::TRIGGER_TYPE_ROW != 0
+    }
+
     /// Whether it is called for each row, before that is inserted or updated.
     pub fn is_before_writing_rows(&self) -> bool {
         let before_rows = pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE;

@@ -31,7 +31,7 @@ pub enum Spending {
         left: Option<i64>,
         retry_after: Option<i64>,
     },
-    /// The transaction can't write, so it can't spend.
+    /// The transaction can't write, or this is a subscriber, so it can't spend.
     Unwritable,
     /// Another transaction kept the row of credits locked for longer than the timeout.
     Held,
@@ -63,7 +63,8 @@ pub fn charge(
     if spend == 0 || !policy.charges(account.environment) {
         return Ok(Spending::Nothing);
     }
-    if !can_write() {
+    // What a subscriber spent, the publisher would not know.
+    if !can_write() || catalog.is_subscriber() {
         return Ok(Spending::Unwritable);
     }
     let deadline = Deadline::after(settings::spend_timeout());

@@ -10,9 +10,12 @@ use super::{
     revocations, scanner, status, tenant, usage,
 };
 use crate::audit::{Act, EVERYWHERE, Subject};
+use crate::catalog::Catalog;
+use crate::catalog::subscription::refusal;
 use pg::call::{Call, must_not_be_null, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param};
+use pg::subscription;
 use pg::text;
 use pg::varlena;
 use pgrx::pg_sys::{Datum, Oid};
@@ -211,6 +214,21 @@ impl Role {
         Param::oid(self.oid)
     }
 
+    /// Whether there is a row of access, of any level or tenant if none is given.
+    fn has_access(&self, level: Option<Level>, tenant: Option<&[u8; 16]>) -> Result<bool> {
+        let found = spi::first(
+            "SELECT FROM keysmith_private.access
+             WHERE role = $1 AND ($2 IS NULL OR level = $2) AND ($3 IS NULL OR tenant_id = $3)",
+            &[
+                self.param(),
+                Param::text_or_null(level.map(Level::name)),
+                Param::uuid_or_null(tenant),
+            ],
+            |_| Some(()),
+        )?;
+        Ok(found.is_some())
+    }
+
     /// Runs a statement that ends with the role's name.
     fn run(&self, statement: &str) -> Result<()> {
         spi::execute_raw(&[statement.as_bytes(), &self.name])
@@ -238,10 +256,17 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
     if call.datum(2).is_some() && level != Level::Issuer {
         return Err(Error::argument("tenant", "must be null, except for issuers"));
     }
-    authority::act(needs::grant_access, |caller| {
+    authority::act_here(needs::grant_access, |caller| {
         changes::one_at_a_time()?;
         let role = Role::read(call)?;
         let tenant = tenant(call, caller)?;
+        if let Some(access) = published()? {
+            if !role.has_access(Some(level), tenant.as_ref())? {
+                return Err(refusal(access)?);
+            }
+            level.grant(&role)?;
+            return role.check_name();
+        }
         let act = Act::on(&caller.actor, EVERYWHERE, Subject::Access(role.oid))?;
         spi::execute(
             "INSERT INTO keysmith_private.access (role, level, tenant_id)
@@ -261,10 +286,16 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
 /// its other levels stay.
 fn revoke_access(call: &Call) -> Result<Option<Datum>> {
     let level = Level::read(call, 1)?;
-    authority::act(needs::revoke_access, |caller| {
+    authority::act_here(needs::revoke_access, |caller| {
         changes::one_at_a_time()?;
         let role = Role::read(call)?;
         let tenant = tenant(call, caller)?;
+        if let Some(access) = published()? {
+            if role.has_access(level, tenant.as_ref())? {
+                return Err(refusal(access)?);
+            }
+            return keep_levels(&role);
+        }
         let act = Act::on(&caller.actor, EVERYWHERE, Subject::Access(role.oid))?;
         let removed = spi::execute(
             "DELETE FROM keysmith_private.access
@@ -279,21 +310,32 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
             let name = text::name_of_role(role.oid);
             return Err(Error::not_found(format!("role {name:?} has no such access")));
         }
-        take_all(&role)?;
-        let left = spi::all(
-            "SELECT DISTINCT level FROM keysmith_private.access WHERE role = $1",
-            &[role.param()],
-            |row| row.text(1),
-        )?;
-        for level in
-            Level::ALL.into_iter().filter(|level| left.iter().any(|left| left == level.name()))
-        {
-            level.grant(&role)?;
-        }
-        role.check_name()?;
+        keep_levels(&role)?;
         act.done("revoke_access")
     })?;
     Ok(None)
+}
+
+/// Leaves the role only the privileges of its levels.
+fn keep_levels(role: &Role) -> Result<()> {
+    take_all(role)?;
+    let left = spi::all(
+        "SELECT DISTINCT level FROM keysmith_private.access WHERE role = $1",
+        &[role.param()],
+        |row| row.text(1),
+    )?;
+    for level in Level::ALL.into_iter().filter(|level| left.iter().any(|left| left == level.name()))
+    {
+        level.grant(role)?;
+    }
+    role.check_name()
+}
+
+/// The table of access, if a subscription has it. Then its rows are the publisher's to change, but
+/// privileges don't replicate: here, both functions make them fit the rows.
+fn published() -> Result<Option<Oid>> {
+    let access = Catalog::open()?.tables.access.table;
+    Ok(subscription::has(access).then_some(access))
 }
 
 /// Takes away every privilege that is granted to the role itself. It changes only objects with such

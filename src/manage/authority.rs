@@ -42,10 +42,18 @@ enum Reach {
     OfIdentity,
 }
 
-/// Runs an act of management. Its commit is flushed whatever `synchronous_commit` says: a
-/// revocation that was acknowledged, and a key that was returned, must survive a crash. Its waits for
-/// other transactions are bounded.
+/// Runs an act of management. A subscriber refuses it: its keys are managed on the publisher.
 pub fn act<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
+    act_here(needs, |caller| {
+        Catalog::open()?.must_not_be_subscriber()?;
+        body(caller)
+    })
+}
+
+/// Runs an act that a subscriber allows, too. Its commit is flushed whatever `synchronous_commit`
+/// says: a revocation that was acknowledged, and a key that was returned, must survive a crash. Its
+/// waits for other transactions are bounded.
+pub fn act_here<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let result = look(needs, |caller| {
         bound_waits();
         body(caller)

@@ -249,7 +249,7 @@ fn set_member(call: &Call) -> Result<Option<Datum>> {
             saved!(
                 "INSERT INTO keysmith_private.member (tenant_id, keyspace, member, role)
                  VALUES ($1, $2, $3, $4)
-                 ON CONFLICT (tenant_id, member) DO UPDATE SET role = excluded.role"
+                 ON CONFLICT (tenant_id, member, keyspace) DO UPDATE SET role = excluded.role"
             ),
             &[
                 Param::uuid(&tenant_id),

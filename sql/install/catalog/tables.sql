@@ -144,7 +144,7 @@ CREATE TABLE keysmith_private.member (
     keyspace  text COLLATE "C" NOT NULL,
     member    text COLLATE "C" NOT NULL CHECK (length(member) BETWEEN 1 AND 200),
     role      text COLLATE "C" NOT NULL,
-    PRIMARY KEY (tenant_id, member),
+    PRIMARY KEY (tenant_id, member, keyspace),
     FOREIGN KEY (tenant_id, keyspace) REFERENCES keysmith_private.tenant (tenant_id, keyspace),
     FOREIGN KEY (keyspace, role) REFERENCES keysmith_private.role
 );

@@ -20,9 +20,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'error', 'library', format('trigger %s of %s is off: changes of it go unnoticed',
                                       t.tgname, t.tgrelid::regclass),
-           format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.tgrelid::regclass, t.tgname)
+           format('ALTER TABLE %s ENABLE %s TRIGGER %I', t.tgrelid::regclass, m.mode, t.tgname)
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-    WHERE p.pronamespace = 'keysmith_private'::regnamespace AND p.proname = 'policy_changed' AND t.tgenabled <> 'A'
+    -- ENABLE TRIGGER ALL, as pg_restore --disable-triggers calls it, forgets these modes.
+    JOIN (VALUES ('policy_changed', 'A', 'ALWAYS'), ('keep_on_publisher', 'R', 'REPLICA'),
+                 ('usage_incarnation_arrives', 'R', 'REPLICA'), ('usage_partition_arrives', 'R', 'REPLICA')
+         ) AS m (function, enabled, mode) ON m.function = p.proname
+    WHERE p.pronamespace = 'keysmith_private'::regnamespace AND t.tgenabled <> m.enabled::"char"
     UNION ALL
     SELECT 'error', 'library', format('index %s is not valid', i.indexrelid::regclass),
            format('REINDEX INDEX %s', i.indexrelid::regclass)
@@ -321,6 +325,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'SELECT * FROM keysmith.audit_verify()'
     FROM keysmith_private.keyspace k
     WHERE k.created_at < now()
+      -- The audit of a subscriber may be on its publisher.
+      AND NOT keysmith_private.is_subscribed('keysmith_private.keyspace')
       AND NOT EXISTS (SELECT FROM keysmith_private.audit_entry a WHERE a.keyspace = k.keyspace)
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
@@ -359,6 +365,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
         UNION ALL SELECT * FROM keysmith_private.doctor_usage()
+        UNION ALL SELECT * FROM keysmith_private.doctor_replication()
         UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
     )
     SELECT level, subject, finding, remedy FROM (
@@ -376,7 +383,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             (7, 'access', 'nobody has a right that grant_access does not give'),
             (8, 'usage', 'records are stored, and nothing was lost'),
             (9, 'limits', 'there is room to count calls'),
-            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal')
+            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal'),
+            (11, 'replication', 'no subscription that brings keys has stopped')
         ) AS s (place, subject, finding)
         WHERE s.subject NOT IN (SELECT f.subject FROM findings f)
     ) AS rows

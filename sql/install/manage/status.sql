@@ -26,6 +26,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                  ('notification queue used, in percent',
                   round(100 * pg_notification_queue_usage()::numeric, 4)::text)) e (name, value)
     UNION ALL SELECT 'replication', 'subscriber', CASE WHEN is_subscriber THEN 'yes' ELSE 'no' END
+    UNION ALL SELECT 'replication', 'subscription', s.subname FROM pg_subscription s
+    WHERE EXISTS (SELECT FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid
+                  WHERE r.srsubid = s.oid AND c.relnamespace = 'keysmith_private'::regnamespace)
     UNION ALL SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
     UNION ALL SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
     ORDER BY 1, 2

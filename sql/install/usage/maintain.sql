@@ -41,6 +41,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- The number of totals that may be changed while readers wait for the next drop.
     most_marked constant bigint := 10000;
+    is_subscriber constant boolean := keysmith_private.is_subscribed('keysmith_private.usage_partition');
     part      record;
     left_over timestamptz;
     dropped   integer := 0;
@@ -76,7 +77,11 @@ BEGIN
     FOR part IN
         SELECT p.partition, p.name, p.starts, p.ends,
                EXISTS (SELECT FROM keysmith_private.usage_dependents(p.partition)) AS is_needed
-        FROM keysmith_private.usage_partitions() p WHERE p.ends <= oldest ORDER BY p.starts
+        FROM keysmith_private.usage_partitions() p
+        WHERE p.ends <= oldest
+          -- A subscriber keeps the tables that its publisher may still name.
+          AND NOT (is_subscriber AND EXISTS (SELECT FROM keysmith_private.usage_partition u WHERE u.name = p.name))
+        ORDER BY p.starts
     LOOP
         IF part.is_needed THEN
             EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s)', part.partition) INTO has_rows;
@@ -103,6 +108,7 @@ BEGIN
                 LOCK TABLE ONLY keysmith_private.usage_event IN ACCESS EXCLUSIVE MODE;
                 is_stuck := false;
                 EXECUTE format('DROP TABLE %s', part.partition);
+                DELETE FROM keysmith_private.usage_partition u WHERE u.name = part.name;
                 dropped := dropped + 1;
                 RAISE NOTICE 'dropped %', part.name;
             END IF;

@@ -31,10 +31,11 @@ pub fn store<'a>(events: &'a [Numbered<'a>], incarnation: i64) -> Vec<&'a Number
         with_events(WRITES, Lock::Kept, |parent| {
             with_table(deltas, WRITES, Lock::Kept, |deltas| {
                 // A trigger that somebody put on `usage_delta` must fire.
+                let fires = |trigger: &Trigger| trigger.fires && trigger.is_for_inserts();
                 let is_as_made = counts_inserts(parent)
                     && !parent.has_rules()
                     && !parent.has_row_security()
-                    && deltas.triggers().is_empty()
+                    && !deltas.triggers().iter().any(fires)
                     && can_fill(deltas, &rows::DELTA);
                 is_as_made.then(|| put_all(parent, deltas, events, incarnation))
             })
@@ -85,6 +86,8 @@ fn put(parent: RelationView<'_>, partition: Oid, events: &[&Numbered], incarnati
 /// Whether the trigger that counts is enabled, and an insert fires no other.
 fn counts_inserts(table: RelationView<'_>) -> bool {
     let mut inserts = table.triggers();
-    inserts.retain(Trigger::is_for_inserts);
-    matches!(&inserts[..], [only] if only.fires && *only.name == *COUNTS)
+    // One is for subscriptions alone.
+    let counts = |trigger: &Trigger| *trigger.name == *COUNTS;
+    inserts.retain(|trigger| trigger.is_for_inserts() && (trigger.fires || counts(trigger)));
+    matches!(&inserts[..], [only] if only.fires && counts(only))
 }

@@ -37,7 +37,6 @@ pub struct Worker {
     /// Whether something was stored since.
     has_stored: bool,
     busy_at: i64,
-    subscribes_at: i64,
 }
 
 /// Why the worker ends.
@@ -58,7 +57,6 @@ impl Worker {
             maintained_at: start,
             has_stored: false,
             busy_at: start,
-            subscribes_at: start,
         }
     }
 
@@ -73,11 +71,9 @@ impl Worker {
                 self.make_way();
                 return End::Leaves;
             }
-            if monotonic() >= self.subscribes_at {
-                if subscribes() {
-                    return End::Subscribes;
-                }
-                self.subscribes_at = monotonic() + LOOKS_AROUND;
+            // What comes after the subscription was made is the publisher's to store.
+            if subscribes() {
+                return End::Subscribes;
             }
             if !self.is_open && self.flusher.may_try() && !self.open() {
                 return End::Leaves;
