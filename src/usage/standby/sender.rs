@@ -21,6 +21,7 @@ use crate::usage::worker::process;
 use crate::usage::worker::process::{LOOKS_AROUND, STORES_UNKNOWN};
 use keysmith_core::{parcel, unknown_tally};
 use pg::clock::{monotonic, now};
+use pg::lock::my_database_is_wanted;
 use pg::server;
 use pg::snapshot::let_go_of_catalog_snapshot;
 use std::sync::atomic::Ordering::SeqCst;
@@ -92,6 +93,10 @@ impl Sender {
         loop {
             process::attend();
             if process::shutdown_requested() {
+                return End::Leaves;
+            }
+            // On a standby, replay ends the processes of a database that was dropped.
+            if !server::is_in_recovery() && my_database_is_wanted() {
                 return End::Leaves;
             }
             self.look_whether_it_subscribes();
