@@ -62,6 +62,8 @@ pub struct Identity {
     /// The counts of ended transactions and of changes before it was last valid.
     found_at: u64,
     changes: u64,
+    /// The publisher's heartbeat that was heard then, on a subscriber with the lag guard.
+    heard: Option<i64>,
 }
 
 thread_local! {
@@ -94,6 +96,9 @@ impl Identity {
             policy: policy.clone(),
             found_at: reader.snapshot().ended_before(),
             changes: reader.changes(),
+            heard: lag::is_guarded()
+                .then(|| lag::heard(reader.catalog, reader.snapshot(), clock::now()))
+                .flatten(),
         }
     }
 
@@ -102,7 +107,7 @@ impl Identity {
         self.found_at == transactions_ended()
             && self.changes == invalidation::changes()
             && self.expires_at.is_none_or(|at| at > clock::now())
-            && !(lag::is_guarded() && lag::is_behind(clock::now()))
+            && !(lag::is_guarded() && lag::has_lapsed(self.heard, clock::now()))
     }
 
     /// The identity with the key's present rows, if the key would still be accepted.
@@ -117,7 +122,7 @@ impl Identity {
             address: self.address,
             now: clock::now(),
         };
-        if lag::is_behind(demand.now) {
+        if lag::is_behind(&catalog, reader.snapshot(), demand.now) {
             return Err(is_over(Reason::ReplicaBehind));
         }
         let rows = reader.find_by_id(&self.key_id).ok_or_else(|| is_over(Reason::NotFound))?;
@@ -158,7 +163,7 @@ fn is_over(reason: Reason) -> Error {
         Reason::TenantSuspended => "the tenant that this transaction acts for was suspended",
         Reason::OwnerGone => "the owner of the key that this transaction acts for was removed",
         Reason::ReplicaBehind => {
-            "this standby has fallen behind: the key that this transaction acts for may be over"
+            "this server has fallen behind: the key that this transaction acts for may be over"
         }
         Reason::IpNotAllowed | Reason::IpUnknown => {
             "the key that this transaction acts for may no longer be used from its address"

@@ -18,6 +18,7 @@ install! {
     "schema" "../sql/install/schema.sql";
     "catalog_tables" "../sql/install/catalog/tables.sql";
     "catalog_version" "../sql/install/catalog/version.sql";
+    "lag" "../sql/install/lag.sql";
     "limit" "../sql/install/limit.sql";
     "verdict" "../sql/install/verdict.sql";
     "identity" "../sql/install/identity.sql";

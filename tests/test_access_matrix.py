@@ -55,7 +55,7 @@ FUNCTIONS = {
                      "is_reachable", "isolation_problems", "before_isolation", "forget_isolated",
                      "note_isolated", "tell_of_isolation", "shows_everything_support", "own_rows_support",
                      "usage_bars", "profile", "ended_since", "counters", "doctor_events",
-                     "routines_of_level", "objects_granted_to"],
+                     "routines_of_level", "heartbeat_arrives", "objects_granted_to"],
                     set()),
 }
 # Read, but never written.
@@ -70,7 +70,8 @@ RELATIONS = {
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "usage_mark",
-                     "usage_delta", "usage_partition", "isolated_table", "isolated", "isolated_by",
+                     "usage_delta", "usage_partition", "heartbeat", "isolated_table", "isolated",
+                     "isolated_by",
                      "verifying_role", "all_keys", "all_audit", "all_usage", "all_usage_hourly",
                      "all_usage_daily", "all_usage_endpoints", "all_top_keys", "all_top_refusals",
                      "all_touches", "all_tenants", "all_stale_keys", "all_recent_refusals",

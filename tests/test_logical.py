@@ -151,7 +151,8 @@ def test_no_table_is_forgotten(pair):
         SELECT relname FROM pg_class c WHERE relnamespace = 'keysmith_private'::regnamespace AND relkind IN ('r', 'p')
         AND NOT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = c.oid
                         AND (p.proname, t.tgenabled) IN (('refuse_on_subscriber', 'O'), ('keep_on_publisher', 'R'),
-                            ('usage_incarnation_arrives', 'R'), ('usage_partition_arrives', 'R')))"""
+                            ('usage_incarnation_arrives', 'R'), ('usage_partition_arrives', 'R'),
+                            ('heartbeat_arrives', 'R')))"""
     pair.publisher.call("usage_prepare")
     assert pair.publisher.rows(bare) == [("isolated_table",)]
 

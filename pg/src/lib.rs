@@ -30,6 +30,7 @@ pub mod output;
 pub mod planner;
 pub mod procedure;
 pub mod relation;
+pub mod replication_slot;
 pub mod result_set;
 pub mod role;
 pub mod row;

@@ -33,6 +33,12 @@ pub fn my_pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
+/// Whether a process of the server has this id, and can run transactions.
+pub fn has_process(pid: i32) -> bool {
+    // SAFETY: the process is attached to the shared memory that the function reads.
+    is_attached() && !unsafe { pg_sys::BackendPidGetProc(pid) }.is_null()
+}
+
 /// The operating system's id of the user that runs the process.
 pub fn effective_user() -> u32 {
     // SAFETY: a system call that always succeeds.

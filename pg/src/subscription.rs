@@ -6,19 +6,49 @@ use pgrx::pg_sys::{self, Datum, Oid};
 const RELATIONS: i32 = pg_sys::SysCacheIdentifier::SUBSCRIPTIONRELMAP as i32;
 const SUBSCRIPTIONS: i32 = pg_sys::SysCacheIdentifier::SUBSCRIPTIONOID as i32;
 
-/// Whether a subscription of this database has the table, whatever the state of the subscription.
-pub fn has(table: Oid) -> bool {
+/// The column srsubstate of pg_subscription_rel, and its value once the table is synchronized.
+const STATE: i16 = 3;
+const READY: u8 = b'r';
+
+/// A subscription that has a table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Subscribed {
+    pub subscription: Oid,
+    /// Whether the table's first copy is over, so that all changes come in the order of their
+    /// commits.
+    pub is_ready: bool,
+}
+
+/// The subscriptions of this database that have the table, whatever their state.
+pub fn of(table: Oid) -> Vec<Subscribed> {
     const KEYS: i32 = 1;
     must_be_in_progress();
-    // SAFETY: a catalog look-up by the first of the cache's keys. It returns a list, which is
-    // released once.
+    // SAFETY: a catalog look-up by the first of the cache's keys. It returns a list of tuples of
+    // pg_subscription_rel, whose columns are not null. The list is released once.
     unsafe {
         let none = Datum::null();
         let list = pg_sys::SearchSysCacheList(RELATIONS, KEYS, Datum::from(table), none, none);
-        let has_some = (*list).n_members > 0;
+        let count = usize::try_from((*list).n_members).unwrap_or_default();
+        let found = (*list).members.as_slice(count).iter().map(|member| {
+            let tuple = &raw mut (**member).tuple;
+            let value = |column: i16| {
+                let mut is_null = false;
+                pg_sys::SysCacheGetAttr(RELATIONS, tuple, column, &mut is_null)
+            };
+            Subscribed {
+                subscription: Oid::from(value(1).value() as u32),
+                is_ready: value(STATE).value() as u8 == READY,
+            }
+        });
+        let found = found.collect();
         pg_sys::ReleaseCatCacheList(list);
-        has_some
+        found
     }
+}
+
+/// Whether a subscription of this database has the table, whatever the state of the subscription.
+pub fn has(table: Oid) -> bool {
+    !of(table).is_empty()
 }
 
 /// Registers `then`, which is called when subscriptions may have been made, altered or dropped, or

@@ -38,6 +38,23 @@ impl Kind {
 
     /// Has the postmaster start a worker now. False if there is no free slot for a worker.
     pub fn start(&self, argument: Datum) -> bool {
+        self.register(argument, null_mut())
+    }
+
+    /// The same; the result tells when the worker has ended.
+    pub fn start_watched(&self, argument: Datum) -> Option<Started> {
+        let mut handle = null_mut();
+        // SAFETY: the handle is allocated in a context that lives as long as the process.
+        let is_registered = unsafe {
+            let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+            let is_registered = self.register(argument, &mut handle);
+            pg_sys::MemoryContextSwitchTo(context);
+            is_registered
+        };
+        is_registered.then_some(Started(handle))
+    }
+
+    fn register(&self, argument: Datum, handle: *mut *mut pg_sys::BackgroundWorkerHandle) -> bool {
         // On a standby recovery may never finish.
         let start = if server::is_in_recovery() {
             BgWorkerStartTime::BgWorkerStart_ConsistentState
@@ -48,8 +65,28 @@ impl Kind {
         // BGW_NEVER_RESTART: a session that needs a worker asks again.
         worker.bgw_restart_time = -1;
         worker.bgw_main_arg = argument;
-        // SAFETY: the structure is copied; no handle is asked for.
-        unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, null_mut()) }
+        // SAFETY: the structure is copied. The handle is null, or a place for a pointer.
+        unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, handle) }
+    }
+}
+
+/// A worker that was started, and may have ended.
+pub struct Started(*mut pg_sys::BackgroundWorkerHandle);
+
+impl Started {
+    pub fn has_ended(&self) -> bool {
+        let mut pid = 0;
+        // SAFETY: the handle is valid until it is dropped.
+        let status = unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &mut pid) };
+        status == pg_sys::BgwHandleStatus::BGWH_STOPPED
+            || status == pg_sys::BgwHandleStatus::BGWH_POSTMASTER_DIED
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // SAFETY: allocated by PostgreSQL for this owner.
+        unsafe { pg_sys::pfree(self.0.cast()) };
     }
 }
 
@@ -132,6 +169,13 @@ pub fn shutdown_requested() -> bool {
     unsafe { pg_sys::ShutdownRequestPending != 0 }
 }
 
+/// Ends the process so that the postmaster starts the worker again, unless the server stops. After a
+/// return from its main function, it would not.
+pub fn end_for_now() -> ! {
+    // SAFETY: the worker's frames need no dropping: the process ends.
+    unsafe { pg_sys::proc_exit(1) }
+}
+
 /// Clears a pending cancellation, so that it does not cancel the next statement.
 pub fn forget_cancellation() {
     // SAFETY: a flag that the signal handler sets.
@@ -140,7 +184,7 @@ pub fn forget_cancellation() {
 
 /// Changes a setting for the life of the process. The settings of databases and roles can't
 /// override it.
-pub fn set_for_good(name: &CStr, value: &CStr) {
+fn set_for_good(name: &CStr, value: &CStr) {
     // SAFETY: both are C strings, which are copied. The process is a worker of the extension.
     unsafe {
         pg_sys::SetConfigOption(
@@ -149,6 +193,29 @@ pub fn set_for_good(name: &CStr, value: &CStr) {
             pg_sys::GucContext::PGC_SUSET,
             pg_sys::GucSource::PGC_S_OVERRIDE,
         );
+    }
+}
+
+/// Settings of databases and roles must not change how a worker works.
+pub fn be_independent() {
+    const SETTINGS: [(&CStr, &CStr); 11] = [
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"session_replication_role", c"origin"),
+        (c"row_security", c"on"),
+        (c"statement_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        (c"exit_on_error", c"off"),
+        // A session that waits for the worker must not wait long because the worker waits too.
+        (c"lock_timeout", c"2s"),
+        // The compiler's libraries would take more memory than the rest of the worker.
+        (c"jit", c"off"),
+        // Records leave the queue when they are stored, so they must be on disk. Standbys may lag.
+        (c"synchronous_commit", c"local"),
+    ];
+    for (name, value) in SETTINGS.into_iter().chain(major::TIMEOUTS) {
+        set_for_good(name, value);
     }
 }
 

@@ -82,7 +82,7 @@ impl<'a> Decision<'a> {
             identity::must_be_free()?;
         }
         let rows = match sought {
-            Ok(_) if lag::is_behind(self.demand.now) => Err(Reason::ReplicaBehind),
+            Ok(_) if self.is_behind() => Err(Reason::ReplicaBehind),
             Ok(sought) => self.reader.find(sought, self.keyspace),
             Err(reason) => Err(reason),
         };
@@ -112,6 +112,12 @@ impl<'a> Decision<'a> {
         }
         usage::decided(&self.policy, &self.noted(), &holder, reason, &verdict);
         Ok(verdict)
+    }
+
+    #[inline]
+    fn is_behind(&self) -> bool {
+        lag::is_guarded()
+            && lag::is_behind(self.reader.catalog, self.reader.snapshot(), self.demand.now)
     }
 
     /// The verdict for a key that was not found.

@@ -136,8 +136,10 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
         }))
     });
     let (outcome, saw, rest) = match looked_up {
-        Ok(_) if lag::is_behind(asked.demand.now) => {
-            (StepResult::Refuse(Reason::ReplicaBehind), "a standby that has fallen behind", None)
+        Ok(_)
+            if lag::is_behind(asked.reader.catalog, asked.reader.snapshot(), asked.demand.now) =>
+        {
+            (StepResult::Refuse(Reason::ReplicaBehind), "a server that has fallen behind", None)
         }
         Err(_) => (StepResult::NotReached, "", None),
         Ok(Err(reason)) if !policy.exists() => {

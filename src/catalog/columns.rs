@@ -54,6 +54,7 @@ columns! {
         every: Text, refilled_at: Timestamp,
     }
     access { role: Regrole, level: Text, tenant_id: Uuid, granted_at: Timestamp }
+    heartbeat { one: Boolean, at: Timestamp }
     audit_entry {
         keyspace: Text, entry: Bigint, at: Timestamp, action: Text, generation: Smallint,
         content: Bytea, hash: Bytea,

@@ -2,11 +2,13 @@
 //! replication. Nobody else may change these rows.
 
 use super::Catalog;
+use super::columns::heartbeat;
 use super::invalidation;
 use pg::error::{Code, Error, Result};
+use pg::scan::{Room, Snapshot};
 use pg::spi::{self, Param};
 use pg::trigger::{Returned, TriggerCall, trigger_functions};
-use pg::{lookup, subscription};
+use pg::{lookup, subscription, transaction};
 use pgrx::pg_sys::Oid;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -25,10 +27,29 @@ struct Found {
     counts: [u64; 2],
     /// A table that decides about keys and that a subscription has.
     table: Option<Oid>,
+    has_heartbeat: bool,
 }
 
 thread_local! {
     static FOUND: Cell<Option<Found>> = const { Cell::new(None) };
+}
+
+/// Whether this database is a subscriber, as this session knows. It looks again after a change if a
+/// transaction is in progress. Also for callbacks at the end of a transaction.
+#[inline]
+pub fn is_subscriber() -> bool {
+    match FOUND.get() {
+        Some(found) if found.counts == counts() => found.table.is_some(),
+        found => look_again(found),
+    }
+}
+
+#[cold]
+fn look_again(known: Option<Found>) -> bool {
+    if transaction::is_in_progress() {
+        return Catalog::open().is_ok_and(|catalog| catalog.is_subscriber());
+    }
+    known.is_some_and(|found| found.table.is_some())
 }
 
 impl Catalog {
@@ -36,25 +57,37 @@ impl Catalog {
     /// subscription is disabled. Reads catalogs only after a change.
     #[inline]
     pub fn is_subscriber(&self) -> bool {
-        self.subscribed_table().is_some()
+        self.subscription().table.is_some()
     }
 
     /// Checks that the rows that decide about keys are this database's to change.
     pub fn must_not_be_subscriber(&self) -> Result<()> {
-        self.subscribed_table().map_or(Ok(()), |table| Err(refusal(table)?))
+        self.subscription().table.map_or(Ok(()), |table| Err(refusal(table)?))
+    }
+
+    /// The publisher's newest heartbeat that a snapshot sees; `None` if no heartbeat tells how old
+    /// the tables are.
+    pub fn heartbeat(&self, snapshot: &Snapshot) -> Option<i64> {
+        if !self.subscription().has_heartbeat {
+            return None;
+        }
+        let beats = self.tables.heartbeat.open();
+        let room = Room::new();
+        let row = beats.first(snapshot, &room, [], |_| true)?;
+        row.timestamp(heartbeat::at)
     }
 
     #[inline]
-    fn subscribed_table(&self) -> Option<Oid> {
+    fn subscription(&self) -> Found {
         let counts = counts();
         match FOUND.get() {
-            Some(found) if found.counts == counts => found.table,
+            Some(found) if found.counts == counts => found,
             _ => self.look_for_subscription(),
         }
     }
 
     #[cold]
-    fn look_for_subscription(&self) -> Option<Oid> {
+    fn look_for_subscription(&self) -> Found {
         if !REGISTERED.swap(true, Relaxed) {
             subscription::on_change(|| {
                 CHANGES.fetch_add(1, Relaxed);
@@ -62,16 +95,26 @@ impl Catalog {
         }
         // A change during the look-ups has another count.
         let counts = counts();
-        let mut tables = self.tables.that_decide().into_iter().map(|table| table.table);
-        let table = tables.find(|table| subscription::has(*table));
-        FOUND.set(Some(Found { counts, table }));
-        table
+        let deciding = self.tables.that_decide().map(|table| table.table);
+        let table = deciding.into_iter().find(|table| subscription::has(*table));
+        let found = Found { counts, table, has_heartbeat: self.has_heartbeat() };
+        FOUND.set(Some(found));
+        found
+    }
+
+    /// Whether the publisher's heartbeat tells how old all the tables are that decide about keys:
+    /// all come by one subscription, together with it, and the first copy of each is over.
+    fn has_heartbeat(&self) -> bool {
+        let [beat] = *subscription::of(self.tables.heartbeat.table) else { return false };
+        let mut deciding = self.tables.that_decide().into_iter();
+        beat.is_ready
+            && deciding.all(|table| subscription::of(table.table).iter().all(|one| *one == beat))
     }
 }
 
 /// Our tables may be others after an invalidation, too.
 #[inline]
-fn counts() -> [u64; 2] {
+pub fn counts() -> [u64; 2] {
     [CHANGES.load(Relaxed), invalidation::changes()]
 }
 

@@ -62,6 +62,7 @@ pub struct Tables {
     pub access: Table,
     pub audit_entry: Table,
     pub touch: Table,
+    pub heartbeat: Table,
     /// The row type of a verdict.
     pub verdict: RowType,
 }
@@ -108,6 +109,7 @@ impl Tables {
         let access = table(c"access", c"access_role_level_tenant_id_key", of::access::COLUMNS)?;
         let audit_entry = table(c"audit_entry", c"audit_entry_pkey", of::audit_entry::COLUMNS)?;
         let touch = table(c"touch", c"touch_of_key", of::touch::COLUMNS)?;
+        let heartbeat = table(c"heartbeat", c"heartbeat_pkey", of::heartbeat::COLUMNS)?;
         let all = [
             keyspace,
             prefix,
@@ -123,6 +125,7 @@ impl Tables {
             access,
             audit_entry,
             touch,
+            heartbeat,
         ];
         // From here on changes are counted, also those during the checks below.
         let mut watched = [relation(c"verdict", private)?; WATCHED];
@@ -160,6 +163,7 @@ impl Tables {
             access,
             audit_entry,
             touch,
+            heartbeat,
             verdict: row_type(c"verdict", private)?,
         })
     }

@@ -2,6 +2,7 @@
 
 use super::authority;
 use super::level::Needs;
+use crate::catalog::subscription;
 use crate::usage::queue::Queue;
 use crate::usage::queue::shared::{Counters, WorkerState};
 use crate::usage::session::overflow::is_kept_here;
@@ -110,10 +111,12 @@ fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String
     let error = view.worker.last_error;
     let error = error.split(|byte| *byte == 0).next().unwrap_or_default();
     let error = String::from_utf8_lossy(error).into_owned();
-    let mode = match (server::is_in_recovery(), is_kept_here()) {
-        (false, _) => "shared memory",
-        (true, true) => "shared memory, handed to the primary",
-        (true, false) => "not logged: the server is a standby that hands over nothing",
+    let mode = match (subscription::is_subscriber(), server::is_in_recovery(), is_kept_here()) {
+        (false, false, _) => "shared memory",
+        (true, _, true) => "shared memory, handed to the publisher",
+        (true, _, false) => "not logged: the database is a subscriber that hands over nothing",
+        (false, true, true) => "shared memory, handed to the primary",
+        (false, true, false) => "not logged: the server is a standby that hands over nothing",
     };
     let worker = match running {
         worker_slot::RUNNING => "running",

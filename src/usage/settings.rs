@@ -80,8 +80,9 @@ static RETENTION: Integer = Integer::new(
 static CONNINFO: Text<WithoutSecret> = Text::new(
     About {
         name: c"keysmith.usage_conninfo",
-        description: c"How a standby reaches the primary to hand over its usage records.",
-        explanation: c"Empty for primary_conninfo; off to send none.",
+        description:
+            c"How a standby or subscriber reaches the server that stores its usage records.",
+        explanation: c"Empty for primary_conninfo or the subscription's; off to send none.",
         context: Context::Reload,
         flags: pg_sys::GUC_SUPERUSER_ONLY,
     },

@@ -5,7 +5,7 @@
 use crate::usage::node::Node;
 use crate::usage::queue::Queue;
 use crate::usage::restart::files::IncarnationFile;
-use crate::usage::standby::link::Failed;
+use crate::usage::standby::link::{self, Failed};
 use crate::usage::standby::load::{Incarnation, Load};
 use crate::usage::standby::receive;
 use crate::usage::transaction::{Failure, transaction};
@@ -13,7 +13,6 @@ use keysmith_core::event;
 use keysmith_core::parcel;
 use keysmith_core::shutdown_file::{self, Backlog};
 use pg::error::Error;
-use pg::server;
 use std::fs;
 
 /// How many records are handed over at a time.
@@ -61,7 +60,7 @@ pub fn deliver(
         };
         let incarnation = Incarnation {
             node: Node::parse(&head.server),
-            is_own: !head.started_as_standby && !server::is_in_recovery(),
+            is_own: !head.started_as_standby && !link::is_needed(),
             id: head.incarnation,
             most_waiting: head.most_waiting,
             started_cleanly: head.started_cleanly,

@@ -5,7 +5,8 @@ use crate::usage::queue::Queue;
 use crate::usage::session::worker_slot::{self, drop_record};
 use crate::usage::session::write_through;
 use crate::usage::settings;
-use pg::{server, transaction};
+use crate::usage::standby::link;
+use pg::transaction;
 
 /// When a record is accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,14 +20,14 @@ pub enum Moment {
 }
 
 /// Whether records are kept here. A standby keeps them while there is no primary: there will be one,
-/// or the standby becomes one.
+/// or the standby becomes one. A subscriber keeps them for its publisher.
 pub fn is_kept_here() -> bool {
-    !server::is_in_recovery() || settings::is_sending()
+    !link::is_needed() || settings::is_sending()
 }
 
 /// Whether this transaction may write rows.
 pub fn can_write() -> bool {
-    !transaction::is_read_only() && !server::is_in_recovery()
+    !transaction::is_read_only() && !link::is_needed()
 }
 
 /// Accepts a record, or counts it.

@@ -1,11 +1,13 @@
-//! A standby's connection to its primary.
+//! A standby's connection to its primary, or a subscriber's to its publisher.
 
+use crate::catalog::subscription;
 use crate::usage::node::Node;
 use crate::usage::settings;
 use crate::usage::standby::load::{Incarnation, Marks};
+use crate::usage::transaction::{Failure, bare_transaction};
 use keysmith_core::conninfo;
-use pg::server;
 use pg::wal_receiver::Connection;
+use pg::{server, spi};
 
 pub use pg::wal_receiver::Failed;
 
@@ -23,15 +25,52 @@ const SETTINGS: [&str; 3] = [
     "SET default_transaction_isolation = 'read committed'",
 ];
 
-/// Where to connect: as `usage_conninfo` says, or `primary_conninfo`. `None` if usage is not sent, or
-/// while there is no primary: Patroni empties `primary_conninfo` then.
-pub fn conninfo() -> Option<String> {
+/// Where to connect: as `usage_conninfo` says, or like the subscription, or `primary_conninfo`.
+/// `None` if usage is not sent, or while there is no primary: Patroni empties `primary_conninfo`
+/// then. Called outside of a transaction.
+pub fn conninfo() -> Result<Option<Conninfo>, Failed> {
     if !settings::is_sending() {
-        return None;
+        return Ok(None);
     }
     let chosen = settings::conninfo();
-    let found = if chosen.is_empty() { server::primary_conninfo() } else { chosen };
-    (!found.is_empty()).then_some(found)
+    if chosen.is_empty()
+        && let Some(server) = publisher()?
+    {
+        // The databases may have different names. The subscription has that of the publisher.
+        return Ok(Some(Conninfo { server, names_database: true }));
+    }
+    let server = if chosen.is_empty() { server::primary_conninfo() } else { chosen };
+    Ok((!server.is_empty()).then_some(Conninfo { server, names_database: false }))
+}
+
+pub struct Conninfo {
+    server: String,
+    names_database: bool,
+}
+
+/// How the subscription that has the keys reaches the publisher. It may hold a password.
+fn publisher() -> Result<Option<String>, Failed> {
+    let found = bare_transaction("looking for the publisher", || {
+        spi::session(|| {
+            spi::first(
+                "SELECT s.subconninfo FROM pg_catalog.pg_subscription s
+                 JOIN pg_catalog.pg_subscription_rel r ON r.srsubid = s.oid
+                 JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
+                 WHERE c.relnamespace = 'keysmith_private'::pg_catalog.regnamespace
+                 ORDER BY c.relname <> 'key', NOT s.subenabled, s.oid LIMIT 1",
+                &[],
+                |row| row.text(1),
+            )
+        })
+    });
+    found.map_err(|Failure { message, .. }| Failed { message })
+}
+
+/// Whether another server stores the usage of this database: it is on a standby, or it is a
+/// subscriber. Asked for each request.
+#[inline]
+pub fn is_needed() -> bool {
+    server::is_in_recovery() || subscription::is_subscriber()
 }
 
 /// An open connection.
@@ -46,13 +85,14 @@ pub struct Unsent {
 }
 
 impl Link {
-    /// Connects to a database of the primary. Called in a transaction.
-    pub fn open(conninfo: &str, database: &str, node: &Node) -> Result<Link, Failed> {
+    /// Connects to the database that stores usage. Called in a transaction.
+    pub fn open(conninfo: &Conninfo, database: &str, node: &Node) -> Result<Link, Failed> {
         let name = format!("{APPLICATION} {}", node.name);
-        let connection = Connection::open(&conninfo::with(
-            conninfo,
-            &[("dbname", database), ("application_name", &name), ("tcp_user_timeout", SILENCE)],
-        ))?;
+        let mut parameters = vec![("application_name", &*name), ("tcp_user_timeout", SILENCE)];
+        if !conninfo.names_database {
+            parameters.push(("dbname", database));
+        }
+        let connection = Connection::open(&conninfo::with(&conninfo.server, &parameters))?;
         for setting in SETTINGS {
             connection.query(setting, 0)?;
         }

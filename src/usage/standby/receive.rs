@@ -5,7 +5,7 @@
 //! the number of the newest record that is stored. It changes in the transaction that stores, so
 //! it tells what comes a second time.
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, subscription};
 use crate::usage::node::Node;
 use crate::usage::queue::queue;
 use crate::usage::restart::files::IncarnationFile;
@@ -40,6 +40,11 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
     if server::is_in_recovery() {
         return Err(Error::new(Code::Conflict, "usage_collect must be called on the primary")
             .hint("A standby of a standby needs keysmith.usage_conninfo."));
+    }
+    if subscription::is_subscriber() {
+        let message = "usage_collect must be called on the publisher, and this is a subscriber";
+        return Err(Error::new(Code::Conflict, message)
+            .hint("Its own subscribers need keysmith.usage_conninfo."));
     }
     let standby = call.required_text(0, "standby")?;
     if standby.starts_with(' ') || standby.is_empty() || standby.chars().count() > MOST_NAME {

@@ -1,10 +1,12 @@
 //! A standby's worker. It sends records to the primary, and removes them from the queue when they
-//! were replayed.
+//! were replayed. A subscriber's worker sends them to the publisher, and removes them when the
+//! publisher has acknowledged them.
 //!
 //! A record stays in the queue until the row that says it is stored has been replayed here. So
 //! whatever ends, and whenever, the tables of this server say what to leave out: when the rest is
 //! sent again, and when this server stores it itself after a promotion.
 
+use crate::catalog::Catalog;
 use crate::usage::node::Node;
 use crate::usage::queue::Queue;
 use crate::usage::queue::unknown::Unknown;
@@ -13,12 +15,13 @@ use crate::usage::settings;
 use crate::usage::standby::link::{self, Failed, Link, Unsent};
 use crate::usage::standby::load::{Incarnation, Marks};
 use crate::usage::standby::promotion::{replayed, subtract_replayed};
-use crate::usage::transaction::{Failure, extension_exists, without_snapshot};
+use crate::usage::transaction::{Failure, bare_transaction, extension_exists, without_snapshot};
 use crate::usage::worker::backoff::{self, Backoff};
 use crate::usage::worker::process;
 use crate::usage::worker::process::{LOOKS_AROUND, STORES_UNKNOWN};
 use keysmith_core::{parcel, unknown_tally};
 use pg::clock::{monotonic, now};
+use pg::lock::my_database_is_wanted;
 use pg::server;
 use pg::snapshot::let_go_of_catalog_snapshot;
 use std::sync::atomic::Ordering::SeqCst;
@@ -48,6 +51,9 @@ pub struct Sender {
     unknown_at: i64,
     busy_at: i64,
     is_failing: bool,
+    /// Whether the database is a subscriber, which does not receive the rows that are stored.
+    is_subscriber: bool,
+    subscribes_at: i64,
     /// Whether an earlier incarnation's records may still be there.
     looks_for_backlog: bool,
 }
@@ -76,6 +82,8 @@ impl Sender {
             unknown_at: 0,
             busy_at: monotonic(),
             is_failing: false,
+            is_subscriber: false,
+            subscribes_at: 0,
             looks_for_backlog: true,
         }
     }
@@ -87,7 +95,12 @@ impl Sender {
             if process::shutdown_requested() {
                 return End::Leaves;
             }
-            if !server::is_in_recovery() {
+            // On a standby, replay ends the processes of a database that was dropped.
+            if !server::is_in_recovery() && my_database_is_wanted() {
+                return End::Leaves;
+            }
+            self.look_whether_it_subscribes();
+            if !server::is_in_recovery() && !self.is_subscriber {
                 self.link = None;
                 subtract_replayed(self.queue, self.place);
                 return End::Promoted;
@@ -108,6 +121,13 @@ impl Sender {
                 return End::Leaves;
             }
             self.rest();
+        }
+    }
+
+    fn look_whether_it_subscribes(&mut self) {
+        if monotonic() >= self.subscribes_at {
+            self.is_subscriber = subscribes();
+            self.subscribes_at = monotonic() + LOOKS_AROUND;
         }
     }
 
@@ -207,8 +227,11 @@ impl Sender {
         if self.link.is_some() {
             return Ok(());
         }
-        let place = link::conninfo().ok_or_else(|| Failed {
-            message: "primary_conninfo is empty, and keysmith.usage_conninfo too".into(),
+        let place = link::conninfo()?.ok_or_else(|| Failed {
+            message:
+                "there is no subscription, and keysmith.usage_conninfo and primary_conninfo are \
+                      empty"
+                    .into(),
         })?;
         let node = self.node.clone();
         let link = in_transaction("connecting to the primary", || {
@@ -294,9 +317,14 @@ impl Sender {
         if count == 0 || self.sent_up_to == 0 || monotonic() < self.looks_at {
             return;
         }
-        let replayed = replayed(self.queue).map_or(0, |marks| marks.last_sequence.unsigned_abs());
         let is_crowded = count > self.queue.share / 2;
-        let stored = if is_crowded { replayed.max(self.acknowledged()) } else { replayed };
+        let stored = if self.is_subscriber {
+            self.acknowledged()
+        } else {
+            let replayed = replayed(self.queue);
+            let replayed = replayed.map_or(0, |marks| marks.last_sequence.unsigned_abs());
+            if is_crowded { replayed.max(self.acknowledged()) } else { replayed }
+        };
         let gone = self.queue.peek_up_to(self.place, stored);
         if !gone.is_empty() {
             let amendments = gone.amendments() as u64;
@@ -327,7 +355,8 @@ impl Sender {
         self.note(&failed.message);
         if !self.is_failing {
             self.is_failing = true;
-            pgrx::warning!("keysmith: usage can't be handed to the primary: {}", failed.message);
+            let to = if self.is_subscriber { "publisher" } else { "primary" };
+            pgrx::warning!("keysmith: usage can't be handed to the {to}: {}", failed.message);
         }
         if !extension_exists() {
             self.discard();
@@ -359,6 +388,12 @@ impl Sender {
             if count == 0 || self.sent_up_to == 0 { LOOKS_AROUND } else { until(self.looks_at) };
         pg::latch::wait((to_send.min(to_look) / 1000).max(1));
     }
+}
+
+/// Whether the database is a subscriber. False if that can't be found out: the extension may be gone.
+pub fn subscribes() -> bool {
+    bare_transaction("looking for a subscription", || Ok(Catalog::open()?.is_subscriber()))
+        .unwrap_or(false)
 }
 
 /// Runs something that talks to the primary in a transaction, for the memory it needs. It has no

@@ -3,6 +3,7 @@
 
 use crate::usage::session::worker_slot::{self, ABSENT, STARTING};
 use crate::usage::settings;
+use crate::usage::standby::sender::subscribes;
 use crate::usage::transaction::extension_exists;
 use crate::usage::worker::flush::{Flusher, Step};
 use crate::usage::worker::process::{
@@ -38,6 +39,13 @@ pub struct Worker {
     busy_at: i64,
 }
 
+/// Why the worker ends.
+#[derive(PartialEq, Eq)]
+pub enum End {
+    Subscribes,
+    Leaves,
+}
+
 impl Worker {
     pub fn new(flusher: Flusher) -> Worker {
         let start = monotonic();
@@ -52,17 +60,23 @@ impl Worker {
         }
     }
 
-    pub fn run(&mut self) {
+    pub fn run(&mut self) -> End {
         loop {
             attend();
             if shutdown_requested() {
-                return self.shut_down();
+                self.shut_down();
+                return End::Leaves;
             }
             if my_database_is_wanted() {
-                return self.make_way();
+                self.make_way();
+                return End::Leaves;
+            }
+            // What comes after the subscription was made is the publisher's to store.
+            if subscribes() {
+                return End::Subscribes;
             }
             if !self.is_open && self.flusher.may_try() && !self.open() {
-                return;
+                return End::Leaves;
             }
             if self.is_open {
                 self.flusher.make_wanted();
@@ -73,7 +87,7 @@ impl Worker {
                 }
             }
             if monotonic() - self.busy_at >= self.patience() && self.leave() {
-                return;
+                return End::Leaves;
             }
             self.wait();
         }

@@ -2,16 +2,16 @@
 
 use crate::usage::queue::queue;
 use crate::usage::session::worker_slot::{ABSENT, RUNNING};
-use crate::usage::standby::sender::{End, Sender};
+use crate::usage::standby::sender::{End, Sender, subscribes};
+use crate::usage::worker;
 use crate::usage::worker::cycle::Worker;
 use crate::usage::worker::flush::Flusher;
 use pg::clock::monotonic;
 use pg::latch::Latch;
-use pg::major;
 use pg::server;
-use pg::worker::{begin, set_for_good, worker_entry};
+use pg::worker::{be_independent, begin, worker_entry};
 use pgrx::pg_sys::Datum;
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 use std::sync::atomic::Ordering::SeqCst;
 
 worker_entry!(keysmith_usage_worker => work);
@@ -54,31 +54,13 @@ fn work(argument: Datum) {
     }
     pg::exit::before_leaving(at_exit, place);
     be_independent();
-    if server::is_in_recovery() && Sender::new(queue, place).run() == End::Leaves {
-        return;
-    }
-    Worker::new(Flusher::new(queue, place, oid)).run();
-}
-
-/// Settings of databases and roles must not change how the worker works.
-fn be_independent() {
-    const SETTINGS: [(&CStr, &CStr); 11] = [
-        (c"search_path", c"pg_catalog, pg_temp"),
-        (c"default_transaction_read_only", c"off"),
-        (c"default_transaction_isolation", c"read committed"),
-        (c"session_replication_role", c"origin"),
-        (c"row_security", c"on"),
-        (c"statement_timeout", c"0"),
-        (c"idle_in_transaction_session_timeout", c"0"),
-        (c"exit_on_error", c"off"),
-        // A session that waits for the worker must not wait long because the worker waits too.
-        (c"lock_timeout", c"2s"),
-        // The compiler's libraries would take more memory than the rest of the worker.
-        (c"jit", c"off"),
-        // Records leave the queue when they are stored, so they must be on disk. Standbys may lag.
-        (c"synchronous_commit", c"local"),
-    ];
-    for (name, value) in SETTINGS.into_iter().chain(major::TIMEOUTS) {
-        set_for_good(name, value);
+    loop {
+        let sends = server::is_in_recovery() || subscribes();
+        if sends && Sender::new(queue, place).run() == End::Leaves {
+            return;
+        }
+        if Worker::new(Flusher::new(queue, place, oid)).run() == worker::cycle::End::Leaves {
+            return;
+        }
     }
 }
