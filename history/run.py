@@ -11,6 +11,7 @@ import itertools
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -113,7 +114,7 @@ def unsound(session):
 def load(folder, seed, seconds, number, least_faults):
     """Runs the load, and returns what is stored at its end, and the faults."""
     primary = Cluster("history")
-    clusters, world = [primary], plan.World()
+    clusters, world, threads = [primary], plan.World(), []
     try:
         primary.init(max_wal_senders=8, wal_writer_delay="10s", deadlock_timeout="100ms", wal_log_hints="on",
                      wal_keep_size="1GB", wal_retrieve_retry_interval="100ms", log_min_messages="warning",
@@ -142,6 +143,11 @@ def load(folder, seed, seconds, number, least_faults):
         (Path(folder) / "final.json").write_text(json.dumps(final))
         return final, faults.done
     finally:
+        # Threads that go on could start servers again.
+        world.over.set()
+        for thread in threads:
+            if thread.is_alive():
+                thread.join()
         for cluster in clusters:
             cluster.remove()
 
@@ -158,12 +164,17 @@ def main():
     options.add_argument("--faults", type=int, default=0, help="goes on until so many servers have ended")
     options.add_argument("--again", help="only checks the history in this folder")
     chosen = options.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"seed {chosen.seed}, {chosen.seconds:g} seconds", flush=True)
     if folder := chosen.again:
         final, faults = json.loads((Path(folder) / "final.json").read_text()), collections.Counter()
     else:
         folder = tempfile.mkdtemp(prefix="history-")
-        final, faults = load(folder, chosen.seed, chosen.seconds, chosen.clients, chosen.faults)
+        try:
+            final, faults = load(folder, chosen.seed, chosen.seconds, chosen.clients, chosen.faults)
+        except KeyboardInterrupt:
+            shutil.rmtree(folder)
+            sys.exit(130)
     ops = record.read(folder)
     found = check.problems(ops, final)
     tally(f"{len(ops)} operations", (op.kind for op in ops))

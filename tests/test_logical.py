@@ -20,6 +20,7 @@ _numbers = itertools.count()
 def publishing():
     with running("publisher", wal_level="logical", max_wal_senders=30, max_replication_slots=30,
                  keysmith__usage_flush_interval="100ms") as cluster:
+        cluster.execute("CREATE ROLE replicator LOGIN REPLICATION; GRANT pg_read_all_data TO replicator")
         yield cluster
 
 
@@ -62,7 +63,8 @@ class Pair:
         self.publisher.rows(publication)
         name = re.search(r"PUBLICATION (\w+)", publication)[1]
         (statement,) = [statement for statement in SUBSCRIPTIONS if statement.endswith(f"PUBLICATION {name}")]
-        statement = re.sub("'host=.*?'", f"'{self.publishing.dsn(self.name)}'", statement)
+        assert "user=replicator" in statement and "GRANT pg_read_all_data TO replicator" in SCALING
+        statement = re.sub("'host=.*?'", f"'{self.publishing.dsn(self.name, 'replicator')}'", statement)
         self.subscriber.rows(statement.replace(f"SUBSCRIPTION {name}", f"SUBSCRIPTION {self.name}", 1))
         self.synchronize()
 
@@ -120,8 +122,8 @@ def test_a_session_knows_whether_its_database_is_a_subscriber(pair):
 
 
 # The statements and commands of the guide.
-GUIDE = (Path(__file__).parent.parent / "docs/scaling.md").read_text()
-GUIDE = GUIDE[GUIDE.index("### One keyspace"):GUIDE.index("### When a subscriber")]
+SCALING = (Path(__file__).parent.parent / "docs/scaling.md").read_text()
+GUIDE = SCALING[SCALING.index("### One keyspace"):SCALING.index("### The usage of a subscriber")]
 ONE_KEYSPACE, ALL_TABLES = re.findall(r"```sql\n(.*?)```", GUIDE, re.S)
 MAKE_EXTENSION, *SUBSCRIPTIONS = re.findall(r'psql -d app -c "(.*?)"', GUIDE, re.S)
 (SCHEMA,) = re.findall("pg_dump -h publisher (.*?) app", GUIDE)
