@@ -115,7 +115,7 @@ def test_it_arrives_once_whatever_ends(how):
             there.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                        " WHERE backend_type = 'keysmith usage worker'")
         elif how == "restart":
-            # What waits at the shutdown is sent after the start.
+            # Records that wait at the shutdown are sent after the start.
             publisher.stop("immediate")
             made += requests(there, key, 40)
             there.session.close()

@@ -4,7 +4,7 @@
 //! A server that shuts down writes a checkpoint of that kind as its last record, and sends it to its
 //! standbys. So the record before the first one of a new timeline tells a switchover from a crash.
 
-/// Where a timeline was left for the one after it.
+/// The end of a timeline, where the next one begins.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Switch {
     /// The timeline that ended there.

@@ -14,7 +14,7 @@ const READY: u8 = b'r';
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Subscribed {
     pub subscription: Oid,
-    /// Whether the table's first copy is over, so that all changes come in the order of their
+    /// Whether the table's first copy has ended, so that all changes come in the order of their
     /// commits.
     pub is_ready: bool,
 }

@@ -103,7 +103,7 @@ impl Catalog {
     }
 
     /// Whether the publisher's heartbeat tells how old all the tables are that decide about keys:
-    /// all come by one subscription, together with it, and the first copy of each is over.
+    /// all come by one subscription, together with it, and the first copy of each has ended.
     fn has_heartbeat(&self) -> bool {
         let [beat] = *subscription::of(self.tables.heartbeat.table) else { return false };
         let mut deciding = self.tables.that_decide().into_iter();

@@ -71,7 +71,7 @@ impl Worker {
                 self.make_way();
                 return End::Leaves;
             }
-            // What comes after the subscription was made is the publisher's to store.
+            // Once there is a subscription, the publisher stores the records.
             if subscribes() {
                 return End::Subscribes;
             }
