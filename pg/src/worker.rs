@@ -171,9 +171,9 @@ pub fn shutdown_requested() -> bool {
 
 /// Ends the process so that the postmaster starts the worker again, unless the server stops. After a
 /// return from its main function, it would not.
-pub fn end_for_now() -> ! {
+pub fn end_for_now() {
     // SAFETY: the worker's frames need no dropping: the process ends.
-    unsafe { pg_sys::proc_exit(1) }
+    unsafe { pg_sys::proc_exit(1) };
 }
 
 /// Clears a pending cancellation, so that it does not cancel the next statement.
