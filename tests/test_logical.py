@@ -29,6 +29,8 @@ def subscribing():
     with running("subscriber", wal_level="logical", max_worker_processes=30,
                  max_logical_replication_workers=20, max_replication_slots=30,
                  wal_retrieve_retry_interval="100ms", keysmith__usage_flush_interval="100ms") as cluster:
+        # As pg_dumpall --roles-only copies it.
+        cluster.execute("CREATE ROLE replicator LOGIN REPLICATION; GRANT pg_read_all_data TO replicator")
         yield cluster
 
 
@@ -43,6 +45,8 @@ class Pair:
             cluster.execute(f"CREATE DATABASE {self.name}")
         self.publisher = self.at(publishing)
         self.publisher.rows("CREATE EXTENSION keysmith")
+        self.publisher.rows("GRANT USAGE ON SCHEMA keysmith TO replicator")
+        self.publisher.rows("GRANT EXECUTE ON FUNCTION keysmith.usage_collect TO replicator")
         self.subscriber = self.at(subscribing)
 
     def at(self, cluster, **options):

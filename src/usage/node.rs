@@ -4,16 +4,26 @@
 //! The identity is in a file of the data directory, which a copy of the directory has too. So the
 //! file also says which directory it was written for. In another one the server draws a new
 //! identity.
+//!
+//! An identity ends with the place of the data directory: a hash of the machine and the path. By it
+//! the primary knows which server was there before. `pg_rewind` deletes all other traces of it.
 
 use crate::usage::restart::files;
+use keysmith_core::siphash::SipHasher;
 use pg::server;
 use std::fmt::{self, Display};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::{fs, io};
 
 /// The longest name, in characters. The rest of a longer one is cut off.
 const MOST_NAME: usize = 100;
+
+/// The drawn part of an identity, and the place.
+const DRAWN: usize = 16;
+const PLACE: usize = 8;
+pub type Identity = [u8; DRAWN + PLACE];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -24,7 +34,7 @@ pub struct Node {
 
 impl Node {
     /// This server, by its identity.
-    pub fn own(id: [u8; 16]) -> Node {
+    pub fn own(id: Identity) -> Node {
         let cluster = server::cluster_name();
         let name = match cluster.as_str() {
             "" => format!("{}:{}", server::host_name(), server::port()),
@@ -49,12 +59,28 @@ impl Display for Node {
 
 /// The identity of this server. It is drawn when the data directory is first used. To be called by
 /// the postmaster.
-pub fn identity() -> [u8; 16] {
+pub fn identity() -> Identity {
+    let mut identity = Identity::default();
+    let (drawn, place) = identity.split_at_mut(DRAWN);
+    drawn.copy_from_slice(&drawn_for_directory());
+    place.copy_from_slice(&self::place());
+    identity
+}
+
+fn place() -> [u8; PLACE] {
+    let mut hasher = SipHasher::new([0; 2]);
+    hasher.sized(&fs::read("/etc/machine-id").unwrap_or_default());
+    hasher.sized(server::host_name().as_bytes());
+    hasher.sized(server::data_directory().as_os_str().as_bytes());
+    (hasher.finish() as u64).to_be_bytes()
+}
+
+fn drawn_for_directory() -> [u8; DRAWN] {
     let file = files::directory().join("keysmith_node");
     let directory = directory();
     let known = directory.as_deref().and_then(|directory| known(&file, directory));
     known.unwrap_or_else(|| {
-        let mut id = [0; 16];
+        let mut id = [0; DRAWN];
         let drawn = getrandom::fill(&mut id).map_err(|error| io::Error::other(error.to_string()));
         let content = format!("{} {}\n", hex::encode(id), directory.unwrap_or_default());
         if let Err(error) = drawn.and_then(|()| files::write(&file, content.as_bytes())) {
@@ -71,10 +97,10 @@ fn directory() -> Option<String> {
 }
 
 /// The identity in the file, if the file was written for this directory.
-fn known(file: &Path, directory: &str) -> Option<[u8; 16]> {
+fn known(file: &Path, directory: &str) -> Option<[u8; DRAWN]> {
     let content = fs::read_to_string(file).ok()?;
     let (id, of) = content.trim_end().split_once(' ')?;
-    let mut bytes = [0; 16];
+    let mut bytes = [0; DRAWN];
     hex::decode_to_slice(id, &mut bytes).ok()?;
     (of == directory).then_some(bytes)
 }

@@ -3,7 +3,7 @@
 //! One lock guards all that is in `State` and the slots; it is held for as long as it takes to copy
 //! a few records. Nothing under it can fail, wait, or ask for memory.
 
-use crate::usage::node;
+use crate::usage::node::{self, Identity};
 use crate::usage::queue::unknown::Unknown;
 use crate::usage::queue::wanted_days::WantedDays;
 use crate::usage::settings;
@@ -24,7 +24,7 @@ shareable! {
         /// When this memory was made: a name for the time until it is made again.
         pub incarnation: i64,
         /// The server's identity: see `node`.
-        pub node: [u8; 16],
+        pub node: Identity,
         /// Whether the server was shut down properly before.
         pub started_cleanly: bool,
         /// Whether the server was a standby at its start. It may have been promoted since.

@@ -202,8 +202,12 @@ macro_rules! close_before {
         )
     };
 }
-pub const BEFORE_OF_SERVER: &str =
-    close_before!("l.node = $3 AND l.incarnation < $1 ORDER BY l.incarnation DESC");
+/// A server that was rewound, or copied again, has a new identity at the place of the one before.
+pub const BEFORE_OF_SERVER: &str = close_before!(
+    "l.incarnation < $1 AND (l.node = $3
+                  OR l.closed_at IS NULL AND pg_catalog.right(l.node, 16) = pg_catalog.right($3, 16))
+                 ORDER BY l.node = $3 DESC, l.incarnation DESC"
+);
 const BEFORE_OF_PRIMARY: &str = close_before!(
     "l.server = $6 AND l.incarnation <> $1 AND l.primary_since IS NOT NULL
                  ORDER BY l.primary_since DESC"

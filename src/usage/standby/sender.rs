@@ -253,22 +253,22 @@ impl Sender {
     }
 
     /// Tells the primary of incarnations that ended suddenly, which it may never have heard of:
-    /// each, and then one after it that did not start cleanly. If the server got a new identity since,
-    /// there was no such one, and its number is made up.
+    /// each, as the server was then, and then the one after it, which did not start cleanly.
     fn report_lost(&self) -> Result<(), Failed> {
         let lost = losses::lost(server::my_database().to_u32(), self.queue);
         for lost in &lost {
-            let named = |id, started_cleanly| Incarnation {
-                node: lost.node.clone(),
+            let named = |node: &Node, id, started_cleanly| Incarnation {
+                node: node.clone(),
                 id,
                 most_waiting: lost.most_waiting,
                 started_cleanly,
                 dropped: 0,
                 ..self.incarnation()
             };
-            let after = lost.until - i64::from(lost.node.id != self.node.id);
-            self.hand_over(&named(lost.incarnation, true), &[], &Unsent::default())?;
-            self.hand_over(&named(after, false), &[], &Unsent::default())?;
+            let ended = named(&lost.node, lost.incarnation, true);
+            let next = named(&self.node, lost.until, false);
+            self.hand_over(&ended, &[], &Unsent::default())?;
+            self.hand_over(&next, &[], &Unsent::default())?;
         }
         losses::forget(&lost);
         Ok(())
