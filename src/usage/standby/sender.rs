@@ -229,8 +229,8 @@ impl Sender {
         }
         let place = link::conninfo()?.ok_or_else(|| Failed {
             message:
-                "there is no subscription, and keysmith.usage_conninfo and primary_conninfo are \
-                      empty"
+                "there is no subscription of a superuser, and keysmith.usage_conninfo and \
+                      primary_conninfo are empty"
                     .into(),
         })?;
         let node = self.node.clone();
