@@ -112,6 +112,25 @@ def test_a_copy_is_another_server():
         assert node(first) == kept
 
 
+def test_a_copy_is_another_server_also_if_its_directory_has_the_same_number():
+    """As on machines that were made alike."""
+    with running("one", max_wal_senders=4) as primary:
+        session(primary).rows("CREATE EXTENSION keysmith")
+        copy = primary.backup("copy", primary.port + 1)
+        try:
+            file, its = (server.data / "pg_stat/keysmith_node" for server in (primary, copy))
+            identity, _ = file.read_text().split()
+            found = copy.data.stat()
+            its.write_text(f"{identity} {found.st_dev}:{found.st_ino}\n")
+            copy.start()
+            assert node(copy) != node(primary) == identity
+            kept = node(copy)
+            copy.restart()
+            assert node(copy) == kept
+        finally:
+            copy.remove()
+
+
 @pytest.mark.parametrize("content", ["", "x", "00 1:1", "zz" * 16 + " 1:1"])
 def test_an_identity_that_can_not_be_read_is_drawn_again(content):
     with running("one") as cluster:

@@ -2,8 +2,8 @@
 //! nodes of one cluster often have the same `cluster_name`.
 //!
 //! The identity is in a file of the data directory, which a copy of the directory has too. So the
-//! file also says which directory it was written for. In another one the server draws a new
-//! identity.
+//! file also says which directory it was written for. In another one, or in a backup, the server
+//! draws a new identity: directories of two machines may have the same numbers.
 
 use crate::usage::restart::files;
 use pg::server;
@@ -53,6 +53,7 @@ pub fn identity() -> [u8; 16] {
     let file = files::directory().join("keysmith_node");
     let directory = directory();
     let known = directory.as_deref().and_then(|directory| known(&file, directory));
+    let known = known.filter(|_| !files::are_of_backup());
     known.unwrap_or_else(|| {
         let mut id = [0; 16];
         let drawn = getrandom::fill(&mut id).map_err(|error| io::Error::other(error.to_string()));
