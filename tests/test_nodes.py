@@ -3,6 +3,7 @@ had it, and for no other."""
 
 from contextlib import contextmanager
 
+import psycopg
 import pytest
 
 from cluster import run, running
@@ -237,6 +238,23 @@ def test_each_primary_that_dies_is_reported():
         return_as_standby(primary, second)
         used_once(primary, key)
         assert [loss.node for loss in session(second).rows(LOSSES)] == dead
+
+
+def test_nobody_reports_losses_of_the_primary_to_it():
+    with running("one", cluster_name="one") as cluster:
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        used_once(cluster, db.mint().api_key)
+        own = int(db.value("SELECT incarnation FROM keysmith_private.usage_incarnation"))
+        collect = "SELECT FROM keysmith.usage_collect(%s, %s, 0, false, 0, '', 0, '', '')"
+        with pytest.raises(psycopg.Error, match="incarnation must be that of a standby") as error:
+            db.rows(collect, f"{node(cluster)} one", own + 1)
+        assert error.value.sqlstate == "KS400"
+        for incarnation in (own - 2, own - 1):
+            db.rows(collect, f"{node(cluster)} one", incarnation)
+        assert db.rows(LOSSES) == []
+        db.session.close()
 
 
 def rewind(cluster, source):

@@ -34,6 +34,11 @@ impl Node {
         Node { id: hex::encode(id), name }
     }
 
+    /// Whether it is the server of this identity.
+    pub fn is(&self, id: [u8; 16]) -> bool {
+        self.id == hex::encode(id)
+    }
+
     /// As `Display` writes it. A text without a space is both.
     pub fn parse(text: &str) -> Node {
         let (id, name) = text.split_once(' ').unwrap_or((text, text));
