@@ -240,6 +240,33 @@ def test_each_primary_that_dies_is_reported():
         assert [loss.node for loss in session(second).rows(LOSSES)] == dead
 
 
+@pytest.mark.parametrize("dies", ["the first", "the second"])
+def test_a_primary_that_recorded_nothing_hides_no_loss_and_makes_none_up(dies):
+    """The second one knows nothing about how the first one ended when the third one is promoted."""
+    with trio() as (servers, db):
+        primary, first, second = servers
+        key = db.mint().api_key
+        used_once(primary, key)
+        wait_until(lambda: status(db)["worker_pid"] is None)
+        db.call("wait_for_replay")
+        db.session.close()
+        lost = node(primary)
+        for old, new in [(primary, first), (first, second)]:
+            is_death = (old is primary) == (dies == "the first")
+            old.kill() if is_death else old.stop()
+            wait_until(lambda: new.execute("SELECT count(*) FROM pg_stat_wal_receiver") == [(0,)])
+            if new is first:
+                follow(second, first)
+            promote(new)
+            if new is first:
+                with session(first).session as there:
+                    wait_until(lambda: there.execute("SELECT keysmith.wait_for_replay()").fetchone() == (1,))
+        used_once(second, key)
+        there = session(second)
+        assert [loss.node for loss in there.rows(LOSSES)] == ([lost] if dies == "the first" else [])
+        there.session.close()
+
+
 def test_nobody_reports_losses_of_the_primary_to_it():
     with running("one", cluster_name="one") as cluster:
         db = session(cluster)
