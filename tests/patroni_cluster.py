@@ -220,6 +220,9 @@ class Patroni:
         check.write_text((EXAMPLES / "check-decides").read_text().replace("/etc/haproxy/pgpass", str(passwords)))
         check.chmod(0o755)
         text = self.ports.fill((EXAMPLES / "haproxy.cfg").read_text())
+        # It starts as the servers' user here.
+        text, times = re.subn(r"(?m)^ *(user|group) haproxy\n", "", text)
+        assert times == 2
         text = text.replace("/etc/haproxy/check-decides", str(check)).replace(
             '"/usr/bin:/bin"', f'"{clusters.BIN}:/usr/bin:/bin"')
         settings = folder / "haproxy.cfg"
