@@ -732,6 +732,7 @@ CREATE TABLE keysmith_private.usage_incarnation (
     node          text COLLATE "C" NOT NULL DEFAULT '',
     node_name     text NOT NULL DEFAULT '',
     primary_since timestamptz,
+    timeline      bigint,
     unknown_seen  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (incarnation, database)
 );
@@ -742,6 +743,7 @@ COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_at_most IS 'The number
 COMMENT ON COLUMN keysmith_private.usage_incarnation.node IS 'The identity of the server, which no other server has';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.node_name IS 'The name of the server, for display';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.primary_since IS 'The time from which on the server was the primary; null if it was a standby all the time';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.timeline IS 'The timeline on which it was the primary';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'The number of the standby''s requests without a known key that are counted';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'The lost records were made between this time and lost_until';
 
@@ -4075,7 +4077,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
     -- ENABLE TRIGGER ALL, as pg_restore --disable-triggers calls it, forgets these modes.
     JOIN (VALUES ('policy_changed', 'A', 'ALWAYS'), ('keep_on_publisher', 'R', 'REPLICA'),
-                 ('usage_incarnation_arrives', 'R', 'REPLICA'), ('usage_partition_arrives', 'R', 'REPLICA')
+                 ('usage_incarnation_arrives', 'R', 'REPLICA'), ('usage_partition_arrives', 'R', 'REPLICA'),
+                 ('heartbeat_arrives', 'R', 'REPLICA')
          ) AS m (function, enabled, mode) ON m.function = p.proname
     WHERE p.pronamespace = 'keysmith_private'::regnamespace AND t.tgenabled <> m.enabled::"char"
     UNION ALL

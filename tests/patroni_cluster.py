@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,6 +26,7 @@ PROGRAMS = ("etcd", "haproxy", "patroni")
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin"
 # Passwords by role, as in the example. Clients come as `app`, and HAProxy's check as `haproxy`.
 PASSWORDS = {"postgres": "change-this", "replicator": "change-this-too", "app": "app", "haproxy": "haproxy"}
+REST_PASSWORD = "change-this-as-well"
 # Seconds. A failover takes TTL and a little more.
 TTL, LOOP_WAIT, RETRY_TIMEOUT = 10, 1, 4
 MAX_REPLICA_LAG = 15
@@ -116,11 +118,12 @@ class Node:
         """Kills the postmaster; its processes notice, and end."""
         os.kill(self.postmaster(), signal.SIGKILL)
 
-    def request(self, path, body=None, method=None):
+    def request(self, path, body=None, method=None, password=REST_PASSWORD):
         """Asks Patroni's REST interface."""
         data = None if body is None else json.dumps(body).encode()
-        asked = urllib.request.Request(f"http://{self.host}:{self.rest}{path}", data, method=method,
-                                       headers={"Content-Type": "application/json"})
+        authorization = b64encode(f"patroni:{password}".encode()).decode()
+        asked = urllib.request.Request(f"http://{self.host}:{self.rest}{path}", data, method=method, headers={
+            "Content-Type": "application/json", "Authorization": f"Basic {authorization}"})
         try:
             with urllib.request.urlopen(asked, timeout=60) as answer:
                 text = answer.read().decode()
@@ -217,6 +220,9 @@ class Patroni:
         check.write_text((EXAMPLES / "check-decides").read_text().replace("/etc/haproxy/pgpass", str(passwords)))
         check.chmod(0o755)
         text = self.ports.fill((EXAMPLES / "haproxy.cfg").read_text())
+        # It starts as the servers' user here.
+        text, times = re.subn(r"(?m)^ *(user|group) haproxy\n", "", text)
+        assert times == 2
         text = text.replace("/etc/haproxy/check-decides", str(check)).replace(
             '"/usr/bin:/bin"', f'"{clusters.BIN}:/usr/bin:/bin"')
         settings = folder / "haproxy.cfg"

@@ -241,6 +241,21 @@ def test_no_heartbeat_is_written_where_nobody_receives_it():
         db.session.close()
 
 
+def test_the_heartbeat_goes_on_where_nobody_has_connected_yet():
+    with running("idle", wal_level="logical", max_wal_senders=2, keysmith__max_replica_lag="1s") as idle:
+        # For replication, so without a database.
+        with psycopg.connect(f"host={idle.dir} port={idle.port} user=postgres replication=true",
+                             autocommit=True) as connection:
+            def end():
+                return connection.pgconn.exec_(b"IDENTIFY_SYSTEM").get_value(0, 2)
+
+            for _ in range(3):
+                before = end()
+                wait_until(lambda: end() != before)
+        log = idle.log.read_text()
+        assert "FATAL" not in log and '"keysmith heartbeat"' not in log
+
+
 def test_a_worker_that_is_ended_is_replaced(servers):
     publisher, _, db, there = servers
     key = db.mint()

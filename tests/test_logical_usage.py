@@ -232,6 +232,49 @@ def test_usage_conninfo_says_how_it_is_sent():
         assert status(there)["mode"] == "not logged: the database is a subscriber that hands over nothing"
 
 
+def forget_connection(db):
+    db.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'keysmith usage%'")
+
+
+def test_only_a_superuser_says_where_it_is_sent(servers):
+    """The worker connects as the server's user, whom a server may trust. From PostgreSQL 16 on, others
+    may own subscriptions, and change how these connect."""
+    _, _, db, there = servers
+    key = usable(db, there)
+    there.call("flush_usage")
+    (owner,) = there.row("SELECT subowner::regrole::text FROM pg_subscription")
+    there.rows("CREATE ROLE weak SUPERUSER; ALTER SUBSCRIPTION keys OWNER TO weak; ALTER ROLE weak NOSUPERUSER")
+    try:
+        forget_connection(db)
+        before = stored(db)
+        made = requests(there, key, 3)
+        wait_until(lambda: "no subscription of a superuser" in str(status(there)["last_error"]))
+        assert stored(db) == before
+    finally:
+        there.rows(f"ALTER SUBSCRIPTION keys OWNER TO {owner}; DROP ROLE weak")
+    there.call("flush_usage", "60 seconds")
+    assert stored(db) == sorted(before + made)
+
+
+def test_a_role_that_the_database_sets_does_not_matter(servers):
+    _, _, db, there = servers
+    key = usable(db, there)
+    there.call("flush_usage")
+    there.rows("CREATE ROLE weak; ALTER DATABASE postgres SET role = weak")
+    try:
+        there.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                   " WHERE backend_type = 'keysmith usage worker'")
+        wait_until(lambda: status(there)["worker_pid"] is None)
+        before = stored(db)
+        made = requests(there, key, 3)
+        there.call("flush_usage")
+        assert stored(db) == sorted(before + made)
+        assert "denied" not in str(status(there)["last_error"])
+    finally:
+        there.rows("ALTER DATABASE postgres RESET role; DROP ROLE weak")
+
+
 def test_a_subscriber_takes_no_usage_of_others(servers):
     _, _, _, there = servers
     message = there.refused("KS409", "usage_collect", "somebody", 1, 1, True, 0, b"", 0, b"", b"")

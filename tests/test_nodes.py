@@ -4,6 +4,7 @@ had it, and for no other."""
 import shutil
 from contextlib import contextmanager
 
+import psycopg
 import pytest
 
 from cluster import run, running
@@ -113,6 +114,25 @@ def test_a_copy_is_another_server():
         assert node(first) == kept
 
 
+def test_a_copy_is_another_server_also_if_its_directory_has_the_same_number():
+    """As on machines that were made alike."""
+    with running("one", max_wal_senders=4) as primary:
+        session(primary).rows("CREATE EXTENSION keysmith")
+        copy = primary.backup("copy", primary.port + 1)
+        try:
+            file, its = (server.data / "pg_stat/keysmith_node" for server in (primary, copy))
+            identity, _ = file.read_text().split()
+            found = copy.data.stat()
+            its.write_text(f"{identity} {found.st_dev}:{found.st_ino}\n")
+            copy.start()
+            assert node(copy) != node(primary) == identity
+            kept = node(copy)
+            copy.restart()
+            assert node(copy) == kept
+        finally:
+            copy.remove()
+
+
 @pytest.mark.parametrize("content", ["", "x", "00 1:1", "zz" * 16 + " 1:1"])
 def test_an_identity_that_can_not_be_read_is_drawn_again(content):
     with running("one") as cluster:
@@ -220,6 +240,50 @@ def test_each_primary_that_dies_is_reported():
         return_as_standby(primary, second)
         used_once(primary, key)
         assert [loss.node for loss in session(second).rows(LOSSES)] == dead
+
+
+@pytest.mark.parametrize("dies", ["the first", "the second"])
+def test_a_primary_that_recorded_nothing_hides_no_loss_and_makes_none_up(dies):
+    """The second one knows nothing about how the first one ended when the third one is promoted."""
+    with trio() as (servers, db):
+        primary, first, second = servers
+        key = db.mint().api_key
+        used_once(primary, key)
+        wait_until(lambda: status(db)["worker_pid"] is None)
+        db.call("wait_for_replay")
+        db.session.close()
+        lost = node(primary)
+        for old, new in [(primary, first), (first, second)]:
+            is_death = (old is primary) == (dies == "the first")
+            old.kill() if is_death else old.stop()
+            wait_until(lambda: new.execute("SELECT count(*) FROM pg_stat_wal_receiver") == [(0,)])
+            if new is first:
+                follow(second, first)
+            promote(new)
+            if new is first:
+                with session(first).session as there:
+                    wait_until(lambda: there.execute("SELECT keysmith.wait_for_replay()").fetchone() == (1,))
+        used_once(second, key)
+        there = session(second)
+        assert [loss.node for loss in there.rows(LOSSES)] == ([lost] if dies == "the first" else [])
+        there.session.close()
+
+
+def test_nobody_reports_losses_of_the_primary_to_it():
+    with running("one", cluster_name="one") as cluster:
+        db = session(cluster)
+        db.rows("CREATE EXTENSION keysmith")
+        db.tenant()
+        used_once(cluster, db.mint().api_key)
+        own = int(db.value("SELECT incarnation FROM keysmith_private.usage_incarnation"))
+        collect = "SELECT FROM keysmith.usage_collect(%s, %s, 0, false, 0, '', 0, '', '')"
+        with pytest.raises(psycopg.Error, match="incarnation must be that of a standby") as error:
+            db.rows(collect, f"{node(cluster)} one", own + 1)
+        assert error.value.sqlstate == "KS400"
+        for incarnation in (own - 2, own - 1):
+            db.rows(collect, f"{node(cluster)} one", incarnation)
+        assert db.rows(LOSSES) == []
+        db.session.close()
 
 
 def rewind(cluster, source):

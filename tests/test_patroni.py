@@ -28,3 +28,11 @@ def test_nothing_is_lost_that_was_promised(patroni, keys, fault):
     assert books.minted and books.revoked and books.checks
     if fault is failover.kill_machine:
         assert books.without_leader and books.sum("reported")
+
+
+def test_agents_take_orders_only_with_the_password(patroni):
+    """Settings of PostgreSQL are among them, and so commands that the server runs."""
+    for node in patroni.nodes:
+        order = {"postgresql": {"parameters": {"archive_command": "true"}}}
+        assert node.request("/config", order, "PATCH", password="another") == "not authenticated"
+        assert "archive_command" not in node.request("/config")["postgresql"]["parameters"]

@@ -13,9 +13,9 @@ pub struct Switch {
     pub at: u64,
 }
 
-/// The newest switch in a timeline's history file. Each of its lines has a timeline, the position of
-/// its end as two hexadecimal numbers, and a reason.
-pub fn last_switch(history: &str) -> Option<Switch> {
+/// The switches in a timeline's history file, the newest last. Each of its lines has a timeline, the
+/// position of its end as two hexadecimal numbers, and a reason.
+pub fn switches(history: &str) -> Vec<Switch> {
     let switch = |line: &str| {
         let mut fields = line.split_whitespace();
         let from = fields.next()?.parse().ok()?;
@@ -23,7 +23,7 @@ pub fn last_switch(history: &str) -> Option<Switch> {
         let half = |digits| u32::from_str_radix(digits, 16).ok().map(u64::from);
         Some(Switch { from, at: half(high)? << 32 | half(low)? })
     };
-    history.lines().filter_map(switch).next_back()
+    history.lines().filter_map(switch).collect()
 }
 
 /// Sizes of WAL files and of the pages in them.
@@ -146,12 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_line_of_a_history_counts() {
+    fn each_line_of_a_history_is_a_switch() {
         let history =
             "1\t0/3000148\tno recovery target specified\n\n# words\n2\t1A/DEADBEEF\tbefore x\n";
-        assert_eq!(last_switch(history), Some(Switch { from: 2, at: 0x1A_DEAD_BEEF }));
+        let [first, second] = [(1, 0x300_0148), (2, 0x1A_DEAD_BEEF)];
+        let switch = |(from, at)| Switch { from, at };
+        assert_eq!(switches(history), [switch(first), switch(second)]);
         for none in ["", "\n", "one line", "1 2", "1\tx/y\tz", "1\t1/100000000\tz"] {
-            assert_eq!(last_switch(none), None, "{none:?}");
+            assert_eq!(switches(none), [], "{none:?}");
         }
     }
 }

@@ -18,10 +18,10 @@ pub fn databases() -> Vec<Oid> {
         let databases =
             Relation::open(pg_sys::DatabaseRelationId, pg_sys::DatabaseOidIndexId.into());
         let mut all = Vec::new();
-        databases.any(&snapshot, [], |row| {
+        let mut rows = databases.scan_all(&snapshot);
+        while let Some(row) = rows.next() {
             all.extend(row.oid(OID));
-            false
-        });
+        }
         Ok(all)
     });
     all.unwrap_or_default().into_iter().filter(|database| exists_for(*database)).collect()

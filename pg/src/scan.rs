@@ -151,6 +151,14 @@ impl Relation {
         };
         Scan { scan, relation: self, room: Room::new() }
     }
+
+    /// All rows, in no order. A process without a database may be unable to open an index.
+    pub fn scan_all<'a>(&'a self, snapshot: &'a Snapshot) -> Scan<'a> {
+        let (table, seen, none) = (self.relation, snapshot.registered(), std::ptr::null_mut());
+        // SAFETY: as in `scan`.
+        let scan = unsafe { pg_sys::systable_beginscan(table, self.index, false, seen, 0, none) };
+        Scan { scan, relation: self, room: Room::new() }
+    }
 }
 
 impl Relation {

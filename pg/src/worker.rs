@@ -198,7 +198,8 @@ fn set_for_good(name: &CStr, value: &CStr) {
 
 /// Settings of databases and roles must not change how a worker works.
 pub fn be_independent() {
-    const SETTINGS: [(&CStr, &CStr); 11] = [
+    const SETTINGS: [(&CStr, &CStr); 12] = [
+        (c"role", c"none"),
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"default_transaction_read_only", c"off"),
         (c"default_transaction_isolation", c"read committed"),

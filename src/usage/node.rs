@@ -2,8 +2,8 @@
 //! nodes of one cluster often have the same `cluster_name`.
 //!
 //! The identity is in a file of the data directory, which a copy of the directory has too. So the
-//! file also says which directory it was written for. In another one the server draws a new
-//! identity.
+//! file also says which directory it was written for. In another one, or in a backup, the server
+//! draws a new identity: directories of two machines may have the same numbers.
 //!
 //! An identity ends with the place of the data directory: a hash of the machine and the path. By it
 //! the primary knows which server was there before. `pg_rewind` deletes all other traces of it.
@@ -44,6 +44,11 @@ impl Node {
         Node { id: hex::encode(id), name }
     }
 
+    /// Whether it is the server of this identity.
+    pub fn is(&self, id: Identity) -> bool {
+        self.id == hex::encode(id)
+    }
+
     /// As `Display` writes it. A text without a space is both.
     pub fn parse(text: &str) -> Node {
         let (id, name) = text.split_once(' ').unwrap_or((text, text));
@@ -79,6 +84,7 @@ fn drawn_for_directory() -> [u8; DRAWN] {
     let file = files::directory().join("keysmith_node");
     let directory = directory();
     let known = directory.as_deref().and_then(|directory| known(&file, directory));
+    let known = known.filter(|_| !files::are_of_backup());
     known.unwrap_or_else(|| {
         let mut id = [0; DRAWN];
         let drawn = getrandom::fill(&mut id).map_err(|error| io::Error::other(error.to_string()));

@@ -23,7 +23,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
     -- ENABLE TRIGGER ALL, as pg_restore --disable-triggers calls it, forgets these modes.
     JOIN (VALUES ('policy_changed', 'A', 'ALWAYS'), ('keep_on_publisher', 'R', 'REPLICA'),
-                 ('usage_incarnation_arrives', 'R', 'REPLICA'), ('usage_partition_arrives', 'R', 'REPLICA')
+                 ('usage_incarnation_arrives', 'R', 'REPLICA'), ('usage_partition_arrives', 'R', 'REPLICA'),
+                 ('heartbeat_arrives', 'R', 'REPLICA')
          ) AS m (function, enabled, mode) ON m.function = p.proname
     WHERE p.pronamespace = 'keysmith_private'::regnamespace AND t.tgenabled <> m.enabled::"char"
     UNION ALL

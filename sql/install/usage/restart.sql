@@ -19,6 +19,7 @@ CREATE TABLE keysmith_private.usage_incarnation (
     node          text COLLATE "C" NOT NULL DEFAULT '',
     node_name     text NOT NULL DEFAULT '',
     primary_since timestamptz,
+    timeline      bigint,
     unknown_seen  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (incarnation, database)
 );
@@ -29,6 +30,7 @@ COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_at_most IS 'The number
 COMMENT ON COLUMN keysmith_private.usage_incarnation.node IS 'The identity of the server, which no other server has';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.node_name IS 'The name of the server, for display';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.primary_since IS 'The time from which on the server was the primary; null if it was a standby all the time';
+COMMENT ON COLUMN keysmith_private.usage_incarnation.timeline IS 'The timeline on which it was the primary';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.unknown_seen IS 'The number of the standby''s requests without a known key that are counted';
 COMMENT ON COLUMN keysmith_private.usage_incarnation.lost_from IS 'The lost records were made between this time and lost_until';
 

@@ -95,6 +95,12 @@ pub fn sync_names() -> io::Result<()> {
     File::open(directory())?.sync_all()
 }
 
+/// Whether the server starts from a backup, which has the files of the server that it was taken of.
+/// For the postmaster: recovery renames the label.
+pub fn are_of_backup() -> bool {
+    server::data_directory().join("backup_label").exists()
+}
+
 /// Where the files are.
 pub fn directory() -> PathBuf {
     server::data_directory().join("pg_stat")

@@ -38,10 +38,11 @@ impl CurrentIncarnation {
             let opened = spi::first(
                 "INSERT INTO keysmith_private.usage_incarnation AS i
                      (incarnation, database, server, started_at, most_waiting, node, node_name,
-                      primary_since)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, pg_catalog.now())
+                      primary_since, timeline)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, pg_catalog.now(), $8)
                  ON CONFLICT (incarnation, database) DO UPDATE
-                 SET closed_at = NULL, primary_since = coalesce(i.primary_since, pg_catalog.now())
+                 SET closed_at = NULL, primary_since = coalesce(i.primary_since, pg_catalog.now()),
+                     timeline = excluded.timeline
                  RETURNING last_sequence, primary_since = pg_catalog.now()",
                 &[
                     incarnation,
@@ -51,6 +52,7 @@ impl CurrentIncarnation {
                     most_waiting,
                     Param::text(&node.id),
                     Param::text(&node.name),
+                    Param::bigint(Some(pg::server::insertion_timeline().into())),
                 ],
                 |row| Some((row.bigint(1).unwrap_or_default(), row.boolean(2))),
             )?;
@@ -63,7 +65,10 @@ impl CurrentIncarnation {
             let is_loss = !self.queue.started_cleanly;
             losses.extend(close_before(BEFORE_OF_SERVER, own, &node, is_loss, own.0)?);
             if is_new && self.queue.started_as_standby {
-                let is_loss = !predecessor::was_shut_down();
+                let [incarnation, database, server, ..] = self.params();
+                let params = [incarnation, database, server];
+                let timeline = spi::first(TIMELINE_BEFORE, &params, |row| row.bigint(1))?;
+                let is_loss = !timeline.is_some_and(predecessor::was_shut_down);
                 losses.extend(close_before(BEFORE_OF_PRIMARY, own, &node, is_loss, clock::now())?);
             }
             Ok((stored_up_to, losses))
@@ -202,16 +207,22 @@ macro_rules! close_before {
         )
     };
 }
-/// A server that was rewound, or copied again, has a new identity at the place of the one before.
+/// A standby that was rewound, or copied again, has a new identity at the place of the one before.
+/// The loss of a primary is reported by the server that is promoted.
 pub const BEFORE_OF_SERVER: &str = close_before!(
     "l.incarnation < $1 AND (l.node = $3
-                  OR l.closed_at IS NULL AND pg_catalog.right(l.node, 16) = pg_catalog.right($3, 16))
+                  OR l.primary_since IS NULL
+                      AND pg_catalog.right(l.node, 16) = pg_catalog.right($3, 16))
                  ORDER BY l.node = $3 DESC, l.incarnation DESC"
 );
 const BEFORE_OF_PRIMARY: &str = close_before!(
     "l.server = $6 AND l.incarnation <> $1 AND l.primary_since IS NOT NULL
                  ORDER BY l.primary_since DESC"
 );
+const TIMELINE_BEFORE: &str = "
+    SELECT l.timeline FROM keysmith_private.usage_incarnation AS l
+    WHERE l.database = $2 AND l.server = $3 AND l.incarnation <> $1 AND l.primary_since IS NOT NULL
+    ORDER BY l.primary_since DESC LIMIT 1";
 
 /// Closes an incarnation before `incarnation`. If that one has lost records, this is noted, and the
 /// message about it is returned.

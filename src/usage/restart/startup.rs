@@ -4,7 +4,6 @@ use crate::usage::queue::{Queue, REGION};
 use crate::usage::restart::files::{self, IncarnationFile, Kind};
 use crate::usage::restart::shutdown;
 use keysmith_core::shutdown_file;
-use pg::server::data_directory;
 use std::fs;
 use std::io;
 
@@ -14,9 +13,9 @@ pub fn install() {
 }
 
 fn begin(queue: &'static Queue) {
-    // A backup has the files of the server that it was taken of. That one reports its losses
-    // itself. Its backlog may be in the backup alone, and is stored once wherever it is.
-    let is_copy = data_directory().join("backup_label").exists();
+    // The server that a backup was taken of reports its losses itself. Its backlog may be in the
+    // backup alone, and is stored once wherever it is.
+    let is_copy = files::are_of_backup();
     for file in IncarnationFile::all() {
         let done = match file.kind {
             Kind::Running if !is_copy => lose(queue, &file),

@@ -48,7 +48,8 @@ pub struct Conninfo {
     names_database: bool,
 }
 
-/// How the subscription that has the keys reaches the publisher. It may hold a password.
+/// How the subscription that has the keys reaches the publisher. It may hold a password. This process
+/// connects with the rights of the server's user, so others than superusers may not choose where to.
 fn publisher() -> Result<Option<String>, Failed> {
     let found = bare_transaction("looking for the publisher", || {
         spi::session(|| {
@@ -56,6 +57,7 @@ fn publisher() -> Result<Option<String>, Failed> {
                 "SELECT s.subconninfo FROM pg_catalog.pg_subscription s
                  JOIN pg_catalog.pg_subscription_rel r ON r.srsubid = s.oid
                  JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
+                 JOIN pg_catalog.pg_roles o ON o.oid = s.subowner AND o.rolsuper
                  WHERE c.relnamespace = 'keysmith_private'::pg_catalog.regnamespace
                  ORDER BY c.relname <> 'key', NOT s.subenabled, s.oid LIMIT 1",
                 &[],

@@ -67,7 +67,7 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
         ..Load::default()
     };
     bounds::check(&from, load.unknown_mark)?;
-    if queue().is_some_and(|queue| queue.incarnation == from.id) {
+    if !may_be_of_standby(&from) {
         return Err(Error::argument("incarnation", "must be that of a standby"));
     }
     leave_to_worker(from.id)?;
@@ -87,6 +87,14 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
     let marks = [marks.last_sequence, marks.unknown_seen];
     ResultSet::of(call).put(marks.map(|mark| Cell::bigint(Some(mark))));
     Ok(None)
+}
+
+/// A standby may have an old backlog of this server, from a backup, but nothing newer.
+fn may_be_of_standby(from: &Incarnation) -> bool {
+    queue().is_none_or(|queue| {
+        let is_possible = from.id < queue.incarnation || !from.node.is(queue.node);
+        is_possible && from.id != queue.incarnation
+    })
 }
 
 /// The worker stores the backlog of this server first. Otherwise the caller could make its records
@@ -125,7 +133,10 @@ pub fn receive(from: &Incarnation, load: &Load) -> Result<Marks> {
         ],
     )? > 0;
     if is_new && !from.is_own {
-        report_losses(from)?;
+        // This server itself knows what it has lost.
+        if !queue().is_some_and(|queue| from.node.is(queue.node)) {
+            report_losses(from)?;
+        }
         forget_incarnations(from)?;
     }
     // If two bring the same records, the second waits here, and then sees what is stored.

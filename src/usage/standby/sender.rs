@@ -228,10 +228,9 @@ impl Sender {
             return Ok(());
         }
         let place = link::conninfo()?.ok_or_else(|| Failed {
-            message:
-                "there is no subscription, and keysmith.usage_conninfo and primary_conninfo are \
-                      empty"
-                    .into(),
+            message: "there is no subscription of a superuser, and keysmith.usage_conninfo and \
+                      primary_conninfo are empty"
+                .into(),
         })?;
         let node = self.node.clone();
         let link = in_transaction("connecting to the primary", || {
