@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import signal
 from contextlib import suppress
 
@@ -174,19 +173,18 @@ FAULTS = [switchover, kill_machine, kill_server, kill_replica, cut_walsenders, f
 def play(patroni, fault, keys, seconds):
     """Injects a fault under load, and returns the books."""
     patroni.wait_until_whole()
-    stops = {node: node.immediate_stops() for node in patroni.nodes}
+    stops = {node: node.sudden_ends() for node in patroni.nodes}
     before = losses(patroni.leader())
     with Load(patroni, keys) as load:
         load.go_on(seconds)
         lost = {node.name for node in fault(patroni, load)}
-        wiped = lost if fault is copy_again else set()
         patroni.wait_until_whole()
         load.go_on(seconds)
-    lost = lost | {node.name for node, times in stops.items() if node.immediate_stops() > times}
+    lost = lost | {node.name for node, times in stops.items() if node.sudden_ends() > times}
     patroni.wait_until_whole()
     for node in [*patroni.replicas(), patroni.leader()]:
         node.execute("SELECT keysmith.flush_usage('60 seconds')")
-    return balance(patroni, load.ledger, before, lost, wiped)
+    return balance(patroni, load.ledger, before, lost)
 
 
 def losses(server):
@@ -195,22 +193,11 @@ def losses(server):
         " WHERE lost_at_most IS NOT NULL"))
 
 
-def never_returned(leader, incarnations):
-    """Of servers that were wiped: `usage_status` says how much they could hold."""
-    listed = {name.split()[-1]: value for name, value in leader.status().items() if name.startswith("standby ")}
-    for incarnation, node in leader.execute(
-            "SELECT incarnation, node FROM keysmith_private.usage_incarnation"
-            " WHERE incarnation = ANY (%s)", list(incarnations)):
-        if held := re.search(r"can hold (\d+) records", listed.get(node, "")):
-            yield incarnation, int(held[1])
-
-
-def balance(patroni, ledger, before, lost, wiped):
+def balance(patroni, ledger, before, lost):
     leader = patroni.leader()
     running = {int(node.status()["incarnation"]) for node in patroni.nodes}
     ended = {incarnation: name for incarnation, name in ledger.servers.items() if incarnation not in running}
     reported = {incarnation: most for incarnation, most in losses(leader).items() if incarnation not in before}
-    reported |= never_returned(leader, [incarnation for incarnation, name in ended.items() if name in wiped])
     books = compare(
         ledger,
         stored=[request_id for request_id, in leader.execute(

@@ -141,9 +141,10 @@ class Node:
     def status(self):
         return dict(self.execute("SELECT name, value FROM keysmith.usage_status()"))
 
-    def immediate_stops(self):
-        """How often Patroni ended the server without a shutdown, as it does if the lock is lost."""
-        return self.count_in_log("received immediate shutdown request")
+    def sudden_ends(self):
+        """How often the server's memory was lost otherwise. Patroni ends it without a shutdown if the
+        lock is lost. pg_rewind deletes what waited, if the server has other WAL than the primary."""
+        return sum(map(self.count_in_log, ("received immediate shutdown request", "pg_rewind: Done!")))
 
     def count_in_log(self, text):
         return self.log.read_text(errors="replace").count(text)

@@ -259,7 +259,7 @@ def test_the_heartbeat_goes_on_where_nobody_has_connected_yet():
 def test_a_worker_that_is_ended_is_replaced(servers):
     publisher, _, db, there = servers
     key = db.mint()
-    (worker,), = publisher.execute(PUBLISHERS)
+    (worker,), = wait_until(lambda: publisher.execute(PUBLISHERS))
     db.rows("SELECT pg_terminate_backend(%s)", worker)
     wait_until(lambda: publisher.execute(PUBLISHERS) not in ([], [(worker,)]))
     # Nor is there a second one if the worker is ended that starts them.
