@@ -455,6 +455,18 @@ def test_doctor_finds_a_subscription_that_has_stopped(shared):
     wait_until(lambda: told(there) == [("ok", "no subscription that brings keys has stopped")])
 
 
+@pytest.mark.parametrize("what", ["TABLE keysmith_private.key", "ALL TABLES"])
+def test_doctor_finds_a_publication_without_revocations(db, what):
+    db.rows(f"CREATE PUBLICATION whole FOR {what}")
+    assert [level for level, _ in told(db)] == ["ok"]
+    for left in ("insert", "insert, update", "insert, delete"):
+        db.rows(f"ALTER PUBLICATION whole SET (publish = '{left}')")
+        assert told(db) == [("warning", "publication whole leaves out updates or deletes of keys")]
+    (row,) = [row for row in db.call("doctor") if row.subject == "replication"]
+    db.rows(row.remedy)
+    assert [level for level, _ in told(db)] == ["ok"]
+
+
 def test_access_on_a_subscriber(shared):
     """Privileges don't replicate. Where access is published, they are made to fit what has arrived."""
     db, there = shared.publisher, shared.subscriber

@@ -277,7 +277,7 @@ def test_nobody_reports_losses_of_the_primary_to_it():
         used_once(cluster, db.mint().api_key)
         own = int(db.value("SELECT incarnation FROM keysmith_private.usage_incarnation"))
         collect = "SELECT FROM keysmith.usage_collect(%s, %s, 0, false, 0, '', 0, '', '')"
-        with pytest.raises(psycopg.Error, match="incarnation must be that of a standby") as error:
+        with pytest.raises(psycopg.Error, match="standby must not be the primary itself") as error:
             db.rows(collect, f"{node(cluster)} one", own + 1)
         assert error.value.sqlstate == "KS400"
         for incarnation in (own - 2, own - 1):

@@ -32,6 +32,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'replication', format('subscription %I has not copied %s tables yet', name, not_copied),
            'wait; if it takes long, see the log of this server'
     FROM subscribed WHERE not_copied > 0
+    UNION ALL
+    SELECT 'warning', 'replication',
+           format('publication %I leaves out updates or deletes of keys: a subscriber would not hear of revocations', p.pubname),
+           format('ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'')', p.pubname)
+    FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
+    WHERE t.schemaname = 'keysmith_private' AND t.tablename = 'key' AND NOT (p.pubupdate AND p.pubdelete)
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_replication() IS
 'The part of doctor() that looks at the subscriptions that bring keys';

@@ -67,9 +67,7 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
         ..Load::default()
     };
     bounds::check(&from, load.unknown_mark)?;
-    if !may_be_of_standby(&from) {
-        return Err(Error::argument("incarnation", "must be that of a standby"));
-    }
+    must_be_of_standby(&from)?;
     leave_to_worker(from.id)?;
     let keeps_extension = keep_extension();
     let marks = Catalog::open()?.as_owner(|| {
@@ -90,11 +88,19 @@ fn usage_collect(call: &Call) -> Result<Option<Datum>> {
 }
 
 /// A standby may have an old backlog of this server, from a backup, but nothing newer.
-fn may_be_of_standby(from: &Incarnation) -> bool {
-    queue().is_none_or(|queue| {
-        let is_possible = from.id < queue.incarnation || !from.node.is(queue.node);
-        is_possible && from.id != queue.incarnation
-    })
+fn must_be_of_standby(from: &Incarnation) -> Result<()> {
+    match queue() {
+        Some(queue) if queue.incarnation == from.id => {
+            Err(Error::argument("incarnation", "must be that of a standby"))
+        }
+        Some(queue) if queue.incarnation < from.id && from.node.is(queue.node) => {
+            Err(Error::argument("standby", "must not be the primary itself").hint(
+                "If the standby's directory is a copy of the primary's, stop the standby and \
+                 remove pg_stat/keysmith_node there.",
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The worker stores the backlog of this server first. Otherwise the caller could make its records
