@@ -256,6 +256,16 @@ def test_the_heartbeat_goes_on_where_nobody_has_connected_yet():
         assert "FATAL" not in log and '"keysmith heartbeat"' not in log
 
 
+def test_without_a_free_worker_the_server_goes_on():
+    # PostgreSQL's own launcher and the heartbeat take both.
+    with running("full", wal_level="logical", max_worker_processes=2, keysmith__max_replica_lag="1s") as full:
+        full.execute("SELECT pg_create_logical_replication_slot('some', 'pgoutput')")
+        wait_until(lambda: "no worker is free to send heartbeats" in full.log.read_text()
+                   or "terminated by signal" in full.log.read_text())
+        full.execute("SELECT pg_drop_replication_slot('some')")
+        assert "terminated by signal" not in full.log.read_text()
+
+
 def test_a_worker_that_is_ended_is_replaced(servers):
     publisher, _, db, there = servers
     key = db.mint()

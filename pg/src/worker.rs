@@ -51,7 +51,8 @@ impl Kind {
             pg_sys::MemoryContextSwitchTo(context);
             is_registered
         };
-        is_registered.then_some(Started(handle))
+        // Otherwise there is no handle, and so nothing to drop.
+        is_registered.then(|| Started(handle))
     }
 
     fn register(&self, argument: Datum, handle: *mut *mut pg_sys::BackgroundWorkerHandle) -> bool {
