@@ -199,8 +199,10 @@ def test_a_switchover_costs_nothing():
             db.session.close()
 
 
-def test_an_idle_primary_that_is_shut_down_has_lost_nothing():
-    """Its worker left before, and nothing tells in the tables that it was a shutdown."""
+@pytest.mark.parametrize("is_known", [True, False])
+def test_an_idle_primary_that_is_shut_down_has_lost_nothing(is_known):
+    """Its worker left before, and nothing tells in the tables that it was a shutdown. The WAL does, if it
+    is still there at the first request."""
     with trio() as (servers, db):
         primary, first, _ = servers
         key = db.mint().api_key
@@ -210,6 +212,8 @@ def test_an_idle_primary_that_is_shut_down_has_lost_nothing():
         db.session.close()
         primary.stop()
         promote(first)
+        if not is_known:
+            (first.data / "pg_wal/00000002.history").unlink()
         used_once(first, key)
         assert session(first).rows(LOSSES) == []
 

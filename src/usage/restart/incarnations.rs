@@ -62,13 +62,14 @@ impl CurrentIncarnation {
                 losses.extend(self.enter(lost)?);
             }
             let own = (self.queue.incarnation, self.oid);
-            let is_loss = !self.queue.started_cleanly;
+            let is_loss = Some(!self.queue.started_cleanly);
             losses.extend(close_before(BEFORE_OF_SERVER, own, &node, is_loss, own.0)?);
             if is_new && self.queue.started_as_standby {
                 let [incarnation, database, server, ..] = self.params();
                 let params = [incarnation, database, server];
                 let timeline = spi::first(TIMELINE_BEFORE, &params, |row| row.bigint(1))?;
-                let is_loss = !timeline.is_some_and(predecessor::was_shut_down);
+                let is_loss =
+                    timeline.and_then(predecessor::was_shut_down).map(|shut_down| !shut_down);
                 losses.extend(close_before(BEFORE_OF_PRIMARY, own, &node, is_loss, clock::now())?);
             }
             Ok((stored_up_to, losses))
@@ -191,17 +192,19 @@ macro_rules! close_before {
     ($found:literal) => {
         concat!(
             "UPDATE keysmith_private.usage_incarnation AS i
-             SET lost_at_most = CASE WHEN $4 THEN i.most_waiting END,
-                 lost_from = CASE WHEN $4 THEN
+             SET lost_at_most = CASE WHEN l.is_loss THEN i.most_waiting END,
+                 lost_from = CASE WHEN l.is_loss THEN
                      CASE WHEN coalesce(i.closed_at, i.last_flush_at) < $5
                           THEN coalesce(i.closed_at, i.last_flush_at) ELSE i.started_at END END,
-                 lost_until = CASE WHEN $4 THEN $5 END,
-                 closed_at = CASE WHEN $4 THEN i.closed_at ELSE coalesce(i.closed_at, $5) END
-             WHERE i.database = $2 AND i.lost_at_most IS NULL AND i.incarnation = (
-                 SELECT l.incarnation FROM keysmith_private.usage_incarnation AS l
+                 lost_until = CASE WHEN l.is_loss THEN $5 END,
+                 closed_at = CASE WHEN l.is_loss THEN i.closed_at ELSE coalesce(i.closed_at, $5) END
+             FROM (
+                 SELECT l.incarnation, coalesce($4, l.closed_at IS NULL) AS is_loss
+                 FROM keysmith_private.usage_incarnation AS l
                  WHERE l.database = $2 AND ",
             $found,
-            " LIMIT 1)
+            " LIMIT 1) AS l
+             WHERE i.incarnation = l.incarnation AND i.database = $2 AND i.lost_at_most IS NULL
              RETURNING i.lost_at_most, i.lost_from::pg_catalog.text,
                        i.lost_until::pg_catalog.text, i.node, i.node_name"
         )
@@ -225,12 +228,12 @@ const TIMELINE_BEFORE: &str = "
     ORDER BY l.primary_since DESC LIMIT 1";
 
 /// Closes an incarnation before `incarnation`. If that one has lost records, this is noted, and the
-/// message about it is returned.
+/// message about it is returned. If nobody knows, it has lost none if all had been stored.
 pub fn close_before(
     statement: &'static str,
     (incarnation, database): (i64, u32),
     node: &Node,
-    is_loss: bool,
+    is_loss: Option<bool>,
     until: i64,
 ) -> Result<Vec<String>> {
     spi::all(
@@ -239,7 +242,7 @@ pub fn close_before(
             Param::bigint(Some(incarnation)),
             Param::oid(database.into()),
             Param::text(&node.id),
-            Param::boolean(is_loss),
+            Param::boolean_or_null(is_loss),
             Param::timestamp(Some(until)),
             Param::bigint(Some(server())),
         ],

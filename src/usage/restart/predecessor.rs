@@ -8,18 +8,14 @@ use std::os::unix::fs::FileExt;
 
 /// Whether the primary of a timeline was shut down properly before another server was promoted. Its
 /// last record was the checkpoint of that shutdown then, and nothing that it had accepted is lost.
-/// False if that can't be found out.
-pub fn was_shut_down(timeline: i64) -> bool {
+/// `None` if that can't be found out: the WAL may have been removed since.
+pub fn was_shut_down(timeline: i64) -> Option<bool> {
     let own = server::insertion_timeline();
     let wal = server::data_directory().join("pg_wal");
-    let Ok(history) = fs::read_to_string(wal.join(format!("{own:08X}.history"))) else {
-        return false;
-    };
+    let history = fs::read_to_string(wal.join(format!("{own:08X}.history"))).ok()?;
     // Others may have been promoted since, and have recorded nothing.
     let mut switches = timeline::switches(&history).into_iter();
-    let Some(switch) = switches.find(|switch| i64::from(switch.from) == timeline) else {
-        return false;
-    };
+    let switch = switches.find(|switch| i64::from(switch.from) == timeline)?;
     let next = switches.next().map_or(own, |switch| switch.from);
     let (segment, page) = server::wal_sizes();
     let read = |at: u64, into: &mut [u8]| {
@@ -30,5 +26,5 @@ pub fn was_shut_down(timeline: i64) -> bool {
         let name = format!("{of:08X}{:08X}{:08X}", number / in_a_log, number % in_a_log);
         File::open(wal.join(name)).ok()?.read_exact_at(into, at % segment).ok()
     };
-    timeline::follows_shutdown(switch.at, Layout { segment, page }, read) == Some(true)
+    timeline::follows_shutdown(switch.at, Layout { segment, page }, read)
 }

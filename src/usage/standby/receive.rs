@@ -235,7 +235,7 @@ fn report_losses(from: &Incarnation) -> Result<()> {
     let of = (from.id, server::my_database().to_u32());
     let statement = incarnations::BEFORE_OF_SERVER;
     for loss in
-        incarnations::close_before(statement, of, &from.node, !from.started_cleanly, from.id)?
+        incarnations::close_before(statement, of, &from.node, Some(!from.started_cleanly), from.id)?
     {
         pgrx::log!("keysmith: {loss}");
     }
