@@ -87,7 +87,7 @@ class Calls:
             lambda: [f"CREATE TEMP TABLE t{n} AS SELECT 1 FROM {call}", f"DROP TABLE IF EXISTS t{n}"],
             lambda: [f"COPY (SELECT 1 FROM {call}) TO '/dev/null'"],
             lambda: ["SAVEPOINT s", f"SELECT {call}", "ROLLBACK TO s", f"SELECT {call}", "RELEASE s"],
-            lambda: [f"WITH x AS MATERIALIZED (SELECT * FROM {call}) SELECT count(*) FROM x a, x b"],
+            lambda: [f"WITH x AS MATERIALIZED (SELECT * FROM {call}) SELECT count(*) FROM x, (SELECT FROM x LIMIT 3) y"],
             lambda: [f"SELECT {call}; SELECT {call}"],
         ])()
 
