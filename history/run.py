@@ -33,7 +33,7 @@ from test_usage_sql import DIFFERENCES
 READERS = 2
 # Problems of each promise.
 SHOWN = 3
-# What the other processes say when one was killed.
+# If one process was killed, the others say this.
 EXPECTED = ("might be corrupted", "possibly corrupted shared memory")
 COMPLAINTS = ("leak: ", "resource was not closed", "PANIC", "TRAP", "corrupt", "could not read block", "panicked")
 

@@ -49,6 +49,11 @@ def follow(cluster, primary):
     cluster.execute("SELECT pg_reload_conf()")
 
 
+def wait_for_receiver(cluster, number):
+    """Waits until a standby receives WAL, or receives none."""
+    wait_until(lambda: cluster.execute("SELECT count(*) FROM pg_stat_wal_receiver") == [(number,)])
+
+
 def promote(cluster):
     cluster.execute("SELECT pg_promote(false)")
     wait_until(lambda: cluster.execute("SELECT pg_is_in_recovery()") == [(False,)])
@@ -58,7 +63,7 @@ def return_as_standby(cluster, primary):
     (cluster.data / "standby.signal").touch()
     cluster.configure(primary_conninfo=f"host={primary.dir} port={primary.port} user=postgres")
     start_again(cluster)
-    wait_until(lambda: cluster.execute("SELECT count(*) FROM pg_stat_wal_receiver") == [(1,)])
+    wait_for_receiver(cluster, 1)
 
 
 def used_once(cluster, key):
@@ -231,7 +236,7 @@ def test_each_primary_that_dies_is_reported():
         for old, new in [(primary, first), (first, second)]:
             dead.append(node(old))
             old.kill()
-            wait_until(lambda: new.execute("SELECT count(*) FROM pg_stat_wal_receiver") == [(0,)])
+            wait_for_receiver(new, 0)
             if new is first:
                 follow(second, first)
             promote(new)
@@ -260,7 +265,7 @@ def test_a_primary_that_recorded_nothing_hides_no_loss_and_makes_none_up(dies):
         for old, new in [(primary, first), (first, second)]:
             is_death = (old is primary) == (dies == "the first")
             old.kill() if is_death else old.stop()
-            wait_until(lambda: new.execute("SELECT count(*) FROM pg_stat_wal_receiver") == [(0,)])
+            wait_for_receiver(new, 0)
             if new is first:
                 follow(second, first)
             promote(new)
@@ -328,7 +333,7 @@ def test_a_standby_that_lost_its_memory_with_its_files_is_reported(how):
             used_once(server, key)
         # It has WAL that the next primary has not, and records that nobody has.
         follow(first, None)
-        wait_until(lambda: first.execute("SELECT count(*) FROM pg_stat_wal_receiver") == [(0,)])
+        wait_for_receiver(first, 0)
         db.mint()
         # At its shutdown the standby then writes its pages, so that it can't follow another primary.
         db.rows("CHECKPOINT")

@@ -43,7 +43,7 @@ REDUCING = {
     "define_route": ("SELECT keysmith.define_route('default', 'GET', '/x', '{a}')",),
     "remove_route": ("SELECT keysmith.remove_route('default', 'GET', '/old')",),
     "revoke_access": ("SELECT keysmith.revoke_access('anyone')",),
-    # A key without credits of its own spends those of its tenant until then.
+    # Until then the key spends the credits of its tenant.
     "add_credits": ("SELECT keysmith.add_credits(5, key_id => %s)", "add_credits"),
     "replay_revocations": ("SELECT keysmith.replay_revocations(%s)", "replayed"),
 }

@@ -101,7 +101,7 @@ pub fn are_of_backup() -> bool {
     server::data_directory().join("backup_label").exists()
 }
 
-/// Where the files are.
+/// The folder of these files.
 pub fn directory() -> PathBuf {
     server::data_directory().join("pg_stat")
 }
