@@ -61,16 +61,19 @@ impl CurrentIncarnation {
             for lost in &lost {
                 losses.extend(self.enter(lost)?);
             }
-            let own = (self.queue.incarnation, self.oid);
-            let is_loss = Some(!self.queue.started_cleanly);
-            losses.extend(close_before(BEFORE_OF_SERVER, own, &node, is_loss, own.0)?);
+            let own = self.queue.incarnation;
+            losses.extend(close_before(own, self.oid, &node, !self.queue.started_cleanly)?);
             if is_new && self.queue.started_as_standby {
                 let [incarnation, database, server, ..] = self.params();
-                let params = [incarnation, database, server];
-                let timeline = spi::first(TIMELINE_BEFORE, &params, |row| row.bigint(1))?;
-                let is_loss =
-                    timeline.and_then(predecessor::was_shut_down).map(|shut_down| !shut_down);
-                losses.extend(close_before(BEFORE_OF_PRIMARY, own, &node, is_loss, clock::now())?);
+                let before =
+                    spi::first(BEFORE_OF_PRIMARY, &[incarnation, database, server], |row| {
+                        Some((row.bigint(1)?, row.bigint(2)))
+                    })?;
+                if let Some((before, timeline)) = before {
+                    let was_shut_down = timeline.and_then(predecessor::was_shut_down);
+                    let is_loss = was_shut_down.map(|was_shut_down| !was_shut_down);
+                    losses.extend(close(before, self.oid, is_loss, clock::now())?);
+                }
             }
             Ok((stored_up_to, losses))
         })?;
@@ -186,65 +189,64 @@ pub fn server() -> i64 {
     pg::server::system_identifier() as i64
 }
 
-/// The incarnation before `$1`, of the same server or of the primary before it. One may have started
-/// long before its server became the primary.
-macro_rules! close_before {
-    ($found:literal) => {
-        concat!(
-            "UPDATE keysmith_private.usage_incarnation AS i
-             SET lost_at_most = CASE WHEN l.is_loss THEN i.most_waiting END,
-                 lost_from = CASE WHEN l.is_loss THEN
-                     CASE WHEN coalesce(i.closed_at, i.last_flush_at) < $5
-                          THEN coalesce(i.closed_at, i.last_flush_at) ELSE i.started_at END END,
-                 lost_until = CASE WHEN l.is_loss THEN $5 END,
-                 closed_at = CASE WHEN l.is_loss THEN i.closed_at ELSE coalesce(i.closed_at, $5) END
-             FROM (
-                 SELECT l.incarnation, coalesce($4, l.closed_at IS NULL) AS is_loss
-                 FROM keysmith_private.usage_incarnation AS l
-                 WHERE l.database = $2 AND ",
-            $found,
-            " LIMIT 1) AS l
-             WHERE i.incarnation = l.incarnation AND i.database = $2 AND i.lost_at_most IS NULL
-             RETURNING i.lost_at_most, i.lost_from::pg_catalog.text,
-                       i.lost_until::pg_catalog.text, i.node, i.node_name"
-        )
-    };
-}
-/// A standby that was rewound, or copied again, has a new identity at the place of the one before.
-/// The loss of a primary is reported by the server that is promoted.
-pub const BEFORE_OF_SERVER: &str = close_before!(
-    "l.incarnation < $1 AND (l.node = $3
-                  OR l.primary_since IS NULL
-                      AND pg_catalog.right(l.node, 16) = pg_catalog.right($3, 16))
-                 ORDER BY l.node = $3 DESC, l.incarnation DESC"
-);
-const BEFORE_OF_PRIMARY: &str = close_before!(
-    "l.server = $6 AND l.incarnation <> $1 AND l.primary_since IS NOT NULL
-                 ORDER BY l.primary_since DESC"
-);
-const TIMELINE_BEFORE: &str = "
-    SELECT l.timeline FROM keysmith_private.usage_incarnation AS l
+/// The incarnation of the same server before `$1`. A standby that was rewound, or copied again, has a
+/// new identity at the place of the one before. The loss of a primary is reported by the server that
+/// is promoted.
+const BEFORE_OF_SERVER: &str = "
+    SELECT l.incarnation FROM keysmith_private.usage_incarnation AS l
+    WHERE l.database = $2 AND l.incarnation < $1
+      AND (l.node = $3 OR l.primary_since IS NULL
+                          AND pg_catalog.right(l.node, 16) = pg_catalog.right($3, 16))
+    ORDER BY l.node = $3 DESC, l.incarnation DESC LIMIT 1";
+/// The incarnation of the primary before, and its timeline. It may have started long before its server
+/// became the primary.
+const BEFORE_OF_PRIMARY: &str = "
+    SELECT l.incarnation, l.timeline FROM keysmith_private.usage_incarnation AS l
     WHERE l.database = $2 AND l.server = $3 AND l.incarnation <> $1 AND l.primary_since IS NOT NULL
     ORDER BY l.primary_since DESC LIMIT 1";
 
-/// Closes an incarnation before `incarnation`. If that one has lost records, this is noted, and the
-/// message about it is returned. If nobody knows, it has lost none if all had been stored.
+/// Closes the incarnation of the server before `incarnation`, and returns the message about its loss.
 pub fn close_before(
-    statement: &'static str,
-    (incarnation, database): (i64, u32),
+    incarnation: i64,
+    database: u32,
     node: &Node,
+    is_loss: bool,
+) -> Result<Vec<String>> {
+    let params =
+        [Param::bigint(Some(incarnation)), Param::oid(database.into()), Param::text(&node.id)];
+    match spi::first(BEFORE_OF_SERVER, &params, |row| row.bigint(1))? {
+        Some(before) => close(before, database, Some(is_loss), incarnation),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Closes an incarnation. If it has lost records, this is noted, and the message about it is returned.
+/// If nobody knows, it has lost none if all had been stored.
+fn close(
+    incarnation: i64,
+    database: u32,
     is_loss: Option<bool>,
     until: i64,
 ) -> Result<Vec<String>> {
     spi::all(
-        statement,
+        "UPDATE keysmith_private.usage_incarnation AS i
+         SET lost_at_most = CASE WHEN l.is_loss THEN i.most_waiting END,
+             lost_from = CASE WHEN l.is_loss THEN
+                 CASE WHEN coalesce(i.closed_at, i.last_flush_at) < $4
+                      THEN coalesce(i.closed_at, i.last_flush_at) ELSE i.started_at END END,
+             lost_until = CASE WHEN l.is_loss THEN $4 END,
+             closed_at = CASE WHEN l.is_loss THEN i.closed_at ELSE coalesce(i.closed_at, $4) END
+         FROM (SELECT coalesce($3, o.closed_at IS NULL) AS is_loss
+               FROM keysmith_private.usage_incarnation AS o
+               WHERE o.incarnation = $1 AND o.database = $2) AS l
+         WHERE i.incarnation = $1 AND i.database = $2 AND i.lost_at_most IS NULL
+         RETURNING i.lost_at_most, i.lost_from::pg_catalog.text,
+                   i.lost_until::pg_catalog.text, i.node, i.node_name",
         &[
             Param::bigint(Some(incarnation)),
             Param::oid(database.into()),
-            Param::text(&node.id),
             Param::boolean_or_null(is_loss),
             Param::timestamp(Some(until)),
-            Param::bigint(Some(server())),
         ],
         loss_message,
     )

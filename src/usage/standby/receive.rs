@@ -232,11 +232,8 @@ fn forget_incarnations(from: &Incarnation) -> Result<()> {
 /// Reports what the server's incarnation before this one has lost: what it had not handed over,
 /// unless it was shut down properly. Then its backlog came before.
 fn report_losses(from: &Incarnation) -> Result<()> {
-    let of = (from.id, server::my_database().to_u32());
-    let statement = incarnations::BEFORE_OF_SERVER;
-    for loss in
-        incarnations::close_before(statement, of, &from.node, Some(!from.started_cleanly), from.id)?
-    {
+    let database = server::my_database().to_u32();
+    for loss in incarnations::close_before(from.id, database, &from.node, !from.started_cleanly)? {
         pgrx::log!("keysmith: {loss}");
     }
     Ok(())
