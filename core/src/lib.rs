@@ -13,6 +13,7 @@ pub mod conninfo;
 pub mod directory;
 pub mod event;
 pub mod gcra;
+pub mod http;
 pub mod key;
 pub mod parcel;
 pub mod policy;

@@ -1,0 +1,3 @@
+//! What the key service says over HTTP: bodies by templates, and headers.
+
+pub mod template;

@@ -1,0 +1,332 @@
+//! Templates of JSON bodies.
+//!
+//! A template is a JSON value. `"{label}"` alone becomes the value with its JSON type; within other
+//! text it becomes text. `{status:upper}` is in capitals. `{{` and `}}` stand for braces. Where an
+//! operation has many rows, an array with one element is repeated for each row.
+//!
+//! Names are checked when a template is parsed, so that one that is stored can always be filled.
+
+use serde_json::{Map, Value};
+
+/// The longest template, in bytes of JSON; and the most levels of it.
+pub const MAX_TEMPLATE_LEN: usize = 10_000;
+const MAX_DEPTH: usize = 32;
+
+/// The names that a template may use.
+#[derive(Clone, Copy)]
+pub struct Names<'a> {
+    /// Those that hold for the whole answer.
+    pub whole: &'a [&'a str],
+    /// Those of each row; `None` if the operation has no rows.
+    pub row: Option<&'a [&'a str]>,
+}
+
+/// A checked template.
+#[derive(Debug, PartialEq)]
+pub struct Template(Node);
+
+#[derive(Debug, PartialEq)]
+enum Node {
+    Constant(Value),
+    Field(Field),
+    Text(Vec<Piece>),
+    Rows(Box<Node>),
+    Array(Vec<Node>),
+    Object(Vec<(String, Node)>),
+}
+
+#[derive(Debug, PartialEq)]
+struct Field {
+    name: String,
+    case: Case,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Case {
+    AsIs,
+    Upper,
+    Lower,
+}
+
+#[derive(Debug, PartialEq)]
+enum Piece {
+    Literal(String),
+    Field(Field),
+}
+
+/// Where a name may be used: depends on whether the template is inside the array of rows.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    names: Names<'a>,
+    is_in_rows: bool,
+    depth: usize,
+}
+
+impl Place<'_> {
+    fn known(&self) -> Vec<&str> {
+        let row = self.names.row.filter(|_| self.is_in_rows).unwrap_or_default();
+        self.names.whole.iter().chain(row).copied().collect()
+    }
+}
+
+impl Template {
+    /// Checks a template. The error completes "the template …".
+    pub fn parse(template: &Value, names: Names) -> Result<Template, String> {
+        let place = Place { names, is_in_rows: false, depth: 0 };
+        Node::parse(template, place, "").map(Template)
+    }
+
+    /// The body: `whole` has the values of the whole answer, and `rows` those of each row. A name
+    /// without a value is null.
+    pub fn fill(&self, whole: &Map<String, Value>, rows: &[Map<String, Value>]) -> Value {
+        self.0.fill(whole, None, rows)
+    }
+}
+
+impl Node {
+    fn parse(template: &Value, place: Place, path: &str) -> Result<Node, String> {
+        if place.depth > MAX_DEPTH {
+            return Err(format!("is nested deeper than {MAX_DEPTH} levels"));
+        }
+        let below = Place { depth: place.depth + 1, ..place };
+        match template {
+            Value::String(text) => {
+                let at = if path.is_empty() { String::new() } else { format!(" at {path}") };
+                Node::of_text(text, place)
+                    .map_err(|why| format!("has{at} the text {text:?}: {why}"))
+            }
+            Value::Array(elements) => match &elements[..] {
+                [element] if place.names.row.is_some() && !place.is_in_rows => {
+                    let inside = Place { is_in_rows: true, ..below };
+                    let row = Node::parse(element, inside, &format!("{path}[]"))?;
+                    Ok(Node::Rows(Box::new(row)))
+                }
+                elements => {
+                    let parsed = elements.iter().enumerate();
+                    let parsed =
+                        parsed.map(|(n, e)| Node::parse(e, below, &format!("{path}[{n}]")));
+                    parsed.collect::<Result<_, _>>().map(Node::Array)
+                }
+            },
+            Value::Object(fields) => {
+                let parsed = fields.iter().map(|(name, value)| {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    let node = Node::parse(value, below, &format!("{path}{dot}{name}"))?;
+                    Ok((name.clone(), node))
+                });
+                parsed.collect::<Result<_, String>>().map(Node::Object)
+            }
+            constant => Ok(Node::Constant(constant.clone())),
+        }
+    }
+
+    fn of_text(text: &str, place: Place) -> Result<Node, String> {
+        let mut pieces = pieces(text, place)?;
+        match (pieces.pop(), &pieces[..]) {
+            (None, _) => Ok(Node::Constant(Value::String(String::new()))),
+            (Some(Piece::Literal(text)), []) => Ok(Node::Constant(Value::String(text))),
+            (Some(Piece::Field(field)), []) => Ok(Node::Field(field)),
+            (Some(last), _) => {
+                pieces.push(last);
+                Ok(Node::Text(pieces))
+            }
+        }
+    }
+
+    fn fill(
+        &self,
+        whole: &Map<String, Value>,
+        row: Option<&Map<String, Value>>,
+        rows: &[Map<String, Value>],
+    ) -> Value {
+        let value = |name: &str| row.and_then(|row| row.get(name)).or_else(|| whole.get(name));
+        match self {
+            Node::Constant(constant) => constant.clone(),
+            Node::Field(field) => match value(&field.name) {
+                Some(Value::String(text)) => Value::String(field.case.of(text)),
+                Some(value) => value.clone(),
+                None => Value::Null,
+            },
+            Node::Text(pieces) => {
+                let text = pieces.iter().map(|piece| match piece {
+                    Piece::Literal(text) => text.clone(),
+                    Piece::Field(field) => match value(&field.name) {
+                        None | Some(Value::Null) => String::new(),
+                        Some(Value::String(text)) => field.case.of(text),
+                        Some(value) => value.to_string(),
+                    },
+                });
+                Value::String(text.collect())
+            }
+            Node::Rows(node) => rows.iter().map(|row| node.fill(whole, Some(row), rows)).collect(),
+            Node::Array(nodes) => nodes.iter().map(|node| node.fill(whole, row, rows)).collect(),
+            Node::Object(fields) => {
+                let filled = fields.iter();
+                let filled = filled.map(|(name, node)| (name.clone(), node.fill(whole, row, rows)));
+                Value::Object(filled.collect())
+            }
+        }
+    }
+}
+
+impl Case {
+    fn of(self, text: &str) -> String {
+        match self {
+            Case::AsIs => text.into(),
+            Case::Upper => text.to_uppercase(),
+            Case::Lower => text.to_lowercase(),
+        }
+    }
+}
+
+fn pieces(text: &str, place: Place) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    let mut literal = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '}']) {
+        literal.push_str(&rest[..at]);
+        let brace = &rest[at..=at];
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix(brace) {
+            literal.push_str(brace);
+            rest = after;
+            continue;
+        }
+        let Some((field, after)) = rest.split_once('}').filter(|_| brace == "{") else {
+            return Err("write {{ or }} for a brace".into());
+        };
+        if !literal.is_empty() {
+            pieces.push(Piece::Literal(std::mem::take(&mut literal)));
+        }
+        pieces.push(Piece::Field(Field::parse(field, place)?));
+        rest = after;
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        pieces.push(Piece::Literal(literal));
+    }
+    Ok(pieces)
+}
+
+impl Field {
+    fn parse(field: &str, place: Place) -> Result<Field, String> {
+        let (name, case) = match field.split_once(':') {
+            None => (field, Case::AsIs),
+            Some((name, "upper")) => (name, Case::Upper),
+            Some((name, "lower")) => (name, Case::Lower),
+            Some((_, other)) => {
+                return Err(format!("write upper or lower after the colon, not {other:?}"));
+            }
+        };
+        let known = place.known();
+        if known.contains(&name) {
+            return Ok(Field { name: name.into(), case });
+        }
+        let is_of_rows = place.names.row.is_some_and(|row| row.contains(&name));
+        Err(match is_of_rows {
+            true => format!("{{{name}}} is of a row: write it inside an array of one element"),
+            false => format!("there is no {{{name}}} here, only {}", known.join(", ")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const ONE: Names = Names { whole: &["label", "status", "scopes", "count", "none"], row: None };
+    const MANY: Names = Names { whole: &["page", "total"], row: Some(&["label", "status"]) };
+
+    fn object(value: Value) -> Map<String, Value> {
+        match value {
+            Value::Object(map) => map,
+            other => panic!("{other}"),
+        }
+    }
+
+    fn filled(template: Value) -> Value {
+        let values = json!({"label": "a \"b\"", "status": "active", "scopes": ["x", "y"], "count": 7, "none": null});
+        Template::parse(&template, ONE).unwrap().fill(&object(values), &[])
+    }
+
+    #[test]
+    fn a_field_alone_keeps_its_type() {
+        let template = json!({"l": "{label}", "s": "{scopes}", "c": "{count}", "n": "{none}"});
+        assert_eq!(filled(template), json!({"l": "a \"b\"", "s": ["x", "y"], "c": 7, "n": null}));
+    }
+
+    #[test]
+    fn a_field_within_text_is_text() {
+        let template = json!([
+            "<{label}> {count}{none}.",
+            "{status:upper}",
+            "is {status:upper}",
+            "{count:upper}",
+            "{scopes}!"
+        ]);
+        let expected = json!(["<a \"b\"> 7.", "ACTIVE", "is ACTIVE", 7, "[\"x\",\"y\"]!"]);
+        assert_eq!(filled(template), expected);
+    }
+
+    #[test]
+    fn constants_and_braces_stay() {
+        let template = json!({"a": [1, null, true, ""], "{{b}}": {"c": "{{label}} }}{{"}});
+        assert_eq!(
+            filled(template),
+            json!({"a": [1, null, true, ""], "{{b}}": {"c": "{label} }{"}})
+        );
+    }
+
+    #[test]
+    fn values_are_not_templates() {
+        let values = object(json!({"label": "{status}", "status": "s"}));
+        let template = Template::parse(&json!("{label} {status}"), ONE).unwrap();
+        assert_eq!(template.fill(&values, &[]), json!("{status} s"));
+    }
+
+    #[test]
+    fn an_array_of_one_element_is_repeated_for_each_row() {
+        let rows: Vec<_> =
+            ["one", "two"].map(|label| object(json!({"label": label, "status": "x"}))).into();
+        let whole = object(json!({"page": 1, "total": 2}));
+        let template = json!({"data": [{"l": "{label}", "p": "{page}", "in": ["{status}"]}], "meta": ["{page}", "{total}"]});
+        let template = Template::parse(&template, MANY).unwrap();
+        let row = |label| json!({"l": label, "p": 1, "in": ["x"]});
+        let expected = json!({"data": [row("one"), row("two")], "meta": [1, 2]});
+        assert_eq!(template.fill(&whole, &rows), expected);
+        assert_eq!(template.fill(&whole, &[]), json!({"data": [], "meta": [1, 2]}));
+    }
+
+    #[test]
+    fn an_answer_without_rows_repeats_nothing() {
+        assert_eq!(filled(json!(["{count}"])), json!([7]));
+    }
+
+    #[test]
+    fn what_cannot_be_filled_is_an_error() {
+        let refused = |template, names| Template::parse(&template, names).unwrap_err();
+        assert_eq!(
+            refused(json!({"a": [{"b": "{digest}"}]}), ONE),
+            "has at a[0].b the text \"{digest}\": there is no {digest} here, only label, status, scopes, count, none"
+        );
+        let outside = refused(json!({"l": "{label}"}), MANY);
+        assert!(outside.contains("is of a row"), "{outside}");
+        for text in [
+            "{",
+            "}",
+            "{label",
+            "label}",
+            "{label}}",
+            "{{label}",
+            "{label:title}",
+            "{}",
+            "{ label}",
+        ] {
+            let why = refused(json!(text), ONE);
+            assert!(why.contains(&format!("{text:?}")), "{why}");
+        }
+        let deep = (0..40).fold(json!(1), |inner, _| json!([inner, 2]));
+        assert!(refused(deep, ONE).contains("deeper than 32 levels"));
+    }
+}
