@@ -9,7 +9,17 @@ use std::marker::PhantomData;
 #[derive(Clone, Copy)]
 pub struct Memory<'m>(MemoryContext, PhantomData<&'m ()>);
 
-impl Memory<'_> {
+impl<'m> Memory<'m> {
+    /// A copy of the bytes, which lives as long as the context.
+    pub fn copy(self, bytes: &[u8]) -> &'m [u8] {
+        // SAFETY: the context is valid for `'m`, and the room is as long as the bytes.
+        unsafe {
+            let room = pg_sys::MemoryContextAlloc(self.0, bytes.len().max(1)).cast::<u8>();
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), room, bytes.len());
+            std::slice::from_raw_parts(room, bytes.len())
+        }
+    }
+
     /// # Safety
     /// The context must not be reset or deleted during `'m`.
     #[inline]

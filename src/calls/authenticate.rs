@@ -14,6 +14,7 @@ use pg::error::Result;
 use pg::jsonb::Json;
 use pg::scratch::Memory;
 use pgrx::pg_sys::Datum;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -52,8 +53,8 @@ fn authenticate(call: &Call) -> Result<Option<Datum>> {
 pub fn decide<'m>(memory: Memory<'m>, request: &HttpRequest) -> Result<(Verdict<'m>, Rc<Policy>)> {
     let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
-    let (policy, sought) =
-        reader.sought(request.keyspace, |policy| presented(request.headers, policy.schemes))?;
+    let (policy, sought) = reader
+        .sought(request.keyspace, |policy| presented(memory, request.headers, &policy.schemes))?;
     let required = required(request.method, request.path, request.variant, &policy);
     let mut decision = Decision::new(&reader, policy.clone(), request.keyspace, &required.needs);
     decision.demand.kind = required.kind;
@@ -78,7 +79,11 @@ pub fn text(call: &Call, n: usize) -> Option<&[u8]> {
 }
 
 /// The key in a request's headers: an object whose values are texts, or arrays of texts.
-pub fn presented(headers: Option<Json<'_>>, schemes: Schemes) -> Presented<'_> {
+pub fn presented<'a>(
+    memory: Memory<'a>,
+    headers: Option<Json<'a>>,
+    schemes: &Schemes,
+) -> Presented<'a> {
     let mut finder = Finder::new(schemes);
     match headers {
         None | Some(Json::Null) => {}
@@ -99,7 +104,8 @@ pub fn presented(headers: Option<Json<'_>>, schemes: Schemes) -> Presented<'_> {
         Credential::Missing => Presented::Nothing,
         Credential::Malformed => Presented::MalformedHeader,
         Credential::Key(key) if key.len() > keysmith_core::key::MAX_KEY_LEN => Presented::Garbage,
-        Credential::Key(key) => Presented::Key(key),
+        Credential::Key(Cow::Borrowed(key)) => Presented::Key(key),
+        Credential::Key(Cow::Owned(key)) => Presented::Key(memory.copy(&key)),
     }
 }
 

@@ -46,7 +46,9 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     let reader = Reader::new(&catalog);
     let policy = reader.policy(keyspace)?;
     let presented = match (call.json(9), call.bytes(0, MAX_KEY_LEN)) {
-        (Some(headers), _) => authenticate::presented(Some(headers), policy.schemes),
+        (Some(headers), _) => {
+            authenticate::presented(call.memory(), Some(headers), &policy.schemes)
+        }
         (None, None) => Presented::Nothing,
         (None, Some(Bytes::TooLong)) => Presented::Garbage,
         (None, Some(Bytes::Read(key))) => Presented::Key(key),

@@ -41,7 +41,7 @@ fn pre_request(call: &Call) -> Result<Option<Datum>> {
     if verdict.reason == Reason::Ok {
         return Ok(None);
     }
-    Err(Answer::of(&verdict, &policy).refusal(policy.schemes))
+    Err(Answer::of(&verdict, &policy).refusal(&policy.schemes))
 }
 
 /// A setting of the transaction. After one was set, it is empty in later transactions of the
@@ -94,7 +94,7 @@ impl Answer {
         }
     }
 
-    fn refusal(self, schemes: Schemes) -> Error {
+    fn refusal(self, schemes: &Schemes) -> Error {
         let hint = self.retry_after.map(|seconds| format!("Try again in {seconds} s."));
         if settings::sends_headers() {
             let body = serde_json::json!({
@@ -105,9 +105,10 @@ impl Answer {
             });
             let mut headers = serde_json::Map::new();
             if self.status == 401
-                && let Some(challenge) = schemes.challenge()
+                && let challenges = schemes.challenges().collect::<Vec<_>>().join(", ")
+                && !challenges.is_empty()
             {
-                headers.insert("WWW-Authenticate".into(), challenge.into());
+                headers.insert("WWW-Authenticate".into(), challenges.into());
             }
             if let Some(seconds) = self.retry_after {
                 headers.insert("Retry-After".into(), seconds.to_string().into());

@@ -4,8 +4,12 @@
 //! such differences. So each header has one form in which it holds a key. Any other form is
 //! malformed: nothing is repaired or guessed.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::borrow::Cow;
+
 /// The headers in which a keyspace accepts keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schemes {
     /// `Authorization: Bearer …`
     pub bearer: bool,
@@ -13,71 +17,153 @@ pub struct Schemes {
     pub key: bool,
     /// `X-API-Key: …`
     pub x_api_key: bool,
+    /// `Authorization: Basic …`: the key is the name of the user.
+    pub basic: bool,
+    /// Other schemes of `Authorization`, and other headers.
+    pub own: Vec<Own>,
+}
+
+/// A scheme of `Authorization`, or a header, of the keyspace's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Own {
+    Scheme(Box<str>),
+    Header(Box<str>),
 }
 
 impl Default for Schemes {
     fn default() -> Self {
-        Schemes { bearer: true, key: true, x_api_key: true }
+        Schemes { bearer: true, key: true, x_api_key: true, ..Schemes::none() }
+    }
+}
+
+/// The most schemes, and the longest name of one.
+const MAX_SCHEMES: usize = 16;
+const MAX_NAME_LEN: usize = 64;
+
+/// Schemes that have a name, or a form, of their own.
+const NAMED_SCHEMES: [&str; 5] = ["bearer", "key", "basic", "digest", "negotiate"];
+
+/// Headers that mean something else to servers and proxies, which log or forward them.
+const OTHER_HEADERS: [&str; 16] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "host",
+    "connection",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-api-key",
+    "user-agent",
+    "referer",
+    "origin",
+];
+
+impl Own {
+    fn parse(name: &str) -> Option<Own> {
+        let (form, name) = name.split_once(':')?;
+        let is_name = (1..=MAX_NAME_LEN).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        let is_one_of = |names: &[&str]| names.iter().any(|known| known.eq_ignore_ascii_case(name));
+        match form {
+            "scheme" if is_name && !is_one_of(&NAMED_SCHEMES) => Some(Own::Scheme(name.into())),
+            "header" if is_name && !is_one_of(&OTHER_HEADERS) => Some(Own::Header(name.into())),
+            _ => None,
+        }
     }
 }
 
 impl Schemes {
-    /// All of them, by name.
-    pub const NAMES: [&'static str; 3] = ["bearer", "key", "x_api_key"];
-
-    const NONE: Schemes = Schemes { bearer: false, key: false, x_api_key: false };
+    fn none() -> Schemes {
+        Schemes { bearer: false, key: false, x_api_key: false, basic: false, own: Vec::new() }
+    }
 
     /// The schemes with these names, at least one. `None` for an unknown name.
     pub fn parse<'n>(names: impl Iterator<Item = &'n [u8]>) -> Option<Schemes> {
-        let mut schemes = Schemes::NONE;
+        let mut schemes = Schemes::none();
+        let mut count = 0;
         for name in names {
+            count += 1;
             match name {
                 b"bearer" => schemes.bearer = true,
                 b"key" => schemes.key = true,
                 b"x_api_key" => schemes.x_api_key = true,
-                _ => return None,
+                b"basic" => schemes.basic = true,
+                other => schemes.own.push(Own::parse(std::str::from_utf8(other).ok()?)?),
             }
         }
-        (schemes != Schemes::NONE).then_some(schemes)
+        (1..=MAX_SCHEMES).contains(&count).then_some(schemes)
     }
 
-    /// The challenge for `WWW-Authenticate`, if a scheme of `Authorization` is accepted.
-    pub fn challenge(self) -> Option<&'static str> {
-        match self {
-            Schemes { bearer: true, .. } => Some("Bearer"),
-            Schemes { key: true, .. } => Some("Key"),
-            _ => None,
-        }
+    /// The accepted schemes of `Authorization`, as challenges name them.
+    pub fn challenges(&self) -> impl Iterator<Item = &str> {
+        let named = [(self.bearer, "Bearer"), (self.key, "Key"), (self.basic, "Basic")];
+        let named = named.into_iter().filter_map(|(is_accepted, name)| is_accepted.then_some(name));
+        named.chain(self.own_schemes())
+    }
+
+    fn own_schemes(&self) -> impl Iterator<Item = &str> {
+        self.own.iter().filter_map(|own| match own {
+            Own::Scheme(name) => Some(&**name),
+            Own::Header(_) => None,
+        })
     }
 
     /// The header that this name stands for, if keys are accepted in it.
     #[inline]
-    fn header(self, name: &[u8]) -> Option<Header> {
-        if (self.bearer || self.key) && name.eq_ignore_ascii_case(b"authorization") {
-            Some(Header::Authorization)
-        } else if self.x_api_key && name.eq_ignore_ascii_case(b"x-api-key") {
-            Some(Header::XApiKey)
+    fn header(&self, name: &[u8]) -> Option<Header> {
+        let is_own = || {
+            self.own.iter().any(|own| {
+                matches!(own, Own::Header(known) if known.as_bytes().eq_ignore_ascii_case(name))
+            })
+        };
+        if name.eq_ignore_ascii_case(b"authorization") {
+            let is_accepted = self.bearer || self.key || self.basic;
+            (is_accepted || self.own_schemes().next().is_some()).then_some(Header::Authorization)
+        } else if self.x_api_key && name.eq_ignore_ascii_case(b"x-api-key") || is_own() {
+            Some(Header::Key)
         } else {
             None
         }
     }
 
     /// The token of an `Authorization` header.
-    fn authorized(self, value: &[u8]) -> Option<&[u8]> {
+    fn authorized<'a>(&self, value: &'a [u8]) -> Option<Cow<'a, [u8]>> {
         let (scheme, rest) = value.split_at(value.iter().position(|b| is_blank(*b))?);
-        let is_accepted = self.bearer && scheme.eq_ignore_ascii_case(b"bearer")
-            || self.key && scheme.eq_ignore_ascii_case(b"key");
-        if is_accepted { token(trimmed_start(rest)) } else { None }
+        let rest = token(trimmed_start(rest))?;
+        let is = |name: &str| scheme.eq_ignore_ascii_case(name.as_bytes());
+        if self.bearer && is("bearer") || self.key && is("key") || self.own_schemes().any(is) {
+            Some(Cow::Borrowed(rest))
+        } else if self.basic && is("basic") {
+            user(rest).map(Cow::Owned)
+        } else {
+            None
+        }
     }
+}
+
+/// The user's name in the credentials of the scheme Basic.
+fn user(credentials: &[u8]) -> Option<Vec<u8>> {
+    let mut user = STANDARD.decode(credentials).ok()?;
+    let end = user.iter().position(|b| *b == b':')?;
+    user.truncate(end);
+    token(&user)?;
+    Some(user)
 }
 
 #[derive(PartialEq, Eq)]
 enum Header {
     Authorization,
-    XApiKey,
+    /// A header whose value is the key.
+    Key,
 }
 
-pub const SCHEMES_RULE: &str = "must be one or more of bearer, key and x_api_key";
+pub const SCHEMES_RULE: &str = "must be one to 16 of bearer, key, x_api_key, basic, \
+     scheme:Name for a scheme of Authorization, and header:Name for a header of your own";
 
 /// The value of a header. It holds a key, so it must not be printed.
 #[derive(Clone, Copy)]
@@ -90,26 +176,26 @@ pub enum HeaderValue<'a> {
 }
 
 /// The result for all headers. It holds a key, so it must not be printed.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
 pub enum Credential<'a> {
     Missing,
     /// A header that is for keys has a value, but there is not one key in an accepted form.
     Malformed,
-    Key(&'a [u8]),
+    Key(Cow<'a, [u8]>),
 }
 
 /// Finds the key among headers that are added one value at a time, in any order.
-pub struct Finder<'a> {
-    schemes: Schemes,
+pub struct Finder<'s, 'a> {
+    schemes: &'s Schemes,
     found: Credential<'a>,
     /// Whether there was an empty value.
     saw_blank: bool,
 }
 
-impl<'a> Finder<'a> {
+impl<'s, 'a> Finder<'s, 'a> {
     #[inline]
-    pub fn new(schemes: Schemes) -> Self {
+    pub fn new(schemes: &'s Schemes) -> Self {
         Finder { schemes, found: Credential::Missing, saw_blank: false }
     }
 
@@ -134,19 +220,19 @@ impl<'a> Finder<'a> {
             HeaderValue::Other => None,
             HeaderValue::Text(text) => match header {
                 Header::Authorization => self.schemes.authorized(trimmed(text)),
-                Header::XApiKey => token(trimmed(text)),
+                Header::Key => token(trimmed(text)).map(Cow::Borrowed),
             },
         };
-        self.found = match (self.found, token) {
+        self.found = match (std::mem::replace(&mut self.found, Credential::Missing), token) {
             (Credential::Missing, Some(token)) => Credential::Key(token),
-            (Credential::Key(known), Some(token)) if known == token => self.found,
+            (Credential::Key(known), Some(token)) if known == token => Credential::Key(known),
             // With two different keys, another server might use the other one.
             _ => Credential::Malformed,
         };
     }
 
     #[inline]
-    pub fn credential(&self) -> Credential<'a> {
+    pub fn credential(self) -> Credential<'a> {
         match self.found {
             // Another server might use the empty value.
             Credential::Key(_) if self.saw_blank => Credential::Malformed,
@@ -187,12 +273,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: Schemes = Schemes { bearer: true, key: true, x_api_key: true };
-    const BEARER: Schemes = Schemes { bearer: true, ..Schemes::NONE };
-    const KEY: Schemes = Schemes { key: true, ..Schemes::NONE };
-    const X_API_KEY: Schemes = Schemes { x_api_key: true, ..Schemes::NONE };
+    fn accepting(names: &[&str]) -> Schemes {
+        Schemes::parse(names.iter().map(|name| name.as_bytes())).unwrap()
+    }
 
-    fn find<'a>(schemes: Schemes, headers: &[(&str, HeaderValue<'a>)]) -> Credential<'a> {
+    fn all() -> Schemes {
+        accepting(&["bearer", "key", "x_api_key"])
+    }
+
+    fn bearer() -> Schemes {
+        accepting(&["bearer"])
+    }
+
+    fn only_key() -> Schemes {
+        accepting(&["key"])
+    }
+
+    fn only_x_api_key() -> Schemes {
+        accepting(&["x_api_key"])
+    }
+
+    fn key(text: &[u8]) -> Credential<'_> {
+        Credential::Key(Cow::Borrowed(text))
+    }
+
+    fn find<'a>(schemes: &Schemes, headers: &[(&str, HeaderValue<'a>)]) -> Credential<'a> {
         let mut finder = Finder::new(schemes);
         for (name, value) in headers {
             finder.add(name.as_bytes(), *value);
@@ -200,39 +305,109 @@ mod tests {
         finder.credential()
     }
 
-    fn authorization(schemes: Schemes, value: &[u8]) -> Credential<'_> {
-        find(schemes, &[("Authorization", HeaderValue::Text(value))])
+    fn authorization<'a>(schemes: &Schemes, value: &'a [u8]) -> Credential<'a> {
+        find(&schemes, &[("Authorization", HeaderValue::Text(value))])
     }
 
     fn x_api_key(value: &[u8]) -> Credential<'_> {
-        find(ALL, &[("X-API-Key", HeaderValue::Text(value))])
+        find(&all(), &[("X-API-Key", HeaderValue::Text(value))])
     }
 
     #[test]
     fn schemes_by_name() {
         let parse = |names: &[&str]| Schemes::parse(names.iter().map(|name| name.as_bytes()));
         assert_eq!(parse(&["bearer", "key", "x_api_key"]), Some(Schemes::default()));
-        assert_eq!(parse(&["bearer"]), Some(BEARER));
-        assert_eq!(parse(&["key", "key"]), Some(KEY));
-        assert_eq!(parse(&["x_api_key"]), Some(X_API_KEY));
-        for bad in [&[][..], &[""], &["Bearer"], &["basic"], &["bearer", "x-api-key"], &["key "]] {
+        assert_eq!(parse(&["bearer"]), Some(bearer()));
+        assert_eq!(parse(&["key", "key"]), Some(only_key()));
+        assert_eq!(parse(&["x_api_key"]), Some(only_x_api_key()));
+        for bad in [&[][..], &[""], &["Bearer"], &["Basic"], &["bearer", "x-api-key"], &["key "]] {
             assert_eq!(parse(bad), None, "{bad:?}");
         }
-        assert_eq!(Schemes::default(), ALL);
-        let challenges = [ALL, BEARER, KEY, X_API_KEY].map(Schemes::challenge);
-        assert_eq!(challenges, [Some("Bearer"), Some("Bearer"), Some("Key"), None]);
+        assert_eq!(Schemes::default(), all());
+        for bad in [
+            "scheme:",
+            "scheme:Bearer",
+            "scheme:BASIC",
+            "scheme:a b",
+            "scheme:a,b",
+            "scheme:é",
+            "header:",
+            "header:Authorization",
+            "header:cookie",
+            "header:X-API-Key",
+            "header:a:b",
+            "header:x\r\ny",
+            "Header:a",
+            "other:a",
+        ] {
+            assert_eq!(parse(&[bad]), None, "{bad:?}");
+        }
+        let long = format!("header:{}", "x".repeat(65));
+        assert_eq!(parse(&[&long]), None);
+        assert_eq!(parse(&["key"; 17]), None);
+        let challenges = |names| accepting(names).challenges().collect::<Vec<_>>().join(", ");
+        assert_eq!(challenges(&["x_api_key", "header:X-My-Key"]), "");
+        assert_eq!(
+            challenges(&["scheme:Token", "basic", "key", "bearer"]),
+            "Bearer, Key, Basic, Token"
+        );
+    }
+
+    #[test]
+    fn schemes_and_headers_of_a_keyspaces_own() {
+        let own = accepting(&["scheme:Token", "header:X-My-Key"]);
+        for good in ["Token k_1", "token  k_1 ", "TOKEN\tk_1"] {
+            assert_eq!(authorization(&own, good.as_bytes()), key(b"k_1"), "{good:?}");
+        }
+        for bad in ["Bearer k_1", "Key k_1", "Token", "Token a b", "Tokenk_1", "Basic azox"] {
+            assert_eq!(authorization(&own, bad.as_bytes()), Credential::Malformed, "{bad:?}");
+        }
+        let header = |name, value| find(&own, &[(name, HeaderValue::Text(value))]);
+        assert_eq!(header("x-my-key", b" k_1 "), key(b"k_1"));
+        assert_eq!(header("X-MY-KEY", b"a b"), Credential::Malformed);
+        assert_eq!(header("x-api-key", b"k_1"), Credential::Missing);
+        let two = [
+            ("X-My-Key", HeaderValue::Text(b"a")),
+            ("Authorization", HeaderValue::Text(b"Token b")),
+        ];
+        assert_eq!(find(&own, &two), Credential::Malformed);
+        let header_only = accepting(&["header:X-My-Key"]);
+        assert_eq!(authorization(&header_only, b"Bearer k_1"), Credential::Missing);
+    }
+
+    #[test]
+    fn basic_credentials_name_the_key_as_the_user() {
+        let basic = accepting(&["basic", "bearer"]);
+        let value = |text: &[u8]| format!("Basic {}", STANDARD.encode(text));
+        for good in [&b"k_1:"[..], b"k_1:x", b"k_1:a:b", b"k_1:\xff"] {
+            assert_eq!(authorization(&basic, value(good).as_bytes()), key(b"k_1"), "{good:?}");
+        }
+        for bad in [&b"k_1"[..], b":x", b"", b"k 1:", b"k,1:", b"\xff:", b"k\n:"] {
+            let value = value(bad);
+            assert_eq!(authorization(&basic, value.as_bytes()), Credential::Malformed, "{bad:?}");
+        }
+        for bad in ["Basic", "Basic k_1", "Basic a18x", "Basic a18xOg", "Basic a18xOg==, x"] {
+            assert_eq!(authorization(&basic, bad.as_bytes()), Credential::Malformed, "{bad:?}");
+        }
+        let both = value(b"k_1:x");
+        let same = [
+            ("authorization", HeaderValue::Text(both.as_bytes())),
+            ("Authorization", HeaderValue::Text(b"Bearer k_1")),
+        ];
+        assert_eq!(find(&basic, &same), key(b"k_1"));
+        assert_eq!(authorization(&bearer(), both.as_bytes()), Credential::Malformed);
     }
 
     #[test]
     fn relevant_headers_are_those_of_accepted_schemes() {
         for (schemes, authorization, x_api_key) in [
-            (ALL, true, true),
-            (BEARER, true, false),
-            (KEY, true, false),
-            (X_API_KEY, false, true),
-            (Schemes::NONE, false, false),
+            (all(), true, true),
+            (bearer(), true, false),
+            (only_key(), true, false),
+            (only_x_api_key(), false, true),
+            (Schemes::none(), false, false),
         ] {
-            let finder = Finder::new(schemes);
+            let finder = Finder::new(&schemes);
             for name in ["authorization", "Authorization", "AUTHORIZATION"] {
                 assert_eq!(finder.is_relevant(name.as_bytes()), authorization, "{name}");
             }
@@ -266,15 +441,15 @@ mod tests {
             " Bearer k_1",
             "\t Bearer k_1 \t",
         ] {
-            assert_eq!(authorization(ALL, good.as_bytes()), Credential::Key(b"k_1"), "{good:?}");
+            assert_eq!(authorization(&all(), good.as_bytes()), key(b"k_1"), "{good:?}");
         }
         for good in ["k_1", " k_1", "k_1\t", " \tk_1\t "] {
-            assert_eq!(x_api_key(good.as_bytes()), Credential::Key(b"k_1"), "{good:?}");
+            assert_eq!(x_api_key(good.as_bytes()), key(b"k_1"), "{good:?}");
         }
         let graphic: Vec<u8> = (b'!'..=b'~').filter(|b| *b != b',').collect();
-        assert_eq!(x_api_key(&graphic), Credential::Key(&graphic));
+        assert_eq!(x_api_key(&graphic), key(&graphic));
         let bearer = [b"Bearer ", &graphic[..]].concat();
-        assert_eq!(authorization(ALL, &bearer), Credential::Key(&graphic));
+        assert_eq!(authorization(&all(), &bearer), key(&graphic));
     }
 
     #[test]
@@ -317,9 +492,9 @@ mod tests {
             "Ｂearer a",
             "\u{212a}ey a",
         ] {
-            assert_eq!(authorization(ALL, bad.as_bytes()), Credential::Malformed, "{bad:?}");
+            assert_eq!(authorization(&all(), bad.as_bytes()), Credential::Malformed, "{bad:?}");
         }
-        assert_eq!(authorization(ALL, b"Bearer a\xff"), Credential::Malformed);
+        assert_eq!(authorization(&all(), b"Bearer a\xff"), Credential::Malformed);
     }
 
     #[test]
@@ -335,47 +510,50 @@ mod tests {
     #[test]
     fn an_empty_authorization_is_no_credential() {
         for blank in ["", " ", "\t", " \t "] {
-            assert_eq!(authorization(ALL, blank.as_bytes()), Credential::Missing, "{blank:?}");
+            assert_eq!(authorization(&all(), blank.as_bytes()), Credential::Missing, "{blank:?}");
         }
         // A scheme without a key is still malformed.
-        assert_eq!(authorization(ALL, b"Bearer "), Credential::Malformed);
+        assert_eq!(authorization(&all(), b"Bearer "), Credential::Malformed);
     }
 
     #[test]
     fn schemes_that_are_not_accepted() {
-        assert_eq!(authorization(BEARER, b"Bearer a"), Credential::Key(b"a"));
-        assert_eq!(authorization(BEARER, b"Key a"), Credential::Malformed);
-        assert_eq!(authorization(KEY, b"Key a"), Credential::Key(b"a"));
-        assert_eq!(authorization(KEY, b"Bearer a"), Credential::Malformed);
+        assert_eq!(authorization(&bearer(), b"Bearer a"), key(b"a"));
+        assert_eq!(authorization(&bearer(), b"Key a"), Credential::Malformed);
+        assert_eq!(authorization(&only_key(), b"Key a"), key(b"a"));
+        assert_eq!(authorization(&only_key(), b"Bearer a"), Credential::Malformed);
         // Headers that no accepted scheme uses are ignored.
-        assert_eq!(authorization(X_API_KEY, b"Bearer a"), Credential::Missing);
-        assert_eq!(authorization(X_API_KEY, b"Basic azox"), Credential::Missing);
+        assert_eq!(authorization(&only_x_api_key(), b"Bearer a"), Credential::Missing);
+        assert_eq!(authorization(&only_x_api_key(), b"Basic azox"), Credential::Missing);
         let both = [
             ("authorization", HeaderValue::Text(b"Basic azox")),
             ("x-api-key", HeaderValue::Text(b"a")),
         ];
-        assert_eq!(find(X_API_KEY, &both), Credential::Key(b"a"));
-        assert_eq!(find(ALL, &both), Credential::Malformed);
-        assert_eq!(find(KEY, &[("x-api-key", HeaderValue::Text(b"a"))]), Credential::Missing);
-        assert_eq!(find(Schemes::NONE, &both), Credential::Missing);
+        assert_eq!(find(&only_x_api_key(), &both), key(b"a"));
+        assert_eq!(find(&all(), &both), Credential::Malformed);
+        assert_eq!(
+            find(&only_key(), &[("x-api-key", HeaderValue::Text(b"a"))]),
+            Credential::Missing
+        );
+        assert_eq!(find(&Schemes::none(), &both), Credential::Missing);
     }
 
     #[test]
     fn values_that_are_no_text() {
-        assert_eq!(find(ALL, &[]), Credential::Missing);
-        assert_eq!(find(ALL, &[("cookie", HeaderValue::Text(b"a"))]), Credential::Missing);
-        assert_eq!(find(ALL, &[("cookie", HeaderValue::Other)]), Credential::Missing);
+        assert_eq!(find(&all(), &[]), Credential::Missing);
+        assert_eq!(find(&all(), &[("cookie", HeaderValue::Text(b"a"))]), Credential::Missing);
+        assert_eq!(find(&all(), &[("cookie", HeaderValue::Other)]), Credential::Missing);
         for name in ["authorization", "x-api-key"] {
-            assert_eq!(find(ALL, &[(name, HeaderValue::Null)]), Credential::Missing);
+            assert_eq!(find(&all(), &[(name, HeaderValue::Null)]), Credential::Missing);
             assert_eq!(
-                find(ALL, &[(name, HeaderValue::Null), (name, HeaderValue::Null)]),
+                find(&all(), &[(name, HeaderValue::Null), (name, HeaderValue::Null)]),
                 Credential::Missing
             );
-            assert_eq!(find(ALL, &[(name, HeaderValue::Other)]), Credential::Malformed);
+            assert_eq!(find(&all(), &[(name, HeaderValue::Other)]), Credential::Malformed);
             let beside_null = [(name, HeaderValue::Null), ("X-Api-Key", HeaderValue::Text(b"a"))];
-            assert_eq!(find(ALL, &beside_null), Credential::Key(b"a"));
+            assert_eq!(find(&all(), &beside_null), key(b"a"));
             let beside_other = [("X-Api-Key", HeaderValue::Text(b"a")), (name, HeaderValue::Other)];
-            assert_eq!(find(ALL, &beside_other), Credential::Malformed);
+            assert_eq!(find(&all(), &beside_other), Credential::Malformed);
         }
     }
 
@@ -388,7 +566,7 @@ mod tests {
         const X_B: (&str, HeaderValue) = ("x-api-key", HeaderValue::Text(b"b"));
         const X_EMPTY: (&str, HeaderValue) = ("x-api-key", HeaderValue::Text(b""));
         for same in [&[BEARER_A, BEARER_A][..], &[BEARER_A, KEY_A], &[BEARER_A, X_A, KEY_A, X_A]] {
-            assert_eq!(find(ALL, same), Credential::Key(b"a"), "{same:?}");
+            assert_eq!(find(&all(), same), key(b"a"), "{same:?}");
         }
         for different in [
             &[BEARER_A, BEARER_B][..],
@@ -400,22 +578,29 @@ mod tests {
             &[X_A, X_B, X_A],
             &[X_EMPTY, X_A, BEARER_A],
         ] {
-            assert_eq!(find(ALL, different), Credential::Malformed, "{different:?}");
+            assert_eq!(find(&all(), different), Credential::Malformed, "{different:?}");
         }
     }
 
     fn schemes() -> impl Strategy<Value = Schemes> {
-        any::<[bool; 3]>().prop_map(|[bearer, key, x_api_key]| Schemes { bearer, key, x_api_key })
+        any::<[bool; 5]>().prop_map(|[bearer, key, x_api_key, basic, is_own]| {
+            let own = [Own::Scheme("Token".into()), Own::Header("X-My-Key".into())];
+            let own = if is_own { own.into() } else { Vec::new() };
+            Schemes { bearer, key, x_api_key, basic, own }
+        })
     }
 
     fn name() -> impl Strategy<Value = &'static str> {
-        proptest::sample::select(&["Authorization", "authorization", "X-API-Key", "cookie"][..])
+        proptest::sample::select(
+            &["Authorization", "authorization", "X-API-Key", "X-My-Key", "cookie"][..],
+        )
     }
 
     /// Text as in headers, with so few keys that some are equal, and any bytes.
     fn text() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
-            "[ \t]{0,2}((?i)bearer|key)[ \t]{1,2}[ab]([ \t,\n\u{0}é]{0,2}|[ \t])"
+            "(?i)basic (YTo=|YTp4|Yjo=|YTo|YQ==|)".prop_map(Vec::from),
+            "[ \t]{0,2}((?i)bearer|key|token)[ \t]{1,2}[ab]([ \t,\n\u{0}é]{0,2}|[ \t])"
                 .prop_map(Vec::from),
             "[ \t]?[ab][ \t]?".prop_map(Vec::from),
             "[ -~\t\n]{0,20}".prop_map(Vec::from),
@@ -460,16 +645,16 @@ mod tests {
             }),
         ) {
             prop_assert_eq!(
-                find(schemes, &borrowed(&headers)),
-                find(schemes, &borrowed(&shuffled))
+                find(&schemes, &borrowed(&headers)),
+                find(&schemes, &borrowed(&shuffled))
             );
         }
 
         #[test]
         fn whatever_is_malformed_stays_so(before in headers(), after in headers()) {
-            if find(ALL, &borrowed(&before)) == Credential::Malformed {
-                let all = [borrowed(&before), borrowed(&after)].concat();
-                prop_assert_eq!(find(ALL, &all), Credential::Malformed);
+            if find(&all(), &borrowed(&before)) == Credential::Malformed {
+                let both = [borrowed(&before), borrowed(&after)].concat();
+                prop_assert_eq!(find(&all(), &both), Credential::Malformed);
             }
         }
 
@@ -478,10 +663,10 @@ mod tests {
             schemes in schemes(),
             headers in headers(),
         ) {
-            if let Credential::Key(key) = find(schemes, &borrowed(&headers)) {
+            if let Credential::Key(key) = find(&schemes, &borrowed(&headers)) {
                 prop_assert!(!key.is_empty());
                 prop_assert!(key.iter().all(|b| matches!(b, 0x21..=0x7e) && *b != b','));
-                let is_part = headers.iter().any(|(_, value)| match value {
+                let is_part = matches!(key, Cow::Owned(_)) || headers.iter().any(|(_, value)| match value {
                     Given::Text(text) => {
                         let (text, key) = (text.as_ptr_range(), key.as_ptr_range());
                         text.start <= key.start && key.end <= text.end
@@ -498,18 +683,19 @@ mod tests {
             name in proptest::collection::vec(any::<u8>(), 0..20),
             value in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
-            let mut finder = Finder::new(schemes);
             for name in [&name[..], b"authorization", b"x-api-key"] {
+                let mut finder = Finder::new(&schemes);
                 finder.add(name, HeaderValue::Text(&value));
+                let is_relevant = finder.is_relevant(name);
                 let was_added = finder.credential() != Credential::Missing;
                 let is_blank = trimmed(&value).is_empty();
-                prop_assert!(!finder.is_relevant(name) || was_added || is_blank);
+                prop_assert!(!is_relevant || was_added || is_blank);
             }
         }
 
         #[test]
         fn tokens_are_found_as_they_are(
-            key in "[!-+.-~-]{1,100}",
+            text in "[!-+.-~-]{1,100}",
             case in any::<u8>(),
             [before, between, after] in ["[ \t]{0,3}", "[ \t]{1,3}", "[ \t]{0,3}"],
         ) {
@@ -518,10 +704,10 @@ mod tests {
                 .enumerate()
                 .map(|(at, c)| if case >> at & 1 == 1 { c.to_ascii_uppercase() } else { c })
                 .collect();
-            let value = format!("{before}{scheme}{between}{key}{after}");
-            prop_assert_eq!(authorization(ALL, value.as_bytes()), Credential::Key(key.as_bytes()));
-            let value = format!("{before}{key}{after}");
-            prop_assert_eq!(x_api_key(value.as_bytes()), Credential::Key(key.as_bytes()));
+            let value = format!("{before}{scheme}{between}{text}{after}");
+            prop_assert_eq!(authorization(&all(), value.as_bytes()), key(text.as_bytes()));
+            let value = format!("{before}{text}{after}");
+            prop_assert_eq!(x_api_key(value.as_bytes()), key(text.as_bytes()));
         }
     }
 }

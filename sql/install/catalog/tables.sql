@@ -20,7 +20,7 @@ CREATE TABLE keysmith_private.keyspace (
     label_length    integer NOT NULL DEFAULT 100 CHECK (label_length BETWEEN 1 AND 1000),
     wildcards       boolean NOT NULL DEFAULT true,
     schemes         text[] COLLATE "C" NOT NULL DEFAULT '{bearer,key,x_api_key}'
-                    CHECK (schemes <@ '{bearer,key,x_api_key}' AND pg_catalog.cardinality(schemes) > 0),
+                    CHECK (pg_catalog.cardinality(schemes) > 0),
     unlisted_routes text COLLATE "C" NOT NULL DEFAULT 'any_key'
                     CHECK (unlisted_routes IN ('any_key', 'refuse')),
     managed_by      text COLLATE "C" NOT NULL DEFAULT 'any_secret'
