@@ -1,3 +1,4 @@
 //! What the key service says over HTTP: bodies by templates, and headers.
 
+pub mod headers;
 pub mod template;

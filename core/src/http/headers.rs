@@ -1,0 +1,214 @@
+//! The headers of an answer: challenges (RFC 6750 and 9110), `Retry-After`, and the fields of the
+//! IETF's draft for rate limits. Values are printable ASCII.
+
+use crate::policy::header::Schemes;
+use crate::policy::verdict::Answer;
+
+/// What a verdict says, as far as headers tell it. Times are in microseconds.
+pub struct Facts<'a> {
+    pub status: i32,
+    pub answer: Answer,
+    /// The scopes that the request needed.
+    pub missing_scopes: Option<&'a str>,
+    pub retry_after: Option<i64>,
+    pub limit: Option<Limit<'a>>,
+    /// Whether the answer shows a key.
+    pub shows_key: bool,
+}
+
+/// The limit with the fewest calls left.
+pub struct Limit<'a> {
+    pub name: &'a str,
+    pub calls: u64,
+    pub window: i64,
+    pub remaining: u64,
+    pub reset: Option<i64>,
+}
+
+pub type Header = (&'static str, String);
+
+pub fn headers(facts: &Facts, schemes: &Schemes) -> Vec<Header> {
+    let mut headers = Vec::new();
+    let is_refusal = facts.answer != Answer::Ok;
+    if let Some(challenges) = challenges(facts, schemes) {
+        headers.push(("WWW-Authenticate", challenges));
+    }
+    if let Some(wait) = facts.retry_after.filter(|_| is_refusal) {
+        headers.push(("Retry-After", seconds(wait).max(1).to_string()));
+    }
+    if let Some(limit) = &facts.limit {
+        let name = quoted(limit.name);
+        let window = seconds(limit.window);
+        headers.push(("RateLimit-Policy", format!("{name};q={};w={window}", limit.calls)));
+        let reset = limit.reset.map_or_else(String::new, |reset| format!(";t={}", seconds(reset)));
+        headers.push(("RateLimit", format!("{name};r={}{reset}", limit.remaining)));
+    }
+    if is_refusal || facts.shows_key {
+        headers.push(("Cache-Control", "no-store".into()));
+    }
+    headers
+}
+
+/// The challenge of each accepted scheme. A request without credentials learns no error code.
+fn challenges(facts: &Facts, schemes: &Schemes) -> Option<String> {
+    let error = match facts.answer {
+        Answer::MissingAuthorization => "",
+        Answer::InvalidAuthorization => "error=\"invalid_request\"",
+        Answer::InvalidApiKey => "error=\"invalid_token\"",
+        Answer::InsufficientScope => "error=\"insufficient_scope\"",
+        _ => return None,
+    };
+    let scope = facts.missing_scopes.filter(|_| facts.answer == Answer::InsufficientScope);
+    let scope = scope.and_then(scope_list).map(|list| format!("scope=\"{list}\""));
+    let challenges: Vec<String> = schemes
+        .challenges()
+        .map(|scheme| {
+            let parameters = match scheme {
+                // RFC 7617 requires a realm.
+                "Basic" => vec!["realm=\"api\"", "charset=\"UTF-8\""],
+                _ => [error, scope.as_deref().unwrap_or_default()]
+                    .into_iter()
+                    .filter(|parameter| !parameter.is_empty())
+                    .collect(),
+            };
+            if parameters.is_empty() {
+                scheme.to_string()
+            } else {
+                format!("{scheme} {}", parameters.join(", "))
+            }
+        })
+        .collect();
+    (!challenges.is_empty()).then(|| challenges.join(", "))
+}
+
+/// An expression of scopes as RFC 6750 lists them: separated by spaces. Alternatives can't be
+/// told, so they are all listed. `None` if a name is not in ASCII.
+fn scope_list(expression: &str) -> Option<String> {
+    let is_operator = |c: char| matches!(c, '&' | '|' | '(' | ')' | ' ');
+    let names: Vec<&str> = expression.split(is_operator).filter(|name| !name.is_empty()).collect();
+    let is_safe =
+        |name: &&str| name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\'));
+    (!names.is_empty() && names.iter().all(is_safe)).then(|| names.join(" "))
+}
+
+/// In whole seconds, rounded up.
+fn seconds(microseconds: i64) -> i64 {
+    microseconds.max(0).saturating_add(999_999) / 1_000_000
+}
+
+/// A string of structured fields (RFC 9651). Other characters than printable ASCII become `?`.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            ' '..='~' => quoted.push(c),
+            _ => quoted.push('?'),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepting(names: &[&str]) -> Schemes {
+        Schemes::parse(names.iter().map(|name| name.as_bytes())).unwrap()
+    }
+
+    fn refused(answer: Answer) -> Facts<'static> {
+        Facts {
+            status: answer.status(),
+            answer,
+            missing_scopes: None,
+            retry_after: None,
+            limit: None,
+            shows_key: false,
+        }
+    }
+
+    fn value(facts: &Facts, schemes: &[&str], name: &str) -> Option<String> {
+        headers(facts, &accepting(schemes))
+            .into_iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
+    }
+
+    #[test]
+    fn challenges_name_the_accepted_schemes_only() {
+        let challenge = |answer, schemes: &[&str]| {
+            value(&refused(answer), schemes, "WWW-Authenticate").unwrap_or_default()
+        };
+        let missing = Answer::MissingAuthorization;
+        assert_eq!(challenge(missing, &["bearer"]), "Bearer");
+        assert_eq!(challenge(missing, &["key", "scheme:Token"]), "Key, Token");
+        assert_eq!(challenge(missing, &["x_api_key", "header:X-My-Key"]), "");
+        assert_eq!(challenge(missing, &["basic"]), "Basic realm=\"api\", charset=\"UTF-8\"");
+        let invalid = Answer::InvalidApiKey;
+        assert_eq!(
+            challenge(invalid, &["bearer", "key"]),
+            "Bearer error=\"invalid_token\", Key error=\"invalid_token\""
+        );
+        assert_eq!(
+            challenge(Answer::InvalidAuthorization, &["bearer"]),
+            "Bearer error=\"invalid_request\""
+        );
+        for other in [Answer::Ok, Answer::RateLimited, Answer::IpNotAllowed, Answer::Unavailable] {
+            assert_eq!(challenge(other, &["bearer"]), "", "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_lists_the_scopes_that_were_needed() {
+        let challenge = |missing| {
+            let facts =
+                Facts { missing_scopes: Some(missing), ..refused(Answer::InsufficientScope) };
+            value(&facts, &["bearer"], "WWW-Authenticate").unwrap()
+        };
+        let with = |list: &str| format!("Bearer error=\"insufficient_scope\", scope=\"{list}\"");
+        assert_eq!(challenge("images:write"), with("images:write"));
+        assert_eq!(challenge("a:b & (c | d:*)"), with("a:b c d:*"));
+        let without = "Bearer error=\"insufficient_scope\"";
+        for odd in ["", "é", "a\"b", "a\\b", "a\r\nb"] {
+            assert_eq!(challenge(odd), without, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_told_whether_or_not_they_refuse() {
+        let limit = |name| Limit {
+            name,
+            calls: 100,
+            window: 60_000_000,
+            remaining: 0,
+            reset: Some(1_500_000),
+        };
+        let facts = Facts {
+            retry_after: Some(600_000),
+            limit: Some(limit("burst")),
+            ..refused(Answer::RateLimited)
+        };
+        let value = |facts, name| value(facts, &["bearer"], name);
+        assert_eq!(value(&facts, "Retry-After").as_deref(), Some("1"));
+        assert_eq!(value(&facts, "RateLimit-Policy").as_deref(), Some("\"burst\";q=100;w=60"));
+        assert_eq!(value(&facts, "RateLimit").as_deref(), Some("\"burst\";r=0;t=2"));
+        assert_eq!(value(&facts, "Cache-Control").as_deref(), Some("no-store"));
+        let passed = Facts {
+            limit: Some(Limit { window: 1_000, reset: None, ..limit("a\"b\\é\n") }),
+            ..refused(Answer::Ok)
+        };
+        let policy = value(&passed, "RateLimit-Policy");
+        assert_eq!(policy.as_deref(), Some("\"a\\\"b\\\\??\";q=100;w=1"));
+        assert_eq!(value(&passed, "RateLimit").as_deref(), Some("\"a\\\"b\\\\??\";r=0"));
+        assert_eq!(value(&passed, "Cache-Control"), None);
+        assert_eq!(value(&passed, "Retry-After"), None);
+    }
+
+    #[test]
+    fn an_answer_with_a_key_is_not_stored() {
+        let facts = Facts { shows_key: true, ..refused(Answer::Ok) };
+        assert_eq!(value(&facts, &["bearer"], "Cache-Control").as_deref(), Some("no-store"));
+    }
+}
