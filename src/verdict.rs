@@ -3,6 +3,7 @@
 
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
+use crate::limit::Left;
 use keysmith_core::policy::verdict::Reason;
 use pg::composite::{Composite, ROOM_OF_ELEMENT};
 use pg::scratch::Memory;
@@ -23,15 +24,16 @@ pub struct Account<'a> {
     pub tenants_limits: Option<&'a [u8]>,
 }
 
-/// The limits and credits of a key after a request.
+/// The limits and credits of a key after a request, and what it lacks.
 #[derive(Default)]
 pub struct Standing<'a> {
-    /// The limit that refuses the request, or otherwise the one with the fewest calls left; and its
-    /// remaining calls.
-    pub limit: Option<(&'a [u8], u32)>,
+    /// The limit that refuses the request, or otherwise the one with the fewest calls left.
+    pub limit: Option<Left<'a>>,
     /// In microseconds.
     pub retry_after: Option<i64>,
     pub credits_remaining: Option<i64>,
+    /// The expression of scopes that is not met, if that is the reason.
+    pub missing_scopes: Option<Box<str>>,
 }
 
 /// The facts about a key that was found.
@@ -44,6 +46,9 @@ pub struct Holder<'a> {
     pub kind: &'a [u8],
     pub owner: Option<&'a [u8]>,
     pub role: Option<&'a [u8]>,
+    pub label: Option<&'a [u8]>,
+    /// The tenant's plan.
+    pub plan: Option<&'a [u8]>,
     pub scopes: &'a [&'a [u8]],
     /// The scopes of the key, and the names of the roles of the key and of its owner.
     pub own: &'a [&'a [u8]],
@@ -101,13 +106,16 @@ impl<'m> Verdict<'m> {
     ) -> Verdict<'m> {
         let Words { status, code, message } = Words::of(policy, reason);
         let reason_name = reason.name().as_bytes();
-        let limit_name = standing.limit.map(|(name, _)| name);
+        let limit = standing.limit.as_ref();
+        let missing_scopes = standing.missing_scopes.as_deref().map(str::as_bytes);
+        let limit_name = limit.map(|limit| limit.name);
         // Detoasted, so that the row contains the value itself.
         let metadata = holder.and_then(|holder| holder.metadata).map(|json| json.fetched(memory));
         let request_id = crate::request_id::next(moment);
 
         let of_holder = |holder: &Holder| {
-            let texts = [holder.tenant, holder.owner, holder.role].into_iter().flatten();
+            let texts = [holder.tenant, holder.owner, holder.role, holder.label, holder.plan];
+            let texts = texts.into_iter().flatten();
             let texts = texts.chain([holder.keyspace, holder.environment, holder.kind]);
             let scopes = holder.scopes.iter().map(|scope| scope.len() + ROOM_OF_ELEMENT);
             texts.map(<[u8]>::len).chain(scopes).sum::<usize>()
@@ -116,6 +124,7 @@ impl<'m> Verdict<'m> {
             + message.len()
             + reason_name.len()
             + limit_name.map_or(0, <[u8]>::len)
+            + missing_scopes.map_or(0, <[u8]>::len)
             + holder.map_or(0, of_holder)
             + metadata.map_or(0, |json| json.image().len());
         let mut row = catalog.tables.verdict.row(memory, room);
@@ -136,11 +145,21 @@ impl<'m> Verdict<'m> {
         row.jsonb(metadata);
         row.bigint(holder.and_then(|holder| holder.expires_at));
         row.text(limit_name);
-        row.bigint(standing.limit.map(|(_, remaining)| i64::from(remaining)));
+        row.bigint(limit.map(|limit| i64::from(limit.remaining)));
         row.interval(standing.retry_after);
         row.bigint(standing.credits_remaining);
         row.uuid(Some(&request_id));
+        row.text(holder.and_then(|holder| holder.label));
+        row.text(holder.and_then(|holder| holder.plan));
+        row.text(missing_scopes);
+        row.bigint(limit.map(|limit| i64::from(limit.rate.limit())));
+        row.interval(limit.map(|limit| microseconds(limit.rate.window())));
+        row.interval(limit.map(|limit| microseconds(limit.reset)));
         let retry_after = standing.retry_after;
         Verdict { row: row.finish(), reason, retry_after, status, request_id }
     }
+}
+
+fn microseconds(time: u64) -> i64 {
+    i64::try_from(time).unwrap_or(i64::MAX)
 }

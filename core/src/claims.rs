@@ -25,13 +25,23 @@ impl Claim<'_> {
     }
 }
 
+/// What is left of a limit after a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left<'a> {
+    pub name: &'a [u8],
+    pub rate: Rate,
+    pub remaining: u32,
+    /// After how many microseconds no call is missing, if no other comes.
+    pub reset: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission<'a> {
-    /// The limit that has the fewest calls left, and how many.
-    Passed { name: &'a [u8], remaining: u32 },
+    /// The limit that has the fewest calls left.
+    Passed(Left<'a>),
     /// The limit that refuses for the longest time, and after how many microseconds it will
     /// not.
-    Refused { name: &'a [u8], remaining: u32, retry_after: Option<u64> },
+    Refused { limit: Left<'a>, retry_after: Option<u64> },
     /// The calls can't be counted: there is no room, or no table.
     Unavailable,
 }
@@ -118,22 +128,22 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
     /// several limits refuse, the answer names the one that does so for the longest time: no
     /// limit refuses a call after that.
     pub fn look(&mut self, now: u64, weight: u32) -> Admission<'a> {
-        let mut passed: Option<(&[u8], u32)> = None;
-        let mut refused: Option<(&[u8], u32, Option<u64>)> = None;
+        let mut passed: Option<(&Claim, Bucket, u32)> = None;
+        let mut refused: Option<(&Claim, Bucket, u32, Option<u64>)> = None;
         for claim in self.claims {
             let part = self.part(claim);
             let before = part.find(claim.bucket);
             let bucket = at_rate(before, claim, now);
             match bucket.check(now, weight) {
                 Check::Allowed { remaining } => {
-                    if passed.is_none_or(|(_, fewest)| remaining < fewest) {
-                        passed = Some((claim.name, remaining));
+                    if passed.is_none_or(|(_, _, fewest)| remaining < fewest) {
+                        passed = Some((claim, bucket, remaining));
                     }
                 }
                 Check::Refused { remaining, retry_after } => {
-                    let longest = refused.map_or(0, |(_, _, wait)| wait.unwrap_or(u64::MAX));
+                    let longest = refused.map_or(0, |(_, _, _, wait)| wait.unwrap_or(u64::MAX));
                     if refused.is_none() || retry_after.unwrap_or(u64::MAX) > longest {
-                        refused = Some((claim.name, remaining, retry_after));
+                        refused = Some((claim, bucket, remaining, retry_after));
                     }
                     // A limit that was altered counts from here on as it is now.
                     if before.is_some() {
@@ -142,11 +152,19 @@ impl<'c, 'a, G: DerefMut<Target = Part>> LockedParts<'c, 'a, G> {
                 }
             }
         }
+        let left = |claim: &Claim<'a>, bucket: Bucket, remaining, taken| Left {
+            name: claim.name,
+            rate: claim.rate,
+            remaining,
+            reset: bucket.reset(now, taken),
+        };
         match (refused, passed) {
-            (Some((name, remaining, retry_after)), _) => {
-                Admission::Refused { name, remaining, retry_after }
+            (Some((claim, bucket, remaining, retry_after)), _) => {
+                Admission::Refused { limit: left(claim, bucket, remaining, 0), retry_after }
             }
-            (None, Some((name, remaining))) => Admission::Passed { name, remaining },
+            (None, Some((claim, bucket, remaining))) => {
+                Admission::Passed(left(claim, bucket, remaining, weight))
+            }
             (None, None) => Admission::Unavailable,
         }
     }
@@ -204,9 +222,11 @@ mod tests {
         });
         assert!(matches!(take(&parts, &claims[..1], 0), Admission::Passed { .. }));
         assert!(matches!(take(&parts, &claims[1..2], 5), Admission::Passed { .. }));
-        let refused = Admission::Refused { name: b"two", remaining: 0, retry_after: Some(999_995) };
+        let left = |name, rate, remaining, reset| Left { name, rate, remaining, reset };
+        let limit = left(b"two", claims[1].rate, 0, 999_995);
+        let refused = Admission::Refused { limit, retry_after: Some(999_995) };
         assert_eq!(take(&parts, &claims, 10), refused);
-        let passed = Admission::Passed { name: b"six", remaining: 8 };
+        let passed = Admission::Passed(left(b"six", claims[2].rate, 8, 1_000_000));
         assert_eq!(take(&parts, &claims[2..], 10), passed);
     }
 }

@@ -142,6 +142,12 @@ impl Bucket {
         }
     }
 
+    /// The time until the bucket is full, after so many more calls were taken.
+    pub fn reset(&self, now: u64, taken: u32) -> u64 {
+        let missing = self.missing(now).saturating_add(self.rate.parts(taken));
+        u64::try_from(missing.div_ceil(u128::from(self.rate.limit))).unwrap_or(u64::MAX)
+    }
+
     /// The bucket after a call that was allowed under a rate.
     pub fn taken(self, rate: Rate, now: u64, weight: u32) -> Bucket {
         let before = self.converted(rate, now);
@@ -268,6 +274,20 @@ mod tests {
                     prop_assert!(wait > 0 && allowed(now + wait));
                     prop_assert!(!allowed(now + wait - 1));
                 }
+            }
+        }
+
+        #[test]
+        fn it_is_full_at_the_reset(rate in rates(), now in 0u64..1 << 50, used in 0u32..40) {
+            let mut bucket = Bucket::full(rate);
+            for _ in 0..used {
+                pass(&mut bucket, now, 1);
+            }
+            let reset = bucket.reset(now, 0);
+            prop_assert!(bucket.is_full(now + reset));
+            prop_assert!(reset == 0 || !bucket.is_full(now + reset - 1));
+            if let Check::Allowed { .. } = bucket.check(now, 3) {
+                prop_assert_eq!(bucket.reset(now, 3), bucket.taken(rate, now, 3).reset(now, 0));
             }
         }
 

@@ -21,7 +21,13 @@ CREATE TYPE keysmith_private.verdict AS (
     limit_remaining   bigint,
     retry_after       interval,
     credits_remaining bigint,
-    request_id        uuid
+    request_id        uuid,
+    label             text,
+    plan              text,
+    missing_scopes    text,
+    limit_limit       bigint,
+    limit_window      interval,
+    limit_reset       interval
 );
 CREATE DOMAIN keysmith.verdict AS keysmith_private.verdict;
 COMMENT ON DOMAIN keysmith.verdict IS 'A verdict, as verify returns it: for variables';
@@ -48,3 +54,9 @@ COMMENT ON COLUMN keysmith_private.verdict.limit_remaining IS 'The number of cal
 COMMENT ON COLUMN keysmith_private.verdict.retry_after IS 'The time until the same request would pass, if no other comes first; null if never or unknown';
 COMMENT ON COLUMN keysmith_private.verdict.credits_remaining IS 'The balance after credits were spent';
 COMMENT ON COLUMN keysmith_private.verdict.request_id IS 'A unique id of this decision';
+COMMENT ON COLUMN keysmith_private.verdict.label IS 'The label of the key';
+COMMENT ON COLUMN keysmith_private.verdict.plan IS 'The plan of the tenant';
+COMMENT ON COLUMN keysmith_private.verdict.missing_scopes IS 'The expression of scopes that the key does not meet, if that is why the request is refused';
+COMMENT ON COLUMN keysmith_private.verdict.limit_limit IS 'How many calls that limit allows in its window';
+COMMENT ON COLUMN keysmith_private.verdict.limit_window IS 'The window of that limit';
+COMMENT ON COLUMN keysmith_private.verdict.limit_reset IS 'The time until no call of that limit is missing, if no other comes';

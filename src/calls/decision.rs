@@ -46,6 +46,7 @@ pub struct Decision<'a> {
     reader: &'a Reader<'a>,
     policy: Rc<Policy>,
     keyspace: &'a [u8],
+    needs: &'a NeededScopes<'a>,
     pub demand: Demand<'a>,
     /// Whether the transaction acts for the key from now on, if the key is accepted.
     pub signs_in: bool,
@@ -65,6 +66,7 @@ impl<'a> Decision<'a> {
             reader,
             policy,
             keyspace,
+            needs,
             demand: demand(needs),
             signs_in: false,
             charge: Charge::default(),
@@ -102,6 +104,9 @@ impl<'a> Decision<'a> {
         if reason == Reason::Ok {
             let catalog = self.reader.catalog;
             (reason, standing) = self.charge.collect(catalog, &self.policy, &holder.account)?;
+        }
+        if reason == Reason::InsufficientScope {
+            standing.missing_scopes = self.needs.missing(&held);
         }
         let verdict = self.answer(memory, reason, Some(&holder), &standing);
         if self.signs_in {

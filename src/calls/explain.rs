@@ -192,11 +192,11 @@ fn charges(asked: &Asked, holder: &Holder) -> Result<[Step; 2]> {
         step(LIMITS, Reason::Ok, "no limits".into())
     } else if let Some(claims) = limits::claims(policy, account, charge.route) {
         let (reason, standing) = charge::told(limit::peek(&claims, charge.weight));
-        let saw = standing.limit.map_or("no limits".into(), |(name, remaining)| {
+        let saw = standing.limit.map_or("no limits".into(), |limit| {
             let weight = charge.weight;
             let taken = if reason == Reason::Ok { weight } else { 0 };
-            let left = remaining.saturating_add(taken);
-            format!("{}: {left} calls left; the request counts for {weight}", lossy(name))
+            let left = limit.remaining.saturating_add(taken);
+            format!("{}: {left} calls left; the request counts for {weight}", lossy(limit.name))
         });
         step(LIMITS, reason, saw)
     } else {

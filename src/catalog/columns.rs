@@ -66,7 +66,7 @@ columns! {
 }
 
 /// The columns of the type `verdict`, and their types.
-pub const VERDICT: [Definition; 21] = {
+pub const VERDICT: [Definition; 27] = {
     use pg_sys::BuiltinOid::*;
     [
         ("ok", BOOLOID),
@@ -90,5 +90,11 @@ pub const VERDICT: [Definition; 21] = {
         ("retry_after", INTERVALOID),
         ("credits_remaining", INT8OID),
         ("request_id", UUIDOID),
+        ("label", TEXTOID),
+        ("plan", TEXTOID),
+        ("missing_scopes", TEXTOID),
+        ("limit_limit", INT8OID),
+        ("limit_window", INTERVALOID),
+        ("limit_reset", INTERVALOID),
     ]
 };

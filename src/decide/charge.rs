@@ -74,8 +74,8 @@ impl Charge<'_> {
         };
         if reason != Reason::Ok && !claims.is_empty() {
             limit::give_back(&claims, self.weight);
-            if let Some((_, remaining)) = &mut standing.limit {
-                *remaining = remaining.saturating_add(self.weight);
+            if let Some(limit) = &mut standing.limit {
+                limit.remaining = limit.remaining.saturating_add(self.weight);
             }
         }
         Ok((reason, standing))
@@ -84,16 +84,13 @@ impl Charge<'_> {
 
 /// The outcome of rate limits as a reason and a standing, for the verdict.
 pub fn told(outcome: Admission) -> (Reason, Standing) {
-    let standing = |name, remaining, retry_after| Standing {
-        limit: Some((name, remaining)),
-        retry_after,
-        credits_remaining: None,
-    };
+    let standing =
+        |limit, retry_after| Standing { limit: Some(limit), retry_after, ..Standing::default() };
     match outcome {
-        Admission::Passed { name, remaining } => (Reason::Ok, standing(name, remaining, None)),
-        Admission::Refused { name, remaining, retry_after } => {
+        Admission::Passed(limit) => (Reason::Ok, standing(limit, None)),
+        Admission::Refused { limit, retry_after } => {
             let wait = retry_after.map(|wait| i64::try_from(wait).unwrap_or(i64::MAX));
-            (Reason::RateLimited, standing(name, remaining, wait))
+            (Reason::RateLimited, standing(limit, wait))
         }
         Admission::Unavailable => (Reason::LimitsUnavailable, Standing::default()),
     }

@@ -299,6 +299,8 @@ impl<'a> KeyRows<'a> {
             kind: self.key.bytes(key::kind).unwrap_or_default(),
             owner: self.key.bytes(key::owner),
             role: roles[0].or(roles[1]),
+            label: self.key.bytes(key::label),
+            plan: of_tenant(tenant::plan),
             own,
             roles,
             scopes: effective,

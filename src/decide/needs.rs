@@ -93,6 +93,30 @@ impl Required for NeededScopes<'_> {
     }
 }
 
+impl NeededScopes<'_> {
+    /// The part of the need that some scopes don't meet, as an expression.
+    pub fn missing(&self, held: &HeldScopes) -> Option<Box<str>> {
+        let is_met = |expression: &Expression| expression.holds(&|scope| held.covers(scope));
+        let missing: Vec<String> = match self {
+            NeededScopes::Listed(listed) if listed.expressions.is_empty() => {
+                let missing = listed.elements().flatten().filter(|scope| !held.covers(scope));
+                missing.map(|scope| String::from_utf8_lossy(scope).into_owned()).collect()
+            }
+            NeededScopes::Listed(listed) => {
+                let missing = listed.expressions.iter().filter(|expression| !is_met(expression));
+                missing.map(ToString::to_string).collect()
+            }
+            NeededScopes::Route(expression) => vec![expression.to_string()],
+            NeededScopes::Nothing | NeededScopes::Impossible(_) => return None,
+        };
+        let in_parentheses = |part: &String| match part.contains([' ', '|']) {
+            true if missing.len() > 1 => format!("({part})"),
+            _ => part.clone(),
+        };
+        Some(missing.iter().map(in_parentheses).collect::<Vec<_>>().join(" & ").into())
+    }
+}
+
 /// Completes "holds …; …", in the answer of `explain_verify`.
 impl fmt::Display for NeededScopes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

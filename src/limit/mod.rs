@@ -6,7 +6,7 @@
 mod status;
 mod table;
 
-pub use keysmith_core::claims::{Admission, Claim};
+pub use keysmith_core::claims::{Admission, Claim, Left};
 pub use table::{REGION, is_there};
 
 use keysmith_core::siphash::SipHasher;
