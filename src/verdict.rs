@@ -1,13 +1,15 @@
 //! The answer of a decision: the key that it is about, the limits and credits that are left, and
 //! the row.
 
-use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
+use crate::catalog::{Catalog, columns};
 use crate::limit::Left;
 use keysmith_core::policy::verdict::Reason;
-use pg::composite::{Composite, ROOM_OF_ELEMENT};
+use pg::composite::{ROOM_OF_ELEMENT, RowWriter};
+use pg::json_record::JsonWriter;
+use pg::jsonb::StoredJsonb;
+use pg::record::RecordWriter;
 use pg::scratch::Memory;
-use pg::varlena::StoredValue;
 
 /// Who is charged, from the rows of a key and its tenant.
 pub struct Account<'a> {
@@ -54,7 +56,7 @@ pub struct Holder<'a> {
     pub own: &'a [&'a [u8]],
     pub roles: [Option<&'a [u8]>; 2],
     /// The metadata in its stored form.
-    pub metadata: Option<StoredValue<'a>>,
+    pub metadata: Option<StoredJsonb<'a>>,
     pub expires_at: Option<i64>,
     pub account: Account<'a>,
 }
@@ -83,16 +85,48 @@ impl Words<'_> {
     }
 }
 
-/// The row of a verdict, and the values that callers need besides it.
-pub struct Verdict<'m> {
-    pub row: Composite<'m>,
+/// The form of a verdict.
+pub trait Form {
+    type Writer<'m>: RecordWriter;
+
+    /// Begins a verdict, whose values of variable length have this total length.
+    fn begin<'m>(catalog: &Catalog, memory: Memory<'m>, variable: usize) -> Self::Writer<'m>;
+}
+
+/// A row of the type `verdict`.
+pub struct Row;
+
+impl Form for Row {
+    type Writer<'m> = RowWriter<'m>;
+
+    #[inline]
+    fn begin<'m>(catalog: &Catalog, memory: Memory<'m>, variable: usize) -> RowWriter<'m> {
+        catalog.tables.verdict.row(memory, variable)
+    }
+}
+
+/// A JSON object with the same columns.
+pub struct Json;
+
+impl Form for Json {
+    type Writer<'m> = JsonWriter<'m>;
+
+    #[inline]
+    fn begin<'m>(_: &Catalog, memory: Memory<'m>, variable: usize) -> JsonWriter<'m> {
+        JsonWriter::new(memory, columns::LABELS, variable)
+    }
+}
+
+/// A formed verdict, and the values that callers need besides it.
+pub struct Verdict<'m, F: Form = Row> {
+    pub record: <F::Writer<'m> as RecordWriter>::Record,
     pub reason: Reason,
     pub retry_after: Option<i64>,
     pub status: i32,
     pub request_id: [u8; 16],
 }
 
-impl<'m> Verdict<'m> {
+impl<'m, F: Form> Verdict<'m, F> {
     /// Forms the verdict in a memory context.
     #[inline]
     pub fn form(
@@ -103,7 +137,7 @@ impl<'m> Verdict<'m> {
         holder: Option<&Holder>,
         standing: &Standing,
         moment: i64,
-    ) -> Verdict<'m> {
+    ) -> Verdict<'m, F> {
         let Words { status, code, message } = Words::of(policy, reason);
         let reason_name = reason.name().as_bytes();
         let limit = standing.limit.as_ref();
@@ -127,7 +161,7 @@ impl<'m> Verdict<'m> {
             + missing_scopes.map_or(0, <[u8]>::len)
             + holder.map_or(0, of_holder)
             + metadata.map_or(0, |json| json.image().len());
-        let mut row = catalog.tables.verdict.row(memory, room);
+        let mut row = F::begin(catalog, memory, room);
         row.boolean(reason == Reason::Ok);
         row.integer(Some(status));
         row.text(Some(code));
@@ -143,7 +177,7 @@ impl<'m> Verdict<'m> {
         row.text(holder.and_then(|holder| holder.role));
         row.texts(holder.map(|holder| holder.scopes));
         row.jsonb(metadata);
-        row.bigint(holder.and_then(|holder| holder.expires_at));
+        row.timestamp(holder.and_then(|holder| holder.expires_at));
         row.text(limit_name);
         row.bigint(limit.map(|limit| i64::from(limit.remaining)));
         row.interval(standing.retry_after);
@@ -156,7 +190,7 @@ impl<'m> Verdict<'m> {
         row.interval(limit.map(|limit| microseconds(limit.rate.window())));
         row.interval(limit.map(|limit| microseconds(limit.reset)));
         let retry_after = standing.retry_after;
-        Verdict { row: row.finish(), reason, retry_after, status, request_id }
+        Verdict { record: row.finish(), reason, retry_after, status, request_id }
     }
 }
 

@@ -6,11 +6,12 @@
 
 use crate::cell::Cell;
 use crate::column::Definition;
+use crate::jsonb::StoredJsonb;
 use crate::lookup;
 use crate::major;
+use crate::record::RecordWriter;
 use crate::scan::attribute_name;
 use crate::scratch::Memory;
-use crate::varlena::StoredValue;
 use pgrx::pg_sys::{self, Datum, HeapTupleHeaderData, Oid};
 use std::marker::PhantomData;
 
@@ -158,33 +159,50 @@ struct Buffer<'m> {
     used: usize,
 }
 
-impl<'m> RowWriter<'m> {
+impl RowWriter<'_> {
+    #[inline(always)]
+    fn optional<T>(&mut self, form: Form, value: Option<T>, put: impl FnOnce(&mut Buffer, T)) {
+        self.forms = form.after(self.forms);
+        if let Some(value) = value {
+            put(&mut self.buffer, value);
+            self.present |= 1u32.wrapping_shl(self.column as u32);
+        }
+        self.column += 1;
+    }
+}
+
+impl<'m> RecordWriter for RowWriter<'m> {
+    type Record = Composite<'m>;
+
     #[inline]
-    pub fn boolean(&mut self, value: bool) {
+    fn boolean(&mut self, value: bool) {
         self.optional(Form::Boolean, Some(value), |buffer, value| {
             buffer.fixed(&[u8::from(value)], 1)
         });
     }
 
     #[inline]
-    pub fn integer(&mut self, value: Option<i32>) {
+    fn integer(&mut self, value: Option<i32>) {
         self.optional(Form::Integer, value, |buffer, value| buffer.fixed(&value.to_ne_bytes(), 4));
     }
 
-    /// A bigint or a timestamp.
     #[inline]
-    pub fn bigint(&mut self, value: Option<i64>) {
+    fn bigint(&mut self, value: Option<i64>) {
         self.optional(Form::Bigint, value, |buffer, value| buffer.fixed(&value.to_ne_bytes(), 8));
     }
 
     #[inline]
-    pub fn uuid(&mut self, value: Option<&[u8; 16]>) {
+    fn timestamp(&mut self, value: Option<i64>) {
+        self.bigint(value);
+    }
+
+    #[inline]
+    fn uuid(&mut self, value: Option<&[u8; 16]>) {
         self.optional(Form::Uuid, value, |buffer, value| buffer.fixed(value, 1));
     }
 
-    /// An interval of this many microseconds.
     #[inline]
-    pub fn interval(&mut self, value: Option<i64>) {
+    fn interval(&mut self, value: Option<i64>) {
         self.optional(Form::Interval, value, |buffer, time| {
             let mut value = [0; size_of::<pg_sys::Interval>()];
             let at = std::mem::offset_of!(pg_sys::Interval, time);
@@ -194,7 +212,7 @@ impl<'m> RowWriter<'m> {
     }
 
     #[inline]
-    pub fn text(&mut self, value: Option<&[u8]>) {
+    fn text(&mut self, value: Option<&[u8]>) {
         self.optional(Form::Text, value, |buffer, value| {
             if value.len() < MOST_SHORT {
                 buffer.fixed(&[((value.len() as u8 + 1) << 1) | 1], 1);
@@ -206,18 +224,16 @@ impl<'m> RowWriter<'m> {
         });
     }
 
-    /// An array of texts.
     #[inline(always)]
-    pub fn texts(&mut self, values: Option<&[&[u8]]>) {
+    fn texts(&mut self, values: Option<&[&[u8]]>) {
         self.optional(Form::Texts, values, |buffer, values| {
             // A reference to the buffer would keep the compiler from taking the writer apart.
             buffer.used = array(buffer.bytes, buffer.used, values);
         });
     }
 
-    /// A jsonb as another row stores it, including its header.
     #[inline]
-    pub fn jsonb(&mut self, value: Option<StoredValue>) {
+    fn jsonb(&mut self, value: Option<StoredJsonb>) {
         self.optional(Form::Jsonb, value, |buffer, value| {
             if !value.is_short() {
                 buffer.align(4);
@@ -226,19 +242,9 @@ impl<'m> RowWriter<'m> {
         });
     }
 
-    #[inline(always)]
-    fn optional<T>(&mut self, form: Form, value: Option<T>, put: impl FnOnce(&mut Buffer, T)) {
-        self.forms = form.after(self.forms);
-        if let Some(value) = value {
-            put(&mut self.buffer, value);
-            self.present |= 1u32.wrapping_shl(self.column as u32);
-        }
-        self.column += 1;
-    }
-
-    /// The finished row. It is an error if the columns are not those of the type, or did not fit.
+    /// It is an error if the columns are not those of the type, or did not fit.
     #[inline]
-    pub fn finish(self) -> Composite<'m> {
+    fn finish(self) -> Composite<'m> {
         let RowWriter { buffer, column, present, forms, expected } = self;
         let Buffer { bytes, used } = buffer;
         assert!(used <= bytes.len(), "a row has more than there was room for");

@@ -1,5 +1,7 @@
 //! Reads a jsonb in place: no copy and no allocation. All offsets and lengths are checked.
 
+use crate::scratch::Memory;
+use crate::varlena::StoredValue;
 use crate::{text, varlena};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
@@ -47,6 +49,54 @@ impl<'a> Jsonb<'a> {
 
     pub(crate) fn datum(self) -> Datum {
         self.0
+    }
+}
+
+/// A jsonb as a row stores it, or a copy of it.
+#[derive(Clone, Copy)]
+pub struct StoredJsonb<'a>(StoredValue<'a>);
+
+impl<'a> StoredJsonb<'a> {
+    /// # Safety
+    /// The value must be a jsonb.
+    #[inline]
+    pub(crate) unsafe fn new(value: StoredValue<'a>) -> Self {
+        StoredJsonb(value)
+    }
+
+    /// As `StoredValue::fetched`.
+    #[inline]
+    pub fn fetched<'m>(self, memory: Memory<'m>) -> StoredJsonb<'m>
+    where
+        'a: 'm,
+    {
+        StoredJsonb(self.0.fetched(memory))
+    }
+
+    /// As it is stored, including its header.
+    #[inline]
+    pub fn image(self) -> &'a [u8] {
+        self.0.image()
+    }
+
+    #[inline]
+    pub fn is_short(self) -> bool {
+        self.0.is_short()
+    }
+
+    /// Passes its JSON text to `body`, in the server's encoding.
+    pub(crate) fn with_text<T>(self, body: impl FnOnce(&[u8]) -> T) -> T {
+        // An object without fields.
+        if self.0.content() == IS_OBJECT.to_ne_bytes() {
+            return body(b"{}");
+        }
+        // SAFETY: the detoasted value is a jsonb; its text is a C string.
+        unsafe {
+            let json = pg_sys::pg_detoast_datum(self.0.datum().cast_mut_ptr());
+            let root = &raw mut (*json.cast::<pg_sys::Jsonb>()).root;
+            let text = pg_sys::JsonbToCString(std::ptr::null_mut(), root, 256);
+            body(CStr::from_ptr(text).to_bytes())
+        }
     }
 }
 

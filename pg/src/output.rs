@@ -43,6 +43,13 @@ pub fn iso_timestamp(moment: i64) -> String {
     }
 }
 
+/// An interval of this many microseconds, in the session's format.
+pub fn interval(time: i64) -> String {
+    let mut interval = pg_sys::Interval { time, ..Default::default() };
+    // SAFETY: the output function of intervals, which are pointers to their struct.
+    unsafe { written(pg_sys::interval_out, Datum::from(&raw mut interval)) }
+}
+
 pub fn uuid(uuid: &[u8; 16]) -> String {
     // SAFETY: the output function of uuids, which are pointers to 16 bytes.
     unsafe { written(pg_sys::uuid_out, Datum::from(uuid.as_ptr())) }

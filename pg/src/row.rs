@@ -1,8 +1,10 @@
 //! A row of one of our tables, read in its page.
 
 use crate::column::{
-    Array, Bigint, Boolean, Column, Integer, Kind, Names, Smallint, Text, Timestamp, Uuid, Varying,
+    Array, Bigint, Boolean, Column, Integer, Jsonb, Kind, Names, Smallint, Text, Timestamp, Uuid,
+    Varying,
 };
+use crate::jsonb::StoredJsonb;
 use crate::varlena::{self, ArrayView, StoredValue};
 use crate::{direct, text};
 use keysmith_core::directory::Place;
@@ -148,6 +150,12 @@ impl<'a> Row<'a> {
     pub fn stored(&self, column: Column<impl Varying>) -> Option<StoredValue<'_>> {
         // SAFETY: a varlena of this row, which lies in the pinned page.
         self.datum(column).map(|datum| unsafe { StoredValue::new(datum) })
+    }
+
+    #[inline]
+    pub fn jsonb(&self, column: Column<Jsonb>) -> Option<StoredJsonb<'_>> {
+        // SAFETY: the column is one of jsonb.
+        self.stored(column).map(|value| unsafe { StoredJsonb::new(value) })
     }
 
     /// A text as a Rust string; `None` for a null, and for a text that has no UTF-8 form.

@@ -10,14 +10,20 @@ use std::marker::PhantomData;
 pub struct Memory<'m>(MemoryContext, PhantomData<&'m ()>);
 
 impl<'m> Memory<'m> {
-    /// A copy of the bytes, which lives as long as the context.
-    pub fn copy(self, bytes: &[u8]) -> &'m [u8] {
-        // SAFETY: the context is valid for `'m`, and the room is as long as the bytes.
+    /// So many bytes, which are zero.
+    pub fn room(self, length: usize) -> &'m mut [u8] {
+        // SAFETY: the context is valid for `'m`. The memory is new, so nobody else refers to it.
         unsafe {
-            let room = pg_sys::MemoryContextAlloc(self.0, bytes.len().max(1)).cast::<u8>();
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), room, bytes.len());
-            std::slice::from_raw_parts(room, bytes.len())
+            let room = pg_sys::MemoryContextAllocZero(self.0, length.max(1)).cast::<u8>();
+            std::slice::from_raw_parts_mut(room, length)
         }
+    }
+
+    /// A copy of the bytes.
+    pub fn copy(self, bytes: &[u8]) -> &'m [u8] {
+        let room = self.room(bytes.len());
+        room.copy_from_slice(bytes);
+        room
     }
 
     /// # Safety

@@ -204,6 +204,10 @@ impl<'a> StoredValue<'a> {
         StoredValue(datum, PhantomData)
     }
 
+    pub(crate) fn datum(self) -> Datum {
+        self.0
+    }
+
     fn pointer(self) -> *mut pg_sys::varlena {
         self.0.cast_mut_ptr()
     }

@@ -6,7 +6,7 @@ use crate::catalog::policy::{Policy, Route};
 use crate::decide::lookup::Reader;
 use crate::decide::needs::NeededScopes;
 use crate::decide::presented::Presented;
-use crate::verdict::Verdict;
+use crate::verdict::{self, Form, Row, Verdict};
 use keysmith_core::policy::header::{Credential, Finder, HeaderValue, Schemes};
 use keysmith_core::policy::route::{Match, Path, is_requested_method};
 use pg::call::{Bytes, Call, sql_functions};
@@ -20,6 +20,7 @@ use std::rc::Rc;
 
 sql_functions! {
     keysmith_authenticate => authenticate;
+    keysmith_authenticate_json => authenticate_json;
 }
 
 /// A request to decide about.
@@ -36,7 +37,17 @@ pub struct HttpRequest<'a> {
 }
 
 fn authenticate(call: &Call) -> Result<Option<Datum>> {
-    let request = HttpRequest {
+    let (verdict, _) = decide::<Row>(call.memory(), &request(call)?)?;
+    Ok(Some(verdict.record.into_datum()))
+}
+
+fn authenticate_json(call: &Call) -> Result<Option<Datum>> {
+    let (verdict, _) = decide::<verdict::Json>(call.memory(), &request(call)?)?;
+    Ok(Some(verdict.record.into_datum()))
+}
+
+fn request(call: &Call) -> Result<HttpRequest<'_>> {
+    Ok(HttpRequest {
         headers: call.json(0),
         method: text(call, 1),
         path: text(call, 2),
@@ -45,12 +56,14 @@ fn authenticate(call: &Call) -> Result<Option<Datum>> {
         variant: text(call, 5),
         spend: arguments::spend(call, 6)?,
         weight: arguments::weight(call, 7)?,
-    };
-    decide(call.memory(), &request).map(|(verdict, _)| Some(verdict.row.into_datum()))
+    })
 }
 
 /// Decides about a request. Returns the verdict, and the policy that it follows.
-pub fn decide<'m>(memory: Memory<'m>, request: &HttpRequest) -> Result<(Verdict<'m>, Rc<Policy>)> {
+pub fn decide<'m, F: Form>(
+    memory: Memory<'m>,
+    request: &HttpRequest,
+) -> Result<(Verdict<'m, F>, Rc<Policy>)> {
     let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
     let (policy, sought) = reader

@@ -9,7 +9,7 @@ use crate::decide::needs::NeededScopes;
 use crate::decide::presented::Sought;
 use crate::identity::{self, Identity};
 use crate::verdict::Standing;
-use crate::verdict::{Holder, Verdict};
+use crate::verdict::{Form, Holder, Verdict};
 use crate::{lag, usage};
 use keysmith_core::policy::rules::{self, Demand};
 use keysmith_core::policy::verdict::Reason;
@@ -75,11 +75,11 @@ impl<'a> Decision<'a> {
     }
 
     /// Decides, and forms the verdict in a memory context.
-    pub fn verdict<'m>(
+    pub fn verdict<'m, F: Form>(
         &self,
         memory: Memory<'m>,
         sought: std::result::Result<Sought, Reason>,
-    ) -> Result<Verdict<'m>> {
+    ) -> Result<Verdict<'m, F>> {
         if self.signs_in {
             identity::must_be_free()?;
         }
@@ -126,7 +126,7 @@ impl<'a> Decision<'a> {
     }
 
     /// The verdict for a key that was not found.
-    fn refusal<'m>(&self, memory: Memory<'m>, reason: Reason) -> Verdict<'m> {
+    fn refusal<'m, F: Form>(&self, memory: Memory<'m>, reason: Reason) -> Verdict<'m, F> {
         if self.signs_in {
             identity::sign_in(None);
         }
@@ -135,13 +135,13 @@ impl<'a> Decision<'a> {
     }
 
     #[inline]
-    fn answer<'m>(
+    fn answer<'m, F: Form>(
         &self,
         memory: Memory<'m>,
         reason: Reason,
         holder: Option<&Holder>,
         standing: &Standing,
-    ) -> Verdict<'m> {
+    ) -> Verdict<'m, F> {
         let (catalog, now) = (self.reader.catalog, self.demand.now);
         Verdict::form(memory, catalog, &self.policy, reason, holder, standing, now)
     }

@@ -5,7 +5,7 @@ use super::authenticate::{self, HttpRequest};
 use super::client_ip::collect;
 use super::pre_request_settings as settings;
 use crate::catalog::policy::Policy;
-use crate::verdict::{Verdict, Words};
+use crate::verdict::{Row, Verdict, Words};
 use keysmith_core::policy::forwarded::client_behind_proxy;
 use keysmith_core::policy::header::Schemes;
 use keysmith_core::policy::verdict::Reason;
@@ -37,7 +37,7 @@ fn pre_request(call: &Call) -> Result<Option<Datum>> {
         spend: 0,
         weight: None,
     };
-    let (verdict, policy) = authenticate::decide(call.memory(), &request)?;
+    let (verdict, policy) = authenticate::decide::<Row>(call.memory(), &request)?;
     if verdict.reason == Reason::Ok {
         return Ok(None);
     }

@@ -5,6 +5,7 @@ use super::decision::{self, Decision, name};
 use crate::decide::lookup::Reader;
 use crate::decide::needs::{self, Listed, NeededScopes};
 use crate::decide::presented::Presented;
+use crate::verdict::{Form, Json, Row, Verdict};
 use keysmith_core::key::MAX_KEY_LEN;
 use keysmith_core::key::digest::{DIGEST_LEN, KeyDigest};
 use pg::call::{Bytes, Call, sql_functions};
@@ -15,6 +16,7 @@ use pgrx::pg_sys::Datum;
 
 sql_functions! {
     keysmith_verify => verify;
+    keysmith_verify_json => verify_json;
     keysmith_verify_digest => verify_digest;
     keysmith_verify_many => verify_many;
 }
@@ -35,12 +37,21 @@ mod position {
 }
 
 fn verify(call: &Call) -> Result<Option<Datum>> {
-    let presented = match call.bytes(0, MAX_KEY_LEN) {
+    let verdict: Verdict<Row> = one(call, presented(call))?;
+    Ok(Some(verdict.record.into_datum()))
+}
+
+fn verify_json(call: &Call) -> Result<Option<Datum>> {
+    let verdict: Verdict<Json> = one(call, presented(call))?;
+    Ok(Some(verdict.record.into_datum()))
+}
+
+fn presented(call: &Call) -> Presented<'_> {
+    match call.bytes(0, MAX_KEY_LEN) {
         None => Presented::Nothing,
         Some(Bytes::TooLong) => Presented::Garbage,
         Some(Bytes::Read(key)) => Presented::Key(key),
-    };
-    one(call, presented)
+    }
 }
 
 fn verify_digest(call: &Call) -> Result<Option<Datum>> {
@@ -51,10 +62,11 @@ fn verify_digest(call: &Call) -> Result<Option<Datum>> {
             KeyDigest::from_slice(bytes).map_or(Presented::Garbage, Presented::Digest)
         }
     };
-    one(call, presented)
+    let verdict: Verdict<Row> = one(call, presented)?;
+    Ok(Some(verdict.record.into_datum()))
 }
 
-fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
+fn one<'c, F: Form>(call: &'c Call, presented: Presented) -> Result<Verdict<'c, F>> {
     let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
@@ -67,8 +79,7 @@ fn one(call: &Call, presented: Presented) -> Result<Option<Datum>> {
     decision.signs_in = call.boolean(position::SIGN_IN, "sign_in")?;
     decision.charge.spend = arguments::spend(call, position::SPEND)?;
     decision.charge.weight = arguments::required_weight(call, position::WEIGHT)?;
-    let verdict = decision.verdict(call.memory(), sought)?;
-    Ok(Some(verdict.row.into_datum()))
+    decision.verdict(call.memory(), sought)
 }
 
 /// Returns a verdict for each key of an array, in the array's order, all under one snapshot.
@@ -91,7 +102,8 @@ fn verify_many(call: &Call) -> Result<Option<Datum>> {
             Some(key) if key.len() > MAX_KEY_LEN => Presented::Garbage,
             Some(key) => Presented::Key(key),
         };
-        result.put_composite(decision.verdict(memory, presented.sought(&policy))?.row);
+        let verdict: Verdict<Row> = decision.verdict(memory, presented.sought(&policy))?;
+        result.put_composite(verdict.record);
         Ok(())
     })?;
     Ok(None)

@@ -65,36 +65,46 @@ columns! {
     }
 }
 
-/// The columns of the type `verdict`, and their types.
-pub const VERDICT: [Definition; 27] = {
-    use pg_sys::BuiltinOid::*;
-    [
-        ("ok", BOOLOID),
-        ("status", INT4OID),
-        ("code", TEXTOID),
-        ("message", TEXTOID),
-        ("reason", TEXTOID),
-        ("key_id", UUIDOID),
-        ("tenant", TEXTOID),
-        ("tenant_id", UUIDOID),
-        ("keyspace", TEXTOID),
-        ("environment", TEXTOID),
-        ("kind", TEXTOID),
-        ("owner", TEXTOID),
-        ("role", TEXTOID),
-        ("scopes", TEXTARRAYOID),
-        ("metadata", JSONBOID),
-        ("expires_at", TIMESTAMPTZOID),
-        ("limit_name", TEXTOID),
-        ("limit_remaining", INT8OID),
-        ("retry_after", INTERVALOID),
-        ("credits_remaining", INT8OID),
-        ("request_id", UUIDOID),
-        ("label", TEXTOID),
-        ("plan", TEXTOID),
-        ("missing_scopes", TEXTOID),
-        ("limit_limit", INT8OID),
-        ("limit_window", INTERVALOID),
-        ("limit_reset", INTERVALOID),
-    ]
-};
+/// The columns of the type `verdict`, their types, and their labels in JSON.
+macro_rules! verdict {
+    ($first:ident: $of_first:ident, $($column:ident: $type:ident,)*) => {
+        pub const VERDICT: &[Definition] = {
+            use pg_sys::BuiltinOid::*;
+            &[(stringify!($first), $of_first), $((stringify!($column), $type)),*]
+        };
+        pub const LABELS: &[&str] = &[
+            concat!("{\"", stringify!($first), "\":"),
+            $(concat!(",\"", stringify!($column), "\":")),*
+        ];
+    };
+}
+
+verdict! {
+    ok: BOOLOID,
+    status: INT4OID,
+    code: TEXTOID,
+    message: TEXTOID,
+    reason: TEXTOID,
+    key_id: UUIDOID,
+    tenant: TEXTOID,
+    tenant_id: UUIDOID,
+    keyspace: TEXTOID,
+    environment: TEXTOID,
+    kind: TEXTOID,
+    owner: TEXTOID,
+    role: TEXTOID,
+    scopes: TEXTARRAYOID,
+    metadata: JSONBOID,
+    expires_at: TIMESTAMPTZOID,
+    limit_name: TEXTOID,
+    limit_remaining: INT8OID,
+    retry_after: INTERVALOID,
+    credits_remaining: INT8OID,
+    request_id: UUIDOID,
+    label: TEXTOID,
+    plan: TEXTOID,
+    missing_scopes: TEXTOID,
+    limit_limit: INT8OID,
+    limit_window: INTERVALOID,
+    limit_reset: INTERVALOID,
+}

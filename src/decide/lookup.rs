@@ -304,7 +304,7 @@ impl<'a> KeyRows<'a> {
             own,
             roles,
             scopes: effective,
-            metadata: self.key.stored(key::metadata),
+            metadata: self.key.jsonb(key::metadata),
             expires_at: self.key.timestamp(key::expires_at),
             account: Account {
                 keyspace,

@@ -61,9 +61,11 @@ const fn objects(level: Level) -> Objects {
         Level::Verifier => Objects {
             functions: &[
                 "verify",
+                "verify_json",
                 "verify_digest",
                 "verify_many",
                 "authenticate",
+                "authenticate_json",
                 "pre_request",
                 "client_ip",
                 "sign_out",

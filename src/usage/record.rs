@@ -3,7 +3,7 @@
 use crate::catalog::policy::{Policy, UsageLog};
 use crate::usage::session::overflow::is_kept_here;
 use crate::usage::session::{pending, worker_slot};
-use crate::verdict::{Holder, Verdict};
+use crate::verdict::{Form, Holder, Verdict};
 use keysmith_core::event::{self, Event, Learned, MAX_LEN, Record};
 use keysmith_core::policy::verdict::Reason;
 use pg::server::encoding_is_utf8;
@@ -26,7 +26,7 @@ pub fn decided(
     request: &Request,
     holder: &Holder,
     reason: Reason,
-    verdict: &Verdict,
+    verdict: &Verdict<'_, impl Form>,
 ) {
     let is_noted = match policy.usage_log {
         UsageLog::Everything => true,
