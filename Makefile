@@ -20,7 +20,7 @@ TEST_JOBS ?= $(shell expr $$(nproc) + 1)
 cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build script check-script install uninstall demo stop psql \
+.PHONY: help setup build script check-script install uninstall image-layout demo stop psql \
         test test-core test-server test-majors installcheck lint deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
         bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
@@ -50,6 +50,9 @@ install: build ## install into PG_CONFIG's PostgreSQL
 	run "$$lib" mv "$$lib/keysmith.so.new" "$$lib/keysmith.so" && \
 	run "$$ext" install -m 644 keysmith.control sql/keysmith--*.sql "$$ext/" && \
 	echo "installed into $$lib and $$ext"
+
+image-layout: build ## lay the files out for an image volume, in $(BUILD)/../image
+	scripts/image-layout.sh $(BUILD)/libkeysmith.so $(pg_major) $(BUILD)/../image/$(pg_major)
 
 uninstall: ## remove from PG_CONFIG's PostgreSQL
 	@source scripts/common.sh && \
