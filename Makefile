@@ -117,6 +117,7 @@ lint: setup $(VENV)/done ## check formatting, lints, layers and spelling
 	python3 scripts/check_tests.py
 	python3 scripts/check_layers.py
 	$(VENV)/bin/codespell
+	$(VENV)/bin/hadolint docker/Dockerfile
 
 deny: ## check licences, advisories and sources of libraries, if cargo-deny is installed
 	@command -v cargo-deny >/dev/null || { echo "cargo install --locked cargo-deny" >&2; exit 1; }
