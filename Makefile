@@ -20,7 +20,7 @@ TEST_JOBS ?= $(shell expr $$(nproc) + 1)
 cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build script check-script install uninstall demo stop psql \
+.PHONY: help setup all build script check-script install uninstall image-layout dist release-check demo stop psql \
         test test-core test-server test-majors installcheck lint deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
         bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
@@ -30,11 +30,18 @@ help: ## list the targets
 setup: ## install missing packages (Debian, Ubuntu)
 	@scripts/setup.sh
 
+# What the PGXN client calls.
+all: build
+
 build: setup ## build the library
 	$(call cargo,build) --workspace
 
+# Those of released versions never change.
 script: build ## write the install script from the library
-	$(BUILD)/keysmith-schema $(BUILD)/libkeysmith.so keysmith.control $(SCRIPT)
+	$(BUILD)/keysmith-schema $(BUILD)/libkeysmith.so keysmith.control $(BUILD)/script.sql
+	@if grep -sq "  $(notdir $(SCRIPT))$$" sql/released.sha256 && ! cmp -s $(BUILD)/script.sql $(SCRIPT); then \
+	    echo "$(SCRIPT) is released: scripts/version.py set VERSION begins the next one" >&2; exit 1; fi
+	cp $(BUILD)/script.sql $(SCRIPT)
 
 check-script: build
 	@$(BUILD)/keysmith-schema $(BUILD)/libkeysmith.so keysmith.control $(BUILD)/script.sql
@@ -50,6 +57,18 @@ install: build ## install into PG_CONFIG's PostgreSQL
 	run "$$lib" mv "$$lib/keysmith.so.new" "$$lib/keysmith.so" && \
 	run "$$ext" install -m 644 keysmith.control sql/keysmith--*.sql "$$ext/" && \
 	echo "installed into $$lib and $$ext"
+
+image-layout: build ## lay the files out for an image volume, in $(BUILD)/../image
+	scripts/image-layout.sh $(BUILD)/libkeysmith.so $(pg_major) $(BUILD)/../image/$(pg_major)
+
+# From git, so that it has no file that is not committed, and equal commits give an equal file.
+dist: ## pack the committed source for PGXN, in $(BUILD)/../dist
+	@mkdir -p $(BUILD)/../dist
+	name=keysmith-$$(scripts/version.py) && TZ=UTC git archive --format=zip -9 --prefix=$$name/ -o $(BUILD)/../dist/$$name.zip HEAD
+
+release-check: setup ## check that this tree can be released; TESTS=1 runs every test too
+	@scripts/release.py check
+	$(MAKE) --no-print-directory check-script lint $(if $(TESTS),test-majors)
 
 uninstall: ## remove from PG_CONFIG's PostgreSQL
 	@source scripts/common.sh && \
@@ -98,6 +117,7 @@ lint: setup $(VENV)/done ## check formatting, lints, layers and spelling
 	python3 scripts/check_tests.py
 	python3 scripts/check_layers.py
 	$(VENV)/bin/codespell
+	$(VENV)/bin/hadolint docker/Dockerfile
 
 deny: ## check licences, advisories and sources of libraries, if cargo-deny is installed
 	@command -v cargo-deny >/dev/null || { echo "cargo install --locked cargo-deny" >&2; exit 1; }
