@@ -66,7 +66,7 @@ psql: ## connect to the demo's cluster
 
 test: test-core test-server ## run every test
 	@core=$$(awk '/^test result:/ { n += $$4 } END { print n }' $(BUILD)/core-tests.log) && \
-	read -r server skipped expected <$(BUILD)/server-tests.count && \
+	read -r server skipped expected _ <$(BUILD)/server-tests.count && \
 	echo "$$((core + server)) tests passed: $$core of the rules, $$server with a server." \
 	     "$$skipped were skipped, $$expected failed as expected."
 
@@ -75,17 +75,17 @@ test-core: setup ## test the rules that need no server
 	set -o pipefail; $(CARGO) test --release -p keysmith-core | tee $(BUILD)/core-tests.log
 
 test-server: install check-script $(VENV)/done
-	@scripts/setup.sh pgbouncer examples patroni
-	@scripts/examples.sh
+	$(if $(TESTS),,@scripts/setup.sh pgbouncer examples patroni)
+	$(if $(TESTS),,@scripts/examples.sh)
 	KEYSMITH_TEST_COUNT=$(abspath $(BUILD))/server-tests.count PG_CONFIG=$(pg_config) \
-	    $(VENV)/bin/pytest -n $(TEST_JOBS) --dist loadfile tests
+	    $(VENV)/bin/pytest -rs -n $(TEST_JOBS) --dist loadfile $(or $(TESTS),tests)
 
 $(VENV)/done: tests/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -r $<
 	touch $@
 
-test-majors: setup ## run every test on every supported PostgreSQL
+test-majors: setup ## run every test on every supported PostgreSQL, or MAJORS="16 18"
 	@scripts/test-majors.sh
 
 # Like every extension: against the running server that PGHOST and the other libpq variables name.

@@ -38,9 +38,11 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """For the total of `make test`."""
+    """For the totals of `make test` and `make test-majors`."""
     if path := os.environ.get("KEYSMITH_TEST_COUNT"):
-        counts = (len(terminalreporter.stats.get(kind, ())) for kind in ("passed", "skipped", "xfailed"))
+        stats = terminalreporter.stats
+        counts = (sum(len(stats.get(kind, ())) for kind in kinds)
+                  for kinds in (["passed"], ["skipped"], ["xfailed"], ["failed", "error"]))
         Path(path).write_text(" ".join(map(str, counts)) + "\n")
 
 
