@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds for every supported major of PostgreSQL, and runs the tests on it.
+# Builds for every supported major of PostgreSQL, runs clippy for it, and runs the tests on it.
 #   MAJORS   the majors to test, all by default
 #   TESTS    the files of tests to run, all by default
 #   OLDER    a pg_config whose server has our library, to upgrade its cluster if it is older
@@ -53,7 +53,7 @@ for major in "${majors[@]}"; do
     from=$(cat "${server%/bin/*}/built" 2>/dev/null || echo installed)
     rm -f "$counts"
     # The crates without PostgreSQL are built once for all.
-    KEYSMITH_MAJOR=$major KEYSMITH_OLDER_SERVERS=$(older_than "$major") make --no-print-directory test-server PG_CONFIG="$server" || failed+=("$major")
+    KEYSMITH_MAJOR=$major KEYSMITH_OLDER_SERVERS=$(older_than "$major") make --no-print-directory -k clippy test-server PG_CONFIG="$server" || failed+=("$major")
     if [ -f "$counts" ]; then
         read -r passed skipped _ faults <"$counts"
         have_library+=("$server")

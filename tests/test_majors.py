@@ -153,10 +153,10 @@ def test_a_major_that_fails_stops_no_other(get, no_one_there, tmp_path, fake_mak
     calls = (tmp_path / "calls").read_text().splitlines()
     core, first, second = [call.split(" PG_CONFIG=") for call in calls]
     assert core == [" [] --no-print-directory test-core"]
-    assert first[0] == f"{MAJOR} [] --no-print-directory test-server"
+    assert first[0] == f"{MAJOR} [] --no-print-directory -k clippy test-server"
     # In the first is our library now, so a cluster of it can be upgraded.
     older = first[1] if fine > MAJOR else ""
-    assert second[0] == f"{fine} [{older}] --no-print-directory test-server"
+    assert second[0] == f"{fine} [{older}] --no-print-directory -k clippy test-server"
 
 
 def test_all_is_well(get, no_one_there, fake_make):
