@@ -10,6 +10,7 @@ export PG_CONFIG
 # install it. Before its version 4.4, make exports nothing to these commands.
 pg_config = $(shell export PG_CONFIG='$(PG_CONFIG)'; source scripts/common.sh; find_pg_config)
 pg_major  = $(shell source scripts/common.sh; major "$(pg_config)")
+supported = $(shell source scripts/common.sh; supported)
 
 BUILD  = $(or $(CARGO_TARGET_DIR),target)/release
 VENV   = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/venv
@@ -17,11 +18,12 @@ BENCH_VENV = $(VENV)-bench
 SCRIPT = sql/keysmith--$(shell sed -nE "s/^default_version = '(.*)'/\1/p" keysmith.control).sql
 # Each test runner has a private cluster; tests wait a lot, for workers and for clocks.
 TEST_JOBS ?= $(shell expr $$(nproc) + 1)
+SMOKE = $(patsubst %,tests/test_%.py,installcheck verify lifecycle isolation usage_pipeline standby newer_postgres upgrade pg_upgrade)
 cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup all build script check-script install uninstall image-layout dist release-check demo stop psql \
-        test test-core test-server test-majors installcheck lint deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
+        test test-core test-server test-majors smoke installcheck lint clippy deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
         bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
 help: ## list the targets
@@ -85,7 +87,7 @@ psql: ## connect to the demo's cluster
 
 test: test-core test-server ## run every test
 	@core=$$(awk '/^test result:/ { n += $$4 } END { print n }' $(BUILD)/core-tests.log) && \
-	read -r server skipped expected <$(BUILD)/server-tests.count && \
+	read -r server skipped expected _ <$(BUILD)/server-tests.count && \
 	echo "$$((core + server)) tests passed: $$core of the rules, $$server with a server." \
 	     "$$skipped were skipped, $$expected failed as expected."
 
@@ -94,30 +96,37 @@ test-core: setup ## test the rules that need no server
 	set -o pipefail; $(CARGO) test --release -p keysmith-core | tee $(BUILD)/core-tests.log
 
 test-server: install check-script $(VENV)/done
-	@scripts/setup.sh pgbouncer examples patroni
-	@scripts/examples.sh
+	$(if $(TESTS),,@scripts/setup.sh pgbouncer examples patroni)
+	$(if $(TESTS),,@scripts/examples.sh)
 	KEYSMITH_TEST_COUNT=$(abspath $(BUILD))/server-tests.count PG_CONFIG=$(pg_config) \
-	    $(VENV)/bin/pytest -n $(TEST_JOBS) --dist loadfile tests
+	    $(VENV)/bin/pytest -rs -n $(TEST_JOBS) --dist loadfile $(or $(TESTS),tests)
 
 $(VENV)/done: tests/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -r $<
 	touch $@
 
-test-majors: setup ## run every test on every supported PostgreSQL
+test-majors: setup ## run every test on every supported PostgreSQL, or MAJORS="16 18"
 	@scripts/test-majors.sh
+
+# On the newest other major: clippy, and the files of tests that depend most on PostgreSQL.
+smoke: install ## run some tests on another major, TESTS="...", and pg_upgrade to it
+	@MAJORS=$(or $(MAJORS),$(lastword $(filter-out $(pg_major),$(sort $(supported))))) \
+	    TESTS="$(or $(TESTS),$(SMOKE))" OLDER=$(pg_config) scripts/test-majors.sh
 
 # Like every extension: against the running server that PGHOST and the other libpq variables name.
 installcheck: ## run the regression suites against a running server
 	pg_test/run $(pg_config)
 
-lint: setup $(VENV)/done ## check formatting, lints, layers and spelling
+lint: setup clippy $(VENV)/done ## check formatting, lints, layers and spelling
 	$(CARGO) fmt --all --check
-	$(call cargo,clippy) --workspace --all-targets -- -D warnings
 	python3 scripts/check_tests.py
 	python3 scripts/check_layers.py
 	$(VENV)/bin/codespell
 	$(VENV)/bin/hadolint docker/Dockerfile
+
+clippy: setup ## check the code for PG_CONFIG's PostgreSQL
+	$(call cargo,clippy) --workspace --all-targets -- -D warnings
 
 deny: ## check licences, advisories and sources of libraries, if cargo-deny is installed
 	@command -v cargo-deny >/dev/null || { echo "cargo install --locked cargo-deny" >&2; exit 1; }

@@ -14,6 +14,7 @@ from psycopg.rows import namedtuple_row
 
 import cluster as clusters
 import scratch
+from majors import HAS_EVERY_MODULE
 
 _numbers = itertools.count()
 
@@ -37,9 +38,11 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """For the total of `make test`."""
+    """For the totals of `make test` and `make test-majors`."""
     if path := os.environ.get("KEYSMITH_TEST_COUNT"):
-        counts = (len(terminalreporter.stats.get(kind, ())) for kind in ("passed", "skipped", "xfailed"))
+        stats = terminalreporter.stats
+        counts = (sum(len(stats.get(kind, ())) for kind in kinds)
+                  for kinds in (["passed"], ["skipped"], ["xfailed"], ["failed", "error"]))
         Path(path).write_text(" ".join(map(str, counts)) + "\n")
 
 
@@ -155,7 +158,9 @@ class Database:
 
 
 def needs(module):
-    return pytest.mark.skipif(not clusters.has_module(module), reason=f"this server comes without {module}")
+    """Skips a test on a server without that module of PostgreSQL."""
+    return pytest.mark.skipif(not HAS_EVERY_MODULE and not clusters.has_module(module),
+                              reason=f"this server comes without {module}")
 
 
 def session(cluster, dbname="postgres", user="postgres", **options):

@@ -4,11 +4,11 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from cluster import pg_config, running
+from cluster import running
 from conftest import session, wait_until
+from majors import since
 
 USED = "SELECT pg_notification_queue_usage()"
-MAJOR = int(pg_config("version").split()[1].split(".")[0])
 
 
 @pytest.fixture
@@ -164,7 +164,8 @@ def test_only_superusers_say_how_full_it_may_be(cluster, dbname, db):
         cluster.execute("DROP ROLE events_app")
 
 
-@pytest.mark.skipif(MAJOR < 17, reason="the queue's size is that of 17 and newer to choose")
+# The setting for the queue's size.
+@since(17)
 def test_acts_commit_beside_a_queue_that_is_full():
     with running("events", max_notify_queue_pages=64) as cluster:
         db = session(cluster)

@@ -3,14 +3,8 @@
 import psycopg
 import pytest
 
-import cluster as clusters
+from majors import since
 from rows import cluster, of_bytes, text  # noqa: F401
-
-MAJOR = int(clusters.pg_config("version").split()[1].split(".")[0])
-
-
-def since(major):
-    return pytest.mark.skipif(MAJOR < major, reason=f"came with PostgreSQL {major}")
 
 
 # 17
