@@ -12,6 +12,13 @@ pg_config = $(shell export PG_CONFIG='$(PG_CONFIG)'; source scripts/common.sh; f
 pg_major  = $(shell source scripts/common.sh; major "$(pg_config)")
 
 BUILD  = $(or $(CARGO_TARGET_DIR),target)/release
+# The same library from any folder: panics name their source file, and the linker's id depends on
+# names that do. The clone's path is in no name, and not among the flags: clones can share a build
+# folder.
+reproducible = -Clink-arg=-Wl,--build-id=none --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \
+    --remap-path-prefix=$(abspath $(or $(CARGO_TARGET_DIR),target))=/target
+export RUSTFLAGS := $(strip $(filter-out $(reproducible),$(RUSTFLAGS)) $(reproducible))
+
 VENV   = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/venv
 BENCH_VENV = $(VENV)-bench
 SCRIPT = sql/keysmith--$(shell sed -nE "s/^default_version = '(.*)'/\1/p" keysmith.control).sql
@@ -30,7 +37,9 @@ help: ## list the targets
 setup: ## install missing packages (Debian, Ubuntu)
 	@scripts/setup.sh
 
+# PostgreSQL's declarations are formatted in the build folder: without our rules, wherever it is.
 build: setup ## build the library
+	@mkdir -p $(BUILD) && touch $(BUILD)/rustfmt.toml
 	$(call cargo,build) --workspace
 
 script: build ## write the install script from the library
