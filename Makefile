@@ -27,7 +27,7 @@ TEST_JOBS ?= $(shell expr $$(nproc) + 1)
 cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build script check-script install uninstall demo stop psql \
+.PHONY: help setup build script check-script install uninstall deb deb-twice demo stop psql \
         test test-core test-server test-majors installcheck lint deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
         bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
@@ -64,6 +64,14 @@ uninstall: ## remove from PG_CONFIG's PostgreSQL
 	@source scripts/common.sh && \
 	as_root rm -f "$$($(pg_config) --pkglibdir)/keysmith.so" "$$($(pg_config) --sharedir)/extension/keysmith"{.control,--*.sql}
 
+deb: ## build Debian packages into target/deb
+	@scripts/setup.sh deb
+	@scripts/deb.sh build
+
+deb-twice: ## build the packages from two new clones, and compare them
+	@scripts/setup.sh deb
+	@scripts/deb_twice.sh
+
 demo: install ## show the main job on a private cluster
 	@scripts/demo.sh
 
@@ -84,7 +92,7 @@ test-core: setup ## test the rules that need no server
 	set -o pipefail; $(CARGO) test --release -p keysmith-core | tee $(BUILD)/core-tests.log
 
 test-server: install check-script $(VENV)/done
-	@scripts/setup.sh pgbouncer examples patroni
+	@scripts/setup.sh pgbouncer examples patroni deb
 	@scripts/examples.sh
 	KEYSMITH_TEST_COUNT=$(abspath $(BUILD))/server-tests.count PG_CONFIG=$(pg_config) \
 	    $(VENV)/bin/pytest -n $(TEST_JOBS) --dist loadfile tests
