@@ -29,7 +29,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall deb deb-twice demo stop psql \
         test test-core test-server test-majors installcheck lint deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
-        bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
+        bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency history soak scale failover stranger clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -92,7 +92,7 @@ test-core: setup ## test the rules that need no server
 	set -o pipefail; $(CARGO) test --release -p keysmith-core | tee $(BUILD)/core-tests.log
 
 test-server: install check-script $(VENV)/done
-	@scripts/setup.sh pgbouncer examples patroni deb
+	@scripts/setup.sh pgbouncer examples patroni deb stranger
 	@scripts/examples.sh
 	KEYSMITH_TEST_COUNT=$(abspath $(BUILD))/server-tests.count PG_CONFIG=$(pg_config) \
 	    $(VENV)/bin/pytest -n $(TEST_JOBS) --dist loadfile tests
@@ -183,6 +183,10 @@ scale: install $(VENV)/done ## drive a primary and two standbys through a failov
 failover: install $(VENV)/done ## cause faults of a cluster under Patroni, SECONDS=5, ROUNDS=1, ONLY=
 	@scripts/setup.sh patroni
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python tests/failover.py --seconds $(or $(SECONDS),5) --rounds $(or $(ROUNDS),1) $(if $(ONLY),--only $(ONLY))
+
+stranger: build $(VENV)/done ## install the package on a new Debian, and show all of it
+	@scripts/setup.sh deb stranger
+	PG_CONFIG=$(pg_config) $(VENV)/bin/pytest -s -q -rs tests/test_stranger.py
 
 clean: stop ## remove build files and the demo's cluster
 	@[ ! -L target/cluster ] || rm -rf "$$(readlink -f target/cluster)"

@@ -68,6 +68,7 @@ for extra in "$@"; do
             need "debhelper, to build Debian packages" "debhelper dpkg-dev" has_debhelper
             need "lintian, to check them" "lintian" command -v lintian
             ;;
+        stranger) need "mmdebstrap, to install packages on a new Debian" "mmdebstrap" command -v mmdebstrap ;;
         postgres-source) need "bison, flex, perl and patchelf, to build PostgreSQL" "bison flex perl bzip2 patchelf debian-archive-keyring" has_source_tools ;;
         valgrind) need "valgrind, to count instructions and to watch memory" "valgrind libc6-dbg" valgrind --version ;;
         node) need "Node.js 20 or newer with npm (https://nodejs.org), for a benchmark" "$(node_packages)" has_node ;;

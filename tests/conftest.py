@@ -37,7 +37,11 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """For the total of `make test`."""
+    """Figures that tests report, and a count for the total of `make test`."""
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, value in report.user_properties:
+            if name == "figure":
+                terminalreporter.write_line(value)
     if path := os.environ.get("KEYSMITH_TEST_COUNT"):
         counts = (len(terminalreporter.stats.get(kind, ())) for kind in ("passed", "skipped", "xfailed"))
         Path(path).write_text(" ".join(map(str, counts)) + "\n")

@@ -1,5 +1,5 @@
 """The Debian package: what is in it, that it is built the same way twice, and what its removal does
-to settings."""
+to settings. tests/test_stranger.py installs it."""
 
 import os
 import re
