@@ -13,6 +13,13 @@ pg_major  = $(shell source scripts/common.sh; major "$(pg_config)")
 supported = $(shell source scripts/common.sh; supported)
 
 BUILD  = $(or $(CARGO_TARGET_DIR),target)/release
+# The same library from any folder: panics name their source file, and the linker's id depends on
+# names that do. The clone's path is in no name, and not among the flags: clones can share a build
+# folder.
+reproducible = -Clink-arg=-Wl,--build-id=none --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \
+    --remap-path-prefix=$(abspath $(or $(CARGO_TARGET_DIR),target))=/target
+export RUSTFLAGS := $(strip $(filter-out $(reproducible),$(RUSTFLAGS)) $(reproducible))
+
 VENV   = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/venv
 BENCH_VENV = $(VENV)-bench
 SCRIPT = sql/keysmith--$(shell sed -nE "s/^default_version = '(.*)'/\1/p" keysmith.control).sql
@@ -22,9 +29,10 @@ SMOKE = $(patsubst %,tests/test_%.py,installcheck verify lifecycle isolation usa
 cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all build script check-script install uninstall image-layout dist release-check demo stop psql \
-        test test-core test-server test-majors smoke installcheck lint clippy deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
-        bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
+.PHONY: help setup all build script check-script install uninstall deb deb-twice image-layout dist release-check \
+        demo stop psql test test-core test-server test-majors smoke stranger installcheck lint clippy deny \
+        bench bench-drain bench-instructions bench-isolation bench-round-trip bench-rows bench-usage \
+        fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -35,7 +43,9 @@ setup: ## install missing packages (Debian, Ubuntu)
 # What the PGXN client calls.
 all: build
 
+# PostgreSQL's declarations are formatted in the build folder: without our rules, wherever it is.
 build: setup ## build the library
+	@mkdir -p $(BUILD) && touch $(BUILD)/rustfmt.toml
 	$(call cargo,build) --workspace
 
 # Those of released versions never change.
@@ -76,6 +86,14 @@ uninstall: ## remove from PG_CONFIG's PostgreSQL
 	@source scripts/common.sh && \
 	as_root rm -f "$$($(pg_config) --pkglibdir)/keysmith.so" "$$($(pg_config) --sharedir)/extension/keysmith"{.control,--*.sql}
 
+deb: ## build Debian packages into target/deb
+	@scripts/setup.sh deb
+	@scripts/deb.sh build
+
+deb-twice: ## build the packages from two new clones, and compare them
+	@scripts/setup.sh deb
+	@scripts/deb_twice.sh
+
 demo: install ## show the main job on a private cluster
 	@scripts/demo.sh
 
@@ -96,7 +114,7 @@ test-core: setup ## test the rules that need no server
 	set -o pipefail; $(CARGO) test --release -p keysmith-core | tee $(BUILD)/core-tests.log
 
 test-server: install check-script $(VENV)/done
-	$(if $(TESTS),,@scripts/setup.sh pgbouncer examples patroni)
+	$(if $(TESTS),,@scripts/setup.sh pgbouncer examples patroni deb stranger)
 	$(if $(TESTS),,@scripts/examples.sh)
 	KEYSMITH_TEST_COUNT=$(abspath $(BUILD))/server-tests.count PG_CONFIG=$(pg_config) \
 	    $(VENV)/bin/pytest -rs -n $(TEST_JOBS) --dist loadfile $(or $(TESTS),tests)
@@ -195,6 +213,10 @@ scale: install $(VENV)/done ## drive a primary and two standbys through a failov
 failover: install $(VENV)/done ## cause faults of a cluster under Patroni, SECONDS=5, ROUNDS=1, ONLY=
 	@scripts/setup.sh patroni
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python tests/failover.py --seconds $(or $(SECONDS),5) --rounds $(or $(ROUNDS),1) $(if $(ONLY),--only $(ONLY))
+
+stranger: build $(VENV)/done ## install the package on a new Debian, and show all of it
+	@scripts/setup.sh deb stranger
+	PG_CONFIG=$(pg_config) $(VENV)/bin/pytest -s -q -rs tests/test_stranger.py
 
 clean: stop ## remove build files and the demo's cluster
 	@[ ! -L target/cluster ] || rm -rf "$$(readlink -f target/cluster)"

@@ -38,7 +38,11 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """For the totals of `make test` and `make test-majors`."""
+    """Figures that tests report, and counts for the totals of `make test` and `make test-majors`."""
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, value in report.user_properties:
+            if name == "figure":
+                terminalreporter.write_line(value)
     if path := os.environ.get("KEYSMITH_TEST_COUNT"):
         stats = terminalreporter.stats
         counts = (sum(len(stats.get(kind, ())) for kind in kinds)
