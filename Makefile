@@ -21,7 +21,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
-        test test-core test-server test-majors installcheck lint deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
+        test test-core test-server test-majors installcheck lint deny bench bench-capacity bench-drain bench-instructions bench-isolation bench-round-trip \
         bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
 help: ## list the targets
@@ -118,6 +118,9 @@ benches/frameworks/node_modules/.package-lock.json: benches/frameworks/package-l
 	@scripts/setup.sh node
 	cd benches/frameworks && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
+
+bench-capacity: install $(VENV)/done ## measure what a rate of requests takes a day
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/capacity.py
 
 bench-drain: install $(VENV)/done ## measure how fast usage is stored
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/drain.py
