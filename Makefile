@@ -22,7 +22,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup build script check-script install uninstall demo stop psql \
         test test-core test-server test-majors installcheck lint deny bench bench-capacity bench-drain bench-instructions bench-isolation bench-round-trip \
-        bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
+        bench-rows bench-usage dashboard-picture fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -138,6 +138,10 @@ bench-round-trip: install $(VENV)/done ## count instructions per transaction
 
 bench-usage: install $(VENV)/done ## measure tracking, and pages of usage; REQUESTS=10000000
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/usage.py --requests $(or $(REQUESTS),1000000)
+
+dashboard-picture: install $(VENV)/done ## draw the dashboard of examples/monitoring from a run
+	@scripts/setup.sh monitoring
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/dashboard.py
 
 bench-rows: install $(VENV)/done ## measure row hashing
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_hashing.py

@@ -7,7 +7,6 @@ import re
 import shutil
 import socket
 import subprocess
-import urllib.error
 import urllib.parse
 import urllib.request
 from contextlib import contextmanager, suppress
@@ -102,9 +101,9 @@ class Monitoring:
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:
                 return json.load(answer)["data"]
-        except urllib.error.HTTPError as error:
-            raise ValueError(f"{parameters}: {error.read().decode()}") from error if error.code == 400 else None
-        except OSError:
+        except OSError as error:
+            if getattr(error, "code", None) == 400:
+                raise ValueError(f"{parameters}: {error.read().decode()}") from error
             return None
 
     def series(self, expression):

@@ -132,7 +132,9 @@ def test_ratios_are_taken_within_rounds():
 def test_pictures_are_drawn_and_say_what_they_show():
     pictures = [plot.bars("Title & more", "µs", [plot.Bar("a < b", 3, 1, 4), plot.Bar("none", 0, 0, 0)]),
                 plot.lines("Title & more", "µs", [("a < b", [(1, 2), (8, 4)]), ("c", [(1, 2), (8, 4)])], "clients"),
-                plot.lines("Title & more", "µs", [("a < b", [(10, 0)])], "keys", logarithmic=True)]
+                plot.lines("Title & more", "µs", [("a < b", [(10, 0)])], "keys", logarithmic=True),
+                plot.panels("Title & more", "two", [plot.Panel("a < b", "s", [("c" * 50, [(0, 1), (40, 2)])]),
+                                                    plot.Panel("nothing", "percentunit", [], "none")], 60)]
     for picture in pictures:
         texts = [element.text for element in ElementTree.fromstring(picture).iter() if (element.text or "").strip()]
         assert "Title & more" in texts and "a < b" in texts
