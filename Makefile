@@ -30,9 +30,9 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 
 .DEFAULT_GOAL := help
 .PHONY: help setup all build script check-script install uninstall deb deb-twice image-layout dist release-check \
-        demo stop psql test test-core test-server test-majors smoke stranger installcheck lint clippy deny \
-        bench bench-drain bench-instructions bench-isolation bench-round-trip bench-rows bench-usage \
-        fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
+        demo stop psql test test-core test-server test-majors smoke stranger installcheck lint clippy deny bench \
+        bench-capacity bench-drain bench-instructions bench-isolation bench-round-trip bench-rows bench-usage \
+        dashboard-picture fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -114,7 +114,7 @@ test-core: setup ## test the rules that need no server
 	set -o pipefail; $(CARGO) test --release -p keysmith-core | tee $(BUILD)/core-tests.log
 
 test-server: install check-script $(VENV)/done
-	$(if $(TESTS),,@scripts/setup.sh pgbouncer examples patroni deb stranger)
+	$(if $(TESTS),,@scripts/setup.sh pgbouncer examples monitoring patroni deb stranger)
 	$(if $(TESTS),,@scripts/examples.sh)
 	KEYSMITH_TEST_COUNT=$(abspath $(BUILD))/server-tests.count PG_CONFIG=$(pg_config) \
 	    $(VENV)/bin/pytest -rs -n $(TEST_JOBS) --dist loadfile $(or $(TESTS),tests)
@@ -166,6 +166,9 @@ benches/frameworks/node_modules/.package-lock.json: benches/frameworks/package-l
 	cd benches/frameworks && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
+bench-capacity: install $(VENV)/done ## measure what a rate of requests takes a day
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/capacity.py
+
 bench-drain: install $(VENV)/done ## measure how fast usage is stored
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/drain.py
 
@@ -182,6 +185,10 @@ bench-round-trip: install $(VENV)/done ## count instructions per transaction
 
 bench-usage: install $(VENV)/done ## measure tracking, and pages of usage; REQUESTS=10000000
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/usage.py --requests $(or $(REQUESTS),1000000)
+
+dashboard-picture: install $(VENV)/done ## draw the dashboard of examples/monitoring from a run
+	@scripts/setup.sh monitoring
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/dashboard.py
 
 bench-rows: install $(VENV)/done ## measure row hashing
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_hashing.py

@@ -21,6 +21,7 @@ has_node() { npm --version && [ "$(node -p 'process.versions.node.split(".")[0]'
 has_source_tools() { bison --version && flex --version && perl --version && bzip2 --help && patchelf --version && ls /usr/share/keyrings/debian-archive-keyring.gpg; }
 has_patroni() { PATH=$PATH:/usr/sbin; command -v etcd && command -v haproxy && command -v patroni; }
 has_debhelper() { command -v dh && command -v dpkg-buildpackage; }
+has_monitoring() { command -v prometheus && command -v promtool && command -v prometheus-sql-exporter; }
 has_pgbouncer() { PATH=$PATH:/usr/sbin command -v pgbouncer; }
 # Only if the distribution's version is new enough.
 node_packages() {
@@ -57,6 +58,11 @@ for extra in "$@"; do
             for service in etcd haproxy patroni; do
                 PATH=$PATH:/usr/sbin command -v $service >/dev/null || services+=("$service")
             done
+            ;;
+        monitoring)
+            need "Prometheus with an exporter of SQL, to test monitoring" "prometheus prometheus-sql-exporter" has_monitoring
+            # The exporter's service does not start without its configuration.
+            command -v prometheus >/dev/null || services+=(prometheus)
             ;;
         examples)
             need "Node.js 18.3 or newer with npm, for the examples" "nodejs npm" has_node_of_examples

@@ -57,6 +57,7 @@ install! {
     "manage_isolation" "../sql/install/manage/isolation.sql";
     "catalog_subscription" "../sql/install/catalog/subscription.sql";
     "manage_status" "../sql/install/manage/status.sql";
+    "manage_metrics" "../sql/install/manage/metrics.sql";
     "manage_scanner" "../sql/install/manage/scanner.sql";
     "manage_doctor_isolation" "../sql/install/manage/doctor_isolation.sql";
     "manage_doctor_replication" "../sql/install/manage/doctor_replication.sql";

@@ -345,7 +345,7 @@ def signature(text):
     "verdict", "explanation", "minted", "keys", "routes", "audit", "usage", "usage_hourly",
     "usage_daily", "usage_endpoints", "top_keys", "top_refusals", "touches", "tenants",
     "expiring_soon", "stale_keys", "recent_refusals", "overprivileged_keys", "hashing_progress",
-    "isolation"])
+    "isolation", "metrics", "alarms", "usage_nodes"])
 def test_every_column_is_described(cluster, name):
     columns = cluster.execute(f"""
         SELECT attname FROM pg_attribute

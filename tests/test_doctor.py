@@ -386,7 +386,7 @@ def test_a_worker_that_can_not_start_and_a_buffer_that_fills():
         found = {(row.level, row.subject): row.finding for row in findings(db)}
         text = "\n".join(row.finding for row in findings(db))
         assert ("error", "usage") in found and "could not be started" in text
-        assert "nearly full" in text and "records were dropped" in text
+        assert "the buffer is filling" in text and "records were dropped" in text
         limits = psycopg.types.json.Jsonb([{"name": "x", "limit": 1, "window": "1 hour"}])
         for n in range(40):
             # One tenant takes only a part of the table.

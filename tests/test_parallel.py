@@ -51,7 +51,7 @@ def test_a_worker_decides_nothing(db, parallel, decision):
 
 
 def held(db):
-    return int(dict(db.rows("SELECT name, value FROM keysmith.usage_status()"))["held"])
+    return db.one("usage_status").pending
 
 
 def test_nothing_of_a_worker_stays_behind(db, parallel):

@@ -51,6 +51,11 @@ fn pause() -> i64 {
     i64::from((MOST.get() / BEATS).clamp(SHORTEST_BEAT, LONGEST_BEAT))
 }
 
+/// How old data may be, in seconds; 0 if the guard is off.
+pub fn most() -> f64 {
+    f64::from(MOST.get()) / 1000.0
+}
+
 /// Whether the guard is on.
 #[inline]
 pub fn is_guarded() -> bool {

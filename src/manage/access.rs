@@ -6,8 +6,8 @@ use super::keyspace::policy;
 use super::level::{Functions, Level, functions};
 use super::tenant::Tenant;
 use super::{
-    add_credits, alter, audit_proof, catalogue, doctor, keyspace, lifecycle, listing, mint,
-    revocations, scanner, status, tenant, usage,
+    add_credits, alter, audit_proof, catalogue, doctor, keyspace, lifecycle, listing, metrics,
+    mint, revocations, scanner, status, tenant, usage,
 };
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::catalog::Catalog;
@@ -31,7 +31,7 @@ sql_functions! {
 }
 
 /// The functions that check what they need. Each level that allows it has EXECUTE on them.
-const CHECKED: [Functions; 15] = [
+const CHECKED: [Functions; 16] = [
     FUNCTIONS,
     add_credits::FUNCTIONS,
     alter::FUNCTIONS,
@@ -41,6 +41,7 @@ const CHECKED: [Functions; 15] = [
     keyspace::FUNCTIONS,
     lifecycle::FUNCTIONS,
     listing::FUNCTIONS,
+    metrics::FUNCTIONS,
     mint::FUNCTIONS,
     revocations::FUNCTIONS,
     scanner::FUNCTIONS,
@@ -140,7 +141,8 @@ const OF_TENANTS: &[&str] = &[
     "recent_refusals",
 ];
 
-const OF_ALL: &[&str] = &["routes", "audit", "overprivileged_keys", "isolation"];
+const OF_ALL: &[&str] =
+    &["routes", "audit", "overprivileged_keys", "isolation", "metrics", "alarms", "usage_nodes"];
 
 const PROGRESS: &[&str] = &["hashing_progress"];
 

@@ -25,6 +25,7 @@ mod limits;
 pub mod listing;
 mod locked_key;
 mod metadata;
+mod metrics;
 mod mint;
 mod options;
 mod own_rows;

@@ -219,64 +219,49 @@ CREATE FUNCTION keysmith_private.doctor_usage(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH numbers AS MATERIALIZED (
-        SELECT u.name, u.value FROM keysmith.usage_status() u
-        UNION ALL SELECT l.name, l.value FROM keysmith.limit_status() l
-    ), n AS (
-        SELECT max(value) FILTER (WHERE name = 'mode') AS mode,
-               max(value) FILTER (WHERE name = 'dropped')::bigint AS dropped,
-               max(value) FILTER (WHERE name = 'used')::bigint AS used,
-               max(value) FILTER (WHERE name = 'capacity')::bigint AS capacity,
-               max(value) FILTER (WHERE name = 'waiting')::bigint AS waiting,
-               max(value) FILTER (WHERE name = 'share')::bigint AS share,
-               max(value) FILTER (WHERE name = 'worker') AS worker,
-               max(value) FILTER (WHERE name = 'failed_starts')::bigint AS failed_starts,
-               max(value) FILTER (WHERE name = 'failures')::bigint AS failures,
-               max(value) FILTER (WHERE name = 'last_error') AS last_error,
-               max(value) FILTER (WHERE name = 'limit buckets in use')::bigint AS buckets,
-               max(value) FILTER (WHERE name = 'limit buckets at most')::bigint AS most_buckets,
-               max(value) FILTER (WHERE name = 'calls refused for want of a bucket')::bigint AS refused
-        FROM numbers
-    ), today AS (
-        SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
+    WITH u AS MATERIALIZED (
+        SELECT * FROM keysmith.usage_status()
+    ), l AS MATERIALIZED (
+        SELECT * FROM keysmith.limit_status()
+    ), raised AS MATERIALIZED (
+        SELECT a.alarm, a.value FROM keysmith_private.alarms() a WHERE a.raised
     ), partitions AS MATERIALIZED (
         -- Two days of grace: requests, or a call of maintain(), have them dropped.
         SELECT p.*, p.ends <= k.kept_from - interval '48 hours' AS is_old
         FROM keysmith_private.usage_partitions() p, keysmith_private.usage_kept_from() AS k (kept_from)
     )
-    SELECT 'warning', 'usage', mode, 'fewer databases with keysmith in this server' FROM n
-    WHERE mode LIKE 'in place: other databases%'
+    SELECT 'warning', 'usage', u.mode, 'fewer databases with keysmith in this server' FROM u
+    WHERE u.mode LIKE 'in place: other databases%'
     UNION ALL
-    SELECT 'warning', 'usage', format('%s records were dropped since the server started', dropped),
-           'a larger keysmith.usage_buffer, or usage_overflow = write-through' FROM n WHERE dropped > 0
+    SELECT 'warning', 'usage', format('%s records were dropped since the server started', u.dropped),
+           'a larger keysmith.usage_buffer, or usage_overflow = write-through'
+    FROM u, raised r WHERE r.alarm = 'usage_dropped'
     UNION ALL
-    SELECT 'warning', 'usage', format('the buffer is nearly full: %s records of %s wait', waiting, share),
+    SELECT 'warning', 'usage', format('the buffer is filling: %s records of %s wait', u.waiting, u.share),
            'a larger keysmith.usage_buffer; usage_status() tells how the worker fares'
-    FROM n WHERE used * 10 >= capacity * 8 OR waiting * 10 >= share * 8
+    FROM u, raised r WHERE r.alarm = 'usage_queue_filling'
     UNION ALL
     SELECT 'error', 'usage', format('%s records wait, and the worker could not be started %s times',
-                                    waiting, failed_starts),
+                                    u.waiting, u.failed_starts),
            'a larger max_worker_processes, and a restart'
-    FROM n WHERE failed_starts > 0 AND waiting > 0 AND worker <> 'running'
+    FROM u, raised r WHERE r.alarm = 'usage_worker_missing'
     UNION ALL
-    SELECT 'warning', 'usage', format('%s batches failed; the last error: %s', failures, last_error),
-           'usage_status() and the server''s log tell more' FROM n WHERE failures > 0
+    SELECT 'warning', 'usage', format('%s batches failed; the last error: %s', u.failures, u.last_error),
+           'usage_status() and the server''s log tell more'
+    FROM u, raised r WHERE r.alarm = 'usage_failing'
     UNION ALL
-    SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', count(*)),
+    SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', r.value),
            'SELECT error FROM keysmith_private.usage_set_aside'
-    FROM keysmith_private.usage_set_aside WHERE set_aside_at > now() - interval '7 days' HAVING count(*) > 0
+    FROM raised r WHERE r.alarm = 'usage_quarantined'
     UNION ALL
     SELECT 'warning', 'usage', format('a crash may have cost %s records, between %s and %s',
-                                      sum(lost_at_most), to_char(min(lost_from), 'YYYY-MM-DD HH24:MI'),
-                                      to_char(max(lost_until), 'YYYY-MM-DD HH24:MI')),
+                                      r.value, to_char(u.lost_from, 'YYYY-MM-DD HH24:MI'),
+                                      to_char(u.lost_until, 'YYYY-MM-DD HH24:MI')),
            'usage_durability = commit, if none may be lost'
-    FROM keysmith_private.usage_incarnation
-    WHERE lost_at_most > 0 AND lost_until > now() - interval '7 days' HAVING count(*) > 0
+    FROM u, raised r WHERE r.alarm = 'usage_lost'
     UNION ALL
     SELECT 'warning', 'usage', 'there is no partition for tomorrow''s requests', 'SELECT * FROM keysmith.maintain()'
-    FROM today
-    WHERE NOT EXISTS (SELECT FROM partitions p WHERE p.ends > (day + 1)::timestamp AT TIME ZONE 'UTC')
-      AND EXISTS (SELECT FROM keysmith_private.usage_event e WHERE e.at >= day::timestamp AT TIME ZONE 'UTC')
+    FROM raised r WHERE r.alarm = 'partition_missing'
     UNION ALL
     SELECT 'warning', 'usage', format('%s days are kept beyond keysmith.usage_retention', count(*)),
            'SELECT * FROM keysmith.maintain()'
@@ -301,33 +286,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'SELECT * FROM keysmith.maintain()'
     FROM keysmith_private.usage_delta HAVING count(*) > 100000
     UNION ALL
-    SELECT 'warning', 'limits', format('the table of limits is nearly full: %s of %s', buckets, most_buckets),
-           'a larger keysmith.max_buckets, and a restart' FROM n WHERE buckets * 10 >= most_buckets * 8
+    SELECT 'warning', 'limits', format('the table of limits is nearly full: %s of %s', l.buckets, l.max_buckets),
+           'a larger keysmith.max_buckets, and a restart'
+    FROM l, raised r WHERE r.alarm = 'limit_buckets_filling'
     UNION ALL
-    SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', refused),
-           'a larger keysmith.max_buckets, and a restart' FROM n WHERE refused > 0
+    SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', l.unavailable),
+           'a larger keysmith.max_buckets, and a restart'
+    FROM l, raised r WHERE r.alarm = 'limits_unavailable'
     UNION ALL
-    -- Looks at the newest thousand entries of each chain, and at the one before them. That is cheap,
-    -- and no proof. audit_verify() proves it.
-    SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
+    SELECT 'error', 'audit', CASE WHEN g.entry IS NULL
+               THEN format('keyspace %s has no audit, and was made by someone', g.keyspace)
+               ELSE format('the chain of keyspace %s has a gap before entry %s', g.keyspace, g.entry) END,
            'SELECT * FROM keysmith.audit_verify()'
-    FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
-          FROM (SELECT keyspace FROM keysmith_private.keyspace UNION SELECT '*') c
-          CROSS JOIN LATERAL (
-              SELECT a.entry FROM keysmith_private.audit_entry a
-              WHERE a.keyspace = c.keyspace ORDER BY a.entry DESC LIMIT 1000) e) g
-    WHERE g.entry <> 1 + coalesce(g.previous, (
-              SELECT max(a.entry) FROM keysmith_private.audit_entry a
-              WHERE a.keyspace = g.keyspace AND a.entry < g.entry), 0)
-    GROUP BY g.keyspace
-    UNION ALL
-    SELECT 'error', 'audit', format('keyspace %s has no audit, and was made by someone', k.keyspace),
-           'SELECT * FROM keysmith.audit_verify()'
-    FROM keysmith_private.keyspace k
-    WHERE k.created_at < now()
-      -- The audit of a subscriber may be on its publisher.
-      AND NOT keysmith_private.is_subscribed('keysmith_private.keyspace')
-      AND NOT EXISTS (SELECT FROM keysmith_private.audit_entry a WHERE a.keyspace = k.keyspace)
+    FROM keysmith_private.audit_gaps() g
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
 'The part of doctor() that looks at usage records and their worker, limits and the audit';
@@ -339,16 +310,15 @@ CREATE FUNCTION keysmith_private.doctor_events(
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'events',
            format('the queue of notifications is %s percent full, and from %s on no events are sent',
-                  round(100 * q.usage::numeric, 1), queue_limit),
+                  round(100 * a.value::numeric, 1), queue_limit),
            'end the session that listens and does not read: PostgreSQL''s log names it'
-    FROM pg_notification_queue_usage() AS q (usage)
-    WHERE 200 * q.usage > queue_limit
+    FROM keysmith_private.alarms() a WHERE a.alarm = 'notify_queue_filling' AND a.raised
     UNION ALL
     SELECT 'warning', 'events',
            format('%s events were not sent, the last of them at %s: the queue of notifications was full',
                   unsent, last_unsent_at),
            'have listeners read what there is again; end sessions that listen and do not read'
-    WHERE last_unsent_at > now() - interval '1 day'
+    FROM keysmith_private.alarms() a WHERE a.alarm = 'events_unsent' AND a.raised
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_events(integer, bigint, timestamptz) IS
 'The part of doctor() that looks at the queue of notifications';

@@ -4,19 +4,7 @@ CREATE FUNCTION keysmith_private.doctor_replication(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH subscribed AS (
-        SELECT s.oid, s.subname AS name, s.subenabled AS is_enabled,
-               count(*) FILTER (WHERE r.srsubstate <> 'r') AS not_copied,
-               EXISTS (SELECT FROM pg_stat_subscription t
-                       WHERE t.subid = s.oid AND t.relid IS NULL AND t.pid IS NOT NULL) AS is_applied,
-               (SELECT t.apply_error_count + t.sync_error_count FROM pg_stat_subscription_stats t
-                WHERE t.subid = s.oid) AS errors
-        FROM pg_subscription s
-        JOIN pg_subscription_rel r ON r.srsubid = s.oid
-        JOIN pg_class c ON c.oid = r.srrelid
-        WHERE c.relnamespace = 'keysmith_private'::regnamespace
-        GROUP BY s.oid
-    )
+    WITH subscribed AS (SELECT * FROM keysmith_private.subscriptions())
     SELECT 'error', 'replication', format('subscription %I is disabled: revocations don''t arrive', name),
            format('ALTER SUBSCRIPTION %I ENABLE; if an error has disabled it, the log of this server has the error', name)
     FROM subscribed WHERE NOT is_enabled

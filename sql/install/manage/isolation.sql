@@ -10,6 +10,23 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION keysmith_private.distributed_tables() IS 'Tables that Citus has distributed';
 
+-- Whoever reads one of these tables waits. The lock of an index or of a TOAST table is one of its
+-- table.
+CREATE FUNCTION keysmith_private.locked_relations(OUT relation oid) RETURNS SETOF oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH locked AS MATERIALIZED (
+        SELECT l.relation FROM pg_locks l
+        WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
+          AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+    )
+    SELECT l.relation FROM locked l
+    UNION SELECT x.indrelid FROM locked l JOIN pg_index x ON x.indexrelid = l.relation
+    UNION SELECT c.oid FROM locked l JOIN pg_class c ON c.reltoastrelid = l.relation
+$$;
+COMMENT ON FUNCTION keysmith_private.locked_relations() IS
+'Tables that other sessions have locked against readers, or are about to';
+
 -- These roles run the requests of applications: they have the level verifier, or EXECUTE on a
 -- function that decides. Administrators are left out, as they may call all functions.
 CREATE VIEW keysmith_private.verifying_role AS
@@ -66,6 +83,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                    SELECT FROM pg_policy p WHERE p.polrelid = c.oid
                    AND p.polname IN ('keysmith_tenant', 'keysmith_access')) AS is_bare
         FROM known k JOIN pg_class c USING (oid) WHERE wanted IS NULL OR c.oid = wanted
+    ), locked AS MATERIALIZED (
+        SELECT l.relation FROM keysmith_private.locked_relations() l
     ), part(of, oid) AS (
         SELECT i.oid, h.inhrelid FROM isolated i JOIN pg_inherits h ON h.inhparent = i.oid
         UNION
@@ -103,7 +122,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     -- If one table is wanted, only its policies are printed.
     JOIN keysmith_private.isolated_by e ON e.found = i.oid AND (wanted IS NULL OR e.found = wanted)
     CROSS JOIN (VALUES ('keysmith_tenant', false), ('keysmith_access', true)) AS p (name, is_permissive)
-    CROSS JOIN LATERAL keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) AS f (fault)
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN i.oid IN (SELECT l.relation FROM locked l)
+                    THEN 'can''t be read, since someone has locked the table'
+                    ELSE keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) END
+    ) AS f (fault)
     WHERE f.fault IS NOT NULL AND (e.has_access OR NOT p.is_permissive) AND NOT i.is_bare
     UNION ALL
     SELECT i.oid, 'error', format('its owner %s %s, and sees all its rows', r.oid::regrole,
