@@ -399,4 +399,4 @@ CREATE FUNCTION keysmith.doctor(
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
 COMMENT ON FUNCTION keysmith.doctor() IS
-'Checks the installation: problems, each with a remedy, errors first; a row ok for each subject without a problem';
+'Finds faults of the installation; a row for each, with its remedy, or one row that all is well';

@@ -189,12 +189,12 @@ CREATE FUNCTION keysmith.isolate(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
 COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
-'Sets row-level security up so that a table shows and accepts only rows of the tenant that is signed in';
+'Has a table show and take only rows of the tenant signed in; by row-level security';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';
 COMMENT ON FUNCTION keysmith.release(regclass) IS
-'Undoes isolate: drops its policies, and restores the earlier state of row security';
+'Undoes isolate; drops its policies, and restores the earlier state of row security';
 
 -- For callers that see everything, whatever their privileges on the catalogs.
 CREATE FUNCTION keysmith_private.isolation_states(

@@ -7,7 +7,7 @@ CREATE FUNCTION keysmith.status(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
-'Counters: keys by state and by pepper, rate limits since the last start, usage and its worker; and whether this is a subscriber';
+'Numbers of keys, rate limits, usage and its worker; and whether this is a subscriber';
 
 CREATE FUNCTION keysmith_private.counters(
     unsent bigint, last_unsent_at timestamptz, is_subscriber boolean, OUT topic text, OUT name text, OUT value text
