@@ -12,22 +12,16 @@ use super::{
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::catalog::Catalog;
 use crate::catalog::subscription::refusal;
-use pg::call::{Call, must_not_be_null, sql_functions};
+use pg::call::{Call, must_not_be_null};
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param};
 use pg::subscription;
 use pg::text;
-use pg::varlena;
 use pgrx::pg_sys::{Datum, Oid};
 
 functions! {
     keysmith_grant_access => grant_access: Admin;
     keysmith_revoke_access => revoke_access: Admin;
-}
-
-sql_functions! {
-    keysmith_sees_everything => sees_everything;
-    keysmith_own_tenants => own_tenants;
 }
 
 /// The functions that check what they need. Each level that allows it has EXECUTE on them.
@@ -70,6 +64,7 @@ const fn objects(level: Level) -> Objects {
                 "sign_out",
                 "log_request",
                 "event_channel",
+                "help",
                 // These act with the caller's rights on the caller's tables.
                 "isolate",
                 "release",
@@ -89,32 +84,22 @@ const fn objects(level: Level) -> Objects {
                 "digests",
                 "matches",
                 "is_digest",
-                "hashing_state",
             ],
             views: &[PROGRESS],
         },
         Level::Issuer => Objects {
-            functions: &[
-                "report_leak",
-                "wait_for_replay",
-                "sign_out",
-                "sees_everything",
-                "own_tenants",
-            ],
+            functions: &["report_leak", "wait_for_replay", "sign_out", "help"],
             views: &[OF_TENANTS],
         },
         Level::Auditor => Objects {
             functions: &[
+                "help",
                 "explain_verify",
-                "scopes_used",
-                "hashing_state",
                 "limit_status",
                 "usage_status",
                 "flush_usage",
                 "event_channel",
                 "client_ip",
-                "sees_everything",
-                "own_tenants",
             ],
             views: &[OF_TENANTS, OF_ALL, PROGRESS],
         },
@@ -352,13 +337,4 @@ fn take_all(role: &Role) -> Result<()> {
         role.run(&format!("REVOKE ALL ON {object} FROM "))?;
     }
     Ok(())
-}
-
-fn sees_everything(_: &Call) -> Result<Option<Datum>> {
-    Ok(Some(Datum::from(authority::sight()?.tenants.is_none())))
-}
-
-fn own_tenants(_: &Call) -> Result<Option<Datum>> {
-    let tenants = authority::sight()?.tenants.unwrap_or_default();
-    Ok(Some(varlena::uuid_array(&tenants)))
 }

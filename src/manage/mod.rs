@@ -15,6 +15,7 @@ mod draft;
 mod errors;
 mod field;
 mod hashing_state;
+mod help;
 mod isolation;
 mod json;
 mod key;

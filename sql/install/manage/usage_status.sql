@@ -37,12 +37,12 @@ CREATE FUNCTION keysmith.usage_status(
 ) RETURNS SETOF record
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
 COMMENT ON FUNCTION keysmith.usage_status() IS
-'One row, the state of usage records: room in the buffer, counts since the server started, the worker, losses';
+'One row: the queue of usage records, counts since the start, the worker, and losses';
 
 CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
 COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
-'Waits until all usage records that were made so far in this database are stored';
+'Waits until all usage records made so far are stored; those of this database';
 
 CREATE FUNCTION keysmith_private.nodes(
     OUT node text, OUT name text, OUT is_standby boolean, OUT heard_at timestamptz, OUT most_waiting bigint,
