@@ -141,7 +141,7 @@ lint: setup clippy $(VENV)/done ## check formatting, lints, layers and spelling
 	python3 scripts/check_tests.py
 	python3 scripts/check_layers.py
 	$(VENV)/bin/codespell
-	$(VENV)/bin/hadolint docker/Dockerfile
+	$(VENV)/bin/hadolint Dockerfile
 
 clippy: setup ## check the code for PG_CONFIG's PostgreSQL
 	$(call cargo,clippy) --workspace --all-targets -- -D warnings

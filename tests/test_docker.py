@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FILE = ROOT / "docker/Dockerfile"
+FILE = ROOT / "Dockerfile"
 
 
 def instructions():

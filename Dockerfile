@@ -1,5 +1,5 @@
 # Images of this source, for one major of PostgreSQL.
-#   docker build -f docker/Dockerfile --build-arg PG_MAJOR=18 -t keysmith .
+#   docker build --build-arg PG_MAJOR=18 -t keysmith .
 # builds PostgreSQL with keysmith, from PostgreSQL's official image. With --target image-volume it
 # builds only the extension's files, to be mounted by CloudNativePG.
 ARG PG_MAJOR=18
