@@ -397,7 +397,7 @@ CREATE FUNCTION keysmith.limit_status(
 ) RETURNS SETOF record
 LANGUAGE c PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
 COMMENT ON FUNCTION keysmith.limit_status() IS
-'One row: whether rate limits are counted, how many buckets are in use, and since when calls are counted';
+'One row: whether limits are counted, and how many buckets are in use';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -501,7 +501,7 @@ COMMENT ON FUNCTION keysmith.current_owner() IS
 CREATE FUNCTION keysmith.has_scope(scope text) RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope';
 COMMENT ON FUNCTION keysmith.has_scope(text) IS
-'Whether the key that the transaction acts for has a scope or meets an expression of scopes';
+'Whether the key signed in has a scope, or meets an expression';
 
 CREATE FUNCTION keysmith.sign_out() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';
@@ -529,17 +529,6 @@ COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestampt
 -- requires:
 --   decide
 
--- The rows that the caller may see.
-CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
-COMMENT ON FUNCTION keysmith.sees_everything() IS
-'Whether the caller sees all tenants, as administrators and auditors do who act for no key';
-
-CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
-COMMENT ON FUNCTION keysmith.own_tenants() IS
-'The ids of the tenants that the caller sees, unless it sees all';
-
 -- Views that show some readers only a part of the rows have two halves. The first half is a
 -- private view with the rows of all tenants, for readers who see everything. It is planned as
 -- part of their query, so that indexes serve their conditions. Other readers could learn from
@@ -553,9 +542,9 @@ COMMENT ON FUNCTION keysmith_private.shows_everything_support(internal) IS
 
 CREATE FUNCTION keysmith_private.shows_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.shows_everything_support
-AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
+AS 'MODULE_PATHNAME', 'keysmith_shows_everything';
 COMMENT ON FUNCTION keysmith_private.shows_everything() IS
-'The result of sees_everything(); where it is false, the planner knows it';
+'Whether the caller sees all tenants, as administrators and auditors do who act for no key';
 
 CREATE FUNCTION keysmith_private.own_rows_support(internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_own_rows_support';
@@ -1449,7 +1438,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION keysmith.maintain() IS
-'Makes partitions, adds up totals and drops what is older than keysmith.usage_retention';
+'Makes partitions, adds up totals and drops old usage; see keysmith.usage_retention';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1468,7 +1457,7 @@ CREATE FUNCTION keysmith.log_request(
 ) RETURNS boolean
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_log_request';
 COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
-'Completes the record of a request: the newest in this transaction, or the one with the given id';
+'Completes the record of a request; the newest in this transaction, or the one with the given id';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1494,7 +1483,7 @@ CREATE FUNCTION keysmith.usage_collect(
 ) RETURNS SETOF record
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_collect';
 COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea) IS
-'Stores usage records of a standby, each once, and returns the number of the last that is stored';
+'Stores usage records of a standby; its worker calls this on the primary';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1690,22 +1679,22 @@ COMMENT ON COLUMN keysmith.recent_refusals.request_id IS 'The request_id of the 
 CREATE FUNCTION keysmith.digest(value text, algorithm text DEFAULT 'sha256') RETURNS text
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_text';
 COMMENT ON FUNCTION keysmith.digest(text, text) IS
-'The digest that a protected column of text stores for a value: sha256, or hmac with the server''s pepper';
+'The digest that a protected column of text stores for a value; by sha256, or hmac with a pepper';
 
 CREATE FUNCTION keysmith.digest(value bytea, algorithm text DEFAULT 'sha256') RETURNS bytea
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_bytes';
 COMMENT ON FUNCTION keysmith.digest(bytea, text) IS
-'The digest that a protected column of bytea stores for a value: sha256, or hmac with the server''s pepper';
+'The digest that a protected column of bytea stores for a value; by sha256, or hmac with a pepper';
 
 CREATE FUNCTION keysmith.digests(value text) RETURNS text[]
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_text';
 COMMENT ON FUNCTION keysmith.digests(text) IS
-'All digests that a protected column may store for a value, under any pepper: WHERE email = ANY (keysmith.digests($1))';
+'All digests that a protected column may store for a value; email = ANY (keysmith.digests($1))';
 
 CREATE FUNCTION keysmith.digests(value bytea) RETURNS bytea[]
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_bytes';
 COMMENT ON FUNCTION keysmith.digests(bytea) IS
-'All digests that a protected column may store for a value, under any pepper';
+'All digests that a protected column may store for a value; under any pepper';
 
 CREATE FUNCTION keysmith.is_digest(stored text) RETURNS boolean
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_text';
@@ -1749,25 +1738,25 @@ COMMENT ON FUNCTION keysmith.hash_columns() IS
 CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text DEFAULT 'sha256') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect';
 COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
-'Makes a table store digests of the values that are written to the named columns; name=hmac uses the server''s pepper';
+'Has a table store digests of the values of some columns; name=hmac uses the server''s pepper';
 
 -- The first column is a separate argument, so that a call with an array never means this function.
 CREATE FUNCTION keysmith.protect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_columns';
 COMMENT ON FUNCTION keysmith.protect(regclass, text, text[]) IS
-'Makes a table store digests of the values that are written to the named columns, one per argument';
+'Has a table store digests of the values of some columns; one argument for each';
 
 CREATE FUNCTION keysmith.unprotect(relation regclass, columns text[] DEFAULT '{}') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect';
 COMMENT ON FUNCTION keysmith.unprotect(regclass, text[]) IS
-'Undoes protect, for some columns or all: new values are stored as they are; stored digests stay';
+'Undoes protect, for some columns or all; stored digests stay';
 
 CREATE FUNCTION keysmith.unprotect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect_columns';
 COMMENT ON FUNCTION keysmith.unprotect(regclass, text, text[]) IS
-'Undoes protect for the named columns, one per argument';
+'Undoes protect, for some columns or all; one argument for each';
 
 CREATE PROCEDURE keysmith.protect_existing(
     relation regclass,
@@ -1776,7 +1765,7 @@ CREATE PROCEDURE keysmith.protect_existing(
 )
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_existing';
 COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
-'Replaces the older values of a protected table by digests, some pages per transaction; called again, it continues';
+'Digests the older values of a protected table; some pages per transaction; called again, it continues';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1799,18 +1788,18 @@ CREATE FUNCTION keysmith.seal_rows(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows';
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
-'Makes a table store a digest over the named columns of each row, or over all columns, in the seal column';
+'Has a table store a seal in each row; over the named columns, or over all';
 
 CREATE FUNCTION keysmith.seal_rows(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows_columns';
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text, text[]) IS
-'Makes a table store a digest over the named columns of each row, one per argument';
+'Has a table store a seal in each row; over the named columns, one argument for each';
 
 CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unseal_rows';
 COMMENT ON FUNCTION keysmith.unseal_rows(regclass) IS
-'Undoes seal_rows: new rows get no seals; stored seals stay';
+'Undoes seal_rows; stored seals stay';
 
 -- It reads the heap itself. So it sees the rows that are committed when it has locked the table,
 -- whatever the snapshot of the calling query.
@@ -1866,11 +1855,12 @@ COMMENT ON FUNCTION keysmith.log_usage() IS
 CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_track';
 COMMENT ON FUNCTION keysmith.track(regclass) IS
-'Records the statements that change a table, with the key that acts';
+'Records which key changes a table; a note for each statement';
 
 CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
-COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; the records stay';
+COMMENT ON FUNCTION keysmith.untrack(regclass) IS
+'Undoes track; the notes stay';
 
 CREATE VIEW keysmith_private.all_touches AS
 SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
@@ -1935,7 +1925,7 @@ CREATE FUNCTION keysmith.verify(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
 COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer) IS
-'Decides about a key; writes nothing unless it spends, and works in read-only transactions and on standbys';
+'Decides whether a key may do this; writes nothing unless it spends, and works on standbys';
 
 CREATE FUNCTION keysmith.verify_digest(
     digest bytea,
@@ -1950,7 +1940,7 @@ CREATE FUNCTION keysmith.verify_digest(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
 COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
-'Decides about a key by its SHA-256, for callers that hash keys themselves';
+'Decides about a key by its SHA-256; for callers that hash keys themselves';
 
 CREATE FUNCTION keysmith.verify_many(
     api_keys text[],
@@ -1962,7 +1952,7 @@ CREATE FUNCTION keysmith.verify_many(
 ) RETURNS SETOF keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_verify_many';
 COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text) IS
-'Decides about many keys, and returns a verdict for each, in their order';
+'Decides about many keys; a verdict for each, in their order';
 
 CREATE FUNCTION keysmith.authenticate(
     headers jsonb,
@@ -1976,7 +1966,7 @@ CREATE FUNCTION keysmith.authenticate(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
 COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
-'Decides about a request: finds the key in the headers, and the scopes that the route requires';
+'Decides about a request; finds the key in its headers, and the needed scopes by its route';
 
 CREATE TYPE keysmith_private.explanation AS (
     step    integer,
@@ -2012,7 +2002,7 @@ CREATE FUNCTION keysmith.explain_verify(
 LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
 COMMENT ON FUNCTION keysmith.explain_verify(
     text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
-'Shows the result of each rule of a decision: of verify, or, given a method and a path, of authenticate';
+'Shows what each rule of a decision saw; says why a key is refused';
 
 CREATE FUNCTION keysmith.client_ip(
     headers jsonb,
@@ -2021,12 +2011,12 @@ CREATE FUNCTION keysmith.client_ip(
 ) RETURNS inet
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
 COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
-'The address of the client behind trusted proxies: the first from the right that is no trusted proxy';
+'The address of a client behind proxies; the first from the right that is no trusted proxy';
 
 CREATE FUNCTION keysmith.pre_request() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
 COMMENT ON FUNCTION keysmith.pre_request() IS
-'PostgREST''s db-pre-request: authenticates by request.headers, request.method and request.path, and raises PT401, PT403 or PT429';
+'PostgREST''s db-pre-request; authenticates the request, and raises PT401, PT403 or PT429';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2058,12 +2048,12 @@ CREATE FUNCTION keysmith.create_keyspace(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
 COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean) IS
-'Makes a keyspace: the keys of one product, with their formats, defaults and bounds';
+'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_keyspace';
 COMMENT ON FUNCTION keysmith.alter_keyspace(text, jsonb) IS
-'Changes the options that a JSON object names; the others stay';
+'Changes the options of a keyspace; a JSON object names them, the others stay';
 
 CREATE FUNCTION keysmith.event_channel(keyspace text DEFAULT 'default') RETURNS text
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_event_channel';
@@ -2095,7 +2085,7 @@ CREATE FUNCTION keysmith.define_role(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
 COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
-'Defines a role as a set of scopes, or changes it; keys with the role follow with the commit';
+'Defines a role as a set of scopes, or changes it; keys with the role follow';
 
 CREATE FUNCTION keysmith.define_route(
     keyspace text,
@@ -2109,7 +2099,7 @@ CREATE FUNCTION keysmith.define_route(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
 COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
-'Defines the scopes that a method and path require: all of a list; each may be an expression';
+'Defines the scopes that a method and a path require; all of a list, each may be an expression';
 
 CREATE FUNCTION keysmith.define_route(
     keyspace text,
@@ -2123,7 +2113,7 @@ CREATE FUNCTION keysmith.define_route(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
 COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
-'Defines the scopes that a method and path require, as one expression such as a | (b & c)';
+'Defines the scopes that a method and a path require; one expression such as a | (b & c)';
 
 CREATE FUNCTION keysmith.remove_route(
     keyspace text,
@@ -2180,7 +2170,7 @@ CREATE FUNCTION keysmith.alter_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes the plan, metadata, limits or credits of a tenant that a JSON object names';
+'Changes a tenant''s plan, metadata, limits or credits; a JSON object names the fields';
 
 CREATE FUNCTION keysmith.suspend_tenant(
     tenant text,
@@ -2189,7 +2179,7 @@ CREATE FUNCTION keysmith.suspend_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_suspend_tenant';
 COMMENT ON FUNCTION keysmith.suspend_tenant(text, text, text) IS
-'Suspends a tenant: all its keys are refused until it is resumed';
+'Suspends a tenant; all its keys are refused until it is resumed';
 
 CREATE FUNCTION keysmith.resume_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_resume_tenant';
@@ -2204,7 +2194,7 @@ CREATE FUNCTION keysmith.set_member(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_set_member';
 COMMENT ON FUNCTION keysmith.set_member(text, text, text, text) IS
-'Adds a member to a tenant, or changes the member''s role; the member''s keys follow with the commit';
+'Adds a member to a tenant, or changes the member''s role; the member''s keys follow';
 
 CREATE FUNCTION keysmith.remove_member(
     tenant text,
@@ -2534,12 +2524,12 @@ CREATE FUNCTION keysmith.import_key(
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
 COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
-'Imports a key of another system by the SHA-256 of the whole key, without the key itself';
+'Imports a key of another system by its SHA-256; the key itself is not needed';
 
 CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
-'Changes the fields that a JSON object names, and returns the changed key';
+'Changes a key, and returns it; a JSON object names the fields, the others stay';
 
 CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
@@ -2555,12 +2545,12 @@ CREATE FUNCTION keysmith.regenerate(
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_regenerate';
 COMMENT ON FUNCTION keysmith.regenerate(text, text, text, text, text) IS
-'Replaces a tenant''s only key with a new one in one commit, for products with a single key per account';
+'Replaces a tenant''s only key; for products with a single key per account';
 
 CREATE FUNCTION keysmith.disable(key_id uuid) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_disable';
 COMMENT ON FUNCTION keysmith.disable(uuid) IS
-'Disables a key: it is refused until it is enabled';
+'Disables a key; it is refused until it is enabled';
 
 CREATE FUNCTION keysmith.enable(key_id uuid) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_enable';
@@ -2570,12 +2560,12 @@ COMMENT ON FUNCTION keysmith.enable(uuid) IS
 CREATE FUNCTION keysmith.revoke(key_id uuid, reason text DEFAULT NULL) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke';
 COMMENT ON FUNCTION keysmith.revoke(uuid, text) IS
-'Revokes a key for good: it is refused from this commit on';
+'Revokes a key for good; it is refused from this commit on';
 
 CREATE FUNCTION keysmith.report_leak(api_key text, source text) RETURNS SETOF uuid
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_report_leak';
 COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
-'Revokes a secret key that leaked, in every keyspace that has it, and returns its ids';
+'Revokes a secret key that leaked, and returns its ids; in every keyspace that has it';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2593,7 +2583,7 @@ CREATE FUNCTION keysmith.add_credits(
 ) RETURNS bigint
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_credits';
 COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
-'Adds to the credits of a key or a tenant, and returns the new balance';
+'Adds credits to a key or a tenant, and returns the new balance';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2606,7 +2596,7 @@ COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
 CREATE FUNCTION keysmith.wait_for_replay(timeout interval DEFAULT '10 seconds') RETURNS integer
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_wait_for_replay';
 COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
-'Waits until all attached standbys have replayed what is committed, and returns their number';
+'Waits until all attached standbys have replayed all commits; returns their number';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2624,7 +2614,7 @@ CREATE FUNCTION keysmith.grant_access(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
 COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
-'Gives a role an access level: verifier, issuer (for one tenant, or for the one that is signed in), auditor or admin';
+'Gives a role a level: verifier, issuer, auditor or admin; an issuer perhaps for one tenant';
 
 CREATE FUNCTION keysmith_private.lock_holder(pid integer, virtualtransaction text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2658,7 +2648,7 @@ CREATE FUNCTION keysmith.revoke_access(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke_access';
 COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
-'Takes away what grant_access gave: all of it, a level, or a tenant of an issuer';
+'Takes away what grant_access gave; all of it, a level, or a tenant of an issuer';
 
 CREATE FUNCTION keysmith_private.routines_of_level(
     is_admin boolean, functions text[], internal text[], views text[], symbols text[]
@@ -2722,7 +2712,7 @@ COMMENT ON FUNCTION keysmith_private.objects_granted_to(oid) IS
 CREATE FUNCTION keysmith.whoami() RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
 COMMENT ON FUNCTION keysmith.whoami() IS
-'A description of the key that the transaction acts for, and of its tenant';
+'The key that the transaction acts for, and its tenant; as JSON';
 
 CREATE FUNCTION keysmith_private.profile(key_id uuid, scopes text[]) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2770,7 +2760,7 @@ CREATE FUNCTION keysmith.revocations_since(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
 COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
-'What was revoked, disabled, suspended or changed since a moment, so that it can be repeated in a database restored to that moment';
+'What was revoked or changed since a time; to be repeated in a database restored to that time';
 
 CREATE FUNCTION keysmith.replay_revocations(
     revocations jsonb,
@@ -2868,7 +2858,7 @@ CREATE FUNCTION keysmith.audit_verify(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_verify';
 COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
-'Checks the chain of each keyspace, also against heads that were kept, and names the first bad entry';
+'Checks each chain, and names its first bad entry; also against heads that were kept';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2997,7 +2987,7 @@ CREATE FUNCTION keysmith.usage_chart(
 ) RETURNS SETOF text
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_usage_chart';
 COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
-'Draws how many requests there were, as bars that fit a terminal';
+'Draws the number of requests as bars that fit a terminal';
 
 -- For these tenants and this environment; null stands for all.
 CREATE FUNCTION keysmith_private.usage_bars(
@@ -3092,7 +3082,7 @@ CREATE FUNCTION keysmith.blast_radius(
 ) RETURNS SETOF record
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_blast_radius';
 COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
-'The tracked tables that a key changed, and the number of changed rows of each';
+'The tracked tables that a key changed; with the number of changed rows of each';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3139,12 +3129,12 @@ CREATE FUNCTION keysmith.usage_status(
 ) RETURNS SETOF record
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
 COMMENT ON FUNCTION keysmith.usage_status() IS
-'One row, the state of usage records: room in the buffer, counts since the server started, the worker, losses';
+'One row: the queue of usage records, counts since the start, the worker, and losses';
 
 CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
 COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
-'Waits until all usage records that were made so far in this database are stored';
+'Waits until all usage records made so far are stored; those of this database';
 
 CREATE FUNCTION keysmith_private.nodes(
     OUT node text, OUT name text, OUT is_standby boolean, OUT heard_at timestamptz, OUT most_waiting bigint,
@@ -3201,9 +3191,9 @@ COMMENT ON COLUMN keysmith.usage_nodes.lost_until IS 'The lost records were made
 
 -- The scopes that keys have, compared with those that their requests need.
 
-CREATE FUNCTION keysmith.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
+CREATE FUNCTION keysmith_private.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_scopes_used';
-COMMENT ON FUNCTION keysmith.scopes_used(text, text, text, text[]) IS
+COMMENT ON FUNCTION keysmith_private.scopes_used(text, text, text, text[]) IS
 'The given scopes that cover the scopes of a route; null if the request matches no route';
 
 -- If the keyspace has a catalogue of scopes, a wildcard counts as the scopes that it covers.
@@ -3233,7 +3223,7 @@ CROSS JOIN LATERAL (
            coalesce(pg_catalog.sum(e.requests) FILTER (WHERE e.used IS NULL), 0)::bigint AS untold,
            pg_catalog.count(e.used) AS told
     FROM (SELECT pg_catalog.count(*) AS requests,
-                 keysmith.scopes_used(k.keyspace, v.method, v.endpoint, g.scopes) AS used
+                 keysmith_private.scopes_used(k.keyspace, v.method, v.endpoint, g.scopes) AS used
           FROM keysmith_private.usage_event v
           WHERE v.key_id = k.key_id AND v.outcome = 'ok'
             AND v.at > pg_catalog.clock_timestamp() - interval '30 days'
@@ -3263,7 +3253,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; it 
 
 -- The progress of protect_existing().
 
-CREATE FUNCTION keysmith.hashing_state(
+CREATE FUNCTION keysmith_private.hashing_state(
     relation oid,
     trigger_id oid,
     OUT phase text,
@@ -3276,13 +3266,13 @@ CREATE FUNCTION keysmith.hashing_state(
     OUT finished_at timestamptz
 ) RETURNS SETOF record
 LANGUAGE c STABLE STRICT ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_hashing_state';
-COMMENT ON FUNCTION keysmith.hashing_state(oid, oid) IS
+COMMENT ON FUNCTION keysmith_private.hashing_state(oid, oid) IS
 'The progress of protect_existing in a table, for its owner and for callers that see everything; hashing_progress calls it';
 
 CREATE VIEW keysmith.hashing_progress AS
 SELECT t.tgrelid::regclass AS relation, s.phase, s.part, s.round, s.pages_total, s.pages_done, s.rows_done,
        s.started_at, s.finished_at
-FROM pg_catalog.pg_trigger t, LATERAL keysmith.hashing_state(t.tgrelid, t.oid) s
+FROM pg_catalog.pg_trigger t, LATERAL keysmith_private.hashing_state(t.tgrelid, t.oid) s
 WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
   AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure;
 COMMENT ON VIEW keysmith.hashing_progress IS 'The protected tables that the reader owns, with the progress of protect_existing in each';
@@ -3674,11 +3664,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
         JOIN pg_rewrite w ON w.oid = d.objid
         JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
     )
-    SELECT i.oid, 'error', 'it was isolated, and is not any more: all see all its rows',
+    SELECT i.oid, 'error', 'it was isolated, and no longer is: every reader sees all rows',
            'call keysmith.isolate() for it again, or keysmith.release()'
     FROM isolated i WHERE i.is_bare
     UNION ALL
-    SELECT i.oid, 'error', 'row security is off: all see all its rows',
+    SELECT i.oid, 'error', 'row security is off: every reader sees all rows',
            format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', i.name)
     FROM isolated i WHERE NOT i.relrowsecurity AND NOT i.is_bare
     UNION ALL
@@ -3702,12 +3692,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT i.oid, 'error', format('its owner %s %s, and sees all its rows', r.oid::regrole,
                                   CASE WHEN r.rolsuper THEN 'is a superuser' ELSE 'has BYPASSRLS' END),
-           format('ALTER TABLE %s OWNER TO another role', i.name)
+           'give it an owner to whom row security applies'
     FROM isolated i JOIN pg_roles r ON r.oid = i.relowner
     WHERE i.is_registered AND (r.rolsuper OR r.rolbypassrls)
     UNION ALL
     SELECT i.oid, 'error', format('its part %s can be read past it', p.oid::regclass),
-           format('REVOKE ALL ON %s FROM those who have it, or isolate it too', p.oid::regclass)
+           format('revoke all rights on %s, or isolate it too', p.oid::regclass)
     FROM isolated i JOIN part p ON p.of = i.oid
     WHERE p.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(p.oid)
     UNION ALL
@@ -3716,13 +3706,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     FROM isolated i JOIN whole w ON w.of = i.oid
     WHERE w.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(w.oid)
     UNION ALL
-    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'undistribute_table'
+    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'call undistribute_table() for it'
     FROM isolated i WHERE i.oid IN (SELECT keysmith_private.distributed_tables())
     UNION ALL
     SELECT i.oid, 'warning', CASE c.relkind
                WHEN 'm' THEN format('materialized view %s holds its rows for whoever may read it', c.oid::regclass)
                ELSE format('view %s shows all its rows: it reads as %s', c.oid::regclass, r.oid::regrole) END,
-           CASE c.relkind WHEN 'm' THEN 'a table in its place, or let nobody read it'
+           CASE c.relkind WHEN 'm' THEN 'replace it by a table, or let nobody read it'
                ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
     FROM isolated i
     JOIN above a ON a.of = i.oid
@@ -3783,12 +3773,12 @@ CREATE FUNCTION keysmith.isolate(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
 COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
-'Sets row-level security up so that a table shows and accepts only rows of the tenant that is signed in';
+'Has a table show and take only rows of the tenant signed in; by row-level security';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';
 COMMENT ON FUNCTION keysmith.release(regclass) IS
-'Undoes isolate: drops its policies, and restores the earlier state of row security';
+'Undoes isolate; drops its policies, and restores the earlier state of row security';
 
 -- For callers that see everything, whatever their privileges on the catalogs.
 CREATE FUNCTION keysmith_private.isolation_states(
@@ -3962,7 +3952,7 @@ CREATE FUNCTION keysmith.status(
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
-'One row, the state of the installation: the library, replication, keys by state and by pepper, events';
+'One row: the library, replication, keys by state and by pepper, events';
 
 CREATE FUNCTION keysmith_private.installation(
     OUT version text, OUT preloaded boolean, OUT standby boolean, OUT subscriber boolean,
@@ -4435,13 +4425,596 @@ CREATE FUNCTION keysmith.scanner_patterns(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_scanner_patterns';
 COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
-'A regular expression for the secret keys of each keyspace, for scanners that look for leaked keys';
+'Regular expressions that match secret keys; one for each keyspace, for scanners of leaks';
 /* </end connected objects> */
 
 /* <begin connected objects> */
 -- src/install.rs:17
 -- requires:
 --   manage_scanner
+
+-- Text for people who use psql: a screen of 100 columns.
+
+-- Breaks a text at spaces into lines of at most so many characters. A longer word stays whole, and
+-- so does what stands in quotes: a statement means the same afterwards. Line breaks stay.
+CREATE FUNCTION keysmith_private.wrapped(text text, width integer) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    lines text := '';
+    line  text := '';
+    space text;
+    word  text;
+BEGIN
+    FOR space, word IN
+        SELECT m[1], m[2]
+        FROM regexp_matches(text, $re$(\s*)((?:[^\s'"]|'[^']*'|"[^"]*")+|['"])$re$, 'g') AS m
+    LOOP
+        IF space LIKE E'%\n%' OR space <> '' AND line <> '' AND length(line || space || word) > width THEN
+            lines := lines || line || E'\n';
+            line := word;
+        ELSE
+            line := line || space || word;
+        END IF;
+    END LOOP;
+    RETURN lines || line;
+END $$;
+COMMENT ON FUNCTION keysmith_private.wrapped(text, integer) IS
+'Breaks a text into lines, at spaces outside of quotes';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_wrap
+
+-- The part of help() that the catalog does not have: the functions by task, each with an example,
+-- and a few words on each argument.
+
+CREATE FUNCTION keysmith_private.help_functions(OUT place bigint, OUT task text, OUT function text, OUT example text)
+RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT row_number() OVER (), v.* FROM (VALUES
+    ('Decide', 'verify',
+     $e$SELECT ok, reason, tenant FROM keysmith.verify('ks_live_...', '{images:read}');$e$),
+    ('Decide', 'verify_digest',
+     $e$SELECT ok, reason FROM keysmith.verify_digest(sha256('ks_live_...'), '{images:read}');$e$),
+    ('Decide', 'verify_many',
+     $e$SELECT ok, reason FROM keysmith.verify_many('{ks_live_...,ks_test_...}');$e$),
+    ('Decide', 'authenticate',
+     E'SELECT ok, status, code FROM keysmith.authenticate(\n'
+     '    ''{"Authorization": "Bearer ks_live_..."}'', ''GET'', ''/v1/images/42'');'),
+    ('Decide', 'explain_verify',
+     $e$SELECT rule, outcome, saw FROM keysmith.explain_verify('ks_live_...', '{images:read}');$e$),
+    ('Decide', 'client_ip',
+     E'SELECT keysmith.client_ip(''{"X-Forwarded-For": "203.0.113.7"}'',\n'
+     '    peer => ''10.0.0.1'', trusted_proxies => ''{10.0.0.0/8}'');'),
+    ('Decide', 'pre_request',
+     $e$ALTER ROLE authenticator SET pgrst.db_pre_request = 'keysmith.pre_request';$e$),
+    ('Identity', 'current_tenant',      'SELECT keysmith.current_tenant();'),
+    ('Identity', 'current_tenant_id',
+     $e$ALTER TABLE images ALTER tenant_id SET DEFAULT keysmith.current_tenant_id();$e$),
+    ('Identity', 'current_keyspace',    'SELECT keysmith.current_keyspace();'),
+    ('Identity', 'current_key',         'SELECT keysmith.current_key();'),
+    ('Identity', 'current_environment', 'SELECT keysmith.current_environment();'),
+    ('Identity', 'current_owner',       'SELECT keysmith.current_owner();'),
+    ('Identity', 'has_scope',           $e$SELECT keysmith.has_scope('images:write');$e$),
+    ('Identity', 'whoami',              'SELECT keysmith.whoami();'),
+    ('Identity', 'sign_out',            'SELECT keysmith.sign_out();'),
+    ('Isolation', 'isolate',            $e$SELECT keysmith.isolate('images', 'tenant_id');$e$),
+    ('Isolation', 'release',            $e$SELECT keysmith.release('images');$e$),
+    ('Keys', 'mint',
+     E'SELECT key_id, api_key FROM keysmith.mint(''acme'', label => ''Production'',\n'
+     '    scopes => ''{images:read}'', expires_at => now() + interval ''1 year'');'),
+    ('Keys', 'import_key',
+     $e$SELECT key_id FROM keysmith.import_key('acme', sha256('the old key'), label => 'Old');$e$),
+    ('Keys', 'alter_key',
+     E'SELECT keysmith.alter_key(key_id, ''{"scopes": ["images:read"]}'')\n'
+     'FROM keysmith.keys WHERE label = ''Production'';'),
+    ('Keys', 'rotate',
+     E'SELECT r.api_key FROM keysmith.keys k, keysmith.rotate(k.key_id, grace => ''1 day'') r\n'
+     'WHERE k.label = ''Production'';'),
+    ('Keys', 'regenerate',              $e$SELECT api_key FROM keysmith.regenerate('acme');$e$),
+    ('Keys', 'disable',
+     $e$SELECT keysmith.disable(key_id) FROM keysmith.keys WHERE label = 'Production';$e$),
+    ('Keys', 'enable',
+     $e$SELECT keysmith.enable(key_id) FROM keysmith.keys WHERE status = 'disabled';$e$),
+    ('Keys', 'revoke',
+     $e$SELECT keysmith.revoke(key_id, 'no longer used') FROM keysmith.keys WHERE label = 'Production';$e$),
+    ('Keys', 'report_leak',
+     $e$SELECT keysmith.report_leak(:'api_key', 'a public repository');$e$),
+    ('Keys', 'list_keys',
+     $e$SELECT label, key_snippet, status FROM keysmith.list_keys('acme');$e$),
+    ('Tenants', 'create_tenant',        $e$SELECT keysmith.create_tenant('globex', plan => 'pro');$e$),
+    ('Tenants', 'alter_tenant',         $e$SELECT keysmith.alter_tenant('acme', '{"plan": "enterprise"}');$e$),
+    ('Tenants', 'suspend_tenant',       $e$SELECT keysmith.suspend_tenant('acme', reason => 'unpaid');$e$),
+    ('Tenants', 'resume_tenant',        $e$SELECT keysmith.resume_tenant('acme');$e$),
+    ('Tenants', 'set_member',           $e$SELECT keysmith.set_member('acme', 'ann@example.org', 'editor');$e$),
+    ('Tenants', 'remove_member',        $e$SELECT keysmith.remove_member('acme', 'ann@example.org');$e$),
+    ('Keyspaces', 'create_keyspace',
+     E'SELECT keysmith.create_keyspace(''studio'',\n'
+     '    prefixes => ''{"secret": {"live": "studio_live_", "test": "studio_test_"}}'');'),
+    ('Keyspaces', 'alter_keyspace',
+     $e$SELECT keysmith.alter_keyspace('default', '{"max_active_keys": 10}');$e$),
+    ('Keyspaces', 'define_scope',
+     E'SELECT keysmith.define_scope(''default'', ''images:write'', ''Change images'',\n'
+     '    implies => ''{images:read}'');'),
+    ('Keyspaces', 'define_role',
+     $e$SELECT keysmith.define_role('default', 'editor', '{images:read,images:write}');$e$),
+    ('Keyspaces', 'define_route',
+     $e$SELECT keysmith.define_route('default', 'GET', '/v1/images/{id}', 'images:read');$e$),
+    ('Keyspaces', 'remove_route',
+     $e$SELECT keysmith.remove_route('default', 'GET', '/v1/images/{id}');$e$),
+    ('Credits', 'add_credits',          $e$SELECT keysmith.add_credits(1000, tenant => 'acme');$e$),
+    ('Credits', 'limit_status',         'SELECT * FROM keysmith.limit_status();'),
+    ('Access', 'grant_access',          $e$SELECT keysmith.grant_access('app', 'verifier');$e$),
+    ('Access', 'revoke_access',         $e$SELECT keysmith.revoke_access('app');$e$),
+    ('Usage', 'log_request',            $e$SELECT keysmith.log_request(200, latency => '12 ms');$e$),
+    ('Usage', 'usage_logs',             $e$SELECT jsonb_pretty(keysmith.usage_logs('acme', per_page => 3));$e$),
+    ('Usage', 'usage_chart',            $e$SELECT keysmith.usage_chart('acme', per => 'day', bars => 7);$e$),
+    ('Usage', 'flush_usage',            'SELECT keysmith.flush_usage();'),
+    ('Usage', 'usage_status',           'SELECT * FROM keysmith.usage_status();'),
+    ('Tracking', 'track',               $e$SELECT keysmith.track('images');$e$),
+    ('Tracking', 'untrack',             $e$SELECT keysmith.untrack('images');$e$),
+    ('Tracking', 'blast_radius',
+     E'SELECT b.* FROM keysmith.keys k, keysmith.blast_radius(k.key_id) b\n'
+     'WHERE k.label = ''Production'';'),
+    ('Audit', 'audit_verify',           'SELECT * FROM keysmith.audit_verify() WHERE NOT ok;'),
+    ('Audit', 'audit_heads',            'SELECT jsonb_agg(to_jsonb(h)) FROM keysmith.audit_heads() h;'),
+    ('Audit', 'revocations_since',
+     $e$SELECT jsonb_agg(to_jsonb(r)) FROM keysmith.revocations_since(now() - interval '1 day') r;$e$),
+    ('Audit', 'replay_revocations',     $e$SELECT * FROM keysmith.replay_revocations('[]');$e$),
+    ('Operation', 'doctor',             'SELECT * FROM keysmith.doctor();'),
+    ('Operation', 'help',               $e$SELECT keysmith.help('mint');$e$),
+    ('Operation', 'status',             'SELECT * FROM keysmith.status();'),
+    ('Operation', 'maintain',           'SELECT * FROM keysmith.maintain();'),
+    ('Operation', 'event_channel',      E'SELECT keysmith.event_channel() AS channel \\gset\nLISTEN :"channel";'),
+    ('Operation', 'scanner_patterns',   'SELECT regex FROM keysmith.scanner_patterns();'),
+    ('Operation', 'wait_for_replay',    'SELECT keysmith.wait_for_replay();'),
+    ('Operation', 'usage_collect',      'GRANT EXECUTE ON FUNCTION keysmith.usage_collect TO replicator;'),
+    ('Row hashing', 'protect',          $e$SELECT keysmith.protect('customers', 'email', 'phone=sha256');$e$),
+    ('Row hashing', 'protect_existing', $e$CALL keysmith.protect_existing('customers');$e$),
+    ('Row hashing', 'unprotect',        $e$SELECT keysmith.unprotect('customers', 'phone');$e$),
+    ('Row hashing', 'digest',           $e$SELECT keysmith.digest('ann@example.org');$e$),
+    ('Row hashing', 'digests',
+     $e$SELECT * FROM customers WHERE email = ANY (keysmith.digests('ann@example.org'));$e$),
+    ('Row hashing', 'matches',
+     $e$SELECT * FROM customers WHERE keysmith.matches('ann@example.org', email);$e$),
+    ('Row hashing', 'is_digest',
+     $e$SELECT count(*) FROM customers WHERE NOT keysmith.is_digest(email);$e$),
+    ('Row hashing', 'seal_rows',        $e$SELECT keysmith.seal_rows('customers');$e$),
+    ('Row hashing', 'unseal_rows',      $e$SELECT keysmith.unseal_rows('customers');$e$),
+    ('Row hashing', 'verify_rows',      $e$SELECT * FROM keysmith.verify_rows('customers');$e$)
+    ) AS v (task, function, example)
+$$;
+COMMENT ON FUNCTION keysmith_private.help_functions() IS
+'The functions that people call, by task, with examples, for help()';
+
+-- Without a function, the words are for each function that has no others.
+CREATE FUNCTION keysmith_private.help_arguments(OUT function text, OUT argument text, OUT words text)
+RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
+    VALUES
+    (NULL, 'tenant',          'the name of the tenant'),
+    (NULL, 'keyspace',        'the name of the keyspace'),
+    (NULL, 'key_id',          'the id of the key; it is not secret'),
+    (NULL, 'api_key',         'the whole key, as the client sent it; null if it sent none'),
+    (NULL, 'ip',              'the address of the client, which keys with an allowlist need'),
+    (NULL, 'spend',           'the credits that the request costs'),
+    (NULL, 'sign_in',         'whether the transaction acts for the key from now on'),
+    (NULL, 'method',          'the method of the request, such as GET'),
+    (NULL, 'path',            'the path as the server received it, still encoded'),
+    (NULL, 'headers',         'the headers of the request; at least those that may have a key'),
+    (NULL, 'variant',         'your name for the variant of the route; null for the one without a name'),
+    (NULL, 'label',           'a name for people; null for none'),
+    (NULL, 'environment',     'live, test or another of the keyspace; null for live'),
+    (NULL, 'kind',            'secret or publishable'),
+    (NULL, 'limits',          'such as [{"name": "a", "limit": 9, "window": "1 hour"}]'),
+    (NULL, 'metadata',        'a JSON object for your own use'),
+    (NULL, 'expires_at',      'when the key ends; null for never'),
+    (NULL, 'allowlist',       'the networks from which it may be used; null for all'),
+    (NULL, 'owner',           'a member of the tenant, whose role the key follows'),
+    (NULL, 'role',            'a role of the keyspace'),
+    (NULL, 'member',          'the name of a person or service of the tenant'),
+    (NULL, 'reason',          'why; verdicts and views show it'),
+    (NULL, 'relation',        'the table'),
+    (NULL, 'columns',         'the columns; {} for all'),
+    (NULL, 'more_columns',    'other columns'),
+    (NULL, 'algorithm',       'sha256, or hmac with the newest pepper of the server'),
+    (NULL, 'value',           'the plain value'),
+    (NULL, 'stored',          'what the column has'),
+    (NULL, 'timeout',         'how long to wait before an error'),
+    (NULL, 'weight',          'the calls for which it counts in rate limits; 0 for a free one'),
+    ('verify', 'scopes',                'what it needs, all of these; each may be an expression: a | (b & c)'),
+    ('verify', 'keyspace',              'the keyspace that must have the key'),
+    ('verify', 'kind',                  'secret refuses publishable keys; null takes both'),
+    ('verify', 'environment',           'the environment that the key must have; null for any'),
+    ('verify_digest', 'digest',         'the SHA-256 of the whole key, of 32 bytes'),
+    ('verify_digest', 'scopes',         'what it needs, all of these; each may be an expression: a | (b & c)'),
+    ('verify_digest', 'keyspace',       'the keyspace that must have the key'),
+    ('verify_digest', 'kind',           'secret refuses publishable keys; null takes both'),
+    ('verify_digest', 'environment',    'the environment that the key must have; null for any'),
+    ('verify_many', 'api_keys',         'the keys; a null is a client without a key'),
+    ('verify_many', 'scopes',           'what each needs, all of these; each may be an expression: a | (b & c)'),
+    ('verify_many', 'keyspace',         'the keyspace that must have the keys'),
+    ('verify_many', 'kind',             'secret refuses publishable keys; null takes both'),
+    ('verify_many', 'environment',      'the environment that the keys must have; null for any'),
+    ('authenticate', 'keyspace',        'the keyspace that has the key and the routes'),
+    ('authenticate', 'weight',          'the calls for which it counts in rate limits; null for those of the route'),
+    ('explain_verify', 'scopes',        'as for verify; ignored with a method or path, whose route has scopes'),
+    ('explain_verify', 'keyspace',      'the keyspace that must have the key'),
+    ('explain_verify', 'kind',          'as for verify'),
+    ('explain_verify', 'environment',   'as for verify'),
+    ('explain_verify', 'sign_in',       'as for verify; nobody is signed in'),
+    ('explain_verify', 'weight',        'as for authenticate'),
+    ('explain_verify', 'headers',       'as for authenticate; then api_key is ignored'),
+    ('explain_verify', 'method',        'as for authenticate'),
+    ('explain_verify', 'path',          'as for authenticate'),
+    ('client_ip', 'headers',            'the headers of the request; X-Forwarded-For or Forwarded is read'),
+    ('client_ip', 'peer',               'the address that connects to your server'),
+    ('client_ip', 'trusted_proxies',    'the networks of your own proxies'),
+    ('has_scope', 'scope',              'a scope, or an expression such as a | (b & c)'),
+    ('isolate', 'tenant_column',        'its column with the id or the name of the tenant'),
+    ('isolate', 'keyspace',             'the keyspace of the tenants; needed if the column has names'),
+    ('isolate', 'environment_column',   'its column with the environment of the key; null for none'),
+    ('mint', 'scopes',                  'what it may do; {} as the keyspace says, see empty_scopes'),
+    ('mint', 'role',                    'a role of the keyspace, which the key never exceeds'),
+    ('mint', 'credits',                 'credits of its own; null if the tenant pays'),
+    ('import_key', 'digest',            'the SHA-256 of the key, of 32 bytes'),
+    ('import_key', 'algorithm',         'sha256; sha256-behind-bar for the part behind the first |'),
+    ('import_key', 'scopes',            'what it may do; {} as the keyspace says, see empty_scopes'),
+    ('import_key', 'role',              'a role of the keyspace, which the key never exceeds'),
+    ('import_key', 'credits',           'credits of its own; null if the tenant pays'),
+    ('import_key', 'key_prefix',        'the beginning of the key, to show it'),
+    ('import_key', 'key_snippet',       'the beginning and the end of the key, to show it'),
+    ('alter_key', 'changes',            'the fields to change, such as {"label": "new", "expires_at": null}'),
+    ('rotate', 'grace',                 'how long the old key still works'),
+    ('regenerate', 'label',             'a new label; null keeps the old one'),
+    ('report_leak', 'api_key',          'the leaked key'),
+    ('report_leak', 'source',           'where it was found'),
+    ('list_keys', 'include_revoked',    'whether revoked keys are listed too'),
+    ('create_tenant', 'name',           'its name, unique in the keyspace'),
+    ('create_tenant', 'plan',           'its plan, for the plan_features of the keyspace'),
+    ('create_tenant', 'limits',         'rate limits of all its keys together, as for mint'),
+    ('create_tenant', 'credits',        'a number, or {"balance": 5, "refill": 100, "every": "month"}'),
+    ('alter_tenant', 'changes',         'the fields to change, such as {"plan": "pro"}'),
+    ('suspend_tenant', 'reason',        'why; the view tenants shows it'),
+    ('create_keyspace', 'name',         'its name, which stays'),
+    ('create_keyspace', 'prefixes',     'the prefixes of keys, by kind and environment'),
+    ('create_keyspace', 'empty_scopes', 'what a key without scopes may do: all, defaults, none'),
+    ('create_keyspace', 'default_scopes', 'the scopes of such a key, for defaults'),
+    ('create_keyspace', 'max_active_keys', 'how many keys a tenant may have; null for any number'),
+    ('create_keyspace', 'at_max',       'then mint raises an error, or is to replace the oldest key'),
+    ('create_keyspace', 'label_length', 'the most characters of a label; 100'),
+    ('create_keyspace', 'schemes',      'headers for keys: bearer, key, x_api_key'),
+    ('create_keyspace', 'unlisted_routes', 'who may make requests without a route: any_key, refuse'),
+    ('create_keyspace', 'display',      'templates of how keys are shown: id, prefix, snippet'),
+    ('create_keyspace', 'codes',        'the answers that clients get, by code'),
+    ('create_keyspace', 'plan_features', 'the features that only some plans have'),
+    ('create_keyspace', 'wildcards',    'whether keys may hold * and family:*'),
+    ('create_keyspace', 'limits',       'rate limits of all its keys together, as for mint'),
+    ('create_keyspace', 'charges',      'the environments that spend credits; {live}'),
+    ('create_keyspace', 'managed_by',   'keys that manage keys: any_secret, nobody, or a scope'),
+    ('create_keyspace', 'usage_log',    'recorded requests: everything, refusals, nothing'),
+    ('create_keyspace', 'usage_details', 'whether records have endpoint and address'),
+    ('alter_keyspace', 'name',          'the name of the keyspace'),
+    ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
+    ('define_scope', 'scope',           'its name, such as images:read'),
+    ('define_scope', 'description',     'what it permits, for people'),
+    ('define_scope', 'implies',         'the scopes that it includes'),
+    ('define_role', 'role',             'its name'),
+    ('define_role', 'scopes',           'its scopes; wildcards such as images:* too'),
+    ('define_route', 'method',          'GET, POST and so on; * for all'),
+    ('define_route', 'pattern',         'the paths, such as /v1/images/{id}; * at the end for the rest'),
+    ('define_route', 'scopes',          'what it needs; {} for any good key'),
+    ('define_route', 'kind',            'secret if it needs a secret key; null for any'),
+    ('define_route', 'limits',          'rate limits of each key on this route, as for mint'),
+    ('remove_route', 'method',          'as it was defined'),
+    ('remove_route', 'pattern',         'as it was defined'),
+    ('add_credits', 'amount',           'how many; 1 or more'),
+    ('add_credits', 'key_id',           'the key that gets them; or name a tenant'),
+    ('add_credits', 'tenant',           'the tenant that gets them; or name a key'),
+    ('grant_access', 'role',            'the role of the database'),
+    ('grant_access', 'level',           'verifier, issuer, auditor or admin'),
+    ('grant_access', 'tenant',          'the only tenant of an issuer; null for the one signed in'),
+    ('grant_access', 'keyspace',        'the keyspace of that tenant'),
+    ('revoke_access', 'role',           'the role of the database'),
+    ('revoke_access', 'level',          'the level to take away; null for all of them'),
+    ('revoke_access', 'tenant',         'the tenant of an issuer; null for all of them'),
+    ('revoke_access', 'keyspace',       'the keyspace of that tenant'),
+    ('log_request', 'status_code',      'the HTTP status that was sent, from 100 to 999'),
+    ('log_request', 'latency',          'how long the request took'),
+    ('log_request', 'endpoint',         'its path, without the query'),
+    ('log_request', 'method',           'its method, such as GET'),
+    ('log_request', 'request_id',       'the request_id of the verdict; null for the newest in the transaction'),
+    ('usage_logs', 'key_id',            'a key of the tenant; null for all of them'),
+    ('usage_logs', 'page',              'the number of the page, from 1'),
+    ('usage_logs', 'per_page',          'how many requests it has; at most 1000'),
+    ('usage_chart', 'tenant',           'the name of the tenant; null for all that you may see'),
+    ('usage_chart', 'key_id',           'a key; null for all of them'),
+    ('usage_chart', 'per',              'hour or day'),
+    ('usage_chart', 'bars',             'how many bars; at most 1000'),
+    ('usage_chart', 'width',            'the columns of the terminal, from 50 to 500'),
+    ('usage_chart', 'until',            'a time in the last bar; null for now'),
+    ('audit_verify', 'heads',           'earlier results of audit_heads, as an array; null for none'),
+    ('revocations_since', 'since',      'a time before the one that was restored'),
+    ('replay_revocations', 'revocations', 'rows of revocations_since, as an array'),
+    ('help', 'name',                    'of a function, view, row type or setting; null lists them'),
+    ('scanner_patterns', 'keyspace',    'the name of the keyspace; null for all'),
+    ('protect', 'columns',              'the columns; email=hmac names an algorithm too'),
+    ('protect', 'column_name',          'a column; email=hmac names an algorithm too'),
+    ('protect', 'algorithm',            'for columns without one: sha256, or hmac with the newest pepper'),
+    ('protect_existing', 'pages',       'how many pages of the table one transaction does'),
+    ('protect_existing', 'trust_digests', 'whether values that look like digests stay'),
+    ('unprotect', 'column_name',        'a column'),
+    ('seal_rows', 'column_name',        'a column'),
+    ('seal_rows', 'seal_column',        'the column for the seal, which is added if it is not there'),
+    ('usage_collect', 'standby',        'the identity of the standby, and perhaps its name'),
+    ('usage_collect', 'incarnation',    'the number of its start'),
+    ('usage_collect', 'most_waiting',   'the most records that waited there'),
+    ('usage_collect', 'started_cleanly', 'whether it was shut down before'),
+    ('usage_collect', 'dropped',        'how many records it dropped'),
+    ('usage_collect', 'records',        'records, as its worker packs them'),
+    ('usage_collect', 'unknown_mark',   'the number of its counts of unknown keys'),
+    ('usage_collect', 'unknown',        'those counts'),
+    ('usage_collect', 'samples',        'some requests without a known key')
+$$;
+COMMENT ON FUNCTION keysmith_private.help_arguments() IS
+'A few words on each argument, for help()';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_help_words
+
+-- help(): what functions, views, types and settings are for. Names, types and comments come from
+-- the catalog; help_words.sql has the rest.
+
+-- Lines of a table, each at most 98 columns wide, since psql adds two.
+CREATE FUNCTION keysmith_private.help_table(names text[], types text[], defaults text[], words text[])
+RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT rtrim(CASE w.number WHEN 1 THEN r.start ELSE repeat(' ', length(r.start)) END || w.line)
+    FROM (SELECT u.place, u.words, '  ' || string_agg(rpad(c.cell, c.width) || '  ', '' ORDER BY c.number) AS start
+          FROM unnest(names, types, defaults, words) WITH ORDINALITY AS u (name, type, preset, words, place)
+          CROSS JOIN LATERAL (VALUES (1, u.name, names), (2, u.type, types), (3, u.preset, defaults)) AS v (number, cell, cells)
+          CROSS JOIN LATERAL (SELECT v.number, v.cell, max(length(e)) AS width FROM unnest(v.cells) AS e) AS c
+          WHERE c.width > 0
+          GROUP BY u.place, u.words) AS r
+    CROSS JOIN LATERAL string_to_table(keysmith_private.wrapped(coalesce(nullif(r.words, ''), ' '), 98 - length(r.start)), E'\n')
+        WITH ORDINALITY AS w (line, number)
+    ORDER BY r.place, w.number
+$$;
+COMMENT ON FUNCTION keysmith_private.help_table(text[], text[], text[], text[]) IS
+'Lines of help() about arguments or columns';
+
+-- Lines that begin with a word, and continue below what follows it.
+CREATE FUNCTION keysmith_private.help_paragraph(word text, text text) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT rtrim(CASE w.number WHEN 1 THEN rpad(word, greatest(length(word), 2)) ELSE '  ' END || w.line)
+    FROM string_to_table(keysmith_private.wrapped(text, 98 - greatest(length(word), 2)), E'\n') WITH ORDINALITY AS w (line, number)
+    ORDER BY w.number
+$$;
+COMMENT ON FUNCTION keysmith_private.help_paragraph(text, text) IS
+'Lines of help()';
+
+CREATE FUNCTION keysmith_private.help_of_function(name text) RETURNS SETOF text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    forms  oid[] := ARRAY(SELECT p.oid FROM pg_proc p
+                          WHERE p.pronamespace = 'keysmith'::regnamespace AND p.proname = help_of_function.name
+                          ORDER BY p.oid);
+    first  pg_proc;
+    result text;
+BEGIN
+    SELECT p.* INTO first FROM pg_proc p WHERE p.oid = forms[1];
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    RETURN NEXT 'keysmith.' || name;
+    RETURN QUERY SELECT * FROM keysmith_private.help_paragraph('', obj_description(first.oid, 'pg_proc') || '.');
+
+    IF (SELECT count(DISTINCT p.proargnames) FROM pg_proc p WHERE p.oid = ANY (forms)) > 1 THEN
+        RETURN NEXT 'Forms:';
+        RETURN QUERY
+        SELECT '  ' || name || '(' || array_to_string(p.proargnames, ', ') || ')'
+        FROM pg_proc p WHERE p.oid = ANY (forms) ORDER BY p.oid;
+    END IF;
+    -- An argument may have several types.
+    IF first.pronargs > 0 THEN
+        RETURN NEXT 'Arguments:';
+        RETURN QUERY
+        SELECT h.* FROM (
+            SELECT array_agg(g.argument ORDER BY g.place) AS names, array_agg(g.types ORDER BY g.place) AS types,
+                   array_agg(g.preset ORDER BY g.place) AS defaults, array_agg(coalesce(w.words, '') ORDER BY g.place) AS words
+            FROM (SELECT a.argument, min(f.place * 100 + a.place) AS place, max(a.preset) AS preset,
+                         string_agg(DISTINCT a.type, ' or ') AS types
+                  FROM unnest(forms) WITH ORDINALITY AS f (oid, place) JOIN pg_proc p USING (oid)
+                  CROSS JOIN LATERAL (
+                      SELECT u.place, u.argument,
+                             CASE WHEN p.provariadic <> 0 AND u.place = p.pronargs THEN 'VARIADIC ' ELSE '' END
+                             || replace(format_type(u.type, NULL), 'timestamp with time zone', 'timestamptz') AS type,
+                             coalesce(regexp_replace(pg_get_function_arg_default(p.oid, u.place::integer), '::[a-z ]+(\[\])?$', ''), '') AS preset
+                      FROM unnest(p.proargnames[:p.pronargs], p.proargtypes::oid[]) WITH ORDINALITY AS u (argument, type, place)) AS a
+                  GROUP BY a.argument) AS g
+            LEFT JOIN LATERAL (
+                SELECT i.words FROM keysmith_private.help_arguments() i
+                WHERE i.argument = g.argument AND (i.function = name OR i.function IS NULL)
+                ORDER BY i.function NULLS LAST LIMIT 1) AS w ON true) AS t
+        CROSS JOIN LATERAL keysmith_private.help_table(t.names, t.types, t.defaults, t.words) AS h;
+    END IF;
+
+    SELECT CASE
+        WHEN first.prokind = 'p' THEN 'nothing'
+        WHEN first.prorettype = 'void'::regtype THEN 'nothing'
+        ELSE CASE WHEN t.typtype = 'c' OR t.oid = 'record'::regtype OR first.proretset
+                  THEN CASE WHEN first.proretset AND first.prorows > 1 THEN 'rows of ' ELSE 'a row of ' END ELSE '' END
+             || coalesce((SELECT string_agg(u.column_name || ' ' || format_type(u.type, NULL), ', ' ORDER BY u.place)
+                          FROM unnest(first.proargnames, first.proallargtypes, first.proargmodes::text[])
+                              WITH ORDINALITY AS u (column_name, type, mode, place)
+                          WHERE u.mode = 'o'),
+                         (SELECT format('keysmith.%s: ', t.typname) || string_agg(a.attname, ', ' ORDER BY a.attnum)
+                          FROM pg_attribute a WHERE a.attrelid = t.typrelid AND t.typtype = 'c' AND a.attnum > 0),
+                         format_type(t.oid, NULL)) END
+    INTO result
+    FROM pg_type t WHERE t.oid = first.prorettype;
+    RETURN QUERY SELECT * FROM keysmith_private.help_paragraph('Returns: ', replace(result, 'timestamp with time zone', 'timestamptz') || '.');
+
+    RETURN QUERY
+    SELECT l.line FROM keysmith_private.help_functions() f
+    CROSS JOIN LATERAL string_to_table(E'Example:\n  ' || replace(f.example, E'\n', E'\n  '), E'\n') WITH ORDINALITY AS l (line, place)
+    WHERE f.function = name ORDER BY l.place;
+END $$;
+COMMENT ON FUNCTION keysmith_private.help_of_function(text) IS
+'The part of help() about functions';
+
+-- A view, or the row type of a function, by the name of its domain.
+CREATE FUNCTION keysmith_private.help_of_relation(name text) RETURNS SETOF text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    relation pg_class;
+BEGIN
+    SELECT c.* INTO relation FROM pg_class c
+    WHERE c.relname = help_of_relation.name AND (c.relnamespace = 'keysmith'::regnamespace AND c.relkind = 'v'
+          OR c.oid = (SELECT b.typrelid FROM pg_type d JOIN pg_type b ON b.oid = d.typbasetype
+                      WHERE d.typnamespace = 'keysmith'::regnamespace AND d.typname = help_of_relation.name));
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    RETURN NEXT CASE relation.relkind WHEN 'v' THEN 'View keysmith.' ELSE 'Row type keysmith.' END || name;
+    RETURN QUERY SELECT * FROM keysmith_private.help_paragraph('',
+        coalesce(obj_description(relation.oid, 'pg_class'), obj_description(relation.reltype, 'pg_type')) || '.');
+    RETURN NEXT 'Columns:';
+    RETURN QUERY
+    SELECT h.* FROM (
+        SELECT array_agg(a.attname::text ORDER BY a.attnum) AS names,
+               array_agg(replace(format_type(a.atttypid, NULL), 'timestamp with time zone', 'timestamptz') ORDER BY a.attnum) AS types,
+               array_agg(col_description(relation.oid, a.attnum) ORDER BY a.attnum) AS words
+        FROM pg_attribute a WHERE a.attrelid = relation.oid AND a.attnum > 0 AND NOT a.attisdropped) AS t
+    CROSS JOIN LATERAL keysmith_private.help_table(t.names, t.types, NULL, t.words) AS h;
+    IF relation.relkind = 'v' THEN
+        RETURN NEXT 'Example:';
+        RETURN NEXT format('  SELECT * FROM keysmith.%s LIMIT 10;', name);
+    END IF;
+END $$;
+COMMENT ON FUNCTION keysmith_private.help_of_relation(text) IS
+'The part of help() about views and row types';
+
+CREATE FUNCTION keysmith_private.help_of_setting(name text) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT l.line FROM pg_settings s
+    CROSS JOIN LATERAL (
+        SELECT 1 AS part, 1 AS place, 'Setting ' || s.name AS line
+        UNION ALL
+        SELECT 2, p.place, p.line
+        FROM keysmith_private.help_paragraph('', concat_ws(' ', s.short_desc, s.extra_desc)) WITH ORDINALITY AS p (line, place)
+        UNION ALL
+        SELECT 3, p.place, p.line
+        FROM keysmith_private.help_paragraph('Values: ', CASE s.vartype
+            WHEN 'enum' THEN array_to_string(s.enumvals, ', ')
+            WHEN 'bool' THEN 'on, off'
+            WHEN 'string' THEN 'a text'
+            ELSE concat_ws(' ', 'from', s.min_val, 'to', s.max_val, s.unit) END) WITH ORDINALITY AS p (line, place)
+        UNION ALL
+        SELECT 4, 1, format('Default: %s', CASE s.boot_val WHEN '' THEN 'empty' ELSE concat_ws(' ', s.boot_val, s.unit) END)
+        UNION ALL
+        SELECT 5, 1, 'Set by: ' || CASE s.context
+            WHEN 'postmaster' THEN 'ALTER SYSTEM, and a restart of the server'
+            WHEN 'sighup' THEN 'ALTER SYSTEM, and SELECT pg_reload_conf()'
+            WHEN 'user' THEN 'SET, by any role; ALTER ROLE, ALTER DATABASE, ALTER SYSTEM'
+            ELSE 'SET, by superusers; ALTER ROLE, ALTER DATABASE, ALTER SYSTEM' END
+        UNION ALL
+        SELECT 6, p.place::integer, p.line
+        FROM string_to_table(format(E'Example:\n  SHOW %s;', s.name), E'\n') WITH ORDINALITY AS p (line, place)
+    ) AS l
+    WHERE s.name IN ('keysmith.' || help_of_setting.name)
+    ORDER BY l.part, l.place
+$$;
+COMMENT ON FUNCTION keysmith_private.help_of_setting(text) IS
+'The part of help() about settings';
+
+CREATE FUNCTION keysmith_private.help_names(OUT kind text, OUT name text) RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 200 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT DISTINCT 'Functions', p.proname::text FROM pg_proc p WHERE p.pronamespace = 'keysmith'::regnamespace
+    UNION ALL
+    SELECT 'Views', c.relname::text FROM pg_class c WHERE c.relnamespace = 'keysmith'::regnamespace AND c.relkind = 'v'
+    UNION ALL
+    SELECT 'Row types', t.typname::text FROM pg_type t WHERE t.typnamespace = 'keysmith'::regnamespace AND t.typtype = 'd'
+    UNION ALL
+    SELECT 'Settings', s.name FROM pg_settings s WHERE starts_with(s.name, 'keysmith.')
+$$;
+COMMENT ON FUNCTION keysmith_private.help_names() IS
+'The names that help() knows';
+
+CREATE FUNCTION keysmith_private.help_overview() RETURNS SETOF text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY SELECT keysmith_private.help_paragraph('keysmith ', 'makes a database the API-key service of a product. '
+        'SELECT keysmith.help(''mint'') tells more about mint, and so on.');
+    RETURN QUERY
+    SELECT h.* FROM (
+        SELECT array_agg(CASE WHEN f.task = f.before THEN '' ELSE f.task END ORDER BY f.place) AS tasks,
+               array_agg(f.function ORDER BY f.place) AS names, array_agg(f.words ORDER BY f.place) AS words
+        FROM (SELECT f.*, lag(f.task) OVER (ORDER BY f.place) AS before, (
+                  SELECT split_part(obj_description(p.oid, 'pg_proc'), ';', 1) FROM pg_proc p
+                  WHERE p.pronamespace = 'keysmith'::regnamespace AND p.proname = f.function ORDER BY p.oid LIMIT 1) AS words
+              FROM keysmith_private.help_functions() f) AS f) AS t
+    CROSS JOIN LATERAL keysmith_private.help_table(t.tasks, t.names, NULL, t.words) AS h;
+    RETURN QUERY
+    SELECT h.* FROM (
+        SELECT k.kind || ': ' AS kind, k.place, string_agg(n.name, ', ' ORDER BY n.name) AS names
+        FROM keysmith_private.help_names() n
+        JOIN (VALUES ('Views', 1), ('Row types', 2), ('Settings', 3)) AS k (kind, place) USING (kind)
+        GROUP BY k.kind, k.place ORDER BY k.place) AS t
+    CROSS JOIN LATERAL keysmith_private.help_paragraph(t.kind, t.names) AS h;
+END $$;
+COMMENT ON FUNCTION keysmith_private.help_overview() IS
+'The part of help() without a name';
+
+-- The names that share most pairs of letters with a name.
+CREATE FUNCTION keysmith_private.nearest_names(name text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH word AS (
+        SELECT DISTINCT n.name, ARRAY(SELECT DISTINCT substr(w.padded, i, 2) FROM generate_series(1, length(w.padded) - 1) i) AS pairs
+        FROM (SELECT nearest_names.name AS name UNION ALL SELECT k.name FROM keysmith_private.help_names() k) AS n
+        CROSS JOIN LATERAL (SELECT ' ' || replace(left(n.name, 63), 'keysmith.', '') || ' ') AS w (padded)
+    ), nearest AS (
+        SELECT k.name, row_number() OVER (ORDER BY s.shared / (cardinality(k.pairs) + cardinality(g.pairs)) DESC, k.name) AS place
+        FROM word k JOIN word g ON g.name = nearest_names.name AND k.name <> g.name
+        CROSS JOIN LATERAL (SELECT count(*)::float FROM unnest(k.pairs) u WHERE u = ANY (g.pairs)) AS s (shared)
+        WHERE s.shared > 0
+    )
+    SELECT string_agg(n.name, ', ' ORDER BY n.place) FROM nearest n WHERE n.place <= 3
+$$;
+COMMENT ON FUNCTION keysmith_private.nearest_names(text) IS
+'The names that are most like the given one, for hints';
+
+CREATE FUNCTION keysmith_private.help_lines(name text) RETURNS SETOF text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    wanted constant text := regexp_replace(lower(trim(name)), '^keysmith\.|\(.*$', '', 'g');
+BEGIN
+    IF wanted IS NULL THEN
+        RETURN QUERY SELECT keysmith_private.help_overview();
+    ELSE
+        RETURN QUERY SELECT keysmith_private.help_of_function(wanted)
+           UNION ALL SELECT keysmith_private.help_of_relation(wanted)
+           UNION ALL SELECT keysmith_private.help_of_setting(wanted);
+    END IF;
+END $$;
+COMMENT ON FUNCTION keysmith_private.help_lines(text) IS
+'The lines of help()';
+
+CREATE FUNCTION keysmith.help(name text DEFAULT NULL) RETURNS SETOF text
+LANGUAGE c STABLE ROWS 20 AS 'MODULE_PATHNAME', 'keysmith_help';
+COMMENT ON FUNCTION keysmith.help(text) IS
+'Explains a function, view, row type or setting; without a name, lists them';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_help
 
 -- The part of doctor() that looks at isolated tables, and at tables that should be isolated.
 
@@ -4498,20 +5071,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                         AND d.refclassid = 'pg_proc'::regclass
                         AND f.pronamespace = 'keysmith'::regnamespace)
     ), tenant_column AS (
-        SELECT b.found AS oid, b.tenant_column AS attname, b.tenant_type AS atttypid, b.tenant_number AS attnum
+        SELECT b.found AS oid, b.tenant_column AS attname, b.tenant_type AS atttypid, b.tenant_number AS attnum, b.keyspace
         FROM keysmith_private.isolated_by b
     )
     SELECT p.level, 'isolation', format('table %s: %s', p.relation::regclass, p.problem), p.remedy
     FROM keysmith_private.isolation_problems() p
     UNION ALL
-    SELECT 'warning', 'isolation', format('table %s: its owner %s verifies, and so could open it',
+    SELECT 'warning', 'isolation', format('table %s: its owner %s may verify, and could end its isolation',
                                           c.oid::regclass, c.relowner::regrole),
-           format('ALTER TABLE %s OWNER TO another role', c.oid::regclass)
+           'give it an owner without a level'
     FROM pg_class c
     WHERE c.oid IN (SELECT oid FROM isolated)
       AND c.relowner IN (SELECT v.oid FROM keysmith_private.verifying_role v)
     UNION ALL
-    SELECT 'error', 'isolation', format('role %s verifies, and row security does not hold it: it %s',
+    SELECT 'error', 'isolation', format('role %s may verify, and row security does not apply to it: it %s',
                                         r.oid::regrole, CASE WHEN r.rolsuper THEN 'is a superuser'
                                                              ELSE 'has BYPASSRLS' END),
            format('ALTER ROLE %s %s', r.oid::regrole,
@@ -4520,8 +5093,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s has the column %I of isolated tables, and is not isolated',
                                           c.oid::regclass, t.attname),
-           format('keysmith.isolate(%L, %L), if its rows are of tenants', c.oid::regclass, t.attname)
-    FROM (SELECT DISTINCT attname, atttypid FROM tenant_column) t
+           format('SELECT keysmith.isolate(%L, %L%s)', c.oid::regclass, t.attname, ', ' || quote_literal(t.keyspace))
+    FROM (SELECT attname, atttypid, min(keyspace) AS keyspace FROM tenant_column GROUP BY attname, atttypid) t
     JOIN pg_attribute a ON a.attname = t.attname AND a.atttypid = t.atttypid AND a.attnum > 0
     JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
     WHERE c.relnamespace <> 'keysmith_private'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
@@ -4530,7 +5103,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s fills in the tenant that is signed in, and is not isolated',
                                           c.oid::regclass),
-           format('keysmith.isolate(%L, %L)', c.oid::regclass, a.attname)
+           format('SELECT keysmith.isolate(%L, %L%s)', c.oid::regclass, a.attname,
+                  CASE WHEN a.atttypid <> 'uuid'::regtype THEN ', ''default''' END)
     FROM pg_attrdef f
     JOIN pg_class c ON c.oid = f.adrelid AND c.relkind IN ('r', 'p')
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = f.adnum
@@ -4543,12 +5117,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s has row security and no policy: only its owner sees rows',
                                           c.oid::regclass),
-           format('keysmith.isolate(%L, ...), or a policy of your own', c.oid::regclass)
+           'isolate it, or make a policy of your own'
     FROM pg_class c
     WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND NOT c.relispartition
       AND c.oid NOT IN (SELECT oid FROM isolated) AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
     UNION ALL
-    SELECT 'warning', 'policies', format('policy %I of %s calls a function of ours for each row',
+    SELECT 'warning', 'policies', format('policy %I of %s calls a function of keysmith for each row',
                                          p.polname, p.polrelid::regclass),
            'put the call into a sub-select: (SELECT keysmith.current_tenant_id())'
     FROM pg_policy p
@@ -4566,7 +5140,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     -- they are not worth guessing.
     SELECT 'warning', 'isolation', format('table %s: indexes on %s tell a tenant which values others have',
                                           t.oid::regclass, string_agg(DISTINCT quote_ident(a.attname), ', ')),
-           format('indexes that begin with %I; see SECURITY.md, "Isolated tables"', t.attname)
+           format('begin them with %I: see "Isolated tables" in SECURITY.md', t.attname)
     FROM tenant_column t
     JOIN pg_index x ON x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] <> t.attnum
     -- An index is also used for a condition on a later column alone.
@@ -4598,16 +5172,16 @@ CREATE FUNCTION keysmith_private.doctor_replication(
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH subscribed AS (SELECT * FROM keysmith_private.subscriptions())
-    SELECT 'error', 'replication', format('subscription %I is disabled: revocations don''t arrive', name),
-           format('ALTER SUBSCRIPTION %I ENABLE; if an error has disabled it, the log of this server has the error', name)
+    SELECT 'error', 'replication', format('subscription %I is disabled: revocations do not arrive; after an error, the log of this server says why', name),
+           format('ALTER SUBSCRIPTION %I ENABLE', name)
     FROM subscribed WHERE NOT is_enabled
     UNION ALL
-    SELECT 'error', 'replication', format('subscription %I has stopped: revocations don''t arrive', name),
-           'remove the cause, which the log of this server has: such as a row of this database, or a role that is missing'
+    SELECT 'error', 'replication', format('subscription %I has stopped: revocations do not arrive', name),
+           'remove the cause that the log of this server names, such as a row that is in the way'
     FROM subscribed WHERE is_enabled AND NOT is_applied
     UNION ALL
-    SELECT 'warning', 'replication', format('subscription %I has failed %s times', name, errors),
-           format('the log of this server has the errors; SELECT pg_stat_reset_subscription_stats(%s) forgets them', oid)
+    SELECT 'warning', 'replication', format('subscription %I has failed %s times: the log of this server has the errors', name, errors),
+           format('SELECT pg_stat_reset_subscription_stats(%s)', oid)
     FROM subscribed WHERE errors > 0
     UNION ALL
     SELECT 'warning', 'replication', format('subscription %I has not copied %s tables yet', name, not_copied),
@@ -4615,7 +5189,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM subscribed WHERE not_copied > 0
     UNION ALL
     SELECT 'warning', 'replication',
-           format('publication %I leaves out updates or deletes of keys: a subscriber would not hear of revocations', p.pubname),
+           format('publication %I leaves out updates or deletes of keys: revocations would not reach a subscriber', p.pubname),
            format('ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'')', p.pubname)
     FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
     WHERE t.schemaname = 'keysmith_private' AND t.tablename = 'key' AND NOT (p.pubupdate AND p.pubdelete)
@@ -4630,7 +5204,8 @@ COMMENT ON FUNCTION keysmith_private.doctor_replication() IS
 --   manage_doctor_replication
 
 -- doctor() finds problems, and says what to do. Each of the functions below checks one part, and
--- returns a row for each problem. They run as the owner of the extension.
+-- returns a row for each problem. They run as the owner of the extension. A remedy is a statement, or
+-- it begins with a small letter and is for people.
 
 CREATE FUNCTION keysmith_private.doctor_library(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
@@ -4641,15 +5216,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                   OR EXISTS (SELECT FROM keysmith_private.tenant WHERE limits IS NOT NULL)
                   OR EXISTS (SELECT FROM keysmith_private.keyspace WHERE limits IS NOT NULL OR generation > 0)
                 THEN 'error' ELSE 'warning' END,
-           'library', 'is not preloaded: no rate limits, no peppers, and transactions write usage',
-           'shared_preload_libraries = ''keysmith'', and a restart'
+           'library', 'it is not preloaded: no rate limits, no peppers, and each transaction writes its usage',
+           'set shared_preload_libraries = ''keysmith'', and restart'
     WHERE NOT is_preloaded
     UNION ALL
-    SELECT 'error', 'library', format('is of version %s, and the extension of %s', version, e.extversion),
-           'ALTER EXTENSION keysmith UPDATE, or a restart if the library is the older one'
+    SELECT 'error', 'library', format('it has version %s, and the extension version %s', version, e.extversion),
+           'run ALTER EXTENSION keysmith UPDATE, or restart if the library is older'
     FROM pg_extension e WHERE e.extname = 'keysmith' AND e.extversion <> version
     UNION ALL
-    SELECT 'error', 'library', format('trigger %s of %s is not as made', t.tgname, t.tgrelid::regclass),
+    SELECT 'error', 'library', format('trigger %I of %s is disabled, or enabled in another mode', t.tgname, t.tgrelid::regclass),
            format('ALTER TABLE %s ENABLE %s TRIGGER %I', t.tgrelid::regclass, m.mode, t.tgname)
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
     -- ENABLE TRIGGER ALL, as pg_restore --disable-triggers calls it, forgets these modes.
@@ -4664,26 +5239,25 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
     WHERE c.relnamespace = 'keysmith_private'::regnamespace AND NOT (i.indisvalid AND i.indisready)
     UNION ALL
-    SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'SECURITY.md, "Peppers"'
+    SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'see "Peppers" in SECURITY.md'
     WHERE pepper_problem IS NOT NULL
     UNION ALL
-    SELECT 'error', 'pepper', 'keys are stored with ' || CASE p WHEN '0' THEN 'none, which the file does not allow'
-               ELSE format('pepper %s, which is not there', p) END || ': they are refused',
-           CASE p WHEN '0' THEN 'the line 0:unpeppered, until they are rotated'
+    SELECT 'error', 'pepper', CASE p WHEN '0' THEN 'keys without a pepper are refused: the file does not allow them'
+               ELSE format('keys of pepper %s are refused: the file does not have it', p) END,
+           CASE p WHEN '0' THEN 'add the line 0:unpeppered until these keys are rotated'
                ELSE 'put it back into the file, and restart' END
     FROM unnest(lost_peppers) AS p
     UNION ALL
     SELECT 'warning', 'pepper', format('%s active keys are stored with an older pepper than %s',
                                        count(*), newest_pepper),
-           'rotate() moves a key to the newest'
+           'rotate them: keysmith.rotate() moves a key to the newest'
     FROM keysmith_private.key k
     WHERE k.generation < newest_pepper AND k.revoked_at IS NULL AND k.rotated_to IS NULL
       AND NOT k.generation::text = ANY (lost_peppers)
     HAVING count(*) > 0
     UNION ALL
-    SELECT 'warning', 'pepper', format('%s keys were imported, and there is no pepper: '
-               'a stolen dump lets short ones be guessed', count(*)),
-           'keysmith.pepper_file, and rotate the keys'
+    SELECT 'warning', 'pepper', format('%s imported keys have no pepper: who steals a dump can guess short ones', count(*)),
+           'set keysmith.pepper_file, and rotate the keys'
     FROM keysmith_private.key k
     WHERE newest_pepper = 0 AND k.imported AND k.revoked_at IS NULL
     HAVING count(*) > 0
@@ -4706,8 +5280,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                    THEN (SELECT c.timestamp FROM pg_last_committed_xact() c) END)) AS newest (at)
     WHERE newest.at > clock_timestamp() + '1 second'
     UNION ALL
-    SELECT 'warning', 'server', 'ssl is off, and the server listens beyond this machine: keys travel readably',
-           'ALTER SYSTEM SET ssl = on, and hostssl in pg_hba.conf'
+    SELECT 'warning', 'server', 'ssl is off, and other machines can connect: keys travel in plain text',
+           'set ssl = on, and use hostssl in pg_hba.conf'
     FROM pg_settings l, pg_settings s
     WHERE s.name = 'ssl' AND s.setting = 'off' AND l.name = 'listen_addresses'
       AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
@@ -4715,9 +5289,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     -- A few keys are a trial. Ten are a product.
     SELECT 'warning', 'keyspace',
-           format('keys of keyspace %s start with %s, as those of every installation: '
+           format('keys of keyspace %s start with %s, as in every installation: '
                   'a secret scanner cannot tell that they are yours', p.keyspace, p.prefix),
-           format('keysmith.alter_keyspace(%L, ''{"prefixes": {"secret": {"live": "yours_live_"}}}'')', p.keyspace)
+           -- SQL joins strings on two lines.
+           format(E'SELECT keysmith.alter_keyspace(%L,\n''{"prefixes": {"secret":''\n'' {"live": "yours_live_"}}}'')', p.keyspace)
     FROM keysmith_private.keyspace_prefix p
     WHERE p.kind = 'secret' AND p.prefix IN ('ks_live_', 'ks_test_')
       AND (SELECT count(*) FROM (
@@ -4753,7 +5328,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                       AND o.whose = '')) AS longest
         FROM settings s
     )
-    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too',
+    SELECT 'warning', 'logging', format('%s = %s%s writes bound values to the log, and so keys',
                                         v.name, v.value, v.whose),
            format('ALTER %s SET log_parameter_max_length = 0', v.place)
     FROM valued v
@@ -4762,12 +5337,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            OR v.name = 'log_transaction_sample_rate' AND v.value <> '0')
       AND v.longest <> '0'
     UNION ALL
-    SELECT 'warning', 'logging', format('%s = %s%s logs bound values of what fails',
+    SELECT 'warning', 'logging', format('%s = %s%s writes bound values of failed statements to the log',
                                         v.name, v.value, v.whose),
            format('ALTER %s SET %s = 0', v.place, v.name)
     FROM valued v WHERE v.name = 'log_parameter_max_length_on_error' AND v.value <> '0'
     UNION ALL
-    SELECT 'warning', 'logging', format('auto_explain, with %s%s, logs what functions are called with',
+    SELECT 'warning', 'logging', format('auto_explain writes arguments of functions to the log, by %s%s',
                                         o.name, o.whose),
            format('ALTER %s SET %s = %s', o.place, o.name, CASE o.name WHEN 'auto_explain.log_verbose' THEN 'off' ELSE '0' END)
     FROM valued o
@@ -4776,12 +5351,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND EXISTS (SELECT FROM settings m
                   WHERE m.name = 'auto_explain.log_min_duration' AND m.value <> '-1')
     UNION ALL
-    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too', v.name, v.value, v.whose),
+    SELECT 'warning', 'logging', format('%s = %s%s writes bound values to the log, and so keys', v.name, v.value, v.whose),
            format('ALTER %s SET pgaudit.log_parameter = off', v.place)
     FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
     UNION ALL
     -- The texts of other statements are stored without constants.
-    SELECT 'warning', 'logging', format('%s = %s%s keeps keys in texts of utility statements', v.name, v.value, v.whose),
+    SELECT 'warning', 'logging', format('%s = %s%s keeps texts of utility statements, and so keys', v.name, v.value, v.whose),
            format('ALTER %s SET pg_stat_statements.track_utility = off', v.place)
     FROM valued v
     WHERE v.name = 'pg_stat_statements.track_utility' AND v.value IN ('on', 'true', '1', 'yes')
@@ -4794,13 +5369,13 @@ CREATE FUNCTION keysmith_private.doctor_access(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'error', 'access', format('role number %s was dropped, and still is %s; so is the next of that number',
+    SELECT 'error', 'access', format('role number %s was dropped, and still has the level %s: a new role may get that number',
                                      a.role::oid, string_agg(DISTINCT a.level, ', ')),
            format('DELETE FROM keysmith_private.access WHERE role = %s', a.role::oid)
     FROM keysmith_private.access a
     WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.role) GROUP BY a.role::oid
     UNION ALL
-    SELECT 'error', 'access', format('%s has rights on %s, which only functions should touch',
+    SELECT 'error', 'access', format('%s has rights on %s, which only keysmith should use',
                                      CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END,
                                      c.oid::regclass),
            format('REVOKE ALL ON %s FROM %s', c.oid::regclass,
@@ -4828,7 +5403,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_namespace n, aclexplode(n.nspacl) x
     WHERE n.nspname IN ('keysmith', 'keysmith_private') AND x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner
     UNION ALL
-    SELECT 'error', 'access', format('%s may name the tables in the schema keysmith_private, and so lock them',
+    SELECT 'error', 'access', format('%s may use the schema keysmith_private, and so lock its tables',
                                      CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
            format('REVOKE USAGE ON SCHEMA keysmith_private FROM %s',
                   CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
@@ -4842,6 +5417,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     JOIN pg_roles p ON p.rolname IN ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
                                      'pg_write_server_files', 'pg_execute_server_program', 'pg_maintain')
      AND pg_has_role(r.oid, p.oid, 'MEMBER')
+    UNION ALL
+    SELECT 'warning', 'access', 'no role has a level: only superusers and the owner can use keysmith',
+           'give the role of your application a level: see keysmith.help(''grant_access'')'
+    WHERE NOT EXISTS (SELECT FROM pg_proc p, aclexplode(p.proacl) a
+                      WHERE p.pronamespace = 'keysmith'::regnamespace AND a.grantee NOT IN (0, p.proowner))
+      AND (SELECT count(*) FROM (SELECT FROM keysmith_private.key k LIMIT 10) AS first_ten) = 10
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_access() IS
 'The part of doctor() that looks for privileges that no role should have';
@@ -4969,27 +5550,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL SELECT * FROM keysmith_private.doctor_replication()
         UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
     )
-    SELECT level, subject, finding, remedy FROM (
-        SELECT array_position('{error,warning}', f.level) AS rank, 0 AS place, f.* FROM findings f
-        UNION ALL
-        SELECT 3, place, 'ok', s.subject, s.finding, NULL
-        FROM (VALUES
-            (1, 'library', format('preloaded, of version %s as the extension', version)),
-            (2, 'server', 'writes what it commits, and hides what it sends'),
-            (3, 'pepper', CASE newest_pepper WHEN 0 THEN 'none; keys of 256 random bits need none'
-                              ELSE format('all keys are stored with pepper %s', newest_pepper) END),
-            (4, 'logging', 'no setting writes bound keys to the log; write none into a statement''s text'),
-            (5, 'isolation', 'no table shows a tenant what is another''s'),
-            (6, 'policies', 'ask once per query who is signed in'),
-            (7, 'access', 'nobody has a right that grant_access does not give'),
-            (8, 'usage', 'records are stored, and nothing was lost'),
-            (9, 'limits', 'there is room to count calls'),
-            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal'),
-            (11, 'replication', 'no subscription that brings keys has stopped')
-        ) AS s (place, subject, finding)
-        WHERE s.subject NOT IN (SELECT f.subject FROM findings f)
-    ) AS rows
-    ORDER BY rank, place, subject, finding
+    -- In psql, a row with these widths fits 100 columns.
+    SELECT level, subject, keysmith_private.wrapped(finding, 35), keysmith_private.wrapped(remedy, 36)
+    FROM (SELECT * FROM findings ORDER BY array_position('{error,warning}', level), subject, finding) AS ordered
+    UNION ALL
+    SELECT 'ok', 'keysmith', format('no problem found; preloaded, version %s', version), NULL
+    WHERE NOT EXISTS (SELECT FROM findings)
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_findings(
     boolean, text, text, text[], smallint, integer, bigint, timestamptz) IS
@@ -5000,11 +5566,11 @@ CREATE FUNCTION keysmith.doctor(
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
 COMMENT ON FUNCTION keysmith.doctor() IS
-'Checks the installation: problems, each with a remedy, errors first; a row ok for each subject without a problem';
+'Finds faults of the installation; a row for each, with its remedy, or one row that all is well';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:66
+-- src/install.rs:69
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 
