@@ -3549,11 +3549,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
         JOIN pg_rewrite w ON w.oid = d.objid
         JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
     )
-    SELECT i.oid, 'error', 'it was isolated, and is not any more: all see all its rows',
+    SELECT i.oid, 'error', 'it was isolated, and no longer is: every reader sees all rows',
            'call keysmith.isolate() for it again, or keysmith.release()'
     FROM isolated i WHERE i.is_bare
     UNION ALL
-    SELECT i.oid, 'error', 'row security is off: all see all its rows',
+    SELECT i.oid, 'error', 'row security is off: every reader sees all rows',
            format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', i.name)
     FROM isolated i WHERE NOT i.relrowsecurity AND NOT i.is_bare
     UNION ALL
@@ -3573,12 +3573,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT i.oid, 'error', format('its owner %s %s, and sees all its rows', r.oid::regrole,
                                   CASE WHEN r.rolsuper THEN 'is a superuser' ELSE 'has BYPASSRLS' END),
-           format('ALTER TABLE %s OWNER TO another role', i.name)
+           'give it an owner to whom row security applies'
     FROM isolated i JOIN pg_roles r ON r.oid = i.relowner
     WHERE i.is_registered AND (r.rolsuper OR r.rolbypassrls)
     UNION ALL
     SELECT i.oid, 'error', format('its part %s can be read past it', p.oid::regclass),
-           format('REVOKE ALL ON %s FROM those who have it, or isolate it too', p.oid::regclass)
+           format('revoke all rights on %s, or isolate it too', p.oid::regclass)
     FROM isolated i JOIN part p ON p.of = i.oid
     WHERE p.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(p.oid)
     UNION ALL
@@ -3587,13 +3587,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     FROM isolated i JOIN whole w ON w.of = i.oid
     WHERE w.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(w.oid)
     UNION ALL
-    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'undistribute_table'
+    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'call undistribute_table() for it'
     FROM isolated i WHERE i.oid IN (SELECT keysmith_private.distributed_tables())
     UNION ALL
     SELECT i.oid, 'warning', CASE c.relkind
                WHEN 'm' THEN format('materialized view %s holds its rows for whoever may read it', c.oid::regclass)
                ELSE format('view %s shows all its rows: it reads as %s', c.oid::regclass, r.oid::regrole) END,
-           CASE c.relkind WHEN 'm' THEN 'a table in its place, or let nobody read it'
+           CASE c.relkind WHEN 'm' THEN 'replace it by a table, or let nobody read it'
                ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
     FROM isolated i
     JOIN above a ON a.of = i.oid
@@ -3884,8 +3884,8 @@ COMMENT ON FUNCTION keysmith_private.wrapped(text, integer) IS
 -- requires:
 --   manage_wrap
 
--- What help() says and the catalog lacks: the functions by task, each with an example, and a few
--- words on each argument.
+-- The part of help() that the catalog does not have: the functions by task, each with an example,
+-- and a few words on each argument.
 
 CREATE FUNCTION keysmith_private.help_functions(OUT place bigint, OUT task text, OUT function text, OUT example text)
 RETURNS SETOF record
@@ -4488,20 +4488,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                         AND d.refclassid = 'pg_proc'::regclass
                         AND f.pronamespace = 'keysmith'::regnamespace)
     ), tenant_column AS (
-        SELECT b.found AS oid, b.tenant_column AS attname, b.tenant_type AS atttypid, b.tenant_number AS attnum
+        SELECT b.found AS oid, b.tenant_column AS attname, b.tenant_type AS atttypid, b.tenant_number AS attnum, b.keyspace
         FROM keysmith_private.isolated_by b
     )
     SELECT p.level, 'isolation', format('table %s: %s', p.relation::regclass, p.problem), p.remedy
     FROM keysmith_private.isolation_problems() p
     UNION ALL
-    SELECT 'warning', 'isolation', format('table %s: its owner %s verifies, and so could open it',
+    SELECT 'warning', 'isolation', format('table %s: its owner %s may verify, and could end its isolation',
                                           c.oid::regclass, c.relowner::regrole),
-           format('ALTER TABLE %s OWNER TO another role', c.oid::regclass)
+           'give it an owner without a level'
     FROM pg_class c
     WHERE c.oid IN (SELECT oid FROM isolated)
       AND c.relowner IN (SELECT v.oid FROM keysmith_private.verifying_role v)
     UNION ALL
-    SELECT 'error', 'isolation', format('role %s verifies, and row security does not hold it: it %s',
+    SELECT 'error', 'isolation', format('role %s may verify, and row security does not apply to it: it %s',
                                         r.oid::regrole, CASE WHEN r.rolsuper THEN 'is a superuser'
                                                              ELSE 'has BYPASSRLS' END),
            format('ALTER ROLE %s %s', r.oid::regrole,
@@ -4510,8 +4510,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s has the column %I of isolated tables, and is not isolated',
                                           c.oid::regclass, t.attname),
-           format('keysmith.isolate(%L, %L), if its rows are of tenants', c.oid::regclass, t.attname)
-    FROM (SELECT DISTINCT attname, atttypid FROM tenant_column) t
+           format('SELECT keysmith.isolate(%L, %L%s)', c.oid::regclass, t.attname, ', ' || quote_literal(t.keyspace))
+    FROM (SELECT attname, atttypid, min(keyspace) AS keyspace FROM tenant_column GROUP BY attname, atttypid) t
     JOIN pg_attribute a ON a.attname = t.attname AND a.atttypid = t.atttypid AND a.attnum > 0
     JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
     WHERE c.relnamespace <> 'keysmith_private'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
@@ -4520,7 +4520,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s fills in the tenant that is signed in, and is not isolated',
                                           c.oid::regclass),
-           format('keysmith.isolate(%L, %L)', c.oid::regclass, a.attname)
+           format('SELECT keysmith.isolate(%L, %L%s)', c.oid::regclass, a.attname,
+                  CASE WHEN a.atttypid <> 'uuid'::regtype THEN ', ''default''' END)
     FROM pg_attrdef f
     JOIN pg_class c ON c.oid = f.adrelid AND c.relkind IN ('r', 'p')
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = f.adnum
@@ -4533,12 +4534,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s has row security and no policy: only its owner sees rows',
                                           c.oid::regclass),
-           format('keysmith.isolate(%L, ...), or a policy of your own', c.oid::regclass)
+           'isolate it, or make a policy of your own'
     FROM pg_class c
     WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND NOT c.relispartition
       AND c.oid NOT IN (SELECT oid FROM isolated) AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
     UNION ALL
-    SELECT 'warning', 'policies', format('policy %I of %s calls a function of ours for each row',
+    SELECT 'warning', 'policies', format('policy %I of %s calls a function of keysmith for each row',
                                          p.polname, p.polrelid::regclass),
            'put the call into a sub-select: (SELECT keysmith.current_tenant_id())'
     FROM pg_policy p
@@ -4556,7 +4557,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     -- they are not worth guessing.
     SELECT 'warning', 'isolation', format('table %s: indexes on %s tell a tenant which values others have',
                                           t.oid::regclass, string_agg(DISTINCT quote_ident(a.attname), ', ')),
-           format('indexes that begin with %I; see SECURITY.md, "Isolated tables"', t.attname)
+           format('begin them with %I: see "Isolated tables" in SECURITY.md', t.attname)
     FROM tenant_column t
     JOIN pg_index x ON x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] <> t.attnum
     -- An index is also used for a condition on a later column alone.
@@ -4600,16 +4601,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         WHERE c.relnamespace = 'keysmith_private'::regnamespace
         GROUP BY s.oid
     )
-    SELECT 'error', 'replication', format('subscription %I is disabled: revocations don''t arrive', name),
-           format('ALTER SUBSCRIPTION %I ENABLE; if an error has disabled it, the log of this server has the error', name)
+    SELECT 'error', 'replication', format('subscription %I is disabled: revocations do not arrive; after an error, the log of this server says why', name),
+           format('ALTER SUBSCRIPTION %I ENABLE', name)
     FROM subscribed WHERE NOT is_enabled
     UNION ALL
-    SELECT 'error', 'replication', format('subscription %I has stopped: revocations don''t arrive', name),
-           'remove the cause, which the log of this server has: such as a row of this database, or a role that is missing'
+    SELECT 'error', 'replication', format('subscription %I has stopped: revocations do not arrive', name),
+           'remove the cause that the log of this server names, such as a row that is in the way'
     FROM subscribed WHERE is_enabled AND NOT is_applied
     UNION ALL
-    SELECT 'warning', 'replication', format('subscription %I has failed %s times', name, errors),
-           format('the log of this server has the errors; SELECT pg_stat_reset_subscription_stats(%s) forgets them', oid)
+    SELECT 'warning', 'replication', format('subscription %I has failed %s times: the log of this server has the errors', name, errors),
+           format('SELECT pg_stat_reset_subscription_stats(%s)', oid)
     FROM subscribed WHERE errors > 0
     UNION ALL
     SELECT 'warning', 'replication', format('subscription %I has not copied %s tables yet', name, not_copied),
@@ -4617,7 +4618,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM subscribed WHERE not_copied > 0
     UNION ALL
     SELECT 'warning', 'replication',
-           format('publication %I leaves out updates or deletes of keys: a subscriber would not hear of revocations', p.pubname),
+           format('publication %I leaves out updates or deletes of keys: revocations would not reach a subscriber', p.pubname),
            format('ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'')', p.pubname)
     FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
     WHERE t.schemaname = 'keysmith_private' AND t.tablename = 'key' AND NOT (p.pubupdate AND p.pubdelete)
@@ -4632,7 +4633,8 @@ COMMENT ON FUNCTION keysmith_private.doctor_replication() IS
 --   manage_doctor_replication
 
 -- doctor() finds problems, and says what to do. Each of the functions below checks one part, and
--- returns a row for each problem. They run as the owner of the extension.
+-- returns a row for each problem. They run as the owner of the extension. A remedy is a statement, or
+-- it begins with a small letter and is for people.
 
 CREATE FUNCTION keysmith_private.doctor_library(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
@@ -4643,15 +4645,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                   OR EXISTS (SELECT FROM keysmith_private.tenant WHERE limits IS NOT NULL)
                   OR EXISTS (SELECT FROM keysmith_private.keyspace WHERE limits IS NOT NULL OR generation > 0)
                 THEN 'error' ELSE 'warning' END,
-           'library', 'is not preloaded: no rate limits, no peppers, and transactions write usage',
-           'shared_preload_libraries = ''keysmith'', and a restart'
+           'library', 'it is not preloaded: no rate limits, no peppers, and each transaction writes its usage',
+           'set shared_preload_libraries = ''keysmith'', and restart'
     WHERE NOT is_preloaded
     UNION ALL
-    SELECT 'error', 'library', format('is of version %s, and the extension of %s', version, e.extversion),
-           'ALTER EXTENSION keysmith UPDATE, or a restart if the library is the older one'
+    SELECT 'error', 'library', format('it has version %s, and the extension version %s', version, e.extversion),
+           'run ALTER EXTENSION keysmith UPDATE, or restart if the library is older'
     FROM pg_extension e WHERE e.extname = 'keysmith' AND e.extversion <> version
     UNION ALL
-    SELECT 'error', 'library', format('trigger %s of %s is not as made', t.tgname, t.tgrelid::regclass),
+    SELECT 'error', 'library', format('trigger %I of %s is disabled, or enabled in another mode', t.tgname, t.tgrelid::regclass),
            format('ALTER TABLE %s ENABLE %s TRIGGER %I', t.tgrelid::regclass, m.mode, t.tgname)
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
     -- ENABLE TRIGGER ALL, as pg_restore --disable-triggers calls it, forgets these modes.
@@ -4666,26 +4668,25 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
     WHERE c.relnamespace = 'keysmith_private'::regnamespace AND NOT (i.indisvalid AND i.indisready)
     UNION ALL
-    SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'SECURITY.md, "Peppers"'
+    SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'see "Peppers" in SECURITY.md'
     WHERE pepper_problem IS NOT NULL
     UNION ALL
-    SELECT 'error', 'pepper', 'keys are stored with ' || CASE p WHEN '0' THEN 'none, which the file does not allow'
-               ELSE format('pepper %s, which is not there', p) END || ': they are refused',
-           CASE p WHEN '0' THEN 'the line 0:unpeppered, until they are rotated'
+    SELECT 'error', 'pepper', CASE p WHEN '0' THEN 'keys without a pepper are refused: the file does not allow them'
+               ELSE format('keys of pepper %s are refused: the file does not have it', p) END,
+           CASE p WHEN '0' THEN 'add the line 0:unpeppered until these keys are rotated'
                ELSE 'put it back into the file, and restart' END
     FROM unnest(lost_peppers) AS p
     UNION ALL
     SELECT 'warning', 'pepper', format('%s active keys are stored with an older pepper than %s',
                                        count(*), newest_pepper),
-           'rotate() moves a key to the newest'
+           'rotate them: keysmith.rotate() moves a key to the newest'
     FROM keysmith_private.key k
     WHERE k.generation < newest_pepper AND k.revoked_at IS NULL AND k.rotated_to IS NULL
       AND NOT k.generation::text = ANY (lost_peppers)
     HAVING count(*) > 0
     UNION ALL
-    SELECT 'warning', 'pepper', format('%s keys were imported, and there is no pepper: '
-               'a stolen dump lets short ones be guessed', count(*)),
-           'keysmith.pepper_file, and rotate the keys'
+    SELECT 'warning', 'pepper', format('%s imported keys have no pepper: who steals a dump can guess short ones', count(*)),
+           'set keysmith.pepper_file, and rotate the keys'
     FROM keysmith_private.key k
     WHERE newest_pepper = 0 AND k.imported AND k.revoked_at IS NULL
     HAVING count(*) > 0
@@ -4708,8 +4709,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                    THEN (SELECT c.timestamp FROM pg_last_committed_xact() c) END)) AS newest (at)
     WHERE newest.at > clock_timestamp() + '1 second'
     UNION ALL
-    SELECT 'warning', 'server', 'ssl is off, and the server listens beyond this machine: keys travel readably',
-           'ALTER SYSTEM SET ssl = on, and hostssl in pg_hba.conf'
+    SELECT 'warning', 'server', 'ssl is off, and other machines can connect: keys travel in plain text',
+           'set ssl = on, and use hostssl in pg_hba.conf'
     FROM pg_settings l, pg_settings s
     WHERE s.name = 'ssl' AND s.setting = 'off' AND l.name = 'listen_addresses'
       AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
@@ -4717,9 +4718,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     -- A few keys are a trial. Ten are a product.
     SELECT 'warning', 'keyspace',
-           format('keys of keyspace %s start with %s, as those of every installation: '
+           format('keys of keyspace %s start with %s, as in every installation: '
                   'a secret scanner cannot tell that they are yours', p.keyspace, p.prefix),
-           format('keysmith.alter_keyspace(%L, ''{"prefixes": {"secret": {"live": "yours_live_"}}}'')', p.keyspace)
+           -- SQL joins strings on two lines.
+           format(E'SELECT keysmith.alter_keyspace(%L,\n''{"prefixes": {"secret":''\n'' {"live": "yours_live_"}}}'')', p.keyspace)
     FROM keysmith_private.keyspace_prefix p
     WHERE p.kind = 'secret' AND p.prefix IN ('ks_live_', 'ks_test_')
       AND (SELECT count(*) FROM (
@@ -4755,7 +4757,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                       AND o.whose = '')) AS longest
         FROM settings s
     )
-    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too',
+    SELECT 'warning', 'logging', format('%s = %s%s writes bound values to the log, and so keys',
                                         v.name, v.value, v.whose),
            format('ALTER %s SET log_parameter_max_length = 0', v.place)
     FROM valued v
@@ -4764,12 +4766,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            OR v.name = 'log_transaction_sample_rate' AND v.value <> '0')
       AND v.longest <> '0'
     UNION ALL
-    SELECT 'warning', 'logging', format('%s = %s%s logs bound values of what fails',
+    SELECT 'warning', 'logging', format('%s = %s%s writes bound values of failed statements to the log',
                                         v.name, v.value, v.whose),
            format('ALTER %s SET %s = 0', v.place, v.name)
     FROM valued v WHERE v.name = 'log_parameter_max_length_on_error' AND v.value <> '0'
     UNION ALL
-    SELECT 'warning', 'logging', format('auto_explain, with %s%s, logs what functions are called with',
+    SELECT 'warning', 'logging', format('auto_explain writes arguments of functions to the log, by %s%s',
                                         o.name, o.whose),
            format('ALTER %s SET %s = %s', o.place, o.name, CASE o.name WHEN 'auto_explain.log_verbose' THEN 'off' ELSE '0' END)
     FROM valued o
@@ -4778,12 +4780,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND EXISTS (SELECT FROM settings m
                   WHERE m.name = 'auto_explain.log_min_duration' AND m.value <> '-1')
     UNION ALL
-    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too', v.name, v.value, v.whose),
+    SELECT 'warning', 'logging', format('%s = %s%s writes bound values to the log, and so keys', v.name, v.value, v.whose),
            format('ALTER %s SET pgaudit.log_parameter = off', v.place)
     FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
     UNION ALL
     -- The texts of other statements are stored without constants.
-    SELECT 'warning', 'logging', format('%s = %s%s keeps keys in texts of utility statements', v.name, v.value, v.whose),
+    SELECT 'warning', 'logging', format('%s = %s%s keeps texts of utility statements, and so keys', v.name, v.value, v.whose),
            format('ALTER %s SET pg_stat_statements.track_utility = off', v.place)
     FROM valued v
     WHERE v.name = 'pg_stat_statements.track_utility' AND v.value IN ('on', 'true', '1', 'yes')
@@ -4796,13 +4798,13 @@ CREATE FUNCTION keysmith_private.doctor_access(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'error', 'access', format('role number %s was dropped, and still is %s; so is the next of that number',
+    SELECT 'error', 'access', format('role number %s was dropped, and still has the level %s: a new role may get that number',
                                      a.role::oid, string_agg(DISTINCT a.level, ', ')),
            format('DELETE FROM keysmith_private.access WHERE role = %s', a.role::oid)
     FROM keysmith_private.access a
     WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.role) GROUP BY a.role::oid
     UNION ALL
-    SELECT 'error', 'access', format('%s has rights on %s, which only functions should touch',
+    SELECT 'error', 'access', format('%s has rights on %s, which only keysmith should use',
                                      CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END,
                                      c.oid::regclass),
            format('REVOKE ALL ON %s FROM %s', c.oid::regclass,
@@ -4830,7 +4832,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_namespace n, aclexplode(n.nspacl) x
     WHERE n.nspname IN ('keysmith', 'keysmith_private') AND x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner
     UNION ALL
-    SELECT 'error', 'access', format('%s may name the tables in the schema keysmith_private, and so lock them',
+    SELECT 'error', 'access', format('%s may use the schema keysmith_private, and so lock its tables',
                                      CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
            format('REVOKE USAGE ON SCHEMA keysmith_private FROM %s',
                   CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
@@ -4844,6 +4846,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     JOIN pg_roles p ON p.rolname IN ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
                                      'pg_write_server_files', 'pg_execute_server_program', 'pg_maintain')
      AND pg_has_role(r.oid, p.oid, 'MEMBER')
+    UNION ALL
+    SELECT 'warning', 'access', 'no role has a level: only superusers and the owner can use keysmith',
+           'give the role of your application a level: see keysmith.help(''grant_access'')'
+    WHERE NOT EXISTS (SELECT FROM pg_proc p, aclexplode(p.proacl) a
+                      WHERE p.pronamespace = 'keysmith'::regnamespace AND a.grantee NOT IN (0, p.proowner))
+      AND (SELECT count(*) FROM (SELECT FROM keysmith_private.key k LIMIT 10) AS first_ten) = 10
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_access() IS
 'The part of doctor() that looks for privileges that no role should have';
@@ -5001,27 +5009,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL SELECT * FROM keysmith_private.doctor_replication()
         UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
     )
-    SELECT level, subject, finding, remedy FROM (
-        SELECT array_position('{error,warning}', f.level) AS rank, 0 AS place, f.* FROM findings f
-        UNION ALL
-        SELECT 3, place, 'ok', s.subject, s.finding, NULL
-        FROM (VALUES
-            (1, 'library', format('preloaded, of version %s as the extension', version)),
-            (2, 'server', 'writes what it commits, and hides what it sends'),
-            (3, 'pepper', CASE newest_pepper WHEN 0 THEN 'none; keys of 256 random bits need none'
-                              ELSE format('all keys are stored with pepper %s', newest_pepper) END),
-            (4, 'logging', 'no setting writes bound keys to the log; write none into a statement''s text'),
-            (5, 'isolation', 'no table shows a tenant what is another''s'),
-            (6, 'policies', 'ask once per query who is signed in'),
-            (7, 'access', 'nobody has a right that grant_access does not give'),
-            (8, 'usage', 'records are stored, and nothing was lost'),
-            (9, 'limits', 'there is room to count calls'),
-            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal'),
-            (11, 'replication', 'no subscription that brings keys has stopped')
-        ) AS s (place, subject, finding)
-        WHERE s.subject NOT IN (SELECT f.subject FROM findings f)
-    ) AS rows
-    ORDER BY rank, place, subject, finding
+    -- In psql, a row with these widths fits 100 columns.
+    SELECT level, subject, keysmith_private.wrapped(finding, 35), keysmith_private.wrapped(remedy, 36)
+    FROM (SELECT * FROM findings ORDER BY array_position('{error,warning}', level), subject, finding) AS ordered
+    UNION ALL
+    SELECT 'ok', 'keysmith', format('no problem found; preloaded, version %s', version), NULL
+    WHERE NOT EXISTS (SELECT FROM findings)
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_findings(
     boolean, text, text, text[], smallint, integer, bigint, timestamptz) IS

@@ -131,6 +131,11 @@ class Database:
         (row,) = self.call(function, *positional, **named)
         return row
 
+    def findings(self):
+        """The problems that doctor() finds. Each finding is on one line."""
+        return [row._replace(finding=" ".join(row.finding.split()))
+                for row in self.call("doctor") if row.level != "ok"]
+
     def tenant(self, name="acme", **options):
         return self.one("create_tenant", name, **options)[0]
 

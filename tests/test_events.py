@@ -125,7 +125,7 @@ def told(db, name):
 
 
 def warned(db):
-    return [row.finding for row in db.call("doctor") if row.subject == "events"]
+    return [row.finding for row in db.findings() if row.subject == "events"]
 
 
 def test_no_event_is_sent_where_the_queue_is_too_full(db, deaf, listen):

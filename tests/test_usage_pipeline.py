@@ -338,7 +338,7 @@ def test_a_session_brings_no_settings_along():
             "keysmith.usage_batch_size": "10000",
             "keysmith.usage_durability": "async", "keysmith.usage_flush_interval": "1000",
             "keysmith.usage_overflow": "write-through", "keysmith.usage_retention": "129600"}
-        assert not [row for row in db.call("doctor") if "kept beyond" in row.finding]
+        assert not [row for row in db.findings() if "kept beyond" in row.finding]
         # The setting in the server's file applies.
         cluster.configure(keysmith__usage_retention="1min")
         cluster.restart()

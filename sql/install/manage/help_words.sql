@@ -1,5 +1,5 @@
--- What help() says and the catalog lacks: the functions by task, each with an example, and a few
--- words on each argument.
+-- The part of help() that the catalog does not have: the functions by task, each with an example,
+-- and a few words on each argument.
 
 CREATE FUNCTION keysmith_private.help_functions(OUT place bigint, OUT task text, OUT function text, OUT example text)
 RETURNS SETOF record

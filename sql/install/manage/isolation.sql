@@ -84,11 +84,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
         JOIN pg_rewrite w ON w.oid = d.objid
         JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
     )
-    SELECT i.oid, 'error', 'it was isolated, and is not any more: all see all its rows',
+    SELECT i.oid, 'error', 'it was isolated, and no longer is: every reader sees all rows',
            'call keysmith.isolate() for it again, or keysmith.release()'
     FROM isolated i WHERE i.is_bare
     UNION ALL
-    SELECT i.oid, 'error', 'row security is off: all see all its rows',
+    SELECT i.oid, 'error', 'row security is off: every reader sees all rows',
            format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', i.name)
     FROM isolated i WHERE NOT i.relrowsecurity AND NOT i.is_bare
     UNION ALL
@@ -108,12 +108,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT i.oid, 'error', format('its owner %s %s, and sees all its rows', r.oid::regrole,
                                   CASE WHEN r.rolsuper THEN 'is a superuser' ELSE 'has BYPASSRLS' END),
-           format('ALTER TABLE %s OWNER TO another role', i.name)
+           'give it an owner to whom row security applies'
     FROM isolated i JOIN pg_roles r ON r.oid = i.relowner
     WHERE i.is_registered AND (r.rolsuper OR r.rolbypassrls)
     UNION ALL
     SELECT i.oid, 'error', format('its part %s can be read past it', p.oid::regclass),
-           format('REVOKE ALL ON %s FROM those who have it, or isolate it too', p.oid::regclass)
+           format('revoke all rights on %s, or isolate it too', p.oid::regclass)
     FROM isolated i JOIN part p ON p.of = i.oid
     WHERE p.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(p.oid)
     UNION ALL
@@ -122,13 +122,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     FROM isolated i JOIN whole w ON w.of = i.oid
     WHERE w.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(w.oid)
     UNION ALL
-    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'undistribute_table'
+    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'call undistribute_table() for it'
     FROM isolated i WHERE i.oid IN (SELECT keysmith_private.distributed_tables())
     UNION ALL
     SELECT i.oid, 'warning', CASE c.relkind
                WHEN 'm' THEN format('materialized view %s holds its rows for whoever may read it', c.oid::regclass)
                ELSE format('view %s shows all its rows: it reads as %s', c.oid::regclass, r.oid::regrole) END,
-           CASE c.relkind WHEN 'm' THEN 'a table in its place, or let nobody read it'
+           CASE c.relkind WHEN 'm' THEN 'replace it by a table, or let nobody read it'
                ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
     FROM isolated i
     JOIN above a ON a.of = i.oid
