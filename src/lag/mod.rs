@@ -22,8 +22,8 @@ static MOST: Integer = Integer::new(
         name: c"keysmith.max_replica_lag",
         description: c"How old the data of a standby or subscriber may be before it refuses all \
                        keys.",
-        explanation: c"0 lets it answer however old they are. To be set on the primary or \
-                       publisher too, which then commits something now and then.",
+        explanation: c"With 0 it answers however old they are. Set it on the primary or publisher \
+                       too, which then commits something from time to time.",
         context: Context::Postmaster,
         flags: pg_sys::GUC_UNIT_MS,
     },
