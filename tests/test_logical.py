@@ -435,7 +435,13 @@ def test_doctor_finds_a_subscription_that_has_stopped(shared):
     assert told(there) == []
     assert [row for row in there.findings() if row.subject == "audit"] == []
     assert there.row("SELECT subscriber, subscriptions FROM keysmith.status()") == (True, [name])
+    alarm = "SELECT raised FROM keysmith.alarms WHERE alarm = 'subscription_stopped'"
+    stopped = ("SELECT value FROM keysmith.metrics WHERE name = 'keysmith_subscription_stopped' "
+               f"AND labels = '{{\"subscription\": \"{name}\"}}'")
+    assert (there.value(alarm), there.value(stopped)) == (False, 0)
+    assert there.value("SELECT value FROM keysmith.metrics WHERE name = 'keysmith_subscriber'") == 1
     there.rows(f"ALTER SUBSCRIPTION {name} DISABLE")
+    assert (there.value(alarm), there.value(stopped)) == (True, 1)
     assert told(there) == [("error", f"subscription {name} is disabled")]
     # A row that a superuser makes by force.
     there.rows("SET session_replication_role = replica")
