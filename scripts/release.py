@@ -114,7 +114,7 @@ def prepare(version):
     versions.set_version(version)
     today = datetime.datetime.now(datetime.timezone.utc)
     date_changelog(version, today)
-    date_package(version, today)
+    date_package(today)
     if f"keysmith--{old}.sql" in frozen_before:
         step_without_changes(old, version)
     freeze()
@@ -126,19 +126,10 @@ def date_changelog(version, today):
     CHANGELOG.write_text(text.replace(UNRELEASED, f"{UNRELEASED}\n## [{version}] - {today:%Y-%m-%d}\n", 1))
 
 
-def date_package(version, today):
-    """The package's changelog refers to ours. A first version, or one that is begun, has its entry already."""
+def date_package(today):
     path = ROOT / versions.DEBIAN[0]
-    if not path.exists():
-        return
-    entries = path.read_text()
-    maintainer = re.search(r"^ -- (.*>)  ", entries, re.M)[1]
-    entry = (f"keysmith ({version}-1) unstable; urgency=medium\n\n  * The changes are in CHANGELOG.md.\n\n"
-             f" -- {maintainer}  {today:%a, %d %b %Y %H:%M:%S} +0000\n")
-    if not versions.released():
-        path.write_text(entry)
-    else:
-        path.write_text(f"{entry}\n{entries}")
+    if path.exists():
+        path.write_text(re.sub(r"^( -- .*>  ).*$", rf"\g<1>{today:%a, %d %b %Y %H:%M:%S} +0000", path.read_text(), count=1, flags=re.M))
 
 
 def step_without_changes(old, version):

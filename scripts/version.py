@@ -81,6 +81,20 @@ def released():
     return {name: checksum for checksum, name in (line.split() for line in lines)}
 
 
+def name_in_package(old, new):
+    """The package's changelog refers to ours. If the old version is not released, its entry becomes the new one's."""
+    path = ROOT / DEBIAN[0]
+    if not path.exists() or old == new:
+        return
+    entries = path.read_text()
+    if f"keysmith--{old}.sql" in released():
+        end = re.search(r"^ -- .*$", entries, re.M)[0]
+        entries = f"keysmith ({new}-1) unstable; urgency=medium\n\n  * The changes are in CHANGELOG.md.\n\n{end}\n\n{entries}"
+    else:
+        entries = re.sub(DEBIAN[1], f"keysmith ({new}-1)", entries)
+    path.write_text(entries)
+
+
 def set_version(new):
     old = current()
     if not re.fullmatch(NUMBER, new):
@@ -96,6 +110,7 @@ def set_version(new):
         if name != DEBIAN[0]:
             path = ROOT / name
             path.write_text(re.sub(pattern, replaced, path.read_text(), flags=re.M))
+    name_in_package(old, new)
     frozen = released()
     for path in sorted(SQL.glob(f"keysmith--*{old}.sql")):
         if path.name.removesuffix(".sql").split("--")[-1] == old and old != new:
