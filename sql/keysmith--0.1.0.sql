@@ -4397,7 +4397,7 @@ COMMENT ON COLUMN keysmith.metrics.name IS 'The name of the metric';
 COMMENT ON COLUMN keysmith.metrics.labels IS 'The labels that tell rows of one name apart';
 COMMENT ON COLUMN keysmith.metrics.value IS 'The number; 0 or 1 for no or yes';
 COMMENT ON COLUMN keysmith.metrics.type IS 'counter for numbers that only grow, and gauge for others';
-COMMENT ON COLUMN keysmith.metrics.help IS 'What the metric says';
+COMMENT ON COLUMN keysmith.metrics.help IS 'A description of the metric';
 
 CREATE VIEW keysmith.alarms WITH (security_barrier) AS
 SELECT a.alarm, a.raised, a.value, a.threshold, a.meaning, a.remedy FROM keysmith_private.shown_alarms() a;
@@ -4406,8 +4406,8 @@ COMMENT ON COLUMN keysmith.alarms.alarm IS 'The name of the alarm';
 COMMENT ON COLUMN keysmith.alarms.raised IS 'Whether the value is above the threshold';
 COMMENT ON COLUMN keysmith.alarms.value IS 'The number that is compared';
 COMMENT ON COLUMN keysmith.alarms.threshold IS 'The greatest number that raises no alarm';
-COMMENT ON COLUMN keysmith.alarms.meaning IS 'What has happened if it is raised';
-COMMENT ON COLUMN keysmith.alarms.remedy IS 'What to do about it';
+COMMENT ON COLUMN keysmith.alarms.meaning IS 'The fact that raises it';
+COMMENT ON COLUMN keysmith.alarms.remedy IS 'The act that ends it';
 /* </end connected objects> */
 
 /* <begin connected objects> */
