@@ -41,6 +41,5 @@ COPY --from=build /packages /packages
 RUN dpkg --install "/packages/postgresql-${PG_MAJOR}-keysmith"_*.deb \
     && rm -r /packages \
     && echo "shared_preload_libraries = 'keysmith'" >>/usr/share/postgresql/postgresql.conf.sample
-COPY docker/create-extension.sql /docker-entrypoint-initdb.d/10-keysmith.sql
 # postgres, by number: then Kubernetes knows that it isn't root.
 USER 999:999

@@ -42,18 +42,18 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    RETURN NEXT 'keysmith.' || name;
+    RETURN QUERY SELECT 'keysmith.' || name;
     RETURN QUERY SELECT * FROM keysmith_private.help_paragraph('', obj_description(first.oid, 'pg_proc') || '.');
 
     IF (SELECT count(DISTINCT p.proargnames) FROM pg_proc p WHERE p.oid = ANY (forms)) > 1 THEN
-        RETURN NEXT 'Forms:';
+        RETURN QUERY SELECT 'Forms:';
         RETURN QUERY
         SELECT '  ' || name || '(' || array_to_string(p.proargnames, ', ') || ')'
         FROM pg_proc p WHERE p.oid = ANY (forms) ORDER BY p.oid;
     END IF;
     -- An argument may have several types.
     IF first.pronargs > 0 THEN
-        RETURN NEXT 'Arguments:';
+        RETURN QUERY SELECT 'Arguments:';
         RETURN QUERY
         SELECT h.* FROM (
             SELECT array_agg(g.argument ORDER BY g.place) AS names, array_agg(g.types ORDER BY g.place) AS types,
@@ -112,10 +112,10 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    RETURN NEXT CASE relation.relkind WHEN 'v' THEN 'View keysmith.' ELSE 'Row type keysmith.' END || name;
+    RETURN QUERY SELECT CASE relation.relkind WHEN 'v' THEN 'View keysmith.' ELSE 'Row type keysmith.' END || name;
     RETURN QUERY SELECT * FROM keysmith_private.help_paragraph('',
         coalesce(obj_description(relation.oid, 'pg_class'), obj_description(relation.reltype, 'pg_type')) || '.');
-    RETURN NEXT 'Columns:';
+    RETURN QUERY SELECT 'Columns:';
     RETURN QUERY
     SELECT h.* FROM (
         SELECT array_agg(a.attname::text ORDER BY a.attnum) AS names,
@@ -124,8 +124,8 @@ BEGIN
         FROM pg_attribute a WHERE a.attrelid = relation.oid AND a.attnum > 0 AND NOT a.attisdropped) AS t
     CROSS JOIN LATERAL keysmith_private.help_table(t.names, t.types, NULL, t.words) AS h;
     IF relation.relkind = 'v' THEN
-        RETURN NEXT 'Example:';
-        RETURN NEXT format('  SELECT * FROM keysmith.%s LIMIT 10;', name);
+        RETURN QUERY SELECT 'Example:';
+        RETURN QUERY SELECT format('  SELECT * FROM keysmith.%s LIMIT 10;', name);
     END IF;
 END $$;
 COMMENT ON FUNCTION keysmith_private.help_of_relation(text) IS

@@ -43,7 +43,7 @@ CREATE FUNCTION keysmith.status(
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
-'One row: the library, replication, keys by state and by pepper, events';
+'One row: the library, replication, keys by state, events';
 
 CREATE FUNCTION keysmith_private.installation(
     OUT version text, OUT preloaded boolean, OUT standby boolean, OUT subscriber boolean,

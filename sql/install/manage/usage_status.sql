@@ -37,7 +37,7 @@ CREATE FUNCTION keysmith.usage_status(
 ) RETURNS SETOF record
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
 COMMENT ON FUNCTION keysmith.usage_status() IS
-'One row: the queue of usage records, counts since the start, the worker, and losses';
+'One row: the queue of usage records, its worker, and losses';
 
 CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
