@@ -10,19 +10,29 @@ export PG_CONFIG
 # install it. Before its version 4.4, make exports nothing to these commands.
 pg_config = $(shell export PG_CONFIG='$(PG_CONFIG)'; source scripts/common.sh; find_pg_config)
 pg_major  = $(shell source scripts/common.sh; major "$(pg_config)")
+supported = $(shell source scripts/common.sh; supported)
 
 BUILD  = $(or $(CARGO_TARGET_DIR),target)/release
+# The same library from any folder: panics name their source file, and the linker's id depends on
+# names that do. The clone's path is in no name, and not among the flags: clones can share a build
+# folder.
+reproducible = -Clink-arg=-Wl,--build-id=none --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \
+    --remap-path-prefix=$(abspath $(or $(CARGO_TARGET_DIR),target))=/target
+export RUSTFLAGS := $(strip $(filter-out $(reproducible),$(RUSTFLAGS)) $(reproducible))
+
 VENV   = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/venv
 BENCH_VENV = $(VENV)-bench
 SCRIPT = sql/keysmith--$(shell sed -nE "s/^default_version = '(.*)'/\1/p" keysmith.control).sql
 # Each test runner has a private cluster; tests wait a lot, for workers and for clocks.
 TEST_JOBS ?= $(shell expr $$(nproc) + 1)
+SMOKE = $(patsubst %,tests/test_%.py,installcheck verify lifecycle isolation usage_pipeline standby newer_postgres upgrade pg_upgrade)
 cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build script check-script install uninstall demo stop psql \
-        test test-core test-server test-majors installcheck lint deny bench bench-drain bench-instructions bench-isolation bench-round-trip \
-        bench-rows bench-usage fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
+.PHONY: help setup all build script check-script install uninstall deb deb-twice image-layout dist release-check \
+        demo stop psql test test-core test-server test-majors smoke stranger installcheck lint clippy deny bench \
+        bench-capacity bench-drain bench-instructions bench-isolation bench-round-trip bench-rows bench-usage \
+        dashboard-picture fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
@@ -30,11 +40,20 @@ help: ## list the targets
 setup: ## install missing packages (Debian, Ubuntu)
 	@scripts/setup.sh
 
+# What the PGXN client calls.
+all: build
+
+# PostgreSQL's declarations are formatted in the build folder: without our rules, wherever it is.
 build: setup ## build the library
+	@mkdir -p $(BUILD) && touch $(BUILD)/rustfmt.toml
 	$(call cargo,build) --workspace
 
+# Those of released versions never change.
 script: build ## write the install script from the library
-	$(BUILD)/keysmith-schema $(BUILD)/libkeysmith.so keysmith.control $(SCRIPT)
+	$(BUILD)/keysmith-schema $(BUILD)/libkeysmith.so keysmith.control $(BUILD)/script.sql
+	@if grep -sq "  $(notdir $(SCRIPT))$$" sql/released.sha256 && ! cmp -s $(BUILD)/script.sql $(SCRIPT); then \
+	    echo "$(SCRIPT) is released: scripts/version.py set VERSION begins the next one" >&2; exit 1; fi
+	cp $(BUILD)/script.sql $(SCRIPT)
 
 check-script: build
 	@$(BUILD)/keysmith-schema $(BUILD)/libkeysmith.so keysmith.control $(BUILD)/script.sql
@@ -51,9 +70,29 @@ install: build ## install into PG_CONFIG's PostgreSQL
 	run "$$ext" install -m 644 keysmith.control sql/keysmith--*.sql "$$ext/" && \
 	echo "installed into $$lib and $$ext"
 
+image-layout: build ## lay the files out for an image volume, in $(BUILD)/../image
+	scripts/image-layout.sh $(BUILD)/libkeysmith.so $(pg_major) $(BUILD)/../image/$(pg_major)
+
+# From git, so that it has no file that is not committed, and equal commits give an equal file.
+dist: ## pack the committed source for PGXN, in $(BUILD)/../dist
+	@mkdir -p $(BUILD)/../dist
+	name=keysmith-$$(scripts/version.py) && TZ=UTC git archive --format=zip -9 --prefix=$$name/ -o $(BUILD)/../dist/$$name.zip HEAD
+
+release-check: setup ## check that this tree can be released; TESTS=1 runs every test too
+	@scripts/release.py check
+	$(MAKE) --no-print-directory check-script lint $(if $(TESTS),test-majors)
+
 uninstall: ## remove from PG_CONFIG's PostgreSQL
 	@source scripts/common.sh && \
 	as_root rm -f "$$($(pg_config) --pkglibdir)/keysmith.so" "$$($(pg_config) --sharedir)/extension/keysmith"{.control,--*.sql}
+
+deb: ## build Debian packages into target/deb
+	@scripts/setup.sh deb
+	@scripts/deb.sh build
+
+deb-twice: ## build the packages from two new clones, and compare them
+	@scripts/setup.sh deb
+	@scripts/deb_twice.sh
 
 demo: install ## show the main job on a private cluster
 	@scripts/demo.sh
@@ -66,7 +105,7 @@ psql: ## connect to the demo's cluster
 
 test: test-core test-server ## run every test
 	@core=$$(awk '/^test result:/ { n += $$4 } END { print n }' $(BUILD)/core-tests.log) && \
-	read -r server skipped expected <$(BUILD)/server-tests.count && \
+	read -r server skipped expected _ <$(BUILD)/server-tests.count && \
 	echo "$$((core + server)) tests passed: $$core of the rules, $$server with a server." \
 	     "$$skipped were skipped, $$expected failed as expected."
 
@@ -75,29 +114,37 @@ test-core: setup ## test the rules that need no server
 	set -o pipefail; $(CARGO) test --release -p keysmith-core | tee $(BUILD)/core-tests.log
 
 test-server: install check-script $(VENV)/done
-	@scripts/setup.sh pgbouncer examples patroni
-	@scripts/examples.sh
+	$(if $(TESTS),,@scripts/setup.sh pgbouncer examples monitoring patroni deb stranger)
+	$(if $(TESTS),,@scripts/examples.sh)
 	KEYSMITH_TEST_COUNT=$(abspath $(BUILD))/server-tests.count PG_CONFIG=$(pg_config) \
-	    $(VENV)/bin/pytest -n $(TEST_JOBS) --dist loadfile tests
+	    $(VENV)/bin/pytest -rs -n $(TEST_JOBS) --dist loadfile $(or $(TESTS),tests)
 
 $(VENV)/done: tests/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -r $<
 	touch $@
 
-test-majors: setup ## run every test on every supported PostgreSQL
+test-majors: setup ## run every test on every supported PostgreSQL, or MAJORS="16 18"
 	@scripts/test-majors.sh
+
+# On the newest other major: clippy, and the files of tests that depend most on PostgreSQL.
+smoke: install ## run some tests on another major, TESTS="...", and pg_upgrade to it
+	@MAJORS=$(or $(MAJORS),$(lastword $(filter-out $(pg_major),$(sort $(supported))))) \
+	    TESTS="$(or $(TESTS),$(SMOKE))" OLDER=$(pg_config) scripts/test-majors.sh
 
 # Like every extension: against the running server that PGHOST and the other libpq variables name.
 installcheck: ## run the regression suites against a running server
 	pg_test/run $(pg_config)
 
-lint: setup $(VENV)/done ## check formatting, lints, layers and spelling
+lint: setup clippy $(VENV)/done ## check formatting, lints, layers and spelling
 	$(CARGO) fmt --all --check
-	$(call cargo,clippy) --workspace --all-targets -- -D warnings
 	python3 scripts/check_tests.py
 	python3 scripts/check_layers.py
 	$(VENV)/bin/codespell
+	$(VENV)/bin/hadolint Dockerfile
+
+clippy: setup ## check the code for PG_CONFIG's PostgreSQL
+	$(call cargo,clippy) --workspace --all-targets -- -D warnings
 
 deny: ## check licences, advisories and sources of libraries, if cargo-deny is installed
 	@command -v cargo-deny >/dev/null || { echo "cargo install --locked cargo-deny" >&2; exit 1; }
@@ -119,6 +166,9 @@ benches/frameworks/node_modules/.package-lock.json: benches/frameworks/package-l
 	cd benches/frameworks && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
+bench-capacity: install $(VENV)/done ## measure what a rate of requests takes a day
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/capacity.py
+
 bench-drain: install $(VENV)/done ## measure how fast usage is stored
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/drain.py
 
@@ -135,6 +185,10 @@ bench-round-trip: install $(VENV)/done ## count instructions per transaction
 
 bench-usage: install $(VENV)/done ## measure tracking, and pages of usage; REQUESTS=10000000
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/usage.py --requests $(or $(REQUESTS),1000000)
+
+dashboard-picture: install $(VENV)/done ## draw the dashboard of examples/monitoring from a run
+	@scripts/setup.sh monitoring
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/dashboard.py
 
 bench-rows: install $(VENV)/done ## measure row hashing
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_hashing.py
@@ -166,6 +220,10 @@ scale: install $(VENV)/done ## drive a primary and two standbys through a failov
 failover: install $(VENV)/done ## cause faults of a cluster under Patroni, SECONDS=5, ROUNDS=1, ONLY=
 	@scripts/setup.sh patroni
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python tests/failover.py --seconds $(or $(SECONDS),5) --rounds $(or $(ROUNDS),1) $(if $(ONLY),--only $(ONLY))
+
+stranger: build $(VENV)/done ## install the package on a new Debian, and show all of it
+	@scripts/setup.sh deb stranger
+	PG_CONFIG=$(pg_config) $(VENV)/bin/pytest -s -q -rs tests/test_stranger.py
 
 clean: stop ## remove build files and the demo's cluster
 	@[ ! -L target/cluster ] || rm -rf "$$(readlink -f target/cluster)"

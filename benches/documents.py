@@ -21,14 +21,14 @@ PRICE = 0.05
 
 def write(kept):
     if measured := kept.read("throughput"):
-        _replace(README, "throughput", _shown(measured))
+        replace(README, "throughput", _shown(measured))
         if costs := kept.read("cost"):
-            _replace(PERFORMANCE, "million", _million(measured, costs))
+            replace(PERFORMANCE, "million", _million(measured, costs))
 
 
-def _replace(path, name, text):
+def replace(path, name, text, made_by="make bench"):
     """Puts the text between the marks of the name."""
-    begin, end = f"<!-- {name}: made by make bench -->", f"<!-- end of {name} -->"
+    begin, end = f"<!-- {name}: made by {made_by} -->", f"<!-- end of {name} -->"
     before = path.read_text()
     after, count = re.subn(f"(?s){re.escape(begin)}.*?{re.escape(end)}",
                            lambda _: f"{begin}\n{text}\n{end}", before)

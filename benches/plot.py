@@ -73,6 +73,78 @@ def lines(title, unit, series, x_title, subtitle="", logarithmic=False):
     return _document(title, f"{unit}{'; ' + subtitle if subtitle else ''}", shapes, height)
 
 
+@dataclass
+class Panel:
+    """A chart of several: lines over time, whose points are seconds and values."""
+    title: str
+    unit: str
+    series: list
+    # Stands in place of lines, if there are no points.
+    empty: str = "no data"
+
+
+# How a value is written, by Grafana's names of units: what it is multiplied with, and a suffix.
+UNITS = {"percentunit": (100, " %"), "s": (1, " s"), "reqps": (1, "/s"), "bytes": (1e-6, " MB"), "short": (1, "")}
+MOST_LETTERS = 30
+
+
+def panels(title, subtitle, shown, seconds, columns=3, most_names=6):
+    """Small charts in rows, with the same time axis."""
+    width, height, gap, top = 380, 216, 20, 68
+    shapes = []
+    for n, panel in enumerate(shown):
+        x, y = gap + n % columns * (width + gap), top + n // columns * (height + gap)
+        shapes += [f'<g transform="translate({x} {y})">', *_panel(panel, width, height, seconds, most_names), "</g>"]
+    rows = -(-len(shown) // columns)
+    return _document(title, subtitle, shapes, top + rows * (height + gap), gap + columns * (width + gap))
+
+
+def _panel(panel, width, height, seconds, most_names):
+    left, right, top, bottom = 56, 12, 32, 62
+    across, down = width - left - right, height - top - bottom
+    factor, suffix = UNITS[panel.unit]
+    # Of many lines the highest have names.
+    series = sorted(panel.series, key=lambda one: -max((value for _, value in one[1]), default=0))
+    most = _round_up(max((value for _, points in series for _, value in points), default=0) * factor)
+    shapes = [f'<rect width="{width}" height="{height}" rx="5" fill="none" stroke="{GRID}"/>',
+              _text(12, 21, panel.title, weight="600")]
+    for n in range(3):
+        y = top + down * (1 - n / 2)
+        shapes += [_line(left, y, left + across, y, GRID, 1),
+                   _text(left - 6, y + 4, _short(most * n / 2) + suffix, "end", FAINT, 11)]
+    for minute in range(int(seconds // 60) + 1):
+        x = left + across * minute * 60 / seconds
+        shapes.append(_text(x, top + down + 15, f"{minute} min" if minute else "0",
+                            "end" if x > width - 30 else "middle", FAINT, 11))
+    if not series:
+        shapes.append(_text(left + across / 2, top + down / 2 + 4, panel.empty, "middle", FAINT))
+    for n, (_, points) in reversed(list(enumerate(series))):
+        path, previous = [], None
+        for second, value in points:
+            # A line has a gap where values are missing.
+            begins = previous is None or second - previous > seconds / 50
+            place = f"{left + across * second / seconds:.1f}", f"{top + down * (1 - value * factor / most):.1f}"
+            # A level line needs only its ends.
+            if len(path) > 1 and not begins and path[-1][0] == "L" and path[-1][2] == path[-2][2] == place[1]:
+                path.pop()
+            path.append(("M" if begins else "L", *place))
+            previous = second
+        path = [f"{act}{x} {y}" for act, x, y in path]
+        shapes.append(f'<path d="{" ".join(path)}" fill="none" stroke="{COLORS[n % len(COLORS)]}" stroke-width="1.6"/>')
+    x, y = 12, height - 26
+    for n, (name, _) in enumerate(series[:most_names]):
+        name = name if len(name) <= MOST_LETTERS else f"{name[:MOST_LETTERS]}…"
+        wide = 14 + len(name) * 6
+        if x + wide > width - 8:
+            x, y = 12, y + 15
+        if y > height - 10:
+            break
+        shapes += [f'<rect x="{x}" y="{y - 8}" width="8" height="8" fill="{COLORS[n % len(COLORS)]}"/>',
+                   _text(x + 12, y, name, size=11)]
+        x += wide + 10
+    return shapes
+
+
 def _apart(labels, distance=16):
     """Positions of labels that would otherwise overlap."""
     placed, last = {}, -math.inf
@@ -106,8 +178,8 @@ def _text(x, y, text, anchor="start", color=INK, size=13, weight="normal"):
             f'font-weight="{weight}">{escape(text)}</text>')
 
 
-def _document(title, subtitle, shapes, height):
+def _document(title, subtitle, shapes, height, width=WIDTH):
     body = "\n".join([_text(20, 28, title, size=17, weight="600"), _text(20, 48, subtitle, color=FAINT), *shapes])
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
             f'height="{height}" role="img" {FONT}>\n<title>{escape(title)}</title>\n'
-            f'<rect width="{WIDTH}" height="{height}" rx="8" fill="{PAPER}"/>\n{body}\n</svg>\n')
+            f'<rect width="{width}" height="{height}" rx="8" fill="{PAPER}"/>\n{body}\n</svg>\n')

@@ -47,7 +47,7 @@ def verifier(server, dsn, keys, pause, stop, results):
     try:
         with psycopg.connect(dsn, autocommit=True) as connection:
             ((incarnation,),) = connection.execute(
-                "SELECT value::bigint FROM keysmith.usage_status() WHERE name = 'incarnation'").fetchall()
+                "SELECT incarnation FROM keysmith.usage_status()").fetchall()
             cursor = connection.cursor(binary=True)
             while not stop.is_set():
                 if pause:

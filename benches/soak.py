@@ -129,8 +129,7 @@ def own_memory(pid):
 
 
 def worker_pid(db):
-    row = one(db, "SELECT value::int FROM keysmith.usage_status() WHERE name = 'worker_pid'")
-    return row.value
+    return one(db, "SELECT worker_pid FROM keysmith.usage_status()").worker_pid
 
 
 def main():
@@ -164,13 +163,13 @@ def main():
         # The worker stores the remaining records.
         db.execute("SELECT keysmith.flush_usage('10 minutes')")
         stored = one(db, "SELECT count(*) AS n FROM keysmith_private.usage_event").n
-        status = dict(db.execute("SELECT name, value FROM keysmith.usage_status()").fetchall())
+        status = one(db, "SELECT * FROM keysmith.usage_status()")
         sound = one(db, "SELECT bool_and(ok) AS ok FROM keysmith.audit_verify()").ok
         complaints = [line for line in cluster.log.read_text().splitlines()
                       if "WARNING" in line or "leak" in line or "PANIC" in line]
 
     print(f"{MINUTES:g} minutes: {sum(client.calls for client in clients)} calls, {made} requests, "
-          f"{stored} stored, {status['dropped']} dropped, {status['set_aside']} set aside")
+          f"{stored} stored, {status.dropped} dropped, {status.quarantined} in quarantine")
     failures = [f"an error: {error!r}" for error in errors] + complaints
     for (name, pid), samples in memory.items():
         third = max(1, len(samples) // 3)
@@ -179,13 +178,13 @@ def main():
               f"{late} kB in the last; " + " ".join(map(str, samples)))
         if len(samples) >= 6 and late - early > MOST_GROWTH:
             failures.append(f"{name} grew by {late - early} kB")
-    lost = int(status["dropped"]) + int(status["set_aside"])
+    lost = status.dropped + status.quarantined
     if stored + lost != made:
         failures.append(f"{made - stored - lost} requests are not accounted for")
     if not sound:
         failures.append("the audit is not whole")
-    if int(status["failures"]):
-        failures.append(f"the worker failed: {json.dumps(status['last_error'])}")
+    if status.failures:
+        failures.append(f"the worker failed: {json.dumps(status.last_error)}")
     for failure in failures:
         print(f"FAILED: {failure}", file=sys.stderr)
     sys.exit(bool(failures))

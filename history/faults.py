@@ -55,7 +55,7 @@ def value(cluster, statement, *params):
 
 def memory_since(cluster):
     """It changes when the server's memory begins with nothing."""
-    return value(cluster, "SELECT value FROM keysmith.limit_status() WHERE name = 'limits counted since'")
+    return value(cluster, "SELECT since FROM keysmith.limit_status()")
 
 
 def processes_of(cluster):
@@ -132,7 +132,7 @@ class Faults(threading.Thread):
 
     def worker(self):
         return value(self.world.primary[1],
-                     "SELECT value::int FROM keysmith.usage_status() WHERE name = 'worker_pid'")
+                     "SELECT worker_pid FROM keysmith.usage_status()")
 
     def kill_backend(self, pid=None):
         name, cluster = self.world.primary

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks that dependencies point down: no file imports one that imports it, directly or
 through others, and no room imports from a room above it. Files of SQL are named after rooms. See
-docs/architecture.md."""
+docs/architecture.md. One file of the code and one of the tests know PostgreSQL's majors."""
 
 import re
 import sys
@@ -22,6 +22,12 @@ LAYERS = [
 ]
 # Files of SQL that belong to no room.
 WHOLE = ["schema", "privileges"]
+# The files that know how PostgreSQL's majors differ, and where no other file may.
+MAJORS = {
+    "pg/src/major.rs": ["src", "pg/src", "core/src", "sql/install"],
+    "tests/majors.py": ["tests", "fuzz", "history"],
+}
+MAJOR = re.compile(r'feature *= *"pg\d|\bserver_version|\bPG_(VERSION|MAJORVERSION)')
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 
@@ -131,6 +137,17 @@ def callbacks(source):
                        f"crate keysmith-pg")
 
 
+def majors(root):
+    """Code that depends on PostgreSQL's major version, outside the file for that."""
+    for home, folders in MAJORS.items():
+        files = (file for folder in folders for file in sorted((root / folder).rglob("*")))
+        for file in files:
+            if file.suffix in (".rs", ".sql", ".py") and file != root / home:
+                for number, line in enumerate(file.read_text().splitlines(), 1):
+                    if MAJOR.search(line):
+                        yield f"{file}:{number}: only {home} knows PostgreSQL's majors: give it a name there"
+
+
 def strangers(folder):
     """Files of SQL whose name, or whose folder's, is that of no room."""
     for file in sorted(folder.rglob("*.sql")):
@@ -141,7 +158,7 @@ def strangers(folder):
 
 def main(root):
     found = [*problems(root / "src", RANK), *problems(root / "pg/src", None), *callbacks(root / "src"),
-             *strangers(root / "sql/install")]
+             *strangers(root / "sql/install"), *majors(root)]
     for problem in found:
         print(problem)
     return 1 if found else 0

@@ -20,6 +20,8 @@ has_libclang() { ldconfig -p | grep -q libclang || ls /usr/lib/llvm-*/lib/libcla
 has_node() { npm --version && [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ]; }
 has_source_tools() { bison --version && flex --version && perl --version && bzip2 --help && patchelf --version && ls /usr/share/keyrings/debian-archive-keyring.gpg; }
 has_patroni() { PATH=$PATH:/usr/sbin; command -v etcd && command -v haproxy && command -v patroni; }
+has_debhelper() { command -v dh && command -v dpkg-buildpackage; }
+has_monitoring() { command -v prometheus && command -v promtool && command -v prometheus-sql-exporter; }
 has_pgbouncer() { PATH=$PATH:/usr/sbin command -v pgbouncer; }
 # Only if the distribution's version is new enough.
 node_packages() {
@@ -57,12 +59,22 @@ for extra in "$@"; do
                 PATH=$PATH:/usr/sbin command -v $service >/dev/null || services+=("$service")
             done
             ;;
+        monitoring)
+            need "Prometheus with an exporter of SQL, to test monitoring" "prometheus prometheus-sql-exporter" has_monitoring
+            # The exporter's service does not start without its configuration.
+            command -v prometheus >/dev/null || services+=(prometheus)
+            ;;
         examples)
             need "Node.js 18.3 or newer with npm, for the examples" "nodejs npm" has_node_of_examples
             need "Ruby with Sequel and Rack, for the examples" \
                 "ruby ruby-sequel ruby-pg ruby-rack ruby-webrick" \
                 ruby -e 'require "sequel"; require "pg"; require "rack"; require "webrick"'
             ;;
+        deb)
+            need "debhelper, to build Debian packages" "debhelper dpkg-dev" has_debhelper
+            need "lintian, to check them" "lintian" command -v lintian
+            ;;
+        stranger) need "mmdebstrap, to install packages on a new Debian" "mmdebstrap" command -v mmdebstrap ;;
         postgres-source) need "bison, flex, perl and patchelf, to build PostgreSQL" "bison flex perl bzip2 patchelf debian-archive-keyring" has_source_tools ;;
         valgrind) need "valgrind, to count instructions and to watch memory" "valgrind libc6-dbg" valgrind --version ;;
         node) need "Node.js 20 or newer with npm (https://nodejs.org), for a benchmark" "$(node_packages)" has_node ;;

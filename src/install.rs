@@ -57,7 +57,11 @@ install! {
     "manage_isolation" "../sql/install/manage/isolation.sql";
     "catalog_subscription" "../sql/install/catalog/subscription.sql";
     "manage_status" "../sql/install/manage/status.sql";
+    "manage_metrics" "../sql/install/manage/metrics.sql";
     "manage_scanner" "../sql/install/manage/scanner.sql";
+    "manage_wrap" "../sql/install/manage/wrap.sql";
+    "manage_help_words" "../sql/install/manage/help_words.sql";
+    "manage_help" "../sql/install/manage/help.sql";
     "manage_doctor_isolation" "../sql/install/manage/doctor_isolation.sql";
     "manage_doctor_replication" "../sql/install/manage/doctor_replication.sql";
     "manage_doctor" "../sql/install/manage/doctor.sql";

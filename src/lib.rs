@@ -45,5 +45,10 @@ fn load() -> pg::error::Result<()> {
 }
 
 /// What is kept in shared memory.
-static REGIONS: [&dyn pg::shmem::Section; 4] =
-    [&catalog::directory::REGION, &limit::REGION, &usage::queue::REGION, &audit::event::REGION];
+static REGIONS: [&dyn pg::shmem::Section; 5] = [
+    &catalog::directory::REGION,
+    &limit::REGION,
+    &usage::queue::REGION,
+    &usage::queue::decisions::REGION,
+    &audit::event::REGION,
+];

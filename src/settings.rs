@@ -10,7 +10,7 @@ static PEPPER_FILE: Text = Text::new(
     About {
         name: c"keysmith.pepper_file",
         description: c"File outside the data directory with the peppers of key digests.",
-        explanation: c"One line a generation, number:hex. Empty means none. Read at the start.",
+        explanation: c"One line for each generation, number:hex. Empty for no peppers.",
         context: Context::Postmaster,
         flags: pg_sys::GUC_SUPERUSER_ONLY,
     },
@@ -23,9 +23,10 @@ static PEPPER_FILE: Text = Text::new(
 static MAX_BUCKETS: Integer = Integer::new(
     About {
         name: c"keysmith.max_buckets",
-        description: c"Most rate limits that can be under way at once.",
-        explanation: c"Each takes some 70 bytes of shared memory. When there is no room, calls \
-                       that would need some are refused.",
+        description: c"The greatest number of rate limits that are in use at the same time.",
+        explanation:
+            c"Each takes some 70 bytes of shared memory. Without room, calls of keys with \
+                       limits are refused.",
         context: Context::Postmaster,
         flags: 0,
     },
@@ -40,9 +41,9 @@ static MAX_BUCKETS: Integer = Integer::new(
 static DIRECTORY_SIZE: Integer = Integer::new(
     About {
         name: c"keysmith.directory_size",
-        description: c"Number of keys whose place in the table is remembered.",
-        explanation: c"Each takes 80 bytes of shared memory. 0 has every key looked up by the \
-                       index.",
+        description: c"The number of keys whose places in the tables the server remembers.",
+        explanation: c"Each takes 80 bytes of shared memory. With 0, every key is looked up in \
+                       the index.",
         context: Context::Postmaster,
         flags: 0,
     },
@@ -56,10 +57,10 @@ static DIRECTORY_SIZE: Integer = Integer::new(
 static EVENT_QUEUE_LIMIT: Integer = Integer::new(
     About {
         name: c"keysmith.event_queue_limit",
-        description: c"How full the queue of notifications may be for events to be sent, in \
-                       percent.",
-        explanation: c"Above it events are left out, and counted, so that no act fails at its \
-                       commit for want of room in the queue.",
+        description: c"The percentage of the queue of notifications up to which events are sent.",
+        explanation:
+            c"Above it events are omitted and counted, so that a commit never fails because \
+                       the queue is full.",
         context: Context::Superuser,
         flags: 0,
     },
@@ -72,9 +73,9 @@ static EVENT_QUEUE_LIMIT: Integer = Integer::new(
 static MAX_ACTS: Integer = Integer::new(
     About {
         name: c"keysmith.max_acts",
-        description: c"Most acts of management that one transaction may hold.",
-        explanation: c"Others who manage the same keyspace wait while its commit writes them to \
-                       the audit.",
+        description: c"The greatest number of acts of management in one transaction.",
+        explanation: c"While its commit writes them to the audit, others who manage the same \
+                       keyspace wait.",
         context: Context::Superuser,
         flags: 0,
     },
@@ -88,7 +89,7 @@ static SPEND_TIMEOUT: Integer = Integer::new(
         name: c"keysmith.spend_timeout",
         description: c"How long a decision waits for credits that another transaction is \
                        spending.",
-        explanation: c"Then it refuses. 0 has it refuse at once.",
+        explanation: c"Then it refuses the request. With 0 it does not wait.",
         context: Context::Superuser,
         flags: pg_sys::GUC_UNIT_MS,
     },

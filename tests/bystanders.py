@@ -132,7 +132,7 @@ class World:
         name = f"usage_{DAY.replace('-', '')}"
         outcome = dict(self.db.call("maintain"))
         assert self.db.value("SELECT to_regclass(%s)", f"keysmith_private.{name}") is None, (
-            outcome, [row.finding for row in self.db.call("doctor") if name in row.finding])
+            outcome, [row.finding for row in self.db.findings() if name in row.finding])
 
     def reads_views(self):
         for relation in self.objects().relations:

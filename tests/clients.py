@@ -44,8 +44,7 @@ class Verifier(Client):
 
     def begin(self, session):
         ((address, incarnation),) = session.execute(
-            "SELECT host(inet_server_addr()), value::bigint FROM keysmith.usage_status()"
-            " WHERE name = 'incarnation'").fetchall()
+            "SELECT host(inet_server_addr()), incarnation FROM keysmith.usage_status()").fetchall()
         self.server, self.incarnation = self.load.names[address], incarnation
         self.ledger.servers[incarnation] = self.server
 

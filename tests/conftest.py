@@ -14,6 +14,7 @@ from psycopg.rows import namedtuple_row
 
 import cluster as clusters
 import scratch
+from majors import HAS_EVERY_MODULE
 
 _numbers = itertools.count()
 
@@ -37,9 +38,15 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """For the total of `make test`."""
+    """Figures that tests report, and counts for the totals of `make test` and `make test-majors`."""
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, value in report.user_properties:
+            if name == "figure":
+                terminalreporter.write_line(value)
     if path := os.environ.get("KEYSMITH_TEST_COUNT"):
-        counts = (len(terminalreporter.stats.get(kind, ())) for kind in ("passed", "skipped", "xfailed"))
+        stats = terminalreporter.stats
+        counts = (sum(len(stats.get(kind, ())) for kind in kinds)
+                  for kinds in (["passed"], ["skipped"], ["xfailed"], ["failed", "error"]))
         Path(path).write_text(" ".join(map(str, counts)) + "\n")
 
 
@@ -131,6 +138,11 @@ class Database:
         (row,) = self.call(function, *positional, **named)
         return row
 
+    def findings(self):
+        """The problems that doctor() finds. Each finding is on one line."""
+        return [row._replace(finding=" ".join(row.finding.split()))
+                for row in self.call("doctor") if row.level != "ok"]
+
     def tenant(self, name="acme", **options):
         return self.one("create_tenant", name, **options)[0]
 
@@ -155,7 +167,9 @@ class Database:
 
 
 def needs(module):
-    return pytest.mark.skipif(not clusters.has_module(module), reason=f"this server comes without {module}")
+    """Skips a test on a server without that module of PostgreSQL."""
+    return pytest.mark.skipif(not HAS_EVERY_MODULE and not clusters.has_module(module),
+                              reason=f"this server comes without {module}")
 
 
 def session(cluster, dbname="postgres", user="postgres", **options):

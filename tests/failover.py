@@ -195,7 +195,7 @@ def losses(server):
 
 def balance(patroni, ledger, before, lost):
     leader = patroni.leader()
-    running = {int(node.status()["incarnation"]) for node in patroni.nodes}
+    running = {node.status()["incarnation"] for node in patroni.nodes}
     ended = {incarnation: name for incarnation, name in ledger.servers.items() if incarnation not in running}
     reported = {incarnation: most for incarnation, most in losses(leader).items() if incarnation not in before}
     books = compare(
@@ -205,8 +205,8 @@ def balance(patroni, ledger, before, lost):
         reported=reported,
         ended_suddenly={incarnation for incarnation, name in ended.items() if name in lost},
         verdicts={node.name: verdicts(node, ledger.minted) for node in patroni.nodes})
-    books.dropped = sum(int(node.status()["dropped"]) for node in patroni.nodes)
-    books.not_logged = sum(int(node.status()["not_logged"]) for node in patroni.nodes)
+    books.dropped = sum(node.status()["dropped"] for node in patroni.nodes)
+    books.not_logged = sum(node.status()["not_logged"] for node in patroni.nodes)
     (books.totals,) = leader.execute(
         "SELECT (SELECT sum(requests)::bigint FROM keysmith.usage_daily),"
         " (SELECT count(*) FROM keysmith_private.usage_event)")

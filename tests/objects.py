@@ -53,8 +53,25 @@ _FACETS = [
 
     f"""SELECT m.object, what, value FROM member m JOIN pg_proc p
        ON m.classid = 'pg_proc'::regclass AND p.oid = m.objid, LATERAL (VALUES
-           ('definition', pg_get_functiondef(p.oid)), ('owner', proowner::regrole::text),
+           ('definition', CASE WHEN prokind <> 'a' THEN pg_get_functiondef(p.oid) END), ('owner', proowner::regrole::text),
            ('privileges', {_privileges("'f'", 'proacl', 'proowner')})) facets (what, value)""",
+    """SELECT m.object, 'definition of an aggregate', ROW(
+           aggkind, aggnumdirectargs, aggtransfn, aggfinalfn, aggcombinefn, aggserialfn, aggdeserialfn, aggmtransfn, aggminvtransfn,
+           aggmfinalfn, aggfinalextra, aggfinalmodify, aggsortop::regoperator, aggtranstype::regtype, aggtransspace, agginitval,
+           proparallel, pg_get_function_arguments(p.oid))::text
+       FROM member m JOIN pg_proc p ON m.classid = 'pg_proc'::regclass AND p.oid = m.objid JOIN pg_aggregate ON aggfnoid = p.oid""",
+
+    """SELECT m.object, what, value FROM member m JOIN pg_operator o
+       ON m.classid = 'pg_operator'::regclass AND o.oid = m.objid, LATERAL (VALUES
+           ('owner', oprowner::regrole::text),
+           ('definition', ROW(oprcode::regprocedure, oprcom::regoperator, oprnegate::regoperator, oprcanmerge, oprcanhash,
+                              oprrest, oprjoin)::text)) facets (what, value)""",
+    """SELECT m.object, 'definition', ROW(castfunc::regprocedure, castcontext, castmethod)::text
+       FROM member m JOIN pg_cast c ON m.classid = 'pg_cast'::regclass AND c.oid = m.objid""",
+    """SELECT m.object, what, value FROM member m JOIN pg_event_trigger e
+       ON m.classid = 'pg_event_trigger'::regclass AND e.oid = m.objid, LATERAL (VALUES
+           ('owner', evtowner::regrole::text),
+           ('definition', ROW(evtevent, evtfoid::regprocedure, evtenabled, evttags)::text)) facets (what, value)""",
 
     f"""SELECT m.object, what, value FROM member m JOIN pg_type t
        ON m.classid = 'pg_type'::regclass AND t.oid = m.objid, LATERAL (VALUES
@@ -73,6 +90,8 @@ _FACETS = [
            ('row security', relrowsecurity || ', forced: ' || relforcerowsecurity),
            ('access method', (SELECT amname FROM pg_am WHERE oid = relam)),
            ('partitioned', CASE WHEN relkind = 'p' THEN pg_get_partkeydef(oid) END),
+           ('parents', (SELECT string_agg(inhparent::regclass::text, ', ' ORDER BY inhseqno) FROM pg_inherits WHERE inhrelid = oid)),
+           ('bound', pg_get_expr(relpartbound, oid)),
            ('view', CASE WHEN relkind IN ('v', 'm') THEN pg_get_viewdef(oid) END)
        ) facets (what, value) WHERE relkind <> 'c'""",
     # Also by number, because the library reads columns by number. Some builds of PostgreSQL add
@@ -119,7 +138,7 @@ _FACETS = [
 ]
 
 # An object of another class would be compared only by its comment.
-_KNOWN = {"pg_class", "pg_namespace", "pg_proc", "pg_type"}
+_KNOWN = {"pg_cast", "pg_class", "pg_event_trigger", "pg_namespace", "pg_operator", "pg_proc", "pg_type"}
 
 
 def describe(connection):

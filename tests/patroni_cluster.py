@@ -139,7 +139,8 @@ class Node:
             return clusters.fetched(connection.execute(statement, parameters or None))
 
     def status(self):
-        return dict(self.execute("SELECT name, value FROM keysmith.usage_status()"))
+        (row,) = self.execute("SELECT to_jsonb(s) FROM keysmith.usage_status() s")
+        return row[0]
 
     def sudden_ends(self):
         """How often the server's memory was lost otherwise. Patroni ends it without a shutdown if the

@@ -24,19 +24,20 @@ FUNCTIONS = {
                     {VERIFIER, ADMIN}),
     **dict.fromkeys(["mint", "import_key", "alter_key", "rotate", "regenerate", "disable", "enable",
                      "revoke", "report_leak", "wait_for_replay"], {ISSUER, ADMIN}),
-    **dict.fromkeys(["list_keys", "usage_logs", "usage_chart", "blast_radius", "sees_everything",
-                     "own_tenants", "shows_everything"], {ISSUER, AUDITOR, ADMIN}),
+    **dict.fromkeys(["list_keys", "usage_logs", "usage_chart", "blast_radius",
+                     "shows_everything"], {ISSUER, AUDITOR, ADMIN}),
     # Functions that views call with the rights of their reader.
     **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_endpoints",
-                     "own_top_keys", "own_top_refusals", "own_touches", "own_stale_keys",
+                     "own_top_keys", "own_top_refusals", "own_touches", "own_tenants", "own_stale_keys",
                      "own_recent_refusals", "own_audit", "own_overprivileged_keys", "credits_at"],
                     {ISSUER, AUDITOR, ADMIN}),
-    "isolation_states": {AUDITOR, ADMIN},
+    **dict.fromkeys(["isolation_states", "shown_metrics", "shown_alarms", "shown_nodes"], {AUDITOR, ADMIN}),
     # Storing queued records changes nothing visible, and shows them.
     **dict.fromkeys(["explain_verify", "audit_verify", "audit_heads", "revocations_since", "status", "limit_status",
                      "usage_status", "flush_usage", "doctor", "scanner_patterns", "scopes_used"], {AUDITOR, ADMIN}),
     **dict.fromkeys(["client_ip", "event_channel", "hashing_state"], {VERIFIER, AUDITOR, ADMIN}),
     "sign_out": {VERIFIER, ISSUER, ADMIN},
+    "help": {VERIFIER, ISSUER, AUDITOR, ADMIN},
     **dict.fromkeys(["create_keyspace", "alter_keyspace", "create_tenant", "alter_tenant",
                      "suspend_tenant", "resume_tenant", "set_member", "remove_member",
                      "define_scope", "define_role", "define_route", "remove_route",
@@ -49,12 +50,16 @@ FUNCTIONS = {
                      "usage_kept_from",
                      "usage_mark_gone", "usage_dependents", "usage_drop_old", "sum_up_touches",
                      "doctor_findings", "doctor_library", "doctor_logging", "doctor_isolation",
-                     "doctor_access", "doctor_usage", "doctor_replication",
+                     "doctor_access", "doctor_usage", "doctor_replication", "wrapped",
+                     "help_functions", "help_arguments", "help_names", "help_lines", "help_table", "help_paragraph", "help_overview",
+                     "help_of_function", "help_of_relation", "help_of_setting", "nearest_names",
                      "has_bare_call", "matches_support", "usage_collect",
                      "base_type", "isolation_condition", "columns_meant", "policy_fault", "printed", "is_too_long", "distributed_tables",
                      "is_reachable", "isolation_problems", "before_isolation", "forget_isolated",
                      "note_isolated", "tell_of_isolation", "shows_everything_support", "own_rows_support",
-                     "usage_bars", "profile", "ended_since", "counters", "doctor_events",
+                     "usage_bars", "profile", "ended_since", "doctor_events",
+                     "library", "decisions", "installation", "subscriptions", "nodes", "metrics", "alarms",
+                     "alarm_thresholds", "measurements", "audit_gaps", "relation_sizes", "locked_relations",
                      "routines_of_level", "heartbeat_arrives", "objects_granted_to"],
                     set()),
 }
@@ -63,7 +68,8 @@ RELATIONS = {
     **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys",
                      "top_refusals", "touches", "tenants", "expiring_soon", "stale_keys",
                      "recent_refusals"], {ISSUER, AUDITOR, ADMIN}),
-    **dict.fromkeys(["routes", "audit", "overprivileged_keys", "isolation"], {AUDITOR, ADMIN}),
+    **dict.fromkeys(["routes", "audit", "overprivileged_keys", "isolation", "metrics", "alarms", "usage_nodes"],
+                    {AUDITOR, ADMIN}),
     "hashing_progress": {VERIFIER, AUDITOR, ADMIN},
     **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
                      "role", "route", "tenant", "member", "key", "credit", "access", "audit_entry", "audit_content",
@@ -75,7 +81,7 @@ RELATIONS = {
                      "verifying_role", "all_keys", "all_audit", "all_usage", "all_usage_hourly",
                      "all_usage_daily", "all_usage_endpoints", "all_top_keys", "all_top_refusals",
                      "all_touches", "all_tenants", "all_stale_keys", "all_recent_refusals",
-                     "all_overprivileged_keys"], set()),
+                     "all_overprivileged_keys", "metric_help"], set()),
 }
 SEQUENCES = {"usage_sequence": set()}
 # A role with USAGE on a type can make objects depend on it.
@@ -332,8 +338,8 @@ def test_an_auditor_and_an_admin_see_the_usage_of_all(db, roles, used, as_role):
             assert app.one("usage_logs", tenant)[0]["meta"]["total"] == 2
             assert app.one("blast_radius", key.key_id).rows == 1
         app.call("flush_usage")
-        assert dict(app.call("usage_status"))["mode"] == "shared memory"
-        assert "limit buckets in use" in dict(app.call("limit_status"))
+        assert app.one("usage_status").mode == "shared memory"
+        assert app.one("limit_status").available
 
 
 def test_partitions_that_are_made_later_are_nobodys(db, roles):
@@ -395,7 +401,7 @@ def test_an_auditor_sees_all_and_changes_nothing(db, as_role):
     assert len(app.rows("SELECT * FROM keysmith.keys")) == 2
     assert app.value("SELECT count(*) FROM keysmith.audit") > 4
     assert {row.ok for row in app.call("audit_verify")} == {True}
-    assert {row.topic for row in app.call("status")} >= {"keys", "usage"}
+    assert app.one("status").keys_active == 2
     assert "default" in {head.keyspace for head in app.call("audit_heads")}
     for statement in ("mint('acme')", "revoke(gen_random_uuid())", "create_tenant('x')",
                       "grant_access('auditor', 'admin')", "revoke_access('admin')"):

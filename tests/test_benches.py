@@ -13,6 +13,7 @@ from cluster import running
 BENCHES = Path(__file__).resolve().parent.parent / "benches"
 sys.path.insert(0, str(BENCHES))
 
+import capacity  # noqa: E402
 import cost  # noqa: E402
 import documents  # noqa: E402
 import frameworks  # noqa: E402
@@ -131,7 +132,9 @@ def test_ratios_are_taken_within_rounds():
 def test_pictures_are_drawn_and_say_what_they_show():
     pictures = [plot.bars("Title & more", "µs", [plot.Bar("a < b", 3, 1, 4), plot.Bar("none", 0, 0, 0)]),
                 plot.lines("Title & more", "µs", [("a < b", [(1, 2), (8, 4)]), ("c", [(1, 2), (8, 4)])], "clients"),
-                plot.lines("Title & more", "µs", [("a < b", [(10, 0)])], "keys", logarithmic=True)]
+                plot.lines("Title & more", "µs", [("a < b", [(10, 0)])], "keys", logarithmic=True),
+                plot.panels("Title & more", "two", [plot.Panel("a < b", "s", [("c" * 50, [(0, 1), (40, 2)])]),
+                                                    plot.Panel("nothing", "percentunit", [], "none")], 60)]
     for picture in pictures:
         texts = [element.text for element in ElementTree.fromstring(picture).iter() if (element.text or "").strip()]
         assert "Title & more" in texts and "a < b" in texts
@@ -145,14 +148,32 @@ def test_what_is_kept_is_read_again(tmp_path):
     assert kept.write("cost", {"measured": {1: 2}}) == {"measured": {"1": 2}} == kept.read("cost")
 
 
-@pytest.mark.parametrize("path, name", [(documents.README, "throughput"), (documents.PERFORMANCE, "million")])
-def test_documents_have_places_for_figures(path, name, tmp_path):
+@pytest.mark.parametrize("path, name, made_by", [
+    (documents.README, "throughput", "make bench"), (documents.PERFORMANCE, "million", "make bench"),
+    (capacity.DOCUMENT, "capacity", "make bench-capacity")])
+def test_documents_have_places_for_figures(path, name, made_by, tmp_path):
     copy = tmp_path / "copy.md"
     copy.write_text(path.read_text())
-    documents._replace(copy, name, "new figures")
-    assert f"<!-- {name}: made by make bench -->\nnew figures\n<!-- end of {name} -->" in copy.read_text()
+    documents.replace(copy, name, "new figures", made_by)
+    assert f"<!-- {name}: made by {made_by} -->\nnew figures\n<!-- end of {name} -->" in copy.read_text()
     with pytest.raises(SystemExit, match="no place for others"):
-        documents._replace(copy, "others", "new figures")
+        documents.replace(copy, "others", "new figures")
+
+
+def test_capacity_of_a_day_follows_from_that_of_a_request():
+    """A thousand requests, which left rows of 200 bytes with 100 of indexes, and 400 bytes of WAL."""
+    def turn(left, rate):
+        rows = 1000 * (left == "rows")
+        return {"sessions": 30.0, "worker": 10.0, "rate": rate or 12345.6, "requests": 1000, "rows": rows,
+                "table": 200 * rows, "indexes": 100 * rows, "wal": 400 * rows}
+
+    found = {(call, left, rate): [turn(left, rate)] * 3
+             for call in capacity.CALLS for left in capacity.KEYSPACES for rate in capacity.RATES}
+    page = capacity.page(found | {(*capacity.PICKING, None): [turn("nothing", None)]}, 0.5, 300, "15.20", 290)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    assert ["1,000", "86 million", "25.9 GB", "34.6 GB", "4 %"] in cells
+    assert ["12,000, the most here", "1,037 million", "311 GB", "415 GB", "48 %"] in cells
+    assert ["100", "30 s", "10 s", "30 s", "30 s", "10 s", "30 s"] in cells
 
 
 def test_contenders_are_pinned():

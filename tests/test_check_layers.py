@@ -10,6 +10,9 @@ _spec = importlib.util.spec_from_file_location("check_layers", SCRIPT)
 checker = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(checker)
 
+# In two parts: this file is checked as well.
+FEATURE, VERSION = 'feature = ' + '"pg18"', "server_" + "version"
+
 FAULTS = {
     "an import from above": (
         {"catalog/mod.rs": "pub mod scan;", "catalog/scan.rs": "use crate::manage::key;", "manage/key.rs": ""},
@@ -30,6 +33,9 @@ FAULTS = {
     "a file of SQL for no room": ({"../sql/install/portal/views.sql": ""}, "portal is no room of src/"),
     "a callback past the guard": (
         {"rows/mod.rs": 'unsafe extern "C-unwind" fn at_exit() {}'}, "rows/mod.rs:1: PostgreSQL calls this past the guard"),
+    "code for one major": ({"lag.rs": f'#[cfg(not({FEATURE}))]\nuse a::b;'}, "lag.rs:1: only pg/src/major.rs knows"),
+    "SQL for one major": ({"../sql/install/lag.sql": f"current_setting('{VERSION}_num')"}, "lag.sql:1: only pg/src/major.rs knows"),
+    "a test of one major": ({"../tests/test_lag.py": f"if db.info.{VERSION} < 180000:"}, "test_lag.py:1: only tests/majors.py knows"),
 }
 
 
@@ -37,7 +43,7 @@ def write(root, files):
     for name, text in files.items():
         (root / "src" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "src" / name).write_text(text)
-    (root / "pg/src").mkdir(parents=True)
+    (root / "pg/src").mkdir(parents=True, exist_ok=True)
 
 
 @pytest.mark.parametrize("files, problem", FAULTS.values(), ids=FAULTS)
@@ -56,6 +62,8 @@ def test_what_is_left_alone(tmp_path, capsys):
         "catalog/mod.rs": "pub mod policy;",
         "catalog/policy.rs": "use crate::settings;",
         "settings.rs": "use std::sync::Once;",
+        "../pg/src/major.rs": f"cfg!({FEATURE})",
+        "../tests/majors.py": f"info.{VERSION}",
     })
     assert checker.main(tmp_path) == 0
     assert capsys.readouterr().out == ""

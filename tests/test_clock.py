@@ -64,7 +64,7 @@ def test_on_a_standby():
             db.rows(f"UPDATE keysmith_private.key SET revoked_at = {AHEAD} WHERE key_id = %s", rotated.key_id)
             db.call("wait_for_replay")
             assert ends(there, key) == ends(there, rotated) == {"revoked"}
-            assert [row.subject for row in there.call("doctor") if "clock" in row.finding] == ["server"]
+            assert [row.subject for row in there.findings() if "clock" in row.finding] == ["server"]
         finally:
             standby.remove()
 

@@ -186,7 +186,7 @@ def test_a_call_is_cut_off_where_it_waits(cuts, table, call):
     assert (rows_of(cuts, cuts.owned), rows_of(cuts, cuts.plain)) == (1, decided)
     check_that_it_decides(cuts)
     assert (calls_left(cuts, cuts.owned), balance(cuts)) == (100 - taken - 3, 99)
-    assert rows_of(cuts, cuts.owned) == 5 and count(cuts.other, "held") == 0
+    assert rows_of(cuts, cuts.owned) == 5 and count(cuts.other, "pending") == 0
     assert_totals(cuts.other)
 
 
@@ -245,5 +245,5 @@ def test_a_commit_is_cut_off_where_it_stores_usage(cuts, call, table):
     # Stored with the commit, and not by the worker.
     assert cuts.other.value("SELECT count(*) FROM keysmith_private.usage_event WHERE key_id = %s AND incarnation = 0",
                             cuts.owned.key_id) == 4
-    assert (balance(cuts), count(cuts.other, "held"), count(cuts.other, "dropped")) == (99, 0, 0)
+    assert (balance(cuts), count(cuts.other, "pending"), count(cuts.other, "dropped")) == (99, 0, 0)
     assert_totals(cuts.other)

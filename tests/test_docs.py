@@ -281,6 +281,18 @@ def test_every_entry_of_the_reference_is_something_of_ours(cluster, functions):
     assert len(entries) > 20 and set(entries) <= known
 
 
+def test_the_schema_has_only_what_people_call(cluster, functions):
+    """Functions of our own code are in the other schema. Trigger functions have smaller headings."""
+    document = REFERENCE.read_text()
+    triggers = {name for name, in cluster.execute("""
+        SELECT proname FROM pg_proc
+        WHERE pronamespace = 'keysmith'::regnamespace AND prorettype = 'trigger'::regtype""", dbname="with_keysmith")}
+    entries = {name for name in re.findall(r"^### (\w+)$", document, re.M)
+               if f"\nkeysmith.{name}(" in section(document, name)}
+    assert {name for name, _, _ in functions} == entries
+    assert triggers == set(re.findall(r"^#### (\w+)$", document, re.M))
+
+
 def test_signatures_are_those_of_the_functions(functions):
     document = REFERENCE.read_text()
     for name, arguments, result in functions:
@@ -290,8 +302,8 @@ def test_signatures_are_those_of_the_functions(functions):
                                        fences(section(document, name))], declared
 
 
-# Functions that only our other functions call: their entries need no example.
-INTERNAL = {"hashing_state", "usage_collect"}
+# The worker of a standby calls it: its entry needs no example.
+INTERNAL = {"usage_collect"}
 
 
 def entry(document, name):
@@ -345,7 +357,7 @@ def signature(text):
     "verdict", "explanation", "minted", "keys", "routes", "audit", "usage", "usage_hourly",
     "usage_daily", "usage_endpoints", "top_keys", "top_refusals", "touches", "tenants",
     "expiring_soon", "stale_keys", "recent_refusals", "overprivileged_keys", "hashing_progress",
-    "isolation"])
+    "isolation", "metrics", "alarms", "usage_nodes"])
 def test_every_column_is_described(cluster, name):
     columns = cluster.execute(f"""
         SELECT attname FROM pg_attribute
@@ -364,11 +376,9 @@ def test_every_view_has_a_heading(cluster):
 
 @pytest.mark.parametrize("level", ["verifier", "issuer", "auditor"])
 def test_what_a_level_comes_with_is_in_the_table(cluster, level):
-    """The functions that its functions call are named below the table, or belong to row
-    hashing."""
+    """The trigger functions are named below the table."""
     rows = re.findall(rf"^\| `{level}` \| (.*?) \| (.*?) \|", section(REFERENCE.read_text(), "Access"), re.M)
     (calls, reads), = [[set(re.findall(r"`(\w+)`", cell)) for cell in row] for row in rows]
-    in_turn = {"log_usage", "sees_everything", "own_tenants", "hashing_state"}
     with cluster.connect("with_keysmith", autocommit=False) as connection:
         connection.execute(f"CREATE ROLE of_{level}")
         connection.execute("SELECT keysmith.grant_access(%s, %s)", [f"of_{level}", level])
@@ -378,8 +388,8 @@ def test_what_a_level_comes_with_is_in_the_table(cluster, level):
         views = granted("""SELECT relname FROM pg_class, aclexplode(relacl) AS a
             WHERE relnamespace = 'keysmith'::regnamespace AND a.grantee = %(role)s::regrole""")
         connection.rollback()
-    parts = set(re.findall(r"^#### (\w+)", REFERENCE.read_text(), re.M))
-    assert functions - in_turn - parts == calls
+    triggers = set(re.findall(r"^#### (\w+)", REFERENCE.read_text(), re.M))
+    assert functions - triggers == calls
     # Groups of views have one name, which links to them.
     assert reads <= views and reads
 

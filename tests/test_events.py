@@ -4,11 +4,11 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from cluster import pg_config, running
+from cluster import running
 from conftest import session, wait_until
+from majors import since
 
 USED = "SELECT pg_notification_queue_usage()"
-MAJOR = int(pg_config("version").split()[1].split(".")[0])
 
 
 @pytest.fixture
@@ -120,33 +120,33 @@ def deaf(connect):
     return session
 
 
-def told(db, name):
-    return db.value("SELECT value FROM keysmith.status() WHERE topic = 'events' AND name = %s", name)
+def unsent(db):
+    return db.one("status").events_unsent
 
 
 def warned(db):
-    return [row.finding for row in db.call("doctor") if row.subject == "events"]
+    return [row.finding for row in db.findings() if row.subject == "events"]
 
 
 def test_no_event_is_sent_where_the_queue_is_too_full(db, deaf, listen):
     db.tenant()
     key, other = db.mint(), db.mint()
     received = listen()
-    before = int(told(db, "events not sent"))
+    before = unsent(db)
     db.rows("SELECT pg_notify('something', rpad(n::text, 7000)) FROM generate_series(1, 4) n")
     assert db.value(USED) > 0
     db.rows("SET keysmith.event_queue_limit = 0")
     db.call("revoke", key.key_id)
     assert db.reason(key.api_key) == "revoked"
     assert received() == []
-    assert int(told(db, "events not sent")) == before + 1
+    assert unsent(db) == before + 1
     assert any(f"{before + 1} events were not sent" in finding for finding in warned(db))
     assert any("from 0 on no events are sent" in finding for finding in warned(db))
     deaf.rollback()
     wait_until(lambda: db.value(USED) == 0)
     db.call("revoke", other.key_id)
     assert [event["key_id"] for event in received()] == [str(other.key_id)]
-    assert int(told(db, "events not sent")) == before + 1
+    assert unsent(db) == before + 1
     assert not any("from 0 on" in finding for finding in warned(db))
 
 
@@ -164,7 +164,8 @@ def test_only_superusers_say_how_full_it_may_be(cluster, dbname, db):
         cluster.execute("DROP ROLE events_app")
 
 
-@pytest.mark.skipif(MAJOR < 17, reason="the queue's size is that of 17 and newer to choose")
+# The setting for the queue's size.
+@since(17)
 def test_acts_commit_beside_a_queue_that_is_full():
     with running("events", max_notify_queue_pages=64) as cluster:
         db = session(cluster)

@@ -116,7 +116,7 @@ def test_a_statement_is_cut_off_at_any_point(busy, call, means):
     assert db.verify(key.api_key, scopes=["read"], ip="203.0.113.1").ok
     assert {row.ok for row in db.call("audit_verify")} == {True}
     flush(db)
-    assert count(db, "held") == 0
+    assert count(db, "pending") == 0
     assert_totals(db)
     db.session.close()
     other.session.close()
@@ -245,7 +245,7 @@ def test_a_storm_of_connections_leaves_nothing_behind():
             "AND pid <> pg_backend_pid()"), 60)
         flush(db)
         assert stored(db) == len(served)
-        assert count(db, "held") == count(db, "waiting") == count(db, "dropped") == 0
+        assert count(db, "pending") == count(db, "waiting") == count(db, "dropped") == 0
         assert_totals(db)
         assert db.value("SELECT count(*) FROM pg_locks WHERE pid <> pg_backend_pid()") == 0
         db.session.close()
@@ -368,15 +368,15 @@ def test_a_worker_without_memory_keeps_what_waits():
         starve(worker, 1 << 18)
         db.rows("SELECT count((keysmith.verify(%s)).ok) FROM generate_series(1, 20000)", key.api_key)
         # It goes without memory, or another process replaces it.
-        wait_until(lambda: count(db, "failures") > 0 or status(db)["worker_pid"] != str(worker))
-        if status(db)["worker_pid"] == str(worker):
+        wait_until(lambda: count(db, "failures") > 0 or status(db)["worker_pid"] != worker)
+        if status(db)["worker_pid"] == worker:
             assert count(db, "waiting") + stored(db) >= 20001
             assert "memory" in status(db)["last_error"]
             starve(worker, None)
         wait_until(lambda: has_flushed(db), 60)
         assert db.row("SELECT count(*) AS rows, count(DISTINCT request_id) AS requests FROM keysmith_private.usage_event") \
             == (20001, 20001)
-        assert count(db, "dropped") == count(db, "set_aside") == count(db, "waiting") == 0
+        assert count(db, "dropped") == count(db, "quarantined") == count(db, "waiting") == 0
         assert_totals(db)
         db.session.close()
         check_log(cluster, but=["keysmith: usage"])
@@ -502,7 +502,7 @@ def test_a_full_disk_costs_errors_and_nothing_else():
         # Of the failed statement, the requests that were decided about have a row.
         assert paid <= db.value(of_key, spender.key_id) - 1 <= calls_taken(db, spender) - 1
         assert stored(db) == count(db, "stored") + count(db, "written_through")
-        assert count(db, "dropped") == count(db, "set_aside") == count(db, "held") == 0
+        assert count(db, "dropped") == count(db, "quarantined") == count(db, "pending") == 0
         assert_totals(db)
         assert db.value("SELECT count(*) FROM keysmith_private.key") == len(returned) + 4
         assert {row.ok for row in db.call("audit_verify")} == {True}

@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from cluster import running
 from conftest import needs, session as session_on, wait_until
+from majors import FORCE_PARALLEL
 
 GARBAGE = "ks_live_garbage"
 FUNCTIONS = ["current_tenant", "current_tenant_id", "current_keyspace", "current_key",
@@ -662,12 +663,6 @@ PARALLEL = """SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
               SET max_parallel_workers_per_gather = 2; SET parallel_leader_participation = off"""
 
 
-def force_parallel(db):
-    """By the setting's name, which differs from 16 on."""
-    name = "debug_parallel_query" if db.session.info.server_version >= 160000 else "force_parallel_mode"
-    db.rows(f"SET {name} = on")
-
-
 def test_parallel_plans_return_the_right_rows(db, keys, docs):
     db.rows("INSERT INTO docs SELECT d.tenant_id, d.n, d.body FROM docs d, generate_series(1, 400)")
     db.rows("ANALYZE docs")
@@ -691,7 +686,7 @@ def test_parallel_plans_return_the_right_rows(db, keys, docs):
 def test_the_leader_asks_while_workers_run(db, connect, database, keys, docs):
     """Also for every function, and if it must check again."""
     db.rows(PARALLEL)
-    force_parallel(db)
+    db.rows(f"SET {FORCE_PARALLEL} = on")
     db.rows("BEGIN")
     sign_in(db, keys["acme"])
     database(connect()).rows("SELECT pg_current_xact_id()")
@@ -704,7 +699,7 @@ def test_the_leader_asks_while_workers_run(db, connect, database, keys, docs):
 def test_a_worker_is_nobody(db, keys, docs):
     """A function with a wrong PARALLEL marking gets nothing, and leaves nothing."""
     db.rows(PARALLEL)
-    force_parallel(db)
+    db.rows(f"SET {FORCE_PARALLEL} = on")
     db.rows("""CREATE FUNCTION lies() RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS
                $$ BEGIN RETURN format('%s %s', pg_backend_pid(), keysmith.current_tenant()); END $$""")
     leader = db.session.info.backend_pid

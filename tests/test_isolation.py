@@ -604,7 +604,7 @@ def test_an_index_that_begins_with_the_tenant_keeps_values_from_explain(app, ind
         assert told(app, condition, "COSTS ON") == others
     app.db.rows("ROLLBACK")
     # doctor() names the first, and not the second.
-    named = [row for row in app.db.call("doctor") if "indexes on" in row.finding]
+    named = [row for row in app.db.findings() if "indexes on" in row.finding]
     assert bool(named) == others
 
 

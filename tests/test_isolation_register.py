@@ -88,14 +88,14 @@ def states(db):
 
 
 def errors(db):
-    return [row.finding for row in db.call("doctor") if (row.level, row.subject) == ("error", "isolation")]
+    return [row.finding for row in db.findings() if (row.level, row.subject) == ("error", "isolation")]
 
 
 def warnings(db):
-    return [row.finding for row in db.call("doctor") if (row.level, row.subject) == ("warning", "isolation")]
+    return [row.finding for row in db.findings() if (row.level, row.subject) == ("warning", "isolation")]
 
 
-LOST_ALL = "it was isolated, and is not any more: all see all its rows"
+LOST_ALL = "it was isolated, and no longer is: every reader sees all rows"
 LOST = {
     "no restrictive policy": ("DROP POLICY keysmith_tenant ON docs", "policy keysmith_tenant is gone"),
     "no permissive policy": ("DROP POLICY keysmith_access ON docs", "policy keysmith_access is gone"),
@@ -117,7 +117,7 @@ LOST = {
                     "FOR UPDATE USING (tenant = (SELECT keysmith.current_tenant()))",
                     "policy keysmith_tenant is for one command only"),
     "one role": ("ALTER POLICY keysmith_tenant ON docs TO other", "policy keysmith_tenant is for some roles only"),
-    "off": ("ALTER TABLE docs DISABLE ROW LEVEL SECURITY", "row security is off: all see all its rows"),
+    "off": ("ALTER TABLE docs DISABLE ROW LEVEL SECURITY", "row security is off: every reader sees all rows"),
     "not forced": ("ALTER TABLE docs NO FORCE ROW LEVEL SECURITY",
                    "row security is not forced: its owner keeper sees all its rows"),
     "all of it": ("ALTER TABLE docs DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY; "

@@ -397,12 +397,12 @@ def test_a_restart_refills_and_says_so():
         db.tenant()
         key = db.mint(limits=limit(2)).api_key
         assert passed(db, key, 3) == 2
-        before = dict(db.call("limit_status"))
+        before = db.one("limit_status")
         cluster.restart()
         db = session(cluster)
-        after = dict(db.call("limit_status"))
-        assert before["limit buckets in use"] == "1" and after["limit buckets in use"] == "0"
-        assert before["limits counted since"] < after["limits counted since"]
+        after = db.one("limit_status")
+        assert before.buckets == 1 and after.buckets == 0
+        assert before.since < after.since
         assert passed(db, key, 3) == 2
 
 
@@ -446,7 +446,7 @@ def test_without_preload_a_limited_key_is_refused():
             db.refused("KS503", function, subject, Jsonb({"limits": limits}))
             # They can be removed.
             db.call(function, subject, Jsonb({"limits": None}))
-        assert dict(db.call("limit_status"))["limits"].startswith("unavailable")
+        assert db.one("limit_status") == (False, None, None, None, None, None)
 
 
 # Room
@@ -466,15 +466,13 @@ def test_a_full_table_refuses_and_lets_other_tenants_in():
         assert [passed(db, key, 10) for key in greedy[:4]] == [4] * 4
         modest = db.mint("modest", limits=limit(5)).api_key
         assert passed(db, modest, 10) == 5
-        status = dict(db.call("limit_status"))
-        assert status["limit buckets in use"] == "5"
-        assert status["limit buckets at most"] == "16"
-        assert status["calls refused for want of a bucket"] == "37"
+        status = db.one("limit_status")
+        assert (status.buckets, status.max_buckets, status.unavailable) == (5, 16, 37)
         # A call that finds room for only one of its limits takes from neither.
         both = Jsonb([{"name": f"n{n}", "limit": 2, "window": "1 hour"} for n in range(16)])
         late = db.mint("late", limits=both).api_key
         assert db.reason(late) == "limits_unavailable"
-        assert dict(db.call("limit_status"))["limit buckets in use"] == "5"
+        assert db.one("limit_status").buckets == 5
         assert passed(db, db.mint("late", limits=limit(2)).api_key, 3) == 2
 
 
@@ -486,17 +484,17 @@ def test_buckets_that_are_full_again_make_room():
         for _ in range(60):
             assert db.verify(db.mint(limits=limit(100, "10 ms")).api_key).ok
             time.sleep(0.001)  # not checked: ten times what it takes to be full again
-        wait_until(lambda: dict(db.call("limit_status"))["limit buckets in use"] == "0")
+        wait_until(lambda: db.one("limit_status").buckets == 0)
 
 
 def test_unknown_keys_take_no_room(db):
     db.tenant()
     key = db.mint(limits=limit(5)).api_key
-    before = dict(db.call("limit_status"))["limit buckets in use"]
+    before = db.one("limit_status").buckets
     for n in range(50):
         db.verify(f"garbage {n}")
         db.verify(key, keyspace=f"nowhere{n}")
-    assert dict(db.call("limit_status"))["limit buckets in use"] == before
+    assert db.one("limit_status").buckets == before
 
 
 def test_the_setting_is_the_servers(db):

@@ -42,8 +42,12 @@ def test_it_refuses_while_the_subscription_is_disabled(servers):
     _, _, db, there = servers
     key = db.mint()
     wait_until(lambda: decides(there, key))
+    alarms = "SELECT alarm FROM keysmith.alarms WHERE raised AND alarm = 'heartbeat_old'"
+    wait_until(lambda: there.rows(alarms) == [])
     there.rows("ALTER SUBSCRIPTION keys DISABLE")
     wait_until(lambda: is_behind(there, key))
+    assert there.rows(alarms) == [("heartbeat_old",)]
+    assert there.value("SELECT value FROM keysmith.metrics WHERE name = 'keysmith_heartbeat_age_seconds'") > 0
     verdict = there.verify(key.api_key)
     assert (verdict.status, verdict.code) == (503, "unavailable")
     assert any("fallen behind" in row.saw for row in there.call("explain_verify", key.api_key))

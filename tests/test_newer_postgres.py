@@ -3,14 +3,8 @@
 import psycopg
 import pytest
 
-import cluster as clusters
+from majors import since
 from rows import cluster, of_bytes, text  # noqa: F401
-
-MAJOR = int(clusters.pg_config("version").split()[1].split(".")[0])
-
-
-def since(major):
-    return pytest.mark.skipif(MAJOR < major, reason=f"came with PostgreSQL {major}")
 
 
 # 17
@@ -73,7 +67,7 @@ def test_the_right_to_maintain_reaches_no_table(db, role):
     """A member of it can name no table of ours. doctor reports a grant of it on a table."""
     db.call("grant_access", "app", "verifier")
     db.rows("GRANT pg_maintain TO app")
-    (row,) = [row for row in db.call("doctor") if row.subject == "access"]
+    (row,) = [row for row in db.findings() if row.subject == "access"]
     assert (row.level, row.remedy) == ("warning", "REVOKE pg_maintain FROM app")
     db.rows("SET ROLE app")
     for statement in ("DO $$ BEGIN LOCK TABLE keysmith_private.key; END $$", "REINDEX TABLE keysmith_private.key",
@@ -81,7 +75,7 @@ def test_the_right_to_maintain_reaches_no_table(db, role):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             db.rows(statement)
     db.rows("RESET ROLE; REVOKE pg_maintain FROM app; GRANT MAINTAIN ON keysmith_private.key TO app")
-    (row,) = [row for row in db.call("doctor") if row.subject == "access"]
+    (row,) = [row for row in db.findings() if row.subject == "access"]
     assert row.level == "error" and "keysmith_private.key" in row.finding
 
 

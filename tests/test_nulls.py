@@ -16,8 +16,7 @@ NOTHING = {}
 CALLS = {
     **dict.fromkeys([
         "audit_heads", "current_environment", "current_key", "current_keyspace", "current_owner", "current_tenant",
-        "current_tenant_id", "doctor", "limit_status", "maintain", "own_tenants", "pre_request", "sees_everything",
-        "sign_out", "status", "usage_status", "whoami"], NOTHING),
+        "current_tenant_id", "doctor", "help", "limit_status", "maintain", "pre_request", "sign_out", "status", "usage_status", "whoami"], NOTHING),
     "add_credits": {"amount": 5, "tenant": "acme"},
     "alter_key": {"key_id": "KEY_ID", "changes": Jsonb({})},
     "alter_keyspace": {"name": "default", "changes": Jsonb({})},
@@ -41,7 +40,6 @@ CALLS = {
     "flush_usage": NOTHING,
     "grant_access": {"role": "pg_monitor", "level": "issuer"},
     "has_scope": {"scope": "a"},
-    "hashing_state": {"relation": 1, "trigger_id": 1},
     "import_key": {"tenant": "acme", "digest": b"x" * 32},
     "is_digest stored text": {"stored": "x"}, "is_digest stored bytea": {"stored": b"x"},
     "isolate": {"relation": "tried", "tenant_column": "tenant_id"},
@@ -64,7 +62,6 @@ CALLS = {
     "revoke_access": {"role": "pg_read_all_data"},
     "rotate": {"key_id": "KEY_ID"},
     "scanner_patterns": NOTHING,
-    "scopes_used": {"keyspace": "default", "method": "GET", "path": "/open", "scopes": ["a"]},
     "seal_rows columns": {"relation": "tried"},
     "seal_rows column_name": {"relation": "tried", "column_name": "body", "more_columns": []},
     "set_member": {"tenant": "acme", "member": "ann", "role": "r"},
@@ -92,8 +89,7 @@ MEANINGS = {
     "client_ip trusted_proxies": [ip_address("10.0.0.1")],
     "digest value": [None], "digests value": [None], "is_digest stored": [None],
     "matches value": [None], "matches stored": [None], "has_scope scope": [False],
-    "hashing_state relation": [], "hashing_state trigger_id": [], "verify_many api_keys": [],
-    **{f"scopes_used {argument}": [None] for argument in CALLS["scopes_used"]},
+    "verify_many api_keys": [],
     # It is ignored without a tenant.
     "grant_access keyspace": [None], "revoke_access keyspace": [None],
 }

@@ -5,6 +5,7 @@ import psycopg
 import pytest
 
 from conftest import wait_until
+from majors import FORCE_PARALLEL
 
 IN_A_WORKER = {"parallel_setup_cost": 0, "parallel_tuple_cost": 0, "min_parallel_table_scan_size": 0}
 
@@ -13,9 +14,7 @@ IN_A_WORKER = {"parallel_setup_cost": 0, "parallel_tuple_cost": 0, "min_parallel
 def parallel(connect, database):
     """A session whose queries run in a worker."""
     session = database(connect())
-    # 16 renamed it.
-    forced = "force_parallel_mode" if session.session.info.server_version < 160000 else "debug_parallel_query"
-    for name, value in {forced: "on", **IN_A_WORKER}.items():
+    for name, value in {FORCE_PARALLEL: "on", **IN_A_WORKER}.items():
         session.rows(f"SET {name} = {value}")
     session.rows("CREATE FUNCTION worker() RETURNS boolean LANGUAGE sql PARALLEL SAFE AS $$ "
                  "SELECT leader_pid IS NOT NULL FROM pg_stat_activity WHERE pid = pg_backend_pid() $$")
@@ -52,7 +51,7 @@ def test_a_worker_decides_nothing(db, parallel, decision):
 
 
 def held(db):
-    return int(dict(db.rows("SELECT name, value FROM keysmith.usage_status()"))["held"])
+    return db.one("usage_status").pending
 
 
 def test_nothing_of_a_worker_stays_behind(db, parallel):

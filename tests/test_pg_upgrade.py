@@ -1,21 +1,24 @@
-"""A filled cluster of an older major, upgraded by pg_upgrade.
-It needs a second server with the library installed: `make test-majors` has these, and names the
-older ones.
+"""A filled cluster that is upgraded by pg_upgrade, and whose extension is updated afterwards.
+The older server is one of this major, and each older one that `make test-majors` names: these
+have the library too.
 """
 
 import os
 import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import cluster as clusters
 import filled
+import made_up
 import objects
 from cluster import Cluster
 from conftest import session
+from mirror import Mirror
 
-OLDER = [path for path in os.environ.get("KEYSMITH_OLDER_SERVERS", "").split(":") if path]
+OLDER = [clusters.PG_CONFIG, *(path for path in os.environ.get("KEYSMITH_OLDER_SERVERS", "").split(":") if path)]
 
 
 def bin_of(pg_config):
@@ -39,7 +42,7 @@ def described(connection):
     views: there they are the default ones."""
     found = objects.describe(connection)
     relations = {name.split(" ", 1)[1] for name, _ in found if name.startswith(("table ", "view "))}
-    return {(name, what): value.translate({40: None, 41: None}) if what == "definition" else value
+    return {(name, what): value.translate({40: None, 41: None}) if what == "definition" and value else value
             for (name, what), value in found.items()
             if what != "initial privileges"
             and not (what == "privileges" and name.removeprefix("type ") in relations)}
@@ -67,10 +70,21 @@ def initialised(name, bin):
     return cluster.init("-E", "UTF8", "--locale=C.UTF-8", *without)
 
 
-@pytest.mark.parametrize("older", OLDER or [None], ids=major if OLDER else None)
+def differences(db, statement):
+    """How a database differs from one in which a statement has created the extension."""
+    name = "fresh"
+    db.rows(f"CREATE DATABASE {name}")
+    try:
+        with psycopg.connect(host=db.session.info.host, port=db.session.info.port, dbname=name, user="postgres",
+                             autocommit=True) as fresh:
+            fresh.execute(statement)
+            return objects.differences(described(db.session), described(fresh))
+    finally:
+        db.rows(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.mark.parametrize("older", OLDER, ids=major)
 def test_a_cluster_is_upgraded_whole(older):
-    if older is None:
-        pytest.skip("needs an older server: run make test-majors")
     old, new = initialised("old", bin_of(older)), initialised("new", clusters.BIN)
     try:
         old.start()
@@ -88,20 +102,29 @@ def test_a_cluster_is_upgraded_whole(older):
         db.session.close()
         old.stop()
 
-        done = clusters.run("pg_upgrade", "-b", old.bin, "-B", new.bin, "-d", old.data, "-D", new.data,
-                            "-s", new.dir, "-U", "postgres", "--no-sync", as_server=True, cwd=new.dir,
-                            check=False)
-        assert done.returncode == 0, done.stdout + errors(new)
-        new.start()
+        for only_check in (["--check"], []):
+            done = clusters.run("pg_upgrade", *only_check, "-b", old.bin, "-B", new.bin, "-d", old.data, "-D", new.data,
+                                "-s", new.dir, "-U", "postgres", "--no-sync", as_server=True, cwd=new.dir, check=False)
+            assert done.returncode == 0, done.stdout + errors(new)
+        mirror = Mirror(new.dir / "server")
+        made_up.install(mirror.extensions)
+        new.start(program=mirror.server)
         assert dump(new) == dumped
         db = session(new, "product")
         assert db.rows("SELECT * FROM keysmith.audit_heads()") == audited
         filled.check(db, kept)
         filled.drop_roles(db)
-        new.execute("CREATE DATABASE fresh")
-        new.execute("CREATE EXTENSION keysmith", "fresh")
-        with new.connect("fresh") as fresh:
-            assert objects.differences(described(db.session), described(fresh)) == []
+        assert differences(db, "CREATE EXTENSION keysmith") == []
+
+        # Then the extension is updated.
+        db.rows(f"ALTER EXTENSION keysmith UPDATE TO '{made_up.VERSION}'")
+        assert differences(db, f"CREATE EXTENSION keysmith VERSION '{made_up.VERSION}'") == []
+        db.session.close()
+        db = session(new, "product")
+        for name in ("of a member", "of a role", "successor", "revoked", "disabled", "suspended"):
+            assert db.reason(kept["keys"][name], ip="192.0.2.1") == filled.REASONS[name]
+        assert all(chain.ok for chain in db.call("audit_verify"))
+        db.session.close()
     finally:
         old.remove()
         new.remove()

@@ -140,6 +140,42 @@ def test_all_that_there_is_restores_in_every_format(
             cluster.execute(f"DROP DATABASE {restored} WITH (FORCE)")
 
 
+def test_the_owner_of_a_table_restores_it_alone(cluster, dbname, db):
+    """Its triggers, default and policies name our functions."""
+    cluster.execute("CREATE ROLE table_owner LOGIN")
+    restored = f"{dbname}_restored"
+    cluster.execute(f"CREATE DATABASE {restored} TEMPLATE with_keysmith")
+    try:
+        for name in (dbname, restored):
+            cluster.execute("SELECT keysmith.grant_access('table_owner', 'verifier'); "
+                            "GRANT CREATE ON SCHEMA public TO table_owner", name)
+        owner = session(cluster, dbname, user="table_owner")
+        owner.rows("CREATE TABLE letters (id int PRIMARY KEY, email text, body text, "
+                   "tenant_id uuid DEFAULT keysmith.current_tenant_id())")
+        for function, *arguments in [("isolate", "tenant_id"), ("track",), ("protect", "email"), ("seal_rows",)]:
+            owner.call(function, "letters", *arguments)
+        as_owner = ["-U", "table_owner", "-t", "letters"]
+        # The rows are sealed, and so the owner sees them whole.
+        text = cluster.program("pg_dump", "--enable-row-security", *as_owner, dbname=dbname).stdout
+        cluster.program("psql", "-X", "-v", "ON_ERROR_STOP=1", "-U", "table_owner", dbname=restored, input=text)
+        made = """SELECT tgname::text, tgfoid::regprocedure::text, tgargs FROM pg_trigger
+                  WHERE tgrelid = 'letters'::regclass AND NOT tgisinternal ORDER BY 1"""
+        there = session(cluster, restored)
+        assert len(db.rows(made)) >= 3 and there.rows(made) == db.rows(made)
+        there.tenant("acme")
+        with there.session.transaction():
+            assert there.verify(there.mint().api_key, sign_in=True).ok
+            there.rows("SET LOCAL ROLE table_owner; INSERT INTO letters VALUES (1, 'ann@example.org', 'x')")
+        assert there.value("SELECT keysmith.matches('ann@example.org', email) FROM letters")
+        assert there.call("verify_rows", "letters") == []
+        there.session.close()
+        owner.session.close()
+    finally:
+        cluster.execute(f"DROP DATABASE {restored} WITH (FORCE)")
+        cluster.execute("DROP OWNED BY table_owner CASCADE", dbname)
+        cluster.execute("DROP ROLE table_owner")
+
+
 def test_a_restore_into_a_database_that_was_used_stops_and_changes_nothing(
         cluster, dbname, issuer_is_dropped, filled, tmp_path):
     db, _ = filled

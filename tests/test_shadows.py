@@ -94,7 +94,7 @@ def test_what_a_role_shadows_is_not_used(world):
             ("protect", "public.shadowed", "body"), ("unprotect", "public.shadowed", "body"),
             ("list_keys", "acme"), ("usage_logs", "acme"), ("usage_chart",), ("blast_radius", key.key_id),
             ("flush_usage",), ("maintain",), ("doctor",), ("status",), ("usage_status",), ("limit_status",),
-            ("audit_verify",), ("audit_heads",), ("scanner_patterns",), ("scopes_used", "default", "GET", "/x", ["a"]),
+            ("audit_verify",), ("audit_heads",), ("scanner_patterns",),
             ("create_keyspace", "shadow"), ("create_tenant", "shadow"), ("define_scope", "shadow", "a"),
             ("define_role", "shadow", "reader", ["a"]), ("define_route", "shadow", "GET", "/x/{id}", ["a"]),
             ("remove_route", "shadow", "GET", "/x/{id}"), ("regenerate", "shadow"),

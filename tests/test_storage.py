@@ -12,7 +12,7 @@ import pytest
 
 import cluster as clusters
 from cluster import Cluster, running
-from conftest import session, wait_until
+from conftest import needs, session, wait_until
 from subkeys import mac
 
 PEPPER = {1: "11" * 32, 2: "22" * 48}
@@ -48,6 +48,7 @@ def test_no_plaintext_is_left_anywhere(tmp_path):
             assert key[-40:].encode() not in haystack
 
 
+@needs("auto_explain")
 def test_nested_statement_logging_sees_no_key():
     """A logger of nested statements and their parameters finds no key among them."""
     with running("nested", shared_preload_libraries="auto_explain,keysmith",

@@ -1,23 +1,19 @@
 """A filled database that is upgraded equals a fresh installation, object by object and row by
 row: from each released version, and tests of the comparison itself."""
 
-import os
-import re
-import shutil
-import subprocess
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 
 import cluster as clusters
 import filled
+import made_up
 import objects
 from cluster import Cluster
-from conftest import session
-
-ROOT = Path(__file__).parent.parent
-SCRIPTS = ROOT / "sql"
-CURRENT = re.search(r"default_version = '(.*)'", (ROOT / "keysmith.control").read_text())[1]
+from conftest import session, wait_until
+from made_up import CURRENT, SCRIPTS
+from mirror import Mirror
 
 
 def versions(folder):
@@ -50,7 +46,7 @@ def contents(db, of):
 
 # The upgrade
 
-def upgraded(cluster, start, end):
+def upgraded(cluster, start, end, check=lambda db: None):
     """Upgrades a filled database, checks its rows, and returns how it differs from a fresh one."""
     names = ("upgraded", "fresh")
     try:
@@ -69,6 +65,7 @@ def upgraded(cluster, start, end):
         db = session(cluster, "upgraded")
         filled.check(db, kept)
         filled.drop_roles(db)
+        check(db)
         with cluster.connect("fresh") as fresh:
             found = objects.differences(objects.describe(db.session), objects.describe(fresh))
         db.session.close()
@@ -95,69 +92,107 @@ def test_every_released_version_has_an_upgrade():
 
 # A made-up version, so that the above is tested before there is a second one
 
-NEW_TABLE = """
-CREATE TABLE keysmith.made_up (n int DEFAULT 7 PRIMARY KEY);
-COMMENT ON TABLE keysmith.made_up IS 'Made up';
-SELECT pg_catalog.pg_extension_config_dump('keysmith.made_up', '');
-"""
-GRANT = "GRANT SELECT ON keysmith.made_up TO PUBLIC;\n"
-MADE_UP = {
-    "99.0": NEW_TABLE + GRANT,
-    # Forgets an object that the fresh one has.
-    "99.1": NEW_TABLE,
+BAD = {
+    # Forgets a grant.
+    "99.1": made_up.script(but="GRANT SELECT ON keysmith_made_up.things TO PUBLIC"),
     # Loses rows on the way.
-    "99.2": NEW_TABLE + GRANT + "DELETE FROM keysmith_private.scope;\n",
+    "99.2": made_up.script() + "DELETE FROM keysmith_private.scope;\n",
 }
-
-
-def mirrored(folder):
-    """A server whose extensions are in a private folder: PostgreSQL finds them relative to its
-    program. All its other files are links."""
-    bin, share, library = (Path(clusters.pg_config(what)) for what in ("bindir", "sharedir", "pkglibdir"))
-    common = Path(os.path.commonpath([bin, share, library]))
-    theirs = folder / share.relative_to(common)
-    (theirs / "extension").mkdir(parents=True)
-    for entry in share.iterdir():
-        if entry.name != "extension":
-            (theirs / entry.name).symlink_to(entry)
-    for entry in (share / "extension").iterdir():
-        (theirs / "extension" / entry.name).symlink_to(entry)
-    for kept in (bin, library):
-        (folder / kept.relative_to(common)).parent.mkdir(parents=True, exist_ok=True)
-    (folder / library.relative_to(common)).symlink_to(library)
-    server = folder / bin.relative_to(common) / "postgres"
-    server.parent.mkdir()
-    shutil.copy2(bin / "postgres", server)
-    return server, theirs / "extension"
+FORGETFUL = {f"99.{100 + number}": made_up.script(but=statement) for number, (statement, _) in enumerate(made_up.FORGETTABLE)}
 
 
 @pytest.fixture(scope="module")
-def made_up():
+def server():
+    """A server that has the made-up versions."""
     cluster = Cluster("made-up")
     try:
         cluster.init()
-        server, extensions = mirrored(cluster.dir / "server")
-        script = (SCRIPTS / f"keysmith--{CURRENT}.sql").read_text()
-        for version, change in MADE_UP.items():
-            (extensions / f"keysmith--{version}.sql").write_text(script + MADE_UP["99.0"])
-            (extensions / f"keysmith--{CURRENT}--{version}.sql").write_text(change)
-        clusters.run("pg_ctl", "-D", cluster.data, "-l", cluster.log, "-w", "-p", server, "start",
-                     as_server=True, stdout=subprocess.DEVNULL)
-        yield cluster
+        mirror = Mirror(cluster.dir / "server")
+        made_up.install(mirror.extensions)
+        made_up.install(mirror.extensions, BAD | FORGETFUL)
+        cluster.start(program=mirror.server)
+        yield cluster, mirror
     finally:
         cluster.remove()
 
 
-def test_a_good_upgrade_leaves_no_difference(made_up):
-    assert upgraded(made_up, CURRENT, "99.0") == []
+def test_a_good_upgrade_leaves_no_difference(server):
+    def took_data_along(db):
+        assert db.rows("SELECT name, n, twice FROM keysmith_made_up.thing ORDER BY n") == [
+            (name, n, 2 * n) for name, n in zip(["acme", "closed", "umbrella"], (7, 10, 13))]
+
+    assert upgraded(server[0], CURRENT, made_up.VERSION, took_data_along) == []
 
 
-def test_a_bad_upgrade_is_found_out(made_up):
-    (difference, *more) = upgraded(made_up, CURRENT, "99.1")
-    assert "table keysmith.made_up" in difference and "privileges" in difference
-    assert all("privileges" in line for line in more)
+def test_a_bad_upgrade_is_found_out(server):
+    (difference, *more) = upgraded(server[0], CURRENT, "99.1")
+    assert "view keysmith_made_up.things" in difference and "privileges" in difference
+    assert all("privileges" in line for line in more), more
     with pytest.raises(AssertionError, match="rows were lost"):
-        upgraded(made_up, CURRENT, "99.2")
+        upgraded(server[0], CURRENT, "99.2")
+
+
+def test_whatever_an_upgrade_forgets_is_named(server):
+    cluster, _ = server
+    for name in ("whole", "forgetful"):
+        cluster.execute(f"CREATE DATABASE {name}")
+    cluster.execute(f"CREATE EXTENSION keysmith VERSION '{made_up.VERSION}'", "whole")
+    cluster.execute("CREATE EXTENSION keysmith", "forgetful")
+    with cluster.connect("whole") as whole:
+        expected = objects.describe(whole)
+    with cluster.connect("forgetful", autocommit=False) as connection:
+        for version, (statement, name) in zip(FORGETFUL, made_up.FORGETTABLE):
+            connection.execute(f"ALTER EXTENSION keysmith UPDATE TO '{version}'")
+            found = [line for line in objects.differences(objects.describe(connection), expected)
+                     if not line.startswith("extension: its version")]
+            connection.rollback()
+            assert [line for line in found if name in line], (statement, found)
+
+
+def test_servers_decide_while_the_extension_is_updated(server):
+    cluster, mirror = server
+    cluster.execute("CREATE DATABASE product")
+    db = session(cluster, "product")
+    db.rows("CREATE EXTENSION keysmith")
+    db.tenant()
+    good, bad = db.mint().api_key, db.mint()
+    db.call("revoke", bad.key_id)
+    standby = cluster.backup("standby", 5433)
+    over = Event()
+
+    def decide(replica, counted):
+        """Until the end: what each decision said of both keys."""
+        client = session(replica, "product")
+        while not over.is_set():
+            counted.append((client.reason(good), client.reason(bad.api_key)))
+        client.session.close()
+
+    try:
+        standby.start(program=mirror.server)
+        replica = session(standby, "product")
+        counts = {cluster: [], standby: []}
+        with ThreadPoolExecutor() as threads:
+            try:
+                deciding = [threads.submit(decide, *which) for which in counts.items()]
+                wait_until(lambda: all(counts.values()))
+                db.rows(f"ALTER EXTENSION keysmith UPDATE TO '{made_up.VERSION}'")
+                wait_until(lambda: replica.value("SELECT extversion FROM pg_extension WHERE extname = 'keysmith'") == made_up.VERSION)
+                # Two more of each: the second began after the update.
+                before = {which: len(decided) for which, decided in counts.items()}
+                wait_until(lambda: all(len(decided) > before[which] + 1 for which, decided in counts.items()) or any(done.done() for done in deciding))
+            finally:
+                over.set()
+            for done in deciding:
+                done.result()
+        assert {said for decided in counts.values() for said in decided} == {("ok", "revoked")}
+        # The standby has what the primary has, and follows what comes later.
+        assert objects.differences(objects.describe(replica.session), objects.describe(db.session)) == []
+        db.call("revoke", db.verify(good).key_id)
+        wait_until(lambda: replica.reason(good) == "revoked")
+        replica.session.close()
+    finally:
+        db.session.close()
+        standby.remove()
 
 
 # The comparison

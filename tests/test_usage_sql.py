@@ -543,11 +543,11 @@ def test_a_partition_that_something_depends_on_is_emptied(usage, statement, name
     assert db.rows("SELECT * FROM keysmith.usage_daily ORDER BY 1, 2, 3, 4, 5, 6, 7") == before
     assert_pages(usage, "acme", None, 10)
     assert dict(db.call("maintain"))["retention"] == f"0 partitions dropped, {kept} kept empty"
-    finding, = [row.finding for row in db.call("doctor") if "depends on" in row.finding]
+    finding, = [row.finding for row in db.findings() if "depends on" in row.finding]
     assert finding == f"{kept} can't be dropped: {name} depends on it"
     db.rows("DROP " + statement.split()[1] + " dependent")
     assert dict(db.call("maintain"))["retention"] == "1 partitions dropped"
-    assert not [row for row in db.call("doctor") if "depends on" in row.finding]
+    assert not [row for row in db.findings() if "depends on" in row.finding]
 
 
 def test_a_partition_that_can_not_be_emptied_keeps_no_other(usage):
@@ -559,7 +559,7 @@ def test_a_partition_that_can_not_be_emptied_keeps_no_other(usage):
     assert retention.startswith("2 partitions dropped, usage_") and "failed: cannot truncate" in retention
     assert db.value("SELECT count(*) FROM keysmith_private.usage_event") == 7
     assert_pages(usage, "acme", None, 10)
-    assert any("depends on" in row.finding for row in db.call("doctor"))
+    assert any("depends on" in row.finding for row in db.findings())
 
 
 def test_a_task_that_fails_keeps_no_other_from_being_done(usage, connect):
@@ -644,7 +644,7 @@ def test_rows_are_kept_for_as_long_as_it_is_set(usage, keep):
         # The doctor gives two days of grace.
         ended = db.value("SELECT count(*) FROM keysmith_private.usage_partitions() "
                          "WHERE ends <= keysmith_private.usage_kept_from() - interval '48 hours'")
-        late = [row.finding for row in db.call("doctor") if "kept beyond" in row.finding]
+        late = [row.finding for row in db.findings() if "kept beyond" in row.finding]
         assert ended == dropped and late == [f"{dropped} days are kept beyond keysmith.usage_retention"] * (dropped > 0)
         outcomes = dict(db.call("maintain"))
         assert outcomes["retention"] == f"{dropped} partitions dropped"

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from cluster import running
+from majors import FORCE_PARALLEL
 
 ISOLATION = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 
@@ -205,8 +206,7 @@ def test_deciding_writes_nothing(db, connect, database):
 def test_deciding_in_parallel_mode(db):
     db.tenant()
     key = db.mint().api_key
-    db.rows("SET debug_parallel_query = on" if db.session.info.server_version >= 160000
-            else "SET force_parallel_mode = on")
+    db.rows(f"SET {FORCE_PARALLEL} = on")
     assert db.verify(key).ok
     db.rows("CREATE TABLE big AS SELECT g FROM generate_series(1, 20000) g")
     db.rows("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; "

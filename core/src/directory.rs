@@ -124,14 +124,13 @@ impl<'a> Directory<'a> {
         words.starts_with(&words_of(tag)).then(|| KeyEntry::unpacked(&words))
     }
 
-    /// Notes an entry. It replaces another one if its set is full.
-    pub fn put(&self, tag: u128, entry: &KeyEntry) {
+    /// Notes an entry. It replaces another one if its set is full. True if it took an unused slot.
+    pub fn put(&self, tag: u128, entry: &KeyEntry) -> bool {
         let set = self.set(tag);
         let unused = || set.iter().find(|slot| slot.is_unused());
         let any = || set.get(tag as usize % WAYS);
-        if let Some(slot) = self.slot(tag).or_else(unused).or_else(any) {
-            slot.write(&entry.packed(tag));
-        }
+        let slot = self.slot(tag).or_else(unused).or_else(any);
+        slot.is_some_and(|slot| slot.write(&entry.packed(tag)))
     }
 }
 
@@ -162,7 +161,7 @@ mod tests {
     #[test]
     fn nothing_is_found_in_no_room() {
         let directory = Directory::new(&[]);
-        directory.put(7, &entry(7));
+        assert!(!directory.put(7, &entry(7)));
         assert_eq!(directory.find(7), None);
     }
 
@@ -176,11 +175,13 @@ mod tests {
     fn the_newest_of_a_full_set_are_found() {
         let slots = slots(WAYS);
         let directory = Directory::new(&slots);
+        let mut used = 0;
         for n in 0..100 {
-            directory.put(n, &entry(n as u64));
+            used += usize::from(directory.put(n, &entry(n as u64)));
             assert_eq!(directory.find(n), Some(entry(n as u64)));
         }
         assert_eq!((0..100).filter(|n| directory.find(*n).is_some()).count(), WAYS);
+        assert_eq!(used, WAYS);
     }
 
     proptest! {

@@ -149,6 +149,16 @@ impl<'a> Record<'a> {
     }
 }
 
+impl Record<'_> {
+    /// When the request was decided, or the amendment reported.
+    pub fn at(&self) -> i64 {
+        match self {
+            Record::Event(event) => event.at,
+            Record::Amendment { at, .. } => *at,
+        }
+    }
+}
+
 /// Whether an encoded record is an amendment.
 #[inline]
 pub fn is_amendment(record: &[u8]) -> bool {

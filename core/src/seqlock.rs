@@ -42,12 +42,14 @@ impl<const N: usize> SeqLock<N> {
         (was_written && self.version.load(Relaxed) == version).then_some(words)
     }
 
-    /// Writes all words, unless another writer is at work.
-    pub fn write(&self, words: &[u64; N]) {
-        if let Some(version) = self.begin() {
+    /// Writes all words, unless another writer is at work. True if this writer was the first.
+    pub fn write(&self, words: &[u64; N]) -> bool {
+        let begun = self.begin();
+        if let Some(version) = begun {
             self.set(words);
             self.end(version);
         }
+        begun == Some(0)
     }
 
     pub(crate) fn begin(&self) -> Option<u64> {

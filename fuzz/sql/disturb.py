@@ -7,6 +7,7 @@ import threading
 import psycopg
 
 import scene
+from majors import FORCE_PARALLEL
 
 TABLES = ["plain", "keyed", "parts", "part1", "part2", "child", "unlogged", "odd", "secured", "ready", "ready2", "ready3"]
 # {t} is a table, {o} its owner.
@@ -45,16 +46,16 @@ WORKER = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_t
 # Ending sessions makes the log report these as internal errors, also for the worker's sessions.
 LOGGED = [r"XX000 (ERROR|LOG):  +tuple concurrently"]
 
-
-def settings(version):
-    forced = "debug_parallel_query" if version >= 160000 else "force_parallel_mode"
-    return [f"SET {forced} = on", f"SET {forced} = off", "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0",
-            "SET plan_cache_mode = force_generic_plan", "RESET plan_cache_mode", "SET jit_above_cost = 0", "RESET jit_above_cost", "SET row_security = off",
-            "RESET row_security", "SET DateStyle = 'SQL, DMY'", "SET IntervalStyle = 'iso_8601'", "SET TimeZone = 'Asia/Kathmandu'", "SET bytea_output = 'escape'",
-            "SET extra_float_digits = -15", "SET search_path = fuzz, pg_temp", "SET search_path = ''", "RESET search_path", "SET work_mem = '64kB'", "RESET work_mem",
-            "SET default_transaction_read_only = on", "RESET default_transaction_read_only", "SET synchronous_commit = off", "SET standard_conforming_strings = off",
-            "RESET standard_conforming_strings", "SET xmloption = document", "SET keysmith.usage_durability = 'commit'", "RESET keysmith.usage_durability",
-            "SET keysmith.usage_overflow = 'wait'", "SET default_tablespace = 'pg_global'", "RESET ALL; SET lock_timeout = '1s'; SET statement_timeout = '10s'"]
+SETTINGS = [
+    f"SET {FORCE_PARALLEL} = on", f"SET {FORCE_PARALLEL} = off",
+    "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0",
+    "SET plan_cache_mode = force_generic_plan", "RESET plan_cache_mode", "SET jit_above_cost = 0", "RESET jit_above_cost", "SET row_security = off",
+    "RESET row_security", "SET DateStyle = 'SQL, DMY'", "SET IntervalStyle = 'iso_8601'", "SET TimeZone = 'Asia/Kathmandu'", "SET bytea_output = 'escape'",
+    "SET extra_float_digits = -15", "SET search_path = fuzz, pg_temp", "SET search_path = ''", "RESET search_path", "SET work_mem = '64kB'", "RESET work_mem",
+    "SET default_transaction_read_only = on", "RESET default_transaction_read_only", "SET synchronous_commit = off", "SET standard_conforming_strings = off",
+    "RESET standard_conforming_strings", "SET xmloption = document", "SET keysmith.usage_durability = 'commit'", "RESET keysmith.usage_durability",
+    "SET keysmith.usage_overflow = 'wait'", "SET default_tablespace = 'pg_global'", "RESET ALL; SET lock_timeout = '1s'; SET statement_timeout = '10s'",
+]
 
 
 class Disturber(threading.Thread):

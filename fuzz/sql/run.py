@@ -105,7 +105,7 @@ class Caller(threading.Thread):
         draw = self.draw
         is_open = draw.random() < 0.5
         if draw.random() < 0.1:
-            self.send(connection, role, None, draw.choice(disturb.settings(connection.info.server_version)))
+            self.send(connection, role, None, draw.choice(disturb.SETTINGS))
         if is_open:
             mode = draw.choice(["", "", "", "READ WRITE", "READ ONLY", "READ ONLY, DEFERRABLE"])
             self.send(connection, role, None, f"BEGIN ISOLATION LEVEL {draw.choice(ISOLATION)} {mode}")

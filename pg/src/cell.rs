@@ -99,6 +99,10 @@ impl<'a> Cell<'a> {
         Cell::plain(pg_sys::INT8OID, value)
     }
 
+    pub fn double(value: f64) -> Cell<'a> {
+        Cell::plain(pg_sys::FLOAT8OID, Some(Datum::from(value.to_bits())))
+    }
+
     pub fn boolean(value: bool) -> Cell<'a> {
         Cell::boolean_or_null(Some(value))
     }

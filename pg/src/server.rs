@@ -28,6 +28,19 @@ pub fn latest_replayed_commit() -> i64 {
     if is_attached() { unsafe { direct::GetLatestXTime() } } else { 0 }
 }
 
+/// The number of this process among those that have a PGPROC: processes of the same time have
+/// different numbers, and small ones if they are few.
+pub fn my_number() -> usize {
+    if !is_attached() {
+        return 0;
+    }
+    // SAFETY: the process has a PGPROC, which is an element of this array.
+    unsafe {
+        (pg_sys::MyProc as usize - (*pg_sys::ProcGlobal).allProcs as usize)
+            / size_of::<pg_sys::PGPROC>()
+    }
+}
+
 pub fn my_pid() -> i32 {
     // SAFETY: reads a variable of the process.
     unsafe { pg_sys::MyProcPid }

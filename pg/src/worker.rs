@@ -22,7 +22,7 @@ impl Kind {
         };
         fill(&mut worker.bgw_name, self.name);
         fill(&mut worker.bgw_type, self.name);
-        fill(&mut worker.bgw_library_name, c"$libdir/keysmith");
+        fill(&mut worker.bgw_library_name, c"keysmith");
         fill(&mut worker.bgw_function_name, self.entry);
         worker
     }

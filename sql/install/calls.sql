@@ -13,7 +13,7 @@ CREATE FUNCTION keysmith.verify(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
 COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer) IS
-'Decides about a key; writes nothing unless it spends, and works in read-only transactions and on standbys';
+'Decides whether a key may do this; writes nothing unless it spends, and works on standbys';
 
 CREATE FUNCTION keysmith.verify_json(
     api_key text,
@@ -43,7 +43,7 @@ CREATE FUNCTION keysmith.verify_digest(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
 COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
-'Decides about a key by its SHA-256, for callers that hash keys themselves';
+'Decides about a key by its SHA-256; for callers that hash keys themselves';
 
 CREATE FUNCTION keysmith.verify_many(
     api_keys text[],
@@ -55,7 +55,7 @@ CREATE FUNCTION keysmith.verify_many(
 ) RETURNS SETOF keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_verify_many';
 COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text) IS
-'Decides about many keys, and returns a verdict for each, in their order';
+'Decides about many keys; a verdict for each, in their order';
 
 CREATE FUNCTION keysmith.authenticate(
     headers jsonb,
@@ -69,7 +69,7 @@ CREATE FUNCTION keysmith.authenticate(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
 COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
-'Decides about a request: finds the key in the headers, and the scopes that the route requires';
+'Decides about a request; finds the key in its headers, and the needed scopes by its route';
 
 CREATE FUNCTION keysmith.authenticate_json(
     headers jsonb,
@@ -119,7 +119,7 @@ CREATE FUNCTION keysmith.explain_verify(
 LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
 COMMENT ON FUNCTION keysmith.explain_verify(
     text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
-'Shows the result of each rule of a decision: of verify, or, given a method and a path, of authenticate';
+'Shows what each rule of a decision saw; says why a key is refused';
 
 CREATE FUNCTION keysmith.client_ip(
     headers jsonb,
@@ -128,9 +128,9 @@ CREATE FUNCTION keysmith.client_ip(
 ) RETURNS inet
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
 COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
-'The address of the client behind trusted proxies: the first from the right that is no trusted proxy';
+'The address of a client behind proxies; the first from the right that is no trusted proxy';
 
 CREATE FUNCTION keysmith.pre_request() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
 COMMENT ON FUNCTION keysmith.pre_request() IS
-'PostgREST''s db-pre-request: authenticates by request.headers, request.method and request.path, and raises PT401, PT403 or PT429';
+'PostgREST''s db-pre-request; authenticates the request, and raises PT401, PT403 or PT429';

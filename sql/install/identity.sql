@@ -37,7 +37,7 @@ COMMENT ON FUNCTION keysmith.current_owner() IS
 CREATE FUNCTION keysmith.has_scope(scope text) RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope';
 COMMENT ON FUNCTION keysmith.has_scope(text) IS
-'Whether the key that the transaction acts for has a scope or meets an expression of scopes';
+'Whether the key signed in has a scope, or meets an expression';
 
 CREATE FUNCTION keysmith.sign_out() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';

@@ -1,6 +1,13 @@
 -- The state of rate limits.
 
-CREATE FUNCTION keysmith.limit_status(OUT name text, OUT value text) RETURNS SETOF record
-LANGUAGE c PARALLEL RESTRICTED ROWS 5 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
+CREATE FUNCTION keysmith.limit_status(
+    OUT available boolean,
+    OUT buckets integer,
+    OUT max_buckets integer,
+    OUT unavailable bigint,
+    OUT last_unavailable_at timestamptz,
+    OUT since timestamptz
+) RETURNS SETOF record
+LANGUAGE c PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
 COMMENT ON FUNCTION keysmith.limit_status() IS
-'Whether rate limits are counted, how many buckets are in use, and since when calls are counted';
+'One row: whether limits are counted, and the buckets in use';

@@ -33,11 +33,12 @@ COMMENT ON FUNCTION keysmith.log_usage() IS
 CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_track';
 COMMENT ON FUNCTION keysmith.track(regclass) IS
-'Records the statements that change a table, with the key that acts';
+'Records which key changes a table; a note for each statement';
 
 CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
-COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; the records stay';
+COMMENT ON FUNCTION keysmith.untrack(regclass) IS
+'Undoes track; the notes stay';
 
 CREATE VIEW keysmith_private.all_touches AS
 SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,

@@ -142,6 +142,7 @@ impl<'a> Decision<'a> {
         holder: Option<&Holder>,
         standing: &Standing,
     ) -> Verdict<'m, F> {
+        usage::count(reason, self.reader.take_miss());
         let (catalog, now) = (self.reader.catalog, self.demand.now);
         Verdict::form(memory, catalog, &self.policy, reason, holder, standing, now)
     }

@@ -23,8 +23,8 @@ static TRUSTED_PROXIES: Text<Networks> = Text::new(
     About {
         name: c"keysmith.trusted_proxies",
         description: c"Networks of the proxies through which every request to pre_request comes.",
-        explanation: c"Their X-Forwarded-For and Forwarded are believed. Empty means that the \
-                       client's address is not known.",
+        explanation: c"Their X-Forwarded-For and Forwarded are trusted. If empty, the address of \
+                       the client is unknown.",
         context: Context::Superuser,
         flags: pg_sys::GUC_LIST_INPUT,
     },
@@ -35,8 +35,8 @@ static TRUSTED_PROXIES: Text<Networks> = Text::new(
 static HEADERS: Boolean = Boolean::new(
     About {
         name: c"keysmith.request_error_headers",
-        description: c"Whether the refusals of pre_request carry response headers.",
-        explanation: c"If on, they are of the SQLSTATE PGRST, else of PT and the status.",
+        description: c"Whether refusals of pre_request have response headers.",
+        explanation: c"If on, their SQLSTATE is PGRST; otherwise PT and the status, such as PT401.",
         context: Context::Superuser,
         flags: 0,
     },

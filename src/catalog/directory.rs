@@ -7,25 +7,34 @@ use keysmith_core::siphash::SipHasher;
 use pg::error::{Error, Result};
 use pg::server;
 use pg::shmem::{Region, shareable};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-pub static REGION: Region<Key, Slot> =
+pub static REGION: Region<Head, Slot> =
     Region::new(c"keysmith directory", head).with_elements(slots, |_, _| Slot::default());
 
 shareable! {
-    /// The key of the hashes that entries are found by, random at each start.
-    pub struct Key {
+    pub struct Head {
+        /// The key of the hashes that entries are found by, random at each start.
         key: [u64; 2],
+        /// How many slots hold an entry.
+        used: AtomicU64,
     }
 }
 
-fn head() -> Result<Key> {
+fn head() -> Result<Head> {
     let random = || getrandom::u64().map_err(Error::no_entropy);
     let key = [random()?, random()?];
-    Ok(Key { key })
+    Ok(Head { key, used: AtomicU64::new(0) })
 }
 
 fn slots() -> usize {
     usize::try_from(settings::directory_size()).unwrap_or(0).next_multiple_of(WAYS)
+}
+
+/// How many keys the directory holds, of all databases, and how many it has room for. `None` if the
+/// library is not preloaded.
+pub fn room() -> Option<(u64, u64)> {
+    REGION.whole().map(|(head, slots)| (head.used.load(Relaxed), slots.len() as u64))
 }
 
 /// What was presented. The same bytes as a key and as a digest have different entries.
@@ -57,9 +66,10 @@ impl Known {
     /// Stores an entry, unless it is the same as before.
     pub fn note(&self, entry: &KeyEntry) {
         if self.entry != Some(*entry)
-            && let Some((_, slots)) = REGION.whole()
+            && let Some((head, slots)) = REGION.whole()
+            && Directory::new(slots).put(self.tag, entry)
         {
-            Directory::new(slots).put(self.tag, entry);
+            head.used.fetch_add(1, Relaxed);
         }
     }
 }

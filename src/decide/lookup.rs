@@ -18,7 +18,7 @@ use keysmith_core::policy::scope::HeldScopes;
 use keysmith_core::policy::verdict::Reason;
 use pg::error::Result;
 use pg::scan::{Pinned, Relation, Room, Row, ScanKey, Snapshot, Varlena};
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 /// A snapshot, and the tables that are read under it. Each table is opened when it is first needed,
@@ -30,6 +30,8 @@ pub struct Reader<'a> {
     keys_by_id: OnceCell<Relation>,
     tenants: OnceCell<Relation>,
     members: OnceCell<Relation>,
+    /// Whether the directory lacked the key that was looked for last.
+    is_miss: Cell<bool>,
     /// Space for the rows of one key at a time.
     rooms: Rooms,
 }
@@ -52,6 +54,7 @@ impl<'a> Reader<'a> {
             keys_by_id: OnceCell::new(),
             tenants: OnceCell::new(),
             members: OnceCell::new(),
+            is_miss: Cell::new(false),
             rooms: Rooms::default(),
         }
     }
@@ -110,11 +113,18 @@ impl<'a> Reader<'a> {
             known.note(&KeyEntry { places: rows.places(), ..entry });
             return Ok(rows);
         }
+        self.is_miss.set(known.is_some());
         let rows = self.find_by_digest(&sought.digest(), keyspace)?;
         if let Some(known) = &known {
             rows.note(known);
         }
         Ok(rows)
+    }
+
+    /// Whether the directory lacked the key of the last `find`, if nothing has asked since.
+    #[inline]
+    pub fn take_miss(&self) -> bool {
+        self.is_miss.take()
     }
 
     /// Finds the rows of a key by the index on digests.

@@ -22,8 +22,8 @@ static MOST: Integer = Integer::new(
         name: c"keysmith.max_replica_lag",
         description: c"How old the data of a standby or subscriber may be before it refuses all \
                        keys.",
-        explanation: c"0 lets it answer however old they are. To be set on the primary or \
-                       publisher too, which then commits something now and then.",
+        explanation: c"With 0 it answers however old they are. Set it on the primary or publisher \
+                       too, which then commits something from time to time.",
         context: Context::Postmaster,
         flags: pg_sys::GUC_UNIT_MS,
     },
@@ -49,6 +49,11 @@ pub fn install() {
 /// The time between two beats, in milliseconds.
 fn pause() -> i64 {
     i64::from((MOST.get() / BEATS).clamp(SHORTEST_BEAT, LONGEST_BEAT))
+}
+
+/// How old data may be, in seconds; 0 if the guard is off.
+pub fn most() -> f64 {
+    f64::from(MOST.get()) / 1000.0
 }
 
 /// Whether the guard is on.

@@ -1,10 +1,9 @@
-//! The state of the table, for `keysmith.status()`.
+//! The state of the table, for `keysmith.limit_status()`.
 
 use super::table::BucketTable;
 use crate::settings;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
-use pg::output;
 use pg::result_set::{Cell, ResultSet};
 use pgrx::pg_sys::Datum;
 
@@ -13,19 +12,14 @@ sql_functions! {
 }
 
 fn limit_status(call: &Call) -> Result<Option<Datum>> {
-    let result = ResultSet::of(call);
-    let rows = match BucketTable::shared() {
-        None => vec![("limits", "unavailable: the library is not preloaded".to_string())],
-        Some(table) => vec![
-            ("limits", "available".to_string()),
-            ("limit buckets in use", table.in_use().to_string()),
-            ("limit buckets at most", settings::max_buckets().to_string()),
-            ("calls refused for want of a bucket", table.refusals().to_string()),
-            ("limits counted since", output::timestamp(table.started_at())),
-        ],
-    };
-    for (name, value) in rows {
-        result.put([Cell::text(name), Cell::text(&value)]);
-    }
+    let table = BucketTable::shared();
+    ResultSet::of(call).put([
+        Cell::boolean(table.is_some()),
+        Cell::integer(table.map(|table| table.in_use() as i32)),
+        Cell::integer(table.map(|_| settings::max_buckets())),
+        Cell::bigint(table.map(|table| table.refusals() as i64)),
+        Cell::timestamp(table.map(|table| table.last_refusal_at()).filter(|at| *at != 0)),
+        Cell::timestamp(table.map(|table| table.started_at())),
+    ]);
     Ok(None)
 }

@@ -6,7 +6,7 @@ use keysmith_core::claims::{Claim, LockedParts};
 use pg::clock;
 use pg::error::{Error, Result};
 use pg::shmem::{Guarded, Region, Writing, shareable};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 pub static REGION: Region<Header, Guarded<Part>> = Region::new(c"keysmith limits", header)
     .with_elements(parts, |n, locks| locks.guard(n, part(n)))
@@ -21,6 +21,7 @@ shareable! {
         started_at: i64,
         /// Calls that were refused because there was no room for a bucket.
         refusals: AtomicU64,
+        last_refusal_at: AtomicI64,
     }
 }
 
@@ -35,7 +36,12 @@ fn parts() -> usize {
 fn header() -> Result<Header> {
     let random = || getrandom::u64().map_err(Error::no_entropy);
     let key = [random()?, random()?];
-    Ok(Header { key, started_at: clock::now(), refusals: AtomicU64::new(0) })
+    Ok(Header {
+        key,
+        started_at: clock::now(),
+        refusals: AtomicU64::new(0),
+        last_refusal_at: AtomicI64::new(0),
+    })
 }
 
 /// Distributes the buckets evenly over the parts, so that owners get even shares.
@@ -76,6 +82,11 @@ impl BucketTable {
 
     pub fn count_refusal(&self) {
         self.header.refusals.fetch_add(1, Relaxed);
+        self.header.last_refusal_at.store(clock::now(), Relaxed);
+    }
+
+    pub fn last_refusal_at(&self) -> i64 {
+        self.header.last_refusal_at.load(Relaxed)
     }
 
     pub fn refusals(&self) -> u64 {

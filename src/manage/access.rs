@@ -6,18 +6,17 @@ use super::keyspace::policy;
 use super::level::{Functions, Level, functions};
 use super::tenant::Tenant;
 use super::{
-    add_credits, alter, audit_proof, catalogue, doctor, keyspace, lifecycle, listing, mint,
-    revocations, scanner, status, tenant, usage,
+    add_credits, alter, audit_proof, catalogue, doctor, keyspace, lifecycle, listing, metrics,
+    mint, revocations, scanner, status, tenant, usage,
 };
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::catalog::Catalog;
 use crate::catalog::subscription::refusal;
-use pg::call::{Call, must_not_be_null, sql_functions};
+use pg::call::{Call, must_not_be_null};
 use pg::error::{Code, Error, Result};
 use pg::spi::{self, Param};
 use pg::subscription;
 use pg::text;
-use pg::varlena;
 use pgrx::pg_sys::{Datum, Oid};
 
 functions! {
@@ -25,13 +24,8 @@ functions! {
     keysmith_revoke_access => revoke_access: Admin;
 }
 
-sql_functions! {
-    keysmith_sees_everything => sees_everything;
-    keysmith_own_tenants => own_tenants;
-}
-
 /// The functions that check what they need. Each level that allows it has EXECUTE on them.
-const CHECKED: [Functions; 15] = [
+const CHECKED: [Functions; 16] = [
     FUNCTIONS,
     add_credits::FUNCTIONS,
     alter::FUNCTIONS,
@@ -41,6 +35,7 @@ const CHECKED: [Functions; 15] = [
     keyspace::FUNCTIONS,
     lifecycle::FUNCTIONS,
     listing::FUNCTIONS,
+    metrics::FUNCTIONS,
     mint::FUNCTIONS,
     revocations::FUNCTIONS,
     scanner::FUNCTIONS,
@@ -71,6 +66,7 @@ const fn objects(level: Level) -> Objects {
                 "sign_out",
                 "log_request",
                 "event_channel",
+                "help",
                 // These act with the caller's rights on the caller's tables.
                 "isolate",
                 "release",
@@ -90,32 +86,22 @@ const fn objects(level: Level) -> Objects {
                 "digests",
                 "matches",
                 "is_digest",
-                "hashing_state",
             ],
             views: &[PROGRESS],
         },
         Level::Issuer => Objects {
-            functions: &[
-                "report_leak",
-                "wait_for_replay",
-                "sign_out",
-                "sees_everything",
-                "own_tenants",
-            ],
+            functions: &["report_leak", "wait_for_replay", "sign_out", "help"],
             views: &[OF_TENANTS],
         },
         Level::Auditor => Objects {
             functions: &[
+                "help",
                 "explain_verify",
-                "scopes_used",
-                "hashing_state",
                 "limit_status",
                 "usage_status",
                 "flush_usage",
                 "event_channel",
                 "client_ip",
-                "sees_everything",
-                "own_tenants",
             ],
             views: &[OF_TENANTS, OF_ALL, PROGRESS],
         },
@@ -142,7 +128,8 @@ const OF_TENANTS: &[&str] = &[
     "recent_refusals",
 ];
 
-const OF_ALL: &[&str] = &["routes", "audit", "overprivileged_keys", "isolation"];
+const OF_ALL: &[&str] =
+    &["routes", "audit", "overprivileged_keys", "isolation", "metrics", "alarms", "usage_nodes"];
 
 const PROGRESS: &[&str] = &["hashing_progress"];
 
@@ -352,13 +339,4 @@ fn take_all(role: &Role) -> Result<()> {
         role.run(&format!("REVOKE ALL ON {object} FROM "))?;
     }
     Ok(())
-}
-
-fn sees_everything(_: &Call) -> Result<Option<Datum>> {
-    Ok(Some(Datum::from(authority::sight()?.tenants.is_none())))
-}
-
-fn own_tenants(_: &Call) -> Result<Option<Datum>> {
-    let tenants = authority::sight()?.tenants.unwrap_or_default();
-    Ok(Some(varlena::uuid_array(&tenants)))
 }

@@ -17,6 +17,7 @@ use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, Oid};
 
 sql_functions! {
     keysmith_own_rows => own_rows;
+    keysmith_shows_everything => shows_everything;
 }
 
 /// The operators of bounds, by their numbers there.
@@ -28,6 +29,10 @@ pub const BOUNDED: [(Oid, Oid); 3] = [
     (pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPTZARRAYOID),
     (pg_sys::DATEOID, pg_sys::DATEARRAYOID),
 ];
+
+fn shows_everything(_: &Call) -> Result<Option<Datum>> {
+    Ok(Some(Datum::from(authority::sight()?.tenants.is_none())))
+}
 
 fn own_rows(call: &Call) -> Result<Option<Datum>> {
     let result = ResultSet::of(call);

@@ -12,12 +12,10 @@ use crate::usage::session::worker_slot::LOST_HERE;
 use pg::call::{Call, sql_functions};
 use pg::clock::monotonic;
 use pg::error::{Code, Error, Result};
-use pg::output;
 use pg::result_set::{Cell, ResultSet};
 use pg::server;
-use pg::spi::{self, Param};
+use pg::spi;
 use pgrx::pg_sys::Datum;
-use std::borrow::Cow;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 sql_functions! {
@@ -27,135 +25,135 @@ sql_functions! {
 
 const LONGEST_WAIT: i128 = 24 * 60 * 60 * 1_000_000;
 
-/// Values that are read under the lock, and reported afterwards.
+/// What shared memory knows.
 struct View {
-    used: u32,
-    count: u32,
+    oldest_at: Option<i64>,
+    waiting: u32,
     counters: Counters,
     worker: WorkerState,
     unknown_seen: u64,
     unknown_stored: u64,
 }
 
-/// The memory of each standby, as the tables on the primary have it. A standby that is gone for
-/// good has lost the records that it held. If several have the same name, the identity follows it.
-const STANDBYS: &str = "
-    SELECT pg_catalog.concat_ws(' ', 'standby', i.node_name,
-               CASE WHEN pg_catalog.count(*) OVER (PARTITION BY i.node_name) > 1 THEN i.node END),
-           pg_catalog.format('last heard of %s; can hold %s records',
-                             coalesce(i.last_flush_at, i.started_at), i.most_waiting)
-    FROM (SELECT DISTINCT ON (l.node) l.* FROM keysmith_private.usage_incarnation AS l
-          WHERE l.database = $1
-          ORDER BY l.node, l.incarnation DESC) AS i
-    WHERE i.lost_at_most IS NULL AND i.primary_since IS NULL
-    ORDER BY i.node_name, i.node";
-
-fn usage_status(call: &Call) -> Result<Option<Datum>> {
-    let mut rows: Vec<(Cow<str>, Option<String>)> = Vec::new();
-    match worker_slot::find_place() {
-        None => {
-            let why = if crate::usage::queue::queue().is_none() {
-                "in place: the library is not preloaded"
-            } else {
-                "in place: other databases take all places"
-            };
-            rows.push(("mode".into(), Some(why.into())));
-            let dropped = LOST_HERE.load(Relaxed).to_string();
-            rows.push(("dropped_by_this_session".into(), Some(dropped)));
-        }
-        Some((queue, place)) => describe(queue, place, &mut rows),
-    }
-    authority::look(Needs::Nothing, |_| {
-        spi::query(
-            "SELECT pg_catalog.count(*)::text, pg_catalog.sum(lost_at_most)::text,
-                    pg_catalog.min(lost_from)::text, pg_catalog.max(lost_until)::text
-             FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL",
-            &[],
-            |losses| {
-                let names = ["losses", "lost_at_most", "lost_from", "lost_until"];
-                for row in losses.iter() {
-                    let values = (1..).zip(names).map(|(n, name)| (name.into(), row.text(n)));
-                    rows.extend(values);
-                }
-            },
-        )?;
-        rows.extend(spi::all(STANDBYS, &[Param::oid(server::my_database())], |row| {
-            Some((row.text(1).unwrap_or_default().into(), row.text(2)))
-        })?);
-        Ok(())
-    })?;
-    let result = ResultSet::of(call);
-    for (name, value) in rows {
-        result.put([Cell::text(&name), Cell::text_or_null(value.as_deref())]);
-    }
-    Ok(None)
-}
-
-fn describe(queue: &Queue, place: usize, rows: &mut Vec<(Cow<str>, Option<String>)>) {
-    let view = queue.locked(|state| {
-        let used = queue.waiting();
-        state.databases.get(place).map(|database| View {
-            used,
-            count: database.records.count + database.backlog,
+impl View {
+    fn of(queue: &Queue, place: usize) -> Option<View> {
+        let (oldest_at, view) = queue.oldest_and(place, |database| View {
+            // Records of earlier incarnations have waited since before the start.
+            oldest_at: (database.backlog > 0).then_some(queue.incarnation),
+            waiting: database.records.count + database.backlog,
             counters: database.counters,
             worker: database.worker,
             unknown_seen: database.unknown.seen,
             unknown_stored: database.unknown.stored,
-        })
+        })?;
+        Some(View { oldest_at: view.oldest_at.or(oldest_at), ..view })
+    }
+}
+
+/// The losses that the tables have: how many, of how many records at most, from when until when.
+#[derive(Default)]
+struct Losses {
+    count: Option<i64>,
+    at_most: Option<i64>,
+    from: Option<i64>,
+    until: Option<i64>,
+}
+
+impl Losses {
+    fn read() -> Result<Losses> {
+        let losses = spi::first(
+            "SELECT pg_catalog.count(*), pg_catalog.sum(lost_at_most)::bigint,
+                    pg_catalog.min(lost_from), pg_catalog.max(lost_until)
+             FROM keysmith_private.usage_incarnation WHERE lost_at_most IS NOT NULL",
+            &[],
+            |row| {
+                Some(Losses {
+                    count: row.bigint(1),
+                    at_most: row.bigint(2),
+                    from: row.timestamp(3),
+                    until: row.timestamp(4),
+                })
+            },
+        )?;
+        Ok(losses.unwrap_or_default())
+    }
+}
+
+fn usage_status(call: &Call) -> Result<Option<Datum>> {
+    let found = worker_slot::find_place();
+    let queue = found.map(|(queue, _)| queue);
+    let view = found.and_then(|(queue, place)| View::of(queue, place));
+    let view = view.as_ref();
+    let signals = found.and_then(|(queue, place)| queue.signals.get(place));
+    let losses = authority::look(Needs::Nothing, |_| Losses::read())?;
+
+    let counters = view.map(|view| view.counters);
+    let count = |n: Option<u64>| Cell::bigint(n.map(|n| n as i64));
+    let counted = |of: fn(&Counters) -> u64| count(counters.as_ref().map(of));
+    let moment = |at: Option<i64>| Cell::timestamp(at.filter(|at| *at != 0));
+    let error = view.map(|view| view.worker.last_error);
+    let error = error.as_ref().map(|error| {
+        String::from_utf8_lossy(error.split(|byte| *byte == 0).next().unwrap_or_default())
     });
-    let Some(view) = view else { return };
-    let signals = queue.signals.get(place);
-    let running = signals.map_or(0, |signals| signals.worker.load(SeqCst));
-    let pending = signals.map_or(0, |signals| signals.pending.load(SeqCst));
-    let counters = view.counters;
-    let error = view.worker.last_error;
-    let error = error.split(|byte| *byte == 0).next().unwrap_or_default();
-    let error = String::from_utf8_lossy(error).into_owned();
-    let mode = match (subscription::is_subscriber(), server::is_in_recovery(), is_kept_here()) {
+    let node = queue.map(|queue| hex::encode(queue.node));
+    let worker = signals.map(|signals| match signals.worker.load(SeqCst) {
+        worker_slot::RUNNING => "running",
+        worker_slot::STARTING => "starting",
+        _ => "none",
+    });
+    let dropped = counters.map_or_else(|| LOST_HERE.load(Relaxed), |counters| counters.dropped);
+    ResultSet::of(call).put([
+        Cell::text(mode(queue.is_some())),
+        Cell::text_or_null(node.as_deref()),
+        Cell::bigint(queue.map(|queue| queue.incarnation)),
+        Cell::timestamp(queue.map(|queue| queue.incarnation)),
+        Cell::integer(queue.map(|queue| queue.capacity as i32)),
+        Cell::integer(queue.map(|queue| queue.share as i32)),
+        Cell::integer(queue.map(|queue| queue.waiting() as i32)),
+        Cell::bigint(view.map(|view| view.waiting.into())),
+        Cell::integer(signals.map(|signals| signals.pending.load(SeqCst) as i32)),
+        counted(|counters| counters.accepted),
+        counted(|counters| counters.stored),
+        counted(|counters| counters.amendments),
+        counted(|counters| counters.unmatched),
+        counted(|counters| counters.written_through),
+        count(Some(dropped)),
+        moment(counters.map(|counters| counters.last_dropped_at)),
+        counted(|counters| counters.discarded),
+        counted(|counters| counters.not_logged),
+        counted(|counters| counters.quarantined),
+        count(view.map(|view| view.unknown_seen)),
+        count(view.map(|view| view.unknown_stored)),
+        Cell::text_or_null(worker),
+        Cell::integer(view.map(|view| view.worker.pid).filter(|pid| *pid != 0)),
+        counted(|counters| counters.failed_starts),
+        counted(|counters| counters.failed_batches),
+        Cell::text_or_null(error.as_deref().filter(|error| !error.is_empty())),
+        moment(view.map(|view| view.worker.last_error_at)),
+        moment(view.map(|view| view.worker.last_flush)),
+        Cell::timestamp(view.and_then(|view| view.oldest_at)),
+        Cell::bigint(losses.count),
+        Cell::bigint(losses.at_most),
+        Cell::timestamp(losses.from),
+        Cell::timestamp(losses.until),
+    ]);
+    Ok(None)
+}
+
+fn mode(has_place: bool) -> &'static str {
+    if crate::usage::queue::queue().is_none() {
+        return "in place: the library is not preloaded";
+    }
+    if !has_place {
+        return "in place: other databases take all places";
+    }
+    match (subscription::is_subscriber(), server::is_in_recovery(), is_kept_here()) {
         (false, false, _) => "shared memory",
         (true, _, true) => "shared memory, handed to the publisher",
         (true, _, false) => "not logged: the database is a subscriber that hands over nothing",
         (false, true, true) => "shared memory, handed to the primary",
         (false, true, false) => "not logged: the server is a standby that hands over nothing",
-    };
-    let worker = match running {
-        worker_slot::RUNNING => "running",
-        worker_slot::STARTING => "starting",
-        _ => "none, none is needed",
-    };
-    let shown = |n: u64| Some(n.to_string());
-    let described = [
-        ("mode", Some(mode.into())),
-        ("node", Some(hex::encode(queue.node))),
-        ("incarnation", Some(queue.incarnation.to_string())),
-        ("since", Some(output::timestamp(queue.incarnation))),
-        ("capacity", shown(queue.capacity.into())),
-        ("share", shown(queue.share.into())),
-        ("used", shown(view.used.into())),
-        ("waiting", shown(view.count.into())),
-        ("held", shown(pending.into())),
-        ("accepted", shown(counters.accepted)),
-        ("stored", shown(counters.stored)),
-        ("amendments", shown(counters.amendments)),
-        ("amendments_unmatched", shown(counters.unmatched)),
-        ("written_through", shown(counters.written_through)),
-        ("dropped", shown(counters.dropped)),
-        ("discarded", shown(counters.discarded)),
-        ("not_logged", shown(counters.not_logged)),
-        ("set_aside", shown(counters.quarantined)),
-        ("unknown", shown(view.unknown_seen)),
-        ("unknown_stored", shown(view.unknown_stored)),
-        ("worker", Some(worker.into())),
-        ("worker_pid", (view.worker.pid != 0).then(|| view.worker.pid.to_string())),
-        ("failed_starts", shown(counters.failed_starts)),
-        ("failures", shown(counters.failed_batches)),
-        ("last_error", (!error.is_empty()).then_some(error)),
-        (
-            "last_flush",
-            (view.worker.last_flush != 0).then(|| output::timestamp(view.worker.last_flush)),
-        ),
-    ];
-    rows.extend(described.map(|(name, value)| (Cow::from(name), value)));
+    }
 }
 
 fn flush_usage(call: &Call) -> Result<Option<Datum>> {

@@ -18,3 +18,4 @@ pub mod transaction;
 pub mod worker;
 
 pub use record::{Request, decided, unknown};
+pub use session::decisions::count;

@@ -34,8 +34,8 @@ static BUFFER: Integer = Integer::new(
 static FLUSH_INTERVAL: Integer = Integer::new(
     About {
         name: c"keysmith.usage_flush_interval",
-        description: c"How long a usage record waits at most before it is stored.",
-        explanation: c"The worker stores earlier where many records wait.",
+        description: c"The longest time that a usage record waits before it is stored.",
+        explanation: c"The worker stores earlier if many records wait.",
         context: Context::Reload,
         flags: pg_sys::GUC_UNIT_MS,
     },
@@ -50,7 +50,8 @@ static FLUSH_INTERVAL: Integer = Integer::new(
 static BATCH_SIZE: Integer = Integer::new(
     About {
         name: c"keysmith.usage_batch_size",
-        description: c"How many usage records the worker stores in a transaction at most.",
+        description:
+            c"The greatest number of usage records that the worker stores in one transaction.",
         explanation: c"",
         context: Context::Reload,
         flags: 0,
@@ -64,7 +65,7 @@ static BATCH_SIZE: Integer = Integer::new(
 static RETENTION: Integer = Integer::new(
     About {
         name: c"keysmith.usage_retention",
-        description: c"How long usage records are kept; 0 keeps them for good.",
+        description: c"How long usage records are kept; 0 keeps them forever.",
         explanation: c"",
         context: Context::Reload,
         flags: pg_sys::GUC_UNIT_MIN,
@@ -82,7 +83,8 @@ static CONNINFO: Text<WithoutSecret> = Text::new(
         name: c"keysmith.usage_conninfo",
         description:
             c"How a standby or subscriber reaches the server that stores its usage records.",
-        explanation: c"Empty for primary_conninfo or the subscription's; off to send none.",
+        explanation:
+            c"Empty for primary_conninfo or that of the subscription; off to send no records.",
         context: Context::Reload,
         flags: pg_sys::GUC_SUPERUSER_ONLY,
     },
@@ -94,7 +96,8 @@ static OVERFLOW: Choice = Choice::new(
     About {
         name: c"keysmith.usage_overflow",
         description: c"How usage records are handled when the buffer has no room.",
-        explanation: c"write-through has the transaction write them, if it can; drop counts them.",
+        explanation:
+            c"write-through: the transaction writes them, if it can; drop: they are counted.",
         context: Context::Superuser,
         flags: 0,
     },
@@ -107,8 +110,9 @@ static DURABILITY: Choice = Choice::new(
         name: c"keysmith.usage_durability",
         description: c"Whether usage records are stored later, or by the transaction that made \
                        them.",
-        explanation: c"commit loses nothing of transactions that write and commit; it costs each \
-                       a row.",
+        explanation:
+            c"commit: the transaction writes a row for each request; async: the worker does, \
+                       and a crash can lose records.",
         context: Context::Superuser,
         flags: 0,
     },

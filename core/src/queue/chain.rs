@@ -171,6 +171,11 @@ impl Chain {
         Some((Position { slot, sequence: found.sequence }, found))
     }
 
+    /// The first record; empty if there is none.
+    pub fn head<'a>(&self, slots: &'a [Slot]) -> &'a [u8] {
+        slots.get(self.head as usize).map(Slot::bytes).unwrap_or_default()
+    }
+
     /// The number of the first record.
     fn first(&self, slots: &[Slot]) -> Option<u64> {
         slots.get(self.head as usize).map(|slot| slot.sequence)

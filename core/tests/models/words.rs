@@ -25,7 +25,8 @@ fn words_are_read_whole_while_two_write() {
         });
         let first = read(&words);
         assert!(first.is_none_or(|n| n > 0), "unwritten words were read");
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        let firsts = writers.map(|writer| writer.join().unwrap());
+        assert_ne!(firsts[0], firsts[1], "one of them was the first");
         assert!(read(&words).is_some(), "nobody has written");
     });
 }

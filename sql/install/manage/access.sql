@@ -8,7 +8,7 @@ CREATE FUNCTION keysmith.grant_access(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
 COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
-'Gives a role an access level: verifier, issuer (for one tenant, or for the one that is signed in), auditor or admin';
+'Gives a role a level: verifier, issuer, auditor or admin; an issuer perhaps for one tenant';
 
 CREATE FUNCTION keysmith_private.lock_holder(pid integer, virtualtransaction text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -42,7 +42,7 @@ CREATE FUNCTION keysmith.revoke_access(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke_access';
 COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
-'Takes away what grant_access gave: all of it, a level, or a tenant of an issuer';
+'Takes away what grant_access gave; all of it, a level, or a tenant of an issuer';
 
 CREATE FUNCTION keysmith_private.routines_of_level(
     is_admin boolean, functions text[], internal text[], views text[], symbols text[]

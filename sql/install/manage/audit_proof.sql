@@ -20,4 +20,4 @@ CREATE FUNCTION keysmith.audit_verify(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_verify';
 COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
-'Checks the chain of each keyspace, also against heads that were kept, and names the first bad entry';
+'Checks each chain, and names its first bad entry; also against heads that were kept';

@@ -17,7 +17,7 @@ CREATE FUNCTION keysmith.define_role(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
 COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
-'Defines a role as a set of scopes, or changes it; keys with the role follow with the commit';
+'Defines a role as a set of scopes, or changes it; keys with the role follow';
 
 CREATE FUNCTION keysmith.define_route(
     keyspace text,
@@ -31,7 +31,7 @@ CREATE FUNCTION keysmith.define_route(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
 COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
-'Defines the scopes that a method and path require: all of a list; each may be an expression';
+'Defines the scopes that a method and a path require; all of a list, each may be an expression';
 
 CREATE FUNCTION keysmith.define_route(
     keyspace text,
@@ -45,7 +45,7 @@ CREATE FUNCTION keysmith.define_route(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
 COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
-'Defines the scopes that a method and path require, as one expression such as a | (b & c)';
+'Defines the scopes that a method and a path require; one expression such as a | (b & c)';
 
 CREATE FUNCTION keysmith.remove_route(
     keyspace text,

@@ -8,4 +8,4 @@ CREATE FUNCTION keysmith.add_credits(
 ) RETURNS bigint
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_credits';
 COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
-'Adds to the credits of a key or a tenant, and returns the new balance';
+'Adds credits to a key or a tenant, and returns the new balance';

@@ -1,5 +1,6 @@
 -- doctor() finds problems, and says what to do. Each of the functions below checks one part, and
--- returns a row for each problem. They run as the owner of the extension.
+-- returns a row for each problem. They run as the owner of the extension. A remedy is a statement, or
+-- it begins with a small letter and is for people.
 
 CREATE FUNCTION keysmith_private.doctor_library(
     is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
@@ -10,15 +11,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                   OR EXISTS (SELECT FROM keysmith_private.tenant WHERE limits IS NOT NULL)
                   OR EXISTS (SELECT FROM keysmith_private.keyspace WHERE limits IS NOT NULL OR generation > 0)
                 THEN 'error' ELSE 'warning' END,
-           'library', 'is not preloaded: no rate limits, no peppers, and transactions write usage',
-           'shared_preload_libraries = ''keysmith'', and a restart'
+           'library', 'it is not preloaded: no rate limits, no peppers, and each transaction writes its usage',
+           'set shared_preload_libraries = ''keysmith'', and restart'
     WHERE NOT is_preloaded
     UNION ALL
-    SELECT 'error', 'library', format('is of version %s, and the extension of %s', version, e.extversion),
-           'ALTER EXTENSION keysmith UPDATE, or a restart if the library is the older one'
+    SELECT 'error', 'library', format('it has version %s, and the extension version %s', version, e.extversion),
+           'run ALTER EXTENSION keysmith UPDATE, or restart if the library is older'
     FROM pg_extension e WHERE e.extname = 'keysmith' AND e.extversion <> version
     UNION ALL
-    SELECT 'error', 'library', format('trigger %s of %s is not as made', t.tgname, t.tgrelid::regclass),
+    SELECT 'error', 'library', format('trigger %I of %s is disabled, or enabled in another mode', t.tgname, t.tgrelid::regclass),
            format('ALTER TABLE %s ENABLE %s TRIGGER %I', t.tgrelid::regclass, m.mode, t.tgname)
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
     -- ENABLE TRIGGER ALL, as pg_restore --disable-triggers calls it, forgets these modes.
@@ -33,26 +34,25 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
     WHERE c.relnamespace = 'keysmith_private'::regnamespace AND NOT (i.indisvalid AND i.indisready)
     UNION ALL
-    SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'SECURITY.md, "Peppers"'
+    SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'see "Peppers" in SECURITY.md'
     WHERE pepper_problem IS NOT NULL
     UNION ALL
-    SELECT 'error', 'pepper', 'keys are stored with ' || CASE p WHEN '0' THEN 'none, which the file does not allow'
-               ELSE format('pepper %s, which is not there', p) END || ': they are refused',
-           CASE p WHEN '0' THEN 'the line 0:unpeppered, until they are rotated'
+    SELECT 'error', 'pepper', CASE p WHEN '0' THEN 'keys without a pepper are refused: the file does not allow them'
+               ELSE format('keys of pepper %s are refused: the file does not have it', p) END,
+           CASE p WHEN '0' THEN 'add the line 0:unpeppered until these keys are rotated'
                ELSE 'put it back into the file, and restart' END
     FROM unnest(lost_peppers) AS p
     UNION ALL
     SELECT 'warning', 'pepper', format('%s active keys are stored with an older pepper than %s',
                                        count(*), newest_pepper),
-           'rotate() moves a key to the newest'
+           'rotate them: keysmith.rotate() moves a key to the newest'
     FROM keysmith_private.key k
     WHERE k.generation < newest_pepper AND k.revoked_at IS NULL AND k.rotated_to IS NULL
       AND NOT k.generation::text = ANY (lost_peppers)
     HAVING count(*) > 0
     UNION ALL
-    SELECT 'warning', 'pepper', format('%s keys were imported, and there is no pepper: '
-               'a stolen dump lets short ones be guessed', count(*)),
-           'keysmith.pepper_file, and rotate the keys'
+    SELECT 'warning', 'pepper', format('%s imported keys have no pepper: who steals a dump can guess short ones', count(*)),
+           'set keysmith.pepper_file, and rotate the keys'
     FROM keysmith_private.key k
     WHERE newest_pepper = 0 AND k.imported AND k.revoked_at IS NULL
     HAVING count(*) > 0
@@ -75,8 +75,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                    THEN (SELECT c.timestamp FROM pg_last_committed_xact() c) END)) AS newest (at)
     WHERE newest.at > clock_timestamp() + '1 second'
     UNION ALL
-    SELECT 'warning', 'server', 'ssl is off, and the server listens beyond this machine: keys travel readably',
-           'ALTER SYSTEM SET ssl = on, and hostssl in pg_hba.conf'
+    SELECT 'warning', 'server', 'ssl is off, and other machines can connect: keys travel in plain text',
+           'set ssl = on, and use hostssl in pg_hba.conf'
     FROM pg_settings l, pg_settings s
     WHERE s.name = 'ssl' AND s.setting = 'off' AND l.name = 'listen_addresses'
       AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
@@ -84,9 +84,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     -- A few keys are a trial. Ten are a product.
     SELECT 'warning', 'keyspace',
-           format('keys of keyspace %s start with %s, as those of every installation: '
+           format('keys of keyspace %s start with %s, as in every installation: '
                   'a secret scanner cannot tell that they are yours', p.keyspace, p.prefix),
-           format('keysmith.alter_keyspace(%L, ''{"prefixes": {"secret": {"live": "yours_live_"}}}'')', p.keyspace)
+           -- SQL joins strings on two lines.
+           format(E'SELECT keysmith.alter_keyspace(%L,\n''{"prefixes": {"secret":''\n'' {"live": "yours_live_"}}}'')', p.keyspace)
     FROM keysmith_private.keyspace_prefix p
     WHERE p.kind = 'secret' AND p.prefix IN ('ks_live_', 'ks_test_')
       AND (SELECT count(*) FROM (
@@ -122,7 +123,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                       AND o.whose = '')) AS longest
         FROM settings s
     )
-    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too',
+    SELECT 'warning', 'logging', format('%s = %s%s writes bound values to the log, and so keys',
                                         v.name, v.value, v.whose),
            format('ALTER %s SET log_parameter_max_length = 0', v.place)
     FROM valued v
@@ -131,12 +132,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            OR v.name = 'log_transaction_sample_rate' AND v.value <> '0')
       AND v.longest <> '0'
     UNION ALL
-    SELECT 'warning', 'logging', format('%s = %s%s logs bound values of what fails',
+    SELECT 'warning', 'logging', format('%s = %s%s writes bound values of failed statements to the log',
                                         v.name, v.value, v.whose),
            format('ALTER %s SET %s = 0', v.place, v.name)
     FROM valued v WHERE v.name = 'log_parameter_max_length_on_error' AND v.value <> '0'
     UNION ALL
-    SELECT 'warning', 'logging', format('auto_explain, with %s%s, logs what functions are called with',
+    SELECT 'warning', 'logging', format('auto_explain writes arguments of functions to the log, by %s%s',
                                         o.name, o.whose),
            format('ALTER %s SET %s = %s', o.place, o.name, CASE o.name WHEN 'auto_explain.log_verbose' THEN 'off' ELSE '0' END)
     FROM valued o
@@ -145,12 +146,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND EXISTS (SELECT FROM settings m
                   WHERE m.name = 'auto_explain.log_min_duration' AND m.value <> '-1')
     UNION ALL
-    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too', v.name, v.value, v.whose),
+    SELECT 'warning', 'logging', format('%s = %s%s writes bound values to the log, and so keys', v.name, v.value, v.whose),
            format('ALTER %s SET pgaudit.log_parameter = off', v.place)
     FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
     UNION ALL
     -- The texts of other statements are stored without constants.
-    SELECT 'warning', 'logging', format('%s = %s%s keeps keys in texts of utility statements', v.name, v.value, v.whose),
+    SELECT 'warning', 'logging', format('%s = %s%s keeps texts of utility statements, and so keys', v.name, v.value, v.whose),
            format('ALTER %s SET pg_stat_statements.track_utility = off', v.place)
     FROM valued v
     WHERE v.name = 'pg_stat_statements.track_utility' AND v.value IN ('on', 'true', '1', 'yes')
@@ -163,13 +164,13 @@ CREATE FUNCTION keysmith_private.doctor_access(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'error', 'access', format('role number %s was dropped, and still is %s; so is the next of that number',
+    SELECT 'error', 'access', format('role number %s was dropped, and still has the level %s: a new role may get that number',
                                      a.role::oid, string_agg(DISTINCT a.level, ', ')),
            format('DELETE FROM keysmith_private.access WHERE role = %s', a.role::oid)
     FROM keysmith_private.access a
     WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.role) GROUP BY a.role::oid
     UNION ALL
-    SELECT 'error', 'access', format('%s has rights on %s, which only functions should touch',
+    SELECT 'error', 'access', format('%s has rights on %s, which only keysmith should use',
                                      CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END,
                                      c.oid::regclass),
            format('REVOKE ALL ON %s FROM %s', c.oid::regclass,
@@ -197,7 +198,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_namespace n, aclexplode(n.nspacl) x
     WHERE n.nspname IN ('keysmith', 'keysmith_private') AND x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner
     UNION ALL
-    SELECT 'error', 'access', format('%s may name the tables in the schema keysmith_private, and so lock them',
+    SELECT 'error', 'access', format('%s may use the schema keysmith_private, and so lock its tables',
                                      CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
            format('REVOKE USAGE ON SCHEMA keysmith_private FROM %s',
                   CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
@@ -211,6 +212,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     JOIN pg_roles p ON p.rolname IN ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
                                      'pg_write_server_files', 'pg_execute_server_program', 'pg_maintain')
      AND pg_has_role(r.oid, p.oid, 'MEMBER')
+    UNION ALL
+    SELECT 'warning', 'access', 'no role has a level: only superusers and the owner can use keysmith',
+           'give the role of your application a level: see keysmith.help(''grant_access'')'
+    WHERE NOT EXISTS (SELECT FROM pg_proc p, aclexplode(p.proacl) a
+                      WHERE p.pronamespace = 'keysmith'::regnamespace AND a.grantee NOT IN (0, p.proowner))
+      AND (SELECT count(*) FROM (SELECT FROM keysmith_private.key k LIMIT 10) AS first_ten) = 10
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_access() IS
 'The part of doctor() that looks for privileges that no role should have';
@@ -219,64 +226,49 @@ CREATE FUNCTION keysmith_private.doctor_usage(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH numbers AS MATERIALIZED (
-        SELECT u.name, u.value FROM keysmith.usage_status() u
-        UNION ALL SELECT l.name, l.value FROM keysmith.limit_status() l
-    ), n AS (
-        SELECT max(value) FILTER (WHERE name = 'mode') AS mode,
-               max(value) FILTER (WHERE name = 'dropped')::bigint AS dropped,
-               max(value) FILTER (WHERE name = 'used')::bigint AS used,
-               max(value) FILTER (WHERE name = 'capacity')::bigint AS capacity,
-               max(value) FILTER (WHERE name = 'waiting')::bigint AS waiting,
-               max(value) FILTER (WHERE name = 'share')::bigint AS share,
-               max(value) FILTER (WHERE name = 'worker') AS worker,
-               max(value) FILTER (WHERE name = 'failed_starts')::bigint AS failed_starts,
-               max(value) FILTER (WHERE name = 'failures')::bigint AS failures,
-               max(value) FILTER (WHERE name = 'last_error') AS last_error,
-               max(value) FILTER (WHERE name = 'limit buckets in use')::bigint AS buckets,
-               max(value) FILTER (WHERE name = 'limit buckets at most')::bigint AS most_buckets,
-               max(value) FILTER (WHERE name = 'calls refused for want of a bucket')::bigint AS refused
-        FROM numbers
-    ), today AS (
-        SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
+    WITH u AS MATERIALIZED (
+        SELECT * FROM keysmith.usage_status()
+    ), l AS MATERIALIZED (
+        SELECT * FROM keysmith.limit_status()
+    ), raised AS MATERIALIZED (
+        SELECT a.alarm, a.value FROM keysmith_private.alarms() a WHERE a.raised
     ), partitions AS MATERIALIZED (
         -- Two days of grace: requests, or a call of maintain(), have them dropped.
         SELECT p.*, p.ends <= k.kept_from - interval '48 hours' AS is_old
         FROM keysmith_private.usage_partitions() p, keysmith_private.usage_kept_from() AS k (kept_from)
     )
-    SELECT 'warning', 'usage', mode, 'fewer databases with keysmith in this server' FROM n
-    WHERE mode LIKE 'in place: other databases%'
+    SELECT 'warning', 'usage', u.mode, 'fewer databases with keysmith in this server' FROM u
+    WHERE u.mode LIKE 'in place: other databases%'
     UNION ALL
-    SELECT 'warning', 'usage', format('%s records were dropped since the server started', dropped),
-           'a larger keysmith.usage_buffer, or usage_overflow = write-through' FROM n WHERE dropped > 0
+    SELECT 'warning', 'usage', format('%s records were dropped since the server started', u.dropped),
+           'a larger keysmith.usage_buffer, or usage_overflow = write-through'
+    FROM u, raised r WHERE r.alarm = 'usage_dropped'
     UNION ALL
-    SELECT 'warning', 'usage', format('the buffer is nearly full: %s records of %s wait', waiting, share),
+    SELECT 'warning', 'usage', format('the buffer is filling: %s records of %s wait', u.waiting, u.share),
            'a larger keysmith.usage_buffer; usage_status() tells how the worker fares'
-    FROM n WHERE used * 10 >= capacity * 8 OR waiting * 10 >= share * 8
+    FROM u, raised r WHERE r.alarm = 'usage_queue_filling'
     UNION ALL
     SELECT 'error', 'usage', format('%s records wait, and the worker could not be started %s times',
-                                    waiting, failed_starts),
+                                    u.waiting, u.failed_starts),
            'a larger max_worker_processes, and a restart'
-    FROM n WHERE failed_starts > 0 AND waiting > 0 AND worker <> 'running'
+    FROM u, raised r WHERE r.alarm = 'usage_worker_missing'
     UNION ALL
-    SELECT 'warning', 'usage', format('%s batches failed; the last error: %s', failures, last_error),
-           'usage_status() and the server''s log tell more' FROM n WHERE failures > 0
+    SELECT 'warning', 'usage', format('%s batches failed; the last error: %s', u.failures, u.last_error),
+           'usage_status() and the server''s log tell more'
+    FROM u, raised r WHERE r.alarm = 'usage_failing'
     UNION ALL
-    SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', count(*)),
+    SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', r.value),
            'SELECT error FROM keysmith_private.usage_set_aside'
-    FROM keysmith_private.usage_set_aside WHERE set_aside_at > now() - interval '7 days' HAVING count(*) > 0
+    FROM raised r WHERE r.alarm = 'usage_quarantined'
     UNION ALL
     SELECT 'warning', 'usage', format('a crash may have cost %s records, between %s and %s',
-                                      sum(lost_at_most), to_char(min(lost_from), 'YYYY-MM-DD HH24:MI'),
-                                      to_char(max(lost_until), 'YYYY-MM-DD HH24:MI')),
+                                      r.value, to_char(u.lost_from, 'YYYY-MM-DD HH24:MI'),
+                                      to_char(u.lost_until, 'YYYY-MM-DD HH24:MI')),
            'usage_durability = commit, if none may be lost'
-    FROM keysmith_private.usage_incarnation
-    WHERE lost_at_most > 0 AND lost_until > now() - interval '7 days' HAVING count(*) > 0
+    FROM u, raised r WHERE r.alarm = 'usage_lost'
     UNION ALL
     SELECT 'warning', 'usage', 'there is no partition for tomorrow''s requests', 'SELECT * FROM keysmith.maintain()'
-    FROM today
-    WHERE NOT EXISTS (SELECT FROM partitions p WHERE p.ends > (day + 1)::timestamp AT TIME ZONE 'UTC')
-      AND EXISTS (SELECT FROM keysmith_private.usage_event e WHERE e.at >= day::timestamp AT TIME ZONE 'UTC')
+    FROM raised r WHERE r.alarm = 'partition_missing'
     UNION ALL
     SELECT 'warning', 'usage', format('%s days are kept beyond keysmith.usage_retention', count(*)),
            'SELECT * FROM keysmith.maintain()'
@@ -301,33 +293,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'SELECT * FROM keysmith.maintain()'
     FROM keysmith_private.usage_delta HAVING count(*) > 100000
     UNION ALL
-    SELECT 'warning', 'limits', format('the table of limits is nearly full: %s of %s', buckets, most_buckets),
-           'a larger keysmith.max_buckets, and a restart' FROM n WHERE buckets * 10 >= most_buckets * 8
+    SELECT 'warning', 'limits', format('the table of limits is nearly full: %s of %s', l.buckets, l.max_buckets),
+           'a larger keysmith.max_buckets, and a restart'
+    FROM l, raised r WHERE r.alarm = 'limit_buckets_filling'
     UNION ALL
-    SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', refused),
-           'a larger keysmith.max_buckets, and a restart' FROM n WHERE refused > 0
+    SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', l.unavailable),
+           'a larger keysmith.max_buckets, and a restart'
+    FROM l, raised r WHERE r.alarm = 'limits_unavailable'
     UNION ALL
-    -- Looks at the newest thousand entries of each chain, and at the one before them. That is cheap,
-    -- and no proof. audit_verify() proves it.
-    SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
+    SELECT 'error', 'audit', CASE WHEN g.entry IS NULL
+               THEN format('keyspace %s has no audit, and was made by someone', g.keyspace)
+               ELSE format('the chain of keyspace %s has a gap before entry %s', g.keyspace, g.entry) END,
            'SELECT * FROM keysmith.audit_verify()'
-    FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
-          FROM (SELECT keyspace FROM keysmith_private.keyspace UNION SELECT '*') c
-          CROSS JOIN LATERAL (
-              SELECT a.entry FROM keysmith_private.audit_entry a
-              WHERE a.keyspace = c.keyspace ORDER BY a.entry DESC LIMIT 1000) e) g
-    WHERE g.entry <> 1 + coalesce(g.previous, (
-              SELECT max(a.entry) FROM keysmith_private.audit_entry a
-              WHERE a.keyspace = g.keyspace AND a.entry < g.entry), 0)
-    GROUP BY g.keyspace
-    UNION ALL
-    SELECT 'error', 'audit', format('keyspace %s has no audit, and was made by someone', k.keyspace),
-           'SELECT * FROM keysmith.audit_verify()'
-    FROM keysmith_private.keyspace k
-    WHERE k.created_at < now()
-      -- The audit of a subscriber may be on its publisher.
-      AND NOT keysmith_private.is_subscribed('keysmith_private.keyspace')
-      AND NOT EXISTS (SELECT FROM keysmith_private.audit_entry a WHERE a.keyspace = k.keyspace)
+    FROM keysmith_private.audit_gaps() g
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
 'The part of doctor() that looks at usage records and their worker, limits and the audit';
@@ -339,16 +317,15 @@ CREATE FUNCTION keysmith_private.doctor_events(
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'events',
            format('the queue of notifications is %s percent full, and from %s on no events are sent',
-                  round(100 * q.usage::numeric, 1), queue_limit),
+                  round(100 * a.value::numeric, 1), queue_limit),
            'end the session that listens and does not read: PostgreSQL''s log names it'
-    FROM pg_notification_queue_usage() AS q (usage)
-    WHERE 200 * q.usage > queue_limit
+    FROM keysmith_private.alarms() a WHERE a.alarm = 'notify_queue_filling' AND a.raised
     UNION ALL
     SELECT 'warning', 'events',
            format('%s events were not sent, the last of them at %s: the queue of notifications was full',
                   unsent, last_unsent_at),
            'have listeners read what there is again; end sessions that listen and do not read'
-    WHERE last_unsent_at > now() - interval '1 day'
+    FROM keysmith_private.alarms() a WHERE a.alarm = 'events_unsent' AND a.raised
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_events(integer, bigint, timestamptz) IS
 'The part of doctor() that looks at the queue of notifications';
@@ -368,27 +345,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL SELECT * FROM keysmith_private.doctor_replication()
         UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
     )
-    SELECT level, subject, finding, remedy FROM (
-        SELECT array_position('{error,warning}', f.level) AS rank, 0 AS place, f.* FROM findings f
-        UNION ALL
-        SELECT 3, place, 'ok', s.subject, s.finding, NULL
-        FROM (VALUES
-            (1, 'library', format('preloaded, of version %s as the extension', version)),
-            (2, 'server', 'writes what it commits, and hides what it sends'),
-            (3, 'pepper', CASE newest_pepper WHEN 0 THEN 'none; keys of 256 random bits need none'
-                              ELSE format('all keys are stored with pepper %s', newest_pepper) END),
-            (4, 'logging', 'no setting writes bound keys to the log; write none into a statement''s text'),
-            (5, 'isolation', 'no table shows a tenant what is another''s'),
-            (6, 'policies', 'ask once per query who is signed in'),
-            (7, 'access', 'nobody has a right that grant_access does not give'),
-            (8, 'usage', 'records are stored, and nothing was lost'),
-            (9, 'limits', 'there is room to count calls'),
-            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal'),
-            (11, 'replication', 'no subscription that brings keys has stopped')
-        ) AS s (place, subject, finding)
-        WHERE s.subject NOT IN (SELECT f.subject FROM findings f)
-    ) AS rows
-    ORDER BY rank, place, subject, finding
+    -- In psql, a row with these widths fits 100 columns.
+    SELECT level, subject, keysmith_private.wrapped(finding, 35), keysmith_private.wrapped(remedy, 36)
+    FROM (SELECT * FROM findings ORDER BY array_position('{error,warning}', level), subject, finding) AS ordered
+    UNION ALL
+    SELECT 'ok', 'keysmith', format('no problem found; preloaded, version %s', version), NULL
+    WHERE NOT EXISTS (SELECT FROM findings)
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_findings(
     boolean, text, text, text[], smallint, integer, bigint, timestamptz) IS
@@ -399,4 +361,4 @@ CREATE FUNCTION keysmith.doctor(
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
 COMMENT ON FUNCTION keysmith.doctor() IS
-'Checks the installation: problems, each with a remedy, errors first; a row ok for each subject without a problem';
+'Finds faults of the installation; a row for each, with its remedy, or one row that all is well';

@@ -53,20 +53,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                         AND d.refclassid = 'pg_proc'::regclass
                         AND f.pronamespace = 'keysmith'::regnamespace)
     ), tenant_column AS (
-        SELECT b.found AS oid, b.tenant_column AS attname, b.tenant_type AS atttypid, b.tenant_number AS attnum
+        SELECT b.found AS oid, b.tenant_column AS attname, b.tenant_type AS atttypid, b.tenant_number AS attnum, b.keyspace
         FROM keysmith_private.isolated_by b
     )
     SELECT p.level, 'isolation', format('table %s: %s', p.relation::regclass, p.problem), p.remedy
     FROM keysmith_private.isolation_problems() p
     UNION ALL
-    SELECT 'warning', 'isolation', format('table %s: its owner %s verifies, and so could open it',
+    SELECT 'warning', 'isolation', format('table %s: its owner %s may verify, and could end its isolation',
                                           c.oid::regclass, c.relowner::regrole),
-           format('ALTER TABLE %s OWNER TO another role', c.oid::regclass)
+           'give it an owner without a level'
     FROM pg_class c
     WHERE c.oid IN (SELECT oid FROM isolated)
       AND c.relowner IN (SELECT v.oid FROM keysmith_private.verifying_role v)
     UNION ALL
-    SELECT 'error', 'isolation', format('role %s verifies, and row security does not hold it: it %s',
+    SELECT 'error', 'isolation', format('role %s may verify, and row security does not apply to it: it %s',
                                         r.oid::regrole, CASE WHEN r.rolsuper THEN 'is a superuser'
                                                              ELSE 'has BYPASSRLS' END),
            format('ALTER ROLE %s %s', r.oid::regrole,
@@ -75,8 +75,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s has the column %I of isolated tables, and is not isolated',
                                           c.oid::regclass, t.attname),
-           format('keysmith.isolate(%L, %L), if its rows are of tenants', c.oid::regclass, t.attname)
-    FROM (SELECT DISTINCT attname, atttypid FROM tenant_column) t
+           format('SELECT keysmith.isolate(%L, %L%s)', c.oid::regclass, t.attname, ', ' || quote_literal(t.keyspace))
+    FROM (SELECT attname, atttypid, min(keyspace) AS keyspace FROM tenant_column GROUP BY attname, atttypid) t
     JOIN pg_attribute a ON a.attname = t.attname AND a.atttypid = t.atttypid AND a.attnum > 0
     JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
     WHERE c.relnamespace <> 'keysmith_private'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
@@ -85,7 +85,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s fills in the tenant that is signed in, and is not isolated',
                                           c.oid::regclass),
-           format('keysmith.isolate(%L, %L)', c.oid::regclass, a.attname)
+           format('SELECT keysmith.isolate(%L, %L%s)', c.oid::regclass, a.attname,
+                  CASE WHEN a.atttypid <> 'uuid'::regtype THEN ', ''default''' END)
     FROM pg_attrdef f
     JOIN pg_class c ON c.oid = f.adrelid AND c.relkind IN ('r', 'p')
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = f.adnum
@@ -98,12 +99,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s has row security and no policy: only its owner sees rows',
                                           c.oid::regclass),
-           format('keysmith.isolate(%L, ...), or a policy of your own', c.oid::regclass)
+           'isolate it, or make a policy of your own'
     FROM pg_class c
     WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND NOT c.relispartition
       AND c.oid NOT IN (SELECT oid FROM isolated) AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
     UNION ALL
-    SELECT 'warning', 'policies', format('policy %I of %s calls a function of ours for each row',
+    SELECT 'warning', 'policies', format('policy %I of %s calls a function of keysmith for each row',
                                          p.polname, p.polrelid::regclass),
            'put the call into a sub-select: (SELECT keysmith.current_tenant_id())'
     FROM pg_policy p
@@ -121,7 +122,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     -- they are not worth guessing.
     SELECT 'warning', 'isolation', format('table %s: indexes on %s tell a tenant which values others have',
                                           t.oid::regclass, string_agg(DISTINCT quote_ident(a.attname), ', ')),
-           format('indexes that begin with %I; see SECURITY.md, "Isolated tables"', t.attname)
+           format('begin them with %I: see "Isolated tables" in SECURITY.md', t.attname)
     FROM tenant_column t
     JOIN pg_index x ON x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] <> t.attnum
     -- An index is also used for a condition on a later column alone.

@@ -4,29 +4,17 @@ CREATE FUNCTION keysmith_private.doctor_replication(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH subscribed AS (
-        SELECT s.oid, s.subname AS name, s.subenabled AS is_enabled,
-               count(*) FILTER (WHERE r.srsubstate <> 'r') AS not_copied,
-               EXISTS (SELECT FROM pg_stat_subscription t
-                       WHERE t.subid = s.oid AND t.relid IS NULL AND t.pid IS NOT NULL) AS is_applied,
-               (SELECT t.apply_error_count + t.sync_error_count FROM pg_stat_subscription_stats t
-                WHERE t.subid = s.oid) AS errors
-        FROM pg_subscription s
-        JOIN pg_subscription_rel r ON r.srsubid = s.oid
-        JOIN pg_class c ON c.oid = r.srrelid
-        WHERE c.relnamespace = 'keysmith_private'::regnamespace
-        GROUP BY s.oid
-    )
-    SELECT 'error', 'replication', format('subscription %I is disabled: revocations don''t arrive', name),
-           format('ALTER SUBSCRIPTION %I ENABLE; if an error has disabled it, the log of this server has the error', name)
+    WITH subscribed AS (SELECT * FROM keysmith_private.subscriptions())
+    SELECT 'error', 'replication', format('subscription %I is disabled: revocations do not arrive; after an error, the log of this server says why', name),
+           format('ALTER SUBSCRIPTION %I ENABLE', name)
     FROM subscribed WHERE NOT is_enabled
     UNION ALL
-    SELECT 'error', 'replication', format('subscription %I has stopped: revocations don''t arrive', name),
-           'remove the cause, which the log of this server has: such as a row of this database, or a role that is missing'
+    SELECT 'error', 'replication', format('subscription %I has stopped: revocations do not arrive', name),
+           'remove the cause that the log of this server names, such as a row that is in the way'
     FROM subscribed WHERE is_enabled AND NOT is_applied
     UNION ALL
-    SELECT 'warning', 'replication', format('subscription %I has failed %s times', name, errors),
-           format('the log of this server has the errors; SELECT pg_stat_reset_subscription_stats(%s) forgets them', oid)
+    SELECT 'warning', 'replication', format('subscription %I has failed %s times: the log of this server has the errors', name, errors),
+           format('SELECT pg_stat_reset_subscription_stats(%s)', oid)
     FROM subscribed WHERE errors > 0
     UNION ALL
     SELECT 'warning', 'replication', format('subscription %I has not copied %s tables yet', name, not_copied),
@@ -34,7 +22,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM subscribed WHERE not_copied > 0
     UNION ALL
     SELECT 'warning', 'replication',
-           format('publication %I leaves out updates or deletes of keys: a subscriber would not hear of revocations', p.pubname),
+           format('publication %I leaves out updates or deletes of keys: revocations would not reach a subscriber', p.pubname),
            format('ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'')', p.pubname)
     FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
     WHERE t.schemaname = 'keysmith_private' AND t.tablename = 'key' AND NOT (p.pubupdate AND p.pubdelete)

@@ -1,6 +1,6 @@
 -- The progress of protect_existing().
 
-CREATE FUNCTION keysmith.hashing_state(
+CREATE FUNCTION keysmith_private.hashing_state(
     relation oid,
     trigger_id oid,
     OUT phase text,
@@ -13,13 +13,13 @@ CREATE FUNCTION keysmith.hashing_state(
     OUT finished_at timestamptz
 ) RETURNS SETOF record
 LANGUAGE c STABLE STRICT ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_hashing_state';
-COMMENT ON FUNCTION keysmith.hashing_state(oid, oid) IS
+COMMENT ON FUNCTION keysmith_private.hashing_state(oid, oid) IS
 'The progress of protect_existing in a table, for its owner and for callers that see everything; hashing_progress calls it';
 
 CREATE VIEW keysmith.hashing_progress AS
 SELECT t.tgrelid::regclass AS relation, s.phase, s.part, s.round, s.pages_total, s.pages_done, s.rows_done,
        s.started_at, s.finished_at
-FROM pg_catalog.pg_trigger t, LATERAL keysmith.hashing_state(t.tgrelid, t.oid) s
+FROM pg_catalog.pg_trigger t, LATERAL keysmith_private.hashing_state(t.tgrelid, t.oid) s
 WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
   AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure;
 COMMENT ON VIEW keysmith.hashing_progress IS 'The protected tables that the reader owns, with the progress of protect_existing in each';

@@ -10,6 +10,23 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION keysmith_private.distributed_tables() IS 'Tables that Citus has distributed';
 
+-- Whoever reads one of these tables waits. The lock of an index or of a TOAST table is one of its
+-- table.
+CREATE FUNCTION keysmith_private.locked_relations(OUT relation oid) RETURNS SETOF oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH locked AS MATERIALIZED (
+        SELECT l.relation FROM pg_locks l
+        WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
+          AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+    )
+    SELECT l.relation FROM locked l
+    UNION SELECT x.indrelid FROM locked l JOIN pg_index x ON x.indexrelid = l.relation
+    UNION SELECT c.oid FROM locked l JOIN pg_class c ON c.reltoastrelid = l.relation
+$$;
+COMMENT ON FUNCTION keysmith_private.locked_relations() IS
+'Tables that other sessions have locked against readers, or are about to';
+
 -- These roles run the requests of applications: they have the level verifier, or EXECUTE on a
 -- function that decides. Administrators are left out, as they may call all functions.
 CREATE VIEW keysmith_private.verifying_role AS
@@ -66,6 +83,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                    SELECT FROM pg_policy p WHERE p.polrelid = c.oid
                    AND p.polname IN ('keysmith_tenant', 'keysmith_access')) AS is_bare
         FROM known k JOIN pg_class c USING (oid) WHERE wanted IS NULL OR c.oid = wanted
+    ), locked AS MATERIALIZED (
+        SELECT l.relation FROM keysmith_private.locked_relations() l
     ), part(of, oid) AS (
         SELECT i.oid, h.inhrelid FROM isolated i JOIN pg_inherits h ON h.inhparent = i.oid
         UNION
@@ -84,11 +103,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
         JOIN pg_rewrite w ON w.oid = d.objid
         JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
     )
-    SELECT i.oid, 'error', 'it was isolated, and is not any more: all see all its rows',
+    SELECT i.oid, 'error', 'it was isolated, and no longer is: every reader sees all rows',
            'call keysmith.isolate() for it again, or keysmith.release()'
     FROM isolated i WHERE i.is_bare
     UNION ALL
-    SELECT i.oid, 'error', 'row security is off: all see all its rows',
+    SELECT i.oid, 'error', 'row security is off: every reader sees all rows',
            format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', i.name)
     FROM isolated i WHERE NOT i.relrowsecurity AND NOT i.is_bare
     UNION ALL
@@ -103,17 +122,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     -- If one table is wanted, only its policies are printed.
     JOIN keysmith_private.isolated_by e ON e.found = i.oid AND (wanted IS NULL OR e.found = wanted)
     CROSS JOIN (VALUES ('keysmith_tenant', false), ('keysmith_access', true)) AS p (name, is_permissive)
-    CROSS JOIN LATERAL keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) AS f (fault)
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN i.oid IN (SELECT l.relation FROM locked l)
+                    THEN 'can''t be read, since someone has locked the table'
+                    ELSE keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) END
+    ) AS f (fault)
     WHERE f.fault IS NOT NULL AND (e.has_access OR NOT p.is_permissive) AND NOT i.is_bare
     UNION ALL
     SELECT i.oid, 'error', format('its owner %s %s, and sees all its rows', r.oid::regrole,
                                   CASE WHEN r.rolsuper THEN 'is a superuser' ELSE 'has BYPASSRLS' END),
-           format('ALTER TABLE %s OWNER TO another role', i.name)
+           'give it an owner to whom row security applies'
     FROM isolated i JOIN pg_roles r ON r.oid = i.relowner
     WHERE i.is_registered AND (r.rolsuper OR r.rolbypassrls)
     UNION ALL
     SELECT i.oid, 'error', format('its part %s can be read past it', p.oid::regclass),
-           format('REVOKE ALL ON %s FROM those who have it, or isolate it too', p.oid::regclass)
+           format('revoke all rights on %s, or isolate it too', p.oid::regclass)
     FROM isolated i JOIN part p ON p.of = i.oid
     WHERE p.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(p.oid)
     UNION ALL
@@ -122,13 +145,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     FROM isolated i JOIN whole w ON w.of = i.oid
     WHERE w.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(w.oid)
     UNION ALL
-    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'undistribute_table'
+    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'call undistribute_table() for it'
     FROM isolated i WHERE i.oid IN (SELECT keysmith_private.distributed_tables())
     UNION ALL
     SELECT i.oid, 'warning', CASE c.relkind
                WHEN 'm' THEN format('materialized view %s holds its rows for whoever may read it', c.oid::regclass)
                ELSE format('view %s shows all its rows: it reads as %s', c.oid::regclass, r.oid::regrole) END,
-           CASE c.relkind WHEN 'm' THEN 'a table in its place, or let nobody read it'
+           CASE c.relkind WHEN 'm' THEN 'replace it by a table, or let nobody read it'
                ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
     FROM isolated i
     JOIN above a ON a.of = i.oid
@@ -189,12 +212,12 @@ CREATE FUNCTION keysmith.isolate(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
 COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
-'Sets row-level security up so that a table shows and accepts only rows of the tenant that is signed in';
+'Has a table show and take only rows of the tenant signed in; by row-level security';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';
 COMMENT ON FUNCTION keysmith.release(regclass) IS
-'Undoes isolate: drops its policies, and restores the earlier state of row security';
+'Undoes isolate; drops its policies, and restores the earlier state of row security';
 
 -- For callers that see everything, whatever their privileges on the catalogs.
 CREATE FUNCTION keysmith_private.isolation_states(

@@ -69,12 +69,12 @@ CREATE FUNCTION keysmith.import_key(
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
 COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
-'Imports a key of another system by the SHA-256 of the whole key, without the key itself';
+'Imports a key of another system by its SHA-256; the key itself is not needed';
 
 CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
-'Changes the fields that a JSON object names, and returns the changed key';
+'Changes a key, and returns it; a JSON object names the fields, the others stay';
 
 CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
@@ -90,12 +90,12 @@ CREATE FUNCTION keysmith.regenerate(
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_regenerate';
 COMMENT ON FUNCTION keysmith.regenerate(text, text, text, text, text) IS
-'Replaces a tenant''s only key with a new one in one commit, for products with a single key per account';
+'Replaces a tenant''s only key; for products with a single key per account';
 
 CREATE FUNCTION keysmith.disable(key_id uuid) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_disable';
 COMMENT ON FUNCTION keysmith.disable(uuid) IS
-'Disables a key: it is refused until it is enabled';
+'Disables a key; it is refused until it is enabled';
 
 CREATE FUNCTION keysmith.enable(key_id uuid) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_enable';
@@ -105,9 +105,9 @@ COMMENT ON FUNCTION keysmith.enable(uuid) IS
 CREATE FUNCTION keysmith.revoke(key_id uuid, reason text DEFAULT NULL) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke';
 COMMENT ON FUNCTION keysmith.revoke(uuid, text) IS
-'Revokes a key for good: it is refused from this commit on';
+'Revokes a key for good; it is refused from this commit on';
 
 CREATE FUNCTION keysmith.report_leak(api_key text, source text) RETURNS SETOF uuid
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_report_leak';
 COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
-'Revokes a secret key that leaked, in every keyspace that has it, and returns its ids';
+'Revokes a secret key that leaked, and returns its ids; in every keyspace that has it';

@@ -22,12 +22,12 @@ CREATE FUNCTION keysmith.create_keyspace(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
 COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean) IS
-'Makes a keyspace: the keys of one product, with their formats, defaults and bounds';
+'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_keyspace';
 COMMENT ON FUNCTION keysmith.alter_keyspace(text, jsonb) IS
-'Changes the options that a JSON object names; the others stay';
+'Changes the options of a keyspace; a JSON object names them, the others stay';
 
 CREATE FUNCTION keysmith.event_channel(keyspace text DEFAULT 'default') RETURNS text
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_event_channel';

@@ -1,14 +1,3 @@
--- The rows that the caller may see.
-CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
-COMMENT ON FUNCTION keysmith.sees_everything() IS
-'Whether the caller sees all tenants, as administrators and auditors do who act for no key';
-
-CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
-COMMENT ON FUNCTION keysmith.own_tenants() IS
-'The ids of the tenants that the caller sees, unless it sees all';
-
 -- Views that show some readers only a part of the rows have two halves. The first half is a
 -- private view with the rows of all tenants, for readers who see everything. It is planned as
 -- part of their query, so that indexes serve their conditions. Other readers could learn from
@@ -22,9 +11,9 @@ COMMENT ON FUNCTION keysmith_private.shows_everything_support(internal) IS
 
 CREATE FUNCTION keysmith_private.shows_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.shows_everything_support
-AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
+AS 'MODULE_PATHNAME', 'keysmith_shows_everything';
 COMMENT ON FUNCTION keysmith_private.shows_everything() IS
-'The result of sees_everything(); where it is false, the planner knows it';
+'Whether the caller sees all tenants, as administrators and auditors do who act for no key';
 
 CREATE FUNCTION keysmith_private.own_rows_support(internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_own_rows_support';

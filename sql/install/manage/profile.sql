@@ -3,7 +3,7 @@
 CREATE FUNCTION keysmith.whoami() RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
 COMMENT ON FUNCTION keysmith.whoami() IS
-'A description of the key that the transaction acts for, and of its tenant';
+'The key that the transaction acts for, and its tenant; as JSON';
 
 CREATE FUNCTION keysmith_private.profile(key_id uuid, scopes text[]) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -13,7 +13,7 @@ CREATE FUNCTION keysmith.revocations_since(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
 COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
-'What was revoked, disabled, suspended or changed since a moment, so that it can be repeated in a database restored to that moment';
+'What was revoked or changed since a time; to be repeated in a database restored to that time';
 
 CREATE FUNCTION keysmith.replay_revocations(
     revocations jsonb,

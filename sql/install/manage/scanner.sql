@@ -8,4 +8,4 @@ CREATE FUNCTION keysmith.scanner_patterns(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_scanner_patterns';
 COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
-'A regular expression for the secret keys of each keyspace, for scanners that look for leaked keys';
+'Regular expressions that match secret keys; one for each keyspace, for scanners of leaks';

@@ -1,8 +1,8 @@
 -- The scopes that keys have, compared with those that their requests need.
 
-CREATE FUNCTION keysmith.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
+CREATE FUNCTION keysmith_private.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_scopes_used';
-COMMENT ON FUNCTION keysmith.scopes_used(text, text, text, text[]) IS
+COMMENT ON FUNCTION keysmith_private.scopes_used(text, text, text, text[]) IS
 'The given scopes that cover the scopes of a route; null if the request matches no route';
 
 -- If the keyspace has a catalogue of scopes, a wildcard counts as the scopes that it covers.
@@ -32,7 +32,7 @@ CROSS JOIN LATERAL (
            coalesce(pg_catalog.sum(e.requests) FILTER (WHERE e.used IS NULL), 0)::bigint AS untold,
            pg_catalog.count(e.used) AS told
     FROM (SELECT pg_catalog.count(*) AS requests,
-                 keysmith.scopes_used(k.keyspace, v.method, v.endpoint, g.scopes) AS used
+                 keysmith_private.scopes_used(k.keyspace, v.method, v.endpoint, g.scopes) AS used
           FROM keysmith_private.usage_event v
           WHERE v.key_id = k.key_id AND v.outcome = 'ok'
             AND v.at > pg_catalog.clock_timestamp() - interval '30 days'

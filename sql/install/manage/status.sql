@@ -1,37 +1,71 @@
--- Counters.
+-- The state of the installation.
+
+CREATE FUNCTION keysmith_private.library(
+    OUT version text,
+    OUT preloaded boolean,
+    OUT subscriber boolean,
+    OUT newest_pepper integer,
+    OUT events_unsent bigint,
+    OUT last_event_unsent_at timestamptz,
+    OUT event_queue_limit integer,
+    OUT max_replica_lag double precision,
+    OUT directory_keys bigint,
+    OUT directory_capacity bigint,
+    OUT directory_hits bigint,
+    OUT directory_misses bigint
+) RETURNS SETOF record
+LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_library';
+COMMENT ON FUNCTION keysmith_private.library() IS
+'One row: what the library knows, besides usage and limits; max_replica_lag is in seconds';
+
+CREATE FUNCTION keysmith_private.decisions(OUT outcome text, OUT decisions bigint) RETURNS SETOF record
+LANGUAGE c STABLE ROWS 22 AS 'MODULE_PATHNAME', 'keysmith_decisions';
+COMMENT ON FUNCTION keysmith_private.decisions() IS
+'The decisions of this database since the server started, by the reason of their verdict; none if they are not counted';
 
 CREATE FUNCTION keysmith.status(
-    OUT topic text,
-    OUT name text,
-    OUT value text
+    OUT version text,
+    OUT preloaded boolean,
+    OUT standby boolean,
+    OUT subscriber boolean,
+    OUT subscriptions text[],
+    OUT keyspaces bigint,
+    OUT tenants bigint,
+    OUT keys_active bigint,
+    OUT keys_disabled bigint,
+    OUT keys_expired bigint,
+    OUT keys_revoked bigint,
+    OUT newest_pepper integer,
+    OUT keys_with_older_pepper bigint,
+    OUT events_unsent bigint,
+    OUT last_event_unsent_at timestamptz,
+    OUT notify_queue_used double precision
 ) RETURNS SETOF record
-LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_status';
+LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
-'Counters: keys by state and by pepper, rate limits since the last start, usage and its worker; and whether this is a subscriber';
+'One row: the library, replication, keys by state, events';
 
-CREATE FUNCTION keysmith_private.counters(
-    unsent bigint, last_unsent_at timestamptz, is_subscriber boolean, OUT topic text, OUT name text, OUT value text
+CREATE FUNCTION keysmith_private.installation(
+    OUT version text, OUT preloaded boolean, OUT standby boolean, OUT subscriber boolean,
+    OUT subscriptions text[], OUT keyspaces bigint, OUT tenants bigint, OUT keys_active bigint,
+    OUT keys_disabled bigint, OUT keys_expired bigint, OUT keys_revoked bigint, OUT newest_pepper integer,
+    OUT keys_with_older_pepper bigint, OUT events_unsent bigint, OUT last_event_unsent_at timestamptz,
+    OUT notify_queue_used double precision
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'keys', k.keyspace || ', ' || k.status, count(*)::text
-    FROM keysmith_private.key_listing k GROUP BY k.keyspace, k.status
-    UNION ALL
-    SELECT 'peppers', CASE k.generation WHEN 0 THEN 'without a pepper' ELSE 'pepper ' || k.generation END,
-           count(*) || ' keys'
-    FROM keysmith_private.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
-    UNION ALL
-    SELECT 'events', e.name, e.value
-    FROM (VALUES ('events not sent', coalesce(unsent::text, 'unknown: the library is not preloaded')),
-                 ('last event not sent at', last_unsent_at::text),
-                 ('notification queue used, in percent',
-                  round(100 * pg_notification_queue_usage()::numeric, 4)::text)) e (name, value)
-    UNION ALL SELECT 'replication', 'subscriber', CASE WHEN is_subscriber THEN 'yes' ELSE 'no' END
-    UNION ALL SELECT 'replication', 'subscription', s.subname FROM pg_subscription s
-    WHERE EXISTS (SELECT FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid
-                  WHERE r.srsubid = s.oid AND c.relnamespace = 'keysmith_private'::regnamespace)
-    UNION ALL SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
-    UNION ALL SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
-    ORDER BY 1, 2
+    SELECT l.version, l.preloaded, pg_is_in_recovery(), l.subscriber,
+           ARRAY(SELECT s.name::text FROM keysmith_private.subscriptions() s ORDER BY 1),
+           (SELECT count(*) FROM keysmith_private.keyspace), (SELECT count(*) FROM keysmith_private.tenant),
+           k.active, k.disabled, k.expired, k.revoked, l.newest_pepper,
+           (SELECT count(*) FROM keysmith_private.key k
+            WHERE k.revoked_at IS NULL AND k.generation < l.newest_pepper),
+           l.events_unsent, l.last_event_unsent_at, pg_notification_queue_usage()
+    FROM keysmith_private.library() l, (
+        SELECT count(*) FILTER (WHERE a.status = 'active') AS active,
+               count(*) FILTER (WHERE a.status = 'disabled') AS disabled,
+               count(*) FILTER (WHERE a.status = 'expired') AS expired,
+               count(*) FILTER (WHERE a.status = 'revoked') AS revoked
+        FROM keysmith_private.all_keys a) AS k
 $$;
-COMMENT ON FUNCTION keysmith_private.counters(bigint, timestamptz, boolean) IS
-'The rows of status(), given what only the library knows';
+COMMENT ON FUNCTION keysmith_private.installation() IS
+'The row of status(), for callers who see everything';

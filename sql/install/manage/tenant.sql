@@ -19,7 +19,7 @@ CREATE FUNCTION keysmith.alter_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes the plan, metadata, limits or credits of a tenant that a JSON object names';
+'Changes a tenant''s plan, metadata, limits or credits; a JSON object names the fields';
 
 CREATE FUNCTION keysmith.suspend_tenant(
     tenant text,
@@ -28,7 +28,7 @@ CREATE FUNCTION keysmith.suspend_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_suspend_tenant';
 COMMENT ON FUNCTION keysmith.suspend_tenant(text, text, text) IS
-'Suspends a tenant: all its keys are refused until it is resumed';
+'Suspends a tenant; all its keys are refused until it is resumed';
 
 CREATE FUNCTION keysmith.resume_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_resume_tenant';
@@ -43,7 +43,7 @@ CREATE FUNCTION keysmith.set_member(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_set_member';
 COMMENT ON FUNCTION keysmith.set_member(text, text, text, text) IS
-'Adds a member to a tenant, or changes the member''s role; the member''s keys follow with the commit';
+'Adds a member to a tenant, or changes the member''s role; the member''s keys follow';
 
 CREATE FUNCTION keysmith.remove_member(
     tenant text,

@@ -119,7 +119,7 @@ CREATE FUNCTION keysmith.usage_chart(
 ) RETURNS SETOF text
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_usage_chart';
 COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
-'Draws how many requests there were, as bars that fit a terminal';
+'Draws the number of requests as bars that fit a terminal';
 
 -- For these tenants and this environment; null stands for all.
 CREATE FUNCTION keysmith_private.usage_bars(
@@ -214,4 +214,4 @@ CREATE FUNCTION keysmith.blast_radius(
 ) RETURNS SETOF record
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_blast_radius';
 COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
-'The tracked tables that a key changed, and the number of changed rows of each';
+'The tracked tables that a key changed; with the number of changed rows of each';

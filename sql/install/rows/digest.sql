@@ -3,22 +3,22 @@
 CREATE FUNCTION keysmith.digest(value text, algorithm text DEFAULT 'sha256') RETURNS text
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_text';
 COMMENT ON FUNCTION keysmith.digest(text, text) IS
-'The digest that a protected column of text stores for a value: sha256, or hmac with the server''s pepper';
+'The digest that a protected column of text stores for a value; by sha256, or hmac with a pepper';
 
 CREATE FUNCTION keysmith.digest(value bytea, algorithm text DEFAULT 'sha256') RETURNS bytea
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_bytes';
 COMMENT ON FUNCTION keysmith.digest(bytea, text) IS
-'The digest that a protected column of bytea stores for a value: sha256, or hmac with the server''s pepper';
+'The digest that a protected column of bytea stores for a value; by sha256, or hmac with a pepper';
 
 CREATE FUNCTION keysmith.digests(value text) RETURNS text[]
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_text';
 COMMENT ON FUNCTION keysmith.digests(text) IS
-'All digests that a protected column may store for a value, under any pepper: WHERE email = ANY (keysmith.digests($1))';
+'All digests that a protected column may store for a value; email = ANY (keysmith.digests($1))';
 
 CREATE FUNCTION keysmith.digests(value bytea) RETURNS bytea[]
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_bytes';
 COMMENT ON FUNCTION keysmith.digests(bytea) IS
-'All digests that a protected column may store for a value, under any pepper';
+'All digests that a protected column may store for a value; under any pepper';
 
 CREATE FUNCTION keysmith.is_digest(stored text) RETURNS boolean
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_text';

@@ -9,25 +9,25 @@ COMMENT ON FUNCTION keysmith.hash_columns() IS
 CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text DEFAULT 'sha256') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect';
 COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
-'Makes a table store digests of the values that are written to the named columns; name=hmac uses the server''s pepper';
+'Has a table store digests of the values of some columns; name=hmac uses the server''s pepper';
 
 -- The first column is a separate argument, so that a call with an array never means this function.
 CREATE FUNCTION keysmith.protect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_columns';
 COMMENT ON FUNCTION keysmith.protect(regclass, text, text[]) IS
-'Makes a table store digests of the values that are written to the named columns, one per argument';
+'Has a table store digests of the values of some columns; one argument for each';
 
 CREATE FUNCTION keysmith.unprotect(relation regclass, columns text[] DEFAULT '{}') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect';
 COMMENT ON FUNCTION keysmith.unprotect(regclass, text[]) IS
-'Undoes protect, for some columns or all: new values are stored as they are; stored digests stay';
+'Undoes protect, for some columns or all; stored digests stay';
 
 CREATE FUNCTION keysmith.unprotect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect_columns';
 COMMENT ON FUNCTION keysmith.unprotect(regclass, text, text[]) IS
-'Undoes protect for the named columns, one per argument';
+'Undoes protect, for some columns or all; one argument for each';
 
 CREATE PROCEDURE keysmith.protect_existing(
     relation regclass,
@@ -36,4 +36,4 @@ CREATE PROCEDURE keysmith.protect_existing(
 )
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_existing';
 COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
-'Replaces the older values of a protected table by digests, some pages per transaction; called again, it continues';
+'Digests the older values of a protected table; some pages per transaction; called again, it continues';

@@ -13,18 +13,18 @@ CREATE FUNCTION keysmith.seal_rows(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows';
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
-'Makes a table store a digest over the named columns of each row, or over all columns, in the seal column';
+'Has a table store a seal in each row; over the named columns, or over all';
 
 CREATE FUNCTION keysmith.seal_rows(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows_columns';
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text, text[]) IS
-'Makes a table store a digest over the named columns of each row, one per argument';
+'Has a table store a seal in each row; over the named columns, one argument for each';
 
 CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unseal_rows';
 COMMENT ON FUNCTION keysmith.unseal_rows(regclass) IS
-'Undoes seal_rows: new rows get no seals; stored seals stay';
+'Undoes seal_rows; stored seals stay';
 
 -- It reads the heap itself. So it sees the rows that are committed when it has locked the table,
 -- whatever the snapshot of the calling query.

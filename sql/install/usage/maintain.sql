@@ -162,4 +162,4 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION keysmith.maintain() IS
-'Makes partitions, adds up totals and drops what is older than keysmith.usage_retention';
+'Makes partitions, adds up totals and drops old usage; see keysmith.usage_retention';

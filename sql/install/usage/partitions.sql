@@ -6,7 +6,9 @@ CREATE FUNCTION keysmith_private.usage_partitions(
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' AS $$
     SELECT c.oid, c.relname, bounds[1]::timestamptz, bounds[2]::timestamptz
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
-         LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid),
+         -- Bounds have no columns. PostgreSQL would open the table whose OID it is given, and wait
+         -- for whoever has locked it.
+         LATERAL regexp_match(pg_get_expr(c.relpartbound, 0),
                               '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds
     WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND bounds IS NOT NULL
 $$;

@@ -9,4 +9,4 @@ CREATE FUNCTION keysmith.log_request(
 ) RETURNS boolean
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_log_request';
 COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
-'Completes the record of a request: the newest in this transaction, or the one with the given id';
+'Completes the record of a request; the newest in this transaction, or the one with the given id';

@@ -16,4 +16,4 @@ CREATE FUNCTION keysmith.usage_collect(
 ) RETURNS SETOF record
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_collect';
 COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea) IS
-'Stores usage records of a standby, each once, and returns the number of the last that is stored';
+'Stores usage records of a standby; its worker calls this on the primary';

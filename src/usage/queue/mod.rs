@@ -1,5 +1,6 @@
 //! Where records wait in shared memory.
 
+pub mod decisions;
 pub mod shared;
 pub mod unknown;
 pub mod wanted_days;

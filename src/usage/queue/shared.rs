@@ -4,9 +4,11 @@
 //! a few records. Nothing under it can fail, wait, or ask for memory.
 
 use crate::usage::node::{self, Identity};
+use crate::usage::queue::decisions;
 use crate::usage::queue::unknown::Unknown;
 use crate::usage::queue::wanted_days::WantedDays;
 use crate::usage::settings;
+use keysmith_core::event::{MAX_LEN, Record};
 use keysmith_core::queue::{Batch, Chain, Pool, Slot, Wanted};
 use pg::latch::Latch;
 use pg::locked::{Locked, LockedRegion};
@@ -75,6 +77,8 @@ shareable! {
         pub accepted: u64,
         pub stored: u64,
         pub dropped: u64,
+        /// When the last record was dropped.
+        pub last_dropped_at: i64,
         pub written_through: u64,
         pub quarantined: u64,
         pub discarded: u64,
@@ -100,6 +104,7 @@ shareable! {
         /// Records of standbys that were quarantined with nothing stored since.
         pub quarantined_in_a_row: u32,
         pub last_error: [u8; MOST_ERROR],
+        pub last_error_at: i64,
     }
 }
 
@@ -127,6 +132,7 @@ impl Database {
                 last_flush: 0,
                 quarantined_in_a_row: 0,
                 last_error: [0; MOST_ERROR],
+                last_error_at: 0,
             },
             unknown: Unknown::new(),
         }
@@ -267,6 +273,24 @@ impl Queue {
         });
     }
 
+    /// When the first record that waits was made, and `body` under the same lock.
+    pub fn oldest_and<T>(
+        &self,
+        database: usize,
+        body: impl FnOnce(&Database) -> T,
+    ) -> Option<(Option<i64>, T)> {
+        let mut room = [0; MAX_LEN];
+        let (length, result) = self.state.with(|state, slots| {
+            let database = state.databases.get(database)?;
+            let head = database.records.head(slots);
+            let place = room.get_mut(..head.len())?;
+            place.copy_from_slice(head);
+            Some((head.len(), body(database)))
+        })?;
+        let record = room.get(..length).and_then(Record::decode);
+        Some((record.map(|record| record.at()), result))
+    }
+
     /// How many records wait, of all databases.
     pub fn waiting(&self) -> u32 {
         self.used.load(Relaxed)
@@ -297,8 +321,10 @@ impl Queue {
         for (place, byte) in kept.iter_mut().zip(message) {
             *place = *byte;
         }
+        let now = clock::now();
         self.with(database, |database| {
             database.worker.last_error = kept;
+            database.worker.last_error_at = now;
             database.counters.failed_batches += 1;
         });
     }
@@ -341,6 +367,7 @@ impl Queue {
             let Some(database) = databases.get_mut(index) else { return };
             pool.empty(slots, &mut database.records);
             *database = Database::new();
+            decisions::clear(index);
             if let Some(signals) = self.signals.get(index) {
                 signals.pending.store(0, Relaxed);
                 signals.worker.store(0, Relaxed);

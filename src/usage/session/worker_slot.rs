@@ -2,7 +2,7 @@
 
 use crate::usage::queue::{Queue, queue};
 use crate::usage::restart::losses;
-use pg::clock::monotonic;
+use pg::clock::{self, monotonic};
 use pg::latch::Latch;
 use pg::server;
 use pg::worker::Kind;
@@ -147,6 +147,12 @@ pub fn drop_record() {
         None => {
             LOST_HERE.fetch_add(1, Relaxed);
         }
-        Some((queue, place)) => queue.count(place, |counters| counters.dropped += 1),
+        Some((queue, place)) => {
+            let now = clock::now();
+            queue.count(place, |counters| {
+                counters.dropped += 1;
+                counters.last_dropped_at = now;
+            });
+        }
     }
 }
