@@ -7,12 +7,17 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
     SELECT row_number() OVER (), v.* FROM (VALUES
     ('Decide', 'verify',
      $e$SELECT ok, reason, tenant FROM keysmith.verify('ks_live_...', '{images:read}');$e$),
+    ('Decide', 'verify_json',
+     $e$SELECT keysmith.verify_json('ks_live_...', '{images:read}') ->> 'reason';$e$),
     ('Decide', 'verify_digest',
      $e$SELECT ok, reason FROM keysmith.verify_digest(sha256('ks_live_...'), '{images:read}');$e$),
     ('Decide', 'verify_many',
      $e$SELECT ok, reason FROM keysmith.verify_many('{ks_live_...,ks_test_...}');$e$),
     ('Decide', 'authenticate',
      E'SELECT ok, status, code FROM keysmith.authenticate(\n'
+     '    ''{"Authorization": "Bearer ks_live_..."}'', ''GET'', ''/v1/images/42'');'),
+    ('Decide', 'authenticate_json',
+     E'SELECT keysmith.authenticate_json(\n'
      '    ''{"Authorization": "Bearer ks_live_..."}'', ''GET'', ''/v1/images/42'');'),
     ('Decide', 'explain_verify',
      $e$SELECT rule, outcome, saw FROM keysmith.explain_verify('ks_live_...', '{images:read}');$e$),
