@@ -397,7 +397,7 @@ CREATE FUNCTION keysmith.limit_status(
 ) RETURNS SETOF record
 LANGUAGE c PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
 COMMENT ON FUNCTION keysmith.limit_status() IS
-'One row: whether limits are counted, and the buckets in use';
+'The state of rate limits in one row; whether calls are counted, and the buckets in use';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1738,14 +1738,14 @@ COMMENT ON FUNCTION keysmith.hash_columns() IS
 CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text DEFAULT 'sha256') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect';
 COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
-'Has a table store digests of the values of some columns; name=hmac uses the server''s pepper';
+'Makes a table store digests of the values of some columns; name=hmac uses the server''s pepper';
 
 -- The first column is a separate argument, so that a call with an array never means this function.
 CREATE FUNCTION keysmith.protect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_columns';
 COMMENT ON FUNCTION keysmith.protect(regclass, text, text[]) IS
-'Has a table store digests of the values of some columns; one argument for each';
+'Makes a table store digests of the values of some columns; one argument for each';
 
 CREATE FUNCTION keysmith.unprotect(relation regclass, columns text[] DEFAULT '{}') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect';
@@ -1788,13 +1788,13 @@ CREATE FUNCTION keysmith.seal_rows(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows';
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
-'Has a table store a seal in each row; over the named columns, or over all';
+'Makes a table store a seal in each row; over the named columns, or over all';
 
 CREATE FUNCTION keysmith.seal_rows(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows_columns';
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text, text[]) IS
-'Has a table store a seal in each row; over the named columns, one argument for each';
+'Makes a table store a seal in each row; over the named columns, one argument for each';
 
 CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unseal_rows';
@@ -2011,7 +2011,7 @@ CREATE FUNCTION keysmith.client_ip(
 ) RETURNS inet
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
 COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
-'The address of a client behind proxies; the first from the right that is no trusted proxy';
+'The address of a client behind proxies; the first from the right that is not a trusted proxy';
 
 CREATE FUNCTION keysmith.pre_request() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
@@ -3129,7 +3129,7 @@ CREATE FUNCTION keysmith.usage_status(
 ) RETURNS SETOF record
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
 COMMENT ON FUNCTION keysmith.usage_status() IS
-'One row: the queue of usage records, its worker, and losses';
+'The state of usage records in one row; the queue, counts since the start, the worker, and losses';
 
 CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
@@ -3170,16 +3170,16 @@ COMMENT ON FUNCTION keysmith_private.shown_nodes() IS
 
 CREATE VIEW keysmith.usage_nodes WITH (security_barrier) AS
 SELECT n.* FROM keysmith_private.shown_nodes() n ORDER BY n.name, n.node;
-COMMENT ON VIEW keysmith.usage_nodes IS 'The servers whose memory held usage records of this database: this one, its standbys, and those before';
+COMMENT ON VIEW keysmith.usage_nodes IS 'The servers that hold or held usage records of this database in memory: the primary, standbys, former servers';
 COMMENT ON COLUMN keysmith.usage_nodes.node IS 'The identity of the server, which no other server has';
 COMMENT ON COLUMN keysmith.usage_nodes.name IS 'The name of the server, for display';
 COMMENT ON COLUMN keysmith.usage_nodes.is_standby IS 'Whether it was a standby when last heard of, and its records are not reported as lost';
 COMMENT ON COLUMN keysmith.usage_nodes.heard_at IS 'The time when the last records of it were stored, or else when it started';
-COMMENT ON COLUMN keysmith.usage_nodes.most_waiting IS 'The number of records that its memory can hold: the bound of the loss if it never returns';
+COMMENT ON COLUMN keysmith.usage_nodes.most_waiting IS 'The number of records that its memory can hold: so many are lost at most if it never returns';
 COMMENT ON COLUMN keysmith.usage_nodes.stored IS 'The number of its records that are stored';
-COMMENT ON COLUMN keysmith.usage_nodes.dropped IS 'The number of its records that found no room';
-COMMENT ON COLUMN keysmith.usage_nodes.losses IS 'The number of its ends that may have lost records';
-COMMENT ON COLUMN keysmith.usage_nodes.lost_at_most IS 'The bound of the number of records that these may have lost; null if there was no such end';
+COMMENT ON COLUMN keysmith.usage_nodes.dropped IS 'The number of its records that were lost because there was no room';
+COMMENT ON COLUMN keysmith.usage_nodes.losses IS 'How often it ended and may have lost records';
+COMMENT ON COLUMN keysmith.usage_nodes.lost_at_most IS 'The number of records that were lost then, at most; null if it never ended so';
 COMMENT ON COLUMN keysmith.usage_nodes.lost_from IS 'The lost records were made between this time and lost_until';
 COMMENT ON COLUMN keysmith.usage_nodes.lost_until IS 'The lost records were made before this time';
 /* </end connected objects> */
@@ -3773,7 +3773,7 @@ CREATE FUNCTION keysmith.isolate(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
 COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
-'Has a table show and take only rows of the tenant signed in; by row-level security';
+'Restricts a table to the rows of the tenant signed in; by row-level security';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';
@@ -3952,7 +3952,7 @@ CREATE FUNCTION keysmith.status(
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
-'One row: the library, replication, keys by state, events';
+'The state of the installation in one row; the library, replication, keys, peppers and events';
 
 CREATE FUNCTION keysmith_private.installation(
     OUT version text, OUT preloaded boolean, OUT standby boolean, OUT subscriber boolean,
@@ -4058,31 +4058,31 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
          'Set shared_preload_libraries = ''keysmith'', and restart'),
         (2, 'limits_unavailable', 0,
          'Requests were refused in the last day because there was no room to count them',
-         'A larger keysmith.max_buckets, and a restart'),
+         'Raise keysmith.max_buckets, and restart'),
         (3, 'limit_buckets_filling', 0.8,
          'Most of the room for rate limits is in use',
-         'A larger keysmith.max_buckets, and a restart'),
+         'Raise keysmith.max_buckets, and restart'),
         (4, 'usage_dropped', 0,
          'Usage records were lost in the last day because there was no room',
-         'A larger keysmith.usage_buffer, or usage_overflow = write-through; look at the worker'),
+         'Raise keysmith.usage_buffer, and restart; look at the worker'),
         (5, 'usage_failing', 0,
          'The worker fails, and has stored nothing since: last_error of usage_status() says why',
          'Remove the cause: mostly the disk; on a standby the connection to the primary'),
         (6, 'usage_quarantined', 0,
          'Usage records of the last week could not be stored',
-         'Read their errors in keysmith_private.usage_set_aside'),
+         'As a superuser, read their errors in keysmith_private.usage_set_aside'),
         (7, 'usage_queue_filling', 0.5,
          'Half of the room for usage records is in use: the worker is behind',
-         'A larger keysmith.usage_buffer; look at the worker and the disk, on a standby at the primary'),
+         'Look at the worker and the disk, on a standby at the primary; raise keysmith.usage_buffer'),
         (8, 'usage_lost', 0,
-         'The end of a server may have lost usage records of the last week',
-         'Find out why the server ended; usage_durability = commit, if none may be lost'),
+         'A server ended in the last week, and usage records in its memory may be lost',
+         'Find out why it ended; set keysmith.usage_durability = commit if no record may be lost'),
         (9, 'usage_worker_missing', 0,
          'Usage records wait, and no worker runs',
-         'A larger max_worker_processes, and a restart'),
+         'Raise max_worker_processes, and restart'),
         (10, 'usage_not_logged', 0,
          'Requests of this standby or subscriber leave no record',
-         'Set keysmith.usage_conninfo, unless that is meant'),
+         'Set keysmith.usage_conninfo, unless you want this'),
         (11, 'partition_missing', 0,
          'There is no partition for the requests of tomorrow',
          'Call keysmith.maintain(), and look at what it returns'),
@@ -4091,19 +4091,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
          'Call keysmith.audit_verify(), and compare with a backup'),
         (13, 'isolation_error', 0,
          'A tenant may see rows of others: the view isolation names the tables',
-         'Follow the remedy that doctor() has'),
+         'Follow the remedy of doctor()'),
         (14, 'notify_queue_filling', l.event_queue_limit / 200::double precision,
          'The queue of notifications is half as full as keysmith.event_queue_limit allows',
          'End the session that listens and does not read: the log of PostgreSQL names it'),
         (15, 'events_unsent', 0,
-         'Events of the last day were not sent, as the queue of notifications was full',
-         'Have listeners read what there is again; end sessions that listen and do not read'),
+         'Events of the last day were not sent, because the queue of notifications was full',
+         'Let caches drop all verdicts; end sessions that listen and do not read'),
         (16, 'replay_behind', coalesce(nullif(l.max_replica_lag, 0) / 2, 30),
          'This standby replays late: revoked keys are accepted meanwhile, or all keys refused',
          'Look for long queries on the standby, and for its connection to the primary'),
         (17, 'subscription_stopped', 0,
          'A subscription that brings keys is disabled or has stopped: revocations do not arrive',
-         'Remove the cause, which the log of this server has'),
+         'Remove the cause, which the log of this server names, and enable the subscription'),
         (18, 'heartbeat_old', coalesce(nullif(l.max_replica_lag, 0) / 2, 30),
          'The heartbeat of the publisher is old: revocations do not arrive in time',
          'Look for a conflict in the log, and for the process keysmith publisher on the publisher')
@@ -4396,7 +4396,7 @@ COMMENT ON VIEW keysmith.metrics IS 'Numbers about this database and its server,
 COMMENT ON COLUMN keysmith.metrics.name IS 'The name of the metric';
 COMMENT ON COLUMN keysmith.metrics.labels IS 'The labels that tell rows of one name apart';
 COMMENT ON COLUMN keysmith.metrics.value IS 'The number; 0 or 1 for no or yes';
-COMMENT ON COLUMN keysmith.metrics.type IS 'counter for numbers that only grow, and gauge for others';
+COMMENT ON COLUMN keysmith.metrics.type IS 'counter for numbers that only grow until a restart, and gauge for others';
 COMMENT ON COLUMN keysmith.metrics.help IS 'A description of the metric';
 
 CREATE VIEW keysmith.alarms WITH (security_barrier) AS
@@ -4407,7 +4407,7 @@ COMMENT ON COLUMN keysmith.alarms.raised IS 'Whether the value is above the thre
 COMMENT ON COLUMN keysmith.alarms.value IS 'The number that is compared';
 COMMENT ON COLUMN keysmith.alarms.threshold IS 'The greatest number that raises no alarm';
 COMMENT ON COLUMN keysmith.alarms.meaning IS 'The fact that raises it';
-COMMENT ON COLUMN keysmith.alarms.remedy IS 'The act that ends it';
+COMMENT ON COLUMN keysmith.alarms.remedy IS 'What to do about it';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -4608,7 +4608,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     (NULL, 'label',           'a name for people; null for none'),
     (NULL, 'environment',     'live, test or another of the keyspace; null for live'),
     (NULL, 'kind',            'secret or publishable'),
-    (NULL, 'limits',          'such as [{"name": "a", "limit": 9, "window": "1 hour"}]'),
+    (NULL, 'limits',          'rate limits: [{"name": "a", "limit": 9, "window": "1 day"}]'),
     (NULL, 'metadata',        'a JSON object for your own use'),
     (NULL, 'expires_at',      'when the key ends; null for never'),
     (NULL, 'allowlist',       'the networks from which it may be used; null for all'),
@@ -4621,30 +4621,30 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     (NULL, 'more_columns',    'other columns'),
     (NULL, 'algorithm',       'sha256, or hmac with the newest pepper of the server'),
     (NULL, 'value',           'the plain value'),
-    (NULL, 'stored',          'what the column has'),
+    (NULL, 'stored',          'the value that the column has'),
     (NULL, 'timeout',         'how long to wait before an error'),
-    (NULL, 'weight',          'the calls for which it counts in rate limits; 0 for a free one'),
-    ('verify', 'scopes',                'what it needs, all of these; each may be an expression: a | (b & c)'),
+    (NULL, 'weight',          'how many calls it counts as in rate limits; 0 for none'),
+    ('verify', 'scopes',                'the scopes that it needs, all of these; each may be an expression: a | (b & c)'),
     ('verify', 'keyspace',              'the keyspace that must have the key'),
-    ('verify', 'kind',                  'secret refuses publishable keys; null takes both'),
+    ('verify', 'kind',                  'secret to refuse publishable keys; null to take both'),
     ('verify', 'environment',           'the environment that the key must have; null for any'),
     ('verify_digest', 'digest',         'the SHA-256 of the whole key, of 32 bytes'),
-    ('verify_digest', 'scopes',         'what it needs, all of these; each may be an expression: a | (b & c)'),
+    ('verify_digest', 'scopes',         'the scopes that it needs, all of these; each may be an expression: a | (b & c)'),
     ('verify_digest', 'keyspace',       'the keyspace that must have the key'),
-    ('verify_digest', 'kind',           'secret refuses publishable keys; null takes both'),
+    ('verify_digest', 'kind',           'secret to refuse publishable keys; null to take both'),
     ('verify_digest', 'environment',    'the environment that the key must have; null for any'),
     ('verify_many', 'api_keys',         'the keys; a null is a client without a key'),
-    ('verify_many', 'scopes',           'what each needs, all of these; each may be an expression: a | (b & c)'),
+    ('verify_many', 'scopes',           'the scopes that each needs, all of these; each may be an expression: a | (b & c)'),
     ('verify_many', 'keyspace',         'the keyspace that must have the keys'),
-    ('verify_many', 'kind',             'secret refuses publishable keys; null takes both'),
+    ('verify_many', 'kind',             'secret to refuse publishable keys; null to take both'),
     ('verify_many', 'environment',      'the environment that the keys must have; null for any'),
     ('authenticate', 'keyspace',        'the keyspace that has the key and the routes'),
-    ('authenticate', 'weight',          'the calls for which it counts in rate limits; null for those of the route'),
-    ('explain_verify', 'scopes',        'as for verify; ignored with a method or path, whose route has scopes'),
+    ('authenticate', 'weight',          'how many calls it counts as in rate limits; null as the route says'),
+    ('explain_verify', 'scopes',        'as for verify; ignored with a method and path, since their route has scopes'),
     ('explain_verify', 'keyspace',      'the keyspace that must have the key'),
     ('explain_verify', 'kind',          'as for verify'),
     ('explain_verify', 'environment',   'as for verify'),
-    ('explain_verify', 'sign_in',       'as for verify; nobody is signed in'),
+    ('explain_verify', 'sign_in',       'as for verify, but nobody is signed in'),
     ('explain_verify', 'weight',        'as for authenticate'),
     ('explain_verify', 'headers',       'as for authenticate; then api_key is ignored'),
     ('explain_verify', 'method',        'as for authenticate'),
@@ -4656,12 +4656,12 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('isolate', 'tenant_column',        'its column with the id or the name of the tenant'),
     ('isolate', 'keyspace',             'the keyspace of the tenants; needed if the column has names'),
     ('isolate', 'environment_column',   'its column with the environment of the key; null for none'),
-    ('mint', 'scopes',                  'what it may do; {} as the keyspace says, see empty_scopes'),
+    ('mint', 'scopes',                  'what it may do; for {} see empty_scopes of the keyspace'),
     ('mint', 'role',                    'a role of the keyspace, which the key never exceeds'),
     ('mint', 'credits',                 'credits of its own; null if the tenant pays'),
     ('import_key', 'digest',            'the SHA-256 of the key, of 32 bytes'),
     ('import_key', 'algorithm',         'sha256; sha256-behind-bar for the part behind the first |'),
-    ('import_key', 'scopes',            'what it may do; {} as the keyspace says, see empty_scopes'),
+    ('import_key', 'scopes',            'what it may do; for {} see empty_scopes of the keyspace'),
     ('import_key', 'role',              'a role of the keyspace, which the key never exceeds'),
     ('import_key', 'credits',           'credits of its own; null if the tenant pays'),
     ('import_key', 'key_prefix',        'the beginning of the key, to show it'),
@@ -4683,8 +4683,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'empty_scopes', 'what a key without scopes may do: all, defaults, none'),
     ('create_keyspace', 'default_scopes', 'the scopes of such a key, for defaults'),
     ('create_keyspace', 'max_active_keys', 'how many keys a tenant may have; null for any number'),
-    ('create_keyspace', 'at_max',       'then mint raises an error, or is to replace the oldest key'),
-    ('create_keyspace', 'label_length', 'the most characters of a label; 100'),
+    ('create_keyspace', 'at_max',       'what mint does at that number: error, or replace the oldest key'),
+    ('create_keyspace', 'label_length', 'the greatest length of a label; null for 100'),
     ('create_keyspace', 'schemes',      'headers for keys: bearer, key, x_api_key'),
     ('create_keyspace', 'unlisted_routes', 'who may make requests without a route: any_key, refuse'),
     ('create_keyspace', 'display',      'templates of how keys are shown: id, prefix, snippet'),
@@ -4692,9 +4692,9 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'plan_features', 'the features that only some plans have'),
     ('create_keyspace', 'wildcards',    'whether keys may hold * and family:*'),
     ('create_keyspace', 'limits',       'rate limits of all its keys together, as for mint'),
-    ('create_keyspace', 'charges',      'the environments that spend credits; {live}'),
-    ('create_keyspace', 'managed_by',   'keys that manage keys: any_secret, nobody, or a scope'),
-    ('create_keyspace', 'usage_log',    'recorded requests: everything, refusals, nothing'),
+    ('create_keyspace', 'charges',      'the environments that spend credits; null for {live}'),
+    ('create_keyspace', 'managed_by',   'which keys manage keys: any_secret, nobody, or those with a scope'),
+    ('create_keyspace', 'usage_log',    'which requests are recorded: everything, refusals, nothing'),
     ('create_keyspace', 'usage_details', 'whether records have endpoint and address'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
@@ -4705,7 +4705,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('define_role', 'scopes',           'its scopes; wildcards such as images:* too'),
     ('define_route', 'method',          'GET, POST and so on; * for all'),
     ('define_route', 'pattern',         'the paths, such as /v1/images/{id}; * at the end for the rest'),
-    ('define_route', 'scopes',          'what it needs; {} for any good key'),
+    ('define_route', 'scopes',          'the scopes that it needs; {} for any valid key'),
     ('define_route', 'kind',            'secret if it needs a secret key; null for any'),
     ('define_route', 'limits',          'rate limits of each key on this route, as for mint'),
     ('remove_route', 'method',          'as it was defined'),
@@ -4715,7 +4715,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('add_credits', 'tenant',           'the tenant that gets them; or name a key'),
     ('grant_access', 'role',            'the role of the database'),
     ('grant_access', 'level',           'verifier, issuer, auditor or admin'),
-    ('grant_access', 'tenant',          'the only tenant of an issuer; null for the one signed in'),
+    ('grant_access', 'tenant',          'the tenant of an issuer; null for the one that is signed in'),
     ('grant_access', 'keyspace',        'the keyspace of that tenant'),
     ('revoke_access', 'role',           'the role of the database'),
     ('revoke_access', 'level',          'the level to take away; null for all of them'),
@@ -4738,19 +4738,19 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('audit_verify', 'heads',           'earlier results of audit_heads, as an array; null for none'),
     ('revocations_since', 'since',      'a time before the one that was restored'),
     ('replay_revocations', 'revocations', 'rows of revocations_since, as an array'),
-    ('help', 'name',                    'of a function, view, row type or setting; null lists them'),
+    ('help', 'name',                    'a function, view, row type or setting; null to list them all'),
     ('scanner_patterns', 'keyspace',    'the name of the keyspace; null for all'),
     ('protect', 'columns',              'the columns; email=hmac names an algorithm too'),
     ('protect', 'column_name',          'a column; email=hmac names an algorithm too'),
     ('protect', 'algorithm',            'for columns without one: sha256, or hmac with the newest pepper'),
-    ('protect_existing', 'pages',       'how many pages of the table one transaction does'),
+    ('protect_existing', 'pages',       'how many pages of the table each transaction changes'),
     ('protect_existing', 'trust_digests', 'whether values that look like digests stay'),
     ('unprotect', 'column_name',        'a column'),
     ('seal_rows', 'column_name',        'a column'),
     ('seal_rows', 'seal_column',        'the column for the seal, which is added if it is not there'),
     ('usage_collect', 'standby',        'the identity of the standby, and perhaps its name'),
     ('usage_collect', 'incarnation',    'the number of its start'),
-    ('usage_collect', 'most_waiting',   'the most records that waited there'),
+    ('usage_collect', 'most_waiting',   'how many records can wait there'),
     ('usage_collect', 'started_cleanly', 'whether it was shut down before'),
     ('usage_collect', 'dropped',        'how many records it dropped'),
     ('usage_collect', 'records',        'records, as its worker packs them'),
@@ -5566,7 +5566,7 @@ CREATE FUNCTION keysmith.doctor(
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
 COMMENT ON FUNCTION keysmith.doctor() IS
-'Finds faults of the installation; a row for each, with its remedy, or one row that all is well';
+'Finds faults of the installation; a row for each, with its remedy, or else one row with the level ok';
 /* </end connected objects> */
 
 /* <begin connected objects> */

@@ -361,4 +361,4 @@ CREATE FUNCTION keysmith.doctor(
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
 COMMENT ON FUNCTION keysmith.doctor() IS
-'Finds faults of the installation; a row for each, with its remedy, or one row that all is well';
+'Finds faults of the installation; a row for each, with its remedy, or else one row with the level ok';

@@ -212,7 +212,7 @@ CREATE FUNCTION keysmith.isolate(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
 COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
-'Has a table show and take only rows of the tenant signed in; by row-level security';
+'Restricts a table to the rows of the tenant signed in; by row-level security';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';
