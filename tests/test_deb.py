@@ -37,7 +37,8 @@ def test_it_holds_what_a_server_needs_and_no_path_of_this_machine(package, tmp_p
     assert files >= {
         f"usr/lib/postgresql/{MAJOR}/lib/keysmith.so", f"{extension}/keysmith.control",
         *(f"{extension}/{name}" for name in scripts), f"{documents}/copyright", f"{documents}/changelog.gz",
-        f"{documents}/README.md.gz", f"{documents}/README.Debian", f"{documents}/examples/demo.sql"}
+        f"{documents}/README.md.gz", f"{documents}/README.Debian", f"{documents}/examples/demo.sql",
+        f"{documents}/examples/monitoring/alerts.yml"}
     assert {file.rsplit("/", 1)[0] for file in files if file.startswith("usr/lib")} == {f"usr/lib/postgresql/{MAJOR}/lib"}
     library = (tmp_path / f"usr/lib/postgresql/{MAJOR}/lib/keysmith.so").read_bytes()
     for path in (ROOT, debs.BUILD, os.environ.get("CARGO_HOME") or Path.home() / ".cargo"):
