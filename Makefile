@@ -25,7 +25,7 @@ BENCH_VENV = $(VENV)-bench
 SCRIPT = sql/keysmith--$(shell sed -nE "s/^default_version = '(.*)'/\1/p" keysmith.control).sql
 # Each test runner has a private cluster; tests wait a lot, for workers and for clocks.
 TEST_JOBS ?= $(shell expr $$(nproc) + 1)
-SMOKE = $(patsubst %,tests/test_%.py,installcheck verify lifecycle isolation usage_pipeline standby newer_postgres upgrade pg_upgrade)
+SMOKE = $(patsubst %,tests/test_%.py,installcheck verify lifecycle isolation usage_pipeline standby newer_postgres upgrade pg_upgrade image_volume)
 cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
 
 .DEFAULT_GOAL := help

@@ -49,7 +49,7 @@ def newer_server():
     if major(clusters.PG_CONFIG) >= 18:
         return clusters.PG_CONFIG
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    folders = [Path("/usr/lib/postgresql"), target / "majors", Path("/var/tmp/keysmith-majors")]
+    folders = [Path("/usr/lib/postgresql"), target / "majors", Path("/var/cache/keysmith-majors")]
     found = [path for folder in folders for path in sorted(folder.glob("*/bin/pg_config"))]
     return next((path for path in found if major(path) >= 18 and has_this_version(path)), None)
 

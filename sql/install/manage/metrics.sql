@@ -170,16 +170,26 @@ COMMENT ON FUNCTION keysmith_private.audit_gaps() IS
 
 -- The parts of a partitioned table are one row. The size of a locked table is what the last VACUUM or
 -- ANALYZE has found: asking for it now would have to wait.
+CREATE FUNCTION keysmith_private.relation_size(relation oid, pages integer) RETURNS double precision
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms' AS $$
+BEGIN
+    RETURN pg_total_relation_size(relation);
+EXCEPTION WHEN lock_not_available THEN
+    RETURN greatest(pages, 0) * current_setting('block_size')::double precision;
+END $$;
+COMMENT ON FUNCTION keysmith_private.relation_size(oid, integer) IS
+'The size of a table with its indexes; by its number of pages if another session locks it';
+
 CREATE FUNCTION keysmith_private.relation_sizes(OUT relation text, OUT bytes double precision)
 RETURNS SETOF record
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH locked AS MATERIALIZED (
         SELECT l.relation FROM keysmith_private.locked_relations() l
     )
     SELECT coalesce(w.relname, c.relname)::text,
            sum(CASE WHEN c.oid IN (SELECT l.relation FROM locked l)
                     THEN greatest(c.relpages, 0) * current_setting('block_size')::double precision
-                    ELSE pg_total_relation_size(c.oid) END)
+                    ELSE keysmith_private.relation_size(c.oid, c.relpages) END)
     FROM pg_class c
     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
     LEFT JOIN pg_class w ON w.oid = i.inhparent
