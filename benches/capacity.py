@@ -78,9 +78,15 @@ def script(call, left):
 
 def spent(connection, kinds):
     """Processor seconds so far of the server's processes of these kinds, by process."""
-    return {pid: processor_seconds(pid) for pid, in connection.execute(
+    found = {}
+    for pid, in connection.execute(
         "SELECT pid FROM pg_stat_activity WHERE backend_type = ANY (%s) AND pid <> pg_backend_pid()"
-        " AND (backend_type <> 'client backend' OR application_name = 'pgbench')", [list(kinds)])}
+        " AND (backend_type <> 'client backend' OR application_name = 'pgbench')", [list(kinds)]):
+        try:
+            found[pid] = processor_seconds(pid)
+        except FileNotFoundError:
+            pass  # It has ended since.
+    return found
 
 
 def since(now, before):
