@@ -25,7 +25,7 @@ BENCH_VENV = $(VENV)-bench
 SCRIPT = sql/keysmith--$(shell sed -nE "s/^default_version = '(.*)'/\1/p" keysmith.control).sql
 # Each test runner has a private cluster; tests wait a lot, for workers and for clocks.
 TEST_JOBS ?= $(shell expr $$(nproc) + 1)
-SMOKE = $(patsubst %,tests/test_%.py,installcheck verify lifecycle isolation usage_pipeline standby newer_postgres upgrade pg_upgrade)
+SMOKE = $(patsubst %,tests/test_%.py,installcheck verify lifecycle isolation usage_pipeline standby newer_postgres upgrade pg_upgrade image_volume)
 cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-features --features pg$(pg_major)
 
 .DEFAULT_GOAL := help
@@ -37,7 +37,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s  %s\n", $$1, $$2 }'
 
-setup: ## install missing packages (Debian, Ubuntu)
+setup: ## install the packages that a build needs (Debian, Ubuntu)
 	@scripts/setup.sh
 
 # What the PGXN client calls.
@@ -61,7 +61,7 @@ check-script: build
 	    { echo "$(SCRIPT) is stale: run make script, and commit it" >&2; exit 1; }
 
 # A library that a server has open is replaced, not overwritten.
-install: build ## install into PG_CONFIG's PostgreSQL
+install: build ## build it, and install it into PG_CONFIG's PostgreSQL
 	@lib=$(DESTDIR)$$($(pg_config) --pkglibdir) && ext=$(DESTDIR)$$($(pg_config) --sharedir)/extension && \
 	source scripts/common.sh && run() { if [ -w "$$1" ] || [ -n "$(DESTDIR)" ]; then "$${@:2}"; else as_root "$${@:2}"; fi; } && \
 	mkdir -p "$$lib" "$$ext" 2>/dev/null || true; \
@@ -70,11 +70,11 @@ install: build ## install into PG_CONFIG's PostgreSQL
 	run "$$ext" install -m 644 keysmith.control sql/keysmith--*.sql "$$ext/" && \
 	echo "installed into $$lib and $$ext"
 
-image-layout: build ## lay the files out for an image volume, in $(BUILD)/../image
+image-layout: build ## put the files of an image volume into target/image
 	scripts/image-layout.sh $(BUILD)/libkeysmith.so $(pg_major) $(BUILD)/../image/$(pg_major)
 
 # From git, so that it has no file that is not committed, and equal commits give an equal file.
-dist: ## pack the committed source for PGXN, in $(BUILD)/../dist
+dist: ## pack the committed source for PGXN into target/dist
 	@mkdir -p $(BUILD)/../dist
 	name=keysmith-$$(scripts/version.py) && TZ=UTC git archive --format=zip -9 --prefix=$$name/ -o $(BUILD)/../dist/$$name.zip HEAD
 
@@ -82,11 +82,11 @@ release-check: setup ## check that this tree can be released; TESTS=1 runs every
 	@scripts/release.py check
 	$(MAKE) --no-print-directory check-script lint $(if $(TESTS),test-majors)
 
-uninstall: ## remove from PG_CONFIG's PostgreSQL
+uninstall: ## remove it from PG_CONFIG's PostgreSQL
 	@source scripts/common.sh && \
 	as_root rm -f "$$($(pg_config) --pkglibdir)/keysmith.so" "$$($(pg_config) --sharedir)/extension/keysmith"{.control,--*.sql}
 
-deb: ## build Debian packages into target/deb
+deb: ## build Debian packages into target/deb, for each PostgreSQL that is installed
 	@scripts/setup.sh deb
 	@scripts/deb.sh build
 
@@ -94,7 +94,7 @@ deb-twice: ## build the packages from two new clones, and compare them
 	@scripts/setup.sh deb
 	@scripts/deb_twice.sh
 
-demo: install ## show the main job on a private cluster
+demo: install ## install it, and show a key's life on a private cluster
 	@scripts/demo.sh
 
 stop: ## end the demo's cluster
@@ -113,7 +113,7 @@ test-core: setup ## test the rules that need no server
 	@mkdir -p $(BUILD)
 	set -o pipefail; $(CARGO) test --release -p keysmith-core | tee $(BUILD)/core-tests.log
 
-test-server: install check-script $(VENV)/done
+test-server: install check-script $(VENV)/done ## test the extension, on private clusters
 	$(if $(TESTS),,@scripts/setup.sh pgbouncer examples monitoring patroni deb stranger)
 	$(if $(TESTS),,@scripts/examples.sh)
 	KEYSMITH_TEST_COUNT=$(abspath $(BUILD))/server-tests.count PG_CONFIG=$(pg_config) \
@@ -183,15 +183,15 @@ bench-round-trip: install $(VENV)/done ## count instructions per transaction
 	@scripts/setup.sh valgrind
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/round_trip.py
 
+bench-rows: install $(VENV)/done ## measure row hashing
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_hashing.py
+
 bench-usage: install $(VENV)/done ## measure tracking, and pages of usage; REQUESTS=10000000
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/usage.py --requests $(or $(REQUESTS),1000000)
 
 dashboard-picture: install $(VENV)/done ## draw the dashboard of examples/monitoring from a run
 	@scripts/setup.sh monitoring
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/dashboard.py
-
-bench-rows: install $(VENV)/done ## measure row hashing
-	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_hashing.py
 
 fuzz: ## fuzz the parsers of outside bytes, SECONDS=600 a target
 	@scripts/fuzz.sh $(or $(SECONDS),600)
@@ -208,7 +208,7 @@ valgrind: setup $(VENV)/done ## watch the memory of servers in the regression su
 history: install $(VENV)/done ## check what clients saw under load with faults, SECONDS=60, SEED=
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python history/run.py --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
-soak: install $(VENV)/done ## a mixed load for MINUTES=30, watching memory and counts
+soak: install $(VENV)/done ## run a mixed load for MINUTES=30, and watch memory and counts
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/soak.py $(or $(MINUTES),30)
 
 consistency: install $(VENV)/done ## decide while policies change, DECISIONS=20000000 times
@@ -221,7 +221,7 @@ failover: install $(VENV)/done ## cause faults of a cluster under Patroni, SECON
 	@scripts/setup.sh patroni
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python tests/failover.py --seconds $(or $(SECONDS),5) --rounds $(or $(ROUNDS),1) $(if $(ONLY),--only $(ONLY))
 
-stranger: build $(VENV)/done ## install the package on a new Debian, and show all of it
+stranger: build $(VENV)/done ## install the package on a new Debian, and show each command
 	@scripts/setup.sh deb stranger
 	PG_CONFIG=$(pg_config) $(VENV)/bin/pytest -s -q -rs tests/test_stranger.py
 

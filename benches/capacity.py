@@ -78,9 +78,15 @@ def script(call, left):
 
 def spent(connection, kinds):
     """Processor seconds so far of the server's processes of these kinds, by process."""
-    return {pid: processor_seconds(pid) for pid, in connection.execute(
+    found = {}
+    for pid, in connection.execute(
         "SELECT pid FROM pg_stat_activity WHERE backend_type = ANY (%s) AND pid <> pg_backend_pid()"
-        " AND (backend_type <> 'client backend' OR application_name = 'pgbench')", [list(kinds)])}
+        " AND (backend_type <> 'client backend' OR application_name = 'pgbench')", [list(kinds)]):
+        try:
+            found[pid] = processor_seconds(pid)
+        except FileNotFoundError:
+            pass  # It has ended since.
+    return found
 
 
 def since(now, before):
@@ -211,9 +217,11 @@ def page(found, writers, hour, version, took):
     return f"""\
 {report.markdown_table(["a request leaves", *CALLS], left)}
 
-{report.markdown_table(["requests a second", "rows a day", "table and indexes a day", "WAL a day", "of a processor"], days)}
+{report.markdown_table(["requests a second", "rows a day", "table and indexes a day", "WAL a day", "one processor is busy"], days)}
 
-{report.markdown_table(["processor time of a million", *columns], times)}
+The processor time of the server for a million requests, at each of these rates:
+
+{report.markdown_table(["requests a second", *columns], times)}
 
 For a million rows, the checkpointer, the background writer and the WAL writer took {writers:.1f} s more. A million
 statements that only pick the key from a table took {median(found[*PICKING, None], 'sessions'):.0f} s. Totals take {hour:,.0f} bytes for each key and hour with

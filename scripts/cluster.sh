@@ -8,13 +8,13 @@ BIN=$("$PG_CONFIG" --bindir)
 PORT=28815
 LINK=$ROOT/target/cluster
 
-# The server's user may be unable to reach target/, for example in root's home. The cluster is
-# then in /tmp, and target/cluster points to it.
+# The server's user may be unable to reach target/, for example in root's home, and the path of a
+# Unix socket must be short. If need be, the cluster is in /tmp, and target/cluster points to it.
 place() {
     mkdir -p "$ROOT/target"
     if [ -e "$LINK" ]; then
         readlink -f "$LINK"
-    elif as_server_user test -x "$ROOT/target" 2>/dev/null; then
+    elif [ ${#LINK} -le 80 ] && as_server_user test -x "$ROOT/target" 2>/dev/null; then
         mkdir -p "$LINK"
         echo "$LINK"
     else
@@ -28,17 +28,6 @@ place() {
 
 is_running() { as_server_user "$BIN/pg_ctl" -D "$1/data" status >/dev/null 2>&1; }
 
-# Unix sockets have short paths: if this one would be too long, it is in /tmp.
-socket_dir() {
-    local dir=$1
-    if [ ${#dir} -gt 80 ]; then
-        dir=/tmp/keysmith-$(printf %s "$1" | cksum | cut -d' ' -f1)
-        mkdir -p "$dir"
-        [ "$(id -u)" != 0 ] || chown postgres "$dir"
-    fi
-    echo "$dir"
-}
-
 start() {
     local dir
     dir=$(place)
@@ -48,7 +37,7 @@ start() {
         as_server_user tee -a "$dir/data/postgresql.conf" >/dev/null <<EOF
 port = $PORT
 listen_addresses = ''
-unix_socket_directories = '$(socket_dir "$dir")'
+unix_socket_directories = '$dir'
 shared_preload_libraries = 'keysmith'
 EOF
     fi
@@ -70,6 +59,6 @@ case ${1:-} in
     start) start ;;
     stop) stop ;;
     status) is_running "$(place)" && echo running || echo stopped ;;
-    where) echo "-h $(socket_dir "$(place)") -p $PORT -U postgres" ;;
+    where) echo "-h $(place) -p $PORT -U postgres" ;;
     *) die "usage: cluster.sh start | stop | status | where" ;;
 esac

@@ -52,7 +52,7 @@ packages() {
     work=$(mktemp -d)
     trap "rm -rf '$work'" EXIT
     mkdir -p "$work/keysmith" "$folder"
-    cp -r --parents -t "$work/keysmith" Cargo.toml Makefile keysmith.control sql debian scripts docs examples/demo.sql ./*.md
+    cp -r --parents -t "$work/keysmith" Cargo.toml Makefile keysmith.control sql debian scripts docs examples/demo.sql examples/monitoring ./*.md
     for major in $MAJORS; do
         build "$major"
         install -D -m 755 "$target/release/libkeysmith.so" "$work/keysmith/debian/libraries/$major/libkeysmith.so"

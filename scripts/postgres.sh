@@ -50,10 +50,8 @@ place() {
     if as_server_user test -x "$target" 2>/dev/null; then
         echo "$target/majors/$NAME"
     else
-        local elsewhere=/var/tmp/keysmith-majors
-        mkdir -p -m 755 "$elsewhere"
-        [ -O "$elsewhere" ] || die "$elsewhere belongs to somebody else"
-        echo "$elsewhere/$NAME"
+        # Only root can write there, so nobody else can put a server there for root to run.
+        echo "/var/cache/keysmith-majors/$NAME"
     fi
 }
 
@@ -191,7 +189,7 @@ if [ ! -f "$PREFIX/built" ] || [[ " ${SOURCES[*]} " != *" $(<"$PREFIX/built") "*
             echo "${words[0]} ${words[1]}" >"$PREFIX/built"
             break
         fi
-        echo "PostgreSQL $NAME is not to be had from ${words[0]} ${words[1]}: $(reason)" >&2
+        echo "can't get PostgreSQL $NAME from ${words[0]} ${words[1]}: $(reason)" >&2
     done
     rm -f "$PREFIX.attempt"
     [ -f "$PREFIX/built" ] || die "no source of PostgreSQL $NAME works: $PREFIX.log"

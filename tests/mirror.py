@@ -27,6 +27,9 @@ class Mirror:
         _link(bin, self.bin, but=("postgres", "pg_ctl"))
         for program in ("postgres", "pg_ctl"):
             shutil.copy2(bin / program, self.bin)
+        # The modules of a Python wheel look for other libraries at a place relative to their own.
+        for beside in common.parent.parent.glob("*.libs"):
+            os.environ["LD_LIBRARY_PATH"] = str(beside)
 
     def remove_ours(self):
         """Makes it a server without our extension."""

@@ -55,11 +55,11 @@ FUNCTIONS = {
                      "help_of_function", "help_of_relation", "help_of_setting", "nearest_names",
                      "has_bare_call", "matches_support", "usage_collect",
                      "base_type", "isolation_condition", "columns_meant", "policy_fault", "printed", "is_too_long", "distributed_tables",
-                     "is_reachable", "isolation_problems", "before_isolation", "forget_isolated",
+                     "is_reachable", "isolation_problems", "views_above_isolated", "before_isolation", "forget_isolated",
                      "note_isolated", "tell_of_isolation", "shows_everything_support", "own_rows_support",
                      "usage_bars", "profile", "ended_since", "doctor_events",
                      "library", "decisions", "installation", "subscriptions", "nodes", "metrics", "alarms",
-                     "alarm_thresholds", "measurements", "audit_gaps", "relation_sizes", "locked_relations",
+                     "alarm_thresholds", "measurements", "audit_gaps", "relation_size", "relation_sizes", "locked_relations",
                      "routines_of_level", "heartbeat_arrives", "objects_granted_to"],
                     set()),
 }
@@ -77,7 +77,7 @@ RELATIONS = {
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "usage_mark",
                      "usage_delta", "usage_partition", "heartbeat", "isolated_table", "isolated",
-                     "isolated_by",
+                     "isolated_by", "known_isolated",
                      "verifying_role", "all_keys", "all_audit", "all_usage", "all_usage_hourly",
                      "all_usage_daily", "all_usage_endpoints", "all_top_keys", "all_top_refusals",
                      "all_touches", "all_tenants", "all_stale_keys", "all_recent_refusals",
@@ -246,7 +246,7 @@ def test_an_issuer_for_the_identity_needs_one(db, as_role):
         with pytest.raises(psycopg.Error) as error:
             app.call(function, "acme")
         assert error.value.sqlstate == "KS403"
-        assert "the tenant that is signed in, and none is" in error.value.diag.message_primary
+        assert "no tenant is signed in" in error.value.diag.message_primary
         assert "sign_in" in error.value.diag.message_hint
         assert "admin" not in str(error.value)
     assert app.rows("SELECT * FROM keysmith.keys") == []

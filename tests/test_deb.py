@@ -37,7 +37,8 @@ def test_it_holds_what_a_server_needs_and_no_path_of_this_machine(package, tmp_p
     assert files >= {
         f"usr/lib/postgresql/{MAJOR}/lib/keysmith.so", f"{extension}/keysmith.control",
         *(f"{extension}/{name}" for name in scripts), f"{documents}/copyright", f"{documents}/changelog.gz",
-        f"{documents}/README.md.gz", f"{documents}/README.Debian", f"{documents}/examples/demo.sql"}
+        f"{documents}/README.md.gz", f"{documents}/README.Debian", f"{documents}/examples/demo.sql",
+        f"{documents}/examples/monitoring/alerts.yml"}
     assert {file.rsplit("/", 1)[0] for file in files if file.startswith("usr/lib")} == {f"usr/lib/postgresql/{MAJOR}/lib"}
     library = (tmp_path / f"usr/lib/postgresql/{MAJOR}/lib/keysmith.so").read_bytes()
     for path in (ROOT, debs.BUILD, os.environ.get("CARGO_HOME") or Path.home() / ".cargo"):
@@ -115,14 +116,18 @@ class Host:
     def main(self, content):
         return self.write("conf/postgresql.conf", f"data_directory = '{self.data}'\n{content}include_dir 'conf.d'\n")
 
-    def run(self, *arguments):
-        """The package's script, as dpkg calls it."""
+    def run(self, *arguments, before="", **variables):
+        """The package's script, as dpkg calls it: after commands of a shell, if any. It never fails."""
         script = self.folder / "prerm"
         script.write_text((ROOT / "debian/prerm.in").read_text().replace("PGVERSION", MAJOR))
-        done = subprocess.run(["perl", "-w", script, *arguments], text=True, stdout=subprocess.PIPE, timeout=120,
-                              stderr=subprocess.STDOUT, env=os.environ | {"PG_CLUSTER_CONF_ROOT": str(self.folder / "etc")})
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+        variables = {"PG_CLUSTER_CONF_ROOT": str(self.folder / "etc")} | variables
+        shell = [shutil.which("bash"), "-c", f'{before}\nexec "$@"', "-"]
+        done = subprocess.run([*shell, shutil.which("perl"), "-w", script, *arguments],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | variables)
+        told = done.stdout.decode()
+        assert done.returncode == 0, told
+        assert re.fullmatch("(?:[ -~]*\r?\n)*", told)
+        return told
 
 
 def identity(path):
@@ -161,7 +166,6 @@ def test_a_removal_changes_every_file_of_the_settings(host):
     paths = [
         host.write("conf/more", "include 'elsewhere/most'\n" + line),
         host.write("conf/elsewhere/most", line),
-        host.write("conf/conf.d/root.conf", line, mode=0o644, root=True),
         host.write("data/postgresql.auto.conf", line, mode=0o600),
     ]
     others = [host.write("conf/conf.d/.hidden.conf", line), host.write("conf/conf.d/other", line)]
@@ -194,34 +198,153 @@ def test_a_removal_goes_on_where_it_can_change_nothing(host):
     assert f"in {path}, line 4" in told and f"{host.conf}/pg_ctl.conf names keysmith: take it out" in told
 
 
+LINE = "shared_preload_libraries = 'keysmith'\n"
+
+
+def test_files_that_include_each_other_are_read_once(host):
+    """Each path leads to two longer ones."""
+    path = host.main("include './postgresql.conf'\ninclude '../main/postgresql.conf'\n" + LINE)
+    told = host.run("remove")
+    assert "'keysmith'" not in path.read_text() and told.count("\n") == 2
+
+
+def test_files_are_included_as_deep_as_a_server_includes_them(host):
+    paths = [host.write(f"conf/{depth}", f"include '{depth + 1}'\n{LINE}") for depth in range(1, 13)]
+    host.main("include '1'\n")
+    host.run("remove")
+    assert ["'keysmith'" in path.read_text() for path in paths] == [False] * 10 + [True] * 2
+
+
+@pytest.mark.parametrize("noise", ["\n" * 500_000, " " * 500_000 + "\n", "include" + " " * 500_000 + "\n",
+                                   f"shared_preload_libraries = 'keysmith, a{' ' * 500_000}b'\n",
+                                   f"shared_preload_libraries = 'keysmith,{'a,' * 250_000}b'\n",
+                                   "shared_preload_libraries = 'keysmith, " + '"' * 100_001 + "'\n",
+                                   f"shared_preload_libraries = '{'a' * 500_000}\n",
+                                   "keysmit" * 70_000 + "\n", "#keysmith\n" * 50_000,
+                                   "data_directory" + " " * 500_000 + "\n"],
+                         ids=["lines", "spaces", "include", "gap", "list", "quotes", "unclosed", "almost", "comments", "data"])
+def test_long_settings_are_read_to_their_end(host, noise):
+    """The script gives up after a minute, and then says so."""
+    path = host.main(noise + LINE)
+    host.write("conf/conf.d/comment.conf", noise + "# keysmith\n")
+    told = host.run("remove")
+    assert f"took keysmith out of the libraries to preload, in {path}, line" in told
+    assert "to its end" not in told and LINE not in path.read_text()
+
+
+def test_a_huge_file_is_not_read(host):
+    path = host.main("")
+    path.write_text(path.read_text() + LINE)
+    data = [host.write("data/postgresql.auto.conf", LINE + "#" * ((1 << 20) - len(LINE)), mode=0o600)]
+    data += [host.write("conf/pg_ctl.conf", ""), host.write("conf/conf.d/a.conf", LINE), host.write("conf/conf.d/b.conf", LINE)]
+    for huge in data[1:3]:
+        os.truncate(huge, 10 << 40)
+    # A test that fails takes no more memory than this.
+    told = host.run("remove", before="ulimit -v 1000000")
+    assert told.count("is larger than 1 MB, and was not read") == 2 and all(f"{huge} is larger" in told for huge in data[1:3])
+    assert all(f"in {small}, line" in told for small in (path, data[0], data[3]))
+
+
+def test_more_files_than_anyone_has_are_not_all_read(host):
+    host.main("include 'none'\n" * 2000 + LINE)
+    assert f"{host.conf} is left as it is: it has more than 1000 files" in host.run("remove")
+
+
+def test_messages_hold_only_printable_characters(host):
+    """run() checks all that is printed."""
+    host.main("")
+    shown = []
+    for name in ("\x1b]0;owned\x07.conf", "a\nb.conf", "ä\u202e\x7f\t.conf"):
+        path = host.write(f"conf/conf.d/{name}", LINE)
+        shown.append("".join("?" * len(c.encode()) if not " " <= c <= "~" else c for c in str(path)))
+    told = host.run("remove")
+    assert all(f"in {name}, line 1\n" in told for name in shown)
+    (host.conf.parent / "\x1b[2J\nx").symlink_to("nowhere")
+    (host.conf.parent / "\x1b[3J\nx").mkdir()
+    (host.conf.parent / "\x1b[3J\nx/postgresql.conf").write_text("data_directory = '/nowhere'")
+    host.run("remove")
+
+
+@pytest.mark.parametrize("before, variables", [
+    ("exec >/dev/full", {}),
+    ("exec >&-", {}),
+    ("exec >&- 2>&-", {}),
+    ("exec > >(exit); wait $!", {}),
+    ("trap '' CHLD ALRM", {}),
+    ("cd \"$(mktemp -d)\"; rmdir \"$PWD\"", {}),
+    ("", {"PERL_UNICODE": "SDA"}),
+    ("", {"PERLIO": ":crlf"}),
+    ("", {"LC_ALL": "nonsense", "PERL_BADLANG": "0", "PATH": "/nowhere"}),
+])
+def test_a_removal_succeeds_wherever_it_is_run(host, before, variables):
+    path = host.main("# \xe4\r\n" + LINE)
+    other, huge = host.write("conf/conf.d/a.conf", LINE), host.write("conf/conf.d/huge.conf", "#" * (2 << 20))
+    host.run("remove", before=before, **variables)
+    assert LINE not in other.read_text() and set(huge.read_text()) == {"#"}
+    assert path.read_bytes().endswith("# \xe4\r\nshared_preload_libraries = ''\ninclude_dir 'conf.d'\n".encode())
+
+
+@pytest.mark.parametrize("root", ["/nowhere", "/dev/null", "a b\n* {c,d}'", "~"])
+def test_a_removal_succeeds_where_no_settings_are(host, root):
+    assert host.run("remove", PG_CLUSTER_CONF_ROOT=root) == ""
+
+
+def test_a_removal_goes_on_where_memory_runs_out(host):
+    host.main("\n" * 1_000_000 + LINE)
+    told = host.run("remove", before="ulimit -v 60000")
+    assert f"{host.conf} was not read to its end: if a file there preloads keysmith, take it out" in told
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root acts as another user")
 def test_the_owner_of_a_cluster_lends_no_rights_of_root(host):
-    """A link in a folder of the owner leads to a file that the owner can't write."""
-    host.main("")
-    line = "shared_preload_libraries = 'keysmith'\n"
+    """The owner names files that only root can write, by an include or by a link."""
+    host.main(f"include '{host.folder}/another'\n")
     target = host.folder / "another"
-    target.write_text(line)
+    target.write_text(LINE)
     secret = host.folder / "secret"
-    secret.write_text(line)
+    secret.write_text(LINE)
     secret.chmod(0o660)
+    mine = host.write("conf/conf.d/root.conf", LINE, mode=0o644, root=True)
+    fine = host.write("conf/conf.d/fine.conf", "keysmith.usage_buffer = 1000\n", mode=0o644, root=True)
     os.chown(host.conf, -1, 0)
-    (host.conf / "conf.d/linked.conf").symlink_to(target)
     (host.conf / "conf.d/secret.conf").symlink_to(secret)
     told = host.run("remove")
-    assert target.read_text() == line and secret.read_text() == line
-    assert "linked.conf names keysmith: can't write it" in told and "secret" not in told
+    assert [path.read_text() for path in (target, secret, mine)] == [LINE] * 3
+    for path in (target, mine):
+        assert (f"take keysmith out of {path}, line 1: the server will not start until then, and "
+                f"{clusters._SERVER_USER.pw_name} can't write this file") in told
+    assert "secret" not in told and str(fine) not in told and "A running server" not in told
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root acts as another user")
 def test_settings_of_root_belong_to_the_owner_of_the_data(host):
-    path = host.main("shared_preload_libraries = 'keysmith'\n")
-    auto = host.write("data/postgresql.auto.conf", "shared_preload_libraries = 'keysmith'\n", mode=0o600)
+    path = host.main(LINE)
+    auto = host.write("data/postgresql.auto.conf", LINE, mode=0o600)
     for mine in (host.conf, path):
-        os.chown(mine, 0, 0)
-    path.chmod(0o644)
-    host.run("remove")
-    assert "'keysmith'" not in path.read_text() + auto.read_text()
-    shutil.rmtree(host.data)
-    path = host.main("shared_preload_libraries = 'keysmith'\n")
-    os.chown(path, 0, 0)
+        os.chown(mine, 0, clusters._SERVER_USER.pw_gid)
+    told = host.run("remove")
+    assert LINE in path.read_text() and f"take keysmith out of {path}, line 2" in told
+    assert "'keysmith'" not in auto.read_text()
+    # Root does not read what the owner can't read.
+    path.chmod(0o600)
+    auto.write_text(LINE)
     assert "is left as it is: it is not clear whose cluster it is" in host.run("remove")
+    path.chmod(0o644)
+    shutil.rmtree(host.data)
+    assert "is left as it is: it is not clear whose cluster it is" in host.run("remove")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root acts as another user")
+def test_a_link_belongs_to_who_made_it(host):
+    """The owner of the folder of all clusters can't make root act as somebody else."""
+    path = host.main(LINE)
+    for name in ("", "conf.d", "postgresql.conf"):
+        os.chown(host.conf / name, 1, 1)
+    moved = host.folder / "moved"
+    host.conf.rename(moved)
+    host.conf.symlink_to(moved)
+    os.chown(host.conf, clusters._SERVER_USER.pw_uid, -1, follow_symlinks=False)
+    (moved / "postgresql.conf").chmod(0o644)
+    assert f"take keysmith out of {path}, line 2" in host.run("remove")
+    os.chown(host.conf, 0, -1, follow_symlinks=False)
+    assert f"in {path}, line 2" in host.run("remove")

@@ -148,6 +148,8 @@ SPOILT = {
     "a function for all": ("GRANT EXECUTE ON FUNCTION keysmith.maintain() TO PUBLIC", "error", "access",
                            "maintain"),
     "a schema for all": ("GRANT CREATE ON SCHEMA keysmith TO app", "error", "access", "make objects"),
+    "a library of one's own": ("GRANT SET ON PARAMETER dynamic_library_path TO app", "warning", "access",
+                               "replace the library"),
     "a reader of all": ("GRANT pg_read_all_data TO app", "warning", "access", "pg_read_all_data"),
     "no level": ("SELECT keysmith.create_tenant('t'); SELECT keysmith.alter_keyspace('default', "
                  "'{\"prefixes\": {\"secret\": {\"live\": \"mine_\"}}}'); SELECT keysmith.mint('t') "

@@ -338,20 +338,20 @@ def test_of_tables_that_are_gone_a_thousand_are_remembered(isolated):
 # Dumps
 
 @pytest.fixture
-def restored(cluster, database):
+def restored(cluster, database, tmp_path):
     """Dumps a database by the given commands into another."""
-    sessions = []
+    sessions, dumped = [], tmp_path / "dump"
 
     def restore(dbname, *ways):
         cluster.execute("CREATE DATABASE restored")
         for dump, format in ways:
-            made = cluster.program("pg_dump", f"--format={format}", "-f", f"/tmp/{dbname}.dump", *dump, dbname=dbname)
+            made = cluster.program("pg_dump", f"--format={format}", "-f", dumped, *dump, dbname=dbname)
             assert made.stdout == ""
             if format == "plain":
-                cluster.program("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", f"/tmp/{dbname}.dump",
+                cluster.program("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", dumped,
                                 dbname="restored")
             else:
-                cluster.program("pg_restore", "--exit-on-error", *dump, f"/tmp/{dbname}.dump", dbname="restored")
+                cluster.program("pg_restore", "--exit-on-error", *dump, dumped, dbname="restored")
         sessions.append(cluster.connect("restored", row_factory=psycopg.rows.namedtuple_row))
         return database(sessions[0])
 

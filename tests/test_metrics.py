@@ -459,6 +459,51 @@ def test_a_scrape_waits_for_nobody(cluster, db, connect):
         cluster.execute("DROP ROLE keeps_notes")
 
 
+def test_the_size_of_a_table_that_is_locked_meanwhile(db, connect):
+    blocker = connect(autocommit=False)
+    blocker.execute("LOCK TABLE keysmith_private.usage_hour IN ACCESS EXCLUSIVE MODE")
+    size = "SELECT keysmith_private.relation_size('keysmith_private.usage_hour'::regclass, 3)"
+    assert db.value(size) == 3 * 8192
+    blocker.rollback()
+    assert db.value(size) != 3 * 8192
+
+
+def test_a_scrape_looks_at_no_views(db):
+    """Whoever can name a table can make very many views of it."""
+    db.rows("CREATE TABLE note (tenant text)")
+    db.call("isolate", "note", "tenant", keyspace="default")
+    db.rows("CREATE MATERIALIZED VIEW copied AS SELECT * FROM note")
+    db.rows("SET track_functions = 'all'")
+    walks = "SELECT coalesce(max(pg_stat_get_xact_function_calls(oid)), 0) FROM pg_proc WHERE proname = 'views_above_isolated'"
+
+    def walked(statement):
+        with db.session.transaction():
+            db.rows(statement)
+            return db.value(walks)
+
+    assert walked("SELECT * FROM keysmith.metrics") == 0
+    assert walked("SELECT * FROM keysmith.alarms") == 0
+    assert walked("SELECT * FROM keysmith.isolation") == 0
+    assert walked("SELECT * FROM keysmith.doctor()") == 1
+
+
+def test_doctor_looks_at_so_many_views_and_no_more(db):
+    db.rows("DO $$ BEGIN FOR i IN 1..20 LOOP "
+            "EXECUTE format('CREATE TABLE note%s (tenant text)', i); "
+            "PERFORM keysmith.isolate(format('note%s', i)::regclass, 'tenant', 'default'); END LOOP; END $$")
+    statement = db.value("SELECT 'CREATE VIEW v0 WITH (security_invoker) AS SELECT 1 AS one FROM ' "
+                         "|| string_agg('note' || i, ', ') FROM generate_series(1, 20) i")
+    db.rows(statement)
+
+    def chained(first, last):
+        db.rows(f"DO $$ BEGIN FOR i IN {first}..{last} LOOP EXECUTE format('CREATE VIEW v%s WITH (security_invoker) AS "
+                "SELECT one FROM v%s', i, i - 1); END LOOP; END $$")
+        return [row.finding for row in db.findings() if "very many views" in row.finding]
+
+    assert chained(1, 900) == []
+    assert len(chained(901, 1000)) == 1
+
+
 # Who may read
 
 def test_who_may_read_them(cluster, dbname, db):

@@ -109,6 +109,9 @@ def test_a_package_on_a_new_debian(machine, tmp_path, record_property):
     # A removal leaves servers that start, whichever file names the library.
     machine.path(f"{CONF}/conf.d/site.conf").write_text("shared_preload_libraries = 'pg_stat_statements, keysmith' # ours\n")
     machine.path(f"{CONF}/conf.d/site.conf").chmod(0o644)
+    machine.run(f"chown postgres: {CONF}/conf.d/site.conf")
+    machine.path("etc/postgresql/root.conf").write_text("session_preload_libraries = 'keysmith'\n")
+    machine.run(f"echo \"include '/etc/postgresql/root.conf'\" >>{CONF}/postgresql.conf")
     machine.psql("ALTER SYSTEM SET shared_preload_libraries = 'auto_explain', 'keysmith'")
     files = f"{CONF}/postgresql.conf", f"{CONF}/conf.d/site.conf", AUTO
     before = look(machine, *files)
@@ -116,6 +119,8 @@ def test_a_package_on_a_new_debian(machine, tmp_path, record_property):
     for path, (old, *owner), (new, *still) in zip(files, before, look(machine, *files)):
         assert f"took keysmith out of the libraries to preload, in {path}" in told
         assert "keysmith" in old and "keysmith" not in new and still == owner
+    assert "take keysmith out of /etc/postgresql/root.conf, line 1: the server will not start until then" in told
+    machine.run(f"sed -i /root.conf/d {CONF}/postgresql.conf; rm /etc/postgresql/root.conf")
     restart(machine)
     assert preloaded(machine) == "auto_explain"
     machine.psql("ALTER SYSTEM RESET shared_preload_libraries")

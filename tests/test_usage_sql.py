@@ -786,7 +786,7 @@ def test_a_chart_of_hours(usage):
         "03-01 00:00         1        1  ░",
         "03-01 01:00        75       25  █████████████░░░░░░░",
         "03-01 02:00       100        0  ██████████████████████████",
-        "█ let in  ░ refused",
+        "█ accepted  ░ refused",
     ]
     assert chart(usage.db, key_id=usage.keys[1][0])[2:] == [
         "02-28 23:00         0        0  ·",
@@ -812,7 +812,7 @@ def test_a_chart_of_days_with_wide_numbers_and_names(usage):
         "2026-02-27     10.0M        0  █",
         "2026-02-28   9999999        0  █",
         "2026-03-01      3.0E        0  " + "█" * 27,
-        "█ let in  ░ refused",
+        "█ accepted  ░ refused",
     ]
     for width in (50, 51, 80, 500):
         for per in ("hour", "day"):
@@ -832,7 +832,7 @@ def test_a_chart_where_there_are_no_blocks(cluster):
             assert chart(usage.db)[-3:] == [
                 "03-01 01:00         0        0  .",
                 "03-01 02:00        20       10  #############-------------",
-                "# let in  - refused",
+                "# accepted  - refused",
             ]
     finally:
         cluster.execute("DROP DATABASE latin WITH (FORCE)")

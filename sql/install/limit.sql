@@ -10,4 +10,4 @@ CREATE FUNCTION keysmith.limit_status(
 ) RETURNS SETOF record
 LANGUAGE c PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
 COMMENT ON FUNCTION keysmith.limit_status() IS
-'One row: whether limits are counted, and the buckets in use';
+'The state of rate limits in one row; whether calls are counted, and the buckets in use';

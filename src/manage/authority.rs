@@ -127,11 +127,11 @@ impl Caller {
             (Needs::Keys | Needs::Sight, None) if matches!(self.reach, Reach::OfIdentity) => {
                 let role = &self.actor.role;
                 Err(not_allowed(format!(
-                    "role {role:?} is an issuer for the tenant that is signed in, and none is"
+                    "no tenant is signed in, and role {role:?} issues keys only for that tenant"
                 ))
                 .hint(
-                    "Let a key of the tenant in first, in the same transaction: with \
-                     keysmith.authenticate, or keysmith.verify and sign_in => true.",
+                    "Sign in with a key of the tenant first, in the same transaction: by \
+                     keysmith.authenticate, or by keysmith.verify with sign_in => true.",
                 ))
             }
             _ => Err(not_allowed(format!(

@@ -205,6 +205,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_namespace n, aclexplode(n.nspacl) x
     WHERE n.nspname = 'keysmith_private' AND x.privilege_type = 'USAGE' AND x.grantee <> n.nspowner
     UNION ALL
+    -- The server looks for the library in these folders.
+    SELECT 'warning', 'access', format('%s may set dynamic_library_path, and so replace the library',
+                                       CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
+           format('REVOKE SET ON PARAMETER dynamic_library_path FROM %s',
+                  CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+    FROM pg_parameter_acl p, aclexplode(p.paracl) x
+    LEFT JOIN pg_roles r ON r.oid = x.grantee
+    WHERE p.parname = 'dynamic_library_path' AND NOT coalesce(r.rolsuper, false)
+    UNION ALL
     SELECT 'warning', 'access', format('role %s, which has access, is also a member of %s', a.role, p.rolname),
            format('REVOKE %s FROM %s', p.rolname, a.role)
     FROM (SELECT DISTINCT role FROM keysmith_private.access) a
@@ -361,4 +370,4 @@ CREATE FUNCTION keysmith.doctor(
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
 COMMENT ON FUNCTION keysmith.doctor() IS
-'Finds faults of the installation; a row for each, with its remedy, or one row that all is well';
+'Finds faults of the installation; a row for each, with its remedy, or else one row with the level ok';

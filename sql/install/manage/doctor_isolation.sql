@@ -57,7 +57,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
         FROM keysmith_private.isolated_by b
     )
     SELECT p.level, 'isolation', format('table %s: %s', p.relation::regclass, p.problem), p.remedy
-    FROM keysmith_private.isolation_problems() p
+    FROM (SELECT * FROM keysmith_private.isolation_problems()
+          UNION ALL SELECT * FROM keysmith_private.views_above_isolated()) p
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s: its owner %s may verify, and could end its isolation',
                                           c.oid::regclass, c.relowner::regrole),

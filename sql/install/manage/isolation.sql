@@ -57,25 +57,69 @@ $$;
 COMMENT ON FUNCTION keysmith_private.is_reachable(oid) IS
 'Whether roles other than the owner have privileges on a table, or the owner decides about keys';
 
+CREATE VIEW keysmith_private.known_isolated AS
+WITH entry AS MATERIALIZED (
+    SELECT i.found FROM keysmith_private.isolated i
+)
+SELECT e.found AS oid, true AS is_registered FROM entry e
+UNION
+SELECT p.polrelid, false
+FROM pg_catalog.pg_policy p
+JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid
+     AND d.refclassid = 'pg_catalog.pg_proc'::regclass
+JOIN pg_catalog.pg_proc f ON f.oid = d.refobjid
+WHERE f.pronamespace = 'keysmith'::regnamespace
+  AND p.polrelid NOT IN (SELECT e.found FROM entry e);
+COMMENT ON VIEW keysmith_private.known_isolated IS
+'Tables that isolate() was called for, and tables with policies that call our functions';
+
+-- Views are warnings only. Anyone can make very many views, so the search ends after some.
+CREATE FUNCTION keysmith_private.views_above_isolated(
+    wanted oid DEFAULT NULL, OUT relation oid, OUT level text, OUT problem text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    WITH RECURSIVE above(of, oid) AS (
+        SELECT k.oid, k.oid FROM keysmith_private.known_isolated k JOIN pg_class c USING (oid)
+        WHERE wanted IS NULL OR k.oid = wanted
+        UNION
+        SELECT a.of, w.ev_class
+        FROM above a
+        JOIN pg_depend d ON d.refobjid = a.oid AND d.refclassid = 'pg_class'::regclass
+             AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite w ON w.oid = d.objid
+        JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
+    ), found AS MATERIALIZED (
+        SELECT a.of, a.oid FROM above a LIMIT 20000
+    )
+    SELECT a.of, 'warning', CASE c.relkind
+               WHEN 'm' THEN format('materialized view %s holds its rows for whoever may read it', c.oid::regclass)
+               ELSE format('view %s shows all its rows: it reads as %s', c.oid::regclass, r.oid::regrole) END,
+           CASE c.relkind WHEN 'm' THEN 'replace it by a table, or let nobody read it'
+               ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
+    FROM found a
+    JOIN pg_class c ON c.oid = a.oid AND c.relkind IN ('v', 'm')
+    JOIN pg_roles r ON r.oid = c.relowner
+    WHERE c.relkind = 'm'
+       OR (r.rolsuper OR r.rolbypassrls) AND NOT coalesce((
+              SELECT o.option_value::boolean FROM pg_options_to_table(c.reloptions) o
+              WHERE o.option_name = 'security_invoker'), false)
+    UNION ALL
+    SELECT min(a.of), 'warning', 'very many views read isolated tables: not all of them were checked',
+           'drop the views that nobody needs'
+    FROM found a HAVING count(*) = 20000
+$$;
+COMMENT ON FUNCTION keysmith_private.views_above_isolated(oid) IS
+'Views that show rows of an isolated table, or of all isolated tables, past its policies';
+
 -- Looks at tables that isolate() was called for, and at tables with hand-written policies that
 -- call our functions. It is an error if a tenant can see rows of another, or cannot see its own
--- rows. Ways around the policies are warnings.
+-- rows.
 CREATE FUNCTION keysmith_private.isolation_problems(
     wanted oid DEFAULT NULL, OUT relation oid, OUT level text, OUT problem text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-    WITH RECURSIVE entry AS MATERIALIZED (
-        SELECT i.* FROM keysmith_private.isolated i
-    ), known AS MATERIALIZED (
-        SELECT e.found AS oid, true AS is_registered FROM entry e
-        UNION
-        SELECT p.polrelid, false
-        FROM pg_policy p
-        JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
-             AND d.refclassid = 'pg_proc'::regclass
-        JOIN pg_proc f ON f.oid = d.refobjid
-        WHERE f.pronamespace = 'keysmith'::regnamespace
-          AND p.polrelid NOT IN (SELECT e.found FROM entry e)
+    WITH RECURSIVE known AS MATERIALIZED (
+        SELECT k.oid, k.is_registered FROM keysmith_private.known_isolated k
     ), isolated AS MATERIALIZED (
         SELECT c.oid, c.oid::regclass AS name, c.relowner, c.relrowsecurity, c.relforcerowsecurity,
                k.is_registered,
@@ -93,15 +137,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
         SELECT i.oid, h.inhparent FROM isolated i JOIN pg_inherits h ON h.inhrelid = i.oid
         UNION
         SELECT w.of, h.inhparent FROM whole w JOIN pg_inherits h ON h.inhrelid = w.oid
-    ), above(of, oid) AS (
-        SELECT i.oid, i.oid FROM isolated i
-        UNION
-        SELECT a.of, w.ev_class
-        FROM above a
-        JOIN pg_depend d ON d.refobjid = a.oid AND d.refclassid = 'pg_class'::regclass
-             AND d.classid = 'pg_rewrite'::regclass
-        JOIN pg_rewrite w ON w.oid = d.objid
-        JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
     )
     SELECT i.oid, 'error', 'it was isolated, and no longer is: every reader sees all rows',
            'call keysmith.isolate() for it again, or keysmith.release()'
@@ -148,20 +183,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'call undistribute_table() for it'
     FROM isolated i WHERE i.oid IN (SELECT keysmith_private.distributed_tables())
     UNION ALL
-    SELECT i.oid, 'warning', CASE c.relkind
-               WHEN 'm' THEN format('materialized view %s holds its rows for whoever may read it', c.oid::regclass)
-               ELSE format('view %s shows all its rows: it reads as %s', c.oid::regclass, r.oid::regrole) END,
-           CASE c.relkind WHEN 'm' THEN 'replace it by a table, or let nobody read it'
-               ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
-    FROM isolated i
-    JOIN above a ON a.of = i.oid
-    JOIN pg_class c ON c.oid = a.oid AND c.relkind IN ('v', 'm')
-    JOIN pg_roles r ON r.oid = c.relowner
-    WHERE c.relkind = 'm'
-       OR (r.rolsuper OR r.rolbypassrls) AND NOT coalesce((
-              SELECT o.option_value::boolean FROM pg_options_to_table(c.reloptions) o
-              WHERE o.option_name = 'security_invoker'), false)
-    UNION ALL
     SELECT i.oid, 'warning', 'it has the policies of isolate(), which does not know it',
            'call keysmith.isolate() for it again'
     FROM isolated i
@@ -183,6 +204,8 @@ BEGIN
     END IF;
     FOR found IN
         SELECT p.problem, p.remedy FROM keysmith_private.isolation_problems(about) p
+        UNION ALL
+        SELECT v.problem, v.remedy FROM keysmith_private.views_above_isolated(about) v
         UNION ALL
         SELECT format('role %s has BYPASSRLS, and sees all its rows', r.oid::regrole), NULL
         FROM pg_roles r, pg_class c
@@ -212,7 +235,7 @@ CREATE FUNCTION keysmith.isolate(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
 COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
-'Has a table show and take only rows of the tenant signed in; by row-level security';
+'Restricts a table to the rows of the tenant signed in; by row-level security';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';

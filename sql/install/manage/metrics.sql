@@ -71,31 +71,31 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
          'Set shared_preload_libraries = ''keysmith'', and restart'),
         (2, 'limits_unavailable', 0,
          'Requests were refused in the last day because there was no room to count them',
-         'A larger keysmith.max_buckets, and a restart'),
+         'Raise keysmith.max_buckets, and restart'),
         (3, 'limit_buckets_filling', 0.8,
          'Most of the room for rate limits is in use',
-         'A larger keysmith.max_buckets, and a restart'),
+         'Raise keysmith.max_buckets, and restart'),
         (4, 'usage_dropped', 0,
          'Usage records were lost in the last day because there was no room',
-         'A larger keysmith.usage_buffer, or usage_overflow = write-through; look at the worker'),
+         'Raise keysmith.usage_buffer, and restart; look at the worker'),
         (5, 'usage_failing', 0,
          'The worker fails, and has stored nothing since: last_error of usage_status() says why',
          'Remove the cause: mostly the disk; on a standby the connection to the primary'),
         (6, 'usage_quarantined', 0,
          'Usage records of the last week could not be stored',
-         'Read their errors in keysmith_private.usage_set_aside'),
+         'As a superuser, read their errors in keysmith_private.usage_set_aside'),
         (7, 'usage_queue_filling', 0.5,
          'Half of the room for usage records is in use: the worker is behind',
-         'A larger keysmith.usage_buffer; look at the worker and the disk, on a standby at the primary'),
+         'Look at the worker and the disk, on a standby at the primary; raise keysmith.usage_buffer'),
         (8, 'usage_lost', 0,
-         'The end of a server may have lost usage records of the last week',
-         'Find out why the server ended; usage_durability = commit, if none may be lost'),
+         'A server ended in the last week, and usage records in its memory may be lost',
+         'Find out why it ended; set keysmith.usage_durability = commit if no record may be lost'),
         (9, 'usage_worker_missing', 0,
          'Usage records wait, and no worker runs',
-         'A larger max_worker_processes, and a restart'),
+         'Raise max_worker_processes, and restart'),
         (10, 'usage_not_logged', 0,
          'Requests of this standby or subscriber leave no record',
-         'Set keysmith.usage_conninfo, unless that is meant'),
+         'Set keysmith.usage_conninfo, unless you want this'),
         (11, 'partition_missing', 0,
          'There is no partition for the requests of tomorrow',
          'Call keysmith.maintain(), and look at what it returns'),
@@ -104,19 +104,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
          'Call keysmith.audit_verify(), and compare with a backup'),
         (13, 'isolation_error', 0,
          'A tenant may see rows of others: the view isolation names the tables',
-         'Follow the remedy that doctor() has'),
+         'Follow the remedy of doctor()'),
         (14, 'notify_queue_filling', l.event_queue_limit / 200::double precision,
          'The queue of notifications is half as full as keysmith.event_queue_limit allows',
          'End the session that listens and does not read: the log of PostgreSQL names it'),
         (15, 'events_unsent', 0,
-         'Events of the last day were not sent, as the queue of notifications was full',
-         'Have listeners read what there is again; end sessions that listen and do not read'),
+         'Events of the last day were not sent, because the queue of notifications was full',
+         'Let caches drop all verdicts; end sessions that listen and do not read'),
         (16, 'replay_behind', coalesce(nullif(l.max_replica_lag, 0) / 2, 30),
          'This standby replays late: revoked keys are accepted meanwhile, or all keys refused',
          'Look for long queries on the standby, and for its connection to the primary'),
         (17, 'subscription_stopped', 0,
          'A subscription that brings keys is disabled or has stopped: revocations do not arrive',
-         'Remove the cause, which the log of this server has'),
+         'Remove the cause, which the log of this server names, and enable the subscription'),
         (18, 'heartbeat_old', coalesce(nullif(l.max_replica_lag, 0) / 2, 30),
          'The heartbeat of the publisher is old: revocations do not arrive in time',
          'Look for a conflict in the log, and for the process keysmith publisher on the publisher')
@@ -170,16 +170,26 @@ COMMENT ON FUNCTION keysmith_private.audit_gaps() IS
 
 -- The parts of a partitioned table are one row. The size of a locked table is what the last VACUUM or
 -- ANALYZE has found: asking for it now would have to wait.
+CREATE FUNCTION keysmith_private.relation_size(relation oid, pages integer) RETURNS double precision
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms' AS $$
+BEGIN
+    RETURN pg_total_relation_size(relation);
+EXCEPTION WHEN lock_not_available THEN
+    RETURN greatest(pages, 0) * current_setting('block_size')::double precision;
+END $$;
+COMMENT ON FUNCTION keysmith_private.relation_size(oid, integer) IS
+'The size of a table with its indexes; by its number of pages if another session locks it';
+
 CREATE FUNCTION keysmith_private.relation_sizes(OUT relation text, OUT bytes double precision)
 RETURNS SETOF record
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH locked AS MATERIALIZED (
         SELECT l.relation FROM keysmith_private.locked_relations() l
     )
     SELECT coalesce(w.relname, c.relname)::text,
            sum(CASE WHEN c.oid IN (SELECT l.relation FROM locked l)
                     THEN greatest(c.relpages, 0) * current_setting('block_size')::double precision
-                    ELSE pg_total_relation_size(c.oid) END)
+                    ELSE keysmith_private.relation_size(c.oid, c.relpages) END)
     FROM pg_class c
     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
     LEFT JOIN pg_class w ON w.oid = i.inhparent
@@ -409,7 +419,7 @@ COMMENT ON VIEW keysmith.metrics IS 'Numbers about this database and its server,
 COMMENT ON COLUMN keysmith.metrics.name IS 'The name of the metric';
 COMMENT ON COLUMN keysmith.metrics.labels IS 'The labels that tell rows of one name apart';
 COMMENT ON COLUMN keysmith.metrics.value IS 'The number; 0 or 1 for no or yes';
-COMMENT ON COLUMN keysmith.metrics.type IS 'counter for numbers that only grow, and gauge for others';
+COMMENT ON COLUMN keysmith.metrics.type IS 'counter for numbers that only grow until a restart, and gauge for others';
 COMMENT ON COLUMN keysmith.metrics.help IS 'A description of the metric';
 
 CREATE VIEW keysmith.alarms WITH (security_barrier) AS
@@ -420,4 +430,4 @@ COMMENT ON COLUMN keysmith.alarms.raised IS 'Whether the value is above the thre
 COMMENT ON COLUMN keysmith.alarms.value IS 'The number that is compared';
 COMMENT ON COLUMN keysmith.alarms.threshold IS 'The greatest number that raises no alarm';
 COMMENT ON COLUMN keysmith.alarms.meaning IS 'The fact that raises it';
-COMMENT ON COLUMN keysmith.alarms.remedy IS 'The act that ends it';
+COMMENT ON COLUMN keysmith.alarms.remedy IS 'What to do about it';

@@ -43,7 +43,7 @@ CREATE FUNCTION keysmith.status(
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
-'One row: the library, replication, keys by state, events';
+'The state of the installation in one row; the library, replication, keys, peppers and events';
 
 CREATE FUNCTION keysmith_private.installation(
     OUT version text, OUT preloaded boolean, OUT standby boolean, OUT subscriber boolean,

@@ -197,7 +197,7 @@ BEGIN
         SELECT 2, period, line FROM lines
         UNION ALL
         SELECT 3, NULL, CASE WHEN max(total) = 0 THEN 'no requests in this time'
-                             ELSE format('%s let in  %s refused', let_in, refused) END
+                             ELSE format('%s accepted  %s refused', let_in, refused) END
         FROM lines
     ) AS parts ORDER BY part, period;
 END $$;

@@ -37,7 +37,7 @@ CREATE FUNCTION keysmith.usage_status(
 ) RETURNS SETOF record
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
 COMMENT ON FUNCTION keysmith.usage_status() IS
-'One row: the queue of usage records, its worker, and losses';
+'The state of usage records in one row; the queue, counts since the start, the worker, and losses';
 
 CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
@@ -78,15 +78,15 @@ COMMENT ON FUNCTION keysmith_private.shown_nodes() IS
 
 CREATE VIEW keysmith.usage_nodes WITH (security_barrier) AS
 SELECT n.* FROM keysmith_private.shown_nodes() n ORDER BY n.name, n.node;
-COMMENT ON VIEW keysmith.usage_nodes IS 'The servers whose memory held usage records of this database: this one, its standbys, and those before';
+COMMENT ON VIEW keysmith.usage_nodes IS 'The servers that hold or held usage records of this database in memory: the primary, standbys, former servers';
 COMMENT ON COLUMN keysmith.usage_nodes.node IS 'The identity of the server, which no other server has';
 COMMENT ON COLUMN keysmith.usage_nodes.name IS 'The name of the server, for display';
 COMMENT ON COLUMN keysmith.usage_nodes.is_standby IS 'Whether it was a standby when last heard of, and its records are not reported as lost';
 COMMENT ON COLUMN keysmith.usage_nodes.heard_at IS 'The time when the last records of it were stored, or else when it started';
-COMMENT ON COLUMN keysmith.usage_nodes.most_waiting IS 'The number of records that its memory can hold: the bound of the loss if it never returns';
+COMMENT ON COLUMN keysmith.usage_nodes.most_waiting IS 'The number of records that its memory can hold: so many are lost at most if it never returns';
 COMMENT ON COLUMN keysmith.usage_nodes.stored IS 'The number of its records that are stored';
-COMMENT ON COLUMN keysmith.usage_nodes.dropped IS 'The number of its records that found no room';
-COMMENT ON COLUMN keysmith.usage_nodes.losses IS 'The number of its ends that may have lost records';
-COMMENT ON COLUMN keysmith.usage_nodes.lost_at_most IS 'The bound of the number of records that these may have lost; null if there was no such end';
+COMMENT ON COLUMN keysmith.usage_nodes.dropped IS 'The number of its records that were lost because there was no room';
+COMMENT ON COLUMN keysmith.usage_nodes.losses IS 'How often it ended and may have lost records';
+COMMENT ON COLUMN keysmith.usage_nodes.lost_at_most IS 'The number of records that were lost then, at most; null if it never ended so';
 COMMENT ON COLUMN keysmith.usage_nodes.lost_from IS 'The lost records were made between this time and lost_until';
 COMMENT ON COLUMN keysmith.usage_nodes.lost_until IS 'The lost records were made before this time';
