@@ -162,7 +162,7 @@ impl<'m, F: Form> Verdict<'m, F> {
             + holder.map_or(0, of_holder)
             + metadata.map_or(0, |json| json.image().len());
         let mut row = F::begin(catalog, memory, room);
-        row.boolean(reason == Reason::Ok);
+        row.boolean(reason.is_good());
         row.integer(Some(status));
         row.text(Some(code));
         row.text(Some(message));

@@ -73,6 +73,7 @@ pub fn decide<'m, F: Form>(
     decision.demand.kind = required.kind;
     decision.demand.address = request.address;
     decision.signs_in = true;
+    decision.is_public = required.route.is_some_and(|route| route.is_public);
     // Usage records cut a method or path that is too long.
     decision.request.method = request.method;
     decision.request.path = request.path;

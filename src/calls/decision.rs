@@ -50,6 +50,8 @@ pub struct Decision<'a> {
     pub demand: Demand<'a>,
     /// Whether the transaction acts for the key from now on, if the key is accepted.
     pub signs_in: bool,
+    /// Whether a request without a key is let through.
+    pub is_public: bool,
     pub charge: Charge<'a>,
     /// Method and path of the request, if they are known.
     pub request: usage::Request<'a>,
@@ -69,6 +71,7 @@ impl<'a> Decision<'a> {
             needs,
             demand: demand(needs),
             signs_in: false,
+            is_public: false,
             charge: Charge::default(),
             request: usage::Request::default(),
         }
@@ -90,7 +93,13 @@ impl<'a> Decision<'a> {
         };
         let rows = match rows {
             Ok(rows) => rows,
-            Err(reason) => return Ok(self.refusal(memory, reason)),
+            Err(Reason::Missing) if self.is_public => {
+                return Ok(self.without_key(memory, Reason::Public));
+            }
+            Err(reason) => {
+                usage::unknown(&self.policy, self.keyspace, &self.noted(), reason);
+                return Ok(self.without_key(memory, reason));
+            }
         };
         let own = rows.scopes();
         let held = self.policy.held(&own, rows.roles());
@@ -125,12 +134,11 @@ impl<'a> Decision<'a> {
             && lag::is_behind(self.reader.catalog, self.reader.snapshot(), self.demand.now)
     }
 
-    /// The verdict for a key that was not found.
-    fn refusal<'m, F: Form>(&self, memory: Memory<'m>, reason: Reason) -> Verdict<'m, F> {
+    /// The verdict if no key was given or found.
+    fn without_key<'m, F: Form>(&self, memory: Memory<'m>, reason: Reason) -> Verdict<'m, F> {
         if self.signs_in {
             identity::sign_in(None);
         }
-        usage::unknown(&self.policy, self.keyspace, &self.noted(), reason);
         self.answer(memory, reason, None, &Standing::default())
     }
 

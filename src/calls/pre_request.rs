@@ -8,7 +8,6 @@ use crate::catalog::policy::Policy;
 use crate::verdict::{Row, Verdict, Words};
 use keysmith_core::policy::forwarded::client_behind_proxy;
 use keysmith_core::policy::header::Schemes;
-use keysmith_core::policy::verdict::Reason;
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::jsonb::Json;
@@ -38,7 +37,7 @@ fn pre_request(call: &Call) -> Result<Option<Datum>> {
         weight: None,
     };
     let (verdict, policy) = authenticate::decide::<Row>(call.memory(), &request)?;
-    if verdict.reason == Reason::Ok {
+    if verdict.reason.is_good() {
         return Ok(None);
     }
     Err(Answer::of(&verdict, &policy).refusal(&policy.schemes))

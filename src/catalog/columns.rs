@@ -34,7 +34,7 @@ columns! {
     role { keyspace: Text, role: Text, scopes: Texts }
     route {
         keyspace: Text, method: Text, pattern: Text, variant: Text, scopes: Text, kind: Text,
-        weight: Integer, limits: Text,
+        weight: Integer, limits: Text, is_public: Boolean,
     }
     tenant {
         tenant_id: Uuid, suspended_at: Timestamp, created_at: Timestamp, keyspace: Text, name: Text,

@@ -88,6 +88,8 @@ pub struct Route {
     pub kind: Option<Bytes>,
     /// How many calls a request counts for.
     pub weight: u32,
+    /// Whether requests without a key are let through.
+    pub is_public: bool,
     /// Rate limits for each key on this route, in their stored form.
     pub limits: Option<Bytes>,
     /// The method, pattern and variant, which identify the route in the keyspace.
@@ -256,6 +258,7 @@ impl Policy {
                     scopes: expression.unwrap_or(Expression::Any(Vec::new())),
                     kind: row.bytes(column::kind).map(Bytes::from),
                     weight: row.integer(column::weight).map_or(1, i32::unsigned_abs),
+                    is_public: row.boolean(column::is_public),
                     limits: row.bytes(column::limits).map(Bytes::from),
                     name: [column::method, column::pattern, column::variant]
                         .map(bytes)

@@ -189,6 +189,7 @@ fn store_route(call: &Call, needs: Needs, scopes: Vec<String>) -> Result<Option<
         return Err(Error::argument("weight", "must not be negative"));
     }
     let limits = limits::given(call, 7)?;
+    let is_public = call.boolean(8, "public")?;
     authority::act(needs, |caller| {
         let policy = policy(caller, &route.keyspace)?;
         let scopes: Vec<String> = named.scopes().into_iter().map(String::from).collect();
@@ -213,13 +214,15 @@ fn store_route(call: &Call, needs: Needs, scopes: Vec<String>) -> Result<Option<
         params.push(Param::text_or_null(kind.as_deref()));
         params.push(Param::integer(Some(weight)));
         params.push(Param::text_or_null(limits.as_deref()));
+        params.push(Param::boolean(is_public));
         spi::execute(
             "INSERT INTO keysmith_private.route (
-                 keyspace, method, pattern, variant, scopes, kind, weight, limits)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+                 keyspace, method, pattern, variant, scopes, kind, weight, limits, is_public)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              ON CONFLICT (keyspace, method, pattern, variant)
              DO UPDATE SET scopes = excluded.scopes, kind = excluded.kind,
-                 weight = excluded.weight, limits = excluded.limits",
+                 weight = excluded.weight, limits = excluded.limits,
+                 is_public = excluded.is_public",
             &params,
         )?;
         act.done("define_route")

@@ -4,6 +4,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     Ok,
+    /// No key was given, and the route needs none.
+    Public,
     Missing,
     MalformedHeader,
     MalformedKey,
@@ -29,8 +31,9 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the rules that give them.
-    pub const ALL: [Reason; 22] = [
+    pub const ALL: [Reason; 23] = [
         Reason::Ok,
+        Reason::Public,
         Reason::Missing,
         Reason::MalformedHeader,
         Reason::MalformedKey,
@@ -57,6 +60,7 @@ impl Reason {
     pub const fn name(self) -> &'static str {
         match self {
             Reason::Ok => "ok",
+            Reason::Public => "public",
             Reason::Missing => "missing",
             Reason::MalformedHeader => "malformed_header",
             Reason::MalformedKey => "malformed_key",
@@ -81,11 +85,17 @@ impl Reason {
         }
     }
 
+    /// Whether the request may go on.
+    #[inline]
+    pub fn is_good(self) -> bool {
+        matches!(self, Reason::Ok | Reason::Public)
+    }
+
     /// The answer for the client. Several reasons have the same answer, so that a client without
     /// a good key learns nothing about the existing keys.
     pub const fn answer(self) -> Answer {
         match self {
-            Reason::Ok => Answer::Ok,
+            Reason::Ok | Reason::Public => Answer::Ok,
             Reason::Missing => Answer::MissingAuthorization,
             Reason::MalformedHeader => Answer::InvalidAuthorization,
             Reason::MalformedKey
@@ -193,7 +203,7 @@ mod tests {
     #[test]
     fn only_ok_is_a_success() {
         for reason in Reason::ALL {
-            assert_eq!(reason.answer().status() == 200, reason == Reason::Ok, "{reason:?}");
+            assert_eq!(reason.answer().status() == 200, reason.is_good(), "{reason:?}");
         }
     }
 

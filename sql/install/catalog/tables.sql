@@ -116,6 +116,7 @@ CREATE TABLE keysmith_private.route (
     kind     text COLLATE "C" CHECK (kind IN ('secret', 'publishable')),
     weight   integer NOT NULL DEFAULT 1 CHECK (weight >= 0),
     limits   text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    is_public boolean NOT NULL DEFAULT false,
     PRIMARY KEY (keyspace, method, pattern, variant)
 );
 COMMENT ON TABLE keysmith_private.route IS 'The scopes, as an expression, and the kind of key that a method and path require';

@@ -27,10 +27,11 @@ CREATE FUNCTION keysmith.define_route(
     variant text DEFAULT NULL,
     kind text DEFAULT NULL,
     weight integer DEFAULT 1,
-    limits jsonb DEFAULT NULL
+    limits jsonb DEFAULT NULL,
+    public boolean DEFAULT false
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb, boolean) IS
 'Defines the scopes that a method and a path require; all of a list, each may be an expression';
 
 CREATE FUNCTION keysmith.define_route(
@@ -41,10 +42,11 @@ CREATE FUNCTION keysmith.define_route(
     variant text DEFAULT NULL,
     kind text DEFAULT NULL,
     weight integer DEFAULT 1,
-    limits jsonb DEFAULT NULL
+    limits jsonb DEFAULT NULL,
+    public boolean DEFAULT false
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb, boolean) IS
 'Defines the scopes that a method and a path require; one expression such as a | (b & c)';
 
 CREATE FUNCTION keysmith.remove_route(
@@ -63,7 +65,8 @@ SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, 
                'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
                'burst', l.part[3]::bigint) ORDER BY l.n)
         FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
-             WITH ORDINALITY AS l (part, n)) AS limits
+             WITH ORDINALITY AS l (part, n)) AS limits,
+       is_public AS public
 FROM keysmith_private.route r;
 COMMENT ON VIEW keysmith.routes IS 'The routes of each keyspace, with their requirements';
 COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
@@ -74,3 +77,4 @@ COMMENT ON COLUMN keysmith.routes.scopes IS 'The scopes that the key must have, 
 COMMENT ON COLUMN keysmith.routes.kind IS 'The kind that the key must be of; null for any kind';
 COMMENT ON COLUMN keysmith.routes.weight IS 'The number of calls that a request counts for in rate limits';
 COMMENT ON COLUMN keysmith.routes.limits IS 'The rate limits of each key on the route; they replace limits of the same name';
+COMMENT ON COLUMN keysmith.routes.public IS 'Whether requests without a key are let through';
