@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import psycopg
 
@@ -56,6 +57,14 @@ def value(cluster, statement, *params):
 def memory_since(cluster):
     """It changes when the server's memory begins with nothing."""
     return value(cluster, "SELECT since FROM keysmith.limit_status()")
+
+
+def state_of(pid):
+    """The letter that Linux has for it; X if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "X"
 
 
 def processes_of(cluster):
@@ -141,6 +150,11 @@ class Faults(threading.Thread):
             return False
 
         def strike():
+            # A process that has ended already crashes no server. One that is stopped has not.
+            os.kill(pid, signal.SIGSTOP)
+            wait_until(lambda: state_of(pid) in "TtZX")
+            if state_of(pid) in "ZX":
+                raise ProcessLookupError(pid)
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda: memory_since(cluster) != before)
         try:

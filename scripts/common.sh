@@ -55,3 +55,20 @@ as_root() {
         die "this needs root: $*"
     fi
 }
+
+# The folder of the servers that postgres.sh gets. If we are root, servers run as `postgres`, which
+# may be unable to reach the clone.
+servers() {
+    local target=${CARGO_TARGET_DIR:-$ROOT/target}
+    if [ -n "${KEYSMITH_SERVERS:-}" ]; then
+        echo "$KEYSMITH_SERVERS"
+        return
+    fi
+    mkdir -p "$target"
+    if as_server_user test -x "$target" 2>/dev/null; then
+        echo "$target/majors"
+    else
+        # Only root can write there, so nobody else can put a server there for root to run.
+        echo /var/cache/keysmith-majors
+    fi
+}

@@ -4,40 +4,20 @@
 With --check it only says whether the file is right.
 """
 
-import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+import licenses
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "debian/copyright"
 MARK = "@LIBRARIES@\n"
-CARGO = os.environ.get("CARGO", "cargo")
 # Debian's names, as far as they differ.
 NAMES = {"MIT": "Expat", "OR": "or", "AND": "and", "/": "or"}
 HOLDER = re.compile(r"^\W*Copyright\s+(?:(?:\(c\)|©)\s*)*(?=[^\s\[{])(.*?)[.\s]*$", re.I | re.M)
 NOT_A_HOLDER = re.compile(r"notice|license|holder|owner|statement|assignment|^and\b|^[\d-]+$", re.I)
 PLATFORMS = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"]
-
-
-def linked():
-    """The name and version of each library that is linked in: no macros, no tools of the build."""
-    tree = subprocess.check_output(
-        [CARGO, "tree", "--locked", "--package", "keysmith", "--edges", "normal,no-proc-macro", "--prefix", "none",
-         *(word for platform in PLATFORMS for word in ("--target", platform))], cwd=ROOT, text=True)
-    return {tuple(line.split()[:2]) for line in tree.splitlines() if line}
-
-
-def libraries():
-    described = json.loads(subprocess.check_output(
-        [CARGO, "metadata", "--locked", "--format-version", "1",
-         *(word for platform in PLATFORMS for word in ("--filter-platform", platform))], cwd=ROOT, text=True))
-    wanted = linked()
-    for package in sorted(described["packages"], key=lambda package: (package["name"], package["version"])):
-        if package["source"] and (package["name"], f"v{package['version']}") in wanted:
-            yield package
 
 
 def license_of(package):
@@ -64,7 +44,7 @@ def stanza(package):
 
 def text():
     template = (ROOT / "debian/copyright.in").read_text()
-    whole = template.replace(MARK, "\n".join(map(stanza, libraries())))
+    whole = template.replace(MARK, "\n".join(map(stanza, licenses.linked("pg15", *PLATFORMS))))
     texts = set(re.findall(r"^License: (\S+)\n ", whole, re.M))
     for terms in re.findall(r"^License: (.*)", whole, re.M):
         for name in re.split(r",? (?:and|or) ", terms):

@@ -39,11 +39,12 @@ SOFTWARE.
 STANDARD_LIBRARY = ("The Rust standard library", "MIT OR Apache-2.0", ["The Rust Project contributors"])
 
 
-def linked(feature):
-    """The packages that the library is linked from: what it depends on, without the programs and
-    the macros that only the build runs."""
-    command = [os.environ.get("CARGO", "cargo"), "metadata", "--format-version", "1", "--offline", "--locked",
-               "--no-default-features", "--features", feature, "--filter-platform", host()]
+def linked(feature, *platforms):
+    """The packages that the library is linked from, on this machine's platform or on those given:
+    what it depends on, without the programs and the macros that only the build runs."""
+    where = [f"--filter-platform={platform}" for platform in platforms] or [f"--filter-platform={host()}", "--offline"]
+    command = [os.environ.get("CARGO", "cargo"), "metadata", "--format-version", "1", "--locked",
+               "--no-default-features", "--features", feature, *where]
     metadata = json.loads(subprocess.check_output(command, cwd=ROOT))
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}

@@ -39,22 +39,6 @@ case $KIND in
     *) die "there is no such kind: $KIND" ;;
 esac
 
-# If we are root, servers run as `postgres`, which may be unable to reach the clone.
-place() {
-    local target=${CARGO_TARGET_DIR:-$ROOT/target}
-    if [ -n "${KEYSMITH_SERVERS:-}" ]; then
-        echo "$KEYSMITH_SERVERS/$NAME"
-        return
-    fi
-    mkdir -p "$target"
-    if as_server_user test -x "$target" 2>/dev/null; then
-        echo "$target/majors/$NAME"
-    else
-        # Only root can write there, so nobody else can put a server there for root to run.
-        echo "/var/cache/keysmith-majors/$NAME"
-    fi
-}
-
 # A private apt: lists, cache and sources are in the work folder, and nothing is installed.
 own() {
     local program=$1 apt=$PREFIX/work/apt
@@ -173,7 +157,7 @@ reason() {
     grep -m 1 -E '^(E:|ERROR:|error:|[^ ]+: (fatal )?error:)' "$PREFIX.attempt" || tail -n 1 "$PREFIX.attempt"
 }
 
-PREFIX=$(place)
+PREFIX=$(servers)/$NAME
 mkdir -p "$(dirname "$PREFIX")"
 exec 9>"$PREFIX.lock"
 flock 9

@@ -49,7 +49,7 @@ if [ -z "$NO_BUILDS" ]; then
     PG_CONFIG= make --no-print-directory deb
     cp "$CARGO_TARGET_DIR/deb"/postgresql-*-keysmith_"$VERSION"-1_*.deb "$RESULTS/"
     # Image volumes are for 18 and newer: for each that is installed, or that `make test-majors` has made.
-    for candidate in /usr/lib/postgresql/*/bin/pg_config "$CARGO_TARGET_DIR"/majors/*/bin/pg_config; do
+    for candidate in /usr/lib/postgresql/*/bin/pg_config "$(servers)"/*/bin/pg_config; do
         if has_server "$candidate" && [ "$(major "$candidate")" -ge 18 ]; then
             pack_image "$candidate" "$(major "$candidate")"
         fi

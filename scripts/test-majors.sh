@@ -50,7 +50,7 @@ for major in "${majors[@]}"; do
         continue
     fi
     say "$("$server" --version)"
-    from=$(cat "${server%/bin/*}/built" 2>/dev/null || echo installed)
+    from=$(cat "${server%/bin/*}/built" 2>/dev/null || true)
     rm -f "$counts"
     # The crates without PostgreSQL are built once for all.
     KEYSMITH_MAJOR=$major KEYSMITH_OLDER_SERVERS=$(older_than "$major") make --no-print-directory -k clippy test-server PG_CONFIG="$server" || failed+=("$major")
@@ -60,7 +60,7 @@ for major in "${majors[@]}"; do
     else
         passed=- skipped=- faults="no run"
     fi
-    add "$major" "$("$server" --version | cut -d' ' -f2)" "$from" "$passed" "$skipped" "$faults"
+    add "$major" "$("$server" --version | cut -d' ' -f2)" "${from:-installed}" "$passed" "$skipped" "$faults"
 done
 printf '\n%s\n' "$table"
 [ ${#untested[@]} -eq 0 ] || echo "not tested: ${untested[*]}" >&2

@@ -59,7 +59,7 @@ FUNCTIONS = {
                      "note_isolated", "tell_of_isolation", "shows_everything_support", "own_rows_support",
                      "usage_bars", "profile", "ended_since", "doctor_events",
                      "library", "decisions", "installation", "subscriptions", "nodes", "metrics", "alarms",
-                     "alarm_thresholds", "measurements", "audit_gaps", "relation_size", "relation_sizes", "locked_relations",
+                     "alarm_thresholds", "measurements", "recent_losses", "audit_gaps", "relation_size", "relation_sizes", "locked_relations",
                      "routines_of_level", "heartbeat_arrives", "objects_granted_to"],
                     set()),
 }

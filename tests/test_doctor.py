@@ -192,6 +192,15 @@ SPOILT = {
 }
 
 
+def test_a_loss_is_told_with_its_own_time(spoilt):
+    """Not with that of losses long ago, which are not counted either."""
+    spoilt.rows("INSERT INTO keysmith_private.usage_incarnation (incarnation, database, server, started_at, most_waiting, "
+                "lost_at_most, lost_from, lost_until) VALUES (7, 0, 0, '2001-01-01', 5, 5, '2001-01-02', '2001-01-03'), "
+                "(8, 0, 0, now(), 9, 9, now(), now())")
+    (finding,) = [row.finding for row in spoilt.findings() if row.subject == "usage"]
+    assert "cost 9 records" in finding and "2001" not in finding
+
+
 @pytest.mark.parametrize("entries", [1, 999, 1000, 1001, 1500, 1998, 1999, 2000])
 def test_a_chain_of_any_length_has_no_gap(spoilt, entries):
     spoilt.rows("DELETE FROM keysmith_private.audit_entry")

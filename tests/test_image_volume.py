@@ -1,7 +1,6 @@
 """The extension's files in a folder of their own, as CloudNativePG mounts them from an image, and
 a server that loads them from there."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -48,9 +47,8 @@ def newer_server():
     the first of 18 or newer that has this version."""
     if major(clusters.PG_CONFIG) >= 18:
         return clusters.PG_CONFIG
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    folders = [Path("/usr/lib/postgresql"), target / "majors", Path("/var/cache/keysmith-majors")]
-    found = [path for folder in folders for path in sorted(folder.glob("*/bin/pg_config"))]
+    made = subprocess.check_output(["bash", "-c", "source scripts/common.sh; servers"], cwd=ROOT, text=True).strip()
+    found = [path for folder in ("/usr/lib/postgresql", made) for path in sorted(Path(folder).glob("*/bin/pg_config"))]
     return next((path for path in found if major(path) >= 18 and has_this_version(path)), None)
 
 

@@ -517,10 +517,12 @@ def test_a_kill_late_in_a_shutdown_is_a_loss():
     is written after that."""
     with cluster_with_key("late", max_worker_processes=1, archive_mode="on",
                           archive_command="true") as (cluster, db, key):
-        gate = cluster.dir / "gate"
+        # As soon as the archiver is busy, the server can't end.
+        gate, busy = cluster.dir / "gate", cluster.data / "busy"
         gate.touch()
-        cluster.configure(archive_command=f"while test -e {gate}; do sleep 0.1; done")
-        db.rows("SELECT pg_reload_conf()")
+        cluster.configure(archive_command=f"touch {busy}; while test -e {gate}; do sleep 0.1; done")
+        db.rows("SELECT pg_reload_conf(); CREATE TABLE written (); SELECT pg_switch_wal()")
+        wait_until(busy.exists)
         for _ in range(20):
             db.verify(key)
         db.session.close()

@@ -1,11 +1,9 @@
-//! `doctor`: finds faults of the installation. SQL checks the catalogs and settings; this file
-//! adds the checks of what only the library knows.
+//! `doctor`: finds faults of the installation. SQL checks them; this file adds what only the library
+//! knows about peppers.
 
 use super::authority;
 use super::level::functions;
-use crate::audit::event;
 use crate::pepper::{self, peppers};
-use crate::{limit, settings};
 use keysmith_core::key::pepper::UNPEPPERED;
 use pg::call::Call;
 use pg::error::Result;
@@ -21,19 +19,9 @@ fn doctor(call: &Call) -> Result<Option<Datum>> {
     let result = ResultSet::of(call);
     authority::look(needs::doctor, |_| {
         let lost = lost_peppers()?;
-        let (unsent, last_unsent_at) = event::unsent();
         spi::query(
-            "SELECT * FROM keysmith_private.doctor_findings($1, $2, $3, $4, $5, $6, $7, $8)",
-            &[
-                Param::boolean(limit::is_there()),
-                Param::text(env!("CARGO_PKG_VERSION")),
-                Param::text_or_null(pepper::complaint().as_deref()),
-                Param::texts(&lost),
-                Param::smallint(peppers().newest()),
-                Param::integer(Some(settings::event_queue_limit())),
-                Param::bigint(unsent),
-                Param::timestamp(last_unsent_at),
-            ],
+            "SELECT * FROM keysmith_private.doctor_findings($1, $2)",
+            &[Param::text_or_null(pepper::complaint().as_deref()), Param::texts(&lost)],
             |rows| rows.put_into(result),
         )
     })?;

@@ -171,7 +171,7 @@ impl Chain {
         Some((Position { slot, sequence: found.sequence }, found))
     }
 
-    /// The first record; empty if there is none.
+    /// The first record, or no bytes in an empty chain.
     pub fn head<'a>(&self, slots: &'a [Slot]) -> &'a [u8] {
         slots.get(self.head as usize).map(Slot::bytes).unwrap_or_default()
     }

@@ -3,7 +3,7 @@
 -- it begins with a small letter and is for people.
 
 CREATE FUNCTION keysmith_private.doctor_library(
-    is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
+    is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper integer,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -96,7 +96,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                  AND k.revoked_at IS NULL AND NOT k.imported AND starts_with(k.key_prefix, p.prefix)
                LIMIT 10) AS first_ten) = 10
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], smallint) IS
+COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], integer) IS
 'The part of doctor() that looks at the library, peppers and the server';
 
 -- Other sessions start with the values that this session would have after RESET ALL, or with
@@ -231,16 +231,15 @@ $$;
 COMMENT ON FUNCTION keysmith_private.doctor_access() IS
 'The part of doctor() that looks for privileges that no role should have';
 
+-- `raised` has the value of each alarm that is raised, by its name.
 CREATE FUNCTION keysmith_private.doctor_usage(
-    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+    raised jsonb, OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH u AS MATERIALIZED (
         SELECT * FROM keysmith.usage_status()
     ), l AS MATERIALIZED (
         SELECT * FROM keysmith.limit_status()
-    ), raised AS MATERIALIZED (
-        SELECT a.alarm, a.value FROM keysmith_private.alarms() a WHERE a.raised
     ), partitions AS MATERIALIZED (
         -- Two days of grace: requests, or a call of maintain(), have them dropped.
         SELECT p.*, p.ends <= k.kept_from - interval '48 hours' AS is_old
@@ -251,33 +250,33 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'warning', 'usage', format('%s records were dropped since the server started', u.dropped),
            'a larger keysmith.usage_buffer, or usage_overflow = write-through'
-    FROM u, raised r WHERE r.alarm = 'usage_dropped'
+    FROM u WHERE raised ? 'usage_dropped'
     UNION ALL
     SELECT 'warning', 'usage', format('the buffer is filling: %s records of %s wait', u.waiting, u.share),
            'a larger keysmith.usage_buffer; usage_status() tells how the worker fares'
-    FROM u, raised r WHERE r.alarm = 'usage_queue_filling'
+    FROM u WHERE raised ? 'usage_queue_filling'
     UNION ALL
-    SELECT 'error', 'usage', format('%s records wait, and the worker could not be started %s times',
-                                    u.waiting, u.failed_starts),
+    SELECT 'error', 'usage', CASE u.failed_starts WHEN 0 THEN format('%s records wait, and no worker runs', u.waiting)
+               ELSE format('%s records wait, and the worker could not be started %s times', u.waiting, u.failed_starts) END,
            'a larger max_worker_processes, and a restart'
-    FROM u, raised r WHERE r.alarm = 'usage_worker_missing'
+    FROM u WHERE raised ? 'usage_worker_missing'
     UNION ALL
     SELECT 'warning', 'usage', format('%s batches failed; the last error: %s', u.failures, u.last_error),
            'usage_status() and the server''s log tell more'
-    FROM u, raised r WHERE r.alarm = 'usage_failing'
+    FROM u WHERE raised ? 'usage_failing'
     UNION ALL
-    SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', r.value),
+    SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', raised ->> 'usage_quarantined'),
            'SELECT error FROM keysmith_private.usage_set_aside'
-    FROM raised r WHERE r.alarm = 'usage_quarantined'
+    WHERE raised ? 'usage_quarantined'
     UNION ALL
     SELECT 'warning', 'usage', format('a crash may have cost %s records, between %s and %s',
-                                      r.value, to_char(u.lost_from, 'YYYY-MM-DD HH24:MI'),
-                                      to_char(u.lost_until, 'YYYY-MM-DD HH24:MI')),
+                                      raised ->> 'usage_lost', to_char(min(i.lost_from), 'YYYY-MM-DD HH24:MI'),
+                                      to_char(max(i.lost_until), 'YYYY-MM-DD HH24:MI')),
            'usage_durability = commit, if none may be lost'
-    FROM u, raised r WHERE r.alarm = 'usage_lost'
+    FROM keysmith_private.recent_losses() i WHERE raised ? 'usage_lost' HAVING count(*) > 0
     UNION ALL
     SELECT 'warning', 'usage', 'there is no partition for tomorrow''s requests', 'SELECT * FROM keysmith.maintain()'
-    FROM raised r WHERE r.alarm = 'partition_missing'
+    WHERE raised ? 'partition_missing'
     UNION ALL
     SELECT 'warning', 'usage', format('%s days are kept beyond keysmith.usage_retention', count(*)),
            'SELECT * FROM keysmith.maintain()'
@@ -304,11 +303,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'warning', 'limits', format('the table of limits is nearly full: %s of %s', l.buckets, l.max_buckets),
            'a larger keysmith.max_buckets, and a restart'
-    FROM l, raised r WHERE r.alarm = 'limit_buckets_filling'
+    FROM l WHERE raised ? 'limit_buckets_filling'
     UNION ALL
     SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', l.unavailable),
            'a larger keysmith.max_buckets, and a restart'
-    FROM l, raised r WHERE r.alarm = 'limits_unavailable'
+    FROM l WHERE raised ? 'limits_unavailable'
     UNION ALL
     SELECT 'error', 'audit', CASE WHEN g.entry IS NULL
                THEN format('keyspace %s has no audit, and was made by someone', g.keyspace)
@@ -316,54 +315,56 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'SELECT * FROM keysmith.audit_verify()'
     FROM keysmith_private.audit_gaps() g
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
+COMMENT ON FUNCTION keysmith_private.doctor_usage(jsonb) IS
 'The part of doctor() that looks at usage records and their worker, limits and the audit';
 
 CREATE FUNCTION keysmith_private.doctor_events(
-    queue_limit integer, unsent bigint, last_unsent_at timestamptz,
-    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+    raised jsonb, OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'events',
            format('the queue of notifications is %s percent full, and from %s on no events are sent',
-                  round(100 * a.value::numeric, 1), queue_limit),
+                  round(100 * (raised ->> 'notify_queue_filling')::numeric, 1), y.event_queue_limit),
            'end the session that listens and does not read: PostgreSQL''s log names it'
-    FROM keysmith_private.alarms() a WHERE a.alarm = 'notify_queue_filling' AND a.raised
+    FROM keysmith_private.library() y WHERE raised ? 'notify_queue_filling'
     UNION ALL
     SELECT 'warning', 'events',
            format('%s events were not sent, the last of them at %s: the queue of notifications was full',
-                  unsent, last_unsent_at),
+                  y.events_unsent, y.last_event_unsent_at),
            'have listeners read what there is again; end sessions that listen and do not read'
-    FROM keysmith_private.alarms() a WHERE a.alarm = 'events_unsent' AND a.raised
+    FROM keysmith_private.library() y WHERE raised ? 'events_unsent'
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_events(integer, bigint, timestamptz) IS
+COMMENT ON FUNCTION keysmith_private.doctor_events(jsonb) IS
 'The part of doctor() that looks at the queue of notifications';
 
 CREATE FUNCTION keysmith_private.doctor_findings(
-    is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
-    queue_limit integer, unsent bigint, last_unsent_at timestamptz,
+    pepper_problem text, lost_peppers text[],
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH findings AS MATERIALIZED (
-        SELECT * FROM keysmith_private.doctor_library(is_preloaded, version, pepper_problem, lost_peppers, newest_pepper)
+    WITH y AS MATERIALIZED (
+        SELECT * FROM keysmith_private.library()
+    ), alarms AS MATERIALIZED (
+        SELECT coalesce(jsonb_object_agg(a.alarm, a.value), '{}') AS raised
+        FROM keysmith_private.alarms() a WHERE a.raised
+    ), findings AS MATERIALIZED (
+        SELECT d.* FROM y, keysmith_private.doctor_library(y.preloaded, y.version, pepper_problem, lost_peppers, y.newest_pepper) d
         UNION ALL SELECT * FROM keysmith_private.doctor_logging()
         UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
-        UNION ALL SELECT * FROM keysmith_private.doctor_usage()
+        UNION ALL SELECT d.* FROM alarms a, keysmith_private.doctor_usage(a.raised) d
         UNION ALL SELECT * FROM keysmith_private.doctor_replication()
-        UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
+        UNION ALL SELECT d.* FROM alarms a, keysmith_private.doctor_events(a.raised) d
     )
     -- In psql, a row with these widths fits 100 columns.
     SELECT level, subject, keysmith_private.wrapped(finding, 35), keysmith_private.wrapped(remedy, 36)
     FROM (SELECT * FROM findings ORDER BY array_position('{error,warning}', level), subject, finding) AS ordered
     UNION ALL
-    SELECT 'ok', 'keysmith', format('no problem found; preloaded, version %s', version), NULL
-    WHERE NOT EXISTS (SELECT FROM findings)
+    SELECT 'ok', 'keysmith', format('no problem found; preloaded, version %s', y.version), NULL
+    FROM y WHERE NOT EXISTS (SELECT FROM findings)
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_findings(
-    boolean, text, text, text[], smallint, integer, bigint, timestamptz) IS
-'The rows of doctor(), given what only the library knows';
+COMMENT ON FUNCTION keysmith_private.doctor_findings(text, text[]) IS
+'The rows of doctor(), given what only the library knows about peppers';
 
 CREATE FUNCTION keysmith.doctor(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text

@@ -199,6 +199,17 @@ $$;
 COMMENT ON FUNCTION keysmith_private.relation_sizes() IS
 'The sizes of our tables, with their indexes and parts';
 
+CREATE FUNCTION keysmith_private.recent_losses(
+    OUT lost_at_most bigint, OUT lost_from timestamptz, OUT lost_until timestamptz
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT i.lost_at_most, i.lost_from, i.lost_until
+    FROM keysmith_private.usage_incarnation i
+    WHERE i.lost_at_most > 0 AND i.lost_until > clock_timestamp() - interval '7 days'
+$$;
+COMMENT ON FUNCTION keysmith_private.recent_losses() IS
+'The ends of servers that may have lost usage records in the last week';
+
 -- All numbers. Those of keysmith_alarm are the values that are compared with the thresholds.
 CREATE FUNCTION keysmith_private.measurements(OUT name text, OUT labels jsonb, OUT value double precision)
 RETURNS SETOF record
@@ -212,6 +223,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
         SELECT * FROM keysmith.limit_status()
     ), y AS MATERIALIZED (
         SELECT * FROM keysmith_private.library()
+    ), locked AS MATERIALIZED (
+        SELECT k.relation FROM keysmith_private.locked_relations() k
     ), partition AS MATERIALIZED (
         -- Two days of grace: requests, or a call of maintain(), have them dropped.
         SELECT p.*, p.ends <= k.kept_from - interval '48 hours' AS is_overdue
@@ -221,7 +234,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                -- A partition is made days before its first request.
                NOT coalesce(bool_or(p.ends > (c.today + 1)::timestamp AT TIME ZONE 'UTC'), false)
                AND coalesce(bool_or(p.starts <= c.now AND p.ends > c.now
-                                    AND p.partition::oid NOT IN (SELECT k.relation FROM keysmith_private.locked_relations() k)
+                                    AND p.partition::oid NOT IN (SELECT k.relation FROM locked k)
                                     AND pg_relation_size(p.partition) > 0), false) AS is_missing
         FROM clock c LEFT JOIN partition p ON true
         GROUP BY c.today, c.now
@@ -232,7 +245,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                -- Nobody reads a table as long as it is locked.
                (SELECT count(DISTINCT p.relation) FROM keysmith_private.isolation_problems() p
                 WHERE p.level = 'error'
-                  AND p.relation NOT IN (SELECT k.relation FROM keysmith_private.locked_relations() k)) AS errors
+                  AND p.relation NOT IN (SELECT k.relation FROM locked k)) AS errors
     ), replay AS MATERIALIZED (
         -- Without the guard an idle primary commits nothing. Then nothing is missing here if all that
         -- has arrived is replayed, as long as the connection is there.
@@ -250,8 +263,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     ), recent AS MATERIALIZED (
         SELECT (SELECT count(*) FROM keysmith_private.usage_set_aside s
                 WHERE s.set_aside_at > c.now - interval '7 days') AS set_aside,
-               (SELECT sum(i.lost_at_most) FROM keysmith_private.usage_incarnation i
-                WHERE i.lost_at_most > 0 AND i.lost_until > c.now - interval '7 days') AS lost
+               (SELECT sum(i.lost_at_most) FROM keysmith_private.recent_losses() i) AS lost
         FROM clock c
     ), measured AS (
         SELECT m.name, '{}'::jsonb AS labels, m.value
