@@ -1,5 +1,8 @@
-//! What the key service says over HTTP: bodies by templates, and headers.
+//! What the key service says over HTTP: operations, requests, bodies by templates, and headers.
 
 pub mod headers;
+pub mod operation;
 pub mod query;
+pub mod request;
 pub mod template;
+pub mod time;
