@@ -40,6 +40,7 @@ install! {
     "calls" "../sql/install/calls.sql";
     "manage_keyspace" "../sql/install/manage/keyspace.sql";
     "manage_catalogue" "../sql/install/manage/catalogue.sql";
+    "manage_endpoint" "../sql/install/manage/endpoint.sql";
     "manage_tenant" "../sql/install/manage/tenant.sql";
     "manage_listing" "../sql/install/manage/listing.sql";
     "manage_key" "../sql/install/manage/key.sql";
@@ -55,6 +56,7 @@ install! {
     "manage_hashing_state" "../sql/install/manage/hashing_state.sql";
     "manage_isolation_register" "../sql/install/manage/isolation_register.sql";
     "manage_isolation" "../sql/install/manage/isolation.sql";
+    "serve" "../sql/install/serve.sql";
     "catalog_subscription" "../sql/install/catalog/subscription.sql";
     "manage_status" "../sql/install/manage/status.sql";
     "manage_metrics" "../sql/install/manage/metrics.sql";

@@ -112,3 +112,18 @@ verdict! {
     limit_window: INTERVALOID,
     limit_reset: INTERVALOID,
 }
+
+/// The columns of the type `response`.
+pub const RESPONSE: &[Definition] = {
+    use pg_sys::BuiltinOid::*;
+    &[
+        ("handled", BOOLOID),
+        ("status", INT4OID),
+        ("headers", JSONBOID),
+        ("body", JSONBOID),
+        ("request_id", UUIDOID),
+        ("ok", BOOLOID),
+        ("tenant", TEXTOID),
+        ("key_id", UUIDOID),
+    ]
+};

@@ -64,8 +64,9 @@ pub struct Tables {
     pub audit_entry: Table,
     pub touch: Table,
     pub heartbeat: Table,
-    /// The row type of a verdict.
+    /// The row types of a verdict and of a response.
     pub verdict: RowType,
+    pub response: RowType,
 }
 
 impl Tables {
@@ -133,7 +134,9 @@ impl Tables {
         ];
         // From here on changes are counted, also those during the checks below.
         let mut watched = [relation(c"verdict", private)?; WATCHED];
-        watched.iter_mut().zip(all).for_each(|(place, table)| *place = table.table);
+        let others = [relation(c"response", private)?];
+        let tables = all.iter().map(|table| table.table).chain(others);
+        watched.iter_mut().zip(tables).for_each(|(place, relation)| *place = relation);
         invalidation::watch(&watched);
         if !all.into_iter().all(|table| table.open().has_columns(table.columns)) {
             return Err(unfit());
@@ -169,16 +172,19 @@ impl Tables {
             audit_entry,
             touch,
             heartbeat,
-            verdict: row_type(c"verdict", private)?,
+            verdict: row_type(c"verdict", private, columns::VERDICT)?,
+            response: row_type(c"response", private, columns::RESPONSE)?,
         })
     }
 }
 
-/// The composite type with this name, if it has the columns that verdicts are written with.
-fn row_type(name: &CStr, schema: Oid) -> Result<RowType> {
+/// The composite type with this name, if it has the columns that it is written with.
+fn row_type(name: &CStr, schema: Oid, columns: &[Definition]) -> Result<RowType> {
     let kind = found(lookup::type_named(schema, name), name)?;
-    RowType::find(kind, &columns::VERDICT)
-        .ok_or_else(|| mismatch("the library does not fit the extension's type verdict"))
+    RowType::find(kind, columns).ok_or_else(|| {
+        let name = name.to_string_lossy();
+        mismatch(&format!("the library does not fit the extension's type {name}"))
+    })
 }
 
 fn found(oid: Option<Oid>, name: &CStr) -> Result<Oid> {
