@@ -60,6 +60,7 @@ install! {
     "manage_metrics" "../sql/install/manage/metrics.sql";
     "manage_scanner" "../sql/install/manage/scanner.sql";
     "manage_wrap" "../sql/install/manage/wrap.sql";
+    "serve_response" "../sql/install/serve/response.sql";
     "manage_help_words" "../sql/install/manage/help_words.sql";
     "manage_help" "../sql/install/manage/help.sql";
     "manage_doctor_isolation" "../sql/install/manage/doctor_isolation.sql";

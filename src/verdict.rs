@@ -1,7 +1,7 @@
 //! The answer of a decision: the key that it is about, the limits and credits that are left, and
 //! the row.
 
-use crate::catalog::policy::Policy;
+use crate::catalog::policy::{DEFAULT, Policy};
 use crate::catalog::{Catalog, columns};
 use crate::limit::Left;
 use keysmith_core::policy::verdict::Reason;
@@ -127,18 +127,21 @@ pub struct Verdict<'m, F: Form = Row> {
 }
 
 impl<'m, F: Form> Verdict<'m, F> {
-    /// Forms the verdict in a memory context.
+    /// Forms the verdict in a memory context. `keyspace` is the keyspace that was asked about.
     #[inline]
     pub fn form(
         memory: Memory<'m>,
         catalog: &Catalog,
         policy: &Policy,
+        keyspace: &[u8],
         reason: Reason,
         holder: Option<&Holder>,
         standing: &Standing,
         moment: i64,
     ) -> Verdict<'m, F> {
         let Words { status, code, message } = Words::of(policy, reason);
+        let is_known = policy.exists() || keyspace == DEFAULT.as_bytes();
+        let keyspace = is_known.then_some(keyspace);
         let reason_name = reason.name().as_bytes();
         let limit = standing.limit.as_ref();
         let missing_scopes = standing.missing_scopes.as_deref().map(str::as_bytes);
@@ -150,13 +153,14 @@ impl<'m, F: Form> Verdict<'m, F> {
         let of_holder = |holder: &Holder| {
             let texts = [holder.tenant, holder.owner, holder.role, holder.label, holder.plan];
             let texts = texts.into_iter().flatten();
-            let texts = texts.chain([holder.keyspace, holder.environment, holder.kind]);
+            let texts = texts.chain([holder.environment, holder.kind]);
             let scopes = holder.scopes.iter().map(|scope| scope.len() + ROOM_OF_ELEMENT);
             texts.map(<[u8]>::len).chain(scopes).sum::<usize>()
         };
         let room = code.len()
             + message.len()
             + reason_name.len()
+            + keyspace.map_or(0, <[u8]>::len)
             + limit_name.map_or(0, <[u8]>::len)
             + missing_scopes.map_or(0, <[u8]>::len)
             + holder.map_or(0, of_holder)
@@ -170,7 +174,7 @@ impl<'m, F: Form> Verdict<'m, F> {
         row.uuid(holder.map(|holder| &holder.key_id));
         row.text(holder.and_then(|holder| holder.tenant));
         row.uuid(holder.map(|holder| &holder.tenant_id));
-        row.text(holder.map(|holder| holder.keyspace));
+        row.text(keyspace);
         row.text(holder.map(|holder| holder.environment));
         row.text(holder.map(|holder| holder.kind));
         row.text(holder.and_then(|holder| holder.owner));

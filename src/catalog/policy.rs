@@ -2,6 +2,7 @@
 
 use super::columns;
 use super::tables::{Table, Tables};
+use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::key::{display, foreign};
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::Schemes;
@@ -16,6 +17,10 @@ use std::cell::Cell;
 use std::collections::HashMap;
 
 type Bytes = Box<[u8]>;
+
+/// The keyspace that exists from the start. Its row is written when it is first needed: a row
+/// that CREATE EXTENSION wrote would collide with a dump's.
+pub const DEFAULT: &str = "default";
 
 /// The meaning of a key's empty list of scopes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,6 +77,7 @@ pub struct Policy {
     pub usage_log: UsageLog,
     /// Whether records have endpoint and address.
     pub usage_details: bool,
+    pub error_body: ErrorBody,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -130,6 +136,7 @@ impl Policy {
             charges: vec![b"live".as_slice().into()],
             usage_log: UsageLog::Everything,
             usage_details: true,
+            error_body: ErrorBody::Plain,
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
@@ -172,6 +179,9 @@ impl Policy {
                 _ => UsageLog::Everything,
             };
             policy.usage_details = row.boolean(column::usage_details);
+            let error_body = row.text(column::error_body);
+            policy.error_body =
+                error_body.and_then(|body| ErrorBody::parse(&body).ok()).unwrap_or_default();
         });
         if policy.exists() {
             policy.load_prefixes(tables, snapshot, keyspace);

@@ -63,6 +63,8 @@ const fn objects(level: Level) -> Objects {
                 "authenticate_json",
                 "pre_request",
                 "client_ip",
+                "response_headers",
+                "problem",
                 "sign_out",
                 "log_request",
                 "event_channel",

@@ -1,0 +1,4 @@
+//! What the key service says over HTTP.
+
+mod outcome;
+mod response;
