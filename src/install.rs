@@ -56,12 +56,13 @@ install! {
     "manage_hashing_state" "../sql/install/manage/hashing_state.sql";
     "manage_isolation_register" "../sql/install/manage/isolation_register.sql";
     "manage_isolation" "../sql/install/manage/isolation.sql";
-    "serve" "../sql/install/serve.sql";
     "catalog_subscription" "../sql/install/catalog/subscription.sql";
     "manage_status" "../sql/install/manage/status.sql";
     "manage_metrics" "../sql/install/manage/metrics.sql";
     "manage_scanner" "../sql/install/manage/scanner.sql";
     "manage_wrap" "../sql/install/manage/wrap.sql";
+    "serve" "../sql/install/serve/serve.sql";
+    "serve_response" "../sql/install/serve/response.sql";
     "manage_help_words" "../sql/install/manage/help_words.sql";
     "manage_help" "../sql/install/manage/help.sql";
     "manage_doctor_isolation" "../sql/install/manage/doctor_isolation.sql";

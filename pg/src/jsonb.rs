@@ -115,7 +115,7 @@ impl<'m> StoredJsonb<'m> {
     }
 
     /// An object without fields.
-    pub fn empty_object() -> StoredJsonb<'static> {
+    pub fn empty_object() -> StoredJsonb<'m> {
         #[repr(C, align(8))]
         struct Image([u8; 2 * WORD]);
         // The length, in the form of a header of four bytes, and the word of an object.

@@ -98,8 +98,7 @@ pub fn decide_by<'m, F: Form>(
     decision.demand.kind = required.kind;
     decision.demand.address = request.address;
     decision.signs_in = true;
-    decision.is_public =
-        !required.needs_key && required.route.is_some_and(|route| route.is_public);
+    decision.is_public = !required.needs_key && required.route.is_some_and(|route| route.is_public);
     // Usage records cut a method or path that is too long.
     decision.request.method = request.method;
     decision.request.path = request.path;
@@ -212,8 +211,11 @@ pub fn required<'a>(
         },
         Match::UnknownVariant => impossible("the route has no such variant"),
         Match::Unlisted if policy.refuses_unlisted_routes => impossible("the route is not listed"),
-        Match::Unlisted => {
-            RouteRequirement { needs: NeededScopes::Nothing, kind: None, route: None, needs_key: false }
-        }
+        Match::Unlisted => RouteRequirement {
+            needs: NeededScopes::Nothing,
+            kind: None,
+            route: None,
+            needs_key: false,
+        },
     }
 }

@@ -2,6 +2,7 @@
 
 use super::columns;
 use super::tables::{Table, Tables};
+use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::http::operation::Operation;
 use keysmith_core::key::{display, foreign};
 use keysmith_core::policy::expression::Expression;
@@ -77,6 +78,7 @@ pub struct Policy {
     pub usage_log: UsageLog,
     /// Whether records have endpoint and address.
     pub usage_details: bool,
+    pub error_body: ErrorBody,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
@@ -152,6 +154,7 @@ impl Policy {
             charges: vec![b"live".as_slice().into()],
             usage_log: UsageLog::Everything,
             usage_details: true,
+            error_body: ErrorBody::Plain,
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
@@ -195,6 +198,9 @@ impl Policy {
                 _ => UsageLog::Everything,
             };
             policy.usage_details = row.boolean(column::usage_details);
+            let error_body = row.text(column::error_body);
+            policy.error_body =
+                error_body.and_then(|body| ErrorBody::parse(&body).ok()).unwrap_or_default();
         });
         if policy.exists() {
             policy.load_prefixes(tables, snapshot, keyspace);

@@ -6,8 +6,8 @@ use super::keyspace::policy;
 use super::level::{Functions, Level, functions};
 use super::tenant::Tenant;
 use super::{
-    add_credits, alter, audit_proof, catalogue, doctor, endpoint, keyspace, lifecycle, listing, metrics,
-    mint, revocations, scanner, status, tenant, usage,
+    add_credits, alter, audit_proof, catalogue, doctor, endpoint, keyspace, lifecycle, listing,
+    metrics, mint, revocations, scanner, status, tenant, usage,
 };
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::catalog::Catalog;
@@ -65,6 +65,8 @@ const fn objects(level: Level) -> Objects {
                 "serve",
                 "pre_request",
                 "client_ip",
+                "response_headers",
+                "problem",
                 "sign_out",
                 "log_request",
                 "event_channel",
@@ -130,8 +132,16 @@ const OF_TENANTS: &[&str] = &[
     "recent_refusals",
 ];
 
-const OF_ALL: &[&str] =
-    &["routes", "endpoints", "audit", "overprivileged_keys", "isolation", "metrics", "alarms", "usage_nodes"];
+const OF_ALL: &[&str] = &[
+    "routes",
+    "endpoints",
+    "audit",
+    "overprivileged_keys",
+    "isolation",
+    "metrics",
+    "alarms",
+    "usage_nodes",
+];
 
 const PROGRESS: &[&str] = &["hashing_progress"];
 

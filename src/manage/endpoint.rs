@@ -55,7 +55,8 @@ fn define_endpoint(call: &Call) -> Result<Option<Datum>> {
             |row| row.text(1),
         )?;
         place.check_is_only_one(same)?;
-        let text = |written: &Option<(Value, String)>| written.as_ref().map(|(_, text)| text.clone());
+        let text =
+            |written: &Option<(Value, String)>| written.as_ref().map(|(_, text)| text.clone());
         let (request, response) = (text(&request), text(&response));
         params.push(Param::text(operation.name()));
         params.push(Param::text_or_null(request.as_deref()));

@@ -10,7 +10,6 @@ use keysmith_core::http::request::Mapping;
 use keysmith_core::http::template::{Names, Template};
 use keysmith_core::policy::route::{self, Match, Path, is_as_specific};
 use keysmith_core::policy::verdict::Answer;
-use pg::error::Result;
 use pg::jsonb::{Json, Jsonb};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -98,24 +97,19 @@ pub struct Done {
 }
 
 impl Endpoint<'_> {
-    /// Does what the endpoint is for. Errors are those that the whole statement ends with.
-    pub fn done(&self, request: &Request) -> Result<Result<Done, Failure>> {
+    /// Does what the endpoint is for.
+    pub fn done(&self, request: &Request) -> Result<Done, Failure> {
         let operation = self.of.operation;
-        let (mapping, template) = match (self.mapping(), self.template()) {
-            (Some(mapping), Some(template)) => (mapping, template),
-            // The definition was checked when it was made.
-            _ => return Ok(Err(Failure::of(Answer::InternalError))),
+        // The definition was checked when it was made.
+        let (Some(mapping), Some(template)) = (self.mapping(), self.template()) else {
+            return Err(Failure::of(Answer::InternalError));
         };
-        let arguments = match arguments(request, &mapping) {
-            Ok(arguments) => arguments,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        let outcome = operations::run(operation, self.id.as_deref(), arguments);
-        Ok(outcome.map_err(|failure| failure.with_fields(&mapping)).map(|values| {
-            let status = self.of.status.unwrap_or(operation.status());
-            let body = (status != 204).then(|| template.fill(&values.whole, &values.rows));
-            Done { status, body, shows_key: operation.shows_key() }
-        }))
+        let arguments = arguments(request, &mapping)?;
+        let values = operations::run(operation, self.id.as_deref(), arguments)
+            .map_err(|failure| failure.with_fields(&mapping))?;
+        let status = self.of.status.unwrap_or(operation.status());
+        let body = (status != 204).then(|| template.fill(&values.whole, &values.rows));
+        Ok(Done { status, body, shows_key: operation.shows_key() })
     }
 
     fn mapping(&self) -> Option<Mapping> {

@@ -3,8 +3,9 @@
 mod answer;
 mod endpoint;
 mod failure;
-mod heard;
 mod operations;
+mod outcome;
+mod response;
 mod statement;
 
 use crate::calls::arguments;
@@ -19,10 +20,10 @@ use crate::usage::session::log_request;
 use crate::verdict::Verdict;
 use answer::Answer;
 use endpoint::{Place, Request};
-use heard::Heard;
 use keysmith_core::http::error::HttpError;
 use keysmith_core::policy::forwarded::client_address;
 use keysmith_core::policy::verdict;
+use outcome::Outcome;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
 use pg::jsonb::Json;
@@ -89,30 +90,30 @@ fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answe
     let mut required =
         authenticate::required(request.method, request.path, request.variant, &policy);
     required.needs_key = matches!(place, Place::Endpoint(_));
-    let verdict: Verdict<Heard> =
+    let verdict: Verdict<Outcome> =
         authenticate::decide_by(memory, &reader, &policy, sought, request, &required)?;
-    let heard = &verdict.record;
-    let is_head = request.method.is_some_and(|method| method.eq_ignore_ascii_case(b"HEAD"));
     let mut answer = match place {
-        _ if !verdict.reason.is_good() => Answer::error(&policy, heard, heard.error.clone()),
-        Place::Elsewhere | Place::Options(_) => return Ok(Answer::not_handled(&policy, heard)),
+        _ if verdict.record.is_refusal() => {
+            Answer::error(&policy, &verdict, verdict.record.error.clone())
+        }
+        Place::Elsewhere | Place::Options(_) => return Ok(Answer::not_handled(&policy, &verdict)),
         Place::OtherMethods(methods) => {
-            let error = Answer::error(&policy, heard, worded(&policy, verdict::Answer::MethodNotAllowed));
-            error.with_allow(methods)
+            let error = worded(&policy, verdict::Answer::MethodNotAllowed);
+            Answer::error(&policy, &verdict, error).with_allow(methods)
         }
         Place::Endpoint(endpoint) => {
             let body = call.jsonb(position::BODY);
             let request = Request { path: request.path, headers: request.headers, body };
-            match endpoint.done(&request)? {
-                Ok(done) => Answer::done(&policy, heard, done),
-                Err(failure) => Answer::error(&policy, heard, failure.told(&policy)),
+            match endpoint.done(&request) {
+                Ok(done) => Answer::done(&policy, &verdict, done),
+                Err(failure) => Answer::error(&policy, &verdict, failure.told(&policy)),
             }
         }
     };
     if answer.status != verdict.status {
         log_request::answered(&verdict.request_id, answer.status);
     }
-    if is_head {
+    if request.method.is_some_and(|method| method.eq_ignore_ascii_case(b"HEAD")) {
         answer.body = None;
     }
     Ok(answer)

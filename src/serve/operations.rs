@@ -46,17 +46,14 @@ struct Act {
 impl Act {
     fn done(&self, id: Option<&str>) -> Result<Values> {
         match self.operation {
-            Operation::Mint => {
-                self.new_key(self.of_tenant(), "SELECT m.key_id, m.api_key FROM keysmith.mint({}) m")
-            }
+            Operation::Mint => self
+                .new_key(self.of_tenant(), "SELECT m.key_id, m.api_key FROM keysmith.mint({}) m"),
             Operation::Regenerate => self.new_key(
                 self.of_tenant(),
                 "SELECT m.key_id, m.api_key FROM keysmith.regenerate({}) m",
             ),
-            Operation::Rotate => self.new_key(
-                self.of_key(id)?,
-                "SELECT m.key_id, m.api_key FROM keysmith.rotate({}) m",
-            ),
+            Operation::Rotate => self
+                .new_key(self.of_key(id)?, "SELECT m.key_id, m.api_key FROM keysmith.rotate({}) m"),
             Operation::Revoke => self.change(id, "SELECT keysmith.revoke({})"),
             Operation::Disable => self.change(id, "SELECT keysmith.disable({})"),
             Operation::Enable => self.change(id, "SELECT keysmith.enable({})"),
@@ -74,10 +71,9 @@ impl Act {
                 Ok(self.whole(shown.as_deref()))
             }
             Operation::ListKeys => self.list(),
-            Operation::Whoami => Statement::new()
-                .run("SELECT keysmith.whoami()", |rows| {
-                    self.whole(rows.first().and_then(|row| row.text(1)).as_deref())
-                }),
+            Operation::Whoami => Statement::new().run("SELECT keysmith.whoami()", |rows| {
+                self.whole(rows.first().and_then(|row| row.text(1)).as_deref())
+            }),
             Operation::UsageLogs => self.usage_logs(id),
             Operation::UsageTotals => self.usage_totals(id),
         }
@@ -172,7 +168,8 @@ impl Act {
             let place = call.value(self.text(column));
             format!("({place} IS NULL OR k.{column} OPERATOR(pg_catalog.=) {place})")
         };
-        let conditions = ["status", "kind", "environment"].map(|column| condition(&mut call, column));
+        let conditions =
+            ["status", "kind", "environment"].map(|column| condition(&mut call, column));
         let statement = format!(
             "WITH k AS MATERIALIZED (SELECT k FROM keysmith.list_keys({{}}) k WHERE {})
              SELECT c.n, p.j FROM (SELECT pg_catalog.count(*) AS n FROM k) c

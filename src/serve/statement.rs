@@ -77,7 +77,9 @@ impl Statement {
                 Kind::Integer => self.argument(name, Given::Text(text()), "::pg_catalog.int4"),
                 Kind::Number => self.argument(name, Given::Text(text()), "::pg_catalog.float8"),
                 Kind::Boolean => self.argument(name, Given::Text(text()), "::pg_catalog.bool"),
-                Kind::Moment => self.argument(name, Given::Text(text()), "::pg_catalog.timestamptz"),
+                Kind::Moment => {
+                    self.argument(name, Given::Text(text()), "::pg_catalog.timestamptz")
+                }
                 Kind::Interval => self.argument(name, Given::Text(text()), "::pg_catalog.interval"),
             }
         }

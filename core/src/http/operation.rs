@@ -29,11 +29,16 @@ pub struct Named {
     pub kind: Kind,
 }
 
+/// A list of names with their kinds.
 macro_rules! named {
     ($($name:ident: $kind:ident),* $(,)?) => {
-        &[$(Named { name: stringify!($name), kind: Kind::$kind }),*]
+        &[$($crate::http::operation::Named {
+            name: stringify!($name),
+            kind: $crate::http::operation::Kind::$kind,
+        }),*]
     };
 }
+pub(crate) use named;
 
 /// A key in lists and answers.
 const KEY: &[Named] = named! {

@@ -39,7 +39,8 @@ CREATE TABLE keysmith_private.keyspace (
     usage_log       text COLLATE "C" NOT NULL DEFAULT 'everything'
                     CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
     usage_details   boolean NOT NULL DEFAULT true,
-    has_bar_imports boolean NOT NULL DEFAULT false
+    has_bar_imports boolean NOT NULL DEFAULT false,
+    error_body      text COLLATE "C" NOT NULL DEFAULT 'plain' CHECK (length(error_body) <= 10000)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -61,6 +62,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all 
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether records have the endpoint and the address of the client';
+COMMENT ON COLUMN keysmith_private.keyspace.error_body IS 'The body of errors over HTTP: plain, problem, or a template as JSON text';
 COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; new keys are never stored with an older one';
 
 CREATE TABLE keysmith_private.keyspace_prefix (
