@@ -20,7 +20,7 @@ mod help;
 mod isolation;
 mod json;
 mod key;
-mod keyspace;
+pub mod keyspace;
 mod level;
 mod lifecycle;
 mod limits;
