@@ -159,6 +159,20 @@ COMMENT ON TABLE keysmith_private.route IS 'The scopes, as an expression, and th
 COMMENT ON COLUMN keysmith_private.route.weight IS 'The number of calls that a request counts for in rate limits';
 COMMENT ON COLUMN keysmith_private.route.limits IS 'The rate limits of each key on the route; they replace limits of the same name';
 
+CREATE TABLE keysmith_private.endpoint (
+    keyspace  text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
+    method    text COLLATE "C" NOT NULL,
+    pattern   text COLLATE "C" NOT NULL,
+    operation text COLLATE "C" NOT NULL,
+    request   text CHECK (length(request) <= 10000),
+    response  text CHECK (length(response) <= 10000),
+    status    integer CHECK (status BETWEEN 200 AND 299),
+    PRIMARY KEY (keyspace, method, pattern)
+);
+COMMENT ON TABLE keysmith_private.endpoint IS 'The requests that serve() answers itself, each by an operation on keys';
+COMMENT ON COLUMN keysmith_private.endpoint.request IS 'JSON: the field of a body or query that each argument comes from; null for the arguments by their names';
+COMMENT ON COLUMN keysmith_private.endpoint.response IS 'JSON: the template of the answer; null for the usual one';
+
 CREATE TABLE keysmith_private.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     suspended_at     timestamptz,
@@ -312,7 +326,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,audit_entry,audit_content}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,credit,audit_entry,audit_content}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
@@ -337,7 +351,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint}'::text[] LOOP
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith_private.%1$I
                  FOR EACH ROW EXECUTE FUNCTION keysmith_private.policy_changed();
@@ -3909,7 +3923,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,
                             credit,access,audit_entry,audit_content}'::text[] LOOP
         -- Credits are spent where the keys are, also if they are not published.
         EXECUTE pg_catalog.format(
@@ -4749,6 +4763,10 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('verify', 'keyspace',              'the keyspace that must have the key'),
     ('verify', 'kind',                  'secret to refuse publishable keys; null to take both'),
     ('verify', 'environment',           'the environment that the key must have; null for any'),
+    ('verify_json', 'scopes',              'as for verify'),
+    ('verify_json', 'keyspace',            'as for verify'),
+    ('verify_json', 'kind',                'as for verify'),
+    ('verify_json', 'environment',         'as for verify'),
     ('verify_digest', 'digest',         'the SHA-256 of the whole key, of 32 bytes'),
     ('verify_digest', 'scopes',         'the scopes that it needs, all of these; each may be an expression: a | (b & c)'),
     ('verify_digest', 'keyspace',       'the keyspace that must have the key'),
@@ -4761,6 +4779,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('verify_many', 'environment',      'the environment that the keys must have; null for any'),
     ('authenticate', 'keyspace',        'the keyspace that has the key and the routes'),
     ('authenticate', 'weight',          'how many calls it counts as in rate limits; null as the route says'),
+    ('authenticate_json', 'keyspace',      'as for authenticate'),
+    ('authenticate_json', 'weight',        'as for authenticate'),
     ('explain_verify', 'scopes',        'as for verify; ignored with a method and path, since their route has scopes'),
     ('explain_verify', 'keyspace',      'the keyspace that must have the key'),
     ('explain_verify', 'kind',          'as for verify'),
@@ -4830,6 +4850,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('define_route', 'method',          'GET, POST and so on; * for all'),
     ('define_route', 'pattern',         'the paths, such as /v1/images/{id}; * at the end for the rest'),
     ('define_route', 'scopes',          'the scopes that it needs; {} for any valid key'),
+    ('define_route', 'public',          'whether requests without a key may use it'),
     ('define_route', 'kind',            'secret if it needs a secret key; null for any'),
     ('define_route', 'limits',          'rate limits of each key on this route, as for mint'),
     ('remove_route', 'method',          'as it was defined'),

@@ -36,6 +36,10 @@ columns! {
         keyspace: Text, method: Text, pattern: Text, variant: Text, scopes: Text, kind: Text,
         weight: Integer, limits: Text, is_public: Boolean,
     }
+    endpoint {
+        keyspace: Text, method: Text, pattern: Text, operation: Text, request: Text, response: Text,
+        status: Integer,
+    }
     tenant {
         tenant_id: Uuid, suspended_at: Timestamp, created_at: Timestamp, keyspace: Text, name: Text,
         plan: Text, suspended_reason: Text, metadata: Jsonb, limits: Text,

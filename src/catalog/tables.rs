@@ -43,6 +43,7 @@ pub struct Tables {
     pub scope: Table,
     pub role: Table,
     pub route: Table,
+    pub endpoint: Table,
     pub answer: Table,
     pub plan_feature: Table,
     pub tenant: Table,
@@ -69,7 +70,7 @@ pub struct Tables {
 
 impl Tables {
     /// The tables whose rows say whether a key is valid and what it may do.
-    pub fn that_decide(&self) -> [Table; 10] {
+    pub fn that_decide(&self) -> [Table; 11] {
         [
             self.key,
             self.tenant,
@@ -79,6 +80,7 @@ impl Tables {
             self.scope,
             self.role,
             self.route,
+            self.endpoint,
             self.answer,
             self.plan_feature,
         ]
@@ -100,6 +102,7 @@ impl Tables {
         let scope = table(c"scope", c"scope_pkey", of::scope::COLUMNS)?;
         let role = table(c"role", c"role_pkey", of::role::COLUMNS)?;
         let route = table(c"route", c"route_pkey", of::route::COLUMNS)?;
+        let endpoint = table(c"endpoint", c"endpoint_pkey", of::endpoint::COLUMNS)?;
         let answer = table(c"answer", c"answer_pkey", of::answer::COLUMNS)?;
         let plan_feature = table(c"plan_feature", c"plan_feature_pkey", of::plan_feature::COLUMNS)?;
         let tenant = table(c"tenant", c"tenant_pkey", of::tenant::COLUMNS)?;
@@ -116,6 +119,7 @@ impl Tables {
             scope,
             role,
             route,
+            endpoint,
             answer,
             plan_feature,
             tenant,
@@ -140,6 +144,7 @@ impl Tables {
             scope,
             role,
             route,
+            endpoint,
             answer,
             plan_feature,
             tenant,

@@ -2,7 +2,7 @@
 
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
-use crate::verdict::Form;
+use crate::verdict::{self, Form, Words};
 use keysmith_core::http::error::HttpError;
 use keysmith_core::http::headers::{self, Facts, Header, Limit};
 use keysmith_core::policy::verdict::{Answer, Reason};
@@ -23,10 +23,31 @@ pub struct Outcome {
 }
 
 impl Form for Outcome {
-    type Writer<'m> = Writer;
+    type Record<'m> = Outcome;
 
-    fn begin<'m>(_: &Catalog, _: Memory<'m>, _: usize) -> Writer {
-        Writer::default()
+    fn record<'m>(_: &Catalog, _: Memory<'m>, facts: &verdict::Facts) -> Outcome {
+        let Words { status, code, message } = Words::of(facts.policy, facts.reason);
+        let limit = facts.standing.limit.as_ref();
+        let time = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
+        Outcome {
+            keyspace: facts.keyspace.map(<[u8]>::to_vec),
+            error: HttpError {
+                answer: facts.reason.answer(),
+                status,
+                code: text::lossy(code),
+                message: text::lossy(message),
+                request_id: Some(output::uuid(facts.request_id)),
+                retry_after: facts.standing.retry_after,
+                missing_scopes: facts.standing.missing_scopes.as_deref().map(String::from),
+            },
+            limit: limit.map(|limit| Limit {
+                name: text::lossy(limit.name),
+                calls: limit.rate.limit().into(),
+                window: Some(time(limit.rate.window())),
+                remaining: limit.remaining.into(),
+                reset: Some(time(limit.reset)),
+            }),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! An error as HTTP tells it.
 
 use super::headers::seconds;
+use super::operation::{Kind, Named};
 use super::status;
 use crate::policy::verdict::Answer;
 use serde_json::{Map, Value, json};
@@ -21,8 +22,15 @@ pub struct HttpError {
 }
 
 /// The names that a template of a body may use.
-pub const NAMES: [&str; 7] =
-    ["code", "message", "status", "title", "request_id", "retry_after", "missing_scopes"];
+pub const NAMES: &[Named] = &[
+    Named { name: "code", kind: Kind::Text },
+    Named { name: "message", kind: Kind::Text },
+    Named { name: "status", kind: Kind::Integer },
+    Named { name: "title", kind: Kind::Text },
+    Named { name: "request_id", kind: Kind::Uuid },
+    Named { name: "retry_after", kind: Kind::Integer },
+    Named { name: "missing_scopes", kind: Kind::Text },
+];
 
 impl HttpError {
     /// An error in our own words.
@@ -87,7 +95,7 @@ impl HttpError {
             "missing_scopes" => self.missing_scopes.clone().into(),
             _ => Value::Null,
         };
-        NAMES.into_iter().map(|name| (name.into(), value(name))).collect()
+        NAMES.iter().map(|named| (named.name.into(), value(named.name))).collect()
     }
 }
 
@@ -133,7 +141,7 @@ mod tests {
             ..HttpError::new(Answer::RateLimited)
         };
         let values = error.values();
-        assert!(NAMES.iter().all(|name| !values[*name].is_null()), "{values:?}");
+        assert!(NAMES.iter().all(|named| !values[named.name].is_null()), "{values:?}");
         assert_eq!(values["retry_after"], json!(2));
     }
 }

@@ -125,6 +125,20 @@ COMMENT ON TABLE keysmith_private.route IS 'The scopes, as an expression, and th
 COMMENT ON COLUMN keysmith_private.route.weight IS 'The number of calls that a request counts for in rate limits';
 COMMENT ON COLUMN keysmith_private.route.limits IS 'The rate limits of each key on the route; they replace limits of the same name';
 
+CREATE TABLE keysmith_private.endpoint (
+    keyspace  text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
+    method    text COLLATE "C" NOT NULL,
+    pattern   text COLLATE "C" NOT NULL,
+    operation text COLLATE "C" NOT NULL,
+    request   text CHECK (length(request) <= 10000),
+    response  text CHECK (length(response) <= 10000),
+    status    integer CHECK (status BETWEEN 200 AND 299),
+    PRIMARY KEY (keyspace, method, pattern)
+);
+COMMENT ON TABLE keysmith_private.endpoint IS 'The requests that serve() answers itself, each by an operation on keys';
+COMMENT ON COLUMN keysmith_private.endpoint.request IS 'JSON: the field of a body or query that each argument comes from; null for the arguments by their names';
+COMMENT ON COLUMN keysmith_private.endpoint.response IS 'JSON: the template of the answer; null for the usual one';
+
 CREATE TABLE keysmith_private.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     suspended_at     timestamptz,
@@ -278,7 +292,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,audit_entry,audit_content}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,credit,audit_entry,audit_content}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
