@@ -81,7 +81,7 @@ PLAIN_OPTIONS = {
                         (2**40, "", "must be from 1 to 1000000, not 1099511627776")],
     "at_max": [("stop", "", "must be one of: error, replace")],
     "label_length": [(1001, "", "must be from 1 to 1000, not 1001")],
-    "schemes": [([], "", "must be one or more of bearer"), (["x"], "", "must be one or more of bearer"),
+    "schemes": [([], "", "must be one to 16 of bearer"), (["x"], "", "must be one to 16 of bearer"),
                 ([1], "[0]", "must be a string")],
     "wildcards": [("true", "", "must be a boolean or null")],
     "unlisted_routes": [("all", "", "must be one of: any_key, refuse")],

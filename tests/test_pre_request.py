@@ -168,7 +168,7 @@ def test_headers_of_the_response(cluster, dbname, db, postgrest):
     assert 3500 <= int(seconds) <= 3600
     state, message, detail, _ = server.refusal("GET", "/photo", {})
     assert state == "PGRST" and json.loads(message)["code"] == "missing_authorization"
-    assert json.loads(detail) == {"status": 401, "headers": {"WWW-Authenticate": "Bearer"}}
+    assert json.loads(detail) == {"status": 401, "headers": {"WWW-Authenticate": "Bearer, Key"}}
     for schemes, challenges in (("key", {"WWW-Authenticate": "Key"}), ("x_api_key", {})):
         db.call("alter_keyspace", "default", json.dumps({"schemes": [schemes]}))
         detail = server.refusal("GET", "/photo", {})[2]
