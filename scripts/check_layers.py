@@ -17,6 +17,7 @@ LAYERS = [
     ["decide"],
     ["identity"],
     ["calls", "manage", "tracking"],
+    ["serve"],
     ["transaction", "install"],
     ["lib"],
 ]

@@ -73,7 +73,8 @@ CREATE TABLE keysmith_private.keyspace (
     usage_log       text COLLATE "C" NOT NULL DEFAULT 'everything'
                     CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
     usage_details   boolean NOT NULL DEFAULT true,
-    has_bar_imports boolean NOT NULL DEFAULT false
+    has_bar_imports boolean NOT NULL DEFAULT false,
+    error_body      text COLLATE "C" NOT NULL DEFAULT 'plain' CHECK (length(error_body) <= 10000)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -95,6 +96,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all 
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether records have the endpoint and the address of the client';
+COMMENT ON COLUMN keysmith_private.keyspace.error_body IS 'The body of errors over HTTP: plain, problem, or a template as JSON text';
 COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; new keys are never stored with an older one';
 
 CREATE TABLE keysmith_private.keyspace_prefix (
@@ -156,6 +158,20 @@ CREATE TABLE keysmith_private.route (
 COMMENT ON TABLE keysmith_private.route IS 'The scopes, as an expression, and the kind of key that a method and path require';
 COMMENT ON COLUMN keysmith_private.route.weight IS 'The number of calls that a request counts for in rate limits';
 COMMENT ON COLUMN keysmith_private.route.limits IS 'The rate limits of each key on the route; they replace limits of the same name';
+
+CREATE TABLE keysmith_private.endpoint (
+    keyspace  text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
+    method    text COLLATE "C" NOT NULL,
+    pattern   text COLLATE "C" NOT NULL,
+    operation text COLLATE "C" NOT NULL,
+    request   text CHECK (length(request) <= 10000),
+    response  text CHECK (length(response) <= 10000),
+    status    integer CHECK (status BETWEEN 200 AND 299),
+    PRIMARY KEY (keyspace, method, pattern)
+);
+COMMENT ON TABLE keysmith_private.endpoint IS 'The requests that serve() answers itself, each by an operation on keys';
+COMMENT ON COLUMN keysmith_private.endpoint.request IS 'JSON: the field of a body or query that each argument comes from; null for the arguments by their names';
+COMMENT ON COLUMN keysmith_private.endpoint.response IS 'JSON: the template of the answer; null for the usual one';
 
 CREATE TABLE keysmith_private.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
@@ -310,7 +326,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,audit_entry,audit_content}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,credit,audit_entry,audit_content}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;
@@ -335,7 +351,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint}'::text[] LOOP
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith_private.%1$I
                  FOR EACH ROW EXECUTE FUNCTION keysmith_private.policy_changed();
@@ -449,7 +465,7 @@ COMMENT ON COLUMN keysmith_private.verdict.reason IS 'The exact cause, for the o
 COMMENT ON COLUMN keysmith_private.verdict.key_id IS 'The id of the key; it is not secret';
 COMMENT ON COLUMN keysmith_private.verdict.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith_private.verdict.tenant_id IS 'The id of the tenant';
-COMMENT ON COLUMN keysmith_private.verdict.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith_private.verdict.keyspace IS 'The keyspace that was asked about; null if it does not exist';
 COMMENT ON COLUMN keysmith_private.verdict.environment IS 'The environment of the key, such as live or test';
 COMMENT ON COLUMN keysmith_private.verdict.kind IS 'secret, or publishable for a key that may be public';
 COMMENT ON COLUMN keysmith_private.verdict.owner IS 'The member of the tenant that owns the key; null if no member does';
@@ -2091,10 +2107,11 @@ CREATE FUNCTION keysmith.create_keyspace(
     charges text[] DEFAULT NULL,
     managed_by text DEFAULT NULL,
     usage_log text DEFAULT NULL,
-    usage_details boolean DEFAULT NULL
+    usage_details boolean DEFAULT NULL,
+    error_body text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
-COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean) IS
+COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean, text) IS
 'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
@@ -2133,6 +2150,13 @@ CREATE FUNCTION keysmith.define_role(
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
 COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
 'Defines a role as a set of scopes, or changes it; keys with the role follow';
+
+CREATE FUNCTION keysmith_private.same_paths(pattern text, other text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT regexp_replace(pattern, '{[^}]*}', '{}', 'g') = regexp_replace(other, '{[^}]*}', '{}', 'g')
+$$;
+COMMENT ON FUNCTION keysmith_private.same_paths(text, text) IS
+'Whether two patterns match the same paths: those that differ in the names of their parameters do';
 
 CREATE FUNCTION keysmith.define_route(
     keyspace text,
@@ -2199,6 +2223,44 @@ COMMENT ON COLUMN keysmith.routes.public IS 'Whether requests without a key are 
 -- src/install.rs:17
 -- requires:
 --   manage_catalogue
+
+-- Endpoints: requests that serve() answers itself.
+
+CREATE FUNCTION keysmith.define_endpoint(
+    keyspace text,
+    method text,
+    pattern text,
+    operation text,
+    request jsonb DEFAULT NULL,
+    response jsonb DEFAULT NULL,
+    status integer DEFAULT NULL
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_endpoint';
+COMMENT ON FUNCTION keysmith.define_endpoint(text, text, text, text, jsonb, jsonb, integer) IS
+'Defines a request that serve answers itself; by an operation on keys';
+
+CREATE FUNCTION keysmith.remove_endpoint(keyspace text, method text, pattern text) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_remove_endpoint';
+COMMENT ON FUNCTION keysmith.remove_endpoint(text, text, text) IS
+'Removes an endpoint; the application answers the request from then on';
+
+CREATE VIEW keysmith.endpoints WITH (security_barrier) AS
+SELECT keyspace, method, pattern, operation, request::jsonb AS request, response::jsonb AS response, status
+FROM keysmith_private.endpoint;
+COMMENT ON VIEW keysmith.endpoints IS 'The requests that serve answers itself';
+COMMENT ON COLUMN keysmith.endpoints.keyspace IS 'The keyspace of the endpoint';
+COMMENT ON COLUMN keysmith.endpoints.method IS 'The HTTP method';
+COMMENT ON COLUMN keysmith.endpoints.pattern IS 'The paths that match, such as /v1/keys/{id}';
+COMMENT ON COLUMN keysmith.endpoints.operation IS 'The operation that answers, such as mint';
+COMMENT ON COLUMN keysmith.endpoints.request IS 'The fields that arguments come from; null for the names of the arguments';
+COMMENT ON COLUMN keysmith.endpoints.response IS 'The template of the answer; null for the usual one';
+COMMENT ON COLUMN keysmith.endpoints.status IS 'The status of the answer; null for the usual one';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_endpoint
 
 -- Tenants and their members.
 
@@ -3027,6 +3089,39 @@ END $$;
 COMMENT ON FUNCTION keysmith_private.usage_page(uuid, uuid, integer, integer, text) IS
 'The result of usage_logs, for callers who may read the tables';
 
+-- The last hours or days before "until", the oldest first. Those without requests are left out.
+CREATE FUNCTION keysmith_private.usage_totals(
+    tenant_id uuid, key_id uuid, environment text, per text, since timestamptz, until timestamptz,
+    usual integer, most integer, OUT at timestamptz, OUT requests bigint, OUT refused bigint
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH span AS (
+        SELECT coalesce(usage_totals.until, clock_timestamp()) AS upto,
+               CASE usage_totals.per WHEN 'hour' THEN interval '1 hour' ELSE interval '24 hours' END AS step
+    ), bounds AS (
+        SELECT upto, greatest(coalesce(usage_totals.since, upto - step * usage_totals.usual),
+                              upto - step * usage_totals.most) AS begins FROM span
+    ), counts AS (
+        SELECT u.hour AS at, u.requests, u.outcome FROM keysmith_private.all_usage_hourly u, bounds b
+        WHERE usage_totals.per = 'hour' AND u.tenant_id = usage_totals.tenant_id
+          AND (usage_totals.key_id IS NULL OR u.key_id = usage_totals.key_id)
+          AND (usage_totals.environment IS NULL OR u.environment = usage_totals.environment)
+          AND u.hour >= date_trunc('hour', b.begins, 'UTC') AND u.hour < b.upto
+        UNION ALL
+        SELECT u.day::timestamp AT TIME ZONE 'UTC', u.requests, u.outcome
+        FROM keysmith_private.all_usage_daily u, bounds b
+        WHERE usage_totals.per = 'day' AND u.tenant_id = usage_totals.tenant_id
+          AND (usage_totals.key_id IS NULL OR u.key_id = usage_totals.key_id)
+          AND (usage_totals.environment IS NULL OR u.environment = usage_totals.environment)
+          AND u.day >= (b.begins AT TIME ZONE 'UTC')::date AND u.day <= (b.upto AT TIME ZONE 'UTC')::date
+    )
+    SELECT c.at, sum(c.requests)::bigint, coalesce(sum(c.requests) FILTER (WHERE c.outcome <> 'ok'), 0)::bigint
+    FROM counts c GROUP BY c.at ORDER BY c.at
+$$;
+COMMENT ON FUNCTION keysmith_private.usage_totals(
+    uuid, uuid, text, text, timestamptz, timestamptz, integer, integer) IS
+'Requests and refusals by hour or by day, for callers who may read the tables';
+
 CREATE FUNCTION keysmith.usage_chart(
     tenant text DEFAULT NULL,
     key_id uuid DEFAULT NULL,
@@ -3653,7 +3748,7 @@ WITH RECURSIVE verifier(oid) AS (
      UNION
      SELECT x.grantee FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
      WHERE p.pronamespace = 'keysmith'::regnamespace AND x.grantee <> p.proowner
-       AND p.proname IN ('verify', 'verify_json', 'verify_digest', 'verify_many', 'authenticate', 'authenticate_json', 'pre_request')
+       AND p.proname IN ('verify', 'verify_json', 'verify_digest', 'verify_many', 'authenticate', 'authenticate_json', 'serve', 'pre_request')
        AND x.grantee NOT IN (SELECT a.role FROM keysmith_private.access a WHERE a.level = 'admin'))
     UNION
     SELECT m.member FROM verifier v JOIN pg_catalog.pg_auth_members m ON m.roleid = v.oid
@@ -3924,7 +4019,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,
                             credit,access,audit_entry,audit_content}'::text[] LOOP
         -- Credits are spent where the keys are, also if they are not published.
         EXECUTE pg_catalog.format(
@@ -4576,6 +4671,69 @@ COMMENT ON FUNCTION keysmith_private.wrapped(text, integer) IS
 -- requires:
 --   manage_wrap
 
+-- The key service over HTTP.
+
+CREATE TYPE keysmith_private.response AS (
+    handled    boolean,
+    status     integer,
+    headers    jsonb,
+    body       jsonb,
+    request_id uuid,
+    ok         boolean,
+    tenant     text,
+    key_id     uuid
+);
+CREATE DOMAIN keysmith.response AS keysmith_private.response;
+COMMENT ON DOMAIN keysmith.response IS 'An answer, as serve returns it: for variables';
+COMMENT ON TYPE keysmith_private.response IS 'The answer to a request, or the word that the application is to answer it';
+COMMENT ON COLUMN keysmith_private.response.handled IS 'Whether this is the whole answer; if not, the application goes on';
+COMMENT ON COLUMN keysmith_private.response.status IS 'The HTTP status';
+COMMENT ON COLUMN keysmith_private.response.headers IS 'The headers; if the application goes on, it adds them to its answer';
+COMMENT ON COLUMN keysmith_private.response.body IS 'The body; null for none';
+COMMENT ON COLUMN keysmith_private.response.request_id IS 'The request_id of the verdict';
+COMMENT ON COLUMN keysmith_private.response.ok IS 'Whether the request was let through';
+COMMENT ON COLUMN keysmith_private.response.tenant IS 'The name of the tenant that the transaction acts for';
+COMMENT ON COLUMN keysmith_private.response.key_id IS 'The id of the key that the transaction acts for';
+
+CREATE FUNCTION keysmith.serve(
+    headers jsonb,
+    method text,
+    path text,
+    body jsonb DEFAULT NULL,
+    ip inet DEFAULT NULL,
+    keyspace text DEFAULT 'default',
+    variant text DEFAULT NULL,
+    spend bigint DEFAULT 0,
+    peer inet DEFAULT NULL
+) RETURNS keysmith_private.response
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_serve';
+COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, bigint, inet) IS
+'Decides about a request, and answers it if it is an endpoint''s; one call per request';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   serve
+
+-- What a verdict says over HTTP.
+
+CREATE FUNCTION keysmith.response_headers(verdict keysmith.verdict) RETURNS jsonb
+LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_response_headers';
+COMMENT ON FUNCTION keysmith.response_headers(keysmith.verdict) IS
+'The HTTP headers for a verdict; challenges, times to wait and rate limits';
+
+CREATE FUNCTION keysmith.problem(verdict keysmith.verdict) RETURNS jsonb
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_problem';
+COMMENT ON FUNCTION keysmith.problem(keysmith.verdict) IS
+'A refusal as the JSON object of RFC 9457; null if the request may go on';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   serve_response
+
 -- The part of help() that the catalog does not have: the functions by task, each with an example,
 -- and a few words on each argument.
 
@@ -4597,6 +4755,10 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
     ('Decide', 'authenticate_json',
      E'SELECT keysmith.authenticate_json(\n'
      '    ''{"Authorization": "Bearer ks_live_..."}'', ''GET'', ''/v1/images/42'');'),
+    ('Decide', 'response_headers',
+     $e$SELECT status, keysmith.response_headers(v) FROM keysmith.verify('ks_live_...') v;$e$),
+    ('Decide', 'problem',
+     $e$SELECT status, keysmith.problem(v) FROM keysmith.verify('ks_live_...') v;$e$),
     ('Decide', 'explain_verify',
      $e$SELECT rule, outcome, saw FROM keysmith.explain_verify('ks_live_...', '{images:read}');$e$),
     ('Decide', 'client_ip',
@@ -4765,6 +4927,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('explain_verify', 'headers',       'as for authenticate; then api_key is ignored'),
     ('explain_verify', 'method',        'as for authenticate'),
     ('explain_verify', 'path',          'as for authenticate'),
+    ('response_headers', 'verdict',     'a verdict, as verify or authenticate returns it'),
+    ('problem', 'verdict',              'a verdict, as verify or authenticate returns it'),
     ('client_ip', 'headers',            'the headers of the request; X-Forwarded-For or Forwarded is read'),
     ('client_ip', 'peer',               'the address that connects to your server'),
     ('client_ip', 'trusted_proxies',    'the networks of your own proxies'),
@@ -4813,6 +4977,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'managed_by',   'which keys manage keys: any_secret, nobody, or those with a scope'),
     ('create_keyspace', 'usage_log',    'which requests are recorded: everything, refusals, nothing'),
     ('create_keyspace', 'usage_details', 'whether records have endpoint and address'),
+    ('create_keyspace', 'error_body',   'the body of errors over HTTP: plain, problem, or a template'),
     ('alter_keyspace', 'name',          'the name of the keyspace'),
     ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
     ('define_scope', 'scope',           'its name, such as images:read'),
@@ -5699,7 +5864,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:69
+-- src/install.rs:72
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

@@ -40,6 +40,7 @@ install! {
     "calls" "../sql/install/calls.sql";
     "manage_keyspace" "../sql/install/manage/keyspace.sql";
     "manage_catalogue" "../sql/install/manage/catalogue.sql";
+    "manage_endpoint" "../sql/install/manage/endpoint.sql";
     "manage_tenant" "../sql/install/manage/tenant.sql";
     "manage_listing" "../sql/install/manage/listing.sql";
     "manage_key" "../sql/install/manage/key.sql";
@@ -60,6 +61,8 @@ install! {
     "manage_metrics" "../sql/install/manage/metrics.sql";
     "manage_scanner" "../sql/install/manage/scanner.sql";
     "manage_wrap" "../sql/install/manage/wrap.sql";
+    "serve" "../sql/install/serve/serve.sql";
+    "serve_response" "../sql/install/serve/response.sql";
     "manage_help_words" "../sql/install/manage/help_words.sql";
     "manage_help" "../sql/install/manage/help.sql";
     "manage_doctor_isolation" "../sql/install/manage/doctor_isolation.sql";

@@ -14,6 +14,7 @@ mod manage;
 mod pepper;
 mod request_id;
 mod rows;
+mod serve;
 mod settings;
 mod tracking;
 mod transaction;

@@ -1,11 +1,11 @@
 //! The answer of a decision: the key that it is about, the limits and credits that are left, and
 //! the row.
 
-use crate::catalog::policy::Policy;
+use crate::catalog::policy::{DEFAULT, Policy};
 use crate::catalog::{Catalog, columns};
 use crate::limit::Left;
 use keysmith_core::policy::verdict::Reason;
-use pg::composite::{ROOM_OF_ELEMENT, RowWriter};
+use pg::composite::{Composite, ROOM_OF_ELEMENT};
 use pg::json_record::JsonWriter;
 use pg::jsonb::StoredJsonb;
 use pg::record::RecordWriter;
@@ -85,23 +85,34 @@ impl Words<'_> {
     }
 }
 
+/// What a verdict tells.
+pub struct Facts<'a> {
+    pub policy: &'a Policy,
+    /// The keyspace that was asked about, if it exists.
+    pub keyspace: Option<&'a [u8]>,
+    pub reason: Reason,
+    pub holder: Option<&'a Holder<'a>>,
+    pub standing: &'a Standing<'a>,
+    pub request_id: &'a [u8; 16],
+}
+
 /// The form of a verdict.
 pub trait Form {
-    type Writer<'m>: RecordWriter;
+    type Record<'m>;
 
-    /// Begins a verdict, whose values of variable length have this total length.
-    fn begin<'m>(catalog: &Catalog, memory: Memory<'m>, variable: usize) -> Self::Writer<'m>;
+    /// Makes the verdict in a memory context.
+    fn record<'m>(catalog: &Catalog, memory: Memory<'m>, facts: &Facts) -> Self::Record<'m>;
 }
 
 /// A row of the type `verdict`.
 pub struct Row;
 
 impl Form for Row {
-    type Writer<'m> = RowWriter<'m>;
+    type Record<'m> = Composite<'m>;
 
     #[inline]
-    fn begin<'m>(catalog: &Catalog, memory: Memory<'m>, variable: usize) -> RowWriter<'m> {
-        catalog.tables.verdict.row(memory, variable)
+    fn record<'m>(catalog: &Catalog, memory: Memory<'m>, facts: &Facts) -> Composite<'m> {
+        write(memory, facts, |room| catalog.tables.verdict.row(memory, room))
     }
 }
 
@@ -109,17 +120,17 @@ impl Form for Row {
 pub struct Json;
 
 impl Form for Json {
-    type Writer<'m> = JsonWriter<'m>;
+    type Record<'m> = <JsonWriter<'m> as RecordWriter>::Record;
 
     #[inline]
-    fn begin<'m>(_: &Catalog, memory: Memory<'m>, variable: usize) -> JsonWriter<'m> {
-        JsonWriter::new(memory, columns::LABELS, variable)
+    fn record<'m>(_: &Catalog, memory: Memory<'m>, facts: &Facts) -> Self::Record<'m> {
+        write(memory, facts, |room| JsonWriter::new(memory, columns::LABELS, room))
     }
 }
 
 /// A formed verdict, and the values that callers need besides it.
 pub struct Verdict<'m, F: Form = Row> {
-    pub record: <F::Writer<'m> as RecordWriter>::Record,
+    pub record: F::Record<'m>,
     pub reason: Reason,
     pub retry_after: Option<i64>,
     pub status: i32,
@@ -127,71 +138,92 @@ pub struct Verdict<'m, F: Form = Row> {
 }
 
 impl<'m, F: Form> Verdict<'m, F> {
-    /// Forms the verdict in a memory context.
+    /// Forms the verdict in a memory context. `keyspace` is the keyspace that was asked about.
     #[inline]
     pub fn form(
         memory: Memory<'m>,
         catalog: &Catalog,
         policy: &Policy,
+        keyspace: &[u8],
         reason: Reason,
         holder: Option<&Holder>,
         standing: &Standing,
         moment: i64,
     ) -> Verdict<'m, F> {
-        let Words { status, code, message } = Words::of(policy, reason);
-        let reason_name = reason.name().as_bytes();
-        let limit = standing.limit.as_ref();
-        let missing_scopes = standing.missing_scopes.as_deref().map(str::as_bytes);
-        let limit_name = limit.map(|limit| limit.name);
-        // Detoasted, so that the row contains the value itself.
-        let metadata = holder.and_then(|holder| holder.metadata).map(|json| json.fetched(memory));
+        let is_known = policy.exists() || keyspace == DEFAULT.as_bytes();
+        let keyspace = is_known.then_some(keyspace);
         let request_id = crate::request_id::next(moment);
-
-        let of_holder = |holder: &Holder| {
-            let texts = [holder.tenant, holder.owner, holder.role, holder.label, holder.plan];
-            let texts = texts.into_iter().flatten();
-            let texts = texts.chain([holder.keyspace, holder.environment, holder.kind]);
-            let scopes = holder.scopes.iter().map(|scope| scope.len() + ROOM_OF_ELEMENT);
-            texts.map(<[u8]>::len).chain(scopes).sum::<usize>()
-        };
-        let room = code.len()
-            + message.len()
-            + reason_name.len()
-            + limit_name.map_or(0, <[u8]>::len)
-            + missing_scopes.map_or(0, <[u8]>::len)
-            + holder.map_or(0, of_holder)
-            + metadata.map_or(0, |json| json.image().len());
-        let mut row = F::begin(catalog, memory, room);
-        row.boolean(reason.is_good());
-        row.integer(Some(status));
-        row.text(Some(code));
-        row.text(Some(message));
-        row.text(Some(reason_name));
-        row.uuid(holder.map(|holder| &holder.key_id));
-        row.text(holder.and_then(|holder| holder.tenant));
-        row.uuid(holder.map(|holder| &holder.tenant_id));
-        row.text(holder.map(|holder| holder.keyspace));
-        row.text(holder.map(|holder| holder.environment));
-        row.text(holder.map(|holder| holder.kind));
-        row.text(holder.and_then(|holder| holder.owner));
-        row.text(holder.and_then(|holder| holder.role));
-        row.texts(holder.map(|holder| holder.scopes));
-        row.jsonb(metadata);
-        row.timestamp(holder.and_then(|holder| holder.expires_at));
-        row.text(limit_name);
-        row.bigint(limit.map(|limit| i64::from(limit.remaining)));
-        row.interval(standing.retry_after);
-        row.bigint(standing.credits_remaining);
-        row.uuid(Some(&request_id));
-        row.text(holder.and_then(|holder| holder.label));
-        row.text(holder.and_then(|holder| holder.plan));
-        row.text(missing_scopes);
-        row.bigint(limit.map(|limit| i64::from(limit.rate.limit())));
-        row.interval(limit.map(|limit| microseconds(limit.rate.window())));
-        row.interval(limit.map(|limit| microseconds(limit.reset)));
-        let retry_after = standing.retry_after;
-        Verdict { record: row.finish(), reason, retry_after, status, request_id }
+        let facts = Facts { policy, keyspace, reason, holder, standing, request_id: &request_id };
+        Verdict {
+            record: F::record(catalog, memory, &facts),
+            reason,
+            retry_after: standing.retry_after,
+            status: Words::of(policy, reason).status,
+            request_id,
+        }
     }
+}
+
+/// Writes the columns of a verdict. `begin` is given the total length of those of variable length.
+#[inline(always)]
+fn write<W: RecordWriter>(
+    memory: Memory,
+    facts: &Facts,
+    begin: impl FnOnce(usize) -> W,
+) -> W::Record {
+    let Facts { policy, keyspace, reason, holder, standing, request_id } = *facts;
+    let Words { status, code, message } = Words::of(policy, reason);
+    let reason_name = reason.name().as_bytes();
+    let limit = standing.limit.as_ref();
+    let missing_scopes = standing.missing_scopes.as_deref().map(str::as_bytes);
+    let limit_name = limit.map(|limit| limit.name);
+    // Detoasted, so that the row contains the value itself.
+    let metadata = holder.and_then(|holder| holder.metadata).map(|json| json.fetched(memory));
+
+    let of_holder = |holder: &Holder| {
+        let texts = [holder.tenant, holder.owner, holder.role, holder.label, holder.plan];
+        let texts = texts.into_iter().flatten();
+        let texts = texts.chain([holder.environment, holder.kind]);
+        let scopes = holder.scopes.iter().map(|scope| scope.len() + ROOM_OF_ELEMENT);
+        texts.map(<[u8]>::len).chain(scopes).sum::<usize>()
+    };
+    let room = code.len()
+        + message.len()
+        + reason_name.len()
+        + keyspace.map_or(0, <[u8]>::len)
+        + limit_name.map_or(0, <[u8]>::len)
+        + missing_scopes.map_or(0, <[u8]>::len)
+        + holder.map_or(0, of_holder)
+        + metadata.map_or(0, |json| json.image().len());
+    let mut row = begin(room);
+    row.boolean(reason.is_good());
+    row.integer(Some(status));
+    row.text(Some(code));
+    row.text(Some(message));
+    row.text(Some(reason_name));
+    row.uuid(holder.map(|holder| &holder.key_id));
+    row.text(holder.and_then(|holder| holder.tenant));
+    row.uuid(holder.map(|holder| &holder.tenant_id));
+    row.text(keyspace);
+    row.text(holder.map(|holder| holder.environment));
+    row.text(holder.map(|holder| holder.kind));
+    row.text(holder.and_then(|holder| holder.owner));
+    row.text(holder.and_then(|holder| holder.role));
+    row.texts(holder.map(|holder| holder.scopes));
+    row.jsonb(metadata);
+    row.timestamp(holder.and_then(|holder| holder.expires_at));
+    row.text(limit_name);
+    row.bigint(limit.map(|limit| i64::from(limit.remaining)));
+    row.interval(standing.retry_after);
+    row.bigint(standing.credits_remaining);
+    row.uuid(Some(request_id));
+    row.text(holder.and_then(|holder| holder.label));
+    row.text(holder.and_then(|holder| holder.plan));
+    row.text(missing_scopes);
+    row.bigint(limit.map(|limit| i64::from(limit.rate.limit())));
+    row.interval(limit.map(|limit| microseconds(limit.rate.window())));
+    row.interval(limit.map(|limit| microseconds(limit.reset)));
+    row.finish()
 }
 
 fn microseconds(time: u64) -> i64 {

@@ -17,7 +17,8 @@ FUNCTIONS = {
     **dict.fromkeys(["current_tenant", "current_tenant_id", "current_keyspace", "current_key",
                      "current_environment", "current_owner", "has_scope", "require_identity", "whoami"], ALL),
     # Isolation and tracking functions act with their caller's rights, on its tables.
-    **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "pre_request", "log_request",
+    **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "verify_json", "authenticate_json",
+                     "response_headers", "problem", "pre_request", "log_request",
                      "isolate", "release", "track", "untrack", "log_usage",
                      "protect", "unprotect", "protect_existing", "hash_columns", "digest", "digests",
                      "matches", "is_digest", "seal_rows", "unseal_rows", "verify_rows", "seal_row"],

@@ -90,6 +90,11 @@ PLAIN_OPTIONS = {
                 (["a"] * 101, "", "must have at most 100 elements, not 101")],
     "usage_log": [("all", "", "must be one of: everything, refusals, nothing")],
     "usage_details": [(1, "", "must be a boolean or null")],
+    "error_body": [("Problem", "", "must be plain, problem, or a template: a JSON object"),
+                   ("[]", "", "must be plain, problem, or"), ([], "", "must be plain, problem, or"),
+                   ({"a": ["{code}", "{key}"]}, "", 'has at a[1] the text "{key}": there is no {key} here, only code, message'),
+                   ({"a": "{"}, "", "write {{ or }} for a brace"),
+                   ({"a": "x" * 10000}, "", "must have at most 10000 bytes")],
 }
 KEY = {
     "label": [(1, "", "must be a string or null"), ("", "", "must not be empty"), ("a" * 101, "", "must have at most 100")],
@@ -167,7 +172,7 @@ def test_an_error_names_the_place(db, function, given, name, wrong):
     for value, path, rule in wrong:
         message = db.refused("KS400", function, **given, **{name: Jsonb(value)})
         assert message.startswith(f"{name}{path} {rule}"), (value, message)
-        assert len(message) < 300
+        assert len(message) < 400
     assert snapshot_of(db) == before
 
 
@@ -186,7 +191,7 @@ def test_names_of_unknown_fields_are_cut(db):
         for patch in ({"x" * 10_000: 1}, {"codes": {"x" * 10_000: 1}}, {"limits": [{"x" * 10_000: 1}]}):
             message = db.refused("KS400", function, **given, changes=Jsonb(patch))
             assert "x" * 60 in message or "codes" in message
-            assert "x" * 61 not in message and len(message) < 400
+            assert "x" * 61 not in message and len(message) < 500
 
 
 def test_values_are_not_shown(db):
@@ -228,7 +233,7 @@ def test_a_null_sets_the_default(db):
         "schemes": ["key"], "wildcards": False, "unlisted_routes": "refuse", "managed_by": "nobody",
         "display": {"id": "k_{random:8}", "prefix": "x", "snippet": "y"}, "codes": {"rate_limited": "slow"},
         "plan_features": {"grace": ["pro"], "limits": None}, "limits": [LIMIT], "charges": [], "usage_log": "nothing",
-        "usage_details": False,
+        "usage_details": False, "error_body": '{"error": "{code}"}',
     }
     # All options, but the prefixes, which a keyspace must have.
     assert chosen.keys() | {"prefixes"} == OPTIONS.keys() | PLAIN_OPTIONS.keys()

@@ -1,7 +1,7 @@
 //! Transactions and subtransactions that may fail, and the reasons of their failures.
 
 use crate::error::{Error, Result, message_of};
-use crate::memory::Watch;
+use crate::memory::{self, Watch};
 use crate::transaction::{in_subtransaction, is_in_progress};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::CaughtError;
@@ -12,7 +12,9 @@ use std::ptr::null;
 
 /// Why a transaction or subtransaction failed.
 pub struct Failure {
+    pub sqlstate: Sqlstate,
     pub message: String,
+    pub detail: Option<String>,
     /// The cause is temporary: the same work may succeed later.
     pub is_passing: bool,
 }
@@ -71,6 +73,21 @@ pub fn subtransaction<T>(body: impl FnOnce() -> Result<T>) -> Outcome<T> {
     )
 }
 
+/// Runs `body` in a subtransaction likewise. The cancellation of the statement is raised as usual.
+pub fn unless_canceled<T>(body: impl FnOnce() -> Result<T>) -> Outcome<T> {
+    memory::forget_code();
+    let body = || Watch::keep(body).map_err(failed);
+    in_subtransaction(
+        || {
+            pgrx::PgTryBuilder::new(AssertUnwindSafe(body))
+                .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, |error| error.rethrow())
+                .catch_others(|error| Err(caught(&error)))
+                .execute()
+        },
+        std::result::Result::is_ok,
+    )
+}
+
 /// Runs `body` in a subtransaction. If it violates a unique index, the subtransaction is rolled
 /// back and the result is `None`. Other errors are raised as usual.
 pub fn unless_twice<T>(body: impl FnOnce() -> T) -> Option<T> {
@@ -85,22 +102,42 @@ pub fn unless_twice<T>(body: impl FnOnce() -> T) -> Option<T> {
 }
 
 fn failed(error: Error) -> Failure {
-    Failure { message: error.message().into(), is_passing: is_passing(error.sqlstate()) }
+    let sqlstate = unpacked(error.sqlstate());
+    Failure {
+        sqlstate,
+        message: error.message().into(),
+        detail: error.detail_text().map(String::from),
+        is_passing: is_passing(sqlstate),
+    }
 }
 
 fn caught(error: &CaughtError) -> Failure {
-    let is_passing = match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-            is_passing(report.sql_error_code() as i32)
-        }
-        CaughtError::RustPanic { .. } => false,
+    let (report, is_panic) = match error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => (report, false),
+        CaughtError::RustPanic { ereport, .. } => (ereport, true),
     };
-    Failure { message: message_of(error), is_passing }
+    let known = unpacked(report.sql_error_code() as i32);
+    // pgrx knows PostgreSQL's own codes only, and takes others for internal errors.
+    let ours = memory::last_code().map(unpacked).filter(|code| code.starts_with(b"KS"));
+    let sqlstate = ours.filter(|_| known == *b"XX000" && !is_panic).unwrap_or(known);
+    Failure {
+        sqlstate,
+        message: message_of(error),
+        detail: report.detail().map(String::from),
+        is_passing: !is_panic && is_passing(sqlstate),
+    }
+}
+
+/// The five characters of an SQLSTATE.
+pub type Sqlstate = [u8; 5];
+
+/// The characters of an SQLSTATE in PostgreSQL's packing: six bits each.
+fn unpacked(packed: i32) -> Sqlstate {
+    [0, 1, 2, 3, 4].map(|place| ((packed >> (6 * place)) & 0x3f) as u8 + b'0')
 }
 
 /// Whether the class of an SQLSTATE describes the state of the server, or a conflict with other
 /// sessions, and not a fault of the data.
-fn is_passing(packed: i32) -> bool {
-    let character = |place: i32| ((packed >> (6 * place)) & 0x3f) as u8 + b'0';
-    matches!(&[character(0), character(1)], b"08" | b"25" | b"40" | b"53" | b"55" | b"57" | b"58")
+fn is_passing(sqlstate: Sqlstate) -> bool {
+    matches!(&sqlstate[..2], b"08" | b"25" | b"40" | b"53" | b"55" | b"57" | b"58")
 }

@@ -1,6 +1,6 @@
 //! Makes datums in the current memory context.
 
-use crate::varlena;
+use crate::{text, varlena};
 use pgrx::pg_sys::{self, Datum, ItemPointerData};
 use std::net::IpAddr;
 
@@ -30,6 +30,16 @@ pub fn bytes(content: &[u8]) -> Datum {
     // SAFETY: the length is that of the slice, which is copied.
     unsafe { pg_sys::cstring_to_text_with_len(content.as_ptr().cast(), content.len() as i32) }
         .into()
+}
+
+/// A jsonb, from its JSON text. An error if it has no form in the database's encoding.
+pub fn jsonb(json: &str) -> Datum {
+    let json = text::to_server(json);
+    // SAFETY: the input function of jsonb takes a C string.
+    unsafe {
+        let text = json.as_ptr().cast_mut();
+        pg_sys::OidInputFunctionCall(pg_sys::F_JSONB_IN.into(), text, pg_sys::Oid::INVALID, -1)
+    }
 }
 
 /// An inet of one address.

@@ -122,6 +122,10 @@ impl Error {
         self.code.packed()
     }
 
+    pub fn detail_text(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+
     pub fn message(&self) -> &str {
         &self.message
     }

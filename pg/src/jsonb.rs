@@ -2,7 +2,7 @@
 
 use crate::scratch::Memory;
 use crate::varlena::StoredValue;
-use crate::{text, varlena};
+use crate::{input, text, varlena};
 use pgrx::pg_sys::{self, Datum};
 use std::ffi::CStr;
 use std::marker::PhantomData;
@@ -97,6 +97,31 @@ impl<'a> StoredJsonb<'a> {
             let text = pg_sys::JsonbToCString(std::ptr::null_mut(), root, 256);
             body(CStr::from_ptr(text).to_bytes())
         }
+    }
+}
+
+impl<'m> StoredJsonb<'m> {
+    /// Parses JSON text. `None` if PostgreSQL can't store it.
+    pub fn parse(memory: Memory<'m>, text: &str) -> Option<StoredJsonb<'m>> {
+        let content = input::jsonb(text)?;
+        let length = content.len() + WORD;
+        let room = memory.room(length);
+        let (header, body) = room.split_at_mut(WORD);
+        header.copy_from_slice(&((length as u32) << 2).to_le_bytes());
+        body.copy_from_slice(&content);
+        // SAFETY: a varlena with a header of four bytes, aligned as allocations are, and as long
+        // as the header says.
+        Some(StoredJsonb(unsafe { StoredValue::new(Datum::from(room.as_ptr())) }))
+    }
+
+    /// An object without fields.
+    pub fn empty_object() -> StoredJsonb<'m> {
+        #[repr(C, align(8))]
+        struct Image([u8; 2 * WORD]);
+        // The length, in the form of a header of four bytes, and the word of an object.
+        static IMAGE: Image = Image([2 * WORD as u8 * 4, 0, 0, 0, 0, 0, 0, 0x20]);
+        // SAFETY: a varlena with a header of four bytes, which says 8.
+        StoredJsonb(unsafe { StoredValue::new(Datum::from(IMAGE.0.as_ptr())) })
     }
 }
 

@@ -7,12 +7,12 @@
 //! out.
 
 use crate::error::{Code, Error, Result, elog};
-use pgrx::PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY;
+use pgrx::PgSqlErrorCode::{ERRCODE_INTERNAL_ERROR, ERRCODE_OUT_OF_MEMORY};
 use pgrx::pg_sys::{self, ErrorContextCallback};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::{c_int, c_void};
 use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering::Relaxed};
 
 /// A memory context that has grown large asks for a mebibyte, even for a small request.
 const RESERVE: Layout = match Layout::from_size_align(2 << 20, 16) {
@@ -135,7 +135,24 @@ fn put_by() -> Result<()> {
 /// PostgreSQL calls this when the report of an error is complete, before it jumps to the handler.
 unsafe extern "C-unwind" fn on_error(_argument: *mut c_void) {
     // SAFETY: called while an error is reported, so there is a current error code.
-    if unsafe { elog::geterrcode() } == ERRCODE_OUT_OF_MEMORY as c_int {
+    let code = unsafe { elog::geterrcode() };
+    // An error that is raised again has lost a code that pgrx does not know.
+    if code != ERRCODE_INTERNAL_ERROR as c_int {
+        LAST_CODE.store(code, Relaxed);
+    }
+    if code == ERRCODE_OUT_OF_MEMORY as c_int {
         let_go();
     }
+}
+
+/// The SQLSTATE of the last error that was raised while our code ran, as PostgreSQL packs it; 0 for
+/// none.
+static LAST_CODE: AtomicI32 = AtomicI32::new(0);
+
+pub(crate) fn last_code() -> Option<c_int> {
+    Some(LAST_CODE.load(Relaxed)).filter(|code| *code != 0)
+}
+
+pub(crate) fn forget_code() {
+    LAST_CODE.store(0, Relaxed);
 }

@@ -13,6 +13,11 @@ pub fn warning(message: impl AsRef<str>, hint: Option<String>) {
     report(PgLogLevel::WARNING, message.as_ref(), hint);
 }
 
+/// Writes to the server's log only.
+pub fn log(message: impl AsRef<str>) {
+    report(PgLogLevel::LOG, message.as_ref(), None);
+}
+
 fn report(level: PgLogLevel, message: &str, hint: Option<String>) {
     let message = text::to_server(message);
     let hint = hint.as_deref().map(text::to_server);

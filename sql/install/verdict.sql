@@ -41,7 +41,7 @@ COMMENT ON COLUMN keysmith_private.verdict.reason IS 'The exact cause, for the o
 COMMENT ON COLUMN keysmith_private.verdict.key_id IS 'The id of the key; it is not secret';
 COMMENT ON COLUMN keysmith_private.verdict.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith_private.verdict.tenant_id IS 'The id of the tenant';
-COMMENT ON COLUMN keysmith_private.verdict.keyspace IS 'The keyspace of the key';
+COMMENT ON COLUMN keysmith_private.verdict.keyspace IS 'The keyspace that was asked about; null if it does not exist';
 COMMENT ON COLUMN keysmith_private.verdict.environment IS 'The environment of the key, such as live or test';
 COMMENT ON COLUMN keysmith_private.verdict.kind IS 'secret, or publishable for a key that may be public';
 COMMENT ON COLUMN keysmith_private.verdict.owner IS 'The member of the tenant that owns the key; null if no member does';

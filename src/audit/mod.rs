@@ -38,6 +38,7 @@ pub enum Subject<'a> {
     Scope(&'a str),
     Role(&'a str),
     Route { method: &'a str, pattern: &'a str, variant: &'a str },
+    Endpoint { method: &'a str, pattern: &'a str },
     Tenant(&'a str),
     Member { tenant: &'a str, member: &'a str },
     Access(Oid),
@@ -161,6 +162,11 @@ impl<'a> Subject<'a> {
                     Param::text(pattern),
                     Param::text(variant),
                 ],
+            ),
+            Subject::Endpoint { method, pattern } => (
+                saved!("SELECT pg_catalog.to_jsonb(e), NULL::text FROM keysmith_private.endpoint e
+                 WHERE e.keyspace = $1 AND e.method = $2 AND e.pattern = $3"),
+                vec![keyspace_param(), Param::text(method), Param::text(pattern)],
             ),
             Subject::Tenant(tenant) => (
                 saved!("SELECT pg_catalog.to_jsonb(t) || pg_catalog.jsonb_build_object(

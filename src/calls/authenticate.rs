@@ -5,10 +5,11 @@ use super::decision::{self, Decision, name};
 use crate::catalog::policy::{Policy, Route};
 use crate::decide::lookup::Reader;
 use crate::decide::needs::NeededScopes;
-use crate::decide::presented::Presented;
+use crate::decide::presented::{Presented, Sought};
 use crate::verdict::{self, Form, Row, Verdict};
 use keysmith_core::policy::header::{Credential, Finder, HeaderValue, Schemes};
 use keysmith_core::policy::route::{Match, Path, is_requested_method};
+use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::Result;
 use pg::jsonb::Json;
@@ -66,22 +67,45 @@ pub fn decide<'m, F: Form>(
 ) -> Result<(Verdict<'m, F>, Rc<Policy>)> {
     let catalog = decision::catalog()?;
     let reader = Reader::new(&catalog);
-    let (policy, sought) = reader
-        .sought(request.keyspace, |policy| presented(memory, request.headers, &policy.schemes))?;
+    let (policy, sought) = seek(memory, &reader, request)?;
     let required = required(request.method, request.path, request.variant, &policy);
-    let mut decision = Decision::new(&reader, policy.clone(), request.keyspace, &required.needs);
+    let verdict = decide_by(memory, &reader, &policy, sought, request, &required)?;
+    Ok((verdict, policy))
+}
+
+/// What the key is looked up by, or the reason to refuse it.
+pub type Seeking<'a> = std::result::Result<Sought<'a>, Reason>;
+
+/// The policy to decide by, and the key that the request presents.
+pub fn seek<'m>(
+    memory: Memory<'m>,
+    reader: &Reader,
+    request: &HttpRequest<'m>,
+) -> Result<(Rc<Policy>, Seeking<'m>)> {
+    reader.sought(request.keyspace, |policy| presented(memory, request.headers, &policy.schemes))
+}
+
+/// Decides about a request by a policy, and what it requires.
+pub fn decide_by<'m, F: Form>(
+    memory: Memory<'m>,
+    reader: &Reader,
+    policy: &Rc<Policy>,
+    sought: Seeking,
+    request: &HttpRequest,
+    required: &RouteRequirement,
+) -> Result<Verdict<'m, F>> {
+    let mut decision = Decision::new(reader, policy.clone(), request.keyspace, &required.needs);
     decision.demand.kind = required.kind;
     decision.demand.address = request.address;
     decision.signs_in = true;
-    decision.is_public = required.route.is_some_and(|route| route.is_public);
+    decision.is_public = !required.needs_key && required.route.is_some_and(|route| route.is_public);
     // Usage records cut a method or path that is too long.
     decision.request.method = request.method;
     decision.request.path = request.path;
     decision.charge.route = required.route;
     decision.charge.spend = request.spend;
     decision.charge.weight = request.weight.unwrap_or(required.weight());
-    let verdict = decision.verdict(memory, sought)?;
-    Ok((verdict, policy))
+    decision.verdict(memory, sought)
 }
 
 /// A text argument of any length.
@@ -137,6 +161,8 @@ pub struct RouteRequirement<'a> {
     pub kind: Option<&'a [u8]>,
     /// The route's definition, if it is listed.
     pub route: Option<&'a Route>,
+    /// Whether it needs a key, even if its route is public.
+    pub needs_key: bool,
 }
 
 impl RouteRequirement<'_> {
@@ -160,6 +186,7 @@ pub fn required<'a>(
         needs: NeededScopes::Impossible(why.into()),
         kind: None,
         route: None,
+        needs_key: false,
     };
     let method = match method {
         Some(name) if name.len() <= MOST && is_requested_method(name) => name,
@@ -180,11 +207,15 @@ pub fn required<'a>(
             needs: NeededScopes::Route(&route.scopes),
             kind: route.kind.as_deref(),
             route: Some(route),
+            needs_key: false,
         },
         Match::UnknownVariant => impossible("the route has no such variant"),
         Match::Unlisted if policy.refuses_unlisted_routes => impossible("the route is not listed"),
-        Match::Unlisted => {
-            RouteRequirement { needs: NeededScopes::Nothing, kind: None, route: None }
-        }
+        Match::Unlisted => RouteRequirement {
+            needs: NeededScopes::Nothing,
+            kind: None,
+            route: None,
+            needs_key: false,
+        },
     }
 }

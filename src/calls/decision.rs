@@ -152,7 +152,7 @@ impl<'a> Decision<'a> {
     ) -> Verdict<'m, F> {
         usage::count(reason, self.reader.take_miss());
         let (catalog, now) = (self.reader.catalog, self.demand.now);
-        Verdict::form(memory, catalog, &self.policy, reason, holder, standing, now)
+        Verdict::form(memory, catalog, &self.policy, self.keyspace, reason, holder, standing, now)
     }
 
     /// The request as usage records contain it.

@@ -61,7 +61,7 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
             |rule| NeededScopes::Impossible(format!("verify raises KS400: scopes {rule}").into()),
             NeededScopes::Listed,
         );
-        RouteRequirement { needs, kind: None, route: None }
+        RouteRequirement { needs, kind: None, route: None, needs_key: false }
     };
     let needs = &required.needs;
     // `sign_in` does not change the decision, but verify rejects null.

@@ -1,9 +1,9 @@
 //! The functions by which applications check keys: they take arguments and return a verdict.
 
-mod arguments;
-mod authenticate;
-mod client_ip;
-mod decision;
+pub mod arguments;
+pub mod authenticate;
+pub mod client_ip;
+pub mod decision;
 mod explain;
 mod pre_request;
 pub mod pre_request_settings;

@@ -25,7 +25,7 @@ columns! {
         schemes: Texts, unlisted_routes: Text, managed_by: Text, display_id: Text,
         display_prefix: Text, display_snippet: Text, has_imports: Boolean, generation: Smallint,
         created_at: Timestamp, limits: Text, charges: Texts, usage_log: Text, usage_details: Boolean,
-        has_bar_imports: Boolean,
+        has_bar_imports: Boolean, error_body: Text,
     }
     keyspace_prefix { keyspace: Text, kind: Text, environment: Text, prefix: Text }
     answer { keyspace: Text, answer: Text, status: Integer, code: Text, message: Text }
@@ -35,6 +35,10 @@ columns! {
     route {
         keyspace: Text, method: Text, pattern: Text, variant: Text, scopes: Text, kind: Text,
         weight: Integer, limits: Text, is_public: Boolean,
+    }
+    endpoint {
+        keyspace: Text, method: Text, pattern: Text, operation: Text, request: Text, response: Text,
+        status: Integer,
     }
     tenant {
         tenant_id: Uuid, suspended_at: Timestamp, created_at: Timestamp, keyspace: Text, name: Text,
@@ -108,3 +112,18 @@ verdict! {
     limit_window: INTERVALOID,
     limit_reset: INTERVALOID,
 }
+
+/// The columns of the type `response`.
+pub const RESPONSE: &[Definition] = {
+    use pg_sys::BuiltinOid::*;
+    &[
+        ("handled", BOOLOID),
+        ("status", INT4OID),
+        ("headers", JSONBOID),
+        ("body", JSONBOID),
+        ("request_id", UUIDOID),
+        ("ok", BOOLOID),
+        ("tenant", TEXTOID),
+        ("key_id", UUIDOID),
+    ]
+};

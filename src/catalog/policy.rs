@@ -2,6 +2,8 @@
 
 use super::columns;
 use super::tables::{Table, Tables};
+use keysmith_core::http::error_body::ErrorBody;
+use keysmith_core::http::operation::Operation;
 use keysmith_core::key::{display, foreign};
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::Schemes;
@@ -16,6 +18,10 @@ use std::cell::Cell;
 use std::collections::HashMap;
 
 type Bytes = Box<[u8]>;
+
+/// The keyspace that exists from the start. Its row is written when it is first needed: a row
+/// that CREATE EXTENSION wrote would collide with a dump's.
+pub const DEFAULT: &str = "default";
 
 /// The meaning of a key's empty list of scopes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,11 +78,13 @@ pub struct Policy {
     pub usage_log: UsageLog,
     /// Whether records have endpoint and address.
     pub usage_details: bool,
+    pub error_body: ErrorBody,
     pub scopes: Vec<Bytes>,
     pub prefixes: Vec<Prefix>,
     roles: HashMap<Bytes, Vec<Bytes>>,
     implications: Implications,
     routes: Routes<Route>,
+    endpoints: Routes<Endpoint>,
     answers: [Option<Wording>; Answer::ALL.len()],
     /// Features that only some plans have, with those plans.
     plan_features: HashMap<Bytes, Vec<Bytes>>,
@@ -94,6 +102,22 @@ pub struct Route {
     pub limits: Option<Bytes>,
     /// The method, pattern and variant, which identify the route in the keyspace.
     pub name: Bytes,
+}
+
+impl Route {
+    pub fn pattern(&self) -> &[u8] {
+        self.name.split(|b| *b == b'\n').nth(1).unwrap_or_default()
+    }
+}
+
+/// A request that `serve` answers itself.
+pub struct Endpoint {
+    pub pattern: Bytes,
+    pub operation: Operation,
+    /// As they are stored: JSON.
+    pub request: Option<String>,
+    pub response: Option<String>,
+    pub status: Option<i32>,
 }
 
 /// The keyspace's wording of an answer. Fields that are not set keep the default.
@@ -130,11 +154,13 @@ impl Policy {
             charges: vec![b"live".as_slice().into()],
             usage_log: UsageLog::Everything,
             usage_details: true,
+            error_body: ErrorBody::Plain,
             scopes: Vec::new(),
             prefixes: Vec::new(),
             roles: HashMap::new(),
             implications: Implications::default(),
             routes: Routes::default(),
+            endpoints: Routes::default(),
             answers: [const { None }; Answer::ALL.len()],
             plan_features: HashMap::new(),
         };
@@ -172,12 +198,16 @@ impl Policy {
                 _ => UsageLog::Everything,
             };
             policy.usage_details = row.boolean(column::usage_details);
+            let error_body = row.text(column::error_body);
+            policy.error_body =
+                error_body.and_then(|body| ErrorBody::parse(&body).ok()).unwrap_or_default();
         });
         if policy.exists() {
             policy.load_prefixes(tables, snapshot, keyspace);
             policy.load_scopes(tables, snapshot, keyspace);
             policy.load_roles(tables, snapshot, keyspace);
             policy.load_routes(tables, snapshot, keyspace);
+            policy.load_endpoints(tables, snapshot, keyspace);
             policy.load_answers(tables, snapshot, keyspace);
             policy.load_plan_features(tables, snapshot, keyspace);
         }
@@ -269,6 +299,44 @@ impl Policy {
         });
     }
 
+    /// An endpoint without a route of its method and pattern counts as a listed route without
+    /// scopes.
+    fn load_endpoints(&mut self, tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) {
+        use columns::endpoint as column;
+        each_row(tables.endpoint, snapshot, keyspace, |row| {
+            let bytes = |column| row.bytes(column).unwrap_or_default();
+            let (method, pattern) = (bytes(column::method), bytes(column::pattern));
+            let Some(operation) =
+                row.text(column::operation).and_then(|name| Operation::named(&name))
+            else {
+                return;
+            };
+            let endpoint = Endpoint {
+                pattern: pattern.into(),
+                operation,
+                request: row.text(column::request),
+                response: row.text(column::response),
+                status: row.integer(column::status),
+            };
+            self.endpoints.add(method, pattern, b"", endpoint);
+            if !self.routes.has(method, pattern) {
+                self.routes.add(
+                    method,
+                    pattern,
+                    b"",
+                    Route {
+                        scopes: Expression::All(Vec::new()),
+                        kind: None,
+                        weight: 1,
+                        is_public: false,
+                        limits: None,
+                        name: [method, pattern, b""].join(&b'\n').into(),
+                    },
+                );
+            }
+        });
+    }
+
     fn load_answers(&mut self, tables: &Tables, snapshot: &Snapshot, keyspace: &[u8]) {
         use columns::answer as column;
         each_row(tables.answer, snapshot, keyspace, |row| {
@@ -295,6 +363,16 @@ impl Policy {
     /// The route of a request, if it is listed.
     pub fn route(&self, method: &[u8], path: &Path, variant: &[u8]) -> Match<'_, Route> {
         self.routes.find(method, path, variant)
+    }
+
+    /// The endpoints of a keyspace.
+    pub fn endpoints(&self) -> &Routes<Endpoint> {
+        &self.endpoints
+    }
+
+    /// The listed routes of the most specific pattern for a path, with their methods.
+    pub fn routes_at(&self, path: &Path) -> impl Iterator<Item = (&[u8], &Route)> {
+        self.routes.at(path)
     }
 
     /// The routes of all variants of a request.

@@ -43,6 +43,7 @@ pub struct Tables {
     pub scope: Table,
     pub role: Table,
     pub route: Table,
+    pub endpoint: Table,
     pub answer: Table,
     pub plan_feature: Table,
     pub tenant: Table,
@@ -63,13 +64,14 @@ pub struct Tables {
     pub audit_entry: Table,
     pub touch: Table,
     pub heartbeat: Table,
-    /// The row type of a verdict.
+    /// The row types of a verdict and of a response.
     pub verdict: RowType,
+    pub response: RowType,
 }
 
 impl Tables {
     /// The tables whose rows say whether a key is valid and what it may do.
-    pub fn that_decide(&self) -> [Table; 10] {
+    pub fn that_decide(&self) -> [Table; 11] {
         [
             self.key,
             self.tenant,
@@ -79,6 +81,7 @@ impl Tables {
             self.scope,
             self.role,
             self.route,
+            self.endpoint,
             self.answer,
             self.plan_feature,
         ]
@@ -100,6 +103,7 @@ impl Tables {
         let scope = table(c"scope", c"scope_pkey", of::scope::COLUMNS)?;
         let role = table(c"role", c"role_pkey", of::role::COLUMNS)?;
         let route = table(c"route", c"route_pkey", of::route::COLUMNS)?;
+        let endpoint = table(c"endpoint", c"endpoint_pkey", of::endpoint::COLUMNS)?;
         let answer = table(c"answer", c"answer_pkey", of::answer::COLUMNS)?;
         let plan_feature = table(c"plan_feature", c"plan_feature_pkey", of::plan_feature::COLUMNS)?;
         let tenant = table(c"tenant", c"tenant_pkey", of::tenant::COLUMNS)?;
@@ -116,6 +120,7 @@ impl Tables {
             scope,
             role,
             route,
+            endpoint,
             answer,
             plan_feature,
             tenant,
@@ -129,7 +134,9 @@ impl Tables {
         ];
         // From here on changes are counted, also those during the checks below.
         let mut watched = [relation(c"verdict", private)?; WATCHED];
-        watched.iter_mut().zip(all).for_each(|(place, table)| *place = table.table);
+        let others = [relation(c"response", private)?];
+        let tables = all.iter().map(|table| table.table).chain(others);
+        watched.iter_mut().zip(tables).for_each(|(place, relation)| *place = relation);
         invalidation::watch(&watched);
         if !all.into_iter().all(|table| table.open().has_columns(table.columns)) {
             return Err(unfit());
@@ -140,6 +147,7 @@ impl Tables {
             scope,
             role,
             route,
+            endpoint,
             answer,
             plan_feature,
             tenant,
@@ -164,16 +172,19 @@ impl Tables {
             audit_entry,
             touch,
             heartbeat,
-            verdict: row_type(c"verdict", private)?,
+            verdict: row_type(c"verdict", private, columns::VERDICT)?,
+            response: row_type(c"response", private, columns::RESPONSE)?,
         })
     }
 }
 
-/// The composite type with this name, if it has the columns that verdicts are written with.
-fn row_type(name: &CStr, schema: Oid) -> Result<RowType> {
+/// The composite type with this name, if it has the columns that it is written with.
+fn row_type(name: &CStr, schema: Oid, columns: &[Definition]) -> Result<RowType> {
     let kind = found(lookup::type_named(schema, name), name)?;
-    RowType::find(kind, &columns::VERDICT)
-        .ok_or_else(|| mismatch("the library does not fit the extension's type verdict"))
+    RowType::find(kind, columns).ok_or_else(|| {
+        let name = name.to_string_lossy();
+        mismatch(&format!("the library does not fit the extension's type {name}"))
+    })
 }
 
 fn found(oid: Option<Oid>, name: &CStr) -> Result<Oid> {

@@ -6,8 +6,8 @@ use super::keyspace::policy;
 use super::level::{Functions, Level, functions};
 use super::tenant::Tenant;
 use super::{
-    add_credits, alter, audit_proof, catalogue, doctor, keyspace, lifecycle, listing, metrics,
-    mint, revocations, scanner, status, tenant, usage,
+    add_credits, alter, audit_proof, catalogue, doctor, endpoint, keyspace, lifecycle, listing,
+    metrics, mint, revocations, scanner, status, tenant, usage,
 };
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::catalog::Catalog;
@@ -25,13 +25,14 @@ functions! {
 }
 
 /// The functions that check what they need. Each level that allows it has EXECUTE on them.
-const CHECKED: [Functions; 16] = [
+const CHECKED: [Functions; 17] = [
     FUNCTIONS,
     add_credits::FUNCTIONS,
     alter::FUNCTIONS,
     audit_proof::FUNCTIONS,
     catalogue::FUNCTIONS,
     doctor::FUNCTIONS,
+    endpoint::FUNCTIONS,
     keyspace::FUNCTIONS,
     lifecycle::FUNCTIONS,
     listing::FUNCTIONS,
@@ -61,8 +62,11 @@ const fn objects(level: Level) -> Objects {
                 "verify_many",
                 "authenticate",
                 "authenticate_json",
+                "serve",
                 "pre_request",
                 "client_ip",
+                "response_headers",
+                "problem",
                 "sign_out",
                 "log_request",
                 "event_channel",
@@ -128,8 +132,16 @@ const OF_TENANTS: &[&str] = &[
     "recent_refusals",
 ];
 
-const OF_ALL: &[&str] =
-    &["routes", "audit", "overprivileged_keys", "isolation", "metrics", "alarms", "usage_nodes"];
+const OF_ALL: &[&str] = &[
+    "routes",
+    "endpoints",
+    "audit",
+    "overprivileged_keys",
+    "isolation",
+    "metrics",
+    "alarms",
+    "usage_nodes",
+];
 
 const PROGRESS: &[&str] = &["hashing_progress"];
 

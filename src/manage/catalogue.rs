@@ -128,25 +128,53 @@ fn read_list(text: &str) -> Result<Vec<String>> {
     texts.into_iter().map(text).collect()
 }
 
+/// The method and the pattern of a route or an endpoint.
+pub struct Place {
+    pub keyspace: String,
+    pub method: String,
+    pub pattern: String,
+}
+
+impl Place {
+    /// Reads the first three arguments.
+    pub fn read(call: &Call) -> Result<Place> {
+        let place = Place {
+            keyspace: call.required_text(0, "keyspace")?,
+            method: call.required_text(1, "method")?.to_ascii_uppercase(),
+            pattern: route::without_slash(&call.required_text(2, "pattern")?).into(),
+        };
+        if !is_method(&place.method) {
+            return Err(Error::argument("method", METHOD_RULE));
+        }
+        route::check_pattern(&place.pattern).map_err(|rule| Error::argument("pattern", rule))?;
+        Ok(place)
+    }
+
+    pub fn params(&self) -> Vec<Param<'_>> {
+        [&self.keyspace, &self.method, &self.pattern].map(|text| Param::text(text)).into()
+    }
+
+    /// The error for a pattern that matches the same paths as another one in the table: those
+    /// differ in the names of their parameters.
+    pub fn check_is_only_one(&self, other: Option<String>) -> Result<()> {
+        other.map_or(Ok(()), |other| {
+            let message = format!("pattern matches the same paths as {other}, which is defined");
+            Err(Error::new(Code::Conflict, message))
+        })
+    }
+}
+
 struct Route {
-    keyspace: String,
-    method: String,
-    pattern: String,
+    place: Place,
     variant: String,
 }
 
 impl Route {
     fn read(call: &Call, variant: usize) -> Result<Route> {
         let route = Route {
-            keyspace: call.required_text(0, "keyspace")?,
-            method: call.required_text(1, "method")?.to_ascii_uppercase(),
-            pattern: route::without_slash(&call.required_text(2, "pattern")?).into(),
+            place: Place::read(call)?,
             variant: call.text(variant, "variant")?.unwrap_or_default(),
         };
-        if !is_method(&route.method) {
-            return Err(Error::argument("method", METHOD_RULE));
-        }
-        route::check_pattern(&route.pattern).map_err(|rule| Error::argument("pattern", rule))?;
         if !route.variant.is_empty() && !is_name(&route.variant) {
             return Err(Error::argument("variant", NAME_RULE));
         }
@@ -154,13 +182,14 @@ impl Route {
     }
 
     fn subject(&self) -> Subject<'_> {
-        Subject::Route { method: &self.method, pattern: &self.pattern, variant: &self.variant }
+        let Place { method, pattern, .. } = &self.place;
+        Subject::Route { method, pattern, variant: &self.variant }
     }
 
     fn params(&self) -> Vec<Param<'_>> {
-        [&self.keyspace, &self.method, &self.pattern, &self.variant]
-            .map(|text| Param::text(text))
-            .into()
+        let mut params = self.place.params();
+        params.push(Param::text(&self.variant));
+        params
     }
 }
 
@@ -191,25 +220,20 @@ fn store_route(call: &Call, needs: Needs, scopes: Vec<String>) -> Result<Option<
     let limits = limits::given(call, 7)?;
     let is_public = call.boolean(8, "public")?;
     authority::act(needs, |caller| {
-        let policy = policy(caller, &route.keyspace)?;
+        let policy = policy(caller, &route.place.keyspace)?;
         let scopes: Vec<String> = named.scopes().into_iter().map(String::from).collect();
         key::check_known_grants(&policy, &scopes)?;
-        keyspace::lock(&route.keyspace)?;
-        let act = Act::on(&caller.actor, &route.keyspace, route.subject())?;
+        keyspace::lock(&route.place.keyspace)?;
+        let act = Act::on(&caller.actor, &route.place.keyspace, route.subject())?;
         let mut params = route.params();
-        // Patterns that differ in the names of their parameters match the same paths.
         let same = spi::first(
             "SELECT pattern FROM keysmith_private.route
              WHERE keyspace = $1 AND method = $2 AND variant = $4 AND pattern <> $3
-               AND regexp_replace(pattern, '{[^}]*}', '{}', 'g')
-                 = regexp_replace($3, '{[^}]*}', '{}', 'g')",
+               AND keysmith_private.same_paths(pattern, $3)",
             &params,
             |row| row.text(1),
         )?;
-        if let Some(other) = same {
-            let message = format!("pattern matches the same paths as {other}, which is defined");
-            return Err(Error::new(Code::Conflict, message));
-        }
+        route.place.check_is_only_one(same)?;
         params.push(Param::text(&required));
         params.push(Param::text_or_null(kind.as_deref()));
         params.push(Param::integer(Some(weight)));
@@ -233,16 +257,16 @@ fn store_route(call: &Call, needs: Needs, scopes: Vec<String>) -> Result<Option<
 fn remove_route(call: &Call) -> Result<Option<Datum>> {
     let route = Route::read(call, 3)?;
     authority::act(needs::remove_route, |caller| {
-        policy(caller, &route.keyspace)?;
-        keyspace::lock(&route.keyspace)?;
-        let act = Act::on(&caller.actor, &route.keyspace, route.subject())?;
+        policy(caller, &route.place.keyspace)?;
+        keyspace::lock(&route.place.keyspace)?;
+        let act = Act::on(&caller.actor, &route.place.keyspace, route.subject())?;
         let removed = spi::execute(
             "DELETE FROM keysmith_private.route
              WHERE keyspace = $1 AND method = $2 AND pattern = $3 AND variant = $4",
             &route.params(),
         )?;
         if removed == 0 {
-            let Route { method, pattern, .. } = &route;
+            let Place { method, pattern, .. } = &route.place;
             return Err(Error::not_found(format!("route {method} {pattern} does not exist")));
         }
         act.done("remove_route")

@@ -5,7 +5,7 @@ use super::level::{Needs, functions};
 use super::options::Options;
 use crate::audit::{Act, Subject};
 use crate::catalog::Catalog;
-use crate::catalog::policy::Policy;
+use crate::catalog::policy::{DEFAULT, Policy};
 use keysmith_core::policy::name::{IDENTIFIER_RULE, is_identifier};
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
@@ -22,10 +22,6 @@ functions! {
 sql_functions! {
     keysmith_event_channel => event_channel;
 }
-
-/// The keyspace that exists from the start. Its row is written when it is first needed: a row
-/// that CREATE EXTENSION wrote would collide with a dump's.
-const DEFAULT: &str = "default";
 
 /// The policy of a keyspace that must exist, with all changes up to now.
 pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {

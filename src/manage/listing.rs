@@ -1,11 +1,14 @@
 //! Functions that return rows: keys, without digests and secrets, and other lists.
 
 use super::authority;
+use super::errors::unknown_key;
 use super::level::{Needs, functions};
 use super::tenant::Tenant;
+use crate::catalog::Catalog;
 use pg::call::Call;
 use pg::error::Result;
 use pg::result_set::ResultSet;
+use pg::settings::set_for_now;
 use pg::spi::{self, Param, saved};
 use pgrx::pg_sys::Datum;
 
@@ -23,6 +26,48 @@ pub fn entry(key_id: &[u8; 16]) -> Result<Option<Datum>> {
         &[Param::uuid(key_id)],
         |row| row.transferred(1),
     )
+}
+
+/// A key as JSON with times in UTC, for callers who may see it.
+pub fn as_json(key_id: &[u8; 16]) -> Result<Option<String>> {
+    Catalog::open()?.as_owner(|| json_within(Param::uuids(None), Param::text_or_null(None), key_id))
+}
+
+/// A key as JSON with times in UTC. It is the acting key, or one that the caller manages.
+pub fn shown(key_id: &[u8; 16]) -> Result<Option<String>> {
+    authority::look(Needs::Sight, |caller| {
+        if caller.key.as_deref().is_none_or(|key| key.key_id != *key_id) {
+            caller.must_manage()?;
+        }
+        let found = json_within(caller.tenants(), caller.environment(), key_id)?;
+        found.map_or_else(|| Err(unknown_key(key_id)), |json| Ok(Some(json)))
+    })
+}
+
+fn json_within(tenants: Param, environment: Param, key_id: &[u8; 16]) -> Result<Option<String>> {
+    set_for_now(c"TimeZone", c"UTC");
+    spi::first(
+        saved!(
+            "SELECT pg_catalog.to_jsonb(v)
+             FROM keysmith_private.key k JOIN keysmith_private.key_listing v USING (key_id)
+             WHERE k.key_id = $1 AND ($2 IS NULL OR k.tenant_id = ANY ($2))
+               AND ($3 IS NULL OR k.environment = $3)"
+        ),
+        &[Param::uuid(key_id), tenants, environment],
+        |row| row.text(1),
+    )
+}
+
+/// The key of a tenant that has this display id.
+pub fn named(tenant_id: &[u8; 16], keyspace: &[u8], id: &str) -> Result<Option<[u8; 16]>> {
+    Catalog::open()?.as_owner(|| {
+        spi::first(
+            "SELECT key_id FROM keysmith_private.key
+             WHERE keyspace = $1 AND display_id = $2 AND tenant_id = $3",
+            &[Param::server_text(Some(keyspace)), Param::text(id), Param::uuid(tenant_id)],
+            |row| row.uuid(1),
+        )
+    })
 }
 
 fn list_keys(call: &Call) -> Result<Option<Datum>> {

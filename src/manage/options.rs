@@ -7,6 +7,7 @@ use super::json;
 use super::key::MAX_SCOPES;
 use super::limits::{self, Limits};
 use super::patch::{self, Columns, Patch};
+use keysmith_core::http::error_body::ErrorBody;
 use keysmith_core::policy::expression::Expression;
 use keysmith_core::policy::header::{SCHEMES_RULE, Schemes};
 use keysmith_core::policy::scope::MAX_SCOPE_LEN;
@@ -47,13 +48,14 @@ pub struct Options {
     charges: Patch<List<Environment, 100>>,
     usage_log: Patch<UsageLog>,
     usage_details: Patch<bool>,
+    error_body: Patch<Body>,
 }
 
 /// Reads an argument of `create_keyspace`.
 type Read = fn(&Call, usize, &str) -> Result<Option<Value>>;
 
 /// The arguments of `create_keyspace` after the name, in their order.
-const ARGUMENTS: [(&str, Read); 17] = [
+const ARGUMENTS: [(&str, Read); 18] = [
     ("prefixes", json::value),
     ("empty_scopes", text),
     ("default_scopes", required_texts),
@@ -71,6 +73,7 @@ const ARGUMENTS: [(&str, Read); 17] = [
     ("managed_by", text),
     ("usage_log", text),
     ("usage_details", boolean),
+    ("error_body", text),
 ];
 
 #[derive(Deserialize, Serialize)]
@@ -217,6 +220,24 @@ impl TryFrom<Vec<String>> for SchemeNames {
             Some(_) => Ok(SchemeNames(names)),
             None => Err(SCHEMES_RULE),
         }
+    }
+}
+
+/// The body of errors: a word, or a template, which may be given as JSON or as its text. It is
+/// stored as text.
+#[derive(Deserialize, Serialize)]
+#[serde(try_from = "Value")]
+struct Body(String);
+
+impl TryFrom<Value> for Body {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Body, String> {
+        let text = match value {
+            Value::String(text) => text,
+            json => json.to_string(),
+        };
+        ErrorBody::parse(&text).map(|_| Body(text))
     }
 }
 

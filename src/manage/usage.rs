@@ -3,11 +3,12 @@
 //! The rights are checked as the caller; the rows are read as the owner.
 
 use super::authority::{self, Caller};
-use super::level::functions;
+use super::level::{Needs, functions};
 use super::tenant::Tenant;
 use pg::call::Call;
 use pg::error::{Error, Result};
 use pg::result_set::ResultSet;
+use pg::settings::set_for_now;
 use pg::spi::{self, Param};
 use pgrx::pg_sys::{self, Datum};
 use std::ops::RangeInclusive;
@@ -44,6 +45,50 @@ fn usage_logs(call: &Call) -> Result<Option<Datum>> {
                 caller.environment(),
             ],
             |row| row.transferred(1),
+        )
+    })
+}
+
+/// The numbers of requests and refusals of a tenant, or of one of its keys, by hour or by day, with
+/// the beginnings of these in UTC.
+pub fn totals(
+    tenant_id: &[u8; 16],
+    key_id: Option<&[u8; 16]>,
+    per: &str,
+    since: Option<&str>,
+    until: Option<&str>,
+) -> Result<Vec<(String, i64, i64)>> {
+    /// The most hours or days of one answer, and those of an answer without bounds.
+    const MOST: i32 = 1000;
+    let usual = match per {
+        "hour" => 24,
+        "day" => 30,
+        _ => return Err(Error::argument("per", "must be hour or day")),
+    };
+    authority::look(Needs::Sight, |caller| {
+        if !caller.reaches(tenant_id) {
+            return Err(unknown_key());
+        }
+        if let Some(key_id) = key_id
+            && tenant_of(caller, key_id)? != Some(*tenant_id)
+        {
+            return Err(unknown_key());
+        }
+        set_for_now(c"TimeZone", c"UTC");
+        spi::all(
+            "SELECT pg_catalog.to_jsonb(t.at) #>> '{}', t.requests, t.refused
+             FROM keysmith_private.usage_totals($1, $2, $3, $4, $5::timestamptz, $6::timestamptz, $7, $8) t",
+            &[
+                Param::uuid(tenant_id),
+                Param::uuid_or_null(key_id),
+                caller.environment(),
+                Param::text(per),
+                Param::text_or_null(since),
+                Param::text_or_null(until),
+                Param::integer(Some(usual)),
+                Param::integer(Some(MOST)),
+            ],
+            |row| Some((row.text(1)?, row.bigint(2)?, row.bigint(3)?)),
         )
     })
 }

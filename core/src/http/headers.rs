@@ -4,24 +4,24 @@
 use crate::policy::header::Schemes;
 use crate::policy::verdict::Answer;
 
-/// What a verdict says, as far as headers tell it. Times are in microseconds.
+/// What an answer says, as far as headers tell it. Times are in microseconds.
 pub struct Facts<'a> {
-    pub status: i32,
     pub answer: Answer,
     /// The scopes that the request needed.
     pub missing_scopes: Option<&'a str>,
     pub retry_after: Option<i64>,
-    pub limit: Option<Limit<'a>>,
+    pub limit: Option<&'a Limit>,
     /// Whether the answer shows a key.
     pub shows_key: bool,
 }
 
 /// The limit with the fewest calls left.
-pub struct Limit<'a> {
-    pub name: &'a str,
-    pub calls: u64,
-    pub window: i64,
-    pub remaining: u64,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limit {
+    pub name: String,
+    pub calls: i64,
+    pub window: Option<i64>,
+    pub remaining: i64,
     pub reset: Option<i64>,
 }
 
@@ -36,18 +36,39 @@ pub fn headers(facts: &Facts, schemes: &Schemes) -> Vec<Header> {
     if let Some(wait) = facts.retry_after.filter(|_| is_refusal) {
         headers.push(("Retry-After", seconds(wait).max(1).to_string()));
     }
-    if let Some(limit) = &facts.limit {
-        let name = quoted(limit.name);
-        let window = seconds(limit.window);
-        headers.push(("RateLimit-Policy", format!("{name};q={};w={window}", limit.calls)));
-        let reset = limit.reset.map_or_else(String::new, |reset| format!(";t={}", seconds(reset)));
-        headers.push(("RateLimit", format!("{name};r={}{reset}", limit.remaining)));
+    if let Some(limit) = facts.limit {
+        headers.extend(limit.headers());
     }
     if is_refusal || facts.shows_key {
         headers.push(("Cache-Control", "no-store".into()));
     }
     headers
 }
+
+impl Limit {
+    /// The fields of the draft. Their numbers are integers of structured fields.
+    fn headers(&self) -> [Header; 2] {
+        let name = quoted(&self.name);
+        let number = |value: i64| value.clamp(0, MAX_INTEGER);
+        let (calls, remaining) = (number(self.calls), number(self.remaining));
+        // A window in whole seconds. Of another one nothing is told: any number would be wrong.
+        let window = self.window.filter(|window| *window > 0 && window % 1_000_000 == 0);
+        let parameter = |name: &str, value: Option<i64>| {
+            value.map_or_else(String::new, |value| format!(";{name}={}", seconds(value)))
+        };
+        let (window, reset) = (parameter("w", window), parameter("t", self.reset));
+        [
+            ("RateLimit-Policy", format!("{name};q={calls}{window}")),
+            ("RateLimit", format!("{name};r={remaining}{reset}")),
+        ]
+    }
+}
+
+/// The greatest integer of structured fields.
+const MAX_INTEGER: i64 = 999_999_999_999_999;
+/// The longest name of a limit, and list of scopes, that a header tells.
+const MAX_NAME_LEN: usize = 100;
+const MAX_SCOPES_LEN: usize = 1000;
 
 /// The challenge of each accepted scheme. A request without credentials learns no error code.
 fn challenges(facts: &Facts, schemes: &Schemes) -> Option<String> {
@@ -82,24 +103,26 @@ fn challenges(facts: &Facts, schemes: &Schemes) -> Option<String> {
 }
 
 /// An expression of scopes as RFC 6750 lists them: separated by spaces. Alternatives can't be
-/// told, so they are all listed. `None` if a name is not in ASCII.
+/// told, so they are all listed. `None` if a name is not in ASCII, and if there are too many.
 fn scope_list(expression: &str) -> Option<String> {
     let is_operator = |c: char| matches!(c, '&' | '|' | '(' | ')' | ' ');
     let names: Vec<&str> = expression.split(is_operator).filter(|name| !name.is_empty()).collect();
     let is_safe =
         |name: &&str| name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\'));
-    (!names.is_empty() && names.iter().all(is_safe)).then(|| names.join(" "))
+    let list = names.join(" ");
+    let is_told = (1..=MAX_SCOPES_LEN).contains(&list.len()) && names.iter().all(is_safe);
+    is_told.then_some(list)
 }
 
 /// In whole seconds, rounded up.
-fn seconds(microseconds: i64) -> i64 {
+pub(super) fn seconds(microseconds: i64) -> i64 {
     microseconds.max(0).saturating_add(999_999) / 1_000_000
 }
 
 /// A string of structured fields (RFC 9651). Other characters than printable ASCII become `?`.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
-    for c in text.chars() {
+    for c in text.chars().take(MAX_NAME_LEN) {
         match c {
             '"' | '\\' => quoted.extend(['\\', c]),
             ' '..='~' => quoted.push(c),
@@ -113,20 +136,14 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn accepting(names: &[&str]) -> Schemes {
         Schemes::parse(names.iter().map(|name| name.as_bytes())).unwrap()
     }
 
     fn refused(answer: Answer) -> Facts<'static> {
-        Facts {
-            status: answer.status(),
-            answer,
-            missing_scopes: None,
-            retry_after: None,
-            limit: None,
-            shows_key: false,
-        }
+        Facts { answer, missing_scopes: None, retry_after: None, limit: None, shows_key: false }
     }
 
     fn value(facts: &Facts, schemes: &[&str], name: &str) -> Option<String> {
@@ -178,16 +195,16 @@ mod tests {
 
     #[test]
     fn limits_are_told_whether_or_not_they_refuse() {
-        let limit = |name| Limit {
-            name,
+        let limit = Limit {
+            name: "burst".into(),
             calls: 100,
-            window: 60_000_000,
+            window: Some(60_000_000),
             remaining: 0,
             reset: Some(1_500_000),
         };
         let facts = Facts {
             retry_after: Some(600_000),
-            limit: Some(limit("burst")),
+            limit: Some(&limit),
             ..refused(Answer::RateLimited)
         };
         let value = |facts, name| value(facts, &["bearer"], name);
@@ -195,15 +212,60 @@ mod tests {
         assert_eq!(value(&facts, "RateLimit-Policy").as_deref(), Some("\"burst\";q=100;w=60"));
         assert_eq!(value(&facts, "RateLimit").as_deref(), Some("\"burst\";r=0;t=2"));
         assert_eq!(value(&facts, "Cache-Control").as_deref(), Some("no-store"));
-        let passed = Facts {
-            limit: Some(Limit { window: 1_000, reset: None, ..limit("a\"b\\é\n") }),
-            ..refused(Answer::Ok)
-        };
-        let policy = value(&passed, "RateLimit-Policy");
-        assert_eq!(policy.as_deref(), Some("\"a\\\"b\\\\??\";q=100;w=1"));
+        let odd = Limit { name: "a\"b\\é\n".into(), window: None, reset: None, ..limit };
+        let passed = Facts { limit: Some(&odd), ..refused(Answer::Ok) };
+        assert_eq!(value(&passed, "RateLimit-Policy").as_deref(), Some("\"a\\\"b\\\\??\";q=100"));
         assert_eq!(value(&passed, "RateLimit").as_deref(), Some("\"a\\\"b\\\\??\";r=0"));
         assert_eq!(value(&passed, "Cache-Control"), None);
         assert_eq!(value(&passed, "Retry-After"), None);
+    }
+
+    #[test]
+    fn a_window_is_told_in_whole_seconds_or_not_at_all() {
+        let policy = |window| {
+            let limit = Limit {
+                name: "l".into(),
+                calls: 5,
+                window: Some(window),
+                remaining: 1,
+                reset: None,
+            };
+            limit.headers()[0].1.clone()
+        };
+        assert_eq!(policy(1_000_000), "\"l\";q=5;w=1");
+        assert_eq!(policy(86_400_000_000), "\"l\";q=5;w=86400");
+        for odd in [1_000, 1_500_000, 0, -1_000_000] {
+            assert_eq!(policy(odd), "\"l\";q=5", "{odd}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn values_are_printable_ascii_and_short(
+            (name, scopes) in (any::<String>(), any::<String>()),
+            numbers in any::<[i64; 5]>(),
+            (answer, scheme) in (0..Answer::ALL.len(), any::<bool>()),
+        ) {
+            let limit = Limit {
+                name: name.repeat(100),
+                calls: numbers[0],
+                window: Some(numbers[1]),
+                remaining: numbers[2],
+                reset: Some(numbers[3]),
+            };
+            let facts = Facts {
+                answer: Answer::ALL[answer],
+                missing_scopes: Some(&scopes),
+                retry_after: Some(numbers[4]),
+                limit: Some(&limit),
+                shows_key: false,
+            };
+            let schemes = if scheme { accepting(&["bearer", "basic"]) } else { Schemes::default() };
+            for (name, value) in headers(&facts, &schemes) {
+                prop_assert!(value.bytes().all(|b| (b' '..=b'~').contains(&b)), "{name}: {value}");
+                prop_assert!(value.len() < 4000, "{name}");
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,11 @@
-//! What the key service says over HTTP: bodies by templates, and headers.
+//! What the key service says over HTTP: operations, requests, bodies by templates, and headers.
 
+pub mod error;
+pub mod error_body;
 pub mod headers;
+pub mod operation;
 pub mod query;
+pub mod request;
+pub mod status;
 pub mod template;
+pub mod time;

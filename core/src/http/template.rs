@@ -1,11 +1,13 @@
 //! Templates of JSON bodies.
 //!
 //! A template is a JSON value. `"{label}"` alone becomes the value with its JSON type; within other
-//! text it becomes text. `{status:upper}` is in capitals. `{{` and `}}` stand for braces. Where an
-//! operation has many rows, an array with one element is repeated for each row.
+//! text it becomes text. `{metadata.color}` is a field of a JSON value, `{status:upper}` is in
+//! capitals, and `{{` and `}}` stand for braces. Where an operation has many rows, an array with one
+//! element is repeated for each row.
 //!
 //! Names are checked when a template is parsed, so that one that is stored can always be filled.
 
+use super::operation::{Kind, Named};
 use serde_json::{Map, Value};
 
 /// The longest template, in bytes of JSON; and the most levels of it.
@@ -16,9 +18,9 @@ const MAX_DEPTH: usize = 32;
 #[derive(Clone, Copy)]
 pub struct Names<'a> {
     /// Those that hold for the whole answer.
-    pub whole: &'a [&'a str],
+    pub whole: &'a [Named],
     /// Those of each row; `None` if the operation has no rows.
-    pub row: Option<&'a [&'a str]>,
+    pub row: Option<&'a [Named]>,
 }
 
 /// A checked template.
@@ -38,6 +40,8 @@ enum Node {
 #[derive(Debug, PartialEq)]
 struct Field {
     name: String,
+    /// The names of fields inside a JSON value, from the outermost.
+    within: Vec<String>,
     case: Case,
 }
 
@@ -63,9 +67,9 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn known(&self) -> Vec<&str> {
+    fn known(&self) -> impl Iterator<Item = &Named> {
         let row = self.names.row.filter(|_| self.is_in_rows).unwrap_or_default();
-        self.names.whole.iter().chain(row).copied().collect()
+        self.names.whole.iter().chain(row)
     }
 }
 
@@ -139,10 +143,14 @@ impl Node {
         row: Option<&Map<String, Value>>,
         rows: &[Map<String, Value>],
     ) -> Value {
-        let value = |name: &str| row.and_then(|row| row.get(name)).or_else(|| whole.get(name));
+        let value = |field: &Field| {
+            let value = row.and_then(|row| row.get(&field.name));
+            let value = value.or_else(|| whole.get(&field.name))?;
+            field.within.iter().try_fold(value, |value, name| value.get(name))
+        };
         match self {
             Node::Constant(constant) => constant.clone(),
-            Node::Field(field) => match value(&field.name) {
+            Node::Field(field) => match value(field) {
                 Some(Value::String(text)) => Value::String(field.case.of(text)),
                 Some(value) => value.clone(),
                 None => Value::Null,
@@ -150,7 +158,7 @@ impl Node {
             Node::Text(pieces) => {
                 let text = pieces.iter().map(|piece| match piece {
                     Piece::Literal(text) => text.clone(),
-                    Piece::Field(field) => match value(&field.name) {
+                    Piece::Field(field) => match value(field) {
                         None | Some(Value::Null) => String::new(),
                         Some(Value::String(text)) => field.case.of(text),
                         Some(value) => value.to_string(),
@@ -218,15 +226,25 @@ impl Field {
                 return Err(format!("write upper or lower after the colon, not {other:?}"));
             }
         };
-        let known = place.known();
-        if known.contains(&name) {
-            return Ok(Field { name: name.into(), case });
+        let (name, within) = match name.split_once('.') {
+            None => (name, Vec::new()),
+            Some((name, within)) => (name, within.split('.').map(String::from).collect()),
+        };
+        let Some(known) = place.known().find(|known| known.name == name) else {
+            let is_of_rows = place.names.row.unwrap_or_default().iter().any(|of| of.name == name);
+            let known: Vec<&str> = place.known().map(|known| known.name).collect();
+            return Err(match is_of_rows {
+                true => format!("{{{name}}} is of a row: write it inside an array of one element"),
+                false => format!("there is no {{{name}}} here, only {}", known.join(", ")),
+            });
+        };
+        if within.iter().any(String::is_empty) {
+            return Err("write a name after the dot".into());
         }
-        let is_of_rows = place.names.row.is_some_and(|row| row.contains(&name));
-        Err(match is_of_rows {
-            true => format!("{{{name}}} is of a row: write it inside an array of one element"),
-            false => format!("there is no {{{name}}} here, only {}", known.join(", ")),
-        })
+        if !within.is_empty() && known.kind != Kind::Json {
+            return Err(format!("{{{name}}} is no JSON value: it has no fields"));
+        }
+        Ok(Field { name: name.into(), within, case })
     }
 }
 
@@ -235,8 +253,25 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const ONE: Names = Names { whole: &["label", "status", "scopes", "count", "none"], row: None };
-    const MANY: Names = Names { whole: &["page", "total"], row: Some(&["label", "status"]) };
+    const fn of(name: &'static str, kind: Kind) -> Named {
+        Named { name, kind }
+    }
+
+    const ONE: Names = Names {
+        whole: &[
+            of("label", Kind::Text),
+            of("status", Kind::Text),
+            of("scopes", Kind::Texts),
+            of("count", Kind::Integer),
+            of("none", Kind::Text),
+            of("data", Kind::Json),
+        ],
+        row: None,
+    };
+    const MANY: Names = Names {
+        whole: &[of("page", Kind::Integer), of("total", Kind::Integer)],
+        row: Some(&[of("label", Kind::Text), of("status", Kind::Text)]),
+    };
 
     fn object(value: Value) -> Map<String, Value> {
         match value {
@@ -246,7 +281,7 @@ mod tests {
     }
 
     fn filled(template: Value) -> Value {
-        let values = json!({"label": "a \"b\"", "status": "active", "scopes": ["x", "y"], "count": 7, "none": null});
+        let values = json!({"label": "a \"b\"", "status": "active", "scopes": ["x", "y"], "count": 7, "none": null, "data": {"a": {"b": "x"}, "n": 1}});
         Template::parse(&template, ONE).unwrap().fill(&object(values), &[])
     }
 
@@ -267,6 +302,19 @@ mod tests {
         ]);
         let expected = json!(["<a \"b\"> 7.", "ACTIVE", "is ACTIVE", 7, "[\"x\",\"y\"]!"]);
         assert_eq!(filled(template), expected);
+    }
+
+    #[test]
+    fn a_field_of_a_json_value() {
+        let template = json!([
+            "{data.n}",
+            "{data.a.b:upper}",
+            "{data.a}",
+            "{data.c}",
+            "{data.n.x}",
+            "<{data.c.d}>"
+        ]);
+        assert_eq!(filled(template), json!([1, "X", {"b": "x"}, null, null, "<>"]));
     }
 
     #[test]
@@ -308,7 +356,7 @@ mod tests {
         let refused = |template, names| Template::parse(&template, names).unwrap_err();
         assert_eq!(
             refused(json!({"a": [{"b": "{digest}"}]}), ONE),
-            "has at a[0].b the text \"{digest}\": there is no {digest} here, only label, status, scopes, count, none"
+            "has at a[0].b the text \"{digest}\": there is no {digest} here, only label, status, scopes, count, none, data"
         );
         let outside = refused(json!({"l": "{label}"}), MANY);
         assert!(outside.contains("is of a row"), "{outside}");
@@ -322,6 +370,10 @@ mod tests {
             "{label:title}",
             "{}",
             "{ label}",
+            "{label.a}",
+            "{data.}",
+            "{data..a}",
+            "{.a}",
         ] {
             let why = refused(json!(text), ONE);
             assert!(why.contains(&format!("{text:?}")), "{why}");

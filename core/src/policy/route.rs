@@ -105,6 +105,37 @@ impl Path {
     }
 }
 
+impl Path {
+    /// A segment, counted from 0.
+    pub fn segment(&self, index: usize) -> Option<&[u8]> {
+        self.0.get(index).map(Vec::as_slice)
+    }
+}
+
+/// The place of a parameter in a pattern, counted from 0.
+pub fn place_of(pattern: &str, parameter: &str) -> Option<usize> {
+    let name = |segment: &str| segment.strip_prefix('{')?.strip_suffix('}').map(String::from);
+    pattern.split('/').skip(1).position(|segment| name(segment).as_deref() == Some(parameter))
+}
+
+/// Whether a pattern is at least as specific as another one that matches the same path.
+pub fn is_as_specific(pattern: &[u8], other: &[u8]) -> bool {
+    let rank = |segment: Option<&[u8]>| match segment {
+        Some([b'{', ..]) => 1,
+        Some(b"*") | None => 2,
+        Some(_) => 0,
+    };
+    let (mut pattern, mut other) = (pattern.split(|b| *b == b'/'), other.split(|b| *b == b'/'));
+    loop {
+        let (ours, theirs) = (pattern.next(), other.next());
+        match rank(ours).cmp(&rank(theirs)) {
+            _ if ours.is_none() && theirs.is_none() => return true,
+            std::cmp::Ordering::Equal => {}
+            less => return less.is_lt(),
+        }
+    }
+}
+
 fn decode(segment: &[u8]) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(segment.len());
     let mut rest = segment;
@@ -195,10 +226,36 @@ impl<T> Routes<T> {
         entries[index].variants.push((variant.into(), value));
     }
 
+    /// Whether there is a route of this pattern for a method: its own, or one for all methods.
+    pub fn has(&self, method: &[u8], pattern: &[u8]) -> bool {
+        let path = pattern.strip_prefix(b"/").unwrap_or(pattern);
+        let mut node = Some(&self.root);
+        for segment in path.split(|b| *b == b'/') {
+            node = match segment {
+                b"" | b"*" => node,
+                [b'{', ..] => node.and_then(|node| node.parameter.as_deref()),
+                literal => node.and_then(|node| node.literals.get(literal)),
+            };
+        }
+        let Some(node) = node else { return false };
+        let entries = if pattern.ends_with(b"/*") { &node.rest } else { &node.here };
+        entries.iter().any(|entry| *entry.method == *method || *entry.method == *b"*")
+    }
+
     /// All variants of the most specific route for a request.
     pub fn variants(&self, method: &[u8], path: &Path) -> impl Iterator<Item = &T> {
         let entry = self.root.find(method, &path.0);
         entry.into_iter().flat_map(|entry| entry.variants.iter().map(|(_, value)| value))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.root.is_empty()
+    }
+
+    /// The values of the most specific pattern for a path, with their methods.
+    pub fn at(&self, path: &Path) -> impl Iterator<Item = (&[u8], &T)> {
+        let entries = self.root.at(&path.0).unwrap_or_default().iter();
+        entries.flat_map(|entry| entry.variants.iter().map(|(_, value)| (&*entry.method, value)))
     }
 
     /// The most specific route for a request. No variant is the variant "".
@@ -219,6 +276,23 @@ impl<T> Node<T> {
         let literal = || self.literals.get(segment.as_slice())?.find(method, after);
         let parameter = || self.parameter.as_ref()?.find(method, after);
         literal().or_else(parameter).or_else(|| with_method(&self.rest, method))
+    }
+}
+
+impl<T> Node<T> {
+    fn is_empty(&self) -> bool {
+        self.literals.is_empty()
+            && self.parameter.is_none()
+            && self.here.is_empty()
+            && self.rest.is_empty()
+    }
+
+    fn at(&self, segments: &[Vec<u8>]) -> Option<&[Entry<T>]> {
+        let some = |entries| Some(entries).filter(|entries: &&[Entry<T>]| !entries.is_empty());
+        let Some((segment, after)) = segments.split_first() else { return some(&self.here) };
+        let literal = || self.literals.get(segment.as_slice())?.at(after);
+        let parameter = || self.parameter.as_ref()?.at(after);
+        literal().or_else(parameter).or_else(|| some(&self.rest))
     }
 }
 
@@ -419,6 +493,50 @@ mod tests {
             pattern[1..].split('/').map(rank).collect()
         };
         routes.iter().filter(matches).min_by_key(rank).cloned()
+    }
+
+    #[test]
+    fn patterns_at_a_path() {
+        let table = table(&[
+            ("GET", "/v1/keys/{id}", ""),
+            ("DELETE", "/v1/keys/{key}", ""),
+            ("GET", "/v1/keys", ""),
+            ("*", "/v1/*", ""),
+        ]);
+        let at = |path: &str| {
+            let path = Path::parse(path.as_bytes()).unwrap();
+            let methods = table.at(&path).map(|(method, _)| String::from_utf8_lossy(method).into());
+            methods.collect::<Vec<String>>()
+        };
+        assert_eq!(at("/v1/keys/a"), ["GET", "DELETE"]);
+        assert_eq!(at("/v1/keys"), ["GET"]);
+        assert_eq!(at("/v1/other"), ["*"]);
+        assert_eq!(at("/v2"), Vec::<String>::new());
+        assert!(!table.is_empty() && Routes::<()>::default().is_empty());
+    }
+
+    #[test]
+    fn parameters_have_places() {
+        assert_eq!(place_of("/v1/keys/{id}", "id"), Some(2));
+        assert_eq!(place_of("/{id}/x", "id"), Some(0));
+        assert_eq!(place_of("/v1/keys/id", "id"), None);
+        let path = Path::parse(b"/v1/keys/a%62?x").unwrap();
+        assert_eq!(path.segment(2), Some(&b"ab"[..]));
+        assert_eq!(path.segment(3), None);
+    }
+
+    #[test]
+    fn patterns_are_compared_from_the_left() {
+        let at_least = |one: &str, other: &str| is_as_specific(one.as_bytes(), other.as_bytes());
+        for (specific, general) in [
+            ("/v1/keys", "/v1/{x}"),
+            ("/v1/{x}", "/v1/*"),
+            ("/v1/a/{x}", "/v1/{y}/b"),
+            ("/v1/a/b", "/*"),
+        ] {
+            assert!(at_least(specific, general) && !at_least(general, specific), "{specific}");
+        }
+        assert!(at_least("/v1/{x}/a", "/v1/{id}/a"));
     }
 
     proptest! {

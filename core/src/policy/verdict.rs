@@ -85,6 +85,10 @@ impl Reason {
         }
     }
 
+    pub fn from_name(name: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
     /// Whether the request may go on.
     #[inline]
     pub fn is_good(self) -> bool {
@@ -130,11 +134,20 @@ pub enum Answer {
     RateLimited,
     CreditsExhausted,
     Unavailable,
+    // Errors of operations.
+    InvalidRequest,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    Conflict,
+    ContentTooLarge,
+    UnsupportedMediaType,
+    InternalError,
 }
 
 impl Answer {
     /// All answers. A keyspace may replace their codes and messages.
-    pub const ALL: [Answer; 10] = [
+    pub const ALL: [Answer; 18] = [
         Answer::Ok,
         Answer::MissingAuthorization,
         Answer::InvalidAuthorization,
@@ -145,6 +158,14 @@ impl Answer {
         Answer::RateLimited,
         Answer::CreditsExhausted,
         Answer::Unavailable,
+        Answer::InvalidRequest,
+        Answer::Forbidden,
+        Answer::NotFound,
+        Answer::MethodNotAllowed,
+        Answer::Conflict,
+        Answer::ContentTooLarge,
+        Answer::UnsupportedMediaType,
+        Answer::InternalError,
     ];
 
     /// The answer with one of our own codes.
@@ -159,9 +180,19 @@ impl Answer {
             Answer::MissingAuthorization | Answer::InvalidAuthorization | Answer::InvalidApiKey => {
                 401
             }
-            Answer::IpNotAllowed | Answer::InsufficientKind | Answer::InsufficientScope => 403,
+            Answer::IpNotAllowed
+            | Answer::InsufficientKind
+            | Answer::InsufficientScope
+            | Answer::Forbidden => 403,
             Answer::RateLimited | Answer::CreditsExhausted => 429,
             Answer::Unavailable => 503,
+            Answer::InvalidRequest => 400,
+            Answer::NotFound => 404,
+            Answer::MethodNotAllowed => 405,
+            Answer::Conflict => 409,
+            Answer::ContentTooLarge => 413,
+            Answer::UnsupportedMediaType => 415,
+            Answer::InternalError => 500,
         }
     }
 
@@ -177,6 +208,14 @@ impl Answer {
             Answer::RateLimited => "rate_limited",
             Answer::CreditsExhausted => "credits_exhausted",
             Answer::Unavailable => "unavailable",
+            Answer::InvalidRequest => "invalid_request",
+            Answer::Forbidden => "forbidden",
+            Answer::NotFound => "not_found",
+            Answer::MethodNotAllowed => "method_not_allowed",
+            Answer::Conflict => "conflict",
+            Answer::ContentTooLarge => "content_too_large",
+            Answer::UnsupportedMediaType => "unsupported_media_type",
+            Answer::InternalError => "internal_error",
         }
     }
 
@@ -192,6 +231,16 @@ impl Answer {
             Answer::RateLimited => "Too many requests: try again later.",
             Answer::CreditsExhausted => "The credits are used up.",
             Answer::Unavailable => "API keys can't be checked here at the moment: try again.",
+            Answer::InvalidRequest => "The request is not valid.",
+            Answer::Forbidden => "This is not allowed.",
+            Answer::NotFound => "There is no such thing.",
+            Answer::MethodNotAllowed => "This path does not take this method.",
+            Answer::Conflict => "The request conflicts with the present state.",
+            Answer::ContentTooLarge => "The content of the request is too large.",
+            Answer::UnsupportedMediaType => {
+                "The content of the request has a type that is not taken."
+            }
+            Answer::InternalError => "An internal error occurred.",
         }
     }
 }
@@ -211,6 +260,7 @@ mod tests {
     fn every_reason_is_listed_once() {
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index, "{reason:?}");
+            assert_eq!(Reason::from_name(reason.name()), Some(reason));
         }
         for (index, answer) in Answer::ALL.into_iter().enumerate() {
             assert_eq!(answer as usize, index, "{answer:?}");

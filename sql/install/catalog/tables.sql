@@ -39,7 +39,8 @@ CREATE TABLE keysmith_private.keyspace (
     usage_log       text COLLATE "C" NOT NULL DEFAULT 'everything'
                     CHECK (usage_log IN ('everything', 'refusals', 'nothing')),
     usage_details   boolean NOT NULL DEFAULT true,
-    has_bar_imports boolean NOT NULL DEFAULT false
+    has_bar_imports boolean NOT NULL DEFAULT false,
+    error_body      text COLLATE "C" NOT NULL DEFAULT 'plain' CHECK (length(error_body) <= 10000)
 );
 COMMENT ON TABLE keysmith_private.keyspace IS 'One product''s keys: their formats, defaults and bounds';
 COMMENT ON COLUMN keysmith_private.keyspace.event_channel IS 'The NOTIFY channel of its events; a name that cannot be guessed';
@@ -61,6 +62,7 @@ COMMENT ON COLUMN keysmith_private.keyspace.limits IS 'The rate limits that all 
 COMMENT ON COLUMN keysmith_private.keyspace.charges IS 'The environments in which credits are spent';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_log IS 'The requests that are recorded: everything, refusals or nothing';
 COMMENT ON COLUMN keysmith_private.keyspace.usage_details IS 'Whether records have the endpoint and the address of the client';
+COMMENT ON COLUMN keysmith_private.keyspace.error_body IS 'The body of errors over HTTP: plain, problem, or a template as JSON text';
 COMMENT ON COLUMN keysmith_private.keyspace.generation IS 'The newest pepper that a key was stored with; new keys are never stored with an older one';
 
 CREATE TABLE keysmith_private.keyspace_prefix (
@@ -122,6 +124,20 @@ CREATE TABLE keysmith_private.route (
 COMMENT ON TABLE keysmith_private.route IS 'The scopes, as an expression, and the kind of key that a method and path require';
 COMMENT ON COLUMN keysmith_private.route.weight IS 'The number of calls that a request counts for in rate limits';
 COMMENT ON COLUMN keysmith_private.route.limits IS 'The rate limits of each key on the route; they replace limits of the same name';
+
+CREATE TABLE keysmith_private.endpoint (
+    keyspace  text COLLATE "C" NOT NULL REFERENCES keysmith_private.keyspace,
+    method    text COLLATE "C" NOT NULL,
+    pattern   text COLLATE "C" NOT NULL,
+    operation text COLLATE "C" NOT NULL,
+    request   text CHECK (length(request) <= 10000),
+    response  text CHECK (length(response) <= 10000),
+    status    integer CHECK (status BETWEEN 200 AND 299),
+    PRIMARY KEY (keyspace, method, pattern)
+);
+COMMENT ON TABLE keysmith_private.endpoint IS 'The requests that serve() answers itself, each by an operation on keys';
+COMMENT ON COLUMN keysmith_private.endpoint.request IS 'JSON: the field of a body or query that each argument comes from; null for the arguments by their names';
+COMMENT ON COLUMN keysmith_private.endpoint.response IS 'JSON: the template of the answer; null for the usual one';
 
 CREATE TABLE keysmith_private.tenant (
     tenant_id        uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
@@ -276,7 +292,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,tenant,member,key,credit,audit_entry,audit_content}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint,tenant,member,key,credit,audit_entry,audit_content}'::text[] LOOP
         PERFORM pg_catalog.pg_extension_config_dump('keysmith_private.' || name, '');
     END LOOP;
 END $$;

@@ -12,7 +12,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route}'::text[] LOOP
+    FOREACH name IN ARRAY '{keyspace,keyspace_prefix,answer,plan_feature,scope,role,route,endpoint}'::text[] LOOP
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith_private.%1$I
                  FOR EACH ROW EXECUTE FUNCTION keysmith_private.policy_changed();

@@ -19,6 +19,13 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
 COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
 'Defines a role as a set of scopes, or changes it; keys with the role follow';
 
+CREATE FUNCTION keysmith_private.same_paths(pattern text, other text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT regexp_replace(pattern, '{[^}]*}', '{}', 'g') = regexp_replace(other, '{[^}]*}', '{}', 'g')
+$$;
+COMMENT ON FUNCTION keysmith_private.same_paths(text, text) IS
+'Whether two patterns match the same paths: those that differ in the names of their parameters do';
+
 CREATE FUNCTION keysmith.define_route(
     keyspace text,
     method text,

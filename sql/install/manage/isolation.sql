@@ -35,7 +35,7 @@ WITH RECURSIVE verifier(oid) AS (
      UNION
      SELECT x.grantee FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
      WHERE p.pronamespace = 'keysmith'::regnamespace AND x.grantee <> p.proowner
-       AND p.proname IN ('verify', 'verify_json', 'verify_digest', 'verify_many', 'authenticate', 'authenticate_json', 'pre_request')
+       AND p.proname IN ('verify', 'verify_json', 'verify_digest', 'verify_many', 'authenticate', 'authenticate_json', 'serve', 'pre_request')
        AND x.grantee NOT IN (SELECT a.role FROM keysmith_private.access a WHERE a.level = 'admin'))
     UNION
     SELECT m.member FROM verifier v JOIN pg_catalog.pg_auth_members m ON m.roleid = v.oid

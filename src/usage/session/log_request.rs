@@ -41,10 +41,18 @@ fn log_request(call: &Call) -> Result<Option<Datum>> {
         Some(_) => Some(call.uuid(4, "request_id")?),
     };
     let is_taken = pending::amend(request_id.as_ref(), told)
-        || request_id.is_some_and(|request_id| {
-            write_through::amend(&request_id, told) || send(request_id, told)
-        });
+        || request_id.is_some_and(|request_id| amend_later(request_id, told));
     Ok(Some(Datum::from(is_taken)))
+}
+
+fn amend_later(request_id: [u8; 16], told: Learned) -> bool {
+    write_through::amend(&request_id, told) || send(request_id, told)
+}
+
+/// Notes the status that a request was answered with.
+pub fn answered(request_id: &[u8; 16], status: i32) {
+    let told = Learned { status: Some(status), ..Learned::default() };
+    let _ = pending::amend(Some(request_id), told) || amend_later(*request_id, told);
 }
 
 /// A request id that no request of the last days can have is not looked for.

@@ -1,0 +1,292 @@
+//! What an endpoint of the key service does: the operations, the arguments that requests give
+//! them, and the values that answers may show.
+
+use serde_json::{Map, Value, json};
+
+/// The type of an argument or of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Texts,
+    /// Networks, as texts.
+    Networks,
+    Uuid,
+    Integer,
+    Number,
+    Boolean,
+    /// RFC 3339.
+    Moment,
+    /// A length of time, as text.
+    Interval,
+    /// Any JSON value.
+    Json,
+}
+
+/// An argument or a value.
+#[derive(Clone, Copy, Debug)]
+pub struct Named {
+    pub name: &'static str,
+    pub kind: Kind,
+}
+
+/// A list of names with their kinds.
+macro_rules! named {
+    ($($name:ident: $kind:ident),* $(,)?) => {
+        &[$($crate::http::operation::Named {
+            name: stringify!($name),
+            kind: $crate::http::operation::Kind::$kind,
+        }),*]
+    };
+}
+pub(crate) use named;
+
+/// A key in lists and answers.
+const KEY: &[Named] = named! {
+    key_id: Uuid, display_id: Text, label: Text, status: Text, kind: Text, environment: Text,
+    key_prefix: Text, key_snippet: Text, scopes: Texts, role: Text, owner: Text,
+    allowlist: Networks, limits: Json, credits: Integer, metadata: Json, created_at: Moment,
+    expires_at: Moment, last_used_at: Moment, revoked_at: Moment,
+    revoked_reason: Text, rotated_to: Uuid,
+};
+
+/// A key that was just made.
+const NEW_KEY: &[Named] = named! {
+    api_key: Text, key_id: Uuid, display_id: Text, label: Text, status: Text, kind: Text,
+    environment: Text, key_prefix: Text, key_snippet: Text, scopes: Texts, role: Text, owner: Text,
+    allowlist: Networks, limits: Json, credits: Integer, metadata: Json, created_at: Moment,
+    expires_at: Moment,
+};
+
+/// The result of `whoami`.
+const PROFILE: &[Named] = named! {
+    key_id: Uuid, display_id: Text, label: Text, kind: Text, environment: Text, key_prefix: Text,
+    key_snippet: Text, scopes: Texts, role: Text, owner: Text, created_at: Moment,
+    expires_at: Moment, key_metadata: Json, tenant: Text, tenant_id: Uuid, plan: Text,
+    metadata: Json, credits: Integer,
+};
+
+const LOGGED: &[Named] = named! {
+    at: Moment, request_id: Uuid, key_id: Uuid, environment: Text, method: Text, endpoint: Text,
+    status: Integer, outcome: Text, ip: Text, latency: Number,
+};
+
+const COUNTED: &[Named] = named! { at: Moment, requests: Integer, refused: Integer };
+
+const PAGE: &[Named] = named! { page: Integer, limit: Integer, total: Integer };
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Mint,
+    ListKeys,
+    ShowKey,
+    AlterKey,
+    Rotate,
+    Regenerate,
+    Revoke,
+    Disable,
+    Enable,
+    Whoami,
+    UsageLogs,
+    UsageTotals,
+}
+
+impl Operation {
+    pub const ALL: [Operation; 12] = [
+        Operation::Mint,
+        Operation::ListKeys,
+        Operation::ShowKey,
+        Operation::AlterKey,
+        Operation::Rotate,
+        Operation::Regenerate,
+        Operation::Revoke,
+        Operation::Disable,
+        Operation::Enable,
+        Operation::Whoami,
+        Operation::UsageLogs,
+        Operation::UsageTotals,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Operation::Mint => "mint",
+            Operation::ListKeys => "list_keys",
+            Operation::ShowKey => "show_key",
+            Operation::AlterKey => "alter_key",
+            Operation::Rotate => "rotate",
+            Operation::Regenerate => "regenerate",
+            Operation::Revoke => "revoke",
+            Operation::Disable => "disable",
+            Operation::Enable => "enable",
+            Operation::Whoami => "whoami",
+            Operation::UsageLogs => "usage_logs",
+            Operation::UsageTotals => "usage_totals",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Operation> {
+        Operation::ALL.into_iter().find(|operation| operation.name() == name)
+    }
+
+    /// What it does, for people who read a description of the API.
+    pub const fn summary(self) -> &'static str {
+        match self {
+            Operation::Mint => "Make a key",
+            Operation::ListKeys => "List the keys",
+            Operation::ShowKey => "Show a key",
+            Operation::AlterKey => "Change a key",
+            Operation::Rotate => "Rotate a key",
+            Operation::Regenerate => "Replace the key by a new one",
+            Operation::Revoke => "Revoke a key",
+            Operation::Disable => "Disable a key",
+            Operation::Enable => "Enable a key",
+            Operation::Whoami => "Show who is asking",
+            Operation::UsageLogs => "List the requests",
+            Operation::UsageTotals => "Count the requests",
+        }
+    }
+
+    pub const fn arguments(self) -> &'static [Named] {
+        match self {
+            Operation::Mint => named! {
+                label: Text, environment: Text, kind: Text, scopes: Texts, role: Text, owner: Text,
+                allowlist: Networks, expires_at: Moment, limits: Json, metadata: Json,
+            },
+            Operation::ListKeys => named! {
+                include_revoked: Boolean, status: Text, kind: Text, environment: Text,
+                page: Integer, per_page: Integer,
+            },
+            Operation::AlterKey => named! {
+                label: Text, scopes: Texts, role: Text, owner: Text, allowlist: Networks,
+                expires_at: Moment, limits: Json, metadata: Json,
+            },
+            Operation::Rotate => named! { grace: Interval },
+            Operation::Regenerate => named! { label: Text, environment: Text, kind: Text },
+            Operation::Revoke => named! { reason: Text },
+            Operation::UsageLogs => named! { page: Integer, per_page: Integer },
+            Operation::UsageTotals => named! { per: Text, since: Moment, until: Moment },
+            Operation::ShowKey | Operation::Disable | Operation::Enable | Operation::Whoami => &[],
+        }
+    }
+
+    pub fn argument(self, name: &str) -> Option<Named> {
+        self.arguments().iter().copied().find(|argument| argument.name == name)
+    }
+
+    /// The values of the whole answer.
+    pub const fn values(self) -> &'static [Named] {
+        match self {
+            Operation::Mint | Operation::Rotate | Operation::Regenerate => NEW_KEY,
+            Operation::Whoami => PROFILE,
+            Operation::ListKeys | Operation::UsageLogs => PAGE,
+            Operation::UsageTotals => &[],
+            Operation::ShowKey
+            | Operation::AlterKey
+            | Operation::Revoke
+            | Operation::Disable
+            | Operation::Enable => KEY,
+        }
+    }
+
+    /// The values of each row; `None` if the answer has no rows.
+    pub const fn rows(self) -> Option<&'static [Named]> {
+        match self {
+            Operation::ListKeys => Some(KEY),
+            Operation::UsageLogs => Some(LOGGED),
+            Operation::UsageTotals => Some(COUNTED),
+            _ => None,
+        }
+    }
+
+    /// Whether it changes nothing, so that GET may do it.
+    pub const fn only_reads(self) -> bool {
+        matches!(
+            self,
+            Operation::ListKeys
+                | Operation::ShowKey
+                | Operation::Whoami
+                | Operation::UsageLogs
+                | Operation::UsageTotals
+        )
+    }
+
+    /// Whether the answer has a new key.
+    pub const fn shows_key(self) -> bool {
+        matches!(self, Operation::Mint | Operation::Rotate | Operation::Regenerate)
+    }
+
+    /// Whether a request may name a key, by `{id}` in the endpoint's pattern.
+    pub const fn takes_key(self) -> bool {
+        !matches!(
+            self,
+            Operation::Mint | Operation::ListKeys | Operation::Regenerate | Operation::Whoami
+        )
+    }
+
+    /// The status of an answer, if the endpoint does not say another.
+    pub const fn status(self) -> i32 {
+        match self {
+            Operation::Mint => 201,
+            _ => 200,
+        }
+    }
+
+    /// The template of an answer, if the endpoint has none.
+    pub fn template(self) -> Value {
+        let fields = |values: &[Named]| {
+            let field =
+                |value: &Named| (value.name.into(), Value::String(format!("{{{}}}", value.name)));
+            Value::Object(values.iter().map(field).collect::<Map<_, _>>())
+        };
+        let rows = || fields(self.rows().unwrap_or_default());
+        match self {
+            Operation::ListKeys => {
+                json!({"keys": [rows()], "page": "{page}", "limit": "{limit}", "total": "{total}"})
+            }
+            Operation::UsageLogs => json!({"data": [rows()], "meta": fields(PAGE)}),
+            Operation::UsageTotals => json!({"data": [rows()]}),
+            _ => fields(self.values()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::template::{Names, Template};
+
+    #[test]
+    fn operations_are_found_by_their_names() {
+        for (index, operation) in Operation::ALL.into_iter().enumerate() {
+            assert_eq!(operation as usize, index);
+            assert_eq!(Operation::named(operation.name()), Some(operation));
+        }
+        assert_eq!(Operation::named("drop_keyspace"), None);
+    }
+
+    #[test]
+    fn default_templates_can_be_filled() {
+        for operation in Operation::ALL {
+            let names = Names { whole: operation.values(), row: operation.rows() };
+            Template::parse(&operation.template(), names).unwrap();
+        }
+    }
+
+    #[test]
+    fn only_new_keys_are_shown() {
+        for operation in Operation::ALL {
+            let all = operation.values().iter().chain(operation.rows().unwrap_or_default());
+            let shows = all.map(|value| value.name).any(|name| name == "api_key");
+            assert_eq!(shows, operation.shows_key(), "{operation:?}");
+            assert!(!(shows && operation.only_reads()), "{operation:?}");
+        }
+    }
+
+    #[test]
+    fn no_request_names_a_tenant_or_a_keyspace() {
+        for operation in Operation::ALL {
+            for argument in operation.arguments() {
+                assert!(!["tenant", "keyspace", "credits"].contains(&argument.name));
+            }
+        }
+    }
+}

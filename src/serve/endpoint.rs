@@ -1,0 +1,183 @@
+//! The endpoint of a request, and what it does.
+
+use super::failure::Failure;
+use super::operations;
+use crate::calls::authenticate::HttpRequest;
+use crate::catalog::policy::{self, Policy};
+use keysmith_core::http::operation::Operation;
+use keysmith_core::http::query;
+use keysmith_core::http::request::Mapping;
+use keysmith_core::http::template::{Names, Template};
+use keysmith_core::policy::route::{self, Match, Path, is_as_specific};
+use keysmith_core::policy::verdict::Answer;
+use pg::jsonb::{Json, Jsonb};
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// Who answers a request.
+pub enum Place<'p> {
+    Endpoint(Endpoint<'p>),
+    /// There are endpoints for the path, but for these methods.
+    OtherMethods(String),
+    /// The request asks for the methods.
+    Options(String),
+    /// The application.
+    Elsewhere,
+}
+
+/// An endpoint of the key service, and the id that the path has.
+pub struct Endpoint<'p> {
+    of: &'p policy::Endpoint,
+    id: Option<String>,
+}
+
+impl<'p> Place<'p> {
+    pub fn of(policy: &'p Policy, request: &HttpRequest) -> Place<'p> {
+        if policy.endpoints().is_empty() {
+            return Place::Elsewhere;
+        }
+        let path = request.path.and_then(Path::parse);
+        let (Some(method), Some(path)) = (request.method, path) else { return Place::Elsewhere };
+        let Some((_, first)) = policy.endpoints().at(&path).next() else { return Place::Elsewhere };
+        // A listed route that is as specific belongs to the application.
+        let is_theirs = |method: &[u8]| match policy.route(method, &path, b"") {
+            Match::Route(route) => is_as_specific(route.pattern(), &first.pattern),
+            Match::UnknownVariant => true,
+            Match::Unlisted => false,
+        };
+        if let Match::Route(found) = policy.endpoints().find(method, &path, b"") {
+            return Place::Endpoint(Endpoint { of: found, id: id(found, &path) });
+        }
+        let asks = method.eq_ignore_ascii_case(b"OPTIONS");
+        let has_own_options = || {
+            let mut routes = policy.routes_at(&path);
+            routes.any(|(method, _)| method.eq_ignore_ascii_case(b"OPTIONS"))
+        };
+        match asks {
+            true if has_own_options() => Place::Elsewhere,
+            true => Place::Options(methods(policy, &path)),
+            false if is_theirs(method) => Place::Elsewhere,
+            false => Place::OtherMethods(methods(policy, &path)),
+        }
+    }
+}
+
+/// The methods of a path with endpoints, as the header `Allow` lists them.
+fn methods(policy: &Policy, path: &Path) -> String {
+    let endpoints = policy.endpoints().at(path).map(|(method, _)| method);
+    let routes = policy.routes_at(path).map(|(method, _)| method);
+    let listed = endpoints.chain(routes).filter(|method| **method != *b"*");
+    let mut methods: BTreeSet<String> = listed.map(pg::text::lossy).collect();
+    if methods.contains("GET") {
+        methods.insert("HEAD".into());
+    }
+    methods.insert("OPTIONS".into());
+    methods.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// The `{id}` of a path.
+fn id(endpoint: &policy::Endpoint, path: &Path) -> Option<String> {
+    let pattern = std::str::from_utf8(&endpoint.pattern).ok()?;
+    let place = route::place_of(pattern, "id")?;
+    path.segment(place).and_then(pg::text::from_server)
+}
+
+/// A request to an endpoint.
+pub struct Request<'a> {
+    pub path: Option<&'a [u8]>,
+    pub headers: Option<Json<'a>>,
+    pub body: Option<Jsonb<'a>>,
+}
+
+/// What an endpoint answers.
+pub struct Done {
+    pub status: i32,
+    pub body: Option<Value>,
+    pub shows_key: bool,
+}
+
+impl Endpoint<'_> {
+    /// Does what the endpoint is for.
+    pub fn done(&self, request: &Request) -> Result<Done, Failure> {
+        let operation = self.of.operation;
+        // The definition was checked when it was made.
+        let (Some(mapping), Some(template)) = (self.mapping(), self.template()) else {
+            return Err(Failure::of(Answer::InternalError));
+        };
+        let arguments = arguments(request, &mapping)?;
+        let values = operations::run(operation, self.id.as_deref(), arguments)
+            .map_err(|failure| failure.with_fields(&mapping))?;
+        let status = self.of.status.unwrap_or(operation.status());
+        let body = (status != 204).then(|| template.fill(&values.whole, &values.rows));
+        Ok(Done { status, body, shows_key: operation.shows_key() })
+    }
+
+    fn mapping(&self) -> Option<Mapping> {
+        match &self.of.request {
+            None => Some(Mapping::usual(self.of.operation)),
+            Some(text) => Mapping::parse(&parsed(text)?, self.of.operation).ok(),
+        }
+    }
+
+    fn template(&self) -> Option<Template> {
+        let operation: Operation = self.of.operation;
+        let names = Names { whole: operation.values(), row: operation.rows() };
+        let template = match &self.of.response {
+            None => operation.template(),
+            Some(text) => parsed(text)?,
+        };
+        Template::parse(&template, names).ok()
+    }
+}
+
+fn parsed(text: &str) -> Option<Value> {
+    serde_json::from_str(text).ok()
+}
+
+/// The arguments that a request has.
+fn arguments(
+    request: &Request,
+    mapping: &Mapping,
+) -> Result<serde_json::Map<String, Value>, Failure> {
+    /// More than the arguments of any operation need.
+    const MOST: usize = 128 * 1024;
+    let body = match request.body {
+        None => None,
+        Some(body) if body.length() > MOST => return Err(Failure::of(Answer::ContentTooLarge)),
+        Some(body) => {
+            let text = body.text();
+            let value = text.as_deref().and_then(parsed);
+            let value = value.ok_or_else(|| {
+                Failure::invalid("the body must be a JSON object of at most 100 levels")
+            })?;
+            Some(value).filter(|value| !value.is_null())
+        }
+    };
+    if body.is_some() && !is_json(request.headers) {
+        return Err(Failure::of(Answer::UnsupportedMediaType));
+    }
+    let query = query::fields(request.path.unwrap_or_default())
+        .map_err(|why| Failure::invalid(format!("the query {why}")))?;
+    mapping.arguments(body.as_ref(), query).map_err(|fault| Failure::invalid(fault.message))
+}
+
+/// Whether the headers allow a JSON body. Without a header it is taken as JSON. So is a form's type,
+/// which curl sends with `-d`.
+fn is_json(headers: Option<Json>) -> bool {
+    let Some(Json::Object(headers)) = headers else { return true };
+    let is_good = |value: Json| {
+        let Json::Text(text) = value else { return false };
+        let text = String::from_utf8_lossy(text).to_ascii_lowercase();
+        let kind = text.split(';').next().unwrap_or_default().trim();
+        kind == "application/json"
+            || kind == "application/x-www-form-urlencoded"
+            || kind.starts_with("application/") && kind.ends_with("+json")
+    };
+    headers.pairs().filter(|(name, _)| name.eq_ignore_ascii_case(b"content-type")).all(
+        |(_, value)| match value {
+            Json::Array(values) => values.children().all(is_good),
+            Json::Null => true,
+            value => is_good(value),
+        },
+    )
+}

@@ -1,0 +1,134 @@
+//! `serve`: decides about a request, and answers it if it is an endpoint of the key service.
+
+mod answer;
+mod endpoint;
+mod failure;
+mod operations;
+mod outcome;
+mod response;
+mod statement;
+
+use crate::calls::arguments;
+use crate::calls::authenticate::{self, HttpRequest, text};
+use crate::calls::client_ip;
+use crate::calls::decision::{self, name};
+use crate::calls::pre_request_settings::trusted_proxies;
+use crate::catalog::Catalog;
+use crate::catalog::policy::Policy;
+use crate::decide::lookup::Reader;
+use crate::usage::session::log_request;
+use crate::verdict::Verdict;
+use answer::Answer;
+use endpoint::{Place, Request};
+use keysmith_core::http::error::HttpError;
+use keysmith_core::policy::forwarded::client_address;
+use keysmith_core::policy::verdict;
+use outcome::Outcome;
+use pg::call::{Call, sql_functions};
+use pg::error::Result;
+use pg::jsonb::Json;
+use pgrx::pg_sys::Datum;
+use std::net::IpAddr;
+
+sql_functions! {
+    keysmith_serve => serve;
+}
+
+/// The positions of the arguments.
+mod position {
+    pub const HEADERS: usize = 0;
+    pub const METHOD: usize = 1;
+    pub const PATH: usize = 2;
+    pub const BODY: usize = 3;
+    pub const IP: usize = 4;
+    pub const KEYSPACE: usize = 5;
+    pub const VARIANT: usize = 6;
+    pub const SPEND: usize = 7;
+    pub const PEER: usize = 8;
+}
+
+fn serve(call: &Call) -> Result<Option<Datum>> {
+    let request = HttpRequest {
+        headers: call.json(position::HEADERS),
+        method: text(call, position::METHOD),
+        path: text(call, position::PATH),
+        address: address(call),
+        keyspace: name(call, position::KEYSPACE).unwrap_or_default(),
+        variant: text(call, position::VARIANT),
+        spend: arguments::spend(call, position::SPEND)?,
+        weight: None,
+    };
+    let catalog = decision::catalog()?;
+    let answer = answer(call, &catalog, &request)?;
+    Ok(Some(answer.into_datum(call.memory(), &catalog)))
+}
+
+/// The address of the client: the one that is given, or the one that proxies tell.
+fn address(call: &Call) -> Option<IpAddr> {
+    let given = call.address(position::IP);
+    if given.is_some() {
+        return given;
+    }
+    let peer = call.address(position::PEER)?;
+    let proxies = trusted_proxies();
+    let (mut x_forwarded_for, mut forwarded) = (Vec::new(), Vec::new());
+    if let Some(Json::Object(headers)) = call.json(position::HEADERS) {
+        client_ip::collect(headers, b"x-forwarded-for", &mut x_forwarded_for);
+        client_ip::collect(headers, b"forwarded", &mut forwarded);
+    }
+    client_address(Some(peer), |of| proxies.trusts(of), &x_forwarded_for, &forwarded)
+}
+
+fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answer> {
+    let memory = call.memory();
+    let reader = Reader::new(catalog);
+    let (policy, sought) = authenticate::seek(memory, &reader, request)?;
+    let place = Place::of(&policy, request);
+    if let Place::Options(methods) = place {
+        return Ok(Answer::options(methods));
+    }
+    let mut required =
+        authenticate::required(request.method, request.path, request.variant, &policy);
+    required.needs_key = matches!(place, Place::Endpoint(_));
+    let verdict: Verdict<Outcome> =
+        authenticate::decide_by(memory, &reader, &policy, sought, request, &required)?;
+    let mut answer = match place {
+        _ if verdict.record.is_refusal() => {
+            Answer::error(&policy, &verdict, verdict.record.error.clone())
+        }
+        Place::Elsewhere | Place::Options(_) => return Ok(Answer::not_handled(&policy, &verdict)),
+        Place::OtherMethods(methods) => {
+            let error = worded(&policy, verdict::Answer::MethodNotAllowed);
+            Answer::error(&policy, &verdict, error).with_allow(methods)
+        }
+        Place::Endpoint(endpoint) => {
+            let body = call.jsonb(position::BODY);
+            let request = Request { path: request.path, headers: request.headers, body };
+            match endpoint.done(&request) {
+                Ok(done) => Answer::done(&policy, &verdict, done),
+                Err(failure) => Answer::error(&policy, &verdict, failure.told(&policy)),
+            }
+        }
+    };
+    if answer.status != verdict.status {
+        log_request::answered(&verdict.request_id, answer.status);
+    }
+    if request.method.is_some_and(|method| method.eq_ignore_ascii_case(b"HEAD")) {
+        answer.body = None;
+    }
+    Ok(answer)
+}
+
+/// An error in the keyspace's wording.
+fn worded(policy: &Policy, answer: verdict::Answer) -> HttpError {
+    let wording = policy.wording(answer);
+    let text = |text: Option<&[u8]>| text.and_then(pg::text::from_server);
+    let error = HttpError::new(answer);
+    HttpError {
+        status: wording.and_then(|wording| wording.status).unwrap_or(error.status),
+        code: text(wording.and_then(|wording| wording.code.as_deref())).unwrap_or(error.code),
+        message: text(wording.and_then(|wording| wording.message.as_deref()))
+            .unwrap_or(error.message),
+        ..error
+    }
+}

@@ -1,0 +1,251 @@
+//! The operations of endpoints, by our own SQL functions: with their privileges, their rules, and
+//! their errors. Tenant and keyspace are the identity's.
+
+use super::failure::Failure;
+use super::statement::Statement;
+use crate::identity::{self, Identity};
+use crate::manage::listing;
+use crate::manage::usage;
+use keysmith_core::http::operation::{Kind, Named, Operation};
+use keysmith_core::http::time::in_seconds;
+use keysmith_core::policy::verdict::Answer;
+use pg::attempt::unless_canceled;
+use pg::error::{Error, Result};
+use pg::input;
+use serde_json::{Map, Value, json};
+use std::rc::Rc;
+
+type Object = Map<String, Value>;
+
+/// The values of an answer.
+#[derive(Default)]
+pub struct Values {
+    pub whole: Object,
+    pub rows: Vec<Object>,
+}
+
+/// Runs an operation in a subtransaction.
+pub fn run(operation: Operation, id: Option<&str>, arguments: Object) -> Result<Values, Failure> {
+    let outcome = unless_canceled(|| {
+        let Some(identity) = identity::current()? else { return Ok(None) };
+        Act { operation, identity, arguments }.done(id).map(Some)
+    });
+    match outcome {
+        Ok(Some(values)) => Ok(values),
+        Ok(None) => Err(Failure::of(Answer::MissingAuthorization)),
+        Err(failure) => Err(Failure::caused_by(failure)),
+    }
+}
+
+struct Act {
+    operation: Operation,
+    identity: Rc<Identity>,
+    arguments: Object,
+}
+
+impl Act {
+    fn done(&self, id: Option<&str>) -> Result<Values> {
+        match self.operation {
+            Operation::Mint => self
+                .new_key(self.of_tenant(), "SELECT m.key_id, m.api_key FROM keysmith.mint({}) m"),
+            Operation::Regenerate => self.new_key(
+                self.of_tenant(),
+                "SELECT m.key_id, m.api_key FROM keysmith.regenerate({}) m",
+            ),
+            Operation::Rotate => self
+                .new_key(self.of_key(id)?, "SELECT m.key_id, m.api_key FROM keysmith.rotate({}) m"),
+            Operation::Revoke => self.change(id, "SELECT keysmith.revoke({})"),
+            Operation::Disable => self.change(id, "SELECT keysmith.disable({})"),
+            Operation::Enable => self.change(id, "SELECT keysmith.enable({})"),
+            Operation::AlterKey => {
+                let key_id = self.key(id)?;
+                let changes = Value::Object(self.arguments.clone());
+                Statement::new()
+                    .uuid("key_id", key_id)
+                    .json("changes", &changes)
+                    .run("SELECT FROM keysmith.alter_key({})", |_| ())?;
+                self.listed(&key_id)
+            }
+            Operation::ShowKey => {
+                let shown = listing::shown(&self.key(id)?)?;
+                Ok(self.whole(shown.as_deref()))
+            }
+            Operation::ListKeys => self.list(),
+            Operation::Whoami => Statement::new().run("SELECT keysmith.whoami()", |rows| {
+                self.whole(rows.first().and_then(|row| row.text(1)).as_deref())
+            }),
+            Operation::UsageLogs => self.usage_logs(id),
+            Operation::UsageTotals => self.usage_totals(id),
+        }
+    }
+
+    /// A call for the identity's tenant.
+    fn of_tenant(&self) -> Statement {
+        Statement::new()
+            .server_text("tenant", &self.identity.tenant)
+            .server_text("keyspace", &self.identity.keyspace)
+            .arguments(&self.arguments, |name| self.kind(name))
+    }
+
+    /// A call for a key.
+    fn of_key(&self, id: Option<&str>) -> Result<Statement> {
+        let call = Statement::new().uuid("key_id", self.key(id)?);
+        Ok(call.arguments(&self.arguments, |name| self.kind(name)))
+    }
+
+    fn kind(&self, argument: &str) -> Option<Kind> {
+        self.operation.argument(argument).map(|argument| argument.kind)
+    }
+
+    /// The key that a request names; without a name the acting key.
+    fn key(&self, id: Option<&str>) -> Result<[u8; 16]> {
+        let unknown = || Error::not_found("there is no such key");
+        match id {
+            None => Ok(self.identity.key_id),
+            Some(id) => match input::uuid(id) {
+                Some(key_id) => Ok(key_id),
+                None => {
+                    let Identity { tenant_id, keyspace, .. } = &*self.identity;
+                    listing::named(tenant_id, keyspace, id)?.ok_or_else(unknown)
+                }
+            },
+        }
+    }
+
+    fn new_key(&self, call: Statement, statement: &str) -> Result<Values> {
+        let made = call.run(statement, |rows| {
+            let row = rows.first()?;
+            Some((row.uuid(1)?, row.text(2)?))
+        })?;
+        let Some((key_id, api_key)) = made else { return Ok(Values::default()) };
+        let mut values = self.listed(&key_id)?;
+        values.whole.insert("api_key".into(), api_key.into());
+        Ok(values)
+    }
+
+    fn change(&self, id: Option<&str>, statement: &str) -> Result<Values> {
+        let key_id = self.key(id)?;
+        let call = Statement::new().uuid("key_id", key_id);
+        call.arguments(&self.arguments, |name| self.kind(name)).run(statement, |_| ())?;
+        self.listed(&key_id)
+    }
+
+    /// A key that this operation was allowed to change, as it is now.
+    fn listed(&self, key_id: &[u8; 16]) -> Result<Values> {
+        Ok(self.whole(listing::as_json(key_id)?.as_deref()))
+    }
+
+    fn whole(&self, json: Option<&str>) -> Values {
+        let whole = json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+        Values { whole: shown(whole, self.operation.values()), rows: Vec::new() }
+    }
+
+    fn text(&self, argument: &str) -> Option<&str> {
+        self.arguments.get(argument).and_then(Value::as_str)
+    }
+
+    /// A number of a page, or of rows on a page.
+    fn counter(&self, argument: &str, usual: i64, most: i64) -> Result<i64> {
+        let given = self.arguments.get(argument).and_then(Value::as_i64).unwrap_or(usual);
+        match (1..=most).contains(&given) {
+            true => Ok(given),
+            false => Err(Error::argument(argument, format!("must be from 1 to {most}"))),
+        }
+    }
+
+    fn list(&self) -> Result<Values> {
+        /// The most keys of one answer.
+        const MOST: i64 = 1000;
+        let (page, limit) =
+            (self.counter("page", 1, i32::MAX.into())?, self.counter("per_page", MOST, MOST)?);
+        let mut call = Statement::new()
+            .server_text("tenant", &self.identity.tenant)
+            .server_text("keyspace", &self.identity.keyspace)
+            .arguments(&self.arguments, |name| {
+                self.kind(name).filter(|_| name == "include_revoked")
+            });
+        let condition = |call: &mut Statement, column: &str| {
+            let place = call.value(self.text(column));
+            format!("({place} IS NULL OR k.{column} OPERATOR(pg_catalog.=) {place})")
+        };
+        let conditions =
+            ["status", "kind", "environment"].map(|column| condition(&mut call, column));
+        let statement = format!(
+            "WITH k AS MATERIALIZED (SELECT k FROM keysmith.list_keys({{}}) k WHERE {})
+             SELECT c.n, p.j FROM (SELECT pg_catalog.count(*) AS n FROM k) c
+             LEFT JOIN (SELECT pg_catalog.to_jsonb(k.k) AS j FROM k LIMIT {limit} OFFSET {}) p
+                 ON true",
+            conditions.join(" AND "),
+            (page - 1) * limit,
+        );
+        let rows = self.operation.rows().unwrap_or_default();
+        call.run(&statement, |found| {
+            let total = found.first().and_then(|row| row.bigint(1)).unwrap_or_default();
+            let object = |json: String| serde_json::from_str(&json).ok();
+            let listed = found.iter().filter_map(|row| row.text(2)).filter_map(object);
+            Values {
+                whole: page_of(page, limit, total),
+                rows: listed.map(|row| shown(row, rows)).collect(),
+            }
+        })
+    }
+
+    fn usage_logs(&self, id: Option<&str>) -> Result<Values> {
+        let mut call = self.of_tenant();
+        if id.is_some() {
+            call = call.uuid("key_id", self.key(id)?);
+        }
+        let rows = self.operation.rows().unwrap_or_default();
+        call.run("SELECT keysmith.usage_logs({})", |found| {
+            let json = found.first().and_then(|row| row.text(1)).unwrap_or_default();
+            let mut logs: Object = serde_json::from_str(&json).unwrap_or_default();
+            let object = |row: Value| match row {
+                Value::Object(row) => Some(shown(row, rows)),
+                _ => None,
+            };
+            let data = match logs.remove("data") {
+                Some(Value::Array(data)) => data.into_iter().filter_map(object).collect(),
+                _ => Vec::new(),
+            };
+            let whole = match logs.remove("meta") {
+                Some(Value::Object(meta)) => meta,
+                _ => Object::new(),
+            };
+            Values { whole, rows: data }
+        })
+    }
+
+    fn usage_totals(&self, id: Option<&str>) -> Result<Values> {
+        let key_id = id.map(|_| self.key(id)).transpose()?;
+        let per = self.text("per").unwrap_or("day");
+        let (since, until) = (self.text("since"), self.text("until"));
+        let totals = usage::totals(&self.identity.tenant_id, key_id.as_ref(), per, since, until)?;
+        let rows = totals.into_iter().map(|(at, requests, refused)| {
+            Object::from_iter([
+                ("at".into(), in_seconds(&at).into()),
+                ("requests".into(), requests.into()),
+                ("refused".into(), refused.into()),
+            ])
+        });
+        Ok(Values { whole: Object::new(), rows: rows.collect() })
+    }
+}
+
+fn page_of(page: i64, limit: i64, total: i64) -> Object {
+    match json!({"page": page, "limit": limit, "total": total}) {
+        Value::Object(page) => page,
+        _ => Object::new(),
+    }
+}
+
+/// The values that answers may show, in the form in which they show them.
+fn shown(mut object: Object, values: &[Named]) -> Object {
+    let value = |value: &Named| {
+        let found = match object.remove(value.name) {
+            Some(Value::String(text)) if value.kind == Kind::Moment => in_seconds(&text).into(),
+            found => found.unwrap_or_default(),
+        };
+        (value.name.into(), found)
+    };
+    values.iter().map(value).collect()
+}
