@@ -133,6 +133,8 @@ def test_a_list_is_narrowed_by_the_query(keys, key):
     assert listed("include_revoked=true&status=revoked") == [str(gone.key_id)]
     assert listed("environment=test") == []
     assert len(listed("include_revoked=true")) == 3
+    for query in ("status=gone", "kind=both", "include_revoked=maybe"):
+        assert keys.ask(key, "GET", f"/v1/keys?{query}").status == 400, query
 
 
 def test_a_key_is_shown(keys, key):

@@ -36,7 +36,7 @@ static HEADERS: Boolean = Boolean::new(
     About {
         name: c"keysmith.request_error_headers",
         description: c"Whether responses to the requests of pre_request have headers.",
-        explanation: c"If on, the SQLSTATE of refusals is PGRST; otherwise PT and the status, such \
+        explanation: c"If on, refusals have the SQLSTATE PGRST; otherwise PT and the status, such \
                        as PT401.",
         context: Context::Superuser,
         flags: 0,
