@@ -43,7 +43,8 @@ def test_an_accepted_key_has_no_headers_and_no_problem(db):
 def test_a_refusal_challenges_with_the_schemes_of_its_keyspace(db):
     db.call("create_keyspace", "mine", schemes=["scheme:Token", "header:X-My-Key", "basic"])
     verdict = told(db, "verify", None)
-    assert verdict.headers == {"WWW-Authenticate": "Bearer, Key", "Cache-Control": "no-store"}
+    assert verdict.headers == {
+        "WWW-Authenticate": 'Bearer realm="api", Key realm="api"', "Cache-Control": "no-store"}
     verdict = told(db, "verify", "ks_live_nonsense")
     assert verdict.headers["WWW-Authenticate"] == 'Bearer error="invalid_token", Key error="invalid_token"'
     verdict = told(db, "authenticate", Jsonb({"Authorization": "Bearer a b"}), "GET", "/")
@@ -202,8 +203,8 @@ def test_infinite_times(db):
 def test_a_verdict_whose_reason_is_unknown_is_told_by_its_code_or_status(db):
     for fields, code, error in [
             ({"code": "invalid_api_key"}, "invalid_api_key", ' error="invalid_token"'),
-            ({"reason": "made_up", "status": 401}, "missing_authorization", ""),
-            ({"reason": "ok", "status": 401, "code": "mine"}, "mine", "")]:
+            ({"reason": "made_up", "status": 401}, "missing_authorization", ' realm="api"'),
+            ({"reason": "ok", "status": 401, "code": "mine"}, "mine", ' realm="api"')]:
         headers, problem = of_fields(db, ok=False, **fields)
         assert (headers["WWW-Authenticate"], problem["code"]) == (f"Bearer{error}, Key{error}", code)
     headers, problem = of_fields(db, ok=True, status=403, reason="revoked")

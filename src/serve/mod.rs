@@ -5,6 +5,7 @@ mod endpoint;
 mod failure;
 mod operations;
 mod outcome;
+mod pre_request;
 mod response;
 mod statement;
 
