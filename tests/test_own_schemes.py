@@ -159,7 +159,7 @@ def test_values_of_a_megabyte(taking, key):
     assert ask({f"x-{n}": "y" for n in range(10_000)} | {"x-my-key": key}) == "ok"
 
 
-# Where else headers are read
+# Other readers of headers
 
 def test_explain_verify_reads_them_too(taking, key, db):
     taking("basic", "header:X-My-Key")

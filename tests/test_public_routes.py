@@ -102,7 +102,7 @@ def test_an_allowlist_is_for_keys(shop):
     assert reason(shop, ip="198.51.100.1") == "public"
 
 
-# Which requests are public
+# The requests that are public
 
 def test_only_what_the_route_matches_is_public(shop):
     shop.call("define_route", "default", "*", "/docs/*", [], public=True)

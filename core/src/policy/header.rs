@@ -322,7 +322,7 @@ mod tests {
     }
 
     fn authorization<'a>(schemes: &Schemes, value: &'a [u8]) -> Credential<'a> {
-        find(&schemes, &[("Authorization", HeaderValue::Text(value))])
+        find(schemes, &[("Authorization", HeaderValue::Text(value))])
     }
 
     fn x_api_key(value: &[u8]) -> Credential<'_> {
