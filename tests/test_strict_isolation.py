@@ -81,7 +81,7 @@ def test_without_an_identity_every_statement_is_an_error(strict, planned):
         db.rows(f"SET LOCAL {scan}")
         for statement in STATEMENTS:
             assert fails(db, statement) == NOBODY, statement
-    # What does not read the table is none of its business.
+    # Statements on other tables go on.
     assert db.rows("SELECT count(*) FROM pg_class WHERE relname = 'docs'") == [(1,)]
     db.rows("PREPARE another AS TABLE docs")
 
@@ -326,7 +326,7 @@ def test_require_identity(app):  # noqa: F811
     assert fails(app.db, "SELECT keysmith.require_identity() WHERE false") == NOBODY
     app.acting("acme")
     assert app.db.value("SELECT keysmith.require_identity()") is True
-    # In a policy of one's own too.
+    # In other policies too.
     app.as_owner("CREATE TABLE notes (n int); ALTER TABLE notes ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
                  "CREATE POLICY mine ON notes USING ((SELECT keysmith.require_identity()))")
     app.acting()
