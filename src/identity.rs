@@ -19,6 +19,7 @@ use keysmith_core::policy::scope::HeldScopes;
 use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::{Code, Error, Result};
+use pg::function_start::{self, Watched};
 use pg::scan::transactions_ended;
 use pg::transaction::{self, PerTransaction};
 use pg::{clock, datum};
@@ -34,6 +35,7 @@ sql_functions! {
     keysmith_current_environment => current_environment;
     keysmith_current_owner => current_owner;
     keysmith_has_scope => has_scope;
+    keysmith_require_identity => require_identity;
     keysmith_sign_out => sign_out_at_will;
 }
 
@@ -292,6 +294,29 @@ fn has_scope(call: &Call) -> Result<Option<Datum>> {
         required.map_err(|rule| Error::argument(NAME, rule).hint(needs::EXPRESSION_HINT))?;
     let holds = current()?.is_some_and(|identity| identity.holds(&required));
     Ok(Some(Datum::from(holds)))
+}
+
+/// Watches for statements that have a call of `require_identity`. Without an identity they fail when
+/// they begin, even if they read no row. To be called once, when the library is loaded.
+pub fn watch() {
+    function_start::watch(Watched {
+        schema: c"keysmith",
+        name: c"require_identity",
+        then: must_be_signed_in,
+    });
+}
+
+fn must_be_signed_in() -> Result<()> {
+    match current()? {
+        Some(_) => Ok(()),
+        None => Err(Error::new(Code::IdentityOver, "the transaction has no identity")
+            .hint("Authenticate in the same transaction, in a statement before this one.")),
+    }
+}
+
+fn require_identity(_: &Call) -> Result<Option<Datum>> {
+    must_be_signed_in()?;
+    Ok(Some(Datum::from(true)))
 }
 
 fn sign_out_at_will(_: &Call) -> Result<Option<Datum>> {

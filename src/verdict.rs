@@ -131,8 +131,6 @@ impl Form for Json {
 /// A formed verdict, and the values that callers need besides it.
 pub struct Verdict<'m, F: Form = Row> {
     pub record: F::Record<'m>,
-    pub reason: Reason,
-    pub retry_after: Option<i64>,
     pub status: i32,
     pub request_id: [u8; 16],
 }
@@ -156,8 +154,6 @@ impl<'m, F: Form> Verdict<'m, F> {
         let facts = Facts { policy, keyspace, reason, holder, standing, request_id: &request_id };
         Verdict {
             record: F::record(catalog, memory, &facts),
-            reason,
-            retry_after: standing.retry_after,
             status: Words::of(policy, reason).status,
             request_id,
         }

@@ -15,7 +15,7 @@ ALL = {NOBODY, VERIFIER, ISSUER, AUDITOR, ADMIN}
 # Both kinds of issuers may call the functions listed for issuers.
 FUNCTIONS = {
     **dict.fromkeys(["current_tenant", "current_tenant_id", "current_keyspace", "current_key",
-                     "current_environment", "current_owner", "has_scope", "whoami"], ALL),
+                     "current_environment", "current_owner", "has_scope", "require_identity", "whoami"], ALL),
     # Isolation and tracking functions act with their caller's rights, on its tables.
     **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "verify_json", "authenticate_json",
                      "response_headers", "problem", "serve", "openapi", "pre_request", "log_request",

@@ -39,6 +39,11 @@ LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope'
 COMMENT ON FUNCTION keysmith.has_scope(text) IS
 'Whether the key signed in has a scope, or meets an expression';
 
+CREATE FUNCTION keysmith.require_identity() RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_require_identity';
+COMMENT ON FUNCTION keysmith.require_identity() IS
+'True if the transaction has an identity; otherwise an error';
+
 CREATE FUNCTION keysmith.sign_out() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';
 COMMENT ON FUNCTION keysmith.sign_out() IS

@@ -89,11 +89,17 @@ impl<'a> Decision<'a> {
         let rows = match sought {
             Ok(_) if self.is_behind() => Err(Reason::ReplicaBehind),
             Ok(sought) => self.reader.find(sought, self.keyspace),
+            // The route may be public no longer.
+            Err(Reason::Missing) if self.is_public && self.is_behind() => {
+                Err(Reason::ReplicaBehind)
+            }
+            Err(Reason::Missing) if self.is_public => Err(Reason::Public),
             Err(reason) => Err(reason),
         };
         let rows = match rows {
             Ok(rows) => rows,
-            Err(Reason::Missing) if self.is_public => {
+            Err(Reason::Public) => {
+                usage::unrecorded();
                 return Ok(self.without_key(memory, Reason::Public));
             }
             Err(reason) => {

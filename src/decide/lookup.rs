@@ -76,7 +76,8 @@ impl<'a> Reader<'a> {
 
     /// Returns the policy to decide by, and the bytes to look the key up by or a reason to refuse
     /// it. A key that is refused before any row is read is refused by the cached policy. Otherwise
-    /// the reader takes its snapshot, and the policy is the one that this snapshot sees.
+    /// the reader takes its snapshot, and the policy is the one that this snapshot sees: also for a
+    /// request without a key, which a public route lets through.
     #[inline]
     pub fn sought<'p>(
         &self,
@@ -86,7 +87,8 @@ impl<'a> Reader<'a> {
         let policy = match self.catalog.remembered(keyspace) {
             Some(policy) => {
                 let sought = presented(&policy).sought(&policy);
-                if sought.is_err() || self.catalog.is_seen(&policy, self.snapshot(), keyspace) {
+                let is_refused = sought.as_ref().is_err_and(|reason| *reason != Reason::Missing);
+                if is_refused || self.catalog.is_seen(&policy, self.snapshot(), keyspace) {
                     return Ok((policy, sought));
                 }
                 self.catalog.read_policy(self.snapshot(), keyspace)?

@@ -80,15 +80,16 @@ impl Failure {
         self
     }
 
-    /// The error in the keyspace's wording. A message of its own replaces one that says what was
-    /// wrong.
+    /// The error in the keyspace's wording. A message that the keyspace has for it replaces one that
+    /// says what was wrong, unless that is a refusal in the keyspace's words.
     pub fn told(self, policy: &Policy) -> HttpError {
         let error = worded(policy, self.answer);
         let has_own = policy.wording(self.answer).is_some_and(|own| own.message.is_some());
+        let is_refusal = self.code.is_some();
         HttpError {
             status: self.status.unwrap_or(error.status),
             code: self.code.unwrap_or(error.code),
-            message: self.message.filter(|_| !has_own).unwrap_or(error.message),
+            message: self.message.filter(|_| is_refusal || !has_own).unwrap_or(error.message),
             ..error
         }
     }

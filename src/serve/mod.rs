@@ -6,6 +6,7 @@ mod failure;
 mod openapi;
 mod operations;
 mod outcome;
+mod pre_request;
 mod response;
 mod statement;
 

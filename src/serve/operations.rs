@@ -158,35 +158,19 @@ impl Act {
         const MOST: i64 = 1000;
         let (page, limit) =
             (self.counter("page", 1, i32::MAX.into())?, self.counter("per_page", MOST, MOST)?);
-        let mut call = Statement::new()
-            .server_text("tenant", &self.identity.tenant)
-            .server_text("keyspace", &self.identity.keyspace)
-            .arguments(&self.arguments, |name| {
-                self.kind(name).filter(|_| name == "include_revoked")
-            });
-        let condition = |call: &mut Statement, column: &str| {
-            let place = call.value(self.text(column));
-            format!("({place} IS NULL OR k.{column} OPERATOR(pg_catalog.=) {place})")
+        let filter = listing::Filter {
+            include_revoked: self.arguments.get("include_revoked") == Some(&Value::Bool(true)),
+            status: self.text("status"),
+            kind: self.text("kind"),
+            environment: self.text("environment"),
         };
-        let conditions =
-            ["status", "kind", "environment"].map(|column| condition(&mut call, column));
-        let statement = format!(
-            "WITH k AS MATERIALIZED (SELECT k FROM keysmith.list_keys({{}}) k WHERE {})
-             SELECT c.n, p.j FROM (SELECT pg_catalog.count(*) AS n FROM k) c
-             LEFT JOIN (SELECT pg_catalog.to_jsonb(k.k) AS j FROM k LIMIT {limit} OFFSET {}) p
-                 ON true",
-            conditions.join(" AND "),
-            (page - 1) * limit,
-        );
-        let rows = self.operation.rows().unwrap_or_default();
-        call.run(&statement, |found| {
-            let total = found.first().and_then(|row| row.bigint(1)).unwrap_or_default();
-            let object = |json: String| serde_json::from_str(&json).ok();
-            let listed = found.iter().filter_map(|row| row.text(2)).filter_map(object);
-            Values {
-                whole: page_of(page, limit, total),
-                rows: listed.map(|row| shown(row, rows)).collect(),
-            }
+        let (total, keys) =
+            listing::page(&self.identity.tenant_id, &filter, limit, (page - 1) * limit)?;
+        let of_rows = self.operation.rows().unwrap_or_default();
+        let row = |json: String| serde_json::from_str(&json).ok().map(|row| shown(row, of_rows));
+        Ok(Values {
+            whole: page_of(page, limit, total),
+            rows: keys.into_iter().filter_map(row).collect(),
         })
     }
 

@@ -59,6 +59,11 @@ pub fn decided(
     pending::put(&verdict.request_id, room.get(..length).unwrap_or_default());
 }
 
+/// Takes notice of a request without a record. `log_request` completes no earlier one from now on.
+pub fn unrecorded() {
+    pending::hand_on();
+}
+
 /// Counts a request without a known key.
 pub fn unknown(policy: &Policy, keyspace: &[u8], request: &Request, reason: Reason) {
     pending::hand_on();
