@@ -532,6 +532,11 @@ LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope'
 COMMENT ON FUNCTION keysmith.has_scope(text) IS
 'Whether the key signed in has a scope, or meets an expression';
 
+CREATE FUNCTION keysmith.require_identity() RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_require_identity';
+COMMENT ON FUNCTION keysmith.require_identity() IS
+'True if the transaction has an identity; otherwise an error';
+
 CREATE FUNCTION keysmith.sign_out() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';
 COMMENT ON FUNCTION keysmith.sign_out() IS
@@ -3449,6 +3454,7 @@ CREATE TABLE keysmith_private.isolated_table (
     keyspace           text COLLATE "C",
     environment_column text COLLATE "C",
     environment_number smallint,
+    strict             boolean NOT NULL,
     has_access         boolean NOT NULL,
     was_enabled        boolean NOT NULL,
     was_forced         boolean NOT NULL,
@@ -3458,6 +3464,7 @@ CREATE TABLE keysmith_private.isolated_table (
 COMMENT ON TABLE keysmith_private.isolated_table IS 'The tables that isolate() was called for, with the policies that it made';
 COMMENT ON COLUMN keysmith_private.isolated_table.server IS 'The server in which relation is the OID of the table; database is the database in it';
 COMMENT ON COLUMN keysmith_private.isolated_table.tenant_number IS 'The number of the column, which does not change when the column is renamed';
+COMMENT ON COLUMN keysmith_private.isolated_table.strict IS 'Whether queries without an identity raise an error';
 COMMENT ON COLUMN keysmith_private.isolated_table.has_access IS 'Whether the table must have the policy keysmith_access; otherwise other policies permit rows';
 COMMENT ON COLUMN keysmith_private.isolated_table.was_enabled IS 'Whether row security was enabled before; release() restores it';
 COMMENT ON COLUMN keysmith_private.isolated_table.was_forced IS 'Whether row security was forced before; release() restores it';
@@ -3500,8 +3507,11 @@ COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The base type of a domai
 --
 -- A sub-select is evaluated once per query, and an index can be searched for its value. A bare
 -- call would be evaluated for each row.
+--
+-- If strict, the sub-select for the tenant also requires an identity. A statement with that call
+-- fails when it begins, even if it reads no row: see pg/src/function_start.rs.
 CREATE FUNCTION keysmith_private.isolation_condition(
-    relation oid, tenant_number smallint, keyspace text, environment_number smallint
+    relation oid, tenant_number smallint, keyspace text, environment_number smallint, strict boolean
 ) RETURNS text
 -- Not in SQL: plans of such functions are not kept, and a call per table would take longer than it.
 LANGUAGE plpgsql STABLE
@@ -3516,8 +3526,9 @@ BEGIN RETURN (
              LATERAL (SELECT CASE t.typtype WHEN 'd' THEN keysmith_private.base_type(t.oid) ELSE t.oid END AS type) b
         WHERE a.attrelid = relation AND a.attnum IN (tenant_number, environment_number) AND NOT a.attisdropped
     ), parts AS (
-        SELECT 1 AS place, format('(%s = ( SELECT keysmith.%s() AS %2$s))', c.operand,
-                                  CASE WHEN c.is_id THEN 'current_tenant_id' ELSE 'current_tenant' END) AS part
+        SELECT 1 AS place, format('(%s = ( SELECT keysmith.%s() AS %2$s%s))', c.operand,
+                                  CASE WHEN c.is_id THEN 'current_tenant_id' ELSE 'current_tenant' END,
+                                  CASE WHEN strict THEN E'\n  WHERE keysmith.require_identity()' END) AS part
         FROM compared c WHERE c.attnum = tenant_number
         UNION ALL
         SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)', keyspace)
@@ -3530,7 +3541,7 @@ BEGIN RETURN (
                 ELSE '(' || string_agg(part, ' AND ' ORDER BY place) || ')' END
     FROM parts
 ); END $$;
-COMMENT ON FUNCTION keysmith_private.isolation_condition(oid, smallint, text, smallint) IS
+COMMENT ON FUNCTION keysmith_private.isolation_condition(oid, smallint, text, smallint, boolean) IS
 'The condition of an isolated table''s policies, as PostgreSQL prints it';
 
 -- A column is found by its number if the table is the same, else by its name. If the column was
@@ -3611,9 +3622,9 @@ CREATE VIEW keysmith_private.isolated_by AS
 SELECT DISTINCT ON (r.found) r.*
 FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tenant_column,
              t.attnum AS tenant_number, t.atttypid AS tenant_type, i.keyspace,
-             coalesce(e.attname, i.environment_column) AS environment_column,
+             coalesce(e.attname, i.environment_column) AS environment_column, i.strict,
              CASE WHEN t.attnum IS NOT NULL AND (e.attnum IS NOT NULL OR i.environment_number IS NULL)
-                  THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum) END AS condition,
+                  THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum, i.strict) END AS condition,
              pg_catalog.count(*) OVER (PARTITION BY i.found) AS meanings
       FROM keysmith_private.isolated i
       LEFT JOIN LATERAL (
@@ -3665,16 +3676,16 @@ $$;
 COMMENT ON FUNCTION keysmith_private.forget_isolated(oid) IS 'Removes a table from the register';
 
 CREATE FUNCTION keysmith_private.note_isolated(
-    relation oid, tenant_number smallint, keyspace text, environment_number smallint,
+    relation oid, tenant_number smallint, keyspace text, environment_number smallint, strict boolean,
     has_access boolean, was_enabled boolean, was_forced boolean
 ) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT keysmith_private.forget_isolated(relation);
     INSERT INTO keysmith_private.isolated_table AS t
         (server, database, relation, schema_name, table_name, tenant_column, tenant_number, keyspace,
-         environment_column, environment_number, has_access, was_enabled, was_forced)
+         environment_column, environment_number, strict, has_access, was_enabled, was_forced)
     SELECT s.system_identifier, d.oid, c.oid, n.nspname, c.relname, a.attname, a.attnum, keyspace,
-           e.attname, e.attnum, has_access, was_enabled, was_forced
+           e.attname, e.attnum, strict, has_access, was_enabled, was_forced
     FROM pg_control_system() s
     JOIN pg_database d ON d.datname = current_database()
     JOIN pg_class c ON c.oid = relation
@@ -3691,7 +3702,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
                           WHERE (i.server, i.database, i.relation) = (o.server, o.database, o.relation))
         ORDER BY o.isolated_at DESC OFFSET 1000);
 $$;
-COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean) IS
+COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean, boolean) IS
 'Adds a table to the register, with the policies that isolate() made';
 /* </end connected objects> */
 
@@ -3933,10 +3944,11 @@ CREATE FUNCTION keysmith.isolate(
     relation regclass,
     tenant_column text,
     keyspace text DEFAULT NULL,
-    environment_column text DEFAULT NULL
+    environment_column text DEFAULT NULL,
+    strict boolean DEFAULT false
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
-COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
+COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text, boolean) IS
 'Restricts a table to the rows of the tenant signed in; by row-level security';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
@@ -3946,11 +3958,14 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 
 -- For callers that see everything, whatever their privileges on the catalogs.
 CREATE FUNCTION keysmith_private.isolation_states(
-    OUT relation oid, OUT tenant_column text, OUT keyspace text, OUT environment_column text, OUT problem text
+    OUT relation oid, OUT tenant_column text, OUT keyspace text, OUT environment_column text,
+    OUT strict boolean, OUT enabled boolean, OUT forced boolean, OUT problem text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-    SELECT b.found, b.tenant_column, b.keyspace, b.environment_column, p.problem
+    SELECT b.found, b.tenant_column, b.keyspace, b.environment_column, b.strict, c.relrowsecurity,
+           c.relforcerowsecurity, p.problem
     FROM keysmith_private.isolated_by b
+    JOIN pg_class c ON c.oid = b.found
     LEFT JOIN (SELECT a.relation, string_agg(a.problem, '; ' ORDER BY a.problem) AS problem
                FROM keysmith_private.isolation_problems() a WHERE a.level = 'error'
                GROUP BY a.relation) p ON p.relation = b.found
@@ -3959,7 +3974,7 @@ COMMENT ON FUNCTION keysmith_private.isolation_states() IS 'The rows of the view
 
 CREATE VIEW keysmith.isolation WITH (security_barrier) AS
 SELECT s.relation::regclass::text AS relation, s.tenant_column, s.keyspace, s.environment_column,
-       s.problem IS NULL AS ok, s.problem
+       s.strict, s.enabled, s.forced, s.problem IS NULL AS ok, s.problem
 FROM keysmith_private.isolation_states() s
 ORDER BY 1;
 COMMENT ON VIEW keysmith.isolation IS 'Isolated tables, and whether their policies are as isolate() made them';
@@ -3967,6 +3982,9 @@ COMMENT ON COLUMN keysmith.isolation.relation IS 'The isolated table';
 COMMENT ON COLUMN keysmith.isolation.tenant_column IS 'The column with the tenant of a row';
 COMMENT ON COLUMN keysmith.isolation.keyspace IS 'The keyspace of the tenants; null for any';
 COMMENT ON COLUMN keysmith.isolation.environment_column IS 'The column with the environment of a row; null if the table has no such column';
+COMMENT ON COLUMN keysmith.isolation.strict IS 'Whether queries without an identity raise KS401';
+COMMENT ON COLUMN keysmith.isolation.enabled IS 'Whether row security is on';
+COMMENT ON COLUMN keysmith.isolation.forced IS 'Whether row security applies to the owner, too';
 COMMENT ON COLUMN keysmith.isolation.ok IS 'Whether each tenant sees its own rows only';
 COMMENT ON COLUMN keysmith.isolation.problem IS 'The problems; null if there is no problem';
 /* </end connected objects> */
@@ -4772,6 +4790,8 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
     ('Identity', 'current_environment', 'SELECT keysmith.current_environment();'),
     ('Identity', 'current_owner',       'SELECT keysmith.current_owner();'),
     ('Identity', 'has_scope',           $e$SELECT keysmith.has_scope('images:write');$e$),
+    ('Identity', 'require_identity',
+     'CREATE POLICY signed_in ON albums USING ((SELECT keysmith.require_identity()));'),
     ('Identity', 'whoami',              'SELECT keysmith.whoami();'),
     ('Identity', 'sign_out',            'SELECT keysmith.sign_out();'),
     ('Isolation', 'isolate',            $e$SELECT keysmith.isolate('images', 'tenant_id');$e$),
@@ -4907,6 +4927,10 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('verify', 'keyspace',              'the keyspace that must have the key'),
     ('verify', 'kind',                  'secret to refuse publishable keys; null to take both'),
     ('verify', 'environment',           'the environment that the key must have; null for any'),
+    ('verify_json', 'scopes',              'as for verify'),
+    ('verify_json', 'keyspace',            'as for verify'),
+    ('verify_json', 'kind',                'as for verify'),
+    ('verify_json', 'environment',         'as for verify'),
     ('verify_digest', 'digest',         'the SHA-256 of the whole key, of 32 bytes'),
     ('verify_digest', 'scopes',         'the scopes that it needs, all of these; each may be an expression: a | (b & c)'),
     ('verify_digest', 'keyspace',       'the keyspace that must have the key'),
@@ -4919,6 +4943,8 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('verify_many', 'environment',      'the environment that the keys must have; null for any'),
     ('authenticate', 'keyspace',        'the keyspace that has the key and the routes'),
     ('authenticate', 'weight',          'how many calls it counts as in rate limits; null as the route says'),
+    ('authenticate_json', 'keyspace',      'as for authenticate'),
+    ('authenticate_json', 'weight',        'as for authenticate'),
     ('serve', 'body',                   'the JSON body of the request; null for none'),
     ('serve', 'keyspace',               'the keyspace that has the key, the routes and the endpoints'),
     ('serve', 'peer',                   'the address that connects to your server; used if ip is null'),
@@ -4940,6 +4966,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('isolate', 'tenant_column',        'its column with the id or the name of the tenant'),
     ('isolate', 'keyspace',             'the keyspace of the tenants; needed if the column has names'),
     ('isolate', 'environment_column',   'its column with the environment of the key; null for none'),
+    ('isolate', 'strict',               'whether a query without an identity raises KS401'),
     ('mint', 'scopes',                  'what it may do; for {} see empty_scopes of the keyspace'),
     ('mint', 'role',                    'a role of the keyspace, which the key never exceeds'),
     ('mint', 'credits',                 'credits of its own; null if the tenant pays'),
@@ -4969,7 +4996,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_keyspace', 'max_active_keys', 'how many keys a tenant may have; null for any number'),
     ('create_keyspace', 'at_max',       'what mint does at that number: error, or replace the oldest key'),
     ('create_keyspace', 'label_length', 'the greatest length of a label; null for 100'),
-    ('create_keyspace', 'schemes',      'headers for keys: bearer, key, x_api_key'),
+    ('create_keyspace', 'schemes',      'headers for keys: bearer, key, x_api_key, basic, scheme:Name, header:Name'),
     ('create_keyspace', 'unlisted_routes', 'who may make requests without a route: any_key, refuse'),
     ('create_keyspace', 'display',      'templates of how keys are shown: id, prefix, snippet'),
     ('create_keyspace', 'codes',        'the answers that clients get, by code'),
@@ -4993,6 +5020,7 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('define_route', 'scopes',          'the scopes that it needs; {} for any valid key'),
     ('define_route', 'kind',            'secret if it needs a secret key; null for any'),
     ('define_route', 'limits',          'rate limits of each key on this route, as for mint'),
+    ('define_route', 'public',          'whether requests without a key are let through'),
     ('remove_route', 'method',          'as it was defined'),
     ('remove_route', 'pattern',         'as it was defined'),
     ('define_endpoint', 'method',       'a single method, such as GET or POST'),
@@ -5685,7 +5713,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_proc p
     WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
       AND p.proname NOT IN ('current_tenant', 'current_tenant_id', 'current_keyspace', 'current_key',
-                            'current_environment', 'current_owner', 'has_scope', 'whoami')
+                            'current_environment', 'current_owner', 'has_scope', 'require_identity', 'whoami')
       AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                   WHERE a.grantee = 0)
       AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
@@ -5932,6 +5960,7 @@ GRANT EXECUTE ON FUNCTION
     keysmith.current_environment(),
     keysmith.current_owner(),
     keysmith.has_scope(text),
+    keysmith.require_identity(),
     keysmith.whoami()
 TO PUBLIC;
 /* </end connected objects> */
