@@ -150,6 +150,7 @@ CREATE TABLE keysmith_private.route (
     kind     text COLLATE "C" CHECK (kind IN ('secret', 'publishable')),
     weight   integer NOT NULL DEFAULT 1 CHECK (weight >= 0),
     limits   text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    is_public boolean NOT NULL DEFAULT false,
     PRIMARY KEY (keyspace, method, pattern, variant)
 );
 COMMENT ON TABLE keysmith_private.route IS 'The scopes, as an expression, and the kind of key that a method and path require';
@@ -243,14 +244,17 @@ COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made
 
 CREATE TABLE keysmith_private.access (
     role       regrole NOT NULL,
-    level      text COLLATE "C" NOT NULL CHECK (level IN ('verifier', 'issuer', 'auditor', 'admin')),
+    level      text COLLATE "C" NOT NULL CHECK (level IN ('verifier', 'host', 'issuer', 'auditor', 'admin')),
     tenant_id  uuid REFERENCES keysmith_private.tenant,
+    keyspace   text COLLATE "C" REFERENCES keysmith_private.keyspace,
     granted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     UNIQUE (role, level, tenant_id),
-    CHECK (tenant_id IS NULL OR level = 'issuer')
+    CHECK (tenant_id IS NULL OR level IN ('issuer', 'host')),
+    CHECK (keyspace IS NULL OR level IN ('verifier', 'host') AND tenant_id IS NULL)
 );
 COMMENT ON TABLE keysmith_private.access IS 'The access levels that grant_access gave to roles; PostgreSQL''s privileges decide who may execute a function';
-COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'The tenant whose keys an issuer manages; null for the tenant that is signed in';
+COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'The only tenant that an issuer or host reaches; null for the tenant that is signed in, or for any';
+COMMENT ON COLUMN keysmith_private.access.keyspace IS 'The only keyspace that a verifier or host reaches; null for all, or if a tenant is named';
 
 CREATE TABLE keysmith_private.audit_entry (
     keyspace   text COLLATE "C" NOT NULL,
@@ -272,6 +276,7 @@ CREATE TABLE keysmith_private.audit_content (
     role         text COLLATE "C" NOT NULL,
     session_role text COLLATE "C" NOT NULL,
     acting_key   uuid,
+    acting_member text COLLATE "C",
     client       inet,
     tenant       text COLLATE "C",
     key_id       uuid,
@@ -345,6 +350,19 @@ BEGIN
             name);
     END LOOP;
 END $$;
+
+-- Each backend remembers the keyspaces that a role may decide about. This makes it read the table
+-- again. Rows are few, and change seldom.
+CREATE FUNCTION keysmith_private.access_changed() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_access_changed';
+COMMENT ON FUNCTION keysmith_private.access_changed() IS
+'Trigger on the table of access: makes every backend read it again';
+CREATE TRIGGER access_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith_private.access
+    FOR EACH ROW EXECUTE FUNCTION keysmith_private.access_changed();
+CREATE TRIGGER access_truncated AFTER TRUNCATE ON keysmith_private.access
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.access_changed();
+ALTER TABLE keysmith_private.access ENABLE ALWAYS TRIGGER access_changed;
+ALTER TABLE keysmith_private.access ENABLE ALWAYS TRIGGER access_truncated;
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -387,10 +405,17 @@ ALTER TABLE keysmith_private.heartbeat ENABLE REPLICA TRIGGER heartbeat_arrives;
 
 -- The state of rate limits.
 
-CREATE FUNCTION keysmith.limit_status(OUT name text, OUT value text) RETURNS SETOF record
-LANGUAGE c PARALLEL RESTRICTED ROWS 5 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
+CREATE FUNCTION keysmith.limit_status(
+    OUT available boolean,
+    OUT buckets integer,
+    OUT max_buckets integer,
+    OUT unavailable bigint,
+    OUT last_unavailable_at timestamptz,
+    OUT since timestamptz
+) RETURNS SETOF record
+LANGUAGE c PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_limit_status';
 COMMENT ON FUNCTION keysmith.limit_status() IS
-'Whether rate limits are counted, how many buckets are in use, and since when calls are counted';
+'The state of rate limits in one row; whether calls are counted, and the buckets in use';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -486,27 +511,27 @@ COMMENT ON FUNCTION keysmith.current_tenant_id() IS
 CREATE FUNCTION keysmith.current_keyspace() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_keyspace';
 COMMENT ON FUNCTION keysmith.current_keyspace() IS
-'The keyspace of the key that the transaction acts for';
+'The keyspace of the tenant that the transaction acts for';
 
 CREATE FUNCTION keysmith.current_key() RETURNS uuid
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_key';
 COMMENT ON FUNCTION keysmith.current_key() IS
-'The id of the key that the transaction acts for; it can be the default of a column';
+'The id of the key that the transaction acts for; it can be the default of a column; null for a person';
 
 CREATE FUNCTION keysmith.current_environment() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_environment';
 COMMENT ON FUNCTION keysmith.current_environment() IS
-'The environment of the key that the transaction acts for';
+'The environment of the key that the transaction acts for; null for a person';
 
 CREATE FUNCTION keysmith.current_owner() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_owner';
 COMMENT ON FUNCTION keysmith.current_owner() IS
-'The owner of the key that the transaction acts for';
+'The owner of the key that the transaction acts for; or the member, if act_as signed one in';
 
 CREATE FUNCTION keysmith.has_scope(scope text) RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope';
 COMMENT ON FUNCTION keysmith.has_scope(text) IS
-'Whether the key that the transaction acts for has a scope or meets an expression of scopes';
+'Whether the key or person has a scope, or meets an expression';
 
 CREATE FUNCTION keysmith.sign_out() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';
@@ -534,17 +559,6 @@ COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestampt
 -- requires:
 --   decide
 
--- The rows that the caller may see.
-CREATE FUNCTION keysmith.sees_everything() RETURNS boolean
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
-COMMENT ON FUNCTION keysmith.sees_everything() IS
-'Whether the caller sees all tenants, as administrators and auditors do who act for no key';
-
-CREATE FUNCTION keysmith.own_tenants() RETURNS uuid[]
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_own_tenants';
-COMMENT ON FUNCTION keysmith.own_tenants() IS
-'The ids of the tenants that the caller sees, unless it sees all';
-
 -- Views that show some readers only a part of the rows have two halves. The first half is a
 -- private view with the rows of all tenants, for readers who see everything. It is planned as
 -- part of their query, so that indexes serve their conditions. Other readers could learn from
@@ -558,9 +572,9 @@ COMMENT ON FUNCTION keysmith_private.shows_everything_support(internal) IS
 
 CREATE FUNCTION keysmith_private.shows_everything() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT keysmith_private.shows_everything_support
-AS 'MODULE_PATHNAME', 'keysmith_sees_everything';
+AS 'MODULE_PATHNAME', 'keysmith_shows_everything';
 COMMENT ON FUNCTION keysmith_private.shows_everything() IS
-'The result of sees_everything(); where it is false, the planner knows it';
+'Whether the caller sees all tenants, as administrators and auditors do who act for no key';
 
 CREATE FUNCTION keysmith_private.own_rows_support(internal) RETURNS internal
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'keysmith_own_rows_support';
@@ -614,7 +628,7 @@ END $$;
 -- the environment of an entry are looked up only for readers who see a part of the rows.
 CREATE VIEW keysmith_private.all_audit AS
 SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.session_role, c.acting_key,
-       c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
+       c.acting_member, c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
        (SELECT t.tenant_id FROM keysmith_private.tenant t
         WHERE t.keyspace = a.keyspace AND t.name = c.tenant) AS tenant_id,
        (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = c.key_id) AS environment
@@ -631,6 +645,7 @@ COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that the act conce
 COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
 COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
 COMMENT ON COLUMN keysmith.audit.acting_key IS 'The key that the transaction acted for';
+COMMENT ON COLUMN keysmith.audit.acting_member IS 'The member that the transaction acted for; empty for the tenant as a whole';
 COMMENT ON COLUMN keysmith.audit.client IS 'The address of the client; null for a Unix-domain socket';
 COMMENT ON COLUMN keysmith.audit.before IS 'The state before the act, without secrets; null if there was nothing';
 COMMENT ON COLUMN keysmith.audit.after IS 'The state after the act, without secrets; null if there is nothing';
@@ -661,9 +676,15 @@ CREATE TABLE keysmith_private.usage_event (
     status      integer NOT NULL,
     outcome     text COLLATE "C" NOT NULL,
     ip          inet,
-    latency     interval
+    latency     interval,
+    member      text COLLATE "C",
+    signed_in_by text COLLATE "C"
 ) PARTITION BY RANGE (at);
-COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included';
+COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included, and of persons whom act_as signed in';
+COMMENT ON COLUMN keysmith_private.usage_event.key_id IS 'The key; the nil id for a person';
+COMMENT ON COLUMN keysmith_private.usage_event.environment IS 'The environment of the key; empty for a person';
+COMMENT ON COLUMN keysmith_private.usage_event.member IS 'The person: a member of the tenant, or empty for the tenant as a whole; null for a key';
+COMMENT ON COLUMN keysmith_private.usage_event.signed_in_by IS 'The role that signed the person in';
 COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the shared memory in which the record waited; 0 for rows that transactions wrote themselves';
 COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The number of the record in that life; the two are unique together';
 COMMENT ON COLUMN keysmith_private.usage_event.status IS 'The HTTP status of the verdict, or the one that log_request gave';
@@ -1165,7 +1186,9 @@ CREATE FUNCTION keysmith_private.usage_partitions(
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' AS $$
     SELECT c.oid, c.relname, bounds[1]::timestamptz, bounds[2]::timestamptz
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
-         LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid),
+         -- Bounds have no columns. PostgreSQL would open the table whose OID it is given, and wait
+         -- for whoever has locked it.
+         LATERAL regexp_match(pg_get_expr(c.relpartbound, 0),
                               '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds
     WHERE i.inhparent = 'keysmith_private.usage_event'::regclass AND bounds IS NOT NULL
 $$;
@@ -1452,7 +1475,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION keysmith.maintain() IS
-'Makes partitions, adds up totals and drops what is older than keysmith.usage_retention';
+'Makes partitions, adds up totals and drops old usage; see keysmith.usage_retention';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1471,7 +1494,7 @@ CREATE FUNCTION keysmith.log_request(
 ) RETURNS boolean
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_log_request';
 COMMENT ON FUNCTION keysmith.log_request(integer, interval, text, text, uuid) IS
-'Completes the record of a request: the newest in this transaction, or the one with the given id';
+'Completes the record of a request; the newest in this transaction, or the one with the given id';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1497,7 +1520,7 @@ CREATE FUNCTION keysmith.usage_collect(
 ) RETURNS SETOF record
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_collect';
 COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea) IS
-'Stores usage records of a standby, each once, and returns the number of the last that is stored';
+'Stores usage records of a standby; its worker calls this on the primary';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1509,28 +1532,32 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 -- shows_everything().
 
 CREATE VIEW keysmith_private.all_usage AS
-SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id, k.label,
-       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id
+SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, nullif(e.environment, '') AS environment,
+       k.key_id, k.label,
+       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id, e.member, e.signed_in_by
 FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.key k USING (key_id);
 SELECT keysmith_private.publish('usage');
-COMMENT ON VIEW keysmith.usage IS 'The requests of known keys, refused requests included';
+COMMENT ON VIEW keysmith.usage IS 'The requests of known keys, refused requests included, and of persons whom act_as signed in';
 COMMENT ON COLUMN keysmith.usage.at IS 'The time of the decision';
 COMMENT ON COLUMN keysmith.usage.request_id IS 'The request_id of the verdict';
 COMMENT ON COLUMN keysmith.usage.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.usage.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.usage.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.usage.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.usage.environment IS 'The environment of the key, such as live or test; null for a person';
+COMMENT ON COLUMN keysmith.usage.key_id IS 'The id of the key; it is not secret; null for a person';
 COMMENT ON COLUMN keysmith.usage.label IS 'The name of the key, for people';
 COMMENT ON COLUMN keysmith.usage.method IS 'The HTTP method; null if unknown';
-COMMENT ON COLUMN keysmith.usage.endpoint IS 'The path without its query, or the endpoint that log_request gave; null if unknown';
+COMMENT ON COLUMN keysmith.usage.endpoint IS 'The path without its query, or what log_request gave; null if unknown; act_as for a person';
 COMMENT ON COLUMN keysmith.usage.status IS 'The HTTP status of the verdict, or the one that log_request gave';
 COMMENT ON COLUMN keysmith.usage.outcome IS 'ok, or the reason of the refusal';
 COMMENT ON COLUMN keysmith.usage.ip IS 'The address that the request came from; null if unknown';
 COMMENT ON COLUMN keysmith.usage.latency IS 'The duration of the request, as log_request was told; null if unknown';
 COMMENT ON COLUMN keysmith.usage.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.usage.member IS 'The member, if it is a request of a person; empty for the tenant as a whole';
+COMMENT ON COLUMN keysmith.usage.signed_in_by IS 'The role of the database that signed the person in';
 
+-- Totals are of requests of keys. The requests of persons have no key and no environment.
 CREATE VIEW keysmith_private.all_usage_hourly AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
@@ -1542,6 +1569,7 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
       SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.key_id <> '00000000-0000-0000-0000-000000000000'
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 SELECT keysmith_private.publish('usage_hourly');
@@ -1570,6 +1598,7 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
              outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.key_id <> '00000000-0000-0000-0000-000000000000'
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 SELECT keysmith_private.publish('usage_daily');
@@ -1598,6 +1627,7 @@ FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused
              requests, refused, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.environment <> ''
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
 HAVING pg_catalog.sum(u.requests) <> 0;
 SELECT keysmith_private.publish('usage_endpoints');
@@ -1693,22 +1723,22 @@ COMMENT ON COLUMN keysmith.recent_refusals.request_id IS 'The request_id of the 
 CREATE FUNCTION keysmith.digest(value text, algorithm text DEFAULT 'sha256') RETURNS text
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_text';
 COMMENT ON FUNCTION keysmith.digest(text, text) IS
-'The digest that a protected column of text stores for a value: sha256, or hmac with the server''s pepper';
+'The digest that a protected column of text stores for a value; by sha256, or hmac with a pepper';
 
 CREATE FUNCTION keysmith.digest(value bytea, algorithm text DEFAULT 'sha256') RETURNS bytea
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digest_bytes';
 COMMENT ON FUNCTION keysmith.digest(bytea, text) IS
-'The digest that a protected column of bytea stores for a value: sha256, or hmac with the server''s pepper';
+'The digest that a protected column of bytea stores for a value; by sha256, or hmac with a pepper';
 
 CREATE FUNCTION keysmith.digests(value text) RETURNS text[]
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_text';
 COMMENT ON FUNCTION keysmith.digests(text) IS
-'All digests that a protected column may store for a value, under any pepper: WHERE email = ANY (keysmith.digests($1))';
+'All digests that a protected column may store for a value; email = ANY (keysmith.digests($1))';
 
 CREATE FUNCTION keysmith.digests(value bytea) RETURNS bytea[]
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_digests_bytes';
 COMMENT ON FUNCTION keysmith.digests(bytea) IS
-'All digests that a protected column may store for a value, under any pepper';
+'All digests that a protected column may store for a value; under any pepper';
 
 CREATE FUNCTION keysmith.is_digest(stored text) RETURNS boolean
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_is_digest_text';
@@ -1752,25 +1782,25 @@ COMMENT ON FUNCTION keysmith.hash_columns() IS
 CREATE FUNCTION keysmith.protect(relation regclass, columns text[], algorithm text DEFAULT 'sha256') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect';
 COMMENT ON FUNCTION keysmith.protect(regclass, text[], text) IS
-'Makes a table store digests of the values that are written to the named columns; name=hmac uses the server''s pepper';
+'Makes a table store digests of the values of some columns; name=hmac uses the server''s pepper';
 
 -- The first column is a separate argument, so that a call with an array never means this function.
 CREATE FUNCTION keysmith.protect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_columns';
 COMMENT ON FUNCTION keysmith.protect(regclass, text, text[]) IS
-'Makes a table store digests of the values that are written to the named columns, one per argument';
+'Makes a table store digests of the values of some columns; one argument for each';
 
 CREATE FUNCTION keysmith.unprotect(relation regclass, columns text[] DEFAULT '{}') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect';
 COMMENT ON FUNCTION keysmith.unprotect(regclass, text[]) IS
-'Undoes protect, for some columns or all: new values are stored as they are; stored digests stay';
+'Undoes protect, for some columns or all; stored digests stay';
 
 CREATE FUNCTION keysmith.unprotect(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unprotect_columns';
 COMMENT ON FUNCTION keysmith.unprotect(regclass, text, text[]) IS
-'Undoes protect for the named columns, one per argument';
+'Undoes protect, for some columns or all; one argument for each';
 
 CREATE PROCEDURE keysmith.protect_existing(
     relation regclass,
@@ -1779,7 +1809,7 @@ CREATE PROCEDURE keysmith.protect_existing(
 )
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_protect_existing';
 COMMENT ON PROCEDURE keysmith.protect_existing(regclass, bigint, boolean) IS
-'Replaces the older values of a protected table by digests, some pages per transaction; called again, it continues';
+'Digests the older values of a protected table; some pages per transaction; called again, it continues';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1802,18 +1832,18 @@ CREATE FUNCTION keysmith.seal_rows(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows';
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text[], text) IS
-'Makes a table store a digest over the named columns of each row, or over all columns, in the seal column';
+'Makes a table store a seal in each row; over the named columns, or over all';
 
 CREATE FUNCTION keysmith.seal_rows(relation regclass, column_name text, VARIADIC more_columns text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_seal_rows_columns';
 COMMENT ON FUNCTION keysmith.seal_rows(regclass, text, text[]) IS
-'Makes a table store a digest over the named columns of each row, one per argument';
+'Makes a table store a seal in each row; over the named columns, one argument for each';
 
 CREATE FUNCTION keysmith.unseal_rows(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_unseal_rows';
 COMMENT ON FUNCTION keysmith.unseal_rows(regclass) IS
-'Undoes seal_rows: new rows get no seals; stored seals stay';
+'Undoes seal_rows; stored seals stay';
 
 -- It reads the heap itself. So it sees the rows that are committed when it has locked the table,
 -- whatever the snapshot of the calling query.
@@ -1846,12 +1876,15 @@ CREATE TABLE keysmith_private.touch (
     rows       bigint,
     first_at   timestamptz NOT NULL,
     last_at    timestamptz NOT NULL,
-    request_id uuid
+    request_id uuid,
+    member     text
 );
 -- One index serves both look-ups: all rows of a key, and the old rows of each key. A second
 -- index would slow down every statement on a tracked table.
 CREATE INDEX touch_of_key ON keysmith_private.touch (key_id, last_at);
-COMMENT ON TABLE keysmith_private.touch IS 'The statements of keys on tracked tables; old statements are summed up';
+COMMENT ON TABLE keysmith_private.touch IS 'The statements of keys and persons on tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith_private.touch.key_id IS 'The key; the nil id for a person';
+COMMENT ON COLUMN keysmith_private.touch.member IS 'The person: a member of the tenant, or empty for the tenant as a whole; null for a key';
 COMMENT ON COLUMN keysmith_private.touch.relation IS 'The name of the table at that time';
 COMMENT ON COLUMN keysmith_private.touch.rows IS 'The number of rows; null if they were not counted, as for TRUNCATE';
 
@@ -1863,27 +1896,29 @@ END $$;
 CREATE FUNCTION keysmith.log_usage() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_log_usage';
 COMMENT ON FUNCTION keysmith.log_usage() IS
-'Statement trigger for application tables: records the key and the number of changed rows; see track';
+'Statement trigger for application tables: records the key or person and the number of changed rows; see track';
 
 -- These lock the table by its OID, check that the caller owns it, and never look up its name.
 CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_track';
 COMMENT ON FUNCTION keysmith.track(regclass) IS
-'Records the statements that change a table, with the key that acts';
+'Records which key or person changes a table; a note for each statement';
 
 CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
-COMMENT ON FUNCTION keysmith.untrack(regclass) IS 'Undoes track; the records stay';
+COMMENT ON FUNCTION keysmith.untrack(regclass) IS
+'Undoes track; the notes stay';
 
 CREATE VIEW keysmith_private.all_touches AS
-SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
-       t.first_at, t.last_at, t.request_id, t.tenant_id,
-       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = t.key_id) AS environment
+SELECT k.key_id, n.name AS tenant, n.keyspace,
+       t.schema, t.relation, t.operation, t.rows, t.first_at, t.last_at, t.request_id, t.tenant_id, t.member,
+       k.environment
 FROM keysmith_private.touch t
-JOIN keysmith_private.tenant n USING (tenant_id);
+JOIN keysmith_private.tenant n USING (tenant_id)
+LEFT JOIN keysmith_private.key k ON k.key_id = t.key_id;
 SELECT keysmith_private.publish('touches', '{environment}');
-COMMENT ON VIEW keysmith.touches IS 'The statements of keys on tracked tables; old statements are summed up';
-COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; it is not secret';
+COMMENT ON VIEW keysmith.touches IS 'The statements of keys and persons on tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; it is not secret; null for a person';
 COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.touches.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.touches.schema IS 'The schema of the table at that time';
@@ -1894,6 +1929,7 @@ COMMENT ON COLUMN keysmith.touches.first_at IS 'The time of the statement, or of
 COMMENT ON COLUMN keysmith.touches.last_at IS 'The time of the statement, or of the last of those that were summed up';
 COMMENT ON COLUMN keysmith.touches.request_id IS 'The request_id of the verdict; null for statements that were summed up';
 COMMENT ON COLUMN keysmith.touches.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.touches.member IS 'The member, if a person acted; empty for the tenant as a whole';
 
 CREATE FUNCTION keysmith_private.sum_up_touches(oldest timestamptz) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -1908,11 +1944,11 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
         WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
     ), summed AS (
         INSERT INTO keysmith_private.touch
-            (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
-        SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
-        FROM old GROUP BY 1, 2, 3, 4, 5
+            (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at, member)
+        SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at), member
+        FROM old GROUP BY 1, 2, 3, 4, 5, 9
     )
-    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) FROM old
+    SELECT count(*) - count(DISTINCT (key_id, tenant_id, schema, relation, operation, member)) FROM old
 $$;
 COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
 'Sums up the records before a time, and returns how many records fewer there are';
@@ -1938,7 +1974,7 @@ CREATE FUNCTION keysmith.verify(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify';
 COMMENT ON FUNCTION keysmith.verify(text, text[], inet, text, bigint, text, text, boolean, integer) IS
-'Decides about a key; writes nothing unless it spends, and works in read-only transactions and on standbys';
+'Decides whether a key may do this; writes nothing unless it spends, and works on standbys';
 
 CREATE FUNCTION keysmith.verify_json(
     api_key text,
@@ -1968,7 +2004,7 @@ CREATE FUNCTION keysmith.verify_digest(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_verify_digest';
 COMMENT ON FUNCTION keysmith.verify_digest(bytea, text[], inet, text, bigint, text, text, boolean, integer) IS
-'Decides about a key by its SHA-256, for callers that hash keys themselves';
+'Decides about a key by its SHA-256; for callers that hash keys themselves';
 
 CREATE FUNCTION keysmith.verify_many(
     api_keys text[],
@@ -1980,7 +2016,7 @@ CREATE FUNCTION keysmith.verify_many(
 ) RETURNS SETOF keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'keysmith_verify_many';
 COMMENT ON FUNCTION keysmith.verify_many(text[], text[], inet, text, text, text) IS
-'Decides about many keys, and returns a verdict for each, in their order';
+'Decides about many keys; a verdict for each, in their order';
 
 CREATE FUNCTION keysmith.authenticate(
     headers jsonb,
@@ -1994,7 +2030,7 @@ CREATE FUNCTION keysmith.authenticate(
 ) RETURNS keysmith_private.verdict
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_authenticate';
 COMMENT ON FUNCTION keysmith.authenticate(jsonb, text, text, inet, text, text, bigint, integer) IS
-'Decides about a request: finds the key in the headers, and the scopes that the route requires';
+'Decides about a request; finds the key in its headers, and the needed scopes by its route';
 
 CREATE FUNCTION keysmith.authenticate_json(
     headers jsonb,
@@ -2044,7 +2080,7 @@ CREATE FUNCTION keysmith.explain_verify(
 LANGUAGE c PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'keysmith_explain_verify';
 COMMENT ON FUNCTION keysmith.explain_verify(
     text, text[], inet, text, bigint, text, text, boolean, integer, jsonb, text, text, text) IS
-'Shows the result of each rule of a decision: of verify, or, given a method and a path, of authenticate';
+'Shows what each rule of a decision saw; says why a key is refused';
 
 CREATE FUNCTION keysmith.client_ip(
     headers jsonb,
@@ -2053,12 +2089,12 @@ CREATE FUNCTION keysmith.client_ip(
 ) RETURNS inet
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_client_ip';
 COMMENT ON FUNCTION keysmith.client_ip(jsonb, inet, cidr[]) IS
-'The address of the client behind trusted proxies: the first from the right that is no trusted proxy';
+'The address of a client behind proxies; the first from the right that is not a trusted proxy';
 
 CREATE FUNCTION keysmith.pre_request() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_pre_request';
 COMMENT ON FUNCTION keysmith.pre_request() IS
-'PostgREST''s db-pre-request: authenticates by request.headers, request.method and request.path, and raises PT401, PT403 or PT429';
+'PostgREST''s db-pre-request; authenticates the request, and raises PT401, PT403 or PT429';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2090,12 +2126,12 @@ CREATE FUNCTION keysmith.create_keyspace(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_keyspace';
 COMMENT ON FUNCTION keysmith.create_keyspace(text, jsonb, text, text[], integer, text, integer, text[], text, jsonb, jsonb, jsonb, boolean, jsonb, text[], text, text, boolean) IS
-'Makes a keyspace: the keys of one product, with their formats, defaults and bounds';
+'Makes a keyspace; the keys of one product, with their formats, defaults and bounds';
 
 CREATE FUNCTION keysmith.alter_keyspace(name text, changes jsonb) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_keyspace';
 COMMENT ON FUNCTION keysmith.alter_keyspace(text, jsonb) IS
-'Changes the options that a JSON object names; the others stay';
+'Changes the options of a keyspace; a JSON object names them, the others stay';
 
 CREATE FUNCTION keysmith.event_channel(keyspace text DEFAULT 'default') RETURNS text
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_event_channel';
@@ -2127,7 +2163,7 @@ CREATE FUNCTION keysmith.define_role(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_role';
 COMMENT ON FUNCTION keysmith.define_role(text, text, text[]) IS
-'Defines a role as a set of scopes, or changes it; keys with the role follow with the commit';
+'Defines a role as a set of scopes, or changes it; keys with the role follow';
 
 CREATE FUNCTION keysmith.define_route(
     keyspace text,
@@ -2137,11 +2173,12 @@ CREATE FUNCTION keysmith.define_route(
     variant text DEFAULT NULL,
     kind text DEFAULT NULL,
     weight integer DEFAULT 1,
-    limits jsonb DEFAULT NULL
+    limits jsonb DEFAULT NULL,
+    public boolean DEFAULT false
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb) IS
-'Defines the scopes that a method and path require: all of a list; each may be an expression';
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text[], text, text, integer, jsonb, boolean) IS
+'Defines the scopes that a method and a path require; all of a list, each may be an expression';
 
 CREATE FUNCTION keysmith.define_route(
     keyspace text,
@@ -2151,11 +2188,12 @@ CREATE FUNCTION keysmith.define_route(
     variant text DEFAULT NULL,
     kind text DEFAULT NULL,
     weight integer DEFAULT 1,
-    limits jsonb DEFAULT NULL
+    limits jsonb DEFAULT NULL,
+    public boolean DEFAULT false
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_define_route_by_text';
-COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb) IS
-'Defines the scopes that a method and path require, as one expression such as a | (b & c)';
+COMMENT ON FUNCTION keysmith.define_route(text, text, text, text, text, text, integer, jsonb, boolean) IS
+'Defines the scopes that a method and a path require; one expression such as a | (b & c)';
 
 CREATE FUNCTION keysmith.remove_route(
     keyspace text,
@@ -2173,7 +2211,8 @@ SELECT keyspace, method, pattern, nullif(variant, '') AS variant, scopes, kind, 
                'name', l.part[4], 'limit', l.part[1]::bigint, 'window', l.part[2],
                'burst', l.part[3]::bigint) ORDER BY l.n)
         FROM pg_catalog.regexp_matches(r.limits, '^(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
-             WITH ORDINALITY AS l (part, n)) AS limits
+             WITH ORDINALITY AS l (part, n)) AS limits,
+       is_public AS public
 FROM keysmith_private.route r;
 COMMENT ON VIEW keysmith.routes IS 'The routes of each keyspace, with their requirements';
 COMMENT ON COLUMN keysmith.routes.keyspace IS 'The keyspace of the route';
@@ -2184,6 +2223,7 @@ COMMENT ON COLUMN keysmith.routes.scopes IS 'The scopes that the key must have, 
 COMMENT ON COLUMN keysmith.routes.kind IS 'The kind that the key must be of; null for any kind';
 COMMENT ON COLUMN keysmith.routes.weight IS 'The number of calls that a request counts for in rate limits';
 COMMENT ON COLUMN keysmith.routes.limits IS 'The rate limits of each key on the route; they replace limits of the same name';
+COMMENT ON COLUMN keysmith.routes.public IS 'Whether requests without a key are let through';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2212,7 +2252,7 @@ CREATE FUNCTION keysmith.alter_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
-'Changes the plan, metadata, limits or credits of a tenant that a JSON object names';
+'Changes a tenant''s plan, metadata, limits or credits; a JSON object names the fields';
 
 CREATE FUNCTION keysmith.suspend_tenant(
     tenant text,
@@ -2221,7 +2261,7 @@ CREATE FUNCTION keysmith.suspend_tenant(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_suspend_tenant';
 COMMENT ON FUNCTION keysmith.suspend_tenant(text, text, text) IS
-'Suspends a tenant: all its keys are refused until it is resumed';
+'Suspends a tenant; all its keys are refused until it is resumed';
 
 CREATE FUNCTION keysmith.resume_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_resume_tenant';
@@ -2236,7 +2276,7 @@ CREATE FUNCTION keysmith.set_member(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_set_member';
 COMMENT ON FUNCTION keysmith.set_member(text, text, text, text) IS
-'Adds a member to a tenant, or changes the member''s role; the member''s keys follow with the commit';
+'Adds a member to a tenant, or changes the member''s role; the member''s keys follow';
 
 CREATE FUNCTION keysmith.remove_member(
     tenant text,
@@ -2271,7 +2311,7 @@ SELECT t.name AS tenant,
                  JOIN keysmith_private.usage_last l USING (key_id)
                  WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)),
                 (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
-                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL
+                 WHERE d.tenant_id = t.tenant_id AND d.key_id <> '00000000-0000-0000-0000-000000000000'
                    AND d.environment = coalesce(i.environment, d.environment))) AS last_used_at,
        t.created_at,
        t.suspended_at,
@@ -2305,6 +2345,23 @@ COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 -- src/install.rs:17
 -- requires:
 --   manage_tenant
+
+-- People whom the application has authenticated by other means.
+
+CREATE FUNCTION keysmith.act_as(
+    tenant text,
+    member text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_act_as';
+COMMENT ON FUNCTION keysmith.act_as(text, text, text) IS
+'Signs in a person; for the rest of the transaction';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_act_as
 
 -- Lists of keys: without digests and without secrets.
 
@@ -2566,12 +2623,12 @@ CREATE FUNCTION keysmith.import_key(
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_import_key';
 COMMENT ON FUNCTION keysmith.import_key(text, bytea, text, text, text, text, text[], text, text, cidr[], timestamptz, jsonb, bigint, jsonb, text, text, text) IS
-'Imports a key of another system by the SHA-256 of the whole key, without the key itself';
+'Imports a key of another system by its SHA-256; the key itself is not needed';
 
 CREATE FUNCTION keysmith.alter_key(key_id uuid, changes jsonb) RETURNS keysmith_private.listed_key
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_key';
 COMMENT ON FUNCTION keysmith.alter_key(uuid, jsonb) IS
-'Changes the fields that a JSON object names, and returns the changed key';
+'Changes a key, and returns it; a JSON object names the fields, the others stay';
 
 CREATE FUNCTION keysmith.rotate(key_id uuid, grace interval DEFAULT '0') RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rotate';
@@ -2587,12 +2644,12 @@ CREATE FUNCTION keysmith.regenerate(
 ) RETURNS keysmith_private.minted
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_regenerate';
 COMMENT ON FUNCTION keysmith.regenerate(text, text, text, text, text) IS
-'Replaces a tenant''s only key with a new one in one commit, for products with a single key per account';
+'Replaces a tenant''s only key; for products with a single key per account';
 
 CREATE FUNCTION keysmith.disable(key_id uuid) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_disable';
 COMMENT ON FUNCTION keysmith.disable(uuid) IS
-'Disables a key: it is refused until it is enabled';
+'Disables a key; it is refused until it is enabled';
 
 CREATE FUNCTION keysmith.enable(key_id uuid) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_enable';
@@ -2602,12 +2659,12 @@ COMMENT ON FUNCTION keysmith.enable(uuid) IS
 CREATE FUNCTION keysmith.revoke(key_id uuid, reason text DEFAULT NULL) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke';
 COMMENT ON FUNCTION keysmith.revoke(uuid, text) IS
-'Revokes a key for good: it is refused from this commit on';
+'Revokes a key for good; it is refused from this commit on';
 
 CREATE FUNCTION keysmith.report_leak(api_key text, source text) RETURNS SETOF uuid
 LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_report_leak';
 COMMENT ON FUNCTION keysmith.report_leak(text, text) IS
-'Revokes a secret key that leaked, in every keyspace that has it, and returns its ids';
+'Revokes a secret key that leaked, and returns its ids; in every keyspace that has it';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2625,7 +2682,7 @@ CREATE FUNCTION keysmith.add_credits(
 ) RETURNS bigint
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_add_credits';
 COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
-'Adds to the credits of a key or a tenant, and returns the new balance';
+'Adds credits to a key or a tenant, and returns the new balance';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2638,7 +2695,7 @@ COMMENT ON FUNCTION keysmith.add_credits(bigint, uuid, text, text) IS
 CREATE FUNCTION keysmith.wait_for_replay(timeout interval DEFAULT '10 seconds') RETURNS integer
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_wait_for_replay';
 COMMENT ON FUNCTION keysmith.wait_for_replay(interval) IS
-'Waits until all attached standbys have replayed what is committed, and returns their number';
+'Waits until all attached standbys have replayed all commits; returns their number';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2652,11 +2709,11 @@ CREATE FUNCTION keysmith.grant_access(
     role regrole,
     level text,
     tenant text DEFAULT NULL,
-    keyspace text DEFAULT 'default'
+    keyspace text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
 COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
-'Gives a role an access level: verifier, issuer (for one tenant, or for the one that is signed in), auditor or admin';
+'Gives a role a level: verifier, host, issuer, auditor or admin; some for one tenant or keyspace';
 
 CREATE FUNCTION keysmith_private.lock_holder(pid integer, virtualtransaction text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2686,11 +2743,11 @@ CREATE FUNCTION keysmith.revoke_access(
     role regrole,
     level text DEFAULT NULL,
     tenant text DEFAULT NULL,
-    keyspace text DEFAULT 'default'
+    keyspace text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke_access';
 COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
-'Takes away what grant_access gave: all of it, a level, or a tenant of an issuer';
+'Takes away what grant_access gave; all of it, a level, or one tenant or keyspace of a level';
 
 CREATE FUNCTION keysmith_private.routines_of_level(
     is_admin boolean, functions text[], internal text[], views text[], symbols text[]
@@ -2754,7 +2811,7 @@ COMMENT ON FUNCTION keysmith_private.objects_granted_to(oid) IS
 CREATE FUNCTION keysmith.whoami() RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
 COMMENT ON FUNCTION keysmith.whoami() IS
-'A description of the key that the transaction acts for, and of its tenant';
+'The key or person that the transaction acts for; with its tenant, as JSON';
 
 CREATE FUNCTION keysmith_private.profile(key_id uuid, scopes text[]) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2780,6 +2837,22 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION keysmith_private.profile(uuid, text[]) IS
 'The result of whoami() for a key that may do what these scopes allow';
+
+CREATE FUNCTION keysmith_private.profile_of_person(tenant_id uuid, member text, role text, scopes text[])
+RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object(
+        'key_id', NULL, 'kind', 'person', 'keyspace', t.keyspace,
+        'owner', profile_of_person.member, 'role', profile_of_person.role,
+        'scopes', profile_of_person.scopes, 'tenant', t.name, 'tenant_id', t.tenant_id,
+        'plan', t.plan, 'metadata', t.metadata, 'credits', keysmith_private.credits_at(
+            c.balance, c.refill, c.every, c.refilled_at, clock_timestamp()))
+    FROM keysmith_private.tenant t
+    LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
+    WHERE t.tenant_id = profile_of_person.tenant_id
+$$;
+COMMENT ON FUNCTION keysmith_private.profile_of_person(uuid, text, text, text[]) IS
+'The result of whoami() for a person: a member, or the tenant as a whole';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2802,7 +2875,7 @@ CREATE FUNCTION keysmith.revocations_since(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
 COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
-'What was revoked, disabled, suspended or changed since a moment, so that it can be repeated in a database restored to that moment';
+'What was revoked or changed since a time; to be repeated in a database restored to that time';
 
 CREATE FUNCTION keysmith.replay_revocations(
     revocations jsonb,
@@ -2900,7 +2973,7 @@ CREATE FUNCTION keysmith.audit_verify(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_audit_verify';
 COMMENT ON FUNCTION keysmith.audit_verify(jsonb) IS
-'Checks the chain of each keyspace, also against heads that were kept, and names the first bad entry';
+'Checks each chain, and names its first bad entry; also against heads that were kept';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2995,7 +3068,9 @@ BEGIN
         ORDER BY m.position LIMIT 1;
         EXECUTE format(
             'SELECT coalesce(jsonb_agg(jsonb_build_object(
-                 ''at'', at, ''request_id'', request_id, ''key_id'', key_id, ''environment'', environment,
+                 ''at'', at, ''request_id'', request_id,
+                 ''key_id'', CASE WHEN member IS NULL THEN key_id END, ''member'', member,
+                 ''environment'', nullif(environment, ''''),
                  ''method'', method, ''endpoint'', endpoint, ''status'', status, ''outcome'', outcome,
                  ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
                  ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
@@ -3029,7 +3104,7 @@ CREATE FUNCTION keysmith.usage_chart(
 ) RETURNS SETOF text
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_usage_chart';
 COMMENT ON FUNCTION keysmith.usage_chart(text, uuid, text, integer, integer, timestamptz, text) IS
-'Draws how many requests there were, as bars that fit a terminal';
+'Draws the number of requests as bars that fit a terminal';
 
 -- For these tenants and this environment; null stands for all.
 CREATE FUNCTION keysmith_private.usage_bars(
@@ -3107,7 +3182,7 @@ BEGIN
         SELECT 2, period, line FROM lines
         UNION ALL
         SELECT 3, NULL, CASE WHEN max(total) = 0 THEN 'no requests in this time'
-                             ELSE format('%s let in  %s refused', let_in, refused) END
+                             ELSE format('%s accepted  %s refused', let_in, refused) END
         FROM lines
     ) AS parts ORDER BY part, period;
 END $$;
@@ -3124,7 +3199,7 @@ CREATE FUNCTION keysmith.blast_radius(
 ) RETURNS SETOF record
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_blast_radius';
 COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
-'The tracked tables that a key changed, and the number of changed rows of each';
+'The tracked tables that a key changed; with the number of changed rows of each';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3134,15 +3209,96 @@ COMMENT ON FUNCTION keysmith.blast_radius(uuid) IS
 
 -- The state of usage records.
 
-CREATE FUNCTION keysmith.usage_status(OUT name text, OUT value text) RETURNS SETOF record
-LANGUAGE c ROWS 30 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
+CREATE FUNCTION keysmith.usage_status(
+    OUT mode text,
+    OUT node text,
+    OUT incarnation bigint,
+    OUT since timestamptz,
+    OUT capacity integer,
+    OUT share integer,
+    OUT used integer,
+    OUT waiting bigint,
+    OUT pending integer,
+    OUT accepted bigint,
+    OUT stored bigint,
+    OUT amendments bigint,
+    OUT amendments_unmatched bigint,
+    OUT written_through bigint,
+    OUT dropped bigint,
+    OUT last_dropped_at timestamptz,
+    OUT discarded bigint,
+    OUT not_logged bigint,
+    OUT quarantined bigint,
+    OUT unknown bigint,
+    OUT unknown_stored bigint,
+    OUT worker text,
+    OUT worker_pid integer,
+    OUT failed_starts bigint,
+    OUT failures bigint,
+    OUT last_error text,
+    OUT last_error_at timestamptz,
+    OUT last_flush timestamptz,
+    OUT oldest_waiting_since timestamptz,
+    OUT losses bigint,
+    OUT lost_at_most bigint,
+    OUT lost_from timestamptz,
+    OUT lost_until timestamptz
+) RETURNS SETOF record
+LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_usage_status';
 COMMENT ON FUNCTION keysmith.usage_status() IS
-'The state of usage records: room in the buffer, counts since the server started, the worker, losses';
+'The state of usage records in one row; the queue, counts since the start, the worker, and losses';
 
 CREATE FUNCTION keysmith.flush_usage(timeout interval DEFAULT '10 seconds') RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_flush_usage';
 COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
-'Waits until all usage records that were made so far in this database are stored';
+'Waits until all usage records made so far are stored; those of this database';
+
+CREATE FUNCTION keysmith_private.nodes(
+    OUT node text, OUT name text, OUT is_standby boolean, OUT heard_at timestamptz, OUT most_waiting bigint,
+    OUT stored bigint, OUT dropped bigint, OUT losses bigint, OUT lost_at_most bigint,
+    OUT lost_from timestamptz, OUT lost_until timestamptz
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT n.node, n.node_name, n.primary_since IS NULL AND n.lost_at_most IS NULL,
+           coalesce(n.last_flush_at, n.started_at), n.most_waiting,
+           n.all_stored, n.all_dropped, n.losses, n.all_lost_at_most, n.all_lost_from, n.all_lost_until
+    FROM (SELECT DISTINCT ON (i.node) i.*,
+                 (sum(i.stored) OVER per_node)::bigint AS all_stored,
+                 (sum(i.dropped) OVER per_node)::bigint AS all_dropped,
+                 count(i.lost_at_most) OVER per_node AS losses,
+                 (sum(i.lost_at_most) OVER per_node)::bigint AS all_lost_at_most,
+                 min(i.lost_from) OVER per_node AS all_lost_from,
+                 max(i.lost_until) OVER per_node AS all_lost_until
+          FROM keysmith_private.usage_incarnation i
+          WHERE i.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+          WINDOW per_node AS (PARTITION BY i.node)
+          ORDER BY i.node, i.incarnation DESC) AS n
+$$;
+COMMENT ON FUNCTION keysmith_private.nodes() IS 'The rows of the view usage_nodes';
+
+CREATE FUNCTION keysmith_private.shown_nodes(
+    OUT node text, OUT name text, OUT is_standby boolean, OUT heard_at timestamptz, OUT most_waiting bigint,
+    OUT stored bigint, OUT dropped bigint, OUT losses bigint, OUT lost_at_most bigint,
+    OUT lost_from timestamptz, OUT lost_until timestamptz
+) RETURNS SETOF record
+LANGUAGE c STABLE ROWS 5 AS 'MODULE_PATHNAME', 'keysmith_usage_nodes';
+COMMENT ON FUNCTION keysmith_private.shown_nodes() IS
+'The rows of the view usage_nodes, for callers who see everything';
+
+CREATE VIEW keysmith.usage_nodes WITH (security_barrier) AS
+SELECT n.* FROM keysmith_private.shown_nodes() n ORDER BY n.name, n.node;
+COMMENT ON VIEW keysmith.usage_nodes IS 'The servers that hold or held usage records of this database in memory: the primary, standbys, former servers';
+COMMENT ON COLUMN keysmith.usage_nodes.node IS 'The identity of the server, which no other server has';
+COMMENT ON COLUMN keysmith.usage_nodes.name IS 'The name of the server, for display';
+COMMENT ON COLUMN keysmith.usage_nodes.is_standby IS 'Whether it was a standby when last heard of, and its records are not reported as lost';
+COMMENT ON COLUMN keysmith.usage_nodes.heard_at IS 'The time when the last records of it were stored, or else when it started';
+COMMENT ON COLUMN keysmith.usage_nodes.most_waiting IS 'The number of records that its memory can hold: so many are lost at most if it never returns';
+COMMENT ON COLUMN keysmith.usage_nodes.stored IS 'The number of its records that are stored';
+COMMENT ON COLUMN keysmith.usage_nodes.dropped IS 'The number of its records that were lost because there was no room';
+COMMENT ON COLUMN keysmith.usage_nodes.losses IS 'How often it ended and may have lost records';
+COMMENT ON COLUMN keysmith.usage_nodes.lost_at_most IS 'The number of records that were lost then, at most; null if it never ended so';
+COMMENT ON COLUMN keysmith.usage_nodes.lost_from IS 'The lost records were made between this time and lost_until';
+COMMENT ON COLUMN keysmith.usage_nodes.lost_until IS 'The lost records were made before this time';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3152,9 +3308,9 @@ COMMENT ON FUNCTION keysmith.flush_usage(interval) IS
 
 -- The scopes that keys have, compared with those that their requests need.
 
-CREATE FUNCTION keysmith.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
+CREATE FUNCTION keysmith_private.scopes_used(keyspace text, method text, path text, scopes text[]) RETURNS text[]
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_scopes_used';
-COMMENT ON FUNCTION keysmith.scopes_used(text, text, text, text[]) IS
+COMMENT ON FUNCTION keysmith_private.scopes_used(text, text, text, text[]) IS
 'The given scopes that cover the scopes of a route; null if the request matches no route';
 
 -- If the keyspace has a catalogue of scopes, a wildcard counts as the scopes that it covers.
@@ -3184,7 +3340,7 @@ CROSS JOIN LATERAL (
            coalesce(pg_catalog.sum(e.requests) FILTER (WHERE e.used IS NULL), 0)::bigint AS untold,
            pg_catalog.count(e.used) AS told
     FROM (SELECT pg_catalog.count(*) AS requests,
-                 keysmith.scopes_used(k.keyspace, v.method, v.endpoint, g.scopes) AS used
+                 keysmith_private.scopes_used(k.keyspace, v.method, v.endpoint, g.scopes) AS used
           FROM keysmith_private.usage_event v
           WHERE v.key_id = k.key_id AND v.outcome = 'ok'
             AND v.at > pg_catalog.clock_timestamp() - interval '30 days'
@@ -3214,7 +3370,7 @@ COMMENT ON COLUMN keysmith.overprivileged_keys.key_id IS 'The id of the key; it 
 
 -- The progress of protect_existing().
 
-CREATE FUNCTION keysmith.hashing_state(
+CREATE FUNCTION keysmith_private.hashing_state(
     relation oid,
     trigger_id oid,
     OUT phase text,
@@ -3227,13 +3383,13 @@ CREATE FUNCTION keysmith.hashing_state(
     OUT finished_at timestamptz
 ) RETURNS SETOF record
 LANGUAGE c STABLE STRICT ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_hashing_state';
-COMMENT ON FUNCTION keysmith.hashing_state(oid, oid) IS
+COMMENT ON FUNCTION keysmith_private.hashing_state(oid, oid) IS
 'The progress of protect_existing in a table, for its owner and for callers that see everything; hashing_progress calls it';
 
 CREATE VIEW keysmith.hashing_progress AS
 SELECT t.tgrelid::regclass AS relation, s.phase, s.part, s.round, s.pages_total, s.pages_done, s.rows_done,
        s.started_at, s.finished_at
-FROM pg_catalog.pg_trigger t, LATERAL keysmith.hashing_state(t.tgrelid, t.oid) s
+FROM pg_catalog.pg_trigger t, LATERAL keysmith_private.hashing_state(t.tgrelid, t.oid) s
 WHERE t.tgname = '~keysmith_1_hash' AND t.tgparentid = 0
   AND t.tgfoid = 'keysmith.hash_columns()'::regprocedure;
 COMMENT ON VIEW keysmith.hashing_progress IS 'The protected tables that the reader owns, with the progress of protect_existing in each';
@@ -3323,15 +3479,18 @@ COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The base type of a domai
 CREATE FUNCTION keysmith_private.isolation_condition(
     relation oid, tenant_number smallint, keyspace text, environment_number smallint
 ) RETURNS text
-LANGUAGE sql STABLE
+-- Not in SQL: plans of such functions are not kept, and a call per table would take longer than it.
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+BEGIN RETURN (
     WITH compared AS (
         SELECT a.attnum, b.type = 'uuid'::regtype AS is_id,
                CASE WHEN a.atttypid IN ('uuid'::regtype, 'text'::regtype) THEN quote_ident(a.attname)
                     ELSE format('(%I)::%s', a.attname,
                                 CASE WHEN b.type = 'uuid'::regtype THEN 'uuid' ELSE 'text' END) END AS operand
-        FROM pg_attribute a, LATERAL (SELECT keysmith_private.base_type(a.atttypid) AS type) b
-        WHERE a.attrelid = relation AND NOT a.attisdropped
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid,
+             LATERAL (SELECT CASE t.typtype WHEN 'd' THEN keysmith_private.base_type(t.oid) ELSE t.oid END AS type) b
+        WHERE a.attrelid = relation AND a.attnum IN (tenant_number, environment_number) AND NOT a.attisdropped
     ), parts AS (
         SELECT 1 AS place, format('(%s = ( SELECT keysmith.%s() AS %2$s))', c.operand,
                                   CASE WHEN c.is_id THEN 'current_tenant_id' ELSE 'current_tenant' END) AS part
@@ -3340,13 +3499,15 @@ SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
         SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)', keyspace)
         WHERE keyspace IS NOT NULL
         UNION ALL
-        SELECT 3, format('(%s = ( SELECT keysmith.current_environment() AS current_environment))', c.operand)
+        -- A person reaches all environments. Without an identity the first part lets nothing through.
+        SELECT 3, format('(%s = COALESCE(( SELECT keysmith.current_environment() AS current_environment), %1$s))',
+                         c.operand)
         FROM compared c WHERE c.attnum = environment_number
     )
     SELECT CASE count(*) WHEN 1 THEN min(part)
                 ELSE '(' || string_agg(part, ' AND ' ORDER BY place) || ')' END
     FROM parts
-$$;
+); END $$;
 COMMENT ON FUNCTION keysmith_private.isolation_condition(oid, smallint, text, smallint) IS
 'The condition of an isolated table''s policies, as PostgreSQL prints it';
 
@@ -3430,7 +3591,8 @@ FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tena
              t.attnum AS tenant_number, t.atttypid AS tenant_type, i.keyspace,
              coalesce(e.attname, i.environment_column) AS environment_column,
              CASE WHEN t.attnum IS NOT NULL AND (e.attnum IS NOT NULL OR i.environment_number IS NULL)
-                  THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum) END AS condition
+                  THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum) END AS condition,
+             pg_catalog.count(*) OVER (PARTITION BY i.found) AS meanings
       FROM keysmith_private.isolated i
       LEFT JOIN LATERAL (
           -- Not *: the view would depend on all columns, and pg_attribute has others in other majors.
@@ -3444,8 +3606,10 @@ FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tena
               i.found, i.is_same, i.environment_number, i.environment_column) AS m (number) ON m.number = a.attnum
           WHERE a.attrelid = i.found) e ON true) r
 ORDER BY r.found,
-         keysmith_private.policy_fault(r.found, 'keysmith_tenant', false, r.condition) IS NULL
-         OR keysmith_private.policy_fault(r.found, 'keysmith_access', true, r.condition) IS NULL DESC;
+         -- Few entries may mean several columns, and to look at policies takes time.
+         CASE WHEN r.meanings > 1
+              THEN keysmith_private.policy_fault(r.found, 'keysmith_tenant', false, r.condition) IS NULL
+                OR keysmith_private.policy_fault(r.found, 'keysmith_access', true, r.condition) IS NULL END DESC;
 COMMENT ON VIEW keysmith_private.isolated_by IS
 'The columns by which tables are isolated, and the condition that their policies must have';
 
@@ -3526,21 +3690,38 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION keysmith_private.distributed_tables() IS 'Tables that Citus has distributed';
 
--- These roles run the requests of applications: they have the level verifier, or EXECUTE on a
--- function that decides. Administrators are left out, as they may call all functions.
+-- Whoever reads one of these tables waits. The lock of an index or of a TOAST table is one of its
+-- table.
+CREATE FUNCTION keysmith_private.locked_relations(OUT relation oid) RETURNS SETOF oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH locked AS MATERIALIZED (
+        SELECT l.relation FROM pg_locks l
+        WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
+          AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+    )
+    SELECT l.relation FROM locked l
+    UNION SELECT x.indrelid FROM locked l JOIN pg_index x ON x.indexrelid = l.relation
+    UNION SELECT c.oid FROM locked l JOIN pg_class c ON c.reltoastrelid = l.relation
+$$;
+COMMENT ON FUNCTION keysmith_private.locked_relations() IS
+'Tables that other sessions have locked against readers, or are about to';
+
+-- These roles run the requests of applications: they have the level verifier or host, or EXECUTE
+-- on a function that signs in. Administrators are left out, as they may call all functions.
 CREATE VIEW keysmith_private.verifying_role AS
 WITH RECURSIVE verifier(oid) AS (
-    (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level = 'verifier'
+    (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level IN ('verifier', 'host')
      UNION
      SELECT x.grantee FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
      WHERE p.pronamespace = 'keysmith'::regnamespace AND x.grantee <> p.proowner
-       AND p.proname IN ('verify', 'verify_json', 'verify_digest', 'verify_many', 'authenticate', 'authenticate_json', 'pre_request')
+       AND p.proname IN ('verify', 'verify_json', 'verify_digest', 'verify_many', 'authenticate', 'authenticate_json', 'pre_request', 'act_as')
        AND x.grantee NOT IN (SELECT a.role FROM keysmith_private.access a WHERE a.level = 'admin'))
     UNION
     SELECT m.member FROM verifier v JOIN pg_catalog.pg_auth_members m ON m.roleid = v.oid
 )
 SELECT v.oid FROM verifier v WHERE v.oid <> 0;
-COMMENT ON VIEW keysmith_private.verifying_role IS 'Roles that decide about keys, and their members';
+COMMENT ON VIEW keysmith_private.verifying_role IS 'Roles that decide about keys or sign in persons, and their members';
 
 CREATE FUNCTION keysmith_private.is_reachable(relation oid) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -3556,25 +3737,69 @@ $$;
 COMMENT ON FUNCTION keysmith_private.is_reachable(oid) IS
 'Whether roles other than the owner have privileges on a table, or the owner decides about keys';
 
+CREATE VIEW keysmith_private.known_isolated AS
+WITH entry AS MATERIALIZED (
+    SELECT i.found FROM keysmith_private.isolated i
+)
+SELECT e.found AS oid, true AS is_registered FROM entry e
+UNION
+SELECT p.polrelid, false
+FROM pg_catalog.pg_policy p
+JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid
+     AND d.refclassid = 'pg_catalog.pg_proc'::regclass
+JOIN pg_catalog.pg_proc f ON f.oid = d.refobjid
+WHERE f.pronamespace = 'keysmith'::regnamespace
+  AND p.polrelid NOT IN (SELECT e.found FROM entry e);
+COMMENT ON VIEW keysmith_private.known_isolated IS
+'Tables that isolate() was called for, and tables with policies that call our functions';
+
+-- Views are warnings only. Anyone can make very many views, so the search ends after some.
+CREATE FUNCTION keysmith_private.views_above_isolated(
+    wanted oid DEFAULT NULL, OUT relation oid, OUT level text, OUT problem text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    WITH RECURSIVE above(of, oid) AS (
+        SELECT k.oid, k.oid FROM keysmith_private.known_isolated k JOIN pg_class c USING (oid)
+        WHERE wanted IS NULL OR k.oid = wanted
+        UNION
+        SELECT a.of, w.ev_class
+        FROM above a
+        JOIN pg_depend d ON d.refobjid = a.oid AND d.refclassid = 'pg_class'::regclass
+             AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite w ON w.oid = d.objid
+        JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
+    ), found AS MATERIALIZED (
+        SELECT a.of, a.oid FROM above a LIMIT 20000
+    )
+    SELECT a.of, 'warning', CASE c.relkind
+               WHEN 'm' THEN format('materialized view %s holds its rows for whoever may read it', c.oid::regclass)
+               ELSE format('view %s shows all its rows: it reads as %s', c.oid::regclass, r.oid::regrole) END,
+           CASE c.relkind WHEN 'm' THEN 'replace it by a table, or let nobody read it'
+               ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
+    FROM found a
+    JOIN pg_class c ON c.oid = a.oid AND c.relkind IN ('v', 'm')
+    JOIN pg_roles r ON r.oid = c.relowner
+    WHERE c.relkind = 'm'
+       OR (r.rolsuper OR r.rolbypassrls) AND NOT coalesce((
+              SELECT o.option_value::boolean FROM pg_options_to_table(c.reloptions) o
+              WHERE o.option_name = 'security_invoker'), false)
+    UNION ALL
+    SELECT min(a.of), 'warning', 'very many views read isolated tables: not all of them were checked',
+           'drop the views that nobody needs'
+    FROM found a HAVING count(*) = 20000
+$$;
+COMMENT ON FUNCTION keysmith_private.views_above_isolated(oid) IS
+'Views that show rows of an isolated table, or of all isolated tables, past its policies';
+
 -- Looks at tables that isolate() was called for, and at tables with hand-written policies that
 -- call our functions. It is an error if a tenant can see rows of another, or cannot see its own
--- rows. Ways around the policies are warnings.
+-- rows.
 CREATE FUNCTION keysmith_private.isolation_problems(
     wanted oid DEFAULT NULL, OUT relation oid, OUT level text, OUT problem text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-    WITH RECURSIVE entry AS MATERIALIZED (
-        SELECT i.* FROM keysmith_private.isolated i
-    ), known AS MATERIALIZED (
-        SELECT e.found AS oid, true AS is_registered FROM entry e
-        UNION
-        SELECT p.polrelid, false
-        FROM pg_policy p
-        JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
-             AND d.refclassid = 'pg_proc'::regclass
-        JOIN pg_proc f ON f.oid = d.refobjid
-        WHERE f.pronamespace = 'keysmith'::regnamespace
-          AND p.polrelid NOT IN (SELECT e.found FROM entry e)
+    WITH RECURSIVE known AS MATERIALIZED (
+        SELECT k.oid, k.is_registered FROM keysmith_private.known_isolated k
     ), isolated AS MATERIALIZED (
         SELECT c.oid, c.oid::regclass AS name, c.relowner, c.relrowsecurity, c.relforcerowsecurity,
                k.is_registered,
@@ -3582,6 +3807,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                    SELECT FROM pg_policy p WHERE p.polrelid = c.oid
                    AND p.polname IN ('keysmith_tenant', 'keysmith_access')) AS is_bare
         FROM known k JOIN pg_class c USING (oid) WHERE wanted IS NULL OR c.oid = wanted
+    ), locked AS MATERIALIZED (
+        SELECT l.relation FROM keysmith_private.locked_relations() l
     ), part(of, oid) AS (
         SELECT i.oid, h.inhrelid FROM isolated i JOIN pg_inherits h ON h.inhparent = i.oid
         UNION
@@ -3590,21 +3817,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
         SELECT i.oid, h.inhparent FROM isolated i JOIN pg_inherits h ON h.inhrelid = i.oid
         UNION
         SELECT w.of, h.inhparent FROM whole w JOIN pg_inherits h ON h.inhrelid = w.oid
-    ), above(of, oid) AS (
-        SELECT i.oid, i.oid FROM isolated i
-        UNION
-        SELECT a.of, w.ev_class
-        FROM above a
-        JOIN pg_depend d ON d.refobjid = a.oid AND d.refclassid = 'pg_class'::regclass
-             AND d.classid = 'pg_rewrite'::regclass
-        JOIN pg_rewrite w ON w.oid = d.objid
-        JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
     )
-    SELECT i.oid, 'error', 'it was isolated, and is not any more: all see all its rows',
+    SELECT i.oid, 'error', 'it was isolated, and no longer is: every reader sees all rows',
            'call keysmith.isolate() for it again, or keysmith.release()'
     FROM isolated i WHERE i.is_bare
     UNION ALL
-    SELECT i.oid, 'error', 'row security is off: all see all its rows',
+    SELECT i.oid, 'error', 'row security is off: every reader sees all rows',
            format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', i.name)
     FROM isolated i WHERE NOT i.relrowsecurity AND NOT i.is_bare
     UNION ALL
@@ -3619,17 +3837,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     -- If one table is wanted, only its policies are printed.
     JOIN keysmith_private.isolated_by e ON e.found = i.oid AND (wanted IS NULL OR e.found = wanted)
     CROSS JOIN (VALUES ('keysmith_tenant', false), ('keysmith_access', true)) AS p (name, is_permissive)
-    CROSS JOIN LATERAL keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) AS f (fault)
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN i.oid IN (SELECT l.relation FROM locked l)
+                    THEN 'can''t be read, since someone has locked the table'
+                    ELSE keysmith_private.policy_fault(i.oid, p.name, p.is_permissive, e.condition) END
+    ) AS f (fault)
     WHERE f.fault IS NOT NULL AND (e.has_access OR NOT p.is_permissive) AND NOT i.is_bare
     UNION ALL
     SELECT i.oid, 'error', format('its owner %s %s, and sees all its rows', r.oid::regrole,
                                   CASE WHEN r.rolsuper THEN 'is a superuser' ELSE 'has BYPASSRLS' END),
-           format('ALTER TABLE %s OWNER TO another role', i.name)
+           'give it an owner to whom row security applies'
     FROM isolated i JOIN pg_roles r ON r.oid = i.relowner
     WHERE i.is_registered AND (r.rolsuper OR r.rolbypassrls)
     UNION ALL
     SELECT i.oid, 'error', format('its part %s can be read past it', p.oid::regclass),
-           format('REVOKE ALL ON %s FROM those who have it, or isolate it too', p.oid::regclass)
+           format('revoke all rights on %s, or isolate it too', p.oid::regclass)
     FROM isolated i JOIN part p ON p.of = i.oid
     WHERE p.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(p.oid)
     UNION ALL
@@ -3638,22 +3860,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     FROM isolated i JOIN whole w ON w.of = i.oid
     WHERE w.oid NOT IN (SELECT k.oid FROM known k) AND keysmith_private.is_reachable(w.oid)
     UNION ALL
-    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'undistribute_table'
+    SELECT i.oid, 'error', 'Citus distributes it, and does not keep its policies', 'call undistribute_table() for it'
     FROM isolated i WHERE i.oid IN (SELECT keysmith_private.distributed_tables())
-    UNION ALL
-    SELECT i.oid, 'warning', CASE c.relkind
-               WHEN 'm' THEN format('materialized view %s holds its rows for whoever may read it', c.oid::regclass)
-               ELSE format('view %s shows all its rows: it reads as %s', c.oid::regclass, r.oid::regrole) END,
-           CASE c.relkind WHEN 'm' THEN 'a table in its place, or let nobody read it'
-               ELSE format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass) END
-    FROM isolated i
-    JOIN above a ON a.of = i.oid
-    JOIN pg_class c ON c.oid = a.oid AND c.relkind IN ('v', 'm')
-    JOIN pg_roles r ON r.oid = c.relowner
-    WHERE c.relkind = 'm'
-       OR (r.rolsuper OR r.rolbypassrls) AND NOT coalesce((
-              SELECT o.option_value::boolean FROM pg_options_to_table(c.reloptions) o
-              WHERE o.option_name = 'security_invoker'), false)
     UNION ALL
     SELECT i.oid, 'warning', 'it has the policies of isolate(), which does not know it',
            'call keysmith.isolate() for it again'
@@ -3676,6 +3884,8 @@ BEGIN
     END IF;
     FOR found IN
         SELECT p.problem, p.remedy FROM keysmith_private.isolation_problems(about) p
+        UNION ALL
+        SELECT v.problem, v.remedy FROM keysmith_private.views_above_isolated(about) v
         UNION ALL
         SELECT format('role %s has BYPASSRLS, and sees all its rows', r.oid::regrole), NULL
         FROM pg_roles r, pg_class c
@@ -3705,12 +3915,12 @@ CREATE FUNCTION keysmith.isolate(
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
 COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
-'Sets row-level security up so that a table shows and accepts only rows of the tenant that is signed in';
+'Restricts a table to the rows of the tenant signed in; by row-level security';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_release';
 COMMENT ON FUNCTION keysmith.release(regclass) IS
-'Undoes isolate: drops its policies, and restores the earlier state of row security';
+'Undoes isolate; drops its policies, and restores the earlier state of row security';
 
 -- For callers that see everything, whatever their privileges on the catalogs.
 CREATE FUNCTION keysmith_private.isolation_states(
@@ -3839,49 +4049,535 @@ ALTER TABLE keysmith_private.usage_partition ENABLE REPLICA TRIGGER arrives;
 -- requires:
 --   catalog_subscription
 
--- Counters.
+-- The state of the installation.
+
+CREATE FUNCTION keysmith_private.library(
+    OUT version text,
+    OUT preloaded boolean,
+    OUT subscriber boolean,
+    OUT newest_pepper integer,
+    OUT events_unsent bigint,
+    OUT last_event_unsent_at timestamptz,
+    OUT event_queue_limit integer,
+    OUT max_replica_lag double precision,
+    OUT directory_keys bigint,
+    OUT directory_capacity bigint,
+    OUT directory_hits bigint,
+    OUT directory_misses bigint
+) RETURNS SETOF record
+LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_library';
+COMMENT ON FUNCTION keysmith_private.library() IS
+'One row: what the library knows, besides usage and limits; max_replica_lag is in seconds';
+
+CREATE FUNCTION keysmith_private.decisions(OUT outcome text, OUT decisions bigint) RETURNS SETOF record
+LANGUAGE c STABLE ROWS 22 AS 'MODULE_PATHNAME', 'keysmith_decisions';
+COMMENT ON FUNCTION keysmith_private.decisions() IS
+'The decisions of this database since the server started, by the reason of their verdict; none if they are not counted';
 
 CREATE FUNCTION keysmith.status(
-    OUT topic text,
-    OUT name text,
-    OUT value text
+    OUT version text,
+    OUT preloaded boolean,
+    OUT standby boolean,
+    OUT subscriber boolean,
+    OUT subscriptions text[],
+    OUT keyspaces bigint,
+    OUT tenants bigint,
+    OUT keys_active bigint,
+    OUT keys_disabled bigint,
+    OUT keys_expired bigint,
+    OUT keys_revoked bigint,
+    OUT newest_pepper integer,
+    OUT keys_with_older_pepper bigint,
+    OUT events_unsent bigint,
+    OUT last_event_unsent_at timestamptz,
+    OUT notify_queue_used double precision
 ) RETURNS SETOF record
-LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_status';
+LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'keysmith_status';
 COMMENT ON FUNCTION keysmith.status() IS
-'Counters: keys by state and by pepper, rate limits since the last start, usage and its worker; and whether this is a subscriber';
+'The state of the installation in one row; the library, replication, keys, peppers and events';
 
-CREATE FUNCTION keysmith_private.counters(
-    unsent bigint, last_unsent_at timestamptz, is_subscriber boolean, OUT topic text, OUT name text, OUT value text
+CREATE FUNCTION keysmith_private.installation(
+    OUT version text, OUT preloaded boolean, OUT standby boolean, OUT subscriber boolean,
+    OUT subscriptions text[], OUT keyspaces bigint, OUT tenants bigint, OUT keys_active bigint,
+    OUT keys_disabled bigint, OUT keys_expired bigint, OUT keys_revoked bigint, OUT newest_pepper integer,
+    OUT keys_with_older_pepper bigint, OUT events_unsent bigint, OUT last_event_unsent_at timestamptz,
+    OUT notify_queue_used double precision
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'keys', k.keyspace || ', ' || k.status, count(*)::text
-    FROM keysmith_private.key_listing k GROUP BY k.keyspace, k.status
-    UNION ALL
-    SELECT 'peppers', CASE k.generation WHEN 0 THEN 'without a pepper' ELSE 'pepper ' || k.generation END,
-           count(*) || ' keys'
-    FROM keysmith_private.key k WHERE k.revoked_at IS NULL GROUP BY k.generation
-    UNION ALL
-    SELECT 'events', e.name, e.value
-    FROM (VALUES ('events not sent', coalesce(unsent::text, 'unknown: the library is not preloaded')),
-                 ('last event not sent at', last_unsent_at::text),
-                 ('notification queue used, in percent',
-                  round(100 * pg_notification_queue_usage()::numeric, 4)::text)) e (name, value)
-    UNION ALL SELECT 'replication', 'subscriber', CASE WHEN is_subscriber THEN 'yes' ELSE 'no' END
-    UNION ALL SELECT 'replication', 'subscription', s.subname FROM pg_subscription s
-    WHERE EXISTS (SELECT FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid
-                  WHERE r.srsubid = s.oid AND c.relnamespace = 'keysmith_private'::regnamespace)
-    UNION ALL SELECT 'limits', l.name, l.value FROM keysmith.limit_status() l
-    UNION ALL SELECT 'usage', u.name, u.value FROM keysmith.usage_status() u
-    ORDER BY 1, 2
+    SELECT l.version, l.preloaded, pg_is_in_recovery(), l.subscriber,
+           ARRAY(SELECT s.name::text FROM keysmith_private.subscriptions() s ORDER BY 1),
+           (SELECT count(*) FROM keysmith_private.keyspace), (SELECT count(*) FROM keysmith_private.tenant),
+           k.active, k.disabled, k.expired, k.revoked, l.newest_pepper,
+           (SELECT count(*) FROM keysmith_private.key k
+            WHERE k.revoked_at IS NULL AND k.generation < l.newest_pepper),
+           l.events_unsent, l.last_event_unsent_at, pg_notification_queue_usage()
+    FROM keysmith_private.library() l, (
+        SELECT count(*) FILTER (WHERE a.status = 'active') AS active,
+               count(*) FILTER (WHERE a.status = 'disabled') AS disabled,
+               count(*) FILTER (WHERE a.status = 'expired') AS expired,
+               count(*) FILTER (WHERE a.status = 'revoked') AS revoked
+        FROM keysmith_private.all_keys a) AS k
 $$;
-COMMENT ON FUNCTION keysmith_private.counters(bigint, timestamptz, boolean) IS
-'The rows of status(), given what only the library knows';
+COMMENT ON FUNCTION keysmith_private.installation() IS
+'The row of status(), for callers who see everything';
 /* </end connected objects> */
 
 /* <begin connected objects> */
 -- src/install.rs:17
 -- requires:
 --   manage_status
+
+-- Monitoring: the views metrics and alarms. A scrape reads no key, no request and no audit entry
+-- but the newest, and waits for no lock that others may hold for long.
+
+CREATE VIEW keysmith_private.metric_help AS
+SELECT m.place, m.name, m.type, m.help
+FROM (VALUES
+    (1, 'keysmith_info', 'gauge', 'The version of the library; always 1'),
+    (2, 'keysmith_preloaded', 'gauge', 'Whether the library is preloaded'),
+    (3, 'keysmith_standby', 'gauge', 'Whether the server is a standby'),
+    (4, 'keysmith_subscriber', 'gauge', 'Whether a subscription brings the keys of this database'),
+    (5, 'keysmith_alarm', 'gauge', 'Whether an alarm of the view alarms is raised'),
+    (6, 'keysmith_decisions_total', 'counter', 'Decisions about keys in this database since the server started, by the reason of their verdict'),
+    (7, 'keysmith_directory_keys', 'gauge', 'Keys in the directory, of all databases'),
+    (8, 'keysmith_directory_capacity', 'gauge', 'Keys that the directory has room for'),
+    (9, 'keysmith_directory_hits_total', 'counter', 'Decisions of this database that found their key in the directory'),
+    (10, 'keysmith_directory_misses_total', 'counter', 'Decisions of this database that did not find their key in the directory'),
+    (11, 'keysmith_limit_buckets', 'gauge', 'Rate limits in use, of all databases'),
+    (12, 'keysmith_limit_buckets_capacity', 'gauge', 'Rate limits that there is room for'),
+    (13, 'keysmith_limit_unavailable_total', 'counter', 'Requests of all databases that were refused because there was no room to count them'),
+    (14, 'keysmith_usage_queue_capacity', 'gauge', 'Usage records that shared memory has room for'),
+    (15, 'keysmith_usage_queue_share', 'gauge', 'Usage records of this database that may wait in shared memory'),
+    (16, 'keysmith_usage_queue_used', 'gauge', 'Usage records of all databases that wait in shared memory'),
+    (17, 'keysmith_usage_waiting', 'gauge', 'Usage records of this database that wait to be stored'),
+    (18, 'keysmith_usage_pending', 'gauge', 'Usage records that transactions still hold'),
+    (19, 'keysmith_usage_accepted_total', 'counter', 'Usage records that were put into shared memory'),
+    (20, 'keysmith_usage_stored_total', 'counter', 'Usage records that the worker has stored'),
+    (21, 'keysmith_usage_written_through_total', 'counter', 'Usage records that their transactions wrote themselves'),
+    (22, 'keysmith_usage_dropped_total', 'counter', 'Usage records that were lost because there was no room'),
+    (23, 'keysmith_usage_discarded_total', 'counter', 'Usage records that were discarded with the extension'),
+    (24, 'keysmith_usage_not_logged_total', 'counter', 'Requests without a record, since this standby or subscriber hands over none'),
+    (25, 'keysmith_usage_quarantined_total', 'counter', 'Usage records that could not be stored, and are in quarantine'),
+    (26, 'keysmith_usage_unknown_total', 'counter', 'Requests without a known key'),
+    (27, 'keysmith_usage_worker_running', 'gauge', 'Whether the worker of this database runs; it ends when there is nothing to store'),
+    (28, 'keysmith_usage_worker_delay_seconds', 'gauge', 'The time that the oldest usage record has waited; 0 if no record waits'),
+    (29, 'keysmith_usage_worker_failures_total', 'counter', 'Transactions of the worker that failed'),
+    (30, 'keysmith_usage_worker_failed_starts_total', 'counter', 'Starts of the worker for which no process was free'),
+    (31, 'keysmith_usage_last_flush_timestamp_seconds', 'gauge', 'The time when the worker last stored records'),
+    (32, 'keysmith_usage_losses_total', 'counter', 'Ends of servers that may have lost usage records'),
+    (33, 'keysmith_usage_lost_at_most_total', 'counter', 'Usage records that these ends may have lost at most'),
+    (34, 'keysmith_usage_deltas', 'gauge', 'Changes of totals that wait to be added up; at most 100001 are counted'),
+    (35, 'keysmith_usage_partitions', 'gauge', 'Partitions with usage records, one for each day'),
+    (36, 'keysmith_usage_partition_missing', 'gauge', 'Whether the partition for tomorrow is missing although there were requests today'),
+    (37, 'keysmith_usage_partitions_overdue', 'gauge', 'Partitions that should have been dropped two days ago or earlier'),
+    (38, 'keysmith_replay_lag_seconds', 'gauge', 'On a standby: the age of the newest replayed commit; 0 if all that the primary sent is replayed'),
+    (39, 'keysmith_replication_lag_bytes', 'gauge', 'On a primary: the WAL that a standby has not replayed yet'),
+    (40, 'keysmith_replication_lag_seconds', 'gauge', 'On a primary: the time that a standby takes to replay a commit'),
+    (41, 'keysmith_standby_heard_timestamp_seconds', 'gauge', 'The time when usage records of a standby last arrived'),
+    (42, 'keysmith_standby_records_at_most', 'gauge', 'Usage records that are lost at most if a standby never returns'),
+    (43, 'keysmith_heartbeat_age_seconds', 'gauge', 'On a subscriber: the age of the newest heartbeat of its publisher'),
+    (44, 'keysmith_subscription_stopped', 'gauge', 'Whether a subscription that brings keys is disabled or has stopped'),
+    (45, 'keysmith_audit_entries', 'gauge', 'Entries of the audit of a keyspace; * is for acts that concern no single keyspace'),
+    (46, 'keysmith_isolated_tables', 'gauge', 'Tables that isolate() protects'),
+    (47, 'keysmith_isolation_errors', 'gauge', 'Tables whose isolation has an error'),
+    (48, 'keysmith_notify_queue_used_ratio', 'gauge', 'How full the queue of notifications is, from 0 to 1'),
+    (49, 'keysmith_events_unsent_total', 'counter', 'Events that were not sent, as that queue was too full'),
+    (50, 'keysmith_keys_estimate', 'gauge', 'Keys, as the last ANALYZE or VACUUM has counted them'),
+    (51, 'keysmith_tenants_estimate', 'gauge', 'Tenants, as the last ANALYZE or VACUUM has counted them'),
+    (52, 'keysmith_relation_bytes', 'gauge', 'The size of a table on disk, with its indexes')
+) AS m (place, name, type, help);
+COMMENT ON VIEW keysmith_private.metric_help IS 'The metrics, with their types and descriptions';
+
+-- The thresholds are here alone. An alarm is raised if its value is above its threshold. Some
+-- alarms look at what has happened in the last day, or week; others at the state.
+CREATE FUNCTION keysmith_private.alarm_thresholds(
+    OUT place integer, OUT alarm text, OUT threshold double precision, OUT meaning text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.* FROM keysmith_private.library() l, LATERAL (VALUES
+        (1, 'not_preloaded', 0::double precision,
+         'The library is not preloaded: limited keys are refused, and transactions write usage',
+         'Set shared_preload_libraries = ''keysmith'', and restart'),
+        (2, 'limits_unavailable', 0,
+         'Requests were refused in the last day because there was no room to count them',
+         'Raise keysmith.max_buckets, and restart'),
+        (3, 'limit_buckets_filling', 0.8,
+         'Most of the room for rate limits is in use',
+         'Raise keysmith.max_buckets, and restart'),
+        (4, 'usage_dropped', 0,
+         'Usage records were lost in the last day because there was no room',
+         'Raise keysmith.usage_buffer, and restart; look at the worker'),
+        (5, 'usage_failing', 0,
+         'The worker fails, and has stored nothing since: last_error of usage_status() says why',
+         'Remove the cause: mostly the disk; on a standby the connection to the primary'),
+        (6, 'usage_quarantined', 0,
+         'Usage records of the last week could not be stored',
+         'As a superuser, read their errors in keysmith_private.usage_set_aside'),
+        (7, 'usage_queue_filling', 0.5,
+         'Half of the room for usage records is in use: the worker is behind',
+         'Look at the worker and the disk, on a standby at the primary; raise keysmith.usage_buffer'),
+        (8, 'usage_lost', 0,
+         'A server ended in the last week, and usage records in its memory may be lost',
+         'Find out why it ended; set keysmith.usage_durability = commit if no record may be lost'),
+        (9, 'usage_worker_missing', 0,
+         'Usage records wait, and no worker runs',
+         'Raise max_worker_processes, and restart'),
+        (10, 'usage_not_logged', 0,
+         'Requests of this standby or subscriber leave no record',
+         'Set keysmith.usage_conninfo, unless you want this'),
+        (11, 'partition_missing', 0,
+         'There is no partition for the requests of tomorrow',
+         'Call keysmith.maintain(), and look at what it returns'),
+        (12, 'audit_gap', 0,
+         'Entries of the audit are missing',
+         'Call keysmith.audit_verify(), and compare with a backup'),
+        (13, 'isolation_error', 0,
+         'A tenant may see rows of others: the view isolation names the tables',
+         'Follow the remedy of doctor()'),
+        (14, 'notify_queue_filling', l.event_queue_limit / 200::double precision,
+         'The queue of notifications is half as full as keysmith.event_queue_limit allows',
+         'End the session that listens and does not read: the log of PostgreSQL names it'),
+        (15, 'events_unsent', 0,
+         'Events of the last day were not sent, because the queue of notifications was full',
+         'Let caches drop all verdicts; end sessions that listen and do not read'),
+        (16, 'replay_behind', coalesce(nullif(l.max_replica_lag, 0) / 2, 30),
+         'This standby replays late: revoked keys are accepted meanwhile, or all keys refused',
+         'Look for long queries on the standby, and for its connection to the primary'),
+        (17, 'subscription_stopped', 0,
+         'A subscription that brings keys is disabled or has stopped: revocations do not arrive',
+         'Remove the cause, which the log of this server names, and enable the subscription'),
+        (18, 'heartbeat_old', coalesce(nullif(l.max_replica_lag, 0) / 2, 30),
+         'The heartbeat of the publisher is old: revocations do not arrive in time',
+         'Look for a conflict in the log, and for the process keysmith publisher on the publisher')
+    ) AS a (place, alarm, threshold, meaning, remedy)
+$$;
+COMMENT ON FUNCTION keysmith_private.alarm_thresholds() IS 'The alarms, with their thresholds';
+
+CREATE FUNCTION keysmith_private.subscriptions(
+    OUT oid oid, OUT name name, OUT is_enabled boolean, OUT not_copied bigint, OUT is_applied boolean,
+    OUT errors bigint
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT s.oid, s.subname, s.subenabled,
+           count(*) FILTER (WHERE r.srsubstate <> 'r'),
+           EXISTS (SELECT FROM pg_stat_subscription t
+                   WHERE t.subid = s.oid AND t.relid IS NULL AND t.pid IS NOT NULL),
+           (SELECT t.apply_error_count + t.sync_error_count FROM pg_stat_subscription_stats t
+            WHERE t.subid = s.oid)
+    FROM pg_subscription s
+    JOIN pg_subscription_rel r ON r.srsubid = s.oid
+    JOIN pg_class c ON c.oid = r.srrelid
+    WHERE c.relnamespace = 'keysmith_private'::regnamespace
+    GROUP BY s.oid
+$$;
+COMMENT ON FUNCTION keysmith_private.subscriptions() IS 'The subscriptions that have one of our tables';
+
+-- Looks at the newest thousand entries of each chain, and at the one before them. That is cheap, and
+-- no proof. audit_verify() proves it.
+CREATE FUNCTION keysmith_private.audit_gaps(OUT keyspace text, OUT entry bigint) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT g.keyspace, min(g.entry)
+    FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
+          FROM (SELECT k.keyspace FROM keysmith_private.keyspace k UNION SELECT '*') c
+          CROSS JOIN LATERAL (
+              SELECT a.entry FROM keysmith_private.audit_entry a
+              WHERE a.keyspace = c.keyspace ORDER BY a.entry DESC LIMIT 1000) e) g
+    WHERE g.entry <> 1 + coalesce(g.previous, (
+              SELECT max(a.entry) FROM keysmith_private.audit_entry a
+              WHERE a.keyspace = g.keyspace AND a.entry < g.entry), 0)
+    GROUP BY g.keyspace
+    UNION ALL
+    SELECT k.keyspace, NULL
+    FROM keysmith_private.keyspace k
+    WHERE k.created_at < now()
+      -- The audit of a subscriber may be on its publisher.
+      AND NOT keysmith_private.is_subscribed('keysmith_private.keyspace')
+      AND NOT EXISTS (SELECT FROM keysmith_private.audit_entry a WHERE a.keyspace = k.keyspace)
+$$;
+COMMENT ON FUNCTION keysmith_private.audit_gaps() IS
+'The first missing entry of each chain that has a gap near its end; null for a keyspace without any entry';
+
+-- The parts of a partitioned table are one row. The size of a locked table is what the last VACUUM or
+-- ANALYZE has found: asking for it now would have to wait.
+CREATE FUNCTION keysmith_private.relation_size(relation oid, pages integer) RETURNS double precision
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms' AS $$
+BEGIN
+    RETURN pg_total_relation_size(relation);
+EXCEPTION WHEN lock_not_available THEN
+    RETURN greatest(pages, 0) * current_setting('block_size')::double precision;
+END $$;
+COMMENT ON FUNCTION keysmith_private.relation_size(oid, integer) IS
+'The size of a table with its indexes; by its number of pages if another session locks it';
+
+CREATE FUNCTION keysmith_private.relation_sizes(OUT relation text, OUT bytes double precision)
+RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH locked AS MATERIALIZED (
+        SELECT l.relation FROM keysmith_private.locked_relations() l
+    )
+    SELECT coalesce(w.relname, c.relname)::text,
+           sum(CASE WHEN c.oid IN (SELECT l.relation FROM locked l)
+                    THEN greatest(c.relpages, 0) * current_setting('block_size')::double precision
+                    ELSE keysmith_private.relation_size(c.oid, c.relpages) END)
+    FROM pg_class c
+    LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+    LEFT JOIN pg_class w ON w.oid = i.inhparent
+    WHERE c.relnamespace = 'keysmith_private'::regnamespace AND c.relkind IN ('r', 'p')
+    GROUP BY 1
+$$;
+COMMENT ON FUNCTION keysmith_private.relation_sizes() IS
+'The sizes of our tables, with their indexes and parts';
+
+CREATE FUNCTION keysmith_private.recent_losses(
+    OUT lost_at_most bigint, OUT lost_from timestamptz, OUT lost_until timestamptz
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT i.lost_at_most, i.lost_from, i.lost_until
+    FROM keysmith_private.usage_incarnation i
+    WHERE i.lost_at_most > 0 AND i.lost_until > clock_timestamp() - interval '7 days'
+$$;
+COMMENT ON FUNCTION keysmith_private.recent_losses() IS
+'The ends of servers that may have lost usage records in the last week';
+
+-- All numbers. Those of keysmith_alarm are the values that are compared with the thresholds.
+CREATE FUNCTION keysmith_private.measurements(OUT name text, OUT labels jsonb, OUT value double precision)
+RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    WITH clock AS MATERIALIZED (
+        SELECT clock_timestamp() AS now, (clock_timestamp() AT TIME ZONE 'UTC')::date AS today
+    ), u AS MATERIALIZED (
+        SELECT s.*, greatest(extract(epoch FROM c.now - s.oldest_waiting_since), 0)::double precision AS delay
+        FROM keysmith.usage_status() s, clock c
+    ), l AS MATERIALIZED (
+        SELECT * FROM keysmith.limit_status()
+    ), y AS MATERIALIZED (
+        SELECT * FROM keysmith_private.library()
+    ), locked AS MATERIALIZED (
+        SELECT k.relation FROM keysmith_private.locked_relations() k
+    ), partition AS MATERIALIZED (
+        -- Two days of grace: requests, or a call of maintain(), have them dropped.
+        SELECT p.*, p.ends <= k.kept_from - interval '48 hours' AS is_overdue
+        FROM keysmith_private.usage_partitions() p, keysmith_private.usage_kept_from() AS k (kept_from)
+    ), partitions AS MATERIALIZED (
+        SELECT count(*) AS count, count(*) FILTER (WHERE p.is_overdue) AS overdue,
+               -- A partition is made days before its first request.
+               NOT coalesce(bool_or(p.ends > (c.today + 1)::timestamp AT TIME ZONE 'UTC'), false)
+               AND coalesce(bool_or(p.starts <= c.now AND p.ends > c.now
+                                    AND p.partition::oid NOT IN (SELECT k.relation FROM locked k)
+                                    AND pg_relation_size(p.partition) > 0), false) AS is_missing
+        FROM clock c LEFT JOIN partition p ON true
+        GROUP BY c.today, c.now
+    ), subscription AS MATERIALIZED (
+        SELECT s.name, NOT (s.is_enabled AND s.is_applied) AS has_stopped FROM keysmith_private.subscriptions() s
+    ), isolation AS MATERIALIZED (
+        SELECT (SELECT count(DISTINCT i.found) FROM keysmith_private.isolated i) AS tables,
+               -- Nobody reads a table as long as it is locked.
+               (SELECT count(DISTINCT p.relation) FROM keysmith_private.isolation_problems() p
+                WHERE p.level = 'error'
+                  AND p.relation NOT IN (SELECT k.relation FROM locked k)) AS errors
+    ), replay AS MATERIALIZED (
+        -- Without the guard an idle primary commits nothing. Then nothing is missing here if all that
+        -- has arrived is replayed, as long as the connection is there.
+        SELECT CASE
+            WHEN NOT pg_is_in_recovery() THEN NULL
+            WHEN y.max_replica_lag = 0 AND pg_last_wal_receive_lsn() <= pg_last_wal_replay_lsn()
+                 AND EXISTS (SELECT FROM pg_stat_wal_receiver r WHERE r.pid IS NOT NULL) THEN 0
+            ELSE greatest(extract(epoch FROM c.now - coalesce(pg_last_xact_replay_timestamp(),
+                                                              pg_postmaster_start_time())), 0)
+            END::double precision AS lag
+        FROM y, clock c
+    ), heartbeat AS MATERIALIZED (
+        SELECT greatest(extract(epoch FROM c.now - h.at), 0)::double precision AS age
+        FROM keysmith_private.heartbeat h, y, clock c WHERE y.subscriber AND h.at > 'epoch'
+    ), recent AS MATERIALIZED (
+        SELECT (SELECT count(*) FROM keysmith_private.usage_set_aside s
+                WHERE s.set_aside_at > c.now - interval '7 days') AS set_aside,
+               (SELECT sum(i.lost_at_most) FROM keysmith_private.recent_losses() i) AS lost
+        FROM clock c
+    ), measured AS (
+        SELECT m.name, '{}'::jsonb AS labels, m.value
+        FROM u, l, y, clock c, partitions p, isolation i, replay r, LATERAL (VALUES
+            ('keysmith_preloaded', y.preloaded::integer::double precision),
+            ('keysmith_standby', pg_is_in_recovery()::integer),
+            ('keysmith_subscriber', y.subscriber::integer),
+            ('keysmith_directory_keys', y.directory_keys),
+            ('keysmith_directory_capacity', y.directory_capacity),
+            ('keysmith_directory_hits_total', y.directory_hits),
+            ('keysmith_directory_misses_total', y.directory_misses),
+            ('keysmith_limit_buckets', l.buckets),
+            ('keysmith_limit_buckets_capacity', l.max_buckets),
+            ('keysmith_limit_unavailable_total', l.unavailable),
+            ('keysmith_usage_queue_capacity', u.capacity),
+            ('keysmith_usage_queue_share', u.share),
+            ('keysmith_usage_queue_used', u.used),
+            ('keysmith_usage_waiting', u.waiting),
+            ('keysmith_usage_pending', u.pending),
+            ('keysmith_usage_accepted_total', u.accepted),
+            ('keysmith_usage_stored_total', u.stored),
+            ('keysmith_usage_written_through_total', u.written_through),
+            ('keysmith_usage_dropped_total', CASE WHEN u.node IS NOT NULL THEN u.dropped END),
+            ('keysmith_usage_discarded_total', u.discarded),
+            ('keysmith_usage_not_logged_total', u.not_logged),
+            ('keysmith_usage_quarantined_total', u.quarantined),
+            ('keysmith_usage_unknown_total', u.unknown),
+            ('keysmith_usage_worker_running', (u.worker = 'running')::integer),
+            ('keysmith_usage_worker_delay_seconds', CASE WHEN u.node IS NOT NULL THEN coalesce(u.delay, 0) END),
+            ('keysmith_usage_worker_failures_total', u.failures),
+            ('keysmith_usage_worker_failed_starts_total', u.failed_starts),
+            ('keysmith_usage_last_flush_timestamp_seconds', extract(epoch FROM u.last_flush)::double precision),
+            ('keysmith_usage_losses_total', u.losses),
+            ('keysmith_usage_lost_at_most_total', coalesce(u.lost_at_most, 0)),
+            ('keysmith_usage_deltas', (SELECT count(*) FROM (
+                 SELECT FROM keysmith_private.usage_delta LIMIT 100001) AS first_deltas)),
+            ('keysmith_usage_partitions', p.count),
+            ('keysmith_usage_partition_missing', p.is_missing::integer),
+            ('keysmith_usage_partitions_overdue', p.overdue),
+            ('keysmith_replay_lag_seconds', r.lag),
+            ('keysmith_heartbeat_age_seconds', (SELECT h.age FROM heartbeat h)),
+            ('keysmith_isolated_tables', i.tables),
+            ('keysmith_isolation_errors', i.errors),
+            ('keysmith_notify_queue_used_ratio', pg_notification_queue_usage()),
+            ('keysmith_events_unsent_total', y.events_unsent)
+        ) AS m (name, value)
+        UNION ALL
+        SELECT 'keysmith_info', jsonb_build_object('version', y.version), 1 FROM y
+        UNION ALL
+        SELECT 'keysmith_alarm', jsonb_build_object('alarm', a.alarm), a.value
+        FROM u, l, y, clock c, partitions p, isolation i, replay r, recent n, LATERAL (VALUES
+            ('not_preloaded', (NOT y.preloaded)::integer::double precision),
+            ('limits_unavailable', CASE WHEN l.last_unavailable_at > c.now - interval '1 day' THEN l.unavailable END),
+            ('limit_buckets_filling', l.buckets::double precision / l.max_buckets),
+            ('usage_dropped', CASE WHEN u.last_dropped_at > c.now - interval '1 day' THEN u.dropped END),
+            ('usage_failing', CASE WHEN u.last_error_at > coalesce(u.last_flush, '-infinity') THEN u.failures END),
+            ('usage_quarantined', n.set_aside),
+            ('usage_queue_filling', greatest(u.used::double precision / u.capacity, u.waiting::double precision / u.share)),
+            ('usage_lost', n.lost),
+            ('usage_worker_missing', CASE WHEN u.worker <> 'running' AND (u.failed_starts > 0 OR u.delay > 60)
+                                          THEN u.waiting END),
+            ('usage_not_logged', CASE WHEN u.mode LIKE 'not logged%' THEN u.not_logged END),
+            ('partition_missing', p.is_missing::integer),
+            ('audit_gap', (SELECT count(*) FROM keysmith_private.audit_gaps())),
+            ('isolation_error', i.errors),
+            ('notify_queue_filling', pg_notification_queue_usage()),
+            ('events_unsent', CASE WHEN y.last_event_unsent_at > c.now - interval '1 day' THEN y.events_unsent END),
+            ('replay_behind', r.lag),
+            ('subscription_stopped', (SELECT count(*) FROM subscription s WHERE s.has_stopped)),
+            ('heartbeat_old', (SELECT h.age FROM heartbeat h))
+        ) AS a (alarm, value)
+        UNION ALL
+        SELECT 'keysmith_decisions_total', jsonb_build_object('outcome', d.outcome), d.decisions
+        FROM keysmith_private.decisions() d
+        UNION ALL
+        SELECT m.name, jsonb_build_object('node', n.node), m.value
+        FROM keysmith_private.nodes() n, LATERAL (VALUES
+            ('keysmith_standby_heard_timestamp_seconds', extract(epoch FROM n.heard_at)::double precision),
+            ('keysmith_standby_records_at_most', n.most_waiting)
+        ) AS m (name, value)
+        WHERE n.is_standby
+        UNION ALL
+        -- Names of connections need not be unique.
+        SELECT m.name, jsonb_build_object('standby', s.application_name, 'state', s.state), m.value
+        FROM (SELECT r.application_name, r.state,
+                     max(pg_wal_lsn_diff(pg_current_wal_lsn(), r.replay_lsn))::double precision AS bytes,
+                     coalesce(extract(epoch FROM max(r.replay_lag)), 0)::double precision AS seconds
+              FROM pg_stat_replication r
+              WHERE NOT pg_is_in_recovery() AND r.replay_lsn IS NOT NULL
+              GROUP BY r.application_name, r.state) AS s, LATERAL (VALUES
+            ('keysmith_replication_lag_bytes', s.bytes), ('keysmith_replication_lag_seconds', s.seconds)
+        ) AS m (name, value)
+        UNION ALL
+        SELECT 'keysmith_subscription_stopped', jsonb_build_object('subscription', s.name), s.has_stopped::integer
+        FROM subscription s
+        UNION ALL
+        SELECT 'keysmith_audit_entries', jsonb_build_object('keyspace', k.keyspace),
+               (SELECT a.entry FROM keysmith_private.audit_entry a
+                WHERE a.keyspace = k.keyspace ORDER BY a.entry DESC LIMIT 1)
+        FROM (SELECT s.keyspace FROM keysmith_private.keyspace s UNION SELECT '*') k
+        UNION ALL
+        SELECT CASE c.relname WHEN 'key' THEN 'keysmith_keys_estimate' ELSE 'keysmith_tenants_estimate' END,
+               '{}', greatest(c.reltuples, 0)
+        FROM pg_class c
+        WHERE c.oid IN ('keysmith_private.key'::regclass, 'keysmith_private.tenant'::regclass)
+        UNION ALL
+        SELECT 'keysmith_relation_bytes', jsonb_build_object('relation', s.relation), s.bytes
+        FROM keysmith_private.relation_sizes() s
+    )
+    SELECT m.name, m.labels, m.value FROM measured m WHERE m.value IS NOT NULL
+$$;
+COMMENT ON FUNCTION keysmith_private.measurements() IS
+'The numbers of the views metrics and alarms; of keysmith_alarm the values, before they are compared';
+
+CREATE FUNCTION keysmith_private.metrics(
+    OUT name text, OUT labels jsonb, OUT value double precision, OUT type text, OUT help text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    WITH measured AS MATERIALIZED (
+        SELECT * FROM keysmith_private.measurements()
+    )
+    SELECT m.name, m.labels, m.value, h.type, h.help
+    FROM (SELECT m.name, m.labels, m.value FROM measured m WHERE m.name <> 'keysmith_alarm'
+          UNION ALL
+          SELECT 'keysmith_alarm', jsonb_build_object('alarm', t.alarm),
+                 coalesce(m.value > t.threshold, false)::integer
+          FROM keysmith_private.alarm_thresholds() t
+          LEFT JOIN measured m ON m.name = 'keysmith_alarm' AND m.labels ->> 'alarm' = t.alarm) AS m
+    JOIN keysmith_private.metric_help h USING (name)
+    ORDER BY h.place, m.labels
+$$;
+COMMENT ON FUNCTION keysmith_private.metrics() IS 'The rows of the view metrics';
+
+CREATE FUNCTION keysmith_private.alarms(
+    OUT alarm text, OUT raised boolean, OUT value double precision, OUT threshold double precision,
+    OUT meaning text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    SELECT t.alarm, coalesce(m.value > t.threshold, false), coalesce(m.value, 0), t.threshold, t.meaning, t.remedy
+    FROM keysmith_private.alarm_thresholds() t
+    LEFT JOIN keysmith_private.measurements() m
+        ON m.name = 'keysmith_alarm' AND m.labels ->> 'alarm' = t.alarm
+    ORDER BY t.place
+$$;
+COMMENT ON FUNCTION keysmith_private.alarms() IS 'The rows of the view alarms';
+
+CREATE FUNCTION keysmith_private.shown_metrics(
+    OUT name text, OUT labels jsonb, OUT value double precision, OUT type text, OUT help text
+) RETURNS SETOF record
+LANGUAGE c STABLE ROWS 150 AS 'MODULE_PATHNAME', 'keysmith_metrics';
+COMMENT ON FUNCTION keysmith_private.shown_metrics() IS
+'The rows of the view metrics, for callers who see everything';
+
+CREATE FUNCTION keysmith_private.shown_alarms(
+    OUT alarm text, OUT raised boolean, OUT value double precision, OUT threshold double precision,
+    OUT meaning text, OUT remedy text
+) RETURNS SETOF record
+LANGUAGE c STABLE ROWS 18 AS 'MODULE_PATHNAME', 'keysmith_alarms';
+COMMENT ON FUNCTION keysmith_private.shown_alarms() IS
+'The rows of the view alarms, for callers who see everything';
+
+CREATE VIEW keysmith.metrics WITH (security_barrier) AS
+SELECT m.name, m.labels, m.value, m.type, m.help FROM keysmith_private.shown_metrics() m;
+COMMENT ON VIEW keysmith.metrics IS 'Numbers about this database and its server, for monitoring';
+COMMENT ON COLUMN keysmith.metrics.name IS 'The name of the metric';
+COMMENT ON COLUMN keysmith.metrics.labels IS 'The labels that tell rows of one name apart';
+COMMENT ON COLUMN keysmith.metrics.value IS 'The number; 0 or 1 for no or yes';
+COMMENT ON COLUMN keysmith.metrics.type IS 'counter for numbers that only grow until a restart, and gauge for others';
+COMMENT ON COLUMN keysmith.metrics.help IS 'A description of the metric';
+
+CREATE VIEW keysmith.alarms WITH (security_barrier) AS
+SELECT a.alarm, a.raised, a.value, a.threshold, a.meaning, a.remedy FROM keysmith_private.shown_alarms() a;
+COMMENT ON VIEW keysmith.alarms IS 'The conditions to alert on, and whether they are met now';
+COMMENT ON COLUMN keysmith.alarms.alarm IS 'The name of the alarm';
+COMMENT ON COLUMN keysmith.alarms.raised IS 'Whether the value is above the threshold';
+COMMENT ON COLUMN keysmith.alarms.value IS 'The number that is compared';
+COMMENT ON COLUMN keysmith.alarms.threshold IS 'The greatest number that raises no alarm';
+COMMENT ON COLUMN keysmith.alarms.meaning IS 'The fact that raises it';
+COMMENT ON COLUMN keysmith.alarms.remedy IS 'What to do about it';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_metrics
 
 -- Patterns for scanners, which search code and logs for leaked keys.
 
@@ -3893,13 +4589,603 @@ CREATE FUNCTION keysmith.scanner_patterns(
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_scanner_patterns';
 COMMENT ON FUNCTION keysmith.scanner_patterns(text) IS
-'A regular expression for the secret keys of each keyspace, for scanners that look for leaked keys';
+'Regular expressions that match secret keys; one for each keyspace, for scanners of leaks';
 /* </end connected objects> */
 
 /* <begin connected objects> */
 -- src/install.rs:17
 -- requires:
 --   manage_scanner
+
+-- Text for people who use psql: a screen of 100 columns.
+
+-- Breaks a text at spaces into lines of at most so many characters. A longer word stays whole, and
+-- so does what stands in quotes: a statement means the same afterwards. Line breaks stay.
+CREATE FUNCTION keysmith_private.wrapped(text text, width integer) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    lines text := '';
+    line  text := '';
+    space text;
+    word  text;
+BEGIN
+    FOR space, word IN
+        SELECT m[1], m[2]
+        FROM regexp_matches(text, $re$(\s*)((?:[^\s'"]|'[^']*'|"[^"]*")+|['"])$re$, 'g') AS m
+    LOOP
+        IF space LIKE E'%\n%' OR space <> '' AND line <> '' AND length(line || space || word) > width THEN
+            lines := lines || line || E'\n';
+            line := word;
+        ELSE
+            line := line || space || word;
+        END IF;
+    END LOOP;
+    RETURN lines || line;
+END $$;
+COMMENT ON FUNCTION keysmith_private.wrapped(text, integer) IS
+'Breaks a text into lines, at spaces outside of quotes';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_wrap
+
+-- The part of help() that the catalog does not have: the functions by task, each with an example,
+-- and a few words on each argument.
+
+CREATE FUNCTION keysmith_private.help_functions(OUT place bigint, OUT task text, OUT function text, OUT example text)
+RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT row_number() OVER (), v.* FROM (VALUES
+    ('Decide', 'verify',
+     $e$SELECT ok, reason, tenant FROM keysmith.verify('ks_live_...', '{images:read}');$e$),
+    ('Decide', 'verify_json',
+     $e$SELECT keysmith.verify_json('ks_live_...', '{images:read}') ->> 'reason';$e$),
+    ('Decide', 'verify_digest',
+     $e$SELECT ok, reason FROM keysmith.verify_digest(sha256('ks_live_...'), '{images:read}');$e$),
+    ('Decide', 'verify_many',
+     $e$SELECT ok, reason FROM keysmith.verify_many('{ks_live_...,ks_test_...}');$e$),
+    ('Decide', 'authenticate',
+     E'SELECT ok, status, code FROM keysmith.authenticate(\n'
+     '    ''{"Authorization": "Bearer ks_live_..."}'', ''GET'', ''/v1/images/42'');'),
+    ('Decide', 'authenticate_json',
+     E'SELECT keysmith.authenticate_json(\n'
+     '    ''{"Authorization": "Bearer ks_live_..."}'', ''GET'', ''/v1/images/42'');'),
+    ('Decide', 'explain_verify',
+     $e$SELECT rule, outcome, saw FROM keysmith.explain_verify('ks_live_...', '{images:read}');$e$),
+    ('Decide', 'client_ip',
+     E'SELECT keysmith.client_ip(''{"X-Forwarded-For": "203.0.113.7"}'',\n'
+     '    peer => ''10.0.0.1'', trusted_proxies => ''{10.0.0.0/8}'');'),
+    ('Decide', 'pre_request',
+     $e$ALTER ROLE authenticator SET pgrst.db_pre_request = 'keysmith.pre_request';$e$),
+    ('Identity', 'current_tenant',      'SELECT keysmith.current_tenant();'),
+    ('Identity', 'current_tenant_id',
+     $e$ALTER TABLE images ALTER tenant_id SET DEFAULT keysmith.current_tenant_id();$e$),
+    ('Identity', 'current_keyspace',    'SELECT keysmith.current_keyspace();'),
+    ('Identity', 'current_key',         'SELECT keysmith.current_key();'),
+    ('Identity', 'current_environment', 'SELECT keysmith.current_environment();'),
+    ('Identity', 'current_owner',       'SELECT keysmith.current_owner();'),
+    ('Identity', 'has_scope',           $e$SELECT keysmith.has_scope('images:write');$e$),
+    ('Identity', 'whoami',              'SELECT keysmith.whoami();'),
+    ('Identity', 'act_as',              $e$SELECT keysmith.act_as('acme');$e$),
+    ('Identity', 'sign_out',            'SELECT keysmith.sign_out();'),
+    ('Isolation', 'isolate',            $e$SELECT keysmith.isolate('images', 'tenant_id');$e$),
+    ('Isolation', 'release',            $e$SELECT keysmith.release('images');$e$),
+    ('Keys', 'mint',
+     E'SELECT key_id, api_key FROM keysmith.mint(''acme'', label => ''Production'',\n'
+     '    scopes => ''{images:read}'', expires_at => now() + interval ''1 year'');'),
+    ('Keys', 'import_key',
+     $e$SELECT key_id FROM keysmith.import_key('acme', sha256('the old key'), label => 'Old');$e$),
+    ('Keys', 'alter_key',
+     E'SELECT keysmith.alter_key(key_id, ''{"scopes": ["images:read"]}'')\n'
+     'FROM keysmith.keys WHERE label = ''Production'';'),
+    ('Keys', 'rotate',
+     E'SELECT r.api_key FROM keysmith.keys k, keysmith.rotate(k.key_id, grace => ''1 day'') r\n'
+     'WHERE k.label = ''Production'';'),
+    ('Keys', 'regenerate',              $e$SELECT api_key FROM keysmith.regenerate('acme');$e$),
+    ('Keys', 'disable',
+     $e$SELECT keysmith.disable(key_id) FROM keysmith.keys WHERE label = 'Production';$e$),
+    ('Keys', 'enable',
+     $e$SELECT keysmith.enable(key_id) FROM keysmith.keys WHERE status = 'disabled';$e$),
+    ('Keys', 'revoke',
+     $e$SELECT keysmith.revoke(key_id, 'no longer used') FROM keysmith.keys WHERE label = 'Production';$e$),
+    ('Keys', 'report_leak',
+     $e$SELECT keysmith.report_leak(:'api_key', 'a public repository');$e$),
+    ('Keys', 'list_keys',
+     $e$SELECT label, key_snippet, status FROM keysmith.list_keys('acme');$e$),
+    ('Tenants', 'create_tenant',        $e$SELECT keysmith.create_tenant('globex', plan => 'pro');$e$),
+    ('Tenants', 'alter_tenant',         $e$SELECT keysmith.alter_tenant('acme', '{"plan": "enterprise"}');$e$),
+    ('Tenants', 'suspend_tenant',       $e$SELECT keysmith.suspend_tenant('acme', reason => 'unpaid');$e$),
+    ('Tenants', 'resume_tenant',        $e$SELECT keysmith.resume_tenant('acme');$e$),
+    ('Tenants', 'set_member',           $e$SELECT keysmith.set_member('acme', 'ann@example.org', 'editor');$e$),
+    ('Tenants', 'remove_member',        $e$SELECT keysmith.remove_member('acme', 'ann@example.org');$e$),
+    ('Keyspaces', 'create_keyspace',
+     E'SELECT keysmith.create_keyspace(''studio'',\n'
+     '    prefixes => ''{"secret": {"live": "studio_live_", "test": "studio_test_"}}'');'),
+    ('Keyspaces', 'alter_keyspace',
+     $e$SELECT keysmith.alter_keyspace('default', '{"max_active_keys": 10}');$e$),
+    ('Keyspaces', 'define_scope',
+     E'SELECT keysmith.define_scope(''default'', ''images:write'', ''Change images'',\n'
+     '    implies => ''{images:read}'');'),
+    ('Keyspaces', 'define_role',
+     $e$SELECT keysmith.define_role('default', 'editor', '{images:read,images:write}');$e$),
+    ('Keyspaces', 'define_route',
+     $e$SELECT keysmith.define_route('default', 'GET', '/v1/images/{id}', 'images:read');$e$),
+    ('Keyspaces', 'remove_route',
+     $e$SELECT keysmith.remove_route('default', 'GET', '/v1/images/{id}');$e$),
+    ('Credits', 'add_credits',          $e$SELECT keysmith.add_credits(1000, tenant => 'acme');$e$),
+    ('Credits', 'limit_status',         'SELECT * FROM keysmith.limit_status();'),
+    ('Access', 'grant_access',          $e$SELECT keysmith.grant_access('app', 'verifier');$e$),
+    ('Access', 'revoke_access',         $e$SELECT keysmith.revoke_access('app');$e$),
+    ('Usage', 'log_request',            $e$SELECT keysmith.log_request(200, latency => '12 ms');$e$),
+    ('Usage', 'usage_logs',             $e$SELECT jsonb_pretty(keysmith.usage_logs('acme', per_page => 3));$e$),
+    ('Usage', 'usage_chart',            $e$SELECT keysmith.usage_chart('acme', per => 'day', bars => 7);$e$),
+    ('Usage', 'flush_usage',            'SELECT keysmith.flush_usage();'),
+    ('Usage', 'usage_status',           'SELECT * FROM keysmith.usage_status();'),
+    ('Tracking', 'track',               $e$SELECT keysmith.track('images');$e$),
+    ('Tracking', 'untrack',             $e$SELECT keysmith.untrack('images');$e$),
+    ('Tracking', 'blast_radius',
+     E'SELECT b.* FROM keysmith.keys k, keysmith.blast_radius(k.key_id) b\n'
+     'WHERE k.label = ''Production'';'),
+    ('Audit', 'audit_verify',           'SELECT * FROM keysmith.audit_verify() WHERE NOT ok;'),
+    ('Audit', 'audit_heads',            'SELECT jsonb_agg(to_jsonb(h)) FROM keysmith.audit_heads() h;'),
+    ('Audit', 'revocations_since',
+     $e$SELECT jsonb_agg(to_jsonb(r)) FROM keysmith.revocations_since(now() - interval '1 day') r;$e$),
+    ('Audit', 'replay_revocations',     $e$SELECT * FROM keysmith.replay_revocations('[]');$e$),
+    ('Operation', 'doctor',             'SELECT * FROM keysmith.doctor();'),
+    ('Operation', 'help',               $e$SELECT keysmith.help('mint');$e$),
+    ('Operation', 'status',             'SELECT * FROM keysmith.status();'),
+    ('Operation', 'maintain',           'SELECT * FROM keysmith.maintain();'),
+    ('Operation', 'event_channel',      E'SELECT keysmith.event_channel() AS channel \\gset\nLISTEN :"channel";'),
+    ('Operation', 'scanner_patterns',   'SELECT regex FROM keysmith.scanner_patterns();'),
+    ('Operation', 'wait_for_replay',    'SELECT keysmith.wait_for_replay();'),
+    ('Operation', 'usage_collect',      'GRANT EXECUTE ON FUNCTION keysmith.usage_collect TO replicator;'),
+    ('Row hashing', 'protect',          $e$SELECT keysmith.protect('customers', 'email', 'phone=sha256');$e$),
+    ('Row hashing', 'protect_existing', $e$CALL keysmith.protect_existing('customers');$e$),
+    ('Row hashing', 'unprotect',        $e$SELECT keysmith.unprotect('customers', 'phone');$e$),
+    ('Row hashing', 'digest',           $e$SELECT keysmith.digest('ann@example.org');$e$),
+    ('Row hashing', 'digests',
+     $e$SELECT * FROM customers WHERE email = ANY (keysmith.digests('ann@example.org'));$e$),
+    ('Row hashing', 'matches',
+     $e$SELECT * FROM customers WHERE keysmith.matches('ann@example.org', email);$e$),
+    ('Row hashing', 'is_digest',
+     $e$SELECT count(*) FROM customers WHERE NOT keysmith.is_digest(email);$e$),
+    ('Row hashing', 'seal_rows',        $e$SELECT keysmith.seal_rows('customers');$e$),
+    ('Row hashing', 'unseal_rows',      $e$SELECT keysmith.unseal_rows('customers');$e$),
+    ('Row hashing', 'verify_rows',      $e$SELECT * FROM keysmith.verify_rows('customers');$e$)
+    ) AS v (task, function, example)
+$$;
+COMMENT ON FUNCTION keysmith_private.help_functions() IS
+'The functions that people call, by task, with examples, for help()';
+
+-- Without a function, the words are for each function that has no others.
+CREATE FUNCTION keysmith_private.help_arguments(OUT function text, OUT argument text, OUT words text)
+RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
+    VALUES
+    (NULL, 'tenant',          'the name of the tenant'),
+    (NULL, 'keyspace',        'the name of the keyspace'),
+    (NULL, 'key_id',          'the id of the key; it is not secret'),
+    (NULL, 'api_key',         'the whole key, as the client sent it; null if it sent none'),
+    (NULL, 'ip',              'the address of the client, which keys with an allowlist need'),
+    (NULL, 'spend',           'the credits that the request costs'),
+    (NULL, 'sign_in',         'whether the transaction acts for the key from now on'),
+    (NULL, 'method',          'the method of the request, such as GET'),
+    (NULL, 'path',            'the path as the server received it, still encoded'),
+    (NULL, 'headers',         'the headers of the request; at least those that may have a key'),
+    (NULL, 'variant',         'your name for the variant of the route; null for the one without a name'),
+    (NULL, 'label',           'a name for people; null for none'),
+    (NULL, 'environment',     'live, test or another of the keyspace; null for live'),
+    (NULL, 'kind',            'secret or publishable'),
+    (NULL, 'limits',          'rate limits: [{"name": "a", "limit": 9, "window": "1 day"}]'),
+    (NULL, 'metadata',        'a JSON object for your own use'),
+    (NULL, 'expires_at',      'when the key ends; null for never'),
+    (NULL, 'allowlist',       'the networks from which it may be used; null for all'),
+    (NULL, 'owner',           'a member of the tenant, whose role the key follows'),
+    (NULL, 'role',            'a role of the keyspace'),
+    (NULL, 'member',          'the name of a person or service of the tenant'),
+    (NULL, 'reason',          'why; verdicts and views show it'),
+    (NULL, 'relation',        'the table'),
+    (NULL, 'columns',         'the columns; {} for all'),
+    (NULL, 'more_columns',    'other columns'),
+    (NULL, 'algorithm',       'sha256, or hmac with the newest pepper of the server'),
+    (NULL, 'value',           'the plain value'),
+    (NULL, 'stored',          'the value that the column has'),
+    (NULL, 'timeout',         'how long to wait before an error'),
+    (NULL, 'weight',          'how many calls it counts as in rate limits; 0 for none'),
+    ('verify', 'scopes',                'the scopes that it needs, all of these; each may be an expression: a | (b & c)'),
+    ('verify', 'keyspace',              'the keyspace that must have the key'),
+    ('verify', 'kind',                  'secret to refuse publishable keys; null to take both'),
+    ('verify', 'environment',           'the environment that the key must have; null for any'),
+    ('verify_digest', 'digest',         'the SHA-256 of the whole key, of 32 bytes'),
+    ('verify_digest', 'scopes',         'the scopes that it needs, all of these; each may be an expression: a | (b & c)'),
+    ('verify_digest', 'keyspace',       'the keyspace that must have the key'),
+    ('verify_digest', 'kind',           'secret to refuse publishable keys; null to take both'),
+    ('verify_digest', 'environment',    'the environment that the key must have; null for any'),
+    ('verify_many', 'api_keys',         'the keys; a null is a client without a key'),
+    ('verify_many', 'scopes',           'the scopes that each needs, all of these; each may be an expression: a | (b & c)'),
+    ('verify_many', 'keyspace',         'the keyspace that must have the keys'),
+    ('verify_many', 'kind',             'secret to refuse publishable keys; null to take both'),
+    ('verify_many', 'environment',      'the environment that the keys must have; null for any'),
+    ('authenticate', 'keyspace',        'the keyspace that has the key and the routes'),
+    ('authenticate', 'weight',          'how many calls it counts as in rate limits; null as the route says'),
+    ('explain_verify', 'scopes',        'as for verify; ignored with a method and path, since their route has scopes'),
+    ('explain_verify', 'keyspace',      'the keyspace that must have the key'),
+    ('explain_verify', 'kind',          'as for verify'),
+    ('explain_verify', 'environment',   'as for verify'),
+    ('explain_verify', 'sign_in',       'as for verify, but nobody is signed in'),
+    ('explain_verify', 'weight',        'as for authenticate'),
+    ('explain_verify', 'headers',       'as for authenticate; then api_key is ignored'),
+    ('explain_verify', 'method',        'as for authenticate'),
+    ('explain_verify', 'path',          'as for authenticate'),
+    ('client_ip', 'headers',            'the headers of the request; X-Forwarded-For or Forwarded is read'),
+    ('client_ip', 'peer',               'the address that connects to your server'),
+    ('client_ip', 'trusted_proxies',    'the networks of your own proxies'),
+    ('has_scope', 'scope',              'a scope, or an expression such as a | (b & c)'),
+    ('isolate', 'tenant_column',        'its column with the id or the name of the tenant'),
+    ('isolate', 'keyspace',             'the keyspace of the tenants; needed if the column has names'),
+    ('isolate', 'environment_column',   'its column with the environment of the key; null for none'),
+    ('mint', 'scopes',                  'what it may do; for {} see empty_scopes of the keyspace'),
+    ('mint', 'role',                    'a role of the keyspace, which the key never exceeds'),
+    ('mint', 'credits',                 'credits of its own; null if the tenant pays'),
+    ('import_key', 'digest',            'the SHA-256 of the key, of 32 bytes'),
+    ('import_key', 'algorithm',         'sha256; sha256-behind-bar for the part behind the first |'),
+    ('import_key', 'scopes',            'what it may do; for {} see empty_scopes of the keyspace'),
+    ('import_key', 'role',              'a role of the keyspace, which the key never exceeds'),
+    ('import_key', 'credits',           'credits of its own; null if the tenant pays'),
+    ('import_key', 'key_prefix',        'the beginning of the key, to show it'),
+    ('import_key', 'key_snippet',       'the beginning and the end of the key, to show it'),
+    ('alter_key', 'changes',            'the fields to change, such as {"label": "new", "expires_at": null}'),
+    ('rotate', 'grace',                 'how long the old key still works'),
+    ('regenerate', 'label',             'a new label; null keeps the old one'),
+    ('report_leak', 'api_key',          'the leaked key'),
+    ('report_leak', 'source',           'where it was found'),
+    ('list_keys', 'include_revoked',    'whether revoked keys are listed too'),
+    ('create_tenant', 'name',           'its name, unique in the keyspace'),
+    ('create_tenant', 'plan',           'its plan, for the plan_features of the keyspace'),
+    ('create_tenant', 'limits',         'rate limits of all its keys together, as for mint'),
+    ('create_tenant', 'credits',        'a number, or {"balance": 5, "refill": 100, "every": "month"}'),
+    ('alter_tenant', 'changes',         'the fields to change, such as {"plan": "pro"}'),
+    ('suspend_tenant', 'reason',        'why; the view tenants shows it'),
+    ('create_keyspace', 'name',         'its name, which stays'),
+    ('create_keyspace', 'prefixes',     'the prefixes of keys, by kind and environment'),
+    ('create_keyspace', 'empty_scopes', 'what a key without scopes may do: all, defaults, none'),
+    ('create_keyspace', 'default_scopes', 'the scopes of such a key, for defaults'),
+    ('create_keyspace', 'max_active_keys', 'how many keys a tenant may have; null for any number'),
+    ('create_keyspace', 'at_max',       'what mint does at that number: error, or replace the oldest key'),
+    ('create_keyspace', 'label_length', 'the greatest length of a label; null for 100'),
+    ('create_keyspace', 'schemes',      'headers for keys: bearer, key, x_api_key'),
+    ('create_keyspace', 'unlisted_routes', 'who may make requests without a route: any_key, refuse'),
+    ('create_keyspace', 'display',      'templates of how keys are shown: id, prefix, snippet'),
+    ('create_keyspace', 'codes',        'the answers that clients get, by code'),
+    ('create_keyspace', 'plan_features', 'the features that only some plans have'),
+    ('create_keyspace', 'wildcards',    'whether keys may hold * and family:*'),
+    ('create_keyspace', 'limits',       'rate limits of all its keys together, as for mint'),
+    ('create_keyspace', 'charges',      'the environments that spend credits; null for {live}'),
+    ('create_keyspace', 'managed_by',   'which keys manage keys: any_secret, nobody, or those with a scope'),
+    ('create_keyspace', 'usage_log',    'which requests are recorded: everything, refusals, nothing'),
+    ('create_keyspace', 'usage_details', 'whether records have endpoint and address'),
+    ('alter_keyspace', 'name',          'the name of the keyspace'),
+    ('alter_keyspace', 'changes',       'the options to change; those of create_keyspace'),
+    ('define_scope', 'scope',           'its name, such as images:read'),
+    ('define_scope', 'description',     'what it permits, for people'),
+    ('define_scope', 'implies',         'the scopes that it includes'),
+    ('define_role', 'role',             'its name'),
+    ('define_role', 'scopes',           'its scopes; wildcards such as images:* too'),
+    ('define_route', 'method',          'GET, POST and so on; * for all'),
+    ('define_route', 'pattern',         'the paths, such as /v1/images/{id}; * at the end for the rest'),
+    ('define_route', 'scopes',          'the scopes that it needs; {} for any valid key'),
+    ('define_route', 'kind',            'secret if it needs a secret key; null for any'),
+    ('define_route', 'limits',          'rate limits of each key on this route, as for mint'),
+    ('remove_route', 'method',          'as it was defined'),
+    ('remove_route', 'pattern',         'as it was defined'),
+    ('add_credits', 'amount',           'how many; 1 or more'),
+    ('add_credits', 'key_id',           'the key that gets them; or name a tenant'),
+    ('add_credits', 'tenant',           'the tenant that gets them; or name a key'),
+    ('grant_access', 'role',            'the role of the database'),
+    ('grant_access', 'level',           'verifier, host, issuer, auditor or admin'),
+    ('grant_access', 'tenant',          'the only tenant of an issuer or host; null for those signed in'),
+    ('grant_access', 'keyspace',        'the tenant''s; or the only one of a verifier or host'),
+    ('revoke_access', 'role',           'the role of the database'),
+    ('revoke_access', 'level',          'the level to take away; null for all of them'),
+    ('revoke_access', 'tenant',         'the tenant of an issuer or host; null for all of them'),
+    ('revoke_access', 'keyspace',       'the tenant''s; or the one of a verifier or host; null for all'),
+    ('act_as', 'member',                'a member of it; null for the tenant as a whole'),
+    ('log_request', 'status_code',      'the HTTP status that was sent, from 100 to 999'),
+    ('log_request', 'latency',          'how long the request took'),
+    ('log_request', 'endpoint',         'its path, without the query'),
+    ('log_request', 'method',           'its method, such as GET'),
+    ('log_request', 'request_id',       'the request_id of the verdict; null for the newest in the transaction'),
+    ('usage_logs', 'key_id',            'a key of the tenant; null for all of them'),
+    ('usage_logs', 'page',              'the number of the page, from 1'),
+    ('usage_logs', 'per_page',          'how many requests it has; at most 1000'),
+    ('usage_chart', 'tenant',           'the name of the tenant; null for all that you may see'),
+    ('usage_chart', 'key_id',           'a key; null for all of them'),
+    ('usage_chart', 'per',              'hour or day'),
+    ('usage_chart', 'bars',             'how many bars; at most 1000'),
+    ('usage_chart', 'width',            'the columns of the terminal, from 50 to 500'),
+    ('usage_chart', 'until',            'a time in the last bar; null for now'),
+    ('audit_verify', 'heads',           'earlier results of audit_heads, as an array; null for none'),
+    ('revocations_since', 'since',      'a time before the one that was restored'),
+    ('replay_revocations', 'revocations', 'rows of revocations_since, as an array'),
+    ('help', 'name',                    'a function, view, row type or setting; null to list them all'),
+    ('scanner_patterns', 'keyspace',    'the name of the keyspace; null for all'),
+    ('protect', 'columns',              'the columns; email=hmac names an algorithm too'),
+    ('protect', 'column_name',          'a column; email=hmac names an algorithm too'),
+    ('protect', 'algorithm',            'for columns without one: sha256, or hmac with the newest pepper'),
+    ('protect_existing', 'pages',       'how many pages of the table each transaction changes'),
+    ('protect_existing', 'trust_digests', 'whether values that look like digests stay'),
+    ('unprotect', 'column_name',        'a column'),
+    ('seal_rows', 'column_name',        'a column'),
+    ('seal_rows', 'seal_column',        'the column for the seal, which is added if it is not there'),
+    ('usage_collect', 'standby',        'the identity of the standby, and perhaps its name'),
+    ('usage_collect', 'incarnation',    'the number of its start'),
+    ('usage_collect', 'most_waiting',   'how many records can wait there'),
+    ('usage_collect', 'started_cleanly', 'whether it was shut down before'),
+    ('usage_collect', 'dropped',        'how many records it dropped'),
+    ('usage_collect', 'records',        'records, as its worker packs them'),
+    ('usage_collect', 'unknown_mark',   'the number of its counts of unknown keys'),
+    ('usage_collect', 'unknown',        'those counts'),
+    ('usage_collect', 'samples',        'some requests without a known key')
+$$;
+COMMENT ON FUNCTION keysmith_private.help_arguments() IS
+'A few words on each argument, for help()';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_help_words
+
+-- help(): what functions, views, types and settings are for. Names, types and comments come from
+-- the catalog; help_words.sql has the rest.
+
+-- Lines of a table, each at most 98 columns wide, since psql adds two.
+CREATE FUNCTION keysmith_private.help_table(names text[], types text[], defaults text[], words text[])
+RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT rtrim(CASE w.number WHEN 1 THEN r.start ELSE repeat(' ', length(r.start)) END || w.line)
+    FROM (SELECT u.place, u.words, '  ' || string_agg(rpad(c.cell, c.width) || '  ', '' ORDER BY c.number) AS start
+          FROM unnest(names, types, defaults, words) WITH ORDINALITY AS u (name, type, preset, words, place)
+          CROSS JOIN LATERAL (VALUES (1, u.name, names), (2, u.type, types), (3, u.preset, defaults)) AS v (number, cell, cells)
+          CROSS JOIN LATERAL (SELECT v.number, v.cell, max(length(e)) AS width FROM unnest(v.cells) AS e) AS c
+          WHERE c.width > 0
+          GROUP BY u.place, u.words) AS r
+    CROSS JOIN LATERAL string_to_table(keysmith_private.wrapped(coalesce(nullif(r.words, ''), ' '), 98 - length(r.start)), E'\n')
+        WITH ORDINALITY AS w (line, number)
+    ORDER BY r.place, w.number
+$$;
+COMMENT ON FUNCTION keysmith_private.help_table(text[], text[], text[], text[]) IS
+'Lines of help() about arguments or columns';
+
+-- Lines that begin with a word, and continue below what follows it.
+CREATE FUNCTION keysmith_private.help_paragraph(word text, text text) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT rtrim(CASE w.number WHEN 1 THEN rpad(word, greatest(length(word), 2)) ELSE '  ' END || w.line)
+    FROM string_to_table(keysmith_private.wrapped(text, 98 - greatest(length(word), 2)), E'\n') WITH ORDINALITY AS w (line, number)
+    ORDER BY w.number
+$$;
+COMMENT ON FUNCTION keysmith_private.help_paragraph(text, text) IS
+'Lines of help()';
+
+CREATE FUNCTION keysmith_private.help_of_function(name text) RETURNS SETOF text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    forms  oid[] := ARRAY(SELECT p.oid FROM pg_proc p
+                          WHERE p.pronamespace = 'keysmith'::regnamespace AND p.proname = help_of_function.name
+                          ORDER BY p.oid);
+    first  pg_proc;
+    result text;
+BEGIN
+    SELECT p.* INTO first FROM pg_proc p WHERE p.oid = forms[1];
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT 'keysmith.' || name;
+    RETURN QUERY SELECT * FROM keysmith_private.help_paragraph('', obj_description(first.oid, 'pg_proc') || '.');
+
+    IF (SELECT count(DISTINCT p.proargnames) FROM pg_proc p WHERE p.oid = ANY (forms)) > 1 THEN
+        RETURN QUERY SELECT 'Forms:';
+        RETURN QUERY
+        SELECT '  ' || name || '(' || array_to_string(p.proargnames, ', ') || ')'
+        FROM pg_proc p WHERE p.oid = ANY (forms) ORDER BY p.oid;
+    END IF;
+    -- An argument may have several types.
+    IF first.pronargs > 0 THEN
+        RETURN QUERY SELECT 'Arguments:';
+        RETURN QUERY
+        SELECT h.* FROM (
+            SELECT array_agg(g.argument ORDER BY g.place) AS names, array_agg(g.types ORDER BY g.place) AS types,
+                   array_agg(g.preset ORDER BY g.place) AS defaults, array_agg(coalesce(w.words, '') ORDER BY g.place) AS words
+            FROM (SELECT a.argument, min(f.place * 100 + a.place) AS place, max(a.preset) AS preset,
+                         string_agg(DISTINCT a.type, ' or ') AS types
+                  FROM unnest(forms) WITH ORDINALITY AS f (oid, place) JOIN pg_proc p USING (oid)
+                  CROSS JOIN LATERAL (
+                      SELECT u.place, u.argument,
+                             CASE WHEN p.provariadic <> 0 AND u.place = p.pronargs THEN 'VARIADIC ' ELSE '' END
+                             || replace(format_type(u.type, NULL), 'timestamp with time zone', 'timestamptz') AS type,
+                             coalesce(regexp_replace(pg_get_function_arg_default(p.oid, u.place::integer), '::[a-z ]+(\[\])?$', ''), '') AS preset
+                      FROM unnest(p.proargnames[:p.pronargs], p.proargtypes::oid[]) WITH ORDINALITY AS u (argument, type, place)) AS a
+                  GROUP BY a.argument) AS g
+            LEFT JOIN LATERAL (
+                SELECT i.words FROM keysmith_private.help_arguments() i
+                WHERE i.argument = g.argument AND (i.function = name OR i.function IS NULL)
+                ORDER BY i.function NULLS LAST LIMIT 1) AS w ON true) AS t
+        CROSS JOIN LATERAL keysmith_private.help_table(t.names, t.types, t.defaults, t.words) AS h;
+    END IF;
+
+    SELECT CASE
+        WHEN first.prokind = 'p' THEN 'nothing'
+        WHEN first.prorettype = 'void'::regtype THEN 'nothing'
+        ELSE CASE WHEN t.typtype = 'c' OR t.oid = 'record'::regtype OR first.proretset
+                  THEN CASE WHEN first.proretset AND first.prorows > 1 THEN 'rows of ' ELSE 'a row of ' END ELSE '' END
+             || coalesce((SELECT string_agg(u.column_name || ' ' || format_type(u.type, NULL), ', ' ORDER BY u.place)
+                          FROM unnest(first.proargnames, first.proallargtypes, first.proargmodes::text[])
+                              WITH ORDINALITY AS u (column_name, type, mode, place)
+                          WHERE u.mode = 'o'),
+                         (SELECT format('keysmith.%s: ', t.typname) || string_agg(a.attname, ', ' ORDER BY a.attnum)
+                          FROM pg_attribute a WHERE a.attrelid = t.typrelid AND t.typtype = 'c' AND a.attnum > 0),
+                         format_type(t.oid, NULL)) END
+    INTO result
+    FROM pg_type t WHERE t.oid = first.prorettype;
+    RETURN QUERY SELECT * FROM keysmith_private.help_paragraph('Returns: ', replace(result, 'timestamp with time zone', 'timestamptz') || '.');
+
+    RETURN QUERY
+    SELECT l.line FROM keysmith_private.help_functions() f
+    CROSS JOIN LATERAL string_to_table(E'Example:\n  ' || replace(f.example, E'\n', E'\n  '), E'\n') WITH ORDINALITY AS l (line, place)
+    WHERE f.function = name ORDER BY l.place;
+END $$;
+COMMENT ON FUNCTION keysmith_private.help_of_function(text) IS
+'The part of help() about functions';
+
+-- A view, or the row type of a function, by the name of its domain.
+CREATE FUNCTION keysmith_private.help_of_relation(name text) RETURNS SETOF text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    relation pg_class;
+BEGIN
+    SELECT c.* INTO relation FROM pg_class c
+    WHERE c.relname = help_of_relation.name AND (c.relnamespace = 'keysmith'::regnamespace AND c.relkind = 'v'
+          OR c.oid = (SELECT b.typrelid FROM pg_type d JOIN pg_type b ON b.oid = d.typbasetype
+                      WHERE d.typnamespace = 'keysmith'::regnamespace AND d.typname = help_of_relation.name));
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT CASE relation.relkind WHEN 'v' THEN 'View keysmith.' ELSE 'Row type keysmith.' END || name;
+    RETURN QUERY SELECT * FROM keysmith_private.help_paragraph('',
+        coalesce(obj_description(relation.oid, 'pg_class'), obj_description(relation.reltype, 'pg_type')) || '.');
+    RETURN QUERY SELECT 'Columns:';
+    RETURN QUERY
+    SELECT h.* FROM (
+        SELECT array_agg(a.attname::text ORDER BY a.attnum) AS names,
+               array_agg(replace(format_type(a.atttypid, NULL), 'timestamp with time zone', 'timestamptz') ORDER BY a.attnum) AS types,
+               array_agg(col_description(relation.oid, a.attnum) ORDER BY a.attnum) AS words
+        FROM pg_attribute a WHERE a.attrelid = relation.oid AND a.attnum > 0 AND NOT a.attisdropped) AS t
+    CROSS JOIN LATERAL keysmith_private.help_table(t.names, t.types, NULL, t.words) AS h;
+    IF relation.relkind = 'v' THEN
+        RETURN QUERY SELECT 'Example:';
+        RETURN QUERY SELECT format('  SELECT * FROM keysmith.%s LIMIT 10;', name);
+    END IF;
+END $$;
+COMMENT ON FUNCTION keysmith_private.help_of_relation(text) IS
+'The part of help() about views and row types';
+
+CREATE FUNCTION keysmith_private.help_of_setting(name text) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT l.line FROM pg_settings s
+    CROSS JOIN LATERAL (
+        SELECT 1 AS part, 1 AS place, 'Setting ' || s.name AS line
+        UNION ALL
+        SELECT 2, p.place, p.line
+        FROM keysmith_private.help_paragraph('', concat_ws(' ', s.short_desc, s.extra_desc)) WITH ORDINALITY AS p (line, place)
+        UNION ALL
+        SELECT 3, p.place, p.line
+        FROM keysmith_private.help_paragraph('Values: ', CASE s.vartype
+            WHEN 'enum' THEN array_to_string(s.enumvals, ', ')
+            WHEN 'bool' THEN 'on, off'
+            WHEN 'string' THEN 'a text'
+            ELSE concat_ws(' ', 'from', s.min_val, 'to', s.max_val, s.unit) END) WITH ORDINALITY AS p (line, place)
+        UNION ALL
+        SELECT 4, 1, format('Default: %s', CASE s.boot_val WHEN '' THEN 'empty' ELSE concat_ws(' ', s.boot_val, s.unit) END)
+        UNION ALL
+        SELECT 5, 1, 'Set by: ' || CASE s.context
+            WHEN 'postmaster' THEN 'ALTER SYSTEM, and a restart of the server'
+            WHEN 'sighup' THEN 'ALTER SYSTEM, and SELECT pg_reload_conf()'
+            WHEN 'user' THEN 'SET, by any role; ALTER ROLE, ALTER DATABASE, ALTER SYSTEM'
+            ELSE 'SET, by superusers; ALTER ROLE, ALTER DATABASE, ALTER SYSTEM' END
+        UNION ALL
+        SELECT 6, p.place::integer, p.line
+        FROM string_to_table(format(E'Example:\n  SHOW %s;', s.name), E'\n') WITH ORDINALITY AS p (line, place)
+    ) AS l
+    WHERE s.name IN ('keysmith.' || help_of_setting.name)
+    ORDER BY l.part, l.place
+$$;
+COMMENT ON FUNCTION keysmith_private.help_of_setting(text) IS
+'The part of help() about settings';
+
+CREATE FUNCTION keysmith_private.help_names(OUT kind text, OUT name text) RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 200 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT DISTINCT 'Functions', p.proname::text FROM pg_proc p WHERE p.pronamespace = 'keysmith'::regnamespace
+    UNION ALL
+    SELECT 'Views', c.relname::text FROM pg_class c WHERE c.relnamespace = 'keysmith'::regnamespace AND c.relkind = 'v'
+    UNION ALL
+    SELECT 'Row types', t.typname::text FROM pg_type t WHERE t.typnamespace = 'keysmith'::regnamespace AND t.typtype = 'd'
+    UNION ALL
+    SELECT 'Settings', s.name FROM pg_settings s WHERE starts_with(s.name, 'keysmith.')
+$$;
+COMMENT ON FUNCTION keysmith_private.help_names() IS
+'The names that help() knows';
+
+CREATE FUNCTION keysmith_private.help_overview() RETURNS SETOF text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY SELECT keysmith_private.help_paragraph('keysmith ', 'makes a database the API-key service of a product. '
+        'SELECT keysmith.help(''mint'') tells more about mint, and so on.');
+    RETURN QUERY
+    SELECT h.* FROM (
+        SELECT array_agg(CASE WHEN f.task = f.before THEN '' ELSE f.task END ORDER BY f.place) AS tasks,
+               array_agg(f.function ORDER BY f.place) AS names, array_agg(f.words ORDER BY f.place) AS words
+        FROM (SELECT f.*, lag(f.task) OVER (ORDER BY f.place) AS before, (
+                  SELECT split_part(obj_description(p.oid, 'pg_proc'), ';', 1) FROM pg_proc p
+                  WHERE p.pronamespace = 'keysmith'::regnamespace AND p.proname = f.function ORDER BY p.oid LIMIT 1) AS words
+              FROM keysmith_private.help_functions() f) AS f) AS t
+    CROSS JOIN LATERAL keysmith_private.help_table(t.tasks, t.names, NULL, t.words) AS h;
+    RETURN QUERY
+    SELECT h.* FROM (
+        SELECT k.kind || ': ' AS kind, k.place, string_agg(n.name, ', ' ORDER BY n.name) AS names
+        FROM keysmith_private.help_names() n
+        JOIN (VALUES ('Views', 1), ('Row types', 2), ('Settings', 3)) AS k (kind, place) USING (kind)
+        GROUP BY k.kind, k.place ORDER BY k.place) AS t
+    CROSS JOIN LATERAL keysmith_private.help_paragraph(t.kind, t.names) AS h;
+END $$;
+COMMENT ON FUNCTION keysmith_private.help_overview() IS
+'The part of help() without a name';
+
+-- The names that share most pairs of letters with a name.
+CREATE FUNCTION keysmith_private.nearest_names(name text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH word AS (
+        SELECT DISTINCT n.name, ARRAY(SELECT DISTINCT substr(w.padded, i, 2) FROM generate_series(1, length(w.padded) - 1) i) AS pairs
+        FROM (SELECT nearest_names.name AS name UNION ALL SELECT k.name FROM keysmith_private.help_names() k) AS n
+        CROSS JOIN LATERAL (SELECT ' ' || replace(left(n.name, 63), 'keysmith.', '') || ' ') AS w (padded)
+    ), nearest AS (
+        SELECT k.name, row_number() OVER (ORDER BY s.shared / (cardinality(k.pairs) + cardinality(g.pairs)) DESC, k.name) AS place
+        FROM word k JOIN word g ON g.name = nearest_names.name AND k.name <> g.name
+        CROSS JOIN LATERAL (SELECT count(*)::float FROM unnest(k.pairs) u WHERE u = ANY (g.pairs)) AS s (shared)
+        WHERE s.shared > 0
+    )
+    SELECT string_agg(n.name, ', ' ORDER BY n.place) FROM nearest n WHERE n.place <= 3
+$$;
+COMMENT ON FUNCTION keysmith_private.nearest_names(text) IS
+'The names that are most like the given one, for hints';
+
+CREATE FUNCTION keysmith_private.help_lines(name text) RETURNS SETOF text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    wanted constant text := regexp_replace(lower(trim(name)), '^keysmith\.|\(.*$', '', 'g');
+BEGIN
+    IF wanted IS NULL THEN
+        RETURN QUERY SELECT keysmith_private.help_overview();
+    ELSE
+        RETURN QUERY SELECT keysmith_private.help_of_function(wanted)
+           UNION ALL SELECT keysmith_private.help_of_relation(wanted)
+           UNION ALL SELECT keysmith_private.help_of_setting(wanted);
+    END IF;
+END $$;
+COMMENT ON FUNCTION keysmith_private.help_lines(text) IS
+'The lines of help()';
+
+CREATE FUNCTION keysmith.help(name text DEFAULT NULL) RETURNS SETOF text
+LANGUAGE c STABLE ROWS 20 AS 'MODULE_PATHNAME', 'keysmith_help';
+COMMENT ON FUNCTION keysmith.help(text) IS
+'Explains a function, view, row type or setting; without a name, lists them';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_help
 
 -- The part of doctor() that looks at isolated tables, and at tables that should be isolated.
 
@@ -3956,20 +5242,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                         AND d.refclassid = 'pg_proc'::regclass
                         AND f.pronamespace = 'keysmith'::regnamespace)
     ), tenant_column AS (
-        SELECT b.found AS oid, b.tenant_column AS attname, b.tenant_type AS atttypid, b.tenant_number AS attnum
+        SELECT b.found AS oid, b.tenant_column AS attname, b.tenant_type AS atttypid, b.tenant_number AS attnum, b.keyspace
         FROM keysmith_private.isolated_by b
     )
     SELECT p.level, 'isolation', format('table %s: %s', p.relation::regclass, p.problem), p.remedy
-    FROM keysmith_private.isolation_problems() p
+    FROM (SELECT * FROM keysmith_private.isolation_problems()
+          UNION ALL SELECT * FROM keysmith_private.views_above_isolated()) p
     UNION ALL
-    SELECT 'warning', 'isolation', format('table %s: its owner %s verifies, and so could open it',
+    SELECT 'warning', 'isolation', format('table %s: its owner %s may verify, and could end its isolation',
                                           c.oid::regclass, c.relowner::regrole),
-           format('ALTER TABLE %s OWNER TO another role', c.oid::regclass)
+           'give it an owner without a level'
     FROM pg_class c
     WHERE c.oid IN (SELECT oid FROM isolated)
       AND c.relowner IN (SELECT v.oid FROM keysmith_private.verifying_role v)
     UNION ALL
-    SELECT 'error', 'isolation', format('role %s verifies, and row security does not hold it: it %s',
+    SELECT 'error', 'isolation', format('role %s may verify, and row security does not apply to it: it %s',
                                         r.oid::regrole, CASE WHEN r.rolsuper THEN 'is a superuser'
                                                              ELSE 'has BYPASSRLS' END),
            format('ALTER ROLE %s %s', r.oid::regrole,
@@ -3978,8 +5265,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s has the column %I of isolated tables, and is not isolated',
                                           c.oid::regclass, t.attname),
-           format('keysmith.isolate(%L, %L), if its rows are of tenants', c.oid::regclass, t.attname)
-    FROM (SELECT DISTINCT attname, atttypid FROM tenant_column) t
+           format('SELECT keysmith.isolate(%L, %L%s)', c.oid::regclass, t.attname, ', ' || quote_literal(t.keyspace))
+    FROM (SELECT attname, atttypid, min(keyspace) AS keyspace FROM tenant_column GROUP BY attname, atttypid) t
     JOIN pg_attribute a ON a.attname = t.attname AND a.atttypid = t.atttypid AND a.attnum > 0
     JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
     WHERE c.relnamespace <> 'keysmith_private'::regnamespace AND NOT c.relispartition AND NOT c.relrowsecurity
@@ -3988,7 +5275,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s fills in the tenant that is signed in, and is not isolated',
                                           c.oid::regclass),
-           format('keysmith.isolate(%L, %L)', c.oid::regclass, a.attname)
+           format('SELECT keysmith.isolate(%L, %L%s)', c.oid::regclass, a.attname,
+                  CASE WHEN a.atttypid <> 'uuid'::regtype THEN ', ''default''' END)
     FROM pg_attrdef f
     JOIN pg_class c ON c.oid = f.adrelid AND c.relkind IN ('r', 'p')
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = f.adnum
@@ -4001,12 +5289,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     UNION ALL
     SELECT 'warning', 'isolation', format('table %s has row security and no policy: only its owner sees rows',
                                           c.oid::regclass),
-           format('keysmith.isolate(%L, ...), or a policy of your own', c.oid::regclass)
+           'isolate it, or make a policy of your own'
     FROM pg_class c
     WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND NOT c.relispartition
       AND c.oid NOT IN (SELECT oid FROM isolated) AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
     UNION ALL
-    SELECT 'warning', 'policies', format('policy %I of %s calls a function of ours for each row',
+    SELECT 'warning', 'policies', format('policy %I of %s calls a function of keysmith for each row',
                                          p.polname, p.polrelid::regclass),
            'put the call into a sub-select: (SELECT keysmith.current_tenant_id())'
     FROM pg_policy p
@@ -4024,7 +5312,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     -- they are not worth guessing.
     SELECT 'warning', 'isolation', format('table %s: indexes on %s tell a tenant which values others have',
                                           t.oid::regclass, string_agg(DISTINCT quote_ident(a.attname), ', ')),
-           format('indexes that begin with %I; see SECURITY.md, "Isolated tables"', t.attname)
+           format('begin them with %I: see "Isolated tables" in SECURITY.md', t.attname)
     FROM tenant_column t
     JOIN pg_index x ON x.indrelid = t.oid AND x.indisvalid AND x.indkey[0] <> t.attnum
     -- An index is also used for a condition on a later column alone.
@@ -4055,29 +5343,17 @@ CREATE FUNCTION keysmith_private.doctor_replication(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH subscribed AS (
-        SELECT s.oid, s.subname AS name, s.subenabled AS is_enabled,
-               count(*) FILTER (WHERE r.srsubstate <> 'r') AS not_copied,
-               EXISTS (SELECT FROM pg_stat_subscription t
-                       WHERE t.subid = s.oid AND t.relid IS NULL AND t.pid IS NOT NULL) AS is_applied,
-               (SELECT t.apply_error_count + t.sync_error_count FROM pg_stat_subscription_stats t
-                WHERE t.subid = s.oid) AS errors
-        FROM pg_subscription s
-        JOIN pg_subscription_rel r ON r.srsubid = s.oid
-        JOIN pg_class c ON c.oid = r.srrelid
-        WHERE c.relnamespace = 'keysmith_private'::regnamespace
-        GROUP BY s.oid
-    )
-    SELECT 'error', 'replication', format('subscription %I is disabled: revocations don''t arrive', name),
-           format('ALTER SUBSCRIPTION %I ENABLE; if an error has disabled it, the log of this server has the error', name)
+    WITH subscribed AS (SELECT * FROM keysmith_private.subscriptions())
+    SELECT 'error', 'replication', format('subscription %I is disabled: revocations do not arrive; after an error, the log of this server says why', name),
+           format('ALTER SUBSCRIPTION %I ENABLE', name)
     FROM subscribed WHERE NOT is_enabled
     UNION ALL
-    SELECT 'error', 'replication', format('subscription %I has stopped: revocations don''t arrive', name),
-           'remove the cause, which the log of this server has: such as a row of this database, or a role that is missing'
+    SELECT 'error', 'replication', format('subscription %I has stopped: revocations do not arrive', name),
+           'remove the cause that the log of this server names, such as a row that is in the way'
     FROM subscribed WHERE is_enabled AND NOT is_applied
     UNION ALL
-    SELECT 'warning', 'replication', format('subscription %I has failed %s times', name, errors),
-           format('the log of this server has the errors; SELECT pg_stat_reset_subscription_stats(%s) forgets them', oid)
+    SELECT 'warning', 'replication', format('subscription %I has failed %s times: the log of this server has the errors', name, errors),
+           format('SELECT pg_stat_reset_subscription_stats(%s)', oid)
     FROM subscribed WHERE errors > 0
     UNION ALL
     SELECT 'warning', 'replication', format('subscription %I has not copied %s tables yet', name, not_copied),
@@ -4085,7 +5361,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM subscribed WHERE not_copied > 0
     UNION ALL
     SELECT 'warning', 'replication',
-           format('publication %I leaves out updates or deletes of keys: a subscriber would not hear of revocations', p.pubname),
+           format('publication %I leaves out updates or deletes of keys: revocations would not reach a subscriber', p.pubname),
            format('ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'')', p.pubname)
     FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
     WHERE t.schemaname = 'keysmith_private' AND t.tablename = 'key' AND NOT (p.pubupdate AND p.pubdelete)
@@ -4100,10 +5376,11 @@ COMMENT ON FUNCTION keysmith_private.doctor_replication() IS
 --   manage_doctor_replication
 
 -- doctor() finds problems, and says what to do. Each of the functions below checks one part, and
--- returns a row for each problem. They run as the owner of the extension.
+-- returns a row for each problem. They run as the owner of the extension. A remedy is a statement, or
+-- it begins with a small letter and is for people.
 
 CREATE FUNCTION keysmith_private.doctor_library(
-    is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
+    is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper integer,
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -4111,15 +5388,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                   OR EXISTS (SELECT FROM keysmith_private.tenant WHERE limits IS NOT NULL)
                   OR EXISTS (SELECT FROM keysmith_private.keyspace WHERE limits IS NOT NULL OR generation > 0)
                 THEN 'error' ELSE 'warning' END,
-           'library', 'is not preloaded: no rate limits, no peppers, and transactions write usage',
-           'shared_preload_libraries = ''keysmith'', and a restart'
+           'library', 'it is not preloaded: no rate limits, no peppers, and each transaction writes its usage',
+           'set shared_preload_libraries = ''keysmith'', and restart'
     WHERE NOT is_preloaded
     UNION ALL
-    SELECT 'error', 'library', format('is of version %s, and the extension of %s', version, e.extversion),
-           'ALTER EXTENSION keysmith UPDATE, or a restart if the library is the older one'
+    SELECT 'error', 'library', format('it has version %s, and the extension version %s', version, e.extversion),
+           'run ALTER EXTENSION keysmith UPDATE, or restart if the library is older'
     FROM pg_extension e WHERE e.extname = 'keysmith' AND e.extversion <> version
     UNION ALL
-    SELECT 'error', 'library', format('trigger %s of %s is not as made', t.tgname, t.tgrelid::regclass),
+    SELECT 'error', 'library', format('trigger %I of %s is disabled, or enabled in another mode', t.tgname, t.tgrelid::regclass),
            format('ALTER TABLE %s ENABLE %s TRIGGER %I', t.tgrelid::regclass, m.mode, t.tgname)
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
     -- ENABLE TRIGGER ALL, as pg_restore --disable-triggers calls it, forgets these modes.
@@ -4134,26 +5411,25 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
     WHERE c.relnamespace = 'keysmith_private'::regnamespace AND NOT (i.indisvalid AND i.indisready)
     UNION ALL
-    SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'SECURITY.md, "Peppers"'
+    SELECT 'error', 'pepper', 'the file ' || pepper_problem, 'see "Peppers" in SECURITY.md'
     WHERE pepper_problem IS NOT NULL
     UNION ALL
-    SELECT 'error', 'pepper', 'keys are stored with ' || CASE p WHEN '0' THEN 'none, which the file does not allow'
-               ELSE format('pepper %s, which is not there', p) END || ': they are refused',
-           CASE p WHEN '0' THEN 'the line 0:unpeppered, until they are rotated'
+    SELECT 'error', 'pepper', CASE p WHEN '0' THEN 'keys without a pepper are refused: the file does not allow them'
+               ELSE format('keys of pepper %s are refused: the file does not have it', p) END,
+           CASE p WHEN '0' THEN 'add the line 0:unpeppered until these keys are rotated'
                ELSE 'put it back into the file, and restart' END
     FROM unnest(lost_peppers) AS p
     UNION ALL
     SELECT 'warning', 'pepper', format('%s active keys are stored with an older pepper than %s',
                                        count(*), newest_pepper),
-           'rotate() moves a key to the newest'
+           'rotate them: keysmith.rotate() moves a key to the newest'
     FROM keysmith_private.key k
     WHERE k.generation < newest_pepper AND k.revoked_at IS NULL AND k.rotated_to IS NULL
       AND NOT k.generation::text = ANY (lost_peppers)
     HAVING count(*) > 0
     UNION ALL
-    SELECT 'warning', 'pepper', format('%s keys were imported, and there is no pepper: '
-               'a stolen dump lets short ones be guessed', count(*)),
-           'keysmith.pepper_file, and rotate the keys'
+    SELECT 'warning', 'pepper', format('%s imported keys have no pepper: who steals a dump can guess short ones', count(*)),
+           'set keysmith.pepper_file, and rotate the keys'
     FROM keysmith_private.key k
     WHERE newest_pepper = 0 AND k.imported AND k.revoked_at IS NULL
     HAVING count(*) > 0
@@ -4176,8 +5452,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                    THEN (SELECT c.timestamp FROM pg_last_committed_xact() c) END)) AS newest (at)
     WHERE newest.at > clock_timestamp() + '1 second'
     UNION ALL
-    SELECT 'warning', 'server', 'ssl is off, and the server listens beyond this machine: keys travel readably',
-           'ALTER SYSTEM SET ssl = on, and hostssl in pg_hba.conf'
+    SELECT 'warning', 'server', 'ssl is off, and other machines can connect: keys travel in plain text',
+           'set ssl = on, and use hostssl in pg_hba.conf'
     FROM pg_settings l, pg_settings s
     WHERE s.name = 'ssl' AND s.setting = 'off' AND l.name = 'listen_addresses'
       AND EXISTS (SELECT FROM regexp_split_to_table(l.setting, '\s*,\s*') AS a
@@ -4185,9 +5461,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     -- A few keys are a trial. Ten are a product.
     SELECT 'warning', 'keyspace',
-           format('keys of keyspace %s start with %s, as those of every installation: '
+           format('keys of keyspace %s start with %s, as in every installation: '
                   'a secret scanner cannot tell that they are yours', p.keyspace, p.prefix),
-           format('keysmith.alter_keyspace(%L, ''{"prefixes": {"secret": {"live": "yours_live_"}}}'')', p.keyspace)
+           -- SQL joins strings on two lines.
+           format(E'SELECT keysmith.alter_keyspace(%L,\n''{"prefixes": {"secret":''\n'' {"live": "yours_live_"}}}'')', p.keyspace)
     FROM keysmith_private.keyspace_prefix p
     WHERE p.kind = 'secret' AND p.prefix IN ('ks_live_', 'ks_test_')
       AND (SELECT count(*) FROM (
@@ -4196,7 +5473,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                  AND k.revoked_at IS NULL AND NOT k.imported AND starts_with(k.key_prefix, p.prefix)
                LIMIT 10) AS first_ten) = 10
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], smallint) IS
+COMMENT ON FUNCTION keysmith_private.doctor_library(boolean, text, text, text[], integer) IS
 'The part of doctor() that looks at the library, peppers and the server';
 
 -- Other sessions start with the values that this session would have after RESET ALL, or with
@@ -4223,7 +5500,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                       AND o.whose = '')) AS longest
         FROM settings s
     )
-    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too',
+    SELECT 'warning', 'logging', format('%s = %s%s writes bound values to the log, and so keys',
                                         v.name, v.value, v.whose),
            format('ALTER %s SET log_parameter_max_length = 0', v.place)
     FROM valued v
@@ -4232,12 +5509,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            OR v.name = 'log_transaction_sample_rate' AND v.value <> '0')
       AND v.longest <> '0'
     UNION ALL
-    SELECT 'warning', 'logging', format('%s = %s%s logs bound values of what fails',
+    SELECT 'warning', 'logging', format('%s = %s%s writes bound values of failed statements to the log',
                                         v.name, v.value, v.whose),
            format('ALTER %s SET %s = 0', v.place, v.name)
     FROM valued v WHERE v.name = 'log_parameter_max_length_on_error' AND v.value <> '0'
     UNION ALL
-    SELECT 'warning', 'logging', format('auto_explain, with %s%s, logs what functions are called with',
+    SELECT 'warning', 'logging', format('auto_explain writes arguments of functions to the log, by %s%s',
                                         o.name, o.whose),
            format('ALTER %s SET %s = %s', o.place, o.name, CASE o.name WHEN 'auto_explain.log_verbose' THEN 'off' ELSE '0' END)
     FROM valued o
@@ -4246,12 +5523,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND EXISTS (SELECT FROM settings m
                   WHERE m.name = 'auto_explain.log_min_duration' AND m.value <> '-1')
     UNION ALL
-    SELECT 'warning', 'logging', format('%s = %s%s logs bound values, keys too', v.name, v.value, v.whose),
+    SELECT 'warning', 'logging', format('%s = %s%s writes bound values to the log, and so keys', v.name, v.value, v.whose),
            format('ALTER %s SET pgaudit.log_parameter = off', v.place)
     FROM valued v WHERE v.name = 'pgaudit.log_parameter' AND v.value IN ('on', 'true', '1', 'yes')
     UNION ALL
     -- The texts of other statements are stored without constants.
-    SELECT 'warning', 'logging', format('%s = %s%s keeps keys in texts of utility statements', v.name, v.value, v.whose),
+    SELECT 'warning', 'logging', format('%s = %s%s keeps texts of utility statements, and so keys', v.name, v.value, v.whose),
            format('ALTER %s SET pg_stat_statements.track_utility = off', v.place)
     FROM valued v
     WHERE v.name = 'pg_stat_statements.track_utility' AND v.value IN ('on', 'true', '1', 'yes')
@@ -4264,13 +5541,13 @@ CREATE FUNCTION keysmith_private.doctor_access(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'error', 'access', format('role number %s was dropped, and still is %s; so is the next of that number',
+    SELECT 'error', 'access', format('role number %s was dropped, and still has the level %s: a new role may get that number',
                                      a.role::oid, string_agg(DISTINCT a.level, ', ')),
            format('DELETE FROM keysmith_private.access WHERE role = %s', a.role::oid)
     FROM keysmith_private.access a
     WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.role) GROUP BY a.role::oid
     UNION ALL
-    SELECT 'error', 'access', format('%s has rights on %s, which only functions should touch',
+    SELECT 'error', 'access', format('%s has rights on %s, which only keysmith should use',
                                      CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END,
                                      c.oid::regclass),
            format('REVOKE ALL ON %s FROM %s', c.oid::regclass,
@@ -4298,12 +5575,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_namespace n, aclexplode(n.nspacl) x
     WHERE n.nspname IN ('keysmith', 'keysmith_private') AND x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner
     UNION ALL
-    SELECT 'error', 'access', format('%s may name the tables in the schema keysmith_private, and so lock them',
+    SELECT 'error', 'access', format('%s may use the schema keysmith_private, and so lock its tables',
                                      CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
            format('REVOKE USAGE ON SCHEMA keysmith_private FROM %s',
                   CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
     FROM pg_namespace n, aclexplode(n.nspacl) x
     WHERE n.nspname = 'keysmith_private' AND x.privilege_type = 'USAGE' AND x.grantee <> n.nspowner
+    UNION ALL
+    -- The server looks for the library in these folders.
+    SELECT 'warning', 'access', format('%s may set dynamic_library_path, and so replace the library',
+                                       CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END),
+           format('REVOKE SET ON PARAMETER dynamic_library_path FROM %s',
+                  CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+    FROM pg_parameter_acl p, aclexplode(p.paracl) x
+    LEFT JOIN pg_roles r ON r.oid = x.grantee
+    WHERE p.parname = 'dynamic_library_path' AND NOT coalesce(r.rolsuper, false)
     UNION ALL
     SELECT 'warning', 'access', format('role %s, which has access, is also a member of %s', a.role, p.rolname),
            format('REVOKE %s FROM %s', p.rolname, a.role)
@@ -4312,72 +5598,62 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     JOIN pg_roles p ON p.rolname IN ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
                                      'pg_write_server_files', 'pg_execute_server_program', 'pg_maintain')
      AND pg_has_role(r.oid, p.oid, 'MEMBER')
+    UNION ALL
+    SELECT 'warning', 'access', 'no role has a level: only superusers and the owner can use keysmith',
+           'give the role of your application a level: see keysmith.help(''grant_access'')'
+    WHERE NOT EXISTS (SELECT FROM pg_proc p, aclexplode(p.proacl) a
+                      WHERE p.pronamespace = 'keysmith'::regnamespace AND a.grantee NOT IN (0, p.proowner))
+      AND (SELECT count(*) FROM (SELECT FROM keysmith_private.key k LIMIT 10) AS first_ten) = 10
 $$;
 COMMENT ON FUNCTION keysmith_private.doctor_access() IS
 'The part of doctor() that looks for privileges that no role should have';
 
+-- `raised` has the value of each alarm that is raised, by its name.
 CREATE FUNCTION keysmith_private.doctor_usage(
-    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+    raised jsonb, OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH numbers AS MATERIALIZED (
-        SELECT u.name, u.value FROM keysmith.usage_status() u
-        UNION ALL SELECT l.name, l.value FROM keysmith.limit_status() l
-    ), n AS (
-        SELECT max(value) FILTER (WHERE name = 'mode') AS mode,
-               max(value) FILTER (WHERE name = 'dropped')::bigint AS dropped,
-               max(value) FILTER (WHERE name = 'used')::bigint AS used,
-               max(value) FILTER (WHERE name = 'capacity')::bigint AS capacity,
-               max(value) FILTER (WHERE name = 'waiting')::bigint AS waiting,
-               max(value) FILTER (WHERE name = 'share')::bigint AS share,
-               max(value) FILTER (WHERE name = 'worker') AS worker,
-               max(value) FILTER (WHERE name = 'failed_starts')::bigint AS failed_starts,
-               max(value) FILTER (WHERE name = 'failures')::bigint AS failures,
-               max(value) FILTER (WHERE name = 'last_error') AS last_error,
-               max(value) FILTER (WHERE name = 'limit buckets in use')::bigint AS buckets,
-               max(value) FILTER (WHERE name = 'limit buckets at most')::bigint AS most_buckets,
-               max(value) FILTER (WHERE name = 'calls refused for want of a bucket')::bigint AS refused
-        FROM numbers
-    ), today AS (
-        SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day
+    WITH u AS MATERIALIZED (
+        SELECT * FROM keysmith.usage_status()
+    ), l AS MATERIALIZED (
+        SELECT * FROM keysmith.limit_status()
     ), partitions AS MATERIALIZED (
         -- Two days of grace: requests, or a call of maintain(), have them dropped.
         SELECT p.*, p.ends <= k.kept_from - interval '48 hours' AS is_old
         FROM keysmith_private.usage_partitions() p, keysmith_private.usage_kept_from() AS k (kept_from)
     )
-    SELECT 'warning', 'usage', mode, 'fewer databases with keysmith in this server' FROM n
-    WHERE mode LIKE 'in place: other databases%'
+    SELECT 'warning', 'usage', u.mode, 'fewer databases with keysmith in this server' FROM u
+    WHERE u.mode LIKE 'in place: other databases%'
     UNION ALL
-    SELECT 'warning', 'usage', format('%s records were dropped since the server started', dropped),
-           'a larger keysmith.usage_buffer, or usage_overflow = write-through' FROM n WHERE dropped > 0
+    SELECT 'warning', 'usage', format('%s records were dropped since the server started', u.dropped),
+           'a larger keysmith.usage_buffer, or usage_overflow = write-through'
+    FROM u WHERE raised ? 'usage_dropped'
     UNION ALL
-    SELECT 'warning', 'usage', format('the buffer is nearly full: %s records of %s wait', waiting, share),
+    SELECT 'warning', 'usage', format('the buffer is filling: %s records of %s wait', u.waiting, u.share),
            'a larger keysmith.usage_buffer; usage_status() tells how the worker fares'
-    FROM n WHERE used * 10 >= capacity * 8 OR waiting * 10 >= share * 8
+    FROM u WHERE raised ? 'usage_queue_filling'
     UNION ALL
-    SELECT 'error', 'usage', format('%s records wait, and the worker could not be started %s times',
-                                    waiting, failed_starts),
+    SELECT 'error', 'usage', CASE u.failed_starts WHEN 0 THEN format('%s records wait, and no worker runs', u.waiting)
+               ELSE format('%s records wait, and the worker could not be started %s times', u.waiting, u.failed_starts) END,
            'a larger max_worker_processes, and a restart'
-    FROM n WHERE failed_starts > 0 AND waiting > 0 AND worker <> 'running'
+    FROM u WHERE raised ? 'usage_worker_missing'
     UNION ALL
-    SELECT 'warning', 'usage', format('%s batches failed; the last error: %s', failures, last_error),
-           'usage_status() and the server''s log tell more' FROM n WHERE failures > 0
+    SELECT 'warning', 'usage', format('%s batches failed; the last error: %s', u.failures, u.last_error),
+           'usage_status() and the server''s log tell more'
+    FROM u WHERE raised ? 'usage_failing'
     UNION ALL
-    SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', count(*)),
+    SELECT 'warning', 'usage', format('%s records could not be stored in the last 7 days', raised ->> 'usage_quarantined'),
            'SELECT error FROM keysmith_private.usage_set_aside'
-    FROM keysmith_private.usage_set_aside WHERE set_aside_at > now() - interval '7 days' HAVING count(*) > 0
+    WHERE raised ? 'usage_quarantined'
     UNION ALL
     SELECT 'warning', 'usage', format('a crash may have cost %s records, between %s and %s',
-                                      sum(lost_at_most), to_char(min(lost_from), 'YYYY-MM-DD HH24:MI'),
-                                      to_char(max(lost_until), 'YYYY-MM-DD HH24:MI')),
+                                      raised ->> 'usage_lost', to_char(min(i.lost_from), 'YYYY-MM-DD HH24:MI'),
+                                      to_char(max(i.lost_until), 'YYYY-MM-DD HH24:MI')),
            'usage_durability = commit, if none may be lost'
-    FROM keysmith_private.usage_incarnation
-    WHERE lost_at_most > 0 AND lost_until > now() - interval '7 days' HAVING count(*) > 0
+    FROM keysmith_private.recent_losses() i WHERE raised ? 'usage_lost' HAVING count(*) > 0
     UNION ALL
     SELECT 'warning', 'usage', 'there is no partition for tomorrow''s requests', 'SELECT * FROM keysmith.maintain()'
-    FROM today
-    WHERE NOT EXISTS (SELECT FROM partitions p WHERE p.ends > (day + 1)::timestamp AT TIME ZONE 'UTC')
-      AND EXISTS (SELECT FROM keysmith_private.usage_event e WHERE e.at >= day::timestamp AT TIME ZONE 'UTC')
+    WHERE raised ? 'partition_missing'
     UNION ALL
     SELECT 'warning', 'usage', format('%s days are kept beyond keysmith.usage_retention', count(*)),
            'SELECT * FROM keysmith.maintain()'
@@ -4402,109 +5678,81 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            'SELECT * FROM keysmith.maintain()'
     FROM keysmith_private.usage_delta HAVING count(*) > 100000
     UNION ALL
-    SELECT 'warning', 'limits', format('the table of limits is nearly full: %s of %s', buckets, most_buckets),
-           'a larger keysmith.max_buckets, and a restart' FROM n WHERE buckets * 10 >= most_buckets * 8
+    SELECT 'warning', 'limits', format('the table of limits is nearly full: %s of %s', l.buckets, l.max_buckets),
+           'a larger keysmith.max_buckets, and a restart'
+    FROM l WHERE raised ? 'limit_buckets_filling'
     UNION ALL
-    SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', refused),
-           'a larger keysmith.max_buckets, and a restart' FROM n WHERE refused > 0
+    SELECT 'warning', 'limits', format('%s calls were refused since the start for want of room to count them', l.unavailable),
+           'a larger keysmith.max_buckets, and a restart'
+    FROM l WHERE raised ? 'limits_unavailable'
     UNION ALL
-    -- Looks at the newest thousand entries of each chain, and at the one before them. That is cheap,
-    -- and no proof. audit_verify() proves it.
-    SELECT 'error', 'audit', format('the chain of keyspace %s has a gap before entry %s', g.keyspace, min(g.entry)),
+    SELECT 'error', 'audit', CASE WHEN g.entry IS NULL
+               THEN format('keyspace %s has no audit, and was made by someone', g.keyspace)
+               ELSE format('the chain of keyspace %s has a gap before entry %s', g.keyspace, g.entry) END,
            'SELECT * FROM keysmith.audit_verify()'
-    FROM (SELECT c.keyspace, e.entry, lag(e.entry) OVER (PARTITION BY c.keyspace ORDER BY e.entry) AS previous
-          FROM (SELECT keyspace FROM keysmith_private.keyspace UNION SELECT '*') c
-          CROSS JOIN LATERAL (
-              SELECT a.entry FROM keysmith_private.audit_entry a
-              WHERE a.keyspace = c.keyspace ORDER BY a.entry DESC LIMIT 1000) e) g
-    WHERE g.entry <> 1 + coalesce(g.previous, (
-              SELECT max(a.entry) FROM keysmith_private.audit_entry a
-              WHERE a.keyspace = g.keyspace AND a.entry < g.entry), 0)
-    GROUP BY g.keyspace
-    UNION ALL
-    SELECT 'error', 'audit', format('keyspace %s has no audit, and was made by someone', k.keyspace),
-           'SELECT * FROM keysmith.audit_verify()'
-    FROM keysmith_private.keyspace k
-    WHERE k.created_at < now()
-      -- The audit of a subscriber may be on its publisher.
-      AND NOT keysmith_private.is_subscribed('keysmith_private.keyspace')
-      AND NOT EXISTS (SELECT FROM keysmith_private.audit_entry a WHERE a.keyspace = k.keyspace)
+    FROM keysmith_private.audit_gaps() g
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_usage() IS
+COMMENT ON FUNCTION keysmith_private.doctor_usage(jsonb) IS
 'The part of doctor() that looks at usage records and their worker, limits and the audit';
 
 CREATE FUNCTION keysmith_private.doctor_events(
-    queue_limit integer, unsent bigint, last_unsent_at timestamptz,
-    OUT level text, OUT subject text, OUT finding text, OUT remedy text
+    raised jsonb, OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'warning', 'events',
            format('the queue of notifications is %s percent full, and from %s on no events are sent',
-                  round(100 * q.usage::numeric, 1), queue_limit),
+                  round(100 * (raised ->> 'notify_queue_filling')::numeric, 1), y.event_queue_limit),
            'end the session that listens and does not read: PostgreSQL''s log names it'
-    FROM pg_notification_queue_usage() AS q (usage)
-    WHERE 200 * q.usage > queue_limit
+    FROM keysmith_private.library() y WHERE raised ? 'notify_queue_filling'
     UNION ALL
     SELECT 'warning', 'events',
            format('%s events were not sent, the last of them at %s: the queue of notifications was full',
-                  unsent, last_unsent_at),
+                  y.events_unsent, y.last_event_unsent_at),
            'have listeners read what there is again; end sessions that listen and do not read'
-    WHERE last_unsent_at > now() - interval '1 day'
+    FROM keysmith_private.library() y WHERE raised ? 'events_unsent'
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_events(integer, bigint, timestamptz) IS
+COMMENT ON FUNCTION keysmith_private.doctor_events(jsonb) IS
 'The part of doctor() that looks at the queue of notifications';
 
 CREATE FUNCTION keysmith_private.doctor_findings(
-    is_preloaded boolean, version text, pepper_problem text, lost_peppers text[], newest_pepper smallint,
-    queue_limit integer, unsent bigint, last_unsent_at timestamptz,
+    pepper_problem text, lost_peppers text[],
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH findings AS MATERIALIZED (
-        SELECT * FROM keysmith_private.doctor_library(is_preloaded, version, pepper_problem, lost_peppers, newest_pepper)
+    WITH y AS MATERIALIZED (
+        SELECT * FROM keysmith_private.library()
+    ), alarms AS MATERIALIZED (
+        SELECT coalesce(jsonb_object_agg(a.alarm, a.value), '{}') AS raised
+        FROM keysmith_private.alarms() a WHERE a.raised
+    ), findings AS MATERIALIZED (
+        SELECT d.* FROM y, keysmith_private.doctor_library(y.preloaded, y.version, pepper_problem, lost_peppers, y.newest_pepper) d
         UNION ALL SELECT * FROM keysmith_private.doctor_logging()
         UNION ALL SELECT * FROM keysmith_private.doctor_isolation()
         UNION ALL SELECT * FROM keysmith_private.doctor_access()
-        UNION ALL SELECT * FROM keysmith_private.doctor_usage()
+        UNION ALL SELECT d.* FROM alarms a, keysmith_private.doctor_usage(a.raised) d
         UNION ALL SELECT * FROM keysmith_private.doctor_replication()
-        UNION ALL SELECT * FROM keysmith_private.doctor_events(queue_limit, unsent, last_unsent_at)
+        UNION ALL SELECT d.* FROM alarms a, keysmith_private.doctor_events(a.raised) d
     )
-    SELECT level, subject, finding, remedy FROM (
-        SELECT array_position('{error,warning}', f.level) AS rank, 0 AS place, f.* FROM findings f
-        UNION ALL
-        SELECT 3, place, 'ok', s.subject, s.finding, NULL
-        FROM (VALUES
-            (1, 'library', format('preloaded, of version %s as the extension', version)),
-            (2, 'server', 'writes what it commits, and hides what it sends'),
-            (3, 'pepper', CASE newest_pepper WHEN 0 THEN 'none; keys of 256 random bits need none'
-                              ELSE format('all keys are stored with pepper %s', newest_pepper) END),
-            (4, 'logging', 'no setting writes bound keys to the log; write none into a statement''s text'),
-            (5, 'isolation', 'no table shows a tenant what is another''s'),
-            (6, 'policies', 'ask once per query who is signed in'),
-            (7, 'access', 'nobody has a right that grant_access does not give'),
-            (8, 'usage', 'records are stored, and nothing was lost'),
-            (9, 'limits', 'there is room to count calls'),
-            (10, 'audit', 'the newest entries are all there; audit_verify() checks every seal'),
-            (11, 'replication', 'no subscription that brings keys has stopped')
-        ) AS s (place, subject, finding)
-        WHERE s.subject NOT IN (SELECT f.subject FROM findings f)
-    ) AS rows
-    ORDER BY rank, place, subject, finding
+    -- In psql, a row with these widths fits 100 columns.
+    SELECT level, subject, keysmith_private.wrapped(finding, 35), keysmith_private.wrapped(remedy, 36)
+    FROM (SELECT * FROM findings ORDER BY array_position('{error,warning}', level), subject, finding) AS ordered
+    UNION ALL
+    SELECT 'ok', 'keysmith', format('no problem found; preloaded, version %s', y.version), NULL
+    FROM y WHERE NOT EXISTS (SELECT FROM findings)
 $$;
-COMMENT ON FUNCTION keysmith_private.doctor_findings(
-    boolean, text, text, text[], smallint, integer, bigint, timestamptz) IS
-'The rows of doctor(), given what only the library knows';
+COMMENT ON FUNCTION keysmith_private.doctor_findings(text, text[]) IS
+'The rows of doctor(), given what only the library knows about peppers';
 
 CREATE FUNCTION keysmith.doctor(
     OUT level text, OUT subject text, OUT finding text, OUT remedy text
 ) RETURNS SETOF record
 LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'keysmith_doctor';
 COMMENT ON FUNCTION keysmith.doctor() IS
-'Checks the installation: problems, each with a remedy, errors first; a row ok for each subject without a problem';
+'Finds faults of the installation; a row for each, with its remedy, or else one row with the level ok';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:65
+-- src/install.rs:70
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

@@ -41,6 +41,7 @@ install! {
     "manage_keyspace" "../sql/install/manage/keyspace.sql";
     "manage_catalogue" "../sql/install/manage/catalogue.sql";
     "manage_tenant" "../sql/install/manage/tenant.sql";
+    "manage_act_as" "../sql/install/manage/act_as.sql";
     "manage_listing" "../sql/install/manage/listing.sql";
     "manage_key" "../sql/install/manage/key.sql";
     "manage_credits" "../sql/install/manage/credits.sql";

@@ -17,6 +17,7 @@ CALLS = {
     **dict.fromkeys([
         "audit_heads", "current_environment", "current_key", "current_keyspace", "current_owner", "current_tenant",
         "current_tenant_id", "doctor", "help", "limit_status", "maintain", "pre_request", "sign_out", "status", "usage_status", "whoami"], NOTHING),
+    "act_as": {"tenant": "acme"},
     "add_credits": {"amount": 5, "tenant": "acme"},
     "alter_key": {"key_id": "KEY_ID", "changes": Jsonb({})},
     "alter_keyspace": {"name": "default", "changes": Jsonb({})},
@@ -90,8 +91,6 @@ MEANINGS = {
     "digest value": [None], "digests value": [None], "is_digest stored": [None],
     "matches value": [None], "matches stored": [None], "has_scope scope": [False],
     "verify_many api_keys": [],
-    # It is ignored without a tenant.
-    "grant_access keyspace": [None], "revoke_access keyspace": [None],
 }
 DECISIONS = {"verify", "verify_digest", "verify_many", "authenticate", "explain_verify"}
 FUNCTIONS = """

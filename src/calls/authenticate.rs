@@ -64,7 +64,7 @@ pub fn decide<'m, F: Form>(
     memory: Memory<'m>,
     request: &HttpRequest,
 ) -> Result<(Verdict<'m, F>, Rc<Policy>)> {
-    let catalog = decision::catalog()?;
+    let catalog = decision::catalog(request.keyspace)?;
     let reader = Reader::new(&catalog);
     let (policy, sought) = reader
         .sought(request.keyspace, |policy| presented(memory, request.headers, &policy.schemes))?;

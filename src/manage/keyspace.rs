@@ -4,8 +4,8 @@ use super::authority::{self, Caller};
 use super::level::{Needs, functions};
 use super::options::Options;
 use crate::audit::{Act, Subject};
-use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
+use crate::catalog::{Catalog, access};
 use keysmith_core::policy::name::{IDENTIFIER_RULE, is_identifier};
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
@@ -25,7 +25,7 @@ sql_functions! {
 
 /// The keyspace that exists from the start. Its row is written when it is first needed: a row
 /// that CREATE EXTENSION wrote would collide with a dump's.
-const DEFAULT: &str = "default";
+pub const DEFAULT: &str = "default";
 
 /// The policy of a keyspace that must exist, with all changes up to now.
 pub fn policy(caller: &Caller, keyspace: &str) -> Result<Rc<Policy>> {
@@ -105,6 +105,7 @@ fn alter_keyspace(call: &Call) -> Result<Option<Datum>> {
 
 fn event_channel(call: &Call) -> Result<Option<Datum>> {
     let name = call.required_text(0, "keyspace")?;
+    access::must_reach(&Catalog::open()?, name.as_bytes(), access::EXPLAINING)?;
     let known = authority::look(Needs::Nothing, |_| {
         check_known(&name)?;
         channel(&name)

@@ -1,6 +1,7 @@
 //! Management: changes of keyspaces, tenants and keys.
 
 mod access;
+mod act_as;
 mod add_credits;
 mod alter;
 mod audit_proof;
@@ -36,7 +37,6 @@ mod profile;
 pub mod progress;
 mod replay;
 mod revocations;
-mod roles;
 mod scanner;
 mod scopes_used;
 mod statements;
