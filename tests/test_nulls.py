@@ -19,6 +19,7 @@ CALLS = {
     **dict.fromkeys([
         "audit_heads", "current_environment", "current_key", "current_keyspace", "current_owner", "current_tenant",
         "current_tenant_id", "doctor", "help", "limit_status", "maintain", "pre_request", "require_identity", "sign_out", "status", "usage_status", "whoami"], NOTHING),
+    "act_as": {"tenant": "acme"},
     "add_credits": {"amount": 5, "tenant": "acme"},
     "alter_key": {"key_id": "KEY_ID", "changes": Jsonb({})},
     "alter_keyspace": {"name": "default", "changes": Jsonb({})},

@@ -596,6 +596,82 @@ def test_limits_are_told(keys, service):
     assert int(refused.headers["Retry-After"]) > 0
 
 
+
+# People
+
+@pytest.fixture
+def people(keys):
+    """Members of acme, and a role that signs them in."""
+    keys.admin.call("grant_access", "serving", "host")
+    for scope in ("keys:read", "keys:write"):
+        keys.admin.call("define_scope", "default", scope)
+    keys.admin.call("define_role", "default", "boss", ["*"])
+    keys.admin.call("define_role", "default", "reader", ["keys:read"])
+    for member, role in (("ann", "boss"), ("bob", "reader")):
+        keys.admin.call("set_member", "acme", member, role)
+    return keys
+
+
+def ask_as(service, member, method, path, body=None, headers="{}", tenant="acme", **options):
+    with service.app.session.transaction():
+        service.app.call("act_as", tenant, member)
+        if body is not None:
+            options["body"] = json.dumps(body)
+        return service.app.one("serve", headers, method, path, **options)
+
+
+def test_a_person_is_served_without_a_key(people):
+    made = ask_as(people, "ann", "POST", "/v1/keys", {"label": "CI"})
+    assert (made.status, made.tenant, made.key_id, made.ok) == (201, "acme", None, True)
+    assert made.body["owner"] == "ann"
+    assert people.admin.reason(made.body["api_key"]) == "ok"
+    listed = ask_as(people, "ann", "GET", "/v1/keys")
+    assert [row["label"] for row in listed.body["keys"]] == ["CI"]
+    assert ask_as(people, "ann", "DELETE", f"/v1/keys/{made.body['key_id']}").status == 200
+    assert not ask_as(people, "ann", "GET", "/v1/models").handled
+
+
+def test_a_persons_role_bounds_what_it_may_do(people):
+    people.admin.call("define_route", "default", "POST", "/v1/keys", "keys:write")
+    refused = ask_as(people, "bob", "POST", "/v1/keys")
+    assert (refused.status, refused.body["code"]) == (403, "insufficient_scope")
+    assert 'scope="keys:write"' in refused.headers["WWW-Authenticate"]
+    people.admin.call("remove_route", "default", "POST", "/v1/keys")
+    assert ask_as(people, "bob", "POST", "/v1/keys", {"scopes": ["keys:write"]}).status == 403
+
+
+def test_without_an_id_a_person_means_the_only_key(people):
+    people.define("GET", "/key", "show_key")
+    assert ask_as(people, "ann", "GET", "/key").status == 404
+    key = people.admin.mint()
+    assert ask_as(people, "ann", "GET", "/key").body["key_id"] == str(key.key_id)
+    people.admin.mint()
+    assert ask_as(people, "ann", "GET", "/key").status == 409
+
+
+def test_a_person_of_one_keyspace_is_nobody_in_another(people):
+    people.admin.call("create_keyspace", "other")
+    people.define("GET", "/me", "whoami", keyspace="other")
+    assert ask_as(people, "ann", "GET", "/me", keyspace="other").status == 401
+
+
+def test_a_key_of_the_request_comes_before_the_person(people, key):
+    headers = json.dumps({"X-Api-Key": key.api_key})
+    assert ask_as(people, "bob", "GET", "/v1/me", headers=headers).key_id == key.key_id
+    for bad in ({"X-Api-Key": "ks_live_x"}, {"Authorization": "Digest x"}, {"Authorization": 1}):
+        assert ask_as(people, "ann", "GET", "/v1/me", headers=json.dumps(bad)).status == 401
+
+
+def test_a_request_of_a_person_is_recorded_as_such(people):
+    answer = ask_as(people, "ann", "POST", "/v1/keys")
+    ask_as(people, "ann", "GET", "/v1/models?a=b")
+    people.admin.call("flush_usage")
+    rows = people.admin.rows("SELECT method, endpoint, status, key_id, member FROM keysmith.usage ORDER BY at")
+    assert rows == [("POST", "/v1/keys", 201, None, "ann"), ("GET", "/v1/models", 200, None, "ann")]
+    assert people.admin.value("SELECT member FROM keysmith.audit WHERE key_id = %s",
+                              answer.body["key_id"]) == "ann"
+
+
 class Guess:
     """Random requests: fields that are known and others, with values of any type."""
 

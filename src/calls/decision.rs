@@ -1,8 +1,8 @@
 //! A decision from beginning to end: find the key, apply the rules, charge the request, give the
 //! transaction its identity, and pass on the usage record.
 
-use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
+use crate::catalog::{Catalog, access};
 use crate::decide::charge::Charge;
 use crate::decide::lookup::Reader;
 use crate::decide::needs::NeededScopes;
@@ -19,10 +19,18 @@ use pg::scratch::Memory;
 use pg::{clock, transaction};
 use std::rc::Rc;
 
-/// Our tables, for a decision. An error in a parallel worker: it has no transaction to commit, so
-/// it can neither act for a key nor pass on a usage record.
+/// Our tables, for a decision about keys of a keyspace, which the caller's role must reach.
 #[inline]
-pub fn catalog() -> Result<Catalog> {
+pub fn catalog(keyspace: &[u8]) -> Result<Catalog> {
+    let catalog = opened()?;
+    access::must_decide(&catalog, keyspace)?;
+    Ok(catalog)
+}
+
+/// Our tables. An error in a parallel worker: it has no transaction to commit, so it can neither
+/// act for a key nor pass on a usage record.
+#[inline]
+pub fn opened() -> Result<Catalog> {
     if transaction::is_parallel_worker() {
         return Err(Error::new(Code::Conflict, "a parallel worker can't decide about keys")
             .hint("Declare the function that does PARALLEL RESTRICTED or PARALLEL UNSAFE."));

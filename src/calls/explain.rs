@@ -3,6 +3,7 @@
 use super::arguments;
 use super::authenticate::{self, RouteRequirement, text};
 use super::decision::{self, demand, name};
+use crate::catalog::access;
 use crate::catalog::policy::Policy;
 use crate::decide::charge::{self, Charge};
 use crate::decide::credits::{self, Intent, Spending};
@@ -43,8 +44,9 @@ enum StepResult {
 }
 
 fn explain_verify(call: &Call) -> Result<Option<Datum>> {
-    let catalog = decision::catalog()?;
+    let catalog = decision::opened()?;
     let keyspace = name(call, 3).unwrap_or_default();
+    access::must_reach(&catalog, keyspace, access::EXPLAINING)?;
     let reader = Reader::new(&catalog);
     let policy = reader.policy(keyspace)?;
     let presented = match (call.json(9), call.bytes(0, MAX_KEY_LEN)) {

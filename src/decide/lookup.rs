@@ -162,6 +162,21 @@ impl<'a> Reader<'a> {
         Some(self.gather(key, Places::default()))
     }
 
+    /// Finds the rows of a person of a tenant: of a member, or of the tenant as a whole.
+    pub fn find_person(
+        &self,
+        tenant_id: &[u8; 16],
+        member: Option<&[u8]>,
+    ) -> std::result::Result<PersonRows<'_>, Reason> {
+        let tenant = self.tenant(tenant_id, Place::default()).ok_or(Reason::NotFound)?;
+        if !tenant.is_null(tenant::suspended_at) {
+            return Err(Reason::TenantSuspended);
+        }
+        let member = member
+            .map(|name| self.member(tenant_id, name, Place::default()).ok_or(Reason::OwnerGone));
+        Ok(PersonRows { tenant, member: member.transpose()? })
+    }
+
     #[inline]
     fn keys(&self) -> &Relation {
         self.keys.get_or_init(|| self.catalog.tables.key.open())
@@ -211,6 +226,26 @@ impl<'a> Reader<'a> {
         let by_name =
             [ScanKey::uuid(member::tenant_id, tenant_id), ScanKey::text(member::member, &name)];
         members.first(self.snapshot(), &self.rooms.member, by_name, |_| true)
+    }
+}
+
+/// The rows of a person. They stay pinned while this lives.
+pub struct PersonRows<'a> {
+    tenant: Pinned<'a>,
+    member: Option<Pinned<'a>>,
+}
+
+impl PersonRows<'_> {
+    /// The tenant's name.
+    pub fn tenant(&self) -> &[u8] {
+        self.tenant.bytes(tenant::name).unwrap_or_default()
+    }
+
+    /// The name of the member, and its role. Both are `None` for the tenant as a whole.
+    pub fn member(&self) -> [Option<&[u8]>; 2] {
+        let of_member =
+            |column| self.member.as_ref().map(|row| row.bytes(column).unwrap_or_default());
+        [of_member(member::member), of_member(member::role)]
     }
 }
 

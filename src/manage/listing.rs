@@ -7,7 +7,7 @@ use super::level::{Needs, functions};
 use super::tenant::Tenant;
 use crate::catalog::Catalog;
 use pg::call::Call;
-use pg::error::{Error, Result};
+use pg::error::{Code, Error, Result};
 use pg::result_set::ResultSet;
 use pg::settings::set_for_now;
 use pg::spi::{self, Param, saved};
@@ -46,7 +46,8 @@ pub fn as_json(key_id: &[u8; 16]) -> Result<Option<String>> {
 /// A key as JSON with times in UTC. It is the acting key, or one that the caller manages.
 pub fn shown(key_id: &[u8; 16]) -> Result<Option<String>> {
     authority::look(Needs::Sight, |caller| {
-        if caller.key.as_deref().is_none_or(|key| key.key_id != *key_id) {
+        let acting = caller.identity.as_ref().and_then(|identity| identity.key.as_ref());
+        if acting.is_none_or(|key| key.id != *key_id) {
             caller.must_manage()?;
         }
         let found = json_within(caller.tenants(), caller.environment(), key_id)?;
@@ -80,6 +81,7 @@ pub struct Filter<'a> {
 /// them. Only the keys of the page are read as a whole.
 pub fn page(
     tenant_id: &[u8; 16],
+    keyspace: &str,
     filter: &Filter,
     limit: i64,
     skip: i64,
@@ -91,7 +93,7 @@ pub fn page(
     filter.kind.map_or(Ok(()), |kind| draft::kind(kind.into()).map(|_| ()))?;
     authority::look(needs::list_keys, |caller| {
         caller.must_manage()?;
-        if !caller.reaches(tenant_id) {
+        if !caller.reaches(tenant_id, keyspace) {
             return Err(Error::not_found("there is no such tenant"));
         }
         set_for_now(c"TimeZone", c"UTC");
@@ -127,6 +129,23 @@ pub fn page(
             |row| row.text(1),
         )?;
         Ok((total.unwrap_or_default(), keys))
+    })
+}
+
+/// The active key of a tenant; an error if it has none, or several.
+pub fn only_active(tenant_id: &[u8; 16]) -> Result<[u8; 16]> {
+    Catalog::open()?.as_owner(|| {
+        let found = spi::all(
+            "SELECT a.key_id FROM keysmith_private.all_keys a
+             WHERE a.tenant_id = $1 AND a.status = 'active' LIMIT 2",
+            &[Param::uuid(tenant_id)],
+            |row| row.uuid(1),
+        )?;
+        match found[..] {
+            [key_id] => Ok(key_id),
+            [] => Err(Error::not_found("there is no active key")),
+            _ => Err(Error::new(Code::Conflict, "there is more than one active key")),
+        }
     })
 }
 

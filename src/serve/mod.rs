@@ -18,19 +18,21 @@ use crate::calls::pre_request_settings::trusted_proxies;
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
 use crate::decide::lookup::Reader;
+use crate::identity::{self, Identity};
 use crate::usage::session::log_request;
 use crate::verdict::Verdict;
 use answer::Answer;
 use endpoint::{Place, Request};
 use keysmith_core::http::error::HttpError;
 use keysmith_core::policy::forwarded::client_address;
-use keysmith_core::policy::verdict;
+use keysmith_core::policy::verdict::{self, Reason};
 use outcome::Outcome;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
 use pg::jsonb::Json;
 use pgrx::pg_sys::Datum;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 sql_functions! {
     keysmith_serve => serve;
@@ -60,7 +62,7 @@ fn serve(call: &Call) -> Result<Option<Datum>> {
         spend: arguments::spend(call, position::SPEND)?,
         weight: None,
     };
-    let catalog = decision::catalog()?;
+    let catalog = decision::catalog(request.keyspace)?;
     let answer = answer(call, &catalog, &request)?;
     Ok(Some(answer.into_datum(call.memory(), &catalog)))
 }
@@ -92,13 +94,19 @@ fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answe
     let mut required =
         authenticate::required(request.method, request.path, request.variant, &policy);
     required.needs_key = matches!(place, Place::Endpoint(_));
-    let verdict: Verdict<Outcome> =
-        authenticate::decide_by(memory, &reader, &policy, sought, request, &required)?;
+    let person = match sought {
+        Err(Reason::Missing) => person(request.keyspace),
+        _ => None,
+    };
+    let verdict: Verdict<Outcome> = match &person {
+        Some(person) => Outcome::of_person(person, &policy, &required.needs),
+        None => authenticate::decide_by(memory, &reader, &policy, sought, request, &required)?,
+    };
     let mut answer = match place {
         _ if verdict.record.is_refusal() => {
             Answer::error(&policy, &verdict, verdict.record.error.clone())
         }
-        Place::Elsewhere | Place::Options(_) => return Ok(Answer::not_handled(&policy, &verdict)),
+        Place::Elsewhere | Place::Options(_) => Answer::not_handled(&policy, &verdict),
         Place::OtherMethods(methods) => {
             let error = worded(&policy, verdict::Answer::MethodNotAllowed);
             Answer::error(&policy, &verdict, error).with_allow(methods)
@@ -112,13 +120,27 @@ fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answe
             }
         }
     };
-    if answer.status != verdict.status {
-        log_request::answered(&verdict.request_id, answer.status);
+    let (id, status) = (&verdict.request_id, answer.status);
+    match person {
+        // The record of act_as says nothing about the request.
+        Some(_) => {
+            let path = request.path.filter(|_| policy.usage_details);
+            log_request::answered(id, status, request.method, path);
+        }
+        None if status != verdict.status => log_request::answered(id, status, None, None),
+        None => {}
     }
     if request.method.is_some_and(|method| method.eq_ignore_ascii_case(b"HEAD")) {
         answer.body = None;
     }
     Ok(answer)
+}
+
+/// The person for whom the transaction acts, if the request is to that keyspace.
+fn person(keyspace: &[u8]) -> Option<Rc<Identity>> {
+    // A person who has ended is none: the request is refused as one without a key.
+    let identity = identity::current().ok().flatten()?;
+    (identity.key.is_none() && *identity.keyspace == *keyspace).then_some(identity)
 }
 
 /// An error in the keyspace's wording.

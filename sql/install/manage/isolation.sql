@@ -27,21 +27,21 @@ $$;
 COMMENT ON FUNCTION keysmith_private.locked_relations() IS
 'Tables that other sessions have locked against readers, or are about to';
 
--- These roles run the requests of applications: they have the level verifier, or EXECUTE on a
--- function that decides. Administrators are left out, as they may call all functions.
+-- These roles run the requests of applications: they have the level verifier or host, or EXECUTE
+-- on a function that signs in. Administrators are left out, as they may call all functions.
 CREATE VIEW keysmith_private.verifying_role AS
 WITH RECURSIVE verifier(oid) AS (
-    (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level = 'verifier'
+    (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level IN ('verifier', 'host')
      UNION
      SELECT x.grantee FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
      WHERE p.pronamespace = 'keysmith'::regnamespace AND x.grantee <> p.proowner
-       AND p.proname IN ('verify', 'verify_json', 'verify_digest', 'verify_many', 'authenticate', 'authenticate_json', 'serve', 'pre_request')
+       AND p.proname IN ('verify', 'verify_json', 'verify_digest', 'verify_many', 'authenticate', 'authenticate_json', 'serve', 'pre_request', 'act_as')
        AND x.grantee NOT IN (SELECT a.role FROM keysmith_private.access a WHERE a.level = 'admin'))
     UNION
     SELECT m.member FROM verifier v JOIN pg_catalog.pg_auth_members m ON m.roleid = v.oid
 )
 SELECT v.oid FROM verifier v WHERE v.oid <> 0;
-COMMENT ON VIEW keysmith_private.verifying_role IS 'Roles that decide about keys, and their members';
+COMMENT ON VIEW keysmith_private.verifying_role IS 'Roles that decide about keys or sign in persons, and their members';
 
 CREATE FUNCTION keysmith_private.is_reachable(relation oid) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

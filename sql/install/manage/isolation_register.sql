@@ -94,7 +94,9 @@ BEGIN RETURN (
         SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)', keyspace)
         WHERE keyspace IS NOT NULL
         UNION ALL
-        SELECT 3, format('(%s = ( SELECT keysmith.current_environment() AS current_environment))', c.operand)
+        -- A person reaches all environments. Without an identity the first part lets nothing through.
+        SELECT 3, format('(%s = COALESCE(( SELECT keysmith.current_environment() AS current_environment), %1$s))',
+                         c.operand)
         FROM compared c WHERE c.attnum = environment_number
     )
     SELECT CASE count(*) WHEN 1 THEN min(part)
