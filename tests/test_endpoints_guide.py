@@ -50,7 +50,7 @@ def send(application, db):
             return parts.pop(0)
 
         async def keep(message):
-            # What is sent is committed.
+            # The answer must come after the commit.
             sent.append((message, db.value("SELECT count(*) FROM keysmith.keys")))
 
         asyncio.run(application["app"](scope, receive, keep))

@@ -83,7 +83,7 @@ def query(fields):
                     for name, value in fields.items())
 
 
-# What serve does
+# Requests and answers
 
 def test_every_answer_is_as_described(service):
     for endpoint in ENDPOINTS:
@@ -116,6 +116,25 @@ def test_every_answer_is_as_described(service):
         assert answer.status < 300, (operation, answer)
         check_answer(made, described[method, pattern], answer)
         key = service.admin.mint()
+
+
+def test_answers_to_persons_are_as_described(service):
+    for endpoint in ENDPOINTS:
+        service.define(*endpoint)
+    service.admin.call("grant_access", "serving", "host")
+    made = document(service.app)
+    with service.app.session.transaction():
+        service.app.call("act_as", "acme")
+        for method, path in [("POST", "/v1/keys"), ("GET", "/v1/keys"), ("GET", "/v1/me")]:
+            answer = service.app.one("serve", "{}", method, path)
+            assert answer.status < 300, answer
+            check_answer(made, operations(made)[method, path], answer)
+    service.admin.call("flush_usage")
+    with service.app.session.transaction():
+        service.app.call("act_as", "acme")
+        answer = service.app.one("serve", "{}", "GET", "/v1/logs")
+        assert answer.body["data"], answer
+        check_answer(made, operations(made)["GET", "/v1/logs"], answer)
 
 
 @pytest.mark.parametrize("operation", BODIES)

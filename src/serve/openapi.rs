@@ -1,4 +1,4 @@
-//! `openapi`: the description of a keyspace's API. What it needs comes from the policy, which knows
+//! `openapi`: the description of a keyspace's API. All of it comes from the policy, which knows
 //! neither tenants nor keys.
 
 use super::{endpoint, worded};

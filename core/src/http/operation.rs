@@ -65,16 +65,17 @@ const NEW_KEY: &[Named] = named! {
     expires_at: Option<Moment>,
 };
 
-/// The result of `whoami`.
+/// The result of `whoami`. A person has no key.
 const PROFILE: &[Named] = named! {
-    key_id: Uuid, display_id: Option<Text>, label: Option<Text>, kind: Text, environment: Text,
-    key_prefix: Option<Text>, key_snippet: Option<Text>, scopes: Texts, role: Option<Text>,
-    owner: Option<Text>, created_at: Moment, expires_at: Option<Moment>, key_metadata: Json,
-    tenant: Text, tenant_id: Uuid, plan: Option<Text>, metadata: Json, credits: Option<Integer>,
+    key_id: Option<Uuid>, display_id: Option<Text>, label: Option<Text>, kind: Text,
+    environment: Option<Text>, key_prefix: Option<Text>, key_snippet: Option<Text>, scopes: Texts,
+    role: Option<Text>, owner: Option<Text>, created_at: Option<Moment>,
+    expires_at: Option<Moment>, key_metadata: Option<Json>, tenant: Text, tenant_id: Uuid,
+    plan: Option<Text>, metadata: Json, credits: Option<Integer>,
 };
 
 const LOGGED: &[Named] = named! {
-    at: Moment, request_id: Uuid, key_id: Uuid, environment: Option<Text>, method: Option<Text>,
+    at: Moment, request_id: Uuid, key_id: Option<Uuid>, environment: Option<Text>, method: Option<Text>,
     endpoint: Option<Text>, status: Option<Integer>, outcome: Text, ip: Option<Text>,
     latency: Option<Number>,
 };

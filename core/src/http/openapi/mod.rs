@@ -1,7 +1,7 @@
 //! The description of a keyspace's API as OpenAPI 3.1 has it.
 //!
-//! What OpenAPI has no place for is marked with `x-keysmith-…`: patterns that end in `/*`, routes for
-//! all methods, methods that a path item doesn't know, variants, and limits.
+//! Marks with the names `x-keysmith-…` stand for what OpenAPI can't express: patterns that end in
+//! `/*`, routes for all methods, methods that a path item doesn't know, variants, and limits.
 
 mod errors;
 mod operation;

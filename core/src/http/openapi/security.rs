@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 /// The security schemes by their names.
 fn named(schemes: &Schemes) -> Vec<(String, Value)> {
     // OpenAPI takes any scheme of Authorization that has the form of RFC 9110, registered or not.
-    // As a header of its own, clients would have to write the scheme's name into the key.
+    // With an apiKey in the header Authorization, clients would have to write the scheme's name
+    // before the key.
     let http = |scheme: &str| json!({"type": "http", "scheme": scheme});
     let header = |name: &str| json!({"type": "apiKey", "in": "header", "name": name});
     let basic = json!({"type": "http", "scheme": "basic",

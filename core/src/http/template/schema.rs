@@ -39,7 +39,7 @@ impl Node {
 
 impl Field {
     fn schema(&self) -> Value {
-        // What lies inside a JSON value is not known.
+        // The fields of a JSON value are not known.
         if !self.within.is_empty() {
             return json!({});
         }
