@@ -9,8 +9,8 @@ use crate::decide::needs::NeededScopes;
 use crate::decide::presented::Sought;
 use crate::identity::{self, Identity};
 use crate::verdict::Standing;
-use crate::verdict::{Form, Holder, Verdict};
-use crate::{lag, usage};
+use crate::verdict::{Facts, Form, Holder, Verdict};
+use crate::{lag, request_id, usage};
 use keysmith_core::policy::rules::{self, Demand};
 use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call};
@@ -166,7 +166,11 @@ impl<'a> Decision<'a> {
     ) -> Verdict<'m, F> {
         usage::count(reason, self.reader.take_miss());
         let (catalog, now) = (self.reader.catalog, self.demand.now);
-        Verdict::form(memory, catalog, &self.policy, self.keyspace, reason, holder, standing, now)
+        let policy = &*self.policy;
+        let keyspace = policy.existing(self.keyspace);
+        let request_id = &request_id::next(now);
+        let facts = Facts { policy, keyspace, reason, holder, standing, request_id };
+        Verdict::form(memory, catalog, &facts)
     }
 
     /// The request as usage records contain it.
