@@ -22,7 +22,7 @@ def of_fields(db, **fields):
     for name in fields:
         assert re.fullmatch("[a-z_]+", name)
     values = ", ".join(f"%s::{TYPES[name]} AS {name}" for name in fields)
-    made = f"jsonb_populate_record(NULL::keysmith.verdict, to_jsonb(f))"
+    made = "jsonb_populate_record(NULL::keysmith.verdict, to_jsonb(f))"
     row = db.row(f"""SELECT keysmith.response_headers(v) AS headers, keysmith.problem(v) AS problem
                      FROM (SELECT {made} AS v FROM (SELECT {values}) f) m""", *fields.values())
     return row.headers, row.problem

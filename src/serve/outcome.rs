@@ -1,4 +1,4 @@
-//! What a verdict says about the response to a request.
+//! The parts of a verdict that the response to a request needs.
 
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};

@@ -4,7 +4,7 @@
 use crate::policy::header::Schemes;
 use crate::policy::verdict::Answer;
 
-/// What an answer says, as far as headers tell it. Times are in microseconds.
+/// The facts of an answer that headers tell. Times are in microseconds.
 pub struct Facts<'a> {
     pub answer: Answer,
     /// The scopes that the request needed.
