@@ -371,6 +371,11 @@ impl Policy {
         self.routes.find(method, path, variant)
     }
 
+    /// The routes of a keyspace. An endpoint without a route of its own counts as one.
+    pub fn routes(&self) -> &Routes<Route> {
+        &self.routes
+    }
+
     /// The endpoints of a keyspace.
     pub fn endpoints(&self) -> &Routes<Endpoint> {
         &self.endpoints

@@ -3,6 +3,7 @@
 mod answer;
 mod endpoint;
 mod failure;
+mod openapi;
 mod operations;
 mod outcome;
 mod pre_request;
