@@ -60,6 +60,7 @@ pub fn decided(
 }
 
 /// Counts a request without a known key.
+#[inline(always)]
 pub fn unknown(policy: &Policy, keyspace: &[u8], request: &Request, reason: Reason) {
     pending::hand_on();
     if policy.usage_log == UsageLog::Nothing {
