@@ -114,7 +114,7 @@ test-core: setup ## test the rules that need no server
 	set -o pipefail; $(CARGO) test --release -p keysmith-core | tee $(BUILD)/core-tests.log
 
 test-server: install check-script $(VENV)/done ## test the extension, on private clusters
-	$(if $(TESTS),,@scripts/setup.sh pgbouncer examples monitoring patroni deb stranger)
+	$(if $(TESTS),,@scripts/setup.sh curl pgbouncer examples monitoring patroni deb stranger)
 	$(if $(TESTS),,@scripts/examples.sh)
 	KEYSMITH_TEST_COUNT=$(abspath $(BUILD))/server-tests.count PG_CONFIG=$(pg_config) \
 	    $(VENV)/bin/pytest -rs -n $(TEST_JOBS) --dist loadfile $(or $(TESTS),tests)

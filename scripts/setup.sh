@@ -52,6 +52,7 @@ need "git, to test a hook for it" "git" git --version
 need "Python 3 with venv, for the tests" "python3 python3-venv" python3 -c 'import venv, ensurepip'
 for extra in "$@"; do
     case $extra in
+        curl) need "curl, to send the requests of published products" "curl" curl --version ;;
         pgbouncer) need "pgbouncer, to test with a pooler" "pgbouncer" has_pgbouncer ;;
         patroni)
             need "Patroni with etcd and HAProxy, to test failovers" "patroni etcd-server haproxy" has_patroni

@@ -1,10 +1,11 @@
-//! The identity: the key that a transaction acts for after a successful decision.
+//! The identity: the key that a transaction acts for after a successful decision, or the person
+//! whom `act_as` signed in.
 //!
 //! It is in the memory of this backend only, so no SQL that sets, reads or sends a value can forge
 //! it. It ends with the transaction. Rolling back to a savepoint restores the identity before it.
 //!
 //! Each use checks that no transaction has committed since the identity was last valid. If one has,
-//! the key is decided about again. PostgreSQL counts the transactions that changed something, so as
+//! the key or person is decided about again. PostgreSQL counts the transactions that changed something, so as
 //! long as nothing changes, a check only reads that count.
 
 use crate::catalog::policy::Policy;
@@ -19,6 +20,7 @@ use keysmith_core::policy::scope::HeldScopes;
 use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call, sql_functions};
 use pg::error::{Code, Error, Result};
+use pg::function_start::{self, Watched};
 use pg::scan::transactions_ended;
 use pg::transaction::{self, PerTransaction};
 use pg::{clock, datum};
@@ -34,26 +36,28 @@ sql_functions! {
     keysmith_current_environment => current_environment;
     keysmith_current_owner => current_owner;
     keysmith_has_scope => has_scope;
+    keysmith_require_identity => require_identity;
     keysmith_sign_out => sign_out_at_will;
 }
 
 type Bytes16 = [u8; 16];
 type Text = Box<[u8]>;
 
-/// A key that a decision accepted, as it was when it was last valid.
+/// A key that a decision accepted, or a person, as it was when it was last valid.
 #[derive(Clone)]
 pub struct Identity {
-    pub key_id: Bytes16,
+    /// `None` for a person.
+    pub key: Option<Key>,
     pub tenant_id: Bytes16,
     pub tenant: Text,
     pub keyspace: Text,
-    pub environment: Text,
+    /// The owner of the key; or the member, unless the person acts for the tenant as a whole.
     pub owner: Option<Text>,
-    pub is_secret: bool,
-    /// The scopes of the key, and the names of the roles of the key and of its owner.
+    /// The scopes of the key, and the names of the roles of the key and of its owner. A person has
+    /// no scopes, and the role of the member in the owner's place.
     pub scopes: Vec<Text>,
     pub roles: [Option<Text>; 2],
-    /// The id of the request in which the key was accepted.
+    /// The id of the request in which it was accepted.
     pub request_id: [u8; 16],
     expires_at: Option<i64>,
     address: Option<IpAddr>,
@@ -64,6 +68,14 @@ pub struct Identity {
     changes: u64,
     /// The publisher's heartbeat that was heard then, on a subscriber with the lag guard.
     heard: Option<i64>,
+}
+
+/// The key of an identity.
+#[derive(Clone)]
+pub struct Key {
+    pub id: Bytes16,
+    pub environment: Text,
+    pub is_secret: bool,
 }
 
 thread_local! {
@@ -81,13 +93,15 @@ impl Identity {
         request_id: [u8; 16],
     ) -> Identity {
         Identity {
-            key_id: holder.key_id,
+            key: Some(Key {
+                id: holder.key_id,
+                environment: holder.environment.into(),
+                is_secret: holder.kind == b"secret",
+            }),
             tenant_id: holder.tenant_id,
             tenant: holder.tenant.unwrap_or_default().into(),
             keyspace: holder.keyspace.into(),
-            environment: holder.environment.into(),
             owner: holder.owner.map(Text::from),
-            is_secret: holder.kind == b"secret",
             scopes: holder.own.iter().map(|scope| Text::from(*scope)).collect(),
             request_id,
             roles: holder.roles.map(|role| role.map(Text::from)),
@@ -96,10 +110,53 @@ impl Identity {
             policy: policy.clone(),
             found_at: reader.snapshot().ended_before(),
             changes: reader.changes(),
-            heard: lag::is_guarded()
-                .then(|| lag::heard(reader.catalog, reader.snapshot(), clock::now()))
-                .flatten(),
+            heard: heard(reader),
         }
+    }
+
+    /// The identity of a member of a tenant, or of the tenant as a whole, if it may act now.
+    pub fn of_person(
+        reader: &Reader,
+        tenant_id: Bytes16,
+        keyspace: &[u8],
+        member: Option<&[u8]>,
+        request_id: Bytes16,
+    ) -> Result<std::result::Result<Identity, Reason>> {
+        if lag::is_behind(reader.catalog, reader.snapshot(), clock::now()) {
+            return Ok(Err(Reason::ReplicaBehind));
+        }
+        let policy = reader.policy(keyspace)?;
+        let rows = match reader.find_person(&tenant_id, member) {
+            Ok(rows) => rows,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let [owner, role] = rows.member().map(|text| text.map(Text::from));
+        Ok(Ok(Identity {
+            key: None,
+            tenant_id,
+            tenant: rows.tenant().into(),
+            keyspace: keyspace.into(),
+            owner,
+            scopes: Vec::new(),
+            roles: [None, role],
+            request_id,
+            expires_at: None,
+            address: None,
+            policy,
+            found_at: reader.snapshot().ended_before(),
+            changes: reader.changes(),
+            heard: heard(reader),
+        }))
+    }
+
+    /// The member if it is a person; empty for a tenant as a whole.
+    pub fn person(&self) -> Option<&[u8]> {
+        self.key.is_none().then(|| self.owner.as_deref().unwrap_or_default())
+    }
+
+    /// The environment of the key. A person reaches all environments.
+    pub fn environment(&self) -> Option<&[u8]> {
+        self.key.as_ref().map(|key| &*key.environment)
     }
 
     #[inline]
@@ -110,10 +167,21 @@ impl Identity {
             && !(lag::is_guarded() && lag::has_lapsed(self.heard, clock::now()))
     }
 
-    /// The identity with the key's present rows, if the key would still be accepted.
+    /// The identity with the present rows, if it would still be accepted.
     fn found_again(&self) -> Result<Identity> {
         let catalog = Catalog::open()?;
         let reader = Reader::new(&catalog);
+        let Some(key) = &self.key else {
+            let owner = self.owner.as_deref();
+            return Identity::of_person(
+                &reader,
+                self.tenant_id,
+                &self.keyspace,
+                owner,
+                self.request_id,
+            )?
+            .map_err(person_is_over);
+        };
         let policy = reader.policy(&self.keyspace)?;
         let demand = Demand {
             environment: None,
@@ -125,7 +193,7 @@ impl Identity {
         if lag::is_behind(&catalog, reader.snapshot(), demand.now) {
             return Err(is_over(Reason::ReplicaBehind));
         }
-        let rows = reader.find_by_id(&self.key_id).ok_or_else(|| is_over(Reason::NotFound))?;
+        let rows = reader.find_by_id(&key.id).ok_or_else(|| is_over(Reason::NotFound))?;
         let own = rows.scopes();
         let held = policy.held(&own, rows.roles());
         let allowlist = rows.allowlist();
@@ -140,17 +208,26 @@ impl Identity {
         }
     }
 
-    /// Whether the key holds the scopes that an expression requires.
+    /// Whether it holds the scopes that an expression requires.
     pub fn holds(&self, required: &Expression) -> bool {
         self.held(|held| required.holds(&|scope| held.covers(scope)))
     }
 
-    /// Passes what the key and its roles hold to `with`.
+    /// Passes what the key and its roles hold, or the person, to `with`.
     pub fn held<T>(&self, with: impl FnOnce(&HeldScopes) -> T) -> T {
         let own: Vec<&[u8]> = self.scopes.iter().map(|scope| &**scope).collect();
         let roles = [self.roles[0].as_deref(), self.roles[1].as_deref()];
-        with(&self.policy.held(&own, roles))
+        match self.key {
+            Some(_) => with(&self.policy.held(&own, roles)),
+            None => with(&self.policy.held_by_person(roles[1])),
+        }
     }
+}
+
+/// The publisher's heartbeat that the reader sees, on a subscriber with the lag guard.
+fn heard(reader: &Reader) -> Option<i64> {
+    let heard = || lag::heard(reader.catalog, reader.snapshot(), clock::now());
+    lag::is_guarded().then(heard).flatten()
 }
 
 /// The error for an identity that is no longer valid. The rest of the transaction must not run
@@ -170,6 +247,21 @@ fn is_over(reason: Reason) -> Error {
         }
         _ => "the key that this transaction acts for is gone",
     };
+    over(why)
+}
+
+pub fn person_is_over(reason: Reason) -> Error {
+    over(match reason {
+        Reason::TenantSuspended => "the tenant that this transaction acts for was suspended",
+        Reason::OwnerGone => "the member that this transaction acts for was removed",
+        Reason::ReplicaBehind => {
+            "this server has fallen behind: the person that this transaction acts for may be over"
+        }
+        _ => "the tenant that this transaction acts for is gone",
+    })
+}
+
+fn over(why: &str) -> Error {
     Error::new(Code::IdentityOver, why).hint("Roll back, and authenticate again.")
 }
 
@@ -197,12 +289,25 @@ pub fn current() -> Result<Option<Rc<Identity>>> {
 /// Checks that the running code may change the identity. If a role analyzes a table or refreshes a
 /// view, code of its owner runs in that role's transaction, and must not leave state behind.
 pub fn must_be_free() -> Result<()> {
+    if transaction::is_parallel_worker() {
+        return Err(Error::new(Code::Conflict, "a parallel worker can't sign in or out"));
+    }
     if transaction::is_security_restricted() {
         let message =
             "who a transaction acts for can't be changed in a security-restricted operation";
         return Err(Error::new(Code::NotAllowed, message));
     }
     Ok(())
+}
+
+/// Whether the transaction acts for a key, valid or not.
+pub fn is_of_key() -> bool {
+    IDENTITIES.with(|memory| {
+        memory.change(|list| {
+            let in_force = list.last().and_then(|(_, identity)| identity.as_ref());
+            in_force.is_some_and(|identity| identity.key.is_some())
+        })
+    })
 }
 
 /// Puts an identity in force, or ends the one that is.
@@ -264,11 +369,11 @@ fn current_keyspace(_: &Call) -> Result<Option<Datum>> {
 }
 
 fn current_key(_: &Call) -> Result<Option<Datum>> {
-    Ok(current()?.map(|identity| datum::uuid(&identity.key_id)))
+    Ok(current()?.and_then(|identity| identity.key.as_ref().map(|key| datum::uuid(&key.id))))
 }
 
 fn current_environment(_: &Call) -> Result<Option<Datum>> {
-    Ok(current()?.map(|identity| datum::bytes(&identity.environment)))
+    Ok(current()?.and_then(|identity| identity.environment().map(datum::bytes)))
 }
 
 fn current_owner(_: &Call) -> Result<Option<Datum>> {
@@ -292,6 +397,29 @@ fn has_scope(call: &Call) -> Result<Option<Datum>> {
         required.map_err(|rule| Error::argument(NAME, rule).hint(needs::EXPRESSION_HINT))?;
     let holds = current()?.is_some_and(|identity| identity.holds(&required));
     Ok(Some(Datum::from(holds)))
+}
+
+/// Watches for statements that have a call of `require_identity`. Without an identity they fail when
+/// they begin, even if they read no row. To be called once, when the library is loaded.
+pub fn watch() {
+    function_start::watch(Watched {
+        schema: c"keysmith",
+        name: c"require_identity",
+        then: must_be_signed_in,
+    });
+}
+
+fn must_be_signed_in() -> Result<()> {
+    match current()? {
+        Some(_) => Ok(()),
+        None => Err(Error::new(Code::IdentityOver, "the transaction has no identity")
+            .hint("Authenticate in the same transaction, in a statement before this one.")),
+    }
+}
+
+fn require_identity(_: &Call) -> Result<Option<Datum>> {
+    must_be_signed_in()?;
+    Ok(Some(Datum::from(true)))
 }
 
 fn sign_out_at_will(_: &Call) -> Result<Option<Datum>> {

@@ -34,6 +34,7 @@ fn load() -> pg::error::Result<()> {
     usage::settings::define();
     calls::pre_request_settings::define();
     transaction::register();
+    identity::watch();
     if pg::settings::is_preloading() {
         lag::install();
         usage::restart::startup::install();

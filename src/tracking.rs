@@ -1,4 +1,4 @@
-//! The trigger on tracked tables, which records the key and the number of changed rows of each
+//! The trigger on tracked tables, which records the key or person and the number of changed rows of each
 //! statement.
 //!
 //! It does not read rows. PostgreSQL counts, for its statistics, the rows that the transaction has
@@ -186,6 +186,9 @@ fn must_be_able_to_write() {
     transaction::must_not_be_parallel(c"keysmith.log_usage");
 }
 
+/// Stands for the key in rows of persons.
+const NO_KEY: [u8; 16] = [0; 16];
+
 /// Inserts the row, without a statement: that would cost more, and would have to run as the owner,
 /// since no other role has privileges on the table.
 fn note(trigger: &TriggerCall, rows: Option<i64>, acting: &Identity) -> Result<()> {
@@ -201,7 +204,7 @@ fn note(trigger: &TriggerCall, rows: Option<i64>, acting: &Identity) -> Result<(
     let time = Param::timestamp(Some(clock::now()));
     // In the order of the table's columns.
     let row = [
-        Param::uuid(&acting.key_id),
+        Param::uuid(acting.key.as_ref().map_or(&NO_KEY, |key| &key.id)),
         Param::uuid(&acting.tenant_id),
         Param::server_text(Some(&schema)),
         Param::server_text(Some(&name)),
@@ -210,6 +213,7 @@ fn note(trigger: &TriggerCall, rows: Option<i64>, acting: &Identity) -> Result<(
         time,
         time,
         Param::uuid(&acting.request_id),
+        Param::server_text(acting.person()),
     ];
     tuple::insert(Catalog::open()?.tables.touch.table, row);
     Ok(())

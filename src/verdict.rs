@@ -137,8 +137,6 @@ impl Form for Json {
 /// A formed verdict, and the values that callers need besides it.
 pub struct Verdict<'m, F: Form = Row> {
     pub record: F::Record<'m>,
-    pub reason: Reason,
-    pub retry_after: Option<i64>,
     pub status: i32,
     pub request_id: [u8; 16],
 }
@@ -161,13 +159,7 @@ impl<'m, F: Form> Verdict<'m, F> {
         let request_id = crate::request_id::next(moment);
         let words = Words::of(policy, reason);
         let facts = Facts { keyspace, reason, words, holder, standing, request_id: &request_id };
-        Verdict {
-            record: F::record(catalog, memory, &facts),
-            reason,
-            retry_after: standing.retry_after,
-            status: words.status,
-            request_id,
-        }
+        Verdict { record: F::record(catalog, memory, &facts), status: words.status, request_id }
     }
 }
 

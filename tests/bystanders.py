@@ -11,7 +11,7 @@ import hostile
 from cluster import running
 from conftest import session
 
-STRANGER, LEVELS = "stranger", ("verifier", "issuer", "auditor", "admin")
+STRANGER, LEVELS = "stranger", ("verifier", "host", "issuer", "auditor", "admin")
 ROLES = (STRANGER, *LEVELS)
 # A session that waits this long waits for a lock that is not released.
 BOUND = "30s"

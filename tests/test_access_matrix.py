@@ -8,14 +8,14 @@ from psycopg.types.json import Jsonb
 
 from conftest import wait_until
 
-NOBODY, VERIFIER, ISSUER, AUDITOR, ADMIN = "nobody", "verifier", "issuer", "auditor", "admin"
-LEVELS = [NOBODY, VERIFIER, ISSUER, "identity_issuer", AUDITOR, ADMIN]
-ALL = {NOBODY, VERIFIER, ISSUER, AUDITOR, ADMIN}
+NOBODY, VERIFIER, HOST, ISSUER, AUDITOR, ADMIN = "nobody", "verifier", "host", "issuer", "auditor", "admin"
+LEVELS = [NOBODY, VERIFIER, HOST, ISSUER, "identity_issuer", AUDITOR, ADMIN]
+ALL = {NOBODY, VERIFIER, HOST, ISSUER, AUDITOR, ADMIN}
 
 # Both kinds of issuers may call the functions listed for issuers.
 FUNCTIONS = {
     **dict.fromkeys(["current_tenant", "current_tenant_id", "current_keyspace", "current_key",
-                     "current_environment", "current_owner", "has_scope", "whoami"], ALL),
+                     "current_environment", "current_owner", "has_scope", "require_identity", "whoami"], ALL),
     # Isolation and tracking functions act with their caller's rights, on its tables.
     **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "verify_json", "authenticate_json",
                      "response_headers", "problem", "pre_request", "log_request",
@@ -24,28 +24,31 @@ FUNCTIONS = {
                      "matches", "is_digest", "seal_rows", "unseal_rows", "verify_rows", "seal_row"],
                     {VERIFIER, ADMIN}),
     **dict.fromkeys(["mint", "import_key", "alter_key", "rotate", "regenerate", "disable", "enable",
-                     "revoke", "report_leak", "wait_for_replay"], {ISSUER, ADMIN}),
+                     "revoke"], {HOST, ISSUER, ADMIN}),
+    **dict.fromkeys(["report_leak", "wait_for_replay"], {ISSUER, ADMIN}),
+    **dict.fromkeys(["act_as", "create_tenant", "set_member", "remove_member"], {HOST, ADMIN}),
     **dict.fromkeys(["list_keys", "usage_logs", "usage_chart", "blast_radius",
-                     "shows_everything"], {ISSUER, AUDITOR, ADMIN}),
+                     "shows_everything"], {HOST, ISSUER, AUDITOR, ADMIN}),
     # Functions that views call with the rights of their reader.
     **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_endpoints",
                      "own_top_keys", "own_top_refusals", "own_touches", "own_tenants", "own_stale_keys",
                      "own_recent_refusals", "own_audit", "own_overprivileged_keys", "credits_at"],
-                    {ISSUER, AUDITOR, ADMIN}),
+                    {HOST, ISSUER, AUDITOR, ADMIN}),
     **dict.fromkeys(["isolation_states", "shown_metrics", "shown_alarms", "shown_nodes"], {AUDITOR, ADMIN}),
     # Storing queued records changes nothing visible, and shows them.
     **dict.fromkeys(["explain_verify", "audit_verify", "audit_heads", "revocations_since", "status", "limit_status",
                      "usage_status", "flush_usage", "doctor", "scanner_patterns", "scopes_used"], {AUDITOR, ADMIN}),
     **dict.fromkeys(["client_ip", "event_channel", "hashing_state"], {VERIFIER, AUDITOR, ADMIN}),
-    "sign_out": {VERIFIER, ISSUER, ADMIN},
-    "help": {VERIFIER, ISSUER, AUDITOR, ADMIN},
-    **dict.fromkeys(["create_keyspace", "alter_keyspace", "create_tenant", "alter_tenant",
-                     "suspend_tenant", "resume_tenant", "set_member", "remove_member",
+    "log_request": {VERIFIER, HOST, ADMIN},
+    "sign_out": {VERIFIER, HOST, ISSUER, ADMIN},
+    "help": {VERIFIER, HOST, ISSUER, AUDITOR, ADMIN},
+    **dict.fromkeys(["create_keyspace", "alter_keyspace", "alter_tenant",
+                     "suspend_tenant", "resume_tenant",
                      "define_scope", "define_role", "define_route", "remove_route",
                      "grant_access", "revoke_access", "add_credits", "maintain",
                      "replay_revocations"], {ADMIN}),
     # Parts of these functions, and trigger functions.
-    **dict.fromkeys(["policy_changed", "usage_counted", "usage_page", "usage_prepare", "usage_make", "is_subscribed", "refuse_on_subscriber",
+    **dict.fromkeys(["policy_changed", "access_changed", "usage_counted", "usage_page", "usage_prepare", "usage_make", "is_subscribed", "refuse_on_subscriber",
                      "keep_on_publisher", "usage_incarnation_arrives", "usage_partition_arrives", "usage_fold",
                      "lock_holder", "privileges_changed_by", "usage_partitions", "usage_has_partition", "usage_fold_lock",
                      "usage_kept_from",
@@ -58,7 +61,7 @@ FUNCTIONS = {
                      "base_type", "isolation_condition", "columns_meant", "policy_fault", "printed", "is_too_long", "distributed_tables",
                      "is_reachable", "isolation_problems", "views_above_isolated", "before_isolation", "forget_isolated",
                      "note_isolated", "tell_of_isolation", "shows_everything_support", "own_rows_support",
-                     "usage_bars", "profile", "ended_since", "doctor_events",
+                     "usage_bars", "profile", "profile_of_person", "ended_since", "doctor_events",
                      "library", "decisions", "installation", "subscriptions", "nodes", "metrics", "alarms",
                      "alarm_thresholds", "measurements", "recent_losses", "audit_gaps", "relation_size", "relation_sizes", "locked_relations",
                      "routines_of_level", "heartbeat_arrives", "objects_granted_to"],
@@ -68,7 +71,7 @@ FUNCTIONS = {
 RELATIONS = {
     **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys",
                      "top_refusals", "touches", "tenants", "expiring_soon", "stale_keys",
-                     "recent_refusals"], {ISSUER, AUDITOR, ADMIN}),
+                     "recent_refusals"], {HOST, ISSUER, AUDITOR, ADMIN}),
     **dict.fromkeys(["routes", "audit", "overprivileged_keys", "isolation", "metrics", "alarms", "usage_nodes"],
                     {AUDITOR, ADMIN}),
     "hashing_progress": {VERIFIER, AUDITOR, ADMIN},
@@ -95,7 +98,7 @@ def roles(cluster, dbname, db):
         cluster.execute(f"CREATE ROLE {role} LOGIN")
     db.tenant()
     db.tenant("globex")
-    for level in (VERIFIER, AUDITOR, ADMIN):
+    for level in (VERIFIER, HOST, AUDITOR, ADMIN):
         db.call("grant_access", level, level)
     db.call("grant_access", ISSUER, ISSUER, tenant="acme")
     db.call("grant_access", "identity_issuer", ISSUER)
@@ -522,7 +525,7 @@ def test_revoked_access_is_gone_at_once(db, as_role):
     (("nobody", "verifier"), {"tenant": "acme"}, "KS400"),
     (("nobody", "issuer"), {"tenant": "none"}, "KS404"),
     (("nobody", "issuer"), {"tenant": "acme", "keyspace": "none"}, "KS404"),
-    (("nobody", "issuer"), {"tenant": "acme", "keyspace": None}, "KS400"),
+    (("nobody", "issuer"), {"keyspace": "default"}, "KS400"),
     (("none", "issuer"), {}, "42704"), (("4294967295", "admin"), {}, "KS400"),
 ])
 def test_access_is_given_as_it_is_asked_for_or_not(db, roles, positional, named, sqlstate):

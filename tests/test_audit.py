@@ -18,7 +18,7 @@ from conftest import Database
 from subkeys import mac
 
 ENTRY = ["keyspace", "entry", "at", "action", "generation", "content", "hash"]
-CONTENT = ["salt", "role", "session_role", "acting_key", "client", "tenant", "key_id", "before", "after"]
+CONTENT = ["salt", "role", "session_role", "acting_key", "acting_member", "client", "tenant", "key_id", "before", "after"]
 
 
 def entries(db, keyspace="default", what="action"):
@@ -380,7 +380,7 @@ def written(db):
 
 CHANGES = {
     "at": "at + interval '1 microsecond'", "action": "'revoke'", "salt": "sha256('x')", "role": "'someone'",
-    "session_role": "'someone'", "acting_key": "gen_random_uuid()", "client": "'10.0.0.1'",
+    "session_role": "'someone'", "acting_key": "gen_random_uuid()", "acting_member": "'ann'", "client": "'10.0.0.1'",
     "tenant": "'globex'", "key_id": "gen_random_uuid()", "before": "before || '{\"label\": \"z\"}'",
     "after": "after || '{\"label\": \"z\"}'", "generation": "1", "content": "sha256('x')",
     "hash": "sha256('x')",
@@ -493,7 +493,8 @@ def with_lengths(*parts):
 def content_digest(row):
     """The digest of an entry's content, as the documents describe it."""
     return hashlib.sha256(b"keysmith.content.v1\0" + row.salt + with_lengths(
-        row.role, row.session_role, row.acting_key and row.acting_key.bytes, row.client, row.tenant,
+        row.role, row.session_role, row.acting_key and row.acting_key.bytes, row.acting_member, row.client,
+        row.tenant,
         row.key_id and row.key_id.bytes, row.before, row.after)).digest()
 
 
@@ -506,7 +507,7 @@ def seal(row, previous, pepper=None):
 
 READ = """
     SELECT a.keyspace, a.entry, a.action, a.generation, a.content, a.hash, c.digest, c.salt, c.role,
-           c.session_role, c.acting_key, textin(inet_out(c.client)) AS client, c.tenant, c.key_id,
+           c.session_role, c.acting_key, c.acting_member, textin(inet_out(c.client)) AS client, c.tenant, c.key_id,
            c.before::text, c.after::text,
            (extract(epoch FROM a.at - '2000-01-01 00:00:00+00') * 1000000)::bigint AS at
     FROM keysmith_private.audit_entry a JOIN keysmith_private.audit_content c ON c.digest = a.content

@@ -313,12 +313,12 @@ def test_altered_codes_replace_all_that_were_there(db, key):
 
 BAD_OPTIONS = {
     "codes": [
-        [], "x", 5, {"ok": "fine"}, {"OK": "x"}, {"not_found": "x"}, {"": "x"},
+        [], "x", 5, {"ok": "fine"}, {"OK": "x"}, {"revoked": "x"}, {"": "x"},
         *({"invalid_api_key": value} for value in [
             5, ["x"], "", "x" * 101, "a\nb", {"status": 200}, {"status": 399}, {"status": 600},
             {"status": -1}, {"status": "401"}, {"status": 1e99}, {"status": 401.5}, {"text": "x"},
             {"message": "x" * 1001}, {"message": ""}, {"message": 5}])],
-    "schemes": [[], ["basic"], ["Bearer"], ["bearer", ""], ["x-api-key"], ["bearer,key"]],
+    "schemes": [[], ["digest"], ["Bearer"], ["bearer", ""], ["x-api-key"], ["bearer,key"]],
     "unlisted_routes": ["allow", "", "x" * 100_000],
     "plan_features": [
         [], "x", {"flying": ["pro"]}, {"allowlist": "pro"}, {"allowlist": [5]}, {"allowlist": [""]},

@@ -374,7 +374,7 @@ def test_every_view_has_a_heading(cluster):
     assert {view for view, in views} <= set(headings(REFERENCE.read_text()))
 
 
-@pytest.mark.parametrize("level", ["verifier", "issuer", "auditor"])
+@pytest.mark.parametrize("level", ["verifier", "host", "issuer", "auditor"])
 def test_what_a_level_comes_with_is_in_the_table(cluster, level):
     """The trigger functions are named below the table."""
     rows = re.findall(rf"^\| `{level}` \| (.*?) \| (.*?) \|", section(REFERENCE.read_text(), "Access"), re.M)

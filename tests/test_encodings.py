@@ -101,7 +101,7 @@ def test_a_role_whose_name_has_no_characters_is_told_by_its_bytes(encoded, encod
         told = db.rows("SELECT DISTINCT role, session_role FROM keysmith.audit WHERE keyspace = 'default'")
         assert told == [(shown, "postgres")]
         changes = db.rows("SELECT before, after FROM keysmith.audit WHERE keyspace = '*' ORDER BY entry")
-        access = [{"role": shown, "level": "admin", "tenant_id": None}]
+        access = [{"role": shown, "level": "admin", "tenant_id": None, "keyspace": None}]
         assert changes == [(None, access), (access, None)]
         assert [row.ok for row in db.call("audit_verify")] == [True, True]
     finally:

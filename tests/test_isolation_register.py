@@ -261,7 +261,7 @@ def test_other_names_are_followed(isolated):
     db = isolated
     db.call("isolate", "docs", "tenant", keyspace="default", environment_column="environment")
     db.rows(RENAMED)
-    row = ('"Archive".papers', "Customer's", "default", "mode", True, None)
+    row = ('"Archive".papers', "Customer's", "default", "mode", False, True, True, True, None)
     assert db.rows("TABLE keysmith.isolation") == [row]
     assert errors(db) == warnings(db) == []
     db.call("isolate", '"Archive".papers', "Customer's", keyspace="default", environment_column="mode")
@@ -326,7 +326,7 @@ def test_of_tables_that_are_gone_a_thousand_are_remembered(isolated):
     db.rows("""
         INSERT INTO keysmith_private.isolated_table
         SELECT t.server, t.database, 3000000000 + n, t.schema_name, 'gone' || n, t.tenant_column, t.tenant_number,
-               NULL, NULL, NULL, true, false, false, now() - n * interval '1 day'
+               NULL, NULL, NULL, false, true, false, false, now() - n * interval '1 day'
         FROM keysmith_private.isolated_table t, generate_series(1, 1200) n""")
     assert states(db) == {"docs": None}
     isolate(db)

@@ -93,7 +93,7 @@ PLAIN_OPTIONS = {
     "error_body": [("Problem", "", "must be plain, problem, or a template: a JSON object"),
                    ("[]", "", "must be plain, problem, or"), ([], "", "must be plain, problem, or"),
                    ({"a": ["{code}", "{key}"]}, "", 'has at a[1] the text "{key}": there is no {key} here, only code, message'),
-                   ({"a": "{"}, "", "write {{ or }} for a brace"),
+                   ({"a": "{"}, "", 'has at a the text "{": write {{ or }} for a brace'),
                    ({"a": "x" * 10000}, "", "must have at most 10000 bytes")],
 }
 KEY = {

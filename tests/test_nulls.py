@@ -11,18 +11,22 @@ from psycopg.types.json import Jsonb
 
 FORWARDED = Jsonb({"X-Forwarded-For": "192.0.2.7"})
 NOTHING = {}
+# A verdict without a value.
+VERDICT = "(" + "," * 26 + ")"
 # Arguments with which each function works. An argument and its type may follow a name, if several
 # functions have the name. Words in capitals stand for values of a key of the tenant acme.
 CALLS = {
     **dict.fromkeys([
         "audit_heads", "current_environment", "current_key", "current_keyspace", "current_owner", "current_tenant",
-        "current_tenant_id", "doctor", "help", "limit_status", "maintain", "pre_request", "sign_out", "status", "usage_status", "whoami"], NOTHING),
+        "current_tenant_id", "doctor", "help", "limit_status", "maintain", "pre_request", "require_identity", "sign_out", "status", "usage_status", "whoami"], NOTHING),
+    "act_as": {"tenant": "acme"},
     "add_credits": {"amount": 5, "tenant": "acme"},
     "alter_key": {"key_id": "KEY_ID", "changes": Jsonb({})},
     "alter_keyspace": {"name": "default", "changes": Jsonb({})},
     "alter_tenant": {"tenant": "acme", "changes": Jsonb({})},
     "audit_verify": NOTHING,
     "authenticate": {"headers": "HEADERS", "method": "GET", "path": "/open"},
+    "authenticate_json": {"headers": "HEADERS", "method": "GET", "path": "/open"},
     "blast_radius": {"key_id": "KEY_ID"},
     "client_ip": {"headers": FORWARDED, "peer": "10.0.0.1", "trusted_proxies": ["10.0.0.0/8"]},
     "create_keyspace": {"name": "other"},
@@ -47,6 +51,7 @@ CALLS = {
     "log_request": NOTHING,
     "matches value text": {"value": "x", "stored": "x"}, "matches value bytea": {"value": b"x", "stored": b"x"},
     "mint": {"tenant": "acme"},
+    "problem": {"verdict": VERDICT}, "response_headers": {"verdict": VERDICT},
     "protect columns": {"relation": "tried", "columns": ["body"]},
     "protect column_name": {"relation": "tried", "column_name": "body", "more_columns": []},
     "protect_existing": {"relation": "tried"},
@@ -76,6 +81,7 @@ CALLS = {
     "usage_logs": {"tenant": "acme"},
     "verify": {"api_key": "KEY"},
     "verify_digest": {"digest": "DIGEST"},
+    "verify_json": {"api_key": "KEY"},
     "verify_many": {"api_keys": ["KEY"]},
     "wait_for_replay": NOTHING,
 }
@@ -89,11 +95,11 @@ MEANINGS = {
     "client_ip trusted_proxies": [ip_address("10.0.0.1")],
     "digest value": [None], "digests value": [None], "is_digest stored": [None],
     "matches value": [None], "matches stored": [None], "has_scope scope": [False],
-    "verify_many api_keys": [],
+    "verify_many api_keys": [], "problem verdict": [None], "response_headers verdict": [None],
     # It is ignored without a tenant.
     "grant_access keyspace": [None], "revoke_access keyspace": [None],
 }
-DECISIONS = {"verify", "verify_digest", "verify_many", "authenticate", "explain_verify"}
+DECISIONS = {"verify", "verify_digest", "verify_many", "verify_json", "authenticate", "authenticate_json", "explain_verify"}
 FUNCTIONS = """
     SELECT p.oid, proname AS name, prokind = 'p' AS is_procedure, provariadic <> 0 AS is_variadic,
            coalesce(proargnames[:pronargs], '{}') AS arguments,
@@ -190,8 +196,10 @@ def check(db, call, function, argument, arguments):
     if place in MEANINGS:
         assert [row[0] for row in answered(db, function, arguments)] == MEANINGS[place], place
     elif function.name in DECISIONS and argument in VERDICTS:
-        reasons = [row.reason for row in answered(db, function, arguments) if row.reason not in (None, "ok")]
-        assert reasons == [VERDICTS[argument]], place
+        # A verdict is a row, or one JSON object.
+        rows = answered(db, function, arguments)
+        reasons = [row[0]["reason"] if isinstance(row[0], dict) else row.reason for row in rows]
+        assert [reason for reason in reasons if reason not in (None, "ok")] == [VERDICTS[argument]], place
     else:
         error = None
         try:

@@ -164,15 +164,63 @@ def test_headers_of_the_response(cluster, dbname, db, postgrest):
     assert json.loads(message) == {
         "code": "rate_limited", "message": json.loads(message)["message"], "details": None,
         "hint": f"Try again in {seconds} s."}
-    assert response == {"status": 429, "headers": {"Retry-After": seconds}}
+    assert response == {"status": 429, "headers": {
+        "Retry-After": seconds, "RateLimit-Policy": '"hourly";q=1;w=3600', "RateLimit": f'"hourly";r=0;t={seconds}',
+        "Cache-Control": "no-store"}}
     assert 3500 <= int(seconds) <= 3600
     state, message, detail, _ = server.refusal("GET", "/photo", {})
     assert state == "PGRST" and json.loads(message)["code"] == "missing_authorization"
-    assert json.loads(detail) == {"status": 401, "headers": {"WWW-Authenticate": "Bearer"}}
-    for schemes, challenges in (("key", {"WWW-Authenticate": "Key"}), ("x_api_key", {})):
+    assert json.loads(detail) == {"status": 401, "headers": {
+        "WWW-Authenticate": 'Bearer realm="api", Key realm="api"', "Cache-Control": "no-store"}}
+    for schemes, challenges in (("key", {"WWW-Authenticate": 'Key realm="api"'}), ("x_api_key", {})):
         db.call("alter_keyspace", "default", json.dumps({"schemes": [schemes]}))
         detail = server.refusal("GET", "/photo", {})[2]
-        assert json.loads(detail) == {"status": 401, "headers": challenges}
+        assert json.loads(detail) == {"status": 401, "headers": challenges | {"Cache-Control": "no-store"}}
+
+
+def test_accepted_requests_have_headers_too(cluster, dbname, db, postgrest):
+    """PostgREST takes them from a setting of the transaction: an array of objects with one field each."""
+    limited = db.mint(scopes=["photos:read"], limits='[{"name": "hourly", "limit": 5, "window": "1 hour"}]').api_key
+    unlimited = db.mint(scopes=["photos:read"]).api_key
+
+    def headers(key):
+        return server.request("GET", "/photo", {"x-api-key": key}, "SELECT current_setting('response.headers', true)")[0][0]
+
+    server = postgrest()
+    assert headers(limited) is None
+    cluster.execute("ALTER ROLE authenticator SET keysmith.request_error_headers = on", dbname)
+    server = postgrest()
+    told = json.loads(headers(limited))
+    assert [list(header) for header in told] == [["RateLimit-Policy"], ["RateLimit"]]
+    assert told[0]["RateLimit-Policy"] == '"hourly";q=5;w=3600'
+    assert told[1]["RateLimit"].startswith('"hourly";r=3;t=')
+    # Nothing of a request stays for the next.
+    assert not headers(unlimited)
+
+
+def test_headers_that_were_there_stay(cluster, dbname, db, postgrest):
+    """A function may do more before a request, and call pre_request."""
+    db.rows("""
+        CREATE FUNCTION api.before() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM set_config('response.headers', '[{"X-Mine": "1"}]', true);
+            PERFORM keysmith.pre_request();
+        END $$""")
+    cluster.execute("ALTER ROLE authenticator SET keysmith.request_error_headers = on", dbname)
+    key = db.mint(scopes=["photos:read"], limits='[{"name": "hourly", "limit": 5, "window": "1 hour"}]').api_key
+    server = postgrest()
+    with server.transaction("GET", "/photo", {"x-api-key": key}):
+        server.session.execute("SELECT set_config('response.headers', '', true), api.before()")
+        headers = json.loads(server.session.execute("SELECT current_setting('response.headers')").fetchone()[0])
+    assert [list(header) for header in headers] == [["X-Mine"], ["RateLimit-Policy"], ["RateLimit"]]
+
+
+def test_a_missing_scope_is_named(cluster, dbname, db, postgrest):
+    cluster.execute("ALTER ROLE authenticator SET keysmith.request_error_headers = on", dbname)
+    server = postgrest()
+    key = db.mint(scopes=["photos:read"]).api_key
+    detail = json.loads(server.refusal("POST", "/photo", {"x-api-key": key})[2])
+    assert detail["status"] == 403
+    assert detail["headers"]["WWW-Authenticate"].startswith('Bearer error="insufficient_scope", scope="photos:write"')
 
 
 def test_a_keyspace_of_its_own_with_its_words(cluster, dbname, db, postgrest):

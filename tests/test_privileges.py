@@ -20,7 +20,7 @@ def role(cluster, dbname):
 
 
 IDENTITY = {"current_tenant", "current_tenant_id", "current_keyspace", "current_key",
-            "current_environment", "current_owner", "has_scope", "whoami"}
+            "current_environment", "current_owner", "has_scope", "require_identity", "whoami"}
 
 
 def test_public_may_read_its_own_identity_and_nothing_else(db):

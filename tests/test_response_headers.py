@@ -22,7 +22,7 @@ def of_fields(db, **fields):
     for name in fields:
         assert re.fullmatch("[a-z_]+", name)
     values = ", ".join(f"%s::{TYPES[name]} AS {name}" for name in fields)
-    made = f"jsonb_populate_record(NULL::keysmith.verdict, to_jsonb(f))"
+    made = "jsonb_populate_record(NULL::keysmith.verdict, to_jsonb(f))"
     row = db.row(f"""SELECT keysmith.response_headers(v) AS headers, keysmith.problem(v) AS problem
                      FROM (SELECT {made} AS v FROM (SELECT {values}) f) m""", *fields.values())
     return row.headers, row.problem
@@ -43,7 +43,8 @@ def test_an_accepted_key_has_no_headers_and_no_problem(db):
 def test_a_refusal_challenges_with_the_schemes_of_its_keyspace(db):
     db.call("create_keyspace", "mine", schemes=["scheme:Token", "header:X-My-Key", "basic"])
     verdict = told(db, "verify", None)
-    assert verdict.headers == {"WWW-Authenticate": "Bearer, Key", "Cache-Control": "no-store"}
+    assert verdict.headers == {
+        "WWW-Authenticate": 'Bearer realm="api", Key realm="api"', "Cache-Control": "no-store"}
     verdict = told(db, "verify", "ks_live_nonsense")
     assert verdict.headers["WWW-Authenticate"] == 'Bearer error="invalid_token", Key error="invalid_token"'
     verdict = told(db, "authenticate", Jsonb({"Authorization": "Bearer a b"}), "GET", "/")
@@ -202,8 +203,8 @@ def test_infinite_times(db):
 def test_a_verdict_whose_reason_is_unknown_is_told_by_its_code_or_status(db):
     for fields, code, error in [
             ({"code": "invalid_api_key"}, "invalid_api_key", ' error="invalid_token"'),
-            ({"reason": "made_up", "status": 401}, "missing_authorization", ""),
-            ({"reason": "ok", "status": 401, "code": "mine"}, "mine", "")]:
+            ({"reason": "made_up", "status": 401}, "missing_authorization", ' realm="api"'),
+            ({"reason": "ok", "status": 401, "code": "mine"}, "mine", ' realm="api"')]:
         headers, problem = of_fields(db, ok=False, **fields)
         assert (headers["WWW-Authenticate"], problem["code"]) == (f"Bearer{error}, Key{error}", code)
     headers, problem = of_fields(db, ok=True, status=403, reason="revoked")

@@ -1,6 +1,7 @@
 """serve() and its endpoints: requests in, answers out."""
 
 import json
+import random
 import re
 
 import psycopg
@@ -132,6 +133,8 @@ def test_a_list_is_narrowed_by_the_query(keys, key):
     assert listed("include_revoked=true&status=revoked") == [str(gone.key_id)]
     assert listed("environment=test") == []
     assert len(listed("include_revoked=true")) == 3
+    for query in ("status=gone", "kind=both", "include_revoked=maybe"):
+        assert keys.ask(key, "GET", f"/v1/keys?{query}").status == 400, query
 
 
 def test_a_key_is_shown(keys, key):
@@ -479,6 +482,10 @@ def test_the_keyspace_words_its_errors(keys, key):
     assert bad.body["error"]["code"] == "BAD_REQUEST"
     assert bad.body["error"]["message"] == "label must be a string"
     keys.admin.call("alter_keyspace", "default", '{"error_body": "problem"}')
+    keys.admin.call("alter_keyspace", "default", json.dumps({"codes": {
+        "forbidden": {"message": "No."}, "insufficient_kind": {"code": "secret_only", "message": "Secret."}}}))
+    public = keys.ask(keys.admin.mint(kind="publishable"), "POST", "/v1/keys")
+    assert (public.status, public.body["code"], public.body["detail"]) == (403, "secret_only", "Secret.")
     problem = keys.ask(key, "POST", "/v1/keys", {"label": 1})
     assert problem.headers["Content-Type"] == "application/problem+json"
     assert problem.body["title"] == "Bad Request"
@@ -620,3 +627,129 @@ def test_limits_are_told(keys, service):
     refused = keys.ask(limited, "GET", "/v1/me")
     assert (refused.status, refused.body["code"]) == (429, "rate_limited")
     assert int(refused.headers["Retry-After"]) > 0
+
+
+
+# People
+
+@pytest.fixture
+def people(keys):
+    """Members of acme, and a role that signs them in."""
+    keys.admin.call("grant_access", "serving", "host")
+    for scope in ("keys:read", "keys:write"):
+        keys.admin.call("define_scope", "default", scope)
+    keys.admin.call("define_role", "default", "boss", ["*"])
+    keys.admin.call("define_role", "default", "reader", ["keys:read"])
+    for member, role in (("ann", "boss"), ("bob", "reader")):
+        keys.admin.call("set_member", "acme", member, role)
+    return keys
+
+
+def ask_as(service, member, method, path, body=None, headers="{}", tenant="acme", **options):
+    with service.app.session.transaction():
+        service.app.call("act_as", tenant, member)
+        if body is not None:
+            options["body"] = json.dumps(body)
+        return service.app.one("serve", headers, method, path, **options)
+
+
+def test_a_person_is_served_without_a_key(people):
+    made = ask_as(people, "ann", "POST", "/v1/keys", {"label": "CI"})
+    assert (made.status, made.tenant, made.key_id, made.ok) == (201, "acme", None, True)
+    assert made.body["owner"] == "ann"
+    assert people.admin.reason(made.body["api_key"]) == "ok"
+    listed = ask_as(people, "ann", "GET", "/v1/keys")
+    assert [row["label"] for row in listed.body["keys"]] == ["CI"]
+    assert ask_as(people, "ann", "DELETE", f"/v1/keys/{made.body['key_id']}").status == 200
+    assert not ask_as(people, "ann", "GET", "/v1/models").handled
+
+
+def test_a_persons_role_bounds_what_it_may_do(people):
+    people.admin.call("define_route", "default", "POST", "/v1/keys", "keys:write")
+    refused = ask_as(people, "bob", "POST", "/v1/keys")
+    assert (refused.status, refused.body["code"]) == (403, "insufficient_scope")
+    assert 'scope="keys:write"' in refused.headers["WWW-Authenticate"]
+    people.admin.call("remove_route", "default", "POST", "/v1/keys")
+    assert ask_as(people, "bob", "POST", "/v1/keys", {"scopes": ["keys:write"]}).status == 403
+
+
+def test_without_an_id_a_person_means_the_only_key(people):
+    people.define("GET", "/key", "show_key")
+    assert ask_as(people, "ann", "GET", "/key").status == 404
+    key = people.admin.mint()
+    assert ask_as(people, "ann", "GET", "/key").body["key_id"] == str(key.key_id)
+    people.admin.mint()
+    assert ask_as(people, "ann", "GET", "/key").status == 409
+
+
+def test_a_person_of_one_keyspace_is_nobody_in_another(people):
+    people.admin.call("create_keyspace", "other")
+    people.define("GET", "/me", "whoami", keyspace="other")
+    assert ask_as(people, "ann", "GET", "/me", keyspace="other").status == 401
+
+
+def test_a_key_of_the_request_comes_before_the_person(people, key):
+    headers = json.dumps({"X-Api-Key": key.api_key})
+    assert ask_as(people, "bob", "GET", "/v1/me", headers=headers).key_id == key.key_id
+    for bad in ({"X-Api-Key": "ks_live_x"}, {"Authorization": "Digest x"}, {"Authorization": 1}):
+        assert ask_as(people, "ann", "GET", "/v1/me", headers=json.dumps(bad)).status == 401
+
+
+def test_a_request_of_a_person_is_recorded_as_such(people):
+    answer = ask_as(people, "ann", "POST", "/v1/keys")
+    ask_as(people, "ann", "GET", "/v1/models?a=b")
+    people.admin.call("flush_usage")
+    rows = people.admin.rows("SELECT method, endpoint, status, key_id, member FROM keysmith.usage ORDER BY at")
+    assert rows == [("POST", "/v1/keys", 201, None, "ann"), ("GET", "/v1/models", 200, None, "ann")]
+    assert people.admin.value("SELECT member FROM keysmith.audit WHERE key_id = %s",
+                              answer.body["key_id"]) == "ann"
+
+
+class Guess:
+    """Random requests: fields that are known and others, with values of any type."""
+
+    TEXTS = ["", "a", "é" * 40, "a\nb", "{label}", "'; --", "secret", "publishable", "live", "test", "*",
+             "2030-01-31T12:00:00Z", "2030-13-31T12:00:00Z", "10.0.0.0/8", "::1", "1 day", "-1 day", "x" * 2000]
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+
+    def value(self, depth=0):
+        kinds = [lambda: self.random.choice(self.TEXTS), lambda: self.random.choice([0, 1, -1, 2**31, 2**63, 1.5]),
+                 lambda: None, lambda: True]
+        if depth < 3:
+            kinds += [lambda: [self.value(depth + 1) for _ in range(self.random.randrange(4))],
+                      lambda: {self.field(): self.value(depth + 1) for _ in range(self.random.randrange(4))}]
+        return self.random.choice(kinds)()
+
+    def field(self):
+        return self.random.choice(["label", "scopes", "kind", "allowlist", "expires_at", "limits", "metadata", "owner",
+                                   "role", "environment", "grace", "reason", "page", "per_page", "tenant", "x", ""])
+
+    def request(self, ids):
+        id = self.random.choice([self.random.choice(ids), self.random.choice(ids), ids[-1], "x", "%20"])
+        method = self.random.choice(["GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS", "get"])
+        path = self.random.choice(["/v1/keys", f"/v1/keys/{id}", f"/v1/keys/{id}/rotate", f"/v1/keys/{id}/disable",
+                                   "/v1/me", "/v1/logs", "/v1/usage", "/v1/other"])
+        if self.random.random() < 0.3:
+            path += f"?{self.field()}={self.random.choice(self.TEXTS)}".replace("\n", "%0A")
+        body = {self.field(): self.value(1) for _ in range(self.random.randrange(3))}
+        return method, path, self.random.choice([None, None, body, body, body, self.value()])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_request_raises_an_error(keys, key, seed):
+    guess = Guess(seed)
+    ids = [keys.admin.mint(label=f"k{n}").key_id for n in range(30)]
+    keys.admin.tenant("other")
+    theirs = keys.admin.mint("other")
+    seen = set()
+    for _ in range(150):
+        request = guess.request([*ids, theirs.key_id])
+        answer = keys.ask(key, *request)
+        seen.add(answer.status)
+        assert answer.status in {200, 201, 204, 400, 403, 404, 405, 409}, (request, answer)
+        assert answer.handled == ("/other" not in request[1]) and answer.ok, request
+        assert theirs.api_key not in json.dumps(answer.body) and "digest" not in json.dumps(answer.body)
+    assert {200, 400, 404} <= seen
+    assert keys.admin.reason(theirs.api_key) == "ok"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from cluster import running
 from conftest import session, wait_until
@@ -511,6 +512,7 @@ def test_what_a_standby_kept_is_stored_when_it_starts_as_a_primary():
 def test_a_standby_that_fell_behind_refuses():
     with pair(keysmith__max_replica_lag="1s") as (primary, standby, db):
         key = db.mint()
+        db.call("define_route", "default", "GET", "/open", [], public=True)
         db.call("wait_for_replay")
         there = session(standby)
         # An idle primary must not cause refusals, for longer than a busy machine may delay the
@@ -518,6 +520,8 @@ def test_a_standby_that_fell_behind_refuses():
         refused = "SELECT count(*) FROM keysmith.explain_verify(%s) WHERE outcome = 'refuse'"
         time.sleep(2)  # not checked: longer than the lag that is allowed
         wait_until(lambda: there.value(refused, key.api_key) == 0)
+        in_public = "authenticate", Jsonb({}), "GET", "/open"
+        assert there.one(*in_public).reason == "public"
         acting = session(standby)
         acting.rows("BEGIN")
         acting.verify(key.api_key, sign_in=True)
@@ -531,6 +535,10 @@ def test_a_standby_that_fell_behind_refuses():
         assert error.value.sqlstate == "KS401"
         assert there.reason("garbage") == "malformed_key"
         steps = there.call("explain_verify", key.api_key)
+        assert [step.reason for step in steps if step.outcome == "refuse"] == ["replica_behind"]
+        # The route may be public no longer.
+        assert there.one(*in_public).reason == "replica_behind"
+        steps = there.call("explain_verify", None, headers=Jsonb({}), method="GET", path="/open")
         assert [step.reason for step in steps if step.outcome == "refuse"] == ["replica_behind"]
         assert {v.reason for v in there.call("verify_many", [key.api_key] * 2)} == {"replica_behind"}
         # The primary itself is never behind.

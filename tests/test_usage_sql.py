@@ -352,7 +352,7 @@ def test_an_entry_has_what_was_logged(usage):
     (row,) = usage.add(1, at=at, outcome="insufficient_scope", status=403, endpoint="/x", latency="12.5 ms")
     (entry,) = usage.db.one("usage_logs", "acme")[0]["data"]
     assert datetime.fromisoformat(entry.pop("at")) == at
-    assert entry == {"request_id": str(row[3]), "key_id": str(row[4]), "environment": "live",
+    assert entry == {"request_id": str(row[3]), "key_id": str(row[4]), "member": None, "environment": "live",
                      "method": "GET", "endpoint": "/x", "status": 403, "outcome": "insufficient_scope",
                      "ip": "10.0.0.1", "latency": 12.5}
 

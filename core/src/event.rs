@@ -11,8 +11,13 @@ pub const MOST_NAME: usize = 63;
 pub const MOST_OUTCOME: usize = 32;
 pub const MOST_METHOD: usize = 32;
 pub const MOST_ENDPOINT: usize = 200;
+/// A member's name is cut, too, so that a record of a person takes no more than another.
+pub const MOST_MEMBER: usize = 62;
 
-/// A request of a known key.
+/// The outcome of a request that was accepted.
+pub const ACCEPTED: &[u8] = b"ok";
+
+/// A request of a known key, or of a person.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event<'a> {
     /// In microseconds since 2000-01-01, as PostgreSQL counts.
@@ -25,6 +30,17 @@ pub struct Event<'a> {
     pub outcome: &'a [u8],
     pub ip: Option<IpAddr>,
     pub learned: Learned<'a>,
+    /// The person, instead of a key: then the id of the key is nil, and the request was accepted.
+    pub person: Option<Person<'a>>,
+}
+
+/// A person whom the application signed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Person<'a> {
+    /// The member of the tenant; empty for the tenant as a whole.
+    pub member: &'a [u8],
+    /// The role of the database that signed the person in.
+    pub role: &'a [u8],
 }
 
 /// Facts that the application may report after the decision.
@@ -63,6 +79,7 @@ pub enum Record<'a> {
 
 const EVENT: u8 = 1;
 const AMENDMENT: u8 = 2;
+const EVENT_OF_PERSON: u8 = 3;
 
 /// Bits that say which facts follow.
 const HAS_STATUS: u8 = 1;
@@ -77,15 +94,25 @@ impl<'a> Record<'a> {
         let mut writer = Writer { into, used: 0 };
         match self {
             Record::Event(event) => {
-                writer.put(&[EVENT]);
+                writer.put(&[if event.person.is_some() { EVENT_OF_PERSON } else { EVENT }]);
                 writer.put(&event.request_id);
                 writer.put_learned(&event.learned);
                 writer.put(&event.at.to_le_bytes());
-                writer.put(&event.key_id);
+                if event.person.is_none() {
+                    writer.put(&event.key_id);
+                }
                 writer.put(&event.tenant_id);
                 writer.put_text(event.keyspace, MOST_NAME);
-                writer.put_text(event.environment, MOST_NAME);
-                writer.put_text(event.outcome, MOST_OUTCOME);
+                match event.person {
+                    None => {
+                        writer.put_text(event.environment, MOST_NAME);
+                        writer.put_text(event.outcome, MOST_OUTCOME);
+                    }
+                    Some(person) => {
+                        writer.put_text(person.member, MOST_MEMBER);
+                        writer.put_text(person.role, MOST_NAME);
+                    }
+                }
                 match event.ip {
                     None => writer.put(&[0]),
                     Some(IpAddr::V4(address)) => {
@@ -128,22 +155,32 @@ impl<'a> Record<'a> {
                 told: learned,
                 at: i64::from_le_bytes(reader.take()?),
             }),
-            EVENT => Some(Record::Event(Event {
-                request_id,
-                learned,
-                at: i64::from_le_bytes(reader.take()?),
-                key_id: reader.take()?,
-                tenant_id: reader.take()?,
-                keyspace: reader.take_text()?,
-                environment: reader.take_text()?,
-                outcome: reader.take_text()?,
-                ip: match reader.take()? {
+            EVENT | EVENT_OF_PERSON => {
+                let mut event = Event {
+                    request_id,
+                    learned,
+                    at: i64::from_le_bytes(reader.take()?),
+                    key_id: if kind == EVENT { reader.take()? } else { [0; 16] },
+                    tenant_id: reader.take()?,
+                    keyspace: reader.take_text()?,
+                    ..Event::default()
+                };
+                if kind == EVENT {
+                    event.environment = reader.take_text()?;
+                    event.outcome = reader.take_text()?;
+                } else {
+                    let (member, role) = (reader.take_text()?, reader.take_text()?);
+                    event.person = Some(Person { member, role });
+                    event.outcome = ACCEPTED;
+                }
+                event.ip = match reader.take()? {
                     [0] => None,
                     [4] => Some(IpAddr::V4(Ipv4Addr::from(reader.take::<4>()?))),
                     [6] => Some(IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?))),
                     _ => return None,
-                },
-            })),
+                };
+                Some(Record::Event(event))
+            }
             _ => None,
         }
     }
@@ -323,6 +360,31 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_record_of_a_person_fits() {
+        let long = [b'x'; 1000];
+        let event = Record::Event(Event {
+            keyspace: &long,
+            ip: Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+            learned: Learned {
+                status: Some(1),
+                latency: Some(1),
+                method: Some(&long),
+                endpoint: Some(&long),
+            },
+            person: Some(Person { member: &long, role: &long }),
+            ..Event::default()
+        });
+        let mut room = [0; MAX_LEN];
+        let length = event.encode(&mut room);
+        let Some(Record::Event(read)) = Record::decode(&room[..length]) else { panic!() };
+        let lengths = read.person.map(|person| (person.member.len(), person.role.len()));
+        assert_eq!(lengths, Some((MOST_MEMBER, MOST_NAME)));
+        assert_eq!(read.learned.endpoint.map(<[u8]>::len), Some(MOST_ENDPOINT));
+        assert_eq!(read.ip, Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
+        assert!(length <= MAX_LEN);
+    }
+
+    #[test]
     fn what_is_told_goes_over_what_was_known() {
         let known = Learned { status: Some(200), method: Some(b"GET"), ..Learned::default() };
         let told = Learned { status: Some(503), latency: Some(7), ..Learned::default() };
@@ -349,16 +411,24 @@ mod tests {
             status in any::<Option<i32>>(), latency in any::<Option<i64>>(),
             method in proptest::option::of(bytes(MOST_METHOD)),
             endpoint in proptest::option::of(bytes(MOST_ENDPOINT)),
+            member in proptest::option::of(bytes(MOST_MEMBER)), role in bytes(MOST_NAME),
             is_event in any::<bool>(),
         ) {
             let learned = Learned {
                 status, latency, method: method.as_deref(), endpoint: endpoint.as_deref(),
             };
-            let record = if is_event {
+            let of_key = Event {
+                at, request_id: ids[0], key_id: ids[1], tenant_id: ids[2],
+                keyspace: &keyspace, environment: &environment, outcome: &outcome, ip, learned,
+                person: None,
+            };
+            let record = if let Some(member) = &member && is_event {
                 Record::Event(Event {
-                    at, request_id: ids[0], key_id: ids[1], tenant_id: ids[2],
-                    keyspace: &keyspace, environment: &environment, outcome: &outcome, ip, learned,
+                    key_id: [0; 16], environment: b"", outcome: ACCEPTED,
+                    person: Some(Person { member, role: &role }), ..of_key
                 })
+            } else if is_event {
+                Record::Event(of_key)
             } else {
                 Record::Amendment { request_id: ids[0], at, told: learned }
             };

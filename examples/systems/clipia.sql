@@ -33,4 +33,9 @@ SELECT keysmith.define_route('clipia', 'GET', '/v1/account', '');
 -- check that they belong to the key's own account: the verdict has the tenant.
 SELECT keysmith.define_route('clipia', 'GET', '/v1/*', '');
 
+-- The account has its credits. The page does not say how it shows them. Models and generations are
+-- answered by the server.
+SELECT keysmith.define_endpoint('clipia', 'GET', '/v1/account', 'whoami',
+    response => '{"id": "{tenant_id}", "balance": "{credits}"}');
+
 COMMIT;

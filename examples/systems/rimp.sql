@@ -56,6 +56,20 @@ SELECT keysmith.define_route('rimp', 'POST', '/v1/comparisons', 'images:write & 
 -- Any key may read the catalogue.
 SELECT keysmith.define_route('rimp', 'GET', '/v1/models', '');
 -- A narrowed key may do only what its scopes allow; this includes /v1/api-keys.
+SELECT keysmith.define_route('rimp', 'POST', '/v1/api-keys', 'admin');
+SELECT keysmith.define_route('rimp', 'PATCH', '/v1/api-keys/{id}', 'admin');
+SELECT keysmith.define_route('rimp', 'DELETE', '/v1/api-keys/{id}', 'admin');
 SELECT keysmith.define_route('rimp', '*', '/*', 'admin');
+
+-- The page shows these requests without their answers. Scopes are set in the dashboard.
+SELECT keysmith.define_endpoint('rimp', 'POST', '/v1/api-keys', 'mint',
+    request => '{"label": "name"}',
+    response => '{"id": "{display_id}", "name": "{label}", "key": "{api_key}",
+                  "createdAt": "{created_at}"}');
+SELECT keysmith.define_endpoint('rimp', 'PATCH', '/v1/api-keys/{id}', 'alter_key',
+    request => '{"allowlist": "ipAllowlist"}',
+    response => '{"id": "{display_id}", "name": "{label}", "ipAllowlist": "{allowlist}"}');
+SELECT keysmith.define_endpoint('rimp', 'DELETE', '/v1/api-keys/{id}', 'revoke',
+    response => '{"id": "{display_id}", "name": "{label}", "revokedAt": "{revoked_at}"}');
 
 COMMIT;

@@ -66,6 +66,24 @@ SELECT keysmith.define_route('ryvion', '*', '/mcp', '');
 
 -- Acts outside the scopes, such as managing keys, need a key that may do everything: a scoped key
 -- must not make itself an unscoped one.
+SELECT keysmith.define_route('ryvion', 'POST', '/api/v1/auth/api-keys',
+    'buyer & read-only & write-only');
+SELECT keysmith.define_route('ryvion', 'GET', '/api/v1/auth/api-keys',
+    'buyer & read-only & write-only');
 SELECT keysmith.define_route('ryvion', '*', '/*', 'buyer & read-only & write-only');
+
+-- The page shows these requests without their answers. Keys with scopes are made in the dashboard.
+SELECT keysmith.define_endpoint('ryvion', 'POST', '/api/v1/auth/api-keys', 'mint',
+    request => '{"label": "name"}',
+    response => '{"id": "{key_id}", "name": "{label}", "key": "{api_key}", "scopes": "{scopes}",
+                  "created_at": "{created_at}"}');
+SELECT keysmith.define_endpoint('ryvion', 'GET', '/api/v1/auth/api-keys', 'list_keys',
+    request => '{}',
+    response => '{"keys": [{"id": "{key_id}", "name": "{label}", "prefix": "{key_prefix}",
+                            "scopes": "{scopes}", "created_at": "{created_at}",
+                            "last_used_at": "{last_used_at}"}]}');
+SELECT keysmith.define_endpoint('ryvion', 'GET', '/api/v1/auth/me', 'whoami',
+    response => '{"id": "{tenant_id}", "plan": "{plan}", "credits": "{credits}",
+                  "key": {"id": "{key_id}", "name": "{label}", "scopes": "{scopes}"}}');
 
 COMMIT;

@@ -30,6 +30,7 @@ GOOD = {
     "alter_keyspace.changes": ["""'{"label_length": 50}'""", f"""'{{"codes": {CODES}}}'""", f"""'{{"display": {DISPLAY}}}'""", """'{"usage_log": "refusals"}'""",
                                """'{"max_active_keys": 50, "at_max": "replace"}'""", f"""'{{"plan_features": {FEATURES}}}'""", """'{"schemes": ["bearer"]}'"""],
     "create_keyspace.name": ["'k' || (random() * 1e9)::int"], "alter_keyspace.name": ["'default'"], "help.name": ["NULL", "'mint'", "'keys'", "'usage_buffer'"], "create_tenant.name": ["'t' || (random() * 1e9)::int"],
+    "act_as.member": ["NULL", "'ann'"], "grant_access.keyspace": ["NULL", "'default'"], "revoke_access.keyspace": ["NULL", "'default'"],
     "create_tenant.credits": ["NULL", """'{"refill": 1000, "every": "month"}'""", """'{"balance": 5}'"""],
     "define_route.scopes text[]": ["'{a:b,c}'::text[]", "'{}'::text[]", "NULL"], "define_route.scopes text": ["'a:b and not c'", "'a:b or (c and a:c)'"],
     "define_role.role": ["'reader'", "'writer'"], "define_role.scopes": ["'{*}'", "'{a:b,c}'", "'{a:*}'"],

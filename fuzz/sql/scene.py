@@ -3,7 +3,7 @@
 import good
 from values import literal
 
-ROLES = ["postgres", "admin", "verifier", "issuer", "auditor", "stranger"]
+ROLES = ["postgres", "admin", "verifier", "host", "issuer", "auditor", "stranger"]
 # The weight of each role's calls.
 WEIGHTS = [3, 3, 2, 2, 2, 1]
 OWNERS = ["postgres", "verifier", "admin", "stranger"]
@@ -70,7 +70,7 @@ def build(db):
     for role in ROLES[1:]:
         db.rows(f"CREATE ROLE {role} LOGIN")
     db.rows("GRANT CREATE, TEMP ON DATABASE postgres TO PUBLIC; "
-            "GRANT pg_write_server_files TO verifier, issuer, auditor, admin")
+            "GRANT pg_write_server_files TO verifier, host, issuer, auditor, admin")
     types = "text, bigint, bigint, boolean, bigint, bytea, bigint, bytea, bytea"
     db.rows(f"GRANT EXECUTE ON FUNCTION keysmith.usage_collect({types}) TO auditor")
 
@@ -92,7 +92,7 @@ def renew(db):
         db.call("alter_tenant", tenant, '{"limits": [], "credits": null, "plan": null}')
     db.rows("DELETE FROM keysmith_private.scope WHERE keyspace = 'default'")
     db.call("alter_keyspace", "default", OPTIONS)
-    for role in ("verifier", "issuer", "auditor", "admin"):
+    for role in ("verifier", "host", "issuer", "auditor", "admin"):
         db.call("grant_access", role, role)
         as_owner(db, role, PREPARED) if role in OWNERS else None
     as_owner(db, "postgres", PREPARED)
@@ -139,7 +139,7 @@ def known(db, keys, gone):
         "keyspace": ["'default'"] * 8 + column("SELECT keyspace FROM keysmith_private.keyspace WHERE keyspace ~ '^[ -~]*$' ORDER BY 1 LIMIT 5"),
         "name": ["'default'", "'acme'", "'new'"], "environment": ["'live'", "'test'"], "kind": ["'secret'", "'publishable'"],
         "method": ["'GET'", "'POST'"], "path": ["'/v1/7'", "'/v1/a/b?c=d'"], "pattern": ["'/v1/{id}'", "'/v2/*'"],
-        "member": ["'ann'", "'bob'"], "owner": ["'ann'"], "role": ["'reader'"], "level": ["'verifier'", "'issuer'", "'auditor'", "'admin'"],
+        "member": ["'ann'", "'bob'"], "owner": ["'ann'"], "role": ["'reader'"], "level": ["'verifier'", "'host'", "'issuer'", "'auditor'", "'admin'"],
         "column_name": ["'id'", "'body'", "'tenant'", "'email'", "'row_seal'", "'odd \"name'"], "seal_column": ["'row_seal'"],
         "tenant_column": ["'tenant'", "'tenant_id'"], "environment_column": ["'environment'"], "algorithm": ["'sha256'", "'hmac'"],
         "relation": relations, "scopes_each": ["'a:b'", "'c'", "'*'", "'a:*'"], "trigger": ["'keysmith_hash'", "'in_the_way'"],

@@ -7,7 +7,7 @@ TEXTS = [
     "'a,b'", "'a b'", "'a AND b'", "'(a'", "'!'", "'a:b'", "'a:*'", "'*:*'", "'..'", "'/'", "'/a/{b}'", "'/a/{b}/*'",
     "'/a//b'", "'/%2e%2e/'", "'/a?b=c'", "'/%00'", "'GET'", "'get'", "'POST'", "'secret'", "'publishable'", "'live'",
     "'test'", "'sha256'", "'hmac'", "'bcrypt'", "'acme'", "'default'", "'everything'", "'all'", "'none'", "'error'",
-    "'replace'", "'verifier'", "'issuer'", "'auditor'", "'admin'", "'hour'", "'day'", "'x=sha256'", "'1'", "'-1'", "'1e9'",
+    "'replace'", "'verifier'", "'host'", "'issuer'", "'auditor'", "'admin'", "'hour'", "'day'", "'x=sha256'", "'1'", "'-1'", "'1e9'",
     "E'\\x01'", "E'a\\nb'", "E'a\\tb'", "E'\\x7f'", "E'a\\r\\nb: c'", "repeat('x', 63)", "repeat('x', 64)", "repeat('x', 100)",
     "repeat('x', 101)", "repeat('x', 1024)", "repeat('x', 1025)", "repeat('a:', 300)", "repeat('/a', 65)",
     "repeat('x', 8191)", "repeat('x', 100000)", "repeat('a', 1048576)", "repeat('(', 10000)", "repeat('a or ', 2000)",

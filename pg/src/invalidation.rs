@@ -24,3 +24,25 @@ unsafe extern "C-unwind" fn call(then: Datum, relation: Oid) {
     let then: fn(Oid) = unsafe { std::mem::transmute(then.value()) };
     then(relation);
 }
+
+/// Registers `then`, which is called when roles or memberships of roles may have changed. It must
+/// not fail.
+pub fn on_role(then: fn()) {
+    // The owner of the database is a member of pg_database_owner.
+    use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, DATABASEOID};
+    for cache in [AUTHMEMROLEMEM, AUTHOID, DATABASEOID] {
+        // SAFETY: as above.
+        unsafe {
+            let then = Datum::from(then as usize);
+            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(call_of_cache), then);
+        }
+    }
+}
+
+/// # Safety
+/// The datum must be the one that was registered.
+unsafe extern "C-unwind" fn call_of_cache(then: Datum, _cache: i32, _hash: u32) {
+    // SAFETY: the datum is the address of a function of this type.
+    let then: fn() = unsafe { std::mem::transmute(then.value()) };
+    then();
+}

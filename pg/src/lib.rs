@@ -14,6 +14,7 @@ pub mod datum;
 pub mod direct;
 pub mod error;
 pub mod exit;
+pub mod function_start;
 pub mod index_condition;
 pub mod input;
 pub mod invalidation;

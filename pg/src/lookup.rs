@@ -57,6 +57,23 @@ pub fn type_named(schema: Oid, name: &CStr) -> Option<Oid> {
     })
 }
 
+/// The function of that name that takes no arguments.
+pub fn function_without_arguments(schema: Oid, name: &CStr) -> Option<Oid> {
+    must_be_in_progress();
+    // SAFETY: a syscache look-up by name, arguments and schema, which returns InvalidOid if there is
+    // no such function. With a count of 0 no argument is read.
+    known(unsafe {
+        pg_sys::GetSysCacheOid(
+            pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP as i32,
+            pg_sys::Anum_pg_proc_oid as pg_sys::AttrNumber,
+            Datum::from(name.as_ptr()),
+            Datum::from(pg_sys::buildoidvector(std::ptr::null(), 0)),
+            Datum::from(schema),
+            Datum::null(),
+        )
+    })
+}
+
 /// The schema and the name of the relation whose row type this is.
 pub fn relation_of_type(kind: Oid) -> Option<(Oid, String)> {
     must_be_in_progress();

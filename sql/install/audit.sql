@@ -4,7 +4,7 @@
 -- the environment of an entry are looked up only for readers who see a part of the rows.
 CREATE VIEW keysmith_private.all_audit AS
 SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.session_role, c.acting_key,
-       c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
+       c.acting_member, c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
        (SELECT t.tenant_id FROM keysmith_private.tenant t
         WHERE t.keyspace = a.keyspace AND t.name = c.tenant) AS tenant_id,
        (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = c.key_id) AS environment
@@ -21,6 +21,7 @@ COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that the act conce
 COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
 COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
 COMMENT ON COLUMN keysmith.audit.acting_key IS 'The key that the transaction acted for';
+COMMENT ON COLUMN keysmith.audit.acting_member IS 'The member that the transaction acted for; empty for the tenant as a whole';
 COMMENT ON COLUMN keysmith.audit.client IS 'The address of the client; null for a Unix-domain socket';
 COMMENT ON COLUMN keysmith.audit.before IS 'The state before the act, without secrets; null if there was nothing';
 COMMENT ON COLUMN keysmith.audit.after IS 'The state after the act, without secrets; null if there is nothing';

@@ -17,27 +17,32 @@ COMMENT ON FUNCTION keysmith.current_tenant_id() IS
 CREATE FUNCTION keysmith.current_keyspace() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_keyspace';
 COMMENT ON FUNCTION keysmith.current_keyspace() IS
-'The keyspace of the key that the transaction acts for';
+'The keyspace of the tenant that the transaction acts for';
 
 CREATE FUNCTION keysmith.current_key() RETURNS uuid
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_key';
 COMMENT ON FUNCTION keysmith.current_key() IS
-'The id of the key that the transaction acts for; it can be the default of a column';
+'The id of the key that the transaction acts for; it can be the default of a column; null for a person';
 
 CREATE FUNCTION keysmith.current_environment() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_environment';
 COMMENT ON FUNCTION keysmith.current_environment() IS
-'The environment of the key that the transaction acts for';
+'The environment of the key that the transaction acts for; null for a person';
 
 CREATE FUNCTION keysmith.current_owner() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_owner';
 COMMENT ON FUNCTION keysmith.current_owner() IS
-'The owner of the key that the transaction acts for';
+'The owner of the key that the transaction acts for; or the member, if act_as signed one in';
 
 CREATE FUNCTION keysmith.has_scope(scope text) RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope';
 COMMENT ON FUNCTION keysmith.has_scope(text) IS
-'Whether the key signed in has a scope, or meets an expression';
+'Whether the key or person has a scope, or meets an expression';
+
+CREATE FUNCTION keysmith.require_identity() RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_require_identity';
+COMMENT ON FUNCTION keysmith.require_identity() IS
+'True if the transaction has an identity; otherwise an error';
 
 CREATE FUNCTION keysmith.sign_out() RETURNS void
 LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_sign_out';

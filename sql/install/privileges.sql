@@ -53,5 +53,6 @@ GRANT EXECUTE ON FUNCTION
     keysmith.current_environment(),
     keysmith.current_owner(),
     keysmith.has_scope(text),
+    keysmith.require_identity(),
     keysmith.whoami()
 TO PUBLIC;

@@ -11,6 +11,8 @@ pub struct Content {
     pub role: Option<String>,
     pub session_role: Option<String>,
     pub acting_key: Option<[u8; 16]>,
+    /// The member that the transaction acted for; empty for the tenant as a whole.
+    pub acting_member: Option<String>,
     pub client: Option<String>,
     pub tenant: Option<String>,
     pub key_id: Option<[u8; 16]>,
@@ -25,8 +27,8 @@ impl Content {
         macro_rules! write {
             () => {
                 "INSERT INTO keysmith_private.audit_content (digest, salt, role, session_role,
-                     acting_key, client, tenant, key_id, before, after)
-                 VALUES ($1, $2, $3, $4, $5, $6::inet, $7, $8, $9::jsonb, $10::jsonb)"
+                     acting_key, client, tenant, key_id, before, after, acting_member)
+                 VALUES ($1, $2, $3, $4, $5, $6::inet, $7, $8, $9::jsonb, $10::jsonb, $11)"
             };
         }
         let mut salt = [0; SALT_LEN];
@@ -43,6 +45,7 @@ impl Content {
             Param::uuid_or_null(self.key_id.as_ref()),
             Param::text_or_null(self.before.as_deref()),
             Param::text_or_null(self.after.as_deref()),
+            Param::text_or_null(self.acting_member.as_deref()),
         ];
         match event.filter(Event::has_channel) {
             None => spi::execute(saved!(write!()), &fields).map(|_| ())?,
@@ -60,18 +63,19 @@ impl Content {
     }
 
     /// The digest of what a row has from a column on: salt, role, session_role, acting_key,
-    /// client, tenant, key_id, before, after. `None` if the salt is missing.
+    /// acting_member, client, tenant, key_id, before, after. `None` if the salt is missing.
     pub fn digest_in(row: &ResultRow, first: usize) -> Option<[u8; 32]> {
         let salt = row.bytes(first)?.try_into().ok()?;
         let content = Content {
             role: row.text(first + 1),
             session_role: row.text(first + 2),
             acting_key: row.uuid(first + 3),
-            client: row.text(first + 4),
-            tenant: row.text(first + 5),
-            key_id: row.uuid(first + 6),
-            before: row.text(first + 7),
-            after: row.text(first + 8),
+            acting_member: row.text(first + 4),
+            client: row.text(first + 5),
+            tenant: row.text(first + 6),
+            key_id: row.uuid(first + 7),
+            before: row.text(first + 8),
+            after: row.text(first + 9),
         };
         Some(content.digest(&salt))
     }
@@ -81,6 +85,7 @@ impl Content {
             self.role.as_deref().map(str::as_bytes),
             self.session_role.as_deref().map(str::as_bytes),
             self.acting_key.as_ref().map(<[u8; 16]>::as_slice),
+            self.acting_member.as_deref().map(str::as_bytes),
             self.client.as_deref().map(str::as_bytes),
             self.tenant.as_deref().map(str::as_bytes),
             self.key_id.as_ref().map(<[u8; 16]>::as_slice),

@@ -22,12 +22,14 @@ use pgrx::pg_sys::{Oid, SubTransactionId};
 
 pub use event::EVERYWHERE;
 
-/// The roles and the key that act.
+/// The roles that act, and the key or person.
 pub struct Actor {
     pub role: String,
     pub session_role: String,
     /// The key that the transaction acts for.
     pub key: Option<[u8; 16]>,
+    /// The member that it acts for; empty for a tenant as a whole.
+    pub member: Option<String>,
 }
 
 /// The object of an act. Its state is read before the act and after it.
@@ -86,6 +88,7 @@ impl<'a> Act<'a> {
             role: Some(self.actor.role.clone()),
             session_role: Some(self.actor.session_role.clone()),
             acting_key: self.actor.key,
+            acting_member: self.actor.member.clone(),
             client: output::client_address(),
             tenant,
             key_id: self.subject.key_id().copied(),
@@ -187,8 +190,8 @@ impl<'a> Subject<'a> {
                 name_of_role = text::name_of_role(role);
                 (
                     saved!("SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-                         'role', $2, 'level', a.level, 'tenant_id', a.tenant_id)
-                         ORDER BY a.level, a.tenant_id), NULL::text
+                         'role', $2, 'level', a.level, 'tenant_id', a.tenant_id, 'keyspace', a.keyspace)
+                         ORDER BY a.level, a.tenant_id, a.keyspace), NULL::text
                      FROM keysmith_private.access a WHERE a.role = $1"),
                     vec![Param::oid(role), Param::text(&name_of_role)],
                 )

@@ -65,7 +65,7 @@ pub fn decide<'m, F: Form>(
     memory: Memory<'m>,
     request: &HttpRequest,
 ) -> Result<(Verdict<'m, F>, Rc<Policy>)> {
-    let catalog = decision::catalog()?;
+    let catalog = decision::catalog(request.keyspace)?;
     let reader = Reader::new(&catalog);
     let (policy, sought) = seek(memory, &reader, request)?;
     let required = required(request.method, &path(request.path), request.variant, &policy);

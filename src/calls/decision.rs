@@ -1,8 +1,8 @@
 //! A decision from beginning to end: find the key, apply the rules, charge the request, give the
 //! transaction its identity, and pass on the usage record.
 
-use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
+use crate::catalog::{Catalog, access};
 use crate::decide::charge::Charge;
 use crate::decide::lookup::Reader;
 use crate::decide::needs::NeededScopes;
@@ -19,10 +19,18 @@ use pg::scratch::Memory;
 use pg::{clock, transaction};
 use std::rc::Rc;
 
-/// Our tables, for a decision. An error in a parallel worker: it has no transaction to commit, so
-/// it can neither act for a key nor pass on a usage record.
+/// Our tables, for a decision about keys of a keyspace, which the caller's role must reach.
 #[inline]
-pub fn catalog() -> Result<Catalog> {
+pub fn catalog(keyspace: &[u8]) -> Result<Catalog> {
+    let catalog = opened()?;
+    access::must_decide(&catalog, keyspace)?;
+    Ok(catalog)
+}
+
+/// Our tables. An error in a parallel worker: it has no transaction to commit, so it can neither
+/// act for a key nor pass on a usage record.
+#[inline]
+pub fn opened() -> Result<Catalog> {
     if transaction::is_parallel_worker() {
         return Err(Error::new(Code::Conflict, "a parallel worker can't decide about keys")
             .hint("Declare the function that does PARALLEL RESTRICTED or PARALLEL UNSAFE."));
@@ -89,11 +97,17 @@ impl<'a> Decision<'a> {
         let rows = match sought {
             Ok(_) if self.is_behind() => Err(Reason::ReplicaBehind),
             Ok(sought) => self.reader.find(sought, self.keyspace),
+            // The route may be public no longer.
+            Err(Reason::Missing) if self.is_public && self.is_behind() => {
+                Err(Reason::ReplicaBehind)
+            }
+            Err(Reason::Missing) if self.is_public => Err(Reason::Public),
             Err(reason) => Err(reason),
         };
         let rows = match rows {
             Ok(rows) => rows,
-            Err(Reason::Missing) if self.is_public => {
+            Err(Reason::Public) => {
+                usage::unrecorded();
                 return Ok(self.without_key(memory, Reason::Public));
             }
             Err(reason) => {

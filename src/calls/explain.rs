@@ -3,6 +3,7 @@
 use super::arguments;
 use super::authenticate::{self, RouteRequirement, text};
 use super::decision::{self, demand, name};
+use crate::catalog::access;
 use crate::catalog::policy::Policy;
 use crate::decide::charge::{self, Charge};
 use crate::decide::credits::{self, Intent, Spending};
@@ -36,13 +37,16 @@ struct Step {
 #[derive(Clone, Copy)]
 enum StepResult {
     Pass,
+    /// It passes without the other rules.
+    LetThrough,
     Refuse(Reason),
     NotReached,
 }
 
 fn explain_verify(call: &Call) -> Result<Option<Datum>> {
-    let catalog = decision::catalog()?;
+    let catalog = decision::opened()?;
     let keyspace = name(call, 3).unwrap_or_default();
+    access::must_reach(&catalog, keyspace, access::EXPLAINING)?;
     let reader = Reader::new(&catalog);
     let policy = reader.policy(keyspace)?;
     let presented = match (call.json(9), call.bytes(0, MAX_KEY_LEN)) {
@@ -78,8 +82,12 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
         spend: arguments::spend(call, 4)?,
         weight: arguments::weight(call, 8)?.unwrap_or(required.weight()),
     };
+    let is_public = required.route.is_some_and(|route| route.is_public);
     let asked = Asked { reader: &reader, policy: &policy, keyspace, demand, charge, needs };
-    let steps = steps(&asked, presented)?;
+    let steps = match presented {
+        Presented::Nothing if is_public => let_through(&asked),
+        presented => steps(&asked, presented)?,
+    };
     let result = ResultSet::of(call);
     for (index, step) in (1..).zip(&steps) {
         step.put(index, result);
@@ -155,13 +163,25 @@ fn steps(asked: &Asked, presented: Presented) -> Result<Vec<Step>> {
         Ok(Ok(rest)) => (StepResult::Pass, "a key of the keyspace", Some(rest?)),
     };
     steps.push(Step { rule: "found", outcome, saw: saw.into() });
-    steps.extend(rest.unwrap_or_else(|| {
-        let not_reached =
-            |name| Step { rule: name, outcome: StepResult::NotReached, saw: String::new() };
-        let names = RULES.iter().map(|rule| rule.name).chain([LIMITS, CREDITS]);
-        names.map(not_reached).collect()
-    }));
+    steps.extend(rest.unwrap_or_else(|| rules_and_charges().map(Step::not_reached).collect()));
     Ok(steps)
+}
+
+/// The steps of a request without a key on a public route.
+fn let_through(asked: &Asked) -> Vec<Step> {
+    let is_behind = lag::is_behind(asked.reader.catalog, asked.reader.snapshot(), asked.demand.now);
+    let (outcome, saw) = if is_behind {
+        (StepResult::Refuse(Reason::ReplicaBehind), "no key, and a server that has fallen behind")
+    } else {
+        (StepResult::LetThrough, "no key, and the route is public")
+    };
+    let presented = Step { rule: "presented", outcome, saw: saw.into() };
+    let others = ["format", "found"].into_iter().chain(rules_and_charges());
+    [presented].into_iter().chain(others.map(Step::not_reached)).collect()
+}
+
+fn rules_and_charges() -> impl Iterator<Item = &'static str> {
+    RULES.iter().map(|rule| rule.name).chain([LIMITS, CREDITS])
 }
 
 /// Applies every rule, also those after the one that decides.
@@ -285,10 +305,15 @@ fn moment(moment: Option<Instant>, never: &str, at: &str) -> String {
 }
 
 impl Step {
+    fn not_reached(rule: &'static str) -> Step {
+        Step { rule, outcome: StepResult::NotReached, saw: String::new() }
+    }
+
     /// Adds it to the result, as a row of the type `keysmith_private.explanation`.
     fn put(&self, index: i32, result: ResultSet) {
         let (outcome, reason) = match self.outcome {
             StepResult::Pass => ("pass", None),
+            StepResult::LetThrough => ("pass", Some(Reason::Public.name())),
             StepResult::Refuse(reason) => ("refuse", Some(reason.name())),
             StepResult::NotReached => ("not reached", None),
         };

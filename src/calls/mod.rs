@@ -5,6 +5,5 @@ pub mod authenticate;
 pub mod client_ip;
 pub mod decision;
 mod explain;
-mod pre_request;
 pub mod pre_request_settings;
 mod verify;

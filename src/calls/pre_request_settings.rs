@@ -35,8 +35,9 @@ static TRUSTED_PROXIES: Text<Networks> = Text::new(
 static HEADERS: Boolean = Boolean::new(
     About {
         name: c"keysmith.request_error_headers",
-        description: c"Whether refusals of pre_request have response headers.",
-        explanation: c"If on, their SQLSTATE is PGRST; otherwise PT and the status, such as PT401.",
+        description: c"Whether responses to the requests of pre_request have headers.",
+        explanation: c"If on, refusals have the SQLSTATE PGRST; otherwise PT and the status, such \
+                       as PT401.",
         context: Context::Superuser,
         flags: 0,
     },

@@ -67,9 +67,9 @@ fn verify_digest(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn one<'c, F: Form>(call: &'c Call, presented: Presented) -> Result<Verdict<'c, F>> {
-    let catalog = decision::catalog()?;
-    let reader = Reader::new(&catalog);
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
+    let catalog = decision::catalog(keyspace)?;
+    let reader = Reader::new(&catalog);
     let (policy, sought) = reader.sought(keyspace, |_| presented)?;
     let needs = asked(call)?;
     let mut decision = Decision::new(&reader, policy, keyspace, &needs);
@@ -84,9 +84,9 @@ fn one<'c, F: Form>(call: &'c Call, presented: Presented) -> Result<Verdict<'c, 
 
 /// Returns a verdict for each key of an array, in the array's order, all under one snapshot.
 fn verify_many(call: &Call) -> Result<Option<Datum>> {
-    let catalog = decision::catalog()?;
-    let reader = Reader::new(&catalog);
     let keyspace = name(call, position::KEYSPACE).unwrap_or_default();
+    let catalog = decision::catalog(keyspace)?;
+    let reader = Reader::new(&catalog);
     let policy = reader.policy(keyspace)?;
     let needs = asked(call)?;
     let mut decision = Decision::new(&reader, policy.clone(), keyspace, &needs);

@@ -57,7 +57,9 @@ columns! {
         credit_id: Uuid, key_id: Uuid, tenant_id: Uuid, balance: Bigint, refill: Bigint,
         every: Text, refilled_at: Timestamp,
     }
-    access { role: Regrole, level: Text, tenant_id: Uuid, granted_at: Timestamp }
+    access {
+        role: Regrole, level: Text, tenant_id: Uuid, keyspace: Text, granted_at: Timestamp,
+    }
     heartbeat { one: Boolean, at: Timestamp }
     audit_entry {
         keyspace: Text, entry: Bigint, at: Timestamp, action: Text, generation: Smallint,
@@ -65,7 +67,7 @@ columns! {
     }
     touch {
         key_id: Uuid, tenant_id: Uuid, schema: Text, relation: Text, operation: Text, rows: Bigint,
-        first_at: Timestamp, last_at: Timestamp, request_id: Uuid,
+        first_at: Timestamp, last_at: Timestamp, request_id: Uuid, member: Text,
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 pub const WATCHED: usize = 18;
 
 static CHANGES: AtomicU64 = AtomicU64::new(0);
+static CHANGES_OF_ROLES: AtomicU64 = AtomicU64::new(0);
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 static RELATIONS: [AtomicU32; WATCHED] = [const { AtomicU32::new(0) }; WATCHED];
 
@@ -34,13 +35,20 @@ pub fn changes() -> u64 {
     CHANGES.load(Relaxed)
 }
 
-/// Counts invalidations of these relations from now on.
+/// How often this session has processed that roles or memberships of roles were changed.
+#[inline]
+pub fn changes_of_roles() -> u64 {
+    CHANGES_OF_ROLES.load(Relaxed)
+}
+
+/// Counts invalidations of these relations, and of roles, from now on.
 pub fn watch(relations: &[Oid; WATCHED]) {
     for (slot, oid) in RELATIONS.iter().zip(relations) {
         slot.store(oid.to_u32(), Relaxed);
     }
     if !REGISTERED.swap(true, Relaxed) {
         pg::invalidation::on_relation(count);
+        pg::invalidation::on_role(count_roles);
     }
 }
 
@@ -50,4 +58,8 @@ fn count(relation: Oid) {
     if relation == 0 || RELATIONS.iter().any(|watched| watched.load(Relaxed) == relation) {
         CHANGES.store(CHANGES.load(Relaxed).wrapping_add(1), Relaxed);
     }
+}
+
+fn count_roles() {
+    CHANGES_OF_ROLES.store(CHANGES_OF_ROLES.load(Relaxed).wrapping_add(1), Relaxed);
 }

@@ -1,10 +1,12 @@
 //! The access of decisions to our tables: their OIDs, finding rows without SPI, and the policy of
 //! each keyspace, cached until it changes.
 
+pub mod access;
 pub mod columns;
 pub mod directory;
 pub mod invalidation;
 pub mod policy;
+mod roles;
 pub mod subscription;
 pub mod tables;
 mod version;

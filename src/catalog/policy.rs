@@ -423,10 +423,18 @@ impl Policy {
             ([], EmptyScopes::Defaults) => Some(GrantList::Owned(&self.default_scopes)),
             (own, _) => Some(GrantList::Borrowed(own)),
         };
-        let [role, owners] = roles.map(|role| {
-            role.map(|role| GrantList::Owned(self.roles.get(role).map_or(&[], Vec::as_slice)))
-        });
+        let [role, owners] = roles.map(|role| role.map(|role| self.granted_by(role)));
         HeldScopes { within: [own, role, owners], implications: &self.implications }
+    }
+
+    /// The scopes that a person holds: those of the member's role, or all as the tenant.
+    pub fn held_by_person(&self, role: Option<&[u8]>) -> HeldScopes<'_> {
+        let role = role.map(|role| self.granted_by(role));
+        HeldScopes { within: [None, None, role], implications: &self.implications }
+    }
+
+    fn granted_by(&self, role: &[u8]) -> GrantList<'_> {
+        GrantList::Owned(self.roles.get(role).map_or(&[], Vec::as_slice))
     }
 }
 

@@ -76,7 +76,8 @@ impl<'a> Reader<'a> {
 
     /// Returns the policy to decide by, and the bytes to look the key up by or a reason to refuse
     /// it. A key that is refused before any row is read is refused by the cached policy. Otherwise
-    /// the reader takes its snapshot, and the policy is the one that this snapshot sees.
+    /// the reader takes its snapshot, and the policy is the one that this snapshot sees: also for a
+    /// request without a key, which a public route lets through.
     #[inline]
     pub fn sought<'p>(
         &self,
@@ -86,7 +87,8 @@ impl<'a> Reader<'a> {
         let policy = match self.catalog.remembered(keyspace) {
             Some(policy) => {
                 let sought = presented(&policy).sought(&policy);
-                if sought.is_err() || self.catalog.is_seen(&policy, self.snapshot(), keyspace) {
+                let is_refused = sought.as_ref().is_err_and(|reason| *reason != Reason::Missing);
+                if is_refused || self.catalog.is_seen(&policy, self.snapshot(), keyspace) {
                     return Ok((policy, sought));
                 }
                 self.catalog.read_policy(self.snapshot(), keyspace)?
@@ -160,6 +162,21 @@ impl<'a> Reader<'a> {
         Some(self.gather(key, Places::default()))
     }
 
+    /// Finds the rows of a person of a tenant: of a member, or of the tenant as a whole.
+    pub fn find_person(
+        &self,
+        tenant_id: &[u8; 16],
+        member: Option<&[u8]>,
+    ) -> std::result::Result<PersonRows<'_>, Reason> {
+        let tenant = self.tenant(tenant_id, Place::default()).ok_or(Reason::NotFound)?;
+        if !tenant.is_null(tenant::suspended_at) {
+            return Err(Reason::TenantSuspended);
+        }
+        let member = member
+            .map(|name| self.member(tenant_id, name, Place::default()).ok_or(Reason::OwnerGone));
+        Ok(PersonRows { tenant, member: member.transpose()? })
+    }
+
     #[inline]
     fn keys(&self) -> &Relation {
         self.keys.get_or_init(|| self.catalog.tables.key.open())
@@ -209,6 +226,26 @@ impl<'a> Reader<'a> {
         let by_name =
             [ScanKey::uuid(member::tenant_id, tenant_id), ScanKey::text(member::member, &name)];
         members.first(self.snapshot(), &self.rooms.member, by_name, |_| true)
+    }
+}
+
+/// The rows of a person. They stay pinned while this lives.
+pub struct PersonRows<'a> {
+    tenant: Pinned<'a>,
+    member: Option<Pinned<'a>>,
+}
+
+impl PersonRows<'_> {
+    /// The tenant's name.
+    pub fn tenant(&self) -> &[u8] {
+        self.tenant.bytes(tenant::name).unwrap_or_default()
+    }
+
+    /// The name of the member, and its role. Both are `None` for the tenant as a whole.
+    pub fn member(&self) -> [Option<&[u8]>; 2] {
+        let of_member =
+            |column| self.member.as_ref().map(|row| row.bytes(column).unwrap_or_default());
+        [of_member(member::member), of_member(member::role)]
     }
 }
 

@@ -6,11 +6,12 @@ use super::keyspace::policy;
 use super::level::{Functions, Level, functions};
 use super::tenant::Tenant;
 use super::{
-    add_credits, alter, audit_proof, catalogue, doctor, endpoint, keyspace, lifecycle, listing,
-    metrics, mint, revocations, scanner, status, tenant, usage,
+    act_as, add_credits, alter, audit_proof, catalogue, doctor, endpoint, keyspace, lifecycle,
+    listing, metrics, mint, revocations, scanner, status, tenant, usage,
 };
 use crate::audit::{Act, EVERYWHERE, Subject};
 use crate::catalog::Catalog;
+use crate::catalog::policy::DEFAULT;
 use crate::catalog::subscription::refusal;
 use pg::call::{Call, must_not_be_null};
 use pg::error::{Code, Error, Result};
@@ -25,8 +26,9 @@ functions! {
 }
 
 /// The functions that check what they need. Each level that allows it has EXECUTE on them.
-const CHECKED: [Functions; 17] = [
+const CHECKED: [Functions; 18] = [
     FUNCTIONS,
+    act_as::FUNCTIONS,
     add_credits::FUNCTIONS,
     alter::FUNCTIONS,
     audit_proof::FUNCTIONS,
@@ -93,6 +95,9 @@ const fn objects(level: Level) -> Objects {
             ],
             views: &[PROGRESS],
         },
+        Level::Host => {
+            Objects { functions: &["sign_out", "log_request", "help"], views: &[OF_TENANTS] }
+        }
         Level::Issuer => Objects {
             functions: &["report_leak", "wait_for_replay", "sign_out", "help"],
             views: &[OF_TENANTS],
@@ -116,7 +121,7 @@ const fn objects(level: Level) -> Objects {
     }
 }
 
-/// Issuers see the rows of their tenants in these views, and others all rows.
+/// Issuers and hosts see the rows of their tenants in these views, and others all rows.
 const OF_TENANTS: &[&str] = &[
     "keys",
     "usage",
@@ -153,9 +158,9 @@ impl Level {
     fn read(call: &Call, n: usize) -> Result<Option<Level>> {
         let Some(name) = call.text(n, "level")? else { return Ok(None) };
         let level = Level::named(name.as_bytes());
-        level
-            .map(Some)
-            .ok_or_else(|| Error::argument("level", "must be verifier, issuer, auditor or admin"))
+        level.map(Some).ok_or_else(|| {
+            Error::argument("level", "must be verifier, host, issuer, auditor or admin")
+        })
     }
 
     /// Grants a role everything that comes with the level.
@@ -215,19 +220,25 @@ impl Role {
         Param::oid(self.oid)
     }
 
-    /// Whether there is a row of access, of any level or tenant if none is given.
-    fn has_access(&self, level: Option<Level>, tenant: Option<&[u8; 16]>) -> Result<bool> {
+    /// Whether there is a row of access, of any level or binding if none is given.
+    fn has_access(&self, level: Option<Level>, binding: &Binding) -> Result<bool> {
         let found = spi::first(
             "SELECT FROM keysmith_private.access
-             WHERE role = $1 AND ($2 IS NULL OR level = $2) AND ($3 IS NULL OR tenant_id = $3)",
-            &[
-                self.param(),
-                Param::text_or_null(level.map(Level::name)),
-                Param::uuid_or_null(tenant),
-            ],
+             WHERE role = $1 AND ($2 IS NULL OR level = $2) AND ($3 IS NULL OR tenant_id = $3)
+               AND ($4 IS NULL OR keyspace = $4)",
+            &self.params(level, binding),
             |_| Some(()),
         )?;
         Ok(found.is_some())
+    }
+
+    fn params<'a>(&self, level: Option<Level>, binding: &'a Binding) -> [Param<'a>; 4] {
+        [
+            self.param(),
+            Param::text_or_null(level.map(Level::name)),
+            Param::uuid_or_null(binding.tenant.as_ref()),
+            Param::text_or_null(binding.keyspace.as_deref()),
+        ]
     }
 
     /// Runs a statement that ends with the role's name.
@@ -244,25 +255,46 @@ impl Role {
     }
 }
 
-/// The tenant that an issuer is bound to, if the call names one.
-fn tenant(call: &Call, caller: &Caller) -> Result<Option<[u8; 16]>> {
-    let Some(tenant) = call.text(2, "tenant")? else { return Ok(None) };
-    let keyspace = call.required_text(3, "keyspace")?;
-    policy(caller, &keyspace)?;
-    Tenant::find(caller, &tenant, &keyspace).map(|tenant| Some(tenant.id))
+/// The bounds of a level: a tenant, or a keyspace, or neither.
+struct Binding {
+    tenant: Option<[u8; 16]>,
+    keyspace: Option<String>,
+}
+
+impl Binding {
+    fn read(call: &Call, caller: &Caller) -> Result<Binding> {
+        let (tenant, keyspace) = (call.text(2, "tenant")?, call.text(3, "keyspace")?);
+        let Some(tenant) = tenant else {
+            if let Some(keyspace) = &keyspace {
+                policy(caller, keyspace)?;
+            }
+            return Ok(Binding { tenant: None, keyspace });
+        };
+        let keyspace = keyspace.unwrap_or_else(|| DEFAULT.into());
+        policy(caller, &keyspace)?;
+        let tenant = Tenant::find(caller, &tenant, &keyspace)?.id;
+        Ok(Binding { tenant: Some(tenant), keyspace: None })
+    }
 }
 
 fn grant_access(call: &Call) -> Result<Option<Datum>> {
     let level = Level::read(call, 1)?.ok_or_else(|| must_not_be_null("level"))?;
-    if call.datum(2).is_some() && level != Level::Issuer {
-        return Err(Error::argument("tenant", "must be null, except for issuers"));
+    if call.datum(2).is_some() && !matches!(level, Level::Issuer | Level::Host) {
+        return Err(Error::argument("tenant", "must be null, except for issuers and hosts"));
+    }
+    if call.datum(2).is_none()
+        && call.datum(3).is_some()
+        && !matches!(level, Level::Verifier | Level::Host)
+    {
+        let rule = "must be null without a tenant, except for verifiers and hosts";
+        return Err(Error::argument("keyspace", rule));
     }
     authority::act_here(needs::grant_access, |caller| {
         changes::one_at_a_time()?;
         let role = Role::read(call)?;
-        let tenant = tenant(call, caller)?;
+        let binding = Binding::read(call, caller)?;
         if let Some(access) = published()? {
-            if !role.has_access(Some(level), tenant.as_ref())? {
+            if !role.has_access(Some(level), &binding)? {
                 return Err(refusal(access)?);
             }
             level.grant(&role)?;
@@ -270,11 +302,12 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
         }
         let act = Act::on(&caller.actor, EVERYWHERE, Subject::Access(role.oid))?;
         spi::execute(
-            "INSERT INTO keysmith_private.access (role, level, tenant_id)
-             SELECT $1::regrole, $2, $3 WHERE NOT EXISTS (
+            "INSERT INTO keysmith_private.access (role, level, tenant_id, keyspace)
+             SELECT $1::regrole, $2, $3, $4 WHERE NOT EXISTS (
                  SELECT FROM keysmith_private.access
-                 WHERE role = $1 AND level = $2 AND tenant_id IS NOT DISTINCT FROM $3)",
-            &[role.param(), Param::text(level.name()), Param::uuid_or_null(tenant.as_ref())],
+                 WHERE role = $1 AND level = $2 AND tenant_id IS NOT DISTINCT FROM $3
+                   AND keyspace IS NOT DISTINCT FROM $4)",
+            &role.params(Some(level), &binding),
         )?;
         level.grant(&role)?;
         role.check_name()?;
@@ -283,16 +316,16 @@ fn grant_access(call: &Call) -> Result<Option<Datum>> {
     Ok(None)
 }
 
-/// Takes away access from a role: all access, a level, or a tenant of an issuer. The privileges of
+/// Takes away access from a role: all access, a level, or a tenant or keyspace of a level. The privileges of
 /// its other levels stay.
 fn revoke_access(call: &Call) -> Result<Option<Datum>> {
     let level = Level::read(call, 1)?;
     authority::act_here(needs::revoke_access, |caller| {
         changes::one_at_a_time()?;
         let role = Role::read(call)?;
-        let tenant = tenant(call, caller)?;
+        let binding = Binding::read(call, caller)?;
         if let Some(access) = published()? {
-            if role.has_access(level, tenant.as_ref())? {
+            if role.has_access(level, &binding)? {
                 return Err(refusal(access)?);
             }
             return keep_levels(&role);
@@ -300,12 +333,9 @@ fn revoke_access(call: &Call) -> Result<Option<Datum>> {
         let act = Act::on(&caller.actor, EVERYWHERE, Subject::Access(role.oid))?;
         let removed = spi::execute(
             "DELETE FROM keysmith_private.access
-             WHERE role = $1 AND ($2 IS NULL OR level = $2) AND ($3 IS NULL OR tenant_id = $3)",
-            &[
-                role.param(),
-                Param::text_or_null(level.map(Level::name)),
-                Param::uuid_or_null(tenant.as_ref()),
-            ],
+             WHERE role = $1 AND ($2 IS NULL OR level = $2) AND ($3 IS NULL OR tenant_id = $3)
+               AND ($4 IS NULL OR keyspace = $4)",
+            &role.params(level, &binding),
         )?;
         if removed == 0 {
             let name = text::name_of_role(role.oid);

@@ -97,11 +97,12 @@ fn alter_key(call: &Call) -> Result<Option<Datum>> {
         key::check_owner(&subject.tenant_id, changes.owner.text())?;
         if let Patch::Value(Grants(scopes)) = &mut changes.scopes {
             key::check_key_grants(&policy, scopes).map_err(in_changes)?;
+            delegation::check_named(caller, scopes)?;
             draft::fill_in_defaults(&policy, scopes);
         }
         let mut columns = patch::columns(&changes)?;
         // A caller without a key sets all limits, a key only its own.
-        if limits.is_some() && caller.key.is_none() {
+        if limits.is_some() && caller.bounds.is_none() {
             columns.insert("shared_limits".into(), Value::Null);
         }
         patch::update("keysmith_private.key", ("key_id", Param::uuid(&key_id)), columns, metadata)?;

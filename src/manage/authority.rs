@@ -1,23 +1,22 @@
 //! Checks that the caller may manage something, and then runs the act as the extension's owner.
 //!
 //! EXECUTE says who may call a function. `keysmith_private.access` says how far the caller reaches:
-//! administrators reach everything, issuers some tenants. If the transaction acts for a key, that key
-//! must allow the act too, and the caller reaches no other tenant.
+//! administrators reach everything, issuers some tenants, hosts some tenants or keyspaces. If the
+//! transaction acts for a key or a person, these must allow the act too, and the caller reaches no
+//! other tenant.
 //!
 //! Only the extension's owner may use the tables, so the act runs with the owner's rights. The search
 //! path holds only PostgreSQL's own objects then.
 
 use super::bounds::Bounds;
 use super::level::{Level, Needs};
-use super::roles;
 use crate::audit::Actor;
 use crate::catalog::policy::Policy;
-use crate::catalog::{Catalog, columns};
+use crate::catalog::{Catalog, access, columns};
 use crate::decide::needs;
 use crate::identity::{self, Identity};
 use keysmith_core::policy::verdict::{Answer, Reason};
 use pg::error::{Code, Error, Result};
-use pg::scan::{ScanKey, Snapshot};
 use pg::settings::{lock_timeout, set_for_now};
 use pg::spi::Param;
 use pg::{role, text, transaction};
@@ -25,12 +24,12 @@ use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 use std::rc::Rc;
 
-/// The role that called, and the key that it acts for.
+/// The role that called, and the key or person that it acts for.
 pub struct Caller {
     pub actor: Actor,
-    /// The key that the transaction acts for.
-    pub key: Option<Rc<Identity>>,
-    /// The bounds of what that key may give.
+    /// The key or person that the transaction acts for.
+    pub identity: Option<Rc<Identity>>,
+    /// The bounds of what that key may give. A person has no bounds besides scopes.
     pub bounds: Option<Bounds>,
     reach: Reach,
 }
@@ -38,8 +37,17 @@ pub struct Caller {
 enum Reach {
     Everything,
     Tenants(Vec<[u8; 16]>),
-    /// The tenant that is signed in, but no key is signed in.
+    /// The tenant that is signed in, but nobody is signed in.
     OfIdentity,
+    /// What a host makes tenants and persons in.
+    Hosted(Vec<Hosted>),
+}
+
+/// A part of what a host reaches.
+enum Hosted {
+    Everything,
+    Keyspace(String),
+    Tenant([u8; 16]),
 }
 
 /// Runs an act of management. A subscriber refuses it: its keys are managed on the publisher.
@@ -75,27 +83,53 @@ fn bound_waits() {
 /// Runs something that only reads.
 pub fn look<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let catalog = Catalog::open()?;
-    let mut caller = Caller::of(&catalog, needs)?;
+    let mut caller = Caller::of(&catalog, needs, identity::current()?)?;
     catalog.as_owner(|| {
-        if let Some(key) = &caller.key {
-            caller.bounds = Some(Bounds::of(key)?);
+        if let Some(key) = caller.identity.as_ref().and_then(|identity| identity.key.as_ref()) {
+            caller.bounds = Some(Bounds::of(&key.id)?);
         }
         body(&caller)
     })
 }
 
+/// Whether the caller's role has access that allows something for the identity in force, which may
+/// still be refused.
+pub fn may(needs: Needs) -> Result<bool> {
+    let (catalog, identity) = (Catalog::open()?, identity::current()?);
+    Ok(match Reach::of(&catalog, role::current(), needs, identity.as_deref()) {
+        Reach::Everything => true,
+        Reach::Tenants(tenants) => !tenants.is_empty(),
+        Reach::OfIdentity | Reach::Hosted(_) => false,
+    })
+}
+
+/// Runs `act_as`. It replaces a person, as a decision replaces a key. It refuses a transaction
+/// that began with a key: that must not go on with the rights of a person.
+pub fn sign_in<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
+    if identity::is_of_key() {
+        return Err(
+            not_allowed("a transaction that acts for a key can't act as a person").hint(SIGN_OUT)
+        );
+    }
+    let catalog = Catalog::open()?;
+    let caller = Caller::of(&catalog, needs, None)?;
+    catalog.as_owner(|| body(&caller))
+}
+
 impl Caller {
-    fn of(catalog: &Catalog, needs: Needs) -> Result<Caller> {
-        let key = identity::current()?;
+    fn of(catalog: &Catalog, needs: Needs, identity: Option<Rc<Identity>>) -> Result<Caller> {
         let user = role::current();
+        let key = identity.as_ref().and_then(|identity| identity.key.as_ref());
+        let person = identity.as_ref().and_then(|identity| identity.person());
         let caller = Caller {
             actor: Actor {
                 role: text::name_of_role(user),
                 session_role: text::name_of_role(role::of_session()),
-                key: key.as_ref().map(|key| key.key_id),
+                key: key.map(|key| key.id),
+                member: person.map(text::lossy),
             },
-            reach: Reach::of(catalog, user, needs, key.as_deref()),
-            key,
+            reach: Reach::of(catalog, user, needs, identity.as_deref()),
+            identity,
             bounds: None,
         };
         caller.check(needs)?;
@@ -107,31 +141,36 @@ impl Caller {
             Reach::Everything => true,
             Reach::Tenants(tenants) => !tenants.is_empty(),
             Reach::OfIdentity => false,
+            Reach::Hosted(parts) => !parts.is_empty(),
         };
-        match (needs, &self.key) {
+        let whom = if self.actor.key.is_some() { "key" } else { "person" };
+        match (needs, &self.identity) {
             (Needs::Nothing, _) => Ok(()),
-            (Needs::Admin, Some(_)) => {
-                Err(not_allowed("a transaction that acts for a key can't administer")
-                    .hint("End its identity with keysmith.sign_out() first."))
-            }
-            (Needs::Oversight, Some(_)) => Err(not_allowed(
-                "a transaction that acts for a key can't see what is not its tenant's",
-            )
-            .hint("End its identity with keysmith.sign_out() first.")),
+            (Needs::Admin | Needs::Host, Some(_)) => Err(not_allowed(format!(
+                "a transaction that acts for a {whom} can't {}",
+                if needs == Needs::Admin { "administer" } else { "do what hosts do" }
+            ))
+            .hint(SIGN_OUT)),
+            (Needs::Oversight, Some(_)) => Err(not_allowed(format!(
+                "a transaction that acts for a {whom} can't see what is not its tenant's",
+            ))
+            .hint(SIGN_OUT)),
             (Needs::Admin | Needs::Oversight, None) if matches!(self.reach, Reach::Everything) => {
                 Ok(())
             }
+            (Needs::Host, None) if reaches_something => Ok(()),
             (Needs::Keys | Needs::Sight, None) if reaches_something => Ok(()),
             (Needs::Sight, Some(_)) if reaches_something => Ok(()),
-            (Needs::Keys, Some(key)) if reaches_something => manages(key),
+            (Needs::Keys, Some(identity)) if reaches_something => manages(identity),
             (Needs::Keys | Needs::Sight, None) if matches!(self.reach, Reach::OfIdentity) => {
                 let role = &self.actor.role;
                 Err(not_allowed(format!(
                     "no tenant is signed in, and role {role:?} issues keys only for that tenant"
                 ))
                 .hint(
-                    "Sign in with a key of the tenant first, in the same transaction: by \
-                     keysmith.authenticate, or by keysmith.verify with sign_in => true.",
+                    "Sign in first, in the same transaction: with a key of the tenant by \
+                     keysmith.authenticate, or by keysmith.verify with sign_in => true; or a person \
+                     by keysmith.act_as.",
                 ))
             }
             _ => Err(not_allowed(format!(
@@ -147,68 +186,137 @@ impl Caller {
         Param::uuids(match &self.reach {
             Reach::Everything => None,
             Reach::Tenants(tenants) => Some(tenants),
-            Reach::OfIdentity => Some(&[]),
+            Reach::OfIdentity | Reach::Hosted(_) => Some(&[]),
         })
     }
 
     /// Whether the caller reaches keys of an environment.
     pub fn reaches_environment(&self, environment: &[u8]) -> bool {
-        self.key.as_deref().is_none_or(|key| *key.environment == *environment)
+        self.only_environment().is_none_or(|own| own == environment)
     }
 
     /// The environment that the caller reaches, as a parameter; null for all.
     pub fn environment(&self) -> Param<'_> {
-        Param::server_text(self.key.as_deref().map(|key| &*key.environment))
+        Param::server_text(self.only_environment())
     }
 
-    /// Checks that the key that the transaction acts for manages keys. Without a key there is nothing
-    /// to check.
+    fn only_environment(&self) -> Option<&[u8]> {
+        self.identity.as_deref().and_then(Identity::environment)
+    }
+
+    /// Checks that the key or person that the transaction acts for manages keys. Without one there
+    /// is nothing to check.
     pub fn must_manage(&self) -> Result<()> {
-        self.key.as_deref().map_or(Ok(()), manages)
+        self.identity.as_deref().map_or(Ok(()), manages)
     }
 
     pub fn administers(&self) -> bool {
-        self.key.is_none() && matches!(self.reach, Reach::Everything)
+        self.identity.is_none() && matches!(self.reach, Reach::Everything)
     }
 
-    /// Whether the caller reaches a tenant.
-    pub fn reaches(&self, tenant_id: &[u8; 16]) -> bool {
+    /// Whether the caller reaches a tenant, which is in this keyspace.
+    pub fn reaches(&self, tenant_id: &[u8; 16], keyspace: &str) -> bool {
         match &self.reach {
             Reach::Everything => true,
             Reach::Tenants(tenants) => tenants.contains(tenant_id),
             Reach::OfIdentity => false,
+            Reach::Hosted(parts) => parts.iter().any(|part| match part {
+                Hosted::Everything => true,
+                Hosted::Keyspace(own) => own == keyspace,
+                Hosted::Tenant(own) => own == tenant_id,
+            }),
         }
+    }
+
+    /// Checks that a host reaches all tenants of a keyspace, also those to come.
+    pub fn must_host_all_of(&self, keyspace: &str) -> Result<()> {
+        if self.hosts(keyspace, false) {
+            return Ok(());
+        }
+        Err(self
+            .no_host_of("all tenants", keyspace)
+            .hint("It takes the level 'host' without a tenant, for this keyspace or for all."))
+    }
+
+    /// Checks that a host may reach a tenant of a keyspace.
+    pub fn must_host_some_of(&self, keyspace: &str) -> Result<()> {
+        if self.hosts(keyspace, true) {
+            return Ok(());
+        }
+        Err(self
+            .no_host_of("tenants", keyspace)
+            .hint("It takes the level 'host' for this keyspace, or for all."))
+    }
+
+    fn hosts(&self, keyspace: &str, with_tenant: bool) -> bool {
+        match &self.reach {
+            Reach::Everything => true,
+            Reach::Hosted(parts) => parts.iter().any(|part| match part {
+                Hosted::Everything => true,
+                Hosted::Keyspace(own) => own == keyspace,
+                Hosted::Tenant(_) => with_tenant,
+            }),
+            Reach::Tenants(_) | Reach::OfIdentity => false,
+        }
+    }
+
+    fn no_host_of(&self, what: &str, keyspace: &str) -> Error {
+        let (role, shown) = (&self.actor.role, keyspace.chars().take(63).collect::<String>());
+        not_allowed(format!("role {role:?} does not reach {what} of keyspace {shown:?}"))
     }
 }
 
+const SIGN_OUT: &str = "End its identity with keysmith.sign_out() first.";
+
 impl Reach {
-    fn of(catalog: &Catalog, user: Oid, needs: Needs, key: Option<&Identity>) -> Reach {
+    fn of(catalog: &Catalog, user: Oid, needs: Needs, identity: Option<&Identity>) -> Reach {
         use columns::access as column;
-        let of_key = key.map(|key| key.tenant_id);
-        let everything = of_key.map_or(Reach::Everything, |tenant| Reach::Tenants(vec![tenant]));
+        let signed_in = identity.map(|identity| identity.tenant_id);
+        let everything = signed_in.map_or(Reach::Everything, |tenant| Reach::Tenants(vec![tenant]));
         if role::has_privileges(user, catalog.owner()) {
             return everything;
         }
-        let snapshot = Snapshot::now();
-        let access = catalog.tables.access.open();
-        let (mut tenants, mut is_for_identity) = (Vec::new(), false);
-        for of_user in roles::of(user) {
-            let mut scan = access.scan(&snapshot, [ScanKey::oid(column::role, of_user)]);
-            while let Some(row) = scan.next() {
-                let level = row.bytes(column::level).and_then(Level::named);
-                match level.filter(|level| level.allows(needs)) {
-                    None => {}
-                    // An issuer without a tenant is one for the tenant of the key.
-                    Some(Level::Issuer) => {
-                        let own = row.uuid(column::tenant_id);
-                        is_for_identity |= own.is_none();
-                        let tenant = own.or(of_key);
-                        let is_within = of_key.is_none() || tenant == of_key;
-                        tenants.extend(tenant.filter(|_| is_within));
-                    }
-                    Some(_) => return everything,
+        let (mut tenants, mut hosted) = (Vec::new(), Vec::new());
+        let (mut is_for_identity, mut reaches_all) = (false, false);
+        access::each_of(catalog, user, |row| {
+            let level = row.bytes(column::level).and_then(Level::named);
+            let (own, keyspace) = (row.uuid(column::tenant_id), row.bytes(column::keyspace));
+            match level.filter(|level| level.allows(needs)) {
+                None => {}
+                // An issuer without a tenant is one for the tenant that is signed in.
+                Some(Level::Issuer) => {
+                    is_for_identity |= own.is_none();
+                    let tenant = own.or(signed_in);
+                    let is_within = signed_in.is_none() || tenant == signed_in;
+                    tenants.extend(tenant.filter(|_| is_within));
                 }
+                Some(Level::Host) if needs == Needs::Host => {
+                    hosted.push(match (own, keyspace) {
+                        (Some(tenant), _) => Hosted::Tenant(tenant),
+                        (None, Some(keyspace)) => Hosted::Keyspace(text::lossy(keyspace)),
+                        (None, None) => Hosted::Everything,
+                    });
+                }
+                // A host manages keys for a person that it has signed in, and not for a key.
+                Some(Level::Host) => {
+                    is_for_identity = true;
+                    let person = identity.filter(|identity| identity.key.is_none());
+                    tenants.extend(person.map(|person| person.tenant_id).filter(|tenant| {
+                        let is_own = own.is_none_or(|own| own == *tenant);
+                        is_own
+                            && keyspace.is_none_or(|keyspace| {
+                                person.is_some_and(|person| *person.keyspace == *keyspace)
+                            })
+                    }));
+                }
+                Some(_) => reaches_all = true,
             }
+        });
+        if reaches_all {
+            return everything;
+        }
+        if needs == Needs::Host {
+            return Reach::Hosted(hosted);
         }
         match tenants.is_empty() && is_for_identity {
             true => Reach::OfIdentity,
@@ -222,30 +330,35 @@ pub struct Sight {
     /// Rows of these tenants; `None` for all tenants.
     pub tenants: Option<Vec<[u8; 16]>>,
     /// Rows of this environment; `None` for all. A transaction that acts for a key sees only the
-    /// key's environment.
+    /// key's environment; for a person it sees all.
     pub environment: Option<Box<[u8]>>,
 }
 
 pub fn sight() -> Result<Sight> {
     let catalog = Catalog::open()?;
-    let key = identity::current()?;
-    let tenants = match Reach::of(&catalog, role::current(), Needs::Sight, key.as_deref()) {
+    let identity = identity::current()?;
+    let tenants = match Reach::of(&catalog, role::current(), Needs::Sight, identity.as_deref()) {
         Reach::Everything => None,
         Reach::Tenants(tenants) => Some(tenants),
-        Reach::OfIdentity => Some(Vec::new()),
+        Reach::OfIdentity | Reach::Hosted(_) => Some(Vec::new()),
     };
-    Ok(Sight { tenants, environment: key.map(|key| key.environment.clone()) })
+    let environment = identity.as_deref().and_then(Identity::environment).map(Box::from);
+    Ok(Sight { tenants, environment })
 }
 
-/// Checks that a key manages the keys of its tenant, as `managed_by` of its keyspace says.
-fn manages(key: &Identity) -> Result<()> {
-    let policy = &key.policy;
-    let reason = match policy.managed_by.as_deref() {
-        None => return Err(not_allowed("the keys of this keyspace do not manage keys")),
-        Some(_) if !key.is_secret => Reason::KindNotAllowed,
-        Some(b"any_secret") => return Ok(()),
-        Some(scope) if needs::read(scope).is_ok_and(|scope| key.holds(&scope)) => return Ok(()),
-        Some(_) => Reason::InsufficientScope,
+/// Checks that a key or a person manages the keys of its tenant, as `managed_by` of its keyspace
+/// says. `nobody` and `any_secret` are about keys: any person manages then.
+fn manages(identity: &Identity) -> Result<()> {
+    let policy = &identity.policy;
+    let reason = match (policy.managed_by.as_deref(), &identity.key) {
+        (None | Some(b"any_secret"), None) => return Ok(()),
+        (None, Some(_)) => return Err(not_allowed("the keys of this keyspace do not manage keys")),
+        (Some(_), Some(key)) if !key.is_secret => Reason::KindNotAllowed,
+        (Some(b"any_secret"), Some(_)) => return Ok(()),
+        (Some(scope), _) if needs::read(scope).is_ok_and(|scope| identity.holds(&scope)) => {
+            return Ok(());
+        }
+        (Some(_), _) => Reason::InsufficientScope,
     };
     Err(refused(policy, reason))
 }

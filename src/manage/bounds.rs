@@ -6,7 +6,6 @@ use crate::catalog::{
     columns::{credit, key},
 };
 use crate::decide::lookup::Reader;
-use crate::identity::Identity;
 use keysmith_core::policy::allowlist::IpNet;
 use keysmith_core::policy::limits::HeldLimits;
 use pg::error::Result;
@@ -27,10 +26,9 @@ pub struct Bounds {
 
 impl Bounds {
     /// The bounds as they are now: the transaction's own snapshot may be older than the identity.
-    pub fn of(delegator: &Identity) -> Result<Bounds> {
+    pub fn of(key_id: &[u8; 16]) -> Result<Bounds> {
         let catalog = Catalog::open()?;
         let reader = Reader::new(&catalog);
-        let key_id = &delegator.key_id;
         let rows = reader.find_by_id(key_id).ok_or_else(|| unknown_key(key_id))?;
         let row = rows.key();
         let line = row.uuid(key::origin).unwrap_or(*key_id);

@@ -208,6 +208,11 @@ pub fn must_administer(caller: &Caller) -> Result<()> {
 /// Changes the credits of a holder, or takes them away.
 pub fn set(caller: &Caller, holder: CreditHolder, credits: Option<&Credits>) -> Result<()> {
     must_administer(caller)?;
+    give(holder, credits)
+}
+
+/// The same, whoever calls: a host gives a new tenant its first credits.
+pub fn give(holder: CreditHolder, credits: Option<&Credits>) -> Result<()> {
     match credits {
         Some(credits) => credits.applied(HeldCredits::lock(holder)?)?.store(holder),
         None => spi::execute(

@@ -1,4 +1,4 @@
-//! A key that makes or changes keys gives them no more than it has.
+//! A key or person that makes or changes keys gives them no more than it has.
 
 use super::authority::{self, Caller};
 use super::bounds::Bounds;
@@ -27,30 +27,24 @@ pub enum Owner {
 /// Checks a key against the key that made or changed it, the delegator. It reads the key as it is
 /// after the change.
 pub fn check(caller: &Caller, key_id: &[u8; 16], owner: Owner) -> Result<()> {
-    let Some(delegator) = caller.key.as_deref() else { return Ok(()) };
-    let Some(bounds) = &caller.bounds else {
-        return Err(errors::unknown_key(&delegator.key_id));
-    };
+    let Some(delegator) = caller.identity.as_deref() else { return Ok(()) };
     let catalog = Catalog::open()?;
     // The change itself must be visible.
     transaction::increment_command_counter();
     let reader = Reader::new(&catalog);
     let rows = reader.find_by_id(key_id).ok_or_else(|| errors::unknown_key(key_id))?;
-    check_row(delegator, bounds, key_id, owner, &rows)?;
+    check_environment(delegator, rows.key().bytes(column::environment).unwrap_or_default())?;
+    if let Some(bounds) = &caller.bounds {
+        check_bounds(bounds, key_id, &rows)?;
+    }
+    check_owner(delegator, owner, &rows)?;
     let keyspace = rows.key().bytes(column::keyspace).unwrap_or_default();
     check_scopes(delegator, &*reader.policy(keyspace)?, &rows)
 }
 
-/// Checks all but the scopes.
-fn check_row(
-    delegator: &Identity,
-    bounds: &Bounds,
-    key_id: &[u8; 16],
-    owner: Owner,
-    rows: &KeyRows,
-) -> Result<()> {
+/// Checks a key against the bounds of a key.
+fn check_bounds(bounds: &Bounds, key_id: &[u8; 16], rows: &KeyRows) -> Result<()> {
     let key = rows.key();
-    check_environment(delegator, key.bytes(column::environment).unwrap_or_default())?;
     if let Some(own) = &bounds.allowlist
         && !key.array(column::allowlist).is_some_and(|given| {
             varlena::networks(given).all(|network| allowlist::covers(own, network))
@@ -78,27 +72,46 @@ fn check_row(
             "A key with credits gives only keys that spend them: itself, and those it made.",
         ));
     }
+    Ok(())
+}
+
+fn check_owner(delegator: &Identity, owner: Owner, rows: &KeyRows) -> Result<()> {
     if owner == Owner::OfTheDelegator
         && let Some(own) = &delegator.owner
-        && key.bytes(column::owner).is_none_or(|owner| *owner != **own)
+        && rows.key().bytes(column::owner).is_none_or(|owner| *owner != **own)
     {
-        return Err(beyond(
-            "owner",
-            &format!("{:?}, the one of the key that gives it", lossy(own)),
-        ));
+        let which =
+            if delegator.key.is_some() { "the one of the key that gives it" } else { PERSON };
+        return Err(beyond("owner", &format!("{:?}, {which}", lossy(own))));
     }
     Ok(())
 }
 
+/// How messages call a person.
+const PERSON: &str = "the person who acts";
+
+/// Checks the scopes that a person names for a key. A key that is owned by the person would not get
+/// the others. So they would only surprise.
+pub fn check_named(caller: &Caller, scopes: &[String]) -> Result<()> {
+    let person = caller.identity.as_deref().filter(|identity| identity.key.is_none());
+    let Some(person) = person else { return Ok(()) };
+    let surplus = person.held(|held| scopes.iter().find(|scope| !held.covers(scope.as_bytes())));
+    surplus.map_or(Ok(()), |scope| Err(beyond_scopes(PERSON, scope)))
+}
+
+fn beyond_scopes(who: &str, scope: &str) -> Error {
+    beyond("scopes", &format!("scopes that {who} has, which {scope:?} is not"))
+}
+
 /// A key of one environment must not act on keys of another.
 pub fn check_environment(delegator: &Identity, environment: &[u8]) -> Result<()> {
-    if *delegator.environment == *environment {
-        return Ok(());
+    match delegator.environment() {
+        Some(own) if own != environment => {
+            let allowed = format!("{:?}, the one of the key that acts", lossy(own));
+            Err(beyond("environment", &allowed))
+        }
+        _ => Ok(()),
     }
-    Err(beyond(
-        "environment",
-        &format!("{:?}, the one of the key that acts", lossy(&delegator.environment)),
-    ))
 }
 
 fn check_scopes(delegator: &Identity, policy: &Policy, rows: &KeyRows) -> Result<()> {
@@ -107,10 +120,8 @@ fn check_scopes(delegator: &Identity, policy: &Policy, rows: &KeyRows) -> Result
     let surplus = delegator
         .held(|held| given.effective().into_iter().find(|scope| !held.covers(scope)).map(lossy));
     if let Some(scope) = surplus {
-        return Err(beyond(
-            "scopes",
-            &format!("scopes that the key that gives them has, which {scope:?} is not"),
-        ));
+        let who = if delegator.key.is_some() { "the key that gives them" } else { PERSON };
+        return Err(beyond_scopes(who, &scope));
     }
     delegator.held(|held| check_for_later(delegator, held, &given, roles, own.is_empty()))
 }
@@ -138,8 +149,9 @@ fn check_for_later(
         let is_shared = name.is_some() && roles.contains(&name.as_deref());
         if binds(list) && !is_shared {
             let name = name.as_deref().map(lossy).unwrap_or_default();
-            return Err(beyond("role", &format!("{name:?}, which binds the key that gives it"))
-                .hint("Or name scopes that the key has: they bind the new key too."));
+            let who = if delegator.key.is_some() { "the key that gives it" } else { PERSON };
+            return Err(beyond("role", &format!("{name:?}, which binds {who}"))
+                .hint(format!("Or name scopes that {who} has: they bind the new key too.")));
         }
     }
     Ok(())

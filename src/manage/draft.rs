@@ -59,11 +59,12 @@ impl<'a> Draft<'a> {
         fill_in(caller, policy, self)?;
         key::check_label(policy, self.label.as_deref())?;
         key::check_key_grants(policy, &self.scopes)?;
+        delegation::check_named(caller, &self.scopes)?;
         key::check_role(policy, self.role.as_deref(), &self.keyspace)?;
         key::check_owner(&tenant.id, self.owner.as_deref())?;
         fill_in_defaults(policy, &mut self.scopes);
         let environment = environment(policy, &self.kind, self.environment.as_deref())?;
-        if let Some(delegator) = caller.key.as_deref() {
+        if let Some(delegator) = caller.identity.as_deref() {
             delegation::check_environment(delegator, environment.as_bytes())?;
         }
         Ok(environment)
@@ -111,13 +112,13 @@ pub fn environment(policy: &Policy, kind: &str, asked: Option<&str>) -> Result<S
     }
 }
 
-/// Fills in what the draft leaves open from the key that makes it, the delegator. So the new key
+/// Fills in what the draft leaves open from the key or person that makes it, the delegator. So the new key
 /// follows when the delegator's owner gets a lesser role or is removed.
 fn fill_in(caller: &Caller, policy: &Policy, draft: &mut Draft) -> Result<()> {
-    let Some(delegator) = caller.key.as_deref() else { return Ok(()) };
+    let Some(delegator) = caller.identity.as_deref() else { return Ok(()) };
     let text = |text: &Option<Box<[u8]>>| text.as_deref().map(lossy);
     if draft.environment.is_none() {
-        draft.environment = Some(lossy(&delegator.environment));
+        draft.environment = delegator.environment().map(lossy);
     }
     if draft.owner.is_none() {
         draft.owner = text(&delegator.owner);

@@ -27,6 +27,7 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
     let tenant_column = call.required_text(1, "tenant_column")?;
     let keyspace = call.text(2, "keyspace")?;
     let environment_column = call.text(3, "environment_column")?;
+    let strict = Param::boolean(call.boolean(4, "strict")?);
     if keyspace.as_deref().is_some_and(|keyspace| !is_identifier(keyspace)) {
         return Err(Error::argument("keyspace", IDENTIFIER_RULE));
     }
@@ -58,8 +59,8 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
     let keyspace = Param::text_or_null(keyspace.as_deref());
     let environment = Param::smallint_or_null(environment.map(|column| column.number));
     let condition = table.look(
-        "SELECT keysmith_private.isolation_condition($1, $2, $3, $4)",
-        &[tenant, keyspace, environment],
+        "SELECT keysmith_private.isolation_condition($1, $2, $3, $4, $5)",
+        &[tenant, keyspace, environment, strict],
         |row| row.text(1).unwrap_or_default(),
     )?;
     make_policy(&table, TENANT, "RESTRICTIVE", &condition)?;
@@ -77,12 +78,13 @@ fn isolate(call: &Call) -> Result<Option<Datum>> {
     set_row_security(&table, true, true)?;
     Catalog::open()?.as_owner(|| {
         spi::execute(
-            "SELECT keysmith_private.note_isolated($1, $2, $3, $4, $5, $6, $7)",
+            "SELECT keysmith_private.note_isolated($1, $2, $3, $4, $5, $6, $7, $8)",
             &[
                 table.param(),
                 tenant,
                 keyspace,
                 environment,
+                strict,
                 Param::boolean(has_access),
                 Param::boolean(before.was_enabled),
                 Param::boolean(before.was_forced),

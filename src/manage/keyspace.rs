@@ -4,8 +4,8 @@ use super::authority::{self, Caller};
 use super::level::{Needs, functions};
 use super::options::Options;
 use crate::audit::{Act, Subject};
-use crate::catalog::Catalog;
 use crate::catalog::policy::{DEFAULT, Policy};
+use crate::catalog::{Catalog, access};
 use keysmith_core::policy::name::{IDENTIFIER_RULE, is_identifier};
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
@@ -101,6 +101,7 @@ fn alter_keyspace(call: &Call) -> Result<Option<Datum>> {
 
 fn event_channel(call: &Call) -> Result<Option<Datum>> {
     let name = call.required_text(0, "keyspace")?;
+    access::must_reach(&Catalog::open()?, name.as_bytes(), access::EXPLAINING)?;
     let known = authority::look(Needs::Nothing, |_| {
         check_known(&name)?;
         channel(&name)

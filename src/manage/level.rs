@@ -11,6 +11,8 @@ pub enum Needs {
     Nothing,
     /// To administer: keyspaces, catalogues, tenants, access.
     Admin,
+    /// To say who acts: to sign in persons, and to make tenants and members.
+    Host,
     /// To manage keys: all keys, or those of some tenants.
     Keys,
     /// To see what happened to keys.
@@ -25,6 +27,7 @@ impl Needs {
         match self {
             Needs::Nothing => "any level",
             Needs::Admin => "'admin'",
+            Needs::Host => "'host' or 'admin'",
             Needs::Keys => "'admin', or 'issuer' of a tenant",
             Needs::Sight => "'admin', 'auditor', or 'issuer' of a tenant",
             Needs::Oversight => "'admin' or 'auditor'",
@@ -35,17 +38,20 @@ impl Needs {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     Verifier,
+    Host,
     Issuer,
     Auditor,
     Admin,
 }
 
 impl Level {
-    pub const ALL: [Level; 4] = [Level::Verifier, Level::Issuer, Level::Auditor, Level::Admin];
+    pub const ALL: [Level; 5] =
+        [Level::Verifier, Level::Host, Level::Issuer, Level::Auditor, Level::Admin];
 
     pub const fn name(self) -> &'static str {
         match self {
             Level::Verifier => "verifier",
+            Level::Host => "host",
             Level::Issuer => "issuer",
             Level::Auditor => "auditor",
             Level::Admin => "admin",
@@ -62,8 +68,11 @@ impl Level {
         match needs {
             Needs::Nothing => false,
             Needs::Admin => self == Level::Admin,
-            Needs::Keys => matches!(self, Level::Admin | Level::Issuer),
-            Needs::Sight => matches!(self, Level::Admin | Level::Auditor | Level::Issuer),
+            Needs::Host => matches!(self, Level::Admin | Level::Host),
+            Needs::Keys => matches!(self, Level::Admin | Level::Issuer | Level::Host),
+            Needs::Sight => {
+                matches!(self, Level::Admin | Level::Auditor | Level::Issuer | Level::Host)
+            }
             Needs::Oversight => matches!(self, Level::Admin | Level::Auditor),
         }
     }

@@ -1,12 +1,13 @@
 //! Functions that return rows: keys, without digests and secrets, and other lists.
 
 use super::authority;
+use super::draft;
 use super::errors::unknown_key;
 use super::level::{Needs, functions};
 use super::tenant::Tenant;
 use crate::catalog::Catalog;
 use pg::call::Call;
-use pg::error::Result;
+use pg::error::{Code, Error, Result};
 use pg::result_set::ResultSet;
 use pg::settings::set_for_now;
 use pg::spi::{self, Param, saved};
@@ -14,6 +15,15 @@ use pgrx::pg_sys::Datum;
 
 functions! {
     keysmith_list_keys => list_keys: Sight;
+}
+
+/// The condition for keys of a tenant, `$1`, that the caller reaches and a filter admits.
+macro_rules! listed {
+    () => {
+        "a.tenant_id = $1 AND ($2 IS NULL OR a.environment = $2) AND ($3 OR a.revoked_at IS NULL)
+         AND ($4 IS NULL OR a.status = $4) AND ($5 IS NULL OR a.kind = $5)
+         AND ($6 IS NULL OR a.environment = $6)"
+    };
 }
 
 /// One key, as `alter_key` returns it.
@@ -36,7 +46,8 @@ pub fn as_json(key_id: &[u8; 16]) -> Result<Option<String>> {
 /// A key as JSON with times in UTC. It is the acting key, or one that the caller manages.
 pub fn shown(key_id: &[u8; 16]) -> Result<Option<String>> {
     authority::look(Needs::Sight, |caller| {
-        if caller.key.as_deref().is_none_or(|key| key.key_id != *key_id) {
+        let acting = caller.identity.as_ref().and_then(|identity| identity.key.as_ref());
+        if acting.is_none_or(|key| key.id != *key_id) {
             caller.must_manage()?;
         }
         let found = json_within(caller.tenants(), caller.environment(), key_id)?;
@@ -56,6 +67,86 @@ fn json_within(tenants: Param, environment: Param, key_id: &[u8; 16]) -> Result<
         &[Param::uuid(key_id), tenants, environment],
         |row| row.text(1),
     )
+}
+
+/// Which keys a page shows; a field that is `None` admits all.
+pub struct Filter<'a> {
+    pub include_revoked: bool,
+    pub status: Option<&'a str>,
+    pub kind: Option<&'a str>,
+    pub environment: Option<&'a str>,
+}
+
+/// A page of the keys that `list_keys` returns, as JSON with times in UTC, and the number of all of
+/// them. Only the keys of the page are read as a whole.
+pub fn page(
+    tenant_id: &[u8; 16],
+    keyspace: &str,
+    filter: &Filter,
+    limit: i64,
+    skip: i64,
+) -> Result<(i64, Vec<String>)> {
+    const STATUSES: [&str; 4] = ["active", "disabled", "expired", "revoked"];
+    if filter.status.is_some_and(|status| !STATUSES.contains(&status)) {
+        return Err(Error::argument("status", format!("must be one of {}", STATUSES.join(", "))));
+    }
+    filter.kind.map_or(Ok(()), |kind| draft::kind(kind.into()).map(|_| ()))?;
+    authority::look(needs::list_keys, |caller| {
+        caller.must_manage()?;
+        if !caller.reaches(tenant_id, keyspace) {
+            return Err(Error::not_found("there is no such tenant"));
+        }
+        set_for_now(c"TimeZone", c"UTC");
+        let params = [
+            Param::uuid(tenant_id),
+            caller.environment(),
+            Param::boolean(filter.include_revoked),
+            Param::text_or_null(filter.status),
+            Param::text_or_null(filter.kind),
+            Param::text_or_null(filter.environment),
+            Param::bigint(Some(limit)),
+            Param::bigint(Some(skip)),
+        ];
+        let total = spi::first(
+            saved!(concat!(
+                "SELECT pg_catalog.count(*) FROM keysmith_private.all_keys a WHERE ",
+                listed!(),
+                " AND $7 IS NOT NULL AND $8 IS NOT NULL"
+            )),
+            &params,
+            |row| row.bigint(1),
+        )?;
+        let keys = spi::all(
+            saved!(concat!(
+                "SELECT pg_catalog.to_jsonb(v)
+                 FROM (SELECT a.key_id, a.created_at FROM keysmith_private.all_keys a WHERE ",
+                listed!(),
+                " ORDER BY a.created_at, a.key_id LIMIT $7 OFFSET $8) p
+                 JOIN keysmith_private.key_listing v USING (key_id)
+                 ORDER BY p.created_at, p.key_id"
+            )),
+            &params,
+            |row| row.text(1),
+        )?;
+        Ok((total.unwrap_or_default(), keys))
+    })
+}
+
+/// The active key of a tenant; an error if it has none, or several.
+pub fn only_active(tenant_id: &[u8; 16]) -> Result<[u8; 16]> {
+    Catalog::open()?.as_owner(|| {
+        let found = spi::all(
+            "SELECT a.key_id FROM keysmith_private.all_keys a
+             WHERE a.tenant_id = $1 AND a.status = 'active' LIMIT 2",
+            &[Param::uuid(tenant_id)],
+            |row| row.uuid(1),
+        )?;
+        match found[..] {
+            [key_id] => Ok(key_id),
+            [] => Err(Error::not_found("there is no active key")),
+            _ => Err(Error::new(Code::Conflict, "there is more than one active key")),
+        }
+    })
 }
 
 /// The key of a tenant that has this display id.

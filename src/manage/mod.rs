@@ -1,6 +1,7 @@
 //! Management: changes of keyspaces, tenants and keys.
 
 mod access;
+mod act_as;
 mod add_credits;
 mod alter;
 mod audit_proof;
@@ -21,7 +22,7 @@ mod isolation;
 mod json;
 mod key;
 mod keyspace;
-mod level;
+pub mod level;
 mod lifecycle;
 mod limits;
 pub mod listing;
@@ -37,7 +38,6 @@ mod profile;
 pub mod progress;
 mod replay;
 mod revocations;
-mod roles;
 mod scanner;
 mod scopes_used;
 mod statements;

@@ -1,4 +1,4 @@
-//! `whoami`: describes the key that the transaction acts for.
+//! `whoami`: describes the key or person that the transaction acts for.
 
 use crate::catalog::Catalog;
 use crate::identity::{self, Identity};
@@ -20,11 +20,21 @@ fn of(identity: &Identity) -> Result<Option<Datum>> {
     let catalog = Catalog::open()?;
     let effective: Vec<String> =
         identity.held(|held| held.effective().into_iter().map(pg::text::lossy).collect());
+    let scopes = Param::texts(&effective);
+    let (statement, params) = match &identity.key {
+        Some(key) => {
+            ("SELECT keysmith_private.profile($1, $2)", vec![Param::uuid(&key.id), scopes])
+        }
+        None => {
+            let [member, role] = [&identity.owner, &identity.roles[1]]
+                .map(|text| Param::server_text(text.as_deref()));
+            (
+                "SELECT keysmith_private.profile_of_person($1, $2, $3, $4)",
+                vec![Param::uuid(&identity.tenant_id), member, role, scopes],
+            )
+        }
+    };
     catalog.as_owner(|| {
-        spi::query_now(
-            "SELECT keysmith_private.profile($1, $2)",
-            &[Param::uuid(&identity.key_id), Param::texts(&effective)],
-            |rows| rows.first().and_then(|row| row.transferred(1)),
-        )
+        spi::query_now(statement, &params, |rows| rows.first().and_then(|row| row.transferred(1)))
     })
 }

@@ -26,12 +26,12 @@ use pgrx::pg_sys::Datum;
 use serde::{Deserialize, Serialize};
 
 functions! {
-    keysmith_create_tenant => create_tenant: Admin;
+    keysmith_create_tenant => create_tenant: Host;
     keysmith_alter_tenant => alter_tenant: Admin;
     keysmith_suspend_tenant => suspend_tenant: Admin;
     keysmith_resume_tenant => resume_tenant: Admin;
-    keysmith_set_member => set_member: Admin;
-    keysmith_remove_member => remove_member: Admin;
+    keysmith_set_member => set_member: Host;
+    keysmith_remove_member => remove_member: Host;
 }
 
 /// A tenant that must be there.
@@ -46,7 +46,7 @@ impl Tenant {
         let (space, name) = (server_text(keyspace), server_text(tenant));
         let by_name = [ScanKey::text(column::keyspace, &space), ScanKey::text(column::name, &name)];
         Tenant::read(Catalog::open()?.tables.tenant_by_name, by_name)
-            .filter(|found| caller.reaches(&found.id))
+            .filter(|found| caller.reaches(&found.id, keyspace))
             .ok_or_else(|| unknown(tenant, keyspace))
     }
 
@@ -106,6 +106,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
     }
     check_plan(plan.as_deref())?;
     let tenant_id = authority::act(needs::create_tenant, |caller| {
+        caller.must_host_all_of(&keyspace)?;
         policy(caller, &keyspace)?;
         let act = Act::on(&caller.actor, &keyspace, Subject::Tenant(&name))?;
         let found = spi::first(
@@ -128,7 +129,7 @@ fn create_tenant(call: &Call) -> Result<Option<Datum>> {
             Error::new(Code::Conflict, message)
         })?;
         if credits.is_some() {
-            credits::set(caller, CreditHolder::Tenant(&created), credits.as_ref())?;
+            credits::give(CreditHolder::Tenant(&created), credits.as_ref())?;
         }
         act.noted("create_tenant")?;
         Ok(created)
@@ -241,6 +242,7 @@ fn set_member(call: &Call) -> Result<Option<Datum>> {
         return Err(Error::argument("member", NAME_RULE));
     }
     authority::act(needs::set_member, |caller| {
+        caller.must_host_some_of(&keyspace)?;
         key::check_role(&*policy(caller, &keyspace)?, Some(&role), &keyspace)?;
         let tenant_id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let subject = Subject::Member { tenant: &tenant, member: &member };
@@ -268,6 +270,7 @@ fn remove_member(call: &Call) -> Result<Option<Datum>> {
     let member = call.required_text(1, "member")?;
     let keyspace = call.required_text(2, "keyspace")?;
     authority::act(needs::remove_member, |caller| {
+        caller.must_host_some_of(&keyspace)?;
         policy(caller, &keyspace)?;
         let tenant_id = Tenant::lock(caller, &tenant, &keyspace)?.id;
         let subject = Subject::Member { tenant: &tenant, member: &member };

@@ -53,6 +53,7 @@ fn usage_logs(call: &Call) -> Result<Option<Datum>> {
 /// the beginnings of these in UTC.
 pub fn totals(
     tenant_id: &[u8; 16],
+    keyspace: &str,
     key_id: Option<&[u8; 16]>,
     per: &str,
     since: Option<&str>,
@@ -66,7 +67,7 @@ pub fn totals(
         _ => return Err(Error::argument("per", "must be hour or day")),
     };
     authority::look(Needs::Sight, |caller| {
-        if !caller.reaches(tenant_id) {
+        if !caller.reaches(tenant_id, keyspace) {
             return Err(unknown_key());
         }
         if let Some(key_id) = key_id

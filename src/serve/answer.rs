@@ -89,7 +89,7 @@ impl Answer {
         let headers = match &self.headers[..] {
             [] => StoredJsonb::empty_object(),
             // Headers are ASCII.
-            headers => StoredJsonb::parse(memory, &object(headers.to_vec()).to_string())
+            headers => StoredJsonb::parse(memory, &object(headers).to_string())
                 .unwrap_or_else(StoredJsonb::empty_object),
         };
         let body = self.body.and_then(|body| StoredJsonb::parse(memory, &body.to_string()));

@@ -3,10 +3,10 @@
 use super::worded;
 use crate::catalog::policy::Policy;
 use keysmith_core::http::error::HttpError;
+use keysmith_core::http::operation::Operation;
 use keysmith_core::http::request::Mapping;
 use keysmith_core::policy::verdict::Answer;
-use pg::attempt;
-use pg::notice;
+use pg::{attempt, notice, role, text};
 use serde::Deserialize;
 
 pub struct Failure {
@@ -31,6 +31,13 @@ impl Failure {
 
     pub fn invalid(message: impl Into<String>) -> Failure {
         Failure { message: Some(message.into()), ..Failure::of(Answer::InvalidRequest) }
+    }
+
+    /// The caller's role lacks the access that an operation takes.
+    pub fn of_access(operation: Operation) -> Failure {
+        let (role, name) = (text::name_of_role(role::current()), operation.name());
+        notice::log(format!("serve answers an error: role {role:?} has no access for {name}"));
+        Failure::of(Answer::InternalError)
     }
 
     /// The failure that an error of an operation stands for. Errors of the installation are
@@ -80,15 +87,16 @@ impl Failure {
         self
     }
 
-    /// The error in the keyspace's wording. A message of its own replaces one that says what was
-    /// wrong.
+    /// The error in the keyspace's wording. A message that the keyspace has for it replaces one that
+    /// says what was wrong, unless that is a refusal in the keyspace's words.
     pub fn told(self, policy: &Policy) -> HttpError {
         let error = worded(policy, self.answer);
         let has_own = policy.wording(self.answer).is_some_and(|own| own.message.is_some());
+        let is_refusal = self.code.is_some();
         HttpError {
             status: self.status.unwrap_or(error.status),
             code: self.code.unwrap_or(error.code),
-            message: self.message.filter(|_| !has_own).unwrap_or(error.message),
+            message: self.message.filter(|_| is_refusal || !has_own).unwrap_or(error.message),
             ..error
         }
     }

@@ -5,6 +5,7 @@ mod endpoint;
 mod failure;
 mod operations;
 mod outcome;
+mod pre_request;
 mod response;
 mod statement;
 
@@ -16,19 +17,21 @@ use crate::calls::pre_request_settings::trusted_proxies;
 use crate::catalog::Catalog;
 use crate::catalog::policy::Policy;
 use crate::decide::lookup::Reader;
+use crate::identity::{self, Identity};
 use crate::usage::session::log_request;
 use crate::verdict::Verdict;
 use answer::Answer;
 use endpoint::{Place, Request};
 use keysmith_core::http::error::HttpError;
 use keysmith_core::policy::forwarded::client_address;
-use keysmith_core::policy::verdict;
+use keysmith_core::policy::verdict::{self, Reason};
 use outcome::Outcome;
 use pg::call::{Call, sql_functions};
 use pg::error::Result;
 use pg::jsonb::Json;
 use pgrx::pg_sys::Datum;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 sql_functions! {
     keysmith_serve => serve;
@@ -58,7 +61,7 @@ fn serve(call: &Call) -> Result<Option<Datum>> {
         spend: arguments::spend(call, position::SPEND)?,
         weight: None,
     };
-    let catalog = decision::catalog()?;
+    let catalog = decision::catalog(request.keyspace)?;
     let answer = answer(call, &catalog, &request)?;
     Ok(Some(answer.into_datum(call.memory(), &catalog)))
 }
@@ -90,15 +93,21 @@ fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answe
     }
     let mut required = authenticate::required(request.method, &path, request.variant, &policy);
     required.needs_key = matches!(place, Place::Endpoint(_));
-    let verdict: Verdict<Outcome> =
-        authenticate::decide_by(memory, &reader, &policy, sought, request, &required)?;
-    let (status, request_id) = (verdict.status, verdict.request_id);
+    let person = match sought {
+        Err(Reason::Missing) => person(request.keyspace),
+        _ => None,
+    };
+    let verdict: Verdict<Outcome> = match &person {
+        Some(person) => Outcome::of_person(person, &policy, &required.needs),
+        None => authenticate::decide_by(memory, &reader, &policy, sought, request, &required)?,
+    };
+    let (id, decided) = (verdict.request_id, verdict.status);
     let mut answer = match place {
         _ if verdict.record.is_refusal() => {
             let error = verdict.record.error.clone();
             Answer::error(&policy, verdict, error)
         }
-        Place::Elsewhere | Place::Options(_) => return Ok(Answer::not_handled(&policy, verdict)),
+        Place::Elsewhere | Place::Options(_) => Answer::not_handled(&policy, verdict),
         Place::OtherMethods(methods) => {
             let error = worded(&policy, verdict::Answer::MethodNotAllowed);
             Answer::error(&policy, verdict, error).with_allow(methods)
@@ -112,13 +121,27 @@ fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answe
             }
         }
     };
-    if answer.status != status {
-        log_request::answered(&request_id, answer.status);
+    let status = answer.status;
+    match person {
+        // The record of act_as says nothing about the request.
+        Some(_) => {
+            let path = request.path.filter(|_| policy.usage_details);
+            log_request::answered(&id, status, request.method, path);
+        }
+        None if status != decided => log_request::answered(&id, status, None, None),
+        None => {}
     }
     if request.method.is_some_and(|method| method.eq_ignore_ascii_case(b"HEAD")) {
         answer.body = None;
     }
     Ok(answer)
+}
+
+/// The person for whom the transaction acts, if the request is to that keyspace.
+fn person(keyspace: &[u8]) -> Option<Rc<Identity>> {
+    // A person who has ended is none: the request is refused as one without a key.
+    let identity = identity::current().ok().flatten()?;
+    (identity.key.is_none() && *identity.keyspace == *keyspace).then_some(identity)
 }
 
 /// An error in the keyspace's wording.

@@ -4,6 +4,8 @@
 use super::failure::Failure;
 use super::statement::Statement;
 use crate::identity::{self, Identity};
+use crate::manage::authority;
+use crate::manage::level::Needs;
 use crate::manage::listing;
 use crate::manage::usage;
 use keysmith_core::http::operation::{Kind, Named, Operation};
@@ -12,6 +14,7 @@ use keysmith_core::policy::verdict::Answer;
 use pg::attempt::unless_canceled;
 use pg::error::{Error, Result};
 use pg::input;
+use pg::text::lossy;
 use serde_json::{Map, Value, json};
 use std::rc::Rc;
 
@@ -27,13 +30,26 @@ pub struct Values {
 /// Runs an operation in a subtransaction.
 pub fn run(operation: Operation, id: Option<&str>, arguments: Object) -> Result<Values, Failure> {
     let outcome = unless_canceled(|| {
-        let Some(identity) = identity::current()? else { return Ok(None) };
-        Act { operation, identity, arguments }.done(id).map(Some)
+        let Some(identity) = identity::current()? else {
+            return Ok(Err(Failure::of(Answer::MissingAuthorization)));
+        };
+        // That is for the operator to know, and not for the client.
+        if let Some(needs) = needs(operation)
+            && !authority::may(needs)?
+        {
+            return Ok(Err(Failure::of_access(operation)));
+        }
+        Act { operation, identity, arguments }.done(id).map(Ok)
     });
-    match outcome {
-        Ok(Some(values)) => Ok(values),
-        Ok(None) => Err(Failure::of(Answer::MissingAuthorization)),
-        Err(failure) => Err(Failure::caused_by(failure)),
+    outcome.unwrap_or_else(|failure| Err(Failure::caused_by(failure)))
+}
+
+/// The access that an operation takes, as its SQL function does.
+fn needs(operation: Operation) -> Option<Needs> {
+    match operation {
+        Operation::Whoami => None,
+        _ if operation.only_reads() => Some(Needs::Sight),
+        _ => Some(Needs::Keys),
     }
 }
 
@@ -97,11 +113,15 @@ impl Act {
         self.operation.argument(argument).map(|argument| argument.kind)
     }
 
-    /// The key that a request names; without a name the acting key.
+    /// The key that a request names. Without a name it is the acting key; for a person, the only
+    /// active key of the tenant.
     fn key(&self, id: Option<&str>) -> Result<[u8; 16]> {
         let unknown = || Error::not_found("there is no such key");
         match id {
-            None => Ok(self.identity.key_id),
+            None => match &self.identity.key {
+                Some(key) => Ok(key.id),
+                None => listing::only_active(&self.identity.tenant_id),
+            },
             Some(id) => match input::uuid(id) {
                 Some(key_id) => Ok(key_id),
                 None => {
@@ -140,6 +160,10 @@ impl Act {
         Values { whole: shown(whole, self.operation.values()), rows: Vec::new() }
     }
 
+    fn keyspace(&self) -> String {
+        lossy(&self.identity.keyspace)
+    }
+
     fn text(&self, argument: &str) -> Option<&str> {
         self.arguments.get(argument).and_then(Value::as_str)
     }
@@ -158,35 +182,24 @@ impl Act {
         const MOST: i64 = 1000;
         let (page, limit) =
             (self.counter("page", 1, i32::MAX.into())?, self.counter("per_page", MOST, MOST)?);
-        let mut call = Statement::new()
-            .server_text("tenant", &self.identity.tenant)
-            .server_text("keyspace", &self.identity.keyspace)
-            .arguments(&self.arguments, |name| {
-                self.kind(name).filter(|_| name == "include_revoked")
-            });
-        let condition = |call: &mut Statement, column: &str| {
-            let place = call.value(self.text(column));
-            format!("({place} IS NULL OR k.{column} OPERATOR(pg_catalog.=) {place})")
+        let filter = listing::Filter {
+            include_revoked: self.arguments.get("include_revoked") == Some(&Value::Bool(true)),
+            status: self.text("status"),
+            kind: self.text("kind"),
+            environment: self.text("environment"),
         };
-        let conditions =
-            ["status", "kind", "environment"].map(|column| condition(&mut call, column));
-        let statement = format!(
-            "WITH k AS MATERIALIZED (SELECT k FROM keysmith.list_keys({{}}) k WHERE {})
-             SELECT c.n, p.j FROM (SELECT pg_catalog.count(*) AS n FROM k) c
-             LEFT JOIN (SELECT pg_catalog.to_jsonb(k.k) AS j FROM k LIMIT {limit} OFFSET {}) p
-                 ON true",
-            conditions.join(" AND "),
+        let (total, keys) = listing::page(
+            &self.identity.tenant_id,
+            &self.keyspace(),
+            &filter,
+            limit,
             (page - 1) * limit,
-        );
-        let rows = self.operation.rows().unwrap_or_default();
-        call.run(&statement, |found| {
-            let total = found.first().and_then(|row| row.bigint(1)).unwrap_or_default();
-            let object = |json: String| serde_json::from_str(&json).ok();
-            let listed = found.iter().filter_map(|row| row.text(2)).filter_map(object);
-            Values {
-                whole: page_of(page, limit, total),
-                rows: listed.map(|row| shown(row, rows)).collect(),
-            }
+        )?;
+        let of_rows = self.operation.rows().unwrap_or_default();
+        let row = |json: String| serde_json::from_str(&json).ok().map(|row| shown(row, of_rows));
+        Ok(Values {
+            whole: page_of(page, limit, total),
+            rows: keys.into_iter().filter_map(row).collect(),
         })
     }
 
@@ -219,7 +232,14 @@ impl Act {
         let key_id = id.map(|_| self.key(id)).transpose()?;
         let per = self.text("per").unwrap_or("day");
         let (since, until) = (self.text("since"), self.text("until"));
-        let totals = usage::totals(&self.identity.tenant_id, key_id.as_ref(), per, since, until)?;
+        let totals = usage::totals(
+            &self.identity.tenant_id,
+            &self.keyspace(),
+            key_id.as_ref(),
+            per,
+            since,
+            until,
+        )?;
         let rows = totals.into_iter().map(|(at, requests, refused)| {
             Object::from_iter([
                 ("at".into(), in_seconds(&at).into()),

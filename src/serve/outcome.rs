@@ -1,10 +1,13 @@
-//! What a verdict says about the response to a request.
+//! The parts of a verdict that the response to a request needs.
 
 use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
-use crate::verdict::{Facts, Form};
+use crate::decide::needs::NeededScopes;
+use crate::identity::Identity;
+use crate::verdict::{Facts, Form, Verdict, Words};
 use keysmith_core::http::error::HttpError;
 use keysmith_core::http::headers::{self, Header, Limit};
+use keysmith_core::policy::scope::Required;
 use keysmith_core::policy::verdict::{Answer, Reason};
 use pg::call::Call;
 use pg::error::Result;
@@ -58,6 +61,35 @@ impl Form for Outcome {
 }
 
 impl Outcome {
+    /// The verdict on a request of a person. Scopes are those of the member's role.
+    pub fn of_person<'m>(
+        person: &Identity,
+        policy: &Policy,
+        needs: &NeededScopes,
+    ) -> Verdict<'m, Outcome> {
+        let refusal = person.held(|held| {
+            needs.refuses(held).map(|reason| (reason, needs.missing(held).map(String::from)))
+        });
+        let (reason, missing_scopes) = refusal.unwrap_or((Reason::Ok, None));
+        let Words { status, code, message } = Words::of(policy, reason);
+        let outcome = Outcome {
+            keyspace: None,
+            error: HttpError {
+                answer: reason.answer(),
+                status,
+                code: text::lossy(code),
+                message: text::lossy(message),
+                request_id: Some(output::uuid(&person.request_id)),
+                retry_after: None,
+                missing_scopes,
+            },
+            limit: None,
+            tenant: Some(person.tenant.to_vec()),
+            key_id: None,
+        };
+        Verdict { record: outcome, status, request_id: person.request_id }
+    }
+
     /// The verdict that is an argument, unless that is null. Anyone can form one, of any values.
     pub fn given(call: &Call, n: usize) -> Option<Outcome> {
         record::copied(call, n, columns::VERDICT, Writer::default())

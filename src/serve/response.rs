@@ -6,7 +6,7 @@ use pg::call::{Call, sql_functions};
 use pg::datum;
 use pg::error::Result;
 use pgrx::pg_sys::Datum;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 sql_functions! {
     keysmith_response_headers => response_headers;
@@ -16,7 +16,7 @@ sql_functions! {
 fn response_headers(call: &Call) -> Result<Option<Datum>> {
     let Some(outcome) = Outcome::given(call, 0) else { return Ok(None) };
     let headers = outcome.headers(&*outcome.policy()?, false);
-    Ok(Some(datum::jsonb(&object(headers).to_string())))
+    Ok(Some(datum::jsonb(&object(&headers).to_string())))
 }
 
 fn problem(call: &Call) -> Result<Option<Datum>> {
@@ -25,7 +25,7 @@ fn problem(call: &Call) -> Result<Option<Datum>> {
 }
 
 /// Headers as a JSON object.
-pub fn object(headers: Vec<Header>) -> Value {
-    let fields = headers.into_iter().map(|(name, value)| (name.into(), value.into()));
-    Value::Object(fields.collect::<Map<_, _>>())
+pub fn object(headers: &[Header]) -> Value {
+    let fields = headers.iter();
+    fields.map(|(name, value)| (String::from(*name), Value::from(value.as_str()))).collect()
 }

@@ -86,14 +86,6 @@ impl Statement {
         self
     }
 
-    /// A value outside of the call, and its place.
-    pub fn value(&mut self, value: Option<&str>) -> String {
-        match value {
-            None => "NULL::pg_catalog.text".into(),
-            Some(text) => self.place(Given::Text(text.into())),
-        }
-    }
-
     /// Runs a statement in which `{}` stands for the arguments. The caller's search path does not
     /// matter, and times are in UTC.
     pub fn run<T>(&self, statement: &str, with: impl FnOnce(&Rows) -> T) -> Result<T> {

@@ -17,5 +17,5 @@ pub mod store;
 pub mod transaction;
 pub mod worker;
 
-pub use record::{Request, decided, unknown};
+pub use record::{Request, decided, signed_in, unknown, unrecorded};
 pub use session::decisions::count;

@@ -4,7 +4,7 @@ use crate::catalog::policy::{Policy, UsageLog};
 use crate::usage::session::overflow::is_kept_here;
 use crate::usage::session::{pending, worker_slot};
 use crate::verdict::{Form, Holder, Verdict};
-use keysmith_core::event::{self, Event, Learned, MAX_LEN, Record};
+use keysmith_core::event::{self, Event, Learned, MAX_LEN, Person, Record};
 use keysmith_core::policy::verdict::Reason;
 use pg::server::encoding_is_utf8;
 use pg::text;
@@ -53,10 +53,45 @@ pub fn decided(
             &mut method_room,
             &mut endpoint_room,
         ),
+        person: None,
     });
     let mut room = [0; MAX_LEN];
     let length = record.encode(&mut room);
     pending::put(&verdict.request_id, room.get(..length).unwrap_or_default());
+}
+
+/// Takes notice of a request without a record. `log_request` completes no earlier one from now on.
+pub fn unrecorded() {
+    pending::hand_on();
+}
+
+/// The endpoint of a record of `act_as`, until the application reports the one of the request.
+const ACT_AS: &[u8] = b"act_as";
+
+/// Notes that a person was signed in. The keyspace's `usage_log` is about requests of keys; this is
+/// recorded whatever it says, since nothing else shows who was signed in.
+pub fn signed_in(
+    keyspace: &[u8],
+    tenant_id: [u8; 16],
+    request_id: [u8; 16],
+    person: Person,
+    at: i64,
+) {
+    let mut room = Vec::new();
+    let record = Record::Event(Event {
+        at,
+        request_id,
+        tenant_id,
+        keyspace,
+        outcome: event::ACCEPTED,
+        learned: Learned { status: Some(200), endpoint: Some(ACT_AS), ..Learned::default() },
+        person: Some(Person {
+            member: cut(person.member, event::MOST_MEMBER, &mut room),
+            ..person
+        }),
+        ..Event::default()
+    });
+    pending::put(&request_id, &record.to_vec());
 }
 
 /// Counts a request without a known key.

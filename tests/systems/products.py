@@ -31,19 +31,19 @@ class Refused(Exception):
 
 
 class Product:
-    """A product's keyspace, used by its server."""
+    """A product's keyspace, used by its server, and one of its customers."""
 
-    def __init__(self, db, name):
-        self.db, self.name = db, name
+    def __init__(self, db, name, customer="acme"):
+        self.db, self.name, self.customer = db, name, customer
 
     def tenant(self, name, **options):
         return self.db.tenant(name, keyspace=self.name, **options)
 
-    def mint(self, tenant="acme", **options):
-        return self.db.mint(tenant, keyspace=self.name, **options)
+    def mint(self, tenant=None, **options):
+        return self.db.mint(tenant or self.customer, keyspace=self.name, **options)
 
-    def regenerate(self, tenant="acme", **options):
-        return self.db.one("regenerate", tenant, keyspace=self.name, **options)
+    def regenerate(self, tenant=None, **options):
+        return self.db.one("regenerate", tenant or self.customer, keyspace=self.name, **options)
 
     def revoke(self, key):
         self.db.call("revoke", key.key_id)
@@ -75,20 +75,23 @@ class Product:
             self.db.call(function, *positional, **named)
         return refused.value
 
-    def keys(self, tenant="acme", **options):
-        return self.db.call("list_keys", tenant, keyspace=self.name, **options)
+    def keys(self, tenant=None, **options):
+        return self.db.call("list_keys", tenant or self.customer, keyspace=self.name, **options)
 
     def give(self, **changes):
-        """Gives acme limits and credits."""
-        self.db.call("alter_tenant", "acme", json.dumps(changes), self.name)
+        """Gives the customer limits and credits."""
+        self.db.call("alter_tenant", self.customer, json.dumps(changes), self.name)
 
-    def logs(self, tenant="acme", **options):
+    def member(self, member, role):
+        self.db.call("set_member", self.customer, member, role, keyspace=self.name)
+
+    def logs(self, tenant=None, **options):
         """A page of a customer's requests, when all requests are stored."""
         self.db.call("flush_usage")
-        return self.db.one("usage_logs", tenant, keyspace=self.name, **options)[0]
+        return self.db.one("usage_logs", tenant or self.customer, keyspace=self.name, **options)[0]
 
     def last_uses(self):
-        """When each of acme's keys was last used."""
+        """When each of the customer's keys was last used."""
         self.db.call("flush_usage")
         return {key.key_id: key.last_used_at for key in self.keys()}
 

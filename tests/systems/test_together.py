@@ -1,6 +1,7 @@
 """All five products in one database, which don't know of each other."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,17 @@ def test_an_identity_in_one_sees_and_manages_nothing_of_the_others(products, key
 # The document
 
 def test_the_document_names_every_test_and_no_other():
-    named = set(re.findall(r"`tests/systems/(test_\w+\.py)::(test_\w+)`", DOCUMENT.read_text()))
-    there = {(file.name, name) for file in HERE.glob("test_*.py")
+    named = set(re.findall(r"`tests/systems/([\w/]+\.py)::(test_\w+)`", DOCUMENT.read_text()))
+    there = {(str(file.relative_to(HERE)), name) for file in HERE.rglob("test_*.py")
              for name in re.findall(r"^def (test_\w+)\(", file.read_text(), re.M)}
     assert named == there
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_document_has_every_request_of_a_page(name):
+    """With the tests that send it. Whether they do is checked when they ran."""
+    requests = import_module(f".http.test_{name}", __package__).REQUESTS
+    rows = re.findall(rf"^\| {name} \| `(.+?)` \| `tests/systems/http/test_{name}\.py::", DOCUMENT.read_text(), re.M)
+    assert rows == list(requests)
+    commands = sum(request.startswith("curl ") for request in requests.values())
+    assert f"| {name} | {len(requests)} | {commands} | {len(requests)} |" in DOCUMENT.read_text()

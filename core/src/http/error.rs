@@ -61,8 +61,8 @@ impl HttpError {
         json!({"code": self.code, "message": self.message})
     }
 
-    /// The object of RFC 9457. Without a type of its own, a problem has the phrase of its status as
-    /// its title.
+    /// The object of RFC 9457. A problem of the type `about:blank` has the phrase of its status as its
+    /// title.
     pub fn problem(&self) -> Value {
         let mut problem = Map::from_iter([
             ("type".into(), "about:blank".into()),

@@ -4,7 +4,7 @@
 use crate::policy::header::Schemes;
 use crate::policy::verdict::Answer;
 
-/// What an answer says, as far as headers tell it. Times are in microseconds.
+/// The facts of an answer that headers tell. Times are in microseconds.
 pub struct Facts<'a> {
     pub answer: Answer,
     /// The scopes that the request needed.
@@ -37,7 +37,9 @@ pub fn headers(facts: &Facts, schemes: &Schemes) -> Vec<Header> {
         headers.push(("Retry-After", seconds(wait).max(1).to_string()));
     }
     if let Some(limit) = facts.limit {
-        headers.extend(limit.headers());
+        // A client should not be told to wait for longer than Retry-After says, nor for less.
+        let refused_for = facts.retry_after.filter(|_| facts.answer == Answer::RateLimited);
+        headers.extend(limit.headers(refused_for.map(|wait| wait.max(1)).or(limit.reset)));
     }
     if is_refusal || facts.shows_key {
         headers.push(("Cache-Control", "no-store".into()));
@@ -46,8 +48,9 @@ pub fn headers(facts: &Facts, schemes: &Schemes) -> Vec<Header> {
 }
 
 impl Limit {
-    /// The fields of the draft. Their numbers are integers of structured fields.
-    fn headers(&self) -> [Header; 2] {
+    /// The fields of the draft. Their numbers are integers of structured fields. No more than the
+    /// remaining calls pass within `time`.
+    fn headers(&self, time: Option<i64>) -> [Header; 2] {
         let name = quoted(&self.name);
         let number = |value: i64| value.clamp(0, MAX_INTEGER);
         let (calls, remaining) = (number(self.calls), number(self.remaining));
@@ -56,7 +59,7 @@ impl Limit {
         let parameter = |name: &str, value: Option<i64>| {
             value.map_or_else(String::new, |value| format!(";{name}={}", seconds(value)))
         };
-        let (window, reset) = (parameter("w", window), parameter("t", self.reset));
+        let (window, reset) = (parameter("w", window), parameter("t", time));
         [
             ("RateLimit-Policy", format!("{name};q={calls}{window}")),
             ("RateLimit", format!("{name};r={remaining}{reset}")),
@@ -64,13 +67,16 @@ impl Limit {
     }
 }
 
+const REALM: &str = "realm=\"api\"";
+
 /// The greatest integer of structured fields.
 const MAX_INTEGER: i64 = 999_999_999_999_999;
 /// The longest name of a limit, and list of scopes, that a header tells.
 const MAX_NAME_LEN: usize = 100;
 const MAX_SCOPES_LEN: usize = 1000;
 
-/// The challenge of each accepted scheme. A request without credentials learns no error code.
+/// The challenge of each accepted scheme. A request without credentials learns no error code. RFC 6750
+/// requires a parameter, and RFC 7617 a realm.
 fn challenges(facts: &Facts, schemes: &Schemes) -> Option<String> {
     let error = match facts.answer {
         Answer::MissingAuthorization => "",
@@ -85,18 +91,14 @@ fn challenges(facts: &Facts, schemes: &Schemes) -> Option<String> {
         .challenges()
         .map(|scheme| {
             let parameters = match scheme {
-                // RFC 7617 requires a realm.
-                "Basic" => vec!["realm=\"api\"", "charset=\"UTF-8\""],
+                "Basic" => vec![REALM, "charset=\"UTF-8\""],
                 _ => [error, scope.as_deref().unwrap_or_default()]
                     .into_iter()
                     .filter(|parameter| !parameter.is_empty())
                     .collect(),
             };
-            if parameters.is_empty() {
-                scheme.to_string()
-            } else {
-                format!("{scheme} {}", parameters.join(", "))
-            }
+            let parameters = if parameters.is_empty() { vec![REALM] } else { parameters };
+            format!("{scheme} {}", parameters.join(", "))
         })
         .collect();
     (!challenges.is_empty()).then(|| challenges.join(", "))
@@ -159,8 +161,11 @@ mod tests {
             value(&refused(answer), schemes, "WWW-Authenticate").unwrap_or_default()
         };
         let missing = Answer::MissingAuthorization;
-        assert_eq!(challenge(missing, &["bearer"]), "Bearer");
-        assert_eq!(challenge(missing, &["key", "scheme:Token"]), "Key, Token");
+        assert_eq!(challenge(missing, &["bearer"]), "Bearer realm=\"api\"");
+        assert_eq!(
+            challenge(missing, &["key", "scheme:Token"]),
+            "Key realm=\"api\", Token realm=\"api\""
+        );
         assert_eq!(challenge(missing, &["x_api_key", "header:X-My-Key"]), "");
         assert_eq!(challenge(missing, &["basic"]), "Basic realm=\"api\", charset=\"UTF-8\"");
         let invalid = Answer::InvalidApiKey;
@@ -210,7 +215,7 @@ mod tests {
         let value = |facts, name| value(facts, &["bearer"], name);
         assert_eq!(value(&facts, "Retry-After").as_deref(), Some("1"));
         assert_eq!(value(&facts, "RateLimit-Policy").as_deref(), Some("\"burst\";q=100;w=60"));
-        assert_eq!(value(&facts, "RateLimit").as_deref(), Some("\"burst\";r=0;t=2"));
+        assert_eq!(value(&facts, "RateLimit").as_deref(), Some("\"burst\";r=0;t=1"));
         assert_eq!(value(&facts, "Cache-Control").as_deref(), Some("no-store"));
         let odd = Limit { name: "a\"b\\é\n".into(), window: None, reset: None, ..limit };
         let passed = Facts { limit: Some(&odd), ..refused(Answer::Ok) };
@@ -230,7 +235,7 @@ mod tests {
                 remaining: 1,
                 reset: None,
             };
-            limit.headers()[0].1.clone()
+            limit.headers(None)[0].1.clone()
         };
         assert_eq!(policy(1_000_000), "\"l\";q=5;w=1");
         assert_eq!(policy(86_400_000_000), "\"l\";q=5;w=86400");

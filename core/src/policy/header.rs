@@ -75,6 +75,15 @@ impl Own {
             _ => None,
         }
     }
+
+    fn is(&self, other: &Own) -> bool {
+        match (self, other) {
+            (Own::Scheme(a), Own::Scheme(b)) | (Own::Header(a), Own::Header(b)) => {
+                a.eq_ignore_ascii_case(b)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Schemes {
@@ -93,10 +102,17 @@ impl Schemes {
                 b"key" => schemes.key = true,
                 b"x_api_key" => schemes.x_api_key = true,
                 b"basic" => schemes.basic = true,
-                other => schemes.own.push(Own::parse(std::str::from_utf8(other).ok()?)?),
+                other => schemes.add(Own::parse(std::str::from_utf8(other).ok()?)?),
             }
         }
         (1..=MAX_SCHEMES).contains(&count).then_some(schemes)
+    }
+
+    /// A name may be given twice, in other letters too.
+    fn add(&mut self, own: Own) {
+        if !self.own.iter().any(|known| known.is(&own)) {
+            self.own.push(own);
+        }
     }
 
     /// The accepted schemes of `Authorization`, as challenges name them.
@@ -306,7 +322,7 @@ mod tests {
     }
 
     fn authorization<'a>(schemes: &Schemes, value: &'a [u8]) -> Credential<'a> {
-        find(&schemes, &[("Authorization", HeaderValue::Text(value))])
+        find(schemes, &[("Authorization", HeaderValue::Text(value))])
     }
 
     fn x_api_key(value: &[u8]) -> Credential<'_> {
@@ -351,6 +367,7 @@ mod tests {
             challenges(&["scheme:Token", "basic", "key", "bearer"]),
             "Bearer, Key, Basic, Token"
         );
+        assert_eq!(challenges(&["scheme:Token", "header:Token", "scheme:TOKEN"]), "Token");
     }
 
     #[test]

@@ -226,14 +226,17 @@ COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made
 
 CREATE TABLE keysmith_private.access (
     role       regrole NOT NULL,
-    level      text COLLATE "C" NOT NULL CHECK (level IN ('verifier', 'issuer', 'auditor', 'admin')),
+    level      text COLLATE "C" NOT NULL CHECK (level IN ('verifier', 'host', 'issuer', 'auditor', 'admin')),
     tenant_id  uuid REFERENCES keysmith_private.tenant,
+    keyspace   text COLLATE "C" REFERENCES keysmith_private.keyspace,
     granted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     UNIQUE (role, level, tenant_id),
-    CHECK (tenant_id IS NULL OR level = 'issuer')
+    CHECK (tenant_id IS NULL OR level IN ('issuer', 'host')),
+    CHECK (keyspace IS NULL OR level IN ('verifier', 'host') AND tenant_id IS NULL)
 );
 COMMENT ON TABLE keysmith_private.access IS 'The access levels that grant_access gave to roles; PostgreSQL''s privileges decide who may execute a function';
-COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'The tenant whose keys an issuer manages; null for the tenant that is signed in';
+COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'The only tenant that an issuer or host reaches; null for the tenant that is signed in, or for any';
+COMMENT ON COLUMN keysmith_private.access.keyspace IS 'The only keyspace that a verifier or host reaches; null for all, or if a tenant is named';
 
 CREATE TABLE keysmith_private.audit_entry (
     keyspace   text COLLATE "C" NOT NULL,
@@ -255,6 +258,7 @@ CREATE TABLE keysmith_private.audit_content (
     role         text COLLATE "C" NOT NULL,
     session_role text COLLATE "C" NOT NULL,
     acting_key   uuid,
+    acting_member text COLLATE "C",
     client       inet,
     tenant       text COLLATE "C",
     key_id       uuid,

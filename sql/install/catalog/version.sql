@@ -23,3 +23,16 @@ BEGIN
             name);
     END LOOP;
 END $$;
+
+-- Each backend remembers the keyspaces that a role may decide about. This makes it read the table
+-- again. Rows are few, and change seldom.
+CREATE FUNCTION keysmith_private.access_changed() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_access_changed';
+COMMENT ON FUNCTION keysmith_private.access_changed() IS
+'Trigger on the table of access: makes every backend read it again';
+CREATE TRIGGER access_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith_private.access
+    FOR EACH ROW EXECUTE FUNCTION keysmith_private.access_changed();
+CREATE TRIGGER access_truncated AFTER TRUNCATE ON keysmith_private.access
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.access_changed();
+ALTER TABLE keysmith_private.access ENABLE ALWAYS TRIGGER access_changed;
+ALTER TABLE keysmith_private.access ENABLE ALWAYS TRIGGER access_truncated;

@@ -4,11 +4,11 @@ CREATE FUNCTION keysmith.grant_access(
     role regrole,
     level text,
     tenant text DEFAULT NULL,
-    keyspace text DEFAULT 'default'
+    keyspace text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
 COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
-'Gives a role a level: verifier, issuer, auditor or admin; an issuer perhaps for one tenant';
+'Gives a role a level: verifier, host, issuer, auditor or admin; some for one tenant or keyspace';
 
 CREATE FUNCTION keysmith_private.lock_holder(pid integer, virtualtransaction text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -38,11 +38,11 @@ CREATE FUNCTION keysmith.revoke_access(
     role regrole,
     level text DEFAULT NULL,
     tenant text DEFAULT NULL,
-    keyspace text DEFAULT 'default'
+    keyspace text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke_access';
 COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
-'Takes away what grant_access gave; all of it, a level, or a tenant of an issuer';
+'Takes away what grant_access gave; all of it, a level, or one tenant or keyspace of a level';
 
 CREATE FUNCTION keysmith_private.routines_of_level(
     is_admin boolean, functions text[], internal text[], views text[], symbols text[]

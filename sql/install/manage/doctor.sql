@@ -185,7 +185,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_proc p
     WHERE p.pronamespace IN ('keysmith'::regnamespace, 'keysmith_private'::regnamespace)
       AND p.proname NOT IN ('current_tenant', 'current_tenant_id', 'current_keyspace', 'current_key',
-                            'current_environment', 'current_owner', 'has_scope', 'whoami')
+                            'current_environment', 'current_owner', 'has_scope', 'require_identity', 'whoami')
       AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                   WHERE a.grantee = 0)
       AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid

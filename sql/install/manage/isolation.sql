@@ -27,21 +27,21 @@ $$;
 COMMENT ON FUNCTION keysmith_private.locked_relations() IS
 'Tables that other sessions have locked against readers, or are about to';
 
--- These roles run the requests of applications: they have the level verifier, or EXECUTE on a
--- function that decides. Administrators are left out, as they may call all functions.
+-- These roles run the requests of applications: they have the level verifier or host, or EXECUTE
+-- on a function that signs in. Administrators are left out, as they may call all functions.
 CREATE VIEW keysmith_private.verifying_role AS
 WITH RECURSIVE verifier(oid) AS (
-    (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level = 'verifier'
+    (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level IN ('verifier', 'host')
      UNION
      SELECT x.grantee FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
      WHERE p.pronamespace = 'keysmith'::regnamespace AND x.grantee <> p.proowner
-       AND p.proname IN ('verify', 'verify_json', 'verify_digest', 'verify_many', 'authenticate', 'authenticate_json', 'serve', 'pre_request')
+       AND p.proname IN ('verify', 'verify_json', 'verify_digest', 'verify_many', 'authenticate', 'authenticate_json', 'serve', 'pre_request', 'act_as')
        AND x.grantee NOT IN (SELECT a.role FROM keysmith_private.access a WHERE a.level = 'admin'))
     UNION
     SELECT m.member FROM verifier v JOIN pg_catalog.pg_auth_members m ON m.roleid = v.oid
 )
 SELECT v.oid FROM verifier v WHERE v.oid <> 0;
-COMMENT ON VIEW keysmith_private.verifying_role IS 'Roles that decide about keys, and their members';
+COMMENT ON VIEW keysmith_private.verifying_role IS 'Roles that decide about keys or sign in persons, and their members';
 
 CREATE FUNCTION keysmith_private.is_reachable(relation oid) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -231,10 +231,11 @@ CREATE FUNCTION keysmith.isolate(
     relation regclass,
     tenant_column text,
     keyspace text DEFAULT NULL,
-    environment_column text DEFAULT NULL
+    environment_column text DEFAULT NULL,
+    strict boolean DEFAULT false
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_isolate';
-COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text) IS
+COMMENT ON FUNCTION keysmith.isolate(regclass, text, text, text, boolean) IS
 'Restricts a table to the rows of the tenant signed in; by row-level security';
 
 CREATE FUNCTION keysmith.release(relation regclass) RETURNS void
@@ -244,11 +245,14 @@ COMMENT ON FUNCTION keysmith.release(regclass) IS
 
 -- For callers that see everything, whatever their privileges on the catalogs.
 CREATE FUNCTION keysmith_private.isolation_states(
-    OUT relation oid, OUT tenant_column text, OUT keyspace text, OUT environment_column text, OUT problem text
+    OUT relation oid, OUT tenant_column text, OUT keyspace text, OUT environment_column text,
+    OUT strict boolean, OUT enabled boolean, OUT forced boolean, OUT problem text
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-    SELECT b.found, b.tenant_column, b.keyspace, b.environment_column, p.problem
+    SELECT b.found, b.tenant_column, b.keyspace, b.environment_column, b.strict, c.relrowsecurity,
+           c.relforcerowsecurity, p.problem
     FROM keysmith_private.isolated_by b
+    JOIN pg_class c ON c.oid = b.found
     LEFT JOIN (SELECT a.relation, string_agg(a.problem, '; ' ORDER BY a.problem) AS problem
                FROM keysmith_private.isolation_problems() a WHERE a.level = 'error'
                GROUP BY a.relation) p ON p.relation = b.found
@@ -257,7 +261,7 @@ COMMENT ON FUNCTION keysmith_private.isolation_states() IS 'The rows of the view
 
 CREATE VIEW keysmith.isolation WITH (security_barrier) AS
 SELECT s.relation::regclass::text AS relation, s.tenant_column, s.keyspace, s.environment_column,
-       s.problem IS NULL AS ok, s.problem
+       s.strict, s.enabled, s.forced, s.problem IS NULL AS ok, s.problem
 FROM keysmith_private.isolation_states() s
 ORDER BY 1;
 COMMENT ON VIEW keysmith.isolation IS 'Isolated tables, and whether their policies are as isolate() made them';
@@ -265,5 +269,8 @@ COMMENT ON COLUMN keysmith.isolation.relation IS 'The isolated table';
 COMMENT ON COLUMN keysmith.isolation.tenant_column IS 'The column with the tenant of a row';
 COMMENT ON COLUMN keysmith.isolation.keyspace IS 'The keyspace of the tenants; null for any';
 COMMENT ON COLUMN keysmith.isolation.environment_column IS 'The column with the environment of a row; null if the table has no such column';
+COMMENT ON COLUMN keysmith.isolation.strict IS 'Whether queries without an identity raise KS401';
+COMMENT ON COLUMN keysmith.isolation.enabled IS 'Whether row security is on';
+COMMENT ON COLUMN keysmith.isolation.forced IS 'Whether row security applies to the owner, too';
 COMMENT ON COLUMN keysmith.isolation.ok IS 'Whether each tenant sees its own rows only';
 COMMENT ON COLUMN keysmith.isolation.problem IS 'The problems; null if there is no problem';

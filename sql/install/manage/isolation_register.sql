@@ -14,6 +14,7 @@ CREATE TABLE keysmith_private.isolated_table (
     keyspace           text COLLATE "C",
     environment_column text COLLATE "C",
     environment_number smallint,
+    strict             boolean NOT NULL,
     has_access         boolean NOT NULL,
     was_enabled        boolean NOT NULL,
     was_forced         boolean NOT NULL,
@@ -23,6 +24,7 @@ CREATE TABLE keysmith_private.isolated_table (
 COMMENT ON TABLE keysmith_private.isolated_table IS 'The tables that isolate() was called for, with the policies that it made';
 COMMENT ON COLUMN keysmith_private.isolated_table.server IS 'The server in which relation is the OID of the table; database is the database in it';
 COMMENT ON COLUMN keysmith_private.isolated_table.tenant_number IS 'The number of the column, which does not change when the column is renamed';
+COMMENT ON COLUMN keysmith_private.isolated_table.strict IS 'Whether queries without an identity raise an error';
 COMMENT ON COLUMN keysmith_private.isolated_table.has_access IS 'Whether the table must have the policy keysmith_access; otherwise other policies permit rows';
 COMMENT ON COLUMN keysmith_private.isolated_table.was_enabled IS 'Whether row security was enabled before; release() restores it';
 COMMENT ON COLUMN keysmith_private.isolated_table.was_forced IS 'Whether row security was forced before; release() restores it';
@@ -65,8 +67,11 @@ COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The base type of a domai
 --
 -- A sub-select is evaluated once per query, and an index can be searched for its value. A bare
 -- call would be evaluated for each row.
+--
+-- If strict, the sub-select for the tenant also requires an identity. A statement with that call
+-- fails when it begins, even if it reads no row: see pg/src/function_start.rs.
 CREATE FUNCTION keysmith_private.isolation_condition(
-    relation oid, tenant_number smallint, keyspace text, environment_number smallint
+    relation oid, tenant_number smallint, keyspace text, environment_number smallint, strict boolean
 ) RETURNS text
 -- Not in SQL: plans of such functions are not kept, and a call per table would take longer than it.
 LANGUAGE plpgsql STABLE
@@ -81,21 +86,24 @@ BEGIN RETURN (
              LATERAL (SELECT CASE t.typtype WHEN 'd' THEN keysmith_private.base_type(t.oid) ELSE t.oid END AS type) b
         WHERE a.attrelid = relation AND a.attnum IN (tenant_number, environment_number) AND NOT a.attisdropped
     ), parts AS (
-        SELECT 1 AS place, format('(%s = ( SELECT keysmith.%s() AS %2$s))', c.operand,
-                                  CASE WHEN c.is_id THEN 'current_tenant_id' ELSE 'current_tenant' END) AS part
+        SELECT 1 AS place, format('(%s = ( SELECT keysmith.%s() AS %2$s%s))', c.operand,
+                                  CASE WHEN c.is_id THEN 'current_tenant_id' ELSE 'current_tenant' END,
+                                  CASE WHEN strict THEN E'\n  WHERE keysmith.require_identity()' END) AS part
         FROM compared c WHERE c.attnum = tenant_number
         UNION ALL
         SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)', keyspace)
         WHERE keyspace IS NOT NULL
         UNION ALL
-        SELECT 3, format('(%s = ( SELECT keysmith.current_environment() AS current_environment))', c.operand)
+        -- A person reaches all environments. Without an identity the first part lets nothing through.
+        SELECT 3, format('(%s = COALESCE(( SELECT keysmith.current_environment() AS current_environment), %1$s))',
+                         c.operand)
         FROM compared c WHERE c.attnum = environment_number
     )
     SELECT CASE count(*) WHEN 1 THEN min(part)
                 ELSE '(' || string_agg(part, ' AND ' ORDER BY place) || ')' END
     FROM parts
 ); END $$;
-COMMENT ON FUNCTION keysmith_private.isolation_condition(oid, smallint, text, smallint) IS
+COMMENT ON FUNCTION keysmith_private.isolation_condition(oid, smallint, text, smallint, boolean) IS
 'The condition of an isolated table''s policies, as PostgreSQL prints it';
 
 -- A column is found by its number if the table is the same, else by its name. If the column was
@@ -176,9 +184,9 @@ CREATE VIEW keysmith_private.isolated_by AS
 SELECT DISTINCT ON (r.found) r.*
 FROM (SELECT i.found, i.has_access, coalesce(t.attname, i.tenant_column) AS tenant_column,
              t.attnum AS tenant_number, t.atttypid AS tenant_type, i.keyspace,
-             coalesce(e.attname, i.environment_column) AS environment_column,
+             coalesce(e.attname, i.environment_column) AS environment_column, i.strict,
              CASE WHEN t.attnum IS NOT NULL AND (e.attnum IS NOT NULL OR i.environment_number IS NULL)
-                  THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum) END AS condition,
+                  THEN keysmith_private.isolation_condition(i.found, t.attnum, i.keyspace, e.attnum, i.strict) END AS condition,
              pg_catalog.count(*) OVER (PARTITION BY i.found) AS meanings
       FROM keysmith_private.isolated i
       LEFT JOIN LATERAL (
@@ -230,16 +238,16 @@ $$;
 COMMENT ON FUNCTION keysmith_private.forget_isolated(oid) IS 'Removes a table from the register';
 
 CREATE FUNCTION keysmith_private.note_isolated(
-    relation oid, tenant_number smallint, keyspace text, environment_number smallint,
+    relation oid, tenant_number smallint, keyspace text, environment_number smallint, strict boolean,
     has_access boolean, was_enabled boolean, was_forced boolean
 ) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT keysmith_private.forget_isolated(relation);
     INSERT INTO keysmith_private.isolated_table AS t
         (server, database, relation, schema_name, table_name, tenant_column, tenant_number, keyspace,
-         environment_column, environment_number, has_access, was_enabled, was_forced)
+         environment_column, environment_number, strict, has_access, was_enabled, was_forced)
     SELECT s.system_identifier, d.oid, c.oid, n.nspname, c.relname, a.attname, a.attnum, keyspace,
-           e.attname, e.attnum, has_access, was_enabled, was_forced
+           e.attname, e.attnum, strict, has_access, was_enabled, was_forced
     FROM pg_control_system() s
     JOIN pg_database d ON d.datname = current_database()
     JOIN pg_class c ON c.oid = relation
@@ -256,5 +264,5 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
                           WHERE (i.server, i.database, i.relation) = (o.server, o.database, o.relation))
         ORDER BY o.isolated_at DESC OFFSET 1000);
 $$;
-COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean) IS
+COMMENT ON FUNCTION keysmith_private.note_isolated(oid, smallint, text, smallint, boolean, boolean, boolean, boolean) IS
 'Adds a table to the register, with the policies that isolate() made';

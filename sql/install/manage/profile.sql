@@ -3,7 +3,7 @@
 CREATE FUNCTION keysmith.whoami() RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
 COMMENT ON FUNCTION keysmith.whoami() IS
-'The key that the transaction acts for, and its tenant; as JSON';
+'The key or person that the transaction acts for; with its tenant, as JSON';
 
 CREATE FUNCTION keysmith_private.profile(key_id uuid, scopes text[]) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -29,3 +29,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION keysmith_private.profile(uuid, text[]) IS
 'The result of whoami() for a key that may do what these scopes allow';
+
+CREATE FUNCTION keysmith_private.profile_of_person(tenant_id uuid, member text, role text, scopes text[])
+RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object(
+        'key_id', NULL, 'kind', 'person', 'keyspace', t.keyspace,
+        'owner', profile_of_person.member, 'role', profile_of_person.role,
+        'scopes', profile_of_person.scopes, 'tenant', t.name, 'tenant_id', t.tenant_id,
+        'plan', t.plan, 'metadata', t.metadata, 'credits', keysmith_private.credits_at(
+            c.balance, c.refill, c.every, c.refilled_at, clock_timestamp()))
+    FROM keysmith_private.tenant t
+    LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
+    WHERE t.tenant_id = profile_of_person.tenant_id
+$$;
+COMMENT ON FUNCTION keysmith_private.profile_of_person(uuid, text, text, text[]) IS
+'The result of whoami() for a person: a member, or the tenant as a whole';

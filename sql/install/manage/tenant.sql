@@ -78,7 +78,7 @@ SELECT t.name AS tenant,
                  JOIN keysmith_private.usage_last l USING (key_id)
                  WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)),
                 (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
-                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL
+                 WHERE d.tenant_id = t.tenant_id AND d.key_id <> '00000000-0000-0000-0000-000000000000'
                    AND d.environment = coalesce(i.environment, d.environment))) AS last_used_at,
        t.created_at,
        t.suspended_at,

@@ -85,7 +85,9 @@ BEGIN
         ORDER BY m.position LIMIT 1;
         EXECUTE format(
             'SELECT coalesce(jsonb_agg(jsonb_build_object(
-                 ''at'', at, ''request_id'', request_id, ''key_id'', key_id, ''environment'', environment,
+                 ''at'', at, ''request_id'', request_id,
+                 ''key_id'', CASE WHEN member IS NULL THEN key_id END, ''member'', member,
+                 ''environment'', nullif(environment, ''''),
                  ''method'', method, ''endpoint'', endpoint, ''status'', status, ''outcome'', outcome,
                  ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
                  ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')

@@ -17,9 +17,15 @@ CREATE TABLE keysmith_private.usage_event (
     status      integer NOT NULL,
     outcome     text COLLATE "C" NOT NULL,
     ip          inet,
-    latency     interval
+    latency     interval,
+    member      text COLLATE "C",
+    signed_in_by text COLLATE "C"
 ) PARTITION BY RANGE (at);
-COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included';
+COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included, and of persons whom act_as signed in';
+COMMENT ON COLUMN keysmith_private.usage_event.key_id IS 'The key; the nil id for a person';
+COMMENT ON COLUMN keysmith_private.usage_event.environment IS 'The environment of the key; empty for a person';
+COMMENT ON COLUMN keysmith_private.usage_event.member IS 'The person: a member of the tenant, or empty for the tenant as a whole; null for a key';
+COMMENT ON COLUMN keysmith_private.usage_event.signed_in_by IS 'The role that signed the person in';
 COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the shared memory in which the record waited; 0 for rows that transactions wrote themselves';
 COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The number of the record in that life; the two are unique together';
 COMMENT ON COLUMN keysmith_private.usage_event.status IS 'The HTTP status of the verdict, or the one that log_request gave';

@@ -2,28 +2,32 @@
 -- shows_everything().
 
 CREATE VIEW keysmith_private.all_usage AS
-SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id, k.label,
-       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id
+SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, nullif(e.environment, '') AS environment,
+       k.key_id, k.label,
+       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id, e.member, e.signed_in_by
 FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.key k USING (key_id);
 SELECT keysmith_private.publish('usage');
-COMMENT ON VIEW keysmith.usage IS 'The requests of known keys, refused requests included';
+COMMENT ON VIEW keysmith.usage IS 'The requests of known keys, refused requests included, and of persons whom act_as signed in';
 COMMENT ON COLUMN keysmith.usage.at IS 'The time of the decision';
 COMMENT ON COLUMN keysmith.usage.request_id IS 'The request_id of the verdict';
 COMMENT ON COLUMN keysmith.usage.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.usage.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.usage.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.usage.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.usage.environment IS 'The environment of the key, such as live or test; null for a person';
+COMMENT ON COLUMN keysmith.usage.key_id IS 'The id of the key; it is not secret; null for a person';
 COMMENT ON COLUMN keysmith.usage.label IS 'The name of the key, for people';
 COMMENT ON COLUMN keysmith.usage.method IS 'The HTTP method; null if unknown';
-COMMENT ON COLUMN keysmith.usage.endpoint IS 'The path without its query, or the endpoint that log_request gave; null if unknown';
+COMMENT ON COLUMN keysmith.usage.endpoint IS 'The path without its query, or what log_request gave; null if unknown; act_as for a person';
 COMMENT ON COLUMN keysmith.usage.status IS 'The HTTP status of the verdict, or the one that log_request gave';
 COMMENT ON COLUMN keysmith.usage.outcome IS 'ok, or the reason of the refusal';
 COMMENT ON COLUMN keysmith.usage.ip IS 'The address that the request came from; null if unknown';
 COMMENT ON COLUMN keysmith.usage.latency IS 'The duration of the request, as log_request was told; null if unknown';
 COMMENT ON COLUMN keysmith.usage.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.usage.member IS 'The member, if it is a request of a person; empty for the tenant as a whole';
+COMMENT ON COLUMN keysmith.usage.signed_in_by IS 'The role of the database that signed the person in';
 
+-- Totals are of requests of keys. The requests of persons have no key and no environment.
 CREATE VIEW keysmith_private.all_usage_hourly AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
@@ -35,6 +39,7 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
       SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.key_id <> '00000000-0000-0000-0000-000000000000'
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 SELECT keysmith_private.publish('usage_hourly');
@@ -63,6 +68,7 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
              outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.key_id <> '00000000-0000-0000-0000-000000000000'
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 SELECT keysmith_private.publish('usage_daily');
@@ -91,6 +97,7 @@ FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused
              requests, refused, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.environment <> ''
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
 HAVING pg_catalog.sum(u.requests) <> 0;
 SELECT keysmith_private.publish('usage_endpoints');

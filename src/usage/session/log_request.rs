@@ -28,31 +28,42 @@ fn log_request(call: &Call) -> Result<Option<Datum>> {
         None => None,
         Some(_) => Some(microseconds(call.interval(1, "latency")?)?),
     };
-    let (mut endpoint_room, mut method_room) = (Vec::new(), Vec::new());
-    let endpoint = text(call, 2).map(event::without_query);
-    let told = Learned {
-        status,
-        latency,
-        endpoint: endpoint.map(|text| cut(text, event::MOST_ENDPOINT, &mut endpoint_room)),
-        method: text(call, 3).map(|text| cut(text, event::MOST_METHOD, &mut method_room)),
-    };
     let request_id = match call.datum(4) {
         None => None,
         Some(_) => Some(call.uuid(4, "request_id")?),
     };
-    let is_taken = pending::amend(request_id.as_ref(), told)
-        || request_id.is_some_and(|request_id| amend_later(request_id, told));
+    let is_taken = amend(request_id, status, latency, text(call, 2), text(call, 3));
     Ok(Some(Datum::from(is_taken)))
+}
+
+/// Amends the record of a request: without an id, that of the last one. False if there is no such
+/// record.
+fn amend(
+    request_id: Option<[u8; 16]>,
+    status: Option<i32>,
+    latency: Option<i64>,
+    endpoint: Option<&[u8]>,
+    method: Option<&[u8]>,
+) -> bool {
+    let (mut endpoint_room, mut method_room) = (Vec::new(), Vec::new());
+    let endpoint = endpoint.map(event::without_query);
+    let told = Learned {
+        status,
+        latency,
+        endpoint: endpoint.map(|text| cut(text, event::MOST_ENDPOINT, &mut endpoint_room)),
+        method: method.map(|text| cut(text, event::MOST_METHOD, &mut method_room)),
+    };
+    pending::amend(request_id.as_ref(), told)
+        || request_id.is_some_and(|request_id| amend_later(request_id, told))
 }
 
 fn amend_later(request_id: [u8; 16], told: Learned) -> bool {
     write_through::amend(&request_id, told) || send(request_id, told)
 }
 
-/// Notes the status that a request was answered with.
-pub fn answered(request_id: &[u8; 16], status: i32) {
-    let told = Learned { status: Some(status), ..Learned::default() };
-    let _ = pending::amend(Some(request_id), told) || amend_later(*request_id, told);
+/// Notes the status that a request was answered with, and for a person the request itself.
+pub fn answered(request_id: &[u8; 16], status: i32, method: Option<&[u8]>, path: Option<&[u8]>) {
+    let _ = amend(Some(*request_id), Some(status), None, path, method);
 }
 
 /// A request id that no request of the last days can have is not looked for.

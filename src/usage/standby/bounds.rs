@@ -1,5 +1,5 @@
 //! Checks what a standby's role hands over. The caller may not be a standby's worker at all. So a
-//! record must be of an existing key, of a time that a standby can have, and within the bounds of
+//! record must be of an existing key or of a person of an existing tenant, of a time that a standby can have, and within the bounds of
 //! what servers record. Other records are quarantined.
 
 use crate::usage::settings;
@@ -30,6 +30,13 @@ const MOST_COUNTED: i64 = 1 << 50;
 pub struct Sorted<'a> {
     pub fit: Vec<(i64, Record<'a>)>,
     pub unfit: Vec<(i64, Record<'a>, &'static str)>,
+}
+
+/// What the tables know of the keys and tenants of some records.
+struct Facts {
+    keys: HashMap<[u8; 16], KeyFacts>,
+    /// The keyspaces of the tenants of persons.
+    tenants: HashMap<[u8; 16], Vec<u8>>,
 }
 
 /// A key's tenant, keyspace and environment. Its records must have the same.
@@ -87,18 +94,25 @@ pub fn sort(records: Vec<(i64, Record<'_>)>) -> Result<Sorted<'_>> {
 
 fn fault_of_event(
     event: &Event,
-    facts: &HashMap<[u8; 16], KeyFacts>,
+    facts: &Facts,
     times: std::ops::Range<i64>,
 ) -> Option<&'static str> {
-    let is_theirs = facts.get(&event.key_id).is_some_and(|key| {
-        key.tenant_id == event.tenant_id
-            && key.keyspace == event.keyspace
-            && key.environment == event.environment
-    });
+    let is_theirs = match event.person {
+        None => facts.keys.get(&event.key_id).is_some_and(|key| {
+            key.tenant_id == event.tenant_id
+                && key.keyspace == event.keyspace
+                && key.environment == event.environment
+        }),
+        Some(_) => facts.tenants.get(&event.tenant_id).is_some_and(|of| of == event.keyspace),
+    };
     if !times.contains(&event.at) {
         Some("the time is out of bounds")
     } else if !is_theirs {
-        Some("there is no such key")
+        Some(if event.person.is_some() {
+            "there is no such tenant"
+        } else {
+            "there is no such key"
+        })
     } else if !is_name(event.outcome) || event.learned.status.is_none() {
         Some("the outcome is out of bounds")
     } else {
@@ -121,13 +135,17 @@ fn is_name(outcome: &[u8]) -> bool {
         && outcome.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'_'))
 }
 
-fn facts(records: &[(i64, Record)]) -> Result<HashMap<[u8; 16], KeyFacts>> {
-    let key_id = |(_, record): &(i64, Record)| match record {
-        Record::Event(event) => Some(event.key_id),
-        Record::Amendment { .. } => None,
-    };
-    let keys: HashSet<_> = records.iter().filter_map(key_id).collect();
+fn facts(records: &[(i64, Record)]) -> Result<Facts> {
+    let (mut keys, mut tenants) = (HashSet::new(), HashSet::new());
+    for (_, record) in records {
+        match record {
+            Record::Event(event) if event.person.is_some() => tenants.insert(event.tenant_id),
+            Record::Event(event) => keys.insert(event.key_id),
+            Record::Amendment { .. } => false,
+        };
+    }
     let keys: Vec<_> = keys.into_iter().collect();
+    let tenants: Vec<_> = tenants.into_iter().collect();
     let fact = |row: spi::ResultRow| {
         let facts = KeyFacts {
             tenant_id: row.uuid(2)?,
@@ -137,13 +155,18 @@ fn facts(records: &[(i64, Record)]) -> Result<HashMap<[u8; 16], KeyFacts>> {
         };
         Some((row.uuid(1)?, facts))
     };
-    let facts = spi::all(
+    let keys = spi::all(
         "SELECT key_id, tenant_id, keyspace, environment FROM keysmith_private.key
          WHERE key_id = ANY ($1)",
         &[Param::uuids(Some(&keys))],
         fact,
     )?;
-    Ok(facts.into_iter().collect())
+    let tenants = spi::all(
+        "SELECT tenant_id, keyspace FROM keysmith_private.tenant WHERE tenant_id = ANY ($1)",
+        &[Param::uuids(Some(&tenants))],
+        |row| Some((row.uuid(1)?, row.bytes(2)?)),
+    )?;
+    Ok(Facts { keys: keys.into_iter().collect(), tenants: tenants.into_iter().collect() })
 }
 
 /// Counts and samples of requests without a known key, as this server would have them: in existing

@@ -121,9 +121,9 @@ fn insert(events: &[&(i64, Event)], numbers: Numbers) -> Result<usize> {
             &format!(
                 "INSERT INTO keysmith_private.usage_event
                      (at, incarnation, sequence, request_id, key_id, tenant_id, keyspace,
-                      environment, method, endpoint, status, outcome, ip, latency)
+                      environment, method, endpoint, status, outcome, ip, latency, member, signed_in_by)
                  SELECT at, incarnation, {sequence}, request_id, key_id, tenant_id, keyspace,
-                      environment, method, endpoint, status, outcome, ip, latency
+                      environment, method, endpoint, status, outcome, ip, latency, member, signed_in_by
                  FROM pg_catalog.unnest($1) AS batch {conflict}"
             ),
             &[batch],

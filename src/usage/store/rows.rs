@@ -6,7 +6,7 @@ use pg::cell::Cell;
 use pgrx::pg_sys::{INETOID, INT4OID, INT8OID, INTERVALOID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDOID};
 
 /// The columns of `keysmith_private.usage_event`: when, and which; whose; what; how it went.
-pub const EVENT: [Oid; 14] = [
+pub const EVENT: [Oid; 16] = [
     TIMESTAMPTZOID,
     INT8OID,
     INT8OID,
@@ -21,6 +21,8 @@ pub const EVENT: [Oid; 14] = [
     TEXTOID, // method, endpoint, status, outcome
     INETOID,
     INTERVALOID, // ip, latency
+    TEXTOID,
+    TEXTOID, // member, signed_in_by
 ];
 
 /// The columns of `keysmith_private.usage_delta`.
@@ -59,6 +61,8 @@ pub fn event<'a>(event: &'a Event<'a>, incarnation: i64, sequence: i64) -> [Cell
         Cell::server_text(Some(event.outcome)),
         Cell::inet(event.ip),
         Cell::interval(learned.latency.map(|latency| (0, latency))),
+        Cell::server_text(event.person.map(|person| person.member)),
+        Cell::server_text(event.person.map(|person| person.role)),
     ]
 }
 

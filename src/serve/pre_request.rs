@@ -1,19 +1,21 @@
 //! `pre_request`: the function that PostgREST calls before each request. PostgREST puts the request
 //! into settings of the transaction. A refusal is an error, which PostgREST turns into a response.
 
-use super::authenticate::{self, HttpRequest};
-use super::client_ip::collect;
-use super::pre_request_settings as settings;
-use crate::catalog::policy::Policy;
-use crate::verdict::{Row, Verdict, Words};
+use super::outcome::Outcome;
+use super::response::object;
+use crate::calls::authenticate::{self, HttpRequest};
+use crate::calls::client_ip::collect;
+use crate::calls::pre_request_settings as settings;
+use keysmith_core::http::error::HttpError;
+use keysmith_core::http::headers::Header;
 use keysmith_core::policy::forwarded::client_behind_proxy;
-use keysmith_core::policy::header::Schemes;
 use pg::call::{Call, sql_functions};
 use pg::error::{Code, Error, Result};
 use pg::jsonb::Json;
-use pg::settings::custom;
+use pg::settings::{custom, set_local};
 use pg::{input, text};
 use pgrx::pg_sys::Datum;
+use serde_json::{Value, json};
 use std::ffi::{CStr, CString};
 use std::net::IpAddr;
 
@@ -36,11 +38,14 @@ fn pre_request(call: &Call) -> Result<Option<Datum>> {
         spend: 0,
         weight: None,
     };
-    let (verdict, policy) = authenticate::decide::<Row>(call.memory(), &request)?;
-    if verdict.reason.is_good() {
-        return Ok(None);
+    let (verdict, policy) = authenticate::decide::<Outcome>(call.memory(), &request)?;
+    let outcome = verdict.record;
+    let headers = settings::sends_headers().then(|| outcome.headers(&policy, false));
+    if outcome.is_refusal() {
+        return Err(refusal(outcome.error, headers.as_deref()));
     }
-    Err(Answer::of(&verdict, &policy).refusal(&policy.schemes))
+    add_headers(headers.as_deref().unwrap_or_default());
+    Ok(None)
 }
 
 /// A setting of the transaction. After one was set, it is empty in later transactions of the
@@ -72,56 +77,35 @@ fn address(headers: Option<Json>) -> Option<IpAddr> {
     client_behind_proxy(|address| proxies.trusts(address), &x_forwarded_for, &forwarded)
 }
 
-/// The answer for the client.
-struct Answer {
-    status: i32,
-    code: String,
-    message: String,
-    /// In whole seconds, rounded up.
-    retry_after: Option<i64>,
+/// The headers of an accepted request's response. PostgREST takes an array, in which each header is an
+/// object.
+fn add_headers(headers: &[Header]) {
+    if headers.is_empty() {
+        return;
+    }
+    const NAME: &CStr = c"response.headers";
+    let given = setting(NAME).and_then(|given| text::from_server(given.to_bytes()));
+    let given = given.and_then(|given| serde_json::from_str::<Vec<Value>>(&given).ok());
+    let mut all = given.unwrap_or_default();
+    all.extend(headers.iter().map(|(name, value)| json!({ *name: value })));
+    set_local(NAME, &text::to_server(&Value::Array(all).to_string()));
 }
 
-impl Answer {
-    fn of(verdict: &Verdict, policy: &Policy) -> Answer {
-        let words = Words::of(policy, verdict.reason);
-        let seconds = |wait: i64| wait.max(1).saturating_add(999_999) / 1_000_000;
-        Answer {
-            status: words.status,
-            code: text::lossy(words.code),
-            message: text::lossy(words.message),
-            retry_after: verdict.retry_after.map(seconds),
-        }
-    }
-
-    fn refusal(self, schemes: &Schemes) -> Error {
-        let hint = self.retry_after.map(|seconds| format!("Try again in {seconds} s."));
-        if settings::sends_headers() {
-            let body = serde_json::json!({
-                "code": self.code,
-                "message": self.message,
-                "details": null,
-                "hint": hint,
-            });
-            let mut headers = serde_json::Map::new();
-            if self.status == 401
-                && let challenges = schemes.challenges().collect::<Vec<_>>().join(", ")
-                && !challenges.is_empty()
-            {
-                headers.insert("WWW-Authenticate".into(), challenges.into());
-            }
-            if let Some(seconds) = self.retry_after {
-                headers.insert("Retry-After".into(), seconds.to_string().into());
-            }
-            let response = serde_json::json!({ "status": self.status, "headers": headers });
-            return Error::new(Code::RefusedWithHeaders, body.to_string())
-                .detail(response.to_string());
-        }
-        let error = Error::new(Code::Refused(digits(self.status)), self.message).detail(self.code);
-        match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
-    }
+/// The error that PostgREST turns into a response. It has no other form for the body.
+fn refusal(error: HttpError, headers: Option<&[Header]>) -> Error {
+    let status = error.status();
+    let hint = error.retry_after().map(|seconds| format!("Try again in {seconds} s."));
+    let Some(headers) = headers else {
+        let raised = Error::new(Code::Refused(digits(status)), error.message).detail(error.code);
+        return match hint {
+            Some(hint) => raised.hint(hint),
+            None => raised,
+        };
+    };
+    let body =
+        json!({ "code": error.code, "message": error.message, "details": null, "hint": hint });
+    let response = json!({ "status": status, "headers": object(headers) });
+    Error::new(Code::RefusedWithHeaders, body.to_string()).detail(response.to_string())
 }
 
 /// The three digits of a status.
