@@ -8,8 +8,7 @@ use crate::decide::lookup::Reader;
 use crate::decide::needs::NeededScopes;
 use crate::decide::presented::Sought;
 use crate::identity::{self, Identity};
-use crate::verdict::Standing;
-use crate::verdict::{Facts, Form, Holder, Verdict};
+use crate::verdict::{Facts, Form, Holder, Standing, Verdict, Words};
 use crate::{lag, request_id, usage};
 use keysmith_core::policy::rules::{self, Demand};
 use keysmith_core::policy::verdict::Reason;
@@ -169,7 +168,8 @@ impl<'a> Decision<'a> {
         let policy = &*self.policy;
         let keyspace = policy.existing(self.keyspace);
         let request_id = &request_id::next(now);
-        let facts = Facts { policy, keyspace, reason, holder, standing, request_id };
+        let words = Words::of(policy, reason);
+        let facts = Facts { keyspace, reason, words, holder, standing, request_id };
         Verdict::form(memory, catalog, &facts)
     }
 
