@@ -19,6 +19,7 @@ thread_local! {
 
 /// An id for a request at this moment. If the operating system has no entropy, it is the nil uuid:
 /// a decision does not fail for lack of an id.
+#[inline(always)]
 pub fn next(moment: i64) -> [u8; 16] {
     POOL.with_borrow_mut(|pool| {
         if pool.used == pool.bytes.len() {

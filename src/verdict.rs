@@ -1,7 +1,7 @@
 //! The answer of a decision: the key that it is about, the limits and credits that are left, and
 //! the row.
 
-use crate::catalog::policy::{DEFAULT, Policy};
+use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use crate::limit::Left;
 use keysmith_core::policy::verdict::Reason;
@@ -62,6 +62,7 @@ pub struct Holder<'a> {
 }
 
 /// The answer for the client, in the keyspace's wording.
+#[derive(Clone, Copy)]
 pub struct Words<'a> {
     pub status: i32,
     pub code: &'a [u8],
@@ -69,7 +70,7 @@ pub struct Words<'a> {
 }
 
 impl Words<'_> {
-    #[inline]
+    #[inline(always)]
     pub fn of(policy: &Policy, reason: Reason) -> Words<'_> {
         let answer = reason.answer();
         let wording = policy.wording(answer);
@@ -87,10 +88,10 @@ impl Words<'_> {
 
 /// What a verdict tells.
 pub struct Facts<'a> {
-    pub policy: &'a Policy,
     /// The keyspace that was asked about, if it exists.
     pub keyspace: Option<&'a [u8]>,
     pub reason: Reason,
+    pub words: Words<'a>,
     pub holder: Option<&'a Holder<'a>>,
     pub standing: &'a Standing<'a>,
     pub request_id: &'a [u8; 16],
@@ -110,9 +111,14 @@ pub struct Row;
 impl Form for Row {
     type Record<'m> = Composite<'m>;
 
-    #[inline]
+    #[inline(always)]
     fn record<'m>(catalog: &Catalog, memory: Memory<'m>, facts: &Facts) -> Composite<'m> {
-        write(memory, facts, |room| catalog.tables.verdict.row(memory, room))
+        let row_type = &catalog.tables.verdict;
+        match facts.holder {
+            // Most columns are null then. The compiler leaves out what writes their values.
+            None => write(memory, facts, None, |room| row_type.row(memory, room)),
+            holder => write(memory, facts, holder, |room| row_type.row(memory, room)),
+        }
     }
 }
 
@@ -124,7 +130,7 @@ impl Form for Json {
 
     #[inline]
     fn record<'m>(_: &Catalog, memory: Memory<'m>, facts: &Facts) -> Self::Record<'m> {
-        write(memory, facts, |room| JsonWriter::new(memory, columns::LABELS, room))
+        write(memory, facts, facts.holder, |room| JsonWriter::new(memory, columns::LABELS, room))
     }
 }
 
@@ -136,26 +142,13 @@ pub struct Verdict<'m, F: Form = Row> {
 }
 
 impl<'m, F: Form> Verdict<'m, F> {
-    /// Forms the verdict in a memory context. `keyspace` is the keyspace that was asked about.
+    /// Forms the verdict in a memory context.
     #[inline]
-    pub fn form(
-        memory: Memory<'m>,
-        catalog: &Catalog,
-        policy: &Policy,
-        keyspace: &[u8],
-        reason: Reason,
-        holder: Option<&Holder>,
-        standing: &Standing,
-        moment: i64,
-    ) -> Verdict<'m, F> {
-        let is_known = policy.exists() || keyspace == DEFAULT.as_bytes();
-        let keyspace = is_known.then_some(keyspace);
-        let request_id = crate::request_id::next(moment);
-        let facts = Facts { policy, keyspace, reason, holder, standing, request_id: &request_id };
+    pub fn form(memory: Memory<'m>, catalog: &Catalog, facts: &Facts) -> Verdict<'m, F> {
         Verdict {
-            record: F::record(catalog, memory, &facts),
-            status: Words::of(policy, reason).status,
-            request_id,
+            record: F::record(catalog, memory, facts),
+            status: facts.words.status,
+            request_id: *facts.request_id,
         }
     }
 }
@@ -165,10 +158,11 @@ impl<'m, F: Form> Verdict<'m, F> {
 fn write<W: RecordWriter>(
     memory: Memory,
     facts: &Facts,
+    holder: Option<&Holder>,
     begin: impl FnOnce(usize) -> W,
 ) -> W::Record {
-    let Facts { policy, keyspace, reason, holder, standing, request_id } = *facts;
-    let Words { status, code, message } = Words::of(policy, reason);
+    let Facts { keyspace, reason, words, standing, request_id, .. } = *facts;
+    let Words { status, code, message } = words;
     let reason_name = reason.name().as_bytes();
     let limit = standing.limit.as_ref();
     let missing_scopes = standing.missing_scopes.as_deref().map(str::as_bytes);

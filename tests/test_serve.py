@@ -668,7 +668,7 @@ def test_a_request_of_a_person_is_recorded_as_such(people):
     people.admin.call("flush_usage")
     rows = people.admin.rows("SELECT method, endpoint, status, key_id, member FROM keysmith.usage ORDER BY at")
     assert rows == [("POST", "/v1/keys", 201, None, "ann"), ("GET", "/v1/models", 200, None, "ann")]
-    assert people.admin.value("SELECT member FROM keysmith.audit WHERE key_id = %s",
+    assert people.admin.value("SELECT acting_member FROM keysmith.audit WHERE key_id = %s",
                               answer.body["key_id"]) == "ann"
 
 

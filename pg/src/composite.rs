@@ -102,7 +102,9 @@ impl RowType {
 
     /// Begins a row. `variable` is the total length of its values of variable length, plus
     /// `ROOM_OF_ELEMENT` for each element of an array.
-    #[inline]
+    // Inlined, as is all of the writer, so that the compiler knows at each column how many came
+    // before it.
+    #[inline(always)]
     pub fn row<'m>(&self, memory: Memory<'m>, variable: usize) -> RowWriter<'m> {
         let begin = (std::mem::offset_of!(HeapTupleHeaderData, t_bits) + self.columns.div_ceil(8))
             .next_multiple_of(8);
@@ -174,34 +176,34 @@ impl RowWriter<'_> {
 impl<'m> RecordWriter for RowWriter<'m> {
     type Record = Composite<'m>;
 
-    #[inline]
+    #[inline(always)]
     fn boolean(&mut self, value: bool) {
         self.optional(Form::Boolean, Some(value), |buffer, value| {
             buffer.fixed(&[u8::from(value)], 1)
         });
     }
 
-    #[inline]
+    #[inline(always)]
     fn integer(&mut self, value: Option<i32>) {
         self.optional(Form::Integer, value, |buffer, value| buffer.fixed(&value.to_ne_bytes(), 4));
     }
 
-    #[inline]
+    #[inline(always)]
     fn bigint(&mut self, value: Option<i64>) {
         self.optional(Form::Bigint, value, |buffer, value| buffer.fixed(&value.to_ne_bytes(), 8));
     }
 
-    #[inline]
+    #[inline(always)]
     fn timestamp(&mut self, value: Option<i64>) {
         self.bigint(value);
     }
 
-    #[inline]
+    #[inline(always)]
     fn uuid(&mut self, value: Option<&[u8; 16]>) {
         self.optional(Form::Uuid, value, |buffer, value| buffer.fixed(value, 1));
     }
 
-    #[inline]
+    #[inline(always)]
     fn interval(&mut self, value: Option<i64>) {
         self.optional(Form::Interval, value, |buffer, time| {
             let mut value = [0; size_of::<pg_sys::Interval>()];
@@ -211,16 +213,16 @@ impl<'m> RecordWriter for RowWriter<'m> {
         });
     }
 
-    #[inline]
+    #[inline(always)]
     fn text(&mut self, value: Option<&[u8]>) {
         self.optional(Form::Text, value, |buffer, value| {
             if value.len() < MOST_SHORT {
-                buffer.fixed(&[((value.len() as u8 + 1) << 1) | 1], 1);
+                buffer.short(value);
             } else {
                 buffer.align(4);
                 buffer.write(&varlena_header(value.len()));
+                buffer.write(value);
             }
-            buffer.write(value);
         });
     }
 
@@ -232,7 +234,7 @@ impl<'m> RecordWriter for RowWriter<'m> {
         });
     }
 
-    #[inline]
+    #[inline(always)]
     fn jsonb(&mut self, value: Option<StoredJsonb>) {
         self.optional(Form::Jsonb, value, |buffer, value| {
             if !value.is_short() {
@@ -243,7 +245,7 @@ impl<'m> RecordWriter for RowWriter<'m> {
     }
 
     /// It is an error if the columns are not those of the type, or did not fit.
-    #[inline]
+    #[inline(always)]
     fn finish(self) -> Composite<'m> {
         let RowWriter { buffer, column, present, forms, expected } = self;
         let Buffer { bytes, used } = buffer;
@@ -273,6 +275,17 @@ impl Buffer<'_> {
     #[inline]
     fn align(&mut self, alignment: usize) {
         self.used = self.used.next_multiple_of(alignment);
+    }
+
+    /// Writes a value with a header of one byte.
+    #[inline]
+    fn short(&mut self, value: &[u8]) {
+        let end = self.used + 1 + value.len();
+        if let Some([header, content @ ..]) = self.bytes.get_mut(self.used..end) {
+            *header = ((value.len() as u8 + 1) << 1) | 1;
+            content.copy_from_slice(value);
+        }
+        self.used = end;
     }
 
     #[inline]

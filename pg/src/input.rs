@@ -43,7 +43,7 @@ pub fn uuid(text: &str) -> Option<[u8; 16]> {
     }
 }
 
-/// The elements of a `text[]`: `None` for a null, and for a text that has no UTF-8 form.
+/// The elements of a `text[]`; `None` for a null, and for a text that has no UTF-8 form.
 pub fn texts(text: &str) -> Option<Vec<Option<String>>> {
     // SAFETY: the input function of arrays returns an array.
     let content = unsafe {

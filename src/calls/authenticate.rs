@@ -68,7 +68,7 @@ pub fn decide<'m, F: Form>(
     let catalog = decision::catalog(request.keyspace)?;
     let reader = Reader::new(&catalog);
     let (policy, sought) = seek(memory, &reader, request)?;
-    let required = required(request.method, request.path, request.variant, &policy);
+    let required = required(request.method, &path(request.path), request.variant, &policy);
     let verdict = decide_by(memory, &reader, &policy, sought, request, &required)?;
     Ok((verdict, policy))
 }
@@ -172,16 +172,25 @@ impl RouteRequirement<'_> {
     }
 }
 
+/// The path of a request, or why it matches no route.
+pub type RequestPath = std::result::Result<Path, &'static str>;
+
+pub fn path(text: Option<&[u8]>) -> RequestPath {
+    const MOST_WITH_QUERY: usize = 64 * 1024;
+    let text = text.filter(|text| text.len() <= MOST_WITH_QUERY);
+    let text = text.ok_or("the request has no path, or one that is too long")?;
+    Path::parse(text).ok_or("servers may understand the path in different ways")
+}
+
 /// The requirements of a request, from its method, path and variant. A request without a method or
 /// path is refused, and so is a path that servers may understand in different ways.
 pub fn required<'a>(
     method: Option<&[u8]>,
-    path: Option<&[u8]>,
+    path: &RequestPath,
     variant: Option<&[u8]>,
     policy: &'a Policy,
 ) -> RouteRequirement<'a> {
     const MOST: usize = 1024;
-    const MOST_WITH_QUERY: usize = 64 * 1024;
     let impossible = |why: &'static str| RouteRequirement {
         needs: NeededScopes::Impossible(why.into()),
         kind: None,
@@ -192,17 +201,15 @@ pub fn required<'a>(
         Some(name) if name.len() <= MOST && is_requested_method(name) => name,
         _ => return impossible("the request has no method"),
     };
-    let Some(path) = path.filter(|path| path.len() <= MOST_WITH_QUERY) else {
-        return impossible("the request has no path, or one that is too long");
-    };
-    let Some(path) = Path::parse(path) else {
-        return impossible("servers may understand the path in different ways");
+    let path = match path {
+        Ok(path) => path,
+        Err(why) => return impossible(why),
     };
     let variant = variant.unwrap_or_default();
     if variant.len() > MOST {
         return impossible("the variant is too long");
     }
-    match policy.route(method, &path, variant) {
+    match policy.route(method, path, variant) {
         Match::Route(route) => RouteRequirement {
             needs: NeededScopes::Route(&route.scopes),
             kind: route.kind.as_deref(),

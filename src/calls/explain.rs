@@ -59,7 +59,8 @@ fn explain_verify(call: &Call) -> Result<Option<Datum>> {
     };
     let is_request = call.datum(10).is_some() || call.datum(11).is_some();
     let required = if is_request {
-        authenticate::required(text(call, 10), text(call, 11), text(call, 12), &policy)
+        let path = authenticate::path(text(call, 11));
+        authenticate::required(text(call, 10), &path, text(call, 12), &policy)
     } else {
         let needs = Listed::read(call.array(1)).map_or_else(
             |rule| NeededScopes::Impossible(format!("verify raises KS400: scopes {rule}").into()),

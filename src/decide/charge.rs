@@ -26,7 +26,7 @@ impl Default for Charge<'_> {
 
 impl Charge<'_> {
     /// Charges the request in full, or not at all.
-    #[inline]
+    #[inline(always)]
     pub fn collect<'a>(
         &'a self,
         catalog: &Catalog,

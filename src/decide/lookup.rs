@@ -100,7 +100,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Finds the rows of a key, and notes their places in the directory.
-    #[inline]
+    #[inline(always)]
     pub fn find(
         &self,
         sought: Sought,

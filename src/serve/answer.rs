@@ -32,7 +32,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn new(verdict: &Decided, status: i32, headers: Vec<Header>) -> Answer {
+    fn new(verdict: Decided, status: i32, headers: Vec<Header>) -> Answer {
         Answer {
             is_handled: true,
             status,
@@ -40,24 +40,24 @@ impl Answer {
             body: None,
             request_id: Some(verdict.request_id),
             is_good: !verdict.record.is_refusal(),
-            tenant: verdict.record.tenant.clone(),
+            tenant: verdict.record.tenant,
             key_id: verdict.record.key_id,
         }
     }
 
     /// The application answers, and adds the headers.
-    pub fn not_handled(policy: &Policy, verdict: &Decided) -> Answer {
+    pub fn not_handled(policy: &Policy, verdict: Decided) -> Answer {
         let headers = verdict.record.headers(policy, false);
         Answer { is_handled: false, ..Answer::new(verdict, 200, headers) }
     }
 
-    pub fn done(policy: &Policy, verdict: &Decided, done: Done) -> Answer {
+    pub fn done(policy: &Policy, verdict: Decided, done: Done) -> Answer {
         let mut headers = verdict.record.headers(policy, done.shows_key);
         headers.extend(done.body.as_ref().map(|_| ("Content-Type", JSON.into())));
         Answer { body: done.body, ..Answer::new(verdict, done.status, headers) }
     }
 
-    pub fn error(policy: &Policy, verdict: &Decided, error: HttpError) -> Answer {
+    pub fn error(policy: &Policy, verdict: Decided, error: HttpError) -> Answer {
         let error = HttpError { request_id: Some(output::uuid(&verdict.request_id)), ..error };
         let mut headers = verdict.record.headers_with(policy, &error, false);
         headers.push(("Content-Type", policy.error_body.content_type().into()));

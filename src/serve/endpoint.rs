@@ -2,7 +2,6 @@
 
 use super::failure::Failure;
 use super::operations;
-use crate::calls::authenticate::HttpRequest;
 use crate::catalog::policy::{self, Policy};
 use keysmith_core::http::operation::Operation;
 use keysmith_core::http::query;
@@ -32,32 +31,28 @@ pub struct Endpoint<'p> {
 }
 
 impl<'p> Place<'p> {
-    pub fn of(policy: &'p Policy, request: &HttpRequest) -> Place<'p> {
-        if policy.endpoints().is_empty() {
-            return Place::Elsewhere;
-        }
-        let path = request.path.and_then(Path::parse);
-        let (Some(method), Some(path)) = (request.method, path) else { return Place::Elsewhere };
-        let Some((_, first)) = policy.endpoints().at(&path).next() else { return Place::Elsewhere };
+    pub fn of(policy: &'p Policy, method: Option<&[u8]>, path: Option<&Path>) -> Place<'p> {
+        let (Some(method), Some(path)) = (method, path) else { return Place::Elsewhere };
+        let Some((_, first)) = policy.endpoints().at(path).next() else { return Place::Elsewhere };
         // A listed route that is as specific belongs to the application.
-        let is_theirs = |method: &[u8]| match policy.route(method, &path, b"") {
+        let is_theirs = |method: &[u8]| match policy.route(method, path, b"") {
             Match::Route(route) => is_as_specific(route.pattern(), &first.pattern),
             Match::UnknownVariant => true,
             Match::Unlisted => false,
         };
-        if let Match::Route(found) = policy.endpoints().find(method, &path, b"") {
-            return Place::Endpoint(Endpoint { of: found, id: id(found, &path) });
+        if let Match::Route(found) = policy.endpoints().find(method, path, b"") {
+            return Place::Endpoint(Endpoint { of: found, id: id(found, path) });
         }
         let asks = method.eq_ignore_ascii_case(b"OPTIONS");
         let has_own_options = || {
-            let mut routes = policy.routes_at(&path);
+            let mut routes = policy.routes_at(path);
             routes.any(|(method, _)| method.eq_ignore_ascii_case(b"OPTIONS"))
         };
         match asks {
             true if has_own_options() => Place::Elsewhere,
-            true => Place::Options(methods(policy, &path)),
+            true => Place::Options(methods(policy, path)),
             false if is_theirs(method) => Place::Elsewhere,
-            false => Place::OtherMethods(methods(policy, &path)),
+            false => Place::OtherMethods(methods(policy, path)),
         }
     }
 }

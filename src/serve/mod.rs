@@ -87,12 +87,12 @@ fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answe
     let memory = call.memory();
     let reader = Reader::new(catalog);
     let (policy, sought) = authenticate::seek(memory, &reader, request)?;
-    let place = Place::of(&policy, request);
+    let path = authenticate::path(request.path);
+    let place = Place::of(&policy, request.method, path.as_ref().ok());
     if let Place::Options(methods) = place {
         return Ok(Answer::options(methods));
     }
-    let mut required =
-        authenticate::required(request.method, request.path, request.variant, &policy);
+    let mut required = authenticate::required(request.method, &path, request.variant, &policy);
     required.needs_key = matches!(place, Place::Endpoint(_));
     let person = match sought {
         Err(Reason::Missing) => person(request.keyspace),
@@ -102,32 +102,34 @@ fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answe
         Some(person) => Outcome::of_person(person, &policy, &required.needs),
         None => authenticate::decide_by(memory, &reader, &policy, sought, request, &required)?,
     };
+    let (id, decided) = (verdict.request_id, verdict.status);
     let mut answer = match place {
         _ if verdict.record.is_refusal() => {
-            Answer::error(&policy, &verdict, verdict.record.error.clone())
+            let error = verdict.record.error.clone();
+            Answer::error(&policy, verdict, error)
         }
-        Place::Elsewhere | Place::Options(_) => Answer::not_handled(&policy, &verdict),
+        Place::Elsewhere | Place::Options(_) => Answer::not_handled(&policy, verdict),
         Place::OtherMethods(methods) => {
             let error = worded(&policy, verdict::Answer::MethodNotAllowed);
-            Answer::error(&policy, &verdict, error).with_allow(methods)
+            Answer::error(&policy, verdict, error).with_allow(methods)
         }
         Place::Endpoint(endpoint) => {
             let body = call.jsonb(position::BODY);
             let request = Request { path: request.path, headers: request.headers, body };
             match endpoint.done(&request) {
-                Ok(done) => Answer::done(&policy, &verdict, done),
-                Err(failure) => Answer::error(&policy, &verdict, failure.told(&policy)),
+                Ok(done) => Answer::done(&policy, verdict, done),
+                Err(failure) => Answer::error(&policy, verdict, failure.told(&policy)),
             }
         }
     };
-    let (id, status) = (&verdict.request_id, answer.status);
+    let status = answer.status;
     match person {
         // The record of act_as says nothing about the request.
         Some(_) => {
             let path = request.path.filter(|_| policy.usage_details);
-            log_request::answered(id, status, request.method, path);
+            log_request::answered(&id, status, request.method, path);
         }
-        None if status != verdict.status => log_request::answered(id, status, None, None),
+        None if status != decided => log_request::answered(&id, status, None, None),
         None => {}
     }
     if request.method.is_some_and(|method| method.eq_ignore_ascii_case(b"HEAD")) {
@@ -138,7 +140,7 @@ fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answe
 
 /// The person for whom the transaction acts, if the request is to that keyspace.
 fn person(keyspace: &[u8]) -> Option<Rc<Identity>> {
-    // A person who has ended is none: the request is refused as one without a key.
+    // If the person may no longer act, the request is refused as one without a key.
     let identity = identity::current().ok().flatten()?;
     (identity.key.is_none() && *identity.keyspace == *keyspace).then_some(identity)
 }

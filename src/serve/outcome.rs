@@ -20,6 +20,7 @@ use std::rc::Rc;
 /// The parts of a verdict that responses need. As the form of a decision, it takes the place of a
 /// row.
 pub struct Outcome {
+    /// That of a verdict that was given.
     keyspace: Option<Vec<u8>>,
     /// The refusal. If the request may go on, its answer is `Ok`.
     pub error: HttpError,
@@ -32,12 +33,11 @@ impl Form for Outcome {
     type Record<'m> = Outcome;
 
     fn record<'m>(_: &Catalog, _: Memory<'m>, facts: &Facts) -> Outcome {
-        let Facts { reason, holder, standing, .. } = *facts;
-        let words = Words::of(facts.policy, reason);
+        let Facts { reason, words, holder, standing, .. } = *facts;
         // Most requests are not refused, and their words are not told.
         let told = |text: &[u8]| if reason.is_good() { String::new() } else { text::lossy(text) };
         Outcome {
-            keyspace: facts.keyspace.map(<[u8]>::to_vec),
+            keyspace: None,
             error: HttpError {
                 answer: reason.answer(),
                 status: words.status,
@@ -73,7 +73,7 @@ impl Outcome {
         let (reason, missing_scopes) = refusal.unwrap_or((Reason::Ok, None));
         let Words { status, code, message } = Words::of(policy, reason);
         let outcome = Outcome {
-            keyspace: Some(person.keyspace.to_vec()),
+            keyspace: None,
             error: HttpError {
                 answer: reason.answer(),
                 status,

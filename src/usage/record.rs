@@ -95,6 +95,7 @@ pub fn signed_in(
 }
 
 /// Counts a request without a known key.
+#[inline(always)]
 pub fn unknown(policy: &Policy, keyspace: &[u8], request: &Request, reason: Reason) {
     pending::hand_on();
     if policy.usage_log == UsageLog::Nothing {

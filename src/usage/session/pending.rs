@@ -24,6 +24,7 @@ thread_local! {
 }
 
 /// Makes a record pending. The one before it goes on.
+#[inline(always)]
 pub fn put(request_id: &[u8; 16], record: &[u8]) {
     let found = worker_slot::find_place();
     hand_on();
