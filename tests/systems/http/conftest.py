@@ -10,7 +10,7 @@ from ..products import Product
 from . import site as sites
 
 ROLES = {"systems_server": ["verifier", "issuer"], "systems_dashboard": ["verifier", "issuer", "host"]}
-# clipia's generations. What refers to a model is checked at the commit.
+# clipia's generations. The reference to a model is checked at the commit.
 GENERATIONS = """
     CREATE TABLE model (name text PRIMARY KEY);
     INSERT INTO model VALUES ('flux-dev');
@@ -22,7 +22,7 @@ GENERATIONS = """
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(cluster, with_systems, tmp_path_factory):
     """The name of the database, and the site."""
     dbname = "systems_over_http"

@@ -107,6 +107,18 @@ def test_a_scope_allows_these_requests_and_no_others(site, rimp, scope):
         assert site.run(REQUESTS[request], ADMIN_KEY=key.api_key) == insufficient("admin")
 
 
+@pytest.mark.parametrize("role, refused", [
+    ("admin", None), ("developer", "admin"), ("viewer", "images:write")])
+def test_a_key_without_scopes_may_do_what_its_owner_may(site, rimp, role, refused):
+    rimp.member("ann", role)
+    key = rimp.mint(owner="ann")
+    for needed, request in (("generations:read", "GET /v1/generations/{id}"), ("images:write", "POST /v1/images")):
+        assert site.send(REQUESTS[request], key) == (
+            insufficient(needed) if needed == refused else stand_in(rimp))
+    made = site.run(REQUESTS["POST /v1/api-keys"], ADMIN_KEY=key.api_key)
+    assert made.status == (403 if refused else 201)
+
+
 def test_a_comparison_with_videos_needs_both_scopes(site, rimp):
     both = ["images:write", "videos:write"]
     for scopes, answer in ((both[:1], insufficient("images:write videos:write")), (both, stand_in(rimp))):
