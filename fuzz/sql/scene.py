@@ -5,7 +5,7 @@ from values import literal
 
 ROLES = ["postgres", "admin", "verifier", "host", "issuer", "auditor", "stranger"]
 # The weight of each role's calls.
-WEIGHTS = [3, 3, 2, 2, 2, 1]
+WEIGHTS = [3, 3, 2, 2, 2, 2, 1]
 OWNERS = ["postgres", "verifier", "admin", "stranger"]
 SETTINGS = {
     "keysmith__usage_flush_interval": "100ms", "keysmith__usage_buffer": "1MB", "keysmith__max_buckets": "64",

@@ -29,6 +29,7 @@ unsafe extern "C-unwind" {
     ) -> bool;
 
     // These raise no error, unless memory is corrupt.
+    pub fn GetUserId() -> Oid;
     pub fn RecoveryInProgress() -> bool;
     pub fn GetLatestXTime() -> TimestampTz;
     pub fn GetCurrentTimestamp() -> TimestampTz;

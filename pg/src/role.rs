@@ -1,5 +1,6 @@
 //! Work as another role.
 
+use crate::direct;
 use crate::error::Result;
 use crate::settings::set_for_now;
 use crate::spi;
@@ -8,9 +9,10 @@ use pgrx::pg_sys::{self, Oid};
 use std::ffi::c_int;
 
 /// The current user.
+#[inline]
 pub fn current() -> Oid {
     // SAFETY: reads a variable of the session.
-    unsafe { pg_sys::GetUserId() }
+    unsafe { direct::GetUserId() }
 }
 
 /// The session user: the role that connected, or the role of SET SESSION AUTHORIZATION.

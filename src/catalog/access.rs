@@ -13,7 +13,7 @@ use pg::scan::{Row, ScanKey, Snapshot};
 use pg::text::{lossy, name_of_role, quoted_name};
 use pg::trigger::{Returned, TriggerCall, trigger_functions};
 use pgrx::pg_sys::Oid;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 trigger_functions! {
     keysmith_access_changed => access_changed;
@@ -61,6 +61,8 @@ struct Remembered {
 const MOST_USERS: usize = 16;
 
 thread_local! {
+    /// The user who may decide about all keyspaces, and asked last.
+    static FREE: Cell<(Oid, [u64; 2])> = const { Cell::new((Oid::INVALID, [u64::MAX; 2])) };
     static REMEMBERED: RefCell<Remembered> =
         const { RefCell::new(Remembered { counts: [u64::MAX; 2], users: Vec::new() }) };
 }
@@ -69,7 +71,12 @@ thread_local! {
 /// a binding to some keyspaces narrows it.
 #[inline]
 pub fn must_decide(catalog: &Catalog, keyspace: &[u8]) -> Result<()> {
-    let (user, counts) = (role::current(), [catalog.changes, invalidation::changes_of_roles()]);
+    let asked = (role::current(), [catalog.changes, invalidation::changes_of_roles()]);
+    if FREE.get() == asked { Ok(()) } else { ask(catalog, asked, keyspace) }
+}
+
+#[cold]
+fn ask(catalog: &Catalog, (user, counts): (Oid, [u64; 2]), keyspace: &[u8]) -> Result<()> {
     let known = REMEMBERED.with_borrow(|remembered| {
         let mut known = remembered.users.iter().filter(|_| remembered.counts == counts);
         known.find(|(known, _)| *known == user).map(|(_, keyspaces)| keyspaces.have(keyspace))
@@ -81,10 +88,12 @@ pub fn must_decide(catalog: &Catalog, keyspace: &[u8]) -> Result<()> {
     }
 }
 
-#[cold]
 fn look_again(catalog: &Catalog, user: Oid, counts: [u64; 2], keyspace: &[u8]) -> Result<()> {
     let keyspaces = Keyspaces::of(catalog, user, DECIDING);
     let is_theirs = keyspaces.have(keyspace);
+    if matches!(keyspaces, Keyspaces::All) {
+        FREE.set((user, counts));
+    }
     REMEMBERED.with_borrow_mut(|remembered| {
         if remembered.counts != counts || remembered.users.len() >= MOST_USERS {
             *remembered = Remembered { counts, users: Vec::new() };
@@ -121,7 +130,6 @@ impl Keyspaces {
         if is_free || bound.is_empty() { Keyspaces::All } else { Keyspaces::Only(bound) }
     }
 
-    #[inline]
     fn have(&self, keyspace: &[u8]) -> bool {
         match self {
             Keyspaces::All => true,
