@@ -1,5 +1,6 @@
 //! Work as another role.
 
+use crate::direct;
 use crate::error::Result;
 use crate::settings::set_for_now;
 use crate::spi;
@@ -10,7 +11,7 @@ use std::ffi::c_int;
 /// The current user.
 pub fn current() -> Oid {
     // SAFETY: reads a variable of the session.
-    unsafe { pg_sys::GetUserId() }
+    unsafe { direct::GetUserId() }
 }
 
 /// The session user: the role that connected, or the role of SET SESSION AUTHORIZATION.
