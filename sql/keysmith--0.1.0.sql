@@ -4807,6 +4807,19 @@ COMMENT ON FUNCTION keysmith.problem(keysmith.verdict) IS
 -- requires:
 --   serve_response
 
+-- The description of an API.
+
+CREATE FUNCTION keysmith.openapi(keyspace text DEFAULT 'default') RETURNS jsonb
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_openapi';
+COMMENT ON FUNCTION keysmith.openapi(text) IS
+'The OpenAPI document of a keyspace''s endpoints and routes; for its customers';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   serve_openapi
+
 -- The part of help() that the catalog does not have: the functions by task, each with an example,
 -- and a few words on each argument.
 
@@ -4828,6 +4841,9 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
     ('Decide', 'authenticate_json',
      E'SELECT keysmith.authenticate_json(\n'
      '    ''{"Authorization": "Bearer ks_live_..."}'', ''GET'', ''/v1/images/42'');'),
+    ('Decide', 'serve',
+     E'SELECT handled, status, headers, body FROM keysmith.serve(\n'
+     '    ''{"Authorization": "Bearer ks_live_..."}'', ''GET'', ''/v1/keys'');'),
     ('Decide', 'response_headers',
      $e$SELECT status, keysmith.response_headers(v) FROM keysmith.verify('ks_live_...') v;$e$),
     ('Decide', 'problem',
@@ -4896,6 +4912,11 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      $e$SELECT keysmith.define_route('default', 'GET', '/v1/images/{id}', 'images:read');$e$),
     ('Keyspaces', 'remove_route',
      $e$SELECT keysmith.remove_route('default', 'GET', '/v1/images/{id}');$e$),
+    ('Keyspaces', 'define_endpoint',
+     $e$SELECT keysmith.define_endpoint('default', 'POST', '/v1/keys', 'mint');$e$),
+    ('Keyspaces', 'remove_endpoint',
+     $e$SELECT keysmith.remove_endpoint('default', 'GET', '/v1/me');$e$),
+    ('Keyspaces', 'openapi',            'SELECT jsonb_pretty(keysmith.openapi());'),
     ('Credits', 'add_credits',          $e$SELECT keysmith.add_credits(1000, tenant => 'acme');$e$),
     ('Credits', 'limit_status',         'SELECT * FROM keysmith.limit_status();'),
     ('Access', 'grant_access',          $e$SELECT keysmith.grant_access('app', 'verifier');$e$),
@@ -4998,6 +5019,9 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('authenticate', 'weight',          'how many calls it counts as in rate limits; null as the route says'),
     ('authenticate_json', 'keyspace',      'as for authenticate'),
     ('authenticate_json', 'weight',        'as for authenticate'),
+    ('serve', 'body',                   'the JSON body of the request; null for none'),
+    ('serve', 'keyspace',               'the keyspace that has the key, the routes and the endpoints'),
+    ('serve', 'peer',                   'the address that connects to your server; used if ip is null'),
     ('explain_verify', 'scopes',        'as for verify; ignored with a method and path, since their route has scopes'),
     ('explain_verify', 'keyspace',      'the keyspace that must have the key'),
     ('explain_verify', 'kind',          'as for verify'),
@@ -5068,12 +5092,20 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('define_route', 'method',          'GET, POST and so on; * for all'),
     ('define_route', 'pattern',         'the paths, such as /v1/images/{id}; * at the end for the rest'),
     ('define_route', 'scopes',          'the scopes that it needs; {} for any valid key'),
-    ('define_route', 'public',          'whether requests without a key may use it'),
     ('define_route', 'kind',            'secret if it needs a secret key; null for any'),
     ('define_route', 'limits',          'rate limits of each key on this route, as for mint'),
     ('define_route', 'public',          'whether requests without a key are let through'),
     ('remove_route', 'method',          'as it was defined'),
     ('remove_route', 'pattern',         'as it was defined'),
+    ('define_endpoint', 'method',       'a single method, such as GET or POST'),
+    ('define_endpoint', 'pattern',      'the paths, such as /v1/keys/{id}, where {id} names a key'),
+    ('define_endpoint', 'operation',    'what it does: mint, list_keys, show_key, alter_key, revoke and so on'),
+    ('define_endpoint', 'request',      'the field that each argument comes from: {"label": "name"}; null for the same names'),
+    ('define_endpoint', 'response',     'the template of the answer: {"id": "{key_id}"}; null for all values'),
+    ('define_endpoint', 'status',       'the status of the answer, from 200 to 299; null for the usual one'),
+    ('remove_endpoint', 'method',       'as it was defined'),
+    ('remove_endpoint', 'pattern',      'as it was defined'),
+    ('openapi', 'keyspace',             'the keyspace that has the routes and the endpoints'),
     ('add_credits', 'amount',           'how many; 1 or more'),
     ('add_credits', 'key_id',           'the key that gets them; or name a tenant'),
     ('add_credits', 'tenant',           'the tenant that gets them; or name a key'),
@@ -5946,7 +5978,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:73
+-- src/install.rs:74
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

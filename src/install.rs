@@ -64,6 +64,7 @@ install! {
     "manage_wrap" "../sql/install/manage/wrap.sql";
     "serve" "../sql/install/serve/serve.sql";
     "serve_response" "../sql/install/serve/response.sql";
+    "serve_openapi" "../sql/install/serve/openapi.sql";
     "manage_help_words" "../sql/install/manage/help_words.sql";
     "manage_help" "../sql/install/manage/help.sql";
     "manage_doctor_isolation" "../sql/install/manage/doctor_isolation.sql";

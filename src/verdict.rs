@@ -1,7 +1,7 @@
 //! The answer of a decision: the key that it is about, the limits and credits that are left, and
 //! the row.
 
-use crate::catalog::policy::{DEFAULT, Policy};
+use crate::catalog::policy::Policy;
 use crate::catalog::{Catalog, columns};
 use crate::limit::Left;
 use keysmith_core::policy::verdict::Reason;
@@ -142,24 +142,14 @@ pub struct Verdict<'m, F: Form = Row> {
 }
 
 impl<'m, F: Form> Verdict<'m, F> {
-    /// Forms the verdict in a memory context. `keyspace` is the keyspace that was asked about.
+    /// Forms the verdict in a memory context.
     #[inline]
-    pub fn form(
-        memory: Memory<'m>,
-        catalog: &Catalog,
-        policy: &Policy,
-        keyspace: &[u8],
-        reason: Reason,
-        holder: Option<&Holder>,
-        standing: &Standing,
-        moment: i64,
-    ) -> Verdict<'m, F> {
-        let is_known = policy.exists() || keyspace == DEFAULT.as_bytes();
-        let keyspace = is_known.then_some(keyspace);
-        let request_id = crate::request_id::next(moment);
-        let words = Words::of(policy, reason);
-        let facts = Facts { keyspace, reason, words, holder, standing, request_id: &request_id };
-        Verdict { record: F::record(catalog, memory, &facts), status: words.status, request_id }
+    pub fn form(memory: Memory<'m>, catalog: &Catalog, facts: &Facts) -> Verdict<'m, F> {
+        Verdict {
+            record: F::record(catalog, memory, facts),
+            status: facts.words.status,
+            request_id: *facts.request_id,
+        }
     }
 }
 

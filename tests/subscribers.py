@@ -6,8 +6,8 @@ from cluster import running
 from conftest import session, wait_until
 
 # What decides about keys, and the heartbeat. Everything else is the publisher's own.
-TABLES = ["keyspace", "keyspace_prefix", "answer", "plan_feature", "scope", "role", "route", "tenant",
-          "member", "key", "heartbeat"]
+TABLES = ["keyspace", "keyspace_prefix", "answer", "plan_feature", "scope", "role", "route", "endpoint",
+          "tenant", "member", "key", "heartbeat"]
 PUBLISHED = "FOR TABLE " + ", ".join(f"keysmith_private.{table}" for table in TABLES)
 FAST = {"wal_level": "logical", "wal_retrieve_retry_interval": "100ms", "max_worker_processes": 20,
         "max_logical_replication_workers": 12, "keysmith__usage_flush_interval": "100ms"}

@@ -18,7 +18,7 @@ FUNCTIONS = {
                      "current_environment", "current_owner", "has_scope", "require_identity", "whoami"], ALL),
     # Isolation and tracking functions act with their caller's rights, on its tables.
     **dict.fromkeys(["verify", "verify_digest", "verify_many", "authenticate", "verify_json", "authenticate_json",
-                     "response_headers", "problem", "pre_request", "log_request",
+                     "response_headers", "problem", "serve", "openapi", "pre_request", "log_request",
                      "isolate", "release", "track", "untrack", "log_usage",
                      "protect", "unprotect", "protect_existing", "hash_columns", "digest", "digests",
                      "matches", "is_digest", "seal_rows", "unseal_rows", "verify_rows", "seal_row"],
@@ -44,7 +44,7 @@ FUNCTIONS = {
     "help": {VERIFIER, HOST, ISSUER, AUDITOR, ADMIN},
     **dict.fromkeys(["create_keyspace", "alter_keyspace", "alter_tenant",
                      "suspend_tenant", "resume_tenant",
-                     "define_scope", "define_role", "define_route", "remove_route",
+                     "define_scope", "define_role", "define_route", "remove_route", "define_endpoint", "remove_endpoint",
                      "grant_access", "revoke_access", "add_credits", "maintain",
                      "replay_revocations"], {ADMIN}),
     # Parts of these functions, and trigger functions.
@@ -61,7 +61,7 @@ FUNCTIONS = {
                      "base_type", "isolation_condition", "columns_meant", "policy_fault", "printed", "is_too_long", "distributed_tables",
                      "is_reachable", "isolation_problems", "views_above_isolated", "before_isolation", "forget_isolated",
                      "note_isolated", "tell_of_isolation", "shows_everything_support", "own_rows_support",
-                     "usage_bars", "profile", "profile_of_person", "ended_since", "doctor_events",
+                     "usage_bars", "usage_totals", "same_paths", "profile", "profile_of_person", "ended_since", "doctor_events",
                      "library", "decisions", "installation", "subscriptions", "nodes", "metrics", "alarms",
                      "alarm_thresholds", "measurements", "recent_losses", "audit_gaps", "relation_size", "relation_sizes", "locked_relations",
                      "routines_of_level", "heartbeat_arrives", "objects_granted_to"],
@@ -72,11 +72,11 @@ RELATIONS = {
     **dict.fromkeys(["keys", "usage", "usage_hourly", "usage_daily", "usage_endpoints", "top_keys",
                      "top_refusals", "touches", "tenants", "expiring_soon", "stale_keys",
                      "recent_refusals"], {HOST, ISSUER, AUDITOR, ADMIN}),
-    **dict.fromkeys(["routes", "audit", "overprivileged_keys", "isolation", "metrics", "alarms", "usage_nodes"],
+    **dict.fromkeys(["routes", "endpoints", "audit", "overprivileged_keys", "isolation", "metrics", "alarms", "usage_nodes"],
                     {AUDITOR, ADMIN}),
     "hashing_progress": {VERIFIER, AUDITOR, ADMIN},
     **dict.fromkeys(["key_listing", "keyspace", "keyspace_prefix", "answer", "plan_feature", "scope",
-                     "role", "route", "tenant", "member", "key", "credit", "access", "audit_entry", "audit_content",
+                     "role", "route", "endpoint", "tenant", "member", "key", "credit", "access", "audit_entry", "audit_content",
                      "touch", "usage_event", "usage_unknown", "usage_unknown_sample",
                      "usage_incarnation", "usage_set_aside", "usage_hour", "usage_day",
                      "usage_endpoint_hour", "usage_endpoint_day", "usage_last", "usage_mark",
@@ -89,7 +89,7 @@ RELATIONS = {
 }
 SEQUENCES = {"usage_sequence": set()}
 # A role with USAGE on a type can make objects depend on it.
-TYPES = dict.fromkeys(["verdict", "minted", "explanation", "listed_key"], set())
+TYPES = dict.fromkeys(["verdict", "response", "minted", "explanation", "listed_key"], set())
 
 
 @pytest.fixture

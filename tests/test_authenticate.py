@@ -4,7 +4,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-POLICY = ("keyspace", "keyspace_prefix", "answer", "plan_feature", "scope", "role", "route", "key")
+POLICY = ("keyspace", "keyspace_prefix", "answer", "plan_feature", "scope", "role", "route", "endpoint", "key")
 
 
 @pytest.fixture

@@ -281,7 +281,7 @@ def test_hostile_names_are_kept_as_they_are_or_refused(db, text):
             assert error.sqlstate in ("KS400", "KS404"), error
 
 
-STORED = ["keyspace", "scope", "role", "route", "tenant", "member", "key", "access"]
+STORED = ["keyspace", "scope", "role", "route", "endpoint", "tenant", "member", "key", "access"]
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "a\x01b", "'||pg_sleep(9)||'", "$$x$$", "x\ny", "E'\\''"])

@@ -28,7 +28,7 @@ CALLS = {
     # In a transaction that acts for a key already, and must check it again.
     "current_key": "SELECT keysmith.current_key()",
 }
-POLICY = ["keyspace", "keyspace_prefix", "answer", "plan_feature", "scope", "role", "route"]
+POLICY = ["keyspace", "keyspace_prefix", "answer", "plan_feature", "scope", "role", "route", "endpoint"]
 ROWS = ["key", "tenant", "member"]
 SPEND = [call for call in CALLS if "spend" in call]
 WAITS = [(table, call) for table in POLICY + ROWS for call in CALLS] \

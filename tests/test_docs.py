@@ -407,7 +407,14 @@ def test_every_reason_and_code_is_in_the_table():
     answers = dict(re.findall(r'Answer::(\w+) => "([a-z_]+)"', source))
     assert len(reasons) > 10 and len(answers) > 4
     assert first_cells(table) == reasons
-    assert set(re.findall(r"\| *\d{3} *\| *`([a-z_]+)`", table)) == set(answers.values())
+    # Those of errors are on their page, with their statuses.
+    errors = dict(re.findall(r"^\| *`([a-z_]+)` *\| *(\d{3}) *\|", section((ROOT / "docs/errors.md").read_text(), "Over HTTP"),
+                             re.M))
+    assert set(re.findall(r"\| *\d{3} *\| *`([a-z_]+)`", table)) | set(errors) == set(answers.values())
+    statuses = source.partition("fn status")[2].partition("fn code")[0]
+    for name, code in answers.items():
+        if code in errors:
+            assert re.search(rf"\bAnswer::{name}\b[^=]*=> {errors[code]}\b", statuses), code
 
 
 def test_every_setting_has_a_heading(cluster):

@@ -27,6 +27,7 @@ def filled(cluster):
     db.call("define_role", "default", "editor", ["images:read"])
     db.call("set_member", "acme", "ann@example.org", "editor")
     db.call("define_route", "default", "GET", "/v1/images/{id}", "images:read")
+    db.call("define_endpoint", "default", "GET", "/v1/me", "whoami")
     db.call("grant_access", "app", "verifier")
     key = db.mint(label="Production", scopes=["images:read"])
     db.call("disable", db.mint(label="Old").key_id)

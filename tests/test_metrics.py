@@ -108,6 +108,7 @@ def test_each_outcome_is_counted(db):
     limited = db.mint(limits=limits(1)).api_key
     paid = db.mint(credits=1).api_key
     db.verify(limited)
+    db.call("define_route", "default", "GET", "/public", [], public=True)
 
     def header(value):
         return db.one("authenticate", Jsonb({"authorization": value}), "GET", "/").reason
@@ -120,6 +121,7 @@ def test_each_outcome_is_counted(db):
 
     acts = {
         "ok": lambda: db.reason(key),
+        "public": lambda: db.one("authenticate", Jsonb({}), "GET", "/public").reason,
         "missing": lambda: db.reason(None),
         "malformed_header": lambda: header("Basic xyz"),
         "malformed_key": lambda: db.reason("nonsense"),

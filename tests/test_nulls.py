@@ -31,6 +31,7 @@ CALLS = {
     "client_ip": {"headers": FORWARDED, "peer": "10.0.0.1", "trusted_proxies": ["10.0.0.0/8"]},
     "create_keyspace": {"name": "other"},
     "create_tenant": {"name": "other"},
+    "define_endpoint": {"keyspace": "default", "method": "POST", "pattern": "/keys", "operation": "mint"},
     "define_role": {"keyspace": "default", "role": "r", "scopes": ["a"]},
     "define_route scopes text": {"keyspace": "default", "method": "PUT", "pattern": "/", "scopes": "a"},
     "define_route scopes text[]": {"keyspace": "default", "method": "PUT", "pattern": "/", "scopes": ["a"]},
@@ -51,12 +52,14 @@ CALLS = {
     "log_request": NOTHING,
     "matches value text": {"value": "x", "stored": "x"}, "matches value bytea": {"value": b"x", "stored": b"x"},
     "mint": {"tenant": "acme"},
+    "openapi": NOTHING,
     "problem": {"verdict": VERDICT}, "response_headers": {"verdict": VERDICT},
     "protect columns": {"relation": "tried", "columns": ["body"]},
     "protect column_name": {"relation": "tried", "column_name": "body", "more_columns": []},
     "protect_existing": {"relation": "tried"},
     "regenerate": {"tenant": "acme"},
     "release": {"relation": "isolated"},
+    "remove_endpoint": {"keyspace": "default", "method": "GET", "pattern": "/me"},
     "remove_member": {"tenant": "acme", "member": "ann"},
     "remove_route": {"keyspace": "default", "method": "GET", "pattern": "/open"},
     "replay_revocations": {"revocations": Jsonb([])},
@@ -69,6 +72,7 @@ CALLS = {
     "scanner_patterns": NOTHING,
     "seal_rows columns": {"relation": "tried"},
     "seal_rows column_name": {"relation": "tried", "column_name": "body", "more_columns": []},
+    "serve": {"headers": "HEADERS", "method": "GET", "path": "/open"},
     "set_member": {"tenant": "acme", "member": "ann", "role": "r"},
     "suspend_tenant": {"tenant": "acme"},
     "track": {"relation": "tried"}, "untrack": {"relation": "tried"},
@@ -96,6 +100,8 @@ MEANINGS = {
     "digest value": [None], "digests value": [None], "is_digest stored": [None],
     "matches value": [None], "matches stored": [None], "has_scope scope": [False],
     "verify_many api_keys": [], "problem verdict": [None], "response_headers verdict": [None],
+    # A refusal is handled.
+    **dict.fromkeys(["serve headers", "serve method", "serve path", "serve keyspace"], [True]),
     # It is ignored without a tenant.
     "grant_access keyspace": [None], "revoke_access keyspace": [None],
 }
@@ -125,6 +131,7 @@ def prepared(db):
     db.call("define_role", "default", "r", ["a"])
     db.call("set_member", "acme", "ann", "r")
     db.call("define_route", "default", "GET", "/open", ["a"])
+    db.call("define_endpoint", "default", "GET", "/me", "whoami")
     db.call("grant_access", "pg_read_all_data", "auditor")
     for table in ("tried", "isolated"):
         db.rows(f"CREATE TABLE {table} (id int PRIMARY KEY, tenant_id uuid NOT NULL, body text)")

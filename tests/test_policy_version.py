@@ -23,10 +23,11 @@ CONTENT = {
     "scope": "(keyspace, scope) VALUES ('default', 'x:read')",
     "role": "(keyspace, role, scopes) VALUES ('default', 'x', '{}')",
     "route": "(keyspace, method, pattern, scopes) VALUES ('default', 'GET', '/x', 'x')",
+    "endpoint": "(keyspace, method, pattern, operation) VALUES ('default', 'GET', '/x', 'whoami')",
 }
 # For each table, a column that a change can name.
 CHANGED = {"keyspace_prefix": "prefix", "answer": "status", "plan_feature": "plans", "scope": "implies",
-           "role": "scopes", "route": "weight"}
+           "role": "scopes", "route": "weight", "endpoint": "status"}
 
 
 @pytest.fixture

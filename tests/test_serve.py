@@ -7,55 +7,22 @@ import re
 import psycopg
 import pytest
 
+from serving import ENDPOINTS, Service, serving
+
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-class Service:
-    """The default keyspace, served by a role with the levels that an application needs."""
-
-    def __init__(self, admin, app):
-        self.admin, self.app = admin, app
-
-    def define(self, method, pattern, operation, keyspace="default", **options):
-        for name in ("request", "response"):
-            if name in options:
-                options[name] = json.dumps(options[name])
-        self.admin.call("define_endpoint", keyspace, method, pattern, operation, **options)
-
-    def ask(self, key, method, path, body=None, headers=None, **options):
-        headers = dict(headers or {})
-        if key is not None:
-            headers.setdefault("Authorization", f"Bearer {key.api_key}")
-        if body is not None:
-            options["body"] = json.dumps(body)
-        with self.app.session.transaction():
-            return self.app.one("serve", json.dumps(headers), method, path, **options)
-
-
 @pytest.fixture
 def service(cluster, connect, db, dbname):
-    cluster.execute("CREATE ROLE serving LOGIN")
-    for level in ("verifier", "issuer"):
-        db.call("grant_access", "serving", level)
-    db.tenant("acme", metadata='{"provider": "twilio", "nested": {"a": [1]}}')
-    yield Service(db, type(db)(connect(user="serving", autocommit=True)))
-    cluster.execute("DROP OWNED BY serving", dbname)
-    cluster.execute("DROP ROLE serving")
+    with serving(cluster, connect, db, dbname) as service:
+        yield service
 
 
 @pytest.fixture
 def keys(service):
-    """The default endpoints for keys."""
-    for method, pattern, operation in [
-        ("POST", "/v1/keys", "mint"), ("GET", "/v1/keys", "list_keys"),
-        ("GET", "/v1/keys/{id}", "show_key"), ("PATCH", "/v1/keys/{id}", "alter_key"),
-        ("DELETE", "/v1/keys/{id}", "revoke"), ("POST", "/v1/keys/{id}/rotate", "rotate"),
-        ("POST", "/v1/keys/{id}/disable", "disable"), ("POST", "/v1/keys/{id}/enable", "enable"),
-        ("POST", "/v1/regenerate", "regenerate"), ("GET", "/v1/me", "whoami"),
-        ("GET", "/v1/logs", "usage_logs"), ("GET", "/v1/usage", "usage_totals"),
-    ]:
-        service.define(method, pattern, operation)
+    for endpoint in ENDPOINTS:
+        service.define(*endpoint)
     return service
 
 
@@ -701,7 +668,7 @@ def test_a_request_of_a_person_is_recorded_as_such(people):
     people.admin.call("flush_usage")
     rows = people.admin.rows("SELECT method, endpoint, status, key_id, member FROM keysmith.usage ORDER BY at")
     assert rows == [("POST", "/v1/keys", 201, None, "ann"), ("GET", "/v1/models", 200, None, "ann")]
-    assert people.admin.value("SELECT member FROM keysmith.audit WHERE key_id = %s",
+    assert people.admin.value("SELECT acting_member FROM keysmith.audit WHERE key_id = %s",
                               answer.body["key_id"]) == "ann"
 
 

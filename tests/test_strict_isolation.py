@@ -1,6 +1,8 @@
 """`isolate(…, strict => true)`: without an identity every statement on the table is an error, also one
 that would read no row. Who is not subject to row security does not notice."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
 
@@ -149,6 +151,18 @@ def test_parallel_plans(strict):
     strict.acting("acme")
     assert "Gather" in "".join(line for line, in db.rows("EXPLAIN SELECT count(*) FROM docs"))
     assert db.value("SELECT count(*) FROM docs") == 2
+
+
+def test_a_row_that_changed_while_the_statement_waited(strict, connect):
+    """PostgreSQL then starts a part of the statement again."""
+    changing, waiting = connect(), strict.acting("acme")
+    changing.execute("BEGIN; UPDATE docs SET environment = 'x' WHERE n = 1")
+    with ThreadPoolExecutor(1) as pool:
+        changed = pool.submit(waiting.rows, "UPDATE docs SET environment = environment || 'y' WHERE n = 1 RETURNING environment")
+        pid = waiting.session.info.backend_pid
+        wait_until(lambda: changing.execute("SELECT FROM pg_locks WHERE pid = %s AND NOT granted", [pid]).fetchall())
+        changing.execute("COMMIT")
+        assert changed.result(120) == [("xy",)]
 
 
 def test_partitions(strict):

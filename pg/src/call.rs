@@ -215,12 +215,6 @@ pub fn strings(array: ArrayView, name: &str) -> Result<Vec<String>> {
     array.iter().map(string).collect()
 }
 
-/// The elements of an array of texts as strings: `None` for a null, and for a text that has no
-/// UTF-8 form.
-pub(crate) fn strings_of(array: ArrayView) -> Vec<Option<String>> {
-    array.iter().map(|text| text.and_then(text::from_server)).collect()
-}
-
 /// The error for an argument that is null.
 pub fn must_not_be_null(name: &str) -> Error {
     Error::argument(name, "must not be null")

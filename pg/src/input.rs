@@ -1,8 +1,7 @@
 //! Parses values with the input functions of built-in types. These functions have no side effects,
 //! so their errors can be caught: the result is `None`.
 
-use crate::call::strings_of;
-use crate::text::to_server;
+use crate::text::{from_server, to_server};
 use crate::varlena::{self, ArrayView};
 use pgrx::pg_sys::{self, Datum, Interval, Oid};
 
@@ -44,14 +43,14 @@ pub fn uuid(text: &str) -> Option<[u8; 16]> {
     }
 }
 
-/// The elements of a `text[]`; `None` for a null.
+/// The elements of a `text[]`; `None` for a null, and for a text that has no UTF-8 form.
 pub fn texts(text: &str) -> Option<Vec<Option<String>>> {
     // SAFETY: the input function of arrays returns an array.
     let content = unsafe {
         let datum = read(pg_sys::F_ARRAY_IN, pg_sys::TEXTOID, text)?;
         varlena::bytes(datum)
     };
-    Some(strings_of(ArrayView::new(content)))
+    Some(ArrayView::new(content).iter().map(|text| text.and_then(from_server)).collect())
 }
 
 /// A jsonb without its varlena header.

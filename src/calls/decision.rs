@@ -8,9 +8,8 @@ use crate::decide::lookup::Reader;
 use crate::decide::needs::NeededScopes;
 use crate::decide::presented::Sought;
 use crate::identity::{self, Identity};
-use crate::verdict::Standing;
-use crate::verdict::{Form, Holder, Verdict};
-use crate::{lag, usage};
+use crate::verdict::{Facts, Form, Holder, Standing, Verdict, Words};
+use crate::{lag, request_id, usage};
 use keysmith_core::policy::rules::{self, Demand};
 use keysmith_core::policy::verdict::Reason;
 use pg::call::{Bytes, Call};
@@ -166,7 +165,12 @@ impl<'a> Decision<'a> {
     ) -> Verdict<'m, F> {
         usage::count(reason, self.reader.take_miss());
         let (catalog, now) = (self.reader.catalog, self.demand.now);
-        Verdict::form(memory, catalog, &self.policy, self.keyspace, reason, holder, standing, now)
+        let policy = &*self.policy;
+        let keyspace = policy.existing(self.keyspace);
+        let request_id = &request_id::next(now);
+        let words = Words::of(policy, reason);
+        let facts = Facts { keyspace, reason, words, holder, standing, request_id };
+        Verdict::form(memory, catalog, &facts)
     }
 
     /// The request as usage records contain it.

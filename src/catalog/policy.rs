@@ -219,6 +219,12 @@ impl Policy {
         self.version.is_some()
     }
 
+    /// The name of this policy's keyspace, if it exists.
+    #[inline]
+    pub fn existing<'n>(&self, name: &'n [u8]) -> Option<&'n [u8]> {
+        (self.exists() || name == DEFAULT.as_bytes()).then_some(name)
+    }
+
     /// Whether a snapshot sees exactly this policy. It does if no transaction has ended since
     /// another snapshot saw it. Otherwise the version of the keyspace's row decides.
     #[inline]
@@ -363,6 +369,11 @@ impl Policy {
     /// The route of a request, if it is listed.
     pub fn route(&self, method: &[u8], path: &Path, variant: &[u8]) -> Match<'_, Route> {
         self.routes.find(method, path, variant)
+    }
+
+    /// The routes of a keyspace. An endpoint without a route of its own counts as one.
+    pub fn routes(&self) -> &Routes<Route> {
+        &self.routes
     }
 
     /// The endpoints of a keyspace.

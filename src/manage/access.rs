@@ -69,6 +69,7 @@ const fn objects(level: Level) -> Objects {
                 "client_ip",
                 "response_headers",
                 "problem",
+                "openapi",
                 "sign_out",
                 "log_request",
                 "event_channel",

@@ -21,7 +21,7 @@ mod help;
 mod isolation;
 mod json;
 mod key;
-mod keyspace;
+pub mod keyspace;
 pub mod level;
 mod lifecycle;
 mod limits;

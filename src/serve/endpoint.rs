@@ -95,34 +95,40 @@ impl Endpoint<'_> {
     /// Does what the endpoint is for.
     pub fn done(&self, request: &Request) -> Result<Done, Failure> {
         let operation = self.of.operation;
-        // The definition was checked when it was made.
-        let (Some(mapping), Some(template)) = (self.mapping(), self.template()) else {
+        let (Some(mapping), Some(template)) = (mapping(self.of), template(self.of)) else {
             return Err(Failure::of(Answer::InternalError));
         };
         let arguments = arguments(request, &mapping)?;
         let values = operations::run(operation, self.id.as_deref(), arguments)
             .map_err(|failure| failure.with_fields(&mapping))?;
-        let status = self.of.status.unwrap_or(operation.status());
+        let status = status(self.of);
         let body = (status != 204).then(|| template.fill(&values.whole, &values.rows));
         Ok(Done { status, body, shows_key: operation.shows_key() })
     }
+}
 
-    fn mapping(&self) -> Option<Mapping> {
-        match &self.of.request {
-            None => Some(Mapping::usual(self.of.operation)),
-            Some(text) => Mapping::parse(&parsed(text)?, self.of.operation).ok(),
-        }
-    }
+/// The status of an endpoint's answers.
+pub fn status(of: &policy::Endpoint) -> i32 {
+    of.status.unwrap_or(of.operation.status())
+}
 
-    fn template(&self) -> Option<Template> {
-        let operation: Operation = self.of.operation;
-        let names = Names { whole: operation.values(), row: operation.rows() };
-        let template = match &self.of.response {
-            None => operation.template(),
-            Some(text) => parsed(text)?,
-        };
-        Template::parse(&template, names).ok()
+/// The mapping of an endpoint. Definitions are checked when they are made.
+pub fn mapping(of: &policy::Endpoint) -> Option<Mapping> {
+    match &of.request {
+        None => Some(Mapping::usual(of.operation)),
+        Some(text) => Mapping::parse(&parsed(text)?, of.operation).ok(),
     }
+}
+
+/// The template of an endpoint's answers.
+pub fn template(of: &policy::Endpoint) -> Option<Template> {
+    let operation: Operation = of.operation;
+    let names = Names { whole: operation.values(), row: operation.rows() };
+    let template = match &of.response {
+        None => operation.template(),
+        Some(text) => parsed(text)?,
+    };
+    Template::parse(&template, names).ok()
 }
 
 fn parsed(text: &str) -> Option<Value> {

@@ -23,8 +23,8 @@ pub struct HttpError {
 
 /// The names that a template of a body may use.
 pub const NAMES: &[Named] = named! {
-    code: Text, message: Text, status: Integer, title: Text, request_id: Text,
-    retry_after: Integer, missing_scopes: Text,
+    code: Text, message: Text, status: Integer, title: Text, request_id: Option<Text>,
+    retry_after: Option<Integer>, missing_scopes: Option<Text>,
 };
 
 impl HttpError {

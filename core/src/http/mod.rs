@@ -3,6 +3,7 @@
 pub mod error;
 pub mod error_body;
 pub mod headers;
+pub mod openapi;
 pub mod operation;
 pub mod query;
 pub mod request;

@@ -27,14 +27,20 @@ pub enum Kind {
 pub struct Named {
     pub name: &'static str,
     pub kind: Kind,
+    pub may_be_null: bool,
 }
 
-/// A list of names with their kinds.
+/// A list of names with their kinds; `Option<…>` for those that may be null.
 macro_rules! named {
-    ($($name:ident: $kind:ident),* $(,)?) => {
+    (@kind Option $kind:ident) => { $crate::http::operation::Kind::$kind };
+    (@kind $kind:ident) => { $crate::http::operation::Kind::$kind };
+    (@null Option $kind:ident) => { true };
+    (@null $kind:ident) => { false };
+    ($($name:ident: $kind:ident $(<$inner:ident>)?),* $(,)?) => {
         &[$($crate::http::operation::Named {
             name: stringify!($name),
-            kind: $crate::http::operation::Kind::$kind,
+            kind: $crate::http::operation::named!(@kind $kind $($inner)?),
+            may_be_null: $crate::http::operation::named!(@null $kind $($inner)?),
         }),*]
     };
 }
@@ -42,32 +48,35 @@ pub(crate) use named;
 
 /// A key in lists and answers.
 const KEY: &[Named] = named! {
-    key_id: Uuid, display_id: Text, label: Text, status: Text, kind: Text, environment: Text,
-    key_prefix: Text, key_snippet: Text, scopes: Texts, role: Text, owner: Text,
-    allowlist: Networks, limits: Json, credits: Integer, metadata: Json, created_at: Moment,
-    expires_at: Moment, last_used_at: Moment, revoked_at: Moment,
-    revoked_reason: Text, rotated_to: Uuid,
+    key_id: Uuid, display_id: Option<Text>, label: Option<Text>, status: Text, kind: Text,
+    environment: Text, key_prefix: Option<Text>, key_snippet: Option<Text>, scopes: Texts,
+    role: Option<Text>, owner: Option<Text>, allowlist: Option<Networks>, limits: Option<Json>,
+    credits: Option<Integer>, metadata: Option<Json>, created_at: Moment,
+    expires_at: Option<Moment>, last_used_at: Option<Moment>, revoked_at: Option<Moment>,
+    revoked_reason: Option<Text>, rotated_to: Option<Uuid>,
 };
 
 /// A key that was just made.
 const NEW_KEY: &[Named] = named! {
-    api_key: Text, key_id: Uuid, display_id: Text, label: Text, status: Text, kind: Text,
-    environment: Text, key_prefix: Text, key_snippet: Text, scopes: Texts, role: Text, owner: Text,
-    allowlist: Networks, limits: Json, credits: Integer, metadata: Json, created_at: Moment,
-    expires_at: Moment,
+    api_key: Text, key_id: Uuid, display_id: Option<Text>, label: Option<Text>, status: Text,
+    kind: Text, environment: Text, key_prefix: Option<Text>, key_snippet: Option<Text>,
+    scopes: Texts, role: Option<Text>, owner: Option<Text>, allowlist: Option<Networks>,
+    limits: Option<Json>, credits: Option<Integer>, metadata: Option<Json>, created_at: Moment,
+    expires_at: Option<Moment>,
 };
 
 /// The result of `whoami`.
 const PROFILE: &[Named] = named! {
-    key_id: Uuid, display_id: Text, label: Text, kind: Text, environment: Text, key_prefix: Text,
-    key_snippet: Text, scopes: Texts, role: Text, owner: Text, created_at: Moment,
-    expires_at: Moment, key_metadata: Json, tenant: Text, tenant_id: Uuid, plan: Text,
-    metadata: Json, credits: Integer,
+    key_id: Uuid, display_id: Option<Text>, label: Option<Text>, kind: Text, environment: Text,
+    key_prefix: Option<Text>, key_snippet: Option<Text>, scopes: Texts, role: Option<Text>,
+    owner: Option<Text>, created_at: Moment, expires_at: Option<Moment>, key_metadata: Json,
+    tenant: Text, tenant_id: Uuid, plan: Option<Text>, metadata: Json, credits: Option<Integer>,
 };
 
 const LOGGED: &[Named] = named! {
-    at: Moment, request_id: Uuid, key_id: Uuid, environment: Text, method: Text, endpoint: Text,
-    status: Integer, outcome: Text, ip: Text, latency: Number,
+    at: Moment, request_id: Uuid, key_id: Uuid, environment: Option<Text>, method: Option<Text>,
+    endpoint: Option<Text>, status: Option<Integer>, outcome: Text, ip: Option<Text>,
+    latency: Option<Number>,
 };
 
 const COUNTED: &[Named] = named! { at: Moment, requests: Integer, refused: Integer };
@@ -148,22 +157,28 @@ impl Operation {
     pub const fn arguments(self) -> &'static [Named] {
         match self {
             Operation::Mint => named! {
-                label: Text, environment: Text, kind: Text, scopes: Texts, role: Text, owner: Text,
-                allowlist: Networks, expires_at: Moment, limits: Json, metadata: Json,
+                label: Option<Text>, environment: Option<Text>, kind: Text, scopes: Texts,
+                role: Option<Text>, owner: Option<Text>, allowlist: Option<Networks>,
+                expires_at: Option<Moment>, limits: Option<Json>, metadata: Option<Json>,
             },
             Operation::ListKeys => named! {
-                include_revoked: Boolean, status: Text, kind: Text, environment: Text,
-                page: Integer, per_page: Integer,
+                include_revoked: Boolean, status: Option<Text>, kind: Option<Text>,
+                environment: Option<Text>, page: Option<Integer>, per_page: Option<Integer>,
             },
             Operation::AlterKey => named! {
-                label: Text, scopes: Texts, role: Text, owner: Text, allowlist: Networks,
-                expires_at: Moment, limits: Json, metadata: Json,
+                label: Option<Text>, scopes: Texts, role: Option<Text>, owner: Option<Text>,
+                allowlist: Option<Networks>, expires_at: Option<Moment>, limits: Option<Json>,
+                metadata: Option<Json>,
             },
             Operation::Rotate => named! { grace: Interval },
-            Operation::Regenerate => named! { label: Text, environment: Text, kind: Text },
-            Operation::Revoke => named! { reason: Text },
-            Operation::UsageLogs => named! { page: Integer, per_page: Integer },
-            Operation::UsageTotals => named! { per: Text, since: Moment, until: Moment },
+            Operation::Regenerate => {
+                named! { label: Option<Text>, environment: Option<Text>, kind: Text }
+            }
+            Operation::Revoke => named! { reason: Option<Text> },
+            Operation::UsageLogs => named! { page: Option<Integer>, per_page: Option<Integer> },
+            Operation::UsageTotals => {
+                named! { per: Option<Text>, since: Option<Moment>, until: Option<Moment> }
+            }
             Operation::ShowKey | Operation::Disable | Operation::Enable | Operation::Whoami => &[],
         }
     }
@@ -230,7 +245,7 @@ impl Operation {
         }
     }
 
-    /// The template of an answer, if the endpoint has none.
+    /// The template of answers for endpoints without a template.
     pub fn template(self) -> Value {
         let fields = |values: &[Named]| {
             let field =

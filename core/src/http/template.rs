@@ -7,6 +7,8 @@
 //!
 //! Names are checked when a template is parsed, so that one that is stored can always be filled.
 
+mod schema;
+
 use super::operation::{Kind, Named};
 use serde_json::{Map, Value};
 
@@ -40,6 +42,8 @@ enum Node {
 #[derive(Debug, PartialEq)]
 struct Field {
     name: String,
+    kind: Kind,
+    may_be_null: bool,
     /// The names of fields inside a JSON value, from the outermost.
     within: Vec<String>,
     case: Case,
@@ -244,7 +248,8 @@ impl Field {
         if !within.is_empty() && known.kind != Kind::Json {
             return Err(format!("{{{name}}} is no JSON value: it has no fields"));
         }
-        Ok(Field { name: name.into(), within, case })
+        let Named { kind, may_be_null, .. } = *known;
+        Ok(Field { name: name.into(), kind, may_be_null, within, case })
     }
 }
 
@@ -254,7 +259,7 @@ mod tests {
     use serde_json::json;
 
     const fn of(name: &'static str, kind: Kind) -> Named {
-        Named { name, kind }
+        Named { name, kind, may_be_null: true }
     }
 
     const ONE: Names = Names {

@@ -252,6 +252,13 @@ impl<T> Routes<T> {
         self.root.is_empty()
     }
 
+    /// All values with their methods and variants, in no order.
+    pub fn all(&self) -> Vec<(&[u8], &[u8], &T)> {
+        let mut found = Vec::new();
+        self.root.collect(&mut found);
+        found
+    }
+
     /// The values of the most specific pattern for a path, with their methods.
     pub fn at(&self, path: &Path) -> impl Iterator<Item = (&[u8], &T)> {
         let entries = self.root.at(&path.0).unwrap_or_default().iter();
@@ -285,6 +292,15 @@ impl<T> Node<T> {
             && self.parameter.is_none()
             && self.here.is_empty()
             && self.rest.is_empty()
+    }
+
+    fn collect<'a>(&'a self, found: &mut Vec<(&'a [u8], &'a [u8], &'a T)>) {
+        for entry in self.here.iter().chain(&self.rest) {
+            let variants = entry.variants.iter();
+            found.extend(variants.map(|(variant, value)| (&*entry.method, &**variant, value)));
+        }
+        let children = self.literals.values().chain(self.parameter.as_deref());
+        children.for_each(|child| child.collect(found));
     }
 
     fn at(&self, segments: &[Vec<u8>]) -> Option<&[Entry<T>]> {
@@ -323,6 +339,16 @@ mod tests {
             );
         }
         table
+    }
+
+    #[test]
+    fn all_routes_are_listed() {
+        let routes =
+            [("GET", "/", ""), ("GET", "/a/{id}", ""), ("*", "/a/*", "v"), ("GET", "/a", "x")];
+        let table = table(&routes);
+        let mut all: Vec<&str> = table.all().into_iter().map(|(.., name)| &**name).collect();
+        all.sort();
+        assert_eq!(all, ["* /a/* v", "GET /", "GET /a x", "GET /a/{id}"]);
     }
 
     fn find<'a>(table: &'a Routes<String>, method: &str, path: &str) -> Option<&'a str> {
