@@ -31,7 +31,7 @@ cargo  = PGRX_PG_CONFIG_PATH=$(pg_config) $(CARGO) $(1) --release --no-default-f
 .DEFAULT_GOAL := help
 .PHONY: help setup all build script check-script install uninstall deb deb-twice image-layout dist release-check \
         demo stop psql test test-core test-server test-majors smoke stranger installcheck lint clippy deny bench \
-        bench-capacity bench-drain bench-instructions bench-isolation bench-round-trip bench-rows bench-usage \
+        bench-capacity bench-drain bench-instructions bench-isolation bench-round-trip bench-rows bench-serve bench-usage \
         dashboard-picture fuzz fuzz-sql miri valgrind consistency history soak scale failover clean
 
 help: ## list the targets
@@ -185,6 +185,9 @@ bench-round-trip: install $(VENV)/done ## count instructions per transaction
 
 bench-rows: install $(VENV)/done ## measure row hashing
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/row_hashing.py
+
+bench-serve: install $(VENV)/done ## measure serve beside authenticate_json, and a list of keys
+	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/serve.py
 
 bench-usage: install $(VENV)/done ## measure tracking, and pages of usage; REQUESTS=10000000
 	PG_CONFIG=$(pg_config) $(VENV)/bin/python benches/usage.py --requests $(or $(REQUESTS),1000000)

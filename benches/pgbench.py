@@ -53,7 +53,8 @@ class Contender:
         for value in self.values:
             cursor = connection.execute(statement, {"key": value, "scopes": SCOPES, "n": 1})
             names = [column.name for column in cursor.description]
-            found = [dict(zip(names, row)).get("reason") for row in cursor]
+            found = [(row[0] if isinstance(row[0], dict) else dict(zip(names, row))).get("reason")
+                     for row in cursor]
             if set(found) != {self.expected}:
                 raise SystemExit(f"{self.name}: expected {self.expected}, found {set(found)}")
 

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import dataset
 import report
 import scene
 from dataset import clusters
@@ -21,7 +22,7 @@ KEYS = 800
 
 # Functions that are called once per statement, by part of the transaction.
 PARTS = {
-    "deciding": "keysmith_verify",
+    "deciding": "keysmith_(?:verify|authenticate|serve)(?:_json)?",
     "starting the executor": "PortalStart",
     "describing the row": "SendRowDescriptionMessage",
 }
@@ -35,17 +36,30 @@ class Statement:
     argument: str = "key"
 
 
-CALL = f"keysmith.verify(%s, '{{images:write}}', ip => '{scene.ADDRESS}', keyspace => 'quiet')"
+KEY = f"%s, '{{images:write}}', ip => '{scene.ADDRESS}', keyspace => 'quiet'"
+VERIFY = f"keysmith.verify({KEY})"
+REQUEST = f"%s::jsonb, %s, %s, ip => '{scene.ADDRESS}', keyspace => 'quiet'"
+SERVE = f"keysmith.serve({REQUEST})"
+COLUMNS = scene.VERDICT_COLUMNS
+ANSWER = "handled, status, headers, body"
 FIVE = "ok, status, code, key_id, tenant"
 STATEMENTS = [
     Statement("SELECT 1", "SELECT 1", ""),
-    Statement("a look-up of a verdict's 21 columns",
-              f"SELECT {', '.join(scene.VERDICT_COLUMNS)} FROM peer WHERE digest = %s", "digest"),
+    Statement(f"a look-up of a verdict's {len(COLUMNS)} columns",
+              f"SELECT {', '.join(COLUMNS)} FROM peer WHERE digest = %s", "digest"),
     Statement("a look-up of five of them", f"SELECT {FIVE} FROM peer WHERE digest = %s", "digest"),
-    Statement("SELECT * FROM verify(…)", f"SELECT * FROM {CALL}"),
-    Statement("SELECT five columns FROM verify(…)", f"SELECT {FIVE} FROM {CALL}"),
-    Statement("SELECT ok FROM verify(…)", f"SELECT ok FROM {CALL}"),
-    Statement("SELECT (verify(…)).ok", f"SELECT ({CALL}).ok"),
+    Statement("SELECT * FROM verify(…)", f"SELECT * FROM {VERIFY}"),
+    Statement("SELECT five columns FROM verify(…)", f"SELECT {FIVE} FROM {VERIFY}"),
+    Statement("SELECT ok FROM verify(…)", f"SELECT ok FROM {VERIFY}"),
+    Statement("SELECT (verify(…)).ok", f"SELECT ({VERIFY}).ok"),
+    Statement("SELECT verify_json(…)", f"SELECT keysmith.verify_json({KEY})"),
+    Statement("SELECT * FROM authenticate(…)", f"SELECT * FROM keysmith.authenticate({REQUEST})", "request"),
+    Statement("SELECT authenticate_json(…)", f"SELECT keysmith.authenticate_json({REQUEST})", "request"),
+    Statement("SELECT * FROM serve(…)", f"SELECT * FROM {SERVE}", "request"),
+    Statement("SELECT four columns FROM serve(…)", f"SELECT {ANSWER} FROM {SERVE}", "request"),
+    Statement("SELECT (r).* FROM (SELECT serve(…) AS r OFFSET 0)",
+              f"SELECT (r).* FROM (SELECT {SERVE} AS r OFFSET 0) s", "request"),
+    Statement("SELECT to_json(serve(…))", f"SELECT to_json({SERVE})", "request"),
 ]
 
 
@@ -86,15 +100,17 @@ def measure():
     with clusters.running("round-trip", **scene.SETTINGS, jit="off", track_counts="off") as cluster:
         with cluster.connect() as connection:
             scene.fill(connection, scene.keys_of(KEYS))
+            scene.define_endpoints(connection, "quiet")
             key, digest = connection.execute(
                 "SELECT api_key, digest FROM plain_keys, peer"
                 " WHERE digest = sha256(convert_to(api_key, 'UTF8')) LIMIT 1").fetchone()
+            request = [dataset.headers(key), "GET", scene.PATH]
             version = connection.info.server_version
         cluster.stop()
         start_under_callgrind(cluster)
         found = {}
         for statement in STATEMENTS:
-            arguments = {"key": [key], "digest": [digest], "": None}[statement.argument]
+            arguments = {"key": [key], "digest": [digest], "request": request, "": None}[statement.argument]
             fewer, more = (profile(cluster, statement, arguments, times) for times in (FEWER, MORE))
 
             def spent(count):

@@ -28,6 +28,8 @@ ROOMY = {"keysmith__usage_buffer": "1GB"}
 
 MANY_SCOPES = dataset.SCOPES + [f"family{n}:read" for n in range(18)]
 ADDRESS = "192.0.2.1"
+# A path of the middle one of the routes.
+PATH = f"/v1/r{dataset.ROUTES // 2}/7/items"
 
 # How the keys of each kind differ from the first kind; those of the keyspace `quiet` are not
 # logged.
@@ -45,7 +47,8 @@ KINDS = {
 VERDICT_COLUMNS = [
     "ok", "status", "code", "message", "reason", "key_id", "tenant", "tenant_id", "keyspace",
     "environment", "kind", "owner", "role", "scopes", "metadata", "expires_at", "limit_name",
-    "limit_remaining", "retry_after", "credits_remaining", "request_id",
+    "limit_remaining", "retry_after", "credits_remaining", "request_id", "label", "plan",
+    "missing_scopes", "limit_limit", "limit_window", "limit_reset",
 ]
 # The kinds that the plpgsql peer has too.
 PEERS_COLUMNS = [
@@ -93,6 +96,14 @@ def fill(connection, keys):
     connection.execute("ALTER TABLE peer ADD PRIMARY KEY (digest)")
     connection.execute("SELECT keysmith.flush_usage('10 minutes')")
     dataset.settle(connection)
+
+
+def define_endpoints(connection, keyspace):
+    """Endpoints for keys; none of them for `PATH`."""
+    for endpoint in (("GET", "/v1/keys", "list_keys"), ("POST", "/v1/keys", "mint"),
+                     ("GET", "/v1/keys/{id}", "show_key"), ("PATCH", "/v1/keys/{id}", "alter_key"),
+                     ("DELETE", "/v1/keys/{id}", "revoke"), ("GET", "/v1/me", "whoami")):
+        connection.execute("SELECT keysmith.define_endpoint(%s, %s, %s, %s)", [keyspace, *endpoint])
 
 
 class Scene:

@@ -23,6 +23,7 @@ FLOOR = "SELECT 1"
 LOOKUP = "primary-key look-up"
 VERIFY = "verify"
 OK_ALONE = "verify, ok alone"
+JSON = "verify_json"
 FULL = "verify, logged, one limit"
 PLPGSQL = "plpgsql"
 BATCH = 1000
@@ -61,6 +62,8 @@ def contenders(keys):
         verify(VERIFY, "plain"),
         Contender(OK_ALONE, f"SELECT (keysmith.verify(:key, :scopes, ip => '{ADDRESS}', keyspace => 'quiet')).ok",
                   plain),
+        Contender(JSON, f"SELECT keysmith.verify_json(:key, :scopes, ip => '{ADDRESS}', keyspace => 'quiet')",
+                  plain, "ok"),
         verify("verify, logged", "logged", "default"),
         verify("verify, one limit", "limited"),
         verify(FULL, "logged_limited", "default"),
@@ -154,7 +157,7 @@ Rounds of {data["seconds"]} s; pgbench, prepared statements.
 The look-up is a `SELECT` of a verdict's columns from a plain table: it decides nothing, and
 trusts that the row is current. plpgsql decides as `plpgsql_peer.sql` does; if it logs, it
 updates the key's row and inserts one for the request, as in `plpgsql_rows.sql`, keeps no totals
-and limits nothing. Compared with it, `verify` returns the columns that plpgsql has, elsewhere all 21;
+and limits nothing. Compared with it, `verify` returns the columns that plpgsql has, elsewhere all {len(VERDICT_COLUMNS)};
 `ok alone` is `SELECT (keysmith.verify(…)).ok`. `verify` uses a keyspace that logs nothing, unless it says `logged`.
 
 Of {data["logged"]:,} requests that were logged, {data["in_place"]:,} found no room in the buffer and
@@ -220,6 +223,7 @@ def targets(data):
         *(one(VERIFY, FLOOR, clients, 0.95) for clients in FEW_CLIENTS),
         *(one(VERIFY, LOOKUP, clients, 1.0) for clients in FEW_CLIENTS),
         *(one(OK_ALONE, LOOKUP, clients, 1.0) for clients in FEW_CLIENTS),
+        one(JSON, FLOOR, 1, 0.79), one(JSON, FLOOR, 8, 0.61),
         *(one(FULL, VERIFY, clients, 0.95) for clients in FEW_CLIENTS),
         one(HOT_VERIFY, HOT_PLPGSQL, 8, 5),
         spent(VERIFY, FLOOR, 8, 1.05), spent(VERIFY, LOOKUP, 8, 1.0), spent(FULL, VERIFY, 8, 1.05),

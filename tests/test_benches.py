@@ -15,6 +15,7 @@ sys.path.insert(0, str(BENCHES))
 
 import capacity  # noqa: E402
 import cost  # noqa: E402
+import dataset  # noqa: E402
 import documents  # noqa: E402
 import frameworks  # noqa: E402
 import growth  # noqa: E402
@@ -23,6 +24,7 @@ import plot  # noqa: E402
 import ratios  # noqa: E402
 import run  # noqa: E402
 import scene  # noqa: E402
+import serve  # noqa: E402
 import spread  # noqa: E402
 import throughput  # noqa: E402
 
@@ -52,6 +54,16 @@ def test_a_contender_that_answers_something_else_is_noticed(scenery):
         wrong = dataclasses.replace(contender, expected="revoked")
         with pytest.raises(SystemExit, match="expected revoked"):
             wrong.check(connection)
+
+
+def test_requests_to_serve_are_answered_as_their_names_say(scenery):
+    _, connection, keys = scenery
+    scene.define_endpoints(connection, "quiet")
+    headers = dataset.headers(keys["plain"][0])
+    serve.check(connection, headers)
+    for contender in serve.contenders(headers):
+        found = str(connection.execute(contender.statement.replace(":key", "%s"), [headers]).fetchone())
+        assert "plain-0" in found, contender.name
 
 
 def test_pgbench_tells_rate_latency_and_processor_time(scenery):

@@ -112,7 +112,7 @@ impl RowType {
         // SAFETY: the memory was just allocated: it is zeroed, aligned for the header and the
         // values, `room` bytes long, and lives for `'m`.
         unsafe {
-            let start = pg_sys::MemoryContextAllocZero(memory.get(), room).cast::<u8>();
+            let start = memory.allocated(room);
             let header = &mut *start.cast::<HeapTupleHeaderData>();
             header.t_choice.t_datum = self.head;
             header.t_ctid = self.place;

@@ -7,8 +7,9 @@
 
 use pgrx::pg_sys::{
     BlockNumber, Buffer, Datum, ForkNumber, HeapTuple, LOCKMODE, LWLock, LWLockMode, Latch,
-    LockRelId, Oid, Relation, Snapshot, TimestampTz, TupleDesc,
+    LockRelId, MemoryContext, Oid, Relation, Snapshot, TimestampTz, TupleDesc,
 };
+use std::ffi::{c_int, c_void};
 
 unsafe extern "C-unwind" {
     pub fn GetCatalogSnapshot(relation: Oid) -> Snapshot;
@@ -31,6 +32,7 @@ unsafe extern "C-unwind" {
     // These raise no error, unless memory is corrupt.
     pub fn GetUserId() -> Oid;
     pub fn RecoveryInProgress() -> bool;
+    pub fn GetUserId() -> Oid;
     pub fn GetLatestXTime() -> TimestampTz;
     pub fn GetCurrentTimestamp() -> TimestampTz;
     pub fn SetLatch(latch: *mut Latch);
@@ -46,6 +48,13 @@ unsafe extern "C-unwind" {
     );
     pub fn LWLockAcquire(lock: *mut LWLock, mode: LWLockMode::Type) -> bool;
     pub fn LWLockRelease(lock: *mut LWLock);
+
+    // Raises no error for at most MaxAllocSize bytes with the flag MCXT_ALLOC_NO_OOM: it returns null.
+    pub fn MemoryContextAllocExtended(
+        context: MemoryContext,
+        size: usize,
+        flags: c_int,
+    ) -> *mut c_void;
 }
 
 /// Runs `calls`, and turns a PostgreSQL error into a panic, as pgrx does.

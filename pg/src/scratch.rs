@@ -1,9 +1,12 @@
 //! Memory contexts that are freed after a piece of work.
 
 use crate::context;
+use crate::direct;
 use crate::error::Result;
 use pgrx::pg_sys::{self, MemoryContext};
+use std::ffi::c_int;
 use std::marker::PhantomData;
+use std::ptr::null_mut;
 
 /// A memory context that is valid for `'m`.
 #[derive(Clone, Copy)]
@@ -12,10 +15,26 @@ pub struct Memory<'m>(MemoryContext, PhantomData<&'m ()>);
 impl<'m> Memory<'m> {
     /// So many bytes, which are zero.
     pub fn room(self, length: usize) -> &'m mut [u8] {
-        // SAFETY: the context is valid for `'m`. The memory is new, so nobody else refers to it.
+        // SAFETY: the memory is `length` bytes long and new, so nothing else refers to it.
+        unsafe { std::slice::from_raw_parts_mut(self.allocated(length), length) }
+    }
+
+    /// The start of so many bytes, which are zero and aligned for any value.
+    #[inline]
+    pub(crate) fn allocated(self, length: usize) -> *mut u8 {
+        // MaxAllocSize.
+        const MOST: usize = 0x3fff_ffff;
+        const FLAGS: u32 = pg_sys::MCXT_ALLOC_NO_OOM | pg_sys::MCXT_ALLOC_ZERO;
+        let length = length.max(1);
+        // SAFETY: the context is valid for `'m`. The first call raises no error: it has the flag, and
+        // the length is not too great. The second one raises the error for which the first one failed.
         unsafe {
-            let room = pg_sys::MemoryContextAllocZero(self.0, length.max(1)).cast::<u8>();
-            std::slice::from_raw_parts_mut(room, length)
+            let memory = match length {
+                ..=MOST => direct::MemoryContextAllocExtended(self.0, length, FLAGS as c_int),
+                _ => null_mut(),
+            };
+            let is_there = !memory.is_null();
+            (if is_there { memory } else { pg_sys::MemoryContextAllocZero(self.0, length) }).cast()
         }
     }
 
