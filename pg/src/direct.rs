@@ -32,7 +32,6 @@ unsafe extern "C-unwind" {
     // These raise no error, unless memory is corrupt.
     pub fn GetUserId() -> Oid;
     pub fn RecoveryInProgress() -> bool;
-    pub fn GetUserId() -> Oid;
     pub fn GetLatestXTime() -> TimestampTz;
     pub fn GetCurrentTimestamp() -> TimestampTz;
     pub fn SetLatch(latch: *mut Latch);
