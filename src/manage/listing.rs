@@ -59,7 +59,7 @@ fn json_within(tenants: Param, environment: Param, key_id: &[u8; 16]) -> Result<
     set_for_now(c"TimeZone", c"UTC");
     spi::first(
         saved!(
-            "SELECT pg_catalog.to_jsonb(v)
+            "SELECT pg_catalog.row_to_json(v)
              FROM keysmith_private.key k JOIN keysmith_private.key_listing v USING (key_id)
              WHERE k.key_id = $1 AND ($2 IS NULL OR k.tenant_id = ANY ($2))
                AND ($3 IS NULL OR k.environment = $3)"
@@ -78,7 +78,7 @@ pub struct Filter<'a> {
 }
 
 /// A page of the keys that `list_keys` returns, as JSON with times in UTC, and the number of all of
-/// them. Only the keys of the page are read as a whole, each by its id: see `list_keys`.
+/// them.
 pub fn page(
     tenant_id: &[u8; 16],
     keyspace: &str,
@@ -110,26 +110,37 @@ pub fn page(
         let total = spi::first(
             saved!(concat!(
                 "SELECT pg_catalog.count(*) FROM keysmith_private.all_keys a WHERE ",
-                listed!(),
-                " AND $7 IS NOT NULL AND $8 IS NOT NULL"
+                listed!()
             )),
-            &params,
+            &params[..6],
             |row| row.bigint(1),
         )?;
-        let keys = spi::all(
-            saved!(concat!(
-                "SELECT pg_catalog.to_jsonb(v)
-                 FROM (SELECT a.key_id, a.created_at FROM keysmith_private.all_keys a WHERE ",
-                listed!(),
-                " ORDER BY a.created_at, a.key_id LIMIT $7 OFFSET $8) p
-                 CROSS JOIN LATERAL (SELECT l.* FROM keysmith_private.all_keys l
-                                     WHERE l.key_id = p.key_id AND l.tenant_id = $1 OFFSET 0) v
-                 ORDER BY p.created_at, p.key_id"
-            )),
-            &params,
-            |row| row.text(1),
-        )?;
-        Ok((total.unwrap_or_default(), keys))
+        let total = total.unwrap_or_default();
+        // Of a part of many keys, only these are read as a whole, each by its id: see `list_keys`.
+        let (statement, params) = match total > limit || skip > 0 {
+            true => (
+                saved!(concat!(
+                    "SELECT pg_catalog.row_to_json(v)
+                     FROM (SELECT a.key_id, a.created_at FROM keysmith_private.all_keys a WHERE ",
+                    listed!(),
+                    " ORDER BY a.created_at, a.key_id LIMIT $7 OFFSET $8) p
+                     CROSS JOIN LATERAL (SELECT l.* FROM keysmith_private.all_keys l
+                                         WHERE l.key_id = p.key_id AND l.tenant_id = $1 OFFSET 0) v
+                     ORDER BY p.created_at, p.key_id"
+                )),
+                &params[..],
+            ),
+            false => (
+                saved!(concat!(
+                    "SELECT pg_catalog.row_to_json(a) FROM keysmith_private.all_keys a WHERE ",
+                    listed!(),
+                    " ORDER BY a.created_at, a.key_id"
+                )),
+                &params[..6],
+            ),
+        };
+        let keys = spi::all(statement, params, |row| row.text(1))?;
+        Ok((total, keys))
     })
 }
 

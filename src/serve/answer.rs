@@ -13,7 +13,6 @@ use pg::output;
 use pg::record::RecordWriter;
 use pg::scratch::Memory;
 use pgrx::pg_sys::Datum;
-use serde_json::Value;
 
 const JSON: &str = "application/json";
 
@@ -24,7 +23,8 @@ pub struct Answer {
     is_handled: bool,
     pub status: i32,
     headers: Vec<Header>,
-    pub body: Option<Value>,
+    /// As JSON text.
+    pub body: Option<String>,
     request_id: Option<[u8; 16]>,
     is_good: bool,
     tenant: Option<Vec<u8>>,
@@ -92,7 +92,7 @@ impl Answer {
             headers => StoredJsonb::parse(memory, &object(headers).to_string())
                 .unwrap_or_else(StoredJsonb::empty_object),
         };
-        let body = self.body.and_then(|body| StoredJsonb::parse(memory, &body.to_string()));
+        let body = self.body.and_then(|body| StoredJsonb::parse(memory, &body));
         let tenant = self.tenant.as_deref();
         let room = headers.image().len()
             + body.map_or(0, |body| body.image().len())

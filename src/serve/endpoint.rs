@@ -87,7 +87,8 @@ pub struct Request<'a> {
 /// What an endpoint answers.
 pub struct Done {
     pub status: i32,
-    pub body: Option<Value>,
+    /// As JSON text.
+    pub body: Option<String>,
     pub shows_key: bool,
 }
 

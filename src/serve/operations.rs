@@ -258,14 +258,13 @@ fn page_of(page: i64, limit: i64, total: i64) -> Object {
     }
 }
 
-/// The values that answers may show, in the form in which they show them.
+/// The values in the form in which answers show them. Others may be among them: a template names
+/// only those that it may.
 fn shown(mut object: Object, values: &[Named]) -> Object {
-    let value = |value: &Named| {
-        let found = match object.remove(value.name) {
-            Some(Value::String(text)) if value.kind == Kind::Moment => in_seconds(&text).into(),
-            found => found.unwrap_or_default(),
-        };
-        (value.name.into(), found)
-    };
-    values.iter().map(value).collect()
+    for value in values.iter().filter(|value| value.kind == Kind::Moment) {
+        if let Some(Value::String(time)) = object.get_mut(value.name) {
+            *time = in_seconds(time);
+        }
+    }
+    object
 }

@@ -35,11 +35,11 @@ impl ErrorBody {
         }
     }
 
-    /// The body of an error.
-    pub fn of(&self, error: &HttpError) -> Value {
+    /// The body of an error, as JSON text.
+    pub fn of(&self, error: &HttpError) -> String {
         match self {
-            ErrorBody::Plain => error.plain(),
-            ErrorBody::Problem => error.problem(),
+            ErrorBody::Plain => error.plain().to_string(),
+            ErrorBody::Problem => error.problem().to_string(),
             ErrorBody::Template(template) => template.fill(&error.values(), &[]),
         }
     }
@@ -72,7 +72,7 @@ mod tests {
             retry_after: Some(1_500_000),
             ..HttpError::new(Answer::RateLimited)
         };
-        (body.of(&error), body.content_type())
+        (serde_json::from_str(&body.of(&error)).unwrap(), body.content_type())
     }
 
     #[test]

@@ -84,10 +84,12 @@ impl Template {
         Node::parse(template, place, "").map(Template)
     }
 
-    /// The body: `whole` has the values of the whole answer, and `rows` those of each row. A name
-    /// without a value is null.
-    pub fn fill(&self, whole: &Map<String, Value>, rows: &[Map<String, Value>]) -> Value {
-        self.0.fill(whole, None, rows)
+    /// The body as JSON text: `whole` has the values of the whole answer, and `rows` those of each
+    /// row. A name without a value is null.
+    pub fn fill(&self, whole: &Map<String, Value>, rows: &[Map<String, Value>]) -> String {
+        let mut body = String::new();
+        self.0.write(&mut body, whole, None, rows);
+        body
     }
 }
 
@@ -141,23 +143,25 @@ impl Node {
         }
     }
 
-    fn fill(
+    fn write(
         &self,
+        body: &mut String,
         whole: &Map<String, Value>,
         row: Option<&Map<String, Value>>,
         rows: &[Map<String, Value>],
-    ) -> Value {
+    ) {
         let value = |field: &Field| {
             let value = row.and_then(|row| row.get(&field.name));
             let value = value.or_else(|| whole.get(&field.name))?;
             field.within.iter().try_fold(value, |value, name| value.get(name))
         };
         match self {
-            Node::Constant(constant) => constant.clone(),
+            Node::Constant(constant) => body.push_str(&constant.to_string()),
             Node::Field(field) => match value(field) {
-                Some(Value::String(text)) => Value::String(field.case.of(text)),
-                Some(value) => value.clone(),
-                None => Value::Null,
+                None => body.push_str("null"),
+                Some(Value::String(text)) if field.case == Case::AsIs => put(body, text),
+                Some(Value::String(text)) => put(body, &field.case.of(text)),
+                Some(value) => body.push_str(&value.to_string()),
             },
             Node::Text(pieces) => {
                 let text = pieces.iter().map(|piece| match piece {
@@ -168,17 +172,45 @@ impl Node {
                         Some(value) => value.to_string(),
                     },
                 });
-                Value::String(text.collect())
+                put(body, &text.collect::<String>());
             }
-            Node::Rows(node) => rows.iter().map(|row| node.fill(whole, Some(row), rows)).collect(),
-            Node::Array(nodes) => nodes.iter().map(|node| node.fill(whole, row, rows)).collect(),
-            Node::Object(fields) => {
-                let filled = fields.iter();
-                let filled = filled.map(|(name, node)| (name.clone(), node.fill(whole, row, rows)));
-                Value::Object(filled.collect())
+            Node::Rows(node) => {
+                list(body, '[', ']', rows, |body, row| node.write(body, whole, Some(row), rows));
             }
+            Node::Array(nodes) => {
+                list(body, '[', ']', nodes, |body, node| node.write(body, whole, row, rows));
+            }
+            Node::Object(fields) => list(body, '{', '}', fields, |body, (name, node)| {
+                put(body, name);
+                body.push(':');
+                node.write(body, whole, row, rows);
+            }),
         }
     }
+}
+
+/// Writes a text as JSON.
+fn put(body: &mut String, text: &str) {
+    // Any text can be written.
+    body.push_str(&serde_json::to_string(text).unwrap_or_default());
+}
+
+/// Writes elements between brackets, separated by commas.
+fn list<T>(
+    body: &mut String,
+    open: char,
+    close: char,
+    elements: &[T],
+    write: impl Fn(&mut String, &T),
+) {
+    body.push(open);
+    for (index, element) in elements.iter().enumerate() {
+        if index > 0 {
+            body.push(',');
+        }
+        write(body, element);
+    }
+    body.push(close);
 }
 
 impl Case {
@@ -285,9 +317,13 @@ mod tests {
         }
     }
 
+    fn read(body: &str) -> Value {
+        serde_json::from_str(body).unwrap()
+    }
+
     fn filled(template: Value) -> Value {
         let values = json!({"label": "a \"b\"", "status": "active", "scopes": ["x", "y"], "count": 7, "none": null, "data": {"a": {"b": "x"}, "n": 1}});
-        Template::parse(&template, ONE).unwrap().fill(&object(values), &[])
+        read(&Template::parse(&template, ONE).unwrap().fill(&object(values), &[]))
     }
 
     #[test]
@@ -335,7 +371,7 @@ mod tests {
     fn values_are_not_templates() {
         let values = object(json!({"label": "{status}", "status": "s"}));
         let template = Template::parse(&json!("{label} {status}"), ONE).unwrap();
-        assert_eq!(template.fill(&values, &[]), json!("{status} s"));
+        assert_eq!(read(&template.fill(&values, &[])), json!("{status} s"));
     }
 
     #[test]
@@ -347,8 +383,8 @@ mod tests {
         let template = Template::parse(&template, MANY).unwrap();
         let row = |label| json!({"l": label, "p": 1, "in": ["x"]});
         let expected = json!({"data": [row("one"), row("two")], "meta": [1, 2]});
-        assert_eq!(template.fill(&whole, &rows), expected);
-        assert_eq!(template.fill(&whole, &[]), json!({"data": [], "meta": [1, 2]}));
+        assert_eq!(read(&template.fill(&whole, &rows)), expected);
+        assert_eq!(read(&template.fill(&whole, &[])), json!({"data": [], "meta": [1, 2]}));
     }
 
     #[test]

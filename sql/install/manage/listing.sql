@@ -19,7 +19,9 @@ SELECT k.key_id,
        k.role,
        k.owner,
        k.allowlist,
-       -- The limits of the key come first, then those that it shares, with the key that has them.
+       -- The limits of the key come first, then those that it shares, with the key that has them. Most
+       -- keys have no limits.
+       CASE WHEN k.limits IS NOT NULL OR k.shared_limits IS NOT NULL THEN
        (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                'name', l.part[5], 'limit', l.part[2]::bigint, 'window', l.part[3],
                'burst', l.part[4]::bigint)
@@ -28,7 +30,7 @@ SELECT k.key_id,
         FROM pg_catalog.regexp_matches(
                  pg_catalog.concat_ws(E'\n', k.limits, k.shared_limits),
                  '^(?:([-0-9a-f]{36})/)?(\d+)/([^/]+)/(\d+)/(.*)$', 'gn')
-             WITH ORDINALITY AS l (part, n)) AS limits,
+             WITH ORDINALITY AS l (part, n)) END AS limits,
        keysmith_private.credits_at(c.balance, c.refill, c.every, c.refilled_at, pg_catalog.clock_timestamp())
            AS credits,
        k.expires_at,
