@@ -148,6 +148,17 @@ def fields(wrong):
                     for name, values in wrong.items() for value, path, rule in values]
 
 
+ENDPOINT = {"keyspace": "default", "method": "POST", "pattern": "/keys", "operation": "mint"}
+MAPPINGS = [
+    ([], "", "must be an object"), ("label", "", "must be an object"), ({"tenant": "t"}, "", "names"),
+    ({"label": 1}, "", "must have for label"), ({"label": {"is": 1}}, "", "fixes label"),
+    ({"label": "x", "role": "x"}, "", "takes two arguments"), ({"*": "take"}, "", "may have under"),
+]
+TEMPLATES = [
+    ({"a": ["{digest}"]}, "", "has at a[0] the text"), ("{", "", "has the text"),
+    ({"a": "{label.b}"}, "", "has at a the text"),
+]
+
 ARGUMENTS = [
     ("alter_keyspace", {"name": "default"}, "changes", fields(OPTIONS | PLAIN_OPTIONS)),
     ("alter_key", {"key_id": "KEY_ID"}, "changes", fields(KEY)),
@@ -158,6 +169,8 @@ ARGUMENTS = [
     ("mint", {"tenant": "acme"}, "limits", LIMITS),
     ("import_key", {"tenant": "acme", "digest": b"x" * 32}, "limits", LIMITS),
     ("define_route", {"keyspace": "default", "method": "GET", "pattern": "/x", "scopes": ["a"]}, "limits", LIMITS),
+    ("define_endpoint", ENDPOINT, "request", MAPPINGS),
+    ("define_endpoint", ENDPOINT, "response", TEMPLATES),
     ("audit_verify", {}, "heads", HEADS),
     ("replay_revocations", {}, "revocations", REVOCATIONS),
 ]
@@ -180,8 +193,10 @@ def test_every_json_argument_is_tried(db):
     arguments = db.rows("""
         SELECT proname, argument FROM pg_proc, unnest(proargnames, proargtypes::oid[]) AS a (argument, type)
         WHERE pronamespace = 'keysmith'::regnamespace AND type = 'jsonb'::regtype""")
-    # Metadata may be any object. Headers are the client's: a verdict says what is wrong with them.
-    assert {(row.proname, row.argument) for row in arguments if row.argument not in ("metadata", "headers")} \
+    # Metadata may be any object. Headers and bodies are the client's: an answer says what is wrong with
+    # them.
+    others = ("metadata", "headers", "body")
+    assert {(row.proname, row.argument) for row in arguments if row.argument not in others} \
         == {(function, name) for function, _, name, _ in ARGUMENTS}
 
 

@@ -141,7 +141,7 @@ MATRIX = [
     {"ip": "10.1.2.3"}, {"ip": "192.0.2.1"}, {"environment": "test"}, {"environment": "live"},
     {"kind": "publishable"}, {"kind": "secret"}, {"keyspace": "other"}, {"keyspace": "nowhere"},
 ]
-NOT_COMPARED = {"request_id", "limit_remaining"}
+NOT_COMPARED = {"request_id", "limit_remaining", "limit_reset"}
 
 
 def comparable(verdict):

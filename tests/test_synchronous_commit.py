@@ -42,6 +42,8 @@ REDUCING = {
     "define_role": ("SELECT keysmith.define_role('default', 'reader', '{}')",),
     "define_route": ("SELECT keysmith.define_route('default', 'GET', '/x', '{a}')",),
     "remove_route": ("SELECT keysmith.remove_route('default', 'GET', '/old')",),
+    "define_endpoint": ("SELECT keysmith.define_endpoint('default', 'GET', '/me', 'whoami')",),
+    "remove_endpoint": ("SELECT keysmith.remove_endpoint('default', 'GET', '/old')",),
     "revoke_access": ("SELECT keysmith.revoke_access('anyone')",),
     # Until then the key spends the credits of its tenant.
     "add_credits": ("SELECT keysmith.add_credits(5, key_id => %s)", "add_credits"),
@@ -64,6 +66,7 @@ def server():
         db.call("define_scope", "default", "a")
         db.call("define_role", "default", "reader", ["a"])
         db.call("define_route", "default", "GET", "/old", ["a"])
+        db.call("define_endpoint", "default", "GET", "/old", "whoami")
         db.call("set_member", "acme", "bob", "reader")
         db.call("grant_access", "anyone", "auditor")
         db.mint("many")
@@ -142,6 +145,9 @@ def test_an_act_that_reduces_rights_waits(server, name, setting):
     elif name == "remove_route":
         with server.connect() as connection:
             runs_through(server, connection, "SELECT keysmith.define_route('default', 'GET', '/old', '{a}')")
+    elif name == "remove_endpoint":
+        with server.connect() as connection:
+            runs_through(server, connection, "SELECT keysmith.define_endpoint('default', 'GET', '/old', 'whoami')")
     elif name == "revoke_access":
         server.db.call("grant_access", "anyone", "auditor")
     with server.connect() as connection:
