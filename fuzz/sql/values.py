@@ -66,7 +66,7 @@ class Values:
             return f"({self.draw.choice(known)})::{type_name}"
         if draw > 0.94 and type_name != "record":
             return f"NULL::{type_name}"
-        maker = getattr(self, "a_" + type_name.replace("[]", "_array").replace(" ", "_"))
+        maker = getattr(self, "a_" + type_name.removeprefix("keysmith.").replace("[]", "_array").replace(" ", "_"))
         return f"({maker(name)})::{type_name}" if type_name != "record" else maker(name)
 
     def known_of(self, type_name, name, function):
@@ -160,6 +160,12 @@ class Values:
         return self.draw.choice([f"ROW({', '.join(self.of(t) for t in self.draw.choices(['text', 'bigint', 'jsonb'], k=3))})",
                                  "ROW()", "ROW(NULL)", "(SELECT t FROM fuzz.texts t WHERE n = 2)", "NULL::fuzz.texts",
                                  "(SELECT t FROM fuzz.postgres_plain t LIMIT 1)", "(SELECT t FROM fuzz.verifier_plain t LIMIT 1)"])
+
+    def a_verdict(self, name):
+        types = ["boolean", "integer", "text", "text", "text", "uuid", "text", "uuid", *["text"] * 5, "text[]", "jsonb", "timestamp with time zone",
+                 "text", "bigint", "interval", "bigint", "uuid", "text", "text", "text", "bigint", "interval", "interval"]
+        columns = ", ".join("NULL" if self.draw.random() < 0.3 else self.of(kind) for kind in types)
+        return self.draw.choice([f"ROW({columns})", f"ROW({columns})", f"ROW({', '.join(['NULL'] * 27)})"])
 
     def a_jsonb(self, name):
         draw = self.draw.random()
