@@ -33,6 +33,9 @@ DECISIONS = [
     "SELECT reason FROM keysmith.verify_digest(sha256(key::bytea))",
     "SELECT reason FROM keysmith.verify_many(ARRAY[key])",
     "SELECT reason FROM keysmith.authenticate(jsonb_build_object('x-api-key', key), 'GET', '/')",
+    "SELECT keysmith.verify_json(key) ->> 'reason'",
+    "SELECT keysmith.authenticate_json(jsonb_build_object('x-api-key', key), 'GET', '/') ->> 'reason'",
+    "SELECT status::text FROM keysmith.serve(jsonb_build_object('x-api-key', key), 'GET', '/')",
     "SELECT reason FROM keysmith.explain_verify(key) LIMIT 1",
     "SELECT keysmith.pre_request()::text",
 ]
@@ -82,6 +85,17 @@ def test_the_leader_of_a_parallel_query_decides(db, parallel):
     assert parallel.rows("SELECT (keysmith.verify(%s)).reason, in_workers "
                          "FROM (SELECT bool_or(worker()) AS in_workers FROM many OFFSET 0) AS m",
                          key.api_key) == [("ok", True)]
+
+
+def test_a_query_that_serves_is_not_parallel(db, parallel):
+    """Operations begin subtransactions, which PostgreSQL refuses in the leader of a parallel query, too."""
+    db.tenant()
+    db.call("define_endpoint", "default", "POST", "/keys", "mint")
+    key = db.mint()
+    db.rows("CREATE TABLE request AS SELECT n FROM generate_series(1, 3) n")
+    served = """SELECT count(*) FROM request
+        WHERE (keysmith.serve(jsonb_build_object('x-api-key', %s::text), 'POST', '/keys')).status = 201"""
+    assert parallel.value(served, key.api_key) == 3
 
 
 def test_log_request_in_a_worker(db, parallel):
