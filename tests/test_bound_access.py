@@ -107,6 +107,14 @@ def test_events_of_another_keyspace_have_a_name_that_it_does_not_learn(db, keys,
     app.refused("KS403", "event_channel", "default")
 
 
+def test_the_routes_of_another_keyspace_are_not_described(db, keys, role, as_role):
+    db.call("grant_access", role(), "verifier", keyspace="other")
+    app = as_role("app")
+    assert app.value("SELECT keysmith.openapi('other')")
+    for keyspace in ("default", "nowhere"):
+        app.refused("KS403", "openapi", keyspace)
+
+
 def test_who_is_bound_explains_no_other_keyspace(cluster, dbname, db, keys, role, as_role):
     db.call("grant_access", role(), "verifier", keyspace="other")
     # The level does not come with the function.
