@@ -319,6 +319,23 @@ def test_a_route_as_specific_is_the_applications(keys, key):
     assert keys.ask(key, "DELETE", "/v1/keys").status == 405
 
 
+def test_a_route_that_is_more_specific_is_the_applications(keys, key):
+    """Its scopes are what the request was let through by."""
+    keys.admin.call("define_route", "default", "GET", "/v1/keys/{id}", "keys:read")
+    keys.admin.call("define_route", "default", "GET", "/v1/keys/stats", "")
+    narrow = keys.admin.mint(scopes=["other"])
+    assert not keys.ask(narrow, "GET", "/v1/keys/stats").handled
+    assert not keys.ask(narrow, "HEAD", "/v1/keys/stats").handled
+    assert keys.ask(narrow, "GET", "/v1/keys/statistics").status == 403
+    keys.define("POST", "/{part}/{id}", "disable")
+    keys.admin.call("define_route", "default", "POST", "/{part}/{id}", "keys:write")
+    keys.admin.call("define_route", "default", "*", "/guests/{name}", "", public=True)
+    assert keys.ask(narrow, "POST", f"/staff/{key.key_id}").status == 403
+    assert not keys.ask(narrow, "POST", f"/guests/{key.key_id}").handled
+    assert not keys.ask(None, "POST", f"/guests/{key.key_id}").handled
+    assert keys.admin.reason(key.api_key) == "ok"
+
+
 # Errors
 
 def test_errors_name_the_fields_of_the_body(service, key):

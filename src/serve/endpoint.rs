@@ -41,7 +41,13 @@ impl<'p> Place<'p> {
             Match::Unlisted => false,
         };
         if let Match::Route(found) = policy.endpoints().find(method, path, b"") {
-            return Place::Endpoint(Endpoint { of: found, id: id(found, path) });
+            // The decision is by the most specific route. The work must be that route's, too.
+            let mut routes = policy.variants(method, path);
+            let is_theirs = routes.any(|route| !is_as_specific(&found.pattern, route.pattern()));
+            return match is_theirs {
+                true => Place::Elsewhere,
+                false => Place::Endpoint(Endpoint { of: found, id: id(found, path) }),
+            };
         }
         let asks = method.eq_ignore_ascii_case(b"OPTIONS");
         let has_own_options = || {
