@@ -371,6 +371,12 @@ def test_bodies_are_bounded(keys, key):
     assert (big.status, big.body["code"]) == (413, "content_too_large")
     deep = json.loads("[" * 200 + "]" * 200)
     assert keys.ask(key, "POST", "/v1/keys", {"metadata": {"a": deep}}).status == 400
+    # PostgreSQL stores such a number in some bytes, and its text has all zeros.
+    for number in ("1e131071", "1e-16000", "1e400"):
+        answer = keys.app.one("serve", json.dumps({"X-Api-Key": key.api_key}), "POST", "/v1/keys",
+                              body=f'{{"metadata": {{"a": [{number}]}}}}')
+        assert (answer.status, answer.body["code"]) == (400, "invalid_request")
+    assert keys.ask(key, "POST", "/v1/keys", {"metadata": {"a": [1.7e308, 5e-324, -0.1]}}).status == 201
     # The application's own bodies have no bounds.
     assert not keys.ask(key, "POST", "/v1/images", {"label": "x" * 10_000_000}).handled
 

@@ -148,14 +148,17 @@ fn arguments(
 ) -> Result<serde_json::Map<String, Value>, Failure> {
     /// More than the arguments of any operation need.
     const MOST: usize = 128 * 1024;
+    const MOST_LEVELS: usize = 100;
     let body = match request.body {
         None => None,
         Some(body) if body.length() > MOST => return Err(Failure::of(Answer::ContentTooLarge)),
         Some(body) => {
-            let text = body.text();
-            let value = text.as_deref().and_then(parsed);
-            let value = value.ok_or_else(|| {
-                Failure::invalid("the body must be a JSON object of at most 100 levels")
+            let text = if body.is_plain(MOST_LEVELS) { body.text() } else { None };
+            let value = text.as_deref().and_then(parsed).ok_or_else(|| {
+                Failure::invalid(format!(
+                    "the body must be a JSON object of at most {MOST_LEVELS} levels, with numbers \
+                     that a double has"
+                ))
             })?;
             Some(value).filter(|value| !value.is_null())
         }
