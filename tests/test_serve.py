@@ -234,6 +234,16 @@ def test_a_publishable_key_manages_nothing(keys, key):
     assert keys.ask(public, "GET", f"/v1/keys/{public.key_id}").status == 200
 
 
+def test_a_publishable_key_does_not_see_what_was_asked(keys, key):
+    """Everyone can read it, so everyone could see addresses and paths."""
+    publishable = keys.admin.mint(kind="publishable")
+    keys.define("GET", "/v1/keys/{id}/logs", "usage_logs")
+    for path in ("/v1/logs", "/v1/usage", f"/v1/keys/{publishable.key_id}/logs"):
+        answer = keys.ask(publishable, "GET", path)
+        assert (answer.status, answer.body["code"]) == (403, "insufficient_kind")
+        assert keys.ask(key, "GET", path).status == 200
+
+
 def test_a_new_key_gets_no_more_than_its_giver_has(keys, service):
     service.admin.call("define_scope", "default", "read")
     service.admin.call("define_scope", "default", "write")

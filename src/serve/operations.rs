@@ -33,6 +33,12 @@ pub fn run(operation: Operation, id: Option<&str>, arguments: Object) -> Result<
         let Some(identity) = identity::current()? else {
             return Ok(Err(Failure::of(Answer::MissingAuthorization)));
         };
+        // Everyone can read a publishable key. What its tenant was asked is not for everyone.
+        if matches!(operation, Operation::UsageLogs | Operation::UsageTotals)
+            && identity.key.as_ref().is_some_and(|key| !key.is_secret)
+        {
+            return Ok(Err(Failure::of(Answer::InsufficientKind)));
+        }
         // That is for the operator to know, and not for the client.
         if let Some(needs) = needs(operation)
             && !authority::may(needs)?
