@@ -2,8 +2,8 @@
 //! neither tenants nor keys.
 
 use super::{endpoint, worded};
-use crate::catalog::Catalog;
 use crate::catalog::policy::{self, Policy, Route};
+use crate::catalog::{Catalog, access};
 use crate::manage::keyspace::check_known;
 use keysmith_core::http::openapi::{Endpoint, Entry, Needs, Service, document};
 use keysmith_core::policy::verdict::Answer;
@@ -21,7 +21,9 @@ sql_functions! {
 fn openapi(call: &Call) -> Result<Option<Datum>> {
     let keyspace = call.required_text(0, "keyspace")?;
     check_known(&keyspace)?;
-    let policy = Catalog::open()?.policy(keyspace.as_bytes())?;
+    let catalog = Catalog::open()?;
+    access::must_reach(&catalog, keyspace.as_bytes(), access::EXPLAINING)?;
+    let policy = catalog.policy(keyspace.as_bytes())?;
     let service = Service {
         title: &keyspace,
         schemes: &policy.schemes,
