@@ -438,6 +438,25 @@ def test_a_failure_undoes_its_own_changes_only(keys, key):
     assert keys.admin.value("SELECT count(*) FROM keysmith.keys WHERE label = 'kept'") == 1
 
 
+def test_a_message_does_not_repeat_a_long_value(keys, key):
+    for path, body in ((f"/v1/keys/{key.key_id}/rotate", {"grace": "x" * 100_000}),
+                       ("/v1/keys", {"allowlist": ["x" * 100_000]})):
+        answer = keys.ask(key, "POST", path, body)
+        assert answer.status == 400 and "xxx" in answer.body["message"]
+        assert len(answer.body["message"]) <= 500
+
+
+def test_a_request_of_a_parallel_query_is_served(keys, key):
+    for name in ("parallel_setup_cost", "parallel_tuple_cost", "min_parallel_table_scan_size"):
+        keys.app.rows(f"SET {name} = 0")
+    counted = "FROM (SELECT count(*) AS n FROM pg_attribute) c WHERE n > 0"
+    assert "Parallel" in str(keys.app.rows(f"EXPLAIN SELECT keysmith.current_tenant() {counted}"))
+    headers = json.dumps({"X-Api-Key": key.api_key})
+    for method in ("GET", "POST"):
+        found = keys.app.rows(f"SELECT (keysmith.serve(%s, %s, '/v1/keys')).handled {counted}", headers, method)
+        assert found == [(True,)]
+
+
 def test_a_conflict_is_409(keys, key):
     keys.admin.call("alter_keyspace", "default", '{"max_active_keys": 1}')
     answer = keys.ask(key, "POST", "/v1/keys")
