@@ -147,6 +147,22 @@ def fields(wrong):
     return PATCH + [({name: value}, f".{name}{path}", rule)
                     for name, values in wrong.items() for value, path, rule in values]
 
+ENDPOINT = {"keyspace": "default", "method": "POST", "pattern": "/keys", "operation": "mint"}
+MAPPINGS = [
+    ([], "", "must be an object such as"),
+    ({"labels": "name"}, "", 'names "labels"; mint has only label, '),
+    ({"label": 1}, "", "must have for label the name of a field"),
+    ({"label": "x", "owner": "x"}, "", 'takes two arguments from the field "x"'),
+    ({"kind": {"is": 1}}, "", "fixes kind: the value must be a string"),
+    ({"*": "take"}, "", 'may have under "*" the text "ignore" only'),
+]
+TEMPLATES = [
+    ({"a": ["{labels}"]}, "", 'has at a[0] the text "{labels}": there is no {labels} here'),
+    ({"a": "{label"}, "", 'has at a the text "{label": write {{ or }} for a brace'),
+    ({"a": "{label:big}"}, "", 'has at a the text "{label:big}": write upper or lower'),
+    ({"a": "{label.b}"}, "", 'has at a the text "{label.b}": {label} is no JSON value'),
+    ("x" * 10_001, "", "must have at most 10000 bytes"),
+]
 
 ARGUMENTS = [
     ("alter_keyspace", {"name": "default"}, "changes", fields(OPTIONS | PLAIN_OPTIONS)),
@@ -158,6 +174,8 @@ ARGUMENTS = [
     ("mint", {"tenant": "acme"}, "limits", LIMITS),
     ("import_key", {"tenant": "acme", "digest": b"x" * 32}, "limits", LIMITS),
     ("define_route", {"keyspace": "default", "method": "GET", "pattern": "/x", "scopes": ["a"]}, "limits", LIMITS),
+    ("define_endpoint", ENDPOINT, "request", MAPPINGS),
+    ("define_endpoint", ENDPOINT, "response", TEMPLATES),
     ("audit_verify", {}, "heads", HEADS),
     ("replay_revocations", {}, "revocations", REVOCATIONS),
 ]
@@ -180,8 +198,9 @@ def test_every_json_argument_is_tried(db):
     arguments = db.rows("""
         SELECT proname, argument FROM pg_proc, unnest(proargnames, proargtypes::oid[]) AS a (argument, type)
         WHERE pronamespace = 'keysmith'::regnamespace AND type = 'jsonb'::regtype""")
-    # Metadata may be any object. Headers are the client's: a verdict says what is wrong with them.
-    assert {(row.proname, row.argument) for row in arguments if row.argument not in ("metadata", "headers")} \
+    # Metadata may be any object. Headers and body are the client's: a verdict says what is wrong with them.
+    assert {(row.proname, row.argument) for row in arguments
+            if row.argument not in ("metadata", "headers", "body")} \
         == {(function, name) for function, _, name, _ in ARGUMENTS}
 
 
