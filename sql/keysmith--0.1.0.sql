@@ -260,14 +260,17 @@ COMMENT ON COLUMN keysmith_private.key.regenerated IS 'Whether regenerate() made
 
 CREATE TABLE keysmith_private.access (
     role       regrole NOT NULL,
-    level      text COLLATE "C" NOT NULL CHECK (level IN ('verifier', 'issuer', 'auditor', 'admin')),
+    level      text COLLATE "C" NOT NULL CHECK (level IN ('verifier', 'host', 'issuer', 'auditor', 'admin')),
     tenant_id  uuid REFERENCES keysmith_private.tenant,
+    keyspace   text COLLATE "C" REFERENCES keysmith_private.keyspace,
     granted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     UNIQUE (role, level, tenant_id),
-    CHECK (tenant_id IS NULL OR level = 'issuer')
+    CHECK (tenant_id IS NULL OR level IN ('issuer', 'host')),
+    CHECK (keyspace IS NULL OR level IN ('verifier', 'host') AND tenant_id IS NULL)
 );
 COMMENT ON TABLE keysmith_private.access IS 'The access levels that grant_access gave to roles; PostgreSQL''s privileges decide who may execute a function';
-COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'The tenant whose keys an issuer manages; null for the tenant that is signed in';
+COMMENT ON COLUMN keysmith_private.access.tenant_id IS 'The only tenant that an issuer or host reaches; null for the tenant that is signed in, or for any';
+COMMENT ON COLUMN keysmith_private.access.keyspace IS 'The only keyspace that a verifier or host reaches; null for all, or if a tenant is named';
 
 CREATE TABLE keysmith_private.audit_entry (
     keyspace   text COLLATE "C" NOT NULL,
@@ -289,6 +292,7 @@ CREATE TABLE keysmith_private.audit_content (
     role         text COLLATE "C" NOT NULL,
     session_role text COLLATE "C" NOT NULL,
     acting_key   uuid,
+    acting_member text COLLATE "C",
     client       inet,
     tenant       text COLLATE "C",
     key_id       uuid,
@@ -362,6 +366,19 @@ BEGIN
             name);
     END LOOP;
 END $$;
+
+-- Each backend remembers the keyspaces that a role may decide about. This makes it read the table
+-- again. Rows are few, and change seldom.
+CREATE FUNCTION keysmith_private.access_changed() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_access_changed';
+COMMENT ON FUNCTION keysmith_private.access_changed() IS
+'Trigger on the table of access: makes every backend read it again';
+CREATE TRIGGER access_changed AFTER INSERT OR UPDATE OR DELETE ON keysmith_private.access
+    FOR EACH ROW EXECUTE FUNCTION keysmith_private.access_changed();
+CREATE TRIGGER access_truncated AFTER TRUNCATE ON keysmith_private.access
+    FOR EACH STATEMENT EXECUTE FUNCTION keysmith_private.access_changed();
+ALTER TABLE keysmith_private.access ENABLE ALWAYS TRIGGER access_changed;
+ALTER TABLE keysmith_private.access ENABLE ALWAYS TRIGGER access_truncated;
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -510,27 +527,27 @@ COMMENT ON FUNCTION keysmith.current_tenant_id() IS
 CREATE FUNCTION keysmith.current_keyspace() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_keyspace';
 COMMENT ON FUNCTION keysmith.current_keyspace() IS
-'The keyspace of the key that the transaction acts for';
+'The keyspace of the tenant that the transaction acts for';
 
 CREATE FUNCTION keysmith.current_key() RETURNS uuid
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_key';
 COMMENT ON FUNCTION keysmith.current_key() IS
-'The id of the key that the transaction acts for; it can be the default of a column';
+'The id of the key that the transaction acts for; it can be the default of a column; null for a person';
 
 CREATE FUNCTION keysmith.current_environment() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_environment';
 COMMENT ON FUNCTION keysmith.current_environment() IS
-'The environment of the key that the transaction acts for';
+'The environment of the key that the transaction acts for; null for a person';
 
 CREATE FUNCTION keysmith.current_owner() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_current_owner';
 COMMENT ON FUNCTION keysmith.current_owner() IS
-'The owner of the key that the transaction acts for';
+'The owner of the key that the transaction acts for; or the member, if act_as signed one in';
 
 CREATE FUNCTION keysmith.has_scope(scope text) RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_has_scope';
 COMMENT ON FUNCTION keysmith.has_scope(text) IS
-'Whether the key signed in has a scope, or meets an expression';
+'Whether the key or person has a scope, or meets an expression';
 
 CREATE FUNCTION keysmith.require_identity() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_require_identity';
@@ -632,7 +649,7 @@ END $$;
 -- the environment of an entry are looked up only for readers who see a part of the rows.
 CREATE VIEW keysmith_private.all_audit AS
 SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.session_role, c.acting_key,
-       c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
+       c.acting_member, c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
        (SELECT t.tenant_id FROM keysmith_private.tenant t
         WHERE t.keyspace = a.keyspace AND t.name = c.tenant) AS tenant_id,
        (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = c.key_id) AS environment
@@ -649,6 +666,7 @@ COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that the act conce
 COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
 COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
 COMMENT ON COLUMN keysmith.audit.acting_key IS 'The key that the transaction acted for';
+COMMENT ON COLUMN keysmith.audit.acting_member IS 'The member that the transaction acted for; empty for the tenant as a whole';
 COMMENT ON COLUMN keysmith.audit.client IS 'The address of the client; null for a Unix-domain socket';
 COMMENT ON COLUMN keysmith.audit.before IS 'The state before the act, without secrets; null if there was nothing';
 COMMENT ON COLUMN keysmith.audit.after IS 'The state after the act, without secrets; null if there is nothing';
@@ -679,9 +697,15 @@ CREATE TABLE keysmith_private.usage_event (
     status      integer NOT NULL,
     outcome     text COLLATE "C" NOT NULL,
     ip          inet,
-    latency     interval
+    latency     interval,
+    member      text COLLATE "C",
+    signed_in_by text COLLATE "C"
 ) PARTITION BY RANGE (at);
-COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included';
+COMMENT ON TABLE keysmith_private.usage_event IS 'The requests of known keys, refused requests included, and of persons whom act_as signed in';
+COMMENT ON COLUMN keysmith_private.usage_event.key_id IS 'The key; the nil id for a person';
+COMMENT ON COLUMN keysmith_private.usage_event.environment IS 'The environment of the key; empty for a person';
+COMMENT ON COLUMN keysmith_private.usage_event.member IS 'The person: a member of the tenant, or empty for the tenant as a whole; null for a key';
+COMMENT ON COLUMN keysmith_private.usage_event.signed_in_by IS 'The role that signed the person in';
 COMMENT ON COLUMN keysmith_private.usage_event.incarnation IS 'The life of the shared memory in which the record waited; 0 for rows that transactions wrote themselves';
 COMMENT ON COLUMN keysmith_private.usage_event.sequence IS 'The number of the record in that life; the two are unique together';
 COMMENT ON COLUMN keysmith_private.usage_event.status IS 'The HTTP status of the verdict, or the one that log_request gave';
@@ -1529,28 +1553,32 @@ COMMENT ON FUNCTION keysmith.usage_collect(text, bigint, bigint, boolean, bigint
 -- shows_everything().
 
 CREATE VIEW keysmith_private.all_usage AS
-SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, e.environment, e.key_id, k.label,
-       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id
+SELECT e.at, e.request_id, t.name AS tenant, e.keyspace, nullif(e.environment, '') AS environment,
+       k.key_id, k.label,
+       e.method, e.endpoint, e.status, e.outcome, e.ip, e.latency, e.tenant_id, e.member, e.signed_in_by
 FROM keysmith_private.usage_event e
 JOIN keysmith_private.tenant t USING (tenant_id)
 LEFT JOIN keysmith_private.key k USING (key_id);
 SELECT keysmith_private.publish('usage');
-COMMENT ON VIEW keysmith.usage IS 'The requests of known keys, refused requests included';
+COMMENT ON VIEW keysmith.usage IS 'The requests of known keys, refused requests included, and of persons whom act_as signed in';
 COMMENT ON COLUMN keysmith.usage.at IS 'The time of the decision';
 COMMENT ON COLUMN keysmith.usage.request_id IS 'The request_id of the verdict';
 COMMENT ON COLUMN keysmith.usage.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.usage.keyspace IS 'The keyspace of the key';
-COMMENT ON COLUMN keysmith.usage.environment IS 'The environment of the key, such as live or test';
-COMMENT ON COLUMN keysmith.usage.key_id IS 'The id of the key; it is not secret';
+COMMENT ON COLUMN keysmith.usage.environment IS 'The environment of the key, such as live or test; null for a person';
+COMMENT ON COLUMN keysmith.usage.key_id IS 'The id of the key; it is not secret; null for a person';
 COMMENT ON COLUMN keysmith.usage.label IS 'The name of the key, for people';
 COMMENT ON COLUMN keysmith.usage.method IS 'The HTTP method; null if unknown';
-COMMENT ON COLUMN keysmith.usage.endpoint IS 'The path without its query, or the endpoint that log_request gave; null if unknown';
+COMMENT ON COLUMN keysmith.usage.endpoint IS 'The path without its query, or what log_request gave; null if unknown; act_as for a person';
 COMMENT ON COLUMN keysmith.usage.status IS 'The HTTP status of the verdict, or the one that log_request gave';
 COMMENT ON COLUMN keysmith.usage.outcome IS 'ok, or the reason of the refusal';
 COMMENT ON COLUMN keysmith.usage.ip IS 'The address that the request came from; null if unknown';
 COMMENT ON COLUMN keysmith.usage.latency IS 'The duration of the request, as log_request was told; null if unknown';
 COMMENT ON COLUMN keysmith.usage.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.usage.member IS 'The member, if it is a request of a person; empty for the tenant as a whole';
+COMMENT ON COLUMN keysmith.usage.signed_in_by IS 'The role of the database that signed the person in';
 
+-- Totals are of requests of keys. The requests of persons have no key and no environment.
 CREATE VIEW keysmith_private.all_usage_hourly AS
 SELECT u.period AS hour, t.name AS tenant, t.keyspace, u.environment, u.key_id, u.status, u.outcome,
        pg_catalog.sum(u.requests)::bigint AS requests,
@@ -1562,6 +1590,7 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
       SELECT period, tenant_id, key_id, environment, status, outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.key_id <> '00000000-0000-0000-0000-000000000000'
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 SELECT keysmith_private.publish('usage_hourly');
@@ -1590,6 +1619,7 @@ FROM (SELECT period, tenant_id, key_id, environment, status, outcome, requests, 
              outcome, requests, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NOT NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.key_id <> '00000000-0000-0000-0000-000000000000'
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.key_id, u.status, u.outcome
 HAVING pg_catalog.sum(u.requests) <> 0;
 SELECT keysmith_private.publish('usage_daily');
@@ -1618,6 +1648,7 @@ FROM (SELECT period, tenant_id, environment, method, endpoint, requests, refused
              requests, refused, timed, latency
       FROM keysmith_private.usage_delta WHERE key_id IS NULL) AS u
 JOIN keysmith_private.tenant t USING (tenant_id)
+WHERE u.environment <> ''
 GROUP BY u.period, u.tenant_id, t.name, t.keyspace, u.environment, u.method, u.endpoint
 HAVING pg_catalog.sum(u.requests) <> 0;
 SELECT keysmith_private.publish('usage_endpoints');
@@ -1866,12 +1897,15 @@ CREATE TABLE keysmith_private.touch (
     rows       bigint,
     first_at   timestamptz NOT NULL,
     last_at    timestamptz NOT NULL,
-    request_id uuid
+    request_id uuid,
+    member     text
 );
 -- One index serves both look-ups: all rows of a key, and the old rows of each key. A second
 -- index would slow down every statement on a tracked table.
 CREATE INDEX touch_of_key ON keysmith_private.touch (key_id, last_at);
-COMMENT ON TABLE keysmith_private.touch IS 'The statements of keys on tracked tables; old statements are summed up';
+COMMENT ON TABLE keysmith_private.touch IS 'The statements of keys and persons on tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith_private.touch.key_id IS 'The key; the nil id for a person';
+COMMENT ON COLUMN keysmith_private.touch.member IS 'The person: a member of the tenant, or empty for the tenant as a whole; null for a key';
 COMMENT ON COLUMN keysmith_private.touch.relation IS 'The name of the table at that time';
 COMMENT ON COLUMN keysmith_private.touch.rows IS 'The number of rows; null if they were not counted, as for TRUNCATE';
 
@@ -1883,13 +1917,13 @@ END $$;
 CREATE FUNCTION keysmith.log_usage() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_log_usage';
 COMMENT ON FUNCTION keysmith.log_usage() IS
-'Statement trigger for application tables: records the key and the number of changed rows; see track';
+'Statement trigger for application tables: records the key or person and the number of changed rows; see track';
 
 -- These lock the table by its OID, check that the caller owns it, and never look up its name.
 CREATE FUNCTION keysmith.track(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_track';
 COMMENT ON FUNCTION keysmith.track(regclass) IS
-'Records which key changes a table; a note for each statement';
+'Records which key or person changes a table; a note for each statement';
 
 CREATE FUNCTION keysmith.untrack(relation regclass) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_untrack';
@@ -1897,14 +1931,15 @@ COMMENT ON FUNCTION keysmith.untrack(regclass) IS
 'Undoes track; the notes stay';
 
 CREATE VIEW keysmith_private.all_touches AS
-SELECT t.key_id, n.name AS tenant, n.keyspace, t.schema, t.relation, t.operation, t.rows,
-       t.first_at, t.last_at, t.request_id, t.tenant_id,
-       (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = t.key_id) AS environment
+SELECT k.key_id, n.name AS tenant, n.keyspace,
+       t.schema, t.relation, t.operation, t.rows, t.first_at, t.last_at, t.request_id, t.tenant_id, t.member,
+       k.environment
 FROM keysmith_private.touch t
-JOIN keysmith_private.tenant n USING (tenant_id);
+JOIN keysmith_private.tenant n USING (tenant_id)
+LEFT JOIN keysmith_private.key k ON k.key_id = t.key_id;
 SELECT keysmith_private.publish('touches', '{environment}');
-COMMENT ON VIEW keysmith.touches IS 'The statements of keys on tracked tables; old statements are summed up';
-COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; it is not secret';
+COMMENT ON VIEW keysmith.touches IS 'The statements of keys and persons on tracked tables; old statements are summed up';
+COMMENT ON COLUMN keysmith.touches.key_id IS 'The id of the key; it is not secret; null for a person';
 COMMENT ON COLUMN keysmith.touches.tenant IS 'The name of the tenant that the key belongs to';
 COMMENT ON COLUMN keysmith.touches.keyspace IS 'The keyspace of the key';
 COMMENT ON COLUMN keysmith.touches.schema IS 'The schema of the table at that time';
@@ -1915,6 +1950,7 @@ COMMENT ON COLUMN keysmith.touches.first_at IS 'The time of the statement, or of
 COMMENT ON COLUMN keysmith.touches.last_at IS 'The time of the statement, or of the last of those that were summed up';
 COMMENT ON COLUMN keysmith.touches.request_id IS 'The request_id of the verdict; null for statements that were summed up';
 COMMENT ON COLUMN keysmith.touches.tenant_id IS 'The id of the tenant';
+COMMENT ON COLUMN keysmith.touches.member IS 'The member, if a person acted; empty for the tenant as a whole';
 
 CREATE FUNCTION keysmith_private.sum_up_touches(oldest timestamptz) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -1929,11 +1965,11 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
         WHERE t.key_id = k.key_id AND t.last_at < oldest RETURNING t.*
     ), summed AS (
         INSERT INTO keysmith_private.touch
-            (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at)
-        SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at)
-        FROM old GROUP BY 1, 2, 3, 4, 5
+            (key_id, tenant_id, schema, relation, operation, rows, first_at, last_at, member)
+        SELECT key_id, tenant_id, schema, relation, operation, sum(rows), min(first_at), max(last_at), member
+        FROM old GROUP BY 1, 2, 3, 4, 5, 9
     )
-    SELECT count(*) - count(DISTINCT (key_id, schema, relation, operation)) FROM old
+    SELECT count(*) - count(DISTINCT (key_id, tenant_id, schema, relation, operation, member)) FROM old
 $$;
 COMMENT ON FUNCTION keysmith_private.sum_up_touches(timestamptz) IS
 'Sums up the records before a time, and returns how many records fewer there are';
@@ -2342,7 +2378,7 @@ SELECT t.name AS tenant,
                  JOIN keysmith_private.usage_last l USING (key_id)
                  WHERE k.tenant_id = t.tenant_id AND k.environment = coalesce(i.environment, k.environment)),
                 (SELECT pg_catalog.max(d.used_at) FROM keysmith_private.usage_delta d
-                 WHERE d.tenant_id = t.tenant_id AND d.key_id IS NOT NULL
+                 WHERE d.tenant_id = t.tenant_id AND d.key_id <> '00000000-0000-0000-0000-000000000000'
                    AND d.environment = coalesce(i.environment, d.environment))) AS last_used_at,
        t.created_at,
        t.suspended_at,
@@ -2376,6 +2412,23 @@ COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 -- src/install.rs:17
 -- requires:
 --   manage_tenant
+
+-- People whom the application has authenticated by other means.
+
+CREATE FUNCTION keysmith.act_as(
+    tenant text,
+    member text DEFAULT NULL,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_act_as';
+COMMENT ON FUNCTION keysmith.act_as(text, text, text) IS
+'Signs in a person; for the rest of the transaction';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_act_as
 
 -- Lists of keys: without digests and without secrets.
 
@@ -2723,11 +2776,11 @@ CREATE FUNCTION keysmith.grant_access(
     role regrole,
     level text,
     tenant text DEFAULT NULL,
-    keyspace text DEFAULT 'default'
+    keyspace text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_grant_access';
 COMMENT ON FUNCTION keysmith.grant_access(regrole, text, text, text) IS
-'Gives a role a level: verifier, issuer, auditor or admin; an issuer perhaps for one tenant';
+'Gives a role a level: verifier, host, issuer, auditor or admin; some for one tenant or keyspace';
 
 CREATE FUNCTION keysmith_private.lock_holder(pid integer, virtualtransaction text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2757,11 +2810,11 @@ CREATE FUNCTION keysmith.revoke_access(
     role regrole,
     level text DEFAULT NULL,
     tenant text DEFAULT NULL,
-    keyspace text DEFAULT 'default'
+    keyspace text DEFAULT NULL
 ) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_revoke_access';
 COMMENT ON FUNCTION keysmith.revoke_access(regrole, text, text, text) IS
-'Takes away what grant_access gave; all of it, a level, or a tenant of an issuer';
+'Takes away what grant_access gave; all of it, a level, or one tenant or keyspace of a level';
 
 CREATE FUNCTION keysmith_private.routines_of_level(
     is_admin boolean, functions text[], internal text[], views text[], symbols text[]
@@ -2825,7 +2878,7 @@ COMMENT ON FUNCTION keysmith_private.objects_granted_to(oid) IS
 CREATE FUNCTION keysmith.whoami() RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'keysmith_whoami';
 COMMENT ON FUNCTION keysmith.whoami() IS
-'The key that the transaction acts for, and its tenant; as JSON';
+'The key or person that the transaction acts for; with its tenant, as JSON';
 
 CREATE FUNCTION keysmith_private.profile(key_id uuid, scopes text[]) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2851,6 +2904,22 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION keysmith_private.profile(uuid, text[]) IS
 'The result of whoami() for a key that may do what these scopes allow';
+
+CREATE FUNCTION keysmith_private.profile_of_person(tenant_id uuid, member text, role text, scopes text[])
+RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object(
+        'key_id', NULL, 'kind', 'person', 'keyspace', t.keyspace,
+        'owner', profile_of_person.member, 'role', profile_of_person.role,
+        'scopes', profile_of_person.scopes, 'tenant', t.name, 'tenant_id', t.tenant_id,
+        'plan', t.plan, 'metadata', t.metadata, 'credits', keysmith_private.credits_at(
+            c.balance, c.refill, c.every, c.refilled_at, clock_timestamp()))
+    FROM keysmith_private.tenant t
+    LEFT JOIN keysmith_private.credit c ON c.tenant_id = t.tenant_id
+    WHERE t.tenant_id = profile_of_person.tenant_id
+$$;
+COMMENT ON FUNCTION keysmith_private.profile_of_person(uuid, text, text, text[]) IS
+'The result of whoami() for a person: a member, or the tenant as a whole';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3066,7 +3135,9 @@ BEGIN
         ORDER BY m.position LIMIT 1;
         EXECUTE format(
             'SELECT coalesce(jsonb_agg(jsonb_build_object(
-                 ''at'', at, ''request_id'', request_id, ''key_id'', key_id, ''environment'', environment,
+                 ''at'', at, ''request_id'', request_id,
+                 ''key_id'', CASE WHEN member IS NULL THEN key_id END, ''member'', member,
+                 ''environment'', nullif(environment, ''''),
                  ''method'', method, ''endpoint'', endpoint, ''status'', status, ''outcome'', outcome,
                  ''ip'', ip, ''latency'', round(extract(epoch FROM latency) * 1000, 3))
                  ORDER BY at DESC, incarnation DESC, sequence DESC), ''[]'')
@@ -3534,7 +3605,9 @@ BEGIN RETURN (
         SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)', keyspace)
         WHERE keyspace IS NOT NULL
         UNION ALL
-        SELECT 3, format('(%s = ( SELECT keysmith.current_environment() AS current_environment))', c.operand)
+        -- A person reaches all environments. Without an identity the first part lets nothing through.
+        SELECT 3, format('(%s = COALESCE(( SELECT keysmith.current_environment() AS current_environment), %1$s))',
+                         c.operand)
         FROM compared c WHERE c.attnum = environment_number
     )
     SELECT CASE count(*) WHEN 1 THEN min(part)
@@ -3740,21 +3813,21 @@ $$;
 COMMENT ON FUNCTION keysmith_private.locked_relations() IS
 'Tables that other sessions have locked against readers, or are about to';
 
--- These roles run the requests of applications: they have the level verifier, or EXECUTE on a
--- function that decides. Administrators are left out, as they may call all functions.
+-- These roles run the requests of applications: they have the level verifier or host, or EXECUTE
+-- on a function that signs in. Administrators are left out, as they may call all functions.
 CREATE VIEW keysmith_private.verifying_role AS
 WITH RECURSIVE verifier(oid) AS (
-    (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level = 'verifier'
+    (SELECT a.role::oid FROM keysmith_private.access a WHERE a.level IN ('verifier', 'host')
      UNION
      SELECT x.grantee FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
      WHERE p.pronamespace = 'keysmith'::regnamespace AND x.grantee <> p.proowner
-       AND p.proname IN ('verify', 'verify_json', 'verify_digest', 'verify_many', 'authenticate', 'authenticate_json', 'serve', 'pre_request')
+       AND p.proname IN ('verify', 'verify_json', 'verify_digest', 'verify_many', 'authenticate', 'authenticate_json', 'serve', 'pre_request', 'act_as')
        AND x.grantee NOT IN (SELECT a.role FROM keysmith_private.access a WHERE a.level = 'admin'))
     UNION
     SELECT m.member FROM verifier v JOIN pg_catalog.pg_auth_members m ON m.roleid = v.oid
 )
 SELECT v.oid FROM verifier v WHERE v.oid <> 0;
-COMMENT ON VIEW keysmith_private.verifying_role IS 'Roles that decide about keys, and their members';
+COMMENT ON VIEW keysmith_private.verifying_role IS 'Roles that decide about keys or sign in persons, and their members';
 
 CREATE FUNCTION keysmith_private.is_reachable(relation oid) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -4793,6 +4866,7 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
     ('Identity', 'require_identity',
      'CREATE POLICY signed_in ON albums USING ((SELECT keysmith.require_identity()));'),
     ('Identity', 'whoami',              'SELECT keysmith.whoami();'),
+    ('Identity', 'act_as',              $e$SELECT keysmith.act_as('acme');$e$),
     ('Identity', 'sign_out',            'SELECT keysmith.sign_out();'),
     ('Isolation', 'isolate',            $e$SELECT keysmith.isolate('images', 'tenant_id');$e$),
     ('Isolation', 'release',            $e$SELECT keysmith.release('images');$e$),
@@ -5036,13 +5110,14 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('add_credits', 'key_id',           'the key that gets them; or name a tenant'),
     ('add_credits', 'tenant',           'the tenant that gets them; or name a key'),
     ('grant_access', 'role',            'the role of the database'),
-    ('grant_access', 'level',           'verifier, issuer, auditor or admin'),
-    ('grant_access', 'tenant',          'the tenant of an issuer; null for the one that is signed in'),
-    ('grant_access', 'keyspace',        'the keyspace of that tenant'),
+    ('grant_access', 'level',           'verifier, host, issuer, auditor or admin'),
+    ('grant_access', 'tenant',          'the only tenant of an issuer or host; null for those signed in'),
+    ('grant_access', 'keyspace',        'the tenant''s; or the only one of a verifier or host'),
     ('revoke_access', 'role',           'the role of the database'),
     ('revoke_access', 'level',          'the level to take away; null for all of them'),
-    ('revoke_access', 'tenant',         'the tenant of an issuer; null for all of them'),
-    ('revoke_access', 'keyspace',       'the keyspace of that tenant'),
+    ('revoke_access', 'tenant',         'the tenant of an issuer or host; null for all of them'),
+    ('revoke_access', 'keyspace',       'the tenant''s; or the one of a verifier or host; null for all'),
+    ('act_as', 'member',                'a member of it; null for the tenant as a whole'),
     ('log_request', 'status_code',      'the HTTP status that was sent, from 100 to 999'),
     ('log_request', 'latency',          'how long the request took'),
     ('log_request', 'endpoint',         'its path, without the query'),
@@ -5903,7 +5978,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:73
+-- src/install.rs:74
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

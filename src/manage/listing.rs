@@ -132,7 +132,7 @@ pub fn page(
     })
 }
 
-/// The active key of a tenant; an error if it has none, or several.
+/// The only active key of a tenant. An error without an active key, and with several.
 pub fn only_active(tenant_id: &[u8; 16]) -> Result<[u8; 16]> {
     Catalog::open()?.as_owner(|| {
         let found = spi::all(

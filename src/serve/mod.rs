@@ -140,7 +140,7 @@ fn answer(call: &Call, catalog: &Catalog, request: &HttpRequest) -> Result<Answe
 
 /// The person for whom the transaction acts, if the request is to that keyspace.
 fn person(keyspace: &[u8]) -> Option<Rc<Identity>> {
-    // A person who has ended is none: the request is refused as one without a key.
+    // If the person may no longer act, the request is refused as one without a key.
     let identity = identity::current().ok().flatten()?;
     (identity.key.is_none() && *identity.keyspace == *keyspace).then_some(identity)
 }

@@ -245,7 +245,7 @@ impl Operation {
         }
     }
 
-    /// The template of an answer, if the endpoint has none.
+    /// The template of answers for endpoints without a template.
     pub fn template(self) -> Value {
         let fields = |values: &[Named]| {
             let field =
