@@ -264,6 +264,20 @@ def test_an_operation_needs_the_level_of_its_function(keys, key, cluster):
         keys.ask(key, "GET", "/v1/me")
 
 
+def test_the_log_has_the_error_and_not_the_request(keys, key, cluster):
+    """PostgreSQL logs the statement with an error. Drivers may write the headers into it."""
+    keys.admin.call("revoke_access", "serving", "issuer")
+    start = cluster.log.stat().st_size
+    headers = json.dumps({"X-Api-Key": key.api_key})
+    keys.app.rows("SET client_min_messages = log")
+    heard = []
+    keys.app.session.add_notice_handler(lambda notice: heard.append(notice.message_primary))
+    assert keys.app.value(f"SELECT (keysmith.serve('{headers}', 'GET', '/v1/keys')).status") == 500
+    log = cluster.log.read_bytes()[start:].decode()
+    assert 'serve answers an error: role "serving" has no access for list_keys' in log
+    assert key.api_key not in log and not heard
+
+
 def test_a_route_says_what_an_endpoint_needs(keys, key):
     keys.admin.call("define_route", "default", "POST", "/v1/keys", "keys:write")
     narrow = keys.admin.mint(scopes=["other"])
