@@ -80,7 +80,8 @@ fn methods(policy: &Policy, path: &Path) -> String {
 fn id(endpoint: &policy::Endpoint, path: &Path) -> Option<String> {
     let pattern = std::str::from_utf8(&endpoint.pattern).ok()?;
     let place = route::place_of(pattern, "id")?;
-    path.segment(place).and_then(pg::text::from_server)
+    // Segments are decoded: they are UTF-8 whatever the encoding of the database.
+    path.segment(place).and_then(|segment| String::from_utf8(segment.into()).ok())
 }
 
 /// A request to an endpoint.
