@@ -239,6 +239,29 @@ def test_metadata_is_measured_as_it_is_stored(db):
         db.rows(f"SELECT keysmith.{call}".format(1_000))
 
 
+@pytest.mark.parametrize("metadata, good", [
+    (f'{{"a": {"[" * 99}{"]" * 99}}}', True), (f'{{"a": {"[" * 100}{"]" * 100}}}', False),
+    (f'{{"a": {"[" * 3000}{"]" * 3000}}}', False), ('{"a": 1e308}', True), ('{"a": 9e308}', False),
+    ('{"a": [1e131071]}', False), ('{"a": 1e-16000}', False), ('{"a": 5e-324}', True)],
+    ids=lambda value: str(value)[:9])
+def test_metadata_can_be_read_by_programs(db, metadata, good):
+    db.tenant()
+    db.call("define_endpoint", "default", "GET", "/keys", "list_keys")
+    db.call("define_endpoint", "default", "GET", "/me", "whoami")
+    if not good:
+        for call in ("mint('acme', metadata => %s)", "create_tenant('other', metadata => %s)"):
+            with pytest.raises(psycopg.Error) as error:
+                db.rows(f"SELECT keysmith.{call}", metadata)
+            assert error.value.sqlstate == "KS400", error.value
+        return
+    db.call("create_tenant", "other", metadata=metadata)
+    key = db.mint("other", metadata=metadata)
+    headers = Jsonb({"X-Api-Key": key.api_key})
+    (listed,) = db.one("serve", headers, "GET", "/keys").body["keys"]
+    assert listed["key_id"] == str(key.key_id) and listed["metadata"]
+    assert db.one("serve", headers, "GET", "/me").body["metadata"]
+
+
 @pytest.mark.parametrize("function, arguments", [
     ("mint", ("nobody",)), ("regenerate", ("nobody",)), ("list_keys", ("nobody",)),
     ("suspend_tenant", ("nobody",)), ("resume_tenant", ("nobody",)),

@@ -128,6 +128,13 @@ def test_who_is_bound_explains_no_other_keyspace(cluster, dbname, db, keys, role
     assert reach(app, keys) == {"other"}
 
 
+def test_who_is_bound_describes_no_other_keyspace(db, keys, role, as_role):
+    db.call("grant_access", role(), "verifier", keyspace="other")
+    app = as_role("app")
+    assert app.value("SELECT keysmith.openapi('other') -> 'info' ->> 'title'") == "other"
+    app.refused("KS403", "openapi", "default")
+
+
 def test_bindings_add_up_and_each_goes_by_itself(db, keys, role, as_role):
     db.call("create_keyspace", "third", prefixes=Jsonb({"secret": {"live": "third_"}}))
     db.tenant(keyspace="third")

@@ -1,5 +1,7 @@
 """Databases in encodings other than UTF-8, and roles whose names are valid in none."""
 
+from urllib.parse import quote
+
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
@@ -53,6 +55,20 @@ def test_names_are_found_in_every_encoding(encoded, encoding, person, word):
             db.mint(word, role="wide")
     assert error.value.sqlstate == "KS403"
     assert db.one("alter_key", of_role.key_id, Jsonb({"label": person})).label == person
+
+
+@pytest.mark.parametrize("encoding, person, word", ENCODINGS)
+def test_requests_are_in_utf8_in_every_encoding(encoded, encoding, person, word):
+    db = encoded(encoding)
+    db.tenant(word)
+    headers = Jsonb({"X-Api-Key": db.mint(word).api_key})
+    db.call("define_endpoint", "default", "POST", "/keys", "mint")
+    db.call("define_endpoint", "default", "GET", "/keys/{id}", "show_key", response=Jsonb({word: "{label}"}))
+    made = db.one("serve", headers, "POST", f"/keys?label={quote(person)}").body
+    assert made["label"] == person
+    assert db.one("serve", headers, "GET", f"/keys/{made['key_id']}").body == {word: person}
+    answer = db.one("serve", headers, "GET", f"/keys/{quote(word)}")
+    assert (answer.status, answer.body["message"]) == (404, "there is no such key")
 
 
 @pytest.mark.parametrize("encoding, person, word", ENCODINGS)

@@ -147,16 +147,21 @@ def fields(wrong):
     return PATCH + [({name: value}, f".{name}{path}", rule)
                     for name, values in wrong.items() for value, path, rule in values]
 
-
 ENDPOINT = {"keyspace": "default", "method": "POST", "pattern": "/keys", "operation": "mint"}
 MAPPINGS = [
-    ([], "", "must be an object"), ("label", "", "must be an object"), ({"tenant": "t"}, "", "names"),
-    ({"label": 1}, "", "must have for label"), ({"label": {"is": 1}}, "", "fixes label"),
-    ({"label": "x", "role": "x"}, "", "takes two arguments"), ({"*": "take"}, "", "may have under"),
+    ([], "", "must be an object such as"),
+    ({"labels": "name"}, "", 'names "labels"; mint has only label, '),
+    ({"label": 1}, "", "must have for label the name of a field"),
+    ({"label": "x", "owner": "x"}, "", 'takes two arguments from the field "x"'),
+    ({"kind": {"is": 1}}, "", "fixes kind: the value must be a string"),
+    ({"*": "take"}, "", 'may have under "*" the text "ignore" only'),
 ]
 TEMPLATES = [
-    ({"a": ["{digest}"]}, "", "has at a[0] the text"), ("{", "", "has the text"),
-    ({"a": "{label.b}"}, "", "has at a the text"),
+    ({"a": ["{labels}"]}, "", 'has at a[0] the text "{labels}": there is no {labels} here'),
+    ({"a": "{label"}, "", 'has at a the text "{label": write {{ or }} for a brace'),
+    ({"a": "{label:big}"}, "", 'has at a the text "{label:big}": write upper or lower'),
+    ({"a": "{label.b}"}, "", 'has at a the text "{label.b}": {label} is no JSON value'),
+    ("x" * 10_001, "", "must have at most 10000 bytes"),
 ]
 
 ARGUMENTS = [

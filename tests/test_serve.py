@@ -234,6 +234,16 @@ def test_a_publishable_key_manages_nothing(keys, key):
     assert keys.ask(public, "GET", f"/v1/keys/{public.key_id}").status == 200
 
 
+def test_a_publishable_key_does_not_see_what_was_asked(keys, key):
+    """Everyone can read it, so everyone could see addresses and paths."""
+    publishable = keys.admin.mint(kind="publishable")
+    keys.define("GET", "/v1/keys/{id}/logs", "usage_logs")
+    for path in ("/v1/logs", "/v1/usage", f"/v1/keys/{publishable.key_id}/logs"):
+        answer = keys.ask(publishable, "GET", path)
+        assert (answer.status, answer.body["code"]) == (403, "insufficient_kind")
+        assert keys.ask(key, "GET", path).status == 200
+
+
 def test_a_new_key_gets_no_more_than_its_giver_has(keys, service):
     service.admin.call("define_scope", "default", "read")
     service.admin.call("define_scope", "default", "write")
@@ -252,6 +262,20 @@ def test_an_operation_needs_the_level_of_its_function(keys, key, cluster):
     keys.admin.call("revoke_access", "serving")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         keys.ask(key, "GET", "/v1/me")
+
+
+def test_the_log_has_the_error_and_not_the_request(keys, key, cluster):
+    """PostgreSQL logs the statement with an error. Drivers may write the headers into it."""
+    keys.admin.call("revoke_access", "serving", "issuer")
+    start = cluster.log.stat().st_size
+    headers = json.dumps({"X-Api-Key": key.api_key})
+    keys.app.rows("SET client_min_messages = log")
+    heard = []
+    keys.app.session.add_notice_handler(lambda notice: heard.append(notice.message_primary))
+    assert keys.app.value(f"SELECT (keysmith.serve('{headers}', 'GET', '/v1/keys')).status") == 500
+    log = cluster.log.read_bytes()[start:].decode()
+    assert 'serve answers an error: role "serving" has no access for list_keys' in log
+    assert key.api_key not in log and not heard
 
 
 def test_a_route_says_what_an_endpoint_needs(keys, key):
@@ -319,6 +343,23 @@ def test_a_route_as_specific_is_the_applications(keys, key):
     assert keys.ask(key, "DELETE", "/v1/keys").status == 405
 
 
+def test_a_route_that_is_more_specific_is_the_applications(keys, key):
+    """Its scopes are what the request was let through by."""
+    keys.admin.call("define_route", "default", "GET", "/v1/keys/{id}", "keys:read")
+    keys.admin.call("define_route", "default", "GET", "/v1/keys/stats", "")
+    narrow = keys.admin.mint(scopes=["other"])
+    assert not keys.ask(narrow, "GET", "/v1/keys/stats").handled
+    assert not keys.ask(narrow, "HEAD", "/v1/keys/stats").handled
+    assert keys.ask(narrow, "GET", "/v1/keys/statistics").status == 403
+    keys.define("POST", "/{part}/{id}", "disable")
+    keys.admin.call("define_route", "default", "POST", "/{part}/{id}", "keys:write")
+    keys.admin.call("define_route", "default", "*", "/guests/{name}", "", public=True)
+    assert keys.ask(narrow, "POST", f"/staff/{key.key_id}").status == 403
+    assert not keys.ask(narrow, "POST", f"/guests/{key.key_id}").handled
+    assert not keys.ask(None, "POST", f"/guests/{key.key_id}").handled
+    assert keys.admin.reason(key.api_key) == "ok"
+
+
 # Errors
 
 def test_errors_name_the_fields_of_the_body(service, key):
@@ -354,6 +395,12 @@ def test_bodies_are_bounded(keys, key):
     assert (big.status, big.body["code"]) == (413, "content_too_large")
     deep = json.loads("[" * 200 + "]" * 200)
     assert keys.ask(key, "POST", "/v1/keys", {"metadata": {"a": deep}}).status == 400
+    # PostgreSQL stores such a number in some bytes, and its text has all zeros.
+    for number in ("1e131071", "1e-16000", "1e400"):
+        answer = keys.app.one("serve", json.dumps({"X-Api-Key": key.api_key}), "POST", "/v1/keys",
+                              body=f'{{"metadata": {{"a": [{number}]}}}}')
+        assert (answer.status, answer.body["code"]) == (400, "invalid_request")
+    assert keys.ask(key, "POST", "/v1/keys", {"metadata": {"a": [1.7e308, 5e-324, -0.1]}}).status == 201
     # The application's own bodies have no bounds.
     assert not keys.ask(key, "POST", "/v1/images", {"label": "x" * 10_000_000}).handled
 
@@ -403,6 +450,25 @@ def test_a_failure_undoes_its_own_changes_only(keys, key):
         failed = keys.app.one("serve", headers, "DELETE", "/v1/keys/none")
         assert failed.status == 404
     assert keys.admin.value("SELECT count(*) FROM keysmith.keys WHERE label = 'kept'") == 1
+
+
+def test_a_message_does_not_repeat_a_long_value(keys, key):
+    for path, body in ((f"/v1/keys/{key.key_id}/rotate", {"grace": "x" * 100_000}),
+                       ("/v1/keys", {"allowlist": ["x" * 100_000]})):
+        answer = keys.ask(key, "POST", path, body)
+        assert answer.status == 400 and "xxx" in answer.body["message"]
+        assert len(answer.body["message"]) <= 500
+
+
+def test_a_request_of_a_parallel_query_is_served(keys, key):
+    for name in ("parallel_setup_cost", "parallel_tuple_cost", "min_parallel_table_scan_size"):
+        keys.app.rows(f"SET {name} = 0")
+    counted = "FROM (SELECT count(*) AS n FROM pg_attribute) c WHERE n > 0"
+    assert "Parallel" in str(keys.app.rows(f"EXPLAIN SELECT keysmith.current_tenant() {counted}"))
+    headers = json.dumps({"X-Api-Key": key.api_key})
+    for method in ("GET", "POST"):
+        found = keys.app.rows(f"SELECT (keysmith.serve(%s, %s, '/v1/keys')).handled {counted}", headers, method)
+        assert found == [(True,)]
 
 
 def test_a_conflict_is_409(keys, key):

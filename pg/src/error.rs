@@ -226,6 +226,8 @@ pub mod elog {
         pub fn errmsg(format: *const c_char, ...) -> c_int;
         pub fn errdetail(format: *const c_char, ...) -> c_int;
         pub fn errhint(format: *const c_char, ...) -> c_int;
+        pub fn errhidestmt(hide: bool) -> c_int;
+        pub fn errhidecontext(hide: bool) -> c_int;
         pub fn geterrcode() -> c_int;
         pub fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
     }

@@ -36,6 +36,13 @@ impl<'a> Jsonb<'a> {
         }
     }
 
+    /// Whether its text is not much longer than it is itself, and no value is nested deeper than so
+    /// many levels. PostgreSQL stores `1e100000` in some bytes, and its text has all zeros.
+    pub fn is_plain(self, levels: usize) -> bool {
+        // SAFETY: a jsonb is a varlena, and this one lives as long as the call.
+        Json::new(unsafe { varlena::bytes(self.0) }).is_plain(levels)
+    }
+
     /// The length in bytes of a field of an object, as a separate jsonb.
     pub fn length_of(self, field: &str) -> Option<usize> {
         // SAFETY: jsonb_object_field takes a jsonb and a text, and returns a jsonb or null.
@@ -132,7 +139,9 @@ pub enum Json<'a> {
     Array(Container<'a>),
     Text(&'a [u8]),
     Null,
-    /// A number or a boolean.
+    /// As numeric stores it.
+    Number(&'a [u8]),
+    /// A boolean.
     Other,
 }
 
@@ -153,6 +162,7 @@ const IS_OBJECT: u32 = 0x2000_0000;
 const LENGTH: u32 = 0x0fff_ffff;
 const KIND: u32 = 0x7000_0000;
 const KIND_TEXT: u32 = 0x0000_0000;
+const KIND_NUMBER: u32 = 0x1000_0000;
 const KIND_NULL: u32 = 0x4000_0000;
 const KIND_CONTAINER: u32 = 0x5000_0000;
 const IS_OFFSET: u32 = 0x8000_0000;
@@ -169,6 +179,36 @@ impl<'a> Json<'a> {
             _ => Json::Array(container),
         }
     }
+
+    fn is_plain(self, levels: usize) -> bool {
+        match self {
+            Json::Object(of) | Json::Array(of) => {
+                levels > 0 && of.children().all(|child| child.is_plain(levels - 1))
+            }
+            Json::Number(image) => is_short(image).unwrap_or(false),
+            Json::Text(_) | Json::Null | Json::Other => true,
+        }
+    }
+}
+
+/// Whether the text of a number is not much longer than the number: it has few more digits than are
+/// stored.
+fn is_short(numeric: &[u8]) -> Option<bool> {
+    // The layout is that of PostgreSQL's numeric.c: the varlena header, of one byte or of four; a
+    // word that says which form follows; the weight; and the digits in base 10000.
+    const IS_SHORT_FORM: u16 = 0x8000;
+    const SCALE: u16 = 0x3fff;
+    /// Those of the greatest double, and of the least, fit.
+    const MOST_ZEROS: usize = 800;
+    let header = if numeric.first()? & 1 == 1 { 1 } else { WORD };
+    let half = |at: usize| numeric.get(header + at..)?.first_chunk().copied();
+    let head = u16::from_ne_bytes(half(0)?);
+    // That form has room for some 300 digits only.
+    if head & IS_SHORT_FORM != 0 {
+        return Some(true);
+    }
+    let before = usize::try_from(i16::from_ne_bytes(half(2)?)).map_or(0, |weight| 4 * (weight + 1));
+    Some(before + usize::from(head & SCALE) <= 2 * numeric.len() + MOST_ZEROS)
 }
 
 fn read(content: &[u8]) -> Option<(Container<'_>, u32)> {
@@ -200,6 +240,7 @@ impl<'a> Container<'a> {
                 KIND_TEXT => Json::Text(child?),
                 KIND_NULL => Json::Null,
                 KIND_CONTAINER => Json::new(aligned?),
+                KIND_NUMBER => Json::Number(aligned?),
                 _ => Json::Other,
             })
         })

@@ -13,15 +13,16 @@ pub fn warning(message: impl AsRef<str>, hint: Option<String>) {
     report(PgLogLevel::WARNING, message.as_ref(), hint);
 }
 
-/// Writes to the server's log only.
+/// Writes to the server's log only, and without the statement: that may contain an API key.
 pub fn log(message: impl AsRef<str>) {
-    report(PgLogLevel::LOG, message.as_ref(), None);
+    report(PgLogLevel::LOG_SERVER_ONLY, message.as_ref(), None);
 }
 
 fn report(level: PgLogLevel, message: &str, hint: Option<String>) {
     let message = text::to_server(message);
     let hint = hint.as_deref().map(text::to_server);
     let (message, hint) = (message.as_ptr(), hint.as_ref().map(|hint| hint.as_ptr()));
+    let is_for_log = matches!(level, PgLogLevel::LOG_SERVER_ONLY);
     // SAFETY: "%s" takes the one C string that follows; both live through the call. Sending it may
     // process an interrupt, which may raise an error, so there is a guard. Nothing inside needs
     // dropping.
@@ -32,6 +33,8 @@ fn report(level: PgLogLevel, message: &str, hint: Option<String>) {
                 if let Some(hint) = hint {
                     elog::errhint(c"%s".as_ptr(), hint);
                 }
+                elog::errhidestmt(is_for_log);
+                elog::errhidecontext(is_for_log);
                 elog::errfinish(c"keysmith".as_ptr(), 0, std::ptr::null());
             }
         });

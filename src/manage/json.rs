@@ -43,11 +43,22 @@ pub fn from_text<T: DeserializeOwned>(place: &str, text: &str) -> Result<T> {
     from_value(place, value)
 }
 
+/// The error for a value whose text programs can't read.
+pub fn not_plain(name: &str) -> Error {
+    Error::argument(name, "must be plain JSON").hint(
+        "Numbers are at most those of a double, and values are nested at most 100 levels deep.",
+    )
+}
+
 fn parse(name: &str, json: Jsonb) -> Result<Value> {
     /// More than anyone means to give in one argument.
     const MOST: usize = 1024 * 1024;
     if json.length() > MOST {
         return Err(Error::argument(name, "must have at most 1 MB"));
+    }
+    // serde_json reads 127 levels.
+    if !json.is_plain(127) {
+        return Err(not_plain(name));
     }
     let text = json.text().ok_or_else(|| Error::argument(name, "must have a UTF-8 form"))?;
     from_text(name, &text)

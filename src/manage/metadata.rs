@@ -1,6 +1,7 @@
 //! Metadata: JSON objects that products keep with keys and tenants.
 
 use super::field::Document;
+use super::json;
 use super::patch::Patch;
 use pg::call::Call;
 use pg::error::{Error, Result};
@@ -19,10 +20,14 @@ fn check_size(name: &str, size: usize) -> Result<()> {
 /// A jsonb argument that must be null or an object.
 pub fn argument(call: &Call, n: usize) -> Result<Option<Jsonb<'_>>> {
     const NAME: &str = "metadata";
+    /// Programs that read a key as JSON have it within one more.
+    const MOST_LEVELS: usize = 100;
     let Some(json) = call.jsonb(n) else { return Ok(None) };
     check_size(NAME, json.length())?;
     match call.json(n) {
-        Some(Json::Object(_)) => Ok(Some(json)),
+        Some(Json::Object(_)) if !json.is_plain(MOST_LEVELS) => Err(json::not_plain(NAME)),
+        // What Rust can't read is not stored: 9e308 is greater than any double.
+        Some(Json::Object(_)) => json::value(call, n, NAME).map(|_| Some(json)),
         _ => Err(Error::argument(NAME, "must be a JSON object")),
     }
 }

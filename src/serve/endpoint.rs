@@ -41,7 +41,13 @@ impl<'p> Place<'p> {
             Match::Unlisted => false,
         };
         if let Match::Route(found) = policy.endpoints().find(method, path, b"") {
-            return Place::Endpoint(Endpoint { of: found, id: id(found, path) });
+            // The decision is by the most specific route. The work must be that route's, too.
+            let mut routes = policy.variants(method, path);
+            let is_theirs = routes.any(|route| !is_as_specific(&found.pattern, route.pattern()));
+            return match is_theirs {
+                true => Place::Elsewhere,
+                false => Place::Endpoint(Endpoint { of: found, id: id(found, path) }),
+            };
         }
         let asks = method.eq_ignore_ascii_case(b"OPTIONS");
         let has_own_options = || {
@@ -74,7 +80,8 @@ fn methods(policy: &Policy, path: &Path) -> String {
 fn id(endpoint: &policy::Endpoint, path: &Path) -> Option<String> {
     let pattern = std::str::from_utf8(&endpoint.pattern).ok()?;
     let place = route::place_of(pattern, "id")?;
-    path.segment(place).and_then(pg::text::from_server)
+    // Segments are decoded: they are UTF-8 whatever the encoding of the database.
+    path.segment(place).and_then(|segment| String::from_utf8(segment.into()).ok())
 }
 
 /// A request to an endpoint.
@@ -143,14 +150,17 @@ fn arguments(
 ) -> Result<serde_json::Map<String, Value>, Failure> {
     /// More than the arguments of any operation need.
     const MOST: usize = 128 * 1024;
+    const MOST_LEVELS: usize = 100;
     let body = match request.body {
         None => None,
         Some(body) if body.length() > MOST => return Err(Failure::of(Answer::ContentTooLarge)),
         Some(body) => {
-            let text = body.text();
-            let value = text.as_deref().and_then(parsed);
-            let value = value.ok_or_else(|| {
-                Failure::invalid("the body must be a JSON object of at most 100 levels")
+            let text = if body.is_plain(MOST_LEVELS) { body.text() } else { None };
+            let value = text.as_deref().and_then(parsed).ok_or_else(|| {
+                Failure::invalid(format!(
+                    "the body must be a JSON object of at most {MOST_LEVELS} levels, with numbers \
+                     that a double has"
+                ))
             })?;
             Some(value).filter(|value| !value.is_null())
         }

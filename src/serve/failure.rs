@@ -43,6 +43,8 @@ impl Failure {
     /// The failure that an error of an operation stands for. Errors of the installation are
     /// reported, and the client learns nothing of them.
     pub fn caused_by(error: attempt::Failure) -> Failure {
+        /// PostgreSQL's messages have the whole value that can't be read.
+        const MOST: usize = 500;
         let attempt::Failure { sqlstate, message, detail, is_passing } = error;
         let detail: Option<Detail> = detail.and_then(|json| serde_json::from_str(&json).ok());
         let answer = match &sqlstate {
@@ -59,6 +61,8 @@ impl Failure {
         };
         match answer {
             Answer::InvalidApiKey => Failure::of(answer),
+            // PostgreSQL's message names an index.
+            Answer::Conflict if !sqlstate.starts_with(b"KS") => Failure::of(answer),
             Answer::Unavailable | Answer::InternalError => {
                 let code = String::from_utf8_lossy(&sqlstate);
                 notice::log(format!("serve answers an error {code}: {message}"));
@@ -68,7 +72,7 @@ impl Failure {
                 answer,
                 status: detail.as_ref().map(|detail| detail.status),
                 code: detail.map(|detail| detail.code),
-                message: Some(message),
+                message: Some(message.chars().take(MOST).collect()),
             },
         }
     }

@@ -12,7 +12,7 @@ use keysmith_core::http::operation::{Kind, Named, Operation};
 use keysmith_core::http::time::in_seconds;
 use keysmith_core::policy::verdict::Answer;
 use pg::attempt::unless_canceled;
-use pg::error::{Error, Result};
+use pg::error::{Code, Error, Result};
 use pg::input;
 use pg::text::lossy;
 use serde_json::{Map, Value, json};
@@ -33,6 +33,12 @@ pub fn run(operation: Operation, id: Option<&str>, arguments: Object) -> Result<
         let Some(identity) = identity::current()? else {
             return Ok(Err(Failure::of(Answer::MissingAuthorization)));
         };
+        // Everyone can read a publishable key. What its tenant was asked is not for everyone.
+        if matches!(operation, Operation::UsageLogs | Operation::UsageTotals)
+            && identity.key.as_ref().is_some_and(|key| !key.is_secret)
+        {
+            return Ok(Err(Failure::of(Answer::InsufficientKind)));
+        }
         // That is for the operator to know, and not for the client.
         if let Some(needs) = needs(operation)
             && !authority::may(needs)?
@@ -84,12 +90,12 @@ impl Act {
             }
             Operation::ShowKey => {
                 let shown = listing::shown(&self.key(id)?)?;
-                Ok(self.whole(shown.as_deref()))
+                self.whole(shown.as_deref())
             }
             Operation::ListKeys => self.list(),
             Operation::Whoami => Statement::new().run("SELECT keysmith.whoami()", |rows| {
                 self.whole(rows.first().and_then(|row| row.text(1)).as_deref())
-            }),
+            })?,
             Operation::UsageLogs => self.usage_logs(id),
             Operation::UsageTotals => self.usage_totals(id),
         }
@@ -152,12 +158,12 @@ impl Act {
 
     /// A key that this operation was allowed to change, as it is now.
     fn listed(&self, key_id: &[u8; 16]) -> Result<Values> {
-        Ok(self.whole(listing::as_json(key_id)?.as_deref()))
+        self.whole(listing::as_json(key_id)?.as_deref())
     }
 
-    fn whole(&self, json: Option<&str>) -> Values {
-        let whole = json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
-        Values { whole: shown(whole, self.operation.values()), rows: Vec::new() }
+    fn whole(&self, json: Option<&str>) -> Result<Values> {
+        let whole = json.map(object).transpose()?.unwrap_or_default();
+        Ok(Values { whole: shown(whole, self.operation.values()), rows: Vec::new() })
     }
 
     fn keyspace(&self) -> String {
@@ -196,10 +202,10 @@ impl Act {
             (page - 1) * limit,
         )?;
         let of_rows = self.operation.rows().unwrap_or_default();
-        let row = |json: String| serde_json::from_str(&json).ok().map(|row| shown(row, of_rows));
+        let row = |json: String| object(&json).map(|row| shown(row, of_rows));
         Ok(Values {
             whole: page_of(page, limit, total),
-            rows: keys.into_iter().filter_map(row).collect(),
+            rows: keys.into_iter().map(row).collect::<Result<_>>()?,
         })
     }
 
@@ -249,6 +255,12 @@ impl Act {
         });
         Ok(Values { whole: Object::new(), rows: rows.collect() })
     }
+}
+
+/// An object that PostgreSQL wrote.
+fn object(json: &str) -> Result<Object> {
+    serde_json::from_str(json)
+        .map_err(|why| Error::new(Code::Installation, format!("a row is not plain JSON: {why}")))
 }
 
 fn page_of(page: i64, limit: i64, total: i64) -> Object {

@@ -33,6 +33,6 @@ CREATE FUNCTION keysmith.serve(
     spend bigint DEFAULT 0,
     peer inet DEFAULT NULL
 ) RETURNS keysmith_private.response
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_serve';
+LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keysmith_serve';
 COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, bigint, inet) IS
 'Decides about a request, and answers it if it is an endpoint''s; one call per request';
