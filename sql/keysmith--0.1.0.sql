@@ -3581,7 +3581,10 @@ COMMENT ON FUNCTION keysmith_private.base_type(oid) IS 'The base type of a domai
 -- A sub-select is evaluated once per query, and an index can be searched for its value. A bare
 -- call would be evaluated for each row.
 --
--- If strict, the sub-select for the tenant also requires an identity. A statement with that call
+-- PostgreSQL evaluates each sub-select when a row first needs it. If the query itself signs in,
+-- another identity may be in force by then. So one sub-select has all that must be of one identity.
+--
+-- If strict, the first sub-select also requires an identity. A statement with that call
 -- fails when it begins, even if it reads no row: see pg/src/function_start.rs.
 CREATE FUNCTION keysmith_private.isolation_condition(
     relation oid, tenant_number smallint, keyspace text, environment_number smallint, strict boolean
@@ -3598,23 +3601,30 @@ BEGIN RETURN (
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid,
              LATERAL (SELECT CASE t.typtype WHEN 'd' THEN keysmith_private.base_type(t.oid) ELSE t.oid END AS type) b
         WHERE a.attrelid = relation AND a.attnum IN (tenant_number, environment_number) AND NOT a.attisdropped
-    ), parts AS (
-        SELECT 1 AS place, format('(%s = ( SELECT keysmith.%s() AS %2$s%s))', c.operand,
-                                  CASE WHEN c.is_id THEN 'current_tenant_id' ELSE 'current_tenant' END,
-                                  CASE WHEN strict THEN E'\n  WHERE keysmith.require_identity()' END) AS part
+    ), part AS (
+        SELECT 1 AS place, c.operand, CASE WHEN c.is_id THEN 'current_tenant_id' ELSE 'current_tenant' END AS function
         FROM compared c WHERE c.attnum = tenant_number
         UNION ALL
-        SELECT 2, format('(( SELECT keysmith.current_keyspace() AS current_keyspace) = ''%s''::text)', keyspace)
-        WHERE keyspace IS NOT NULL
+        SELECT 2, format('''%s''::text', keyspace), 'current_keyspace' WHERE keyspace IS NOT NULL
         UNION ALL
-        -- A person reaches all environments. Without an identity the first part lets nothing through.
-        SELECT 3, format('(%s = COALESCE(( SELECT keysmith.current_environment() AS current_environment), %1$s))',
-                         c.operand)
-        FROM compared c WHERE c.attnum = environment_number
+        SELECT 3, c.operand, 'current_environment' FROM compared c WHERE c.attnum = environment_number
+    ), comparison AS (
+        -- The beginnings: of the tenant, and of the tenant and the environment.
+        SELECT m.most, format(CASE count(*) WHEN 1 THEN '(%s = ( SELECT %s' ELSE '((%s) = ( SELECT %s' END,
+                              string_agg(p.operand, ', ' ORDER BY p.place),
+                              string_agg(format('keysmith.%s() AS %1$s', p.function), E',\n    ' ORDER BY p.place)) AS start
+        FROM (VALUES (2), (3)) AS m (most) JOIN part p ON p.place <= m.most
+        GROUP BY m.most
+    ), parts AS (
+        SELECT t.start || CASE WHEN strict THEN E'\n  WHERE keysmith.require_identity()' ELSE '' END || '))' AS tenant,
+               e.start || '))' AS environment,
+               t.start || E'\n  WHERE (keysmith.current_environment() IS NULL)))' AS person
+        FROM comparison t, comparison e WHERE t.most = 2 AND e.most = 3
     )
-    SELECT CASE count(*) WHEN 1 THEN min(part)
-                ELSE '(' || string_agg(part, ' AND ' ORDER BY place) || ')' END
-    FROM parts
+    -- A person has no environment, and reaches all.
+    SELECT CASE WHEN environment_number IS NULL THEN p.tenant
+                ELSE format('(%s AND (%s OR %s))', p.tenant, p.environment, p.person) END
+    FROM parts p
 ); END $$;
 COMMENT ON FUNCTION keysmith_private.isolation_condition(oid, smallint, text, smallint, boolean) IS
 'The condition of an isolated table''s policies, as PostgreSQL prints it';
@@ -4781,7 +4791,7 @@ CREATE FUNCTION keysmith.serve(
     spend bigint DEFAULT 0,
     peer inet DEFAULT NULL
 ) RETURNS keysmith_private.response
-LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_serve';
+LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keysmith_serve';
 COMMENT ON FUNCTION keysmith.serve(jsonb, text, text, jsonb, inet, text, text, bigint, inet) IS
 'Decides about a request, and answers it if it is an endpoint''s; one call per request';
 /* </end connected objects> */
