@@ -22,6 +22,7 @@ use pg::{clock, lookup, transaction, tuple};
 use pgrx::pg_sys::{Datum, Oid};
 use std::cell::RefCell;
 use std::ffi::CStr;
+use std::rc::Rc;
 
 sql_functions! {
     keysmith_track => track;
@@ -41,13 +42,10 @@ fn track(call: &Call) -> Result<Option<Datum>> {
     let table = UserTable::claim(call.datum(0), SHARE_ROW_EXCLUSIVE, TableRight::Ownership)?;
     let has_parts = table.has_or_had_children();
     for (operation, rows) in [("insert", "NEW"), ("update", "NEW"), ("delete", "OLD")] {
-        if has_parts {
-            let copies = format!("REFERENCING {rows} TABLE AS changed");
-            attach(&table, &format!("keysmith_{operation} AFTER {operation}"), &copies);
-        } else {
-            attach(&table, &format!("keysmith_before_{operation} BEFORE {operation}"), "");
-            attach(&table, &format!("keysmith_{operation} AFTER {operation}"), "");
-        }
+        attach(&table, &format!("keysmith_before_{operation} BEFORE {operation}"), "");
+        let copies = format!("REFERENCING {rows} TABLE AS changed");
+        let copies = if has_parts { &*copies } else { "" };
+        attach(&table, &format!("keysmith_{operation} AFTER {operation}"), copies);
     }
     attach(&table, "keysmith_truncate AFTER TRUNCATE", "");
     Ok(None)
@@ -83,6 +81,9 @@ struct Statement {
     transaction: u32,
     subtransaction: u32,
     depth: i32,
+    /// For whom the transaction acted when the statement began. The statement itself may sign in or
+    /// out.
+    acted: Option<Rc<Identity>>,
 }
 
 thread_local! {
@@ -98,20 +99,21 @@ fn log_usage(call: Option<&TriggerCall>) -> Result<Returned> {
             .hint("keysmith.track makes them.")
     })?;
     if trigger.is_before() {
-        begin(trigger);
+        begin(trigger)?;
     } else {
-        let rows = end(trigger);
-        if rows != Some(0)
-            && let Some(acting) = identity::current()?
-        {
-            must_be_able_to_write();
-            note(trigger, rows, &acting)?;
+        let (rows, acted) = end(trigger);
+        if rows != Some(0) {
+            let acts = identity::current()?;
+            if let Some(acting) = acted.or(acts) {
+                must_be_able_to_write();
+                note(trigger, rows, &acting)?;
+            }
         }
     }
     Ok(Returned::nothing())
 }
 
-fn begin(trigger: &TriggerCall) {
+fn begin(trigger: &TriggerCall) -> Result<()> {
     let (transaction, subtransaction, depth) = now();
     let statement = Statement {
         relation: trigger.relation().oid(),
@@ -121,6 +123,7 @@ fn begin(trigger: &TriggerCall) {
         transaction,
         subtransaction,
         depth,
+        acted: identity::current()?,
     };
     STATEMENTS.with_borrow_mut(|statements| {
         forget_the_aborted(statements);
@@ -130,10 +133,12 @@ fn begin(trigger: &TriggerCall) {
         }
         statements.push(statement);
     });
+    Ok(())
 }
 
-/// The number of rows that the statement has changed; `None` if they were not counted.
-fn end(trigger: &TriggerCall) -> Option<i64> {
+/// The number of rows that the statement has changed, `None` if they were not counted; and for whom
+/// the transaction acted when it began.
+fn end(trigger: &TriggerCall) -> (Option<i64>, Option<Rc<Identity>>) {
     let (relation, event) = (trigger.relation().oid(), trigger.event());
     let counted = STATEMENTS.with_borrow_mut(|statements| {
         forget_the_aborted(statements);
@@ -144,11 +149,13 @@ fn end(trigger: &TriggerCall) -> Option<i64> {
         if let Some(outer) = statements.iter_mut().rfind(|statement| same(statement)) {
             outer.nested = outer.nested.saturating_add(all);
         }
-        Some(all.saturating_sub(ended.nested).max(0))
+        Some((all.saturating_sub(ended.nested).max(0), ended.acted))
     });
-    trigger.copied_rows().or_else(|| {
+    let (counted, acted) = counted.map_or((None, None), |(rows, acted)| (Some(rows), acted));
+    let rows = trigger.copied_rows().or_else(|| {
         counted.filter(|_| event != TriggerEvent::Truncate).filter(|_| counts_changed_rows())
-    })
+    });
+    (rows, acted)
 }
 
 /// Drops the statements that failed: the trigger after them is not called. A statement of this

@@ -491,21 +491,48 @@ def test_a_savepoint_restores_the_person_before(acme, app):
     app.rows("COMMIT")
 
 
-def test_code_of_another_role_signs_nobody_in(cluster, dbname, acme, host):
-    """ANALYZE runs functions of the table's owner in the transaction of another role."""
+@pytest.fixture
+def analyzed(acme, host):
+    """Analyzes a table in the test's transaction. That runs a statement of the table's owner, a host."""
     role = host()
-    acme.rows(f"""
-        CREATE SCHEMA theirs; GRANT ALL ON SCHEMA theirs TO {role}; SET ROLE {role};
-        CREATE FUNCTION theirs.same(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN n; END';
-        CREATE TABLE theirs.t AS SELECT 1 AS n;
-        CREATE INDEX ON theirs.t (theirs.same(n));
-        CREATE OR REPLACE FUNCTION theirs.same(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
-            $f$ BEGIN PERFORM keysmith.act_as('globex'); RETURN n; END $f$;
-        RESET ROLE""")
+
+    def run(statement):
+        acme.rows(f"""
+            DROP SCHEMA IF EXISTS theirs CASCADE;
+            CREATE SCHEMA theirs; GRANT ALL ON SCHEMA theirs TO {role}; SET LOCAL ROLE {role};
+            CREATE FUNCTION theirs.same(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN n; END';
+            CREATE TABLE theirs.t AS SELECT 1 AS n;
+            CREATE INDEX ON theirs.t (theirs.same(n));
+            CREATE OR REPLACE FUNCTION theirs.same(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+                $f$ BEGIN PERFORM {statement}; RETURN n; END $f$;
+            RESET ROLE""")
+        return error_of(acme, "ANALYZE theirs.t")
+
+    return run
+
+
+def test_code_of_another_role_signs_nobody_in(acme, analyzed):
     with acme.session.transaction():
         acme.call("act_as", "acme")
-        assert error_of(acme, "ANALYZE theirs.t").sqlstate == "KS403"
+        assert analyzed("keysmith.act_as('globex')").sqlstate == "KS403"
         assert acme.value(TENANT) == "acme"
+
+
+@pytest.mark.parametrize("who", ["person", "key"])
+def test_code_of_another_role_acts_for_nobody(acme, analyzed, who):
+    """Otherwise the owner of a table would get keys of whoever analyzes it."""
+    acme.call("grant_access", "backend", "issuer")
+    key = acme.mint()
+    for statement in ("keysmith.mint('acme')", f"keysmith.revoke('{key.key_id}')"):
+        with acme.session.transaction():
+            if who == "key":
+                assert acme.verify(key.api_key, sign_in=True).ok
+            else:
+                acme.call("act_as", "acme", "ann")
+            error = analyzed(statement)
+        assert (error.sqlstate, error.diag.message_primary) == (
+            "KS403", "a security-restricted operation can't act for the key or person that is signed in")
+    assert acme.reason(key.api_key) == "ok"
 
 
 def test_a_parallel_worker_signs_nobody_in(acme):

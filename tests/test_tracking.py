@@ -84,6 +84,26 @@ def test_without_an_identity_nothing_is_noted(tracked):
     assert touches(db, key_id) == [("orders", "insert", 1)]
 
 
+@pytest.mark.parametrize("parts", ["", "PARTITION BY LIST (id); CREATE TABLE part PARTITION OF plans DEFAULT"])
+def test_a_statement_that_signs_in_or_out_is_of_whom_it_began_for(tracked, parts):
+    db, key_id = tracked
+    nobody = Database(db.session)
+    nobody.tenant("globex")
+    other = nobody.mint("globex")
+    nobody.rows(f"CREATE TABLE plans (id int) {parts}")
+    nobody.call("track", "plans")
+    sign_in = f"(keysmith.verify('{other.api_key}', sign_in => true)).ok"
+    for last in ("keysmith.sign_out()", sign_in):
+        db.rows("WITH made AS (INSERT INTO plans VALUES (1), (2) RETURNING id), "
+                "counted AS MATERIALIZED (SELECT count(*) AS n FROM made) "
+                f"SELECT {last} FROM counted WHERE n = 2")
+        assert touches(nobody, key_id) == [("plans", "insert", 2)]
+    assert touches(nobody, other.key_id) == []
+    # One that begins without an identity is of the key that it signs in.
+    nobody.rows(f"INSERT INTO plans SELECT 3 WHERE {sign_in}")
+    assert touches(nobody, other.key_id) == [("plans", "insert", 1)]
+
+
 def test_a_note_shares_the_fate_of_its_statement(tracked):
     db, key_id = tracked
     with pytest.raises(psycopg.errors.UniqueViolation):

@@ -63,6 +63,7 @@ pub fn act<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T
 /// waits for other transactions are bounded.
 pub fn act_here<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let result = look(needs, |caller| {
+        caller.must_be_the_sessions_own()?;
         bound_waits();
         body(caller)
     });
@@ -134,6 +135,17 @@ impl Caller {
         };
         caller.check(needs)?;
         Ok(caller)
+    }
+
+    /// If a role analyzes a table or refreshes a view, code of its owner runs in that role's
+    /// transaction. It must not act for the key or person of that transaction.
+    fn must_be_the_sessions_own(&self) -> Result<()> {
+        match self.identity {
+            Some(_) if transaction::is_security_restricted() => Err(not_allowed(
+                "a security-restricted operation can't act for the key or person that is signed in",
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn check(&self, needs: Needs) -> Result<()> {
