@@ -104,6 +104,25 @@ def test_a_list_is_narrowed_by_the_query(keys, key):
         assert keys.ask(key, "GET", f"/v1/keys?{query}").status == 400, query
 
 
+@pytest.mark.parametrize("call", [
+    "keysmith.serve(%(headers)s, 'GET', '/v1/keys?per_page=3')",
+    "keysmith.serve(%(headers)s, 'GET', '/v1/keys/' || %(key_id)s)", "keysmith.list_keys('acme')"])
+def test_a_list_reads_the_keys_of_its_tenant_alone(keys, key, call):
+    keys.admin.rows("SELECT keysmith.create_tenant('t' || n) FROM generate_series(1, 20) n")
+    keys.admin.rows("SELECT keysmith.mint('t' || n % 20 + 1) FROM generate_series(1, 2000) n")
+    keys.admin.rows("ANALYZE keysmith_private.key")
+    headers = json.dumps({"X-Api-Key": key.api_key})
+
+    def read():
+        return keys.admin.value("SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables "
+                                "WHERE relid = 'keysmith_private.key'::regclass")
+
+    with keys.admin.session.transaction():
+        before = read()
+        keys.admin.session.execute(f"SELECT {call}", {"headers": headers, "key_id": str(key.key_id)})
+        assert read() - before < 100
+
+
 def test_a_key_is_shown(keys, key):
     answer = keys.ask(key, "GET", f"/v1/keys/{key.key_id}")
     assert (answer.status, answer.body["key_id"]) == (200, str(key.key_id))

@@ -1,16 +1,25 @@
 -- Lists of keys: without digests and without secrets.
 
+CREATE FUNCTION keysmith_private.key_status(
+    revoked_at timestamptz, expires_at timestamptz, disabled_at timestamptz, moment timestamptz
+) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN revoked_at IS NOT NULL THEN 'revoked'
+    WHEN expires_at <= moment THEN 'expired'
+    WHEN disabled_at IS NOT NULL THEN 'disabled'
+    ELSE 'active'
+END;
+COMMENT ON FUNCTION keysmith_private.key_status(timestamptz, timestamptz, timestamptz, timestamptz) IS
+'The state of a key at a moment: active, disabled, expired or revoked';
+
 CREATE VIEW keysmith_private.all_keys AS
 SELECT k.key_id,
        t.name AS tenant,
        k.keyspace,
        k.label,
-       CASE
-           WHEN k.revoked_at IS NOT NULL THEN 'revoked'
-           WHEN k.expires_at <= pg_catalog.clock_timestamp() THEN 'expired'
-           WHEN k.disabled_at IS NOT NULL THEN 'disabled'
-           ELSE 'active'
-       END AS status,
+       keysmith_private.key_status(k.revoked_at, k.expires_at, k.disabled_at, pg_catalog.clock_timestamp())
+           AS status,
        k.kind,
        k.environment,
        k.key_prefix,
