@@ -573,6 +573,13 @@ CREATE FUNCTION keysmith_private.credits_at(
 LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_credits_at';
 COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestamptz, timestamptz) IS
 'The credits of a row of the table credit at a moment, a refill that is due included; null without a row';
+
+CREATE FUNCTION keysmith_private.key_status(
+    revoked_at timestamptz, expires_at timestamptz, disabled_at timestamptz, moment timestamptz
+) RETURNS text
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_key_status';
+COMMENT ON FUNCTION keysmith_private.key_status(timestamptz, timestamptz, timestamptz, timestamptz) IS
+'The state of a key at a moment: active, disabled, expired or revoked';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2437,12 +2444,8 @@ SELECT k.key_id,
        t.name AS tenant,
        k.keyspace,
        k.label,
-       CASE
-           WHEN k.revoked_at IS NOT NULL THEN 'revoked'
-           WHEN k.expires_at <= pg_catalog.clock_timestamp() THEN 'expired'
-           WHEN k.disabled_at IS NOT NULL THEN 'disabled'
-           ELSE 'active'
-       END AS status,
+       keysmith_private.key_status(k.revoked_at, k.expires_at, k.disabled_at, pg_catalog.clock_timestamp())
+           AS status,
        k.kind,
        k.environment,
        k.key_prefix,

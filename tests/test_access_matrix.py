@@ -32,7 +32,7 @@ FUNCTIONS = {
     # Functions that views call with the rights of their reader.
     **dict.fromkeys(["own_keys", "own_usage", "own_usage_hourly", "own_usage_daily", "own_usage_endpoints",
                      "own_top_keys", "own_top_refusals", "own_touches", "own_tenants", "own_stale_keys",
-                     "own_recent_refusals", "own_audit", "own_overprivileged_keys", "credits_at"],
+                     "own_recent_refusals", "own_audit", "own_overprivileged_keys", "credits_at", "key_status"],
                     {HOST, ISSUER, AUDITOR, ADMIN}),
     **dict.fromkeys(["isolation_states", "shown_metrics", "shown_alarms", "shown_nodes"], {AUDITOR, ADMIN}),
     # Storing queued records changes nothing visible, and shows them.

@@ -6,3 +6,10 @@ CREATE FUNCTION keysmith_private.credits_at(
 LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_credits_at';
 COMMENT ON FUNCTION keysmith_private.credits_at(bigint, bigint, text, timestamptz, timestamptz) IS
 'The credits of a row of the table credit at a moment, a refill that is due included; null without a row';
+
+CREATE FUNCTION keysmith_private.key_status(
+    revoked_at timestamptz, expires_at timestamptz, disabled_at timestamptz, moment timestamptz
+) RETURNS text
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'keysmith_key_status';
+COMMENT ON FUNCTION keysmith_private.key_status(timestamptz, timestamptz, timestamptz, timestamptz) IS
+'The state of a key at a moment: active, disabled, expired or revoked';

@@ -8,3 +8,4 @@ pub mod limits;
 pub mod lookup;
 pub mod needs;
 pub mod presented;
+mod status;

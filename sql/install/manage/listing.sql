@@ -1,18 +1,5 @@
 -- Lists of keys: without digests and without secrets.
 
-CREATE FUNCTION keysmith_private.key_status(
-    revoked_at timestamptz, expires_at timestamptz, disabled_at timestamptz, moment timestamptz
-) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE
-    WHEN revoked_at IS NOT NULL THEN 'revoked'
-    WHEN expires_at <= moment THEN 'expired'
-    WHEN disabled_at IS NOT NULL THEN 'disabled'
-    ELSE 'active'
-END;
-COMMENT ON FUNCTION keysmith_private.key_status(timestamptz, timestamptz, timestamptz, timestamptz) IS
-'The state of a key at a moment: active, disabled, expired or revoked';
-
 CREATE VIEW keysmith_private.all_keys AS
 SELECT k.key_id,
        t.name AS tenant,
