@@ -64,7 +64,9 @@ pub fn act<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T
 pub fn act_here<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let result = look(needs, |caller| {
         bound_waits();
-        body(caller)
+        let done = body(caller)?;
+        identity::must_still_act()?;
+        Ok(done)
     });
     identity::doubt();
     transaction::force_sync_commit();
