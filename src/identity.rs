@@ -286,6 +286,24 @@ pub fn current() -> Result<Option<Rc<Identity>>> {
     Ok(Some(again))
 }
 
+/// Checks at the end of an act that the key or person still may act. The act may have waited for the
+/// transaction that ended it, and a revocation holds from its commit on. What this transaction
+/// itself did to the key does not count.
+pub fn must_still_act() -> Result<()> {
+    current().map(|_| ()).or_else(|is_over| if is_changed_here()? { Ok(()) } else { Err(is_over) })
+}
+
+/// Whether this transaction changed the key that it acts for.
+fn is_changed_here() -> Result<bool> {
+    let key = IDENTITIES.with(|memory| {
+        memory.change(|list| list.last().and_then(|(_, of)| Some(of.as_ref()?.key.as_ref()?.id)))
+    });
+    let Some(key_id) = key else { return Ok(false) };
+    let catalog = Catalog::open()?;
+    let reader = Reader::new(&catalog);
+    Ok(reader.find_by_id(&key_id).is_some_and(|rows| rows.key().version().is_own()))
+}
+
 /// Checks that the running code may change the identity. If a role analyzes a table or refreshes a
 /// view, code of its owner runs in that role's transaction, and must not leave state behind.
 pub fn must_be_free() -> Result<()> {

@@ -37,6 +37,54 @@ def test_two_mints_at_the_bound(db, connect, database, isolation):
     assert len(db.call("list_keys", "acme", "one")) == 1
 
 
+@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("ending, act", [
+    ("revoke(%(acting)s)", "mint('acme')"), ("suspend_tenant('acme')", "mint('acme')"),
+    ("revoke(%(acting)s)", "regenerate('acme', 'left')"), ("revoke(%(acting)s)", "rotate(%(other)s)"),
+    ("revoke(%(acting)s)", "alter_key(%(other)s, '{\"label\": \"left\"}')"), ("revoke(%(acting)s)", "enable(%(other)s)")])
+def test_an_act_that_waits_is_over_with_its_key(db, connect, database, ending, act, isolation):
+    """A revocation holds from its commit on, also for acts that began before."""
+    db.call("alter_keyspace", "default", Jsonb({"max_active_keys": 9}))
+    db.tenant()
+    acting, other = db.mint(label="acting"), db.mint(label="other")
+    ids = {"acting": acting.key_id, "other": other.key_id}
+    ends, acts = (database(connect(autocommit=False)) for _ in range(2))
+    acts.rows(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+    assert acts.verify(acting.api_key, sign_in=True).ok
+    ends.mint()
+    ends.call("disable", other.key_id)
+    ends.call("enable", other.key_id)
+    ends.session.execute(f"SELECT keysmith.{ending}", ids)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(acts.session.execute, f"SELECT keysmith.{act}", ids)
+        waits(db)
+        ends.session.commit()
+        with pytest.raises(psycopg.Error) as error:
+            waiting.result(60)
+    assert error.value.sqlstate in ({"KS401"} if isolation == "READ COMMITTED" else {"KS401", "40001"})
+    acts.session.rollback()
+    keys = db.rows("SELECT label FROM keysmith.keys WHERE key_id <> ALL (%s) AND label IS NOT NULL",
+                   [acting.key_id, other.key_id])
+    assert not keys and db.value("SELECT label FROM keysmith.keys WHERE key_id = %s", other.key_id) == "other"
+
+
+@pytest.mark.parametrize("act", ["regenerate('acme')", "mint('acme')"])
+def test_a_key_may_end_itself_in_an_act_that_waits(db, connect, database, act):
+    db.call("alter_keyspace", "default", Jsonb({"max_active_keys": 2, "at_max": "replace"}))
+    db.tenant()
+    key = db.mint()
+    holds, acts = (database(connect(autocommit=False)) for _ in range(2))
+    assert acts.verify(key.api_key, sign_in=True).ok
+    holds.mint(label="second")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(acts.session.execute, f"SELECT keysmith.{act}")
+        waits(db)
+        holds.session.commit()
+        waiting.result(60)
+    acts.session.commit()
+    assert db.status_of(key.key_id) == "revoked"
+
+
 def test_an_open_transaction_of_an_issuer_keeps_no_administrator_waiting(db, connect, database):
     """Rows are locked for changes of their columns: here only the key's row is changed."""
     db.call("alter_keyspace", "default", Jsonb({"max_active_keys": 9}))

@@ -65,7 +65,9 @@ pub fn act_here<T>(needs: Needs, body: impl FnOnce(&Caller) -> Result<T>) -> Res
     let result = look(needs, |caller| {
         caller.must_be_the_sessions_own()?;
         bound_waits();
-        body(caller)
+        let done = body(caller)?;
+        identity::must_still_act()?;
+        Ok(done)
     });
     identity::doubt();
     transaction::force_sync_commit();
