@@ -26,7 +26,7 @@ pub fn argument(call: &Call, n: usize) -> Result<Option<Jsonb<'_>>> {
     check_size(NAME, json.length())?;
     match call.json(n) {
         Some(Json::Object(_)) if !json.is_plain(MOST_LEVELS) => Err(json::not_plain(NAME)),
-        // What Rust can't read is not stored: 9e308 is greater than any double.
+        // This also rejects numbers that no double has, such as 9e308.
         Some(Json::Object(_)) => json::value(call, n, NAME).map(|_| Some(json)),
         _ => Err(Error::argument(NAME, "must be a JSON object")),
     }

@@ -33,7 +33,7 @@ pub fn run(operation: Operation, id: Option<&str>, arguments: Object) -> Result<
         let Some(identity) = identity::current()? else {
             return Ok(Err(Failure::of(Answer::MissingAuthorization)));
         };
-        // Everyone can read a publishable key. What its tenant was asked is not for everyone.
+        // Everyone can read a publishable key, but the tenant's requests are not for everyone.
         if matches!(operation, Operation::UsageLogs | Operation::UsageTotals)
             && identity.key.as_ref().is_some_and(|key| !key.is_secret)
         {
