@@ -26,8 +26,8 @@ BODIES = {
     "revoke": {"reason": "lost"},
     "list_keys": {"include_revoked": True, "status": "active", "kind": "secret", "environment": "live",
                   "page": 1, "per_page": 2},
-    "usage_logs": {"page": 1, "per_page": 2},
-    "usage_totals": {"per": "hour", "since": "2020-01-31T12:00:00Z", "until": "2040-01-31T12:00:00Z"},
+    "usage_logs": {"page": 1, "per_page": 2, "all_keys": True},
+    "usage_totals": {"per": "hour", "since": "2020-01-31T12:00:00Z", "until": "2040-01-31T12:00:00Z", "all_keys": True},
 }
 
 

@@ -78,7 +78,7 @@ def test_keys_are_listed(keys, key):
     made = keys.ask(key, "POST", "/v1/keys", {"label": "CI"}).body
     answer = keys.ask(key, "GET", "/v1/keys")
     assert [row["key_id"] for row in answer.body["keys"]] == [str(key.key_id), made["key_id"]]
-    assert {"page": 1, "limit": 1000, "total": 2}.items() <= answer.body.items()
+    assert {"page": 1, "limit": 100, "total": 2}.items() <= answer.body.items()
     assert made["api_key"] not in json.dumps(answer.body)
     assert "Cache-Control" not in answer.headers
     second = keys.ask(key, "GET", "/v1/keys?page=2&per_page=1").body
@@ -218,6 +218,39 @@ def test_logs_and_totals(keys, key):
     assert keys.ask(key, "GET", "/v1/usage?per=hour").body["data"][-1]["requests"] >= 1
     assert keys.ask(key, "GET", "/v1/usage?until=2020-01-01T00:00:00Z").body["data"] == []
     assert keys.ask(key, "GET", "/v1/usage?per=year").status == 400
+
+
+def test_usage_is_of_the_acting_key_unless_all_are_asked_for(keys, key):
+    other = keys.admin.mint()
+    for each in (key, other, other):
+        keys.ask(each, "GET", "/v1/models")
+    keys.admin.call("flush_usage")
+    assert keys.ask(key, "GET", "/v1/logs").body["meta"]["total"] == 1
+    keys.admin.call("flush_usage")
+    assert keys.ask(key, "GET", "/v1/logs?all_keys=true").body["meta"]["total"] == 4
+    keys.admin.call("flush_usage")
+    (own,), (all_keys,) = (keys.ask(other, "GET", path).body["data"]
+                           for path in ("/v1/usage", "/v1/usage?all_keys=true"))
+    assert own["requests"] == 2 and all_keys["requests"] >= 5
+
+
+def test_a_page_has_a_hundred_keys_unless_it_is_asked_for(keys, key):
+    keys.admin.rows("SELECT keysmith.mint('acme') FROM generate_series(1, 104)")
+    keys.define("GET", "/all", "list_keys", request={}, response={"keys": [{"id": "{key_id}"}]})
+    first = keys.ask(key, "GET", "/v1/keys").body
+    assert (len(first["keys"]), first["limit"], first["total"]) == (100, 100, 105)
+    assert len(keys.ask(key, "GET", "/v1/keys?page=2").body["keys"]) == 5
+    assert len(keys.ask(key, "GET", "/v1/keys?per_page=1000").body["keys"]) == 105
+    assert len(keys.ask(key, "GET", "/all").body["keys"]) == 105
+
+
+def test_an_answer_has_a_bound_and_nothing_is_done_beyond_it(service, key):
+    service.define("POST", "/k", "mint", request={"metadata": "data"}, response=["{metadata.x}"] * 600)
+    answer = service.ask(key, "POST", "/k", {"data": {"x": "y" * 60_000}})
+    assert (answer.status, answer.body["code"]) == (400, "invalid_request")
+    assert answer.body["message"] == "the answer would have more than 16777216 bytes"
+    assert service.admin.value("SELECT count(*) FROM keysmith.keys") == 1
+    assert service.ask(key, "POST", "/k", {"data": {"x": "y" * 20_000}}).status == 201
 
 
 def test_the_log_has_the_status_of_the_answer(keys, key):

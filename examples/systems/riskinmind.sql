@@ -46,7 +46,8 @@ SELECT keysmith.define_endpoint('riskinmind', 'POST', '/api/v1/keys/revoke', 're
     request => '{}',
     response => '{"success": true, "message": "API Key revoked successfully."}');
 SELECT keysmith.define_endpoint('riskinmind', 'GET', '/api/v1/keys/logs', 'usage_logs',
-    request => '{"page": "page", "per_page": "limit"}',
+    -- They go on when the key is regenerated.
+    request => '{"page": "page", "per_page": "limit", "all_keys": {"is": true}}',
     response => '{"success": true,
                   "data": [{"endpoint": "{endpoint}", "method": "{method}",
                             "statusCode": "{status}", "timestamp": "{at}"}],

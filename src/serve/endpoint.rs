@@ -6,9 +6,10 @@ use crate::catalog::policy::{self, Policy};
 use keysmith_core::http::operation::Operation;
 use keysmith_core::http::query;
 use keysmith_core::http::request::Mapping;
-use keysmith_core::http::template::{Names, Template};
+use keysmith_core::http::template::{MAX_BODY_LEN, Names, Template};
 use keysmith_core::policy::route::{self, Match, Path, is_as_specific};
 use keysmith_core::policy::verdict::Answer;
+use pg::error::{Code, Error};
 use pg::jsonb::{Json, Jsonb};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -91,6 +92,9 @@ pub struct Request<'a> {
     pub body: Option<Jsonb<'a>>,
 }
 
+/// The keys of a page, if the request does not say how many.
+const USUAL_KEYS: i32 = 100;
+
 /// What an endpoint answers.
 pub struct Done {
     pub status: i32,
@@ -106,11 +110,23 @@ impl Endpoint<'_> {
         let (Some(mapping), Some(template)) = (mapping(self.of), template(self.of)) else {
             return Err(Failure::of(Answer::InternalError));
         };
-        let arguments = arguments(request, &mapping)?;
-        let values = operations::run(operation, self.id.as_deref(), arguments)
-            .map_err(|failure| failure.with_fields(&mapping))?;
+        let mut arguments = arguments(request, &mapping)?;
+        // Who can ask for the next page gets a short one.
+        if operation == Operation::ListKeys && mapping.field_of("per_page").is_some() {
+            arguments.entry("per_page").or_insert(USUAL_KEYS.into());
+        }
         let status = status(self.of);
-        let body = (status != 204).then(|| template.fill(&values.whole, &values.rows));
+        let body = operations::run(operation, self.id.as_deref(), arguments, |values| {
+            let body = (status != 204).then(|| template.fill(&values.whole, &values.rows));
+            match &body {
+                Some(body) if body.len() > MAX_BODY_LEN => Err(Error::new(
+                    Code::InvalidArgument,
+                    format!("the answer would have more than {MAX_BODY_LEN} bytes"),
+                )),
+                _ => Ok(body),
+            }
+        });
+        let body = body.map_err(|failure| failure.with_fields(&mapping))?;
         Ok(Done { status, body, shows_key: operation.shows_key() })
     }
 }

@@ -27,8 +27,14 @@ pub struct Values {
     pub rows: Vec<Object>,
 }
 
-/// Runs an operation in a subtransaction.
-pub fn run(operation: Operation, id: Option<&str>, arguments: Object) -> Result<Values, Failure> {
+/// Runs an operation in a subtransaction, and forms the answer there, too: if that fails, nothing was
+/// done.
+pub fn run<T>(
+    operation: Operation,
+    id: Option<&str>,
+    arguments: Object,
+    form: impl FnOnce(&Values) -> Result<T>,
+) -> Result<T, Failure> {
     let outcome = unless_canceled(|| {
         let Some(identity) = identity::current()? else {
             return Ok(Err(Failure::of(Answer::MissingAuthorization)));
@@ -45,7 +51,8 @@ pub fn run(operation: Operation, id: Option<&str>, arguments: Object) -> Result<
         {
             return Ok(Err(Failure::of_access(operation)));
         }
-        Act { operation, identity, arguments }.done(id).map(Ok)
+        let values = Act { operation, identity, arguments }.done(id)?;
+        form(&values).map(Ok)
     });
     outcome.unwrap_or_else(|failure| Err(Failure::caused_by(failure)))
 }
@@ -106,7 +113,7 @@ impl Act {
         Statement::new()
             .server_text("tenant", &self.identity.tenant)
             .server_text("keyspace", &self.identity.keyspace)
-            .arguments(&self.arguments, |name| self.kind(name))
+            .arguments(&self.arguments, |name| self.kind(name).filter(|_| name != "all_keys"))
     }
 
     /// A call for a key.
@@ -170,6 +177,10 @@ impl Act {
         lossy(&self.identity.keyspace)
     }
 
+    fn is_set(&self, argument: &str) -> bool {
+        self.arguments.get(argument) == Some(&Value::Bool(true))
+    }
+
     fn text(&self, argument: &str) -> Option<&str> {
         self.arguments.get(argument).and_then(Value::as_str)
     }
@@ -189,7 +200,7 @@ impl Act {
         let (page, limit) =
             (self.counter("page", 1, i32::MAX.into())?, self.counter("per_page", MOST, MOST)?);
         let filter = listing::Filter {
-            include_revoked: self.arguments.get("include_revoked") == Some(&Value::Bool(true)),
+            include_revoked: self.is_set("include_revoked"),
             status: self.text("status"),
             kind: self.text("kind"),
             environment: self.text("environment"),
@@ -209,10 +220,17 @@ impl Act {
         })
     }
 
+    /// The key whose requests are asked for; `None` for those of the whole tenant. Without a name it
+    /// is the acting key. A person without a name asks for the tenant.
+    fn key_of_usage(&self, id: Option<&str>) -> Result<Option<[u8; 16]>> {
+        let is_whole = self.identity.key.is_none() || self.is_set("all_keys");
+        if id.is_none() && is_whole { Ok(None) } else { self.key(id).map(Some) }
+    }
+
     fn usage_logs(&self, id: Option<&str>) -> Result<Values> {
         let mut call = self.of_tenant();
-        if id.is_some() {
-            call = call.uuid("key_id", self.key(id)?);
+        if let Some(key_id) = self.key_of_usage(id)? {
+            call = call.uuid("key_id", key_id);
         }
         let rows = self.operation.rows().unwrap_or_default();
         call.run("SELECT keysmith.usage_logs({})", |found| {
@@ -235,7 +253,7 @@ impl Act {
     }
 
     fn usage_totals(&self, id: Option<&str>) -> Result<Values> {
-        let key_id = id.map(|_| self.key(id)).transpose()?;
+        let key_id = self.key_of_usage(id)?;
         let per = self.text("per").unwrap_or("day");
         let (since, until) = (self.text("since"), self.text("until"));
         let totals = usage::totals(

@@ -176,10 +176,13 @@ impl Operation {
                 named! { label: Option<Text>, environment: Option<Text>, kind: Text }
             }
             Operation::Revoke => named! { reason: Option<Text> },
-            Operation::UsageLogs => named! { page: Option<Integer>, per_page: Option<Integer> },
-            Operation::UsageTotals => {
-                named! { per: Option<Text>, since: Option<Moment>, until: Option<Moment> }
-            }
+            Operation::UsageLogs => named! {
+                page: Option<Integer>, per_page: Option<Integer>, all_keys: Option<Boolean>,
+            },
+            Operation::UsageTotals => named! {
+                per: Option<Text>, since: Option<Moment>, until: Option<Moment>,
+                all_keys: Option<Boolean>,
+            },
             Operation::ShowKey | Operation::Disable | Operation::Enable | Operation::Whoami => &[],
         }
     }

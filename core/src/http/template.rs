@@ -14,6 +14,9 @@ use serde_json::{Map, Value};
 
 /// The longest template, in bytes of JSON; and the most levels of it.
 pub const MAX_TEMPLATE_LEN: usize = 10_000;
+/// The longest body. A template that repeats a long value ends soon after that length, and what it
+/// leaves is no JSON.
+pub const MAX_BODY_LEN: usize = 16 * 1024 * 1024;
 const MAX_DEPTH: usize = 32;
 
 /// The names that a template may use.
@@ -150,6 +153,9 @@ impl Node {
         row: Option<&Map<String, Value>>,
         rows: &[Map<String, Value>],
     ) {
+        if body.len() > MAX_BODY_LEN {
+            return;
+        }
         let value = |field: &Field| {
             let value = row.and_then(|row| row.get(&field.name));
             let value = value.or_else(|| whole.get(&field.name))?;
