@@ -295,12 +295,14 @@ CREATE TABLE keysmith_private.audit_content (
     acting_member text COLLATE "C",
     client       inet,
     tenant       text COLLATE "C",
+    tenant_id    uuid,
     key_id       uuid,
     before       jsonb,
     after        jsonb
 );
 COMMENT ON TABLE keysmith_private.audit_content IS 'The parts of an entry that may identify a person: who acted, on whom, and what changed';
 COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'A digest over the salt and the other columns; see docs/architecture.md';
+COMMENT ON COLUMN keysmith_private.audit_content.tenant IS 'The name that the tenant had at that time';
 COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random bytes, so that the content cannot be guessed from the digest';
 
 -- Spending updates a balance. Pages are left half empty, so that the new row version fits
@@ -652,13 +654,12 @@ END $$;
 
 -- The view of the audit.
 
--- A session that acts for a key does not see acts on keys of other environments. The tenant and
--- the environment of an entry are looked up only for readers who see a part of the rows.
+-- A session that acts for a key does not see acts on keys of other environments. The
+-- environment of an entry is looked up only for readers who see a part of the rows.
 CREATE VIEW keysmith_private.all_audit AS
 SELECT a.keyspace, a.entry, a.at, a.action, c.tenant, c.key_id, c.role, c.session_role, c.acting_key,
        c.acting_member, c.client, c.before, c.after, pg_catalog.encode(a.hash, 'hex') AS hash,
-       (SELECT t.tenant_id FROM keysmith_private.tenant t
-        WHERE t.keyspace = a.keyspace AND t.name = c.tenant) AS tenant_id,
+       c.tenant_id,
        (SELECT k.environment FROM keysmith_private.key k WHERE k.key_id = c.key_id) AS environment
 FROM keysmith_private.audit_entry a
 LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content;
@@ -668,7 +669,7 @@ COMMENT ON COLUMN keysmith.audit.keyspace IS 'The keyspace of the act; * if it c
 COMMENT ON COLUMN keysmith.audit.entry IS 'Its number in the chain of the keyspace, from 1';
 COMMENT ON COLUMN keysmith.audit.at IS 'The time of the act';
 COMMENT ON COLUMN keysmith.audit.action IS 'The name of the act, such as mint or define_role';
-COMMENT ON COLUMN keysmith.audit.tenant IS 'The name of the tenant that the act concerns';
+COMMENT ON COLUMN keysmith.audit.tenant IS 'The tenant that the act concerns, by the name that it had';
 COMMENT ON COLUMN keysmith.audit.key_id IS 'The id of the key that the act concerns';
 COMMENT ON COLUMN keysmith.audit.role IS 'The role that acted';
 COMMENT ON COLUMN keysmith.audit.session_role IS 'The role that logged in';
@@ -2313,10 +2314,12 @@ CREATE FUNCTION keysmith.create_tenant(
     plan text DEFAULT NULL,
     metadata jsonb DEFAULT NULL,
     limits jsonb DEFAULT NULL,
-    credits jsonb DEFAULT NULL
+    credits jsonb DEFAULT NULL,
+    tenant_id uuid DEFAULT NULL,
+    if_not_exists boolean DEFAULT false
 ) RETURNS uuid
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_create_tenant';
-COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb) IS
+COMMENT ON FUNCTION keysmith.create_tenant(text, text, text, jsonb, jsonb, jsonb, uuid, boolean) IS
 'Makes a tenant and returns its id';
 
 CREATE FUNCTION keysmith.alter_tenant(
@@ -2327,6 +2330,15 @@ CREATE FUNCTION keysmith.alter_tenant(
 LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_alter_tenant';
 COMMENT ON FUNCTION keysmith.alter_tenant(text, jsonb, text) IS
 'Changes a tenant''s plan, metadata, limits or credits; a JSON object names the fields';
+
+CREATE FUNCTION keysmith.rename_tenant(
+    tenant text,
+    new_name text,
+    keyspace text DEFAULT 'default'
+) RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_rename_tenant';
+COMMENT ON FUNCTION keysmith.rename_tenant(text, text, text) IS
+'Gives a tenant another name; its id, its keys and its history stay';
 
 CREATE FUNCTION keysmith.suspend_tenant(
     tenant text,
@@ -2943,7 +2955,8 @@ CREATE FUNCTION keysmith.revocations_since(
     OUT key_id uuid,
     OUT name text,
     OUT reason text,
-    OUT changes jsonb
+    OUT changes jsonb,
+    OUT tenant_id uuid
 ) RETURNS SETOF record
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'keysmith_revocations_since';
 COMMENT ON FUNCTION keysmith.revocations_since(timestamptz) IS
@@ -2967,20 +2980,22 @@ COMMENT ON FUNCTION keysmith.replay_revocations(jsonb) IS
 -- changed fields are listed.
 CREATE FUNCTION keysmith_private.ended_since(
     since timestamptz, OUT at timestamptz, OUT action text, OUT keyspace text, OUT tenant text,
-    OUT key_id uuid, OUT name text, OUT reason text, OUT changes jsonb
+    OUT key_id uuid, OUT name text, OUT reason text, OUT changes jsonb,
+    OUT tenant_id uuid
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT k.revoked_at AS at, 'revoke'::text AS action, k.keyspace::text, t.name::text AS tenant,
-           k.key_id, NULL::text AS name, k.revoked_reason AS reason, NULL::jsonb AS changes
+           k.key_id, NULL::text AS name, k.revoked_reason AS reason, NULL::jsonb AS changes,
+           NULL::uuid AS tenant_id
     FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
     WHERE k.revoked_at >= since
     UNION ALL
-    SELECT k.disabled_at, 'disable', k.keyspace, t.name, k.key_id, NULL, NULL, NULL
+    SELECT k.disabled_at, 'disable', k.keyspace, t.name, k.key_id, NULL, NULL, NULL, NULL
     FROM keysmith_private.key k JOIN keysmith_private.tenant t USING (tenant_id)
     WHERE k.disabled_at >= since AND k.revoked_at IS NULL
     UNION ALL
     SELECT max(a.at), 'alter', k.keyspace, k.tenant, k.key_id, NULL, NULL,
-           jsonb_object_agg(field, to_jsonb(k) -> field)
+           jsonb_object_agg(field, to_jsonb(k) -> field), NULL
     FROM keysmith_private.audit_entry a
     JOIN keysmith_private.audit_content c ON c.digest = a.content
     JOIN keysmith_private.key_listing k USING (key_id),
@@ -2989,23 +3004,23 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND c.before -> field IS DISTINCT FROM c.after -> field
     GROUP BY k.keyspace, k.tenant, k.key_id
     UNION ALL
-    SELECT t.suspended_at, 'suspend', t.keyspace, t.name, NULL, NULL, t.suspended_reason, NULL
+    SELECT t.suspended_at, 'suspend', t.keyspace, t.name, NULL, NULL, t.suspended_reason, NULL, t.tenant_id
     FROM keysmith_private.tenant t
     WHERE t.suspended_at >= since
     UNION ALL
     SELECT a.at, CASE WHEN m.role IS NULL THEN 'remove_member' ELSE 'set_member' END,
-           a.keyspace, a.tenant, NULL, a.member, NULL,
-           CASE WHEN m.role IS NOT NULL THEN jsonb_build_object('role', m.role) END
-    FROM (SELECT keyspace, tenant, before ->> 'member' AS member, max(at) AS at
+           a.keyspace, t.name, NULL, a.member, NULL,
+           CASE WHEN m.role IS NOT NULL THEN jsonb_build_object('role', m.role) END, t.tenant_id
+    FROM (SELECT keyspace, tenant_id, before ->> 'member' AS member, max(at) AS at
           FROM keysmith_private.audit_entry
           JOIN keysmith_private.audit_content ON digest = content
           WHERE at >= since AND action IN ('set_member', 'remove_member') AND before IS NOT NULL
           GROUP BY 1, 2, 3) a
-    JOIN keysmith_private.tenant t ON t.keyspace = a.keyspace AND t.name = a.tenant
+    JOIN keysmith_private.tenant t ON t.tenant_id = a.tenant_id
     LEFT JOIN keysmith_private.member m ON m.tenant_id = t.tenant_id AND m.member = a.member
     UNION ALL
     SELECT a.at, 'define_role', r.keyspace, NULL, NULL, r.role, NULL,
-           jsonb_build_object('scopes', r.scopes)
+           jsonb_build_object('scopes', r.scopes), NULL
     FROM (SELECT keyspace, before ->> 'role' AS role, max(at) AS at
           FROM keysmith_private.audit_entry
           JOIN keysmith_private.audit_content ON digest = content
@@ -4909,6 +4924,7 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
      $e$SELECT label, key_snippet, status FROM keysmith.list_keys('acme');$e$),
     ('Tenants', 'create_tenant',        $e$SELECT keysmith.create_tenant('globex', plan => 'pro');$e$),
     ('Tenants', 'alter_tenant',         $e$SELECT keysmith.alter_tenant('acme', '{"plan": "enterprise"}');$e$),
+    ('Tenants', 'rename_tenant',        $e$SELECT keysmith.rename_tenant('acme', 'Acme, Inc.');$e$),
     ('Tenants', 'suspend_tenant',       $e$SELECT keysmith.suspend_tenant('acme', reason => 'unpaid');$e$),
     ('Tenants', 'resume_tenant',        $e$SELECT keysmith.resume_tenant('acme');$e$),
     ('Tenants', 'set_member',           $e$SELECT keysmith.set_member('acme', 'ann@example.org', 'editor');$e$),
@@ -5076,6 +5092,9 @@ LANGUAGE sql STABLE ROWS 150 SET search_path = pg_catalog, pg_temp AS $$
     ('create_tenant', 'plan',           'its plan, for the plan_features of the keyspace'),
     ('create_tenant', 'limits',         'rate limits of all its keys together, as for mint'),
     ('create_tenant', 'credits',        'a number, or {"balance": 5, "refill": 100, "every": "month"}'),
+    ('create_tenant', 'tenant_id',      'an id of your own; null for a random one'),
+    ('create_tenant', 'if_not_exists',  'whether a tenant of this name is returned as it is, and is no error'),
+    ('rename_tenant', 'new_name',       'its new name, unique in the keyspace'),
     ('alter_tenant', 'changes',         'the fields to change, such as {"plan": "pro"}'),
     ('suspend_tenant', 'reason',        'why; the view tenants shows it'),
     ('create_keyspace', 'name',         'its name, which stays'),

@@ -42,7 +42,7 @@ FUNCTIONS = {
     "log_request": {VERIFIER, HOST, ADMIN},
     "sign_out": {VERIFIER, HOST, ISSUER, ADMIN},
     "help": {VERIFIER, HOST, ISSUER, AUDITOR, ADMIN},
-    **dict.fromkeys(["create_keyspace", "alter_keyspace", "alter_tenant",
+    **dict.fromkeys(["create_keyspace", "alter_keyspace", "alter_tenant", "rename_tenant",
                      "suspend_tenant", "resume_tenant",
                      "define_scope", "define_role", "define_route", "remove_route", "define_endpoint", "remove_endpoint",
                      "grant_access", "revoke_access", "add_credits", "maintain",

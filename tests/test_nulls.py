@@ -62,6 +62,7 @@ CALLS = {
     "remove_endpoint": {"keyspace": "default", "method": "GET", "pattern": "/me"},
     "remove_member": {"tenant": "acme", "member": "ann"},
     "remove_route": {"keyspace": "default", "method": "GET", "pattern": "/open"},
+    "rename_tenant": {"tenant": "acme", "new_name": "new"},
     "replay_revocations": {"revocations": Jsonb([])},
     "report_leak": {"api_key": "KEY", "source": "x"},
     "resume_tenant": {"tenant": "acme"},

@@ -35,6 +35,7 @@ REDUCING = {
     "alter_key": ("SELECT keysmith.alter_key(%s, '{\"scopes\": [\"a\"]}')", "alter_key"),
     "suspend_tenant": ("SELECT keysmith.suspend_tenant('other')",),
     "alter_tenant": ("SELECT keysmith.alter_tenant('acme', '{\"plan\": \"free\"}')",),
+    "rename_tenant": ("SELECT keysmith.rename_tenant('many', 'more')",),
     "alter_keyspace": ("SELECT keysmith.alter_keyspace('default', '{\"empty_scopes\": \"none\"}')",),
     "set_member": ("SELECT keysmith.set_member('acme', 'ann', 'reader')",),
     "remove_member": ("SELECT keysmith.remove_member('acme', 'bob')",),

@@ -137,7 +137,8 @@ fn follow_batch(chain: &mut Chain, keyspace: &str, after: i64) -> Result<Option<
     spi::session(|| {
         spi::query(
             "SELECT a.entry, a.at, a.action, a.generation, a.content, a.hash,
-                    c.salt, c.role, c.session_role, c.acting_key, c.acting_member, c.client, c.tenant, c.key_id,
+                    c.salt, c.role, c.session_role, c.acting_key, c.acting_member, c.client, c.tenant,
+                    c.tenant_id, c.key_id,
                     c.before, c.after
              FROM keysmith_private.audit_entry a
              LEFT JOIN keysmith_private.audit_content c ON c.digest = a.content

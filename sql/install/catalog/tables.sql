@@ -261,12 +261,14 @@ CREATE TABLE keysmith_private.audit_content (
     acting_member text COLLATE "C",
     client       inet,
     tenant       text COLLATE "C",
+    tenant_id    uuid,
     key_id       uuid,
     before       jsonb,
     after        jsonb
 );
 COMMENT ON TABLE keysmith_private.audit_content IS 'The parts of an entry that may identify a person: who acted, on whom, and what changed';
 COMMENT ON COLUMN keysmith_private.audit_content.digest IS 'A digest over the salt and the other columns; see docs/architecture.md';
+COMMENT ON COLUMN keysmith_private.audit_content.tenant IS 'The name that the tenant had at that time';
 COMMENT ON COLUMN keysmith_private.audit_content.salt IS 'Random bytes, so that the content cannot be guessed from the digest';
 
 -- Spending updates a balance. Pages are left half empty, so that the new row version fits
