@@ -183,12 +183,14 @@ CREATE TABLE keysmith_private.tenant (
     suspended_reason text,
     metadata         jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
     limits           text COLLATE "C" CHECK (length(limits) BETWEEN 1 AND 4000),
+    erased_at        timestamptz,
     UNIQUE (keyspace, name),
     UNIQUE (tenant_id, keyspace),
     CHECK (suspended_at IS NOT NULL OR suspended_reason IS NULL)
 );
 COMMENT ON TABLE keysmith_private.tenant IS 'The customers of a keyspace; they own keys';
 COMMENT ON COLUMN keysmith_private.tenant.limits IS 'The rate limits that all its keys of an environment share';
+COMMENT ON COLUMN keysmith_private.tenant.erased_at IS 'The time when it was erased; its requests are recorded without address and member since then';
 
 CREATE TABLE keysmith_private.member (
     tenant_id uuid NOT NULL,
@@ -2431,6 +2433,67 @@ COMMENT ON COLUMN keysmith.tenants.tenant_id IS 'The id of the tenant';
 -- src/install.rs:17
 -- requires:
 --   manage_tenant
+
+-- Erasing a tenant.
+
+CREATE FUNCTION keysmith.erase_tenant(tenant text, keyspace text DEFAULT 'default') RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'keysmith_erase_tenant';
+COMMENT ON FUNCTION keysmith.erase_tenant(text, text) IS
+'Deletes what identifies the people of a tenant; its keys are revoked';
+
+-- The order matters. The first statement waits for transactions that make keys, the second for those
+-- that change them, and the lock for those that record usage. Each statement then sees what they
+-- did. A new name keeps others from going on.
+CREATE FUNCTION keysmith_private.erase(tenant_id uuid, keyspace text) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    erased  constant uuid := tenant_id;
+    within  constant text := keyspace;
+    entries bigint[];
+    ranges  jsonb;
+BEGIN
+    UPDATE keysmith_private.tenant
+    SET name = tenant_id::text, metadata = '{}', erased_at = clock_timestamp(),
+        suspended_at = coalesce(suspended_at, clock_timestamp()), suspended_reason = 'erased'
+    WHERE tenant_id = erased;
+    UPDATE keysmith_private.key
+    SET label = NULL, owner = NULL, allowlist = NULL, metadata = '{}', revoked_reason = 'erased',
+        revoked_at = coalesce(revoked_at, clock_timestamp())
+    WHERE tenant_id = erased;
+    DELETE FROM keysmith_private.member WHERE tenant_id = erased;
+
+    LOCK TABLE keysmith_private.usage_event, keysmith_private.touch IN SHARE ROW EXCLUSIVE MODE;
+    UPDATE keysmith_private.usage_event
+    SET ip = NULL, member = CASE WHEN member IS NOT NULL THEN '' END
+    WHERE tenant_id = erased AND (ip IS NOT NULL OR member <> '');
+    UPDATE keysmith_private.touch SET member = '' WHERE tenant_id = erased AND member <> '';
+    -- The error of a record that could not be stored may quote its row.
+    DELETE FROM keysmith_private.usage_set_aside q
+    WHERE NOT EXISTS (SELECT FROM keysmith_private.key k WHERE k.key_id = q.key_id AND k.tenant_id <> erased);
+
+    -- Entries of erasures stay: they name the entries that have no content.
+    SELECT array_agg(a.entry) INTO entries
+    FROM keysmith_private.audit_entry a JOIN keysmith_private.audit_content c ON c.digest = a.content
+    WHERE a.keyspace = within AND c.tenant_id = erased AND a.action <> 'erase_tenant';
+    DELETE FROM keysmith_private.audit_content c
+    USING keysmith_private.audit_entry a
+    WHERE a.content = c.digest AND a.keyspace = within AND a.entry = ANY (entries);
+    SELECT coalesce(jsonb_agg(jsonb_build_array(g.first, g.last) ORDER BY g.first), '[]') INTO ranges
+    FROM (SELECT min(n.entry) AS first, max(n.entry) AS last
+          FROM (SELECT e.entry, e.entry - row_number() OVER (ORDER BY e.entry) AS island
+                FROM unnest(entries) AS e (entry)) n
+          GROUP BY n.island) g;
+    RETURN ranges;
+END $$;
+COMMENT ON FUNCTION keysmith_private.erase(uuid, text) IS
+'Deletes what may identify the people of a tenant, and returns the ranges of entries that lose their content';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/install.rs:17
+-- requires:
+--   manage_erase
 
 -- People whom the application has authenticated by other means.
 
@@ -4925,6 +4988,7 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
     ('Tenants', 'create_tenant',        $e$SELECT keysmith.create_tenant('globex', plan => 'pro');$e$),
     ('Tenants', 'alter_tenant',         $e$SELECT keysmith.alter_tenant('acme', '{"plan": "enterprise"}');$e$),
     ('Tenants', 'rename_tenant',        $e$SELECT keysmith.rename_tenant('acme', 'Acme, Inc.');$e$),
+    ('Tenants', 'erase_tenant',         $e$SELECT keysmith.erase_tenant('acme');$e$),
     ('Tenants', 'suspend_tenant',       $e$SELECT keysmith.suspend_tenant('acme', reason => 'unpaid');$e$),
     ('Tenants', 'resume_tenant',        $e$SELECT keysmith.resume_tenant('acme');$e$),
     ('Tenants', 'set_member',           $e$SELECT keysmith.set_member('acme', 'ann@example.org', 'editor');$e$),
@@ -6012,7 +6076,7 @@ COMMENT ON FUNCTION keysmith.doctor() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/install.rs:74
+-- src/install.rs:75
 -- finalize
 DROP FUNCTION keysmith_private.publish(text, text[], text);
 

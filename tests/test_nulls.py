@@ -39,6 +39,7 @@ CALLS = {
     "digest value text": {"value": "x"}, "digest value bytea": {"value": b"x"},
     "digests value text": {"value": "x"}, "digests value bytea": {"value": b"x"},
     "disable": {"key_id": "KEY_ID"}, "enable": {"key_id": "KEY_ID"},
+    "erase_tenant": {"tenant": "acme"},
     "event_channel": NOTHING,
     "explain_verify": {"api_key": "KEY"},
     "explain_verify headers": {"headers": "HEADERS", "method": "GET", "path": "/open"},

@@ -46,7 +46,7 @@ pub enum Subject<'a> {
     Access(Oid),
 }
 
-/// What an entry has of its subject.
+/// The part of an entry that describes its subject.
 #[derive(Default)]
 struct State {
     /// JSON without secrets, if the subject exists.
@@ -83,17 +83,24 @@ impl<'a> Act<'a> {
     /// Notes the outcome, and sends the event of that name.
     pub fn done(self, action: &str) -> Result<()> {
         let event = Event { action, keyspace: self.keyspace };
-        self.note(action, Some(event))
+        self.note(action, Some(event), None)
+    }
+
+    /// The same, with another state in the entry, as JSON.
+    pub fn done_with(self, action: &str, after: &str) -> Result<()> {
+        let event = Event { action, keyspace: self.keyspace };
+        self.note(action, Some(event), Some(after))
     }
 
     /// Takes note of the outcome. It needs no event if no listener can have known the object.
     pub fn noted(self, action: &str) -> Result<()> {
-        self.note(action, None)
+        self.note(action, None, None)
     }
 
-    fn note(self, action: &str, event: Option<Event>) -> Result<()> {
+    fn note(self, action: &str, event: Option<Event>, after: Option<&str>) -> Result<()> {
         must_have_room()?;
-        let State { text: after, tenant, tenant_id } = self.subject.state(self.keyspace)?;
+        let State { text, tenant, tenant_id } = self.subject.state(self.keyspace)?;
+        let after = after.map(String::from).or(text);
         let content = Content {
             role: Some(self.actor.role.clone()),
             session_role: Some(self.actor.session_role.clone()),
@@ -227,6 +234,11 @@ fn must_have_room() -> Result<()> {
         .hint("Commit, and go on in another transaction; or have keysmith.max_acts raised."))
 }
 
+/// Whether the transaction has acted. Its entries have no numbers yet.
+pub fn has_acted() -> bool {
+    NOTES.with(|notes| notes.change(|list| !list.is_empty()))
+}
+
 pub fn forget() {
     NOTES.with(|notes| drop(notes.take()));
 }
@@ -240,8 +252,7 @@ pub fn rolled_back(ended: SubTransactionId) {
 }
 
 pub fn before_prepare() -> Result<()> {
-    let is_managing = NOTES.with(|notes| notes.change(|list| !list.is_empty()));
-    if is_managing {
+    if has_acted() {
         return Err(Error::new(
             Code::Conflict,
             "a transaction that manages keys can't be prepared",

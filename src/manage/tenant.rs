@@ -74,6 +74,16 @@ impl Tenant {
         Ok(found)
     }
 
+    /// Checks that the tenant still has the name that it was found by. The caller has made a row that
+    /// refers to it: until then, it may have been renamed or erased.
+    pub fn must_be_named(&self, tenant: &str, keyspace: &str) -> Result<()> {
+        let found = Tenant::named(tenant, keyspace)?;
+        found
+            .filter(|found| found.id == self.id)
+            .map(|_| ())
+            .ok_or_else(|| unknown(tenant, keyspace))
+    }
+
     /// The tenant of a key.
     pub fn with_id(id: &[u8; 16]) -> Result<Tenant> {
         Tenant::read(Catalog::open()?.tables.tenant, [ScanKey::uuid(column::tenant_id, id)])
@@ -184,7 +194,7 @@ fn existing(
     })
 }
 
-fn already_exists(name: &str, keyspace: &str) -> Error {
+pub fn already_exists(name: &str, keyspace: &str) -> Error {
     let message = format!("tenant {name:?} already exists in keyspace {keyspace:?}");
     Error::new(Code::Conflict, message)
 }

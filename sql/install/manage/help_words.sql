@@ -73,6 +73,7 @@ LANGUAGE sql STABLE ROWS 75 SET search_path = pg_catalog, pg_temp AS $$
     ('Tenants', 'create_tenant',        $e$SELECT keysmith.create_tenant('globex', plan => 'pro');$e$),
     ('Tenants', 'alter_tenant',         $e$SELECT keysmith.alter_tenant('acme', '{"plan": "enterprise"}');$e$),
     ('Tenants', 'rename_tenant',        $e$SELECT keysmith.rename_tenant('acme', 'Acme, Inc.');$e$),
+    ('Tenants', 'erase_tenant',         $e$SELECT keysmith.erase_tenant('acme');$e$),
     ('Tenants', 'suspend_tenant',       $e$SELECT keysmith.suspend_tenant('acme', reason => 'unpaid');$e$),
     ('Tenants', 'resume_tenant',        $e$SELECT keysmith.resume_tenant('acme');$e$),
     ('Tenants', 'set_member',           $e$SELECT keysmith.set_member('acme', 'ann@example.org', 'editor');$e$),
